@@ -1,0 +1,155 @@
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile, TempDir};
+
+use super::error::CheckpointError;
+
+/// A directory that appears whole or not at all.
+///
+/// Files are written into a hidden directory beside the target, which takes the target's
+/// name in [`commit`](OutputDir::commit). Dropped before that, it is removed and the target
+/// stays as it was.
+#[derive(Debug)]
+pub struct OutputDir {
+    target: PathBuf,
+    staging: TempDir,
+}
+
+/// What an existing output directory must hold to be replaced, so that a slip of the hand
+/// does not cost a home directory.
+const MODEL_MARK: &str = "config.json";
+
+impl OutputDir {
+    /// Prepares to write the directory `target`.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::OutputExists`] if there is something and `replace` is false;
+    /// [`CheckpointError::OutputForeign`] if there is something other than a model directory
+    /// or an empty one; [`CheckpointError::Io`] if its parent cannot be written.
+    pub fn create(target: impl AsRef<Path>, replace: bool) -> Result<Self, CheckpointError> {
+        // `a/b/` and `a/b` are the same place; a trailing slash would hide the parent.
+        let target: PathBuf = target.as_ref().components().collect();
+        if target.symlink_metadata().is_ok() && !is_empty_dir(&target) {
+            if !target.is_dir() || !target.join(MODEL_MARK).is_file() {
+                return Err(CheckpointError::OutputForeign { path: target });
+            }
+            if !replace {
+                return Err(CheckpointError::OutputExists { path: target });
+            }
+        }
+        let parent = parent_of(&target);
+        fs::create_dir_all(&parent).map_err(CheckpointError::io(&parent))?;
+        let staging = Builder::new()
+            .prefix(".welore-")
+            .suffix(".partial")
+            .permissions(directory_mode())
+            .tempdir_in(&parent)
+            .map_err(CheckpointError::io(&parent))?;
+        Ok(Self { target, staging })
+    }
+
+    /// Where to write files meanwhile.
+    pub fn path(&self) -> &Path {
+        self.staging.path()
+    }
+
+    /// Gives the directory its name, replacing what was there.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Io`]; what was there is then still there.
+    pub fn commit(self) -> Result<(), CheckpointError> {
+        let Self { target, staging } = self;
+        let io = || CheckpointError::io(target.clone());
+        if target.symlink_metadata().is_err() {
+            fs::rename(staging.path(), &target).map_err(io())?;
+            let _renamed = staging.keep();
+            return sync_dir(&parent_of(&target));
+        }
+        let old = Builder::new()
+            .prefix(".welore-")
+            .suffix(".old")
+            .tempdir_in(parent_of(&target))
+            .map_err(io())?;
+        let kept = old.path().join("model");
+        fs::rename(&target, &kept).map_err(io())?;
+        if let Err(source) = fs::rename(staging.path(), &target) {
+            fs::rename(&kept, &target).map_err(io())?;
+            return Err(CheckpointError::Io { path: target, source });
+        }
+        let _renamed = staging.keep();
+        sync_dir(&parent_of(&target))
+    }
+}
+
+/// Writes a file so that a reader, or a crash, sees the old content or the new, never half.
+///
+/// # Errors
+///
+/// [`CheckpointError::Io`], with the path.
+pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), CheckpointError> {
+    let path = path.as_ref();
+    let parent = parent_of(path);
+    let io = || CheckpointError::io(path);
+    let mut file = Builder::new()
+        .prefix(".welore-")
+        .permissions(file_mode())
+        .tempfile_in(&parent)
+        .map_err(io())?;
+    file.write_all(content).map_err(io())?;
+    persist(file, path)
+}
+
+/// Syncs a temporary file and gives it its name.
+pub(super) fn persist(file: NamedTempFile, path: &Path) -> Result<(), CheckpointError> {
+    file.as_file().sync_all().map_err(CheckpointError::io(path))?;
+    file.persist(path).map_err(|error| CheckpointError::Io {
+        path: path.into(),
+        source: error.error,
+    })?;
+    sync_dir(&parent_of(path))
+}
+
+fn parent_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.into(),
+        _ => ".".into(),
+    }
+}
+
+fn is_empty_dir(path: &Path) -> bool {
+    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
+}
+
+/// Renames survive a power cut only when their directory is synced.
+fn sync_dir(path: &Path) -> Result<(), CheckpointError> {
+    if cfg!(unix) {
+        let dir = File::open(path).map_err(CheckpointError::io(path))?;
+        dir.sync_all().map_err(CheckpointError::io(path))?;
+    }
+    Ok(())
+}
+
+/// Temporary files are private by default; results get the usual permissions, less the umask.
+#[cfg(unix)]
+pub(super) fn file_mode() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+}
+
+#[cfg(unix)]
+fn directory_mode() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o777)
+}
+
+#[cfg(not(unix))]
+pub(super) fn file_mode() -> fs::Permissions {
+    fs::metadata(".").expect("the working directory exists").permissions()
+}
+
+#[cfg(not(unix))]
+fn directory_mode() -> fs::Permissions {
+    file_mode()
+}

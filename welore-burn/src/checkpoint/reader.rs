@@ -1,0 +1,283 @@
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Component, Path, PathBuf};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors};
+use serde::Deserialize;
+
+use super::error::CheckpointError;
+use super::names::natural_order;
+use crate::linalg::{LinalgError, Matrix};
+
+const SINGLE_FILE: &str = "model.safetensors";
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// The tensors of a model directory, memory-mapped: nothing is read until it is asked for.
+///
+/// Headers come from strangers. The safetensors parser checks sizes and offsets against the
+/// file before anything is allocated, and an index may only name files beside it.
+#[derive(Debug)]
+pub struct Checkpoint {
+    dir: PathBuf,
+    shards: Vec<Shard>,
+    tensors: BTreeMap<String, (usize, TensorMeta)>,
+    order: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Shard {
+    map: Mmap,
+    data_start: usize,
+}
+
+/// Type, shape and place of a stored tensor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TensorMeta {
+    /// Stored type.
+    pub dtype: Dtype,
+    /// Stored shape; `[out, in]` for a matrix.
+    pub shape: Vec<usize>,
+    range: (usize, usize),
+}
+
+impl TensorMeta {
+    /// Number of entries.
+    pub fn parameters(&self) -> u64 {
+        self.shape.iter().map(|n| *n as u64).product()
+    }
+
+    /// Stored bytes.
+    pub fn bytes(&self) -> u64 {
+        (self.range.1 - self.range.0) as u64
+    }
+}
+
+#[derive(Deserialize)]
+struct ShardIndex {
+    weight_map: BTreeMap<String, String>,
+}
+
+impl Checkpoint {
+    /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] for a missing directory or file, a broken header or index, an
+    /// index that names a file elsewhere, or a tensor that its shard has not.
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let dir = dir.as_ref();
+        let missing = |path: &Path, what| CheckpointError::Missing { path: path.into(), what };
+        if !dir.is_dir() {
+            return Err(missing(dir, "model directory"));
+        }
+        let mut checkpoint = Self {
+            dir: dir.into(),
+            shards: Vec::new(),
+            tensors: BTreeMap::new(),
+            order: Vec::new(),
+        };
+        let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
+        if single.is_file() {
+            checkpoint.add_shard(&single)?;
+        } else if index.is_file() {
+            checkpoint.add_indexed_shards(&index)?;
+        } else {
+            return Err(missing(&single, "file, and no model.safetensors.index.json beside it"));
+        }
+        checkpoint.order = checkpoint.tensors.keys().cloned().collect();
+        checkpoint.order.sort_by(|a, b| natural_order(a, b));
+        Ok(checkpoint)
+    }
+
+    fn add_indexed_shards(&mut self, path: &Path) -> Result<(), CheckpointError> {
+        let broken = |reason: String| CheckpointError::Index { path: path.into(), reason };
+        let text = std::fs::read(path).map_err(CheckpointError::io(path))?;
+        let index: ShardIndex = serde_json::from_slice(&text)
+            .map_err(|error| broken(format!("not a shard index: {error}")))?;
+        let mut files: Vec<&String> = index.weight_map.values().collect();
+        files.sort();
+        files.dedup();
+        for file in files {
+            let mut parts = Path::new(file).components();
+            let plain = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
+            if !plain {
+                return Err(broken(format!("names a file outside its directory: `{file}`")));
+            }
+            self.add_shard(&self.dir.join(file))?;
+        }
+        match index.weight_map.keys().find(|name| !self.tensors.contains_key(*name)) {
+            Some(name) => Err(broken(format!("names tensor `{name}`, which no shard has"))),
+            None => Ok(()),
+        }
+    }
+
+    fn add_shard(&mut self, path: &Path) -> Result<(), CheckpointError> {
+        let broken = |reason: String| CheckpointError::Header { path: path.into(), reason };
+        let file = File::open(path).map_err(|source| match source.kind() {
+            std::io::ErrorKind::NotFound => CheckpointError::Missing {
+                path: path.into(),
+                what: "file, though the index names it",
+            },
+            _ => CheckpointError::Io { path: path.into(), source },
+        })?;
+        // SAFETY: the map is only read. A file that another process truncates meanwhile
+        // ends the process with SIGBUS, as for every memory-mapped reader.
+        let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path))?;
+        let (header, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
+        let data_start = header + size_of::<u64>();
+        let shard = self.shards.len();
+        for (name, info) in metadata.tensors() {
+            let meta = TensorMeta {
+                dtype: info.dtype,
+                shape: info.shape.clone(),
+                range: info.data_offsets,
+            };
+            if self.tensors.insert(name.clone(), (shard, meta)).is_some() {
+                return Err(broken(format!("tensor `{name}` is in another shard as well")));
+            }
+        }
+        self.shards.push(Shard { map, data_start });
+        Ok(())
+    }
+
+    /// The model directory.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Tensor names in the model's order: numbers count as numbers.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.order.iter().map(String::as_str)
+    }
+
+    /// Type and shape of a tensor, if it is there.
+    pub fn meta(&self, tensor: &str) -> Option<&TensorMeta> {
+        self.tensors.get(tensor).map(|(_, meta)| meta)
+    }
+
+    /// Parameters of all tensors.
+    pub fn parameters(&self) -> u64 {
+        self.tensors.values().map(|(_, meta)| meta.parameters()).sum()
+    }
+
+    /// Bytes of all tensors.
+    pub fn bytes(&self) -> u64 {
+        self.tensors.values().map(|(_, meta)| meta.bytes()).sum()
+    }
+
+    /// The stored bytes of a tensor, little-endian, row-major.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::TensorMissing`].
+    pub fn raw(&self, tensor: &str) -> Result<(&TensorMeta, &[u8]), CheckpointError> {
+        let (shard, meta) = self.tensors.get(tensor).ok_or_else(|| CheckpointError::TensorMissing {
+            dir: self.dir.clone(),
+            tensor: tensor.into(),
+        })?;
+        let shard = &self.shards[*shard];
+        let (start, end) = meta.range;
+        Ok((meta, &shard.map[shard.data_start + start..shard.data_start + end]))
+    }
+
+    /// The entries of a tensor as f32, row-major.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] if it is missing, not of a float type, or not finite. An F64
+    /// entry beyond the range of f32 counts as not finite.
+    pub fn read_f32(&self, tensor: &str) -> Result<Vec<f32>, CheckpointError> {
+        let values = self.decode(tensor, |x| x, f16::to_f32, bf16::to_f32, |x| x as f32)?;
+        match values.iter().position(|x| !x.is_finite()) {
+            Some(index) => Err(self.not_finite(tensor, index, f64::from(values[index]))),
+            None => Ok(values),
+        }
+    }
+
+    /// A matrix in f64.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::read_f32`], and [`CheckpointError::NotMatrix`].
+    pub fn read_matrix(&self, tensor: &str) -> Result<Matrix, CheckpointError> {
+        let [rows, cols] = self.matrix_shape(tensor)?;
+        let values = self.decode(tensor, f64::from, f16::to_f64, bf16::to_f64, |x| x)?;
+        Matrix::new(rows, cols, values).map_err(|source| match source {
+            LinalgError::NotFinite { row, col, value } => {
+                self.not_finite(tensor, row * cols + col, value)
+            }
+            source => CheckpointError::Linalg { tensor: tensor.into(), source },
+        })
+    }
+
+    /// The shape `[out, in]` of a matrix.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::TensorMissing`] and [`CheckpointError::NotMatrix`].
+    pub fn matrix_shape(&self, tensor: &str) -> Result<[usize; 2], CheckpointError> {
+        let (meta, _) = self.raw(tensor)?;
+        match meta.shape[..] {
+            [rows, cols] if rows > 0 && cols > 0 => Ok([rows, cols]),
+            _ => Err(CheckpointError::NotMatrix {
+                dir: self.dir.clone(),
+                tensor: tensor.into(),
+                shape: meta.shape.clone(),
+            }),
+        }
+    }
+
+    /// BLAKE3 of a tensor's type, shape and bytes, in hexadecimal.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::TensorMissing`].
+    pub fn digest(&self, tensor: &str) -> Result<String, CheckpointError> {
+        let (meta, bytes) = self.raw(tensor)?;
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{} {:?}\n", meta.dtype, meta.shape).as_bytes());
+        hasher.update(bytes);
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    fn decode<T>(
+        &self,
+        tensor: &str,
+        from_f32: impl Fn(f32) -> T,
+        from_f16: impl Fn(f16) -> T,
+        from_bf16: impl Fn(bf16) -> T,
+        from_f64: impl Fn(f64) -> T,
+    ) -> Result<Vec<T>, CheckpointError> {
+        let (meta, bytes) = self.raw(tensor)?;
+        Ok(match meta.dtype {
+            Dtype::F32 => entries(bytes, |b| from_f32(f32::from_le_bytes(b))),
+            Dtype::F16 => entries(bytes, |b| from_f16(f16::from_le_bytes(b))),
+            Dtype::BF16 => entries(bytes, |b| from_bf16(bf16::from_le_bytes(b))),
+            Dtype::F64 => entries(bytes, |b| from_f64(f64::from_le_bytes(b))),
+            dtype => {
+                return Err(CheckpointError::Dtype {
+                    dir: self.dir.clone(),
+                    tensor: tensor.into(),
+                    dtype,
+                });
+            }
+        })
+    }
+
+    fn not_finite(&self, tensor: &str, index: usize, value: f64) -> CheckpointError {
+        CheckpointError::NotFinite {
+            dir: self.dir.clone(),
+            tensor: tensor.into(),
+            index,
+            value,
+        }
+    }
+}
+
+fn entries<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<T> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|chunk| convert(*chunk)).collect()
+}

@@ -1,0 +1,362 @@
+use faer::MatRef;
+use faer::linalg::solvers::Svd;
+
+/// A matrix in row-major order.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Matrix {
+    rows: usize,
+    cols: usize,
+    data: Vec<f64>,
+}
+
+impl Matrix {
+    /// A matrix from its entries, row after row.
+    ///
+    /// # Errors
+    ///
+    /// [`LinalgError::Empty`] if it has no rows or no columns, [`LinalgError::Length`] if
+    /// `data` has not `rows * cols` entries, [`LinalgError::NotFinite`] if one of them is
+    /// infinite or not a number.
+    pub fn new(rows: usize, cols: usize, data: Vec<f64>) -> Result<Self, LinalgError> {
+        if rows == 0 || cols == 0 {
+            return Err(LinalgError::Empty { rows, cols });
+        }
+        if rows.checked_mul(cols) != Some(data.len()) {
+            let len = data.len();
+            return Err(LinalgError::Length { rows, cols, len });
+        }
+        if let Some(index) = data.iter().position(|x| !x.is_finite()) {
+            return Err(LinalgError::NotFinite {
+                row: index / cols,
+                col: index % cols,
+                value: data[index],
+            });
+        }
+        Ok(Self { rows, cols, data })
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// `min(rows, cols)`.
+    pub fn full_rank(&self) -> usize {
+        self.rows.min(self.cols)
+    }
+
+    /// The entries, row after row.
+    pub fn data(&self) -> &[f64] {
+        &self.data
+    }
+
+    /// The product `self · other`.
+    ///
+    /// # Errors
+    ///
+    /// [`LinalgError::Inner`] if the inner dimensions differ, [`LinalgError::NotFinite`] if
+    /// the product overflows.
+    pub fn product(&self, other: &Self) -> Result<Self, LinalgError> {
+        if self.cols != other.rows {
+            return Err(LinalgError::Inner { left: self.cols, right: other.rows });
+        }
+        let product = self.view() * other.view();
+        let data = (0..self.rows)
+            .flat_map(|i| product.row(i).iter().copied().collect::<Vec<_>>())
+            .collect();
+        Self::new(self.rows, other.cols, data)
+    }
+
+    fn view(&self) -> MatRef<'_, f64> {
+        MatRef::from_row_major_slice(&self.data, self.rows, self.cols)
+    }
+
+    /// Divides by the power of two next to the largest entry, and returns it. Exact, and it
+    /// keeps squares of huge or denormal entries inside the range of f64.
+    fn scaled(&self) -> (Vec<f64>, f64) {
+        let largest = self.data.iter().fold(0.0f64, |max, x| max.max(x.abs()));
+        if largest == 0.0 {
+            return (self.data.clone(), 1.0);
+        }
+        // 1/scale must be finite as well, so the smallest denormals are scaled a little less.
+        let exponent = largest.log2().floor().clamp(-1000.0, 1000.0);
+        let scale = exponent.exp2();
+        (self.data.iter().map(|x| x / scale).collect(), scale)
+    }
+}
+
+/// Why a decomposition could not be made.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum LinalgError {
+    /// A dimension is zero.
+    #[error("a {rows} x {cols} matrix has no singular values")]
+    Empty {
+        /// Rows given.
+        rows: usize,
+        /// Columns given.
+        cols: usize,
+    },
+    /// The number of entries does not fit the shape.
+    #[error("{len} entries do not make a {rows} x {cols} matrix")]
+    Length {
+        /// Rows given.
+        rows: usize,
+        /// Columns given.
+        cols: usize,
+        /// Entries given.
+        len: usize,
+    },
+    /// An entry is infinite or not a number.
+    #[error("the entry at row {row}, column {col} is {value}")]
+    NotFinite {
+        /// Row of the first such entry.
+        row: usize,
+        /// Column of the first such entry.
+        col: usize,
+        /// The entry.
+        value: f64,
+    },
+    /// The requested rank is impossible.
+    #[error("rank {rank} is not in 1..={full}")]
+    Rank {
+        /// Rank asked for.
+        rank: usize,
+        /// `min(rows, cols)`.
+        full: usize,
+    },
+    /// Two matrices cannot be multiplied.
+    #[error("the inner dimensions {left} and {right} differ")]
+    Inner {
+        /// Columns of the left matrix.
+        left: usize,
+        /// Rows of the right matrix.
+        right: usize,
+    },
+    /// The iteration did not converge.
+    #[error("the singular value decomposition did not converge")]
+    NoConvergence,
+}
+
+/// All singular values, largest first; `min(rows, cols)` of them.
+///
+/// # Errors
+///
+/// [`LinalgError::NoConvergence`], which finite input has not been seen to cause.
+pub fn singular_values(matrix: &Matrix) -> Result<Vec<f64>, LinalgError> {
+    let (data, scale) = matrix.scaled();
+    let values = MatRef::from_row_major_slice(&data, matrix.rows, matrix.cols)
+        .singular_values()
+        .map_err(|_| LinalgError::NoConvergence)?;
+    Ok(values.into_iter().map(|s| s * scale).collect())
+}
+
+/// The best approximation of a matrix at a given rank, as two factors of equal norm.
+///
+/// `left = U_k √S_k` and `right = √S_k V_kᵀ`, so that `left · right` is the truncated
+/// singular value decomposition (Eckart-Young) and both factors start at the same scale
+/// (WeLore, arXiv 2407.11239, section 3.3).
+#[derive(Debug, Clone, PartialEq)]
+pub struct BalancedFactors {
+    /// The kept rank `k`.
+    pub rank: usize,
+    /// `U_k √S_k`, `[rows, k]`, row-major.
+    pub left: Vec<f64>,
+    /// `√S_k V_kᵀ`, `[k, cols]`, row-major.
+    pub right: Vec<f64>,
+    /// Relative Frobenius error of `left · right`: `‖A - A_k‖ / ‖A‖`, 0 for a zero matrix.
+    pub relative_error: f64,
+}
+
+/// Factors a matrix at `rank`.
+///
+/// # Errors
+///
+/// [`LinalgError::Rank`] if the rank is not in `1..=min(rows, cols)`,
+/// [`LinalgError::NoConvergence`] as for [`singular_values`].
+pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors, LinalgError> {
+    let full = matrix.full_rank();
+    if !(1..=full).contains(&rank) {
+        return Err(LinalgError::Rank { rank, full });
+    }
+    let (data, scale) = matrix.scaled();
+    let svd: Svd<f64> = MatRef::from_row_major_slice(&data, matrix.rows, matrix.cols)
+        .thin_svd()
+        .map_err(|_| LinalgError::NoConvergence)?;
+    let values: Vec<f64> = svd.S().column_vector().iter().copied().collect();
+    let root: Vec<f64> = values[..rank].iter().map(|s| (s * scale).sqrt()).collect();
+    let (u, v) = (svd.U(), svd.V());
+
+    let left = (0..matrix.rows)
+        .flat_map(|i| root.iter().enumerate().map(move |(k, root)| u[(i, k)] * root))
+        .collect();
+    let right = root
+        .iter()
+        .enumerate()
+        .flat_map(|(k, root)| (0..matrix.cols).map(move |j| v[(j, k)] * root))
+        .collect();
+    let energy = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
+    let total = energy(&values);
+    let relative_error = if total == 0.0 {
+        0.0
+    } else {
+        (energy(&values[rank..]) / total).sqrt()
+    };
+    Ok(BalancedFactors { rank, left, right, relative_error })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Deterministic entries in (-1, 1), spread enough to be of full rank.
+    fn entries(rows: usize, cols: usize) -> Vec<f64> {
+        let mut state = 0x9e3779b97f4a7c15u64;
+        (0..rows * cols)
+            .map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 11) as f64 / (1u64 << 52) as f64 - 1.0
+            })
+            .collect()
+    }
+
+    fn matrix(rows: usize, cols: usize, data: Vec<f64>) -> Matrix {
+        Matrix::new(rows, cols, data).unwrap()
+    }
+
+    fn product(a: &[f64], b: &[f64], rows: usize, inner: usize, cols: usize) -> Vec<f64> {
+        let mut out = vec![0.0; rows * cols];
+        for i in 0..rows {
+            for k in 0..inner {
+                for j in 0..cols {
+                    out[i * cols + j] += a[i * inner + k] * b[k * cols + j];
+                }
+            }
+        }
+        out
+    }
+
+    fn norm(x: &[f64]) -> f64 {
+        x.iter().map(|x| x * x).sum::<f64>().sqrt()
+    }
+
+    /// `Q1 diag(values) Q2`, with reflections as the orthogonal matrices.
+    fn with_spectrum(rows: usize, cols: usize, values: &[f64]) -> Matrix {
+        let reflection = |n: usize| {
+            let v = entries(n, 1);
+            let length: f64 = v.iter().map(|x| x * x).sum();
+            let mut q = vec![0.0; n * n];
+            for i in 0..n {
+                for j in 0..n {
+                    q[i * n + j] = f64::from(u8::from(i == j)) - 2.0 * v[i] * v[j] / length;
+                }
+            }
+            q
+        };
+        let mut middle = vec![0.0; rows * cols];
+        for (i, value) in values.iter().enumerate() {
+            middle[i * cols + i] = *value;
+        }
+        let left = product(&reflection(rows), &middle, rows, rows, cols);
+        matrix(rows, cols, product(&left, &reflection(cols), rows, cols, cols))
+    }
+
+    /// Checks values, reconstruction at every rank against Eckart-Young, and balance.
+    fn check(case: &str, m: &Matrix, expected: Option<&[f64]>) {
+        let values = singular_values(m).unwrap();
+        let largest = values[0];
+        let full = m.full_rank();
+        // Backward stable algorithms: a few units of rounding, times the size.
+        let tolerance = 8.0 * f64::EPSILON * (m.rows() + m.cols()) as f64;
+        assert_eq!(values.len(), full, "{case}");
+        assert!(values.windows(2).all(|w| w[0] >= w[1]), "{case}: not sorted");
+        if let Some(expected) = expected {
+            for (got, want) in values.iter().zip(expected) {
+                assert!((got - want).abs() <= tolerance * largest, "{case}: {got} for {want}");
+            }
+        }
+        for rank in 1..=full {
+            let f = balanced_factors(m, rank).unwrap();
+            let approx = product(&f.left, &f.right, m.rows(), rank, m.cols());
+            let error: Vec<f64> = m.data().iter().zip(&approx).map(|(a, b)| a - b).collect();
+            let optimal = norm(&values[rank..]);
+            assert!(
+                norm(&error) <= optimal * (1.0 + 1e-9) + tolerance * norm(&values),
+                "{case} at rank {rank}: {} against {optimal}",
+                norm(&error)
+            );
+            let (l, r) = (norm(&f.left), norm(&f.right));
+            assert!((l - r).abs() <= 1e-9 * l, "{case}: factors of norms {l} and {r}");
+        }
+    }
+
+    #[test]
+    fn random_matrices_of_all_shapes() {
+        for (rows, cols) in [(1, 1), (1, 7), (7, 1), (5, 5), (12, 5), (5, 12), (40, 33)] {
+            check(&format!("{rows}x{cols}"), &matrix(rows, cols, entries(rows, cols)), None);
+        }
+    }
+
+    #[test]
+    fn known_spectra_heavy_tailed_clustered_and_deficient() {
+        let heavy: Vec<f64> = (0..9).map(|i| 0.5f64.powi(i)).collect();
+        let clustered = [3.0, 3.0, 3.0, 1.0, 1.0, 1.0, 1e-3, 1e-3, 1e-3];
+        let deficient = [2.0, 1.0, 0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0];
+        let wide_range: Vec<f64> = (0..9).map(|i| 10f64.powi(-2 * i)).collect();
+        for (name, values) in [
+            ("heavy", &heavy[..]),
+            ("clustered", &clustered),
+            ("deficient", &deficient),
+            ("range", &wide_range),
+        ] {
+            check(name, &with_spectrum(9, 14, values), Some(values));
+            check(name, &with_spectrum(14, 9, values), Some(values));
+        }
+    }
+
+    #[test]
+    fn extreme_scales_keep_relative_accuracy() {
+        for scale in [f64::from(f32::MIN_POSITIVE) / 4096.0, 1e-300, 1e30, f64::from(f32::MAX), 1e300] {
+            let values: Vec<f64> = (0..6).map(|i| scale * 0.7f64.powi(i)).collect();
+            let unit: Vec<f64> = values.iter().map(|v| v / scale).collect();
+            let base = with_spectrum(6, 8, &unit);
+            let m = matrix(6, 8, base.data().iter().map(|x| x * scale).collect());
+            let got = singular_values(&m).unwrap();
+            for (got, want) in got.iter().zip(&values) {
+                assert!((got - want).abs() <= 1e-13 * values[0], "{got} for {want}");
+            }
+            let f = balanced_factors(&m, 3).unwrap();
+            assert!(f.left.iter().chain(&f.right).all(|x| x.is_finite()));
+        }
+    }
+
+    #[test]
+    fn zero_matrix_has_zero_values_and_finite_factors() {
+        let m = matrix(4, 3, vec![0.0; 12]);
+        assert_eq!(singular_values(&m).unwrap(), vec![0.0; 3]);
+        let f = balanced_factors(&m, 2).unwrap();
+        assert!(f.left.iter().chain(&f.right).all(|x| *x == 0.0));
+        assert_eq!(f.relative_error, 0.0);
+    }
+
+    #[test]
+    fn impossible_input_is_refused() {
+        assert!(matches!(Matrix::new(0, 3, vec![]), Err(LinalgError::Empty { .. })));
+        assert!(matches!(Matrix::new(2, 3, vec![1.0; 5]), Err(LinalgError::Length { .. })));
+        assert!(matches!(
+            Matrix::new(2, 2, vec![1.0, f64::NAN, 0.0, 0.0]),
+            Err(LinalgError::NotFinite { row: 0, col: 1, .. })
+        ));
+        let m = matrix(2, 3, vec![1.0; 6]);
+        for rank in [0, 3] {
+            assert_eq!(
+                balanced_factors(&m, rank),
+                Err(LinalgError::Rank { rank, full: 2 })
+            );
+        }
+    }
+}

@@ -1,0 +1,172 @@
+use std::collections::BTreeSet;
+
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+
+pub(super) const FORMAT: &str = "welore-plan";
+pub(super) const VERSION: u32 = 1;
+
+/// What becomes of every matrix: what `plan` writes, `compress` carries out, and a
+/// compressed model directory carries along.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RankPlan {
+    pub(super) format: String,
+    pub(super) version: u32,
+    /// Where the spectra came from, for people.
+    pub source: String,
+    /// Policy that chose the ranks, such as `welore`.
+    pub policy: String,
+    /// Effective rank reduction asked for, in (0, 1).
+    pub target_err: f64,
+    /// Score below which ranks were removed, where the policy has one.
+    pub threshold: Option<f64>,
+    /// A matrix is a low-rank component (LRC) when its reduction exceeds this.
+    pub min_ratio: f64,
+    /// Ranks are rounded up to a multiple of this.
+    pub rank_multiple: usize,
+    /// Whether matrices that factoring would make larger were kept dense.
+    pub never_grow: bool,
+    /// Sums over the model.
+    pub totals: PlanTotals,
+    /// One entry a matrix, in the model's order.
+    pub matrices: Vec<MatrixPlan>,
+}
+
+/// Sums over a plan. Parameters and bytes are the whole model's.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PlanTotals {
+    /// Planned effective rank reduction: share of all ranks that the threshold removes,
+    /// counted over all matrices as in the paper.
+    pub err: f64,
+    /// Share of all ranks that is really removed: matrices that stay dense count as 0.
+    pub err_applied: f64,
+    /// Number of matrices looked at.
+    pub matrices: usize,
+    /// Number of low-rank components, the matrices that are factored.
+    pub lrcs: usize,
+    /// Matrices that factoring makes larger.
+    pub growing: usize,
+    /// Parameters of the model before.
+    pub parameters_before: u64,
+    /// Parameters of the model after.
+    pub parameters_after: u64,
+    /// Bytes of the model before.
+    pub bytes_before: u64,
+    /// Bytes of the model after.
+    pub bytes_after: u64,
+}
+
+/// What becomes of one matrix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatrixPlan {
+    /// Hugging Face name without `.weight`.
+    pub name: String,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    /// `min(out, in)`.
+    pub full_rank: usize,
+    /// Kept rank, also where the matrix stays dense by class.
+    pub rank: usize,
+    /// Share of the ranks removed, `1 - rank / full_rank`.
+    pub reduction: f64,
+    /// Whether it is a low-rank component (LRC) and is factored.
+    pub low_rank: bool,
+    /// Whether factoring at `rank` takes more parameters than the dense matrix.
+    pub grows: bool,
+    /// Parameters now.
+    pub parameters_before: u64,
+    /// Parameters as planned.
+    pub parameters_after: u64,
+    /// Stored type of the entries.
+    pub dtype: Dtype,
+    /// BLAKE3 of the dense matrix this was planned for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// A plan file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum PlanFileError {
+    /// Not JSON, or not of this layout.
+    #[error("not a plan: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Some other JSON file.
+    #[error("not a plan: its format is `{0}`, not `{FORMAT}`")]
+    Format(String),
+    /// Written by a newer version.
+    #[error("plan format version {0} is not known here (this is version {VERSION})")]
+    Version(u32),
+    /// No matrix in it.
+    #[error("the plan has no matrix")]
+    NoMatrices,
+    /// A matrix that cannot be.
+    #[error("matrix `{name}`: {reason}")]
+    Matrix {
+        /// Name of the matrix.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl RankPlan {
+    /// Reads and checks a plan's text.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanFileError`] if it is not a plan, or if it asks for something impossible: a rank
+    /// outside `1..=full_rank`, a full rank that is not `min(out, in)`, a name twice.
+    pub fn from_json(text: &str) -> Result<Self, PlanFileError> {
+        let plan: Self = serde_json::from_str(text)?;
+        if plan.format != FORMAT {
+            return Err(PlanFileError::Format(plan.format));
+        }
+        if plan.version != VERSION {
+            return Err(PlanFileError::Version(plan.version));
+        }
+        if plan.matrices.is_empty() {
+            return Err(PlanFileError::NoMatrices);
+        }
+        let mut names = BTreeSet::new();
+        for matrix in &plan.matrices {
+            let problem = if !names.insert(&matrix.name) {
+                Some("appears twice".into())
+            } else {
+                matrix.problem()
+            };
+            if let Some(reason) = problem {
+                let name = matrix.name.clone();
+                return Err(PlanFileError::Matrix { name, reason });
+            }
+        }
+        Ok(plan)
+    }
+
+    /// The plan file's text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("finite numbers and strings always serialize")
+    }
+
+    /// The low-rank components: the matrices that are factored.
+    pub fn low_rank(&self) -> impl Iterator<Item = &MatrixPlan> {
+        self.matrices.iter().filter(|matrix| matrix.low_rank)
+    }
+
+    /// The low-rank component of this name.
+    pub fn find_low_rank(&self, name: &str) -> Option<&MatrixPlan> {
+        self.low_rank().find(|matrix| matrix.name == name)
+    }
+}
+
+impl MatrixPlan {
+    fn problem(&self) -> Option<String> {
+        let full = self.shape[0].min(self.shape[1]);
+        if self.full_rank != full {
+            Some(format!("full_rank {} does not fit its shape {:?}", self.full_rank, self.shape))
+        } else if !(1..=full).contains(&self.rank) {
+            Some(format!("rank {} is not in 1..={full}", self.rank))
+        } else {
+            None
+        }
+    }
+}

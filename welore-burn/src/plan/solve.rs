@@ -1,0 +1,201 @@
+use super::plan_file::{FORMAT, MatrixPlan, PlanTotals, RankPlan, VERSION};
+use super::policy::RankPolicy;
+use crate::spectrum::{MatrixSpectrum, Spectra};
+
+/// What a plan should meet, beside its policy.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PlanOptions {
+    /// Effective rank reduction to reach, in (0, 1): the share of all ranks to remove.
+    pub err: f64,
+    /// Factor a matrix only if its reduction exceeds this, in [0, 1). 0.5 is the paper's
+    /// choice before fine-tuning, 0 its choice for compression alone.
+    pub min_ratio: f64,
+    /// Round ranks up to a multiple of this (hardware likes 8, 16, 64). At least 1.
+    pub rank_multiple: usize,
+    /// Keep a matrix dense where factoring would make it larger.
+    pub never_grow: bool,
+}
+
+impl PlanOptions {
+    /// The paper's options at a target: `min_ratio` 0.5, any rank.
+    pub fn new(err: f64) -> Self {
+        Self {
+            err,
+            min_ratio: 0.5,
+            rank_multiple: 1,
+            never_grow: false,
+        }
+    }
+}
+
+/// A target that cannot be met.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum PlanError {
+    /// The target is not a share.
+    #[error("ERR {0} is not between 0 and 1")]
+    Err(f64),
+    /// The minimum ratio is not a share.
+    #[error("min_ratio {0} is not in [0, 1)")]
+    MinRatio(f64),
+    /// The rank multiple is 0.
+    #[error("the rank multiple must be at least 1")]
+    RankMultiple,
+    /// Every matrix keeps at least one rank (or one multiple), so not all can be removed.
+    #[error("ERR {target} is out of reach: with a rank multiple of {rank_multiple} at most {reachable:.6} can be removed")]
+    OutOfReach {
+        /// Target asked for.
+        target: f64,
+        /// Largest reachable effective rank reduction.
+        reachable: f64,
+        /// The rank multiple asked for.
+        rank_multiple: usize,
+    },
+}
+
+/// Makes a plan: removes the lowest scores over all matrices until the target is met.
+///
+/// The threshold is solved, not searched: with `N` ranks in all, the lowest
+/// `⌈err · N⌉` go, so the achieved ERR is within one rank of the target (with a rank
+/// multiple, within one multiple). Ties go by name, so the order of the input is
+/// irrelevant. Every matrix keeps at least one rank.
+///
+/// # Errors
+///
+/// [`PlanError`] for options out of range and for targets out of reach.
+pub fn make_plan(
+    spectra: &Spectra,
+    policy: &dyn RankPolicy,
+    options: &PlanOptions,
+) -> Result<RankPlan, PlanError> {
+    if !(options.err > 0.0 && options.err < 1.0) {
+        return Err(PlanError::Err(options.err));
+    }
+    if !(0.0..1.0).contains(&options.min_ratio) {
+        return Err(PlanError::MinRatio(options.min_ratio));
+    }
+    if options.rank_multiple == 0 {
+        return Err(PlanError::RankMultiple);
+    }
+    let (ranks, last_score) = allocate(spectra, policy, options)?;
+    let matrices: Vec<_> = spectra
+        .matrices
+        .iter()
+        .zip(&ranks)
+        .map(|(spectrum, rank)| plan_matrix(spectrum, *rank, options))
+        .collect();
+    Ok(RankPlan {
+        format: FORMAT.into(),
+        version: VERSION,
+        source: spectra.source.clone(),
+        policy: policy.name().into(),
+        target_err: options.err,
+        threshold: policy.has_threshold().then(|| last_score.next_up()),
+        min_ratio: options.min_ratio,
+        rank_multiple: options.rank_multiple,
+        never_grow: options.never_grow,
+        totals: totals(spectra, &matrices),
+        matrices,
+    })
+}
+
+/// The kept rank of every matrix, and the score of the last rank removed.
+fn allocate(
+    spectra: &Spectra,
+    policy: &dyn RankPolicy,
+    options: &PlanOptions,
+) -> Result<(Vec<usize>, f64), PlanError> {
+    let full: Vec<usize> = spectra.matrices.iter().map(MatrixSpectrum::full_rank).collect();
+    let total: usize = full.iter().sum();
+    // err * total is exact up to rounding; without the guard 0.1 of 30 ranks could become 4.
+    let target = (options.err * total as f64 * (1.0 - 4.0 * f64::EPSILON)).ceil() as usize;
+
+    let mut removal: Vec<(f64, usize, usize)> = Vec::with_capacity(total);
+    for (index, spectrum) in spectra.matrices.iter().enumerate() {
+        let scores = policy.scores(spectrum);
+        debug_assert_eq!(scores.len(), full[index]);
+        removal.extend(scores.into_iter().enumerate().map(|(rank, score)| (score, index, rank)));
+    }
+    let name = |index: usize| &spectra.matrices[index].name;
+    removal.sort_by(|a, b| {
+        a.0.total_cmp(&b.0)
+            .then_with(|| name(a.1).cmp(name(b.1)))
+            .then_with(|| b.2.cmp(&a.2))
+    });
+
+    let mut exact = full.clone();
+    let mut removed = 0;
+    let mut last_score = f64::NEG_INFINITY;
+    let rounded = |exact: usize, full: usize| {
+        exact.next_multiple_of(options.rank_multiple).min(full)
+    };
+    for (score, index, _) in removal {
+        if removed >= target {
+            break;
+        }
+        if exact[index] == 1 {
+            continue;
+        }
+        let before = rounded(exact[index], full[index]);
+        exact[index] -= 1;
+        removed += before - rounded(exact[index], full[index]);
+        last_score = score;
+    }
+    if removed < target {
+        return Err(PlanError::OutOfReach {
+            target: options.err,
+            reachable: removed as f64 / total as f64,
+            rank_multiple: options.rank_multiple,
+        });
+    }
+    let ranks = exact.iter().zip(&full).map(|(exact, full)| rounded(*exact, *full)).collect();
+    Ok((ranks, last_score))
+}
+
+fn plan_matrix(spectrum: &MatrixSpectrum, rank: usize, options: &PlanOptions) -> MatrixPlan {
+    let full_rank = spectrum.full_rank();
+    let before = spectrum.parameters();
+    let factored = rank as u64 * (spectrum.shape[0] as u64 + spectrum.shape[1] as u64);
+    let grows = factored > before;
+    let removed = full_rank - rank;
+    // Compared as the paper's code does, on the removed share itself.
+    let lossy = removed as f64 / full_rank as f64 > options.min_ratio;
+    let low_rank = lossy && !(grows && options.never_grow);
+    MatrixPlan {
+        name: spectrum.name.clone(),
+        shape: spectrum.shape,
+        full_rank,
+        rank,
+        reduction: removed as f64 / full_rank as f64,
+        low_rank,
+        grows,
+        parameters_before: before,
+        parameters_after: if low_rank { factored } else { before },
+        dtype: spectrum.dtype,
+        digest: spectrum.digest.clone(),
+    }
+}
+
+fn totals(spectra: &Spectra, matrices: &[MatrixPlan]) -> PlanTotals {
+    let ranks: usize = matrices.iter().map(|m| m.full_rank).sum();
+    let share = |of: &dyn Fn(&MatrixPlan) -> bool| {
+        let removed: usize =
+            matrices.iter().filter(|m| of(m)).map(|m| m.full_rank - m.rank).sum();
+        removed as f64 / ranks as f64
+    };
+    let bytes = |m: &MatrixPlan, parameters: u64| parameters * m.dtype.bitsize() as u64 / 8;
+    let sum = |of: &dyn Fn(&MatrixPlan) -> u64| matrices.iter().map(of).sum::<u64>();
+    let model = spectra.model;
+    PlanTotals {
+        err: share(&|_| true),
+        err_applied: share(&|m| m.low_rank),
+        matrices: matrices.len(),
+        lrcs: matrices.iter().filter(|m| m.low_rank).count(),
+        growing: matrices.iter().filter(|m| m.low_rank && m.grows).count(),
+        parameters_before: model.parameters,
+        parameters_after: model.parameters - sum(&|m| m.parameters_before)
+            + sum(&|m| m.parameters_after),
+        bytes_before: model.bytes,
+        bytes_after: model.bytes.saturating_sub(sum(&|m| bytes(m, m.parameters_before)))
+            + sum(&|m| bytes(m, m.parameters_after)),
+    }
+}

@@ -1,0 +1,219 @@
+use std::collections::BTreeSet;
+
+use burn::module::{Module, ModuleVisitor, Param, Reparameterization};
+use burn::tensor::{DType, Tensor};
+use safetensors::Dtype;
+
+use super::selection::Selection;
+use super::spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};
+use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames};
+use crate::linalg::{LinalgError, Matrix, singular_values};
+use crate::linear::{LowRank, as_matrix, is_transposed_layout};
+use crate::progress::{Interrupted, Progress};
+
+/// Why spectra could not be measured.
+#[derive(Debug, thiserror::Error)]
+pub enum SpectrumError {
+    /// The checkpoint cannot be read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// A matrix cannot be decomposed.
+    #[error("matrix `{name}`: {source}")]
+    Linalg {
+        /// Name of the matrix.
+        name: String,
+        /// Why.
+        source: LinalgError,
+    },
+    /// A matrix is factored already, so its dense spectrum is gone.
+    #[error("matrix `{name}` is factored already; measure the dense model")]
+    Factored {
+        /// Name of the matrix.
+        name: String,
+    },
+    /// A weight whose layout is transposed in records.
+    #[error("matrix `{name}` has LinearLayout::Col, which cannot be factored; use LinearLayout::Row")]
+    Layout {
+        /// Name of the matrix.
+        name: String,
+    },
+    /// The selection matches nothing.
+    #[error("no matrix is selected")]
+    NothingSelected,
+    /// Patterns that match no matrix.
+    #[error("no matrix matches `{0}`")]
+    UnmatchedPattern(String),
+    /// What was measured is inconsistent.
+    #[error(transparent)]
+    Spectra(#[from] SpectraError),
+    /// The user stopped the work.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+/// Singular values of the selected matrices of a checkpoint, one matrix in memory at a time.
+///
+/// # Errors
+///
+/// [`SpectrumError`]; a pattern that matches no matrix is an error, not an empty result.
+pub fn measure_checkpoint(
+    checkpoint: &Checkpoint,
+    selection: &Selection,
+    progress: &mut dyn Progress,
+) -> Result<Spectra, SpectrumError> {
+    let names = checkpoint_matrices(checkpoint, selection)?;
+    progress.begin("singular values", names.len());
+    let mut matrices = Vec::with_capacity(names.len());
+    for name in names {
+        progress.step(name)?;
+        let tensor = format!("{name}.weight");
+        let matrix = checkpoint.read_matrix(&tensor)?;
+        let meta = checkpoint.raw(&tensor)?.0;
+        matrices.push(MatrixSpectrum {
+            name: name.into(),
+            shape: [matrix.rows(), matrix.cols()],
+            dtype: meta.dtype,
+            digest: Some(checkpoint.digest(&tensor)?),
+            singular_values: values_of(name, &matrix)?,
+        });
+    }
+    let size = ModelSize {
+        parameters: checkpoint.parameters(),
+        bytes: checkpoint.bytes(),
+    };
+    let source = checkpoint.dir().display().to_string();
+    Ok(Spectra::new(source, size, matrices)?)
+}
+
+/// Names of the selected dense matrices of a checkpoint, in the model's order.
+fn checkpoint_matrices<'a>(
+    checkpoint: &'a Checkpoint,
+    selection: &Selection,
+) -> Result<Vec<&'a str>, SpectrumError> {
+    if let Some(name) = checkpoint
+        .names()
+        .find_map(|tensor| FactorNames::matrix_of_v(tensor).filter(|name| selection.matches(name)))
+    {
+        return Err(SpectrumError::Factored { name: name.into() });
+    }
+    let all: Vec<&str> = checkpoint
+        .names()
+        .filter(|tensor| checkpoint.meta(tensor).is_some_and(|meta| meta.shape.len() == 2))
+        .filter_map(|tensor| tensor.strip_suffix(".weight"))
+        .collect();
+    select(all, selection, |name| name)
+}
+
+fn select<T>(
+    all: Vec<T>,
+    selection: &Selection,
+    name: impl Fn(&T) -> &str,
+) -> Result<Vec<T>, SpectrumError> {
+    let names: Vec<&str> = all.iter().map(&name).collect();
+    let unmatched = selection.unmatched(&names).join("`, `");
+    let selected: Vec<T> = all.into_iter().filter(|item| selection.matches(name(item))).collect();
+    match (selected.is_empty(), unmatched.is_empty()) {
+        (true, true) => Err(SpectrumError::NothingSelected),
+        (true, false) => Err(SpectrumError::UnmatchedPattern(unmatched)),
+        _ => Ok(selected),
+    }
+}
+
+/// Singular values of the selected matrices of a live module: every 2-D float parameter
+/// called `weight`, named by its path without `.weight`. Matrices come to the host one at a
+/// time.
+///
+/// # Errors
+///
+/// [`SpectrumError`], also for factored weights and for `LinearLayout::Col`.
+pub fn measure_module<M: Module>(
+    module: &M,
+    selection: &Selection,
+    progress: &mut dyn Progress,
+) -> Result<Spectra, SpectrumError> {
+    let mut survey = Survey::default();
+    module.visit(&mut survey);
+    let size = survey.size;
+    let selected = select(survey.matrices, selection, |(name, _)| name)?;
+    if let Some((name, _)) = selected.iter().find(|(name, _)| survey.factored.contains(name)) {
+        return Err(SpectrumError::Factored { name: name.clone() });
+    }
+    progress.begin("singular values", selected.len());
+    let mut matrices = Vec::with_capacity(selected.len());
+    for (name, param) in selected {
+        progress.step(&name)?;
+        if is_transposed_layout(&param) {
+            return Err(SpectrumError::Layout { name });
+        }
+        let weight = param.val();
+        let dtype = stored_dtype(weight.dtype());
+        let matrix = to_matrix(weight)
+            .map_err(|source| SpectrumError::Linalg { name: name.clone(), source })?;
+        matrices.push(MatrixSpectrum {
+            shape: [matrix.rows(), matrix.cols()],
+            dtype,
+            digest: None,
+            singular_values: values_of(&name, &matrix)?,
+            name,
+        });
+    }
+    Ok(Spectra::new("module", size, matrices)?)
+}
+
+/// A weight `[d_input, d_output]` as the PyTorch-oriented matrix `[d_output, d_input]`, f64,
+/// on the host.
+///
+/// # Errors
+///
+/// [`LinalgError::NotFinite`] and [`LinalgError::Empty`].
+pub(crate) fn to_matrix(weight: Tensor<2>) -> Result<Matrix, LinalgError> {
+    let [d_input, d_output] = weight.dims();
+    let values = weight.without_autodiff().transpose().into_data().iter::<f64>().collect();
+    Matrix::new(d_output, d_input, values)
+}
+
+fn values_of(name: &str, matrix: &Matrix) -> Result<Vec<f64>, SpectrumError> {
+    singular_values(matrix).map_err(|source| SpectrumError::Linalg { name: name.into(), source })
+}
+
+fn stored_dtype(dtype: DType) -> Dtype {
+    match dtype {
+        DType::F64 => Dtype::F64,
+        DType::F16 => Dtype::F16,
+        DType::BF16 => Dtype::BF16,
+        _ => Dtype::F32,
+    }
+}
+
+#[derive(Default)]
+struct Survey {
+    path: Vec<String>,
+    matrices: Vec<(String, Param<Tensor<2>>)>,
+    factored: BTreeSet<String>,
+    size: ModelSize,
+}
+
+impl ModuleVisitor for Survey {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        // The weight itself is visited without its reparameterization, which comes after it.
+        if name == LowRank::NAME && container == "Reparameterization" {
+            self.factored.insert(self.path[..self.path.len() - 1].join("."));
+        }
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let parameters = param.lazy_shape().num_elements() as u64;
+        self.size.parameters += parameters;
+        self.size.bytes += parameters * stored_dtype(param.base().dtype()).bitsize() as u64 / 8;
+        if let (Some(matrix), [parent @ .., last]) = (as_matrix(param), &self.path[..])
+            && last == "weight"
+        {
+            self.matrices.push((parent.join("."), matrix.clone()));
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Singular values of every selected matrix, from a live module or from checkpoint files.
+//!
+//! Reads one matrix at a time and decides nothing; the [`plan`](crate::plan) room decides.
+
+mod measure;
+mod selection;
+mod spectra;
+
+pub use measure::{SpectrumError, measure_checkpoint, measure_module};
+pub(crate) use measure::to_matrix;
+pub use selection::{PatternError, Selection};
+pub use spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};

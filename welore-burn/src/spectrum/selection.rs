@@ -1,0 +1,144 @@
+use globset::{Glob, GlobSet, GlobSetBuilder};
+
+/// The projections of a LLaMA block, the matrices that WeLore decomposes.
+const PROJECTIONS: [&str; 2] = [
+    "*.self_attn.{q,k,v,o}_proj",
+    "*.mlp.{gate,up,down}_proj",
+];
+
+/// Which matrices are looked at, by name.
+///
+/// A pattern is a glob over Hugging Face matrix names such as
+/// `model.layers.3.self_attn.q_proj` (no `.weight`); `*` also crosses dots. A pattern
+/// without a leading `*` also matches the end of a name after a dot, so `q_proj` means
+/// every `q_proj`.
+#[derive(Debug, Clone)]
+pub struct Selection {
+    include: Vec<String>,
+    exclude: Vec<String>,
+    include_set: GlobSet,
+    exclude_set: GlobSet,
+}
+
+/// A pattern that is not a glob.
+#[derive(Debug, thiserror::Error)]
+#[error("`{pattern}` is not a valid pattern: {reason}")]
+pub struct PatternError {
+    /// The pattern.
+    pub pattern: String,
+    /// What is wrong with it.
+    pub reason: String,
+}
+
+impl Selection {
+    /// The attention and MLP projections of a LLaMA-family model; not embeddings, not the head.
+    pub fn projections() -> Self {
+        Self::new(&PROJECTIONS, &[] as &[&str]).expect("the default patterns are valid")
+    }
+
+    /// Every matrix, for modules that are not LLaMA.
+    pub fn all() -> Self {
+        Self::new(&["*"], &[] as &[&str]).expect("`*` is a valid pattern")
+    }
+
+    /// Matrices that match one of `include` and none of `exclude`.
+    ///
+    /// # Errors
+    ///
+    /// [`PatternError`] for a pattern that is not a glob.
+    pub fn new(
+        include: &[impl AsRef<str>],
+        exclude: &[impl AsRef<str>],
+    ) -> Result<Self, PatternError> {
+        let include: Vec<_> = include.iter().map(|p| p.as_ref().to_string()).collect();
+        let exclude: Vec<_> = exclude.iter().map(|p| p.as_ref().to_string()).collect();
+        Ok(Self {
+            include_set: compile(&include)?,
+            exclude_set: compile(&exclude)?,
+            include,
+            exclude,
+        })
+    }
+
+    /// Whether a matrix of this name is selected.
+    pub fn matches(&self, name: &str) -> bool {
+        self.include_set.is_match(name) && !self.exclude_set.is_match(name)
+    }
+
+    /// The patterns, included and excluded, that match none of `names`: likely misspelt.
+    pub fn unmatched<'a>(&'a self, names: &[&str]) -> Vec<&'a str> {
+        self.include
+            .iter()
+            .chain(&self.exclude)
+            .filter(|pattern| {
+                let set = compile(std::slice::from_ref(pattern)).expect("compiled before");
+                !names.iter().any(|name| set.is_match(name))
+            })
+            .map(String::as_str)
+            .collect()
+    }
+}
+
+fn compile(patterns: &[String]) -> Result<GlobSet, PatternError> {
+    let mut builder = GlobSetBuilder::new();
+    for pattern in patterns {
+        let glob = |text: &str| {
+            Glob::new(text).map_err(|error| PatternError {
+                pattern: pattern.clone(),
+                reason: error.kind().to_string(),
+            })
+        };
+        builder.add(glob(pattern)?);
+        if !pattern.starts_with('*') {
+            builder.add(glob(&format!("*.{pattern}"))?);
+        }
+    }
+    builder.build().map_err(|error| PatternError {
+        pattern: patterns.join(","),
+        reason: error.kind().to_string(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAMES: [&str; 4] = [
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.11.mlp.down_proj",
+        "model.embed_tokens",
+        "lm_head",
+    ];
+
+    fn picked(selection: &Selection) -> Vec<&'static str> {
+        NAMES.into_iter().filter(|name| selection.matches(name)).collect()
+    }
+
+    #[test]
+    fn default_takes_projections_and_leaves_embeddings_and_head() {
+        assert_eq!(picked(&Selection::projections()), NAMES[..2]);
+    }
+
+    #[test]
+    fn all_takes_everything() {
+        assert_eq!(picked(&Selection::all()), NAMES);
+    }
+
+    #[test]
+    fn bare_names_match_the_end_and_exclusion_wins() {
+        let selection = Selection::new(&["q_proj", "mlp.*"], &["*.11.*"]).unwrap();
+        assert_eq!(picked(&selection), NAMES[..1]);
+    }
+
+    #[test]
+    fn misspelt_patterns_are_told() {
+        let selection = Selection::new(&["q_proj", "qproj"], &["nothing"]).unwrap();
+        assert_eq!(selection.unmatched(&NAMES), ["qproj", "nothing"]);
+    }
+
+    #[test]
+    fn broken_pattern_is_an_error_that_names_it() {
+        let error = Selection::new(&["[q"], &[] as &[&str]).unwrap_err();
+        assert!(error.to_string().contains("[q"));
+    }
+}

@@ -1,0 +1,171 @@
+use std::collections::BTreeSet;
+
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+
+const FORMAT: &str = "welore-spectra";
+const VERSION: u32 = 1;
+
+/// The singular values of a model's matrices: what `analyze` writes and `plan` reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Spectra {
+    format: String,
+    version: u32,
+    /// Where the matrices came from, for people; nothing depends on it.
+    pub source: String,
+    /// The whole model's size, measured matrices included.
+    pub model: ModelSize,
+    /// One entry a matrix, in the model's order.
+    pub matrices: Vec<MatrixSpectrum>,
+}
+
+/// How large a model is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ModelSize {
+    /// Stored parameters; a tied head counts once.
+    pub parameters: u64,
+    /// Bytes of the stored parameters.
+    pub bytes: u64,
+}
+
+/// The spectrum of one matrix.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatrixSpectrum {
+    /// Hugging Face name without `.weight`.
+    pub name: String,
+    /// `[out, in]`, as PyTorch stores it.
+    pub shape: [usize; 2],
+    /// Stored type of the entries.
+    pub dtype: Dtype,
+    /// BLAKE3 of the stored bytes and dtype, where the matrix came from a file. A plan that
+    /// carries it can tell that it was made for other weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+    /// Largest first, `min(out, in)` of them.
+    pub singular_values: Vec<f64>,
+}
+
+/// A spectra file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SpectraError {
+    /// Not JSON, or not of this layout.
+    #[error("not a spectra file: {0}")]
+    Json(#[from] serde_json::Error),
+    /// Some other JSON file.
+    #[error("not a spectra file: its format is `{0}`, not `{FORMAT}`")]
+    Format(String),
+    /// Written by a newer version.
+    #[error("spectra format version {0} is not known here (this is version {VERSION})")]
+    Version(u32),
+    /// No matrix in it.
+    #[error("there is no matrix in it")]
+    NoMatrices,
+    /// A matrix that cannot be.
+    #[error("matrix `{name}`: {reason}")]
+    Matrix {
+        /// Name of the matrix.
+        name: String,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+impl Spectra {
+    /// Spectra from their parts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Spectra::from_json`], for matrices that cannot be.
+    pub fn new(
+        source: impl Into<String>,
+        model: ModelSize,
+        matrices: Vec<MatrixSpectrum>,
+    ) -> Result<Self, SpectraError> {
+        let spectra = Self {
+            format: FORMAT.into(),
+            version: VERSION,
+            source: source.into(),
+            model,
+            matrices,
+        };
+        spectra.check()?;
+        Ok(spectra)
+    }
+
+    /// Reads and checks a spectra file's text.
+    ///
+    /// # Errors
+    ///
+    /// [`SpectraError`] if it is not such a file, or if names repeat, shapes and numbers of
+    /// values disagree, or values are negative, not finite or not sorted.
+    pub fn from_json(text: &str) -> Result<Self, SpectraError> {
+        let spectra: Self = serde_json::from_str(text)?;
+        spectra.check()?;
+        Ok(spectra)
+    }
+
+    /// The spectra file's text.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string_pretty(self).expect("finite numbers and strings always serialize")
+    }
+
+    fn check(&self) -> Result<(), SpectraError> {
+        if self.format != FORMAT {
+            return Err(SpectraError::Format(self.format.clone()));
+        }
+        if self.version != VERSION {
+            return Err(SpectraError::Version(self.version));
+        }
+        if self.matrices.is_empty() {
+            return Err(SpectraError::NoMatrices);
+        }
+        let mut names = BTreeSet::new();
+        for matrix in &self.matrices {
+            let problem = if !names.insert(&matrix.name) {
+                Some("appears twice".to_string())
+            } else {
+                matrix.problem()
+            };
+            if let Some(reason) = problem {
+                let name = matrix.name.clone();
+                return Err(SpectraError::Matrix { name, reason });
+            }
+        }
+        let measured: u64 = self.matrices.iter().map(MatrixSpectrum::parameters).sum();
+        if measured > self.model.parameters {
+            return Err(SpectraError::Matrix {
+                name: self.matrices[0].name.clone(),
+                reason: "the matrices have more parameters than the model".into(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl MatrixSpectrum {
+    /// `min(out, in)`.
+    pub fn full_rank(&self) -> usize {
+        self.shape[0].min(self.shape[1])
+    }
+
+    /// `out * in`.
+    pub fn parameters(&self) -> u64 {
+        self.shape[0] as u64 * self.shape[1] as u64
+    }
+
+    fn problem(&self) -> Option<String> {
+        let (full, values) = (self.full_rank(), &self.singular_values);
+        // Later sums over parameters must not overflow, whatever a hostile file says.
+        if full == 0 || self.shape.iter().any(|n| *n > u32::MAX as usize) {
+            Some(format!("a {} x {} matrix cannot be", self.shape[0], self.shape[1]))
+        } else if values.len() != full {
+            Some(format!("{} singular values for full rank {full}", values.len()))
+        } else if values.iter().any(|s| !s.is_finite() || *s < 0.0) {
+            Some("a singular value is negative or not finite".into())
+        } else if values.windows(2).any(|pair| pair[0] < pair[1]) {
+            Some("the singular values are not sorted, largest first".into())
+        } else {
+            None
+        }
+    }
+}

@@ -1,0 +1,182 @@
+use std::borrow::Cow;
+
+use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames, ShardWriter, encode_floats};
+use crate::linalg::{LinalgError, balanced_factors};
+use crate::plan::{MatrixPlan, RankPlan};
+use crate::progress::{Interrupted, Progress};
+
+use super::module::{FactoredMatrix, SurgeryReport};
+
+/// Why a plan cannot be carried out on a checkpoint.
+#[derive(Debug, thiserror::Error)]
+pub enum FilesError {
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The plan does not belong to these weights.
+    #[error("the plan was made for another model: {reason}")]
+    ForeignPlan {
+        /// How that shows.
+        reason: String,
+    },
+    /// The checkpoint is factored already.
+    #[error("`{0}` is factored already; compress the dense model")]
+    Factored(String),
+    /// The checkpoint has no factored matrix to merge.
+    #[error("the model has no factored matrix, so it is dense already")]
+    NotFactored,
+    /// The decomposition failed.
+    #[error("`{name}`: {source}")]
+    Linalg {
+        /// Name of the matrix.
+        name: String,
+        /// Why.
+        source: LinalgError,
+    },
+}
+
+impl From<Interrupted> for FilesError {
+    fn from(interrupted: Interrupted) -> Self {
+        Self::Checkpoint(interrupted.into())
+    }
+}
+
+/// Checks that a plan belongs to a checkpoint: every matrix is there, dense, of the planned
+/// shape and type, and, where the plan carries digests, of the very bytes it was made for.
+///
+/// # Errors
+///
+/// [`FilesError::ForeignPlan`], [`FilesError::Factored`].
+pub fn check_plan(checkpoint: &Checkpoint, plan: &RankPlan) -> Result<(), FilesError> {
+    for matrix in &plan.matrices {
+        let foreign = |reason: String| FilesError::ForeignPlan { reason };
+        let (name, tensor) = (&matrix.name, weight_of(matrix));
+        if checkpoint.meta(&FactorNames::of(name).v).is_some() {
+            return Err(FilesError::Factored(name.clone()));
+        }
+        let Some(meta) = checkpoint.meta(&tensor) else {
+            return Err(foreign(format!("there is no `{tensor}`")));
+        };
+        if meta.shape != matrix.shape || meta.dtype != matrix.dtype {
+            return Err(foreign(format!(
+                "`{tensor}` is {} {:?}, the plan says {} {:?}",
+                meta.dtype, meta.shape, matrix.dtype, matrix.shape
+            )));
+        }
+    }
+    for matrix in &plan.matrices {
+        let tensor = weight_of(matrix);
+        if let Some(digest) = &matrix.digest
+            && *digest != checkpoint.digest(&tensor)?
+        {
+            let reason = format!("`{tensor}` has other weights than the plan was made for");
+            return Err(FilesError::ForeignPlan { reason });
+        }
+    }
+    Ok(())
+}
+
+/// Writes the compressed checkpoint: low-rank components of the plan as `X.V.weight` and
+/// `X.U.weight` in the matrix's own type, every other tensor byte for byte.
+///
+/// Call [`check_plan`] first; one matrix is decomposed at a time.
+///
+/// # Errors
+///
+/// [`FilesError`].
+pub fn factor_checkpoint<'data>(
+    checkpoint: &'data Checkpoint,
+    plan: &RankPlan,
+    writer: &mut ShardWriter<'data>,
+    progress: &mut dyn Progress,
+) -> Result<SurgeryReport, FilesError> {
+    progress.begin("factoring", plan.low_rank().count());
+    let mut report = SurgeryReport { factored: Vec::new() };
+    for tensor in checkpoint.names() {
+        let planned = tensor.strip_suffix(".weight").and_then(|name| plan.find_low_rank(name));
+        let Some(matrix) = planned else {
+            let (meta, bytes) = checkpoint.raw(tensor)?;
+            writer.add(tensor, meta.dtype, &meta.shape, Cow::Borrowed(bytes))?;
+            continue;
+        };
+        progress.step(&matrix.name)?;
+        report.factored.push(factor(checkpoint, matrix, writer)?);
+    }
+    Ok(report)
+}
+
+fn factor(
+    checkpoint: &Checkpoint,
+    matrix: &MatrixPlan,
+    writer: &mut ShardWriter<'_>,
+) -> Result<FactoredMatrix, FilesError> {
+    let (name, rank) = (matrix.name.clone(), matrix.rank);
+    let dense = checkpoint.read_matrix(&weight_of(matrix))?;
+    let factors = balanced_factors(&dense, rank)
+        .map_err(|source| FilesError::Linalg { name: name.clone(), source })?;
+    let names = FactorNames::of(&name);
+    let [d_output, d_input] = matrix.shape;
+    for (tensor, shape, values) in [
+        (names.v, [rank, d_input], factors.right),
+        (names.u, [d_output, rank], factors.left),
+    ] {
+        let data = encode_floats(&tensor, &values, matrix.dtype)?;
+        writer.add(tensor, matrix.dtype, &shape, Cow::Owned(data))?;
+    }
+    Ok(FactoredMatrix { name, rank, relative_error: factors.relative_error })
+}
+
+/// Writes the dense checkpoint of a factored one: `X.weight = U · V`, multiplied in f64 and
+/// stored in the factors' type, every other tensor byte for byte.
+///
+/// # Errors
+///
+/// [`FilesError`], [`FilesError::NotFactored`] among them.
+pub fn merge_checkpoint<'data>(
+    checkpoint: &'data Checkpoint,
+    writer: &mut ShardWriter<'data>,
+    progress: &mut dyn Progress,
+) -> Result<(), FilesError> {
+    let factored = checkpoint.names().filter_map(FactorNames::matrix_of_v).count();
+    if factored == 0 {
+        return Err(FilesError::NotFactored);
+    }
+    progress.begin("merging", factored);
+    for tensor in checkpoint.names() {
+        if let Some(name) = FactorNames::matrix_of_v(tensor) {
+            progress.step(name)?;
+            merge(checkpoint, name, writer)?;
+        } else if !is_u_factor(checkpoint, tensor) {
+            let (meta, bytes) = checkpoint.raw(tensor)?;
+            writer.add(tensor, meta.dtype, &meta.shape, Cow::Borrowed(bytes))?;
+        }
+    }
+    Ok(())
+}
+
+fn merge(
+    checkpoint: &Checkpoint,
+    name: &str,
+    writer: &mut ShardWriter<'_>,
+) -> Result<(), FilesError> {
+    let names = FactorNames::of(name);
+    let dtype = checkpoint.raw(&names.v)?.0.dtype;
+    let (v, u) = (checkpoint.read_matrix(&names.v)?, checkpoint.read_matrix(&names.u)?);
+    let product = u
+        .product(&v)
+        .map_err(|source| FilesError::Linalg { name: name.into(), source })?;
+    let tensor = format!("{name}.weight");
+    let data = encode_floats(&tensor, product.data(), dtype)?;
+    writer.add(tensor, dtype, &[product.rows(), product.cols()], Cow::Owned(data))?;
+    Ok(())
+}
+
+fn is_u_factor(checkpoint: &Checkpoint, tensor: &str) -> bool {
+    tensor
+        .strip_suffix(".U.weight")
+        .is_some_and(|name| checkpoint.meta(&FactorNames::of(name).v).is_some())
+}
+
+fn weight_of(matrix: &MatrixPlan) -> String {
+    format!("{}.weight", matrix.name)
+}
