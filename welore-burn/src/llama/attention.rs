@@ -1,0 +1,170 @@
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::Initializer;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Bool, Device, Int, Tensor};
+
+use super::cache::KvCache;
+use super::config::LlamaConfig;
+use super::rotary::RotaryTable;
+use crate::linear::{LowRankLinear, LowRankLinearConfig};
+
+/// Configuration to create an [`Attention`] layer using the [init function](AttentionConfig::init).
+#[derive(Config, Debug)]
+pub struct AttentionConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Whether the query, key and value projections have a bias.
+    #[config(default = false)]
+    pub qkv_bias: bool,
+    /// Whether the output projection has a bias.
+    #[config(default = false)]
+    pub output_bias: bool,
+    /// The type of function used to initialize weights.
+    #[config(default = "Initializer::Normal{mean: 0.0, std: 0.02}")]
+    pub initializer: Initializer,
+}
+
+impl From<&LlamaConfig> for AttentionConfig {
+    fn from(config: &LlamaConfig) -> Self {
+        Self::new(
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        .with_qkv_bias(config.qkv_bias)
+        .with_output_bias(config.output_bias)
+        .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
+    }
+}
+
+impl AttentionConfig {
+    /// Initialize a new [`Attention`] layer.
+    pub fn init(&self, device: &Device) -> Attention {
+        let linear = |d_input, d_output, bias| {
+            LowRankLinearConfig::new(d_input, d_output)
+                .with_bias(bias)
+                .with_initializer(self.initializer.clone())
+                .init(device)
+        };
+        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        Attention {
+            q_proj: linear(self.hidden_size, queries, self.qkv_bias),
+            k_proj: linear(self.hidden_size, keys, self.qkv_bias),
+            v_proj: linear(self.hidden_size, keys, self.qkv_bias),
+            o_proj: linear(queries, self.hidden_size, self.output_bias),
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+/// Causal self-attention with grouped keys and values (GQA, arXiv 2305.13245) and rotary
+/// positions.
+///
+/// Should be created with [`AttentionConfig`].
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Query projection, `[hidden_size, heads * head_dim]`.
+    pub q_proj: LowRankLinear,
+    /// Key projection, `[hidden_size, kv_heads * head_dim]`.
+    pub k_proj: LowRankLinear,
+    /// Value projection, `[hidden_size, kv_heads * head_dim]`.
+    pub v_proj: LowRankLinear,
+    /// Output projection, `[heads * head_dim, hidden_size]`.
+    pub o_proj: LowRankLinear,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Attention {
+    /// Applies the forward pass on the input tensor.
+    ///
+    /// With a cache, the input continues the cached positions of layer number `layer`.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[batch, positions, hidden_size]`
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        rotary: &RotaryTable,
+        mask: &CausalMask,
+        cache: Option<(&mut KvCache, usize)>,
+    ) -> Tensor<3> {
+        let [batch, positions, _] = x.dims();
+        let split = |x: Tensor<3>, heads| x.reshape([batch, positions, heads, self.head_dim]);
+        let queries = rotary.rotate(split(self.q_proj.forward(x.clone()), self.heads));
+        let keys = rotary.rotate(split(self.k_proj.forward(x.clone()), self.kv_heads));
+        let values = split(self.v_proj.forward(x), self.kv_heads);
+
+        let queries = queries.swap_dims(1, 2);
+        let (keys, values) = (keys.swap_dims(1, 2), values.swap_dims(1, 2));
+        let (keys, values) = match cache {
+            Some((cache, layer)) => cache.extend(layer, keys, values),
+            None => (keys, values),
+        };
+        let mask = mask.for_scores(&queries, &keys);
+        let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+        let context =
+            attention(queries, self.per_query(keys), self.per_query(values), mask, None, options);
+        let context =
+            context.swap_dims(1, 2).reshape([batch, positions, self.heads * self.head_dim]);
+        self.o_proj.forward(context)
+    }
+
+    /// Repeats each key or value head for the query heads that share it.
+    fn per_query(&self, x: Tensor<4>) -> Tensor<4> {
+        let group = self.heads / self.kv_heads;
+        if group == 1 {
+            return x;
+        }
+        let [batch, kv_heads, positions, width] = x.dims();
+        x.unsqueeze_dim::<5>(2)
+            .repeat_dim(2, group)
+            .reshape([batch, kv_heads * group, positions, width])
+    }
+}
+
+/// Which positions a query does not see, beside those after it.
+#[derive(Debug, Clone)]
+pub struct CausalMask {
+    /// `true` where a key is out of the window, `[1, 1, queries, keys]`.
+    outside: Option<Tensor<4, Bool>>,
+}
+
+impl CausalMask {
+    /// Every query sees all positions up to its own.
+    pub fn full() -> Self {
+        Self { outside: None }
+    }
+
+    /// Every query sees the last `window` positions up to its own (Mistral, arXiv 2310.06825).
+    /// Queries are the last `queries` of `keys` positions.
+    pub fn windowed(window: usize, queries: usize, keys: usize, device: &Device) -> Self {
+        if keys <= window {
+            return Self::full();
+        }
+        let first = (keys - queries) as i64;
+        let rows = Tensor::<1, Int>::arange(first..keys as i64, device).reshape([queries, 1]);
+        let cols = Tensor::<1, Int>::arange(0..keys as i64, device).reshape([1, keys]);
+        let distance = rows.expand([queries, keys]) - cols.expand([queries, keys]);
+        let outside = distance.greater_equal_scalar(window as i64);
+        Self { outside: Some(outside.reshape([1, 1, queries, keys])) }
+    }
+
+    fn for_scores(&self, queries: &Tensor<4>, keys: &Tensor<4>) -> Option<Tensor<4, Bool>> {
+        let ([batch, heads, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
+        self.outside.clone().map(|mask| mask.expand([batch, heads, rows, cols]))
+    }
+}

@@ -1,0 +1,278 @@
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config::{LlamaConfig, RopeScaling};
+
+/// A `config.json` that describes no model of the LLaMA family.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// Not JSON, or a field is missing or of the wrong type.
+    #[error("not a model configuration: {0}")]
+    Json(String),
+    /// Another architecture.
+    #[error("model_type `{0}` is not supported; llama, mistral and qwen2 are")]
+    Architecture(String),
+    /// A variation that is not implemented.
+    #[error("`{field}`: {value} is not supported; {supported} is")]
+    Unsupported {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What would be.
+        supported: &'static str,
+    },
+    /// A value that cannot be.
+    #[error("`{field}`: {reason}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct HfConfig {
+    model_type: String,
+    vocab_size: usize,
+    hidden_size: usize,
+    intermediate_size: usize,
+    num_hidden_layers: usize,
+    num_attention_heads: usize,
+    num_key_value_heads: Option<usize>,
+    head_dim: Option<usize>,
+    #[serde(default = "silu")]
+    hidden_act: String,
+    rms_norm_eps: f64,
+    rope_theta: Option<f64>,
+    /// transformers 4.
+    rope_scaling: Option<HfRope>,
+    /// transformers 5.
+    rope_parameters: Option<HfRope>,
+    #[serde(default = "default_context")]
+    max_position_embeddings: usize,
+    #[serde(default)]
+    tie_word_embeddings: bool,
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
+    sliding_window: Option<usize>,
+    #[serde(default)]
+    use_sliding_window: bool,
+    max_window_layers: Option<usize>,
+    #[serde(default = "default_range")]
+    initializer_range: f64,
+    #[serde(default)]
+    eos_token_id: TokenIds,
+    quantization_config: Option<Value>,
+}
+
+#[derive(Deserialize)]
+struct HfRope {
+    #[serde(alias = "type")]
+    rope_type: Option<String>,
+    rope_theta: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+}
+
+/// One id, several, or none.
+#[derive(Deserialize, Default)]
+#[serde(untagged)]
+enum TokenIds {
+    One(u32),
+    Many(Vec<u32>),
+    #[default]
+    None,
+}
+
+fn silu() -> String {
+    "silu".into()
+}
+
+fn default_context() -> usize {
+    2048
+}
+
+fn default_range() -> f64 {
+    0.02
+}
+
+/// No model is larger than this in any dimension; keeps later products from overflowing.
+const LARGEST: usize = 1 << 24;
+
+impl LlamaConfig {
+    /// Reads the text of a Hugging Face `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for other architectures, variations that are not implemented, and
+    /// values that cannot be.
+    pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
+        let json = |error: serde_json::Error| ConfigError::Json(error.to_string());
+        let value: Value = serde_json::from_str(text).map_err(json)?;
+        // The architecture first: other models lack fields, and that message helps nobody.
+        match value.get("model_type").and_then(Value::as_str) {
+            Some("llama" | "mistral" | "qwen2") => {}
+            Some(other) => return Err(ConfigError::Architecture(other.into())),
+            None => return Err(ConfigError::Json("it has no `model_type`".into())),
+        }
+        let hf: HfConfig = serde_json::from_value(value).map_err(json)?;
+        hf.check_supported()?;
+        hf.check_sizes()?;
+        hf.into_config()
+    }
+}
+
+impl HfConfig {
+    fn check_supported(&self) -> Result<(), ConfigError> {
+        if self.hidden_act != "silu" {
+            return Err(ConfigError::Unsupported {
+                field: "hidden_act",
+                value: self.hidden_act.clone(),
+                supported: "silu",
+            });
+        }
+        match &self.quantization_config {
+            Some(config) if !config.is_null() => Err(ConfigError::Unsupported {
+                field: "quantization_config",
+                value: "a quantized checkpoint".into(),
+                supported: "one in F32, F16 or BF16",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("vocab_size", Some(self.vocab_size)),
+            ("hidden_size", Some(self.hidden_size)),
+            ("intermediate_size", Some(self.intermediate_size)),
+            ("num_hidden_layers", Some(self.num_hidden_layers)),
+            ("num_attention_heads", Some(self.num_attention_heads)),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("sliding_window", self.sliding_window),
+        ];
+        for (field, size) in sizes {
+            if let Some(size) = size
+                && !(1..=LARGEST).contains(&size)
+            {
+                return Err(invalid(field, format!("{size} is not in 1..={LARGEST}")));
+            }
+        }
+        let (heads, kv) = (self.num_attention_heads, self.kv_heads());
+        if !heads.is_multiple_of(kv) {
+            return Err(invalid(
+                "num_key_value_heads",
+                format!("{kv} does not divide the {heads} attention heads"),
+            ));
+        }
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
+            return Err(invalid("hidden_size", format!("{heads} heads do not divide it")));
+        }
+        if !self.head_width().is_multiple_of(2) {
+            return Err(invalid("head_dim", format!("{} is odd", self.head_width())));
+        }
+        positive("rms_norm_eps", self.rms_norm_eps)?;
+        Ok(())
+    }
+
+    fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn head_width(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    fn into_config(self) -> Result<LlamaConfig, ConfigError> {
+        let (kv_heads, head_dim) = (self.kv_heads(), self.head_width());
+        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10000.0);
+        let scaling = rope.map_or(Ok(RopeScaling::None), |rope| {
+            rope.scaling(self.max_position_embeddings)
+        })?;
+        let qwen2 = self.model_type == "qwen2";
+        let windowed = match self.model_type.as_str() {
+            "mistral" => true,
+            "qwen2" => self.use_sliding_window,
+            _ => false,
+        };
+        let config = LlamaConfig::new(
+            self.vocab_size,
+            self.hidden_size,
+            self.intermediate_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            kv_heads,
+            head_dim,
+        );
+        Ok(config
+            .with_rms_norm_eps(self.rms_norm_eps)
+            .with_rope_theta(positive("rope_theta", theta)?)
+            .with_rope_scaling(scaling)
+            .with_max_position_embeddings(self.max_position_embeddings)
+            .with_tie_word_embeddings(self.tie_word_embeddings)
+            .with_qkv_bias(self.attention_bias || qwen2)
+            .with_output_bias(self.attention_bias && !qwen2)
+            .with_mlp_bias(self.mlp_bias)
+            .with_sliding_window(self.sliding_window.filter(|_| windowed))
+            .with_first_window_layer(if qwen2 { self.max_window_layers.unwrap_or(0) } else { 0 })
+            .with_initializer_range(self.initializer_range)
+            .with_eos_token_ids(match self.eos_token_id {
+                TokenIds::One(id) => vec![id],
+                TokenIds::Many(ids) => ids,
+                TokenIds::None => Vec::new(),
+            }))
+    }
+}
+
+impl HfRope {
+    fn scaling(&self, context: usize) -> Result<RopeScaling, ConfigError> {
+        let needed = |field, value: Option<f64>| match value {
+            Some(value) => positive(field, value),
+            None => Err(invalid(field, "is missing from the rope settings".into())),
+        };
+        match self.rope_type.as_deref() {
+            None | Some("default") => Ok(RopeScaling::None),
+            Some("linear") => Ok(RopeScaling::Linear { factor: needed("factor", self.factor)? }),
+            Some("llama3") => {
+                let low = needed("low_freq_factor", self.low_freq_factor)?;
+                let high = needed("high_freq_factor", self.high_freq_factor)?;
+                if high <= low {
+                    let reason = format!("{high} is not above low_freq_factor {low}");
+                    return Err(invalid("high_freq_factor", reason));
+                }
+                let original = self.original_max_position_embeddings.unwrap_or(context as f64);
+                Ok(RopeScaling::Llama3 {
+                    factor: needed("factor", self.factor)?,
+                    low_freq_factor: low,
+                    high_freq_factor: high,
+                    original_context: positive("original_max_position_embeddings", original)?,
+                })
+            }
+            Some(other) => Err(ConfigError::Unsupported {
+                field: "rope_type",
+                value: other.into(),
+                supported: "default, linear or llama3",
+            }),
+        }
+    }
+}
+
+fn invalid(field: &'static str, reason: String) -> ConfigError {
+    ConfigError::Invalid { field, reason }
+}
+
+fn positive(field: &'static str, value: f64) -> Result<f64, ConfigError> {
+    if value.is_finite() && value > 0.0 {
+        Ok(value)
+    } else {
+        Err(invalid(field, format!("{value} is not a positive number")))
+    }
+}

@@ -1,0 +1,187 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::Device;
+
+use super::config::LlamaConfig;
+use super::hf_config::ConfigError;
+use super::model::Llama;
+use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames, PLAN_FILE, load_module};
+use crate::linear::{FactorParams, Rest, attach_factors, empty_param};
+use crate::plan::{PlanFileError, RankPlan};
+use crate::progress::Progress;
+
+/// Why a model directory cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// Its files or tensors.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Its `config.json`.
+    #[error("{path}: {source}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ConfigError,
+    },
+    /// Its plan.
+    #[error("{path}: {source}", path = path.display())]
+    Plan {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: PlanFileError,
+    },
+    /// Its plan and its tensors disagree.
+    #[error("{path}: `{name}` is {planned} in the plan and {stored} in the weights", path = path.display())]
+    PlanDisagrees {
+        /// The plan file.
+        path: PathBuf,
+        /// The matrix.
+        name: String,
+        /// What the plan says.
+        planned: String,
+        /// What the tensors say.
+        stored: String,
+    },
+}
+
+/// A loaded model with what was read beside its weights.
+#[derive(Debug)]
+pub struct LoadedLlama {
+    /// The model, factored where the directory is.
+    pub model: Llama,
+    /// Its configuration.
+    pub config: LlamaConfig,
+    /// The plan it was compressed by, if the directory carries one.
+    pub plan: Option<RankPlan>,
+    /// Bytes of the stored weights.
+    pub bytes: u64,
+}
+
+/// Reads the `config.json` of a model directory.
+///
+/// # Errors
+///
+/// [`LoadError::Checkpoint`] if the file is missing, [`LoadError::Config`] if it describes
+/// no supported model.
+pub fn read_config(dir: impl AsRef<Path>) -> Result<LlamaConfig, LoadError> {
+    let dir = dir.as_ref();
+    let path = dir.join("config.json");
+    if !dir.is_dir() {
+        return Err(missing(dir, "model directory"));
+    }
+    let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => missing(&path, "file"),
+        _ => CheckpointError::Io { path: path.clone(), source }.into(),
+    })?;
+    LlamaConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })
+}
+
+/// Reads the plan a compressed model directory carries, if there is one.
+///
+/// # Errors
+///
+/// [`LoadError::Plan`] for a file that is not a plan or is impossible.
+pub fn read_plan(dir: impl AsRef<Path>) -> Result<Option<RankPlan>, LoadError> {
+    let path = dir.as_ref().join(PLAN_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => RankPlan::from_json(&text)
+            .map(Some)
+            .map_err(|source| LoadError::Plan { path, source }),
+        Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(CheckpointError::Io { path, source }.into()),
+    }
+}
+
+/// Loads a Hugging Face model directory, dense or factored, in f32 on `device`. Factored
+/// weights come straight from their files: nothing is decomposed.
+///
+/// # Errors
+///
+/// [`LoadError`]. Missing, unused and misshaped tensors are all named.
+pub fn load_llama(
+    dir: impl AsRef<Path>,
+    device: &Device,
+    progress: &mut dyn Progress,
+) -> Result<LoadedLlama, LoadError> {
+    let dir = dir.as_ref();
+    let config = read_config(dir)?;
+    let checkpoint = Checkpoint::open(dir)?;
+    check_layer_count(&config, &checkpoint)?;
+    let plan = read_plan(dir)?;
+    let ranks = factored_ranks(&checkpoint)?;
+    if let Some(plan) = &plan {
+        check_against_plan(dir, plan, &ranks)?;
+    }
+    let skeleton = attach_factors(
+        config.init(device),
+        |path, weight| {
+            let rank = *ranks.get(path.strip_suffix(".weight")?)?;
+            let shape = weight.lazy_shape();
+            Some(FactorParams {
+                down: empty_param([shape[0], rank], device),
+                up: empty_param([rank, shape[1]], device),
+            })
+        },
+        Rest::Keep,
+    );
+    let tied = config.tie_word_embeddings;
+    // Old checkpoints store the rotary frequencies, and some store a tied head twice.
+    let ignored = |name: &str| {
+        name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+    };
+    let model = load_module(skeleton, &checkpoint, ignored, progress)?;
+    let bytes = checkpoint.bytes();
+    Ok(LoadedLlama { model, config, plan, bytes })
+}
+
+/// A hostile `config.json` must not make us build a billion layers before a tensor is
+/// found missing.
+fn check_layer_count(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+    let last = config.num_hidden_layers - 1;
+    let tensor = format!("model.layers.{last}.input_layernorm.weight");
+    match checkpoint.meta(&tensor) {
+        Some(_) => Ok(()),
+        None => {
+            let dir = checkpoint.dir().into();
+            Err(CheckpointError::TensorMissing { dir, tensor }.into())
+        }
+    }
+}
+
+/// The rank of every matrix that the checkpoint stores factored.
+fn factored_ranks(checkpoint: &Checkpoint) -> Result<BTreeMap<String, usize>, LoadError> {
+    let mut ranks = BTreeMap::new();
+    for tensor in checkpoint.names() {
+        if let Some(name) = FactorNames::matrix_of_v(tensor) {
+            let [rank, _] = checkpoint.matrix_shape(tensor)?;
+            ranks.insert(name.to_string(), rank);
+        }
+    }
+    Ok(ranks)
+}
+
+fn check_against_plan(
+    dir: &Path,
+    plan: &RankPlan,
+    ranks: &BTreeMap<String, usize>,
+) -> Result<(), LoadError> {
+    let says = |rank: Option<usize>| rank.map_or("dense".into(), |rank| format!("rank {rank}"));
+    let disagreement = plan.matrices.iter().find_map(|matrix| {
+        let planned = matrix.low_rank.then_some(matrix.rank);
+        let stored = ranks.get(&matrix.name).copied();
+        (planned != stored).then(|| LoadError::PlanDisagrees {
+            path: dir.join(PLAN_FILE),
+            name: matrix.name.clone(),
+            planned: says(planned),
+            stored: says(stored),
+        })
+    });
+    disagreement.map_or(Ok(()), Err)
+}
+
+fn missing(path: &Path, what: &'static str) -> LoadError {
+    CheckpointError::Missing { path: path.into(), what }.into()
+}

@@ -1,0 +1,143 @@
+use burn::module::Module;
+use burn::nn::{Embedding, EmbeddingConfig, Initializer, RmsNorm, RmsNormConfig};
+use burn::tensor::module::linear;
+use burn::tensor::{Device, Int, Tensor};
+
+use super::attention::CausalMask;
+use super::block::Block;
+use super::cache::KvCache;
+use super::config::LlamaConfig;
+use super::rotary::Rotary;
+use crate::linear::{LowRankLinear, LowRankLinearConfig};
+
+/// A causal language model of the LLaMA family.
+///
+/// Should be created with [`LlamaConfig`], or loaded with [`load_llama`](super::load_llama).
+/// Parameter paths are the Hugging Face tensor names (norms have Burn's `gamma` for
+/// `weight`), so plans apply by name.
+#[derive(Module, Debug)]
+pub struct Llama {
+    /// Embedding, blocks and last norm.
+    pub model: LlamaModel,
+    /// Head, `[hidden_size, vocab_size]`; `None` when it is the transposed embedding.
+    pub lm_head: Option<LowRankLinear>,
+}
+
+/// Everything below the head.
+#[derive(Module, Debug)]
+pub struct LlamaModel {
+    /// Token embedding, `[vocab_size, hidden_size]`.
+    pub embed_tokens: Embedding,
+    /// The blocks.
+    pub layers: Vec<Block>,
+    /// Norm after the last block.
+    pub norm: RmsNorm,
+    #[module(skip)]
+    rotary: Rotary,
+    #[module(skip)]
+    window: Option<Window>,
+}
+
+/// The layers from `first_layer` on see `size` tokens only.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    size: usize,
+    first_layer: usize,
+}
+
+impl LlamaConfig {
+    /// Initialize a new [`Llama`] model. Parameters are created lazily, on first use or when
+    /// weights are loaded.
+    pub fn init(&self, device: &Device) -> Llama {
+        let initializer = Initializer::Normal { mean: 0.0, std: self.initializer_range };
+        Llama {
+            model: LlamaModel {
+                embed_tokens: EmbeddingConfig::new(self.vocab_size, self.hidden_size)
+                    .with_initializer(initializer.clone())
+                    .init(device),
+                layers: (0..self.num_hidden_layers).map(|_| Block::new(self, device)).collect(),
+                norm: RmsNormConfig::new(self.hidden_size)
+                    .with_epsilon(self.rms_norm_eps)
+                    .init(device),
+                rotary: Rotary::new(self),
+                window: self
+                    .sliding_window
+                    .map(|size| Window { size, first_layer: self.first_window_layer }),
+            },
+            lm_head: (!self.tie_word_embeddings).then(|| {
+                LowRankLinearConfig::new(self.hidden_size, self.vocab_size)
+                    .with_bias(false)
+                    .with_initializer(initializer)
+                    .init(device)
+            }),
+        }
+    }
+}
+
+impl Llama {
+    /// Logits of every position.
+    ///
+    /// # Shapes
+    ///
+    /// - tokens: `[batch, positions]`
+    /// - output: `[batch, positions, vocab_size]`
+    ///
+    /// # Panics
+    ///
+    /// Backends panic or clamp when a token is not below `vocab_size`: check ids first.
+    pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        self.logits(self.model.forward(tokens, None))
+    }
+
+    /// Logits of hidden states: the head alone.
+    ///
+    /// # Shapes
+    ///
+    /// - hidden: `[batch, positions, hidden_size]`
+    /// - output: `[batch, positions, vocab_size]`
+    pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        match &self.lm_head {
+            Some(head) => head.forward(hidden),
+            None => linear(hidden, self.model.embed_tokens.weight.val().transpose(), None),
+        }
+    }
+
+    /// Number of tokens the model knows.
+    pub fn vocab_size(&self) -> usize {
+        self.model.embed_tokens.weight.lazy_shape()[0]
+    }
+}
+
+impl LlamaModel {
+    /// Normed hidden states of every position. With a cache, `tokens` continue what is
+    /// cached, and the cache grows by them.
+    ///
+    /// # Shapes
+    ///
+    /// - tokens: `[batch, positions]`
+    /// - output: `[batch, positions, hidden_size]`
+    pub fn forward(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
+        let [_, positions] = tokens.dims();
+        let device = tokens.device();
+        let start = cache.as_ref().map_or(0, |cache| cache.len());
+        let rotary = self.rotary.table(start, positions, &device);
+        let full = CausalMask::full();
+        let windowed = self.window.map(|window| {
+            CausalMask::windowed(window.size, positions, start + positions, &device)
+        });
+
+        let mut x = self.embed_tokens.forward(tokens);
+        for (index, layer) in self.layers.iter().enumerate() {
+            let mask = match (&windowed, self.window) {
+                (Some(windowed), Some(window)) if index >= window.first_layer => windowed,
+                _ => &full,
+            };
+            let cache = cache.as_deref_mut().map(|cache| (cache, index));
+            x = layer.forward(x, &rotary, mask, cache);
+        }
+        if let Some(cache) = cache {
+            cache.advance(positions);
+        }
+        self.norm.forward(x)
+    }
+}
