@@ -1,2 +1,38 @@
-//! x
-fn main(){}
+//! `welore-cli`: from a pretrained LLaMA-family model to a compressed one.
+//!
+//! Arguments become settings, settings become calls of `welore-burn`. This crate alone
+//! builds a device, prints, and shows progress. Results go to stdout, all else to stderr.
+//! Exit codes: 0 fine, 1 failed, 2 wrong usage or input.
+
+#![recursion_limit = "256"]
+
+mod args;
+mod commands;
+mod failure;
+mod format;
+mod terminal;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use args::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    terminal::listen_for_interrupts();
+    let result = match cli.command {
+        Command::Analyze(args) => commands::analyze::run(args),
+        Command::Plan(args) => commands::plan::run(args),
+        Command::Compress(args) => commands::compress::run(args),
+        Command::Eval(args) => commands::eval::run(args),
+        Command::Generate(args) => commands::generate::run(args),
+        Command::Export(args) => commands::export::run(args),
+        Command::Inspect(args) => commands::inspect::run(args),
+        Command::Demo(args) => commands::demo::run(args),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failure::report(&error),
+    }
+}

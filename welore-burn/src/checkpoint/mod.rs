@@ -18,7 +18,7 @@ mod writer;
 pub use error::{CheckpointError, TensorProblem};
 pub use module::{load_module, save_module};
 pub use names::{FactorNames, natural_order};
-pub use output::{OutputDir, write_file};
+pub use output::{OutputDir, copy_companions, write_file};
 pub use reader::{Checkpoint, TensorMeta};
 pub use writer::{DEFAULT_SHARD_BYTES, ShardWriter, encode_floats};
 

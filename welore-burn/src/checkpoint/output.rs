@@ -85,6 +85,39 @@ impl OutputDir {
     }
 }
 
+/// What a model directory holds beside weights and that a derived model keeps.
+const COMPANIONS: [&str; 12] = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.model",
+    "chat_template.jinja",
+    "LICENSE",
+    "LICENSE.txt",
+];
+
+/// Copies configuration, tokenizer and licence from one model directory to another, as far
+/// as they are there.
+///
+/// # Errors
+///
+/// [`CheckpointError::Io`].
+pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
+    for name in COMPANIONS {
+        let source = from.join(name);
+        if source.is_file() {
+            let content = fs::read(&source).map_err(CheckpointError::io(&source))?;
+            write_file(to.join(name), &content)?;
+        }
+    }
+    Ok(())
+}
+
 /// Writes a file so that a reader, or a crash, sees the old content or the new, never half.
 ///
 /// # Errors

@@ -104,6 +104,18 @@ fn checkpoint_matrices<'a>(
     select(all, selection, |name| name)
 }
 
+impl Spectra {
+    /// The part of the spectra that a selection picks.
+    ///
+    /// # Errors
+    ///
+    /// [`SpectrumError::NothingSelected`], [`SpectrumError::UnmatchedPattern`].
+    pub fn select(mut self, selection: &Selection) -> Result<Self, SpectrumError> {
+        self.matrices = select(self.matrices, selection, |matrix| &matrix.name)?;
+        Ok(self)
+    }
+}
+
 fn select<T>(
     all: Vec<T>,
     selection: &Selection,
@@ -112,10 +124,10 @@ fn select<T>(
     let names: Vec<&str> = all.iter().map(&name).collect();
     let unmatched = selection.unmatched(&names).join("`, `");
     let selected: Vec<T> = all.into_iter().filter(|item| selection.matches(name(item))).collect();
-    match (selected.is_empty(), unmatched.is_empty()) {
+    match (unmatched.is_empty(), selected.is_empty()) {
+        (false, _) => Err(SpectrumError::UnmatchedPattern(unmatched)),
         (true, true) => Err(SpectrumError::NothingSelected),
-        (true, false) => Err(SpectrumError::UnmatchedPattern(unmatched)),
-        _ => Ok(selected),
+        (true, false) => Ok(selected),
     }
 }
 

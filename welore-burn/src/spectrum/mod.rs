@@ -8,5 +8,5 @@ mod spectra;
 
 pub use measure::{SpectrumError, measure_checkpoint, measure_module};
 pub(crate) use measure::to_matrix;
-pub use selection::{PatternError, Selection};
+pub use selection::{PROJECTIONS, PatternError, Selection};
 pub use spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};

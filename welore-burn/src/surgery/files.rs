@@ -1,6 +1,9 @@
 use std::borrow::Cow;
 
-use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames, ShardWriter, encode_floats};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, FactorNames, OutputDir, PLAN_FILE, ShardWriter, copy_companions,
+    encode_floats, write_file,
+};
 use crate::linalg::{LinalgError, balanced_factors};
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Interrupted, Progress};
@@ -175,6 +178,46 @@ fn is_u_factor(checkpoint: &Checkpoint, tensor: &str) -> bool {
     tensor
         .strip_suffix(".U.weight")
         .is_some_and(|name| checkpoint.meta(&FactorNames::of(name).v).is_some())
+}
+
+/// Writes a compressed model directory: factored weights, configuration, tokenizer, plan.
+///
+/// `output` is left to the caller to commit, so more files can be added first.
+///
+/// # Errors
+///
+/// [`FilesError`]; the plan is checked before anything is written.
+pub fn compress_directory(
+    checkpoint: &Checkpoint,
+    plan: &RankPlan,
+    output: &OutputDir,
+    shard_bytes: u64,
+    progress: &mut dyn Progress,
+) -> Result<SurgeryReport, FilesError> {
+    check_plan(checkpoint, plan)?;
+    let mut writer = ShardWriter::new(output.path(), shard_bytes);
+    let report = factor_checkpoint(checkpoint, plan, &mut writer, progress)?;
+    writer.finish()?;
+    copy_companions(checkpoint.dir(), output.path())?;
+    write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
+    Ok(report)
+}
+
+/// Writes a plain dense model directory from a factored one; the plan stays behind.
+///
+/// # Errors
+///
+/// [`FilesError`].
+pub fn merge_directory(
+    checkpoint: &Checkpoint,
+    output: &OutputDir,
+    shard_bytes: u64,
+    progress: &mut dyn Progress,
+) -> Result<(), FilesError> {
+    let mut writer = ShardWriter::new(output.path(), shard_bytes);
+    merge_checkpoint(checkpoint, &mut writer, progress)?;
+    writer.finish()?;
+    Ok(copy_companions(checkpoint.dir(), output.path())?)
 }
 
 fn weight_of(matrix: &MatrixPlan) -> String {

@@ -1,0 +1,228 @@
+//! The command line, as clap reads it.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Low-rank compression of LLaMA-family models (WeLore), on Burn.
+#[derive(Parser, Debug)]
+#[command(version, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One variant a command.
+#[derive(Subcommand, Debug)]
+pub enum Command {
+    /// Measure the singular values of a model's matrices
+    Analyze(AnalyzeArgs),
+    /// Decide which matrices are factored, at which rank
+    Plan(PlanArgs),
+    /// Factor a model's low-rank matrices and write the smaller model
+    Compress(CompressArgs),
+    /// Measure a model's perplexity on a text
+    Eval(EvalArgs),
+    /// Continue a prompt
+    Generate(GenerateArgs),
+    /// Turn a compressed model into a plain dense one
+    Export(ExportArgs),
+    /// Tell what a model directory holds
+    Inspect(InspectArgs),
+    /// Show the whole road on a tiny built-in model
+    Demo(DemoArgs),
+}
+
+/// Arguments of `analyze`.
+#[derive(Args, Debug)]
+pub struct AnalyzeArgs {
+    /// Hugging Face model directory (config.json, tokenizer.json, safetensors)
+    pub model: PathBuf,
+    /// Write the spectra here, for `plan`
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// Which matrices to look at.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Which matrices to look at.
+#[derive(Args, Debug, Clone)]
+pub struct SelectionArgs {
+    /// Only matrices whose name matches, such as `q_proj` or `*.layers.3.*`
+    /// [default: attention and MLP projections]
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub include: Vec<String>,
+    /// Not the matrices whose name matches
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub exclude: Vec<String>,
+}
+
+/// How ranks are chosen.
+#[derive(Args, Debug, Clone)]
+pub struct TargetArgs {
+    /// How ranks are chosen
+    #[arg(long, value_enum, default_value_t = Policy::Welore)]
+    pub policy: Policy,
+    /// Factor a matrix only if it loses more than this share of its ranks
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    pub min_ratio: f64,
+    /// Round ranks up to a multiple of this
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub rank_multiple: usize,
+    /// Keep a matrix dense where factoring would make it larger
+    #[arg(long)]
+    pub never_grow: bool,
+}
+
+/// The rank policies.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// One threshold on min-max normalized singular values, for the whole model
+    Welore,
+    /// The same share of ranks from every matrix
+    Uniform,
+}
+
+/// Arguments of `plan`.
+#[derive(Args, Debug)]
+pub struct PlanArgs {
+    /// Model directory, or a spectra file that `analyze` wrote
+    #[arg(value_name = "MODEL|SPECTRA")]
+    pub source: PathBuf,
+    /// Effective rank reduction to reach: the share of all ranks to remove, in (0, 1)
+    #[arg(long)]
+    pub err: f64,
+    /// Write the plan here, for `compress`
+    #[arg(short, long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+    /// How ranks are chosen.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Which matrices to look at.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// Print the plan as JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `compress`.
+#[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("goal").required(true).args(["plan", "err"])))]
+pub struct CompressArgs {
+    /// Dense Hugging Face model directory
+    pub model: PathBuf,
+    /// Carry out this plan
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "include", "exclude"])]
+    pub plan: Option<PathBuf>,
+    /// Plan for this effective rank reduction first, in (0, 1)
+    #[arg(long)]
+    pub err: Option<f64>,
+    /// Model directory to write
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Replace the output directory if it is a model directory
+    #[arg(long)]
+    pub force: bool,
+    /// How ranks are chosen.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Which matrices to look at.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+    /// Print JSON instead of a summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// Model directory, dense or compressed
+    pub model: PathBuf,
+    /// UTF-8 text to predict
+    #[arg(long, value_name = "FILE")]
+    pub text: PathBuf,
+    /// Tokens in a block
+    #[arg(long, value_name = "N", default_value_t = 512)]
+    pub seq_len: usize,
+    /// Most blocks to use [default: the whole text]
+    #[arg(long, value_name = "N")]
+    pub blocks: Option<usize>,
+    /// Print JSON instead of a summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Model directory, dense or compressed
+    pub model: PathBuf,
+    /// Text to continue
+    #[arg(long)]
+    pub prompt: String,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// 0 takes the most likely token; larger values take more chances
+    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    pub temperature: f64,
+    /// Sample among this many most likely tokens
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Sample among the most likely tokens that make up this probability
+    #[arg(long, value_name = "P")]
+    pub top_p: Option<f64>,
+    /// Seed of the sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Print JSON when done instead of text as it comes
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// Compressed model directory
+    pub model: PathBuf,
+    /// Multiply the factors out, so that any Hugging Face tool can load the model
+    #[arg(long, required = true)]
+    pub dense: bool,
+    /// Model directory to write
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Replace the output directory if it is a model directory
+    #[arg(long)]
+    pub force: bool,
+    /// Print JSON instead of a summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// Model directory, dense or compressed
+    pub model: PathBuf,
+    /// Print JSON instead of a summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Keep the model directories here
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,106 @@
+//! `analyze`: singular values, and the ranks they would give.
+
+use anyhow::Result;
+use serde_json::json;
+use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
+use welore_burn::spectrum::Spectra;
+
+use super::{measure, open_model, write_artifact};
+use crate::args::AnalyzeArgs;
+use crate::format;
+
+/// Effective rank reductions that the table shows.
+const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
+
+/// Runs the command.
+pub fn run(args: AnalyzeArgs) -> Result<()> {
+    let checkpoint = open_model(&args.model)?;
+    let spectra = measure(&checkpoint, &args.selection)?;
+    if let Some(path) = &args.output {
+        write_artifact(path, &spectra.to_json())?;
+    }
+    let plans = common_plans(&spectra);
+    if args.json {
+        print_json(&spectra, &plans)
+    } else {
+        print_table(&spectra, &plans);
+        Ok(())
+    }
+}
+
+/// WeLore plans at the common targets that the model can meet: tiny ones may not.
+fn common_plans(spectra: &Spectra) -> Vec<RankPlan> {
+    COMMON_ERRS
+        .iter()
+        .filter_map(|err| make_plan(spectra, &WeLore, &PlanOptions::new(*err)).ok())
+        .collect()
+}
+
+fn print_json(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
+    let matrices: Vec<_> = spectra
+        .matrices
+        .iter()
+        .enumerate()
+        .map(|(i, matrix)| {
+            let ranks: Vec<_> = plans
+                .iter()
+                .map(|plan| {
+                    let m = &plan.matrices[i];
+                    json!({ "err": plan.target_err, "rank": m.rank, "low_rank": m.low_rank })
+                })
+                .collect();
+            let values = &matrix.singular_values;
+            json!({
+                "name": matrix.name,
+                "shape": matrix.shape,
+                "full_rank": matrix.full_rank(),
+                "largest": values.first(),
+                "smallest": values.last(),
+                "ranks": ranks,
+            })
+        })
+        .collect();
+    format::print_json(&json!({
+        "source": spectra.source,
+        "parameters": spectra.model.parameters,
+        "bytes": spectra.model.bytes,
+        "matrices": matrices,
+    }))
+}
+
+fn print_table(spectra: &Spectra, plans: &[RankPlan]) {
+    let mut header = vec!["matrix".to_string(), "shape".into(), "full".into()];
+    header.extend(plans.iter().map(|plan| format!("ERR {}", plan.target_err)));
+    let header: Vec<&str> = header.iter().map(String::as_str).collect();
+    let rows = spectra
+        .matrices
+        .iter()
+        .enumerate()
+        .map(|(i, matrix)| {
+            let [out, inputs] = matrix.shape;
+            let mut row = vec![
+                matrix.name.clone(),
+                format!("{out}x{inputs}"),
+                matrix.full_rank().to_string(),
+            ];
+            row.extend(plans.iter().map(|plan| {
+                let m = &plan.matrices[i];
+                format!("{}{}", if m.low_rank { "LRC " } else { "" }, m.rank)
+            }));
+            row
+        })
+        .collect();
+    println!("{}", format::table(&header, rows));
+    for plan in plans {
+        let t = &plan.totals;
+        println!(
+            "ERR {}: {} of {} matrices are LRCs (min_ratio {}), parameters {} -> {}",
+            plan.target_err,
+            t.lrcs,
+            t.matrices,
+            plan.min_ratio,
+            format::count(t.parameters_before),
+            format::count(t.parameters_after),
+        );
+    }
+}

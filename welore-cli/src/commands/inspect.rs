@@ -1,0 +1,107 @@
+//! `inspect`: what a model directory holds. Reads headers only.
+
+use std::collections::BTreeMap;
+
+use anyhow::Result;
+use serde_json::{Value, json};
+use welore_burn::checkpoint::{Checkpoint, FactorNames};
+use welore_burn::llama::{read_config, read_plan};
+
+use crate::args::InspectArgs;
+use crate::format;
+
+/// A factored matrix as stored.
+struct Factored {
+    name: String,
+    shape: [usize; 2],
+    rank: usize,
+}
+
+/// Runs the command.
+pub fn run(args: InspectArgs) -> Result<()> {
+    let config = read_config(&args.model)?;
+    let checkpoint = Checkpoint::open(&args.model)?;
+    let plan = read_plan(&args.model)?;
+    let factored = factored_matrices(&checkpoint)?;
+    let dtypes = dtypes(&checkpoint);
+    if args.json {
+        let factored: Vec<Value> = factored
+            .iter()
+            .map(|m| json!({ "name": m.name, "shape": m.shape, "rank": m.rank }))
+            .collect();
+        return format::print_json(&json!({
+            "config": config,
+            "parameters": checkpoint.parameters(),
+            "bytes": checkpoint.bytes(),
+            "tensors": checkpoint.names().count(),
+            "dtypes": dtypes,
+            "factored": factored,
+            "plan": plan.map(|plan| json!({
+                "policy": plan.policy,
+                "target_err": plan.target_err,
+                "min_ratio": plan.min_ratio,
+                "totals": plan.totals,
+            })),
+        }));
+    }
+    println!(
+        "{}: {} layers, width {}, MLP {}, {} heads ({} kv) of {}, {} tokens, {} head",
+        args.model.display(),
+        config.num_hidden_layers,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+        config.vocab_size,
+        if config.tie_word_embeddings { "tied" } else { "own" },
+    );
+    let dtypes: Vec<_> = dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
+    println!(
+        "{} parameters, {}, tensors: {}",
+        format::count(checkpoint.parameters()),
+        format::bytes(checkpoint.bytes()),
+        dtypes.join(", ")
+    );
+    match (factored.len(), plan) {
+        (0, _) => println!("dense: no matrix is factored"),
+        (n, None) => println!("{n} matrices are factored"),
+        (n, Some(plan)) => println!(
+            "{n} matrices are factored, by {} at ERR {} with min_ratio {}",
+            plan.policy, plan.target_err, plan.min_ratio
+        ),
+    }
+    if !factored.is_empty() {
+        let rows = factored
+            .iter()
+            .map(|m| {
+                let [out, inputs] = m.shape;
+                vec![m.name.clone(), format!("{out}x{inputs}"), m.rank.to_string()]
+            })
+            .collect();
+        println!("{}", format::table(&["matrix", "shape", "rank"], rows));
+    }
+    Ok(())
+}
+
+fn factored_matrices(checkpoint: &Checkpoint) -> Result<Vec<Factored>> {
+    checkpoint
+        .names()
+        .filter_map(FactorNames::matrix_of_v)
+        .map(|name| {
+            let names = FactorNames::of(name);
+            let [rank, inputs] = checkpoint.matrix_shape(&names.v)?;
+            let [out, _] = checkpoint.matrix_shape(&names.u)?;
+            Ok(Factored { name: name.into(), shape: [out, inputs], rank })
+        })
+        .collect()
+}
+
+/// How many tensors there are of each stored type.
+fn dtypes(checkpoint: &Checkpoint) -> BTreeMap<String, usize> {
+    let mut counts = BTreeMap::new();
+    for meta in checkpoint.names().filter_map(|name| checkpoint.meta(name)) {
+        *counts.entry(meta.dtype.to_string()).or_default() += 1;
+    }
+    counts
+}

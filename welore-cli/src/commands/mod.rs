@@ -1,0 +1,137 @@
+//! One file a command; what two commands share is here.
+
+pub mod analyze;
+pub mod compress;
+pub mod demo;
+pub mod eval;
+pub mod export;
+pub mod generate;
+pub mod inspect;
+pub mod plan;
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
+use welore_burn::llama::read_config;
+use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Uniform, WeLore, make_plan};
+use welore_burn::spectrum::{PROJECTIONS, Selection, Spectra, measure_checkpoint};
+
+use crate::args::{Policy, SelectionArgs, TargetArgs};
+use crate::failure::WrongInput;
+use crate::format;
+use crate::terminal::Bar;
+
+/// The device that everything is computed on.
+fn device() -> Device {
+    Device::flex()
+}
+
+fn selection(args: &SelectionArgs) -> Result<Selection> {
+    Ok(if args.include.is_empty() {
+        Selection::new(&PROJECTIONS, &args.exclude)?
+    } else {
+        Selection::new(&args.include, &args.exclude)?
+    })
+}
+
+/// Opens a model of a supported architecture; others would be measured by luck only.
+fn open_model(dir: &Path) -> Result<Checkpoint> {
+    read_config(dir)?;
+    Ok(Checkpoint::open(dir)?)
+}
+
+fn measure(checkpoint: &Checkpoint, args: &SelectionArgs) -> Result<Spectra> {
+    Ok(measure_checkpoint(checkpoint, &selection(args)?, &mut Bar::default())?)
+}
+
+fn plan_for(spectra: &Spectra, err: f64, target: &TargetArgs) -> Result<RankPlan> {
+    let policy: &dyn RankPolicy = match target.policy {
+        Policy::Welore => &WeLore,
+        Policy::Uniform => &Uniform,
+    };
+    let options = PlanOptions {
+        err,
+        min_ratio: target.min_ratio,
+        rank_multiple: target.rank_multiple,
+        never_grow: target.never_grow,
+    };
+    let plan = make_plan(spectra, policy, &options)?;
+    warn_about(&plan);
+    Ok(plan)
+}
+
+/// Tells what in a plan its user may not expect.
+fn warn_about(plan: &RankPlan) {
+    let totals = &plan.totals;
+    if totals.growing > 0 {
+        eprintln!(
+            "warning: {} of {} LRCs grow, because their rank is above mn/(m+n); --never-grow keeps them dense",
+            totals.growing, totals.lrcs
+        );
+    }
+    if totals.lrcs == 0 {
+        eprintln!("warning: no matrix loses more than min_ratio of its ranks, so nothing is factored");
+    }
+}
+
+/// Reads a JSON artifact that the user named.
+fn read_artifact(path: &Path) -> Result<String> {
+    match std::fs::read(path) {
+        Ok(bytes) => String::from_utf8(bytes).map_err(|_| {
+            let message = format!("{}: not a JSON file", path.display());
+            WrongInput { message, hint: None }.into()
+        }),
+        Err(source) => Err(CheckpointError::Io { path: path.into(), source }.into()),
+    }
+}
+
+/// Prepares an output directory, which may not be the model itself.
+fn output_dir(output: &Path, force: bool, model: &Path) -> Result<OutputDir> {
+    let same = |a: &Path, b: &Path| -> Option<bool> {
+        Some(a.canonicalize().ok()? == b.canonicalize().ok()?)
+    };
+    if same(output, model) == Some(true) {
+        let message = format!("{} is the model itself", output.display());
+        let hint = Some("give another output directory".into());
+        return Err(WrongInput { message, hint }.into());
+    }
+    Ok(OutputDir::create(output, force)?)
+}
+
+/// Writes an artifact file and says so.
+fn write_artifact(path: &Path, text: &str) -> Result<()> {
+    welore_burn::checkpoint::write_file(path, text.as_bytes())?;
+    eprintln!("wrote {}", path.display());
+    Ok(())
+}
+
+/// The plan's totals, for people.
+fn describe(plan: &RankPlan) -> String {
+    let t = &plan.totals;
+    let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
+    format!(
+        "ERR {} planned, {} applied; {} of {} matrices are LRCs\n\
+         parameters {} -> {} ({})\n\
+         bytes      {} -> {} ({})",
+        format::percent(t.err),
+        format::percent(t.err_applied),
+        t.lrcs,
+        t.matrices,
+        format::count(t.parameters_before),
+        format::count(t.parameters_after),
+        change(t.parameters_before, t.parameters_after),
+        format::bytes(t.bytes_before),
+        format::bytes(t.bytes_after),
+        change(t.bytes_before, t.bytes_after),
+    )
+}
+
+/// Says which file an error of a pure room is about.
+fn in_file<T, E>(result: Result<T, E>, path: &Path) -> Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    result.with_context(|| path.display().to_string())
+}

@@ -1,0 +1,67 @@
+//! `plan`: which matrices are factored, at which rank.
+
+use anyhow::Result;
+use welore_burn::plan::RankPlan;
+use welore_burn::spectrum::Spectra;
+
+use super::{describe, in_file, measure, open_model, plan_for, read_artifact, selection, write_artifact};
+use crate::args::PlanArgs;
+use crate::format;
+
+/// Runs the command.
+pub fn run(args: PlanArgs) -> Result<()> {
+    let spectra = read_spectra(&args)?;
+    let plan = plan_for(&spectra, args.err, &args.target)?;
+    if let Some(path) = &args.output {
+        write_artifact(path, &plan.to_json())?;
+    }
+    if args.json {
+        println!("{}", plan.to_json());
+    } else {
+        print_table(&plan);
+    }
+    Ok(())
+}
+
+fn read_spectra(args: &PlanArgs) -> Result<Spectra> {
+    if args.source.is_file() {
+        let spectra = in_file(Spectra::from_json(&read_artifact(&args.source)?), &args.source)?;
+        // A file that was measured with other patterns is taken as it is.
+        if args.selection.include.is_empty() && args.selection.exclude.is_empty() {
+            return Ok(spectra);
+        }
+        return Ok(spectra.select(&selection(&args.selection)?)?);
+    }
+    measure(&open_model(&args.source)?, &args.selection)
+}
+
+fn print_table(plan: &RankPlan) {
+    let rows = plan
+        .matrices
+        .iter()
+        .map(|m| {
+            let [out, inputs] = m.shape;
+            let class = match (m.low_rank, m.grows) {
+                (true, true) => "LRC, grows",
+                (true, false) => "LRC",
+                (false, _) => "dense",
+            };
+            vec![
+                m.name.clone(),
+                format!("{out}x{inputs}"),
+                m.full_rank.to_string(),
+                m.rank.to_string(),
+                format::percent(m.reduction),
+                class.into(),
+                format::count(m.parameters_before),
+                format::count(m.parameters_after),
+            ]
+        })
+        .collect();
+    let header = ["matrix", "shape", "full", "rank", "reduction", "class", "before", "after"];
+    println!("{}\n", format::table(&header, rows));
+    if let Some(threshold) = plan.threshold {
+        println!("{} threshold {threshold:.6}", plan.policy);
+    }
+    println!("{}", describe(plan));
+}

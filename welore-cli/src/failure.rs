@@ -1,0 +1,179 @@
+//! From errors to one line, a hint and an exit code.
+
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use welore_burn::checkpoint::CheckpointError;
+use welore_burn::data::DataError;
+use welore_burn::eval::EvalError;
+use welore_burn::llama::{ConfigError, GenerateError, LoadError, SamplerError};
+use welore_burn::plan::{PlanError, PlanFileError};
+use welore_burn::progress::Interrupted;
+use welore_burn::spectrum::{PatternError, SpectraError, SpectrumError};
+use welore_burn::surgery::FilesError;
+
+/// A mistake in what the user gave that only this crate can see.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct WrongInput {
+    /// What is wrong.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+/// What an error means to the caller.
+struct Verdict {
+    /// The user can mend it by giving something else.
+    input: bool,
+    hint: Option<String>,
+}
+
+impl Verdict {
+    fn input(hint: impl Into<Option<&'static str>>) -> Self {
+        Self { input: true, hint: hint.into().map(String::from) }
+    }
+
+    fn failed(hint: impl Into<Option<&'static str>>) -> Self {
+        Self { input: false, hint: hint.into().map(String::from) }
+    }
+}
+
+/// Prints an error and gives the exit code: 2 for wrong input, 1 for everything else.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    let verdict = judge(error);
+    // Some causes span lines; an error is one line.
+    let text = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
+    eprintln!("error: {text}");
+    if let Some(hint) = verdict.hint {
+        eprintln!("hint: {hint}");
+    }
+    ExitCode::from(if verdict.input { 2 } else { 1 })
+}
+
+fn judge(error: &anyhow::Error) -> Verdict {
+    let causes = error.chain();
+    causes
+        .filter_map(|cause| {
+            macro_rules! first_of {
+                ($($kind:ty => $judge:expr),* $(,)?) => {
+                    $(if let Some(error) = cause.downcast_ref::<$kind>() {
+                        #[allow(clippy::redundant_closure_call)]
+                        return Some(($judge)(error));
+                    })*
+                };
+            }
+            first_of! {
+                WrongInput => |e: &WrongInput| Verdict { input: true, hint: e.hint.clone() },
+                CheckpointError => checkpoint,
+                LoadError => load,
+                FilesError => files,
+                SpectrumError => spectrum,
+                DataError => data,
+                EvalError => eval,
+                GenerateError => generate,
+                PlanError => |_| Verdict::input(None),
+                PlanFileError => |_| Verdict::input("make a plan with `welore-cli plan`"),
+                SpectraError => |_| Verdict::input("measure spectra with `welore-cli analyze`"),
+                PatternError => |_| Verdict::input("patterns are globs such as `q_proj` or `*.layers.3.*`"),
+                SamplerError => |_| Verdict::input(None),
+                Interrupted => |_| Verdict::failed(None),
+            }
+            None
+        })
+        .next()
+        .unwrap_or(Verdict::failed(None))
+}
+
+fn checkpoint(error: &CheckpointError) -> Verdict {
+    use CheckpointError as E;
+    match error {
+        E::Missing { .. } => Verdict::input(
+            "a model directory holds config.json, tokenizer.json and model.safetensors (or shards with their index)",
+        ),
+        E::Io { source, .. } => match source.kind() {
+            ErrorKind::NotFound => Verdict::input(None),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                Verdict::failed("there is not enough space; nothing was left behind")
+            }
+            _ => Verdict::failed(None),
+        },
+        E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
+        E::OutputExists { .. } => Verdict::input("use --force to replace it"),
+        E::OutputForeign { .. } => Verdict::input("give another directory"),
+        E::Mismatch { .. } => Verdict::input("config.json and the weights must be of the same model"),
+        E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
+        E::Index { .. } | E::TensorMissing { .. } | E::Dtype { .. } | E::NotMatrix { .. } => {
+            Verdict::input(None)
+        }
+        E::Overflow { .. } | E::Linalg { .. } | E::Interrupted(_) => Verdict::failed(None),
+    }
+}
+
+fn load(error: &LoadError) -> Verdict {
+    match error {
+        LoadError::Checkpoint(error) => checkpoint(error),
+        LoadError::Config { source: ConfigError::Architecture(_), .. } => {
+            Verdict::input("models of the LLaMA family work: LLaMA 2 and 3, Mistral, Qwen2, SmolLM2")
+        }
+        LoadError::Config { .. } => Verdict::input(None),
+        LoadError::Plan { .. } | LoadError::PlanDisagrees { .. } => {
+            Verdict::input("compress the dense model again")
+        }
+    }
+}
+
+fn files(error: &FilesError) -> Verdict {
+    match error {
+        FilesError::Checkpoint(error) => checkpoint(error),
+        FilesError::ForeignPlan { .. } => {
+            Verdict::input("make a plan for this model with `welore-cli plan`")
+        }
+        FilesError::Factored(_) => Verdict::input("compress works on dense models; `export --dense` makes one"),
+        FilesError::NotFactored => Verdict::input("it can be used as it is"),
+        FilesError::Linalg { .. } => Verdict::failed(None),
+    }
+}
+
+fn spectrum(error: &SpectrumError) -> Verdict {
+    match error {
+        SpectrumError::Checkpoint(error) => checkpoint(error),
+        SpectrumError::Factored { .. } => {
+            Verdict::input("this is a compressed model; `export --dense` makes a dense one of it")
+        }
+        SpectrumError::UnmatchedPattern(_) | SpectrumError::NothingSelected => Verdict::input(
+            "names look like `model.layers.0.self_attn.q_proj`; see `welore-cli inspect MODEL`",
+        ),
+        SpectrumError::Layout { .. } => Verdict::input(None),
+        SpectrumError::Spectra(_) | SpectrumError::Linalg { .. } | SpectrumError::Interrupted(_) => {
+            Verdict::failed(None)
+        }
+    }
+}
+
+fn data(error: &DataError) -> Verdict {
+    match error {
+        DataError::Io { source, .. } if source.kind() != ErrorKind::NotFound => Verdict::failed(None),
+        DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
+        DataError::Tokenizer { .. } => {
+            Verdict::input("the model directory must hold the tokenizer.json of the tokenizers library")
+        }
+        _ => Verdict::input(None),
+    }
+}
+
+fn eval(error: &EvalError) -> Verdict {
+    match error {
+        EvalError::TooShort { .. } => Verdict::input("use a longer text or a smaller --seq-len"),
+        EvalError::Context { .. } => Verdict::input("use a smaller --seq-len"),
+        EvalError::NotFinite { .. } | EvalError::Interrupted(_) => Verdict::failed(None),
+        _ => Verdict::input(None),
+    }
+}
+
+fn generate(error: &GenerateError) -> Verdict {
+    match error {
+        GenerateError::NotFinite { .. } => Verdict::failed(None),
+        _ => Verdict::input(None),
+    }
+}
