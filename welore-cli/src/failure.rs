@@ -101,7 +101,9 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
         E::OutputForeign { .. } => Verdict::input("give another directory"),
-        E::Mismatch { .. } => Verdict::input("config.json and the weights must be of the same model"),
+        E::Mismatch { .. } => {
+            Verdict::input("config.json and the weights must be of the same model")
+        }
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
         E::Index { .. } | E::TensorMissing { .. } | E::Dtype { .. } | E::NotMatrix { .. } => {
             Verdict::input(None)
@@ -113,9 +115,9 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
 fn load(error: &LoadError) -> Verdict {
     match error {
         LoadError::Checkpoint(error) => checkpoint(error),
-        LoadError::Config { source: ConfigError::Architecture(_), .. } => {
-            Verdict::input("models of the LLaMA family work: LLaMA 2 and 3, Mistral, Qwen2, SmolLM2")
-        }
+        LoadError::Config { source: ConfigError::Architecture(_), .. } => Verdict::input(
+            "models of the LLaMA family work: LLaMA 2 and 3, Mistral, Qwen2, SmolLM2",
+        ),
         LoadError::Config { .. } => Verdict::input(None),
         LoadError::Plan { .. } | LoadError::PlanDisagrees { .. } => {
             Verdict::input("compress the dense model again")
@@ -129,7 +131,9 @@ fn files(error: &FilesError) -> Verdict {
         FilesError::ForeignPlan { .. } => {
             Verdict::input("make a plan for this model with `welore-cli plan`")
         }
-        FilesError::Factored(_) => Verdict::input("compress works on dense models; `export --dense` makes one"),
+        FilesError::Factored(_) => {
+            Verdict::input("compress works on dense models; `export --dense` makes one")
+        }
         FilesError::NotFactored => Verdict::input("it can be used as it is"),
         FilesError::Linalg { .. } => Verdict::failed(None),
     }
@@ -145,19 +149,21 @@ fn spectrum(error: &SpectrumError) -> Verdict {
             "names look like `model.layers.0.self_attn.q_proj`; see `welore-cli inspect MODEL`",
         ),
         SpectrumError::Layout { .. } => Verdict::input(None),
-        SpectrumError::Spectra(_) | SpectrumError::Linalg { .. } | SpectrumError::Interrupted(_) => {
-            Verdict::failed(None)
-        }
+        SpectrumError::Spectra(_)
+        | SpectrumError::Linalg { .. }
+        | SpectrumError::Interrupted(_) => Verdict::failed(None),
     }
 }
 
 fn data(error: &DataError) -> Verdict {
     match error {
-        DataError::Io { source, .. } if source.kind() != ErrorKind::NotFound => Verdict::failed(None),
-        DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
-        DataError::Tokenizer { .. } => {
-            Verdict::input("the model directory must hold the tokenizer.json of the tokenizers library")
+        DataError::Io { source, .. } if source.kind() != ErrorKind::NotFound => {
+            Verdict::failed(None)
         }
+        DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
+        DataError::Tokenizer { .. } => Verdict::input(
+            "the model directory must hold the tokenizer.json of the tokenizers library",
+        ),
         _ => Verdict::input(None),
     }
 }

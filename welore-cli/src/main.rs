@@ -6,6 +6,7 @@
 
 #![recursion_limit = "256"]
 
+mod allocator;
 mod args;
 mod commands;
 mod failure;
@@ -19,6 +20,7 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
+    allocator::keep_memory();
     let cli = Cli::parse();
     terminal::listen_for_interrupts();
     let result = match cli.command {

@@ -38,12 +38,7 @@ pub fn load_module<M: Module>(
         return Err(CheckpointError::Mismatch { dir, problems });
     }
     progress.begin("loading", expected.len());
-    let mut loader = Loader {
-        checkpoint,
-        progress,
-        slots: expected.into_iter(),
-        error: None,
-    };
+    let mut loader = Loader { checkpoint, progress, slots: expected.into_iter(), error: None };
     let module = module.map(&mut loader);
     match loader.error {
         Some(error) => Err(error),
@@ -65,13 +60,7 @@ pub fn save_module<M: Module>(
 ) -> Result<(), CheckpointError> {
     let slots = slots(module);
     progress.begin("saving", slots.len());
-    let mut saver = Saver {
-        dtype,
-        writer,
-        progress,
-        slots: slots.into_iter(),
-        error: None,
-    };
+    let mut saver = Saver { dtype, writer, progress, slots: slots.into_iter(), error: None };
     module.visit(&mut saver);
     saver.error.map_or(Ok(()), Err)
 }
@@ -97,7 +86,12 @@ fn slots<M: Module>(module: &M) -> Vec<Slot> {
         .collect()
 }
 
-fn slot(path: Vec<String>, mut shape: Vec<usize>, container: &str, factored: &BTreeSet<String>) -> Slot {
+fn slot(
+    path: Vec<String>,
+    mut shape: Vec<usize>,
+    container: &str,
+    factored: &BTreeSet<String>,
+) -> Slot {
     let dotted = path.join(".");
     let parent = path[..path.len() - 1].join(".");
     let last = path.last().map(String::as_str).unwrap_or_default();
@@ -127,10 +121,8 @@ fn compare(
     ignore: impl Fn(&str) -> bool,
 ) -> Vec<TensorProblem> {
     let wanted: BTreeSet<&str> = expected.iter().map(|slot| slot.tensor.as_str()).collect();
-    let unused: Vec<&str> = checkpoint
-        .names()
-        .filter(|name| !wanted.contains(name) && !ignore(name))
-        .collect();
+    let unused: Vec<&str> =
+        checkpoint.names().filter(|name| !wanted.contains(name) && !ignore(name)).collect();
     let mut problems = Vec::new();
     for slot in expected {
         match checkpoint.meta(&slot.tensor) {
@@ -146,7 +138,8 @@ fn compare(
             Some(_) => {}
         }
     }
-    problems.extend(unused.iter().map(|tensor| TensorProblem::Unused { tensor: tensor.to_string() }));
+    problems
+        .extend(unused.iter().map(|tensor| TensorProblem::Unused { tensor: tensor.to_string() }));
     problems
 }
 
@@ -201,7 +194,9 @@ impl<I: Iterator<Item = Slot>> Loader<'_, I> {
         self.progress.step(&slot.tensor)?;
         let values = self.checkpoint.read_f32(&slot.tensor)?;
         Ok(match (slot.transposed, &slot.shape[..]) {
-            (true, [rows, cols]) => TensorData::new(transpose(&values, *rows, *cols), [*cols, *rows]),
+            (true, [rows, cols]) => {
+                TensorData::new(transpose(&values, *rows, *cols), [*cols, *rows])
+            }
             _ => TensorData::new(values, slot.shape.clone()),
         })
     }

@@ -12,10 +12,7 @@ pub struct FactorNames {
 impl FactorNames {
     /// The names for the matrix `name` (no `.weight`).
     pub fn of(name: &str) -> Self {
-        Self {
-            v: format!("{name}.V.weight"),
-            u: format!("{name}.U.weight"),
-        }
+        Self { v: format!("{name}.V.weight"), u: format!("{name}.U.weight") }
     }
 
     /// The matrix whose `V` factor this tensor is, if it is one.

@@ -139,10 +139,8 @@ pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), Checkpoi
 /// Syncs a temporary file and gives it its name.
 pub(super) fn persist(file: NamedTempFile, path: &Path) -> Result<(), CheckpointError> {
     file.as_file().sync_all().map_err(CheckpointError::io(path))?;
-    file.persist(path).map_err(|error| CheckpointError::Io {
-        path: path.into(),
-        source: error.error,
-    })?;
+    file.persist(path)
+        .map_err(|error| CheckpointError::Io { path: path.into(), source: error.error })?;
     sync_dir(&parent_of(path))
 }
 

@@ -101,7 +101,8 @@ impl Checkpoint {
         files.dedup();
         for file in files {
             let mut parts = Path::new(file).components();
-            let plain = matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
+            let plain =
+                matches!(parts.next(), Some(Component::Normal(_))) && parts.next().is_none();
             if !plain {
                 return Err(broken(format!("names a file outside its directory: `{file}`")));
             }
@@ -174,9 +175,8 @@ impl Checkpoint {
     ///
     /// [`CheckpointError::TensorMissing`].
     pub fn raw(&self, tensor: &str) -> Result<(&TensorMeta, &[u8]), CheckpointError> {
-        let (shard, meta) = self.tensors.get(tensor).ok_or_else(|| CheckpointError::TensorMissing {
-            dir: self.dir.clone(),
-            tensor: tensor.into(),
+        let (shard, meta) = self.tensors.get(tensor).ok_or_else(|| {
+            CheckpointError::TensorMissing { dir: self.dir.clone(), tensor: tensor.into() }
         })?;
         let shard = &self.shards[*shard];
         let (start, end) = meta.range;
@@ -268,12 +268,7 @@ impl Checkpoint {
     }
 
     fn not_finite(&self, tensor: &str, index: usize, value: f64) -> CheckpointError {
-        CheckpointError::NotFinite {
-            dir: self.dir.clone(),
-            tensor: tensor.into(),
-            index,
-            value,
-        }
+        CheckpointError::NotFinite { dir: self.dir.clone(), tensor: tensor.into(), index, value }
     }
 }
 

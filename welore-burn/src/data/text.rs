@@ -50,7 +50,8 @@ pub enum DataError {
 /// [`DataError::Io`], [`DataError::NotUtf8`], [`DataError::Empty`].
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
     let path = path.as_ref();
-    let bytes = std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    let bytes =
+        std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     let text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
         path: path.into(),
         position: error.utf8_error().valid_up_to(),
@@ -73,10 +74,9 @@ impl TextTokenizer {
     /// [`DataError::Tokenizer`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = dir.as_ref().join("tokenizer.json");
-        Tokenizer::from_file(&path).map(Self).map_err(|error| DataError::Tokenizer {
-            path,
-            reason: error.to_string(),
-        })
+        Tokenizer::from_file(&path)
+            .map(Self)
+            .map_err(|error| DataError::Tokenizer { path, reason: error.to_string() })
     }
 
     /// Tokens of a whole text, without special tokens added.
@@ -85,7 +85,8 @@ impl TextTokenizer {
     ///
     /// [`DataError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
-        let encoding = self.0.encode_fast(text, false).map_err(|e| DataError::Encode(e.to_string()))?;
+        let encoding =
+            self.0.encode_fast(text, false).map_err(|e| DataError::Encode(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 

@@ -1,4 +1,10 @@
+use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::mpsc::channel;
+
+use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
+use rayon::ThreadPoolBuilder;
 
 use crate::llama::Llama;
 use crate::progress::{Interrupted, Progress};
@@ -10,6 +16,10 @@ pub struct PerplexityOptions {
     pub seq_len: usize,
     /// Most blocks to use; `None` is all that the text fills.
     pub blocks: Option<usize>,
+    /// Blocks computed at once, each by a thread of its own. CPU backends run elementwise
+    /// operations on one thread, so a second block keeps the other cores busy; a GPU is kept
+    /// busy by one.
+    pub at_once: NonZeroUsize,
 }
 
 /// A measured perplexity.
@@ -51,7 +61,9 @@ pub enum EvalError {
         seq_len: usize,
     },
     /// A token the model does not know.
-    #[error("token {token} is not in the model's vocabulary of {vocab_size}; is the tokenizer another model's?")]
+    #[error(
+        "token {token} is not in the model's vocabulary of {vocab_size}; is the tokenizer another model's?"
+    )]
     UnknownToken {
         /// The token.
         token: u32,
@@ -69,9 +81,12 @@ pub enum EvalError {
     Interrupted(#[from] Interrupted),
 }
 
-/// Rows of logits that exist at once. The head's output is the largest tensor of a forward
-/// pass by far, so it is made in pieces.
-const LOGIT_ROWS: usize = 128;
+/// Logits that exist at once, 134 MB of f32. The head's output is the largest tensor of a
+/// forward pass by far, so it is made in pieces.
+const LOGITS_AT_ONCE: usize = 1 << 25;
+
+/// Most terms that are summed in one go.
+const LARGEST_GROUP: usize = 512;
 
 /// Perplexity over consecutive blocks: the text is cut into blocks of `seq_len` tokens, each
 /// is read from its start, every token but the first is predicted, and the mean negative
@@ -93,23 +108,60 @@ pub fn perplexity(
     let seq_len = options.seq_len;
     check(model, tokens, context, options)?;
     let blocks = (tokens.len() / seq_len).min(options.blocks.unwrap_or(usize::MAX));
-    progress.begin("perplexity", blocks);
-    let mut nll = 0.0;
-    for (index, block) in tokens.chunks_exact(seq_len).take(blocks).enumerate() {
-        progress.step(&format!("block {}", index + 1))?;
-        let block_nll = nll_of(model, block, device);
-        if !block_nll.is_finite() {
-            return Err(EvalError::NotFinite { block: index });
-        }
-        nll += block_nll;
+    let blocks: Vec<&[u32]> = tokens.chunks_exact(seq_len).take(blocks).collect();
+    progress.begin("perplexity", blocks.len());
+    let losses =
+        in_threads(&blocks, options.at_once, |block| nll_of(model, block, device), progress)?;
+    if let Some(block) = losses.iter().position(|nll| !nll.is_finite()) {
+        return Err(EvalError::NotFinite { block });
     }
+    let (nll, blocks) = (losses.iter().sum::<f64>(), blocks.len());
     let targets = blocks * (seq_len - 1);
-    Ok(Perplexity {
-        perplexity: (nll / targets as f64).exp(),
-        nll,
-        tokens: targets,
-        blocks,
-    })
+    Ok(Perplexity { perplexity: (nll / targets as f64).exp(), nll, tokens: targets, blocks })
+}
+
+/// The loss of every block, in order. Work is handed out block by block; an interruption or
+/// a loss that is not finite ends it early.
+fn in_threads(
+    blocks: &[&[u32]],
+    threads: NonZeroUsize,
+    loss: impl Fn(&[u32]) -> f64 + Sync,
+    progress: &mut dyn Progress,
+) -> Result<Vec<f64>, Interrupted> {
+    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let mut losses = vec![0.0; blocks.len()];
+    // Backends run on the rayon pool they are called in. Pools of their own keep the threads
+    // out of each other's way.
+    let share = (rayon::current_num_threads() / threads).max(1);
+    std::thread::scope(|scope| {
+        let (sender, receiver) = channel();
+        for _ in 0..threads.get().min(blocks.len()) {
+            let (sender, next, stop, loss) = (sender.clone(), &next, &stop, &loss);
+            scope.spawn(move || {
+                let pool = ThreadPoolBuilder::new().num_threads(share).build();
+                while !stop.load(Ordering::Relaxed) {
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(block) = blocks.get(index) else { return };
+                    let nll = match &pool {
+                        Ok(pool) => pool.install(|| loss(block)),
+                        Err(_) => loss(block),
+                    };
+                    sender.send((index, nll)).expect("the receiver outlives the threads");
+                }
+            });
+        }
+        drop(sender);
+        let mut outcome = Ok(());
+        for (index, nll) in receiver {
+            losses[index] = nll;
+            outcome = outcome.and_then(|()| progress.step(&format!("block {}", index + 1)));
+            if outcome.is_err() || !nll.is_finite() {
+                stop.store(true, Ordering::Relaxed);
+            }
+        }
+        outcome
+    })?;
+    Ok(losses)
 }
 
 fn check(
@@ -146,13 +198,26 @@ fn nll_of(model: &Llama, block: &[u32], device: &Device) -> f64 {
     let hidden = model.model.forward(ids.clone(), None);
     let targets = ids.reshape([len, 1]);
     let mut sum = 0.0;
-    for start in (0..len - 1).step_by(LOGIT_ROWS) {
-        let rows = LOGIT_ROWS.min(len - 1 - start);
+    let most_rows = (LOGITS_AT_ONCE / model.vocab_size()).max(1);
+    for start in (0..len - 1).step_by(most_rows) {
+        let rows = most_rows.min(len - 1 - start);
         let logits = model.logits(hidden.clone().narrow(1, start, rows)).squeeze_dim::<2>(0);
         let target = logits.clone().gather(1, targets.clone().narrow(0, start + 1, rows));
-        let largest = logits.clone().max_dim(1);
-        let log_sum = (logits - largest.clone()).exp().sum_dim(1).log() + largest;
+        let log_sum = log_sum_exp(logits);
         sum += (log_sum - target).into_data().iter::<f64>().sum::<f64>();
     }
     sum
+}
+
+/// `log Σ exp x` of every row, `[rows, n]` to `[rows, 1]`.
+///
+/// Uses `log Σ exp x = max x - log max softmax(x)`: softmax is one fused pass on every
+/// backend, and its largest entry is at least `1/n`, so nothing underflows. It is taken over
+/// groups first, because an f32 sum over a whole vocabulary rounds in the fourth digit.
+fn log_sum_exp(x: Tensor<2>) -> Tensor<2> {
+    let [rows, n] = x.dims();
+    let group = (1..=LARGEST_GROUP.min(n)).rev().find(|size| n.is_multiple_of(*size)).unwrap_or(1);
+    let of_last = |x: Tensor<3>| x.clone().max_dim(2) - softmax(x, 2).max_dim(2).log();
+    let groups = of_last(x.reshape([rows, n / group, group]));
+    of_last(groups.reshape([rows, 1, n / group])).reshape([rows, 1])
 }

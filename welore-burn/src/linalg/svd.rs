@@ -201,11 +201,7 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
         .collect();
     let energy = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
     let total = energy(&values);
-    let relative_error = if total == 0.0 {
-        0.0
-    } else {
-        (energy(&values[rank..]) / total).sqrt()
-    };
+    let relative_error = if total == 0.0 { 0.0 } else { (energy(&values[rank..]) / total).sqrt() };
     Ok(BalancedFactors { rank, left, right, relative_error })
 }
 
@@ -320,7 +316,9 @@ mod tests {
 
     #[test]
     fn extreme_scales_keep_relative_accuracy() {
-        for scale in [f64::from(f32::MIN_POSITIVE) / 4096.0, 1e-300, 1e30, f64::from(f32::MAX), 1e300] {
+        for scale in
+            [f64::from(f32::MIN_POSITIVE) / 4096.0, 1e-300, 1e30, f64::from(f32::MAX), 1e300]
+        {
             let values: Vec<f64> = (0..6).map(|i| scale * 0.7f64.powi(i)).collect();
             let unit: Vec<f64> = values.iter().map(|v| v / scale).collect();
             let base = with_spectrum(6, 8, &unit);
@@ -353,10 +351,7 @@ mod tests {
         ));
         let m = matrix(2, 3, vec![1.0; 6]);
         for rank in [0, 3] {
-            assert_eq!(
-                balanced_factors(&m, rank),
-                Err(LinalgError::Rank { rank, full: 2 })
-            );
+            assert_eq!(balanced_factors(&m, rank), Err(LinalgError::Rank { rank, full: 2 }));
         }
     }
 }

@@ -19,9 +19,7 @@ pub struct LowRankLinearConfig {
     /// Start factored at this rank. Default: `None`, a dense layer.
     pub rank: Option<usize>,
     /// The type of function used to initialize neural network parameters.
-    #[config(
-        default = "Initializer::KaimingUniform{gain:1.0/3.0f64.sqrt(), fan_out_only:false}"
-    )]
+    #[config(default = "Initializer::KaimingUniform{gain:1.0/3.0f64.sqrt(), fan_out_only:false}")]
     pub initializer: Initializer,
 }
 
@@ -53,10 +51,7 @@ impl LowRankLinearConfig {
         let Some(rank) = self.rank else { return layer };
         let full = self.d_input.min(self.d_output);
         assert!((1..=full).contains(&rank), "rank {rank} is not in 1..={full}");
-        let up = Initializer::Normal {
-            mean: 0.0,
-            std: (1.0 / rank as f64).sqrt(),
-        };
+        let up = Initializer::Normal { mean: 0.0, std: (1.0 / rank as f64).sqrt() };
         attach_factors(
             layer,
             |_, _| {
@@ -108,10 +103,7 @@ impl LowRankLinear {
         if let Some(bias) = &bias {
             assert_eq!(bias.dims(), [d_output], "the bias does not fit the up factor");
         }
-        let dense = Self {
-            weight: Param::from_tensor(down),
-            bias: bias.map(Param::from_tensor),
-        };
+        let dense = Self { weight: Param::from_tensor(down), bias: bias.map(Param::from_tensor) };
         let mut up = Some(Param::from_tensor(up));
         attach_factors(
             dense,
@@ -132,11 +124,7 @@ impl LowRankLinear {
     /// Panics if the last axis of `input` is not `d_input`.
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let d_input = self.d_input();
-        assert_eq!(
-            input.dims()[D - 1],
-            d_input,
-            "the last axis of the input must be d_input"
-        );
+        assert_eq!(input.dims()[D - 1], d_input, "the last axis of the input must be d_input");
         let bias = self.bias.as_ref().map(|bias| bias.val());
         match self.factors() {
             Some((down, up)) => linear(linear(input, down, None), up, bias),
@@ -173,10 +161,7 @@ impl LowRankLinear {
 impl From<Linear> for LowRankLinear {
     /// Takes over the parameters, ids included, so optimizer state stays attached.
     fn from(linear: Linear) -> Self {
-        Self {
-            weight: linear.weight,
-            bias: linear.bias,
-        }
+        Self { weight: linear.weight, bias: linear.bias }
     }
 }
 
@@ -184,18 +169,13 @@ impl From<LowRankLinear> for Linear {
     /// Hands the parameters to a plain `nn::Linear`. A factored weight stays factored and is
     /// materialized in every forward pass; call `materialize()` first to merge it for good.
     fn from(layer: LowRankLinear) -> Self {
-        Self {
-            weight: layer.weight,
-            bias: layer.bias,
-        }
+        Self { weight: layer.weight, bias: layer.bias }
     }
 }
 
 impl ModuleDisplay for LowRankLinear {
     fn custom_settings(&self) -> Option<DisplaySettings> {
-        DisplaySettings::new()
-            .with_new_line_after_attribute(false)
-            .optional()
+        DisplaySettings::new().with_new_line_after_attribute(false).optional()
     }
 
     fn custom_content(&self, content: Content) -> Option<Content> {

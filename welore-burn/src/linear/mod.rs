@@ -7,7 +7,7 @@
 mod factors;
 mod layer;
 
-pub use factors::{FactorParams, LowRank, Rest, attach_factors, is_transposed_layout};
 pub(crate) use factors::as_matrix;
+pub use factors::{FactorParams, LowRank, Rest, attach_factors, is_transposed_layout};
 pub(crate) use layer::empty_param;
 pub use layer::{LowRankLinear, LowRankLinearConfig};

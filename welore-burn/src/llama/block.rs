@@ -25,9 +25,7 @@ pub struct Block {
 impl Block {
     pub(super) fn new(config: &LlamaConfig, device: &Device) -> Self {
         let norm = || {
-            RmsNormConfig::new(config.hidden_size)
-                .with_epsilon(config.rms_norm_eps)
-                .init(device)
+            RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device)
         };
         Self {
             self_attn: AttentionConfig::from(config).init(device),
@@ -73,10 +71,7 @@ impl Mlp {
         let linear = |d_input, d_output| {
             LowRankLinearConfig::new(d_input, d_output)
                 .with_bias(config.mlp_bias)
-                .with_initializer(Initializer::Normal {
-                    mean: 0.0,
-                    std: config.initializer_range,
-                })
+                .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
                 .init(device)
         };
         let (hidden, inner) = (config.hidden_size, config.intermediate_size);

@@ -38,10 +38,9 @@ impl KvCache {
             self.layers.resize(layer + 1, None);
         }
         let all = match self.layers[layer].take() {
-            Some((old_keys, old_values)) => (
-                Tensor::cat(vec![old_keys, keys], 2),
-                Tensor::cat(vec![old_values, values], 2),
-            ),
+            Some((old_keys, old_values)) => {
+                (Tensor::cat(vec![old_keys, keys], 2), Tensor::cat(vec![old_values, values], 2))
+            }
             None => (keys, values),
         };
         self.layers[layer] = Some(all.clone());

@@ -84,7 +84,11 @@ pub fn generate(
     Ok(generated)
 }
 
-fn check_prompt(model: &Llama, prompt: &[u32], options: &GenerateOptions) -> Result<(), GenerateError> {
+fn check_prompt(
+    model: &Llama,
+    prompt: &[u32],
+    options: &GenerateOptions,
+) -> Result<(), GenerateError> {
     let (tokens, context) = (prompt.len(), options.max_context);
     let vocab_size = model.vocab_size();
     if tokens == 0 {

@@ -194,9 +194,8 @@ impl HfConfig {
         let (kv_heads, head_dim) = (self.kv_heads(), self.head_width());
         let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10000.0);
-        let scaling = rope.map_or(Ok(RopeScaling::None), |rope| {
-            rope.scaling(self.max_position_embeddings)
-        })?;
+        let scaling =
+            rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(self.max_position_embeddings))?;
         let qwen2 = self.model_type == "qwen2";
         let windowed = match self.model_type.as_str() {
             "mistral" => true,

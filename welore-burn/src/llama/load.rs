@@ -87,9 +87,9 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<LlamaConfig, LoadError> {
 pub fn read_plan(dir: impl AsRef<Path>) -> Result<Option<RankPlan>, LoadError> {
     let path = dir.as_ref().join(PLAN_FILE);
     match std::fs::read_to_string(&path) {
-        Ok(text) => RankPlan::from_json(&text)
-            .map(Some)
-            .map_err(|source| LoadError::Plan { path, source }),
+        Ok(text) => {
+            RankPlan::from_json(&text).map(Some).map_err(|source| LoadError::Plan { path, source })
+        }
         Err(source) if source.kind() == std::io::ErrorKind::NotFound => Ok(None),
         Err(source) => Err(CheckpointError::Io { path, source }.into()),
     }
@@ -129,9 +129,8 @@ pub fn load_llama(
     );
     let tied = config.tie_word_embeddings;
     // Old checkpoints store the rotary frequencies, and some store a tied head twice.
-    let ignored = |name: &str| {
-        name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
-    };
+    let ignored =
+        |name: &str| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
     let model = load_module(skeleton, &checkpoint, ignored, progress)?;
     let bytes = checkpoint.bytes();
     Ok(LoadedLlama { model, config, plan, bytes })

@@ -1,6 +1,5 @@
 use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, RmsNorm, RmsNormConfig};
-use burn::tensor::module::linear;
 use burn::tensor::{Device, Int, Tensor};
 
 use super::attention::CausalMask;
@@ -98,7 +97,17 @@ impl Llama {
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         match &self.lm_head {
             Some(head) => head.forward(hidden),
-            None => linear(hidden, self.model.embed_tokens.weight.val().transpose(), None),
+            None => {
+                // As matrices: the transposed embedding is then read in place, while a batched
+                // product would first copy all of it.
+                let [batch, positions, width] = hidden.dims();
+                let embedding = self.model.embed_tokens.weight.val();
+                let [vocab_size, _] = embedding.dims();
+                hidden
+                    .reshape([batch * positions, width])
+                    .matmul(embedding.transpose())
+                    .reshape([batch, positions, vocab_size])
+            }
         }
     }
 
@@ -122,9 +131,9 @@ impl LlamaModel {
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let rotary = self.rotary.table(start, positions, &device);
         let full = CausalMask::full();
-        let windowed = self.window.map(|window| {
-            CausalMask::windowed(window.size, positions, start + positions, &device)
-        });
+        let windowed = self
+            .window
+            .map(|window| CausalMask::windowed(window.size, positions, start + positions, &device));
 
         let mut x = self.embed_tokens.forward(tokens);
         for (index, layer) in self.layers.iter().enumerate() {

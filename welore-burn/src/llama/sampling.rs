@@ -28,12 +28,7 @@ pub enum SamplerError {
 impl Sampler {
     /// The most likely token, always.
     pub fn greedy() -> Self {
-        Self {
-            temperature: 0.0,
-            top_k: None,
-            top_p: None,
-            random: StdRng::seed_from_u64(0),
-        }
+        Self { temperature: 0.0, top_k: None, top_p: None, random: StdRng::seed_from_u64(0) }
     }
 
     /// Sampling with a seed; the same seed gives the same tokens.

@@ -19,12 +19,7 @@ pub struct PlanOptions {
 impl PlanOptions {
     /// The paper's options at a target: `min_ratio` 0.5, any rank.
     pub fn new(err: f64) -> Self {
-        Self {
-            err,
-            min_ratio: 0.5,
-            rank_multiple: 1,
-            never_grow: false,
-        }
+        Self { err, min_ratio: 0.5, rank_multiple: 1, never_grow: false }
     }
 }
 
@@ -41,7 +36,9 @@ pub enum PlanError {
     #[error("the rank multiple must be at least 1")]
     RankMultiple,
     /// Every matrix keeps at least one rank (or one multiple), so not all can be removed.
-    #[error("ERR {target} is out of reach: with a rank multiple of {rank_multiple} at most {reachable:.6} can be removed")]
+    #[error(
+        "ERR {target} is out of reach: with a rank multiple of {rank_multiple} at most {reachable:.6} can be removed"
+    )]
     OutOfReach {
         /// Target asked for.
         target: f64,
@@ -117,17 +114,14 @@ fn allocate(
     }
     let name = |index: usize| &spectra.matrices[index].name;
     removal.sort_by(|a, b| {
-        a.0.total_cmp(&b.0)
-            .then_with(|| name(a.1).cmp(name(b.1)))
-            .then_with(|| b.2.cmp(&a.2))
+        a.0.total_cmp(&b.0).then_with(|| name(a.1).cmp(name(b.1))).then_with(|| b.2.cmp(&a.2))
     });
 
     let mut exact = full.clone();
     let mut removed = 0;
     let mut last_score = f64::NEG_INFINITY;
-    let rounded = |exact: usize, full: usize| {
-        exact.next_multiple_of(options.rank_multiple).min(full)
-    };
+    let rounded =
+        |exact: usize, full: usize| exact.next_multiple_of(options.rank_multiple).min(full);
     for (score, index, _) in removal {
         if removed >= target {
             break;
@@ -178,8 +172,7 @@ fn plan_matrix(spectrum: &MatrixSpectrum, rank: usize, options: &PlanOptions) ->
 fn totals(spectra: &Spectra, matrices: &[MatrixPlan]) -> PlanTotals {
     let ranks: usize = matrices.iter().map(|m| m.full_rank).sum();
     let share = |of: &dyn Fn(&MatrixPlan) -> bool| {
-        let removed: usize =
-            matrices.iter().filter(|m| of(m)).map(|m| m.full_rank - m.rank).sum();
+        let removed: usize = matrices.iter().filter(|m| of(m)).map(|m| m.full_rank - m.rank).sum();
         removed as f64 / ranks as f64
     };
     let bytes = |m: &MatrixPlan, parameters: u64| parameters * m.dtype.bitsize() as u64 / 8;

@@ -32,7 +32,9 @@ pub enum SpectrumError {
         name: String,
     },
     /// A weight whose layout is transposed in records.
-    #[error("matrix `{name}` has LinearLayout::Col, which cannot be factored; use LinearLayout::Row")]
+    #[error(
+        "matrix `{name}` has LinearLayout::Col, which cannot be factored; use LinearLayout::Row"
+    )]
     Layout {
         /// Name of the matrix.
         name: String,
@@ -77,10 +79,7 @@ pub fn measure_checkpoint(
             singular_values: values_of(name, &matrix)?,
         });
     }
-    let size = ModelSize {
-        parameters: checkpoint.parameters(),
-        bytes: checkpoint.bytes(),
-    };
+    let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
     let source = checkpoint.dir().display().to_string();
     Ok(Spectra::new(source, size, matrices)?)
 }

@@ -6,7 +6,7 @@ mod measure;
 mod selection;
 mod spectra;
 
-pub use measure::{SpectrumError, measure_checkpoint, measure_module};
 pub(crate) use measure::to_matrix;
+pub use measure::{SpectrumError, measure_checkpoint, measure_module};
 pub use selection::{PROJECTIONS, PatternError, Selection};
 pub use spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};

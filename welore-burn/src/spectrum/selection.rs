@@ -1,10 +1,7 @@
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 /// The projections of a LLaMA block, the matrices that WeLore decomposes.
-pub const PROJECTIONS: [&str; 2] = [
-    "*.self_attn.{q,k,v,o}_proj",
-    "*.mlp.{gate,up,down}_proj",
-];
+pub const PROJECTIONS: [&str; 2] = ["*.self_attn.{q,k,v,o}_proj", "*.mlp.{gate,up,down}_proj"];
 
 /// Which matrices are looked at, by name.
 ///

@@ -119,10 +119,9 @@ fn factor(
         .map_err(|source| FilesError::Linalg { name: name.clone(), source })?;
     let names = FactorNames::of(&name);
     let [d_output, d_input] = matrix.shape;
-    for (tensor, shape, values) in [
-        (names.v, [rank, d_input], factors.right),
-        (names.u, [d_output, rank], factors.left),
-    ] {
+    for (tensor, shape, values) in
+        [(names.v, [rank, d_input], factors.right), (names.u, [d_output, rank], factors.left)]
+    {
         let data = encode_floats(&tensor, &values, matrix.dtype)?;
         writer.add(tensor, matrix.dtype, &shape, Cow::Owned(data))?;
     }
@@ -165,9 +164,8 @@ fn merge(
     let names = FactorNames::of(name);
     let dtype = checkpoint.raw(&names.v)?.0.dtype;
     let (v, u) = (checkpoint.read_matrix(&names.v)?, checkpoint.read_matrix(&names.u)?);
-    let product = u
-        .product(&v)
-        .map_err(|source| FilesError::Linalg { name: name.into(), source })?;
+    let product =
+        u.product(&v).map_err(|source| FilesError::Linalg { name: name.into(), source })?;
     let tensor = format!("{name}.weight");
     let data = encode_floats(&tensor, product.data(), dtype)?;
     writer.add(tensor, dtype, &[product.rows(), product.cols()], Cow::Owned(data))?;

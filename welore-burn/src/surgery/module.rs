@@ -34,7 +34,9 @@ pub enum SurgeryError {
     #[error("the plan names `{0}`, which the model does not have; was it made for another model?")]
     NoSuchMatrix(String),
     /// The matrix has another shape than the plan says.
-    #[error("`{name}` is {found:?} in the model and {planned:?} in the plan; was it made for another model?")]
+    #[error(
+        "`{name}` is {found:?} in the model and {planned:?} in the plan; was it made for another model?"
+    )]
     Shape {
         /// Name of the matrix.
         name: String,
@@ -148,11 +150,7 @@ fn on_device(values: Vec<f64>, shape: [usize; 2], dtype: DType, device: &Device)
 }
 
 fn check<M: Module>(module: &M, planned: &BTreeMap<&str, &MatrixPlan>) -> Result<(), SurgeryError> {
-    let mut checker = Checker {
-        planned: planned.clone(),
-        path: Vec::new(),
-        error: None,
-    };
+    let mut checker = Checker { planned: planned.clone(), path: Vec::new(), error: None };
     module.visit(&mut checker);
     match (checker.error, checker.planned.keys().next()) {
         (Some(error), _) => Err(error),

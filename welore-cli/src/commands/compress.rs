@@ -8,7 +8,9 @@ use welore_burn::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES};
 use welore_burn::plan::RankPlan;
 use welore_burn::surgery::{SurgeryReport, compress_directory};
 
-use super::{describe, in_file, measure, open_model, output_dir, plan_for, read_artifact, warn_about};
+use super::{
+    describe, in_file, measure, open_model, output_dir, plan_for, read_artifact, warn_about,
+};
 use crate::args::CompressArgs;
 use crate::format;
 use crate::terminal::Bar;

@@ -13,7 +13,7 @@ use welore_burn::plan::{PlanOptions, RankPolicy, Uniform, WeLore, make_plan};
 use welore_burn::spectrum::{Selection, measure_checkpoint};
 use welore_burn::surgery::compress_directory;
 
-use super::device;
+use super::{blocks_at_once, device};
 use crate::args::DemoArgs;
 use crate::format;
 use crate::terminal::Bar;
@@ -89,7 +89,7 @@ fn evaluate(model: &'static str, lrcs: usize, dir: &Path) -> Result<Row> {
     let loaded = load_llama(dir, &device, &mut Bar::default())?;
     let text = std::str::from_utf8(TEXT).context("the built-in text is UTF-8")?;
     let tokens = TextTokenizer::open(dir)?.encode(text)?;
-    let options = PerplexityOptions { seq_len: 128, blocks: None };
+    let options = PerplexityOptions { seq_len: 128, blocks: None, at_once: blocks_at_once() };
     let context = loaded.config.max_position_embeddings;
     let measured =
         perplexity(&loaded.model, &tokens, context, &options, &device, &mut Bar::default())?;

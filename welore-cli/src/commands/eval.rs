@@ -9,7 +9,7 @@ use welore_burn::data::{TextTokenizer, read_text};
 use welore_burn::eval::{Perplexity, PerplexityOptions, perplexity};
 use welore_burn::llama::{LoadedLlama, load_llama};
 
-use super::{device, in_file};
+use super::{blocks_at_once, device, in_file};
 use crate::args::EvalArgs;
 use crate::format;
 use crate::terminal::Bar;
@@ -20,7 +20,8 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let text = read_text(&args.text)?;
     let loaded = load_llama(&args.model, &device, &mut Bar::default())?;
     let tokens = TextTokenizer::open(&args.model)?.encode(&text)?;
-    let options = PerplexityOptions { seq_len: args.seq_len, blocks: args.blocks };
+    let options =
+        PerplexityOptions { seq_len: args.seq_len, blocks: args.blocks, at_once: blocks_at_once() };
     let context = loaded.config.max_position_embeddings;
     let mut bar = Bar::default();
     let started = Instant::now();
@@ -41,7 +42,12 @@ fn speed(args: &EvalArgs, result: &Perplexity, seconds: f64) -> f64 {
     (result.blocks * args.seq_len) as f64 / seconds
 }
 
-fn print_json(args: &EvalArgs, loaded: &LoadedLlama, result: &Perplexity, seconds: f64) -> Result<()> {
+fn print_json(
+    args: &EvalArgs,
+    loaded: &LoadedLlama,
+    result: &Perplexity,
+    seconds: f64,
+) -> Result<()> {
     format::print_json(&json!({
         "perplexity": result.perplexity,
         "nll": result.nll,

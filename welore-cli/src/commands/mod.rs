@@ -9,6 +9,7 @@ pub mod generate;
 pub mod inspect;
 pub mod plan;
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context, Result};
@@ -26,6 +27,13 @@ use crate::terminal::Bar;
 /// The device that everything is computed on.
 fn device() -> Device {
     Device::flex()
+}
+
+/// Blocks that an evaluation computes at once on [`device`]: enough to hide the operations
+/// that use one core only, few enough to fit in memory.
+fn blocks_at_once() -> NonZeroUsize {
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    cores.min(NonZeroUsize::new(4).expect("4 is not 0"))
 }
 
 fn selection(args: &SelectionArgs) -> Result<Selection> {
@@ -72,7 +80,9 @@ fn warn_about(plan: &RankPlan) {
         );
     }
     if totals.lrcs == 0 {
-        eprintln!("warning: no matrix loses more than min_ratio of its ranks, so nothing is factored");
+        eprintln!(
+            "warning: no matrix loses more than min_ratio of its ranks, so nothing is factored"
+        );
     }
 }
 

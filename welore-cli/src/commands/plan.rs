@@ -4,7 +4,9 @@ use anyhow::Result;
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Spectra;
 
-use super::{describe, in_file, measure, open_model, plan_for, read_artifact, selection, write_artifact};
+use super::{
+    describe, in_file, measure, open_model, plan_for, read_artifact, selection, write_artifact,
+};
 use crate::args::PlanArgs;
 use crate::format;
 

@@ -1,0 +1,219 @@
+//! Model directories: reading hostile ones, writing whole ones.
+
+use std::borrow::Cow;
+use std::fs;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::nn::{LayerNormConfig, LinearConfig};
+use burn::tensor::{Distribution, Tensor, Tolerance};
+use safetensors::Dtype;
+use welore_burn::checkpoint::{
+    Checkpoint, CheckpointError, OutputDir, ShardWriter, TensorProblem, load_module, natural_order,
+    save_module, write_file,
+};
+use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+
+use crate::device;
+
+#[derive(Module, Debug)]
+struct Net {
+    norm: burn::nn::LayerNorm,
+    plain: burn::nn::Linear,
+    factored: LowRankLinear,
+}
+
+impl Net {
+    fn new() -> Self {
+        let device = device();
+        Self {
+            norm: LayerNormConfig::new(6).init(&device),
+            plain: LinearConfig::new(6, 4).init(&device),
+            factored: LowRankLinearConfig::new(4, 8).with_rank(Some(2)).init(&device),
+        }
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        self.factored.forward(self.plain.forward(self.norm.forward(x)))
+    }
+}
+
+fn save(net: &Net, dir: &Path, shard_bytes: u64) {
+    let mut writer = ShardWriter::new(dir, shard_bytes);
+    save_module(net, Dtype::F32, &mut writer, &mut ()).unwrap();
+    writer.finish().unwrap();
+}
+
+fn load(net: Net, dir: &Path) -> Result<Net, CheckpointError> {
+    load_module(net, &Checkpoint::open(dir)?, |_| false, &mut ())
+}
+
+#[test]
+fn modules_round_trip_under_pytorch_names_in_one_file_and_in_shards() {
+    let net = Net::new();
+    let x = Tensor::random([3, 6], Distribution::Default, &device());
+    for shard_bytes in [u64::MAX, 100] {
+        let dir = tempfile::tempdir().unwrap();
+        save(&net, dir.path(), shard_bytes);
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let shape = |name: &str| checkpoint.meta(name).map(|meta| meta.shape.clone());
+        assert_eq!(shape("norm.weight"), Some(vec![6]));
+        assert_eq!(shape("norm.bias"), Some(vec![6]));
+        assert_eq!(shape("plain.weight"), Some(vec![4, 6]));
+        assert_eq!(shape("factored.V.weight"), Some(vec![2, 4]));
+        assert_eq!(shape("factored.U.weight"), Some(vec![8, 2]));
+        assert_eq!(checkpoint.parameters(), net.num_params() as u64);
+        let sharded = dir.path().join("model.safetensors.index.json").exists();
+        assert_eq!(sharded, shard_bytes == 100);
+
+        let loaded = load(Net::new(), dir.path()).unwrap();
+        loaded
+            .forward(x.clone())
+            .into_data()
+            .assert_approx_eq::<f32>(&net.forward(x.clone()).into_data(), Tolerance::default());
+    }
+}
+
+#[test]
+fn every_difference_between_file_and_module_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::new(dir.path(), u64::MAX);
+    let mut add = |name: &str, shape: &[usize]| {
+        let bytes = vec![0; 4 * shape.iter().product::<usize>()];
+        writer.add(name, Dtype::F32, shape, Cow::Owned(bytes)).unwrap();
+    };
+    add("norm.weigth", &[6]);
+    add("norm.bias", &[6]);
+    add("plain.weight", &[6, 4]);
+    add("plain.bias", &[4]);
+    add("factored.V.weight", &[2, 4]);
+    add("factored.U.weight", &[8, 2]);
+    add("factored.bias", &[8]);
+    writer.finish().unwrap();
+    let Err(CheckpointError::Mismatch { problems, .. }) = load(Net::new(), dir.path()) else {
+        panic!("the tensors do not fit");
+    };
+    let missing = TensorProblem::Missing {
+        tensor: "norm.weight".into(),
+        similar: Some("norm.weigth".into()),
+    };
+    let shape = TensorProblem::Shape {
+        tensor: "plain.weight".into(),
+        expected: vec![4, 6],
+        found: vec![6, 4],
+    };
+    let unused = TensorProblem::Unused { tensor: "norm.weigth".into() };
+    assert_eq!(problems, [missing, shape, unused]);
+}
+
+#[test]
+fn hostile_files_are_refused_without_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("model.safetensors");
+    save(&Net::new(), dir.path(), u64::MAX);
+    let good = fs::read(&file).unwrap();
+    let open = |bytes: &[u8]| {
+        fs::write(&file, bytes).unwrap();
+        Checkpoint::open(dir.path())
+    };
+    assert!(open(&good).is_ok());
+    for cut in [0, 4, 8, 50, good.len() - 1] {
+        let error = open(&good[..cut]).unwrap_err();
+        assert!(error.to_string().contains("model.safetensors"), "{error}");
+    }
+    let mut huge_header = good.clone();
+    huge_header[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    assert!(open(&huge_header).is_err());
+    let mut longer = good.clone();
+    longer.push(0);
+    assert!(open(&longer).is_err());
+    // Every single damaged header byte: an error or another valid header, never a panic.
+    let header = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
+    for position in 0..8 + header {
+        let mut damaged = good.clone();
+        damaged[position] ^= 0x15;
+        let _ = open(&damaged).map(|checkpoint| {
+            checkpoint.names().for_each(|name| drop(checkpoint.read_f32(name)));
+        });
+    }
+}
+
+#[test]
+fn an_index_cannot_leave_its_directory() {
+    let outside = tempfile::tempdir().unwrap();
+    save(&Net::new(), outside.path(), u64::MAX);
+    let dir = outside.path().join("model");
+    fs::create_dir(&dir).unwrap();
+    let absolute = outside.path().join("model.safetensors").display().to_string();
+    for file in ["../model.safetensors", "a/../../model.safetensors", &absolute, "..", "."] {
+        let index = serde_json::json!({ "weight_map": { "plain.weight": file } });
+        fs::write(dir.join("model.safetensors.index.json"), index.to_string()).unwrap();
+        let error = Checkpoint::open(&dir).unwrap_err().to_string();
+        assert!(error.contains("outside its directory"), "{file}: {error}");
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut writer = ShardWriter::new(dir.path(), u64::MAX);
+    for (name, value) in [("a", f32::NAN), ("b", f32::INFINITY)] {
+        let bytes: Vec<u8> = [1.0, value].iter().flat_map(|x: &f32| x.to_le_bytes()).collect();
+        writer.add(name, Dtype::F32, &[1, 2], Cow::Owned(bytes)).unwrap();
+    }
+    writer.finish().unwrap();
+    let checkpoint = Checkpoint::open(dir.path()).unwrap();
+    for name in ["a", "b"] {
+        let error = checkpoint.read_f32(name).unwrap_err();
+        assert!(matches!(error, CheckpointError::NotFinite { index: 1, .. }), "{error}");
+        assert!(checkpoint.read_matrix(name).is_err());
+    }
+}
+
+#[test]
+fn output_directories_appear_whole_or_not_at_all() {
+    let home = tempfile::tempdir().unwrap();
+    let target = home.path().join("out");
+    let entries = || fs::read_dir(home.path()).unwrap().count();
+
+    let dropped = OutputDir::create(&target, false).unwrap();
+    write_file(dropped.path().join("config.json"), b"{}").unwrap();
+    drop(dropped);
+    assert_eq!(entries(), 0);
+
+    let output = OutputDir::create(&target, false).unwrap();
+    write_file(output.path().join("config.json"), b"{}").unwrap();
+    assert!(!target.exists());
+    output.commit().unwrap();
+    assert_eq!(fs::read(target.join("config.json")).unwrap(), b"{}");
+
+    let error = OutputDir::create(&target, false).unwrap_err();
+    assert!(matches!(error, CheckpointError::OutputExists { .. }));
+    let output = OutputDir::create(&target, true).unwrap();
+    write_file(output.path().join("config.json"), b"[]").unwrap();
+    output.commit().unwrap();
+    assert_eq!(fs::read(target.join("config.json")).unwrap(), b"[]");
+    assert_eq!(entries(), 1);
+}
+
+#[test]
+fn only_model_directories_are_ever_replaced() {
+    let home = tempfile::tempdir().unwrap();
+    let precious = home.path().join("precious");
+    fs::create_dir(&precious).unwrap();
+    fs::write(precious.join("thesis.txt"), "years").unwrap();
+    let file = home.path().join("file");
+    fs::write(&file, "x").unwrap();
+    for path in [&precious, &file] {
+        let error = OutputDir::create(path, true).unwrap_err();
+        assert!(matches!(error, CheckpointError::OutputForeign { .. }), "{error}");
+    }
+    assert!(precious.join("thesis.txt").exists());
+}
+
+#[test]
+fn names_sort_as_people_count() {
+    let mut names = ["l.10.a", "l.9.b", "l.9.a", "head", "l.10"];
+    names.sort_by(|a, b| natural_order(a, b));
+    assert_eq!(names, ["head", "l.9.a", "l.9.b", "l.10", "l.10.a"]);
+}

@@ -1,0 +1,159 @@
+//! The whole life of a `LowRankLinear`.
+
+use burn::module::Module;
+use burn::nn::{Linear, LinearConfig};
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::{Device, Distribution, Tensor, Tolerance};
+use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+
+use crate::device;
+
+const IN: usize = 6;
+const OUT: usize = 5;
+const RANK: usize = 2;
+
+fn random<const D: usize>(shape: [usize; D], device: &Device) -> Tensor<D> {
+    Tensor::random(shape, Distribution::Normal(0.0, 1.0), device)
+}
+
+fn factored(device: &Device) -> LowRankLinear {
+    LowRankLinear::from_factors(
+        random([IN, RANK], device),
+        random([RANK, OUT], device),
+        Some(random([OUT], device)),
+    )
+}
+
+fn assert_close<const D: usize>(a: Tensor<D>, b: Tensor<D>) {
+    a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::relative(1e-5));
+}
+
+#[test]
+fn dense_layer_is_a_linear_layer() {
+    let device = device();
+    let linear = LinearConfig::new(IN, OUT).init(&device);
+    let layer = LowRankLinear::from(linear.clone());
+    let x = random([3, 4, IN], &device);
+    assert_close(layer.forward(x.clone()), linear.forward(x));
+    assert_eq!((layer.d_input(), layer.d_output(), layer.rank()), (IN, OUT, None));
+    assert_eq!(layer.weight.id, linear.weight.id);
+    assert_eq!(layer.num_params(), linear.num_params());
+}
+
+#[test]
+fn configuration_has_the_fields_of_linear() {
+    let device = device();
+    let dense = LowRankLinearConfig::new(IN, OUT).init(&device);
+    assert_eq!(dense.num_params(), IN * OUT + OUT);
+    let no_bias = LowRankLinearConfig::new(IN, OUT).with_bias(false).init(&device);
+    assert!(no_bias.bias.is_none());
+    let low = LowRankLinearConfig::new(IN, OUT).with_rank(Some(RANK)).init(&device);
+    assert_eq!(low.rank(), Some(RANK));
+    assert_eq!(low.num_params(), IN * RANK + RANK * OUT + OUT);
+    assert_eq!(low.forward(random([7, IN], &device)).dims(), [7, OUT]);
+}
+
+#[test]
+fn factored_initialization_has_the_spread_of_a_dense_one() {
+    let device = device();
+    device.seed(1);
+    let spread = |rank| {
+        let layer = LowRankLinearConfig::new(200, 300).with_rank(rank).init(&device);
+        layer.weight.val().var(1).mean().sqrt().into_scalar::<f64>()
+    };
+    let (dense, low) = (spread(None), spread(Some(50)));
+    assert!((low / dense - 1.0).abs() < 0.1, "{low} against {dense}");
+}
+
+#[test]
+#[should_panic(expected = "rank 6 is not in 1..=5")]
+fn impossible_rank_panics() {
+    LowRankLinearConfig::new(IN, OUT).with_rank(Some(6)).init(&device());
+}
+
+#[test]
+fn factored_forward_is_the_materialized_product() {
+    let device = device();
+    let layer = factored(&device);
+    let x = random([3, 4, IN], &device);
+    let (down, up) = layer.factors().unwrap();
+    let expected = x.clone().matmul(down.matmul(up).unsqueeze())
+        + layer.bias.as_ref().unwrap().val().unsqueeze();
+    assert_close(layer.forward(x.clone()), expected.clone());
+    // A plain Linear with the same parameters materializes, and agrees.
+    assert_close(Linear::from(layer.clone()).forward(x.clone()), expected.clone());
+    let merged = layer.materialize();
+    assert_eq!(merged.rank(), None);
+    assert_eq!(merged.weight.val().dims(), [IN, OUT]);
+    assert_close(merged.forward(x), expected);
+}
+
+#[test]
+fn factored_forward_never_builds_the_dense_weight() {
+    // The dense weight would take 40 GB.
+    let device = device();
+    let n = 100_000;
+    let layer = LowRankLinear::from_factors(random([n, 2], &device), random([2, n], &device), None);
+    assert_eq!(layer.forward(random([1, n], &device)).dims(), [1, n]);
+}
+
+#[test]
+fn gradients_reach_both_factors_and_the_bias() {
+    let device = device().autodiff();
+    let layer = factored(&device);
+    let grads = layer.forward(random([3, IN], &device)).sum().backward();
+    let (down, up) = layer.factors().unwrap();
+    assert_eq!(down.grad(&grads).unwrap().dims(), [IN, RANK]);
+    assert_eq!(up.grad(&grads).unwrap().dims(), [RANK, OUT]);
+    assert!(layer.bias.as_ref().unwrap().grad(&grads).is_some());
+}
+
+#[test]
+fn optimizer_moves_both_factors_and_lowers_the_loss() {
+    let device = device().autodiff();
+    let mut layer = factored(&device);
+    let (x, y) = (random([16, IN], &device), random([16, OUT], &device));
+    let before = layer.factors().unwrap();
+    let mut optimizer = AdamWConfig::new().init();
+    let mut losses = Vec::new();
+    for _ in 0..20 {
+        let loss = (layer.forward(x.clone()) - y.clone()).square().mean();
+        losses.push(loss.clone().into_scalar::<f64>());
+        let grads = GradientsParams::from_grads(loss.backward(), &layer);
+        layer = optimizer.step(0.05.into(), layer, grads);
+    }
+    assert!(losses[19] < 0.8 * losses[0], "{losses:?}");
+    let after = layer.factors().unwrap();
+    for (old, new) in [(before.0, after.0), (before.1, after.1)] {
+        let moved = (new - old).abs().max().into_scalar::<f64>();
+        assert!(moved > 1e-3);
+    }
+}
+
+#[test]
+fn records_devices_and_modes_keep_the_factors() {
+    let plain = device();
+    let layer = factored(&plain);
+    let x = random([3, IN], &plain);
+    let expected = layer.forward(x.clone());
+
+    let loaded = factored(&plain).load_record(layer.clone().into_record());
+    assert_close(loaded.forward(x.clone()), expected.clone());
+
+    let training = layer.clone().train();
+    assert!(training.factors().unwrap().0.is_require_grad());
+    let back = training.valid();
+    assert_eq!(back.rank(), Some(RANK));
+    assert_close(back.forward(x.clone()), expected.clone());
+
+    let moved = layer.to_device(&plain).fork(&plain);
+    assert_close(moved.forward(x), expected);
+}
+
+#[test]
+fn display_tells_the_rank_and_builds_nothing() {
+    let text = factored(&device()).to_string();
+    for part in ["d_input: 6", "d_output: 5", "rank: 2", "bias: true"] {
+        assert!(text.contains(part), "{text}");
+    }
+}

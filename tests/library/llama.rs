@@ -1,0 +1,205 @@
+//! The LLaMA family against PyTorch, on the fixtures.
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+
+use burn::module::Module;
+use burn::tensor::{Int, Tensor, TensorData};
+use welore_burn::checkpoint::{Checkpoint, OutputDir};
+use welore_burn::data::{TextTokenizer, read_text};
+use welore_burn::eval::{EvalError, PerplexityOptions, perplexity};
+use welore_burn::llama::{
+    ConfigError, GenerateOptions, Llama, LlamaConfig, LoadedLlama, RopeScaling, Sampler, generate,
+    load_llama,
+};
+use welore_burn::plan::{PlanOptions, WeLore, make_plan};
+use welore_burn::spectrum::{Selection, measure_checkpoint};
+use welore_burn::surgery::{compress_directory, merge_directory};
+
+use crate::{device, expected, fixture, floats, ids};
+
+const FAMILY: [&str; 4] = ["tiny-llama", "tiny-llama3", "tiny-qwen2", "tiny-mistral"];
+
+fn load(name: &str) -> LoadedLlama {
+    load_llama(fixture(name), &device(), &mut ()).unwrap()
+}
+
+fn logits(model: &Llama, tokens: &[u32]) -> Vec<Vec<f64>> {
+    let data: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+    let len = data.len();
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(data, [1, len]), &device());
+    let logits = model.forward(tokens);
+    let vocab = logits.dims()[2];
+    let flat: Vec<f64> = logits.into_data().iter::<f64>().collect();
+    flat.chunks(vocab).map(<[f64]>::to_vec).collect()
+}
+
+#[test]
+fn logits_agree_with_pytorch_for_every_architecture() {
+    for name in FAMILY {
+        let figures = expected(name);
+        let all = logits(&load(name).model, &ids(&figures["input"]));
+        let last = floats(&figures["last_logits"]);
+        for (got, want) in all.last().unwrap().iter().zip(&last) {
+            assert!((got - want).abs() < 1e-3, "{name}: {got} for {want}");
+        }
+        for (row, want) in all.iter().zip(floats(&figures["logits_norm"])) {
+            let norm = row.iter().map(|x| x * x).sum::<f64>().sqrt();
+            assert!((norm - want).abs() < 1e-4 * want, "{name}: norm {norm} for {want}");
+        }
+    }
+}
+
+#[test]
+fn greedy_generation_with_the_cache_agrees_with_pytorch() {
+    for name in FAMILY {
+        let figures = expected(name);
+        let prompt = &ids(&figures["input"])[..8];
+        let options = GenerateOptions { max_new_tokens: 12, max_context: 512, stop: vec![] };
+        let model = load(name).model;
+        let mut seen = Vec::new();
+        let tokens = generate(&model, prompt, &mut Sampler::greedy(), &options, &device(), |t| {
+            seen.push(t);
+            ControlFlow::Continue(())
+        });
+        assert_eq!(tokens.unwrap(), ids(&figures["greedy"]), "{name}");
+        assert_eq!(seen, ids(&figures["greedy"]), "{name}");
+    }
+}
+
+#[test]
+fn generation_stops_where_it_is_told() {
+    let model = load("tiny-llama").model;
+    let prompt = &ids(&expected("tiny-llama")["input"])[..8];
+    let greedy = ids(&expected("tiny-llama")["greedy"]);
+    let run = |stop: Vec<u32>, max_context| {
+        let options = GenerateOptions { max_new_tokens: 12, max_context, stop };
+        generate(&model, prompt, &mut Sampler::greedy(), &options, &device(), |_| {
+            ControlFlow::Continue(())
+        })
+    };
+    let first = greedy.iter().position(|t| *t == greedy[3]).unwrap();
+    assert_eq!(run(vec![greedy[3]], 512).unwrap(), greedy[..first]);
+    // Position 10 still has a logit row, so a context of 10 gives 3 tokens after 8.
+    assert_eq!(run(vec![], 10).unwrap(), greedy[..3]);
+    assert!(run(vec![], 7).unwrap_err().to_string().contains("8 tokens"));
+}
+
+#[test]
+fn batches_are_independent() {
+    let model = load("tiny-llama").model;
+    let (a, b): (Vec<i32>, Vec<i32>) = ((10..26).collect(), (100..116).collect());
+    let one = |ids: &[i32]| {
+        Tensor::<2, Int>::from_data(TensorData::new(ids.to_vec(), [1, 16]), &device())
+    };
+    let both = model.forward(Tensor::cat(vec![one(&a), one(&b)], 0));
+    let second = model.forward(one(&b));
+    let gap = (both.narrow(0, 1, 1) - second).abs().max().into_scalar::<f64>();
+    assert!(gap < 1e-4, "{gap}");
+}
+
+#[test]
+fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
+    let figures = expected("tiny-llama");
+    let tokenizer = TextTokenizer::open(fixture("tiny-llama")).unwrap();
+    let sentence = figures["sentence"].as_str().unwrap();
+    assert_eq!(tokenizer.encode(sentence).unwrap(), ids(&figures["tokens"]));
+    assert_eq!(tokenizer.decode(&ids(&figures["tokens"])).unwrap(), sentence);
+
+    let text = tokenizer.encode(&read_text(fixture("story.txt")).unwrap()).unwrap();
+    let options =
+        PerplexityOptions { seq_len: 64, blocks: Some(8), at_once: NonZeroUsize::new(3).unwrap() };
+    let measure = |model: &Llama| {
+        perplexity(model, &text, 512, &options, &device(), &mut ()).unwrap().perplexity
+    };
+    let dense = load("tiny-llama");
+    assert_eq!(dense.model.num_params() as u64, figures["params"].as_u64().unwrap());
+    let want = figures["perplexity"]["value"].as_f64().unwrap();
+    assert!((measure(&dense.model) / want - 1.0).abs() < 1e-4);
+
+    let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
+    let spectra = measure_checkpoint(&checkpoint, &Selection::projections(), &mut ()).unwrap();
+    let scratch = tempfile::tempdir().unwrap();
+    for target in figures["compress"].as_array().unwrap() {
+        for factored in target["factored"].as_array().unwrap() {
+            let min_ratio = factored["min_ratio"].as_f64().unwrap();
+            let err = target["err"].as_f64().unwrap();
+            let options = PlanOptions { min_ratio, ..PlanOptions::new(err) };
+            let plan = make_plan(&spectra, &WeLore, &options).unwrap();
+            let dir = scratch.path().join(format!("{err}-{min_ratio}"));
+            let output = OutputDir::create(&dir, false).unwrap();
+            compress_directory(&checkpoint, &plan, &output, u64::MAX, &mut ()).unwrap();
+            output.commit().unwrap();
+
+            let loaded = load_llama(&dir, &device(), &mut ()).unwrap();
+            assert_eq!(loaded.model.num_params() as u64, factored["params"].as_u64().unwrap());
+            assert_eq!(loaded.plan.as_ref(), Some(&plan));
+            // The reference keeps f32 factors, the directory the source's bf16.
+            let want = factored["perplexity"].as_f64().unwrap();
+            let got = measure(&loaded.model);
+            assert!((got / want - 1.0).abs() < 0.01, "{got} for {want}");
+
+            let dense_dir = scratch.path().join(format!("{err}-{min_ratio}-dense"));
+            let factored_files = Checkpoint::open(&dir).unwrap();
+            let output = OutputDir::create(&dense_dir, false).unwrap();
+            merge_directory(&factored_files, &output, u64::MAX, &mut ()).unwrap();
+            output.commit().unwrap();
+            let merged = load_llama(&dense_dir, &device(), &mut ()).unwrap();
+            assert!(merged.plan.is_none());
+            assert_eq!(merged.model.num_params(), dense.model.num_params());
+            assert!((measure(&merged.model) / got - 1.0).abs() < 0.01);
+        }
+    }
+}
+
+#[test]
+fn perplexity_refuses_what_it_cannot_measure() {
+    let model = load("tiny-llama").model;
+    let refuse = |tokens: &[u32], seq_len, blocks| {
+        let options = PerplexityOptions { seq_len, blocks, at_once: NonZeroUsize::MIN };
+        perplexity(&model, tokens, 512, &options, &device(), &mut ()).unwrap_err()
+    };
+    assert_eq!(refuse(&[1; 10], 16, None), EvalError::TooShort { tokens: 10, seq_len: 16 });
+    assert_eq!(refuse(&[1; 10], 1, None), EvalError::SeqLen(1));
+    assert_eq!(refuse(&[1; 10], 5, Some(0)), EvalError::NoBlocks);
+    assert!(matches!(refuse(&[1; 1000], 600, None), EvalError::Context { .. }));
+    assert!(matches!(refuse(&[9999; 10], 5, None), EvalError::UnknownToken { token: 9999, .. }));
+}
+
+#[test]
+fn configurations_of_the_family_are_understood() {
+    let config = |name: &str| load(name).config;
+    assert!(config("tiny-llama").tie_word_embeddings);
+    assert!(config("tiny-qwen2").qkv_bias && !config("tiny-qwen2").output_bias);
+    assert_eq!(config("tiny-mistral").sliding_window, Some(8));
+    assert!(matches!(config("tiny-llama3").rope_scaling, RopeScaling::Llama3 { factor: 8.0, .. }));
+    assert_eq!(config("tiny-llama3").head_dim, 16);
+}
+
+#[test]
+fn configurations_of_other_models_are_refused_by_field() {
+    let text = std::fs::read_to_string(fixture("tiny-llama/config.json")).unwrap();
+    let edited = |key: &str, value: serde_json::Value| {
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config[key] = value;
+        LlamaConfig::from_hf_json(&config.to_string()).unwrap_err()
+    };
+    use serde_json::json;
+    assert_eq!(edited("model_type", json!("gpt2")), ConfigError::Architecture("gpt2".into()));
+    for (key, value) in [
+        ("hidden_act", json!("gelu")),
+        ("quantization_config", json!({"bits": 4})),
+        ("rope_parameters", json!({"rope_type": "yarn", "factor": 2.0})),
+        ("num_key_value_heads", json!(3)),
+        ("hidden_size", json!(0)),
+        ("hidden_size", json!(1u64 << 60)),
+        ("num_hidden_layers", json!(1u64 << 40)),
+        ("rms_norm_eps", json!(-1.0)),
+        ("rope_parameters", json!({"rope_type": "linear"})),
+        ("vocab_size", json!("many")),
+    ] {
+        edited(key, value);
+    }
+    assert!(matches!(LlamaConfig::from_hf_json("{"), Err(ConfigError::Json(_))));
+    assert!(matches!(LlamaConfig::from_hf_json("{}"), Err(ConfigError::Json(_))));
+}

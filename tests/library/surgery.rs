@@ -1,0 +1,165 @@
+//! Plans carried out on live modules.
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::nn::{Linear, LinearConfig, LinearLayout, Relu};
+use burn::tensor::{Device, Distribution, Tensor, Tolerance};
+use welore_burn::linear::{LowRank, LowRankLinear, LowRankLinearConfig};
+use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
+use welore_burn::spectrum::{Selection, SpectrumError, measure_module};
+use welore_burn::surgery::{SurgeryError, apply_plan};
+
+use crate::device;
+
+/// A user's own module: plain layers of Burn, and one of ours.
+#[derive(Module, Debug)]
+struct Classifier {
+    first: Linear,
+    second: LowRankLinear,
+    head: Linear,
+    activation: Relu,
+}
+
+impl Classifier {
+    fn new(device: &Device) -> Self {
+        Self {
+            first: LinearConfig::new(10, 16).init(device),
+            second: LowRankLinearConfig::new(16, 16).init(device),
+            head: LinearConfig::new(16, 3).with_bias(false).init(device),
+            activation: Relu::new(),
+        }
+    }
+
+    fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let x = self.activation.forward(self.first.forward(x));
+        self.head.forward(self.activation.forward(self.second.forward(x)))
+    }
+}
+
+fn plan_for(module: &Classifier, err: f64) -> RankPlan {
+    let selection = Selection::new(&["first", "second"], &[] as &[&str]).unwrap();
+    let spectra = measure_module(module, &selection, &mut ()).unwrap();
+    let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(err) };
+    make_plan(&spectra, &WeLore, &options).unwrap()
+}
+
+/// Names of the parameters that would train.
+#[derive(Default)]
+struct Trainable {
+    path: Vec<String>,
+    names: Vec<String>,
+}
+
+impl ModuleVisitor for Trainable {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.into());
+    }
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if param.is_require_grad() {
+            self.names.push(self.path.join("."));
+        }
+    }
+}
+
+fn trainable(module: &impl Module) -> Vec<String> {
+    let mut visitor = Trainable::default();
+    module.visit(&mut visitor);
+    visitor.names
+}
+
+#[test]
+fn any_module_is_factored_by_path_and_only_factors_train() {
+    let module = Classifier::new(&device());
+    let plan = plan_for(&module, 0.4);
+    let (factored, report) = apply_plan(module.clone(), &plan, &mut ()).unwrap();
+
+    let names: Vec<_> = report.factored.iter().map(|m| m.name.as_str()).collect();
+    assert_eq!(names, ["first", "second"]);
+    assert_eq!(factored.second.rank(), Some(plan.matrices[1].rank));
+    assert!(factored.first.weight.reparameterization::<LowRank>().is_some());
+    assert!(factored.head.weight.reparameterization::<LowRank>().is_none());
+    assert_eq!(factored.num_params() as u64, plan.totals.parameters_after);
+    assert_eq!(
+        trainable(&factored.clone().train()),
+        ["first.weight", "first.weight.low_rank.up", "second.weight", "second.weight.low_rank.up"]
+    );
+
+    let x = Tensor::random([4, 10], Distribution::Default, &device());
+    let merged = factored.clone().materialize();
+    merged
+        .forward(x.clone())
+        .into_data()
+        .assert_approx_eq::<f32>(&factored.forward(x).into_data(), Tolerance::relative(1e-5));
+    assert_eq!(merged.num_params(), module.num_params());
+}
+
+#[test]
+fn reported_error_is_the_error_of_the_factors() {
+    let module = Classifier::new(&device());
+    let (factored, report) = apply_plan(module.clone(), &plan_for(&module, 0.5), &mut ()).unwrap();
+    let dense = module.second.weight.val();
+    let left = (factored.second.weight.val() - dense.clone()).square().sum().sqrt();
+    let relative = left.into_scalar::<f64>() / dense.square().sum().sqrt().into_scalar::<f64>();
+    assert!((report.factored[1].relative_error - relative).abs() < 1e-5);
+    // Both factors carry √S, so their norms agree.
+    let (down, up) = factored.second.factors().unwrap();
+    let norm = |t: Tensor<2>| t.square().sum().into_scalar::<f64>();
+    assert!((norm(down) / norm(up) - 1.0).abs() < 1e-5);
+}
+
+#[test]
+fn surgery_works_on_an_autodiff_device_and_trains() {
+    let device = device().autodiff();
+    let module = Classifier::new(&device);
+    let plan = plan_for(&module, 0.4);
+    let (module, _) = apply_plan(module, &plan, &mut ()).unwrap();
+    let x = Tensor::random([4, 10], Distribution::Default, &device);
+    let grads = module.forward(x).sum().backward();
+    let (down, up) = module.second.factors().unwrap();
+    assert!(down.grad(&grads).is_some() && up.grad(&grads).is_some());
+    assert!(module.head.weight.grad(&grads).is_none());
+    assert!(module.first.bias.as_ref().unwrap().grad(&grads).is_none());
+}
+
+#[test]
+fn plans_that_do_not_fit_are_refused_before_any_work() {
+    let module = Classifier::new(&device());
+    let fitting = plan_for(&module, 0.4);
+    let refused = |edit: fn(&mut RankPlan)| {
+        let mut plan = fitting.clone();
+        edit(&mut plan);
+        apply_plan(module.clone(), &plan, &mut ()).unwrap_err()
+    };
+    let unknown = refused(|plan| plan.matrices[0].name = "third".into());
+    assert_eq!(unknown, SurgeryError::NoSuchMatrix("third".into()));
+    let shape = refused(|plan| plan.matrices[0].shape = [10, 16]);
+    assert!(matches!(shape, SurgeryError::Shape { found: [16, 10], .. }));
+
+    let (factored, _) = apply_plan(module.clone(), &fitting, &mut ()).unwrap();
+    let twice = apply_plan(factored.clone(), &fitting, &mut ()).unwrap_err();
+    assert!(matches!(twice, SurgeryError::Factored(_)));
+    let again = measure_module(&factored, &Selection::all(), &mut ()).unwrap_err();
+    assert!(matches!(again, SpectrumError::Factored { .. }), "{again}");
+}
+
+#[test]
+fn column_layout_is_refused() {
+    let mut module = Classifier::new(&device());
+    let plan = plan_for(&module, 0.4);
+    module.first = LinearConfig::new(10, 16).with_layout(LinearLayout::Col).init(&device());
+    let error = apply_plan(module.clone(), &plan, &mut ()).unwrap_err();
+    assert_eq!(error, SurgeryError::Layout("first".into()));
+    let error = measure_module(&module, &Selection::all(), &mut ()).unwrap_err();
+    assert!(matches!(error, SpectrumError::Layout { .. }), "{error}");
+}
+
+#[test]
+fn weights_that_are_not_finite_are_refused() {
+    let mut module = Classifier::new(&device());
+    let plan = plan_for(&module, 0.4);
+    module.second.weight = Param::from_tensor(Tensor::full([16, 16], f32::NAN, &device()));
+    let error = apply_plan(module, &plan, &mut ()).unwrap_err();
+    assert!(error.to_string().contains("`second`"), "{error}");
+}
