@@ -2,7 +2,7 @@
 
 use burn::module::Module;
 use burn::nn::{Linear, LinearConfig};
-use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
 
@@ -120,7 +120,7 @@ fn optimizer_moves_both_factors_and_lowers_the_loss() {
         let loss = (layer.forward(x.clone()) - y.clone()).square().mean();
         losses.push(loss.clone().into_scalar::<f64>());
         let grads = GradientsParams::from_grads(loss.backward(), &layer);
-        layer = optimizer.step(0.05.into(), layer, grads);
+        layer = optimizer.step(0.05, layer, grads);
     }
     assert!(losses[19] < 0.8 * losses[0], "{losses:?}");
     let after = layer.factors().unwrap();

@@ -73,8 +73,8 @@ proptest! {
         let total = total_rank(&spectra) as f64;
         match make_plan(&spectra, policy, &options) {
             Ok(plan) => {
-                let excess = (plan.totals.err - options.err) * total;
-                prop_assert!((-1e-6..1.0 + 1e-6).contains(&excess), "off by {excess} ranks");
+                let below = (options.err - plan.totals.err) * total;
+                prop_assert!((-1e-6..1.0 + 1e-6).contains(&below), "{below} ranks below");
             }
             Err(PlanError::OutOfReach { reachable, .. }) => {
                 let most = (total - spectra.matrices.len() as f64) / total;
@@ -196,7 +196,7 @@ fn options_out_of_range_are_refused() {
 fn equal_singular_values_are_no_tail() {
     let flat = matrix("flat".into(), [4, 4], vec![2.0; 4]);
     let heavy = matrix("heavy".into(), [4, 4], vec![8.0, 1.0, 0.5, 0.2]);
-    let plan = make_plan(&spectra(vec![flat, heavy]), &WeLore, &PlanOptions::new(0.3)).unwrap();
+    let plan = make_plan(&spectra(vec![flat, heavy]), &WeLore, &PlanOptions::new(0.4)).unwrap();
     assert_eq!((plan.matrices[0].rank, plan.matrices[1].rank), (4, 1));
 }
 

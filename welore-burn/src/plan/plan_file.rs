@@ -18,7 +18,7 @@ pub struct RankPlan {
     pub policy: String,
     /// Effective rank reduction asked for, in (0, 1).
     pub target_err: f64,
-    /// Score below which ranks were removed, where the policy has one.
+    /// Ranks that score below this were removed, where the policy has such a score.
     pub threshold: Option<f64>,
     /// A matrix is a low-rank component (LRC) when its reduction exceeds this.
     pub min_ratio: f64,

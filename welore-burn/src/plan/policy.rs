@@ -2,7 +2,7 @@ use crate::spectrum::MatrixSpectrum;
 
 /// Says how much each rank of a matrix is worth, so that ranks can be compared across the
 /// whole model.
-pub trait RankPolicy {
+pub trait RankPolicy: std::fmt::Debug {
     /// Name written into the plan.
     fn name(&self) -> &'static str;
 
@@ -10,7 +10,7 @@ pub trait RankPolicy {
     /// increasing. Ranks are removed lowest score first, over all matrices.
     fn scores(&self, spectrum: &MatrixSpectrum) -> Vec<f64>;
 
-    /// Whether the score of the last removed rank is a threshold worth reporting.
+    /// Whether the lowest kept score is a threshold worth reporting.
     fn has_threshold(&self) -> bool {
         true
     }

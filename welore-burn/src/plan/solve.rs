@@ -49,12 +49,12 @@ pub enum PlanError {
     },
 }
 
-/// Makes a plan: removes the lowest scores over all matrices until the target is met.
+/// Makes a plan: removes the lowest scores over all matrices, up to the target.
 ///
-/// The threshold is solved, not searched: with `N` ranks in all, the lowest
-/// `⌈err · N⌉` go, so the achieved ERR is within one rank of the target (with a rank
-/// multiple, within one multiple). Ties go by name, so the order of the input is
-/// irrelevant. Every matrix keeps at least one rank.
+/// The threshold is solved, not searched: with `N` ranks in all it is the `⌈err · N⌉`-th
+/// lowest score, and ranks scoring below it go. So the achieved ERR never exceeds the target
+/// and is at most one rank below it (with a rank multiple, one multiple). Ties go by name,
+/// so the order of the input is irrelevant. Every matrix keeps at least one rank.
 ///
 /// # Errors
 ///
@@ -73,7 +73,7 @@ pub fn make_plan(
     if options.rank_multiple == 0 {
         return Err(PlanError::RankMultiple);
     }
-    let (ranks, last_score) = allocate(spectra, policy, options)?;
+    let (ranks, threshold) = allocate(spectra, policy, options)?;
     let matrices: Vec<_> = spectra
         .matrices
         .iter()
@@ -86,7 +86,7 @@ pub fn make_plan(
         source: spectra.source.clone(),
         policy: policy.name().into(),
         target_err: options.err,
-        threshold: policy.has_threshold().then(|| last_score.next_up()),
+        threshold: Some(threshold).filter(|_| policy.has_threshold()),
         min_ratio: options.min_ratio,
         rank_multiple: options.rank_multiple,
         never_grow: options.never_grow,
@@ -95,7 +95,7 @@ pub fn make_plan(
     })
 }
 
-/// The kept rank of every matrix, and the score of the last rank removed.
+/// The kept rank of every matrix, and the lowest score that is kept.
 fn allocate(
     spectra: &Spectra,
     policy: &dyn RankPolicy,
@@ -103,46 +103,43 @@ fn allocate(
 ) -> Result<(Vec<usize>, f64), PlanError> {
     let full: Vec<usize> = spectra.matrices.iter().map(MatrixSpectrum::full_rank).collect();
     let total: usize = full.iter().sum();
-    // err * total is exact up to rounding; without the guard 0.1 of 30 ranks could become 4.
-    let target = (options.err * total as f64 * (1.0 - 4.0 * f64::EPSILON)).ceil() as usize;
-
-    let mut removal: Vec<(f64, usize, usize)> = Vec::with_capacity(total);
-    for (index, spectrum) in spectra.matrices.iter().enumerate() {
-        let scores = policy.scores(spectrum);
-        debug_assert_eq!(scores.len(), full[index]);
-        removal.extend(scores.into_iter().enumerate().map(|(rank, score)| (score, index, rank)));
-    }
-    let name = |index: usize| &spectra.matrices[index].name;
-    removal.sort_by(|a, b| {
-        a.0.total_cmp(&b.0).then_with(|| name(a.1).cmp(name(b.1))).then_with(|| b.2.cmp(&a.2))
-    });
+    let most = (options.err * total as f64).ceil() as usize - 1;
+    let rounded =
+        |exact: usize, full: usize| exact.next_multiple_of(options.rank_multiple).min(full);
 
     let mut exact = full.clone();
     let mut removed = 0;
-    let mut last_score = f64::NEG_INFINITY;
-    let rounded =
-        |exact: usize, full: usize| exact.next_multiple_of(options.rank_multiple).min(full);
-    for (score, index, _) in removal {
-        if removed >= target {
-            break;
-        }
+    for (score, index) in removal_order(spectra, policy) {
         if exact[index] == 1 {
             continue;
         }
-        let before = rounded(exact[index], full[index]);
+        let gain = rounded(exact[index], full[index]) - rounded(exact[index] - 1, full[index]);
+        if removed + gain > most {
+            let ranks = exact.iter().zip(&full).map(|(exact, full)| rounded(*exact, *full));
+            return Ok((ranks.collect(), score));
+        }
         exact[index] -= 1;
-        removed += before - rounded(exact[index], full[index]);
-        last_score = score;
+        removed += gain;
     }
-    if removed < target {
-        return Err(PlanError::OutOfReach {
-            target: options.err,
-            reachable: removed as f64 / total as f64,
-            rank_multiple: options.rank_multiple,
-        });
+    Err(PlanError::OutOfReach {
+        target: options.err,
+        reachable: removed as f64 / total as f64,
+        rank_multiple: options.rank_multiple,
+    })
+}
+
+/// Every rank as its score and its matrix, in the order in which ranks go: lowest score
+/// first, ties by name.
+fn removal_order(spectra: &Spectra, policy: &dyn RankPolicy) -> Vec<(f64, usize)> {
+    let mut order = Vec::new();
+    for (index, spectrum) in spectra.matrices.iter().enumerate() {
+        let scores = policy.scores(spectrum);
+        debug_assert_eq!(scores.len(), spectrum.full_rank());
+        order.extend(scores.into_iter().map(|score| (score, index)));
     }
-    let ranks = exact.iter().zip(&full).map(|(exact, full)| rounded(*exact, *full)).collect();
-    Ok((ranks, last_score))
+    let name = |index: usize| &spectra.matrices[index].name;
+    order.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| name(a.1).cmp(name(b.1))));
+    order
 }
 
 fn plan_matrix(spectrum: &MatrixSpectrum, rank: usize, options: &PlanOptions) -> MatrixPlan {

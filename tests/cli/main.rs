@@ -1,0 +1,12 @@
+//! What the command line promises: its results, its refusals, and what it leaves on disk.
+
+mod bad_config;
+mod bad_model;
+mod bad_plan;
+mod bad_request;
+mod outputs;
+mod pipeline;
+mod printing;
+#[cfg(unix)]
+mod stopping;
+mod support;

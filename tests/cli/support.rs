@@ -1,0 +1,249 @@
+use std::collections::BTreeMap;
+use std::fs;
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::Value;
+use tempfile::TempDir;
+
+pub const BINARY: &str = env!("CARGO_BIN_EXE_welore-cli");
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
+
+/// The figures that PyTorch gives for tiny-llama.
+pub fn expected() -> Value {
+    let text = fs::read_to_string(Path::new(FIXTURES).join("expected.json")).unwrap();
+    serde_json::from_str::<Value>(&text).unwrap()["tiny-llama"].clone()
+}
+
+/// A folder that the commands of one test run in. It starts with `model`, a copy of
+/// tiny-llama, and `story.txt`, so that commands read as a user would type them.
+pub struct Sandbox(TempDir);
+
+impl Sandbox {
+    pub fn new() -> Self {
+        let sandbox = Self(tempfile::tempdir().unwrap());
+        sandbox.add("tiny-llama", "model");
+        fs::copy(Path::new(FIXTURES).join("story.txt"), sandbox.path("story.txt")).unwrap();
+        sandbox
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    pub fn read(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        fs::write(self.path(name), content).unwrap();
+    }
+
+    pub fn remove(&self, name: &str) {
+        fs::remove_file(self.path(name)).unwrap();
+    }
+
+    /// Copies a fixture.
+    pub fn add(&self, fixture: &str, name: &str) {
+        copy_files(&Path::new(FIXTURES).join(fixture), &self.path(name));
+    }
+
+    /// Copies a model directory of this sandbox.
+    pub fn duplicate(&self, from: &str, to: &str) {
+        copy_files(&self.path(from), &self.path(to));
+    }
+
+    pub fn json_file(&self, name: &str) -> Value {
+        serde_json::from_slice(&self.read(name)).unwrap()
+    }
+
+    pub fn edit_json(&self, name: &str, edit: impl FnOnce(&mut Value)) {
+        let mut value = self.json_file(name);
+        edit(&mut value);
+        self.write(name, value.to_string());
+    }
+
+    pub fn tensors(&self, name: &str) -> Tensors {
+        let bytes = self.read(name);
+        let file = SafeTensors::deserialize(&bytes).unwrap();
+        file.iter().map(|(name, view)| (name.to_string(), Tensor::from(view))).collect()
+    }
+
+    /// Rewrites a safetensors file with other tensors in it.
+    pub fn edit_tensors(&self, name: &str, edit: impl FnOnce(&mut Tensors)) {
+        let mut tensors = self.tensors(name);
+        edit(&mut tensors);
+        let views = tensors.iter().map(|(name, tensor)| {
+            let view = TensorView::new(tensor.dtype, tensor.shape.clone(), &tensor.data);
+            (name.as_str(), view.unwrap())
+        });
+        self.write(name, safetensors::serialize(views, None).unwrap());
+    }
+
+    /// Every file below, by a hash of its content, and every directory.
+    pub fn contents(&self) -> BTreeMap<PathBuf, Option<u64>> {
+        let mut found = BTreeMap::new();
+        collect(self.0.path(), &mut found);
+        found
+    }
+
+    /// A command line as typed here; words end at spaces.
+    pub fn command(&self, line: &str) -> Command {
+        let mut command = Command::new(BINARY);
+        command.args(line.split_whitespace());
+        self.prepare(command)
+    }
+
+    /// The same in a shell that has run `setup` before, to limit what the command may use.
+    #[cfg(unix)]
+    pub fn command_after(&self, setup: &str, line: &str) -> Command {
+        let mut command = Command::new("sh");
+        command.args(["-c", &format!("{setup}; exec \"$0\" \"$@\""), BINARY]);
+        command.args(line.split_whitespace());
+        self.prepare(command)
+    }
+
+    fn prepare(&self, mut command: Command) -> Command {
+        // With backtraces asked for, a refusal still has to be one line.
+        command.current_dir(self.0.path()).env("RUST_BACKTRACE", "1");
+        command
+    }
+
+    pub fn run(&self, line: &str) -> Outcome {
+        Outcome::of(&mut self.command(line))
+    }
+
+    /// Runs a command that has to work.
+    pub fn gives(&self, line: &str) -> Outcome {
+        let outcome = self.run(line);
+        assert_eq!(outcome.code, Some(0), "`{line}` says: {}", outcome.stderr);
+        outcome
+    }
+
+    /// Runs a command that has to work and to print JSON and nothing else.
+    pub fn json(&self, line: &str) -> Value {
+        let stdout = self.gives(line).stdout;
+        serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("`{line}` prints {e}: {stdout}"))
+    }
+
+    /// Runs a command that has to refuse its input and to leave everything as it was. The
+    /// message has to name what is wrong.
+    pub fn refuses(&self, line: &str, named: &str) -> String {
+        let before = self.contents();
+        let message = self.run(line).complaint(2);
+        assert!(message.contains(named), "`{line}` does not name `{named}`: {message}");
+        assert_eq!(self.contents(), before, "`{line}` left something behind");
+        message
+    }
+
+    /// Runs a command line that makes no sense; the parser also explains the usage.
+    pub fn misused(&self, line: &str, named: &str) {
+        let before = self.contents();
+        let outcome = self.run(line);
+        assert_eq!(outcome.code, Some(2), "`{line}` says: {}", outcome.stderr);
+        let first = outcome.stderr.lines().next().unwrap_or_default();
+        assert!(first.starts_with("error: "), "`{line}` says: {}", outcome.stderr);
+        assert!(outcome.stderr.contains(named), "`{line}` says: {}", outcome.stderr);
+        assert_eq!((outcome.stdout.as_str(), self.contents()), ("", before), "`{line}`");
+    }
+}
+
+/// What a command did.
+#[derive(Debug)]
+pub struct Outcome {
+    /// `None` if a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Outcome {
+    pub fn of(command: &mut Command) -> Self {
+        command.output().expect("the binary starts").into()
+    }
+
+    /// The error line of a command that failed in good order: the exit code, one line that
+    /// says each thing once, perhaps a hint, and no result.
+    pub fn complaint(&self, code: i32) -> String {
+        let stderr = &self.stderr;
+        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.stdout, "", "a result beside: {stderr}");
+        let mut lines = stderr.lines();
+        let error = lines.next().unwrap_or_default();
+        assert!(error.starts_with("error: "), "{stderr}");
+        assert!(!repeats_itself(error), "said twice: {error}");
+        assert!(!error.contains(".welore-"), "names a file of its own: {error}");
+        let rest: Vec<&str> = lines.collect();
+        assert!(rest.len() <= 1 && rest.iter().all(|line| line.starts_with("hint: ")), "{stderr}");
+        error.into()
+    }
+}
+
+impl From<Output> for Outcome {
+    fn from(output: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).expect("the output is UTF-8");
+        Self {
+            code: output.status.code(),
+            stdout: text(output.stdout),
+            stderr: text(output.stderr),
+        }
+    }
+}
+
+/// Whether a message ends a chain of causes with one that it has just given.
+fn repeats_itself(message: &str) -> bool {
+    message
+        .match_indices(": ")
+        .any(|(at, colon)| message[..at].ends_with(&message[at + colon.len()..]))
+}
+
+pub type Tensors = BTreeMap<String, Tensor>;
+
+/// A stored tensor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tensor {
+    pub dtype: Dtype,
+    pub shape: Vec<usize>,
+    pub data: Vec<u8>,
+}
+
+impl Tensor {
+    pub fn zeros(dtype: Dtype, shape: &[usize]) -> Self {
+        let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        Self { dtype, shape: shape.to_vec(), data: vec![0; bytes] }
+    }
+}
+
+impl From<TensorView<'_>> for Tensor {
+    fn from(view: TensorView<'_>) -> Self {
+        let shape = view.shape().to_vec();
+        Self { dtype: view.dtype(), shape, data: view.data().to_vec() }
+    }
+}
+
+fn copy_files(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let source = entry.unwrap().path();
+        // Not `fs::copy`: a read-only original would make a copy that cannot be edited.
+        let content = fs::read(&source).unwrap();
+        fs::write(to.join(source.file_name().unwrap()), content).unwrap();
+    }
+}
+
+fn collect(dir: &Path, found: &mut BTreeMap<PathBuf, Option<u64>>) {
+    for entry in fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            collect(&path, found);
+            found.insert(path, None);
+        } else {
+            let mut hasher = DefaultHasher::new();
+            fs::read(&path).unwrap().hash(&mut hasher);
+            found.insert(path, Some(hasher.finish()));
+        }
+    }
+}
