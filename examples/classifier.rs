@@ -5,7 +5,7 @@
 //! cargo run --release -p welore-burn --example classifier
 //! ```
 
-use burn::module::{AutodiffModule, Module};
+use burn::module::Module;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::activation::relu;

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 use tempfile::TempDir;
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_welore-cli");
+const BINARY: &str = env!("CARGO_BIN_EXE_welore-cli");
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
 
 /// The figures that PyTorch gives for tiny-llama.
@@ -101,7 +101,7 @@ impl Sandbox {
     #[cfg(unix)]
     pub fn command_after(&self, setup: &str, line: &str) -> Command {
         let mut command = Command::new("sh");
-        command.args(["-c", &format!("{setup}; exec \"$0\" \"$@\""), BINARY]);
+        command.arg("-c").arg(format!("{setup}; exec \"$0\" \"$@\"")).arg(BINARY);
         command.args(line.split_whitespace());
         self.prepare(command)
     }

@@ -68,9 +68,11 @@
 
 #![recursion_limit = "256"]
 
+mod artifact;
 pub mod checkpoint;
 pub mod data;
 pub mod eval;
+pub mod language;
 pub mod linalg;
 pub mod linear;
 pub mod llama;

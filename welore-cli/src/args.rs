@@ -69,7 +69,7 @@ pub struct TargetArgs {
     #[arg(long, value_enum, default_value_t = Policy::Welore)]
     pub policy: Policy,
     /// Factor a matrix only if it loses more than this share of its ranks
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5)]
+    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub min_ratio: f64,
     /// Round ranks up to a multiple of this
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -95,7 +95,7 @@ pub struct PlanArgs {
     #[arg(value_name = "MODEL|SPECTRA")]
     pub source: PathBuf,
     /// Effective rank reduction to reach: the share of all ranks to remove, in (0, 1)
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub err: f64,
     /// Write the plan here, for `compress`
     #[arg(short, long, value_name = "FILE")]
@@ -121,7 +121,7 @@ pub struct CompressArgs {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "include", "exclude"])]
     pub plan: Option<PathBuf>,
     /// Plan for this effective rank reduction first, in (0, 1)
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     pub err: Option<f64>,
     /// Model directory to write
     #[arg(short, long, value_name = "DIR")]
@@ -171,13 +171,13 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub max_new_tokens: usize,
     /// 0 takes the most likely token; larger values take more chances
-    #[arg(long, value_name = "T", default_value_t = 0.0)]
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
     pub temperature: f64,
     /// Sample among this many most likely tokens
     #[arg(long, value_name = "N")]
     pub top_k: Option<usize>,
     /// Sample among the most likely tokens that make up this probability
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Seed of the sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
@@ -222,6 +222,9 @@ pub struct DemoArgs {
     /// Keep the model directories here
     #[arg(short, long, value_name = "DIR")]
     pub output: Option<PathBuf>,
+    /// Replace model directories that are there
+    #[arg(long, requires = "output")]
+    pub force: bool,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,

@@ -41,14 +41,36 @@ impl Verdict {
 
 /// Prints an error and gives the exit code: 2 for wrong input, 1 for everything else.
 pub fn report(error: &anyhow::Error) -> ExitCode {
+    if is_closed_pipe(error) {
+        // Whoever read the result, such as `head`, has seen enough.
+        return ExitCode::SUCCESS;
+    }
     let verdict = judge(error);
-    // Some causes span lines; an error is one line.
-    let text = format!("{error:#}").split_whitespace().collect::<Vec<_>>().join(" ");
-    eprintln!("error: {text}");
+    eprintln!("error: {}", one_line(error));
     if let Some(hint) = verdict.hint {
         eprintln!("hint: {hint}");
     }
     ExitCode::from(if verdict.input { 2 } else { 1 })
+}
+
+/// The causes of an error, outermost first. Most messages here hold that of their cause, so
+/// a cause that was said already is not said again; some span lines.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == ErrorKind::BrokenPipe)
 }
 
 fn judge(error: &anyhow::Error) -> Verdict {
@@ -92,7 +114,11 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
             "a model directory holds config.json, tokenizer.json and model.safetensors (or shards with their index)",
         ),
         E::Io { source, .. } => match source.kind() {
-            ErrorKind::NotFound => Verdict::input(None),
+            ErrorKind::NotFound
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidData => Verdict::input(None),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 Verdict::failed("there is not enough space; nothing was left behind")
             }
@@ -105,9 +131,10 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
             Verdict::input("config.json and the weights must be of the same model")
         }
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
-        E::Index { .. } | E::TensorMissing { .. } | E::Dtype { .. } | E::NotMatrix { .. } => {
-            Verdict::input(None)
+        E::TensorMissing { .. } => {
+            Verdict::input("config.json and the weights must be of the same model")
         }
+        E::Index { .. } | E::Dtype { .. } | E::NotMatrix { .. } => Verdict::input(None),
         E::Overflow { .. } | E::Linalg { .. } | E::Interrupted(_) => Verdict::failed(None),
     }
 }
@@ -134,7 +161,7 @@ fn files(error: &FilesError) -> Verdict {
         FilesError::Factored(_) => {
             Verdict::input("compress works on dense models; `export --dense` makes one")
         }
-        FilesError::NotFactored => Verdict::input("it can be used as it is"),
+        FilesError::NotFactored { .. } => Verdict::input("it can be used as it is"),
         FilesError::Linalg { .. } => Verdict::failed(None),
     }
 }
@@ -146,7 +173,7 @@ fn spectrum(error: &SpectrumError) -> Verdict {
             Verdict::input("this is a compressed model; `export --dense` makes a dense one of it")
         }
         SpectrumError::UnmatchedPattern(_) | SpectrumError::NothingSelected => Verdict::input(
-            "names look like `model.layers.0.self_attn.q_proj`; see `welore-cli inspect MODEL`",
+            "names look like `model.layers.0.self_attn.q_proj`; `welore-cli analyze MODEL` lists them",
         ),
         SpectrumError::Layout { .. } => Verdict::input(None),
         SpectrumError::Spectra(_)
@@ -157,11 +184,13 @@ fn spectrum(error: &SpectrumError) -> Verdict {
 
 fn data(error: &DataError) -> Verdict {
     match error {
-        DataError::Io { source, .. } if source.kind() != ErrorKind::NotFound => {
+        DataError::Io { source, .. }
+            if !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) =>
+        {
             Verdict::failed(None)
         }
         DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
-        DataError::Tokenizer { .. } => Verdict::input(
+        DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
             "the model directory must hold the tokenizer.json of the tokenizers library",
         ),
         _ => Verdict::input(None),

@@ -1,5 +1,8 @@
 //! Numbers and tables for people, JSON for programs.
 
+use std::io::Write;
+
+use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
 use serde::Serialize;
 
@@ -51,8 +54,21 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.trim_fmt()
 }
 
+/// Prints a line of a result on stdout, and returns from the function if that fails: unlike
+/// `println!`, which panics when the reader has gone or the disk is full.
+macro_rules! say {
+    ($($text:tt)*) => {
+        $crate::format::print_line(format_args!($($text)*))?
+    };
+}
+
+/// Prints a line on stdout.
+pub fn print_line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+    writeln!(std::io::stdout().lock(), "{text}").context("standard output")
+}
+
 /// Prints a result as JSON on stdout.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
+    print_line(format_args!("{}", serde_json::to_string_pretty(value)?))?;
     Ok(())
 }

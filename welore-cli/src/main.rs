@@ -8,9 +8,10 @@
 
 mod allocator;
 mod args;
-mod commands;
 mod failure;
+#[macro_use]
 mod format;
+mod commands;
 mod terminal;
 
 use std::process::ExitCode;

@@ -16,7 +16,7 @@ mod reader;
 mod writer;
 
 pub use error::{CheckpointError, TensorProblem};
-pub use module::{load_module, save_module};
+pub use module::{check_module, load_module, save_module};
 pub use names::{FactorNames, natural_order};
 pub use output::{OutputDir, copy_companions, write_file};
 pub use reader::{Checkpoint, TensorMeta};

@@ -9,7 +9,7 @@ use super::error::{CheckpointError, TensorProblem};
 use super::names::FactorNames;
 use super::reader::Checkpoint;
 use super::writer::{ShardWriter, encode_floats};
-use crate::linear::LowRank;
+use crate::linear::{LowRank, factored_paths};
 use crate::progress::Progress;
 
 /// Fills a module's float parameters from a checkpoint, in f32, on the parameters' device.
@@ -31,12 +31,8 @@ pub fn load_module<M: Module>(
     ignore: impl Fn(&str) -> bool,
     progress: &mut dyn Progress,
 ) -> Result<M, CheckpointError> {
+    check_module(&module, checkpoint, ignore)?;
     let expected = slots(&module);
-    let problems = compare(&expected, checkpoint, ignore);
-    if !problems.is_empty() {
-        let dir = checkpoint.dir().into();
-        return Err(CheckpointError::Mismatch { dir, problems });
-    }
     progress.begin("loading", expected.len());
     let mut loader = Loader { checkpoint, progress, slots: expected.into_iter(), error: None };
     let module = module.map(&mut loader);
@@ -44,6 +40,24 @@ pub fn load_module<M: Module>(
         Some(error) => Err(error),
         None => Ok(module),
     }
+}
+
+/// Checks that a checkpoint has exactly a module's tensors, in its shapes. Reads and
+/// initializes nothing.
+///
+/// # Errors
+///
+/// [`CheckpointError::Mismatch`], as [`load_module`].
+pub fn check_module<M: Module>(
+    module: &M,
+    checkpoint: &Checkpoint,
+    ignore: impl Fn(&str) -> bool,
+) -> Result<(), CheckpointError> {
+    let problems = compare(&slots(module), checkpoint, ignore);
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(CheckpointError::Mismatch { dir: checkpoint.dir().into(), problems })
 }
 
 /// Writes a module's float parameters under the names [`load_module`] reads.
@@ -78,7 +92,7 @@ struct Slot {
 fn slots<M: Module>(module: &M) -> Vec<Slot> {
     let mut survey = Survey::default();
     module.visit(&mut survey);
-    let factored = survey.factored;
+    let factored = factored_paths(module);
     survey
         .found
         .into_iter()
@@ -159,14 +173,10 @@ struct Survey {
     path: Vec<String>,
     containers: Vec<String>,
     found: Vec<(Vec<String>, Vec<usize>, String)>,
-    factored: BTreeSet<String>,
 }
 
 impl ModuleVisitor for Survey {
     fn enter_module(&mut self, name: &str, container: &str) {
-        if name == LowRank::NAME && container == "Reparameterization" {
-            self.factored.insert(self.path.join("."));
-        }
         self.path.push(name.into());
         self.containers.push(container.into());
     }

@@ -14,7 +14,10 @@ use super::error::CheckpointError;
 #[derive(Debug)]
 pub struct OutputDir {
     target: PathBuf,
-    staging: TempDir,
+    /// Taken when committed.
+    staging: Option<TempDir>,
+    /// Parents that were made for it, outermost first.
+    made: Vec<PathBuf>,
 }
 
 /// What an existing output directory must hold to be replaced, so that a slip of the hand
@@ -41,19 +44,35 @@ impl OutputDir {
             }
         }
         let parent = parent_of(&target);
+        let mut made: Vec<PathBuf> =
+            parent.ancestors().take_while(|dir| !exists(dir)).map(PathBuf::from).collect();
+        made.reverse();
+        let mut output = Self { target, staging: None, made };
+        // From here on dropping `output` removes what was made.
         fs::create_dir_all(&parent).map_err(CheckpointError::io(&parent))?;
         let staging = Builder::new()
-            .prefix(".welore-")
+            .prefix(TEMPORARY)
             .suffix(".partial")
             .permissions(directory_mode())
             .tempdir_in(&parent)
-            .map_err(CheckpointError::io(&parent))?;
-        Ok(Self { target, staging })
+            .map_err(|error| CheckpointError::io(&parent)(plain(error)))?;
+        output.staging = Some(staging);
+        Ok(output)
     }
 
     /// Where to write files meanwhile.
     pub fn path(&self) -> &Path {
-        self.staging.path()
+        self.staging.as_ref().expect("there until committed").path()
+    }
+
+    /// Names the target in an error about a file that is still being prepared.
+    pub fn name_target(&self, error: CheckpointError) -> CheckpointError {
+        match error {
+            CheckpointError::Io { path, source } if path.starts_with(self.path()) => {
+                CheckpointError::Io { path: self.target.clone(), source }
+            }
+            other => other,
+        }
     }
 
     /// Gives the directory its name, replacing what was there.
@@ -61,28 +80,58 @@ impl OutputDir {
     /// # Errors
     ///
     /// [`CheckpointError::Io`]; what was there is then still there.
-    pub fn commit(self) -> Result<(), CheckpointError> {
-        let Self { target, staging } = self;
+    pub fn commit(mut self) -> Result<(), CheckpointError> {
+        let target = self.target.clone();
         let io = || CheckpointError::io(target.clone());
+        let put = |staging: &Path| fs::rename(staging, &target);
         if target.symlink_metadata().is_err() {
-            fs::rename(staging.path(), &target).map_err(io())?;
+            put(self.path()).map_err(io())?;
+        } else {
+            let old = Builder::new()
+                .prefix(TEMPORARY)
+                .suffix(".old")
+                .tempdir_in(parent_of(&target))
+                .map_err(|error| io()(plain(error)))?;
+            let kept = old.path().join("model");
+            fs::rename(&target, &kept).map_err(io())?;
+            if let Err(source) = put(self.path()) {
+                fs::rename(&kept, &target).map_err(io())?;
+                return Err(CheckpointError::Io { path: target, source });
+            }
+        }
+        self.made.clear();
+        if let Some(staging) = self.staging.take() {
             let _renamed = staging.keep();
-            return sync_dir(&parent_of(&target));
         }
-        let old = Builder::new()
-            .prefix(".welore-")
-            .suffix(".old")
-            .tempdir_in(parent_of(&target))
-            .map_err(io())?;
-        let kept = old.path().join("model");
-        fs::rename(&target, &kept).map_err(io())?;
-        if let Err(source) = fs::rename(staging.path(), &target) {
-            fs::rename(&kept, &target).map_err(io())?;
-            return Err(CheckpointError::Io { path: target, source });
-        }
-        let _renamed = staging.keep();
         sync_dir(&parent_of(&target))
     }
+}
+
+impl Drop for OutputDir {
+    fn drop(&mut self) {
+        drop(self.staging.take());
+        for dir in self.made.iter().rev() {
+            // Only ours: a directory that someone else put something in stays.
+            let _ = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// Names of what is being prepared begin with this.
+const TEMPORARY: &str = ".welore-";
+
+fn exists(path: &Path) -> bool {
+    path.as_os_str().is_empty() || path.symlink_metadata().is_ok()
+}
+
+/// The operating system's own error in an error of the tempfile crate, which would name a
+/// temporary path that means nothing to the user.
+fn plain(error: std::io::Error) -> std::io::Error {
+    let inner = error.get_ref().and_then(|e| e.source());
+    let code = inner
+        .and_then(|e| e.downcast_ref::<std::io::Error>())
+        .and_then(std::io::Error::raw_os_error);
+    code.map_or(error, std::io::Error::from_raw_os_error)
 }
 
 /// What a model directory holds beside weights and that a derived model keeps.
@@ -128,11 +177,12 @@ pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), Checkpoi
     let parent = parent_of(path);
     let io = || CheckpointError::io(path);
     let mut file = Builder::new()
-        .prefix(".welore-")
+        .prefix(TEMPORARY)
         .permissions(file_mode())
         .tempfile_in(&parent)
-        .map_err(io())?;
-    file.write_all(content).map_err(io())?;
+        .map_err(|error| io()(plain(error)))?;
+    // Through the file itself: tempfile's own writer would name the temporary path.
+    file.as_file_mut().write_all(content).map_err(io())?;
     persist(file, path)
 }
 

@@ -27,6 +27,12 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// The model directory has no tokenizer file.
+    #[error("{path}: no such file", path = path.display())]
+    NoTokenizer {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tokenizer file cannot be read.
     #[error("{path}: not a tokenizer: {reason}", path = path.display())]
     Tokenizer {
@@ -74,6 +80,9 @@ impl TextTokenizer {
     /// [`DataError::Tokenizer`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = dir.as_ref().join("tokenizer.json");
+        if !path.is_file() {
+            return Err(DataError::NoTokenizer { path });
+        }
         Tokenizer::from_file(&path)
             .map(Self)
             .map_err(|error| DataError::Tokenizer { path, reason: error.to_string() })

@@ -6,7 +6,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rayon::ThreadPoolBuilder;
 
-use crate::llama::Llama;
+use crate::language::LanguageModel;
 use crate::progress::{Interrupted, Progress};
 
 /// How perplexity is measured.
@@ -98,7 +98,7 @@ const LARGEST_GROUP: usize = 512;
 ///
 /// [`EvalError`].
 pub fn perplexity(
-    model: &Llama,
+    model: &impl LanguageModel,
     tokens: &[u32],
     context: usize,
     options: &PerplexityOptions,
@@ -165,7 +165,7 @@ fn in_threads(
 }
 
 fn check(
-    model: &Llama,
+    model: &impl LanguageModel,
     tokens: &[u32],
     context: usize,
     options: &PerplexityOptions,
@@ -191,11 +191,11 @@ fn check(
 }
 
 /// Sum of the negative log-likelihoods of all tokens of a block but the first.
-fn nll_of(model: &Llama, block: &[u32], device: &Device) -> f64 {
+fn nll_of(model: &impl LanguageModel, block: &[u32], device: &Device) -> f64 {
     let ids: Vec<i32> = block.iter().map(|token| *token as i32).collect();
     let len = ids.len();
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, len]), device);
-    let hidden = model.model.forward(ids.clone(), None);
+    let hidden = model.hidden(ids.clone());
     let targets = ids.reshape([len, 1]);
     let mut sum = 0.0;
     let most_rows = (LOGITS_AT_ONCE / model.vocab_size()).max(1);

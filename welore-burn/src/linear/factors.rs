@@ -1,4 +1,6 @@
-use burn::module::{Module, Param, Reparameterization, Reparameterizer};
+use std::collections::BTreeSet;
+
+use burn::module::{Module, ModuleVisitor, Param, Reparameterization, Reparameterizer};
 use burn::tensor::Tensor;
 
 /// The state of a factored weight: its `up` factor. The `down` factor is the
@@ -96,6 +98,35 @@ where
             None if self.rest == Rest::Freeze => (param.set_require_grad(false), None),
             None => (param, None),
         }
+    }
+}
+
+/// Paths of the factored weights of a module, such as `encoder.weight`.
+///
+/// Burn visits a weight without its reparameterization and the reparameterization after it,
+/// so whoever visits and needs to know asks here first.
+pub fn factored_paths<M: Module>(module: &M) -> BTreeSet<String> {
+    let mut visitor = FactoredPaths::default();
+    module.visit(&mut visitor);
+    visitor.found
+}
+
+#[derive(Default)]
+struct FactoredPaths {
+    path: Vec<String>,
+    found: BTreeSet<String>,
+}
+
+impl ModuleVisitor for FactoredPaths {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        if name == LowRank::NAME && container == "Reparameterization" {
+            self.found.insert(self.path.join("."));
+        }
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
     }
 }
 

@@ -8,6 +8,8 @@ mod factors;
 mod layer;
 
 pub(crate) use factors::as_matrix;
-pub use factors::{FactorParams, LowRank, Rest, attach_factors, is_transposed_layout};
+pub use factors::{
+    FactorParams, LowRank, Rest, attach_factors, factored_paths, is_transposed_layout,
+};
 pub(crate) use layer::empty_param;
 pub use layer::{LowRankLinear, LowRankLinearConfig};

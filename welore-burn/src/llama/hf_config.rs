@@ -71,8 +71,10 @@ struct HfConfig {
 
 #[derive(Deserialize)]
 struct HfRope {
-    #[serde(alias = "type")]
     rope_type: Option<String>,
+    /// The older name; transformers 4 wrote both.
+    #[serde(rename = "type")]
+    old_rope_type: Option<String>,
     rope_theta: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
@@ -82,7 +84,7 @@ struct HfRope {
 
 /// One id, several, or none.
 #[derive(Deserialize, Default)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "eos_token_id must be a token id or a list of them")]
 enum TokenIds {
     One(u32),
     Many(Vec<u32>),
@@ -121,7 +123,8 @@ impl LlamaConfig {
             Some(other) => return Err(ConfigError::Architecture(other.into())),
             None => return Err(ConfigError::Json("it has no `model_type`".into())),
         }
-        let hf: HfConfig = serde_json::from_value(value).map_err(json)?;
+        // From the text again: these errors then name the line.
+        let hf: HfConfig = serde_json::from_str(text).map_err(json)?;
         hf.check_supported()?;
         hf.check_sizes()?;
         hf.into_config()
@@ -157,6 +160,7 @@ impl HfConfig {
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
             ("sliding_window", self.sliding_window),
+            ("max_position_embeddings", Some(self.max_position_embeddings)),
         ];
         for (field, size) in sizes {
             if let Some(size) = size
@@ -237,7 +241,7 @@ impl HfRope {
             Some(value) => positive(field, value),
             None => Err(invalid(field, "is missing from the rope settings".into())),
         };
-        match self.rope_type.as_deref() {
+        match self.rope_type.as_deref().or(self.old_rope_type.as_deref()) {
             None | Some("default") => Ok(RopeScaling::None),
             Some("linear") => Ok(RopeScaling::Linear { factor: needed("factor", self.factor)? }),
             Some("llama3") => {

@@ -6,7 +6,9 @@ use burn::tensor::Device;
 use super::config::LlamaConfig;
 use super::hf_config::ConfigError;
 use super::model::Llama;
-use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames, PLAN_FILE, load_module};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, FactorNames, PLAN_FILE, check_module, load_module,
+};
 use crate::linear::{FactorParams, Rest, attach_factors, empty_param};
 use crate::plan::{PlanFileError, RankPlan};
 use crate::progress::Progress;
@@ -72,9 +74,13 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<LlamaConfig, LoadError> {
     if !dir.is_dir() {
         return Err(missing(dir, "model directory"));
     }
-    let text = std::fs::read_to_string(&path).map_err(|source| match source.kind() {
+    let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
         std::io::ErrorKind::NotFound => missing(&path, "file"),
         _ => CheckpointError::Io { path: path.clone(), source }.into(),
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| LoadError::Config {
+        path: path.clone(),
+        source: ConfigError::Json(error.to_string()),
     })?;
     LlamaConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })
 }
@@ -95,17 +101,27 @@ pub fn read_plan(dir: impl AsRef<Path>) -> Result<Option<RankPlan>, LoadError> {
     }
 }
 
-/// Loads a Hugging Face model directory, dense or factored, in f32 on `device`. Factored
-/// weights come straight from their files: nothing is decomposed.
+/// A model directory that was checked but not read: configuration, tensors and plan fit each
+/// other.
+#[derive(Debug)]
+pub struct OpenedLlama {
+    /// Its configuration.
+    pub config: LlamaConfig,
+    /// Its tensors.
+    pub checkpoint: Checkpoint,
+    /// The plan it was compressed by, if the directory carries one.
+    pub plan: Option<RankPlan>,
+    /// The model without its weights; nothing is allocated.
+    skeleton: Llama,
+}
+
+/// Opens a Hugging Face model directory, dense or factored, and checks it without reading
+/// weights.
 ///
 /// # Errors
 ///
 /// [`LoadError`]. Missing, unused and misshaped tensors are all named.
-pub fn load_llama(
-    dir: impl AsRef<Path>,
-    device: &Device,
-    progress: &mut dyn Progress,
-) -> Result<LoadedLlama, LoadError> {
+pub fn open_llama(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedLlama, LoadError> {
     let dir = dir.as_ref();
     let config = read_config(dir)?;
     let checkpoint = Checkpoint::open(dir)?;
@@ -127,26 +143,46 @@ pub fn load_llama(
         },
         Rest::Keep,
     );
-    let tied = config.tie_word_embeddings;
-    // Old checkpoints store the rotary frequencies, and some store a tied head twice.
-    let ignored =
-        |name: &str| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight");
-    let model = load_module(skeleton, &checkpoint, ignored, progress)?;
+    check_module(&skeleton, &checkpoint, ignored(&config))?;
+    Ok(OpenedLlama { config, checkpoint, plan, skeleton })
+}
+
+/// Loads a Hugging Face model directory, dense or factored, in f32 on `device`. Factored
+/// weights come straight from their files: nothing is decomposed.
+///
+/// # Errors
+///
+/// As [`open_llama`], and for weights that are not finite.
+pub fn load_llama(
+    dir: impl AsRef<Path>,
+    device: &Device,
+    progress: &mut dyn Progress,
+) -> Result<LoadedLlama, LoadError> {
+    let OpenedLlama { config, checkpoint, plan, skeleton } = open_llama(dir, device)?;
+    let model = load_module(skeleton, &checkpoint, ignored(&config), progress)?;
     let bytes = checkpoint.bytes();
     Ok(LoadedLlama { model, config, plan, bytes })
 }
 
+/// Tensors that a model may have and that are not parameters: old checkpoints store the
+/// rotary frequencies, and some store a tied head twice.
+fn ignored(config: &LlamaConfig) -> impl Fn(&str) -> bool {
+    let tied = config.tie_word_embeddings;
+    move |name| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+}
+
 /// A hostile `config.json` must not make us build a billion layers before a tensor is
-/// found missing.
+/// found missing: every layer has a norm, so there are no more layers than tensors.
 fn check_layer_count(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
-    let last = config.num_hidden_layers - 1;
-    let tensor = format!("model.layers.{last}.input_layernorm.weight");
-    match checkpoint.meta(&tensor) {
-        Some(_) => Ok(()),
-        None => {
+    let norm = |layer| format!("model.layers.{layer}.input_layernorm.weight");
+    let missing =
+        (0..config.num_hidden_layers).map(norm).find(|name| checkpoint.meta(name).is_none());
+    match missing {
+        Some(tensor) => {
             let dir = checkpoint.dir().into();
             Err(CheckpointError::TensorMissing { dir, tensor }.into())
         }
+        None => Ok(()),
     }
 }
 

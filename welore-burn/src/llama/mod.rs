@@ -21,7 +21,9 @@ pub use cache::KvCache;
 pub use config::{LlamaConfig, RopeScaling};
 pub use generate::{GenerateError, GenerateOptions, generate};
 pub use hf_config::ConfigError;
-pub use load::{LoadError, LoadedLlama, load_llama, read_config, read_plan};
+pub use load::{
+    LoadError, LoadedLlama, OpenedLlama, load_llama, open_llama, read_config, read_plan,
+};
 pub use model::{Llama, LlamaModel};
 pub use rotary::{Rotary, RotaryTable};
 pub use sampling::{Sampler, SamplerError};

@@ -7,6 +7,7 @@ use super::block::Block;
 use super::cache::KvCache;
 use super::config::LlamaConfig;
 use super::rotary::Rotary;
+use crate::language::LanguageModel;
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
 /// A causal language model of the LLaMA family.
@@ -114,6 +115,20 @@ impl Llama {
     /// Number of tokens the model knows.
     pub fn vocab_size(&self) -> usize {
         self.model.embed_tokens.weight.lazy_shape()[0]
+    }
+}
+
+impl LanguageModel for Llama {
+    fn hidden(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
+        self.model.forward(tokens, None)
+    }
+
+    fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
+        Llama::logits(self, hidden)
+    }
+
+    fn vocab_size(&self) -> usize {
+        Llama::vocab_size(self)
     }
 }
 

@@ -3,6 +3,8 @@ use std::collections::BTreeSet;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::Header;
+
 pub(super) const FORMAT: &str = "welore-plan";
 pub(super) const VERSION: u32 = 1;
 
@@ -117,13 +119,14 @@ impl RankPlan {
     /// [`PlanFileError`] if it is not a plan, or if it asks for something impossible: a rank
     /// outside `1..=full_rank`, a full rank that is not `min(out, in)`, a name twice.
     pub fn from_json(text: &str) -> Result<Self, PlanFileError> {
+        let header = Header::of(text)?;
+        if header.format != FORMAT {
+            return Err(PlanFileError::Format(header.format));
+        }
+        if header.version != VERSION {
+            return Err(PlanFileError::Version(header.version));
+        }
         let plan: Self = serde_json::from_str(text)?;
-        if plan.format != FORMAT {
-            return Err(PlanFileError::Format(plan.format));
-        }
-        if plan.version != VERSION {
-            return Err(PlanFileError::Version(plan.version));
-        }
         if plan.matrices.is_empty() {
             return Err(PlanFileError::NoMatrices);
         }

@@ -21,6 +21,24 @@ impl PlanOptions {
     pub fn new(err: f64) -> Self {
         Self { err, min_ratio: 0.5, rank_multiple: 1, never_grow: false }
     }
+
+    /// Checks every option against its range, before spectra cost time.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError`], but not [`PlanError::OutOfReach`].
+    pub fn check(&self) -> Result<(), PlanError> {
+        if !(self.err > 0.0 && self.err < 1.0) {
+            return Err(PlanError::Err(self.err));
+        }
+        if !(0.0..1.0).contains(&self.min_ratio) {
+            return Err(PlanError::MinRatio(self.min_ratio));
+        }
+        if self.rank_multiple == 0 {
+            return Err(PlanError::RankMultiple);
+        }
+        Ok(())
+    }
 }
 
 /// A target that cannot be met.
@@ -64,15 +82,7 @@ pub fn make_plan(
     policy: &dyn RankPolicy,
     options: &PlanOptions,
 ) -> Result<RankPlan, PlanError> {
-    if !(options.err > 0.0 && options.err < 1.0) {
-        return Err(PlanError::Err(options.err));
-    }
-    if !(0.0..1.0).contains(&options.min_ratio) {
-        return Err(PlanError::MinRatio(options.min_ratio));
-    }
-    if options.rank_multiple == 0 {
-        return Err(PlanError::RankMultiple);
-    }
+    options.check()?;
     let (ranks, threshold) = allocate(spectra, policy, options)?;
     let matrices: Vec<_> = spectra
         .matrices

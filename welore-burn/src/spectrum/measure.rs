@@ -1,6 +1,4 @@
-use std::collections::BTreeSet;
-
-use burn::module::{Module, ModuleVisitor, Param, Reparameterization};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
 use safetensors::Dtype;
 
@@ -8,7 +6,7 @@ use super::selection::Selection;
 use super::spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};
 use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames};
 use crate::linalg::{LinalgError, Matrix, singular_values};
-use crate::linear::{LowRank, as_matrix, is_transposed_layout};
+use crate::linear::{as_matrix, factored_paths, is_transposed_layout};
 use crate::progress::{Interrupted, Progress};
 
 /// Why spectra could not be measured.
@@ -146,7 +144,9 @@ pub fn measure_module<M: Module>(
     module.visit(&mut survey);
     let size = survey.size;
     let selected = select(survey.matrices, selection, |(name, _)| name)?;
-    if let Some((name, _)) = selected.iter().find(|(name, _)| survey.factored.contains(name)) {
+    let factored = factored_paths(module);
+    let is_factored = |name: &str| factored.contains(&format!("{name}.weight"));
+    if let Some((name, _)) = selected.iter().find(|(name, _)| is_factored(name)) {
         return Err(SpectrumError::Factored { name: name.clone() });
     }
     progress.begin("singular values", selected.len());
@@ -200,16 +200,11 @@ fn stored_dtype(dtype: DType) -> Dtype {
 struct Survey {
     path: Vec<String>,
     matrices: Vec<(String, Param<Tensor<2>>)>,
-    factored: BTreeSet<String>,
     size: ModelSize,
 }
 
 impl ModuleVisitor for Survey {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        // The weight itself is visited without its reparameterization, which comes after it.
-        if name == LowRank::NAME && container == "Reparameterization" {
-            self.factored.insert(self.path[..self.path.len() - 1].join("."));
-        }
+    fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.into());
     }
 

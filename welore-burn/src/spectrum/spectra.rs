@@ -3,6 +3,8 @@ use std::collections::BTreeSet;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use crate::artifact::Header;
+
 const FORMAT: &str = "welore-spectra";
 const VERSION: u32 = 1;
 
@@ -99,6 +101,13 @@ impl Spectra {
     /// [`SpectraError`] if it is not such a file, or if names repeat, shapes and numbers of
     /// values disagree, or values are negative, not finite or not sorted.
     pub fn from_json(text: &str) -> Result<Self, SpectraError> {
+        let header = Header::of(text)?;
+        if header.format != FORMAT {
+            return Err(SpectraError::Format(header.format));
+        }
+        if header.version != VERSION {
+            return Err(SpectraError::Version(header.version));
+        }
         let spectra: Self = serde_json::from_str(text)?;
         spectra.check()?;
         Ok(spectra)
@@ -110,12 +119,6 @@ impl Spectra {
     }
 
     fn check(&self) -> Result<(), SpectraError> {
-        if self.format != FORMAT {
-            return Err(SpectraError::Format(self.format.clone()));
-        }
-        if self.version != VERSION {
-            return Err(SpectraError::Version(self.version));
-        }
         if self.matrices.is_empty() {
             return Err(SpectraError::NoMatrices);
         }

@@ -1,4 +1,5 @@
 use std::borrow::Cow;
+use std::path::PathBuf;
 
 use crate::checkpoint::{
     Checkpoint, CheckpointError, FactorNames, OutputDir, PLAN_FILE, ShardWriter, copy_companions,
@@ -26,8 +27,11 @@ pub enum FilesError {
     #[error("`{0}` is factored already; compress the dense model")]
     Factored(String),
     /// The checkpoint has no factored matrix to merge.
-    #[error("the model has no factored matrix, so it is dense already")]
-    NotFactored,
+    #[error("{dir}: no matrix is factored, so the model is dense already", dir = dir.display())]
+    NotFactored {
+        /// The model directory.
+        dir: PathBuf,
+    },
     /// The decomposition failed.
     #[error("`{name}`: {source}")]
     Linalg {
@@ -41,6 +45,16 @@ pub enum FilesError {
 impl From<Interrupted> for FilesError {
     fn from(interrupted: Interrupted) -> Self {
         Self::Checkpoint(interrupted.into())
+    }
+}
+
+impl FilesError {
+    /// Names the output directory by its target, not by where it is prepared.
+    fn about(self, output: &OutputDir) -> Self {
+        match self {
+            Self::Checkpoint(error) => Self::Checkpoint(output.name_target(error)),
+            other => other,
+        }
     }
 }
 
@@ -141,7 +155,7 @@ pub fn merge_checkpoint<'data>(
 ) -> Result<(), FilesError> {
     let factored = checkpoint.names().filter_map(FactorNames::matrix_of_v).count();
     if factored == 0 {
-        return Err(FilesError::NotFactored);
+        return Err(FilesError::NotFactored { dir: checkpoint.dir().into() });
     }
     progress.begin("merging", factored);
     for tensor in checkpoint.names() {
@@ -193,12 +207,15 @@ pub fn compress_directory(
     progress: &mut dyn Progress,
 ) -> Result<SurgeryReport, FilesError> {
     check_plan(checkpoint, plan)?;
-    let mut writer = ShardWriter::new(output.path(), shard_bytes);
-    let report = factor_checkpoint(checkpoint, plan, &mut writer, progress)?;
-    writer.finish()?;
-    copy_companions(checkpoint.dir(), output.path())?;
-    write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
-    Ok(report)
+    let mut write = || -> Result<SurgeryReport, FilesError> {
+        let mut writer = ShardWriter::new(output.path(), shard_bytes);
+        let report = factor_checkpoint(checkpoint, plan, &mut writer, progress)?;
+        writer.finish()?;
+        copy_companions(checkpoint.dir(), output.path())?;
+        write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
+        Ok(report)
+    };
+    write().map_err(|error| error.about(output))
 }
 
 /// Writes a plain dense model directory from a factored one; the plan stays behind.
@@ -212,10 +229,13 @@ pub fn merge_directory(
     shard_bytes: u64,
     progress: &mut dyn Progress,
 ) -> Result<(), FilesError> {
-    let mut writer = ShardWriter::new(output.path(), shard_bytes);
-    merge_checkpoint(checkpoint, &mut writer, progress)?;
-    writer.finish()?;
-    Ok(copy_companions(checkpoint.dir(), output.path())?)
+    let mut write = || -> Result<(), FilesError> {
+        let mut writer = ShardWriter::new(output.path(), shard_bytes);
+        merge_checkpoint(checkpoint, &mut writer, progress)?;
+        writer.finish()?;
+        Ok(copy_companions(checkpoint.dir(), output.path())?)
+    };
+    write().map_err(|error| error.about(output))
 }
 
 fn weight_of(matrix: &MatrixPlan) -> String {

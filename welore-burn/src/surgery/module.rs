@@ -1,10 +1,12 @@
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param, Reparameterization};
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
 use crate::linalg::{LinalgError, balanced_factors};
-use crate::linear::{FactorParams, LowRank, Rest, as_matrix, attach_factors, is_transposed_layout};
+use crate::linear::{
+    FactorParams, Rest, as_matrix, attach_factors, factored_paths, is_transposed_layout,
+};
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Interrupted, Progress};
 use crate::spectrum::to_matrix;
@@ -150,6 +152,11 @@ fn on_device(values: Vec<f64>, shape: [usize; 2], dtype: DType, device: &Device)
 }
 
 fn check<M: Module>(module: &M, planned: &BTreeMap<&str, &MatrixPlan>) -> Result<(), SurgeryError> {
+    // A factored weight may have a plausible shape by accident, so this comes first.
+    if let Some(path) = factored_paths(module).into_iter().next() {
+        let name = path.strip_suffix(".weight").unwrap_or(&path);
+        return Err(SurgeryError::Factored(name.into()));
+    }
     let mut checker = Checker { planned: planned.clone(), path: Vec::new(), error: None };
     module.visit(&mut checker);
     match (checker.error, checker.planned.keys().next()) {
@@ -167,11 +174,7 @@ struct Checker<'a> {
 }
 
 impl ModuleVisitor for Checker<'_> {
-    fn enter_module(&mut self, name: &str, container: &str) {
-        // A factored weight may have a plausible shape by accident, so this error wins.
-        if name == LowRank::NAME && container == "Reparameterization" {
-            self.error = Some(SurgeryError::Factored(self.path[..self.path.len() - 1].join(".")));
-        }
+    fn enter_module(&mut self, name: &str, _container: &str) {
         self.path.push(name.into());
     }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
 use welore_burn::spectrum::Spectra;
 
-use super::{measure, open_model, write_artifact};
+use super::{check_artifact, measure, open_model, write_artifact};
 use crate::args::AnalyzeArgs;
 use crate::format;
 
@@ -14,18 +14,14 @@ const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
 
 /// Runs the command.
 pub fn run(args: AnalyzeArgs) -> Result<()> {
+    check_artifact(args.output.as_deref())?;
     let checkpoint = open_model(&args.model)?;
     let spectra = measure(&checkpoint, &args.selection)?;
     if let Some(path) = &args.output {
         write_artifact(path, &spectra.to_json())?;
     }
     let plans = common_plans(&spectra);
-    if args.json {
-        print_json(&spectra, &plans)
-    } else {
-        print_table(&spectra, &plans);
-        Ok(())
-    }
+    if args.json { print_json(&spectra, &plans) } else { print_table(&spectra, &plans) }
 }
 
 /// WeLore plans at the common targets that the model can meet: tiny ones may not.
@@ -68,7 +64,7 @@ fn print_json(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
     }))
 }
 
-fn print_table(spectra: &Spectra, plans: &[RankPlan]) {
+fn print_table(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
     let mut header = vec!["matrix".to_string(), "shape".into(), "full".into()];
     header.extend(plans.iter().map(|plan| format!("ERR {}", plan.target_err)));
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
@@ -90,10 +86,10 @@ fn print_table(spectra: &Spectra, plans: &[RankPlan]) {
             row
         })
         .collect();
-    println!("{}", format::table(&header, rows));
+    say!("{}", format::table(&header, rows));
     for plan in plans {
         let t = &plan.totals;
-        println!(
+        say!(
             "ERR {}: {} of {} matrices are LRCs (min_ratio {}), parameters {} -> {}",
             plan.target_err,
             t.lrcs,
@@ -103,4 +99,5 @@ fn print_table(spectra: &Spectra, plans: &[RankPlan]) {
             format::count(t.parameters_after),
         );
     }
+    Ok(())
 }

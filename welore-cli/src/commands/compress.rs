@@ -4,24 +4,40 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES};
-use welore_burn::plan::RankPlan;
+use welore_burn::checkpoint::DEFAULT_SHARD_BYTES;
+use welore_burn::plan::{PlanOptions, RankPlan};
 use welore_burn::surgery::{SurgeryReport, compress_directory};
 
 use super::{
-    describe, in_file, measure, open_model, output_dir, plan_for, read_artifact, warn_about,
+    describe, in_file, measure, open_model, output_dir, plan_for, plan_options, read_artifact,
+    warn_about,
 };
 use crate::args::CompressArgs;
 use crate::format;
 use crate::terminal::Bar;
 
+/// Where the plan comes from.
+enum Goal {
+    /// A plan that was made before.
+    Given(RankPlan),
+    /// A target to plan for.
+    Target(PlanOptions),
+}
+
 /// Runs the command.
 pub fn run(args: CompressArgs) -> Result<()> {
     let started = Instant::now();
+    // All that can be wrong is found before the work that would be lost.
+    let goal = goal(&args)?;
     let checkpoint = open_model(&args.model)?;
-    // Before the work: an output that cannot be written should not cost minutes.
     let output = output_dir(&args.output, args.force, &args.model)?;
-    let plan = obtain_plan(&args, &checkpoint)?;
+    let plan = match goal {
+        Goal::Given(plan) => plan,
+        Goal::Target(options) => {
+            let spectra = measure(&checkpoint, &args.selection)?;
+            plan_for(&spectra, args.target.policy, &options)?
+        }
+    };
     let mut bar = Bar::default();
     let report = compress_directory(&checkpoint, &plan, &output, DEFAULT_SHARD_BYTES, &mut bar)?;
     output.commit()?;
@@ -30,22 +46,19 @@ pub fn run(args: CompressArgs) -> Result<()> {
     if args.json {
         return print_json(&args, &plan, &report, seconds);
     }
-    println!("{}", describe(&plan));
-    println!("wrote {} in {seconds:.1} s", args.output.display());
+    say!("{}", describe(&plan));
+    say!("wrote {} in {seconds:.1} s", args.output.display());
     Ok(())
 }
 
-fn obtain_plan(args: &CompressArgs, checkpoint: &Checkpoint) -> Result<RankPlan> {
+fn goal(args: &CompressArgs) -> Result<Goal> {
     match (&args.plan, args.err) {
         (Some(path), _) => {
             let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
             warn_about(&plan);
-            Ok(plan)
+            Ok(Goal::Given(plan))
         }
-        (None, Some(err)) => {
-            let spectra = measure(checkpoint, &args.selection)?;
-            plan_for(&spectra, err, &args.target)
-        }
+        (None, Some(err)) => Ok(Goal::Target(plan_options(err, &args.target)?)),
         (None, None) => unreachable!("clap asks for one of --plan and --err"),
     }
 }

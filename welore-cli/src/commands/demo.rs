@@ -47,7 +47,10 @@ struct Row {
 pub fn run(args: DemoArgs) -> Result<()> {
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let home = args.output.clone().unwrap_or_else(|| scratch.path().to_path_buf());
-    let dense = write_model(&home)?;
+    // All three before any work, so that one refused directory leaves the others untouched.
+    let place = |name: &str| OutputDir::create(home.join(name), args.force);
+    let (model, mut outputs) = (place("dense")?, [place("uniform")?, place("welore")?].into_iter());
+    let dense = write_model(model, &home)?;
     let checkpoint = Checkpoint::open(&dense)?;
     eprintln!("analyze: singular values of every projection of the built-in model");
     let spectra = measure_checkpoint(&checkpoint, &Selection::projections(), &mut Bar::default())?;
@@ -61,7 +64,7 @@ pub fn run(args: DemoArgs) -> Result<()> {
         let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(ERR) };
         let plan = make_plan(&spectra, policy, &options)?;
         let target = home.join(name);
-        let output = OutputDir::create(&target, true)?;
+        let output = outputs.next().expect("one a policy");
         compress_directory(&checkpoint, &plan, &output, DEFAULT_SHARD_BYTES, &mut Bar::default())?;
         output.commit()?;
         rows.push(evaluate(name, plan.totals.lrcs, &target)?);
@@ -73,14 +76,12 @@ pub fn run(args: DemoArgs) -> Result<()> {
     Ok(())
 }
 
-fn write_model(home: &Path) -> Result<PathBuf> {
-    let dir = home.join("dense");
-    let output = OutputDir::create(&dir, true)?;
+fn write_model(output: OutputDir, home: &Path) -> Result<PathBuf> {
     for (name, content) in MODEL_FILES {
         welore_burn::checkpoint::write_file(output.path().join(name), content)?;
     }
     output.commit()?;
-    Ok(dir)
+    Ok(home.join("dense"))
 }
 
 fn evaluate(model: &'static str, lrcs: usize, dir: &Path) -> Result<Row> {
@@ -130,6 +131,6 @@ fn print(args: &DemoArgs, rows: &[Row]) -> Result<()> {
             ]
         })
         .collect();
-    println!("{}", format::table(&["model", "LRCs", "parameters", "bytes", "perplexity"], rows));
+    say!("{}", format::table(&["model", "LRCs", "parameters", "bytes", "perplexity"], rows));
     Ok(())
 }

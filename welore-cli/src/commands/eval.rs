@@ -6,7 +6,7 @@ use anyhow::Result;
 use burn::module::Module;
 use serde_json::json;
 use welore_burn::data::{TextTokenizer, read_text};
-use welore_burn::eval::{Perplexity, PerplexityOptions, perplexity};
+use welore_burn::eval::{EvalError, Perplexity, PerplexityOptions, perplexity};
 use welore_burn::llama::{LoadedLlama, load_llama};
 
 use super::{blocks_at_once, device, in_file};
@@ -26,14 +26,17 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let mut bar = Bar::default();
     let started = Instant::now();
     let measured = perplexity(&loaded.model, &tokens, context, &options, &device, &mut bar);
-    let result = in_file(measured, &args.text)?;
+    let result = match measured {
+        // Only this one is about the text.
+        Err(error @ EvalError::TooShort { .. }) => in_file(Err(error), &args.text)?,
+        other => other?,
+    };
     bar.finish();
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         print_json(&args, &loaded, &result, seconds)
     } else {
-        print_summary(&args, &loaded, &result, seconds);
-        Ok(())
+        print_summary(&args, &loaded, &result, seconds)
     }
 }
 
@@ -61,18 +64,24 @@ fn print_json(
     }))
 }
 
-fn print_summary(args: &EvalArgs, loaded: &LoadedLlama, result: &Perplexity, seconds: f64) {
-    println!(
+fn print_summary(
+    args: &EvalArgs,
+    loaded: &LoadedLlama,
+    result: &Perplexity,
+    seconds: f64,
+) -> Result<()> {
+    say!(
         "perplexity {} over {} tokens ({} blocks of {})",
         format::perplexity(result.perplexity),
         result.tokens,
         result.blocks,
         args.seq_len
     );
-    println!(
+    say!(
         "parameters {}, {} on disk, {:.0} tokens/s",
         format::count(loaded.model.num_params() as u64),
         format::bytes(loaded.bytes),
         speed(args, result, seconds)
     );
+    Ok(())
 }

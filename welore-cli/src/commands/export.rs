@@ -26,7 +26,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
             "bytes": dense.bytes(),
         }));
     }
-    println!(
+    say!(
         "wrote {}: {} parameters, {}",
         args.output.display(),
         format::count(dense.parameters()),

@@ -4,10 +4,12 @@ use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use serde_json::json;
 use welore_burn::data::TextTokenizer;
 use welore_burn::llama::{GenerateOptions, Sampler, generate, load_llama};
+
+use welore_burn::progress::Interrupted;
 
 use super::device;
 use crate::args::GenerateArgs;
@@ -27,38 +29,37 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         stop: loaded.config.eos_token_ids.clone(),
     };
 
-    let stream = !args.json;
+    let mut text = args.prompt.clone();
     let mut decode = tokenizer.stream();
     let mut trouble = None;
-    let show = |token: u32| -> Result<()> {
-        if let Some(text) = decode(token)? {
-            print!("{text}");
-            std::io::stdout().flush()?;
-        }
-        Ok(())
-    };
-    let mut show = show;
-    if stream {
-        print!("{}", args.prompt);
-        std::io::stdout().flush()?;
-    }
     let started = Instant::now();
     let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, &device, |token| {
-        if stream && let Err(error) = show(token) {
-            trouble = Some(error);
-        }
-        match trouble.is_some() || interrupted() {
-            true => ControlFlow::Break(()),
-            false => ControlFlow::Continue(()),
+        // The prompt waits for the first token: a refused one leaves stdout empty.
+        let shown = args.json || {
+            let result = decode(token).map_err(Into::into).and_then(|piece| {
+                text.push_str(&piece.unwrap_or_default());
+                print_now(&std::mem::take(&mut text))
+            });
+            trouble = result.err();
+            trouble.is_none()
+        };
+        match shown && !interrupted() {
+            true => ControlFlow::Continue(()),
+            false => ControlFlow::Break(()),
         }
     })?;
     let speed = tokens.len() as f64 / started.elapsed().as_secs_f64();
     if let Some(error) = trouble {
         return Err(error);
     }
-    if stream {
-        println!();
+    if !args.json {
+        say!("{text}");
         eprintln!("{} tokens, {speed:.1} tokens/s", tokens.len());
+    }
+    if interrupted() {
+        return Err(Interrupted.into());
+    }
+    if !args.json {
         return Ok(());
     }
     format::print_json(&json!({
@@ -68,4 +69,9 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         "ids": tokens,
         "tokens_per_second": speed,
     }))
+}
+
+fn print_now(text: &str) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("standard output")
 }

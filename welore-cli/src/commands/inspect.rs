@@ -5,8 +5,9 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Value, json};
 use welore_burn::checkpoint::{Checkpoint, FactorNames};
-use welore_burn::llama::{read_config, read_plan};
+use welore_burn::llama::{OpenedLlama, open_llama};
 
+use super::device;
 use crate::args::InspectArgs;
 use crate::format;
 
@@ -19,9 +20,7 @@ struct Factored {
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Result<()> {
-    let config = read_config(&args.model)?;
-    let checkpoint = Checkpoint::open(&args.model)?;
-    let plan = read_plan(&args.model)?;
+    let OpenedLlama { config, checkpoint, plan, .. } = open_llama(&args.model, &device())?;
     let factored = factored_matrices(&checkpoint)?;
     let dtypes = dtypes(&checkpoint);
     if args.json {
@@ -44,7 +43,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
             })),
         }));
     }
-    println!(
+    say!(
         "{}: {} layers, width {}, MLP {}, {} heads ({} kv) of {}, {} tokens, {} head",
         args.model.display(),
         config.num_hidden_layers,
@@ -57,18 +56,20 @@ pub fn run(args: InspectArgs) -> Result<()> {
         if config.tie_word_embeddings { "tied" } else { "own" },
     );
     let dtypes: Vec<_> = dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
-    println!(
+    say!(
         "{} parameters, {}, tensors: {}",
         format::count(checkpoint.parameters()),
         format::bytes(checkpoint.bytes()),
         dtypes.join(", ")
     );
     match (factored.len(), plan) {
-        (0, _) => println!("dense: no matrix is factored"),
-        (n, None) => println!("{n} matrices are factored"),
-        (n, Some(plan)) => println!(
+        (0, _) => say!("dense: no matrix is factored"),
+        (n, None) => say!("{n} matrices are factored"),
+        (n, Some(plan)) => say!(
             "{n} matrices are factored, by {} at ERR {} with min_ratio {}",
-            plan.policy, plan.target_err, plan.min_ratio
+            plan.policy,
+            plan.target_err,
+            plan.min_ratio
         ),
     }
     if !factored.is_empty() {
@@ -79,7 +80,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
                 vec![m.name.clone(), format!("{out}x{inputs}"), m.rank.to_string()]
             })
             .collect();
-        println!("{}", format::table(&["matrix", "shape", "rank"], rows));
+        say!("{}", format::table(&["matrix", "shape", "rank"], rows));
     }
     Ok(())
 }

@@ -15,7 +15,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
-use welore_burn::llama::read_config;
+use welore_burn::llama::open_llama;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Uniform, WeLore, make_plan};
 use welore_burn::spectrum::{PROJECTIONS, Selection, Spectra, measure_checkpoint};
 
@@ -44,28 +44,34 @@ fn selection(args: &SelectionArgs) -> Result<Selection> {
     })
 }
 
-/// Opens a model of a supported architecture; others would be measured by luck only.
+/// Opens a model whose configuration, tensors and plan fit each other; one that does not
+/// would be measured, or written, for nothing.
 fn open_model(dir: &Path) -> Result<Checkpoint> {
-    read_config(dir)?;
-    Ok(Checkpoint::open(dir)?)
+    Ok(open_llama(dir, &device())?.checkpoint)
 }
 
 fn measure(checkpoint: &Checkpoint, args: &SelectionArgs) -> Result<Spectra> {
     Ok(measure_checkpoint(checkpoint, &selection(args)?, &mut Bar::default())?)
 }
 
-fn plan_for(spectra: &Spectra, err: f64, target: &TargetArgs) -> Result<RankPlan> {
-    let policy: &dyn RankPolicy = match target.policy {
-        Policy::Welore => &WeLore,
-        Policy::Uniform => &Uniform,
-    };
+/// The plan options of the command line, checked before anything is measured.
+fn plan_options(err: f64, target: &TargetArgs) -> Result<PlanOptions> {
     let options = PlanOptions {
         err,
         min_ratio: target.min_ratio,
         rank_multiple: target.rank_multiple,
         never_grow: target.never_grow,
     };
-    let plan = make_plan(spectra, policy, &options)?;
+    options.check()?;
+    Ok(options)
+}
+
+fn plan_for(spectra: &Spectra, policy: Policy, options: &PlanOptions) -> Result<RankPlan> {
+    let policy: &dyn RankPolicy = match policy {
+        Policy::Welore => &WeLore,
+        Policy::Uniform => &Uniform,
+    };
+    let plan = make_plan(spectra, policy, options)?;
     warn_about(&plan);
     Ok(plan)
 }
@@ -97,21 +103,38 @@ fn read_artifact(path: &Path) -> Result<String> {
     }
 }
 
-/// Prepares an output directory, which may not be the model itself.
+/// Prepares an output directory, which may neither be the model nor hold it: it would be
+/// replaced while it is read.
 fn output_dir(output: &Path, force: bool, model: &Path) -> Result<OutputDir> {
-    let same = |a: &Path, b: &Path| -> Option<bool> {
-        Some(a.canonicalize().ok()? == b.canonicalize().ok()?)
+    let holds = |output: &Path, model: &Path| -> Option<bool> {
+        Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
     };
-    if same(output, model) == Some(true) {
-        let message = format!("{} is the model itself", output.display());
+    let prepared = OutputDir::create(output, force)?;
+    if holds(output, model) == Some(true) {
+        let message = format!("{} is or holds the model itself", output.display());
         let hint = Some("give another output directory".into());
         return Err(WrongInput { message, hint }.into());
     }
-    Ok(OutputDir::create(output, force)?)
+    Ok(prepared)
+}
+
+/// Checks that an artifact can be written where the user wants it, before it costs time.
+fn check_artifact(path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let message = if path.is_dir() {
+        format!("{} is a directory", path.display())
+    } else if parent.is_some_and(|parent| !parent.is_dir()) {
+        format!("{}: its directory does not exist", path.display())
+    } else {
+        return Ok(());
+    };
+    Err(WrongInput { message, hint: Some("give the path of a file to write".into()) }.into())
 }
 
 /// Writes an artifact file and says so.
 fn write_artifact(path: &Path, text: &str) -> Result<()> {
+    let text = format!("{text}\n");
     welore_burn::checkpoint::write_file(path, text.as_bytes())?;
     eprintln!("wrote {}", path.display());
     Ok(())

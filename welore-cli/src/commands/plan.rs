@@ -5,22 +5,26 @@ use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Spectra;
 
 use super::{
-    describe, in_file, measure, open_model, plan_for, read_artifact, selection, write_artifact,
+    check_artifact, describe, in_file, measure, open_model, plan_for, plan_options, read_artifact,
+    selection, write_artifact,
 };
 use crate::args::PlanArgs;
+use crate::failure::WrongInput;
 use crate::format;
 
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Result<()> {
+    check_artifact(args.output.as_deref())?;
+    let options = plan_options(args.err, &args.target)?;
     let spectra = read_spectra(&args)?;
-    let plan = plan_for(&spectra, args.err, &args.target)?;
+    let plan = plan_for(&spectra, args.target.policy, &options)?;
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
     }
     if args.json {
-        println!("{}", plan.to_json());
+        say!("{}", plan.to_json());
     } else {
-        print_table(&plan);
+        print_table(&plan)?;
     }
     Ok(())
 }
@@ -34,10 +38,14 @@ fn read_spectra(args: &PlanArgs) -> Result<Spectra> {
         }
         return Ok(spectra.select(&selection(&args.selection)?)?);
     }
+    if !args.source.exists() {
+        let message = format!("{}: no such model directory or spectra file", args.source.display());
+        return Err(WrongInput { message, hint: None }.into());
+    }
     measure(&open_model(&args.source)?, &args.selection)
 }
 
-fn print_table(plan: &RankPlan) {
+fn print_table(plan: &RankPlan) -> Result<()> {
     let rows = plan
         .matrices
         .iter()
@@ -61,9 +69,10 @@ fn print_table(plan: &RankPlan) {
         })
         .collect();
     let header = ["matrix", "shape", "full", "rank", "reduction", "class", "before", "after"];
-    println!("{}\n", format::table(&header, rows));
+    say!("{}\n", format::table(&header, rows));
     if let Some(threshold) = plan.threshold {
-        println!("{} threshold {threshold:.6}", plan.policy);
+        say!("{} threshold {threshold:.6}", plan.policy);
     }
-    println!("{}", describe(plan));
+    say!("{}", describe(plan));
+    Ok(())
 }

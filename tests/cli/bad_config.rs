@@ -1,0 +1,163 @@
+//! Configurations that describe no supported model, or none that can be.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::Sandbox;
+
+const CONFIG: &str = "model/config.json";
+const EVAL: &str = "eval model --text story.txt --seq-len 64 --blocks 1";
+
+/// A sandbox in which a field of the model's configuration has another value.
+fn with(field: &str, value: Value) -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.edit_json(CONFIG, |config| config[field] = value);
+    sandbox
+}
+
+#[test]
+fn other_architectures_are_refused_before_anything_is_measured() {
+    let sandbox = with("model_type", json!("gpt2"));
+    for line in [
+        "inspect model",
+        "analyze model -o spectra.json",
+        "plan model --err 0.5 -o plan.json",
+        "compress model --err 0.5 -o out",
+        EVAL,
+        "generate model --prompt Mia",
+    ] {
+        let message = sandbox.refuses(line, CONFIG);
+        assert!(message.contains("gpt2"), "{message}");
+    }
+}
+
+#[test]
+fn text_that_is_no_configuration_is_refused() {
+    let sandbox = Sandbox::new();
+    let deep = "[".repeat(100_000);
+    let texts: [&[u8]; 6] = [b"", b"{", b"[]", b"null", deep.as_bytes(), b"\xff\xfe{}"];
+    for text in texts {
+        sandbox.write(CONFIG, text);
+        sandbox.refuses("inspect model", CONFIG);
+    }
+}
+
+#[test]
+fn variations_that_are_not_implemented_are_named() {
+    for (field, value, named) in [
+        ("rope_parameters", json!({ "rope_type": "yarn", "factor": 4.0 }), "yarn"),
+        ("hidden_act", json!("gelu"), "gelu"),
+        ("quantization_config", json!({ "bits": 4 }), "quantiz"),
+    ] {
+        let message = with(field, value).refuses(EVAL, CONFIG);
+        assert!(message.contains(named), "{message}");
+    }
+}
+
+/// Older configurations have `rope_scaling`, whose type older ones still call `type`, and
+/// some tools write both names.
+#[test]
+fn rope_settings_are_read_in_all_their_spellings() {
+    let sandbox = Sandbox::new();
+    sandbox.add("tiny-llama3", "older");
+    let scaling = |settings: Value| {
+        sandbox.edit_json("older/config.json", |config| config["rope_scaling"] = settings);
+    };
+    scaling(json!({ "rope_type": "linear", "factor": 2.0 }));
+    let linear = sandbox.json("inspect older --json");
+    for settings in [
+        json!({ "type": "linear", "factor": 2.0 }),
+        json!({ "type": "linear", "rope_type": "linear", "factor": 2.0 }),
+    ] {
+        scaling(settings);
+        assert_eq!(sandbox.json("inspect older --json"), linear);
+    }
+    for settings in [
+        json!({ "rope_type": "yarn", "factor": 2.0 }),
+        json!({ "type": "dynamic", "rope_type": "dynamic", "factor": 2.0 }),
+    ] {
+        scaling(settings);
+        sandbox.refuses("inspect older", "`rope_type`");
+    }
+}
+
+#[test]
+fn hostile_numbers_are_refused_at_once() {
+    let huge = 1_u64 << 60;
+    for (field, value) in [
+        ("num_hidden_layers", json!(1_000_000_000_000_u64)),
+        ("num_hidden_layers", json!(0)),
+        ("num_hidden_layers", json!(-4)),
+        ("hidden_size", json!(huge)),
+        ("hidden_size", json!(-64)),
+        ("hidden_size", json!(1e300)),
+        ("intermediate_size", json!(u64::MAX)),
+        ("vocab_size", json!(huge)),
+        ("num_attention_heads", json!(0)),
+        ("num_attention_heads", json!(huge)),
+        ("num_key_value_heads", json!(3)),
+        ("head_dim", json!(15)),
+        ("head_dim", json!(huge)),
+        ("rms_norm_eps", json!(-1.0)),
+        ("max_position_embeddings", json!(0)),
+        ("max_position_embeddings", json!(-1)),
+    ] {
+        let sandbox = with(field, value.clone());
+        let started = Instant::now();
+        sandbox.refuses(EVAL, CONFIG);
+        sandbox.refuses("compress model --err 0.5 -o out", CONFIG);
+        assert!(started.elapsed() < Duration::from_secs(10), "{field} {value} takes long");
+    }
+}
+
+#[test]
+fn values_of_a_wrong_type_can_be_found() {
+    for (field, value) in [
+        ("hidden_size", json!("64")),
+        ("hidden_size", json!(-64)),
+        ("rms_norm_eps", json!("small")),
+        ("tie_word_embeddings", json!("yes")),
+        ("eos_token_id", json!("end")),
+    ] {
+        let message = with(field, value.clone()).refuses("inspect model", CONFIG);
+        assert!(
+            message.contains(field) || message.contains(" line "),
+            "{field} {value}: {message}"
+        );
+    }
+}
+
+#[test]
+fn configuration_larger_than_its_weights_is_refused_at_once() {
+    for (field, value) in [
+        ("num_hidden_layers", 1 << 24),
+        ("hidden_size", 1 << 24),
+        ("intermediate_size", 1 << 24),
+        ("vocab_size", 1 << 24),
+        ("head_dim", 1 << 24),
+    ] {
+        let sandbox = with(field, json!(value));
+        let started = Instant::now();
+        sandbox.refuses(EVAL, "model: ");
+        assert!(started.elapsed() < Duration::from_secs(10), "{field} takes long");
+    }
+}
+
+/// The last layer alone is no reason to build the millions before it.
+#[cfg(target_os = "linux")]
+#[test]
+fn layers_that_the_weights_do_not_have_are_not_built() {
+    use crate::support::Outcome;
+
+    let sandbox = with("num_hidden_layers", json!(1 << 24));
+    let last = format!("model.layers.{}.input_layernorm.weight", (1 << 24) - 1);
+    sandbox.edit_tensors("model/model.safetensors", |tensors| {
+        let norm = tensors["model.layers.3.input_layernorm.weight"].clone();
+        tensors.insert(last, norm);
+    });
+    // Building them takes 20 GB; a test that fails should not take the machine with it.
+    let outcome = Outcome::of(&mut sandbox.command_after("ulimit -v 8000000", EVAL));
+    let message = outcome.complaint(2);
+    assert!(message.contains("model"), "{message}");
+}

@@ -1,0 +1,263 @@
+//! Model directories that are incomplete, damaged or wrong.
+
+use std::fs;
+
+use safetensors::Dtype;
+
+use crate::support::{Sandbox, Tensor, Tensors};
+
+/// Every command that reads a model directory.
+const READERS: [&str; 7] = [
+    "inspect model",
+    "analyze model -o spectra.json",
+    "plan model --err 0.5 -o plan.json",
+    "compress model --err 0.5 -o out",
+    "eval model --text story.txt",
+    "generate model --prompt Mia",
+    "export model --dense -o out",
+];
+
+const WEIGHTS: &str = "model/model.safetensors";
+const EVAL: &str = "eval model --text story.txt --seq-len 64 --blocks 1";
+const Q_PROJ: &str = "model.layers.1.self_attn.q_proj";
+
+fn weight() -> String {
+    format!("{Q_PROJ}.weight")
+}
+
+/// Where the tensors begin in a safetensors file.
+fn header_end(file: &[u8]) -> usize {
+    8 + u64::from_le_bytes(file[..8].try_into().unwrap()) as usize
+}
+
+#[test]
+fn missing_directory_is_named() {
+    let sandbox = Sandbox::new();
+    fs::remove_dir_all(sandbox.path("model")).unwrap();
+    for line in READERS {
+        sandbox.refuses(line, "model: no such");
+    }
+}
+
+#[test]
+fn missing_file_is_named() {
+    for file in ["config.json", "model.safetensors"] {
+        let sandbox = Sandbox::new();
+        sandbox.remove(&format!("model/{file}"));
+        for line in READERS {
+            sandbox.refuses(line, &format!("model/{file}"));
+        }
+    }
+}
+
+#[test]
+fn missing_tokenizer_is_named_where_text_is_read() {
+    let sandbox = Sandbox::new();
+    sandbox.remove("model/tokenizer.json");
+    for line in [EVAL, "generate model --prompt Mia"] {
+        let message = sandbox.refuses(line, "model/tokenizer.json");
+        assert!(!message.contains("not a tokenizer"), "what is not there is nothing: {message}");
+    }
+    sandbox.gives("compress model --err 0.5 -o low");
+    sandbox.write("model/tokenizer.json", "{}");
+    sandbox.refuses(EVAL, "model/tokenizer.json: not a tokenizer");
+}
+
+#[test]
+fn tokenizer_of_another_model_is_told() {
+    let sandbox = Sandbox::new();
+    sandbox.add("tiny-qwen2", "other");
+    fs::copy(sandbox.path("model/tokenizer.json"), sandbox.path("other/tokenizer.json")).unwrap();
+    sandbox.refuses("eval other --text story.txt", "vocabulary of 64");
+    sandbox.refuses("generate other --prompt Mia", "vocabulary of 64");
+}
+
+#[test]
+fn missing_shard_is_named() {
+    let sandbox = Sandbox::new();
+    sandbox.add("tiny-llama3", "sharded");
+    sandbox.remove("sharded/model-00002-of-00002.safetensors");
+    for line in ["inspect sharded", "compress sharded --err 0.5 -o out"] {
+        sandbox.refuses(line, "sharded/model-00002-of-00002.safetensors");
+    }
+}
+
+#[test]
+fn shards_outside_the_model_directory_are_never_opened() {
+    let sandbox = Sandbox::new();
+    sandbox.add("tiny-llama3", "sharded");
+    sandbox.add("tiny-llama3", "other");
+    let index = String::from_utf8(sandbox.read("sharded/model.safetensors.index.json")).unwrap();
+    let elsewhere = sandbox.path("other").display().to_string();
+    for folder in ["../other", "../sharded", &elsewhere] {
+        let hostile = index.replace("model-00002", &format!("{folder}/model-00002"));
+        sandbox.write("sharded/model.safetensors.index.json", hostile);
+        let message = sandbox.refuses("inspect sharded", "sharded/model.safetensors.index.json");
+        assert!(message.contains("outside its directory"), "{message}");
+    }
+}
+
+#[test]
+fn broken_shard_index_is_named() {
+    let sandbox = Sandbox::new();
+    sandbox.add("tiny-llama3", "sharded");
+    let index = String::from_utf8(sandbox.read("sharded/model.safetensors.index.json")).unwrap();
+    let phantom = index.replace("\"lm_head.weight\"", "\"phantom.weight\"");
+    for text in ["", "[]", "{\"weight_map\": 3}", &phantom] {
+        sandbox.write("sharded/model.safetensors.index.json", text);
+        sandbox.refuses("inspect sharded", "sharded/model.safetensors.index.json");
+    }
+}
+
+#[test]
+fn truncated_weights_are_refused_wherever_they_end() {
+    let sandbox = Sandbox::new();
+    let whole = sandbox.read(WEIGHTS);
+    let header = header_end(&whole);
+    for end in [0, 1, 7, 8, 100, header - 1, header, header + 1, whole.len() / 2, whole.len() - 1] {
+        sandbox.write(WEIGHTS, &whole[..end]);
+        for line in ["inspect model", "compress model --err 0.5 -o out", EVAL] {
+            sandbox.refuses(line, WEIGHTS);
+        }
+    }
+}
+
+#[test]
+fn corrupt_headers_are_refused() {
+    let sandbox = Sandbox::new();
+    let whole = sandbox.read(WEIGHTS);
+    let header = header_end(&whole);
+    let not_text = [&whole[..8], &[0xff; 20], &whole[28..]].concat();
+    let not_json = [&whole[..8], &vec![b'x'; header - 8][..], &whole[header..]].concat();
+    let too_long = [&whole[..], b"more"].concat();
+    let web_page = b"<html>the model has moved</html>".to_vec();
+    for content in [not_text, not_json, too_long, web_page] {
+        sandbox.write(WEIGHTS, content);
+        sandbox.refuses("inspect model", WEIGHTS);
+        sandbox.refuses("compress model --err 0.5 -o out", WEIGHTS);
+    }
+}
+
+#[test]
+fn absurd_header_lengths_are_refused_without_reserving_them() {
+    let sandbox = Sandbox::new();
+    let whole = sandbox.read(WEIGHTS);
+    for length in [0, 90_000_000, 1 << 62, u64::MAX - 7, u64::MAX] {
+        sandbox.write(WEIGHTS, [&length.to_le_bytes()[..], &whole[8..]].concat());
+        sandbox.refuses("inspect model", WEIGHTS);
+    }
+}
+
+#[test]
+fn impossible_places_and_shapes_of_tensors_are_refused() {
+    let sandbox = Sandbox::new();
+    for entry in [
+        r#"{"dtype":"F32","shape":[1],"data_offsets":[1152921504606846976,1152921504606846980]}"#,
+        r#"{"dtype":"F32","shape":[1],"data_offsets":[4,0]}"#,
+        r#"{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,4]}"#,
+        r#"{"dtype":"F32","shape":[-1],"data_offsets":[0,4]}"#,
+    ] {
+        let header = format!(r#"{{"lm_head.weight":{entry}}}"#);
+        let length = header.len() as u64;
+        sandbox.write(WEIGHTS, [&length.to_le_bytes()[..], header.as_bytes(), &[0; 4]].concat());
+        sandbox.refuses("inspect model", WEIGHTS);
+    }
+}
+
+#[test]
+fn tensors_that_do_not_fit_the_configuration_are_named() {
+    let bias = format!("{Q_PROJ}.bias");
+    let misspelt = Q_PROJ.replace("q_proj", "qproj");
+    type Edit<'a> = &'a dyn Fn(&mut Tensors);
+    let edits: [(&str, Edit<'_>); 5] = [
+        ("is missing", &|tensors| drop(tensors.remove(&weight()))),
+        ("is not used", &|tensors| {
+            tensors.insert(bias.clone(), Tensor::zeros(Dtype::F32, &[64]));
+        }),
+        ("has shape [32, 128] instead of [64, 64]", &|tensors| {
+            tensors.insert(weight(), Tensor::zeros(Dtype::BF16, &[32, 128]));
+        }),
+        ("has shape [4096] instead of [64, 64]", &|tensors| {
+            tensors.insert(weight(), Tensor::zeros(Dtype::BF16, &[4096]));
+        }),
+        ("qproj.weight` meant?", &|tensors| {
+            let tensor = tensors.remove(&weight()).unwrap();
+            tensors.insert(format!("{misspelt}.weight"), tensor);
+        }),
+    ];
+    for (problem, edit) in edits {
+        let sandbox = Sandbox::new();
+        sandbox.edit_tensors(WEIGHTS, edit);
+        let message = sandbox.refuses(EVAL, problem);
+        assert!(message.contains(Q_PROJ), "{message}");
+    }
+}
+
+#[test]
+fn weights_of_a_type_without_decimals_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        tensors.insert(weight(), Tensor::zeros(Dtype::I16, &[64, 64]));
+    });
+    for line in ["analyze model", "compress model --err 0.5 -o out", EVAL] {
+        sandbox.refuses(line, &weight());
+    }
+}
+
+#[test]
+fn weights_that_are_not_finite_are_named() {
+    for (value, bfloat16) in [("NaN", 0x7fc0_u16), ("inf", 0x7f80), ("-inf", 0xff80)] {
+        let sandbox = Sandbox::new();
+        sandbox.edit_tensors(WEIGHTS, |tensors| {
+            let data = &mut tensors.get_mut(&weight()).unwrap().data;
+            data[200..202].copy_from_slice(&bfloat16.to_le_bytes());
+        });
+        for line in [
+            "analyze model -o spectra.json",
+            "plan model --err 0.5 -o plan.json",
+            "compress model --err 0.5 -o out",
+            EVAL,
+            "generate model --prompt Mia",
+        ] {
+            let message = sandbox.refuses(line, &weight());
+            assert!(message.contains(&format!("{value} at flat index 100")), "{message}");
+        }
+    }
+}
+
+#[test]
+fn half_a_factored_matrix_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        tensors.remove(&weight());
+        tensors.insert(format!("{Q_PROJ}.V.weight"), Tensor::zeros(Dtype::BF16, &[4, 64]));
+    });
+    for line in [EVAL, "inspect model", "export model --dense -o out"] {
+        sandbox.refuses(line, &format!("{Q_PROJ}.U.weight"));
+    }
+}
+
+#[test]
+fn factors_of_different_ranks_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        tensors.remove(&weight());
+        tensors.insert(format!("{Q_PROJ}.V.weight"), Tensor::zeros(Dtype::BF16, &[4, 64]));
+        tensors.insert(format!("{Q_PROJ}.U.weight"), Tensor::zeros(Dtype::BF16, &[64, 5]));
+    });
+    for line in [EVAL, "export model --dense -o out"] {
+        sandbox.refuses(line, Q_PROJ);
+    }
+}
+
+#[test]
+fn matrix_that_is_both_dense_and_factored_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        tensors.insert(format!("{Q_PROJ}.V.weight"), Tensor::zeros(Dtype::BF16, &[4, 64]));
+        tensors.insert(format!("{Q_PROJ}.U.weight"), Tensor::zeros(Dtype::BF16, &[64, 4]));
+    });
+    for line in [EVAL, "export model --dense -o out"] {
+        sandbox.refuses(line, Q_PROJ);
+    }
+}

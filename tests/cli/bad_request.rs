@@ -1,0 +1,147 @@
+//! Options and texts that cannot be used.
+
+use safetensors::Dtype;
+
+use crate::support::{Sandbox, Tensor};
+
+#[test]
+fn err_outside_0_and_1_is_refused() {
+    let sandbox = Sandbox::new();
+    for err in ["0", "1", "-1", "nan", "1.5", "inf"] {
+        sandbox.refuses(&format!("plan model --err={err} -o plan.json"), "ERR");
+        sandbox.refuses(&format!("compress model --err={err} -o out"), "ERR");
+    }
+}
+
+#[test]
+fn err_that_leaves_a_matrix_without_rank_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.refuses("plan model --err 0.999 -o plan.json", "ERR 0.999");
+    sandbox.refuses("compress model --err 0.5 --rank-multiple 64 -o out", "rank multiple of 64");
+}
+
+#[test]
+fn other_planning_options_out_of_range_are_named() {
+    let sandbox = Sandbox::new();
+    for (option, named) in [
+        ("--min-ratio 1", "min_ratio 1"),
+        ("--min-ratio=-0.5", "min_ratio -0.5"),
+        ("--min-ratio nan", "min_ratio NaN"),
+        ("--rank-multiple 0", "rank multiple"),
+    ] {
+        sandbox.refuses(&format!("plan model --err 0.5 {option} -o plan.json"), named);
+        sandbox.refuses(&format!("compress model --err 0.5 {option} -o out"), named);
+    }
+}
+
+#[test]
+fn patterns_that_match_nothing_are_named() {
+    let sandbox = Sandbox::new();
+    for (option, named) in [
+        ("--include qproj", "`qproj`"),
+        ("--include q_proj,layers.7.*", "`layers.7.*`"),
+        ("--exclude nothing", "`nothing`"),
+        ("--include [q", "`[q`"),
+        ("--exclude *", "no matrix"),
+    ] {
+        sandbox.refuses(&format!("analyze model {option} -o spectra.json"), named);
+        sandbox.refuses(&format!("compress model --err 0.5 {option} -o out"), named);
+    }
+}
+
+/// Decomposing a real model takes minutes; a slip in an option should not cost them.
+#[test]
+fn options_are_looked_at_before_the_model() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_tensors("model/model.safetensors", |tensors| {
+        let name = "model.layers.0.mlp.down_proj.weight".to_string();
+        tensors.insert(name, Tensor::zeros(Dtype::I16, &[64, 160]));
+    });
+    sandbox.refuses("plan model --err 1.5", "ERR 1.5");
+    sandbox.refuses("compress model --err 0.5 --min-ratio 1 -o out", "min_ratio 1");
+    sandbox.refuses("compress model --err 0.5 --rank-multiple 0 -o out", "rank multiple");
+    sandbox.refuses("analyze model -o nowhere/spectra.json", "nowhere/spectra.json");
+}
+
+#[test]
+fn command_lines_that_make_no_sense_explain_the_usage() {
+    let sandbox = Sandbox::new();
+    for (line, named) in [
+        ("inspect model --frobnicate", "--frobnicate"),
+        ("compres model", "compress"),
+        ("compress model -o out", "--err"),
+        ("compress model --err 0.5", "--output"),
+        ("compress model --plan plan.json --err 0.5 -o out", "--plan"),
+        ("compress model --plan plan.json --min-ratio 0 -o out", "--min-ratio"),
+        ("compress model --plan plan.json --include q_proj -o out", "--include"),
+        ("plan model", "--err"),
+        ("plan model --err half", "half"),
+        ("plan model --err 0.5 --policy fair", "welore, uniform"),
+        ("export model -o out", "--dense"),
+        ("eval model --text story.txt --seq-len many", "many"),
+    ] {
+        sandbox.misused(line, named);
+    }
+}
+
+#[test]
+fn negative_numbers_are_values_and_not_flags() {
+    let sandbox = Sandbox::new();
+    sandbox.refuses("plan model --err -1", "ERR -1");
+    sandbox.refuses("plan model --err 0.5 --min-ratio -1", "min_ratio -1");
+    sandbox.refuses("generate model --prompt Mia --temperature -1", "temperature -1");
+}
+
+#[test]
+fn texts_that_cannot_be_evaluated_are_named() {
+    let sandbox = Sandbox::new();
+    let texts: [(&[u8], &str); 4] = [
+        (b"", "empty"),
+        (b" \n\n\t", "empty"),
+        (b"caf\xe9", "byte 3"),
+        (b"Mia had a red apple.", "512"),
+    ];
+    for (text, problem) in texts {
+        sandbox.write("text.txt", text);
+        let message = sandbox.refuses("eval model --text text.txt", "text.txt");
+        assert!(message.contains(problem), "{message}");
+    }
+    sandbox.refuses("eval model --text nowhere.txt", "nowhere.txt");
+    sandbox.refuses("eval model --text model", "model");
+}
+
+#[test]
+fn blocks_that_cannot_be_are_refused() {
+    let sandbox = Sandbox::new();
+    for (option, named) in [
+        ("--seq-len 0", "at least 2 tokens"),
+        ("--seq-len 1", "at least 2 tokens"),
+        ("--seq-len 513", "context of 512"),
+        ("--seq-len 18446744073709551615", "context of 512"),
+        ("--blocks 0", "at least 1 block"),
+    ] {
+        sandbox.refuses(&format!("eval model --text story.txt {option}"), named);
+    }
+}
+
+#[test]
+fn prompts_that_cannot_be_continued_are_refused() {
+    let sandbox = Sandbox::new();
+    let long = "apple".repeat(600);
+    sandbox.refuses(&format!("generate model --prompt {long}"), "context is 512");
+    sandbox.refuses("generate model --prompt=", "prompt is empty");
+}
+
+#[test]
+fn sampling_options_out_of_range_are_named() {
+    let sandbox = Sandbox::new();
+    for (option, named) in [
+        ("--temperature=-1", "temperature -1"),
+        ("--temperature nan", "temperature NaN"),
+        ("--top-k 0", "top_k"),
+        ("--top-p 0", "top_p 0"),
+        ("--top-p 1.5", "top_p 1.5"),
+    ] {
+        sandbox.refuses(&format!("generate model --prompt Mia {option}"), named);
+    }
+}

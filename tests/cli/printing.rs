@@ -1,0 +1,149 @@
+//! What is printed where: results on stdout, all else on stderr.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Outcome, Sandbox};
+
+#[test]
+fn json_is_one_document_and_alone_on_stdout() {
+    let sandbox = Sandbox::new();
+    for line in [
+        "analyze model -o spectra.json --json",
+        "plan spectra.json --err 0.5 -o plan.json --json",
+        "compress model --plan plan.json -o low --json",
+        "inspect low --json",
+        "eval low --text story.txt --seq-len 64 --blocks 1 --json",
+        "generate low --prompt Mia --max-new-tokens 4 --json",
+        "export low --dense -o dense --json",
+        "demo --json",
+    ] {
+        assert!(sandbox.json(line).is_object(), "{line}");
+    }
+}
+
+#[test]
+fn results_go_to_stdout_and_notes_to_stderr() {
+    let sandbox = Sandbox::new();
+    let analyzed = sandbox.gives("analyze model -o spectra.json");
+    assert!(analyzed.stdout.contains("model.layers.0.self_attn.q_proj"), "{analyzed:?}");
+    assert_eq!(analyzed.stderr, "wrote spectra.json\n");
+
+    let inspected = sandbox.gives("inspect model");
+    assert!(inspected.stdout.contains("197.2 k parameters"), "{inspected:?}");
+    assert_eq!(inspected.stderr, "");
+
+    let generated = sandbox.gives("generate model --prompt Mia --max-new-tokens 4");
+    assert!(generated.stderr.contains("4 tokens"), "{generated:?}");
+    assert!(!generated.stdout.contains("tokens"), "{generated:?}");
+}
+
+#[test]
+fn warnings_tell_what_may_surprise_and_do_not_spoil_the_result() {
+    let sandbox = Sandbox::new();
+    for (line, warning) in [
+        ("plan model --err 0.01 --json", "nothing is factored"),
+        ("plan model --err 0.2 --min-ratio 0 --json", "--never-grow"),
+    ] {
+        let outcome = sandbox.gives(line);
+        assert!(outcome.stderr.starts_with("warning: "), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains(warning), "{}", outcome.stderr);
+        assert!(serde_json::from_str::<Value>(&outcome.stdout).is_ok(), "{}", outcome.stdout);
+    }
+}
+
+#[test]
+fn help_and_version_are_results() {
+    let sandbox = Sandbox::new();
+    for line in ["--help", "--version", "compress --help"] {
+        let outcome = sandbox.gives(line);
+        assert!(!outcome.stdout.is_empty() && outcome.stderr.is_empty(), "{line}: {outcome:?}");
+    }
+}
+
+const GREEDY: &str = "generate model --prompt Mia --max-new-tokens 30";
+
+#[test]
+fn streamed_text_is_the_prompt_and_the_text_of_the_json() {
+    let sandbox = Sandbox::new();
+    let whole = sandbox.json(&format!("{GREEDY} --json"));
+    let (prompt, text) = (whole["prompt"].as_str().unwrap(), whole["text"].as_str().unwrap());
+    assert_eq!(prompt, "Mia");
+    assert_eq!(whole["ids"].as_array().unwrap().len(), 30);
+    assert_eq!(sandbox.gives(GREEDY).stdout, format!("{prompt}{text}\n"));
+}
+
+#[test]
+fn without_temperature_the_text_is_always_the_same() {
+    let sandbox = Sandbox::new();
+    let text = sandbox.gives(GREEDY).stdout;
+    assert_eq!(sandbox.gives(GREEDY).stdout, text);
+    assert_eq!(sandbox.gives(&format!("{GREEDY} --seed 7")).stdout, text);
+}
+
+#[test]
+fn with_temperature_the_seed_decides_the_text() {
+    let sandbox = Sandbox::new();
+    let sample = |seed: u64| {
+        let options = "--temperature 1.5 --top-k 50 --top-p 0.99 --json";
+        sandbox.json(&format!("{GREEDY} {options} --seed {seed}"))["ids"].clone()
+    };
+    assert_eq!(sample(1), sample(1));
+    assert_ne!(sample(1), sample(2));
+}
+
+#[test]
+fn demo_shows_that_welore_beats_uniform_ranks() {
+    let sandbox = Sandbox::new();
+    let shown = sandbox.json("demo --json");
+    let rows = shown["rows"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["model"].as_str().unwrap()).collect();
+    assert_eq!(names, ["dense", "uniform", "welore"]);
+    let [dense, uniform, welore] = [0, 1, 2].map(|row| rows[row]["perplexity"].as_f64().unwrap());
+    assert!(dense < welore && welore < uniform, "{dense}, {welore}, {uniform}");
+    assert!(sandbox.gives("demo -o kept").stdout.contains("uniform"));
+    sandbox.gives("eval kept/welore --text story.txt --seq-len 64 --blocks 1");
+}
+
+#[test]
+fn demo_leaves_nothing_unless_asked_to() {
+    let sandbox = Sandbox::new();
+    let before = sandbox.contents();
+    let mut demo = sandbox.command("demo");
+    let scratch = tempfile::tempdir().unwrap();
+    let outcome = Outcome::of(demo.env("TMPDIR", scratch.path()));
+    assert_eq!((outcome.code, sandbox.contents()), (Some(0), before));
+    assert_eq!(scratch.path().read_dir().unwrap().count(), 0);
+}
+
+/// Commands that print in different ways.
+const PRINTING: [&str; 4] =
+    ["analyze model", "inspect model --json", "demo", "generate model --prompt Mia"];
+
+#[test]
+fn reader_that_goes_away_is_no_reason_to_panic() {
+    let sandbox = Sandbox::new();
+    for line in PRINTING {
+        let mut command = sandbox.command(line);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let outcome = Outcome::from(child.wait_with_output().unwrap());
+        assert!(!outcome.stderr.contains("panicked"), "`{line}` says: {}", outcome.stderr);
+        assert_ne!(outcome.code, Some(101), "`{line}`");
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn result_that_cannot_be_written_is_a_failure() {
+    let sandbox = Sandbox::new();
+    for line in PRINTING {
+        let full = std::fs::File::options().write(true).open("/dev/full").unwrap();
+        let outcome = Outcome::of(sandbox.command(line).stdout(full));
+        assert_eq!(outcome.code, Some(1), "`{line}` says: {}", outcome.stderr);
+        assert!(!outcome.stderr.contains("panicked"), "`{line}` says: {}", outcome.stderr);
+        let errors = outcome.stderr.lines().filter(|line| line.starts_with("error: "));
+        assert_eq!(errors.count(), 1, "`{line}` says: {}", outcome.stderr);
+    }
+}
