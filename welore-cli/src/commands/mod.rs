@@ -109,13 +109,13 @@ fn output_dir(output: &Path, force: bool, model: &Path) -> Result<OutputDir> {
     let holds = |output: &Path, model: &Path| -> Option<bool> {
         Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
     };
-    let prepared = OutputDir::create(output, force)?;
-    if holds(output, model) == Some(true) {
+    // Directories that are no models are refused anyway, with a plainer message.
+    if output.join("config.json").is_file() && holds(output, model) == Some(true) {
         let message = format!("{} is or holds the model itself", output.display());
         let hint = Some("give another output directory".into());
         return Err(WrongInput { message, hint }.into());
     }
-    Ok(prepared)
+    Ok(OutputDir::create(output, force)?)
 }
 
 /// Checks that an artifact can be written where the user wants it, before it costs time.
