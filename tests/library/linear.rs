@@ -24,8 +24,9 @@ fn factored(device: &Device) -> LowRankLinear {
     )
 }
 
+/// Sums of a few products of normal numbers: they may cancel, so an absolute part too.
 fn assert_close<const D: usize>(a: Tensor<D>, b: Tensor<D>) {
-    a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::relative(1e-5));
+    a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::rel_abs(1e-5, 1e-5));
 }
 
 #[test]

@@ -5,6 +5,7 @@ mod linear;
 mod llama;
 mod plan;
 mod surgery;
+mod train;
 
 use std::path::PathBuf;
 

@@ -91,7 +91,7 @@ fn any_module_is_factored_by_path_and_only_factors_train() {
     merged
         .forward(x.clone())
         .into_data()
-        .assert_approx_eq::<f32>(&factored.forward(x).into_data(), Tolerance::relative(1e-5));
+        .assert_approx_eq::<f32>(&factored.forward(x).into_data(), Tolerance::rel_abs(1e-5, 1e-5));
     assert_eq!(merged.num_params(), module.num_params());
 }
 

@@ -80,3 +80,4 @@ pub mod plan;
 pub mod progress;
 pub mod spectrum;
 pub mod surgery;
+pub mod train;

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use welore_burn::train::{ScheduleKind, TrainSettings, Trainable};
 
 /// Low-rank compression of LLaMA-family models (WeLore), on Burn.
 #[derive(Parser, Debug)]
@@ -22,6 +23,8 @@ pub enum Command {
     Plan(PlanArgs),
     /// Factor a model's low-rank matrices and write the smaller model
     Compress(CompressArgs),
+    /// Fine-tune a model on a text, by default only its low-rank components
+    Train(Box<TrainArgs>),
     /// Measure a model's perplexity on a text
     Eval(EvalArgs),
     /// Continue a prompt
@@ -138,6 +141,150 @@ pub struct CompressArgs {
     /// Print JSON instead of a summary
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `train`.
+#[derive(Args, Debug)]
+pub struct TrainArgs {
+    /// Go on with the run in this directory, exactly where its last checkpoint is
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "text", "output"])]
+    pub resume: Option<PathBuf>,
+    /// How a new run starts.
+    #[command(flatten)]
+    pub start: TrainStartArgs,
+    /// Print JSON instead of a summary when done
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// How a new run starts.
+#[derive(Args, Debug)]
+pub struct TrainStartArgs {
+    /// Model directory, compressed or dense
+    #[arg(required_unless_present = "resume")]
+    pub model: Option<PathBuf>,
+    /// UTF-8 text to train on
+    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    pub text: Option<PathBuf>,
+    /// Run directory to write
+    #[arg(short, long, value_name = "RUN", required_unless_present = "resume")]
+    pub output: Option<PathBuf>,
+    /// Compress the dense model by this plan first
+    #[arg(long, value_name = "FILE", conflicts_with = "err")]
+    pub plan: Option<PathBuf>,
+    /// Compress the dense model at this effective rank reduction first
+    #[arg(long, allow_negative_numbers = true)]
+    pub err: Option<f64>,
+    /// What is trained; all else is frozen
+    #[arg(long, value_enum, default_value_t = TrainableArg::Lrc)]
+    pub trainable: TrainableArg,
+    /// Tokens in a block
+    #[arg(long, value_name = "N", default_value_t = 1024)]
+    pub seq_len: usize,
+    /// Blocks in a batch
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub batch_size: usize,
+    /// Batches whose gradients make one step
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub accumulate: usize,
+    /// Steps in all
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub steps: usize,
+    /// Largest learning rate
+    #[arg(long, default_value_t = 5e-5, allow_negative_numbers = true)]
+    pub lr: f64,
+    /// How the learning rate falls after warm-up
+    #[arg(long, value_enum, default_value_t = ScheduleArg::Cosine)]
+    pub schedule: ScheduleArg,
+    /// Steps over which the learning rate rises
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub warmup: usize,
+    /// Share of the learning rate that it falls to
+    #[arg(long, value_name = "SHARE", default_value_t = 0.1, allow_negative_numbers = true)]
+    pub lr_floor: f64,
+    /// Decoupled weight decay
+    #[arg(long, value_name = "W", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub weight_decay: f64,
+    /// Scale gradients down to this global norm
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    pub clip: Option<f64>,
+    /// Read the text in its order, not shuffled anew in every epoch
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Seed of the shuffling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Text to evaluate on
+    #[arg(long, value_name = "FILE")]
+    pub eval_text: Option<PathBuf>,
+    /// Evaluate every so many steps; 0 is never
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub eval_every: usize,
+    /// Most blocks of an evaluation [default: the whole text]
+    #[arg(long, value_name = "N")]
+    pub eval_blocks: Option<usize>,
+    /// Save a checkpoint every so many steps; 0 is only at the end
+    #[arg(long, value_name = "N", default_value_t = 500)]
+    pub save_every: usize,
+    /// How ranks are chosen, with --err.
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Which matrices are looked at, with --err.
+    #[command(flatten)]
+    pub selection: SelectionArgs,
+}
+
+/// What is trained.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TrainableArg {
+    /// The factors of the low-rank components
+    Lrc,
+    /// Every parameter
+    Full,
+    /// The projections that stayed dense
+    Nlrc,
+}
+
+/// How the learning rate falls after warm-up.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ScheduleArg {
+    /// Not at all
+    Constant,
+    /// Along a half cosine
+    Cosine,
+    /// Along a line
+    Linear,
+}
+
+impl TrainStartArgs {
+    /// The settings of the run.
+    pub fn settings(&self) -> TrainSettings {
+        TrainSettings {
+            trainable: match self.trainable {
+                TrainableArg::Lrc => Trainable::Lrc,
+                TrainableArg::Full => Trainable::Full,
+                TrainableArg::Nlrc => Trainable::Nlrc,
+            },
+            seq_len: self.seq_len,
+            batch_size: self.batch_size,
+            accumulate: self.accumulate,
+            steps: self.steps,
+            lr: self.lr,
+            schedule: match self.schedule {
+                ScheduleArg::Constant => ScheduleKind::Constant,
+                ScheduleArg::Cosine => ScheduleKind::Cosine,
+                ScheduleArg::Linear => ScheduleKind::Linear,
+            },
+            warmup: self.warmup,
+            lr_floor: self.lr_floor,
+            weight_decay: self.weight_decay,
+            clip: self.clip,
+            shuffle: !self.no_shuffle,
+            seed: self.seed,
+            eval_every: self.eval_every,
+            save_every: self.save_every,
+        }
+    }
 }
 
 /// Arguments of `eval`.

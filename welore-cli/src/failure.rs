@@ -11,6 +11,7 @@ use welore_burn::plan::{PlanError, PlanFileError};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{PatternError, SpectraError, SpectrumError};
 use welore_burn::surgery::FilesError;
+use welore_burn::train::TrainError;
 
 /// A mistake in what the user gave that only this crate can see.
 #[derive(Debug, thiserror::Error)]
@@ -99,6 +100,7 @@ fn judge(error: &anyhow::Error) -> Verdict {
                 SpectraError => |_| Verdict::input("measure spectra with `welore-cli analyze`"),
                 PatternError => |_| Verdict::input("patterns are globs such as `q_proj` or `*.layers.3.*`"),
                 SamplerError => |_| Verdict::input(None),
+                TrainError => train,
                 Interrupted => |_| Verdict::failed(None),
             }
             None
@@ -179,6 +181,20 @@ fn spectrum(error: &SpectrumError) -> Verdict {
         SpectrumError::Spectra(_)
         | SpectrumError::Linalg { .. }
         | SpectrumError::Interrupted(_) => Verdict::failed(None),
+    }
+}
+
+fn train(error: &TrainError) -> Verdict {
+    match error {
+        TrainError::Checkpoint(error) => checkpoint(error),
+        TrainError::Eval(error) => eval(error),
+        TrainError::NothingTrainable("lrc") => Verdict::input(
+            "compress the model first, with --err or --plan, or train it --trainable full",
+        ),
+        TrainError::TooShort { .. } => Verdict::input("use a longer text or a smaller --seq-len"),
+        TrainError::NotFinite { .. } => Verdict::failed("a smaller --lr or --clip 1 may help"),
+        TrainError::Interrupted(_) => Verdict::failed(None),
+        _ => Verdict::input(None),
     }
 }
 

@@ -4,6 +4,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use welore_burn::progress::{Interrupted, Progress};
+use welore_burn::train::TrainingEvent;
+
+use crate::format;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
@@ -25,6 +28,50 @@ pub fn listen_for_interrupts() {
 /// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// The steps of a training run on stderr: a bar on a terminal, lines elsewhere.
+#[derive(Debug)]
+pub struct Steps {
+    bar: ProgressBar,
+    total: usize,
+}
+
+impl Steps {
+    /// A run of `total` steps of which `done` are done.
+    pub fn new(total: usize, done: usize) -> Self {
+        let style = ProgressStyle::with_template("{bar:30} {pos}/{len} left {eta} {wide_msg}")
+            .expect("the template is valid")
+            .progress_chars("=> ");
+        let bar = ProgressBar::new(total as u64).with_style(style).with_position(done as u64);
+        bar.reset_eta();
+        Self { bar, total }
+    }
+
+    /// Shows what happened.
+    pub fn show(&mut self, event: TrainingEvent) {
+        match event {
+            TrainingEvent::Step(step) => {
+                let text = format!("loss {:.4}  {:.0} tokens/s", step.loss, step.tokens_per_second);
+                self.bar.set_position(step.step as u64);
+                // A hundred lines tell enough of a long run.
+                let worth_a_line = step.step.is_multiple_of((self.total / 100).max(1));
+                if self.bar.is_hidden() && worth_a_line {
+                    eprintln!("step {}/{}  {text}", step.step, self.total);
+                }
+                self.bar.set_message(text);
+            }
+            TrainingEvent::Evaluation { step, perplexity } => {
+                let text = format!("step {step}: perplexity {}", format::perplexity(perplexity));
+                self.bar.suspend(|| eprintln!("{text}"));
+            }
+        }
+    }
+
+    /// Takes the bar off the screen.
+    pub fn finish(&mut self) {
+        self.bar.finish_and_clear();
+    }
 }
 
 /// A progress bar on stderr; hidden where stderr is not a terminal.

@@ -1,0 +1,183 @@
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use burn::module::{Module, ParamGroup};
+use burn::optim::ModuleOptimizer;
+use burn::store::ModuleRecord;
+use serde::{Deserialize, Serialize};
+
+use super::error::TrainError;
+use crate::checkpoint::{CheckpointError, write_file};
+
+/// How far a run has come. With the settings this says which block comes next, so no random
+/// state needs saving: every epoch's order is a function of the seed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Position {
+    /// Steps done.
+    pub step: usize,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Lowest perplexity of an evaluation so far.
+    pub best_perplexity: Option<f64>,
+}
+
+impl Position {
+    /// Before the first step.
+    pub fn start() -> Self {
+        Self { step: 0, tokens: 0, best_perplexity: None }
+    }
+}
+
+/// The checkpoints of a run: trainable parameters and optimizer only, the last one and the
+/// best one. `last.json` and `best.json` name complete checkpoints and are replaced in one
+/// step, so a kill at any moment leaves a readable one.
+#[derive(Debug)]
+pub struct Checkpoints {
+    dir: PathBuf,
+}
+
+const PARAMETERS: &str = "trainable.bpk";
+const OPTIMIZER: &str = "optimizer.bpk";
+
+#[derive(Serialize, Deserialize)]
+struct Pointer {
+    directory: String,
+    position: Position,
+}
+
+impl Checkpoints {
+    /// The checkpoints under `dir`, which is made if needed.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Checkpoint`].
+    pub fn open(dir: impl AsRef<Path>) -> Result<Self, TrainError> {
+        let dir = dir.as_ref().to_path_buf();
+        fs::create_dir_all(&dir).map_err(|source| io(&dir, source))?;
+        Ok(Self { dir })
+    }
+
+    /// Saves a checkpoint as the last one, and as the best one if `best`. Returns where.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Checkpoint`] and [`TrainError::Broken`]; the checkpoints there stay.
+    pub fn save<M: Module>(
+        &self,
+        module: &M,
+        group: &ParamGroup,
+        optimizer: &ModuleOptimizer,
+        position: Position,
+        best: bool,
+    ) -> Result<PathBuf, TrainError> {
+        let name = format!("step-{}", position.step);
+        let target = self.dir.join(&name);
+        let staging = tempfile::Builder::new()
+            .prefix(".welore-")
+            .tempdir_in(&self.dir)
+            .map_err(|source| io(&self.dir, source))?;
+        let path = staging.path();
+        module
+            .clone()
+            .into_record_group(group.clone())
+            .save(path.join(PARAMETERS))
+            .map_err(|error| broken(path, PARAMETERS, error))?;
+        optimizer.save(path.join(OPTIMIZER)).map_err(|error| broken(path, OPTIMIZER, error))?;
+        for file in [PARAMETERS, OPTIMIZER] {
+            let file = path.join(file);
+            let sync = fs::File::open(&file).and_then(|f| f.sync_all());
+            sync.map_err(|source| io(&file, source))?;
+        }
+        if target.exists() {
+            // The same step saved again, after an interruption: it holds the same.
+            fs::remove_dir_all(&target).map_err(|source| io(&target, source))?;
+        }
+        fs::rename(path, &target).map_err(|source| io(&target, source))?;
+        let _renamed = staging.keep();
+        let pointer = serde_json::to_vec_pretty(&Pointer { directory: name, position })
+            .expect("numbers and strings always serialize");
+        if best {
+            write_file(self.dir.join("best.json"), &pointer)?;
+        }
+        write_file(self.dir.join("last.json"), &pointer)?;
+        self.remove_others();
+        Ok(target)
+    }
+
+    /// How far the last checkpoint is, and where it is.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`].
+    pub fn last(&self) -> Result<(Position, PathBuf), TrainError> {
+        let pointer = self.pointer("last.json")?;
+        Ok((pointer.position, self.dir.join(pointer.directory)))
+    }
+
+    /// Puts the last checkpoint's parameters and optimizer state in place. Parameters get the
+    /// ids they had, which the optimizer's state is keyed by.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`].
+    pub fn load_last<M: Module>(
+        &self,
+        module: M,
+        optimizer: ModuleOptimizer,
+    ) -> Result<(M, ModuleOptimizer, Position), TrainError> {
+        let (position, dir) = self.last()?;
+        let record = ModuleRecord::load(dir.join(PARAMETERS))
+            .map_err(|error| broken(&dir, PARAMETERS, error))?;
+        let module = module
+            .try_load_record(record.allow_partial(true))
+            .map_err(|error| broken(&dir, PARAMETERS, error))?;
+        let optimizer =
+            optimizer.load(dir.join(OPTIMIZER)).map_err(|error| broken(&dir, OPTIMIZER, error))?;
+        Ok((module, optimizer, position))
+    }
+
+    fn pointer(&self, file: &str) -> Result<Pointer, TrainError> {
+        let path = self.dir.join(file);
+        let text = match fs::read(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(TrainError::NoCheckpoint { path: self.dir.clone() });
+            }
+            Err(source) => return Err(io(&path, source)),
+        };
+        let pointer: Pointer = serde_json::from_slice(&text).map_err(|error| {
+            TrainError::Broken { path: path.clone(), reason: error.to_string() }
+        })?;
+        // A pointer names a checkpoint beside it, nothing else.
+        if !pointer.directory.starts_with("step-") || pointer.directory.contains(['/', '\\']) {
+            let reason = format!("`{}` is not a checkpoint", pointer.directory);
+            return Err(TrainError::Broken { path, reason });
+        }
+        Ok(pointer)
+    }
+
+    /// Removes checkpoints that no pointer names, and what killed runs left. Failing to is no
+    /// reason to stop a run.
+    fn remove_others(&self) {
+        let named: Vec<String> = ["last.json", "best.json"]
+            .iter()
+            .filter_map(|file| Some(self.pointer(file).ok()?.directory))
+            .collect();
+        let Ok(entries) = fs::read_dir(&self.dir) else { return };
+        for entry in entries.flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let stale = name.starts_with("step-") || name.starts_with(".welore-");
+            if stale && !named.contains(&name) {
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+    }
+}
+
+fn io(path: &Path, source: std::io::Error) -> TrainError {
+    CheckpointError::Io { path: path.into(), source }.into()
+}
+
+fn broken(dir: &Path, file: &str, error: impl std::fmt::Display) -> TrainError {
+    TrainError::Broken { path: dir.join(file), reason: error.to_string() }
+}

@@ -1,0 +1,79 @@
+use std::path::PathBuf;
+
+use crate::checkpoint::CheckpointError;
+use crate::eval::EvalError;
+use crate::progress::Interrupted;
+
+/// Why training cannot start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// A setting out of range.
+    #[error("{option}: {reason}")]
+    Setting {
+        /// The option, as on the command line.
+        option: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Nothing to train.
+    #[error("`{0}` leaves nothing to train in this model")]
+    NothingTrainable(&'static str),
+    /// Not enough text.
+    #[error("the text has {tokens} tokens, which do not fill one block of {seq_len}")]
+    TooShort {
+        /// Tokens of the text.
+        tokens: usize,
+        /// Tokens in a block.
+        seq_len: usize,
+    },
+    /// A token the model does not know.
+    #[error(
+        "token {token} is not in the model's vocabulary of {vocab_size}; is the tokenizer another model's?"
+    )]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// The loss or the gradient is not a number any more.
+    #[error("the {what} is not finite at step {step}{}", last_good(checkpoint))]
+    NotFinite {
+        /// `loss` or `gradient`.
+        what: &'static str,
+        /// The step, from 1.
+        step: usize,
+        /// The last checkpoint before it.
+        checkpoint: Option<PathBuf>,
+    },
+    /// A checkpoint that cannot be read.
+    #[error("{path}: not a readable checkpoint: {reason}", path = path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// There is no checkpoint to go on from.
+    #[error("{path}: there is no checkpoint to resume from", path = path.display())]
+    NoCheckpoint {
+        /// The run directory.
+        path: PathBuf,
+    },
+    /// Reading or writing failed.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Evaluation failed.
+    #[error(transparent)]
+    Eval(#[from] EvalError),
+    /// The user stopped the work; a checkpoint was saved.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}
+
+fn last_good(checkpoint: &Option<PathBuf>) -> String {
+    match checkpoint {
+        Some(path) => format!("; the last good checkpoint is {}", path.display()),
+        None => "; there is no checkpoint before it".into(),
+    }
+}

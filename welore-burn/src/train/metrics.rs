@@ -1,0 +1,64 @@
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use crate::checkpoint::{CheckpointError, write_file};
+
+/// The run's `metrics.jsonl`: one JSON object a line, with its `step`.
+#[derive(Debug)]
+pub struct Metrics {
+    path: PathBuf,
+    file: File,
+}
+
+impl Metrics {
+    /// Opens the file, keeping the lines up to `step` only: what a run that died wrote after
+    /// its last checkpoint will be computed again.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Io`].
+    pub fn open(path: impl AsRef<Path>, step: usize) -> Result<Self, CheckpointError> {
+        let path = path.as_ref().to_path_buf();
+        let io = || {
+            let path = path.clone();
+            move |source| CheckpointError::Io { path, source }
+        };
+        if path.exists() {
+            let lines = BufReader::new(File::open(&path).map_err(io())?).lines();
+            let mut kept = String::new();
+            for line in lines {
+                let line = line.map_err(io())?;
+                // A killed process may have left half a line.
+                let at = serde_json::from_str::<Value>(&line).ok().and_then(|v| v["step"].as_u64());
+                if at.is_some_and(|at| at as usize <= step) {
+                    kept.push_str(&line);
+                    kept.push('\n');
+                }
+            }
+            write_file(&path, kept.as_bytes())?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io())?;
+        Ok(Self { path, file })
+    }
+
+    /// Appends a line.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Io`].
+    pub fn write(&mut self, line: &Value) -> Result<(), CheckpointError> {
+        writeln!(self.file, "{line}")
+            .map_err(|source| CheckpointError::Io { path: self.path.clone(), source })
+    }
+}
+
+/// The most memory this process has used so far, in bytes, where the system tells.
+pub fn peak_memory() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(1024 * kilobytes)
+}

@@ -1,0 +1,24 @@
+//! Fine-tuning: what is trainable, the loss, the loop, and runs that survive.
+//!
+//! Works on any [`LanguageModel`](crate::language::LanguageModel) on an autodiff device. A
+//! [`Run`] is a directory: settings, metrics, checkpoints. This room never sees spectra.
+
+mod checkpoints;
+mod clip;
+mod error;
+mod loss;
+mod metrics;
+mod schedule;
+mod settings;
+mod trainable;
+mod training;
+
+pub use checkpoints::{Checkpoints, Position};
+pub use clip::{clip_to_norm, global_norm};
+pub use error::TrainError;
+pub use loss::loss_and_gradients;
+pub use metrics::{Metrics, peak_memory};
+pub use schedule::Schedule;
+pub use settings::{ScheduleKind, TrainSettings};
+pub use trainable::{Trainable, TrainableCount, select_trainable};
+pub use training::{StepReport, Training, TrainingEvent};

@@ -1,0 +1,111 @@
+use serde::{Deserialize, Serialize};
+
+use super::error::TrainError;
+use super::trainable::Trainable;
+
+/// How a model is trained. Written into the run directory, and all that resuming needs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    /// What is trained.
+    pub trainable: Trainable,
+    /// Tokens in a block.
+    pub seq_len: usize,
+    /// Blocks in a batch.
+    pub batch_size: usize,
+    /// Batches whose gradients make one step.
+    pub accumulate: usize,
+    /// Steps in all.
+    pub steps: usize,
+    /// Largest learning rate.
+    pub lr: f64,
+    /// How the learning rate falls after warm-up.
+    pub schedule: ScheduleKind,
+    /// Steps over which the learning rate rises to `lr`.
+    pub warmup: usize,
+    /// Share of `lr` that the learning rate falls to.
+    pub lr_floor: f64,
+    /// Decoupled weight decay.
+    pub weight_decay: f64,
+    /// Gradients are scaled down to this global norm; `None` leaves them.
+    pub clip: Option<f64>,
+    /// Whether blocks are shuffled, anew in every epoch.
+    pub shuffle: bool,
+    /// Seed of the shuffling.
+    pub seed: u64,
+    /// Steps between evaluations; 0 is none.
+    pub eval_every: usize,
+    /// Steps between checkpoints; 0 is only at the end.
+    pub save_every: usize,
+}
+
+/// How the learning rate falls after warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ScheduleKind {
+    /// Not at all.
+    Constant,
+    /// Along a half cosine.
+    Cosine,
+    /// Along a line.
+    Linear,
+}
+
+impl Default for TrainSettings {
+    /// The paper's settings for continual pretraining: sequences of 1024, batches of 4,
+    /// learning rate 5e-5 along a cosine to a tenth, 500 steps of warm-up, 10 000 steps.
+    fn default() -> Self {
+        Self {
+            trainable: Trainable::Lrc,
+            seq_len: 1024,
+            batch_size: 4,
+            accumulate: 1,
+            steps: 10_000,
+            lr: 5e-5,
+            schedule: ScheduleKind::Cosine,
+            warmup: 500,
+            lr_floor: 0.1,
+            weight_decay: 0.0,
+            clip: None,
+            shuffle: true,
+            seed: 0,
+            eval_every: 0,
+            save_every: 500,
+        }
+    }
+}
+
+impl TrainSettings {
+    /// Checks every setting against its range.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Setting`], with the option's name.
+    pub fn check(&self) -> Result<(), TrainError> {
+        let refuse =
+            |option, reason: &str| Err(TrainError::Setting { option, reason: reason.into() });
+        let counts = [
+            ("--batch-size", self.batch_size),
+            ("--accumulate", self.accumulate),
+            ("--steps", self.steps),
+        ];
+        if let Some((option, _)) = counts.iter().find(|(_, count)| *count == 0) {
+            return refuse(option, "must be at least 1");
+        }
+        if self.seq_len < 2 {
+            return refuse("--seq-len", "a block needs at least 2 tokens");
+        }
+        if !(self.lr.is_finite() && self.lr >= 0.0) {
+            return refuse("--lr", "must be a number of at least 0");
+        }
+        if !(0.0..=1.0).contains(&self.lr_floor) {
+            return refuse("--lr-floor", "must be a share in [0, 1]");
+        }
+        if !(self.weight_decay.is_finite() && self.weight_decay >= 0.0) {
+            return refuse("--weight-decay", "must be a number of at least 0");
+        }
+        if self.clip.is_some_and(|clip| !(clip.is_finite() && clip > 0.0)) {
+            return refuse("--clip", "must be a number above 0");
+        }
+        Ok(())
+    }
+}
