@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use burn::module::Module;
-use burn::nn::{LayerNormConfig, LinearConfig};
+use burn::nn::{LayerNormConfig, LinearConfig, LinearLayout};
 use burn::tensor::{Distribution, Tensor, Tolerance};
 use safetensors::Dtype;
 use welore_burn::checkpoint::{
@@ -45,7 +45,7 @@ fn save(net: &Net, dir: &Path, shard_bytes: u64) {
 }
 
 fn load(net: Net, dir: &Path) -> Result<Net, CheckpointError> {
-    load_module(net, &Checkpoint::open(dir)?, |_| false, &mut ())
+    load_module(net, &Checkpoint::open(dir)?, &mut ())
 }
 
 #[test]
@@ -72,6 +72,19 @@ fn modules_round_trip_under_pytorch_names_in_one_file_and_in_shards() {
             .into_data()
             .assert_approx_eq::<f32>(&net.forward(x.clone()).into_data(), Tolerance::default());
     }
+}
+
+#[test]
+fn column_layout_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    save(&Net::new(), dir.path(), u64::MAX);
+    let mut net = Net::new();
+    net.plain = LinearConfig::new(6, 4).with_layout(LinearLayout::Col).init(&device());
+    let error = load(net, dir.path()).unwrap_err();
+    assert!(
+        matches!(&error, CheckpointError::Layout { path } if path == "plain.weight"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -183,6 +196,7 @@ fn output_directories_appear_whole_or_not_at_all() {
 
     let output = OutputDir::create(&target, false).unwrap();
     write_file(output.path().join("config.json"), b"{}").unwrap();
+    write_file(output.path().join("model.safetensors"), b"").unwrap();
     assert!(!target.exists());
     output.commit().unwrap();
     assert_eq!(fs::read(target.join("config.json")).unwrap(), b"{}");
@@ -216,4 +230,15 @@ fn names_sort_as_people_count() {
     let mut names = ["l.10.a", "l.9.b", "l.9.a", "head", "l.10"];
     names.sort_by(|a, b| natural_order(a, b));
     assert_eq!(names, ["head", "l.9.a", "l.9.b", "l.10", "l.10.a"]);
+    // Names from strangers must still sort without contradiction.
+    let strange: Vec<String> =
+        (0..200).map(|i| format!("{}{}", i % 17, ["", "a", ".2"][i % 3])).collect();
+    for a in &strange {
+        for b in &strange {
+            for c in &strange {
+                let le = |x: &str, y: &str| natural_order(x, y).is_le();
+                assert!(!(le(a, b) && le(b, c)) || le(a, c), "{a} {b} {c}");
+            }
+        }
+    }
 }

@@ -153,6 +153,34 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
 }
 
 #[test]
+fn embeddings_and_biased_projections_can_be_factored_too() {
+    let everything = Selection::all();
+    let scratch = tempfile::tempdir().unwrap();
+    for name in FAMILY {
+        let dense = logits(&load(name).model, &ids(&expected(name)["input"]));
+        let checkpoint = Checkpoint::open(fixture(name)).unwrap();
+        let spectra = measure_checkpoint(&checkpoint, &everything, &mut ()).unwrap();
+        let mut plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.5)).unwrap();
+        // At full rank a factored matrix is the dense one, up to the rounding of its type.
+        for matrix in &mut plan.matrices {
+            (matrix.rank, matrix.low_rank) = (matrix.full_rank, true);
+        }
+        let dir = scratch.path().join(name);
+        let output = OutputDir::create(&dir, false).unwrap();
+        compress_directory(&checkpoint, &plan, &output, u64::MAX, &mut ()).unwrap();
+        output.commit().unwrap();
+        let model = load_llama(&dir, &device(), &mut ()).unwrap().model;
+        let factored = logits(&model, &ids(&expected(name)["input"]));
+        let (mut gap, mut size) = (0.0, 0.0);
+        for (a, b) in dense.iter().flatten().zip(factored.iter().flatten()) {
+            gap += (a - b).powi(2);
+            size += a.powi(2);
+        }
+        assert!((gap / size).sqrt() < 0.03, "{name}: {}", (gap / size).sqrt());
+    }
+}
+
+#[test]
 fn perplexity_refuses_what_it_cannot_measure() {
     let model = load("tiny-llama").model;
     let refuse = |tokens: &[u32], seq_len, blocks| {
@@ -198,7 +226,11 @@ fn configurations_of_other_models_are_refused_by_field() {
         ("rope_parameters", json!({"rope_type": "linear"})),
         ("vocab_size", json!("many")),
     ] {
-        edited(key, value);
+        // `rope_parameters` holds the fields that are at fault.
+        let field = if key == "rope_parameters" { "rope_type factor" } else { key };
+        let error = edited(key, value.clone()).to_string();
+        let named = field.split(' ').any(|field| error.contains(field));
+        assert!(named || error.contains("many"), "{key}: {error}");
     }
     assert!(matches!(LlamaConfig::from_hf_json("{"), Err(ConfigError::Json(_))));
     assert!(matches!(LlamaConfig::from_hf_json("{}"), Err(ConfigError::Json(_))));

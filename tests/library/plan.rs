@@ -218,6 +218,22 @@ fn edited_plans_are_refused() {
 }
 
 #[test]
+fn possible_edits_are_counted_anew() {
+    let plan = make_plan(&small(), &WeLore, &PlanOptions::new(0.4)).unwrap();
+    let mut value: Value = serde_json::from_str(&plan.to_json()).unwrap();
+    value["matrices"][0]["rank"] = 1.into();
+    value["matrices"][0]["low_rank"] = true.into();
+    let edited = RankPlan::from_json(&value.to_string()).unwrap();
+    let (before, after) =
+        (edited.matrices[0].parameters_before, edited.matrices[0].parameters_after);
+    assert_eq!((before, after), (12, 7));
+    assert_eq!(edited.totals.lrcs, edited.low_rank().count());
+    assert!(edited.totals.parameters_after <= plan.totals.parameters_after);
+    value["totals"]["parameters_before"] = 3.into();
+    assert!(RankPlan::from_json(&value.to_string()).unwrap_err().to_string().contains("totals"));
+}
+
+#[test]
 fn impossible_spectra_are_refused() {
     let edited = |edit: &dyn Fn(&mut Value)| {
         let mut value: Value = serde_json::from_str(&small().to_json()).unwrap();

@@ -137,7 +137,9 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
             Verdict::input("config.json and the weights must be of the same model")
         }
         E::Index { .. } | E::Dtype { .. } | E::NotMatrix { .. } => Verdict::input(None),
-        E::Overflow { .. } | E::Linalg { .. } | E::Interrupted(_) => Verdict::failed(None),
+        E::Layout { .. } | E::Overflow { .. } | E::Linalg { .. } | E::Interrupted(_) => {
+            Verdict::failed(None)
+        }
     }
 }
 

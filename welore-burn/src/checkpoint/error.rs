@@ -89,6 +89,14 @@ pub enum CheckpointError {
         /// Every difference found.
         problems: Vec<TensorProblem>,
     },
+    /// A weight whose layout is transposed in records.
+    #[error(
+        "`{path}` has LinearLayout::Col, which does not go with checkpoints; use LinearLayout::Row"
+    )]
+    Layout {
+        /// Path of the parameter.
+        path: String,
+    },
     /// A value does not fit the type it should be stored in.
     #[error("tensor `{tensor}`: {value:e} does not fit {dtype}")]
     Overflow {

@@ -9,7 +9,7 @@ use super::error::{CheckpointError, TensorProblem};
 use super::names::FactorNames;
 use super::reader::Checkpoint;
 use super::writer::{ShardWriter, encode_floats};
-use crate::linear::{LowRank, factored_paths};
+use crate::linear::{LowRank, as_matrix, factored_paths, is_transposed_layout};
 use crate::progress::Progress;
 
 /// Fills a module's float parameters from a checkpoint, in f32, on the parameters' device.
@@ -22,17 +22,15 @@ use crate::progress::Progress;
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Mismatch`] with every missing, unused and misshaped tensor, found
-/// before anything is read, tensors for which `ignore` is true apart; errors of
-/// [`Checkpoint::read_f32`]; [`CheckpointError::Interrupted`].
+/// Those of [`check_module`], before anything is read; errors of [`Checkpoint::read_f32`];
+/// [`CheckpointError::Interrupted`].
 pub fn load_module<M: Module>(
     module: M,
     checkpoint: &Checkpoint,
-    ignore: impl Fn(&str) -> bool,
     progress: &mut dyn Progress,
 ) -> Result<M, CheckpointError> {
-    check_module(&module, checkpoint, ignore)?;
-    let expected = slots(&module);
+    check_module(&module, checkpoint)?;
+    let expected = slots(&module)?;
     progress.begin("loading", expected.len());
     let mut loader = Loader { checkpoint, progress, slots: expected.into_iter(), error: None };
     let module = module.map(&mut loader);
@@ -47,13 +45,10 @@ pub fn load_module<M: Module>(
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Mismatch`], as [`load_module`].
-pub fn check_module<M: Module>(
-    module: &M,
-    checkpoint: &Checkpoint,
-    ignore: impl Fn(&str) -> bool,
-) -> Result<(), CheckpointError> {
-    let problems = compare(&slots(module), checkpoint, ignore);
+/// [`CheckpointError::Mismatch`] with every missing, unused and misshaped tensor;
+/// [`CheckpointError::Layout`] for weights whose layout is transposed in records.
+pub fn check_module<M: Module>(module: &M, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
+    let problems = compare(&slots(module)?, checkpoint);
     if problems.is_empty() {
         return Ok(());
     }
@@ -72,7 +67,7 @@ pub fn save_module<M: Module>(
     writer: &mut ShardWriter<'_>,
     progress: &mut dyn Progress,
 ) -> Result<(), CheckpointError> {
-    let slots = slots(module);
+    let slots = slots(module)?;
     progress.begin("saving", slots.len());
     let mut saver = Saver { dtype, writer, progress, slots: slots.into_iter(), error: None };
     module.visit(&mut saver);
@@ -89,39 +84,42 @@ struct Slot {
 }
 
 /// The slots of all float parameters, in traversal order.
-fn slots<M: Module>(module: &M) -> Vec<Slot> {
+fn slots<M: Module>(module: &M) -> Result<Vec<Slot>, CheckpointError> {
     let mut survey = Survey::default();
     module.visit(&mut survey);
+    if let Some(path) = survey.transposed_layout {
+        return Err(CheckpointError::Layout { path });
+    }
     let factored = factored_paths(module);
-    survey
+    // What is a weight of PyTorch's orientation, known by the layer that holds it.
+    let linear: BTreeSet<String> = survey
         .found
-        .into_iter()
-        .map(|(path, shape, container)| slot(path, shape, &container, &factored))
-        .collect()
+        .iter()
+        .filter(|found| matches!(&*found.container, "Struct:Linear" | "Struct:LowRankLinear"))
+        .map(|found| found.path.clone())
+        .collect();
+    Ok(survey.found.into_iter().map(|found| slot(found, &factored, &linear)).collect())
 }
 
-fn slot(
-    path: Vec<String>,
-    mut shape: Vec<usize>,
-    container: &str,
-    factored: &BTreeSet<String>,
-) -> Slot {
-    let dotted = path.join(".");
-    let parent = path[..path.len() - 1].join(".");
-    let last = path.last().map(String::as_str).unwrap_or_default();
-    let is_linear = matches!(container, "Struct:Linear" | "Struct:LowRankLinear");
+fn slot(found: Found, factored: &BTreeSet<String>, linear: &BTreeSet<String>) -> Slot {
+    let Found { path, mut shape, container } = found;
+    let up = format!(".{}.up", LowRank::NAME);
     let is_norm = container.ends_with("Norm");
-    let up_of = dotted.strip_suffix(&format!(".weight.{}.up", LowRank::NAME));
-    let (tensor, transposed) = if let Some(matrix) = up_of {
-        (FactorNames::of(matrix).u, true)
-    } else if factored.contains(&dotted) {
-        (FactorNames::of(&parent).v, true)
-    } else if is_norm && last == "gamma" {
-        (format!("{parent}.weight"), false)
-    } else if is_norm && last == "beta" {
-        (format!("{parent}.bias"), false)
+    let weight = path.strip_suffix(&up);
+    let of_linear = linear.contains(weight.unwrap_or(&path));
+    let (tensor, transposed) = if let Some(weight) = weight {
+        // W = U V. Of a linear layer the module holds the transposes, of an embedding W.
+        let names = FactorNames::of(matrix_of(weight));
+        (if of_linear { names.u } else { names.v }, of_linear)
+    } else if factored.contains(&path) {
+        let names = FactorNames::of(matrix_of(&path));
+        (if of_linear { names.v } else { names.u }, of_linear)
+    } else if let (true, Some(norm)) = (is_norm, path.strip_suffix(".gamma")) {
+        (format!("{norm}.weight"), false)
+    } else if let (true, Some(norm)) = (is_norm, path.strip_suffix(".beta")) {
+        (format!("{norm}.bias"), false)
     } else {
-        (dotted, is_linear && shape.len() == 2)
+        (path, of_linear && shape.len() == 2)
     };
     if transposed {
         shape.reverse();
@@ -129,14 +127,13 @@ fn slot(
     Slot { tensor, shape, transposed }
 }
 
-fn compare(
-    expected: &[Slot],
-    checkpoint: &Checkpoint,
-    ignore: impl Fn(&str) -> bool,
-) -> Vec<TensorProblem> {
+fn matrix_of(weight: &str) -> &str {
+    weight.strip_suffix(".weight").unwrap_or(weight)
+}
+
+fn compare(expected: &[Slot], checkpoint: &Checkpoint) -> Vec<TensorProblem> {
     let wanted: BTreeSet<&str> = expected.iter().map(|slot| slot.tensor.as_str()).collect();
-    let unused: Vec<&str> =
-        checkpoint.names().filter(|name| !wanted.contains(name) && !ignore(name)).collect();
+    let unused: Vec<&str> = checkpoint.names().filter(|name| !wanted.contains(name)).collect();
     let mut problems = Vec::new();
     for slot in expected {
         match checkpoint.meta(&slot.tensor) {
@@ -172,7 +169,14 @@ fn most_similar(name: &str, candidates: &[&str]) -> Option<String> {
 struct Survey {
     path: Vec<String>,
     containers: Vec<String>,
-    found: Vec<(Vec<String>, Vec<usize>, String)>,
+    found: Vec<Found>,
+    transposed_layout: Option<String>,
+}
+
+struct Found {
+    path: String,
+    shape: Vec<usize>,
+    container: String,
 }
 
 impl ModuleVisitor for Survey {
@@ -187,8 +191,15 @@ impl ModuleVisitor for Survey {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let container = self.containers.last().cloned().unwrap_or_default();
-        self.found.push((self.path.clone(), param.lazy_shape().to_vec(), container));
+        let path = self.path.join(".");
+        if as_matrix(param).is_some_and(is_transposed_layout) {
+            self.transposed_layout.get_or_insert(path.clone());
+        }
+        self.found.push(Found {
+            path,
+            shape: param.lazy_shape().to_vec(),
+            container: self.containers.last().cloned().unwrap_or_default(),
+        });
     }
 }
 

@@ -21,16 +21,14 @@ impl FactorNames {
     }
 }
 
-/// Compares names with numbers as numbers, so that layer 2 comes before layer 10.
+/// Compares names with numbers as numbers, so that layer 2 comes before layer 10. A total
+/// order, whatever the names: in each part numbers come before words.
 pub fn natural_order(a: &str, b: &str) -> Ordering {
-    let mut parts = a.split('.').zip(b.split('.'));
-    parts
-        .find_map(|(a, b)| {
-            let order = match (a.parse::<u64>(), b.parse::<u64>()) {
-                (Ok(a), Ok(b)) => a.cmp(&b),
-                _ => a.cmp(b),
-            };
-            order.is_ne().then_some(order)
-        })
-        .unwrap_or_else(|| a.cmp(b))
+    let parts = |name: &str| name.split('.').map(part).collect::<Vec<_>>();
+    parts(a).cmp(&parts(b)).then_with(|| a.cmp(b))
+}
+
+/// A number, or a word.
+fn part(text: &str) -> Result<u64, String> {
+    text.parse().map_err(|_| text.to_string())
 }

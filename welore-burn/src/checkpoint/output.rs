@@ -22,7 +22,8 @@ pub struct OutputDir {
 
 /// What an existing output directory must hold to be replaced, so that a slip of the hand
 /// does not cost a home directory.
-const MODEL_MARK: &str = "config.json";
+const MODEL_MARKS: [[&str; 2]; 2] =
+    [["config.json", "model.safetensors"], ["config.json", "model.safetensors.index.json"]];
 
 impl OutputDir {
     /// Prepares to write the directory `target`.
@@ -36,7 +37,7 @@ impl OutputDir {
         // `a/b/` and `a/b` are the same place; a trailing slash would hide the parent.
         let target: PathBuf = target.as_ref().components().collect();
         if target.symlink_metadata().is_ok() && !is_empty_dir(&target) {
-            if !target.is_dir() || !target.join(MODEL_MARK).is_file() {
+            if !MODEL_MARKS.iter().any(|marks| marks.iter().all(|f| target.join(f).is_file())) {
                 return Err(CheckpointError::OutputForeign { path: target });
             }
             if !replace {
@@ -134,20 +135,21 @@ fn plain(error: std::io::Error) -> std::io::Error {
     code.map_or(error, std::io::Error::from_raw_os_error)
 }
 
-/// What a model directory holds beside weights and that a derived model keeps.
+/// How the names of files begin that a derived model keeps: configuration, tokenizer and
+/// licence.
 const COMPANIONS: [&str; 12] = [
     "config.json",
     "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
+    "tokenizer",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "tokenizer.model",
-    "chat_template.jinja",
-    "LICENSE",
-    "LICENSE.txt",
+    "chat_template",
+    "licen",
+    "notice",
+    "copying",
+    "use_policy",
 ];
 
 /// Copies configuration, tokenizer and licence from one model directory to another, as far
@@ -157,11 +159,14 @@ const COMPANIONS: [&str; 12] = [
 ///
 /// [`CheckpointError::Io`].
 pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
-    for name in COMPANIONS {
-        let source = from.join(name);
-        if source.is_file() {
+    let io = || CheckpointError::io(from);
+    for entry in fs::read_dir(from).map_err(io())? {
+        let entry = entry.map_err(io())?;
+        let name = entry.file_name().to_string_lossy().to_lowercase();
+        let source = entry.path();
+        if source.is_file() && COMPANIONS.iter().any(|start| name.starts_with(start)) {
             let content = fs::read(&source).map_err(CheckpointError::io(&source))?;
-            write_file(to.join(name), &content)?;
+            write_file(to.join(entry.file_name()), &content)?;
         }
     }
     Ok(())

@@ -144,6 +144,14 @@ impl Checkpoint {
         Ok(())
     }
 
+    /// The checkpoint as if tensors for which `ignored` is true were not there: not counted,
+    /// not copied, not missed.
+    pub fn without(mut self, ignored: impl Fn(&str) -> bool) -> Self {
+        self.tensors.retain(|name, _| !ignored(name));
+        self.order.retain(|name| !ignored(name));
+        self
+    }
+
     /// The model directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -211,6 +219,15 @@ impl Checkpoint {
             }
             source => CheckpointError::Linalg { tensor: tensor.into(), source },
         })
+    }
+
+    /// Checks that a tensor is of a float type and finite, without keeping it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Checkpoint::read_f32`].
+    pub fn check_finite(&self, tensor: &str) -> Result<(), CheckpointError> {
+        self.read_f32(tensor).map(drop)
     }
 
     /// The shape `[out, in]` of a matrix.

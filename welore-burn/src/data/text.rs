@@ -83,19 +83,42 @@ impl TextTokenizer {
         if !path.is_file() {
             return Err(DataError::NoTokenizer { path });
         }
-        Tokenizer::from_file(&path)
-            .map(Self)
-            .map_err(|error| DataError::Tokenizer { path, reason: error.to_string() })
+        let load = || {
+            let mut tokenizer = Tokenizer::from_file(&path)?;
+            // Some files keep the settings of their last use, which would cut texts short.
+            tokenizer.with_truncation(None)?;
+            tokenizer.with_padding(None);
+            Ok(Self(tokenizer))
+        };
+        load().map_err(|error: tokenizers::Error| DataError::Tokenizer {
+            path: path.clone(),
+            reason: error.to_string(),
+        })
     }
 
-    /// Tokens of a whole text, without special tokens added.
+    /// Tokens of a whole text, without special tokens added: what perplexity and training
+    /// read.
     ///
     /// # Errors
     ///
     /// [`DataError::Encode`].
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        self.tokens(text, false)
+    }
+
+    /// Tokens of a prompt, with the special tokens that the tokenizer puts around a text,
+    /// such as LLaMA's first token.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Encode`].
+    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, DataError> {
+        self.tokens(text, true)
+    }
+
+    fn tokens(&self, text: &str, special: bool) -> Result<Vec<u32>, DataError> {
         let encoding =
-            self.0.encode_fast(text, false).map_err(|e| DataError::Encode(e.to_string()))?;
+            self.0.encode_fast(text, special).map_err(|e| DataError::Encode(e.to_string()))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -108,10 +131,25 @@ impl TextTokenizer {
         self.0.decode(tokens, true).map_err(|e| DataError::Decode(e.to_string()))
     }
 
-    /// Decodes tokens one at a time: the returned function gives the text that each token
-    /// completes, which is nothing while a character is still in parts.
-    pub fn stream(&self) -> impl FnMut(u32) -> Result<Option<String>, DataError> + '_ {
+    /// Decodes what follows a prompt, one token at a time: the returned function gives the
+    /// text that each token completes, which is nothing while a character is still in parts.
+    ///
+    /// The prompt is decoded too, unseen: some tokenizers drop a space at the very start of a
+    /// text, which the continuation is not.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Decode`].
+    pub fn stream_after(
+        &self,
+        prompt: &[u32],
+    ) -> Result<impl FnMut(u32) -> Result<Option<String>, DataError> + '_, DataError> {
         let mut stream = self.0.decode_stream(true);
-        move |token| stream.step(token).map_err(|e| DataError::Decode(e.to_string()))
+        let mut step =
+            move |token| stream.step(token).map_err(|e| DataError::Decode(e.to_string()));
+        for token in prompt {
+            step(*token)?;
+        }
+        Ok(step)
     }
 }

@@ -85,8 +85,8 @@ pub enum EvalError {
 /// forward pass by far, so it is made in pieces.
 const LOGITS_AT_ONCE: usize = 1 << 25;
 
-/// Most terms that are summed in one go.
-const LARGEST_GROUP: usize = 512;
+/// Terms that are summed in one go.
+const GROUP: usize = 512;
 
 /// Perplexity over consecutive blocks: the text is cut into blocks of `seq_len` tokens, each
 /// is read from its start, every token but the first is predicted, and the mean negative
@@ -132,10 +132,11 @@ fn in_threads(
     let mut losses = vec![0.0; blocks.len()];
     // Backends run on the rayon pool they are called in. Pools of their own keep the threads
     // out of each other's way.
-    let share = (rayon::current_num_threads() / threads).max(1);
+    let threads = threads.get().min(blocks.len());
+    let share = rayon::current_num_threads().div_ceil(threads);
     std::thread::scope(|scope| {
         let (sender, receiver) = channel();
-        for _ in 0..threads.get().min(blocks.len()) {
+        for _ in 0..threads {
             let (sender, next, stop, loss) = (sender.clone(), &next, &stop, &loss);
             scope.spawn(move || {
                 let pool = ThreadPoolBuilder::new().num_threads(share).build();
@@ -216,8 +217,36 @@ fn nll_of(model: &impl LanguageModel, block: &[u32], device: &Device) -> f64 {
 /// groups first, because an f32 sum over a whole vocabulary rounds in the fourth digit.
 fn log_sum_exp(x: Tensor<2>) -> Tensor<2> {
     let [rows, n] = x.dims();
-    let group = (1..=LARGEST_GROUP.min(n)).rev().find(|size| n.is_multiple_of(*size)).unwrap_or(1);
+    let groups = n.div_ceil(GROUP);
+    // Filled up with terms that add nothing; every group has at least one of the row's own.
+    let missing = groups * GROUP - n;
+    let x = match missing {
+        0 => x,
+        _ => {
+            let nothing = Tensor::full([rows, missing], f32::MIN, &x.device());
+            Tensor::cat(vec![x, nothing], 1)
+        }
+    };
     let of_last = |x: Tensor<3>| x.clone().max_dim(2) - softmax(x, 2).max_dim(2).log();
-    let groups = of_last(x.reshape([rows, n / group, group]));
-    of_last(groups.reshape([rows, 1, n / group])).reshape([rows, 1])
+    let of_groups = of_last(x.reshape([rows, groups, GROUP]));
+    of_last(of_groups.reshape([rows, 1, groups])).reshape([rows, 1])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn log_sum_exp_is_exact_for_any_length_and_any_scale() {
+        let device = Device::default();
+        for n in [1, 7, 512, 513, 1024, 32_001] {
+            let row: Vec<f32> = (0..n).map(|i| ((i * 7919) % 1000) as f32 / 50.0 - 300.0).collect();
+            let terms = row.iter().map(|x| (f64::from(*x) + 300.0).exp()).sum::<f64>();
+            let exact = terms.ln() - 300.0;
+            let x = Tensor::<2>::from_data(TensorData::new(row, [1, n]), &device);
+            let got = log_sum_exp(x).into_scalar::<f64>();
+            // One unit of rounding at this size is 3e-5.
+            assert!((got - exact).abs() < 1e-4, "{n}: {got} for {exact}");
+        }
+    }
 }

@@ -201,3 +201,50 @@ impl CausalMask {
         Some(part.expand([batch, heads, rows, cols]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::*;
+
+    /// Attention by its definition: all scores, masked, softmax, values.
+    fn by_definition(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, window: usize) -> Tensor<4> {
+        let device = q.device();
+        let ([_, _, rows, width], [_, _, cols, _]) = (q.dims(), k.dims());
+        let visible = |row: usize, col: usize| {
+            let position = row + cols - rows;
+            col <= position && position - col < window
+        };
+        let hidden: Vec<f32> = (0..rows * cols)
+            .map(|i| if visible(i / cols, i % cols) { 0.0 } else { -1e30 })
+            .collect();
+        let bias = Tensor::<4>::from_data(
+            burn::tensor::TensorData::new(hidden, [1, 1, rows, cols]),
+            &device,
+        );
+        let scores = q.matmul(k.swap_dims(2, 3)).div_scalar((width as f64).sqrt()) + bias;
+        burn::tensor::activation::softmax(scores, 3).matmul(v)
+    }
+
+    #[test]
+    fn attention_in_parts_is_attention() {
+        let device = Device::default();
+        let random =
+            |len| Tensor::<4>::random([2, 3, len, 8], Distribution::Normal(0.0, 1.0), &device);
+        for (rows, cols, window) in [
+            (10, 10, 99),
+            (257, 257, 999),
+            (300, 300, 40),
+            (258, 300, 999),
+            (260, 333, 50),
+            (1, 90, 30),
+        ] {
+            let (q, k, v) = (random(rows), random(cols), random(cols));
+            let mask = CausalMask::windowed(window, rows, cols, &device);
+            let expected = by_definition(q.clone(), k.clone(), v.clone(), window).into_data();
+            let got = attend(q, k, v, &mask).into_data();
+            got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+}

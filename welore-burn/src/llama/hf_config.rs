@@ -44,26 +44,22 @@ struct HfConfig {
     head_dim: Option<usize>,
     #[serde(default = "silu")]
     hidden_act: String,
-    rms_norm_eps: f64,
+    rms_norm_eps: Option<f64>,
+    partial_rotary_factor: Option<f64>,
     rope_theta: Option<f64>,
     /// transformers 4.
     rope_scaling: Option<HfRope>,
     /// transformers 5.
     rope_parameters: Option<HfRope>,
-    #[serde(default = "default_context")]
-    max_position_embeddings: usize,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
+    max_position_embeddings: Option<usize>,
+    tie_word_embeddings: Option<bool>,
+    attention_bias: Option<bool>,
+    mlp_bias: Option<bool>,
     sliding_window: Option<usize>,
-    #[serde(default)]
-    use_sliding_window: bool,
+    use_sliding_window: Option<bool>,
     max_window_layers: Option<usize>,
-    #[serde(default = "default_range")]
-    initializer_range: f64,
+    layer_types: Option<Vec<String>>,
+    initializer_range: Option<f64>,
     #[serde(default)]
     eos_token_id: TokenIds,
     quantization_config: Option<Value>,
@@ -94,14 +90,6 @@ enum TokenIds {
 
 fn silu() -> String {
     "silu".into()
-}
-
-fn default_context() -> usize {
-    2048
-}
-
-fn default_range() -> f64 {
-    0.02
 }
 
 /// No model is larger than this in any dimension; keeps later products from overflowing.
@@ -140,6 +128,13 @@ impl HfConfig {
                 supported: "silu",
             });
         }
+        if let Some(factor) = self.partial_rotary_factor.filter(|factor| *factor != 1.0) {
+            return Err(ConfigError::Unsupported {
+                field: "partial_rotary_factor",
+                value: factor.to_string(),
+                supported: "1",
+            });
+        }
         match &self.quantization_config {
             Some(config) if !config.is_null() => Err(ConfigError::Unsupported {
                 field: "quantization_config",
@@ -160,7 +155,7 @@ impl HfConfig {
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
             ("sliding_window", self.sliding_window),
-            ("max_position_embeddings", Some(self.max_position_embeddings)),
+            ("max_position_embeddings", self.max_position_embeddings),
         ];
         for (field, size) in sizes {
             if let Some(size) = size
@@ -182,7 +177,6 @@ impl HfConfig {
         if !self.head_width().is_multiple_of(2) {
             return Err(invalid("head_dim", format!("{} is odd", self.head_width())));
         }
-        positive("rms_norm_eps", self.rms_norm_eps)?;
         Ok(())
     }
 
@@ -198,14 +192,18 @@ impl HfConfig {
         let (kv_heads, head_dim) = (self.kv_heads(), self.head_width());
         let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10000.0);
-        let scaling =
-            rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(self.max_position_embeddings))?;
+        // Defaults are those of the configuration classes in transformers.
+        let context = self.max_position_embeddings.unwrap_or(2048);
+        let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context))?;
         let qwen2 = self.model_type == "qwen2";
         let windowed = match self.model_type.as_str() {
             "mistral" => true,
-            "qwen2" => self.use_sliding_window,
+            "qwen2" => self.use_sliding_window.unwrap_or(false),
             _ => false,
         };
+        let first_window_layer = self.first_window_layer(qwen2)?;
+        let window = self.sliding_window.filter(|_| windowed);
+        let attention_bias = self.attention_bias.unwrap_or(false);
         let config = LlamaConfig::new(
             self.vocab_size,
             self.hidden_size,
@@ -216,22 +214,58 @@ impl HfConfig {
             head_dim,
         );
         Ok(config
-            .with_rms_norm_eps(self.rms_norm_eps)
+            .with_rms_norm_eps(positive("rms_norm_eps", self.rms_norm_eps.unwrap_or(1e-6))?)
             .with_rope_theta(positive("rope_theta", theta)?)
             .with_rope_scaling(scaling)
-            .with_max_position_embeddings(self.max_position_embeddings)
-            .with_tie_word_embeddings(self.tie_word_embeddings)
-            .with_qkv_bias(self.attention_bias || qwen2)
-            .with_output_bias(self.attention_bias && !qwen2)
-            .with_mlp_bias(self.mlp_bias)
-            .with_sliding_window(self.sliding_window.filter(|_| windowed))
-            .with_first_window_layer(if qwen2 { self.max_window_layers.unwrap_or(0) } else { 0 })
-            .with_initializer_range(self.initializer_range)
-            .with_eos_token_ids(match self.eos_token_id {
-                TokenIds::One(id) => vec![id],
-                TokenIds::Many(ids) => ids,
-                TokenIds::None => Vec::new(),
-            }))
+            .with_max_position_embeddings(context)
+            .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
+            .with_qkv_bias(attention_bias || qwen2)
+            .with_output_bias(attention_bias && !qwen2)
+            .with_mlp_bias(self.mlp_bias.unwrap_or(false))
+            .with_sliding_window(window.filter(|_| first_window_layer < self.num_hidden_layers))
+            .with_first_window_layer(first_window_layer)
+            .with_initializer_range(self.initializer_range.unwrap_or(0.02))
+            .with_eos_token_ids(self.eos_token_id.into()))
+    }
+
+    /// The first layer with a sliding window; the number of layers if none has one.
+    fn first_window_layer(&self, qwen2: bool) -> Result<usize, ConfigError> {
+        let Some(types) = &self.layer_types else {
+            return Ok(if qwen2 { self.max_window_layers.unwrap_or(28) } else { 0 });
+        };
+        let sliding: Vec<bool> = types.iter().map(|kind| kind == "sliding_attention").collect();
+        let first = sliding.iter().position(|sliding| *sliding).unwrap_or(self.num_hidden_layers);
+        let known = types.iter().all(|t| t == "full_attention" || t == "sliding_attention");
+        if known && sliding.iter().skip(first).all(|sliding| *sliding) {
+            return Ok(first);
+        }
+        Err(ConfigError::Unsupported {
+            field: "layer_types",
+            value: "a mixture of attention types".into(),
+            supported: "full attention first, then a sliding window",
+        })
+    }
+}
+
+/// The tokens that end a text, from a `generation_config.json`.
+pub(super) fn stop_tokens(json: &[u8]) -> Result<Vec<u32>, ConfigError> {
+    #[derive(Deserialize)]
+    struct Generation {
+        #[serde(default)]
+        eos_token_id: TokenIds,
+    }
+    let generation: Generation =
+        serde_json::from_slice(json).map_err(|error| ConfigError::Json(error.to_string()))?;
+    Ok(generation.eos_token_id.into())
+}
+
+impl From<TokenIds> for Vec<u32> {
+    fn from(ids: TokenIds) -> Self {
+        match ids {
+            TokenIds::One(id) => vec![id],
+            TokenIds::Many(ids) => ids,
+            TokenIds::None => Vec::new(),
+        }
     }
 }
 

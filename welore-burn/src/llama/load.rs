@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use burn::tensor::Device;
 
 use super::config::LlamaConfig;
-use super::hf_config::ConfigError;
+use super::hf_config::{ConfigError, stop_tokens};
 use super::model::Llama;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, FactorNames, PLAN_FILE, check_module, load_module,
@@ -62,7 +62,8 @@ pub struct LoadedLlama {
     pub bytes: u64,
 }
 
-/// Reads the `config.json` of a model directory.
+/// Reads the `config.json` of a model directory, and the tokens that end a text from its
+/// `generation_config.json` too, where chat models list more of them.
 ///
 /// # Errors
 ///
@@ -82,7 +83,15 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<LlamaConfig, LoadError> {
         path: path.clone(),
         source: ConfigError::Json(error.to_string()),
     })?;
-    LlamaConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })
+    let mut config =
+        LlamaConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })?;
+    let path = dir.join("generation_config.json");
+    if path.is_file() {
+        let bytes = std::fs::read(&path).map_err(CheckpointError::io(&path))?;
+        let more = stop_tokens(&bytes).map_err(|source| LoadError::Config { path, source })?;
+        config.eos_token_ids.extend(more);
+    }
+    Ok(config)
 }
 
 /// Reads the plan a compressed model directory carries, if there is one.
@@ -124,7 +133,7 @@ pub struct OpenedLlama {
 pub fn open_llama(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedLlama, LoadError> {
     let dir = dir.as_ref();
     let config = read_config(dir)?;
-    let checkpoint = Checkpoint::open(dir)?;
+    let checkpoint = Checkpoint::open(dir)?.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;
     let plan = read_plan(dir)?;
     let ranks = factored_ranks(&checkpoint)?;
@@ -143,7 +152,7 @@ pub fn open_llama(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedLlama,
         },
         Rest::Keep,
     );
-    check_module(&skeleton, &checkpoint, ignored(&config))?;
+    check_module(&skeleton, &checkpoint)?;
     Ok(OpenedLlama { config, checkpoint, plan, skeleton })
 }
 
@@ -159,7 +168,7 @@ pub fn load_llama(
     progress: &mut dyn Progress,
 ) -> Result<LoadedLlama, LoadError> {
     let OpenedLlama { config, checkpoint, plan, skeleton } = open_llama(dir, device)?;
-    let model = load_module(skeleton, &checkpoint, ignored(&config), progress)?;
+    let model = load_module(skeleton, &checkpoint, progress)?;
     let bytes = checkpoint.bytes();
     Ok(LoadedLlama { model, config, plan, bytes })
 }

@@ -4,6 +4,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::artifact::Header;
+use crate::spectrum::ModelSize;
 
 pub(super) const FORMAT: &str = "welore-plan";
 pub(super) const VERSION: u32 = 1;
@@ -101,6 +102,9 @@ pub enum PlanFileError {
     /// No matrix in it.
     #[error("the plan has no matrix")]
     NoMatrices,
+    /// Sums that cannot be.
+    #[error("totals: the matrices have more parameters than the model")]
+    Totals,
     /// A matrix that cannot be.
     #[error("matrix `{name}`: {reason}")]
     Matrix {
@@ -111,13 +115,42 @@ pub enum PlanFileError {
     },
 }
 
+impl PlanTotals {
+    /// The sums over matrices of a model of this size.
+    pub(super) fn of(matrices: &[MatrixPlan], model: ModelSize) -> Self {
+        let ranks: usize = matrices.iter().map(|m| m.full_rank).sum();
+        let share = |of: &dyn Fn(&MatrixPlan) -> bool| {
+            let removed: usize =
+                matrices.iter().filter(|m| of(m)).map(|m| m.full_rank - m.rank).sum();
+            removed as f64 / ranks as f64
+        };
+        let sum = |of: &dyn Fn(&MatrixPlan) -> u64| matrices.iter().map(of).sum::<u64>();
+        let bytes = |m: &MatrixPlan, parameters: u64| parameters * m.dtype.bitsize() as u64 / 8;
+        let low_rank = |m: &&MatrixPlan| m.low_rank;
+        Self {
+            err: share(&|_| true),
+            err_applied: share(&|m| m.low_rank),
+            matrices: matrices.len(),
+            lrcs: matrices.iter().filter(low_rank).count(),
+            growing: matrices.iter().filter(low_rank).filter(|m| m.grows).count(),
+            parameters_before: model.parameters,
+            parameters_after: model.parameters.saturating_sub(sum(&|m| m.parameters_before))
+                + sum(&|m| m.parameters_after),
+            bytes_before: model.bytes,
+            bytes_after: model.bytes.saturating_sub(sum(&|m| bytes(m, m.parameters_before)))
+                + sum(&|m| bytes(m, m.parameters_after)),
+        }
+    }
+}
+
 impl RankPlan {
     /// Reads and checks a plan's text.
     ///
     /// # Errors
     ///
     /// [`PlanFileError`] if it is not a plan, or if it asks for something impossible: a rank
-    /// outside `1..=full_rank`, a full rank that is not `min(out, in)`, a name twice.
+    /// outside `1..=full_rank`, a full rank that is not `min(out, in)`, a name twice. What
+    /// follows from ranks and classes is counted anew.
     pub fn from_json(text: &str) -> Result<Self, PlanFileError> {
         let header = Header::of(text)?;
         if header.format != FORMAT {
@@ -142,7 +175,21 @@ impl RankPlan {
                 return Err(PlanFileError::Matrix { name, reason });
             }
         }
-        Ok(plan)
+        plan.recount()
+    }
+
+    /// The plan with everything that follows from ranks and classes counted anew: people edit
+    /// plans, and stale sums would be shown and passed on.
+    fn recount(mut self) -> Result<Self, PlanFileError> {
+        let PlanTotals { parameters_before: parameters, bytes_before: bytes, .. } = self.totals;
+        self.matrices = self.matrices.into_iter().map(MatrixPlan::recounted).collect();
+        let before = ModelSize { parameters, bytes };
+        let planned: u64 = self.matrices.iter().map(|matrix| matrix.parameters_before).sum();
+        if planned > before.parameters {
+            return Err(PlanFileError::Totals);
+        }
+        self.totals = PlanTotals::of(&self.matrices, before);
+        Ok(self)
     }
 
     /// The plan file's text.
@@ -162,9 +209,23 @@ impl RankPlan {
 }
 
 impl MatrixPlan {
+    /// What follows from shape, rank and class.
+    pub(super) fn recounted(mut self) -> Self {
+        let [rows, cols] = self.shape.map(|n| n as u64);
+        let factored = self.rank as u64 * (rows + cols);
+        self.parameters_before = rows * cols;
+        self.grows = factored > self.parameters_before;
+        self.reduction = (self.full_rank - self.rank) as f64 / self.full_rank as f64;
+        self.parameters_after = if self.low_rank { factored } else { self.parameters_before };
+        self
+    }
+
     fn problem(&self) -> Option<String> {
         let full = self.shape[0].min(self.shape[1]);
-        if self.full_rank != full {
+        // Later products must not overflow, whatever a hostile file says.
+        if full == 0 || self.shape.iter().any(|n| *n > u32::MAX as usize / 2) {
+            Some(format!("a {} x {} matrix cannot be", self.shape[0], self.shape[1]))
+        } else if self.full_rank != full {
             Some(format!("full_rank {} does not fit its shape {:?}", self.full_rank, self.shape))
         } else if !(1..=full).contains(&self.rank) {
             Some(format!("rank {} is not in 1..={full}", self.rank))

@@ -100,7 +100,7 @@ pub fn make_plan(
         min_ratio: options.min_ratio,
         rank_multiple: options.rank_multiple,
         never_grow: options.never_grow,
-        totals: totals(spectra, &matrices),
+        totals: PlanTotals::of(&matrices, spectra.model),
         matrices,
     })
 }
@@ -113,7 +113,7 @@ fn allocate(
 ) -> Result<(Vec<usize>, f64), PlanError> {
     let full: Vec<usize> = spectra.matrices.iter().map(MatrixSpectrum::full_rank).collect();
     let total: usize = full.iter().sum();
-    let most = (options.err * total as f64).ceil() as usize - 1;
+    let most = ((options.err * total as f64).ceil() as usize).saturating_sub(1);
     let rounded =
         |exact: usize, full: usize| exact.next_multiple_of(options.rank_multiple).min(full);
 
@@ -154,48 +154,20 @@ fn removal_order(spectra: &Spectra, policy: &dyn RankPolicy) -> Vec<(f64, usize)
 
 fn plan_matrix(spectrum: &MatrixSpectrum, rank: usize, options: &PlanOptions) -> MatrixPlan {
     let full_rank = spectrum.full_rank();
-    let before = spectrum.parameters();
-    let factored = rank as u64 * (spectrum.shape[0] as u64 + spectrum.shape[1] as u64);
-    let grows = factored > before;
-    let removed = full_rank - rank;
-    // Compared as the paper's code does, on the removed share itself.
-    let lossy = removed as f64 / full_rank as f64 > options.min_ratio;
-    let low_rank = lossy && !(grows && options.never_grow);
-    MatrixPlan {
+    let matrix = MatrixPlan {
         name: spectrum.name.clone(),
         shape: spectrum.shape,
         full_rank,
         rank,
-        reduction: removed as f64 / full_rank as f64,
-        low_rank,
-        grows,
-        parameters_before: before,
-        parameters_after: if low_rank { factored } else { before },
+        reduction: 0.0,
+        low_rank: false,
+        grows: false,
+        parameters_before: 0,
+        parameters_after: 0,
         dtype: spectrum.dtype,
         digest: spectrum.digest.clone(),
     }
-}
-
-fn totals(spectra: &Spectra, matrices: &[MatrixPlan]) -> PlanTotals {
-    let ranks: usize = matrices.iter().map(|m| m.full_rank).sum();
-    let share = |of: &dyn Fn(&MatrixPlan) -> bool| {
-        let removed: usize = matrices.iter().filter(|m| of(m)).map(|m| m.full_rank - m.rank).sum();
-        removed as f64 / ranks as f64
-    };
-    let bytes = |m: &MatrixPlan, parameters: u64| parameters * m.dtype.bitsize() as u64 / 8;
-    let sum = |of: &dyn Fn(&MatrixPlan) -> u64| matrices.iter().map(of).sum::<u64>();
-    let model = spectra.model;
-    PlanTotals {
-        err: share(&|_| true),
-        err_applied: share(&|m| m.low_rank),
-        matrices: matrices.len(),
-        lrcs: matrices.iter().filter(|m| m.low_rank).count(),
-        growing: matrices.iter().filter(|m| m.low_rank && m.grows).count(),
-        parameters_before: model.parameters,
-        parameters_after: model.parameters - sum(&|m| m.parameters_before)
-            + sum(&|m| m.parameters_after),
-        bytes_before: model.bytes,
-        bytes_after: model.bytes.saturating_sub(sum(&|m| bytes(m, m.parameters_before)))
-            + sum(&|m| bytes(m, m.parameters_after)),
-    }
+    .recounted();
+    let low_rank = matrix.reduction > options.min_ratio && !(matrix.grows && options.never_grow);
+    MatrixPlan { low_rank, ..matrix }.recounted()
 }

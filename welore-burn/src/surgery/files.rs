@@ -112,6 +112,7 @@ pub fn factor_checkpoint<'data>(
     for tensor in checkpoint.names() {
         let planned = tensor.strip_suffix(".weight").and_then(|name| plan.find_low_rank(name));
         let Some(matrix) = planned else {
+            checkpoint.check_finite(tensor)?;
             let (meta, bytes) = checkpoint.raw(tensor)?;
             writer.add(tensor, meta.dtype, &meta.shape, Cow::Borrowed(bytes))?;
             continue;
@@ -163,6 +164,7 @@ pub fn merge_checkpoint<'data>(
             progress.step(name)?;
             merge(checkpoint, name, writer)?;
         } else if !is_u_factor(checkpoint, tensor) {
+            checkpoint.check_finite(tensor)?;
             let (meta, bytes) = checkpoint.raw(tensor)?;
             writer.add(tensor, meta.dtype, &meta.shape, Cow::Borrowed(bytes))?;
         }

@@ -22,28 +22,25 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
     let loaded = load_llama(&args.model, &device, &mut Bar::default())?;
     let tokenizer = TextTokenizer::open(&args.model)?;
-    let prompt = tokenizer.encode(&args.prompt)?;
+    let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         max_context: loaded.config.max_position_embeddings,
         stop: loaded.config.eos_token_ids.clone(),
     };
 
-    let mut text = args.prompt.clone();
-    let mut decode = tokenizer.stream();
+    let mut decode = tokenizer.stream_after(&prompt)?;
+    // The prompt waits for the first token: a refused one leaves stdout empty.
+    let mut unseen = if args.json { String::new() } else { args.prompt.clone() };
     let mut trouble = None;
     let started = Instant::now();
     let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, &device, |token| {
-        // The prompt waits for the first token: a refused one leaves stdout empty.
-        let shown = args.json || {
-            let result = decode(token).map_err(Into::into).and_then(|piece| {
-                text.push_str(&piece.unwrap_or_default());
-                print_now(&std::mem::take(&mut text))
-            });
-            trouble = result.err();
-            trouble.is_none()
-        };
-        match shown && !interrupted() {
+        let shown = decode(token).map_err(Into::into).and_then(|piece| {
+            unseen.push_str(&piece.unwrap_or_default());
+            if args.json { Ok(()) } else { print_now(&std::mem::take(&mut unseen)) }
+        });
+        trouble = shown.err();
+        match trouble.is_none() && !interrupted() {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
@@ -53,7 +50,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         return Err(error);
     }
     if !args.json {
-        say!("{text}");
+        say!("{unseen}");
         eprintln!("{} tokens, {speed:.1} tokens/s", tokens.len());
     }
     if interrupted() {
@@ -64,7 +61,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     }
     format::print_json(&json!({
         "prompt": args.prompt,
-        "text": tokenizer.decode(&tokens)?,
+        "text": unseen,
         "prompt_ids": prompt,
         "ids": tokens,
         "tokens_per_second": speed,
