@@ -10,3 +10,4 @@ mod printing;
 #[cfg(unix)]
 mod stopping;
 mod support;
+mod training;

@@ -2,7 +2,7 @@
 //!
 //! Needs two environment variables, and reports itself as skipped without them:
 //! `WELORE_SMOLLM2`, the model directory, and `WELORE_SMOLLM2_REFERENCE`, a folder with
-//! `smollm2.json` (figures and their definitions) and `test.txt` (the WikiText-2 test text).
+//! `smollm2.json` (figures and their definitions), `test.txt` and `valid.txt` (WikiText-2).
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -198,4 +198,30 @@ fn compressed_perplexity(setup: &Setup, scratch: &Path, plan: &RankPlan, want: f
     let merged = eval(&dense, &setup.text);
     assert_within(merged["perplexity"].as_f64().unwrap(), want, 0.01);
     assert_eq!(merged["parameters"], setup.reference["params"]);
+}
+
+#[test]
+fn first_steps_of_training_are_the_references() {
+    let Some(setup) = setup() else { return };
+    let Some(valid) = std::env::var_os("WELORE_SMOLLM2_REFERENCE")
+        .map(|folder| PathBuf::from(folder).join("valid.txt"))
+        .filter(|file| file.exists())
+    else {
+        return;
+    };
+    let scratch = tempfile::tempdir().unwrap();
+    let text = |path: &Path| path.to_str().unwrap().to_string();
+    let (model, valid, run) = (text(&setup.model), text(&valid), text(&scratch.path().join("run")));
+    let figures = &setup.reference["training"];
+    let err = figures["err"].to_string();
+    let place = ["train", &model, "--text", &valid, "-o", &run, "--err", &err];
+    let settings = ["--seq-len", "256", "--batch-size", "2", "--steps", "3", "--no-shuffle"];
+    let schedule = ["--schedule", "constant", "--warmup", "0", "--save-every", "0", "--json"];
+    let result = welore(&[&place[..], &settings, &schedule].concat());
+    assert_eq!(result["trainable"], figures["lrc"]["trainable"]);
+    let metrics = std::fs::read_to_string(scratch.path().join("run/metrics.jsonl")).unwrap();
+    for (line, want) in metrics.lines().zip(figures["lrc"]["loss"].as_array().unwrap()) {
+        let line: Value = serde_json::from_str(line).unwrap();
+        assert_within(line["loss"].as_f64().unwrap(), want.as_f64().unwrap(), 1e-4);
+    }
 }

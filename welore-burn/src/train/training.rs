@@ -230,7 +230,12 @@ impl<M: LanguageModel> Training<M> {
         Ok(StepReport { step, loss, lr, grad_norm, tokens_per_second })
     }
 
-    fn check_blocks(&self, blocks: &TokenBlocks) -> Result<(), TrainError> {
+    /// Checks that there is a block to train on, and that the model knows its tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::TooShort`], [`TrainError::UnknownToken`].
+    pub fn check_blocks(&self, blocks: &TokenBlocks) -> Result<(), TrainError> {
         if blocks.is_empty() {
             let (tokens, seq_len) = (blocks.tokens(), self.settings.seq_len);
             return Err(TrainError::TooShort { tokens, seq_len });

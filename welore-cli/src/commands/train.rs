@@ -44,26 +44,54 @@ const RUN_FILE: &str = "run.json";
 
 /// Runs the command.
 pub fn run(args: TrainArgs) -> Result<()> {
-    let (dir, run, resume) = match (&args.resume, &args.start.output) {
-        (Some(dir), _) => (dir.clone(), read_run(dir)?, true),
-        (None, Some(dir)) => (dir.clone(), start(&args.start, dir)?, false),
+    match (&args.resume, &args.start.output) {
+        (Some(dir), _) => train(&args, Prepared::open(dir, true)?, dir),
+        (None, Some(dir)) => {
+            let prepared = start(&args.start, dir).and_then(|()| Prepared::open(dir, false));
+            if prepared.is_err() && dir.join(RUN_FILE).exists() {
+                // A run that never began; only what `start` made is in it.
+                fs::remove_dir_all(dir)?;
+            }
+            train(&args, prepared?, dir)
+        }
         (None, None) => unreachable!("clap asks for one of --resume and --output"),
-    };
-    let autodiff = device().autodiff();
-    let tokenizer = TextTokenizer::open(&run.base)?;
-    let blocks = TokenBlocks::new(tokenizer.encode(&read_text(&run.text)?)?, run.settings.seq_len);
-    let evaluation = match &run.eval_text {
-        Some(path) => tokenizer.encode(&read_text(path)?)?,
-        None => Vec::new(),
-    };
-    let loaded = load_llama(&run.base, &autodiff, &mut Bar::default())?;
-    let context = loaded.config.max_position_embeddings;
-    if run.settings.seq_len > context {
-        let message = format!("--seq-len: the model's context is {context} tokens");
-        return Err(WrongInput { message, hint: None }.into());
     }
-    let mut training =
-        in_file(Training::open(loaded.model, run.settings.clone(), &dir, resume), &dir)?;
+}
+
+/// Everything a run needs, read and checked.
+struct Prepared {
+    run: RunFile,
+    blocks: TokenBlocks,
+    /// Tokens of the evaluation text.
+    evaluation: Vec<u32>,
+    context: usize,
+    training: Training<Llama>,
+}
+
+impl Prepared {
+    fn open(dir: &Path, resume: bool) -> Result<Self> {
+        let run = read_run(dir)?;
+        let tokenizer = TextTokenizer::open(&run.base)?;
+        let seq_len = run.settings.seq_len;
+        let blocks = TokenBlocks::new(tokenizer.encode(&read_text(&run.text)?)?, seq_len);
+        let evaluation = match &run.eval_text {
+            Some(path) => tokenizer.encode(&read_text(path)?)?,
+            None => Vec::new(),
+        };
+        let loaded = load_llama(&run.base, &device().autodiff(), &mut Bar::default())?;
+        let context = loaded.config.max_position_embeddings;
+        if seq_len > context {
+            let message = format!("--seq-len: the model's context is {context} tokens");
+            return Err(WrongInput { message, hint: None }.into());
+        }
+        let training = Training::open(loaded.model, run.settings.clone(), dir, resume)?;
+        in_file(training.check_blocks(&blocks), &run.text)?;
+        Ok(Self { run, blocks, evaluation, context, training })
+    }
+}
+
+fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
+    let Prepared { run, blocks, evaluation, context, mut training } = prepared;
     let count = training.count();
     eprintln!(
         "training {} of {} parameters ({})",
@@ -71,15 +99,14 @@ pub fn run(args: TrainArgs) -> Result<()> {
         format::count(count.total),
         format::percent(count.trainable as f64 / count.total as f64),
     );
+    let options = PerplexityOptions {
+        seq_len: run.settings.seq_len,
+        blocks: run.eval_blocks,
+        at_once: blocks_at_once(),
+    };
     let evaluate = |model: &Llama| -> Result<f64, TrainError> {
-        let options = PerplexityOptions {
-            seq_len: run.settings.seq_len,
-            blocks: run.eval_blocks,
-            at_once: blocks_at_once(),
-        };
-        let plain = device();
-        let result =
-            perplexity(model, &evaluation, context, &options, &plain, &mut Bar::default())?;
+        let mut bar = Bar::default();
+        let result = perplexity(model, &evaluation, context, &options, &device(), &mut bar)?;
         Ok(result.perplexity)
     };
     let mut steps = Steps::new(run.settings.steps, training.position().step);
@@ -87,14 +114,14 @@ pub fn run(args: TrainArgs) -> Result<()> {
         steps.show(event);
         if interrupted() { Err(Interrupted) } else { Ok(()) }
     };
-    let outcome = training.run(&blocks, &autodiff, evaluate, observe);
+    let outcome = training.run(&blocks, &device().autodiff(), evaluate, observe);
     steps.finish();
     if let Err(TrainError::Interrupted(_)) = &outcome {
         eprintln!("saved; `welore-cli train --resume {}` goes on", dir.display());
     }
     outcome?;
-    let model = write_model(&training, &run, &dir)?;
-    report(&args, &training, &model)
+    let model = write_model(&training, &run, dir)?;
+    report(args, &training, &model)
 }
 
 fn read_run(dir: &Path) -> Result<RunFile> {
@@ -103,7 +130,7 @@ fn read_run(dir: &Path) -> Result<RunFile> {
 }
 
 /// Prepares a run directory: settings, and the compressed model if one is asked for.
-fn start(args: &TrainStartArgs, dir: &Path) -> Result<RunFile> {
+fn start(args: &TrainStartArgs, dir: &Path) -> Result<()> {
     let (Some(model), Some(text)) = (&args.model, &args.text) else {
         unreachable!("clap asks for MODEL and --text without --resume")
     };
@@ -136,8 +163,7 @@ fn start(args: &TrainStartArgs, dir: &Path) -> Result<RunFile> {
         settings,
     };
     fs::create_dir_all(dir)?;
-    write_file(dir.join(RUN_FILE), serde_json::to_string_pretty(&run)?.as_bytes())?;
-    Ok(run)
+    Ok(write_file(dir.join(RUN_FILE), serde_json::to_string_pretty(&run)?.as_bytes())?)
 }
 
 fn compress(
