@@ -1,7 +1,7 @@
 //! Fine-tuning: what is trainable, the loss, the loop, and runs that survive.
 //!
 //! Works on any [`LanguageModel`](crate::language::LanguageModel) on an autodiff device. A
-//! [`Run`] is a directory: settings, metrics, checkpoints. This room never sees spectra.
+//! run is a directory: settings, metrics, checkpoints. This room never sees spectra.
 
 mod checkpoints;
 mod clip;
