@@ -102,6 +102,21 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
 }
 
 #[test]
+fn run_file_edited_to_impossible_settings_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(SHORT);
+    for (key, value) in [("seq_len", 0), ("batch_size", 0), ("batch_size", usize::MAX)] {
+        sandbox.edit_json("run/run.json", |run| run["settings"][key] = value.into());
+        sandbox.refuses("train --resume run", "run.json");
+        sandbox.edit_json("run/run.json", |run| run["settings"][key] = 2.into());
+    }
+    sandbox.refuses(
+        &SHORT.replace("--batch-size 2", &format!("--batch-size {}", u64::MAX)),
+        "--batch-size",
+    );
+}
+
+#[test]
 fn dense_model_has_no_low_rank_components_to_train() {
     let sandbox = Sandbox::new();
     sandbox.refuses(&SHORT.replace("--err 0.8 ", ""), "nothing to train");

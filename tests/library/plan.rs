@@ -229,6 +229,13 @@ fn possible_edits_are_counted_anew() {
     assert_eq!((before, after), (12, 7));
     assert_eq!(edited.totals.lrcs, edited.low_rank().count());
     assert!(edited.totals.parameters_after <= plan.totals.parameters_after);
+    // Claims of absurd sizes saturate, they do not overflow.
+    let mut absurd = value.clone();
+    absurd["totals"]["parameters_before"] = u64::MAX.into();
+    absurd["totals"]["bytes_before"] = u64::MAX.into();
+    assert!(RankPlan::from_json(&absurd.to_string()).is_ok());
+    absurd["matrices"][0]["shape"] = serde_json::json!([usize::MAX, 3]);
+    assert!(RankPlan::from_json(&absurd.to_string()).is_err());
     value["totals"]["parameters_before"] = 3.into();
     assert!(RankPlan::from_json(&value.to_string()).unwrap_err().to_string().contains("totals"));
 }

@@ -6,7 +6,6 @@
 
 #![recursion_limit = "256"]
 
-mod allocator;
 mod args;
 mod failure;
 #[macro_use]
@@ -21,7 +20,6 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
-    allocator::keep_memory();
     let cli = Cli::parse();
     terminal::listen_for_interrupts();
     let result = match cli.command {

@@ -9,6 +9,9 @@ use crate::spectrum::ModelSize;
 pub(super) const FORMAT: &str = "welore-plan";
 pub(super) const VERSION: u32 = 1;
 
+/// No matrix is larger in any dimension; keeps products from overflowing.
+const LARGEST: usize = 1 << 28;
+
 /// What becomes of every matrix: what `plan` writes, `compress` carries out, and a
 /// compressed model directory carries along.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -124,7 +127,9 @@ impl PlanTotals {
                 matrices.iter().filter(|m| of(m)).map(|m| m.full_rank - m.rank).sum();
             removed as f64 / ranks as f64
         };
-        let sum = |of: &dyn Fn(&MatrixPlan) -> u64| matrices.iter().map(of).sum::<u64>();
+        // Saturating, because a plan file may claim any size.
+        let sum =
+            |of: &dyn Fn(&MatrixPlan) -> u64| matrices.iter().map(of).fold(0, u64::saturating_add);
         let bytes = |m: &MatrixPlan, parameters: u64| parameters * m.dtype.bitsize() as u64 / 8;
         let low_rank = |m: &&MatrixPlan| m.low_rank;
         Self {
@@ -134,11 +139,15 @@ impl PlanTotals {
             lrcs: matrices.iter().filter(low_rank).count(),
             growing: matrices.iter().filter(low_rank).filter(|m| m.grows).count(),
             parameters_before: model.parameters,
-            parameters_after: model.parameters.saturating_sub(sum(&|m| m.parameters_before))
-                + sum(&|m| m.parameters_after),
+            parameters_after: model
+                .parameters
+                .saturating_sub(sum(&|m| m.parameters_before))
+                .saturating_add(sum(&|m| m.parameters_after)),
             bytes_before: model.bytes,
-            bytes_after: model.bytes.saturating_sub(sum(&|m| bytes(m, m.parameters_before)))
-                + sum(&|m| bytes(m, m.parameters_after)),
+            bytes_after: model
+                .bytes
+                .saturating_sub(sum(&|m| bytes(m, m.parameters_before)))
+                .saturating_add(sum(&|m| bytes(m, m.parameters_after))),
         }
     }
 }
@@ -184,7 +193,8 @@ impl RankPlan {
         let PlanTotals { parameters_before: parameters, bytes_before: bytes, .. } = self.totals;
         self.matrices = self.matrices.into_iter().map(MatrixPlan::recounted).collect();
         let before = ModelSize { parameters, bytes };
-        let planned: u64 = self.matrices.iter().map(|matrix| matrix.parameters_before).sum();
+        let sizes = self.matrices.iter().map(|matrix| matrix.parameters_before);
+        let planned = sizes.fold(0, u64::saturating_add);
         if planned > before.parameters {
             return Err(PlanFileError::Totals);
         }
@@ -223,7 +233,7 @@ impl MatrixPlan {
     fn problem(&self) -> Option<String> {
         let full = self.shape[0].min(self.shape[1]);
         // Later products must not overflow, whatever a hostile file says.
-        if full == 0 || self.shape.iter().any(|n| *n > u32::MAX as usize / 2) {
+        if full == 0 || self.shape.iter().any(|n| *n > LARGEST) {
             Some(format!("a {} x {} matrix cannot be", self.shape[0], self.shape[1]))
         } else if self.full_rank != full {
             Some(format!("full_rank {} does not fit its shape {:?}", self.full_rank, self.shape))

@@ -38,6 +38,9 @@ pub struct TrainSettings {
     pub save_every: usize,
 }
 
+/// No run is larger in any count; keeps later products from overflowing.
+const MOST: usize = 1_000_000_000;
+
 /// How the learning rate falls after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -90,6 +93,12 @@ impl TrainSettings {
         ];
         if let Some((option, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return refuse(option, "must be at least 1");
+        }
+        if let Some((option, _)) = counts.iter().find(|(_, count)| *count > MOST) {
+            return refuse(option, "must be at most 1000000000");
+        }
+        if self.batch_size.saturating_mul(self.accumulate) > MOST {
+            return refuse("--accumulate", "batches of a step hold more than 1000000000 blocks");
         }
         if self.seq_len < 2 {
             return refuse("--seq-len", "a block needs at least 2 tokens");

@@ -218,7 +218,7 @@ impl<M: LanguageModel> Training<M> {
         let tokens = settings.accumulate * settings.batch_size * settings.seq_len;
         let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
         self.position.step = step;
-        self.position.tokens += tokens as u64;
+        self.position.tokens = self.position.tokens.saturating_add(tokens as u64);
         self.metrics.write(&json!({
             "step": step,
             "loss": loss,

@@ -126,7 +126,10 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
 
 fn read_run(dir: &Path) -> Result<RunFile> {
     let path = dir.join(RUN_FILE);
-    in_file(serde_json::from_str(&read_artifact(&path)?), &path)
+    let run: RunFile = in_file(serde_json::from_str(&read_artifact(&path)?), &path)?;
+    // People edit files; nothing may be built on settings that cannot be.
+    in_file(run.settings.check(), &path)?;
+    Ok(run)
 }
 
 /// Prepares a run directory: settings, and the compressed model if one is asked for.
