@@ -102,6 +102,14 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
 }
 
 #[test]
+fn existing_run_is_never_started_over() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(SHORT);
+    sandbox.refuses(SHORT, "run exists");
+    sandbox.refuses(&SHORT.replace("--err 0.8", "--err 2"), "ERR 2");
+}
+
+#[test]
 fn run_file_edited_to_impossible_settings_is_refused() {
     let sandbox = Sandbox::new();
     sandbox.gives(SHORT);

@@ -47,8 +47,10 @@ pub fn run(args: TrainArgs) -> Result<()> {
     match (&args.resume, &args.start.output) {
         (Some(dir), _) => train(&args, Prepared::open(dir, true)?, dir),
         (None, Some(dir)) => {
-            let prepared = start(&args.start, dir).and_then(|()| Prepared::open(dir, false));
-            if prepared.is_err() && dir.join(RUN_FILE).exists() {
+            // Only a directory that was new or empty gets past this.
+            start(&args.start, dir)?;
+            let prepared = Prepared::open(dir, false);
+            if prepared.is_err() {
                 // A run that never began; only what `start` made is in it.
                 fs::remove_dir_all(dir)?;
             }
