@@ -17,7 +17,6 @@ fn json_is_one_document_and_alone_on_stdout() {
         "eval low --text story.txt --seq-len 64 --blocks 1 --json",
         "generate low --prompt Mia --max-new-tokens 4 --json",
         "export low --dense -o dense --json",
-        "demo --json",
     ] {
         assert!(sandbox.json(line).is_object(), "{line}");
     }
@@ -94,32 +93,33 @@ fn with_temperature_the_seed_decides_the_text() {
 }
 
 #[test]
-fn demo_shows_that_welore_beats_uniform_ranks() {
+fn demo_tells_the_whole_story_and_keeps_it_where_asked() {
     let sandbox = Sandbox::new();
-    let shown = sandbox.json("demo --json");
-    let rows = shown["rows"].as_array().unwrap();
-    let names: Vec<_> = rows.iter().map(|row| row["model"].as_str().unwrap()).collect();
-    assert_eq!(names, ["dense", "uniform", "welore"]);
-    let [dense, uniform, welore] = [0, 1, 2].map(|row| rows[row]["perplexity"].as_f64().unwrap());
-    assert!(dense < welore && welore < uniform, "{dense}, {welore}, {uniform}");
-    assert!(sandbox.gives("demo -o kept").stdout.contains("uniform"));
-    sandbox.gives("eval kept/welore --text story.txt --seq-len 64 --blocks 1");
-}
-
-#[test]
-fn demo_leaves_nothing_unless_asked_to() {
-    let sandbox = Sandbox::new();
-    let before = sandbox.contents();
-    let mut demo = sandbox.command("demo");
     let scratch = tempfile::tempdir().unwrap();
+    let mut demo = sandbox.command("demo -o kept --json");
     let outcome = Outcome::of(demo.env("TMPDIR", scratch.path()));
-    assert_eq!((outcome.code, sandbox.contents()), (Some(0), before));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert_eq!(scratch.path().read_dir().unwrap().count(), 0);
+    let shown: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let rows = shown["rows"].as_array().unwrap();
+    let perplexities = rows.iter().map(|row| row["perplexity"].as_f64().unwrap());
+    let [dense, uniform, welore, lrc, full] = perplexities.collect::<Vec<_>>()[..] else {
+        panic!("{shown}")
+    };
+    assert!(dense < welore && welore < uniform, "{shown}");
+    assert!(lrc < 0.7 * welore && full < 0.7 * welore, "tuning brings quality back: {shown}");
+    let trainable = |row: usize| rows[row]["trainable"].as_u64();
+    assert!(trainable(3) < trainable(4) && trainable(2).is_none(), "{shown}");
+    let [lrc, full] = [3, 4].map(|row| rows[row]["peak_memory"].as_u64());
+    assert!(lrc < full || lrc.is_none(), "{shown}");
+
+    sandbox.gives("eval kept/lrc/model --text kept/test.txt --blocks 1");
+    sandbox.refuses("demo -o kept", "kept exists");
 }
 
 /// Commands that print in different ways.
-const PRINTING: [&str; 4] =
-    ["analyze model", "inspect model --json", "demo", "generate model --prompt Mia"];
+const PRINTING: [&str; 3] =
+    ["analyze model", "inspect model --json", "generate model --prompt Mia"];
 
 #[test]
 fn reader_that_goes_away_is_no_reason_to_panic() {

@@ -47,7 +47,7 @@ fn evaluations_are_told_and_the_best_one_is_kept() {
     let measured: Vec<f64> = lines.iter().filter_map(|line| line["perplexity"].as_f64()).collect();
     assert_eq!(measured.len(), 2);
     let best = measured.iter().copied().fold(f64::INFINITY, f64::min);
-    assert_eq!(result["best_perplexity"].as_f64(), Some(best));
+    assert_eq!(result["best"]["perplexity"].as_f64(), Some(best));
     assert!(sandbox.path("run/checkpoints/best.json").exists());
 }
 
@@ -95,9 +95,12 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
     sandbox.refuses(&SHORT.replace("--seq-len 32", "--seq-len 513"), "--seq-len");
     sandbox.write("short.txt", "Too short.");
     sandbox.refuses(&SHORT.replace("story.txt", "short.txt"), "short.txt");
+    sandbox.refuses(&SHORT.replace("--batch-size 2", "--batch-size 2000"), "2000 of one step");
+    sandbox.refuses(&SHORT.replace("--text story.txt", ""), "nothing to train on");
+    sandbox.refuses(&format!("{SHORT} --patience 2"), "--patience");
     sandbox.refuses("train --resume model", "run.json");
     sandbox.refuses(&SHORT.replace("-o run", "-o model"), "model exists");
-    sandbox.misused("train model", "--text");
+    sandbox.misused("train model", "--output");
     sandbox.misused("train --resume run --text story.txt", "--text");
 }
 
@@ -128,4 +131,159 @@ fn run_file_edited_to_impossible_settings_is_refused() {
 fn dense_model_has_no_low_rank_components_to_train() {
     let sandbox = Sandbox::new();
     sandbox.refuses(&SHORT.replace("--err 0.8 ", ""), "nothing to train");
+}
+
+#[test]
+fn resumed_run_cannot_be_another_run() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(SHORT);
+    sandbox.refuses(
+        "train --resume run --lr 1e-4 --batch-size 2 --recompute",
+        "--lr (the run has 0.003), --recompute",
+    );
+    sandbox.gives("train --resume run --lr 3e-3 --batch-size 2");
+    sandbox.misused("train --resume run --epochs 2", "--epochs");
+
+    // Another model where the base was, and checkpoints of another run.
+    sandbox.gives(&SHORT.replace("-o run", "-o other").replace("--err 0.8", "--err 0.7"));
+    std::fs::rename(sandbox.path("run/base"), sandbox.path("kept")).unwrap();
+    std::fs::rename(sandbox.path("other/base"), sandbox.path("run/base")).unwrap();
+    sandbox.refuses("train --resume run", "not the model that the run began with");
+    std::fs::remove_dir_all(sandbox.path("run/base")).unwrap();
+    std::fs::rename(sandbox.path("kept"), sandbox.path("run/base")).unwrap();
+    std::fs::remove_dir_all(sandbox.path("run/checkpoints")).unwrap();
+    std::fs::rename(sandbox.path("other/checkpoints"), sandbox.path("run/checkpoints")).unwrap();
+    sandbox.refuses("train --resume run", "made from another model");
+}
+
+#[test]
+fn text_is_tokenized_once_and_a_run_goes_on_without_it() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(SHORT);
+    let before = sandbox.read("run/model/model.safetensors");
+    std::fs::remove_file(sandbox.path("story.txt")).unwrap();
+    sandbox.gives("train --resume run");
+    assert!(before == sandbox.read("run/model/model.safetensors"));
+    // Without the tokens the text is needed, and must be the same.
+    sandbox.write("run/tokens", "broken");
+    sandbox.refuses("train --resume run", "not a token file");
+    std::fs::remove_file(sandbox.path("run/tokens")).unwrap();
+    sandbox.refuses("train --resume run", "story.txt");
+    sandbox.write("story.txt", "Another story altogether. ".repeat(200).as_str());
+    sandbox.refuses("train --resume run", "not what the run began with");
+}
+
+#[test]
+fn epochs_count_rows_and_documents_are_kept_apart() {
+    let sandbox = Sandbox::new();
+    let documents: String =
+        (0..30).map(|i| format!("{{\"text\": \"Once there were {i} dogs.\"}}\n")).collect();
+    sandbox.write("documents.jsonl", &documents);
+    let line = SHORT.replace("story.txt", "documents.jsonl").replace("--steps 8", "--epochs 2");
+    let result = sandbox.json(&format!("{line} --json"));
+    let run: Value = serde_json::from_slice(&sandbox.read("run/run.json")).unwrap();
+    assert_eq!(result["steps"], run["settings"]["steps"]);
+    let log = String::from_utf8(sandbox.read("run/train.log")).unwrap();
+    let rows: f64 = log.split(" rows").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    assert_eq!(result["steps"].as_f64().unwrap(), (2.0 * rows / 2.0).ceil());
+    assert_eq!(log.lines().filter(|line| line.contains(" loss ")).count() as f64, rows);
+
+    sandbox.write("documents.jsonl", "{\"text\": \"fine\"}\n{\"words\": 1}\n");
+    sandbox.refuses(&line.replace("-o run", "-o other"), "documents.jsonl: line 2");
+    assert!(!sandbox.path("other").exists());
+}
+
+#[test]
+fn configuration_alone_is_trained_from_random_weights() {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("bare")).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        sandbox.write(
+            &format!("bare/{file}"),
+            &String::from_utf8(sandbox.read(&format!("model/{file}"))).unwrap(),
+        );
+    }
+    let line = "train bare --from-scratch --text story.txt -o run --seq-len 32 --batch-size 4 \
+                --steps 60 --lr 1e-2 --warmup 5 --save-every 0";
+    let result = sandbox.json(&format!("{line} --json"));
+    assert_eq!(result["trainable"], result["parameters"]);
+    let (before, after) = (perplexity(&sandbox, "run/base"), perplexity(&sandbox, "run/model"));
+    assert!((300.0..450.0).contains(&before), "random is about the vocabulary of 384: {before}");
+    assert!(after < 0.4 * before, "{before} before, {after} after");
+    sandbox
+        .gives(&line.replace("-o run", "-o again").replace("train bare", "train bare/config.json"));
+    assert!(
+        sandbox.read("run/model/model.safetensors")
+            == sandbox.read("again/model/model.safetensors")
+    );
+    sandbox
+        .refuses(&line.replace("train bare", "train nowhere").replace("-o run", "-o x"), "nowhere");
+    sandbox.misused(&format!("{line} --err 0.5"), "--err");
+}
+
+#[test]
+fn adapters_and_projected_gradients_train_too() {
+    let sandbox = Sandbox::new();
+    for trainable in ["lora", "galore", "nlrc", "full"] {
+        let line =
+            SHORT.replace("-o run", &format!("-o {trainable}")).replace("--err 0.8", "--err 0.6");
+        let result =
+            sandbox.json(&format!("{line} --trainable {trainable} --galore-rank 4 --json"));
+        assert_eq!(result["steps"], 8);
+        let (before, after) = (
+            perplexity(&sandbox, &format!("{trainable}/base")),
+            perplexity(&sandbox, &format!("{trainable}/model")),
+        );
+        assert!(after < before, "{trainable}: {before} before, {after} after");
+        let inspect = sandbox.json(&format!("inspect {trainable}/model --json"));
+        let factored = inspect["factored"].as_array().map_or(0, Vec::len);
+        assert_eq!(factored == 0, trainable == "lora", "a sum with an adapter is dense");
+    }
+}
+
+/// A task that can be learned: the response is the second word of the prompt.
+fn echo(sandbox: &Sandbox) {
+    let words = ["dog", "cat", "sun", "tree"];
+    let lines: String = (0..120)
+        .map(|i| {
+            let word = words[i % 4];
+            format!("{{\"prompt\": \"Say {word} {i}:\", \"response\": \" {word}\"}}\n")
+        })
+        .collect();
+    sandbox.write("echo.jsonl", &lines);
+}
+
+#[test]
+fn task_is_learned_and_scored() {
+    let sandbox = Sandbox::new();
+    echo(&sandbox);
+    let eval =
+        |model: &str| sandbox.json(&format!("eval {model} --task jsonl --data echo.jsonl --json"));
+    let before = eval("model");
+    assert!(before["accuracy"].as_f64().unwrap() < 0.2, "{before}");
+    let line = "train model --trainable full --task jsonl --data echo.jsonl -o run --steps 300 \
+                --lr 3e-3 --warmup 5 --eval-every 150 --eval-blocks 8 --save-every 0 --json";
+    let result = sandbox.json(line);
+    let after = eval("run/model");
+    assert!(after["accuracy"].as_f64().unwrap() > 0.8, "{after}");
+    assert!(result["best"]["accuracy"].as_f64().unwrap() > 0.5, "{result}");
+    assert_eq!(
+        after["right"].as_u64(),
+        after["answers"].as_array().map(|answers| {
+            answers.iter().filter(|answer| answer["right"] == true).count() as u64
+        })
+    );
+}
+
+#[test]
+fn wrong_task_files_are_told_with_their_line() {
+    let sandbox = Sandbox::new();
+    sandbox.write("bad.jsonl", "{\"prompt\": \"a\", \"response\": \"b\"}\n{\"prompt\": \"c\"}\n");
+    for command in ["eval model", "train model --trainable full -o run"] {
+        sandbox.refuses(&format!("{command} --task jsonl --data bad.jsonl"), "bad.jsonl: line 2");
+        sandbox.refuses(&format!("{command} --task svamp --data bad.jsonl"), "bad.jsonl");
+        sandbox.refuses(&format!("{command} --task boolq --data nowhere"), "nowhere");
+        sandbox.misused(&format!("{command} --task boolq"), "--data");
+    }
+    assert!(!sandbox.path("run").exists());
 }

@@ -1,21 +1,24 @@
 //! Fine-tuning: exact gradients, frozen parts, and runs that go on where they stopped.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{Int, Tensor, TensorData, Tolerance};
 use serde_json::Value;
-use welore_burn::data::{TextTokenizer, TokenBlocks, read_text};
+use welore_burn::data::{TextTokenizer, TokenRow, TokenRows, read_text};
+use welore_burn::linalg::{Matrix, singular_values};
 use welore_burn::llama::{Llama, load_llama};
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{Selection, measure_module};
 use welore_burn::surgery::apply_plan;
 use welore_burn::train::{
-    ScheduleKind, StepReport, TrainError, TrainSettings, Trainable, Training, TrainingEvent,
-    clip_to_norm, global_norm, loss_and_gradients, select_trainable,
+    Batch, Execution, GaloreSettings, RunPlace, ScheduleKind, Score, StepReport, TrainError,
+    TrainSettings, Trainable, Training, TrainingEvent, clip_to_norm, global_norm,
+    loss_and_gradients, select_trainable,
 };
 
 use crate::{device, fixture};
@@ -32,10 +35,10 @@ fn compressed_at(err: f64) -> Llama {
     apply_plan(model, &plan, &mut ()).unwrap().0
 }
 
-fn story(seq_len: usize) -> TokenBlocks {
+fn story(seq_len: usize) -> TokenRows {
     let tokenizer = TextTokenizer::open(fixture("tiny-llama")).unwrap();
     let tokens = tokenizer.encode(&read_text(fixture("story.txt")).unwrap()).unwrap();
-    TokenBlocks::new(tokens, seq_len)
+    TokenRows::blocks(tokens, seq_len)
 }
 
 fn settings() -> TrainSettings {
@@ -61,13 +64,30 @@ fn run(training: &mut Training<Llama>, stop_after: usize) -> Result<Vec<StepRepo
         }
         if reports.len() == stop_after { Err(Interrupted) } else { Ok(()) }
     };
-    let outcome =
-        training.run(&story(32), &device().autodiff(), |_| unreachable!("no evaluation"), observe);
+    let evaluate = |_: &Llama| unreachable!("no evaluation");
+    let outcome = training.run(&story(32), &device().autodiff(), one_worker(), evaluate, observe);
     outcome.map(|()| reports)
 }
 
+fn one_worker() -> Execution {
+    Execution { workers: NonZeroUsize::MIN, tokens_at_once: 1024 }
+}
+
+fn place(dir: &Path, resume: bool) -> RunPlace<'_> {
+    RunPlace { dir, origin: "tiny-llama", resume }
+}
+
+fn start(model: Llama, settings: TrainSettings, dir: &Path) -> Training<Llama> {
+    Training::open(model, settings, place(dir, false)).unwrap()
+}
+
 fn open(dir: &Path, resume: bool) -> Training<Llama> {
-    Training::open(compressed(), settings(), dir, resume).unwrap()
+    Training::open(compressed(), settings(), place(dir, resume)).unwrap()
+}
+
+fn chosen(model: Llama, trainable: Trainable) -> Llama {
+    let settings = TrainSettings { trainable, ..settings() };
+    select_trainable(model, &settings).unwrap().0
 }
 
 /// Every parameter by path, with its values.
@@ -94,34 +114,106 @@ fn parameters(module: &impl Module) -> Vec<(String, Vec<f32>)> {
     all.found
 }
 
-#[test]
-fn loss_in_pieces_has_the_gradients_of_the_whole() {
-    let (model, _, _) = select_trainable(compressed(), Trainable::Full).unwrap();
+/// Two rows of different lengths, the second with a prompt that is given.
+fn rows(tokens: &[u32]) -> [TokenRow<'_>; 2] {
+    [TokenRow { tokens: &tokens[..24], given: 1 }, TokenRow { tokens: &tokens[24..41], given: 9 }]
+}
+
+fn some_tokens() -> Vec<u32> {
+    (0..48).map(|i| (i * 37 + 11) % 384).collect()
+}
+
+/// Loss and gradients by their definition: all logits, log-softmax, one backward pass.
+fn by_definition(model: &Llama, rows: &[TokenRow<'_>], share: f64) -> (f64, GradientsParams) {
     let device = device().autodiff();
-    let ids: Vec<i32> = (0..48).map(|i| (i * 37 + 11) % 384).collect();
-    let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [2, 24]), &device);
+    let losses = rows.iter().map(|row| {
+        let (len, predicted) = (row.tokens.len(), row.predicted());
+        let ids: Vec<i32> = row.tokens.iter().map(|token| *token as i32).collect();
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, len]), &device);
+        let logits = model.forward(tokens.clone()).squeeze_dim::<2>(0);
+        let logits = logits.narrow(0, row.given - 1, predicted);
+        let targets = tokens.narrow(1, row.given, predicted).reshape([predicted, 1]);
+        log_softmax(logits, 1).gather(1, targets).sum().neg()
+    });
+    let loss = Tensor::cat(losses.collect(), 0).sum().mul_scalar(share);
+    let value = loss.clone().into_scalar::<f64>();
+    (value, GradientsParams::from_grads(loss.backward(), model))
+}
 
-    let logits = model.forward(tokens.clone()).narrow(1, 0, 23).reshape([46, 384]);
-    let targets = tokens.clone().narrow(1, 1, 23).reshape([46, 1]);
-    let whole = log_softmax(logits, 1).gather(1, targets).mean().neg();
-    let expected = whole.clone().into_scalar::<f64>();
-    let reference = GradientsParams::from_grads(whole.mul_scalar(0.5).backward(), &model);
+#[test]
+fn loss_in_pieces_and_recomputed_has_the_gradients_of_the_whole() {
+    let tokens = some_tokens();
+    let rows = rows(&tokens);
+    for trainable in [Trainable::Full, Trainable::Lrc, Trainable::Lora] {
+        let model = chosen(compressed(), trainable);
+        let (expected, reference) = by_definition(&model, &rows, 0.03);
+        let norm = global_norm(&model, &reference);
+        let batch = Batch::new(&rows, &device().autodiff());
+        assert_eq!(batch.targets(), 23 + 8);
+        for recompute in [false, true] {
+            let (loss, gradients) = loss_and_gradients(&model, &batch, 0.03, recompute);
+            assert!((loss.into_scalar::<f64>() - expected).abs() < 1e-5);
+            assert_eq!(gradients.len(), reference.len(), "{trainable:?}");
+            let gap = difference(&model, &gradients, &reference);
+            assert!(gap < 1e-5 * norm, "{trainable:?} {recompute}: {gap} of {norm}");
+        }
+    }
+}
 
-    let (loss, gradients) = loss_and_gradients(&model, tokens, 0.5);
-    assert!((loss.into_scalar::<f64>() - expected).abs() < 1e-5);
-    let (a, b) = (global_norm(&model, &gradients), global_norm(&model, &reference));
-    assert!((a / b - 1.0).abs() < 1e-4, "{a} against {b}");
-    // The tied embedding gets gradients from both ends, so it tells most.
-    let id = model.model.embed_tokens.weight.id;
-    let gap = gradients.get::<2>(id).unwrap() - reference.get::<2>(id).unwrap();
-    assert!(gap.abs().max().into_scalar::<f64>() < 1e-5 * b);
+/// The norm of the difference of two gradients.
+fn difference(model: &Llama, a: &GradientsParams, b: &GradientsParams) -> f64 {
+    struct Gap<'a>(&'a GradientsParams, &'a GradientsParams, f64);
+    impl ModuleVisitor for Gap<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            let Some(a) = self.0.get::<D>(param.id) else { return };
+            let gap = a - self.1.get::<D>(param.id).unwrap();
+            self.2 += gap.square().sum().into_scalar::<f64>();
+        }
+    }
+    let mut gap = Gap(a, b, 0.0);
+    model.visit(&mut gap);
+    gap.2.sqrt()
+}
+
+#[test]
+fn workers_and_groups_change_only_the_order_of_sums() {
+    let losses = |workers, tokens_at_once| {
+        let scratch = tempfile::tempdir().unwrap();
+        let settings = TrainSettings {
+            batch_size: 3,
+            accumulate: 2,
+            trainable: Trainable::Full,
+            ..settings()
+        };
+        let mut training = start(compressed(), settings, scratch.path());
+        let execution = Execution { workers: NonZeroUsize::new(workers).unwrap(), tokens_at_once };
+        let mut losses = Vec::new();
+        let observe = |event| {
+            if let TrainingEvent::Step(report) = event {
+                losses.push(report.loss);
+            }
+            Ok(())
+        };
+        let evaluate = |_: &Llama| unreachable!("no evaluation");
+        training.run(&story(32), &device().autodiff(), execution, evaluate, observe).unwrap();
+        losses
+    };
+    let expected = losses(1, 1024);
+    for (workers, tokens_at_once) in [(1, 1), (2, 64), (5, 1024)] {
+        let got = losses(workers, tokens_at_once);
+        for (a, b) in got.iter().zip(&expected) {
+            assert!((a - b).abs() < 1e-4, "{workers} {tokens_at_once}: {got:?} {expected:?}");
+        }
+        assert_eq!(got, losses(workers, tokens_at_once), "a run can be repeated exactly");
+    }
 }
 
 #[test]
 fn clipping_scales_all_gradients_to_the_norm() {
-    let (model, _, _) = select_trainable(compressed(), Trainable::Lrc).unwrap();
-    let tokens = Tensor::<2, Int>::ones([1, 8], &device().autodiff());
-    let (_, gradients) = loss_and_gradients(&model, tokens, 1.0);
+    let model = chosen(compressed(), Trainable::Lrc);
+    let tokens = some_tokens();
+    let batch = Batch::new(&rows(&tokens), &device().autodiff());
+    let (_, gradients) = loss_and_gradients(&model, &batch, 1.0, false);
     let norm = global_norm(&model, &gradients);
     let clipped = clip_to_norm(&model, gradients, norm, norm / 3.0);
     assert!((global_norm(&model, &clipped) / norm - 1.0 / 3.0).abs() < 1e-5);
@@ -131,10 +223,10 @@ fn clipping_scales_all_gradients_to_the_norm() {
 
 #[test]
 fn only_the_chosen_part_moves() {
-    for trainable in [Trainable::Lrc, Trainable::Nlrc, Trainable::Full] {
+    for trainable in [Trainable::Lrc, Trainable::Nlrc, Trainable::Full, Trainable::Galore] {
         let scratch = tempfile::tempdir().unwrap();
         let settings = TrainSettings { trainable, ..settings() };
-        let mut training = Training::open(compressed(), settings, scratch.path(), false).unwrap();
+        let mut training = start(compressed(), settings, scratch.path());
         let before = parameters(training.model());
         run(&mut training, usize::MAX).unwrap();
         let after = parameters(training.model());
@@ -146,7 +238,8 @@ fn only_the_chosen_part_moves() {
             let expected = match trainable {
                 Trainable::Lrc => factor,
                 Trainable::Nlrc => projection && !factor,
-                Trainable::Full => true,
+                Trainable::Full | Trainable::Galore => true,
+                Trainable::Lora => unreachable!(),
             };
             assert_eq!(old != new, expected, "{trainable:?}: {path}");
             moved += if expected { new.len() as u64 } else { 0 };
@@ -158,7 +251,7 @@ fn only_the_chosen_part_moves() {
 #[test]
 fn a_model_without_factors_has_no_lrc_to_train() {
     let model = load_llama(fixture("tiny-llama"), &device().autodiff(), &mut ()).unwrap().model;
-    let error = select_trainable(model, Trainable::Lrc).unwrap_err();
+    let error = select_trainable(model, &settings()).unwrap_err();
     assert!(matches!(error, TrainError::NothingTrainable("lrc")));
 }
 
@@ -166,8 +259,7 @@ fn a_model_without_factors_has_no_lrc_to_train() {
 fn training_lowers_the_loss() {
     let scratch = tempfile::tempdir().unwrap();
     let settings = TrainSettings { steps: 40, lr: 3e-3, ..settings() };
-    let mut training =
-        Training::open(compressed_at(0.85), settings, scratch.path(), false).unwrap();
+    let mut training = start(compressed_at(0.85), settings, scratch.path());
     let losses: Vec<f64> =
         run(&mut training, usize::MAX).unwrap().iter().map(|report| report.loss).collect();
     let mean = |part: &[f64]| part.iter().sum::<f64>() / part.len() as f64;
@@ -210,10 +302,10 @@ fn checkpoints_hold_only_what_trains_and_broken_ones_are_told() {
     assert!((payload..payload + 20_000).contains(&size), "{size} bytes for {payload}");
 
     std::fs::write(&trainable, b"half a file").unwrap();
-    let error = Training::open(compressed(), settings(), scratch.path(), true).unwrap_err();
+    let error = Training::open(compressed(), settings(), place(scratch.path(), true)).unwrap_err();
     assert!(error.to_string().contains("trainable.bpk"), "{error}");
     let empty = tempfile::tempdir().unwrap();
-    let error = Training::open(compressed(), settings(), empty.path(), true).unwrap_err();
+    let error = Training::open(compressed(), settings(), place(empty.path(), true)).unwrap_err();
     assert!(matches!(error, TrainError::NoCheckpoint { .. }), "{error}");
 }
 
@@ -221,7 +313,7 @@ fn checkpoints_hold_only_what_trains_and_broken_ones_are_told() {
 fn a_loss_that_is_not_finite_stops_the_run_and_names_the_last_good_checkpoint() {
     let scratch = tempfile::tempdir().unwrap();
     let settings = TrainSettings { lr: 1e30, warmup: 0, save_every: 1, clip: None, ..settings() };
-    let mut training = Training::open(compressed(), settings, scratch.path(), false).unwrap();
+    let mut training = start(compressed(), settings, scratch.path());
     let error = run(&mut training, usize::MAX).unwrap_err();
     let TrainError::NotFinite { step, checkpoint, .. } = &error else { panic!("{error}") };
     assert!(*step > 1);
@@ -241,4 +333,103 @@ fn settings_out_of_range_are_refused_by_option() {
     assert!(refused(|s| s.lr = f64::NAN).starts_with("--lr"));
     assert!(refused(|s| s.lr_floor = 2.0).starts_with("--lr-floor"));
     assert!(refused(|s| s.clip = Some(0.0)).starts_with("--clip"));
+    assert!(refused(|s| s.lora.rank = 0).starts_with("--lora-rank"));
+    assert!(refused(|s| s.galore.scale = -1.0).starts_with("--galore-scale"));
+    assert!(refused(|s| s.patience = Some(2)).starts_with("--patience"));
+}
+
+#[test]
+fn adapters_start_at_the_model_and_only_they_train() {
+    let scratch = tempfile::tempdir().unwrap();
+    let settings = TrainSettings { trainable: Trainable::Lora, lr: 1e-2, ..settings() };
+    let mut training = start(compressed(), settings, scratch.path());
+    let tokens = Tensor::<2, Int>::ones([1, 9], &device());
+    let logits = |model: &Llama| model.valid().forward(tokens.clone());
+    let original = logits(&compressed());
+    let tolerance = Tolerance::<f32>::rel_abs(1e-3, 1e-3);
+    logits(training.model()).into_data().assert_approx_eq(&original.clone().into_data(), tolerance);
+
+    let before = parameters(training.model());
+    run(&mut training, usize::MAX).unwrap();
+    let after = parameters(training.model());
+    for ((path, old), (_, new)) in before.iter().zip(&after) {
+        assert_eq!(old != new, path.contains(".lora."), "{path}");
+    }
+    let adapted = logits(training.model());
+    assert!((adapted.clone() - original).abs().max().into_scalar::<f64>() > 0.01);
+    let merged = logits(&training.model().clone().materialize());
+    adapted.into_data().assert_approx_eq(&merged.into_data(), tolerance);
+}
+
+#[test]
+fn every_kind_of_training_resumes_exactly() {
+    for trainable in [Trainable::Full, Trainable::Nlrc, Trainable::Lora, Trainable::Galore] {
+        let mut settings = TrainSettings { trainable, ..settings() };
+        settings.galore = GaloreSettings { rank: 4, refresh: 2, ..settings.galore };
+        let dirs = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut whole = start(compressed(), settings.clone(), dirs.0.path());
+        let reports = run(&mut whole, usize::MAX).unwrap();
+        let mut first = start(compressed(), settings.clone(), dirs.1.path());
+        assert!(run(&mut first, 3).is_err());
+        let mut second =
+            Training::open(compressed(), settings, place(dirs.1.path(), true)).unwrap();
+        let rest = run(&mut second, usize::MAX).unwrap();
+        for (a, b) in reports[3..].iter().zip(&rest) {
+            assert_eq!((a.step, a.loss, a.grad_norm), (b.step, b.loss, b.grad_norm));
+        }
+        assert_eq!(parameters(whole.model()), parameters(second.model()), "{trainable:?}");
+    }
+}
+
+#[test]
+fn galore_moves_projections_within_the_leading_directions_of_the_gradient() {
+    let scratch = tempfile::tempdir().unwrap();
+    let mut settings = TrainSettings { trainable: Trainable::Galore, steps: 1, ..settings() };
+    settings.galore = GaloreSettings { rank: 3, ..settings.galore };
+    let model = load_llama(fixture("tiny-llama"), &device().autodiff(), &mut ()).unwrap().model;
+    let weight = |model: &Llama| model.model.layers[0].mlp.up_proj.weight.val().inner();
+    let before = weight(&model);
+    let mut training = start(model, settings, scratch.path());
+    run(&mut training, usize::MAX).unwrap();
+    let update = weight(training.model()) - before;
+    let [rows, cols] = update.dims();
+    let entries = update.into_data().iter::<f64>().collect();
+    let values = singular_values(&Matrix::new(rows, cols, entries).unwrap()).unwrap();
+    assert!(values[2] > 1e-6 && values[3] < 1e-3 * values[0], "{values:?}");
+}
+
+#[test]
+fn run_without_progress_ends_when_patience_does_and_keeps_the_best() {
+    let scratch = tempfile::tempdir().unwrap();
+    let settings =
+        TrainSettings { steps: 50, eval_every: 1, patience: Some(2), save_every: 0, ..settings() };
+    let mut training = start(compressed(), settings, scratch.path());
+    let mut scores = [5.0, 4.0, 4.5, 4.0, 1.0].into_iter();
+    let evaluate = |_: &Llama| Ok(Score::Perplexity(scores.next().unwrap()));
+    let rows = story(32);
+    training.run(&rows, &device().autodiff(), one_worker(), evaluate, |_| Ok(())).unwrap();
+    assert!(training.is_out_of_patience());
+    assert_eq!(training.position().step, 4);
+    assert_eq!(training.position().best, Some(Score::Perplexity(4.0)));
+    let pointer = |name: &str| {
+        let file = scratch.path().join("checkpoints").join(name);
+        serde_json::from_slice::<Value>(&std::fs::read(file).unwrap()).unwrap()
+    };
+    assert_eq!(pointer("best.json")["directory"], "step-2");
+    assert_eq!(pointer("last.json")["directory"], "step-4");
+}
+
+#[test]
+fn checkpoints_of_another_model_and_too_little_data_are_refused() {
+    let scratch = tempfile::tempdir().unwrap();
+    run(&mut open(scratch.path(), false), usize::MAX).unwrap();
+    let other = RunPlace { origin: "another", ..place(scratch.path(), true) };
+    let error = Training::open(compressed(), settings(), other).unwrap_err();
+    assert!(matches!(error, TrainError::Foreign { .. }), "{error}");
+
+    let short = TokenRows::blocks(vec![1; 32 * 3], 32);
+    let settings = TrainSettings { batch_size: 4, ..settings() };
+    let scratch = tempfile::tempdir().unwrap();
+    let error = start(compressed(), settings, scratch.path()).check_rows(&short).unwrap_err();
+    assert!(matches!(error, TrainError::TooFewRows { rows: 3, batch: 4 }), "{error}");
 }

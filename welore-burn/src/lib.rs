@@ -81,3 +81,4 @@ pub mod progress;
 pub mod spectrum;
 pub mod surgery;
 pub mod train;
+mod workers;

@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use welore_burn::train::{ScheduleKind, TrainSettings, Trainable};
+use welore_burn::data::TaskKind;
+use welore_burn::train::{GaloreSettings, LoraSettings, ScheduleKind, TrainSettings, Trainable};
 
 /// Low-rank compression of LLaMA-family models (WeLore), on Burn.
 #[derive(Parser, Debug)]
@@ -23,9 +24,9 @@ pub enum Command {
     Plan(PlanArgs),
     /// Factor a model's low-rank matrices and write the smaller model
     Compress(CompressArgs),
-    /// Fine-tune a model on a text, by default only its low-rank components
+    /// Fine-tune a model on a text or a task, by default only its low-rank components
     Train(Box<TrainArgs>),
-    /// Measure a model's perplexity on a text
+    /// Measure a model's perplexity on a text, or its accuracy on a task
     Eval(EvalArgs),
     /// Continue a prompt
     Generate(GenerateArgs),
@@ -147,7 +148,7 @@ pub struct CompressArgs {
 #[derive(Args, Debug)]
 pub struct TrainArgs {
     /// Go on with the run in this directory, exactly where its last checkpoint is
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "text", "output"])]
+    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "from_scratch", "epochs", "eval_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
     #[command(flatten)]
@@ -159,13 +160,21 @@ pub struct TrainArgs {
 
 /// How a new run starts.
 #[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("what").args(["text", "task"]).multiple(false)))]
 pub struct TrainStartArgs {
-    /// Model directory, compressed or dense
+    /// Model directory, compressed or dense; with --from-scratch one with config.json and
+    /// tokenizer.json
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,
-    /// UTF-8 text to train on
-    #[arg(long, value_name = "FILE", required_unless_present = "resume")]
+    /// UTF-8 text to train on, or a .jsonl file whose lines have a `text` each
+    #[arg(long, value_name = "FILE")]
     pub text: Option<PathBuf>,
+    /// Task to train on
+    #[arg(long, value_name = "NAME", value_enum, requires = "data")]
+    pub task: Option<TaskArg>,
+    /// The task's file, or a directory with it
+    #[arg(long, value_name = "PATH", requires = "task")]
+    pub data: Option<PathBuf>,
     /// Run directory to write
     #[arg(short, long, value_name = "RUN", required_unless_present = "resume")]
     pub output: Option<PathBuf>,
@@ -175,63 +184,100 @@ pub struct TrainStartArgs {
     /// Compress the dense model at this effective rank reduction first
     #[arg(long, allow_negative_numbers = true)]
     pub err: Option<f64>,
-    /// What is trained; all else is frozen
-    #[arg(long, value_enum, default_value_t = TrainableArg::Lrc)]
-    pub trainable: TrainableArg,
-    /// Tokens in a block
-    #[arg(long, value_name = "N", default_value_t = 1024)]
-    pub seq_len: usize,
-    /// Blocks in a batch
-    #[arg(long, value_name = "N", default_value_t = 4)]
-    pub batch_size: usize,
-    /// Batches whose gradients make one step
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub accumulate: usize,
-    /// Steps in all
-    #[arg(long, value_name = "N", default_value_t = 10_000)]
-    pub steps: usize,
-    /// Largest learning rate
-    #[arg(long, default_value_t = 5e-5, allow_negative_numbers = true)]
-    pub lr: f64,
-    /// How the learning rate falls after warm-up
-    #[arg(long, value_enum, default_value_t = ScheduleArg::Cosine)]
-    pub schedule: ScheduleArg,
-    /// Steps over which the learning rate rises
-    #[arg(long, value_name = "N", default_value_t = 500)]
-    pub warmup: usize,
-    /// Share of the learning rate that it falls to
-    #[arg(long, value_name = "SHARE", default_value_t = 0.1, allow_negative_numbers = true)]
-    pub lr_floor: f64,
-    /// Decoupled weight decay
-    #[arg(long, value_name = "W", default_value_t = 0.0, allow_negative_numbers = true)]
-    pub weight_decay: f64,
-    /// Scale gradients down to this global norm
-    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
-    pub clip: Option<f64>,
-    /// Read the text in its order, not shuffled anew in every epoch
-    #[arg(long)]
-    pub no_shuffle: bool,
-    /// Seed of the shuffling
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// Text to evaluate on
+    /// Start from random weights
+    #[arg(long, conflicts_with_all = ["plan", "err"])]
+    pub from_scratch: bool,
+    /// Epochs instead of steps
+    #[arg(long, value_name = "N", conflicts_with = "steps", allow_negative_numbers = true)]
+    pub epochs: Option<f64>,
+    /// Text to evaluate on; a task is evaluated on its test examples
     #[arg(long, value_name = "FILE")]
     pub eval_text: Option<PathBuf>,
-    /// Evaluate every so many steps; 0 is never
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub eval_every: usize,
-    /// Most blocks of an evaluation [default: the whole text]
+    /// Most blocks or examples of an evaluation [default: all]
     #[arg(long, value_name = "N")]
     pub eval_blocks: Option<usize>,
-    /// Save a checkpoint every so many steps; 0 is only at the end
-    #[arg(long, value_name = "N", default_value_t = 500)]
-    pub save_every: usize,
+    /// How training goes.
+    #[command(flatten)]
+    pub settings: SettingsArgs,
     /// How ranks are chosen, with --err.
     #[command(flatten)]
     pub target: TargetArgs,
     /// Which matrices are looked at, with --err.
     #[command(flatten)]
     pub selection: SelectionArgs,
+}
+
+/// How training goes. Nothing has a default here: it depends on what is trained on, and a
+/// resumed run has its own.
+#[derive(Args, Debug)]
+pub struct SettingsArgs {
+    /// What is trained; all else is frozen [default: lrc; full with --from-scratch]
+    #[arg(long, value_enum)]
+    pub trainable: Option<TrainableArg>,
+    /// Tokens in a block, or most tokens of an example [default: 1024; 512 for tasks]
+    #[arg(long, value_name = "N")]
+    pub seq_len: Option<usize>,
+    /// Blocks or examples in a batch [default: 4; 8 for tasks]
+    #[arg(long, value_name = "N")]
+    pub batch_size: Option<usize>,
+    /// Batches whose gradients make one step [default: 1]
+    #[arg(long, value_name = "N")]
+    pub accumulate: Option<usize>,
+    /// Steps in all [default: 10000; 1000 for tasks]
+    #[arg(long, value_name = "N")]
+    pub steps: Option<usize>,
+    /// Largest learning rate [default: 5e-5]
+    #[arg(long, allow_negative_numbers = true)]
+    pub lr: Option<f64>,
+    /// How the learning rate falls after warm-up [default: cosine]
+    #[arg(long, value_enum)]
+    pub schedule: Option<ScheduleArg>,
+    /// Steps over which the learning rate rises [default: 500, at most a tenth of all]
+    #[arg(long, value_name = "N")]
+    pub warmup: Option<usize>,
+    /// Share of the learning rate that it falls to [default: 0.1]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    pub lr_floor: Option<f64>,
+    /// Decoupled weight decay [default: 0]
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    pub weight_decay: Option<f64>,
+    /// Scale gradients down to this global norm [default: leave them]
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    pub clip: Option<f64>,
+    /// Read the data in its order, not shuffled anew in every epoch
+    #[arg(long)]
+    pub no_shuffle: bool,
+    /// Seed of the shuffling, of adapters, and of random weights [default: 0]
+    #[arg(long, value_name = "N")]
+    pub seed: Option<u64>,
+    /// Compute blocks of the model again for the backward pass instead of storing what they
+    /// computed: less memory, about a third more work
+    #[arg(long)]
+    pub recompute: bool,
+    /// Rank of the adapters of --trainable lora [default: 8]
+    #[arg(long, value_name = "R")]
+    pub lora_rank: Option<usize>,
+    /// Scale of the adapters, over their rank [default: 16]
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    pub lora_alpha: Option<f64>,
+    /// Rank of the gradients of --trainable galore [default: 128]
+    #[arg(long, value_name = "R")]
+    pub galore_rank: Option<usize>,
+    /// Steps between new projections of the gradients [default: 200]
+    #[arg(long, value_name = "N")]
+    pub galore_refresh: Option<usize>,
+    /// Scale of projected updates [default: 0.25]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    pub galore_scale: Option<f64>,
+    /// Evaluate every so many steps; 0 is never [default: 0]
+    #[arg(long, value_name = "N")]
+    pub eval_every: Option<usize>,
+    /// End after so many evaluations without a better one
+    #[arg(long, value_name = "N")]
+    pub patience: Option<usize>,
+    /// Save a checkpoint every so many steps; 0 is only at the end [default: 500]
+    #[arg(long, value_name = "N")]
+    pub save_every: Option<usize>,
 }
 
 /// What is trained.
@@ -243,6 +289,10 @@ pub enum TrainableArg {
     Full,
     /// The projections that stayed dense
     Nlrc,
+    /// LoRA adapters on all projections
+    Lora,
+    /// Every parameter, with the gradients of projections projected to low rank
+    Galore,
 }
 
 /// How the learning rate falls after warm-up.
@@ -256,33 +306,81 @@ pub enum ScheduleArg {
     Linear,
 }
 
-impl TrainStartArgs {
-    /// The settings of the run.
-    pub fn settings(&self) -> TrainSettings {
+/// The tasks.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TaskArg {
+    /// CommonsenseQA, multiple choice
+    Commonsenseqa,
+    /// SVAMP, arithmetic in words
+    Svamp,
+    /// BoolQ, yes or no about a passage
+    Boolq,
+    /// Coin flips, yes or no
+    Coinflip,
+    /// BIG-bench's tracking of shuffled objects
+    ObjectTracking,
+    /// StrategyQA, yes or no
+    Strategyqa,
+    /// Lines with a `prompt` and a `response` each
+    Jsonl,
+}
+
+impl From<TaskArg> for TaskKind {
+    fn from(task: TaskArg) -> Self {
+        match task {
+            TaskArg::Commonsenseqa => Self::CommonsenseQa,
+            TaskArg::Svamp => Self::Svamp,
+            TaskArg::Boolq => Self::BoolQ,
+            TaskArg::Coinflip => Self::CoinFlip,
+            TaskArg::ObjectTracking => Self::ObjectTracking,
+            TaskArg::Strategyqa => Self::StrategyQa,
+            TaskArg::Jsonl => Self::Jsonl,
+        }
+    }
+}
+
+impl SettingsArgs {
+    /// `base`, with what was given instead.
+    pub fn over(&self, base: TrainSettings) -> TrainSettings {
+        let trainable = self.trainable.map(|trainable| match trainable {
+            TrainableArg::Lrc => Trainable::Lrc,
+            TrainableArg::Full => Trainable::Full,
+            TrainableArg::Nlrc => Trainable::Nlrc,
+            TrainableArg::Lora => Trainable::Lora,
+            TrainableArg::Galore => Trainable::Galore,
+        });
+        let schedule = self.schedule.map(|schedule| match schedule {
+            ScheduleArg::Constant => ScheduleKind::Constant,
+            ScheduleArg::Cosine => ScheduleKind::Cosine,
+            ScheduleArg::Linear => ScheduleKind::Linear,
+        });
         TrainSettings {
-            trainable: match self.trainable {
-                TrainableArg::Lrc => Trainable::Lrc,
-                TrainableArg::Full => Trainable::Full,
-                TrainableArg::Nlrc => Trainable::Nlrc,
+            trainable: trainable.unwrap_or(base.trainable),
+            seq_len: self.seq_len.unwrap_or(base.seq_len),
+            batch_size: self.batch_size.unwrap_or(base.batch_size),
+            accumulate: self.accumulate.unwrap_or(base.accumulate),
+            steps: self.steps.unwrap_or(base.steps),
+            lr: self.lr.unwrap_or(base.lr),
+            schedule: schedule.unwrap_or(base.schedule),
+            warmup: self.warmup.unwrap_or(base.warmup),
+            lr_floor: self.lr_floor.unwrap_or(base.lr_floor),
+            weight_decay: self.weight_decay.unwrap_or(base.weight_decay),
+            clip: self.clip.or(base.clip),
+            shuffle: base.shuffle && !self.no_shuffle,
+            seed: self.seed.unwrap_or(base.seed),
+            recompute: base.recompute || self.recompute,
+            lora: LoraSettings {
+                rank: self.lora_rank.unwrap_or(base.lora.rank),
+                alpha: self.lora_alpha.unwrap_or(base.lora.alpha),
             },
-            seq_len: self.seq_len,
-            batch_size: self.batch_size,
-            accumulate: self.accumulate,
-            steps: self.steps,
-            lr: self.lr,
-            schedule: match self.schedule {
-                ScheduleArg::Constant => ScheduleKind::Constant,
-                ScheduleArg::Cosine => ScheduleKind::Cosine,
-                ScheduleArg::Linear => ScheduleKind::Linear,
+            galore: GaloreSettings {
+                rank: self.galore_rank.unwrap_or(base.galore.rank),
+                refresh: self.galore_refresh.unwrap_or(base.galore.refresh),
+                scale: self.galore_scale.unwrap_or(base.galore.scale),
             },
-            warmup: self.warmup,
-            lr_floor: self.lr_floor,
-            weight_decay: self.weight_decay,
-            clip: self.clip,
-            shuffle: !self.no_shuffle,
-            seed: self.seed,
-            eval_every: self.eval_every,
-            save_every: self.save_every,
+            eval_every: self.eval_every.unwrap_or(base.eval_every),
+            patience: self.patience.or(base.patience),
+            save_every: self.save_every.unwrap_or(base.save_every),
         }
     }
 }
@@ -293,12 +391,18 @@ pub struct EvalArgs {
     /// Model directory, dense or compressed
     pub model: PathBuf,
     /// UTF-8 text to predict
-    #[arg(long, value_name = "FILE")]
-    pub text: PathBuf,
+    #[arg(long, value_name = "FILE", required_unless_present = "task")]
+    pub text: Option<PathBuf>,
+    /// Task to answer instead, its test examples
+    #[arg(long, value_name = "NAME", value_enum, requires = "data", conflicts_with = "text")]
+    pub task: Option<TaskArg>,
+    /// The task's file, or a directory with it
+    #[arg(long, value_name = "PATH", requires = "task")]
+    pub data: Option<PathBuf>,
     /// Tokens in a block
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub seq_len: usize,
-    /// Most blocks to use [default: the whole text]
+    /// Most blocks or examples to use [default: all]
     #[arg(long, value_name = "N")]
     pub blocks: Option<usize>,
     /// Print JSON instead of a summary

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::process::ExitCode;
 
 use welore_burn::checkpoint::CheckpointError;
-use welore_burn::data::DataError;
+use welore_burn::data::{DataError, TaskError};
 use welore_burn::eval::EvalError;
 use welore_burn::llama::{ConfigError, GenerateError, LoadError, SamplerError};
 use welore_burn::plan::{PlanError, PlanFileError};
@@ -93,6 +93,7 @@ fn judge(error: &anyhow::Error) -> Verdict {
                 FilesError => files,
                 SpectrumError => spectrum,
                 DataError => data,
+                TaskError => task,
                 EvalError => eval,
                 GenerateError => generate,
                 PlanError => |_| Verdict::input(None),
@@ -193,7 +194,9 @@ fn train(error: &TrainError) -> Verdict {
         TrainError::NothingTrainable("lrc") => Verdict::input(
             "compress the model first, with --err or --plan, or train it --trainable full",
         ),
-        TrainError::TooShort { .. } => Verdict::input("use a longer text or a smaller --seq-len"),
+        TrainError::TooFewRows { .. } => {
+            Verdict::input("use more data, or a smaller --batch-size, --accumulate or --seq-len")
+        }
         TrainError::NotFinite { .. } => Verdict::failed("a smaller --lr or --clip 1 may help"),
         TrainError::Interrupted(_) => Verdict::failed(None),
         _ => Verdict::input(None),
@@ -211,6 +214,16 @@ fn data(error: &DataError) -> Verdict {
         DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
             "the model directory must hold the tokenizer.json of the tokenizers library",
         ),
+        _ => Verdict::input(None),
+    }
+}
+
+fn task(error: &TaskError) -> Verdict {
+    match error {
+        TaskError::Io { source, .. } if source.kind() != ErrorKind::NotFound => {
+            Verdict::failed(None)
+        }
+        TaskError::Malformed { .. } => Verdict::input("is --task the task of this file?"),
         _ => Verdict::input(None),
     }
 }

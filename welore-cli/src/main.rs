@@ -11,6 +11,8 @@ mod failure;
 #[macro_use]
 mod format;
 mod commands;
+mod demo_model;
+mod memory;
 mod terminal;
 
 use std::process::ExitCode;

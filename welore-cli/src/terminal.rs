@@ -61,8 +61,9 @@ impl Steps {
                 }
                 self.bar.set_message(text);
             }
-            TrainingEvent::Evaluation { step, perplexity } => {
-                let text = format!("step {step}: perplexity {}", format::perplexity(perplexity));
+            TrainingEvent::Evaluation { step, score } => {
+                let text =
+                    format!("step {step}: {} {}", score.name(), format::perplexity(score.value()));
                 self.bar.suspend(|| eprintln!("{text}"));
             }
         }

@@ -1,7 +1,13 @@
-//! Text files to tokens, tokens to blocks. Knows tokenizers, no model.
+//! Text and task files to tokens, tokens to rows. Knows tokenizers, no model.
 
-mod blocks;
+mod documents;
+mod rows;
+mod task;
 mod text;
+mod token_file;
 
-pub use blocks::TokenBlocks;
+pub use documents::{join_documents, read_documents};
+pub use rows::{TokenRow, TokenRows};
+pub use task::{Task, TaskError, TaskExample, TaskKind};
 pub use text::{DataError, TextTokenizer, read_text};
+pub use token_file::{read_rows, write_rows};

@@ -41,6 +41,22 @@ pub enum DataError {
         /// What the tokenizers crate says.
         reason: String,
     },
+    /// A line that is not what the file should hold.
+    #[error("{path}: line {line}: {reason}", path = path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Number of the line, from 1.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Not a token file.
+    #[error("{path}: not a token file", path = path.display())]
+    TokenFile {
+        /// The file.
+        path: PathBuf,
+    },
     /// The tokenizer refused a text.
     #[error("the text cannot be tokenized: {0}")]
     Encode(String),

@@ -1,13 +1,12 @@
 use std::num::NonZeroUsize;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::channel;
+use std::ops::ControlFlow;
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{Device, Int, Tensor, TensorData};
-use rayon::ThreadPoolBuilder;
 
 use crate::language::LanguageModel;
 use crate::progress::{Interrupted, Progress};
+use crate::workers::Workers;
 
 /// How perplexity is measured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -120,49 +119,31 @@ pub fn perplexity(
     Ok(Perplexity { perplexity: (nll / targets as f64).exp(), nll, tokens: targets, blocks })
 }
 
-/// The loss of every block, in order. Work is handed out block by block; an interruption or
-/// a loss that is not finite ends it early.
+/// The loss of every block, in order. An interruption or a loss that is not finite ends the
+/// work early.
 fn in_threads(
     blocks: &[&[u32]],
     threads: NonZeroUsize,
     loss: impl Fn(&[u32]) -> f64 + Sync,
     progress: &mut dyn Progress,
 ) -> Result<Vec<f64>, Interrupted> {
-    let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
     let mut losses = vec![0.0; blocks.len()];
-    // Backends run on the rayon pool they are called in. Pools of their own keep the threads
-    // out of each other's way.
-    let threads = threads.get().min(blocks.len());
-    let share = rayon::current_num_threads().div_ceil(threads);
-    std::thread::scope(|scope| {
-        let (sender, receiver) = channel();
-        for _ in 0..threads {
-            let (sender, next, stop, loss) = (sender.clone(), &next, &stop, &loss);
-            scope.spawn(move || {
-                let pool = ThreadPoolBuilder::new().num_threads(share).build();
-                while !stop.load(Ordering::Relaxed) {
-                    let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(block) = blocks.get(index) else { return };
-                    let nll = match &pool {
-                        Ok(pool) => pool.install(|| loss(block)),
-                        Err(_) => loss(block),
-                    };
-                    sender.send((index, nll)).expect("the receiver outlives the threads");
-                }
-            });
-        }
-        drop(sender);
-        let mut outcome = Ok(());
-        for (index, nll) in receiver {
+    let mut outcome = Ok(());
+    Workers::new(threads).spread(
+        blocks.len(),
+        |index| loss(blocks[index]),
+        |index, nll| {
             losses[index] = nll;
-            outcome = outcome.and_then(|()| progress.step(&format!("block {}", index + 1)));
-            if outcome.is_err() || !nll.is_finite() {
-                stop.store(true, Ordering::Relaxed);
+            if outcome.is_ok() {
+                outcome = progress.step(&format!("block {}", index + 1));
             }
-        }
-        outcome
-    })?;
-    Ok(losses)
+            match outcome.is_ok() && nll.is_finite() {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            }
+        },
+    );
+    outcome.map(|()| losses)
 }
 
 fn check(

@@ -4,6 +4,8 @@
 //! checkpoints are f32 or narrower, so the decomposition adds no error of its own that a
 //! stored factor could show.
 
+mod subspace;
 mod svd;
 
+pub use subspace::leading_left_vectors;
 pub use svd::{BalancedFactors, LinalgError, Matrix, balanced_factors, singular_values};

@@ -78,7 +78,7 @@ impl Matrix {
 
     /// Divides by the power of two next to the largest entry, and returns it. Exact, and it
     /// keeps squares of huge or denormal entries inside the range of f64.
-    fn scaled(&self) -> (Vec<f64>, f64) {
+    pub(super) fn scaled(&self) -> (Vec<f64>, f64) {
         let largest = self.data.iter().fold(0.0f64, |max, x| max.max(x.abs()));
         if largest == 0.0 {
             return (self.data.clone(), 1.0);

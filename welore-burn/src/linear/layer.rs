@@ -70,7 +70,7 @@ impl LowRankLinearConfig {
 /// Should be created with [`LowRankLinearConfig`], or from an `nn::Linear`.
 ///
 /// Dense: `O = I W + b`. Factored: `O = (I down) up + b`; the product `down · up` is never
-/// built. The fields are those of Burn's `nn::Linear`, and a factored weight is Burn's own
+/// built, and neither is that of a LoRA adapter. The fields are those of Burn's `nn::Linear`, and a factored weight is Burn's own
 /// parameter reparameterization, so records, optimizers, `valid`, `train`, `to_device`,
 /// `num_params` and `materialize` work as for any module.
 ///
@@ -126,10 +126,16 @@ impl LowRankLinear {
         let d_input = self.d_input();
         assert_eq!(input.dims()[D - 1], d_input, "the last axis of the input must be d_input");
         let bias = self.bias.as_ref().map(|bias| bias.val());
-        match self.factors() {
-            Some((down, up)) => linear(linear(input, down, None), up, bias),
-            None => linear(input, self.weight.val(), bias),
+        if let Some((down, up)) = self.factors() {
+            return linear(linear(input, down, None), up, bias);
         }
+        if let Some(adapter) = self.weight.adapter() {
+            // Beside the weight: added to it, the adapter would cost a gradient of its size.
+            let adapted =
+                linear(linear(input.clone(), adapter.a.val(), None), adapter.b.val(), None);
+            return linear(input, self.weight.base(), bias) + adapted.mul_scalar(adapter.scale);
+        }
+        linear(input, self.weight.val(), bias)
     }
 
     /// The factors `(down [d_input, rank], up [rank, d_output])`, if the layer is factored.

@@ -114,25 +114,10 @@ impl Attention {
             Some((cache, layer)) => cache.extend(layer, keys, values),
             None => (keys, values),
         };
-        let context = attend(queries, self.per_query(keys), self.per_query(values), mask);
+        let context = attend(queries, keys, values, mask);
         let context =
             context.swap_dims(1, 2).reshape([batch, positions, self.heads * self.head_dim]);
         self.o_proj.forward(context)
-    }
-
-    /// Repeats each key or value head for the query heads that share it.
-    fn per_query(&self, x: Tensor<4>) -> Tensor<4> {
-        let group = self.heads / self.kv_heads;
-        if group == 1 {
-            return x;
-        }
-        let [batch, kv_heads, positions, width] = x.dims();
-        x.unsqueeze_dim::<5>(2).repeat_dim(2, group).reshape([
-            batch,
-            kv_heads * group,
-            positions,
-            width,
-        ])
     }
 }
 
@@ -141,18 +126,23 @@ const LONG: usize = 256;
 /// Parts of a long attention.
 const PARTS: usize = 4;
 
-/// Causal attention. Long ones go in parts of the queries, each with the keys up to its end
-/// only: four parts skip 3/8 of the work and of the memory, all of it behind the mask.
+/// Causal attention of queries `[batch, heads, rows, width]` to keys and values
+/// `[batch, kv_heads, cols, width]`. Long ones go in parts of the queries, each with the keys up
+/// to its end only: four parts skip 3/8 of the work and of the memory, all of it behind the mask.
 fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalMask) -> Tensor<4> {
-    let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
     let ([_, _, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
     let part = |start: usize, len: usize| {
         // The mask is aligned to the last key, which is the last query's own.
         let seen = cols - rows + start + len;
         let queries = queries.clone().narrow(2, start, len);
         let (keys, values) = (keys.clone().narrow(2, 0, seen), values.clone().narrow(2, 0, seen));
-        let mask = mask.for_scores(&queries, start, &keys);
-        attention(queries, keys, values, mask, None, options)
+        match &mask.bias {
+            Some(bias) => {
+                let bias = bias.clone().narrow(2, start, len).narrow(3, 0, seen);
+                attend_tracked(queries, keys, values, bias)
+            }
+            None => attend_plain(queries, keys, values, mask, start),
+        }
     };
     if rows < LONG {
         return part(0, rows);
@@ -162,31 +152,87 @@ fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalM
     Tensor::cat(parts.collect(), 2)
 }
 
-/// Which positions a query does not see, beside those after it.
+/// Burn's attention, which is a fused kernel where the device has one.
+fn attend_plain(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    mask: &CausalMask,
+    start: usize,
+) -> Tensor<4> {
+    let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+    let ([_, heads, _, _], [batch, kv_heads, cols, width]) = (queries.dims(), keys.dims());
+    let group = heads / kv_heads;
+    let per_query = |x: Tensor<4>| match group {
+        1 => x,
+        _ => x.unsqueeze_dim::<5>(2).repeat_dim(2, group).reshape([batch, heads, cols, width]),
+    };
+    let (keys, values) = (per_query(keys), per_query(values));
+    let mask = mask.for_scores(&queries, start, &keys);
+    attention(queries, keys, values, mask, None, options)
+}
+
+/// Attention for training, where Burn has no fused kernel and records every operation. Made of
+/// few operations on the scores: the scale is on the queries, the sum of the softmax is one
+/// more column of the values, and the division comes after the product. The heads that share
+/// keys are rows of one product.
+fn attend_tracked(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    bias: Tensor<4>,
+) -> Tensor<4> {
+    let ([batch, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
+    let shared = [batch, kv_heads, heads / kv_heads * rows, width];
+    let queries = queries.mul_scalar((width as f64).powf(-0.5)).reshape(shared);
+    let scores = queries.matmul(keys.swap_dims(2, 3)).reshape([batch, heads, rows, cols]) + bias;
+    // The largest score only keeps the exponential in range; it cancels out of result and
+    // gradient.
+    let largest = Tensor::from_inner(scores.clone().inner().max_dim(3));
+    let weights = (scores - largest).exp().reshape([batch, kv_heads, shared[2], cols]);
+    let ones = Tensor::ones([batch, kv_heads, cols, 1], &values.device());
+    let context = weights.matmul(Tensor::cat(vec![values, ones], 3));
+    let (sums, context) = (context.clone().narrow(3, width, 1), context.narrow(3, 0, width));
+    (context / sums).reshape([batch, heads, rows, width])
+}
+
+/// Which positions a query does not see.
 #[derive(Debug, Clone)]
 pub struct CausalMask {
-    /// `true` where a key is out of the window, `[1, 1, queries, keys]`.
+    /// `true` where a key is out of the window, `[1, 1, queries, keys]`; `None` where the
+    /// window, if any, holds all keys. Keys after the query are not told here.
     outside: Option<Tensor<4, Bool>>,
+    /// What is added to scores, 0 where a key is seen and −∞ where it is not, `[1, 1,
+    /// queries, keys]`. Only where gradients are recorded.
+    bias: Option<Tensor<4>>,
 }
 
 impl CausalMask {
-    /// Every query sees all positions up to its own.
-    pub fn full() -> Self {
-        Self { outside: None }
-    }
-
-    /// Every query sees the last `window` positions up to its own (Mistral, arXiv 2310.06825).
-    /// Queries are the last `queries` of `keys` positions.
-    pub fn windowed(window: usize, queries: usize, keys: usize, device: &Device) -> Self {
-        if keys <= window {
-            return Self::full();
+    /// Every query sees all positions up to its own, or the last `window` of them (Mistral,
+    /// arXiv 2310.06825). Queries are the last `queries` of `keys` positions.
+    pub fn new(window: Option<usize>, queries: usize, keys: usize, device: &Device) -> Self {
+        let window = window.filter(|window| *window < keys);
+        let tracked = device.is_autodiff();
+        if window.is_none() && !tracked {
+            return Self { outside: None, bias: None };
         }
         let first = (keys - queries) as i64;
         let rows = Tensor::<1, Int>::arange(first..keys as i64, device).reshape([queries, 1]);
         let cols = Tensor::<1, Int>::arange(0..keys as i64, device).reshape([1, keys]);
         let distance = rows.expand([queries, keys]) - cols.expand([queries, keys]);
-        let outside = distance.greater_equal_scalar(window as i64);
-        Self { outside: Some(outside.reshape([1, 1, queries, keys])) }
+        let shape = [1, 1, queries, keys];
+        let outside = window
+            .map(|window| distance.clone().greater_equal_scalar(window as i64).reshape(shape));
+        let bias = tracked.then(|| {
+            let bias = Tensor::<4>::zeros(shape, device);
+            let after = distance.lower_scalar(0).reshape(shape);
+            let bias = bias.mask_fill(after, f32::NEG_INFINITY);
+            match &outside {
+                Some(outside) => bias.mask_fill(outside.clone(), f32::NEG_INFINITY),
+                None => bias,
+            }
+        });
+        Self { outside, bias }
     }
 
     /// The mask for queries from number `start` on, against the first keys.
@@ -241,10 +287,52 @@ mod tests {
             (1, 90, 30),
         ] {
             let (q, k, v) = (random(rows), random(cols), random(cols));
-            let mask = CausalMask::windowed(window, rows, cols, &device);
+            let mask = CausalMask::new(Some(window), rows, cols, &device);
             let expected = by_definition(q.clone(), k.clone(), v.clone(), window).into_data();
             let got = attend(q, k, v, &mask).into_data();
             got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+
+    #[test]
+    fn attention_for_training_has_the_result_and_the_gradients_of_the_definition() {
+        let plain = Device::default();
+        let device = plain.clone().autodiff();
+        let random = |heads, len, scale| {
+            let shape = [2, heads, len, 8];
+            Tensor::<4>::random(shape, Distribution::Normal(0.0, scale), &plain)
+        };
+        // Two heads share keys; scores reach far beyond the range of the exponential.
+        for (rows, window, scale) in [(9, 99, 1.0), (9, 4, 6.0), (257, 100, 1.0)] {
+            // A score is good to its own rounding, and so is the logarithm of a weight: some
+            // units of rounding times the largest score.
+            let tolerance =
+                32.0 * f64::from(f32::EPSILON) * (1.0 + 4.0 * scale * scale * 8f64.sqrt());
+            let given = [random(4, rows, scale), random(2, rows, scale), random(2, rows, 1.0)];
+            let leaves = given.clone().map(|x| Tensor::from_inner(x).require_grad());
+            let weights = Tensor::from_inner(random(4, rows, 1.0));
+            let mask = CausalMask::new(Some(window), rows, rows, &device);
+            let [q, k, v] = leaves.clone();
+            let got = attend(q, k, v, &mask);
+            let backward = (got.clone() * weights.clone()).sum().backward();
+
+            let reference = given.map(|x| Tensor::from_inner(x).require_grad());
+            let [q, k, v] = reference.clone();
+            let repeated = |x: Tensor<4>| x.repeat_dim(1, 2).reshape([2, 2, 2, rows, 8]);
+            let per_query = |x| repeated(x).swap_dims(1, 2).reshape([2, 4, rows, 8]);
+            let expected = by_definition(q, per_query(k), per_query(v), window);
+            let expected_backward = (expected.clone() * weights).sum().backward();
+
+            let close = |a: Tensor<4>, b: Tensor<4>| {
+                let scale = b.clone().abs().max().into_scalar::<f64>();
+                let gap = (a - b).abs().max().into_scalar::<f64>();
+                assert!(gap < tolerance * scale, "{gap} of {scale}");
+            };
+            close(got.inner(), expected.inner());
+            for (leaf, reference) in leaves.iter().zip(&reference) {
+                let expected = reference.grad(&expected_backward).unwrap();
+                close(leaf.grad(&backward).unwrap(), expected);
+            }
         }
     }
 }

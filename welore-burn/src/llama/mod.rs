@@ -24,6 +24,6 @@ pub use hf_config::ConfigError;
 pub use load::{
     LoadError, LoadedLlama, OpenedLlama, load_llama, open_llama, read_config, read_plan,
 };
-pub use model::{Llama, LlamaModel};
+pub use model::{Llama, LlamaModel, Pass};
 pub use rotary::{Rotary, RotaryTable};
 pub use sampling::{Sampler, SamplerError};

@@ -1,4 +1,4 @@
-use burn::module::Module;
+use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, RmsNorm, RmsNormConfig};
 use burn::tensor::{Device, Int, Tensor};
 
@@ -6,7 +6,7 @@ use super::attention::CausalMask;
 use super::block::Block;
 use super::cache::KvCache;
 use super::config::LlamaConfig;
-use super::rotary::Rotary;
+use super::rotary::{Rotary, RotaryTable};
 use crate::language::LanguageModel;
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
@@ -75,6 +75,20 @@ impl LlamaConfig {
 }
 
 impl Llama {
+    /// Draws all parameters that are not there yet, in the order of their paths: the same
+    /// seed gives the same model on the same kind of device.
+    pub fn initialize(&self, seed: u64, device: &Device) {
+        struct Draw;
+        impl ModuleVisitor for Draw {
+            fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+                // Reading a lazy parameter draws it.
+                let _drawn = param.base();
+            }
+        }
+        device.seed(seed);
+        self.visit(&mut Draw);
+    }
+
     /// Logits of every position.
     ///
     /// # Shapes
@@ -119,8 +133,22 @@ impl Llama {
 }
 
 impl LanguageModel for Llama {
-    fn hidden(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
-        self.model.forward(tokens, None)
+    type Pass = Pass;
+
+    fn begin(&self, tokens: Tensor<2, Int>) -> (Tensor<3>, Pass) {
+        self.model.begin(tokens, 0)
+    }
+
+    fn blocks(&self) -> usize {
+        self.model.layers.len()
+    }
+
+    fn block(&self, index: usize, x: Tensor<3>, pass: &Pass) -> Tensor<3> {
+        self.model.block(index, x, pass, None)
+    }
+
+    fn end(&self, x: Tensor<3>) -> Tensor<3> {
+        self.model.norm.forward(x)
     }
 
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
@@ -130,6 +158,14 @@ impl LanguageModel for Llama {
     fn vocab_size(&self) -> usize {
         Llama::vocab_size(self)
     }
+}
+
+/// Positions and masks of one pass over tokens, which all blocks share.
+#[derive(Debug, Clone)]
+pub struct Pass {
+    rotary: RotaryTable,
+    full: CausalMask,
+    windowed: CausalMask,
 }
 
 impl LlamaModel {
@@ -142,26 +178,39 @@ impl LlamaModel {
     /// - output: `[batch, positions, hidden_size]`
     pub fn forward(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
         let [_, positions] = tokens.dims();
-        let device = tokens.device();
         let start = cache.as_ref().map_or(0, |cache| cache.len());
-        let rotary = self.rotary.table(start, positions, &device);
-        let full = CausalMask::full();
-        let windowed = self
-            .window
-            .map(|window| CausalMask::windowed(window.size, positions, start + positions, &device));
-
-        let mut x = self.embed_tokens.forward(tokens);
-        for (index, layer) in self.layers.iter().enumerate() {
-            let mask = match (&windowed, self.window) {
-                (Some(windowed), Some(window)) if index >= window.first_layer => windowed,
-                _ => &full,
-            };
-            let cache = cache.as_deref_mut().map(|cache| (cache, index));
-            x = layer.forward(x, &rotary, mask, cache);
+        let (mut x, pass) = self.begin(tokens, start);
+        for index in 0..self.layers.len() {
+            x = self.block(index, x, &pass, cache.as_deref_mut());
         }
         if let Some(cache) = cache {
             cache.advance(positions);
         }
         self.norm.forward(x)
+    }
+
+    /// Embeds tokens whose first one has position `start`.
+    fn begin(&self, tokens: Tensor<2, Int>, start: usize) -> (Tensor<3>, Pass) {
+        let [_, positions] = tokens.dims();
+        let device = tokens.device();
+        let mask = |window| CausalMask::new(window, positions, start + positions, &device);
+        let full = mask(None);
+        let windowed = self.window.map_or_else(|| full.clone(), |window| mask(Some(window.size)));
+        let rotary = self.rotary.table(start, positions, &device);
+        (self.embed_tokens.forward(tokens), Pass { rotary, full, windowed })
+    }
+
+    fn block(
+        &self,
+        index: usize,
+        x: Tensor<3>,
+        pass: &Pass,
+        cache: Option<&mut KvCache>,
+    ) -> Tensor<3> {
+        let mask = match self.window {
+            Some(window) if index >= window.first_layer => &pass.windowed,
+            _ => &pass.full,
+        };
+        self.layers[index].forward(x, &pass.rotary, mask, cache.map(|cache| (cache, index)))
     }
 }

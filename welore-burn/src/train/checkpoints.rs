@@ -7,6 +7,7 @@ use burn::store::ModuleRecord;
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
+use super::score::Score;
 use crate::checkpoint::{CheckpointError, write_file};
 
 /// How far a run has come. With the settings this says which block comes next, so no random
@@ -17,14 +18,28 @@ pub struct Position {
     pub step: usize,
     /// Tokens seen.
     pub tokens: u64,
-    /// Lowest perplexity of an evaluation so far.
-    pub best_perplexity: Option<f64>,
+    /// Best score of an evaluation so far.
+    pub best: Option<Score>,
+    /// Evaluations since the best one.
+    pub stale: usize,
 }
 
 impl Position {
     /// Before the first step.
     pub fn start() -> Self {
-        Self { step: 0, tokens: 0, best_perplexity: None }
+        Self { step: 0, tokens: 0, best: None, stale: 0 }
+    }
+
+    /// Takes note of an evaluation; whether it is the best so far.
+    pub fn note(&mut self, score: Score) -> bool {
+        let best = self.best.is_none_or(|best| score.is_better_than(best));
+        if best {
+            self.best = Some(score);
+            self.stale = 0;
+        } else {
+            self.stale += 1;
+        }
+        best
     }
 }
 
@@ -34,6 +49,7 @@ impl Position {
 #[derive(Debug)]
 pub struct Checkpoints {
     dir: PathBuf,
+    origin: String,
 }
 
 const PARAMETERS: &str = "trainable.bpk";
@@ -41,20 +57,23 @@ const OPTIMIZER: &str = "optimizer.bpk";
 
 #[derive(Serialize, Deserialize)]
 struct Pointer {
+    /// The model that the run began with.
+    origin: String,
     directory: String,
     position: Position,
 }
 
 impl Checkpoints {
-    /// The checkpoints under `dir`, which is made if needed.
+    /// The checkpoints under `dir`, which is made if needed. `origin` identifies the model
+    /// that the run begins with, such as by a digest: checkpoints of others are refused.
     ///
     /// # Errors
     ///
     /// [`TrainError::Checkpoint`].
-    pub fn open(dir: impl AsRef<Path>) -> Result<Self, TrainError> {
+    pub fn open(dir: impl AsRef<Path>, origin: &str) -> Result<Self, TrainError> {
         let dir = dir.as_ref().to_path_buf();
         fs::create_dir_all(&dir).map_err(|source| io(&dir, source))?;
-        Ok(Self { dir })
+        Ok(Self { dir, origin: origin.into() })
     }
 
     /// Saves a checkpoint as the last one, and as the best one if `best`. Returns where.
@@ -94,8 +113,12 @@ impl Checkpoints {
         }
         fs::rename(path, &target).map_err(|source| io(&target, source))?;
         let _renamed = staging.keep();
-        let pointer = serde_json::to_vec_pretty(&Pointer { directory: name, position })
-            .expect("numbers and strings always serialize");
+        let pointer = serde_json::to_vec_pretty(&Pointer {
+            origin: self.origin.clone(),
+            directory: name,
+            position,
+        })
+        .expect("numbers and strings always serialize");
         if best {
             write_file(self.dir.join("best.json"), &pointer)?;
         }
@@ -108,9 +131,12 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`].
+    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`], [`TrainError::Foreign`].
     pub fn last(&self) -> Result<(Position, PathBuf), TrainError> {
         let pointer = self.pointer("last.json")?;
+        if pointer.origin != self.origin {
+            return Err(TrainError::Foreign { path: self.dir.join("last.json") });
+        }
         Ok((pointer.position, self.dir.join(pointer.directory)))
     }
 
@@ -119,7 +145,7 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`].
+    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`], [`TrainError::Foreign`].
     pub fn load_last<M: Module>(
         &self,
         module: M,

@@ -18,13 +18,13 @@ pub enum TrainError {
     /// Nothing to train.
     #[error("`{0}` leaves nothing to train in this model")]
     NothingTrainable(&'static str),
-    /// Not enough text.
-    #[error("the text has {tokens} tokens, which do not fill one block of {seq_len}")]
-    TooShort {
-        /// Tokens of the text.
-        tokens: usize,
-        /// Tokens in a block.
-        seq_len: usize,
+    /// Less data than one step takes.
+    #[error("there are {rows} rows to train on, fewer than the {batch} of one step")]
+    TooFewRows {
+        /// Blocks of the text, or examples of the task.
+        rows: usize,
+        /// Rows in a step: batch size times accumulated batches.
+        batch: usize,
     },
     /// A token the model does not know.
     #[error(
@@ -54,6 +54,12 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
+    /// A checkpoint of another run.
+    #[error("{path}: this checkpoint was made from another model", path = path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is no checkpoint to go on from.
     #[error("{path}: there is no checkpoint to resume from", path = path.display())]
     NoCheckpoint {
@@ -66,6 +72,9 @@ pub enum TrainError {
     /// Evaluation failed.
     #[error(transparent)]
     Eval(#[from] EvalError),
+    /// An evaluation of the caller's own failed.
+    #[error("the evaluation failed: {0}")]
+    Evaluation(Box<dyn std::error::Error + Send + Sync>),
     /// The user stopped the work; a checkpoint was saved.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),

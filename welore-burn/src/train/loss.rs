@@ -1,57 +1,182 @@
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::activation::log_softmax;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
+use crate::data::TokenRow;
 use crate::language::LanguageModel;
 
-/// Logits that exist at once, 34 MB of f32; backward holds a few copies of them.
-const LOGITS_AT_ONCE: usize = 1 << 23;
+/// Logits that exist at once, 17 MB of f32; backward holds three of them.
+const LOGITS_AT_ONCE: usize = 1 << 22;
 
-/// Mean token cross-entropy of a batch, and the gradients of `share` times it with respect to
-/// all trainable parameters. The loss itself is not scaled.
+/// Rows of tokens as tensors. Short rows are filled up at the end, where causal attention
+/// lets nothing see the filling; only tokens that are to be predicted have a target.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// `[rows, positions]`.
+    tokens: Tensor<2, Int>,
+    /// Numbers of the positions that predict, counted through all rows, `[targets]`.
+    places: Tensor<1, Int>,
+    /// The tokens to predict there, `[targets, 1]`.
+    targets: Tensor<2, Int>,
+}
+
+impl Batch {
+    /// Puts rows on a device.
+    pub fn new(rows: &[TokenRow<'_>], device: &Device) -> Self {
+        let positions = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
+        let mut tokens = vec![0i32; rows.len() * positions];
+        let (mut places, mut targets) = (Vec::new(), Vec::new());
+        for (number, row) in rows.iter().enumerate() {
+            let start = number * positions;
+            for (place, token) in row.tokens.iter().enumerate() {
+                tokens[start + place] = *token as i32;
+                if place >= row.given {
+                    places.push((start + place - 1) as i32);
+                    targets.push(*token as i32);
+                }
+            }
+        }
+        let count = targets.len();
+        Self {
+            tokens: Tensor::from_data(TensorData::new(tokens, [rows.len(), positions]), device),
+            places: Tensor::from_data(TensorData::new(places, [count]), device),
+            targets: Tensor::from_data(TensorData::new(targets, [count, 1]), device),
+        }
+    }
+
+    /// Number of tokens to predict.
+    pub fn targets(&self) -> usize {
+        let [targets] = self.places.dims();
+        targets
+    }
+
+    /// The hidden states that predict, `[batch, positions, width]` to `[targets, width]`.
+    fn predicting(&self, hidden: Tensor<3>) -> Tensor<2> {
+        let [batch, positions, width] = hidden.dims();
+        hidden.reshape([batch * positions, width]).select(0, self.places.clone())
+    }
+}
+
+/// Sum of the token cross-entropies of a batch, each times `share`, and its gradients with
+/// respect to all trainable parameters. The mean is at `share = 1 / targets`.
 ///
-/// Every token but the first of a row is predicted. Logits never exist for all tokens at
-/// once: the head runs forward and backward over pieces of the hidden states, cut off from
-/// the body, and the body then gets the gradient of the hidden states in one go. This is
-/// exact; only the order of sums differs.
+/// Logits never exist for all tokens at once: the head runs forward and backward over pieces
+/// of the hidden states, cut off from the body, and the body then gets the gradient of the
+/// hidden states in one go. With `recompute` the body goes block by block too: only the input
+/// of each block is stored, and what it computed is computed again for its backward pass.
+/// Both are exact; only the order of sums differs.
 ///
-/// # Shapes
-///
-/// - tokens: `[batch, positions]`, on the model's autodiff device
+/// The batch must be on the model's autodiff device.
 pub fn loss_and_gradients<M: LanguageModel>(
     model: &M,
-    tokens: Tensor<2, Int>,
+    batch: &Batch,
     share: f64,
+    recompute: bool,
 ) -> (Tensor<1>, GradientsParams) {
-    let [batch, positions] = tokens.dims();
-    let rows = batch * (positions - 1);
-    let hidden = model.hidden(tokens.clone());
-    let [_, _, width] = hidden.dims();
-    let hidden = hidden.narrow(1, 0, positions - 1).reshape([rows, width]);
-    let targets = tokens.narrow(1, 1, positions - 1).reshape([rows, 1]);
+    let mut pass = BackwardPass { model, gradients: GradientsAccumulator::new() };
+    let loss = if recompute { pass.recomputed(batch, share) } else { pass.stored(batch, share) };
+    (loss, pass.gradients.grads())
+}
 
-    let mut gradients = GradientsAccumulator::new();
-    let mut hidden_gradients = Vec::new();
-    let mut losses = Vec::new();
-    let most = (LOGITS_AT_ONCE / model.vocab_size()).clamp(1, rows);
-    for start in (0..rows).step_by(most) {
-        let len = most.min(rows - start);
-        let piece = hidden.clone().narrow(0, start, len).without_autodiff();
-        let leaf = Tensor::from_inner(piece).require_grad();
-        let logits = model.logits(leaf.clone().unsqueeze_dim::<3>(0)).squeeze_dim::<2>(0);
-        let target = targets.clone().narrow(0, start, len);
-        let loss = log_softmax(logits, 1).gather(1, target).sum().mul_scalar(-1.0 / rows as f64);
-        losses.push(loss.clone().without_autodiff());
-        let mut backward = loss.mul_scalar(share).backward();
-        let of_leaf = leaf.grad_remove(&mut backward).expect("the leaf requires a gradient");
-        hidden_gradients.push(of_leaf);
-        gradients.accumulate(model, GradientsParams::from_grads(backward, model));
+/// A backward pass in pieces, with the parameters' gradients so far.
+struct BackwardPass<'a, M> {
+    model: &'a M,
+    gradients: GradientsAccumulator<M>,
+}
+
+impl<M: LanguageModel> BackwardPass<'_, M> {
+    fn stored(&mut self, batch: &Batch, share: f64) -> Tensor<1> {
+        let hidden = batch.predicting(self.model.hidden(batch.tokens.clone()));
+        let (loss, gradient) = self.head(hidden.clone(), batch, share);
+        self.back(hidden, gradient, None);
+        loss
     }
-    let loss = Tensor::cat(losses, 0).sum();
-    if hidden.is_require_grad() || hidden.is_autodiff() {
-        let weights = Tensor::from_inner(Tensor::cat(hidden_gradients, 0));
-        let backward = (hidden * weights).sum().backward();
-        gradients.accumulate(model, GradientsParams::from_grads(backward, model));
+
+    fn recomputed(&mut self, batch: &Batch, share: f64) -> Tensor<1> {
+        let model = self.model;
+        let (embedded, pass) = model.begin(batch.tokens.clone());
+        let mut inputs = Vec::new();
+        {
+            let plain = model.valid();
+            let (mut x, pass) = plain.begin(batch.tokens.clone().inner());
+            for index in 0..plain.blocks() {
+                inputs.push(x.clone());
+                x = plain.block(index, x, &pass);
+            }
+            inputs.push(x);
+        }
+        let end = leaf(inputs.pop().expect("the end has an input"));
+        let hidden = batch.predicting(model.end(end.clone()));
+        let (loss, gradient) = self.head(hidden.clone(), batch, share);
+        let mut gradient = self.back(hidden, gradient, Some(&end)).expect("the end is a leaf");
+        for (index, input) in inputs.into_iter().enumerate().rev() {
+            let input = leaf(input);
+            let output = model.block(index, input.clone(), &pass);
+            gradient = self.back(output, gradient, Some(&input)).expect("the input is a leaf");
+        }
+        self.back(embedded, gradient, None);
+        loss
     }
-    (loss, gradients.grads())
+
+    /// Loss of the hidden states `[targets, width]`, and its gradient with respect to them.
+    fn head(&mut self, hidden: Tensor<2>, batch: &Batch, share: f64) -> (Tensor<1>, Tensor<2>) {
+        let rows = batch.targets();
+        let hidden = hidden.inner();
+        let (mut losses, mut gradients) = (Vec::new(), Vec::new());
+        let most = (LOGITS_AT_ONCE / self.model.vocab_size()).clamp(1, rows.max(1));
+        // Pieces of one size, not a small one at the end.
+        let most = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
+        for start in (0..rows).step_by(most) {
+            let len = most.min(rows - start);
+            let piece = leaf(hidden.clone().narrow(0, start, len));
+            let logits = self.model.logits(piece.clone().unsqueeze_dim::<3>(0)).squeeze_dim::<2>(0);
+            let targets = batch.targets.clone().narrow(0, start, len);
+            let (loss, gradient) = cross_entropy(logits.clone().inner(), targets.inner(), share);
+            losses.push(loss);
+            let mut backward = (logits * Tensor::from_inner(gradient)).sum().backward();
+            gradients.push(piece.grad_remove(&mut backward).expect("the piece is a leaf"));
+            self.collect(GradientsParams::from_grads(backward, self.model));
+        }
+        (Tensor::cat(losses, 0).sum().mul_scalar(share), Tensor::cat(gradients, 0))
+    }
+
+    /// Hands the gradient of an output back to the parameters and to `input`.
+    fn back<const D: usize>(
+        &mut self,
+        output: Tensor<D>,
+        gradient: Tensor<D>,
+        input: Option<&Tensor<3>>,
+    ) -> Option<Tensor<3>> {
+        if !output.is_tracked() {
+            // Nothing trains below, as where the embedding is frozen.
+            return None;
+        }
+        let mut backward = (output * Tensor::from_inner(gradient)).sum().backward();
+        let gradient = input.and_then(|input| input.grad_remove(&mut backward));
+        self.collect(GradientsParams::from_grads(backward, self.model));
+        gradient
+    }
+
+    fn collect(&mut self, gradients: GradientsParams) {
+        self.gradients.accumulate(self.model, gradients);
+    }
+}
+
+/// Cross-entropy of every row, `[rows, vocab_size]` to `[rows]`, and the gradient of `share`
+/// times their sum: `share · (softmax − one-hot)`. By its formula and not by autodiff, which
+/// keeps and passes over tensors of the logits' size a dozen times.
+fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>, share: f64) -> (Tensor<1>, Tensor<2>) {
+    let [rows, _] = logits.dims();
+    let softmax = softmax(logits.clone(), 1);
+    // `log Σ exp x = max x - log max softmax(x)`, of which nothing under- or overflows.
+    let log_sum = logits.clone().max_dim(1) - softmax.clone().max_dim(1).log();
+    let loss = log_sum - logits.gather(1, targets.clone());
+    let ones = Tensor::ones([rows, 1], &loss.device());
+    let gradient = softmax.scatter(1, targets, -ones, IndexingUpdateOp::Add).mul_scalar(share);
+    (loss.reshape([rows]), gradient)
+}
+
+/// A tensor that gradients are computed for, and nothing before it.
+fn leaf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
+    Tensor::from_inner(x).require_grad()
 }

@@ -32,14 +32,55 @@ pub struct TrainSettings {
     pub shuffle: bool,
     /// Seed of the shuffling.
     pub seed: u64,
+    /// Whether blocks of the model compute again what backward needs, instead of storing it:
+    /// less memory for about a third more work.
+    pub recompute: bool,
+    /// Adapters, where they are what is trained.
+    pub lora: LoraSettings,
+    /// Gradient projection, where it is how training goes.
+    pub galore: GaloreSettings,
     /// Steps between evaluations; 0 is none.
     pub eval_every: usize,
+    /// Evaluations without a better score after which the run ends.
+    pub patience: Option<usize>,
     /// Steps between checkpoints; 0 is only at the end.
     pub save_every: usize,
 }
 
 /// No run is larger in any count; keeps later products from overflowing.
 const MOST: usize = 1_000_000_000;
+
+/// LoRA adapters (arXiv 2106.09685), `W + alpha / rank · A B`.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LoraSettings {
+    /// Rank of the adapters.
+    pub rank: usize,
+    /// Scale of the adapters, over their rank.
+    pub alpha: f64,
+}
+
+impl Default for LoraSettings {
+    fn default() -> Self {
+        Self { rank: 8, alpha: 16.0 }
+    }
+}
+
+/// Gradient low-rank projection (GaLore, arXiv 2403.03507).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct GaloreSettings {
+    /// Rank of the projected gradients.
+    pub rank: usize,
+    /// Steps between new projections.
+    pub refresh: usize,
+    /// Scale of the updates.
+    pub scale: f64,
+}
+
+impl Default for GaloreSettings {
+    fn default() -> Self {
+        Self { rank: 128, refresh: 200, scale: 0.25 }
+    }
+}
 
 /// How the learning rate falls after warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,7 +112,11 @@ impl Default for TrainSettings {
             clip: None,
             shuffle: true,
             seed: 0,
+            recompute: false,
+            lora: LoraSettings::default(),
+            galore: GaloreSettings::default(),
             eval_every: 0,
+            patience: None,
             save_every: 500,
         }
     }
@@ -90,6 +135,10 @@ impl TrainSettings {
             ("--batch-size", self.batch_size),
             ("--accumulate", self.accumulate),
             ("--steps", self.steps),
+            ("--lora-rank", self.lora.rank),
+            ("--galore-rank", self.galore.rank),
+            ("--galore-refresh", self.galore.refresh),
+            ("--patience", self.patience.unwrap_or(1)),
         ];
         if let Some((option, _)) = counts.iter().find(|(_, count)| *count == 0) {
             return refuse(option, "must be at least 1");
@@ -102,6 +151,15 @@ impl TrainSettings {
         }
         if self.seq_len < 2 {
             return refuse("--seq-len", "a block needs at least 2 tokens");
+        }
+        let scales = [("--lora-alpha", self.lora.alpha), ("--galore-scale", self.galore.scale)];
+        for (option, scale) in scales {
+            if !(scale.is_finite() && scale > 0.0) {
+                return refuse(option, "must be a number above 0");
+            }
+        }
+        if self.patience.is_some() && self.eval_every == 0 {
+            return refuse("--patience", "there are no evaluations without --eval-every");
         }
         if !(self.lr.is_finite() && self.lr >= 0.0) {
             return refuse("--lr", "must be a number of at least 0");

@@ -1,14 +1,17 @@
 use std::collections::BTreeSet;
 
-use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, Reparameterization};
+use burn::module::{
+    Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, Reparameterization,
+};
 use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
+use super::settings::{LoraSettings, TrainSettings};
 use crate::linear::{LowRank, factored_paths};
 use crate::spectrum::Selection;
 
-/// What is trained; all else is frozen and stores neither activations nor gradients.
+/// What is trained, and how; all else is frozen and stores neither activations nor gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Trainable {
@@ -18,6 +21,12 @@ pub enum Trainable {
     Full,
     /// The projections that stayed dense, the counterpart that the paper compares with.
     Nlrc,
+    /// LoRA adapters on all projections (arXiv 2106.09685), Burn's own. Factored projections
+    /// are multiplied out first, since the sum with an adapter has a larger rank.
+    Lora,
+    /// Every parameter, with the gradients of projections projected to low rank (GaLore,
+    /// arXiv 2403.03507).
+    Galore,
 }
 
 impl Trainable {
@@ -26,6 +35,8 @@ impl Trainable {
             Self::Lrc => "lrc",
             Self::Full => "full",
             Self::Nlrc => "nlrc",
+            Self::Lora => "lora",
+            Self::Galore => "galore",
         }
     }
 }
@@ -46,21 +57,55 @@ pub struct TrainableCount {
 /// [`TrainError::NothingTrainable`] if the model has no such parameter.
 pub fn select_trainable<M: Module>(
     module: M,
-    trainable: Trainable,
+    settings: &TrainSettings,
 ) -> Result<(M, ParamGroup, TrainableCount), TrainError> {
-    let mut selector = Selector {
-        trainable,
-        factored: factored_paths(&module),
-        projections: Selection::projections(),
-        path: Vec::new(),
+    let trainable = settings.trainable;
+    let module = match trainable {
+        Trainable::Lora => attach_adapters(module, settings),
+        _ => {
+            let factored = factored_paths(&module);
+            let projections = Selection::projections();
+            module.map(&mut Selector { trainable, factored, projections, path: Vec::new() })
+        }
     };
-    let module = module.map(&mut selector);
     let mut survey = Survey::default();
     module.visit(&mut survey);
     if survey.count.trainable == 0 {
         return Err(TrainError::NothingTrainable(trainable.name()));
     }
-    Ok((module, ParamGroup::from_paths(survey.paths), survey.count))
+    let paths = survey.trainable.iter().map(String::as_str).collect();
+    Ok((module, ParamGroup::from_paths(paths), survey.count))
+}
+
+/// Adapters on every projection; everything else is frozen.
+fn attach_adapters<M: Module>(module: M, settings: &TrainSettings) -> M {
+    let LoraSettings { rank, alpha } = settings.lora;
+    let module = module.materialize();
+    let paths = projection_weights(&module);
+    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    if let Some(device) = module.devices().first() {
+        // Adapters start at random; a run can be repeated.
+        device.seed(settings.seed);
+    }
+    module.apply_lora(Lora::new(rank, alpha).set_param_group(ParamGroup::from_paths(paths)))
+}
+
+/// Paths of the weights of all projections, of both factors where they are factored.
+pub(super) fn projection_weights(module: &impl Module) -> Vec<String> {
+    let mut survey = Survey::default();
+    module.visit(&mut survey);
+    let projections = Selection::projections();
+    let is_projection = |path: &String| {
+        let name = weight_of(path).strip_suffix(".weight");
+        name.is_some_and(|name| projections.matches(name))
+    };
+    survey.all.into_iter().filter(is_projection).collect()
+}
+
+/// The path of the weight that a parameter belongs to.
+fn weight_of(path: &str) -> &str {
+    let up = format!(".{}.up", LowRank::NAME);
+    path.strip_suffix(&up).unwrap_or(path)
 }
 
 struct Selector {
@@ -72,11 +117,11 @@ struct Selector {
 
 impl Selector {
     fn chooses(&self, path: &str) -> bool {
-        let up = format!(".{}.up", LowRank::NAME);
-        let weight = path.strip_suffix(&up).unwrap_or(path);
+        let weight = weight_of(path);
         let factored = self.factored.contains(weight);
         match self.trainable {
-            Trainable::Full => true,
+            Trainable::Full | Trainable::Galore => true,
+            Trainable::Lora => false,
             Trainable::Lrc => factored,
             Trainable::Nlrc => {
                 let name = weight.strip_suffix(".weight");
@@ -104,7 +149,8 @@ impl ModuleMapper for Selector {
 #[derive(Default)]
 struct Survey {
     path: Vec<String>,
-    paths: Vec<String>,
+    all: Vec<String>,
+    trainable: Vec<String>,
     count: TrainableCount,
 }
 
@@ -120,9 +166,11 @@ impl ModuleVisitor for Survey {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         let parameters = param.lazy_shape().num_elements() as u64;
         self.count.total += parameters;
+        let path = self.path.join(".");
         if param.is_require_grad() {
             self.count.trainable += parameters;
-            self.paths.push(self.path.join("."));
+            self.trainable.push(path.clone());
         }
+        self.all.push(path);
     }
 }

@@ -1,20 +1,22 @@
 use std::path::{Path, PathBuf};
 
 use burn::module::ParamGroup;
-use burn::optim::{AdamWConfig, GradientsAccumulator, ModuleOptimizer};
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::optim::{GradientsAccumulator, ModuleOptimizer};
+use burn::tensor::Device;
 use serde_json::json;
 use std::time::Instant;
 
 use super::checkpoints::{Checkpoints, Position};
 use super::clip::{clip_to_norm, global_norm};
 use super::error::TrainError;
-use super::loss::loss_and_gradients;
+use super::execution::{Execution, Executor};
 use super::metrics::{Metrics, peak_memory};
+use super::optimizer::optimizer_for;
 use super::schedule::Schedule;
+use super::score::Score;
 use super::settings::TrainSettings;
 use super::trainable::{TrainableCount, select_trainable};
-use crate::data::TokenBlocks;
+use crate::data::{TokenRow, TokenRows};
 use crate::language::LanguageModel;
 use crate::progress::Interrupted;
 
@@ -42,8 +44,19 @@ struct Optimizer(ModuleOptimizer);
 
 impl std::fmt::Debug for Optimizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("AdamW")
+        f.write_str("Optimizer")
     }
+}
+
+/// Where a run lives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RunPlace<'a> {
+    /// Its directory.
+    pub dir: &'a Path,
+    /// What identifies the model that it begins with, such as a digest.
+    pub origin: &'a str,
+    /// Whether to go on from its last checkpoint.
+    pub resume: bool,
 }
 
 /// What one step did.
@@ -70,13 +83,13 @@ pub enum TrainingEvent {
     Evaluation {
         /// Steps taken.
         step: usize,
-        /// Measured perplexity.
-        perplexity: f64,
+        /// What was measured.
+        score: Score,
     },
 }
 
 impl<M: LanguageModel> Training<M> {
-    /// Starts a run in `dir`, or goes on with the one there if `resume`.
+    /// Starts a run in a directory, or goes on with the one there.
     ///
     /// # Errors
     ///
@@ -85,19 +98,13 @@ impl<M: LanguageModel> Training<M> {
     pub fn open(
         model: M,
         settings: TrainSettings,
-        dir: impl AsRef<Path>,
-        resume: bool,
+        place: RunPlace<'_>,
     ) -> Result<Self, TrainError> {
         settings.check()?;
-        let dir = dir.as_ref();
-        let (mut model, group, count) = select_trainable(model, settings.trainable)?;
-        let mut optimizer = AdamWConfig::new()
-            .with_beta_1(0.9)
-            .with_beta_2(0.999)
-            .with_epsilon(1e-8)
-            .with_weight_decay(settings.weight_decay as f32)
-            .init();
-        let checkpoints = Checkpoints::open(dir.join("checkpoints"))?;
+        let RunPlace { dir, origin, resume } = place;
+        let (mut model, group, count) = select_trainable(model, &settings)?;
+        let mut optimizer = optimizer_for(&model, &settings);
+        let checkpoints = Checkpoints::open(dir.join("checkpoints"), origin)?;
         let (mut position, mut last_saved) = (Position::start(), None);
         if resume {
             last_saved = Some(checkpoints.last()?.1);
@@ -133,9 +140,10 @@ impl<M: LanguageModel> Training<M> {
         &self.model
     }
 
-    /// Takes the remaining steps. `evaluate` measures perplexity of the model on its plain
-    /// device, when the settings ask for it; `observe` sees what happens and may stop the
-    /// run, which then saves a checkpoint first.
+    /// Takes the remaining steps. `evaluate` scores the model on its plain device, when the
+    /// settings ask for it; `observe` sees what happens and may stop the run, which then saves
+    /// a checkpoint first. A run whose score has not become better for as many evaluations as
+    /// its patience ends early.
     ///
     /// # Errors
     ///
@@ -143,34 +151,40 @@ impl<M: LanguageModel> Training<M> {
     /// good checkpoint; [`TrainError::Interrupted`]; errors of evaluation and of writing.
     pub fn run(
         &mut self,
-        blocks: &TokenBlocks,
+        rows: &TokenRows,
         device: &Device,
-        mut evaluate: impl FnMut(&M) -> Result<f64, TrainError>,
+        execution: Execution,
+        mut evaluate: impl FnMut(&M) -> Result<Score, TrainError>,
         mut observe: impl FnMut(TrainingEvent) -> Result<(), Interrupted>,
     ) -> Result<(), TrainError> {
-        self.check_blocks(blocks)?;
-        while self.position.step < self.settings.steps {
-            let report = self.step(blocks, device)?;
+        self.check_rows(rows)?;
+        let executor = Executor::new(execution, device);
+        while self.position.step < self.settings.steps && !self.is_out_of_patience() {
+            let report = self.step(rows, &executor)?;
             let mut outcome = observe(TrainingEvent::Step(report));
             let step = self.position.step;
             let last = step == self.settings.steps;
             let due = |every: usize| every > 0 && step.is_multiple_of(every);
             let mut best = false;
             if due(self.settings.eval_every) && outcome.is_ok() {
-                let perplexity = evaluate(&self.model.valid())?;
-                self.metrics.write(&json!({ "step": step, "perplexity": perplexity }))?;
-                best = self.position.best_perplexity.is_none_or(|lowest| perplexity < lowest);
-                if best {
-                    self.position.best_perplexity = Some(perplexity);
-                }
-                outcome = observe(TrainingEvent::Evaluation { step, perplexity });
+                let score = evaluate(&self.model.valid())?;
+                best = self.position.note(score);
+                let (name, value) = (score.name(), score.value());
+                self.metrics.write(&json!({ "step": step, name: value, "best": best }))?;
+                outcome = observe(TrainingEvent::Evaluation { step, score });
             }
-            if best || last || due(self.settings.save_every) || outcome.is_err() {
+            let stops = last || outcome.is_err() || self.is_out_of_patience();
+            if best || stops || due(self.settings.save_every) {
                 self.save(best)?;
             }
             outcome?;
         }
         Ok(())
+    }
+
+    /// Whether the run ended before its last step because it no longer got better.
+    pub fn is_out_of_patience(&self) -> bool {
+        self.settings.patience.is_some_and(|patience| self.position.stale >= patience)
     }
 
     fn save(&mut self, best: bool) -> Result<(), TrainError> {
@@ -186,20 +200,29 @@ impl<M: LanguageModel> Training<M> {
     }
 
     /// One optimizer step, over as many batches as are accumulated.
-    fn step(&mut self, blocks: &TokenBlocks, device: &Device) -> Result<StepReport, TrainError> {
+    fn step(
+        &mut self,
+        rows: &TokenRows,
+        executor: &Executor<'_>,
+    ) -> Result<StepReport, TrainError> {
         let started = Instant::now();
         let settings = &self.settings;
-        let share = 1.0 / settings.accumulate as f64;
-        let mut accumulated = GradientsAccumulator::new();
-        let mut loss = 0.0;
-        for part in 0..settings.accumulate {
-            let batch = self.position.step * settings.accumulate + part;
-            let tokens = batch_tensor(blocks, batch, settings, device);
-            let (batch_loss, gradients) = loss_and_gradients(&self.model, tokens, share);
-            loss += share * batch_loss.into_scalar::<f64>();
-            accumulated.accumulate(&self.model, gradients);
+        // Batches of a step are rows one after the other. Every token counts the same,
+        // whichever batch it is in.
+        let count = settings.batch_size * settings.accumulate;
+        let seed = settings.shuffle.then_some(settings.seed);
+        let first = self.position.step * count;
+        let rows: Vec<TokenRow<'_>> = (first..first + count).map(|n| rows.nth(n, seed)).collect();
+        let targets: usize = rows.iter().map(|row| row.predicted()).sum();
+        let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
+        let (mut loss, mut sum) = (0.0, GradientsAccumulator::new());
+        for batch in rows.chunks(settings.batch_size) {
+            let share = 1.0 / targets as f64;
+            let (part, gradients) = executor.pass(&self.model, batch, share, settings.recompute);
+            loss += part;
+            sum.accumulate(&self.model, gradients);
         }
-        let gradients = accumulated.grads();
+        let gradients = sum.grads();
         let grad_norm = global_norm(&self.model, &gradients);
         let step = self.position.step + 1;
         for (what, value) in [("loss", loss), ("gradient", grad_norm)] {
@@ -215,7 +238,6 @@ impl<M: LanguageModel> Training<M> {
         let lr = self.schedule.rate(self.position.step);
         self.model = self.optimizer.0.step(lr, self.model.clone(), gradients);
 
-        let tokens = settings.accumulate * settings.batch_size * settings.seq_len;
         let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
         self.position.step = step;
         self.position.tokens = self.position.tokens.saturating_add(tokens as u64);
@@ -230,38 +252,22 @@ impl<M: LanguageModel> Training<M> {
         Ok(StepReport { step, loss, lr, grad_norm, tokens_per_second })
     }
 
-    /// Checks that there is a block to train on, and that the model knows its tokens.
+    /// Checks that the rows fill a step, and that the model knows their tokens.
     ///
     /// # Errors
     ///
-    /// [`TrainError::TooShort`], [`TrainError::UnknownToken`].
-    pub fn check_blocks(&self, blocks: &TokenBlocks) -> Result<(), TrainError> {
-        if blocks.is_empty() {
-            let (tokens, seq_len) = (blocks.tokens(), self.settings.seq_len);
-            return Err(TrainError::TooShort { tokens, seq_len });
+    /// [`TrainError::TooFewRows`], [`TrainError::UnknownToken`].
+    pub fn check_rows(&self, rows: &TokenRows) -> Result<(), TrainError> {
+        let batch = self.settings.batch_size * self.settings.accumulate;
+        if rows.len() < batch {
+            return Err(TrainError::TooFewRows { rows: rows.len(), batch });
         }
         let vocab_size = self.model.vocab_size();
-        match blocks.largest_token() {
-            Some(token) if token as usize >= vocab_size => {
-                Err(TrainError::UnknownToken { token, vocab_size })
+        match rows.tokens().iter().max() {
+            Some(token) if *token as usize >= vocab_size => {
+                Err(TrainError::UnknownToken { token: *token, vocab_size })
             }
             _ => Ok(()),
         }
     }
-}
-
-/// Batch number `batch` of the run, `[batch_size, seq_len]`.
-fn batch_tensor(
-    blocks: &TokenBlocks,
-    batch: usize,
-    settings: &TrainSettings,
-    device: &Device,
-) -> Tensor<2, Int> {
-    let seed = settings.shuffle.then_some(settings.seed);
-    let first = batch * settings.batch_size;
-    let ids: Vec<i32> = (first..first + settings.batch_size)
-        .flat_map(|number| blocks.nth(number, seed).iter().map(|token| *token as i32))
-        .collect();
-    let data = TensorData::new(ids, [settings.batch_size, settings.seq_len]);
-    Tensor::from_data(data, device)
 }

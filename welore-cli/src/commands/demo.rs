@@ -1,136 +1,198 @@
-//! `demo`: analyze, plan, compress and evaluate a tiny built-in model, offline.
+//! `demo`: the whole story on a small built-in model, offline.
+//!
+//! Every step is a call of this program, shown before it runs, so that a reader sees how to do
+//! the same with a model of their own. Processes of their own also tell how much memory each
+//! step took.
 
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
-use anyhow::{Context, Result};
-use burn::module::Module;
-use serde_json::json;
-use welore_burn::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, OutputDir};
-use welore_burn::data::TextTokenizer;
-use welore_burn::eval::{PerplexityOptions, perplexity};
-use welore_burn::llama::load_llama;
-use welore_burn::plan::{PlanOptions, RankPolicy, Uniform, WeLore, make_plan};
-use welore_burn::spectrum::{Selection, measure_checkpoint};
-use welore_burn::surgery::compress_directory;
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+use welore_burn::checkpoint::OutputDir;
+use welore_burn::progress::Interrupted;
 
-use super::{blocks_at_once, device};
 use crate::args::DemoArgs;
-use crate::format;
-use crate::terminal::Bar;
-
-/// The built-in model: `tests/fixtures/make.py` trains it.
-macro_rules! fixture {
-    ($file:literal) => {
-        include_bytes!(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/", $file))
-    };
-}
-
-const MODEL_FILES: [(&str, &[u8]); 3] = [
-    ("config.json", fixture!("tiny-llama/config.json")),
-    ("tokenizer.json", fixture!("tiny-llama/tokenizer.json")),
-    ("model.safetensors", fixture!("tiny-llama/model.safetensors")),
-];
-const TEXT: &[u8] = fixture!("story.txt");
+use crate::failure::WrongInput;
+use crate::terminal::interrupted;
+use crate::{demo_model, format};
 
 /// Effective rank reduction of the compressed models.
-const ERR: f64 = 0.5;
+const ERR: &str = "0.5";
+/// Tokens in a block.
+const SEQ_LEN: &str = "256";
+/// Stories to tune on, and to evaluate on.
+const STORIES: (usize, usize) = (4000, 120);
+/// How the compressed model is tuned.
+const TUNING: &str = "--batch-size 8 --steps 60 --lr 1e-3 --warmup 5 --clip 1 --save-every 0";
 
 struct Row {
     model: &'static str,
-    lrcs: usize,
     parameters: u64,
-    bytes: u64,
     perplexity: f64,
+    /// Only of tuned models.
+    tuning: Option<Tuning>,
+}
+
+struct Tuning {
+    trainable: u64,
+    tokens_per_second: f64,
+    peak_memory: Option<u64>,
 }
 
 /// Runs the command.
 pub fn run(args: DemoArgs) -> Result<()> {
     let scratch = tempfile::tempdir().context("no temporary directory")?;
-    let home = args.output.clone().unwrap_or_else(|| scratch.path().to_path_buf());
-    // All three before any work, so that one refused directory leaves the others untouched.
-    let place = |name: &str| OutputDir::create(home.join(name), args.force);
-    let (model, mut outputs) = (place("dense")?, [place("uniform")?, place("welore")?].into_iter());
-    let dense = write_model(model, &home)?;
-    let checkpoint = Checkpoint::open(&dense)?;
-    eprintln!("analyze: singular values of every projection of the built-in model");
-    let spectra = measure_checkpoint(&checkpoint, &Selection::projections(), &mut Bar::default())?;
-
-    let mut rows = vec![evaluate("dense", 0, &dense)?];
-    let policies: [(&'static str, &dyn RankPolicy); 2] =
-        [("uniform", &Uniform), ("welore", &WeLore)];
-    for (name, policy) in policies {
-        eprintln!("plan and compress: {name} at ERR {ERR}");
-        // min_ratio 0 factors every matrix under both policies, so that only ranks differ.
-        let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(ERR) };
-        let plan = make_plan(&spectra, policy, &options)?;
-        let target = home.join(name);
-        let output = outputs.next().expect("one a policy");
-        compress_directory(&checkpoint, &plan, &output, DEFAULT_SHARD_BYTES, &mut Bar::default())?;
-        output.commit()?;
-        rows.push(evaluate(name, plan.totals.lrcs, &target)?);
-    }
+    let demo = match &args.output {
+        None => Demo { dir: scratch.path().to_path_buf() },
+        Some(dir) => Demo::at(dir, args.force)?,
+    };
+    let rows = demo.rows()?;
     print(&args, &rows)?;
-    if let Some(output) = &args.output {
-        eprintln!("the models are in {}", output.display());
+    if args.output.is_some() {
+        eprintln!("models, texts and runs are in {}", demo.dir.display());
     }
     Ok(())
 }
 
-fn write_model(output: OutputDir, home: &Path) -> Result<PathBuf> {
-    for (name, content) in MODEL_FILES {
-        welore_burn::checkpoint::write_file(output.path().join(name), content)?;
-    }
-    output.commit()?;
-    Ok(home.join("dense"))
+struct Demo {
+    dir: PathBuf,
 }
 
-fn evaluate(model: &'static str, lrcs: usize, dir: &Path) -> Result<Row> {
-    eprintln!("eval: {model}");
-    let device = device();
-    let loaded = load_llama(dir, &device, &mut Bar::default())?;
-    let text = std::str::from_utf8(TEXT).context("the built-in text is UTF-8")?;
-    let tokens = TextTokenizer::open(dir)?.encode(text)?;
-    let options = PerplexityOptions { seq_len: 128, blocks: None, at_once: blocks_at_once() };
-    let context = loaded.config.max_position_embeddings;
-    let measured =
-        perplexity(&loaded.model, &tokens, context, &options, &device, &mut Bar::default())?;
-    Ok(Row {
-        model,
-        lrcs,
-        parameters: loaded.model.num_params() as u64,
-        bytes: loaded.bytes,
-        perplexity: measured.perplexity,
-    })
+impl Demo {
+    /// A demo whose files stay. Only an earlier demo is replaced.
+    fn at(dir: &Path, force: bool) -> Result<Self> {
+        if dir.exists() && !dir.is_dir() {
+            let message = format!("{} is not a directory", dir.display());
+            return Err(WrongInput { message, hint: None }.into());
+        }
+        let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+        if occupied && !dir.join(MARK).is_file() {
+            let message = format!("{} is not empty and no earlier demo", dir.display());
+            let hint = Some("give another directory".into());
+            return Err(WrongInput { message, hint }.into());
+        }
+        if occupied && !force {
+            let message = format!("{} exists", dir.display());
+            let hint = Some("use --force to replace the demo in it".into());
+            return Err(WrongInput { message, hint }.into());
+        }
+        if occupied {
+            std::fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
+        }
+        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+        std::fs::write(dir.join(MARK), "made by `welore-cli demo`\n")
+            .with_context(|| dir.display().to_string())?;
+        Ok(Self { dir: dir.to_path_buf() })
+    }
+
+    fn rows(&self) -> Result<Vec<Row>> {
+        let dense = OutputDir::create(self.dir.join("dense"), false)?;
+        demo_model::write_model(dense.path())?;
+        dense.commit()?;
+        let (tune, test) = (self.dir.join("tune.jsonl"), self.dir.join("test.txt"));
+        demo_model::write_stories((&tune, STORIES.0), (&test, STORIES.1))?;
+
+        let mut rows = vec![self.evaluate("dense", "dense", None)?];
+        self.welore(&format!("analyze dense -o spectra.json --json"))?;
+        for (model, policy) in [("uniform", "--policy uniform"), ("welore", "--policy welore")] {
+            // min_ratio 0 factors every matrix under both policies, so that only ranks differ.
+            self.welore(&format!(
+                "plan spectra.json --err {ERR} --min-ratio 0 {policy} -o {model}.json --json"
+            ))?;
+            self.welore(&format!("compress dense --plan {model}.json -o {model} --json"))?;
+            rows.push(self.evaluate(model, model, None)?);
+        }
+        for (model, trainable) in [("welore, LRCs tuned", "lrc"), ("welore, all tuned", "full")] {
+            let tuning = self.tune(trainable)?;
+            rows.push(self.evaluate(model, &format!("{trainable}/model"), Some(tuning))?);
+        }
+        Ok(rows)
+    }
+
+    fn evaluate(&self, model: &'static str, dir: &str, tuning: Option<Tuning>) -> Result<Row> {
+        let line = format!("eval {dir} --text test.txt --seq-len {SEQ_LEN} --json");
+        let result = self.welore(&line)?;
+        Ok(Row {
+            model,
+            parameters: result["parameters"].as_u64().context("eval tells parameters")?,
+            perplexity: result["perplexity"].as_f64().context("eval tells perplexity")?,
+            tuning,
+        })
+    }
+
+    fn tune(&self, trainable: &str) -> Result<Tuning> {
+        let result = self.welore(&format!(
+            "train welore --trainable {trainable} --text tune.jsonl -o {trainable} \
+             --seq-len {SEQ_LEN} {TUNING} --json"
+        ))?;
+        let metrics = std::fs::read_to_string(self.dir.join(trainable).join("metrics.jsonl"))?;
+        let steps: Vec<Value> =
+            metrics.lines().filter_map(|l| serde_json::from_str(l).ok()).collect();
+        let mut speeds: Vec<f64> =
+            steps.iter().filter_map(|step| step["tokens_per_second"].as_f64()).collect();
+        speeds.sort_by(f64::total_cmp);
+        Ok(Tuning {
+            trainable: result["trainable"].as_u64().context("train tells trainable")?,
+            tokens_per_second: speeds[speeds.len() / 2],
+            peak_memory: steps.iter().filter_map(|step| step["peak_memory"].as_u64()).max(),
+        })
+    }
+
+    /// Runs this program in the demo's directory. Its result is JSON.
+    fn welore(&self, line: &str) -> Result<Value> {
+        eprintln!("$ welore-cli {line}");
+        let program = std::env::current_exe().context("the program does not find itself")?;
+        let output = Command::new(program)
+            .args(line.split_whitespace())
+            .current_dir(&self.dir)
+            .stderr(Stdio::inherit())
+            .output()
+            .context("the program cannot be started again")?;
+        if interrupted() {
+            return Err(Interrupted.into());
+        }
+        if !output.status.success() {
+            bail!("`welore-cli {line}` failed");
+        }
+        Ok(serde_json::from_slice(&output.stdout).unwrap_or_default())
+    }
 }
+
+/// Names a directory as one that a demo made.
+const MARK: &str = "welore-demo";
 
 fn print(args: &DemoArgs, rows: &[Row]) -> Result<()> {
     if args.json {
         let rows: Vec<_> = rows
             .iter()
             .map(|row| {
+                let tuning = row.tuning.as_ref();
                 json!({
                     "model": row.model,
-                    "lrcs": row.lrcs,
-                    "parameters": row.parameters,
-                    "bytes": row.bytes,
                     "perplexity": row.perplexity,
+                    "parameters": row.parameters,
+                    "trainable": tuning.map(|tuning| tuning.trainable),
+                    "tokens_per_second": tuning.map(|tuning| tuning.tokens_per_second),
+                    "peak_memory": tuning.and_then(|tuning| tuning.peak_memory),
                 })
             })
             .collect();
-        return format::print_json(&json!({ "err": ERR, "rows": rows }));
+        let err: f64 = ERR.parse().context("ERR is a number")?;
+        return format::print_json(&json!({ "err": err, "rows": rows }));
     }
-    let rows = rows
-        .iter()
-        .map(|row| {
-            vec![
-                row.model.into(),
-                row.lrcs.to_string(),
-                format::count(row.parameters),
-                format::bytes(row.bytes),
-                format::perplexity(row.perplexity),
-            ]
-        })
-        .collect();
-    say!("{}", format::table(&["model", "LRCs", "parameters", "bytes", "perplexity"], rows));
+    let cells = |row: &Row| {
+        let of_tuning = |show: fn(&Tuning) -> String| row.tuning.as_ref().map_or("-".into(), show);
+        vec![
+            row.model.into(),
+            format::perplexity(row.perplexity),
+            format::count(row.parameters),
+            of_tuning(|tuning| format::count(tuning.trainable)),
+            of_tuning(|tuning| format!("{:.0}", tuning.tokens_per_second)),
+            of_tuning(|tuning| tuning.peak_memory.map_or("-".into(), format::bytes)),
+        ]
+    };
+    let header = ["model", "perplexity", "parameters", "trainable", "tokens/s", "memory"];
+    say!("{}", format::table(&header, rows.iter().map(cells).collect()));
     Ok(())
 }

@@ -1,23 +1,77 @@
-//! `eval`: perplexity on a text.
+//! `eval`: perplexity on a text, accuracy on a task.
 
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
 use burn::module::Module;
 use serde_json::json;
-use welore_burn::data::{TextTokenizer, read_text};
+use welore_burn::data::{Task, TaskKind, TextTokenizer, read_text};
 use welore_burn::eval::{EvalError, Perplexity, PerplexityOptions, perplexity};
 use welore_burn::llama::{LoadedLlama, load_llama};
 
+use super::task::Speaker;
 use super::{blocks_at_once, device, in_file};
 use crate::args::EvalArgs;
+use crate::failure::WrongInput;
 use crate::format;
 use crate::terminal::Bar;
 
 /// Runs the command.
 pub fn run(args: EvalArgs) -> Result<()> {
+    match (&args.text, args.task, &args.data) {
+        (_, Some(task), Some(path)) => answer_task(&args, task.into(), path),
+        (Some(text), _, _) => predict_text(&args, text),
+        _ => unreachable!("clap asks for --text, or for --task with --data"),
+    }
+}
+
+fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     let device = device();
-    let text = read_text(&args.text)?;
+    if args.blocks == Some(0) {
+        let message = "--blocks: must be at least 1".into();
+        return Err(WrongInput { message, hint: None }.into());
+    }
+    let mut examples = Task::read(kind, path)?.test;
+    examples.truncate(args.blocks.unwrap_or(usize::MAX));
+    let loaded = load_llama(&args.model, &device, &mut Bar::default())?;
+    let speaker = Speaker::open(&args.model, &loaded.config)?;
+    let started = Instant::now();
+    let score = speaker.score(&loaded.model, &examples, &device)?;
+    let seconds = started.elapsed().as_secs_f64();
+    if args.json {
+        let answers: Vec<_> = examples
+            .iter()
+            .zip(&score.answers)
+            .map(|(example, (answer, right))| {
+                json!({ "expected": example.response, "answer": answer, "right": right })
+            })
+            .collect();
+        return format::print_json(&json!({
+            "task": kind.name(),
+            "accuracy": score.accuracy,
+            "right": score.right(),
+            "examples": examples.len(),
+            "parameters": loaded.model.num_params(),
+            "bytes": loaded.bytes,
+            "seconds": seconds,
+            "answers": answers,
+        }));
+    }
+    say!(
+        "accuracy {} on {}: {} of {} examples",
+        format::percent(score.accuracy),
+        kind.name(),
+        score.right(),
+        examples.len()
+    );
+    say!("{:.1} examples/s", examples.len() as f64 / seconds);
+    Ok(())
+}
+
+fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
+    let device = device();
+    let text = read_text(path)?;
     let loaded = load_llama(&args.model, &device, &mut Bar::default())?;
     let tokens = TextTokenizer::open(&args.model)?.encode(&text)?;
     let options =
@@ -28,15 +82,15 @@ pub fn run(args: EvalArgs) -> Result<()> {
     let measured = perplexity(&loaded.model, &tokens, context, &options, &device, &mut bar);
     let result = match measured {
         // Only this one is about the text.
-        Err(error @ EvalError::TooShort { .. }) => in_file(Err(error), &args.text)?,
+        Err(error @ EvalError::TooShort { .. }) => in_file(Err(error), path)?,
         other => other?,
     };
     bar.finish();
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
-        print_json(&args, &loaded, &result, seconds)
+        print_json(args, &loaded, &result, seconds)
     } else {
-        print_summary(&args, &loaded, &result, seconds)
+        print_summary(args, &loaded, &result, seconds)
     }
 }
 

@@ -8,6 +8,7 @@ pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod plan;
+mod task;
 pub mod train;
 
 use std::num::NonZeroUsize;

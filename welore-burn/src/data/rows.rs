@@ -1,0 +1,206 @@
+use std::sync::Mutex;
+
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+
+/// What is trained on: rows of tokens, read epoch after epoch. Rows are the blocks of a text,
+/// or prompts with their responses.
+#[derive(Debug)]
+pub struct TokenRows {
+    tokens: Vec<u32>,
+    spans: Vec<Span>,
+    /// The last epoch's order, since rows are asked for one after the other.
+    order: Mutex<Option<(u64, usize, Vec<u32>)>>,
+}
+
+/// Where a row is among all tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Span {
+    pub start: usize,
+    pub len: usize,
+    pub given: usize,
+}
+
+/// One row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TokenRow<'a> {
+    /// Its tokens; at least 2.
+    pub tokens: &'a [u32],
+    /// How many of the first tokens are given; every later one is predicted. At least 1, and
+    /// fewer than there are tokens.
+    pub given: usize,
+}
+
+impl TokenRow<'_> {
+    /// Number of tokens that are predicted.
+    pub fn predicted(&self) -> usize {
+        self.tokens.len() - self.given
+    }
+}
+
+impl TokenRows {
+    /// Cuts a text into blocks of `seq_len` tokens, in which every token but the first is
+    /// predicted. The rest of the text is a shorter block, unless it is a single token.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `seq_len` is below 2.
+    pub fn blocks(tokens: Vec<u32>, seq_len: usize) -> Self {
+        assert!(seq_len >= 2, "a block predicts a token");
+        let spans = (0..tokens.len())
+            .step_by(seq_len)
+            .map(|start| Span { start, len: seq_len.min(tokens.len() - start), given: 1 })
+            .filter(|span| span.len >= 2)
+            .collect();
+        Self { tokens, spans, order: Mutex::new(None) }
+    }
+
+    /// Rows of prompts with their responses, of which the response is predicted. A prompt too
+    /// long for `seq_len` tokens loses its beginning, a response too long its end.
+    ///
+    /// Pairs without a token in prompt or response make no row.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `seq_len` is below 2.
+    pub fn responses(
+        pairs: impl IntoIterator<Item = (Vec<u32>, Vec<u32>)>,
+        seq_len: usize,
+    ) -> Self {
+        assert!(seq_len >= 2, "a row predicts a token");
+        let (mut tokens, mut spans) = (Vec::new(), Vec::new());
+        for (prompt, mut response) in pairs {
+            response.truncate(seq_len - 1);
+            let given = prompt.len().min(seq_len - response.len());
+            if given == 0 || response.is_empty() {
+                continue;
+            }
+            spans.push(Span { start: tokens.len(), len: given + response.len(), given });
+            tokens.extend_from_slice(&prompt[prompt.len() - given..]);
+            tokens.append(&mut response);
+        }
+        Self { tokens, spans, order: Mutex::new(None) }
+    }
+
+    /// Rows read back from a file; `None` if the spans do not fit the tokens.
+    pub(crate) fn from_parts(tokens: Vec<u32>, spans: Vec<Span>) -> Option<Self> {
+        let fits = |span: &Span| {
+            let end = span.start.checked_add(span.len);
+            (1..span.len).contains(&span.given) && end.is_some_and(|end| end <= tokens.len())
+        };
+        spans.iter().all(fits).then(|| Self { tokens, spans, order: Mutex::new(None) })
+    }
+
+    pub(crate) fn spans(&self) -> &[Span] {
+        &self.spans
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.spans.len()
+    }
+
+    /// Whether there is no row.
+    pub fn is_empty(&self) -> bool {
+        self.spans.is_empty()
+    }
+
+    /// All tokens, row after row.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// The row at place `number` of an endless reading: in their own order without a seed,
+    /// else in an order that the seed and the epoch decide.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no row.
+    pub fn nth(&self, number: usize, seed: Option<u64>) -> TokenRow<'_> {
+        let (epoch, place) = (number / self.len(), number % self.len());
+        let row = match seed {
+            None => place,
+            Some(seed) => self.shuffled(seed, epoch, place),
+        };
+        let Span { start, len, given } = self.spans[row];
+        TokenRow { tokens: &self.tokens[start..start + len], given }
+    }
+
+    fn shuffled(&self, seed: u64, epoch: usize, place: usize) -> usize {
+        let mut cached = self.order.lock().expect("no holder panics");
+        if !matches!(&*cached, Some((s, e, _)) if (*s, *e) == (seed, epoch)) {
+            let mut order: Vec<u32> = (0..self.len() as u32).collect();
+            // Epochs of one seed and seeds of one epoch must not share orders.
+            let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
+            order.shuffle(&mut StdRng::seed_from_u64(mixed));
+            *cached = Some((seed, epoch, order));
+        }
+        let (_, _, order) = cached.as_ref().expect("just set");
+        order[place] as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows() -> TokenRows {
+        TokenRows::blocks((0..103).collect(), 10)
+    }
+
+    fn epoch(rows: &TokenRows, epoch: usize, seed: Option<u64>) -> Vec<u32> {
+        let first = epoch * rows.len();
+        (first..first + rows.len()).flat_map(|n| rows.nth(n, seed).tokens.to_vec()).collect()
+    }
+
+    #[test]
+    fn without_a_seed_the_text_is_read_in_order_again_and_again() {
+        let text: Vec<u32> = (0..103).collect();
+        assert_eq!(epoch(&rows(), 0, None), text);
+        assert_eq!(epoch(&rows(), 3, None), text);
+    }
+
+    #[test]
+    fn every_epoch_has_every_block_once_in_an_order_of_its_own() {
+        let rows = rows();
+        let mut first = epoch(&rows, 0, Some(1));
+        assert_ne!(first, epoch(&rows, 1, Some(1)));
+        assert_ne!(first, epoch(&rows, 0, Some(2)));
+        assert_eq!(first, epoch(&rows, 0, Some(1)), "orders depend on nothing else");
+        first.sort();
+        assert_eq!(first, (0..103).collect::<Vec<u32>>(), "no token is left out");
+    }
+
+    #[test]
+    fn a_rest_of_one_token_predicts_nothing() {
+        assert_eq!(TokenRows::blocks((0..21).collect(), 10).len(), 2);
+        assert_eq!(TokenRows::blocks((0..22).collect(), 10).len(), 3);
+        assert!(TokenRows::blocks(vec![1], 10).is_empty());
+    }
+
+    #[test]
+    fn long_prompts_lose_their_beginning_and_long_responses_their_end() {
+        let pair = |prompt: std::ops::Range<u32>, response: std::ops::Range<u32>| {
+            (prompt.collect::<Vec<_>>(), response.collect::<Vec<_>>())
+        };
+        let pairs = [pair(0..3, 10..12), pair(0..9, 20..22), pair(0..2, 30..50), pair(0..0, 1..5)];
+        let rows = TokenRows::responses(pairs, 6);
+        let row = |n| (rows.nth(n, None).tokens.to_vec(), rows.nth(n, None).given);
+        assert_eq!(row(0), (vec![0, 1, 2, 10, 11], 3));
+        assert_eq!(row(1), (vec![5, 6, 7, 8, 20, 21], 4));
+        assert_eq!(row(2), (vec![1, 30, 31, 32, 33, 34], 1));
+        assert_eq!(rows.len(), 3, "nothing to predict without a prompt");
+    }
+
+    #[test]
+    fn spans_that_do_not_fit_are_refused() {
+        let span = |start, len, given| vec![Span { start, len, given }];
+        let fits = |spans| TokenRows::from_parts(vec![0; 10], spans).is_some();
+        assert!(fits(span(4, 6, 5)));
+        assert!(!fits(span(4, 7, 1)));
+        assert!(!fits(span(0, 4, 4)));
+        assert!(!fits(span(0, 4, 0)));
+        assert!(!fits(span(usize::MAX, 4, 1)));
+    }
+}

@@ -1,0 +1,91 @@
+use std::path::{Path, PathBuf};
+
+/// Why a task cannot be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TaskError {
+    /// Neither a file nor a directory is there.
+    #[error("{path}: no such file or directory", path = path.display())]
+    Missing {
+        /// What was looked for.
+        path: PathBuf,
+    },
+    /// The directory has none of the task's files.
+    #[error("{path}: no file of the task {task} is in it (looked for {names})", path = path.display())]
+    NoTaskFile {
+        /// The directory.
+        path: PathBuf,
+        /// Name of the task.
+        task: &'static str,
+        /// The names looked for.
+        names: String,
+    },
+    /// The operating system refused.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its reason.
+        source: std::io::Error,
+    },
+    /// No task is that large.
+    #[error("{path}: larger than {limit} bytes, which is no task file", path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes that are read.
+        limit: u64,
+    },
+    /// The file is not UTF-8.
+    #[error("{path}: line {line}: not UTF-8 text", path = path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// The first line that is not, from 1.
+        line: usize,
+    },
+    /// The file is not JSON, or an example in it is not one of the task.
+    #[error("{path}: line {line}: {reason}", path = path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// Where it was noticed, from 1: a line of the malformed example, which is its last
+        /// one where the example as a whole is wrong.
+        line: usize,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The file has no example.
+    #[error("{path}: there is no example in it", path = path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The only file cannot be divided into training and test examples.
+    #[error(
+        "{path}: all examples ask the same question; to train and to test takes two different ones",
+        path = path.display()
+    )]
+    TooFew {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// The most characters of a parser's message that are passed on; it quotes what it found,
+/// which may be a whole text.
+const LONGEST_REASON: usize = 200;
+
+impl TaskError {
+    /// What the parser says, with the line of the file instead of the position in the piece
+    /// that was parsed.
+    pub(super) fn malformed(path: &Path, line: usize, error: &serde_json::Error) -> Self {
+        let position = format!(" at line {} column {}", error.line(), error.column());
+        let message = error.to_string();
+        let message = message.strip_suffix(position.as_str()).unwrap_or(&message);
+        let mut reason: String = message.chars().take(LONGEST_REASON).collect();
+        if reason.len() < message.len() {
+            reason.push_str("...");
+        }
+        Self::Malformed { path: path.into(), line, reason }
+    }
+}

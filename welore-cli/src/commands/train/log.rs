@@ -1,0 +1,37 @@
+//! The log of a run, `RUN/train.log`.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::sync::Mutex;
+
+use anyhow::Result;
+use tracing::subscriber::{DefaultGuard, set_default};
+use welore_burn::checkpoint::CheckpointError;
+use welore_burn::train::TrainingEvent;
+
+/// Logs to the run's file, after what is there, until the guard is dropped.
+pub fn open(dir: &Path) -> Result<DefaultGuard> {
+    let path = dir.join("train.log");
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let file = file.map_err(|source| CheckpointError::Io { path, source })?;
+    let subscriber =
+        tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(Mutex::new(file));
+    Ok(set_default(subscriber.finish()))
+}
+
+/// Logs what happened in a run.
+pub fn note(event: &TrainingEvent) {
+    match event {
+        TrainingEvent::Step(step) => tracing::info!(
+            "step {} loss {:.4} lr {:.3e} norm {:.3} tokens/s {:.0}",
+            step.step,
+            step.loss,
+            step.lr,
+            step.grad_norm,
+            step.tokens_per_second
+        ),
+        TrainingEvent::Evaluation { step, score } => {
+            tracing::info!("step {step} {} {:.4}", score.name(), score.value());
+        }
+    }
+}

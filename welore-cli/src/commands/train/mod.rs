@@ -1,0 +1,205 @@
+//! `train`: fine-tune a model on a text or a task, by default only its low-rank components.
+
+mod log;
+mod run_file;
+mod source;
+mod start;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use burn::module::Module;
+use serde_json::json;
+use welore_burn::checkpoint::{
+    Checkpoint, DEFAULT_SHARD_BYTES, OutputDir, PLAN_FILE, ShardWriter, copy_companions,
+    save_module, write_file,
+};
+use welore_burn::data::{TaskExample, TokenRows};
+use welore_burn::eval::{PerplexityOptions, perplexity};
+use welore_burn::llama::{Llama, load_llama, read_plan};
+use welore_burn::progress::Interrupted;
+use welore_burn::train::{
+    Execution, RunPlace, Score, TrainError, Trainable, Training, TrainingEvent,
+};
+
+use super::task::Speaker;
+use super::{blocks_at_once, device, in_file};
+use crate::args::TrainArgs;
+use crate::failure::WrongInput;
+use crate::terminal::{Bar, Steps, interrupted};
+use crate::{format, memory};
+use run_file::RunFile;
+
+/// Runs the command.
+pub fn run(args: TrainArgs) -> Result<()> {
+    memory::keep_pages();
+    let (dir, resume) = match (&args.resume, &args.start.output) {
+        (Some(dir), _) => (dir, true),
+        (None, Some(dir)) => (dir, false),
+        (None, None) => unreachable!("clap asks for one of --resume and --output"),
+    };
+    if resume {
+        RunFile::read(dir)?.refuse_changes(&args.start)?;
+        return train(&args, Prepared::open(dir, true)?, dir);
+    }
+    // Only a directory that was new or empty gets past this.
+    start::start(&args.start, dir)?;
+    let prepared = Prepared::open(dir, false);
+    if prepared.is_err() {
+        // A run that never began; only what `start` made is in it.
+        fs::remove_dir_all(dir)?;
+    }
+    train(&args, prepared?, dir)
+}
+
+/// Everything a run needs, read and checked.
+struct Prepared {
+    run: RunFile,
+    rows: TokenRows,
+    evaluation: Evaluation,
+    context: usize,
+    training: Training<Llama>,
+}
+
+/// What a run is evaluated on.
+enum Evaluation {
+    Nothing,
+    Text(Vec<u32>),
+    Task(Speaker, Vec<TaskExample>),
+}
+
+impl Prepared {
+    fn open(dir: &Path, resume: bool) -> Result<Self> {
+        let run = RunFile::read(dir)?;
+        run.check_base()?;
+        let rows = source::rows(&run, dir)?;
+        let loaded = load_llama(&run.base, &device().autodiff(), &mut Bar::default())?;
+        let context = loaded.config.max_position_embeddings;
+        if run.settings.seq_len > context {
+            let message = format!("--seq-len: the model's context is {context} tokens");
+            return Err(WrongInput { message, hint: None }.into());
+        }
+        let evaluation = source::evaluation(&run, &loaded.config)?;
+        let place = RunPlace { dir, origin: &run.base_digest, resume };
+        let training = Training::open(loaded.model, run.settings.clone(), place)?;
+        in_file(training.check_rows(&rows), run.data.path())?;
+        Ok(Self { run, rows, evaluation, context, training })
+    }
+}
+
+fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
+    let Prepared { run, rows, evaluation, context, mut training } = prepared;
+    let _log = log::open(dir)?;
+    let count = training.count();
+    let trained = format!(
+        "training {} of {} parameters ({}) on {} rows",
+        format::count(count.trainable),
+        format::count(count.total),
+        format::percent(count.trainable as f64 / count.total as f64),
+        rows.len(),
+    );
+    eprintln!("{trained}");
+    tracing::info!("{trained}, from step {}", training.position().step);
+    let mut steps = Steps::new(run.settings.steps, training.position().step);
+    let observe = |event: TrainingEvent| {
+        log::note(&event);
+        steps.show(event);
+        if interrupted() { Err(Interrupted) } else { Ok(()) }
+    };
+    let evaluate = |model: &Llama| evaluate(model, &evaluation, &run, context);
+    let outcome = training.run(&rows, &device().autodiff(), execution(), evaluate, observe);
+    steps.finish();
+    match &outcome {
+        Ok(()) if training.is_out_of_patience() => {
+            eprintln!("ended at step {}: no longer better", training.position().step);
+        }
+        Ok(()) => {}
+        Err(error) => tracing::warn!("{error}"),
+    }
+    if let Err(TrainError::Interrupted(_)) = &outcome {
+        eprintln!("saved; `welore-cli train --resume {}` goes on", dir.display());
+    }
+    outcome?;
+    let model = write_model(&training, &run, dir)?;
+    tracing::info!("done at step {}", training.position().step);
+    report(args, &training, &model)
+}
+
+fn evaluate(
+    model: &Llama,
+    evaluation: &Evaluation,
+    run: &RunFile,
+    context: usize,
+) -> Result<Score, TrainError> {
+    match evaluation {
+        Evaluation::Nothing => unreachable!("checked before the run began"),
+        Evaluation::Text(tokens) => {
+            let options = PerplexityOptions {
+                seq_len: run.settings.seq_len,
+                blocks: run.eval_blocks,
+                at_once: blocks_at_once(),
+            };
+            let mut bar = Bar::default();
+            let result = perplexity(model, tokens, context, &options, &device(), &mut bar)?;
+            Ok(Score::Perplexity(result.perplexity))
+        }
+        Evaluation::Task(speaker, examples) => {
+            let score = speaker.score(model, examples, &device());
+            let score = score.map_err(|error| match error.downcast::<Interrupted>() {
+                Ok(interrupted) => TrainError::Interrupted(interrupted),
+                Err(error) => TrainError::Evaluation(error.into()),
+            })?;
+            Ok(Score::Accuracy(score.accuracy))
+        }
+    }
+}
+
+/// How batches are spread over [`device`].
+fn execution() -> Execution {
+    Execution { workers: blocks_at_once(), tokens_at_once: 512 }
+}
+
+/// Writes `RUN/model` in the type of the model that training started from.
+fn write_model(training: &Training<Llama>, run: &RunFile, dir: &Path) -> Result<PathBuf> {
+    let base = Checkpoint::open(&run.base)?;
+    let first = base.names().next().and_then(|name| base.meta(name));
+    let dtype = first.context("the base has tensors")?.dtype;
+    let target = dir.join("model");
+    let output = OutputDir::create(&target, true)?;
+    let mut writer = ShardWriter::new(output.path(), DEFAULT_SHARD_BYTES);
+    let model = training.model().valid();
+    // The sum of a weight and an adapter is dense.
+    let dense = run.settings.trainable == Trainable::Lora;
+    let model = if dense { model.materialize() } else { model };
+    save_module(&model, dtype, &mut writer, &mut Bar::default())?;
+    writer.finish()?;
+    copy_companions(&run.base, output.path())?;
+    if let Some(plan) = read_plan(&run.base)?.filter(|_| !dense) {
+        write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
+    }
+    output.commit()?;
+    Ok(target)
+}
+
+fn report(args: &TrainArgs, training: &Training<Llama>, model: &Path) -> Result<()> {
+    let (position, count) = (training.position(), training.count());
+    let best = position.best;
+    if args.json {
+        return format::print_json(&json!({
+            "model": model.display().to_string(),
+            "steps": position.step,
+            "tokens": position.tokens,
+            "trainable": count.trainable,
+            "parameters": count.total,
+            "best": best.map(|score| json!({ score.name(): score.value() })),
+        }));
+    }
+    say!(
+        "{} steps, {} tokens; the model is in {}",
+        position.step,
+        format::count(position.tokens),
+        model.display()
+    );
+    Ok(())
+}

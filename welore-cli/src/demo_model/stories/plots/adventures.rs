@@ -1,0 +1,519 @@
+//! Plots in which something is lost, found or feared.
+
+/// A toy is lost, looked for where it is not, and found.
+pub const LOST: &str = r#"
+hero friend: girl boy | boy girl | girl girl | boy boy | critter critter
+wrong right: spot spot
+
+<dawn:hero>
+
+? <likes:hero>
+
+{hero} had a {color} {toy} made of {toy.made}.
+{hero.his} favorite toy was a {color} {toy}.
+of all {hero.his} things, {hero} loved one {color} {toy} the most.
+{elder} had given {hero} a {pretty} {color} {toy} for {hero.his} birthday.
+every day, {hero} played with a {color} {toy} that {elder} had made out of {toy.made}.
+
+that day, {hero} took the {toy} to the {outdoors} and {toy.did}.
+{hero} carried it to the {outdoors}, {toy.did} and forgot the time.
+{outdoors.at}, {hero} {toy.did} again and again.
+{hero} {walk.walked} to the {outdoors} with the {toy} and {toy.did}. Then {hero.he} {outdoors.did}.
+first {hero} {outdoors.did} {outdoors.at}. Then {hero.he} took the {toy} and {toy.did}.
+
+but when it was time to go home, the {toy} was gone.
+when {hero} looked up, {hero.he} could not see the {color} {toy} anywhere.
+after a while {hero.he} turned around. Where was the {toy}?
+then {hero} took a nap. When {hero.he} woke up, there was no {toy}.
+suddenly {hero} stopped. The {color} {toy} was missing.
+
+<sorrow:hero>
+
+"Why are you crying?" <asked:friend>. "I have lost my {color} {toy}," <answered:hero>.
+just then, {friend} came along. "what is wrong?" <asked:friend>. "my {toy} is gone," <answered:hero>.
+{friend} heard {hero} and {~walk.walked} over. "let me help you look," <said:friend>. "What color is it?" "It is {color}," <answered:hero>.
+{hero} told {friend}, who was {outdoors.doing} nearby. "Do not worry. We will find your {toy} together," <said:friend>.
+"I can not find my {toy}," {hero} told {friend}. "it is {color}, and it is made of {toy.made}."
+
+they looked {wrong}, but there was only {junk}.
+first they searched {wrong}. All they found was {junk} and {~junk}.
+{friend} looked {wrong}. "Nothing here but {junk}," <said:friend>.
+was it {wrong}? no, there was just {junk}.
+together they [checked|searched] {wrong}. They found {junk}, but no {toy}.
+
+either
+
+then {friend} looked {right}. "Here it is!" <cried:friend>.
+then {friend} saw something {color} {right}. It was the {toy}!
+at last {friend} bent down. There, {right}, lay the {color} {toy}.
+"Look, {right}!" <cried:friend>. There was the {toy}.
+
+<thanks:friend> <said:hero>. <glad:hero>
+{hero} hugged {friend}. "Without you, I would have lost my {toy} for ever," {hero.he} said.
+{hero} took the {toy} and let {friend} play with it for the rest of the {time}.
+<glad:hero> "Now you may play with it first," {hero.he} told {friend}.
+
+{hero} learned that [a friend is worth more than any {toy}|two pairs of eyes see more than one].
+a lost thing is [easier to find|not so bad] when a friend helps to look.
+friends help each other, and that is better than any toy.
+from then on, {hero} and {friend} always {outdoors.did} together.
+
+or
+
+then {hero} [remembered|had an idea]. "I sat {right} to rest!" {hero.he} said. And there it was.
+"Where were you before?" <asked:friend>. {hero} closed {hero.his} eyes. "I was {right}," {hero.he} said. They looked, and there lay the {toy}.
+{hero} thought back. {hero.he} had put the {toy} down {right}. They {~walk.walked} there, and it had not moved.
+"Think of each step," <said:friend>. {hero} did. It must be {right}! And it was.
+
+<glad:hero>
+{hero} picked up the {toy} and [kissed|hugged|shook] it.
+"I will never leave you {right} again," {hero} told the {toy}.
+"How silly of me!" {hero} laughed, and {friend} laughed too.
+
+{hero} learned to [think before crying|stay calm and think back].
+from that day on, {hero} always put {hero.his} things in the same place.
+it helps to stop and think when something is lost.
+now {hero} keeps the {color} {toy} on a shelf when {hero.he} {outdoors.did}.
+those who look after their things do not have to look for them.
+
+or
+
+then they heard a noise. {right}, {mischief} was playing with the {toy}.
+something moved {right}. It was {mischief}, and {mischief.he} had the {toy}!
+"Look! {mischief} has it!" <cried:friend>. And really, {mischief} sat {right} with the {color} {toy}.
+
+{hero} was not {angry}. {hero.he} gave {mischief} some {fruit}, and {mischief.he} let go of the {toy}.
+"Please give it back," <said:hero>. {mischief} {mischief.cried} and dropped the {toy}.
+{friend} held out some {fruit}. {mischief} {mischief.cried}, took the food and left the {toy} behind.
+
+"{mischief.he} only wanted to play," <said:hero>. So they all played together.
+"So you like my {toy} too," <said:hero>, and {mischief} {mischief.cried}.
+now {mischief} comes to the {outdoors} every day to play with {hero} and {friend}.
+{hero} learned that even a thief may just be [lonely|looking for a friend].
+
+end
+
+? <home:hero>
+"#;
+
+/// What was packed at the start is needed later.
+pub const TRIP: &str = r#"
+hero other: girl boy | boy girl | girl girl | boy boy | critter critter
+spare: need
+
+<opening:hero>
+
+one {fair} {time}, {elder} said, "today we are going to the {trip}."
+{hero} and {other} were going to the {trip} with {elder}.
+"Wake up, {hero}! We are going to the {trip}," <cried:elder>.
+in {fair.season}, the whole family went on a trip to the {trip}.
+for weeks {hero} had been asking for it, and at last {elder} took {hero} and {other} to the {trip}.
+
+{hero} packed a {need} into a {color} bag. {other} packed a {spare}.
+before they left, {hero} put a {need} and some {fruit} into {hero.his} bag.
+"What do you need a {need} for?" <asked:other>. "You never know," <answered:hero> and put it into the bag.
+{hero} took a {need} along. {other} laughed and took just {few} {fruit}.
+"Take only what you need," <said:elder>. {hero} chose a {need}, and {other} chose a {color} {toy}.
+
+? {fair.line}. They sang all the way.
+the ride took a long time. {other} fell asleep, and {hero} counted {~color} cars.
+on the way they ate {fruit} and played guessing games.
+"Are we there yet?" <asked:other> again and again.
+
+{trip.at} they saw {trip.saw}.
+the first thing they saw {trip.at} was {trip.saw}. "How {big} it is!" <cried:other>.
+at last they came to the {trip}. {trip.saw} was waiting there.
+"Look, {trip.saw}!" <cried:hero>. They had never seen such a thing before.
+
+then they saw {trip.then}, and after that they {trip.did}.
+{other} liked {trip.then} the most. {hero} {trip.did} and did not want to stop.
+after that came {trip.then}. {elder} {trip.did} too and laughed like a child.
+they {trip.did} and looked at {trip.then} for an hour.
+
+but then {need.trouble}.
+on the way back, {need.trouble}.
+everything was fine until {need.trouble}.
+suddenly {need.trouble}. "What shall we do now?" <asked:other>.
+
+<fear:other>
+"Oh no!" <cried:other>.
+{elder} did not know what to do.
+{other} looked into {other.his} bag, but there was nothing in it that could help.
+
+then {hero} remembered the {need}. {hero.he} {need.solved}.
+"Wait, I have a {need}!" <cried:hero>. {hero.he} {need.solved}.
+{hero} opened the {color} bag and took out the {need}. Then {hero.he} {need.solved}.
+"It is good that I packed the {need}," <said:hero>. {hero.he} {need.solved}.
+
+"You were right to bring it," <said:other>.
+<thanks:hero> <said:elder>.
+{other} did not laugh at the {need} any more.
+<glad:other> "next time I will pack one too," <said:other>.
+
+? before they left, {elder} bought {trip.bought} for {hero} and one for {other}.
+{hero} took home {trip.bought} to remember the day.
+
+"What was the best thing?" <asked:elder>. "{trip.saw}," <answered:other>. "{trip.then}," <said:hero>.
+at home they told everyone how they {trip.did} {trip.at}.
+in the evening {hero} drew {trip.saw} and hung it up in the {~cozy} {hero.home}.
+that night {hero} dreamed of {trip.saw} and {trip.then}.
+
+a little thing in a bag can save a whole day.
+{hero} learned that it is good to be ready.
+those who think ahead have less to fear.
+since then, nobody in the family goes anywhere without a {need}.
+"If you are ready for anything, nothing can spoil your day," <said:elder>.
+"#;
+
+/// A night of fear, and what helps against it.
+pub const STORM: &str = r#"
+hero little: girl boy | boy girl | boy boy | girl girl | critter critter
+echo: storm
+count: 3..8
+
+<opening:hero>
+
+one {storm.season} night, {storm} {storm.did}.
+it was a dark {storm.season} night. Outside, {storm} {storm.did}, and {echo} {echo.did}.
+{hero} was in bed when {storm} {storm.did}.
+late one {storm.season} evening, {storm} {storm.did}, and {storm.sign}.
+{storm} {storm.did} that night, and nobody could sleep.
+
+? {storm.sign}, and then it was dark.
+all the lights went out.
+there was a loud crash, and the lights went out.
+something banged against the wall, {count} times.
+
+<fear:hero>
+{hero} hid under the blanket. <fear:hero>
+{hero} held {hero.his} {color} {toy} tight. <fear:hero>
+"What was that?" <asked:hero>. But nobody answered.
+
+either
+
+then {hero} heard someone crying. It was little {little}.
+the door opened, and there stood {little}, pale and {~scared}.
+from the other bed came a small voice. "Are you awake?" It was {little}.
+"May I come into your bed?" <asked:little>. {little.he} was even more {~scared} than {hero}.
+
+{hero} wanted to be brave for {little}. {hero.he} lit a {light}.
+{hero} got up, felt {hero.his} way to the cupboard and found a {light}.
+"Come here. I have a {light}," <said:hero>.
+{hero} looked for the {light} {nook}, and there it was.
+
+"The storm is only loud. It can not come in," <said:hero>.
+"Let us count until it is over," <said:hero>. They counted to {few}.
+{hero} told {little} a story about a {trait} {~animal.noun} who was afraid of nothing.
+they held hands and sang a song about {storm.season}, and each time it got louder outside, they sang louder too.
+
+little by little, {little} stopped shaking. And {hero} saw that {hero.he} was not {scared} any more.
+when {little} fell asleep, {hero} noticed that {hero.his} own fear was gone.
+<glad:little> and {hero} forgot to be {scared}.
+
+{hero} learned that [helping someone else makes you brave|fear gets smaller when you share it].
+who cares for others has no time to be afraid.
+to be brave is to be {scared} and to help all the same.
+a small light and a good friend are enough for any night.
+
+or
+
+{hero} called for {elder}. {elder} came with a {light}.
+"{elder}, are you there?" <cried:hero>. The door opened, and {elder} came in with a {light}.
+then a warm light came up the stairs. It was {elder} with a {light}.
+
+"Are you {scared}?" <asked:elder>. {hero} nodded.
+"I was afraid of storms too when I was small," <said:elder>.
+{elder} sat down on the bed and put an arm around {hero}.
+
+"Count until it is quiet," <said:elder>. {hero} counted to {count}, then to {few}.
+"It is only {storm}. It has always passed, and it will pass this time too," <said:elder>.
+{elder} made {~supper} in the middle of the night, and they ate it by the light of the {light}.
+they looked out together. Each time it got loud, {elder} made a funny face, until {hero} had to laugh.
+
+soon {hero} was asleep. {elder} left the {light} by the bed.
+"Good night, storm," {hero} said at last and closed {hero.his} eyes.
+{hero} thought that {storm} was almost like a song. Then {hero.he} slept.
+
+things are less scary when you know what they are.
+{hero} learned that it is all right to call for help.
+even a long night has a morning, and someone who loves you waits there.
+since then, {hero} counts when {hero.he} hears {storm}.
+
+or
+
+then {hero} heard a sound at the window. "{animal.sound}!" Something out there needed help.
+between two gusts there came a cry from outside. "{animal.sound}, {animal.sound}!"
+scratch, scratch. Someone was at the door. "{animal.sound}?" it went, very softly.
+
+{hero} took a {light} and opened the door. There stood {animal}, wet and cold.
+it was {animal}, who could not get back to {animal.home}. {hero} let {animal.him} in.
+{hero.his} hand shook, but {hero.he} opened the window, and in came {animal}.
+
+{hero} dried {animal.him} with a {color} blanket and gave {animal.him} some {animal.eats}.
+they sat by the {light} all night. {animal} got {animal.eats}, and {hero} got {supper}.
+"You are safe here," <said:hero>, and gave {animal.him} a bed {nook}.
+
+in the morning the storm was over. {animal} {animal.cried} once and {animal.came} off to {animal.home}.
+at dawn it was still. {animal} {animal.came} to the door, {animal.cried} and was gone.
+
+{hero} had been so busy that {hero.he} had forgotten to be {scared}.
+from then on, {animal} came by every evening.
+a kind heart is stronger than any storm.
+whoever opens the door lets fear out and a friend in.
+
+end
+
+? the next day, the sun came out, and {hero} {outdoors.did} {outdoors.at}.
+in the morning there was a rainbow over the {landmark}.
+"#;
+
+/// A sound in the night, a wrong guess, and the animal that made it.
+pub const NOISE: &str = r#"
+hero friend: boy girl | girl boy | girl girl | boy boy | critter critter
+guess: animal
+nights: 2..4
+
+<opening:hero>
+
+one night, {hero} heard a {strange} sound. "{animal.sound}!"
+{hero} could not sleep. Something outside went "{animal.sound}, {animal.sound}."
+"{animal.sound}!" {hero} sat up in bed. What was that?
+for {nights} nights, {hero} had heard the same {strange} sound: "{animal.sound}!"
+
+? it was a {weather} {weather.season} night. {weather.line}.
+{hero} looked at the clock. It was {few} minutes past midnight.
+
+<fear:hero>
+{hero} pulled the blanket over {hero.his} head.
+"Is it a ghost?" {hero} whispered.
+"Maybe it is a monster," {hero} thought. <fear:hero>
+
+in the morning {hero} told {friend} about it. "it goes {animal.sound}," {hero.he} said.
+the next day {hero} asked {friend}, "did you hear it too? {animal.sound}!" "no, I was asleep," <said:friend>.
+{hero} told {friend}, but {friend.he} only laughed. "there are no monsters," <said:friend>.
+
+"It must be {guess}," <said:friend>. "but {guess} does not say {animal.sound}. It says {guess.sound}," <said:hero>.
+"Perhaps it was {guess}," <said:friend>. {hero} shook {hero.his} head. {guess} goes "{guess.sound}."
+"Who would say {animal.sound}?" <asked:friend>. "{guess}? No, {guess.he} says {guess.sound}."
+
+that night they waited together. {friend} had brought a {light}, and {hero} had {fruit}.
+so {friend} stayed for the night. They sat at the window with a {light}.
+"We will find out," <said:friend>. When it was dark, they took a {light} and {walk.walked} outside.
+
+? they waited and waited. {friend} almost fell asleep.
+the clock struck {few}. Nothing moved.
+first there was only {junk}, rolling in the wind.
+
+then it came again. "{animal.sound}!"
+"{animal.sound}!" There it was! It came from {animal.home}.
+suddenly, very close, it went "{animal.sound}."
+
+either
+
+{hero} held up the {light}. Two eyes shone {spot}. It was {animal}!
+something {animal.came} into the light. It was only {animal}, who {animal.cried} once more.
+{friend} pointed. There, {spot}, sat {animal} and {animal.cried}.
+
+"You are far from {animal.home}. Are you hungry?" <asked:hero>. {hero.he} put down some {animal.eats}.
+{hero} laughed. "so you are my monster!" {hero.he} said and gave {animal.him} {animal.eats}.
+{animal} was looking for {animal.eats}. That was all.
+
+or
+
+they followed the sound to {animal.home}. There was {animal} with one foot under a root.
+it was {animal}. {animal.he} was stuck {spot} and called for help.
+"Help!" it seemed to say. {animal} had lost the way to {animal.home}.
+
+{hero} and {friend} pulled {animal.him} out. {animal} {animal.cried} happily and {animal.came} home.
+together they brought {animal} back to {animal.home}, and there was plenty of {animal.eats}.
+{hero} was not {scared} any more. {hero.he} helped {animal}, who {animal.came} away and {animal.cried} a thank you.
+
+end
+
+{hero} and {friend} laughed and laughed.
+"And I thought it was a ghost," <said:hero>.
+"I told you that it was not {guess}," <said:hero>.
+<glad:hero> now {hero.he} knew.
+
+from then on, "{animal.sound}" was the sound by which {hero} fell asleep.
+{hero} learned that [most monsters are made of nothing but fear|it is better to look than to be afraid].
+what we do not know seems bigger than it is.
+when you shine a light on fear, it gets very small.
+since then, when someone says "{animal.sound}," {hero} only thinks of {animal}.
+"#;
+
+/// A wish comes true, has a bad side, and is taken back.
+pub const WISH: &str = r#"
+hero friend: boy girl | girl boy | girl girl | critter critter | boy boy
+next: wish
+count: 3..3
+
+<opening:hero>
+
+? <likes:hero>
+
+one {time}, {hero} found a {keepsake} made of {keepsake.made} {spot}. {keepsake.mark}.
+{spot} lay something shiny. It was a {keepsake}, and {keepsake.mark}.
+{elder} had an old {keepsake} {nook}. One day {hero} took it out. {keepsake.mark}.
+a strange old woman gave {hero} a {keepsake}. "it looks plain, but it is magic," she said.
+
+{hero} rubbed it, and a voice said, "you have {count} wishes."
+when {hero} held it up, it began to glow. "you have {count} wishes. Think before you speak," it whispered.
+"{count} wishes are yours," said the {keepsake}. {hero} almost dropped it.
+
+"I wish for {wish}!" <cried:hero>.
+{hero} did not think long. "{wish}!" {hero.he} said.
+"Then I want {wish}," <said:hero>.
+"If that is true," <said:hero>, "I wish for {wish}."
+
+there was a flash, and {wish.got}.
+{hero} closed {hero.his} eyes. When {hero.he} opened them, {wish.got}.
+it got dark, then bright again, and {wish.got}.
+{hero} counted to {few}, and {wish.got}.
+
+at first {hero} was {~glad}. But then {wish.bad}.
+<glad:hero> but soon {wish.bad}.
+it was fun for an hour. Then {wish.bad}.
+"Hooray!" <cried:hero>. But it did not take long until {wish.bad}.
+
+either
+
+{friend} came by. "What happened here?" <asked:friend>. "I wished for {wish}," <answered:hero>.
+"This is all because of your {keepsake}!" <cried:friend>.
+
+so {hero} used the second wish. "I want {next}," {hero.he} said, and {next.got}.
+"I have two wishes left," {hero} thought. {hero.he} wished for {next}, and {next.got}.
+
+but that was no better, for {next.bad}.
+{friend} shook {friend.his} head, because now {next.bad}.
+
+"One wish is left," <said:friend>. "use it well."
+<thought:hero> there was one last wish.
+
+"I wish that everything was as before," <said:hero>. And so it was.
+{hero} took the {keepsake} in both hands. "let all be as it was," {hero.he} said.
+
+or
+
+<sorrow:hero> "I wish it had never happened," {hero.he} said. And it was gone.
+"Take it away!" <cried:hero>. That was the second wish, and it came true at once.
+
+one wish was left. {friend} was ill and lay in bed. "I wish that {friend} gets well," <said:hero>.
+now {hero} had one wish. {hero.he} thought of {friend}, who was {~sad}. "make {friend} happy," {hero.he} told the {keepsake}.
+for the last wish {hero} took a whole day. Then {hero.he} said, "I wish that {friend} will always be my friend."
+
+the {keepsake} glowed once more. "that was a good wish," it said.
+"I was going to be anyway. But thank you," <said:friend>.
+and in the morning {friend} stood at the door and laughed.
+
+end
+
+then the {keepsake} was just a {keepsake} again.
+{hero} put the {keepsake} {nook} and never touched it again.
+{hero} threw the {keepsake} into the deep river.
+{hero} gave the {keepsake} to {mischief}, who carried it away.
+
+{hero} learned to be careful what you wish for.
+a wish is quickly made, but not so quickly unmade.
+what you have is often better than what you want.
+not every wish makes you happy, but a friend does.
+after that, {hero} wished for nothing but {supper}, and {supper} there was.
+"#;
+
+/// A map with a riddle: steps, a place, and what is there.
+pub const TREASURE: &str = r#"
+hero friend: boy girl | girl boy | boy boy | girl girl | critter critter
+steps: 5..15
+turn: 3..5
+rest: steps + turn
+goal: spot
+
+<opening:hero>
+
+? <shine>
+
+one {time}, {hero} found an old map {nook}.
+in a book of {elder}'s, {hero} found a map with a {color} cross on it.
+{friend} came running with a bottle. In the bottle was a map!
+when {hero} was looking for a {toy} {nook}, an old map fell out.
+
+on it was written: go to the {outdoors} and take {steps} steps toward the {landmark}. Then look {goal}.
+"Start at the {outdoors}," {hero} read. "take {steps} steps to the north, and look {goal}."
+the map showed the {outdoors}, an arrow with the number {steps}, and a {color} cross {goal}.
+
+"It is a treasure map!" <cried:friend>.
+"Do you think there is gold?" <asked:friend>. "there is only one way to find out," <answered:hero>.
+<glad:hero> "let us go!"
+{friend} did not believe in it, but {friend.he} came along.
+
+they packed a shovel, a {light} and {few} {fruit}.
+they {walk.walked} to the {outdoors} {~fast}.
+so they took a {light} and {walk.walked} to the {outdoors}.
+
+? on the way they met {animal}, who {animal.cried}. "That means good luck," <said:friend>.
+on the way they had to pass the {~landmark}. {friend} slipped and lost a shoe.
+{fair.line}. It was a good day for a treasure.
+
+{hero} counted aloud, up to {steps}.
+{outdoors.at}, {friend} took {steps} big steps.
+"One, two, three," {hero} counted, until {hero.he} came to {steps}.
+
+either
+
+then they looked {goal}. There was a box!
+{goal}, just as the map had said, there was a chest.
+and really, {goal} they found a {~small} box with a lock.
+
+in it were {chest}.
+{hero} opened the lid. It was full of {chest}.
+"{chest}!" <cried:friend>. "And {~chest}!"
+
+on top lay a note. "who finds this, may keep half and must hide the rest again."
+there was a letter too. It was from {elder}! "Have fun, you two," it said.
+"We share," <said:hero>. So each got half of the {chest}.
+
+they put in a {color} {toy} for the next ones who would come and closed the box again.
+{hero} drew a new map and hid it {nook} for someone else to find.
+the best treasure is [the one you share|the day you had on the way].
+{hero} and {friend} never told anyone where the box was: {goal}.
+
+or
+
+but {goal} there was only {junk}.
+they looked {goal}, but found nothing except {junk}.
+there was no treasure {goal}, just {junk}.
+
+<sorrow:friend>
+"All that way for {junk}!" <cried:friend>.
+"Maybe we counted wrong," <said:hero>.
+
+"Wait, your steps are bigger than mine," <said:hero>. They tried {rest} small steps in place of {steps}.
+{hero} turned the map around. They had not seen the {turn} steps on the back. {steps} and {turn} make {rest}!
+"It does not say {steps}, it says {rest}," <said:hero>. They took {turn} steps more.
+
+this time the shovel hit something hard. It was a chest with {chest} in it.
+and there it was: a box full of {chest}.
+"Here!" <cried:friend>. They dug up a box with {chest}.
+
+{hero} learned to look closely and not to give up.
+those who read with care find more.
+a mistake is only the end if you stop there.
+
+or
+
+{goal} sat {job}. "are you looking for this?" <asked:job>, and in {job.his} hand was a box.
+but someone had been faster. {goal} stood {job} with a box.
+
+"I hid it when I was as {small} as you are," <said:job>. "now it is yours."
+"I drew that map {few} years ago," <said:job>. "I have waited for someone to find it."
+
+in the box were {chest}, and {job} told them a story about each.
+they opened the box together. It was full of {chest}.
+
+old people have been children too, and that is the greatest treasure.
+every treasure has a story, and the story is the better part.
+
+end
+
+? <home:hero>
+"#;
