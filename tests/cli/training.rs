@@ -225,11 +225,14 @@ fn configuration_alone_is_trained_from_random_weights() {
 fn adapters_and_projected_gradients_train_too() {
     let sandbox = Sandbox::new();
     for trainable in ["lora", "galore", "nlrc", "full"] {
-        let line =
-            SHORT.replace("-o run", &format!("-o {trainable}")).replace("--err 0.8", "--err 0.6");
+        let line = SHORT
+            .replace("-o run", &format!("-o {trainable}"))
+            .replace("--err 0.8", "--err 0.6")
+            .replace("--lr 3e-3", "--lr 5e-4")
+            .replace("--steps 8", "--steps 24");
         let result =
             sandbox.json(&format!("{line} --trainable {trainable} --galore-rank 4 --json"));
-        assert_eq!(result["steps"], 8);
+        assert_eq!(result["steps"], 24);
         let (before, after) = (
             perplexity(&sandbox, &format!("{trainable}/base")),
             perplexity(&sandbox, &format!("{trainable}/model")),
@@ -243,10 +246,10 @@ fn adapters_and_projected_gradients_train_too() {
 
 /// A task that can be learned: the response is the second word of the prompt.
 fn echo(sandbox: &Sandbox) {
-    let words = ["dog", "cat", "sun", "tree"];
+    let words = ["dog", "sun", "tree"];
     let lines: String = (0..120)
         .map(|i| {
-            let word = words[i % 4];
+            let word = words[i % 3];
             format!("{{\"prompt\": \"Say {word} {i}:\", \"response\": \" {word}\"}}\n")
         })
         .collect();
@@ -261,8 +264,8 @@ fn task_is_learned_and_scored() {
         |model: &str| sandbox.json(&format!("eval {model} --task jsonl --data echo.jsonl --json"));
     let before = eval("model");
     assert!(before["accuracy"].as_f64().unwrap() < 0.2, "{before}");
-    let line = "train model --trainable full --task jsonl --data echo.jsonl -o run --steps 300 \
-                --lr 3e-3 --warmup 5 --eval-every 150 --eval-blocks 8 --save-every 0 --json";
+    let line = "train model --trainable full --task jsonl --data echo.jsonl -o run --steps 150 \
+                --lr 3e-3 --warmup 5 --eval-every 75 --eval-blocks 8 --save-every 0 --json";
     let result = sandbox.json(line);
     let after = eval("run/model");
     assert!(after["accuracy"].as_f64().unwrap() > 0.8, "{after}");

@@ -18,7 +18,7 @@ use crate::terminal::interrupted;
 use crate::{demo_model, format};
 
 /// Effective rank reduction of the compressed models.
-const ERR: &str = "0.5";
+const ERR: &str = "0.7";
 /// Tokens in a block.
 const SEQ_LEN: &str = "256";
 /// Stories to tune on, and to evaluate on.
