@@ -23,9 +23,9 @@ for line in open(sys.argv[1]):
     line = json.loads(line)
     print(line["step"], line.get("loss"), line.get("grad_norm"), line.get("perplexity"))' "$1/metrics.jsonl"; }
 start "$scratch/whole" >/dev/null 2>&1
-killed=0 before=0
+killed=0
 while true; do
-    if [ -f "$scratch/killed/checkpoints/last.json" ]; then
+    if [ -f "$scratch/killed/run.json" ]; then
         "$welore" train --resume "$scratch/killed" >/dev/null 2>"$scratch/said" &
     else
         rm -rf "$scratch/killed"

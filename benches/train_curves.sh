@@ -7,7 +7,7 @@
 #
 # OUT keeps the runs. CARGO_TARGET_DIR is respected.
 set -euo pipefail
-model=$1 train=$2 test=$3 out=$4 err=${5:-0.5} steps=${6:-64}
+model=$1 train=$2 test=$3 out=$4 err=${5:-0.5} steps=${6:-48}
 here=$(cd "$(dirname "$0")" && pwd)
 cargo build --release --quiet --manifest-path "$here/../Cargo.toml" -p welore-cli
 welore=${CARGO_TARGET_DIR:-$here/../target}/release/welore-cli
@@ -15,8 +15,8 @@ mkdir -p "$out"
 [ -d "$out/low" ] || "$welore" compress "$model" --err "$err" -o "$out/low" >/dev/null
 while read -r what lr; do
     "$welore" train "$out/low" --trainable "$what" --lr "$lr" --text "$train" -o "$out/$what" \
-        --seq-len 512 --batch-size 1 --steps "$steps" --warmup 4 --clip 1 --save-every 0 \
-        --eval-text "$test" --eval-every $((steps / 4)) --eval-blocks 8 >/dev/null 2>&1
+        --seq-len 256 --batch-size 2 --steps "$steps" --warmup 4 --clip 1 --save-every 0 \
+        --eval-text "$test" --eval-every $((steps / 4)) --eval-blocks 16 >/dev/null 2>&1
 done <<'METHODS'
 lrc 5e-4
 full 5e-4

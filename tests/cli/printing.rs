@@ -110,9 +110,6 @@ fn demo_tells_the_whole_story_and_keeps_it_where_asked() {
     assert!(lrc < 0.7 * welore && full < 0.7 * welore, "tuning brings quality back: {shown}");
     let trainable = |row: usize| rows[row]["trainable"].as_u64();
     assert!(trainable(3) < trainable(4) && trainable(2).is_none(), "{shown}");
-    let [lrc, full] = [3, 4].map(|row| rows[row]["peak_memory"].as_u64());
-    assert!(lrc < full || lrc.is_none(), "{shown}");
-
     sandbox.gives("eval kept/lrc/model --text kept/test.txt --blocks 1");
     sandbox.refuses("demo -o kept", "kept exists");
 }

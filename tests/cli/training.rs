@@ -52,26 +52,61 @@ fn evaluations_are_told_and_the_best_one_is_kept() {
 }
 
 #[test]
-fn run_that_was_killed_goes_on_to_the_same_model() {
+fn run_that_was_killed_again_and_again_goes_on_to_the_same_model() {
     let sandbox = Sandbox::new();
-    sandbox.gives(&SHORT.replace("--steps 8", "--steps 200"));
-    let killed = SHORT.replace("--steps 8", "--steps 200").replace("-o run", "-o killed");
-    let mut child =
-        sandbox.command(&killed).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let whole = SHORT.replace("--steps 8", "--steps 400");
+    sandbox.gives(&whole);
+    let killed = whole.replace("-o run", "-o killed");
+    // The first kill comes after the first checkpoint, the others at any moment.
+    for kill in 0..5u64 {
+        let line = if kill == 0 { &killed } else { "train --resume killed" };
+        let mut child =
+            sandbox.command(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while !sandbox.path("killed/checkpoints/last.json").exists() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(37 * kill));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    sandbox.gives("train --resume killed");
+    let model = sandbox.read("run/model/model.safetensors");
+    assert!(model == sandbox.read("killed/model/model.safetensors"), "the weights differ");
+    let losses = |file| -> Vec<(u64, Value)> {
+        let lines = metrics(&sandbox, file).into_iter();
+        lines.map(|line| (line["step"].as_u64().unwrap(), line["loss"].clone())).collect()
+    };
+    assert_eq!(losses("killed/metrics.jsonl"), losses("run/metrics.jsonl"));
+}
+
+#[test]
+fn run_can_be_moved_but_not_worked_on_twice_at_once() {
+    let sandbox = Sandbox::new();
+    let mut child = sandbox
+        .command(&SHORT.replace("--steps 8", "--steps 100000"))
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !sandbox.path("killed/checkpoints/last.json").exists() && Instant::now() < deadline {
+    while !sandbox.path("run/checkpoints/last.json").exists() && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
+    let outcome = sandbox.run("train --resume run");
     child.kill().unwrap();
     child.wait().unwrap();
+    assert_eq!(outcome.code, Some(2), "{outcome:?}");
+    assert!(outcome.stderr.contains("another process"), "{outcome:?}");
 
-    sandbox.gives("train --resume killed");
-    let whole = sandbox.read("run/model/model.safetensors");
-    assert!(whole == sandbox.read("killed/model/model.safetensors"), "the weights differ");
-    let steps = |file| -> Vec<u64> {
-        metrics(&sandbox, file).iter().map(|line| line["step"].as_u64().unwrap()).collect()
-    };
-    assert_eq!(steps("killed/metrics.jsonl"), (1..=200).collect::<Vec<_>>());
+    sandbox.edit_json("run/run.json", |run| run["settings"]["lr"] = 1.into());
+    sandbox.refuses("train --resume run", "made by another run");
+    sandbox.write("run/run.json", "{}");
+    sandbox.refuses("train --resume run", "run.json: not the file of a run");
+
+    sandbox.gives(&SHORT.replace("-o run", "-o first"));
+    std::fs::rename(sandbox.path("first"), sandbox.path("second")).unwrap();
+    sandbox.gives("train --resume second");
 }
 
 #[test]
@@ -100,6 +135,19 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
     sandbox.refuses(&format!("{SHORT} --patience 2"), "--patience");
     sandbox.refuses("train --resume model", "run.json");
     sandbox.refuses(&SHORT.replace("-o run", "-o model"), "model exists");
+    sandbox.refuses(&format!("{SHORT} --eval-text short.txt"), "short.txt");
+    sandbox.refuses(&SHORT.replace("--err 0.8", "--never-grow"), "for --err only");
+    sandbox.refuses(
+        &SHORT.replace("-o run", "-o new/parents/run").replace("--seq-len 32", "--seq-len 600"),
+        "--seq-len",
+    );
+    assert!(!sandbox.path("new").exists());
+    std::fs::create_dir(sandbox.path("empty")).unwrap();
+    sandbox.refuses(
+        &SHORT.replace("-o run", "-o empty").replace("--batch-size 2", "--batch-size 2000"),
+        "2000",
+    );
+    assert_eq!(sandbox.path("empty").read_dir().unwrap().count(), 0);
     sandbox.misused("train model", "--output");
     sandbox.misused("train --resume run --text story.txt", "--text");
 }
@@ -153,7 +201,7 @@ fn resumed_run_cannot_be_another_run() {
     std::fs::rename(sandbox.path("kept"), sandbox.path("run/base")).unwrap();
     std::fs::remove_dir_all(sandbox.path("run/checkpoints")).unwrap();
     std::fs::rename(sandbox.path("other/checkpoints"), sandbox.path("run/checkpoints")).unwrap();
-    sandbox.refuses("train --resume run", "made from another model");
+    sandbox.refuses("train --resume run", "made by another run");
 }
 
 #[test]
@@ -166,8 +214,6 @@ fn text_is_tokenized_once_and_a_run_goes_on_without_it() {
     assert!(before == sandbox.read("run/model/model.safetensors"));
     // Without the tokens the text is needed, and must be the same.
     sandbox.write("run/tokens", "broken");
-    sandbox.refuses("train --resume run", "not a token file");
-    std::fs::remove_file(sandbox.path("run/tokens")).unwrap();
     sandbox.refuses("train --resume run", "story.txt");
     sandbox.write("story.txt", "Another story altogether. ".repeat(200).as_str());
     sandbox.refuses("train --resume run", "not what the run began with");

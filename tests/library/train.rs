@@ -304,9 +304,11 @@ fn checkpoints_hold_only_what_trains_and_broken_ones_are_told() {
     std::fs::write(&trainable, b"half a file").unwrap();
     let error = Training::open(compressed(), settings(), place(scratch.path(), true)).unwrap_err();
     assert!(error.to_string().contains("trainable.bpk"), "{error}");
+    let error = Training::open(compressed(), settings(), place(scratch.path(), false)).unwrap_err();
+    assert!(matches!(error, TrainError::RunExists { .. }), "{error}");
+    // Killed before its first checkpoint, a run goes on from its start.
     let empty = tempfile::tempdir().unwrap();
-    let error = Training::open(compressed(), settings(), place(empty.path(), true)).unwrap_err();
-    assert!(matches!(error, TrainError::NoCheckpoint { .. }), "{error}");
+    assert_eq!(open(empty.path(), true).position().step, 0);
 }
 
 #[test]
@@ -420,12 +422,55 @@ fn run_without_progress_ends_when_patience_does_and_keeps_the_best() {
 }
 
 #[test]
+fn evaluation_that_a_stop_prevented_is_made_up_for() {
+    let settings = TrainSettings { eval_every: 2, save_every: 0, ..settings() };
+    let rows = story(32);
+    let go = |training: &mut Training<Llama>, stop_at: Option<usize>, fail: bool| {
+        let evaluate = |model: &Llama| match fail {
+            true => Err(TrainError::Interrupted(Interrupted)),
+            // Any function of the model.
+            false => Ok(Score::Perplexity(parameters(model)[3].1.iter().sum::<f32>().into())),
+        };
+        let observe = |event| match event {
+            TrainingEvent::Step(report) if Some(report.step) == stop_at => Err(Interrupted),
+            _ => Ok(()),
+        };
+        training.run(&rows, &device().autodiff(), one_worker(), evaluate, observe)
+    };
+    let lines = |dir: &Path| -> Vec<(u64, Value, Value)> {
+        let text = std::fs::read_to_string(dir.join("metrics.jsonl")).unwrap();
+        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
+        lines
+            .map(|l| (l["step"].as_u64().unwrap(), l["loss"].clone(), l["perplexity"].clone()))
+            .collect()
+    };
+    let (whole, stopped) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let mut training = start(compressed(), settings.clone(), whole.path());
+    go(&mut training, None, false).unwrap();
+
+    // Stopped right before an evaluation, then in one.
+    go(&mut start(compressed(), settings.clone(), stopped.path()), Some(2), false).unwrap_err();
+    let resume =
+        || Training::open(compressed(), settings.clone(), place(stopped.path(), true)).unwrap();
+    go(&mut resume(), None, true).unwrap_err();
+    let mut resumed = resume();
+    assert_eq!(resumed.position().evaluated, 0);
+    go(&mut resumed, None, false).unwrap();
+    assert_eq!(resumed.position(), training.position());
+    assert_eq!(lines(stopped.path()), lines(whole.path()));
+}
+
+#[test]
 fn checkpoints_of_another_model_and_too_little_data_are_refused() {
     let scratch = tempfile::tempdir().unwrap();
     run(&mut open(scratch.path(), false), usize::MAX).unwrap();
     let other = RunPlace { origin: "another", ..place(scratch.path(), true) };
     let error = Training::open(compressed(), settings(), other).unwrap_err();
     assert!(matches!(error, TrainError::Foreign { .. }), "{error}");
+    let mut large = TrainSettings { trainable: Trainable::Lora, ..settings() };
+    large.lora.rank = 1_000_000_000;
+    let error = select_trainable(compressed(), &large).unwrap_err().to_string();
+    assert!(error.starts_with("--lora-rank"), "{error}");
 
     let short = TokenRows::blocks(vec![1; 32 * 3], 32);
     let settings = TrainSettings { batch_size: 4, ..settings() };

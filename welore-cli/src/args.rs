@@ -179,7 +179,7 @@ pub struct TrainStartArgs {
     #[arg(short, long, value_name = "RUN", required_unless_present = "resume")]
     pub output: Option<PathBuf>,
     /// Compress the dense model by this plan first
-    #[arg(long, value_name = "FILE", conflicts_with = "err")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "policy", "min_ratio", "rank_multiple", "never_grow", "include", "exclude"])]
     pub plan: Option<PathBuf>,
     /// Compress the dense model at this effective rank reduction first
     #[arg(long, allow_negative_numbers = true)]
@@ -207,6 +207,16 @@ pub struct TrainStartArgs {
     pub selection: SelectionArgs,
 }
 
+impl TrainStartArgs {
+    /// Whether options say how ranks are chosen.
+    pub fn chooses_ranks(&self) -> bool {
+        let TargetArgs { policy, min_ratio, rank_multiple, never_grow } = self.target;
+        let chosen = policy != Policy::Welore || min_ratio != 0.5 || rank_multiple != 1;
+        let SelectionArgs { include, exclude } = &self.selection;
+        chosen || never_grow || !include.is_empty() || !exclude.is_empty()
+    }
+}
+
 /// How training goes. Nothing has a default here: it depends on what is trained on, and a
 /// resumed run has its own.
 #[derive(Args, Debug)]
@@ -232,7 +242,7 @@ pub struct SettingsArgs {
     /// How the learning rate falls after warm-up [default: cosine]
     #[arg(long, value_enum)]
     pub schedule: Option<ScheduleArg>,
-    /// Steps over which the learning rate rises [default: 500, at most a tenth of all]
+    /// Steps over which the learning rate rises [default: a tenth of all, at most 500]
     #[arg(long, value_name = "N")]
     pub warmup: Option<usize>,
     /// Share of the learning rate that it falls to [default: 0.1]
@@ -269,7 +279,7 @@ pub struct SettingsArgs {
     /// Scale of projected updates [default: 0.25]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub galore_scale: Option<f64>,
-    /// Evaluate every so many steps; 0 is never [default: 0]
+    /// Evaluate every so many steps; 0 is never [default: at the end if there is --eval-text]
     #[arg(long, value_name = "N")]
     pub eval_every: Option<usize>,
     /// End after so many evaluations without a better one

@@ -123,7 +123,7 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
             | ErrorKind::AlreadyExists
             | ErrorKind::InvalidData => Verdict::input(None),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Verdict::failed("there is not enough space; nothing was left behind")
+                Verdict::failed("there is not enough space; what was there before is unharmed")
             }
             _ => Verdict::failed(None),
         },
@@ -197,8 +197,10 @@ fn train(error: &TrainError) -> Verdict {
         TrainError::TooFewRows { .. } => {
             Verdict::input("use more data, or a smaller --batch-size, --accumulate or --seq-len")
         }
-        TrainError::NotFinite { .. } => Verdict::failed("a smaller --lr or --clip 1 may help"),
-        TrainError::Interrupted(_) => Verdict::failed(None),
+        TrainError::NotFinite { .. } => {
+            Verdict::failed("a new run with a smaller --lr or with --clip 1 may help")
+        }
+        TrainError::Interrupted(_) | TrainError::Evaluation(_) => Verdict::failed(None),
         _ => Verdict::input(None),
     }
 }

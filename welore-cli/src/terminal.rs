@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
 use welore_burn::progress::{Interrupted, Progress};
-use welore_burn::train::TrainingEvent;
+use welore_burn::train::{Score, TrainingEvent};
 
 use crate::format;
 
@@ -62,8 +62,14 @@ impl Steps {
                 self.bar.set_message(text);
             }
             TrainingEvent::Evaluation { step, score } => {
-                let text =
-                    format!("step {step}: {} {}", score.name(), format::perplexity(score.value()));
+                let text = match score {
+                    Score::Perplexity(value) => {
+                        format!("step {step}: perplexity {}", format::perplexity(value))
+                    }
+                    Score::Accuracy(value) => {
+                        format!("step {step}: accuracy {}", format::percent(value))
+                    }
+                };
                 self.bar.suspend(|| eprintln!("{text}"));
             }
         }

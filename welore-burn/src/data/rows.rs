@@ -111,6 +111,20 @@ impl TokenRows {
         &self.tokens
     }
 
+    /// A digest of all rows: BLAKE3 of where they are, and of their tokens.
+    pub fn digest(&self) -> String {
+        let mut digest = blake3::Hasher::new();
+        for span in &self.spans {
+            for number in [span.start, span.len, span.given] {
+                digest.update(&(number as u64).to_le_bytes());
+            }
+        }
+        for token in &self.tokens {
+            digest.update(&token.to_le_bytes());
+        }
+        digest.finalize().to_hex().to_string()
+    }
+
     /// The row at place `number` of an endless reading: in their own order without a seed,
     /// else in an order that the seed and the epoch decide.
     ///

@@ -1,4 +1,3 @@
-use std::collections::HashMap;
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
@@ -8,10 +7,7 @@ use super::rows::{Span, TokenRows};
 use super::text::DataError;
 use crate::checkpoint::{CheckpointError, write_file};
 
-const SOURCE: &str = "welore_source";
-
-/// Writes rows to a token file, so that a text is tokenized once. `source` says what they were
-/// made from, such as a digest; [`read_rows`] hands it back.
+/// Writes rows to a token file, so that a text is tokenized once.
 ///
 /// The file is safetensors: `tokens` U32 `[n]` and `rows` U64 `[rows, 3]`, of which each is
 /// the number of its first token, its length, and how many of its tokens are given.
@@ -19,11 +15,7 @@ const SOURCE: &str = "welore_source";
 /// # Errors
 ///
 /// [`CheckpointError::Io`].
-pub fn write_rows(
-    path: impl AsRef<Path>,
-    rows: &TokenRows,
-    source: &str,
-) -> Result<(), CheckpointError> {
+pub fn write_rows(path: impl AsRef<Path>, rows: &TokenRows) -> Result<(), CheckpointError> {
     let tokens: Vec<u8> = rows.tokens().iter().flat_map(|token| token.to_le_bytes()).collect();
     let numbers = |span: &Span| [span.start as u64, span.len as u64, span.given as u64];
     let spans: Vec<u8> =
@@ -35,26 +27,23 @@ pub fn write_rows(
         ("tokens", view(Dtype::U32, vec![rows.tokens().len()], &tokens)),
         ("rows", view(Dtype::U64, vec![rows.len(), 3], &spans)),
     ];
-    let metadata = HashMap::from([(SOURCE.to_string(), source.to_string())]);
-    let bytes = safetensors::serialize(tensors, Some(metadata)).expect("names and shapes are fine");
+    let bytes = safetensors::serialize(tensors, None).expect("names and shapes are fine");
     write_file(path, &bytes)
 }
 
-/// Reads a token file back, with what [`write_rows`] was told of its source.
+/// Reads a token file back.
 ///
 /// # Errors
 ///
 /// [`DataError::Io`], and [`DataError::TokenFile`] for any other file.
-pub fn read_rows(path: impl AsRef<Path>) -> Result<(TokenRows, String), DataError> {
+pub fn read_rows(path: impl AsRef<Path>) -> Result<TokenRows, DataError> {
     let path = path.as_ref();
     let bytes =
         std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
     parse(&bytes).ok_or_else(|| DataError::TokenFile { path: path.into() })
 }
 
-fn parse(bytes: &[u8]) -> Option<(TokenRows, String)> {
-    let (_, header) = SafeTensors::read_metadata(bytes).ok()?;
-    let source = header.metadata().as_ref()?.get(SOURCE)?.clone();
+fn parse(bytes: &[u8]) -> Option<TokenRows> {
     let file = SafeTensors::deserialize(bytes).ok()?;
     let (tokens, rows) = (file.tensor("tokens").ok()?, file.tensor("rows").ok()?);
     if tokens.dtype() != Dtype::U32 || rows.dtype() != Dtype::U64 || rows.shape().last() != Some(&3)
@@ -69,7 +58,7 @@ fn parse(bytes: &[u8]) -> Option<(TokenRows, String)> {
         len: *len,
         given: *given,
     });
-    Some((TokenRows::from_parts(tokens.collect(), spans.collect())?, source))
+    TokenRows::from_parts(tokens.collect(), spans.collect())
 }
 
 #[cfg(test)]
@@ -81,10 +70,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         let rows = TokenRows::responses([(vec![1, 2], vec![3]), (vec![4], vec![5, 6])], 8);
-        write_rows(&path, &rows, "from here").unwrap();
-        let (read, source) = read_rows(&path).unwrap();
+        write_rows(&path, &rows).unwrap();
+        let read = read_rows(&path).unwrap();
         assert_eq!((read.tokens(), read.spans()), (rows.tokens(), rows.spans()));
-        assert_eq!(source, "from here");
+        assert_eq!(read.digest(), rows.digest());
+        let others = TokenRows::responses([(vec![1], vec![2, 3]), (vec![4], vec![5, 6])], 8);
+        assert_ne!(others.digest(), rows.digest(), "the same tokens, other rows");
     }
 
     #[test]
@@ -92,7 +83,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         let good = {
-            write_rows(&path, &TokenRows::blocks(vec![1, 2, 3, 4], 2), "x").unwrap();
+            write_rows(&path, &TokenRows::blocks(vec![1, 2, 3, 4], 2)).unwrap();
             std::fs::read(&path).unwrap()
         };
         for bytes in [&b"no tokens"[..], &good[..good.len() - 1], &[]] {

@@ -4,4 +4,4 @@ mod accuracy;
 mod perplexity;
 
 pub use accuracy::{Accuracy, accuracy};
-pub use perplexity::{EvalError, Perplexity, PerplexityOptions, perplexity};
+pub use perplexity::{EvalError, Perplexity, PerplexityOptions, check_text, perplexity};

@@ -105,7 +105,7 @@ pub fn perplexity(
     progress: &mut dyn Progress,
 ) -> Result<Perplexity, EvalError> {
     let seq_len = options.seq_len;
-    check(model, tokens, context, options)?;
+    check_text(model, tokens, context, options)?;
     let blocks = (tokens.len() / seq_len).min(options.blocks.unwrap_or(usize::MAX));
     let blocks: Vec<&[u32]> = tokens.chunks_exact(seq_len).take(blocks).collect();
     progress.begin("perplexity", blocks.len());
@@ -146,7 +146,13 @@ fn in_threads(
     outcome.map(|()| losses)
 }
 
-fn check(
+/// Checks that perplexity can be measured: that the text fills a block, that a block fits the
+/// model's context, and that the model knows its tokens.
+///
+/// # Errors
+///
+/// [`EvalError`], as [`perplexity`] would give it.
+pub fn check_text(
     model: &impl LanguageModel,
     tokens: &[u32],
     context: usize,

@@ -20,6 +20,8 @@ pub struct Position {
     pub tokens: u64,
     /// Best score of an evaluation so far.
     pub best: Option<Score>,
+    /// Step after which the last evaluation was made.
+    pub evaluated: usize,
     /// Evaluations since the best one.
     pub stale: usize,
 }
@@ -27,11 +29,12 @@ pub struct Position {
 impl Position {
     /// Before the first step.
     pub fn start() -> Self {
-        Self { step: 0, tokens: 0, best: None, stale: 0 }
+        Self { step: 0, tokens: 0, best: None, evaluated: 0, stale: 0 }
     }
 
     /// Takes note of an evaluation; whether it is the best so far.
     pub fn note(&mut self, score: Score) -> bool {
+        self.evaluated = self.step;
         let best = self.best.is_none_or(|best| score.is_better_than(best));
         if best {
             self.best = Some(score);
@@ -89,27 +92,32 @@ impl Checkpoints {
         position: Position,
         best: bool,
     ) -> Result<PathBuf, TrainError> {
-        let name = format!("step-{}", position.step);
+        // The same step is saved again after an interruption. What is there may be named by a
+        // pointer, and stays until that names another.
+        let name = (0..)
+            .map(|again| match again {
+                0 => format!("step-{}", position.step),
+                _ => format!("step-{}-{again}", position.step),
+            })
+            .find(|name| !self.dir.join(name).exists())
+            .expect("names do not run out");
         let target = self.dir.join(&name);
         let staging = tempfile::Builder::new()
             .prefix(".welore-")
             .tempdir_in(&self.dir)
             .map_err(|source| io(&self.dir, source))?;
         let path = staging.path();
-        module
+        let parameters = module
             .clone()
             .into_record_group(group.clone())
-            .save(path.join(PARAMETERS))
-            .map_err(|error| broken(path, PARAMETERS, error))?;
-        optimizer.save(path.join(OPTIMIZER)).map_err(|error| broken(path, OPTIMIZER, error))?;
-        for file in [PARAMETERS, OPTIMIZER] {
-            let file = path.join(file);
-            let sync = fs::File::open(&file).and_then(|f| f.sync_all());
-            sync.map_err(|source| io(&file, source))?;
-        }
-        if target.exists() {
-            // The same step saved again, after an interruption: it holds the same.
-            fs::remove_dir_all(&target).map_err(|source| io(&target, source))?;
+            .into_bytes()
+            .map_err(|error| broken(&target, PARAMETERS, error))?;
+        let state = optimizer.into_bytes().map_err(|error| broken(&target, OPTIMIZER, error))?;
+        for (file, bytes) in [(PARAMETERS, parameters), (OPTIMIZER, state)] {
+            write_file(path.join(file), &bytes).map_err(|error| match error {
+                CheckpointError::Io { source, .. } => io(&target.join(file), source),
+                other => other.into(),
+            })?;
         }
         fs::rename(path, &target).map_err(|source| io(&target, source))?;
         let _renamed = staging.keep();
@@ -127,17 +135,29 @@ impl Checkpoints {
         Ok(target)
     }
 
-    /// How far the last checkpoint is, and where it is.
+    /// How far the last checkpoint is, and where it is, if there is one.
     ///
     /// # Errors
     ///
-    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`], [`TrainError::Foreign`].
-    pub fn last(&self) -> Result<(Position, PathBuf), TrainError> {
-        let pointer = self.pointer("last.json")?;
+    /// [`TrainError::Broken`], [`TrainError::Foreign`].
+    pub fn last(&self) -> Result<Option<(Position, PathBuf)>, TrainError> {
+        let Some(pointer) = self.pointer("last.json")? else { return Ok(None) };
         if pointer.origin != self.origin {
             return Err(TrainError::Foreign { path: self.dir.join("last.json") });
         }
-        Ok((pointer.position, self.dir.join(pointer.directory)))
+        Ok(Some((pointer.position, self.dir.join(pointer.directory))))
+    }
+
+    /// Puts the best checkpoint's parameters in place, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Broken`].
+    pub fn load_best<M: Module>(&self, module: M) -> Result<M, TrainError> {
+        match self.pointer("best.json")? {
+            Some(pointer) => load_parameters(module, &self.dir.join(pointer.directory)),
+            None => Ok(module),
+        }
     }
 
     /// Puts the last checkpoint's parameters and optimizer state in place. Parameters get the
@@ -151,24 +171,19 @@ impl Checkpoints {
         module: M,
         optimizer: ModuleOptimizer,
     ) -> Result<(M, ModuleOptimizer, Position), TrainError> {
-        let (position, dir) = self.last()?;
-        let record = ModuleRecord::load(dir.join(PARAMETERS))
-            .map_err(|error| broken(&dir, PARAMETERS, error))?;
-        let module = module
-            .try_load_record(record.allow_partial(true))
-            .map_err(|error| broken(&dir, PARAMETERS, error))?;
+        let (position, dir) =
+            self.last()?.ok_or_else(|| TrainError::NoCheckpoint { path: self.dir.clone() })?;
+        let module = load_parameters(module, &dir)?;
         let optimizer =
             optimizer.load(dir.join(OPTIMIZER)).map_err(|error| broken(&dir, OPTIMIZER, error))?;
         Ok((module, optimizer, position))
     }
 
-    fn pointer(&self, file: &str) -> Result<Pointer, TrainError> {
+    fn pointer(&self, file: &str) -> Result<Option<Pointer>, TrainError> {
         let path = self.dir.join(file);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(TrainError::NoCheckpoint { path: self.dir.clone() });
-            }
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(io(&path, source)),
         };
         let pointer: Pointer = serde_json::from_slice(&text).map_err(|error| {
@@ -179,7 +194,7 @@ impl Checkpoints {
             let reason = format!("`{}` is not a checkpoint", pointer.directory);
             return Err(TrainError::Broken { path, reason });
         }
-        Ok(pointer)
+        Ok(Some(pointer))
     }
 
     /// Removes checkpoints that no pointer names, and what killed runs left. Failing to is no
@@ -187,7 +202,7 @@ impl Checkpoints {
     fn remove_others(&self) {
         let named: Vec<String> = ["last.json", "best.json"]
             .iter()
-            .filter_map(|file| Some(self.pointer(file).ok()?.directory))
+            .filter_map(|file| Some(self.pointer(file).ok()??.directory))
             .collect();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
@@ -198,6 +213,14 @@ impl Checkpoints {
             }
         }
     }
+}
+
+fn load_parameters<M: Module>(module: M, dir: &Path) -> Result<M, TrainError> {
+    let record =
+        ModuleRecord::load(dir.join(PARAMETERS)).map_err(|error| broken(dir, PARAMETERS, error))?;
+    module
+        .try_load_record(record.allow_partial(true))
+        .map_err(|error| broken(dir, PARAMETERS, error))
 }
 
 fn io(path: &Path, source: std::io::Error) -> TrainError {

@@ -37,9 +37,9 @@ pub enum TrainError {
         vocab_size: usize,
     },
     /// The loss or the gradient is not a number any more.
-    #[error("the {what} is not finite at step {step}{}", last_good(checkpoint))]
+    #[error("the {what} is not finite at step {step}{}", last_saved(checkpoint))]
     NotFinite {
-        /// `loss` or `gradient`.
+        /// `loss`, `gradient`, or the name of a score.
         what: &'static str,
         /// The step, from 1.
         step: usize,
@@ -55,7 +55,7 @@ pub enum TrainError {
         reason: String,
     },
     /// A checkpoint of another run.
-    #[error("{path}: this checkpoint was made from another model", path = path.display())]
+    #[error("{path}: this checkpoint was made by another run", path = path.display())]
     Foreign {
         /// The file.
         path: PathBuf,
@@ -69,18 +69,34 @@ pub enum TrainError {
     /// Reading or writing failed.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
-    /// Evaluation failed.
+    /// Measuring perplexity failed.
     #[error(transparent)]
-    Eval(#[from] EvalError),
+    Eval(EvalError),
     /// An evaluation of the caller's own failed.
     #[error("the evaluation failed: {0}")]
-    Evaluation(Box<dyn std::error::Error + Send + Sync>),
+    Evaluation(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// A new run would replace another.
+    #[error("{path}: there is a run already", path = path.display())]
+    RunExists {
+        /// The run directory.
+        path: PathBuf,
+    },
     /// The user stopped the work; a checkpoint was saved.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
 }
 
-fn last_good(checkpoint: &Option<PathBuf>) -> String {
+impl From<EvalError> for TrainError {
+    fn from(error: EvalError) -> Self {
+        match error {
+            // Stopping is no failure of the evaluation.
+            EvalError::Interrupted(interrupted) => Self::Interrupted(interrupted),
+            other => Self::Eval(other),
+        }
+    }
+}
+
+fn last_saved(checkpoint: &Option<PathBuf>) -> String {
     match checkpoint {
         Some(path) => format!("; the last good checkpoint is {}", path.display()),
         None => "; there is no checkpoint before it".into(),

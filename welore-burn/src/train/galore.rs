@@ -2,7 +2,7 @@ use burn::config::Config;
 use burn::optim::{LearningRate, ModuleOptimizer, Optimizer, RecordState, StateSink, StateSource};
 use burn::tensor::{Device, Tensor, TensorData};
 
-use crate::linalg::{Matrix, leading_left_vectors};
+use crate::linalg::{LinalgError, Matrix, leading_left_vectors};
 
 /// [`GaLore`] Configuration.
 #[derive(Config, Debug)]
@@ -95,7 +95,11 @@ impl Optimizer for GaLore {
             Some(state) => (state.time, state.projection, Some((state.moment_1, state.moment_2))),
             None => (0, None, None),
         };
-        let projection = self.projection(time, &grad, old);
+        let Ok(projection) = self.projection(time, &grad, old) else {
+            // A gradient that is not finite has no directions to follow; whoever trains sees it
+            // in the norm.
+            return (tensor, None);
+        };
         let grad = match &projection {
             Some(projection) => project(grad, projection),
             None => grad,
@@ -141,29 +145,28 @@ impl GaLore {
         time: usize,
         grad: &Tensor<D>,
         old: Option<Tensor<2>>,
-    ) -> Option<Tensor<2>> {
+    ) -> Result<Option<Tensor<2>>, LinalgError> {
         let dims = grad.dims();
-        let &[rows, cols] = &dims[..] else { return None };
+        let &[rows, cols] = &dims[..] else { return Ok(None) };
         let rank = self.config.rank;
         if rows.min(cols) <= rank {
-            return None;
+            return Ok(None);
         }
         if old.is_some() && !time.is_multiple_of(self.config.refresh) {
-            return old;
+            return Ok(old);
         }
         let smaller_first = if rows <= cols { grad.clone() } else { grad.clone().transpose() };
         let side = rows.min(cols);
         let entries = smaller_first.into_data().iter::<f64>().collect();
         let vectors = Matrix::new(side, rows.max(cols), entries)
             .and_then(|matrix| leading_left_vectors(&matrix, rank));
-        match vectors {
-            Ok(vectors) => {
+        match (vectors, old) {
+            (Ok(vectors), _) => {
                 let data = TensorData::new(vectors, [side, rank]).convert_dtype(grad.dtype());
-                Some(Tensor::from_data(data, &grad.device()))
+                Ok(Some(Tensor::from_data(data, &grad.device())))
             }
-            // A gradient that is not finite has no singular vectors; whoever trains sees it in
-            // the norm. The update is then not finite either, with or without a projection.
-            Err(_) => old,
+            (Err(_), Some(old)) => Ok(Some(old)),
+            (Err(error), None) => Err(error),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
+use super::checkpoints::Position;
 use crate::checkpoint::{CheckpointError, write_file};
 
 /// The run's `metrics.jsonl`: one JSON object a line, with its `step`.
@@ -14,13 +15,13 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file, keeping the lines up to `step` only: what a run that died wrote after
-    /// its last checkpoint will be computed again.
+    /// Opens the file, keeping the lines up to a position only: what a run that died wrote
+    /// after its last checkpoint will be computed again.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Io`].
-    pub fn open(path: impl AsRef<Path>, step: usize) -> Result<Self, CheckpointError> {
+    pub fn open(path: impl AsRef<Path>, position: &Position) -> Result<Self, CheckpointError> {
         let path = path.as_ref().to_path_buf();
         let io = || {
             let path = path.clone();
@@ -32,8 +33,12 @@ impl Metrics {
             for line in lines {
                 let line = line.map_err(io())?;
                 // A killed process may have left half a line.
-                let at = serde_json::from_str::<Value>(&line).ok().and_then(|v| v["step"].as_u64());
-                if at.is_some_and(|at| at as usize <= step) {
+                let value: Value = serde_json::from_str(&line).unwrap_or_default();
+                let last = match value["loss"].is_null() {
+                    true => position.evaluated,
+                    false => position.step,
+                };
+                if value["step"].as_u64().is_some_and(|step| step <= last as u64) {
                     kept.push_str(&line);
                     kept.push('\n');
                 }
@@ -50,7 +55,9 @@ impl Metrics {
     ///
     /// [`CheckpointError::Io`].
     pub fn write(&mut self, line: &Value) -> Result<(), CheckpointError> {
-        writeln!(self.file, "{line}")
+        // In one piece, so that a line is not seen half-written.
+        self.file
+            .write_all(format!("{line}\n").as_bytes())
             .map_err(|source| CheckpointError::Io { path: self.path.clone(), source })
     }
 }

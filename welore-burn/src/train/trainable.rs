@@ -61,15 +61,14 @@ pub fn select_trainable<M: Module>(
 ) -> Result<(M, ParamGroup, TrainableCount), TrainError> {
     let trainable = settings.trainable;
     let module = match trainable {
-        Trainable::Lora => attach_adapters(module, settings),
+        Trainable::Lora => attach_adapters(module, settings)?,
         _ => {
             let factored = factored_paths(&module);
             let projections = Selection::projections();
             module.map(&mut Selector { trainable, factored, projections, path: Vec::new() })
         }
     };
-    let mut survey = Survey::default();
-    module.visit(&mut survey);
+    let survey = Survey::of(&module);
     if survey.count.trainable == 0 {
         return Err(TrainError::NothingTrainable(trainable.name()));
     }
@@ -78,28 +77,29 @@ pub fn select_trainable<M: Module>(
 }
 
 /// Adapters on every projection; everything else is frozen.
-fn attach_adapters<M: Module>(module: M, settings: &TrainSettings) -> M {
+fn attach_adapters<M: Module>(module: M, settings: &TrainSettings) -> Result<M, TrainError> {
     let LoraSettings { rank, alpha } = settings.lora;
     let module = module.materialize();
-    let paths = projection_weights(&module);
-    let paths: Vec<&str> = paths.iter().map(String::as_str).collect();
+    let survey = Survey::of(&module);
+    let projections = survey.projections();
+    let sides = projections.iter().flat_map(|(_, shape)| shape.iter().copied());
+    let full = sides.min().unwrap_or(0);
+    if rank > full {
+        let reason = format!("is larger than the smallest projection, of rank {full}");
+        return Err(TrainError::Setting { option: "--lora-rank", reason });
+    }
+    let paths: Vec<&str> = projections.iter().map(|(path, _)| *path).collect();
     if let Some(device) = module.devices().first() {
         // Adapters start at random; a run can be repeated.
         device.seed(settings.seed);
     }
-    module.apply_lora(Lora::new(rank, alpha).set_param_group(ParamGroup::from_paths(paths)))
+    Ok(module.apply_lora(Lora::new(rank, alpha).set_param_group(ParamGroup::from_paths(paths))))
 }
 
 /// Paths of the weights of all projections, of both factors where they are factored.
 pub(super) fn projection_weights(module: &impl Module) -> Vec<String> {
-    let mut survey = Survey::default();
-    module.visit(&mut survey);
-    let projections = Selection::projections();
-    let is_projection = |path: &String| {
-        let name = weight_of(path).strip_suffix(".weight");
-        name.is_some_and(|name| projections.matches(name))
-    };
-    survey.all.into_iter().filter(is_projection).collect()
+    let survey = Survey::of(module);
+    survey.projections().iter().map(|(path, _)| path.to_string()).collect()
 }
 
 /// The path of the weight that a parameter belongs to.
@@ -146,12 +146,32 @@ impl ModuleMapper for Selector {
     }
 }
 
+/// What parameters a module has.
 #[derive(Default)]
 struct Survey {
     path: Vec<String>,
-    all: Vec<String>,
+    all: Vec<(String, Vec<usize>)>,
     trainable: Vec<String>,
     count: TrainableCount,
+}
+
+impl Survey {
+    fn of(module: &impl Module) -> Self {
+        let mut survey = Self::default();
+        module.visit(&mut survey);
+        survey
+    }
+
+    /// Path and shape of the weights of all projections, of both factors of factored ones.
+    fn projections(&self) -> Vec<(&str, &[usize])> {
+        let projections = Selection::projections();
+        let is_projection = |path: &str| {
+            let name = weight_of(path).strip_suffix(".weight");
+            name.is_some_and(|name| projections.matches(name))
+        };
+        let all = self.all.iter().map(|(path, shape)| (path.as_str(), shape.as_slice()));
+        all.filter(|(path, _)| is_projection(path)).collect()
+    }
 }
 
 impl ModuleVisitor for Survey {
@@ -164,13 +184,14 @@ impl ModuleVisitor for Survey {
     }
 
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let parameters = param.lazy_shape().num_elements() as u64;
+        let shape = param.lazy_shape();
+        let parameters = shape.num_elements() as u64;
         self.count.total += parameters;
         let path = self.path.join(".");
         if param.is_require_grad() {
             self.count.trainable += parameters;
             self.trainable.push(path.clone());
         }
-        self.all.push(path);
+        self.all.push((path, shape.to_vec()));
     }
 }

@@ -55,7 +55,7 @@ pub struct RunPlace<'a> {
     pub dir: &'a Path,
     /// What identifies the model that it begins with, such as a digest.
     pub origin: &'a str,
-    /// Whether to go on from its last checkpoint.
+    /// Whether to go on with the run there.
     pub resume: bool,
 }
 
@@ -89,12 +89,13 @@ pub enum TrainingEvent {
 }
 
 impl<M: LanguageModel> Training<M> {
-    /// Starts a run in a directory, or goes on with the one there.
+    /// Starts a run in a directory, or goes on with the one there. A run that has no
+    /// checkpoint yet goes on from its start, which is the same each time.
     ///
     /// # Errors
     ///
-    /// [`TrainError`] for settings out of range, for a model with nothing to train, and for
-    /// checkpoints that cannot be read.
+    /// [`TrainError`] for settings out of range, for a model with nothing to train, for
+    /// checkpoints that cannot be read, and where a new run would replace another.
     pub fn open(
         model: M,
         settings: TrainSettings,
@@ -106,11 +107,15 @@ impl<M: LanguageModel> Training<M> {
         let mut optimizer = optimizer_for(&model, &settings);
         let checkpoints = Checkpoints::open(dir.join("checkpoints"), origin)?;
         let (mut position, mut last_saved) = (Position::start(), None);
-        if resume {
-            last_saved = Some(checkpoints.last()?.1);
-            (model, optimizer, position) = checkpoints.load_last(model, optimizer)?;
+        match checkpoints.last()? {
+            Some(_) if !resume => return Err(TrainError::RunExists { path: dir.into() }),
+            Some((_, saved)) => {
+                last_saved = Some(saved);
+                (model, optimizer, position) = checkpoints.load_last(model, optimizer)?;
+            }
+            None => {}
         }
-        let metrics = Metrics::open(dir.join("metrics.jsonl"), position.step)?;
+        let metrics = Metrics::open(dir.join("metrics.jsonl"), &position)?;
         Ok(Self {
             schedule: Schedule::from(&settings),
             model,
@@ -140,9 +145,18 @@ impl<M: LanguageModel> Training<M> {
         &self.model
     }
 
+    /// The model that scored best, or as it is now if none was scored.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Broken`].
+    pub fn best_model(&self) -> Result<M, TrainError> {
+        self.checkpoints.load_best(self.model.clone())
+    }
+
     /// Takes the remaining steps. `evaluate` scores the model on its plain device, when the
     /// settings ask for it; `observe` sees what happens and may stop the run, which then saves
-    /// a checkpoint first. A run whose score has not become better for as many evaluations as
+    /// a checkpoint first. `device` is the model's autodiff device. A run whose score has not become better for as many evaluations as
     /// its patience ends early.
     ///
     /// # Errors
@@ -159,27 +173,53 @@ impl<M: LanguageModel> Training<M> {
     ) -> Result<(), TrainError> {
         self.check_rows(rows)?;
         let executor = Executor::new(execution, device);
-        while self.position.step < self.settings.steps && !self.is_out_of_patience() {
-            let report = self.step(rows, &executor)?;
-            let mut outcome = observe(TrainingEvent::Step(report));
-            let step = self.position.step;
-            let last = step == self.settings.steps;
-            let due = |every: usize| every > 0 && step.is_multiple_of(every);
+        while !self.is_done() {
             let mut best = false;
-            if due(self.settings.eval_every) && outcome.is_ok() {
-                let score = evaluate(&self.model.valid())?;
+            // A run that was stopped before an evaluation makes it first.
+            let outcome = if self.owes_evaluation() {
+                let score = match evaluate(&self.model.valid()) {
+                    Ok(score) if !score.value().is_finite() => Err(self.not_finite(score.name())),
+                    other => other,
+                };
+                let score = match score {
+                    Ok(score) => score,
+                    Err(error) => {
+                        self.save(false)?;
+                        return Err(error);
+                    }
+                };
+                let step = self.position.step;
                 best = self.position.note(score);
                 let (name, value) = (score.name(), score.value());
                 self.metrics.write(&json!({ "step": step, name: value, "best": best }))?;
-                outcome = observe(TrainingEvent::Evaluation { step, score });
-            }
-            let stops = last || outcome.is_err() || self.is_out_of_patience();
-            if best || stops || due(self.settings.save_every) {
+                observe(TrainingEvent::Evaluation { step, score })
+            } else {
+                observe(TrainingEvent::Step(self.step(rows, &executor)?))
+            };
+            let (step, every) = (self.position.step, self.settings.save_every);
+            let due = every > 0 && step.is_multiple_of(every) && !self.owes_evaluation();
+            if best || due || self.is_done() || outcome.is_err() {
                 self.save(best)?;
             }
             outcome?;
         }
         Ok(())
+    }
+
+    /// Whether there is nothing left to do.
+    pub fn is_done(&self) -> bool {
+        let all = self.position.step >= self.settings.steps && !self.owes_evaluation();
+        all || self.is_out_of_patience()
+    }
+
+    fn owes_evaluation(&self) -> bool {
+        let (step, every) = (self.position.step, self.settings.eval_every);
+        every > 0 && step > self.position.evaluated && step.is_multiple_of(every)
+    }
+
+    fn not_finite(&self, what: &'static str) -> TrainError {
+        let checkpoint = self.last_saved.clone();
+        TrainError::NotFinite { what, step: self.position.step, checkpoint }
     }
 
     /// Whether the run ended before its last step because it no longer got better.

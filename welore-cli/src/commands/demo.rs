@@ -94,7 +94,7 @@ impl Demo {
         demo_model::write_stories((&tune, STORIES.0), (&test, STORIES.1))?;
 
         let mut rows = vec![self.evaluate("dense", "dense", None)?];
-        self.welore(&format!("analyze dense -o spectra.json --json"))?;
+        self.welore("analyze dense -o spectra.json --json")?;
         for (model, policy) in [("uniform", "--policy uniform"), ("welore", "--policy welore")] {
             // min_ratio 0 factors every matrix under both policies, so that only ranks differ.
             self.welore(&format!(

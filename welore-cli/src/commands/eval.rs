@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::module::Module;
 use serde_json::json;
-use welore_burn::data::{Task, TaskKind, TextTokenizer, read_text};
+use welore_burn::data::{Task, TaskKind, TextTokenizer, join_documents, read_documents};
 use welore_burn::eval::{EvalError, Perplexity, PerplexityOptions, perplexity};
 use welore_burn::llama::{LoadedLlama, load_llama};
 
@@ -71,9 +71,10 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
 
 fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     let device = device();
-    let text = read_text(path)?;
+    let documents = read_documents(path)?;
     let loaded = load_llama(&args.model, &device, &mut Bar::default())?;
-    let tokens = TextTokenizer::open(&args.model)?.encode(&text)?;
+    let end = loaded.config.eos_token_ids.first().copied();
+    let tokens = join_documents(&documents, &TextTokenizer::open(&args.model)?, end)?;
     let options =
         PerplexityOptions { seq_len: args.seq_len, blocks: args.blocks, at_once: blocks_at_once() };
     let context = loaded.config.max_position_embeddings;

@@ -1,12 +1,12 @@
 //! `train`: fine-tune a model on a text or a task, by default only its low-rank components.
 
 mod log;
+mod place;
 mod run_file;
 mod source;
 mod start;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result};
 use burn::module::Module;
@@ -16,7 +16,7 @@ use welore_burn::checkpoint::{
     save_module, write_file,
 };
 use welore_burn::data::{TaskExample, TokenRows};
-use welore_burn::eval::{PerplexityOptions, perplexity};
+use welore_burn::eval::{PerplexityOptions, check_text, perplexity};
 use welore_burn::llama::{Llama, load_llama, read_plan};
 use welore_burn::progress::Interrupted;
 use welore_burn::train::{
@@ -29,28 +29,27 @@ use crate::args::TrainArgs;
 use crate::failure::WrongInput;
 use crate::terminal::{Bar, Steps, interrupted};
 use crate::{format, memory};
+use place::Place;
 use run_file::RunFile;
 
 /// Runs the command.
 pub fn run(args: TrainArgs) -> Result<()> {
     memory::keep_pages();
-    let (dir, resume) = match (&args.resume, &args.start.output) {
-        (Some(dir), _) => (dir, true),
-        (None, Some(dir)) => (dir, false),
+    match (&args.resume, &args.start.output) {
+        (Some(dir), _) => {
+            let run = RunFile::read(dir)?;
+            run.refuse_changes(&args.start)?;
+            let _place = Place::of_run(dir)?;
+            train(&args, Prepared::open(run, dir, true)?, dir)
+        }
+        (None, Some(dir)) => {
+            let new = start::start(&args.start, dir)?;
+            let prepared = Prepared::open(RunFile::read(dir)?, dir, false)?;
+            let _place = new.keep();
+            train(&args, prepared, dir)
+        }
         (None, None) => unreachable!("clap asks for one of --resume and --output"),
-    };
-    if resume {
-        RunFile::read(dir)?.refuse_changes(&args.start)?;
-        return train(&args, Prepared::open(dir, true)?, dir);
     }
-    // Only a directory that was new or empty gets past this.
-    start::start(&args.start, dir)?;
-    let prepared = Prepared::open(dir, false);
-    if prepared.is_err() {
-        // A run that never began; only what `start` made is in it.
-        fs::remove_dir_all(dir)?;
-    }
-    train(&args, prepared?, dir)
 }
 
 /// Everything a run needs, read and checked.
@@ -70,21 +69,33 @@ enum Evaluation {
 }
 
 impl Prepared {
-    fn open(dir: &Path, resume: bool) -> Result<Self> {
-        let run = RunFile::read(dir)?;
+    fn open(run: RunFile, dir: &Path, resume: bool) -> Result<Self> {
         run.check_base()?;
         let rows = source::rows(&run, dir)?;
-        let loaded = load_llama(&run.base, &device().autodiff(), &mut Bar::default())?;
+        let evaluation = source::same_evaluation(&run)?;
+        let loaded = load_llama(run.base(), &device().autodiff(), &mut Bar::default())?;
         let context = loaded.config.max_position_embeddings;
         if run.settings.seq_len > context {
             let message = format!("--seq-len: the model's context is {context} tokens");
             return Err(WrongInput { message, hint: None }.into());
         }
-        let evaluation = source::evaluation(&run, &loaded.config)?;
-        let place = RunPlace { dir, origin: &run.base_digest, resume };
+        if let (Evaluation::Text(tokens), Some(path)) = (&evaluation, &run.eval_text) {
+            let options = perplexity_options(&run);
+            in_file(check_text(&loaded.model, tokens, context, &options), path)?;
+        }
+        let identity = run.identity()?;
+        let place = RunPlace { dir, origin: &identity, resume };
         let training = Training::open(loaded.model, run.settings.clone(), place)?;
         in_file(training.check_rows(&rows), run.data.path())?;
         Ok(Self { run, rows, evaluation, context, training })
+    }
+}
+
+fn perplexity_options(run: &RunFile) -> PerplexityOptions {
+    PerplexityOptions {
+        seq_len: run.settings.seq_len,
+        blocks: run.eval_blocks,
+        at_once: blocks_at_once(),
     }
 }
 
@@ -101,6 +112,7 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
     );
     eprintln!("{trained}");
     tracing::info!("{trained}, from step {}", training.position().step);
+    let finished = training.is_done() && dir.join("model").is_dir();
     let mut steps = Steps::new(run.settings.steps, training.position().step);
     let observe = |event: TrainingEvent| {
         log::note(&event);
@@ -121,8 +133,11 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
         eprintln!("saved; `welore-cli train --resume {}` goes on", dir.display());
     }
     outcome?;
-    let model = write_model(&training, &run, dir)?;
-    tracing::info!("done at step {}", training.position().step);
+    let model = dir.join("model");
+    if !finished {
+        write_model(&training, &run, &model)?;
+        tracing::info!("done at step {}", training.position().step);
+    }
     report(args, &training, &model)
 }
 
@@ -135,11 +150,7 @@ fn evaluate(
     match evaluation {
         Evaluation::Nothing => unreachable!("checked before the run began"),
         Evaluation::Text(tokens) => {
-            let options = PerplexityOptions {
-                seq_len: run.settings.seq_len,
-                blocks: run.eval_blocks,
-                at_once: blocks_at_once(),
-            };
+            let options = perplexity_options(run);
             let mut bar = Bar::default();
             let result = perplexity(model, tokens, context, &options, &device(), &mut bar)?;
             Ok(Score::Perplexity(result.perplexity))
@@ -160,26 +171,25 @@ fn execution() -> Execution {
     Execution { workers: blocks_at_once(), tokens_at_once: 512 }
 }
 
-/// Writes `RUN/model` in the type of the model that training started from.
-fn write_model(training: &Training<Llama>, run: &RunFile, dir: &Path) -> Result<PathBuf> {
-    let base = Checkpoint::open(&run.base)?;
+/// Writes the resulting model, in the type of the one that training started from: the best
+/// one if models were evaluated, else the last.
+fn write_model(training: &Training<Llama>, run: &RunFile, target: &Path) -> Result<()> {
+    let base = Checkpoint::open(run.base())?;
     let first = base.names().next().and_then(|name| base.meta(name));
     let dtype = first.context("the base has tensors")?.dtype;
-    let target = dir.join("model");
-    let output = OutputDir::create(&target, true)?;
+    let output = OutputDir::create(target, true)?;
     let mut writer = ShardWriter::new(output.path(), DEFAULT_SHARD_BYTES);
-    let model = training.model().valid();
+    let model = training.best_model()?.valid();
     // The sum of a weight and an adapter is dense.
     let dense = run.settings.trainable == Trainable::Lora;
     let model = if dense { model.materialize() } else { model };
     save_module(&model, dtype, &mut writer, &mut Bar::default())?;
     writer.finish()?;
-    copy_companions(&run.base, output.path())?;
-    if let Some(plan) = read_plan(&run.base)?.filter(|_| !dense) {
+    copy_companions(run.base(), output.path())?;
+    if let Some(plan) = read_plan(run.base())?.filter(|_| !dense) {
         write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
     }
-    output.commit()?;
-    Ok(target)
+    Ok(output.commit()?)
 }
 
 fn report(args: &TrainArgs, training: &Training<Llama>, model: &Path) -> Result<()> {

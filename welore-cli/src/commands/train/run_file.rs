@@ -7,19 +7,19 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use welore_burn::checkpoint::{CheckpointError, write_file};
 use welore_burn::data::TaskKind;
-use welore_burn::train::TrainSettings;
+use welore_burn::train::{TrainError, TrainSettings};
 
 use crate::args::TrainStartArgs;
 use crate::commands::{in_file, read_artifact};
 use crate::failure::WrongInput;
 
-const RUN_FILE: &str = "run.json";
+pub const RUN_FILE: &str = "run.json";
 
 /// Everything that decides what a run does.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct RunFile {
-    /// Model directory that training starts from.
-    pub base: PathBuf,
+    /// Model directory that training starts from; within the run's, relative to it.
+    base: PathBuf,
     /// What identifies that model: a digest of its files.
     pub base_digest: String,
     /// What is trained on.
@@ -28,6 +28,8 @@ pub struct RunFile {
     pub data_digest: String,
     /// Text that is evaluated on.
     pub eval_text: Option<PathBuf>,
+    /// What identifies the evaluation's contents.
+    pub eval_digest: Option<String>,
     /// Most blocks or examples of an evaluation.
     pub eval_blocks: Option<usize>,
     /// Everything else.
@@ -58,19 +60,94 @@ impl Source {
     }
 }
 
+/// Where a new run's files say it comes from.
+#[derive(Debug)]
+pub struct Origin {
+    /// Model directory that training starts from.
+    pub base: PathBuf,
+    /// What is trained on.
+    pub data: Source,
+    /// A digest of its rows.
+    pub data_digest: String,
+}
+
 impl RunFile {
+    /// Describes a new run in `dir`.
+    pub fn new(dir: &Path, origin: Origin, settings: TrainSettings) -> Result<Self> {
+        let Origin { base, data, data_digest } = origin;
+        let base_digest = model_digest(&base)?;
+        // A run that has its own base can be moved.
+        let within = dir
+            .canonicalize()
+            .ok()
+            .and_then(|dir| base.strip_prefix(dir).ok().map(Path::to_path_buf));
+        let base = within.unwrap_or(base);
+        Ok(Self {
+            base,
+            base_digest,
+            data,
+            data_digest,
+            eval_text: None,
+            eval_digest: None,
+            eval_blocks: None,
+            settings,
+        })
+    }
+
     /// Reads the file of a run.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(RUN_FILE);
-        let run: Self = in_file(serde_json::from_str(&read_artifact(&path)?), &path)?;
+        let text = read_artifact(&path)?;
+        let mut run: Self = serde_json::from_str(&text).map_err(|error| WrongInput {
+            message: format!("{}: not the file of a run: {error}", path.display()),
+            hint: None,
+        })?;
         // People edit files; nothing may be built on settings that cannot be.
-        in_file(run.settings.check(), &path)?;
+        in_file(run.check(), &path)?;
+        run.base = dir.join(&run.base);
         Ok(run)
+    }
+
+    /// The run with its base at an absolute path.
+    pub fn with_base(&self, base: PathBuf) -> Self {
+        Self { base, ..self.clone() }
+    }
+
+    /// The model directory that training starts from.
+    pub fn base(&self) -> &Path {
+        &self.base
+    }
+
+    /// Checks every setting, alone and with the others.
+    pub fn check(&self) -> Result<(), TrainError> {
+        self.settings.check()?;
+        let refuse =
+            |option, reason: &str| Err(TrainError::Setting { option, reason: reason.into() });
+        let is_task = matches!(self.data, Source::Task { .. });
+        if self.settings.eval_every > 0 && self.eval_text.is_none() && !is_task {
+            return refuse("--eval-every", "there is no --eval-text to evaluate on");
+        }
+        if self.eval_blocks == Some(0) {
+            return refuse("--eval-blocks", "must be at least 1");
+        }
+        Ok(())
     }
 
     /// Writes the file of a run.
     pub fn write(&self, dir: &Path) -> Result<()> {
         Ok(write_file(dir.join(RUN_FILE), serde_json::to_string_pretty(self)?.as_bytes())?)
+    }
+
+    /// What identifies the run: all that decides its steps, but no path.
+    pub fn identity(&self) -> Result<String> {
+        let decisive = serde_json::to_vec(&(
+            &self.base_digest,
+            &self.data_digest,
+            &self.eval_digest,
+            self.eval_blocks,
+            &self.settings,
+        ))?;
+        Ok(blake3::hash(&decisive).to_hex().to_string())
     }
 
     /// Checks that the base is the model that the run began with.
@@ -90,6 +167,9 @@ impl RunFile {
         differences("", &ours, &theirs, &mut changes);
         if args.eval_blocks.is_some_and(|blocks| Some(blocks) != self.eval_blocks) {
             changes.push("--eval-blocks".into());
+        }
+        if args.chooses_ranks() {
+            changes.push("--policy and its like".into());
         }
         if changes.is_empty() {
             return Ok(());

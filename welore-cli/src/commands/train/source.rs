@@ -5,9 +5,9 @@ use std::path::Path;
 use anyhow::Result;
 use welore_burn::data::{
     Task, TaskExample, TextTokenizer, TokenRows, join_documents, read_documents, read_rows,
-    read_text, write_rows,
+    write_rows,
 };
-use welore_burn::llama::{LlamaConfig, read_config};
+use welore_burn::llama::read_config;
 
 use super::Evaluation;
 use super::run_file::{RunFile, Source};
@@ -19,43 +19,38 @@ const TOKENS_FILE: &str = "tokens";
 /// The rows of a run: from its token file, or made once more from the same data.
 pub fn rows(run: &RunFile, dir: &Path) -> Result<TokenRows> {
     let path = dir.join(TOKENS_FILE);
-    if path.exists() {
-        let (rows, source) = read_rows(&path)?;
-        if source == run.data_digest {
-            return Ok(rows);
-        }
+    if let Ok(rows) = read_rows(&path)
+        && rows.digest() == run.data_digest
+    {
+        return Ok(rows);
     }
-    let (rows, digest) = tokenize(&run.data, &run.base, run.settings.seq_len)?;
-    if digest != run.data_digest {
-        let message = format!("{} is not what the run began with", run.data.path().display());
-        return Err(WrongInput { message, hint: None }.into());
+    let rows = tokenize(&run.data, run.base(), run.settings.seq_len)?;
+    if rows.digest() != run.data_digest {
+        return Err(changed(run.data.path()));
     }
-    write_rows(path, &rows, &digest)?;
+    write_rows(path, &rows)?;
     Ok(rows)
 }
 
+fn changed(path: &Path) -> anyhow::Error {
+    let message = format!("{} is not what the run began with", path.display());
+    WrongInput { message, hint: None }.into()
+}
+
 /// Tokenizes a run's data, and writes the token file.
-pub fn prepare(source: &Source, base: &Path, seq_len: usize, dir: &Path) -> Result<PreparedData> {
-    let (rows, digest) = tokenize(source, base, seq_len)?;
-    write_rows(dir.join(TOKENS_FILE), &rows, &digest)?;
-    Ok(PreparedData { rows: rows.len(), digest })
+pub fn prepare(source: &Source, base: &Path, seq_len: usize, dir: &Path) -> Result<TokenRows> {
+    let rows = tokenize(source, base, seq_len)?;
+    write_rows(dir.join(TOKENS_FILE), &rows)?;
+    Ok(rows)
 }
 
-/// Data in a token file.
-pub struct PreparedData {
-    /// How many rows.
-    pub rows: usize,
-    /// What identifies them.
-    pub digest: String,
-}
-
-fn tokenize(source: &Source, base: &Path, seq_len: usize) -> Result<(TokenRows, String)> {
-    let tokenizer = TextTokenizer::open(base)?;
+fn tokenize(source: &Source, base: &Path, seq_len: usize) -> Result<TokenRows> {
     let end = read_config(base)?.eos_token_ids.first().copied();
-    let rows = match source {
+    let tokenizer = TextTokenizer::open(base)?;
+    match source {
         Source::Text(path) => {
             let documents = read_documents(path)?;
-            TokenRows::blocks(join_documents(&documents, &tokenizer, end)?, seq_len)
+            Ok(TokenRows::blocks(join_documents(&documents, &tokenizer, end)?, seq_len))
         }
         Source::Task { name, path } => {
             let pair = |example: TaskExample| {
@@ -65,27 +60,43 @@ fn tokenize(source: &Source, base: &Path, seq_len: usize) -> Result<(TokenRows, 
             };
             let train = Task::read(*name, path)?.train;
             let pairs = train.into_iter().map(pair).collect::<Result<Vec<_>>>()?;
-            TokenRows::responses(pairs, seq_len)
+            Ok(TokenRows::responses(pairs, seq_len))
         }
-    };
-    let mut digest = blake3::Hasher::new();
-    for token in rows.tokens() {
-        digest.update(&token.to_le_bytes());
     }
-    Ok((rows, digest.finalize().to_hex().to_string()))
 }
 
-/// What a run is evaluated on.
-pub fn evaluation(run: &RunFile, config: &LlamaConfig) -> Result<Evaluation> {
-    if let Some(path) = &run.eval_text {
-        let tokens = TextTokenizer::open(&run.base)?.encode(&read_text(path)?)?;
-        return Ok(Evaluation::Text(tokens));
-    }
-    let Source::Task { name, path } = &run.data else { return Ok(Evaluation::Nothing) };
+/// What a run is evaluated on, and what identifies that.
+pub fn evaluation(run: &RunFile) -> Result<(Evaluation, Option<String>)> {
     if run.settings.eval_every == 0 {
-        return Ok(Evaluation::Nothing);
+        return Ok((Evaluation::Nothing, None));
     }
+    let config = read_config(run.base())?;
+    if let Some(path) = &run.eval_text {
+        let tokenizer = TextTokenizer::open(run.base())?;
+        let end = config.eos_token_ids.first().copied();
+        let tokens = join_documents(&read_documents(path)?, &tokenizer, end)?;
+        let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+        let digest = blake3::hash(&bytes).to_hex().to_string();
+        return Ok((Evaluation::Text(tokens), Some(digest)));
+    }
+    let Source::Task { name, path } = &run.data else { return Ok((Evaluation::Nothing, None)) };
     let mut examples = Task::read(*name, path)?.test;
     examples.truncate(run.eval_blocks.unwrap_or(usize::MAX));
-    Ok(Evaluation::Task(Speaker::open(&run.base, config)?, examples))
+    let mut digest = blake3::Hasher::new();
+    for example in &examples {
+        for text in [&example.prompt, &example.response] {
+            digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+        }
+    }
+    let speaker = Speaker::open(run.base(), &config)?;
+    Ok((Evaluation::Task(speaker, examples), Some(digest.finalize().to_hex().to_string())))
+}
+
+/// The same for a run that began before: it must still be the same.
+pub fn same_evaluation(run: &RunFile) -> Result<Evaluation> {
+    let (evaluation, digest) = evaluation(run)?;
+    match digest == run.eval_digest {
+        true => Ok(evaluation),
+        false => Err(changed(run.eval_text.as_deref().unwrap_or(run.data.path()))),
+    }
 }
