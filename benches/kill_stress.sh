@@ -12,9 +12,10 @@ cargo build --release --quiet --manifest-path "$here/Cargo.toml" -p welore-cli
 welore=${CARGO_TARGET_DIR:-$here/target}/release/welore-cli
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
+# Replaces the shell it is called in, so that it is this program that is killed.
 start() {
-    "$welore" train "$here/tests/fixtures/tiny-llama" --err 0.8 --text "$here/tests/fixtures/story.txt" \
-        -o "$1" --seq-len 32 --batch-size 2 --steps 4000 --lr 1e-3 --warmup 10 --save-every 7 \
+    exec "$welore" train "$here/tests/fixtures/tiny-llama" --err 0.8 --text "$here/tests/fixtures/story.txt" \
+        -o "$1" --seq-len 32 --batch-size 2 --steps $((60 * kills)) --lr 1e-3 --warmup 10 --save-every 5 \
         --eval-text "$here/tests/fixtures/story.txt" --eval-every 50 --eval-blocks 4
 }
 losses() { python3 -c '
@@ -22,7 +23,7 @@ import json, sys
 for line in open(sys.argv[1]):
     line = json.loads(line)
     print(line["step"], line.get("loss"), line.get("grad_norm"), line.get("perplexity"))' "$1/metrics.jsonl"; }
-start "$scratch/whole" >/dev/null 2>&1
+(start "$scratch/whole") >/dev/null 2>&1
 killed=0
 while true; do
     if [ -f "$scratch/killed/run.json" ]; then

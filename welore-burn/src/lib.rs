@@ -10,7 +10,8 @@
 //! 2. [`spectrum`] measures the singular values of its matrices, with [`linalg`];
 //! 3. [`plan`] decides ranks and classes for a target effective rank reduction (ERR);
 //! 4. [`surgery`] carries the plan out, on files or on a live module with [`linear`];
-//! 5. [`llama`] runs the result, [`eval`] measures it on text from [`data`].
+//! 5. [`train`] fine-tunes the factors on text or tasks from [`data`];
+//! 6. [`llama`] runs the result, [`eval`] measures it.
 //!
 //! # Any Burn module
 //!

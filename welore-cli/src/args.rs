@@ -172,7 +172,7 @@ pub struct TrainStartArgs {
     /// Task to train on
     #[arg(long, value_name = "NAME", value_enum, requires = "data")]
     pub task: Option<TaskArg>,
-    /// The task's file, or a directory with it
+    /// The task's file, or a directory with its files; a fifth of a single file is for testing
     #[arg(long, value_name = "PATH", requires = "task")]
     pub data: Option<PathBuf>,
     /// Run directory to write
@@ -406,7 +406,7 @@ pub struct EvalArgs {
     /// Task to answer instead, its test examples
     #[arg(long, value_name = "NAME", value_enum, requires = "data", conflicts_with = "text")]
     pub task: Option<TaskArg>,
-    /// The task's file, or a directory with it
+    /// The task's file, or a directory with its files; a fifth of a single file is for testing
     #[arg(long, value_name = "PATH", requires = "task")]
     pub data: Option<PathBuf>,
     /// Tokens in a block

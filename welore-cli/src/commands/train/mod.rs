@@ -65,7 +65,7 @@ struct Prepared {
 enum Evaluation {
     Nothing,
     Text(Vec<u32>),
-    Task(Speaker, Vec<TaskExample>),
+    Task(Box<Speaker>, Vec<TaskExample>),
 }
 
 impl Prepared {

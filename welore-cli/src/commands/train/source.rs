@@ -88,7 +88,7 @@ pub fn evaluation(run: &RunFile) -> Result<(Evaluation, Option<String>)> {
             digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
         }
     }
-    let speaker = Speaker::open(run.base(), &config)?;
+    let speaker = Box::new(Speaker::open(run.base(), &config)?);
     Ok((Evaluation::Task(speaker, examples), Some(digest.finalize().to_hex().to_string())))
 }
 
