@@ -1,3 +1,6 @@
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
 use safetensors::Dtype;
@@ -8,6 +11,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames};
 use crate::linalg::{LinalgError, Matrix, singular_values};
 use crate::linear::{as_matrix, factored_paths, is_transposed_layout};
 use crate::progress::{Interrupted, Progress};
+use crate::workers::Workers;
 
 /// Why spectra could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -63,20 +67,42 @@ pub fn measure_checkpoint(
 ) -> Result<Spectra, SpectrumError> {
     let names = checkpoint_matrices(checkpoint, selection)?;
     progress.begin("singular values", names.len());
-    let mut matrices = Vec::with_capacity(names.len());
-    for name in names {
-        progress.step(name)?;
+    let measure = |name: &str| -> Result<MatrixSpectrum, SpectrumError> {
         let tensor = format!("{name}.weight");
         let matrix = checkpoint.read_matrix(&tensor)?;
         let meta = checkpoint.raw(&tensor)?.0;
-        matrices.push(MatrixSpectrum {
+        Ok(MatrixSpectrum {
             name: name.into(),
             shape: [matrix.rows(), matrix.cols()],
             dtype: meta.dtype,
             digest: Some(checkpoint.digest(&tensor)?),
             singular_values: values_of(name, &matrix)?,
-        });
-    }
+        })
+    };
+    // A matrix a core: most of a decomposition of this size is memory-bound and gains little
+    // from a second thread.
+    let mut measured: Vec<Option<MatrixSpectrum>> = names.iter().map(|_| None).collect();
+    let mut outcome = Ok(());
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    Workers::new(cores).spread(
+        names.len(),
+        |index| measure(names[index]),
+        |index, result| {
+            let noted = result.and_then(|spectrum| {
+                measured[index] = Some(spectrum);
+                Ok(progress.step(names[index])?)
+            });
+            if outcome.is_ok() {
+                outcome = noted;
+            }
+            match outcome {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        },
+    );
+    outcome?;
+    let matrices = measured.into_iter().flatten().collect();
     let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
     let source = checkpoint.dir().display().to_string();
     Ok(Spectra::new(source, size, matrices)?)
