@@ -1,4 +1,7 @@
 use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 
 use crate::checkpoint::{
@@ -8,6 +11,7 @@ use crate::checkpoint::{
 use crate::linalg::{LinalgError, balanced_factors};
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Interrupted, Progress};
+use crate::workers::Workers;
 
 use super::module::{FactoredMatrix, SurgeryReport};
 
@@ -96,7 +100,7 @@ pub fn check_plan(checkpoint: &Checkpoint, plan: &RankPlan) -> Result<(), FilesE
 /// Writes the compressed checkpoint: low-rank components of the plan as `X.V.weight` and
 /// `X.U.weight` in the matrix's own type, every other tensor byte for byte.
 ///
-/// Call [`check_plan`] first; one matrix is decomposed at a time.
+/// Call [`check_plan`] first. As many matrices are decomposed at a time as there are cores.
 ///
 /// # Errors
 ///
@@ -109,38 +113,82 @@ pub fn factor_checkpoint<'data>(
 ) -> Result<SurgeryReport, FilesError> {
     progress.begin("factoring", plan.low_rank().count());
     let mut report = SurgeryReport { factored: Vec::new() };
+    let planned =
+        |tensor: &str| tensor.strip_suffix(".weight").and_then(|name| plan.find_low_rank(name));
+    let mut waiting: VecDeque<&MatrixPlan> = checkpoint.names().filter_map(planned).collect();
+    let mut ready = VecDeque::new();
+    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let workers = Workers::new(cores);
     for tensor in checkpoint.names() {
-        let planned = tensor.strip_suffix(".weight").and_then(|name| plan.find_low_rank(name));
-        let Some(matrix) = planned else {
+        let Some(matrix) = planned(tensor) else {
             checkpoint.check_finite(tensor)?;
             let (meta, bytes) = checkpoint.raw(tensor)?;
             writer.add(tensor, meta.dtype, &meta.shape, Cow::Borrowed(bytes))?;
             continue;
         };
-        progress.step(&matrix.name)?;
-        report.factored.push(factor(checkpoint, matrix, writer)?);
+        if ready.is_empty() {
+            let next: Vec<_> = waiting.drain(..cores.get().min(waiting.len())).collect();
+            ready = factor(checkpoint, &next, &workers, progress)?;
+        }
+        let factored = ready.pop_front().expect("planned tensors come in one order");
+        for (tensor, shape, data) in factored.tensors {
+            writer.add(tensor, matrix.dtype, &shape, Cow::Owned(data))?;
+        }
+        report.factored.push(factored.matrix);
     }
     Ok(report)
 }
 
+/// A factored matrix, encoded.
+struct Factored {
+    matrix: FactoredMatrix,
+    tensors: [(String, [usize; 2], Vec<u8>); 2],
+}
+
+/// Factors a few matrices at the same time; they come out in their order.
 fn factor(
     checkpoint: &Checkpoint,
-    matrix: &MatrixPlan,
-    writer: &mut ShardWriter<'_>,
-) -> Result<FactoredMatrix, FilesError> {
+    matrices: &[&MatrixPlan],
+    workers: &Workers,
+    progress: &mut dyn Progress,
+) -> Result<VecDeque<Factored>, FilesError> {
+    let mut results: Vec<_> = matrices.iter().map(|_| None).collect();
+    let mut outcome = Ok(());
+    workers.spread(
+        matrices.len(),
+        |index| factor_one(checkpoint, matrices[index]),
+        |index, result| {
+            results[index] = Some(result);
+            if outcome.is_ok() {
+                outcome = progress.step(&matrices[index].name);
+            }
+            match outcome {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(_) => ControlFlow::Break(()),
+            }
+        },
+    );
+    outcome.map_err(CheckpointError::Interrupted)?;
+    results.into_iter().flatten().collect()
+}
+
+fn factor_one(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<Factored, FilesError> {
     let (name, rank) = (matrix.name.clone(), matrix.rank);
     let dense = checkpoint.read_matrix(&weight_of(matrix))?;
     let factors = balanced_factors(&dense, rank)
         .map_err(|source| FilesError::Linalg { name: name.clone(), source })?;
     let names = FactorNames::of(&name);
     let [d_output, d_input] = matrix.shape;
-    for (tensor, shape, values) in
-        [(names.v, [rank, d_input], factors.right), (names.u, [d_output, rank], factors.left)]
-    {
-        let data = encode_floats(&tensor, &values, matrix.dtype)?;
-        writer.add(tensor, matrix.dtype, &shape, Cow::Owned(data))?;
-    }
-    Ok(FactoredMatrix { name, rank, relative_error: factors.relative_error })
+    let encode = |tensor: String, shape, values: &[f64]| -> Result<_, FilesError> {
+        let data = encode_floats(&tensor, values, matrix.dtype)?;
+        Ok((tensor, shape, data))
+    };
+    let tensors = [
+        encode(names.v, [rank, d_input], &factors.right)?,
+        encode(names.u, [d_output, rank], &factors.left)?,
+    ];
+    let matrix = FactoredMatrix { name, rank, relative_error: factors.relative_error };
+    Ok(Factored { matrix, tensors })
 }
 
 /// Writes the dense checkpoint of a factored one: `X.weight = U · V`, multiplied in f64 and
