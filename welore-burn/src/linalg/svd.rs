@@ -273,14 +273,14 @@ fn by_gram(view: MatRef<'_, f64>, rank: usize) -> Result<Option<Decomposed>, Lin
     let vectors = Mat::from_fn(side, rank, |i, k| eigen.U()[(i, side - 1 - k)]);
     let (left, right) = if view.nrows() <= view.ncols() {
         let mut right = vectors.transpose() * view;
-        for k in 0..rank {
-            right.row_mut(k).iter_mut().for_each(|x| *x /= values[k]);
+        for (k, value) in values[..rank].iter().enumerate() {
+            right.row_mut(k).iter_mut().for_each(|x| *x /= value);
         }
         (vectors, right)
     } else {
         let mut left = view * &vectors;
-        for k in 0..rank {
-            left.col_mut(k).iter_mut().for_each(|x| *x /= values[k]);
+        for (k, value) in values[..rank].iter().enumerate() {
+            left.col_mut(k).iter_mut().for_each(|x| *x /= value);
         }
         (left, vectors.transpose().to_owned())
     };
