@@ -8,7 +8,7 @@ use welore_burn::checkpoint::{
     CheckpointError, DEFAULT_SHARD_BYTES, OutputDir, ShardWriter, copy_companions, save_module,
 };
 use welore_burn::data::{Task, TextTokenizer, read_documents};
-use welore_burn::llama::read_config;
+use welore_burn::llama::{LlamaConfig, read_config};
 use welore_burn::surgery::compress_directory;
 use welore_burn::train::{TrainSettings, Trainable};
 
@@ -157,6 +157,7 @@ fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     let config = read_config(from)?;
     let dtype = stored_type(from)?;
     TextTokenizer::open(from)?;
+    check_size(&config)?;
     let device = device();
     let model = config.init(&device);
     model.initialize(seed, &device);
@@ -167,6 +168,21 @@ fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     copy_companions(from, output.path())?;
     output.commit()?;
     absolute(&dir.join("base"))
+}
+
+/// The most parameters that are drawn at random; a hostile configuration can ask for any number.
+const MOST_PARAMETERS: u128 = 1 << 34;
+
+fn check_size(config: &LlamaConfig) -> Result<()> {
+    let size = |size: usize| size as u128;
+    let attention = 2 * (config.num_attention_heads + config.num_key_value_heads) * config.head_dim;
+    let layer = size(config.hidden_size) * size(attention + 3 * config.intermediate_size);
+    let embedding = size(config.vocab_size) * size(config.hidden_size);
+    let parameters = embedding + size(config.num_hidden_layers) * layer;
+    if parameters <= MOST_PARAMETERS {
+        return Ok(());
+    }
+    refuse(&format!("config.json: {parameters} parameters are too many to train from scratch"))
 }
 
 /// The type that a configuration wants weights stored in.
