@@ -6,7 +6,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::nn::{LayerNormConfig, LinearConfig, LinearLayout};
-use burn::tensor::{Distribution, Tensor, Tolerance};
+use burn::tensor::{Distribution, FloatDType, Tensor, Tolerance};
 use safetensors::Dtype;
 use welore_burn::checkpoint::{
     Checkpoint, CheckpointError, OutputDir, ShardWriter, TensorProblem, load_module, natural_order,
@@ -45,7 +45,7 @@ fn save(net: &Net, dir: &Path, shard_bytes: u64) {
 }
 
 fn load(net: Net, dir: &Path) -> Result<Net, CheckpointError> {
-    load_module(net, &Checkpoint::open(dir)?, &mut ())
+    load_module(net, &Checkpoint::open(dir)?, |_| FloatDType::F32, &mut ())
 }
 
 #[test]

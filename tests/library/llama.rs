@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 
 use burn::module::Module;
-use burn::tensor::{Int, Tensor, TensorData};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use welore_burn::checkpoint::{Checkpoint, OutputDir};
 use welore_burn::data::{TextTokenizer, read_text};
 use welore_burn::eval::{EvalError, PerplexityOptions, perplexity};
@@ -21,7 +21,7 @@ use crate::{device, expected, fixture, floats, ids};
 const FAMILY: [&str; 4] = ["tiny-llama", "tiny-llama3", "tiny-qwen2", "tiny-mistral"];
 
 fn load(name: &str) -> LoadedLlama {
-    load_llama(fixture(name), &device(), &mut ()).unwrap()
+    load_llama(fixture(name), &device(), FloatDType::F32, &mut ()).unwrap()
 }
 
 fn logits(model: &Llama, tokens: &[u32]) -> Vec<Vec<f64>> {
@@ -131,7 +131,7 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
             compress_directory(&checkpoint, &plan, &output, u64::MAX, &mut ()).unwrap();
             output.commit().unwrap();
 
-            let loaded = load_llama(&dir, &device(), &mut ()).unwrap();
+            let loaded = load_llama(&dir, &device(), FloatDType::F32, &mut ()).unwrap();
             assert_eq!(loaded.model.num_params() as u64, factored["params"].as_u64().unwrap());
             assert_eq!(loaded.plan.as_ref(), Some(&plan));
             // The reference keeps f32 factors, the directory the source's bf16.
@@ -144,7 +144,7 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
             let output = OutputDir::create(&dense_dir, false).unwrap();
             merge_directory(&factored_files, &output, u64::MAX, &mut ()).unwrap();
             output.commit().unwrap();
-            let merged = load_llama(&dense_dir, &device(), &mut ()).unwrap();
+            let merged = load_llama(&dense_dir, &device(), FloatDType::F32, &mut ()).unwrap();
             assert!(merged.plan.is_none());
             assert_eq!(merged.model.num_params(), dense.model.num_params());
             assert!((measure(&merged.model) / got - 1.0).abs() < 0.01);
@@ -169,7 +169,7 @@ fn embeddings_and_biased_projections_can_be_factored_too() {
         let output = OutputDir::create(&dir, false).unwrap();
         compress_directory(&checkpoint, &plan, &output, u64::MAX, &mut ()).unwrap();
         output.commit().unwrap();
-        let model = load_llama(&dir, &device(), &mut ()).unwrap().model;
+        let model = load_llama(&dir, &device(), FloatDType::F32, &mut ()).unwrap().model;
         let factored = logits(&model, &ids(&expected(name)["input"]));
         let (mut gap, mut size) = (0.0, 0.0);
         for (a, b) in dense.iter().flatten().zip(factored.iter().flatten()) {

@@ -12,8 +12,9 @@ use std::path::PathBuf;
 use burn::tensor::Device;
 use serde_json::Value;
 
+/// The device that `BURN_DEVICE` names.
 fn device() -> Device {
-    Device::flex()
+    Device::default()
 }
 
 /// `tests/fixtures/`; `make.py` there makes everything in it.

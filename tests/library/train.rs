@@ -6,7 +6,7 @@ use std::path::Path;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Int, Tensor, TensorData, Tolerance};
+use burn::tensor::{FloatDType, Int, Tensor, TensorData, Tolerance};
 use serde_json::Value;
 use welore_burn::data::{TextTokenizer, TokenRow, TokenRows, read_text};
 use welore_burn::linalg::{Matrix, singular_values};
@@ -16,8 +16,8 @@ use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{Selection, measure_module};
 use welore_burn::surgery::apply_plan;
 use welore_burn::train::{
-    Batch, Execution, GaloreSettings, RunPlace, ScheduleKind, Score, StepReport, TrainError,
-    TrainSettings, Trainable, Training, TrainingEvent, clip_to_norm, global_norm,
+    Batch, Execution, GaloreSettings, Memory, RunPlace, ScheduleKind, Score, StepReport,
+    TrainError, TrainSettings, Trainable, Training, TrainingEvent, clip_to_norm, global_norm,
     loss_and_gradients, select_trainable,
 };
 
@@ -29,7 +29,9 @@ fn compressed() -> Llama {
 }
 
 fn compressed_at(err: f64) -> Llama {
-    let model = load_llama(fixture("tiny-llama"), &device().autodiff(), &mut ()).unwrap().model;
+    let model = load_llama(fixture("tiny-llama"), &device().autodiff(), FloatDType::F32, &mut ())
+        .unwrap()
+        .model;
     let spectra = measure_module(&model, &Selection::projections(), &mut ()).unwrap();
     let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(err)).unwrap();
     apply_plan(model, &plan, &mut ()).unwrap().0
@@ -70,7 +72,7 @@ fn run(training: &mut Training<Llama>, stop_after: usize) -> Result<Vec<StepRepo
 }
 
 fn one_worker() -> Execution {
-    Execution { workers: NonZeroUsize::MIN, tokens_at_once: 1024 }
+    Execution::default()
 }
 
 fn place(dir: &Path, resume: bool) -> RunPlace<'_> {
@@ -147,17 +149,26 @@ fn loss_in_pieces_and_recomputed_has_the_gradients_of_the_whole() {
     for trainable in [Trainable::Full, Trainable::Lrc, Trainable::Lora] {
         let model = chosen(compressed(), trainable);
         let (expected, reference) = by_definition(&model, &rows, 0.03);
-        let norm = global_norm(&model, &reference);
+        let norm = norm(&model, &reference);
         let batch = Batch::new(&rows, &device().autodiff());
         assert_eq!(batch.targets(), 23 + 8);
         for recompute in [false, true] {
-            let (loss, gradients) = loss_and_gradients(&model, &batch, 0.03, recompute);
+            let (loss, gradients) = loss_and_gradients(
+                &model,
+                &batch,
+                0.03,
+                Memory { recompute, logits_at_once: 4000 },
+            );
             assert!((loss.into_scalar::<f64>() - expected).abs() < 1e-5);
             assert_eq!(gradients.len(), reference.len(), "{trainable:?}");
             let gap = difference(&model, &gradients, &reference);
             assert!(gap < 1e-5 * norm, "{trainable:?} {recompute}: {gap} of {norm}");
         }
     }
+}
+
+fn norm(model: &Llama, gradients: &GradientsParams) -> f64 {
+    global_norm(model, gradients).unwrap().into_scalar()
 }
 
 /// The norm of the difference of two gradients.
@@ -177,7 +188,7 @@ fn difference(model: &Llama, a: &GradientsParams, b: &GradientsParams) -> f64 {
 
 #[test]
 fn workers_and_groups_change_only_the_order_of_sums() {
-    let losses = |workers, tokens_at_once| {
+    let losses = |workers, tokens_at_once, ahead| {
         let scratch = tempfile::tempdir().unwrap();
         let settings = TrainSettings {
             batch_size: 3,
@@ -186,7 +197,8 @@ fn workers_and_groups_change_only_the_order_of_sums() {
             ..settings()
         };
         let mut training = start(compressed(), settings, scratch.path());
-        let execution = Execution { workers: NonZeroUsize::new(workers).unwrap(), tokens_at_once };
+        let workers = NonZeroUsize::new(workers).unwrap();
+        let execution = Execution { workers, tokens_at_once, ahead, ..Execution::default() };
         let mut losses = Vec::new();
         let observe = |event| {
             if let TrainingEvent::Step(report) = event {
@@ -198,13 +210,14 @@ fn workers_and_groups_change_only_the_order_of_sums() {
         training.run(&story(32), &device().autodiff(), execution, evaluate, observe).unwrap();
         losses
     };
-    let expected = losses(1, 1024);
-    for (workers, tokens_at_once) in [(1, 1), (2, 64), (5, 1024)] {
-        let got = losses(workers, tokens_at_once);
+    let expected = losses(1, 1024, 0);
+    for (workers, tokens_at_once, ahead) in [(1, 1, 0), (2, 64, 2), (5, 1024, 0)] {
+        let got = losses(workers, tokens_at_once, ahead);
         for (a, b) in got.iter().zip(&expected) {
             assert!((a - b).abs() < 1e-4, "{workers} {tokens_at_once}: {got:?} {expected:?}");
         }
-        assert_eq!(got, losses(workers, tokens_at_once), "a run can be repeated exactly");
+        let again = losses(workers, tokens_at_once, 1);
+        assert_eq!(got, again, "a run can be repeated exactly, and how far ahead matters not");
     }
 }
 
@@ -213,12 +226,15 @@ fn clipping_scales_all_gradients_to_the_norm() {
     let model = chosen(compressed(), Trainable::Lrc);
     let tokens = some_tokens();
     let batch = Batch::new(&rows(&tokens), &device().autodiff());
-    let (_, gradients) = loss_and_gradients(&model, &batch, 1.0, false);
-    let norm = global_norm(&model, &gradients);
-    let clipped = clip_to_norm(&model, gradients, norm, norm / 3.0);
-    assert!((global_norm(&model, &clipped) / norm - 1.0 / 3.0).abs() < 1e-5);
-    let untouched = clip_to_norm(&model, clipped, norm / 3.0, norm);
-    assert!((global_norm(&model, &untouched) / norm - 1.0 / 3.0).abs() < 1e-5);
+    let (_, gradients) = loss_and_gradients(&model, &batch, 1.0, Memory::default());
+    let whole = norm(&model, &gradients);
+    let of = |gradients: &GradientsParams| global_norm(&model, gradients).unwrap();
+    let before = of(&gradients);
+    let clipped = clip_to_norm(&model, gradients, before, whole / 3.0);
+    assert!((norm(&model, &clipped) / whole - 1.0 / 3.0).abs() < 1e-5);
+    let before = of(&clipped);
+    let untouched = clip_to_norm(&model, clipped, before, whole);
+    assert!((norm(&model, &untouched) / whole - 1.0 / 3.0).abs() < 1e-5);
 }
 
 #[test]
@@ -250,7 +266,9 @@ fn only_the_chosen_part_moves() {
 
 #[test]
 fn a_model_without_factors_has_no_lrc_to_train() {
-    let model = load_llama(fixture("tiny-llama"), &device().autodiff(), &mut ()).unwrap().model;
+    let model = load_llama(fixture("tiny-llama"), &device().autodiff(), FloatDType::F32, &mut ())
+        .unwrap()
+        .model;
     let error = select_trainable(model, &settings()).unwrap_err();
     assert!(matches!(error, TrainError::NothingTrainable("lrc")));
 }
@@ -388,7 +406,9 @@ fn galore_moves_projections_within_the_leading_directions_of_the_gradient() {
     let scratch = tempfile::tempdir().unwrap();
     let mut settings = TrainSettings { trainable: Trainable::Galore, steps: 1, ..settings() };
     settings.galore = GaloreSettings { rank: 3, ..settings.galore };
-    let model = load_llama(fixture("tiny-llama"), &device().autodiff(), &mut ()).unwrap().model;
+    let model = load_llama(fixture("tiny-llama"), &device().autodiff(), FloatDType::F32, &mut ())
+        .unwrap()
+        .model;
     let weight = |model: &Llama| model.model.layers[0].mlp.up_proj.weight.val().inner();
     let before = weight(&model);
     let mut training = start(model, settings, scratch.path());

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use serde_json::Value;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::{TextTokenizer, read_text};
@@ -77,7 +77,7 @@ fn tokens_and_logits_are_the_references() {
     assert_eq!(text[..first.len()], first);
 
     let device = Device::flex();
-    let model = load_llama(&setup.model, &device, &mut ()).unwrap().model;
+    let model = load_llama(&setup.model, &device, FloatDType::F32, &mut ()).unwrap().model;
     let input: Vec<i32> = text[..32].iter().map(|t| *t as i32).collect();
     let input = Tensor::<2, Int>::from_data(TensorData::new(input, [1, 32]), &device);
     let last = model.forward(input).narrow(1, 31, 1);

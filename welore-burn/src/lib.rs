@@ -50,16 +50,18 @@
 //! # A model directory
 //!
 //! ```no_run
-//! use welore_burn::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, OutputDir};
+//! use welore_burn::checkpoint::{Checkpoint, OutputDir};
 //! use welore_burn::plan::{PlanOptions, WeLore, make_plan};
-//! use welore_burn::spectrum::{Selection, measure_checkpoint};
-//! use welore_burn::surgery::compress_directory;
+//! use welore_burn::spectrum::{MeasureSettings, Selection, measure_checkpoint};
+//! use welore_burn::surgery::{WriteSettings, compress_directory};
 //!
 //! let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct")?;
-//! let spectra = measure_checkpoint(&checkpoint, &Selection::projections(), &mut ())?;
+//! let selection = Selection::projections();
+//! let settings = MeasureSettings::default();
+//! let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ())?;
 //! let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.3))?;
 //! let output = OutputDir::create("smollm2-30", false)?;
-//! compress_directory(&checkpoint, &plan, &output, DEFAULT_SHARD_BYTES, &mut ())?;
+//! compress_directory(&checkpoint, &plan, &output, &WriteSettings::default(), &mut ())?;
 //! output.commit()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
@@ -82,4 +84,4 @@ pub mod progress;
 pub mod spectrum;
 pub mod surgery;
 pub mod train;
-mod workers;
+pub mod workers;

@@ -3,13 +3,80 @@
 //! CPU backends run elementwise operations on one thread. Several pieces of work at once hide
 //! that, as long as each thread has a rayon pool of its own: backends run on the pool they are
 //! called in, and a shared one makes the threads wait for each other.
+//!
+//! A [`Budget`] says how many matrices may be worked on at once, and in how much memory.
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
+use std::sync::{Condvar, Mutex, PoisonError};
 
+use bytesize::ByteSize;
 use rayon::{ThreadPool, ThreadPoolBuilder};
+
+/// What work on many matrices may use.
+///
+/// A matrix in flight needs its entries and the workspace of its decomposition in f64; the
+/// stored bytes are memory-mapped and do not count. With `jobs` matrices in flight that is what
+/// bounds the memory of measuring, factoring and merging, however large the model is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Budget {
+    /// Matrices in flight at once, never more than there are cores, which are shared out among
+    /// them evenly. As many as there are cores if it is `None`.
+    pub jobs: Option<NonZeroUsize>,
+    /// Most bytes that the matrices in flight may need together: a matrix waits until it fits.
+    /// No bound if it is `None`.
+    pub memory: Option<u64>,
+}
+
+/// A matrix that does not fit its [`Budget`] even alone.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "matrix `{name}` alone needs {need} of memory, more than the {allowed} that are allowed",
+    need = size(need),
+    allowed = size(allowed)
+)]
+pub struct Oversized {
+    /// The matrix.
+    pub name: String,
+    /// Bytes it needs while it is in flight, estimated.
+    pub need: u64,
+    /// Bytes that are allowed.
+    pub allowed: u64,
+}
+
+fn size(bytes: &u64) -> String {
+    ByteSize(*bytes).display().si().to_string()
+}
+
+impl Budget {
+    /// Refuses the first matrix that would never fit.
+    pub(crate) fn check<'a>(
+        &self,
+        needs: impl IntoIterator<Item = (&'a str, u64)>,
+    ) -> Result<(), Oversized> {
+        let Some(allowed) = self.memory else { return Ok(()) };
+        match needs.into_iter().find(|(_, need)| *need > allowed) {
+            Some((name, need)) => Err(Oversized { name: name.into(), need, allowed }),
+            None => Ok(()),
+        }
+    }
+
+    /// As many workers as matrices may be in flight. Their shares are equal, because results may
+    /// depend on the number of threads in the last digit, and round down, so that there are
+    /// never more threads than cores.
+    pub(crate) fn workers(&self) -> Workers {
+        let cores = cores();
+        let jobs = self.jobs.map_or(cores, |jobs| jobs.min(cores));
+        Workers::with_share(jobs, (cores.get() / jobs).max(1))
+    }
+}
+
+/// Cores that this process may use.
+pub(crate) fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
 
 /// Threads that each have their share of the cores.
 #[derive(Debug)]
@@ -21,11 +88,15 @@ pub(crate) struct Workers {
 impl Workers {
     /// Starts so many workers. A single one is the caller itself, with all cores.
     pub fn new(count: NonZeroUsize) -> Self {
+        Self::with_share(count, rayon::current_num_threads().div_ceil(count.get()))
+    }
+
+    /// The same with so many threads each.
+    fn with_share(count: NonZeroUsize, share: usize) -> Self {
         let count = count.get();
         if count == 1 {
             return Self { pools: Vec::new() };
         }
-        let share = rayon::current_num_threads().div_ceil(count);
         let build = |_| ThreadPoolBuilder::new().num_threads(share).build().ok();
         // Where no thread can be started, the caller still can do the work.
         Self { pools: (0..count).map_while(build).collect() }
@@ -78,6 +149,67 @@ impl Workers {
             }
         });
     }
+
+    /// The same for work of which each piece needs so many bytes, counted until `done` has
+    /// returned. A piece that needs more than `memory` waits until nothing else is in flight.
+    pub fn spread_within<T: Send>(
+        &self,
+        memory: Option<u64>,
+        needs: &[u64],
+        work: impl Fn(usize) -> T + Sync,
+        mut done: impl FnMut(usize, T) -> ControlFlow<()>,
+    ) {
+        let gate = Gate { memory, used: Mutex::new(0), freed: Condvar::new() };
+        let stop = AtomicBool::new(false);
+        self.spread(
+            needs.len(),
+            |index| {
+                let permit = gate.enter(needs[index]);
+                // Whoever waited may find that the work has ended meanwhile.
+                let result = (!stop.load(Ordering::Relaxed)).then(|| work(index));
+                (result, permit)
+            },
+            |index, (result, _permit)| {
+                let flow = result.map_or(ControlFlow::Break(()), |result| done(index, result));
+                if flow.is_break() {
+                    stop.store(true, Ordering::Relaxed);
+                }
+                flow
+            },
+        );
+    }
+}
+
+/// Lets pieces of work in as long as what they need fits.
+struct Gate {
+    memory: Option<u64>,
+    used: Mutex<u64>,
+    freed: Condvar,
+}
+
+impl Gate {
+    fn enter(&self, need: u64) -> Permit<'_> {
+        let Some(memory) = self.memory else { return Permit { gate: self, need: 0 } };
+        let need = need.min(memory);
+        let full = |used: &mut u64| used.saturating_add(need) > memory;
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut used = self.freed.wait_while(used, full).unwrap_or_else(PoisonError::into_inner);
+        *used += need;
+        Permit { gate: self, need }
+    }
+}
+
+/// Room for one piece of work, given back when it is dropped.
+struct Permit<'a> {
+    gate: &'a Gate,
+    need: u64,
+}
+
+impl Drop for Permit<'_> {
+    fn drop(&mut self) {
+        *self.gate.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.need;
+        self.gate.freed.notify_all();
+    }
 }
 
 #[cfg(test)]
@@ -109,5 +241,49 @@ mod tests {
         };
         workers.spread(1000, |_| std::thread::sleep(std::time::Duration::from_millis(1)), note);
         assert!(seen < 100, "{seen}");
+    }
+
+    #[test]
+    fn work_in_flight_never_needs_more_than_the_memory_there_is() {
+        let workers = Workers::new(NonZeroUsize::new(4).unwrap());
+        let (in_flight, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let needs = [3, 1, 2, 7, 1, 1, 5, 2, 3, 20];
+        let mut seen = 0;
+        workers.spread_within(
+            Some(7),
+            &needs,
+            |index| {
+                let need = needs[index].min(7) as usize;
+                let now = in_flight.fetch_add(need, Ordering::SeqCst) + need;
+                most.fetch_max(now, Ordering::SeqCst);
+                std::thread::sleep(std::time::Duration::from_millis(2));
+                in_flight.fetch_sub(need, Ordering::SeqCst);
+            },
+            |_, ()| {
+                seen += 1;
+                ControlFlow::Continue(())
+            },
+        );
+        assert_eq!(seen, needs.len());
+        assert!(most.into_inner() <= 7);
+    }
+
+    #[test]
+    fn matrix_that_never_fits_is_named() {
+        let budget = Budget { memory: Some(1_000_000), ..Budget::default() };
+        assert_eq!(budget.check([("a", 1_000_000)]), Ok(()));
+        let error = budget.check([("a", 10), ("b", 2_500_000)]).unwrap_err().to_string();
+        assert!(error.contains("`b`") && error.contains("2.5 MB"), "{error}");
+        assert_eq!(Budget::default().check([("a", u64::MAX)]), Ok(()));
+    }
+
+    #[test]
+    fn jobs_never_use_more_threads_than_there_are_cores() {
+        for jobs in [1, 2, 3, 1000] {
+            let budget = Budget { jobs: NonZeroUsize::new(jobs), memory: None };
+            let workers = budget.workers();
+            let threads: usize = workers.pools.iter().map(ThreadPool::current_num_threads).sum();
+            assert!(workers.count() <= jobs && threads <= cores().get());
+        }
     }
 }

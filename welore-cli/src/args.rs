@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
+use burn::tensor::FloatDType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
 use welore_burn::data::TaskKind;
 use welore_burn::train::{GaloreSettings, LoraSettings, ScheduleKind, TrainSettings, Trainable};
 
@@ -36,6 +38,85 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show the whole road on a tiny built-in model
     Demo(DemoArgs),
+    /// List the backends and devices that can be computed on
+    Devices(DevicesArgs),
+}
+
+/// Where numbers are computed, and in which type.
+#[derive(Args, Debug, Clone)]
+pub struct ComputeArgs {
+    /// What computes; auto is a GPU if one is there, else flex, the CPU
+    #[arg(long, value_enum, env = "WELORE_BACKEND", default_value_t = BackendArg::Auto)]
+    pub backend: BackendArg,
+    /// Number of the device, as `welore-cli devices` lists them [default: 0]
+    #[arg(long, value_name = "N")]
+    pub device: Option<usize>,
+    /// Type to compute in; what trains is kept in f32 beside it [default: f32]
+    #[arg(long, value_enum)]
+    pub dtype: Option<DtypeArg>,
+}
+
+/// The backends.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackendArg {
+    /// The best that is there
+    Auto,
+    /// The CPU
+    Flex,
+    /// GPUs by what wgpu finds, with WGSL shaders
+    Wgpu,
+    /// GPUs by Vulkan, with SPIR-V shaders
+    Vulkan,
+    /// Apple GPUs
+    Metal,
+    /// NVIDIA GPUs
+    Cuda,
+    /// The CPU, by CubeCL's kernels
+    Cpu,
+}
+
+/// The types to compute in.
+#[derive(ValueEnum, Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum DtypeArg {
+    /// 32 bits
+    #[default]
+    F32,
+    /// 16 bits with the range of f32
+    Bf16,
+    /// 16 bits with more digits and less range
+    F16,
+}
+
+impl DtypeArg {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::F32, Self::Bf16, Self::F16];
+
+    /// Its name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+            Self::F16 => "f16",
+        }
+    }
+
+    /// Burn's type.
+    pub fn float(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+            Self::F16 => FloatDType::F16,
+        }
+    }
+}
+
+/// Arguments of `devices`.
+#[derive(Args, Debug)]
+pub struct DevicesArgs {
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `analyze`.
@@ -153,6 +234,9 @@ pub struct TrainArgs {
     /// How a new run starts.
     #[command(flatten)]
     pub start: TrainStartArgs,
+    /// Where it is computed.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// Print JSON instead of a summary when done
     #[arg(long)]
     pub json: bool,
@@ -415,6 +499,9 @@ pub struct EvalArgs {
     /// Most blocks or examples to use [default: all]
     #[arg(long, value_name = "N")]
     pub blocks: Option<usize>,
+    /// Where it is computed.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// Print JSON instead of a summary
     #[arg(long)]
     pub json: bool,
@@ -443,6 +530,9 @@ pub struct GenerateArgs {
     /// Seed of the sampling
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// Where it is computed.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// Print JSON when done instead of text as it comes
     #[arg(long)]
     pub json: bool,
@@ -486,6 +576,9 @@ pub struct DemoArgs {
     /// Replace model directories that are there
     #[arg(long, requires = "output")]
     pub force: bool,
+    /// Where it is computed.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,

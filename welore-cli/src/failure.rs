@@ -1,7 +1,9 @@
 //! From errors to one line, a hint and an exit code.
 
 use std::io::ErrorKind;
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::data::{DataError, TaskError};
@@ -21,6 +23,64 @@ pub struct WrongInput {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+}
+
+/// A panic of a library. GPU backends report a driver that is missing or memory that is used
+/// up in no other way.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Panic {
+    /// What it said.
+    pub message: String,
+    /// The line of code that said it.
+    pub place: String,
+}
+
+impl Panic {
+    fn of(info: &PanicHookInfo<'_>) -> Self {
+        let message = info.payload_as_str().unwrap_or("unknown").trim().to_string();
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        Self { message, place }
+    }
+
+    fn is_out_of_memory(&self) -> bool {
+        let message = self.message.to_lowercase();
+        ["out of memory", "outofmemory", "out_of_memory", "oom", "buffertoobig"]
+            .iter()
+            .any(|sign| message.contains(sign))
+    }
+}
+
+/// The first panic since the last [`guarded`] call began: later ones come of it.
+static FIRST_PANIC: Mutex<Option<Panic>> = Mutex::new(None);
+
+/// Makes panics, of any thread, kept instead of printed. With `RUST_BACKTRACE` they are printed
+/// too.
+pub fn keep_panics() {
+    let print = take_hook();
+    let is_wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
+    set_hook(Box::new(move |info| {
+        let mut first = FIRST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+        first.get_or_insert_with(|| Panic::of(info));
+        drop(first);
+        if is_wanted {
+            print(info);
+        }
+    }));
+}
+
+/// Runs work that may panic for reasons that are not ours.
+///
+/// # Errors
+///
+/// The panic.
+pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
+    let first = || FIRST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
+    first().take();
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
+        let unknown = Panic { message: "unknown".into(), place: String::new() };
+        first().take().unwrap_or(unknown)
+    })
 }
 
 /// What an error means to the caller.
@@ -47,7 +107,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     let verdict = judge(error);
-    eprintln!("error: {}", one_line(error));
+    eprintln!("error: {}{}", if is_bug(error) { "internal error: " } else { "" }, one_line(error));
     if let Some(hint) = verdict.hint {
         eprintln!("hint: {hint}");
     }
@@ -69,6 +129,11 @@ fn one_line(error: &anyhow::Error) -> String {
     text
 }
 
+/// Whether an error is a panic that nobody foresaw.
+fn is_bug(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Panic>().is_some_and(|panic| !panic.is_out_of_memory())
+}
+
 fn is_closed_pipe(error: &anyhow::Error) -> bool {
     let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
     io.is_some_and(|io| io.kind() == ErrorKind::BrokenPipe)
@@ -88,6 +153,7 @@ fn judge(error: &anyhow::Error) -> Verdict {
             }
             first_of! {
                 WrongInput => |e: &WrongInput| Verdict { input: true, hint: e.hint.clone() },
+                Panic => panic,
                 CheckpointError => checkpoint,
                 LoadError => load,
                 FilesError => files,
@@ -108,6 +174,18 @@ fn judge(error: &anyhow::Error) -> Verdict {
         })
         .next()
         .unwrap_or(Verdict::failed(None))
+}
+
+fn panic(panic: &Panic) -> Verdict {
+    if panic.is_out_of_memory() {
+        return Verdict::failed(
+            "the device's memory is full: a smaller --batch-size or --seq-len, --recompute, or \
+             --dtype bf16 needs less",
+        );
+    }
+    let hint =
+        format!("it happened at {}; with RUST_BACKTRACE=1 there is more to report", panic.place);
+    Verdict { input: false, hint: Some(hint) }
 }
 
 fn checkpoint(error: &CheckpointError) -> Verdict {

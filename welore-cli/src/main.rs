@@ -12,6 +12,7 @@ mod failure;
 mod format;
 mod commands;
 mod demo_model;
+mod devices;
 mod memory;
 mod terminal;
 
@@ -22,9 +23,10 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
+    failure::keep_panics();
     let cli = Cli::parse();
     terminal::listen_for_interrupts();
-    let result = match cli.command {
+    let result = failure::guarded(|| match cli.command {
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Plan(args) => commands::plan::run(args),
         Command::Compress(args) => commands::compress::run(args),
@@ -34,9 +36,11 @@ fn main() -> ExitCode {
         Command::Export(args) => commands::export::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Demo(args) => commands::demo::run(args),
-    };
+        Command::Devices(args) => commands::devices::run(args),
+    });
     match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failure::report(&error),
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => failure::report(&error),
+        Err(panic) => failure::report(&panic.into()),
     }
 }

@@ -2,7 +2,7 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, Reparameterization};
-use burn::tensor::{DType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Tensor, TensorData};
 use safetensors::Dtype;
 
 use super::error::{CheckpointError, TensorProblem};
@@ -12,7 +12,8 @@ use super::writer::{ShardWriter, encode_floats};
 use crate::linear::{LowRank, as_matrix, factored_paths, is_transposed_layout};
 use crate::progress::Progress;
 
-/// Fills a module's float parameters from a checkpoint, in f32, on the parameters' device.
+/// Fills a module's float parameters from a checkpoint, on the parameters' device, each in the
+/// type that `dtype_of` gives for its path; vectors, such as norms and biases, in f32.
 ///
 /// A parameter's path is its tensor's name, with Burn's norm fields under their PyTorch
 /// names (`gamma` is `weight`, `beta` is `bias`), and a factored weight `X.weight` stored
@@ -27,12 +28,15 @@ use crate::progress::Progress;
 pub fn load_module<M: Module>(
     module: M,
     checkpoint: &Checkpoint,
+    dtype_of: impl Fn(&str) -> FloatDType,
     progress: &mut dyn Progress,
 ) -> Result<M, CheckpointError> {
     check_module(&module, checkpoint)?;
     let expected = slots(&module)?;
     progress.begin("loading", expected.len());
-    let mut loader = Loader { checkpoint, progress, slots: expected.into_iter(), error: None };
+    let slots = expected.into_iter();
+    let mut loader =
+        Loader { checkpoint, dtype_of, progress, slots, path: Vec::new(), error: None };
     let module = module.map(&mut loader);
     match loader.error {
         Some(error) => Err(error),
@@ -203,14 +207,16 @@ impl ModuleVisitor for Survey {
     }
 }
 
-struct Loader<'a, I> {
+struct Loader<'a, I, F> {
     checkpoint: &'a Checkpoint,
+    dtype_of: F,
     progress: &'a mut dyn Progress,
     slots: I,
+    path: Vec<String>,
     error: Option<CheckpointError>,
 }
 
-impl<I: Iterator<Item = Slot>> Loader<'_, I> {
+impl<I: Iterator<Item = Slot>, F> Loader<'_, I, F> {
     fn read(&mut self, slot: &Slot) -> Result<TensorData, CheckpointError> {
         self.progress.step(&slot.tensor)?;
         let values = self.checkpoint.read_f32(&slot.tensor)?;
@@ -223,7 +229,15 @@ impl<I: Iterator<Item = Slot>> Loader<'_, I> {
     }
 }
 
-impl<I: Iterator<Item = Slot>> ModuleMapper for Loader<'_, I> {
+impl<I: Iterator<Item = Slot>, F: Fn(&str) -> FloatDType> ModuleMapper for Loader<'_, I, F> {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.into());
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         let slot = self.slots.next().expect("the survey saw every parameter");
         if self.error.is_some() {
@@ -232,7 +246,11 @@ impl<I: Iterator<Item = Slot>> ModuleMapper for Loader<'_, I> {
         match self.read(&slot) {
             Ok(data) => {
                 let device = param.lazy_device();
-                let tensor = Tensor::from_data(data, (&device, DType::F32));
+                let dtype = match D {
+                    1 => FloatDType::F32,
+                    _ => (self.dtype_of)(&self.path.join(".")),
+                };
+                let tensor = Tensor::from_data(data, (&device, DType::from(dtype)));
                 let id = param.id;
                 param.transform_for_load(tensor, id)
             }

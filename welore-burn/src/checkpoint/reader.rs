@@ -221,13 +221,43 @@ impl Checkpoint {
         })
     }
 
-    /// Checks that a tensor is of a float type and finite, without keeping it.
+    /// Checks that a tensor is of a float type and finite, without copying it.
     ///
     /// # Errors
     ///
     /// As [`Checkpoint::read_f32`].
     pub fn check_finite(&self, tensor: &str) -> Result<(), CheckpointError> {
-        self.read_f32(tensor).map(drop)
+        let (meta, bytes) = self.raw(tensor)?;
+        let found = match meta.dtype {
+            Dtype::F32 => not_finite(bytes, f32::from_le_bytes),
+            Dtype::F16 => not_finite(bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => not_finite(bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => not_finite(bytes, |b| f64::from_le_bytes(b) as f32),
+            dtype => return Err(self.unsupported(tensor, dtype)),
+        };
+        match found {
+            Some((index, value)) => Err(self.not_finite(tensor, index, f64::from(value))),
+            None => Ok(()),
+        }
+    }
+
+    /// Lets go of the pages of a tensor that were read. They are the file's and come back when
+    /// they are read again, but until then count as memory of this process: who walks over a
+    /// model larger than memory calls this after every tensor.
+    pub fn release(&self, tensor: &str) {
+        #[cfg(unix)]
+        if let Some((shard, meta)) = self.tensors.get(tensor) {
+            let shard = &self.shards[*shard];
+            let (start, end) = meta.range;
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is of a file and never written to, so a page that is dropped
+            // comes back from the file as it was. A failure costs memory, nothing else.
+            let _ = unsafe {
+                shard.map.unchecked_advise_range(advice, shard.data_start + start, end - start)
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = tensor;
     }
 
     /// The shape `[out, in]` of a matrix.
@@ -274,14 +304,12 @@ impl Checkpoint {
             Dtype::F16 => entries(bytes, |b| from_f16(f16::from_le_bytes(b))),
             Dtype::BF16 => entries(bytes, |b| from_bf16(bf16::from_le_bytes(b))),
             Dtype::F64 => entries(bytes, |b| from_f64(f64::from_le_bytes(b))),
-            dtype => {
-                return Err(CheckpointError::Dtype {
-                    dir: self.dir.clone(),
-                    tensor: tensor.into(),
-                    dtype,
-                });
-            }
+            dtype => return Err(self.unsupported(tensor, dtype)),
         })
+    }
+
+    fn unsupported(&self, tensor: &str, dtype: Dtype) -> CheckpointError {
+        CheckpointError::Dtype { dir: self.dir.clone(), tensor: tensor.into(), dtype }
     }
 
     fn not_finite(&self, tensor: &str, index: usize, value: f64) -> CheckpointError {
@@ -292,4 +320,13 @@ impl Checkpoint {
 fn entries<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|chunk| convert(*chunk)).collect()
+}
+
+/// The first entry that is infinite or not a number, and where it is.
+fn not_finite<const N: usize>(
+    bytes: &[u8],
+    convert: impl Fn([u8; N]) -> f32,
+) -> Option<(usize, f32)> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|chunk| convert(*chunk)).enumerate().find(|(_, value)| !value.is_finite())
 }

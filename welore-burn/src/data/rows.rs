@@ -1,4 +1,4 @@
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
@@ -141,8 +141,21 @@ impl TokenRows {
         TokenRow { tokens: &self.tokens[start..start + len], given }
     }
 
+    /// Tokens of the rows at the places before `number`.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no row.
+    pub fn tokens_before(&self, number: usize, seed: Option<u64>) -> u64 {
+        let (epochs, first) = (number / self.len(), number - number % self.len());
+        let of_epoch: u64 = self.spans.iter().map(|span| span.len as u64).sum();
+        let rest: u64 = (first..number).map(|n| self.nth(n, seed).tokens.len() as u64).sum();
+        of_epoch.saturating_mul(epochs as u64).saturating_add(rest)
+    }
+
     fn shuffled(&self, seed: u64, epoch: usize, place: usize) -> usize {
-        let mut cached = self.order.lock().expect("no holder panics");
+        // An order is replaced whole, so that one that a panic left behind is still good.
+        let mut cached = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(&*cached, Some((s, e, _)) if (*s, *e) == (seed, epoch)) {
             let mut order: Vec<u32> = (0..self.len() as u32).collect();
             // Epochs of one seed and seeds of one epoch must not share orders.
@@ -184,6 +197,17 @@ mod tests {
         assert_eq!(first, epoch(&rows, 0, Some(1)), "orders depend on nothing else");
         first.sort();
         assert_eq!(first, (0..103).collect::<Vec<u32>>(), "no token is left out");
+    }
+
+    #[test]
+    fn tokens_are_counted_over_epochs_and_within_one() {
+        // The last of the 11 rows is shorter, and comes at another place in every epoch.
+        for seed in [None, Some(1)] {
+            let read = |n| (0..n).map(|n| rows().nth(n, seed).tokens.len() as u64).sum::<u64>();
+            for number in [0, 1, 10, 11, 12, 40] {
+                assert_eq!(rows().tokens_before(number, seed), read(number));
+            }
+        }
     }
 
     #[test]

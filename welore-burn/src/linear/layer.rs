@@ -2,7 +2,7 @@ use burn::config::Config;
 use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param, ParamId};
 use burn::nn::{Initializer, Linear};
 use burn::tensor::module::linear;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use super::factors::{FactorParams, LowRank, Rest, attach_factors};
 
@@ -112,7 +112,8 @@ impl LowRankLinear {
         )
     }
 
-    /// Applies the forward pass on the input tensor.
+    /// Applies the forward pass on the input tensor, in the input's type: parameters of another
+    /// one, such as f32 masters of what trains, are cast for the pass.
     ///
     /// # Shapes
     ///
@@ -125,17 +126,19 @@ impl LowRankLinear {
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let d_input = self.d_input();
         assert_eq!(input.dims()[D - 1], d_input, "the last axis of the input must be d_input");
-        let bias = self.bias.as_ref().map(|bias| bias.val());
+        let dtype = FloatDType::from(input.dtype());
+        let bias = self.bias.as_ref().map(|bias| bias.val().cast(dtype));
+        let by = |input, matrix: Tensor<2>| linear(input, matrix.cast(dtype), None);
         if let Some((down, up)) = self.factors() {
-            return linear(linear(input, down, None), up, bias);
+            return linear(by(input, down), up.cast(dtype), bias);
         }
         if let Some(adapter) = self.weight.adapter() {
             // Beside the weight: added to it, the adapter would cost a gradient of its size.
-            let adapted =
-                linear(linear(input.clone(), adapter.a.val(), None), adapter.b.val(), None);
-            return linear(input, self.weight.base(), bias) + adapted.mul_scalar(adapter.scale);
+            let adapted = by(by(input.clone(), adapter.a.val()), adapter.b.val());
+            let dense = linear(input, self.weight.base().cast(dtype), bias);
+            return dense + adapted.mul_scalar(adapter.scale);
         }
-        linear(input, self.weight.val(), bias)
+        linear(input, self.weight.val().cast(dtype), bias)
     }
 
     /// The factors `(down [d_input, rank], up [rank, d_output])`, if the layer is factored.

@@ -3,7 +3,7 @@ use burn::module::Module;
 use burn::nn::Initializer;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Bool, Device, Int, Tensor};
+use burn::tensor::{Bool, Device, FloatDType, Int, Tensor};
 
 use super::cache::KvCache;
 use super::config::LlamaConfig;
@@ -173,9 +173,9 @@ fn attend_plain(
 }
 
 /// Attention for training, where Burn has no fused kernel and records every operation. Made of
-/// few operations on the scores: the scale is on the queries, the sum of the softmax is one
-/// more column of the values, and the division comes after the product. The heads that share
-/// keys are rows of one product.
+/// few operations on the scores: the scale is on the queries, and the division by the sum of
+/// the softmax comes after the product. The heads that share keys are rows of one product. The
+/// softmax is f32.
 fn attend_tracked(
     queries: Tensor<4>,
     keys: Tensor<4>,
@@ -184,16 +184,24 @@ fn attend_tracked(
 ) -> Tensor<4> {
     let ([batch, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
     let shared = [batch, kv_heads, heads / kv_heads * rows, width];
+    let dtype = FloatDType::from(queries.dtype());
     let queries = queries.mul_scalar((width as f64).powf(-0.5)).reshape(shared);
-    let scores = queries.matmul(keys.swap_dims(2, 3)).reshape([batch, heads, rows, cols]) + bias;
+    let scores = queries.matmul(keys.swap_dims(2, 3)).cast(FloatDType::F32);
+    let scores = scores.reshape([batch, heads, rows, cols]) + bias;
     // The largest score only keeps the exponential in range; it cancels out of result and
     // gradient.
     let largest = Tensor::from_inner(scores.clone().inner().max_dim(3));
     let weights = (scores - largest).exp().reshape([batch, kv_heads, shared[2], cols]);
-    let ones = Tensor::ones([batch, kv_heads, cols, 1], &values.device());
-    let context = weights.matmul(Tensor::cat(vec![values, ones], 3));
-    let (sums, context) = (context.clone().narrow(3, width, 1), context.narrow(3, 0, width));
-    (context / sums).reshape([batch, heads, rows, width])
+    let (sums, context) = if dtype == FloatDType::F32 {
+        // One more column of the values gives the sums without another pass.
+        let ones = Tensor::ones([batch, kv_heads, cols, 1], &values.device());
+        let context = weights.matmul(Tensor::cat(vec![values, ones], 3));
+        (context.clone().narrow(3, width, 1), context.narrow(3, 0, width))
+    } else {
+        let sums = weights.clone().sum_dim(3);
+        (sums, weights.cast(dtype).matmul(values).cast(FloatDType::F32))
+    };
+    (context / sums).cast(dtype).reshape([batch, heads, rows, width])
 }
 
 /// Which positions a query does not see.

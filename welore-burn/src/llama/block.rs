@@ -1,7 +1,7 @@
 use burn::module::Module;
 use burn::nn::{Initializer, RmsNorm, RmsNormConfig};
 use burn::tensor::activation::silu;
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, FloatDType, Tensor};
 
 use super::attention::{Attention, AttentionConfig, CausalMask};
 use super::cache::KvCache;
@@ -48,11 +48,18 @@ impl Block {
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
         let attended =
-            self.self_attn.forward(self.input_layernorm.forward(x.clone()), rotary, mask, cache);
+            self.self_attn.forward(normed(&self.input_layernorm, x.clone()), rotary, mask, cache);
         let x = x + attended;
-        let mixed = self.mlp.forward(self.post_attention_layernorm.forward(x.clone()));
+        let mixed = self.mlp.forward(normed(&self.post_attention_layernorm, x.clone()));
         x + mixed
     }
+}
+
+/// A norm taken in f32, whatever the type of its input: squares of half-precision numbers lose
+/// the small ones and overflow with the large ones.
+pub(super) fn normed(norm: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
+    let dtype = FloatDType::from(x.dtype());
+    norm.forward(x.cast(FloatDType::F32)).cast(dtype)
 }
 
 /// The gated MLP `down(silu(gate(x)) * up(x))` (SwiGLU, arXiv 2002.05202).

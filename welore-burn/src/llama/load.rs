@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 
 use super::config::LlamaConfig;
 use super::hf_config::{ConfigError, stop_tokens};
@@ -120,7 +120,6 @@ pub struct OpenedLlama {
     pub checkpoint: Checkpoint,
     /// The plan it was compressed by, if the directory carries one.
     pub plan: Option<RankPlan>,
-    /// The model without its weights; nothing is allocated.
     skeleton: Llama,
 }
 
@@ -156,8 +155,34 @@ pub fn open_llama(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedLlama,
     Ok(OpenedLlama { config, checkpoint, plan, skeleton })
 }
 
-/// Loads a Hugging Face model directory, dense or factored, in f32 on `device`. Factored
-/// weights come straight from their files: nothing is decomposed.
+impl OpenedLlama {
+    /// The model without its weights; nothing is allocated.
+    pub fn skeleton(&self) -> &Llama {
+        &self.skeleton
+    }
+
+    /// Reads the weights, to compute in `dtype`: they are held in it, but for those whose path
+    /// `is_master` names, which are f32 so that they can train.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Checkpoint`] for weights that are not finite, and when interrupted.
+    pub fn load(
+        self,
+        dtype: FloatDType,
+        is_master: impl Fn(&str) -> bool,
+        progress: &mut dyn Progress,
+    ) -> Result<LoadedLlama, LoadError> {
+        let Self { config, checkpoint, plan, skeleton } = self;
+        let dtype_of = |path: &str| if is_master(path) { FloatDType::F32 } else { dtype };
+        let model = load_module(skeleton, &checkpoint, dtype_of, progress)?.with_dtype(dtype);
+        let bytes = checkpoint.bytes();
+        Ok(LoadedLlama { model, config, plan, bytes })
+    }
+}
+
+/// Loads a Hugging Face model directory, dense or factored, on `device`, to compute in `dtype`.
+/// Factored weights come straight from their files: nothing is decomposed.
 ///
 /// # Errors
 ///
@@ -165,12 +190,10 @@ pub fn open_llama(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedLlama,
 pub fn load_llama(
     dir: impl AsRef<Path>,
     device: &Device,
+    dtype: FloatDType,
     progress: &mut dyn Progress,
 ) -> Result<LoadedLlama, LoadError> {
-    let OpenedLlama { config, checkpoint, plan, skeleton } = open_llama(dir, device)?;
-    let model = load_module(skeleton, &checkpoint, progress)?;
-    let bytes = checkpoint.bytes();
-    Ok(LoadedLlama { model, config, plan, bytes })
+    open_llama(dir, device)?.load(dtype, |_| false, progress)
 }
 
 /// Tensors that a model may have and that are not parameters: old checkpoints store the

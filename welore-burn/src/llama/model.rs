@@ -1,9 +1,9 @@
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{Embedding, EmbeddingConfig, Initializer, RmsNorm, RmsNormConfig};
-use burn::tensor::{Device, Int, Tensor};
+use burn::tensor::{Device, FloatDType, Int, Tensor};
 
 use super::attention::CausalMask;
-use super::block::Block;
+use super::block::{Block, normed};
 use super::cache::KvCache;
 use super::config::LlamaConfig;
 use super::rotary::{Rotary, RotaryTable};
@@ -36,6 +36,8 @@ pub struct LlamaModel {
     rotary: Rotary,
     #[module(skip)]
     window: Option<Window>,
+    #[module(skip)]
+    dtype: FloatDType,
 }
 
 /// The layers from `first_layer` on see `size` tokens only.
@@ -63,6 +65,7 @@ impl LlamaConfig {
                 window: self
                     .sliding_window
                     .map(|size| Window { size, first_layer: self.first_window_layer }),
+                dtype: FloatDType::F32,
             },
             lm_head: (!self.tie_word_embeddings).then(|| {
                 LowRankLinearConfig::new(self.hidden_size, self.vocab_size)
@@ -75,6 +78,14 @@ impl LlamaConfig {
 }
 
 impl Llama {
+    /// Computes in `dtype` from here on: the hidden states have it, and parameters of another
+    /// type are cast to it where they are used. Norms, rotary positions, the softmax of
+    /// training, and logits are f32 in any case.
+    pub fn with_dtype(mut self, dtype: FloatDType) -> Self {
+        self.model.dtype = dtype;
+        self
+    }
+
     /// Draws all parameters that are not there yet, in the order of their paths: the same
     /// seed gives the same model on the same kind of device.
     pub fn initialize(&self, seed: u64, device: &Device) {
@@ -89,7 +100,7 @@ impl Llama {
         self.visit(&mut Draw);
     }
 
-    /// Logits of every position.
+    /// Logits of every position, f32.
     ///
     /// # Shapes
     ///
@@ -103,14 +114,14 @@ impl Llama {
         self.logits(self.model.forward(tokens, None))
     }
 
-    /// Logits of hidden states: the head alone.
+    /// Logits of hidden states, f32: the head alone.
     ///
     /// # Shapes
     ///
     /// - hidden: `[batch, positions, hidden_size]`
     /// - output: `[batch, positions, vocab_size]`
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
-        match &self.lm_head {
+        let logits = match &self.lm_head {
             Some(head) => head.forward(hidden),
             None => {
                 // As matrices: the transposed embedding is then read in place, while a batched
@@ -118,12 +129,14 @@ impl Llama {
                 let [batch, positions, width] = hidden.dims();
                 let embedding = self.model.embed_tokens.weight.val();
                 let [vocab_size, _] = embedding.dims();
+                let embedding = embedding.cast(FloatDType::from(hidden.dtype()));
                 hidden
                     .reshape([batch * positions, width])
                     .matmul(embedding.transpose())
                     .reshape([batch, positions, vocab_size])
             }
-        }
+        };
+        logits.cast(FloatDType::F32)
     }
 
     /// Number of tokens the model knows.
@@ -148,7 +161,7 @@ impl LanguageModel for Llama {
     }
 
     fn end(&self, x: Tensor<3>) -> Tensor<3> {
-        self.model.norm.forward(x)
+        normed(&self.model.norm, x)
     }
 
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
@@ -186,7 +199,7 @@ impl LlamaModel {
         if let Some(cache) = cache {
             cache.advance(positions);
         }
-        self.norm.forward(x)
+        normed(&self.norm, x)
     }
 
     /// Embeds tokens whose first one has position `start`.
@@ -197,7 +210,8 @@ impl LlamaModel {
         let full = mask(None);
         let windowed = self.window.map_or_else(|| full.clone(), |window| mask(Some(window.size)));
         let rotary = self.rotary.table(start, positions, &device);
-        (self.embed_tokens.forward(tokens), Pass { rotary, full, windowed })
+        let embedded = self.embed_tokens.forward(tokens).cast(self.dtype);
+        (embedded, Pass { rotary, full, windowed })
     }
 
     fn block(

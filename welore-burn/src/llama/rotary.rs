@@ -1,4 +1,4 @@
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use super::config::{LlamaConfig, RopeScaling};
 
@@ -46,13 +46,15 @@ impl Rotary {
 }
 
 impl RotaryTable {
-    /// Rotates queries or keys.
+    /// Rotates queries or keys, in f32 whatever their type.
     ///
     /// # Shapes
     ///
     /// - input and output: `[batch, positions, heads, head_dim]`
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
         let [_, _, _, width] = x.dims();
+        let dtype = FloatDType::from(x.dtype());
+        let x = x.cast(FloatDType::F32);
         let half = width / 2;
         let first = x.clone().narrow(3, 0, half);
         let second = x.narrow(3, half, half);
@@ -64,6 +66,7 @@ impl RotaryTable {
             ],
             3,
         )
+        .cast(dtype)
     }
 }
 

@@ -1,17 +1,19 @@
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{DType, Tensor};
 use safetensors::Dtype;
 
+use super::cache::SpectrumCache;
+use super::cost::Cost;
 use super::selection::Selection;
 use super::spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};
 use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames};
 use crate::linalg::{LinalgError, Matrix, singular_values};
 use crate::linear::{as_matrix, factored_paths, is_transposed_layout};
-use crate::progress::{Interrupted, Progress};
-use crate::workers::Workers;
+use crate::progress::{Interrupted, Part, Progress};
+use crate::workers::{Budget, Oversized};
 
 /// Why spectra could not be measured.
 #[derive(Debug, thiserror::Error)]
@@ -47,6 +49,9 @@ pub enum SpectrumError {
     /// Patterns that match no matrix.
     #[error("no matrix matches `{0}`")]
     UnmatchedPattern(String),
+    /// A matrix does not fit the memory that may be used.
+    #[error(transparent)]
+    Oversized(#[from] Oversized),
     /// What was measured is inconsistent.
     #[error(transparent)]
     Spectra(#[from] SpectraError),
@@ -55,42 +60,57 @@ pub enum SpectrumError {
     Interrupted(#[from] Interrupted),
 }
 
-/// Singular values of the selected matrices of a checkpoint, one matrix in memory at a time.
+/// How the matrices of a checkpoint are measured.
+#[derive(Debug, Clone, Default)]
+pub struct MeasureSettings {
+    /// How many matrices are in flight at once, in how much memory.
+    pub budget: Budget,
+    /// Directory in which singular values are kept by the content of their matrix, so that no
+    /// matrix is measured twice and interrupted work goes on where it stopped. It need not exist.
+    /// A file in it that is damaged is ignored and written anew; a directory that cannot be
+    /// written is no error.
+    pub cache: Option<PathBuf>,
+}
+
+/// Singular values of the selected matrices of a checkpoint.
+///
+/// Memory is bounded by the matrices in flight ([`Budget`]), not by the model. The result is the
+/// same with a cache and without; what it knew is told as such to `progress`.
 ///
 /// # Errors
 ///
-/// [`SpectrumError`]; a pattern that matches no matrix is an error, not an empty result.
+/// [`SpectrumError`]; a pattern that matches no matrix is an error, not an empty result. A
+/// matrix that does not fit the budget is refused before anything is measured.
 pub fn measure_checkpoint(
     checkpoint: &Checkpoint,
     selection: &Selection,
+    settings: &MeasureSettings,
     progress: &mut dyn Progress,
 ) -> Result<Spectra, SpectrumError> {
     let names = checkpoint_matrices(checkpoint, selection)?;
-    progress.begin("singular values", names.len());
-    let measure = |name: &str| -> Result<MatrixSpectrum, SpectrumError> {
-        let tensor = format!("{name}.weight");
-        let matrix = checkpoint.read_matrix(&tensor)?;
-        let meta = checkpoint.raw(&tensor)?.0;
-        Ok(MatrixSpectrum {
-            name: name.into(),
-            shape: [matrix.rows(), matrix.cols()],
-            dtype: meta.dtype,
-            digest: Some(checkpoint.digest(&tensor)?),
-            singular_values: values_of(name, &matrix)?,
-        })
-    };
-    // A matrix a core: most of a decomposition of this size is memory-bound and gains little
-    // from a second thread.
+    let costs = names
+        .iter()
+        .map(|name| Ok(Cost::of_values(checkpoint.matrix_shape(&weight_of(name))?)))
+        .collect::<Result<Vec<_>, CheckpointError>>()?;
+    let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
+    settings.budget.check(names.iter().copied().zip(needs.iter().copied()))?;
+
+    let cache = settings.cache.as_deref().map(SpectrumCache::new);
+    let operations = costs.iter().fold(0, |sum: u64, cost| sum.saturating_add(cost.operations));
+    progress.begin_work("singular values", names.len(), operations);
     let mut measured: Vec<Option<MatrixSpectrum>> = names.iter().map(|_| None).collect();
     let mut outcome = Ok(());
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    Workers::new(cores).spread(
-        names.len(),
-        |index| measure(names[index]),
+    // A matrix a core: most of a decomposition is memory-bound and gains little from a second
+    // thread.
+    settings.budget.workers().spread_within(
+        settings.budget.memory,
+        &needs,
+        |index| measure(checkpoint, names[index], cache.as_ref()),
         |index, result| {
-            let noted = result.and_then(|spectrum| {
+            let noted = result.and_then(|(spectrum, known)| {
                 measured[index] = Some(spectrum);
-                Ok(progress.step(names[index])?)
+                let operations = costs[index].operations;
+                Ok(progress.part(Part { item: names[index], steps: 1, operations, known })?)
             });
             if outcome.is_ok() {
                 outcome = noted;
@@ -106,6 +126,36 @@ pub fn measure_checkpoint(
     let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
     let source = checkpoint.dir().display().to_string();
     Ok(Spectra::new(source, size, matrices)?)
+}
+
+fn weight_of(name: &str) -> String {
+    format!("{name}.weight")
+}
+
+/// The spectrum of one matrix, and whether an earlier run had measured it.
+fn measure(
+    checkpoint: &Checkpoint,
+    name: &str,
+    cache: Option<&SpectrumCache>,
+) -> Result<(MatrixSpectrum, bool), SpectrumError> {
+    let tensor = weight_of(name);
+    let shape = checkpoint.matrix_shape(&tensor)?;
+    let dtype = checkpoint.raw(&tensor)?.0.dtype;
+    let digest = checkpoint.digest(&tensor)?;
+    let found = cache.and_then(|cache| cache.find(&digest, shape[0].min(shape[1])));
+    let (singular_values, known) = match found {
+        Some(found) => found,
+        None => {
+            let values = values_of(name, &checkpoint.read_matrix(&tensor)?)?;
+            if let Some(cache) = cache {
+                cache.keep(&digest, &values);
+            }
+            (values, false)
+        }
+    };
+    checkpoint.release(&tensor);
+    let digest = Some(digest);
+    Ok((MatrixSpectrum { name: name.into(), shape, dtype, digest, singular_values }, known))
 }
 
 /// Names of the selected dense matrices of a checkpoint, in the model's order.

@@ -1,12 +1,15 @@
 //! Singular values of every selected matrix, from a live module or from checkpoint files.
 //!
-//! Reads one matrix at a time and decides nothing; the [`plan`](crate::plan) room decides.
+//! Reads a few matrices at a time and decides nothing; the [`plan`](crate::plan) room decides.
 
+mod cache;
+mod cost;
 mod measure;
 mod selection;
 mod spectra;
 
+pub(crate) use cost::{Cost, DECOMPOSITION};
 pub(crate) use measure::to_matrix;
-pub use measure::{SpectrumError, measure_checkpoint, measure_module};
+pub use measure::{MeasureSettings, SpectrumError, measure_checkpoint, measure_module};
 pub use selection::{PROJECTIONS, PatternError, Selection};
 pub use spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};

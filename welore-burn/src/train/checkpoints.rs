@@ -1,4 +1,5 @@
-use std::fs;
+use std::collections::BTreeMap;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ParamGroup};
@@ -8,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 use super::score::Score;
+use super::settings::TrainSettings;
 use crate::checkpoint::{CheckpointError, write_file};
 
 /// How far a run has come. With the settings this says which block comes next, so no random
@@ -44,11 +46,33 @@ impl Position {
         }
         best
     }
+
+    /// Checks that a run of these settings can be here.
+    fn check(&self, settings: &TrainSettings) -> Result<(), String> {
+        let Self { step, best, evaluated, stale, .. } = *self;
+        if step > settings.steps {
+            return Err(format!("it is at step {step} of a run of {}", settings.steps));
+        }
+        let every = settings.eval_every;
+        let evaluations = evaluated.checked_div(every).unwrap_or(0);
+        // Evaluations are made every so many steps and none is left out, but the last one may
+        // still be to make.
+        let due = every == 0 || (evaluated..=evaluated.saturating_add(every)).contains(&step);
+        let fits = due
+            && evaluated == evaluations * every
+            && best.is_some() == (evaluations > 0)
+            && stale <= evaluations.saturating_sub(1);
+        match fits {
+            true => Ok(()),
+            false => Err(format!("its evaluations are not those of a run at step {step}")),
+        }
+    }
 }
 
 /// The checkpoints of a run: trainable parameters and optimizer only, the last one and the
-/// best one. `last.json` and `best.json` name complete checkpoints and are replaced in one
-/// step, so a kill at any moment leaves a readable one.
+/// best one. `last.json` and `best.json` name complete checkpoints with the digests of their
+/// files and are replaced in one step, so a kill at any moment leaves a readable one. A run has
+/// a `last.json` from its beginning, so that a lost one is told from none yet.
 #[derive(Debug)]
 pub struct Checkpoints {
     dir: PathBuf,
@@ -57,26 +81,45 @@ pub struct Checkpoints {
 
 const PARAMETERS: &str = "trainable.bpk";
 const OPTIMIZER: &str = "optimizer.bpk";
+const LAST: &str = "last.json";
+const BEST: &str = "best.json";
 
 #[derive(Serialize, Deserialize)]
 struct Pointer {
     /// The model that the run began with.
     origin: String,
-    directory: String,
+    /// Nothing before the first checkpoint.
+    directory: Option<String>,
+    /// BLAKE3 of the files in the directory, by name.
+    #[serde(default)]
+    digests: BTreeMap<String, String>,
+    position: Position,
+}
+
+/// A checkpoint that a pointer names.
+struct Saved {
+    dir: PathBuf,
+    digests: BTreeMap<String, String>,
     position: Position,
 }
 
 impl Checkpoints {
-    /// The checkpoints under `dir`, which is made if needed. `origin` identifies the model
-    /// that the run begins with, such as by a digest: checkpoints of others are refused.
+    /// The checkpoints of the run in a directory. `origin` identifies the model that the run
+    /// begins with, such as by a digest: checkpoints of others are refused.
+    pub fn of_run(run: impl AsRef<Path>, origin: &str) -> Self {
+        Self { dir: run.as_ref().join("checkpoints"), origin: origin.into() }
+    }
+
+    /// Makes the place for checkpoints, before the first one.
     ///
     /// # Errors
     ///
     /// [`TrainError::Checkpoint`].
-    pub fn open(dir: impl AsRef<Path>, origin: &str) -> Result<Self, TrainError> {
-        let dir = dir.as_ref().to_path_buf();
-        fs::create_dir_all(&dir).map_err(|source| io(&dir, source))?;
-        Ok(Self { dir, origin: origin.into() })
+    pub fn begin(&self) -> Result<(), TrainError> {
+        fs::create_dir_all(&self.dir).map_err(|source| io(&self.dir, source))?;
+        let (directory, digests) = (None, BTreeMap::new());
+        let origin = self.origin.clone();
+        self.point(&[LAST], &Pointer { origin, directory, digests, position: Position::start() })
     }
 
     /// Saves a checkpoint as the last one, and as the best one if `best`. Returns where.
@@ -113,7 +156,9 @@ impl Checkpoints {
             .into_bytes()
             .map_err(|error| broken(&target, PARAMETERS, error))?;
         let state = optimizer.into_bytes().map_err(|error| broken(&target, OPTIMIZER, error))?;
+        let mut digests = BTreeMap::new();
         for (file, bytes) in [(PARAMETERS, parameters), (OPTIMIZER, state)] {
+            digests.insert(file.to_string(), blake3::hash(&bytes).to_hex().to_string());
             write_file(path.join(file), &bytes).map_err(|error| match error {
                 CheckpointError::Io { source, .. } => io(&target.join(file), source),
                 other => other.into(),
@@ -121,41 +166,43 @@ impl Checkpoints {
         }
         fs::rename(path, &target).map_err(|source| io(&target, source))?;
         let _renamed = staging.keep();
-        let pointer = serde_json::to_vec_pretty(&Pointer {
-            origin: self.origin.clone(),
-            directory: name,
-            position,
-        })
-        .expect("numbers and strings always serialize");
-        if best {
-            write_file(self.dir.join("best.json"), &pointer)?;
-        }
-        write_file(self.dir.join("last.json"), &pointer)?;
+        let origin = self.origin.clone();
+        let pointer = Pointer { origin, directory: Some(name), digests, position };
+        let files: &[&str] = if best { &[BEST, LAST] } else { &[LAST] };
+        self.point(files, &pointer)?;
         self.remove_others();
         Ok(target)
     }
 
-    /// How far the last checkpoint is, and where it is, if there is one.
+    /// How far the last checkpoint of a run of these settings is, and where it is, if there is
+    /// one. Changes nothing.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Broken`], [`TrainError::Foreign`].
-    pub fn last(&self) -> Result<Option<(Position, PathBuf)>, TrainError> {
-        let Some(pointer) = self.pointer("last.json")? else { return Ok(None) };
-        if pointer.origin != self.origin {
-            return Err(TrainError::Foreign { path: self.dir.join("last.json") });
+    /// [`TrainError::Broken`], [`TrainError::Foreign`], [`TrainError::Lost`].
+    pub fn last(&self, settings: &TrainSettings) -> Result<Option<(Position, PathBuf)>, TrainError> {
+        let Some(saved) = self.saved(LAST)? else {
+            return match self.pointer(LAST)?.is_none() && self.holds_steps() {
+                true => Err(TrainError::Lost { path: self.dir.join(LAST) }),
+                false => Ok(None),
+            };
+        };
+        saved.position.check(settings).map_err(|reason| self.wrong_position(reason))?;
+        // The result will be the best one; a run should not find out at its end that it is gone.
+        if saved.position.best.is_some() && self.saved(BEST)?.is_none() {
+            return Err(TrainError::Lost { path: self.dir.join(BEST) });
         }
-        Ok(Some((pointer.position, self.dir.join(pointer.directory))))
+        Ok(Some((saved.position, saved.dir)))
     }
 
     /// Puts the best checkpoint's parameters in place, if there is one.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Broken`].
+    /// [`TrainError::Broken`], [`TrainError::Damaged`], [`TrainError::Foreign`].
     pub fn load_best<M: Module>(&self, module: M) -> Result<M, TrainError> {
-        match self.pointer("best.json")? {
-            Some(pointer) => load_parameters(module, &self.dir.join(pointer.directory)),
+        match self.saved(BEST)? {
+            Some(saved) => saved.load_parameters(module),
             None => Ok(module),
         }
     }
@@ -165,18 +212,45 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`], [`TrainError::Foreign`].
+    /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`], [`TrainError::Damaged`],
+    /// [`TrainError::Foreign`].
     pub fn load_last<M: Module>(
         &self,
         module: M,
         optimizer: ModuleOptimizer,
     ) -> Result<(M, ModuleOptimizer, Position), TrainError> {
-        let (position, dir) =
-            self.last()?.ok_or_else(|| TrainError::NoCheckpoint { path: self.dir.clone() })?;
-        let module = load_parameters(module, &dir)?;
-        let optimizer =
-            optimizer.load(dir.join(OPTIMIZER)).map_err(|error| broken(&dir, OPTIMIZER, error))?;
-        Ok((module, optimizer, position))
+        let saved =
+            self.saved(LAST)?.ok_or_else(|| TrainError::NoCheckpoint { path: self.dir.clone() })?;
+        if let Some(best) = self.saved(BEST)? {
+            best.check(PARAMETERS)?;
+        }
+        saved.check(OPTIMIZER)?;
+        let module = saved.load_parameters(module)?;
+        let optimizer = optimizer
+            .load(saved.dir.join(OPTIMIZER))
+            .map_err(|error| broken(&saved.dir, OPTIMIZER, error))?;
+        Ok((module, optimizer, saved.position))
+    }
+
+    /// An error of the last checkpoint's position.
+    pub(super) fn wrong_position(&self, reason: String) -> TrainError {
+        TrainError::Broken { path: self.dir.join(LAST), reason }
+    }
+
+    /// The checkpoint of this run that a pointer names.
+    fn saved(&self, file: &str) -> Result<Option<Saved>, TrainError> {
+        let Some(pointer) = self.pointer(file)? else { return Ok(None) };
+        let path = self.dir.join(file);
+        if pointer.origin != self.origin {
+            return Err(TrainError::Foreign { path });
+        }
+        let Pointer { directory, digests, position, .. } = pointer;
+        let Some(directory) = directory else { return Ok(None) };
+        if step_of(&directory) != Some(position.step) {
+            let reason = format!("it is at step {} and names `{directory}`", position.step);
+            return Err(TrainError::Broken { path, reason });
+        }
+        Ok(Some(Saved { dir: self.dir.join(directory), digests, position }))
     }
 
     fn pointer(&self, file: &str) -> Result<Option<Pointer>, TrainError> {
@@ -190,37 +264,77 @@ impl Checkpoints {
             TrainError::Broken { path: path.clone(), reason: error.to_string() }
         })?;
         // A pointer names a checkpoint beside it, nothing else.
-        if !pointer.directory.starts_with("step-") || pointer.directory.contains(['/', '\\']) {
-            let reason = format!("`{}` is not a checkpoint", pointer.directory);
-            return Err(TrainError::Broken { path, reason });
+        match pointer.directory.as_deref().filter(|name| step_of(name).is_none()) {
+            Some(name) => {
+                let reason = format!("`{name}` is not a checkpoint");
+                Err(TrainError::Broken { path, reason })
+            }
+            None => Ok(Some(pointer)),
         }
-        Ok(Some(pointer))
     }
 
-    /// Removes checkpoints that no pointer names, and what killed runs left. Failing to is no
-    /// reason to stop a run.
+    /// Writes a pointer under each of these names.
+    fn point(&self, files: &[&str], pointer: &Pointer) -> Result<(), TrainError> {
+        let text = serde_json::to_vec_pretty(pointer)
+            .expect("numbers, strings and maps of strings always serialize");
+        for file in files {
+            write_file(self.dir.join(file), &text)?;
+        }
+        Ok(())
+    }
+
+    fn holds_steps(&self) -> bool {
+        let mut entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
+        entries.any(|entry| step_of(&entry.file_name().to_string_lossy()).is_some())
+    }
+
+    /// Removes checkpoints that no pointer names. Failing to is no reason to stop a run.
     fn remove_others(&self) {
-        let named: Vec<String> = ["last.json", "best.json"]
+        let named: Vec<String> = [LAST, BEST]
             .iter()
-            .filter_map(|file| Some(self.pointer(file).ok()??.directory))
+            .filter_map(|file| self.pointer(file).ok()??.directory)
             .collect();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();
-            let stale = name.starts_with("step-") || name.starts_with(".welore-");
-            if stale && !named.contains(&name) {
+            if step_of(&name).is_some() && !named.contains(&name) {
                 let _ = fs::remove_dir_all(entry.path());
             }
         }
     }
 }
 
-fn load_parameters<M: Module>(module: M, dir: &Path) -> Result<M, TrainError> {
-    let record =
-        ModuleRecord::load(dir.join(PARAMETERS)).map_err(|error| broken(dir, PARAMETERS, error))?;
-    module
-        .try_load_record(record.allow_partial(true))
-        .map_err(|error| broken(dir, PARAMETERS, error))
+impl Saved {
+    /// Checks that a file is the one that was saved.
+    fn check(&self, file: &str) -> Result<(), TrainError> {
+        let path = self.dir.join(file);
+        let mut content = blake3::Hasher::new();
+        File::open(&path)
+            .and_then(|mut file| std::io::copy(&mut file, &mut content))
+            .map_err(|source| io(&path, source))?;
+        match self.digests.get(file) == Some(&content.finalize().to_hex().to_string()) {
+            true => Ok(()),
+            false => Err(TrainError::Damaged { path }),
+        }
+    }
+
+    fn load_parameters<M: Module>(&self, module: M) -> Result<M, TrainError> {
+        self.check(PARAMETERS)?;
+        let record = ModuleRecord::load(self.dir.join(PARAMETERS))
+            .map_err(|error| broken(&self.dir, PARAMETERS, error))?;
+        module
+            .try_load_record(record.allow_partial(true))
+            .map_err(|error| broken(&self.dir, PARAMETERS, error))
+    }
+}
+
+/// The step of a checkpoint, by the name of its directory: `step-6`, or `step-6-1` if it was
+/// saved once more.
+fn step_of(name: &str) -> Option<usize> {
+    let mut numbers = name.strip_prefix("step-")?.splitn(2, '-');
+    let step = numbers.next()?.parse().ok()?;
+    let again = numbers.next().map(str::parse::<usize>);
+    again.is_none_or(|again| again.is_ok()).then_some(step)
 }
 
 fn io(path: &Path, source: std::io::Error) -> TrainError {

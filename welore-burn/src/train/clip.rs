@@ -2,28 +2,32 @@ use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
 
-/// The norm of all gradients together, as one vector.
-pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> f64 {
+/// The norm of all gradients together, as one vector; `None` where there are no gradients. It
+/// stays on the device.
+pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
     let mut visitor = SquaredNorm { gradients, squares: Vec::new() };
     module.visit(&mut visitor);
-    if visitor.squares.is_empty() {
-        return 0.0;
-    }
-    // One number leaves the device, not one a parameter.
-    Tensor::cat(visitor.squares, 0).sum().into_scalar::<f64>().sqrt()
+    let squares = visitor.squares;
+    (!squares.is_empty()).then(|| Tensor::cat(squares, 0).sum().sqrt())
 }
 
-/// Scales gradients whose global norm is `norm` down to `most`; smaller ones are left alone.
+/// Scales gradients whose global norm is `norm` down to `most`; smaller ones are multiplied
+/// by 1. The host does not wait for the norm.
 pub fn clip_to_norm<M: Module>(
     module: &M,
     gradients: GradientsParams,
-    norm: f64,
+    norm: Tensor<1>,
     most: f64,
 ) -> GradientsParams {
-    if norm <= most {
-        return gradients;
-    }
-    let mut visitor = Scale { gradients, factor: most / norm };
+    let factor = norm.recip().mul_scalar(most).clamp_max(1.0);
+    let mut visitor = Scale { gradients, by: By::Tensor(factor) };
+    module.visit(&mut visitor);
+    visitor.gradients
+}
+
+/// Multiplies all gradients by a number.
+pub fn scale<M: Module>(module: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
+    let mut visitor = Scale { gradients, by: By::Number(factor) };
     module.visit(&mut visitor);
     visitor.gradients
 }
@@ -43,13 +47,23 @@ impl ModuleVisitor for SquaredNorm<'_> {
 
 struct Scale {
     gradients: GradientsParams,
-    factor: f64,
+    by: By,
+}
+
+enum By {
+    Number(f64),
+    /// Of one element.
+    Tensor(Tensor<1>),
 }
 
 impl ModuleVisitor for Scale {
     fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            self.gradients.register(param.id, gradient.mul_scalar(self.factor));
+            let scaled = match &self.by {
+                By::Number(factor) => gradient.mul_scalar(*factor),
+                By::Tensor(factor) => gradient * factor.clone().unsqueeze(),
+            };
+            self.gradients.register(param.id, scaled);
         }
     }
 }

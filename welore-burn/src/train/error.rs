@@ -54,6 +54,18 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
+    /// A file of a checkpoint that is not the one that was saved.
+    #[error("{path}: not the file that was saved, by its digest", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Checkpoints are there, but not the file that names one of them.
+    #[error("{path}: the file is gone, but a run began here", path = path.display())]
+    Lost {
+        /// The file.
+        path: PathBuf,
+    },
     /// A checkpoint of another run.
     #[error("{path}: this checkpoint was made by another run", path = path.display())]
     Foreign {

@@ -3,9 +3,9 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 
-use super::loss::{Batch, loss_and_gradients};
+use super::loss::{Batch, Memory, loss_and_gradients};
 use crate::data::TokenRow;
 use crate::language::LanguageModel;
 use crate::workers::Workers;
@@ -20,6 +20,19 @@ pub struct Execution {
     /// Rows of a worker are computed together up to this many tokens, filling included.
     /// Enough to make products large, few enough that activations fit in memory.
     pub tokens_at_once: usize,
+    /// Steps that are queued on the device before the numbers of an earlier one are read, so
+    /// that it never waits for the host. Reading costs nothing on a CPU: 0 there, 1 on a GPU.
+    pub ahead: usize,
+    /// Logits of a worker that exist at once; see [`Memory`].
+    pub logits_at_once: usize,
+}
+
+impl Default for Execution {
+    /// One worker, numbers read at once.
+    fn default() -> Self {
+        let Memory { logits_at_once, .. } = Memory::default();
+        Self { workers: NonZeroUsize::MIN, tokens_at_once: 1024, ahead: 0, logits_at_once }
+    }
 }
 
 /// An execution ready to work: its threads are started, and stay.
@@ -27,32 +40,28 @@ pub struct Execution {
 pub(super) struct Executor<'a> {
     workers: Workers,
     tokens_at_once: usize,
+    memory: Memory,
     device: &'a Device,
 }
 
-/// Loss of some rows, and its gradients.
-type Part = (f64, GradientsParams);
+/// Losses that add up to that of some rows, and the gradients of the sum.
+type Part = (Vec<Tensor<1>>, GradientsParams);
 
 impl<'a> Executor<'a> {
-    pub fn new(execution: Execution, device: &'a Device) -> Self {
-        let Execution { workers, tokens_at_once } = execution;
-        Self { workers: Workers::new(workers), tokens_at_once, device }
+    pub fn new(execution: Execution, recompute: bool, device: &'a Device) -> Self {
+        let Execution { workers, tokens_at_once, ahead: _, logits_at_once } = execution;
+        let memory = Memory { recompute, logits_at_once };
+        Self { workers: Workers::new(workers), tokens_at_once, memory, device }
     }
 
     /// Loss of a batch, each token times `share`, and its gradients; see
     /// [`loss_and_gradients`].
-    pub fn pass<M: LanguageModel>(
-        &self,
-        model: &M,
-        rows: &[TokenRow<'_>],
-        share: f64,
-        recompute: bool,
-    ) -> Part {
+    pub fn pass<M: LanguageModel>(&self, model: &M, rows: &[TokenRow<'_>], share: f64) -> Part {
         let part = |model: &M, rows: &[TokenRow<'_>]| {
             let parts = self.groups(rows).map(|rows| {
                 let batch = Batch::new(rows, self.device);
-                let (loss, gradients) = loss_and_gradients(model, &batch, share, recompute);
-                (loss.into_scalar::<f64>(), gradients)
+                let (loss, gradients) = loss_and_gradients(model, &batch, share, self.memory);
+                (vec![loss], gradients)
             });
             sum(model, parts)
         };
@@ -101,12 +110,12 @@ impl<'a> Executor<'a> {
 
 /// Sums in the order of the parts, so that a run can be repeated to the last bit.
 fn sum<M: LanguageModel>(model: &M, parts: impl Iterator<Item = Part>) -> Part {
-    let (mut loss, mut sum) = (0.0, GradientsAccumulator::new());
+    let (mut losses, mut sum) = (Vec::new(), GradientsAccumulator::new());
     for (part, gradients) in parts {
-        loss += part;
+        losses.extend(part);
         sum.accumulate(model, gradients);
     }
-    (loss, sum.grads())
+    (losses, sum.grads())
 }
 
 #[cfg(test)]
@@ -119,8 +128,8 @@ mod tests {
         let row = |len| TokenRow { tokens: &tokens[..len], given: 1 };
         let rows: Vec<_> = [10, 10, 30, 5, 5, 5, 100].map(row).to_vec();
         let device = Device::default();
-        let execution = Execution { workers: NonZeroUsize::MIN, tokens_at_once: 60 };
-        let executor = Executor::new(execution, &device);
+        let execution = Execution { tokens_at_once: 60, ..Execution::default() };
+        let executor = Executor::new(execution, false, &device);
         let groups: Vec<usize> = executor.groups(&rows).map(<[_]>::len).collect();
         assert_eq!(groups, [2, 2, 2, 1]);
         assert_eq!(executor.groups(&[]).count(), 0);

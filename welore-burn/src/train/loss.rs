@@ -1,12 +1,10 @@
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::activation::softmax;
-use burn::tensor::{Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
 
+use super::clip::scale;
 use crate::data::TokenRow;
 use crate::language::LanguageModel;
-
-/// Logits that exist at once, 17 MB of f32; backward holds three of them.
-const LOGITS_AT_ONCE: usize = 1 << 22;
 
 /// Rows of tokens as tensors. Short rows are filled up at the end, where causal attention
 /// lets nothing see the filling; only tokens that are to be predicted have a target.
@@ -57,42 +55,72 @@ impl Batch {
     }
 }
 
+/// How much memory a backward pass trades for time. Changes the order of sums, nothing else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Store only the input of each block, and compute what is inside again for its backward
+    /// pass.
+    pub recompute: bool,
+    /// Logits that exist at once, 4 bytes each; backward holds three of them.
+    pub logits_at_once: usize,
+}
+
+impl Default for Memory {
+    /// Blocks stored, and 17 MB of logits, which stay in the cache of a CPU.
+    fn default() -> Self {
+        Self { recompute: false, logits_at_once: 1 << 22 }
+    }
+}
+
 /// Sum of the token cross-entropies of a batch, each times `share`, and its gradients with
 /// respect to all trainable parameters. The mean is at `share = 1 / targets`.
 ///
 /// Logits never exist for all tokens at once: the head runs forward and backward over pieces
 /// of the hidden states, cut off from the body, and the body then gets the gradient of the
-/// hidden states in one go. With `recompute` the body goes block by block too: only the input
-/// of each block is stored, and what it computed is computed again for its backward pass.
-/// Both are exact; only the order of sums differs.
+/// hidden states in one go; with [`Memory::recompute`] block by block.
+///
+/// A model that computes in f16 passes gradients back as if `share` were 1, and they are scaled
+/// where they are f32 again: most shares are below the smallest f16.
 ///
 /// The batch must be on the model's autodiff device.
 pub fn loss_and_gradients<M: LanguageModel>(
     model: &M,
     batch: &Batch,
     share: f64,
-    recompute: bool,
+    memory: Memory,
 ) -> (Tensor<1>, GradientsParams) {
-    let mut pass = BackwardPass { model, gradients: GradientsAccumulator::new() };
-    let loss = if recompute { pass.recomputed(batch, share) } else { pass.stored(batch, share) };
-    (loss, pass.gradients.grads())
+    let Memory { recompute, logits_at_once } = memory;
+    let gradients = GradientsAccumulator::new();
+    let mut pass = BackwardPass { model, logits_at_once, share, later: 1.0, gradients };
+    let loss = if recompute { pass.recomputed(batch) } else { pass.stored(batch) };
+    let gradients = pass.gradients.grads();
+    let gradients = match pass.later {
+        1.0 => gradients,
+        later => scale(model, gradients, later),
+    };
+    (loss, gradients)
 }
 
 /// A backward pass in pieces, with the parameters' gradients so far.
 struct BackwardPass<'a, M> {
     model: &'a M,
+    logits_at_once: usize,
+    /// What each token's loss counts.
+    share: f64,
+    /// The part of it that gradients get at the end.
+    later: f64,
     gradients: GradientsAccumulator<M>,
 }
 
 impl<M: LanguageModel> BackwardPass<'_, M> {
-    fn stored(&mut self, batch: &Batch, share: f64) -> Tensor<1> {
+    fn stored(&mut self, batch: &Batch) -> Tensor<1> {
         let hidden = batch.predicting(self.model.hidden(batch.tokens.clone()));
-        let (loss, gradient) = self.head(hidden.clone(), batch, share);
+        let (loss, gradient) = self.head(hidden.clone(), batch);
         self.back(hidden, gradient, None);
         loss
     }
 
-    fn recomputed(&mut self, batch: &Batch, share: f64) -> Tensor<1> {
+    fn recomputed(&mut self, batch: &Batch) -> Tensor<1> {
         let model = self.model;
         let (embedded, pass) = model.begin(batch.tokens.clone());
         let mut inputs = Vec::new();
@@ -107,7 +135,7 @@ impl<M: LanguageModel> BackwardPass<'_, M> {
         }
         let end = leaf(inputs.pop().expect("the end has an input"));
         let hidden = batch.predicting(model.end(end.clone()));
-        let (loss, gradient) = self.head(hidden.clone(), batch, share);
+        let (loss, gradient) = self.head(hidden.clone(), batch);
         let mut gradient = self.back(hidden, gradient, Some(&end)).expect("the end is a leaf");
         for (index, input) in inputs.into_iter().enumerate().rev() {
             let input = leaf(input);
@@ -119,11 +147,15 @@ impl<M: LanguageModel> BackwardPass<'_, M> {
     }
 
     /// Loss of the hidden states `[targets, width]`, and its gradient with respect to them.
-    fn head(&mut self, hidden: Tensor<2>, batch: &Batch, share: f64) -> (Tensor<1>, Tensor<2>) {
+    fn head(&mut self, hidden: Tensor<2>, batch: &Batch) -> (Tensor<1>, Tensor<2>) {
         let rows = batch.targets();
         let hidden = hidden.inner();
+        if hidden.dtype() == DType::F16 {
+            self.later = self.share;
+        }
+        let now = self.share / self.later;
         let (mut losses, mut gradients) = (Vec::new(), Vec::new());
-        let most = (LOGITS_AT_ONCE / self.model.vocab_size()).clamp(1, rows.max(1));
+        let most = (self.logits_at_once / self.model.vocab_size()).clamp(1, rows.max(1));
         // Pieces of one size, not a small one at the end.
         let most = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
         for start in (0..rows).step_by(most) {
@@ -131,13 +163,13 @@ impl<M: LanguageModel> BackwardPass<'_, M> {
             let piece = leaf(hidden.clone().narrow(0, start, len));
             let logits = self.model.logits(piece.clone().unsqueeze_dim::<3>(0)).squeeze_dim::<2>(0);
             let targets = batch.targets.clone().narrow(0, start, len);
-            let (loss, gradient) = cross_entropy(logits.clone().inner(), targets.inner(), share);
+            let (loss, gradient) = cross_entropy(logits.clone().inner(), targets.inner(), now);
             losses.push(loss);
             let mut backward = (logits * Tensor::from_inner(gradient)).sum().backward();
             gradients.push(piece.grad_remove(&mut backward).expect("the piece is a leaf"));
             self.collect(GradientsParams::from_grads(backward, self.model));
         }
-        (Tensor::cat(losses, 0).sum().mul_scalar(share), Tensor::cat(gradients, 0))
+        (Tensor::cat(losses, 0).sum().mul_scalar(self.share), Tensor::cat(gradients, 0))
     }
 
     /// Hands the gradient of an output back to the parameters and to `input`.

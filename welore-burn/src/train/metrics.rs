@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use crate::checkpoint::{CheckpointError, write_file};
 pub struct Metrics {
     path: PathBuf,
     file: File,
+    missing: usize,
 }
 
 impl Metrics {
@@ -27,26 +29,34 @@ impl Metrics {
             let path = path.clone();
             move |source| CheckpointError::Io { path, source }
         };
+        let mut steps = BTreeSet::new();
         if path.exists() {
-            let lines = BufReader::new(File::open(&path).map_err(io())?).lines();
-            let mut kept = String::new();
+            let lines = BufReader::new(File::open(&path).map_err(io())?).split(b'\n');
+            let mut kept = Vec::new();
             for line in lines {
                 let line = line.map_err(io())?;
                 // A killed process may have left half a line.
-                let value: Value = serde_json::from_str(&line).unwrap_or_default();
-                let last = match value["loss"].is_null() {
-                    true => position.evaluated,
-                    false => position.step,
+                let value: Value = serde_json::from_slice(&line).unwrap_or_default();
+                let is_step = !value["loss"].is_null();
+                let last = if is_step { position.step } else { position.evaluated };
+                let Some(step) = value["step"].as_u64().filter(|step| *step <= last as u64) else {
+                    continue;
                 };
-                if value["step"].as_u64().is_some_and(|step| step <= last as u64) {
-                    kept.push_str(&line);
-                    kept.push('\n');
+                if is_step && step > 0 {
+                    steps.insert(step);
                 }
+                kept.extend_from_slice(&line);
+                kept.push(b'\n');
             }
-            write_file(&path, kept.as_bytes())?;
+            write_file(&path, &kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io())?;
-        Ok(Self { path, file })
+        Ok(Self { path, file, missing: position.step.saturating_sub(steps.len()) })
+    }
+
+    /// How many steps before the position it was opened at have no line: lines were lost.
+    pub fn missing(&self) -> usize {
+        self.missing
     }
 
     /// Appends a line.

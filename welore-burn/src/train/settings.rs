@@ -161,8 +161,8 @@ impl TrainSettings {
         if self.patience.is_some() && self.eval_every == 0 {
             return refuse("--patience", "there are no evaluations without --eval-every");
         }
-        if !(self.lr.is_finite() && self.lr >= 0.0) {
-            return refuse("--lr", "must be a number of at least 0");
+        if !(self.lr.is_finite() && self.lr > 0.0) {
+            return refuse("--lr", "must be a number above 0");
         }
         if !(0.0..=1.0).contains(&self.lr_floor) {
             return refuse("--lr-floor", "must be a share in [0, 1]");

@@ -50,7 +50,8 @@ pub struct TrainableCount {
     pub total: u64,
 }
 
-/// Makes exactly the chosen parameters trainable, and tells which they are.
+/// Makes exactly the chosen parameters trainable, and tells which they are. They must be f32;
+/// what is frozen may be of any type.
 ///
 /// # Errors
 ///
@@ -63,9 +64,8 @@ pub fn select_trainable<M: Module>(
     let module = match trainable {
         Trainable::Lora => attach_adapters(module, settings)?,
         _ => {
-            let factored = factored_paths(&module);
-            let projections = Selection::projections();
-            module.map(&mut Selector { trainable, factored, projections, path: Vec::new() })
+            let mut selector = Selector::new(&module, trainable);
+            module.map(&mut selector)
         }
     };
     let survey = Survey::of(&module);
@@ -74,6 +74,14 @@ pub fn select_trainable<M: Module>(
     }
     let paths = survey.trainable.iter().map(String::as_str).collect();
     Ok((module, ParamGroup::from_paths(paths), survey.count))
+}
+
+/// Paths of the parameters of a module that [`select_trainable`] would make trainable, so that a
+/// loader can hold them in f32. Initializes nothing. None for LoRA, whose adapters are new.
+pub fn trainable_paths(module: &impl Module, trainable: Trainable) -> BTreeSet<String> {
+    let selector = Selector::new(module, trainable);
+    let all = Survey::of(module).all.into_iter().map(|(path, _)| path);
+    all.filter(|path| selector.chooses(path)).collect()
 }
 
 /// Adapters on every projection; everything else is frozen.
@@ -116,6 +124,11 @@ struct Selector {
 }
 
 impl Selector {
+    fn new(module: &impl Module, trainable: Trainable) -> Self {
+        let (factored, projections) = (factored_paths(module), Selection::projections());
+        Self { trainable, factored, projections, path: Vec::new() }
+    }
+
     fn chooses(&self, path: &str) -> bool {
         let weight = weight_of(path);
         let factored = self.factored.contains(weight);

@@ -4,7 +4,6 @@ use burn::module::ParamGroup;
 use burn::optim::{GradientsAccumulator, ModuleOptimizer};
 use burn::tensor::Device;
 use serde_json::json;
-use std::time::Instant;
 
 use super::checkpoints::{Checkpoints, Position};
 use super::clip::{clip_to_norm, global_norm};
@@ -12,6 +11,7 @@ use super::error::TrainError;
 use super::execution::{Execution, Executor};
 use super::metrics::{Metrics, peak_memory};
 use super::optimizer::optimizer_for;
+use super::queue::{QueuedStep, StepNumbers, StepQueue};
 use super::schedule::Schedule;
 use super::score::Score;
 use super::settings::TrainSettings;
@@ -105,15 +105,15 @@ impl<M: LanguageModel> Training<M> {
         let RunPlace { dir, origin, resume } = place;
         let (mut model, group, count) = select_trainable(model, &settings)?;
         let mut optimizer = optimizer_for(&model, &settings);
-        let checkpoints = Checkpoints::open(dir.join("checkpoints"), origin)?;
+        let checkpoints = Checkpoints::of_run(dir, origin);
         let (mut position, mut last_saved) = (Position::start(), None);
-        match checkpoints.last()? {
+        match checkpoints.last(&settings)? {
             Some(_) if !resume => return Err(TrainError::RunExists { path: dir.into() }),
             Some((_, saved)) => {
                 last_saved = Some(saved);
                 (model, optimizer, position) = checkpoints.load_last(model, optimizer)?;
             }
-            None => {}
+            None => checkpoints.begin()?,
         }
         let metrics = Metrics::open(dir.join("metrics.jsonl"), &position)?;
         Ok(Self {
@@ -140,6 +140,12 @@ impl<M: LanguageModel> Training<M> {
         self.position
     }
 
+    /// How many steps before the position have no line in `metrics.jsonl`, because lines were
+    /// lost. Training does not need them.
+    pub fn missing_metrics(&self) -> usize {
+        self.metrics.missing()
+    }
+
     /// The model as it is now, on its autodiff device.
     pub fn model(&self) -> &M {
         &self.model
@@ -149,15 +155,15 @@ impl<M: LanguageModel> Training<M> {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Broken`].
+    /// [`TrainError::Broken`], [`TrainError::Damaged`].
     pub fn best_model(&self) -> Result<M, TrainError> {
         self.checkpoints.load_best(self.model.clone())
     }
 
     /// Takes the remaining steps. `evaluate` scores the model on its plain device, when the
     /// settings ask for it; `observe` sees what happens and may stop the run, which then saves
-    /// a checkpoint first. `device` is the model's autodiff device. A run whose score has not become better for as many evaluations as
-    /// its patience ends early.
+    /// a checkpoint first. `device` is the model's autodiff device. A run whose score has not
+    /// become better for as many evaluations as its patience ends early.
     ///
     /// # Errors
     ///
@@ -172,9 +178,15 @@ impl<M: LanguageModel> Training<M> {
         mut observe: impl FnMut(TrainingEvent) -> Result<(), Interrupted>,
     ) -> Result<(), TrainError> {
         self.check_rows(rows)?;
-        let executor = Executor::new(execution, device);
+        self.check_position(rows)?;
+        let executor = Executor::new(execution, self.settings.recompute, device);
+        let mut queue = StepQueue::new(execution.ahead);
         while !self.is_done() {
             let mut best = false;
+            if self.owes_evaluation() {
+                // Nothing is built on steps whose numbers were not looked at.
+                self.read_all(&mut queue, device, &mut observe)?;
+            }
             // A run that was stopped before an evaluation makes it first.
             let outcome = if self.owes_evaluation() {
                 let score = match evaluate(&self.model.valid()) {
@@ -194,12 +206,20 @@ impl<M: LanguageModel> Training<M> {
                 self.metrics.write(&json!({ "step": step, name: value, "best": best }))?;
                 observe(TrainingEvent::Evaluation { step, score })
             } else {
-                observe(TrainingEvent::Step(self.step(rows, &executor)?))
+                self.step(rows, &executor, &mut queue);
+                match queue.read_due() {
+                    Some(numbers) => observe(TrainingEvent::Step(self.note(numbers, device)?)),
+                    None => Ok(()),
+                }
             };
             let (step, every) = (self.position.step, self.settings.save_every);
             let due = every > 0 && step.is_multiple_of(every) && !self.owes_evaluation();
             if best || due || self.is_done() || outcome.is_err() {
-                self.save(best)?;
+                let rest = self.read_all(&mut queue, device, &mut observe);
+                if !matches!(rest, Err(TrainError::NotFinite { .. })) {
+                    self.save(best)?;
+                }
+                rest?;
             }
             outcome?;
         }
@@ -239,13 +259,9 @@ impl<M: LanguageModel> Training<M> {
         Ok(())
     }
 
-    /// One optimizer step, over as many batches as are accumulated.
-    fn step(
-        &mut self,
-        rows: &TokenRows,
-        executor: &Executor<'_>,
-    ) -> Result<StepReport, TrainError> {
-        let started = Instant::now();
+    /// Hands one optimizer step, over as many batches as are accumulated, to the device.
+    fn step(&mut self, rows: &TokenRows, executor: &Executor<'_>, queue: &mut StepQueue) {
+        queue.begin();
         let settings = &self.settings;
         // Batches of a step are rows one after the other. Every token counts the same,
         // whichever batch it is in.
@@ -255,32 +271,49 @@ impl<M: LanguageModel> Training<M> {
         let rows: Vec<TokenRow<'_>> = (first..first + count).map(|n| rows.nth(n, seed)).collect();
         let targets: usize = rows.iter().map(|row| row.predicted()).sum();
         let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
-        let (mut loss, mut sum) = (0.0, GradientsAccumulator::new());
+        let (mut losses, mut sum) = (Vec::new(), GradientsAccumulator::new());
         for batch in rows.chunks(settings.batch_size) {
             let share = 1.0 / targets as f64;
-            let (part, gradients) = executor.pass(&self.model, batch, share, settings.recompute);
-            loss += part;
+            let (part, gradients) = executor.pass(&self.model, batch, share);
+            losses.extend(part);
             sum.accumulate(&self.model, gradients);
         }
         let gradients = sum.grads();
         let grad_norm = global_norm(&self.model, &gradients);
-        let step = self.position.step + 1;
+        let gradients = match (settings.clip, &grad_norm) {
+            (Some(most), Some(norm)) => clip_to_norm(&self.model, gradients, norm.clone(), most),
+            _ => gradients,
+        };
+        let lr = self.schedule.rate(self.position.step);
+        self.model = self.optimizer.0.step(lr, self.model.clone(), gradients);
+        self.position.step += 1;
+        self.position.tokens = self.position.tokens.saturating_add(tokens as u64);
+        queue.push(QueuedStep { step: self.position.step, lr, tokens, losses, grad_norm });
+    }
+
+    /// Reads the numbers of all queued steps.
+    fn read_all(
+        &mut self,
+        queue: &mut StepQueue,
+        device: &Device,
+        observe: &mut impl FnMut(TrainingEvent) -> Result<(), Interrupted>,
+    ) -> Result<(), TrainError> {
+        let mut outcome = Ok(());
+        while let Some(numbers) = queue.read() {
+            outcome = outcome.and(observe(TrainingEvent::Step(self.note(numbers, device)?)));
+        }
+        Ok(outcome?)
+    }
+
+    /// Checks the numbers of a step and writes them down.
+    fn note(&mut self, numbers: StepNumbers, device: &Device) -> Result<StepReport, TrainError> {
+        let StepNumbers { step, lr, loss, grad_norm, tokens_per_second } = numbers;
         for (what, value) in [("loss", loss), ("gradient", grad_norm)] {
             if !value.is_finite() {
                 let checkpoint = self.last_saved.clone();
                 return Err(TrainError::NotFinite { what, step, checkpoint });
             }
         }
-        let gradients = match settings.clip {
-            Some(most) => clip_to_norm(&self.model, gradients, grad_norm, most),
-            None => gradients,
-        };
-        let lr = self.schedule.rate(self.position.step);
-        self.model = self.optimizer.0.step(lr, self.model.clone(), gradients);
-
-        let tokens_per_second = tokens as f64 / started.elapsed().as_secs_f64();
-        self.position.step = step;
-        self.position.tokens = self.position.tokens.saturating_add(tokens as u64);
         self.metrics.write(&json!({
             "step": step,
             "loss": loss,
@@ -288,8 +321,26 @@ impl<M: LanguageModel> Training<M> {
             "grad_norm": grad_norm,
             "tokens_per_second": tokens_per_second,
             "peak_memory": peak_memory(),
+            "device_memory": device.memory_pool_usage().map(|usage| usage.bytes_reserved),
         }))?;
         Ok(StepReport { step, loss, lr, grad_norm, tokens_per_second })
+    }
+
+    /// Checks that the position has seen as many tokens as its steps have.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Broken`].
+    pub fn check_position(&self, rows: &TokenRows) -> Result<(), TrainError> {
+        let Position { step, tokens, .. } = self.position;
+        let seed = self.settings.shuffle.then_some(self.settings.seed);
+        let seen = step * self.settings.batch_size * self.settings.accumulate;
+        let expected = rows.tokens_before(seen, seed);
+        if tokens == expected {
+            return Ok(());
+        }
+        let reason = format!("{tokens} tokens do not fit {step} steps, which have {expected}");
+        Err(self.checkpoints.wrong_position(reason))
     }
 
     /// Checks that the rows fill a step, and that the model knows their tokens.

@@ -10,9 +10,10 @@ use welore_burn::data::{Task, TaskKind, TextTokenizer, join_documents, read_docu
 use welore_burn::eval::{EvalError, Perplexity, PerplexityOptions, perplexity};
 use welore_burn::llama::{LoadedLlama, load_llama};
 
+use super::in_file;
 use super::task::Speaker;
-use super::{blocks_at_once, device, in_file};
 use crate::args::EvalArgs;
+use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::format;
 use crate::terminal::Bar;
@@ -27,17 +28,17 @@ pub fn run(args: EvalArgs) -> Result<()> {
 }
 
 fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
-    let device = device();
     if args.blocks == Some(0) {
         let message = "--blocks: must be at least 1".into();
         return Err(WrongInput { message, hint: None }.into());
     }
     let mut examples = Task::read(kind, path)?.test;
     examples.truncate(args.blocks.unwrap_or(usize::MAX));
-    let loaded = load_llama(&args.model, &device, &mut Bar::default())?;
+    let compute = Compute::choose(&args.compute)?;
+    let loaded = load_llama(&args.model, &compute.device, compute.dtype, &mut Bar::default())?;
     let speaker = Speaker::open(&args.model, &loaded.config)?;
     let started = Instant::now();
-    let score = speaker.score(&loaded.model, &examples, &device)?;
+    let score = speaker.score(&loaded.model, &examples, &compute)?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         let answers: Vec<_> = examples
@@ -70,17 +71,21 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
 }
 
 fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
-    let device = device();
     let documents = read_documents(path)?;
-    let loaded = load_llama(&args.model, &device, &mut Bar::default())?;
+    let compute = Compute::choose(&args.compute)?;
+    let Compute { device, dtype, .. } = &compute;
+    let loaded = load_llama(&args.model, device, *dtype, &mut Bar::default())?;
     let end = loaded.config.eos_token_ids.first().copied();
     let tokens = join_documents(&documents, &TextTokenizer::open(&args.model)?, end)?;
-    let options =
-        PerplexityOptions { seq_len: args.seq_len, blocks: args.blocks, at_once: blocks_at_once() };
+    let options = PerplexityOptions {
+        seq_len: args.seq_len,
+        blocks: args.blocks,
+        at_once: compute.at_once(),
+    };
     let context = loaded.config.max_position_embeddings;
     let mut bar = Bar::default();
     let started = Instant::now();
-    let measured = perplexity(&loaded.model, &tokens, context, &options, &device, &mut bar);
+    let measured = perplexity(&loaded.model, &tokens, context, &options, device, &mut bar);
     let result = match measured {
         // Only this one is about the text.
         Err(error @ EvalError::TooShort { .. }) => in_file(Err(error), path)?,

@@ -11,16 +11,16 @@ use welore_burn::llama::{GenerateOptions, Sampler, generate, load_llama};
 
 use welore_burn::progress::Interrupted;
 
-use super::device;
 use crate::args::GenerateArgs;
+use crate::devices::Compute;
 use crate::format;
 use crate::terminal::{Bar, interrupted};
 
 /// Runs the command.
 pub fn run(args: GenerateArgs) -> Result<()> {
-    let device = device();
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
-    let loaded = load_llama(&args.model, &device, &mut Bar::default())?;
+    let Compute { device, dtype, .. } = Compute::choose(&args.compute)?;
+    let loaded = load_llama(&args.model, &device, dtype, &mut Bar::default())?;
     let tokenizer = TextTokenizer::open(&args.model)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let options = GenerateOptions {

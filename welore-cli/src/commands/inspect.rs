@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 use welore_burn::checkpoint::{Checkpoint, FactorNames};
 use welore_burn::llama::{OpenedLlama, open_llama};
 
-use super::device;
 use crate::args::InspectArgs;
+use crate::devices::host;
 use crate::format;
 
 /// A factored matrix as stored.
@@ -20,7 +20,7 @@ struct Factored {
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Result<()> {
-    let OpenedLlama { config, checkpoint, plan, .. } = open_llama(&args.model, &device())?;
+    let OpenedLlama { config, checkpoint, plan, .. } = open_llama(&args.model, &host())?;
     let factored = factored_matrices(&checkpoint)?;
     let dtypes = dtypes(&checkpoint);
     if args.json {

@@ -3,6 +3,7 @@
 pub mod analyze;
 pub mod compress;
 pub mod demo;
+pub mod devices;
 pub mod eval;
 pub mod export;
 pub mod generate;
@@ -11,32 +12,19 @@ pub mod plan;
 mod task;
 pub mod train;
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use burn::tensor::Device;
 use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
 use welore_burn::llama::open_llama;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Uniform, WeLore, make_plan};
 use welore_burn::spectrum::{PROJECTIONS, Selection, Spectra, measure_checkpoint};
 
 use crate::args::{Policy, SelectionArgs, TargetArgs};
+use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::format;
 use crate::terminal::Bar;
-
-/// The device that everything is computed on.
-fn device() -> Device {
-    Device::flex()
-}
-
-/// Blocks that an evaluation computes at once on [`device`]: enough to hide the operations
-/// that use one core only, few enough to fit in memory.
-fn blocks_at_once() -> NonZeroUsize {
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    cores.min(NonZeroUsize::new(4).expect("4 is not 0"))
-}
 
 fn selection(args: &SelectionArgs) -> Result<Selection> {
     Ok(if args.include.is_empty() {
@@ -49,7 +37,7 @@ fn selection(args: &SelectionArgs) -> Result<Selection> {
 /// Opens a model whose configuration, tensors and plan fit each other; one that does not
 /// would be measured, or written, for nothing.
 fn open_model(dir: &Path) -> Result<Checkpoint> {
-    Ok(open_llama(dir, &device())?.checkpoint)
+    Ok(open_llama(dir, &host())?.checkpoint)
 }
 
 fn measure(checkpoint: &Checkpoint, args: &SelectionArgs) -> Result<Spectra> {

@@ -10,7 +10,7 @@ use welore_burn::eval::{Accuracy, accuracy};
 use welore_burn::llama::{GenerateOptions, Llama, LlamaConfig, Sampler, generate};
 use welore_burn::progress::Interrupted;
 
-use super::blocks_at_once;
+use crate::devices::Compute;
 use crate::terminal::{Bar, interrupted};
 
 /// Tokens that an answer may be longer than the one looked for.
@@ -39,10 +39,10 @@ impl Speaker {
         &self,
         model: &Llama,
         examples: &[TaskExample],
-        device: &Device,
+        compute: &Compute,
     ) -> Result<Accuracy> {
-        let answer = |example: &TaskExample| self.answer(model, example, device);
-        accuracy(examples, blocks_at_once(), answer, &mut Bar::default())
+        let answer = |example: &TaskExample| self.answer(model, example, &compute.device);
+        accuracy(examples, compute.at_once(), answer, &mut Bar::default())
     }
 
     fn answer(&self, model: &Llama, example: &TaskExample, device: &Device) -> Result<String> {

@@ -9,7 +9,8 @@ mod start;
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use burn::module::Module;
+use burn::module::{Module, ModuleMapper, Param};
+use burn::tensor::{FloatDType, Tensor};
 use serde_json::json;
 use welore_burn::checkpoint::{
     Checkpoint, DEFAULT_SHARD_BYTES, OutputDir, PLAN_FILE, ShardWriter, copy_companions,
@@ -17,15 +18,16 @@ use welore_burn::checkpoint::{
 };
 use welore_burn::data::{TaskExample, TokenRows};
 use welore_burn::eval::{PerplexityOptions, check_text, perplexity};
-use welore_burn::llama::{Llama, load_llama, read_plan};
+use welore_burn::llama::{Llama, open_llama, read_plan};
 use welore_burn::progress::Interrupted;
 use welore_burn::train::{
-    Execution, RunPlace, Score, TrainError, Trainable, Training, TrainingEvent,
+    RunPlace, Score, TrainError, Trainable, Training, TrainingEvent, trainable_paths,
 };
 
+use super::in_file;
 use super::task::Speaker;
-use super::{blocks_at_once, device, in_file};
 use crate::args::TrainArgs;
+use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::terminal::{Bar, Steps, interrupted};
 use crate::{format, memory};
@@ -38,13 +40,15 @@ pub fn run(args: TrainArgs) -> Result<()> {
     match (&args.resume, &args.start.output) {
         (Some(dir), _) => {
             let run = RunFile::read(dir)?;
-            run.refuse_changes(&args.start)?;
+            run.refuse_changes(&args)?;
             let _place = Place::of_run(dir)?;
-            train(&args, Prepared::open(run, dir, true)?, dir)
+            let compute = Compute::choose(&args.compute)?.with_dtype(run.dtype)?;
+            train(&args, Prepared::open(run, compute, dir, true)?, dir)
         }
         (None, Some(dir)) => {
-            let new = start::start(&args.start, dir)?;
-            let prepared = Prepared::open(RunFile::read(dir)?, dir, false)?;
+            let compute = Compute::choose(&args.compute)?;
+            let new = start::start(&args, dir)?;
+            let prepared = Prepared::open(RunFile::read(dir)?, compute, dir, false)?;
             let _place = new.keep();
             train(&args, prepared, dir)
         }
@@ -55,6 +59,7 @@ pub fn run(args: TrainArgs) -> Result<()> {
 /// Everything a run needs, read and checked.
 struct Prepared {
     run: RunFile,
+    compute: Compute,
     rows: TokenRows,
     evaluation: Evaluation,
     context: usize,
@@ -69,38 +74,42 @@ enum Evaluation {
 }
 
 impl Prepared {
-    fn open(run: RunFile, dir: &Path, resume: bool) -> Result<Self> {
+    fn open(run: RunFile, compute: Compute, dir: &Path, resume: bool) -> Result<Self> {
         run.check_base()?;
         let rows = source::rows(&run, dir)?;
         let evaluation = source::same_evaluation(&run)?;
-        let loaded = load_llama(run.base(), &device().autodiff(), &mut Bar::default())?;
+        let device = compute.device.clone().autodiff();
+        let opened = open_llama(run.base(), &device)?;
+        let masters = trainable_paths(opened.skeleton(), run.settings.trainable);
+        let is_master = |path: &str| masters.contains(path);
+        let loaded = opened.load(compute.dtype, is_master, &mut Bar::default())?;
         let context = loaded.config.max_position_embeddings;
         if run.settings.seq_len > context {
             let message = format!("--seq-len: the model's context is {context} tokens");
             return Err(WrongInput { message, hint: None }.into());
         }
         if let (Evaluation::Text(tokens), Some(path)) = (&evaluation, &run.eval_text) {
-            let options = perplexity_options(&run);
+            let options = perplexity_options(&run, &compute);
             in_file(check_text(&loaded.model, tokens, context, &options), path)?;
         }
         let identity = run.identity()?;
         let place = RunPlace { dir, origin: &identity, resume };
         let training = Training::open(loaded.model, run.settings.clone(), place)?;
         in_file(training.check_rows(&rows), run.data.path())?;
-        Ok(Self { run, rows, evaluation, context, training })
+        Ok(Self { run, compute, rows, evaluation, context, training })
     }
 }
 
-fn perplexity_options(run: &RunFile) -> PerplexityOptions {
+fn perplexity_options(run: &RunFile, compute: &Compute) -> PerplexityOptions {
     PerplexityOptions {
         seq_len: run.settings.seq_len,
         blocks: run.eval_blocks,
-        at_once: blocks_at_once(),
+        at_once: compute.at_once(),
     }
 }
 
 fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
-    let Prepared { run, rows, evaluation, context, mut training } = prepared;
+    let Prepared { run, compute, rows, evaluation, context, mut training } = prepared;
     let _log = log::open(dir)?;
     let count = training.count();
     let trained = format!(
@@ -119,8 +128,25 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
         steps.show(event);
         if interrupted() { Err(Interrupted) } else { Ok(()) }
     };
-    let evaluate = |model: &Llama| evaluate(model, &evaluation, &run, context);
-    let outcome = training.run(&rows, &device().autodiff(), execution(), evaluate, observe);
+    let evaluate = |model: &Llama| match &evaluation {
+        Evaluation::Nothing => unreachable!("checked before the run began"),
+        Evaluation::Text(tokens) => {
+            let options = perplexity_options(&run, &compute);
+            let (device, mut bar) = (&compute.device, Bar::default());
+            let result = perplexity(model, tokens, context, &options, device, &mut bar)?;
+            Ok(Score::Perplexity(result.perplexity))
+        }
+        Evaluation::Task(speaker, examples) => {
+            let score = speaker.score(model, examples, &compute);
+            let score = score.map_err(|error| match error.downcast::<Interrupted>() {
+                Ok(interrupted) => TrainError::Interrupted(interrupted),
+                Err(error) => TrainError::Evaluation(error.into()),
+            })?;
+            Ok(Score::Accuracy(score.accuracy))
+        }
+    };
+    let device = compute.device.clone().autodiff();
+    let outcome = training.run(&rows, &device, compute.execution(), evaluate, observe);
     steps.finish();
     match &outcome {
         Ok(()) if training.is_out_of_patience() => {
@@ -141,36 +167,6 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
     report(args, &training, &model)
 }
 
-fn evaluate(
-    model: &Llama,
-    evaluation: &Evaluation,
-    run: &RunFile,
-    context: usize,
-) -> Result<Score, TrainError> {
-    match evaluation {
-        Evaluation::Nothing => unreachable!("checked before the run began"),
-        Evaluation::Text(tokens) => {
-            let options = perplexity_options(run);
-            let mut bar = Bar::default();
-            let result = perplexity(model, tokens, context, &options, &device(), &mut bar)?;
-            Ok(Score::Perplexity(result.perplexity))
-        }
-        Evaluation::Task(speaker, examples) => {
-            let score = speaker.score(model, examples, &device());
-            let score = score.map_err(|error| match error.downcast::<Interrupted>() {
-                Ok(interrupted) => TrainError::Interrupted(interrupted),
-                Err(error) => TrainError::Evaluation(error.into()),
-            })?;
-            Ok(Score::Accuracy(score.accuracy))
-        }
-    }
-}
-
-/// How batches are spread over [`device`].
-fn execution() -> Execution {
-    Execution { workers: blocks_at_once(), tokens_at_once: 512 }
-}
-
 /// Writes the resulting model, in the type of the one that training started from: the best
 /// one if models were evaluated, else the last.
 fn write_model(training: &Training<Llama>, run: &RunFile, target: &Path) -> Result<()> {
@@ -180,9 +176,9 @@ fn write_model(training: &Training<Llama>, run: &RunFile, target: &Path) -> Resu
     let output = OutputDir::create(target, true)?;
     let mut writer = ShardWriter::new(output.path(), DEFAULT_SHARD_BYTES);
     let model = training.best_model()?.valid();
-    // The sum of a weight and an adapter is dense.
+    // The sum of a weight and an adapter is dense, and both are of one type.
     let dense = run.settings.trainable == Trainable::Lora;
-    let model = if dense { model.materialize() } else { model };
+    let model = if dense { in_f32(model).materialize() } else { model };
     save_module(&model, dtype, &mut writer, &mut Bar::default())?;
     writer.finish()?;
     copy_companions(run.base(), output.path())?;
@@ -190,6 +186,17 @@ fn write_model(training: &Training<Llama>, run: &RunFile, target: &Path) -> Resu
         write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
     }
     Ok(output.commit()?)
+}
+
+/// The model with all parameters in f32.
+fn in_f32(model: Llama) -> Llama {
+    struct Cast;
+    impl ModuleMapper for Cast {
+        fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+            param.map(|tensor| tensor.cast(FloatDType::F32))
+        }
+    }
+    model.map(&mut Cast)
 }
 
 fn report(args: &TrainArgs, training: &Training<Llama>, model: &Path) -> Result<()> {

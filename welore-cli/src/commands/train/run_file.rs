@@ -9,7 +9,7 @@ use welore_burn::checkpoint::{CheckpointError, write_file};
 use welore_burn::data::TaskKind;
 use welore_burn::train::{TrainError, TrainSettings};
 
-use crate::args::TrainStartArgs;
+use crate::args::{DtypeArg, TrainArgs};
 use crate::commands::{in_file, read_artifact};
 use crate::failure::WrongInput;
 
@@ -32,6 +32,9 @@ pub struct RunFile {
     pub eval_digest: Option<String>,
     /// Most blocks or examples of an evaluation.
     pub eval_blocks: Option<usize>,
+    /// Type that is computed in.
+    #[serde(default)]
+    pub dtype: DtypeArg,
     /// Everything else.
     pub settings: TrainSettings,
 }
@@ -90,6 +93,7 @@ impl RunFile {
             eval_text: None,
             eval_digest: None,
             eval_blocks: None,
+            dtype: DtypeArg::default(),
             settings,
         })
     }
@@ -145,6 +149,7 @@ impl RunFile {
             &self.data_digest,
             &self.eval_digest,
             self.eval_blocks,
+            self.dtype,
             &self.settings,
         ))?;
         Ok(blake3::hash(&decisive).to_hex().to_string())
@@ -160,13 +165,16 @@ impl RunFile {
     }
 
     /// Refuses options that are not those of the run: it would be another run.
-    pub fn refuse_changes(&self, args: &TrainStartArgs) -> Result<()> {
+    pub fn refuse_changes(&self, TrainArgs { start: args, compute, .. }: &TrainArgs) -> Result<()> {
         let given = args.settings.over(self.settings.clone());
         let (ours, theirs) = (serde_json::to_value(&self.settings)?, serde_json::to_value(&given)?);
         let mut changes = Vec::new();
         differences("", &ours, &theirs, &mut changes);
         if args.eval_blocks.is_some_and(|blocks| Some(blocks) != self.eval_blocks) {
             changes.push("--eval-blocks".into());
+        }
+        if compute.dtype.is_some_and(|dtype| dtype != self.dtype) {
+            changes.push(format!("--dtype (the run has {})", self.dtype.name()));
         }
         if args.chooses_ranks() {
             changes.push("--policy and its like".into());

@@ -15,17 +15,18 @@ use welore_burn::train::{TrainSettings, Trainable};
 use super::place::NewPlace;
 use super::run_file::{Origin, RunFile, Source};
 use super::source;
-use crate::args::TrainStartArgs;
+use crate::args::{DtypeArg, TrainArgs, TrainStartArgs};
 use crate::commands::compress::{Goal, goal, plan_of};
-use crate::commands::{device, open_model, read_artifact};
+use crate::commands::{open_model, read_artifact};
+use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::terminal::Bar;
 
 /// Puts into a new run directory all that training needs to begin.
-pub fn start(args: &TrainStartArgs, dir: &Path) -> Result<NewPlace> {
-    let request = Request::check(args)?;
+pub fn start(args: &TrainArgs, dir: &Path) -> Result<NewPlace> {
+    let request = Request::check(&args.start, args.compute.dtype.unwrap_or_default())?;
     let place = NewPlace::create(dir)?;
-    prepare(args, request, dir)?;
+    prepare(&args.start, request, dir)?;
     Ok(place)
 }
 
@@ -33,12 +34,13 @@ pub fn start(args: &TrainStartArgs, dir: &Path) -> Result<NewPlace> {
 struct Request {
     model: PathBuf,
     data: Source,
+    dtype: DtypeArg,
     settings: TrainSettings,
     goal: Option<Goal>,
 }
 
 impl Request {
-    fn check(args: &TrainStartArgs) -> Result<Self> {
+    fn check(args: &TrainStartArgs, dtype: DtypeArg) -> Result<Self> {
         let Some(model) = args.model.clone() else { unreachable!("clap asks for MODEL") };
         let data = source_of(args)?;
         let settings = args.settings.over(defaults(args));
@@ -57,7 +59,7 @@ impl Request {
         if let Some(path) = &args.eval_text {
             read_documents(path)?;
         }
-        Ok(Self { model, data, settings, goal })
+        Ok(Self { model, data, dtype, settings, goal })
     }
 }
 
@@ -97,7 +99,7 @@ fn defaults(args: &TrainStartArgs) -> TrainSettings {
 }
 
 fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
-    let Request { model, data, mut settings, goal } = request;
+    let Request { model, data, dtype, mut settings, goal } = request;
     let base = if args.from_scratch {
         random_model(&model, settings.seed, dir)?
     } else {
@@ -134,6 +136,7 @@ fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
     let mut run = RunFile::new(dir, origin, settings)?;
     run.eval_text = args.eval_text.as_deref().map(absolute).transpose()?;
     run.eval_blocks = args.eval_blocks;
+    run.dtype = dtype;
     run.check()?;
     run.eval_digest = source::evaluation(&run.with_base(base))?.1;
     run.write(dir)
@@ -158,7 +161,7 @@ fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     let dtype = stored_type(from)?;
     TextTokenizer::open(from)?;
     check_size(&config)?;
-    let device = device();
+    let device = host();
     let model = config.init(&device);
     model.initialize(seed, &device);
     let output = OutputDir::create(dir.join("base"), false)?;

@@ -1,0 +1,183 @@
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+use serde::{Deserialize, Serialize};
+
+use super::cost::DECOMPOSITION;
+
+const FORMAT: &str = "welore-spectrum";
+const VERSION: u32 = 1;
+
+/// Singular values by the digest of the matrix they are of: one small file a matrix.
+///
+/// A cache never fails: what cannot be read is measured again, what cannot be written is
+/// forgotten, and the log says so.
+#[derive(Debug)]
+pub(super) struct SpectrumCache {
+    dir: PathBuf,
+    /// Digests that were measured by this run, so that equal matrices do not count as known.
+    measured: Mutex<HashSet<String>>,
+    warned: AtomicBool,
+}
+
+/// What a file of the cache holds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Entry {
+    format: String,
+    version: u32,
+    /// Version of the decomposition.
+    decomposition: u32,
+    /// Of the matrix.
+    digest: String,
+    /// BLAKE3 of the values: a flipped bit in a number is a number.
+    check: String,
+    singular_values: Vec<f64>,
+}
+
+impl SpectrumCache {
+    /// A cache in a directory, which is made when something is to be kept.
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.into(), measured: Mutex::default(), warned: AtomicBool::new(false) }
+    }
+
+    /// The singular values of the matrix with this digest, if they are known; there must be
+    /// `count` of them. The flag tells whether an earlier run measured them.
+    pub fn find(&self, digest: &str, count: usize) -> Option<(Vec<f64>, bool)> {
+        let path = self.path(digest);
+        let file = File::open(&path).ok()?;
+        match read(file, digest, count) {
+            Ok(values) => {
+                let here = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
+                Some((values?, !here.contains(digest)))
+            }
+            Err(reason) => {
+                tracing::warn!("{}: ignored and measured anew: {reason}", path.display());
+                None
+            }
+        }
+    }
+
+    /// Keeps singular values for later runs, whole or not at all.
+    pub fn keep(&self, digest: &str, values: &[f64]) {
+        self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.into());
+        let entry = Entry {
+            format: FORMAT.into(),
+            version: VERSION,
+            decomposition: DECOMPOSITION,
+            digest: digest.into(),
+            check: check_of(values),
+            singular_values: values.to_vec(),
+        };
+        if let Err(error) = self.write(&entry)
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            tracing::warn!("{}: spectra cannot be kept: {error}", self.dir.display());
+        }
+    }
+
+    fn write(&self, entry: &Entry) -> std::io::Result<()> {
+        fs::create_dir_all(&self.dir)?;
+        // Not synced: a file that a power cut damages is measured again.
+        let mut file = tempfile::Builder::new().prefix(".spectrum-").tempfile_in(&self.dir)?;
+        file.write_all(&serde_json::to_vec(entry)?)?;
+        file.persist(self.path(&entry.digest)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    fn path(&self, digest: &str) -> PathBuf {
+        self.dir.join(format!("{digest}.json"))
+    }
+}
+
+/// The values in a file; none if another version of this program wrote it.
+fn read(file: File, digest: &str, count: usize) -> Result<Option<Vec<f64>>, String> {
+    // A number takes at most 25 bytes, and nothing else in the file depends on their count.
+    let longest = 1000 + 30 * count as u64;
+    let mut text = Vec::new();
+    file.take(longest + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
+    if text.len() as u64 > longest {
+        return Err("it is too large".into());
+    }
+    let entry: Entry = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+    let versions = (entry.version, entry.decomposition);
+    if entry.format != FORMAT {
+        return Err(format!("its format is `{}`", entry.format));
+    }
+    if versions != (VERSION, DECOMPOSITION) {
+        return Ok(None);
+    }
+    let values = entry.singular_values;
+    let sorted = values.windows(2).all(|pair| pair[0] >= pair[1]);
+    if entry.digest != digest || entry.check != check_of(&values) {
+        return Err("it is damaged, or of another matrix".into());
+    }
+    if values.len() != count || !sorted || values.iter().any(|s| !s.is_finite() || *s < 0.0) {
+        return Err("these are no singular values of this matrix".into());
+    }
+    Ok(Some(values))
+}
+
+fn check_of(values: &[f64]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for value in values {
+        hasher.update(&value.to_le_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DIGEST: &str = "0123456789abcdef";
+
+    #[test]
+    fn values_come_back_bit_for_bit() {
+        let dir = tempfile::tempdir().unwrap();
+        let values = [1.0 / 3.0, 0.1, 5e-324, 0.0];
+        SpectrumCache::new(dir.path()).keep(DIGEST, &values);
+        let (found, known) = SpectrumCache::new(dir.path()).find(DIGEST, 4).unwrap();
+        assert!(known);
+        assert!(found.iter().zip(&values).all(|(a, b)| a.to_bits() == b.to_bits()), "{found:?}");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_this_run_measured_does_not_count_as_known_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = SpectrumCache::new(dir.path());
+        cache.keep(DIGEST, &[1.0]);
+        assert_eq!(cache.find(DIGEST, 1), Some((vec![1.0], false)));
+    }
+
+    #[test]
+    fn damaged_and_foreign_files_are_ignored() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = SpectrumCache::new(dir.path());
+        cache.keep(DIGEST, &[2.0, 1.0]);
+        let path = dir.path().join(format!("{DIGEST}.json"));
+        let good = fs::read_to_string(&path).unwrap();
+        assert!(cache.find(DIGEST, 2).is_some());
+        assert!(cache.find(DIGEST, 3).is_none(), "other matrices have other shapes");
+        for bad in [
+            String::new(),
+            good[..good.len() / 2].into(),
+            good.replace("2.0", "3.0"),
+            good.replace(DIGEST, "fedcba9876543210"),
+            good.replace("\"version\":1", "\"version\":2"),
+            good.replace("\"decomposition\":1", "\"decomposition\":0"),
+            good.replace(FORMAT, "welore-plan"),
+            format!("{good}{}", " ".repeat(10_000)),
+        ] {
+            assert_ne!(bad, good);
+            fs::write(&path, &bad).unwrap();
+            assert!(cache.find(DIGEST, 2).is_none(), "{bad}");
+        }
+        cache.keep(DIGEST, &[2.0, 1.0]);
+        assert!(cache.find(DIGEST, 2).is_some());
+    }
+}

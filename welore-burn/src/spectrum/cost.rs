@@ -1,0 +1,65 @@
+//! What work on a matrix costs, for budgets and for the time that is left.
+
+/// Version of the decompositions in `linalg`. Raise it with every change that can change a
+/// result: kept spectra and half-finished outputs of another version are not used.
+pub(crate) const DECOMPOSITION: u32 = 1;
+
+/// An estimate, good enough to plan with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Cost {
+    /// Bytes while it is in flight; stored bytes are memory-mapped and do not count.
+    pub bytes: u64,
+    /// Floating point operations, weighted by how long they take.
+    pub operations: u64,
+}
+
+impl Cost {
+    /// Saturates instead of overflowing, whatever a shape claims.
+    fn new(entries: f64, operations: f64) -> Self {
+        Self { bytes: (8.0 * entries) as u64, operations: operations as u64 }
+    }
+
+    /// Of the singular values of a matrix: its entries and a scaled copy; the Gram matrix of the
+    /// smaller side and what its eigenproblem works on.
+    pub fn of_values(shape: [usize; 2]) -> Self {
+        let [m, n] = shape.map(|n| n as f64);
+        let side = m.min(n);
+        // An operation of the eigenproblem takes as long as nine of the product: it waits for
+        // memory (`benches/decomposition.rs`).
+        let operations = m * n * side + 9.0 * side.powi(3);
+        Self::new(2.0 * m * n + 4.0 * side * side, operations)
+    }
+
+    /// Of factors at a rank: the vectors of both sides, the factors, and their stored form too.
+    pub fn of_factors(shape: [usize; 2], rank: usize) -> Self {
+        let [m, n] = shape.map(|n| n as f64);
+        let (side, rank) = (m.min(n), rank as f64);
+        let entries = 2.0 * m * n + 4.0 * side * side + 3.0 * (m + n) * rank;
+        Self::new(entries, m * n * (side + 3.0 * rank) + 9.0 * side.powi(3))
+    }
+
+    /// Of the product of two factors, and its stored form.
+    pub fn of_product(shape: [usize; 2], rank: usize) -> Self {
+        let [m, n] = shape.map(|n| n as f64);
+        let rank = rank as f64;
+        Self::new(3.0 * m * n + (m + n) * rank, m * n * rank)
+    }
+
+    /// Of reading and writing a tensor as it is.
+    pub fn of_copy(entries: u64) -> Self {
+        Self { bytes: 0, operations: entries }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn larger_matrices_need_more_and_absurd_ones_do_not_overflow() {
+        let [small, large] = [[64, 160], [160, 160]].map(Cost::of_values);
+        assert!(small.bytes < large.bytes && small.operations < large.operations);
+        assert!(Cost::of_factors([64, 160], 8).bytes > small.bytes);
+        assert_eq!(Cost::of_values([usize::MAX; 2]).bytes, u64::MAX);
+    }
+}

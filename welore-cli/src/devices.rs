@@ -1,0 +1,301 @@
+//! Which devices there are, and the one that a command computes on. The only place that makes
+//! a `Device`.
+
+use std::num::NonZeroUsize;
+
+use anyhow::Result;
+use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor};
+use welore_burn::train::Execution;
+
+use crate::args::{BackendArg, ComputeArgs, DtypeArg};
+use crate::failure::{WrongInput, guarded};
+
+/// A backend that this program may be compiled with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backend {
+    /// NVIDIA GPUs.
+    Cuda,
+    /// Apple GPUs.
+    Metal,
+    /// GPUs by Vulkan, with SPIR-V shaders.
+    Vulkan,
+    /// GPUs by what wgpu finds, with WGSL shaders.
+    Wgpu,
+    /// The CPU.
+    Flex,
+    /// The CPU, by CubeCL's kernels.
+    Cpu,
+}
+
+impl Backend {
+    /// All of them, the one that is to be preferred first.
+    pub const ALL: [Self; 6] =
+        [Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Flex, Self::Cpu];
+
+    /// Its name, which is that of its option, of its Cargo feature, and Burn's own.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cuda => "cuda",
+            Self::Metal => "metal",
+            Self::Vulkan => "vulkan",
+            Self::Wgpu => "wgpu",
+            Self::Flex => "flex",
+            Self::Cpu => "cpu",
+        }
+    }
+
+    /// What Burn lists its devices by; `None` if it is not compiled in.
+    fn device_type(self) -> Option<DeviceType> {
+        match self {
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Some(DeviceType::Cuda),
+            #[cfg(feature = "metal")]
+            Self::Metal => Some(DeviceType::Metal),
+            #[cfg(feature = "vulkan")]
+            Self::Vulkan => Some(DeviceType::Vulkan),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Some(DeviceType::Wgpu),
+            #[cfg(feature = "flex")]
+            Self::Flex => Some(DeviceType::Flex),
+            #[cfg(feature = "cpu")]
+            Self::Cpu => Some(DeviceType::Cpu),
+            #[allow(unreachable_patterns)]
+            _ => None,
+        }
+    }
+
+    /// Whether it is compiled in.
+    pub fn is_compiled(self) -> bool {
+        self.device_type().is_some()
+    }
+
+    /// Its devices on this machine; none where it is not compiled in or has no driver.
+    pub fn devices(self) -> Vec<Device> {
+        let Some(device_type) = self.device_type() else { return Vec::new() };
+        guarded(|| Device::enumerate(device_type).into_vec()).unwrap_or_default()
+    }
+
+    fn is_gpu(self) -> bool {
+        !matches!(self, Self::Flex | Self::Cpu)
+    }
+
+    /// What to do where it finds no device.
+    fn remedy(self) -> &'static str {
+        match self {
+            Self::Cuda => {
+                "install the NVIDIA driver, which brings libcuda, or take another --backend; \
+                 `welore-cli devices` lists them"
+            }
+            Self::Metal => "it needs macOS; `welore-cli devices` lists other backends",
+            _ => {
+                "install the GPU's Vulkan driver (Debian: mesa-vulkan-drivers), or take another \
+                 --backend; `welore-cli devices` lists them"
+            }
+        }
+    }
+}
+
+impl BackendArg {
+    fn named(self) -> Option<Backend> {
+        match self {
+            Self::Auto => None,
+            Self::Flex => Some(Backend::Flex),
+            Self::Wgpu => Some(Backend::Wgpu),
+            Self::Vulkan => Some(Backend::Vulkan),
+            Self::Metal => Some(Backend::Metal),
+            Self::Cuda => Some(Backend::Cuda),
+            Self::Cpu => Some(Backend::Cpu),
+        }
+    }
+}
+
+/// What a device tells of itself.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Its name.
+    pub name: String,
+    /// Its memory in bytes, where it tells.
+    pub memory: Option<u64>,
+    /// Types that it computes in.
+    pub dtypes: Vec<DtypeArg>,
+    /// Whether it is the CPU that computes.
+    pub is_software: bool,
+}
+
+impl Facts {
+    /// Asks a device; `None` if it cannot be opened.
+    pub fn of(device: &Device) -> Option<Self> {
+        guarded(|| {
+            let dtypes = DtypeArg::ALL.into_iter();
+            let dtypes = dtypes.filter(|dtype| device.supports_dtype(dtype.float())).collect();
+            let (name, memory, is_software) = identity(device);
+            Self { name, memory, dtypes, is_software }
+        })
+        .ok()
+    }
+}
+
+fn identity(device: &Device) -> (String, Option<u64>, bool) {
+    #[cfg(feature = "_cubecl")]
+    if let burn_dispatch::DispatchDevice::Cube(cube) = device.as_dispatch() {
+        let client = cube.client();
+        let properties = client.properties();
+        let identity = &properties.identity;
+        let memory = properties.memory.max_memory();
+        return (identity.name.clone(), memory, identity.physical.is_none());
+    }
+    let _ = device;
+    let cores = cores().get();
+    (format!("CPU, {cores} cores"), host_memory(), true)
+}
+
+/// The memory of this machine in bytes, where the system tells.
+fn host_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+    Some(1024 * kilobytes)
+}
+
+/// The device that holds what is not computed with, such as a model without its weights.
+pub fn host() -> Device {
+    #[cfg(feature = "flex")]
+    return Device::flex();
+    #[cfg(not(feature = "flex"))]
+    Device::default()
+}
+
+/// Cores of this machine that this process may use.
+fn cores() -> NonZeroUsize {
+    std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
+}
+
+/// Where and in which type a command computes.
+#[derive(Debug, Clone)]
+pub struct Compute {
+    /// The device.
+    pub device: Device,
+    /// The type.
+    pub dtype: FloatDType,
+    backend: Backend,
+}
+
+impl Compute {
+    /// The device that the options ask for, opened and tried.
+    pub fn choose(args: &ComputeArgs) -> Result<Self> {
+        let (backend, devices) = match args.backend.named() {
+            Some(backend) => (backend, found(backend)?),
+            None => best()?,
+        };
+        let device = pick(backend, devices, args.device)?;
+        // Burn restores the state of optimizers on its default device first.
+        // SAFETY: nothing here reads the environment from another thread but by `std::env`,
+        // which takes the same lock.
+        unsafe { std::env::set_var("BURN_DEVICE", backend.name()) };
+        let compute = Self { device, dtype: FloatDType::F32, backend };
+        compute.try_out()?;
+        compute.with_dtype(args.dtype.unwrap_or_default())
+    }
+
+    /// The same device with another type.
+    pub fn with_dtype(self, dtype: DtypeArg) -> Result<Self> {
+        let Some(facts) = Facts::of(&self.device) else { return Err(self.broken("it is gone")) };
+        if !facts.dtypes.contains(&dtype) {
+            let message = format!("--dtype {}: {} cannot compute in it", dtype.name(), facts.name);
+            let names: Vec<_> = facts.dtypes.iter().map(|dtype| dtype.name()).collect();
+            let hint = Some(format!("it can in {}", names.join(", ")));
+            return Err(WrongInput { message, hint }.into());
+        }
+        Ok(Self { dtype: dtype.float(), ..self })
+    }
+
+    /// Blocks or examples that an evaluation computes at once: on a CPU enough to hide the
+    /// operations that use one core only, few enough to fit in memory; a GPU is busy with one.
+    pub fn at_once(&self) -> NonZeroUsize {
+        const MOST: NonZeroUsize = NonZeroUsize::new(4).unwrap();
+        if self.backend == Backend::Flex { cores().min(MOST) } else { NonZeroUsize::MIN }
+    }
+
+    /// How batches are spread over the device.
+    pub fn execution(&self) -> Execution {
+        if self.backend == Backend::Flex {
+            Execution { workers: self.at_once(), tokens_at_once: 512, ..Execution::default() }
+        } else {
+            Execution {
+                workers: NonZeroUsize::MIN,
+                tokens_at_once: 1 << 20,
+                ahead: 1,
+                logits_at_once: 1 << 25,
+            }
+        }
+    }
+
+    /// Computes something: a driver may be there and not work.
+    fn try_out(&self) -> Result<()> {
+        let sum = guarded(|| {
+            let x = Tensor::<1>::from_data([0.0, 0.0], (&self.device, DType::F32));
+            x.exp().sum().into_scalar::<f64>()
+        });
+        match sum {
+            Ok(sum) if (sum - 2.0).abs() < 1e-3 => Ok(()),
+            Ok(sum) => Err(self.broken(&format!("it computes {sum} for 2"))),
+            Err(panic) => Err(self.broken(&panic.message)),
+        }
+    }
+
+    fn broken(&self, reason: &str) -> anyhow::Error {
+        let message = format!("the {} backend does not work here: {reason}", self.backend.name());
+        let hint = match self.backend {
+            Backend::Cuda => {
+                "CUDA needs libcuda, and $CUDA_PATH/nvvm/libdevice of the CUDA toolkit; or take \
+                 another --backend"
+            }
+            _ => "`welore-cli devices` lists what there is; --backend flex works everywhere",
+        };
+        WrongInput { message, hint: Some(hint.into()) }.into()
+    }
+}
+
+/// The devices of a backend that was asked for.
+fn found(backend: Backend) -> Result<Vec<Device>> {
+    let name = backend.name();
+    if !backend.is_compiled() {
+        let message = format!("this welore-cli was built without the {name} backend");
+        let hint = Some(format!("cargo install --path welore-cli --features {name}"));
+        return Err(WrongInput { message, hint }.into());
+    }
+    let devices = backend.devices();
+    if devices.is_empty() {
+        let message = format!("the {name} backend finds no device");
+        return Err(WrongInput { message, hint: Some(backend.remedy().into()) }.into());
+    }
+    Ok(devices)
+}
+
+/// The best backend that is compiled in and finds a device: a GPU if there is one. A GPU that
+/// is only played by the CPU has to be asked for.
+fn best() -> Result<(Backend, Vec<Device>)> {
+    for backend in Backend::ALL {
+        let mut devices = backend.devices();
+        if backend.is_gpu() {
+            devices.retain(|device| Facts::of(device).is_some_and(|facts| !facts.is_software));
+        }
+        if !devices.is_empty() {
+            return Ok((backend, devices));
+        }
+    }
+    let message = "no device is found to compute on".into();
+    let hint = Some("build with --features flex, which works everywhere".into());
+    Err(WrongInput { message, hint }.into())
+}
+
+fn pick(backend: Backend, mut devices: Vec<Device>, index: Option<usize>) -> Result<Device> {
+    let (index, count) = (index.unwrap_or(0), devices.len());
+    if index < count {
+        return Ok(devices.swap_remove(index));
+    }
+    let are = if count == 1 { "is 1" } else { &format!("are {count}") };
+    let message = format!("--device {index}: there {are} of the {} backend", backend.name());
+    let hint = Some("devices count from 0; `welore-cli devices` lists them".into());
+    Err(WrongInput { message, hint }.into())
+}
