@@ -4,9 +4,11 @@ mod bad_config;
 mod bad_model;
 mod bad_plan;
 mod bad_request;
+mod devices;
 mod outputs;
 mod pipeline;
 mod printing;
+mod resuming;
 #[cfg(unix)]
 mod stopping;
 mod support;

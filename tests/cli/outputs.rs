@@ -1,8 +1,9 @@
 //! What commands write, what they replace, and what they never touch.
 
+use std::collections::BTreeSet;
 use std::fs;
 
-use crate::support::Sandbox;
+use crate::support::{Outcome, Sandbox, Tensors};
 
 const COMPRESS: &str = "compress model --err 0.5";
 
@@ -39,10 +40,9 @@ fn what_was_there_survives_a_failure_by_force() {
 #[test]
 fn only_model_directories_are_ever_replaced() {
     let sandbox = Sandbox::new();
-    sandbox.write("file", "mine");
     fs::create_dir(sandbox.path("folder")).unwrap();
     sandbox.write("folder/note.txt", "mine");
-    for output in ["file", "folder", "."] {
+    for output in ["folder", "."] {
         let foreign = format!("{output} is not a model directory");
         for force in ["", "--force"] {
             sandbox.refuses(&format!("{COMPRESS} -o {output} {force}"), &foreign);
@@ -98,12 +98,133 @@ fn link_to_the_model_is_the_model() {
 fn outputs_that_cannot_be_are_refused() {
     let sandbox = Sandbox::new();
     sandbox.write("file", "mine");
-    sandbox.refuses(&format!("{COMPRESS} -o file/low"), "file");
+    for output in ["file", "file/low", "file/new/low"] {
+        for force in ["", "--force"] {
+            sandbox.refuses(&format!("{COMPRESS} -o {output} {force}"), "file is not a directory");
+        }
+    }
+    sandbox.refuses("export model --dense -o file", "file is not a directory");
     sandbox.refuses("demo -o file", "file");
     for command in ["analyze model", "plan model --err 0.5"] {
         sandbox.refuses(&format!("{command} -o nowhere/out.json"), "nowhere/out.json");
         sandbox.refuses(&format!("{command} -o model"), "model");
     }
+}
+
+#[cfg(unix)]
+#[test]
+fn link_that_leads_nowhere_is_no_directory() {
+    let sandbox = Sandbox::new();
+    std::os::unix::fs::symlink("nowhere", sandbox.path("link")).unwrap();
+    for output in ["link", "link/low"] {
+        sandbox.refuses(&format!("{COMPRESS} -o {output}"), "link is not a directory");
+    }
+    assert!(sandbox.path("nowhere").symlink_metadata().is_err());
+}
+
+#[test]
+fn shards_are_of_the_size_asked_for_and_hold_the_same_tensors() {
+    let sandbox = with_low();
+    sandbox.gives(&format!("{COMPRESS} -o shards --shard-size 50kB"));
+    let index = sandbox.json_file("shards/model.safetensors.index.json");
+    let files: BTreeSet<&str> =
+        index["weight_map"].as_object().unwrap().values().map(|f| f.as_str().unwrap()).collect();
+    assert!(files.len() > 3, "{files:?}");
+    let mut found = Tensors::new();
+    for file in files {
+        let tensors = sandbox.tensors(&format!("shards/{file}"));
+        let size: usize = tensors.values().map(|tensor| tensor.data.len()).sum();
+        assert!(size <= 50_000 || tensors.len() == 1, "{file} holds {size} bytes");
+        found.extend(tensors);
+    }
+    assert!(found == sandbox.tensors("low/model.safetensors"));
+    sandbox.gives("export shards --dense -o dense --shard-size 50kB");
+    sandbox.gives("inspect dense");
+    assert!(sandbox.path("dense/model.safetensors.index.json").exists());
+}
+
+#[test]
+fn memory_that_is_not_enough_for_a_matrix_is_refused_before_any_work() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("plan model --err 0.5 -o plan.json --no-cache");
+    for line in [
+        "analyze model",
+        "plan model --err 0.5 -o new.json",
+        "compress model --err 0.5 -o out",
+        "compress model --plan plan.json -o out",
+    ] {
+        let message = sandbox.refuses(&format!("{line} --max-memory 10kB"), "_proj");
+        assert!(message.contains("10.0 kB"), "{message}");
+    }
+    assert!(sandbox.cached().is_empty());
+}
+
+#[test]
+fn results_do_not_depend_on_the_memory_there_is() {
+    let sandbox = with_low();
+    sandbox.gives(&format!("{COMPRESS} -o tight --max-memory 600kB --no-cache"));
+    assert!(sandbox.read("tight/model.safetensors") == sandbox.read("low/model.safetensors"));
+    sandbox.gives(&format!("{COMPRESS} -o single --jobs 1 --no-cache"));
+    sandbox.gives("inspect single");
+}
+
+#[test]
+fn sizes_and_jobs_that_cannot_be_explain_themselves() {
+    let sandbox = Sandbox::new();
+    for (option, named) in [
+        ("--jobs 0", "--jobs"),
+        ("--max-memory lots", "--max-memory"),
+        ("--max-memory=-3GB", "--max-memory"),
+        ("--shard-size 0", "--shard-size"),
+        ("--shard-size 3XB", "--shard-size"),
+    ] {
+        sandbox.misused(&format!("{COMPRESS} -o out {option}"), named);
+    }
+}
+
+#[test]
+fn known_spectra_are_not_measured_again_and_change_nothing() {
+    let sandbox = Sandbox::new();
+    let line = "analyze model -o spectra.json --json";
+    let first = sandbox.gives(line);
+    let spectra = sandbox.read("spectra.json");
+    assert!(!first.stderr.contains("measured before"), "{}", first.stderr);
+    let known = "28 of 28 matrices were measured before";
+    let again = sandbox.gives(line);
+    assert!(again.stderr.contains(known), "{}", again.stderr);
+    let fresh = sandbox.gives(&format!("{line} --no-cache"));
+    assert!(!fresh.stderr.contains("measured before"), "{}", fresh.stderr);
+    assert_eq!([&again.stdout, &fresh.stdout], [&first.stdout; 2]);
+    assert!(sandbox.read("spectra.json") == spectra);
+    for line in ["plan model --err 0.3", "compress model --err 0.4 -o out"] {
+        assert!(sandbox.gives(line).stderr.contains(known), "{line}");
+    }
+}
+
+#[test]
+fn damaged_and_foreign_spectra_in_the_cache_are_measured_again() {
+    let sandbox = Sandbox::new();
+    let first = sandbox.gives("analyze model --json").stdout;
+    let files = sandbox.cached();
+    assert_eq!(files.len(), 28);
+    fs::write(&files[0], "").unwrap();
+    fs::write(&files[1], "x".repeat(1_000_000)).unwrap();
+    fs::copy(&files[3], &files[2]).unwrap();
+    let again = sandbox.gives("analyze model --json");
+    assert_eq!(again.stdout, first);
+    assert!(again.stderr.contains("25 of 28 matrices"), "{}", again.stderr);
+    let healed = sandbox.gives("analyze model --json");
+    assert!(healed.stderr.contains("28 of 28 matrices"), "{}", healed.stderr);
+}
+
+#[test]
+fn cache_that_cannot_be_written_is_no_failure() {
+    let sandbox = Sandbox::new();
+    sandbox.write("file", "mine");
+    let mut command = sandbox.command("analyze model --json");
+    let outcome = Outcome::of(command.env("WELORE_CACHE", sandbox.path("file")));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(outcome.stdout, sandbox.gives("analyze model --json").stdout);
 }
 
 #[test]
@@ -121,6 +242,24 @@ fn demo_replaces_nothing_that_it_was_not_told_to() {
     sandbox.write("kept/dense/note.txt", "mine");
     sandbox.refuses("demo -o kept", "no earlier demo");
     sandbox.refuses("demo -o kept --force", "no earlier demo");
+}
+
+#[test]
+fn demo_keeps_a_directory_in_which_it_did_not_make_everything() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path("kept/lrc/checkpoints/step-60")).unwrap();
+    for file in ["welore-demo", "spectra.json", "lrc/run.json", "lrc/checkpoints/last.json"] {
+        sandbox.write(&format!("kept/{file}"), "of an earlier demo");
+    }
+    for foreign in ["thesis.txt", "lrc/notes", "lrc/checkpoints/step-60/weights.bin"] {
+        let foreign = format!("kept/{foreign}");
+        sandbox.write(&foreign, "mine");
+        let message = format!("{foreign} was not made by a demo");
+        sandbox.refuses("demo -o kept --force", &message);
+        sandbox.remove(&foreign);
+    }
+    fs::create_dir(sandbox.path("kept/photos")).unwrap();
+    sandbox.refuses("demo -o kept --force", "kept/photos was not made by a demo");
 }
 
 #[cfg(unix)]

@@ -112,6 +112,9 @@ fn demo_tells_the_whole_story_and_keeps_it_where_asked() {
     assert!(trainable(3) < trainable(4) && trainable(2).is_none(), "{shown}");
     sandbox.gives("eval kept/lrc/model --text kept/test.txt --blocks 1");
     sandbox.refuses("demo -o kept", "kept exists");
+    // Last by name, so that it is found only if the demo knows all that it made.
+    sandbox.write("kept/zzz.txt", "mine");
+    sandbox.refuses("demo -o kept --force", "kept/zzz.txt was not made by a demo");
 }
 
 /// Commands that print in different ways.

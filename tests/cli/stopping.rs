@@ -1,6 +1,10 @@
 //! Work that ends early: a full disk, an impatient user.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fs;
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -8,9 +12,10 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use crate::support::{Outcome, Sandbox};
+use crate::training::{SHORT, has_checkpoint};
 
 /// Files may not grow beyond a few kilobytes; writing more fails as on a full disk.
-const FULL_DISK: &str = "trap '' XFSZ; ulimit -f 8";
+const FULL_DISK: &str = "ulimit -f 8";
 
 fn fails_on_full_disk(sandbox: &Sandbox, line: &str, named: &str) {
     let before = sandbox.contents();
@@ -29,6 +34,7 @@ fn full_disk_leaves_nothing_half_written() {
     fails_on_full_disk(&sandbox, "export low --dense -o out", "out");
     fails_on_full_disk(&sandbox, "analyze model -o spectra.json", "spectra.json");
     fails_on_full_disk(&sandbox, "plan model --err 0.5 -o plan.json", "plan.json");
+    fails_on_full_disk(&sandbox, &SHORT.replace("-o run", "-o new/run"), "new/run");
 }
 
 #[test]
@@ -73,26 +79,186 @@ fn deepen(sandbox: &Sandbox, layers: usize) {
     sandbox.edit_json("model/config.json", |config| config["num_hidden_layers"] = json!(layers));
 }
 
+/// What is there of an output that is being written, beside it.
+const PARTIAL: &str = ".out.welore-partial";
+
+/// Waits for something that a command does.
+fn wait_until(what: &str, done: impl Fn() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what} does not come");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+/// Matrices that the journal of `out` tells to be factored.
+fn factored(sandbox: &Sandbox) -> usize {
+    let journal = fs::read_to_string(sandbox.path(PARTIAL).join("progress.jsonl"));
+    journal.unwrap_or_default().matches("\"relative_error\":0.").count()
+}
+
+/// A sandbox with a deep model, compressed in `whole`, as [`COMPRESS`] without interruption.
+fn with_whole() -> Sandbox {
+    let sandbox = Sandbox::new();
+    deepen(&sandbox, 200);
+    sandbox.gives("compress model --err 0.5 --shard-size 5MB -o whole");
+    sandbox
+}
+
+const COMPRESS: &str = "compress model --err 0.5 --shard-size 5MB -o out";
+
+/// Runs [`COMPRESS`] and kills it when so many matrices are factored.
+fn kill_at(sandbox: &Sandbox, matrices: usize) {
+    let mut command = sandbox.command(COMPRESS);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until("the work", || factored(sandbox) >= matrices);
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    assert!(!status.success(), "it was done before it could be killed");
+    assert!(!sandbox.path("out").exists());
+}
+
+fn files_of(sandbox: &Sandbox, dir: &str) -> BTreeMap<OsString, Vec<u8>> {
+    let entries = fs::read_dir(sandbox.path(dir)).unwrap().map(Result::unwrap);
+    entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
+}
+
+/// Byte for byte what an uninterrupted run writes, and nothing is left beside it.
+fn assert_whole(sandbox: &Sandbox) {
+    let [out, whole] = ["out", "whole"].map(|dir| files_of(sandbox, dir));
+    assert!(out.len() > 4, "there are shards: {:?}", out.keys());
+    assert!(out.keys().eq(whole.keys()), "{:?}", out.keys());
+    for (name, content) in &out {
+        assert!(*content == whole[name], "{name:?} differs");
+    }
+    assert!(!sandbox.path(PARTIAL).exists());
+}
+
 #[test]
-fn interrupted_compression_leaves_nothing_behind() {
+fn compression_that_is_interrupted_while_it_measures_leaves_nothing_behind() {
     let sandbox = Sandbox::new();
     deepen(&sandbox, 200);
     let before = sandbox.contents();
-    // The hidden directory that the output is written into shows that work has begun.
-    let begun = || {
-        let mut entries = sandbox.path(".").read_dir().unwrap();
-        entries.any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(".welore-"))
-    };
-    let outcome = interrupt(sandbox.command("compress model --err 0.5 -o out"), |_| {
-        let started = Instant::now();
-        while !begun() {
-            assert!(started.elapsed() < Duration::from_secs(30), "the work does not begin");
-            sleep(Duration::from_millis(1));
-        }
+    let outcome = interrupt(sandbox.command(&format!("{COMPRESS} --no-cache")), |_| {
+        wait_until("the work", || sandbox.path(PARTIAL).exists());
     });
     assert_interrupted(&outcome);
     assert_eq!(outcome.stdout, "");
     assert_eq!(sandbox.contents(), before);
+}
+
+#[test]
+fn interrupted_analysis_goes_on_where_it_stopped() {
+    let sandbox = Sandbox::new();
+    let line = "analyze model -o spectra.json --jobs 1";
+    let outcome = interrupt(sandbox.command(line), |_| {
+        wait_until("a spectrum", || !sandbox.cached().is_empty());
+    });
+    // Tiny matrices may all be measured before the signal arrives.
+    if outcome.code != Some(0) {
+        assert_interrupted(&outcome);
+        assert!(outcome.stderr.contains("the same command goes on"), "{}", outcome.stderr);
+    }
+    assert!(sandbox.gives(line).stderr.contains("of 28 matrices were measured before"));
+    let spectra = sandbox.read("spectra.json");
+    sandbox.gives(&format!("{line} --no-cache"));
+    assert!(sandbox.read("spectra.json") == spectra);
+}
+
+#[test]
+fn interrupted_compression_goes_on_where_it_stopped() {
+    let sandbox = with_whole();
+    let before = sandbox.contents();
+    let outcome = interrupt(sandbox.command(COMPRESS), |_| {
+        wait_until("the work", || factored(&sandbox) >= 3);
+    });
+    assert_interrupted(&outcome);
+    assert_eq!(outcome.stdout, "");
+    assert!(outcome.stderr.contains("the same command goes on"), "{}", outcome.stderr);
+    let partial = sandbox.path(PARTIAL);
+    let mut now = sandbox.contents();
+    now.retain(|path, _| !path.starts_with(&partial));
+    assert_eq!(now, before, "only the hidden directory is left");
+
+    let again = sandbox.gives(COMPRESS);
+    assert!(again.stderr.contains("matrices were factored before"), "{}", again.stderr);
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn killed_compression_goes_on_where_it_stopped_and_trusts_no_damaged_file() {
+    let sandbox = with_whole();
+    kill_at(&sandbox, 3);
+    // What a power cut might do: data that never reached the disk, a line cut short.
+    let model = sandbox.path(PARTIAL).join("model");
+    for entry in fs::read_dir(model).unwrap().take(2) {
+        let path = entry.unwrap().path();
+        let mut content = fs::read(&path).unwrap();
+        let half = content.len() / 2;
+        content[..half].fill(0);
+        fs::write(&path, content).unwrap();
+    }
+    let journal = sandbox.path(PARTIAL).join("progress.jsonl");
+    let text = fs::read(&journal).unwrap();
+    fs::write(&journal, &text[..text.len() - 7]).unwrap();
+    kill_at(&sandbox, factored(&sandbox) + 20);
+    sandbox.gives(COMPRESS);
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn other_work_on_the_same_output_begins_anew() {
+    let sandbox = with_whole();
+    for (line, other) in [
+        ("compress model --err 0.3 -o out", "compress model --err 0.3 -o fresh"),
+        ("compress model --err 0.5 -o out --force", "compress model --err 0.5 -o fresh --force"),
+    ] {
+        if !sandbox.path("out").exists() {
+            kill_at(&sandbox, 3);
+        }
+        let outcome = sandbox.gives(line);
+        assert!(!outcome.stderr.contains("factored before"), "{}", outcome.stderr);
+        sandbox.gives(other);
+        assert!(files_of(&sandbox, "out") == files_of(&sandbox, "fresh"), "{line}");
+        assert!(!sandbox.path(PARTIAL).exists());
+    }
+}
+
+#[test]
+fn unfinished_output_survives_a_refusal_and_another_process() {
+    let sandbox = with_whole();
+    kill_at(&sandbox, 3);
+    sandbox.refuses("compress model --err 0.999 -o out", "ERR 0.999");
+    let lock = fs::File::options().append(true).open(sandbox.path(PARTIAL).join("lock")).unwrap();
+    lock.lock().unwrap();
+    sandbox.refuses(COMPRESS, "out: another process");
+    drop(lock);
+    sandbox.gives(COMPRESS);
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn what_only_has_the_name_of_an_unfinished_output_stays() {
+    let make: [fn(&Path); 3] = [
+        |partial| fs::write(partial, "mine").unwrap(),
+        |partial| {
+            fs::create_dir(partial).unwrap();
+            fs::write(partial.join("thesis.txt"), "years").unwrap();
+        },
+        |partial| {
+            fs::create_dir_all(partial.join("model")).unwrap();
+            fs::write(partial.join("model/weights"), "mine").unwrap();
+        },
+    ];
+    for make in make {
+        let sandbox = Sandbox::new();
+        make(&sandbox.path(PARTIAL));
+        let before = sandbox.contents();
+        let outcome = sandbox.run("compress model --err 0.5 -o out");
+        assert_eq!(outcome.code, Some(2), "{outcome:?}");
+        assert!(outcome.stderr.contains("is in the way"), "{}", outcome.stderr);
+        assert_eq!(sandbox.contents(), before);
+    }
 }
 
 #[test]
@@ -107,4 +273,48 @@ fn interrupted_generation_is_not_a_success() {
         child.stdout.as_mut().unwrap().read_exact(&mut [0; 3]).unwrap();
     });
     assert_interrupted(&outcome);
+}
+
+#[test]
+fn interrupted_training_ends_after_its_step_and_can_go_on() {
+    let sandbox = Sandbox::new();
+    let line = SHORT.replace("--steps 8", "--steps 100000");
+    let outcome = interrupt(sandbox.command(&line), |_| {
+        let started = Instant::now();
+        while !has_checkpoint(&sandbox, "run") {
+            assert!(started.elapsed() < Duration::from_secs(60), "there is no checkpoint");
+            sleep(Duration::from_millis(5));
+        }
+    });
+    assert_interrupted(&outcome);
+    assert!(outcome.stderr.contains("stopping after this step;"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--resume run"), "{}", outcome.stderr);
+}
+
+/// Ctrl-C reaches the demo and the command that it runs.
+#[test]
+fn interrupted_demo_says_so_once() {
+    use std::os::unix::process::CommandExt;
+
+    let sandbox = Sandbox::new();
+    std::fs::create_dir_all(sandbox.path("kept/dense")).unwrap();
+    for file in ["welore-demo", "spectra.json", "dense/config.json"] {
+        sandbox.write(&format!("kept/{file}"), "of an earlier demo");
+    }
+    let mut command = sandbox.command("demo -o kept --force");
+    command.process_group(0).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    let started = Instant::now();
+    while !sandbox.path("kept/test.txt").exists() {
+        assert!(started.elapsed() < Duration::from_secs(60), "the demo does not begin");
+        sleep(Duration::from_millis(5));
+    }
+    sleep(Duration::from_millis(300));
+    let group = format!("-{}", child.id());
+    assert!(Command::new("kill").args(["-INT", "--", &group]).status().unwrap().success());
+    let outcome: Outcome = child.wait_with_output().unwrap().into();
+    assert_interrupted(&outcome);
+    assert_eq!(outcome.stderr.matches("stopping").count(), 1, "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("stopping; press"), "{}", outcome.stderr);
+    assert_ne!(sandbox.read("kept/dense/config.json"), b"of an earlier demo");
 }

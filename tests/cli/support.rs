@@ -19,12 +19,13 @@ pub fn expected() -> Value {
 }
 
 /// A folder that the commands of one test run in. It starts with `model`, a copy of
-/// tiny-llama, and `story.txt`, so that commands read as a user would type them.
-pub struct Sandbox(TempDir);
+/// tiny-llama, and `story.txt`, so that commands read as a user would type them. Spectra are
+/// cached beside the folder.
+pub struct Sandbox(TempDir, TempDir);
 
 impl Sandbox {
     pub fn new() -> Self {
-        let sandbox = Self(tempfile::tempdir().unwrap());
+        let sandbox = Self(tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         sandbox.add("tiny-llama", "model");
         fs::copy(Path::new(FIXTURES).join("story.txt"), sandbox.path("story.txt")).unwrap();
         sandbox
@@ -32,6 +33,12 @@ impl Sandbox {
 
     pub fn path(&self, name: &str) -> PathBuf {
         self.0.path().join(name)
+    }
+
+    /// The files of cached spectra.
+    pub fn cached(&self) -> Vec<PathBuf> {
+        let dir = fs::read_dir(self.1.path().join("spectra"));
+        dir.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
     }
 
     pub fn read(&self, name: &str) -> Vec<u8> {
@@ -109,6 +116,7 @@ impl Sandbox {
     fn prepare(&self, mut command: Command) -> Command {
         // With backtraces asked for, a refusal still has to be one line.
         command.current_dir(self.0.path()).env("RUST_BACKTRACE", "1");
+        command.env("WELORE_CACHE", self.1.path());
         command
     }
 

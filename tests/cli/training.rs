@@ -6,7 +6,7 @@ use serde_json::Value;
 use crate::support::Sandbox;
 
 /// A short run on the story; 8 steps of 2 blocks.
-const SHORT: &str = "train model --err 0.8 --text story.txt -o run --seq-len 32 --batch-size 2 \
+pub const SHORT: &str = "train model --err 0.8 --text story.txt -o run --seq-len 32 --batch-size 2 \
                      --steps 8 --lr 3e-3 --warmup 2 --save-every 2";
 
 fn metrics(sandbox: &Sandbox, file: &str) -> Vec<Value> {
@@ -17,6 +17,12 @@ fn metrics(sandbox: &Sandbox, file: &str) -> Vec<Value> {
 fn perplexity(sandbox: &Sandbox, model: &str) -> f64 {
     let line = format!("eval {model} --text story.txt --seq-len 32 --json");
     sandbox.json(&line)["perplexity"].as_f64().unwrap()
+}
+
+/// Whether a run has saved a checkpoint.
+pub fn has_checkpoint(sandbox: &Sandbox, run: &str) -> bool {
+    let pointer = std::fs::read_to_string(sandbox.path(run).join("checkpoints/last.json"));
+    pointer.is_ok_and(|text| text.contains("step-"))
 }
 
 #[test]
@@ -63,7 +69,7 @@ fn run_that_was_killed_again_and_again_goes_on_to_the_same_model() {
         let mut child =
             sandbox.command(line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let deadline = Instant::now() + Duration::from_secs(60);
-        while !sandbox.path("killed/checkpoints/last.json").exists() && Instant::now() < deadline {
+        while !has_checkpoint(&sandbox, "killed") && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(5));
         }
         std::thread::sleep(Duration::from_millis(37 * kill));
@@ -90,7 +96,7 @@ fn run_can_be_moved_but_not_worked_on_twice_at_once() {
         .spawn()
         .unwrap();
     let deadline = Instant::now() + Duration::from_secs(60);
-    while !sandbox.path("run/checkpoints/last.json").exists() && Instant::now() < deadline {
+    while !has_checkpoint(&sandbox, "run") && Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(5));
     }
     let outcome = sandbox.run("train --resume run");
@@ -136,7 +142,20 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
     sandbox.refuses("train --resume model", "run.json");
     sandbox.refuses(&SHORT.replace("-o run", "-o model"), "model exists");
     sandbox.refuses(&format!("{SHORT} --eval-text short.txt"), "short.txt");
-    sandbox.refuses(&SHORT.replace("--err 0.8", "--never-grow"), "for --err only");
+    sandbox.refuses(
+        &SHORT.replace("--err 0.8", "--never-grow --include q_proj"),
+        "--never-grow, --include: for --err only",
+    );
+    sandbox.refuses(&SHORT.replace("--lr 3e-3", "--lr 0"), "--lr");
+    sandbox.refuses(&SHORT.replace("--warmup 2", "--warmup 9"), "--warmup: 9 steps");
+    sandbox.refuses(
+        &SHORT.replace("--steps 8", "--epochs 0.1").replace("--warmup 2", "--warmup 999"),
+        "--warmup: 999 steps",
+    );
+    for (option, of) in [("--lora-rank 4", "lora"), ("--galore-scale 1", "galore")] {
+        sandbox.refuses(&format!("{SHORT} {option}"), &format!("for --trainable {of} only"));
+    }
+    sandbox.refuses(&SHORT.replace("--seq-len 32", ""), "the default --seq-len 1024");
     sandbox.refuses(
         &SHORT.replace("-o run", "-o new/parents/run").replace("--seq-len 32", "--seq-len 600"),
         "--seq-len",
@@ -148,6 +167,8 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
         "2000",
     );
     assert_eq!(sandbox.path("empty").read_dir().unwrap().count(), 0);
+    sandbox.write("file", "mine");
+    sandbox.refuses(&SHORT.replace("-o run", "-o file"), "file is not a directory");
     sandbox.misused("train model", "--output");
     sandbox.misused("train --resume run --text story.txt", "--text");
 }
@@ -275,9 +296,11 @@ fn adapters_and_projected_gradients_train_too() {
             .replace("--err 0.8", "--err 0.6")
             .replace("--lr 3e-3", "--lr 5e-4")
             .replace("--steps 8", "--steps 24");
-        let result =
-            sandbox.json(&format!("{line} --trainable {trainable} --galore-rank 4 --json"));
+        let rank = if trainable == "galore" { "--galore-rank 4" } else { "" };
+        let outcome = sandbox.gives(&format!("{line} --trainable {trainable} {rank} --json"));
+        let result: Value = serde_json::from_str(&outcome.stdout).unwrap();
         assert_eq!(result["steps"], 24);
+        assert_eq!(outcome.stderr.contains("written is dense"), trainable == "lora");
         let (before, after) = (
             perplexity(&sandbox, &format!("{trainable}/base")),
             perplexity(&sandbox, &format!("{trainable}/model")),
@@ -333,5 +356,6 @@ fn wrong_task_files_are_told_with_their_line() {
         sandbox.refuses(&format!("{command} --task boolq --data nowhere"), "nowhere");
         sandbox.misused(&format!("{command} --task boolq"), "--data");
     }
+    sandbox.misused("eval model --task jsonl --data bad.jsonl --seq-len 64", "--seq-len");
     assert!(!sandbox.path("run").exists());
 }

@@ -218,9 +218,14 @@ fn only_model_directories_are_ever_replaced() {
     fs::write(precious.join("thesis.txt"), "years").unwrap();
     let file = home.path().join("file");
     fs::write(&file, "x").unwrap();
-    for path in [&precious, &file] {
+    let error = OutputDir::create(&precious, true).unwrap_err();
+    assert!(matches!(error, CheckpointError::OutputForeign { .. }), "{error}");
+    for path in [file.clone(), file.join("below")] {
         let error = OutputDir::create(path, true).unwrap_err();
-        assert!(matches!(error, CheckpointError::OutputForeign { .. }), "{error}");
+        assert!(
+            matches!(&error, CheckpointError::NotADirectory { path } if *path == file),
+            "{error}"
+        );
     }
     assert!(precious.join("thesis.txt").exists());
 }

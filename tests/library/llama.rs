@@ -13,8 +13,8 @@ use welore_burn::llama::{
     load_llama,
 };
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
-use welore_burn::spectrum::{Selection, measure_checkpoint};
-use welore_burn::surgery::{compress_directory, merge_directory};
+use welore_burn::spectrum::{MeasureSettings, Selection, measure_checkpoint};
+use welore_burn::surgery::{WriteSettings, compress_directory, merge_directory};
 
 use crate::{device, expected, fixture, floats, ids};
 
@@ -118,7 +118,9 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
     assert!((measure(&dense.model) / want - 1.0).abs() < 1e-4);
 
     let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
-    let spectra = measure_checkpoint(&checkpoint, &Selection::projections(), &mut ()).unwrap();
+    let (selection, measuring) = (Selection::projections(), MeasureSettings::default());
+    let spectra = measure_checkpoint(&checkpoint, &selection, &measuring, &mut ()).unwrap();
+    let settings = WriteSettings::default();
     let scratch = tempfile::tempdir().unwrap();
     for target in figures["compress"].as_array().unwrap() {
         for factored in target["factored"].as_array().unwrap() {
@@ -128,7 +130,7 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
             let plan = make_plan(&spectra, &WeLore, &options).unwrap();
             let dir = scratch.path().join(format!("{err}-{min_ratio}"));
             let output = OutputDir::create(&dir, false).unwrap();
-            compress_directory(&checkpoint, &plan, &output, u64::MAX, &mut ()).unwrap();
+            compress_directory(&checkpoint, &plan, &output, &settings, &mut ()).unwrap();
             output.commit().unwrap();
 
             let loaded = load_llama(&dir, &device(), FloatDType::F32, &mut ()).unwrap();
@@ -142,7 +144,7 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
             let dense_dir = scratch.path().join(format!("{err}-{min_ratio}-dense"));
             let factored_files = Checkpoint::open(&dir).unwrap();
             let output = OutputDir::create(&dense_dir, false).unwrap();
-            merge_directory(&factored_files, &output, u64::MAX, &mut ()).unwrap();
+            merge_directory(&factored_files, &output, &settings, &mut ()).unwrap();
             output.commit().unwrap();
             let merged = load_llama(&dense_dir, &device(), FloatDType::F32, &mut ()).unwrap();
             assert!(merged.plan.is_none());
@@ -159,7 +161,9 @@ fn embeddings_and_biased_projections_can_be_factored_too() {
     for name in FAMILY {
         let dense = logits(&load(name).model, &ids(&expected(name)["input"]));
         let checkpoint = Checkpoint::open(fixture(name)).unwrap();
-        let spectra = measure_checkpoint(&checkpoint, &everything, &mut ()).unwrap();
+        let spectra =
+            measure_checkpoint(&checkpoint, &everything, &MeasureSettings::default(), &mut ());
+        let spectra = spectra.unwrap();
         let mut plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.5)).unwrap();
         // At full rank a factored matrix is the dense one, up to the rounding of its type.
         for matrix in &mut plan.matrices {
@@ -167,7 +171,8 @@ fn embeddings_and_biased_projections_can_be_factored_too() {
         }
         let dir = scratch.path().join(name);
         let output = OutputDir::create(&dir, false).unwrap();
-        compress_directory(&checkpoint, &plan, &output, u64::MAX, &mut ()).unwrap();
+        compress_directory(&checkpoint, &plan, &output, &WriteSettings::default(), &mut ())
+            .unwrap();
         output.commit().unwrap();
         let model = load_llama(&dir, &device(), FloatDType::F32, &mut ()).unwrap().model;
         let factored = logits(&model, &ids(&expected(name)["input"]));

@@ -1,9 +1,11 @@
 //! What the library promises, room by room. One binary, because linking Burn is slow.
 
+mod backends;
 mod checkpoint;
 mod linear;
 mod llama;
 mod plan;
+mod spectrum;
 mod surgery;
 mod train;
 

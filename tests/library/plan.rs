@@ -5,7 +5,9 @@ use safetensors::Dtype;
 use serde_json::Value;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::plan::{PlanError, PlanOptions, RankPlan, RankPolicy, Uniform, WeLore, make_plan};
-use welore_burn::spectrum::{MatrixSpectrum, ModelSize, Selection, Spectra, measure_checkpoint};
+use welore_burn::spectrum::{
+    MatrixSpectrum, MeasureSettings, ModelSize, Selection, Spectra, measure_checkpoint,
+};
 
 use crate::{expected, fixture, floats};
 
@@ -259,7 +261,8 @@ fn impossible_spectra_are_refused() {
 fn tiny_llama_has_the_spectra_and_ranks_of_the_reference() {
     let figures = expected("tiny-llama");
     let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
-    let spectra = measure_checkpoint(&checkpoint, &Selection::projections(), &mut ()).unwrap();
+    let (selection, settings) = (Selection::projections(), MeasureSettings::default());
+    let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ()).unwrap();
     assert_eq!(spectra.matrices.len(), 28);
     for m in &spectra.matrices {
         let reference = floats(&figures["spectra"][&m.name]);

@@ -1,14 +1,21 @@
-//! Plans carried out on live modules.
+//! Plans carried out on live modules, and from files to files.
+
+use std::collections::BTreeMap;
+use std::fs;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig, LinearLayout, Relu};
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
+use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
 use welore_burn::linear::{LowRank, LowRankLinear, LowRankLinearConfig};
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
-use welore_burn::spectrum::{Selection, SpectrumError, measure_module};
-use welore_burn::surgery::{SurgeryError, apply_plan};
+use welore_burn::progress::{Interrupted, Progress};
+use welore_burn::spectrum::{
+    MeasureSettings, Selection, SpectrumError, measure_checkpoint, measure_module,
+};
+use welore_burn::surgery::{SurgeryError, WriteSettings, apply_plan, compress_directory};
 
-use crate::device;
+use crate::{device, fixture};
 
 /// A user's own module: plain layers of Burn, and one of ours.
 #[derive(Module, Debug)]
@@ -162,4 +169,55 @@ fn weights_that_are_not_finite_are_refused() {
     module.second.weight = Param::from_tensor(Tensor::full([16, 16], f32::NAN, &device()));
     let error = apply_plan(module, &plan, &mut ()).unwrap_err();
     assert!(error.to_string().contains("`second`"), "{error}");
+}
+
+/// Stops the work after so many matrices.
+struct StopAfter(usize);
+
+impl Progress for StopAfter {
+    fn begin(&mut self, _what: &str, _total: usize) {}
+
+    fn step(&mut self, _item: &str) -> Result<(), Interrupted> {
+        self.0 = self.0.saturating_sub(1);
+        if self.0 == 0 { Err(Interrupted) } else { Ok(()) }
+    }
+}
+
+#[test]
+fn suspended_directory_is_gone_on_with_to_the_same_bytes() {
+    let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
+    let (selection, measuring) = (Selection::projections(), MeasureSettings::default());
+    let spectra = measure_checkpoint(&checkpoint, &selection, &measuring, &mut ()).unwrap();
+    let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.6)).unwrap();
+    let settings = WriteSettings { shard_bytes: 30_000, ..WriteSettings::default() };
+    let home = tempfile::tempdir().unwrap();
+    let files = |name: &str| -> BTreeMap<_, _> {
+        let entries = fs::read_dir(home.path().join(name)).unwrap().map(Result::unwrap);
+        entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
+    };
+
+    let output = OutputDir::create(home.path().join("whole"), false).unwrap();
+    let whole = compress_directory(&checkpoint, &plan, &output, &settings, &mut ()).unwrap();
+    output.commit().unwrap();
+    assert!(whole.factored.len() > 4, "{whole:?}");
+
+    let target = home.path().join("out");
+    let output = OutputDir::resumable(&target, false).unwrap();
+    let busy = OutputDir::resumable(&target, false).unwrap_err();
+    assert!(matches!(busy, CheckpointError::OutputBusy { .. }), "{busy}");
+    let stopped =
+        compress_directory(&checkpoint, &plan, &output, &settings, &mut StopAfter(2)).unwrap_err();
+    assert!(stopped.to_string().contains("interrupted"), "{stopped}");
+    output.suspend();
+    assert!(!target.exists());
+
+    let output = OutputDir::resumable(&target, false).unwrap();
+    let resumed = compress_directory(&checkpoint, &plan, &output, &settings, &mut ()).unwrap();
+    output.commit().unwrap();
+    assert_eq!(resumed, whole, "errors of factors that were kept are told too");
+    assert!(files("out") == files("whole"));
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2, "nothing is left beside");
+
+    drop(OutputDir::resumable(home.path().join("unused"), false).unwrap());
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
 }

@@ -351,6 +351,7 @@ fn settings_out_of_range_are_refused_by_option() {
     assert!(refused(|s| s.steps = 0).starts_with("--steps"));
     assert!(refused(|s| s.seq_len = 1).starts_with("--seq-len"));
     assert!(refused(|s| s.lr = f64::NAN).starts_with("--lr"));
+    assert!(refused(|s| s.lr = 0.0).starts_with("--lr"));
     assert!(refused(|s| s.lr_floor = 2.0).starts_with("--lr-floor"));
     assert!(refused(|s| s.clip = Some(0.0)).starts_with("--clip"));
     assert!(refused(|s| s.lora.rank = 0).starts_with("--lora-rank"));

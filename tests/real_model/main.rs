@@ -14,7 +14,7 @@ use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::{TextTokenizer, read_text};
 use welore_burn::llama::load_llama;
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
-use welore_burn::spectrum::{Selection, Spectra, measure_checkpoint};
+use welore_burn::spectrum::{MeasureSettings, Selection, Spectra, measure_checkpoint};
 
 struct Setup {
     model: PathBuf,
@@ -145,7 +145,8 @@ fn assert_same_rank(spectra: &Spectra, plan: &RankPlan, index: usize, pruned: us
 fn spectra_ranks_and_compressed_perplexity_are_the_references() {
     let Some(setup) = setup() else { return };
     let checkpoint = Checkpoint::open(&setup.model).unwrap();
-    let spectra = measure_checkpoint(&checkpoint, &Selection::projections(), &mut ()).unwrap();
+    let (selection, settings) = (Selection::projections(), MeasureSettings::default());
+    let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ()).unwrap();
     assert_eq!(spectra.matrices.len(), 210);
     for m in &spectra.matrices {
         let figures = &setup.reference["spectra"][&m.name];

@@ -1,8 +1,10 @@
 //! The command line, as clap reads it.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use burn::tensor::FloatDType;
+use bytesize::ByteSize;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use serde::{Deserialize, Serialize};
 use welore_burn::data::TaskKind;
@@ -130,9 +132,46 @@ pub struct AnalyzeArgs {
     /// Which matrices to look at.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// What it may use.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
     /// Print JSON instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// What measuring and factoring may use.
+#[derive(Args, Debug, Clone, Default)]
+pub struct ResourceArgs {
+    /// Matrices in flight at once, among which the cores are shared out [default: the cores]
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Most memory for the matrices in flight, such as 3GB; each waits until it fits
+    /// [default: what the jobs need]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub max_memory: Option<u64>,
+    /// Measure every matrix, also those that were measured before, and keep nothing
+    #[arg(long)]
+    pub no_cache: bool,
+}
+
+/// How files are cut.
+#[derive(Args, Debug, Clone)]
+pub struct ShardArgs {
+    /// Close a file of weights at about this size, such as 2GB
+    #[arg(long, value_name = "SIZE", value_parser = shard_size, default_value = "5GB")]
+    pub shard_size: u64,
+}
+
+fn size(text: &str) -> Result<u64, String> {
+    text.parse::<ByteSize>().map(|size| size.0)
+}
+
+fn shard_size(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("it must be more than 0".into()),
+        bytes => Ok(bytes),
+    }
 }
 
 /// Which matrices to look at.
@@ -191,6 +230,9 @@ pub struct PlanArgs {
     /// Which matrices to look at.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// What it may use.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
     /// Print the plan as JSON instead of a table
     #[arg(long)]
     pub json: bool,
@@ -220,6 +262,12 @@ pub struct CompressArgs {
     /// Which matrices to look at.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// What it may use.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+    /// How files are cut.
+    #[command(flatten)]
+    pub shards: ShardArgs,
     /// Print JSON instead of a summary
     #[arg(long)]
     pub json: bool,
@@ -292,12 +340,19 @@ pub struct TrainStartArgs {
 }
 
 impl TrainStartArgs {
-    /// Whether options say how ranks are chosen.
-    pub fn chooses_ranks(&self) -> bool {
+    /// The options that say how ranks are chosen, as far as they change anything.
+    pub fn rank_options(&self) -> Vec<&'static str> {
         let TargetArgs { policy, min_ratio, rank_multiple, never_grow } = self.target;
-        let chosen = policy != Policy::Welore || min_ratio != 0.5 || rank_multiple != 1;
         let SelectionArgs { include, exclude } = &self.selection;
-        chosen || never_grow || !include.is_empty() || !exclude.is_empty()
+        let options = [
+            ("--policy", policy != Policy::Welore),
+            ("--min-ratio", min_ratio != 0.5),
+            ("--rank-multiple", rank_multiple != 1),
+            ("--never-grow", never_grow),
+            ("--include", !include.is_empty()),
+            ("--exclude", !exclude.is_empty()),
+        ];
+        options.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect()
     }
 }
 
@@ -494,7 +549,7 @@ pub struct EvalArgs {
     #[arg(long, value_name = "PATH", requires = "task")]
     pub data: Option<PathBuf>,
     /// Tokens in a block
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, conflicts_with = "task")]
     pub seq_len: usize,
     /// Most blocks or examples to use [default: all]
     #[arg(long, value_name = "N")]
@@ -552,6 +607,9 @@ pub struct ExportArgs {
     /// Replace the output directory if it is a model directory
     #[arg(long)]
     pub force: bool,
+    /// How files are cut.
+    #[command(flatten)]
+    pub shards: ShardArgs,
     /// Print JSON instead of a summary
     #[arg(long)]
     pub json: bool,

@@ -5,6 +5,10 @@ use std::num::NonZeroUsize;
 
 use anyhow::Result;
 use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor};
+#[cfg(feature = "_cubecl")]
+use burn_dispatch::DispatchDevice;
+#[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+use burn_dispatch::devices::{CubeDevice, WgpuDeviceKind};
 use welore_burn::train::Execution;
 
 use crate::args::{BackendArg, ComputeArgs, DtypeArg};
@@ -118,8 +122,6 @@ pub struct Facts {
     pub memory: Option<u64>,
     /// Types that it computes in.
     pub dtypes: Vec<DtypeArg>,
-    /// Whether it is the CPU that computes.
-    pub is_software: bool,
 }
 
 impl Facts {
@@ -128,25 +130,33 @@ impl Facts {
         guarded(|| {
             let dtypes = DtypeArg::ALL.into_iter();
             let dtypes = dtypes.filter(|dtype| device.supports_dtype(dtype.float())).collect();
-            let (name, memory, is_software) = identity(device);
-            Self { name, memory, dtypes, is_software }
+            let (name, memory) = identity(device);
+            Self { name, memory, dtypes }
         })
         .ok()
     }
 }
 
-fn identity(device: &Device) -> (String, Option<u64>, bool) {
+/// The name and the memory of a device; opens it.
+fn identity(device: &Device) -> (String, Option<u64>) {
     #[cfg(feature = "_cubecl")]
-    if let burn_dispatch::DispatchDevice::Cube(cube) = device.as_dispatch() {
+    if let DispatchDevice::Cube(cube) = device.as_dispatch() {
         let client = cube.client();
         let properties = client.properties();
-        let identity = &properties.identity;
-        let memory = properties.memory.max_memory();
-        return (identity.name.clone(), memory, identity.physical.is_none());
+        return (properties.identity.name.clone(), properties.memory.max_memory());
     }
     let _ = device;
-    let cores = cores().get();
-    (format!("CPU, {cores} cores"), host_memory(), true)
+    (format!("CPU, {} cores", cores()), host_memory())
+}
+
+/// Whether the CPU plays the GPU. Opens nothing.
+pub fn is_software(device: &Device) -> bool {
+    #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
+    if let DispatchDevice::Cube(CubeDevice::Wgpu(device)) = device.as_dispatch() {
+        return device.kind == WgpuDeviceKind::Cpu;
+    }
+    let _ = device;
+    false
 }
 
 /// The memory of this machine in bytes, where the system tells.
@@ -278,7 +288,7 @@ fn best() -> Result<(Backend, Vec<Device>)> {
     for backend in Backend::ALL {
         let mut devices = backend.devices();
         if backend.is_gpu() {
-            devices.retain(|device| Facts::of(device).is_some_and(|facts| !facts.is_software));
+            devices.retain(|device| !is_software(device));
         }
         if !devices.is_empty() {
             return Ok((backend, devices));

@@ -1,7 +1,8 @@
 //! From errors to one line, a hint and an exit code.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::ErrorKind;
-use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
+use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
@@ -15,6 +16,8 @@ use welore_burn::spectrum::{PatternError, SpectraError, SpectrumError};
 use welore_burn::surgery::FilesError;
 use welore_burn::train::TrainError;
 
+use crate::terminal::is_part;
+
 /// A mistake in what the user gave that only this crate can see.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -27,20 +30,27 @@ pub struct WrongInput {
 
 /// A panic of a library. GPU backends report a driver that is missing or memory that is used
 /// up in no other way.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Panic {
     /// What it said.
     pub message: String,
     /// The line of code that said it.
     pub place: String,
+    /// How it came there; empty unless `RUST_BACKTRACE` asks for it.
+    pub backtrace: String,
 }
 
 impl Panic {
     fn of(info: &PanicHookInfo<'_>) -> Self {
         let message = info.payload_as_str().unwrap_or("unknown").trim().to_string();
         let place = info.location().map(ToString::to_string).unwrap_or_default();
-        Self { message, place }
+        let backtrace = Backtrace::capture();
+        let backtrace = match backtrace.status() {
+            BacktraceStatus::Captured => backtrace.to_string(),
+            _ => String::new(),
+        };
+        Self { message, place, backtrace }
     }
 
     fn is_out_of_memory(&self) -> bool {
@@ -54,18 +64,11 @@ impl Panic {
 /// The first panic since the last [`guarded`] call began: later ones come of it.
 static FIRST_PANIC: Mutex<Option<Panic>> = Mutex::new(None);
 
-/// Makes panics, of any thread, kept instead of printed. With `RUST_BACKTRACE` they are printed
-/// too.
+/// Makes panics, of any thread, kept instead of printed.
 pub fn keep_panics() {
-    let print = take_hook();
-    let is_wanted = std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0");
-    set_hook(Box::new(move |info| {
+    set_hook(Box::new(|info| {
         let mut first = FIRST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
         first.get_or_insert_with(|| Panic::of(info));
-        drop(first);
-        if is_wanted {
-            print(info);
-        }
     }));
 }
 
@@ -77,10 +80,7 @@ pub fn keep_panics() {
 pub fn guarded<T>(work: impl FnOnce() -> T) -> Result<T, Panic> {
     let first = || FIRST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
     first().take();
-    catch_unwind(AssertUnwindSafe(work)).map_err(|_| {
-        let unknown = Panic { message: "unknown".into(), place: String::new() };
-        first().take().unwrap_or(unknown)
-    })
+    catch_unwind(AssertUnwindSafe(work)).map_err(|_| first().take().unwrap_or_default())
 }
 
 /// What an error means to the caller.
@@ -106,10 +106,16 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         // Whoever read the result, such as `head`, has seen enough.
         return ExitCode::SUCCESS;
     }
+    if is_part() && one_line(error) == Interrupted.to_string() {
+        return ExitCode::FAILURE;
+    }
     let verdict = judge(error);
     eprintln!("error: {}{}", if is_bug(error) { "internal error: " } else { "" }, one_line(error));
     if let Some(hint) = verdict.hint {
         eprintln!("hint: {hint}");
+    }
+    if let Some(panic) = error.downcast_ref::<Panic>().filter(|_| is_bug(error)) {
+        eprint!("{}", panic.backtrace);
     }
     ExitCode::from(if verdict.input { 2 } else { 1 })
 }
@@ -207,7 +213,11 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
         },
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
-        E::OutputForeign { .. } => Verdict::input("give another directory"),
+        E::OutputForeign { .. } | E::NotADirectory { .. } | E::PartialForeign { .. } => {
+            Verdict::input("give another directory")
+        }
+        E::OutputBusy { .. } => Verdict::input("wait for it, or give another directory"),
+        E::NotStorable { .. } => Verdict::input(None),
         E::Mismatch { .. } => {
             Verdict::input("config.json and the weights must be of the same model")
         }
@@ -238,6 +248,7 @@ fn load(error: &LoadError) -> Verdict {
 fn files(error: &FilesError) -> Verdict {
     match error {
         FilesError::Checkpoint(error) => checkpoint(error),
+        FilesError::Oversized(_) => Verdict::input("give a larger --max-memory"),
         FilesError::ForeignPlan { .. } => {
             Verdict::input("make a plan for this model with `welore-cli plan`")
         }
@@ -252,6 +263,7 @@ fn files(error: &FilesError) -> Verdict {
 fn spectrum(error: &SpectrumError) -> Verdict {
     match error {
         SpectrumError::Checkpoint(error) => checkpoint(error),
+        SpectrumError::Oversized(_) => Verdict::input("give a larger --max-memory"),
         SpectrumError::Factored { .. } => {
             Verdict::input("this is a compressed model; `export --dense` makes a dense one of it")
         }
@@ -279,6 +291,12 @@ fn train(error: &TrainError) -> Verdict {
             Verdict::failed("a new run with a smaller --lr or with --clip 1 may help")
         }
         TrainError::Interrupted(_) | TrainError::Evaluation(_) => Verdict::failed(None),
+        TrainError::Broken { .. } | TrainError::Damaged { .. } => {
+            Verdict::input("put the file back as it was, or start a new run")
+        }
+        TrainError::Lost { .. } => {
+            Verdict::input("put it back, or move the checkpoints away to train from the start")
+        }
         _ => Verdict::input(None),
     }
 }

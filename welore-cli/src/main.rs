@@ -26,6 +26,7 @@ fn main() -> ExitCode {
     failure::keep_panics();
     let cli = Cli::parse();
     terminal::listen_for_interrupts();
+    terminal::outlive_file_size_limit();
     let result = failure::guarded(|| match cli.command {
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Plan(args) => commands::plan::run(args),

@@ -3,12 +3,41 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressStyle};
-use welore_burn::progress::{Interrupted, Progress};
+use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::train::{Score, TrainingEvent};
 
 use crate::format;
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Whether the work in hand is a step of many.
+static STEPPING: AtomicBool = AtomicBool::new(false);
+
+/// Set for the commands that `demo` runs. Ctrl-C reaches them and `demo` alike, which then
+/// speaks for all.
+const PART: &str = "WELORE_DEMO_PART";
+
+/// Marks a command as a part of this one, which leaves what is to be said of Ctrl-C to it.
+pub fn make_part(command: &mut std::process::Command) {
+    command.env(PART, "1");
+}
+
+/// Whether this command is a part of another.
+pub fn is_part() -> bool {
+    std::env::var_os(PART).is_some()
+}
+
+/// Makes a file that would grow beyond the limit of the process (`ulimit -f`) an error like
+/// that of a full disk. By default a signal ends the process, with nothing said or tidied up.
+pub fn outlive_file_size_limit() {
+    #[cfg(unix)]
+    {
+        use nix::sys::signal::{SigHandler, Signal, signal};
+        // SAFETY: no function becomes a handler, so none has to be safe to call at any time.
+        // Without it the default stays, which loses only the tidying.
+        let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
+    }
+}
 
 /// Makes the first Ctrl-C stop the work after the step in hand, so that temporary files are
 /// removed, and the second one end the process at once.
@@ -17,7 +46,10 @@ pub fn listen_for_interrupts() {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             std::process::exit(1);
         }
-        eprintln!("\nstopping after this step; press Ctrl-C again to stop at once");
+        if !is_part() {
+            let when = if STEPPING.load(Ordering::SeqCst) { " after this step" } else { "" };
+            eprintln!("\nstopping{when}; press Ctrl-C again to stop at once");
+        }
     };
     // Without a handler Ctrl-C still ends the process; only the tidying is lost.
     if let Err(error) = ctrlc::set_handler(handler) {
@@ -41,10 +73,11 @@ impl Steps {
     /// A run of `total` steps of which `done` are done.
     pub fn new(total: usize, done: usize) -> Self {
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} left {eta} {wide_msg}")
-            .expect("the template is valid")
+            .expect("the template is a constant that is valid")
             .progress_chars("=> ");
         let bar = ProgressBar::new(total as u64).with_style(style).with_position(done as u64);
         bar.reset_eta();
+        STEPPING.store(true, Ordering::SeqCst);
         Self { bar, total }
     }
 
@@ -77,6 +110,7 @@ impl Steps {
 
     /// Takes the bar off the screen.
     pub fn finish(&mut self) {
+        STEPPING.store(false, Ordering::SeqCst);
         self.bar.finish_and_clear();
     }
 }
@@ -86,15 +120,58 @@ impl Steps {
 pub struct Bar {
     bar: Option<ProgressBar>,
     started: bool,
+    parts: Parts,
+}
+
+/// How far work is whose steps differ in size.
+#[derive(Debug, Default)]
+struct Parts {
+    what: String,
+    total: usize,
+    done: usize,
+    known: usize,
 }
 
 impl Progress for Bar {
+    fn begin_work(&mut self, what: &str, total: usize, operations: u64) {
+        self.begin(what, total);
+        self.parts = Parts { what: what.into(), total, ..Parts::default() };
+        // The bar is of operations, so that the time left is theirs, and tells of steps.
+        let style =
+            ProgressStyle::with_template("{prefix} [{bar:30}] {elapsed} left {eta} {wide_msg}")
+                .expect("the template is a constant that is valid")
+                .progress_chars("=> ");
+        if let Some(bar) = &self.bar {
+            bar.set_style(style);
+            bar.set_length(operations);
+            bar.set_prefix(format!("{what} 0/{total}"));
+        }
+    }
+
+    fn part(&mut self, part: Part<'_>) -> Result<(), Interrupted> {
+        self.parts.done += part.steps;
+        if part.known {
+            self.parts.known += part.steps;
+        }
+        let Parts { what, total, done, .. } = &self.parts;
+        if let Some(bar) = &self.bar {
+            match part.known {
+                // What cost nothing would make the rest look quick.
+                true => bar.dec_length(part.operations),
+                false => bar.inc(part.operations),
+            }
+            bar.set_prefix(format!("{what} {done}/{total}"));
+            bar.set_message(part.item.to_string());
+        }
+        if interrupted() { Err(Interrupted) } else { Ok(()) }
+    }
+
     fn begin(&mut self, what: &str, total: usize) {
         self.finish();
         let style = ProgressStyle::with_template(
             "{prefix} [{bar:30}] {pos}/{len} {elapsed} left {eta} {wide_msg}",
         )
-        .expect("the template is valid")
+        .expect("the template is a constant that is valid")
         .progress_chars("=> ");
         let bar = ProgressBar::new(total as u64).with_style(style);
         bar.set_prefix(what.to_string());
@@ -118,6 +195,11 @@ impl Progress for Bar {
 }
 
 impl Bar {
+    /// How many steps of the work cost nothing, because an earlier run had done them.
+    pub fn known(&self) -> usize {
+        self.parts.known
+    }
+
     /// Takes the bar off the screen.
     pub fn finish(&mut self) {
         if let Some(bar) = self.bar.take() {

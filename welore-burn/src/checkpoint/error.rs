@@ -121,6 +121,30 @@ pub enum CheckpointError {
         /// The directory.
         path: PathBuf,
     },
+    /// A directory was to be written where something else is, or inside of it.
+    #[error("{path} is not a directory", path = path.display())]
+    NotADirectory {
+        /// The file, or the link that leads nowhere.
+        path: PathBuf,
+    },
+    /// Another process is writing the same output directory.
+    #[error("{path}: another process is writing it", path = path.display())]
+    OutputBusy {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// What stands where an unfinished output is kept was not made here, so it stays.
+    #[error("{path} is in the way, and nothing that an unfinished run left", path = path.display())]
+    PartialForeign {
+        /// Where an unfinished output would be kept.
+        path: PathBuf,
+    },
+    /// Tensors that do not make valid files.
+    #[error("the tensors cannot be stored: {reason}")]
+    NotStorable {
+        /// Why.
+        reason: String,
+    },
     /// The output path is something that is never replaced.
     #[error("{path} is not a model directory, so it is not replaced", path = path.display())]
     OutputForeign {

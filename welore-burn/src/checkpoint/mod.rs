@@ -9,13 +9,16 @@
 //! `X.V.weight [rank, in]` and `X.U.weight [out, rank]`.
 
 mod error;
+mod layout;
 mod module;
 mod names;
 mod output;
+mod partial;
 mod reader;
 mod writer;
 
 pub use error::{CheckpointError, TensorProblem};
+pub(crate) use layout::{Layout, ShardFiles, TensorSpec};
 pub use module::{check_module, load_module, save_module};
 pub use names::{FactorNames, natural_order};
 pub use output::{OutputDir, copy_companions, write_file};

@@ -2,22 +2,36 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tempfile::{Builder, NamedTempFile, TempDir};
 
 use super::error::CheckpointError;
+use super::partial::{Journal, Partial};
 
 /// A directory that appears whole or not at all.
 ///
 /// Files are written into a hidden directory beside the target, which takes the target's
 /// name in [`commit`](OutputDir::commit). Dropped before that, it is removed and the target
 /// stays as it was.
+///
+/// A [`resumable`](OutputDir::resumable) one can be left behind, by
+/// [`suspend`](OutputDir::suspend) or by a kill, and is found again by the next one for the same
+/// target.
 #[derive(Debug)]
 pub struct OutputDir {
     target: PathBuf,
     /// Taken when committed.
-    staging: Option<TempDir>,
+    staging: Option<Staging>,
     /// Parents that were made for it, outermost first.
     made: Vec<PathBuf>,
+}
+
+/// Where the files are meanwhile.
+#[derive(Debug)]
+enum Staging {
+    Temporary(TempDir),
+    Partial(Partial),
 }
 
 /// What an existing output directory must hold to be replaced, so that a slip of the hand
@@ -31,11 +45,50 @@ impl OutputDir {
     /// # Errors
     ///
     /// [`CheckpointError::OutputExists`] if there is something and `replace` is false;
-    /// [`CheckpointError::OutputForeign`] if there is something other than a model directory
-    /// or an empty one; [`CheckpointError::Io`] if its parent cannot be written.
+    /// [`CheckpointError::OutputForeign`] if there is a directory that is neither a model's nor
+    /// empty; [`CheckpointError::NotADirectory`] if there is something else, or a parent is;
+    /// [`CheckpointError::Io`] if its parent cannot be written.
     pub fn create(target: impl AsRef<Path>, replace: bool) -> Result<Self, CheckpointError> {
+        let mut output = Self::check(target.as_ref(), replace)?;
+        let parent = parent_of(&output.target);
+        let staging = Builder::new()
+            .prefix(TEMPORARY)
+            .suffix(".partial")
+            .permissions(directory_mode())
+            .tempdir_in(&parent)
+            .map_err(|error| CheckpointError::io(&parent)(plain(error)))?;
+        output.staging = Some(Staging::Temporary(staging));
+        Ok(output)
+    }
+
+    /// The same for work that goes on where an earlier process was stopped, such as
+    /// [`compress_directory`](crate::surgery::compress_directory).
+    ///
+    /// Files are written into `.NAME.welore-partial` beside the target `NAME`, which one process
+    /// at a time can hold. An unfinished one is found again by whoever works on the same target.
+    /// It is gone on when the same work is asked for, and replaced by other work, as soon as
+    /// that begins.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](OutputDir::create); [`CheckpointError::OutputBusy`] if another
+    /// process is at it; [`CheckpointError::PartialForeign`] if something else has its name.
+    pub fn resumable(target: impl AsRef<Path>, replace: bool) -> Result<Self, CheckpointError> {
+        let mut output = Self::check(target.as_ref(), replace)?;
+        output.staging = Some(Staging::Partial(Partial::claim(&output.target)?));
+        Ok(output)
+    }
+
+    /// Checks the target, and makes its parents.
+    fn check(target: &Path, replace: bool) -> Result<Self, CheckpointError> {
         // `a/b/` and `a/b` are the same place; a trailing slash would hide the parent.
-        let target: PathBuf = target.as_ref().components().collect();
+        let target: PathBuf = target.components().collect();
+        if let Some(there) = target.ancestors().find(|path| exists(path))
+            && !there.as_os_str().is_empty()
+            && !there.is_dir()
+        {
+            return Err(CheckpointError::NotADirectory { path: there.into() });
+        }
         if target.symlink_metadata().is_ok() && !is_empty_dir(&target) {
             if !MODEL_MARKS.iter().any(|marks| marks.iter().all(|f| target.join(f).is_file())) {
                 return Err(CheckpointError::OutputForeign { path: target });
@@ -48,31 +101,54 @@ impl OutputDir {
         let mut made: Vec<PathBuf> =
             parent.ancestors().take_while(|dir| !exists(dir)).map(PathBuf::from).collect();
         made.reverse();
-        let mut output = Self { target, staging: None, made };
+        let output = Self { target, staging: None, made };
         // From here on dropping `output` removes what was made.
         fs::create_dir_all(&parent).map_err(CheckpointError::io(&parent))?;
-        let staging = Builder::new()
-            .prefix(TEMPORARY)
-            .suffix(".partial")
-            .permissions(directory_mode())
-            .tempdir_in(&parent)
-            .map_err(|error| CheckpointError::io(&parent)(plain(error)))?;
-        output.staging = Some(staging);
         Ok(output)
     }
 
     /// Where to write files meanwhile.
     pub fn path(&self) -> &Path {
-        self.staging.as_ref().expect("there until committed").path()
+        match self.staging.as_ref().expect("there until committed") {
+            Staging::Temporary(dir) => dir.path(),
+            Staging::Partial(partial) => partial.model(),
+        }
     }
 
     /// Names the target in an error about a file that is still being prepared.
     pub fn name_target(&self, error: CheckpointError) -> CheckpointError {
+        let ours = |path: &Path| match &self.staging {
+            Some(Staging::Partial(partial)) => partial.holds(path),
+            _ => path.starts_with(self.path()),
+        };
         match error {
-            CheckpointError::Io { path, source } if path.starts_with(self.path()) => {
+            CheckpointError::Io { path, source } if ours(&path) => {
                 CheckpointError::Io { path: self.target.clone(), source }
             }
             other => other,
+        }
+    }
+
+    /// Begins a job in a resumable directory, or goes on with it: tells what is finished, and
+    /// takes notes. What is there of another job goes, and of this one files that do not
+    /// `belong` to it. `None` if the directory is not resumable.
+    pub(crate) fn begin<T: DeserializeOwned + Serialize>(
+        &self,
+        job: &str,
+        belongs: impl Fn(&str) -> bool,
+    ) -> Result<Option<(Journal, Vec<T>)>, CheckpointError> {
+        match &self.staging {
+            Some(Staging::Partial(partial)) => partial.begin(job, belongs).map(Some),
+            _ => Ok(None),
+        }
+    }
+
+    /// Leaves what is written of a resumable directory for a later process to go on with. Any
+    /// other one is removed.
+    pub fn suspend(mut self) {
+        if let Some(Staging::Partial(partial)) = &self.staging {
+            partial.keep();
+            self.made.clear();
         }
     }
 
@@ -101,8 +177,12 @@ impl OutputDir {
             }
         }
         self.made.clear();
-        if let Some(staging) = self.staging.take() {
-            let _renamed = staging.keep();
+        match self.staging.take() {
+            Some(Staging::Temporary(dir)) => {
+                let _renamed = dir.keep();
+            }
+            Some(Staging::Partial(partial)) => partial.discard(),
+            None => {}
         }
         sync_dir(&parent_of(&target))
     }
@@ -119,7 +199,7 @@ impl Drop for OutputDir {
 }
 
 /// Names of what is being prepared begin with this.
-const TEMPORARY: &str = ".welore-";
+pub(super) const TEMPORARY: &str = ".welore-";
 
 fn exists(path: &Path) -> bool {
     path.as_os_str().is_empty() || path.symlink_metadata().is_ok()
@@ -199,7 +279,7 @@ pub(super) fn persist(file: NamedTempFile, path: &Path) -> Result<(), Checkpoint
     sync_dir(&parent_of(path))
 }
 
-fn parent_of(path: &Path) -> PathBuf {
+pub(super) fn parent_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.into(),
         _ => ".".into(),
@@ -211,7 +291,7 @@ fn is_empty_dir(path: &Path) -> bool {
 }
 
 /// Renames survive a power cut only when their directory is synced.
-fn sync_dir(path: &Path) -> Result<(), CheckpointError> {
+pub(super) fn sync_dir(path: &Path) -> Result<(), CheckpointError> {
     if cfg!(unix) {
         let dir = File::open(path).map_err(CheckpointError::io(path))?;
         dir.sync_all().map_err(CheckpointError::io(path))?;

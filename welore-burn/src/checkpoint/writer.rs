@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 use half::{bf16, f16};
 use safetensors::tensor::View;
 use safetensors::{Dtype, SafeTensorError, serialize_to_file};
-use serde_json::json;
 
 use super::error::CheckpointError;
-use super::output::{file_mode, write_file};
+use super::layout::{index_of, shard_name, write_index};
+use super::output::file_mode;
 
 /// Shards are closed at about this size unless told otherwise, as on the Hub.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
@@ -105,26 +105,15 @@ impl<'data> ShardWriter<'data> {
         let count = self.written.len();
         let mut weight_map = BTreeMap::new();
         for (index, (temporary, names)) in self.written.iter().enumerate() {
-            let file = match count {
-                1 => "model.safetensors".to_string(),
-                _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
-            };
+            let file = shard_name(index, count);
             let path = self.dir.join(&file);
             std::fs::rename(temporary, &path).map_err(CheckpointError::io(path))?;
-            weight_map.extend(names.iter().map(|name| (name, file.clone())));
+            weight_map.extend(names.iter().map(|name| (name.as_str(), file.clone())));
         }
-        if count > 1 {
-            let index = json!({
-                "metadata": {
-                    "total_size": self.total_bytes,
-                    "total_parameters": self.parameters,
-                },
-                "weight_map": weight_map,
-            });
-            let text = serde_json::to_vec_pretty(&index).expect("strings always serialize");
-            write_file(self.dir.join("model.safetensors.index.json"), &text)?;
+        match count {
+            1 => Ok(()),
+            _ => write_index(&self.dir, &index_of(&weight_map, self.total_bytes, self.parameters)),
         }
-        Ok(())
     }
 
     fn flush(&mut self) -> Result<(), CheckpointError> {

@@ -121,14 +121,15 @@ impl Attention {
     }
 }
 
-/// From this many queries on, attention is computed in parts.
+/// From this many queries on, attention is computed in parts, of no more than this many queries.
 const LONG: usize = 256;
-/// Parts of a long attention.
+/// Fewest parts of a long attention.
 const PARTS: usize = 4;
 
 /// Causal attention of queries `[batch, heads, rows, width]` to keys and values
 /// `[batch, kv_heads, cols, width]`. Long ones go in parts of the queries, each with the keys up
-/// to its end only: four parts skip 3/8 of the work and of the memory, all of it behind the mask.
+/// to its end only: four parts skip 3/8 of the work and of the memory, all of it behind the mask,
+/// and the scores of all queries never exist at once unless gradients need them.
 fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalMask) -> Tensor<4> {
     let ([_, _, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
     let part = |start: usize, len: usize| {
@@ -147,7 +148,7 @@ fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalM
     if rows < LONG {
         return part(0, rows);
     }
-    let step = rows.div_ceil(PARTS);
+    let step = rows.div_ceil(PARTS).min(LONG);
     let parts = (0..rows).step_by(step).map(|start| part(start, step.min(rows - start)));
     Tensor::cat(parts.collect(), 2)
 }

@@ -1,19 +1,17 @@
-use std::borrow::Cow;
-use std::collections::VecDeque;
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
+use super::module::{FactoredMatrix, SurgeryReport};
+use super::pieces::Piece;
+use super::stream::{Work, carry_out};
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, FactorNames, OutputDir, PLAN_FILE, ShardWriter, copy_companions,
-    encode_floats, write_file,
+    Checkpoint, CheckpointError, DEFAULT_SHARD_BYTES, FactorNames, OutputDir, PLAN_FILE,
+    copy_companions, write_file,
 };
-use crate::linalg::{LinalgError, balanced_factors};
+use crate::linalg::LinalgError;
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Interrupted, Progress};
-use crate::workers::Workers;
-
-use super::module::{FactoredMatrix, SurgeryReport};
+use crate::workers::{Budget, Oversized, Workers, cores};
 
 /// Why a plan cannot be carried out on a checkpoint.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +34,9 @@ pub enum FilesError {
         /// The model directory.
         dir: PathBuf,
     },
+    /// A matrix does not fit the memory that may be used.
+    #[error(transparent)]
+    Oversized(#[from] Oversized),
     /// The decomposition failed.
     #[error("`{name}`: {source}")]
     Linalg {
@@ -85,207 +86,138 @@ pub fn check_plan(checkpoint: &Checkpoint, plan: &RankPlan) -> Result<(), FilesE
             )));
         }
     }
-    for matrix in &plan.matrices {
-        let tensor = weight_of(matrix);
-        if let Some(digest) = &matrix.digest
-            && *digest != checkpoint.digest(&tensor)?
-        {
-            let reason = format!("`{tensor}` has other weights than the plan was made for");
-            return Err(FilesError::ForeignPlan { reason });
-        }
-    }
-    Ok(())
-}
-
-/// Writes the compressed checkpoint: low-rank components of the plan as `X.V.weight` and
-/// `X.U.weight` in the matrix's own type, every other tensor byte for byte.
-///
-/// Call [`check_plan`] first. As many matrices are decomposed at a time as there are cores.
-///
-/// # Errors
-///
-/// [`FilesError`].
-pub fn factor_checkpoint<'data>(
-    checkpoint: &'data Checkpoint,
-    plan: &RankPlan,
-    writer: &mut ShardWriter<'data>,
-    progress: &mut dyn Progress,
-) -> Result<SurgeryReport, FilesError> {
-    progress.begin("factoring", plan.low_rank().count());
-    let mut report = SurgeryReport { factored: Vec::new() };
-    let planned =
-        |tensor: &str| tensor.strip_suffix(".weight").and_then(|name| plan.find_low_rank(name));
-    let mut waiting: VecDeque<&MatrixPlan> = checkpoint.names().filter_map(planned).collect();
-    let mut ready = VecDeque::new();
-    let cores = std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let workers = Workers::new(cores);
-    for tensor in checkpoint.names() {
-        let Some(matrix) = planned(tensor) else {
-            checkpoint.check_finite(tensor)?;
-            let (meta, bytes) = checkpoint.raw(tensor)?;
-            writer.add(tensor, meta.dtype, &meta.shape, Cow::Borrowed(bytes))?;
-            continue;
-        };
-        if ready.is_empty() {
-            let next: Vec<_> = waiting.drain(..cores.get().min(waiting.len())).collect();
-            ready = factor(checkpoint, &next, &workers, progress)?;
-        }
-        let factored = ready.pop_front().expect("planned tensors come in one order");
-        for (tensor, shape, data) in factored.tensors {
-            writer.add(tensor, matrix.dtype, &shape, Cow::Owned(data))?;
-        }
-        report.factored.push(factored.matrix);
-    }
-    Ok(report)
-}
-
-/// A factored matrix, encoded.
-struct Factored {
-    matrix: FactoredMatrix,
-    tensors: [(String, [usize; 2], Vec<u8>); 2],
-}
-
-/// Factors a few matrices at the same time; they come out in their order.
-fn factor(
-    checkpoint: &Checkpoint,
-    matrices: &[&MatrixPlan],
-    workers: &Workers,
-    progress: &mut dyn Progress,
-) -> Result<VecDeque<Factored>, FilesError> {
-    let mut results: Vec<_> = matrices.iter().map(|_| None).collect();
+    // Every byte is read: all cores at it, and no more of the file in memory than they hash.
     let mut outcome = Ok(());
-    workers.spread(
-        matrices.len(),
-        |index| factor_one(checkpoint, matrices[index]),
-        |index, result| {
-            results[index] = Some(result);
-            if outcome.is_ok() {
-                outcome = progress.step(&matrices[index].name);
-            }
-            match outcome {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
+    Workers::new(cores()).spread(
+        plan.matrices.len(),
+        |index| check_digest(checkpoint, &plan.matrices[index]),
+        |_, result| match result {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => {
+                outcome = Err(error);
+                ControlFlow::Break(())
             }
         },
     );
-    outcome.map_err(CheckpointError::Interrupted)?;
-    results.into_iter().flatten().collect()
+    outcome
 }
 
-fn factor_one(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<Factored, FilesError> {
-    let (name, rank) = (matrix.name.clone(), matrix.rank);
-    let dense = checkpoint.read_matrix(&weight_of(matrix))?;
-    let factors = balanced_factors(&dense, rank)
-        .map_err(|source| FilesError::Linalg { name: name.clone(), source })?;
-    let names = FactorNames::of(&name);
-    let [d_output, d_input] = matrix.shape;
-    let encode = |tensor: String, shape, values: &[f64]| -> Result<_, FilesError> {
-        let data = encode_floats(&tensor, values, matrix.dtype)?;
-        Ok((tensor, shape, data))
+fn check_digest(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<(), FilesError> {
+    let Some(digest) = &matrix.digest else { return Ok(()) };
+    let tensor = weight_of(matrix);
+    let found = checkpoint.digest(&tensor)?;
+    checkpoint.release(&tensor);
+    if *digest == found {
+        return Ok(());
+    }
+    let reason = format!("`{tensor}` has other weights than the plan was made for");
+    Err(FilesError::ForeignPlan { reason })
+}
+
+/// How a model directory is written.
+#[derive(Debug, Clone, Copy)]
+pub struct WriteSettings {
+    /// How many matrices are in flight at once, in how much memory.
+    pub budget: Budget,
+    /// A shard is closed at about so many bytes.
+    pub shard_bytes: u64,
+}
+
+impl Default for WriteSettings {
+    fn default() -> Self {
+        Self { budget: Budget::default(), shard_bytes: DEFAULT_SHARD_BYTES }
+    }
+}
+
+/// Writes a compressed model directory: low-rank components of the plan as `X.V.weight` and
+/// `X.U.weight` in the matrix's own type, every other tensor byte for byte, configuration,
+/// tokenizer, plan.
+///
+/// Every tensor is written to its place in its shard as soon as it is there, so memory is
+/// bounded by the matrices in flight ([`Budget`]), neither by the model nor by a shard.
+///
+/// In a [`resumable`](OutputDir::resumable) directory finished matrices outlive the process, and
+/// the same call again goes on from them, to the same bytes. They are checked first, by the
+/// digests of what they were made from and of what was written.
+///
+/// `output` is left to the caller to commit, so more files can be added first.
+///
+/// # Errors
+///
+/// [`FilesError`]; the plan and the budget are checked before anything is written.
+pub fn compress_directory(
+    checkpoint: &Checkpoint,
+    plan: &RankPlan,
+    output: &OutputDir,
+    settings: &WriteSettings,
+    progress: &mut dyn Progress,
+) -> Result<SurgeryReport, FilesError> {
+    check_plan(checkpoint, plan)?;
+    let pieces = checkpoint
+        .names()
+        .map(|tensor| {
+            let name = tensor.strip_suffix(".weight");
+            match name.and_then(|name| plan.find_low_rank(name)) {
+                Some(matrix) => Piece::Factor(matrix),
+                None => Piece::Copy(tensor),
+            }
+        })
+        .collect();
+    let plan_text = plan.to_json();
+    let work = Work { what: "factoring", origin: &plan_text, checkpoint, pieces, settings };
+    let mut write = || -> Result<SurgeryReport, FilesError> {
+        let errors = carry_out(&work, output, progress)?;
+        copy_companions(checkpoint.dir(), output.path())?;
+        write_file(output.path().join(PLAN_FILE), plan_text.as_bytes())?;
+        let factored = work.pieces.iter().zip(errors).filter_map(|(piece, error)| match piece {
+            Piece::Factor(matrix) => Some(FactoredMatrix {
+                name: matrix.name.clone(),
+                rank: matrix.rank,
+                relative_error: error?,
+            }),
+            _ => None,
+        });
+        Ok(SurgeryReport { factored: factored.collect() })
     };
-    let tensors = [
-        encode(names.v, [rank, d_input], &factors.right)?,
-        encode(names.u, [d_output, rank], &factors.left)?,
-    ];
-    let matrix = FactoredMatrix { name, rank, relative_error: factors.relative_error };
-    Ok(Factored { matrix, tensors })
+    write().map_err(|error| error.about(output))
 }
 
-/// Writes the dense checkpoint of a factored one: `X.weight = U · V`, multiplied in f64 and
-/// stored in the factors' type, every other tensor byte for byte.
+/// Writes a plain dense model directory from a factored one: `X.weight = U · V`, multiplied in
+/// f64 and stored in the factors' type, every other tensor byte for byte. The plan stays behind.
+/// Memory is bounded as in [`compress_directory`].
 ///
 /// # Errors
 ///
 /// [`FilesError`], [`FilesError::NotFactored`] among them.
-pub fn merge_checkpoint<'data>(
-    checkpoint: &'data Checkpoint,
-    writer: &mut ShardWriter<'data>,
+pub fn merge_directory(
+    checkpoint: &Checkpoint,
+    output: &OutputDir,
+    settings: &WriteSettings,
     progress: &mut dyn Progress,
 ) -> Result<(), FilesError> {
-    let factored = checkpoint.names().filter_map(FactorNames::matrix_of_v).count();
-    if factored == 0 {
+    if !checkpoint.names().any(|tensor| FactorNames::matrix_of_v(tensor).is_some()) {
         return Err(FilesError::NotFactored { dir: checkpoint.dir().into() });
     }
-    progress.begin("merging", factored);
-    for tensor in checkpoint.names() {
-        if let Some(name) = FactorNames::matrix_of_v(tensor) {
-            progress.step(name)?;
-            merge(checkpoint, name, writer)?;
-        } else if !is_u_factor(checkpoint, tensor) {
-            checkpoint.check_finite(tensor)?;
-            let (meta, bytes) = checkpoint.raw(tensor)?;
-            writer.add(tensor, meta.dtype, &meta.shape, Cow::Borrowed(bytes))?;
-        }
-    }
-    Ok(())
-}
-
-fn merge(
-    checkpoint: &Checkpoint,
-    name: &str,
-    writer: &mut ShardWriter<'_>,
-) -> Result<(), FilesError> {
-    let names = FactorNames::of(name);
-    let dtype = checkpoint.raw(&names.v)?.0.dtype;
-    let (v, u) = (checkpoint.read_matrix(&names.v)?, checkpoint.read_matrix(&names.u)?);
-    let product =
-        u.product(&v).map_err(|source| FilesError::Linalg { name: name.into(), source })?;
-    let tensor = format!("{name}.weight");
-    let data = encode_floats(&tensor, product.data(), dtype)?;
-    writer.add(tensor, dtype, &[product.rows(), product.cols()], Cow::Owned(data))?;
-    Ok(())
+    let pieces = checkpoint
+        .names()
+        .filter(|tensor| !is_u_factor(checkpoint, tensor))
+        .map(|tensor| match FactorNames::matrix_of_v(tensor) {
+            Some(name) => Piece::merge(checkpoint, name),
+            None => Ok(Piece::Copy(tensor)),
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let work = Work { what: "merging", origin: "", checkpoint, pieces, settings };
+    let mut write = || -> Result<(), FilesError> {
+        carry_out(&work, output, progress)?;
+        Ok(copy_companions(checkpoint.dir(), output.path())?)
+    };
+    write().map_err(|error| error.about(output))
 }
 
 fn is_u_factor(checkpoint: &Checkpoint, tensor: &str) -> bool {
     tensor
         .strip_suffix(".U.weight")
         .is_some_and(|name| checkpoint.meta(&FactorNames::of(name).v).is_some())
-}
-
-/// Writes a compressed model directory: factored weights, configuration, tokenizer, plan.
-///
-/// `output` is left to the caller to commit, so more files can be added first.
-///
-/// # Errors
-///
-/// [`FilesError`]; the plan is checked before anything is written.
-pub fn compress_directory(
-    checkpoint: &Checkpoint,
-    plan: &RankPlan,
-    output: &OutputDir,
-    shard_bytes: u64,
-    progress: &mut dyn Progress,
-) -> Result<SurgeryReport, FilesError> {
-    check_plan(checkpoint, plan)?;
-    let mut write = || -> Result<SurgeryReport, FilesError> {
-        let mut writer = ShardWriter::new(output.path(), shard_bytes);
-        let report = factor_checkpoint(checkpoint, plan, &mut writer, progress)?;
-        writer.finish()?;
-        copy_companions(checkpoint.dir(), output.path())?;
-        write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
-        Ok(report)
-    };
-    write().map_err(|error| error.about(output))
-}
-
-/// Writes a plain dense model directory from a factored one; the plan stays behind.
-///
-/// # Errors
-///
-/// [`FilesError`].
-pub fn merge_directory(
-    checkpoint: &Checkpoint,
-    output: &OutputDir,
-    shard_bytes: u64,
-    progress: &mut dyn Progress,
-) -> Result<(), FilesError> {
-    let mut write = || -> Result<(), FilesError> {
-        let mut writer = ShardWriter::new(output.path(), shard_bytes);
-        merge_checkpoint(checkpoint, &mut writer, progress)?;
-        writer.finish()?;
-        Ok(copy_companions(checkpoint.dir(), output.path())?)
-    };
-    write().map_err(|error| error.about(output))
 }
 
 fn weight_of(matrix: &MatrixPlan) -> String {

@@ -4,9 +4,8 @@
 
 mod files;
 mod module;
+mod pieces;
+mod stream;
 
-pub use files::{
-    FilesError, check_plan, compress_directory, factor_checkpoint, merge_checkpoint,
-    merge_directory,
-};
+pub use files::{FilesError, WriteSettings, check_plan, compress_directory, merge_directory};
 pub use module::{FactoredMatrix, SurgeryError, SurgeryReport, apply_plan};

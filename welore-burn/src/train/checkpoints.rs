@@ -47,6 +47,23 @@ impl Position {
         best
     }
 
+    /// Whether a run of these settings has nothing left to do.
+    pub fn is_last(&self, settings: &TrainSettings) -> bool {
+        let all = self.step >= settings.steps && !self.owes_evaluation(settings);
+        all || self.is_out_of_patience(settings)
+    }
+
+    /// Whether an evaluation comes before the next step.
+    pub(super) fn owes_evaluation(&self, settings: &TrainSettings) -> bool {
+        let (step, every) = (self.step, settings.eval_every);
+        every > 0 && step > self.evaluated && step.is_multiple_of(every)
+    }
+
+    /// Whether there were too many evaluations without a better one.
+    pub(super) fn is_out_of_patience(&self, settings: &TrainSettings) -> bool {
+        settings.patience.is_some_and(|patience| self.stale >= patience)
+    }
+
     /// Checks that a run of these settings can be here.
     fn check(&self, settings: &TrainSettings) -> Result<(), String> {
         let Self { step, best, evaluated, stale, .. } = *self;
@@ -180,7 +197,10 @@ impl Checkpoints {
     /// # Errors
     ///
     /// [`TrainError::Broken`], [`TrainError::Foreign`], [`TrainError::Lost`].
-    pub fn last(&self, settings: &TrainSettings) -> Result<Option<(Position, PathBuf)>, TrainError> {
+    pub fn last(
+        &self,
+        settings: &TrainSettings,
+    ) -> Result<Option<(Position, PathBuf)>, TrainError> {
         let Some(saved) = self.saved(LAST)? else {
             return match self.pointer(LAST)?.is_none() && self.holds_steps() {
                 true => Err(TrainError::Lost { path: self.dir.join(LAST) }),
@@ -290,10 +310,8 @@ impl Checkpoints {
 
     /// Removes checkpoints that no pointer names. Failing to is no reason to stop a run.
     fn remove_others(&self) {
-        let named: Vec<String> = [LAST, BEST]
-            .iter()
-            .filter_map(|file| self.pointer(file).ok()??.directory)
-            .collect();
+        let named: Vec<String> =
+            [LAST, BEST].iter().filter_map(|file| self.pointer(file).ok()??.directory).collect();
         let Ok(entries) = fs::read_dir(&self.dir) else { return };
         for entry in entries.flatten() {
             let name = entry.file_name().to_string_lossy().into_owned();

@@ -61,7 +61,7 @@ pub enum TrainError {
         path: PathBuf,
     },
     /// Checkpoints are there, but not the file that names one of them.
-    #[error("{path}: the file is gone, but a run began here", path = path.display())]
+    #[error("{path}: no such file, although there are checkpoints", path = path.display())]
     Lost {
         /// The file.
         path: PathBuf,

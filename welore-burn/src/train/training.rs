@@ -228,13 +228,11 @@ impl<M: LanguageModel> Training<M> {
 
     /// Whether there is nothing left to do.
     pub fn is_done(&self) -> bool {
-        let all = self.position.step >= self.settings.steps && !self.owes_evaluation();
-        all || self.is_out_of_patience()
+        self.position.is_last(&self.settings)
     }
 
     fn owes_evaluation(&self) -> bool {
-        let (step, every) = (self.position.step, self.settings.eval_every);
-        every > 0 && step > self.position.evaluated && step.is_multiple_of(every)
+        self.position.owes_evaluation(&self.settings)
     }
 
     fn not_finite(&self, what: &'static str) -> TrainError {
@@ -244,7 +242,7 @@ impl<M: LanguageModel> Training<M> {
 
     /// Whether the run ended before its last step because it no longer got better.
     pub fn is_out_of_patience(&self) -> bool {
-        self.settings.patience.is_some_and(|patience| self.position.stale >= patience)
+        self.position.is_out_of_patience(&self.settings)
     }
 
     fn save(&mut self, best: bool) -> Result<(), TrainError> {

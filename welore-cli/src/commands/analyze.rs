@@ -5,7 +5,8 @@ use serde_json::json;
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
 use welore_burn::spectrum::Spectra;
 
-use super::{check_artifact, measure, open_model, write_artifact};
+use super::resources::measure_within;
+use super::{check_artifact, open_model, selection, write_artifact};
 use crate::args::AnalyzeArgs;
 use crate::format;
 
@@ -16,12 +17,19 @@ const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
 pub fn run(args: AnalyzeArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
     let checkpoint = open_model(&args.model)?;
-    let spectra = measure(&checkpoint, &args.selection)?;
+    let (spectra, known) =
+        measure_within(&checkpoint, &selection(&args.selection)?, &args.resources)?;
     if let Some(path) = &args.output {
         write_artifact(path, &spectra.to_json())?;
     }
     let plans = common_plans(&spectra);
-    if args.json { print_json(&spectra, &plans) } else { print_table(&spectra, &plans) }
+    if args.json {
+        print_json(&spectra, &plans)?;
+    } else {
+        print_table(&spectra, &plans)?;
+    }
+    known.tell("measured");
+    Ok(())
 }
 
 /// WeLore plans at the common targets that the model can meet: tiny ones may not.

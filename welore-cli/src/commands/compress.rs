@@ -5,15 +5,17 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES};
+use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
 use welore_burn::plan::{PlanOptions, RankPlan};
-use welore_burn::surgery::{SurgeryReport, compress_directory};
+use welore_burn::progress::Interrupted;
+use welore_burn::surgery::{FilesError, SurgeryReport, WriteSettings, compress_directory};
 
+use super::resources::{Known, budget, known_of, measure_within};
 use super::{
-    describe, in_file, measure, open_model, output_dir, plan_for, plan_options, read_artifact,
+    check_output, describe, in_file, open_model, plan_for, plan_options, read_artifact, selection,
     warn_about,
 };
-use crate::args::{CompressArgs, Policy, SelectionArgs, TargetArgs};
+use crate::args::{CompressArgs, Policy, ResourceArgs, SelectionArgs, TargetArgs};
 use crate::format;
 use crate::terminal::Bar;
 
@@ -34,18 +36,32 @@ pub fn run(args: CompressArgs) -> Result<()> {
         unreachable!("clap asks for one of --plan and --err")
     };
     let checkpoint = open_model(&args.model)?;
-    let output = output_dir(&args.output, args.force, &args.model)?;
-    let plan = plan_of(goal, &checkpoint, args.target.policy, &args.selection)?;
+    check_output(&args.output, &args.model)?;
+    let output = OutputDir::resumable(&args.output, args.force)?;
+    let (plan, measured) =
+        plan_within(goal, &checkpoint, args.target.policy, &args.selection, &args.resources)?;
     let mut bar = Bar::default();
-    let report = compress_directory(&checkpoint, &plan, &output, DEFAULT_SHARD_BYTES, &mut bar)?;
-    output.commit()?;
+    let settings =
+        WriteSettings { budget: budget(&args.resources), shard_bytes: args.shards.shard_size };
+    let written = compress_directory(&checkpoint, &plan, &output, &settings, &mut bar);
     bar.finish();
+    if let Err(FilesError::Checkpoint(CheckpointError::Interrupted(_))) = &written {
+        output.suspend();
+        eprintln!("what is done is kept; the same command goes on from there");
+        return Err(Interrupted.into());
+    }
+    let report = written?;
+    output.commit()?;
+    let factored = known_of(&bar, report.factored.len());
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
-        return print_json(&args, &plan, &report, seconds);
+        print_json(&args, &plan, &report, seconds)?;
+    } else {
+        say!("{}", describe(&plan));
+        say!("wrote {} in {seconds:.1} s", args.output.display());
     }
-    say!("{}", describe(&plan));
-    say!("wrote {} in {seconds:.1} s", args.output.display());
+    measured.tell("measured");
+    factored.tell("factored");
     Ok(())
 }
 
@@ -73,9 +89,23 @@ pub(super) fn plan_of(
     policy: Policy,
     selection: &SelectionArgs,
 ) -> Result<RankPlan> {
+    let resources = ResourceArgs::default();
+    Ok(plan_within(goal, checkpoint, policy, selection, &resources)?.0)
+}
+
+fn plan_within(
+    goal: Goal,
+    checkpoint: &Checkpoint,
+    policy: Policy,
+    selected: &SelectionArgs,
+    resources: &ResourceArgs,
+) -> Result<(RankPlan, Known)> {
     match goal {
-        Goal::Given(plan) => Ok(plan),
-        Goal::Target(options) => plan_for(&measure(checkpoint, selection)?, policy, &options),
+        Goal::Given(plan) => Ok((plan, Known::default())),
+        Goal::Target(options) => {
+            let (spectra, known) = measure_within(checkpoint, &selection(selected)?, resources)?;
+            Ok((plan_for(&spectra, policy, &options)?, known))
+        }
     }
 }
 

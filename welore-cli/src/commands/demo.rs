@@ -14,7 +14,7 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::DemoArgs;
 use crate::failure::WrongInput;
-use crate::terminal::interrupted;
+use crate::terminal::{interrupted, make_part};
 use crate::{demo_model, format};
 
 /// Effective rank reduction of the compressed models.
@@ -62,7 +62,7 @@ struct Demo {
 impl Demo {
     /// A demo whose files stay. Only an earlier demo is replaced.
     fn at(dir: &Path, force: bool) -> Result<Self> {
-        if dir.exists() && !dir.is_dir() {
+        if dir.symlink_metadata().is_ok() && !dir.is_dir() {
             let message = format!("{} is not a directory", dir.display());
             return Err(WrongInput { message, hint: None }.into());
         }
@@ -78,7 +78,7 @@ impl Demo {
             return Err(WrongInput { message, hint }.into());
         }
         if occupied {
-            std::fs::remove_dir_all(dir).with_context(|| dir.display().to_string())?;
+            clear(dir)?;
         }
         std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
         std::fs::write(dir.join(MARK), "made by `welore-cli demo`\n")
@@ -134,7 +134,7 @@ impl Demo {
         speeds.sort_by(f64::total_cmp);
         Ok(Tuning {
             trainable: result["trainable"].as_u64().context("train tells trainable")?,
-            tokens_per_second: speeds[speeds.len() / 2],
+            tokens_per_second: *speeds.get(speeds.len() / 2).context("train tells its speed")?,
             peak_memory: steps.iter().filter_map(|step| step["peak_memory"].as_u64()).max(),
         })
     }
@@ -143,12 +143,10 @@ impl Demo {
     fn welore(&self, line: &str) -> Result<Value> {
         eprintln!("$ welore-cli {line}");
         let program = std::env::current_exe().context("the program does not find itself")?;
-        let output = Command::new(program)
-            .args(line.split_whitespace())
-            .current_dir(&self.dir)
-            .stderr(Stdio::inherit())
-            .output()
-            .context("the program cannot be started again")?;
+        let mut command = Command::new(program);
+        command.args(line.split_whitespace()).current_dir(&self.dir).stderr(Stdio::inherit());
+        make_part(&mut command);
+        let output = command.output().context("the program cannot be started again")?;
         if interrupted() {
             return Err(Interrupted.into());
         }
@@ -161,6 +159,74 @@ impl Demo {
 
 /// Names a directory as one that a demo made.
 const MARK: &str = "welore-demo";
+
+const FILES: [&str; 6] =
+    [MARK, "tune.jsonl", "test.txt", "spectra.json", "uniform.json", "welore.json"];
+const MODELS: [&str; 3] = ["dense", "uniform", "welore"];
+const RUNS: [&str; 2] = ["lrc", "full"];
+const MODEL_FILES: [&str; 4] =
+    ["config.json", "tokenizer.json", "model.safetensors", "welore_plan.json"];
+const RUN_FILES: [&str; 5] = ["run.json", "tokens", "metrics.jsonl", "train.log", "lock"];
+
+/// Removes what an earlier demo made. If there is anything else, all of it stays.
+fn clear(dir: &Path) -> Result<()> {
+    let made = made_below(dir, dir)?;
+    for path in made.iter().filter(|path| !path.ends_with(MARK)) {
+        let is_dir = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+        let removed = if is_dir { std::fs::remove_dir(path) } else { std::fs::remove_file(path) };
+        removed.with_context(|| path.display().to_string())?;
+    }
+    Ok(())
+}
+
+/// Everything below a directory of a demo, contents before what holds them.
+fn made_below(dir: &Path, demo: &Path) -> Result<Vec<PathBuf>> {
+    let entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
+    let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
+    entries.sort_by_key(std::fs::DirEntry::file_name);
+    let mut made = Vec::new();
+    for entry in entries {
+        let (path, kind) = (entry.path(), entry.file_type()?);
+        let within = path.strip_prefix(demo).unwrap_or(&path);
+        let names: Vec<_> = within.iter().map(|name| name.to_string_lossy()).collect();
+        let names: Vec<&str> = names.iter().map(|name| &**name).collect();
+        if kind.is_symlink() || !is_made(&names, kind.is_dir()) {
+            let message = format!("{} was not made by a demo", path.display());
+            let hint = Some("move it away, or give another directory".into());
+            return Err(WrongInput { message, hint }.into());
+        }
+        if kind.is_dir() {
+            made.extend(made_below(&path, demo)?);
+        }
+        made.push(path);
+    }
+    Ok(made)
+}
+
+/// Whether a demo makes such a file or directory.
+fn is_made(names: &[&str], is_dir: bool) -> bool {
+    let is_partial = |name: &&str| {
+        name.starts_with(".welore-") || name.starts_with('.') && name.ends_with(".welore-partial")
+    };
+    match (names, is_dir) {
+        // What a demo was writing when it was killed.
+        _ if names.iter().any(is_partial) => true,
+        ([name], true) => MODELS.contains(name) || RUNS.contains(name),
+        ([name], false) => FILES.contains(name),
+        ([run, "model", file], false) if RUNS.contains(run) => MODEL_FILES.contains(file),
+        ([run, "checkpoints", file], false) if RUNS.contains(run) => {
+            ["last.json", "best.json"].contains(file)
+        }
+        ([run, "checkpoints", step], true) if RUNS.contains(run) => step.starts_with("step-"),
+        ([run, "checkpoints", step, file], false) if RUNS.contains(run) => {
+            step.starts_with("step-") && ["trainable.bpk", "optimizer.bpk"].contains(file)
+        }
+        ([run, name], true) if RUNS.contains(run) => ["model", "checkpoints"].contains(name),
+        ([run, file], false) if RUNS.contains(run) => RUN_FILES.contains(file),
+        ([model, file], false) if MODELS.contains(model) => MODEL_FILES.contains(file),
+        _ => false,
+    }
+}
 
 fn print(args: &DemoArgs, rows: &[Row]) -> Result<()> {
     if args.json {

@@ -61,7 +61,6 @@ fn print_json(found: &[(Backend, Vec<Option<Facts>>)]) -> Result<()> {
                         "name": facts.name,
                         "memory": facts.memory,
                         "dtypes": facts.dtypes.iter().map(|dtype| DtypeArg::name(*dtype)).collect::<Vec<_>>(),
-                        "software": facts.is_software,
                     }),
                     None => json!({ "index": index }),
                 })

@@ -2,10 +2,10 @@
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES};
-use welore_burn::surgery::merge_directory;
+use welore_burn::checkpoint::{Checkpoint, OutputDir};
+use welore_burn::surgery::{WriteSettings, merge_directory};
 
-use super::{open_model, output_dir};
+use super::{check_output, open_model};
 use crate::args::ExportArgs;
 use crate::format;
 use crate::terminal::Bar;
@@ -13,9 +13,12 @@ use crate::terminal::Bar;
 /// Runs the command.
 pub fn run(args: ExportArgs) -> Result<()> {
     let factored = open_model(&args.model)?;
-    let output = output_dir(&args.output, args.force, &args.model)?;
+    check_output(&args.output, &args.model)?;
+    let output = OutputDir::create(&args.output, args.force)?;
     let mut bar = Bar::default();
-    merge_directory(&factored, &output, DEFAULT_SHARD_BYTES, &mut bar)?;
+    let settings =
+        WriteSettings { shard_bytes: args.shards.shard_size, ..WriteSettings::default() };
+    merge_directory(&factored, &output, &settings, &mut bar)?;
     output.commit()?;
     bar.finish();
     let dense = Checkpoint::open(&args.output)?;

@@ -9,22 +9,22 @@ pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod plan;
+mod resources;
 mod task;
 pub mod train;
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
+use welore_burn::checkpoint::{Checkpoint, CheckpointError};
 use welore_burn::llama::open_llama;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Uniform, WeLore, make_plan};
-use welore_burn::spectrum::{PROJECTIONS, Selection, Spectra, measure_checkpoint};
+use welore_burn::spectrum::{PROJECTIONS, Selection, Spectra};
 
 use crate::args::{Policy, SelectionArgs, TargetArgs};
 use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::format;
-use crate::terminal::Bar;
 
 fn selection(args: &SelectionArgs) -> Result<Selection> {
     Ok(if args.include.is_empty() {
@@ -38,10 +38,6 @@ fn selection(args: &SelectionArgs) -> Result<Selection> {
 /// would be measured, or written, for nothing.
 fn open_model(dir: &Path) -> Result<Checkpoint> {
     Ok(open_llama(dir, &host())?.checkpoint)
-}
-
-fn measure(checkpoint: &Checkpoint, args: &SelectionArgs) -> Result<Spectra> {
-    Ok(measure_checkpoint(checkpoint, &selection(args)?, &mut Bar::default())?)
 }
 
 /// The plan options of the command line, checked before anything is measured.
@@ -93,9 +89,9 @@ fn read_artifact(path: &Path) -> Result<String> {
     }
 }
 
-/// Prepares an output directory, which may neither be the model nor hold it: it would be
-/// replaced while it is read.
-fn output_dir(output: &Path, force: bool, model: &Path) -> Result<OutputDir> {
+/// Checks that an output directory neither is the model nor holds it: it would be replaced
+/// while it is read.
+fn check_output(output: &Path, model: &Path) -> Result<()> {
     let holds = |output: &Path, model: &Path| -> Option<bool> {
         Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
     };
@@ -105,7 +101,7 @@ fn output_dir(output: &Path, force: bool, model: &Path) -> Result<OutputDir> {
         let hint = Some("give another output directory".into());
         return Err(WrongInput { message, hint }.into());
     }
-    Ok(OutputDir::create(output, force)?)
+    Ok(())
 }
 
 /// Checks that an artifact can be written where the user wants it, before it costs time.

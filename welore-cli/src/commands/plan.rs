@@ -4,8 +4,9 @@ use anyhow::Result;
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Spectra;
 
+use super::resources::{Known, measure_within};
 use super::{
-    check_artifact, describe, in_file, measure, open_model, plan_for, plan_options, read_artifact,
+    check_artifact, describe, in_file, open_model, plan_for, plan_options, read_artifact,
     selection, write_artifact,
 };
 use crate::args::PlanArgs;
@@ -16,7 +17,7 @@ use crate::format;
 pub fn run(args: PlanArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
     let options = plan_options(args.err, &args.target)?;
-    let spectra = read_spectra(&args)?;
+    let (spectra, known) = read_spectra(&args)?;
     let plan = plan_for(&spectra, args.target.policy, &options)?;
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
@@ -26,23 +27,25 @@ pub fn run(args: PlanArgs) -> Result<()> {
     } else {
         print_table(&plan)?;
     }
+    known.tell("measured");
     Ok(())
 }
 
-fn read_spectra(args: &PlanArgs) -> Result<Spectra> {
+fn read_spectra(args: &PlanArgs) -> Result<(Spectra, Known)> {
     if args.source.is_file() {
         let spectra = in_file(Spectra::from_json(&read_artifact(&args.source)?), &args.source)?;
         // A file that was measured with other patterns is taken as it is.
         if args.selection.include.is_empty() && args.selection.exclude.is_empty() {
-            return Ok(spectra);
+            return Ok((spectra, Known::default()));
         }
-        return Ok(spectra.select(&selection(&args.selection)?)?);
+        return Ok((spectra.select(&selection(&args.selection)?)?, Known::default()));
     }
     if !args.source.exists() {
         let message = format!("{}: no such model directory or spectra file", args.source.display());
         return Err(WrongInput { message, hint: None }.into());
     }
-    measure(&open_model(&args.source)?, &args.selection)
+    let checkpoint = open_model(&args.source)?;
+    measure_within(&checkpoint, &selection(&args.selection)?, &args.resources)
 }
 
 fn print_table(plan: &RankPlan) -> Result<()> {

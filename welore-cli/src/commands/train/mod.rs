@@ -18,21 +18,21 @@ use welore_burn::checkpoint::{
 };
 use welore_burn::data::{TaskExample, TokenRows};
 use welore_burn::eval::{PerplexityOptions, check_text, perplexity};
-use welore_burn::llama::{Llama, open_llama, read_plan};
+use welore_burn::llama::{Llama, LlamaConfig, open_llama, read_config, read_plan};
 use welore_burn::progress::Interrupted;
 use welore_burn::train::{
-    RunPlace, Score, TrainError, Trainable, Training, TrainingEvent, trainable_paths,
+    Checkpoints, RunPlace, Score, TrainError, Trainable, Training, TrainingEvent, trainable_paths,
 };
 
 use super::in_file;
 use super::task::Speaker;
-use crate::args::TrainArgs;
+use crate::args::{SettingsArgs, TrainArgs};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
-use crate::terminal::{Bar, Steps, interrupted};
+use crate::terminal::{Bar, Steps, interrupted, is_part};
 use crate::{format, memory};
 use place::Place;
-use run_file::RunFile;
+use run_file::{RUN_FILE, RunFile};
 
 /// Runs the command.
 pub fn run(args: TrainArgs) -> Result<()> {
@@ -43,12 +43,12 @@ pub fn run(args: TrainArgs) -> Result<()> {
             run.refuse_changes(&args)?;
             let _place = Place::of_run(dir)?;
             let compute = Compute::choose(&args.compute)?.with_dtype(run.dtype)?;
-            train(&args, Prepared::open(run, compute, dir, true)?, dir)
+            train(&args, Prepared::open(&args, run, compute, dir)?, dir)
         }
         (None, Some(dir)) => {
             let compute = Compute::choose(&args.compute)?;
             let new = start::start(&args, dir)?;
-            let prepared = Prepared::open(RunFile::read(dir)?, compute, dir, false)?;
+            let prepared = Prepared::open(&args, RunFile::read(dir)?, compute, dir)?;
             let _place = new.keep();
             train(&args, prepared, dir)
         }
@@ -74,8 +74,12 @@ enum Evaluation {
 }
 
 impl Prepared {
-    fn open(run: RunFile, compute: Compute, dir: &Path, resume: bool) -> Result<Self> {
+    fn open(args: &TrainArgs, run: RunFile, compute: Compute, dir: &Path) -> Result<Self> {
         run.check_base()?;
+        check_context(args, run.settings.seq_len, &read_config(run.base())?)?;
+        let identity = run.identity()?;
+        let last = Checkpoints::of_run(dir, &identity).last(&run.settings)?;
+        check_model(&dir.join("model"), last.is_some_and(|(at, _)| at.is_last(&run.settings)))?;
         let rows = source::rows(&run, dir)?;
         let evaluation = source::same_evaluation(&run)?;
         let device = compute.device.clone().autodiff();
@@ -84,20 +88,62 @@ impl Prepared {
         let is_master = |path: &str| masters.contains(path);
         let loaded = opened.load(compute.dtype, is_master, &mut Bar::default())?;
         let context = loaded.config.max_position_embeddings;
-        if run.settings.seq_len > context {
-            let message = format!("--seq-len: the model's context is {context} tokens");
-            return Err(WrongInput { message, hint: None }.into());
-        }
         if let (Evaluation::Text(tokens), Some(path)) = (&evaluation, &run.eval_text) {
             let options = perplexity_options(&run, &compute);
             in_file(check_text(&loaded.model, tokens, context, &options), path)?;
         }
-        let identity = run.identity()?;
-        let place = RunPlace { dir, origin: &identity, resume };
+        let place = RunPlace { dir, origin: &identity, resume: args.resume.is_some() };
         let training = Training::open(loaded.model, run.settings.clone(), place)?;
         in_file(training.check_rows(&rows), run.data.path())?;
+        training.check_position(&rows)?;
         Ok(Self { run, compute, rows, evaluation, context, training })
     }
+}
+
+/// Refuses rows that are longer than the model can see.
+fn check_context(args: &TrainArgs, seq_len: usize, config: &LlamaConfig) -> Result<()> {
+    let context = config.max_position_embeddings;
+    if seq_len <= context {
+        return Ok(());
+    }
+    let (what, hint) = match (&args.resume, args.start.settings.seq_len) {
+        (Some(dir), _) => {
+            let file = dir.join(RUN_FILE);
+            (format!("{}: --seq-len", file.display()), "a run cannot be changed".into())
+        }
+        (None, Some(_)) => ("--seq-len".into(), format!("give at most {context}")),
+        (None, None) => ("the default --seq-len".into(), format!("give --seq-len {context}")),
+    };
+    let message = format!("{what} {seq_len} is more than the model's context of {context} tokens");
+    Err(WrongInput { message, hint: Some(hint) }.into())
+}
+
+/// Refuses options of a way to train that is not the chosen one: they would do nothing.
+fn check_options(args: &SettingsArgs, chosen: Trainable) -> Result<()> {
+    let options = [
+        ("--lora-rank", args.lora_rank.is_some(), Trainable::Lora),
+        ("--lora-alpha", args.lora_alpha.is_some(), Trainable::Lora),
+        ("--galore-rank", args.galore_rank.is_some(), Trainable::Galore),
+        ("--galore-refresh", args.galore_refresh.is_some(), Trainable::Galore),
+        ("--galore-scale", args.galore_scale.is_some(), Trainable::Galore),
+    ];
+    let idle = options.into_iter().find(|(_, given, of)| *given && *of != chosen);
+    let Some((option, _, of)) = idle else { return Ok(()) };
+    let of = if of == Trainable::Lora { "lora" } else { "galore" };
+    let message = format!("{option}: for --trainable {of} only");
+    Err(WrongInput { message, hint: None }.into())
+}
+
+/// Refuses what is in the place of a run's model and is not that: nothing may be there before
+/// the run is `done`, and then a model, since it is put there whole.
+fn check_model(model: &Path, done: bool) -> Result<()> {
+    let Ok(found) = model.symlink_metadata() else { return Ok(()) };
+    if done && found.is_dir() && Checkpoint::open(model).is_ok() {
+        return Ok(());
+    }
+    let message = format!("{} is not what this run wrote", model.display());
+    let hint = Some("move it away; the run writes its model there when it is done".into());
+    Err(WrongInput { message, hint }.into())
 }
 
 fn perplexity_options(run: &RunFile, compute: &Compute) -> PerplexityOptions {
@@ -121,6 +167,7 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
     );
     eprintln!("{trained}");
     tracing::info!("{trained}, from step {}", training.position().step);
+    tell(args, &training, &run, dir)?;
     let finished = training.is_done() && dir.join("model").is_dir();
     let mut steps = Steps::new(run.settings.steps, training.position().step);
     let observe = |event: TrainingEvent| {
@@ -155,16 +202,39 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
         Ok(()) => {}
         Err(error) => tracing::warn!("{error}"),
     }
-    if let Err(TrainError::Interrupted(_)) = &outcome {
+    if let (Err(TrainError::Interrupted(_)), false) = (&outcome, is_part()) {
         eprintln!("saved; `welore-cli train --resume {}` goes on", dir.display());
     }
     outcome?;
     let model = dir.join("model");
     if !finished {
+        // Hours after it was looked at first.
+        check_model(&model, false)?;
         write_model(&training, &run, &model)?;
         tracing::info!("done at step {}", training.position().step);
     }
     report(args, &training, &model)
+}
+
+/// Tells what of a run its user may not expect.
+fn tell(args: &TrainArgs, training: &Training<Llama>, run: &RunFile, dir: &Path) -> Result<()> {
+    let (step, missing) = (training.position().step, training.missing_metrics());
+    match step {
+        _ if args.resume.is_none() => {}
+        0 => eprintln!("no checkpoint yet: from the start"),
+        _ => eprintln!("going on from step {step}"),
+    }
+    if missing > 0 {
+        let file = dir.join("metrics.jsonl");
+        eprintln!("warning: {} lacks {missing} of {step} steps", file.display());
+    }
+    if run.settings.trainable == Trainable::Lora && read_plan(run.base())?.is_some() {
+        eprintln!(
+            "note: adapters on a compressed model multiply its factors out, so the model written \
+             is dense"
+        );
+    }
+    Ok(())
 }
 
 /// Writes the resulting model, in the type of the one that training started from: the best
@@ -173,7 +243,7 @@ fn write_model(training: &Training<Llama>, run: &RunFile, target: &Path) -> Resu
     let base = Checkpoint::open(run.base())?;
     let first = base.names().next().and_then(|name| base.meta(name));
     let dtype = first.context("the base has tensors")?.dtype;
-    let output = OutputDir::create(target, true)?;
+    let output = OutputDir::create(target, false)?;
     let mut writer = ShardWriter::new(output.path(), DEFAULT_SHARD_BYTES);
     let model = training.best_model()?.valid();
     // The sum of a weight and an adapter is dense, and both are of one type.

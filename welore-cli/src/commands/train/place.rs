@@ -1,6 +1,7 @@
 //! The directory of a run: made, locked, and cleaned up if the run never begins.
 
-use std::fs::{self, File, TryLockError};
+use std::ffi::OsStr;
+use std::fs::{self, DirEntry, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -10,6 +11,9 @@ use super::run_file::RUN_FILE;
 use crate::failure::WrongInput;
 
 const LOCK: &str = "lock";
+
+/// What a run has in its directory when it begins.
+const MADE: [&str; 6] = [LOCK, RUN_FILE, "base", "tokens", "checkpoints", "metrics.jsonl"];
 
 /// A run directory that this process alone works in, as long as the value lives. The system
 /// lets go of the lock when a process dies, however it dies.
@@ -22,12 +26,8 @@ impl Place {
     /// The directory of a run to go on with.
     pub fn of_run(dir: &Path) -> Result<Self> {
         let place = Self::lock(dir, &dir.join(LOCK))?;
-        // What a killed process left of a model it was writing.
-        for entry in fs::read_dir(dir).map_err(io(dir))?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(".welore-") {
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
+        sweep(dir);
+        sweep(&dir.join("checkpoints"));
         Ok(place)
     }
 
@@ -50,20 +50,15 @@ pub struct NewPlace {
     dir: PathBuf,
     /// Directories that were not there, outermost first.
     made: Vec<PathBuf>,
+    /// Not there if another process has the directory.
     place: Option<Place>,
 }
 
 impl NewPlace {
-    /// Makes the directory of a new run, which must be new or empty.
+    /// Makes the directory of a new run, which must be new or empty but for what a killed start
+    /// left.
     pub fn create(dir: &Path) -> Result<Self> {
-        if fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some()) {
-            let message = format!("{} exists and is not empty", dir.display());
-            let hint = match dir.join(RUN_FILE).exists() {
-                true => format!("`welore-cli train --resume {}` goes on with a run", dir.display()),
-                false => "give another directory, or remove what an unfinished start left".into(),
-            };
-            return Err(WrongInput { message, hint: Some(hint) }.into());
-        }
+        check_free(dir)?;
         let new = |dir: &&Path| !dir.as_os_str().is_empty() && dir.symlink_metadata().is_err();
         let mut made: Vec<PathBuf> =
             dir.ancestors().take_while(new).map(Path::to_path_buf).collect();
@@ -71,14 +66,18 @@ impl NewPlace {
         let mut new = Self { dir: dir.to_path_buf(), made, place: None };
         fs::create_dir_all(dir).map_err(io(dir))?;
         // Of two starts at the same time one gets no further.
-        new.place = Some(Place::lock(dir, &dir.join(LOCK))?);
+        let place = Place::lock(dir, &dir.join(LOCK))?;
+        // The other one may be done by now.
+        check_free(dir)?;
+        sweep(dir);
+        new.place = Some(place);
         Ok(new)
     }
 
     /// The run has begun; its directory stays.
     pub fn keep(mut self) -> Place {
         self.made.clear();
-        self.place.take().expect("locked when it was made")
+        self.place.take().expect("`create` returns none without a place")
     }
 }
 
@@ -87,19 +86,64 @@ impl Drop for NewPlace {
         if self.place.take().is_none() {
             return;
         }
-        // It was new or empty: all in it was made here. A failure to tidy up must not hide the
-        // error that led here.
-        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            let path = entry.path();
-            let _ = match path.is_dir() {
-                true => fs::remove_dir_all(path),
-                false => fs::remove_file(path),
-            };
+        // It was as good as empty: these were made here.
+        for name in MADE {
+            remove(&self.dir.join(name));
         }
+        sweep(&self.dir);
         for dir in self.made.iter().rev() {
             let _ = fs::remove_dir(dir);
         }
     }
+}
+
+/// Refuses a place where anything is but what a killed start left.
+fn check_free(dir: &Path) -> Result<()> {
+    let refuse = |message: String, hint: String| -> Result<()> {
+        Err(WrongInput { message, hint: Some(hint) }.into())
+    };
+    if dir.symlink_metadata().is_ok() && !dir.is_dir() {
+        let message = format!("{} is not a directory", dir.display());
+        return refuse(message, "give another directory".into());
+    }
+    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    if entries.all(|entry| is_temporary(&entry.file_name()) || is_lock(&entry)) {
+        return Ok(());
+    }
+    let hint = match dir.join(RUN_FILE).exists() {
+        true => format!("`welore-cli train --resume {}` goes on with a run", dir.display()),
+        false => "give another directory, or remove what an unfinished start left".into(),
+    };
+    refuse(format!("{} exists and is not empty", dir.display()), hint)
+}
+
+/// Whether an entry is the lock of a run, which is always empty.
+fn is_lock(entry: &DirEntry) -> bool {
+    let empty = || entry.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
+    entry.file_name() == LOCK && empty()
+}
+
+/// Whether a name is of something that was being written.
+fn is_temporary(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with(".welore-")
+}
+
+/// Removes what killed processes left of what they were writing.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        if is_temporary(&entry.file_name()) {
+            remove(&entry.path());
+        }
+    }
+}
+
+/// Removes a file, or a directory and all in it. A failure to tidy up must not hide the error
+/// that led here.
+fn remove(path: &Path) {
+    let _ = match path.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    };
 }
 
 fn io(path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {

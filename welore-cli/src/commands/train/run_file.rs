@@ -9,6 +9,7 @@ use welore_burn::checkpoint::{CheckpointError, write_file};
 use welore_burn::data::TaskKind;
 use welore_burn::train::{TrainError, TrainSettings};
 
+use super::check_options;
 use crate::args::{DtypeArg, TrainArgs};
 use crate::commands::{in_file, read_artifact};
 use crate::failure::WrongInput;
@@ -101,6 +102,11 @@ impl RunFile {
     /// Reads the file of a run.
     pub fn read(dir: &Path) -> Result<Self> {
         let path = dir.join(RUN_FILE);
+        if !path.exists() {
+            let message = format!("{} is not a run: it has no run.json", dir.display());
+            let hint = Some("`welore-cli train MODEL --text FILE -o RUN` starts one".into());
+            return Err(WrongInput { message, hint }.into());
+        }
         let text = read_artifact(&path)?;
         let mut run: Self = serde_json::from_str(&text).map_err(|error| WrongInput {
             message: format!("{}: not the file of a run: {error}", path.display()),
@@ -125,6 +131,7 @@ impl RunFile {
     /// Checks every setting, alone and with the others.
     pub fn check(&self) -> Result<(), TrainError> {
         self.settings.check()?;
+        check_warmup(&self.settings)?;
         let refuse =
             |option, reason: &str| Err(TrainError::Setting { option, reason: reason.into() });
         let is_task = matches!(self.data, Source::Task { .. });
@@ -166,6 +173,7 @@ impl RunFile {
 
     /// Refuses options that are not those of the run: it would be another run.
     pub fn refuse_changes(&self, TrainArgs { start: args, compute, .. }: &TrainArgs) -> Result<()> {
+        check_options(&args.settings, self.settings.trainable)?;
         let given = args.settings.over(self.settings.clone());
         let (ours, theirs) = (serde_json::to_value(&self.settings)?, serde_json::to_value(&given)?);
         let mut changes = Vec::new();
@@ -176,9 +184,7 @@ impl RunFile {
         if compute.dtype.is_some_and(|dtype| dtype != self.dtype) {
             changes.push(format!("--dtype (the run has {})", self.dtype.name()));
         }
-        if args.chooses_ranks() {
-            changes.push("--policy and its like".into());
-        }
+        changes.extend(args.rank_options().into_iter().map(String::from));
         if changes.is_empty() {
             return Ok(());
         }
@@ -189,6 +195,16 @@ impl RunFile {
         let hint = Some("leave it out, or start a new run from RUN/model".into());
         Err(WrongInput { message, hint }.into())
     }
+}
+
+/// Refuses a warm-up that would not end within the run.
+pub fn check_warmup(settings: &TrainSettings) -> Result<(), TrainError> {
+    let TrainSettings { warmup, steps, .. } = settings;
+    if warmup <= steps {
+        return Ok(());
+    }
+    let reason = format!("{warmup} steps of warm-up are more than the {steps} of the run");
+    Err(TrainError::Setting { option: "--warmup", reason })
 }
 
 /// Options by which two settings differ, with the run's own value.

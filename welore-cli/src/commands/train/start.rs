@@ -9,12 +9,12 @@ use welore_burn::checkpoint::{
 };
 use welore_burn::data::{Task, TextTokenizer, read_documents};
 use welore_burn::llama::{LlamaConfig, read_config};
-use welore_burn::surgery::compress_directory;
+use welore_burn::surgery::{WriteSettings, compress_directory};
 use welore_burn::train::{TrainSettings, Trainable};
 
 use super::place::NewPlace;
-use super::run_file::{Origin, RunFile, Source};
-use super::source;
+use super::run_file::{Origin, RunFile, Source, check_warmup};
+use super::{check_context, check_options, source};
 use crate::args::{DtypeArg, TrainArgs, TrainStartArgs};
 use crate::commands::compress::{Goal, goal, plan_of};
 use crate::commands::{open_model, read_artifact};
@@ -25,6 +25,10 @@ use crate::terminal::Bar;
 /// Puts into a new run directory all that training needs to begin.
 pub fn start(args: &TrainArgs, dir: &Path) -> Result<NewPlace> {
     let request = Request::check(&args.start, args.compute.dtype.unwrap_or_default())?;
+    if !args.start.from_scratch {
+        // Compressing comes first and may take long.
+        check_context(args, request.settings.seq_len, &read_config(&request.model)?)?;
+    }
     let place = NewPlace::create(dir)?;
     prepare(&args.start, request, dir)?;
     Ok(place)
@@ -48,8 +52,13 @@ impl Request {
         if args.epochs.is_some_and(|epochs| !(epochs > 0.0 && epochs <= 1e6)) {
             return refuse("--epochs: must be a number above 0, and at most 1000000");
         }
-        if args.err.is_none() && args.chooses_ranks() {
-            return refuse("--policy, --min-ratio and their like are for --err only");
+        check_options(&args.settings, settings.trainable)?;
+        if args.epochs.is_none() {
+            check_warmup(&settings)?;
+        }
+        let ranks = args.rank_options();
+        if args.err.is_none() && !ranks.is_empty() {
+            return refuse(&format!("{}: for --err only", ranks.join(", ")));
         }
         let goal = goal(args.plan.as_deref(), args.err, &args.target)?;
         match &data {
@@ -110,7 +119,8 @@ fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
                 let output = OutputDir::create(dir.join("base"), false)?;
                 let plan = plan_of(goal, &checkpoint, args.target.policy, &args.selection)?;
                 let mut bar = Bar::default();
-                compress_directory(&checkpoint, &plan, &output, DEFAULT_SHARD_BYTES, &mut bar)?;
+                let settings = WriteSettings::default();
+                compress_directory(&checkpoint, &plan, &output, &settings, &mut bar)?;
                 output.commit()?;
                 absolute(&dir.join("base"))?
             }

@@ -1,0 +1,125 @@
+//! Where it is computed: what is listed, what is refused, and that it makes no difference.
+
+use serde_json::Value;
+
+use crate::support::{Outcome, Sandbox};
+
+fn backends(sandbox: &Sandbox) -> Vec<Value> {
+    sandbox.json("devices --json")["backends"].as_array().unwrap().clone()
+}
+
+#[test]
+fn devices_lists_every_backend_and_what_it_can() {
+    let sandbox = Sandbox::new();
+    let listed = backends(&sandbox);
+    assert_eq!(listed.len(), 6);
+    let flex = listed.iter().find(|backend| backend["backend"] == "flex").unwrap();
+    assert_eq!(flex["compiled"], true);
+    let device = &flex["devices"][0];
+    assert!(device["name"].as_str().unwrap().contains("cores"));
+    assert!(device["dtypes"].as_array().unwrap().contains(&"f32".into()));
+    let table = sandbox.gives("devices").stdout;
+    for backend in &listed {
+        assert!(table.contains(backend["backend"].as_str().unwrap()), "{table}");
+    }
+}
+
+#[test]
+fn what_is_not_there_is_refused_with_the_way_out() {
+    let sandbox = Sandbox::new();
+    for backend in backends(&sandbox) {
+        let name = backend["backend"].as_str().unwrap();
+        let line = format!("eval model --text story.txt --backend {name}");
+        let devices = backend["devices"].as_array().unwrap();
+        if backend["compiled"] == false {
+            sandbox.refuses(&line, &format!("built without the {name} backend"));
+            assert!(sandbox.run(&line).stderr.contains(&format!("--features {name}")));
+        } else if devices.is_empty() {
+            // CUDA without a driver, say.
+            sandbox.refuses(&line, "finds no device");
+        } else {
+            sandbox.refuses(&format!("{line} --device 99"), "--device 99");
+            let can = devices[0]["dtypes"].as_array().unwrap();
+            for dtype in ["bf16", "f16"].into_iter().filter(|dtype| !can.contains(&(*dtype).into()))
+            {
+                sandbox.refuses(&format!("{line} --dtype {dtype}"), dtype);
+            }
+        }
+    }
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_machine_without_a_driver_is_told_so() {
+    let sandbox = Sandbox::new();
+    let compiled = |name: &str| {
+        let backends = backends(&sandbox);
+        backends.iter().any(|backend| backend["backend"] == name && backend["compiled"] == true)
+    };
+    for backend in ["wgpu", "vulkan"].into_iter().filter(|name| compiled(name)) {
+        let mut command =
+            sandbox.command(&format!("generate model --prompt a --backend {backend}"));
+        // The Vulkan loader and EGL find no driver.
+        command
+            .env("VK_DRIVER_FILES", "/nowhere")
+            .env("__EGL_VENDOR_LIBRARY_FILENAMES", "/nowhere");
+        let message = Outcome::of(&mut command).complaint(2);
+        assert!(message.contains("finds no device"), "{message}");
+    }
+}
+
+#[test]
+fn every_device_gives_the_same_results() {
+    let sandbox = Sandbox::new();
+    let eval = |more: &str| {
+        let line = format!("eval model --text story.txt --seq-len 64 --blocks 2 --json {more}");
+        sandbox.json(&line)["perplexity"].as_f64().unwrap()
+    };
+    let generate = |more: &str| {
+        let line = format!("generate model --prompt once --max-new-tokens 5 --json {more}");
+        sandbox.json(&line)["ids"].clone()
+    };
+    let train = |more: &str, run: &str| {
+        sandbox.gives(&format!(
+            "train model --err 0.7 --text story.txt -o {run} --seq-len 32 --batch-size 2 --steps 3 \
+             --warmup 0 {more}"
+        ));
+        let lines = String::from_utf8(sandbox.read(&format!("{run}/metrics.jsonl"))).unwrap();
+        let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+        last["loss"].as_f64().unwrap()
+    };
+    let reference = ("--backend flex", eval("--backend flex"));
+    let (text, loss) = (generate(reference.0), train(reference.0, "flex-f32"));
+    for backend in backends(&sandbox) {
+        let name = backend["backend"].as_str().unwrap();
+        let Some(device) = backend["devices"].as_array().unwrap().first() else { continue };
+        for dtype in device["dtypes"].as_array().unwrap() {
+            let dtype = dtype.as_str().unwrap();
+            let more = format!("--backend {name} --dtype {dtype}");
+            // Some twenty roundings in a row.
+            let tolerance = if dtype == "f32" { 1e-3 } else { 0.08 };
+            let near = |got: f64, want: f64| {
+                assert!((got / want - 1.0).abs() < tolerance, "{more}: {got} for {want}");
+            };
+            near(eval(&more), reference.1);
+            if more == reference.0 {
+                continue;
+            }
+            near(train(&more, &format!("{name}-{dtype}")), loss);
+            if dtype == "f32" {
+                assert_eq!(generate(&more), text, "{more}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_run_goes_on_on_another_device_but_not_in_another_type() {
+    let sandbox = Sandbox::new();
+    let line = "train model --err 0.7 --text story.txt -o run --seq-len 32 --batch-size 2 --steps 2 \
+                --backend flex --dtype bf16";
+    sandbox.gives(line);
+    sandbox.refuses("train --resume run --dtype f32", "--dtype (the run has bf16)");
+    sandbox.gives("train --resume run --dtype bf16");
+    sandbox.gives("train --resume run");
+}

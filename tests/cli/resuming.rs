@@ -1,0 +1,178 @@
+//! Runs that go on: from what, and what of a run's directory is looked at first.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::Sandbox;
+use crate::training::SHORT;
+
+const RESUME: &str = "train --resume run";
+
+/// A sandbox with a finished run.
+fn finished() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.gives(SHORT);
+    sandbox
+}
+
+#[test]
+fn resumed_run_says_where_it_goes_on() {
+    let sandbox = finished();
+    let model = sandbox.read("run/model/model.safetensors");
+    let says = |text: &str| {
+        let stderr = sandbox.gives(RESUME).stderr;
+        assert!(stderr.contains(text), "{stderr}");
+    };
+    says("going on from step 8");
+    fs::remove_dir_all(sandbox.path("run/checkpoints")).unwrap();
+    fs::remove_dir_all(sandbox.path("run/model")).unwrap();
+    says("no checkpoint yet: from the start");
+    assert!(model == sandbox.read("run/model/model.safetensors"));
+}
+
+#[test]
+fn checkpoints_that_nothing_names_are_not_trained_over() {
+    let sandbox = finished();
+    let pointer = sandbox.read("run/checkpoints/last.json");
+    sandbox.remove("run/checkpoints/last.json");
+    sandbox.refuses(RESUME, "last.json: no such file, although there are checkpoints");
+    sandbox.write("run/checkpoints/last.json", pointer);
+    sandbox.gives(RESUME);
+}
+
+#[test]
+fn best_checkpoint_is_missed_before_the_end() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(&format!("{SHORT} --eval-text story.txt --eval-every 4 --eval-blocks 4"));
+    sandbox.gives(RESUME);
+    sandbox.remove("run/checkpoints/best.json");
+    sandbox.refuses(RESUME, "best.json: no such file");
+}
+
+#[test]
+fn files_of_a_checkpoint_must_be_those_that_were_saved() {
+    let sandbox = finished();
+    sandbox.gives(&SHORT.replace("-o run", "-o other").replace("--warmup 2", "--warmup 3"));
+    for file in ["trainable.bpk", "optimizer.bpk"] {
+        let path = format!("run/checkpoints/step-8/{file}");
+        let saved = sandbox.read(&path);
+        let mut flipped = saved.clone();
+        *flipped.last_mut().unwrap() ^= 1;
+        let others = sandbox.read(&format!("other/checkpoints/step-8/{file}"));
+        for wrong in [flipped, others] {
+            sandbox.write(&path, wrong);
+            sandbox.refuses(RESUME, &format!("{file}: not the file that was saved"));
+        }
+        sandbox.remove(&path);
+        sandbox.refuses(RESUME, file);
+        sandbox.write(&path, saved);
+    }
+    sandbox.gives(RESUME);
+}
+
+#[test]
+fn position_must_be_one_that_the_run_can_be_at() {
+    let sandbox = finished();
+    let pointer = sandbox.read("run/checkpoints/last.json");
+    let edits: [(fn(&mut Value), &str); 6] = [
+        (|pointer| pointer["position"]["step"] = 6.into(), "at step 6 and names `step-8`"),
+        (|pointer| pointer["directory"] = "step-6".into(), "at step 8 and names `step-6`"),
+        (|pointer| pointer["directory"] = "../../model".into(), "is not a checkpoint"),
+        (|pointer| pointer["position"]["tokens"] = 1.into(), "1 tokens do not fit 8 steps"),
+        (|pointer| pointer["position"]["evaluated"] = 4.into(), "evaluations"),
+        (
+            |pointer| {
+                pointer["position"]["step"] = 99.into();
+                pointer["directory"] = "step-99".into();
+            },
+            "step 99 of a run of 8",
+        ),
+    ];
+    for (edit, named) in edits {
+        sandbox.edit_json("run/checkpoints/last.json", edit);
+        let message = sandbox.refuses(RESUME, named);
+        assert!(message.contains("last.json"), "{message}");
+        sandbox.write("run/checkpoints/last.json", &pointer);
+    }
+    sandbox.gives(RESUME);
+}
+
+#[test]
+fn lost_metrics_are_told_and_not_needed() {
+    let sandbox = finished();
+    let metrics = String::from_utf8(sandbox.read("run/metrics.jsonl")).unwrap();
+    let kept: String = metrics.split_inclusive('\n').skip(5).collect();
+    sandbox.write("run/metrics.jsonl", kept);
+    let stderr = sandbox.gives(RESUME).stderr;
+    assert!(stderr.contains("metrics.jsonl lacks 5 of 8 steps"), "{stderr}");
+    sandbox.remove("run/metrics.jsonl");
+    let stderr = sandbox.gives(RESUME).stderr;
+    assert!(stderr.contains("metrics.jsonl lacks 8 of 8 steps"), "{stderr}");
+}
+
+#[test]
+fn whatever_is_in_the_place_of_the_model_is_kept() {
+    let sandbox = finished();
+    // A model, but of a run that is not done.
+    fs::rename(sandbox.path("run/checkpoints"), sandbox.path("checkpoints")).unwrap();
+    sandbox.refuses(RESUME, "run/model is not what this run wrote");
+    fs::rename(sandbox.path("checkpoints"), sandbox.path("run/checkpoints")).unwrap();
+    // No model, of a run that is done.
+    fs::rename(sandbox.path("run/model"), sandbox.path("moved")).unwrap();
+    fs::create_dir(sandbox.path("run/model")).unwrap();
+    sandbox.write("run/model/note.txt", "mine");
+    sandbox.refuses(RESUME, "run/model is not what this run wrote");
+    sandbox.remove("run/model/note.txt");
+    fs::remove_dir(sandbox.path("run/model")).unwrap();
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("../moved", sandbox.path("run/model")).unwrap();
+        sandbox.refuses(RESUME, "run/model is not what this run wrote");
+        sandbox.remove("run/model");
+    }
+    sandbox.gives(RESUME);
+    assert!(sandbox.read("run/model/model.safetensors") == sandbox.read("moved/model.safetensors"));
+}
+
+#[test]
+fn start_that_was_killed_can_be_made_again() {
+    let sandbox = Sandbox::new();
+    fs::create_dir_all(sandbox.path("run/.welore-1.partial")).unwrap();
+    sandbox.write("run/.welore-1.partial/config.json", "half");
+    sandbox.write("run/.welore-2", "half");
+    sandbox.write("run/lock", "");
+    sandbox.refuses(RESUME, "run is not a run: it has no run.json");
+    sandbox.write("run/note.txt", "mine");
+    sandbox.refuses(SHORT, "run exists and is not empty");
+    sandbox.remove("run/note.txt");
+    sandbox.gives(SHORT);
+
+    // What a kill in the middle of a checkpoint leaves goes too.
+    fs::create_dir(sandbox.path("run/checkpoints/.welore-3")).unwrap();
+    sandbox.write("run/checkpoints/.welore-4", "half");
+    sandbox.gives(RESUME);
+    let left = sandbox.contents().into_keys();
+    let left: Vec<_> = left.filter(|path| path.to_string_lossy().contains("/.welore-")).collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn settings_of_a_run_are_refused_where_they_are() {
+    let sandbox = finished();
+    sandbox.refuses(&format!("{RESUME} --lora-rank 8"), "--lora-rank: for --trainable lora only");
+    sandbox.refuses(&format!("{RESUME} --never-grow"), "--never-grow: not what the run began with");
+    sandbox.edit_json("run/run.json", |run| run["settings"]["seq_len"] = 600.into());
+    sandbox.refuses(RESUME, "run.json: --seq-len 600 is more than");
+}
+
+#[cfg(unix)]
+#[test]
+fn link_to_nowhere_is_no_place_for_a_run() {
+    let sandbox = Sandbox::new();
+    std::os::unix::fs::symlink("nowhere", sandbox.path("link")).unwrap();
+    for line in [SHORT.replace("-o run", "-o link"), "demo -o link".into()] {
+        let message = sandbox.run(&line).complaint(2);
+        assert!(message.contains("link is not a directory"), "{message}");
+    }
+}

@@ -1,0 +1,218 @@
+//! Every backend and every type that it computes in agrees with flex in f32.
+//!
+//! `BURN_DEVICE` chooses the backend. On flex itself the half-precision types are compared.
+
+use std::num::NonZeroUsize;
+
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use welore_burn::checkpoint::{Checkpoint, OutputDir};
+use welore_burn::data::{TextTokenizer, TokenRow, TokenRows, read_text};
+use welore_burn::eval::{PerplexityOptions, perplexity};
+use welore_burn::llama::{GenerateOptions, Llama, Sampler, generate, load_llama, open_llama};
+use welore_burn::plan::{PlanOptions, WeLore, make_plan};
+use welore_burn::spectrum::{MeasureSettings, Selection, measure_checkpoint};
+use welore_burn::surgery::{WriteSettings, compress_directory};
+use welore_burn::train::{
+    Batch, Execution, Memory, RunPlace, TrainSettings, Trainable, Training, TrainingEvent,
+    loss_and_gradients, select_trainable, trainable_paths,
+};
+
+use crate::{device, fixture};
+
+/// The unit of rounding of a type.
+fn unit(dtype: FloatDType) -> f64 {
+    match dtype {
+        FloatDType::BF16 => 2f64.powi(-8),
+        FloatDType::F16 => 2f64.powi(-11),
+        _ => 2f64.powi(-24),
+    }
+}
+
+/// What a number that many operations lead to may be off by, relative to its scale. The model
+/// rounds some twenty times in a row; f32 backends differ in their exponentials as well.
+fn tolerance(dtype: FloatDType) -> f64 {
+    (20.0 * unit(dtype)).max(1e-3)
+}
+
+fn dtypes() -> Vec<FloatDType> {
+    let all = [FloatDType::F32, FloatDType::BF16, FloatDType::F16];
+    all.into_iter().filter(|dtype| device().supports_dtype(*dtype)).collect()
+}
+
+/// tiny-llama, compressed.
+fn compressed() -> tempfile::TempDir {
+    let scratch = tempfile::tempdir().unwrap();
+    let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
+    let (selection, settings) = (Selection::projections(), MeasureSettings::default());
+    let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ()).unwrap();
+    let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.6)).unwrap();
+    let output = OutputDir::create(scratch.path().join("model"), false).unwrap();
+    compress_directory(&checkpoint, &plan, &output, &WriteSettings::default(), &mut ()).unwrap();
+    output.commit().unwrap();
+    scratch
+}
+
+fn story() -> Vec<u32> {
+    let tokenizer = TextTokenizer::open(fixture("tiny-llama")).unwrap();
+    tokenizer.encode(&read_text(fixture("story.txt")).unwrap()).unwrap()
+}
+
+/// The largest difference, relative to the largest value.
+fn gap(got: &[f64], expected: &[f64]) -> f64 {
+    assert_eq!(got.len(), expected.len());
+    let scale = expected.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+    let gap = got.iter().zip(expected).map(|(a, b)| (a - b).abs());
+    gap.fold(0.0f64, |most, x| if x.is_nan() { f64::INFINITY } else { most.max(x) }) / scale
+}
+
+fn logits(dir: &std::path::Path, device: &Device, dtype: FloatDType) -> Vec<f64> {
+    let model = load_llama(dir, device, dtype, &mut ()).unwrap().model;
+    // Long enough for attention in parts.
+    let ids: Vec<i32> = story().iter().cycle().take(300).map(|id| *id as i32).collect();
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 300]), device);
+    model.forward(tokens).into_data().iter::<f64>().collect()
+}
+
+#[test]
+fn logits_agree_dense_and_factored() {
+    let factored = compressed();
+    for dir in [fixture("tiny-llama"), factored.path().join("model")] {
+        let expected = logits(&dir, &Device::flex(), FloatDType::F32);
+        for dtype in dtypes() {
+            let gap = gap(&logits(&dir, &device(), dtype), &expected);
+            assert!(gap < tolerance(dtype), "{dtype:?}: {gap}");
+        }
+    }
+}
+
+#[test]
+fn perplexity_and_generation_agree() {
+    let factored = compressed();
+    let dir = factored.path().join("model");
+    let measure = |device: &Device, dtype| {
+        let loaded = load_llama(&dir, device, dtype, &mut ()).unwrap();
+        let options =
+            PerplexityOptions { seq_len: 64, blocks: Some(3), at_once: NonZeroUsize::MIN };
+        let context = loaded.config.max_position_embeddings;
+        let tokens = story();
+        let perplexity =
+            perplexity(&loaded.model, &tokens, context, &options, device, &mut ()).unwrap();
+        let mut sampler = Sampler::greedy();
+        let options = GenerateOptions { max_new_tokens: 8, max_context: context, stop: Vec::new() };
+        let go_on = |_| std::ops::ControlFlow::Continue(());
+        let text =
+            generate(&loaded.model, &tokens[..9], &mut sampler, &options, device, go_on).unwrap();
+        (perplexity.nll / perplexity.tokens as f64, text)
+    };
+    let (nll, text) = measure(&Device::flex(), FloatDType::F32);
+    for dtype in dtypes() {
+        let (got, same) = measure(&device(), dtype);
+        assert!((got / nll - 1.0).abs() < tolerance(dtype), "{dtype:?}: {got} for {nll}");
+        if dtype == FloatDType::F32 {
+            assert_eq!(same, text);
+        }
+    }
+}
+
+/// The model of a directory with masters of what trains.
+fn trainable(
+    dir: &std::path::Path,
+    device: &Device,
+    dtype: FloatDType,
+    trainable: Trainable,
+) -> Llama {
+    let opened = open_llama(dir, &device.clone().autodiff()).unwrap();
+    let masters = trainable_paths(opened.skeleton(), trainable);
+    opened.load(dtype, |path| masters.contains(path), &mut ()).unwrap().model
+}
+
+fn gradients(dir: &std::path::Path, device: &Device, dtype: FloatDType, share: f64) -> Vec<f64> {
+    struct All<'a>(&'a GradientsParams, Vec<f64>);
+    impl ModuleVisitor for All<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            if let Some(gradient) = self.0.get::<D>(param.id) {
+                assert_eq!(FloatDType::from(gradient.dtype()), FloatDType::F32);
+                self.1.extend(gradient.into_data().iter::<f64>());
+            }
+        }
+    }
+    let settings = TrainSettings::default();
+    let model = trainable(dir, device, dtype, Trainable::Lrc);
+    let model = select_trainable(model, &settings).unwrap().0;
+    let tokens: Vec<u32> = story().into_iter().take(80).collect();
+    let rows = [
+        TokenRow { tokens: &tokens[..48], given: 1 },
+        TokenRow { tokens: &tokens[48..80], given: 9 },
+    ];
+    let batch = Batch::new(&rows, &device.clone().autodiff());
+    let memory = Memory { recompute: true, logits_at_once: 10_000 };
+    let (_, gradients) = loss_and_gradients(&model, &batch, share, memory);
+    let mut all = All(&gradients, Vec::new());
+    model.visit(&mut all);
+    all.1
+}
+
+#[test]
+fn gradients_are_f32_and_agree_however_small_they_are() {
+    let scratch = compressed();
+    let dir = scratch.path().join("model");
+    // Shares of a large batch, far below the smallest f16.
+    let share = 1e-9;
+    let expected = gradients(&dir, &Device::flex(), FloatDType::F32, share);
+    for dtype in dtypes() {
+        let got = gradients(&dir, &device(), dtype, share);
+        let gap = gap(&got, &expected);
+        assert!(gap < tolerance(dtype), "{dtype:?}: {gap}");
+    }
+}
+
+#[test]
+fn training_steps_agree_and_the_memory_of_the_device_does_not_grow() {
+    let scratch = compressed();
+    let dir = scratch.path().join("model");
+    let steps = |device: &Device, dtype, steps| {
+        let settings = TrainSettings {
+            seq_len: 32,
+            batch_size: 2,
+            steps,
+            lr: 1e-3,
+            warmup: 1,
+            clip: Some(1.0),
+            save_every: 0,
+            ..TrainSettings::default()
+        };
+        let run = tempfile::tempdir().unwrap();
+        let place = RunPlace { dir: run.path(), origin: "tiny-llama", resume: false };
+        let model = trainable(&dir, device, dtype, settings.trainable);
+        let mut training = Training::open(model, settings, place).unwrap();
+        let mut losses = Vec::new();
+        let observe = |event| {
+            if let TrainingEvent::Step(report) = event {
+                losses.push(report.loss);
+            }
+            Ok(())
+        };
+        let rows = TokenRows::blocks(story(), 32);
+        let execution = Execution { ahead: 1, ..Execution::default() };
+        let evaluate = |_: &Llama| unreachable!("no evaluation");
+        training.run(&rows, &device.clone().autodiff(), execution, evaluate, observe).unwrap();
+        let metrics = std::fs::read_to_string(run.path().join("metrics.jsonl")).unwrap();
+        let memory: Vec<Option<u64>> = metrics
+            .lines()
+            .map(|line| {
+                let line: serde_json::Value = serde_json::from_str(line).unwrap();
+                line["device_memory"].as_u64()
+            })
+            .collect();
+        (losses, memory)
+    };
+    let (expected, _) = steps(&Device::flex(), FloatDType::F32, 5);
+    for dtype in dtypes() {
+        let (got, memory) = steps(&device(), dtype, 30);
+        let gap = gap(&got[..5], &expected);
+        assert!(gap < tolerance(dtype), "{dtype:?}: {gap}");
+        assert_eq!(memory[10], memory[29], "{memory:?}");
+    }
+}

@@ -1,0 +1,156 @@
+//! What becomes of the tensors of a checkpoint, piece by piece.
+
+use std::borrow::Cow;
+
+use safetensors::Dtype;
+
+use super::files::FilesError;
+use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames, TensorSpec, encode_floats};
+use crate::linalg::balanced_factors;
+use crate::plan::MatrixPlan;
+use crate::spectrum::Cost;
+
+/// What is made of one or two tensors of a checkpoint, apart from all others.
+#[derive(Debug)]
+pub(super) enum Piece<'a> {
+    /// The tensor as it is.
+    Copy(&'a str),
+    /// The two factors of a matrix.
+    Factor(&'a MatrixPlan),
+    /// The product of two factors.
+    Merge(Merge<'a>),
+}
+
+/// A factored matrix that becomes a dense one.
+#[derive(Debug)]
+pub(super) struct Merge<'a> {
+    name: &'a str,
+    shape: [usize; 2],
+    rank: usize,
+    dtype: Dtype,
+}
+
+/// The content of the tensors of a piece.
+pub(super) struct Made<'a> {
+    /// Encoded, in the order of [`Piece::tensors`].
+    pub data: Vec<Cow<'a, [u8]>>,
+    /// What the factors lack of the matrix, where there are any.
+    pub relative_error: Option<f64>,
+}
+
+impl<'a> Piece<'a> {
+    /// The product of the factors of the matrix `name`.
+    pub fn merge(checkpoint: &Checkpoint, name: &'a str) -> Result<Self, CheckpointError> {
+        let names = FactorNames::of(name);
+        let [rank, d_input] = checkpoint.matrix_shape(&names.v)?;
+        let [d_output, _] = checkpoint.matrix_shape(&names.u)?;
+        let dtype = checkpoint.raw(&names.v)?.0.dtype;
+        Ok(Self::Merge(Merge { name, shape: [d_output, d_input], rank, dtype }))
+    }
+
+    /// The matrix or the tensor.
+    pub fn name(&self) -> &'a str {
+        match self {
+            Self::Copy(tensor) => tensor,
+            Self::Factor(matrix) => &matrix.name,
+            Self::Merge(merge) => merge.name,
+        }
+    }
+
+    /// Whether it is counted; copies go beside.
+    pub fn steps(&self) -> usize {
+        usize::from(!matches!(self, Self::Copy(_)))
+    }
+
+    /// What it takes.
+    pub fn cost(&self, checkpoint: &Checkpoint) -> Cost {
+        match self {
+            Self::Copy(tensor) => {
+                Cost::of_copy(checkpoint.meta(tensor).map_or(0, |meta| meta.parameters()))
+            }
+            Self::Factor(matrix) => Cost::of_factors(matrix.shape, matrix.rank),
+            Self::Merge(merge) => Cost::of_product(merge.shape, merge.rank),
+        }
+    }
+
+    /// The tensors that it is made from.
+    pub fn sources(&self) -> Vec<String> {
+        match self {
+            Self::Copy(tensor) => vec![tensor.to_string()],
+            Self::Factor(matrix) => vec![weight_of(&matrix.name)],
+            Self::Merge(merge) => {
+                let names = FactorNames::of(merge.name);
+                vec![names.v, names.u]
+            }
+        }
+    }
+
+    /// Identifies the content that it is made from.
+    pub fn source_digest(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
+        match self {
+            // Checked against the file before.
+            Self::Factor(MatrixPlan { digest: Some(digest), .. }) => Ok(digest.clone()),
+            _ => self.sources().iter().map(|tensor| checkpoint.digest(tensor)).collect(),
+        }
+    }
+
+    /// The tensors that are made.
+    pub fn tensors(&self, checkpoint: &Checkpoint) -> Result<Vec<TensorSpec>, CheckpointError> {
+        let spec = |name, dtype, shape: [usize; 2]| TensorSpec { name, dtype, shape: shape.into() };
+        Ok(match self {
+            Self::Copy(tensor) => {
+                let (meta, _) = checkpoint.raw(tensor)?;
+                let (dtype, shape) = (meta.dtype, meta.shape.clone());
+                vec![TensorSpec { name: tensor.to_string(), dtype, shape }]
+            }
+            Self::Factor(matrix) => {
+                let names = FactorNames::of(&matrix.name);
+                let [d_output, d_input] = matrix.shape;
+                vec![
+                    spec(names.v, matrix.dtype, [matrix.rank, d_input]),
+                    spec(names.u, matrix.dtype, [d_output, matrix.rank]),
+                ]
+            }
+            Self::Merge(merge) => vec![spec(weight_of(merge.name), merge.dtype, merge.shape)],
+        })
+    }
+
+    /// Makes it.
+    pub fn make(&self, checkpoint: &'a Checkpoint) -> Result<Made<'a>, FilesError> {
+        match self {
+            Self::Copy(tensor) => {
+                checkpoint.check_finite(tensor)?;
+                let (_, bytes) = checkpoint.raw(tensor)?;
+                Ok(Made { data: vec![Cow::Borrowed(bytes)], relative_error: None })
+            }
+            Self::Factor(matrix) => factor(checkpoint, matrix),
+            Self::Merge(merge) => product(checkpoint, merge),
+        }
+    }
+}
+
+fn factor<'a>(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<Made<'a>, FilesError> {
+    let dense = checkpoint.read_matrix(&weight_of(&matrix.name))?;
+    let factors = balanced_factors(&dense, matrix.rank)
+        .map_err(|source| FilesError::Linalg { name: matrix.name.clone(), source })?;
+    drop(dense);
+    let names = FactorNames::of(&matrix.name);
+    let encode = |tensor: &str, values: &[f64]| -> Result<Cow<'a, [u8]>, FilesError> {
+        Ok(Cow::Owned(encode_floats(tensor, values, matrix.dtype)?))
+    };
+    let data = vec![encode(&names.v, &factors.right)?, encode(&names.u, &factors.left)?];
+    Ok(Made { data, relative_error: Some(factors.relative_error) })
+}
+
+fn product<'a>(checkpoint: &Checkpoint, merge: &Merge<'_>) -> Result<Made<'a>, FilesError> {
+    let names = FactorNames::of(merge.name);
+    let (v, u) = (checkpoint.read_matrix(&names.v)?, checkpoint.read_matrix(&names.u)?);
+    let product =
+        u.product(&v).map_err(|source| FilesError::Linalg { name: merge.name.into(), source })?;
+    let data = encode_floats(&weight_of(merge.name), product.data(), merge.dtype)?;
+    Ok(Made { data: vec![Cow::Owned(data)], relative_error: None })
+}
+
+fn weight_of(name: &str) -> String {
+    format!("{name}.weight")
+}
