@@ -75,7 +75,8 @@ fn files_of_a_checkpoint_must_be_those_that_were_saved() {
 fn position_must_be_one_that_the_run_can_be_at() {
     let sandbox = finished();
     let pointer = sandbox.read("run/checkpoints/last.json");
-    let edits: [(fn(&mut Value), &str); 6] = [
+    type Edit = fn(&mut Value);
+    let edits: [(Edit, &str); 6] = [
         (|pointer| pointer["position"]["step"] = 6.into(), "at step 6 and names `step-8`"),
         (|pointer| pointer["directory"] = "step-6".into(), "at step 8 and names `step-6`"),
         (|pointer| pointer["directory"] = "../../model".into(), "is not a checkpoint"),

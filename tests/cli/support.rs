@@ -245,13 +245,17 @@ fn copy_files(from: &Path, to: &Path) {
 fn collect(dir: &Path, found: &mut BTreeMap<PathBuf, Option<u64>>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
-        if path.is_dir() {
+        let mut hasher = DefaultHasher::new();
+        // Links are what they say, wherever they lead.
+        if let Ok(target) = fs::read_link(&path) {
+            target.hash(&mut hasher);
+        } else if path.is_dir() {
             collect(&path, found);
             found.insert(path, None);
+            continue;
         } else {
-            let mut hasher = DefaultHasher::new();
             fs::read(&path).unwrap().hash(&mut hasher);
-            found.insert(path, Some(hasher.finish()));
         }
+        found.insert(path, Some(hasher.finish()));
     }
 }

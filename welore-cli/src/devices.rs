@@ -167,6 +167,16 @@ fn host_memory() -> Option<u64> {
     Some(1024 * kilobytes)
 }
 
+/// Drivers that wgpu loads complain on stderr where there is no session of a desktop. To be called
+/// before there are threads.
+pub fn quiet_drivers() {
+    const SESSION: &str = "XDG_RUNTIME_DIR";
+    if cfg!(all(unix, feature = "_cubecl")) && std::env::var_os(SESSION).is_none() {
+        // SAFETY: there are no threads yet.
+        unsafe { std::env::set_var(SESSION, std::env::temp_dir()) };
+    }
+}
+
 /// The device that holds what is not computed with, such as a model without its weights.
 pub fn host() -> Device {
     #[cfg(feature = "flex")]

@@ -23,6 +23,7 @@ use clap::Parser;
 use args::{Cli, Command};
 
 fn main() -> ExitCode {
+    devices::quiet_drivers();
     failure::keep_panics();
     let cli = Cli::parse();
     terminal::listen_for_interrupts();

@@ -20,7 +20,7 @@ pub fn clip_to_norm<M: Module>(
     most: f64,
 ) -> GradientsParams {
     let factor = norm.recip().mul_scalar(most).clamp_max(1.0);
-    let mut visitor = Scale { gradients, by: By::Tensor(factor) };
+    let mut visitor = Scale { gradients, by: By::Tensor(Box::new(factor)) };
     module.visit(&mut visitor);
     visitor.gradients
 }
@@ -53,7 +53,7 @@ struct Scale {
 enum By {
     Number(f64),
     /// Of one element.
-    Tensor(Tensor<1>),
+    Tensor(Box<Tensor<1>>),
 }
 
 impl ModuleVisitor for Scale {
@@ -61,7 +61,7 @@ impl ModuleVisitor for Scale {
         if let Some(gradient) = self.gradients.remove::<D>(param.id) {
             let scaled = match &self.by {
                 By::Number(factor) => gradient.mul_scalar(*factor),
-                By::Tensor(factor) => gradient * factor.clone().unsqueeze(),
+                By::Tensor(factor) => gradient * Tensor::clone(factor).unsqueeze(),
             };
             self.gradients.register(param.id, scaled);
         }
