@@ -15,6 +15,7 @@ mod names;
 mod output;
 mod partial;
 mod reader;
+mod selection;
 mod writer;
 
 pub use error::{CheckpointError, TensorProblem};
@@ -23,6 +24,7 @@ pub use module::{check_module, load_module, save_module};
 pub use names::{FactorNames, natural_order};
 pub use output::{OutputDir, copy_companions, write_file};
 pub use reader::{Checkpoint, TensorMeta};
+pub use selection::{PROJECTIONS, PatternError, Selection};
 pub use writer::{DEFAULT_SHARD_BYTES, ShardWriter, encode_floats};
 
 /// Compressed model directories carry their plan under this name.

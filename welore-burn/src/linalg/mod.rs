@@ -4,6 +4,7 @@
 //! checkpoints are f32 or narrower, so the decomposition adds no error of its own that a
 //! stored factor could show.
 
+mod band;
 mod subspace;
 mod svd;
 

@@ -1,5 +1,8 @@
+use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::solvers::Svd;
-use faer::{Mat, MatRef, Side};
+use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
+
+use super::band::symmetric_eigenvalues;
 
 /// A matrix in row-major order.
 #[derive(Debug, Clone, PartialEq)]
@@ -151,6 +154,10 @@ pub enum LinalgError {
 /// this side the decomposition itself is fast enough to be had without that.
 const GRAM: usize = 64;
 
+/// From this side on, eigenvalues alone go by way of a band, which is faster on one core than
+/// the direct reduction from about here on: 4.5 s for 7.2 s at 4096.
+const BAND: usize = 1024;
+
 /// All singular values, largest first; `min(rows, cols)` of them. Each is within 1e-7 of the
 /// largest of the exact one, and within rounding for matrices with a side below 64.
 ///
@@ -163,17 +170,37 @@ pub fn singular_values(matrix: &Matrix) -> Result<Vec<f64>, LinalgError> {
     let values = if matrix.full_rank() < GRAM {
         view.singular_values().map_err(|_| LinalgError::NoConvergence)?
     } else {
-        let rising = gram(view)
-            .self_adjoint_eigenvalues(Side::Lower)
-            .map_err(|_| LinalgError::NoConvergence)?;
-        rising.into_iter().rev().map(|value| value.max(0.0).sqrt()).collect()
+        let gram = gram(view);
+        let squares = if gram.nrows() < BAND {
+            let rising = gram
+                .self_adjoint_eigenvalues(Side::Lower)
+                .map_err(|_| LinalgError::NoConvergence)?;
+            rising.into_iter().rev().collect()
+        } else {
+            symmetric_eigenvalues(gram)?
+        };
+        squares.into_iter().map(|value: f64| value.max(0.0).sqrt()).collect()
     };
     Ok(values.into_iter().map(|s| s * scale).collect())
 }
 
-/// The product with the transpose, on the smaller side.
+/// The lower half of the product with the transpose, on the smaller side.
 fn gram(view: MatRef<'_, f64>) -> Mat<f64> {
-    if view.nrows() <= view.ncols() { view * view.transpose() } else { view.transpose() * view }
+    let view = if view.nrows() <= view.ncols() { view } else { view.transpose() };
+    let side = view.nrows();
+    let mut gram = Mat::zeros(side, side);
+    triangular::matmul(
+        gram.as_mut(),
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        view,
+        BlockStructure::Rectangular,
+        view.transpose(),
+        BlockStructure::Rectangular,
+        1.0,
+        get_global_parallelism(),
+    );
+    gram
 }
 
 /// The best approximation of a matrix at a given rank, as two factors of equal norm.

@@ -7,8 +7,8 @@ use safetensors::Dtype;
 
 use super::cache::SpectrumCache;
 use super::cost::Cost;
-use super::selection::Selection;
 use super::spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};
+use crate::checkpoint::Selection;
 use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames};
 use crate::linalg::{LinalgError, Matrix, singular_values};
 use crate::linear::{as_matrix, factored_paths, is_transposed_layout};

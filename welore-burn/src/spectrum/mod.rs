@@ -5,11 +5,11 @@
 mod cache;
 mod cost;
 mod measure;
-mod selection;
 mod spectra;
+
+pub use crate::checkpoint::{PROJECTIONS, PatternError, Selection};
 
 pub(crate) use cost::{Cost, DECOMPOSITION};
 pub(crate) use measure::to_matrix;
 pub use measure::{MeasureSettings, SpectrumError, measure_checkpoint, measure_module};
-pub use selection::{PROJECTIONS, PatternError, Selection};
 pub use spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 use super::settings::{LoraSettings, TrainSettings};
+use crate::checkpoint::Selection;
 use crate::linear::{LowRank, factored_paths};
-use crate::spectrum::Selection;
 
 /// What is trained, and how; all else is frozen and stores neither activations nor gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 use welore_burn::checkpoint::OutputDir;
 use welore_burn::progress::Interrupted;
 
-use crate::args::DemoArgs;
+use clap::ValueEnum;
+
+use crate::args::{BackendArg, ComputeArgs, DemoArgs};
+use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::terminal::{interrupted, make_part};
 use crate::{demo_model, format};
@@ -42,11 +45,14 @@ struct Tuning {
 
 /// Runs the command.
 pub fn run(args: DemoArgs) -> Result<()> {
+    // A device that is not there is refused before anything is made.
+    Compute::choose(&args.compute)?;
     let scratch = tempfile::tempdir().context("no temporary directory")?;
-    let demo = match &args.output {
-        None => Demo { dir: scratch.path().to_path_buf() },
-        Some(dir) => Demo::at(dir, args.force)?,
-    };
+    let dir = args.output.as_deref().unwrap_or(scratch.path()).to_path_buf();
+    if args.output.is_some() {
+        prepare(&dir, args.force)?;
+    }
+    let demo = Demo { dir, compute: options(&args.compute) };
     let rows = demo.rows()?;
     print(&args, &rows)?;
     if args.output.is_some() {
@@ -57,35 +63,53 @@ pub fn run(args: DemoArgs) -> Result<()> {
 
 struct Demo {
     dir: PathBuf,
+    /// Options that say where it is computed.
+    compute: String,
+}
+
+/// The options as they would be typed; empty for the defaults.
+fn options(args: &ComputeArgs) -> String {
+    let mut options = String::new();
+    if let Some(backend) =
+        args.backend.to_possible_value().filter(|_| args.backend != BackendArg::Auto)
+    {
+        options += &format!(" --backend {}", backend.get_name());
+    }
+    if let Some(device) = args.device {
+        options += &format!(" --device {device}");
+    }
+    if let Some(dtype) = args.dtype {
+        options += &format!(" --dtype {}", dtype.name());
+    }
+    options
+}
+
+/// Makes the directory of a demo whose files stay. Only an earlier demo is replaced.
+fn prepare(dir: &Path, force: bool) -> Result<()> {
+    if dir.symlink_metadata().is_ok() && !dir.is_dir() {
+        let message = format!("{} is not a directory", dir.display());
+        return Err(WrongInput { message, hint: None }.into());
+    }
+    let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if occupied && !dir.join(MARK).is_file() {
+        let message = format!("{} is not empty and no earlier demo", dir.display());
+        let hint = Some("give another directory".into());
+        return Err(WrongInput { message, hint }.into());
+    }
+    if occupied && !force {
+        let message = format!("{} exists", dir.display());
+        let hint = Some("use --force to replace the demo in it".into());
+        return Err(WrongInput { message, hint }.into());
+    }
+    if occupied {
+        clear(dir)?;
+    }
+    std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    std::fs::write(dir.join(MARK), "made by `welore-cli demo`\n")
+        .with_context(|| dir.display().to_string())
 }
 
 impl Demo {
-    /// A demo whose files stay. Only an earlier demo is replaced.
-    fn at(dir: &Path, force: bool) -> Result<Self> {
-        if dir.symlink_metadata().is_ok() && !dir.is_dir() {
-            let message = format!("{} is not a directory", dir.display());
-            return Err(WrongInput { message, hint: None }.into());
-        }
-        let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
-        if occupied && !dir.join(MARK).is_file() {
-            let message = format!("{} is not empty and no earlier demo", dir.display());
-            let hint = Some("give another directory".into());
-            return Err(WrongInput { message, hint }.into());
-        }
-        if occupied && !force {
-            let message = format!("{} exists", dir.display());
-            let hint = Some("use --force to replace the demo in it".into());
-            return Err(WrongInput { message, hint }.into());
-        }
-        if occupied {
-            clear(dir)?;
-        }
-        std::fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
-        std::fs::write(dir.join(MARK), "made by `welore-cli demo`\n")
-            .with_context(|| dir.display().to_string())?;
-        Ok(Self { dir: dir.to_path_buf() })
-    }
-
     fn rows(&self) -> Result<Vec<Row>> {
         let dense = OutputDir::create(self.dir.join("dense"), false)?;
         demo_model::write_model(dense.path())?;
@@ -111,7 +135,8 @@ impl Demo {
     }
 
     fn evaluate(&self, model: &'static str, dir: &str, tuning: Option<Tuning>) -> Result<Row> {
-        let line = format!("eval {dir} --text test.txt --seq-len {SEQ_LEN} --json");
+        let compute = &self.compute;
+        let line = format!("eval {dir} --text test.txt --seq-len {SEQ_LEN}{compute} --json");
         let result = self.welore(&line)?;
         Ok(Row {
             model,
@@ -122,9 +147,10 @@ impl Demo {
     }
 
     fn tune(&self, trainable: &str) -> Result<Tuning> {
+        let compute = &self.compute;
         let result = self.welore(&format!(
             "train welore --trainable {trainable} --text tune.jsonl -o {trainable} \
-             --seq-len {SEQ_LEN} {TUNING} --json"
+             --seq-len {SEQ_LEN} {TUNING}{compute} --json"
         ))?;
         let metrics = std::fs::read_to_string(self.dir.join(trainable).join("metrics.jsonl"))?;
         let steps: Vec<Value> =
