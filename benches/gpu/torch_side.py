@@ -81,7 +81,8 @@ def train(args):
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
         if not in_f32:
-            torch._foreach_copy_(trained, masters)
+            with torch.no_grad():
+                torch._foreach_copy_(trained, masters)
         losses.append(loss.detach())
     synchronize(args.device)
     seconds = time.perf_counter() - started
