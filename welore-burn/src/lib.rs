@@ -72,9 +72,11 @@
 #![recursion_limit = "256"]
 
 mod artifact;
+pub mod calibrate;
 pub mod checkpoint;
 pub mod data;
 pub mod eval;
+pub mod fit;
 pub mod language;
 pub mod linalg;
 pub mod linear;

@@ -21,6 +21,15 @@ pub trait Progress {
     /// [`Interrupted`] to stop the work before this step.
     fn step(&mut self, item: &str) -> Result<(), Interrupted>;
 
+    /// Work goes on within a step.
+    ///
+    /// # Errors
+    ///
+    /// [`Interrupted`] to stop it there.
+    fn check(&mut self) -> Result<(), Interrupted> {
+        Ok(())
+    }
+
     /// Work begins that takes about `operations` floating point operations in `total` steps.
     fn begin_work(&mut self, what: &str, total: usize, operations: u64) {
         let _ = operations;

@@ -97,6 +97,16 @@ pub enum CheckpointError {
         /// Path of the parameter.
         path: String,
     },
+    /// Pivots that are no different rows of their matrix.
+    #[error("{path}: tensor `{tensor}`: {reason}", path = dir.display())]
+    Pivots {
+        /// The model directory.
+        dir: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// A value does not fit the type it should be stored in.
     #[error("tensor `{tensor}`: {value:e} does not fit {dtype}")]
     Overflow {

@@ -2,14 +2,14 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, Reparameterization};
-use burn::tensor::{DType, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, FloatDType, Int, Tensor, TensorData};
 use safetensors::Dtype;
 
 use super::error::{CheckpointError, TensorProblem};
 use super::names::FactorNames;
 use super::reader::Checkpoint;
 use super::writer::{ShardWriter, encode_floats};
-use crate::linear::{LowRank, as_matrix, factored_paths, is_transposed_layout};
+use crate::linear::{LowRank, as_matrix, factored_paths, is_transposed_layout, pivots_of_order};
 use crate::progress::Progress;
 
 /// Fills a module's float parameters from a checkpoint, on the parameters' device, each in the
@@ -52,7 +52,8 @@ pub fn load_module<M: Module>(
 /// [`CheckpointError::Mismatch`] with every missing, unused and misshaped tensor;
 /// [`CheckpointError::Layout`] for weights whose layout is transposed in records.
 pub fn check_module<M: Module>(module: &M, checkpoint: &Checkpoint) -> Result<(), CheckpointError> {
-    let problems = compare(&slots(module)?, checkpoint);
+    let slots = slots(module)?;
+    let problems = compare(&slots, checkpoint);
     if problems.is_empty() {
         return Ok(());
     }
@@ -73,7 +74,8 @@ pub fn save_module<M: Module>(
 ) -> Result<(), CheckpointError> {
     let slots = slots(module)?;
     progress.begin("saving", slots.len());
-    let mut saver = Saver { dtype, writer, progress, slots: slots.into_iter(), error: None };
+    let slots = slots.into_iter();
+    let mut saver = Saver { dtype, writer, progress, slots, pivots: None, error: None };
     module.visit(&mut saver);
     saver.error.map_or(Ok(()), Err)
 }
@@ -85,6 +87,9 @@ struct Slot {
     /// Shape in the file.
     shape: Vec<usize>,
     transposed: bool,
+    /// The tensor beside it that says which rows of the matrix it does not make. Whoever builds
+    /// the module reads it.
+    pivots: Option<String>,
 }
 
 /// The slots of all float parameters, in traversal order.
@@ -102,16 +107,33 @@ fn slots<M: Module>(module: &M) -> Result<Vec<Slot>, CheckpointError> {
         .filter(|found| matches!(&*found.container, "Struct:Linear" | "Struct:LowRankLinear"))
         .map(|found| found.path.clone())
         .collect();
-    Ok(survey.found.into_iter().map(|found| slot(found, &factored, &linear)).collect())
+    let Survey { found, pivoted, .. } = survey;
+    let known = Known { factored, pivoted, linear };
+    Ok(found.into_iter().map(|found| slot(found, &known)).collect())
 }
 
-fn slot(found: Found, factored: &BTreeSet<String>, linear: &BTreeSet<String>) -> Slot {
+/// Paths of weights, by what is special about them.
+struct Known {
+    factored: BTreeSet<String>,
+    /// In pivoted storage.
+    pivoted: BTreeSet<String>,
+    /// Of linear layers.
+    linear: BTreeSet<String>,
+}
+
+fn slot(found: Found, known: &Known) -> Slot {
+    let Known { factored, pivoted, linear } = known;
     let Found { path, mut shape, container } = found;
     let up = format!(".{}.up", LowRank::NAME);
     let is_norm = container.ends_with("Norm");
     let weight = path.strip_suffix(&up);
     let of_linear = linear.contains(weight.unwrap_or(&path));
-    let (tensor, transposed) = if let Some(weight) = weight {
+    let mut pivots = None;
+    let (tensor, transposed) = if let Some(weight) = weight.filter(|w| pivoted.contains(*w)) {
+        let names = FactorNames::of(matrix_of(weight));
+        pivots = Some(names.pivots);
+        (names.c, of_linear)
+    } else if let Some(weight) = weight {
         // W = U V. Of a linear layer the module holds the transposes, of an embedding W.
         let names = FactorNames::of(matrix_of(weight));
         (if of_linear { names.u } else { names.v }, of_linear)
@@ -128,7 +150,7 @@ fn slot(found: Found, factored: &BTreeSet<String>, linear: &BTreeSet<String>) ->
     if transposed {
         shape.reverse();
     }
-    Slot { tensor, shape, transposed }
+    Slot { tensor, shape, transposed, pivots }
 }
 
 fn matrix_of(weight: &str) -> &str {
@@ -136,7 +158,11 @@ fn matrix_of(weight: &str) -> &str {
 }
 
 fn compare(expected: &[Slot], checkpoint: &Checkpoint) -> Vec<TensorProblem> {
-    let wanted: BTreeSet<&str> = expected.iter().map(|slot| slot.tensor.as_str()).collect();
+    let wanted: BTreeSet<&str> = expected
+        .iter()
+        .flat_map(|slot| [Some(slot.tensor.as_str()), slot.pivots.as_deref()])
+        .flatten()
+        .collect();
     let unused: Vec<&str> = checkpoint.names().filter(|name| !wanted.contains(name)).collect();
     let mut problems = Vec::new();
     for slot in expected {
@@ -174,6 +200,7 @@ struct Survey {
     path: Vec<String>,
     containers: Vec<String>,
     found: Vec<Found>,
+    pivoted: BTreeSet<String>,
     transposed_layout: Option<String>,
 }
 
@@ -204,6 +231,13 @@ impl ModuleVisitor for Survey {
             shape: param.lazy_shape().to_vec(),
             container: self.containers.last().cloned().unwrap_or_default(),
         });
+    }
+
+    fn visit_int<const D: usize>(&mut self, _param: &Param<Tensor<D, Int>>) {
+        let path = self.path.join(".");
+        if let Some(weight) = path.strip_suffix(&format!(".{}.order", LowRank::NAME)) {
+            self.pivoted.insert(weight.into());
+        }
     }
 }
 
@@ -267,6 +301,8 @@ struct Saver<'a, 'w, I> {
     writer: &'a mut ShardWriter<'w>,
     progress: &'a mut dyn Progress,
     slots: I,
+    /// Name and number of the pivots of the last slot, if it has any.
+    pivots: Option<(String, usize)>,
     error: Option<CheckpointError>,
 }
 
@@ -290,6 +326,18 @@ impl<I: Iterator<Item = Slot>> ModuleVisitor for Saver<'_, '_, I> {
         }
         let values = param.transform_for_save().base().into_data().iter::<f64>().collect();
         self.error = self.write(&slot, values).err();
+        // Up factors are `[out - rank, rank]` in files.
+        self.pivots = slot.pivots.map(|tensor| (tensor, slot.shape[1]));
+    }
+
+    /// The order of an up factor comes right after it.
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let Some((tensor, rank)) = self.pivots.take().filter(|_| self.error.is_none()) else {
+            return;
+        };
+        let order: Vec<i32> = param.val().into_data().iter::<i32>().collect();
+        let data = pivots_of_order(&order, rank).iter().flat_map(|p| p.to_le_bytes()).collect();
+        self.error = self.writer.add(&tensor, Dtype::I32, &[rank], Cow::Owned(data)).err();
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 use super::error::CheckpointError;
 use super::names::natural_order;
 use crate::linalg::{LinalgError, Matrix};
+use crate::linear::order_of_pivots;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -72,12 +73,7 @@ impl Checkpoint {
         if !dir.is_dir() {
             return Err(missing(dir, "model directory"));
         }
-        let mut checkpoint = Self {
-            dir: dir.into(),
-            shards: Vec::new(),
-            tensors: BTreeMap::new(),
-            order: Vec::new(),
-        };
+        let mut checkpoint = Self::empty(dir);
         let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
         if single.is_file() {
             checkpoint.add_shard(&single)?;
@@ -86,9 +82,33 @@ impl Checkpoint {
         } else {
             return Err(missing(&single, "file, and no model.safetensors.index.json beside it"));
         }
-        checkpoint.order = checkpoint.tensors.keys().cloned().collect();
-        checkpoint.order.sort_by(|a, b| natural_order(a, b));
-        Ok(checkpoint)
+        Ok(checkpoint.in_order())
+    }
+
+    /// Opens one safetensors file, whatever it is for.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] for a missing file or a broken header.
+    pub fn open_file(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
+        let path = path.as_ref();
+        if !path.is_file() {
+            return Err(CheckpointError::Missing { path: path.into(), what: "file" });
+        }
+        let mut checkpoint = Self::empty(path);
+        checkpoint.add_shard(path)?;
+        Ok(checkpoint.in_order())
+    }
+
+    fn empty(dir: &Path) -> Self {
+        let (tensors, order) = (BTreeMap::new(), Vec::new());
+        Self { dir: dir.into(), shards: Vec::new(), tensors, order }
+    }
+
+    fn in_order(mut self) -> Self {
+        self.order = self.tensors.keys().cloned().collect();
+        self.order.sort_by(|a, b| natural_order(a, b));
+        self
     }
 
     fn add_indexed_shards(&mut self, path: &Path) -> Result<(), CheckpointError> {
@@ -275,6 +295,32 @@ impl Checkpoint {
                 shape: meta.shape.clone(),
             }),
         }
+    }
+
+    /// Where every row of a matrix in pivoted storage is among its pivots and, after them, the
+    /// others; `tensor` holds the pivots.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::TensorMissing`], and [`CheckpointError::Pivots`] if they are not `rank`
+    /// different rows of `rows`.
+    pub fn read_order(
+        &self,
+        tensor: &str,
+        rank: usize,
+        rows: usize,
+    ) -> Result<Vec<i32>, CheckpointError> {
+        let wrong = |reason: String| {
+            let (dir, tensor) = (self.dir.clone(), tensor.into());
+            CheckpointError::Pivots { dir, tensor, reason }
+        };
+        let (meta, bytes) = self.raw(tensor)?;
+        if meta.dtype != Dtype::I32 || meta.shape != [rank] {
+            return Err(wrong(format!("{} {:?} for I32 [{rank}]", meta.dtype, meta.shape)));
+        }
+        let pivots = entries(bytes, i32::from_le_bytes);
+        order_of_pivots(&pivots, rows)
+            .ok_or_else(|| wrong(format!("these are not {rank} different rows of {rows}")))
     }
 
     /// BLAKE3 of a tensor's type, shape and bytes, in hexadecimal.

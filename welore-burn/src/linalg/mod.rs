@@ -5,8 +5,15 @@
 //! stored factor could show.
 
 mod band;
+mod leading;
+mod moments;
+mod pivot;
 mod subspace;
 mod svd;
+mod weighted;
 
+pub use moments::{CrossMoment, SecondMoment, packed_len};
+pub use pivot::{PivotFactors, pivot_factors};
 pub use subspace::leading_left_vectors;
 pub use svd::{BalancedFactors, LinalgError, Matrix, balanced_factors, singular_values};
+pub use weighted::{Shrinkage, Weighting};

@@ -3,6 +3,7 @@ use faer::linalg::solvers::Svd;
 use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
 use super::band::symmetric_eigenvalues;
+use super::leading::{Leading, is_worth_it, leading_eigen};
 
 /// A matrix in row-major order.
 #[derive(Debug, Clone, PartialEq)]
@@ -236,9 +237,9 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
     let by_gram = if full < GRAM { None } else { by_gram(view, rank)? };
     let decomposed = match by_gram {
         Some(decomposed) => decomposed,
-        None => by_svd(view)?,
+        None => by_svd(view, rank)?,
     };
-    let Decomposed { values, left, right } = decomposed;
+    let Decomposed { values, left, right, relative_error } = decomposed;
     let root: Vec<f64> = values[..rank].iter().map(|s| (s * scale).sqrt()).collect();
     let left = (0..matrix.rows)
         .flat_map(|i| {
@@ -250,25 +251,28 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
         .enumerate()
         .flat_map(|(k, root)| (0..matrix.cols).map(|j| right[(k, j)] * root).collect::<Vec<_>>())
         .collect();
-    let energy = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
-    let total = energy(&values);
-    let relative_error = if total == 0.0 { 0.0 } else { (energy(&values[rank..]) / total).sqrt() };
     Ok(BalancedFactors { rank, left, right, relative_error })
 }
 
-/// Singular values, and at least as many vectors as are kept.
+/// At least as many singular values and vectors as are kept.
 struct Decomposed {
     values: Vec<f64>,
     /// `U`, a vector a column.
     left: Mat<f64>,
     /// `Vᵀ`, a vector a row.
     right: Mat<f64>,
+    relative_error: f64,
 }
 
-fn by_svd(view: MatRef<'_, f64>) -> Result<Decomposed, LinalgError> {
+fn by_svd(view: MatRef<'_, f64>, rank: usize) -> Result<Decomposed, LinalgError> {
     let svd: Svd<f64> = view.thin_svd().map_err(|_| LinalgError::NoConvergence)?;
+    let values: Vec<f64> = svd.S().column_vector().iter().copied().collect();
+    let energy = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
+    let total = energy(&values);
+    let relative_error = if total == 0.0 { 0.0 } else { (energy(&values[rank..]) / total).sqrt() };
     Ok(Decomposed {
-        values: svd.S().column_vector().iter().copied().collect(),
+        values,
+        relative_error,
         left: svd.U().to_owned(),
         right: svd.V().transpose().to_owned(),
     })
@@ -286,18 +290,23 @@ const SMALLEST: f64 = 1e-5;
 /// that side, and their products with the matrix those of the other. `None` where that would
 /// not be accurate enough.
 fn by_gram(view: MatRef<'_, f64>, rank: usize) -> Result<Option<Decomposed>, LinalgError> {
-    let eigen =
-        gram(view).self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
-    let squares: Vec<f64> =
-        eigen.S().column_vector().iter().rev().map(|value| value.max(0.0)).collect();
-    let (tail, total) = (squares[rank..].iter().sum::<f64>(), squares.iter().sum::<f64>());
-    let values: Vec<f64> = squares.into_iter().map(f64::sqrt).collect();
-    let all_kept = rank == values.len();
+    let gram = gram(view);
+    let side = gram.nrows();
+    let total: f64 = (0..side).map(|i| gram[(i, i)]).sum();
+    let leading = match is_worth_it(side, rank) {
+        true => leading_eigen(&gram, rank)?,
+        false => None,
+    };
+    let Leading { values: squares, vectors } = match leading {
+        Some(leading) => leading,
+        None => all_eigen(&gram, rank)?,
+    };
+    let tail = total - squares.iter().sum::<f64>();
+    let values: Vec<f64> = squares.iter().map(|value| value.max(0.0).sqrt()).collect();
+    let all_kept = rank == side;
     if (!all_kept && tail <= TAIL * total) || values[rank - 1] <= SMALLEST * values[0] {
         return Ok(None);
     }
-    let side = values.len();
-    let vectors = Mat::from_fn(side, rank, |i, k| eigen.U()[(i, side - 1 - k)]);
     let (left, right) = if view.nrows() <= view.ncols() {
         let mut right = vectors.transpose() * view;
         for (k, value) in values[..rank].iter().enumerate() {
@@ -311,7 +320,18 @@ fn by_gram(view: MatRef<'_, f64>, rank: usize) -> Result<Option<Decomposed>, Lin
         }
         (left, vectors.transpose().to_owned())
     };
-    Ok(Some(Decomposed { values, left, right }))
+    let relative_error = if all_kept { 0.0 } else { (tail / total).sqrt() };
+    Ok(Some(Decomposed { values, left, right, relative_error }))
+}
+
+/// The leading eigenpairs by way of all of them.
+fn all_eigen(gram: &Mat<f64>, count: usize) -> Result<Leading, LinalgError> {
+    let eigen = gram.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
+    let last = gram.nrows() - 1;
+    // Eigenvalues come in rising order.
+    let values = eigen.S().column_vector().iter().rev().take(count).copied().collect();
+    let vectors = Mat::from_fn(gram.nrows(), count, |i, k| eigen.U()[(i, last - k)]);
+    Ok(Leading { values, vectors })
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use burn::tensor::module::linear;
 use burn::tensor::{Device, FloatDType, Tensor};
 
 use super::factors::{FactorParams, LowRank, Rest, attach_factors};
+use super::tap::{see_input, see_output};
 
 /// Configuration to create a [`LowRankLinear`] layer using the [init function](LowRankLinearConfig::init).
 #[derive(Config, Debug)]
@@ -58,6 +59,7 @@ impl LowRankLinearConfig {
                 Some(FactorParams {
                     down: matrix(&self.initializer, [self.d_input, rank]),
                     up: matrix(&up, [rank, self.d_output]),
+                    order: None,
                 })
             },
             Rest::Keep,
@@ -70,9 +72,12 @@ impl LowRankLinearConfig {
 /// Should be created with [`LowRankLinearConfig`], or from an `nn::Linear`.
 ///
 /// Dense: `O = I W + b`. Factored: `O = (I down) up + b`; the product `down · up` is never
-/// built, and neither is that of a LoRA adapter. The fields are those of Burn's `nn::Linear`, and a factored weight is Burn's own
-/// parameter reparameterization, so records, optimizers, `valid`, `train`, `to_device`,
-/// `num_params` and `materialize` work as for any module.
+/// built, and neither is that of a LoRA adapter. In pivoted storage (see [`LowRank`]) `I down` is
+/// already a part of the outputs.
+///
+/// The fields are those of Burn's `nn::Linear`, and a factored weight is Burn's own parameter
+/// reparameterization, so records, optimizers, `valid`, `train`, `to_device`, `num_params` and
+/// `materialize` work as for any module.
 ///
 /// Source: WeLore, arXiv 2407.11239.
 #[derive(Module, Debug)]
@@ -107,7 +112,7 @@ impl LowRankLinear {
         let mut up = Some(Param::from_tensor(up));
         attach_factors(
             dense,
-            |_, down| up.take().map(|up| FactorParams { down: down.clone(), up }),
+            |_, down| up.take().map(|up| FactorParams { down: down.clone(), up, order: None }),
             Rest::Keep,
         )
     }
@@ -126,11 +131,25 @@ impl LowRankLinear {
     pub fn forward<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let d_input = self.d_input();
         assert_eq!(input.dims()[D - 1], d_input, "the last axis of the input must be d_input");
+        see_input(self.weight.id, &input);
+        see_output(self.weight.id, self.transform(input))
+    }
+
+    fn transform<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
         let dtype = FloatDType::from(input.dtype());
         let bias = self.bias.as_ref().map(|bias| bias.val().cast(dtype));
         let by = |input, matrix: Tensor<2>| linear(input, matrix.cast(dtype), None);
-        if let Some((down, up)) = self.factors() {
-            return linear(by(input, down), up.cast(dtype), bias);
+        if let Some(low_rank) = self.weight.reparameterization::<LowRank>() {
+            let down = by(input, self.weight.base());
+            let up = low_rank.up.val().cast(dtype);
+            if low_rank.order.is_none() {
+                return linear(down, up, bias);
+            }
+            let output = low_rank.ordered(down.clone(), linear(down, up, None));
+            return match bias {
+                Some(bias) => output + bias.unsqueeze(),
+                None => output,
+            };
         }
         if let Some(adapter) = self.weight.adapter() {
             // Beside the weight: added to it, the adapter would cost a gradient of its size.
@@ -141,7 +160,8 @@ impl LowRankLinear {
         linear(input, self.weight.val().cast(dtype), bias)
     }
 
-    /// The factors `(down [d_input, rank], up [rank, d_output])`, if the layer is factored.
+    /// The factors `(down [d_input, rank], up [rank, d_output])`, if the layer is factored. In
+    /// pivoted storage `up` is `[rank, d_output - rank]`; see [`LowRank`].
     pub fn factors(&self) -> Option<(Tensor<2>, Tensor<2>)> {
         let low_rank = self.weight.reparameterization::<LowRank>()?;
         Some((self.weight.base(), low_rank.up.val()))
@@ -161,7 +181,7 @@ impl LowRankLinear {
     /// The size of the output features. Initializes nothing.
     pub fn d_output(&self) -> usize {
         match self.weight.reparameterization::<LowRank>() {
-            Some(low_rank) => low_rank.up.lazy_shape()[1],
+            Some(low_rank) => low_rank.d_output(),
             None => self.weight.lazy_shape()[1],
         }
     }

@@ -1,7 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, FloatDType};
+use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use super::config::LlamaConfig;
 use super::hf_config::{ConfigError, stop_tokens};
@@ -135,18 +135,23 @@ pub fn open_llama(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedLlama,
     let checkpoint = Checkpoint::open(dir)?.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;
     let plan = read_plan(dir)?;
-    let ranks = factored_ranks(&checkpoint)?;
+    let ranks = factored_matrices(&checkpoint)?;
     if let Some(plan) = &plan {
         check_against_plan(dir, plan, &ranks)?;
     }
     let skeleton = attach_factors(
         config.init(device),
         |path, weight| {
-            let rank = *ranks.get(path.strip_suffix(".weight")?)?;
+            let Stored { rank, order } = ranks.get(path.strip_suffix(".weight")?)?;
             let shape = weight.lazy_shape();
+            let made = if order.is_some() { shape[1].saturating_sub(*rank) } else { shape[1] };
+            let order = order.as_ref().map(|order| {
+                Tensor::from_data(TensorData::new(order.clone(), [order.len()]), device)
+            });
             Some(FactorParams {
-                down: empty_param([shape[0], rank], device),
-                up: empty_param([rank, shape[1]], device),
+                down: empty_param([shape[0], *rank], device),
+                up: empty_param([*rank, made], device),
+                order,
             })
         },
         Rest::Keep,
@@ -218,27 +223,41 @@ fn check_layer_count(config: &LlamaConfig, checkpoint: &Checkpoint) -> Result<()
     }
 }
 
-/// The rank of every matrix that the checkpoint stores factored.
-fn factored_ranks(checkpoint: &Checkpoint) -> Result<BTreeMap<String, usize>, LoadError> {
-    let mut ranks = BTreeMap::new();
+/// How a factored matrix is stored.
+struct Stored {
+    rank: usize,
+    /// Of its rows, in pivoted storage.
+    order: Option<Vec<i32>>,
+}
+
+/// Every matrix that the checkpoint stores factored.
+fn factored_matrices(checkpoint: &Checkpoint) -> Result<BTreeMap<String, Stored>, LoadError> {
+    let mut found = BTreeMap::new();
     for tensor in checkpoint.names() {
-        if let Some(name) = FactorNames::matrix_of_v(tensor) {
-            let [rank, _] = checkpoint.matrix_shape(tensor)?;
-            ranks.insert(name.to_string(), rank);
-        }
+        let Some(name) = FactorNames::matrix_of_v(tensor) else { continue };
+        let [rank, _] = checkpoint.matrix_shape(tensor)?;
+        let names = FactorNames::of(name);
+        let order = match checkpoint.meta(&names.pivots) {
+            Some(_) => {
+                let [others, _] = checkpoint.matrix_shape(&names.c)?;
+                Some(checkpoint.read_order(&names.pivots, rank, rank + others)?)
+            }
+            None => None,
+        };
+        found.insert(name.to_string(), Stored { rank, order });
     }
-    Ok(ranks)
+    Ok(found)
 }
 
 fn check_against_plan(
     dir: &Path,
     plan: &RankPlan,
-    ranks: &BTreeMap<String, usize>,
+    ranks: &BTreeMap<String, Stored>,
 ) -> Result<(), LoadError> {
     let says = |rank: Option<usize>| rank.map_or("dense".into(), |rank| format!("rank {rank}"));
     let disagreement = plan.matrices.iter().find_map(|matrix| {
         let planned = matrix.low_rank.then_some(matrix.rank);
-        let stored = ranks.get(&matrix.name).copied();
+        let stored = ranks.get(&matrix.name).map(|stored| stored.rank);
         (planned != stored).then(|| LoadError::PlanDisagrees {
             path: dir.join(PLAN_FILE),
             name: matrix.name.clone(),

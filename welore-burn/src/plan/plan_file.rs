@@ -3,11 +3,14 @@ use std::collections::BTreeSet;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use super::target::{Storage, Target};
 use crate::artifact::Header;
-use crate::spectrum::ModelSize;
+use crate::spectrum::{ModelSize, SpectrumUnit};
 
 pub(super) const FORMAT: &str = "welore-plan";
-pub(super) const VERSION: u32 = 1;
+pub(super) const VERSION: u32 = 2;
+/// Plans of this version have an effective rank reduction as `target_err`, and no other target.
+const FIRST_VERSION: u32 = 1;
 
 /// No matrix is larger in any dimension; keeps products from overflowing.
 const LARGEST: usize = 1 << 28;
@@ -22,8 +25,14 @@ pub struct RankPlan {
     pub source: String,
     /// Policy that chose the ranks, such as `welore`.
     pub policy: String,
-    /// Effective rank reduction asked for, in (0, 1).
-    pub target_err: f64,
+    /// What the singular values that it was made from measure.
+    #[serde(default)]
+    pub unit: SpectrumUnit,
+    /// Digest of the calibration that they came of, if they did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
+    /// What was asked for.
+    pub target: Target,
     /// Ranks that score below this were removed, where the policy has such a score.
     pub threshold: Option<f64>,
     /// A matrix is a low-rank component (LRC) when its reduction exceeds this.
@@ -41,11 +50,14 @@ pub struct RankPlan {
 /// Sums over a plan. Parameters and bytes are the whole model's.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct PlanTotals {
-    /// Planned effective rank reduction: share of all ranks that the threshold removes,
+    /// Planned effective rank reduction: share of all ranks that the policy removes,
     /// counted over all matrices as in the paper.
     pub err: f64,
     /// Share of all ranks that is really removed: matrices that stay dense count as 0.
     pub err_applied: f64,
+    /// Share of the parameters of all these matrices that is kept.
+    #[serde(default)]
+    pub keep_params: f64,
     /// Number of matrices looked at.
     pub matrices: usize,
     /// Number of low-rank components, the matrices that are factored.
@@ -77,6 +89,9 @@ pub struct MatrixPlan {
     pub reduction: f64,
     /// Whether it is a low-rank component (LRC) and is factored.
     pub low_rank: bool,
+    /// How it is stored if it is.
+    #[serde(default)]
+    pub storage: Storage,
     /// Whether factoring at `rank` takes more parameters than the dense matrix.
     pub grows: bool,
     /// Parameters now.
@@ -131,23 +146,27 @@ impl PlanTotals {
         let sum =
             |of: &dyn Fn(&MatrixPlan) -> u64| matrices.iter().map(of).fold(0, u64::saturating_add);
         let bytes = |m: &MatrixPlan, parameters: u64| parameters * m.dtype.bitsize() as u64 / 8;
+        let index_bytes =
+            |m: &MatrixPlan| if m.low_rank { m.storage.index_bytes(m.rank) } else { 0 };
+        let (before, after) = (sum(&|m| m.parameters_before), sum(&|m| m.parameters_after));
         let low_rank = |m: &&MatrixPlan| m.low_rank;
         Self {
             err: share(&|_| true),
             err_applied: share(&|m| m.low_rank),
+            keep_params: after as f64 / before.max(1) as f64,
             matrices: matrices.len(),
             lrcs: matrices.iter().filter(low_rank).count(),
             growing: matrices.iter().filter(low_rank).filter(|m| m.grows).count(),
             parameters_before: model.parameters,
             parameters_after: model
                 .parameters
-                .saturating_sub(sum(&|m| m.parameters_before))
-                .saturating_add(sum(&|m| m.parameters_after)),
+                .saturating_sub(before)
+                .saturating_add(after),
             bytes_before: model.bytes,
             bytes_after: model
                 .bytes
                 .saturating_sub(sum(&|m| bytes(m, m.parameters_before)))
-                .saturating_add(sum(&|m| bytes(m, m.parameters_after))),
+                .saturating_add(sum(&|m| bytes(m, m.parameters_after) + index_bytes(m))),
         }
     }
 }
@@ -165,10 +184,11 @@ impl RankPlan {
         if header.format != FORMAT {
             return Err(PlanFileError::Format(header.format));
         }
-        if header.version != VERSION {
-            return Err(PlanFileError::Version(header.version));
-        }
-        let plan: Self = serde_json::from_str(text)?;
+        let plan: Self = match header.version {
+            VERSION => serde_json::from_str(text)?,
+            FIRST_VERSION => from_first_version(text)?,
+            version => return Err(PlanFileError::Version(version)),
+        };
         if plan.matrices.is_empty() {
             return Err(PlanFileError::NoMatrices);
         }
@@ -218,11 +238,22 @@ impl RankPlan {
     }
 }
 
+/// Reads a plan of the first version as one of this version.
+fn from_first_version(text: &str) -> Result<RankPlan, PlanFileError> {
+    let mut value: serde_json::Value = serde_json::from_str(text)?;
+    if let Some(plan) = value.as_object_mut() {
+        let err = plan.remove("target_err").unwrap_or_default();
+        plan.insert("target".into(), serde_json::json!({ "err": err }));
+        plan.insert("version".into(), VERSION.into());
+    }
+    Ok(serde_json::from_value(value)?)
+}
+
 impl MatrixPlan {
     /// What follows from shape, rank and class.
     pub(super) fn recounted(mut self) -> Self {
         let [rows, cols] = self.shape.map(|n| n as u64);
-        let factored = self.rank as u64 * (rows + cols);
+        let factored = self.storage.parameters(self.shape, self.rank);
         self.parameters_before = rows * cols;
         self.grows = factored > self.parameters_before;
         self.reduction = (self.full_rank - self.rank) as f64 / self.full_rank as f64;
@@ -239,6 +270,8 @@ impl MatrixPlan {
             Some(format!("full_rank {} does not fit its shape {:?}", self.full_rank, self.shape))
         } else if !(1..=full).contains(&self.rank) {
             Some(format!("rank {} is not in 1..={full}", self.rank))
+        } else if self.low_rank && self.storage == Storage::Pivot && self.rank == full {
+            Some("pivoted storage at full rank is the dense matrix".into())
         } else {
             None
         }

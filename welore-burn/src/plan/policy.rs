@@ -1,19 +1,19 @@
-use crate::spectrum::MatrixSpectrum;
+use super::problem::{Allocation, RankProblem};
+use super::target::PlanError;
+use crate::spectrum::{MatrixSpectrum, SpectrumUnit};
 
-/// Says how much each rank of a matrix is worth, so that ranks can be compared across the
-/// whole model.
+/// Decides which matrices are factored, at which rank. A policy says what a rank is worth and
+/// leaves the rest to one of the two ways of [`RankProblem`].
 pub trait RankPolicy: std::fmt::Debug {
     /// Name written into the plan.
     fn name(&self) -> &'static str;
 
-    /// One score a rank, in the order of the singular values (largest first), never
-    /// increasing. Ranks are removed lowest score first, over all matrices.
-    fn scores(&self, spectrum: &MatrixSpectrum) -> Vec<f64>;
-
-    /// Whether the lowest kept score is a threshold worth reporting.
-    fn has_threshold(&self) -> bool {
-        true
-    }
+    /// Ranks and classes that meet the target.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::OutOfReach`] where none do, and [`PlanError::NotCalibrated`].
+    fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError>;
 }
 
 /// The paper's policy: min-max normalized singular values, `(s - min) / (max - min)` in each
@@ -28,13 +28,15 @@ impl RankPolicy for WeLore {
         "welore"
     }
 
-    fn scores(&self, spectrum: &MatrixSpectrum) -> Vec<f64> {
-        let values = &spectrum.singular_values;
-        let (max, min) = (values[0], values[values.len() - 1]);
-        if max == min {
-            return vec![1.0; values.len()];
-        }
-        values.iter().map(|s| (s - min) / (max - min)).collect()
+    fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
+        problem.remove_lowest(|spectrum| {
+            let values = &spectrum.singular_values;
+            let (max, min) = (values[0], values[values.len() - 1]);
+            if max == min {
+                return vec![1.0; values.len()];
+            }
+            values.iter().map(|s| (s - min) / (max - min)).collect()
+        })
     }
 }
 
@@ -47,13 +49,82 @@ impl RankPolicy for Uniform {
         "uniform"
     }
 
-    /// The share of the ranks that is left when this one goes.
-    fn scores(&self, spectrum: &MatrixSpectrum) -> Vec<f64> {
-        let full = spectrum.full_rank();
-        (0..full).map(|i| 1.0 - (i as f64 + 0.5) / full as f64).collect()
+    fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
+        // A score is the share of the ranks that is left when this one goes.
+        let allocation = problem.remove_lowest(|spectrum| {
+            let full = spectrum.full_rank();
+            (0..full).map(|i| 1.0 - (i as f64 + 0.5) / full as f64).collect()
+        })?;
+        Ok(Allocation { threshold: None, ..allocation })
+    }
+}
+
+/// The smallest sum of relative errors, `Σ ‖W - W_r‖² / ‖W‖²` in the norm of the spectra.
+/// Matrices that gain least by being factored stay dense.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Energy;
+
+impl RankPolicy for Energy {
+    fn name(&self) -> &'static str {
+        "energy"
     }
 
-    fn has_threshold(&self) -> bool {
-        false
+    fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
+        problem.least_loss(|spectrum| {
+            let tails = tails(spectrum);
+            let total = tails[0] + spectrum.singular_values[0].powi(2);
+            let scale = if total > 0.0 { 1.0 / total } else { 0.0 };
+            tails.into_iter().map(|tail| tail * scale).collect()
+        })
     }
+}
+
+/// The smallest sum of errors in units of the loss. Spectra must come of a calibration with
+/// gradients, whose squared singular values estimate what leaving a rank out costs.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Loss;
+
+impl RankPolicy for Loss {
+    fn name(&self) -> &'static str {
+        "loss"
+    }
+
+    fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
+        if problem.spectra.unit != SpectrumUnit::Loss {
+            return Err(PlanError::NotCalibrated { policy: self.name() });
+        }
+        problem.least_loss(tails)
+    }
+}
+
+/// [`Loss`], with the estimate of every matrix scaled by what one probe of it really cost.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Probed;
+
+impl RankPolicy for Probed {
+    fn name(&self) -> &'static str {
+        "probed"
+    }
+
+    fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
+        let probed = problem.spectra.matrices.iter().all(|matrix| matrix.probe.is_some());
+        if problem.spectra.unit != SpectrumUnit::Loss || !probed {
+            return Err(PlanError::NotCalibrated { policy: self.name() });
+        }
+        problem.least_loss(|spectrum| {
+            let scale = spectrum.probe.unwrap_or(1.0);
+            tails(spectrum).into_iter().map(|tail| tail * scale).collect()
+        })
+    }
+}
+
+/// Squared error of the best approximation at every rank from 1 on, summed from the smallest
+/// singular value up, so that small tails are exact.
+fn tails(spectrum: &MatrixSpectrum) -> Vec<f64> {
+    let values = &spectrum.singular_values;
+    let mut tails = vec![0.0; values.len()];
+    for rank in (1..values.len()).rev() {
+        tails[rank - 1] = tails[rank] + values[rank].powi(2);
+    }
+    tails
 }

@@ -38,6 +38,12 @@ impl Cost {
         Self::new(entries, m * n * (side + 3.0 * rank) + 9.0 * side.powi(3))
     }
 
+    /// Of a root of second moments, and of a product with it.
+    pub fn of_root(size: usize) -> Self {
+        let size = size as f64;
+        Self::new(3.0 * size * size, 2.0 * size.powi(3))
+    }
+
     /// Of the product of two factors, and its stored form.
     pub fn of_product(shape: [usize; 2], rank: usize) -> Self {
         let [m, n] = shape.map(|n| n as f64);
@@ -48,6 +54,17 @@ impl Cost {
     /// Of reading and writing a tensor as it is.
     pub fn of_copy(entries: u64) -> Self {
         Self { bytes: 0, operations: entries }
+    }
+}
+
+impl std::ops::Add for Cost {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            bytes: self.bytes.saturating_add(other.bytes),
+            operations: self.operations.saturating_add(other.operations),
+        }
     }
 }
 

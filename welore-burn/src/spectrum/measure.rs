@@ -7,11 +7,13 @@ use safetensors::Dtype;
 
 use super::cache::SpectrumCache;
 use super::cost::Cost;
+use super::norms::Norms;
 use super::spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};
+use crate::calibrate::CalibrationError;
 use crate::checkpoint::Selection;
 use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames};
-use crate::linalg::{LinalgError, Matrix, singular_values};
-use crate::linear::{as_matrix, factored_paths, is_transposed_layout};
+use crate::linalg::{LinalgError, Matrix};
+use crate::linear::{as_matrix, factored_paths, is_transposed_layout, to_matrix};
 use crate::progress::{Interrupted, Part, Progress};
 use crate::workers::{Budget, Oversized};
 
@@ -43,6 +45,9 @@ pub enum SpectrumError {
         /// Name of the matrix.
         name: String,
     },
+    /// The calibration cannot be used.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
     /// The selection matches nothing.
     #[error("no matrix is selected")]
     NothingSelected,
@@ -62,7 +67,9 @@ pub enum SpectrumError {
 
 /// How the matrices of a checkpoint are measured.
 #[derive(Debug, Clone, Default)]
-pub struct MeasureSettings {
+pub struct MeasureSettings<'a> {
+    /// The norm of every matrix; that of its weights by default.
+    pub norms: Norms<'a>,
     /// How many matrices are in flight at once, in how much memory.
     pub budget: Budget,
     /// Directory in which singular values are kept by the content of their matrix, so that no
@@ -84,13 +91,16 @@ pub struct MeasureSettings {
 pub fn measure_checkpoint(
     checkpoint: &Checkpoint,
     selection: &Selection,
-    settings: &MeasureSettings,
+    settings: &MeasureSettings<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Spectra, SpectrumError> {
     let names = checkpoint_matrices(checkpoint, selection)?;
     let costs = names
         .iter()
-        .map(|name| Ok(Cost::of_values(checkpoint.matrix_shape(&weight_of(name))?)))
+        .map(|name| {
+            let shape = checkpoint.matrix_shape(&weight_of(name))?;
+            Ok(settings.norms.cost(shape) + Cost::of_values(shape))
+        })
         .collect::<Result<Vec<_>, CheckpointError>>()?;
     let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
     settings.budget.check(names.iter().copied().zip(needs.iter().copied()))?;
@@ -105,7 +115,7 @@ pub fn measure_checkpoint(
     settings.budget.workers().spread_within(
         settings.budget.memory,
         &needs,
-        |index| measure(checkpoint, names[index], cache.as_ref()),
+        |index| measure(checkpoint, names[index], settings.norms, cache.as_ref()),
         |index, result| {
             let noted = result.and_then(|(spectrum, known)| {
                 measured[index] = Some(spectrum);
@@ -125,7 +135,8 @@ pub fn measure_checkpoint(
     let matrices = measured.into_iter().flatten().collect();
     let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
     let source = checkpoint.dir().display().to_string();
-    Ok(Spectra::new(source, size, matrices)?)
+    let spectra = Spectra::new(source, size, matrices)?;
+    Ok(spectra.measured_in(settings.norms))
 }
 
 fn weight_of(name: &str) -> String {
@@ -136,26 +147,39 @@ fn weight_of(name: &str) -> String {
 fn measure(
     checkpoint: &Checkpoint,
     name: &str,
+    norms: Norms<'_>,
     cache: Option<&SpectrumCache>,
 ) -> Result<(MatrixSpectrum, bool), SpectrumError> {
     let tensor = weight_of(name);
     let shape = checkpoint.matrix_shape(&tensor)?;
     let dtype = checkpoint.raw(&tensor)?.0.dtype;
     let digest = checkpoint.digest(&tensor)?;
-    let found = cache.and_then(|cache| cache.find(&digest, shape[0].min(shape[1])));
+    let calibration = norms.calibration();
+    if let Some(calibration) = calibration {
+        calibration.check(name, &digest)?;
+    }
+    // The same matrix has other values in another norm, and under another name another norm.
+    let key = match norms.identity() {
+        Some(identity) => {
+            blake3::hash(format!("{digest} {name} {identity}").as_bytes()).to_hex().to_string()
+        }
+        None => digest.clone(),
+    };
+    let found = cache.and_then(|cache| cache.find(&key, shape[0].min(shape[1])));
     let (singular_values, known) = match found {
         Some(found) => found,
         None => {
-            let values = values_of(name, &checkpoint.read_matrix(&tensor)?)?;
+            let values = values_of(name, &checkpoint.read_matrix(&tensor)?, norms)?;
             if let Some(cache) = cache {
-                cache.keep(&digest, &values);
+                cache.keep(&key, &values);
             }
             (values, false)
         }
     };
     checkpoint.release(&tensor);
-    let digest = Some(digest);
-    Ok((MatrixSpectrum { name: name.into(), shape, dtype, digest, singular_values }, known))
+    let (name, digest) = (name.to_string(), Some(digest));
+    let probe = calibration.and_then(|calibration| calibration.probe(&name));
+    Ok((MatrixSpectrum { name, shape, dtype, digest, singular_values, probe }, known))
 }
 
 /// Names of the selected dense matrices of a checkpoint, in the model's order.
@@ -216,6 +240,20 @@ pub fn measure_module<M: Module>(
     selection: &Selection,
     progress: &mut dyn Progress,
 ) -> Result<Spectra, SpectrumError> {
+    measure_module_in(module, selection, Norms::plain(), progress)
+}
+
+/// [`measure_module`] in the norms of a calibration.
+///
+/// # Errors
+///
+/// Also [`SpectrumError::Calibration`].
+pub fn measure_module_in<M: Module>(
+    module: &M,
+    selection: &Selection,
+    norms: Norms<'_>,
+    progress: &mut dyn Progress,
+) -> Result<Spectra, SpectrumError> {
     let mut survey = Survey::default();
     module.visit(&mut survey);
     let size = survey.size;
@@ -240,27 +278,21 @@ pub fn measure_module<M: Module>(
             shape: [matrix.rows(), matrix.cols()],
             dtype,
             digest: None,
-            singular_values: values_of(&name, &matrix)?,
+            singular_values: values_of(&name, &matrix, norms)?,
+            probe: norms.calibration().and_then(|calibration| calibration.probe(&name)),
             name,
         });
     }
-    Ok(Spectra::new("module", size, matrices)?)
+    Ok(Spectra::new("module", size, matrices)?.measured_in(norms))
 }
 
-/// A weight `[d_input, d_output]` as the PyTorch-oriented matrix `[d_output, d_input]`, f64,
-/// on the host.
-///
-/// # Errors
-///
-/// [`LinalgError::NotFinite`] and [`LinalgError::Empty`].
-pub(crate) fn to_matrix(weight: Tensor<2>) -> Result<Matrix, LinalgError> {
-    let [d_input, d_output] = weight.dims();
-    let values = weight.without_autodiff().transpose().into_data().iter::<f64>().collect();
-    Matrix::new(d_output, d_input, values)
-}
-
-fn values_of(name: &str, matrix: &Matrix) -> Result<Vec<f64>, SpectrumError> {
-    singular_values(matrix).map_err(|source| SpectrumError::Linalg { name: name.into(), source })
+fn values_of(
+    name: &str,
+    matrix: &Matrix,
+    norms: Norms<'_>,
+) -> Result<Vec<f64>, SpectrumError> {
+    let norm = norms.of(name)?;
+    norm.singular_values(matrix).map_err(|source| SpectrumError::Linalg { name: name.into(), source })
 }
 
 fn stored_dtype(dtype: DType) -> Dtype {

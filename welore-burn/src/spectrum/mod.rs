@@ -5,11 +5,14 @@
 mod cache;
 mod cost;
 mod measure;
+mod norms;
 mod spectra;
 
 pub use crate::checkpoint::{PROJECTIONS, PatternError, Selection};
 
 pub(crate) use cost::{Cost, DECOMPOSITION};
-pub(crate) use measure::to_matrix;
-pub use measure::{MeasureSettings, SpectrumError, measure_checkpoint, measure_module};
-pub use spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};
+pub use measure::{
+    MeasureSettings, SpectrumError, measure_checkpoint, measure_module, measure_module_in,
+};
+pub use norms::{Method, Norms};
+pub use spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError, SpectrumUnit};

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use super::norms::Norms;
 use crate::artifact::Header;
 
 const FORMAT: &str = "welore-spectra";
@@ -17,8 +18,28 @@ pub struct Spectra {
     pub source: String,
     /// The whole model's size, measured matrices included.
     pub model: ModelSize,
+    /// What the singular values measure.
+    #[serde(default)]
+    pub unit: SpectrumUnit,
+    /// Digest of the calibration that they came of, if they did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<String>,
     /// One entry a matrix, in the model's order.
     pub matrices: Vec<MatrixSpectrum>,
+}
+
+/// What the singular values of a model's matrices measure.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpectrumUnit {
+    /// The weights themselves, as in the paper.
+    #[default]
+    Weights,
+    /// What the weights do to the inputs of a calibration: `W L` with `L Lᵀ = E[x xᵀ]`.
+    Inputs,
+    /// The same, and what it does to the loss: `R W L` with `Rᵀ R = E[g gᵀ]` of the gradients
+    /// of the outputs. Half a squared singular value estimates what leaving it out costs.
+    Loss,
 }
 
 /// How large a model is.
@@ -45,6 +66,9 @@ pub struct MatrixSpectrum {
     pub digest: Option<String>,
     /// Largest first, `min(out, in)` of them.
     pub singular_values: Vec<f64>,
+    /// What a probe of this matrix cost the loss, over what its singular values promised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<f64>,
 }
 
 /// A spectra file that cannot be used.
@@ -88,10 +112,18 @@ impl Spectra {
             version: VERSION,
             source: source.into(),
             model,
+            unit: SpectrumUnit::Weights,
+            calibration: None,
             matrices,
         };
         spectra.check()?;
         Ok(spectra)
+    }
+
+    pub(super) fn measured_in(mut self, norms: Norms<'_>) -> Self {
+        self.unit = norms.method().unit();
+        self.calibration = norms.calibration().and_then(|c| c.digest()).map(str::to_string);
+        self
     }
 
     /// Reads and checks a spectra file's text.
@@ -165,6 +197,8 @@ impl MatrixSpectrum {
             Some(format!("{} singular values for full rank {full}", values.len()))
         } else if values.iter().any(|s| !s.is_finite() || *s < 0.0) {
             Some("a singular value is negative or not finite".into())
+        } else if self.probe.is_some_and(|probe| !(probe.is_finite() && probe >= 0.0)) {
+            Some("its probe is negative or not finite".into())
         } else if values.windows(2).any(|pair| pair[0] < pair[1]) {
             Some("the singular values are not sorted, largest first".into())
         } else {

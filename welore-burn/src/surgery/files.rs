@@ -8,9 +8,11 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, DEFAULT_SHARD_BYTES, FactorNames, OutputDir, PLAN_FILE,
     copy_companions, write_file,
 };
+use crate::calibrate::CalibrationError;
 use crate::linalg::LinalgError;
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Interrupted, Progress};
+use crate::spectrum::Norms;
 use crate::workers::{Budget, Oversized, Workers, cores};
 
 /// Why a plan cannot be carried out on a checkpoint.
@@ -37,6 +39,9 @@ pub enum FilesError {
     /// A matrix does not fit the memory that may be used.
     #[error(transparent)]
     Oversized(#[from] Oversized),
+    /// The calibration cannot be used.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
     /// The decomposition failed.
     #[error("`{name}`: {source}")]
     Linalg {
@@ -116,21 +121,24 @@ fn check_digest(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<(), File
 
 /// How a model directory is written.
 #[derive(Debug, Clone, Copy)]
-pub struct WriteSettings {
+pub struct WriteSettings<'a> {
+    /// The norm in which the factors of every matrix are best; that of the weights by default.
+    pub norms: Norms<'a>,
     /// How many matrices are in flight at once, in how much memory.
     pub budget: Budget,
     /// A shard is closed at about so many bytes.
     pub shard_bytes: u64,
 }
 
-impl Default for WriteSettings {
+impl Default for WriteSettings<'_> {
     fn default() -> Self {
-        Self { budget: Budget::default(), shard_bytes: DEFAULT_SHARD_BYTES }
+        let (norms, budget) = (Norms::plain(), Budget::default());
+        Self { norms, budget, shard_bytes: DEFAULT_SHARD_BYTES }
     }
 }
 
-/// Writes a compressed model directory: low-rank components of the plan as `X.V.weight` and
-/// `X.U.weight` in the matrix's own type, every other tensor byte for byte, configuration,
+/// Writes a compressed model directory: low-rank components of the plan as [`FactorNames`] says,
+/// in the matrix's own type, every other tensor byte for byte, configuration,
 /// tokenizer, plan.
 ///
 /// Every tensor is written to its place in its shard as soon as it is there, so memory is
@@ -149,7 +157,7 @@ pub fn compress_directory(
     checkpoint: &Checkpoint,
     plan: &RankPlan,
     output: &OutputDir,
-    settings: &WriteSettings,
+    settings: &WriteSettings<'_>,
     progress: &mut dyn Progress,
 ) -> Result<SurgeryReport, FilesError> {
     check_plan(checkpoint, plan)?;
@@ -164,7 +172,8 @@ pub fn compress_directory(
         })
         .collect();
     let plan_text = plan.to_json();
-    let work = Work { what: "factoring", origin: &plan_text, checkpoint, pieces, settings };
+    let origin = format!("{plan_text}{}", settings.norms.identity().unwrap_or_default());
+    let work = Work { what: "factoring", origin: &origin, checkpoint, pieces, settings };
     let mut write = || -> Result<SurgeryReport, FilesError> {
         let errors = carry_out(&work, output, progress)?;
         copy_companions(checkpoint.dir(), output.path())?;
@@ -192,7 +201,7 @@ pub fn compress_directory(
 pub fn merge_directory(
     checkpoint: &Checkpoint,
     output: &OutputDir,
-    settings: &WriteSettings,
+    settings: &WriteSettings<'_>,
     progress: &mut dyn Progress,
 ) -> Result<(), FilesError> {
     if !checkpoint.names().any(|tensor| FactorNames::matrix_of_v(tensor).is_some()) {
@@ -200,7 +209,7 @@ pub fn merge_directory(
     }
     let pieces = checkpoint
         .names()
-        .filter(|tensor| !is_u_factor(checkpoint, tensor))
+        .filter(|tensor| !is_rest_of_factors(checkpoint, tensor))
         .map(|tensor| match FactorNames::matrix_of_v(tensor) {
             Some(name) => Piece::merge(checkpoint, name),
             None => Ok(Piece::Copy(tensor)),
@@ -214,9 +223,9 @@ pub fn merge_directory(
     write().map_err(|error| error.about(output))
 }
 
-fn is_u_factor(checkpoint: &Checkpoint, tensor: &str) -> bool {
-    tensor
-        .strip_suffix(".U.weight")
+/// Whether a tensor belongs to a matrix that its `V` factor stands for.
+fn is_rest_of_factors(checkpoint: &Checkpoint, tensor: &str) -> bool {
+    FactorNames::matrix_of_rest(tensor)
         .is_some_and(|name| checkpoint.meta(&FactorNames::of(name).v).is_some())
 }
 

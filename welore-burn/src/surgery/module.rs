@@ -1,15 +1,18 @@
 use std::collections::BTreeMap;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{DType, Device, Tensor, TensorData};
 
-use crate::linalg::{LinalgError, balanced_factors};
+use super::factoring::{FactorError, Factored, Form, factor};
+use crate::calibrate::CalibrationError;
+use crate::linalg::{LinalgError, PivotFactors};
 use crate::linear::{
     FactorParams, Rest, as_matrix, attach_factors, factored_paths, is_transposed_layout,
+    order_of_pivots, to_matrix,
 };
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Interrupted, Progress};
-use crate::spectrum::to_matrix;
+use crate::spectrum::Norms;
 
 /// What surgery did.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,12 +28,13 @@ pub struct FactoredMatrix {
     pub name: String,
     /// Its new rank.
     pub rank: usize,
-    /// `‖W - W_k‖ / ‖W‖` in the Frobenius norm.
+    /// `‖W - W_k‖ / ‖W‖`, in the norm in which it was factored: the Frobenius norm unless that is
+    /// one of a calibration.
     pub relative_error: f64,
 }
 
 /// Why a plan cannot be carried out on a module.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum SurgeryError {
     /// The module has no such matrix.
     #[error("the plan names `{0}`, which the model does not have; was it made for another model?")]
@@ -61,6 +65,9 @@ pub enum SurgeryError {
         /// Why.
         source: LinalgError,
     },
+    /// The calibration cannot be used.
+    #[error(transparent)]
+    Calibration(#[from] CalibrationError),
     /// The user stopped the work.
     #[error(transparent)]
     Interrupted(#[from] Interrupted),
@@ -70,7 +77,8 @@ pub enum SurgeryError {
 ///
 /// Every low-rank matrix `X` of the plan must be a parameter with path `X.weight`, of shape
 /// `[d_input, d_output]`. It becomes `down · up` with `√S` on both sides
-/// ([`balanced_factors`]); its factors are trainable, every other parameter is frozen, which
+/// ([`balanced_factors`](crate::linalg::balanced_factors)), or takes the form that the plan's
+/// [`Storage`](crate::plan::Storage) says; its factors are trainable, every other parameter is frozen, which
 /// is how WeLore fine-tunes. [`LowRankLinear`](crate::linear::LowRankLinear) multiplies by
 /// the factors one after the other; any other layer, such as `nn::Linear`, materializes.
 ///
@@ -83,6 +91,20 @@ pub enum SurgeryError {
 pub fn apply_plan<M: Module>(
     module: M,
     plan: &RankPlan,
+    progress: &mut dyn Progress,
+) -> Result<(M, SurgeryReport), SurgeryError> {
+    apply_plan_in(module, plan, Norms::plain(), progress)
+}
+
+/// [`apply_plan`] with the factors that are best in the norms of a calibration.
+///
+/// # Errors
+///
+/// Also [`SurgeryError::Calibration`].
+pub fn apply_plan_in<M: Module>(
+    module: M,
+    plan: &RankPlan,
+    norms: Norms<'_>,
     progress: &mut dyn Progress,
 ) -> Result<(M, SurgeryReport), SurgeryError> {
     let planned: BTreeMap<&str, &MatrixPlan> =
@@ -98,7 +120,7 @@ pub fn apply_plan<M: Module>(
             if error.is_some() {
                 return None;
             }
-            match factor(matrix, weight, progress) {
+            match factor_weight(matrix, weight, norms, progress) {
                 Ok((params, done)) => {
                     report.factored.push(done);
                     Some(params)
@@ -117,9 +139,10 @@ pub fn apply_plan<M: Module>(
     }
 }
 
-fn factor(
+fn factor_weight(
     matrix: &MatrixPlan,
     weight: &Param<Tensor<2>>,
+    norms: Norms<'_>,
     progress: &mut dyn Progress,
 ) -> Result<(FactorParams, FactoredMatrix), SurgeryError> {
     let name = &matrix.name;
@@ -128,18 +151,42 @@ fn factor(
     let value = weight.base();
     let (dtype, device) = (value.dtype(), value.device());
     let dense = to_matrix(value).map_err(failed)?;
-    let factors = balanced_factors(&dense, matrix.rank).map_err(failed)?;
-    let [d_output, d_input] = matrix.shape;
-    let rank = matrix.rank;
+    let Factored { form, relative_error } =
+        factor(&dense, matrix, norms).map_err(|error| match error {
+            FactorError::Linalg(source) => failed(source),
+            FactorError::Calibration(error) => error.into(),
+        })?;
+    let params = factor_params(weight.id, form, matrix, dtype, &device);
+    Ok((params, FactoredMatrix { name: name.clone(), rank: matrix.rank, relative_error }))
+}
+
+/// The parameters of a factored weight, which keeps the id of the dense one.
+pub(crate) fn factor_params(
+    id: ParamId,
+    form: Form,
+    matrix: &MatrixPlan,
+    dtype: DType,
+    device: &Device,
+) -> FactorParams {
+    let ([d_output, d_input], rank) = (matrix.shape, matrix.rank);
     // The factors are those of [out, in]; the parameters are their transposes.
-    let down = on_device(factors.right, [rank, d_input], dtype, &device);
-    let up = on_device(factors.left, [d_output, rank], dtype, &device);
-    let params = FactorParams {
-        down: Param::initialized(weight.id, down).set_require_grad(true),
-        up: Param::from_tensor(up),
+    let (down, up, order) = match form {
+        Form::Factors { left, right } => {
+            (right, on_device(left, [d_output, rank], dtype, device), None)
+        }
+        Form::Pivot(PivotFactors { pivots, rows, others }) => {
+            let pivots: Vec<i32> = pivots.into_iter().map(|pivot| pivot as i32).collect();
+            let order = order_of_pivots(&pivots, d_output).expect("pivots are different rows");
+            let order = Tensor::from_data(TensorData::new(order, [d_output]), device);
+            (rows, on_device(others, [d_output - rank, rank], dtype, device), Some(order))
+        }
     };
-    let relative_error = factors.relative_error;
-    Ok((params, FactoredMatrix { name: name.clone(), rank, relative_error }))
+    let down = on_device(down, [rank, d_input], dtype, device);
+    FactorParams {
+        down: Param::initialized(id, down).set_require_grad(true),
+        up: Param::from_tensor(up),
+        order,
+    }
 }
 
 /// The transpose of a row-major matrix, contiguous on the device.

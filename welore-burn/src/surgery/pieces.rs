@@ -6,9 +6,10 @@ use safetensors::Dtype;
 
 use super::files::FilesError;
 use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames, TensorSpec, encode_floats};
-use crate::linalg::balanced_factors;
-use crate::plan::MatrixPlan;
-use crate::spectrum::Cost;
+use super::factoring::{FactorError, Factored, Form, factor};
+use crate::linalg::PivotFactors;
+use crate::plan::{MatrixPlan, Storage};
+use crate::spectrum::{Cost, Norms};
 
 /// What is made of one or two tensors of a checkpoint, apart from all others.
 #[derive(Debug)]
@@ -28,6 +29,7 @@ pub(super) struct Merge<'a> {
     shape: [usize; 2],
     rank: usize,
     dtype: Dtype,
+    storage: Storage,
 }
 
 /// The content of the tensors of a piece.
@@ -43,9 +45,12 @@ impl<'a> Piece<'a> {
     pub fn merge(checkpoint: &Checkpoint, name: &'a str) -> Result<Self, CheckpointError> {
         let names = FactorNames::of(name);
         let [rank, d_input] = checkpoint.matrix_shape(&names.v)?;
-        let [d_output, _] = checkpoint.matrix_shape(&names.u)?;
+        let (storage, d_output) = match checkpoint.meta(&names.pivots) {
+            Some(_) => (Storage::Pivot, checkpoint.matrix_shape(&names.c)?[0] + rank),
+            None => (Storage::Factors, checkpoint.matrix_shape(&names.u)?[0]),
+        };
         let dtype = checkpoint.raw(&names.v)?.0.dtype;
-        Ok(Self::Merge(Merge { name, shape: [d_output, d_input], rank, dtype }))
+        Ok(Self::Merge(Merge { name, shape: [d_output, d_input], rank, dtype, storage }))
     }
 
     /// The matrix or the tensor.
@@ -63,12 +68,14 @@ impl<'a> Piece<'a> {
     }
 
     /// What it takes.
-    pub fn cost(&self, checkpoint: &Checkpoint) -> Cost {
+    pub fn cost(&self, checkpoint: &Checkpoint, norms: Norms<'_>) -> Cost {
         match self {
             Self::Copy(tensor) => {
                 Cost::of_copy(checkpoint.meta(tensor).map_or(0, |meta| meta.parameters()))
             }
-            Self::Factor(matrix) => Cost::of_factors(matrix.shape, matrix.rank),
+            Self::Factor(matrix) => {
+                Cost::of_factors(matrix.shape, matrix.rank) + norms.cost(matrix.shape)
+            }
             Self::Merge(merge) => Cost::of_product(merge.shape, merge.rank),
         }
     }
@@ -80,7 +87,10 @@ impl<'a> Piece<'a> {
             Self::Factor(matrix) => vec![weight_of(&matrix.name)],
             Self::Merge(merge) => {
                 let names = FactorNames::of(merge.name);
-                vec![names.v, names.u]
+                match merge.storage {
+                    Storage::Factors => vec![names.v, names.u],
+                    Storage::Pivot => vec![names.v, names.c, names.pivots],
+                }
             }
         }
     }
@@ -105,49 +115,92 @@ impl<'a> Piece<'a> {
             }
             Self::Factor(matrix) => {
                 let names = FactorNames::of(&matrix.name);
-                let [d_output, d_input] = matrix.shape;
-                vec![
-                    spec(names.v, matrix.dtype, [matrix.rank, d_input]),
-                    spec(names.u, matrix.dtype, [d_output, matrix.rank]),
-                ]
+                let ([d_output, d_input], rank) = (matrix.shape, matrix.rank);
+                let v = spec(names.v, matrix.dtype, [rank, d_input]);
+                match matrix.storage {
+                    Storage::Factors => vec![v, spec(names.u, matrix.dtype, [d_output, rank])],
+                    Storage::Pivot => {
+                        let pivots =
+                            TensorSpec { name: names.pivots, dtype: Dtype::I32, shape: vec![rank] };
+                        vec![v, spec(names.c, matrix.dtype, [d_output - rank, rank]), pivots]
+                    }
+                }
             }
             Self::Merge(merge) => vec![spec(weight_of(merge.name), merge.dtype, merge.shape)],
         })
     }
 
     /// Makes it.
-    pub fn make(&self, checkpoint: &'a Checkpoint) -> Result<Made<'a>, FilesError> {
+    pub fn make(
+        &self,
+        checkpoint: &'a Checkpoint,
+        norms: Norms<'_>,
+    ) -> Result<Made<'a>, FilesError> {
         match self {
             Self::Copy(tensor) => {
                 checkpoint.check_finite(tensor)?;
                 let (_, bytes) = checkpoint.raw(tensor)?;
                 Ok(Made { data: vec![Cow::Borrowed(bytes)], relative_error: None })
             }
-            Self::Factor(matrix) => factor(checkpoint, matrix),
+            Self::Factor(matrix) => factored(checkpoint, matrix, norms),
             Self::Merge(merge) => product(checkpoint, merge),
         }
     }
 }
 
-fn factor<'a>(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<Made<'a>, FilesError> {
+fn factored<'a>(
+    checkpoint: &Checkpoint,
+    matrix: &MatrixPlan,
+    norms: Norms<'_>,
+) -> Result<Made<'a>, FilesError> {
     let dense = checkpoint.read_matrix(&weight_of(&matrix.name))?;
-    let factors = balanced_factors(&dense, matrix.rank)
-        .map_err(|source| FilesError::Linalg { name: matrix.name.clone(), source })?;
+    let Factored { form, relative_error } =
+        factor(&dense, matrix, norms).map_err(|error| match error {
+            FactorError::Linalg(source) => {
+                FilesError::Linalg { name: matrix.name.clone(), source }
+            }
+            FactorError::Calibration(error) => error.into(),
+        })?;
     drop(dense);
     let names = FactorNames::of(&matrix.name);
     let encode = |tensor: &str, values: &[f64]| -> Result<Cow<'a, [u8]>, FilesError> {
         Ok(Cow::Owned(encode_floats(tensor, values, matrix.dtype)?))
     };
-    let data = vec![encode(&names.v, &factors.right)?, encode(&names.u, &factors.left)?];
-    Ok(Made { data, relative_error: Some(factors.relative_error) })
+    let data = match form {
+        Form::Factors { left, right } => {
+            vec![encode(&names.v, &right)?, encode(&names.u, &left)?]
+        }
+        Form::Pivot(PivotFactors { pivots, rows, others }) => {
+            let pivots = pivots.iter().flat_map(|pivot| (*pivot as i32).to_le_bytes()).collect();
+            vec![encode(&names.v, &rows)?, encode(&names.c, &others)?, Cow::Owned(pivots)]
+        }
+    };
+    Ok(Made { data, relative_error: Some(relative_error) })
 }
 
 fn product<'a>(checkpoint: &Checkpoint, merge: &Merge<'_>) -> Result<Made<'a>, FilesError> {
     let names = FactorNames::of(merge.name);
-    let (v, u) = (checkpoint.read_matrix(&names.v)?, checkpoint.read_matrix(&names.u)?);
-    let product =
-        u.product(&v).map_err(|source| FilesError::Linalg { name: merge.name.into(), source })?;
-    let data = encode_floats(&weight_of(merge.name), product.data(), merge.dtype)?;
+    let failed = |source| FilesError::Linalg { name: merge.name.into(), source };
+    let v = checkpoint.read_matrix(&names.v)?;
+    let product = match merge.storage {
+        Storage::Factors => {
+            checkpoint.read_matrix(&names.u)?.product(&v).map_err(failed)?.data().to_vec()
+        }
+        Storage::Pivot => {
+            let [rows, cols] = merge.shape;
+            let order = checkpoint.read_order(&names.pivots, merge.rank, rows)?;
+            let others = checkpoint.read_matrix(&names.c)?.product(&v).map_err(failed)?;
+            let row = |place: i32| {
+                let place = place as usize;
+                match place.checked_sub(merge.rank) {
+                    Some(other) => &others.data()[other * cols..][..cols],
+                    None => &v.data()[place * cols..][..cols],
+                }
+            };
+            order.into_iter().flat_map(row).copied().collect()
+        }
+    };
+    let data = encode_floats(&weight_of(merge.name), &product, merge.dtype)?;
     Ok(Made { data: vec![Cow::Owned(data)], relative_error: None })
 }
 

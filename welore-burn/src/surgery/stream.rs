@@ -9,7 +9,7 @@ use super::files::{FilesError, WriteSettings};
 use super::pieces::{Made, Piece};
 use crate::checkpoint::{Checkpoint, CheckpointError, Layout, OutputDir, ShardFiles, TensorSpec};
 use crate::progress::{Part, Progress};
-use crate::spectrum::{Cost, DECOMPOSITION};
+use crate::spectrum::{Cost, DECOMPOSITION, Norms};
 
 /// What is to be done.
 pub(super) struct Work<'a> {
@@ -19,7 +19,7 @@ pub(super) struct Work<'a> {
     pub origin: &'a str,
     pub checkpoint: &'a Checkpoint,
     pub pieces: Vec<Piece<'a>>,
-    pub settings: &'a WriteSettings,
+    pub settings: &'a WriteSettings<'a>,
 }
 
 /// A line of the journal: a piece whose tensors are in their shards.
@@ -49,7 +49,8 @@ pub(super) fn carry_out(
     progress: &mut dyn Progress,
 ) -> Result<Vec<Option<f64>>, FilesError> {
     let Work { what, checkpoint, pieces, settings, .. } = work;
-    let costs: Vec<Cost> = pieces.iter().map(|piece| piece.cost(checkpoint)).collect();
+    let norms = settings.norms;
+    let costs: Vec<Cost> = pieces.iter().map(|piece| piece.cost(checkpoint, norms)).collect();
     let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
     settings.budget.check(pieces.iter().map(Piece::name).zip(needs.iter().copied()))?;
 
@@ -65,6 +66,7 @@ pub(super) fn carry_out(
     };
     let job = Job {
         checkpoint,
+        norms,
         files: ShardFiles::prepare(output.path(), &layout)?,
         takes_notes: journal.is_some(),
         known: known.into_iter().map(|finished| (finished.name.clone(), finished)).collect(),
@@ -117,6 +119,7 @@ fn job(work: &Work<'_>, layout: &Layout) -> String {
 /// What the workers share.
 struct Job<'a> {
     checkpoint: &'a Checkpoint,
+    norms: Norms<'a>,
     files: ShardFiles<'a>,
     takes_notes: bool,
     /// What an earlier process finished, by name.
@@ -135,7 +138,7 @@ impl<'a> Job<'a> {
 
     fn put_and_hash(&self, piece: &Piece<'a>, tensors: &[TensorSpec]) -> Result<Done, FilesError> {
         if !self.takes_notes {
-            let made = piece.make(self.checkpoint)?;
+            let made = piece.make(self.checkpoint, self.norms)?;
             self.write(tensors, &made)?;
             let relative_error = made.relative_error;
             return Ok(Done { relative_error, finished: None, known: false });
@@ -149,7 +152,7 @@ impl<'a> Job<'a> {
             let relative_error = finished.relative_error;
             return Ok(Done { relative_error, finished: None, known: true });
         }
-        let made = piece.make(self.checkpoint)?;
+        let made = piece.make(self.checkpoint, self.norms)?;
         self.write(tensors, &made)?;
         let mut hasher = blake3::Hasher::new();
         for data in &made.data {

@@ -1,10 +1,9 @@
 use burn::optim::{GradientsAccumulator, GradientsParams};
-use burn::tensor::activation::softmax;
-use burn::tensor::{DType, Device, IndexingUpdateOp, Int, Tensor, TensorData};
+use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::clip::scale;
 use crate::data::TokenRow;
-use crate::language::LanguageModel;
+use crate::language::{LanguageModel, cross_entropy, leaf};
 
 /// Rows of tokens as tensors. Short rows are filled up at the end, where causal attention
 /// lets nothing see the filling; only tokens that are to be predicted have a target.
@@ -192,23 +191,4 @@ impl<M: LanguageModel> BackwardPass<'_, M> {
     fn collect(&mut self, gradients: GradientsParams) {
         self.gradients.accumulate(self.model, gradients);
     }
-}
-
-/// Cross-entropy of every row, `[rows, vocab_size]` to `[rows]`, and the gradient of `share`
-/// times their sum: `share · (softmax − one-hot)`. By its formula and not by autodiff, which
-/// keeps and passes over tensors of the logits' size a dozen times.
-fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>, share: f64) -> (Tensor<1>, Tensor<2>) {
-    let [rows, _] = logits.dims();
-    let softmax = softmax(logits.clone(), 1);
-    // `log Σ exp x = max x - log max softmax(x)`, of which nothing under- or overflows.
-    let log_sum = logits.clone().max_dim(1) - softmax.clone().max_dim(1).log();
-    let loss = log_sum - logits.gather(1, targets.clone());
-    let ones = Tensor::ones([rows, 1], &loss.device());
-    let gradient = softmax.scatter(1, targets, -ones, IndexingUpdateOp::Add).mul_scalar(share);
-    (loss.reshape([rows]), gradient)
-}
-
-/// A tensor that gradients are computed for, and nothing before it.
-fn leaf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
-    Tensor::from_inner(x).require_grad()
 }

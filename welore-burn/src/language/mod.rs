@@ -1,7 +1,11 @@
 //! What evaluation and training need of a language model.
 
+mod cross_entropy;
+
 use burn::module::Module;
 use burn::tensor::{Int, Tensor};
+
+pub(crate) use cross_entropy::{cross_entropy, leaf};
 
 /// A causal language model: an embedding, blocks one after the other, an end, and a head.
 ///
@@ -10,7 +14,7 @@ use burn::tensor::{Int, Tensor};
 /// nobody needs them whole.
 pub trait LanguageModel: Module + Sync {
     /// What the blocks of one pass share, such as position tables and masks.
-    type Pass;
+    type Pass: Send + Sync;
 
     /// Embeds tokens and prepares a pass over them.
     ///

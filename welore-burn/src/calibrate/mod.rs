@@ -1,0 +1,21 @@
+//! What a model's matrices see and do on a text: second moments of the inputs of every matrix,
+//! and of the gradients of its outputs.
+//!
+//! [`calibrate`] measures them block by block of a language model and writes them to a file;
+//! a [`Collector`] measures them on any Burn module whose layers are
+//! [`LowRankLinear`](crate::linear::LowRankLinear). A [`Calibration`] is what was measured; the
+//! norms in which spectra are measured and matrices are factored
+//! ([`Norms`](crate::spectrum::Norms)) are made of it.
+
+mod calibration;
+mod collector;
+mod error;
+mod file;
+mod pass;
+
+pub use calibration::Calibration;
+pub(crate) use collector::Watch;
+pub use collector::{Collector, Seen};
+pub use error::CalibrationError;
+pub(crate) use pass::as_tensor;
+pub use pass::{CalibrationOptions, CalibrationSummary, calibrate};

@@ -1,0 +1,306 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+use super::collector::{Watch, to_rows};
+use super::error::CalibrationError;
+use super::file::{CalibrationWriter, Manifest, MatrixEntry};
+use crate::checkpoint::Checkpoint;
+use crate::language::{LanguageModel, cross_entropy, leaf};
+use crate::linalg::SecondMoment;
+use crate::progress::Progress;
+use crate::workers::Workers;
+
+/// How a language model is calibrated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CalibrationOptions {
+    /// Tokens in a block; at least 2.
+    pub seq_len: usize,
+    /// Most blocks whose inputs are measured; `None` is all that the text fills.
+    pub blocks: Option<usize>,
+    /// Most blocks whose gradients are measured, too; 0 for none.
+    pub gradient_blocks: usize,
+    /// Whether to go on with fewer tokens than a matrix has inputs, which leaves its second
+    /// moments deficient. They are shrunk where they are used.
+    pub allow_deficient: bool,
+    /// Blocks computed at once, each by a thread of its own; see
+    /// [`PerplexityOptions`](crate::eval::PerplexityOptions).
+    pub at_once: NonZeroUsize,
+}
+
+/// What was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct CalibrationSummary {
+    /// Matrices.
+    pub matrices: usize,
+    /// Blocks whose inputs were measured.
+    pub blocks: usize,
+    /// Blocks whose gradients were.
+    pub gradient_blocks: usize,
+    /// Tokens in a block.
+    pub seq_len: usize,
+}
+
+/// Measures second moments of the inputs of every projection of a dense language model on a
+/// text, and of the gradients of their outputs with respect to the loss of each token, and writes
+/// them to `path`, whole or not at all.
+///
+/// The text goes through one block of the model at a time, forward and, for the gradients,
+/// backward: in memory are the model, the hidden states of all text (of those blocks of text
+/// that have gradients, at every block of the model), and the moments of one block. Sums are
+/// f64, over products of a block of text in f32.
+///
+/// `model` is on its autodiff device, `checkpoint` is where it came from.
+///
+/// # Errors
+///
+/// [`CalibrationError`]; what the text cannot give is found before anything is computed.
+pub fn calibrate<M: LanguageModel>(
+    model: &M,
+    checkpoint: &Checkpoint,
+    tokens: &[u32],
+    context: usize,
+    options: &CalibrationOptions,
+    path: &Path,
+    progress: &mut dyn Progress,
+) -> Result<CalibrationSummary, CalibrationError> {
+    let seq_len = options.seq_len;
+    check_text(model, tokens, context, options)?;
+    let text: Vec<Vec<u32>> = tokens
+        .chunks_exact(seq_len)
+        .take(options.blocks.unwrap_or(usize::MAX))
+        .map(<[u32]>::to_vec)
+        .collect();
+    let gradient_blocks = options.gradient_blocks.min(text.len());
+    let watch = Watch::new(model)?;
+    let frozen = model.clone().no_grad();
+    let device = frozen.devices().into_iter().next().expect("a model with matrices has a device");
+    let layers = survey(&frozen.valid(), &watch, &text[0], &device.clone().inner());
+    let matrices = entries(checkpoint, &layers)?;
+    let largest = matrices.iter().max_by_key(|matrix| matrix.shape[1]);
+    if let Some(matrix) = largest.filter(|_| !options.allow_deficient) {
+        let (tokens, size) = (text.len() * seq_len, matrix.shape[1]);
+        if tokens < size {
+            return Err(CalibrationError::TooLittleText { tokens, name: matrix.name.clone(), size });
+        }
+    }
+    let source = checkpoint.dir().display().to_string();
+    let count = matrices.len();
+    let manifest = Manifest::new(source, seq_len, text.len(), gradient_blocks, matrices);
+    let writer = CalibrationWriter::new(path, &manifest, &text)?;
+
+    let steps = layers.len() * (1 + usize::from(gradient_blocks > 0));
+    progress.begin("calibrating", steps);
+    let workers = Workers::new(options.at_once);
+    let pass = Calibrating { model: &frozen, watch: &watch, layers, workers, device, writer };
+    let (kept, last) = pass.forward(&text, gradient_blocks, progress)?;
+    if gradient_blocks > 0 {
+        pass.backward(&text[..gradient_blocks], kept, last, progress)?;
+    }
+    pass.writer.finish()?;
+    Ok(CalibrationSummary { matrices: count, blocks: text.len(), gradient_blocks, seq_len })
+}
+
+fn check_text(
+    model: &impl LanguageModel,
+    tokens: &[u32],
+    context: usize,
+    options: &CalibrationOptions,
+) -> Result<(), CalibrationError> {
+    let seq_len = options.seq_len;
+    if seq_len < 2 {
+        return Err(CalibrationError::SeqLen(seq_len));
+    }
+    if seq_len > context {
+        return Err(CalibrationError::Context { seq_len, context });
+    }
+    if tokens.len() < seq_len || options.blocks == Some(0) {
+        return Err(CalibrationError::TooShort { tokens: tokens.len(), seq_len });
+    }
+    let vocab_size = model.vocab_size();
+    match tokens.iter().max() {
+        Some(token) if *token as usize >= vocab_size => {
+            Err(CalibrationError::UnknownToken { token: *token, vocab_size })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The matrices of a block of the model, in the order of their use; each with the one whose
+/// inputs it sees.
+type Layer = Vec<(String, String)>;
+
+/// Learns from a few tokens which matrices each block has, and which see the same inputs.
+fn survey<M: LanguageModel>(
+    plain: &M,
+    watch: &Watch,
+    text: &[u32],
+    device: &Device,
+) -> Vec<Layer> {
+    let few = &text[..text.len().min(4)];
+    let (mut x, pass) = plain.begin(as_tensor(few, device));
+    let mut layers = Vec::new();
+    for index in 0..plain.blocks() {
+        let (output, seen) = watch.inputs(|| plain.block(index, x, &pass));
+        x = output;
+        layers.push(watch.groups(&seen));
+    }
+    layers
+}
+
+fn entries(checkpoint: &Checkpoint, layers: &[Layer]) -> Result<Vec<MatrixEntry>, CalibrationError> {
+    let entry = |(name, inputs_of): &(String, String)| {
+        let tensor = format!("{name}.weight");
+        let (shape, digest) = (checkpoint.matrix_shape(&tensor)?, checkpoint.digest(&tensor)?);
+        let (name, inputs_of) = (name.clone(), inputs_of.clone());
+        Ok(MatrixEntry { name, shape, digest: Some(digest), inputs_of })
+    };
+    layers.iter().flatten().map(entry).collect()
+}
+
+/// A block of tokens, `[1, positions]`.
+pub(crate) fn as_tensor(tokens: &[u32], device: &Device) -> Tensor<2, Int> {
+    let tokens: Vec<i32> = tokens.iter().map(|token| *token as i32).collect();
+    let len = tokens.len();
+    Tensor::from_data(TensorData::new(tokens, [1, len]), device)
+}
+
+struct Calibrating<'a, M> {
+    /// On its autodiff device, with nothing that trains.
+    model: &'a M,
+    watch: &'a Watch,
+    layers: Vec<Layer>,
+    workers: Workers,
+    device: Device,
+    writer: CalibrationWriter,
+}
+
+/// Moments of the matrices of a block of the model.
+type Moments = BTreeMap<String, SecondMoment>;
+
+impl<M: LanguageModel> Calibrating<'_, M> {
+    /// The inputs of every block of the model for the blocks of text that have gradients, and the
+    /// last hidden states of those.
+    fn forward(
+        &self,
+        text: &[Vec<u32>],
+        gradient_blocks: usize,
+        progress: &mut dyn Progress,
+    ) -> Result<(Vec<Vec<Tensor<3>>>, Vec<Tensor<3>>), CalibrationError> {
+        let plain = self.model.valid();
+        let device = self.device.clone().inner();
+        let begin = |tokens: &Vec<u32>| plain.begin(as_tensor(tokens, &device));
+        let (_, pass) = begin(&text[0]);
+        let mut hidden: Vec<Tensor<3>> = text.iter().map(|tokens| begin(tokens).0).collect();
+        let mut kept = Vec::new();
+        for (index, layer) in self.layers.iter().enumerate() {
+            progress.step(&format!("block {}, inputs", index + 1))?;
+            let leaders: BTreeSet<&String> = layer.iter().map(|(_, inputs_of)| inputs_of).collect();
+            let work = |block: usize| {
+                let x = hidden[block].clone();
+                let (output, seen) = self.watch.inputs(|| plain.block(index, x, &pass));
+                let mut moments = Moments::new();
+                for (id, size, rows) in &seen.inputs {
+                    let name = self.watch.name(*id);
+                    if leaders.contains(name) {
+                        let moment = moments.entry(name.clone());
+                        moment.or_insert_with(|| SecondMoment::new(*size)).add(rows);
+                    }
+                }
+                (output, moments)
+            };
+            let (outputs, moments) = self.spread(text.len(), work);
+            for (name, moment) in &moments {
+                self.writer.write_inputs(name, moment)?;
+            }
+            kept.push(hidden[..gradient_blocks].to_vec());
+            hidden = outputs;
+        }
+        hidden.truncate(gradient_blocks);
+        Ok((kept, hidden))
+    }
+
+    /// Gradients of the loss, block after block of the model from its end.
+    fn backward(
+        &self,
+        text: &[Vec<u32>],
+        mut kept: Vec<Vec<Tensor<3>>>,
+        last: Vec<Tensor<3>>,
+        progress: &mut dyn Progress,
+    ) -> Result<(), CalibrationError> {
+        let model = self.model;
+        let (_, pass) = model.begin(as_tensor(&text[0], &self.device));
+        let head = |block: usize| {
+            (self.gradient_of_loss(&text[block], last[block].clone()), Moments::new())
+        };
+        let (mut gradients, _) = self.spread(text.len(), head);
+        for index in (0..self.layers.len()).rev() {
+            progress.step(&format!("block {}, gradients", index + 1))?;
+            let inputs = kept.pop().expect("there is one a block of the model");
+            let work = |block: usize| {
+                let input = leaf(inputs[block].clone());
+                let forward = || model.block(index, input.clone(), &pass);
+                let (output, seen) = self.watch.outputs(forward);
+                let gradient = Tensor::from_inner(gradients[block].clone());
+                let mut backward = (output * gradient).sum().backward();
+                let mut moments = Moments::new();
+                for (id, probe) in seen.probes {
+                    let gradient = probe.grad_remove(&mut backward);
+                    let gradient = gradient.expect("every output has a gradient");
+                    let [_, size] = gradient.dims();
+                    let moment = moments.entry(self.watch.name(id).clone());
+                    moment.or_insert_with(|| SecondMoment::new(size)).add(&to_rows(gradient));
+                }
+                (input.grad_remove(&mut backward).expect("the input is a leaf"), moments)
+            };
+            let (next, moments) = self.spread(text.len(), work);
+            for (name, moment) in &moments {
+                self.writer.write_outputs(name, moment)?;
+            }
+            gradients = next;
+        }
+        Ok(())
+    }
+
+    /// Gradient of the summed loss of a block of text with respect to the last hidden states.
+    fn gradient_of_loss(&self, tokens: &[u32], last: Tensor<3>) -> Tensor<3> {
+        let positions = tokens.len() - 1;
+        let end = leaf(last);
+        let hidden = self.model.end(end.clone()).narrow(1, 0, positions);
+        let logits = self.model.logits(hidden).squeeze_dim::<2>(0);
+        let targets = as_tensor(&tokens[1..], &self.device.clone().inner());
+        let targets = targets.reshape([positions, 1]);
+        let (_, gradient) = cross_entropy(logits.clone().inner(), targets, 1.0);
+        let mut backward = (logits * Tensor::from_inner(gradient)).sum().backward();
+        end.grad_remove(&mut backward).expect("the end is a leaf")
+    }
+
+    /// Does work on every block of text, and adds up moments in their order, so that the sums
+    /// do not depend on the threads.
+    fn spread(
+        &self,
+        count: usize,
+        work: impl Fn(usize) -> (Tensor<3>, Moments) + Sync,
+    ) -> (Vec<Tensor<3>>, Moments) {
+        let mut outputs: Vec<Option<Tensor<3>>> = vec![None; count];
+        let (mut sums, mut waiting, mut next) = (Moments::new(), BTreeMap::new(), 0);
+        self.workers.spread(count, work, |block, (output, moments)| {
+            outputs[block] = Some(output);
+            waiting.insert(block, moments);
+            while let Some(moments) = waiting.remove(&next) {
+                next += 1;
+                for (name, moment) in moments {
+                    match sums.get_mut(&name) {
+                        Some(sum) => sum.merge(&moment),
+                        None => drop(sums.insert(name, moment)),
+                    }
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        (outputs.into_iter().flatten().collect(), sums)
+    }
+}

@@ -1,0 +1,154 @@
+//! A matrix of low rank by some of its own rows.
+
+use faer::prelude::*;
+use faer::{Mat, MatRef};
+
+use super::svd::{BalancedFactors, LinalgError};
+
+/// A matrix of rank `r` as `r` of its rows, the pivots, and what makes the other rows of them.
+///
+/// `A[pivots] = rows` and `A[others] = others · rows`, with the others in rising order. That is
+/// `r (m + n - r)` numbers for `r (m + n)` of two factors, without loss (PIFA, arXiv
+/// 2501.19090).
+#[derive(Debug, Clone, PartialEq)]
+pub struct PivotFactors {
+    /// Numbers of the pivot rows, `r` of them.
+    pub pivots: Vec<usize>,
+    /// The pivot rows, `[r, n]`, row-major.
+    pub rows: Vec<f64>,
+    /// What makes the other rows, `[m - r, r]`, row-major.
+    pub others: Vec<f64>,
+}
+
+/// Entries of `others` may be so large; larger ones would cost digits in narrow types.
+const LARGEST: f64 = 2.0;
+
+/// Turns two factors of a `[rows, cols]` matrix into pivoted ones.
+///
+/// Pivots come of an LU decomposition with partial pivoting, and are exchanged for better rows as
+/// long as one would have an entry above 2 (maxvol, Goreinov et al. 2010).
+///
+/// # Errors
+///
+/// [`LinalgError::NotFinite`] if the left factor has not full column rank.
+pub fn pivot_factors(
+    factors: &BalancedFactors,
+    rows: usize,
+    cols: usize,
+) -> Result<PivotFactors, LinalgError> {
+    let rank = factors.rank;
+    let left = MatRef::from_row_major_slice(&factors.left, rows, rank);
+    let right = MatRef::from_row_major_slice(&factors.right, rank, cols);
+    // The pivots of the column space: which vectors span it should not matter.
+    let basis = left.qr().compute_thin_Q();
+    let lu = basis.partial_piv_lu();
+    let (forward, _) = lu.P().arrays();
+    let mut pivots: Vec<usize> = forward[..rank].to_vec();
+    // Every row as a combination of the pivots; identity at the pivots.
+    let chosen = Mat::from_fn(rank, rank, |i, j| basis[(pivots[i], j)]);
+    let mut made = chosen.transpose().partial_piv_lu().solve(basis.transpose()).transpose().to_owned();
+    for _ in 0..4 * rank {
+        let Some((row, col)) = largest_entry(&made) else { break };
+        exchange(&mut made, row, col);
+        pivots[col] = row;
+    }
+    if let Some((row, col)) = position(&made, |x| !x.is_finite()) {
+        return Err(LinalgError::NotFinite { row, col, value: made[(row, col)] });
+    }
+    let chosen = Mat::from_fn(rank, rank, |i, j| left[(pivots[i], j)]);
+    let product = chosen * right;
+    let is_pivot = pivots.iter().fold(vec![false; rows], |mut is_pivot, pivot| {
+        is_pivot[*pivot] = true;
+        is_pivot
+    });
+    let others = (0..rows).filter(|row| !is_pivot[*row]);
+    Ok(PivotFactors {
+        rows: row_major(product.as_ref()),
+        others: others
+            .flat_map(|row| made.row(row).iter().copied().collect::<Vec<_>>())
+            .collect(),
+        pivots,
+    })
+}
+
+fn largest_entry(made: &Mat<f64>) -> Option<(usize, usize)> {
+    let mut most = (LARGEST, None);
+    for j in 0..made.ncols() {
+        for (i, x) in made.col(j).iter().enumerate() {
+            if x.abs() > most.0 {
+                most = (x.abs(), Some((i, j)));
+            }
+        }
+    }
+    most.1.filter(|(i, j)| made[(*i, *j)].is_finite())
+}
+
+fn position(made: &Mat<f64>, is: impl Fn(f64) -> bool) -> Option<(usize, usize)> {
+    (0..made.ncols()).find_map(|j| made.col(j).iter().position(|x| is(*x)).map(|i| (i, j)))
+}
+
+/// Makes a row the pivot in a column's place: `B -= B[:, j] (B[i, :] - eⱼᵀ) / B[i, j]`.
+fn exchange(made: &mut Mat<f64>, row: usize, col: usize) {
+    let pivot = made[(row, col)];
+    let mut step: Vec<f64> = made.row(row).iter().map(|x| x / pivot).collect();
+    step[col] = (made[(row, col)] - 1.0) / pivot;
+    let column: Vec<f64> = made.col(col).iter().copied().collect();
+    for (j, step) in step.into_iter().enumerate() {
+        made.col_mut(j).iter_mut().zip(&column).for_each(|(x, c)| *x -= c * step);
+    }
+}
+
+/// The entries of a matrix, row after row.
+pub(super) fn row_major(matrix: MatRef<'_, f64>) -> Vec<f64> {
+    (0..matrix.nrows()).flat_map(|i| matrix.row(i).iter().copied().collect::<Vec<_>>()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::svd::{Matrix, balanced_factors};
+    use super::*;
+
+    #[test]
+    fn pivoted_factors_make_the_same_matrix() {
+        let entry = |i: usize, j: usize| (((i * 31 + j * 17) % 97) as f64 / 97.0 - 0.5) + 1e-3 * i as f64;
+        for (rows, cols, rank) in [(9, 14, 3), (40, 25, 24), (25, 40, 12), (7, 3, 1), (80, 70, 30)] {
+            let data = (0..rows * cols).map(|k| entry(k / cols, k % cols)).collect();
+            let matrix = Matrix::new(rows, cols, data).unwrap();
+            let factors = balanced_factors(&matrix, rank).unwrap();
+            let pivoted = pivot_factors(&factors, rows, cols).unwrap();
+            assert_eq!(pivoted.pivots.len(), rank);
+            assert_eq!(pivoted.others.len(), (rows - rank) * rank);
+            let expected = MatRef::from_row_major_slice(&factors.left, rows, rank)
+                * MatRef::from_row_major_slice(&factors.right, rank, cols);
+            let kept = MatRef::from_row_major_slice(&pivoted.rows, rank, cols);
+            let made = MatRef::from_row_major_slice(&pivoted.others, rows - rank, rank) * kept;
+            let mut others = 0;
+            for i in 0..rows {
+                let row = match pivoted.pivots.iter().position(|pivot| *pivot == i) {
+                    Some(place) => kept.row(place),
+                    None => {
+                        others += 1;
+                        made.row(others - 1)
+                    }
+                };
+                for j in 0..cols {
+                    assert!((row[j] - expected[(i, j)]).abs() < 1e-12, "{rows}x{cols} at {i}, {j}");
+                }
+            }
+            assert!(pivoted.others.iter().all(|x| x.abs() <= LARGEST + 1e-9));
+        }
+    }
+
+    #[test]
+    fn a_matrix_of_less_rank_than_asked_for_is_told() {
+        let factors = BalancedFactors {
+            rank: 2,
+            left: vec![1.0, 1.0, 2.0, 2.0, 3.0, 3.0],
+            right: vec![1.0; 8],
+            relative_error: 0.0,
+        };
+        // Exactly dependent columns still have an orthonormal basis, so this is no error.
+        let pivoted = pivot_factors(&factors, 3, 4).unwrap();
+        assert!(pivoted.others.iter().all(|x| x.is_finite()));
+    }
+}

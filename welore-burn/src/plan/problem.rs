@@ -1,0 +1,316 @@
+//! The two ways in which ranks are allocated; a policy takes one of them.
+
+use super::target::{PlanError, PlanOptions, Target};
+use crate::spectrum::{MatrixSpectrum, Spectra};
+
+/// What a policy has to solve: spectra, a target, and what else a plan should meet.
+#[derive(Debug, Clone, Copy)]
+pub struct RankProblem<'a> {
+    /// The spectra.
+    pub spectra: &'a Spectra,
+    /// Target and options, which were checked.
+    pub options: &'a PlanOptions,
+}
+
+/// What a policy decided.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Allocation {
+    /// Kept rank and class of every matrix, in the order of the spectra.
+    pub choices: Vec<Choice>,
+    /// Ranks that score below this went, where there is such a score.
+    pub threshold: Option<f64>,
+}
+
+/// Rank and class of a matrix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Choice {
+    /// Kept rank, in `1..=full_rank`.
+    pub rank: usize,
+    /// Whether the matrix is factored.
+    pub low_rank: bool,
+}
+
+impl RankProblem<'_> {
+    /// Removes ranks over all matrices, lowest score first, until the target is met; then
+    /// `min_ratio` decides which matrices are factored. `scores` gives one score a rank, largest
+    /// singular value first, never increasing.
+    ///
+    /// An effective rank reduction is never exceeded and met within one rank (with a rank
+    /// multiple, one multiple): with `N` ranks in all the threshold is the `⌈err · N⌉`-th lowest
+    /// score, and ranks scoring below it go. Parameters and bytes are never exceeded. Ties go by
+    /// name, so the order of the input is irrelevant. Every matrix keeps at least one rank.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::OutOfReach`].
+    pub fn remove_lowest(
+        &self,
+        scores: impl Fn(&MatrixSpectrum) -> Vec<f64>,
+    ) -> Result<Allocation, PlanError> {
+        let options = self.options;
+        let mut exact: Vec<usize> = self.full_ranks().collect();
+        let mut size = Size::of(self);
+        let rank_of = |exact: &[usize], index: usize| {
+            options.rounded(exact[index], self.spectra.matrices[index].full_rank())
+        };
+        for (score, index) in self.removal_order(scores) {
+            if size.is_met() {
+                return Ok(self.by_threshold(&exact, score));
+            }
+            if exact[index] == 1 {
+                continue;
+            }
+            let before = rank_of(&exact, index);
+            let after = options.rounded(exact[index] - 1, self.spectra.matrices[index].full_rank());
+            if size.would_exceed(before - after) {
+                return Ok(self.by_threshold(&exact, score));
+            }
+            exact[index] -= 1;
+            size.change(&self.spectra.matrices[index], options, before, after);
+        }
+        if size.is_met() {
+            return Ok(self.by_threshold(&exact, f64::NEG_INFINITY));
+        }
+        Err(self.out_of_reach(size.least()))
+    }
+
+    /// Chooses ranks, or dense, so that the sum of all losses is smallest among those that meet
+    /// the target (a Lagrangian, exact up to the last step). `losses` gives what is lost at
+    /// every rank from 1 on, never increasing; a dense matrix loses nothing.
+    ///
+    /// The target is never exceeded; an effective rank reduction is at least met. `min_ratio`
+    /// plays no part.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::OutOfReach`].
+    pub fn least_loss(
+        &self,
+        losses: impl Fn(&MatrixSpectrum) -> Vec<f64>,
+    ) -> Result<Allocation, PlanError> {
+        let curves: Vec<Curve> = self
+            .spectra
+            .matrices
+            .iter()
+            .map(|spectrum| Curve::new(spectrum, &losses(spectrum), self.options))
+            .collect();
+        let budget = self.budget();
+        let mut spent: u64 = curves.iter().map(|curve| curve.points[0].cost).sum();
+        if spent > budget {
+            return Err(self.out_of_reach(spent));
+        }
+        // Steps along the lower convex hulls, the one that gains most for its cost first.
+        let mut steps: Vec<(f64, usize, usize)> = Vec::new();
+        for (index, curve) in curves.iter().enumerate() {
+            for (step, pair) in curve.hull.windows(2).enumerate() {
+                let (from, to) = (&curve.points[pair[0]], &curve.points[pair[1]]);
+                let gain = (from.loss - to.loss) / (to.cost - from.cost) as f64;
+                steps.push((gain, index, step));
+            }
+        }
+        let name = |index: usize| &self.spectra.matrices[index].name;
+        steps.sort_by(|a, b| {
+            let ties = || name(a.1).cmp(name(b.1)).then(a.2.cmp(&b.2));
+            b.0.total_cmp(&a.0).then_with(ties)
+        });
+        let mut at: Vec<usize> = curves.iter().map(|curve| curve.hull[0]).collect();
+        let mut left_out = None;
+        for (_, index, step) in steps {
+            let (from, to) = (curves[index].hull[step], curves[index].hull[step + 1]);
+            let more = curves[index].points[to].cost - curves[index].points[from].cost;
+            if spent + more > budget {
+                left_out = Some(index);
+                break;
+            }
+            spent += more;
+            at[index] = to;
+        }
+        // What is left of the budget goes to the matrix whose step was too large.
+        if let Some(index) = left_out {
+            let points = &curves[index].points;
+            let most = budget - spent + points[at[index]].cost;
+            let fits = points.iter().rposition(|point| point.cost <= most);
+            at[index] = fits.unwrap_or(at[index]).max(at[index]);
+        }
+        let choices = curves.iter().zip(at).map(|(curve, at)| curve.points[at].choice).collect();
+        Ok(Allocation { choices, threshold: None })
+    }
+
+    fn full_ranks(&self) -> impl Iterator<Item = usize> + '_ {
+        self.spectra.matrices.iter().map(MatrixSpectrum::full_rank)
+    }
+
+    /// What all matrices together may cost.
+    fn budget(&self) -> u64 {
+        let spectra = self.spectra;
+        match self.options.target {
+            Target::Err(err) => {
+                let ranks = self.full_ranks().sum::<usize>() as f64;
+                // A share of ten ranks in decimals is not always ten in binary.
+                ((1.0 - err) * ranks + 1e-9 * ranks).floor() as u64
+            }
+            Target::KeepParams(share) => {
+                let planned: u64 = spectra.matrices.iter().map(MatrixSpectrum::parameters).sum();
+                (share * planned as f64).floor() as u64
+            }
+            Target::MaxBytes(bytes) => {
+                let dense = |spectrum| self.options.cost(spectrum, None);
+                let planned: u64 = spectra.matrices.iter().map(dense).sum();
+                bytes.saturating_sub(spectra.model.bytes.saturating_sub(planned))
+            }
+        }
+    }
+
+    /// A cost of all matrices as the target that it would meet.
+    fn in_units_of_the_target(&self, cost: u64) -> Target {
+        let spectra = self.spectra;
+        match self.options.target {
+            Target::Err(_) => {
+                let ranks = self.full_ranks().sum::<usize>() as f64;
+                Target::Err(1.0 - cost as f64 / ranks)
+            }
+            Target::KeepParams(_) => {
+                let planned: u64 = spectra.matrices.iter().map(MatrixSpectrum::parameters).sum();
+                Target::KeepParams(cost as f64 / planned as f64)
+            }
+            Target::MaxBytes(_) => {
+                let dense = |spectrum| self.options.cost(spectrum, None);
+                let planned: u64 = spectra.matrices.iter().map(dense).sum();
+                Target::MaxBytes(spectra.model.bytes.saturating_sub(planned) + cost)
+            }
+        }
+    }
+
+    fn out_of_reach(&self, least: u64) -> PlanError {
+        let reachable = self.in_units_of_the_target(least);
+        let PlanOptions { target, rank_multiple, .. } = *self.options;
+        PlanError::OutOfReach { target, reachable, rank_multiple }
+    }
+
+    fn by_threshold(&self, exact: &[usize], threshold: f64) -> Allocation {
+        let choice = |(spectrum, exact): (&MatrixSpectrum, &usize)| {
+            let rank = self.options.rounded(*exact, spectrum.full_rank());
+            Choice { rank, low_rank: self.options.is_low_rank(spectrum, rank) }
+        };
+        let choices = self.spectra.matrices.iter().zip(exact).map(choice).collect();
+        Allocation { choices, threshold: Some(threshold) }
+    }
+
+    /// Every rank as its score and its matrix, in the order in which ranks go: lowest score
+    /// first, ties by name.
+    fn removal_order(
+        &self,
+        scores: impl Fn(&MatrixSpectrum) -> Vec<f64>,
+    ) -> Vec<(f64, usize)> {
+        let mut order = Vec::new();
+        for (index, spectrum) in self.spectra.matrices.iter().enumerate() {
+            let scores = scores(spectrum);
+            debug_assert_eq!(scores.len(), spectrum.full_rank());
+            order.extend(scores.into_iter().map(|score| (score, index)));
+        }
+        let name = |index: usize| &self.spectra.matrices[index].name;
+        order.sort_by(|a, b| a.0.total_cmp(&b.0).then_with(|| name(a.1).cmp(name(b.1))));
+        order
+    }
+}
+
+/// How far ranks that go one after the other have brought a model.
+enum Size {
+    /// Removed ranks, how many may be, and how many there are.
+    Ranks { removed: usize, most: usize, of: usize },
+    /// What the matrices cost, what they may cost, and the least that they did.
+    Cost { cost: u64, budget: u64, least: u64 },
+}
+
+impl Size {
+    fn of(problem: &RankProblem<'_>) -> Self {
+        let options = problem.options;
+        if let Target::Err(err) = options.target {
+            let of: usize = problem.full_ranks().sum();
+            let most = ((err * of as f64).ceil() as usize).saturating_sub(1);
+            return Self::Ranks { removed: 0, most, of };
+        }
+        let dense = |spectrum| options.cost(spectrum, None);
+        let cost = problem.spectra.matrices.iter().map(dense).sum();
+        Self::Cost { cost, budget: problem.budget(), least: cost }
+    }
+
+    fn is_met(&self) -> bool {
+        matches!(self, Self::Cost { cost, budget, .. } if cost <= budget)
+    }
+
+    fn would_exceed(&self, ranks: usize) -> bool {
+        matches!(self, Self::Ranks { removed, most, .. } if removed + ranks > *most)
+    }
+
+    fn change(&mut self, of: &MatrixSpectrum, options: &PlanOptions, before: usize, after: usize) {
+        match self {
+            Self::Ranks { removed, .. } => *removed += before - after,
+            Self::Cost { cost, least, .. } => {
+                let at = |rank| options.cost(of, options.is_low_rank(of, rank).then_some(rank));
+                *cost = *cost - at(before) + at(after);
+                *least = (*least).min(*cost);
+            }
+        }
+    }
+
+    /// The least that was reached.
+    fn least(&self) -> u64 {
+        match *self {
+            Self::Ranks { removed, of, .. } => (of - removed) as u64,
+            Self::Cost { least, .. } => least,
+        }
+    }
+}
+
+/// What a matrix loses at what cost.
+struct Curve {
+    /// In rising order of cost; the last one is dense.
+    points: Vec<Point>,
+    /// Numbers of the points on the lower convex hull, the first and the last among them.
+    hull: Vec<usize>,
+}
+
+#[derive(Clone, Copy)]
+struct Point {
+    cost: u64,
+    loss: f64,
+    choice: Choice,
+}
+
+impl Curve {
+    fn new(spectrum: &MatrixSpectrum, losses: &[f64], options: &PlanOptions) -> Self {
+        let full = spectrum.full_rank();
+        debug_assert_eq!(losses.len(), full);
+        let dense = options.cost(spectrum, None);
+        // Ranks that cost as much as the dense matrix are worth nothing.
+        let mut points: Vec<Point> = (1..=full)
+            .filter(|rank| rank % options.rank_multiple == 0 && *rank < full)
+            .map(|rank| Point {
+                cost: options.cost(spectrum, Some(rank)),
+                loss: losses[rank - 1],
+                choice: Choice { rank, low_rank: true },
+            })
+            .take_while(|point| point.cost < dense)
+            .collect();
+        let choice = Choice { rank: full, low_rank: false };
+        points.push(Point { cost: dense, loss: 0.0, choice });
+        let mut hull: Vec<usize> = Vec::new();
+        for (number, point) in points.iter().enumerate() {
+            while let [.., a, b] = hull[..] {
+                let (a, b) = (&points[a], &points[b]);
+                let slope = |from: &Point, to: &Point| {
+                    (from.loss - to.loss) / (to.cost - from.cost) as f64
+                };
+                // The middle point is above the line, so no price makes it the best.
+                if slope(a, b) <= slope(b, point) {
+                    hull.pop();
+                } else {
+                    break;
+                }
+            }
+            hull.push(number);
+        }
+        Self { points, hull }
+    }
+}
