@@ -6,9 +6,11 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::process::ExitCode;
 use std::sync::{Mutex, PoisonError};
 
+use welore_burn::calibrate::CalibrationError;
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::data::{DataError, TaskError};
 use welore_burn::eval::EvalError;
+use welore_burn::fit::FitError;
 use welore_burn::llama::{ConfigError, GenerateError, LoadError, SamplerError};
 use welore_burn::plan::{PlanError, PlanFileError};
 use welore_burn::progress::Interrupted;
@@ -163,12 +165,22 @@ fn judge(error: &anyhow::Error) -> Verdict {
                 CheckpointError => checkpoint,
                 LoadError => load,
                 FilesError => files,
+                CalibrationError => calibration,
+                FitError => |e: &FitError| match e {
+                    FitError::Calibration(e) => calibration(e),
+                    _ => Verdict::failed(None),
+                },
                 SpectrumError => spectrum,
                 DataError => data,
                 TaskError => task,
                 EvalError => eval,
                 GenerateError => generate,
-                PlanError => |_| Verdict::input(None),
+                PlanError => |e: &PlanError| match e {
+                    PlanError::NotCalibrated { .. } => Verdict::input(
+                        "give --calibration FILE, which `welore-cli calibrate` writes",
+                    ),
+                    _ => Verdict::input(None),
+                },
                 PlanFileError => |_| Verdict::input("make a plan with `welore-cli plan`"),
                 SpectraError => |_| Verdict::input("measure spectra with `welore-cli analyze`"),
                 PatternError => |_| Verdict::input("patterns are globs such as `q_proj` or `*.layers.3.*`"),
@@ -226,6 +238,7 @@ fn checkpoint(error: &CheckpointError) -> Verdict {
             Verdict::input("config.json and the weights must be of the same model")
         }
         E::Index { .. } | E::Dtype { .. } | E::NotMatrix { .. } => Verdict::input(None),
+        E::Pivots { .. } => Verdict::input("the model is damaged; compress the dense model again"),
         E::Layout { .. } | E::Overflow { .. } | E::Linalg { .. } | E::Interrupted(_) => {
             Verdict::failed(None)
         }
@@ -248,6 +261,7 @@ fn load(error: &LoadError) -> Verdict {
 fn files(error: &FilesError) -> Verdict {
     match error {
         FilesError::Checkpoint(error) => checkpoint(error),
+        FilesError::Calibration(error) => calibration(error),
         FilesError::Oversized(_) => Verdict::input("give a larger --max-memory"),
         FilesError::ForeignPlan { .. } => {
             Verdict::input("make a plan for this model with `welore-cli plan`")
@@ -260,8 +274,32 @@ fn files(error: &FilesError) -> Verdict {
     }
 }
 
+fn calibration(error: &CalibrationError) -> Verdict {
+    use CalibrationError as E;
+    match error {
+        E::Checkpoint(error) => checkpoint(error),
+        E::NotCalibration { .. } | E::Version { .. } => {
+            Verdict::input("make a calibration with `welore-cli calibrate`")
+        }
+        E::Foreign { .. } => Verdict::input("calibrate this model"),
+        E::Factored { .. } => {
+            Verdict::input("this is a compressed model; `export --dense` makes a dense one of it")
+        }
+        E::TooShort { .. } => Verdict::input("use a longer text"),
+        E::TooLittleText { .. } => {
+            Verdict::input("use a longer text or more blocks, or --too-little shrink")
+        }
+        E::NoGradients => {
+            Verdict::input("calibrate with --gradient-blocks, or use --method whitened")
+        }
+        E::Interrupted(_) | E::Linalg { .. } | E::NotFinite { .. } => Verdict::failed(None),
+        _ => Verdict::input(None),
+    }
+}
+
 fn spectrum(error: &SpectrumError) -> Verdict {
     match error {
+        SpectrumError::Calibration(error) => calibration(error),
         SpectrumError::Checkpoint(error) => checkpoint(error),
         SpectrumError::Oversized(_) => Verdict::input("give a larger --max-memory"),
         SpectrumError::Factored { .. } => {

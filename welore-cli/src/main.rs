@@ -30,8 +30,10 @@ fn main() -> ExitCode {
     terminal::outlive_file_size_limit();
     let result = failure::guarded(|| match cli.command {
         Command::Analyze(args) => commands::analyze::run(args),
+        Command::Calibrate(args) => commands::calibrate::run(args),
         Command::Plan(args) => commands::plan::run(args),
-        Command::Compress(args) => commands::compress::run(args),
+        Command::Compress(args) => commands::compress::run(*args),
+        Command::Compare(args) => commands::compare::run(*args),
         Command::Train(args) => commands::train::run(*args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),

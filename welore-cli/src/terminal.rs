@@ -179,10 +179,12 @@ impl Progress for Bar {
         self.started = false;
     }
 
+    fn check(&mut self) -> Result<(), Interrupted> {
+        if interrupted() { Err(Interrupted) } else { Ok(()) }
+    }
+
     fn step(&mut self, item: &str) -> Result<(), Interrupted> {
-        if interrupted() {
-            return Err(Interrupted);
-        }
+        self.check()?;
         if let Some(bar) = &self.bar {
             // A step is counted when the next one begins.
             if std::mem::replace(&mut self.started, true) {

@@ -161,8 +161,7 @@ impl<M: LanguageModel> Fitting<'_, M> {
 
     /// The matrices of a block in the order of their use, each with the first that sees the same.
     fn matrices_of(&self, index: usize, x: &Tensor<3>, pass: &M::Pass) -> Vec<(String, String)> {
-        let few = x.clone().narrow(1, 0, x.dims()[1].min(4));
-        let (_, seen) = self.watch.inputs(|| self.dense.block(index, few, pass));
+        let (_, seen) = self.watch.inputs(|| self.dense.block(index, x.clone(), pass));
         self.watch.groups(&seen)
     }
 

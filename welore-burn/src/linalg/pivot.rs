@@ -20,13 +20,14 @@ pub struct PivotFactors {
     pub others: Vec<f64>,
 }
 
-/// Entries of `others` may be so large; larger ones would cost digits in narrow types.
-const LARGEST: f64 = 2.0;
+/// Entries of `others` may be so large; larger ones would cost digits in narrow types. Every
+/// exchange for a smaller bound passes over the whole matrix, and smaller bounds take many.
+const LARGEST: f64 = 4.0;
 
 /// Turns two factors of a `[rows, cols]` matrix into pivoted ones.
 ///
 /// Pivots come of an LU decomposition with partial pivoting, and are exchanged for better rows as
-/// long as one would have an entry above 2 (maxvol, Goreinov et al. 2010).
+/// long as one would have an entry above 4 (maxvol, Goreinov et al. 2010).
 ///
 /// # Errors
 ///
@@ -47,9 +48,10 @@ pub fn pivot_factors(
     // Every row as a combination of the pivots; identity at the pivots.
     let chosen = Mat::from_fn(rank, rank, |i, j| basis[(pivots[i], j)]);
     let mut made = chosen.transpose().partial_piv_lu().solve(basis.transpose()).transpose().to_owned();
+    let mut worst = largest_entry(&made);
     for _ in 0..4 * rank {
-        let Some((row, col)) = largest_entry(&made) else { break };
-        exchange(&mut made, row, col);
+        let Some((row, col)) = worst else { break };
+        worst = exchange(&mut made, row, col);
         pivots[col] = row;
     }
     if let Some((row, col)) = position(&made, |x| !x.is_finite()) {
@@ -71,31 +73,56 @@ pub fn pivot_factors(
     })
 }
 
-fn largest_entry(made: &Mat<f64>) -> Option<(usize, usize)> {
-    let mut most = (LARGEST, None);
-    for j in 0..made.ncols() {
-        for (i, x) in made.col(j).iter().enumerate() {
-            if x.abs() > most.0 {
-                most = (x.abs(), Some((i, j)));
-            }
+/// The largest of the entries that are too large.
+#[derive(Default)]
+struct Worst {
+    size: f64,
+    place: Option<(usize, usize)>,
+}
+
+impl Worst {
+    fn see(&mut self, column: &[f64], j: usize) {
+        let size = column.iter().fold(0.0f64, |most, x| most.max(x.abs()));
+        if size > self.size.max(LARGEST) && size.is_finite() {
+            let row = column.iter().position(|x| x.abs() == size);
+            *self = Self { size, place: row.map(|row| (row, j)) };
         }
     }
-    most.1.filter(|(i, j)| made[(*i, *j)].is_finite())
+}
+
+fn largest_entry(made: &Mat<f64>) -> Option<(usize, usize)> {
+    let mut worst = Worst::default();
+    for j in 0..made.ncols() {
+        worst.see(column(made, j), j);
+    }
+    worst.place
+}
+
+fn column(made: &Mat<f64>, j: usize) -> &[f64] {
+    let column = made.col(j).try_as_col_major();
+    column.expect("an owned matrix has its columns in one piece").as_slice()
 }
 
 fn position(made: &Mat<f64>, is: impl Fn(f64) -> bool) -> Option<(usize, usize)> {
     (0..made.ncols()).find_map(|j| made.col(j).iter().position(|x| is(*x)).map(|i| (i, j)))
 }
 
-/// Makes a row the pivot in a column's place: `B -= B[:, j] (B[i, :] - eⱼᵀ) / B[i, j]`.
-fn exchange(made: &mut Mat<f64>, row: usize, col: usize) {
+/// Makes a row the pivot in a column's place: `B -= B[:, j] (B[i, :] - eⱼᵀ) / B[i, j]`. Returns
+/// the largest entry that is too large then.
+fn exchange(made: &mut Mat<f64>, row: usize, col: usize) -> Option<(usize, usize)> {
     let pivot = made[(row, col)];
-    let mut step: Vec<f64> = made.row(row).iter().map(|x| x / pivot).collect();
-    step[col] = (made[(row, col)] - 1.0) / pivot;
-    let column: Vec<f64> = made.col(col).iter().copied().collect();
-    for (j, step) in step.into_iter().enumerate() {
-        made.col_mut(j).iter_mut().zip(&column).for_each(|(x, c)| *x -= c * step);
+    let steps: Vec<f64> = (0..made.ncols())
+        .map(|j| (made[(row, j)] - f64::from(u8::from(j == col))) / pivot)
+        .collect();
+    let old = column(made, col).to_vec();
+    let mut worst = Worst::default();
+    for (j, step) in steps.into_iter().enumerate() {
+        let into = made.col_mut(j).try_as_col_major_mut();
+        let into = into.expect("an owned matrix has its columns in one piece").as_slice_mut();
+        into.iter_mut().zip(&old).for_each(|(x, old)| *x -= old * step);
+        worst.see(into, j);
     }
+    worst.place
 }
 
 /// The entries of a matrix, row after row.

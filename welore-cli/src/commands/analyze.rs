@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
-use welore_burn::spectrum::Spectra;
+use welore_burn::spectrum::{Norms, Spectra};
 
 use super::resources::measure_within;
 use super::{check_artifact, open_model, selection, write_artifact};
@@ -18,7 +18,7 @@ pub fn run(args: AnalyzeArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
     let checkpoint = open_model(&args.model)?;
     let (spectra, known) =
-        measure_within(&checkpoint, &selection(&args.selection)?, &args.resources)?;
+        measure_within(&checkpoint, &selection(&args.selection)?, Norms::plain(), &args.resources)?;
     if let Some(path) = &args.output {
         write_artifact(path, &spectra.to_json())?;
     }
@@ -33,14 +33,14 @@ pub fn run(args: AnalyzeArgs) -> Result<()> {
 }
 
 /// WeLore plans at the common targets that the model can meet: tiny ones may not.
-fn common_plans(spectra: &Spectra) -> Vec<RankPlan> {
+fn common_plans(spectra: &Spectra) -> Vec<(f64, RankPlan)> {
     COMMON_ERRS
         .iter()
-        .filter_map(|err| make_plan(spectra, &WeLore, &PlanOptions::new(*err)).ok())
+        .filter_map(|err| Some((*err, make_plan(spectra, &WeLore, &PlanOptions::new(*err)).ok()?)))
         .collect()
 }
 
-fn print_json(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
+fn print_json(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
     let matrices: Vec<_> = spectra
         .matrices
         .iter()
@@ -48,9 +48,9 @@ fn print_json(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
         .map(|(i, matrix)| {
             let ranks: Vec<_> = plans
                 .iter()
-                .map(|plan| {
+                .map(|(err, plan)| {
                     let m = &plan.matrices[i];
-                    json!({ "err": plan.target_err, "rank": m.rank, "low_rank": m.low_rank })
+                    json!({ "err": err, "rank": m.rank, "low_rank": m.low_rank })
                 })
                 .collect();
             let values = &matrix.singular_values;
@@ -72,9 +72,9 @@ fn print_json(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
     }))
 }
 
-fn print_table(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
+fn print_table(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
     let mut header = vec!["matrix".to_string(), "shape".into(), "full".into()];
-    header.extend(plans.iter().map(|plan| format!("ERR {}", plan.target_err)));
+    header.extend(plans.iter().map(|(err, _)| format!("ERR {err}")));
     let header: Vec<&str> = header.iter().map(String::as_str).collect();
     let rows = spectra
         .matrices
@@ -87,7 +87,7 @@ fn print_table(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
                 format!("{out}x{inputs}"),
                 matrix.full_rank().to_string(),
             ];
-            row.extend(plans.iter().map(|plan| {
+            row.extend(plans.iter().map(|(_, plan)| {
                 let m = &plan.matrices[i];
                 format!("{}{}", if m.low_rank { "LRC " } else { "" }, m.rank)
             }));
@@ -95,11 +95,11 @@ fn print_table(spectra: &Spectra, plans: &[RankPlan]) -> Result<()> {
         })
         .collect();
     say!("{}", format::table(&header, rows));
-    for plan in plans {
+    for (err, plan) in plans {
         let t = &plan.totals;
         say!(
             "ERR {}: {} of {} matrices are LRCs (min_ratio {}), parameters {} -> {}",
-            plan.target_err,
+            err,
             t.lrcs,
             t.matrices,
             plan.min_ratio,

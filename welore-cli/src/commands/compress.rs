@@ -3,19 +3,32 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
+use burn::module::Module;
+use burn::tensor::FloatDType;
 use serde_json::json;
+use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
-use welore_burn::plan::{PlanOptions, RankPlan};
+use welore_burn::fit::{FitOptions, fit};
+use welore_burn::llama::{Llama, open_llama};
+use welore_burn::plan::{PlanOptions, RankPlan, Target};
 use welore_burn::progress::Interrupted;
-use welore_burn::surgery::{FilesError, SurgeryReport, WriteSettings, compress_directory};
-
-use super::resources::{Known, budget, known_of, measure_within};
-use super::{
-    check_output, describe, in_file, open_model, plan_for, plan_options, read_artifact, selection,
-    warn_about,
+use welore_burn::spectrum::Norms;
+use welore_burn::surgery::{
+    FilesError, SurgeryReport, WriteSettings, check_plan, compress_directory,
 };
-use crate::args::{CompressArgs, Policy, ResourceArgs, SelectionArgs, TargetArgs};
+
+use super::calibrate::calibrate_on;
+use super::recipe::{Recipe, check_fit, open_calibration};
+use super::resources::{Known, budget, known_of, measure_within};
+use super::writing::{first_dtype, write_llama};
+use super::{
+    check_output, describe, in_file, open_model, plan_for, read_artifact, selection, warn_about,
+};
+use crate::args::{
+    CompressArgs, MethodArgs, Policy, ResourceArgs, SelectionArgs, TargetArgs,
+};
+use crate::devices::Compute;
 use crate::format;
 use crate::terminal::Bar;
 
@@ -24,28 +37,51 @@ use crate::terminal::Bar;
 pub(super) enum Goal {
     /// A plan that was made before.
     Given(RankPlan),
-    /// A target to plan for.
-    Target(PlanOptions),
+    /// A target to plan for, and how.
+    Target(PlanOptions, Policy),
 }
 
 /// Runs the command.
 pub fn run(args: CompressArgs) -> Result<()> {
     let started = Instant::now();
     // All that can be wrong is found before the work that would be lost.
-    let Some(goal) = goal(args.plan.as_deref(), args.err, &args.target)? else {
-        unreachable!("clap asks for one of --plan and --err")
-    };
+    check_fit(&args.fit)?;
+    let (recipe, goal) = recipe_and_goal(&args)?;
     let checkpoint = open_model(&args.model)?;
     check_output(&args.output, &args.model)?;
     let output = OutputDir::resumable(&args.output, args.force)?;
+    let compute = Compute::choose(&args.compute)?;
+    let fitting = recipe.fit(&args.fit, &compute);
+    let scratch = tempfile::tempdir().context("no temporary directory")?;
+    let calibration = match &args.calibrate {
+        Some(text) => {
+            let file = scratch.path().join("calibration");
+            calibrate_on(&args.model, text, &args.amount, &compute, &file)?;
+            Some(Calibration::open(file)?)
+        }
+        None => open_calibration(args.method.calibration.as_deref())?,
+    };
+    let norms = recipe.norms(calibration.as_ref())?;
     let (plan, measured) =
-        plan_within(goal, &checkpoint, args.target.policy, &args.selection, &args.resources)?;
+        plan_within(goal, &checkpoint, norms, &args.selection, &args.resources)?;
+
     let mut bar = Bar::default();
-    let settings =
-        WriteSettings { budget: budget(&args.resources), shard_bytes: args.shards.shard_size };
-    let written = compress_directory(&checkpoint, &plan, &output, &settings, &mut bar);
+    let written = match (&fitting, &calibration) {
+        (Some(options), Some(calibration)) => {
+            let work = Fitting { args: &args, checkpoint: &checkpoint, compute: &compute };
+            work.write(&plan, calibration, options, &output, &mut bar)
+        }
+        _ => {
+            let (budget, shard_bytes) = (budget(&args.resources), args.shards.shard_size);
+            let settings = WriteSettings { norms, budget, shard_bytes };
+            compress_directory(&checkpoint, &plan, &output, &settings, &mut bar)
+                .map_err(Into::into)
+        }
+    };
     bar.finish();
-    if let Err(FilesError::Checkpoint(CheckpointError::Interrupted(_))) = &written {
+    if let Err(error) = &written
+        && let Some(FilesError::Checkpoint(CheckpointError::Interrupted(_))) = error.downcast_ref()
+    {
         output.suspend();
         eprintln!("what is done is kept; the same command goes on from there");
         return Err(Interrupted.into());
@@ -65,19 +101,78 @@ pub fn run(args: CompressArgs) -> Result<()> {
     Ok(())
 }
 
-/// What the command line asks for: a plan, a target, or nothing. Checked before any work.
+fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
+    let calibrated = args.calibrate.is_some() || args.method.calibration.is_some();
+    if let Some(path) = &args.plan {
+        let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
+        warn_about(&plan);
+        return Ok((Recipe::for_plan(&args.method, &args.target, &plan)?, Goal::Given(plan)));
+    }
+    let Some(target) = args.goal.target() else {
+        unreachable!("clap asks for --plan or a target")
+    };
+    let recipe = Recipe::choose(&args.method, &args.target, calibrated)?;
+    Ok((recipe, Goal::Target(recipe.plan_options(target, &args.target)?, recipe.policy)))
+}
+
+/// A model that is factored block after block, in memory.
+struct Fitting<'a> {
+    args: &'a CompressArgs,
+    checkpoint: &'a Checkpoint,
+    compute: &'a Compute,
+}
+
+impl Fitting<'_> {
+    fn write(
+        &self,
+        plan: &RankPlan,
+        calibration: &Calibration,
+        options: &FitOptions,
+        output: &OutputDir,
+        bar: &mut Bar,
+    ) -> Result<SurgeryReport> {
+        check_plan(self.checkpoint, plan)?;
+        let (model, report) =
+            fitted(&self.args.model, self.compute, plan, calibration, options, bar)?;
+        let dtype = first_dtype(self.checkpoint)?;
+        let (from, shard_bytes) = (&self.args.model, self.args.shards.shard_size);
+        write_llama(&model.valid(), dtype, from, Some(plan), output, shard_bytes)?;
+        Ok(report)
+    }
+}
+
+/// A model directory, loaded and fitted.
+pub(super) fn fitted(
+    model: &Path,
+    compute: &Compute,
+    plan: &RankPlan,
+    calibration: &Calibration,
+    options: &FitOptions,
+    bar: &mut Bar,
+) -> Result<(Llama, SurgeryReport)> {
+    let opened = open_llama(model, &compute.device.clone().autodiff())?;
+    let loaded = opened.load(FloatDType::F32, |_| true, bar)?;
+    Ok(fit(loaded.model, plan, calibration, options, bar)?)
+}
+
+/// What `train` is asked to compress first: a plan, a target, or nothing. Checked before any
+/// work.
 pub(super) fn goal(
     plan: Option<&Path>,
-    err: Option<f64>,
+    goal: Option<Target>,
     target: &TargetArgs,
 ) -> Result<Option<Goal>> {
-    match (plan, err) {
+    match (plan, goal) {
         (Some(path), _) => {
             let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
+            Recipe::for_plan(&MethodArgs::default(), target, &plan)?;
             warn_about(&plan);
             Ok(Some(Goal::Given(plan)))
         }
-        (None, Some(err)) => Ok(Some(Goal::Target(plan_options(err, target)?))),
+        (None, Some(goal)) => {
+            let recipe = Recipe::choose(&MethodArgs::default(), target, false)?;
+            Ok(Some(Goal::Target(recipe.plan_options(goal, target)?, recipe.policy)))
+        }
         (None, None) => Ok(None),
     }
 }
@@ -86,24 +181,24 @@ pub(super) fn goal(
 pub(super) fn plan_of(
     goal: Goal,
     checkpoint: &Checkpoint,
-    policy: Policy,
     selection: &SelectionArgs,
 ) -> Result<RankPlan> {
     let resources = ResourceArgs::default();
-    Ok(plan_within(goal, checkpoint, policy, selection, &resources)?.0)
+    Ok(plan_within(goal, checkpoint, Norms::plain(), selection, &resources)?.0)
 }
 
 fn plan_within(
     goal: Goal,
     checkpoint: &Checkpoint,
-    policy: Policy,
+    norms: Norms<'_>,
     selected: &SelectionArgs,
     resources: &ResourceArgs,
 ) -> Result<(RankPlan, Known)> {
     match goal {
         Goal::Given(plan) => Ok((plan, Known::default())),
-        Goal::Target(options) => {
-            let (spectra, known) = measure_within(checkpoint, &selection(selected)?, resources)?;
+        Goal::Target(options, policy) => {
+            let (spectra, known) =
+                measure_within(checkpoint, &selection(selected)?, norms, resources)?;
             Ok((plan_for(&spectra, policy, &options)?, known))
         }
     }
@@ -123,7 +218,7 @@ fn print_json(
     format::print_json(&json!({
         "output": args.output.display().to_string(),
         "policy": plan.policy,
-        "target_err": plan.target_err,
+        "target": plan.target,
         "min_ratio": plan.min_ratio,
         "totals": plan.totals,
         "factored": factored,

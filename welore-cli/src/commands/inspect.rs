@@ -37,7 +37,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
             "factored": factored,
             "plan": plan.map(|plan| json!({
                 "policy": plan.policy,
-                "target_err": plan.target_err,
+                "target": plan.target,
                 "min_ratio": plan.min_ratio,
                 "totals": plan.totals,
             })),
@@ -66,10 +66,9 @@ pub fn run(args: InspectArgs) -> Result<()> {
         (0, _) => say!("dense: no matrix is factored"),
         (n, None) => say!("{n} matrices are factored"),
         (n, Some(plan)) => say!(
-            "{n} matrices are factored, by {} at ERR {} with min_ratio {}",
+            "{n} matrices are factored, by {} for {}",
             plan.policy,
-            plan.target_err,
-            plan.min_ratio
+            plan.target
         ),
     }
     if !factored.is_empty() {
@@ -92,7 +91,10 @@ fn factored_matrices(checkpoint: &Checkpoint) -> Result<Vec<Factored>> {
         .map(|name| {
             let names = FactorNames::of(name);
             let [rank, inputs] = checkpoint.matrix_shape(&names.v)?;
-            let [out, _] = checkpoint.matrix_shape(&names.u)?;
+            let out = match checkpoint.meta(&names.pivots) {
+                Some(_) => checkpoint.matrix_shape(&names.c)?[0] + rank,
+                None => checkpoint.matrix_shape(&names.u)?[0],
+            };
             Ok(Factored { name: name.into(), shape: [out, inputs], rank })
         })
         .collect()

@@ -1,6 +1,8 @@
 //! One file a command; what two commands share is here.
 
 pub mod analyze;
+pub mod calibrate;
+pub mod compare;
 pub mod compress;
 pub mod demo;
 pub mod devices;
@@ -9,19 +11,23 @@ pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod plan;
+mod recipe;
 mod resources;
 mod task;
 pub mod train;
+mod writing;
 
 use std::path::Path;
 
 use anyhow::{Context, Result};
 use welore_burn::checkpoint::{Checkpoint, CheckpointError};
 use welore_burn::llama::open_llama;
-use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Uniform, WeLore, make_plan};
+use welore_burn::plan::{
+    Energy, Loss, PlanOptions, Probed, RankPlan, RankPolicy, Uniform, WeLore, make_plan,
+};
 use welore_burn::spectrum::{PROJECTIONS, Selection, Spectra};
 
-use crate::args::{Policy, SelectionArgs, TargetArgs};
+use crate::args::{Policy, SelectionArgs};
 use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::format;
@@ -40,22 +46,13 @@ fn open_model(dir: &Path) -> Result<Checkpoint> {
     Ok(open_llama(dir, &host())?.checkpoint)
 }
 
-/// The plan options of the command line, checked before anything is measured.
-fn plan_options(err: f64, target: &TargetArgs) -> Result<PlanOptions> {
-    let options = PlanOptions {
-        err,
-        min_ratio: target.min_ratio,
-        rank_multiple: target.rank_multiple,
-        never_grow: target.never_grow,
-    };
-    options.check()?;
-    Ok(options)
-}
-
 fn plan_for(spectra: &Spectra, policy: Policy, options: &PlanOptions) -> Result<RankPlan> {
     let policy: &dyn RankPolicy = match policy {
         Policy::Welore => &WeLore,
         Policy::Uniform => &Uniform,
+        Policy::Energy => &Energy,
+        Policy::Loss => &Loss,
+        Policy::Probed => &Probed,
     };
     let plan = make_plan(spectra, policy, options)?;
     warn_about(&plan);
@@ -73,7 +70,8 @@ fn warn_about(plan: &RankPlan) {
     }
     if totals.lrcs == 0 {
         eprintln!(
-            "warning: no matrix loses more than min_ratio of its ranks, so nothing is factored"
+            "warning: no matrix is worth factoring at this target (with welore and uniform: none \
+             loses more than min_ratio of its ranks)"
         );
     }
 }
@@ -131,13 +129,14 @@ fn describe(plan: &RankPlan) -> String {
     let t = &plan.totals;
     let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
     format!(
-        "ERR {} planned, {} applied; {} of {} matrices are LRCs\n\
+        "ERR {} planned, {} applied; {} of {} matrices are LRCs, {} of their parameters kept\n\
          parameters {} -> {} ({})\n\
          bytes      {} -> {} ({})",
         format::percent(t.err),
         format::percent(t.err_applied),
         t.lrcs,
         t.matrices,
+        format::percent(t.keep_params),
         format::count(t.parameters_before),
         format::count(t.parameters_after),
         change(t.parameters_before, t.parameters_after),

@@ -2,23 +2,32 @@
 
 use anyhow::Result;
 use welore_burn::plan::RankPlan;
-use welore_burn::spectrum::Spectra;
+use welore_burn::spectrum::{Spectra, SpectrumUnit};
 
+use super::recipe::{Recipe, open_calibration};
 use super::resources::{Known, measure_within};
 use super::{
-    check_artifact, describe, in_file, open_model, plan_for, plan_options, read_artifact,
-    selection, write_artifact,
+    check_artifact, describe, in_file, open_model, plan_for, read_artifact, selection,
+    write_artifact,
 };
-use crate::args::PlanArgs;
+use crate::args::{PlanArgs, Policy};
 use crate::failure::WrongInput;
 use crate::format;
 
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
-    let options = plan_options(args.err, &args.target)?;
-    let (spectra, known) = read_spectra(&args)?;
-    let plan = plan_for(&spectra, args.target.policy, &options)?;
+    let Some(goal) = args.goal.target() else { unreachable!("clap asks for a target") };
+    let recipe = Recipe::choose(&args.method, &args.target, args.method.calibration.is_some())?;
+    let options = recipe.plan_options(goal, &args.target)?;
+    let (spectra, known) = read_spectra(&args, &recipe)?;
+    // A spectra file says itself what its values measure.
+    let policy = match (args.target.policy, spectra.unit) {
+        (None, SpectrumUnit::Loss) => Policy::Loss,
+        (None, SpectrumUnit::Inputs) => Policy::Energy,
+        _ => recipe.policy,
+    };
+    let plan = plan_for(&spectra, policy, &options)?;
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
     }
@@ -31,8 +40,13 @@ pub fn run(args: PlanArgs) -> Result<()> {
     Ok(())
 }
 
-fn read_spectra(args: &PlanArgs) -> Result<(Spectra, Known)> {
+fn read_spectra(args: &PlanArgs, recipe: &Recipe) -> Result<(Spectra, Known)> {
     if args.source.is_file() {
+        if args.method.calibration.is_some() {
+            let message = "--calibration: spectra are measured already";
+            let hint = Some("give the model directory instead of the spectra file".into());
+            return Err(WrongInput { message: message.into(), hint }.into());
+        }
         let spectra = in_file(Spectra::from_json(&read_artifact(&args.source)?), &args.source)?;
         // A file that was measured with other patterns is taken as it is.
         if args.selection.include.is_empty() && args.selection.exclude.is_empty() {
@@ -45,7 +59,9 @@ fn read_spectra(args: &PlanArgs) -> Result<(Spectra, Known)> {
         return Err(WrongInput { message, hint: None }.into());
     }
     let checkpoint = open_model(&args.source)?;
-    measure_within(&checkpoint, &selection(&args.selection)?, &args.resources)
+    let calibration = open_calibration(args.method.calibration.as_deref())?;
+    let norms = recipe.norms(calibration.as_ref())?;
+    measure_within(&checkpoint, &selection(&args.selection)?, norms, &args.resources)
 }
 
 fn print_table(plan: &RankPlan) -> Result<()> {

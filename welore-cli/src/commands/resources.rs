@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::spectrum::{
-    MeasureSettings, Selection, Spectra, SpectrumError, measure_checkpoint,
+    MeasureSettings, Norms, Selection, Spectra, SpectrumError, measure_checkpoint,
 };
 use welore_burn::workers::Budget;
 
@@ -40,10 +40,11 @@ impl Known {
 pub fn measure_within(
     checkpoint: &Checkpoint,
     selection: &Selection,
+    norms: Norms<'_>,
     args: &ResourceArgs,
 ) -> Result<(Spectra, Known)> {
     let cache = if args.no_cache { None } else { cache_dir() };
-    let settings = MeasureSettings { budget: budget(args), cache };
+    let settings = MeasureSettings { norms, budget: budget(args), cache };
     let mut bar = Bar::default();
     let measured = measure_checkpoint(checkpoint, selection, &settings, &mut bar);
     bar.finish();

@@ -8,14 +8,11 @@ mod start;
 
 use std::path::Path;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use burn::module::{Module, ModuleMapper, Param};
 use burn::tensor::{FloatDType, Tensor};
 use serde_json::json;
-use welore_burn::checkpoint::{
-    Checkpoint, DEFAULT_SHARD_BYTES, OutputDir, PLAN_FILE, ShardWriter, copy_companions,
-    save_module, write_file,
-};
+use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::{TaskExample, TokenRows};
 use welore_burn::eval::{PerplexityOptions, check_text, perplexity};
 use welore_burn::llama::{Llama, LlamaConfig, open_llama, read_config, read_plan};
@@ -26,6 +23,7 @@ use welore_burn::train::{
 
 use super::in_file;
 use super::task::Speaker;
+use super::writing::{first_dtype, write_new_llama};
 use crate::args::{SettingsArgs, TrainArgs};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
@@ -240,22 +238,13 @@ fn tell(args: &TrainArgs, training: &Training<Llama>, run: &RunFile, dir: &Path)
 /// Writes the resulting model, in the type of the one that training started from: the best
 /// one if models were evaluated, else the last.
 fn write_model(training: &Training<Llama>, run: &RunFile, target: &Path) -> Result<()> {
-    let base = Checkpoint::open(run.base())?;
-    let first = base.names().next().and_then(|name| base.meta(name));
-    let dtype = first.context("the base has tensors")?.dtype;
-    let output = OutputDir::create(target, false)?;
-    let mut writer = ShardWriter::new(output.path(), DEFAULT_SHARD_BYTES);
+    let dtype = first_dtype(&Checkpoint::open(run.base())?)?;
     let model = training.best_model()?.valid();
     // The sum of a weight and an adapter is dense, and both are of one type.
     let dense = run.settings.trainable == Trainable::Lora;
     let model = if dense { in_f32(model).materialize() } else { model };
-    save_module(&model, dtype, &mut writer, &mut Bar::default())?;
-    writer.finish()?;
-    copy_companions(run.base(), output.path())?;
-    if let Some(plan) = read_plan(run.base())?.filter(|_| !dense) {
-        write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
-    }
-    Ok(output.commit()?)
+    let plan = read_plan(run.base())?.filter(|_| !dense);
+    write_new_llama(&model, dtype, run.base(), plan.as_ref(), target)
 }
 
 /// The model with all parameters in f32.

@@ -57,10 +57,10 @@ impl Request {
             check_warmup(&settings)?;
         }
         let ranks = args.rank_options();
-        if args.err.is_none() && !ranks.is_empty() {
+        if args.goal.target().is_none() && !ranks.is_empty() {
             return refuse(&format!("{}: for --err only", ranks.join(", ")));
         }
-        let goal = goal(args.plan.as_deref(), args.err, &args.target)?;
+        let goal = goal(args.plan.as_deref(), args.goal.target(), &args.target)?;
         match &data {
             Source::Text(path) => drop(read_documents(path)?),
             Source::Task { name, path } => drop(Task::read(*name, path)?),
@@ -117,7 +117,7 @@ fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
             None => absolute(&model)?,
             Some(goal) => {
                 let output = OutputDir::create(dir.join("base"), false)?;
-                let plan = plan_of(goal, &checkpoint, args.target.policy, &args.selection)?;
+                let plan = plan_of(goal, &checkpoint, &args.selection)?;
                 let mut bar = Bar::default();
                 let settings = WriteSettings::default();
                 compress_directory(&checkpoint, &plan, &output, &settings, &mut bar)?;

@@ -1,0 +1,117 @@
+//! Arguments of the commands that use a model.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::compression::ShardArgs;
+use super::compute::ComputeArgs;
+use super::training::TaskArg;
+
+/// Arguments of `eval`.
+#[derive(Args, Debug)]
+pub struct EvalArgs {
+    /// Model directory, dense or compressed
+    pub model: PathBuf,
+    /// UTF-8 text to predict
+    #[arg(long, value_name = "FILE", required_unless_present = "task")]
+    pub text: Option<PathBuf>,
+    /// Task to answer instead, its test examples
+    #[arg(long, value_name = "NAME", value_enum, requires = "data", conflicts_with = "text")]
+    pub task: Option<TaskArg>,
+    /// The task's file, or a directory with its files; a fifth of a single file is for testing
+    #[arg(long, value_name = "PATH", requires = "task")]
+    pub data: Option<PathBuf>,
+    /// Tokens in a block
+    #[arg(long, value_name = "N", default_value_t = 512, conflicts_with = "task")]
+    pub seq_len: usize,
+    /// Most blocks or examples to use [default: all]
+    #[arg(long, value_name = "N")]
+    pub blocks: Option<usize>,
+    /// Where it is computed.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Print JSON instead of a summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `generate`.
+#[derive(Args, Debug)]
+pub struct GenerateArgs {
+    /// Model directory, dense or compressed
+    pub model: PathBuf,
+    /// Text to continue
+    #[arg(long)]
+    pub prompt: String,
+    /// Most tokens to generate
+    #[arg(long, value_name = "N", default_value_t = 64)]
+    pub max_new_tokens: usize,
+    /// 0 takes the most likely token; larger values take more chances
+    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub temperature: f64,
+    /// Sample among this many most likely tokens
+    #[arg(long, value_name = "N")]
+    pub top_k: Option<usize>,
+    /// Sample among the most likely tokens that make up this probability
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    pub top_p: Option<f64>,
+    /// Seed of the sampling
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Where it is computed.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Print JSON when done instead of text as it comes
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `export`.
+#[derive(Args, Debug)]
+pub struct ExportArgs {
+    /// Compressed model directory
+    pub model: PathBuf,
+    /// Multiply the factors out, so that any Hugging Face tool can load the model
+    #[arg(long, required = true)]
+    pub dense: bool,
+    /// Model directory to write
+    #[arg(short, long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Replace the output directory if it is a model directory
+    #[arg(long)]
+    pub force: bool,
+    /// How files are cut.
+    #[command(flatten)]
+    pub shards: ShardArgs,
+    /// Print JSON instead of a summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `inspect`.
+#[derive(Args, Debug)]
+pub struct InspectArgs {
+    /// Model directory, dense or compressed
+    pub model: PathBuf,
+    /// Print JSON instead of a summary
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `demo`.
+#[derive(Args, Debug)]
+pub struct DemoArgs {
+    /// Keep the model directories here
+    #[arg(short, long, value_name = "DIR")]
+    pub output: Option<PathBuf>,
+    /// Replace model directories that are there
+    #[arg(long, requires = "output")]
+    pub force: bool,
+    /// Where it is computed.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
+    /// Print JSON instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
