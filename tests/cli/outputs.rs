@@ -23,7 +23,7 @@ fn existing_model_is_replaced_only_by_force() {
     sandbox.refuses("export low --dense -o model", "model exists already");
 
     sandbox.gives("compress model --err 0.3 -o low --force");
-    assert_eq!(sandbox.json("inspect low --json")["plan"]["target_err"], 0.3);
+    assert_eq!(sandbox.json("inspect low --json")["plan"]["target"]["err"], 0.3);
     sandbox.duplicate("model", "dense");
     sandbox.gives("export low --dense -o dense --force");
     assert!(sandbox.read("dense/model.safetensors") != sandbox.read("model/model.safetensors"));

@@ -135,7 +135,7 @@ fn compressed_directory_carries_its_plan() {
     assert_eq!(sandbox.json_file("low/welore_plan.json"), sandbox.json_file("plan.json"));
     let low = sandbox.json("inspect low --json");
     assert_eq!(low["plan"]["policy"], "welore");
-    assert_eq!(low["plan"]["target_err"], 0.5);
+    assert_eq!(low["plan"]["target"]["err"], 0.5);
 }
 
 #[test]
@@ -149,21 +149,21 @@ fn plan_has_the_documented_fields() {
     };
     has(
         &plan,
-        "format version source policy target_err threshold min_ratio rank_multiple never_grow \
+        "format version source policy unit target threshold min_ratio rank_multiple never_grow \
          totals matrices",
     );
     has(
         &plan["totals"],
-        "err err_applied matrices lrcs growing parameters_before parameters_after bytes_before \
+        "err err_applied keep_params matrices lrcs growing parameters_before parameters_after bytes_before \
          bytes_after",
     );
     has(
         &plan["matrices"][0],
-        "name shape full_rank rank reduction low_rank grows parameters_before parameters_after \
+        "name shape full_rank rank reduction low_rank storage grows parameters_before parameters_after \
          dtype digest",
     );
     assert_eq!(plan["format"], "welore-plan");
-    assert_eq!(plan["version"], 1);
+    assert_eq!(plan["version"], 2);
 }
 
 #[test]

@@ -1,10 +1,13 @@
 //! The whole life of a `LowRankLinear`.
 
-use burn::module::Module;
+use burn::module::{Module, Param, ParamId};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
-use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+use welore_burn::linear::{
+    FactorParams, LowRankLinear, LowRankLinearConfig, Rest, Tap, attach_factors, order_of_pivots,
+    tapped,
+};
 
 use crate::device;
 
@@ -149,6 +152,85 @@ fn records_devices_and_modes_keep_the_factors() {
 
     let moved = layer.to_device(&plain).fork(&plain);
     assert_close(moved.forward(x), expected);
+}
+
+/// A pivoted layer: outputs 3 and 1 are pivots.
+fn pivoted(device: &Device) -> LowRankLinear {
+    let dense = LowRankLinearConfig::new(IN, OUT).init(device);
+    let order = order_of_pivots(&[3, 1], OUT).unwrap();
+    attach_factors(
+        dense,
+        |_, weight| {
+            Some(FactorParams {
+                down: Param::initialized(weight.id, random([IN, RANK], device)),
+                up: Param::from_tensor(random([RANK, OUT - RANK], device)),
+                order: Some(Tensor::from_ints(order.as_slice(), device)),
+            })
+        },
+        Rest::Keep,
+    )
+}
+
+#[test]
+fn pivoted_layer_has_pivots_as_outputs_and_makes_the_others_of_them() {
+    let device = device();
+    let layer = pivoted(&device);
+    assert_eq!((layer.d_input(), layer.d_output(), layer.rank()), (IN, OUT, Some(RANK)));
+    assert_eq!(layer.num_params(), IN * RANK + RANK * (OUT - RANK) + OUT);
+    let x = random([3, 4, IN], &device);
+    let (down, up) = layer.factors().unwrap();
+    let z = x.clone().matmul(down.unsqueeze());
+    let made = z.clone().matmul(up.unsqueeze());
+    let column = |of: &Tensor<3>, index| of.clone().narrow(2, index, 1);
+    let columns = [(&made, 0), (&z, 1), (&made, 1), (&z, 0), (&made, 2)];
+    let expected = Tensor::cat(columns.map(|(of, index)| column(of, index)).to_vec(), 2)
+        + layer.bias.as_ref().unwrap().val().unsqueeze();
+    assert_close(layer.forward(x.clone()), expected.clone());
+    assert_close(Linear::from(layer.clone()).forward(x.clone()), expected.clone());
+    let merged = layer.clone().materialize();
+    assert_eq!((merged.rank(), merged.weight.val().dims()), (None, [IN, OUT]));
+    assert_close(merged.forward(x.clone()), expected.clone());
+
+    let loaded = pivoted(&device).load_record(layer.clone().into_record());
+    assert_close(loaded.forward(x.clone()), expected.clone());
+    let moved = layer.train().valid().to_device(&device).fork(&device);
+    assert_close(moved.forward(x), expected);
+}
+
+#[test]
+fn gradients_of_a_pivoted_layer_are_those_of_its_product() {
+    let device = device().autodiff();
+    let layer = pivoted(&device).train();
+    let x = random([7, IN], &device);
+    let weights = random([7, OUT], &device);
+    let loss = |y: Tensor<2>| (y * weights.clone()).sum().backward();
+    let gradients = loss(layer.forward(x.clone()));
+    let materialized = loss(Linear::from(layer.clone()).forward(x));
+    let (down, up) = layer.factors().unwrap();
+    for leaf in [down, up] {
+        assert_close(leaf.grad(&gradients).unwrap(), leaf.grad(&materialized).unwrap());
+    }
+}
+
+#[test]
+fn taps_see_inputs_and_may_probe_outputs() {
+    struct See(Vec<[usize; 2]>);
+    impl Tap for See {
+        fn input(&mut self, _weight: ParamId, input: Tensor<2>) {
+            self.0.push(input.dims());
+        }
+        fn output(&mut self, _weight: ParamId, output: Tensor<2>) -> Tensor<2> {
+            output.mul_scalar(2.0)
+        }
+    }
+    let device = device();
+    let layer = factored(&device);
+    let x = random([3, 4, IN], &device);
+    let plain = layer.forward(x.clone());
+    let (seen, tap) = tapped(See(Vec::new()), || layer.forward(x.clone()));
+    assert_eq!(tap.0, [[12, IN]]);
+    assert_close(seen, plain.clone().mul_scalar(2.0));
+    assert_close(layer.forward(x), plain);
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! What the library promises, room by room. One binary, because linking Burn is slow.
 
 mod backends;
+mod calibrate;
 mod checkpoint;
 mod linear;
 mod llama;

@@ -4,7 +4,10 @@ use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::Value;
 use welore_burn::checkpoint::Checkpoint;
-use welore_burn::plan::{PlanError, PlanOptions, RankPlan, RankPolicy, Uniform, WeLore, make_plan};
+use welore_burn::plan::{
+    Allocation, Energy, Loss, PlanError, PlanOptions, Probed, RankPlan, RankPolicy, RankProblem,
+    Storage, Target, Uniform, WeLore, make_plan,
+};
 use welore_burn::spectrum::{
     MatrixSpectrum, MeasureSettings, ModelSize, Selection, Spectra, measure_checkpoint,
 };
@@ -20,7 +23,7 @@ fn spectra(matrices: Vec<MatrixSpectrum>) -> Spectra {
 
 fn matrix(name: String, shape: [usize; 2], mut singular_values: Vec<f64>) -> MatrixSpectrum {
     singular_values.sort_by(|a, b| b.total_cmp(a));
-    MatrixSpectrum { name, shape, dtype: Dtype::F32, digest: None, singular_values }
+    MatrixSpectrum { name, shape, dtype: Dtype::F32, digest: None, singular_values, probe: None }
 }
 
 /// Heavy-tailed, flat, deficient and zero spectra, with ties.
@@ -52,12 +55,17 @@ fn any_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
 fn any_options() -> impl Strategy<Value = PlanOptions> {
     (0.001..0.999f64, 0.0..0.99f64, 1usize..5, any::<bool>()).prop_map(
         |(err, min_ratio, rank_multiple, never_grow)| PlanOptions {
-            err,
             min_ratio,
             rank_multiple,
             never_grow,
+            ..PlanOptions::new(err)
         },
     )
+}
+
+fn err_of(options: &PlanOptions) -> f64 {
+    let Target::Err(err) = options.target else { unreachable!("these tests ask for an ERR") };
+    err
 }
 
 fn total_rank(spectra: &Spectra) -> usize {
@@ -75,13 +83,13 @@ proptest! {
         let total = total_rank(&spectra) as f64;
         match make_plan(&spectra, policy, &options) {
             Ok(plan) => {
-                let below = (options.err - plan.totals.err) * total;
+                let below = (err_of(&options) - plan.totals.err) * total;
                 prop_assert!((-1e-6..1.0 + 1e-6).contains(&below), "{below} ranks below");
             }
-            Err(PlanError::OutOfReach { reachable, .. }) => {
+            Err(PlanError::OutOfReach { reachable: Target::Err(reachable), .. }) => {
                 let most = (total - spectra.matrices.len() as f64) / total;
                 prop_assert!((reachable - most).abs() < 1e-12);
-                prop_assert!(reachable * total < options.err * total);
+                prop_assert!(reachable * total < err_of(&options) * total);
             }
             Err(error) => prop_assert!(false, "{error}"),
         }
@@ -116,7 +124,8 @@ proptest! {
     fn more_reduction_never_gives_a_matrix_more_rank(
         spectra in any_spectra(), policy in any_policy(), options in any_options(), more in 0.0..0.5f64
     ) {
-        let further = PlanOptions { err: (options.err + more).min(0.999), ..options };
+        let target = Target::Err((err_of(&options) + more).min(0.999));
+        let further = PlanOptions { target, ..options };
         if let (Ok(a), Ok(b)) = (make_plan(&spectra, policy, &options), make_plan(&spectra, policy, &further)) {
             for (a, b) in a.matrices.iter().zip(&b.matrices) {
                 prop_assert!(a.rank >= b.rank);
@@ -169,6 +178,172 @@ proptest! {
         let Ok(plan) = make_plan(&spectra, policy, &options) else { return Ok(()) };
         prop_assert_eq!(RankPlan::from_json(&plan.to_json()).unwrap(), plan);
     }
+}
+
+fn any_weighing_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
+    prop_oneof![Just(&Energy as &dyn RankPolicy), Just(&WeLore), Just(&Uniform)]
+}
+
+fn any_storage() -> impl Strategy<Value = Storage> {
+    prop_oneof![Just(Storage::Factors), Just(Storage::Pivot)]
+}
+
+fn any_budget(spectra: Spectra) -> impl Strategy<Value = (Spectra, Target)> {
+    let bytes = spectra.model.bytes;
+    (Just(spectra), 0.05..0.99f64, any::<bool>()).prop_map(move |(spectra, share, whole)| {
+        let target = match whole {
+            true => Target::MaxBytes((share * bytes as f64) as u64),
+            false => Target::KeepParams(share),
+        };
+        (spectra, target)
+    })
+}
+
+/// What the plan loses, in the units of `Energy`.
+fn relative_loss(spectra: &Spectra, ranks: &[Option<usize>]) -> f64 {
+    let loss = |(spectrum, rank): (&MatrixSpectrum, &Option<usize>)| {
+        let squares: Vec<f64> = spectrum.singular_values.iter().map(|s| s * s).collect();
+        let total: f64 = squares.iter().sum();
+        match rank {
+            Some(rank) if total > 0.0 => squares[*rank..].iter().sum::<f64>() / total,
+            _ => 0.0,
+        }
+    };
+    spectra.matrices.iter().zip(ranks).map(loss).sum()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn parameters_and_bytes_are_never_exceeded(
+        (spectra, target) in any_spectra().prop_flat_map(any_budget),
+        policy in any_weighing_policy(), storage in any_storage(), rank_multiple in 1usize..4
+    ) {
+        let options =
+            PlanOptions { min_ratio: 0.0, rank_multiple, storage, ..PlanOptions::to(target) };
+        match make_plan(&spectra, policy, &options) {
+            Ok(plan) => {
+                match target {
+                    Target::KeepParams(share) => prop_assert!(plan.totals.keep_params <= share + 1e-12),
+                    Target::MaxBytes(bytes) => prop_assert!(plan.totals.bytes_after <= bytes),
+                    Target::Err(_) => unreachable!(),
+                }
+                for m in plan.low_rank() {
+                    let [rows, cols] = m.shape;
+                    let factored = match storage {
+                        Storage::Factors => m.rank * (rows + cols),
+                        Storage::Pivot => m.rank * (rows + cols - m.rank),
+                    };
+                    prop_assert_eq!(m.parameters_after, factored as u64);
+                }
+            }
+            Err(PlanError::OutOfReach { reachable, .. }) => {
+                // What is said to be possible is.
+                let options = PlanOptions { target: with_slack(reachable), ..options };
+                if options.check().is_ok() {
+                    prop_assert!(make_plan(&spectra, policy, &options).is_ok(), "{reachable:?}");
+                }
+            }
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+
+    #[test]
+    fn no_allocation_loses_less_for_a_smaller_budget(
+        spectra in prop::collection::vec(any_matrix(), 1..4).prop_map(|matrices| {
+            let named = matrices.into_iter().enumerate();
+            spectra(named.map(|(i, (shape, v))| matrix(format!("m.{i}"), shape, v)).collect())
+        }),
+        share in 0.2..0.95f64, storage in any_storage()
+    ) {
+        let options =
+            PlanOptions { min_ratio: 0.0, storage, ..PlanOptions::to(Target::KeepParams(share)) };
+        let Ok(plan) = make_plan(&spectra, &Energy, &options) else { return Ok(()) };
+        let ranks: Vec<Option<usize>> =
+            plan.matrices.iter().map(|m| m.low_rank.then_some(m.rank)).collect();
+        let ours = relative_loss(&spectra, &ranks);
+        // The last step along a hull may not fit; the largest step is a whole matrix.
+        let largest = spectra.matrices.iter().map(MatrixSpectrum::parameters).max().unwrap();
+        let all: u64 = spectra.matrices.iter().map(MatrixSpectrum::parameters).sum();
+        let smaller = ((share * all as f64) as u64).saturating_sub(largest);
+        let mut best = f64::INFINITY;
+        let choices: Vec<Vec<Option<usize>>> = spectra
+            .matrices
+            .iter()
+            .map(|m| (1..m.full_rank()).map(Some).chain([None]).collect())
+            .collect();
+        let count: usize = choices.iter().map(Vec::len).product();
+        for number in 0..count {
+            let mut rest = number;
+            let mut pick = |options: &Vec<Option<usize>>| {
+                let choice = options[rest % options.len()];
+                rest /= options.len();
+                choice
+            };
+            let ranks: Vec<Option<usize>> = choices.iter().map(&mut pick).collect();
+            let cost: u64 = spectra
+                .matrices
+                .iter()
+                .zip(&ranks)
+                .map(|(m, rank)| rank.map_or(m.parameters(), |r| storage.parameters(m.shape, r)))
+                .sum();
+            if cost <= smaller {
+                best = best.min(relative_loss(&spectra, &ranks));
+            }
+        }
+        prop_assert!(ours <= best + 1e-9, "{ours} for {best}");
+    }
+}
+
+fn with_slack(target: Target) -> Target {
+    match target {
+        Target::KeepParams(share) => Target::KeepParams(share + 1e-9),
+        other => other,
+    }
+}
+
+#[test]
+fn policies_that_weigh_the_loss_need_a_calibration() {
+    for policy in [&Loss as &dyn RankPolicy, &Probed] {
+        let error = make_plan(&small(), policy, &PlanOptions::new(0.4)).unwrap_err();
+        assert!(matches!(error, PlanError::NotCalibrated { .. }), "{error}");
+    }
+}
+
+#[test]
+fn a_policy_of_ones_own_is_one_small_piece() {
+    /// Keeps the first half of the matrices whole.
+    #[derive(Debug)]
+    struct LastHalf;
+    impl RankPolicy for LastHalf {
+        fn name(&self) -> &'static str {
+            "last-half"
+        }
+        fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
+            problem.remove_lowest(|spectrum| {
+                let bonus = if spectrum.name == "a" { 1e6 } else { 0.0 };
+                spectrum.singular_values.iter().map(|s| s + bonus).collect()
+            })
+        }
+    }
+    let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(0.3) };
+    let plan = make_plan(&small(), &LastHalf, &options).unwrap();
+    assert_eq!(plan.policy, "last-half");
+    assert!(!plan.matrices[0].low_rank && plan.matrices[1].low_rank);
+}
+
+#[test]
+fn plans_of_the_first_version_are_read() {
+    let plan = make_plan(&small(), &WeLore, &PlanOptions::new(0.4)).unwrap();
+    let mut value: Value = serde_json::from_str(&plan.to_json()).unwrap();
+    let object = value.as_object_mut().unwrap();
+    for new in ["target", "unit"] {
+        object.remove(new);
+    }
+    object.insert("target_err".into(), 0.4.into());
+    object.insert("version".into(), 1.into());
+    assert_eq!(RankPlan::from_json(&value.to_string()).unwrap(), plan);
 }
 
 fn small() -> Spectra {

@@ -185,7 +185,7 @@ fn spectra_ranks_and_compressed_perplexity_are_the_references() {
 
 /// Compresses by the binary, evaluates, exports dense, evaluates again.
 fn compressed_perplexity(setup: &Setup, scratch: &Path, plan: &RankPlan, want: f64) {
-    let path = |name: &str| scratch.join(format!("{name}-{}", plan.target_err));
+    let path = |name: &str| scratch.join(format!("{name}-{:?}", plan.target));
     let (file, factored, dense) = (path("plan"), path("factored"), path("dense"));
     std::fs::write(&file, plan.to_json()).unwrap();
     let text = |path: &Path| path.to_str().unwrap().to_string();

@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{FloatDType, Gradients, Tensor};
@@ -40,7 +41,7 @@ pub struct Collector {
 #[derive(Debug, Default)]
 pub struct Seen {
     /// Of every layer in the order of their use, the length of an input, and the inputs.
-    pub(crate) inputs: Vec<(ParamId, usize, Vec<f32>)>,
+    pub(crate) inputs: Vec<(ParamId, usize, Arc<Vec<f32>>)>,
     /// Zeros that were added to outputs, for the gradients of those.
     pub(crate) probes: Vec<(ParamId, Tensor<2>)>,
 }
@@ -137,11 +138,11 @@ impl Watch {
 
     /// The matrices that were used, in their order, each with the first that saw the same.
     pub fn groups(&self, seen: &Seen) -> Vec<(String, String)> {
-        let first = |rows: &Vec<f32>| {
-            let same = seen.inputs.iter().find(|(_, _, other)| other == rows);
+        let first = |rows: &Arc<Vec<f32>>| {
+            let same = seen.inputs.iter().find(|(_, _, other)| Arc::ptr_eq(other, rows));
             same.map_or(0.into(), |(id, _, _)| *id)
         };
-        let group = |(id, _, rows): &(ParamId, usize, Vec<f32>)| {
+        let group = |(id, _, rows): &(ParamId, usize, Arc<Vec<f32>>)| {
             (self.name(*id).clone(), self.name(first(rows)).clone())
         };
         seen.inputs.iter().map(group).collect()
@@ -160,7 +161,11 @@ impl Tap for Eye {
     fn input(&mut self, weight: ParamId, input: Tensor<2>) {
         if self.inputs && self.ids.contains(&weight) {
             let [_, size] = input.dims();
-            self.seen.inputs.push((weight, size, to_rows(input)));
+            let rows = to_rows(input);
+            // Queries, keys and values see the same.
+            let last = self.seen.inputs.last().filter(|(_, _, last)| **last == rows);
+            let rows = last.map_or_else(|| Arc::new(rows), |(_, _, last)| last.clone());
+            self.seen.inputs.push((weight, size, rows));
         }
     }
 

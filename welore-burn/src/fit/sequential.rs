@@ -23,7 +23,7 @@ pub struct FitOptions {
     pub shrink: Shrinkage,
     /// How far a factored matrix follows what the dense model computes: its target is what the
     /// dense matrix answers, this share of it to the inputs of the dense model, the rest to those
-    /// that the compressed model has. In [0, 1].
+    /// that the compressed model has. In [0, 1]; at 0 nothing has to be measured for it.
     pub follow: f64,
     /// Most blocks of text to fit to; `None` is all that the calibration has.
     pub blocks: Option<usize>,
@@ -121,8 +121,10 @@ impl<M: LanguageModel> Fitting<'_, M> {
         for index in 0..self.dense.blocks() {
             progress.step(&format!("block {}", index + 1))?;
             let layer = self.matrices_of(index, &ours[0], &pass);
-            let (next, inputs) = self.inputs_of(index, &layer, &ours, &compressed, &pass, changed);
-            let factored = self.factor(&layer, &inputs, changed)?;
+            // The first factored block sees what the dense one does.
+            let follows = changed && self.options.follow > 0.0;
+            let (next, inputs) = self.inputs_of(index, &layer, &ours, &compressed, &pass, follows);
+            let factored = self.factor(&layer, &inputs, follows)?;
             changed |= !factored.is_empty();
             let names: BTreeSet<String> = factored.keys().cloned().collect();
             model = self.attach(model, factored);
@@ -174,7 +176,7 @@ impl<M: LanguageModel> Fitting<'_, M> {
         ours: &[Tensor<3>],
         compressed: &[Tensor<3>],
         pass: &M::Pass,
-        changed: bool,
+        follows: bool,
     ) -> (Vec<Tensor<3>>, Inputs) {
         let leaders: BTreeSet<&String> = layer
             .iter()
@@ -182,26 +184,25 @@ impl<M: LanguageModel> Fitting<'_, M> {
             .map(|(_, leader)| leader)
             .collect();
         let work = |block: usize| {
-            let dense = |x: &Tensor<3>| {
-                let x = x.clone();
-                self.watch.inputs(|| self.dense.block(index, x, pass))
-            };
-            let (output, should) = dense(&ours[block]);
+            let x = ours[block].clone();
             let mut inputs = Inputs::default();
-            if changed && !leaders.is_empty() {
-                let (_, does) = dense(&compressed[block]);
-                for ((id, size, x), (_, _, y)) in should.inputs.iter().zip(&does.inputs) {
-                    let name = self.watch.name(*id);
-                    if !leaders.contains(name) {
-                        continue;
-                    }
-                    let mut seen = SecondMoment::new(*size);
-                    seen.add(y);
-                    let mut cross = CrossMoment::new(*size);
-                    cross.add(x, y);
-                    inputs.seen.insert(name.clone(), seen);
-                    inputs.cross.insert(name.clone(), cross);
+            if !follows || leaders.is_empty() {
+                return (self.dense.block(index, x, pass), inputs);
+            }
+            let (output, should) = self.watch.inputs(|| self.dense.block(index, x, pass));
+            let x = compressed[block].clone();
+            let (_, does) = self.watch.inputs(|| self.dense.block(index, x, pass));
+            for ((id, size, x), (_, _, y)) in should.inputs.iter().zip(&does.inputs) {
+                let name = self.watch.name(*id);
+                if !leaders.contains(name) {
+                    continue;
                 }
+                let mut seen = SecondMoment::new(*size);
+                seen.add(y);
+                let mut cross = CrossMoment::new(*size);
+                cross.add(x, y);
+                inputs.seen.insert(name.clone(), seen);
+                inputs.cross.insert(name.clone(), cross);
             }
             (output, inputs)
         };
@@ -224,7 +225,7 @@ impl<M: LanguageModel> Fitting<'_, M> {
         &mut self,
         layer: &[(String, String)],
         inputs: &Inputs,
-        changed: bool,
+        follows: bool,
     ) -> Result<BTreeMap<String, (ParamId, Factored)>, FitError> {
         let todo: Vec<&(String, String)> =
             layer.iter().filter(|(name, _)| self.planned.contains_key(name.as_str())).collect();
@@ -237,7 +238,7 @@ impl<M: LanguageModel> Fitting<'_, M> {
                 false => None,
             };
             let (outputs, shrink) = (outputs.as_deref(), this.options.shrink);
-            let norm = match changed {
+            let norm = match follows {
                 true => {
                     let (seen, cross) = (&inputs.seen[leader], &inputs.cross[leader]);
                     Weighting::sequential(seen, cross, this.options.follow, outputs, shrink)

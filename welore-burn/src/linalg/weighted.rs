@@ -9,19 +9,23 @@
 use faer::linalg::triangular_solve::{
     solve_lower_triangular_in_place, solve_upper_triangular_in_place,
 };
-use faer::{Mat, MatRef, get_global_parallelism};
+use faer::{Mat, MatRef, Scale, get_global_parallelism};
 
 use super::moments::{CrossMoment, SecondMoment, root};
 use super::pivot::row_major;
 use super::svd::{BalancedFactors, LinalgError, Matrix, balanced_factors, singular_values};
+
+/// Added to second moments, as a share of their mean, where they tell what inputs lack: there are
+/// as many numbers to tell as in the moments themselves, and less text than for those would fit
+/// its noise.
+const RIDGE: f64 = 0.1;
 
 /// A norm for the errors of a matrix `[out, in]`.
 #[derive(Debug, Clone)]
 pub struct Weighting {
     /// `L`, of the inputs.
     input: Option<Mat<f64>>,
-    /// What the inputs should have been: `Z = T L⁻ᵀ` for a target `W T L⁻ᵀ`; `L` itself if there
-    /// is no other target.
+    /// `(I + K) L` for a target `W (I + K)`; `L` itself if there is no other target.
     target: Option<Mat<f64>>,
     /// `Rᵀ`, of the gradients of the outputs, lower triangular.
     output: Option<Mat<f64>>,
@@ -66,8 +70,8 @@ impl Weighting {
 
     /// The same for a matrix that now sees other inputs than it should, because what comes before
     /// it was changed: `seen` are the second moments of those, `cross` is `E[x yᵀ]` of the
-    /// inputs `x` it should see and those `y` it sees. The target is `W` times a mixture, a
-    /// share `follow` of it what the matrix should answer to `x`, the rest to `y`.
+    /// inputs `x` it should see and those `y` it sees. The target is what `W` answers to `y` and a
+    /// share `follow` of what is known from it of `x - y`.
     ///
     /// # Errors
     ///
@@ -80,15 +84,17 @@ impl Weighting {
         shrink: Shrinkage,
     ) -> Result<Self, LinalgError> {
         let lower = root(&seen.shrunk(shrink.input))?;
-        let (own, cross) = (seen.shrunk(0.0), cross.mean());
-        let size = seen.size();
-        let mixed =
-            Mat::from_fn(size, size, |i, j| follow * cross[(i, j)] + (1.0 - follow) * own[(i, j)]);
-        // Z = T L⁻ᵀ, that is L Zᵀ = Tᵀ.
-        let mut target = mixed.transpose().to_owned();
-        solve_lower_triangular_in_place(lower.as_ref(), target.as_mut(), get_global_parallelism());
+        // What the inputs lack of what they should be, as a linear map of what they are:
+        // E[(x - y) yᵀ] E[y yᵀ]⁻¹.
+        let lacking = cross.mean() - seen.shrunk(0.0);
+        let par = get_global_parallelism();
+        let ridged = root(&seen.shrunk(RIDGE))?;
+        let mut map = lacking.transpose().to_owned();
+        solve_lower_triangular_in_place(ridged.as_ref(), map.as_mut(), par);
+        solve_upper_triangular_in_place(ridged.transpose(), map.as_mut(), par);
+        let target = &lower + Scale(follow) * (map.transpose() * &lower);
         let output = output.map(|output| root(&output.shrunk(shrink.output))).transpose()?;
-        Ok(Self { input: Some(lower), target: Some(target.transpose().to_owned()), output })
+        Ok(Self { input: Some(lower), target: Some(target), output })
     }
 
     /// The matrix whose plain norm is this norm.

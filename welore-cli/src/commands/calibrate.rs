@@ -14,11 +14,12 @@ use welore_burn::llama::open_llama;
 use super::{check_artifact, in_file};
 use crate::args::{AmountArgs, CalibrateArgs, TooLittleArg};
 use crate::devices::Compute;
-use crate::format;
+use crate::{format, memory};
 use crate::terminal::Bar;
 
 /// Runs the command.
 pub fn run(args: CalibrateArgs) -> Result<()> {
+    memory::keep_pages();
     let started = Instant::now();
     check_artifact(Some(&args.output))?;
     let compute = Compute::choose(&args.compute)?;

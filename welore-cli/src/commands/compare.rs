@@ -25,7 +25,7 @@ use super::{open_model, plan_for};
 use crate::args::{CompareArgs, MethodArg, Policy, ResourceArgs, StorageArg};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
-use crate::format;
+use crate::{format, memory};
 use crate::terminal::Bar;
 
 /// A compressed model, measured.
@@ -66,6 +66,7 @@ struct Comparison<'a> {
 
 /// Runs the command.
 pub fn run(args: CompareArgs) -> Result<()> {
+    memory::keep_pages();
     check_fit(&args.fit)?;
     let recipes = args.methods.iter().map(|text| recipe(text)).collect::<Result<Vec<_>>>()?;
     for keep in &args.keep_params {

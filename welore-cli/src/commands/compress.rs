@@ -26,10 +26,10 @@ use super::{
     check_output, describe, in_file, open_model, plan_for, read_artifact, selection, warn_about,
 };
 use crate::args::{
-    CompressArgs, MethodArgs, Policy, ResourceArgs, SelectionArgs, TargetArgs,
+    CompressArgs, MethodArg, MethodArgs, Policy, ResourceArgs, SelectionArgs, TargetArgs,
 };
 use crate::devices::Compute;
-use crate::format;
+use crate::{format, memory};
 use crate::terminal::Bar;
 
 /// Where a plan comes from.
@@ -50,6 +50,9 @@ pub fn run(args: CompressArgs) -> Result<()> {
     let checkpoint = open_model(&args.model)?;
     check_output(&args.output, &args.model)?;
     let output = OutputDir::resumable(&args.output, args.force)?;
+    if recipe.method != MethodArg::Svd {
+        memory::keep_pages();
+    }
     let compute = Compute::choose(&args.compute)?;
     let fitting = recipe.fit(&args.fit, &compute);
     let scratch = tempfile::tempdir().context("no temporary directory")?;
