@@ -97,12 +97,12 @@ fn files_of_a_newer_version_say_so() {
     for file in ["plan.json", "spectra.json"] {
         // Newer versions need not have the fields of this one.
         sandbox.edit_json(file, |content| {
-            content["version"] = json!(2);
+            content["version"] = json!(3);
             content["matrices"] = json!({});
         });
     }
-    sandbox.refuses(COMPRESS, "version 2");
-    sandbox.refuses("plan spectra.json --err 0.5", "version 2");
+    sandbox.refuses(COMPRESS, "version 3");
+    sandbox.refuses("plan spectra.json --err 0.5", "version 3");
 }
 
 #[test]

@@ -41,6 +41,7 @@ fn options() -> CalibrationOptions {
         seq_len: SEQ_LEN,
         blocks: Some(6),
         gradient_blocks: 2,
+        probe_blocks: 0,
         allow_deficient: false,
         at_once: NonZeroUsize::new(2).unwrap(),
     }
@@ -93,7 +94,13 @@ fn block_by_block_gives_what_whole_passes_over_the_model_give() {
     }
     let (inputs, gradients) = (inputs.finish().unwrap(), gradients.finish().unwrap());
     for layer in 0..model.blocks() {
-        for name in ["self_attn.q_proj", "self_attn.v_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj"] {
+        for name in [
+            "self_attn.q_proj",
+            "self_attn.v_proj",
+            "self_attn.o_proj",
+            "mlp.gate_proj",
+            "mlp.down_proj",
+        ] {
             let name = format!("model.layers.{layer}.{name}");
             let found = ours.inputs(&name).unwrap();
             assert_eq!(found.count(), 6 * SEQ_LEN as u64);
@@ -135,8 +142,7 @@ fn text_that_cannot_do_is_refused_before_anything_is_computed() {
     let little = refuse(CalibrationOptions { blocks: Some(1), ..options() });
     assert!(matches!(little, CalibrationError::TooLittleText { tokens: 64, .. }), "{little}");
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
-    let deficient =
-        CalibrationOptions { blocks: Some(1), allow_deficient: true, ..options() };
+    let deficient = CalibrationOptions { blocks: Some(1), allow_deficient: true, ..options() };
     assert!(calibrated(&path, &deficient).is_ok());
 }
 
@@ -159,7 +165,13 @@ fn moment(rows: usize, size: usize, seed: u64) -> (SecondMoment, Vec<f32>) {
 }
 
 /// `E (gᵀ E x)²` over all pairs, for an error `E [out, in]`: the square of the weighted norm.
-fn weighted_error(error: &[f64], inputs: &[f32], gradients: &[f32], out: usize, size: usize) -> f64 {
+fn weighted_error(
+    error: &[f64],
+    inputs: &[f32],
+    gradients: &[f32],
+    out: usize,
+    size: usize,
+) -> f64 {
     let (n, k) = (inputs.len() / size, gradients.len() / out);
     let mut sum = 0.0;
     for x in inputs.chunks(size) {
@@ -289,7 +301,8 @@ fn calibrated_factors_beat_plain_ones_and_files_agree_with_modules() {
         assert_eq!(plan.totals.bytes_after, written.bytes());
         let loaded = load_llama(&dir, &device, FloatDType::F32, &mut ()).unwrap().model;
         let from_file = measured(&loaded, &device);
-        assert!((from_file / perplexity - 1.0).abs() < 1e-4, "{from_file} for {perplexity}");
+        // Files hold factors in the type of the weights, which are bf16 here.
+        assert!((from_file / perplexity - 1.0).abs() < 5e-3, "{from_file} for {perplexity}");
 
         let output = OutputDir::create(scratch.path().join("dense"), true).unwrap();
         merge_directory(&written, &output, &WriteSettings::default(), &mut ()).unwrap();
@@ -297,7 +310,7 @@ fn calibrated_factors_beat_plain_ones_and_files_agree_with_modules() {
         let dense = scratch.path().join("dense");
         let dense = load_llama(dense, &device, FloatDType::F32, &mut ()).unwrap().model;
         let merged = measured(&dense, &device);
-        assert!((merged / perplexity - 1.0).abs() < 1e-3, "{merged} for {perplexity}");
+        assert!((merged / perplexity - 1.0).abs() < 5e-3, "{merged} for {perplexity}");
         kept.push(perplexity);
     }
     assert!(kept[1] < kept[0], "more rank for the same parameters: {kept:?}");
@@ -338,16 +351,13 @@ fn refined_blocks_answer_more_like_the_dense_ones() {
     let (plain, tracked) = (device(), device().autodiff());
     let distance = |model: &Llama| {
         let tokens = block(0, &plain);
-        let gap = model.model.forward(tokens.clone(), None)
-            - llama(&plain).model.forward(tokens, None);
+        let gap =
+            model.model.forward(tokens.clone(), None) - llama(&plain).model.forward(tokens, None);
         gap.square().mean().into_scalar::<f64>()
     };
     let fitted = |refine| {
-        let options = FitOptions {
-            refine,
-            at_once: NonZeroUsize::new(2).unwrap(),
-            ..FitOptions::default()
-        };
+        let options =
+            FitOptions { refine, at_once: NonZeroUsize::new(2).unwrap(), ..FitOptions::default() };
         fit(llama(&tracked), &plan, &calibration, &options, &mut ()).unwrap()
     };
     let (sequential, report) = fitted(None);

@@ -162,7 +162,8 @@ fn pivoted(device: &Device) -> LowRankLinear {
         dense,
         |_, weight| {
             Some(FactorParams {
-                down: Param::initialized(weight.id, random([IN, RANK], device)),
+                down: Param::initialized(weight.id, random([IN, RANK], device))
+                    .set_require_grad(true),
                 up: Param::from_tensor(random([RANK, OUT - RANK], device)),
                 order: Some(Tensor::from_ints(order.as_slice(), device)),
             })
@@ -200,7 +201,7 @@ fn pivoted_layer_has_pivots_as_outputs_and_makes_the_others_of_them() {
 #[test]
 fn gradients_of_a_pivoted_layer_are_those_of_its_product() {
     let device = device().autodiff();
-    let layer = pivoted(&device).train();
+    let layer = pivoted(&device);
     let x = random([7, IN], &device);
     let weights = random([7, OUT], &device);
     let loss = |y: Tensor<2>| (y * weights.clone()).sum().backward();

@@ -181,7 +181,11 @@ proptest! {
 }
 
 fn any_weighing_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
-    prop_oneof![Just(&Energy as &dyn RankPolicy), Just(&WeLore), Just(&Uniform)]
+    prop_oneof![
+        Just(&Energy as &dyn RankPolicy),
+        Just(&WeLore as &dyn RankPolicy),
+        Just(&Uniform as &dyn RankPolicy)
+    ]
 }
 
 fn any_storage() -> impl Strategy<Value = Storage> {

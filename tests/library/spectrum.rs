@@ -65,7 +65,7 @@ fn spectra_are_the_same_in_any_budget() {
         Budget { jobs: NonZeroUsize::new(1), memory: None },
         Budget { jobs: NonZeroUsize::new(2), memory: Some(300_000) },
     ] {
-        let settings = MeasureSettings { budget, cache: None };
+        let settings = MeasureSettings { budget, ..MeasureSettings::default() };
         let other = measure(&settings, &mut Counter::default()).unwrap();
         for (a, b) in spectra.matrices.iter().zip(&other.matrices) {
             assert_eq!((&a.name, a.shape, &a.digest), (&b.name, b.shape, &b.digest));
@@ -80,7 +80,11 @@ fn spectra_are_the_same_in_any_budget() {
 fn matrix_that_does_not_fit_is_named_before_anything_is_measured() {
     let budget = Budget { jobs: None, memory: Some(200_000) };
     let cache = tempfile::tempdir().unwrap();
-    let settings = MeasureSettings { budget, cache: Some(cache.path().join("spectra")) };
+    let settings = MeasureSettings {
+        budget,
+        cache: Some(cache.path().join("spectra")),
+        ..MeasureSettings::default()
+    };
     let mut counter = Counter::default();
     let error = measure(&settings, &mut counter).unwrap_err();
     assert!(matches!(&error, SpectrumError::Oversized(matrix) if matrix.need > 200_000), "{error}");

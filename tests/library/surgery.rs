@@ -140,7 +140,7 @@ fn plans_that_do_not_fit_are_refused_before_any_work() {
         apply_plan(module.clone(), &plan, &mut ()).unwrap_err()
     };
     let unknown = refused(|plan| plan.matrices[0].name = "third".into());
-    assert_eq!(unknown, SurgeryError::NoSuchMatrix("third".into()));
+    assert!(matches!(unknown, SurgeryError::NoSuchMatrix(name) if name == "third"));
     let shape = refused(|plan| plan.matrices[0].shape = [10, 16]);
     assert!(matches!(shape, SurgeryError::Shape { found: [16, 10], .. }));
 
@@ -157,7 +157,7 @@ fn column_layout_is_refused() {
     let plan = plan_for(&module, 0.4);
     module.first = LinearConfig::new(10, 16).with_layout(LinearLayout::Col).init(&device());
     let error = apply_plan(module.clone(), &plan, &mut ()).unwrap_err();
-    assert_eq!(error, SurgeryError::Layout("first".into()));
+    assert!(matches!(error, SurgeryError::Layout(name) if name == "first"));
     let error = measure_module(&module, &Selection::all(), &mut ()).unwrap_err();
     assert!(matches!(error, SpectrumError::Layout { .. }), "{error}");
 }

@@ -83,6 +83,7 @@ pub mod linear;
 pub mod llama;
 pub mod plan;
 pub mod progress;
+pub mod report;
 pub mod spectrum;
 pub mod surgery;
 pub mod train;

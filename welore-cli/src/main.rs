@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Plan(args) => commands::plan::run(args),
         Command::Compress(args) => commands::compress::run(*args),
         Command::Compare(args) => commands::compare::run(*args),
+        Command::Report(args) => commands::report::run(args),
         Command::Train(args) => commands::train::run(*args),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args),

@@ -200,9 +200,8 @@ fn matrices(
     }
     let mut matrices = Matrices { path: Vec::new(), found: Vec::new() };
     module.visit(&mut matrices);
-    let named = |(path, param): (String, Param<Tensor<2>>)| {
-        Some((param.id, (name_of(&path)?, param)))
-    };
+    let named =
+        |(path, param): (String, Param<Tensor<2>>)| Some((param.id, (name_of(&path)?, param)));
     let params: BTreeMap<_, _> = matrices.found.into_iter().filter_map(named).collect();
     match params.is_empty() {
         true => Err(CalibrationError::NothingSelected),

@@ -112,12 +112,7 @@ impl CalibrationWriter {
         let dir = dir.map_err(io())?;
         let text = serde_json::to_string(manifest).expect("numbers and strings always serialize");
         let layout = Layout::new(&manifest.tensors(&text), u64::MAX)?;
-        let writer = Self {
-            path: path.into(),
-            dir,
-            layout,
-            file: "model.safetensors".into(),
-        };
+        let writer = Self { path: path.into(), dir, layout, file: "model.safetensors".into() };
         let files = ShardFiles::prepare(writer.dir.path(), &writer.layout)?;
         files.write(MANIFEST, text.as_bytes())?;
         let tokens = tokens.iter().flatten().flat_map(|token| token.to_le_bytes());
@@ -157,6 +152,11 @@ impl CalibrationWriter {
     pub fn write_probes(&self, probes: &[f64]) -> Result<(), CalibrationError> {
         let data: Vec<u8> = probes.iter().flat_map(|x| x.to_le_bytes()).collect();
         Ok(self.files()?.write(PROBES, &data)?)
+    }
+
+    /// What is written already.
+    pub fn so_far(&self) -> Result<CalibrationFile, CalibrationError> {
+        CalibrationFile::open(&self.dir.path().join(&self.file))
     }
 
     /// Puts the file where it belongs.

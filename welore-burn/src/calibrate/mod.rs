@@ -12,6 +12,7 @@ mod collector;
 mod error;
 mod file;
 mod pass;
+mod probe;
 
 pub use calibration::Calibration;
 pub(crate) use collector::Watch;

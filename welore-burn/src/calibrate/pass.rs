@@ -8,6 +8,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 use super::collector::{Watch, to_rows};
 use super::error::CalibrationError;
 use super::file::{CalibrationWriter, Manifest, MatrixEntry};
+use super::probe::Probing;
 use crate::checkpoint::Checkpoint;
 use crate::language::{LanguageModel, cross_entropy, leaf};
 use crate::linalg::SecondMoment;
@@ -23,6 +24,9 @@ pub struct CalibrationOptions {
     pub blocks: Option<usize>,
     /// Most blocks whose gradients are measured, too; 0 for none.
     pub gradient_blocks: usize,
+    /// Blocks to probe every matrix on, which takes a pass over a part of the model for each;
+    /// 0 for none. Needs gradients.
+    pub probe_blocks: usize,
     /// Whether to go on with fewer tokens than a matrix has inputs, which leaves its second
     /// moments deficient. They are shrunk where they are used.
     pub allow_deficient: bool,
@@ -84,7 +88,11 @@ pub fn calibrate<M: LanguageModel>(
     if let Some(matrix) = largest.filter(|_| !options.allow_deficient) {
         let (tokens, size) = (text.len() * seq_len, matrix.shape[1]);
         if tokens < size {
-            return Err(CalibrationError::TooLittleText { tokens, name: matrix.name.clone(), size });
+            return Err(CalibrationError::TooLittleText {
+                tokens,
+                name: matrix.name.clone(),
+                size,
+            });
         }
     }
     let source = checkpoint.dir().display().to_string();
@@ -99,6 +107,10 @@ pub fn calibrate<M: LanguageModel>(
     let (kept, last) = pass.forward(&text, gradient_blocks, progress)?;
     if gradient_blocks > 0 {
         pass.backward(&text[..gradient_blocks], kept, last, progress)?;
+        let blocks = options.probe_blocks.min(text.len());
+        if blocks > 0 {
+            pass.probe(&text[..blocks], progress)?;
+        }
     }
     pass.writer.finish()?;
     Ok(CalibrationSummary { matrices: count, blocks: text.len(), gradient_blocks, seq_len })
@@ -131,15 +143,10 @@ fn check_text(
 
 /// The matrices of a block of the model, in the order of their use; each with the one whose
 /// inputs it sees.
-type Layer = Vec<(String, String)>;
+pub(super) type Layer = Vec<(String, String)>;
 
 /// Learns from a few tokens which matrices each block has, and which see the same inputs.
-fn survey<M: LanguageModel>(
-    plain: &M,
-    watch: &Watch,
-    text: &[u32],
-    device: &Device,
-) -> Vec<Layer> {
+fn survey<M: LanguageModel>(plain: &M, watch: &Watch, text: &[u32], device: &Device) -> Vec<Layer> {
     let few = &text[..text.len().min(4)];
     let (mut x, pass) = plain.begin(as_tensor(few, device));
     let mut layers = Vec::new();
@@ -151,7 +158,10 @@ fn survey<M: LanguageModel>(
     layers
 }
 
-fn entries(checkpoint: &Checkpoint, layers: &[Layer]) -> Result<Vec<MatrixEntry>, CalibrationError> {
+fn entries(
+    checkpoint: &Checkpoint,
+    layers: &[Layer],
+) -> Result<Vec<MatrixEntry>, CalibrationError> {
     let entry = |(name, inputs_of): &(String, String)| {
         let tensor = format!("{name}.weight");
         let (shape, digest) = (checkpoint.matrix_shape(&tensor)?, checkpoint.digest(&tensor)?);
@@ -263,6 +273,23 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             gradients = next;
         }
         Ok(())
+    }
+
+    fn probe(
+        &self,
+        text: &[Vec<u32>],
+        progress: &mut dyn Progress,
+    ) -> Result<(), CalibrationError> {
+        let moments = self.writer.so_far()?;
+        let probing = Probing {
+            model: &self.model.valid(),
+            watch: self.watch,
+            layers: &self.layers,
+            moments: &moments,
+            workers: &self.workers,
+            device: &self.device.clone().inner(),
+        };
+        self.writer.write_probes(&probing.run(text, progress)?)
     }
 
     /// Gradient of the summed loss of a block of text with respect to the last hidden states.

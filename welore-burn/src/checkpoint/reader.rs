@@ -187,9 +187,10 @@ impl Checkpoint {
         self.tensors.get(tensor).map(|(_, meta)| meta)
     }
 
-    /// Parameters of all tensors.
+    /// Parameters of all tensors; the numbers of pivots are none.
     pub fn parameters(&self) -> u64 {
-        self.tensors.values().map(|(_, meta)| meta.parameters()).sum()
+        let counted = self.tensors.values().filter(|(_, meta)| meta.dtype != Dtype::I32);
+        counted.map(|(_, meta)| meta.parameters()).sum()
     }
 
     /// Bytes of all tensors.

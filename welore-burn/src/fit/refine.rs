@@ -26,7 +26,7 @@ pub struct RefineOptions {
 
 impl Default for RefineOptions {
     fn default() -> Self {
-        Self { epochs: 3, lr: 3e-4, batch: 2 }
+        Self { epochs: 1, lr: 3e-5, batch: 2 }
     }
 }
 
@@ -80,7 +80,13 @@ pub(super) fn refine<M: LanguageModel>(
                 share.iter().map(|_| Mutex::new(Some(model.clone().fork(device)))).collect();
             let work = |place: usize| {
                 let fork = forks[place].lock().expect("no holder panics").take();
-                gradients(&fork.expect("each share is computed once"), task, share[place], metric.as_ref(), device)
+                gradients(
+                    &fork.expect("each share is computed once"),
+                    task,
+                    share[place],
+                    metric.as_ref(),
+                    device,
+                )
             };
             let mut parts: Vec<Option<GradientsParams>> = share.iter().map(|_| None).collect();
             workers.spread(share.len(), work, |place, gradients| {

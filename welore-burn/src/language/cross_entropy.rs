@@ -6,7 +6,11 @@ use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 /// Cross-entropy of every row, `[rows, vocab_size]` to `[rows]`, and the gradient of `share`
 /// times their sum: `share · (softmax − one-hot)`. By its formula and not by autodiff, which
 /// keeps and passes over tensors of the logits' size a dozen times.
-pub(crate) fn cross_entropy(logits: Tensor<2>, targets: Tensor<2, Int>, share: f64) -> (Tensor<1>, Tensor<2>) {
+pub(crate) fn cross_entropy(
+    logits: Tensor<2>,
+    targets: Tensor<2, Int>,
+    share: f64,
+) -> (Tensor<1>, Tensor<2>) {
     let [rows, _] = logits.dims();
     let softmax = softmax(logits.clone(), 1);
     // `log Σ exp x = max x - log max softmax(x)`, of which nothing under- or overflows.

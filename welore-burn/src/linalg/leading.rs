@@ -73,7 +73,9 @@ pub(super) fn leading_eigen(
         let largest_unwanted = pairs.values[block - 1].max(0.0);
         let left_out = total - pairs.values[..count].iter().sum::<f64>();
         let lack: f64 = (0..count)
-            .map(|i| pairs.residuals[i] / (pairs.values[i] - largest_unwanted).max(f64::MIN_POSITIVE))
+            .map(|i| {
+                pairs.residuals[i] / (pairs.values[i] - largest_unwanted).max(f64::MIN_POSITIVE)
+            })
             .sum();
         if lack <= LACK * left_out {
             let vectors = pairs.vectors.subcols(0, count).to_owned();
@@ -181,7 +183,6 @@ fn filtered(
 fn orthonormal(matrix: &Mat<f32>) -> Mat<f32> {
     matrix.qr().compute_thin_Q()
 }
-
 
 /// Always the same entries, of mean 0.
 fn random(rows: usize, cols: usize) -> Mat<f32> {

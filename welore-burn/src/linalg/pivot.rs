@@ -47,7 +47,8 @@ pub fn pivot_factors(
     let mut pivots: Vec<usize> = forward[..rank].to_vec();
     // Every row as a combination of the pivots; identity at the pivots.
     let chosen = Mat::from_fn(rank, rank, |i, j| basis[(pivots[i], j)]);
-    let mut made = chosen.transpose().partial_piv_lu().solve(basis.transpose()).transpose().to_owned();
+    let mut made =
+        chosen.transpose().partial_piv_lu().solve(basis.transpose()).transpose().to_owned();
     let mut worst = largest_entry(&made);
     for _ in 0..4 * rank {
         let Some((row, col)) = worst else { break };
@@ -66,9 +67,7 @@ pub fn pivot_factors(
     let others = (0..rows).filter(|row| !is_pivot[*row]);
     Ok(PivotFactors {
         rows: row_major(product.as_ref()),
-        others: others
-            .flat_map(|row| made.row(row).iter().copied().collect::<Vec<_>>())
-            .collect(),
+        others: others.flat_map(|row| made.row(row).iter().copied().collect::<Vec<_>>()).collect(),
         pivots,
     })
 }
@@ -137,8 +136,10 @@ mod tests {
 
     #[test]
     fn pivoted_factors_make_the_same_matrix() {
-        let entry = |i: usize, j: usize| (((i * 31 + j * 17) % 97) as f64 / 97.0 - 0.5) + 1e-3 * i as f64;
-        for (rows, cols, rank) in [(9, 14, 3), (40, 25, 24), (25, 40, 12), (7, 3, 1), (80, 70, 30)] {
+        let entry =
+            |i: usize, j: usize| (((i * 31 + j * 17) % 97) as f64 / 97.0 - 0.5) + 1e-3 * i as f64;
+        for (rows, cols, rank) in [(9, 14, 3), (40, 25, 24), (25, 40, 12), (7, 3, 1), (80, 70, 30)]
+        {
             let data = (0..rows * cols).map(|k| entry(k / cols, k % cols)).collect();
             let matrix = Matrix::new(rows, cols, data).unwrap();
             let factors = balanced_factors(&matrix, rank).unwrap();

@@ -1,8 +1,6 @@
 use std::collections::BTreeSet;
 
-use burn::module::{
-    Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer,
-};
+use burn::module::{Module, ModuleVisitor, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::tensor::{Int, Tensor};
 
 use crate::linalg::{LinalgError, Matrix};

@@ -8,11 +8,11 @@ mod factors;
 mod layer;
 mod tap;
 
-pub(crate) use factors::{as_matrix, to_matrix};
 pub use factors::{
     FactorParams, LowRank, Rest, attach_factors, factored_paths, is_transposed_layout,
     order_of_pivots, pivots_of_order,
 };
+pub(crate) use factors::{as_matrix, to_matrix};
 pub(crate) use layer::empty_param;
 pub use layer::{LowRankLinear, LowRankLinearConfig};
 pub use tap::{Tap, tapped};

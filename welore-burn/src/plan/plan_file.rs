@@ -158,10 +158,7 @@ impl PlanTotals {
             lrcs: matrices.iter().filter(low_rank).count(),
             growing: matrices.iter().filter(low_rank).filter(|m| m.grows).count(),
             parameters_before: model.parameters,
-            parameters_after: model
-                .parameters
-                .saturating_sub(before)
-                .saturating_add(after),
+            parameters_after: model.parameters.saturating_sub(before).saturating_add(after),
             bytes_before: model.bytes,
             bytes_after: model
                 .bytes

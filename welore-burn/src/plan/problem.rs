@@ -198,10 +198,7 @@ impl RankProblem<'_> {
 
     /// Every rank as its score and its matrix, in the order in which ranks go: lowest score
     /// first, ties by name.
-    fn removal_order(
-        &self,
-        scores: impl Fn(&MatrixSpectrum) -> Vec<f64>,
-    ) -> Vec<(f64, usize)> {
+    fn removal_order(&self, scores: impl Fn(&MatrixSpectrum) -> Vec<f64>) -> Vec<(f64, usize)> {
         let mut order = Vec::new();
         for (index, spectrum) in self.spectra.matrices.iter().enumerate() {
             let scores = scores(spectrum);
@@ -299,9 +296,8 @@ impl Curve {
         for (number, point) in points.iter().enumerate() {
             while let [.., a, b] = hull[..] {
                 let (a, b) = (&points[a], &points[b]);
-                let slope = |from: &Point, to: &Point| {
-                    (from.loss - to.loss) / (to.cost - from.cost) as f64
-                };
+                let slope =
+                    |from: &Point, to: &Point| (from.loss - to.loss) / (to.cost - from.cost) as f64;
                 // The middle point is above the line, so no price makes it the best.
                 if slope(a, b) <= slope(b, point) {
                     hull.pop();

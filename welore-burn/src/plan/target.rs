@@ -129,7 +129,8 @@ impl PlanOptions {
             (Target::KeepParams(_), Some(rank)) => self.storage.parameters(spectrum.shape, rank),
             (Target::MaxBytes(_), None) => bytes(spectrum.parameters()),
             (Target::MaxBytes(_), Some(rank)) => {
-                bytes(self.storage.parameters(spectrum.shape, rank)) + self.storage.index_bytes(rank)
+                bytes(self.storage.parameters(spectrum.shape, rank))
+                    + self.storage.index_bytes(rank)
             }
         }
     }

@@ -286,13 +286,10 @@ pub fn measure_module_in<M: Module>(
     Ok(Spectra::new("module", size, matrices)?.measured_in(norms))
 }
 
-fn values_of(
-    name: &str,
-    matrix: &Matrix,
-    norms: Norms<'_>,
-) -> Result<Vec<f64>, SpectrumError> {
+fn values_of(name: &str, matrix: &Matrix, norms: Norms<'_>) -> Result<Vec<f64>, SpectrumError> {
     let norm = norms.of(name)?;
-    norm.singular_values(matrix).map_err(|source| SpectrumError::Linalg { name: name.into(), source })
+    norm.singular_values(matrix)
+        .map_err(|source| SpectrumError::Linalg { name: name.into(), source })
 }
 
 fn stored_dtype(dtype: DType) -> Dtype {

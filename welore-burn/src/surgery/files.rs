@@ -4,11 +4,11 @@ use std::path::PathBuf;
 use super::module::{FactoredMatrix, SurgeryReport};
 use super::pieces::Piece;
 use super::stream::{Work, carry_out};
+use crate::calibrate::CalibrationError;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, DEFAULT_SHARD_BYTES, FactorNames, OutputDir, PLAN_FILE,
     copy_companions, write_file,
 };
-use crate::calibrate::CalibrationError;
 use crate::linalg::LinalgError;
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Interrupted, Progress};

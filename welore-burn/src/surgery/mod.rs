@@ -9,6 +9,6 @@ mod pieces;
 mod stream;
 
 pub(crate) use factoring::{Factored, factor_in};
-pub(crate) use module::factor_params;
 pub use files::{FilesError, WriteSettings, check_plan, compress_directory, merge_directory};
+pub(crate) use module::factor_params;
 pub use module::{FactoredMatrix, SurgeryError, SurgeryReport, apply_plan, apply_plan_in};

@@ -4,9 +4,9 @@ use std::borrow::Cow;
 
 use safetensors::Dtype;
 
+use super::factoring::{FactorError, Factored, Form, factor};
 use super::files::FilesError;
 use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames, TensorSpec, encode_floats};
-use super::factoring::{FactorError, Factored, Form, factor};
 use crate::linalg::PivotFactors;
 use crate::plan::{MatrixPlan, Storage};
 use crate::spectrum::{Cost, Norms};
@@ -156,9 +156,7 @@ fn factored<'a>(
     let dense = checkpoint.read_matrix(&weight_of(&matrix.name))?;
     let Factored { form, relative_error } =
         factor(&dense, matrix, norms).map_err(|error| match error {
-            FactorError::Linalg(source) => {
-                FilesError::Linalg { name: matrix.name.clone(), source }
-            }
+            FactorError::Linalg(source) => FilesError::Linalg { name: matrix.name.clone(), source },
             FactorError::Calibration(error) => error.into(),
         })?;
     drop(dense);

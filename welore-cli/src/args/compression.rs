@@ -165,7 +165,7 @@ pub enum MethodArg {
     TwoSided,
     /// The same, block after block, each for what the compressed blocks before it leave
     Sequential,
-    /// The same, and every block refined to answer as the dense one does
+    /// The recommended pipeline: two-sided, with what goes with it
     Best,
 }
 
@@ -200,6 +200,9 @@ pub struct AmountArgs {
     /// Most blocks to compute gradients of; 0 for none, which is enough for --method whitened
     #[arg(long, value_name = "N", default_value_t = 16)]
     pub gradient_blocks: usize,
+    /// Blocks to probe every matrix on, for --policy probed; takes as long as all else
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub probe_blocks: usize,
     /// Tokens in a block of the calibration
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration_seq_len: usize,
@@ -220,17 +223,18 @@ pub enum TooLittleArg {
 /// How sequential factors are fitted.
 #[derive(Args, Debug, Clone)]
 pub struct FitArgs {
-    /// Most blocks of the calibration's text to fit to [default: 32; all with --method best]
+    /// Most blocks of the calibration's text to fit to [default: all]
     #[arg(long, value_name = "N")]
     pub fit_blocks: Option<usize>,
-    /// How far factors follow the dense model, from 0 to 1, instead of the compressed one
+    /// How far factors of --method sequential make up for those before them, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub follow: f64,
-    /// How often the text is read to refine each block [default: 3 with --method best, else 0]
-    #[arg(long, value_name = "EPOCHS")]
-    pub refine: Option<usize>,
+    /// How often the text is read to refine each block to answer as the dense one does, with any
+    /// calibrated method
+    #[arg(long, value_name = "EPOCHS", default_value_t = 0)]
+    pub refine: usize,
     /// Learning rate of refining
-    #[arg(long, value_name = "LR", default_value_t = 3e-4, allow_negative_numbers = true)]
+    #[arg(long, value_name = "LR", default_value_t = 3e-5, allow_negative_numbers = true)]
     pub refine_lr: f64,
 }
 
@@ -254,7 +258,12 @@ pub struct CompareArgs {
     pub keep_params: Vec<f64>,
     /// Methods to compare, each with the policies and storage that go with it, or METHOD/POLICY
     /// or METHOD/POLICY/STORAGE
-    #[arg(long, value_name = "METHODS", value_delimiter = ',', default_value = "svd,whitened,two-sided,sequential,best")]
+    #[arg(
+        long,
+        value_name = "METHODS",
+        value_delimiter = ',',
+        default_value = "svd,whitened,best"
+    )]
     pub methods: Vec<String>,
     /// Most blocks of each text
     #[arg(long, value_name = "N", default_value_t = 16)]

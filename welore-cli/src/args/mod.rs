@@ -38,6 +38,8 @@ pub enum Command {
     Train(Box<TrainArgs>),
     /// Measure a model's perplexity on a text, or its accuracy on a task
     Eval(EvalArgs),
+    /// Draw artifacts as one HTML page
+    Report(ReportArgs),
     /// Continue a prompt
     Generate(GenerateArgs),
     /// Turn a compressed model into a plain dense one

@@ -99,6 +99,30 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
+/// Arguments of `report`.
+#[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["spectra", "plan", "compare", "run"])))]
+pub struct ReportArgs {
+    /// Spectra, as `analyze` wrote them
+    #[arg(long, value_name = "FILE")]
+    pub spectra: Option<PathBuf>,
+    /// A plan, or a compressed model directory
+    #[arg(long, value_name = "PATH")]
+    pub plan: Option<PathBuf>,
+    /// What `compare --json` printed
+    #[arg(long, value_name = "FILE")]
+    pub compare: Option<PathBuf>,
+    /// Run directories of `train`
+    #[arg(long, value_name = "RUN")]
+    pub run: Vec<PathBuf>,
+    /// Title of the page
+    #[arg(long)]
+    pub title: Option<String>,
+    /// Write the page here
+    #[arg(short, long, value_name = "FILE")]
+    pub output: PathBuf,
+}
+
 /// Arguments of `demo`.
 #[derive(Args, Debug)]
 pub struct DemoArgs {

@@ -5,17 +5,15 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::calibrate::{
-    CalibrationError, CalibrationOptions, CalibrationSummary, calibrate,
-};
+use welore_burn::calibrate::{CalibrationError, CalibrationOptions, CalibrationSummary, calibrate};
 use welore_burn::data::{TextTokenizer, join_documents, read_documents};
 use welore_burn::llama::open_llama;
 
 use super::{check_artifact, in_file};
 use crate::args::{AmountArgs, CalibrateArgs, TooLittleArg};
 use crate::devices::Compute;
-use crate::{format, memory};
 use crate::terminal::Bar;
+use crate::{format, memory};
 
 /// Runs the command.
 pub fn run(args: CalibrateArgs) -> Result<()> {
@@ -68,12 +66,12 @@ pub(super) fn calibrate_on(
         seq_len: amount.calibration_seq_len,
         blocks: Some(amount.calibration_blocks),
         gradient_blocks: amount.gradient_blocks,
+        probe_blocks: amount.probe_blocks,
         allow_deficient: amount.too_little == TooLittleArg::Shrink,
         at_once: compute.at_once(),
     };
     let context = loaded.config.max_position_embeddings;
-    let done =
-        calibrate(&loaded.model, &checkpoint, &tokens, context, &options, output, &mut bar);
+    let done = calibrate(&loaded.model, &checkpoint, &tokens, context, &options, output, &mut bar);
     bar.finish();
     match done {
         // These are about the text.

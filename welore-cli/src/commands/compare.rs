@@ -25,8 +25,8 @@ use super::{open_model, plan_for};
 use crate::args::{CompareArgs, MethodArg, Policy, ResourceArgs, StorageArg};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
-use crate::{format, memory};
 use crate::terminal::Bar;
+use crate::{format, memory};
 
 /// A compressed model, measured.
 #[derive(Debug, Serialize)]
@@ -98,8 +98,7 @@ pub fn run(args: CompareArgs) -> Result<()> {
         })
         .collect::<Result<Vec<_>>>()?;
     let context = loaded.config.max_position_embeddings;
-    let comparison =
-        Comparison { args: &args, checkpoint, calibration, compute, texts, context };
+    let comparison = Comparison { args: &args, checkpoint, calibration, compute, texts, context };
     let mut rows = vec![comparison.dense(&loaded.model)?];
     drop(loaded);
     for recipe in &recipes {

@@ -29,8 +29,8 @@ use crate::args::{
     CompressArgs, MethodArg, MethodArgs, Policy, ResourceArgs, SelectionArgs, TargetArgs,
 };
 use crate::devices::Compute;
-use crate::{format, memory};
 use crate::terminal::Bar;
+use crate::{format, memory};
 
 /// Where a plan comes from.
 #[derive(Debug)]
@@ -65,8 +65,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
         None => open_calibration(args.method.calibration.as_deref())?,
     };
     let norms = recipe.norms(calibration.as_ref())?;
-    let (plan, measured) =
-        plan_within(goal, &checkpoint, norms, &args.selection, &args.resources)?;
+    let (plan, measured) = plan_within(goal, &checkpoint, norms, &args.selection, &args.resources)?;
 
     let mut bar = Bar::default();
     let written = match (&fitting, &calibration) {
@@ -77,8 +76,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
         _ => {
             let (budget, shard_bytes) = (budget(&args.resources), args.shards.shard_size);
             let settings = WriteSettings { norms, budget, shard_bytes };
-            compress_directory(&checkpoint, &plan, &output, &settings, &mut bar)
-                .map_err(Into::into)
+            compress_directory(&checkpoint, &plan, &output, &settings, &mut bar).map_err(Into::into)
         }
     };
     bar.finish();
@@ -111,9 +109,7 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
         warn_about(&plan);
         return Ok((Recipe::for_plan(&args.method, &args.target, &plan)?, Goal::Given(plan)));
     }
-    let Some(target) = args.goal.target() else {
-        unreachable!("clap asks for --plan or a target")
-    };
+    let Some(target) = args.goal.target() else { unreachable!("clap asks for --plan or a target") };
     let recipe = Recipe::choose(&args.method, &args.target, calibrated)?;
     Ok((recipe, Goal::Target(recipe.plan_options(target, &args.target)?, recipe.policy)))
 }

@@ -65,11 +65,9 @@ pub fn run(args: InspectArgs) -> Result<()> {
     match (factored.len(), plan) {
         (0, _) => say!("dense: no matrix is factored"),
         (n, None) => say!("{n} matrices are factored"),
-        (n, Some(plan)) => say!(
-            "{n} matrices are factored, by {} for {}",
-            plan.policy,
-            plan.target
-        ),
+        (n, Some(plan)) => {
+            say!("{n} matrices are factored, by {} for {}", plan.policy, plan.target)
+        }
     }
     if !factored.is_empty() {
         let rows = factored

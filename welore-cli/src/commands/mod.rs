@@ -12,6 +12,7 @@ pub mod generate;
 pub mod inspect;
 pub mod plan;
 mod recipe;
+pub mod report;
 mod resources;
 mod task;
 pub mod train;
@@ -70,8 +71,8 @@ fn warn_about(plan: &RankPlan) {
     }
     if totals.lrcs == 0 {
         eprintln!(
-            "warning: no matrix is worth factoring at this target (with welore and uniform: none \
-             loses more than min_ratio of its ranks)"
+            "warning: no matrix is worth it (with the policies welore and uniform: none loses more \
+             than min_ratio of its ranks), so nothing is factored"
         );
     }
 }

@@ -34,8 +34,7 @@ impl Recipe {
             MethodArg::Whitened => Policy::Energy,
             MethodArg::TwoSided | MethodArg::Sequential | MethodArg::Best => Policy::Loss,
         };
-        let storage =
-            if method == MethodArg::Svd { Storage::Factors } else { Storage::Pivot };
+        let storage = if method == MethodArg::Svd { Storage::Factors } else { Storage::Pivot };
         Self { method, policy, storage, shrink: Shrinkage::default() }
     }
 
@@ -98,18 +97,19 @@ impl Recipe {
         }
     }
 
-    /// How factors are fitted block after block, if they are.
+    /// How factors are fitted block after block, if they are: where they follow what the blocks
+    /// before leave, or are refined.
     pub fn fit(&self, args: &FitArgs, compute: &Compute) -> Option<FitOptions> {
-        if !matches!(self.method, MethodArg::Sequential | MethodArg::Best) {
+        let sequential = self.method == MethodArg::Sequential;
+        let epochs = args.refine;
+        if !sequential && epochs == 0 {
             return None;
         }
-        let best = self.method == MethodArg::Best;
-        let epochs = args.refine.unwrap_or(if best { RefineOptions::default().epochs } else { 0 });
         let refine = RefineOptions { epochs, lr: args.refine_lr, ..RefineOptions::default() };
         Some(FitOptions {
             shrink: self.shrink,
-            follow: args.follow,
-            blocks: args.fit_blocks.or((!best).then_some(32)),
+            follow: if sequential { args.follow } else { 0.0 },
+            blocks: args.fit_blocks,
             refine: (epochs > 0).then_some(refine),
             at_once: compute.at_once(),
         })

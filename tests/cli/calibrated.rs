@@ -1,0 +1,201 @@
+//! Compression with a calibration, by every method.
+
+use serde_json::Value;
+
+use crate::support::Sandbox;
+
+const CALIBRATE: &str = "--calibration-seq-len 64 --calibration-blocks 6 --gradient-blocks 2";
+const EVAL: &str = "--text story.txt --seq-len 64 --blocks 8 --json";
+
+/// A sandbox in which `model` was calibrated into `seen`.
+fn calibrated() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.gives(&format!("calibrate model --text story.txt {CALIBRATE} -o seen"));
+    sandbox
+}
+
+fn perplexity(sandbox: &Sandbox, model: &str) -> f64 {
+    sandbox.json(&format!("eval {model} {EVAL}"))["perplexity"].as_f64().unwrap()
+}
+
+#[test]
+fn every_method_meets_the_target_and_better_ones_lose_less() {
+    let sandbox = calibrated();
+    let mut found = Vec::new();
+    for method in ["svd", "whitened", "two-sided", "sequential", "best"] {
+        let goal = "--keep-params 0.7 --min-ratio 0 --storage pivot";
+        let line =
+            format!("compress model --calibration seen --method {method} {goal} -o {method}");
+        sandbox.gives(&line);
+        let low = sandbox.json(&format!("inspect {method} --json"));
+        assert!(low["plan"]["totals"]["keep_params"].as_f64().unwrap() <= 0.7, "{method}");
+        assert_eq!(low["parameters"], low["plan"]["totals"]["parameters_after"], "{method}");
+        assert_eq!(low["bytes"], low["plan"]["totals"]["bytes_after"], "{method}");
+        found.push((method, perplexity(&sandbox, method)));
+    }
+    let of = |method| found.iter().find(|(name, _)| *name == method).unwrap().1;
+    assert!(of("whitened") < of("svd"), "{found:?}");
+    assert!(of("two-sided") < of("svd"), "{found:?}");
+    assert_eq!(of("best"), of("two-sided"), "the one is the other's name");
+}
+
+#[test]
+fn compressing_on_a_text_is_calibrating_planning_and_compressing() {
+    let sandbox = calibrated();
+    sandbox.gives("plan model --calibration seen --keep-params 0.8 -o plan.json");
+    sandbox.gives("compress model --plan plan.json --calibration seen -o planned");
+    sandbox.gives(&format!(
+        "compress model --calibrate story.txt {CALIBRATE} --keep-params 0.8 -o direct"
+    ));
+    for file in ["model.safetensors", "config.json"] {
+        let [a, b] = ["planned", "direct"].map(|dir| sandbox.read(&format!("{dir}/{file}")));
+        assert!(a == b, "{file} differs");
+    }
+    let plan = sandbox.json_file("plan.json");
+    assert_eq!((&plan["policy"], &plan["unit"]), (&"loss".into(), &"loss".into()));
+    assert!(plan["totals"]["err"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn a_model_of_pivots_trains_and_exports() {
+    let sandbox = calibrated();
+    sandbox.gives("compress model --calibration seen --keep-params 0.6 -o low");
+    let before = perplexity(&sandbox, "low");
+    sandbox.gives(
+        "train low --text story.txt --seq-len 64 --batch-size 4 --steps 8 --lr 1e-3 --warmup 0 \
+         -o run",
+    );
+    let after = perplexity(&sandbox, "run/model");
+    assert!(after < before, "{after} for {before}");
+    let low = sandbox.json("inspect low --json");
+    let tuned = sandbox.json("inspect run/model --json");
+    assert_eq!(tuned["factored"], low["factored"]);
+    sandbox.gives("export run/model --dense -o dense");
+    let dense = perplexity(&sandbox, "dense");
+    assert!((dense / after - 1.0).abs() < 1e-3, "{dense} for {after}");
+    assert!(sandbox.json("inspect dense --json")["factored"].as_array().unwrap().is_empty());
+}
+
+#[test]
+fn targets_in_bytes_and_parameters_are_never_exceeded() {
+    let sandbox = calibrated();
+    let bytes = sandbox.json("inspect model --json")["bytes"].as_u64().unwrap();
+    let most = bytes * 8 / 10;
+    sandbox.gives(&format!("compress model --calibration seen --max-bytes {most} -o small"));
+    assert!(sandbox.json("inspect small --json")["bytes"].as_u64().unwrap() <= most);
+    sandbox.refuses("compress model --max-bytes 1KB --min-ratio 0 -o out", "out of reach");
+    for share in ["0", "1", "-1", "nan"] {
+        sandbox.refuses(&format!("plan model --keep-params={share}"), "share of");
+    }
+    assert_eq!(sandbox.run("plan model --keep-params 0.5 --err 0.5").code, Some(2));
+}
+
+#[test]
+fn compare_measures_every_method_at_every_share() {
+    let sandbox = calibrated();
+    let line = "compare model --text story.txt --calibration seen --keep-params 0.9,0.7 \
+                --methods svd,two-sided/loss/factors,best --seq-len 64 --blocks 4";
+    let table = sandbox.json(&format!("{line} --json"));
+    let rows = table["rows"].as_array().unwrap();
+    let has = |keep: f64, method: &str| -> &Value {
+        rows.iter().find(|row| row["keep"] == keep && row["method"] == method).unwrap()
+    };
+    assert_eq!(rows.len(), 7);
+    let dense = has(1.0, "dense")["perplexity"].as_f64().unwrap();
+    for keep in [0.9, 0.7] {
+        for method in ["svd", "two-sided", "best"] {
+            let row = has(keep, method);
+            assert!(row["kept"].as_f64().unwrap() <= keep);
+            assert!(row["perplexity"].as_f64().unwrap() > 0.9 * dense);
+            for field in ["policy", "storage", "parameters", "bytes", "lrcs", "seconds"] {
+                assert!(!row[field].is_null(), "{field}");
+            }
+        }
+    }
+    assert_eq!(has(0.9, "two-sided")["storage"], "factors");
+    assert!(sandbox.gives(line).stdout.contains("two-sided"));
+    sandbox.refuses(&format!("{line} --methods magic"), "`magic`");
+}
+
+#[test]
+fn calibrations_that_do_not_fit_are_refused() {
+    let sandbox = calibrated();
+    sandbox.add("tiny-llama3", "other");
+    let compress =
+        |model: &str, options: &str| format!("compress {model} --keep-params 0.8 {options} -o out");
+    sandbox.refuses(&compress("other", "--calibration seen"), "another model");
+    sandbox.refuses(&compress("model", "--calibration story.txt"), "story.txt");
+    sandbox.refuses(&compress("model", "--calibration nowhere"), "nowhere");
+    sandbox.refuses(&compress("model", "--method two-sided"), "needs a calibration");
+    sandbox.refuses(&compress("model", "--policy loss"), "calibration");
+    sandbox.refuses(&compress("model", "--calibration seen --policy probed"), "probed");
+    sandbox.refuses(&compress("model", "--calibration seen --shrink-inputs=-1"), "--shrink-inputs");
+    sandbox.refuses(&compress("model", "--calibration seen --follow 2"), "--follow");
+
+    let mut bytes = sandbox.read("seen");
+    bytes.truncate(bytes.len() / 2);
+    sandbox.write("broken", &bytes);
+    sandbox.refuses(&compress("model", "--calibration broken"), "broken");
+    sandbox.refuses(&compress("model", "--calibration model/model.safetensors"), "manifest");
+
+    sandbox.gives("plan model --calibration seen --keep-params 0.8 -o plan.json");
+    sandbox.refuses("compress model --plan plan.json -o out", "calibration");
+}
+
+#[test]
+fn too_little_text_is_told_and_can_be_shrunk() {
+    let sandbox = Sandbox::new();
+    let line = "calibrate model --text story.txt --calibration-seq-len 64 --calibration-blocks 1";
+    sandbox.refuses(&format!("{line} -o seen"), "at least 160");
+    sandbox.gives(&format!("{line} --gradient-blocks 0 --too-little shrink -o seen"));
+    sandbox.refuses("plan model --keep-params 0.8 --calibration seen", "no gradients");
+    sandbox.gives("compress model --calibration seen --method whitened --keep-params 0.8 -o low");
+    sandbox.refuses(
+        "calibrate model --text story.txt --calibration-seq-len 1000000 -o seen2",
+        "context",
+    );
+    sandbox.write("empty.txt", "");
+    sandbox.refuses("calibrate model --text empty.txt -o seen2", "empty");
+}
+
+#[test]
+fn report_holds_the_numbers_of_the_artifacts() {
+    let sandbox = calibrated();
+    sandbox.gives("analyze model -o spectra.json");
+    sandbox.gives("compress model --calibration seen --keep-params 0.8 -o low");
+    let compared = sandbox.gives(
+        "compare model --text story.txt --calibration seen --keep-params 0.8 --methods whitened \
+         --seq-len 64 --blocks 2 --json",
+    );
+    sandbox.write("compared.json", compared.stdout);
+    sandbox.gives(
+        "train low --text story.txt --seq-len 64 --batch-size 2 --steps 2 --warmup 0 -o run",
+    );
+    sandbox.gives(
+        "report --spectra spectra.json --plan low --compare compared.json --run run -o page.html",
+    );
+    let page = String::from_utf8(sandbox.read("page.html")).unwrap();
+    let start = page.find("type=\"application/json\">").unwrap() + 24;
+    let data: Value =
+        serde_json::from_str(&page[start..][..page[start..].find("</script>").unwrap()]).unwrap();
+    let plan = sandbox.json_file("low/welore_plan.json");
+    for (drawn, planned) in data["plan"]["matrices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(plan["matrices"].as_array().unwrap())
+    {
+        for (ours, theirs) in [("name", "name"), ("rank", "rank"), ("after", "parameters_after")] {
+            assert_eq!(drawn[ours], planned[theirs]);
+        }
+    }
+    let spectra = sandbox.json_file("spectra.json");
+    assert_eq!(
+        data["spectra"]["matrices"][3]["points"][0][1],
+        spectra["matrices"][3]["singular_values"][0]
+    );
+    assert_eq!(data["models"].as_array().unwrap().len(), 2);
+    assert_eq!(data["runs"][0]["steps"].as_array().unwrap().len(), 2);
+    sandbox.refuses("report --plan model -o other.html", "not compressed");
+    sandbox.refuses("report --compare spectra.json -o other.html", "compare");
+}
