@@ -14,7 +14,9 @@ use faer::MatRef;
 use welore_burn::linalg::{Matrix, balanced_factors, singular_values};
 
 /// Name, shapes, and runs of which the fastest counts.
-const MODELS: [(&str, &[(usize, usize)], usize); 3] = [
+type Model = (&'static str, &'static [(usize, usize)], usize);
+
+const MODELS: [Model; 3] = [
     ("smollm2", &[(192, 576), (576, 576), (576, 1536), (1536, 576)], 3),
     ("llama-2-7b", &[(4096, 4096), (11008, 4096)], 1),
     ("llama-3-8b", &[(1024, 4096), (4096, 4096), (14336, 4096)], 1),

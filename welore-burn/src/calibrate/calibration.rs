@@ -14,7 +14,7 @@ pub struct Calibration(Source);
 
 #[derive(Debug)]
 enum Source {
-    File(CalibrationFile),
+    File(Box<CalibrationFile>),
     Memory { inputs: BTreeMap<String, SecondMoment>, outputs: BTreeMap<String, SecondMoment> },
 }
 
@@ -25,7 +25,7 @@ impl Calibration {
     ///
     /// [`CalibrationError::NotCalibration`], [`CalibrationError::Version`], and those of reading.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CalibrationError> {
-        Ok(Self(Source::File(CalibrationFile::open(path.as_ref())?)))
+        Ok(Self(Source::File(Box::new(CalibrationFile::open(path.as_ref())?))))
     }
 
     pub(super) fn in_memory(

@@ -209,10 +209,9 @@ pub fn order_of_pivots(pivots: &[i32], d_output: usize) -> Option<Vec<i32>> {
         }
         *free = place as i32;
     }
-    let mut next = pivots.len() as i32;
-    for place in order.iter_mut().filter(|place| **place < 0) {
+    let others = order.iter_mut().filter(|place| **place < 0);
+    for (next, place) in (pivots.len() as i32..).zip(others) {
         *place = next;
-        next += 1;
     }
     Some(order)
 }

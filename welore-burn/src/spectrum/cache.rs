@@ -169,7 +169,7 @@ mod tests {
             good.replace("2.0", "3.0"),
             good.replace(DIGEST, "fedcba9876543210"),
             good.replace("\"version\":1", "\"version\":2"),
-            good.replace("\"decomposition\":1", "\"decomposition\":0"),
+            good.replace(&format!("\"decomposition\":{DECOMPOSITION}"), "\"decomposition\":0"),
             good.replace(FORMAT, "welore-plan"),
             format!("{good}{}", " ".repeat(10_000)),
         ] {

@@ -36,7 +36,7 @@ use crate::{format, memory};
 #[derive(Debug)]
 pub(super) enum Goal {
     /// A plan that was made before.
-    Given(RankPlan),
+    Given(Box<RankPlan>),
     /// A target to plan for, and how.
     Target(PlanOptions, Policy),
 }
@@ -107,7 +107,7 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
     if let Some(path) = &args.plan {
         let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
         warn_about(&plan);
-        return Ok((Recipe::for_plan(&args.method, &args.target, &plan)?, Goal::Given(plan)));
+        return Ok((Recipe::for_plan(&args.method, &args.target, &plan)?, Goal::Given(plan.into())));
     }
     let Some(target) = args.goal.target() else { unreachable!("clap asks for --plan or a target") };
     let recipe = Recipe::choose(&args.method, &args.target, calibrated)?;
@@ -166,7 +166,7 @@ pub(super) fn goal(
             let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
             Recipe::for_plan(&MethodArgs::default(), target, &plan)?;
             warn_about(&plan);
-            Ok(Some(Goal::Given(plan)))
+            Ok(Some(Goal::Given(plan.into())))
         }
         (None, Some(goal)) => {
             let recipe = Recipe::choose(&MethodArgs::default(), target, false)?;
@@ -194,7 +194,7 @@ fn plan_within(
     resources: &ResourceArgs,
 ) -> Result<(RankPlan, Known)> {
     match goal {
-        Goal::Given(plan) => Ok((plan, Known::default())),
+        Goal::Given(plan) => Ok((*plan, Known::default())),
         Goal::Target(options, policy) => {
             let (spectra, known) =
                 measure_within(checkpoint, &selection(selected)?, norms, resources)?;
