@@ -107,7 +107,8 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
     if let Some(path) = &args.plan {
         let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
         warn_about(&plan);
-        return Ok((Recipe::for_plan(&args.method, &args.target, &plan)?, Goal::Given(plan.into())));
+        let recipe = Recipe::for_plan(&args.method, &args.target, &plan)?;
+        return Ok((recipe, Goal::Given(plan.into())));
     }
     let Some(target) = args.goal.target() else { unreachable!("clap asks for --plan or a target") };
     let recipe = Recipe::choose(&args.method, &args.target, calibrated)?;
