@@ -159,6 +159,20 @@ fn too_little_text_is_told_and_can_be_shrunk() {
 }
 
 #[test]
+fn probes_set_estimates_straight() {
+    let sandbox = Sandbox::new();
+    sandbox
+        .gives(&format!("calibrate model --text story.txt {CALIBRATE} --probe-blocks 1 -o probed"));
+    let plan = sandbox.json("plan model --calibration probed --keep-params 0.7 --json");
+    sandbox.gives("compress model --calibration probed --policy probed --keep-params 0.7 -o low");
+    let low = sandbox.json_file("low/welore_plan.json");
+    assert_eq!(low["policy"], "probed");
+    assert!(low["totals"]["keep_params"].as_f64().unwrap() <= 0.7);
+    assert_ne!(low["matrices"], plan["matrices"], "probes change ranks");
+    assert!(perplexity(&sandbox, "low").is_finite());
+}
+
+#[test]
 fn report_holds_the_numbers_of_the_artifacts() {
     let sandbox = calibrated();
     sandbox.gives("analyze model -o spectra.json");
