@@ -7,11 +7,14 @@
 //! and keeps the others dense. Data goes one way:
 //!
 //! 1. [`checkpoint`] opens a Hugging Face model directory, or you bring a Burn module;
-//! 2. [`spectrum`] measures the singular values of its matrices, with [`linalg`];
-//! 3. [`plan`] decides ranks and classes for a target effective rank reduction (ERR);
-//! 4. [`surgery`] carries the plan out, on files or on a live module with [`linear`];
-//! 5. [`train`] fine-tunes the factors on text or tasks from [`data`];
-//! 6. [`llama`] runs the result, [`eval`] measures it.
+//! 2. [`calibrate`] may measure what the matrices see and do on a text;
+//! 3. [`spectrum`] measures the singular values of its matrices, with [`linalg`];
+//! 4. [`plan`] decides ranks and classes for a target: an effective rank reduction (ERR),
+//!    parameters or bytes;
+//! 5. [`surgery`] carries the plan out, on files or on a live module with [`linear`]; [`fit`]
+//!    does so block after block of a language model;
+//! 6. [`train`] fine-tunes the factors on text or tasks from [`data`];
+//! 7. [`llama`] runs the result, [`eval`] measures it, [`report`] draws it.
 //!
 //! # Any Burn module
 //!

@@ -228,8 +228,9 @@ mod tests {
             for count in [8, 40, 72] {
                 let found = leading_eigen(&with_spectrum(&values), count).unwrap();
                 let Some(Leading { values: kept, vectors }) = found else {
-                    // What decays fast leaves next to nothing out, and goes the other way.
-                    assert!(case == "steep" || case == "flat", "{case} at {count}");
+                    // What decays fast leaves next to nothing out, and a cut through equal
+                    // values cannot be told from a bad one: both go the other way.
+                    assert!(["steep", "flat", "clustered"].contains(&case), "{case} at {count}");
                     continue;
                 };
                 let (got, best) = (kept.iter().sum::<f64>(), values[..count].iter().sum::<f64>());
