@@ -48,6 +48,27 @@ fn what_is_not_there_is_refused_with_the_way_out() {
     }
 }
 
+/// Mesa's software Vulkan has no buffers of more than 134 MB; a GPU has, and is left in peace.
+#[test]
+fn memory_that_is_used_up_is_said_in_one_line() {
+    let sandbox = Sandbox::new();
+    let software = |backend: &Value| {
+        let name = backend["devices"][0]["name"].as_str().unwrap_or_default();
+        backend["backend"] == "wgpu" && name.contains("llvmpipe")
+    };
+    if !backends(&sandbox).iter().any(software) {
+        return;
+    }
+    sandbox.write("long.txt", sandbox.read("story.txt").repeat(120));
+    sandbox.gives("compress model --err 0.5 -o low");
+    let outcome = sandbox.run(
+        "train low --text long.txt --backend wgpu --seq-len 128 --batch-size 4900 --steps 2 -o run",
+    );
+    let error = outcome.stderr.lines().find(|line| line.starts_with("error: "));
+    assert_eq!((outcome.code, error), (Some(1), Some("error: out of memory on the device")));
+    assert!(outcome.stderr.contains("--batch-size"), "{}", outcome.stderr);
+}
+
 #[test]
 #[cfg(target_os = "linux")]
 fn a_machine_without_a_driver_is_told_so() {

@@ -57,7 +57,7 @@ impl Panic {
 
     fn is_out_of_memory(&self) -> bool {
         let message = self.message.to_lowercase();
-        ["out of memory", "outofmemory", "out_of_memory", "oom", "buffertoobig"]
+        ["out of memory", "outofmemory", "out_of_memory", "oom", "buffertoobig", "allocate buffer"]
             .iter()
             .any(|sign| message.contains(sign))
     }
@@ -112,7 +112,11 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let verdict = judge(error);
-    eprintln!("error: {}{}", if is_bug(error) { "internal error: " } else { "" }, one_line(error));
+    eprintln!(
+        "error: {}{}",
+        if is_bug(error) { "internal error: " } else { "" },
+        message_of(error)
+    );
     if let Some(hint) = verdict.hint {
         eprintln!("hint: {hint}");
     }
@@ -135,6 +139,15 @@ fn one_line(error: &anyhow::Error) -> String {
         }
     }
     text
+}
+
+/// What an error says. Backends tell of memory that is used up at the end of a long list of what
+/// could not be done without it.
+fn message_of(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<Panic>() {
+        Some(panic) if panic.is_out_of_memory() => "out of memory on the device".into(),
+        _ => one_line(error),
+    }
 }
 
 /// Whether an error is a panic that nobody foresaw.
