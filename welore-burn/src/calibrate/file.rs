@@ -222,13 +222,13 @@ impl CalibrationFile {
 
     pub fn inputs(&self, name: &str) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        let count = self.manifest.blocks * self.manifest.seq_len;
+        let count = self.manifest.blocks.saturating_mul(self.manifest.seq_len);
         self.moment(&inputs(&entry.inputs_of), entry.shape[1], count)
     }
 
     pub fn outputs(&self, name: &str) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        let count = self.manifest.gradient_blocks * self.manifest.seq_len;
+        let count = self.manifest.gradient_blocks.saturating_mul(self.manifest.seq_len);
         self.moment(&outputs(name), entry.shape[0], count)
     }
 

@@ -7,13 +7,15 @@ use burn::tensor::{Device, Tensor};
 
 use super::error::FitError;
 use super::refine::{RefineOptions, Task, refine};
-use crate::calibrate::{Calibration, Watch, as_tensor};
+use crate::calibrate::{Calibration, CalibrationError, Watch, as_tensor};
 use crate::language::LanguageModel;
 use crate::linalg::{CrossMoment, LinalgError, SecondMoment, Shrinkage, Weighting};
 use crate::linear::{Rest, attach_factors};
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::Progress;
-use crate::surgery::{Factored, FactoredMatrix, SurgeryReport, factor_in, factor_params};
+use crate::surgery::{
+    Factored, FactoredMatrix, SurgeryError, SurgeryReport, factor_in, factor_params,
+};
 use crate::workers::Workers;
 
 /// How factors are fitted.
@@ -66,6 +68,10 @@ pub fn fit<M: LanguageModel>(
     if text.is_empty() {
         return Err(FitError::NoText);
     }
+    let vocab_size = model.vocab_size();
+    if let Some(token) = text.iter().flatten().find(|token| **token as usize >= vocab_size) {
+        return Err(CalibrationError::UnknownToken { token: *token, vocab_size }.into());
+    }
     let planned: BTreeMap<&str, &MatrixPlan> =
         plan.low_rank().map(|matrix| (matrix.name.as_str(), matrix)).collect();
     let device = model.devices().into_iter().next().expect("a model has parameters");
@@ -82,6 +88,11 @@ pub fn fit<M: LanguageModel>(
         report: SurgeryReport { factored: Vec::new() },
     };
     let model = fitting.run(model.no_grad(), &text, progress)?;
+    let done: BTreeSet<&str> = fitting.report.factored.iter().map(|m| m.name.as_str()).collect();
+    if let Some(name) = fitting.planned.keys().find(|name| !done.contains(*name)) {
+        // A head, say, which is in no block.
+        return Err(SurgeryError::NoSuchMatrix(name.to_string()).into());
+    }
     Ok((model, fitting.report))
 }
 
