@@ -50,27 +50,32 @@ pub fn run(args: CompressArgs) -> Result<()> {
     let checkpoint = open_model(&args.model)?;
     check_output(&args.output, &args.model)?;
     let output = OutputDir::resumable(&args.output, args.force)?;
-    if recipe.method != MethodArg::Svd {
-        memory::keep_pages();
-    }
-    let compute = Compute::choose(&args.compute)?;
-    let fitting = recipe.fit(&args.fit, &compute);
+    // Weights alone are decomposed on the CPU, and no device is opened for that.
+    let computes = recipe.method != MethodArg::Svd || args.calibrate.is_some();
+    let compute = match computes {
+        true => {
+            memory::keep_pages();
+            Some(Compute::choose(&args.compute)?)
+        }
+        false => None,
+    };
+    let fitting = compute.as_ref().and_then(|compute| recipe.fit(&args.fit, compute));
     let scratch = tempfile::tempdir().context("no temporary directory")?;
-    let calibration = match &args.calibrate {
-        Some(text) => {
+    let calibration = match (&args.calibrate, &compute) {
+        (Some(text), Some(compute)) => {
             let file = scratch.path().join("calibration");
-            calibrate_on(&args.model, text, &args.amount, &compute, &file)?;
+            calibrate_on(&args.model, text, &args.amount, compute, &file)?;
             Some(Calibration::open(file)?)
         }
-        None => open_calibration(args.method.calibration.as_deref())?,
+        _ => open_calibration(args.method.calibration.as_deref())?,
     };
     let norms = recipe.norms(calibration.as_ref())?;
     let (plan, measured) = plan_within(goal, &checkpoint, norms, &args.selection, &args.resources)?;
 
     let mut bar = Bar::default();
-    let written = match (&fitting, &calibration) {
-        (Some(options), Some(calibration)) => {
-            let work = Fitting { args: &args, checkpoint: &checkpoint, compute: &compute };
+    let written = match (&fitting, &calibration, &compute) {
+        (Some(options), Some(calibration), Some(compute)) => {
+            let work = Fitting { args: &args, checkpoint: &checkpoint, compute };
             work.write(&plan, calibration, options, &output, &mut bar)
         }
         _ => {
