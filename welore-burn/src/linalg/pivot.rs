@@ -31,7 +31,7 @@ const LARGEST: f64 = 4.0;
 ///
 /// # Errors
 ///
-/// [`LinalgError::NotFinite`] if the left factor has not full column rank.
+/// [`LinalgError::NotFinite`] if the factors are so far from finite that no pivots can be found.
 pub fn pivot_factors(
     factors: &BalancedFactors,
     rows: usize,
@@ -168,15 +168,21 @@ mod tests {
     }
 
     #[test]
-    fn a_matrix_of_less_rank_than_asked_for_is_told() {
+    fn a_matrix_of_less_rank_than_asked_for_is_made_all_the_same() {
         let factors = BalancedFactors {
             rank: 2,
             left: vec![1.0, 1.0, 2.0, 2.0, 3.0, 3.0],
             right: vec![1.0; 8],
             relative_error: 0.0,
         };
-        // Exactly dependent columns still have an orthonormal basis, so this is no error.
         let pivoted = pivot_factors(&factors, 3, 4).unwrap();
-        assert!(pivoted.others.iter().all(|x| x.is_finite()));
+        let other = (0..3).find(|row| !pivoted.pivots.contains(row)).unwrap();
+        for col in 0..4 {
+            let made: f64 = (0..2).map(|k| pivoted.others[k] * pivoted.rows[k * 4 + col]).sum();
+            // Row i of the product is 2 (i + 1) everywhere.
+            assert!((made - 2.0 * (other + 1) as f64).abs() < 1e-12, "{made}");
+        }
+        let none = BalancedFactors { left: vec![f64::NAN; 6], ..factors };
+        assert!(pivot_factors(&none, 3, 4).is_err());
     }
 }
