@@ -7,7 +7,10 @@
 //! well the subspace fits; the pairs, and the bound on what they lack, are f64.
 
 use faer::linalg::matmul::matmul;
-use faer::{Accum, Mat, Side, get_global_parallelism};
+use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
+use faer::traits::ComplexField;
+use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
 use super::svd::LinalgError;
 
@@ -20,9 +23,16 @@ const SPARE: f64 = 0.15;
 const SIDE: usize = 1024;
 const SHARE: f64 = 0.3;
 
+/// The filter damps what is below the length of the image of the last wanted vector, times this:
+/// of a first guess it is too small. More would damp what is wanted where eigenvalues fall slowly.
+const MARGIN: f64 = 1.1;
+
+/// The rounding of f32.
+const EPSILON: f64 = f32::EPSILON as f64;
+
 /// Degree of a filter. A higher one does more without an orthonormal basis in between, but what
 /// f32 rounds off is amplified with it.
-const DEGREE: usize = 7;
+const DEGREE: usize = 8;
 
 /// Filters before the attempt is given up.
 const ROUNDS: usize = 4;
@@ -35,12 +45,23 @@ const DEFLATE: f64 = 20.0;
 /// approximation is then within 1.000075 of the best.
 const LACK: f64 = 1.5e-4;
 
-/// Leading eigenpairs of a positive semidefinite matrix.
-pub(super) struct Leading {
-    /// In falling order, as many as were asked for.
-    pub values: Vec<f64>,
-    /// An orthonormal eigenvector a column.
-    pub vectors: Mat<f64>,
+/// What the smallest entry of a Cholesky factor's diagonal is of the largest: above the one, the
+/// basis that it makes is orthogonal to 1e-12 or so, below the other the factor is no good.
+const WELL: f64 = 1e-2;
+const ILL: f64 = 1e-6;
+
+/// What is left out must be this share of all energy: beside less, the values are not known well
+/// enough in f32.
+const TAIL: f64 = 1e-5;
+
+/// What became of an attempt.
+pub(super) enum Attempt {
+    /// Orthonormal eigenvectors, one a column, by falling eigenvalue.
+    Found(Mat<f64>),
+    /// What f32 rounds off in the matrix may be too much.
+    Noisy,
+    /// Too little is left out, or the wanted part cannot be told from the rest.
+    Unsuited,
 }
 
 /// Whether [`leading_eigen`] is worth trying.
@@ -48,144 +69,261 @@ pub(super) fn is_worth_it(side: usize, count: usize) -> bool {
     side >= SIDE && count as f64 <= SHARE * side as f64
 }
 
-/// The `count` leading eigenpairs of the positive semidefinite matrix whose lower half is given,
-/// so that what they lack of the most energy that so many can have is next to nothing beside what
-/// is left out. `None`
-/// where that is not reached, as where next to nothing is left out.
-pub(super) fn leading_eigen(
-    lower: &Mat<f64>,
-    count: usize,
-) -> Result<Option<Leading>, LinalgError> {
-    let side = lower.nrows();
-    let total: f64 = (0..side).map(|i| lower[(i, i)]).sum();
-    if total == 0.0 {
-        return Ok(None);
-    }
-    let whole = Mat::from_fn(side, side, |i, j| lower[(i.max(j), i.min(j))]);
+/// The `count` leading eigenvectors of a Gram matrix, such that what they lack of the most energy
+/// that so many can have is next to nothing beside what is left out.
+pub(super) fn leading_eigen(matrix: Single, count: usize) -> Result<Attempt, LinalgError> {
+    let Single { whole, noise } = matrix;
+    let side = whole.nrows();
     let block = side.min(count + ((SPARE * count as f64) as usize).max(32));
-    let mut single = Mat::from_fn(side, side, |i, j| (whole[(i, j)] / total * side as f64) as f32);
-    let unit = total / side as f64;
-
-    let mut subspace = &single * random(side, block);
-    subspace = &single * orthonormal(&subspace);
-    let mut deflated = 0;
-    for rounds in 0..ROUNDS {
-        let pairs = rayleigh_ritz(&whole, &subspace)?;
-        let largest_unwanted = pairs.values[block - 1].max(0.0);
-        let left_out = total - pairs.values[..count].iter().sum::<f64>();
-        let lack: f64 = (0..count)
-            .map(|i| {
-                pairs.residuals[i] / (pairs.values[i] - largest_unwanted).max(f64::MIN_POSITIVE)
-            })
-            .sum();
-        if lack <= LACK * left_out {
-            let vectors = pairs.vectors.subcols(0, count).to_owned();
-            return Ok(Some(Leading { values: pairs.values[..count].to_vec(), vectors }));
-        }
+    let mut matrix = Deflated::new(whole);
+    let (mut pairs, lengths) = rough_pairs(&matrix.rest, block)?;
+    let mut edge = MARGIN * lengths[count - 1];
+    let left_out = |pairs: &[f64]| side as f64 - pairs[..count].iter().sum::<f64>();
+    if left_out(&pairs.values) <= TAIL * side as f64 {
+        return Ok(Attempt::Unsuited);
+    }
+    // What rounding moves between the wanted and the rest, if they are a tenth of the edge apart.
+    let rotated = noise * (count * block) as f64 / (0.1 * edge);
+    if rotated.is_nan() || rotated > 0.1 * LACK * left_out(&pairs.values) {
+        return Ok(Attempt::Noisy);
+    }
+    let unwanted = pairs.values[block - 1].max(0.0);
+    let large = pairs.values.iter().take_while(|v| **v > DEFLATE * unwanted).count();
+    matrix.deflate(&pairs, large.min(count));
+    for _ in 0..ROUNDS {
+        let subspace = matrix.filtered(&pairs, edge);
+        let (found, residuals) = matrix.rayleigh_ritz(&subspace)?;
+        edge = found.values[block - 1];
+        let left_out = left_out(&found.values);
         // Nothing to damp, or nothing left to find.
-        if largest_unwanted <= f64::from(f32::EPSILON) * unit || left_out <= 0.0 {
-            return Ok(None);
+        if edge <= 0.0 || left_out <= TAIL * side as f64 {
+            return Ok(Attempt::Unsuited);
         }
-        if deflated == 0 {
-            deflated = pairs.values.iter().take_while(|v| **v > DEFLATE * largest_unwanted).count();
-            deflate(&mut single, &pairs, deflated, unit);
+        let gap = |i: usize| (found.values[i] - edge).max(f64::MIN_POSITIVE);
+        let lack: f64 = (0..count).map(|i| residuals[i] / gap(i)).sum();
+        if lack <= LACK * left_out {
+            return Ok(Attempt::Found(found.vectors.subcols(0, count).to_owned()));
         }
-        // The first subspace is too rough to tell where the unwanted part begins; its values are
-        // too small, those of the last wanted pairs too.
-        let edge = if rounds == 0 { pairs.values[count - 1] } else { largest_unwanted };
-        let vectors = Mat::from_fn(side, block, |i, j| pairs.vectors[(i, j)] as f32);
-        let values: Vec<f64> = pairs.values.iter().map(|value| value / unit).collect();
-        subspace = filtered(&single, vectors, &values, deflated, edge / unit);
+        let vectors = cast(found.vectors.as_ref(), |x| x as f32);
+        pairs = Pairs { values: found.values, vectors };
     }
-    Ok(None)
+    Ok(Attempt::Unsuited)
 }
 
-/// Eigenpairs of a matrix in a subspace.
-struct Pairs {
-    /// In falling order.
+/// A Gram matrix in f32, over the mean of its diagonal.
+pub(super) struct Single {
+    whole: Mat<f32>,
+    /// About the mean square of what was rounded off an entry.
+    noise: f64,
+}
+
+impl Single {
+    /// The product of a matrix with its transpose, on the side of its rows, in f32: half the work,
+    /// and as much rounded off as the diagonal is large.
+    pub(super) fn product(view: MatRef<'_, f64>) -> Self {
+        let single = cast(view, |x| x as f32);
+        let lower = lower_product(single.as_ref(), single.transpose());
+        Self { whole: whole(&lower), noise: EPSILON * EPSILON }
+    }
+
+    /// A Gram matrix of which the lower half is given.
+    pub(super) fn rounded(lower: &Mat<f64>) -> Self {
+        let whole = whole(lower);
+        let squares: f64 =
+            (0..whole.ncols()).map(|j| f64::from(whole.col(j).squared_norm_l2())).sum();
+        let entries = (whole.nrows() * whole.ncols()) as f64;
+        Self { whole, noise: 0.25 * EPSILON * EPSILON * squares / entries }
+    }
+}
+
+/// Eigenpairs of a matrix in a subspace, in falling order.
+struct Pairs<T> {
     values: Vec<f64>,
-    vectors: Mat<f64>,
-    /// Squared norms of what each pair lacks of being one, `‖A v - λ v‖²`.
-    residuals: Vec<f64>,
+    vectors: Mat<T>,
 }
 
-fn rayleigh_ritz(matrix: &Mat<f64>, subspace: &Mat<f32>) -> Result<Pairs, LinalgError> {
-    let wide = Mat::from_fn(subspace.nrows(), subspace.ncols(), |i, j| f64::from(subspace[(i, j)]));
-    let basis = wide.qr().compute_thin_Q();
+/// Both halves of a symmetric matrix of which the lower one is given, over the mean of its
+/// diagonal.
+fn whole<T: Copy + Into<f64>>(lower: &Mat<T>) -> Mat<f32> {
+    // Columns of the upper half are rows of the lower one: small tiles stay in the cache.
+    const TILE: usize = 64;
+    let side = lower.nrows();
+    let total: f64 = (0..side).map(|i| lower[(i, i)].into()).sum();
+    let scale = side as f64 / total;
+    let mut whole = Mat::zeros(side, side);
+    let starts = || (0..side).step_by(TILE);
+    for (top, left) in starts().flat_map(|left| starts().map(move |top| (top, left))) {
+        for j in left..side.min(left + TILE) {
+            for i in top.max(j)..side.min(top + TILE) {
+                let value = (lower[(i, j)].into() * scale) as f32;
+                whole[(i, j)] = value;
+                whole[(j, i)] = value;
+            }
+        }
+    }
+    whole
+}
+
+/// Pairs in the subspace of a random block after one product, with their images' directions as
+/// vectors, which is one product more: rough, but it tells large pairs from small ones.
+fn rough_pairs(matrix: &Mat<f32>, block: usize) -> Result<(Pairs<f32>, Vec<f64>), LinalgError> {
+    let sketch = matrix * random(matrix.nrows(), block);
+    let basis = cast(orthonormal(cast(sketch.as_ref(), f64::from)).as_ref(), |x| x as f32);
     let image = matrix * &basis;
-    let inner = basis.transpose() * &image;
-    let eigen = inner.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
-    let count = basis.ncols();
+    let eigen = (basis.transpose() * &image)
+        .self_adjoint_eigen(Side::Lower)
+        .map_err(|_| LinalgError::NoConvergence)?;
     // Eigenvalues come in rising order.
-    let turned = Mat::from_fn(count, count, |i, j| eigen.U()[(i, count - 1 - j)]);
-    let values: Vec<f64> = eigen.S().column_vector().iter().rev().copied().collect();
-    let (vectors, image) = (&basis * &turned, &image * &turned);
-    let residual = |j: usize| {
-        let gaps = image.col(j).iter().zip(vectors.col(j).iter());
-        gaps.map(|(a, v)| (a - values[j] * v).powi(2)).sum()
-    };
-    let residuals = (0..count).map(residual).collect();
-    Ok(Pairs { values, vectors, residuals })
+    let values = eigen.S().column_vector().iter().rev().map(|value| f64::from(*value)).collect();
+    let mut vectors = image * eigen.U().reverse_cols();
+    let lengths: Vec<f64> = (0..block).map(|j| f64::from(vectors.col(j).norm_l2())).collect();
+    let units: Vec<f64> = lengths.iter().map(|length| 1.0 / length.max(1e-30)).collect();
+    scale_columns(&mut vectors, &units);
+    Ok((Pairs { values, vectors }, lengths))
 }
 
-/// Takes the first pairs out of a matrix that is scaled by `unit`.
-fn deflate(matrix: &mut Mat<f32>, pairs: &Pairs, count: usize, unit: f64) {
-    let side = matrix.nrows();
-    let vectors = Mat::from_fn(side, count, |i, j| pairs.vectors[(i, j)] as f32);
-    let weighted =
-        Mat::from_fn(side, count, |i, j| (pairs.vectors[(i, j)] * pairs.values[j] / unit) as f32);
-    let par = get_global_parallelism();
-    matmul(matrix.as_mut(), Accum::Add, weighted.as_ref(), vectors.transpose(), -1.0, par);
+/// A symmetric matrix in f32 that large pairs were taken out of, so that rounding is small
+/// beside what is left: `rest + vectors · diag(values) · vectorsᵀ`.
+struct Deflated {
+    rest: Mat<f32>,
+    vectors: Mat<f32>,
+    values: Vec<f64>,
 }
 
-/// Chebyshev polynomials of the matrix, which are small on `0..=edge` and grow beyond, times
-/// each vector from the `first` on, scaled so that a vector of its value keeps its length.
-fn filtered(
-    matrix: &Mat<f32>,
-    mut vectors: Mat<f32>,
-    values: &[f64],
-    first: usize,
-    edge: f64,
-) -> Mat<f32> {
-    let count = vectors.ncols() - first;
-    let par = get_global_parallelism();
-    let place = |value: f64| (2.0 * value / edge - 1.0).max(1.0);
-    let places: Vec<f64> = values[first..].iter().map(|value| place(*value)).collect();
-    let mut ratios: Vec<f64> = places.iter().map(|place| 1.0 / place).collect();
-    let mut before = vectors.subcols(first, count).to_owned();
-    // t(A) x = 2 / edge A x - x
-    let mapped = |x: &Mat<f32>| {
-        let mut image = x.clone();
-        let scale = (2.0 / edge) as f32;
-        matmul(image.as_mut(), Accum::Replace, matrix.as_ref(), x.as_ref(), scale, par);
-        for j in 0..count {
-            let column = image.col_mut(j).iter_mut().zip(x.col(j).iter());
-            column.for_each(|(image, x)| *image -= x);
-        }
-        image
-    };
-    let mut now = mapped(&before);
-    for (j, ratio) in ratios.iter().enumerate() {
-        now.col_mut(j).iter_mut().for_each(|x| *x *= *ratio as f32);
+impl Deflated {
+    fn new(matrix: Mat<f32>) -> Self {
+        let vectors = Mat::zeros(matrix.nrows(), 0);
+        Self { rest: matrix, vectors, values: Vec::new() }
     }
-    for _ in 1..DEGREE {
-        let mut next = mapped(&now);
-        let later: Vec<f64> =
-            places.iter().zip(&ratios).map(|(t, ratio)| 1.0 / (2.0 * t - ratio)).collect();
-        for j in 0..count {
-            let (twice, back) = ((2.0 * later[j]) as f32, (later[j] * ratios[j]) as f32);
-            let column = next.col_mut(j).iter_mut().zip(before.col(j).iter());
-            column.for_each(|(next, before)| *next = twice * *next - back * before);
-        }
-        (before, now, ratios) = (now, next, later);
+
+    /// Takes the first pairs out.
+    fn deflate(&mut self, pairs: &Pairs<f32>, count: usize) {
+        self.vectors = pairs.vectors.subcols(0, count).to_owned();
+        self.values = pairs.values[..count].to_vec();
+        let mut weighted = self.vectors.clone();
+        scale_columns(&mut weighted, &self.values);
+        let par = get_global_parallelism();
+        let (rest, vectors) = (self.rest.as_mut(), self.vectors.transpose());
+        matmul(rest, Accum::Add, weighted.as_ref(), vectors, -1.0, par);
     }
-    vectors.as_mut().subcols_mut(first, count).copy_from(&now);
-    vectors
+
+    /// Rayleigh-Ritz: the pairs of the matrix in a subspace, and the squared norms of what each
+    /// lacks of being one, `‖A v - λ v‖²`.
+    fn rayleigh_ritz(&self, subspace: &Mat<f32>) -> Result<(Pairs<f64>, Vec<f64>), LinalgError> {
+        let par = get_global_parallelism();
+        let basis = orthonormal(cast(subspace.as_ref(), f64::from));
+        let single = cast(basis.as_ref(), |x| x as f32);
+        let mut image = &self.rest * &single;
+        let mut weighted = self.vectors.clone();
+        scale_columns(&mut weighted, &self.values);
+        let parts = self.vectors.transpose() * &single;
+        matmul(image.as_mut(), Accum::Add, weighted.as_ref(), parts.as_ref(), 1.0, par);
+        let inner = lower_product(basis.transpose(), cast(image.as_ref(), f64::from).as_ref());
+        let eigen =
+            inner.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
+        // Eigenvalues come in rising order.
+        let turned = eigen.U().reverse_cols();
+        let values: Vec<f64> = eigen.S().column_vector().iter().rev().copied().collect();
+        let vectors = &basis * turned;
+        let image = image * cast(turned, |x| x as f32);
+        let residual = |j: usize| {
+            let gaps = image.col(j).iter().zip(vectors.col(j).iter());
+            gaps.map(|(image, v)| (f64::from(*image) - values[j] * v).powi(2)).sum()
+        };
+        let residuals = (0..basis.ncols()).map(residual).collect();
+        Ok((Pairs { values, vectors }, residuals))
+    }
+
+    /// Chebyshev polynomials of what is left of the matrix, which are small on `0..=edge` and
+    /// grow beyond, times each vector that was not taken out, scaled so that a vector of its
+    /// value keeps its length.
+    fn filtered(&self, pairs: &Pairs<f32>, edge: f64) -> Mat<f32> {
+        let (matrix, first) = (&self.rest, self.values.len());
+        let mut vectors = pairs.vectors.clone();
+        let count = vectors.ncols() - first;
+        let par = get_global_parallelism();
+        let place = |value: f64| (2.0 * value / edge - 1.0).max(1.0);
+        let places: Vec<f64> = pairs.values[first..].iter().map(|value| place(*value)).collect();
+        let mut ratios: Vec<f64> = places.iter().map(|place| 1.0 / place).collect();
+        let mut before = vectors.subcols(first, count).to_owned();
+        // t(A) x = 2 / edge A x - x
+        let mapped = |x: &Mat<f32>| {
+            let mut image = x.clone();
+            let scale = (2.0 / edge) as f32;
+            matmul(image.as_mut(), Accum::Replace, matrix.as_ref(), x.as_ref(), scale, par);
+            for j in 0..count {
+                let column = image.col_mut(j).iter_mut().zip(x.col(j).iter());
+                column.for_each(|(image, x)| *image -= x);
+            }
+            image
+        };
+        let mut now = mapped(&before);
+        for (j, ratio) in ratios.iter().enumerate() {
+            now.col_mut(j).iter_mut().for_each(|x| *x *= *ratio as f32);
+        }
+        for _ in 1..DEGREE {
+            let mut next = mapped(&now);
+            let later: Vec<f64> =
+                places.iter().zip(&ratios).map(|(t, ratio)| 1.0 / (2.0 * t - ratio)).collect();
+            for j in 0..count {
+                let (twice, back) = ((2.0 * later[j]) as f32, (later[j] * ratios[j]) as f32);
+                let column = next.col_mut(j).iter_mut().zip(before.col(j).iter());
+                column.for_each(|(next, before)| *next = twice * *next - back * before);
+            }
+            (before, now, ratios) = (now, next, later);
+        }
+        vectors.as_mut().subcols_mut(first, count).copy_from(&now);
+        vectors
+    }
 }
 
-/// An orthonormal basis of the columns.
-fn orthonormal(matrix: &Mat<f32>) -> Mat<f32> {
-    matrix.qr().compute_thin_Q()
+fn scale_columns(matrix: &mut Mat<f32>, factors: &[f64]) {
+    for (j, factor) in factors.iter().enumerate() {
+        matrix.col_mut(j).iter_mut().for_each(|x| *x *= *factor as f32);
+    }
+}
+
+/// The lower half of a product that is symmetric.
+pub(super) fn lower_product<T: ComplexField>(left: MatRef<'_, T>, right: MatRef<'_, T>) -> Mat<T> {
+    let mut product = Mat::zeros(left.nrows(), right.ncols());
+    triangular::matmul(
+        product.as_mut(),
+        BlockStructure::TriangularLower,
+        Accum::Replace,
+        left,
+        BlockStructure::Rectangular,
+        right,
+        BlockStructure::Rectangular,
+        faer::traits::math_utils::one(),
+        get_global_parallelism(),
+    );
+    product
+}
+
+/// An orthonormal basis of the columns, by the Cholesky factor of their Gram matrix, which is a
+/// fraction of the work of Householder's way. It squares the condition: what is not orthogonal to
+/// rounding after the first time is after the second (Yamamoto et al., 2015), and where that would
+/// not be so, Householder's way is taken.
+fn orthonormal(mut columns: Mat<f64>) -> Mat<f64> {
+    let par = get_global_parallelism();
+    loop {
+        let gram = lower_product(columns.transpose(), columns.as_ref());
+        let Ok(cholesky) = gram.llt(Side::Lower) else { break };
+        let diagonal = || (0..gram.nrows()).map(|i| cholesky.L()[(i, i)]);
+        let (low, high) = (diagonal().fold(f64::MAX, f64::min), diagonal().fold(0.0, f64::max));
+        if low < ILL * high {
+            break;
+        }
+        solve_lower_triangular_in_place(cholesky.L(), columns.as_mut().transpose_mut(), par);
+        if low >= WELL * high {
+            return columns;
+        }
+    }
+    columns.qr().compute_thin_Q()
+}
+
+fn cast<T: Copy, U>(matrix: MatRef<'_, T>, to: impl Fn(T) -> U) -> Mat<U> {
+    Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| to(matrix[(i, j)]))
 }
 
 /// Always the same entries, of mean 0.
@@ -222,33 +360,44 @@ mod tests {
             ("clustered", spectrum(|i| [5.0, 1.0, 0.2][i as usize / 80])),
             ("flat", spectrum(|i| 1.0 + 1e-3 * (240.0 - i))),
             ("steep", spectrum(|i| 0.9f64.powf(i))),
+            ("led", spectrum(|i| if i < 1.0 { 1e4 } else { 1.0 / (1.0 + i) })),
             ("huge", spectrum(|i| 1e60 / (1.0 + i))),
         ];
         for (case, values) in cases {
             for count in [8, 40, 72] {
-                let found = leading_eigen(&with_spectrum(&values), count).unwrap();
-                let Some(Leading { values: kept, vectors }) = found else {
-                    // What decays fast leaves next to nothing out, and a cut through equal
-                    // values cannot be told from a bad one: both go the other way.
-                    assert!(["steep", "flat", "clustered"].contains(&case), "{case} at {count}");
+                let gram = with_spectrum(&values);
+                let found = leading_eigen(Single::rounded(&gram), count).unwrap();
+                let Attempt::Found(vectors) = found else {
+                    // What decays fast leaves next to nothing out, a cut through equal values
+                    // cannot be told from a bad one, and a value that is nearly all there is
+                    // drowns the others in f32: all go the other way.
+                    assert!(
+                        ["steep", "flat", "clustered", "led"].contains(&case),
+                        "{case} at {count}"
+                    );
                     continue;
                 };
+                let kept: Vec<f64> = (0..count)
+                    .map(|j| vectors.col(j).transpose() * &gram * vectors.col(j))
+                    .collect();
                 let (got, best) = (kept.iter().sum::<f64>(), values[..count].iter().sum::<f64>());
                 let tail = values[count..].iter().sum::<f64>();
                 assert!(best - got <= 2e-4 * tail, "{case} at {count}: {got} of {best}");
-                assert!(kept.windows(2).all(|pair| pair[0] >= pair[1]));
-                let gram = vectors.transpose() * &vectors;
+                assert!(kept.windows(2).all(|pair| pair[0] >= pair[1] * (1.0 - 1e-5)), "{case}");
+                let products = vectors.transpose() * &vectors;
                 let identity = Mat::from_fn(count, count, |i, j| f64::from(u8::from(i == j)));
-                assert!((gram - identity).norm_max() < 1e-10, "{case} at {count}");
+                assert!((products - identity).norm_max() < 1e-10, "{case} at {count}");
             }
         }
     }
 
     #[test]
     fn deficient_and_zero_matrices_go_the_other_way() {
+        let found =
+            |values: &[f64]| leading_eigen(Single::rounded(&with_spectrum(values)), 10).unwrap();
         let mut values = vec![0.0; 100];
-        assert!(leading_eigen(&with_spectrum(&values), 10).unwrap().is_none());
+        assert!(!matches!(found(&values), Attempt::Found(_)));
         values[..5].fill(1.0);
-        assert!(leading_eigen(&with_spectrum(&values), 10).unwrap().is_none());
+        assert!(!matches!(found(&values), Attempt::Found(_)));
     }
 }

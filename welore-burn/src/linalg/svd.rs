@@ -1,9 +1,8 @@
-use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::solvers::Svd;
-use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
+use faer::{Mat, MatRef, Side};
 
 use super::band::symmetric_eigenvalues;
-use super::leading::{Leading, is_worth_it, leading_eigen};
+use super::leading::{Attempt, Single, is_worth_it, leading_eigen, lower_product};
 
 /// A matrix in row-major order.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,20 +187,7 @@ pub fn singular_values(matrix: &Matrix) -> Result<Vec<f64>, LinalgError> {
 /// The lower half of the product with the transpose, on the smaller side.
 fn gram(view: MatRef<'_, f64>) -> Mat<f64> {
     let view = if view.nrows() <= view.ncols() { view } else { view.transpose() };
-    let side = view.nrows();
-    let mut gram = Mat::zeros(side, side);
-    triangular::matmul(
-        gram.as_mut(),
-        BlockStructure::TriangularLower,
-        Accum::Replace,
-        view,
-        BlockStructure::Rectangular,
-        view.transpose(),
-        BlockStructure::Rectangular,
-        1.0,
-        get_global_parallelism(),
-    );
-    gram
+    lower_product(view, view.transpose())
 }
 
 /// The best approximation of a matrix at a given rank, as two factors of equal norm.
@@ -249,7 +235,7 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
     let right = root
         .iter()
         .enumerate()
-        .flat_map(|(k, root)| (0..matrix.cols).map(|j| right[(k, j)] * root).collect::<Vec<_>>())
+        .flat_map(|(k, root)| right.col(k).iter().map(move |x| x * root))
         .collect();
     Ok(BalancedFactors { rank, left, right, relative_error })
 }
@@ -259,7 +245,7 @@ struct Decomposed {
     values: Vec<f64>,
     /// `U`, a vector a column.
     left: Mat<f64>,
-    /// `Vᵀ`, a vector a row.
+    /// `V`, a vector a column.
     right: Mat<f64>,
     relative_error: f64,
 }
@@ -270,12 +256,7 @@ fn by_svd(view: MatRef<'_, f64>, rank: usize) -> Result<Decomposed, LinalgError>
     let energy = |values: &[f64]| values.iter().map(|s| s * s).sum::<f64>();
     let total = energy(&values);
     let relative_error = if total == 0.0 { 0.0 } else { (energy(&values[rank..]) / total).sqrt() };
-    Ok(Decomposed {
-        values,
-        relative_error,
-        left: svd.U().to_owned(),
-        right: svd.V().transpose().to_owned(),
-    })
+    Ok(Decomposed { values, relative_error, left: svd.U().to_owned(), right: svd.V().to_owned() })
 }
 
 /// What is left out must be this share of all energy for the Gram matrix to be good enough: its
@@ -290,48 +271,63 @@ const SMALLEST: f64 = 1e-5;
 /// that side, and their products with the matrix those of the other. `None` where that would
 /// not be accurate enough.
 fn by_gram(view: MatRef<'_, f64>, rank: usize) -> Result<Option<Decomposed>, LinalgError> {
-    let gram = gram(view);
-    let side = gram.nrows();
-    let total: f64 = (0..side).map(|i| gram[(i, i)]).sum();
-    let leading = match is_worth_it(side, rank) {
-        true => leading_eigen(&gram, rank)?,
-        false => None,
+    let wide = view.nrows() <= view.ncols();
+    let across = if wide { view } else { view.transpose() };
+    let side = across.nrows();
+    let total = view.squared_norm_l2();
+    let Kept { values, vectors } = match leading(across, rank)? {
+        Some(vectors) => Kept { values: None, vectors },
+        None => all_eigen(&gram(view), rank)?,
     };
-    let Leading { values: squares, vectors } = match leading {
-        Some(leading) => leading,
-        None => all_eigen(&gram, rank)?,
-    };
-    let tail = total - squares.iter().sum::<f64>();
-    let values: Vec<f64> = squares.iter().map(|value| value.max(0.0).sqrt()).collect();
+    let mut images = across.transpose() * &vectors;
+    // The squares of the images' lengths are the eigenvalues.
+    let lengths = || (0..rank).map(|k| images.col(k).norm_l2()).collect();
+    let values: Vec<f64> = values.unwrap_or_else(lengths);
+    let tail = total - values.iter().map(|value| value * value).sum::<f64>();
     let all_kept = rank == side;
     if (!all_kept && tail <= TAIL * total) || values[rank - 1] <= SMALLEST * values[0] {
         return Ok(None);
     }
-    let (left, right) = if view.nrows() <= view.ncols() {
-        let mut right = vectors.transpose() * view;
-        for (k, value) in values[..rank].iter().enumerate() {
-            right.row_mut(k).iter_mut().for_each(|x| *x /= value);
-        }
-        (vectors, right)
-    } else {
-        let mut left = view * &vectors;
-        for (k, value) in values[..rank].iter().enumerate() {
-            left.col_mut(k).iter_mut().for_each(|x| *x /= value);
-        }
-        (left, vectors.transpose().to_owned())
-    };
+    for (k, value) in values.iter().enumerate() {
+        images.col_mut(k).iter_mut().for_each(|x| *x /= value);
+    }
+    let (left, right) = if wide { (vectors, images) } else { (images, vectors) };
     let relative_error = if all_kept { 0.0 } else { (tail / total).sqrt() };
     Ok(Some(Decomposed { values, left, right, relative_error }))
 }
 
+/// Leading eigenpairs of the Gram matrix.
+struct Kept {
+    /// Singular values, if they are known.
+    values: Option<Vec<f64>>,
+    /// An orthonormal eigenvector a column.
+    vectors: Mat<f64>,
+}
+
+/// The leading left singular vectors of a wide matrix, where they can be had for less than all.
+fn leading(across: MatRef<'_, f64>, rank: usize) -> Result<Option<Mat<f64>>, LinalgError> {
+    if !is_worth_it(across.nrows(), rank) {
+        return Ok(None);
+    }
+    let mut attempt = leading_eigen(Single::product(across), rank)?;
+    if matches!(attempt, Attempt::Noisy) {
+        let exact = lower_product(across, across.transpose());
+        attempt = leading_eigen(Single::rounded(&exact), rank)?;
+    }
+    match attempt {
+        Attempt::Found(vectors) => Ok(Some(vectors)),
+        Attempt::Noisy | Attempt::Unsuited => Ok(None),
+    }
+}
+
 /// The leading eigenpairs by way of all of them.
-fn all_eigen(gram: &Mat<f64>, count: usize) -> Result<Leading, LinalgError> {
+fn all_eigen(gram: &Mat<f64>, count: usize) -> Result<Kept, LinalgError> {
     let eigen = gram.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
-    let last = gram.nrows() - 1;
     // Eigenvalues come in rising order.
-    let values = eigen.S().column_vector().iter().rev().take(count).copied().collect();
-    let vectors = Mat::from_fn(gram.nrows(), count, |i, k| eigen.U()[(i, last - k)]);
-    Ok(Leading { values, vectors })
+    let squares = eigen.S().column_vector().iter().rev().take(count);
+    let values = squares.map(|value| value.max(0.0).sqrt()).collect();
+    let vectors = eigen.U().reverse_cols().subcols(0, count).to_owned();
+    Ok(Kept { values: Some(values), vectors })
 }
 
 #[cfg(test)]
