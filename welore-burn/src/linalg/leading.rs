@@ -46,8 +46,8 @@ const DEFLATE: f64 = 20.0;
 const LACK: f64 = 1.5e-4;
 
 /// What the smallest entry of a Cholesky factor's diagonal is of the largest: above the one, the
-/// basis that it makes is orthogonal to 1e-12 or so, below the other the factor is no good.
-const WELL: f64 = 1e-2;
+/// columns were orthogonal already but for rounding, below the other the factor is no good.
+const WELL: f64 = 0.5;
 const ILL: f64 = 1e-6;
 
 /// What is left out must be this share of all energy: beside less, the values are not known well
@@ -382,8 +382,10 @@ mod tests {
                     .collect();
                 let (got, best) = (kept.iter().sum::<f64>(), values[..count].iter().sum::<f64>());
                 let tail = values[count..].iter().sum::<f64>();
+                // What f32 rounds off beside the largest.
+                let slack = f64::from(f32::EPSILON) * values[0];
                 assert!(best - got <= 2e-4 * tail, "{case} at {count}: {got} of {best}");
-                assert!(kept.windows(2).all(|pair| pair[0] >= pair[1] * (1.0 - 1e-5)), "{case}");
+                assert!(kept.windows(2).all(|pair| pair[0] + slack >= pair[1]), "{case}");
                 let products = vectors.transpose() * &vectors;
                 let identity = Mat::from_fn(count, count, |i, j| f64::from(u8::from(i == j)));
                 assert!((products - identity).norm_max() < 1e-10, "{case} at {count}");
