@@ -5,6 +5,7 @@ mod bad_model;
 mod bad_plan;
 mod bad_request;
 mod calibrated;
+mod cards;
 mod devices;
 mod outputs;
 mod pipeline;

@@ -1,8 +1,13 @@
-//! What people look at: one HTML page of the artifacts, with nothing to load from anywhere.
+//! What people look at: one HTML page of the artifacts, with nothing to load from anywhere, and
+//! model cards.
 //!
 //! [`Report`] gathers spectra, a plan, measured models and runs, and fills a page that draws
-//! them: curves, a map of layers and matrices, tables. No tensors, no files.
+//! them: curves, a map of layers and matrices, tables. [`ModelCard`] is the `README.md` of a
+//! compressed model. No tensors, no files.
 
+mod card;
+
+pub use card::{Measurement, ModelCard, tuned_card};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 

@@ -28,6 +28,9 @@ pub struct EvalArgs {
     /// Most blocks or examples to use [default: all]
     #[arg(long, value_name = "N")]
     pub blocks: Option<usize>,
+    /// Add the result to the model card that `compress` or `train` wrote in the directory
+    #[arg(long)]
+    pub record: bool,
     /// Where it is computed.
     #[command(flatten)]
     pub compute: ComputeArgs,

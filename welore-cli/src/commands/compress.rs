@@ -19,6 +19,7 @@ use welore_burn::surgery::{
 };
 
 use super::calibrate::calibrate_on;
+use super::card::write_card;
 use super::recipe::{Recipe, check_fit, open_calibration};
 use super::resources::{Known, budget, known_of, measure_within};
 use super::writing::{first_dtype, write_llama};
@@ -93,6 +94,8 @@ pub fn run(args: CompressArgs) -> Result<()> {
         return Err(Interrupted.into());
     }
     let report = written?;
+    let base = args.model.to_string_lossy();
+    write_card(output.path(), &args.model, &base, &plan)?;
     output.commit()?;
     let factored = known_of(&bar, report.factored.len());
     let seconds = started.elapsed().as_secs_f64();

@@ -9,7 +9,9 @@ use serde_json::json;
 use welore_burn::data::{Task, TaskKind, TextTokenizer, join_documents, read_documents};
 use welore_burn::eval::{EvalError, Perplexity, PerplexityOptions, perplexity};
 use welore_burn::llama::{LoadedLlama, load_llama};
+use welore_burn::report::Measurement;
 
+use super::card::{MADE_BY, check_record, record};
 use super::in_file;
 use super::task::Speaker;
 use crate::args::EvalArgs;
@@ -20,6 +22,9 @@ use crate::terminal::Bar;
 
 /// Runs the command.
 pub fn run(args: EvalArgs) -> Result<()> {
+    if args.record {
+        check_record(&args.model)?;
+    }
     match (&args.text, args.task, &args.data) {
         (_, Some(task), Some(path)) => answer_task(&args, task.into(), path),
         (Some(text), _, _) => predict_text(&args, text),
@@ -40,6 +45,12 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     let started = Instant::now();
     let score = speaker.score(&loaded.model, &examples, &compute)?;
     let seconds = started.elapsed().as_secs_f64();
+    if args.record {
+        let of = format!("{}, {} examples", kind.name(), examples.len());
+        let score =
+            Measurement { score: "accuracy", value: score.accuracy, of: &of, made_by: MADE_BY };
+        record(&args.model, score)?;
+    }
     if args.json {
         let answers: Vec<_> = examples
             .iter()
@@ -93,6 +104,12 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     };
     bar.finish();
     let seconds = started.elapsed().as_secs_f64();
+    if args.record {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let of = format!("{name}, {} blocks of {} tokens", result.blocks, args.seq_len);
+        let (score, value) = ("perplexity", result.perplexity);
+        record(&args.model, Measurement { score, value, of: &of, made_by: MADE_BY })?;
+    }
     if args.json {
         print_json(args, &loaded, &result, seconds)
     } else {

@@ -2,6 +2,7 @@
 
 pub mod analyze;
 pub mod calibrate;
+mod card;
 pub mod compare;
 pub mod compress;
 pub mod demo;

@@ -11,6 +11,7 @@ use welore_burn::checkpoint::{
 use welore_burn::llama::Llama;
 use welore_burn::plan::RankPlan;
 
+use super::card::write_tuned_card;
 use crate::terminal::Bar;
 
 /// The type that a checkpoint's first tensor has.
@@ -39,15 +40,20 @@ pub fn write_llama(
     Ok(())
 }
 
-/// The same into a new directory, which appears whole.
+/// The same into a new directory, which appears whole. `compressed` is the plan of a compressed
+/// model and, for its card, what was trained.
 pub fn write_new_llama(
     model: &Llama,
     dtype: Dtype,
     from: &Path,
-    plan: Option<&RankPlan>,
+    compressed: Option<(&RankPlan, &str)>,
     target: &Path,
 ) -> Result<()> {
     let output = OutputDir::create(target, false)?;
+    let plan = compressed.map(|(plan, _)| plan);
     write_llama(model, dtype, from, plan, &output, DEFAULT_SHARD_BYTES)?;
+    if let Some((plan, how)) = compressed {
+        write_tuned_card(output.path(), from, plan, how)?;
+    }
     Ok(output.commit()?)
 }

@@ -21,6 +21,7 @@ use welore_burn::train::{
     Checkpoints, RunPlace, Score, TrainError, Trainable, Training, TrainingEvent, trainable_paths,
 };
 
+use super::card::MADE_BY;
 use super::in_file;
 use super::task::Speaker;
 use super::writing::{first_dtype, write_new_llama};
@@ -244,7 +245,17 @@ fn write_model(training: &Training<Llama>, run: &RunFile, target: &Path) -> Resu
     let dense = run.settings.trainable == Trainable::Lora;
     let model = if dense { in_f32(model).materialize() } else { model };
     let plan = read_plan(run.base())?.filter(|_| !dense);
-    write_new_llama(&model, dtype, run.base(), plan.as_ref(), target)
+    let position = training.position();
+    let what = match run.settings.trainable {
+        Trainable::Lrc => "its LRCs",
+        Trainable::Nlrc => "its dense projections",
+        Trainable::Galore => "all parameters, by GaLore",
+        Trainable::Full | Trainable::Lora => "all parameters",
+    };
+    let (steps, tokens) = (position.step, format::count(position.tokens));
+    let how = format!("{what}, {steps} steps, {tokens} tokens, by {MADE_BY}");
+    let compressed = plan.as_ref().map(|plan| (plan, how.as_str()));
+    write_new_llama(&model, dtype, run.base(), compressed, target)
 }
 
 /// The model with all parameters in f32.

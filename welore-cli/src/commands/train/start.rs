@@ -16,6 +16,7 @@ use super::place::NewPlace;
 use super::run_file::{Origin, RunFile, Source, check_warmup};
 use super::{check_context, check_options, source};
 use crate::args::{DtypeArg, TrainArgs, TrainStartArgs};
+use crate::commands::card::write_card;
 use crate::commands::compress::{Goal, goal, plan_of};
 use crate::commands::{open_model, read_artifact};
 use crate::devices::host;
@@ -121,6 +122,7 @@ fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
                 let mut bar = Bar::default();
                 let settings = WriteSettings::default();
                 compress_directory(&checkpoint, &plan, &output, &settings, &mut bar)?;
+                write_card(output.path(), &model, &model.to_string_lossy(), &plan)?;
                 output.commit()?;
                 absolute(&dir.join("base"))?
             }

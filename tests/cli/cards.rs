@@ -1,0 +1,67 @@
+//! The model card in a compressed directory.
+
+use crate::support::Sandbox;
+
+const EVAL: &str = "--text story.txt --seq-len 64 --blocks 2";
+
+fn card(sandbox: &Sandbox, directory: &str) -> String {
+    String::from_utf8(sandbox.read(&format!("{directory}/README.md"))).unwrap()
+}
+
+fn measured(card: &str) -> Vec<&str> {
+    card.lines().filter(|line| line.starts_with("| perplexity | ")).collect()
+}
+
+#[test]
+fn compressed_directory_carries_a_card_with_its_numbers_licence_and_a_way_to_load_it() {
+    let sandbox = Sandbox::new();
+    sandbox.write("model/README.md", "---\nlicense: mit\n---\n# The base\n");
+    sandbox.gives("compress model --err 0.5 -o low");
+    let card = card(&sandbox, "low");
+    let plan = sandbox.json_file("low/welore_plan.json");
+    let totals = &plan["totals"];
+    assert!(card.starts_with("---\nlicense: mit\ntags:\n"), "{card}");
+    assert!(card.contains("# model, low-rank\n"));
+    let (before, after) = (&totals["parameters_before"], &totals["parameters_after"]);
+    assert!(card.contains(&format!("| parameters | {before} | {after} |")), "{card}");
+    assert!(card.contains("```python\nimport json\n"));
+    // Nobody's directories are told.
+    assert!(!card.contains(sandbox.path("").to_str().unwrap()));
+    // A dense model needs no such thing.
+    sandbox.gives("export low --dense -o dense");
+    assert!(!sandbox.path("dense/README.md").exists());
+}
+
+#[test]
+fn measured_quality_is_recorded_on_request_and_goes_when_the_model_is_trained() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("compress model --err 0.5 -o low");
+    let before = card(&sandbox, "low");
+    sandbox.gives(&format!("eval low {EVAL}"));
+    assert_eq!(card(&sandbox, "low"), before);
+    let result = sandbox.json(&format!("eval low {EVAL} --record --json"));
+    let text = card(&sandbox, "low");
+    let value = format!("{:.4}", result["perplexity"].as_f64().unwrap());
+    let expected = format!("| perplexity | {value} | story.txt, 2 blocks of 64 tokens |");
+    assert!(measured(&text)[0].starts_with(&expected), "{text}");
+    sandbox.gives(&format!("eval low {EVAL} --record"));
+    assert_eq!(card(&sandbox, "low"), text);
+
+    sandbox.gives("train low --text story.txt --seq-len 32 --batch-size 1 --steps 1 -o run");
+    let tuned = card(&sandbox, "run/model");
+    assert!(tuned.contains("Tuned after that: its LRCs, 1 steps, "), "{tuned}");
+    assert!(measured(&tuned).is_empty());
+    let line =
+        "train model --err 0.5 --text story.txt --seq-len 32 --batch-size 1 --steps 1 -o two";
+    sandbox.gives(line);
+    assert!(card(&sandbox, "two/model").contains("# model, low-rank\n"));
+}
+
+#[test]
+fn other_directories_have_no_place_for_a_score() {
+    let sandbox = Sandbox::new();
+    sandbox.refuses(&format!("eval model {EVAL} --record"), "README.md");
+    sandbox.write("model/README.md", "# Mine\n");
+    sandbox.refuses(&format!("eval model {EVAL} --record"), "README.md");
+    assert_eq!(sandbox.read("model/README.md"), b"# Mine\n");
+}

@@ -1,0 +1,243 @@
+//! The model card of a compressed model: its `README.md`.
+
+use std::fmt::Write;
+
+use crate::plan::{RankPlan, Target};
+use crate::spectrum::SpectrumUnit;
+
+/// Loads a factored directory in PyTorch, from within it.
+const SNIPPET: &str = include_str!("load_factored.py");
+
+/// Rows of measured quality go before this line.
+const MEASURED: &str = "<!-- measured -->";
+
+const MEASURED_TITLE: &str = "## Measured quality";
+const HEADER: &str = "| score | value | of | by |\n|---|---|---|---|";
+
+/// A model card in the making.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelCard<'a> {
+    /// What the compressed model was made from, for people.
+    pub base: &'a str,
+    /// The model card of the base model, if it has one. Its licence is the compressed model's.
+    pub base_card: Option<&'a str>,
+    /// How it was compressed.
+    pub plan: &'a RankPlan,
+    /// The program that made it.
+    pub made_by: &'a str,
+}
+
+impl ModelCard<'_> {
+    /// The card, Markdown with the metadata that model hubs read.
+    pub fn to_markdown(&self) -> String {
+        let Self { base, plan, made_by, .. } = *self;
+        let mut card = self.metadata();
+        let name = base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base);
+        let totals = &plan.totals;
+        let target = match plan.target {
+            Target::Err(err) => format!("effective rank reduction (ERR) {err}"),
+            Target::KeepParams(share) => format!("keep {share} of the matrices' parameters"),
+            Target::MaxBytes(bytes) => format!("at most {bytes} bytes"),
+        };
+        let unit = match plan.unit {
+            SpectrumUnit::Weights => "the weights",
+            SpectrumUnit::Inputs => "the weights times their inputs",
+            SpectrumUnit::Loss => "the weights in the norm of the loss",
+        };
+        let _ = write!(
+            card,
+            "# {name}, low-rank\n\n\
+             `{base}` with its low-rank weight matrices stored as factors, made by {made_by} \
+             after WeLore ([arXiv 2407.11239](https://arxiv.org/abs/2407.11239)).\n\n\
+             | | before | after |\n|---|---|---|\n\
+             | parameters | {} | {} |\n\
+             | bytes | {} | {} |\n\n\
+             - Target: {target}; policy `{}`, singular values of {}{}.\n\
+             - {} of {} matrices are factored; ERR {:.4} planned, {:.4} applied.\n\
+             - Rank of every matrix: `welore_plan.json`.\n\n",
+            totals.parameters_before,
+            totals.parameters_after,
+            totals.bytes_before,
+            totals.bytes_after,
+            plan.policy,
+            unit,
+            if plan.calibration.is_some() { " on a calibration text" } else { "" },
+            totals.lrcs,
+            totals.matrices,
+            totals.err,
+            totals.err_applied,
+        );
+        let _ = write!(
+            card,
+            "{MEASURED_TITLE}\n\n\
+             `welore-cli eval DIR --text FILE --record` adds a line.\n\n\
+             {HEADER}\n{MEASURED}\n\n\
+             ## Use\n\n\
+             With welore: `welore-cli generate DIR --prompt TEXT`; `welore-cli export DIR --dense -o \
+             OUT` makes a dense model that any tool for this architecture loads.\n\n\
+             With PyTorch, from within this directory:\n\n\
+             ```python\n{SNIPPET}```\n\n\
+             ## Licence\n\n\
+             A compressed model is a work derived from its base model, whose licence holds{}.\n",
+            match self.licence().is_empty() {
+                true => " (it is not stated beside the weights this was made from)",
+                false => "; see above and the licence files beside this",
+            }
+        );
+        card
+    }
+
+    fn metadata(&self) -> String {
+        let mut lines = self.licence().join("\n");
+        if !lines.is_empty() {
+            lines.push('\n');
+        }
+        if is_hub_id(self.base) {
+            lines.push_str(&format!("base_model: {}\n", self.base));
+        }
+        format!("---\n{lines}tags:\n- welore\n- low-rank\n---\n\n")
+    }
+
+    /// What the base model's card says of its licence, line by line.
+    fn licence(&self) -> Vec<&str> {
+        let Some(rest) = self.base_card.and_then(|card| card.strip_prefix("---\n")) else {
+            return Vec::new();
+        };
+        let metadata = rest.split("\n---").next().unwrap_or_default();
+        let plain = |value: &str| {
+            !value.is_empty()
+                && value.chars().all(|c| c.is_ascii_alphanumeric() || "-._:/ ".contains(c))
+        };
+        let is_licence = |line: &&str| {
+            let keys = ["license", "license_name", "license_link"];
+            line.split_once(": ").is_some_and(|(key, value)| keys.contains(&key) && plain(value))
+        };
+        metadata.lines().filter(is_licence).collect()
+    }
+}
+
+/// The card of a model that was trained on: it says `how`, and what was measured before no longer
+/// holds. `None` if the card is not one of these.
+pub fn tuned_card(card: &str, how: &str) -> Option<String> {
+    let (before, rest) = card.split_once(&format!("{MEASURED_TITLE}\n"))?;
+    let (asked, rows) = rest.split_once(HEADER)?;
+    let (_, after) = rows.split_once(&format!("{MEASURED}\n"))?;
+    let how = how.replace(['\n', '\r', '<'], " ");
+    Some(format!(
+        "{before}Tuned after that: {how}.\n\n{MEASURED_TITLE}\n{asked}{HEADER}\n{MEASURED}\n{after}"
+    ))
+}
+
+/// A measured score of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Measurement<'a> {
+    /// What is measured: `perplexity`, `accuracy`.
+    pub score: &'a str,
+    /// Its value, in the unit of the score.
+    pub value: f64,
+    /// What on: the text or task, and how much of it.
+    pub of: &'a str,
+    /// The program that measured.
+    pub made_by: &'a str,
+}
+
+impl Measurement<'_> {
+    /// The card with this measurement in its table, in the place of an earlier one of the same
+    /// score on the same. `None` if the card has no such table.
+    pub fn add_to(&self, card: &str) -> Option<String> {
+        let cell = |text: &str| text.replace(['|', '\n', '\r', '<'], " ");
+        let key = format!("| {} | ", cell(self.score));
+        let of = format!(" | {} | ", cell(self.of));
+        let (before, after) = card.split_once(&format!("{MEASURED}\n"))?;
+        let kept = before.lines().filter(|line| !(line.starts_with(&key) && line.contains(&of)));
+        let mut card = kept.fold(String::new(), |text, line| text + line + "\n");
+        let value = format!("{:.4}", self.value);
+        let _ = writeln!(card, "{key}{value}{of}{} |", cell(self.made_by));
+        Some(card + MEASURED + "\n" + after)
+    }
+}
+
+/// Whether this reads as `owner/name`.
+fn is_hub_id(base: &str) -> bool {
+    let parts: Vec<&str> = base.split('/').collect();
+    let plain = |part: &&str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric())
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
+    };
+    parts.len() == 2 && parts.iter().all(plain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{PlanOptions, WeLore, make_plan};
+    use crate::spectrum::Spectra;
+
+    fn plan() -> RankPlan {
+        let spectra = Spectra::from_json(
+            &serde_json::json!({
+                "format": "welore-spectra", "version": 1, "source": "here",
+                "model": { "parameters": 64, "bytes": 256 },
+                "matrices": [{
+                    "name": "a", "shape": [8, 8], "dtype": "F32",
+                    "singular_values": [8.0, 1.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.05],
+                }],
+            })
+            .to_string(),
+        );
+        let options = PlanOptions { target: Target::Err(0.75), ..PlanOptions::default() };
+        make_plan(&spectra.unwrap(), &WeLore, &options).unwrap()
+    }
+
+    fn card(base: &str, base_card: Option<&str>) -> String {
+        let plan = plan();
+        ModelCard { base, base_card, plan: &plan, made_by: "test 1" }.to_markdown()
+    }
+
+    #[test]
+    fn a_card_says_what_was_done_and_carries_the_licence_of_its_base() {
+        let base =
+            "---\nlicense: apache-2.0\nlanguage: en\nlicense_link: https://a.b/c\n---\n# x\n";
+        let text = card("org/model", Some(base));
+        assert!(text.starts_with("---\nlicense: apache-2.0\nlicense_link: https://a.b/c\n"));
+        assert!(text.contains("base_model: org/model\n") && text.contains("# model, low-rank"));
+        assert!(text.contains("| parameters | 64 | 32 |"), "{text}");
+        assert!(text.contains("1 of 1 matrices are factored; ERR 0.7500"), "{text}");
+        assert!(text.contains("class LowRank(nn.Module)"));
+    }
+
+    #[test]
+    fn metadata_is_neither_guessed_nor_taken_from_elsewhere() {
+        for base in [None, Some("license: mit\n"), Some("---\nlicense: \"a\\nb: c\"\n---\n")] {
+            let text = card("/models/mine", base);
+            assert!(text.starts_with("---\ntags:\n"), "{text}");
+            assert!(text.contains("not stated"));
+        }
+    }
+
+    #[test]
+    fn measurements_are_added_and_replaced() {
+        let measured =
+            |value, of| Measurement { score: "perplexity", value, of, made_by: "test 1" };
+        let text = card("m", None);
+        let text = measured(9.0, "a.txt, 4 blocks").add_to(&text).unwrap();
+        let text = measured(8.0, "b|.txt").add_to(&text).unwrap();
+        let text = measured(7.0, "a.txt, 4 blocks").add_to(&text).unwrap();
+        let rows: Vec<&str> = text.lines().filter(|line| line.starts_with("| perpl")).collect();
+        assert_eq!(
+            rows,
+            [
+                "| perplexity | 8.0000 | b .txt | test 1 |",
+                "| perplexity | 7.0000 | a.txt, 4 blocks | test 1 |"
+            ]
+        );
+        assert!(measured(1.0, "x").add_to("# some other README\n").is_none());
+
+        let tuned = tuned_card(&text, "LRCs, 10 steps").unwrap();
+        assert!(tuned.contains("\nTuned after that: LRCs, 10 steps.\n\n## Measured quality\n"));
+        assert!(!tuned.contains("| perplexity"));
+        let text = measured(6.0, "a.txt").add_to(&tuned).unwrap();
+        assert!(text.contains("|---|---|---|---|\n| perplexity | 6.0000 | a.txt |"), "{text}");
+        assert!(tuned_card("# some other README\n", "").is_none());
+    }
+}

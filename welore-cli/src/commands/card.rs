@@ -1,0 +1,81 @@
+//! The model card in a compressed directory.
+
+use std::path::Path;
+
+use anyhow::Result;
+use welore_burn::checkpoint::write_file;
+use welore_burn::plan::RankPlan;
+use welore_burn::report::{Measurement, ModelCard, tuned_card};
+
+use crate::failure::WrongInput;
+
+const CARD: &str = "README.md";
+
+/// A card larger than this is not one.
+const LARGEST: u64 = 4 << 20;
+
+/// What made it.
+pub const MADE_BY: &str = concat!("welore-cli ", env!("CARGO_PKG_VERSION"));
+
+/// Writes the card of a model that was compressed from the one in `from`, which the user called
+/// `base`.
+pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) -> Result<()> {
+    // A directory of the user's is nobody else's business but for its name.
+    let path = Path::new(base);
+    let name = match path.is_dir() {
+        true => path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_owned())),
+        false => None,
+    };
+    let name = name.map_or_else(|| base.into(), |name| name.to_string_lossy().into_owned());
+    let base_card = read_card(from);
+    let card = ModelCard { base: &name, base_card: base_card.as_deref(), plan, made_by: MADE_BY };
+    Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
+}
+
+/// Writes the card of a model that was trained on from the one in `from`: `how`.
+pub fn write_tuned_card(directory: &Path, from: &Path, plan: &RankPlan, how: &str) -> Result<()> {
+    let before = match read_card(from) {
+        Some(card) if tuned_card(&card, how).is_some() => Some(card),
+        _ => {
+            write_card(directory, from, &from.to_string_lossy(), plan)?;
+            read_card(directory)
+        }
+    };
+    match before.and_then(|card| tuned_card(&card, how)) {
+        Some(card) => Ok(write_file(directory.join(CARD), card.as_bytes())?),
+        None => Ok(()),
+    }
+}
+
+/// Adds a measured score to the card in a directory.
+pub fn record(directory: &Path, measured: Measurement<'_>) -> Result<()> {
+    let path = directory.join(CARD);
+    let Some(card) = read_card(directory).and_then(|card| measured.add_to(&card)) else {
+        return Err(no_table(&path).into());
+    };
+    write_file(&path, card.as_bytes())?;
+    eprintln!("recorded in {}", path.display());
+    Ok(())
+}
+
+/// Checks that a score can be recorded, before it is measured.
+pub fn check_record(directory: &Path) -> Result<()> {
+    let nothing = Measurement { score: "", value: 0.0, of: "", made_by: "" };
+    match read_card(directory).and_then(|card| nothing.add_to(&card)) {
+        Some(_) => Ok(()),
+        None => Err(no_table(&directory.join(CARD)).into()),
+    }
+}
+
+fn no_table(path: &Path) -> WrongInput {
+    let message = format!("{}: no table of measured quality", path.display());
+    let hint = Some("--record is for directories that `compress` or `train` wrote".into());
+    WrongInput { message, hint }
+}
+
+/// A card that is there and can be read; a model does well without one.
+fn read_card(directory: &Path) -> Option<String> {
+    let path = directory.join(CARD);
+    let size = path.metadata().ok()?.len();
+    if size > LARGEST { None } else { std::fs::read_to_string(path).ok() }
+}
