@@ -42,7 +42,8 @@ pub fn run(args: CalibrateArgs) -> Result<()> {
         summary.seq_len,
         summary.gradient_blocks
     );
-    say!("wrote {} ({}) in {seconds:.1} s", args.output.display(), format::bytes(bytes));
+    let time = format::time(seconds);
+    say!("wrote {} ({}) in {time}", args.output.display(), format::bytes(bytes));
     Ok(())
 }
 

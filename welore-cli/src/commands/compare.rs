@@ -210,10 +210,11 @@ impl Comparison<'_> {
                 lrcs: plan.totals.lrcs,
                 seconds,
             };
-            eprintln!(
-                "{} at {keep}: perplexity {}, {seconds:.0} s",
+            note!(
+                "{} at {keep}: perplexity {}, {}",
                 row.method,
-                format::perplexity(row.perplexity)
+                format::perplexity(row.perplexity),
+                format::time(seconds)
             );
             rows.push(row);
         }

@@ -89,7 +89,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
         && let Some(FilesError::Checkpoint(CheckpointError::Interrupted(_))) = error.downcast_ref()
     {
         output.suspend();
-        eprintln!("what is done is kept; the same command goes on from there");
+        note!("what is done is kept; the same command goes on from there");
         return Err(Interrupted.into());
     }
     let report = written?;
@@ -100,7 +100,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
         print_json(&args, &plan, &report, seconds)?;
     } else {
         say!("{}", describe(&plan));
-        say!("wrote {} in {seconds:.1} s", args.output.display());
+        say!("wrote {} in {}", args.output.display(), format::time(seconds));
     }
     measured.tell("measured");
     factored.tell("factored");

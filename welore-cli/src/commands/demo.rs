@@ -56,7 +56,7 @@ pub fn run(args: DemoArgs) -> Result<()> {
     let rows = demo.rows()?;
     print(&args, &rows)?;
     if args.output.is_some() {
-        eprintln!("models, texts and runs are in {}", demo.dir.display());
+        note!("models, texts and runs are in {}", demo.dir.display());
     }
     Ok(())
 }
@@ -167,7 +167,7 @@ impl Demo {
 
     /// Runs this program in the demo's directory. Its result is JSON.
     fn welore(&self, line: &str) -> Result<Value> {
-        eprintln!("$ welore-cli {line}");
+        note!("$ welore-cli {line}");
         let program = std::env::current_exe().context("the program does not find itself")?;
         let mut command = Command::new(program);
         command.args(line.split_whitespace()).current_dir(&self.dir).stderr(Stdio::inherit());

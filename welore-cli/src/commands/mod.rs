@@ -121,7 +121,7 @@ fn check_artifact(path: Option<&Path>) -> Result<()> {
 fn write_artifact(path: &Path, text: &str) -> Result<()> {
     let text = format!("{text}\n");
     welore_burn::checkpoint::write_file(path, text.as_bytes())?;
-    eprintln!("wrote {}", path.display());
+    note!("wrote {}", path.display());
     Ok(())
 }
 

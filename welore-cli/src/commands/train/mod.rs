@@ -163,7 +163,7 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
         format::percent(count.trainable as f64 / count.total as f64),
         rows.len(),
     );
-    eprintln!("{trained}");
+    note!("{trained}");
     tracing::info!("{trained}, from step {}", training.position().step);
     tell(args, &training, &run, dir)?;
     let finished = training.is_done() && dir.join("model").is_dir();
@@ -195,13 +195,13 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
     steps.finish();
     match &outcome {
         Ok(()) if training.is_out_of_patience() => {
-            eprintln!("ended at step {}: no longer better", training.position().step);
+            note!("ended at step {}: no longer better", training.position().step);
         }
         Ok(()) => {}
         Err(error) => tracing::warn!("{error}"),
     }
     if let (Err(TrainError::Interrupted(_)), false) = (&outcome, is_part()) {
-        eprintln!("saved; `welore-cli train --resume {}` goes on", dir.display());
+        note!("saved; `welore-cli train --resume {}` goes on", dir.display());
     }
     outcome?;
     let model = dir.join("model");
@@ -219,15 +219,15 @@ fn tell(args: &TrainArgs, training: &Training<Llama>, run: &RunFile, dir: &Path)
     let (step, missing) = (training.position().step, training.missing_metrics());
     match step {
         _ if args.resume.is_none() => {}
-        0 => eprintln!("no checkpoint yet: from the start"),
-        _ => eprintln!("going on from step {step}"),
+        0 => note!("no checkpoint yet: from the start"),
+        _ => note!("going on from step {step}"),
     }
     if missing > 0 {
         let file = dir.join("metrics.jsonl");
         eprintln!("warning: {} lacks {missing} of {step} steps", file.display());
     }
     if run.settings.trainable == Trainable::Lora && read_plan(run.base())?.is_some() {
-        eprintln!(
+        note!(
             "note: adapters on a compressed model multiply its factors out, so the model written \
              is dense"
         );

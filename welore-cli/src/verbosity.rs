@@ -1,0 +1,43 @@
+//! What `--verbose` shows: what goes on inside, line by line on stderr.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tracing::Subscriber;
+use tracing::subscriber::set_global_default;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, fmt};
+
+static VERBOSITY: AtomicU8 = AtomicU8::new(0);
+
+/// The crates whose events are shown.
+const OURS: [&str; 2] = ["welore_burn", "welore_cli"];
+
+/// Shows events from here on: none for 0, debugging ones for 1, all for more.
+pub fn raise(to: u8) {
+    VERBOSITY.store(to, Ordering::Relaxed);
+    if let Some(layer) = layer() {
+        // It fails only if there is one, and nothing else in this program sets one.
+        let _ = set_global_default(tracing_subscriber::registry().with(layer));
+    }
+}
+
+/// Whether events are shown.
+pub fn is_raised() -> bool {
+    VERBOSITY.load(Ordering::Relaxed) > 0
+}
+
+/// What shows events, if they are shown. Whoever replaces the subscriber of a thread adds it.
+pub fn layer<S>() -> Option<impl Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let level = match VERBOSITY.load(Ordering::Relaxed) {
+        0 => return None,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let ours = Targets::new().with_targets(OURS.map(|name| (name, level)));
+    Some(fmt::layer().with_ansi(false).without_time().with_writer(std::io::stderr).with_filter(ours))
+}
