@@ -6,10 +6,12 @@ mod bad_plan;
 mod bad_request;
 mod calibrated;
 mod devices;
+mod manners;
 mod outputs;
 mod pipeline;
 mod printing;
 mod resuming;
+mod settings;
 #[cfg(unix)]
 mod stopping;
 mod support;

@@ -103,6 +103,9 @@ mod tests {
         assert_eq!([count(999), count(112_616_064)], ["999", "112.6 M"]);
         assert_eq!([bytes(0), bytes(538_060_032), bytes(999_960)], ["0 B", "538.1 MB", "1.0 MB"]);
         let times = [0.04, 48.13, 99.96, 200.0, 3599.7, 3900.0].map(time);
-        assert_eq!(times, ["0.0 s", "48.1 s", "1 min 40 s", "3 min 20 s", "1 h 0 min", "1 h 5 min"]);
+        assert_eq!(
+            times,
+            ["0.0 s", "48.1 s", "1 min 40 s", "3 min 20 s", "1 h 0 min", "1 h 5 min"]
+        );
     }
 }

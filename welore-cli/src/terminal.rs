@@ -28,7 +28,7 @@ pub fn is_quiet() -> bool {
 
 /// A bar on stderr, unless nothing is to be said there, or more than a bar has room for.
 fn bar_of(total: u64) -> ProgressBar {
-    let target = match is_quiet() || verbosity::is_raised() {
+    let target = match is_quiet() || verbosity::level() > 0 {
         true => ProgressDrawTarget::hidden(),
         false => ProgressDrawTarget::stderr(),
     };

@@ -23,9 +23,9 @@ pub fn raise(to: u8) {
     }
 }
 
-/// Whether events are shown.
-pub fn is_raised() -> bool {
-    VERBOSITY.load(Ordering::Relaxed) > 0
+/// How many times `--verbose` was given.
+pub fn level() -> u8 {
+    VERBOSITY.load(Ordering::Relaxed)
 }
 
 /// What shows events, if they are shown. Whoever replaces the subscriber of a thread adds it.
@@ -33,11 +33,13 @@ pub fn layer<S>() -> Option<impl Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
 {
-    let level = match VERBOSITY.load(Ordering::Relaxed) {
+    let level = match level() {
         0 => return None,
         1 => LevelFilter::DEBUG,
         _ => LevelFilter::TRACE,
     };
     let ours = Targets::new().with_targets(OURS.map(|name| (name, level)));
-    Some(fmt::layer().with_ansi(false).without_time().with_writer(std::io::stderr).with_filter(ours))
+    Some(
+        fmt::layer().with_ansi(false).without_time().with_writer(std::io::stderr).with_filter(ours),
+    )
 }

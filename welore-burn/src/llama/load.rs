@@ -200,7 +200,10 @@ impl OpenedLlama {
         let dtype_of = |path: &str| if is_master(path) { FloatDType::F32 } else { dtype };
         let model = load_module(skeleton, &checkpoint, dtype_of, progress)?.with_dtype(dtype);
         let bytes = checkpoint.bytes();
-        tracing::debug!("{}: {bytes} bytes loaded, to compute in {dtype:?}", checkpoint.dir().display());
+        tracing::debug!(
+            "{}: {bytes} bytes loaded, to compute in {dtype:?}",
+            checkpoint.dir().display()
+        );
         Ok(LoadedLlama { model, config, plan, bytes })
     }
 }

@@ -3,6 +3,7 @@
 //! [`Report`] gathers spectra, a plan, measured models and runs, and fills a page that draws
 //! them: curves, a map of layers and matrices, tables. No tensors, no files.
 
+use bytesize::ByteSize;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -101,7 +102,7 @@ impl Report {
         let target = match plan.target {
             Target::Err(err) => format!("ERR {err}"),
             Target::KeepParams(share) => format!("keep {share} of the parameters"),
-            Target::MaxBytes(bytes) => format!("at most {bytes} bytes"),
+            Target::MaxBytes(bytes) => format!("at most {}", ByteSize(bytes).display().si()),
         };
         let totals = &plan.totals;
         let summary = json!([

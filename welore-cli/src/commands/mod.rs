@@ -3,6 +3,7 @@
 pub mod analyze;
 pub mod calibrate;
 pub mod compare;
+pub mod completions;
 pub mod compress;
 pub mod demo;
 pub mod devices;
@@ -12,6 +13,7 @@ pub mod generate;
 pub mod inspect;
 pub mod plan;
 mod recipe;
+pub mod reference;
 pub mod report;
 mod resources;
 mod task;

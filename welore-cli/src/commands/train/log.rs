@@ -1,0 +1,46 @@
+//! The log of a run, `RUN/train.log`.
+
+use std::fs::OpenOptions;
+use std::path::Path;
+use std::sync::Mutex;
+
+use anyhow::Result;
+use tracing::subscriber::{DefaultGuard, set_default};
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, fmt};
+use welore_burn::checkpoint::CheckpointError;
+use welore_burn::train::TrainingEvent;
+
+use crate::verbosity;
+
+/// Logs to the run's file, after what is there, until the guard is dropped.
+pub fn open(dir: &Path) -> Result<DefaultGuard> {
+    let path = dir.join("train.log");
+    let file = OpenOptions::new().create(true).append(true).open(&path);
+    let file = file.map_err(|source| CheckpointError::Io { path, source })?;
+    let file = fmt::layer().with_ansi(false).with_target(false).with_writer(Mutex::new(file));
+    let log = tracing_subscriber::registry().with(file.with_filter(LevelFilter::INFO));
+    // It stands for what shows events on stderr, too, in this thread.
+    Ok(match verbosity::layer() {
+        Some(layer) => set_default(log.with(layer)),
+        None => set_default(log),
+    })
+}
+
+/// Logs what happened in a run.
+pub fn note(event: &TrainingEvent) {
+    match event {
+        TrainingEvent::Step(step) => tracing::info!(
+            "step {} loss {:.4} lr {:.3e} norm {:.3} tokens/s {:.0}",
+            step.step,
+            step.loss,
+            step.lr,
+            step.grad_norm,
+            step.tokens_per_second
+        ),
+        TrainingEvent::Evaluation { step, score } => {
+            tracing::info!("step {step} {} {:.4}", score.name(), score.value());
+        }
+    }
+}

@@ -2,6 +2,7 @@
 
 mod log;
 mod place;
+mod preview;
 mod run_file;
 mod source;
 mod start;
@@ -22,6 +23,7 @@ use welore_burn::train::{
 };
 
 use super::in_file;
+use super::report::{add_run, check_page, write_page};
 use super::task::Speaker;
 use super::writing::{first_dtype, write_new_llama};
 use crate::args::{SettingsArgs, TrainArgs};
@@ -35,7 +37,9 @@ use run_file::{RUN_FILE, RunFile};
 /// Runs the command.
 pub fn run(args: TrainArgs) -> Result<()> {
     memory::keep_pages();
+    check_page(&args.page, args.start.output.as_deref())?;
     match (&args.resume, &args.start.output) {
+        (_, Some(dir)) if args.dry_run => preview::show(&args, dir),
         (Some(dir), _) => {
             let run = RunFile::read(dir)?;
             run.refuse_changes(&args)?;
@@ -211,6 +215,12 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
         write_model(&training, &run, &model)?;
         tracing::info!("done at step {}", training.position().step);
     }
+    write_page(&args.page, &format!("Training {}", run.base().display()), |page| {
+        if let Some(plan) = read_plan(run.base())? {
+            page.plan(&plan);
+        }
+        add_run(page, dir)
+    })?;
     report(args, &training, &model)
 }
 
