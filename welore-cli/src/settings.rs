@@ -47,7 +47,7 @@ pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
     if let (Some(Value::Table(table)), Some(command)) =
         (tables.get(name), cli.find_subcommand(name))
     {
-        let added = words_of(&path, command, table, given)?;
+        let added = words_of(command, table, given);
         let at = (place_of_command(&words, &cli) + 1).min(words.len());
         drop(words.splice(at..at, added));
     }
@@ -124,12 +124,7 @@ fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<Strin
 }
 
 /// A table as words of a command line, but for what is overruled by what was given there.
-fn words_of(
-    path: &Path,
-    command: &Command,
-    table: &Table,
-    given: &ArgMatches,
-) -> Result<Vec<OsString>> {
+fn words_of(command: &Command, table: &Table, given: &ArgMatches) -> Vec<OsString> {
     let mut words = Vec::new();
     for (key, value) in table {
         let Some(option) = option(command, key) else { continue };
@@ -137,15 +132,14 @@ fn words_of(
             continue;
         }
         let Some(long) = option.get_long() else { continue };
-        let Some(values) = values_of(option, value) else {
-            return refuse(path, &format!("{key}: of a wrong type"), None);
-        };
+        // What is of another type was refused before.
+        let values = values_of(option, value).unwrap_or_default();
         words.extend(values.into_iter().map(|value| match value {
             Some(value) => OsString::from(format!("--{long}={value}")),
             None => OsString::from(format!("--{long}")),
         }));
     }
-    Ok(words)
+    words
 }
 
 /// Whether an option, or another that cannot go with it, was given on the command line or in the

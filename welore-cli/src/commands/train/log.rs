@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Result;
-use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, fmt};
@@ -21,11 +21,7 @@ pub fn open(dir: &Path) -> Result<DefaultGuard> {
     let file = file.map_err(|source| CheckpointError::Io { path, source })?;
     let file = fmt::layer().with_ansi(false).with_target(false).with_writer(Mutex::new(file));
     let log = tracing_subscriber::registry().with(file.with_filter(LevelFilter::INFO));
-    // It stands for what shows events on stderr, too, in this thread.
-    Ok(match verbosity::layer() {
-        Some(layer) => set_default(log.with(layer)),
-        None => set_default(log),
-    })
+    Ok(verbosity::set_beside(log))
 }
 
 /// Logs what happened in a run.
