@@ -7,10 +7,12 @@ mod bad_request;
 mod calibrated;
 mod cards;
 mod devices;
+mod manners;
 mod outputs;
 mod pipeline;
 mod printing;
 mod resuming;
+mod settings;
 #[cfg(unix)]
 mod stopping;
 mod support;

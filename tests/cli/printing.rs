@@ -96,7 +96,7 @@ fn with_temperature_the_seed_decides_the_text() {
 fn demo_tells_the_whole_story_and_keeps_it_where_asked() {
     let sandbox = Sandbox::new();
     let scratch = tempfile::tempdir().unwrap();
-    let mut demo = sandbox.command("demo -o kept --json");
+    let mut demo = sandbox.command("demo -o kept --report demo.html --json");
     let outcome = Outcome::of(demo.env("TMPDIR", scratch.path()));
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert_eq!(scratch.path().read_dir().unwrap().count(), 0);
@@ -110,6 +110,10 @@ fn demo_tells_the_whole_story_and_keeps_it_where_asked() {
     assert!(lrc < 0.7 * welore && full < 0.7 * welore, "tuning brings quality back: {shown}");
     let trainable = |row: usize| rows[row]["trainable"].as_u64();
     assert!(trainable(3) < trainable(4) && trainable(2).is_none(), "{shown}");
+    let page = String::from_utf8(sandbox.read("demo.html")).unwrap();
+    for drawn in ["welore, LRCs tuned", "\"label\":\"lrc\"", "\"policy\":\"welore\"", "spectra"] {
+        assert!(page.contains(drawn), "the page lacks {drawn}");
+    }
     sandbox.gives("eval kept/lrc/model --text kept/test.txt --blocks 1");
     sandbox.refuses("demo -o kept", "kept exists");
     // Last by name, so that it is found only if the demo knows all that it made.

@@ -116,7 +116,7 @@ impl Sandbox {
     fn prepare(&self, mut command: Command) -> Command {
         // With backtraces asked for, a refusal still has to be one line.
         command.current_dir(self.0.path()).env("RUST_BACKTRACE", "1");
-        command.env("WELORE_CACHE", self.1.path());
+        command.env("WELORE_CACHE", self.1.path()).env_remove("WELORE_CONFIG");
         command
     }
 

@@ -214,6 +214,7 @@ impl Compute {
         unsafe { std::env::set_var("BURN_DEVICE", backend.name()) };
         let compute = Self { device, dtype: FloatDType::F32, backend };
         compute.try_out()?;
+        tracing::debug!("computing on {}, device {}", backend.name(), args.device.unwrap_or(0));
         compute.with_dtype(args.dtype.unwrap_or_default())
     }
 

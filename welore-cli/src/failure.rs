@@ -318,7 +318,10 @@ fn spectrum(error: &SpectrumError) -> Verdict {
         SpectrumError::Factored { .. } => {
             Verdict::input("this is a compressed model; `export --dense` makes a dense one of it")
         }
-        SpectrumError::UnmatchedPattern(_) | SpectrumError::NothingSelected => Verdict::input(
+        SpectrumError::UnmatchedPattern { meant: Some(meant), .. } => {
+            Verdict { input: true, hint: Some(format!("did you mean `{meant}`?")) }
+        }
+        SpectrumError::UnmatchedPattern { .. } | SpectrumError::NothingSelected => Verdict::input(
             "names look like `model.layers.0.self_attn.q_proj`; `welore-cli analyze MODEL` lists them",
         ),
         SpectrumError::Layout { .. } => Verdict::input(None),

@@ -16,6 +16,18 @@ pub fn bytes(value: u64) -> String {
     scaled(value, &[" B", " kB", " MB", " GB", " TB"])
 }
 
+/// `48.13` as `48.1 s`, `200.0` as `3 min 20 s`, `3900.0` as `1 h 5 min`.
+pub fn time(seconds: f64) -> String {
+    if seconds < 99.95 {
+        return format!("{seconds:.1} s");
+    }
+    let whole = seconds.round() as u64;
+    match (whole / 3600, whole / 60 % 60, whole % 60) {
+        (0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (hours, minutes, _) => format!("{hours} h {minutes} min"),
+    }
+}
+
 fn scaled(value: u64, units: &[&str]) -> String {
     let mut scaled = value as f64;
     let mut unit = 0;
@@ -62,6 +74,15 @@ macro_rules! say {
     };
 }
 
+/// Prints a note on stderr, unless `--quiet` asks for none. Warnings and errors are no notes.
+macro_rules! note {
+    ($($text:tt)*) => {
+        if !$crate::terminal::is_quiet() {
+            eprintln!($($text)*);
+        }
+    };
+}
+
 /// Prints a line on stdout.
 pub fn print_line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
     writeln!(std::io::stdout().lock(), "{text}").context("standard output")
@@ -71,4 +92,20 @@ pub fn print_line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
     print_line(format_args!("{}", serde_json::to_string_pretty(value)?))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_said_in_units_that_people_use() {
+        assert_eq!([count(999), count(112_616_064)], ["999", "112.6 M"]);
+        assert_eq!([bytes(0), bytes(538_060_032), bytes(999_960)], ["0 B", "538.1 MB", "1.0 MB"]);
+        let times = [0.04, 48.13, 99.96, 200.0, 3599.7, 3900.0].map(time);
+        assert_eq!(
+            times,
+            ["0.0 s", "48.1 s", "1 min 40 s", "3 min 20 s", "1 h 0 min", "1 h 5 min"]
+        );
+    }
 }

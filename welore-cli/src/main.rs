@@ -14,18 +14,28 @@ mod commands;
 mod demo_model;
 mod devices;
 mod memory;
+mod settings;
 mod terminal;
+mod verbosity;
 
 use std::process::ExitCode;
 
-use clap::Parser;
-
-use args::{Cli, Command};
+use args::Command;
 
 fn main() -> ExitCode {
     devices::quiet_drivers();
     failure::keep_panics();
-    let cli = Cli::parse();
+    let cli = match settings::read(std::env::args_os().collect()) {
+        Ok(cli) => cli,
+        Err(error) => return failure::report(&error),
+    };
+    if cli.general.quiet {
+        terminal::be_quiet();
+    }
+    verbosity::raise(cli.general.verbose);
+    if let Some(path) = &cli.general.config {
+        tracing::debug!("options that were not given are those of {}", path.display());
+    }
     terminal::listen_for_interrupts();
     terminal::outlive_file_size_limit();
     let result = failure::guarded(|| match cli.command {
@@ -42,6 +52,8 @@ fn main() -> ExitCode {
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Demo(args) => commands::demo::run(args),
         Command::Devices(args) => commands::devices::run(args),
+        Command::Completions(args) => commands::completions::run(args),
+        Command::Reference => commands::reference::run(),
     });
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,

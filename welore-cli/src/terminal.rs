@@ -2,16 +2,38 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::train::{Score, TrainingEvent};
 
-use crate::format;
+use crate::{format, verbosity};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the work in hand is a step of many.
 static STEPPING: AtomicBool = AtomicBool::new(false);
+
+/// Whether only errors and warnings are said on stderr.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// Silences progress and notes.
+pub fn be_quiet() {
+    QUIET.store(true, Ordering::Relaxed);
+}
+
+/// Whether progress and notes are silenced.
+pub fn is_quiet() -> bool {
+    QUIET.load(Ordering::Relaxed)
+}
+
+/// A bar on stderr, unless nothing is to be said there, or more than a bar has room for.
+fn bar_of(total: u64) -> ProgressBar {
+    let target = match is_quiet() || verbosity::level() > 0 {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    };
+    ProgressBar::with_draw_target(Some(total), target)
+}
 
 /// Set for the commands that `demo` runs. Ctrl-C reaches them and `demo` alike, which then
 /// speaks for all.
@@ -75,7 +97,7 @@ impl Steps {
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} left {eta} {wide_msg}")
             .expect("the template is a constant that is valid")
             .progress_chars("=> ");
-        let bar = ProgressBar::new(total as u64).with_style(style).with_position(done as u64);
+        let bar = bar_of(total as u64).with_style(style).with_position(done as u64);
         bar.reset_eta();
         STEPPING.store(true, Ordering::SeqCst);
         Self { bar, total }
@@ -90,7 +112,7 @@ impl Steps {
                 // A hundred lines tell enough of a long run.
                 let worth_a_line = step.step.is_multiple_of((self.total / 100).max(1));
                 if self.bar.is_hidden() && worth_a_line {
-                    eprintln!("step {}/{}  {text}", step.step, self.total);
+                    note!("step {}/{}  {text}", step.step, self.total);
                 }
                 self.bar.set_message(text);
             }
@@ -103,7 +125,7 @@ impl Steps {
                         format!("step {step}: accuracy {}", format::percent(value))
                     }
                 };
-                self.bar.suspend(|| eprintln!("{text}"));
+                self.bar.suspend(|| note!("{text}"));
             }
         }
     }
@@ -173,7 +195,7 @@ impl Progress for Bar {
         )
         .expect("the template is a constant that is valid")
         .progress_chars("=> ");
-        let bar = ProgressBar::new(total as u64).with_style(style);
+        let bar = bar_of(total as u64).with_style(style);
         bar.set_prefix(what.to_string());
         self.bar = Some(bar);
         self.started = false;

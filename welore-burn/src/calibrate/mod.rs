@@ -19,4 +19,4 @@ pub(crate) use collector::Watch;
 pub use collector::{Collector, Seen};
 pub use error::CalibrationError;
 pub(crate) use pass::as_tensor;
-pub use pass::{CalibrationOptions, CalibrationSummary, calibrate};
+pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, check_text};

@@ -116,7 +116,13 @@ pub fn calibrate<M: LanguageModel>(
     Ok(CalibrationSummary { matrices: count, blocks: text.len(), gradient_blocks, seq_len })
 }
 
-fn check_text(
+/// Checks that a text fills the blocks that [`calibrate`] is asked for, and that the model, which
+/// needs no weights for that, knows its tokens.
+///
+/// # Errors
+///
+/// [`CalibrationError`].
+pub fn check_text(
     model: &impl LanguageModel,
     tokens: &[u32],
     context: usize,

@@ -27,11 +27,11 @@ pub(crate) struct TensorSpec {
 }
 
 impl TensorSpec {
-    fn parameters(&self) -> u64 {
+    pub fn parameters(&self) -> u64 {
         self.shape.iter().map(|n| *n as u64).product()
     }
 
-    fn bytes(&self) -> u64 {
+    pub fn bytes(&self) -> u64 {
         self.parameters() * self.dtype.bitsize() as u64 / 8
     }
 }

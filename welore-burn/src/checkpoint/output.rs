@@ -79,8 +79,17 @@ impl OutputDir {
         Ok(output)
     }
 
-    /// Checks the target, and makes its parents.
-    fn check(target: &Path, replace: bool) -> Result<Self, CheckpointError> {
+    /// Checks that [`create`](OutputDir::create) would find nothing in its way, and makes nothing.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](OutputDir::create), but for a parent that cannot be written.
+    pub fn check_free(target: impl AsRef<Path>, replace: bool) -> Result<(), CheckpointError> {
+        Self::place(target.as_ref(), replace).map(drop)
+    }
+
+    /// The target as a plain path, if it is free or may be replaced.
+    fn place(target: &Path, replace: bool) -> Result<PathBuf, CheckpointError> {
         // `a/b/` and `a/b` are the same place; a trailing slash would hide the parent.
         let target: PathBuf = target.components().collect();
         if let Some(there) = target.ancestors().find(|path| exists(path))
@@ -97,6 +106,12 @@ impl OutputDir {
                 return Err(CheckpointError::OutputExists { path: target });
             }
         }
+        Ok(target)
+    }
+
+    /// Checks the target, and makes its parents.
+    fn check(target: &Path, replace: bool) -> Result<Self, CheckpointError> {
+        let target = Self::place(target, replace)?;
         let parent = parent_of(&target);
         let mut made: Vec<PathBuf> =
             parent.ancestors().take_while(|dir| !exists(dir)).map(PathBuf::from).collect();

@@ -1,3 +1,5 @@
+use std::collections::BTreeSet;
+
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
 /// The projections of a LLaMA block, the matrices that WeLore decomposes.
@@ -74,6 +76,38 @@ impl Selection {
             .map(String::as_str)
             .collect()
     }
+
+    /// What was likely meant by a pattern that matches none of `names`: the same with each word
+    /// that is in no name replaced by the one that looks most like it. `None` if that matches
+    /// nothing either.
+    pub fn meant(pattern: &str, names: &[&str]) -> Option<String> {
+        let words: BTreeSet<&str> = names.iter().flat_map(|name| name.split('.')).collect();
+        let is_part = |c: char| c.is_alphanumeric() || c == '_';
+        let mut meant = String::new();
+        let mut rest = pattern;
+        while let Some(first) = rest.chars().next() {
+            let length = rest.find(|c: char| !is_part(c)).unwrap_or(rest.len());
+            let (word, after) = rest.split_at(length.max(first.len_utf8()));
+            meant.push_str(if length > 0 { similar(word, &words) } else { word });
+            rest = after;
+        }
+        let set = compile(std::slice::from_ref(&meant)).ok()?;
+        names.iter().any(|name| set.is_match(name)).then_some(meant)
+    }
+}
+
+/// The word that looks most like this one, or it itself if none does. Another number is never
+/// what was meant.
+fn similar<'a>(word: &'a str, words: &BTreeSet<&'a str>) -> &'a str {
+    if words.contains(word) || word.chars().all(|c| c.is_ascii_digit()) {
+        return word;
+    }
+    words
+        .iter()
+        .map(|candidate| (strsim::jaro_winkler(word, candidate), *candidate))
+        .filter(|(similarity, _)| *similarity > 0.85)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map_or(word, |(_, candidate)| candidate)
 }
 
 fn compile(patterns: &[String]) -> Result<GlobSet, PatternError> {
@@ -131,6 +165,22 @@ mod tests {
     fn misspelt_patterns_are_told() {
         let selection = Selection::new(&["q_proj", "qproj"], &["nothing"]).unwrap();
         assert_eq!(selection.unmatched(&NAMES), ["qproj", "nothing"]);
+    }
+
+    #[test]
+    fn misspelt_words_of_a_pattern_are_put_right() {
+        let meant = |pattern| Selection::meant(pattern, &NAMES);
+        for (pattern, right) in [
+            ("*q_prj", "*q_proj"),
+            ("qproj", "q_proj"),
+            ("*.layer.0.*", "*.layers.0.*"),
+            ("slef_attn.q_porj", "self_attn.q_proj"),
+        ] {
+            assert_eq!(meant(pattern).as_deref(), Some(right));
+        }
+        for pattern in ["nothing", "*.layers.7.*", "q_prj.layers", "*ä*"] {
+            assert_eq!(meant(pattern), None, "{pattern}");
+        }
     }
 
     #[test]

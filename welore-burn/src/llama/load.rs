@@ -10,7 +10,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, FactorNames, PLAN_FILE, check_module, load_module,
 };
 use crate::linear::{FactorParams, Rest, attach_factors, empty_param};
-use crate::plan::{PlanFileError, RankPlan};
+use crate::plan::{PlanFileError, RankPlan, Storage};
 use crate::progress::Progress;
 
 /// Why a model directory cannot be loaded.
@@ -139,7 +139,14 @@ pub fn open_llama(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedLlama,
     if let Some(plan) = &plan {
         check_against_plan(dir, plan, &ranks)?;
     }
-    let skeleton = attach_factors(
+    let skeleton = skeleton_of(&config, &ranks, device);
+    check_module(&skeleton, &checkpoint)?;
+    Ok(OpenedLlama { config, checkpoint, plan, skeleton })
+}
+
+/// A model without its weights, factored as `ranks` says.
+fn skeleton_of(config: &LlamaConfig, ranks: &BTreeMap<String, Stored>, device: &Device) -> Llama {
+    attach_factors(
         config.init(device),
         |path, weight| {
             let Stored { rank, order } = ranks.get(path.strip_suffix(".weight")?)?;
@@ -155,15 +162,26 @@ pub fn open_llama(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedLlama,
             })
         },
         Rest::Keep,
-    );
-    check_module(&skeleton, &checkpoint)?;
-    Ok(OpenedLlama { config, checkpoint, plan, skeleton })
+    )
 }
 
 impl OpenedLlama {
     /// The model without its weights; nothing is allocated.
     pub fn skeleton(&self) -> &Llama {
         &self.skeleton
+    }
+
+    /// The same for what a plan would make of the dense model. To count and not to compute: what
+    /// pivoted storage keeps in which place is not known yet.
+    pub fn skeleton_by(&self, plan: &RankPlan, device: &Device) -> Llama {
+        let low_rank = plan.matrices.iter().filter(|matrix| matrix.low_rank);
+        let stored = low_rank.map(|matrix| {
+            let outputs = i32::try_from(matrix.shape[0]).unwrap_or(i32::MAX);
+            let order = (matrix.storage == Storage::Pivot).then(|| (0..outputs).collect());
+            (matrix.name.clone(), Stored { rank: matrix.rank, order })
+        });
+        let ranks: BTreeMap<String, Stored> = stored.collect();
+        skeleton_of(&self.config, &ranks, device)
     }
 
     /// Reads the weights, to compute in `dtype`: they are held in it, but for those whose path
@@ -182,6 +200,10 @@ impl OpenedLlama {
         let dtype_of = |path: &str| if is_master(path) { FloatDType::F32 } else { dtype };
         let model = load_module(skeleton, &checkpoint, dtype_of, progress)?.with_dtype(dtype);
         let bytes = checkpoint.bytes();
+        tracing::debug!(
+            "{}: {bytes} bytes loaded, to compute in {dtype:?}",
+            checkpoint.dir().display()
+        );
         Ok(LoadedLlama { model, config, plan, bytes })
     }
 }

@@ -7,6 +7,7 @@
 
 mod card;
 
+use bytesize::ByteSize;
 pub use card::{Measurement, ModelCard, tuned_card};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -106,7 +107,7 @@ impl Report {
         let target = match plan.target {
             Target::Err(err) => format!("ERR {err}"),
             Target::KeepParams(share) => format!("keep {share} of the parameters"),
-            Target::MaxBytes(bytes) => format!("at most {bytes} bytes"),
+            Target::MaxBytes(bytes) => format!("at most {}", ByteSize(bytes).display().si()),
         };
         let totals = &plan.totals;
         let summary = json!([

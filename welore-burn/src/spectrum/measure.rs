@@ -52,8 +52,13 @@ pub enum SpectrumError {
     #[error("no matrix is selected")]
     NothingSelected,
     /// Patterns that match no matrix.
-    #[error("no matrix matches `{0}`")]
-    UnmatchedPattern(String),
+    #[error("no matrix matches `{patterns}`")]
+    UnmatchedPattern {
+        /// The patterns.
+        patterns: String,
+        /// What they likely should be, as far as anything comes close.
+        meant: Option<String>,
+    },
     /// A matrix does not fit the memory that may be used.
     #[error(transparent)]
     Oversized(#[from] Oversized),
@@ -177,6 +182,7 @@ fn measure(
         }
     };
     checkpoint.release(&tensor);
+    tracing::debug!("{name} {shape:?}: {}", if known { "known before" } else { "measured" });
     let (name, digest) = (name.to_string(), Some(digest));
     let probe = calibration.and_then(|calibration| calibration.probe(&name));
     Ok((MatrixSpectrum { name, shape, dtype, digest, singular_values, probe }, known))
@@ -219,13 +225,23 @@ fn select<T>(
     name: impl Fn(&T) -> &str,
 ) -> Result<Vec<T>, SpectrumError> {
     let names: Vec<&str> = all.iter().map(&name).collect();
-    let unmatched = selection.unmatched(&names).join("`, `");
+    let unmatched = unmatched(selection, &names);
     let selected: Vec<T> = all.into_iter().filter(|item| selection.matches(name(item))).collect();
-    match (unmatched.is_empty(), selected.is_empty()) {
-        (false, _) => Err(SpectrumError::UnmatchedPattern(unmatched)),
-        (true, true) => Err(SpectrumError::NothingSelected),
-        (true, false) => Ok(selected),
+    match (unmatched, selected.is_empty()) {
+        (Some(unmatched), _) => Err(unmatched),
+        (None, true) => Err(SpectrumError::NothingSelected),
+        (None, false) => Ok(selected),
     }
+}
+
+/// The error that patterns which match nothing are, if there are such.
+fn unmatched(selection: &Selection, names: &[&str]) -> Option<SpectrumError> {
+    let patterns = selection.unmatched(names);
+    let meant: Vec<String> =
+        patterns.iter().filter_map(|pattern| Selection::meant(pattern, names)).collect();
+    let meant = (!meant.is_empty()).then(|| meant.join("`, `"));
+    let patterns = patterns.join("`, `");
+    (!patterns.is_empty()).then_some(SpectrumError::UnmatchedPattern { patterns, meant })
 }
 
 /// Singular values of the selected matrices of a live module: every 2-D float parameter

@@ -12,7 +12,7 @@ use crate::checkpoint::{
 use crate::linalg::LinalgError;
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Interrupted, Progress};
-use crate::spectrum::Norms;
+use crate::spectrum::{ModelSize, Norms};
 use crate::workers::{Budget, Oversized, Workers, cores};
 
 /// Why a plan cannot be carried out on a checkpoint.
@@ -204,6 +204,32 @@ pub fn merge_directory(
     settings: &WriteSettings<'_>,
     progress: &mut dyn Progress,
 ) -> Result<(), FilesError> {
+    let pieces = merge_pieces(checkpoint)?;
+    let work = Work { what: "merging", origin: "", checkpoint, pieces, settings };
+    let mut write = || -> Result<(), FilesError> {
+        carry_out(&work, output, progress)?;
+        Ok(copy_companions(checkpoint.dir(), output.path())?)
+    };
+    write().map_err(|error| error.about(output))
+}
+
+/// How large the model is that [`merge_directory`] would write.
+///
+/// # Errors
+///
+/// [`FilesError::NotFactored`].
+pub fn merged_size(checkpoint: &Checkpoint) -> Result<ModelSize, FilesError> {
+    let mut size = ModelSize::default();
+    for piece in merge_pieces(checkpoint)? {
+        for tensor in piece.tensors(checkpoint)? {
+            size.parameters += tensor.parameters();
+            size.bytes += tensor.bytes();
+        }
+    }
+    Ok(size)
+}
+
+fn merge_pieces(checkpoint: &Checkpoint) -> Result<Vec<Piece<'_>>, FilesError> {
     if !checkpoint.names().any(|tensor| FactorNames::matrix_of_v(tensor).is_some()) {
         return Err(FilesError::NotFactored { dir: checkpoint.dir().into() });
     }
@@ -215,12 +241,7 @@ pub fn merge_directory(
             None => Ok(Piece::Copy(tensor)),
         })
         .collect::<Result<Vec<_>, _>>()?;
-    let work = Work { what: "merging", origin: "", checkpoint, pieces, settings };
-    let mut write = || -> Result<(), FilesError> {
-        carry_out(&work, output, progress)?;
-        Ok(copy_companions(checkpoint.dir(), output.path())?)
-    };
-    write().map_err(|error| error.about(output))
+    Ok(pieces)
 }
 
 /// Whether a tensor belongs to a matrix that its `V` factor stands for.

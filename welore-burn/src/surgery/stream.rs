@@ -133,6 +133,13 @@ impl<'a> Job<'a> {
         for tensor in piece.sources() {
             self.checkpoint.release(&tensor);
         }
+        if let Ok(done) = &done {
+            let what = if done.known { "written before" } else { "written" };
+            match piece.steps() {
+                0 => tracing::trace!("{}: {what}", piece.name()),
+                _ => tracing::debug!("{}: {what}", piece.name()),
+            }
+        }
         done
     }
 

@@ -28,5 +28,7 @@ pub use metrics::{Metrics, peak_memory};
 pub use schedule::Schedule;
 pub use score::Score;
 pub use settings::{GaloreSettings, LoraSettings, ScheduleKind, TrainSettings};
-pub use trainable::{Trainable, TrainableCount, select_trainable, trainable_paths};
-pub use training::{RunPlace, StepReport, Training, TrainingEvent};
+pub use trainable::{
+    Trainable, TrainableCount, count_trainable, select_trainable, trainable_paths,
+};
+pub use training::{RunPlace, StepReport, Training, TrainingEvent, check_rows};

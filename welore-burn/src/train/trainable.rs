@@ -1,9 +1,9 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{
     Lora, Module, ModuleMapper, ModuleVisitor, Param, ParamGroup, Reparameterization,
 };
-use burn::tensor::Tensor;
+use burn::tensor::{Int, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
@@ -84,6 +84,49 @@ pub fn trainable_paths(module: &impl Module, trainable: Trainable) -> BTreeSet<S
     all.filter(|path| selector.chooses(path)).collect()
 }
 
+/// How much of a module [`select_trainable`] would make trainable. Initializes nothing.
+///
+/// # Errors
+///
+/// [`TrainError::NothingTrainable`], and [`TrainError::Setting`] for adapters that are too large.
+pub fn count_trainable(
+    module: &impl Module,
+    settings: &TrainSettings,
+) -> Result<TrainableCount, TrainError> {
+    let trainable = settings.trainable;
+    let survey = Survey::of(module);
+    let size = |shape: &[usize]| shape.iter().map(|n| *n as u64).product::<u64>();
+    let mut count = TrainableCount { trainable: 0, total: survey.count.total };
+    if trainable == Trainable::Lora {
+        // What is factored is multiplied out first.
+        let dense = survey.dense_projections();
+        check_adapters(settings.lora.rank, dense.iter().flatten().copied())?;
+        let stored: u64 = survey.projections().iter().map(|(_, shape)| size(shape)).sum();
+        let merged: u64 = dense.iter().map(|shape| size(shape)).sum();
+        let sides: usize = dense.iter().flatten().sum();
+        count.trainable = (settings.lora.rank * sides) as u64;
+        count.total = count.total - stored + merged + count.trainable;
+    } else {
+        let selector = Selector::new(module, trainable);
+        let chosen = survey.all.iter().filter(|(path, _)| selector.chooses(path));
+        count.trainable = chosen.map(|(_, shape)| size(shape)).sum();
+    }
+    match count.trainable {
+        0 => Err(TrainError::NothingTrainable(trainable.name())),
+        _ => Ok(count),
+    }
+}
+
+/// Refuses adapters of a rank that the smallest side of a projection does not have.
+fn check_adapters(rank: usize, sides: impl Iterator<Item = usize>) -> Result<(), TrainError> {
+    let full = sides.min().unwrap_or(0);
+    if rank <= full {
+        return Ok(());
+    }
+    let reason = format!("is larger than the smallest projection, of rank {full}");
+    Err(TrainError::Setting { option: "--lora-rank", reason })
+}
+
 /// Adapters on every projection; everything else is frozen.
 fn attach_adapters<M: Module>(module: M, settings: &TrainSettings) -> Result<M, TrainError> {
     let LoraSettings { rank, alpha } = settings.lora;
@@ -91,11 +134,7 @@ fn attach_adapters<M: Module>(module: M, settings: &TrainSettings) -> Result<M, 
     let survey = Survey::of(&module);
     let projections = survey.projections();
     let sides = projections.iter().flat_map(|(_, shape)| shape.iter().copied());
-    let full = sides.min().unwrap_or(0);
-    if rank > full {
-        let reason = format!("is larger than the smallest projection, of rank {full}");
-        return Err(TrainError::Setting { option: "--lora-rank", reason });
-    }
+    check_adapters(rank, sides)?;
     let paths: Vec<&str> = projections.iter().map(|(path, _)| *path).collect();
     if let Some(device) = module.devices().first() {
         // Adapters start at random; a run can be repeated.
@@ -166,6 +205,8 @@ struct Survey {
     all: Vec<(String, Vec<usize>)>,
     trainable: Vec<String>,
     count: TrainableCount,
+    /// How many outputs weights in pivoted storage have, by path.
+    outputs: BTreeMap<String, usize>,
 }
 
 impl Survey {
@@ -184,6 +225,19 @@ impl Survey {
         };
         let all = self.all.iter().map(|(path, shape)| (path.as_str(), shape.as_slice()));
         all.filter(|(path, _)| is_projection(path)).collect()
+    }
+
+    /// Shapes of the weights of all projections, once factored ones are multiplied out.
+    fn dense_projections(&self) -> Vec<[usize; 2]> {
+        let stored: BTreeMap<&str, &[usize]> = self.projections().into_iter().collect();
+        let weights = stored.iter().filter(|(path, _)| weight_of(path) == **path);
+        weights
+            .map(|(path, shape)| {
+                let up = stored.get(format!("{path}.{}.up", LowRank::NAME).as_str());
+                let made = up.copied().unwrap_or(shape);
+                [shape[0], self.outputs.get(*path).copied().unwrap_or(made[1])]
+            })
+            .collect()
     }
 }
 
@@ -206,5 +260,12 @@ impl ModuleVisitor for Survey {
             self.trainable.push(path.clone());
         }
         self.all.push((path, shape.to_vec()));
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        let path = self.path.join(".");
+        if let Some(weight) = path.strip_suffix(&format!(".{}.order", LowRank::NAME)) {
+            self.outputs.insert(weight.into(), param.lazy_shape()[0]);
+        }
     }
 }

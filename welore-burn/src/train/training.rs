@@ -347,16 +347,28 @@ impl<M: LanguageModel> Training<M> {
     ///
     /// [`TrainError::TooFewRows`], [`TrainError::UnknownToken`].
     pub fn check_rows(&self, rows: &TokenRows) -> Result<(), TrainError> {
-        let batch = self.settings.batch_size * self.settings.accumulate;
-        if rows.len() < batch {
-            return Err(TrainError::TooFewRows { rows: rows.len(), batch });
+        check_rows(rows, &self.settings, self.model.vocab_size())
+    }
+}
+
+/// Checks that rows fill a step of these settings, and have no token beyond a vocabulary.
+///
+/// # Errors
+///
+/// [`TrainError::TooFewRows`], [`TrainError::UnknownToken`].
+pub fn check_rows(
+    rows: &TokenRows,
+    settings: &TrainSettings,
+    vocab_size: usize,
+) -> Result<(), TrainError> {
+    let batch = settings.batch_size * settings.accumulate;
+    if rows.len() < batch {
+        return Err(TrainError::TooFewRows { rows: rows.len(), batch });
+    }
+    match rows.tokens().iter().max() {
+        Some(token) if *token as usize >= vocab_size => {
+            Err(TrainError::UnknownToken { token: *token, vocab_size })
         }
-        let vocab_size = self.model.vocab_size();
-        match rows.tokens().iter().max() {
-            Some(token) if *token as usize >= vocab_size => {
-                Err(TrainError::UnknownToken { token: *token, vocab_size })
-            }
-            _ => Ok(()),
-        }
+        _ => Ok(()),
     }
 }

@@ -3,11 +3,11 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use welore_burn::plan::{Storage, Target};
 
 use super::compute::ComputeArgs;
+use super::general::{PageArgs, size, size_above_0};
 
 /// Arguments of `analyze`.
 #[derive(Args, Debug)]
@@ -15,7 +15,7 @@ pub struct AnalyzeArgs {
     /// Hugging Face model directory (config.json, tokenizer.json, safetensors)
     pub model: PathBuf,
     /// Write the spectra here, for `plan`
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// Which matrices to look at.
     #[command(flatten)]
@@ -23,13 +23,17 @@ pub struct AnalyzeArgs {
     /// What it may use.
     #[command(flatten)]
     pub resources: ResourceArgs,
+    /// A page of it.
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
 /// What measuring and factoring may use.
 #[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Resources")]
 pub struct ResourceArgs {
     /// Matrices in flight at once, among which the cores are shared out [default: the cores]
     #[arg(long, value_name = "N")]
@@ -45,25 +49,16 @@ pub struct ResourceArgs {
 
 /// How files are cut.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Output")]
 pub struct ShardArgs {
     /// Close a file of weights at about this size, such as 2GB
-    #[arg(long, value_name = "SIZE", value_parser = shard_size, default_value = "5GB")]
+    #[arg(long, value_name = "SIZE", value_parser = size_above_0, default_value = "5GB")]
     pub shard_size: u64,
-}
-
-fn size(text: &str) -> Result<u64, String> {
-    text.parse::<ByteSize>().map(|size| size.0)
-}
-
-fn shard_size(text: &str) -> Result<u64, String> {
-    match size(text)? {
-        0 => Err("it must be more than 0".into()),
-        bytes => Ok(bytes),
-    }
 }
 
 /// Which matrices to look at.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Matrices")]
 pub struct SelectionArgs {
     /// Only matrices whose name matches, such as `q_proj` or `*.layers.3.*`
     /// [default: attention and MLP projections]
@@ -76,6 +71,7 @@ pub struct SelectionArgs {
 
 /// How ranks are chosen.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Ranks")]
 pub struct TargetArgs {
     /// How ranks are chosen [default: loss with gradients of a calibration, energy with inputs
     /// alone, else welore]
@@ -98,6 +94,7 @@ pub struct TargetArgs {
 
 /// How far a model is to be reduced.
 #[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Target")]
 pub struct GoalArgs {
     /// Effective rank reduction to reach: the share of all ranks to remove, in (0, 1)
     #[arg(long, allow_negative_numbers = true)]
@@ -139,9 +136,10 @@ impl From<StorageArg> for Storage {
 
 /// In what sense factors are the best.
 #[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Method")]
 pub struct MethodArgs {
     /// What the matrices see and do on a text, as `calibrate` wrote it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
     /// In what sense factors are the best [default: two-sided with a calibration, else svd]
     #[arg(long, value_enum)]
@@ -175,11 +173,14 @@ pub struct CalibrateArgs {
     /// Dense Hugging Face model directory
     pub model: PathBuf,
     /// UTF-8 text to calibrate on, or a .jsonl file whose lines have a `text` each
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub text: PathBuf,
     /// Write the calibration here, for `plan` and `compress`
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
+    /// Tell what would be read and measured, and write nothing
+    #[arg(long, help_heading = "Output")]
+    pub dry_run: bool,
     /// How much of the text is read.
     #[command(flatten)]
     pub amount: AmountArgs,
@@ -187,12 +188,13 @@ pub struct CalibrateArgs {
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Print JSON instead of a summary
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
 /// How much of a text is read to calibrate.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Calibration")]
 pub struct AmountArgs {
     /// Most blocks of the text to read
     #[arg(long, value_name = "N", default_value_t = 64)]
@@ -222,6 +224,7 @@ pub enum TooLittleArg {
 
 /// How sequential factors are fitted.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Fitting")]
 pub struct FitArgs {
     /// Most blocks of the calibration's text to fit to [default: all]
     #[arg(long, value_name = "N")]
@@ -245,16 +248,22 @@ pub struct CompareArgs {
     /// Dense Hugging Face model directory
     pub model: PathBuf,
     /// UTF-8 texts to measure perplexity on
-    #[arg(long, value_name = "FILE", required = true)]
+    #[arg(long, value_name = "FILE", required = true, help_heading = "Evaluation")]
     pub text: Vec<PathBuf>,
     /// Calibrate on this text first
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibrate: Option<PathBuf>,
     /// The calibration, as `calibrate` wrote it
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
     /// Shares of the parameters of the matrices to keep
-    #[arg(long, value_name = "SHARES", value_delimiter = ',', default_value = "0.9,0.8,0.7")]
+    #[arg(
+        long,
+        value_name = "SHARES",
+        value_delimiter = ',',
+        default_value = "0.9,0.8,0.7",
+        help_heading = "Target"
+    )]
     pub keep_params: Vec<f64>,
     /// Methods to compare, each with the policies and storage that go with it, or METHOD/POLICY
     /// or METHOD/POLICY/STORAGE
@@ -262,14 +271,15 @@ pub struct CompareArgs {
         long,
         value_name = "METHODS",
         value_delimiter = ',',
-        default_value = "svd,whitened,best"
+        default_value = "svd,whitened,best",
+        help_heading = "Method"
     )]
     pub methods: Vec<String>,
     /// Most blocks of each text
-    #[arg(long, value_name = "N", default_value_t = 16)]
+    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Evaluation")]
     pub blocks: usize,
     /// Tokens in a block
-    #[arg(long, value_name = "N", default_value_t = 512)]
+    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Evaluation")]
     pub seq_len: usize,
     /// How much of the text is read to calibrate.
     #[command(flatten)]
@@ -280,8 +290,11 @@ pub struct CompareArgs {
     /// Where it is computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// A page of it.
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
@@ -311,7 +324,7 @@ pub struct PlanArgs {
     #[command(flatten)]
     pub goal: GoalArgs,
     /// Write the plan here, for `compress`
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// How ranks are chosen.
     #[command(flatten)]
@@ -325,8 +338,11 @@ pub struct PlanArgs {
     /// What it may use.
     #[command(flatten)]
     pub resources: ResourceArgs,
+    /// A page of it.
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Print the plan as JSON instead of a table
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
@@ -337,20 +353,23 @@ pub struct CompressArgs {
     /// Dense Hugging Face model directory
     pub model: PathBuf,
     /// Carry out this plan
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"])]
+    #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"])]
     pub plan: Option<PathBuf>,
     /// How far, to plan for it first.
     #[command(flatten)]
     pub goal: GoalArgs,
     /// Calibrate on this text first
-    #[arg(long, value_name = "FILE", conflicts_with = "calibration")]
+    #[arg(long, value_name = "FILE", conflicts_with = "calibration", help_heading = "Calibration")]
     pub calibrate: Option<PathBuf>,
     /// Model directory to write
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,
     /// Replace the output directory if it is a model directory
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub force: bool,
+    /// Measure and plan, tell what would be written, and write nothing
+    #[arg(long, help_heading = "Output", conflicts_with = "report")]
+    pub dry_run: bool,
     /// How ranks are chosen.
     #[command(flatten)]
     pub target: TargetArgs,
@@ -375,7 +394,10 @@ pub struct CompressArgs {
     /// How files are cut.
     #[command(flatten)]
     pub shards: ShardArgs,
+    /// A page of it.
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Print JSON instead of a summary
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }

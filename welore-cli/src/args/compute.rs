@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// Where numbers are computed, and in which type.
 #[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Compute")]
 pub struct ComputeArgs {
     /// What computes; auto is a GPU if one is there, else flex, the CPU
     #[arg(long, value_enum, env = "WELORE_BACKEND", default_value_t = BackendArg::Auto)]
@@ -77,6 +78,6 @@ impl DtypeArg {
 #[derive(Args, Debug)]
 pub struct DevicesArgs {
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }

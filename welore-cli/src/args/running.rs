@@ -6,6 +6,7 @@ use clap::Args;
 
 use super::compression::ShardArgs;
 use super::compute::ComputeArgs;
+use super::general::PageArgs;
 use super::training::TaskArg;
 
 /// Arguments of `eval`.
@@ -14,19 +15,43 @@ pub struct EvalArgs {
     /// Model directory, dense or compressed
     pub model: PathBuf,
     /// UTF-8 text to predict
-    #[arg(long, value_name = "FILE", required_unless_present = "task")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "task",
+        help_heading = "Evaluation"
+    )]
     pub text: Option<PathBuf>,
     /// Task to answer instead, its test examples
-    #[arg(long, value_name = "NAME", value_enum, requires = "data", conflicts_with = "text")]
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_enum,
+        requires = "data",
+        conflicts_with = "text",
+        help_heading = "Evaluation"
+    )]
     pub task: Option<TaskArg>,
     /// The task's file, or a directory with its files; a fifth of a single file is for testing
-    #[arg(long, value_name = "PATH", requires = "task")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "task",
+        conflicts_with = "text",
+        help_heading = "Evaluation"
+    )]
     pub data: Option<PathBuf>,
     /// Tokens in a block
-    #[arg(long, value_name = "N", default_value_t = 512, conflicts_with = "task")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 512,
+        conflicts_with = "task",
+        help_heading = "Evaluation"
+    )]
     pub seq_len: usize,
     /// Most blocks or examples to use [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub blocks: Option<usize>,
     /// Add the result to the model card that `compress` or `train` wrote in the directory
     #[arg(long)]
@@ -35,7 +60,7 @@ pub struct EvalArgs {
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Print JSON instead of a summary
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
@@ -48,25 +73,31 @@ pub struct GenerateArgs {
     #[arg(long)]
     pub prompt: String,
     /// Most tokens to generate
-    #[arg(long, value_name = "N", default_value_t = 64)]
+    #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
     pub max_new_tokens: usize,
     /// 0 takes the most likely token; larger values take more chances
-    #[arg(long, value_name = "T", default_value_t = 0.0, allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "T",
+        default_value_t = 0.0,
+        allow_negative_numbers = true,
+        help_heading = "Sampling"
+    )]
     pub temperature: f64,
     /// Sample among this many most likely tokens
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Sampling")]
     pub top_k: Option<usize>,
     /// Sample among the most likely tokens that make up this probability
-    #[arg(long, value_name = "P", allow_negative_numbers = true)]
+    #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_p: Option<f64>,
     /// Seed of the sampling
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
     /// Where it is computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Print JSON when done instead of text as it comes
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
@@ -79,16 +110,19 @@ pub struct ExportArgs {
     #[arg(long, required = true)]
     pub dense: bool,
     /// Model directory to write
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,
     /// Replace the output directory if it is a model directory
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub force: bool,
+    /// Tell what would be written, and write nothing
+    #[arg(long, help_heading = "Output")]
+    pub dry_run: bool,
     /// How files are cut.
     #[command(flatten)]
     pub shards: ShardArgs,
     /// Print JSON instead of a summary
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
@@ -98,7 +132,7 @@ pub struct InspectArgs {
     /// Model directory, dense or compressed
     pub model: PathBuf,
     /// Print JSON instead of a summary
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
@@ -107,22 +141,22 @@ pub struct InspectArgs {
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["spectra", "plan", "compare", "run"])))]
 pub struct ReportArgs {
     /// Spectra, as `analyze` wrote them
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Artifacts")]
     pub spectra: Option<PathBuf>,
     /// A plan, or a compressed model directory
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", help_heading = "Artifacts")]
     pub plan: Option<PathBuf>,
     /// What `compare --json` printed
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Artifacts")]
     pub compare: Option<PathBuf>,
     /// Run directories of `train`
-    #[arg(long, value_name = "RUN")]
+    #[arg(long, value_name = "RUN", help_heading = "Artifacts")]
     pub run: Vec<PathBuf>,
     /// Title of the page
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub title: Option<String>,
     /// Write the page here
-    #[arg(short, long, value_name = "FILE")]
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
 }
 
@@ -130,15 +164,18 @@ pub struct ReportArgs {
 #[derive(Args, Debug)]
 pub struct DemoArgs {
     /// Keep the model directories here
-    #[arg(short, long, value_name = "DIR")]
+    #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// Replace model directories that are there
-    #[arg(long, requires = "output")]
+    #[arg(long, requires = "output", help_heading = "Output")]
     pub force: bool,
     /// Where it is computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// A page of it.
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Print JSON instead of a table
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }

@@ -8,12 +8,13 @@ use welore_burn::train::{GaloreSettings, LoraSettings, ScheduleKind, TrainSettin
 
 use super::compression::{GoalArgs, SelectionArgs, TargetArgs};
 use super::compute::ComputeArgs;
+use super::general::PageArgs;
 
 /// Arguments of `train`.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
     /// Go on with the run in this directory, exactly where its last checkpoint is
-    #[arg(long, value_name = "RUN", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text"])]
+    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
     #[command(flatten)]
@@ -21,8 +22,14 @@ pub struct TrainArgs {
     /// Where it is computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// Tell what would be trained on what, and write nothing
+    #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
+    pub dry_run: bool,
+    /// A page of it.
+    #[command(flatten)]
+    pub page: PageArgs,
     /// Print JSON instead of a summary when done
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
 
@@ -35,34 +42,52 @@ pub struct TrainStartArgs {
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,
     /// UTF-8 text to train on, or a .jsonl file whose lines have a `text` each
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub text: Option<PathBuf>,
     /// Task to train on
-    #[arg(long, value_name = "NAME", value_enum, requires = "data")]
+    #[arg(long, value_name = "NAME", value_enum, requires = "data", help_heading = "Data")]
     pub task: Option<TaskArg>,
     /// The task's file, or a directory with its files; a fifth of a single file is for testing
-    #[arg(long, value_name = "PATH", requires = "task")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "task",
+        conflicts_with = "text",
+        help_heading = "Data"
+    )]
     pub data: Option<PathBuf>,
     /// Run directory to write
-    #[arg(short, long, value_name = "RUN", required_unless_present = "resume")]
+    #[arg(
+        short,
+        long,
+        value_name = "RUN",
+        required_unless_present = "resume",
+        help_heading = "Run"
+    )]
     pub output: Option<PathBuf>,
     /// Compress the dense model by this plan first
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"], help_heading = "Target")]
     pub plan: Option<PathBuf>,
     /// How far the dense model is compressed first.
     #[command(flatten)]
     pub goal: GoalArgs,
     /// Start from random weights
-    #[arg(long, conflicts_with_all = ["plan", "err", "keep_params", "max_bytes"])]
+    #[arg(long, conflicts_with_all = ["plan", "err", "keep_params", "max_bytes"], help_heading = "Training")]
     pub from_scratch: bool,
     /// Epochs instead of steps
-    #[arg(long, value_name = "N", conflicts_with = "steps", allow_negative_numbers = true)]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with = "steps",
+        allow_negative_numbers = true,
+        help_heading = "Training"
+    )]
     pub epochs: Option<f64>,
     /// Text to evaluate on; a task is evaluated on its test examples
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     pub eval_text: Option<PathBuf>,
     /// Most blocks or examples of an evaluation [default: all]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub eval_blocks: Option<usize>,
     /// How training goes.
     #[command(flatten)]
@@ -96,6 +121,7 @@ impl TrainStartArgs {
 /// How training goes. Nothing has a default here: it depends on what is trained on, and a
 /// resumed run has its own.
 #[derive(Args, Debug)]
+#[command(next_help_heading = "Training")]
 pub struct SettingsArgs {
     /// What is trained; all else is frozen [default: lrc; full with --from-scratch]
     #[arg(long, value_enum)]
@@ -156,10 +182,10 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub galore_scale: Option<f64>,
     /// Evaluate every so many steps; 0 is never [default: at the end if there is --eval-text]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub eval_every: Option<usize>,
     /// End after so many evaluations without a better one
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub patience: Option<usize>,
     /// Save a checkpoint every so many steps; 0 is only at the end [default: 500]
     #[arg(long, value_name = "N")]

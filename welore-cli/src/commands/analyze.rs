@@ -5,6 +5,7 @@ use serde_json::json;
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
 use welore_burn::spectrum::{Norms, Spectra};
 
+use super::report::{check_page, write_page};
 use super::resources::measure_within;
 use super::{check_artifact, open_model, selection, write_artifact};
 use crate::args::AnalyzeArgs;
@@ -16,12 +17,17 @@ const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
 /// Runs the command.
 pub fn run(args: AnalyzeArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
+    check_page(&args.page, args.output.as_deref())?;
     let checkpoint = open_model(&args.model)?;
     let (spectra, known) =
         measure_within(&checkpoint, &selection(&args.selection)?, Norms::plain(), &args.resources)?;
     if let Some(path) = &args.output {
         write_artifact(path, &spectra.to_json())?;
     }
+    write_page(&args.page, &format!("Singular values of {}", args.model.display()), |page| {
+        page.spectra(&spectra);
+        Ok(())
+    })?;
     let plans = common_plans(&spectra);
     if args.json {
         print_json(&spectra, &plans)?;

@@ -20,6 +20,7 @@ use welore_burn::surgery::apply_plan_in;
 use super::calibrate::calibrate_on;
 use super::compress::fitted;
 use super::recipe::{Recipe, check_fit};
+use super::report::{check_page, models, write_page};
 use super::resources::measure_within;
 use super::{open_model, plan_for};
 use crate::args::{CompareArgs, MethodArg, Policy, ResourceArgs, StorageArg};
@@ -68,6 +69,7 @@ struct Comparison<'a> {
 pub fn run(args: CompareArgs) -> Result<()> {
     memory::keep_pages();
     check_fit(&args.fit)?;
+    check_page(&args.page, None)?;
     let recipes = args.methods.iter().map(|text| recipe(text)).collect::<Result<Vec<_>>>()?;
     for keep in &args.keep_params {
         PlanOptions::to(Target::KeepParams(*keep)).check()?;
@@ -210,10 +212,11 @@ impl Comparison<'_> {
                 lrcs: plan.totals.lrcs,
                 seconds,
             };
-            eprintln!(
-                "{} at {keep}: perplexity {}, {seconds:.0} s",
+            note!(
+                "{} at {keep}: perplexity {}, {}",
                 row.method,
-                format::perplexity(row.perplexity)
+                format::perplexity(row.perplexity),
+                format::time(seconds)
             );
             rows.push(row);
         }
@@ -240,12 +243,18 @@ impl Comparison<'_> {
 fn print(comparison: &Comparison<'_>, rows: &[Row], calibration_seconds: f64) -> Result<()> {
     let names: Vec<String> =
         comparison.texts.iter().map(|text| text.path.display().to_string()).collect();
+    let result = json!({
+        "texts": names,
+        "calibration_seconds": calibration_seconds,
+        "rows": rows,
+    });
+    let title = format!("Ways to compress {}", comparison.args.model.display());
+    write_page(&comparison.args.page, &title, |page| {
+        page.models(&models(&result).context("the rows are those of `compare`")?);
+        Ok(())
+    })?;
     if comparison.args.json {
-        return format::print_json(&json!({
-            "texts": names,
-            "calibration_seconds": calibration_seconds,
-            "rows": rows,
-        }));
+        return format::print_json(&result);
     }
     let mut header = vec!["keep", "method", "policy", "storage", "perplexity"];
     let others: Vec<String> = names[1..]

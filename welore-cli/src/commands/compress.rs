@@ -13,14 +13,16 @@ use welore_burn::fit::{FitOptions, fit};
 use welore_burn::llama::{Llama, open_llama};
 use welore_burn::plan::{PlanOptions, RankPlan, Target};
 use welore_burn::progress::Interrupted;
-use welore_burn::spectrum::Norms;
+use welore_burn::spectrum::{Norms, Spectra};
 use welore_burn::surgery::{
     FilesError, SurgeryReport, WriteSettings, check_plan, compress_directory,
 };
 
 use super::calibrate::calibrate_on;
 use super::card::write_card;
+use super::plan::print_table;
 use super::recipe::{Recipe, check_fit, open_calibration};
+use super::report::{check_page, write_page};
 use super::resources::{Known, budget, known_of, measure_within};
 use super::writing::{first_dtype, write_llama};
 use super::{
@@ -47,10 +49,15 @@ pub fn run(args: CompressArgs) -> Result<()> {
     let started = Instant::now();
     // All that can be wrong is found before the work that would be lost.
     check_fit(&args.fit)?;
+    check_page(&args.page, Some(&args.output))?;
     let (recipe, goal) = recipe_and_goal(&args)?;
     let checkpoint = open_model(&args.model)?;
     check_output(&args.output, &args.model)?;
-    let output = OutputDir::resumable(&args.output, args.force)?;
+    // A dry run makes nothing, also not beside the output.
+    let output = match args.dry_run {
+        true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
+        false => Some(OutputDir::resumable(&args.output, args.force)?),
+    };
     // Weights alone are decomposed on the CPU, and no device is opened for that.
     let computes = recipe.method != MethodArg::Svd || args.calibrate.is_some();
     let compute = match computes {
@@ -71,7 +78,16 @@ pub fn run(args: CompressArgs) -> Result<()> {
         _ => open_calibration(args.method.calibration.as_deref())?,
     };
     let norms = recipe.norms(calibration.as_ref())?;
-    let (plan, measured) = plan_within(goal, &checkpoint, norms, &args.selection, &args.resources)?;
+    let Planned { plan, spectra, measured } =
+        plan_within(goal, &checkpoint, norms, &args.selection, &args.resources)?;
+    let Some(output) = output else {
+        if args.plan.is_some() {
+            check_plan(&checkpoint, &plan)?;
+        }
+        show_plan(&args, &plan)?;
+        measured.tell("measured");
+        return Ok(());
+    };
 
     let mut bar = Bar::default();
     let written = match (&fitting, &calibration, &compute) {
@@ -90,7 +106,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
         && let Some(FilesError::Checkpoint(CheckpointError::Interrupted(_))) = error.downcast_ref()
     {
         output.suspend();
-        eprintln!("what is done is kept; the same command goes on from there");
+        note!("what is done is kept; the same command goes on from there");
         return Err(Interrupted.into());
     }
     let report = written?;
@@ -99,11 +115,16 @@ pub fn run(args: CompressArgs) -> Result<()> {
     output.commit()?;
     let factored = known_of(&bar, report.factored.len());
     let seconds = started.elapsed().as_secs_f64();
+    write_page(&args.page, &format!("{}, compressed", args.model.display()), |page| {
+        spectra.iter().for_each(|spectra| page.spectra(spectra));
+        page.plan(&plan);
+        Ok(())
+    })?;
     if args.json {
         print_json(&args, &plan, &report, seconds)?;
     } else {
         say!("{}", describe(&plan));
-        say!("wrote {} in {seconds:.1} s", args.output.display());
+        say!("wrote {} in {}", args.output.display(), format::time(seconds));
     }
     measured.tell("measured");
     factored.tell("factored");
@@ -192,7 +213,15 @@ pub(super) fn plan_of(
     selection: &SelectionArgs,
 ) -> Result<RankPlan> {
     let resources = ResourceArgs::default();
-    Ok(plan_within(goal, checkpoint, Norms::plain(), selection, &resources)?.0)
+    Ok(plan_within(goal, checkpoint, Norms::plain(), selection, &resources)?.plan)
+}
+
+/// A plan, and what was measured for it.
+struct Planned {
+    plan: RankPlan,
+    /// `None` if the plan was given.
+    spectra: Option<Spectra>,
+    measured: Known,
 }
 
 fn plan_within(
@@ -201,15 +230,36 @@ fn plan_within(
     norms: Norms<'_>,
     selected: &SelectionArgs,
     resources: &ResourceArgs,
-) -> Result<(RankPlan, Known)> {
+) -> Result<Planned> {
     match goal {
-        Goal::Given(plan) => Ok((*plan, Known::default())),
+        Goal::Given(plan) => Ok(Planned { plan: *plan, spectra: None, measured: Known::default() }),
         Goal::Target(options, policy) => {
-            let (spectra, known) =
+            let (spectra, measured) =
                 measure_within(checkpoint, &selection(selected)?, norms, resources)?;
-            Ok((plan_for(&spectra, policy, &options)?, known))
+            let plan = plan_for(&spectra, policy, &options)?;
+            Ok(Planned { plan, spectra: Some(spectra), measured })
         }
     }
+}
+
+/// Tells what a dry run would write.
+fn show_plan(args: &CompressArgs, plan: &RankPlan) -> Result<()> {
+    let totals = &plan.totals;
+    if args.json {
+        return format::print_json(&json!({
+            "dry_run": true,
+            "output": args.output.display().to_string(),
+            "policy": plan.policy,
+            "target": plan.target,
+            "min_ratio": plan.min_ratio,
+            "totals": totals,
+        }));
+    }
+    print_table(plan)?;
+    let (parameters, bytes) = (totals.parameters_after, totals.bytes_after);
+    let (parameters, bytes) = (format::count(parameters), format::bytes(bytes));
+    say!("would write {}: {parameters} parameters, {bytes}", args.output.display());
+    Ok(())
 }
 
 fn print_json(

@@ -10,15 +10,20 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use welore_burn::checkpoint::OutputDir;
+use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
+use welore_burn::report::{Report, ReportModel};
+use welore_burn::spectrum::Spectra;
 
 use clap::ValueEnum;
 
+use super::read_artifact;
+use super::report::{add_run, check_page, write_page};
 use crate::args::{BackendArg, ComputeArgs, DemoArgs};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
-use crate::terminal::{interrupted, make_part};
-use crate::{demo_model, format};
+use crate::terminal::{interrupted, is_quiet, make_part};
+use crate::{demo_model, format, settings, verbosity};
 
 /// Effective rank reduction of the compressed models.
 const ERR: &str = "0.7";
@@ -32,6 +37,7 @@ const TUNING: &str = "--batch-size 8 --steps 60 --lr 1e-3 --warmup 5 --clip 1 --
 struct Row {
     model: &'static str,
     parameters: u64,
+    bytes: u64,
     perplexity: f64,
     /// Only of tuned models.
     tuning: Option<Tuning>,
@@ -45,6 +51,7 @@ struct Tuning {
 
 /// Runs the command.
 pub fn run(args: DemoArgs) -> Result<()> {
+    check_page(&args.page, args.output.as_deref())?;
     // A device that is not there is refused before anything is made.
     Compute::choose(&args.compute)?;
     let scratch = tempfile::tempdir().context("no temporary directory")?;
@@ -54,9 +61,10 @@ pub fn run(args: DemoArgs) -> Result<()> {
     }
     let demo = Demo { dir, compute: options(&args.compute) };
     let rows = demo.rows()?;
+    write_page(&args.page, "A small model compressed and tuned", |page| demo.draw(&rows, page))?;
     print(&args, &rows)?;
     if args.output.is_some() {
-        eprintln!("models, texts and runs are in {}", demo.dir.display());
+        note!("models, texts and runs are in {}", demo.dir.display());
     }
     Ok(())
 }
@@ -141,6 +149,7 @@ impl Demo {
         Ok(Row {
             model,
             parameters: result["parameters"].as_u64().context("eval tells parameters")?,
+            bytes: result["bytes"].as_u64().context("eval tells bytes")?,
             perplexity: result["perplexity"].as_f64().context("eval tells perplexity")?,
             tuning,
         })
@@ -165,12 +174,38 @@ impl Demo {
         })
     }
 
+    /// Puts all that was made and measured on a page.
+    fn draw(&self, rows: &[Row], page: &mut Report) -> Result<()> {
+        let artifact = |name: &str| read_artifact(&self.dir.join(name));
+        page.spectra(&Spectra::from_json(&artifact("spectra.json")?)?);
+        page.plan(&RankPlan::from_json(&artifact("welore.json")?)?);
+        let models: Vec<ReportModel> = rows
+            .iter()
+            .map(|row| ReportModel {
+                label: row.model.into(),
+                perplexities: [("test.txt".to_string(), json!(row.perplexity))]
+                    .into_iter()
+                    .collect(),
+                parameters: row.parameters,
+                bytes: row.bytes,
+            })
+            .collect();
+        page.models(&models);
+        RUNS.iter().try_for_each(|run| add_run(page, &self.dir.join(run)))
+    }
+
     /// Runs this program in the demo's directory. Its result is JSON.
     fn welore(&self, line: &str) -> Result<Value> {
-        eprintln!("$ welore-cli {line}");
+        note!("$ welore-cli {line}");
         let program = std::env::current_exe().context("the program does not find itself")?;
         let mut command = Command::new(program);
         command.args(line.split_whitespace()).current_dir(&self.dir).stderr(Stdio::inherit());
+        if is_quiet() {
+            command.arg("--quiet");
+        }
+        command.args(vec!["--verbose"; verbosity::level().into()]);
+        // Settings for other models are none for this one.
+        command.env_remove(settings::VARIABLE);
         make_part(&mut command);
         let output = command.output().context("the program cannot be started again")?;
         if interrupted() {

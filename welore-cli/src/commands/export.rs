@@ -3,7 +3,7 @@
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::checkpoint::{Checkpoint, OutputDir};
-use welore_burn::surgery::{WriteSettings, merge_directory};
+use welore_burn::surgery::{WriteSettings, merge_directory, merged_size};
 
 use super::{check_output, open_model};
 use crate::args::ExportArgs;
@@ -14,6 +14,9 @@ use crate::terminal::Bar;
 pub fn run(args: ExportArgs) -> Result<()> {
     let factored = open_model(&args.model)?;
     check_output(&args.output, &args.model)?;
+    if args.dry_run {
+        return preview(&args, &factored);
+    }
     let output = OutputDir::create(&args.output, args.force)?;
     let mut bar = Bar::default();
     let settings =
@@ -34,6 +37,27 @@ pub fn run(args: ExportArgs) -> Result<()> {
         args.output.display(),
         format::count(dense.parameters()),
         format::bytes(dense.bytes())
+    );
+    Ok(())
+}
+
+/// Tells what would be written.
+fn preview(args: &ExportArgs, factored: &Checkpoint) -> Result<()> {
+    OutputDir::check_free(&args.output, args.force)?;
+    let size = merged_size(factored)?;
+    if args.json {
+        return format::print_json(&json!({
+            "dry_run": true,
+            "output": args.output.display().to_string(),
+            "parameters": size.parameters,
+            "bytes": size.bytes,
+        }));
+    }
+    say!(
+        "would write {}: {} parameters, {}",
+        args.output.display(),
+        format::count(size.parameters),
+        format::bytes(size.bytes)
     );
     Ok(())
 }

@@ -51,7 +51,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     }
     if !args.json {
         say!("{unseen}");
-        eprintln!("{} tokens, {speed:.1} tokens/s", tokens.len());
+        note!("{} tokens, {speed:.1} tokens/s", tokens.len());
     }
     if interrupted() {
         return Err(Interrupted.into());

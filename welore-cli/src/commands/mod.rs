@@ -4,6 +4,7 @@ pub mod analyze;
 pub mod calibrate;
 mod card;
 pub mod compare;
+pub mod completions;
 pub mod compress;
 pub mod demo;
 pub mod devices;
@@ -13,6 +14,7 @@ pub mod generate;
 pub mod inspect;
 pub mod plan;
 mod recipe;
+pub mod reference;
 pub mod report;
 mod resources;
 mod task;
@@ -122,7 +124,7 @@ fn check_artifact(path: Option<&Path>) -> Result<()> {
 fn write_artifact(path: &Path, text: &str) -> Result<()> {
     let text = format!("{text}\n");
     welore_burn::checkpoint::write_file(path, text.as_bytes())?;
-    eprintln!("wrote {}", path.display());
+    note!("wrote {}", path.display());
     Ok(())
 }
 

@@ -5,6 +5,7 @@ use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::{Spectra, SpectrumUnit};
 
 use super::recipe::{Recipe, open_calibration};
+use super::report::{check_page, write_page};
 use super::resources::{Known, measure_within};
 use super::{
     check_artifact, describe, in_file, open_model, plan_for, read_artifact, selection,
@@ -17,6 +18,7 @@ use crate::format;
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
+    check_page(&args.page, args.output.as_deref())?;
     let Some(goal) = args.goal.target() else { unreachable!("clap asks for a target") };
     let recipe = Recipe::choose(&args.method, &args.target, args.method.calibration.is_some())?;
     let options = recipe.plan_options(goal, &args.target)?;
@@ -31,6 +33,11 @@ pub fn run(args: PlanArgs) -> Result<()> {
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
     }
+    write_page(&args.page, &format!("Plan for {}", args.source.display()), |page| {
+        page.spectra(&spectra);
+        page.plan(&plan);
+        Ok(())
+    })?;
     if args.json {
         say!("{}", plan.to_json());
     } else {
@@ -64,7 +71,8 @@ fn read_spectra(args: &PlanArgs, recipe: &Recipe) -> Result<(Spectra, Known)> {
     measure_within(&checkpoint, &selection(&args.selection)?, norms, &args.resources)
 }
 
-fn print_table(plan: &RankPlan) -> Result<()> {
+/// Prints every matrix of a plan, and its totals.
+pub(super) fn print_table(plan: &RankPlan) -> Result<()> {
     let rows = plan
         .matrices
         .iter()

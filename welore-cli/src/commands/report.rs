@@ -1,23 +1,23 @@
-//! `report`: one HTML page of artifacts.
+//! `report`: one HTML page of artifacts; and `--report`, the page of what a command made.
 
 use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Map, Value};
+use welore_burn::checkpoint::write_file;
 use welore_burn::llama::read_plan;
 use welore_burn::plan::RankPlan;
 use welore_burn::report::{Report, ReportModel};
 use welore_burn::spectrum::Spectra;
 
 use super::{check_artifact, in_file, read_artifact};
-use crate::args::ReportArgs;
+use crate::args::{PageArgs, ReportArgs};
 use crate::failure::WrongInput;
 
 /// Runs the command.
 pub fn run(args: ReportArgs) -> Result<()> {
     check_artifact(Some(&args.output))?;
-    let title = args.title.as_deref().unwrap_or("Low-rank compression");
-    let mut report = Report::new(title, concat!("welore-cli ", env!("CARGO_PKG_VERSION")));
+    let mut report = page(args.title.as_deref().unwrap_or("Low-rank compression"));
     if let Some(path) = &args.spectra {
         report.spectra(&in_file(Spectra::from_json(&read_artifact(path)?), path)?);
     }
@@ -25,15 +25,51 @@ pub fn run(args: ReportArgs) -> Result<()> {
         report.plan(&plan(path)?);
     }
     if let Some(path) = &args.compare {
-        report.models(&models(path)?);
+        report.models(&models_in(path)?);
     }
     for path in &args.run {
-        let metrics = read_artifact(&path.join("metrics.jsonl"))?;
-        let label = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
-        report.run(&label, &metrics);
+        add_run(&mut report, path)?;
     }
-    welore_burn::checkpoint::write_file(&args.output, report.to_html().as_bytes())?;
+    write_file(&args.output, report.to_html().as_bytes())?;
     say!("wrote {}", args.output.display());
+    Ok(())
+}
+
+fn page(title: &str) -> Report {
+    Report::new(title, concat!("welore-cli ", env!("CARGO_PKG_VERSION")))
+}
+
+/// Checks that the page that is asked for, if one is, can be written, and does not take the place
+/// of what else the command writes.
+pub(super) fn check_page(args: &PageArgs, output: Option<&Path>) -> Result<()> {
+    let Some(path) = &args.report else { return Ok(()) };
+    if output == Some(path.as_path()) {
+        let message = format!("{}: both the output and the --report", path.display());
+        let hint = Some("give the page another name".into());
+        return Err(WrongInput { message, hint }.into());
+    }
+    check_artifact(Some(path))
+}
+
+/// Writes the page that is asked for, if one is, of what `fill` puts on it.
+pub(super) fn write_page(
+    args: &PageArgs,
+    title: &str,
+    fill: impl FnOnce(&mut Report) -> Result<()>,
+) -> Result<()> {
+    let Some(path) = &args.report else { return Ok(()) };
+    let mut report = page(title);
+    fill(&mut report)?;
+    write_file(path, report.to_html().as_bytes())?;
+    note!("wrote {}", path.display());
+    Ok(())
+}
+
+/// Puts a run on a page.
+pub(super) fn add_run(report: &mut Report, dir: &Path) -> Result<()> {
+    let metrics = read_artifact(&dir.join("metrics.jsonl"))?;
+    let label = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
+    report.run(&label, &metrics);
     Ok(())
 }
 
@@ -48,20 +84,21 @@ fn plan(path: &Path) -> Result<RankPlan> {
     in_file(RankPlan::from_json(&read_artifact(path)?), path)
 }
 
-/// The rows that `compare --json` printed.
-fn models(path: &Path) -> Result<Vec<ReportModel>> {
-    let wrong = || {
+/// The rows of a file that `compare --json` printed.
+fn models_in(path: &Path) -> Result<Vec<ReportModel>> {
+    let value: Option<Value> = serde_json::from_str(&read_artifact(path)?).ok();
+    value.as_ref().and_then(models).ok_or_else(|| {
         let message = format!("{}: not what `compare --json` prints", path.display());
-        WrongInput { message, hint: None }
-    };
-    let value: Value = serde_json::from_str(&read_artifact(path)?).map_err(|_| wrong())?;
-    let texts: Vec<String> = value["texts"]
-        .as_array()
-        .ok_or_else(wrong)?
-        .iter()
-        .map(|text| text.as_str().unwrap_or_default().to_string())
-        .collect();
-    let rows = value["rows"].as_array().ok_or_else(wrong)?;
+        WrongInput { message, hint: None }.into()
+    })
+}
+
+/// The rows that `compare --json` prints; `None` if it is something else.
+pub(super) fn models(value: &Value) -> Option<Vec<ReportModel>> {
+    let texts = value["texts"].as_array()?.iter();
+    let texts: Vec<String> =
+        texts.map(|text| text.as_str().unwrap_or_default().to_string()).collect();
+    let rows = value["rows"].as_array()?;
     let model = |row: &Value| {
         let measured = row["perplexities"].as_array()?;
         let perplexities: Map<String, Value> =
@@ -75,5 +112,5 @@ fn models(path: &Path) -> Result<Vec<ReportModel>> {
         let (parameters, bytes) = (row["parameters"].as_u64()?, row["bytes"].as_u64()?);
         Some(ReportModel { label, perplexities, parameters, bytes })
     };
-    Ok(rows.iter().map(model).collect::<Option<Vec<_>>>().ok_or_else(wrong)?)
+    rows.iter().map(model).collect()
 }

@@ -31,7 +31,7 @@ impl Known {
     pub fn tell(&self, were: &str) {
         let Self { known, all } = self;
         if *known > 0 {
-            eprintln!("{known} of {all} matrices were {were} before");
+            note!("{known} of {all} matrices were {were} before");
         }
     }
 }
@@ -51,7 +51,7 @@ pub fn measure_within(
     if let Err(SpectrumError::Interrupted(_)) = &measured
         && settings.cache.is_some()
     {
-        eprintln!("what is measured is kept; the same command goes on from there");
+        note!("what is measured is kept; the same command goes on from there");
     }
     let spectra = measured?;
     let known = known_of(&bar, spectra.matrices.len());

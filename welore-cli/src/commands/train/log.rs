@@ -5,18 +5,23 @@ use std::path::Path;
 use std::sync::Mutex;
 
 use anyhow::Result;
-use tracing::subscriber::{DefaultGuard, set_default};
+use tracing::subscriber::DefaultGuard;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::{Layer, fmt};
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::train::TrainingEvent;
+
+use crate::verbosity;
 
 /// Logs to the run's file, after what is there, until the guard is dropped.
 pub fn open(dir: &Path) -> Result<DefaultGuard> {
     let path = dir.join("train.log");
     let file = OpenOptions::new().create(true).append(true).open(&path);
     let file = file.map_err(|source| CheckpointError::Io { path, source })?;
-    let subscriber =
-        tracing_subscriber::fmt().with_ansi(false).with_target(false).with_writer(Mutex::new(file));
-    Ok(set_default(subscriber.finish()))
+    let file = fmt::layer().with_ansi(false).with_target(false).with_writer(Mutex::new(file));
+    let log = tracing_subscriber::registry().with(file.with_filter(LevelFilter::INFO));
+    Ok(verbosity::set_beside(log))
 }
 
 /// Logs what happened in a run.

@@ -2,6 +2,7 @@
 
 mod log;
 mod place;
+mod preview;
 mod run_file;
 mod source;
 mod start;
@@ -23,6 +24,7 @@ use welore_burn::train::{
 
 use super::card::MADE_BY;
 use super::in_file;
+use super::report::{add_run, check_page, write_page};
 use super::task::Speaker;
 use super::writing::{first_dtype, write_new_llama};
 use crate::args::{SettingsArgs, TrainArgs};
@@ -36,7 +38,9 @@ use run_file::{RUN_FILE, RunFile};
 /// Runs the command.
 pub fn run(args: TrainArgs) -> Result<()> {
     memory::keep_pages();
+    check_page(&args.page, args.start.output.as_deref())?;
     match (&args.resume, &args.start.output) {
+        (_, Some(dir)) if args.dry_run => preview::show(&args, dir),
         (Some(dir), _) => {
             let run = RunFile::read(dir)?;
             run.refuse_changes(&args)?;
@@ -164,7 +168,7 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
         format::percent(count.trainable as f64 / count.total as f64),
         rows.len(),
     );
-    eprintln!("{trained}");
+    note!("{trained}");
     tracing::info!("{trained}, from step {}", training.position().step);
     tell(args, &training, &run, dir)?;
     let finished = training.is_done() && dir.join("model").is_dir();
@@ -196,13 +200,13 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
     steps.finish();
     match &outcome {
         Ok(()) if training.is_out_of_patience() => {
-            eprintln!("ended at step {}: no longer better", training.position().step);
+            note!("ended at step {}: no longer better", training.position().step);
         }
         Ok(()) => {}
         Err(error) => tracing::warn!("{error}"),
     }
     if let (Err(TrainError::Interrupted(_)), false) = (&outcome, is_part()) {
-        eprintln!("saved; `welore-cli train --resume {}` goes on", dir.display());
+        note!("saved; `welore-cli train --resume {}` goes on", dir.display());
     }
     outcome?;
     let model = dir.join("model");
@@ -212,6 +216,12 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
         write_model(&training, &run, &model)?;
         tracing::info!("done at step {}", training.position().step);
     }
+    write_page(&args.page, &format!("Training {}", run.base().display()), |page| {
+        if let Some(plan) = read_plan(run.base())? {
+            page.plan(&plan);
+        }
+        add_run(page, dir)
+    })?;
     report(args, &training, &model)
 }
 
@@ -220,15 +230,15 @@ fn tell(args: &TrainArgs, training: &Training<Llama>, run: &RunFile, dir: &Path)
     let (step, missing) = (training.position().step, training.missing_metrics());
     match step {
         _ if args.resume.is_none() => {}
-        0 => eprintln!("no checkpoint yet: from the start"),
-        _ => eprintln!("going on from step {step}"),
+        0 => note!("no checkpoint yet: from the start"),
+        _ => note!("going on from step {step}"),
     }
     if missing > 0 {
         let file = dir.join("metrics.jsonl");
         eprintln!("warning: {} lacks {missing} of {step} steps", file.display());
     }
     if run.settings.trainable == Trainable::Lora && read_plan(run.base())?.is_some() {
-        eprintln!(
+        note!(
             "note: adapters on a compressed model multiply its factors out, so the model written \
              is dense"
         );

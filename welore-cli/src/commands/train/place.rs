@@ -98,7 +98,7 @@ impl Drop for NewPlace {
 }
 
 /// Refuses a place where anything is but what a killed start left.
-fn check_free(dir: &Path) -> Result<()> {
+pub fn check_free(dir: &Path) -> Result<()> {
     let refuse = |message: String, hint: String| -> Result<()> {
         Err(WrongInput { message, hint: Some(hint) }.into())
     };

@@ -130,18 +130,8 @@ impl RunFile {
 
     /// Checks every setting, alone and with the others.
     pub fn check(&self) -> Result<(), TrainError> {
-        self.settings.check()?;
-        check_warmup(&self.settings)?;
-        let refuse =
-            |option, reason: &str| Err(TrainError::Setting { option, reason: reason.into() });
         let is_task = matches!(self.data, Source::Task { .. });
-        if self.settings.eval_every > 0 && self.eval_text.is_none() && !is_task {
-            return refuse("--eval-every", "there is no --eval-text to evaluate on");
-        }
-        if self.eval_blocks == Some(0) {
-            return refuse("--eval-blocks", "must be at least 1");
-        }
-        Ok(())
+        check_settings(&self.settings, is_task || self.eval_text.is_some(), self.eval_blocks)
     }
 
     /// Writes the file of a run.
@@ -195,6 +185,25 @@ impl RunFile {
         let hint = Some("leave it out, or start a new run from RUN/model".into());
         Err(WrongInput { message, hint }.into())
     }
+}
+
+/// Checks every setting, alone and with the others. `evaluated` is whether there is anything to
+/// evaluate on.
+pub fn check_settings(
+    settings: &TrainSettings,
+    evaluated: bool,
+    eval_blocks: Option<usize>,
+) -> Result<(), TrainError> {
+    settings.check()?;
+    check_warmup(settings)?;
+    let refuse = |option, reason: &str| Err(TrainError::Setting { option, reason: reason.into() });
+    if settings.eval_every > 0 && !evaluated {
+        return refuse("--eval-every", "there is no --eval-text to evaluate on");
+    }
+    if eval_blocks == Some(0) {
+        return refuse("--eval-blocks", "must be at least 1");
+    }
+    Ok(())
 }
 
 /// Refuses a warm-up that would not end within the run.

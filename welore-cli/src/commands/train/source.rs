@@ -44,7 +44,8 @@ pub fn prepare(source: &Source, base: &Path, seq_len: usize, dir: &Path) -> Resu
     Ok(rows)
 }
 
-fn tokenize(source: &Source, base: &Path, seq_len: usize) -> Result<TokenRows> {
+/// Tokenizes a run's data, by the tokenizer of `base`.
+pub fn tokenize(source: &Source, base: &Path, seq_len: usize) -> Result<TokenRows> {
     let end = read_config(base)?.eos_token_ids.first().copied();
     let tokenizer = TextTokenizer::open(base)?;
     match source {

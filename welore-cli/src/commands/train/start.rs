@@ -36,16 +36,21 @@ pub fn start(args: &TrainArgs, dir: &Path) -> Result<NewPlace> {
 }
 
 /// What a run is asked to be, checked as far as it costs nothing.
-struct Request {
-    model: PathBuf,
-    data: Source,
+pub struct Request {
+    /// The model to start from.
+    pub model: PathBuf,
+    /// What is trained on.
+    pub data: Source,
     dtype: DtypeArg,
-    settings: TrainSettings,
-    goal: Option<Goal>,
+    /// How, but for the steps of epochs.
+    pub settings: TrainSettings,
+    /// What it is compressed to first.
+    pub goal: Option<Goal>,
 }
 
 impl Request {
-    fn check(args: &TrainStartArgs, dtype: DtypeArg) -> Result<Self> {
+    /// Checks the arguments of a new run.
+    pub fn check(args: &TrainStartArgs, dtype: DtypeArg) -> Result<Self> {
         let Some(model) = args.model.clone() else { unreachable!("clap asks for MODEL") };
         let data = source_of(args)?;
         let settings = args.settings.over(defaults(args));
@@ -129,17 +134,7 @@ fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
         }
     };
     let rows = source::prepare(&data, &base, settings.seq_len, dir)?;
-    if let Some(epochs) = args.epochs {
-        let rows_a_step = settings.batch_size * settings.accumulate;
-        let steps = (epochs * rows.len() as f64 / rows_a_step as f64).ceil() as usize;
-        settings.steps = steps.max(1);
-        if args.settings.warmup.is_none() {
-            settings.warmup = settings.warmup.min(steps / 10);
-        }
-        if args.settings.eval_every.is_none() && settings.eval_every > 0 {
-            settings.eval_every = settings.steps;
-        }
-    }
+    settings = with_epochs(args, settings, rows.len());
     let data = match data {
         Source::Text(path) => Source::Text(absolute(&path)?),
         Source::Task { name, path } => Source::Task { name, path: absolute(&path)? },
@@ -154,25 +149,56 @@ fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
     run.write(dir)
 }
 
+/// Settings with the steps that the epochs take, if those were asked for.
+pub fn with_epochs(
+    args: &TrainStartArgs,
+    mut settings: TrainSettings,
+    rows: usize,
+) -> TrainSettings {
+    let Some(epochs) = args.epochs else { return settings };
+    let rows_a_step = settings.batch_size * settings.accumulate;
+    let steps = (epochs * rows as f64 / rows_a_step as f64).ceil() as usize;
+    settings.steps = steps.max(1);
+    if args.settings.warmup.is_none() {
+        settings.warmup = settings.warmup.min(steps / 10);
+    }
+    if args.settings.eval_every.is_none() && settings.eval_every > 0 {
+        settings.eval_every = settings.steps;
+    }
+    settings
+}
+
 fn absolute(path: &Path) -> Result<PathBuf> {
     path.canonicalize().map_err(|source| CheckpointError::Io { path: path.into(), source }.into())
 }
 
-/// Writes a model with random weights to `RUN/base`: what `config.json` describes, in the type
-/// that it names.
-fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
-    let from = match from.file_name() {
-        // The file itself may be named instead of its directory.
+/// The directory that a model with random weights is described in: the file itself may be named
+/// instead.
+pub fn described_in(from: &Path) -> &Path {
+    match from.file_name() {
         Some(name) if name == "config.json" => match from.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         },
         _ => from,
-    };
+    }
+}
+
+/// The configuration of a model with random weights, and the type that it is stored in, with all
+/// that such a model needs.
+pub fn described_model(from: &Path) -> Result<(LlamaConfig, Dtype)> {
     let config = read_config(from)?;
     let dtype = stored_type(from)?;
     TextTokenizer::open(from)?;
     check_size(&config)?;
+    Ok((config, dtype))
+}
+
+/// Writes a model with random weights to `RUN/base`: what `config.json` describes, in the type
+/// that it names.
+fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
+    let from = described_in(from);
+    let (config, dtype) = described_model(from)?;
     let device = host();
     let model = config.init(&device);
     model.initialize(seed, &device);

@@ -1,0 +1,255 @@
+//! How the commands behave towards whoever types them: help, completions, noise on stderr, dry
+//! runs, pages.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::support::{Outcome, Sandbox};
+use crate::training::SHORT;
+
+const REFERENCE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/cli.md");
+
+#[test]
+fn reference_in_the_docs_is_that_of_the_program() {
+    let written = fs::read_to_string(REFERENCE).unwrap_or_default();
+    let printed = Sandbox::new().gives("reference").stdout;
+    let rewrite = "cargo run -p welore-cli -- reference > docs/cli.md";
+    assert!(written == printed, "docs/cli.md is not up to date; `{rewrite}` writes it anew");
+}
+
+#[test]
+fn help_has_examples_and_groups_and_the_short_one_is_short() {
+    let sandbox = Sandbox::new();
+    let (long, short) = (sandbox.gives("train --help").stdout, sandbox.gives("train -h").stdout);
+    for part in ["Examples:", "welore-cli train --resume run", "\nTraining:", "\nEvaluation:"] {
+        assert!(long.contains(part), "{part}: {long}");
+    }
+    assert!(!short.contains("Examples:") && short.contains("\nTraining:"), "{short}");
+    assert!(short.lines().count() < long.lines().count());
+}
+
+#[test]
+fn completions_are_printed_for_every_shell() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = sandbox.gives(&format!("completions {shell}")).stdout;
+        for word in ["welore-cli", "compress", "keep-params"] {
+            assert!(script.contains(word), "{shell} does not know {word}");
+        }
+    }
+    sandbox.misused("completions tcsh", "bash");
+}
+
+#[test]
+fn quiet_commands_leave_stderr_empty_and_say_the_same_on_stdout() {
+    let sandbox = Sandbox::new();
+    let short = format!("{SHORT} --eval-text story.txt --eval-blocks 2");
+    for line in [
+        "analyze model -o spectra.json",
+        "plan spectra.json --err 0.5 -o plan.json",
+        "compress model --plan plan.json -o low --report page.html",
+        "generate model --prompt Mia --max-new-tokens 4",
+        &short,
+    ] {
+        let outcome = sandbox.gives(&format!("{line} --quiet"));
+        assert_eq!(outcome.stderr, "", "{line}");
+        assert!(!outcome.stdout.is_empty(), "{line}");
+    }
+    let loud = sandbox.gives("analyze model");
+    assert_eq!(sandbox.gives("-q analyze model").stdout, loud.stdout);
+    assert!(loud.stderr.contains("measured before"), "{loud:?}");
+}
+
+#[test]
+fn warnings_and_errors_are_said_quietly_too() {
+    let sandbox = Sandbox::new();
+    let warned = sandbox.gives("plan model --err 0.01 --quiet");
+    assert!(warned.stderr.starts_with("warning: "), "{warned:?}");
+    sandbox.refuses("plan model --err 2 -q", "ERR 2");
+}
+
+#[test]
+fn verbose_commands_tell_what_goes_on_inside() {
+    let sandbox = Sandbox::new();
+    let outcome = sandbox.gives("analyze model --no-cache -v");
+    let events = outcome.stderr.lines().filter(|line| line.ends_with("measured"));
+    assert_eq!(events.count(), 28, "{}", outcome.stderr);
+    assert_eq!(outcome.stdout, sandbox.gives("analyze model --no-cache").stdout);
+
+    let trained = sandbox.gives(&format!("{SHORT} -v"));
+    assert!(trained.stderr.contains("welore_cli"), "{}", trained.stderr);
+    let log = String::from_utf8(sandbox.read("run/train.log")).unwrap();
+    assert!(log.contains("step 8 loss") && !log.contains("DEBUG"), "{log}");
+}
+
+#[test]
+fn no_color_is_honoured_where_color_is_forced() {
+    let sandbox = Sandbox::new();
+    let escapes = |line: &str, no_color: bool| {
+        let mut command = sandbox.command(line);
+        command.env("CLICOLOR_FORCE", "1").env_remove("NO_COLOR");
+        if no_color {
+            command.env("NO_COLOR", "1");
+        }
+        let outcome = Outcome::of(&mut command);
+        format!("{}{}", outcome.stdout, outcome.stderr).contains('\x1b')
+    };
+    assert!(escapes("--help", false) && escapes("compres model", false));
+    for line in ["--help", "compres model", "plan model --err 0.5 -v", "plan model --err 2"] {
+        assert!(!escapes(line, true), "{line}");
+    }
+}
+
+#[test]
+fn misspelt_patterns_are_answered_with_what_was_meant() {
+    let sandbox = Sandbox::new();
+    for (pattern, meant) in [
+        ("*q_prj", "did you mean `*q_proj`?"),
+        ("*.layer.0.*", "did you mean `*.layers.0.*`?"),
+        ("nothing", "`welore-cli analyze MODEL` lists them"),
+    ] {
+        let line = format!("plan model --err 0.5 --include {pattern}");
+        sandbox.refuses(&line, pattern);
+        assert!(sandbox.run(&line).stderr.contains(meant), "{pattern}");
+    }
+}
+
+/// Runs a command that has to work and to leave everything as it was.
+fn dry(sandbox: &Sandbox, line: &str) -> Value {
+    let before = sandbox.contents();
+    let told = sandbox.json(&format!("{line} --dry-run --json"));
+    assert!(sandbox.gives(&format!("{line} --dry-run")).stdout.contains("would "), "{line}");
+    assert!(sandbox.contents() == before, "`{line} --dry-run` left something behind");
+    assert_eq!(told["dry_run"], true);
+    told
+}
+
+#[test]
+fn dry_runs_of_compress_and_export_tell_the_size_of_what_they_do_not_write() {
+    let sandbox = Sandbox::new();
+    for (name, line) in [
+        ("low", "compress model --err 0.5 -o low"),
+        ("pivoted", "compress model --keep-params 0.7 --min-ratio 0 --storage pivot -o pivoted"),
+    ] {
+        let told = dry(&sandbox, line);
+        sandbox.gives(line);
+        let written = sandbox.json(&format!("inspect {name} --json"));
+        assert_eq!(told["totals"]["parameters_after"], written["parameters"]);
+        assert_eq!(told["totals"]["bytes_after"], written["bytes"]);
+
+        let line = format!("export {name} --dense -o {name}-dense");
+        let told = dry(&sandbox, &line);
+        sandbox.gives(&line);
+        let written = sandbox.json(&format!("inspect {name}-dense --json"));
+        assert_eq!(
+            (&told["parameters"], &told["bytes"]),
+            (&written["parameters"], &written["bytes"])
+        );
+    }
+    sandbox.refuses("compress model --err 0.5 -o low --dry-run", "low exists already");
+    sandbox.refuses("compress model --err 0.5 -o model --dry-run", "the model itself");
+    sandbox.refuses("export model --dense -o other --dry-run", "dense already");
+}
+
+#[test]
+fn dry_run_of_calibrate_tells_what_the_text_is_good_for() {
+    let sandbox = Sandbox::new();
+    let line = "calibrate model --text story.txt --calibration-seq-len 64 --calibration-blocks 6 \
+                --gradient-blocks 2 -o seen";
+    let told = dry(&sandbox, line);
+    let done = sandbox.json(&format!("{line} --json"));
+    for field in ["matrices", "blocks", "gradient_blocks", "seq_len"] {
+        assert_eq!(told[field], done[field], "{field}");
+    }
+    let little = "--calibration-seq-len 64 --calibration-blocks 1 -o few --dry-run";
+    sandbox.refuses(&format!("calibrate model --text story.txt {little}"), "story.txt");
+}
+
+#[test]
+fn dry_run_of_train_tells_what_the_run_would_be() {
+    let sandbox = Sandbox::new();
+    let short = SHORT.replace("--steps 8", "--steps 1").replace("--warmup 2", "--warmup 0");
+    for (run, options) in [
+        ("a", "--trainable lrc"),
+        ("b", "--trainable full"),
+        ("c", "--trainable lora --lora-rank 2"),
+        ("d", "--trainable lora --lora-rank 2 --storage pivot"),
+    ] {
+        let line = format!("{} {options}", short.replace("-o run", &format!("-o {run}")));
+        let told = dry(&sandbox, &line);
+        let done = sandbox.json(&format!("{line} --json"));
+        assert_eq!(told["trainable"], done["trainable"], "{options}");
+        assert_eq!(told["parameters"], done["parameters"], "{options}");
+        let settings = sandbox.json_file(&format!("{run}/run.json"))["settings"].clone();
+        assert_eq!(told["settings"], settings, "{options}");
+    }
+    let epochs = short.replace("--steps 1", "--epochs 2").replace("-o run", "-o e");
+    let told = dry(&sandbox, &epochs);
+    let (rows, steps) = (told["rows"].as_u64().unwrap(), told["settings"]["steps"].as_u64());
+    assert_eq!(steps, Some((2 * rows).div_ceil(2)));
+
+    sandbox.refuses(
+        &format!("{short} --dry-run --plan nowhere.json").replace("--err 0.8 ", ""),
+        "nowhere",
+    );
+    sandbox.refuses(&short.replace("--err 0.8 ", "--dry-run "), "nothing to train");
+    let large = short.replace("--batch-size 2", "--batch-size 100000");
+    sandbox.refuses(&format!("{large} --dry-run"), "story.txt");
+    sandbox.misused("train --resume a --dry-run", "--dry-run");
+}
+
+/// The data that a page draws.
+fn page(sandbox: &Sandbox, name: &str) -> Value {
+    let html = String::from_utf8(sandbox.read(name)).unwrap();
+    let start = html.find("type=\"application/json\">").expect("a page holds data") + 24;
+    let end = start + html[start..].find("</script>").unwrap();
+    serde_json::from_str(&html[start..end]).unwrap()
+}
+
+#[test]
+fn report_option_draws_what_each_command_made() {
+    let sandbox = Sandbox::new();
+    let count = |value: &Value| value.as_array().map(Vec::len);
+    sandbox.gives("analyze model -o spectra.json --report analyze.html");
+    let drawn = page(&sandbox, "analyze.html");
+    assert_eq!((count(&drawn["spectra"]["matrices"]), count(&drawn["runs"])), (Some(28), None));
+
+    sandbox.gives("plan spectra.json --err 0.5 -o plan.json --report plan.html");
+    let plan = sandbox.json_file("plan.json");
+    let drawn = page(&sandbox, "plan.html");
+    let ranks = |matrices: &Value| -> Vec<Value> {
+        matrices.as_array().unwrap().iter().map(|matrix| matrix["rank"].clone()).collect()
+    };
+    assert_eq!(ranks(&drawn["plan"]["matrices"]), ranks(&plan["matrices"]));
+    assert_eq!(count(&drawn["spectra"]["matrices"]), Some(28));
+
+    sandbox.gives("compress model --err 0.5 -o low --report compress.html");
+    assert_eq!(page(&sandbox, "compress.html")["plan"], drawn["plan"]);
+
+    sandbox.gives(&format!("{SHORT} --report train.html"));
+    let drawn = page(&sandbox, "train.html");
+    assert_eq!(drawn["runs"][0]["label"], "run");
+    assert_eq!(count(&drawn["runs"][0]["steps"]), Some(8));
+    assert_eq!(drawn["plan"]["policy"], "welore");
+
+    let compared = sandbox.json(
+        "compare model --text story.txt --calibrate story.txt --calibration-seq-len 64 \
+         --calibration-blocks 6 --gradient-blocks 0 --keep-params 0.7 --methods svd --seq-len 64 \
+         --blocks 2 --report compare.html --json",
+    );
+    let drawn = page(&sandbox, "compare.html");
+    assert_eq!(count(&drawn["models"]), Some(2));
+    let dense = &compared["rows"][0];
+    assert_eq!(drawn["models"][0]["perplexities"]["story.txt"], dense["perplexity"]);
+}
+
+#[test]
+fn pages_that_cannot_be_written_are_refused_before_the_work() {
+    let sandbox = Sandbox::new();
+    for line in ["analyze model", "compress model --err 0.5 -o low", SHORT, "demo"] {
+        sandbox.refuses(&format!("{line} --report nowhere/page.html"), "nowhere/page.html");
+        sandbox.refuses(&format!("{line} --report model"), "model is a directory");
+    }
+    sandbox.refuses("analyze model -o one --report one", "one: both");
+}

@@ -1,0 +1,141 @@
+//! Examples that `--help` ends with. A test reads each of them as a command line.
+
+/// Of the program.
+pub const PROGRAM: &str = "\
+Examples:
+  welore-cli demo
+  welore-cli compress MODEL --err 0.3 -o low
+  welore-cli train low --text train.txt -o run
+  welore-cli eval run/model --text test.txt
+
+Exit codes: 0 fine, 1 failed, 2 wrong usage or input.";
+
+/// Of `analyze`.
+pub const ANALYZE: &str = "\
+Examples:
+  welore-cli analyze MODEL -o spectra.json
+  welore-cli analyze MODEL --include q_proj,k_proj --report spectra.html";
+
+/// Of `calibrate`.
+pub const CALIBRATE: &str = "\
+Examples:
+  welore-cli calibrate MODEL --text valid.txt -o calibration
+  welore-cli calibrate MODEL --text valid.txt --gradient-blocks 0 -o inputs-only";
+
+/// Of `plan`.
+pub const PLAN: &str = "\
+Examples:
+  welore-cli plan MODEL --err 0.3
+  welore-cli plan spectra.json --err 0.3 --min-ratio 0 -o plan.json
+  welore-cli plan MODEL --max-bytes 400MB --calibration calibration -o plan.json";
+
+/// Of `compress`.
+pub const COMPRESS: &str = "\
+Examples:
+  welore-cli compress MODEL --err 0.3 -o low
+  welore-cli compress MODEL --err 0.3 -o low --dry-run
+  welore-cli compress MODEL --plan plan.json -o low
+  welore-cli compress MODEL --method best --calibrate valid.txt --keep-params 0.8 -o low";
+
+/// Of `compare`.
+pub const COMPARE: &str = "\
+Examples:
+  welore-cli compare MODEL --calibrate valid.txt --text test.txt
+  welore-cli compare MODEL --calibration calibration --text test.txt --methods svd,best \\
+    --keep-params 0.9,0.8 --report methods.html";
+
+/// Of `train`.
+pub const TRAIN: &str = "\
+Examples:
+  welore-cli train low --text train.txt -o run
+  welore-cli train low --text train.txt --steps 200 --lr 1e-4 -o run --dry-run
+  welore-cli train low --task commonsenseqa --data CommonsenseQA -o run
+  welore-cli train MODEL --err 0.5 --text train.txt -o run
+  welore-cli train --resume run";
+
+/// Of `eval`.
+pub const EVAL: &str = "\
+Examples:
+  welore-cli eval low --text test.txt --blocks 16
+  welore-cli eval run/model --task commonsenseqa --data CommonsenseQA --json";
+
+/// Of `report`.
+pub const REPORT: &str = "\
+Examples:
+  welore-cli report --spectra spectra.json --plan low -o page.html
+  welore-cli report --run run-a --run run-b --title \"Two runs\" -o runs.html";
+
+/// Of `generate`.
+pub const GENERATE: &str = "\
+Examples:
+  welore-cli generate low --prompt \"The capital of France is\"
+  welore-cli generate low --prompt \"Once\" --temperature 0.8 --top-p 0.95 --seed 7";
+
+/// Of `export`.
+pub const EXPORT: &str = "\
+Examples:
+  welore-cli export low --dense -o dense";
+
+/// Of `inspect`.
+pub const INSPECT: &str = "\
+Examples:
+  welore-cli inspect MODEL
+  welore-cli inspect low --json";
+
+/// Of `demo`.
+pub const DEMO: &str = "\
+Examples:
+  welore-cli demo
+  welore-cli demo -o kept --report demo.html";
+
+/// Of `devices`.
+pub const DEVICES: &str = "\
+Examples:
+  welore-cli devices";
+
+/// Of `completions`.
+pub const COMPLETIONS: &str = "\
+Examples:
+  welore-cli completions bash > ~/.local/share/bash-completion/completions/welore-cli
+  welore-cli completions zsh > ~/.zfunc/_welore-cli
+  welore-cli completions fish > ~/.config/fish/completions/welore-cli.fish";
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory, Parser};
+
+    use crate::args::Cli;
+
+    /// A command line as a shell would split it, up to a redirection.
+    fn words(line: &str) -> Vec<String> {
+        let mut words = Vec::new();
+        for (index, part) in line.split('"').enumerate() {
+            match index % 2 {
+                0 => words.extend(part.split_whitespace().map(String::from)),
+                _ => words.push(part.to_string()),
+            }
+        }
+        words.into_iter().take_while(|word| word != ">").collect()
+    }
+
+    #[test]
+    fn examples_of_every_command_can_be_typed() {
+        for command in Cli::command().get_subcommands().filter(|command| !command.is_hide_set()) {
+            let name = command.get_name();
+            let help = command.get_after_long_help().map(ToString::to_string).unwrap_or_default();
+            let help = help.replace("\\\n", " ");
+            let lines: Vec<&str> = help.lines().filter(|line| line.starts_with("  ")).collect();
+            assert!(!lines.is_empty(), "{name} has no example");
+            for line in lines {
+                let words = words(line);
+                assert_eq!((words[0].as_str(), words[1].as_str()), ("welore-cli", name));
+                Cli::try_parse_from(&words).unwrap_or_else(|error| panic!("{line}: {error}"));
+            }
+        }
+    }
+
+    #[test]
+    fn definitions_are_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,71 @@
+//! Arguments that several commands share whatever they do.
+
+use std::path::PathBuf;
+
+use bytesize::ByteSize;
+use clap::{ArgAction, Args};
+use clap_complete::Shell;
+
+/// Arguments that every command has.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "General")]
+pub struct GeneralArgs {
+    /// Take options that are not given from this TOML file: a table a command, such as `[train]`
+    /// with `lr = 1e-4`; paths in it are as if typed [env: WELORE_CONFIG]
+    #[arg(long, value_name = "FILE", global = true)]
+    pub config: Option<PathBuf>,
+    /// Show neither progress nor notes on stderr; warnings and errors remain
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
+    /// Show on stderr what goes on inside; -vv shows every detail
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    pub verbose: u8,
+}
+
+/// A page to look at.
+#[derive(Args, Debug, Clone, Default)]
+pub struct PageArgs {
+    /// Draw the results as one HTML page, too; see `report`
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub report: Option<PathBuf>,
+}
+
+/// Arguments of `completions`.
+#[derive(Args, Debug)]
+pub struct CompletionsArgs {
+    /// Shell that is going to read them
+    #[arg(value_enum)]
+    pub shell: Shell,
+}
+
+/// A number of bytes.
+pub(super) fn size(text: &str) -> Result<u64, String> {
+    let size = text.parse::<ByteSize>().map(|size| size.0);
+    size.map_err(|_| "a size is a number of bytes, or has a unit as 400MB, 1.5GB or 2GiB".into())
+}
+
+/// A number of bytes that something has to fit in.
+pub(super) fn size_above_0(text: &str) -> Result<u64, String> {
+    match size(text)? {
+        0 => Err("it must be more than 0".into()),
+        bytes => Ok(bytes),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_have_decimal_and_binary_units() {
+        for (text, bytes) in
+            [("1234", 1234), ("400MB", 400_000_000), ("1.5 GB", 1_500_000_000), ("2GiB", 2 << 30)]
+        {
+            assert_eq!(size(text), Ok(bytes), "{text}");
+        }
+        for text in ["", "lots", "-3GB", "3XB", "MB"] {
+            assert!(size(text).is_err(), "{text}");
+        }
+        assert!(size_above_0("0kB").is_err() && size_above_0("1kB") == Ok(1000));
+    }
+}

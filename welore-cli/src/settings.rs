@@ -1,0 +1,246 @@
+//! The command line, with options from a file of settings where it says nothing.
+//!
+//! What the file adds is put among the words that were typed and read by the same parser, so it
+//! can do what options can do, and is refused for the same reasons.
+
+use std::any::TypeId;
+use std::env::var_os;
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use clap::error::ErrorKind;
+use clap::parser::ValueSource;
+use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
+use toml::{Table, Value};
+use welore_burn::checkpoint::CheckpointError;
+
+use crate::args::Cli;
+use crate::failure::WrongInput;
+
+/// Names the file where `--config` does not.
+pub const VARIABLE: &str = "WELORE_CONFIG";
+
+/// Reads the words of a command line, and the file of settings that they name. Where the words
+/// themselves are wrong, or ask for help, the process ends as clap has it.
+///
+/// # Errors
+///
+/// [`WrongInput`] for what the file has wrong, [`CheckpointError::Io`] if it cannot be read.
+pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
+    let typed = Cli::try_parse_from(&words);
+    if let Err(error) = &typed
+        && error.kind() != ErrorKind::MissingRequiredArgument
+    {
+        error.exit();
+    }
+    // What is missing may be in the file, so the words are looked at once more without asking
+    // for it.
+    let seen = Cli::command().ignore_errors(true).try_get_matches_from(&words).ok();
+    let seen = seen.as_ref().and_then(|seen| Some((file_of(seen)?, seen.subcommand()?)));
+    let Some((path, (name, given))) = seen else {
+        return Ok(typed.unwrap_or_else(|error| error.exit()));
+    };
+    let cli = Cli::command();
+    let tables = tables(&path, &cli)?;
+    if let (Some(Value::Table(table)), Some(command)) =
+        (tables.get(name), cli.find_subcommand(name))
+    {
+        let added = words_of(command, table, given);
+        let at = (place_of_command(&words, &cli) + 1).min(words.len());
+        drop(words.splice(at..at, added));
+    }
+    match Cli::try_parse_from(&words) {
+        Ok(cli) => Ok(cli),
+        Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => error.exit(),
+        Err(error) => Err(complaint(&path, name, &error)),
+    }
+}
+
+/// The file that is asked for.
+fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
+    let named = matches.get_one::<PathBuf>("config").cloned();
+    named.or_else(|| var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from))
+}
+
+/// The tables of a file, with every key known and every value of the right type, also of commands
+/// that are not asked for.
+fn tables(path: &Path, cli: &Command) -> Result<Table> {
+    let bytes =
+        std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
+    let Ok(text) = String::from_utf8(bytes) else {
+        return refuse(path, "not UTF-8 text", None);
+    };
+    let tables: Table = match toml::from_str(&text) {
+        Ok(tables) => tables,
+        Err(error) => {
+            let before = error.span().map_or(0, |span| span.start.min(text.len()));
+            let line = 1 + text.as_bytes()[..before].iter().filter(|byte| **byte == b'\n').count();
+            return refuse(path, &format!("line {line}: {}", error.message()), None);
+        }
+    };
+    let commands = || cli.get_subcommands().filter(|command| !command.is_hide_set());
+    for (name, value) in &tables {
+        let Value::Table(table) = value else {
+            let hint = "options belong into the table of a command, such as `[train]`".into();
+            return refuse(path, &format!("`{name}` is in no table"), Some(hint));
+        };
+        let Some(command) = commands().find(|command| command.get_name() == name) else {
+            let hint = similar(name, commands().map(Command::get_name));
+            return refuse(path, &format!("[{name}]: there is no such command"), hint);
+        };
+        for (key, value) in table {
+            let Some(option) = option(command, key) else {
+                let hint = similar(key, command.get_arguments().filter_map(Arg::get_long));
+                let hint =
+                    hint.unwrap_or_else(|| format!("`welore-cli {name} --help` lists the options"));
+                return refuse(path, &format!("[{name}] {key}: no such option"), Some(hint));
+            };
+            if values_of(option, value).is_none() {
+                let (found, takes) = (value.type_str(), what_it_takes(option));
+                let message = format!("[{name}] {key}: it is of type {found}, and takes {takes}");
+                return refuse(path, &message, None);
+            }
+        }
+    }
+    Ok(tables)
+}
+
+/// The option that a key means: its long name, also with underscores.
+fn option<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
+    let key = key.replace('_', "-");
+    command.get_arguments().find(|arg| arg.get_long() == Some(key.as_str()))
+}
+
+/// What was likely meant.
+fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let name = name.replace('_', "-");
+    names
+        .map(|candidate| (strsim::jaro_winkler(&name, candidate), candidate))
+        .filter(|(similarity, _)| *similarity > 0.7)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
+}
+
+/// A table as words of a command line, but for what is overruled by what was given there.
+fn words_of(command: &Command, table: &Table, given: &ArgMatches) -> Vec<OsString> {
+    let mut words = Vec::new();
+    for (key, value) in table {
+        let Some(option) = option(command, key) else { continue };
+        if is_overruled(command, option, given) {
+            continue;
+        }
+        let Some(long) = option.get_long() else { continue };
+        // What is of another type was refused before.
+        let values = values_of(option, value).unwrap_or_default();
+        words.extend(values.into_iter().map(|value| match value {
+            Some(value) => OsString::from(format!("--{long}={value}")),
+            None => OsString::from(format!("--{long}")),
+        }));
+    }
+    words
+}
+
+/// Whether an option, or another that cannot go with it, was given on the command line or in the
+/// environment.
+fn is_overruled(command: &Command, option: &Arg, given: &ArgMatches) -> bool {
+    let is_given = |arg: &Arg| {
+        let source = given.value_source(arg.get_id().as_str());
+        source.is_some_and(|source| source != ValueSource::DefaultValue)
+    };
+    let excludes = |one: &Arg, other: &Arg| {
+        let conflicts = command.get_arg_conflicts_with(one);
+        conflicts.iter().any(|arg| arg.get_id() == other.get_id())
+    };
+    let compete = |one: &Arg, other: &Arg| {
+        command.get_groups().any(|group| {
+            let members = || group.get_args();
+            // The method takes `&mut self` and changes nothing.
+            !group.clone().is_multiple()
+                && members().any(|id| id == one.get_id())
+                && members().any(|id| id == other.get_id())
+        })
+    };
+    is_given(option)
+        || command.get_arguments().filter(|other| is_given(other)).any(|other| {
+            excludes(option, other) || excludes(other, option) || compete(option, other)
+        })
+}
+
+/// What follows an option, once for each time that it has to be given; `None` in it is for
+/// switches. `None` if the option takes no such value.
+fn values_of(option: &Arg, value: &Value) -> Option<Vec<Option<String>>> {
+    match (option.get_action(), value) {
+        (ArgAction::SetTrue, Value::Boolean(true)) => Some(vec![None]),
+        (ArgAction::SetTrue, Value::Boolean(false)) => Some(Vec::new()),
+        (ArgAction::SetTrue, _) => None,
+        (ArgAction::Append, Value::Array(values)) => {
+            values.iter().map(|value| scalar(option, value).map(Some)).collect()
+        }
+        _ => Some(vec![Some(scalar(option, value)?)]),
+    }
+}
+
+fn scalar(option: &Arg, value: &Value) -> Option<String> {
+    match value {
+        // Sizes are numbers with a unit.
+        Value::String(text) => Some(text.clone()),
+        Value::Integer(number) if is_number(option) => Some(number.to_string()),
+        Value::Float(number) if is_number(option) => Some(number.to_string()),
+        _ => None,
+    }
+}
+
+fn is_number(option: &Arg) -> bool {
+    let of = option.get_value_parser().type_id();
+    let numbers = [
+        TypeId::of::<f64>(),
+        TypeId::of::<u64>(),
+        TypeId::of::<usize>(),
+        TypeId::of::<NonZeroUsize>(),
+    ];
+    numbers.iter().any(|number| of == *number)
+}
+
+fn what_it_takes(option: &Arg) -> &'static str {
+    match option.get_action() {
+        ArgAction::SetTrue => "true or false",
+        ArgAction::Append if is_number(option) => "a number, or a list of them",
+        ArgAction::Append => "text in quotes, or a list of that",
+        _ if is_number(option) => "a number",
+        _ => "text in quotes",
+    }
+}
+
+/// Where the name of the command is among the words.
+fn place_of_command(words: &[OsString], cli: &Command) -> usize {
+    let takes_value = |word: &str| {
+        let long = word.strip_prefix("--");
+        let mut options = cli.get_arguments().filter(|arg| arg.get_action().takes_values());
+        options.any(|arg| long.is_some() && arg.get_long() == long)
+    };
+    let mut place = 1;
+    while let Some(word) = words.get(place).map(|word| word.to_string_lossy()) {
+        if !word.starts_with('-') {
+            break;
+        }
+        place += if takes_value(&word) { 2 } else { 1 };
+    }
+    place
+}
+
+/// What clap says of options that came of the file, in our form.
+fn complaint(path: &Path, command: &str, error: &clap::Error) -> anyhow::Error {
+    let text = error.render().to_string();
+    let first = text.split("\n\n").next().unwrap_or_default();
+    let what = first.trim_start_matches("error: ");
+    let hint = text.lines().find_map(|line| line.trim_start().strip_prefix("tip: "));
+    let message = format!("{}: [{command}] {what}", path.display());
+    WrongInput { message, hint: hint.map(String::from) }.into()
+}
+
+fn refuse<T>(path: &Path, what: &str, hint: Option<String>) -> Result<T> {
+    let message = format!("{}: {what}", path.display());
+    Err(WrongInput { message, hint }.into())
+}

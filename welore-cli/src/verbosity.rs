@@ -1,0 +1,57 @@
+//! What `--verbose` shows: what goes on inside, line by line on stderr.
+
+use std::sync::atomic::{AtomicU8, Ordering};
+
+use tracing::Subscriber;
+use tracing::subscriber::{DefaultGuard, set_default, set_global_default};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
+use tracing_subscriber::{Layer, Registry, fmt};
+
+static VERBOSITY: AtomicU8 = AtomicU8::new(0);
+
+/// The crates whose events are shown.
+const OURS: [&str; 2] = ["welore_burn", "welore_cli"];
+
+/// Shows events from here on: none for 0, debugging ones for 1, all for more.
+pub fn raise(to: u8) {
+    VERBOSITY.store(to, Ordering::Relaxed);
+    if let Some(layer) = layer::<Registry>() {
+        // It fails only if there is one, and nothing else in this program sets one.
+        let _ = set_global_default(tracing_subscriber::registry().with(layer));
+    }
+}
+
+/// Makes a subscriber that of this thread until the guard is dropped. It stands for the one that
+/// shows events, so they are shown beside.
+pub fn set_beside<S>(subscriber: S) -> DefaultGuard
+where
+    S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
+{
+    match layer::<S>() {
+        Some(layer) => set_default(subscriber.with(layer)),
+        None => set_default(subscriber),
+    }
+}
+
+/// How many times `--verbose` was given.
+pub fn level() -> u8 {
+    VERBOSITY.load(Ordering::Relaxed)
+}
+
+/// What shows events, if they are shown.
+fn layer<S>() -> Option<impl Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+{
+    let level = match level() {
+        0 => return None,
+        1 => LevelFilter::DEBUG,
+        _ => LevelFilter::TRACE,
+    };
+    let ours = Targets::new().with_targets(OURS.map(|name| (name, level)));
+    Some(
+        fmt::layer().with_ansi(false).without_time().with_writer(std::io::stderr).with_filter(ours),
+    )
+}
