@@ -6,6 +6,8 @@ mod bad_plan;
 mod bad_request;
 mod calibrated;
 mod devices;
+mod hub;
+mod hub_server;
 mod outputs;
 mod pipeline;
 mod printing;

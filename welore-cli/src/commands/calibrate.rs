@@ -13,7 +13,7 @@ use super::{check_artifact, in_file};
 use crate::args::{AmountArgs, CalibrateArgs, TooLittleArg};
 use crate::devices::Compute;
 use crate::terminal::Bar;
-use crate::{format, memory};
+use crate::{format, memory, models};
 
 /// Runs the command.
 pub fn run(args: CalibrateArgs) -> Result<()> {
@@ -21,7 +21,8 @@ pub fn run(args: CalibrateArgs) -> Result<()> {
     let started = Instant::now();
     check_artifact(Some(&args.output))?;
     let compute = Compute::choose(&args.compute)?;
-    let summary = calibrate_on(&args.model, &args.text, &args.amount, &compute, &args.output)?;
+    let model = models::directory_of(&args.model)?;
+    let summary = calibrate_on(&model, &args.text, &args.amount, &compute, &args.output)?;
     let seconds = started.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(&args.output).map_or(0, |file| file.len());
     if args.json {

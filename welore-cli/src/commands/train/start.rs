@@ -20,10 +20,12 @@ use crate::commands::compress::{Goal, goal, plan_of};
 use crate::commands::{open_model, read_artifact};
 use crate::devices::host;
 use crate::failure::WrongInput;
+use crate::models;
 use crate::terminal::Bar;
 
 /// Puts into a new run directory all that training needs to begin.
 pub fn start(args: &TrainArgs, dir: &Path) -> Result<NewPlace> {
+    models::check_outside_cache(dir)?;
     let request = Request::check(&args.start, args.compute.dtype.unwrap_or_default())?;
     if !args.start.from_scratch {
         // Compressing comes first and may take long.
@@ -36,6 +38,7 @@ pub fn start(args: &TrainArgs, dir: &Path) -> Result<NewPlace> {
 
 /// What a run is asked to be, checked as far as it costs nothing.
 struct Request {
+    /// Its directory.
     model: PathBuf,
     data: Source,
     dtype: DtypeArg,
@@ -45,7 +48,7 @@ struct Request {
 
 impl Request {
     fn check(args: &TrainStartArgs, dtype: DtypeArg) -> Result<Self> {
-        let Some(model) = args.model.clone() else { unreachable!("clap asks for MODEL") };
+        let Some(model) = &args.model else { unreachable!("clap asks for MODEL") };
         let data = source_of(args)?;
         let settings = args.settings.over(defaults(args));
         settings.check()?;
@@ -68,6 +71,10 @@ impl Request {
         if let Some(path) = &args.eval_text {
             read_documents(path)?;
         }
+        let model = match args.from_scratch {
+            true => models::configuration_of(model)?,
+            false => models::directory_of(model)?,
+        };
         Ok(Self { model, data, dtype, settings, goal })
     }
 }
