@@ -7,6 +7,8 @@ mod bad_request;
 mod calibrated;
 mod cards;
 mod devices;
+mod hub;
+mod hub_server;
 mod manners;
 mod outputs;
 mod pipeline;

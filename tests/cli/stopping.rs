@@ -47,7 +47,7 @@ fn full_disk_leaves_what_was_to_be_replaced() {
 }
 
 /// Starts a command and presses Ctrl-C once `ready` says so.
-fn interrupt(mut command: Command, ready: impl Fn(&mut Child)) -> Outcome {
+pub fn interrupt(mut command: Command, ready: impl Fn(&mut Child)) -> Outcome {
     let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     ready(&mut child);
     let pid = child.id().to_string();
@@ -55,7 +55,7 @@ fn interrupt(mut command: Command, ready: impl Fn(&mut Child)) -> Outcome {
     child.wait_with_output().unwrap().into()
 }
 
-fn assert_interrupted(outcome: &Outcome) {
+pub fn assert_interrupted(outcome: &Outcome) {
     assert_eq!(outcome.code, Some(1), "{outcome:?}");
     let errors = outcome.stderr.lines().filter(|line| line.starts_with("error: "));
     assert!(errors.eq(["error: interrupted"]), "{}", outcome.stderr);
@@ -83,7 +83,7 @@ fn deepen(sandbox: &Sandbox, layers: usize) {
 const PARTIAL: &str = ".out.welore-partial";
 
 /// Waits for something that a command does.
-fn wait_until(what: &str, done: impl Fn() -> bool) {
+pub fn wait_until(what: &str, done: impl Fn() -> bool) {
     let started = Instant::now();
     while !done() {
         assert!(started.elapsed() < Duration::from_secs(60), "{what} does not come");

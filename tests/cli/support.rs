@@ -20,7 +20,8 @@ pub fn expected() -> Value {
 
 /// A folder that the commands of one test run in. It starts with `model`, a copy of
 /// tiny-llama, and `story.txt`, so that commands read as a user would type them. Spectra are
-/// cached beside the folder.
+/// cached beside the folder, and so are models of the Hub, which nobody is asked for unless a
+/// test says whom.
 pub struct Sandbox(TempDir, TempDir);
 
 impl Sandbox {
@@ -39,6 +40,11 @@ impl Sandbox {
     pub fn cached(&self) -> Vec<PathBuf> {
         let dir = fs::read_dir(self.1.path().join("spectra"));
         dir.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
+    }
+
+    /// `HF_HOME`.
+    pub fn hub_home(&self) -> PathBuf {
+        self.1.path().join("huggingface")
     }
 
     pub fn read(&self, name: &str) -> Vec<u8> {
@@ -117,6 +123,13 @@ impl Sandbox {
         // With backtraces asked for, a refusal still has to be one line.
         command.current_dir(self.0.path()).env("RUST_BACKTRACE", "1");
         command.env("WELORE_CACHE", self.1.path()).env_remove("WELORE_CONFIG");
+        for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_ENDPOINT"] {
+            command.env_remove(name);
+        }
+        for name in ["ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"] {
+            command.env_remove(name).env_remove(name.to_lowercase());
+        }
+        command.env("HF_HOME", self.hub_home()).env("HF_HUB_OFFLINE", "1");
         command
     }
 

@@ -18,6 +18,7 @@ use welore_burn::spectrum::{PatternError, SpectraError, SpectrumError};
 use welore_burn::surgery::FilesError;
 use welore_burn::train::TrainError;
 
+use crate::models::{HubError, WHAT_MODEL_IS};
 use crate::terminal::is_part;
 
 /// A mistake in what the user gave that only this crate can see.
@@ -175,6 +176,7 @@ fn judge(error: &anyhow::Error) -> Verdict {
             first_of! {
                 WrongInput => |e: &WrongInput| Verdict { input: true, hint: e.hint.clone() },
                 Panic => panic,
+                HubError => |e: &HubError| Verdict { input: e.is_input(), hint: e.hint() },
                 CheckpointError => checkpoint,
                 LoadError => load,
                 FilesError => files,
@@ -222,6 +224,7 @@ fn panic(panic: &Panic) -> Verdict {
 fn checkpoint(error: &CheckpointError) -> Verdict {
     use CheckpointError as E;
     match error {
+        E::Missing { what: "model directory", .. } => Verdict::input(WHAT_MODEL_IS),
         E::Missing { .. } => Verdict::input(
             "a model directory holds config.json, tokenizer.json and model.safetensors (or shards with their index)",
         ),

@@ -14,6 +14,7 @@ mod commands;
 mod demo_model;
 mod devices;
 mod memory;
+mod models;
 mod settings;
 mod terminal;
 mod verbosity;

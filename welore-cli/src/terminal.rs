@@ -137,6 +137,46 @@ impl Steps {
     }
 }
 
+/// Bytes on their way, on stderr; hidden where stderr is not a terminal.
+#[derive(Debug)]
+pub struct Bytes {
+    bar: ProgressBar,
+}
+
+impl Bytes {
+    /// So many bytes are to come.
+    pub fn new(what: &str, total: u64) -> Self {
+        let style = ProgressStyle::with_template(
+            "{prefix} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} \
+             {decimal_bytes_per_sec} left {eta} {wide_msg}",
+        )
+        .expect("the template is a constant that is valid")
+        .progress_chars("=> ");
+        let bar = ProgressBar::new(total).with_style(style);
+        bar.set_prefix(what.to_string());
+        Self { bar }
+    }
+
+    /// Names what they are of, which begins with byte `done`.
+    pub fn begin(&self, item: &str, done: u64) {
+        self.bar.set_message(item.to_string());
+        self.bar.set_position(done);
+        // What an earlier command fetched would make the rest look quick.
+        self.bar.reset_eta();
+    }
+
+    /// So many bytes are there.
+    pub fn at(&self, done: u64) {
+        self.bar.set_position(done);
+    }
+}
+
+impl Drop for Bytes {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
 /// A progress bar on stderr; hidden where stderr is not a terminal.
 #[derive(Debug, Default)]
 pub struct Bar {

@@ -37,8 +37,8 @@ pub struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("what").args(["text", "task"]).multiple(false)))]
 pub struct TrainStartArgs {
-    /// Model directory, compressed or dense; with --from-scratch one with config.json and
-    /// tokenizer.json
+    /// Model directory, compressed or dense, or org/name(@revision) on the Hub; with
+    /// --from-scratch one with config.json and tokenizer.json
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,
     /// UTF-8 text to train on, or a .jsonl file whose lines have a `text` each

@@ -9,7 +9,7 @@ use super::report::{check_page, write_page};
 use super::resources::measure_within;
 use super::{check_artifact, open_model, selection, write_artifact};
 use crate::args::AnalyzeArgs;
-use crate::format;
+use crate::{format, models};
 
 /// Effective rank reductions that the table shows.
 const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
@@ -18,9 +18,9 @@ const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
 pub fn run(args: AnalyzeArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
     check_page(&args.page, args.output.as_deref())?;
-    let checkpoint = open_model(&args.model)?;
-    let (spectra, known) =
-        measure_within(&checkpoint, &selection(&args.selection)?, Norms::plain(), &args.resources)?;
+    let selected = selection(&args.selection)?;
+    let checkpoint = open_model(&models::directory_of(&args.model)?)?;
+    let (spectra, known) = measure_within(&checkpoint, &selected, Norms::plain(), &args.resources)?;
     if let Some(path) = &args.output {
         write_artifact(path, &spectra.to_json())?;
     }

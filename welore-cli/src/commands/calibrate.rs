@@ -17,7 +17,7 @@ use super::{check_artifact, in_file};
 use crate::args::{AmountArgs, CalibrateArgs, TooLittleArg};
 use crate::devices::{Compute, host};
 use crate::terminal::Bar;
-use crate::{format, memory};
+use crate::{format, memory, models};
 
 /// Runs the command.
 pub fn run(args: CalibrateArgs) -> Result<()> {
@@ -25,10 +25,11 @@ pub fn run(args: CalibrateArgs) -> Result<()> {
     let started = Instant::now();
     check_artifact(Some(&args.output))?;
     let compute = Compute::choose(&args.compute)?;
+    let model = models::directory_of(&args.model)?;
     if args.dry_run {
-        return preview(&args, &compute);
+        return preview(&args, &model, &compute);
     }
-    let summary = calibrate_on(&args.model, &args.text, &args.amount, &compute, &args.output)?;
+    let summary = calibrate_on(&model, &args.text, &args.amount, &compute, &args.output)?;
     let seconds = started.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(&args.output).map_or(0, |file| file.len());
     if args.json {
@@ -99,13 +100,13 @@ fn about_text<T>(result: Result<T, CalibrationError>, text: &Path) -> Result<T> 
 }
 
 /// Tells what would be measured.
-fn preview(args: &CalibrateArgs, compute: &Compute) -> Result<()> {
-    let opened = open_llama(&args.model, &host())?;
+fn preview(args: &CalibrateArgs, model: &Path, compute: &Compute) -> Result<()> {
+    let opened = open_llama(model, &host())?;
     if let Some(name) = opened.checkpoint.names().find_map(FactorNames::matrix_of_v) {
         return Err(CalibrationError::Factored { name: name.into() }.into());
     }
     let end = opened.config.eos_token_ids.first().copied();
-    let tokenizer = TextTokenizer::open(&args.model)?;
+    let tokenizer = TextTokenizer::open(model)?;
     let tokens = join_documents(&read_documents(&args.text)?, &tokenizer, end)?;
     let options = options(&args.amount, compute);
     let context = opened.config.max_position_embeddings;

@@ -20,13 +20,13 @@ pub const MADE_BY: &str = concat!("welore-cli ", env!("CARGO_PKG_VERSION"));
 /// Writes the card of a model that was compressed from the one in `from`, which the user called
 /// `base`.
 pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) -> Result<()> {
-    // A directory of the user's is nobody else's business but for its name.
+    // A path of the user's is nobody else's business but for its name.
     let path = Path::new(base);
-    let name = match path.is_dir() {
+    let name = match path.exists() {
         true => path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_owned())),
         false => None,
     };
-    let name = name.map_or_else(|| base.into(), |name| name.to_string_lossy().into_owned());
+    let name = name.map_or_else(|| base.split('@').next().unwrap_or(base).into(), |name| name.to_string_lossy().into_owned());
     let base_card = read_card(from);
     let card = ModelCard { base: &name, base_card: base_card.as_deref(), plan, made_by: MADE_BY };
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)

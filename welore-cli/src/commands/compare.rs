@@ -27,7 +27,7 @@ use crate::args::{CompareArgs, MethodArg, Policy, ResourceArgs, StorageArg};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::terminal::Bar;
-use crate::{format, memory};
+use crate::{format, memory, models};
 
 /// A compressed model, measured.
 #[derive(Debug, Serialize)]
@@ -58,6 +58,8 @@ struct Text {
 
 struct Comparison<'a> {
     args: &'a CompareArgs,
+    /// The model's directory.
+    model: PathBuf,
     checkpoint: Checkpoint,
     calibration: Calibration,
     compute: Compute,
@@ -74,22 +76,23 @@ pub fn run(args: CompareArgs) -> Result<()> {
     for keep in &args.keep_params {
         PlanOptions::to(Target::KeepParams(*keep)).check()?;
     }
-    let checkpoint = open_model(&args.model)?;
+    let model = models::directory_of(&args.model)?;
+    let checkpoint = open_model(&model)?;
     let compute = Compute::choose(&args.compute)?;
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let started = Instant::now();
     let calibration = match (&args.calibrate, &args.calibration) {
         (Some(text), _) => {
             let file = scratch.path().join("calibration");
-            calibrate_on(&args.model, text, &args.amount, &compute, &file)?;
+            calibrate_on(&model, text, &args.amount, &compute, &file)?;
             Calibration::open(file)?
         }
         (None, Some(file)) => Calibration::open(file)?,
         (None, None) => unreachable!("clap asks for one of --calibrate and --calibration"),
     };
     let calibration_seconds = started.elapsed().as_secs_f64();
-    let loaded = load_llama(&args.model, &compute.device, compute.dtype, &mut Bar::default())?;
-    let tokenizer = TextTokenizer::open(&args.model)?;
+    let loaded = load_llama(&model, &compute.device, compute.dtype, &mut Bar::default())?;
+    let tokenizer = TextTokenizer::open(&model)?;
     let end = loaded.config.eos_token_ids.first().copied();
     let texts = args
         .text
@@ -100,7 +103,8 @@ pub fn run(args: CompareArgs) -> Result<()> {
         })
         .collect::<Result<Vec<_>>>()?;
     let context = loaded.config.max_position_embeddings;
-    let comparison = Comparison { args: &args, checkpoint, calibration, compute, texts, context };
+    let comparison =
+        Comparison { args: &args, model, checkpoint, calibration, compute, texts, context };
     let mut rows = vec![comparison.dense(&loaded.model)?];
     drop(loaded);
     for recipe in &recipes {
@@ -182,13 +186,13 @@ impl Comparison<'_> {
             let mut bar = Bar::default();
             let model = match recipe.fit(&self.args.fit, &self.compute) {
                 Some(options) => {
-                    let (model, compute) = (&self.args.model, &self.compute);
+                    let (model, compute) = (&self.model, &self.compute);
                     let fit = fitted(model, compute, &plan, &self.calibration, &options, &mut bar);
                     fit?.0.valid()
                 }
                 None => {
                     let Compute { device, dtype, .. } = &self.compute;
-                    let loaded = load_llama(&self.args.model, device, *dtype, &mut bar)?;
+                    let loaded = load_llama(&self.model, device, *dtype, &mut bar)?;
                     apply_plan_in(loaded.model, &plan, norms, &mut bar)?.0
                 }
             };

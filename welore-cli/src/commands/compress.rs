@@ -33,7 +33,7 @@ use crate::args::{
 };
 use crate::devices::Compute;
 use crate::terminal::Bar;
-use crate::{format, memory};
+use crate::{format, memory, models};
 
 /// Where a plan comes from.
 #[derive(Debug)]
@@ -51,8 +51,9 @@ pub fn run(args: CompressArgs) -> Result<()> {
     check_fit(&args.fit)?;
     check_page(&args.page, Some(&args.output))?;
     let (recipe, goal) = recipe_and_goal(&args)?;
-    let checkpoint = open_model(&args.model)?;
-    check_output(&args.output, &args.model)?;
+    let model = models::directory_of(&args.model)?;
+    let checkpoint = open_model(&model)?;
+    check_output(&args.output, &model)?;
     // A dry run makes nothing, also not beside the output.
     let output = match args.dry_run {
         true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
@@ -72,7 +73,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
     let calibration = match (&args.calibrate, &compute) {
         (Some(text), Some(compute)) => {
             let file = scratch.path().join("calibration");
-            calibrate_on(&args.model, text, &args.amount, compute, &file)?;
+            calibrate_on(&model, text, &args.amount, compute, &file)?;
             Some(Calibration::open(file)?)
         }
         _ => open_calibration(args.method.calibration.as_deref())?,
@@ -92,7 +93,8 @@ pub fn run(args: CompressArgs) -> Result<()> {
     let mut bar = Bar::default();
     let written = match (&fitting, &calibration, &compute) {
         (Some(options), Some(calibration), Some(compute)) => {
-            let work = Fitting { args: &args, checkpoint: &checkpoint, compute };
+            let shard_bytes = args.shards.shard_size;
+            let work = Fitting { model: &model, shard_bytes, checkpoint: &checkpoint, compute };
             work.write(&plan, calibration, options, &output, &mut bar)
         }
         _ => {
@@ -111,7 +113,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
     }
     let report = written?;
     let base = args.model.to_string_lossy();
-    write_card(output.path(), &args.model, &base, &plan)?;
+    write_card(output.path(), &model, &base, &plan)?;
     output.commit()?;
     let factored = known_of(&bar, report.factored.len());
     let seconds = started.elapsed().as_secs_f64();
@@ -146,7 +148,9 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
 
 /// A model that is factored block after block, in memory.
 struct Fitting<'a> {
-    args: &'a CompressArgs,
+    /// Its directory.
+    model: &'a Path,
+    shard_bytes: u64,
     checkpoint: &'a Checkpoint,
     compute: &'a Compute,
 }
@@ -161,11 +165,9 @@ impl Fitting<'_> {
         bar: &mut Bar,
     ) -> Result<SurgeryReport> {
         check_plan(self.checkpoint, plan)?;
-        let (model, report) =
-            fitted(&self.args.model, self.compute, plan, calibration, options, bar)?;
+        let (model, report) = fitted(self.model, self.compute, plan, calibration, options, bar)?;
         let dtype = first_dtype(self.checkpoint)?;
-        let (from, shard_bytes) = (&self.args.model, self.args.shards.shard_size);
-        write_llama(&model.valid(), dtype, from, Some(plan), output, shard_bytes)?;
+        write_llama(&model.valid(), dtype, self.model, Some(plan), output, self.shard_bytes)?;
         Ok(report)
     }
 }

@@ -17,8 +17,8 @@ use super::task::Speaker;
 use crate::args::EvalArgs;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
-use crate::format;
 use crate::terminal::Bar;
+use crate::{format, models};
 
 /// Runs the command.
 pub fn run(args: EvalArgs) -> Result<()> {
@@ -40,8 +40,9 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     let mut examples = Task::read(kind, path)?.test;
     examples.truncate(args.blocks.unwrap_or(usize::MAX));
     let compute = Compute::choose(&args.compute)?;
-    let loaded = load_llama(&args.model, &compute.device, compute.dtype, &mut Bar::default())?;
-    let speaker = Speaker::open(&args.model, &loaded.config)?;
+    let model = models::directory_of(&args.model)?;
+    let loaded = load_llama(&model, &compute.device, compute.dtype, &mut Bar::default())?;
+    let speaker = Speaker::open(&model, &loaded.config)?;
     let started = Instant::now();
     let score = speaker.score(&loaded.model, &examples, &compute)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -85,9 +86,10 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     let documents = read_documents(path)?;
     let compute = Compute::choose(&args.compute)?;
     let Compute { device, dtype, .. } = &compute;
-    let loaded = load_llama(&args.model, device, *dtype, &mut Bar::default())?;
+    let model = models::directory_of(&args.model)?;
+    let loaded = load_llama(&model, device, *dtype, &mut Bar::default())?;
     let end = loaded.config.eos_token_ids.first().copied();
-    let tokens = join_documents(&documents, &TextTokenizer::open(&args.model)?, end)?;
+    let tokens = join_documents(&documents, &TextTokenizer::open(&model)?, end)?;
     let options = PerplexityOptions {
         seq_len: args.seq_len,
         blocks: args.blocks,

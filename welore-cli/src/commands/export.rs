@@ -7,13 +7,14 @@ use welore_burn::surgery::{WriteSettings, merge_directory, merged_size};
 
 use super::{check_output, open_model};
 use crate::args::ExportArgs;
-use crate::format;
 use crate::terminal::Bar;
+use crate::{format, models};
 
 /// Runs the command.
 pub fn run(args: ExportArgs) -> Result<()> {
-    let factored = open_model(&args.model)?;
-    check_output(&args.output, &args.model)?;
+    let model = models::directory_of(&args.model)?;
+    let factored = open_model(&model)?;
+    check_output(&args.output, &model)?;
     if args.dry_run {
         return preview(&args, &factored);
     }

@@ -13,15 +13,16 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::GenerateArgs;
 use crate::devices::Compute;
-use crate::format;
 use crate::terminal::{Bar, interrupted};
+use crate::{format, models};
 
 /// Runs the command.
 pub fn run(args: GenerateArgs) -> Result<()> {
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
     let Compute { device, dtype, .. } = Compute::choose(&args.compute)?;
-    let loaded = load_llama(&args.model, &device, dtype, &mut Bar::default())?;
-    let tokenizer = TextTokenizer::open(&args.model)?;
+    let model = models::directory_of(&args.model)?;
+    let loaded = load_llama(&model, &device, dtype, &mut Bar::default())?;
+    let tokenizer = TextTokenizer::open(&model)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,

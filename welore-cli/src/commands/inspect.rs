@@ -9,7 +9,7 @@ use welore_burn::llama::{OpenedLlama, open_llama};
 
 use crate::args::InspectArgs;
 use crate::devices::host;
-use crate::format;
+use crate::{format, models};
 
 /// A factored matrix as stored.
 struct Factored {
@@ -20,7 +20,8 @@ struct Factored {
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Result<()> {
-    let OpenedLlama { config, checkpoint, plan, .. } = open_llama(&args.model, &host())?;
+    let model = models::directory_of(&args.model)?;
+    let OpenedLlama { config, checkpoint, plan, .. } = open_llama(&model, &host())?;
     let factored = factored_matrices(&checkpoint)?;
     let dtypes = dtypes(&checkpoint);
     if args.json {

@@ -34,7 +34,7 @@ use welore_burn::spectrum::{PROJECTIONS, Selection, Spectra};
 use crate::args::{Policy, SelectionArgs};
 use crate::devices::host;
 use crate::failure::WrongInput;
-use crate::format;
+use crate::{format, models};
 
 fn selection(args: &SelectionArgs) -> Result<Selection> {
     Ok(if args.include.is_empty() {
@@ -92,8 +92,9 @@ fn read_artifact(path: &Path) -> Result<String> {
 }
 
 /// Checks that an output directory neither is the model nor holds it: it would be replaced
-/// while it is read.
+/// while it is read. Nor may it be in the Hub's cache.
 fn check_output(output: &Path, model: &Path) -> Result<()> {
+    models::check_outside_cache(output)?;
     let holds = |output: &Path, model: &Path| -> Option<bool> {
         Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
     };
@@ -109,6 +110,7 @@ fn check_output(output: &Path, model: &Path) -> Result<()> {
 /// Checks that an artifact can be written where the user wants it, before it costs time.
 fn check_artifact(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
+    models::check_outside_cache(path)?;
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
     let message = if path.is_dir() {
         format!("{} is a directory", path.display())

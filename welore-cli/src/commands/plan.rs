@@ -13,7 +13,7 @@ use super::{
 };
 use crate::args::{PlanArgs, Policy};
 use crate::failure::WrongInput;
-use crate::format;
+use crate::{format, models};
 
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Result<()> {
@@ -48,7 +48,7 @@ pub fn run(args: PlanArgs) -> Result<()> {
 }
 
 fn read_spectra(args: &PlanArgs, recipe: &Recipe) -> Result<(Spectra, Known)> {
-    if args.source.is_file() {
+    if args.source.is_file() && !models::is_model_file(&args.source) {
         if args.method.calibration.is_some() {
             let message = "--calibration: spectra are measured already";
             let hint = Some("give the model directory instead of the spectra file".into());
@@ -61,14 +61,16 @@ fn read_spectra(args: &PlanArgs, recipe: &Recipe) -> Result<(Spectra, Known)> {
         }
         return Ok((spectra.select(&selection(&args.selection)?)?, Known::default()));
     }
-    if !args.source.exists() {
+    let selected = selection(&args.selection)?;
+    let model = models::directory_of(&args.source)?;
+    if !model.exists() {
         let message = format!("{}: no such model directory or spectra file", args.source.display());
-        return Err(WrongInput { message, hint: None }.into());
+        return Err(WrongInput { message, hint: Some(models::WHAT_MODEL_IS.into()) }.into());
     }
-    let checkpoint = open_model(&args.source)?;
+    let checkpoint = open_model(&model)?;
     let calibration = open_calibration(args.method.calibration.as_deref())?;
     let norms = recipe.norms(calibration.as_ref())?;
-    measure_within(&checkpoint, &selection(&args.selection)?, norms, &args.resources)
+    measure_within(&checkpoint, &selected, norms, &args.resources)
 }
 
 /// Prints every matrix of a plan, and its totals.

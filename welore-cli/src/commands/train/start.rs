@@ -21,10 +21,12 @@ use crate::commands::compress::{Goal, goal, plan_of};
 use crate::commands::{open_model, read_artifact};
 use crate::devices::host;
 use crate::failure::WrongInput;
+use crate::models;
 use crate::terminal::Bar;
 
 /// Puts into a new run directory all that training needs to begin.
 pub fn start(args: &TrainArgs, dir: &Path) -> Result<NewPlace> {
+    models::check_outside_cache(dir)?;
     let request = Request::check(&args.start, args.compute.dtype.unwrap_or_default())?;
     if !args.start.from_scratch {
         // Compressing comes first and may take long.
@@ -37,7 +39,7 @@ pub fn start(args: &TrainArgs, dir: &Path) -> Result<NewPlace> {
 
 /// What a run is asked to be, checked as far as it costs nothing.
 pub struct Request {
-    /// The model to start from.
+    /// Directory of the model to start from.
     pub model: PathBuf,
     /// What is trained on.
     pub data: Source,
@@ -51,7 +53,7 @@ pub struct Request {
 impl Request {
     /// Checks the arguments of a new run.
     pub fn check(args: &TrainStartArgs, dtype: DtypeArg) -> Result<Self> {
-        let Some(model) = args.model.clone() else { unreachable!("clap asks for MODEL") };
+        let Some(model) = &args.model else { unreachable!("clap asks for MODEL") };
         let data = source_of(args)?;
         let settings = args.settings.over(defaults(args));
         settings.check()?;
@@ -74,6 +76,10 @@ impl Request {
         if let Some(path) = &args.eval_text {
             read_documents(path)?;
         }
+        let model = match args.from_scratch {
+            true => models::configuration_of(model)?,
+            false => models::directory_of(model)?,
+        };
         Ok(Self { model, data, dtype, settings, goal })
     }
 }
@@ -127,7 +133,8 @@ fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
                 let mut bar = Bar::default();
                 let settings = WriteSettings::default();
                 compress_directory(&checkpoint, &plan, &output, &settings, &mut bar)?;
-                write_card(output.path(), &model, &model.to_string_lossy(), &plan)?;
+                let name = args.model.as_deref().unwrap_or(&model).to_string_lossy();
+                write_card(output.path(), &model, &name, &plan)?;
                 output.commit()?;
                 absolute(&dir.join("base"))?
             }

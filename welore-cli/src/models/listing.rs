@@ -1,0 +1,273 @@
+//! What a repository holds, and what of it makes a model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use serde::Deserialize;
+use welore_burn::checkpoint::PLAN_FILE;
+
+use super::error::HubError;
+use super::verify::{Checksum, is_hex};
+
+const CONFIG: &str = "config.json";
+const SINGLE: &str = "model.safetensors";
+const INDEX: &str = "model.safetensors.index.json";
+
+/// The longest shard index that is read.
+const LONGEST_INDEX: u64 = 64 << 20;
+
+/// How the names of files begin that belong to a model besides its weights.
+const COMPANIONS: [&str; 16] = [
+    CONFIG,
+    PLAN_FILE,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template",
+    "readme",
+    "licen",
+    "notice",
+    "copying",
+    "use_policy",
+];
+
+/// A file of a repository.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RemoteFile {
+    /// Its name, which has no directory in it.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Of its content.
+    pub checksum: Checksum,
+}
+
+/// How a model's weights are stored.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// In one file.
+    Single(RemoteFile),
+    /// In files that this index names.
+    Sharded(RemoteFile),
+}
+
+/// The files of a commit. Names come from strangers: only plain ones are in it.
+#[derive(Debug)]
+pub struct Listing {
+    /// The commit.
+    pub commit: String,
+    /// `None` for a file of which the server does not tell size or checksum.
+    files: BTreeMap<String, Option<RemoteFile>>,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    sha: String,
+    siblings: Vec<Sibling>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    blob_id: Option<String>,
+    lfs: Option<Lfs>,
+}
+
+#[derive(Deserialize)]
+struct Lfs {
+    sha256: String,
+    size: u64,
+}
+
+impl Listing {
+    /// Reads the Hub's answer.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let answer: Answer = serde_json::from_slice(bytes)
+            .map_err(|error| format!("the list of files cannot be read: {error}"))?;
+        if !is_hex(&answer.sha, 40) {
+            return Err("the list of files names no commit".into());
+        }
+        let plain = answer.siblings.into_iter().filter(|sibling| is_plain(&sibling.rfilename));
+        let files = plain.map(|sibling| (sibling.rfilename.clone(), sibling.file())).collect();
+        Ok(Self { commit: answer.sha, files })
+    }
+
+    /// Where the weights are.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError`] if there are none, or none that are read here.
+    pub fn weights(&self, id: &str, page: &str) -> Result<Weights, HubError> {
+        if self.files.contains_key(SINGLE) {
+            return Ok(Weights::Single(self.file(id, SINGLE)?));
+        }
+        if self.files.contains_key(INDEX) {
+            return Ok(Weights::Sharded(self.file(id, INDEX)?));
+        }
+        let ending = |ends: &'static [&'static str]| {
+            let names = self.files.keys();
+            names.filter(move |name| ends.iter().any(|end| name.ends_with(end)))
+        };
+        let id = id.to_string();
+        if let Some(file) = ending(&[".gguf"]).next() {
+            let url = format!("{page}/resolve/{}/{file}", self.commit);
+            let others = ending(&[".gguf"]).count() - 1;
+            return Err(HubError::Gguf { id, file: file.clone(), others, url });
+        }
+        if let Some(file) = ending(&[".bin", ".pt", ".pth", ".ckpt", ".pkl"]).next() {
+            return Err(HubError::Pickled { id, file: file.clone() });
+        }
+        Err(HubError::Missing { id, file: SINGLE.into() })
+    }
+
+    /// Configuration, tokenizer, licence and what else goes with the weights.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError`] if there is no configuration.
+    pub fn companions(&self, id: &str) -> Result<Vec<RemoteFile>, HubError> {
+        self.file(id, CONFIG)?;
+        let is_companion = |name: &str| {
+            let name = name.to_ascii_lowercase();
+            COMPANIONS.iter().any(|start| name.starts_with(start))
+        };
+        let names = self.files.keys().filter(|name| is_companion(name));
+        names.map(|name| self.file(id, name)).collect()
+    }
+
+    /// The shards that an index names.
+    ///
+    /// # Errors
+    ///
+    /// [`HubError::Index`], and [`HubError::Missing`] for a shard that is not there.
+    pub fn shards(&self, id: &str, index: &Path) -> Result<Vec<RemoteFile>, HubError> {
+        let broken = |reason| HubError::Index { id: id.into(), reason };
+        shards_of(index).map_err(broken)?.iter().map(|name| self.file(id, name)).collect()
+    }
+
+    fn file(&self, id: &str, name: &str) -> Result<RemoteFile, HubError> {
+        let (id, file) = (id.to_string(), name.to_string());
+        match self.files.get(name) {
+            Some(Some(file)) => Ok(file.clone()),
+            Some(None) => Err(HubError::Unknown { id, file }),
+            None => Err(HubError::Missing { id, file }),
+        }
+    }
+}
+
+impl Sibling {
+    fn file(self) -> Option<RemoteFile> {
+        let (size, checksum) = match self.lfs {
+            Some(lfs) => (lfs.size, Checksum::sha256(&lfs.sha256)?),
+            None => (self.size?, Checksum::git(&self.blob_id?)?),
+        };
+        Some(RemoteFile { name: self.rfilename, size, checksum })
+    }
+}
+
+/// Whether a snapshot has all that a model needs, with or without its weights.
+pub fn is_complete(snapshot: &Path, weights: bool) -> bool {
+    let has = |name: &str| snapshot.join(name).is_file();
+    let sharded = || {
+        let shards = shards_of(&snapshot.join(INDEX));
+        shards.is_ok_and(|names| names.iter().all(|name| has(name)))
+    };
+    has(CONFIG) && (!weights || has(SINGLE) || sharded())
+}
+
+/// The files that a shard index names.
+fn shards_of(index: &Path) -> Result<BTreeSet<String>, String> {
+    #[derive(Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let length = index.metadata().map_err(|error| error.to_string())?.len();
+    if length > LONGEST_INDEX {
+        return Err(format!("{length} bytes are too many for an index"));
+    }
+    let text = std::fs::read(index).map_err(|error| error.to_string())?;
+    let index: Index =
+        serde_json::from_slice(&text).map_err(|error| format!("not a shard index: {error}"))?;
+    let names: BTreeSet<String> = index.weight_map.into_values().collect();
+    let is_shard = |name: &String| is_plain(name) && name.ends_with(".safetensors");
+    if let Some(name) = names.iter().find(|name| !is_shard(name)) {
+        return Err(format!("names a file that is no shard: `{}`", name.escape_debug()));
+    }
+    if names.is_empty() { Err("names no file".into()) } else { Ok(names) }
+}
+
+/// Whether a name is that of a file in this very directory, on every system.
+fn is_plain(name: &str) -> bool {
+    let allowed = |char: char| char.is_ascii_alphanumeric() || "_-.+".contains(char);
+    (1..=200).contains(&name.len())
+        && name.chars().all(allowed)
+        && !name.starts_with('.')
+        && !name.ends_with('.')
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn listing(siblings: &Value) -> Listing {
+        let answer = json!({ "sha": "a".repeat(40), "siblings": siblings, "id": "org/name" });
+        Listing::from_json(answer.to_string().as_bytes()).unwrap()
+    }
+
+    fn sibling(name: &str) -> Value {
+        json!({ "rfilename": name, "size": 3, "blobId": "b".repeat(40) })
+    }
+
+    #[test]
+    fn names_with_directories_are_not_in_a_listing() {
+        let hostile = ["../config.json", "/etc/LICENSE", "a/README.md", "..", "LICENSE\\x", ""];
+        let mut siblings: Vec<Value> = hostile.iter().map(|name| sibling(name)).collect();
+        siblings.push(sibling("config.json"));
+        let listing = listing(&json!(siblings));
+        assert!(listing.files.keys().eq(["config.json"]), "{:?}", listing.files);
+    }
+
+    #[test]
+    fn large_files_have_the_size_and_checksum_of_their_content() {
+        let lfs = json!({ "sha256": "c".repeat(64), "size": 1_000_000, "pointerSize": 134 });
+        let mut weights = sibling(SINGLE);
+        weights["lfs"] = lfs;
+        let listing = listing(&json!([weights]));
+        let Weights::Single(file) = listing.weights("id", "page").unwrap() else { panic!() };
+        assert_eq!(file.size, 1_000_000);
+        assert_eq!(file.checksum, Checksum::Sha256("c".repeat(64)));
+    }
+
+    #[test]
+    fn what_has_no_checksum_is_not_fetched() {
+        for weights in [
+            json!({ "rfilename": SINGLE }),
+            json!({ "rfilename": SINGLE, "size": 3, "blobId": "../../../evil" }),
+            json!({ "rfilename": SINGLE, "lfs": { "sha256": "../evil", "size": 3 } }),
+        ] {
+            let error = listing(&json!([weights])).weights("org/name", "page").unwrap_err();
+            assert!(matches!(error, HubError::Unknown { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn answers_that_are_none_say_so() {
+        for answer in ["", "<html>", "[]", r#"{"siblings":[]}"#, r#"{"sha":"..","siblings":[]}"#] {
+            let error = Listing::from_json(answer.as_bytes()).unwrap_err();
+            assert!(error.contains("list of files"), "{error}");
+        }
+    }
+}
