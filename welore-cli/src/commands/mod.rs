@@ -13,7 +13,7 @@ pub mod inspect;
 pub mod plan;
 mod recipe;
 pub mod report;
-mod resources;
+pub mod resources;
 mod task;
 pub mod train;
 mod writing;
