@@ -3,6 +3,7 @@
 mod backends;
 mod calibrate;
 mod checkpoint;
+mod gguf;
 mod linear;
 mod llama;
 mod plan;

@@ -6,7 +6,8 @@
 //! threshold that meets a target, factors those that lose much (low-rank components, LRCs)
 //! and keeps the others dense. Data goes one way:
 //!
-//! 1. [`checkpoint`] opens a Hugging Face model directory, or you bring a Burn module;
+//! 1. [`checkpoint`] opens a Hugging Face model directory, which [`gguf`] may have made of a
+//!    file of llama.cpp, or you bring a Burn module;
 //! 2. [`calibrate`] may measure what the matrices see and do on a text;
 //! 3. [`spectrum`] measures the singular values of its matrices, with [`linalg`];
 //! 4. [`plan`] decides ranks and classes for a target: an effective rank reduction (ERR),
@@ -80,6 +81,7 @@ pub mod checkpoint;
 pub mod data;
 pub mod eval;
 pub mod fit;
+pub mod gguf;
 pub mod language;
 pub mod linalg;
 pub mod linear;

@@ -11,6 +11,7 @@ use welore_burn::checkpoint::CheckpointError;
 use welore_burn::data::{DataError, TaskError};
 use welore_burn::eval::EvalError;
 use welore_burn::fit::FitError;
+use welore_burn::gguf::GgufError;
 use welore_burn::llama::{ConfigError, GenerateError, LoadError, SamplerError};
 use welore_burn::plan::{PlanError, PlanFileError};
 use welore_burn::progress::Interrupted;
@@ -179,6 +180,7 @@ fn judge(error: &anyhow::Error) -> Verdict {
                 HubError => |e: &HubError| Verdict { input: e.is_input(), hint: e.hint() },
                 CheckpointError => checkpoint,
                 LoadError => load,
+                GgufError => gguf,
                 FilesError => files,
                 CalibrationError => calibration,
                 FitError => |e: &FitError| match e {
@@ -271,6 +273,27 @@ fn load(error: &LoadError) -> Verdict {
         LoadError::Plan { .. } | LoadError::PlanDisagrees { .. } => {
             Verdict::input("compress the dense model again")
         }
+    }
+}
+
+fn gguf(error: &GgufError) -> Verdict {
+    use GgufError as E;
+    match error {
+        E::Checkpoint(error) => checkpoint(error),
+        E::Io { source, .. } if source.kind() != ErrorKind::NotFound => Verdict::failed(None),
+        E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
+        E::Architecture { .. } => {
+            Verdict::input("GGUF files of LLaMA 2 and 3, Mistral, Qwen2 and SmolLM2 work")
+        }
+        E::TensorType { .. } => Verdict::input(
+            "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 work; take another file of the model",
+        ),
+        E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
+        E::Tokenizer { .. } | E::Config { .. } => {
+            Verdict::input("the model's Hugging Face directory may work")
+        }
+        E::Interrupted(_) => Verdict::failed(None),
+        E::Io { .. } | E::Metadata { .. } | E::Tensor { .. } => Verdict::input(None),
     }
 }
 

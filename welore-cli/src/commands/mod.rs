@@ -16,7 +16,7 @@ pub mod plan;
 mod recipe;
 pub mod reference;
 pub mod report;
-mod resources;
+pub mod resources;
 mod task;
 pub mod train;
 mod writing;

@@ -43,7 +43,7 @@ pub fn measure_within(
     norms: Norms<'_>,
     args: &ResourceArgs,
 ) -> Result<(Spectra, Known)> {
-    let cache = if args.no_cache { None } else { cache_dir() };
+    let cache = if args.no_cache { None } else { cache_dir("spectra") };
     let settings = MeasureSettings { norms, budget: budget(args), cache };
     let mut bar = Bar::default();
     let measured = measure_checkpoint(checkpoint, selection, &settings, &mut bar);
@@ -63,12 +63,12 @@ pub fn known_of(bar: &Bar, all: usize) -> Known {
     Known { known: bar.known(), all }
 }
 
-/// Where spectra are kept, as far as the environment tells.
-fn cache_dir() -> Option<PathBuf> {
+/// Where one kind of results is kept, as far as the environment tells.
+pub fn cache_dir(kind: &str) -> Option<PathBuf> {
     let named = |name: &str| var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = named("WELORE_CACHE")
         // A relative path is to be ignored, says the XDG specification.
         .or_else(|| Some(named("XDG_CACHE_HOME").filter(|dir| dir.is_absolute())?.join("welore")))
         .or_else(|| Some(named("HOME")?.join(".cache").join("welore")))?;
-    Some(cache.join("spectra"))
+    Some(cache.join(kind))
 }

@@ -1,0 +1,447 @@
+//! GGUF files become model directories, and hostile ones errors.
+
+mod writer;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
+use safetensors::Dtype;
+use serde_json::Value;
+use tempfile::tempdir;
+use welore_burn::checkpoint::{Checkpoint, OutputDir};
+use welore_burn::data::{TextTokenizer, read_text};
+use welore_burn::gguf::{GgufError, GgufSummary, convert_gguf};
+use welore_burn::llama::{LlamaConfig, load_llama, read_config};
+
+use self::writer::{Gguf, Meta, of_fixture, tiny};
+use crate::{device, expected, fixture, ids};
+
+/// Converts a file into `model` of a directory.
+fn convert(gguf: &[u8], dir: &Path) -> Result<GgufSummary, GgufError> {
+    let path = dir.join("model.gguf");
+    fs::write(&path, gguf).unwrap();
+    let output = OutputDir::create(dir.join("model"), true).unwrap();
+    let summary = convert_gguf(&path, &output, &mut ())?;
+    output.commit().unwrap();
+    Ok(summary)
+}
+
+fn logits(dir: &Path, tokens: &[u32]) -> Vec<f64> {
+    let model = load_llama(dir, &device(), FloatDType::F32, &mut ()).unwrap().model;
+    let tokens: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
+    let len = tokens.len();
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, len]), &device());
+    model.forward(tokens).into_data().iter::<f64>().collect()
+}
+
+fn figures() -> Value {
+    serde_json::from_str(&fs::read_to_string(fixture("gguf.json")).unwrap()).unwrap()
+}
+
+fn hex(value: &Value) -> Vec<u8> {
+    let (pairs, _) = value.as_str().unwrap().as_bytes().as_chunks::<2>();
+    let byte = |pair: &[u8; 2]| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap();
+    pairs.iter().map(byte).collect()
+}
+
+#[test]
+fn every_architecture_comes_back_and_computes_the_same() {
+    for name in ["tiny-llama", "tiny-llama3", "tiny-qwen2", "tiny-mistral"] {
+        let dir = tempdir().unwrap();
+        let summary = convert(&of_fixture(name).bytes(), dir.path()).unwrap();
+        let (model, original) = (dir.path().join("model"), fixture(name));
+        let qwen2 = name == "tiny-qwen2";
+        assert_eq!(summary.architecture, if qwen2 { "qwen2" } else { "llama" });
+        let checkpoint = Checkpoint::open(&model).unwrap();
+        assert_eq!(summary.parameters, Checkpoint::open(&original).unwrap().parameters());
+        assert_eq!(summary.bytes, checkpoint.bytes());
+
+        // What a file does not tell, and what scaling of a small model cannot.
+        let want = read_config(&original).unwrap();
+        let got: LlamaConfig = read_config(&model)
+            .unwrap()
+            .with_initializer_range(want.initializer_range)
+            .with_first_window_layer(want.first_window_layer)
+            .with_rope_scaling(want.rope_scaling);
+        assert_eq!(got, want, "{name}");
+
+        let tokens = ids(&expected(name)["input"]);
+        let pairs: Vec<(f64, f64)> =
+            logits(&model, &tokens).into_iter().zip(logits(&original, &tokens)).collect();
+        let gap = pairs.iter().map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+        let scale = pairs.iter().map(|(_, b)| b.abs()).fold(0.0, f64::max);
+        assert!(gap < 1e-4 * scale, "{name}: {gap} of {scale}");
+    }
+}
+
+#[test]
+fn rows_of_queries_and_keys_are_put_back_in_order() {
+    let mut gguf = tiny(1, 2);
+    gguf.set("llama.attention.key_length", Meta::U32(6));
+    gguf.set("llama.attention.value_length", Meta::U32(6));
+    let values: Vec<f32> = (0..12).map(|i| i as f32).collect();
+    for (name, shape) in [("q", [6, 2]), ("k", [6, 2]), ("v", [6, 2]), ("output", [2, 6])] {
+        let tensor = gguf.tensor(&format!("blk.0.attn_{name}.weight"));
+        tensor.shape = shape.to_vec();
+        tensor.data = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    }
+    let dir = tempdir().unwrap();
+    convert(&gguf.bytes(), dir.path()).unwrap();
+    let checkpoint = Checkpoint::open(dir.path().join("model")).unwrap();
+    let read = |name: &str| {
+        checkpoint.read_f32(&format!("model.layers.0.self_attn.{name}_proj.weight")).unwrap()
+    };
+    // Rows 0, 2, 4, then 1, 3, 5.
+    let ordered = [0., 1., 4., 5., 8., 9., 2., 3., 6., 7., 10., 11.];
+    assert_eq!(read("q"), ordered);
+    assert_eq!(read("k"), ordered);
+    assert_eq!(read("v"), values);
+}
+
+#[test]
+fn every_type_gives_the_entries_that_llama_cpp_reads() {
+    let figures = figures();
+    for (name, row) in figures["types"].as_object().unwrap() {
+        let mut gguf = tiny(1, 256);
+        let embedding = gguf.tensor("token_embd.weight");
+        embedding.kind = row["type"].as_u64().unwrap() as u32;
+        embedding.data = hex(&row["bytes"]);
+        let dir = tempdir().unwrap();
+        let summary = convert(&gguf.bytes(), dir.path()).unwrap();
+        assert!(summary.types.contains_key(name), "{name}: {:?}", summary.types);
+        let checkpoint = Checkpoint::open(dir.path().join("model")).unwrap();
+        let tensor = "model.embed_tokens.weight";
+        let dtype = match &name[..] {
+            "F16" => Dtype::F16,
+            "BF16" => Dtype::BF16,
+            _ => Dtype::F32,
+        };
+        assert_eq!(checkpoint.meta(tensor).unwrap().dtype, dtype);
+        let entries = hex(&row["entries"]);
+        let (entries, _) = entries.as_chunks::<4>();
+        let want: Vec<f32> = entries.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        let scale = want.iter().fold(0.0, |most: f32, x| most.max(x.abs()));
+        let got = checkpoint.read_f32(tensor).unwrap();
+        assert_eq!(got.len(), want.len());
+        for (got, want) in got.iter().zip(&want) {
+            assert!((got - want).abs() <= 1e-6 * scale, "{name}: {got} for {want}");
+        }
+    }
+}
+
+/// A file with the tokens of a tokenizer and a model that fits.
+fn with_tokens(tokens: Vec<String>) -> Gguf {
+    let mut gguf = tiny(tokens.len(), 2);
+    gguf.set("tokenizer.ggml.tokens", Meta::Texts(tokens));
+    gguf
+}
+
+fn open_tokenizer(gguf: &Gguf) -> TextTokenizer {
+    let dir = tempdir().unwrap();
+    convert(&gguf.bytes(), dir.path()).unwrap();
+    TextTokenizer::open(dir.path().join("model")).unwrap()
+}
+
+/// The byte-level tokenizer of tiny-llama.
+fn byte_level() -> Gguf {
+    let text = fs::read_to_string(fixture("tiny-llama").join("tokenizer.json")).unwrap();
+    let json: Value = serde_json::from_str(&text).unwrap();
+    let vocab = json["model"]["vocab"].as_object().unwrap();
+    let by_id: BTreeMap<u64, String> =
+        vocab.iter().map(|(token, id)| (id.as_u64().unwrap(), token.clone())).collect();
+    let part = |value: &Value, i: usize| value[i].as_str().unwrap().to_string();
+    let merges = json["model"]["merges"].as_array().unwrap();
+    let merges = merges.iter().map(|merge| match merge.as_str() {
+        Some(merge) => merge.to_string(),
+        None => format!("{} {}", part(merge, 0), part(merge, 1)),
+    });
+    let mut kinds = vec![1; by_id.len()];
+    kinds[0] = 3;
+    let mut gguf = with_tokens(by_id.into_values().collect());
+    gguf.set("tokenizer.ggml.merges", Meta::Texts(merges.collect()));
+    gguf.set("tokenizer.ggml.token_type", Meta::Integers(kinds));
+    gguf.set("tokenizer.ggml.bos_token_id", Meta::U32(0));
+    gguf.set("tokenizer.ggml.eos_token_id", Meta::U32(0));
+    gguf
+}
+
+#[test]
+fn byte_level_tokens_are_those_of_the_original() {
+    let original = TextTokenizer::open(fixture("tiny-llama")).unwrap();
+    let mut gguf = byte_level();
+    let text = read_text(fixture("story.txt")).unwrap() + "<|endoftext|> naïve 123";
+    let tokenizer = open_tokenizer(&gguf);
+    let tokens = tokenizer.encode(&text).unwrap();
+    assert_eq!(tokens, original.encode(&text).unwrap());
+    assert!(tokens.contains(&0));
+    assert_eq!(tokenizer.decode(&tokens).unwrap(), original.decode(&tokens).unwrap());
+    assert_eq!(tokenizer.encode_prompt("a").unwrap(), tokenizer.encode("a").unwrap());
+
+    gguf.set("tokenizer.ggml.add_bos_token", Meta::Bool(true));
+    let tokens = open_tokenizer(&gguf).encode_prompt("a").unwrap();
+    assert_eq!(tokens, [vec![0], original.encode("a").unwrap()].concat());
+}
+
+#[test]
+fn text_is_split_as_the_file_says() {
+    const PIECES: [&str; 8] = ["1", "2", "3", "12", "123", "Ġ", "ĠĠ", "Ġ1"];
+    let split = |pre: &str| -> Vec<&'static str> {
+        let mut gguf = with_tokens(PIECES.map(String::from).to_vec());
+        let merges = ["1 2", "12 3", "Ġ Ġ", "Ġ 1"];
+        gguf.set("tokenizer.ggml.merges", Meta::Texts(merges.map(String::from).to_vec()));
+        gguf.set("tokenizer.ggml.pre", Meta::Text(pre.into()));
+        let ids = open_tokenizer(&gguf).encode("123  1").unwrap();
+        ids.iter().map(|id| PIECES[*id as usize]).collect()
+    };
+    assert_eq!(split("gpt-2"), ["123", "Ġ", "Ġ1"]);
+    assert_eq!(split("smollm"), ["1", "2", "3", "ĠĠ", "1"]);
+    assert_eq!(split("llama-bpe"), ["123", "Ġ", "Ġ", "1"]);
+    assert_eq!(split("qwen2"), ["1", "2", "3", "Ġ", "Ġ", "1"]);
+    assert_eq!(split("tekken"), ["1", "2", "3", "Ġ", "Ġ", "1"]);
+    assert_eq!(split("default"), ["123", "Ġ", "Ġ", "1"]);
+}
+
+/// The SentencePiece model of `gguf.json`.
+fn sentence_piece() -> (Gguf, Value) {
+    let figures = figures()["sentence_piece"].clone();
+    let list = |key: &str| figures[key].as_array().unwrap().clone();
+    let tokens = list("tokens").iter().map(|x| x.as_str().unwrap().to_string()).collect();
+    let scores = list("scores").iter().map(|x| x.as_f64().unwrap() as f32).collect();
+    let kinds = list("token_type").iter().map(|x| x.as_i64().unwrap() as i32).collect();
+    let mut gguf = with_tokens(tokens);
+    gguf.unset("tokenizer.ggml.merges");
+    gguf.set("tokenizer.ggml.model", Meta::Text("llama".into()));
+    gguf.set("tokenizer.ggml.pre", Meta::Text("default".into()));
+    gguf.set("tokenizer.ggml.scores", Meta::Numbers(scores));
+    gguf.set("tokenizer.ggml.token_type", Meta::Integers(kinds));
+    (gguf, figures["texts"].clone())
+}
+
+#[test]
+fn sentence_piece_tokens_are_those_of_sentence_piece() {
+    let (mut gguf, texts) = sentence_piece();
+    let tokenizer = open_tokenizer(&gguf);
+    for case in texts.as_array().unwrap() {
+        let (text, want) = (case["text"].as_str().unwrap(), ids(&case["ids"]));
+        assert_eq!(tokenizer.encode(text).unwrap(), want, "{text:?}");
+        assert_eq!(tokenizer.decode(&want).unwrap(), text);
+        // `<s>` comes first unless the file says otherwise.
+        assert_eq!(tokenizer.encode_prompt(text).unwrap(), [vec![1], want].concat());
+    }
+    let spaced = tokenizer.encode("a").unwrap();
+    gguf.set("tokenizer.ggml.add_bos_token", Meta::Bool(false));
+    gguf.set("tokenizer.ggml.add_space_prefix", Meta::Bool(false));
+    let tokenizer = open_tokenizer(&gguf);
+    assert_eq!(tokenizer.encode_prompt(" a").unwrap(), spaced);
+    assert_ne!(tokenizer.encode("a").unwrap(), spaced);
+}
+
+#[test]
+fn ends_of_texts_and_turns_are_told() {
+    let mut gguf = tiny(4, 2);
+    gguf.set("tokenizer.ggml.eos_token_id", Meta::U32(3));
+    gguf.set("tokenizer.ggml.eot_token_id", Meta::U32(1));
+    let dir = tempdir().unwrap();
+    convert(&gguf.bytes(), dir.path()).unwrap();
+    assert_eq!(read_config(dir.path().join("model")).unwrap().eos_token_ids, [3, 1]);
+    let settings = fs::read_to_string(dir.path().join("model/tokenizer_config.json")).unwrap();
+    let settings: Value = serde_json::from_str(&settings).unwrap();
+    assert_eq!(settings["eos_token"], "t3");
+}
+
+#[test]
+fn scaled_frequencies_are_read() {
+    let mut gguf = tiny(1, 2);
+    gguf.set("llama.rope.scaling.type", Meta::Text("linear".into()));
+    gguf.set("llama.rope.scaling.factor", Meta::F32(4.0));
+    let dir = tempdir().unwrap();
+    convert(&gguf.bytes(), dir.path()).unwrap();
+    let config = fs::read_to_string(dir.path().join("model/config.json")).unwrap();
+    let config: Value = serde_json::from_str(&config).unwrap();
+    assert_eq!(config["rope_scaling"]["rope_type"], "linear");
+    assert_eq!(config["rope_scaling"]["factor"], 4.0);
+}
+
+#[test]
+fn what_is_not_supported_is_an_error_that_names_it() {
+    type Change = fn(&mut Gguf);
+    let cases: [(&str, Change); 25] = [
+        ("gemma3", |g| g.set("general.architecture", Meta::Text("gemma3".into()))),
+        ("general.architecture", |g| g.unset("general.architecture")),
+        ("llama.block_count` is not a whole number", |g| {
+            g.set("llama.block_count", Meta::Text("1".into()));
+        }),
+        ("llama.block_count` is 1000", |g| g.set("llama.block_count", Meta::U32(1000))),
+        ("llama.embedding_length", |g| g.unset("llama.embedding_length")),
+        ("num_attention_heads", |g| g.set("llama.attention.head_count", Meta::U32(0))),
+        ("finite", |g| {
+            g.set("llama.attention.layer_norm_rms_epsilon", Meta::F32(f32::INFINITY));
+        }),
+        ("llama.attention.value_length", |g| {
+            g.set("llama.attention.value_length", Meta::U32(4));
+        }),
+        ("llama.expert_count", |g| g.set("llama.expert_count", Meta::U32(8))),
+        ("split.count", |g| g.set("split.count", Meta::U32(3))),
+        ("yarn", |g| g.set("llama.rope.scaling.type", Meta::Text("yarn".into()))),
+        ("rope_freqs.weight", |g| g.add_f32("rope_freqs.weight", &[1], &[0.5])),
+        ("`blk.0.ffn_up.weight` is I32", |g| g.tensor("blk.0.ffn_up.weight").kind = 26),
+        ("`blk.0.ffn_up.weight` is missing", |g| {
+            g.tensors.retain(|tensor| tensor.name != "blk.0.ffn_up.weight");
+        }),
+        ("`blk.0.ffn_up.scale` is none", |g| g.add_f32("blk.0.ffn_up.scale", &[1], &[1.0])),
+        ("two tensors `output_norm.weight`", |g| {
+            g.add_f32("output_norm.weight", &[2], &[1.0; 2]);
+        }),
+        ("has shape [1, 4] for [4, 1]", |g| {
+            let tensor = g.tensor("blk.0.ffn_down.weight");
+            tensor.shape.reverse();
+        }),
+        ("`token_embd.weight` is missing", |g| {
+            g.tensors.retain(|tensor| tensor.name != "token_embd.weight");
+        }),
+        ("rows of 4 in blocks of 32", |g| {
+            let tensor = g.tensor("token_embd.weight");
+            (tensor.kind, tensor.data) = (8, vec![0; 34]);
+        }),
+        ("5 tokens", |g| g.add_tokens(5)),
+        ("does not keep its number", |g| {
+            let tokens = ["a", "b", "a"].map(String::from).to_vec();
+            g.set("tokenizer.ggml.tokens", Meta::Texts(tokens));
+        }),
+        ("wordpiece", |g| g.set("tokenizer.ggml.model", Meta::Text("wordpiece".into()))),
+        ("viking", |g| g.set("tokenizer.ggml.pre", Meta::Text("viking".into()))),
+        ("`tokenizer.ggml.pre`", |g| g.unset("tokenizer.ggml.pre")),
+        ("eos_token_id` is 9 of 8 tokens", |g| {
+            g.set("tokenizer.ggml.eos_token_id", Meta::U32(9));
+        }),
+    ];
+    for (named, change) in cases {
+        let mut gguf = tiny(8, 4);
+        if named == "5 tokens" {
+            gguf = tiny(4, 4);
+        }
+        change(&mut gguf);
+        let dir = tempdir().unwrap();
+        let error = convert(&gguf.bytes(), dir.path()).unwrap_err().to_string();
+        assert!(error.contains(named), "{named}: {error}");
+        assert!(error.contains("model.gguf"), "{error}");
+        assert!(!dir.path().join("model").exists());
+    }
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_refused_and_nothing_is_left() {
+    let mut gguf = tiny(1, 32);
+    let tensor = gguf.tensor("token_embd.weight");
+    // A scale that is not a number.
+    (tensor.kind, tensor.data) = (8, [vec![0, 0x7e], vec![1; 32]].concat());
+    let dir = tempdir().unwrap();
+    match convert(&gguf.bytes(), dir.path()) {
+        Err(GgufError::NotFinite { tensor, index: 0, .. }) => {
+            assert_eq!(tensor, "token_embd.weight");
+        }
+        other => panic!("{other:?}"),
+    }
+    let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|x| x.unwrap().file_name()).collect();
+    assert_eq!(left, ["model.gguf"]);
+}
+
+#[test]
+fn a_directory_that_outlives_its_process_can_be_written_to() {
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    fs::write(&path, tiny(2, 2).bytes()).unwrap();
+    let output = OutputDir::resumable(dir.path().join("model"), false).unwrap();
+    convert_gguf(&path, &output, &mut ()).unwrap();
+    output.commit().unwrap();
+    Checkpoint::open(dir.path().join("model")).unwrap();
+}
+
+#[test]
+fn every_beginning_of_a_file_is_an_error() {
+    let bytes = tiny(2, 2).bytes();
+    let dir = tempdir().unwrap();
+    for len in 0..bytes.len() {
+        match convert(&bytes[..len], dir.path()) {
+            Err(GgufError::Header { .. }) => {}
+            other => panic!("{len} of {} bytes: {other:?}", bytes.len()),
+        }
+    }
+    convert(&bytes, dir.path()).unwrap();
+}
+
+/// Replaces the bytes that follow a text that is there once.
+fn overwrite(bytes: &mut [u8], text: &str, skip: usize, value: &[u8]) {
+    let found = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
+    let start = found + text.len() + skip;
+    bytes[start..start + value.len()].copy_from_slice(value);
+}
+
+#[test]
+fn sizes_of_strangers_are_not_believed() {
+    let whole = tiny(2, 2).bytes();
+    let refused = |what: &str, bytes: Vec<u8>| {
+        let dir = tempdir().unwrap();
+        match convert(&bytes, dir.path()) {
+            Err(GgufError::Header { .. }) => {}
+            other => panic!("{what}: {other:?}"),
+        }
+    };
+    for huge in [u64::MAX, 1 << 62, 1 << 40, 1 << 20] {
+        let huge = huge.to_le_bytes();
+        let with = |text: &str, skip: usize| {
+            let mut bytes = whole.clone();
+            overwrite(&mut bytes, text, skip, &huge);
+            bytes
+        };
+        // After the version.
+        refused("tensors", with("GGUF", 4));
+        refused("metadata", with("GGUF", 12));
+        // After the type of the value.
+        refused("text", with("general.architecture", 4));
+        // After the type of the value and of its elements.
+        refused("list", with("tokenizer.ggml.tokens", 8));
+        refused("text in a list", with("tokenizer.ggml.tokens", 16));
+        // After the number of dimensions.
+        refused("rows", with("token_embd.weight", 4));
+        // After two dimensions and the type.
+        refused("place", with("token_embd.weight", 24));
+    }
+    let mut deep = tiny(2, 2);
+    deep.set("deep", Meta::Nested(100_000));
+    refused("lists in lists", deep.bytes());
+    let mut shared = whole.clone();
+    overwrite(&mut shared, "token_embd.weight", 24, &[0; 8]);
+    refused("tensors in one place", shared);
+    let mut askew = whole.clone();
+    overwrite(&mut askew, "token_embd.weight", 24, &[1, 0, 0, 0, 0, 0, 0, 0]);
+    refused("a place off the alignment", askew);
+    for alignment in [0, 3, 1 << 31] {
+        let mut gguf = tiny(2, 2);
+        gguf.set("general.alignment", Meta::U32(alignment));
+        refused("alignment", gguf.bytes());
+    }
+}
+
+#[test]
+fn damaged_files_are_errors_or_other_models_but_no_panics() {
+    let whole = byte_level().bytes();
+    let dir = tempdir().unwrap();
+    let mut state = 7u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        (state >> 33) as usize % below
+    };
+    let mut refused = 0;
+    for _ in 0..300 {
+        let mut bytes = whole.clone();
+        for _ in 0..1 + random(3) {
+            let at = random(bytes.len());
+            bytes[at] = random(256) as u8;
+        }
+        refused += usize::from(convert(&bytes, dir.path()).is_err());
+    }
+    assert!(refused > 0);
+}

@@ -1,0 +1,180 @@
+//! From GGUF metadata to a `config.json`.
+
+use serde_json::{Value, json};
+
+use super::error::GgufError;
+use super::file::GgufFile;
+use super::rope::rope_scaling;
+use super::tokenizer::SpecialTokens;
+use crate::llama::LlamaConfig;
+
+/// A configuration, as it is written and as it is read back.
+#[derive(Debug)]
+pub(super) struct ModelConfig {
+    /// What the file says it is.
+    pub architecture: String,
+    /// The text of `config.json`.
+    pub json: String,
+    /// What this library makes of that text.
+    pub config: LlamaConfig,
+}
+
+impl ModelConfig {
+    /// Whether llama.cpp rotates neighbouring channels of this architecture, so that rows of the
+    /// query and key projections are stored in another order than Hugging Face's.
+    pub fn interleaved(&self) -> bool {
+        self.architecture == "llama"
+    }
+}
+
+/// Values of the LLaMA family that would change what is computed, and what they are where they
+/// do not.
+const NEUTRAL: [(&str, f64); 6] = [
+    ("attention.scale", 0.0),
+    ("attention.clamp_kqv", 0.0),
+    ("embedding_scale", 1.0),
+    ("residual_scale", 1.0),
+    ("logit_scale", 1.0),
+    ("expert_count", 0.0),
+];
+
+/// Describes the model of a file.
+pub(super) fn read_config(
+    file: &GgufFile,
+    special: &SpecialTokens,
+) -> Result<ModelConfig, GgufError> {
+    let key = "general.architecture";
+    let architecture = file.needed(key, file.text(key)?)?;
+    if !matches!(architecture, "llama" | "qwen2") {
+        let (path, architecture) = (file.path().into(), architecture.into());
+        return Err(GgufError::Architecture { path, architecture });
+    }
+    let key = "split.count";
+    if let Some(parts) = file.integer(key)?.filter(|parts| *parts > 1) {
+        let reason = format!("is {parts}: join the parts with `llama-gguf-split --merge` first");
+        return Err(file.wrong(key, reason));
+    }
+    let keys = Keys { file, architecture };
+    keys.check_neutral()?;
+    let json = keys.describe(special)?;
+    let text = format!("{json:#}\n");
+    let config = LlamaConfig::from_hf_json(&text)
+        .map_err(|source| GgufError::Config { path: file.path().into(), source })?;
+    keys.check_heads(&config)?;
+    Ok(ModelConfig { architecture: architecture.into(), json: text, config })
+}
+
+/// The metadata under the name of an architecture.
+struct Keys<'a> {
+    file: &'a GgufFile,
+    architecture: &'a str,
+}
+
+impl Keys<'_> {
+    fn name(&self, key: &str) -> String {
+        format!("{}.{key}", self.architecture)
+    }
+
+    fn integer(&self, key: &str) -> Result<Option<u64>, GgufError> {
+        self.file.integer(&self.name(key))
+    }
+
+    fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
+        self.file.number(&self.name(key))
+    }
+
+    fn needed(&self, key: &str) -> Result<u64, GgufError> {
+        self.file.needed(&self.name(key), self.integer(key)?)
+    }
+
+    fn check_neutral(&self) -> Result<(), GgufError> {
+        for (key, neutral) in NEUTRAL {
+            let value = match self.integer(key) {
+                Ok(value) => value.map(|value| value as f64),
+                Err(_) => self.number(key)?,
+            };
+            if let Some(value) = value.filter(|value| *value != neutral) {
+                let reason = format!("is {value}, which is not supported; {neutral} is");
+                return Err(self.file.wrong(&self.name(key), reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn describe(&self, special: &SpecialTokens) -> Result<Value, GgufError> {
+        let has = |tensor: &str| self.file.tensors().contains_key(tensor);
+        let hidden = self.needed("embedding_length")?;
+        let heads = self.needed("attention.head_count")?;
+        let head_dim = self.integer("attention.key_length")?;
+        let eps = "attention.layer_norm_rms_epsilon";
+        let eps = self.file.needed(&self.name(eps), self.number(eps)?)?;
+        let theta = self.number("rope.freq_base")?.unwrap_or(10000.0);
+        let window = self.integer("attention.sliding_window")?.filter(|window| *window > 0);
+        // Only Mistral has a window in this family; the two are otherwise the same model.
+        let (model_type, class) = match (self.architecture, window) {
+            ("qwen2", _) => ("qwen2", "Qwen2ForCausalLM"),
+            (_, Some(_)) => ("mistral", "MistralForCausalLM"),
+            (_, None) => ("llama", "LlamaForCausalLM"),
+        };
+        let mut json = json!({
+            "architectures": [class],
+            "model_type": model_type,
+            "vocab_size": self.vocab_size()?,
+            "hidden_size": hidden,
+            "intermediate_size": self.needed("feed_forward_length")?,
+            "num_hidden_layers": self.needed("block_count")?,
+            "num_attention_heads": heads,
+            "num_key_value_heads": self.integer("attention.head_count_kv")?.unwrap_or(heads),
+            "hidden_act": "silu",
+            "rms_norm_eps": eps,
+            "rope_theta": theta,
+            "max_position_embeddings": self.needed("context_length")?,
+            "tie_word_embeddings": !has("output.weight"),
+        });
+        if let Some(width) = head_dim {
+            json["head_dim"] = width.into();
+        }
+        let width = head_dim.unwrap_or(hidden.checked_div(heads).unwrap_or(0)) as usize;
+        if let Some(scaling) = rope_scaling(self.file, self.architecture, theta, width)? {
+            json["rope_scaling"] = scaling;
+        }
+        match model_type {
+            "llama" => {
+                json["attention_bias"] = has("blk.0.attn_q.bias").into();
+                json["mlp_bias"] = has("blk.0.ffn_up.bias").into();
+            }
+            "mistral" => json["sliding_window"] = window.into(),
+            _ => json["use_sliding_window"] = false.into(),
+        }
+        if let Some(bos) = special.bos {
+            json["bos_token_id"] = bos.into();
+        }
+        match special.ends[..] {
+            [] => {}
+            [end] => json["eos_token_id"] = end.into(),
+            ref ends => json["eos_token_id"] = ends.into(),
+        }
+        Ok(json)
+    }
+
+    /// The rows of the embedding: `vocab_size` and the list of tokens may be without padding.
+    fn vocab_size(&self) -> Result<usize, GgufError> {
+        let name = "token_embd.weight";
+        let embedding = self.file.tensors().get(name);
+        match embedding.and_then(|info| info.shape.get(1)) {
+            Some(rows) => Ok(*rows),
+            None => Err(self.file.wrong_tensor(name, "is missing, or no matrix".into())),
+        }
+    }
+
+    /// Heads of other widths for keys, values and positions are not supported.
+    fn check_heads(&self, config: &LlamaConfig) -> Result<(), GgufError> {
+        for key in ["attention.value_length", "rope.dimension_count"] {
+            if let Some(width) = self.integer(key)?.filter(|w| *w != config.head_dim as u64) {
+                let reason = format!("is {width}, and heads are {} wide", config.head_dim);
+                return Err(self.file.wrong(&self.name(key), reason));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,98 @@
+use std::path::PathBuf;
+
+use crate::checkpoint::CheckpointError;
+use crate::llama::ConfigError;
+use crate::progress::Interrupted;
+
+/// Why a GGUF file cannot be turned into a model directory.
+#[derive(Debug, thiserror::Error)]
+pub enum GgufError {
+    /// The operating system refused.
+    #[error("{path}: {source}", path = path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Its reason.
+        source: std::io::Error,
+    },
+    /// A file that is truncated, damaged or no GGUF file.
+    #[error("{path}: not a valid GGUF file: {reason}", path = path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// What the parser says.
+        reason: String,
+    },
+    /// A model of another family.
+    #[error("{path}: architecture `{architecture}` is not supported; llama and qwen2 are", path = path.display())]
+    Architecture {
+        /// The file.
+        path: PathBuf,
+        /// What it says it is.
+        architecture: String,
+    },
+    /// A metadata value that is missing, cannot be, or is not supported.
+    #[error("{path}: `{key}` {reason}", path = path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with its value.
+        reason: String,
+    },
+    /// The metadata describe no supported model.
+    #[error("{path}: its metadata: {source}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ConfigError,
+    },
+    /// A tensor of a type that is not read.
+    #[error("{path}: tensor `{tensor}` is {dtype}, which is not supported", path = path.display())]
+    TensorType {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: String,
+    },
+    /// A tensor that is missing, unknown, or not of the shape that the metadata ask for.
+    #[error("{path}: tensor `{tensor}` {reason}", path = path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A weight is infinite or not a number.
+    #[error("{path}: tensor `{tensor}` holds {value} at flat index {index}", path = path.display())]
+    NotFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Position of the first such entry, row-major, in the order of the model directory.
+        index: usize,
+        /// The entry.
+        value: f32,
+    },
+    /// A tokenizer that is not supported, or damaged.
+    #[error("{path}: its tokenizer: {reason}", path = path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The model directory cannot be written.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// The user stopped the work.
+    #[error(transparent)]
+    Interrupted(#[from] Interrupted),
+}

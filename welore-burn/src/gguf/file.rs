@@ -1,0 +1,172 @@
+use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use anamnesis::{
+    GgufMetadataArray as Array, GgufMetadataValue as Value, GgufTensorInfo, ParseLimits,
+    parse_gguf_front_matter_from_reader_with_limits,
+};
+use memmap2::Mmap;
+
+use super::error::GgufError;
+use crate::checkpoint::CheckpointError;
+
+/// What metadata may need in memory; the largest vocabularies need a tenth of it.
+const MOST_METADATA: u64 = 1 << 30;
+
+/// A GGUF file, memory-mapped. Its header was checked: every tensor lies within the file and
+/// none shares bytes with another.
+#[derive(Debug)]
+pub(super) struct GgufFile {
+    path: PathBuf,
+    map: Mmap,
+    metadata: HashMap<String, Value>,
+    tensors: BTreeMap<String, GgufTensorInfo>,
+}
+
+impl GgufFile {
+    pub fn open(path: &Path) -> Result<Self, GgufError> {
+        if !path.is_file() {
+            return Err(CheckpointError::Missing { path: path.into(), what: "file" }.into());
+        }
+        let io = |source| GgufError::Io { path: path.into(), source };
+        let broken = |reason| GgufError::Header { path: path.into(), reason };
+        let file = File::open(path).map_err(io)?;
+        // SAFETY: the map is only read. A file that another process truncates meanwhile
+        // ends the process with SIGBUS, as for every memory-mapped reader.
+        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let limits = ParseLimits::default().with_max_total_bytes(MOST_METADATA);
+        // Not the library's own map, which reads all pages of the file at once.
+        let header =
+            parse_gguf_front_matter_from_reader_with_limits(Cursor::new(&map[..]), &limits)
+                .map_err(|error| broken(error.to_string()))?;
+        let mut tensors = BTreeMap::new();
+        for info in header.tensor_infos {
+            let name = info.name.clone();
+            if tensors.insert(name.clone(), info).is_some() {
+                return Err(broken(format!("there are two tensors `{name}`")));
+            }
+        }
+        Ok(Self { path: path.into(), map, metadata: header.metadata, tensors })
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub fn tensors(&self) -> &BTreeMap<String, GgufTensorInfo> {
+        &self.tensors
+    }
+
+    /// The stored bytes of a tensor.
+    pub fn bytes(&self, info: &GgufTensorInfo) -> &[u8] {
+        let (start, len) = place(info);
+        &self.map[start..start + len]
+    }
+
+    /// Lets go of the pages of a tensor that were read, as
+    /// [`Checkpoint::release`](crate::checkpoint::Checkpoint::release) does.
+    pub fn release(&self, info: &GgufTensorInfo) {
+        #[cfg(unix)]
+        {
+            let (start, len) = place(info);
+            let advice = memmap2::UncheckedAdvice::DontNeed;
+            // SAFETY: the map is of a file and never written to, so a page that is dropped
+            // comes back from the file as it was. A failure costs memory, nothing else.
+            let _ = unsafe { self.map.unchecked_advise_range(advice, start, len) };
+        }
+        #[cfg(not(unix))]
+        let _ = info;
+    }
+
+    pub fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
+        self.get(key, "a text", Value::as_string)
+    }
+
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, GgufError> {
+        self.get(key, "true or false", Value::as_bool)
+    }
+
+    /// A whole number that is not negative, of any width.
+    pub fn integer(&self, key: &str) -> Result<Option<u64>, GgufError> {
+        self.get(key, "a whole number", |value| match value {
+            Value::U8(x) => Some(u64::from(*x)),
+            Value::U16(x) => Some(u64::from(*x)),
+            Value::U32(x) => Some(u64::from(*x)),
+            Value::U64(x) => Some(*x),
+            Value::I8(x) => u64::try_from(*x).ok(),
+            Value::I16(x) => u64::try_from(*x).ok(),
+            Value::I32(x) => u64::try_from(*x).ok(),
+            Value::I64(x) => u64::try_from(*x).ok(),
+            _ => None,
+        })
+    }
+
+    /// A finite number. What was rounded to f32 is read as the shortest decimal that rounds to
+    /// it, which is what the model's own configuration had: 1e-5, not 9.999999747378752e-6.
+    pub fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
+        let read = |value: &Value| match value {
+            Value::F32(x) => x.to_string().parse::<f64>().ok().filter(|x| x.is_finite()),
+            Value::F64(x) => Some(*x).filter(|x| x.is_finite()),
+            _ => None,
+        };
+        self.get(key, "a finite number", read)
+    }
+
+    pub fn texts(&self, key: &str) -> Result<Option<&[String]>, GgufError> {
+        self.array(key, "a list of texts", Array::as_string_slice)
+    }
+
+    pub fn integers(&self, key: &str) -> Result<Option<&[i32]>, GgufError> {
+        self.array(key, "a list of whole numbers", Array::as_i32_slice)
+    }
+
+    pub fn numbers(&self, key: &str) -> Result<Option<&[f32]>, GgufError> {
+        self.array(key, "a list of numbers", Array::as_f32_slice)
+    }
+
+    /// The value of a key that every such file has.
+    pub fn needed<T>(&self, key: &str, value: Option<T>) -> Result<T, GgufError> {
+        value.ok_or_else(|| self.wrong(key, "is missing".into()))
+    }
+
+    /// An error about the value of a key.
+    pub fn wrong(&self, key: &str, reason: String) -> GgufError {
+        GgufError::Metadata { path: self.path.clone(), key: key.into(), reason }
+    }
+
+    /// An error about a tensor.
+    pub fn wrong_tensor(&self, tensor: &str, reason: String) -> GgufError {
+        GgufError::Tensor { path: self.path.clone(), tensor: tensor.into(), reason }
+    }
+
+    fn get<'a, T>(
+        &'a self,
+        key: &str,
+        what: &str,
+        read: impl FnOnce(&'a Value) -> Option<T>,
+    ) -> Result<Option<T>, GgufError> {
+        match self.metadata.get(key) {
+            None => Ok(None),
+            Some(value) => match read(value) {
+                Some(value) => Ok(Some(value)),
+                None => Err(self.wrong(key, format!("is not {what}"))),
+            },
+        }
+    }
+
+    fn array<'a, T: ?Sized>(
+        &'a self,
+        key: &str,
+        what: &str,
+        read: impl FnOnce(&'a Array) -> Option<&'a T>,
+    ) -> Result<Option<&'a T>, GgufError> {
+        self.get(key, what, |value| value.as_array().and_then(read))
+    }
+}
+
+/// Where a tensor is in the file. The parser checked that it lies within, so it fits `usize`.
+fn place(info: &GgufTensorInfo) -> (usize, usize) {
+    (info.data_offset as usize, info.byte_len.unwrap_or(0) as usize)
+}

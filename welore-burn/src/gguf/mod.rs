@@ -1,0 +1,114 @@
+//! GGUF, the model files of llama.cpp, turned into Hugging Face model directories.
+//!
+//! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of the
+//! LLaMA or the Qwen2 architecture, from which on everything else here works. Quantized tensors
+//! become F32, others keep their type.
+//!
+//! The anamnesis crate reads the header and dequantizes: it checks every count, length and range
+//! against the file before it allocates, its kernels are tested against ggml's own, and it is the
+//! only crate that comes with it. candle-core and pmetal-gguf bring many more, ggus and rlx-gguf
+//! trust counts or alignment of a header, and gguf-rs-lib dequantizes nothing.
+
+mod config;
+mod error;
+mod file;
+mod names;
+mod rope;
+mod tensors;
+mod tokenizer;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use self::file::GgufFile;
+use self::names::Planned;
+use crate::checkpoint::{
+    CheckpointError, DEFAULT_SHARD_BYTES, Layout, OutputDir, ShardFiles, TensorSpec, write_file,
+};
+use crate::progress::Progress;
+
+pub use error::GgufError;
+
+/// What was read of a GGUF file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GgufSummary {
+    /// Its architecture, such as `llama`.
+    pub architecture: String,
+    /// How many tensors of each type were read.
+    pub types: BTreeMap<String, usize>,
+    /// Parameters of all tensors.
+    pub parameters: u64,
+    /// Bytes of the weights as they are written.
+    pub bytes: u64,
+}
+
+/// Names the result of the conversion, for who keeps it: raised when the same file would become
+/// something else.
+pub const GGUF_CONVERSION: u32 = 1;
+
+/// Writes the model of the GGUF file `path` as a Hugging Face model directory: `config.json`,
+/// `tokenizer.json`, `tokenizer_config.json`, and `model.safetensors` or shards.
+///
+/// One tensor at a time is in memory. Nothing is written before all metadata were understood,
+/// the tokenizer was loaded, and the tensors were found to be those of the model. The caller
+/// commits `output`.
+///
+/// # Errors
+///
+/// [`GgufError`], among them for architectures, tokenizers, tensor types and variations that are
+/// not supported, and for weights that are not finite.
+pub fn convert_gguf(
+    path: impl AsRef<Path>,
+    output: &OutputDir,
+    progress: &mut dyn Progress,
+) -> Result<GgufSummary, GgufError> {
+    let file = GgufFile::open(path.as_ref())?;
+    let special = tokenizer::SpecialTokens::read(&file)?;
+    let model = config::read_config(&file, &special)?;
+    let planned = names::plan(&file, &model)?;
+    let tokenizer = tokenizer::read_tokenizer(&file, &special, &model.config)?;
+    // Takes the place of what a process left that was killed here.
+    output.begin::<()>("gguf", |_| false)?;
+    let write = |name: &str, content: &[u8]| {
+        write_file(output.path().join(name), content).map_err(|e| output.name_target(e))
+    };
+    write("config.json", model.json.as_bytes())?;
+    write("tokenizer.json", &tokenizer.tokenizer)?;
+    write("tokenizer_config.json", &tokenizer.config)?;
+    write_weights(&file, &planned, output, progress)?;
+    Ok(summary(&file, model.architecture, &planned))
+}
+
+fn write_weights(
+    file: &GgufFile,
+    planned: &[Planned],
+    output: &OutputDir,
+    progress: &mut dyn Progress,
+) -> Result<(), GgufError> {
+    let named = |error: CheckpointError| output.name_target(error);
+    let specs: Vec<TensorSpec> = planned.iter().map(|tensor| tensor.spec.clone()).collect();
+    let layout = Layout::new(&specs, DEFAULT_SHARD_BYTES)?;
+    let files = ShardFiles::prepare(output.path(), &layout).map_err(named)?;
+    progress.begin("converting", planned.len());
+    for tensor in planned {
+        progress.step(&tensor.spec.name)?;
+        let info = &file.tensors()[&tensor.source];
+        let data = tensors::decode(file, info, tensor)?;
+        files.write(&tensor.spec.name, &data).map_err(named)?;
+        file.release(info);
+    }
+    files.finish().map_err(named)?;
+    Ok(())
+}
+
+fn summary(file: &GgufFile, architecture: String, planned: &[Planned]) -> GgufSummary {
+    let mut types = BTreeMap::new();
+    let (mut parameters, mut bytes) = (0, 0);
+    for Planned { source, spec, .. } in planned {
+        *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
+        let entries: u64 = spec.shape.iter().map(|n| *n as u64).product();
+        parameters += entries;
+        bytes += entries * spec.dtype.bitsize() as u64 / 8;
+    }
+    GgufSummary { architecture, types, parameters, bytes }
+}

@@ -1,0 +1,165 @@
+//! Which tensors a model has, what they are called in both formats, and where their rows are.
+
+use std::collections::BTreeSet;
+
+use super::config::ModelConfig;
+use super::error::GgufError;
+use super::file::GgufFile;
+use super::rope::FACTORS;
+use super::tensors::stored_dtype;
+use crate::checkpoint::TensorSpec;
+
+/// A tensor of the model directory, and the tensor of the file that it is made of.
+#[derive(Debug)]
+pub(super) struct Planned {
+    /// Its name in the file.
+    pub source: String,
+    /// What is written.
+    pub spec: TensorSpec,
+    /// How many heads its rows are of, where llama.cpp stores them in its own order.
+    heads: Option<usize>,
+}
+
+impl Planned {
+    /// Entries that stay together: of a row, or one where a vector is reordered.
+    pub fn columns(&self) -> usize {
+        match (&self.spec.shape[..], self.heads) {
+            ([_], Some(_)) => 1,
+            (shape, _) => shape.last().copied().unwrap_or(1),
+        }
+    }
+
+    /// Where a row of the model directory is in the file.
+    ///
+    /// Within a head, llama.cpp rotates neighbouring channels and Hugging Face the first half
+    /// against the second, so the file has the channels `0, d/2, 1, d/2 + 1, ...`.
+    pub fn source_row(&self, row: usize, rows: usize) -> usize {
+        let Some(heads) = self.heads else { return row };
+        let width = rows / heads;
+        let (head, channel) = (row / width, row % width);
+        let (half, pair) = (channel / (width / 2), channel % (width / 2));
+        head * width + 2 * pair + half
+    }
+}
+
+/// All tensors of the model, in its order.
+///
+/// # Errors
+///
+/// [`GgufError::TensorType`], and [`GgufError::Tensor`] for one that is missing, that the model
+/// has not, or whose shape is not the one that the metadata give.
+pub(super) fn plan(file: &GgufFile, model: &ModelConfig) -> Result<Vec<Planned>, GgufError> {
+    // A hostile count must not make us list a billion layers before a tensor is found missing.
+    let (layers, tensors) = (model.config.num_hidden_layers, file.tensors().len());
+    if layers > tensors {
+        let key = format!("{}.block_count", model.architecture);
+        return Err(file.wrong(&key, format!("is {layers}, and there are {tensors} tensors")));
+    }
+    let planned = expected(model)
+        .into_iter()
+        .map(|tensor| tensor.check(file))
+        .collect::<Result<Vec<_>, _>>()?;
+    let known: BTreeSet<&str> = planned.iter().map(|tensor| tensor.source.as_str()).collect();
+    let mut names = file.tensors().keys();
+    match names.find(|name| name.as_str() != FACTORS && !known.contains(name.as_str())) {
+        Some(name) => Err(file.wrong_tensor(name, "is none of this architecture".into())),
+        None => Ok(planned),
+    }
+}
+
+/// A tensor that the model must have.
+struct Expected {
+    source: String,
+    name: String,
+    shape: Vec<usize>,
+    heads: Option<usize>,
+}
+
+impl Expected {
+    /// The tensor of the file, if it is as it must be.
+    fn check(self, file: &GgufFile) -> Result<Planned, GgufError> {
+        let Self { source, name, shape, heads } = self;
+        let wrong = |reason: String| file.wrong_tensor(&source, reason);
+        let Some(info) = file.tensors().get(&source) else {
+            return Err(wrong("is missing".into()));
+        };
+        let Some(dtype) = stored_dtype(info.dtype) else {
+            let (path, dtype) = (file.path().into(), info.dtype.to_string());
+            return Err(GgufError::TensorType { path, tensor: source, dtype });
+        };
+        // The file has the fastest dimension first.
+        let found: Vec<usize> = info.shape.iter().rev().copied().collect();
+        if found != shape {
+            return Err(wrong(format!("has shape {found:?} for {shape:?}")));
+        }
+        let planned = Planned { source, spec: TensorSpec { name, dtype, shape }, heads };
+        let (columns, block) = (planned.columns(), info.dtype.block_size());
+        if !columns.is_multiple_of(block) {
+            let reason = format!("has rows of {columns} in blocks of {block}");
+            return Err(file.wrong_tensor(&planned.source, reason));
+        }
+        Ok(planned)
+    }
+}
+
+/// The tensors of an architecture, in its order.
+fn expected(model: &ModelConfig) -> Vec<Expected> {
+    let config = &model.config;
+    let (hidden, mlp) = (config.hidden_size, config.intermediate_size);
+    let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+    let (q, kv) = (heads * config.head_dim, kv_heads * config.head_dim);
+    let rotated = |heads| model.interleaved().then_some(heads);
+    let mut list = List::default();
+    list.add("token_embd.weight", "model.embed_tokens.weight", &[config.vocab_size, hidden], None);
+    for layer in 0..config.num_hidden_layers {
+        let norms = [("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
+        for (source, name) in norms {
+            list.add_of(layer, source, name, "weight", &[hidden], None);
+        }
+        let matrices = [
+            ("attn_q", "self_attn.q_proj", [q, hidden], config.qkv_bias, rotated(heads)),
+            ("attn_k", "self_attn.k_proj", [kv, hidden], config.qkv_bias, rotated(kv_heads)),
+            ("attn_v", "self_attn.v_proj", [kv, hidden], config.qkv_bias, None),
+            ("attn_output", "self_attn.o_proj", [hidden, q], config.output_bias, None),
+            ("ffn_gate", "mlp.gate_proj", [mlp, hidden], config.mlp_bias, None),
+            ("ffn_up", "mlp.up_proj", [mlp, hidden], config.mlp_bias, None),
+            ("ffn_down", "mlp.down_proj", [hidden, mlp], config.mlp_bias, None),
+        ];
+        for (source, name, shape, bias, heads) in matrices {
+            list.add_of(layer, source, name, "weight", &shape, heads);
+            if bias {
+                list.add_of(layer, source, name, "bias", &shape[..1], heads);
+            }
+        }
+    }
+    list.add("output_norm.weight", "model.norm.weight", &[hidden], None);
+    if !config.tie_word_embeddings {
+        list.add("output.weight", "lm_head.weight", &[config.vocab_size, hidden], None);
+    }
+    list.0
+}
+
+#[derive(Default)]
+struct List(Vec<Expected>);
+
+impl List {
+    fn add(&mut self, source: &str, name: &str, shape: &[usize], heads: Option<usize>) {
+        let (source, name, shape) = (source.into(), name.into(), shape.to_vec());
+        self.0.push(Expected { source, name, shape, heads });
+    }
+
+    /// A tensor of a layer.
+    fn add_of(
+        &mut self,
+        layer: usize,
+        source: &str,
+        name: &str,
+        kind: &str,
+        shape: &[usize],
+        heads: Option<usize>,
+    ) {
+        let source = format!("blk.{layer}.{source}.{kind}");
+        let name = format!("model.layers.{layer}.{name}.{kind}");
+        self.add(&source, &name, shape, heads);
+    }
+}

@@ -1,0 +1,93 @@
+//! From stored blocks to the rows that a model directory has.
+
+use anamnesis::{F32Out, GgufTensorInfo, GgufType, dequantize_gguf_blocks};
+use half::{bf16, f16};
+use safetensors::Dtype;
+
+use super::error::GgufError;
+use super::file::GgufFile;
+use super::names::Planned;
+
+/// What quantized tensors become: F32 loses nothing of what llama.cpp computes with.
+/// [`decode`] names the same type to the library.
+const DEQUANTIZED: Dtype = Dtype::F32;
+
+/// The type that a tensor has in the model directory; `None` if its own is not read.
+pub(super) fn stored_dtype(dtype: GgufType) -> Option<Dtype> {
+    use GgufType as T;
+    match dtype {
+        T::F32 => Some(Dtype::F32),
+        T::F16 => Some(Dtype::F16),
+        T::BF16 => Some(Dtype::BF16),
+        T::Q4_0 | T::Q4_1 | T::Q5_0 | T::Q5_1 | T::Q8_0 => Some(DEQUANTIZED),
+        T::Q2_K | T::Q3_K | T::Q4_K | T::Q5_K | T::Q6_K => Some(DEQUANTIZED),
+        T::IQ4_NL | T::IQ4_XS => Some(DEQUANTIZED),
+        _ => None,
+    }
+}
+
+/// The entries of a tensor as its plan asks for, little-endian, row-major.
+pub(super) fn decode(
+    file: &GgufFile,
+    info: &GgufTensorInfo,
+    planned: &Planned,
+) -> Result<Vec<u8>, GgufError> {
+    let (spec, columns) = (&planned.spec, planned.columns());
+    let entries: usize = spec.shape.iter().product();
+    let rows = entries / columns;
+    let bytes = file.bytes(info);
+    let stride = bytes.len() / rows;
+    let mut data = Vec::with_capacity(entries * spec.dtype.bitsize() / 8);
+    for row in 0..rows {
+        let start = planned.source_row(row, rows) * stride;
+        let row = &bytes[start..start + stride];
+        match info.dtype {
+            GgufType::F32 | GgufType::F16 | GgufType::BF16 => data.extend_from_slice(row),
+            dtype => dequantize_gguf_blocks::<F32Out, _>(row, dtype, columns, |block| {
+                data.extend_from_slice(block);
+                Ok(())
+            })
+            .map_err(|error| file.wrong_tensor(&info.name, format!("is damaged: {error}")))?,
+        }
+    }
+    let found = match spec.dtype {
+        Dtype::F16 => not_finite(&data, |x| f16::from_le_bytes(x).to_f32()),
+        Dtype::BF16 => not_finite(&data, |x| bf16::from_le_bytes(x).to_f32()),
+        _ => not_finite(&data, f32::from_le_bytes),
+    };
+    match found {
+        None => Ok(data),
+        Some((index, value)) => {
+            let (path, tensor) = (file.path().into(), info.name.clone());
+            Err(GgufError::NotFinite { path, tensor, index, value })
+        }
+    }
+}
+
+/// The entries of a small F32 vector of the length `count`.
+pub(super) fn read_factors(
+    file: &GgufFile,
+    name: &str,
+    count: usize,
+) -> Result<Vec<f64>, GgufError> {
+    match file.tensors().get(name) {
+        Some(info) if info.dtype == GgufType::F32 && info.shape == [count] => {
+            let (entries, _) = file.bytes(info).as_chunks::<4>();
+            Ok(entries.iter().map(|x| f64::from(f32::from_le_bytes(*x))).collect())
+        }
+        Some(info) => {
+            let reason = format!("is {} {:?} for F32 [{count}]", info.dtype, info.shape);
+            Err(file.wrong_tensor(name, reason))
+        }
+        None => Err(file.wrong_tensor(name, "is missing".into())),
+    }
+}
+
+/// The first entry that is infinite or not a number, and where it is.
+fn not_finite<const N: usize>(
+    bytes: &[u8],
+    convert: impl Fn([u8; N]) -> f32,
+) -> Option<(usize, f32)> {
+    let (chunks, _) = bytes.as_chunks::<N>();
+    chunks.iter().map(|chunk| convert(*chunk)).enumerate().find(|(_, value)| !value.is_finite())
+}

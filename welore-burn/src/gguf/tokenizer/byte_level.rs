@@ -1,0 +1,123 @@
+//! Byte-level BPE, `gpt2` in GGUF: LLaMA 3, Qwen2, SmolLM2.
+
+use serde_json::{Value, json};
+
+use super::super::error::GgufError;
+use super::super::file::GgufFile;
+use super::Parts;
+use super::vocabulary::Vocabulary;
+
+/// How a text is cut up before merges, by the names that llama.cpp gives to it.
+struct Splitting {
+    pre_tokenizer: Value,
+    normalizer: Value,
+    /// Whether a piece that is a token is not put together from smaller ones.
+    ignore_merges: bool,
+    adds_bos: bool,
+}
+
+const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// Mistral's newer one.
+const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// What llama.cpp cuts by where a file says `default`, one after the other.
+const DEFAULT: [&str; 4] = [
+    r"[\p{P}\$\+<=>\^~\|]+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
+    r"\p{N}+",
+    r"[0-9][0-9][0-9]",
+];
+
+impl Splitting {
+    fn named(name: &str) -> Option<Self> {
+        let digits = json!({ "type": "Digits", "individual_digits": true });
+        let pieces = match name {
+            "gpt-2" => vec![bytes(true)],
+            "smollm" | "starcoder" => vec![digits, bytes(true)],
+            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "smaug-bpe" => {
+                vec![split(LLAMA3), bytes(false)]
+            }
+            "qwen2" | "deepseek-r1-qwen" | "megrez" => vec![split(QWEN2), bytes(false)],
+            "tekken" => vec![split(TEKKEN), bytes(false)],
+            "default" => DEFAULT.into_iter().map(split).chain([bytes(false)]).collect(),
+            _ => return None,
+        };
+        let whole = matches!(name, "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "tekken");
+        Some(Self {
+            pre_tokenizer: json!({ "type": "Sequence", "pretokenizers": pieces }),
+            // Not in llama.cpp, but in the tokenizer that the model was trained with.
+            normalizer: if name == "qwen2" { json!({ "type": "NFC" }) } else { Value::Null },
+            ignore_merges: whole,
+            adds_bos: whole,
+        })
+    }
+}
+
+/// The parts of a byte-level tokenizer.
+pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Parts, GgufError> {
+    let wrong = |reason| GgufError::Tokenizer { path: file.path().into(), reason };
+    let Some(name) = file.text("tokenizer.ggml.pre")? else {
+        let reason = "`tokenizer.ggml.pre`, which says how text is split, is missing: an old file";
+        return Err(wrong(reason.into()));
+    };
+    let Some(splitting) = Splitting::named(name) else {
+        return Err(wrong(format!("text is split as `{name}`, which is not supported")));
+    };
+    let key = "tokenizer.ggml.merges";
+    let merges = file.needed(key, file.texts(key)?)?;
+    let merges = merges
+        .iter()
+        .map(|merge| match split_merge(merge) {
+            Some((left, right)) => Ok(json!([left, right])),
+            None => Err(file.wrong(key, format!("has an entry `{merge}`"))),
+        })
+        .collect::<Result<Vec<Value>, _>>()?;
+    let mut model = json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": null,
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": false,
+        "byte_fallback": false,
+        "ignore_merges": splitting.ignore_merges,
+    });
+    model["vocab"] = vocabulary.to_json();
+    model["merges"] = Value::Array(merges);
+    Ok(Parts {
+        normalizer: splitting.normalizer,
+        pre_tokenizer: splitting.pre_tokenizer,
+        decoder: bytes(true),
+        model,
+        adds_bos: splitting.adds_bos,
+    })
+}
+
+/// Bytes as printable characters; with `regex`, after splitting as GPT-2 does.
+fn bytes(regex: bool) -> Value {
+    json!({
+        "type": "ByteLevel",
+        "add_prefix_space": false,
+        "trim_offsets": true,
+        "use_regex": regex,
+    })
+}
+
+fn split(regex: &str) -> Value {
+    json!({
+        "type": "Split",
+        "pattern": { "Regex": regex },
+        "behavior": "Isolated",
+        "invert": false,
+    })
+}
+
+/// The two tokens of a merge; the first may begin with the space that is between them.
+fn split_merge(merge: &str) -> Option<(&str, &str)> {
+    let first = merge.chars().next()?.len_utf8();
+    let space = first + merge[first..].find(' ')?;
+    Some((&merge[..space], &merge[space + 1..]))
+}

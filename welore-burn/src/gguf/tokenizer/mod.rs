@@ -1,0 +1,158 @@
+//! From the tokenizer in GGUF metadata to a `tokenizer.json`.
+
+mod byte_level;
+mod sentence_piece;
+mod vocabulary;
+
+use serde_json::{Value, json};
+use tokenizers::Tokenizer;
+
+use self::vocabulary::{Kind, Vocabulary};
+use super::error::GgufError;
+use super::file::GgufFile;
+use crate::llama::LlamaConfig;
+
+pub(super) use vocabulary::SpecialTokens;
+
+/// The contents of the tokenizer's files.
+#[derive(Debug)]
+pub(super) struct TokenizerFiles {
+    /// `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+    /// `tokenizer_config.json`.
+    pub config: Vec<u8>,
+}
+
+/// What the two kinds of tokenizers differ in.
+struct Parts {
+    normalizer: Value,
+    pre_tokenizer: Value,
+    decoder: Value,
+    model: Value,
+    /// Whether a first token is added where the file does not say.
+    adds_bos: bool,
+}
+
+/// Converts the tokenizer of a file, and loads the result as a check.
+///
+/// # Errors
+///
+/// [`GgufError::Tokenizer`] for kinds and ways of splitting text that are not known: other ones
+/// would give wrong tokens; [`GgufError::Metadata`] for lists that do not belong together.
+pub(super) fn read_tokenizer(
+    file: &GgufFile,
+    special: &SpecialTokens,
+    config: &LlamaConfig,
+) -> Result<TokenizerFiles, GgufError> {
+    let wrong = |reason| GgufError::Tokenizer { path: file.path().into(), reason };
+    let vocabulary = Vocabulary::read(file)?;
+    if vocabulary.len() > config.vocab_size {
+        let (tokens, rows) = (vocabulary.len(), config.vocab_size);
+        return Err(wrong(format!("it has {tokens} tokens, and the embedding {rows} rows")));
+    }
+    let key = "tokenizer.ggml.model";
+    let parts = match file.needed(key, file.text(key)?)? {
+        "gpt2" => byte_level::parts(file, &vocabulary)?,
+        "llama" => sentence_piece::parts(file, &vocabulary, special)?,
+        other => {
+            return Err(wrong(format!("`{other}` is not supported; gpt2 and llama are")));
+        }
+    };
+    let adds_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(parts.adds_bos);
+    let adds_eos = file.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    // A token that is not named is not added, as llama.cpp does.
+    let around = |id: Option<u32>, added: bool| id.filter(|_| added);
+    let (first, last) = (around(special.bos, adds_bos), around(special.eos, adds_eos));
+    let mut json = json!({
+        "version": "1.0",
+        "truncation": null,
+        "padding": null,
+        "added_tokens": added_tokens(&vocabulary),
+        "normalizer": parts.normalizer,
+        "pre_tokenizer": parts.pre_tokenizer,
+        "post_processor": template(&vocabulary, first, last),
+        "decoder": parts.decoder,
+    });
+    json["model"] = parts.model;
+    let tokenizer = format!("{json}\n").into_bytes();
+    let loaded = Tokenizer::from_bytes(&tokenizer).map_err(|error| wrong(error.to_string()))?;
+    if let Some((id, token)) =
+        vocabulary.iter().find(|(id, token)| loaded.token_to_id(token) != Some(*id))
+    {
+        return Err(wrong(format!("token {id}, `{token}`, does not keep its number")));
+    }
+    let mut settings = json!({
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "clean_up_tokenization_spaces": false,
+        "model_max_length": config.max_position_embeddings,
+        "add_bos_token": first.is_some(),
+        "add_eos_token": last.is_some(),
+    });
+    let named = [
+        ("bos_token", special.bos),
+        ("eos_token", special.eos),
+        ("unk_token", special.unknown),
+        ("pad_token", special.padding),
+    ];
+    for (name, id) in named {
+        if let Some(token) = id.and_then(|id| vocabulary.get(id)) {
+            settings[name] = token.into();
+        }
+    }
+    if let Some(template) = file.text("tokenizer.chat_template")? {
+        settings["chat_template"] = template.into();
+    }
+    Ok(TokenizerFiles { tokenizer, config: format!("{settings:#}\n").into_bytes() })
+}
+
+/// Tokens that are found in a text before it is split. They are of the model's vocabulary as
+/// well, which keeps their numbers.
+fn added_tokens(vocabulary: &Vocabulary<'_>) -> Value {
+    let added = vocabulary.iter().filter_map(|(id, token)| {
+        let special = match vocabulary.kind(id) {
+            Kind::Control | Kind::Unknown => true,
+            Kind::UserDefined => false,
+            _ => return None,
+        };
+        Some(json!({
+            "id": id,
+            "content": token,
+            "single_word": false,
+            "lstrip": false,
+            "rstrip": false,
+            "normalized": false,
+            "special": special,
+        }))
+    });
+    added.collect()
+}
+
+/// Puts the tokens that there are before and after a text.
+fn template(vocabulary: &Vocabulary<'_>, first: Option<u32>, last: Option<u32>) -> Value {
+    let named = |id: Option<u32>| id.and_then(|id| Some((id, vocabulary.get(id)?)));
+    let (first, last) = (named(first), named(last));
+    if first.is_none() && last.is_none() {
+        return Value::Null;
+    }
+    let sequence = |id: &str, type_id: u32| -> Vec<Value> {
+        let special = |token: Option<(u32, &str)>| {
+            token.map(|(_, token)| json!({ "SpecialToken": { "id": token, "type_id": type_id } }))
+        };
+        let text = json!({ "Sequence": { "id": id, "type_id": type_id } });
+        [special(first), Some(text), special(last)].into_iter().flatten().collect()
+    };
+    let tokens: serde_json::Map<String, Value> = [first, last]
+        .into_iter()
+        .flatten()
+        .map(|(id, token)| {
+            (token.to_string(), json!({ "id": token, "ids": [id], "tokens": [token] }))
+        })
+        .collect();
+    let pair = [sequence("A", 0), sequence("B", 1)].concat();
+    json!({
+        "type": "TemplateProcessing",
+        "single": sequence("A", 0),
+        "pair": pair,
+        "special_tokens": tokens,
+    })
+}

@@ -1,0 +1,117 @@
+//! BPE of SentencePiece, `llama` in GGUF: LLaMA 2, Mistral.
+
+use std::cmp::Ordering;
+use std::collections::HashMap;
+
+use serde_json::{Value, json};
+
+use super::super::error::GgufError;
+use super::super::file::GgufFile;
+use super::Parts;
+use super::vocabulary::{Kind, SpecialTokens, Vocabulary};
+
+/// What SentencePiece writes for a space.
+const SPACE: &str = "\u{2581}";
+
+/// No piece has more characters; each is cut at every place.
+const LONGEST: usize = 512;
+
+/// The parts of a SentencePiece tokenizer.
+pub(super) fn parts(
+    file: &GgufFile,
+    vocabulary: &Vocabulary<'_>,
+    special: &SpecialTokens,
+) -> Result<Parts, GgufError> {
+    let key = "tokenizer.ggml.scores";
+    let scores = file.needed(key, file.numbers(key)?)?;
+    if scores.len() != vocabulary.len() {
+        let reason = format!("has {} entries for {} tokens", scores.len(), vocabulary.len());
+        return Err(file.wrong(key, reason));
+    }
+    if scores.iter().any(|score| score.is_nan()) {
+        return Err(file.wrong(key, "has an entry that is not a number".into()));
+    }
+    let Some(merges) = merges(vocabulary, scores) else {
+        let reason = format!("a token has more than {LONGEST} characters");
+        return Err(GgufError::Tokenizer { path: file.path().into(), reason });
+    };
+    let prefix = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
+    let has_bytes = vocabulary.iter().any(|(id, _)| vocabulary.kind(id) == Kind::Byte);
+    let mut model = json!({
+        "type": "BPE",
+        "dropout": null,
+        "unk_token": special.unknown.and_then(|id| vocabulary.get(id)),
+        "continuing_subword_prefix": null,
+        "end_of_word_suffix": null,
+        "fuse_unk": true,
+        "byte_fallback": has_bytes,
+        "ignore_merges": false,
+    });
+    model["vocab"] = vocabulary.to_json();
+    model["merges"] = merges;
+    let spaces = json!({ "type": "Replace", "pattern": { "String": " " }, "content": SPACE });
+    let mut normalizers = vec![spaces];
+    let mut decoders = vec![
+        json!({ "type": "Replace", "pattern": { "String": SPACE }, "content": " " }),
+        json!({ "type": "ByteFallback" }),
+        json!({ "type": "Fuse" }),
+    ];
+    if prefix {
+        normalizers.insert(0, json!({ "type": "Prepend", "prepend": SPACE }));
+        decoders.push(json!({ "type": "Strip", "content": " ", "start": 1, "stop": 0 }));
+    }
+    Ok(Parts {
+        normalizer: json!({ "type": "Sequence", "normalizers": normalizers }),
+        pre_tokenizer: Value::Null,
+        decoder: json!({ "type": "Sequence", "decoders": decoders }),
+        model,
+        adds_bos: true,
+    })
+}
+
+/// A token and two that it can be put together from.
+struct Merge<'a> {
+    left: &'a str,
+    right: &'a str,
+    score: f32,
+    /// Characters of both.
+    lengths: (usize, usize),
+}
+
+/// The merges that scores stand for, as transformers recovers them: a pair is merged the earlier
+/// the better the token is that it makes. `None` if a token is too long.
+fn merges(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Option<Value> {
+    // SentencePiece puts together no bytes and nothing that is not text.
+    let pieces: HashMap<&str, u32> = vocabulary
+        .iter()
+        .filter(|(id, _)| matches!(vocabulary.kind(*id), Kind::Normal | Kind::UserDefined))
+        .map(|(id, token)| (token, id))
+        .collect();
+    let mut merges: Vec<Merge<'_>> = Vec::new();
+    for (id, token) in vocabulary.iter() {
+        if pieces.get(token) != Some(&id) {
+            continue;
+        }
+        let count = token.chars().count();
+        if count > LONGEST {
+            return None;
+        }
+        let mut ways: Vec<(u32, u32, Merge<'_>)> = Vec::new();
+        for (left_count, (cut, _)) in token.char_indices().enumerate().skip(1) {
+            let (left, right) = token.split_at(cut);
+            if let (Some(a), Some(b)) = (pieces.get(left), pieces.get(right)) {
+                let lengths = (left_count, count - left_count);
+                let score = scores[id as usize];
+                ways.push((*a, *b, Merge { left, right, score, lengths }));
+            }
+        }
+        ways.sort_by_key(|(a, b, _)| (*a, *b));
+        merges.extend(ways.into_iter().map(|(_, _, merge)| merge));
+    }
+    // Stable: what is equal stays in the order of the vocabulary.
+    merges.sort_by(|a, b| {
+        let by_score = b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal);
+        by_score.then(b.lengths.cmp(&a.lengths))
+    });
+    Some(merges.into_iter().map(|merge| json!([merge.left, merge.right])).collect())
+}

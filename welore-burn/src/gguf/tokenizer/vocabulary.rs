@@ -1,0 +1,118 @@
+use serde_json::{Map, Value};
+
+use super::super::error::GgufError;
+use super::super::file::GgufFile;
+
+/// The list of tokens.
+const TOKENS: &str = "tokenizer.ggml.tokens";
+
+/// What a token is for, as llama.cpp numbers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Normal,
+    Unknown,
+    Control,
+    UserDefined,
+    /// Fills the embedding; never in a text.
+    Unused,
+    /// One byte of what no other token covers.
+    Byte,
+}
+
+/// The tokens of a file, by their number.
+#[derive(Debug)]
+pub(super) struct Vocabulary<'a> {
+    tokens: &'a [String],
+    kinds: Option<&'a [i32]>,
+}
+
+impl<'a> Vocabulary<'a> {
+    pub fn read(file: &'a GgufFile) -> Result<Self, GgufError> {
+        let tokens = file.needed(TOKENS, file.texts(TOKENS)?)?;
+        let key = "tokenizer.ggml.token_type";
+        let kinds = file.integers(key)?;
+        if let Some(kinds) = kinds
+            && kinds.len() != tokens.len()
+        {
+            let reason = format!("has {} entries for {} tokens", kinds.len(), tokens.len());
+            return Err(file.wrong(key, reason));
+        }
+        Ok(Self { tokens, kinds })
+    }
+
+    /// Number of tokens, unused ones included.
+    pub fn len(&self) -> usize {
+        self.tokens.len()
+    }
+
+    pub fn get(&self, id: u32) -> Option<&'a str> {
+        self.tokens.get(id as usize).map(String::as_str)
+    }
+
+    pub fn kind(&self, id: u32) -> Kind {
+        match self.kinds.and_then(|kinds| kinds.get(id as usize)) {
+            Some(2) => Kind::Unknown,
+            Some(3) => Kind::Control,
+            Some(4) => Kind::UserDefined,
+            Some(5) => Kind::Unused,
+            Some(6) => Kind::Byte,
+            _ => Kind::Normal,
+        }
+    }
+
+    /// The tokens that may come of a text, with their numbers.
+    pub fn iter(&self) -> impl Iterator<Item = (u32, &'a str)> + '_ {
+        let tokens = self.tokens.iter().enumerate();
+        let all = tokens.map(|(id, token)| (id as u32, token.as_str()));
+        all.filter(move |(id, token)| !token.is_empty() && self.kind(*id) != Kind::Unused)
+    }
+
+    /// The vocabulary of a `tokenizer.json`.
+    pub fn to_json(&self) -> Value {
+        let map: Map<String, Value> =
+            self.iter().map(|(id, token)| (token.to_string(), id.into())).collect();
+        Value::Object(map)
+    }
+}
+
+/// The tokens that a file names for a purpose.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in super::super) struct SpecialTokens {
+    /// Begins a text.
+    pub bos: Option<u32>,
+    /// Ends a text.
+    pub eos: Option<u32>,
+    /// Stands for what is no token.
+    pub unknown: Option<u32>,
+    /// Fills up shorter texts.
+    pub padding: Option<u32>,
+    /// All that end a text or a turn, the one for texts first.
+    pub ends: Vec<u32>,
+}
+
+impl SpecialTokens {
+    /// # Errors
+    ///
+    /// [`GgufError::Metadata`] for a number that is no token's.
+    pub fn read(file: &GgufFile) -> Result<Self, GgufError> {
+        let count = file.texts(TOKENS)?.map_or(0, <[String]>::len) as u64;
+        // llama.cpp's own defaults for this kind.
+        let sentence_piece = file.text("tokenizer.ggml.model")? == Some("llama");
+        let default = |id: u32| Some(id).filter(|id| sentence_piece && u64::from(*id) < count);
+        let id = |name: &str| -> Result<Option<u32>, GgufError> {
+            let key = format!("tokenizer.ggml.{name}_token_id");
+            match file.integer(&key)? {
+                Some(id) if id < count => Ok(Some(id as u32)),
+                // -1 of older converters.
+                Some(id) if id == u64::from(u32::MAX) => Ok(None),
+                Some(id) => Err(file.wrong(&key, format!("is {id} of {count} tokens"))),
+                None => Ok(None),
+            }
+        };
+        let (bos, eos) = (id("bos")?.or(default(1)), id("eos")?.or(default(2)));
+        let mut ends: Vec<u32> = [eos, id("eot")?].into_iter().flatten().collect();
+        ends.dedup();
+        let unknown = id("unknown")?.or(default(0));
+        Ok(Self { bos, eos, unknown, padding: id("padding")?, ends })
+    }
+}

@@ -1,0 +1,56 @@
+//! GGUF files, converted once and kept.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use welore_burn::checkpoint::{CheckpointError, OutputDir};
+use welore_burn::gguf::{GGUF_CONVERSION, convert_gguf};
+
+use crate::commands::resources::cache_dir;
+use crate::failure::WrongInput;
+use crate::terminal::Bar;
+
+/// The model directory that a GGUF file becomes, in `$WELORE_CACHE` (else `$XDG_CACHE_HOME/welore`,
+/// `~/.cache/welore`) `/gguf/DIGEST`. A file that was converted before is only read through once.
+///
+/// # Errors
+///
+/// [`GgufError`](welore_burn::gguf::GgufError), and others where nothing can be kept.
+pub fn directory_of(path: &Path) -> Result<PathBuf> {
+    let cache = cache_dir("gguf").ok_or_else(|| WrongInput {
+        message: format!("{}: there is no place to keep what it becomes", path.display()),
+        hint: Some("set WELORE_CACHE to a directory".into()),
+    })?;
+    let dir = cache.join(digest_of(path)?);
+    if is_model(&dir) {
+        return Ok(dir);
+    }
+    let output = match OutputDir::resumable(&dir, false) {
+        // Another process has just finished it.
+        Err(CheckpointError::OutputExists { .. }) => return Ok(dir),
+        output => output?,
+    };
+    eprintln!("converting {}, once, into {}", path.display(), dir.display());
+    let mut bar = Bar::default();
+    let converted = convert_gguf(path, &output, &mut bar);
+    bar.finish();
+    converted?;
+    output.commit()?;
+    Ok(dir)
+}
+
+/// Names a file's content and what this version makes of it.
+fn digest_of(path: &Path) -> Result<String, CheckpointError> {
+    let io = |source| CheckpointError::Io { path: path.into(), source };
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(format!("welore-gguf {GGUF_CONVERSION}\n").as_bytes());
+    hasher.update_reader(File::open(path).map_err(io)?).map_err(io)?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Whether a directory was put there whole: it gets its name last.
+fn is_model(dir: &Path) -> bool {
+    let weights = ["model.safetensors", "model.safetensors.index.json"];
+    dir.join("config.json").is_file() && weights.iter().any(|name| dir.join(name).is_file())
+}
