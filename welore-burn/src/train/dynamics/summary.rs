@@ -259,7 +259,8 @@ mod tests {
         let mut dynamics = GradientDynamics::of(&records);
         let names: Vec<&str> = dynamics.matrices.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(names, ["l.2.k", "l.2.q", "l.10.q"]);
-        dynamics.set_weights(|name| (name == "l.2.q").then_some(&[2.0, 0.1][..]));
+        const VALUES: &[f64] = &[2.0, 0.1];
+        dynamics.set_weights(|name| (name == "l.2.q").then_some(VALUES));
         assert_eq!(dynamics.matrices[1].weight.unwrap().effective, 1);
         assert_eq!(dynamics.matrices[0].weight, None);
         assert_eq!(GradientDynamics::from_json(&dynamics.to_json()).unwrap(), dynamics);
