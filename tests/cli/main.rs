@@ -6,6 +6,7 @@ mod bad_plan;
 mod bad_request;
 mod calibrated;
 mod devices;
+mod gradients;
 mod outputs;
 mod pipeline;
 mod printing;

@@ -3,6 +3,7 @@
 mod backends;
 mod calibrate;
 mod checkpoint;
+mod gradients;
 mod linear;
 mod llama;
 mod plan;

@@ -9,6 +9,7 @@ use welore_burn::plan::RankPlan;
 use welore_burn::report::{Report, ReportModel};
 use welore_burn::spectrum::Spectra;
 
+use super::train::gradients;
 use super::{check_artifact, in_file, read_artifact};
 use crate::args::ReportArgs;
 use crate::failure::WrongInput;
@@ -31,6 +32,9 @@ pub fn run(args: ReportArgs) -> Result<()> {
         let metrics = read_artifact(&path.join("metrics.jsonl"))?;
         let label = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy();
         report.run(&label, &metrics);
+        if let Some((records, dynamics)) = gradients::read(path)? {
+            report.gradients(&label, &records, &dynamics);
+        }
     }
     welore_burn::checkpoint::write_file(&args.output, report.to_html().as_bytes())?;
     say!("wrote {}", args.output.display());
