@@ -7,6 +7,7 @@ mod bad_request;
 mod calibrated;
 mod cards;
 mod devices;
+mod gradients;
 mod hub;
 mod hub_server;
 mod manners;

@@ -9,7 +9,8 @@ use crate::support::Sandbox;
 pub const SHORT: &str = "train model --err 0.8 --text story.txt -o run --seq-len 32 --batch-size 2 \
                      --steps 8 --lr 3e-3 --warmup 2 --save-every 2";
 
-fn metrics(sandbox: &Sandbox, file: &str) -> Vec<Value> {
+/// The lines of a file of JSON lines.
+pub fn metrics(sandbox: &Sandbox, file: &str) -> Vec<Value> {
     let text = String::from_utf8(sandbox.read(file)).unwrap();
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -4,6 +4,7 @@ mod backends;
 mod calibrate;
 mod checkpoint;
 mod gguf;
+mod gradients;
 mod linear;
 mod llama;
 mod plan;

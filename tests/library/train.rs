@@ -29,21 +29,29 @@ fn compressed() -> Llama {
 }
 
 fn compressed_at(err: f64) -> Llama {
-    let model = load_llama(fixture("tiny-llama"), &device().autodiff(), FloatDType::F32, &mut ())
-        .unwrap()
-        .model;
+    compressed_by(&PlanOptions::new(err))
+}
+
+pub fn compressed_by(options: &PlanOptions) -> Llama {
+    let model = dense();
     let spectra = measure_module(&model, &Selection::projections(), &mut ()).unwrap();
-    let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(err)).unwrap();
+    let plan = make_plan(&spectra, &WeLore, options).unwrap();
     apply_plan(model, &plan, &mut ()).unwrap().0
 }
 
-fn story(seq_len: usize) -> TokenRows {
+/// tiny-llama as it is.
+pub fn dense() -> Llama {
+    let device = device().autodiff();
+    load_llama(fixture("tiny-llama"), &device, FloatDType::F32, &mut ()).unwrap().model
+}
+
+pub fn story(seq_len: usize) -> TokenRows {
     let tokenizer = TextTokenizer::open(fixture("tiny-llama")).unwrap();
     let tokens = tokenizer.encode(&read_text(fixture("story.txt")).unwrap()).unwrap();
     TokenRows::blocks(tokens, seq_len)
 }
 
-fn settings() -> TrainSettings {
+pub fn settings() -> TrainSettings {
     TrainSettings {
         seq_len: 32,
         batch_size: 2,
@@ -58,7 +66,10 @@ fn settings() -> TrainSettings {
     }
 }
 
-fn run(training: &mut Training<Llama>, stop_after: usize) -> Result<Vec<StepReport>, TrainError> {
+pub fn run(
+    training: &mut Training<Llama>,
+    stop_after: usize,
+) -> Result<Vec<StepReport>, TrainError> {
     let mut reports = Vec::new();
     let observe = |event| {
         if let TrainingEvent::Step(report) = event {
@@ -75,11 +86,11 @@ fn one_worker() -> Execution {
     Execution::default()
 }
 
-fn place(dir: &Path, resume: bool) -> RunPlace<'_> {
+pub fn place(dir: &Path, resume: bool) -> RunPlace<'_> {
     RunPlace { dir, origin: "tiny-llama", resume }
 }
 
-fn start(model: Llama, settings: TrainSettings, dir: &Path) -> Training<Llama> {
+pub fn start(model: Llama, settings: TrainSettings, dir: &Path) -> Training<Llama> {
     Training::open(model, settings, place(dir, false)).unwrap()
 }
 
@@ -87,13 +98,13 @@ fn open(dir: &Path, resume: bool) -> Training<Llama> {
     Training::open(compressed(), settings(), place(dir, resume)).unwrap()
 }
 
-fn chosen(model: Llama, trainable: Trainable) -> Llama {
+pub fn chosen(model: Llama, trainable: Trainable) -> Llama {
     let settings = TrainSettings { trainable, ..settings() };
     select_trainable(model, &settings).unwrap().0
 }
 
 /// Every parameter by path, with its values.
-fn parameters(module: &impl Module) -> Vec<(String, Vec<f32>)> {
+pub fn parameters(module: &impl Module) -> Vec<(String, Vec<f32>)> {
     #[derive(Default)]
     struct All {
         path: Vec<String>,
@@ -126,7 +137,7 @@ fn some_tokens() -> Vec<u32> {
 }
 
 /// Loss and gradients by their definition: all logits, log-softmax, one backward pass.
-fn by_definition(model: &Llama, rows: &[TokenRow<'_>], share: f64) -> (f64, GradientsParams) {
+pub fn by_definition(model: &Llama, rows: &[TokenRow<'_>], share: f64) -> (f64, GradientsParams) {
     let device = device().autodiff();
     let losses = rows.iter().map(|row| {
         let (len, predicted) = (row.tokens.len(), row.predicted());

@@ -17,7 +17,7 @@ use welore_burn::plan::{PlanError, PlanFileError};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{PatternError, SpectraError, SpectrumError};
 use welore_burn::surgery::FilesError;
-use welore_burn::train::TrainError;
+use welore_burn::train::{DynamicsError, TrainError};
 
 use crate::models::{HubError, WHAT_MODEL_IS};
 use crate::terminal::is_part;
@@ -203,6 +203,7 @@ fn judge(error: &anyhow::Error) -> Verdict {
                 PatternError => |_| Verdict::input("patterns are globs such as `q_proj` or `*.layers.3.*`"),
                 SamplerError => |_| Verdict::input(None),
                 TrainError => train,
+                DynamicsError => |_| Verdict::input("`welore-cli train --track-gradients` writes one"),
                 Interrupted => |_| Verdict::failed(None),
             }
             None

@@ -14,6 +14,6 @@ mod weighted;
 
 pub use moments::{CrossMoment, SecondMoment, packed_len};
 pub use pivot::{PivotFactors, pivot_factors};
-pub use subspace::leading_left_vectors;
+pub use subspace::{LeadingSubspace, leading_left_vectors, leading_subspace, subspace_similarity};
 pub use svd::{BalancedFactors, LinalgError, Matrix, balanced_factors, singular_values};
 pub use weighted::{Shrinkage, Weighting};

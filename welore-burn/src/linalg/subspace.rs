@@ -1,6 +1,6 @@
 use faer::{MatRef, Side};
 
-use super::svd::{LinalgError, Matrix};
+use super::svd::{LinalgError, Matrix, gram};
 
 /// The `rank` leading left singular vectors of a matrix, as the columns of a
 /// `[rows, rank]` matrix in row-major order.
@@ -28,8 +28,70 @@ pub fn leading_left_vectors(matrix: &Matrix, rank: usize) -> Result<Vec<f64>, Li
     Ok((0..rows).flat_map(|row| (0..rank).map(move |col| vectors[(row, rows - 1 - col)])).collect())
 }
 
+/// The singular values of a matrix, and the leading singular vectors of its smaller side.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeadingSubspace {
+    /// All `min(rows, cols)` singular values, largest first, each within 1e-7 of the largest of
+    /// the exact one.
+    pub values: Vec<f64>,
+    /// The leading vectors as the columns of a `[min(rows, cols), rank]` matrix in row-major
+    /// order: left ones of a matrix with no more rows than columns, else right ones.
+    pub vectors: Vec<f64>,
+}
+
+/// Singular values and the `rank` leading singular vectors of the smaller side, by one
+/// decomposition of the Gram matrix of that side. What [`leading_left_vectors`] says of vectors of
+/// small singular values holds here.
+///
+/// # Errors
+///
+/// [`LinalgError::Rank`] for a rank that is impossible, [`LinalgError::NoConvergence`].
+pub fn leading_subspace(matrix: &Matrix, rank: usize) -> Result<LeadingSubspace, LinalgError> {
+    let full = matrix.full_rank();
+    if !(1..=full).contains(&rank) {
+        return Err(LinalgError::Rank { rank, full });
+    }
+    let (scaled, scale) = matrix.scaled();
+    let gram = gram(MatRef::from_row_major_slice(&scaled, matrix.rows(), matrix.cols()));
+    let eigen = gram.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
+    // Eigenvalues come in rising order.
+    let root = |square: f64| square.max(0.0).sqrt() * scale;
+    let values = eigen.S().column_vector().iter().rev().copied().map(root).collect();
+    let vectors = eigen.U();
+    let vectors = (0..full)
+        .flat_map(|row| (0..rank).map(move |col| vectors[(row, full - 1 - col)]))
+        .collect();
+    Ok(LeadingSubspace { values, vectors })
+}
+
+/// What two subspaces have in common, in `[0, 1]`: the mean squared cosine of the principal angles
+/// between them, `‖Aᵀ B‖_F² / rank`.
+///
+/// This is the similarity of LoRA (arXiv 2106.09685, section 7.2) for subspaces of one
+/// dimension. It is 1 for the same subspace, whatever its basis, 0 for orthogonal ones, and
+/// `rank / n` on average for random ones.
+///
+/// # Shapes
+///
+/// - a, b: orthonormal columns, `[n, rank]`, row-major
+///
+/// # Panics
+///
+/// Panics if the rank is 0 or the lengths are not the same multiple of it.
+pub fn subspace_similarity(a: &[f64], b: &[f64], rank: usize) -> f64 {
+    assert!(rank > 0 && a.len().is_multiple_of(rank), "a basis has a row a coordinate");
+    assert_eq!(a.len(), b.len(), "subspaces of different spaces cannot be compared");
+    let cosine = |i: usize, j: usize| -> f64 {
+        a.chunks_exact(rank).zip(b.chunks_exact(rank)).map(|(a, b)| a[i] * b[j]).sum()
+    };
+    let pairs = (0..rank).flat_map(|i| (0..rank).map(move |j| (i, j)));
+    let common: f64 = pairs.map(|(i, j)| cosine(i, j).powi(2)).sum();
+    (common / rank as f64).clamp(0.0, 1.0)
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::singular_values;
     use super::*;
 
     #[test]
@@ -62,5 +124,79 @@ mod tests {
         let matrix = Matrix::new(2, 3, vec![1.0; 6]).unwrap();
         assert_eq!(leading_left_vectors(&matrix, 3), Err(LinalgError::Rank { rank: 3, full: 2 }));
         assert!(leading_left_vectors(&matrix, 0).is_err());
+        assert_eq!(leading_subspace(&matrix, 3), Err(LinalgError::Rank { rank: 3, full: 2 }));
+        assert!(leading_subspace(&matrix, 0).is_err());
+    }
+
+    /// `sum of values[k] · left_k right_kᵀ`, with unit vectors turned by an angle in the plane of
+    /// the first two.
+    fn turned(rows: usize, cols: usize, values: &[f64], angle: f64) -> Matrix {
+        let side = rows.min(cols);
+        let (sin, cos) = angle.sin_cos();
+        let place = |i: usize, j: usize| if rows <= cols { i * cols + j } else { j * cols + i };
+        let mut data = vec![0.0; rows * cols];
+        for (k, value) in values.iter().enumerate() {
+            // The k-th column of the rotation.
+            let column = |i: usize| match (i, k) {
+                (0, 0) | (1, 1) => cos,
+                (1, 0) => sin,
+                (0, 1) => -sin,
+                _ => f64::from(u8::from(i == k)),
+            };
+            for i in 0..side {
+                data[place(i, k)] += value * column(i);
+            }
+        }
+        Matrix::new(rows, cols, data).unwrap()
+    }
+
+    #[test]
+    fn leading_subspace_is_that_of_the_smaller_side_with_all_values() {
+        for (rows, cols) in [(3, 5), (5, 3)] {
+            for scale in [1.0, 1e-30, 1e30] {
+                let values = [4.0 * scale, 2.0 * scale, 1.0 * scale];
+                let matrix = turned(rows, cols, &values, 0.3);
+                let found = leading_subspace(&matrix, 1).unwrap();
+                for (got, want) in found.values.iter().zip(singular_values(&matrix).unwrap()) {
+                    assert!((got - want).abs() <= 1e-7 * values[0], "{got} for {want}");
+                }
+                let (sin, cos) = 0.3f64.sin_cos();
+                let sign = found.vectors[0].signum();
+                for (got, want) in found.vectors.iter().zip([cos, sin, 0.0]) {
+                    assert!((sign * got - want).abs() < 1e-9, "{:?}", found.vectors);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn similarity_is_the_mean_squared_cosine_whatever_the_basis() {
+        let columns = |columns: &[[f64; 4]]| -> Vec<f64> {
+            (0..4).flat_map(|row| columns.iter().map(move |column| column[row])).collect()
+        };
+        let (sin, cos) = 0.7f64.sin_cos();
+        let [e0, e1, e2, e3] = [
+            [1.0, 0.0, 0.0, 0.0],
+            [0.0, 1.0, 0.0, 0.0],
+            [0.0, 0.0, 1.0, 0.0],
+            [0.0, 0.0, 0.0, 1.0],
+        ];
+        let plane = columns(&[e0, e1]);
+        // Another basis of the same plane: turned, mirrored and in another order.
+        let same = columns(&[[-sin, cos, 0.0, 0.0], [-cos, -sin, 0.0, 0.0]]);
+        let tilted = columns(&[e0, [0.0, cos, sin, 0.0]]);
+        let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got} for {want}");
+        near(subspace_similarity(&plane, &plane, 2), 1.0);
+        near(subspace_similarity(&plane, &same, 2), 1.0);
+        near(subspace_similarity(&plane, &columns(&[e2, e3]), 2), 0.0);
+        near(subspace_similarity(&plane, &columns(&[e1, e2]), 2), 0.5);
+        near(subspace_similarity(&plane, &tilted, 2), (1.0 + cos * cos) / 2.0);
+        near(subspace_similarity(&same, &tilted, 2), (1.0 + cos * cos) / 2.0);
+    }
+
+    #[test]
+    #[should_panic(expected = "different spaces")]
+    fn subspaces_of_different_spaces_are_not_compared() {
+        subspace_similarity(&[1.0, 0.0], &[1.0, 0.0, 0.0], 1);
     }
 }

@@ -185,7 +185,7 @@ pub fn singular_values(matrix: &Matrix) -> Result<Vec<f64>, LinalgError> {
 }
 
 /// The lower half of the product with the transpose, on the smaller side.
-fn gram(view: MatRef<'_, f64>) -> Mat<f64> {
+pub(super) fn gram(view: MatRef<'_, f64>) -> Mat<f64> {
     let view = if view.nrows() <= view.ncols() { view } else { view.transpose() };
     lower_product(view, view.transpose())
 }

@@ -1,9 +1,9 @@
 //! What people look at: one HTML page of the artifacts, with nothing to load from anywhere, and
 //! model cards.
 //!
-//! [`Report`] gathers spectra, a plan, measured models and runs, and fills a page that draws
-//! them: curves, a map of layers and matrices, tables. [`ModelCard`] is the `README.md` of a
-//! compressed model. No tensors, no files.
+//! [`Report`] gathers spectra, a plan, measured models, runs and their gradients, and fills a page
+//! that draws them: curves, maps of layers and matrices, tables. [`ModelCard`] is the `README.md`
+//! of a compressed model. No tensors, no files.
 
 mod card;
 
@@ -14,6 +14,9 @@ use serde_json::{Map, Value, json};
 
 use crate::plan::{RankPlan, Target};
 use crate::spectrum::{Spectra, SpectrumUnit};
+use crate::train::{
+    GradientDynamics, GradientRecord, SETTLED_SHARE, SETTLED_WINDOW, WeightRank, places,
+};
 
 const TEMPLATE: &str = include_str!("template.html");
 const PLACEHOLDER: &str = "__WELORE_DATA__";
@@ -23,6 +26,9 @@ const POINTS: usize = 64;
 
 /// Steps of a run that are drawn; more could not be seen either.
 const STEPS: usize = 2000;
+
+/// Records of the gradients of a matrix that are drawn, for the same reason.
+const RECORDS: usize = 200;
 
 /// A page in the making.
 #[derive(Debug, Clone)]
@@ -152,9 +158,64 @@ impl Report {
             .map(|place| Value::Object(steps[place].iter().cloned().collect()))
             .collect();
         let run = json!({ "label": label, "steps": steps, "evaluations": evaluations });
-        match self.data.entry("runs").or_insert_with(|| json!([])) {
-            Value::Array(runs) => runs.push(run),
-            _ => unreachable!("runs are a list"),
+        self.push("runs", run);
+    }
+
+    /// Adds what the gradients of a run did: its records, of which every so many are drawn where
+    /// there are very many, and what they sum up to.
+    pub fn gradients(
+        &mut self,
+        label: &str,
+        records: &[GradientRecord],
+        dynamics: &GradientDynamics,
+    ) {
+        let matrices: Vec<Value> = dynamics
+            .matrices
+            .iter()
+            .map(|matrix| {
+                let of: Vec<&GradientRecord> =
+                    records.iter().filter(|record| record.name == matrix.name).collect();
+                let drawn = places(of.len(), RECORDS).into_iter().map(|place| {
+                    let GradientRecord { step, norm, stable_rank, similarity, .. } = of[place];
+                    json!({
+                        "step": step,
+                        "norm": norm,
+                        "stable_rank": stable_rank,
+                        "similarity": similarity,
+                    })
+                });
+                let (layer, kind) = place_of(&matrix.name);
+                let rank = |figure: fn(&WeightRank) -> f64| matrix.weight.as_ref().map(figure);
+                json!({
+                    "name": matrix.name,
+                    "layer": layer,
+                    "kind": kind,
+                    "shape": matrix.shape,
+                    "directions": matrix.rank,
+                    "level": matrix.level,
+                    "similarity": matrix.similarity,
+                    "settled": matrix.settled,
+                    "final_rank": rank(|weight| weight.effective as f64),
+                    "final_share": rank(|weight| weight.share),
+                    "final_stable_rank": rank(|weight| weight.stable),
+                    "records": drawn.collect::<Vec<Value>>(),
+                })
+            })
+            .collect();
+        let part = json!({
+            "label": label,
+            "share": SETTLED_SHARE,
+            "window": SETTLED_WINDOW,
+            "matrices": matrices,
+        });
+        self.push("gradients", part);
+    }
+
+    /// Adds one of several parts of a kind.
+    fn push(&mut self, kind: &str, part: Value) {
+        match self.data.entry(kind).or_insert_with(|| json!([])) {
+            Value::Array(parts) => parts.push(part),
+            _ => unreachable!("parts of a kind are a list"),
         }
     }
 
@@ -166,23 +227,19 @@ impl Report {
     }
 }
 
-/// At most `most` places of `count`, evenly spread, the first and the last among them.
-fn places(count: usize, most: usize) -> Vec<usize> {
-    if count <= most {
-        return (0..count).collect();
-    }
-    (0..most).map(|n| n * (count - 1) / (most - 1)).collect()
-}
-
-/// Layer and kind of a matrix, by its name: `model.layers.3.self_attn.q_proj` is `(3, q_proj)`.
+/// Layer and kind of a matrix, by its name: `model.layers.3.self_attn.q_proj` is `(3, q_proj)`, and
+/// its factor `model.layers.3.self_attn.q_proj.V` is `(3, q_proj.V)`.
 fn place_of(name: &str) -> (Option<u64>, &str) {
     let layer = name.split('.').find_map(|part| part.parse().ok());
-    (layer, name.rsplit('.').next().unwrap_or(name))
+    let is_factor = [".V", ".U", ".C"].iter().any(|end| name.ends_with(end));
+    let kind = name.rmatch_indices('.').nth(usize::from(is_factor));
+    (layer, kind.map_or(name, |(dot, _)| &name[dot + 1..]))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::train::read_gradients;
 
     fn data_of(html: &str) -> Value {
         let start = html.find("type=\"application/json\">").unwrap() + 24;
@@ -204,12 +261,40 @@ mod tests {
     }
 
     #[test]
-    fn places_keep_both_ends() {
-        assert_eq!(places(5, 10), [0, 1, 2, 3, 4]);
-        let places = places(1000, 64);
-        assert_eq!((places.len(), places[0], places[63]), (64, 0, 999));
-        assert!(places.windows(2).all(|pair| pair[0] < pair[1]));
+    fn gradients_are_drawn_with_what_they_sum_up_to() {
+        let name = "model.layers.3.self_attn.q_proj.V";
+        let line = |step: usize, similarity: &str| {
+            format!(
+                "{{\"step\":{step},\"name\":\"{name}\",\"shape\":[16,64],\"norm\":2.0,\
+                 \"stable_rank\":1.5,\"full_rank\":16,\"values\":[1.0],\"rank\":2,\
+                 \"similarity\":{similarity}}}\n"
+            )
+        };
+        let text: String =
+            (0..500).map(|i| line(10 * i + 10, if i == 0 { "null" } else { "0.75" })).collect();
+        let records = read_gradients(&text);
+        let mut dynamics = GradientDynamics::of(&records);
+        const VALUES: &[f64] = &[2.0, 0.5, 0.0, 0.0];
+        dynamics.set_weights(|_| Some(VALUES));
+        let mut report = Report::new("title", "test");
+        report.gradients("first", &records, &dynamics);
+        report.gradients("second", &[], &GradientDynamics::of(&[]));
+        let data = data_of(&report.to_html());
+        let matrix = &data["gradients"][0]["matrices"][0];
+        assert_eq!((&matrix["layer"], &matrix["kind"]), (&json!(3), &json!("q_proj.V")));
+        assert_eq!((&matrix["settled"], &matrix["level"]), (&json!(20), &json!(0.75)));
+        assert_eq!((&matrix["final_rank"], &matrix["final_share"]), (&json!(1.0), &json!(0.25)));
+        let drawn = matrix["records"].as_array().unwrap();
+        assert_eq!((drawn.len(), &drawn[0]["similarity"]), (200, &Value::Null));
+        assert_eq!((&drawn[199]["step"], &drawn[199]["norm"]), (&json!(5000), &json!(2.0)));
+        assert_eq!(data["gradients"][1]["label"], "second");
+    }
+
+    #[test]
+    fn layer_and_kind_are_in_the_name() {
         assert_eq!(place_of("model.layers.3.self_attn.q_proj"), (Some(3), "q_proj"));
+        assert_eq!(place_of("model.layers.12.mlp.up_proj.C"), (Some(12), "up_proj.C"));
         assert_eq!(place_of("head"), (None, "head"));
+        assert_eq!(place_of("head.U"), (None, "head.U"));
     }
 }

@@ -1,3 +1,4 @@
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use burn::module::ParamGroup;
@@ -7,6 +8,7 @@ use serde_json::json;
 
 use super::checkpoints::{Checkpoints, Position};
 use super::clip::{clip_to_norm, global_norm};
+use super::dynamics::{GRADIENTS_FILE, Tracker};
 use super::error::TrainError;
 use super::execution::{Execution, Executor};
 use super::metrics::{Metrics, peak_memory};
@@ -22,7 +24,8 @@ use crate::progress::Interrupted;
 
 /// A run in progress: a model whose chosen parameters train on blocks of text.
 ///
-/// The run directory gets `metrics.jsonl`, a line a step, and `checkpoints/`. Everything that
+/// The run directory gets `metrics.jsonl`, a line a step, and `checkpoints/`; if gradients are
+/// [tracked](Training::track_gradients), `gradients.jsonl` as well. Everything that
 /// decides the next step is a function of the settings and the position, so a resumed run
 /// takes the same steps as one that was never stopped.
 #[derive(Debug)]
@@ -36,6 +39,7 @@ pub struct Training<M> {
     position: Position,
     checkpoints: Checkpoints,
     metrics: Metrics,
+    tracker: Option<Tracker>,
     last_saved: Option<PathBuf>,
 }
 
@@ -126,8 +130,28 @@ impl<M: LanguageModel> Training<M> {
             position,
             checkpoints,
             metrics,
+            tracker: None,
             last_saved,
         })
+    }
+
+    /// Writes down what the gradients of the projections are after every so many steps, before
+    /// clipping, into a file of the run, [`GRADIENTS_FILE`]; a line is a
+    /// [`GradientRecord`](super::GradientRecord). Records of steps after the position go: these
+    /// steps will be taken again. Other steps cost nothing, and no step becomes another.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Setting`] if neither a projection nor a factor of one trains;
+    /// [`TrainError::Checkpoint`] if the file cannot be read or written.
+    pub fn track_gradients(&mut self, run: &Path, every: NonZeroUsize) -> Result<(), TrainError> {
+        let path = run.join(GRADIENTS_FILE);
+        let Some(tracker) = Tracker::open(path, every, &self.model, &self.position)? else {
+            let reason = "no projection trains, and no factor of one".into();
+            return Err(TrainError::Setting { option: "--track-gradients", reason });
+        };
+        self.tracker = Some(tracker);
+        Ok(())
     }
 
     /// How much of the model trains.
@@ -206,7 +230,7 @@ impl<M: LanguageModel> Training<M> {
                 self.metrics.write(&json!({ "step": step, name: value, "best": best }))?;
                 observe(TrainingEvent::Evaluation { step, score })
             } else {
-                self.step(rows, &executor, &mut queue);
+                self.step(rows, &executor, &mut queue)?;
                 match queue.read_due() {
                     Some(numbers) => observe(TrainingEvent::Step(self.note(numbers, device)?)),
                     None => Ok(()),
@@ -258,7 +282,12 @@ impl<M: LanguageModel> Training<M> {
     }
 
     /// Hands one optimizer step, over as many batches as are accumulated, to the device.
-    fn step(&mut self, rows: &TokenRows, executor: &Executor<'_>, queue: &mut StepQueue) {
+    fn step(
+        &mut self,
+        rows: &TokenRows,
+        executor: &Executor<'_>,
+        queue: &mut StepQueue,
+    ) -> Result<(), TrainError> {
         queue.begin();
         let settings = &self.settings;
         // Batches of a step are rows one after the other. Every token counts the same,
@@ -277,6 +306,9 @@ impl<M: LanguageModel> Training<M> {
             sum.accumulate(&self.model, gradients);
         }
         let gradients = sum.grads();
+        if let Some(tracker) = &mut self.tracker {
+            tracker.record(self.position.step + 1, &self.model, &gradients)?;
+        }
         let grad_norm = global_norm(&self.model, &gradients);
         let gradients = match (settings.clip, &grad_norm) {
             (Some(most), Some(norm)) => clip_to_norm(&self.model, gradients, norm.clone(), most),
@@ -287,6 +319,7 @@ impl<M: LanguageModel> Training<M> {
         self.position.step += 1;
         self.position.tokens = self.position.tokens.saturating_add(tokens as u64);
         queue.push(QueuedStep { step: self.position.step, lr, tokens, losses, grad_norm });
+        Ok(())
     }
 
     /// Reads the numbers of all queued steps.

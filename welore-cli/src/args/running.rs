@@ -149,7 +149,7 @@ pub struct ReportArgs {
     /// What `compare --json` printed
     #[arg(long, value_name = "FILE", help_heading = "Artifacts")]
     pub compare: Option<PathBuf>,
-    /// Run directories of `train`
+    /// Run directories of `train`, with their gradients if they were tracked
     #[arg(long, value_name = "RUN", help_heading = "Artifacts")]
     pub run: Vec<PathBuf>,
     /// Title of the page

@@ -1,5 +1,6 @@
 //! Arguments of `train`.
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
@@ -89,6 +90,10 @@ pub struct TrainStartArgs {
     /// Most blocks or examples of an evaluation [default: all]
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub eval_blocks: Option<usize>,
+    /// Record the gradients of the projections every N steps in RUN/gradients.jsonl: their singular
+    /// values, and how far their leading directions stay the same
+    #[arg(long, value_name = "N", help_heading = "Training")]
+    pub track_gradients: Option<NonZeroUsize>,
     /// How training goes.
     #[command(flatten)]
     pub settings: SettingsArgs,

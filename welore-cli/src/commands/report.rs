@@ -10,6 +10,7 @@ use welore_burn::plan::RankPlan;
 use welore_burn::report::{Report, ReportModel};
 use welore_burn::spectrum::Spectra;
 
+use super::train::gradients;
 use super::{check_artifact, in_file, read_artifact};
 use crate::args::{PageArgs, ReportArgs};
 use crate::failure::WrongInput;
@@ -70,6 +71,9 @@ pub(super) fn add_run(report: &mut Report, dir: &Path) -> Result<()> {
     let metrics = read_artifact(&dir.join("metrics.jsonl"))?;
     let label = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
     report.run(&label, &metrics);
+    if let Some((records, dynamics)) = gradients::read(dir)? {
+        report.gradients(&label, &records, &dynamics);
+    }
     Ok(())
 }
 

@@ -1,10 +1,12 @@
 //! What MODEL may be on the command line, and how it becomes a directory.
 //!
 //! A path that exists is what it is. Else `org/name`, perhaps with `@revision`, is a model of
-//! the Hugging Face Hub, which is fetched into the cache that its programs share. Commands
+//! the Hugging Face Hub, which is fetched into the cache that its programs share. A `.gguf` file
+//! is converted, into the cache of this program. Commands
 //! look for their model once, when all else they were given is checked.
 
 mod error;
+mod gguf;
 mod hub;
 mod id;
 mod listing;
@@ -20,7 +22,7 @@ pub use error::HubError;
 use id::HubId;
 
 /// What can be given as MODEL, for who gave something else.
-pub const WHAT_MODEL_IS: &str = "MODEL is a directory, or a model of the Hugging Face Hub such as \
+pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model of the Hugging Face Hub such as \
                                  HuggingFaceTB/SmolLM2-135M-Instruct or org/name@revision";
 
 /// The directory of a model. What is neither there nor an id comes back as it is, for the
@@ -45,7 +47,7 @@ pub fn configuration_of(model: &Path) -> Result<PathBuf> {
 fn resolve(model: &Path, weights: bool) -> Result<PathBuf> {
     match HubId::parse(model) {
         Some(id) if !model.exists() => hub::fetch(&id, weights),
-        // Models in one file go here: `_ if is_model_file(model) => gguf::directory_of(model),`.
+        _ if is_model_file(model) && model.is_file() => gguf::directory_of(model),
         _ => Ok(model.into()),
     }
 }

@@ -1,5 +1,6 @@
 //! `train`: fine-tune a model on a text or a task, by default only its low-rank components.
 
+pub mod gradients;
 mod log;
 mod place;
 mod preview;
@@ -96,7 +97,10 @@ impl Prepared {
             in_file(check_text(&loaded.model, tokens, context, &options), path)?;
         }
         let place = RunPlace { dir, origin: &identity, resume: args.resume.is_some() };
-        let training = Training::open(loaded.model, run.settings.clone(), place)?;
+        let mut training = Training::open(loaded.model, run.settings.clone(), place)?;
+        if let Some(every) = run.track_gradients {
+            training.track_gradients(dir, every)?;
+        }
         in_file(training.check_rows(&rows), run.data.path())?;
         training.check_position(&rows)?;
         Ok(Self { run, compute, rows, evaluation, context, training })
@@ -215,6 +219,9 @@ fn train(args: &TrainArgs, prepared: Prepared, dir: &Path) -> Result<()> {
         check_model(&model, false)?;
         write_model(&training, &run, &model)?;
         tracing::info!("done at step {}", training.position().step);
+    }
+    if run.track_gradients.is_some() {
+        gradients::sum_up(dir, &model)?;
     }
     write_page(&args.page, &format!("Training {}", run.base().display()), |page| {
         if let Some(plan) = read_plan(run.base())? {

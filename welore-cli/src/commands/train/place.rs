@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::checkpoint::CheckpointError;
+use welore_burn::train::GRADIENTS_FILE;
 
 use super::run_file::RUN_FILE;
 use crate::failure::WrongInput;
@@ -13,7 +14,8 @@ use crate::failure::WrongInput;
 const LOCK: &str = "lock";
 
 /// What a run has in its directory when it begins.
-const MADE: [&str; 6] = [LOCK, RUN_FILE, "base", "tokens", "checkpoints", "metrics.jsonl"];
+const MADE: [&str; 7] =
+    [LOCK, RUN_FILE, "base", "tokens", "checkpoints", "metrics.jsonl", GRADIENTS_FILE];
 
 /// A run directory that this process alone works in, as long as the value lives. The system
 /// lets go of the lock when a process dies, however it dies.

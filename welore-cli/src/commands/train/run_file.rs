@@ -1,5 +1,6 @@
 //! What a run directory says of itself, in `run.json`.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -36,6 +37,9 @@ pub struct RunFile {
     /// Type that is computed in.
     #[serde(default)]
     pub dtype: DtypeArg,
+    /// Steps between records of the gradients. Decides no step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track_gradients: Option<NonZeroUsize>,
     /// Everything else.
     pub settings: TrainSettings,
 }
@@ -95,6 +99,7 @@ impl RunFile {
             eval_digest: None,
             eval_blocks: None,
             dtype: DtypeArg::default(),
+            track_gradients: None,
             settings,
         })
     }
@@ -170,6 +175,9 @@ impl RunFile {
         differences("", &ours, &theirs, &mut changes);
         if args.eval_blocks.is_some_and(|blocks| Some(blocks) != self.eval_blocks) {
             changes.push("--eval-blocks".into());
+        }
+        if args.track_gradients.is_some() && args.track_gradients != self.track_gradients {
+            changes.push("--track-gradients".into());
         }
         if compute.dtype.is_some_and(|dtype| dtype != self.dtype) {
             changes.push(format!("--dtype (the run has {})", self.dtype.name()));

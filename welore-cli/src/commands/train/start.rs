@@ -61,6 +61,9 @@ impl Request {
             return refuse("--epochs: must be a number above 0, and at most 1000000");
         }
         check_options(&args.settings, settings.trainable)?;
+        if args.track_gradients.is_some() && settings.trainable == Trainable::Lora {
+            return refuse("--track-gradients: with --trainable lora no projection trains");
+        }
         if args.epochs.is_none() {
             check_warmup(&settings)?;
         }
@@ -151,6 +154,7 @@ fn prepare(args: &TrainStartArgs, request: Request, dir: &Path) -> Result<()> {
     run.eval_text = args.eval_text.as_deref().map(absolute).transpose()?;
     run.eval_blocks = args.eval_blocks;
     run.dtype = dtype;
+    run.track_gradients = args.track_gradients;
     run.check()?;
     run.eval_digest = source::evaluation(&run.with_base(base))?.1;
     run.write(dir)

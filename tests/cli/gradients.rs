@@ -1,0 +1,121 @@
+//! What `--track-gradients` writes, and what is made of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::Sandbox;
+use crate::training::{SHORT, has_checkpoint, metrics};
+
+/// The lines of a run's gradients, by step and matrix; each may be there once only.
+fn gradients(sandbox: &Sandbox, run: &str) -> BTreeMap<(u64, String), Value> {
+    let mut found = BTreeMap::new();
+    for line in metrics(sandbox, &format!("{run}/gradients.jsonl")) {
+        let step = line["step"].as_u64().unwrap();
+        let key = (step, line["name"].as_str().unwrap().to_string());
+        assert!(found.insert(key, line).is_none(), "step {step} is there twice");
+    }
+    found
+}
+
+#[test]
+fn gradients_are_recorded_summed_up_and_drawn() {
+    let sandbox = Sandbox::new();
+    let line = "train model --trainable full --text story.txt -o run --seq-len 32 --batch-size 2 \
+                --steps 6 --warmup 2 --save-every 2";
+    sandbox.gives(&format!("{line} --track-gradients 2"));
+    let lines = gradients(&sandbox, "run");
+    // 4 layers of 7 projections.
+    for step in [2, 4, 6] {
+        assert_eq!(lines.keys().filter(|(of, _)| *of == step).count(), 28);
+    }
+    assert_eq!(lines.len(), 3 * 28);
+    for ((step, name), line) in &lines {
+        let values = line["values"].as_array().unwrap();
+        assert_eq!(values[0], 1.0);
+        assert_eq!(Some(values.len() as u64), line["full_rank"].as_u64());
+        let similarity = line["similarity"].as_f64();
+        assert_eq!(similarity.is_none(), *step == 2, "{name}");
+        assert!(similarity.is_none_or(|x| (0.0..=1.0).contains(&x)), "{line}");
+    }
+
+    // The ranks are those of the weights that the run ended with.
+    sandbox.gives("analyze run/model -o spectra.json");
+    let (summary, spectra) =
+        (sandbox.json_file("run/gradients.json"), sandbox.json_file("spectra.json"));
+    let matrices = summary["matrices"].as_array().unwrap();
+    assert_eq!(matrices.len(), 28);
+    for (matrix, spectrum) in matrices.iter().zip(spectra["matrices"].as_array().unwrap()) {
+        assert_eq!(matrix["name"], spectrum["name"]);
+        let squares: Vec<f64> = spectrum["singular_values"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|value| value.as_f64().unwrap().powi(2))
+            .collect();
+        let effective = matrix["weight"]["effective"].as_u64().unwrap() as usize;
+        let share = |rank: usize| squares[..rank].iter().sum::<f64>() / squares.iter().sum::<f64>();
+        assert!(share(effective) >= 0.9 && share(effective - 1) < 0.9, "{matrix}");
+        assert!(matrix["level"].as_f64().is_some(), "{matrix}");
+    }
+    // A finished run that lost its summary makes it again.
+    sandbox.remove("run/gradients.json");
+    sandbox.gives("train --resume run --track-gradients 2");
+    assert_eq!(sandbox.json_file("run/gradients.json"), summary);
+
+    sandbox.gives("report --run run -o page.html");
+    let page = String::from_utf8(sandbox.read("page.html")).unwrap();
+    let start = page.find("type=\"application/json\">").unwrap() + 24;
+    let data: Value =
+        serde_json::from_str(&page[start..][..page[start..].find("</script>").unwrap()]).unwrap();
+    let drawn = &data["gradients"][0]["matrices"][5];
+    assert_eq!(drawn["name"], matrices[5]["name"]);
+    assert_eq!(drawn["final_rank"].as_f64(), matrices[5]["weight"]["effective"].as_f64());
+    assert_eq!(drawn["records"].as_array().unwrap().len(), 3);
+    sandbox.write("run/gradients.json", "{}");
+    sandbox.refuses("report --run run -o other.html", "gradients.json: not a summary");
+
+    // Training does not notice, and a run goes on as it began.
+    sandbox.gives(&line.replace("-o run", "-o plain"));
+    assert!(
+        sandbox.read("plain/model/model.safetensors")
+            == sandbox.read("run/model/model.safetensors")
+    );
+    assert!(!sandbox.path("plain/gradients.jsonl").exists());
+    sandbox.refuses("train --resume run --track-gradients 3", "--track-gradients: not what");
+    sandbox.refuses("train --resume plain --track-gradients 2", "--track-gradients: not what");
+    let lora = line.replace("full", "lora").replace("-o run", "-o lora");
+    sandbox.refuses(&format!("{lora} --track-gradients 2"), "--track-gradients");
+    sandbox.misused(&format!("{line} --track-gradients 0"), "--track-gradients");
+}
+
+#[test]
+fn run_that_was_killed_records_the_gradients_of_each_step_once() {
+    let sandbox = Sandbox::new();
+    let line = SHORT.replace("--steps 8", "--steps 200") + " --track-gradients 4";
+    let mut child =
+        sandbox.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !has_checkpoint(&sandbox, "run") && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // Some steps later, most likely between two checkpoints.
+    std::thread::sleep(Duration::from_millis(50));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    sandbox.gives("train --resume run");
+    let lines = gradients(&sandbox, "run");
+    let names: BTreeSet<&str> = lines.keys().map(|(_, name)| name.as_str()).collect();
+    assert!(!names.is_empty() && names.iter().all(|n| n.ends_with(".V") || n.ends_with(".U")));
+    let expected: BTreeSet<(u64, &str)> =
+        (1..=50).flat_map(|n| names.iter().map(move |name| (4 * n, *name))).collect();
+    let got: BTreeSet<(u64, &str)> =
+        lines.keys().map(|(step, name)| (*step, name.as_str())).collect();
+    assert_eq!(got, expected);
+    let summary = sandbox.json_file("run/gradients.json");
+    let matrices = summary["matrices"].as_array().unwrap();
+    assert_eq!(matrices.len(), names.len());
+    assert!(matrices.iter().all(|m| m["weight"]["share"].as_f64().is_some_and(|x| x > 0.0)));
+}

@@ -1,0 +1,75 @@
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::checkpoint::{CheckpointError, write_file};
+
+/// A file of a run that grows by JSON objects, one a line.
+#[derive(Debug)]
+pub(super) struct Lines {
+    path: PathBuf,
+    file: File,
+}
+
+impl Lines {
+    /// Opens the file, with only those of its lines that are to be kept. What is no JSON is asked
+    /// about as `null`: a killed process may have left half a line.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Io`].
+    pub fn open(
+        path: PathBuf,
+        mut keep: impl FnMut(&Value) -> bool,
+    ) -> Result<Self, CheckpointError> {
+        let io = || CheckpointError::io(&path);
+        if path.exists() {
+            let lines = BufReader::new(File::open(&path).map_err(io())?).split(b'\n');
+            let mut kept = Vec::new();
+            for line in lines {
+                let line = line.map_err(io())?;
+                let value: Value = serde_json::from_slice(&line).unwrap_or_default();
+                if keep(&value) {
+                    kept.extend_from_slice(&line);
+                    kept.push(b'\n');
+                }
+            }
+            write_file(&path, &kept)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io())?;
+        Ok(Self { path, file })
+    }
+
+    /// Appends whole lines in one piece, so that none is seen half-written.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Io`].
+    pub fn append(&mut self, lines: &str) -> Result<(), CheckpointError> {
+        self.file.write_all(lines.as_bytes()).map_err(CheckpointError::io(&self.path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_lines_that_are_kept_are_there_before_new_ones() {
+        let scratch = tempfile::tempdir().unwrap();
+        let path = scratch.path().join("lines.jsonl");
+        std::fs::write(&path, "{\"step\":2}\n{\"step\":4}\n{\"step\":3}\n{\"ste").unwrap();
+        let mut asked = Vec::new();
+        let mut lines = Lines::open(path.clone(), |line| {
+            asked.push(line["step"].as_u64());
+            line["step"].as_u64().is_some_and(|step| step <= 3)
+        })
+        .unwrap();
+        assert_eq!(asked, [Some(2), Some(4), Some(3), None]);
+        lines.append("{\"step\":4}\n{\"step\":5}\n").unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"step\":2}\n{\"step\":3}\n{\"step\":4}\n{\"step\":5}\n");
+    }
+}

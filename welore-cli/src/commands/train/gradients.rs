@@ -1,0 +1,58 @@
+//! What the gradients of a run did: from `RUN/gradients.jsonl` to `RUN/gradients.json`.
+
+use std::path::Path;
+
+use anyhow::Result;
+use welore_burn::checkpoint::{Checkpoint, write_file};
+use welore_burn::spectrum::{Norms, Selection};
+use welore_burn::train::{GRADIENTS_FILE, GradientDynamics, GradientRecord, read_gradients};
+
+use crate::args::ResourceArgs;
+use crate::commands::resources::measure_within;
+use crate::commands::{in_file, read_artifact};
+
+/// The summary of a run that is done.
+const SUMMARY_FILE: &str = "gradients.json";
+
+/// Sums up what the gradients of a run did that is done, with the ranks of the weights that it
+/// ended with. What an earlier process summed up stays.
+pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
+    let target = dir.join(SUMMARY_FILE);
+    if target.exists() {
+        return Ok(());
+    }
+    let mut dynamics = GradientDynamics::of(&read_records(dir)?);
+    let checkpoint = Checkpoint::open(model)?;
+    let all = dynamics.matrices.iter().map(|matrix| matrix.name.as_str());
+    let names: Vec<&str> =
+        all.filter(|name| checkpoint.meta(&format!("{name}.weight")).is_some()).collect();
+    if !names.is_empty() {
+        // Under these names factors are measured one by one, as their gradients were.
+        let selection = Selection::new(&names, &[] as &[&str])?;
+        let resources = ResourceArgs::default();
+        let (spectra, _) = measure_within(&checkpoint, &selection, Norms::plain(), &resources)?;
+        dynamics.set_weights(|name| {
+            let mut matrices = spectra.matrices.iter();
+            matrices.find(|matrix| matrix.name == name).map(|m| m.singular_values.as_slice())
+        });
+    }
+    Ok(write_file(&target, dynamics.to_json().as_bytes())?)
+}
+
+/// The records of a run's gradients and their summary, if they were tracked; without the ranks of
+/// the weights where the run is not done.
+pub fn read(dir: &Path) -> Result<Option<(Vec<GradientRecord>, GradientDynamics)>> {
+    if !dir.join(GRADIENTS_FILE).exists() {
+        return Ok(None);
+    }
+    let (records, summary) = (read_records(dir)?, dir.join(SUMMARY_FILE));
+    let dynamics = match summary.exists() {
+        true => in_file(GradientDynamics::from_json(&read_artifact(&summary)?), &summary)?,
+        false => GradientDynamics::of(&records),
+    };
+    Ok(Some((records, dynamics)))
+}
+
+fn read_records(dir: &Path) -> Result<Vec<GradientRecord>> {
+    Ok(read_gradients(&read_artifact(&dir.join(GRADIENTS_FILE))?))
+}
