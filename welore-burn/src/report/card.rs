@@ -185,7 +185,7 @@ mod tests {
             })
             .to_string(),
         );
-        let options = PlanOptions { target: Target::Err(0.75), ..PlanOptions::default() };
+        let options = PlanOptions::new(0.75);
         make_plan(&spectra.unwrap(), &WeLore, &options).unwrap()
     }
 

@@ -54,7 +54,7 @@ pub fn record(directory: &Path, measured: Measurement<'_>) -> Result<()> {
         return Err(no_table(&path).into());
     };
     write_file(&path, card.as_bytes())?;
-    eprintln!("recorded in {}", path.display());
+    note!("recorded in {}", path.display());
     Ok(())
 }
 

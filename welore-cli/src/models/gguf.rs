@@ -31,7 +31,7 @@ pub fn directory_of(path: &Path) -> Result<PathBuf> {
         Err(CheckpointError::OutputExists { .. }) => return Ok(dir),
         output => output?,
     };
-    eprintln!("converting {}, once, into {}", path.display(), dir.display());
+    note!("converting {}, once, into {}", path.display(), dir.display());
     let mut bar = Bar::default();
     let converted = convert_gguf(path, &output, &mut bar);
     bar.finish();

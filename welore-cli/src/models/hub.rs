@@ -29,14 +29,14 @@ pub fn fetch(id: &HubId, weights: bool) -> Result<PathBuf> {
         Ok(listing) => listing,
         Err(error @ HubError::Network { .. }) => {
             let Some(snapshot) = cached() else { return Err(error.into()) };
-            eprintln!("warning: {error}; {id} is taken as it is in the cache");
+            note!("warning: {error}; {id} is taken as it is in the cache");
             return Ok(snapshot);
         }
         Err(error) => return Err(error.into()),
     };
     let taken = take(&site, id, &listing, weights);
     if taken.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
-        eprintln!("what is fetched is kept; the same command goes on from there");
+        note!("what is fetched is kept; the same command goes on from there");
     }
     taken
 }
@@ -64,7 +64,7 @@ fn take(site: &Site, id: &HubId, listing: &Listing, weights: bool) -> Result<Pat
     site.remember(id, &listing.commit)
         .map_err(|source| CheckpointError::Io { path: snapshot.clone(), source })?;
     if count > 0 {
-        eprintln!("fetched {count} files of {id}, {}", format::bytes(bytes));
+        note!("fetched {count} files of {id}, {}", format::bytes(bytes));
     }
     Ok(snapshot)
 }
