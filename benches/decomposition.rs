@@ -5,9 +5,13 @@
 //! cargo bench -p welore-burn --bench decomposition                 # SmolLM2-135M
 //! cargo bench -p welore-burn --bench decomposition -- llama-2-7b   # also llama-3-8b; minutes each
 //! cargo bench -p welore-burn --bench decomposition -- llama-2-7b --no-baseline
+//! cargo bench -p welore-burn --bench decomposition -- layer        # 7 matrices of LLaMA-2-7B
 //! ```
+//!
+//! `layer` decomposes the matrices of one layer as `analyze` and `compress` do: one a core.
 
 use std::hint::black_box;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use faer::MatRef;
@@ -65,6 +69,9 @@ fn main() {
     let baseline = !args.iter().any(|arg| arg == "--no-baseline");
     let named = |name: &str| args.iter().any(|arg| arg == name);
     let none = !args.iter().any(|arg| !arg.starts_with("--"));
+    if named("layer") {
+        return measure_layer();
+    }
     println!(
         "{:>12} {:>5} {:>10} {:>11} {:>11} {:>12} {:>12} {:>13}",
         "shape",
@@ -81,6 +88,50 @@ fn main() {
             shapes.iter().for_each(|shape| measure(*shape, runs, baseline));
         }
     }
+}
+
+/// One layer of LLaMA-2-7B.
+const LAYER: [(usize, usize); 7] = [
+    (11008, 4096),
+    (11008, 4096),
+    (11008, 4096),
+    (4096, 4096),
+    (4096, 4096),
+    (4096, 4096),
+    (4096, 4096),
+];
+
+fn measure_layer() {
+    let matrices: Vec<Matrix> = LAYER.iter().map(|shape| heavy_tailed(shape.0, shape.1)).collect();
+    let seconds = |work: &(dyn Fn(&Matrix) + Sync)| {
+        let start = Instant::now();
+        spread(&matrices, work);
+        start.elapsed().as_secs_f64()
+    };
+    let values = seconds(&|matrix| {
+        black_box(singular_values(matrix).expect("it converges"));
+    });
+    let factors = seconds(&|matrix| {
+        black_box(balanced_factors(matrix, LARGE).expect("it converges"));
+    });
+    println!("one layer of llama-2-7b: values {values:.1} s, factors at {LARGE} {factors:.1} s");
+}
+
+/// A matrix a core, each with a thread pool of its own.
+fn spread(matrices: &[Matrix], work: &(dyn Fn(&Matrix) + Sync)) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..rayon::current_num_threads() {
+            scope.spawn(|| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(1).build();
+                pool.expect("a thread").install(|| {
+                    while let Some(matrix) = matrices.get(next.fetch_add(1, Ordering::Relaxed)) {
+                        work(matrix);
+                    }
+                });
+            });
+        }
+    });
 }
 
 fn measure((rows, cols): (usize, usize), runs: usize, baseline: bool) {

@@ -4,6 +4,7 @@ mod bad_config;
 mod bad_model;
 mod bad_plan;
 mod bad_request;
+mod browser;
 mod calibrated;
 mod cards;
 mod devices;

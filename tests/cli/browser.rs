@@ -1,0 +1,83 @@
+//! The report page in a real browser, without a window. Where there is no Chromium these tests say
+//! so and pass; `WELORE_CHROMIUM` names one that is elsewhere.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::Sandbox;
+use crate::training::SHORT;
+
+/// The browser, if there is one.
+fn chromium() -> Option<String> {
+    let named = std::env::var("WELORE_CHROMIUM").ok();
+    let known = ["chromium", "chromium-browser", "google-chrome", "chrome"].map(String::from);
+    named.into_iter().chain(known).find(|name| {
+        let mut command = Command::new(name);
+        command.arg("--version").stdout(Stdio::null()).stderr(Stdio::null());
+        command.status().is_ok_and(|status| status.success())
+    })
+}
+
+/// What a page looks like to scripts once it has drawn itself, and what it told the console.
+fn drawn(browser: &str, page: &Path) -> (String, Vec<String>) {
+    let profile = tempfile::tempdir().unwrap();
+    let output = Command::new(browser)
+        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"])
+        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync"])
+        .args(["--disable-dev-shm-usage", "--enable-logging=stderr", "--window-size=1280,900"])
+        .arg(format!("--user-data-dir={}", profile.path().display()))
+        .args(["--virtual-time-budget=10000", "--dump-dom"])
+        .arg(format!("file://{}", page.display()))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{said}");
+    let console = said.lines().filter(|line| line.contains("CONSOLE")).map(String::from).collect();
+    (String::from_utf8(output.stdout).unwrap(), console)
+}
+
+#[test]
+fn page_of_a_whole_road_draws_itself_without_a_word_to_the_console() {
+    let Some(browser) = chromium() else {
+        eprintln!("skipped: there is no Chromium");
+        return;
+    };
+    let sandbox = Sandbox::new();
+    sandbox.gives("analyze model -o spectra.json");
+    sandbox.gives("plan spectra.json --err 0.5 -o plan.json");
+    sandbox.gives(&format!("{SHORT} --track-gradients 2"));
+    let line = "compare model --text story.txt --seq-len 64 --blocks 2 --keep-params 0.9 --json";
+    let compared = sandbox.gives(&format!("{line} --methods svd/energy/factors"));
+    sandbox.write("compared.json", compared.stdout);
+    sandbox.gives(
+        "report --spectra spectra.json --plan plan.json --compare compared.json --run run \
+         -o page.html",
+    );
+    let (dom, console) = drawn(&browser, &sandbox.path("page.html"));
+    assert_eq!(console, Vec::<String>::new());
+    let count = |what: &str| dom.matches(what).count();
+    assert!(count("<svg") >= 4, "{} plots", count("<svg"));
+    assert!(count("<table") >= 4, "{} tables", count("<table"));
+    // What is in the artifacts is on the page: every matrix, and the sums of the plan.
+    let plan = sandbox.json_file("plan.json");
+    let matrices = plan["matrices"].as_array().unwrap();
+    for matrix in matrices {
+        let name = matrix["name"].as_str().unwrap();
+        assert!(dom.contains(name), "{name} is not on the page");
+    }
+    let ranks: Vec<String> =
+        matrices.iter().map(|matrix| format!(">{}<", matrix["rank"])).collect();
+    assert!(ranks.iter().all(|rank| dom.contains(rank)), "a rank is not on the page");
+}
+
+#[test]
+fn page_that_cannot_draw_would_be_noticed() {
+    let Some(browser) = chromium() else {
+        eprintln!("skipped: there is no Chromium");
+        return;
+    };
+    let sandbox = Sandbox::new();
+    sandbox.write("page.html", "<script>document.getElementById('x').remove()</script>");
+    let (_, console) = drawn(&browser, &sandbox.path("page.html"));
+    assert!(console.iter().any(|line| line.contains("TypeError")), "{console:?}");
+}
