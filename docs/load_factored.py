@@ -4,6 +4,7 @@
     python load_factored.py DIR                                # continues a prompt
     python load_factored.py DIR --prompt "Once upon a time"
     python load_factored.py DIR --text FILE --blocks 2         # perplexity, as `welore-cli eval` counts it
+    python load_factored.py DIR --against DENSE                # logits beside those of `welore-cli export --dense`
 
 A factored matrix X, [out, in] and of rank r, is stored in one of two ways:
 
@@ -104,25 +105,37 @@ def perplexity(model, tokens, seq_len, blocks):
     return torch.tensor(nll / (len(starts) * (seq_len - 1))).exp().item()
 
 
+@torch.no_grad()
+def largest_difference(model, other):
+    """The largest difference of a logit over random tokens, and the largest logit."""
+    tokens = torch.randint(model.config.vocab_size, (2, 48), generator=torch.Generator().manual_seed(0))
+    ours, theirs = (m(tokens).logits.double() for m in (model, other))
+    return (ours - theirs).abs().max().item(), theirs.abs().max().item()
+
+
 def main():
     parser = argparse.ArgumentParser(description="Load a factored model directory of welore in PyTorch")
     parser.add_argument("directory")
     parser.add_argument("--prompt", default="The capital of France is")
     parser.add_argument("--max-new-tokens", type=int, default=20)
     parser.add_argument("--text", help="measure perplexity on this file instead")
+    parser.add_argument("--against", metavar="DENSE", help="compare with this dense directory instead")
     parser.add_argument("--blocks", type=int, default=2)
     parser.add_argument("--seq-len", type=int, default=512)
     args = parser.parse_args()
 
     model = load_factored(args.directory)
-    tokenizer = AutoTokenizer.from_pretrained(args.directory)
     factored = sum(isinstance(part, LowRankLinear) for part in model.modules())
     print(f"{factored} factored matrices, {sum(p.numel() for p in model.parameters())} parameters")
-    if args.text:
+    if args.against:
+        dense = AutoModelForCausalLM.from_pretrained(args.against).eval()
+        print("logits differ by {:.1e} at most, the largest is {:.1f}".format(*largest_difference(model, dense)))
+    elif args.text:
         text = Path(args.text).read_text(encoding="utf-8")
-        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        tokens = AutoTokenizer.from_pretrained(args.directory)(text, add_special_tokens=False)["input_ids"]
         print(f"perplexity {perplexity(model, tokens, args.seq_len, args.blocks):.4f}")
     else:
+        tokenizer = AutoTokenizer.from_pretrained(args.directory)
         inputs = tokenizer(args.prompt, return_tensors="pt")
         output = model.generate(**inputs, max_new_tokens=args.max_new_tokens, do_sample=False)
         print(tokenizer.decode(output[0], skip_special_tokens=True))
