@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use super::module::{FactoredMatrix, SurgeryReport};
 use super::pieces::Piece;
 use super::stream::{Work, carry_out};
-use crate::calibrate::CalibrationError;
+use crate::calibrate::{Calibration, CalibrationError};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, DEFAULT_SHARD_BYTES, FactorNames, OutputDir, PLAN_FILE,
     copy_companions, write_file,
@@ -107,6 +107,24 @@ pub fn check_plan(checkpoint: &Checkpoint, plan: &RankPlan) -> Result<(), FilesE
     outcome
 }
 
+/// Checks that a calibration was measured on the weights that a plan is for, as far as that is
+/// known.
+///
+/// # Errors
+///
+/// [`CalibrationError::Foreign`].
+pub fn check_calibration(
+    plan: &RankPlan,
+    calibration: &Calibration,
+) -> Result<(), CalibrationError> {
+    for matrix in plan.matrices.iter().filter(|matrix| matrix.low_rank) {
+        if let Some(digest) = &matrix.digest {
+            calibration.check(&matrix.name, digest)?;
+        }
+    }
+    Ok(())
+}
+
 fn check_digest(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<(), FilesError> {
     let Some(digest) = &matrix.digest else { return Ok(()) };
     let tensor = weight_of(matrix);
@@ -161,6 +179,9 @@ pub fn compress_directory(
     progress: &mut dyn Progress,
 ) -> Result<SurgeryReport, FilesError> {
     check_plan(checkpoint, plan)?;
+    if let Some(calibration) = settings.norms.calibration() {
+        check_calibration(plan, calibration)?;
+    }
     let pieces = checkpoint
         .names()
         .map(|tensor| {

@@ -10,7 +10,8 @@ mod stream;
 
 pub(crate) use factoring::{Factored, factor_in};
 pub use files::{
-    FilesError, WriteSettings, check_plan, compress_directory, merge_directory, merged_size,
+    FilesError, WriteSettings, check_calibration, check_plan, compress_directory, merge_directory,
+    merged_size,
 };
 pub(crate) use module::factor_params;
 pub use module::{FactoredMatrix, SurgeryError, SurgeryReport, apply_plan, apply_plan_in};

@@ -26,7 +26,10 @@ pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) ->
         true => path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_owned())),
         false => None,
     };
-    let name = name.map_or_else(|| base.split('@').next().unwrap_or(base).into(), |name| name.to_string_lossy().into_owned());
+    let name = name.map_or_else(
+        || base.split('@').next().unwrap_or(base).into(),
+        |name| name.to_string_lossy().into_owned(),
+    );
     let base_card = read_card(from);
     let card = ModelCard { base: &name, base_card: base_card.as_deref(), plan, made_by: MADE_BY };
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)

@@ -15,7 +15,7 @@ use welore_burn::plan::{PlanOptions, RankPlan, Target};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{Norms, Spectra};
 use welore_burn::surgery::{
-    FilesError, SurgeryReport, WriteSettings, check_plan, compress_directory,
+    FilesError, SurgeryReport, WriteSettings, check_calibration, check_plan, compress_directory,
 };
 
 use super::calibrate::calibrate_on;
@@ -81,6 +81,13 @@ pub fn run(args: CompressArgs) -> Result<()> {
     let norms = recipe.norms(calibration.as_ref())?;
     let Planned { plan, spectra, measured } =
         plan_within(goal, &checkpoint, norms, &args.selection, &args.resources)?;
+    // One that was just made is of these weights, and no plan can have been made with it.
+    if let (Some(calibration), None) = (&calibration, &args.calibrate) {
+        check_calibration(&plan, calibration)?;
+        if plan.calibration.as_deref() != calibration.digest() {
+            eprintln!("warning: the plan was made without this calibration, or with another one");
+        }
+    }
     let Some(output) = output else {
         if args.plan.is_some() {
             check_plan(&checkpoint, &plan)?;
