@@ -46,8 +46,11 @@ fn page_of_a_whole_road_draws_itself_without_a_word_to_the_console() {
     sandbox.gives("analyze model -o spectra.json");
     sandbox.gives("plan spectra.json --err 0.5 -o plan.json");
     sandbox.gives(&format!("{SHORT} --track-gradients 2"));
-    let line = "compare model --text story.txt --seq-len 64 --blocks 2 --keep-params 0.9 --json";
-    let compared = sandbox.gives(&format!("{line} --methods svd/energy/factors"));
+    let compared = sandbox.gives(
+        "compare model --text story.txt --seq-len 64 --blocks 2 --keep-params 0.9 --json \
+         --methods whitened --calibrate story.txt --calibration-seq-len 64 \
+         --calibration-blocks 4 --gradient-blocks 0",
+    );
     sandbox.write("compared.json", compared.stdout);
     sandbox.gives(
         "report --spectra spectra.json --plan plan.json --compare compared.json --run run \

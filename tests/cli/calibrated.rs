@@ -57,6 +57,27 @@ fn compressing_on_a_text_is_calibrating_planning_and_compressing() {
 }
 
 #[test]
+fn a_plan_is_carried_out_with_a_calibration_of_the_same_weights() {
+    let sandbox = calibrated();
+    sandbox.gives("plan model --calibration seen --keep-params 0.8 -o plan.json");
+    let fewer = CALIBRATE.replace("blocks 6", "blocks 5");
+    sandbox.gives(&format!("calibrate model --text story.txt {fewer} -o other"));
+    let outcome = sandbox.gives("compress model --plan plan.json --calibration seen -o same");
+    assert!(!outcome.stderr.contains("another one"), "{}", outcome.stderr);
+    let outcome = sandbox.gives("compress model --plan plan.json --calibration other -o low");
+    assert!(outcome.stderr.contains("warning: the plan was made without"), "{}", outcome.stderr);
+
+    sandbox.duplicate("model", "foreign");
+    sandbox.edit_tensors("foreign/model.safetensors", |tensors| {
+        let weight = tensors.get_mut("model.layers.0.mlp.up_proj.weight").unwrap();
+        weight.data[0] ^= 1;
+    });
+    sandbox.gives(&format!("calibrate foreign --text story.txt {CALIBRATE} -o far"));
+    sandbox.refuses("compress model --plan plan.json --calibration far -o no", "up_proj");
+    assert!(!sandbox.path("no").exists());
+}
+
+#[test]
 fn a_model_of_pivots_trains_and_exports() {
     let sandbox = calibrated();
     sandbox.gives("compress model --calibration seen --keep-params 0.6 -o low");

@@ -339,7 +339,10 @@ fn what_is_no_id_is_asked_of_nobody() {
         let outcome = run(&server, &sandbox, &format!("inspect {model}"));
         let message = outcome.complaint(2);
         assert!(message.contains(&format!("{model}: no such model directory")), "{message}");
-        assert!(outcome.stderr.contains("hint: MODEL is a directory, or"), "{outcome:?}");
+        assert!(
+            outcome.stderr.contains("hint: MODEL is a directory, a .gguf file, or"),
+            "{outcome:?}"
+        );
     }
     sandbox.duplicate("model", "org/name");
     gives(&server, &sandbox, INSPECT);

@@ -201,8 +201,8 @@ mod tests {
         let text = card("org/model", Some(base));
         assert!(text.starts_with("---\nlicense: apache-2.0\nlicense_link: https://a.b/c\n"));
         assert!(text.contains("base_model: org/model\n") && text.contains("# model, low-rank"));
-        assert!(text.contains("| parameters | 64 | 32 |"), "{text}");
-        assert!(text.contains("1 of 1 matrices are factored; ERR 0.7500"), "{text}");
+        assert!(text.contains("| parameters | 64 | 48 |"), "{text}");
+        assert!(text.contains("1 of 1 matrices are factored; ERR 0.6250"), "{text}");
         assert!(text.contains("class LowRank(nn.Module)"));
     }
 

@@ -82,7 +82,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
     let Planned { plan, spectra, measured } =
         plan_within(goal, &checkpoint, norms, &args.selection, &args.resources)?;
     // One that was just made is of these weights, and no plan can have been made with it.
-    if let (Some(calibration), None) = (&calibration, &args.calibrate) {
+    if let (Some(calibration), None) = (norms.calibration(), &args.calibrate) {
         check_calibration(&plan, calibration)?;
         if plan.calibration.as_deref() != calibration.digest() {
             eprintln!("warning: the plan was made without this calibration, or with another one");

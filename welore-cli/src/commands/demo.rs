@@ -225,8 +225,8 @@ const FILES: [&str; 6] =
     [MARK, "tune.jsonl", "test.txt", "spectra.json", "uniform.json", "welore.json"];
 const MODELS: [&str; 3] = ["dense", "uniform", "welore"];
 const RUNS: [&str; 2] = ["lrc", "full"];
-const MODEL_FILES: [&str; 4] =
-    ["config.json", "tokenizer.json", "model.safetensors", "welore_plan.json"];
+const MODEL_FILES: [&str; 5] =
+    ["config.json", "tokenizer.json", "model.safetensors", "welore_plan.json", "README.md"];
 const RUN_FILES: [&str; 5] = ["run.json", "tokens", "metrics.jsonl", "train.log", "lock"];
 
 /// Removes what an earlier demo made. If there is anything else, all of it stays.
