@@ -1,7 +1,7 @@
 //! The leading eigenpairs of a large symmetric matrix, where only a part of them is kept.
 //!
 //! A whole eigendecomposition waits for memory; here nearly all work is products of matrices.
-//! The subspace of a random block is filtered by Chebyshev polynomials, which damp the unwanted
+//! The subspace of random sums of columns is filtered by Chebyshev polynomials, which damp the unwanted
 //! part of the spectrum (Zhou, Saad, Tiago and Chelikowsky, 2006), and the pairs are those of
 //! the matrix in that subspace (Rayleigh-Ritz). The filter runs in f32, which only decides how
 //! well the subspace fits; the pairs, and the bound on what they lack, are f64.
@@ -27,12 +27,19 @@ const SHARE: f64 = 0.3;
 /// of a first guess it is too small. More would damp what is wanted where eigenvalues fall slowly.
 const MARGIN: f64 = 1.1;
 
+/// A vector is filtered until the unwanted is damped this much beside it, if no more than `DEGREE`
+/// times.
+const ENOUGH: f64 = 1500.0;
+
 /// The rounding of f32.
 const EPSILON: f64 = f32::EPSILON as f64;
 
 /// Degree of a filter. A higher one does more without an orthonormal basis in between, but what
 /// f32 rounds off is amplified with it.
-const DEGREE: usize = 8;
+const DEGREE: usize = 9;
+
+/// Columns of the first block that a column of the matrix is added to.
+const SIGNS: usize = 8;
 
 /// Filters before the attempt is given up.
 const ROUNDS: usize = 4;
@@ -76,8 +83,8 @@ pub(super) fn leading_eigen(matrix: Single, count: usize) -> Result<Attempt, Lin
     let side = whole.nrows();
     let block = side.min(count + ((SPARE * count as f64) as usize).max(32));
     let mut matrix = Deflated::new(whole);
-    let (mut pairs, lengths) = rough_pairs(&matrix.rest, block)?;
-    let mut edge = MARGIN * lengths[count - 1];
+    let (mut pairs, mut likely) = rough_pairs(&matrix.rest, block)?;
+    let mut edge = likely[count - 1];
     let left_out = |pairs: &[f64]| side as f64 - pairs[..count].iter().sum::<f64>();
     if left_out(&pairs.values) <= TAIL * side as f64 {
         return Ok(Attempt::Unsuited);
@@ -89,9 +96,9 @@ pub(super) fn leading_eigen(matrix: Single, count: usize) -> Result<Attempt, Lin
     }
     let unwanted = pairs.values[block - 1].max(0.0);
     let large = pairs.values.iter().take_while(|v| **v > DEFLATE * unwanted).count();
-    matrix.deflate(&pairs, large.min(count));
+    matrix.deflate(&pairs, large.min(count - 1));
     for _ in 0..ROUNDS {
-        let subspace = matrix.filtered(&pairs, edge);
+        let subspace = matrix.filtered(&pairs, &likely, edge);
         let (found, residuals) = matrix.rayleigh_ritz(&subspace)?;
         edge = found.values[block - 1];
         let left_out = left_out(&found.values);
@@ -105,6 +112,7 @@ pub(super) fn leading_eigen(matrix: Single, count: usize) -> Result<Attempt, Lin
             return Ok(Attempt::Found(found.vectors.subcols(0, count).to_owned()));
         }
         let vectors = cast(found.vectors.as_ref(), |x| x as f32);
+        likely = found.values.clone();
         pairs = Pairs { values: found.values, vectors };
     }
     Ok(Attempt::Unsuited)
@@ -164,10 +172,10 @@ fn whole<T: Copy + Into<f64>>(lower: &Mat<T>) -> Mat<f32> {
     whole
 }
 
-/// Pairs in the subspace of a random block after one product, with their images' directions as
-/// vectors, which is one product more: rough, but it tells large pairs from small ones.
+/// Pairs in the subspace of random sums of columns, with their images' directions as vectors, which
+/// is one product more: rough, but it tells large pairs from small ones.
 fn rough_pairs(matrix: &Mat<f32>, block: usize) -> Result<(Pairs<f32>, Vec<f64>), LinalgError> {
-    let sketch = matrix * random(matrix.nrows(), block);
+    let sketch = sketch(matrix, block);
     let basis = cast(orthonormal(cast(sketch.as_ref(), f64::from)).as_ref(), |x| x as f32);
     let image = matrix * &basis;
     let eigen = (basis.transpose() * &image)
@@ -179,7 +187,9 @@ fn rough_pairs(matrix: &Mat<f32>, block: usize) -> Result<(Pairs<f32>, Vec<f64>)
     let lengths: Vec<f64> = (0..block).map(|j| f64::from(vectors.col(j).norm_l2())).collect();
     let units: Vec<f64> = lengths.iter().map(|length| 1.0 / length.max(1e-30)).collect();
     scale_columns(&mut vectors, &units);
-    Ok((Pairs { values, vectors }, lengths))
+    // Both are too small; the lengths less so.
+    let likely = lengths.iter().map(|length| MARGIN * length).collect();
+    Ok((Pairs { values, vectors }, likely))
 }
 
 /// A symmetric matrix in f32 that large pairs were taken out of, so that rounding is small
@@ -236,45 +246,57 @@ impl Deflated {
 
     /// Chebyshev polynomials of what is left of the matrix, which are small on `0..=edge` and
     /// grow beyond, times each vector that was not taken out, scaled so that a vector of its
-    /// value keeps its length.
-    fn filtered(&self, pairs: &Pairs<f32>, edge: f64) -> Mat<f32> {
-        let (matrix, first) = (&self.rest, self.values.len());
+    /// value keeps its length. Vectors of larger values need a lower degree for as much.
+    fn filtered(&self, pairs: &Pairs<f32>, likely: &[f64], edge: f64) -> Mat<f32> {
+        let first = self.values.len();
         let mut vectors = pairs.vectors.clone();
-        let count = vectors.ncols() - first;
-        let par = get_global_parallelism();
         let place = |value: f64| (2.0 * value / edge - 1.0).max(1.0);
         let places: Vec<f64> = pairs.values[first..].iter().map(|value| place(*value)).collect();
+        let degree = |value: f64| (1..DEGREE).find(|n| growth(place(value), *n) >= ENOUGH);
+        let mut degrees: Vec<usize> =
+            likely[first..].iter().map(|value| degree(*value).unwrap_or(DEGREE)).collect();
+        // Values fall, so degrees rise; those of a first guess nearly do.
+        degrees.sort_unstable();
         let mut ratios: Vec<f64> = places.iter().map(|place| 1.0 / place).collect();
-        let mut before = vectors.subcols(first, count).to_owned();
-        // t(A) x = 2 / edge A x - x
-        let mapped = |x: &Mat<f32>| {
-            let mut image = x.clone();
-            let scale = (2.0 / edge) as f32;
-            matmul(image.as_mut(), Accum::Replace, matrix.as_ref(), x.as_ref(), scale, par);
-            for j in 0..count {
-                let column = image.col_mut(j).iter_mut().zip(x.col(j).iter());
-                column.for_each(|(image, x)| *image -= x);
+        let mut before = vectors.subcols(first, places.len()).to_owned();
+        let mut now = self.mapped(before.as_ref(), edge);
+        scale_columns(&mut now, &ratios);
+        let mut done = 0;
+        for n in 1..=DEGREE {
+            let start = done;
+            done += degrees[done..].iter().take_while(|degree| **degree <= n).count();
+            let (finished, rest) = now.as_ref().split_at_col(done - start);
+            vectors.as_mut().subcols_mut(first + start, done - start).copy_from(finished);
+            if n == DEGREE {
+                break;
             }
-            image
-        };
-        let mut now = mapped(&before);
-        for (j, ratio) in ratios.iter().enumerate() {
-            now.col_mut(j).iter_mut().for_each(|x| *x *= *ratio as f32);
-        }
-        for _ in 1..DEGREE {
-            let mut next = mapped(&now);
-            let later: Vec<f64> =
-                places.iter().zip(&ratios).map(|(t, ratio)| 1.0 / (2.0 * t - ratio)).collect();
-            for j in 0..count {
-                let (twice, back) = ((2.0 * later[j]) as f32, (later[j] * ratios[j]) as f32);
-                let column = next.col_mut(j).iter_mut().zip(before.col(j).iter());
-                column.for_each(|(next, before)| *next = twice * *next - back * before);
+            let mut next = self.mapped(rest, edge);
+            for (j, column) in (done..places.len()).enumerate() {
+                let ratio = ratios[column];
+                let later = 1.0 / (2.0 * places[column] - ratio);
+                let (twice, back) = ((2.0 * later) as f32, (later * ratio) as f32);
+                let pairs = next.col_mut(j).iter_mut().zip(before.col(done - start + j).iter());
+                pairs.for_each(|(next, before)| *next = twice * *next - back * before);
+                ratios[column] = later;
             }
-            (before, now, ratios) = (now, next, later);
+            (before, now) = (rest.to_owned(), next);
         }
-        vectors.as_mut().subcols_mut(first, count).copy_from(&now);
         vectors
     }
+
+    /// `2 / edge A x - x`, which has what is unwanted within -1 and 1.
+    fn mapped(&self, vectors: MatRef<'_, f32>, edge: f64) -> Mat<f32> {
+        let mut image = Mat::zeros(vectors.nrows(), vectors.ncols());
+        let (scale, par) = ((2.0 / edge) as f32, get_global_parallelism());
+        matmul(image.as_mut(), Accum::Replace, self.rest.as_ref(), vectors, scale, par);
+        image -= vectors;
+        image
+    }
+}
+
+/// The Chebyshev polynomial of a degree, at 1 or above.
+fn growth(place: f64, degree: usize) -> f64 {
+    (degree as f64 * place.acosh()).cosh()
 }
 
 fn scale_columns(matrix: &mut Mat<f32>, factors: &[f64]) {
@@ -326,18 +348,54 @@ fn cast<T: Copy, U>(matrix: MatRef<'_, T>, to: impl Fn(T) -> U) -> Mat<U> {
     Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| to(matrix[(i, j)]))
 }
 
-/// Always the same entries, of mean 0.
-fn random(rows: usize, cols: usize) -> Mat<f32> {
-    let mut state = 0x9e37_79b9_7f4a_7c15u64;
-    Mat::from_fn(rows, cols, |_, _| {
-        state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
-        ((state >> 40) as f32) / (1u32 << 23) as f32 - 1.0
-    })
+/// The matrix times a block of sparse random signs, which spreads what is in few columns as a
+/// dense block does (Martinsson and Tropp, 2020, section 9.2) without a product.
+fn sketch(matrix: &Mat<f32>, block: usize) -> Mat<f32> {
+    let mut sketch = Mat::zeros(matrix.nrows(), block);
+    let mut random = Random::default();
+    for j in 0..matrix.ncols() {
+        for _ in 0..SIGNS {
+            let (column, sign) = (random.below(block), random.sign());
+            let sums = sketch.col_mut(column).iter_mut().zip(matrix.col(j).iter());
+            sums.for_each(|(sum, x): (&mut f32, &f32)| *sum += sign * x);
+        }
+    }
+    sketch
+}
+
+/// Always the same numbers.
+struct Random(u64);
+
+impl Default for Random {
+    fn default() -> Self {
+        Self(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+        self.0 >> 33
+    }
+
+    fn below(&mut self, end: usize) -> usize {
+        (self.next() % end as u64) as usize
+    }
+
+    fn sign(&mut self) -> f32 {
+        if self.next() & 1 == 0 { 1.0 } else { -1.0 }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Entries of mean 0.
+    fn random(rows: usize, cols: usize) -> Mat<f32> {
+        let mut random = Random::default();
+        Mat::from_fn(rows, cols, |_, _| random.next() as f32 / (1u32 << 30) as f32 - 1.0)
+    }
 
     /// A matrix with these eigenvalues.
     fn with_spectrum(values: &[f64]) -> Mat<f64> {
