@@ -9,7 +9,7 @@ use faer::linalg::matmul::matmul;
 use faer::prelude::*;
 use faer::{Accum, Mat, MatMut, get_global_parallelism};
 
-use super::svd::LinalgError;
+use super::matrix::LinalgError;
 
 /// Entries below the diagonal that the first stage leaves. A wide band makes its products
 /// large, a narrow one the second stage short.

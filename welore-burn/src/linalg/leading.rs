@@ -7,12 +7,10 @@
 //! well the subspace fits; the pairs, and the bound on what they lack, are f64.
 
 use faer::linalg::matmul::matmul;
-use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
-use faer::traits::ComplexField;
 use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
-use super::svd::LinalgError;
+use super::matrix::{LinalgError, lower_product};
 
 /// Columns of the block beyond the wanted ones, as a share of them. More converge faster,
 /// and cost more each time.
@@ -303,23 +301,6 @@ fn scale_columns(matrix: &mut Mat<f32>, factors: &[f64]) {
     for (j, factor) in factors.iter().enumerate() {
         matrix.col_mut(j).iter_mut().for_each(|x| *x *= *factor as f32);
     }
-}
-
-/// The lower half of a product that is symmetric.
-pub(super) fn lower_product<T: ComplexField>(left: MatRef<'_, T>, right: MatRef<'_, T>) -> Mat<T> {
-    let mut product = Mat::zeros(left.nrows(), right.ncols());
-    triangular::matmul(
-        product.as_mut(),
-        BlockStructure::TriangularLower,
-        Accum::Replace,
-        left,
-        BlockStructure::Rectangular,
-        right,
-        BlockStructure::Rectangular,
-        faer::traits::math_utils::one(),
-        get_global_parallelism(),
-    );
-    product
 }
 
 /// An orthonormal basis of the columns, by the Cholesky factor of their Gram matrix, which is a

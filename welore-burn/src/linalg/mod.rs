@@ -6,14 +6,16 @@
 
 mod band;
 mod leading;
+mod matrix;
 mod moments;
 mod pivot;
 mod subspace;
 mod svd;
 mod weighted;
 
+pub use matrix::{LinalgError, Matrix};
 pub use moments::{CrossMoment, SecondMoment, packed_len};
 pub use pivot::{PivotFactors, pivot_factors};
 pub use subspace::{LeadingSubspace, leading_left_vectors, leading_subspace, subspace_similarity};
-pub use svd::{BalancedFactors, LinalgError, Matrix, balanced_factors, singular_values};
+pub use svd::{BalancedFactors, balanced_factors, singular_values};
 pub use weighted::{Shrinkage, Weighting};

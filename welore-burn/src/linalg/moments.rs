@@ -3,8 +3,8 @@
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
+use super::matrix::LinalgError;
 use super::pivot::row_major;
-use super::svd::LinalgError;
 
 /// `Σ x xᵀ` over rows `x`, summed in f64. Symmetric: only the lower half is kept.
 #[derive(Debug, Clone)]

@@ -3,7 +3,8 @@
 use faer::prelude::*;
 use faer::{Mat, MatRef};
 
-use super::svd::{BalancedFactors, LinalgError};
+use super::matrix::LinalgError;
+use super::svd::BalancedFactors;
 
 /// A matrix of rank `r` as `r` of its rows, the pivots, and what makes the other rows of them.
 ///
@@ -131,7 +132,8 @@ pub(super) fn row_major(matrix: MatRef<'_, f64>) -> Vec<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::svd::{Matrix, balanced_factors};
+    use super::super::matrix::Matrix;
+    use super::super::svd::balanced_factors;
     use super::*;
 
     #[test]

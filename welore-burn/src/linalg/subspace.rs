@@ -1,6 +1,7 @@
 use faer::{MatRef, Side};
 
-use super::svd::{LinalgError, Matrix, gram};
+use super::matrix::{LinalgError, Matrix};
+use super::svd::gram;
 
 /// The `rank` leading left singular vectors of a matrix, as the columns of a
 /// `[rows, rank]` matrix in row-major order.

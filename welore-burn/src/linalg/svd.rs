@@ -2,148 +2,8 @@ use faer::linalg::solvers::Svd;
 use faer::{Mat, MatRef, Side};
 
 use super::band::symmetric_eigenvalues;
-use super::leading::{Attempt, Single, is_worth_it, leading_eigen, lower_product};
-
-/// A matrix in row-major order.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Matrix {
-    rows: usize,
-    cols: usize,
-    data: Vec<f64>,
-}
-
-impl Matrix {
-    /// A matrix from its entries, row after row.
-    ///
-    /// # Errors
-    ///
-    /// [`LinalgError::Empty`] if it has no rows or no columns, [`LinalgError::Length`] if
-    /// `data` has not `rows * cols` entries, [`LinalgError::NotFinite`] if one of them is
-    /// infinite or not a number.
-    pub fn new(rows: usize, cols: usize, data: Vec<f64>) -> Result<Self, LinalgError> {
-        if rows == 0 || cols == 0 {
-            return Err(LinalgError::Empty { rows, cols });
-        }
-        if rows.checked_mul(cols) != Some(data.len()) {
-            let len = data.len();
-            return Err(LinalgError::Length { rows, cols, len });
-        }
-        if let Some(index) = data.iter().position(|x| !x.is_finite()) {
-            return Err(LinalgError::NotFinite {
-                row: index / cols,
-                col: index % cols,
-                value: data[index],
-            });
-        }
-        Ok(Self { rows, cols, data })
-    }
-
-    /// Number of rows.
-    pub fn rows(&self) -> usize {
-        self.rows
-    }
-
-    /// Number of columns.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
-    /// `min(rows, cols)`.
-    pub fn full_rank(&self) -> usize {
-        self.rows.min(self.cols)
-    }
-
-    /// The entries, row after row.
-    pub fn data(&self) -> &[f64] {
-        &self.data
-    }
-
-    /// The product `self · other`.
-    ///
-    /// # Errors
-    ///
-    /// [`LinalgError::Inner`] if the inner dimensions differ, [`LinalgError::NotFinite`] if
-    /// the product overflows.
-    pub fn product(&self, other: &Self) -> Result<Self, LinalgError> {
-        if self.cols != other.rows {
-            return Err(LinalgError::Inner { left: self.cols, right: other.rows });
-        }
-        let product = self.view() * other.view();
-        let data = (0..self.rows)
-            .flat_map(|i| product.row(i).iter().copied().collect::<Vec<_>>())
-            .collect();
-        Self::new(self.rows, other.cols, data)
-    }
-
-    fn view(&self) -> MatRef<'_, f64> {
-        MatRef::from_row_major_slice(&self.data, self.rows, self.cols)
-    }
-
-    /// Divides by the power of two next to the largest entry, and returns it. Exact, and it
-    /// keeps squares of huge or denormal entries inside the range of f64.
-    pub(super) fn scaled(&self) -> (Vec<f64>, f64) {
-        let largest = self.data.iter().fold(0.0f64, |max, x| max.max(x.abs()));
-        if largest == 0.0 {
-            return (self.data.clone(), 1.0);
-        }
-        // 1/scale must be finite as well, so the smallest denormals are scaled a little less.
-        let exponent = largest.log2().floor().clamp(-1000.0, 1000.0);
-        let scale = exponent.exp2();
-        (self.data.iter().map(|x| x / scale).collect(), scale)
-    }
-}
-
-/// Why a decomposition could not be made.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub enum LinalgError {
-    /// A dimension is zero.
-    #[error("a {rows} x {cols} matrix has no singular values")]
-    Empty {
-        /// Rows given.
-        rows: usize,
-        /// Columns given.
-        cols: usize,
-    },
-    /// The number of entries does not fit the shape.
-    #[error("{len} entries do not make a {rows} x {cols} matrix")]
-    Length {
-        /// Rows given.
-        rows: usize,
-        /// Columns given.
-        cols: usize,
-        /// Entries given.
-        len: usize,
-    },
-    /// An entry is infinite or not a number.
-    #[error("the entry at row {row}, column {col} is {value}")]
-    NotFinite {
-        /// Row of the first such entry.
-        row: usize,
-        /// Column of the first such entry.
-        col: usize,
-        /// The entry.
-        value: f64,
-    },
-    /// The requested rank is impossible.
-    #[error("rank {rank} is not in 1..={full}")]
-    Rank {
-        /// Rank asked for.
-        rank: usize,
-        /// `min(rows, cols)`.
-        full: usize,
-    },
-    /// Two matrices cannot be multiplied.
-    #[error("the inner dimensions {left} and {right} differ")]
-    Inner {
-        /// Columns of the left matrix.
-        left: usize,
-        /// Rows of the right matrix.
-        right: usize,
-    },
-    /// The iteration did not converge.
-    #[error("the singular value decomposition did not converge")]
-    NoConvergence,
-}
+use super::leading::{Attempt, Single, is_worth_it, leading_eigen};
+use super::matrix::{LinalgError, Matrix, lower_product};
 
 /// From this smaller side on, decompositions go by the Gram matrix.
 ///
@@ -166,7 +26,7 @@ const BAND: usize = 1024;
 /// [`LinalgError::NoConvergence`], which finite input has not been seen to cause.
 pub fn singular_values(matrix: &Matrix) -> Result<Vec<f64>, LinalgError> {
     let (data, scale) = matrix.scaled();
-    let view = MatRef::from_row_major_slice(&data, matrix.rows, matrix.cols);
+    let view = MatRef::from_row_major_slice(&data, matrix.rows(), matrix.cols());
     let values = if matrix.full_rank() < GRAM {
         view.singular_values().map_err(|_| LinalgError::NoConvergence)?
     } else {
@@ -219,7 +79,7 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
         return Err(LinalgError::Rank { rank, full });
     }
     let (data, scale) = matrix.scaled();
-    let view = MatRef::from_row_major_slice(&data, matrix.rows, matrix.cols);
+    let view = MatRef::from_row_major_slice(&data, matrix.rows(), matrix.cols());
     let by_gram = if full < GRAM { None } else { by_gram(view, rank)? };
     let decomposed = match by_gram {
         Some(decomposed) => decomposed,
@@ -227,7 +87,7 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
     };
     let Decomposed { values, left, right, relative_error } = decomposed;
     let root: Vec<f64> = values[..rank].iter().map(|s| (s * scale).sqrt()).collect();
-    let left = (0..matrix.rows)
+    let left = (0..matrix.rows())
         .flat_map(|i| {
             root.iter().enumerate().map(|(k, root)| left[(i, k)] * root).collect::<Vec<_>>()
         })

@@ -11,9 +11,10 @@ use faer::linalg::triangular_solve::{
 };
 use faer::{Mat, MatRef, Scale, get_global_parallelism};
 
+use super::matrix::{LinalgError, Matrix};
 use super::moments::{CrossMoment, SecondMoment, root};
 use super::pivot::row_major;
-use super::svd::{BalancedFactors, LinalgError, Matrix, balanced_factors, singular_values};
+use super::svd::{BalancedFactors, balanced_factors, singular_values};
 
 /// Added to second moments, as a share of their mean, where they tell what inputs lack: there are
 /// as many numbers to tell as in the moments themselves, and less text than for those would fit
