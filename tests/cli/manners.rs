@@ -41,6 +41,45 @@ fn completions_are_printed_for_every_shell() {
     sandbox.misused("completions tcsh", "bash");
 }
 
+#[cfg(unix)]
+#[test]
+fn bash_completes_commands_options_and_values() {
+    let sandbox = Sandbox::new();
+    sandbox.write("complete.bash", sandbox.gives("completions bash").stdout);
+    let complete = |words: &str| {
+        let line = format!(
+            "source complete.bash; f=$(complete -p welore-cli); f=${{f#*-F }}; COMP_WORDS=({words}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1)); \
+             ${{f%% *}} welore-cli \"${{COMP_WORDS[-1]}}\" \"${{COMP_WORDS[-2]}}\"; \
+             echo ${{COMPREPLY[@]}}"
+        );
+        let mut bash = std::process::Command::new("bash");
+        let output = bash.arg("-c").arg(line).current_dir(sandbox.path("")).output();
+        output.ok().map(|output| String::from_utf8_lossy(&output.stdout).trim().to_string())
+    };
+    if complete("welore-cli ex").is_none() {
+        eprintln!("skipped: there is no bash");
+        return;
+    }
+    assert_eq!(complete("welore-cli ex").unwrap(), "export");
+    assert_eq!(complete("welore-cli ref").unwrap(), "");
+    assert_eq!(complete("welore-cli train --tra").unwrap(), "--track-gradients --trainable");
+    assert_eq!(complete("welore-cli train --trainable lo").unwrap(), "lora");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn that_nobody_reads_notes_is_no_reason_to_stop() {
+    let sandbox = Sandbox::new();
+    let full = || std::fs::File::options().write(true).open("/dev/full").unwrap();
+    for (line, made) in [("compress model --err 0.5 -o low", "low"), (SHORT, "run/model")] {
+        let status = sandbox.command(line).stderr(full()).status().unwrap();
+        assert_eq!(status.code(), Some(0), "{line}");
+        assert!(sandbox.path(made).is_dir(), "{made}");
+    }
+    let status = sandbox.command("inspect nothing").stderr(full()).status().unwrap();
+    assert_eq!(status.code(), Some(2));
+}
+
 #[test]
 fn quiet_commands_leave_stderr_empty_and_say_the_same_on_stdout() {
     let sandbox = Sandbox::new();

@@ -117,3 +117,14 @@ fn mistakes_on_the_command_line_come_first() {
     sandbox.misused("plan model --config settings.toml --eror 0.5", "--err");
     sandbox.misused("plan model --config settings.toml --err half", "half");
 }
+
+#[test]
+fn run_goes_on_as_it_began_whatever_the_file_says_now() {
+    let sandbox = with("[train]\nlr = 1e-4\nsteps = 4\nseq_len = 32\nbackend = \"flex\"\n");
+    let line = "train model --err 0.5 --text story.txt --batch-size 1 -o run --lr 5e-5";
+    sandbox.gives(&format!("{line} --config settings.toml"));
+    sandbox.gives("train --resume run --config settings.toml");
+    assert_eq!(sandbox.json_file("run/run.json")["settings"]["lr"], 5e-5);
+    let other = "train --resume run --config settings.toml --lr 1e-4";
+    assert!(sandbox.refuses(other, "--lr").contains("0.00005"));
+}

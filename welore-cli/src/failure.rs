@@ -114,16 +114,12 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let verdict = judge(error);
-    eprintln!(
-        "error: {}{}",
-        if is_bug(error) { "internal error: " } else { "" },
-        message_of(error)
-    );
+    tell!("error: {}{}", if is_bug(error) { "internal error: " } else { "" }, message_of(error));
     if let Some(hint) = verdict.hint {
-        eprintln!("hint: {hint}");
+        tell!("hint: {hint}");
     }
     if let Some(panic) = error.downcast_ref::<Panic>().filter(|_| is_bug(error)) {
-        eprint!("{}", panic.backtrace);
+        tell!("{}", panic.backtrace);
     }
     ExitCode::from(if verdict.input { 2 } else { 1 })
 }

@@ -78,9 +78,17 @@ macro_rules! say {
 macro_rules! note {
     ($($text:tt)*) => {
         if !$crate::terminal::is_quiet() {
-            eprintln!($($text)*);
+            tell!($($text)*);
         }
     };
+}
+
+/// Prints a line on stderr. That nobody reads it is no reason to stop, as `eprintln!` would.
+macro_rules! tell {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
 }
 
 /// Prints a line on stdout.

@@ -6,13 +6,13 @@
 
 #![recursion_limit = "256"]
 
-mod args;
-mod failure;
 #[macro_use]
 mod format;
+mod args;
 mod commands;
 mod demo_model;
 mod devices;
+mod failure;
 mod memory;
 mod models;
 mod settings;

@@ -123,11 +123,20 @@ fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<Strin
         .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
 }
 
+/// What a file may say of a run that goes on.
+const WITH_RESUME: [&str; 4] = ["backend", "device", "json", "report"];
+
 /// A table as words of a command line, but for what is overruled by what was given there.
 fn words_of(command: &Command, table: &Table, given: &ArgMatches) -> Vec<OsString> {
     let mut words = Vec::new();
     for (key, value) in table {
         let Some(option) = option(command, key) else { continue };
+        // A run that goes on has settings of its own; a file is not asked to change them.
+        let goes_on = given.try_contains_id("resume").unwrap_or(false)
+            && given.value_source("resume").is_some();
+        if goes_on && !WITH_RESUME.contains(&option.get_id().as_str()) {
+            continue;
+        }
         if is_overruled(command, option, given) {
             continue;
         }

@@ -70,12 +70,12 @@ pub fn listen_for_interrupts() {
         }
         if !is_part() {
             let when = if STEPPING.load(Ordering::SeqCst) { " after this step" } else { "" };
-            eprintln!("\nstopping{when}; press Ctrl-C again to stop at once");
+            tell!("\nstopping{when}; press Ctrl-C again to stop at once");
         }
     };
     // Without a handler Ctrl-C still ends the process; only the tidying is lost.
     if let Err(error) = ctrlc::set_handler(handler) {
-        eprintln!("warning: Ctrl-C cannot be handled: {error}");
+        tell!("warning: Ctrl-C cannot be handled: {error}");
     }
 }
 

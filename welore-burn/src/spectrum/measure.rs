@@ -139,7 +139,9 @@ pub fn measure_checkpoint(
     outcome?;
     let matrices = measured.into_iter().flatten().collect();
     let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
-    let source = checkpoint.dir().display().to_string();
+    // A name for people; where the directory lies is nobody else's business.
+    let whole = checkpoint.dir().canonicalize().unwrap_or_else(|_| checkpoint.dir().into());
+    let source = whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned();
     let spectra = Spectra::new(source, size, matrices)?;
     Ok(spectra.measured_in(settings.norms))
 }

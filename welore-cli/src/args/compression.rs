@@ -13,7 +13,7 @@ use super::general::{PageArgs, size, size_above_0};
 #[derive(Args, Debug)]
 pub struct AnalyzeArgs {
     /// Hugging Face model directory (config.json, tokenizer.json, safetensors), or
-    /// org/name(@revision) on the Hub
+    /// org/name(@revision) on the Hub, or a .gguf file
     pub model: PathBuf,
     /// Write the spectra here, for `plan`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
@@ -171,7 +171,7 @@ pub enum MethodArg {
 /// Arguments of `calibrate`.
 #[derive(Args, Debug)]
 pub struct CalibrateArgs {
-    /// Dense Hugging Face model directory, or org/name(@revision) on the Hub
+    /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// UTF-8 text to calibrate on, or a .jsonl file whose lines have a `text` each
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
@@ -246,7 +246,7 @@ pub struct FitArgs {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("what").required(true).args(["calibrate", "calibration"])))]
 pub struct CompareArgs {
-    /// Dense Hugging Face model directory, or org/name(@revision) on the Hub
+    /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// UTF-8 texts to measure perplexity on
     #[arg(long, value_name = "FILE", required = true, help_heading = "Evaluation")]
@@ -318,7 +318,7 @@ pub enum Policy {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("goal").required(true).args(["err", "keep_params", "max_bytes"])))]
 pub struct PlanArgs {
-    /// Model directory, org/name(@revision) on the Hub, or a spectra file that `analyze` wrote
+    /// Model directory, .gguf file, org/name(@revision) on the Hub, or a spectra file that `analyze` wrote
     #[arg(value_name = "MODEL|SPECTRA")]
     pub source: PathBuf,
     /// How far.
@@ -351,7 +351,7 @@ pub struct PlanArgs {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("goal").required(true).args(["plan", "err", "keep_params", "max_bytes"])))]
 pub struct CompressArgs {
-    /// Dense Hugging Face model directory, or org/name(@revision) on the Hub
+    /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Carry out this plan
     #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"])]

@@ -15,7 +15,7 @@ pub struct GeneralArgs {
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
     /// Show neither progress nor notes on stderr; warnings and errors remain
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
     /// Show on stderr what goes on inside; -vv shows every detail
     #[arg(short, long, global = true, action = ArgAction::Count)]

@@ -12,7 +12,7 @@ use super::training::TaskArg;
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
-    /// Model directory, dense or compressed, or org/name(@revision) on the Hub
+    /// Model directory, dense or compressed, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// UTF-8 text to predict
     #[arg(
@@ -67,7 +67,7 @@ pub struct EvalArgs {
 /// Arguments of `generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// Model directory, dense or compressed, or org/name(@revision) on the Hub
+    /// Model directory, dense or compressed, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Text to continue
     #[arg(long)]
@@ -104,7 +104,7 @@ pub struct GenerateArgs {
 /// Arguments of `export`.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
-    /// Compressed model directory, or org/name(@revision) on the Hub
+    /// Compressed model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Multiply the factors out, so that any Hugging Face tool can load the model
     #[arg(long, required = true)]
@@ -129,7 +129,7 @@ pub struct ExportArgs {
 /// Arguments of `inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Model directory, dense or compressed, or org/name(@revision) on the Hub
+    /// Model directory, dense or compressed, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Print JSON instead of a summary
     #[arg(long, help_heading = "Output")]

@@ -38,7 +38,7 @@ pub struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("what").args(["text", "task"]).multiple(false)))]
 pub struct TrainStartArgs {
-    /// Model directory, compressed or dense, or org/name(@revision) on the Hub; with
+    /// Model directory, compressed or dense, .gguf file, or org/name(@revision) on the Hub; with
     /// --from-scratch one with config.json and tokenizer.json
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,

@@ -72,7 +72,8 @@ pub fn check_record(directory: &Path) -> Result<()> {
 
 fn no_table(path: &Path) -> WrongInput {
     let message = format!("{}: no table of measured quality", path.display());
-    let hint = Some("--record is for directories that `compress` or `train` wrote".into());
+    let hint =
+        Some("--record is for compressed directories, as `compress` and `train` write them".into());
     WrongInput { message, hint }
 }
 

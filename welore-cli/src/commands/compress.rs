@@ -85,7 +85,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
     if let (Some(calibration), None) = (norms.calibration(), &args.calibrate) {
         check_calibration(&plan, calibration)?;
         if plan.calibration.as_deref() != calibration.digest() {
-            eprintln!("warning: the plan was made without this calibration, or with another one");
+            tell!("warning: the plan was made without this calibration, or with another one");
         }
     }
     let Some(output) = output else {

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use burn::module::Module;
+use burn::tensor::FloatDType;
 use serde_json::json;
 use welore_burn::data::{Task, TaskKind, TextTokenizer, join_documents, read_documents};
 use welore_burn::eval::{EvalError, Perplexity, PerplexityOptions, perplexity};
@@ -109,6 +110,10 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     if args.record {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let of = format!("{name}, {} blocks of {} tokens", result.blocks, args.seq_len);
+        let of = match dtype {
+            FloatDType::F32 => of,
+            dtype => format!("{of}, in {dtype:?}").to_lowercase(),
+        };
         let (score, value) = ("perplexity", result.perplexity);
         record(&args.model, Measurement { score, value, of: &of, made_by: MADE_BY })?;
     }

@@ -67,13 +67,14 @@ fn plan_for(spectra: &Spectra, policy: Policy, options: &PlanOptions) -> Result<
 fn warn_about(plan: &RankPlan) {
     let totals = &plan.totals;
     if totals.growing > 0 {
-        eprintln!(
+        tell!(
             "warning: {} of {} LRCs grow, because their rank is above mn/(m+n); --never-grow keeps them dense",
-            totals.growing, totals.lrcs
+            totals.growing,
+            totals.lrcs
         );
     }
     if totals.lrcs == 0 {
-        eprintln!(
+        tell!(
             "warning: no matrix is worth it (with the policies welore and uniform: none loses more \
              than min_ratio of its ranks), so nothing is factored"
         );

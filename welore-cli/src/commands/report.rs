@@ -1,5 +1,6 @@
 //! `report`: one HTML page of artifacts; and `--report`, the page of what a command made.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
@@ -100,8 +101,14 @@ fn models_in(path: &Path) -> Result<Vec<ReportModel>> {
 /// The rows that `compare --json` prints; `None` if it is something else.
 pub(super) fn models(value: &Value) -> Option<Vec<ReportModel>> {
     let texts = value["texts"].as_array()?.iter();
-    let texts: Vec<String> =
-        texts.map(|text| text.as_str().unwrap_or_default().to_string()).collect();
+    let texts: Vec<&str> = texts.map(|text| text.as_str().unwrap_or_default()).collect();
+    // Where a text lies is nobody else's business, unless names alone do not tell texts apart.
+    let names: Vec<String> = texts
+        .iter()
+        .map(|text| Path::new(text).file_name().unwrap_or_default().to_string_lossy().into())
+        .collect();
+    let distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let texts = if distinct { names } else { texts.into_iter().map(String::from).collect() };
     let rows = value["rows"].as_array()?;
     let model = |row: &Value| {
         let measured = row["perplexities"].as_array()?;

@@ -178,10 +178,14 @@ impl HubError {
                  accepted on {page}"
             ),
             Self::NotCached { .. } => {
-                "unset HF_HUB_OFFLINE to fetch it, or give a model directory".into()
+                "unset HF_HUB_OFFLINE to fetch it, or give a model directory; there is none of this \
+                 name here"
+                    .into()
             }
             Self::Network { .. } => {
-                "with a connection, the same command goes on where this one stopped".into()
+                "there is no directory of this name here, so the Hub was asked; with a connection, \
+                 the same command goes on where this one stopped"
+                    .into()
             }
             Self::Status { .. } => "the same command may work later".into(),
             Self::Mismatch { .. } => "it was removed; the same command fetches it anew".into(),

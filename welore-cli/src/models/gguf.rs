@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::checkpoint::{CheckpointError, OutputDir};
+use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
 use welore_burn::gguf::{GGUF_CONVERSION, convert_gguf};
 
 use crate::commands::resources::cache_dir;
@@ -25,6 +25,11 @@ pub fn directory_of(path: &Path) -> Result<PathBuf> {
     let dir = cache.join(digest_of(path)?);
     if is_model(&dir) {
         return Ok(dir);
+    }
+    if dir.is_dir() {
+        // It was whole when it got its name; what happened to it since is no loss.
+        std::fs::remove_dir_all(&dir)
+            .map_err(|source| CheckpointError::Io { path: dir.clone(), source })?;
     }
     let output = match OutputDir::resumable(&dir, false) {
         // Another process has just finished it.
@@ -49,8 +54,8 @@ fn digest_of(path: &Path) -> Result<String, CheckpointError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Whether a directory was put there whole: it gets its name last.
+/// Whether a directory is still what was put there.
 fn is_model(dir: &Path) -> bool {
-    let weights = ["model.safetensors", "model.safetensors.index.json"];
-    dir.join("config.json").is_file() && weights.iter().any(|name| dir.join(name).is_file())
+    let files = ["config.json", "tokenizer.json"];
+    files.iter().all(|name| dir.join(name).is_file()) && Checkpoint::open(dir).is_ok()
 }

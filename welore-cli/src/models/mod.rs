@@ -46,10 +46,15 @@ pub fn configuration_of(model: &Path) -> Result<PathBuf> {
 
 fn resolve(model: &Path, weights: bool) -> Result<PathBuf> {
     match HubId::parse(model) {
-        Some(id) if !model.exists() => hub::fetch(&id, weights),
+        // Where `run` is a directory, `run/modle` is a misspelt one.
+        Some(id) if !model.exists() && !is_within_a_directory(model) => hub::fetch(&id, weights),
         _ if is_model_file(model) && model.is_file() => gguf::directory_of(model),
         _ => Ok(model.into()),
     }
+}
+
+fn is_within_a_directory(model: &Path) -> bool {
+    model.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir())
 }
 
 /// Whether a path names a file that is a model by itself, and not one that some command wrote.

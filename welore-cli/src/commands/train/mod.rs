@@ -242,7 +242,7 @@ fn tell(args: &TrainArgs, training: &Training<Llama>, run: &RunFile, dir: &Path)
     }
     if missing > 0 {
         let file = dir.join("metrics.jsonl");
-        eprintln!("warning: {} lacks {missing} of {step} steps", file.display());
+        tell!("warning: {} lacks {missing} of {step} steps", file.display());
     }
     if run.settings.trainable == Trainable::Lora && read_plan(run.base())?.is_some() {
         note!(
