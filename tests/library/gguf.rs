@@ -77,6 +77,19 @@ fn every_architecture_comes_back_and_computes_the_same() {
 }
 
 #[test]
+fn stated_licence_goes_along_and_nothing_else_that_a_stranger_wrote_there() {
+    for (licence, kept) in [("apache-2.0", true), ("mit\nbase_model: x", false), ("", false)] {
+        let dir = tempdir().unwrap();
+        let mut gguf = tiny(1, 2);
+        gguf.set("general.license", Meta::Text(licence.into()));
+        convert(&gguf.bytes(), dir.path()).unwrap();
+        let card = fs::read_to_string(dir.path().join("model/README.md")).ok();
+        assert_eq!(card.is_some(), kept, "{licence}");
+        assert!(card.is_none_or(|card| card.starts_with("---\nlicense: apache-2.0\n---\n")));
+    }
+}
+
+#[test]
 fn rows_of_queries_and_keys_are_put_back_in_order() {
     let mut gguf = tiny(1, 2);
     gguf.set("llama.attention.key_length", Meta::U32(6));

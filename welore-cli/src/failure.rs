@@ -359,7 +359,7 @@ fn train(error: &TrainError) -> Verdict {
         TrainError::Checkpoint(error) => checkpoint(error),
         TrainError::Eval(error) => eval(error),
         TrainError::NothingTrainable("lrc") => Verdict::input(
-            "compress the model first, with --err or --plan, or train it --trainable full",
+            "compress the model first, with --keep-params, --max-bytes, --err or --plan, or train it --trainable full",
         ),
         TrainError::TooFewRows { .. } => {
             Verdict::input("use more data, or a smaller --batch-size, --accumulate or --seq-len")

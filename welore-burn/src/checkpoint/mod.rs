@@ -23,6 +23,7 @@ pub(crate) use layout::{Layout, ShardFiles, TensorSpec};
 pub use module::{check_module, load_module, save_module};
 pub use names::{FactorNames, natural_order};
 pub use output::{OutputDir, copy_companions, write_file};
+pub(crate) use reader::not_finite;
 pub use reader::{Checkpoint, TensorMeta};
 pub use selection::{PROJECTIONS, PatternError, Selection};
 pub use writer::{DEFAULT_SHARD_BYTES, ShardWriter, encode_floats};

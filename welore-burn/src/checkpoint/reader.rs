@@ -370,7 +370,7 @@ fn entries<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> V
 }
 
 /// The first entry that is infinite or not a number, and where it is.
-fn not_finite<const N: usize>(
+pub(crate) fn not_finite<const N: usize>(
     bytes: &[u8],
     convert: impl Fn([u8; N]) -> f32,
 ) -> Option<(usize, f32)> {

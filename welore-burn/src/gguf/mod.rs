@@ -44,10 +44,11 @@ pub struct GgufSummary {
 
 /// Names the result of the conversion, for who keeps it: raised when the same file would become
 /// something else.
-pub const GGUF_CONVERSION: u32 = 1;
+pub const GGUF_CONVERSION: u32 = 2;
 
 /// Writes the model of the GGUF file `path` as a Hugging Face model directory: `config.json`,
-/// `tokenizer.json`, `tokenizer_config.json`, and `model.safetensors` or shards.
+/// `tokenizer.json`, `tokenizer_config.json`, `model.safetensors` or shards, and a `README.md` if
+/// the file states a licence.
 ///
 /// One tensor at a time is in memory. Nothing is written before all metadata were understood,
 /// the tokenizer was loaded, and the tensors were found to be those of the model. The caller
@@ -75,8 +76,20 @@ pub fn convert_gguf(
     write("config.json", model.json.as_bytes())?;
     write("tokenizer.json", &tokenizer.tokenizer)?;
     write("tokenizer_config.json", &tokenizer.config)?;
+    if let Some(card) = licence_card(&file) {
+        write("README.md", card.as_bytes())?;
+    }
     write_weights(&file, &planned, output, progress)?;
     Ok(summary(&file, model.architecture, &planned))
+}
+
+/// A model card that says what the file says of its licence, if it is of the form that model hubs
+/// use.
+fn licence_card(file: &GgufFile) -> Option<String> {
+    let licence = file.text("general.license").ok()??;
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let plain = !licence.is_empty() && licence.len() <= 64 && licence.chars().all(is_plain);
+    plain.then(|| format!("---\nlicense: {licence}\n---\n\nConverted from a GGUF file.\n"))
 }
 
 fn write_weights(

@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use super::error::GgufError;
 use super::file::GgufFile;
 use super::names::Planned;
+use crate::checkpoint::not_finite;
 
 /// What quantized tensors become: F32 loses nothing of what llama.cpp computes with.
 /// [`decode`] names the same type to the library.
@@ -81,13 +82,4 @@ pub(super) fn read_factors(
         }
         None => Err(file.wrong_tensor(name, "is missing".into())),
     }
-}
-
-/// The first entry that is infinite or not a number, and where it is.
-fn not_finite<const N: usize>(
-    bytes: &[u8],
-    convert: impl Fn([u8; N]) -> f32,
-) -> Option<(usize, f32)> {
-    let (chunks, _) = bytes.as_chunks::<N>();
-    chunks.iter().map(|chunk| convert(*chunk)).enumerate().find(|(_, value)| !value.is_finite())
 }
