@@ -5,6 +5,7 @@
 //! stored factor could show.
 
 mod band;
+mod eigen;
 mod leading;
 mod matrix;
 mod moments;

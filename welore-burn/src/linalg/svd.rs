@@ -2,6 +2,7 @@ use faer::linalg::solvers::Svd;
 use faer::{Mat, MatRef, Side};
 
 use super::band::symmetric_eigenvalues;
+use super::eigen::{Eigenpairs, largest_pairs};
 use super::leading::{Attempt, Single, is_worth_it, leading_eigen};
 use super::matrix::{LinalgError, Matrix, lower_product};
 
@@ -182,11 +183,8 @@ fn leading(across: MatRef<'_, f64>, rank: usize) -> Result<Option<Mat<f64>>, Lin
 
 /// The leading eigenpairs by way of all of them.
 fn all_eigen(gram: &Mat<f64>, count: usize) -> Result<Kept, LinalgError> {
-    let eigen = gram.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
-    // Eigenvalues come in rising order.
-    let squares = eigen.S().column_vector().iter().rev().take(count);
-    let values = squares.map(|value| value.max(0.0).sqrt()).collect();
-    let vectors = eigen.U().reverse_cols().subcols(0, count).to_owned();
+    let Eigenpairs { values, vectors } = largest_pairs(gram, count)?;
+    let values = values.into_iter().map(|value| value.max(0.0).sqrt()).collect();
     Ok(Kept { values: Some(values), vectors })
 }
 
