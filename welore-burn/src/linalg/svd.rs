@@ -167,7 +167,8 @@ struct Kept {
 
 /// The leading left singular vectors of a wide matrix, where they can be had for less than all.
 fn leading(across: MatRef<'_, f64>, rank: usize) -> Result<Option<Mat<f64>>, LinalgError> {
-    if !is_worth_it(across.nrows(), rank) {
+    // Nothing leads where there is nothing.
+    if !is_worth_it(across.nrows(), rank) || across.norm_max() == 0.0 {
         return Ok(None);
     }
     let mut attempt = leading_eigen(Single::product(across), rank)?;
@@ -382,5 +383,14 @@ mod tests {
         }
         check_large("random", &matrix(100, 80, entries(100, 80)), &[1, 40, 79, 80]);
         check_large("zero", &matrix(70, 80, vec![0.0; 5600]), &[1, 70]);
+    }
+
+    #[test]
+    fn large_zero_and_deficient_matrices_have_no_leading_part() {
+        let side = 1024;
+        let zero = Mat::<f64>::zeros(side, side);
+        assert!(leading(zero.as_ref(), 150).unwrap().is_none());
+        let deficient = Mat::from_fn(side, side, |i, j| ((i % 7) * (j % 5)) as f64);
+        assert!(leading(deficient.as_ref(), 150).unwrap().is_none());
     }
 }
