@@ -11,7 +11,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads the header of a JSON text, or nothing if it is no JSON object.
+    /// Reads the header of a JSON text.
     pub fn of(text: &str) -> Result<Self, serde_json::Error> {
         serde_json::from_str(text)
     }

@@ -205,20 +205,22 @@
 mod artifact;
 pub mod calibrate;
 pub mod checkpoint;
+pub mod compress;
 pub mod data;
 pub mod eval;
-pub mod fit;
+pub mod files;
+pub mod forms;
 pub mod gguf;
 #[cfg(doctest)]
 mod guides;
-pub mod language;
 pub mod linalg;
 pub mod linear;
-pub mod llama;
+pub mod model;
+pub mod modules;
+pub mod named;
 pub mod plan;
 pub mod progress;
 pub mod report;
 pub mod spectrum;
-pub mod surgery;
 pub mod train;
 pub mod workers;

@@ -6,6 +6,7 @@
 //!
 //! A [`Budget`] says how many matrices may be worked on at once, and in how much memory.
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -177,6 +178,83 @@ impl Workers {
                 flow
             },
         );
+    }
+}
+
+impl Workers {
+    /// [`spread`](Workers::spread) for work that may fail. The first error ends it; what is in
+    /// flight is still finished, and `done` sees it.
+    ///
+    /// # Errors
+    ///
+    /// The first error of `work` or `done`.
+    pub fn try_spread<T: Send, E: Send>(
+        &self,
+        count: usize,
+        work: impl Fn(usize) -> Result<T, E> + Sync,
+        mut done: impl FnMut(usize, T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut outcome = Ok(());
+        self.spread(count, work, |index, result| {
+            note(&mut outcome, result.and_then(|result| done(index, result)))
+        });
+        outcome
+    }
+
+    /// [`spread_within`](Workers::spread_within) for work that may fail.
+    ///
+    /// # Errors
+    ///
+    /// As [`try_spread`](Workers::try_spread).
+    pub fn try_spread_within<T: Send, E: Send>(
+        &self,
+        memory: Option<u64>,
+        needs: &[u64],
+        work: impl Fn(usize) -> Result<T, E> + Sync,
+        mut done: impl FnMut(usize, T) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let mut outcome = Ok(());
+        self.spread_within(memory, needs, work, |index, result| {
+            note(&mut outcome, result.and_then(|result| done(index, result)))
+        });
+        outcome
+    }
+
+    /// [`spread`](Workers::spread) with `done` called in the order of the indices, so that sums do
+    /// not depend on which thread is first.
+    pub fn spread_in_order<T: Send>(
+        &self,
+        count: usize,
+        work: impl Fn(usize) -> T + Sync,
+        mut done: impl FnMut(usize, T),
+    ) {
+        let (mut waiting, mut next) = (BTreeMap::new(), 0);
+        self.spread(count, work, |index, result| {
+            waiting.insert(index, result);
+            while let Some(result) = waiting.remove(&next) {
+                done(next, result);
+                next += 1;
+            }
+            ControlFlow::Continue(())
+        });
+    }
+
+    /// The results of work on every index below `count`, in their order.
+    pub fn map<T: Send>(&self, count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
+        let mut results = Vec::with_capacity(count);
+        self.spread_in_order(count, work, |_, result| results.push(result));
+        results
+    }
+}
+
+/// Keeps the first error, and says whether to go on.
+fn note<E>(outcome: &mut Result<(), E>, result: Result<(), E>) -> ControlFlow<()> {
+    if outcome.is_ok() {
+        *outcome = result;
+    }
+    match outcome {
+        Ok(()) => ControlFlow::Continue(()),
+        Err(_) => ControlFlow::Break(()),
     }
 }
 

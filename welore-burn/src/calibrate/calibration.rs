@@ -5,6 +5,7 @@ use std::path::Path;
 use super::error::CalibrationError;
 use super::file::CalibrationFile;
 use crate::linalg::SecondMoment;
+use crate::modules::MatrixName;
 
 /// Second moments of the inputs of matrices, and of the gradients of their outputs: in a file
 /// that [`calibrate`](super::calibrate) wrote, of which only what is asked for is read, or in
@@ -15,7 +16,11 @@ pub struct Calibration(Source);
 #[derive(Debug)]
 enum Source {
     File(Box<CalibrationFile>),
-    Memory { inputs: BTreeMap<String, SecondMoment>, outputs: BTreeMap<String, SecondMoment> },
+    Memory {
+        inputs: BTreeMap<MatrixName, SecondMoment>,
+        outputs: BTreeMap<MatrixName, SecondMoment>,
+        digest: String,
+    },
 }
 
 impl Calibration {
@@ -29,22 +34,36 @@ impl Calibration {
     }
 
     pub(super) fn in_memory(
-        inputs: BTreeMap<String, SecondMoment>,
-        outputs: BTreeMap<String, SecondMoment>,
+        inputs: BTreeMap<MatrixName, SecondMoment>,
+        outputs: BTreeMap<MatrixName, SecondMoment>,
     ) -> Result<Self, CalibrationError> {
         for (what, moments) in [("inputs", &inputs), ("gradients", &outputs)] {
             if let Some((name, _)) = moments.iter().find(|(_, moment)| !moment.is_finite()) {
                 return Err(CalibrationError::NotFinite { what, name: name.clone() });
             }
         }
-        Ok(Self(Source::Memory { inputs, outputs }))
+        let digest = digest_of(&inputs, &outputs);
+        Ok(Self(Source::Memory { inputs, outputs, digest }))
     }
 
     /// Whether there are gradients.
     pub fn has_gradients(&self) -> bool {
         match &self.0 {
-            Source::File(file) => file.manifest().gradient_blocks > 0,
+            Source::File(file) => file.manifest().gradient_windows > 0,
             Source::Memory { outputs, .. } => !outputs.is_empty(),
+        }
+    }
+
+    /// The matrix under whose name the inputs of a matrix are kept: matrices that see the same share
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// [`CalibrationError::Foreign`].
+    pub fn inputs_of<'a>(&'a self, name: &'a MatrixName) -> Result<&'a MatrixName, CalibrationError> {
+        match &self.0 {
+            Source::File(file) => file.inputs_of(name),
+            Source::Memory { .. } => Ok(name),
         }
     }
 
@@ -53,7 +72,7 @@ impl Calibration {
     /// # Errors
     ///
     /// [`CalibrationError::Foreign`], and those of reading.
-    pub fn inputs(&self, name: &str) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
+    pub fn inputs(&self, name: &MatrixName) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
         match &self.0 {
             Source::File(file) => Ok(Cow::Owned(file.inputs(name)?)),
             Source::Memory { inputs, .. } => known(inputs, name),
@@ -65,7 +84,7 @@ impl Calibration {
     /// # Errors
     ///
     /// As [`Calibration::inputs`], and [`CalibrationError::NoGradients`].
-    pub fn outputs(&self, name: &str) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
+    pub fn outputs(&self, name: &MatrixName) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
         if !self.has_gradients() {
             return Err(CalibrationError::NoGradients);
         }
@@ -75,28 +94,28 @@ impl Calibration {
         }
     }
 
-    /// Identifies what was measured; none in memory.
-    pub fn digest(&self) -> Option<&str> {
+    /// Identifies what was measured.
+    pub fn digest(&self) -> &str {
         match &self.0 {
-            Source::File(file) => Some(file.digest()),
-            Source::Memory { .. } => None,
+            Source::File(file) => file.digest(),
+            Source::Memory { digest, .. } => digest,
         }
     }
 
-    /// The blocks of tokens that were read, in a file.
+    /// The windows of tokens that were read, in a file.
     ///
     /// # Errors
     ///
     /// Those of reading.
-    pub fn blocks(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {
+    pub fn windows(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {
         match &self.0 {
-            Source::File(file) => file.blocks(),
+            Source::File(file) => file.windows(),
             Source::Memory { .. } => Ok(Vec::new()),
         }
     }
 
     /// What a probe of a matrix cost, over what was expected, if it was probed.
-    pub fn probe(&self, name: &str) -> Option<f64> {
+    pub fn probe(&self, name: &MatrixName) -> Option<f64> {
         match &self.0 {
             Source::File(file) => file.probe(name),
             Source::Memory { .. } => None,
@@ -108,7 +127,7 @@ impl Calibration {
     /// # Errors
     ///
     /// [`CalibrationError::Foreign`].
-    pub fn check(&self, name: &str, digest: &str) -> Result<(), CalibrationError> {
+    pub fn check(&self, name: &MatrixName, digest: &str) -> Result<(), CalibrationError> {
         match &self.0 {
             Source::File(file) => file.check(name, digest),
             Source::Memory { .. } => Ok(()),
@@ -117,9 +136,27 @@ impl Calibration {
 }
 
 fn known<'a>(
-    moments: &'a BTreeMap<String, SecondMoment>,
-    name: &str,
+    moments: &'a BTreeMap<MatrixName, SecondMoment>,
+    name: &MatrixName,
 ) -> Result<Cow<'a, SecondMoment>, CalibrationError> {
     let foreign = || CalibrationError::Foreign { reason: format!("it has no `{name}`") };
     moments.get(name).map(Cow::Borrowed).ok_or_else(foreign)
+}
+
+/// Identifies moments by their names and their content.
+fn digest_of(
+    inputs: &BTreeMap<MatrixName, SecondMoment>,
+    outputs: &BTreeMap<MatrixName, SecondMoment>,
+) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (what, moments) in [("inputs", inputs), ("outputs", outputs)] {
+        for (name, moment) in moments {
+            let count = moment.count();
+            hasher.update(format!("{what} {count} {}\n", name.as_str()).as_bytes());
+            for entry in moment.packed() {
+                hasher.update(&entry.to_le_bytes());
+            }
+        }
+    }
+    hasher.finalize().to_hex().to_string()
 }

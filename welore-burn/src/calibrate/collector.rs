@@ -1,22 +1,23 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::module::{Module, ParamId};
 use burn::tensor::{FloatDType, Gradients, Tensor};
 
 use super::calibration::Calibration;
 use super::error::CalibrationError;
-use crate::checkpoint::Selection;
-use crate::linalg::{LinalgError, Matrix, SecondMoment};
-use crate::linear::{Tap, as_matrix, factored_paths, tapped, to_matrix};
+use crate::forms::{FormError, LiveMatrix, matrices};
+use crate::linalg::{Matrix, SecondMoment};
+use crate::model::LanguageModel;
+use crate::modules::{MatrixName, Selection, Tap, tapped};
 
 /// Measures any Burn module whose layers are [`LowRankLinear`](crate::linear::LowRankLinear).
 ///
 /// ```
 /// use burn::tensor::{Device, Distribution, Tensor};
 /// use welore_burn::calibrate::Collector;
-/// use welore_burn::checkpoint::Selection;
 /// use welore_burn::linear::LowRankLinearConfig;
+/// use welore_burn::modules::{MatrixName, Selection};
 ///
 /// let device = Device::flex().autodiff();
 /// let layer = LowRankLinearConfig::new(8, 4).init(&device);
@@ -27,14 +28,15 @@ use crate::linear::{Tap, as_matrix, factored_paths, tapped, to_matrix};
 ///     collector.collect(seen, Some(&mut loss.backward()));
 /// }
 /// let calibration = collector.finish()?;
-/// assert_eq!(calibration.inputs("")?.count(), 320);
+/// // The module is a single layer, so its matrix has no name.
+/// assert_eq!(calibration.inputs(&MatrixName::new(""))?.count(), 320);
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 #[derive(Debug)]
 pub struct Collector {
-    names: BTreeMap<ParamId, String>,
-    inputs: BTreeMap<String, SecondMoment>,
-    outputs: BTreeMap<String, SecondMoment>,
+    names: BTreeMap<ParamId, MatrixName>,
+    inputs: BTreeMap<MatrixName, SecondMoment>,
+    outputs: BTreeMap<MatrixName, SecondMoment>,
 }
 
 /// What one forward pass showed.
@@ -51,10 +53,10 @@ impl Collector {
     ///
     /// # Errors
     ///
-    /// [`CalibrationError::Factored`], [`CalibrationError::NothingSelected`].
+    /// [`CalibrationError::Form`], [`CalibrationError::NothingSelected`].
     pub fn new(module: &impl Module, selection: &Selection) -> Result<Self, CalibrationError> {
-        let named = matrices(module, selection)?.into_iter();
-        let names = named.map(|(id, (name, _))| (id, name)).collect();
+        let found = dense_matrices(module, |name| selection.matches(name.as_str()))?;
+        let names = found.into_iter().map(|(id, matrix)| (id, matrix.name)).collect();
         Ok(Self { names, inputs: BTreeMap::new(), outputs: BTreeMap::new() })
     }
 
@@ -68,7 +70,7 @@ impl Collector {
 
     /// Takes in what a pass showed, with the gradients of its loss if there are any.
     pub fn collect(&mut self, seen: Seen, mut gradients: Option<&mut Gradients>) {
-        let add = |into: &mut BTreeMap<_, SecondMoment>, name: &String, rows: &[f32], size| {
+        let add = |into: &mut BTreeMap<_, SecondMoment>, name: &MatrixName, rows: &[f32], size| {
             let moment = into.entry(name.clone()).or_insert_with(|| SecondMoment::new(size));
             moment.add(rows);
         };
@@ -94,18 +96,18 @@ impl Collector {
     }
 }
 
-/// The matrices of a dense module, to look at what they see.
+/// The matrices of a dense language model, to look at what they see.
 #[derive(Debug)]
 pub(crate) struct Watch {
-    params: BTreeMap<ParamId, (String, Param<Tensor<2>>)>,
+    matrices: BTreeMap<ParamId, LiveMatrix>,
 }
 
 impl Watch {
-    /// Of all projections.
-    pub fn new(module: &impl Module) -> Result<Self, CalibrationError> {
-        let selection = Selection::projections();
-        let params = matrices(module, &selection)?;
-        Ok(Self { params })
+    /// Of all matrices of the model that can be compressed.
+    pub fn new(model: &impl LanguageModel) -> Result<Self, CalibrationError> {
+        let names: BTreeSet<MatrixName> =
+            model.matrices().into_iter().map(|matrix| matrix.name).collect();
+        Ok(Self { matrices: dense_matrices(model, |name| names.contains(name))? })
     }
 
     /// Does a forward pass on this thread, and keeps the inputs of the matrices.
@@ -119,34 +121,50 @@ impl Watch {
     }
 
     fn watched<R>(&self, inputs: bool, work: impl FnOnce() -> R) -> (R, Seen) {
-        let ids = self.params.keys().copied().collect();
+        let ids = self.matrices.keys().copied().collect();
         let (result, eye) = tapped(Eye { ids, inputs, seen: Seen::default() }, work);
         (result, eye.seen)
     }
 
     /// The name of a matrix.
-    pub fn name(&self, id: ParamId) -> &String {
-        &self.params[&id].0
+    pub fn name(&self, id: ParamId) -> &MatrixName {
+        &self.matrices[&id].name
     }
 
-    /// A matrix `[out, in]`, with the id of its parameter.
-    pub fn matrix(&self, name: &str) -> Result<(ParamId, Matrix), LinalgError> {
-        let found = self.params.iter().find(|(_, (known, _))| known == name);
-        let (id, (_, param)) = found.expect("the name came of this watch");
-        Ok((*id, to_matrix(param.base())?))
+    /// The shape `[out, in]` of a matrix.
+    pub fn shape(&self, name: &MatrixName) -> [usize; 2] {
+        self.find(name).shape
+    }
+
+    /// The entries of a matrix `[out, in]`.
+    pub fn matrix(&self, name: &MatrixName) -> Result<Matrix, FormError> {
+        self.find(name).to_matrix()
+    }
+
+    fn find(&self, name: &MatrixName) -> &LiveMatrix {
+        let found = self.matrices.values().find(|matrix| matrix.name == *name);
+        found.expect("the name came from this watch")
     }
 
     /// The matrices that were used, in their order, each with the first that saw the same.
-    pub fn groups(&self, seen: &Seen) -> Vec<(String, String)> {
+    pub fn groups(&self, seen: &Seen) -> Vec<SharedInputs> {
         let first = |rows: &Arc<Vec<f32>>| {
             let same = seen.inputs.iter().find(|(_, _, other)| Arc::ptr_eq(other, rows));
             same.map_or(0.into(), |(id, _, _)| *id)
         };
-        let group = |(id, _, rows): &(ParamId, usize, Arc<Vec<f32>>)| {
-            (self.name(*id).clone(), self.name(first(rows)).clone())
+        let group = |(id, _, rows): &(ParamId, usize, Arc<Vec<f32>>)| SharedInputs {
+            name: self.name(*id).clone(),
+            inputs_of: self.name(first(rows)).clone(),
         };
         seen.inputs.iter().map(group).collect()
     }
+}
+
+/// A matrix, and the first of those that see the same inputs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct SharedInputs {
+    pub name: MatrixName,
+    pub inputs_of: MatrixName,
 }
 
 /// Keeps what it sees of some layers.
@@ -186,46 +204,20 @@ pub(super) fn to_rows(x: Tensor<2>) -> Vec<f32> {
     x.cast(FloatDType::F32).into_data().try_into_vec::<f32>().expect("it was cast")
 }
 
-/// The selected matrices of a module with their names, by the ids of their parameters.
-fn matrices(
+/// The wanted matrices of a module, which must be dense, by the ids of their weights.
+fn dense_matrices(
     module: &impl Module,
-    selection: &Selection,
-) -> Result<BTreeMap<ParamId, (String, Param<Tensor<2>>)>, CalibrationError> {
-    let name_of = |path: &str| {
-        let name = if path == "weight" { Some("") } else { path.strip_suffix(".weight") };
-        name.filter(|name| selection.matches(name)).map(str::to_string)
-    };
-    if let Some(name) = factored_paths(module).iter().find_map(|path| name_of(path)) {
-        return Err(CalibrationError::Factored { name });
+    wanted: impl Fn(&MatrixName) -> bool,
+) -> Result<BTreeMap<ParamId, LiveMatrix>, CalibrationError> {
+    let found: Vec<LiveMatrix> =
+        matrices(module).into_iter().filter(|matrix| wanted(&matrix.name)).collect();
+    for matrix in &found {
+        let name = || matrix.name.clone();
+        let about = |source| CalibrationError::Form { name: name(), source };
+        matrix.check_dense().map_err(about)?;
     }
-    let mut matrices = Matrices { path: Vec::new(), found: Vec::new() };
-    module.visit(&mut matrices);
-    let named =
-        |(path, param): (String, Param<Tensor<2>>)| Some((param.id, (name_of(&path)?, param)));
-    let params: BTreeMap<_, _> = matrices.found.into_iter().filter_map(named).collect();
-    match params.is_empty() {
+    match found.is_empty() {
         true => Err(CalibrationError::NothingSelected),
-        false => Ok(params),
-    }
-}
-
-struct Matrices {
-    path: Vec<String>,
-    found: Vec<(String, Param<Tensor<2>>)>,
-}
-
-impl ModuleVisitor for Matrices {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(matrix) = as_matrix(param) {
-            self.found.push((self.path.join("."), matrix.clone()));
-        }
+        false => Ok(found.into_iter().map(|matrix| (matrix.base.id, matrix)).collect()),
     }
 }

@@ -1,15 +1,23 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use crate::checkpoint::CheckpointError;
+use crate::files::FileError;
+use crate::forms::FormError;
 use crate::linalg::LinalgError;
+use crate::modules::MatrixName;
 use crate::progress::Interrupted;
 
 /// Why a model cannot be calibrated, or a calibration cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CalibrationError {
     /// Reading or writing failed.
-    #[error(transparent)]
+    #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
+    /// A file cannot be written.
+    #[error("{0}")]
+    File(#[from] FileError),
     /// Not a calibration.
     #[error("{path}: not a calibration: {reason}", path = path.display())]
     NotCalibration {
@@ -32,32 +40,34 @@ pub enum CalibrationError {
         /// How that shows.
         reason: String,
     },
-    /// A matrix is factored already.
-    #[error("matrix `{name}` is factored already; calibrate the dense model")]
-    Factored {
+    /// A matrix is not a dense one.
+    #[error("matrix `{name}`: {source}")]
+    Form {
         /// Name of the matrix.
-        name: String,
+        name: MatrixName,
+        /// Why.
+        source: FormError,
     },
     /// No matrix to look at.
     #[error("the model has no matrix to calibrate")]
     NothingSelected,
-    /// A block that predicts nothing.
-    #[error("a block needs at least 2 tokens, {0} were asked for")]
+    /// A window that predicts nothing.
+    #[error("a window needs at least 2 tokens, {0} were asked for")]
     SeqLen(usize),
-    /// Longer blocks than the model can see.
-    #[error("blocks of {seq_len} tokens are longer than the model's context of {context}")]
+    /// Longer windows than the model can see.
+    #[error("windows of {seq_len} tokens are longer than the model's context of {context}")]
     Context {
-        /// Tokens in a block.
+        /// Tokens in a window.
         seq_len: usize,
         /// The model's context.
         context: usize,
     },
-    /// Not even one block of text.
-    #[error("the text has {tokens} tokens, which do not fill one block of {seq_len}")]
+    /// Not even one window of text.
+    #[error("the text has {tokens} tokens, which do not fill one window of {seq_len}")]
     TooShort {
         /// Tokens of the text.
         tokens: usize,
-        /// Tokens in a block.
+        /// Tokens in a window.
         seq_len: usize,
     },
     /// Fewer tokens than directions.
@@ -68,7 +78,7 @@ pub enum CalibrationError {
         /// Tokens of the text that are used.
         tokens: usize,
         /// The matrix with the longest inputs.
-        name: String,
+        name: MatrixName,
         /// Their length.
         size: usize,
     },
@@ -88,8 +98,11 @@ pub enum CalibrationError {
         /// Inputs or gradients.
         what: &'static str,
         /// Name of the matrix.
-        name: String,
+        name: MatrixName,
     },
+    /// A matrix is not the weight of a `LowRankLinear` that the model uses.
+    #[error("matrix `{0}` sees no inputs; its layer must be a LowRankLinear that the blocks use")]
+    NotUsed(MatrixName),
     /// There are no gradients in this calibration.
     #[error("the calibration has no gradients, which this method needs")]
     NoGradients,
@@ -97,11 +110,14 @@ pub enum CalibrationError {
     #[error("`{name}`: {source}")]
     Linalg {
         /// Name of the matrix.
-        name: String,
+        name: MatrixName,
         /// Why.
         source: LinalgError,
     },
+    /// What failed for several matrices at once.
+    #[error("{0}")]
+    Shared(#[source] Arc<CalibrationError>),
     /// The user stopped the work.
-    #[error(transparent)]
+    #[error("{0}")]
     Interrupted(#[from] Interrupted),
 }

@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use super::error::CalibrationError;
 use crate::artifact::Header;
-use crate::checkpoint::{Checkpoint, CheckpointError, Layout, ShardFiles, TensorSpec};
+use crate::checkpoint::{Checkpoint, ShardLayout, ShardWriter};
+use crate::files::{FileError, parent_of};
+use crate::forms::TensorSpec;
 use crate::linalg::{SecondMoment, packed_len};
+use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-calibration";
 const VERSION: u32 = 1;
@@ -26,45 +29,47 @@ pub(super) struct Manifest {
     version: u32,
     /// Where the model came from, for people.
     pub source: String,
-    /// Tokens in a block.
+    /// Tokens in a window.
     pub seq_len: usize,
-    /// Blocks whose inputs were measured.
-    pub blocks: usize,
-    /// Blocks whose gradients were.
-    pub gradient_blocks: usize,
+    /// Windows whose inputs were measured.
+    #[serde(rename = "blocks")]
+    pub windows: usize,
+    /// Windows whose gradients were.
+    #[serde(rename = "gradient_blocks")]
+    pub gradient_windows: usize,
     pub matrices: Vec<MatrixEntry>,
 }
 
 /// What a file holds of a matrix.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct MatrixEntry {
-    pub name: String,
+    pub name: MatrixName,
     /// `[out, in]`.
     pub shape: [usize; 2],
     /// BLAKE3 of the dense matrix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
     /// The matrix under whose name its inputs are stored: some see the same.
-    pub inputs_of: String,
+    pub inputs_of: MatrixName,
 }
 
 impl Manifest {
     pub fn new(
         source: String,
         seq_len: usize,
-        blocks: usize,
-        gradient_blocks: usize,
+        windows: usize,
+        gradient_windows: usize,
         matrices: Vec<MatrixEntry>,
     ) -> Self {
         let (format, version) = (FORMAT.into(), VERSION);
-        Self { format, version, source, seq_len, blocks, gradient_blocks, matrices }
+        Self { format, version, source, seq_len, windows, gradient_windows, matrices }
     }
 
     fn tensors(&self, text: &str) -> Vec<TensorSpec> {
         let spec = |name: String, dtype, shape: Vec<usize>| TensorSpec { name, dtype, shape };
         let mut tensors = vec![
             spec(MANIFEST.into(), Dtype::U8, vec![text.len()]),
-            spec(TOKENS.into(), Dtype::U32, vec![self.blocks, self.seq_len]),
+            spec(TOKENS.into(), Dtype::U32, vec![self.windows, self.seq_len]),
             spec(PROBES.into(), Dtype::F64, vec![self.matrices.len()]),
         ];
         for matrix in &self.matrices {
@@ -72,7 +77,7 @@ impl Manifest {
             if matrix.inputs_of == matrix.name {
                 tensors.push(spec(inputs(&matrix.name), Dtype::F32, vec![packed_len(cols)]));
             }
-            if self.gradient_blocks > 0 {
+            if self.gradient_windows > 0 {
                 tensors.push(spec(outputs(&matrix.name), Dtype::F32, vec![packed_len(rows)]));
             }
         }
@@ -80,12 +85,12 @@ impl Manifest {
     }
 }
 
-fn inputs(name: &str) -> String {
-    format!("{name}.inputs")
+fn inputs(name: &MatrixName) -> String {
+    name.part("inputs")
 }
 
-fn outputs(name: &str) -> String {
-    format!("{name}.outputs")
+fn outputs(name: &MatrixName) -> String {
+    name.part("outputs")
 }
 
 /// A file that is being written: moments come in any order, and the file appears when all are
@@ -93,7 +98,7 @@ fn outputs(name: &str) -> String {
 pub(super) struct CalibrationWriter {
     path: PathBuf,
     dir: tempfile::TempDir,
-    layout: Layout,
+    layout: ShardLayout,
     file: String,
 }
 
@@ -103,17 +108,12 @@ impl CalibrationWriter {
         manifest: &Manifest,
         tokens: &[Vec<u32>],
     ) -> Result<Self, CalibrationError> {
-        let io = || CheckpointError::io(path);
-        let beside = match path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        let dir = tempfile::Builder::new().prefix(".calibration-").tempdir_in(beside);
-        let dir = dir.map_err(io())?;
+        let dir = tempfile::Builder::new().prefix(".calibration-").tempdir_in(parent_of(path));
+        let dir = dir.map_err(FileError::io(path))?;
         let text = serde_json::to_string(manifest).expect("numbers and strings always serialize");
-        let layout = Layout::new(&manifest.tensors(&text), u64::MAX)?;
+        let layout = ShardLayout::new(&manifest.tensors(&text), u64::MAX)?;
         let writer = Self { path: path.into(), dir, layout, file: "model.safetensors".into() };
-        let files = ShardFiles::prepare(writer.dir.path(), &writer.layout)?;
+        let files = ShardWriter::new(writer.dir.path(), &writer.layout)?;
         files.write(MANIFEST, text.as_bytes())?;
         let tokens = tokens.iter().flatten().flat_map(|token| token.to_le_bytes());
         files.write(TOKENS, &tokens.collect::<Vec<_>>())?;
@@ -121,28 +121,28 @@ impl CalibrationWriter {
         Ok(writer)
     }
 
-    fn files(&self) -> Result<ShardFiles<'_>, CalibrationError> {
-        Ok(ShardFiles::prepare(self.dir.path(), &self.layout)?)
+    fn files(&self) -> Result<ShardWriter<'_>, CalibrationError> {
+        Ok(ShardWriter::new(self.dir.path(), &self.layout)?)
     }
 
-    pub fn write_inputs(&self, name: &str, moment: &SecondMoment) -> Result<(), CalibrationError> {
+    pub fn write_inputs(&self, name: &MatrixName, moment: &SecondMoment) -> Result<(), CalibrationError> {
         self.write("inputs", name, inputs(name), moment)
     }
 
-    pub fn write_outputs(&self, name: &str, moment: &SecondMoment) -> Result<(), CalibrationError> {
+    pub fn write_outputs(&self, name: &MatrixName, moment: &SecondMoment) -> Result<(), CalibrationError> {
         self.write("gradients", name, outputs(name), moment)
     }
 
     fn write(
         &self,
         what: &'static str,
-        name: &str,
+        name: &MatrixName,
         tensor: String,
         moment: &SecondMoment,
     ) -> Result<(), CalibrationError> {
         let packed = moment.packed();
         if !packed.iter().all(|x| x.is_finite()) {
-            return Err(CalibrationError::NotFinite { what, name: name.into() });
+            return Err(CalibrationError::NotFinite { what, name: name.clone() });
         }
         let data: Vec<u8> = packed.iter().flat_map(|x| x.to_le_bytes()).collect();
         Ok(self.files()?.write(&tensor, &data)?)
@@ -163,7 +163,7 @@ impl CalibrationWriter {
     pub fn finish(self) -> Result<(), CalibrationError> {
         self.files()?.finish()?;
         fs::rename(self.dir.path().join(&self.file), &self.path)
-            .map_err(CheckpointError::io(&self.path))?;
+            .map_err(FileError::io(&self.path))?;
         Ok(())
     }
 }
@@ -174,7 +174,7 @@ pub(super) struct CalibrationFile {
     path: PathBuf,
     tensors: Checkpoint,
     manifest: Manifest,
-    places: BTreeMap<String, usize>,
+    places: BTreeMap<MatrixName, usize>,
     digest: String,
 }
 
@@ -194,7 +194,7 @@ impl CalibrationFile {
         let manifest: Manifest =
             serde_json::from_str(text).map_err(|error| not(error.to_string()))?;
         let names = manifest.matrices.iter().map(|matrix| matrix.name.clone());
-        let places: BTreeMap<String, usize> = names.zip(0..).collect();
+        let places: BTreeMap<MatrixName, usize> = names.zip(0..).collect();
         let possible = |n: &usize| (1..1 << 28).contains(n);
         if !manifest.matrices.iter().all(|matrix| matrix.shape.iter().all(possible)) {
             return Err(not("a matrix in it cannot be".into()));
@@ -206,8 +206,8 @@ impl CalibrationFile {
             }
         }
         let mut hasher = blake3::Hasher::new();
-        let file = fs::File::open(path).map_err(CheckpointError::io(path))?;
-        hasher.update_reader(file).map_err(CheckpointError::io(path))?;
+        let file = fs::File::open(path).map_err(FileError::io(path))?;
+        hasher.update_reader(file).map_err(FileError::io(path))?;
         let digest = hasher.finalize().to_hex().to_string();
         Ok(Self { path: path.into(), tensors, manifest, places, digest })
     }
@@ -220,20 +220,25 @@ impl CalibrationFile {
         &self.digest
     }
 
-    pub fn inputs(&self, name: &str) -> Result<SecondMoment, CalibrationError> {
+    pub fn inputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        let count = self.manifest.blocks.saturating_mul(self.manifest.seq_len);
-        self.moment(&inputs(&entry.inputs_of), entry.shape[1], count)
+        let count = self.manifest.windows.saturating_mul(self.manifest.seq_len);
+        self.moment(name, &inputs(&entry.inputs_of), entry.shape[1], count)
     }
 
-    pub fn outputs(&self, name: &str) -> Result<SecondMoment, CalibrationError> {
+    pub fn inputs_of(&self, name: &MatrixName) -> Result<&MatrixName, CalibrationError> {
+        Ok(&self.entry(name)?.inputs_of)
+    }
+
+    pub fn outputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        let count = self.manifest.gradient_blocks.saturating_mul(self.manifest.seq_len);
-        self.moment(&outputs(name), entry.shape[0], count)
+        let count = self.manifest.gradient_windows.saturating_mul(self.manifest.seq_len);
+        self.moment(name, &outputs(name), entry.shape[0], count)
     }
 
     fn moment(
         &self,
+        name: &MatrixName,
         tensor: &str,
         size: usize,
         count: usize,
@@ -241,24 +246,24 @@ impl CalibrationFile {
         let packed = self.tensors.read_f32(tensor)?;
         self.tensors.release(tensor);
         SecondMoment::from_packed(size, &packed, count as u64)
-            .map_err(|source| CalibrationError::Linalg { name: tensor.into(), source })
+            .map_err(|source| CalibrationError::Linalg { name: name.clone(), source })
     }
 
-    pub fn probe(&self, name: &str) -> Option<f64> {
+    pub fn probe(&self, name: &MatrixName) -> Option<f64> {
         let place = *self.places.get(name)?;
         let (_, bytes) = self.tensors.raw(PROBES).ok()?;
         let (entries, _) = bytes.as_chunks::<8>();
         entries.get(place).map(|entry| f64::from_le_bytes(*entry)).filter(|x| x.is_finite())
     }
 
-    pub fn blocks(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {
+    pub fn windows(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {
         let (_, bytes) = self.tensors.raw(TOKENS)?;
         let (entries, _) = bytes.as_chunks::<4>();
         let tokens: Vec<u32> = entries.iter().map(|entry| u32::from_le_bytes(*entry)).collect();
         Ok(tokens.chunks(self.manifest.seq_len.max(1)).map(<[u32]>::to_vec).collect())
     }
 
-    pub fn check(&self, name: &str, digest: &str) -> Result<(), CalibrationError> {
+    pub fn check(&self, name: &MatrixName, digest: &str) -> Result<(), CalibrationError> {
         match &self.entry(name)?.digest {
             Some(own) if own != digest => Err(CalibrationError::Foreign {
                 reason: format!("`{name}` has other weights than were calibrated"),
@@ -267,7 +272,7 @@ impl CalibrationFile {
         }
     }
 
-    fn entry(&self, name: &str) -> Result<&MatrixEntry, CalibrationError> {
+    fn entry(&self, name: &MatrixName) -> Result<&MatrixEntry, CalibrationError> {
         let place = self.places.get(name).ok_or_else(|| CalibrationError::Foreign {
             reason: format!("{} has no `{name}`", self.path.display()),
         })?;

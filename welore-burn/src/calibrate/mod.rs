@@ -1,7 +1,7 @@
 //! What a model's matrices see and do on a text: second moments of the inputs of every matrix,
 //! and of the gradients of its outputs.
 //!
-//! [`calibrate`] measures them block by block of a language model and writes them to a file;
+//! [`calibrate`] measures a language model, one of its blocks at a time, and writes a file;
 //! a [`Collector`] measures them on any Burn module whose layers are
 //! [`LowRankLinear`](crate::linear::LowRankLinear). A [`Calibration`] is what was measured; the
 //! norms in which spectra are measured and matrices are factored
@@ -15,8 +15,7 @@ mod pass;
 mod probe;
 
 pub use calibration::Calibration;
-pub(crate) use collector::Watch;
+pub(crate) use collector::{SharedInputs, Watch};
 pub use collector::{Collector, Seen};
 pub use error::CalibrationError;
-pub(crate) use pass::as_tensor;
 pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, check_text};

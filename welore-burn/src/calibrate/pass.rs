@@ -1,38 +1,52 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::path::Path;
 
-use burn::tensor::{Device, Int, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
-use super::collector::{Watch, to_rows};
+use super::collector::{SharedInputs, Watch, to_rows};
 use super::error::CalibrationError;
 use super::file::{CalibrationWriter, Manifest, MatrixEntry};
 use super::probe::Probing;
 use crate::checkpoint::Checkpoint;
-use crate::language::{LanguageModel, cross_entropy, leaf};
 use crate::linalg::SecondMoment;
+use crate::model::{LanguageModel, as_tensor, cross_entropy, device_of, leaf};
+use crate::modules::MatrixName;
 use crate::progress::Progress;
 use crate::workers::Workers;
 
 /// How a language model is calibrated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CalibrationOptions {
-    /// Tokens in a block; at least 2.
+    /// Tokens in a window of the text; at least 2.
     pub seq_len: usize,
-    /// Most blocks whose inputs are measured; `None` is all that the text fills.
-    pub blocks: Option<usize>,
-    /// Most blocks whose gradients are measured, too; 0 for none.
-    pub gradient_blocks: usize,
-    /// Blocks to probe every matrix on, which takes a pass over a part of the model for each;
+    /// Most windows whose inputs are measured; `None` is all that the text fills.
+    pub windows: Option<usize>,
+    /// Most windows whose gradients are measured, too; 0 for none.
+    pub gradient_windows: usize,
+    /// Windows to probe every matrix on, which takes a pass over a part of the model for each;
     /// 0 for none. Needs gradients.
-    pub probe_blocks: usize,
+    pub probe_windows: usize,
     /// Whether to go on with fewer tokens than a matrix has inputs, which leaves its second
     /// moments deficient. They are shrunk where they are used.
     pub allow_deficient: bool,
-    /// Blocks computed at once, each by a thread of its own; see
+    /// Windows computed at once, each by a thread of its own; see
     /// [`PerplexityOptions`](crate::eval::PerplexityOptions).
     pub at_once: NonZeroUsize,
+}
+
+impl Default for CalibrationOptions {
+    /// 64 windows of 512 tokens, gradients of 16 of them, one at a time.
+    fn default() -> Self {
+        Self {
+            seq_len: 512,
+            windows: Some(64),
+            gradient_windows: 16,
+            probe_windows: 0,
+            allow_deficient: false,
+            at_once: NonZeroUsize::MIN,
+        }
+    }
 }
 
 /// What was measured.
@@ -40,83 +54,96 @@ pub struct CalibrationOptions {
 pub struct CalibrationSummary {
     /// Matrices.
     pub matrices: usize,
-    /// Blocks whose inputs were measured.
-    pub blocks: usize,
-    /// Blocks whose gradients were.
-    pub gradient_blocks: usize,
-    /// Tokens in a block.
+    /// Windows whose inputs were measured.
+    pub windows: usize,
+    /// Windows whose gradients were.
+    pub gradient_windows: usize,
+    /// Tokens in a window.
     pub seq_len: usize,
 }
 
-/// Measures second moments of the inputs of every projection of a dense language model on a
-/// text, and of the gradients of their outputs with respect to the loss of each token, and writes
-/// them to `path`, whole or not at all.
+/// Measures second moments of the inputs of every matrix of a dense language model that can be
+/// compressed, on a text, and of the gradients of their outputs with respect to the loss of each
+/// token, and writes them to `path`, whole or not at all.
 ///
 /// The text goes through one block of the model at a time, forward and, for the gradients,
-/// backward: in memory are the model, the hidden states of all text (of those blocks of text
-/// that have gradients, at every block of the model), and the moments of one block. Sums are
-/// f64, over products of a block of text in f32.
+/// backward: in memory are the model, the hidden states of all windows (of those that have
+/// gradients, at every block of the model), and the moments of one block. Sums are f64, over
+/// products of a window in f32.
 ///
-/// `model` is on its autodiff device, `checkpoint` is where it came from.
+/// `model` is on its autodiff device. `checkpoint` is where its weights came from, if that is
+/// known: then the calibration is refused for other weights.
 ///
 /// # Errors
 ///
 /// [`CalibrationError`]; what the text cannot give is found before anything is computed.
 pub fn calibrate<M: LanguageModel>(
     model: &M,
-    checkpoint: &Checkpoint,
+    checkpoint: Option<&Checkpoint>,
     tokens: &[u32],
-    context: usize,
     options: &CalibrationOptions,
     path: &Path,
     progress: &mut dyn Progress,
 ) -> Result<CalibrationSummary, CalibrationError> {
     let seq_len = options.seq_len;
-    check_text(model, tokens, context, options)?;
-    let text: Vec<Vec<u32>> = tokens
-        .chunks_exact(seq_len)
-        .take(options.blocks.unwrap_or(usize::MAX))
-        .map(<[u32]>::to_vec)
-        .collect();
-    let gradient_blocks = options.gradient_blocks.min(text.len());
+    check_text(model, tokens, options)?;
+    let windows = tokens.chunks_exact(seq_len).take(options.windows.unwrap_or(usize::MAX));
+    let text: Vec<Vec<u32>> = windows.map(<[u32]>::to_vec).collect();
+    let gradient_windows = options.gradient_windows.min(text.len());
     let watch = Watch::new(model)?;
     let frozen = model.clone().no_grad();
-    let device = frozen.devices().into_iter().next().expect("a model with matrices has a device");
+    let device = device_of(&frozen);
     let layers = survey(&frozen.valid(), &watch, &text[0], &device.clone().inner());
-    let matrices = entries(checkpoint, &layers)?;
-    let largest = matrices.iter().max_by_key(|matrix| matrix.shape[1]);
-    if let Some(matrix) = largest.filter(|_| !options.allow_deficient) {
-        let (tokens, size) = (text.len() * seq_len, matrix.shape[1]);
-        if tokens < size {
-            return Err(CalibrationError::TooLittleText {
-                tokens,
-                name: matrix.name.clone(),
-                size,
-            });
-        }
-    }
-    let source = checkpoint.dir().display().to_string();
+    check_used(model, &layers)?;
+    let matrices = entries(checkpoint, &watch, &layers)?;
+    check_amount(&matrices, text.len() * seq_len, options)?;
+    let source = checkpoint.map(|from| from.dir().display().to_string()).unwrap_or_default();
     let count = matrices.len();
-    let manifest = Manifest::new(source, seq_len, text.len(), gradient_blocks, matrices);
+    let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, matrices);
     let writer = CalibrationWriter::new(path, &manifest, &text)?;
 
-    let steps = layers.len() * (1 + usize::from(gradient_blocks > 0));
+    let steps = layers.len() * (1 + usize::from(gradient_windows > 0));
     progress.begin("calibrating", steps);
     let workers = Workers::new(options.at_once);
     let pass = Calibrating { model: &frozen, watch: &watch, layers, workers, device, writer };
-    let (kept, last) = pass.forward(&text, gradient_blocks, progress)?;
-    if gradient_blocks > 0 {
-        pass.backward(&text[..gradient_blocks], kept, last, progress)?;
-        let blocks = options.probe_blocks.min(text.len());
-        if blocks > 0 {
-            pass.probe(&text[..blocks], progress)?;
+    let (kept, last) = pass.forward(&text, gradient_windows, progress)?;
+    if gradient_windows > 0 {
+        pass.backward(&text[..gradient_windows], kept, last, progress)?;
+        let probed = options.probe_windows.min(text.len());
+        if probed > 0 {
+            pass.probe(&text[..probed], progress)?;
         }
     }
     pass.writer.finish()?;
-    Ok(CalibrationSummary { matrices: count, blocks: text.len(), gradient_blocks, seq_len })
+    Ok(CalibrationSummary { matrices: count, windows: text.len(), gradient_windows, seq_len })
 }
 
-/// Checks that a text fills the blocks that [`calibrate`] is asked for, and that the model, which
+/// Refuses a model with a matrix that none of its blocks shows.
+fn check_used(model: &impl LanguageModel, layers: &[Layer]) -> Result<(), CalibrationError> {
+    let used: BTreeSet<&MatrixName> = layers.iter().flatten().map(|matrix| &matrix.name).collect();
+    match model.matrices().into_iter().find(|matrix| !used.contains(&matrix.name)) {
+        Some(matrix) => Err(CalibrationError::NotUsed(matrix.name)),
+        None => Ok(()),
+    }
+}
+
+/// Refuses fewer tokens than a matrix has inputs, unless that is wanted.
+fn check_amount(
+    matrices: &[MatrixEntry],
+    tokens: usize,
+    options: &CalibrationOptions,
+) -> Result<(), CalibrationError> {
+    let largest = matrices.iter().max_by_key(|matrix| matrix.shape[1]);
+    match largest.filter(|_| !options.allow_deficient) {
+        Some(MatrixEntry { name, shape: [_, size], .. }) if tokens < *size => {
+            let (name, size) = (name.clone(), *size);
+            Err(CalibrationError::TooLittleText { tokens, name, size })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Checks that a text fills the windows that [`calibrate`] is asked for, and that the model, which
 /// needs no weights for that, knows its tokens.
 ///
 /// # Errors
@@ -125,17 +152,16 @@ pub fn calibrate<M: LanguageModel>(
 pub fn check_text(
     model: &impl LanguageModel,
     tokens: &[u32],
-    context: usize,
     options: &CalibrationOptions,
 ) -> Result<(), CalibrationError> {
-    let seq_len = options.seq_len;
+    let (seq_len, context) = (options.seq_len, model.context());
     if seq_len < 2 {
         return Err(CalibrationError::SeqLen(seq_len));
     }
     if seq_len > context {
         return Err(CalibrationError::Context { seq_len, context });
     }
-    if tokens.len() < seq_len || options.blocks == Some(0) {
+    if tokens.len() < seq_len || options.windows == Some(0) {
         return Err(CalibrationError::TooShort { tokens: tokens.len(), seq_len });
     }
     let vocab_size = model.vocab_size();
@@ -147,9 +173,8 @@ pub fn check_text(
     }
 }
 
-/// The matrices of a block of the model, in the order of their use; each with the one whose
-/// inputs it sees.
-pub(super) type Layer = Vec<(String, String)>;
+/// The matrices of a block of the model, in the order of their use.
+pub(super) type Layer = Vec<SharedInputs>;
 
 /// Learns from a few tokens which matrices each block has, and which see the same inputs.
 fn survey<M: LanguageModel>(plain: &M, watch: &Watch, text: &[u32], device: &Device) -> Vec<Layer> {
@@ -165,23 +190,16 @@ fn survey<M: LanguageModel>(plain: &M, watch: &Watch, text: &[u32], device: &Dev
 }
 
 fn entries(
-    checkpoint: &Checkpoint,
+    checkpoint: Option<&Checkpoint>,
+    watch: &Watch,
     layers: &[Layer],
 ) -> Result<Vec<MatrixEntry>, CalibrationError> {
-    let entry = |(name, inputs_of): &(String, String)| {
-        let tensor = format!("{name}.weight");
-        let (shape, digest) = (checkpoint.matrix_shape(&tensor)?, checkpoint.digest(&tensor)?);
-        let (name, inputs_of) = (name.clone(), inputs_of.clone());
-        Ok(MatrixEntry { name, shape, digest: Some(digest), inputs_of })
+    let entry = |SharedInputs { name, inputs_of }: &SharedInputs| {
+        let digest = checkpoint.map(|from| from.digest(&name.weight())).transpose()?;
+        let shape = watch.shape(name);
+        Ok(MatrixEntry { name: name.clone(), shape, digest, inputs_of: inputs_of.clone() })
     };
     layers.iter().flatten().map(entry).collect()
-}
-
-/// A block of tokens, `[1, positions]`.
-pub(crate) fn as_tensor(tokens: &[u32], device: &Device) -> Tensor<2, Int> {
-    let tokens: Vec<i32> = tokens.iter().map(|token| *token as i32).collect();
-    let len = tokens.len();
-    Tensor::from_data(TensorData::new(tokens, [1, len]), device)
 }
 
 struct Calibrating<'a, M> {
@@ -195,15 +213,15 @@ struct Calibrating<'a, M> {
 }
 
 /// Moments of the matrices of a block of the model.
-type Moments = BTreeMap<String, SecondMoment>;
+type Moments = BTreeMap<MatrixName, SecondMoment>;
 
 impl<M: LanguageModel> Calibrating<'_, M> {
-    /// The inputs of every block of the model for the blocks of text that have gradients, and the
-    /// last hidden states of those.
+    /// The inputs of every block of the model for the windows that have gradients, and the last
+    /// hidden states of those.
     fn forward(
         &self,
         text: &[Vec<u32>],
-        gradient_blocks: usize,
+        gradient_windows: usize,
         progress: &mut dyn Progress,
     ) -> Result<(Vec<Vec<Tensor<3>>>, Vec<Tensor<3>>), CalibrationError> {
         let plain = self.model.valid();
@@ -214,9 +232,10 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let mut kept = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
             progress.step(&format!("block {}, inputs", index + 1))?;
-            let leaders: BTreeSet<&String> = layer.iter().map(|(_, inputs_of)| inputs_of).collect();
-            let work = |block: usize| {
-                let x = hidden[block].clone();
+            let leaders: BTreeSet<&MatrixName> =
+                layer.iter().map(|matrix| &matrix.inputs_of).collect();
+            let work = |window: usize| {
+                let x = hidden[window].clone();
                 let (output, seen) = self.watch.inputs(|| plain.block(index, x, &pass));
                 let mut moments = Moments::new();
                 for (id, size, rows) in &seen.inputs {
@@ -232,10 +251,10 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             for (name, moment) in &moments {
                 self.writer.write_inputs(name, moment)?;
             }
-            kept.push(hidden[..gradient_blocks].to_vec());
+            kept.push(hidden[..gradient_windows].to_vec());
             hidden = outputs;
         }
-        hidden.truncate(gradient_blocks);
+        hidden.truncate(gradient_windows);
         Ok((kept, hidden))
     }
 
@@ -249,18 +268,18 @@ impl<M: LanguageModel> Calibrating<'_, M> {
     ) -> Result<(), CalibrationError> {
         let model = self.model;
         let (_, pass) = model.begin(as_tensor(&text[0], &self.device));
-        let head = |block: usize| {
-            (self.gradient_of_loss(&text[block], last[block].clone()), Moments::new())
+        let head = |window: usize| {
+            (self.gradient_of_loss(&text[window], last[window].clone()), Moments::new())
         };
         let (mut gradients, _) = self.spread(text.len(), head);
         for index in (0..self.layers.len()).rev() {
             progress.step(&format!("block {}, gradients", index + 1))?;
             let inputs = kept.pop().expect("there is one a block of the model");
-            let work = |block: usize| {
-                let input = leaf(inputs[block].clone());
+            let work = |window: usize| {
+                let input = leaf(inputs[window].clone());
                 let forward = || model.block(index, input.clone(), &pass);
                 let (output, seen) = self.watch.outputs(forward);
-                let gradient = Tensor::from_inner(gradients[block].clone());
+                let gradient = Tensor::from_inner(gradients[window].clone());
                 let mut backward = (output * gradient).sum().backward();
                 let mut moments = Moments::new();
                 for (id, probe) in seen.probes {
@@ -298,7 +317,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         self.writer.write_probes(&probing.run(text, progress)?)
     }
 
-    /// Gradient of the summed loss of a block of text with respect to the last hidden states.
+    /// Gradient of the summed loss of a window with respect to the last hidden states.
     fn gradient_of_loss(&self, tokens: &[u32], last: Tensor<3>) -> Tensor<3> {
         let positions = tokens.len() - 1;
         let end = leaf(last);
@@ -311,29 +330,23 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         end.grad_remove(&mut backward).expect("the end is a leaf")
     }
 
-    /// Does work on every block of text, and adds up moments in their order, so that the sums
-    /// do not depend on the threads.
+    /// Does work on every window, and adds up moments in their order, so that the sums do not
+    /// depend on the threads.
     fn spread(
         &self,
         count: usize,
         work: impl Fn(usize) -> (Tensor<3>, Moments) + Sync,
     ) -> (Vec<Tensor<3>>, Moments) {
-        let mut outputs: Vec<Option<Tensor<3>>> = vec![None; count];
-        let (mut sums, mut waiting, mut next) = (Moments::new(), BTreeMap::new(), 0);
-        self.workers.spread(count, work, |block, (output, moments)| {
-            outputs[block] = Some(output);
-            waiting.insert(block, moments);
-            while let Some(moments) = waiting.remove(&next) {
-                next += 1;
-                for (name, moment) in moments {
-                    match sums.get_mut(&name) {
-                        Some(sum) => sum.merge(&moment),
-                        None => drop(sums.insert(name, moment)),
-                    }
+        let (mut outputs, mut sums) = (Vec::with_capacity(count), Moments::new());
+        self.workers.spread_in_order(count, work, |_, (output, moments)| {
+            outputs.push(output);
+            for (name, moment) in moments {
+                match sums.get_mut(&name) {
+                    Some(sum) => sum.merge(&moment),
+                    None => drop(sums.insert(name, moment)),
                 }
             }
-            ControlFlow::Continue(())
         });
-        (outputs.into_iter().flatten().collect(), sums)
+        (outputs, sums)
     }
 }

@@ -1,25 +1,25 @@
 //! What leaving a part of one matrix out really costs, to set estimates straight.
 
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use burn::module::Param;
 use burn::tensor::activation::log_softmax;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Tensor};
 
 use super::collector::Watch;
 use super::error::CalibrationError;
 use super::file::CalibrationFile;
-use super::pass::{Layer, as_tensor};
-use crate::language::LanguageModel;
-use crate::linalg::{BalancedFactors, Shrinkage, Weighting};
-use crate::linear::{FactorParams, Rest, attach_factors};
+use super::pass::Layer;
+use crate::forms::{Form, Made, Rest, attach};
+use crate::linalg::{Shrinkage, Weighting};
+use crate::model::{LanguageModel, as_tensor};
+use crate::modules::MatrixName;
 use crate::progress::Progress;
 use crate::workers::Workers;
 
 /// A probed matrix keeps about this share of its degrees of freedom.
 const KEEP: f64 = 0.7;
 
-/// Every so many positions of a block are compared: neighbours tell much the same, and the head
+/// Every so many positions of a window are compared: neighbours tell much the same, and the head
 /// is a large part of the work.
 const STRIDE: usize = 4;
 
@@ -34,7 +34,7 @@ pub(super) struct Probing<'a, M> {
     pub device: &'a Device,
 }
 
-/// Blocks of text on their way through the dense model.
+/// Windows of text on their way through the dense model.
 struct Text<M: LanguageModel> {
     pass: M::Pass,
     /// What every block of the model sees.
@@ -52,33 +52,23 @@ impl<M: LanguageModel> Probing<'_, M> {
         progress: &mut dyn Progress,
     ) -> Result<Vec<f64>, CalibrationError> {
         let text = self.read(text);
-        let matrices: Vec<(usize, &String)> = self
+        let matrices: Vec<(usize, &MatrixName)> = self
             .layers
             .iter()
             .enumerate()
-            .flat_map(|(index, layer)| layer.iter().map(move |(name, _)| (index, name)))
+            .flat_map(|(index, layer)| layer.iter().map(move |matrix| (index, &matrix.name)))
             .collect();
         progress.begin("probing", matrices.len());
         let mut probes = vec![f64::NAN; matrices.len()];
-        let mut outcome = Ok(());
-        self.workers.spread(
+        self.workers.try_spread(
             matrices.len(),
             |place| self.probe(matrices[place].0, matrices[place].1, &text),
-            |place, result| {
-                let noted = result.and_then(|probe| {
-                    probes[place] = probe;
-                    Ok(progress.step(matrices[place].1)?)
-                });
-                if outcome.is_ok() {
-                    outcome = noted;
-                }
-                match outcome {
-                    Ok(()) => ControlFlow::Continue(()),
-                    Err(_) => ControlFlow::Break(()),
-                }
+            |place, probe| -> Result<(), CalibrationError> {
+                probes[place] = probe;
+                Ok(progress.step(matrices[place].1.as_str())?)
             },
-        );
-        outcome.map(|()| probes)
+        )?;
+        Ok(probes)
     }
 
     fn read(&self, text: &[Vec<u32>]) -> Text<M> {
@@ -94,27 +84,32 @@ impl<M: LanguageModel> Probing<'_, M> {
         Text { pass, hidden, dense }
     }
 
-    fn probe(&self, layer: usize, name: &str, text: &Text<M>) -> Result<f64, CalibrationError> {
-        let failed = |source| CalibrationError::Linalg { name: name.into(), source };
-        let (inputs, outputs) = (self.moments.inputs(name)?, self.moments.outputs(name)?);
-        let norm = Weighting::new(&inputs, Some(&outputs), Shrinkage::default()).map_err(failed)?;
-        let (id, matrix) = self.watch.matrix(name).map_err(failed)?;
-        let rank = rank_that_keeps(KEEP, matrix.rows(), matrix.cols());
-        let weighted = norm.apply(&matrix).map_err(failed)?;
-        let energy: f64 = weighted.data().iter().map(|x| x * x).sum();
-        let factors = norm.factors(&matrix, rank).map_err(failed)?;
-        let promised = factors.relative_error.powi(2) * energy;
-        let factored = attach_factors(
+    fn probe(
+        &self,
+        layer: usize,
+        name: &MatrixName,
+        text: &Text<M>,
+    ) -> Result<f64, CalibrationError> {
+        let failed = |source| CalibrationError::Linalg { name: name.clone(), source };
+        let shrink = Shrinkage::default();
+        let input = self.moments.inputs(name)?.root(shrink.input).map_err(failed)?;
+        let output = self.moments.outputs(name)?.root(shrink.output).map_err(failed)?;
+        let norm = Weighting::new(Some(Arc::new(input)), Some(Arc::new(output)));
+        let about = |source| CalibrationError::Form { name: name.clone(), source };
+        let matrix = self.watch.matrix(name).map_err(about)?;
+        let form = Form::factors(rank_that_keeps(KEEP, matrix.rows(), matrix.cols()));
+        let energy = norm.apply(&matrix).map_err(failed)?.norm().powi(2);
+        let Made { parts, relative_error } = form.make(&matrix, &norm).map_err(failed)?;
+        let promised = relative_error.powi(2) * energy;
+        let mut parts = Some(parts);
+        let factored = attach(
             self.model.clone(),
-            |path, _| {
-                let here = path.strip_suffix(".weight")? == name;
-                here.then(|| self.parameters(&factors, matrix.rows(), matrix.cols(), id))
-            },
+            |other| (other == name).then(|| parts.take().map(|parts| (form, parts)))?,
             Rest::Keep,
         );
         let mut divergence = 0.0;
-        for (block, dense) in text.dense.iter().enumerate() {
-            let mut x = text.hidden[layer][block].clone();
+        for (window, dense) in text.dense.iter().enumerate() {
+            let mut x = text.hidden[layer][window].clone();
             for index in layer..self.model.blocks() {
                 x = factored.block(index, x, &text.pass);
             }
@@ -122,27 +117,11 @@ impl<M: LanguageModel> Probing<'_, M> {
             let per_position = (dense.clone().exp() * gap).sum_dim(1).mean();
             divergence += per_position.into_scalar::<f64>() / text.dense.len() as f64;
         }
+        if !divergence.is_finite() {
+            return Err(CalibrationError::NotFinite { what: "probes", name: name.clone() });
+        }
         // A matrix that loses nothing has nothing to be set straight.
         Ok(if promised > 0.0 { divergence.max(0.0) / promised } else { 1.0 })
-    }
-
-    fn parameters(
-        &self,
-        factors: &BalancedFactors,
-        rows: usize,
-        cols: usize,
-        id: burn::module::ParamId,
-    ) -> FactorParams {
-        let rank = factors.rank;
-        let matrix = |values: &[f64], shape: [usize; 2]| {
-            let values: Vec<f32> = values.iter().map(|x| *x as f32).collect();
-            Tensor::<2>::from_data(TensorData::new(values, shape), self.device).transpose()
-        };
-        FactorParams {
-            down: Param::initialized(id, matrix(&factors.right, [rank, cols])),
-            up: Param::from_tensor(matrix(&factors.left, [rows, rank])),
-            order: None,
-        }
     }
 }
 

@@ -3,28 +3,27 @@ use std::path::PathBuf;
 
 use safetensors::Dtype;
 
+use crate::files::FileError;
+use crate::forms::{Form, FormError};
 use crate::linalg::LinalgError;
+use crate::modules::MatrixName;
 use crate::progress::Interrupted;
 
 /// What can be wrong with a model directory, read or written.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum CheckpointError {
-    /// The directory or a file in it is missing.
+    /// Something is not there.
     #[error("{path}: no such {what}", path = path.display())]
     Missing {
         /// What was looked for.
         path: PathBuf,
-        /// `model directory`, `model weights (...)`, ...
-        what: &'static str,
+        /// What it would be.
+        what: MissingKind,
     },
-    /// The operating system refused.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file or directory.
-        path: PathBuf,
-        /// Its reason.
-        source: std::io::Error,
-    },
+    /// A file cannot be read or written, or the output is in the way.
+    #[error("{0}")]
+    File(#[from] FileError),
     /// A safetensors file that is truncated or not one.
     #[error("{path}: not a valid safetensors file: {reason}", path = path.display())]
     Header {
@@ -89,33 +88,43 @@ pub enum CheckpointError {
         /// Every difference found.
         problems: Vec<TensorProblem>,
     },
-    /// A weight whose layout is transposed in records.
-    #[error(
-        "`{path}` has LinearLayout::Col, which does not go with checkpoints; use LinearLayout::Row"
-    )]
-    Layout {
-        /// Path of the parameter.
-        path: String,
-    },
-    /// Pivots that are no different rows of their matrix.
-    #[error("{path}: tensor `{tensor}`: {reason}", path = dir.display())]
-    Pivots {
+    /// A matrix cannot be stored in its form, or read from it.
+    #[error("{path}: matrix `{matrix}`: {source}", path = dir.display())]
+    Form {
         /// The model directory.
         dir: PathBuf,
-        /// The tensor.
-        tensor: String,
+        /// The matrix.
+        matrix: MatrixName,
+        /// Why.
+        source: FormError,
+    },
+    /// The plan of a compressed directory cannot be read.
+    #[error("{path}: not a plan: {reason}", path = path.display())]
+    Plan {
+        /// The plan file.
+        path: PathBuf,
         /// What is wrong.
         reason: String,
     },
+    /// The plan of a compressed directory and its tensors disagree.
+    #[error("{path}: `{name}` is {planned} in the plan and {stored} in the weights", path = path.display())]
+    PlanDisagrees {
+        /// The plan file.
+        path: PathBuf,
+        /// The matrix.
+        name: MatrixName,
+        /// The form that the plan says.
+        planned: Form,
+        /// The form that the tensors have.
+        stored: Form,
+    },
     /// A value does not fit the type it should be stored in.
-    #[error("tensor `{tensor}`: {value:e} does not fit {dtype}")]
-    Overflow {
+    #[error("tensor `{tensor}`: {source}")]
+    Encoding {
         /// The tensor.
         tensor: String,
-        /// The value.
-        value: f64,
-        /// The type.
-        dtype: Dtype,
+        /// Why.
+        source: FormError,
     },
     /// A tensor's decomposition failed.
     #[error("tensor `{tensor}`: {source}")]
@@ -125,51 +134,38 @@ pub enum CheckpointError {
         /// Why.
         source: LinalgError,
     },
-    /// The output directory exists and was not to be replaced.
-    #[error("{path} exists already", path = path.display())]
-    OutputExists {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// A directory was to be written where something else is, or inside of it.
-    #[error("{path} is not a directory", path = path.display())]
-    NotADirectory {
-        /// The file, or the link that leads nowhere.
-        path: PathBuf,
-    },
-    /// Another process is writing the same output directory.
-    #[error("{path}: another process is writing it", path = path.display())]
-    OutputBusy {
-        /// The directory.
-        path: PathBuf,
-    },
-    /// What stands where an unfinished output is kept was not made here, so it stays.
-    #[error("{path} is in the way, and nothing that an unfinished run left", path = path.display())]
-    PartialForeign {
-        /// Where an unfinished output would be kept.
-        path: PathBuf,
-    },
     /// Tensors that do not make valid files.
     #[error("the tensors cannot be stored: {reason}")]
     NotStorable {
         /// Why.
         reason: String,
     },
-    /// The output path is something that is never replaced.
-    #[error("{path} is not a model directory, so it is not replaced", path = path.display())]
-    OutputForeign {
-        /// The path.
-        path: PathBuf,
-    },
     /// The user stopped the work.
-    #[error(transparent)]
+    #[error("{0}")]
     Interrupted(#[from] Interrupted),
 }
 
-impl CheckpointError {
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
-        let path = path.into();
-        move |source| Self::Io { path, source }
+/// What was looked for in vain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingKind {
+    /// The directory of a model.
+    Directory,
+    /// The weights in it.
+    Weights,
+    /// A file that a shard index names.
+    Shard,
+    /// Another file.
+    File,
+}
+
+impl fmt::Display for MissingKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Directory => "model directory",
+            Self::Weights => "file, and no model.safetensors.index.json beside it",
+            Self::Shard => "file, though the index names it",
+            Self::File => "file",
+        })
     }
 }
 

@@ -1,16 +1,16 @@
-use std::collections::BTreeMap;
-use std::fs::File;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Component, Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
-use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
-use super::error::CheckpointError;
-use super::names::natural_order;
+use super::error::{CheckpointError, MissingKind, TensorProblem};
+use crate::files::{FileError, MappedFile};
+use crate::forms::{FormError, TensorSpec};
 use crate::linalg::{LinalgError, Matrix};
-use crate::linear::order_of_pivots;
+use crate::modules::{MatrixName, natural_order};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -25,11 +25,13 @@ pub struct Checkpoint {
     shards: Vec<Shard>,
     tensors: BTreeMap<String, (usize, TensorMeta)>,
     order: Vec<String>,
+    /// Of tensors that were hashed: nobody hashes one twice.
+    digests: Mutex<HashMap<String, String>>,
 }
 
 #[derive(Debug)]
 struct Shard {
-    map: Mmap,
+    map: MappedFile,
     data_start: usize,
 }
 
@@ -71,7 +73,7 @@ impl Checkpoint {
         let dir = dir.as_ref();
         let missing = |path: &Path, what| CheckpointError::Missing { path: path.into(), what };
         if !dir.is_dir() {
-            return Err(missing(dir, "model directory"));
+            return Err(missing(dir, MissingKind::Directory));
         }
         let mut checkpoint = Self::empty(dir);
         let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
@@ -80,7 +82,7 @@ impl Checkpoint {
         } else if index.is_file() {
             checkpoint.add_indexed_shards(&index)?;
         } else {
-            return Err(missing(&single, "file, and no model.safetensors.index.json beside it"));
+            return Err(missing(&single, MissingKind::Weights));
         }
         Ok(checkpoint.in_order())
     }
@@ -93,7 +95,8 @@ impl Checkpoint {
     pub fn open_file(path: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let path = path.as_ref();
         if !path.is_file() {
-            return Err(CheckpointError::Missing { path: path.into(), what: "file" });
+            let what = MissingKind::File;
+            return Err(CheckpointError::Missing { path: path.into(), what });
         }
         let mut checkpoint = Self::empty(path);
         checkpoint.add_shard(path)?;
@@ -102,7 +105,8 @@ impl Checkpoint {
 
     fn empty(dir: &Path) -> Self {
         let (tensors, order) = (BTreeMap::new(), Vec::new());
-        Self { dir: dir.into(), shards: Vec::new(), tensors, order }
+        let (shards, digests) = (Vec::new(), Mutex::default());
+        Self { dir: dir.into(), shards, tensors, order, digests }
     }
 
     fn in_order(mut self) -> Self {
@@ -113,7 +117,7 @@ impl Checkpoint {
 
     fn add_indexed_shards(&mut self, path: &Path) -> Result<(), CheckpointError> {
         let broken = |reason: String| CheckpointError::Index { path: path.into(), reason };
-        let text = std::fs::read(path).map_err(CheckpointError::io(path))?;
+        let text = std::fs::read(path).map_err(FileError::io(path))?;
         let index: ShardIndex = serde_json::from_slice(&text)
             .map_err(|error| broken(format!("not a shard index: {error}")))?;
         let mut files: Vec<&String> = index.weight_map.values().collect();
@@ -136,16 +140,10 @@ impl Checkpoint {
 
     fn add_shard(&mut self, path: &Path) -> Result<(), CheckpointError> {
         let broken = |reason: String| CheckpointError::Header { path: path.into(), reason };
-        let file = File::open(path).map_err(|source| match source.kind() {
-            std::io::ErrorKind::NotFound => CheckpointError::Missing {
-                path: path.into(),
-                what: "file, though the index names it",
-            },
-            _ => CheckpointError::Io { path: path.into(), source },
+        let map = MappedFile::open(path)?.ok_or_else(|| {
+            let what = MissingKind::Shard;
+            CheckpointError::Missing { path: path.into(), what }
         })?;
-        // SAFETY: the map is only read. A file that another process truncates meanwhile
-        // ends the process with SIGBUS, as for every memory-mapped reader.
-        let map = unsafe { Mmap::map(&file) }.map_err(CheckpointError::io(path))?;
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
         let data_start = header + size_of::<u64>();
@@ -187,7 +185,7 @@ impl Checkpoint {
         self.tensors.get(tensor).map(|(_, meta)| meta)
     }
 
-    /// Parameters of all tensors; the numbers of pivots are none.
+    /// Parameters of all tensors. Indices are none.
     pub fn parameters(&self) -> u64 {
         let counted = self.tensors.values().filter(|(_, meta)| meta.dtype != Dtype::I32);
         counted.map(|(_, meta)| meta.parameters()).sum()
@@ -262,23 +260,14 @@ impl Checkpoint {
         }
     }
 
-    /// Lets go of the pages of a tensor that were read. They are the file's and come back when
-    /// they are read again, but until then count as memory of this process: who walks over a
-    /// model larger than memory calls this after every tensor.
+    /// Lets go of the pages of a tensor that were read; see [`MappedFile::release`]. Whoever walks
+    /// over a model larger than memory calls this after every tensor.
     pub fn release(&self, tensor: &str) {
-        #[cfg(unix)]
         if let Some((shard, meta)) = self.tensors.get(tensor) {
-            let shard = &self.shards[*shard];
+            let Shard { map, data_start } = &self.shards[*shard];
             let (start, end) = meta.range;
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the map is of a file and never written to, so a page that is dropped
-            // comes back from the file as it was. A failure costs memory, nothing else.
-            let _ = unsafe {
-                shard.map.unchecked_advise_range(advice, shard.data_start + start, end - start)
-            };
+            map.release(data_start + start..data_start + end);
         }
-        #[cfg(not(unix))]
-        let _ = tensor;
     }
 
     /// The shape `[out, in]` of a matrix.
@@ -298,30 +287,24 @@ impl Checkpoint {
         }
     }
 
-    /// Where every row of a matrix in pivoted storage is among its pivots and, after them, the
-    /// others; `tensor` holds the pivots.
+    /// A tensor of indices.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::TensorMissing`], and [`CheckpointError::Pivots`] if they are not `rank`
-    /// different rows of `rows`.
-    pub fn read_order(
-        &self,
-        tensor: &str,
-        rank: usize,
-        rows: usize,
-    ) -> Result<Vec<i32>, CheckpointError> {
-        let wrong = |reason: String| {
-            let (dir, tensor) = (self.dir.clone(), tensor.into());
-            CheckpointError::Pivots { dir, tensor, reason }
-        };
-        let (meta, bytes) = self.raw(tensor)?;
-        if meta.dtype != Dtype::I32 || meta.shape != [rank] {
-            return Err(wrong(format!("{} {:?} for I32 [{rank}]", meta.dtype, meta.shape)));
+    /// [`CheckpointError::TensorMissing`], and [`CheckpointError::Mismatch`] if its type or shape
+    /// is not the expected one.
+    pub fn read_indices(&self, expected: &TensorSpec) -> Result<Vec<i32>, CheckpointError> {
+        let (meta, bytes) = self.raw(&expected.name)?;
+        if meta.dtype != Dtype::I32 {
+            return Err(self.unsupported(&expected.name, meta.dtype));
         }
-        let pivots = entries(bytes, i32::from_le_bytes);
-        order_of_pivots(&pivots, rows)
-            .ok_or_else(|| wrong(format!("these are not {rank} different rows of {rows}")))
+        if meta.shape != expected.shape {
+            let (tensor, found) = (expected.name.clone(), meta.shape.clone());
+            let problem = TensorProblem::Shape { tensor, expected: expected.shape.clone(), found };
+            let dir = self.dir.clone();
+            return Err(CheckpointError::Mismatch { dir, problems: vec![problem] });
+        }
+        Ok(entries(bytes, i32::from_le_bytes))
     }
 
     /// BLAKE3 of a tensor's type, shape and bytes, in hexadecimal.
@@ -330,11 +313,26 @@ impl Checkpoint {
     ///
     /// [`CheckpointError::TensorMissing`].
     pub fn digest(&self, tensor: &str) -> Result<String, CheckpointError> {
+        let known = || self.digests.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(digest) = known().get(tensor) {
+            return Ok(digest.clone());
+        }
         let (meta, bytes) = self.raw(tensor)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{} {:?}\n", meta.dtype, meta.shape).as_bytes());
         hasher.update(bytes);
-        Ok(hasher.finalize().to_hex().to_string())
+        let digest = hasher.finalize().to_hex().to_string();
+        known().insert(tensor.into(), digest.clone());
+        Ok(digest)
+    }
+
+    /// Names the matrix in an error of its form.
+    pub(crate) fn form_error(
+        &self,
+        matrix: &MatrixName,
+    ) -> impl FnOnce(FormError) -> CheckpointError {
+        let (dir, matrix) = (self.dir.clone(), matrix.clone());
+        move |source| CheckpointError::Form { dir, matrix, source }
     }
 
     fn decode<T>(

@@ -4,7 +4,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// What is trained on: rows of tokens, read epoch after epoch. Rows are the blocks of a text,
+/// What is trained on: rows of tokens, read epoch after epoch. Rows are the windows of a text,
 /// or prompts with their responses.
 #[derive(Debug)]
 pub struct TokenRows {
@@ -40,14 +40,14 @@ impl TokenRow<'_> {
 }
 
 impl TokenRows {
-    /// Cuts a text into blocks of `seq_len` tokens, in which every token but the first is
-    /// predicted. The rest of the text is a shorter block, unless it is a single token.
+    /// Cuts a text into windows of `seq_len` tokens, in which every token but the first is
+    /// predicted. The rest of the text is a shorter window, unless it is a single token.
     ///
     /// # Panics
     ///
     /// Panics if `seq_len` is below 2.
-    pub fn blocks(tokens: Vec<u32>, seq_len: usize) -> Self {
-        assert!(seq_len >= 2, "a block predicts a token");
+    pub fn windows(tokens: Vec<u32>, seq_len: usize) -> Self {
+        assert!(seq_len >= 2, "a window predicts a token");
         let spans = (0..tokens.len())
             .step_by(seq_len)
             .map(|start| Span { start, len: seq_len.min(tokens.len() - start), given: 1 })
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     fn rows() -> TokenRows {
-        TokenRows::blocks((0..103).collect(), 10)
+        TokenRows::windows((0..103).collect(), 10)
     }
 
     fn epoch(rows: &TokenRows, epoch: usize, seed: Option<u64>) -> Vec<u32> {
@@ -212,9 +212,9 @@ mod tests {
 
     #[test]
     fn a_rest_of_one_token_predicts_nothing() {
-        assert_eq!(TokenRows::blocks((0..21).collect(), 10).len(), 2);
-        assert_eq!(TokenRows::blocks((0..22).collect(), 10).len(), 3);
-        assert!(TokenRows::blocks(vec![1], 10).is_empty());
+        assert_eq!(TokenRows::windows((0..21).collect(), 10).len(), 2);
+        assert_eq!(TokenRows::windows((0..22).collect(), 10).len(), 3);
+        assert!(TokenRows::windows(vec![1], 10).is_empty());
     }
 
     #[test]

@@ -4,6 +4,7 @@ use tokenizers::Tokenizer;
 
 /// Why text cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DataError {
     /// The operating system refused.
     #[error("{path}: {source}", path = path.display())]

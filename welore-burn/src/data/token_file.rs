@@ -5,7 +5,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::rows::{Span, TokenRows};
 use super::text::DataError;
-use crate::checkpoint::{CheckpointError, write_file};
+use crate::files::{FileError, write_file};
 
 /// Writes rows to a token file, so that a text is tokenized once.
 ///
@@ -14,8 +14,8 @@ use crate::checkpoint::{CheckpointError, write_file};
 ///
 /// # Errors
 ///
-/// [`CheckpointError::Io`].
-pub fn write_rows(path: impl AsRef<Path>, rows: &TokenRows) -> Result<(), CheckpointError> {
+/// [`FileError::Io`].
+pub fn write_rows(path: impl AsRef<Path>, rows: &TokenRows) -> Result<(), FileError> {
     let tokens: Vec<u8> = rows.tokens().iter().flat_map(|token| token.to_le_bytes()).collect();
     let numbers = |span: &Span| [span.start as u64, span.len as u64, span.given as u64];
     let spans: Vec<u8> =
@@ -83,7 +83,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tokens");
         let good = {
-            write_rows(&path, &TokenRows::blocks(vec![1, 2, 3, 4], 2)).unwrap();
+            write_rows(&path, &TokenRows::windows(vec![1, 2, 3, 4], 2)).unwrap();
             std::fs::read(&path).unwrap()
         };
         for bytes in [&b"no tokens"[..], &good[..good.len() - 1], &[]] {

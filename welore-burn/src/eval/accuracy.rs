@@ -1,5 +1,4 @@
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 
 use crate::data::TaskExample;
 use crate::progress::{Interrupted, Progress};
@@ -43,26 +42,15 @@ where
     assert!(!examples.is_empty(), "there is an example");
     progress.begin("accuracy", examples.len());
     let mut answers = vec![(String::new(), false); examples.len()];
-    let mut outcome = Ok(());
-    Workers::new(at_once).spread(
+    Workers::new(at_once).try_spread(
         examples.len(),
         |index| answer(&examples[index]),
         |index, answer| {
-            let seen = answer.and_then(|answer| {
-                let right = examples[index].is_answered_by(&answer);
-                answers[index] = (answer, right);
-                Ok(progress.step(&format!("example {}", index + 1))?)
-            });
-            if outcome.is_ok() {
-                outcome = seen;
-            }
-            match outcome {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
+            let right = examples[index].is_answered_by(&answer);
+            answers[index] = (answer, right);
+            Ok(progress.step(&format!("example {}", index + 1))?)
         },
-    );
-    outcome?;
+    )?;
     let right = answers.iter().filter(|(_, right)| *right).count();
     Ok(Accuracy { accuracy: right as f64 / examples.len() as f64, answers })
 }

@@ -6,7 +6,7 @@ use super::error::GgufError;
 use super::file::GgufFile;
 use super::rope::rope_scaling;
 use super::tokenizer::SpecialTokens;
-use crate::llama::LlamaConfig;
+use crate::model::DecoderConfig;
 
 /// A configuration, as it is written and as it is read back.
 #[derive(Debug)]
@@ -16,7 +16,7 @@ pub(super) struct ModelConfig {
     /// The text of `config.json`.
     pub json: String,
     /// What this library makes of that text.
-    pub config: LlamaConfig,
+    pub config: DecoderConfig,
 }
 
 impl ModelConfig {
@@ -58,7 +58,7 @@ pub(super) fn read_config(
     keys.check_neutral()?;
     let json = keys.describe(special)?;
     let text = format!("{json:#}\n");
-    let config = LlamaConfig::from_hf_json(&text)
+    let config = DecoderConfig::from_hf_json(&text)
         .map_err(|source| GgufError::Config { path: file.path().into(), source })?;
     keys.check_heads(&config)?;
     Ok(ModelConfig { architecture: architecture.into(), json: text, config })
@@ -168,7 +168,7 @@ impl Keys<'_> {
     }
 
     /// Heads of other widths for keys, values and positions are not supported.
-    fn check_heads(&self, config: &LlamaConfig) -> Result<(), GgufError> {
+    fn check_heads(&self, config: &DecoderConfig) -> Result<(), GgufError> {
         for key in ["attention.value_length", "rope.dimension_count"] {
             if let Some(width) = self.integer(key)?.filter(|w| *w != config.head_dim as u64) {
                 let reason = format!("is {width}, and heads are {} wide", config.head_dim);

@@ -1,19 +1,22 @@
 use std::path::PathBuf;
 
 use crate::checkpoint::CheckpointError;
-use crate::llama::ConfigError;
+use crate::files::FileError;
+use crate::model::ConfigError;
 use crate::progress::Interrupted;
 
 /// Why a GGUF file cannot be turned into a model directory.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum GgufError {
-    /// The operating system refused.
-    #[error("{path}: {source}", path = path.display())]
-    Io {
-        /// The file.
+    /// A file cannot be read or written.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// There is no such file.
+    #[error("{path}: no such file", path = path.display())]
+    Missing {
+        /// Where it was expected.
         path: PathBuf,
-        /// Its reason.
-        source: std::io::Error,
     },
     /// A file that is truncated, damaged or no GGUF file.
     #[error("{path}: not a valid GGUF file: {reason}", path = path.display())]
@@ -90,9 +93,9 @@ pub enum GgufError {
         reason: String,
     },
     /// The model directory cannot be written.
-    #[error(transparent)]
+    #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
     /// The user stopped the work.
-    #[error(transparent)]
+    #[error("{0}")]
     Interrupted(#[from] Interrupted),
 }

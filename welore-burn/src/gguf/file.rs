@@ -1,5 +1,4 @@
 use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
 
@@ -7,10 +6,9 @@ use anamnesis::{
     GgufMetadataArray as Array, GgufMetadataValue as Value, GgufTensorInfo, ParseLimits,
     parse_gguf_front_matter_from_reader_with_limits,
 };
-use memmap2::Mmap;
 
 use super::error::GgufError;
-use crate::checkpoint::CheckpointError;
+use crate::files::MappedFile;
 
 /// What metadata may need in memory; the largest vocabularies need a tenth of it.
 const MOST_METADATA: u64 = 1 << 30;
@@ -20,22 +18,19 @@ const MOST_METADATA: u64 = 1 << 30;
 #[derive(Debug)]
 pub(super) struct GgufFile {
     path: PathBuf,
-    map: Mmap,
+    map: MappedFile,
     metadata: HashMap<String, Value>,
     tensors: BTreeMap<String, GgufTensorInfo>,
 }
 
 impl GgufFile {
     pub fn open(path: &Path) -> Result<Self, GgufError> {
+        let missing = || GgufError::Missing { path: path.into() };
         if !path.is_file() {
-            return Err(CheckpointError::Missing { path: path.into(), what: "file" }.into());
+            return Err(missing());
         }
-        let io = |source| GgufError::Io { path: path.into(), source };
         let broken = |reason| GgufError::Header { path: path.into(), reason };
-        let file = File::open(path).map_err(io)?;
-        // SAFETY: the map is only read. A file that another process truncates meanwhile
-        // ends the process with SIGBUS, as for every memory-mapped reader.
-        let map = unsafe { Mmap::map(&file) }.map_err(io)?;
+        let map = MappedFile::open(path)?.ok_or_else(missing)?;
         let limits = ParseLimits::default().with_max_total_bytes(MOST_METADATA);
         // Not the library's own map, which reads all pages of the file at once.
         let header =
@@ -65,19 +60,10 @@ impl GgufFile {
         &self.map[start..start + len]
     }
 
-    /// Lets go of the pages of a tensor that were read, as
-    /// [`Checkpoint::release`](crate::checkpoint::Checkpoint::release) does.
+    /// Lets go of the pages of a tensor that were read; see [`MappedFile::release`].
     pub fn release(&self, info: &GgufTensorInfo) {
-        #[cfg(unix)]
-        {
-            let (start, len) = place(info);
-            let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the map is of a file and never written to, so a page that is dropped
-            // comes back from the file as it was. A failure costs memory, nothing else.
-            let _ = unsafe { self.map.unchecked_advise_range(advice, start, len) };
-        }
-        #[cfg(not(unix))]
-        let _ = info;
+        let (start, len) = place(info);
+        self.map.release(start..start + len);
     }
 
     pub fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {

@@ -22,9 +22,9 @@ use std::path::Path;
 
 use self::file::GgufFile;
 use self::names::Planned;
-use crate::checkpoint::{
-    CheckpointError, DEFAULT_SHARD_BYTES, Layout, OutputDir, ShardFiles, TensorSpec, write_file,
-};
+use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
+use crate::files::{OutputDir, write_file};
+use crate::forms::TensorSpec;
 use crate::progress::Progress;
 
 pub use error::GgufError;
@@ -98,10 +98,13 @@ fn write_weights(
     output: &OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<(), GgufError> {
-    let named = |error: CheckpointError| output.name_target(error);
+    let named = |error: CheckpointError| match error {
+        CheckpointError::File(error) => GgufError::File(output.name_target(error)),
+        other => other.into(),
+    };
     let specs: Vec<TensorSpec> = planned.iter().map(|tensor| tensor.spec.clone()).collect();
-    let layout = Layout::new(&specs, DEFAULT_SHARD_BYTES)?;
-    let files = ShardFiles::prepare(output.path(), &layout).map_err(named)?;
+    let layout = ShardLayout::new(&specs, DEFAULT_SHARD_BYTES)?;
+    let files = ShardWriter::new(output.path(), &layout).map_err(named)?;
     progress.begin("converting", planned.len());
     for tensor in planned {
         progress.step(&tensor.spec.name)?;
@@ -119,9 +122,8 @@ fn summary(file: &GgufFile, architecture: String, planned: &[Planned]) -> GgufSu
     let (mut parameters, mut bytes) = (0, 0);
     for Planned { source, spec, .. } in planned {
         *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
-        let entries: u64 = spec.shape.iter().map(|n| *n as u64).product();
-        parameters += entries;
-        bytes += entries * spec.dtype.bitsize() as u64 / 8;
+        parameters += spec.entries();
+        bytes += spec.bytes();
     }
     GgufSummary { architecture, types, parameters, bytes }
 }

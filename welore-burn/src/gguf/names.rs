@@ -7,7 +7,7 @@ use super::error::GgufError;
 use super::file::GgufFile;
 use super::rope::FACTORS;
 use super::tensors::stored_dtype;
-use crate::checkpoint::TensorSpec;
+use crate::forms::TensorSpec;
 
 /// A tensor of the model directory, and the tensor of the file that it is made of.
 #[derive(Debug)]

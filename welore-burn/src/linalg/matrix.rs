@@ -58,6 +58,23 @@ impl Matrix {
         &self.data
     }
 
+    /// The entries, row after row, without a copy.
+    pub fn into_data(self) -> Vec<f64> {
+        self.data
+    }
+
+    /// The Frobenius norm.
+    pub fn norm(&self) -> f64 {
+        let (scaled, scale) = self.scaled();
+        scaled.iter().map(|x| x * x).sum::<f64>().sqrt() * scale
+    }
+
+    /// The transpose.
+    pub fn transposed(&self) -> Self {
+        let data = transpose(&self.data, self.rows, self.cols);
+        Self { rows: self.cols, cols: self.rows, data }
+    }
+
     /// The product `self · other`.
     ///
     /// # Errors
@@ -68,11 +85,17 @@ impl Matrix {
         if self.cols != other.rows {
             return Err(LinalgError::Inner { left: self.cols, right: other.rows });
         }
-        let product = self.view() * other.view();
-        let data = (0..self.rows)
-            .flat_map(|i| product.row(i).iter().copied().collect::<Vec<_>>())
-            .collect();
-        Self::new(self.rows, other.cols, data)
+        Self::from_view((self.view() * other.view()).as_ref())
+    }
+
+    /// A copy of a matrix of faer's.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Matrix::new`].
+    pub(super) fn from_view(view: MatRef<'_, f64>) -> Result<Self, LinalgError> {
+        let row = |i: usize| view.row(i).iter().copied().collect::<Vec<_>>();
+        Self::new(view.nrows(), view.ncols(), (0..view.nrows()).flat_map(row).collect())
     }
 
     pub(super) fn view(&self) -> MatRef<'_, f64> {
@@ -93,7 +116,29 @@ impl Matrix {
     }
 }
 
+/// The transpose of row-major entries `[rows, cols]`, in blocks that stay in cache.
+///
+/// # Panics
+///
+/// Panics if there are not `rows * cols` entries.
+pub fn transpose<T: Copy + Default>(values: &[T], rows: usize, cols: usize) -> Vec<T> {
+    const BLOCK: usize = 32;
+    assert_eq!(values.len(), rows * cols, "the entries fit the shape");
+    let mut out = vec![T::default(); values.len()];
+    for top in (0..rows).step_by(BLOCK) {
+        for left in (0..cols).step_by(BLOCK) {
+            for row in top..(top + BLOCK).min(rows) {
+                for col in left..(left + BLOCK).min(cols) {
+                    out[col * rows + row] = values[row * cols + col];
+                }
+            }
+        }
+    }
+    out
+}
+
 /// Why a decomposition could not be made.
+#[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LinalgError {
     /// A dimension is zero.

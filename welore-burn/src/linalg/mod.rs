@@ -1,10 +1,11 @@
-//! Matrix decompositions: slices in, factors out.
+//! Matrix decompositions: a [`Matrix`] in, its factors out.
 //!
 //! The only room that names faer. It knows neither Burn nor files. Everything is f64:
 //! checkpoints are f32 or narrower, so the decomposition adds no error of its own that a
 //! stored factor could show.
 
 mod band;
+mod cost;
 mod eigen;
 mod leading;
 mod matrix;
@@ -14,8 +15,9 @@ mod subspace;
 mod svd;
 mod weighted;
 
-pub use matrix::{LinalgError, Matrix};
-pub use moments::{CrossMoment, SecondMoment, packed_len};
+pub(crate) use cost::{Cost, DECOMPOSITION};
+pub use matrix::{LinalgError, Matrix, transpose};
+pub use moments::{CrossMoment, Root, SecondMoment, packed_len};
 pub use pivot::{PivotFactors, pivot_factors};
 pub use subspace::{LeadingSubspace, leading_left_vectors, leading_subspace, subspace_similarity};
 pub use svd::{BalancedFactors, balanced_factors, singular_values};

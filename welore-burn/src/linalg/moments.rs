@@ -3,8 +3,7 @@
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
-use super::matrix::LinalgError;
-use super::pivot::row_major;
+use super::matrix::{LinalgError, Matrix};
 
 /// `Σ x xᵀ` over rows `x`, summed in f64. Symmetric: only the lower half is kept.
 #[derive(Debug, Clone)]
@@ -103,14 +102,13 @@ impl SecondMoment {
         (0..self.size()).all(|col| self.sum.col(col).iter().all(|x| x.is_finite()))
     }
 
-    /// The lower triangular `L` with `L Lᵀ` the mean plus `shrink` times the mean of its diagonal
-    /// on the diagonal, row-major.
+    /// The root of the mean plus `shrink` times the mean of its diagonal on the diagonal.
     ///
     /// # Errors
     ///
     /// [`LinalgError::NoConvergence`].
-    pub fn root(&self, shrink: f64) -> Result<Vec<f64>, LinalgError> {
-        Ok(row_major(root(&self.shrunk(shrink))?.as_ref()))
+    pub fn root(&self, shrink: f64) -> Result<Root, LinalgError> {
+        Ok(Root(root(&self.shrunk(shrink))?))
     }
 
     /// The mean `E[x xᵀ]` plus `shrink` times the mean of its diagonal on the diagonal.
@@ -121,6 +119,31 @@ impl SecondMoment {
             let entry = self.sum[(i.max(j), i.min(j))] * scale;
             if i == j { entry + shrink * mean } else { entry }
         })
+    }
+}
+
+/// The lower triangular `L` with `L Lᵀ` a second moment.
+#[derive(Debug, Clone)]
+pub struct Root(pub(super) Mat<f64>);
+
+impl Root {
+    /// Number of rows and columns.
+    pub fn size(&self) -> usize {
+        self.0.nrows()
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> u64 {
+        (self.size() * self.size() * size_of::<f64>()) as u64
+    }
+
+    /// Its entries.
+    ///
+    /// # Errors
+    ///
+    /// [`LinalgError::NotFinite`], [`LinalgError::Empty`].
+    pub fn to_matrix(&self) -> Result<Matrix, LinalgError> {
+        Matrix::from_view(self.0.as_ref())
     }
 }
 

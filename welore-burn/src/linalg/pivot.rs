@@ -1,9 +1,9 @@
 //! A matrix of low rank by some of its own rows.
 
 use faer::prelude::*;
-use faer::{Mat, MatRef};
+use faer::Mat;
 
-use super::matrix::LinalgError;
+use super::matrix::{LinalgError, Matrix};
 use super::svd::BalancedFactors;
 
 /// A matrix of rank `r` as `r` of its rows, the pivots, and what makes the other rows of them.
@@ -15,10 +15,10 @@ use super::svd::BalancedFactors;
 pub struct PivotFactors {
     /// Numbers of the pivot rows, `r` of them.
     pub pivots: Vec<usize>,
-    /// The pivot rows, `[r, n]`, row-major.
-    pub rows: Vec<f64>,
-    /// What makes the other rows, `[m - r, r]`, row-major.
-    pub others: Vec<f64>,
+    /// The pivot rows, `[r, n]`.
+    pub rows: Matrix,
+    /// What makes the other rows, `[m - r, r]`.
+    pub others: Matrix,
 }
 
 /// Entries of `others` may be so large; larger ones would cost digits in narrow types. Every
@@ -32,15 +32,14 @@ const LARGEST: f64 = 4.0;
 ///
 /// # Errors
 ///
-/// [`LinalgError::NotFinite`] if the factors are so far from finite that no pivots can be found.
-pub fn pivot_factors(
-    factors: &BalancedFactors,
-    rows: usize,
-    cols: usize,
-) -> Result<PivotFactors, LinalgError> {
-    let rank = factors.rank;
-    let left = MatRef::from_row_major_slice(&factors.left, rows, rank);
-    let right = MatRef::from_row_major_slice(&factors.right, rank, cols);
+/// [`LinalgError::Rank`] if every row would be a pivot; [`LinalgError::NotFinite`] if the factors
+/// are so large that no pivots can be found.
+pub fn pivot_factors(factors: &BalancedFactors) -> Result<PivotFactors, LinalgError> {
+    let (rows, rank) = (factors.left.rows(), factors.rank());
+    if rank >= rows {
+        return Err(LinalgError::Rank { rank, full: rows - 1 });
+    }
+    let (left, right) = (factors.left.view(), factors.right.view());
     // The pivots of the column space: which vectors span it should not matter.
     let basis = left.qr().compute_thin_Q();
     let lu = basis.partial_piv_lu();
@@ -65,10 +64,11 @@ pub fn pivot_factors(
         is_pivot[*pivot] = true;
         is_pivot
     });
-    let others = (0..rows).filter(|row| !is_pivot[*row]);
+    let others: Vec<usize> = (0..rows).filter(|row| !is_pivot[*row]).collect();
+    let others = Mat::from_fn(rows - rank, rank, |i, j| made[(others[i], j)]);
     Ok(PivotFactors {
-        rows: row_major(product.as_ref()),
-        others: others.flat_map(|row| made.row(row).iter().copied().collect::<Vec<_>>()).collect(),
+        rows: Matrix::from_view(product.as_ref())?,
+        others: Matrix::from_view(others.as_ref())?,
         pivots,
     })
 }
@@ -125,14 +125,8 @@ fn exchange(made: &mut Mat<f64>, row: usize, col: usize) -> Option<(usize, usize
     worst.place
 }
 
-/// The entries of a matrix, row after row.
-pub(super) fn row_major(matrix: MatRef<'_, f64>) -> Vec<f64> {
-    (0..matrix.nrows()).flat_map(|i| matrix.row(i).iter().copied().collect::<Vec<_>>()).collect()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::super::matrix::Matrix;
     use super::super::svd::balanced_factors;
     use super::*;
 
@@ -145,13 +139,12 @@ mod tests {
             let data = (0..rows * cols).map(|k| entry(k / cols, k % cols)).collect();
             let matrix = Matrix::new(rows, cols, data).unwrap();
             let factors = balanced_factors(&matrix, rank).unwrap();
-            let pivoted = pivot_factors(&factors, rows, cols).unwrap();
+            let pivoted = pivot_factors(&factors).unwrap();
             assert_eq!(pivoted.pivots.len(), rank);
-            assert_eq!(pivoted.others.len(), (rows - rank) * rank);
-            let expected = MatRef::from_row_major_slice(&factors.left, rows, rank)
-                * MatRef::from_row_major_slice(&factors.right, rank, cols);
-            let kept = MatRef::from_row_major_slice(&pivoted.rows, rank, cols);
-            let made = MatRef::from_row_major_slice(&pivoted.others, rows - rank, rank) * kept;
+            assert_eq!((pivoted.others.rows(), pivoted.others.cols()), (rows - rank, rank));
+            let expected = factors.left.view() * factors.right.view();
+            let kept = pivoted.rows.view();
+            let made = pivoted.others.view() * kept;
             let mut others = 0;
             for i in 0..rows {
                 let row = match pivoted.pivots.iter().position(|pivot| *pivot == i) {
@@ -165,26 +158,30 @@ mod tests {
                     assert!((row[j] - expected[(i, j)]).abs() < 1e-12, "{rows}x{cols} at {i}, {j}");
                 }
             }
-            assert!(pivoted.others.iter().all(|x| x.abs() <= LARGEST + 1e-9));
+            assert!(pivoted.others.data().iter().all(|x| x.abs() <= LARGEST + 1e-9));
         }
     }
 
     #[test]
     fn a_matrix_of_less_rank_than_asked_for_is_made_all_the_same() {
         let factors = BalancedFactors {
-            rank: 2,
-            left: vec![1.0, 1.0, 2.0, 2.0, 3.0, 3.0],
-            right: vec![1.0; 8],
+            left: Matrix::new(3, 2, vec![1.0, 1.0, 2.0, 2.0, 3.0, 3.0]).unwrap(),
+            right: Matrix::new(2, 4, vec![1.0; 8]).unwrap(),
             relative_error: 0.0,
         };
-        let pivoted = pivot_factors(&factors, 3, 4).unwrap();
+        let pivoted = pivot_factors(&factors).unwrap();
         let other = (0..3).find(|row| !pivoted.pivots.contains(row)).unwrap();
         for col in 0..4 {
-            let made: f64 = (0..2).map(|k| pivoted.others[k] * pivoted.rows[k * 4 + col]).sum();
+            let (others, rows) = (pivoted.others.data(), pivoted.rows.data());
+            let made: f64 = (0..2).map(|k| others[k] * rows[k * 4 + col]).sum();
             // Row i of the product is 2 (i + 1) everywhere.
             assert!((made - 2.0 * (other + 1) as f64).abs() < 1e-12, "{made}");
         }
-        let none = BalancedFactors { left: vec![f64::NAN; 6], ..factors };
-        assert!(pivot_factors(&none, 3, 4).is_err());
+        // Of a matrix whose rows are all pivots nothing is left to make.
+        let square = BalancedFactors {
+            left: Matrix::new(2, 2, vec![1.0, 0.0, 0.0, 1.0]).unwrap(),
+            ..factors
+        };
+        assert_eq!(pivot_factors(&square), Err(LinalgError::Rank { rank: 2, full: 1 }));
     }
 }

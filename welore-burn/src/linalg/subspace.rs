@@ -3,8 +3,8 @@ use faer::{MatRef, Side};
 use super::matrix::{LinalgError, Matrix};
 use super::svd::gram;
 
-/// The `rank` leading left singular vectors of a matrix, as the columns of a
-/// `[rows, rank]` matrix in row-major order.
+/// The `rank` leading left singular vectors of a matrix, as the columns of a `[rows, rank]`
+/// matrix.
 ///
 /// They are the leading eigenvectors of the Gram matrix `A Aᵀ`, which squares the condition
 /// number: vectors of singular values below 1e-8 of the largest are not to be trusted. Meant
@@ -14,7 +14,7 @@ use super::svd::gram;
 /// # Errors
 ///
 /// [`LinalgError::Rank`] for a rank that is impossible, [`LinalgError::NoConvergence`].
-pub fn leading_left_vectors(matrix: &Matrix, rank: usize) -> Result<Vec<f64>, LinalgError> {
+pub fn leading_left_vectors(matrix: &Matrix, rank: usize) -> Result<Matrix, LinalgError> {
     let rows = matrix.rows();
     let full = matrix.full_rank();
     if !(1..=full).contains(&rank) {
@@ -25,8 +25,12 @@ pub fn leading_left_vectors(matrix: &Matrix, rank: usize) -> Result<Vec<f64>, Li
     let gram = view * view.transpose();
     let eigen = gram.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
     // Eigenvalues come in rising order.
-    let vectors = eigen.U();
-    Ok((0..rows).flat_map(|row| (0..rank).map(move |col| vectors[(row, rows - 1 - col)])).collect())
+    last_columns(eigen.U(), rank)
+}
+
+/// The last columns of a square matrix, the last one first.
+fn last_columns(vectors: MatRef<'_, f64>, count: usize) -> Result<Matrix, LinalgError> {
+    Matrix::from_view(vectors.reverse_cols().get(.., ..count))
 }
 
 /// The singular values of a matrix, and the leading singular vectors of its smaller side.
@@ -35,9 +39,9 @@ pub struct LeadingSubspace {
     /// All `min(rows, cols)` singular values, largest first, each within 1e-7 of the largest of
     /// the exact one.
     pub values: Vec<f64>,
-    /// The leading vectors as the columns of a `[min(rows, cols), rank]` matrix in row-major
-    /// order: left ones of a matrix with no more rows than columns, else right ones.
-    pub vectors: Vec<f64>,
+    /// The leading vectors as the columns of a `[min(rows, cols), rank]` matrix: left ones of a
+    /// matrix with no more rows than columns, else right ones.
+    pub vectors: Matrix,
 }
 
 /// Singular values and the `rank` leading singular vectors of the smaller side, by one
@@ -58,11 +62,7 @@ pub fn leading_subspace(matrix: &Matrix, rank: usize) -> Result<LeadingSubspace,
     // Eigenvalues come in rising order.
     let root = |square: f64| square.max(0.0).sqrt() * scale;
     let values = eigen.S().column_vector().iter().rev().copied().map(root).collect();
-    let vectors = eigen.U();
-    let vectors = (0..full)
-        .flat_map(|row| (0..rank).map(move |col| vectors[(row, full - 1 - col)]))
-        .collect();
-    Ok(LeadingSubspace { values, vectors })
+    Ok(LeadingSubspace { values, vectors: last_columns(eigen.U(), rank)? })
 }
 
 /// What two subspaces have in common, in `[0, 1]`: the mean squared cosine of the principal angles
@@ -74,14 +74,16 @@ pub fn leading_subspace(matrix: &Matrix, rank: usize) -> Result<LeadingSubspace,
 ///
 /// # Shapes
 ///
-/// - a, b: orthonormal columns, `[n, rank]`, row-major
+/// - a, b: orthonormal columns, `[n, rank]`
 ///
 /// # Panics
 ///
-/// Panics if the rank is 0 or the lengths are not the same multiple of it.
-pub fn subspace_similarity(a: &[f64], b: &[f64], rank: usize) -> f64 {
-    assert!(rank > 0 && a.len().is_multiple_of(rank), "a basis has a row a coordinate");
-    assert_eq!(a.len(), b.len(), "subspaces of different spaces cannot be compared");
+/// Panics if the shapes differ.
+pub fn subspace_similarity(a: &Matrix, b: &Matrix) -> f64 {
+    let rank = a.cols();
+    assert_eq!(a.rows(), b.rows(), "subspaces of different spaces cannot be compared");
+    assert_eq!(rank, b.cols(), "subspaces of different dimensions cannot be compared");
+    let (a, b) = (a.data(), b.data());
     let cosine = |i: usize, j: usize| -> f64 {
         a.chunks_exact(rank).zip(b.chunks_exact(rank)).map(|(a, b)| a[i] * b[j]).sum()
     };
@@ -105,10 +107,8 @@ mod tests {
         let data: Vec<f64> = (0..rows * cols).map(|k| entry(k / cols, k % cols)).collect();
         let matrix = Matrix::new(rows, cols, data.clone()).unwrap();
         let vectors = leading_left_vectors(&matrix, 2).unwrap();
-        let basis = Matrix::new(rows, 2, vectors.clone()).unwrap();
-        let transposed =
-            Matrix::new(2, rows, (0..2 * rows).map(|k| vectors[k % rows * 2 + k / rows]).collect());
-        let transposed = transposed.unwrap();
+        let basis = vectors;
+        let transposed = basis.transposed();
         let kept = basis.product(&transposed.product(&matrix).unwrap()).unwrap();
         let largest = data.iter().fold(0.0f64, |max, x| max.max(x.abs()));
         for (a, b) in data.iter().zip(kept.data()) {
@@ -162,9 +162,10 @@ mod tests {
                     assert!((got - want).abs() <= 1e-7 * values[0], "{got} for {want}");
                 }
                 let (sin, cos) = 0.3f64.sin_cos();
-                let sign = found.vectors[0].signum();
-                for (got, want) in found.vectors.iter().zip([cos, sin, 0.0]) {
-                    assert!((sign * got - want).abs() < 1e-9, "{:?}", found.vectors);
+                let vectors = found.vectors.data();
+                let sign = vectors[0].signum();
+                for (got, want) in vectors.iter().zip([cos, sin, 0.0]) {
+                    assert!((sign * got - want).abs() < 1e-9, "{vectors:?}");
                 }
             }
         }
@@ -172,8 +173,9 @@ mod tests {
 
     #[test]
     fn similarity_is_the_mean_squared_cosine_whatever_the_basis() {
-        let columns = |columns: &[[f64; 4]]| -> Vec<f64> {
-            (0..4).flat_map(|row| columns.iter().map(move |column| column[row])).collect()
+        let columns = |columns: &[[f64; 4]]| {
+            let data = columns.iter().flatten().copied().collect();
+            Matrix::new(columns.len(), 4, data).unwrap().transposed()
         };
         let (sin, cos) = 0.7f64.sin_cos();
         let [e0, e1, e2, e3] = [
@@ -187,17 +189,18 @@ mod tests {
         let same = columns(&[[-sin, cos, 0.0, 0.0], [-cos, -sin, 0.0, 0.0]]);
         let tilted = columns(&[e0, [0.0, cos, sin, 0.0]]);
         let near = |got: f64, want: f64| assert!((got - want).abs() < 1e-12, "{got} for {want}");
-        near(subspace_similarity(&plane, &plane, 2), 1.0);
-        near(subspace_similarity(&plane, &same, 2), 1.0);
-        near(subspace_similarity(&plane, &columns(&[e2, e3]), 2), 0.0);
-        near(subspace_similarity(&plane, &columns(&[e1, e2]), 2), 0.5);
-        near(subspace_similarity(&plane, &tilted, 2), (1.0 + cos * cos) / 2.0);
-        near(subspace_similarity(&same, &tilted, 2), (1.0 + cos * cos) / 2.0);
+        near(subspace_similarity(&plane, &plane), 1.0);
+        near(subspace_similarity(&plane, &same), 1.0);
+        near(subspace_similarity(&plane, &columns(&[e2, e3])), 0.0);
+        near(subspace_similarity(&plane, &columns(&[e1, e2])), 0.5);
+        near(subspace_similarity(&plane, &tilted), (1.0 + cos * cos) / 2.0);
+        near(subspace_similarity(&same, &tilted), (1.0 + cos * cos) / 2.0);
     }
 
     #[test]
     #[should_panic(expected = "different spaces")]
     fn subspaces_of_different_spaces_are_not_compared() {
-        subspace_similarity(&[1.0, 0.0], &[1.0, 0.0, 0.0], 1);
+        let of = |rows: usize| Matrix::new(rows, 1, vec![1.0; rows]).unwrap();
+        subspace_similarity(&of(2), &of(3));
     }
 }

@@ -58,14 +58,19 @@ pub(super) fn gram(view: MatRef<'_, f64>) -> Mat<f64> {
 /// (WeLore, arXiv 2407.11239, section 3.3).
 #[derive(Debug, Clone, PartialEq)]
 pub struct BalancedFactors {
-    /// The kept rank `k`.
-    pub rank: usize,
-    /// `U_k √S_k`, `[rows, k]`, row-major.
-    pub left: Vec<f64>,
-    /// `√S_k V_kᵀ`, `[k, cols]`, row-major.
-    pub right: Vec<f64>,
+    /// `U_k √S_k`, `[rows, k]`.
+    pub left: Matrix,
+    /// `√S_k V_kᵀ`, `[k, cols]`.
+    pub right: Matrix,
     /// Relative Frobenius error of `left · right`: `‖A - A_k‖ / ‖A‖`, 0 for a zero matrix.
     pub relative_error: f64,
+}
+
+impl BalancedFactors {
+    /// The kept rank `k`.
+    pub fn rank(&self) -> usize {
+        self.left.cols()
+    }
 }
 
 /// Factors a matrix at `rank`.
@@ -73,7 +78,8 @@ pub struct BalancedFactors {
 /// # Errors
 ///
 /// [`LinalgError::Rank`] if the rank is not in `1..=min(rows, cols)`,
-/// [`LinalgError::NoConvergence`] as for [`singular_values`].
+/// [`LinalgError::NoConvergence`] as for [`singular_values`], [`LinalgError::NotFinite`] if the
+/// factors overflow.
 pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors, LinalgError> {
     let full = matrix.full_rank();
     if !(1..=full).contains(&rank) {
@@ -98,7 +104,9 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
         .enumerate()
         .flat_map(|(k, root)| right.col(k).iter().map(move |x| x * root))
         .collect();
-    Ok(BalancedFactors { rank, left, right, relative_error })
+    let left = Matrix::new(matrix.rows(), rank, left)?;
+    let right = Matrix::new(rank, matrix.cols(), right)?;
+    Ok(BalancedFactors { left, right, relative_error })
 }
 
 /// At least as many singular values and vectors as are kept.
@@ -261,15 +269,15 @@ mod tests {
         }
         for rank in 1..=full {
             let f = balanced_factors(m, rank).unwrap();
-            let approx = product(&f.left, &f.right, m.rows(), rank, m.cols());
-            let error: Vec<f64> = m.data().iter().zip(&approx).map(|(a, b)| a - b).collect();
+            let approx = f.left.product(&f.right).unwrap();
+            let error: Vec<f64> = m.data().iter().zip(approx.data()).map(|(a, b)| a - b).collect();
             let optimal = norm(&values[rank..]);
             assert!(
                 norm(&error) <= optimal * (1.0 + 1e-9) + tolerance * norm(&values),
                 "{case} at rank {rank}: {} against {optimal}",
                 norm(&error)
             );
-            let (l, r) = (norm(&f.left), norm(&f.right));
+            let (l, r) = (f.left.norm(), f.right.norm());
             assert!((l - r).abs() <= 1e-9 * l, "{case}: factors of norms {l} and {r}");
         }
     }
@@ -312,7 +320,7 @@ mod tests {
                 assert!((got - want).abs() <= 1e-13 * values[0], "{got} for {want}");
             }
             let f = balanced_factors(&m, 3).unwrap();
-            assert!(f.left.iter().chain(&f.right).all(|x| x.is_finite()));
+            assert!(f.left.data().iter().chain(f.right.data()).all(|x| x.is_finite()));
         }
     }
 
@@ -321,7 +329,7 @@ mod tests {
         let m = matrix(4, 3, vec![0.0; 12]);
         assert_eq!(singular_values(&m).unwrap(), vec![0.0; 3]);
         let f = balanced_factors(&m, 2).unwrap();
-        assert!(f.left.iter().chain(&f.right).all(|x| *x == 0.0));
+        assert!(f.left.data().iter().chain(f.right.data()).all(|x| *x == 0.0));
         assert_eq!(f.relative_error, 0.0);
     }
 
@@ -348,14 +356,12 @@ mod tests {
         }
         for &rank in ranks {
             let f = balanced_factors(m, rank).unwrap();
-            let left = MatRef::from_row_major_slice(&f.left, m.rows(), rank);
-            let right = MatRef::from_row_major_slice(&f.right, rank, m.cols());
-            let error = (view - left * right).norm_l2();
+            let error = (view - f.left.view() * f.right.view()).norm_l2();
             let optimal = norm(&exact[rank..]);
             // Where nothing is left, what is left is rounding.
             let slack = 1e-12 * norm(&exact);
             assert!(error <= 1.0001 * optimal + slack, "{case} at {rank}: {error} for {optimal}");
-            let (l, r) = (norm(&f.left), norm(&f.right));
+            let (l, r) = (f.left.norm(), f.right.norm());
             assert!((l - r).abs() <= 1e-6 * l, "{case} at {rank}: factors of norms {l} and {r}");
         }
     }

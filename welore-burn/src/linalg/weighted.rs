@@ -6,14 +6,15 @@
 //! rank is the truncated decomposition of `R W L`, with both roots folded back (Eckart-Young in
 //! that norm; SVD-LLM, arXiv 2403.07378, for the input side).
 
+use std::sync::Arc;
+
 use faer::linalg::triangular_solve::{
     solve_lower_triangular_in_place, solve_upper_triangular_in_place,
 };
-use faer::{Mat, MatRef, Scale, get_global_parallelism};
+use faer::{Mat, Scale, get_global_parallelism};
 
 use super::matrix::{LinalgError, Matrix};
-use super::moments::{CrossMoment, SecondMoment, root};
-use super::pivot::row_major;
+use super::moments::{CrossMoment, Root, SecondMoment, root};
 use super::svd::{BalancedFactors, balanced_factors, singular_values};
 
 /// Added to second moments, as a share of their mean, where they tell what inputs lack: there are
@@ -22,14 +23,14 @@ use super::svd::{BalancedFactors, balanced_factors, singular_values};
 const RIDGE: f64 = 0.1;
 
 /// A norm for the errors of a matrix `[out, in]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Weighting {
     /// `L`, of the inputs.
-    input: Option<Mat<f64>>,
-    /// `(I + K) L` for a target `W (I + K)`; `L` itself if there is no other target.
+    input: Option<Arc<Root>>,
+    /// `(I + K) L` for a target `W (I + K)`; `None` if the target is `W`.
     target: Option<Mat<f64>>,
-    /// `Rᵀ`, of the gradients of the outputs, lower triangular.
-    output: Option<Mat<f64>>,
+    /// `Rᵀ`, of the gradients of the outputs.
+    output: Option<Arc<Root>>,
 }
 
 /// Moments that are added to the diagonal, as a share of its mean.
@@ -51,28 +52,18 @@ impl Default for Shrinkage {
 impl Weighting {
     /// The norm of the weights themselves.
     pub fn plain() -> Self {
-        Self { input: None, target: None, output: None }
+        Self::default()
     }
 
-    /// The norm of second moments of the inputs, and of the gradients of the outputs.
-    ///
-    /// # Errors
-    ///
-    /// [`LinalgError::NoConvergence`].
-    pub fn new(
-        input: &SecondMoment,
-        output: Option<&SecondMoment>,
-        shrink: Shrinkage,
-    ) -> Result<Self, LinalgError> {
-        let input = root(&input.shrunk(shrink.input))?;
-        let output = output.map(|output| root(&output.shrunk(shrink.output))).transpose()?;
-        Ok(Self { input: Some(input), target: None, output })
+    /// The norm of roots of second moments: of the inputs, and of the gradients of the outputs.
+    pub fn new(input: Option<Arc<Root>>, output: Option<Arc<Root>>) -> Self {
+        Self { input, target: None, output }
     }
 
-    /// The same for a matrix that now sees other inputs than it should, because what comes before
-    /// it was changed: `seen` are the second moments of those, `cross` is `E[x yᵀ]` of the
-    /// inputs `x` it should see and those `y` it sees. The target is what `W` answers to `y` and a
-    /// share `follow` of what is known from it of `x - y`.
+    /// The norm for a matrix that now sees other inputs than it should, because what comes before
+    /// it was changed: `seen` are the second moments of the inputs `y` that it sees, `cross` is
+    /// `E[x yᵀ]` with the inputs `x` that it should see. The target is what the matrix answers to
+    /// `y`, and a share `follow` of what it would answer to what is known from `y` about `x - y`.
     ///
     /// # Errors
     ///
@@ -81,10 +72,10 @@ impl Weighting {
         seen: &SecondMoment,
         cross: &CrossMoment,
         follow: f64,
-        output: Option<&SecondMoment>,
-        shrink: Shrinkage,
+        shrink: f64,
+        output: Option<Arc<Root>>,
     ) -> Result<Self, LinalgError> {
-        let lower = root(&seen.shrunk(shrink.input))?;
+        let lower = root(&seen.shrunk(shrink))?;
         // What the inputs lack of what they should be, as a linear map of what they are:
         // E[(x - y) yᵀ] E[y yᵀ]⁻¹.
         let lacking = cross.mean() - seen.shrunk(0.0);
@@ -94,8 +85,7 @@ impl Weighting {
         solve_lower_triangular_in_place(ridged.as_ref(), map.as_mut(), par);
         solve_upper_triangular_in_place(ridged.transpose(), map.as_mut(), par);
         let target = &lower + Scale(follow) * (map.transpose() * &lower);
-        let output = output.map(|output| root(&output.shrunk(shrink.output))).transpose()?;
-        Ok(Self { input: Some(lower), target: Some(target), output })
+        Ok(Self { input: Some(Arc::new(Root(lower))), target: Some(target), output })
     }
 
     /// The matrix whose plain norm is this norm.
@@ -105,15 +95,16 @@ impl Weighting {
     /// [`LinalgError::Inner`] if sizes differ, [`LinalgError::NotFinite`] on overflow.
     pub fn apply(&self, matrix: &Matrix) -> Result<Matrix, LinalgError> {
         let (rows, cols) = (matrix.rows(), matrix.cols());
-        let view = MatRef::from_row_major_slice(matrix.data(), rows, cols);
+        let view = matrix.view();
         let mut product = None;
-        if let Some(right) = self.target.as_ref().or(self.input.as_ref()) {
+        let input = self.input.as_ref().map(|root| &root.0);
+        if let Some(right) = self.target.as_ref().or(input) {
             if right.nrows() != cols {
                 return Err(LinalgError::Inner { left: cols, right: right.nrows() });
             }
             product = Some(view * right);
         }
-        if let Some(output) = &self.output {
+        if let Some(Root(output)) = self.output.as_deref() {
             if output.nrows() != rows {
                 return Err(LinalgError::Inner { left: output.nrows(), right: rows });
             }
@@ -121,7 +112,7 @@ impl Weighting {
             product = Some(output.transpose() * so_far);
         }
         match product {
-            Some(product) => Matrix::new(rows, cols, row_major(product.as_ref())),
+            Some(product) => Matrix::from_view(product.as_ref()),
             None => Ok(matrix.clone()),
         }
     }
@@ -145,19 +136,17 @@ impl Weighting {
     pub fn factors(&self, matrix: &Matrix, rank: usize) -> Result<BalancedFactors, LinalgError> {
         let mut factors = balanced_factors(&self.apply(matrix)?, rank)?;
         let par = get_global_parallelism();
-        if let Some(output) = &self.output {
+        if let Some(Root(output)) = self.output.as_deref() {
             // R U = U', with R upper triangular.
-            let view = MatRef::from_row_major_slice(&factors.left, matrix.rows(), rank);
-            let mut left = view.to_owned();
+            let mut left = factors.left.view().to_owned();
             solve_upper_triangular_in_place(output.transpose(), left.as_mut(), par);
-            factors.left = row_major(left.as_ref());
+            factors.left = Matrix::from_view(left.as_ref())?;
         }
-        if let Some(input) = &self.input {
+        if let Some(Root(input)) = self.input.as_deref() {
             // V L = V', that is Lᵀ Vᵀ = V'ᵀ.
-            let view = MatRef::from_row_major_slice(&factors.right, rank, matrix.cols());
-            let mut right = view.transpose().to_owned();
+            let mut right = factors.right.view().transpose().to_owned();
             solve_upper_triangular_in_place(input.transpose(), right.as_mut(), par);
-            factors.right = row_major(right.transpose());
+            factors.right = Matrix::from_view(right.transpose())?;
         }
         Ok(factors)
     }

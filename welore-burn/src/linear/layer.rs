@@ -1,11 +1,14 @@
 use burn::config::Config;
-use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param, ParamId};
+use burn::module::{Content, DisplaySettings, Module, ModuleDisplay, Param};
 use burn::nn::{Initializer, Linear};
-use burn::tensor::module::linear;
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 
-use super::factors::{FactorParams, LowRank, Rest, attach_factors};
-use super::tap::{see_input, see_output};
+use crate::forms::{
+    FactorParams, Form, FormError, LowRank, Rest, apply, attach, attach_factors, d_output, form_of,
+    matrices, order_of_pivots,
+};
+use crate::linalg::Weighting;
+use crate::modules::{see_input, see_output};
 
 /// Configuration to create a [`LowRankLinear`] layer using the [init function](LowRankLinearConfig::init).
 #[derive(Config, Debug)]
@@ -108,11 +111,61 @@ impl LowRankLinear {
         if let Some(bias) = &bias {
             assert_eq!(bias.dims(), [d_output], "the bias does not fit the up factor");
         }
+        Self::of_params(down, up, None, bias)
+    }
+
+    /// A factored layer in pivoted storage (see [`LowRank`]): `rank` of its outputs, and what makes
+    /// the others of them.
+    ///
+    /// # Shapes
+    ///
+    /// - down: `[d_input, rank]`, what makes the outputs that are pivots
+    /// - others: `[rank, d_output - rank]`, what makes the other outputs of these, in rising order
+    /// - pivots: numbers of the outputs that are pivots, `rank` of them, in the order of `down`
+    /// - bias: `[d_output]`
+    ///
+    /// # Errors
+    ///
+    /// [`FormError::Pivots`] if the pivots are not different outputs.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the shapes do not fit together.
+    pub fn from_pivots(
+        down: Tensor<2>,
+        others: Tensor<2>,
+        pivots: &[usize],
+        bias: Option<Tensor<1>>,
+    ) -> Result<Self, FormError> {
+        let ([_, rank], [others_rank, made]) = (down.dims(), others.dims());
+        let d_output = rank + made;
+        assert_eq!(rank, others_rank, "the factors disagree about the rank");
+        assert_eq!(rank, pivots.len(), "there is a pivot a rank");
+        if let Some(bias) = &bias {
+            assert_eq!(bias.dims(), [d_output], "the bias does not fit the outputs");
+        }
+        let wrong = || FormError::Pivots { rank, rows: d_output };
+        let pivots = pivots.iter().map(|pivot| i32::try_from(*pivot)).collect::<Result<Vec<_>, _>>();
+        let order = order_of_pivots(&pivots.map_err(|_| wrong())?, d_output).ok_or_else(wrong)?;
+        let order = TensorData::new(order, [d_output]);
+        let order = Tensor::<1, Int>::from_data(order, &down.device());
+        Ok(Self::of_params(down, others, Some(order), bias))
+    }
+
+    fn of_params(
+        down: Tensor<2>,
+        up: Tensor<2>,
+        order: Option<Tensor<1, Int>>,
+        bias: Option<Tensor<1>>,
+    ) -> Self {
         let dense = Self { weight: Param::from_tensor(down), bias: bias.map(Param::from_tensor) };
         let mut up = Some(Param::from_tensor(up));
         attach_factors(
             dense,
-            |_, down| up.take().map(|up| FactorParams { down: down.clone(), up, order: None }),
+            |_, down| {
+                let (down, order) = (down.clone(), order.clone());
+                up.take().map(|up| FactorParams { down, up, order })
+            },
             Rest::Keep,
         )
     }
@@ -132,32 +185,44 @@ impl LowRankLinear {
         let d_input = self.d_input();
         assert_eq!(input.dims()[D - 1], d_input, "the last axis of the input must be d_input");
         see_input(self.weight.id, &input);
-        see_output(self.weight.id, self.transform(input))
+        see_output(self.weight.id, apply(&self.weight, self.bias.as_ref(), input))
     }
 
-    fn transform<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        let dtype = FloatDType::from(input.dtype());
-        let bias = self.bias.as_ref().map(|bias| bias.val().cast(dtype));
-        let by = |input, matrix: Tensor<2>| linear(input, matrix.cast(dtype), None);
-        if let Some(low_rank) = self.weight.reparameterization::<LowRank>() {
-            let down = by(input, self.weight.base());
-            let up = low_rank.up.val().cast(dtype);
-            if low_rank.order.is_none() {
-                return linear(down, up, bias);
-            }
-            let output = low_rank.ordered(down.clone(), linear(down, up, None));
-            return match bias {
-                Some(bias) => output + bias.unsqueeze(),
-                None => output,
-            };
+    /// The layer with its weight in another form, such as [`Form::factors`] at a rank, and with the
+    /// smallest error that the form allows, as
+    /// [`balanced_factors`](crate::linalg::balanced_factors) has it for the weights themselves.
+    /// The decomposition runs on the CPU in f64. The parts of the weight train, in its type and on
+    /// its device; its id stays the same. The bias stays as it is.
+    ///
+    /// # Errors
+    ///
+    /// [`FormError::Impossible`] for a rank that the weight does not have,
+    /// [`FormError::NotDense`], [`FormError::Layout`], [`FormError::Quantized`], and
+    /// [`FormError::Linalg`] for a weight that is not finite.
+    pub fn to_form(self, form: Form) -> Result<Self, FormError> {
+        let shape = [self.d_output(), self.d_input()];
+        if let Some(problem) = form.problem(shape) {
+            return Err(FormError::Impossible(problem));
         }
-        if let Some(adapter) = self.weight.adapter() {
-            // Beside the weight: added to it, the adapter would cost a gradient of its size.
-            let adapted = by(by(input.clone(), adapter.a.val()), adapter.b.val());
-            let dense = linear(input, self.weight.base().cast(dtype), bias);
-            return dense + adapted.mul_scalar(adapter.scale);
-        }
-        linear(input, self.weight.val().cast(dtype), bias)
+        let weight = matrices(&self).into_iter().next().ok_or(FormError::NotDense)?;
+        let made = form.make(&weight.to_matrix()?, &Weighting::plain())?;
+        let mut parts = Some(made.parts);
+        Ok(attach(self, |_| parts.take().map(|parts| (form, parts)), Rest::Keep))
+    }
+
+    /// The layer with its weight as two factors of a rank: [`to_form`](LowRankLinear::to_form)
+    /// with [`Form::factors`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`to_form`](LowRankLinear::to_form).
+    pub fn factored(self, rank: usize) -> Result<Self, FormError> {
+        self.to_form(Form::factors(rank))
+    }
+
+    /// How the weight is stored. Initializes nothing.
+    pub fn form(&self) -> Form {
+        form_of(&self.weight)
     }
 
     /// The factors `(down [d_input, rank], up [rank, d_output])`, if the layer is factored. In
@@ -169,8 +234,7 @@ impl LowRankLinear {
 
     /// The rank, if the layer is factored. Initializes nothing.
     pub fn rank(&self) -> Option<usize> {
-        self.weight.reparameterization::<LowRank>()?;
-        Some(self.weight.lazy_shape()[1])
+        self.form().rank()
     }
 
     /// The size of the input features. Initializes nothing.
@@ -180,10 +244,7 @@ impl LowRankLinear {
 
     /// The size of the output features. Initializes nothing.
     pub fn d_output(&self) -> usize {
-        match self.weight.reparameterization::<LowRank>() {
-            Some(low_rank) => low_rank.d_output(),
-            None => self.weight.lazy_shape()[1],
-        }
+        d_output(&self.weight)
     }
 }
 
@@ -217,16 +278,4 @@ impl ModuleDisplay for LowRankLinear {
             None => content.optional(),
         }
     }
-}
-
-/// A parameter of the given shape that allocates nothing until weights are loaded into it.
-/// Read before that, it is zero.
-pub(crate) fn empty_param(shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
-    Param::uninitialized(
-        ParamId::new(),
-        move |device, _| Tensor::zeros(shape, device),
-        device.clone(),
-        true,
-        shape.into(),
-    )
 }

@@ -1,14 +1,22 @@
 use std::collections::BTreeSet;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-use super::target::{Storage, Target};
+use super::target::Target;
 use crate::artifact::Header;
+use crate::checkpoint::PLAN_FILE;
+use crate::files::FileError;
+use crate::forms::{Form, update_entry};
+use crate::modules::MatrixName;
 use crate::spectrum::{ModelSize, SpectrumUnit};
 
-pub(super) const FORMAT: &str = "welore-plan";
-pub(super) const VERSION: u32 = 2;
+const FORMAT: &str = "welore-plan";
+const VERSION: u32 = 3;
+/// Plans of this version say the form of a matrix in several fields.
+const SECOND_VERSION: u32 = 2;
 /// Plans of this version have an effective rank reduction as `target_err`, and no other target.
 const FIRST_VERSION: u32 = 1;
 
@@ -19,8 +27,8 @@ const LARGEST: usize = 1 << 28;
 /// compressed model directory carries along.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankPlan {
-    pub(super) format: String,
-    pub(super) version: u32,
+    format: String,
+    version: u32,
     /// Where the spectra came from, for people.
     pub source: String,
     /// Policy that chose the ranks, such as `welore`.
@@ -31,8 +39,8 @@ pub struct RankPlan {
     /// Digest of the calibration that they came of, if they did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<String>,
-    /// What was asked for.
-    pub target: Target,
+    /// What was asked for; `None` for a plan that somebody made by hand.
+    pub target: Option<Target>,
     /// Ranks that score below this were removed, where the policy has such a score.
     pub threshold: Option<f64>,
     /// A matrix is a low-rank component (LRC) when its reduction exceeds this.
@@ -48,7 +56,7 @@ pub struct RankPlan {
 }
 
 /// Sums over a plan. Parameters and bytes are the whole model's.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanTotals {
     /// Planned effective rank reduction: share of all ranks that the policy removes,
     /// counted over all matrices as in the paper.
@@ -78,21 +86,18 @@ pub struct PlanTotals {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MatrixPlan {
     /// Hugging Face name without `.weight`.
-    pub name: String,
+    pub name: MatrixName,
     /// `[out, in]`.
     pub shape: [usize; 2],
     /// `min(out, in)`.
     pub full_rank: usize,
-    /// Kept rank, also where the matrix stays dense by class.
+    /// Kept rank, also where the policy cuts ranks and the matrix stays dense all the same.
     pub rank: usize,
     /// Share of the ranks removed, `1 - rank / full_rank`.
     pub reduction: f64,
-    /// Whether it is a low-rank component (LRC) and is factored.
-    pub low_rank: bool,
-    /// How it is stored if it is.
-    #[serde(default)]
-    pub storage: Storage,
-    /// Whether factoring at `rank` takes more parameters than the dense matrix.
+    /// How it will be stored. A low-rank component (LRC) has a form of limited rank.
+    pub form: Form,
+    /// Whether it takes more parameters in this form than the dense matrix.
     pub grows: bool,
     /// Parameters now.
     pub parameters_before: u64,
@@ -107,6 +112,7 @@ pub struct MatrixPlan {
 
 /// A plan file that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum PlanFileError {
     /// Not JSON, or not of this layout.
     #[error("not a plan: {0}")]
@@ -127,7 +133,7 @@ pub enum PlanFileError {
     #[error("matrix `{name}`: {reason}")]
     Matrix {
         /// Name of the matrix.
-        name: String,
+        name: MatrixName,
         /// What is wrong.
         reason: String,
     },
@@ -145,14 +151,13 @@ impl PlanTotals {
         // Saturating, because a plan file may claim any size.
         let sum =
             |of: &dyn Fn(&MatrixPlan) -> u64| matrices.iter().map(of).fold(0, u64::saturating_add);
-        let bytes = |m: &MatrixPlan, parameters: u64| parameters * m.dtype.bitsize() as u64 / 8;
-        let index_bytes =
-            |m: &MatrixPlan| if m.low_rank { m.storage.index_bytes(m.rank) } else { 0 };
+        let bytes_before = |m: &MatrixPlan| Form::dense().bytes(m.shape, m.dtype);
+        let bytes_after = |m: &MatrixPlan| m.form.bytes(m.shape, m.dtype);
         let (before, after) = (sum(&|m| m.parameters_before), sum(&|m| m.parameters_after));
-        let low_rank = |m: &&MatrixPlan| m.low_rank;
+        let low_rank = |m: &&MatrixPlan| m.is_low_rank();
         Self {
             err: share(&|_| true),
-            err_applied: share(&|m| m.low_rank),
+            err_applied: share(&MatrixPlan::is_low_rank),
             keep_params: after as f64 / before.max(1) as f64,
             matrices: matrices.len(),
             lrcs: matrices.iter().filter(low_rank).count(),
@@ -162,20 +167,68 @@ impl PlanTotals {
             bytes_before: model.bytes,
             bytes_after: model
                 .bytes
-                .saturating_sub(sum(&|m| bytes(m, m.parameters_before)))
-                .saturating_add(sum(&|m| bytes(m, m.parameters_after) + index_bytes(m))),
+                .saturating_sub(sum(&bytes_before))
+                .saturating_add(sum(&bytes_after)),
         }
     }
 }
 
 impl RankPlan {
+    /// A plan for a model of this size that says the form of some of its matrices. Everything else
+    /// is as if a policy `custom` had chosen them.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`RankPlan::checked`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use safetensors::Dtype;
+    /// use welore_burn::forms::Form;
+    /// use welore_burn::plan::{MatrixPlan, RankPlan};
+    /// use welore_burn::spectrum::ModelSize;
+    ///
+    /// let size = ModelSize { parameters: 2 * 64 * 64, bytes: 4 * 2 * 64 * 64 };
+    /// let matrix = |name: &str, form| MatrixPlan::new(name, [64, 64], form, Dtype::F32);
+    /// let matrices = vec![matrix("up", Form::factors(8)), matrix("down", Form::dense())];
+    /// let plan = RankPlan::new("by hand", size, matrices)?;
+    /// assert_eq!(plan.totals.parameters_after, 8 * 128 + 64 * 64);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn new(
+        source: impl Into<String>,
+        model: ModelSize,
+        matrices: Vec<MatrixPlan>,
+    ) -> Result<Self, PlanFileError> {
+        let totals = PlanTotals {
+            parameters_before: model.parameters,
+            bytes_before: model.bytes,
+            ..PlanTotals::default()
+        };
+        let plan = Self {
+            format: FORMAT.into(),
+            version: VERSION,
+            source: source.into(),
+            policy: "custom".into(),
+            unit: SpectrumUnit::Weights,
+            calibration: None,
+            target: None,
+            threshold: None,
+            min_ratio: 0.0,
+            rank_multiple: 1,
+            never_grow: false,
+            totals,
+            matrices,
+        };
+        plan.checked()
+    }
+
     /// Reads and checks a plan's text.
     ///
     /// # Errors
     ///
-    /// [`PlanFileError`] if it is not a plan, or if it asks for something impossible: a rank
-    /// outside `1..=full_rank`, a full rank that is not `min(out, in)`, a name twice. What
-    /// follows from ranks and classes is counted anew.
+    /// [`PlanFileError`] if it is not a plan, and those of [`RankPlan::checked`].
     pub fn from_json(text: &str) -> Result<Self, PlanFileError> {
         let header = Header::of(text)?;
         if header.format != FORMAT {
@@ -183,14 +236,26 @@ impl RankPlan {
         }
         let plan: Self = match header.version {
             VERSION => serde_json::from_str(text)?,
-            FIRST_VERSION => from_first_version(text)?,
+            FIRST_VERSION | SECOND_VERSION => from_earlier_version(text)?,
             version => return Err(PlanFileError::Version(version)),
         };
-        if plan.matrices.is_empty() {
+        plan.checked()
+    }
+
+    /// Checks that a plan asks for nothing impossible, and counts everything anew that follows from
+    /// ranks and forms: people edit plans, and stale sums would be shown and passed on.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanFileError`] for a plan without matrices, a name that comes twice, a rank outside
+    /// `1..=full_rank`, a full rank that is not `min(out, in)`, a form that a matrix cannot have,
+    /// and matrices that are larger than the model.
+    pub fn checked(mut self) -> Result<Self, PlanFileError> {
+        if self.matrices.is_empty() {
             return Err(PlanFileError::NoMatrices);
         }
         let mut names = BTreeSet::new();
-        for matrix in &plan.matrices {
+        for matrix in &self.matrices {
             let problem = if !names.insert(&matrix.name) {
                 Some("appears twice".into())
             } else {
@@ -201,12 +266,6 @@ impl RankPlan {
                 return Err(PlanFileError::Matrix { name, reason });
             }
         }
-        plan.recount()
-    }
-
-    /// The plan with everything that follows from ranks and classes counted anew: people edit
-    /// plans, and stale sums would be shown and passed on.
-    fn recount(mut self) -> Result<Self, PlanFileError> {
         let PlanTotals { parameters_before: parameters, bytes_before: bytes, .. } = self.totals;
         self.matrices = self.matrices.into_iter().map(MatrixPlan::recounted).collect();
         let before = ModelSize { parameters, bytes };
@@ -226,35 +285,100 @@ impl RankPlan {
 
     /// The low-rank components: the matrices that are factored.
     pub fn low_rank(&self) -> impl Iterator<Item = &MatrixPlan> {
-        self.matrices.iter().filter(|matrix| matrix.low_rank)
+        self.matrices.iter().filter(|matrix| matrix.is_low_rank())
     }
 
     /// The low-rank component of this name.
-    pub fn find_low_rank(&self, name: &str) -> Option<&MatrixPlan> {
-        self.low_rank().find(|matrix| matrix.name == name)
+    pub fn find_low_rank(&self, name: &MatrixName) -> Option<&MatrixPlan> {
+        self.low_rank().find(|matrix| matrix.name == *name)
     }
 }
 
-/// Reads a plan of the first version as one of this version.
-fn from_first_version(text: &str) -> Result<RankPlan, PlanFileError> {
+/// Reads a plan of an earlier version as one of this one.
+fn from_earlier_version(text: &str) -> Result<RankPlan, PlanFileError> {
     let mut value: serde_json::Value = serde_json::from_str(text)?;
     if let Some(plan) = value.as_object_mut() {
-        let err = plan.remove("target_err").unwrap_or_default();
-        plan.insert("target".into(), serde_json::json!({ "err": err }));
+        if let Some(err) = plan.remove("target_err") {
+            plan.insert("target".into(), serde_json::json!({ "err": err }));
+        }
         plan.insert("version".into(), VERSION.into());
+        let matrices = plan.get_mut("matrices").and_then(serde_json::Value::as_array_mut);
+        let entries = matrices.into_iter().flatten().filter_map(serde_json::Value::as_object_mut);
+        entries.for_each(update_entry);
     }
     Ok(serde_json::from_value(value)?)
 }
 
+/// Reads the plan that a compressed model directory carries, if there is one.
+///
+/// # Errors
+///
+/// [`ReadPlanError`] for a file that cannot be read, is not a plan, or asks for something
+/// impossible.
+pub fn read_plan(dir: impl AsRef<Path>) -> Result<Option<RankPlan>, ReadPlanError> {
+    let path = dir.as_ref().join(PLAN_FILE);
+    match std::fs::read_to_string(&path) {
+        Ok(text) => RankPlan::from_json(&text)
+            .map(Some)
+            .map_err(|source| ReadPlanError::Plan { path, source }),
+        Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(FileError::Io { path, source }.into()),
+    }
+}
+
+/// Why the plan of a directory cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ReadPlanError {
+    /// The file cannot be read.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// The file is not a plan, or an impossible one.
+    #[error("{path}: {source}", path = path.display())]
+    Plan {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: PlanFileError,
+    },
+}
+
 impl MatrixPlan {
-    /// What follows from shape, rank and class.
-    pub(super) fn recounted(mut self) -> Self {
-        let [rows, cols] = self.shape.map(|n| n as u64);
-        let factored = self.storage.parameters(self.shape, self.rank);
-        self.parameters_before = rows * cols;
-        self.grows = factored > self.parameters_before;
+    /// A matrix of shape `[out, in]` in a form; its kept rank is that of the form. Its sums are
+    /// counted when the plan is made.
+    pub fn new(
+        name: impl Into<MatrixName>,
+        shape: [usize; 2],
+        form: Form,
+        dtype: Dtype,
+    ) -> Self {
+        let full_rank = shape[0].min(shape[1]);
+        Self {
+            name: name.into(),
+            shape,
+            full_rank,
+            rank: form.rank().unwrap_or(full_rank),
+            reduction: 0.0,
+            form,
+            grows: false,
+            parameters_before: 0,
+            parameters_after: 0,
+            dtype,
+            digest: None,
+        }
+    }
+
+    /// Whether it is a low-rank component (LRC), which is factored.
+    pub fn is_low_rank(&self) -> bool {
+        self.form.rank().is_some()
+    }
+
+    /// What follows from shape, rank and form.
+    fn recounted(mut self) -> Self {
+        self.parameters_before = Form::dense().parameters(self.shape);
+        self.parameters_after = self.form.parameters(self.shape);
+        self.grows = self.parameters_after > self.parameters_before;
         self.reduction = (self.full_rank - self.rank) as f64 / self.full_rank as f64;
-        self.parameters_after = if self.low_rank { factored } else { self.parameters_before };
         self
     }
 
@@ -267,10 +391,10 @@ impl MatrixPlan {
             Some(format!("full_rank {} does not fit its shape {:?}", self.full_rank, self.shape))
         } else if !(1..=full).contains(&self.rank) {
             Some(format!("rank {} is not in 1..={full}", self.rank))
-        } else if self.low_rank && self.storage == Storage::Pivot && self.rank == full {
-            Some("pivoted storage at full rank is the dense matrix".into())
+        } else if self.form.rank().is_some_and(|rank| rank != self.rank) {
+            Some(format!("rank {} is not that of its form: {}", self.rank, self.form))
         } else {
-            None
+            self.form.problem(self.shape)
         }
     }
 }

@@ -1,19 +1,42 @@
 use super::problem::{Allocation, RankProblem};
 use super::target::PlanError;
-use crate::spectrum::{MatrixSpectrum, SpectrumUnit};
+use crate::named::Named;
+use crate::spectrum::{MatrixSpectrum, PROBE, SpectrumUnit};
 
 /// Decides which matrices are factored, at which rank. A policy says what a rank is worth and
 /// leaves the rest to one of the two ways of [`RankProblem`].
-pub trait RankPolicy: std::fmt::Debug {
+pub trait RankPolicy: std::fmt::Debug + Sync {
     /// Name written into the plan.
     fn name(&self) -> &'static str;
 
-    /// Ranks and classes that meet the target.
+    /// One line on what it does, for people.
+    fn about(&self) -> &'static str {
+        ""
+    }
+
+    /// Ranks and forms that meet the target.
     ///
     /// # Errors
     ///
     /// [`PlanError::OutOfReach`] where none do, and [`PlanError::NotCalibrated`].
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError>;
+}
+
+/// The policies that have a name on the command line: this is where a new one is registered.
+static POLICIES: [&dyn RankPolicy; 5] = [&WeLore, &Uniform, &Energy, &Loss, &Probed];
+
+impl Named for &'static dyn RankPolicy {
+    fn all() -> &'static [Self] {
+        &POLICIES
+    }
+
+    fn name(&self) -> &'static str {
+        RankPolicy::name(*self)
+    }
+
+    fn about(&self) -> &'static str {
+        RankPolicy::about(*self)
+    }
 }
 
 /// The paper's policy: min-max normalized singular values, `(s - min) / (max - min)` in each
@@ -26,6 +49,10 @@ pub struct WeLore;
 impl RankPolicy for WeLore {
     fn name(&self) -> &'static str {
         "welore"
+    }
+
+    fn about(&self) -> &'static str {
+        "one threshold on min-max normalized singular values, for the whole model"
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
@@ -49,6 +76,10 @@ impl RankPolicy for Uniform {
         "uniform"
     }
 
+    fn about(&self) -> &'static str {
+        "the same share of ranks from every matrix"
+    }
+
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
         // A score is the share of the ranks that is left when this one goes.
         let allocation = problem.remove_lowest(|spectrum| {
@@ -67,6 +98,10 @@ pub struct Energy;
 impl RankPolicy for Energy {
     fn name(&self) -> &'static str {
         "energy"
+    }
+
+    fn about(&self) -> &'static str {
+        "the least sum of relative errors"
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
@@ -89,6 +124,10 @@ impl RankPolicy for Loss {
         "loss"
     }
 
+    fn about(&self) -> &'static str {
+        "the least sum of errors in units of the loss, which gradients of a calibration give"
+    }
+
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
         if problem.spectra.unit != SpectrumUnit::Loss {
             return Err(PlanError::NotCalibrated { policy: self.name() });
@@ -106,13 +145,18 @@ impl RankPolicy for Probed {
         "probed"
     }
 
+    fn about(&self) -> &'static str {
+        "the same, scaled by what a probe of every matrix really cost"
+    }
+
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
-        let probed = problem.spectra.matrices.iter().all(|matrix| matrix.probe.is_some());
+        let mut matrices = problem.spectra.matrices.iter();
+        let probed = matrices.all(|matrix| matrix.measurement(PROBE).is_some());
         if problem.spectra.unit != SpectrumUnit::Loss || !probed {
             return Err(PlanError::NotCalibrated { policy: self.name() });
         }
         problem.least_loss(|spectrum| {
-            let scale = spectrum.probe.unwrap_or(1.0);
+            let scale = spectrum.measurement(PROBE).unwrap_or(1.0);
             tails(spectrum).into_iter().map(|tail| tail * scale).collect()
         })
     }

@@ -1,6 +1,7 @@
 //! The two ways in which ranks are allocated; a policy takes one of them.
 
 use super::target::{PlanError, PlanOptions, Target};
+use crate::forms::Form;
 use crate::spectrum::{MatrixSpectrum, Spectra};
 
 /// What a policy has to solve: spectra, a target, and what else a plan should meet.
@@ -15,19 +16,19 @@ pub struct RankProblem<'a> {
 /// What a policy decided.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Allocation {
-    /// Kept rank and class of every matrix, in the order of the spectra.
+    /// Kept rank and form of every matrix, in the order of the spectra.
     pub choices: Vec<Choice>,
     /// Ranks that score below this went, where there is such a score.
     pub threshold: Option<f64>,
 }
 
-/// Rank and class of a matrix.
+/// Rank and form of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// Kept rank, in `1..=full_rank`.
+    /// Kept rank, in `1..=full_rank`: that of the form if that limits it.
     pub rank: usize,
-    /// Whether the matrix is factored.
-    pub low_rank: bool,
+    /// How the matrix is stored.
+    pub form: Form,
 }
 
 impl RankProblem<'_> {
@@ -154,7 +155,7 @@ impl RankProblem<'_> {
                 (share * planned as f64).floor() as u64
             }
             Target::MaxBytes(bytes) => {
-                let dense = |spectrum| self.options.cost(spectrum, None);
+                let dense = |spectrum| self.options.cost(spectrum, Form::dense());
                 let planned: u64 = spectra.matrices.iter().map(dense).sum();
                 bytes.saturating_sub(spectra.model.bytes.saturating_sub(planned))
             }
@@ -174,7 +175,7 @@ impl RankProblem<'_> {
                 Target::KeepParams(cost as f64 / planned as f64)
             }
             Target::MaxBytes(_) => {
-                let dense = |spectrum| self.options.cost(spectrum, None);
+                let dense = |spectrum| self.options.cost(spectrum, Form::dense());
                 let planned: u64 = spectra.matrices.iter().map(dense).sum();
                 Target::MaxBytes(spectra.model.bytes.saturating_sub(planned) + cost)
             }
@@ -190,7 +191,7 @@ impl RankProblem<'_> {
     fn by_threshold(&self, exact: &[usize], threshold: f64) -> Allocation {
         let choice = |(spectrum, exact): (&MatrixSpectrum, &usize)| {
             let rank = self.options.rounded(*exact, spectrum.full_rank());
-            Choice { rank, low_rank: self.options.is_low_rank(spectrum, rank) }
+            Choice { rank, form: self.options.form_at(spectrum, rank) }
         };
         let choices = self.spectra.matrices.iter().zip(exact).map(choice).collect();
         Allocation { choices, threshold: Some(threshold) }
@@ -227,7 +228,7 @@ impl Size {
             let most = ((err * of as f64).ceil() as usize).saturating_sub(1);
             return Self::Ranks { removed: 0, most, of };
         }
-        let dense = |spectrum| options.cost(spectrum, None);
+        let dense = |spectrum| options.cost(spectrum, Form::dense());
         let cost = problem.spectra.matrices.iter().map(dense).sum();
         Self::Cost { cost, budget: problem.budget(), least: cost }
     }
@@ -244,7 +245,7 @@ impl Size {
         match self {
             Self::Ranks { removed, .. } => *removed += before - after,
             Self::Cost { cost, least, .. } => {
-                let at = |rank| options.cost(of, options.is_low_rank(of, rank).then_some(rank));
+                let at = |rank| options.cost(of, options.form_at(of, rank));
                 *cost = *cost - at(before) + at(after);
                 *least = (*least).min(*cost);
             }
@@ -279,18 +280,18 @@ impl Curve {
     fn new(spectrum: &MatrixSpectrum, losses: &[f64], options: &PlanOptions) -> Self {
         let full = spectrum.full_rank();
         debug_assert_eq!(losses.len(), full);
-        let dense = options.cost(spectrum, None);
+        let dense = options.cost(spectrum, Form::dense());
         // Ranks that cost as much as the dense matrix are worth nothing.
         let mut points: Vec<Point> = (1..=full)
             .filter(|rank| rank % options.rank_multiple == 0 && *rank < full)
-            .map(|rank| Point {
-                cost: options.cost(spectrum, Some(rank)),
-                loss: losses[rank - 1],
-                choice: Choice { rank, low_rank: true },
+            .map(|rank| {
+                let form = options.storage.at_rank(rank);
+                let cost = options.cost(spectrum, form);
+                Point { cost, loss: losses[rank - 1], choice: Choice { rank, form } }
             })
             .take_while(|point| point.cost < dense)
             .collect();
-        let choice = Choice { rank: full, low_rank: false };
+        let choice = Choice { rank: full, form: Form::dense() };
         points.push(Point { cost: dense, loss: 0.0, choice });
         let mut hull: Vec<usize> = Vec::new();
         for (number, point) in points.iter().enumerate() {

@@ -1,59 +1,44 @@
-use super::plan_file::{FORMAT, MatrixPlan, PlanTotals, RankPlan, VERSION};
+use super::plan_file::{MatrixPlan, RankPlan};
 use super::policy::RankPolicy;
-use super::problem::{Choice, RankProblem};
-use super::target::{PlanError, PlanOptions, Storage};
+use super::problem::{Allocation, Choice, RankProblem};
+use super::target::{PlanError, PlanOptions};
 use crate::spectrum::{MatrixSpectrum, Spectra};
 
-/// Makes a plan: lets the policy choose ranks and classes, and counts what comes of it.
+/// Makes a plan: lets the policy choose ranks and forms, and counts what comes of it.
 ///
 /// # Errors
 ///
-/// [`PlanError`] for options out of range and for targets out of reach.
+/// [`PlanError`] for options out of range, for targets out of reach, and for a policy that chooses
+/// something impossible.
 pub fn make_plan(
     spectra: &Spectra,
     policy: &dyn RankPolicy,
     options: &PlanOptions,
 ) -> Result<RankPlan, PlanError> {
     options.check()?;
-    let allocation = policy.allocate(&RankProblem { spectra, options })?;
-    let matrices: Vec<_> = spectra
-        .matrices
-        .iter()
-        .zip(&allocation.choices)
-        .map(|(spectrum, choice)| plan_matrix(spectrum, *choice, options))
-        .collect();
-    Ok(RankPlan {
-        format: FORMAT.into(),
-        version: VERSION,
-        source: spectra.source.clone(),
-        policy: policy.name().into(),
-        unit: spectra.unit,
-        calibration: spectra.calibration.clone(),
-        target: options.target,
-        threshold: allocation.threshold,
-        min_ratio: options.min_ratio,
-        rank_multiple: options.rank_multiple,
-        never_grow: options.never_grow,
-        totals: PlanTotals::of(&matrices, spectra.model),
-        matrices,
-    })
+    let Allocation { choices, threshold } = policy.allocate(&RankProblem { spectra, options })?;
+    let impossible =
+        |reason: String| PlanError::Allocation { policy: policy.name().into(), reason };
+    let (chosen, asked) = (choices.len(), spectra.matrices.len());
+    if chosen != asked {
+        return Err(impossible(format!("{chosen} choices for {asked} matrices")));
+    }
+    let pairs = spectra.matrices.iter().zip(choices);
+    let matrices = pairs.map(|(spectrum, choice)| plan_matrix(spectrum, choice)).collect();
+    let mut plan = RankPlan::new(spectra.source.clone(), spectra.model, matrices)
+        .map_err(|error| impossible(error.to_string()))?;
+    plan.policy = policy.name().into();
+    plan.unit = spectra.unit;
+    plan.calibration = spectra.calibration.clone();
+    plan.target = Some(options.target);
+    plan.threshold = threshold;
+    plan.min_ratio = options.min_ratio;
+    plan.rank_multiple = options.rank_multiple;
+    plan.never_grow = options.never_grow;
+    Ok(plan)
 }
 
-fn plan_matrix(spectrum: &MatrixSpectrum, choice: Choice, options: &PlanOptions) -> MatrixPlan {
-    let Choice { rank, low_rank } = choice;
-    MatrixPlan {
-        name: spectrum.name.clone(),
-        shape: spectrum.shape,
-        full_rank: spectrum.full_rank(),
-        rank,
-        reduction: 0.0,
-        low_rank,
-        storage: if low_rank { options.storage } else { Storage::Factors },
-        grows: false,
-        parameters_before: 0,
-        parameters_after: 0,
-        dtype: spectrum.dtype,
-        digest: spectrum.digest.clone(),
-    }
-    .recounted()
+fn plan_matrix(spectrum: &MatrixSpectrum, Choice { rank, form }: Choice) -> MatrixPlan {
+    let matrix = MatrixPlan::new(spectrum.name.clone(), spectrum.shape, form, spectrum.dtype);
+    MatrixPlan { rank, digest: spectrum.digest.clone(), ..matrix }
 }

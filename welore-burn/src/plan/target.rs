@@ -1,5 +1,6 @@
 use serde::{Deserialize, Serialize};
 
+use crate::forms::{Form, Storage};
 use crate::spectrum::MatrixSpectrum;
 
 /// How far a model is to be reduced.
@@ -20,37 +21,6 @@ impl std::fmt::Display for Target {
             Self::Err(err) => write!(f, "ERR {err}"),
             Self::KeepParams(share) => write!(f, "a share of {share} of the parameters"),
             Self::MaxBytes(bytes) => write!(f, "{bytes} bytes"),
-        }
-    }
-}
-
-/// How a factored matrix is stored and computed.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Storage {
-    /// Two factors, `r (m + n)` parameters: WeLore's.
-    #[default]
-    Factors,
-    /// Some of the matrix' rows, and what makes the others of them: `r (m + n - r)` parameters
-    /// for the same matrix (PIFA, arXiv 2501.19090).
-    Pivot,
-}
-
-impl Storage {
-    /// Parameters of a matrix of shape `[out, in]` at a rank.
-    pub fn parameters(self, shape: [usize; 2], rank: usize) -> u64 {
-        let ([rows, cols], rank) = (shape.map(|n| n as u64), rank as u64);
-        match self {
-            Self::Factors => rank * (rows + cols),
-            Self::Pivot => rank * (rows + cols - rank),
-        }
-    }
-
-    /// Bytes of indices that are stored beside the parameters.
-    pub fn index_bytes(self, rank: usize) -> u64 {
-        match self {
-            Self::Factors => 0,
-            Self::Pivot => 4 * rank as u64,
         }
     }
 }
@@ -112,32 +82,30 @@ impl PlanOptions {
         exact.next_multiple_of(self.rank_multiple).min(full)
     }
 
-    /// Whether a threshold policy factors a matrix at this rank.
-    pub(super) fn is_low_rank(&self, spectrum: &MatrixSpectrum, rank: usize) -> bool {
-        let reduction = (spectrum.full_rank() - rank) as f64 / spectrum.full_rank() as f64;
-        let grows = self.storage.parameters(spectrum.shape, rank) > spectrum.parameters();
-        reduction > self.min_ratio && !(grows && self.never_grow)
+    /// The form of a matrix whose ranks a threshold policy cuts down to `rank`.
+    pub(super) fn form_at(&self, spectrum: &MatrixSpectrum, rank: usize) -> Form {
+        let (full, form) = (spectrum.full_rank(), self.storage.at_rank(rank));
+        let reduction = (full - rank) as f64 / full as f64;
+        let grows = form.parameters(spectrum.shape) > spectrum.parameters();
+        match reduction > self.min_ratio && !(grows && self.never_grow) {
+            true => form,
+            false => Form::dense(),
+        }
     }
 
-    /// What a factored (`Some` rank) or dense matrix adds to what the target bounds: ranks,
-    /// parameters or bytes.
-    pub(super) fn cost(&self, spectrum: &MatrixSpectrum, rank: Option<usize>) -> u64 {
-        let bytes = |parameters: u64| parameters * spectrum.dtype.bitsize() as u64 / 8;
-        match (self.target, rank) {
-            (Target::Err(_), rank) => rank.unwrap_or(spectrum.full_rank()) as u64,
-            (Target::KeepParams(_), None) => spectrum.parameters(),
-            (Target::KeepParams(_), Some(rank)) => self.storage.parameters(spectrum.shape, rank),
-            (Target::MaxBytes(_), None) => bytes(spectrum.parameters()),
-            (Target::MaxBytes(_), Some(rank)) => {
-                bytes(self.storage.parameters(spectrum.shape, rank))
-                    + self.storage.index_bytes(rank)
-            }
+    /// What a matrix adds in a form to what the target bounds: ranks, parameters or bytes.
+    pub(super) fn cost(&self, spectrum: &MatrixSpectrum, form: Form) -> u64 {
+        match self.target {
+            Target::Err(_) => form.rank().unwrap_or(spectrum.full_rank()) as u64,
+            Target::KeepParams(_) => form.parameters(spectrum.shape),
+            Target::MaxBytes(_) => form.bytes(spectrum.shape, spectrum.dtype),
         }
     }
 }
 
 /// A target that cannot be met.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
 pub enum PlanError {
     /// The target is not a share.
     #[error("ERR {0} is not between 0 and 1")]
@@ -160,6 +128,14 @@ pub enum PlanError {
         reachable: Target,
         /// The rank multiple asked for.
         rank_multiple: usize,
+    },
+    /// What a policy chose is impossible.
+    #[error("policy `{policy}`: {reason}")]
+    Allocation {
+        /// The policy.
+        policy: String,
+        /// What is wrong.
+        reason: String,
     },
     /// The policy weighs errors in units of the loss, and these spectra are not.
     #[error("policy `{policy}` needs spectra in units of the loss, which come of a calibration")]

@@ -35,9 +35,10 @@ impl ModelCard<'_> {
         let name = base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base);
         let totals = &plan.totals;
         let target = match plan.target {
-            Target::Err(err) => format!("effective rank reduction (ERR) {err}"),
-            Target::KeepParams(share) => format!("keep {share} of the matrices' parameters"),
-            Target::MaxBytes(bytes) => format!("at most {bytes} bytes"),
+            Some(Target::Err(err)) => format!("effective rank reduction (ERR) {err}"),
+            Some(Target::KeepParams(share)) => format!("keep {share} of the matrices' parameters"),
+            Some(Target::MaxBytes(bytes)) => format!("at most {bytes} bytes"),
+            None => "chosen by hand".into(),
         };
         let unit = match plan.unit {
             SpectrumUnit::Weights => "the weights",

@@ -12,6 +12,7 @@ pub use card::{Measurement, ModelCard, tuned_card};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::forms::is_factor;
 use crate::plan::{RankPlan, Target};
 use crate::spectrum::{Spectra, SpectrumUnit};
 use crate::train::{
@@ -70,7 +71,7 @@ impl Report {
                     .into_iter()
                     .map(|place| json!([place, values[place]]))
                     .collect();
-                let (layer, kind) = place_of(&matrix.name);
+                let (layer, kind) = place_of(matrix.name.as_str());
                 json!({
                     "name": matrix.name,
                     "layer": layer,
@@ -95,7 +96,7 @@ impl Report {
             .matrices
             .iter()
             .map(|m| {
-                let (layer, kind) = place_of(&m.name);
+                let (layer, kind) = place_of(m.name.as_str());
                 json!({
                     "name": m.name,
                     "layer": layer,
@@ -103,17 +104,18 @@ impl Report {
                     "shape": m.shape,
                     "full_rank": m.full_rank,
                     "rank": m.rank,
-                    "low_rank": m.low_rank,
-                    "storage": m.storage,
+                    "low_rank": m.is_low_rank(),
+                    "form": m.form.to_string(),
                     "before": m.parameters_before,
                     "after": m.parameters_after,
                 })
             })
             .collect();
         let target = match plan.target {
-            Target::Err(err) => format!("ERR {err}"),
-            Target::KeepParams(share) => format!("keep {share} of the parameters"),
-            Target::MaxBytes(bytes) => format!("at most {}", ByteSize(bytes).display().si()),
+            Some(Target::Err(err)) => format!("ERR {err}"),
+            Some(Target::KeepParams(share)) => format!("keep {share} of the parameters"),
+            Some(Target::MaxBytes(bytes)) => format!("at most {}", ByteSize(bytes).display().si()),
+            None => "chosen by hand".into(),
         };
         let totals = &plan.totals;
         let summary = json!([
@@ -184,7 +186,7 @@ impl Report {
                         "similarity": similarity,
                     })
                 });
-                let (layer, kind) = place_of(&matrix.name);
+                let (layer, kind) = place_of(matrix.name.as_str());
                 let rank = |figure: fn(&WeightRank) -> f64| matrix.weight.as_ref().map(figure);
                 json!({
                     "name": matrix.name,
@@ -231,8 +233,7 @@ impl Report {
 /// its factor `model.layers.3.self_attn.q_proj.V` is `(3, q_proj.V)`.
 fn place_of(name: &str) -> (Option<u64>, &str) {
     let layer = name.split('.').find_map(|part| part.parse().ok());
-    let is_factor = [".V", ".U", ".C"].iter().any(|end| name.ends_with(end));
-    let kind = name.rmatch_indices('.').nth(usize::from(is_factor));
+    let kind = name.rmatch_indices('.').nth(usize::from(is_factor(name)));
     (layer, kind.map_or(name, |(dot, _)| &name[dot + 1..]))
 }
 

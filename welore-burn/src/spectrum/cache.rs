@@ -7,7 +7,7 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::cost::DECOMPOSITION;
+use crate::linalg::DECOMPOSITION;
 
 const FORMAT: &str = "welore-spectrum";
 const VERSION: u32 = 1;

@@ -1,52 +1,46 @@
-use std::ops::ControlFlow;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use burn::module::{Module, ModuleVisitor, Param};
-use burn::tensor::{DType, Tensor};
+use burn::module::Module;
+use burn::tensor::DType;
 use safetensors::Dtype;
 
 use super::cache::SpectrumCache;
-use super::cost::Cost;
 use super::norms::Norms;
-use super::spectra::{MatrixSpectrum, ModelSize, Spectra, SpectraError};
+use super::spectra::{MatrixSpectrum, ModelSize, PROBE, Spectra, SpectraError};
 use crate::calibrate::CalibrationError;
-use crate::checkpoint::Selection;
-use crate::checkpoint::{Checkpoint, CheckpointError, FactorNames};
-use crate::linalg::{LinalgError, Matrix};
-use crate::linear::{as_matrix, factored_paths, is_transposed_layout, to_matrix};
+use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::forms::{FormError, LiveMatrix, matrices};
+use crate::linalg::{Cost, LinalgError, Matrix};
+use crate::modules::{MatrixName, Selection, walk};
 use crate::progress::{Interrupted, Part, Progress};
 use crate::workers::{Budget, Oversized};
 
 /// Why spectra could not be measured.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SpectrumError {
     /// The checkpoint cannot be read.
-    #[error(transparent)]
+    #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
     /// A matrix cannot be decomposed.
     #[error("matrix `{name}`: {source}")]
     Linalg {
         /// Name of the matrix.
-        name: String,
+        name: MatrixName,
         /// Why.
         source: LinalgError,
     },
-    /// A matrix is factored already, so its dense spectrum is gone.
-    #[error("matrix `{name}` is factored already; measure the dense model")]
-    Factored {
+    /// A matrix is not a dense one, so its spectrum cannot be measured.
+    #[error("matrix `{name}`: {source}")]
+    Form {
         /// Name of the matrix.
-        name: String,
-    },
-    /// A weight whose layout is transposed in records.
-    #[error(
-        "matrix `{name}` has LinearLayout::Col, which cannot be factored; use LinearLayout::Row"
-    )]
-    Layout {
-        /// Name of the matrix.
-        name: String,
+        name: MatrixName,
+        /// Why.
+        source: FormError,
     },
     /// The calibration cannot be used.
-    #[error(transparent)]
+    #[error("{0}")]
     Calibration(#[from] CalibrationError),
     /// The selection matches nothing.
     #[error("no matrix is selected")]
@@ -60,19 +54,19 @@ pub enum SpectrumError {
         meant: Option<String>,
     },
     /// A matrix does not fit the memory that may be used.
-    #[error(transparent)]
+    #[error("{0}")]
     Oversized(#[from] Oversized),
     /// What was measured is inconsistent.
-    #[error(transparent)]
+    #[error("{0}")]
     Spectra(#[from] SpectraError),
     /// The user stopped the work.
-    #[error(transparent)]
+    #[error("{0}")]
     Interrupted(#[from] Interrupted),
 }
 
-/// How the matrices of a checkpoint are measured.
+/// How matrices are measured.
 #[derive(Debug, Clone, Default)]
-pub struct MeasureSettings<'a> {
+pub struct MeasureOptions<'a> {
     /// The norm of every matrix; that of its weights by default.
     pub norms: Norms<'a>,
     /// How many matrices are in flight at once, in how much memory.
@@ -96,68 +90,67 @@ pub struct MeasureSettings<'a> {
 pub fn measure_checkpoint(
     checkpoint: &Checkpoint,
     selection: &Selection,
-    settings: &MeasureSettings<'_>,
+    options: &MeasureOptions<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Spectra, SpectrumError> {
     let names = checkpoint_matrices(checkpoint, selection)?;
     let costs = names
         .iter()
         .map(|name| {
-            let shape = checkpoint.matrix_shape(&weight_of(name))?;
-            Ok(settings.norms.cost(shape) + Cost::of_values(shape))
+            let shape = checkpoint.matrix_shape(&name.weight())?;
+            Ok(options.norms.cost(shape) + Cost::of_values(shape))
         })
         .collect::<Result<Vec<_>, CheckpointError>>()?;
-    let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
-    settings.budget.check(names.iter().copied().zip(needs.iter().copied()))?;
-
-    let cache = settings.cache.as_deref().map(SpectrumCache::new);
-    let operations = costs.iter().fold(0, |sum: u64, cost| sum.saturating_add(cost.operations));
-    progress.begin_work("singular values", names.len(), operations);
-    let mut measured: Vec<Option<MatrixSpectrum>> = names.iter().map(|_| None).collect();
-    let mut outcome = Ok(());
-    // A matrix a core: most of a decomposition is memory-bound and gains little from a second
-    // thread.
-    settings.budget.workers().spread_within(
-        settings.budget.memory,
-        &needs,
-        |index| measure(checkpoint, names[index], settings.norms, cache.as_ref()),
-        |index, result| {
-            let noted = result.and_then(|(spectrum, known)| {
-                measured[index] = Some(spectrum);
-                let operations = costs[index].operations;
-                Ok(progress.part(Part { item: names[index], steps: 1, operations, known })?)
-            });
-            if outcome.is_ok() {
-                outcome = noted;
-            }
-            match outcome {
-                Ok(()) => ControlFlow::Continue(()),
-                Err(_) => ControlFlow::Break(()),
-            }
-        },
-    );
-    outcome?;
-    let matrices = measured.into_iter().flatten().collect();
+    let cache = options.cache.as_deref().map(SpectrumCache::new);
+    let items: Vec<&str> = names.iter().map(MatrixName::as_str).collect();
+    let matrices = in_budget(&options.budget, &items, &costs, progress, |index| {
+        measure(checkpoint, &names[index], &options.norms, cache.as_ref())
+    })?;
     let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
     // A name for people; where the directory lies is nobody else's business.
     let whole = checkpoint.dir().canonicalize().unwrap_or_else(|_| checkpoint.dir().into());
     let source = whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned();
     let spectra = Spectra::new(source, size, matrices)?;
-    Ok(spectra.measured_in(settings.norms))
+    Ok(spectra.measured_in(&options.norms))
 }
 
-fn weight_of(name: &str) -> String {
-    format!("{name}.weight")
+/// Measures matrices, as many at a time as the budget allows, each with whether it was known
+/// before. They come back in their order.
+fn in_budget(
+    budget: &Budget,
+    names: &[&str],
+    costs: &[Cost],
+    progress: &mut dyn Progress,
+    measure: impl Fn(usize) -> Result<(MatrixSpectrum, bool), SpectrumError> + Sync,
+) -> Result<Vec<MatrixSpectrum>, SpectrumError> {
+    let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
+    budget.check(names.iter().copied().zip(needs.iter().copied()))?;
+    let operations = costs.iter().fold(0, |sum: u64, cost| sum.saturating_add(cost.operations));
+    progress.begin_work("singular values", names.len(), operations);
+    let mut measured: Vec<Option<MatrixSpectrum>> = names.iter().map(|_| None).collect();
+    // A matrix a core: most of a decomposition is memory-bound and gains little from a second
+    // thread.
+    budget.workers().try_spread_within(
+        budget.memory,
+        &needs,
+        measure,
+        |index, (spectrum, known)| -> Result<(), SpectrumError> {
+            measured[index] = Some(spectrum);
+            let operations = costs[index].operations;
+            Ok(progress.part(Part { item: names[index], steps: 1, operations, known })?)
+        },
+    )?;
+    Ok(measured.into_iter().flatten().collect())
 }
 
 /// The spectrum of one matrix, and whether an earlier run had measured it.
 fn measure(
     checkpoint: &Checkpoint,
-    name: &str,
-    norms: Norms<'_>,
+    name: &MatrixName,
+    norms: &Norms<'_>,
     cache: Option<&SpectrumCache>,
 ) -> Result<(MatrixSpectrum, bool), SpectrumError> {
-    let tensor = weight_of(name);
+    let tensor = name.weight();
     let shape = checkpoint.matrix_shape(&tensor)?;
     let dtype = checkpoint.raw(&tensor)?.0.dtype;
     let digest = checkpoint.digest(&tensor)?;
@@ -168,7 +161,8 @@ fn measure(
     // The same matrix has other values in another norm, and under another name another norm.
     let key = match norms.identity() {
         Some(identity) => {
-            blake3::hash(format!("{digest} {name} {identity}").as_bytes()).to_hex().to_string()
+            let key = format!("{digest} {} {identity}", name.as_str());
+            blake3::hash(key.as_bytes()).to_hex().to_string()
         }
         None => digest.clone(),
     };
@@ -185,26 +179,30 @@ fn measure(
     };
     checkpoint.release(&tensor);
     tracing::debug!("{name} {shape:?}: {}", if known { "known before" } else { "measured" });
-    let (name, digest) = (name.to_string(), Some(digest));
-    let probe = calibration.and_then(|calibration| calibration.probe(&name));
-    Ok((MatrixSpectrum { name, shape, dtype, digest, singular_values, probe }, known))
+    let (measurements, name, digest) = (measured(norms, name), name.clone(), Some(digest));
+    Ok((MatrixSpectrum { name, shape, dtype, digest, singular_values, measurements }, known))
+}
+
+/// What a calibration knows of a matrix beside its moments.
+fn measured(norms: &Norms<'_>, name: &MatrixName) -> BTreeMap<String, f64> {
+    let probe = norms.calibration().and_then(|calibration| calibration.probe(name));
+    probe.map(|probe| (PROBE.to_string(), probe)).into_iter().collect()
 }
 
 /// Names of the selected dense matrices of a checkpoint, in the model's order.
-fn checkpoint_matrices<'a>(
-    checkpoint: &'a Checkpoint,
+fn checkpoint_matrices(
+    checkpoint: &Checkpoint,
     selection: &Selection,
-) -> Result<Vec<&'a str>, SpectrumError> {
-    if let Some(name) = checkpoint
-        .names()
-        .find_map(|tensor| FactorNames::matrix_of_v(tensor).filter(|name| selection.matches(name)))
-    {
-        return Err(SpectrumError::Factored { name: name.into() });
+) -> Result<Vec<MatrixName>, SpectrumError> {
+    let compressed = checkpoint.compressed_matrices()?.into_iter();
+    let mut compressed = compressed.filter(|matrix| selection.matches(matrix.name.as_str()));
+    if let Some(matrix) = compressed.next() {
+        return Err(SpectrumError::Form { name: matrix.name, source: FormError::NotDense });
     }
-    let all: Vec<&str> = checkpoint
+    let all: Vec<MatrixName> = checkpoint
         .names()
         .filter(|tensor| checkpoint.meta(tensor).is_some_and(|meta| meta.shape.len() == 2))
-        .filter_map(|tensor| tensor.strip_suffix(".weight"))
+        .filter_map(MatrixName::of_weight)
         .collect();
     select(all, selection, |name| name)
 }
@@ -224,11 +222,11 @@ impl Spectra {
 fn select<T>(
     all: Vec<T>,
     selection: &Selection,
-    name: impl Fn(&T) -> &str,
+    name: impl Fn(&T) -> &MatrixName,
 ) -> Result<Vec<T>, SpectrumError> {
-    let names: Vec<&str> = all.iter().map(&name).collect();
+    let names: Vec<&str> = all.iter().map(|item| name(item).as_str()).collect();
     let unmatched = unmatched(selection, &names);
-    let selected: Vec<T> = all.into_iter().filter(|item| selection.matches(name(item))).collect();
+    let selected: Vec<T> = all.into_iter().filter(|item| selection.matches(name(item).as_str())).collect();
     match (unmatched, selected.is_empty()) {
         (Some(unmatched), _) => Err(unmatched),
         (None, true) => Err(SpectrumError::NothingSelected),
@@ -246,9 +244,10 @@ fn unmatched(selection: &Selection, names: &[&str]) -> Option<SpectrumError> {
     (!patterns.is_empty()).then_some(SpectrumError::UnmatchedPattern { patterns, meant })
 }
 
-/// Singular values of the selected matrices of a live module: every 2-D float parameter
-/// called `weight`, named by its path without `.weight`. Matrices come to the host one at a
-/// time.
+/// Singular values of the selected matrices of a live module: every float parameter of two
+/// dimensions called `weight`, named by its path without `.weight`; of a module that is a single
+/// layer the name is empty. As many matrices are on the host as the budget lets in flight. There
+/// is no cache of matrices that are in no file.
 ///
 /// # Errors
 ///
@@ -256,58 +255,63 @@ fn unmatched(selection: &Selection, names: &[&str]) -> Option<SpectrumError> {
 pub fn measure_module<M: Module>(
     module: &M,
     selection: &Selection,
+    options: &MeasureOptions<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Spectra, SpectrumError> {
-    measure_module_in(module, selection, Norms::plain(), progress)
+    let selected = select(matrices(module), selection, |matrix| &matrix.name)?;
+    for matrix in &selected {
+        let about = |source| SpectrumError::Form { name: matrix.name.clone(), source };
+        matrix.check_dense().map_err(about)?;
+    }
+    let norms = &options.norms;
+    let costs: Vec<Cost> = selected
+        .iter()
+        .map(|matrix| norms.cost(matrix.shape) + Cost::of_values(matrix.shape))
+        .collect();
+    let names: Vec<&str> = selected.iter().map(|matrix| matrix.name.as_str()).collect();
+    let measured = in_budget(&options.budget, &names, &costs, progress, |index| {
+        Ok((measure_live(&selected[index], norms)?, false))
+    })?;
+    Ok(Spectra::new("module", size_of_module(module), measured)?.measured_in(norms))
 }
 
-/// [`measure_module`] in the norms of a calibration.
-///
-/// # Errors
-///
-/// Also [`SpectrumError::Calibration`].
-pub fn measure_module_in<M: Module>(
-    module: &M,
-    selection: &Selection,
-    norms: Norms<'_>,
-    progress: &mut dyn Progress,
-) -> Result<Spectra, SpectrumError> {
-    let mut survey = Survey::default();
-    module.visit(&mut survey);
-    let size = survey.size;
-    let selected = select(survey.matrices, selection, |(name, _)| name)?;
-    let factored = factored_paths(module);
-    let is_factored = |name: &str| factored.contains(&format!("{name}.weight"));
-    if let Some((name, _)) = selected.iter().find(|(name, _)| is_factored(name)) {
-        return Err(SpectrumError::Factored { name: name.clone() });
-    }
-    progress.begin("singular values", selected.len());
-    let mut matrices = Vec::with_capacity(selected.len());
-    for (name, param) in selected {
-        progress.step(&name)?;
-        if is_transposed_layout(&param) {
-            return Err(SpectrumError::Layout { name });
-        }
-        let weight = param.val();
-        let dtype = stored_dtype(weight.dtype());
-        let matrix = to_matrix(weight)
-            .map_err(|source| SpectrumError::Linalg { name: name.clone(), source })?;
-        matrices.push(MatrixSpectrum {
-            shape: [matrix.rows(), matrix.cols()],
-            dtype,
-            digest: None,
-            singular_values: values_of(&name, &matrix, norms)?,
-            probe: norms.calibration().and_then(|calibration| calibration.probe(&name)),
-            name,
-        });
-    }
-    Ok(Spectra::new("module", size, matrices)?.measured_in(norms))
+fn measure_live(
+    matrix: &LiveMatrix,
+    norms: &Norms<'_>,
+) -> Result<MatrixSpectrum, SpectrumError> {
+    let name = &matrix.name;
+    let about = |source| SpectrumError::Form { name: name.clone(), source };
+    Ok(MatrixSpectrum {
+        name: name.clone(),
+        shape: matrix.shape,
+        dtype: stored_dtype(matrix.base.base().dtype()),
+        digest: None,
+        singular_values: values_of(name, &matrix.to_matrix().map_err(about)?, norms)?,
+        measurements: measured(norms, name),
+    })
 }
 
-fn values_of(name: &str, matrix: &Matrix, norms: Norms<'_>) -> Result<Vec<f64>, SpectrumError> {
+fn values_of(
+    name: &MatrixName,
+    matrix: &Matrix,
+    norms: &Norms<'_>,
+) -> Result<Vec<f64>, SpectrumError> {
     let norm = norms.of(name)?;
     norm.singular_values(matrix)
-        .map_err(|source| SpectrumError::Linalg { name: name.into(), source })
+        .map_err(|source| SpectrumError::Linalg { name: name.clone(), source })
+}
+
+/// How large a module is with all its parameters.
+fn size_of_module(module: &impl Module) -> ModelSize {
+    let mut size = ModelSize::default();
+    walk(module, |_, param| {
+        if param.is_float() {
+            let parameters: u64 = param.shape().iter().map(|n| *n as u64).product();
+            size.parameters += parameters;
+            size.bytes += parameters * stored_dtype(param.dtype()).bitsize() as u64 / 8;
+        }
+    });
+    size
 }
 
 fn stored_dtype(dtype: DType) -> Dtype {
@@ -316,33 +320,5 @@ fn stored_dtype(dtype: DType) -> Dtype {
         DType::F16 => Dtype::F16,
         DType::BF16 => Dtype::BF16,
         _ => Dtype::F32,
-    }
-}
-
-#[derive(Default)]
-struct Survey {
-    path: Vec<String>,
-    matrices: Vec<(String, Param<Tensor<2>>)>,
-    size: ModelSize,
-}
-
-impl ModuleVisitor for Survey {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let parameters = param.lazy_shape().num_elements() as u64;
-        self.size.parameters += parameters;
-        self.size.bytes += parameters * stored_dtype(param.base().dtype()).bitsize() as u64 / 8;
-        if let (Some(matrix), [parent @ .., last]) = (as_matrix(param), &self.path[..])
-            && last == "weight"
-        {
-            self.matrices.push((parent.join("."), matrix.clone()));
-        }
     }
 }

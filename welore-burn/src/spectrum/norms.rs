@@ -1,13 +1,15 @@
-use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
-use super::cost::Cost;
+use super::roots::{Key, Roots};
 use super::spectra::SpectrumUnit;
 use crate::calibrate::{Calibration, CalibrationError};
-use crate::linalg::{Shrinkage, Weighting};
+use crate::linalg::{Cost, Root, SecondMoment, Shrinkage, Weighting};
+use crate::modules::MatrixName;
+use crate::named::named;
 
 /// The norm in which errors of matrices are measured, and so what their factors are best in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Method {
     /// That of the weights: the truncated singular value decomposition, as in the paper.
     #[default]
@@ -17,6 +19,12 @@ pub enum Method {
     /// The same, and what the gradients of the outputs make of it: errors in units of the loss.
     TwoSided,
 }
+
+named!(Method {
+    Svd => "svd", "the truncated singular value decomposition of the weights, as in the paper";
+    Whitened => "whitened", "the smallest error for the inputs of a calibration";
+    TwoSided => "two-sided", "the smallest error for inputs and gradients of a calibration";
+});
 
 impl Method {
     /// What singular values in this norm measure.
@@ -29,15 +37,18 @@ impl Method {
     }
 }
 
-/// A norm for every matrix of a model.
-#[derive(Debug, Clone, Copy)]
+/// A norm for every matrix of a model. Clones share the roots of second moments that they have
+/// computed.
+#[derive(Debug, Clone)]
 pub struct Norms<'a> {
     calibration: Option<&'a Calibration>,
     method: Method,
     shrink: Shrinkage,
+    roots: Arc<Roots>,
 }
 
 impl Default for Norms<'_> {
+    /// The norm of the weights.
     fn default() -> Self {
         Self::plain()
     }
@@ -46,7 +57,8 @@ impl Default for Norms<'_> {
 impl<'a> Norms<'a> {
     /// The norm of the weights.
     pub fn plain() -> Self {
-        Self { calibration: None, method: Method::Svd, shrink: Shrinkage::default() }
+        let (calibration, method, shrink) = (None, Method::Svd, Shrinkage::default());
+        Self { calibration, method, shrink, roots: Arc::default() }
     }
 
     /// Those of a calibration.
@@ -63,12 +75,23 @@ impl<'a> Norms<'a> {
             return Err(CalibrationError::NoGradients);
         }
         let calibration = (method != Method::Svd).then_some(calibration);
-        Ok(Self { calibration, method, shrink })
+        Ok(Self { calibration, method, shrink, roots: Arc::default() })
+    }
+
+    /// The same, which keeps at most so many bytes of roots that nobody uses at the moment.
+    pub fn keeping(mut self, bytes: u64) -> Self {
+        self.roots = Arc::new(Roots::keeping(bytes));
+        self
     }
 
     /// The method.
     pub fn method(&self) -> Method {
         self.method
+    }
+
+    /// How moments are shrunk.
+    pub fn shrink(&self) -> Shrinkage {
+        self.shrink
     }
 
     /// The calibration, unless the norm is that of the weights.
@@ -81,14 +104,46 @@ impl<'a> Norms<'a> {
     /// # Errors
     ///
     /// [`CalibrationError`].
-    pub fn of(&self, name: &str) -> Result<Weighting, CalibrationError> {
+    pub fn of(&self, name: &MatrixName) -> Result<Weighting, CalibrationError> {
         let Some(calibration) = self.calibration else { return Ok(Weighting::plain()) };
-        let outputs = match self.method {
-            Method::TwoSided => Some(calibration.outputs(name)?),
-            _ => None,
+        let shared = calibration.inputs_of(name)?;
+        let input = self.root(Key::Inputs(shared.clone()), name, self.shrink.input, || {
+            Ok(calibration.inputs(shared)?.into_owned())
+        })?;
+        Ok(Weighting::new(Some(input), self.output_root(name)?))
+    }
+
+    /// The root of the second moment of the gradients of the outputs of a matrix, if the method
+    /// looks at them.
+    ///
+    /// # Errors
+    ///
+    /// [`CalibrationError`].
+    pub(crate) fn output_root(
+        &self,
+        name: &MatrixName,
+    ) -> Result<Option<Arc<Root>>, CalibrationError> {
+        let (Some(calibration), Method::TwoSided) = (self.calibration, self.method) else {
+            return Ok(None);
         };
-        Weighting::new(&*calibration.inputs(name)?, outputs.as_deref(), self.shrink)
-            .map_err(|source| CalibrationError::Linalg { name: name.into(), source })
+        let root = self.root(Key::Outputs(name.clone()), name, self.shrink.output, || {
+            Ok(calibration.outputs(name)?.into_owned())
+        });
+        root.map(Some)
+    }
+
+    fn root(
+        &self,
+        key: Key,
+        name: &MatrixName,
+        shrink: f64,
+        moment: impl FnOnce() -> Result<SecondMoment, CalibrationError>,
+    ) -> Result<Arc<Root>, CalibrationError> {
+        let root = self.roots.get(key, || {
+            let failed = |source| CalibrationError::Linalg { name: name.clone(), source };
+            moment()?.root(shrink).map_err(failed)
+        });
+        root.map_err(CalibrationError::Shared)
     }
 
     /// What making a norm takes, beside the decomposition.
@@ -102,7 +157,7 @@ impl<'a> Norms<'a> {
 
     /// Identifies norms that are not the plain one, for caches and journals.
     pub fn identity(&self) -> Option<String> {
-        let digest = self.calibration?.digest()?;
+        let digest = self.calibration?.digest();
         let Shrinkage { input, output } = self.shrink;
         Some(format!("{:?} {input} {output} {digest}", self.method))
     }

@@ -1,13 +1,16 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::norms::Norms;
 use crate::artifact::Header;
+use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-spectra";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Spectra of this version have a `probe` and no other measurements.
+const FIRST_VERSION: u32 = 1;
 
 /// The singular values of a model's matrices: what `analyze` writes and `plan` reads.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -55,7 +58,7 @@ pub struct ModelSize {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MatrixSpectrum {
     /// Hugging Face name without `.weight`.
-    pub name: String,
+    pub name: MatrixName,
     /// `[out, in]`, as PyTorch stores it.
     pub shape: [usize; 2],
     /// Stored type of the entries.
@@ -66,13 +69,18 @@ pub struct MatrixSpectrum {
     pub digest: Option<String>,
     /// Largest first, `min(out, in)` of them.
     pub singular_values: Vec<f64>,
-    /// What a probe of this matrix cost the loss, over what its singular values promised.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub probe: Option<f64>,
+    /// What else was measured of this matrix, by name, for policies to read. What a calibration
+    /// knows is there, such as [`PROBE`]; whoever measures more adds it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub measurements: BTreeMap<String, f64>,
 }
+
+/// A measurement: what a probe of a matrix cost the loss, over what its singular values promised.
+pub const PROBE: &str = "probe";
 
 /// A spectra file that cannot be used.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum SpectraError {
     /// Not JSON, or not of this layout.
     #[error("not a spectra file: {0}")]
@@ -90,7 +98,7 @@ pub enum SpectraError {
     #[error("matrix `{name}`: {reason}")]
     Matrix {
         /// Name of the matrix.
-        name: String,
+        name: MatrixName,
         /// What is wrong.
         reason: String,
     },
@@ -120,9 +128,9 @@ impl Spectra {
         Ok(spectra)
     }
 
-    pub(super) fn measured_in(mut self, norms: Norms<'_>) -> Self {
+    pub(super) fn measured_in(mut self, norms: &Norms<'_>) -> Self {
         self.unit = norms.method().unit();
-        self.calibration = norms.calibration().and_then(|c| c.digest()).map(str::to_string);
+        self.calibration = norms.calibration().map(|calibration| calibration.digest().into());
         self
     }
 
@@ -137,10 +145,11 @@ impl Spectra {
         if header.format != FORMAT {
             return Err(SpectraError::Format(header.format));
         }
-        if header.version != VERSION {
-            return Err(SpectraError::Version(header.version));
-        }
-        let spectra: Self = serde_json::from_str(text)?;
+        let spectra: Self = match header.version {
+            VERSION => serde_json::from_str(text)?,
+            FIRST_VERSION => from_first_version(text)?,
+            version => return Err(SpectraError::Version(version)),
+        };
         spectra.check()?;
         Ok(spectra)
     }
@@ -177,7 +186,25 @@ impl Spectra {
     }
 }
 
+/// Reads spectra of the first version as those of this one.
+fn from_first_version(text: &str) -> Result<Spectra, SpectraError> {
+    let mut value: serde_json::Value = serde_json::from_str(text)?;
+    value["version"] = VERSION.into();
+    for matrix in value["matrices"].as_array_mut().into_iter().flatten() {
+        let entry = matrix.as_object_mut();
+        if let Some((entry, probe)) = entry.and_then(|e| e.remove(PROBE).map(|probe| (e, probe))) {
+            entry.insert("measurements".into(), serde_json::json!({ PROBE: probe }));
+        }
+    }
+    Ok(serde_json::from_value(value)?)
+}
+
 impl MatrixSpectrum {
+    /// What was measured under this name, if it was.
+    pub fn measurement(&self, name: &str) -> Option<f64> {
+        self.measurements.get(name).copied()
+    }
+
     /// `min(out, in)`.
     pub fn full_rank(&self) -> usize {
         self.shape[0].min(self.shape[1])
@@ -197,8 +224,10 @@ impl MatrixSpectrum {
             Some(format!("{} singular values for full rank {full}", values.len()))
         } else if values.iter().any(|s| !s.is_finite() || *s < 0.0) {
             Some("a singular value is negative or not finite".into())
-        } else if self.probe.is_some_and(|probe| !(probe.is_finite() && probe >= 0.0)) {
-            Some("its probe is negative or not finite".into())
+        } else if self.measurement(PROBE).is_some_and(|probe| probe < 0.0) {
+            Some("its probe is negative".into())
+        } else if let Some((name, _)) = self.measurements.iter().find(|(_, x)| !x.is_finite()) {
+            Some(format!("its measurement `{name}` is not finite"))
         } else if values.windows(2).any(|pair| pair[0] < pair[1]) {
             Some("the singular values are not sorted, largest first".into())
         } else {

@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 use super::score::Score;
-use super::settings::TrainSettings;
-use crate::checkpoint::{CheckpointError, write_file};
+use super::options::TrainOptions;
+use crate::files::{FileError, write_file};
 
-/// How far a run has come. With the settings this says which block comes next, so no random
+/// How far a run has come. With the options this says which rows come next, so no random
 /// state needs saving: every epoch's order is a function of the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Position {
@@ -47,30 +47,30 @@ impl Position {
         best
     }
 
-    /// Whether a run of these settings has nothing left to do.
-    pub fn is_last(&self, settings: &TrainSettings) -> bool {
-        let all = self.step >= settings.steps && !self.owes_evaluation(settings);
-        all || self.is_out_of_patience(settings)
+    /// Whether a run of these options has nothing left to do.
+    pub fn is_last(&self, options: &TrainOptions) -> bool {
+        let all = self.step >= options.steps && !self.owes_evaluation(options);
+        all || self.is_out_of_patience(options)
     }
 
     /// Whether an evaluation comes before the next step.
-    pub(super) fn owes_evaluation(&self, settings: &TrainSettings) -> bool {
-        let (step, every) = (self.step, settings.eval_every);
+    pub(super) fn owes_evaluation(&self, options: &TrainOptions) -> bool {
+        let (step, every) = (self.step, options.eval_every);
         every > 0 && step > self.evaluated && step.is_multiple_of(every)
     }
 
     /// Whether there were too many evaluations without a better one.
-    pub(super) fn is_out_of_patience(&self, settings: &TrainSettings) -> bool {
-        settings.patience.is_some_and(|patience| self.stale >= patience)
+    pub(super) fn is_out_of_patience(&self, options: &TrainOptions) -> bool {
+        options.patience.is_some_and(|patience| self.stale >= patience)
     }
 
-    /// Checks that a run of these settings can be here.
-    fn check(&self, settings: &TrainSettings) -> Result<(), String> {
+    /// Checks that a run of these options can be here.
+    fn check(&self, options: &TrainOptions) -> Result<(), String> {
         let Self { step, best, evaluated, stale, .. } = *self;
-        if step > settings.steps {
-            return Err(format!("it is at step {step} of a run of {}", settings.steps));
+        if step > options.steps {
+            return Err(format!("it is at step {step} of a run of {}", options.steps));
         }
-        let every = settings.eval_every;
+        let every = options.eval_every;
         let evaluations = evaluated.checked_div(every).unwrap_or(0);
         // Evaluations are made every so many steps and none is left out, but the last one may
         // still be to make.
@@ -131,7 +131,7 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Checkpoint`].
+    /// [`TrainError::File`].
     pub fn begin(&self) -> Result<(), TrainError> {
         fs::create_dir_all(&self.dir).map_err(|source| io(&self.dir, source))?;
         let (directory, digests) = (None, BTreeMap::new());
@@ -143,7 +143,7 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Checkpoint`] and [`TrainError::Broken`]; the checkpoints there stay.
+    /// [`TrainError::File`] and [`TrainError::Broken`]; the checkpoints there stay.
     pub fn save<M: Module>(
         &self,
         module: &M,
@@ -177,7 +177,7 @@ impl Checkpoints {
         for (file, bytes) in [(PARAMETERS, parameters), (OPTIMIZER, state)] {
             digests.insert(file.to_string(), blake3::hash(&bytes).to_hex().to_string());
             write_file(path.join(file), &bytes).map_err(|error| match error {
-                CheckpointError::Io { source, .. } => io(&target.join(file), source),
+                FileError::Io { source, .. } => io(&target.join(file), source),
                 other => other.into(),
             })?;
         }
@@ -191,7 +191,7 @@ impl Checkpoints {
         Ok(target)
     }
 
-    /// How far the last checkpoint of a run of these settings is, and where it is, if there is
+    /// How far the last checkpoint of a run of these options is, and where it is, if there is
     /// one. Changes nothing.
     ///
     /// # Errors
@@ -199,7 +199,7 @@ impl Checkpoints {
     /// [`TrainError::Broken`], [`TrainError::Foreign`], [`TrainError::Lost`].
     pub fn last(
         &self,
-        settings: &TrainSettings,
+        options: &TrainOptions,
     ) -> Result<Option<(Position, PathBuf)>, TrainError> {
         let Some(saved) = self.saved(LAST)? else {
             return match self.pointer(LAST)?.is_none() && self.holds_steps() {
@@ -207,7 +207,7 @@ impl Checkpoints {
                 false => Ok(None),
             };
         };
-        saved.position.check(settings).map_err(|reason| self.wrong_position(reason))?;
+        saved.position.check(options).map_err(|reason| self.wrong_position(reason))?;
         // The result will be the best one; a run should not find out at its end that it is gone.
         if saved.position.best.is_some() && self.saved(BEST)?.is_none() {
             return Err(TrainError::Lost { path: self.dir.join(BEST) });
@@ -356,7 +356,7 @@ fn step_of(name: &str) -> Option<usize> {
 }
 
 fn io(path: &Path, source: std::io::Error) -> TrainError {
-    CheckpointError::Io { path: path.into(), source }.into()
+    FileError::Io { path: path.into(), source }.into()
 }
 
 fn broken(dir: &Path, file: &str, error: impl std::fmt::Display) -> TrainError {

@@ -1,13 +1,14 @@
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::Module;
 use burn::optim::GradientsParams;
 use burn::tensor::Tensor;
+
+use crate::modules::{Factor, walk};
 
 /// The norm of all gradients together, as one vector; `None` where there are no gradients. It
 /// stays on the device.
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
-    let mut visitor = SquaredNorm { gradients, squares: Vec::new() };
-    module.visit(&mut visitor);
-    let squares = visitor.squares;
+    let mut squares = Vec::new();
+    walk(module, |_, param| squares.extend(param.squared_gradient(gradients)));
     (!squares.is_empty()).then(|| Tensor::cat(squares, 0).sum().sqrt())
 }
 
@@ -20,50 +21,23 @@ pub fn clip_to_norm<M: Module>(
     most: f64,
 ) -> GradientsParams {
     let factor = norm.recip().mul_scalar(most).clamp_max(1.0);
-    let mut visitor = Scale { gradients, by: By::Tensor(Box::new(factor)) };
-    module.visit(&mut visitor);
-    visitor.gradients
+    multiply(module, gradients, &Factor::Tensor(Box::new(factor)))
 }
 
 /// Multiplies all gradients by a number.
-pub fn scale<M: Module>(module: &M, gradients: GradientsParams, factor: f64) -> GradientsParams {
-    let mut visitor = Scale { gradients, by: By::Number(factor) };
-    module.visit(&mut visitor);
-    visitor.gradients
-}
-
-struct SquaredNorm<'a> {
-    gradients: &'a GradientsParams,
-    squares: Vec<Tensor<1>>,
-}
-
-impl ModuleVisitor for SquaredNorm<'_> {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.get::<D>(param.id) {
-            self.squares.push(gradient.square().sum());
-        }
-    }
-}
-
-struct Scale {
+pub(super) fn scale<M: Module>(
+    module: &M,
     gradients: GradientsParams,
-    by: By,
+    factor: f64,
+) -> GradientsParams {
+    multiply(module, gradients, &Factor::Number(factor))
 }
 
-enum By {
-    Number(f64),
-    /// Of one element.
-    Tensor(Box<Tensor<1>>),
-}
-
-impl ModuleVisitor for Scale {
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if let Some(gradient) = self.gradients.remove::<D>(param.id) {
-            let scaled = match &self.by {
-                By::Number(factor) => gradient.mul_scalar(*factor),
-                By::Tensor(factor) => gradient * Tensor::clone(factor).unsqueeze(),
-            };
-            self.gradients.register(param.id, scaled);
-        }
-    }
+fn multiply<M: Module>(
+    module: &M,
+    mut gradients: GradientsParams,
+    by: &Factor,
+) -> GradientsParams {
+    walk(module, |_, param| param.scale_gradient(&mut gradients, by));
+    gradients
 }

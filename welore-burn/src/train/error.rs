@@ -1,27 +1,31 @@
 use std::path::PathBuf;
 
+use super::methods::Trainable;
 use crate::checkpoint::CheckpointError;
 use crate::eval::EvalError;
+use crate::files::FileError;
+use crate::named::Named;
 use crate::progress::Interrupted;
 
 /// Why training cannot start or go on.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum TrainError {
-    /// A setting out of range.
-    #[error("{option}: {reason}")]
-    Setting {
-        /// The option, as on the command line.
-        option: &'static str,
+    /// An option out of range.
+    #[error("{name}: {reason}")]
+    Option {
+        /// The option, as [`TrainOptions`](super::TrainOptions) calls it, such as `lora.rank`.
+        name: &'static str,
         /// What is wrong.
         reason: String,
     },
     /// Nothing to train.
-    #[error("`{0}` leaves nothing to train in this model")]
-    NothingTrainable(&'static str),
+    #[error("`{}` leaves nothing to train in this model", .0.name())]
+    NothingTrainable(Trainable),
     /// Less data than one step takes.
     #[error("there are {rows} rows to train on, fewer than the {batch} of one step")]
     TooFewRows {
-        /// Blocks of the text, or examples of the task.
+        /// Windows of the text, or examples of the task.
         rows: usize,
         /// Rows in a step: batch size times accumulated batches.
         batch: usize,
@@ -78,12 +82,15 @@ pub enum TrainError {
         /// The run directory.
         path: PathBuf,
     },
-    /// Reading or writing failed.
-    #[error(transparent)]
+    /// Reading or writing a file failed.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// The model that a run begins with cannot be read.
+    #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
     /// Measuring perplexity failed.
-    #[error(transparent)]
-    Eval(EvalError),
+    #[error("{0}")]
+    Eval(#[source] EvalError),
     /// An evaluation of the caller's own failed.
     #[error("the evaluation failed: {0}")]
     Evaluation(#[source] Box<dyn std::error::Error + Send + Sync>),
@@ -94,7 +101,7 @@ pub enum TrainError {
         path: PathBuf,
     },
     /// The user stopped the work; a checkpoint was saved.
-    #[error(transparent)]
+    #[error("{0}")]
     Interrupted(#[from] Interrupted),
 }
 

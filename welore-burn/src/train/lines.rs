@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::checkpoint::{CheckpointError, write_file};
+use crate::files::{FileError, write_file};
 
 /// A file of a run that grows by JSON objects, one a line.
 #[derive(Debug)]
@@ -19,12 +19,12 @@ impl Lines {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`].
+    /// [`FileError::Io`].
     pub fn open(
         path: PathBuf,
         mut keep: impl FnMut(&Value) -> bool,
-    ) -> Result<Self, CheckpointError> {
-        let io = || CheckpointError::io(&path);
+    ) -> Result<Self, FileError> {
+        let io = || FileError::io(&path);
         if path.exists() {
             let lines = BufReader::new(File::open(&path).map_err(io())?).split(b'\n');
             let mut kept = Vec::new();
@@ -46,9 +46,9 @@ impl Lines {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`].
-    pub fn append(&mut self, lines: &str) -> Result<(), CheckpointError> {
-        self.file.write_all(lines.as_bytes()).map_err(CheckpointError::io(&self.path))
+    /// [`FileError::Io`].
+    pub fn append(&mut self, lines: &str) -> Result<(), FileError> {
+        self.file.write_all(lines.as_bytes()).map_err(FileError::io(&self.path))
     }
 }
 

@@ -3,7 +3,7 @@ use burn::tensor::{DType, Device, Int, Tensor, TensorData};
 
 use super::clip::scale;
 use crate::data::TokenRow;
-use crate::language::{LanguageModel, cross_entropy, leaf};
+use crate::model::{LanguageModel, cross_entropy, leaf, token_losses};
 
 /// Rows of tokens as tensors. Short rows are filled up at the end, where causal attention
 /// lets nothing see the filling; only tokens that are to be predicted have a target.
@@ -56,7 +56,7 @@ impl Batch {
 
 /// How much memory a backward pass trades for time. Changes the order of sums, nothing else.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Memory {
+pub struct MemoryOptions {
     /// Store only the input of each block, and compute what is inside again for its backward
     /// pass.
     pub recompute: bool,
@@ -64,7 +64,7 @@ pub struct Memory {
     pub logits_at_once: usize,
 }
 
-impl Default for Memory {
+impl Default for MemoryOptions {
     /// Blocks stored, and 17 MB of logits, which stay in the cache of a CPU.
     fn default() -> Self {
         Self { recompute: false, logits_at_once: 1 << 22 }
@@ -76,7 +76,7 @@ impl Default for Memory {
 ///
 /// Logits never exist for all tokens at once: the head runs forward and backward over pieces
 /// of the hidden states, cut off from the body, and the body then gets the gradient of the
-/// hidden states in one go; with [`Memory::recompute`] block by block.
+/// hidden states in one go; with [`MemoryOptions::recompute`] block by block.
 ///
 /// A model that computes in f16 passes gradients back as if `share` were 1, and they are scaled
 /// where they are f32 again: most shares are below the smallest f16.
@@ -86,9 +86,9 @@ pub fn loss_and_gradients<M: LanguageModel>(
     model: &M,
     batch: &Batch,
     share: f64,
-    memory: Memory,
+    memory: MemoryOptions,
 ) -> (Tensor<1>, GradientsParams) {
-    let Memory { recompute, logits_at_once } = memory;
+    let MemoryOptions { recompute, logits_at_once } = memory;
     let gradients = GradientsAccumulator::new();
     let mut pass = BackwardPass { model, logits_at_once, share, later: 1.0, gradients };
     let loss = if recompute { pass.recomputed(batch) } else { pass.stored(batch) };
@@ -98,6 +98,14 @@ pub fn loss_and_gradients<M: LanguageModel>(
         later => scale(model, gradients, later),
     };
     (loss, gradients)
+}
+
+/// Cross-entropy of every token to predict of a batch, `[targets]`, without gradients. The head
+/// runs over `logits_at_once` logits at a time.
+pub fn losses<M: LanguageModel>(model: &M, batch: &Batch, logits_at_once: usize) -> Tensor<1> {
+    let hidden = batch.predicting(model.hidden(batch.tokens.clone()));
+    let pieces = token_losses(model, hidden, batch.targets.clone(), logits_at_once);
+    Tensor::cat(pieces.collect(), 0).squeeze_dim(1)
 }
 
 /// A backward pass in pieces, with the parameters' gradients so far.

@@ -5,7 +5,7 @@ use serde_json::Value;
 
 use super::checkpoints::Position;
 use super::lines::Lines;
-use crate::checkpoint::CheckpointError;
+use crate::files::FileError;
 
 /// The run's `metrics.jsonl`: one JSON object a line, with its `step`.
 #[derive(Debug)]
@@ -20,8 +20,8 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`].
-    pub fn open(path: impl AsRef<Path>, position: &Position) -> Result<Self, CheckpointError> {
+    /// [`FileError::Io`].
+    pub fn open(path: impl AsRef<Path>, position: &Position) -> Result<Self, FileError> {
         let mut steps = BTreeSet::new();
         let lines = Lines::open(path.as_ref().to_path_buf(), |line| {
             let is_step = !line["loss"].is_null();
@@ -42,8 +42,8 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`].
-    pub fn write(&mut self, line: &Value) -> Result<(), CheckpointError> {
+    /// [`FileError::Io`].
+    pub fn write(&mut self, line: &Value) -> Result<(), FileError> {
         self.lines.append(&format!("{line}\n"))
     }
 }

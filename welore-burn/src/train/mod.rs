@@ -1,7 +1,7 @@
 //! Fine-tuning: what is trainable, the loss, the loop, and runs that survive.
 //!
-//! Works on any [`LanguageModel`](crate::language::LanguageModel) on an autodiff device. A
-//! run is a directory: settings, metrics, checkpoints, and records of gradients if they are
+//! Works on any [`LanguageModel`](crate::model::LanguageModel) on an autodiff device. A
+//! run is a directory: a [`RunFile`], metrics, checkpoints, and records of gradients if they are
 //! tracked. This room never sees spectra.
 
 mod checkpoints;
@@ -9,16 +9,18 @@ mod clip;
 mod dynamics;
 mod error;
 mod execution;
-mod galore;
+#[cfg(feature = "learner")]
+mod learner;
 mod lines;
 mod loss;
+mod methods;
 mod metrics;
-mod optimizer;
+mod options;
 mod queue;
+mod run_file;
 mod schedule;
 mod score;
-mod settings;
-mod trainable;
+mod selecting;
 mod training;
 
 pub use checkpoints::{Checkpoints, Position};
@@ -29,14 +31,18 @@ pub use dynamics::{
     SETTLED_WINDOW, WeightRank, read_gradients,
 };
 pub use error::TrainError;
-pub use execution::Execution;
-pub use galore::{GaLore, GaLoreConfig, GaLoreState};
-pub use loss::{Batch, Memory, loss_and_gradients};
+pub use execution::ExecutionOptions;
+#[cfg(feature = "learner")]
+pub use learner::{Learnable, LearnerLoss, row_loader};
+pub use loss::{Batch, MemoryOptions, loss_and_gradients, losses};
+pub use methods::{
+    GaLore, GaLoreConfig, GaLoreState, Trainable, count_trainable, select_trainable,
+    trainable_paths,
+};
 pub use metrics::{Metrics, peak_memory};
+pub use options::{GaloreOptions, LoraOptions, ScheduleKind, TrainOptions};
+pub use run_file::{Precision, RUN_FILE, RunFile, RunFileError, RunSource, check_run, model_digest};
 pub use schedule::Schedule;
 pub use score::Score;
-pub use settings::{GaloreSettings, LoraSettings, ScheduleKind, TrainSettings};
-pub use trainable::{
-    Trainable, TrainableCount, count_trainable, select_trainable, trainable_paths,
-};
+pub use selecting::TrainableCount;
 pub use training::{RunPlace, StepReport, Training, TrainingEvent, check_rows};

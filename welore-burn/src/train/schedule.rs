@@ -1,4 +1,4 @@
-use super::settings::{ScheduleKind, TrainSettings};
+use super::options::{ScheduleKind, TrainOptions};
 
 /// The learning rate of every step: a line up to the largest rate over the warm-up, then the
 /// chosen way down to the floor at the last step. A pure function of the step, so resuming
@@ -12,14 +12,14 @@ pub struct Schedule {
     steps: usize,
 }
 
-impl From<&TrainSettings> for Schedule {
-    fn from(settings: &TrainSettings) -> Self {
+impl From<&TrainOptions> for Schedule {
+    fn from(options: &TrainOptions) -> Self {
         Self {
-            kind: settings.schedule,
-            largest: settings.lr,
-            floor: settings.lr * settings.lr_floor,
-            warmup: settings.warmup,
-            steps: settings.steps,
+            kind: options.schedule,
+            largest: options.lr,
+            floor: options.lr * options.lr_floor,
+            warmup: options.warmup,
+            steps: options.steps,
         }
     }
 }
@@ -46,13 +46,13 @@ mod tests {
     use super::*;
 
     fn schedule(kind: ScheduleKind) -> Schedule {
-        Schedule::from(&TrainSettings {
+        Schedule::from(&TrainOptions {
             schedule: kind,
             lr: 1.0,
             lr_floor: 0.1,
             warmup: 4,
             steps: 15,
-            ..TrainSettings::default()
+            ..TrainOptions::default()
         })
     }
 
@@ -70,7 +70,7 @@ mod tests {
     #[test]
     fn constant_stays_and_no_warm_up_starts_at_the_top() {
         assert_eq!(schedule(ScheduleKind::Constant).rate(14), 1.0);
-        let settings = TrainSettings { warmup: 0, lr: 2.0, ..TrainSettings::default() };
-        assert_eq!(Schedule::from(&settings).rate(0), 2.0);
+        let options = TrainOptions { warmup: 0, lr: 2.0, ..TrainOptions::default() };
+        assert_eq!(Schedule::from(&options).rate(0), 2.0);
     }
 }

@@ -10,28 +10,28 @@ use super::checkpoints::{Checkpoints, Position};
 use super::clip::{clip_to_norm, global_norm};
 use super::dynamics::{GRADIENTS_FILE, Tracker};
 use super::error::TrainError;
-use super::execution::{Execution, Executor};
+use super::execution::{ExecutionOptions, Executor};
+use super::methods::select_trainable;
 use super::metrics::{Metrics, peak_memory};
-use super::optimizer::optimizer_for;
+use super::options::TrainOptions;
 use super::queue::{QueuedStep, StepNumbers, StepQueue};
 use super::schedule::Schedule;
 use super::score::Score;
-use super::settings::TrainSettings;
-use super::trainable::{TrainableCount, select_trainable};
+use super::selecting::TrainableCount;
 use crate::data::{TokenRow, TokenRows};
-use crate::language::LanguageModel;
+use crate::model::{LanguageModel, device_of};
 use crate::progress::Interrupted;
 
-/// A run in progress: a model whose chosen parameters train on blocks of text.
+/// A run in progress: a model whose chosen parameters train on rows of tokens.
 ///
 /// The run directory gets `metrics.jsonl`, a line a step, and `checkpoints/`; if gradients are
 /// [tracked](Training::track_gradients), `gradients.jsonl` as well. Everything that
-/// decides the next step is a function of the settings and the position, so a resumed run
+/// decides the next step is a function of the options and the position, so a resumed run
 /// takes the same steps as one that was never stopped.
 #[derive(Debug)]
 pub struct Training<M> {
     model: M,
-    settings: TrainSettings,
+    options: TrainOptions,
     schedule: Schedule,
     group: ParamGroup,
     count: TrainableCount,
@@ -41,6 +41,13 @@ pub struct Training<M> {
     metrics: Metrics,
     tracker: Option<Tracker>,
     last_saved: Option<PathBuf>,
+}
+
+/// What a run works with while it goes.
+struct Running<M> {
+    executor: Executor<M>,
+    queue: StepQueue,
+    device: Device,
 }
 
 /// Burn's optimizer has no `Debug`.
@@ -98,20 +105,20 @@ impl<M: LanguageModel> Training<M> {
     ///
     /// # Errors
     ///
-    /// [`TrainError`] for settings out of range, for a model with nothing to train, for
+    /// [`TrainError`] for options out of range, for a model with nothing to train, for
     /// checkpoints that cannot be read, and where a new run would replace another.
     pub fn open(
         model: M,
-        settings: TrainSettings,
+        options: TrainOptions,
         place: RunPlace<'_>,
     ) -> Result<Self, TrainError> {
-        settings.check()?;
+        options.check()?;
         let RunPlace { dir, origin, resume } = place;
-        let (mut model, group, count) = select_trainable(model, &settings)?;
-        let mut optimizer = optimizer_for(&model, &settings);
+        let (mut model, group, count) = select_trainable(model, &options)?;
+        let mut optimizer = options.trainable.optimizer(&model, &options);
         let checkpoints = Checkpoints::of_run(dir, origin);
         let (mut position, mut last_saved) = (Position::start(), None);
-        match checkpoints.last(&settings)? {
+        match checkpoints.last(&options)? {
             Some(_) if !resume => return Err(TrainError::RunExists { path: dir.into() }),
             Some((_, saved)) => {
                 last_saved = Some(saved);
@@ -121,9 +128,9 @@ impl<M: LanguageModel> Training<M> {
         }
         let metrics = Metrics::open(dir.join("metrics.jsonl"), &position)?;
         Ok(Self {
-            schedule: Schedule::from(&settings),
+            schedule: Schedule::from(&options),
             model,
-            settings,
+            options,
             group,
             count,
             optimizer: Optimizer(optimizer),
@@ -142,13 +149,13 @@ impl<M: LanguageModel> Training<M> {
     ///
     /// # Errors
     ///
-    /// [`TrainError::Setting`] if neither a projection nor a factor of one trains;
-    /// [`TrainError::Checkpoint`] if the file cannot be read or written.
+    /// [`TrainError::Option`] if neither a projection nor a factor of one trains;
+    /// [`TrainError::File`] if the file cannot be read or written.
     pub fn track_gradients(&mut self, run: &Path, every: NonZeroUsize) -> Result<(), TrainError> {
         let path = run.join(GRADIENTS_FILE);
         let Some(tracker) = Tracker::open(path, every, &self.model, &self.position)? else {
             let reason = "no projection trains, and no factor of one".into();
-            return Err(TrainError::Setting { option: "--track-gradients", reason });
+            return Err(TrainError::Option { name: "track_gradients", reason });
         };
         self.tracker = Some(tracker);
         Ok(())
@@ -175,19 +182,21 @@ impl<M: LanguageModel> Training<M> {
         &self.model
     }
 
-    /// The model that scored best, or as it is now if none was scored.
+    /// The model that comes of the run, on its plain device: the one that scored best, or as it is
+    /// now if none was scored, without adapters.
     ///
     /// # Errors
     ///
     /// [`TrainError::Broken`], [`TrainError::Damaged`].
-    pub fn best_model(&self) -> Result<M, TrainError> {
-        self.checkpoints.load_best(self.model.clone())
+    pub fn result(&self) -> Result<M, TrainError> {
+        let best = self.checkpoints.load_best(self.model.clone())?;
+        Ok(self.options.trainable.finish(best.valid()))
     }
 
     /// Takes the remaining steps. `evaluate` scores the model on its plain device, when the
-    /// settings ask for it; `observe` sees what happens and may stop the run, which then saves
-    /// a checkpoint first. `device` is the model's autodiff device. A run whose score has not
-    /// become better for as many evaluations as its patience ends early.
+    /// options ask for it; `observe` sees what happens and may stop the run, which then saves
+    /// a checkpoint first. The model is on its autodiff device. A run whose score has not become
+    /// better for as many evaluations as its patience ends early.
     ///
     /// # Errors
     ///
@@ -196,50 +205,50 @@ impl<M: LanguageModel> Training<M> {
     pub fn run(
         &mut self,
         rows: &TokenRows,
-        device: &Device,
-        execution: Execution,
+        execution: ExecutionOptions,
         mut evaluate: impl FnMut(&M) -> Result<Score, TrainError>,
         mut observe: impl FnMut(TrainingEvent) -> Result<(), Interrupted>,
     ) -> Result<(), TrainError> {
         self.check_rows(rows)?;
         self.check_position(rows)?;
-        let executor = Executor::new(execution, self.settings.recompute, device);
-        let mut queue = StepQueue::new(execution.ahead);
+        let device = device_of(&self.model);
+        let mut running = Running {
+            executor: Executor::new(
+                &self.model,
+                std::slice::from_ref(&device),
+                execution,
+                self.options.recompute,
+            ),
+            queue: StepQueue::new(execution.ahead),
+            device,
+        };
         while !self.is_done() {
-            let mut best = false;
             if self.owes_evaluation() {
                 // Nothing is built on steps whose numbers were not looked at.
-                self.read_all(&mut queue, device, &mut observe)?;
+                self.read_all(&mut running, &mut observe)?;
             }
             // A run that was stopped before an evaluation makes it first.
+            let mut best = false;
             let outcome = if self.owes_evaluation() {
-                let score = match evaluate(&self.model.valid()) {
-                    Ok(score) if !score.value().is_finite() => Err(self.not_finite(score.name())),
-                    other => other,
-                };
-                let score = match score {
-                    Ok(score) => score,
-                    Err(error) => {
-                        self.save(false)?;
-                        return Err(error);
-                    }
-                };
+                let score = self.evaluate(&mut evaluate)?;
                 let step = self.position.step;
                 best = self.position.note(score);
                 let (name, value) = (score.name(), score.value());
                 self.metrics.write(&json!({ "step": step, name: value, "best": best }))?;
                 observe(TrainingEvent::Evaluation { step, score })
             } else {
-                self.step(rows, &executor, &mut queue)?;
-                match queue.read_due() {
-                    Some(numbers) => observe(TrainingEvent::Step(self.note(numbers, device)?)),
+                self.step(rows, &mut running)?;
+                match running.queue.read_due() {
+                    Some(numbers) => {
+                        observe(TrainingEvent::Step(self.note(numbers, &running.device)?))
+                    }
                     None => Ok(()),
                 }
             };
-            let (step, every) = (self.position.step, self.settings.save_every);
+            let (step, every) = (self.position.step, self.options.save_every);
             let due = every > 0 && step.is_multiple_of(every) && !self.owes_evaluation();
             if best || due || self.is_done() || outcome.is_err() {
-                let rest = self.read_all(&mut queue, device, &mut observe);
+                let rest = self.read_all(&mut running, &mut observe);
                 if !matches!(rest, Err(TrainError::NotFinite { .. })) {
                     self.save(best)?;
                 }
@@ -250,13 +259,28 @@ impl<M: LanguageModel> Training<M> {
         Ok(())
     }
 
+    /// Scores the model. A checkpoint is saved if that fails.
+    fn evaluate(
+        &mut self,
+        evaluate: &mut impl FnMut(&M) -> Result<Score, TrainError>,
+    ) -> Result<Score, TrainError> {
+        let score = match evaluate(&self.model.valid()) {
+            Ok(score) if !score.value().is_finite() => Err(self.not_finite(score.name())),
+            other => other,
+        };
+        if score.is_err() {
+            self.save(false)?;
+        }
+        score
+    }
+
     /// Whether there is nothing left to do.
     pub fn is_done(&self) -> bool {
-        self.position.is_last(&self.settings)
+        self.position.is_last(&self.options)
     }
 
     fn owes_evaluation(&self) -> bool {
-        self.position.owes_evaluation(&self.settings)
+        self.position.owes_evaluation(&self.options)
     }
 
     fn not_finite(&self, what: &'static str) -> TrainError {
@@ -266,7 +290,7 @@ impl<M: LanguageModel> Training<M> {
 
     /// Whether the run ended before its last step because it no longer got better.
     pub fn is_out_of_patience(&self) -> bool {
-        self.position.is_out_of_patience(&self.settings)
+        self.position.is_out_of_patience(&self.options)
     }
 
     fn save(&mut self, best: bool) -> Result<(), TrainError> {
@@ -282,26 +306,23 @@ impl<M: LanguageModel> Training<M> {
     }
 
     /// Hands one optimizer step, over as many batches as are accumulated, to the device.
-    fn step(
-        &mut self,
-        rows: &TokenRows,
-        executor: &Executor<'_>,
-        queue: &mut StepQueue,
-    ) -> Result<(), TrainError> {
-        queue.begin();
-        let settings = &self.settings;
+    fn step(&mut self, rows: &TokenRows, running: &mut Running<M>) -> Result<(), TrainError> {
+        running.queue.begin();
+        let options = &self.options;
+        self.model = options.trainable.before_step(self.model.clone(), self.position.step, options);
+        running.executor.follow(&self.model);
         // Batches of a step are rows one after the other. Every token counts the same,
         // whichever batch it is in.
-        let count = settings.batch_size * settings.accumulate;
-        let seed = settings.shuffle.then_some(settings.seed);
+        let count = options.rows_a_step();
+        let seed = options.shuffle.then_some(options.seed);
         let first = self.position.step * count;
         let rows: Vec<TokenRow<'_>> = (first..first + count).map(|n| rows.nth(n, seed)).collect();
         let targets: usize = rows.iter().map(|row| row.predicted()).sum();
         let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
         let (mut losses, mut sum) = (Vec::new(), GradientsAccumulator::new());
-        for batch in rows.chunks(settings.batch_size) {
+        for batch in rows.chunks(options.batch_size) {
             let share = 1.0 / targets as f64;
-            let (part, gradients) = executor.pass(&self.model, batch, share);
+            let (part, gradients) = running.executor.pass(&self.model, batch, share);
             losses.extend(part);
             sum.accumulate(&self.model, gradients);
         }
@@ -310,7 +331,7 @@ impl<M: LanguageModel> Training<M> {
             tracker.record(self.position.step + 1, &self.model, &gradients)?;
         }
         let grad_norm = global_norm(&self.model, &gradients);
-        let gradients = match (settings.clip, &grad_norm) {
+        let gradients = match (options.clip, &grad_norm) {
             (Some(most), Some(norm)) => clip_to_norm(&self.model, gradients, norm.clone(), most),
             _ => gradients,
         };
@@ -318,20 +339,20 @@ impl<M: LanguageModel> Training<M> {
         self.model = self.optimizer.0.step(lr, self.model.clone(), gradients);
         self.position.step += 1;
         self.position.tokens = self.position.tokens.saturating_add(tokens as u64);
-        queue.push(QueuedStep { step: self.position.step, lr, tokens, losses, grad_norm });
+        running.queue.push(QueuedStep { step: self.position.step, lr, tokens, losses, grad_norm });
         Ok(())
     }
 
     /// Reads the numbers of all queued steps.
     fn read_all(
         &mut self,
-        queue: &mut StepQueue,
-        device: &Device,
+        running: &mut Running<M>,
         observe: &mut impl FnMut(TrainingEvent) -> Result<(), Interrupted>,
     ) -> Result<(), TrainError> {
         let mut outcome = Ok(());
-        while let Some(numbers) = queue.read() {
-            outcome = outcome.and(observe(TrainingEvent::Step(self.note(numbers, device)?)));
+        while let Some(numbers) = running.queue.read() {
+            let report = self.note(numbers, &running.device)?;
+            outcome = outcome.and(observe(TrainingEvent::Step(report)));
         }
         Ok(outcome?)
     }
@@ -364,8 +385,8 @@ impl<M: LanguageModel> Training<M> {
     /// [`TrainError::Broken`].
     pub fn check_position(&self, rows: &TokenRows) -> Result<(), TrainError> {
         let Position { step, tokens, .. } = self.position;
-        let seed = self.settings.shuffle.then_some(self.settings.seed);
-        let seen = step * self.settings.batch_size * self.settings.accumulate;
+        let seed = self.options.shuffle.then_some(self.options.seed);
+        let seen = step * self.options.rows_a_step();
         let expected = rows.tokens_before(seen, seed);
         if tokens == expected {
             return Ok(());
@@ -380,21 +401,21 @@ impl<M: LanguageModel> Training<M> {
     ///
     /// [`TrainError::TooFewRows`], [`TrainError::UnknownToken`].
     pub fn check_rows(&self, rows: &TokenRows) -> Result<(), TrainError> {
-        check_rows(rows, &self.settings, self.model.vocab_size())
+        check_rows(rows, &self.options, self.model.vocab_size())
     }
 }
 
-/// Checks that rows fill a step of these settings, and have no token beyond a vocabulary.
+/// Checks that rows fill a step of these options, and have no token beyond a vocabulary.
 ///
 /// # Errors
 ///
 /// [`TrainError::TooFewRows`], [`TrainError::UnknownToken`].
 pub fn check_rows(
     rows: &TokenRows,
-    settings: &TrainSettings,
+    options: &TrainOptions,
     vocab_size: usize,
 ) -> Result<(), TrainError> {
-    let batch = settings.batch_size * settings.accumulate;
+    let batch = options.rows_a_step();
     if rows.len() < batch {
         return Err(TrainError::TooFewRows { rows: rows.len(), batch });
     }

@@ -7,6 +7,7 @@ use super::error::TaskError;
 use super::formats;
 use super::json::Parsed;
 use super::kind::TaskKind;
+use crate::named::Named;
 
 /// The largest file that is read. The tasks have a few megabytes.
 const LARGEST: u64 = 1 << 30;

@@ -10,7 +10,7 @@ use tokenizers::Tokenizer;
 use self::vocabulary::{Kind, Vocabulary};
 use super::error::GgufError;
 use super::file::GgufFile;
-use crate::llama::LlamaConfig;
+use crate::model::DecoderConfig;
 
 pub(super) use vocabulary::SpecialTokens;
 
@@ -42,7 +42,7 @@ struct Parts {
 pub(super) fn read_tokenizer(
     file: &GgufFile,
     special: &SpecialTokens,
-    config: &LlamaConfig,
+    config: &DecoderConfig,
 ) -> Result<TokenizerFiles, GgufError> {
     let wrong = |reason| GgufError::Tokenizer { path: file.path().into(), reason };
     let vocabulary = Vocabulary::read(file)?;

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::linalg::{LeadingSubspace, LinalgError, Matrix, leading_subspace, subspace_similarity};
+use crate::modules::MatrixName;
 
 /// The file of a run directory that holds its [`GradientRecord`]s, one a line.
 pub const GRADIENTS_FILE: &str = "gradients.jsonl";
@@ -23,7 +24,7 @@ pub struct GradientRecord {
     pub step: usize,
     /// The matrix, as checkpoints call it, without `.weight`. Of a factored matrix `X` the factors
     /// train, and are `X.V` and `X.U`, or in pivoted storage `X.V` and `X.C`.
-    pub name: String,
+    pub name: MatrixName,
     /// `[out, in]`, as PyTorch stores the weight.
     pub shape: [usize; 2],
     /// Frobenius norm.
@@ -49,24 +50,24 @@ impl GradientRecord {
     /// many. `before` is the basis of the record before.
     pub(super) fn of(
         step: usize,
-        name: &str,
+        name: &MatrixName,
         gradient: &Matrix,
-        before: Option<&[f64]>,
-    ) -> Result<(Self, Option<Vec<f64>>), LinalgError> {
+        before: Option<&Matrix>,
+    ) -> Result<(Self, Option<Matrix>), LinalgError> {
         let full_rank = gradient.full_rank();
         let rank = (full_rank / DIRECTIONS_SHARE).clamp(1, DIRECTIONS);
         let LeadingSubspace { values, vectors } = leading_subspace(gradient, rank)?;
         let largest = values[0];
-        let norm = gradient.data().iter().map(|x| x * x).sum::<f64>().sqrt();
+        let norm = gradient.norm();
         let share = |value: f64| if largest > 0.0 { value / largest } else { 0.0 };
         let basis = (share(values[rank - 1]) > NO_DIRECTION).then_some(vectors);
         let similarity = match (before, &basis) {
-            (Some(before), Some(basis)) => Some(subspace_similarity(before, basis, rank)),
+            (Some(before), Some(basis)) => Some(subspace_similarity(before, basis)),
             _ => None,
         };
         let record = Self {
             step,
-            name: name.into(),
+            name: name.clone(),
             shape: [gradient.rows(), gradient.cols()],
             norm,
             stable_rank: if largest > 0.0 { (norm / largest).powi(2) } else { 0.0 },
@@ -111,7 +112,7 @@ mod tests {
     #[test]
     fn spectrum_norm_and_stable_rank_are_those_of_the_gradient() {
         let gradient = diagonal(&[3.0, -4.0, 0.0], [3, 5], 0);
-        let (record, basis) = GradientRecord::of(7, "a", &gradient, None).unwrap();
+        let (record, basis) = GradientRecord::of(7, &"a".into(), &gradient, None).unwrap();
         assert_eq!((record.step, record.shape, record.full_rank), (7, [3, 5], 3));
         assert_eq!((record.rank, record.similarity), (1, None));
         assert!((record.norm - 5.0).abs() < 1e-12);
@@ -119,7 +120,7 @@ mod tests {
         for (got, want) in record.values.iter().zip([1.0f32, 0.75, 0.0]) {
             assert!((got - want).abs() < 1e-6, "{:?}", record.values);
         }
-        let basis: Vec<f64> = basis.unwrap().iter().map(|x| x.abs()).collect();
+        let basis: Vec<f64> = basis.unwrap().data().iter().map(|x| x.abs()).collect();
         for (got, want) in basis.iter().zip([0.0f64, 1.0, 0.0]) {
             assert!((got - want).abs() < 1e-9, "{basis:?}");
         }
@@ -129,8 +130,8 @@ mod tests {
     fn similarity_is_that_of_the_leading_directions_of_the_smaller_side() {
         // 16 x 40 compares 2 directions, of the rows.
         let falling: Vec<f64> = (0..16).map(|i| 0.5f64.powi(i)).collect();
-        let of = |gradient: &Matrix, before: Option<&[f64]>| {
-            let (record, basis) = GradientRecord::of(1, "a", gradient, before).unwrap();
+        let of = |gradient: &Matrix, before: Option<&Matrix>| {
+            let (record, basis) = GradientRecord::of(1, &"a".into(), gradient, before).unwrap();
             assert_eq!(record.rank, 2);
             (record.similarity, basis.unwrap())
         };
@@ -151,12 +152,13 @@ mod tests {
 
     #[test]
     fn gradients_without_so_many_directions_are_compared_with_nothing() {
+        let other = Matrix::new(16, 2, vec![0.0; 32]).unwrap();
         let zero = diagonal(&[], [20, 16], 0);
-        let (record, basis) = GradientRecord::of(1, "a", &zero, Some(&[0.0; 32])).unwrap();
+        let (record, basis) = GradientRecord::of(1, &"a".into(), &zero, Some(&other)).unwrap();
         assert_eq!((record.norm, record.stable_rank, record.similarity), (0.0, 0.0, None));
         assert_eq!((record.values, basis), (vec![0.0; 16], None));
         let single = diagonal(&[1.0], [20, 16], 0);
-        let (record, basis) = GradientRecord::of(1, "a", &single, Some(&[0.0; 32])).unwrap();
+        let (record, basis) = GradientRecord::of(1, &"a".into(), &single, Some(&other)).unwrap();
         assert!((record.stable_rank - 1.0).abs() < 1e-9);
         assert_eq!((record.similarity, basis), (None, None));
     }
@@ -165,7 +167,7 @@ mod tests {
     fn long_spectra_are_spread_and_lines_are_read_as_written() {
         let falling: Vec<f64> = (0..100).map(|i| 1.0 - f64::from(i) / 200.0).collect();
         let gradient = diagonal(&falling, [100, 100], 0);
-        let (record, _) = GradientRecord::of(3, "a.b", &gradient, None).unwrap();
+        let (record, _) = GradientRecord::of(3, &"a.b".into(), &gradient, None).unwrap();
         assert_eq!((record.values.len(), record.full_rank, record.rank), (64, 100, 8));
         assert!((record.values[63] - 0.505).abs() < 1e-6, "{:?}", record.values);
         let line = serde_json::to_string(&record).unwrap();

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::record::GradientRecord;
 use crate::artifact::Header;
-use crate::checkpoint::natural_order;
+use crate::modules::{MatrixName, natural_order};
 
 const FORMAT: &str = "welore-gradients";
 const VERSION: u32 = 1;
@@ -38,7 +38,7 @@ pub struct GradientDynamics {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MatrixDynamics {
     /// The matrix, as in [`GradientRecord`].
-    pub name: String,
+    pub name: MatrixName,
     /// `[out, in]`.
     pub shape: [usize; 2],
     /// Dimension of the subspaces that were compared.
@@ -73,6 +73,7 @@ pub struct WeightRank {
 
 /// A summary of gradients that cannot be read.
 #[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
 pub enum DynamicsError {
     /// Not JSON, or not of this layout.
     #[error("not a summary of gradients: {0}")]
@@ -88,19 +89,19 @@ pub enum DynamicsError {
 impl GradientDynamics {
     /// Sums up the records of a run, in any order.
     pub fn of(records: &[GradientRecord]) -> Self {
-        let mut by_name: BTreeMap<&str, Vec<&GradientRecord>> = BTreeMap::new();
+        let mut by_name: BTreeMap<&MatrixName, Vec<&GradientRecord>> = BTreeMap::new();
         for record in records {
             by_name.entry(&record.name).or_default().push(record);
         }
         let mut matrices: Vec<MatrixDynamics> =
             by_name.into_values().filter_map(MatrixDynamics::of).collect();
-        matrices.sort_by(|a, b| natural_order(&a.name, &b.name));
+        matrices.sort_by(|a, b| natural_order(a.name.as_str(), b.name.as_str()));
         Self { format: FORMAT.into(), version: VERSION, matrices }
     }
 
     /// Adds what the weights have become: `values_of` gives the singular values of a matrix,
     /// largest first.
-    pub fn set_weights<'a>(&mut self, values_of: impl Fn(&str) -> Option<&'a [f64]>) {
+    pub fn set_weights<'a>(&mut self, values_of: impl Fn(&MatrixName) -> Option<&'a [f64]>) {
         for matrix in &mut self.matrices {
             matrix.weight = values_of(&matrix.name).map(WeightRank::of);
         }
@@ -260,7 +261,7 @@ mod tests {
         let names: Vec<&str> = dynamics.matrices.iter().map(|m| m.name.as_str()).collect();
         assert_eq!(names, ["l.2.k", "l.2.q", "l.10.q"]);
         const VALUES: &[f64] = &[2.0, 0.1];
-        dynamics.set_weights(|name| (name == "l.2.q").then_some(VALUES));
+        dynamics.set_weights(|name| (*name == "l.2.q").then_some(VALUES));
         assert_eq!(dynamics.matrices[1].weight.unwrap().effective, 1);
         assert_eq!(dynamics.matrices[0].weight, None);
         assert_eq!(GradientDynamics::from_json(&dynamics.to_json()).unwrap(), dynamics);

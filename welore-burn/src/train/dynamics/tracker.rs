@@ -1,18 +1,18 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroUsize;
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 
-use burn::module::{Module, ModuleVisitor, Param, Reparameterization};
 use burn::optim::GradientsParams;
-use burn::tensor::{Int, Tensor};
+use burn::tensor::Tensor;
 
 use super::record::GradientRecord;
-use crate::checkpoint::{CheckpointError, FactorNames};
-use crate::linear::{LowRank, as_matrix, factored_paths, to_matrix};
+use crate::files::FileError;
+use crate::forms::{slots, to_matrix};
+use crate::linalg::Matrix;
+use crate::model::LanguageModel;
+use crate::modules::{MatrixName, walk};
 use crate::train::checkpoints::Position;
 use crate::train::lines::Lines;
-use crate::train::trainable::projection_weights;
 use crate::workers::Budget;
 
 /// Writes down what the gradients of the projections are, every so many steps. Between these it
@@ -21,21 +21,21 @@ use crate::workers::Budget;
 pub(in crate::train) struct Tracker {
     every: NonZeroUsize,
     /// Names of what is tracked, by the path of the parameter.
-    names: BTreeMap<String, String>,
+    names: BTreeMap<String, MatrixName>,
     /// Leading directions of the last recorded gradients, by name.
-    bases: BTreeMap<String, Vec<f64>>,
+    bases: BTreeMap<MatrixName, Matrix>,
     lines: Lines,
 }
 
 impl Tracker {
     /// Tracks the projections of a module that train, or the factors of one. Lines of steps after
     /// the position go: they will be written again. `None` if there is nothing to track.
-    pub fn open<M: Module>(
+    pub fn open<M: LanguageModel>(
         path: PathBuf,
         every: NonZeroUsize,
         module: &M,
         position: &Position,
-    ) -> Result<Option<Self>, CheckpointError> {
+    ) -> Result<Option<Self>, FileError> {
         let names = names(module);
         if names.is_empty() {
             return Ok(None);
@@ -47,36 +47,35 @@ impl Tracker {
 
     /// Records the gradients of a step, if it is its turn. A gradient that is not finite has no
     /// record: whoever trains sees it in the norm.
-    pub fn record<M: Module>(
+    pub fn record<M: LanguageModel>(
         &mut self,
         step: usize,
         module: &M,
         gradients: &GradientsParams,
-    ) -> Result<(), CheckpointError> {
+    ) -> Result<(), FileError> {
         if !step.is_multiple_of(self.every.get()) {
             return Ok(());
         }
-        let mut visitor = Tracked { names: &self.names, gradients, path: vec![], found: vec![] };
-        module.visit(&mut visitor);
-        let found = visitor.found;
+        let mut found: Vec<(&MatrixName, Tensor<2>)> = Vec::new();
+        walk(module, |place, param| {
+            let gradient = param.matrix().and_then(|param| gradients.get::<2>(param.id));
+            if let (Some(name), Some(gradient)) = (self.names.get(&place.path), gradient) {
+                found.push((name, gradient));
+            }
+        });
         let workers = Budget::default().workers();
         let mut text = String::new();
         // As many at a time as are decomposed at once: all gradients in f64 may be too much for
         // the host. They are read by the thread that queued the work on the device.
         for part in found.chunks(workers.count()) {
-            let matrices: Vec<(&str, _)> =
+            let matrices: Vec<(&MatrixName, _)> =
                 part.iter().map(|(name, gradient)| (*name, to_matrix(gradient.clone()))).collect();
             let bases = &self.bases;
             let record = |index: usize| {
                 let (name, matrix) = &matrices[index];
-                let before = bases.get(*name).map(Vec::as_slice);
-                GradientRecord::of(step, name, matrix.as_ref().ok()?, before).ok()
+                GradientRecord::of(step, name, matrix.as_ref().ok()?, bases.get(*name)).ok()
             };
-            let mut records: Vec<_> = matrices.iter().map(|_| None).collect();
-            workers.spread(matrices.len(), record, |index, record| {
-                records[index] = record;
-                ControlFlow::Continue(())
-            });
+            let records = workers.map(matrices.len(), record);
             for ((name, _), record) in part.iter().zip(records) {
                 let Some((record, basis)) = record else {
                     self.bases.remove(*name);
@@ -85,7 +84,7 @@ impl Tracker {
                 text += &serde_json::to_string(&record).expect("numbers and strings serialize");
                 text.push('\n');
                 match basis {
-                    Some(basis) => self.bases.insert(name.to_string(), basis),
+                    Some(basis) => self.bases.insert((*name).clone(), basis),
                     None => self.bases.remove(*name),
                 };
             }
@@ -95,90 +94,22 @@ impl Tracker {
     }
 }
 
-/// Names of the trainable projections of a module, by the path of their weight; of the factors
-/// where they are factored.
-fn names<M: Module>(module: &M) -> BTreeMap<String, String> {
-    let projections: BTreeSet<String> = projection_weights(module).into_iter().collect();
-    let mut survey = Survey::default();
-    module.visit(&mut survey);
-    let Survey { trainable, pivoted, .. } = survey;
-    let factored = factored_paths(module);
-    let up = format!(".{}.up", LowRank::NAME);
-    let name = |path: &str| {
-        let tensor = if let Some(weight) = path.strip_suffix(&up) {
-            let names = FactorNames::of(without_weight(weight));
-            if pivoted.contains(weight) { names.c } else { names.u }
-        } else if factored.contains(path) {
-            FactorNames::of(without_weight(path)).v
-        } else {
-            path.into()
-        };
-        without_weight(&tensor).to_string()
-    };
-    let tracked = trainable.into_iter().filter(|path| projections.contains(path));
-    let named = tracked.map(|path| {
-        let name = name(&path);
-        (path, name)
+/// Names of the trainable parameters of the projections of a model, by their paths: those of their
+/// tensors, without `.weight`.
+fn names(model: &impl LanguageModel) -> BTreeMap<String, MatrixName> {
+    let projections: BTreeSet<MatrixName> =
+        model.matrices().into_iter().map(|matrix| matrix.name).collect();
+    let tensors: BTreeMap<String, String> =
+        slots(model).into_iter().flatten().map(|slot| (slot.path, slot.tensor)).collect();
+    let mut names = BTreeMap::new();
+    walk(model, |place, param| {
+        let is_tracked = param.trains()
+            && param.matrix().is_some()
+            && place.matrix().is_some_and(|name| projections.contains(&name));
+        let name = tensors.get(&place.path).and_then(|tensor| MatrixName::of_weight(tensor));
+        if let (true, Some(name)) = (is_tracked, name) {
+            names.insert(place.path.clone(), name);
+        }
     });
-    named.collect()
-}
-
-/// What a module has of matrices that train, and of weights in pivoted storage.
-#[derive(Default)]
-struct Survey {
-    path: Vec<String>,
-    trainable: Vec<String>,
-    pivoted: BTreeSet<String>,
-}
-
-impl ModuleVisitor for Survey {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if D == 2 && param.is_require_grad() {
-            self.trainable.push(self.path.join("."));
-        }
-    }
-
-    fn visit_int<const D: usize>(&mut self, _param: &Param<Tensor<D, Int>>) {
-        let path = self.path.join(".");
-        if let Some(weight) = path.strip_suffix(&format!(".{}.order", LowRank::NAME)) {
-            self.pivoted.insert(weight.into());
-        }
-    }
-}
-
-fn without_weight(path: &str) -> &str {
-    path.strip_suffix(".weight").unwrap_or(path)
-}
-
-/// Gathers the gradients of what is tracked, still on the device.
-struct Tracked<'a> {
-    names: &'a BTreeMap<String, String>,
-    gradients: &'a GradientsParams,
-    path: Vec<String>,
-    found: Vec<(&'a str, Tensor<2>)>,
-}
-
-impl ModuleVisitor for Tracked<'_> {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.into());
-    }
-
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        let Some(name) = self.names.get(&self.path.join(".")) else { return };
-        if let Some(gradient) = as_matrix(param).and_then(|p| self.gradients.get::<2>(p.id)) {
-            self.found.push((name.as_str(), gradient));
-        }
-    }
+    names
 }

@@ -1,0 +1,278 @@
+//! Safetensors files whose content comes in any order.
+//!
+//! Names, types and shapes of all tensors are known before the first one is computed, so every
+//! file can be laid out first: each tensor then goes straight to its place, by whichever thread
+//! has it, and no shard is ever in memory.
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::Path;
+
+use safetensors::tensor::{Metadata, TensorInfo};
+use serde_json::{Value, json};
+
+use super::error::CheckpointError;
+use crate::files::{FileError, sync_dir, write_file};
+use crate::forms::TensorSpec;
+
+const INDEX_FILE: &str = "model.safetensors.index.json";
+
+/// Shards are closed at about this size unless told otherwise, as on the Hub.
+pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Where every tensor goes: one `model.safetensors`, or shards where the tensors are more than a
+/// shard holds.
+#[derive(Debug)]
+pub struct ShardLayout {
+    files: Vec<FileLayout>,
+    places: BTreeMap<String, Place>,
+    bytes: u64,
+    parameters: u64,
+}
+
+#[derive(Debug)]
+struct FileLayout {
+    name: String,
+    /// The length of the header, and the header.
+    head: Vec<u8>,
+    /// Of the whole file.
+    bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    file: usize,
+    /// From the beginning of the file.
+    start: u64,
+    bytes: u64,
+}
+
+impl ShardLayout {
+    /// Fills shards in the order of the tensors; a shard is closed at about `shard_bytes`.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::NotStorable`] if a name comes twice or a header grows too large.
+    pub fn new(tensors: &[TensorSpec], shard_bytes: u64) -> Result<Self, CheckpointError> {
+        let mut shards: Vec<Vec<&TensorSpec>> = Vec::new();
+        let (mut shard, mut filled) = (Vec::new(), 0u64);
+        for tensor in tensors {
+            if filled > 0 && filled.saturating_add(tensor.bytes()) > shard_bytes {
+                shards.push(std::mem::take(&mut shard));
+                filled = 0;
+            }
+            filled = filled.saturating_add(tensor.bytes());
+            shard.push(tensor);
+        }
+        shards.push(shard);
+        let count = shards.len();
+        let mut layout =
+            Self { files: Vec::new(), places: BTreeMap::new(), bytes: 0, parameters: 0 };
+        for (index, shard) in shards.into_iter().enumerate() {
+            layout.add(shard_name(index, count), shard)?;
+        }
+        Ok(layout)
+    }
+
+    fn add(&mut self, name: String, mut tensors: Vec<&TensorSpec>) -> Result<(), CheckpointError> {
+        let unstorable = |reason: String| CheckpointError::NotStorable { reason };
+        // As the safetensors library does: tensors stay aligned.
+        tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
+        let mut end = 0;
+        let mut infos = Vec::with_capacity(tensors.len());
+        for tensor in &tensors {
+            let start = end;
+            end += tensor.bytes() as usize;
+            let info = TensorInfo {
+                dtype: tensor.dtype,
+                shape: tensor.shape.clone(),
+                data_offsets: (start, end),
+            };
+            infos.push((tensor.name.clone(), info));
+        }
+        // transformers refuses files that do not say which framework wrote them.
+        let format = HashMap::from([("format".to_string(), "pt".to_string())]);
+        let metadata =
+            Metadata::new(Some(format), infos).map_err(|error| unstorable(error.to_string()))?;
+        let mut header =
+            serde_json::to_vec(&metadata).map_err(|error| unstorable(error.to_string()))?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        if header.len() > LONGEST_HEADER {
+            return Err(unstorable("there are too many for one file".into()));
+        }
+        let head = [&(header.len() as u64).to_le_bytes()[..], &header[..]].concat();
+        let mut start = head.len() as u64;
+        for tensor in tensors {
+            let place = Place { file: self.files.len(), start, bytes: tensor.bytes() };
+            start += place.bytes;
+            self.bytes += place.bytes;
+            self.parameters += tensor.entries();
+            if self.places.insert(tensor.name.clone(), place).is_some() {
+                return Err(unstorable(format!("there would be two called `{}`", tensor.name)));
+            }
+        }
+        self.files.push(FileLayout { name, head, bytes: start });
+        Ok(())
+    }
+
+    /// Identifies files, names, types, shapes and places.
+    pub fn digest(&self) -> blake3::Hash {
+        let mut hasher = blake3::Hasher::new();
+        for file in &self.files {
+            hasher.update(&(file.name.len() as u64).to_le_bytes()).update(file.name.as_bytes());
+            hasher.update(&file.head);
+        }
+        hasher.finalize()
+    }
+
+    /// Whether a file of this name is laid out.
+    pub fn has_file(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.name == name)
+    }
+}
+
+/// The most that readers accept.
+const LONGEST_HEADER: usize = 100_000_000;
+
+/// The files of a layout on disk. Several threads may write different tensors at once.
+#[derive(Debug)]
+pub struct ShardWriter<'a> {
+    dir: &'a Path,
+    layout: &'a ShardLayout,
+}
+
+impl<'a> ShardWriter<'a> {
+    /// Makes the files in a directory at their full size, with their headers. What they hold already, because
+    /// an earlier run was interrupted, stays.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::File`].
+    pub fn new(dir: &'a Path, layout: &'a ShardLayout) -> Result<Self, CheckpointError> {
+        for file in &layout.files {
+            let path = dir.join(&file.name);
+            // Never through a link to somewhere else.
+            if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
+                fs::remove_file(&path).map_err(FileError::io(&path))?;
+            }
+            let made = File::options().write(true).create(true).truncate(false).open(&path);
+            made.and_then(|mut made| {
+                made.set_len(file.bytes)?;
+                made.write_all(&file.head)
+            })
+            .map_err(FileError::io(&path))?;
+        }
+        Ok(Self { dir, layout })
+    }
+
+    /// Writes the content of a tensor, little-endian, row-major.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::File`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if the tensor is not in the layout, or `data` has not the length that its type and
+    /// shape ask for.
+    pub fn write(&self, tensor: &str, data: &[u8]) -> Result<(), CheckpointError> {
+        let place = self.layout.places[tensor];
+        assert_eq!(data.len() as u64, place.bytes, "data does not fit its shape");
+        let path = self.dir.join(&self.layout.files[place.file].name);
+        let write = || {
+            let mut file = File::options().write(true).open(&path)?;
+            file.seek(SeekFrom::Start(place.start))?;
+            file.write_all(data)
+        };
+        Ok(write().map_err(FileError::io(&path))?)
+    }
+
+    /// The content of a tensor that was written.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::File`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if the tensor is not in the layout.
+    pub fn read(&self, tensor: &str) -> Result<Vec<u8>, CheckpointError> {
+        let place = self.layout.places[tensor];
+        let path = self.dir.join(&self.layout.files[place.file].name);
+        let read = || {
+            let mut file = File::open(&path)?;
+            file.seek(SeekFrom::Start(place.start))?;
+            let mut data = Vec::new();
+            file.take(place.bytes).read_to_end(&mut data)?;
+            Ok(data)
+        };
+        Ok(read().map_err(FileError::io(&path))?)
+    }
+
+    /// Hashes what is stored of some tensors, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::File`].
+    ///
+    /// # Panics
+    ///
+    /// Panics if a tensor is not in the layout.
+    pub fn digest(&self, tensors: &[TensorSpec]) -> Result<String, CheckpointError> {
+        let mut hasher = blake3::Hasher::new();
+        for tensor in tensors {
+            let place = self.layout.places[&tensor.name];
+            let path = self.dir.join(&self.layout.files[place.file].name);
+            let io = || FileError::io(&path);
+            let mut file = File::open(&path).map_err(io())?;
+            file.seek(SeekFrom::Start(place.start)).map_err(io())?;
+            hasher.update_reader(file.take(place.bytes)).map_err(io())?;
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// Syncs the files and writes the index of shards.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::File`].
+    pub fn finish(self) -> Result<(), CheckpointError> {
+        let ShardLayout { files, places, bytes, parameters } = self.layout;
+        for file in files {
+            let path = self.dir.join(&file.name);
+            File::open(&path)
+                .and_then(|file| file.sync_all())
+                .map_err(FileError::io(&path))?;
+        }
+        sync_dir(self.dir)?;
+        if files.len() == 1 {
+            return Ok(());
+        }
+        let file_of = |place: &Place| files[place.file].name.clone();
+        let map: BTreeMap<&str, String> =
+            places.iter().map(|(name, place)| (name.as_str(), file_of(place))).collect();
+        write_index(self.dir, &index_of(&map, *bytes, *parameters))
+    }
+}
+
+/// The name of a file of weights, as on the Hub.
+fn shard_name(index: usize, count: usize) -> String {
+    match count {
+        1 => "model.safetensors".into(),
+        _ => format!("model-{:05}-of-{count:05}.safetensors", index + 1),
+    }
+}
+
+/// The index of shards, from the file of every tensor.
+fn index_of(weight_map: &BTreeMap<&str, String>, bytes: u64, parameters: u64) -> Value {
+    json!({
+        "metadata": { "total_size": bytes, "total_parameters": parameters },
+        "weight_map": weight_map,
+    })
+}
+
+/// Writes the index of shards into a model directory.
+fn write_index(dir: &Path, index: &Value) -> Result<(), CheckpointError> {
+    Ok(write_file(dir.join(INDEX_FILE), format!("{index:#}").as_bytes())?)
+}

@@ -1,0 +1,132 @@
+use std::collections::BTreeMap;
+use std::io::ErrorKind;
+use std::path::Path;
+
+use safetensors::Dtype;
+use serde_json::Value;
+
+use super::error::CheckpointError;
+use super::reader::Checkpoint;
+use crate::files::FileError;
+use crate::forms::{Form, Part, PartKind, TensorSpec, update_entry};
+use crate::linalg::Matrix;
+use crate::modules::MatrixName;
+
+/// Compressed model directories carry their plan under this name.
+pub const PLAN_FILE: &str = "welore_plan.json";
+
+/// A weight matrix of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredMatrix {
+    /// Its name.
+    pub name: MatrixName,
+    /// The form that it has.
+    pub form: Form,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    /// Type of its numbers.
+    pub dtype: Dtype,
+}
+
+impl StoredMatrix {
+    /// The tensors that it is stored in.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        self.form.tensors(&self.name, self.shape, self.dtype)
+    }
+}
+
+impl Checkpoint {
+    /// The matrix of this name, in the form that its tensors tell; `None` if there is none.
+    pub fn stored_matrix(&self, name: &MatrixName) -> Option<StoredMatrix> {
+        let shape_of = |tensor: &str| Some(self.meta(tensor)?.shape.clone());
+        let (form, shape) = Form::stored(name, shape_of)?;
+        let first = form.parts(shape).into_iter().find(|part| part.kind == PartKind::Numbers)?;
+        let dtype = self.meta(&name.part(first.suffix))?.dtype;
+        Some(StoredMatrix { name: name.clone(), form, shape, dtype })
+    }
+
+    /// The matrices that have another form than the dense one, in the model's order: as the plan in
+    /// the directory says, or, where there is none, as the names of the tensors tell.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError::Plan`] for a plan that cannot be read, and
+    /// [`CheckpointError::PlanDisagrees`] if the tensors are not those that it says.
+    pub fn compressed_matrices(&self) -> Result<Vec<StoredMatrix>, CheckpointError> {
+        let led = self.names().flat_map(Form::led_by);
+        let found = led.filter_map(|name| self.stored_matrix(&name));
+        let found: Vec<StoredMatrix> =
+            found.filter(|matrix| matrix.form != Form::dense()).collect();
+        let path = self.dir().join(PLAN_FILE);
+        let Some(planned) = planned_forms(&path)? else { return Ok(found) };
+        let forms: BTreeMap<&MatrixName, Form> =
+            found.iter().map(|matrix| (&matrix.name, matrix.form)).collect();
+        for (name, planned) in planned {
+            let stored = forms.get(&name).copied().unwrap_or(Form::dense());
+            if planned != stored {
+                return Err(CheckpointError::PlanDisagrees { path, name, planned, stored });
+            }
+        }
+        Ok(found)
+    }
+
+    /// The content of the tensors of a matrix.
+    ///
+    /// # Errors
+    ///
+    /// [`CheckpointError`] for tensors that are missing, of another type or shape, or not finite.
+    pub fn read_parts(&self, matrix: &StoredMatrix) -> Result<Vec<Part>, CheckpointError> {
+        let parts = matrix.form.parts(matrix.shape).into_iter().zip(matrix.tensors());
+        parts
+            .map(|(part, tensor)| match part.kind {
+                PartKind::Numbers => Ok(Part::Numbers(self.read_matrix(&tensor.name)?)),
+                PartKind::Indices => Ok(Part::Indices(self.read_indices(&tensor)?)),
+            })
+            .collect()
+    }
+
+    /// The indices among the tensors of a matrix: what a module must know before its parameters
+    /// are loaded.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_parts`](Checkpoint::read_parts).
+    pub fn read_all_indices(&self, matrix: &StoredMatrix) -> Result<Vec<Vec<i32>>, CheckpointError> {
+        let parts = matrix.form.parts(matrix.shape).into_iter().zip(matrix.tensors());
+        let indices = parts.filter(|(part, _)| part.kind == PartKind::Indices);
+        indices.map(|(_, tensor)| self.read_indices(&tensor)).collect()
+    }
+
+    /// A matrix `[out, in]` with all its entries, whatever its form.
+    ///
+    /// # Errors
+    ///
+    /// As [`read_parts`](Checkpoint::read_parts), and [`CheckpointError::Form`].
+    pub fn read_merged(&self, matrix: &StoredMatrix) -> Result<Matrix, CheckpointError> {
+        let parts = self.read_parts(matrix)?;
+        matrix.form.merge(matrix.shape, parts).map_err(self.form_error(&matrix.name))
+    }
+}
+
+/// The form of every matrix that a plan speaks of; `None` if there is no plan. The
+/// [`plan`](crate::plan) room reads the rest of it.
+fn planned_forms(path: &Path) -> Result<Option<Vec<(MatrixName, Form)>>, CheckpointError> {
+    let text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(FileError::Io { path: path.into(), source }.into()),
+    };
+    let broken = |reason: String| CheckpointError::Plan { path: path.into(), reason };
+    let mut plan: Value = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
+    let matrices = plan["matrices"].as_array_mut();
+    let matrices = matrices.ok_or_else(|| broken("it has no list of matrices".into()))?;
+    let form = |value: &mut Value| -> Result<(MatrixName, Form), CheckpointError> {
+        let entry = value.as_object_mut().ok_or_else(|| broken("a matrix is no object".into()))?;
+        update_entry(entry);
+        let name = entry.get("name").and_then(Value::as_str);
+        let name = name.ok_or_else(|| broken("a matrix has no name".into()))?;
+        let form = serde_json::from_value(entry["form"].clone());
+        Ok((name.into(), form.map_err(|error| broken(format!("`{name}`: {error}")))?))
+    };
+    matrices.iter_mut().map(form).collect::<Result<_, _>>().map(Some)
+}

@@ -1,0 +1,426 @@
+//! A language model compressed block after block, on the text of a calibration.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use burn::tensor::{Device, Tensor};
+
+use super::check::planned_matrices;
+use super::error::CompressError;
+use super::options::{BlockwiseOptions, Compressor};
+use super::refine::{Task, refine};
+use super::report::{CompressReport, CompressedMatrix};
+use crate::calibrate::{CalibrationError, SharedInputs, Watch};
+use crate::forms::{Made, Rest, attach, fill, read_matrices};
+use crate::linalg::{CrossMoment, Matrix, SecondMoment, Weighting};
+use crate::model::{LanguageModel, as_tensor, device_of};
+use crate::modules::MatrixName;
+use crate::plan::MatrixPlan;
+use crate::progress::Progress;
+use crate::spectrum::Method;
+use crate::workers::Workers;
+
+impl Compressor<'_> {
+    /// Compresses a dense language model: each matrix by itself as
+    /// [`module`](Compressor::module) does, or block after block.
+    ///
+    /// For that `model` is on its autodiff device, in f32. In memory are the dense and the
+    /// compressed model and the hidden states of both for all text. What the compressed matrices
+    /// are made of trains in the result, and all else is frozen.
+    ///
+    /// # Errors
+    ///
+    /// [`CompressError`].
+    pub fn model<M: LanguageModel>(
+        &self,
+        model: M,
+        progress: &mut dyn Progress,
+    ) -> Result<(M, CompressReport), CompressError> {
+        match &self.blockwise {
+            Some(options) => {
+                Blocks::new(self, options, &model)?.run(model, &mut Nowhere, progress)
+            }
+            None => self.module(model, progress),
+        }
+    }
+}
+
+impl BlockwiseOptions<'_> {
+    /// Identifies what the result depends on.
+    pub(super) fn identity(&self) -> String {
+        let Self { calibration, follow, windows, refine, .. } = self;
+        format!("{} {follow} {windows:?} {refine:?}", calibration.digest())
+    }
+}
+
+/// Where compressed matrices go as they are finished.
+pub(super) trait Sink {
+    /// What an earlier process made of a matrix, if that is known.
+    fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<Made>, CompressError>;
+
+    /// Takes a matrix that is finished.
+    fn put(&mut self, matrix: &MatrixPlan, made: &Made) -> Result<(), CompressError>;
+
+    /// Whether matrices are rounded to their stored type, so that later blocks should see them so.
+    fn rounds(&self) -> bool;
+}
+
+/// Matrices stay in the model alone.
+struct Nowhere;
+
+impl Sink for Nowhere {
+    fn find(&mut self, _matrix: &MatrixPlan) -> Result<Option<Made>, CompressError> {
+        Ok(None)
+    }
+
+    fn put(&mut self, _matrix: &MatrixPlan, _made: &Made) -> Result<(), CompressError> {
+        Ok(())
+    }
+
+    fn rounds(&self) -> bool {
+        false
+    }
+}
+
+/// What is compressed, and how, checked.
+pub(super) struct Blocks<'a, M> {
+    compressor: &'a Compressor<'a>,
+    options: &'a BlockwiseOptions<'a>,
+    planned: BTreeMap<MatrixName, &'a MatrixPlan>,
+    /// Windows of tokens.
+    text: Vec<Vec<u32>>,
+    dense: M,
+    watch: Watch,
+    /// For windows.
+    workers: Workers,
+    /// For matrices.
+    jobs: Workers,
+    device: Device,
+}
+
+/// Matrices of a block as they are made, by name.
+type Block = BTreeMap<MatrixName, Made>;
+
+/// What the matrices of a block see, by the first of those that see the same.
+#[derive(Default)]
+struct Inputs {
+    seen: BTreeMap<MatrixName, SecondMoment>,
+    cross: BTreeMap<MatrixName, CrossMoment>,
+}
+
+/// How far the text has come through the blocks: what the dense and the compressed model hand on.
+struct Signal {
+    dense: Vec<Tensor<3>>,
+    compressed: Vec<Tensor<3>>,
+    /// Whether anything is compressed before this block.
+    changed: bool,
+}
+
+impl<'a, M: LanguageModel> Blocks<'a, M> {
+    /// Checks everything that can be checked before the first block.
+    pub fn new(
+        compressor: &'a Compressor<'a>,
+        options: &'a BlockwiseOptions<'a>,
+        model: &M,
+    ) -> Result<Self, CompressError> {
+        let plain = compressor.norms.method() == Method::Svd;
+        if plain && options.follow > 0.0 {
+            return Err(CompressError::NeedsCalibration);
+        }
+        let mut text = options.calibration.windows()?;
+        text.truncate(options.windows.unwrap_or(usize::MAX));
+        if text.is_empty() {
+            return Err(CompressError::NoText);
+        }
+        let vocab_size = model.vocab_size();
+        if let Some(token) = text.iter().flatten().find(|token| **token as usize >= vocab_size) {
+            return Err(CalibrationError::UnknownToken { token: *token, vocab_size }.into());
+        }
+        planned_matrices(model, compressor.plan)?;
+        let planned: BTreeMap<MatrixName, &MatrixPlan> =
+            compressor.plan.low_rank().map(|matrix| (matrix.name.clone(), matrix)).collect();
+        let known: BTreeSet<MatrixName> = model.matrices().into_iter().map(|m| m.name).collect();
+        if let Some(name) = planned.keys().find(|name| !known.contains(*name)) {
+            // A head, say, which is in no block.
+            let reason = format!("`{name}` is in no block of the model");
+            return Err(CompressError::ForeignPlan { reason });
+        }
+        let budget = compressor.write.budget;
+        let needs = planned.values().map(|plan| compressor.cost(plan).bytes);
+        budget.check(planned.keys().map(MatrixName::as_str).zip(needs))?;
+        let dense = model.valid();
+        Ok(Self {
+            watch: Watch::new(&dense)?,
+            device: device_of(model),
+            compressor,
+            options,
+            planned,
+            text,
+            dense,
+            workers: Workers::new(options.at_once),
+            jobs: budget.workers(),
+        })
+    }
+
+    /// Compresses the model, and hands every finished matrix to the sink.
+    pub fn run(
+        &self,
+        model: M,
+        sink: &mut dyn Sink,
+        progress: &mut dyn Progress,
+    ) -> Result<(M, CompressReport), CompressError> {
+        let mut model = model.no_grad();
+        let plain = self.device.clone().inner();
+        let begin = |tokens: &Vec<u32>| self.dense.begin(as_tensor(tokens, &plain));
+        let (_, pass) = begin(&self.text[0]);
+        let dense: Vec<Tensor<3>> = self.text.iter().map(|tokens| begin(tokens).0).collect();
+        let mut signal = Signal { compressed: dense.clone(), dense, changed: false };
+        let mut report = CompressReport::default();
+        progress.begin("fitting", self.dense.blocks());
+        for index in 0..self.dense.blocks() {
+            progress.step(&format!("block {}", index + 1))?;
+            let (_, seen) =
+                self.watch.inputs(|| self.dense.block(index, signal.dense[0].clone(), &pass));
+            let mut layer = self.watch.groups(&seen);
+            layer.retain(|matrix| self.planned.contains_key(&matrix.name));
+            let (next, block);
+            (model, next, block) =
+                self.block(model, index, &layer, &signal, &pass, sink, progress)?;
+            report.compressed.extend(layer.iter().map(|matrix| CompressedMatrix {
+                name: matrix.name.clone(),
+                rank: self.planned[&matrix.name].rank,
+                relative_error: block[&matrix.name].relative_error,
+            }));
+            signal.changed |= !layer.is_empty();
+            signal.compressed = match signal.changed {
+                true => self.through(&model.valid(), index, &signal.compressed, &pass)?,
+                false => next.clone(),
+            };
+            signal.dense = next;
+        }
+        Ok((model, report))
+    }
+
+    /// Compresses one block: what an earlier process left of it, or anew. Returns what the dense
+    /// one makes of the text as well.
+    #[allow(clippy::too_many_arguments)]
+    fn block(
+        &self,
+        model: M,
+        index: usize,
+        layer: &[SharedInputs],
+        signal: &Signal,
+        pass: &M::Pass,
+        sink: &mut dyn Sink,
+        progress: &mut dyn Progress,
+    ) -> Result<(M, Vec<Tensor<3>>, Block), CompressError> {
+        if let Some(block) = self.find(layer, sink)? {
+            let (next, _) = self.inputs_of(index, &[], signal, pass);
+            return Ok((self.attach(model, &block), next, block));
+        }
+        // The first compressed block sees what the dense one does.
+        let follows = signal.changed && self.options.follow > 0.0;
+        let measured = if follows { layer } else { &[] };
+        let (next, inputs) = self.inputs_of(index, measured, signal, pass);
+        let mut block = self.factor(layer, &inputs, follows)?;
+        if sink.rounds() {
+            self.round(&mut block)?;
+        }
+        let mut model = self.attach(model, &block);
+        if let (Some(options), false) = (&self.options.refine, layer.is_empty()) {
+            let names: BTreeSet<MatrixName> = block.keys().cloned().collect();
+            let task = Task {
+                index,
+                names: &names,
+                inputs: &signal.compressed,
+                targets: &next,
+                tokens: &self.text[0],
+                metric: self.metric(index)?,
+            };
+            model = refine(model, &task, options, &self.workers, &self.device, progress)?;
+            self.read_back(&model, &mut block)?;
+            if sink.rounds() {
+                self.round(&mut block)?;
+                let parts = block.iter().map(|(name, made)| (name.clone(), made.parts.clone()));
+                model = fill(model, &parts.collect());
+            }
+        }
+        for (name, made) in &block {
+            sink.put(self.planned[name], made)?;
+        }
+        Ok((model, next, block))
+    }
+
+    /// A block that an earlier process finished, if it did.
+    fn find(
+        &self,
+        layer: &[SharedInputs],
+        sink: &mut dyn Sink,
+    ) -> Result<Option<Block>, CompressError> {
+        let mut block = Block::new();
+        for SharedInputs { name, .. } in layer {
+            match sink.find(self.planned[name])? {
+                Some(made) => drop(block.insert(name.clone(), made)),
+                None => return Ok(None),
+            }
+        }
+        Ok(Some(block))
+    }
+
+    /// `L` with `L Lᵀ = E[g gᵀ]` of the gradients of what the block hands on, if the calibration
+    /// has them: those of the last matrix that writes to the residual stream.
+    fn metric(&self, index: usize) -> Result<Option<Matrix>, CompressError> {
+        let calibration = self.options.calibration;
+        if !calibration.has_gradients() {
+            return Ok(None);
+        }
+        let mut matrices = self.dense.matrices().into_iter().rev();
+        let last = matrices.find(|matrix| matrix.block == index && matrix.writes_residual);
+        let Some(name) = last.map(|matrix| matrix.name) else { return Ok(None) };
+        let root = calibration.outputs(&name)?.root(self.compressor.norms.shrink().output);
+        let metric = root.and_then(|root| root.to_matrix());
+        Ok(Some(metric.map_err(CompressError::of_linalg(&name))?))
+    }
+
+    /// What the dense model makes of a block, and what some matrices of the block see in the
+    /// compressed model beside what they see in the dense one.
+    fn inputs_of(
+        &self,
+        index: usize,
+        layer: &[SharedInputs],
+        signal: &Signal,
+        pass: &M::Pass,
+    ) -> (Vec<Tensor<3>>, Inputs) {
+        let leaders: BTreeSet<&MatrixName> = layer.iter().map(|m| &m.inputs_of).collect();
+        let work = |window: usize| {
+            let x = signal.dense[window].clone();
+            let mut inputs = Inputs::default();
+            if leaders.is_empty() {
+                return (self.dense.block(index, x, pass), inputs);
+            }
+            let (output, should) = self.watch.inputs(|| self.dense.block(index, x, pass));
+            let x = signal.compressed[window].clone();
+            let (_, does) = self.watch.inputs(|| self.dense.block(index, x, pass));
+            for ((id, size, x), (_, _, y)) in should.inputs.iter().zip(&does.inputs) {
+                let name = self.watch.name(*id);
+                if !leaders.contains(name) {
+                    continue;
+                }
+                let mut seen = SecondMoment::new(*size);
+                seen.add(y);
+                let mut cross = CrossMoment::new(*size);
+                cross.add(x, y);
+                inputs.seen.insert(name.clone(), seen);
+                inputs.cross.insert(name.clone(), cross);
+            }
+            (output, inputs)
+        };
+        let (mut outputs, mut sums) = (Vec::new(), Inputs::default());
+        // In their order, so that sums do not depend on the threads.
+        self.workers.spread_in_order(signal.dense.len(), work, |_, (output, inputs)| {
+            outputs.push(output);
+            sums.add(inputs);
+        });
+        (outputs, sums)
+    }
+
+    fn factor(
+        &self,
+        layer: &[SharedInputs],
+        inputs: &Inputs,
+        follows: bool,
+    ) -> Result<Block, CompressError> {
+        let plans: Vec<&MatrixPlan> =
+            layer.iter().map(|matrix| self.planned[&matrix.name]).collect();
+        let needs: Vec<u64> =
+            plans.iter().map(|plan| self.compressor.cost(plan).bytes).collect();
+        let norms = &self.compressor.norms;
+        let work = |place: usize| -> Result<Made, CompressError> {
+            let (SharedInputs { name, inputs_of }, plan) = (&layer[place], plans[place]);
+            let norm = match follows {
+                true => {
+                    let (seen, cross) = (&inputs.seen[inputs_of], &inputs.cross[inputs_of]);
+                    let (follow, shrink) = (self.options.follow, norms.shrink().input);
+                    let output = norms.output_root(name)?;
+                    Weighting::sequential(seen, cross, follow, shrink, output)
+                        .map_err(CompressError::of_linalg(name))?
+                }
+                false => norms.of(name)?,
+            };
+            let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
+            plan.form.make(&dense, &norm).map_err(CompressError::of_linalg(name))
+        };
+        let mut block = Block::new();
+        let memory = self.compressor.write.budget.memory;
+        self.jobs.try_spread_within(memory, &needs, work, |place, made| {
+            block.insert(layer[place].name.clone(), made);
+            Ok(())
+        })?;
+        Ok(block)
+    }
+
+    /// Rounds a block to the types that its matrices are stored in.
+    fn round(&self, block: &mut Block) -> Result<(), CompressError> {
+        for (name, made) in block {
+            let dtype = self.planned[name].dtype;
+            for part in &mut made.parts {
+                *part = part.as_stored(dtype).map_err(CompressError::of_form(name))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the parts of a block from the model that was trained.
+    fn read_back(&self, model: &M, block: &mut Block) -> Result<(), CompressError> {
+        let trained = read_matrices(&model.valid(), |name| block.contains_key(name));
+        let trained =
+            trained.map_err(|(name, source)| CompressError::Form { name, source })?;
+        for (name, (_, parts)) in trained {
+            if let Some(made) = block.get_mut(&name) {
+                made.parts = parts;
+            }
+        }
+        Ok(())
+    }
+
+    fn attach(&self, model: M, block: &Block) -> M {
+        let choose = |name: &MatrixName| {
+            let made = block.get(name)?;
+            Some((self.planned[name].form, made.parts.clone()))
+        };
+        attach(model, choose, Rest::Keep)
+    }
+
+    /// What a block of the compressed model makes of the text.
+    fn through(
+        &self,
+        plain: &M,
+        index: usize,
+        inputs: &[Tensor<3>],
+        pass: &M::Pass,
+    ) -> Result<Vec<Tensor<3>>, CompressError> {
+        let work = |window: usize| plain.block(index, inputs[window].clone(), pass);
+        let outputs = self.workers.map(inputs.len(), work);
+        let largest = outputs[0].clone().abs().max().into_scalar::<f64>();
+        match largest.is_finite() {
+            true => Ok(outputs),
+            false => Err(CompressError::NotFinite { block: index + 1 }),
+        }
+    }
+}
+
+impl Inputs {
+    fn add(&mut self, other: Self) {
+        for (name, moment) in other.seen {
+            match self.seen.get_mut(&name) {
+                Some(sum) => sum.merge(&moment),
+                None => drop(self.seen.insert(name, moment)),
+            }
+        }
+        for (name, moment) in other.cross {
+            match self.cross.get_mut(&name) {
+                Some(sum) => sum.merge(&moment),
+                None => drop(self.cross.insert(name, moment)),
+            }
+        }
+    }
+}

@@ -1,0 +1,106 @@
+//! What is checked before anything is decomposed or written.
+
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+
+use super::error::CompressError;
+use crate::calibrate::{Calibration, CalibrationError};
+use crate::checkpoint::Checkpoint;
+use crate::forms::{Form, FormError, LiveMatrix, matrices};
+use crate::modules::MatrixName;
+use crate::plan::{MatrixPlan, RankPlan};
+use crate::workers::{Workers, cores};
+
+/// Checks that a plan belongs to a checkpoint: every matrix is there, dense, of the planned
+/// shape and type, and, where the plan carries digests, of the very bytes it was made for.
+///
+/// # Errors
+///
+/// [`CompressError::ForeignPlan`], [`CompressError::Form`].
+pub fn check_plan(checkpoint: &Checkpoint, plan: &RankPlan) -> Result<(), CompressError> {
+    for matrix in &plan.matrices {
+        let foreign = |reason: String| CompressError::ForeignPlan { reason };
+        let (name, tensor) = (&matrix.name, matrix.name.weight());
+        if checkpoint.stored_matrix(name).is_some_and(|stored| stored.form != Form::dense()) {
+            return Err(CompressError::of_form(name)(FormError::NotDense));
+        }
+        let Some(meta) = checkpoint.meta(&tensor) else {
+            return Err(foreign(format!("there is no `{tensor}`")));
+        };
+        if meta.shape != matrix.shape || meta.dtype != matrix.dtype {
+            return Err(foreign(format!(
+                "`{tensor}` is {} {:?}, the plan says {} {:?}",
+                meta.dtype, meta.shape, matrix.dtype, matrix.shape
+            )));
+        }
+    }
+    // Every byte is read: all cores at it, and no more of the file in memory than they hash.
+    let check = |index: usize| check_digest(checkpoint, &plan.matrices[index]);
+    Workers::new(cores()).try_spread(plan.matrices.len(), check, |_, ()| Ok(()))
+}
+
+fn check_digest(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<(), CompressError> {
+    let Some(digest) = &matrix.digest else { return Ok(()) };
+    let tensor = matrix.name.weight();
+    let found = checkpoint.digest(&tensor)?;
+    checkpoint.release(&tensor);
+    if *digest == found {
+        return Ok(());
+    }
+    let reason = format!("`{tensor}` has other weights than the plan was made for");
+    Err(CompressError::ForeignPlan { reason })
+}
+
+/// Checks that a calibration was measured on the weights that a plan is for, as far as that is
+/// known.
+///
+/// # Errors
+///
+/// [`CalibrationError::Foreign`].
+pub fn check_calibration(
+    plan: &RankPlan,
+    calibration: &Calibration,
+) -> Result<(), CalibrationError> {
+    for matrix in plan.low_rank() {
+        if let Some(digest) = &matrix.digest {
+            calibration.check(&matrix.name, digest)?;
+        }
+    }
+    Ok(())
+}
+
+/// The matrices of a module that a plan compresses, after checking that they are there, dense, and
+/// of the planned shape. Initializes nothing.
+pub(super) fn planned_matrices(
+    module: &impl Module,
+    plan: &RankPlan,
+) -> Result<Vec<LiveMatrix>, CompressError> {
+    let found = matrices(module);
+    // A compressed weight may have a plausible shape by accident, so this comes first.
+    for matrix in &found {
+        match matrix.check_dense() {
+            Err(source @ FormError::NotDense) => {
+                return Err(CompressError::of_form(&matrix.name)(source));
+            }
+            _ => {}
+        }
+    }
+    let mut found: BTreeMap<MatrixName, LiveMatrix> =
+        found.into_iter().map(|matrix| (matrix.name.clone(), matrix)).collect();
+    let planned = plan.low_rank().map(|planned| {
+        let foreign = |reason: String| CompressError::ForeignPlan { reason };
+        let matrix = found.remove(&planned.name).ok_or_else(|| {
+            foreign(format!("it names `{}`, which the model does not have", planned.name))
+        })?;
+        matrix.check_dense().map_err(CompressError::of_form(&planned.name))?;
+        if matrix.shape != planned.shape {
+            let (name, found, planned) = (&planned.name, matrix.shape, planned.shape);
+            return Err(foreign(format!(
+                "`{name}` is {found:?} in the model and {planned:?} in the plan"
+            )));
+        }
+        Ok(matrix)
+    });
+    planned.collect()
+}

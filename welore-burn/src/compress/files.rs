@@ -1,0 +1,137 @@
+use super::blocks::{Blocks, Sink};
+use super::check::{check_calibration, check_plan};
+use super::error::CompressError;
+use super::job::{Job, Work};
+use super::options::Compressor;
+use super::pieces::Piece;
+use super::report::{CompressReport, CompressedMatrix};
+use crate::checkpoint::{Checkpoint, PLAN_FILE, copy_companions};
+use crate::files::{OutputDir, write_file};
+use crate::forms::Made;
+use crate::model::LanguageModel;
+use crate::modules::MatrixName;
+use crate::plan::MatrixPlan;
+use crate::progress::Progress;
+
+impl Compressor<'_> {
+    /// Writes a compressed model directory: low-rank components of the plan in their forms and in
+    /// the matrix's own type, every other tensor byte for byte, configuration, tokenizer, plan.
+    /// The model is never built.
+    ///
+    /// Every tensor is written to its place in its shard as soon as it is there, so memory is
+    /// bounded by the matrices in flight ([`Budget`](crate::workers::Budget)), neither by the model
+    /// nor by a shard.
+    ///
+    /// In a [`resumable`](OutputDir::resumable) directory finished matrices outlive the process, and
+    /// the same call again goes on from them, to the same bytes. They are checked first, by the
+    /// digests of what they were made from and of what was written.
+    ///
+    /// `output` is left to the caller to commit, so more files can be added first.
+    ///
+    /// # Errors
+    ///
+    /// [`CompressError`]; the plan and the budget are checked before anything is written.
+    /// [`CompressError::NeedsModel`] for blocks that are compressed one after the other:
+    /// [`directory_with`](Compressor::directory_with) does that.
+    pub fn directory(
+        &self,
+        checkpoint: &Checkpoint,
+        output: &OutputDir,
+        progress: &mut dyn Progress,
+    ) -> Result<CompressReport, CompressError> {
+        if self.blockwise.is_some() {
+            return Err(CompressError::NeedsModel);
+        }
+        self.write(checkpoint, output, |job| job.make("factoring", |_| true, progress))
+    }
+
+    /// The same with the dense model at hand, `model`, which was loaded from `checkpoint` on its
+    /// autodiff device in f32: blocks may be compressed one after the other. Finished blocks
+    /// outlive the process here, too. Later blocks see the earlier ones as they are stored.
+    ///
+    /// # Errors
+    ///
+    /// [`CompressError`].
+    pub fn directory_with<M: LanguageModel>(
+        &self,
+        model: M,
+        checkpoint: &Checkpoint,
+        output: &OutputDir,
+        progress: &mut dyn Progress,
+    ) -> Result<CompressReport, CompressError> {
+        let Some(options) = &self.blockwise else {
+            return self.directory(checkpoint, output, progress);
+        };
+        let blocks = Blocks::new(self, options, &model)?;
+        self.write(checkpoint, output, |job| {
+            job.make("copying", |piece| matches!(piece, Piece::Copy(_)), progress)?;
+            blocks.run(model, &mut Written(job), progress).map(drop)
+        })
+    }
+
+    fn write(
+        &self,
+        checkpoint: &Checkpoint,
+        output: &OutputDir,
+        make: impl FnOnce(&mut Job<'_, '_>) -> Result<(), CompressError>,
+    ) -> Result<CompressReport, CompressError> {
+        check_plan(checkpoint, self.plan)?;
+        if let Some(calibration) = self.norms.calibration() {
+            check_calibration(self.plan, calibration)?;
+        }
+        let piece = |tensor| {
+            let name = MatrixName::of_weight(tensor);
+            match name.and_then(|name| self.plan.find_low_rank(&name)) {
+                Some(matrix) => Piece::Compress(matrix),
+                None => Piece::Copy(tensor),
+            }
+        };
+        let pieces = checkpoint.names().map(piece).collect();
+        let plan = self.plan.to_json();
+        let (origin, norms) = (format!("{plan}{}", self.identity()), self.norms.clone());
+        let write = || -> Result<CompressReport, CompressError> {
+            let work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
+            let mut job = Job::begin(&work, output)?;
+            make(&mut job)?;
+            let errors = job.finish()?;
+            copy_companions(checkpoint.dir(), output.path())?;
+            write_file(output.path().join(PLAN_FILE), plan.as_bytes())?;
+            let compressed = work.pieces.iter().filter_map(|piece| match piece {
+                Piece::Compress(matrix) => Some(CompressedMatrix {
+                    name: matrix.name.clone(),
+                    rank: matrix.rank,
+                    relative_error: *errors.get(matrix.name.as_str())?,
+                }),
+                _ => None,
+            });
+            Ok(CompressReport { compressed: compressed.collect() })
+        };
+        write().map_err(|error| error.about(output))
+    }
+
+    /// Identifies what the result depends on beside the plan and the checkpoint.
+    fn identity(&self) -> String {
+        let norms = self.norms.identity().unwrap_or_default();
+        match &self.blockwise {
+            Some(options) => format!("{norms}{}", options.identity()),
+            None => norms,
+        }
+    }
+}
+
+/// Compressed matrices go to their places in files.
+struct Written<'j, 'w, 'a>(&'j mut Job<'w, 'a>);
+
+impl Sink for Written<'_, '_, '_> {
+    fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<Made>, CompressError> {
+        self.0.find(matrix)
+    }
+
+    fn put(&mut self, matrix: &MatrixPlan, made: &Made) -> Result<(), CompressError> {
+        self.0.put(matrix, made)
+    }
+
+    fn rounds(&self) -> bool {
+        true
+    }
+}

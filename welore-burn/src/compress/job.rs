@@ -1,0 +1,280 @@
+//! A model directory in the making: pieces go to their places and are noted, so that an
+//! interrupted job goes on where it stopped.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::error::CompressError;
+use super::options::WriteOptions;
+use super::pieces::{Content, Piece, encode};
+use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
+use crate::files::{Journal, OutputDir};
+use crate::forms::{Made, Part, TensorSpec};
+use crate::linalg::{Cost, DECOMPOSITION};
+use crate::plan::MatrixPlan;
+use crate::progress::{self, Progress};
+use crate::spectrum::Norms;
+
+/// What is to be done.
+pub(super) struct Work<'a> {
+    /// For people.
+    pub what: &'static str,
+    /// What the result depends on beside the checkpoint, such as the text of the plan.
+    pub origin: String,
+    pub checkpoint: &'a Checkpoint,
+    pub pieces: Vec<Piece<'a>>,
+    pub norms: Norms<'a>,
+    pub options: WriteOptions,
+    costs: Vec<Cost>,
+    /// The tensors of every piece.
+    tensors: Vec<Vec<TensorSpec>>,
+    layout: ShardLayout,
+}
+
+/// A line of the journal: a piece whose tensors are in their shards.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Finished {
+    name: String,
+    /// Identifies what it was made from.
+    source: String,
+    /// BLAKE3 of what was written.
+    written: String,
+    relative_error: Option<f64>,
+}
+
+/// A piece that is in its place.
+pub(super) struct Done {
+    pub relative_error: Option<f64>,
+    /// What to note of it, if it is new and notes are taken.
+    finished: Option<Finished>,
+    known: bool,
+}
+
+impl<'a> Work<'a> {
+    /// Lays out what is to be written, and checks that every piece fits the memory.
+    pub fn new(
+        what: &'static str,
+        origin: String,
+        checkpoint: &'a Checkpoint,
+        pieces: Vec<Piece<'a>>,
+        norms: Norms<'a>,
+        options: WriteOptions,
+    ) -> Result<Self, CompressError> {
+        let costs: Vec<Cost> = pieces.iter().map(|piece| piece.cost(checkpoint, &norms)).collect();
+        let needs = costs.iter().map(|cost| cost.bytes);
+        options.budget.check(pieces.iter().map(Piece::name).zip(needs))?;
+        let tensors = pieces.iter().map(|piece| piece.tensors(checkpoint));
+        let tensors = tensors.collect::<Result<Vec<_>, CheckpointError>>()?;
+        let layout = ShardLayout::new(&tensors.concat(), options.shard_bytes)?;
+        Ok(Self { what, origin, checkpoint, pieces, norms, options, costs, tensors, layout })
+    }
+
+    /// Identifies what is written, whatever it is written from: that is checked piece by piece.
+    fn identity(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(format!("{} {DECOMPOSITION}\n", self.what).as_bytes());
+        hasher.update(self.layout.digest().as_bytes());
+        hasher.update(self.origin.as_bytes());
+        hasher.finalize().to_hex().to_string()
+    }
+}
+
+/// Work that has begun: its files are there, and what an earlier process finished is known.
+pub(super) struct Job<'w, 'a> {
+    work: &'w Work<'a>,
+    files: ShardWriter<'w>,
+    journal: Option<Journal>,
+    /// What an earlier process finished, by name.
+    known: HashMap<String, Finished>,
+    /// Relative errors of compressed pieces, by name.
+    errors: HashMap<String, f64>,
+}
+
+impl<'w, 'a> Job<'w, 'a> {
+    /// Begins the work in a directory, or goes on with it.
+    pub fn begin(work: &'w Work<'a>, output: &'w OutputDir) -> Result<Self, CompressError> {
+        let belongs = |file: &str| work.layout.has_file(file);
+        let begun = output.begin::<Finished>(&work.identity(), belongs)?;
+        let (journal, finished) = begun.map_or((None, Vec::new()), |(journal, finished)| {
+            (Some(journal), finished)
+        });
+        let known = finished.into_iter().map(|finished| (finished.name.clone(), finished));
+        Ok(Self {
+            work,
+            files: ShardWriter::new(output.path(), &work.layout)?,
+            journal,
+            known: known.collect(),
+            errors: HashMap::new(),
+        })
+    }
+
+    /// Makes those pieces that `chosen` picks, or what is missing of them, as many at a time as
+    /// the budget allows.
+    pub fn make(
+        &mut self,
+        what: &str,
+        chosen: impl Fn(&Piece<'_>) -> bool,
+        progress: &mut dyn Progress,
+    ) -> Result<(), CompressError> {
+        let Work { pieces, costs, options, .. } = self.work;
+        let places: Vec<usize> =
+            (0..pieces.len()).filter(|place| chosen(&pieces[*place])).collect();
+        let needs: Vec<u64> = places.iter().map(|place| costs[*place].bytes).collect();
+        let steps = places.iter().map(|place| pieces[*place].steps()).sum();
+        let operations = places.iter().map(|place| costs[*place].operations);
+        progress.begin_work(what, steps, operations.fold(0, u64::saturating_add));
+        let Self { work, files, journal, known, errors } = self;
+        let takes_notes = journal.is_some();
+        let workers = options.budget.workers();
+        workers.try_spread_within(
+            options.budget.memory,
+            &needs,
+            |index| put(work, places[index], files, known, takes_notes),
+            |index, done| {
+                let (piece, cost) = (&pieces[places[index]], costs[places[index]]);
+                // Also when the work is stopped: what is done need not be done again.
+                if let (Some(journal), Some(finished)) = (&mut *journal, &done.finished) {
+                    journal.note(finished)?;
+                }
+                errors.extend(done.relative_error.map(|error| (piece.name().to_string(), error)));
+                let (item, steps, operations) = (piece.name(), piece.steps(), cost.operations);
+                Ok(progress.part(progress::Part { item, steps, operations, known: done.known })?)
+            },
+        )
+    }
+
+    /// A matrix that an earlier process compressed and wrote, as it is stored, if it is still what
+    /// this job would write.
+    pub fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<Made>, CompressError> {
+        let place = self.place(matrix);
+        let (piece, tensors) = (&self.work.pieces[place], &self.work.tensors[place]);
+        let source = piece.source_digest(self.work.checkpoint)?;
+        let found = is_known(&self.known, piece, &source, tensors, &self.files)?;
+        let Some(Finished { relative_error: Some(relative_error), .. }) = found else {
+            return Ok(None);
+        };
+        let relative_error = *relative_error;
+        let specs = matrix.form.parts(matrix.shape).into_iter().zip(tensors);
+        let read = |(spec, tensor): (_, &TensorSpec)| {
+            let part = Part::decode(&spec, matrix.dtype, &self.files.read(&tensor.name)?);
+            part.map_err(CompressError::of_form(&matrix.name))
+        };
+        let parts = specs.map(read).collect::<Result<_, _>>()?;
+        self.errors.insert(piece.name().into(), relative_error);
+        Ok(Some(Made { parts, relative_error }))
+    }
+
+    /// Writes a compressed matrix to its place, and notes it.
+    pub fn put(&mut self, matrix: &MatrixPlan, made: &Made) -> Result<(), CompressError> {
+        let place = self.place(matrix);
+        let (piece, tensors) = (&self.work.pieces[place], &self.work.tensors[place]);
+        let content = encode(matrix, made)?;
+        let source = piece.source_digest(self.work.checkpoint)?;
+        let finished = write(piece, source, tensors, &content, &self.files)?;
+        if let Some(journal) = &mut self.journal {
+            journal.note(&finished)?;
+        }
+        self.errors.insert(piece.name().into(), made.relative_error);
+        Ok(())
+    }
+
+    fn place(&self, matrix: &MatrixPlan) -> usize {
+        let is_it = |piece: &Piece<'_>| {
+            matches!(piece, Piece::Compress(other) if other.name == matrix.name)
+        };
+        self.work.pieces.iter().position(is_it).expect("every planned matrix is a piece")
+    }
+
+    /// Closes the files. Returns the relative errors of compressed pieces, by name.
+    pub fn finish(self) -> Result<HashMap<String, f64>, CompressError> {
+        self.files.finish()?;
+        Ok(self.errors)
+    }
+}
+
+/// Makes a piece and writes it to its place, unless it is there.
+fn put<'a>(
+    work: &Work<'a>,
+    place: usize,
+    files: &ShardWriter<'_>,
+    known: &HashMap<String, Finished>,
+    takes_notes: bool,
+) -> Result<Done, CompressError> {
+    let (piece, tensors) = (&work.pieces[place], &work.tensors[place]);
+    let made = || -> Result<Done, CompressError> {
+        if takes_notes {
+            let source = piece.source_digest(work.checkpoint)?;
+            if let Some(found) = is_known(known, piece, &source, tensors, files)? {
+                let relative_error = found.relative_error;
+                return Ok(Done { relative_error, finished: None, known: true });
+            }
+            let content = piece.make(work.checkpoint, &work.norms)?;
+            let finished = write(piece, source, tensors, &content, files)?;
+            let relative_error = content.relative_error;
+            return Ok(Done { relative_error, finished: Some(finished), known: false });
+        }
+        let content = piece.make(work.checkpoint, &work.norms)?;
+        write_tensors(tensors, &content.data, files)?;
+        let relative_error = content.relative_error;
+        Ok(Done { relative_error, finished: None, known: false })
+    };
+    let done = made();
+    for tensor in piece.sources() {
+        work.checkpoint.release(&tensor);
+    }
+    if let Ok(done) = &done {
+        let what = if done.known { "written before" } else { "written" };
+        match piece.steps() {
+            0 => tracing::trace!("{}: {what}", piece.name()),
+            _ => tracing::debug!("{}: {what}", piece.name()),
+        }
+    }
+    done
+}
+
+/// What an earlier process noted of a piece, if what it was made from and what it wrote are still
+/// the same.
+fn is_known<'k>(
+    known: &'k HashMap<String, Finished>,
+    piece: &Piece<'_>,
+    source: &str,
+    tensors: &[TensorSpec],
+    files: &ShardWriter<'_>,
+) -> Result<Option<&'k Finished>, CompressError> {
+    let Some(finished) = known.get(piece.name()) else { return Ok(None) };
+    let compressed = matches!(piece, Piece::Compress(_));
+    let same = finished.source == source
+        && finished.relative_error.is_some() == compressed
+        && finished.written == files.digest(tensors)?;
+    Ok(same.then_some(finished))
+}
+
+fn write(
+    piece: &Piece<'_>,
+    source: String,
+    tensors: &[TensorSpec],
+    content: &Content<'_>,
+    files: &ShardWriter<'_>,
+) -> Result<Finished, CompressError> {
+    write_tensors(tensors, &content.data, files)?;
+    let mut hasher = blake3::Hasher::new();
+    for data in &content.data {
+        hasher.update(data);
+    }
+    let written = hasher.finalize().to_hex().to_string();
+    let (name, relative_error) = (piece.name().to_string(), content.relative_error);
+    Ok(Finished { name, source, written, relative_error })
+}
+
+fn write_tensors(
+    tensors: &[TensorSpec],
+    data: &[Cow<'_, [u8]>],
+    files: &ShardWriter<'_>,
+) -> Result<(), CompressError> {
+    for (tensor, data) in tensors.iter().zip(data) {
+        files.write(&tensor.name, data)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,128 @@
+use std::collections::BTreeMap;
+
+use burn::module::Module;
+use burn::tensor::{DType, Device};
+
+use super::check::planned_matrices;
+use super::error::CompressError;
+use super::options::Compressor;
+use super::report::{CompressReport, CompressedMatrix};
+use crate::forms::{FactorParams, Form, LiveMatrix, Made, Rest, attach_factors, params_of};
+use crate::linalg::Cost;
+use crate::modules::MatrixName;
+use crate::plan::{MatrixPlan, RankPlan};
+use crate::progress::{Part, Progress};
+
+/// Carries out a plan on any Burn module in the norm of the weights; see [`Compressor::module`].
+///
+/// # Errors
+///
+/// [`CompressError`].
+pub fn compress_module<M: Module>(
+    module: M,
+    plan: &RankPlan,
+    progress: &mut dyn Progress,
+) -> Result<(M, CompressReport), CompressError> {
+    Compressor::new(plan).module(module, progress)
+}
+
+impl Compressor<'_> {
+    /// Compresses the low-rank components of the plan in any Burn module, each by itself, and
+    /// freezes all else.
+    ///
+    /// Every low-rank matrix `X` of the plan must be a parameter with path `X.weight`, of shape
+    /// `[d_input, d_output]`. It takes the form that the plan says. What it is made of trains, and
+    /// every other parameter is frozen, which is how WeLore fine-tunes.
+    /// [`LowRankLinear`](crate::linear::LowRankLinear) multiplies by the factors one after the
+    /// other; any other layer, such as `nn::Linear`, materializes.
+    ///
+    /// Decompositions run on the CPU in f64; factors go to the weight's device in the weight's
+    /// type. The module may be on a plain or an autodiff device.
+    ///
+    /// # Errors
+    ///
+    /// [`CompressError`]. Names, shapes and layouts are checked before the first decomposition.
+    /// [`CompressError::NeedsModel`] for blocks that are compressed one after the other:
+    /// [`Compressor::model`] does that.
+    pub fn module<M: Module>(
+        &self,
+        module: M,
+        progress: &mut dyn Progress,
+    ) -> Result<(M, CompressReport), CompressError> {
+        if self.blockwise.is_some() {
+            return Err(CompressError::NeedsModel);
+        }
+        let matrices = planned_matrices(&module, self.plan)?;
+        let (mut params, report) = self.factor_all(&matrices, progress)?;
+        let attach = |path: &str, _: &_| params.remove(&MatrixName::of_weight(path)?);
+        Ok((attach_factors(module, attach, Rest::Freeze), report))
+    }
+
+    /// Factors matrices as many at a time as the budget allows. Their factors go to the device as
+    /// they come.
+    fn factor_all(
+        &self,
+        matrices: &[LiveMatrix],
+        progress: &mut dyn Progress,
+    ) -> Result<(BTreeMap<MatrixName, FactorParams>, CompressReport), CompressError> {
+        let plans: Vec<&MatrixPlan> = self.plan.low_rank().collect();
+        let costs: Vec<Cost> = plans.iter().map(|plan| self.cost(plan)).collect();
+        let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
+        let budget = self.write.budget;
+        budget.check(plans.iter().map(|plan| plan.name.as_str()).zip(needs.iter().copied()))?;
+        let operations = costs.iter().fold(0, |sum: u64, cost| sum.saturating_add(cost.operations));
+        progress.begin_work("factoring", matrices.len(), operations);
+        let mut params = BTreeMap::new();
+        let mut errors = vec![0.0; matrices.len()];
+        budget.workers().try_spread_within(
+            budget.memory,
+            &needs,
+            |index| self.factor_live(plans[index], &matrices[index]),
+            |index, (made, relative_error)| -> Result<(), CompressError> {
+                errors[index] = relative_error;
+                let name = &plans[index].name;
+                params.extend(made.map(|made| (name.clone(), made)));
+                let operations = costs[index].operations;
+                let part = Part { item: name.as_str(), steps: 1, operations, known: false };
+                Ok(progress.part(part)?)
+            },
+        )?;
+        let report = plans.iter().zip(errors).map(|(plan, relative_error)| CompressedMatrix {
+            name: plan.name.clone(),
+            rank: plan.rank,
+            relative_error,
+        });
+        Ok((params, CompressReport { compressed: report.collect() }))
+    }
+
+    fn factor_live(
+        &self,
+        plan: &MatrixPlan,
+        matrix: &LiveMatrix,
+    ) -> Result<(Option<FactorParams>, f64), CompressError> {
+        let name = &plan.name;
+        let dense = matrix.to_matrix().map_err(CompressError::of_form(name))?;
+        let norm = self.norms.of(name)?;
+        let made = plan.form.make(&dense, &norm).map_err(CompressError::of_linalg(name))?;
+        drop(dense);
+        let (dtype, device) = place_of(matrix);
+        let shape = [plan.shape[1], plan.shape[0]];
+        let Made { parts, relative_error } = made;
+        let params = params_of(plan.form, shape, parts, matrix.base.id, dtype, &device);
+        Ok((params.map_err(CompressError::of_form(name))?, relative_error))
+    }
+
+    /// What compressing a matrix takes.
+    pub(super) fn cost(&self, plan: &MatrixPlan) -> Cost {
+        match plan.form == Form::dense() {
+            true => Cost::default(),
+            false => plan.form.cost_to_make(plan.shape) + self.norms.cost(plan.shape),
+        }
+    }
+}
+
+/// The type and the device of a weight.
+fn place_of(matrix: &LiveMatrix) -> (DType, Device) {
+    let value = matrix.base.base();
+    (value.dtype(), value.device())
+}

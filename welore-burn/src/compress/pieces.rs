@@ -1,0 +1,129 @@
+//! What becomes of the tensors of a checkpoint, piece by piece.
+
+use std::borrow::Cow;
+
+use super::error::CompressError;
+use crate::checkpoint::{Checkpoint, CheckpointError, StoredMatrix};
+use crate::forms::{Form, FormError, Made, Part, TensorSpec};
+use crate::linalg::Cost;
+use crate::plan::MatrixPlan;
+use crate::spectrum::Norms;
+
+/// What is made of some tensors of a checkpoint, apart from all others.
+#[derive(Debug)]
+pub(super) enum Piece<'a> {
+    /// The tensor as it is.
+    Copy(&'a str),
+    /// A dense matrix in the form that its plan says.
+    Compress(&'a MatrixPlan),
+    /// A matrix in some form that becomes a dense one.
+    Merge(StoredMatrix),
+}
+
+/// The content of the tensors of a piece.
+pub(super) struct Content<'a> {
+    /// Encoded, in the order of [`Piece::tensors`].
+    pub data: Vec<Cow<'a, [u8]>>,
+    /// What the matrix lacks in its form, if it was compressed.
+    pub relative_error: Option<f64>,
+}
+
+impl<'a> Piece<'a> {
+    /// The matrix or the tensor.
+    pub fn name(&self) -> &str {
+        match self {
+            Self::Copy(tensor) => tensor,
+            Self::Compress(matrix) => matrix.name.as_str(),
+            Self::Merge(matrix) => matrix.name.as_str(),
+        }
+    }
+
+    /// How many steps of the work it is; copies go beside.
+    pub fn steps(&self) -> usize {
+        usize::from(!matches!(self, Self::Copy(_)))
+    }
+
+    /// What it takes.
+    pub fn cost(&self, checkpoint: &Checkpoint, norms: &Norms<'_>) -> Cost {
+        match self {
+            Self::Copy(tensor) => {
+                Cost::of_copy(checkpoint.meta(tensor).map_or(0, |meta| meta.parameters()))
+            }
+            Self::Compress(matrix) => {
+                matrix.form.cost_to_make(matrix.shape) + norms.cost(matrix.shape)
+            }
+            Self::Merge(matrix) => matrix.form.cost_to_merge(matrix.shape),
+        }
+    }
+
+    /// The tensors that it is made from.
+    pub fn sources(&self) -> Vec<String> {
+        match self {
+            Self::Copy(tensor) => vec![tensor.to_string()],
+            Self::Compress(matrix) => vec![matrix.name.weight()],
+            Self::Merge(matrix) => matrix.tensors().into_iter().map(|spec| spec.name).collect(),
+        }
+    }
+
+    /// Identifies the content that it is made from.
+    pub fn source_digest(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
+        self.sources().iter().map(|tensor| checkpoint.digest(tensor)).collect()
+    }
+
+    /// The tensors that are made.
+    pub fn tensors(&self, checkpoint: &Checkpoint) -> Result<Vec<TensorSpec>, CheckpointError> {
+        Ok(match self {
+            Self::Copy(tensor) => {
+                let (meta, _) = checkpoint.raw(tensor)?;
+                let (dtype, shape) = (meta.dtype, meta.shape.clone());
+                vec![TensorSpec { name: tensor.to_string(), dtype, shape }]
+            }
+            Self::Compress(matrix) => {
+                matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype)
+            }
+            Self::Merge(matrix) => {
+                Form::dense().tensors(&matrix.name, matrix.shape, matrix.dtype)
+            }
+        })
+    }
+
+    /// Makes it.
+    pub fn make(
+        &self,
+        checkpoint: &'a Checkpoint,
+        norms: &Norms<'_>,
+    ) -> Result<Content<'a>, CompressError> {
+        match self {
+            Self::Copy(tensor) => {
+                checkpoint.check_finite(tensor)?;
+                let (_, bytes) = checkpoint.raw(tensor)?;
+                Ok(Content { data: vec![Cow::Borrowed(bytes)], relative_error: None })
+            }
+            Self::Compress(matrix) => {
+                let dense = checkpoint.read_matrix(&matrix.name.weight())?;
+                let norm = norms.of(&matrix.name)?;
+                let made = matrix.form.make(&dense, &norm);
+                drop(dense);
+                encode(matrix, &made.map_err(CompressError::of_linalg(&matrix.name))?)
+            }
+            Self::Merge(matrix) => {
+                let merged = Part::Numbers(checkpoint.read_merged(matrix)?);
+                let data = merged.encode(matrix.dtype).map_err(encoding(matrix.name.weight()))?;
+                Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
+            }
+        }
+    }
+}
+
+/// What is written of a compressed matrix.
+pub(super) fn encode<'a>(matrix: &MatrixPlan, made: &Made) -> Result<Content<'a>, CompressError> {
+    let specs = matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype);
+    let parts = made.parts.iter().zip(specs);
+    let data = parts.map(|(part, spec)| Ok(Cow::Owned(part.encode(matrix.dtype).map_err(encoding(spec.name))?)));
+    let data = data.collect::<Result<_, CompressError>>()?;
+    Ok(Content { data, relative_error: Some(made.relative_error) })
+}
+
+fn encoding(tensor: String) -> impl FnOnce(FormError) -> CompressError {
+    move |source| CheckpointError::Encoding { tensor, source }.into()
+}

@@ -1,0 +1,19 @@
+//! Files that appear whole or not at all, and files that are read in place.
+//!
+//! [`write_file`] replaces a file in one step, [`OutputDir`] a whole directory. A
+//! [`resumable`](OutputDir::resumable) directory outlives the process that writes it, with a
+//! journal of what is finished. [`MappedFile`] reads without copying. This room knows neither
+//! tensors nor models.
+
+mod error;
+mod mapped;
+mod output;
+mod partial;
+mod write;
+
+pub use error::FileError;
+pub use mapped::MappedFile;
+pub use output::OutputDir;
+pub(crate) use partial::Journal;
+pub use write::write_file;
+pub(crate) use write::{parent_of, sync_dir};

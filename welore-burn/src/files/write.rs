@@ -1,0 +1,85 @@
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use tempfile::{Builder, NamedTempFile};
+
+use super::error::FileError;
+
+/// Names of what is being prepared begin with this.
+pub(super) const TEMPORARY: &str = ".welore-";
+
+/// Writes a file so that a reader, or a crash, sees the old content or the new, never half.
+///
+/// # Errors
+///
+/// [`FileError::Io`], with the path.
+pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
+    let path = path.as_ref();
+    let io = || FileError::io(path);
+    let mut file = Builder::new()
+        .prefix(TEMPORARY)
+        .permissions(file_mode())
+        .tempfile_in(parent_of(path))
+        .map_err(|error| io()(plain(error)))?;
+    // Through the file itself: tempfile's own writer would name the temporary path.
+    file.as_file_mut().write_all(content).map_err(io())?;
+    persist(file, path)
+}
+
+/// Syncs a temporary file and gives it its name.
+fn persist(file: NamedTempFile, path: &Path) -> Result<(), FileError> {
+    file.as_file().sync_all().map_err(FileError::io(path))?;
+    file.persist(path)
+        .map_err(|error| FileError::Io { path: path.into(), source: error.error })?;
+    sync_dir(&parent_of(path))
+}
+
+/// The directory that holds a path.
+pub(crate) fn parent_of(path: &Path) -> PathBuf {
+    match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent.into(),
+        _ => ".".into(),
+    }
+}
+
+/// Renames survive a power cut only when their directory is synced.
+pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
+    if cfg!(unix) {
+        let dir = File::open(path).map_err(FileError::io(path))?;
+        dir.sync_all().map_err(FileError::io(path))?;
+    }
+    Ok(())
+}
+
+/// The operating system's own error in an error of the tempfile crate, which would name a
+/// temporary path that means nothing to the user.
+pub(super) fn plain(error: std::io::Error) -> std::io::Error {
+    let inner = error.get_ref().and_then(|e| e.source());
+    let code = inner
+        .and_then(|e| e.downcast_ref::<std::io::Error>())
+        .and_then(std::io::Error::raw_os_error);
+    code.map_or(error, std::io::Error::from_raw_os_error)
+}
+
+/// Temporary files are private by default; results get the usual permissions, less the umask.
+#[cfg(unix)]
+pub(super) fn file_mode() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o666)
+}
+
+/// The same for directories.
+#[cfg(unix)]
+pub(super) fn directory_mode() -> fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o777)
+}
+
+#[cfg(not(unix))]
+pub(super) fn file_mode() -> fs::Permissions {
+    fs::metadata(".").expect("the working directory exists").permissions()
+}
+
+#[cfg(not(unix))]
+pub(super) fn directory_mode() -> fs::Permissions {
+    file_mode()
+}

@@ -1,0 +1,92 @@
+//! Weights of layers at work: what a layer multiplies by, whatever the form of its weight.
+
+use burn::module::Param;
+use burn::tensor::module::linear;
+use burn::tensor::{DType, FloatDType, Tensor};
+
+use super::form::Form;
+use super::low_rank::LowRank;
+
+/// `input · weight + bias`, in the type of the input: parameters of another type are cast for the
+/// pass. Factors are multiplied by one after the other, and an adapter goes beside the weight;
+/// their products are never built. A quantized weight stays quantized.
+///
+/// # Shapes
+///
+/// - input: `[..., d_input]`
+/// - output: `[..., d_output]`
+pub(crate) fn apply<const D: usize>(
+    weight: &Param<Tensor<2>>,
+    bias: Option<&Param<Tensor<1>>>,
+    input: Tensor<D>,
+) -> Tensor<D> {
+    let dtype = FloatDType::from(input.dtype());
+    let bias = bias.map(|bias| bias.val().cast(dtype));
+    if let Some(low_rank) = weight.reparameterization::<LowRank>() {
+        let down = product(input, weight.base(), None);
+        if low_rank.order.is_none() {
+            return product(down, low_rank.up.val(), bias);
+        }
+        let made = product(down.clone(), low_rank.up.val(), None);
+        let output = low_rank.ordered(down, made);
+        return match bias {
+            Some(bias) => output + bias.unsqueeze(),
+            None => output,
+        };
+    }
+    if let Some(adapter) = weight.adapter() {
+        // Beside the weight: added to it, the adapter would cost a gradient of its size.
+        let adapted = product(input.clone(), adapter.a.val(), None);
+        let adapted = product(adapted, adapter.b.val(), None);
+        return product(input, weight.base(), bias) + adapted.mul_scalar(adapter.scale);
+    }
+    product(input, weight.val(), bias)
+}
+
+fn product<const D: usize>(
+    input: Tensor<D>,
+    matrix: Tensor<2>,
+    bias: Option<Tensor<1>>,
+) -> Tensor<D> {
+    let dtype = FloatDType::from(input.dtype());
+    if !matches!(matrix.dtype(), DType::QFloat(_)) {
+        return linear(input, matrix.cast(dtype), bias);
+    }
+    // A quantized matrix cannot be cast, and one that is reshaped with a batch is quantized anew.
+    let mut dims = input.dims();
+    let [d_input, d_output] = matrix.dims();
+    let rows = dims.iter().product::<usize>() / d_input.max(1);
+    let output = input.reshape([rows, d_input]).matmul(matrix).cast(dtype);
+    dims[D - 1] = d_output;
+    let output = output.reshape(dims);
+    match bias {
+        Some(bias) => output + bias.unsqueeze(),
+        None => output,
+    }
+}
+
+/// The form of the weight of a layer. Initializes nothing.
+pub(crate) fn form_of(weight: &Param<Tensor<2>>) -> Form {
+    match weight.reparameterization::<LowRank>() {
+        Some(low_rank) => low_rank.form(weight.lazy_shape()[1]),
+        None => Form::dense(),
+    }
+}
+
+/// The size of the output features of a layer with this weight. Initializes nothing.
+pub(crate) fn d_output(weight: &Param<Tensor<2>>) -> usize {
+    match weight.reparameterization::<LowRank>() {
+        Some(low_rank) => low_rank.d_output(),
+        None => weight.lazy_shape()[1],
+    }
+}
+
+/// What a layer's weight may be made of.
+impl LowRank {
+    fn form(&self, rank: usize) -> Form {
+        match self.order {
+            Some(_) => Form::pivot(rank),
+            None => Form::factors(rank),
+        }
+    }
+}

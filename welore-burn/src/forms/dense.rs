@@ -1,0 +1,82 @@
+use burn::tensor::Device;
+use serde::{Deserialize, Serialize};
+
+use super::error::FormError;
+use super::form::{Form, Kind, Made, MatrixForm, Shapes};
+use super::live::{Codec, FactorParams, LiveSlot};
+use super::part::{Part, PartKind, PartSpec};
+use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
+
+/// All entries of a matrix, in `X.weight [out, in]`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dense {}
+
+pub(super) const KIND: Kind = Kind { stored, live, suffixes: &[WEIGHT] };
+
+const WEIGHT: &str = "weight";
+
+fn stored(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+    let shape = shape_of(WEIGHT)?.try_into().ok()?;
+    Some((Form::dense(), shape))
+}
+
+fn live(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+    if shape_of("low_rank.up").is_some() {
+        return None;
+    }
+    let [d_input, d_output] = shape_of("")?.try_into().ok()?;
+    Some((Form::dense(), [d_output, d_input]))
+}
+
+impl MatrixForm for Dense {
+    fn rank(&self) -> Option<usize> {
+        None
+    }
+
+    fn problem(&self, _shape: [usize; 2]) -> Option<String> {
+        None
+    }
+
+    fn tensors(&self, shape: [usize; 2]) -> Vec<PartSpec> {
+        vec![PartSpec { suffix: WEIGHT, shape: shape.into(), kind: PartKind::Numbers }]
+    }
+
+    fn make(&self, matrix: &Matrix, _norm: &Weighting) -> Result<Made, LinalgError> {
+        Ok(Made { parts: vec![Part::Numbers(matrix.clone())], relative_error: 0.0 })
+    }
+
+    fn cost_to_make(&self, shape: [usize; 2]) -> Cost {
+        Cost::of_product(shape, 0)
+    }
+
+    fn merge(&self, shape: [usize; 2], parts: Vec<Part>) -> Result<Matrix, FormError> {
+        match <[Part; 1]>::try_from(parts) {
+            Ok([Part::Numbers(matrix)]) if [matrix.rows(), matrix.cols()] == shape => Ok(matrix),
+            _ => Err(FormError::Parts("dense")),
+        }
+    }
+
+    fn cost_to_merge(&self, shape: [usize; 2]) -> Cost {
+        Cost::of_product(shape, 0)
+    }
+
+    fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]> {
+        const LINEAR: [LiveSlot; 1] =
+            [LiveSlot { param: "", tensor: 0, codec: Codec::Transposed }];
+        const OTHER: [LiveSlot; 1] = [LiveSlot { param: "", tensor: 0, codec: Codec::AsIs }];
+        Some(if of_linear { &LINEAR } else { &OTHER })
+    }
+
+    fn fmt_for_people(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("dense")
+    }
+
+    fn skeleton(
+        &self,
+        _shape: [usize; 2],
+        _indices: &[Vec<i32>],
+        _device: &Device,
+    ) -> Result<Option<FactorParams>, FormError> {
+        Ok(None)
+    }
+}

@@ -1,0 +1,276 @@
+use std::fmt::Debug;
+
+use burn::tensor::Device;
+use safetensors::Dtype;
+use serde::{Deserialize, Serialize};
+
+use super::dense::{self, Dense};
+use super::error::FormError;
+use super::factors::{self, Factors};
+use super::live::{FactorParams, LiveSlot};
+use super::part::{Part, PartKind, PartSpec, TensorSpec};
+use super::pivot::{self, Pivot};
+use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
+use crate::modules::MatrixName;
+
+/// How a weight matrix is stored.
+///
+/// A form is one variant, a line in each of the two tables below, and a file that implements
+/// [`MatrixForm`]; nothing else asks which form it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Form {
+    /// All entries.
+    Dense(Dense),
+    /// Two factors.
+    Factors(Factors),
+    /// Some of the rows, and what makes the others of them.
+    Pivot(Pivot),
+}
+
+impl Form {
+    fn as_form(&self) -> &dyn MatrixForm {
+        match self {
+            Self::Dense(form) => form,
+            Self::Factors(form) => form,
+            Self::Pivot(form) => form,
+        }
+    }
+}
+
+/// How matrices are recognized. Where several would do, the first one is meant.
+const KINDS: [&Kind; 3] = [&dense::KIND, &factors::KIND, &pivot::KIND];
+
+/// How a form is recognized.
+pub(super) struct Kind {
+    /// The form of a matrix of which a checkpoint has these tensors, and the shape of the matrix.
+    /// The function gives the shape of the tensor with a suffix. `None` if it has another form.
+    pub stored: fn(&Shapes<'_>) -> Option<(Form, [usize; 2])>,
+    /// The same for a weight of a module. The function gives the shape of a parameter that belongs
+    /// to it, such as `low_rank.up`; the empty one is the base.
+    pub live: fn(&Shapes<'_>) -> Option<(Form, [usize; 2])>,
+    /// The suffixes of its tensors, of which the first one is there once for every matrix.
+    pub suffixes: &'static [&'static str],
+}
+
+/// Shapes by name.
+pub(super) type Shapes<'a> = dyn Fn(&str) -> Option<Vec<usize>> + 'a;
+
+/// Everything there is to know about one way to store a weight matrix.
+///
+/// Shapes are `[out, in]`, as PyTorch stores a weight. The tensors of a form have an order, in
+/// which [`tensors`](MatrixForm::tensors) lists them and in which [`Part`]s come.
+pub(super) trait MatrixForm: Debug {
+    /// The rank, if the form limits it.
+    fn rank(&self) -> Option<usize>;
+
+    /// Why a matrix of this shape cannot have this form, if it cannot.
+    fn problem(&self, shape: [usize; 2]) -> Option<String>;
+
+    /// The tensors that a matrix of this shape is stored in.
+    fn tensors(&self, shape: [usize; 2]) -> Vec<PartSpec>;
+
+    /// The matrix in this form, with the smallest error in a norm.
+    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError>;
+
+    /// What `make` takes, without its norm.
+    fn cost_to_make(&self, shape: [usize; 2]) -> Cost;
+
+    /// The dense matrix again.
+    fn merge(&self, shape: [usize; 2], parts: Vec<Part>) -> Result<Matrix, FormError>;
+
+    /// What `merge` takes.
+    fn cost_to_merge(&self, shape: [usize; 2]) -> Cost;
+
+    /// The parameters of a weight in this form, and where each is in a checkpoint: of a linear
+    /// layer, which holds transposes, or of another module, such as an embedding. `None` if such
+    /// a module cannot have this form.
+    fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]>;
+
+    /// The parameters of a weight `[in, out]` in this form, without their values. `None` if the
+    /// dense parameter serves.
+    fn skeleton(
+        &self,
+        shape: [usize; 2],
+        indices: &[Vec<i32>],
+        device: &Device,
+    ) -> Result<Option<FactorParams>, FormError>;
+
+    /// Says what it is, such as `dense` or `two factors of rank 12`.
+    fn fmt_for_people(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result;
+
+    /// Indices that a matrix in this form could have, in their order.
+    fn any_indices(&self) -> Vec<Vec<i32>> {
+        Vec::new()
+    }
+}
+
+/// A matrix in a form.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Made {
+    /// The content of its tensors.
+    pub parts: Vec<Part>,
+    /// `‖W - W'‖ / ‖W‖` in the norm in which it was made, before anything is rounded to a stored
+    /// type.
+    pub relative_error: f64,
+}
+
+impl Form {
+    /// All entries of a matrix.
+    pub const fn dense() -> Self {
+        Self::Dense(Dense {})
+    }
+
+    /// Two factors of a rank, as in the paper.
+    pub const fn factors(rank: usize) -> Self {
+        Self::Factors(Factors { rank })
+    }
+
+    /// As many rows as the rank, and what makes the other rows of them.
+    pub const fn pivot(rank: usize) -> Self {
+        Self::Pivot(Pivot { rank })
+    }
+
+    /// The rank, if the form limits it: then the matrix is a low-rank component (LRC).
+    pub fn rank(&self) -> Option<usize> {
+        self.as_form().rank()
+    }
+
+    /// Why a matrix of shape `[out, in]` cannot have this form, if it cannot.
+    pub fn problem(&self, shape: [usize; 2]) -> Option<String> {
+        self.as_form().problem(shape)
+    }
+
+    /// Parameters of a matrix of shape `[out, in]`. Indices are none.
+    pub fn parameters(&self, shape: [usize; 2]) -> u64 {
+        let tensors = self.as_form().tensors(shape).into_iter();
+        let counted = tensors.filter(|part| part.kind == PartKind::Numbers);
+        counted.map(|part| part.entries()).fold(0, u64::saturating_add)
+    }
+
+    /// Bytes of a matrix of shape `[out, in]` whose numbers are of type `dtype`, indices included.
+    pub fn bytes(&self, shape: [usize; 2], dtype: Dtype) -> u64 {
+        let tensors = self.as_form().tensors(shape).into_iter();
+        tensors.map(|part| part.spec("", dtype).bytes()).fold(0, u64::saturating_add)
+    }
+
+    /// The parts that a matrix of shape `[out, in]` is stored in.
+    pub fn parts(&self, shape: [usize; 2]) -> Vec<PartSpec> {
+        self.as_form().tensors(shape)
+    }
+
+    /// The tensors that a matrix of shape `[out, in]` is stored in, whose numbers are of type
+    /// `dtype`.
+    pub fn tensors(&self, name: &MatrixName, shape: [usize; 2], dtype: Dtype) -> Vec<TensorSpec> {
+        let parts = self.as_form().tensors(shape).into_iter();
+        parts.map(|part| part.spec(name.part(part.suffix), dtype)).collect()
+    }
+
+    /// The matrix in this form, with the smallest error that it allows in a norm.
+    ///
+    /// # Errors
+    ///
+    /// [`LinalgError`].
+    pub fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError> {
+        self.as_form().make(matrix, norm)
+    }
+
+    /// What [`make`](Form::make) takes, without its norm.
+    pub(crate) fn cost_to_make(&self, shape: [usize; 2]) -> Cost {
+        self.as_form().cost_to_make(shape)
+    }
+
+    /// The dense matrix `[out, in]` of its parts.
+    ///
+    /// # Errors
+    ///
+    /// [`FormError`] for parts that do not belong to the form.
+    pub fn merge(&self, shape: [usize; 2], parts: Vec<Part>) -> Result<Matrix, FormError> {
+        self.as_form().merge(shape, parts)
+    }
+
+    /// What [`merge`](Form::merge) takes.
+    pub(crate) fn cost_to_merge(&self, shape: [usize; 2]) -> Cost {
+        self.as_form().cost_to_merge(shape)
+    }
+
+    /// See [`MatrixForm::slots`].
+    pub(super) fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]> {
+        self.as_form().slots(of_linear)
+    }
+
+    /// See [`MatrixForm::skeleton`].
+    pub(super) fn skeleton(
+        &self,
+        shape: [usize; 2],
+        indices: &[Vec<i32>],
+        device: &Device,
+    ) -> Result<Option<FactorParams>, FormError> {
+        self.as_form().skeleton(shape, indices, device)
+    }
+
+    /// Indices that a matrix in this form could have, in their order: for modules that are to be
+    /// counted and not computed with.
+    pub(crate) fn any_indices(&self) -> Vec<Vec<i32>> {
+        self.as_form().any_indices()
+    }
+
+    /// The form of the matrix `name` in a checkpoint, and its shape `[out, in]`. `shape_of` gives
+    /// the shape of a tensor.
+    pub(crate) fn stored(
+        name: &MatrixName,
+        shape_of: impl Fn(&str) -> Option<Vec<usize>>,
+    ) -> Option<(Self, [usize; 2])> {
+        let shape_of = |suffix: &str| shape_of(&name.part(suffix));
+        KINDS.iter().find_map(|kind| (kind.stored)(&shape_of))
+    }
+
+    /// The form of a weight of a module, and its shape `[out, in]`.
+    pub(super) fn live(shape_of: &Shapes<'_>) -> Option<(Self, [usize; 2])> {
+        KINDS.iter().find_map(|kind| (kind.live)(shape_of))
+    }
+
+    /// The matrix that a tensor of a checkpoint may be the leading one of: every matrix has
+    /// exactly one such tensor.
+    pub(crate) fn led_by(tensor: &str) -> impl Iterator<Item = MatrixName> + '_ {
+        let mut leads: Vec<&str> = KINDS.iter().map(|kind| kind.suffixes[0]).collect();
+        leads.dedup();
+        leads.into_iter().filter_map(|lead| {
+            let name = tensor.strip_suffix(lead)?;
+            match name.strip_suffix('.') {
+                Some(name) => Some(name.into()),
+                None => name.is_empty().then(|| "".into()),
+            }
+        })
+    }
+}
+
+/// Whether the last part of a name is that of a factor, such as `q_proj.V`: factors are named as
+/// matrices of their own where they are looked at one by one.
+pub(crate) fn is_factor(name: &str) -> bool {
+    let suffixes = KINDS.iter().flat_map(|kind| kind.suffixes);
+    let mut factors = suffixes.filter_map(|suffix| suffix.strip_suffix(".weight"));
+    let last = name.rsplit('.').next();
+    factors.any(|factor| last == Some(factor))
+}
+
+impl std::fmt::Display for Form {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.as_form().fmt_for_people(f)
+    }
+}
+
+impl PartSpec {
+    fn entries(&self) -> u64 {
+        self.shape.iter().map(|n| *n as u64).fold(1, u64::saturating_mul)
+    }
+
+    fn spec(&self, name: impl Into<String>, dtype: Dtype) -> TensorSpec {
+        let dtype = match self.kind {
+            PartKind::Numbers => dtype,
+            PartKind::Indices => Dtype::I32,
+        };
+        TensorSpec { name: name.into(), dtype, shape: self.shape.clone() }
+    }
+}

@@ -1,0 +1,134 @@
+use burn::module::{Module, Param, ParamId, Reparameterization, Reparameterizer};
+use burn::tensor::{Int, Tensor};
+
+use super::live::FactorParams;
+
+/// The state of a factored weight: its `up` factor. The `down` factor is the
+/// parameter's structural base, so the effective weight is `base · up`.
+///
+/// # Shapes
+///
+/// - base (`down`): `[d_input, rank]`
+/// - `up`: `[rank, d_output]`, or `[rank, d_output - rank]` with an order
+/// - effective weight: `[d_input, d_output]`
+///
+/// With the singular value decomposition `W = U S Vᵀ` of a PyTorch-oriented
+/// weight `[d_output, d_input]`, WeLore (arXiv 2407.11239) sets
+/// `down = (√S Vᵀ)ᵀ` and `up = (U √S)ᵀ`.
+///
+/// Two factors describe a matrix of rank `r` with `r²` numbers more than it needs. In pivoted
+/// storage (PIFA, arXiv 2501.19090) `down` is `r` of the matrix' own outputs, and `up` only
+/// makes the others of them: `W = [down, down · up]` with its columns in another order. That
+/// takes `r (d_input + d_output - r)` parameters, never more than the dense matrix.
+#[derive(Module, Debug)]
+pub struct LowRank {
+    /// The up factor, `[rank, d_output]`; of the outputs that are no pivots,
+    /// `[rank, d_output - rank]`, with an order.
+    pub up: Param<Tensor<2>>,
+    /// Where every output is among the pivots and, after them, the others, `[d_output]`.
+    /// `None` for two plain factors.
+    pub order: Option<Param<Tensor<1, Int>>>,
+}
+
+impl Reparameterization for LowRank {
+    const NAME: &'static str = "low_rank";
+
+    /// Materializes the dense weight. [`LowRankLinear`](crate::linear::LowRankLinear) never calls
+    /// this in its forward pass; a plain `nn::Linear` does.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `D` is not 2: only matrices are factored.
+    fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
+        assert_eq!(D, 2, "a low-rank parameter must be a matrix");
+        let made = base.clone().matmul(self.up.val().unsqueeze::<D>());
+        self.ordered(base, made)
+    }
+}
+
+impl LowRank {
+    /// All outputs, from those of `down` and those that `up` makes of them, along the last axis.
+    pub(super) fn ordered<const D: usize>(&self, pivots: Tensor<D>, made: Tensor<D>) -> Tensor<D> {
+        match &self.order {
+            Some(order) => Tensor::cat(vec![pivots, made], D - 1).select(D - 1, order.val()),
+            None => made,
+        }
+    }
+
+    /// The size of the output features.
+    pub(super) fn d_output(&self) -> usize {
+        match &self.order {
+            Some(order) => order.lazy_shape()[0],
+            None => self.up.lazy_shape()[1],
+        }
+    }
+}
+
+/// Gives every matrix parameter for which `choose(path, parameter)` returns factors a
+/// [`LowRank`] reparameterization, and leaves every other parameter as `rest` returns it.
+///
+/// Paths are Burn's, such as `model.layers.0.self_attn.q_proj.weight`. Works on any
+/// module: [`LowRankLinear`](crate::linear::LowRankLinear) multiplies by the factors one after the
+/// other, every other layer sees the materialized product.
+///
+/// # Shapes
+///
+/// - parameter: `[d_input, d_output]`
+/// - factors: as in [`FactorParams`]
+pub fn attach_factors<M, F>(module: M, choose: F, rest: Rest) -> M
+where
+    M: Module,
+    F: FnMut(&str, &Param<Tensor<2>>) -> Option<FactorParams>,
+{
+    module.apply_reparameterization(Attach { choose, rest })
+}
+
+/// What [`attach_factors`] does with parameters that are not factored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rest {
+    /// Leave them as they are.
+    Keep,
+    /// Freeze them, so that only factors train.
+    Freeze,
+}
+
+struct Attach<F> {
+    choose: F,
+    rest: Rest,
+}
+
+impl<F> Reparameterizer for Attach<F>
+where
+    F: FnMut(&str, &Param<Tensor<2>>) -> Option<FactorParams>,
+{
+    type Reparam = LowRank;
+
+    fn reparameterize<const D: usize>(
+        &mut self,
+        path: &str,
+        param: Param<Tensor<D>>,
+    ) -> (Param<Tensor<D>>, Option<LowRank>) {
+        let factors = as_matrix(&param).and_then(|matrix| (self.choose)(path, matrix));
+        match factors {
+            Some(FactorParams { down, up, order }) => {
+                let down = from_matrix(down).expect("as_matrix accepted this parameter");
+                let order = order.map(|order| Param::initialized(ParamId::new(), order));
+                (down, Some(LowRank { up, order }))
+            }
+            None if self.rest == Rest::Freeze => (param.set_require_grad(false), None),
+            None => (param, None),
+        }
+    }
+}
+
+/// The parameter as a matrix parameter, if it is one. Burn's traversal is generic over the
+/// rank, so the rank is only known by type identity.
+fn as_matrix<const D: usize>(param: &Param<Tensor<D>>) -> Option<&Param<Tensor<2>>> {
+    (param as &dyn core::any::Any).downcast_ref()
+}
+
+/// The way back from [`as_matrix`].
+fn from_matrix<const D: usize>(param: Param<Tensor<2>>) -> Option<Param<Tensor<D>>> {
+    let param: Box<dyn core::any::Any> = Box::new(param);
+    param.downcast().ok().map(|param| *param)
+}

@@ -1,0 +1,35 @@
+//! How a weight matrix is stored, in files and in modules.
+//!
+//! A [`Form`] says everything that others need to know about it: tensors and types, parameters and
+//! bytes, how a matrix gets it and what a layer multiplies by. Nothing outside of this room asks
+//! which form a matrix has. Each form is a file here and a line in the tables of `form.rs`.
+//!
+//! In a module a factored weight is Burn's own parameter reparameterization, [`LowRank`].
+
+mod apply;
+mod declared;
+mod dense;
+mod error;
+mod factors;
+mod form;
+mod live;
+mod low_rank;
+mod order;
+mod part;
+mod pivot;
+mod storage;
+
+pub(crate) use apply::{apply, d_output, form_of};
+pub(crate) use declared::update_entry;
+pub use dense::Dense;
+pub use error::FormError;
+pub use factors::Factors;
+pub(crate) use form::is_factor;
+pub use form::{Form, Made};
+pub use live::{FactorParams, LiveMatrix, is_transposed_layout, matrices};
+pub(crate) use live::{Slot, attach, fill, params_of, read_matrices, skeleton, slots, to_matrix};
+pub use low_rank::{LowRank, Rest, attach_factors};
+pub use order::{order_of_pivots, pivots_of_order};
+pub use part::{Part, PartKind, PartSpec, TensorSpec, encode_floats};
+pub use pivot::Pivot;
+pub use storage::Storage;

@@ -1,0 +1,139 @@
+use burn::tensor::{Device, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::error::FormError;
+use super::factors::{V, rank_problem};
+use super::form::{Form, Kind, Made, MatrixForm, Shapes};
+use super::live::{Codec, FactorParams, LiveSlot, empty_param};
+use super::order::order_of_pivots;
+use super::part::{Part, PartKind, PartSpec};
+use crate::linalg::{Cost, LinalgError, Matrix, Weighting, pivot_factors};
+
+/// Some of the rows of a matrix, and what makes the others of them: `r (m + n - r)` parameters for
+/// the matrix that two factors store in `r (m + n)` (PIFA, arXiv 2501.19090).
+///
+/// `X.V.weight [rank, in]` are the pivot rows, `X.pivots [rank]`, I32, their numbers, and
+/// `X.C.weight [out - rank, rank]` makes the other rows of them, in rising order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Pivot {
+    /// The rank, which is the number of pivot rows.
+    pub rank: usize,
+}
+
+pub(super) const KIND: Kind = Kind { stored, live, suffixes: &[V, C, PIVOTS] };
+
+const C: &str = "C.weight";
+const PIVOTS: &str = "pivots";
+
+fn stored(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+    shape_of(PIVOTS)?;
+    let [rank, d_input] = shape_of(V)?.try_into().ok()?;
+    let [others, _] = shape_of(C)?.try_into().ok()?;
+    Some((Form::pivot(rank), [others.checked_add(rank)?, d_input]))
+}
+
+fn live(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+    let [d_output] = shape_of("low_rank.order")?.try_into().ok()?;
+    let [d_input, rank] = shape_of("")?.try_into().ok()?;
+    Some((Form::pivot(rank), [d_output, d_input]))
+}
+
+impl MatrixForm for Pivot {
+    fn rank(&self) -> Option<usize> {
+        Some(self.rank)
+    }
+
+    fn problem(&self, shape: [usize; 2]) -> Option<String> {
+        rank_problem(self.rank, shape).or_else(|| {
+            let full = self.rank == shape[0].min(shape[1]);
+            full.then(|| "pivoted storage at full rank is the dense matrix".into())
+        })
+    }
+
+    fn tensors(&self, [d_output, d_input]: [usize; 2]) -> Vec<PartSpec> {
+        let part = |suffix, shape, kind| PartSpec { suffix, shape, kind };
+        vec![
+            part(V, vec![self.rank, d_input], PartKind::Numbers),
+            part(C, vec![d_output.saturating_sub(self.rank), self.rank], PartKind::Numbers),
+            part(PIVOTS, vec![self.rank], PartKind::Indices),
+        ]
+    }
+
+    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError> {
+        let factors = norm.factors(matrix, self.rank)?;
+        let pivoted = pivot_factors(&factors)?;
+        let pivots = pivoted.pivots.into_iter().map(|pivot| pivot as i32).collect();
+        Ok(Made {
+            parts: vec![
+                Part::Numbers(pivoted.rows),
+                Part::Numbers(pivoted.others),
+                Part::Indices(pivots),
+            ],
+            relative_error: factors.relative_error,
+        })
+    }
+
+    fn cost_to_make(&self, shape: [usize; 2]) -> Cost {
+        Cost::of_factors(shape, self.rank)
+    }
+
+    fn merge(&self, [rows, cols]: [usize; 2], parts: Vec<Part>) -> Result<Matrix, FormError> {
+        let Ok([Part::Numbers(v), Part::Numbers(c), Part::Indices(pivots)]) =
+            <[Part; 3]>::try_from(parts)
+        else {
+            return Err(FormError::Parts("pivoted"));
+        };
+        let order = order(&pivots, rows)?;
+        let others = c.product(&v)?;
+        let rank = v.rows();
+        let row = |place: i32| {
+            let place = place as usize;
+            match place.checked_sub(rank) {
+                Some(other) => &others.data()[other * cols..][..cols],
+                None => &v.data()[place * cols..][..cols],
+            }
+        };
+        Ok(Matrix::new(rows, cols, order.into_iter().flat_map(row).copied().collect())?)
+    }
+
+    fn cost_to_merge(&self, shape: [usize; 2]) -> Cost {
+        Cost::of_product(shape, self.rank)
+    }
+
+    fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]> {
+        const LINEAR: [LiveSlot; 3] = [
+            LiveSlot { param: "", tensor: 0, codec: Codec::Transposed },
+            LiveSlot { param: "low_rank.up", tensor: 1, codec: Codec::Transposed },
+            LiveSlot { param: "low_rank.order", tensor: 2, codec: Codec::Order },
+        ];
+        of_linear.then_some(&LINEAR)
+    }
+
+    fn fmt_for_people(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} pivot rows", self.rank)
+    }
+
+    fn any_indices(&self) -> Vec<Vec<i32>> {
+        vec![(0..).take(self.rank).collect()]
+    }
+
+    fn skeleton(
+        &self,
+        [d_input, d_output]: [usize; 2],
+        indices: &[Vec<i32>],
+        device: &Device,
+    ) -> Result<Option<FactorParams>, FormError> {
+        let [pivots] = indices else { return Err(FormError::Parts("pivoted")) };
+        let order = TensorData::new(order(pivots, d_output)?, [d_output]);
+        Ok(Some(FactorParams {
+            down: empty_param([d_input, self.rank], device),
+            up: empty_param([self.rank, d_output.saturating_sub(self.rank)], device),
+            order: Some(Tensor::from_data(order, device)),
+        }))
+    }
+}
+
+fn order(pivots: &[i32], rows: usize) -> Result<Vec<i32>, FormError> {
+    let wrong = || FormError::Pivots { rank: pivots.len(), rows };
+    order_of_pivots(pivots, rows).ok_or_else(wrong)
+}

@@ -1,0 +1,29 @@
+use super::form::Form;
+use crate::named::named;
+
+/// How matrices of low rank are stored and computed with, whatever their rank.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Storage {
+    /// Two factors, `r (m + n)` parameters: WeLore's.
+    #[default]
+    Factors,
+    /// Some of the rows of a matrix, and what makes the others of them: `r (m + n - r)` parameters
+    /// for the same matrix (PIFA, arXiv 2501.19090).
+    Pivot,
+}
+
+named!(Storage {
+    Factors => "factors", "two factors, r (m + n) parameters";
+    Pivot => "pivot", "rows of the matrix and what makes the others of them, r (m + n - r) parameters";
+});
+
+impl Storage {
+    /// The form of a matrix of a rank.
+    pub fn at_rank(self, rank: usize) -> Form {
+        match self {
+            Self::Factors => Form::factors(rank),
+            Self::Pivot => Form::pivot(rank),
+        }
+    }
+}

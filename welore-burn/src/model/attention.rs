@@ -1,0 +1,347 @@
+use burn::config::Config;
+use burn::module::Module;
+use burn::nn::Initializer;
+use burn::tensor::module::attention;
+use burn::tensor::ops::AttentionModuleOptions;
+use burn::tensor::{Bool, Device, FloatDType, Int, Tensor};
+
+use super::cache::KvCache;
+use super::config::DecoderConfig;
+use super::rotary::RotaryTable;
+use crate::linear::{LowRankLinear, LowRankLinearConfig};
+
+/// Configuration to create an [`Attention`] layer using the [init function](AttentionConfig::init).
+#[derive(Config, Debug)]
+pub struct AttentionConfig {
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Number of query heads.
+    pub heads: usize,
+    /// Number of key and value heads; divides `heads`.
+    pub kv_heads: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Whether the query, key and value projections have a bias.
+    #[config(default = false)]
+    pub qkv_bias: bool,
+    /// Whether the output projection has a bias.
+    #[config(default = false)]
+    pub output_bias: bool,
+    /// The type of function used to initialize weights.
+    #[config(default = "Initializer::Normal{mean: 0.0, std: 0.02}")]
+    pub initializer: Initializer,
+}
+
+impl From<&DecoderConfig> for AttentionConfig {
+    fn from(config: &DecoderConfig) -> Self {
+        Self::new(
+            config.hidden_size,
+            config.num_attention_heads,
+            config.num_key_value_heads,
+            config.head_dim,
+        )
+        .with_qkv_bias(config.qkv_bias)
+        .with_output_bias(config.output_bias)
+        .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
+    }
+}
+
+impl AttentionConfig {
+    /// Initialize a new [`Attention`] layer.
+    pub fn init(&self, device: &Device) -> Attention {
+        let linear = |d_input, d_output, bias| {
+            LowRankLinearConfig::new(d_input, d_output)
+                .with_bias(bias)
+                .with_initializer(self.initializer.clone())
+                .init(device)
+        };
+        let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        Attention {
+            q_proj: linear(self.hidden_size, queries, self.qkv_bias),
+            k_proj: linear(self.hidden_size, keys, self.qkv_bias),
+            v_proj: linear(self.hidden_size, keys, self.qkv_bias),
+            o_proj: linear(queries, self.hidden_size, self.output_bias),
+            heads: self.heads,
+            kv_heads: self.kv_heads,
+            head_dim: self.head_dim,
+        }
+    }
+}
+
+/// Causal self-attention with grouped keys and values (GQA, arXiv 2305.13245) and rotary
+/// positions.
+///
+/// Should be created with [`AttentionConfig`].
+#[derive(Module, Debug)]
+pub struct Attention {
+    /// Query projection, `[hidden_size, heads * head_dim]`.
+    pub q_proj: LowRankLinear,
+    /// Key projection, `[hidden_size, kv_heads * head_dim]`.
+    pub k_proj: LowRankLinear,
+    /// Value projection, `[hidden_size, kv_heads * head_dim]`.
+    pub v_proj: LowRankLinear,
+    /// Output projection, `[heads * head_dim, hidden_size]`.
+    pub o_proj: LowRankLinear,
+    heads: usize,
+    kv_heads: usize,
+    head_dim: usize,
+}
+
+impl Attention {
+    /// Applies the forward pass on the input tensor.
+    ///
+    /// With a cache, the input continues the cached positions of layer number `layer`.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[batch, positions, hidden_size]`
+    pub fn forward(
+        &self,
+        x: Tensor<3>,
+        rotary: &RotaryTable,
+        mask: &CausalMask,
+        cache: Option<(&mut KvCache, usize)>,
+    ) -> Tensor<3> {
+        let [batch, positions, _] = x.dims();
+        let split = |x: Tensor<3>, heads| x.reshape([batch, positions, heads, self.head_dim]);
+        let queries = rotary.rotate(split(self.q_proj.forward(x.clone()), self.heads));
+        let keys = rotary.rotate(split(self.k_proj.forward(x.clone()), self.kv_heads));
+        let values = split(self.v_proj.forward(x), self.kv_heads);
+
+        let queries = queries.swap_dims(1, 2);
+        let (keys, values) = (keys.swap_dims(1, 2), values.swap_dims(1, 2));
+        let (keys, values) = match cache {
+            Some((cache, layer)) => cache.extend(layer, keys, values),
+            None => (keys, values),
+        };
+        let context = attend(queries, keys, values, mask);
+        let context =
+            context.swap_dims(1, 2).reshape([batch, positions, self.heads * self.head_dim]);
+        self.o_proj.forward(context)
+    }
+}
+
+/// From this many queries on, attention is computed in parts, of no more than this many queries.
+const LONG: usize = 256;
+/// Fewest parts of a long attention.
+const PARTS: usize = 4;
+
+/// Causal attention of queries `[batch, heads, rows, width]` to keys and values
+/// `[batch, kv_heads, cols, width]`. Long ones go in parts of the queries, each with the keys up
+/// to its end only: four parts skip 3/8 of the work and of the memory, all of it behind the mask,
+/// and the scores of all queries never exist at once unless gradients need them.
+fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalMask) -> Tensor<4> {
+    let ([_, _, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
+    let part = |start: usize, len: usize| {
+        // The mask is aligned to the last key, which is the last query's own.
+        let seen = cols - rows + start + len;
+        let queries = queries.clone().narrow(2, start, len);
+        let (keys, values) = (keys.clone().narrow(2, 0, seen), values.clone().narrow(2, 0, seen));
+        match &mask.bias {
+            Some(bias) => {
+                let bias = bias.clone().narrow(2, start, len).narrow(3, 0, seen);
+                attend_tracked(queries, keys, values, bias)
+            }
+            None => attend_plain(queries, keys, values, mask, start),
+        }
+    };
+    if rows < LONG {
+        return part(0, rows);
+    }
+    let step = rows.div_ceil(PARTS).min(LONG);
+    let parts = (0..rows).step_by(step).map(|start| part(start, step.min(rows - start)));
+    Tensor::cat(parts.collect(), 2)
+}
+
+/// Burn's attention, which is a fused kernel where the device has one.
+fn attend_plain(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    mask: &CausalMask,
+    start: usize,
+) -> Tensor<4> {
+    let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+    let ([_, heads, _, _], [batch, kv_heads, cols, width]) = (queries.dims(), keys.dims());
+    let group = heads / kv_heads;
+    let per_query = |x: Tensor<4>| match group {
+        1 => x,
+        _ => x.unsqueeze_dim::<5>(2).repeat_dim(2, group).reshape([batch, heads, cols, width]),
+    };
+    let (keys, values) = (per_query(keys), per_query(values));
+    let mask = mask.for_scores(&queries, start, &keys);
+    attention(queries, keys, values, mask, None, options)
+}
+
+/// Attention for training, where Burn has no fused kernel and records every operation. Made of
+/// few operations on the scores: the scale is on the queries, and the division by the sum of
+/// the softmax comes after the product. The heads that share keys are rows of one product. The
+/// softmax is f32.
+fn attend_tracked(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    bias: Tensor<4>,
+) -> Tensor<4> {
+    let ([batch, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
+    let shared = [batch, kv_heads, heads / kv_heads * rows, width];
+    let dtype = FloatDType::from(queries.dtype());
+    let queries = queries.mul_scalar((width as f64).powf(-0.5)).reshape(shared);
+    let scores = queries.matmul(keys.swap_dims(2, 3)).cast(FloatDType::F32);
+    let scores = scores.reshape([batch, heads, rows, cols]) + bias;
+    // The largest score only keeps the exponential in range; it cancels out of result and
+    // gradient.
+    let largest = Tensor::from_inner(scores.clone().inner().max_dim(3));
+    let weights = (scores - largest).exp().reshape([batch, kv_heads, shared[2], cols]);
+    let (sums, context) = if dtype == FloatDType::F32 {
+        // One more column of the values gives the sums without another pass.
+        let ones = Tensor::ones([batch, kv_heads, cols, 1], &values.device());
+        let context = weights.matmul(Tensor::cat(vec![values, ones], 3));
+        (context.clone().narrow(3, width, 1), context.narrow(3, 0, width))
+    } else {
+        let sums = weights.clone().sum_dim(3);
+        (sums, weights.cast(dtype).matmul(values).cast(FloatDType::F32))
+    };
+    (context / sums).cast(dtype).reshape([batch, heads, rows, width])
+}
+
+/// Which positions a query does not see.
+#[derive(Debug, Clone)]
+pub struct CausalMask {
+    /// `true` where a key is out of the window, `[1, 1, queries, keys]`; `None` where the
+    /// window, if any, holds all keys. Keys after the query are not told here.
+    outside: Option<Tensor<4, Bool>>,
+    /// What is added to scores, 0 where a key is seen and −∞ where it is not, `[1, 1,
+    /// queries, keys]`. Only where gradients are recorded.
+    bias: Option<Tensor<4>>,
+}
+
+impl CausalMask {
+    /// Every query sees all positions up to its own, or the last `window` of them (Mistral,
+    /// arXiv 2310.06825). Queries are the last `queries` of `keys` positions.
+    pub fn new(window: Option<usize>, queries: usize, keys: usize, device: &Device) -> Self {
+        let window = window.filter(|window| *window < keys);
+        let tracked = device.is_autodiff();
+        if window.is_none() && !tracked {
+            return Self { outside: None, bias: None };
+        }
+        let first = (keys - queries) as i64;
+        let rows = Tensor::<1, Int>::arange(first..keys as i64, device).reshape([queries, 1]);
+        let cols = Tensor::<1, Int>::arange(0..keys as i64, device).reshape([1, keys]);
+        let distance = rows.expand([queries, keys]) - cols.expand([queries, keys]);
+        let shape = [1, 1, queries, keys];
+        let outside = window
+            .map(|window| distance.clone().greater_equal_scalar(window as i64).reshape(shape));
+        let bias = tracked.then(|| {
+            let bias = Tensor::<4>::zeros(shape, device);
+            let after = distance.lower_scalar(0).reshape(shape);
+            let bias = bias.mask_fill(after, f32::NEG_INFINITY);
+            match &outside {
+                Some(outside) => bias.mask_fill(outside.clone(), f32::NEG_INFINITY),
+                None => bias,
+            }
+        });
+        Self { outside, bias }
+    }
+
+    /// The mask for queries from number `start` on, against the first keys.
+    fn for_scores(
+        &self,
+        queries: &Tensor<4>,
+        start: usize,
+        keys: &Tensor<4>,
+    ) -> Option<Tensor<4, Bool>> {
+        let ([batch, heads, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
+        let part = self.outside.clone()?.narrow(2, start, rows).narrow(3, 0, cols);
+        Some(part.expand([batch, heads, rows, cols]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::*;
+
+    /// Attention by its definition: all scores, masked, softmax, values.
+    fn by_definition(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, window: usize) -> Tensor<4> {
+        let device = q.device();
+        let ([_, _, rows, width], [_, _, cols, _]) = (q.dims(), k.dims());
+        let visible = |row: usize, col: usize| {
+            let position = row + cols - rows;
+            col <= position && position - col < window
+        };
+        let hidden: Vec<f32> = (0..rows * cols)
+            .map(|i| if visible(i / cols, i % cols) { 0.0 } else { -1e30 })
+            .collect();
+        let bias = Tensor::<4>::from_data(
+            burn::tensor::TensorData::new(hidden, [1, 1, rows, cols]),
+            &device,
+        );
+        let scores = q.matmul(k.swap_dims(2, 3)).div_scalar((width as f64).sqrt()) + bias;
+        burn::tensor::activation::softmax(scores, 3).matmul(v)
+    }
+
+    #[test]
+    fn attention_in_parts_is_attention() {
+        let device = Device::default();
+        let random =
+            |len| Tensor::<4>::random([2, 3, len, 8], Distribution::Normal(0.0, 1.0), &device);
+        for (rows, cols, window) in [
+            (10, 10, 99),
+            (257, 257, 999),
+            (300, 300, 40),
+            (258, 300, 999),
+            (260, 333, 50),
+            (1, 90, 30),
+        ] {
+            let (q, k, v) = (random(rows), random(cols), random(cols));
+            let mask = CausalMask::new(Some(window), rows, cols, &device);
+            let expected = by_definition(q.clone(), k.clone(), v.clone(), window).into_data();
+            let got = attend(q, k, v, &mask).into_data();
+            got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+
+    #[test]
+    fn attention_for_training_has_the_result_and_the_gradients_of_the_definition() {
+        let plain = Device::default();
+        let device = plain.clone().autodiff();
+        let random = |heads, len, scale| {
+            let shape = [2, heads, len, 8];
+            Tensor::<4>::random(shape, Distribution::Normal(0.0, scale), &plain)
+        };
+        // Two heads share keys; scores reach far beyond the range of the exponential.
+        for (rows, window, scale) in [(9, 99, 1.0), (9, 4, 6.0), (257, 100, 1.0)] {
+            // A score is good to its own rounding, and so is the logarithm of a weight: some
+            // units of rounding times the largest score.
+            let tolerance =
+                32.0 * f64::from(f32::EPSILON) * (1.0 + 4.0 * scale * scale * 8f64.sqrt());
+            let given = [random(4, rows, scale), random(2, rows, scale), random(2, rows, 1.0)];
+            let leaves = given.clone().map(|x| Tensor::from_inner(x).require_grad());
+            let weights = Tensor::from_inner(random(4, rows, 1.0));
+            let mask = CausalMask::new(Some(window), rows, rows, &device);
+            let [q, k, v] = leaves.clone();
+            let got = attend(q, k, v, &mask);
+            let backward = (got.clone() * weights.clone()).sum().backward();
+
+            let reference = given.map(|x| Tensor::from_inner(x).require_grad());
+            let [q, k, v] = reference.clone();
+            let repeated = |x: Tensor<4>| x.repeat_dim(1, 2).reshape([2, 2, 2, rows, 8]);
+            let per_query = |x| repeated(x).swap_dims(1, 2).reshape([2, 4, rows, 8]);
+            let expected = by_definition(q, per_query(k), per_query(v), window);
+            let expected_backward = (expected.clone() * weights).sum().backward();
+
+            let close = |a: Tensor<4>, b: Tensor<4>| {
+                let scale = b.clone().abs().max().into_scalar::<f64>();
+                let gap = (a - b).abs().max().into_scalar::<f64>();
+                assert!(gap < tolerance * scale, "{gap} of {scale}");
+            };
+            close(got.inner(), expected.inner());
+            for (leaf, reference) in leaves.iter().zip(&reference) {
+                let expected = reference.grad(&expected_backward).unwrap();
+                close(leaf.grad(&backward).unwrap(), expected);
+            }
+        }
+    }
+}

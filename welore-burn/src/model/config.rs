@@ -1,0 +1,82 @@
+use burn::config::Config;
+use serde::{Deserialize, Serialize};
+
+/// Configuration to create a [`Decoder`](super::Decoder) model using its `init` function.
+///
+/// The fields are those of a Hugging Face `config.json`; see
+/// [`read_config`](super::read_config).
+#[derive(Config, Debug, PartialEq)]
+pub struct DecoderConfig {
+    /// Number of tokens.
+    pub vocab_size: usize,
+    /// Width of the residual stream.
+    pub hidden_size: usize,
+    /// Width of the MLP.
+    pub intermediate_size: usize,
+    /// Number of blocks.
+    pub num_hidden_layers: usize,
+    /// Number of query heads.
+    pub num_attention_heads: usize,
+    /// Number of key and value heads; divides the query heads.
+    pub num_key_value_heads: usize,
+    /// Width of a head; even.
+    pub head_dim: usize,
+    /// Added to the mean square in the norms.
+    #[config(default = 1e-5)]
+    pub rms_norm_eps: f64,
+    /// Base of the rotary frequencies.
+    #[config(default = 10000.0)]
+    pub rope_theta: f64,
+    /// How the rotary frequencies are stretched beyond the trained context.
+    #[config(default = "RopeScaling::None")]
+    pub rope_scaling: RopeScaling,
+    /// Longest context the model was made for, in tokens.
+    #[config(default = 2048)]
+    pub max_position_embeddings: usize,
+    /// Whether the head is the transposed embedding.
+    #[config(default = false)]
+    pub tie_word_embeddings: bool,
+    /// Whether the query, key and value projections have a bias (Qwen2).
+    #[config(default = false)]
+    pub qkv_bias: bool,
+    /// Whether the output projection of attention has a bias.
+    #[config(default = false)]
+    pub output_bias: bool,
+    /// Whether the MLP projections have a bias.
+    #[config(default = false)]
+    pub mlp_bias: bool,
+    /// Number of tokens a query sees, itself included; `None` is all before it (Mistral).
+    pub sliding_window: Option<usize>,
+    /// First layer with the sliding window.
+    #[config(default = 0)]
+    pub first_window_layer: usize,
+    /// Standard deviation of freshly initialized weights.
+    #[config(default = 0.02)]
+    pub initializer_range: f64,
+    /// Tokens that end a text.
+    #[config(default = "Vec::new()")]
+    pub eos_token_ids: Vec<u32>,
+}
+
+/// How rotary frequencies are stretched beyond the context a model was first trained on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub enum RopeScaling {
+    /// Not at all.
+    None,
+    /// Every frequency divided by `factor` (position interpolation, arXiv 2306.15595).
+    Linear {
+        /// The divisor.
+        factor: f64,
+    },
+    /// LLaMA 3.1: low frequencies divided, high ones kept, a smooth passage between.
+    Llama3 {
+        /// The divisor of low frequencies.
+        factor: f64,
+        /// Wavelengths above `original_context / low_freq_factor` are low frequencies.
+        low_freq_factor: f64,
+        /// Wavelengths below `original_context / high_freq_factor` are high frequencies.
+        high_freq_factor: f64,
+        /// Context of the first training, in tokens.
+        original_context: f64,
+    },
+}

@@ -1,0 +1,18 @@
+use super::Family;
+use crate::model::config::DecoderConfig;
+use crate::model::hf_config::{ConfigError, HfConfig};
+
+/// LLaMA 2 and 3, and what has their shape, such as SmolLM2. `attention_bias` is for all four
+/// projections of attention.
+pub(super) struct Llama;
+
+impl Family for Llama {
+    fn model_type(&self) -> &'static str {
+        "llama"
+    }
+
+    fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+        let bias = config.attention_bias.unwrap_or(false);
+        Ok(config.describe()?.with_qkv_bias(bias).with_output_bias(bias))
+    }
+}

@@ -1,0 +1,18 @@
+use super::Family;
+use crate::model::config::DecoderConfig;
+use crate::model::hf_config::{ConfigError, HfConfig};
+
+/// Mistral (arXiv 2310.06825): LLaMA with a sliding window.
+pub(super) struct Mistral;
+
+impl Family for Mistral {
+    fn model_type(&self) -> &'static str {
+        "mistral"
+    }
+
+    fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+        let bias = config.attention_bias.unwrap_or(false);
+        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        config.with_window(decoder, 0)
+    }
+}

@@ -1,0 +1,37 @@
+//! The registry of model families: a file each, and a line here.
+//!
+//! A family says how its `config.json` describes a [`Decoder`](super::Decoder).
+
+mod llama;
+mod mistral;
+mod qwen2;
+
+use super::config::DecoderConfig;
+use super::hf_config::{ConfigError, HfConfig};
+
+/// A model family.
+pub(super) trait Family: Sync {
+    /// Its `model_type` in a `config.json`.
+    fn model_type(&self) -> &'static str;
+
+    /// The decoder that a `config.json` describes, whose sizes were checked.
+    fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError>;
+}
+
+static FAMILIES: [&dyn Family; 3] = [&llama::Llama, &mistral::Mistral, &qwen2::Qwen2];
+
+/// The values of `model_type` in a `config.json` that are known here.
+pub fn model_types() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.model_type())
+}
+
+/// The family of this `model_type`.
+pub(super) fn family_of(model_type: &str) -> Result<&'static dyn Family, ConfigError> {
+    let known = FAMILIES.iter().find(|family| family.model_type() == model_type);
+    known.copied().ok_or_else(|| {
+        let names: Vec<&str> = model_types().collect();
+        let (last, others) = names.split_last().expect("there are families");
+        let supported = format!("{} and {last}", others.join(", "));
+        ConfigError::Architecture { model_type: model_type.into(), supported }
+    })
+}

@@ -1,0 +1,25 @@
+use super::Family;
+use crate::model::config::DecoderConfig;
+use crate::model::hf_config::{ConfigError, HfConfig};
+
+/// Qwen2 (arXiv 2407.10671): LLaMA with biases of queries, keys and values, and a sliding window
+/// on the later layers if `use_sliding_window` asks for it.
+pub(super) struct Qwen2;
+
+/// Layers without a window unless `max_window_layers` says otherwise.
+const MAX_WINDOW_LAYERS: usize = 28;
+
+impl Family for Qwen2 {
+    fn model_type(&self) -> &'static str {
+        "qwen2"
+    }
+
+    fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+        let decoder = config.describe()?.with_qkv_bias(true);
+        let first = config.max_window_layers.unwrap_or(MAX_WINDOW_LAYERS);
+        match config.use_sliding_window {
+            Some(true) => config.with_window(decoder, first),
+            _ => Ok(decoder),
+        }
+    }
+}

@@ -1,0 +1,117 @@
+use std::ops::ControlFlow;
+
+use burn::tensor::Device;
+
+use super::language::{LanguageModel, as_tensor, device_of};
+use super::sampling::Sampler;
+
+/// When generation ends. It also ends at the end of the model's context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerateOptions {
+    /// Most tokens to generate.
+    pub max_new_tokens: usize,
+    /// Tokens that end the text; the one met is not returned.
+    pub stop: Vec<u32>,
+}
+
+impl Default for GenerateOptions {
+    /// 64 tokens, and none of them ends the text.
+    fn default() -> Self {
+        Self { max_new_tokens: 64, stop: Vec::new() }
+    }
+}
+
+/// A prompt that cannot be continued.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// No token to start from.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// More tokens than the model can see.
+    #[error("the prompt has {tokens} tokens, the model's context is {context}")]
+    TooLong {
+        /// Tokens of the prompt.
+        tokens: usize,
+        /// The model's context.
+        context: usize,
+    },
+    /// A token the model does not know.
+    #[error("token {token} is not in the model's vocabulary of {vocab_size}")]
+    UnknownToken {
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// The model computed something that is not a number.
+    #[error("the model's logits are not finite after {generated} generated tokens")]
+    NotFinite {
+        /// Tokens generated before.
+        generated: usize,
+    },
+}
+
+/// Continues a prompt token by token, with the model's cache.
+///
+/// `on_token` sees every new token as it comes and may end the text. Returns the new tokens.
+///
+/// # Errors
+///
+/// [`GenerateError`].
+pub fn generate<M: LanguageModel>(
+    model: &M,
+    prompt: &[u32],
+    sampler: &mut Sampler,
+    options: &GenerateOptions,
+    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+) -> Result<Vec<u32>, GenerateError> {
+    check_prompt(model, prompt)?;
+    let (device, context) = (device_of(model), model.context());
+    let mut cache = model.cache();
+    let (mut generated, mut seen) = (Vec::new(), 0);
+    let mut input = prompt.to_vec();
+    while generated.len() < options.max_new_tokens && seen < context {
+        let logits = last_logits(model, &input, &mut cache, &device);
+        seen += input.len();
+        if logits.iter().any(|x| !x.is_finite()) {
+            return Err(GenerateError::NotFinite { generated: generated.len() });
+        }
+        let token = sampler.next(&logits);
+        if options.stop.contains(&token) {
+            break;
+        }
+        generated.push(token);
+        if on_token(token).is_break() {
+            break;
+        }
+        input = vec![token];
+    }
+    Ok(generated)
+}
+
+fn check_prompt(model: &impl LanguageModel, prompt: &[u32]) -> Result<(), GenerateError> {
+    let (tokens, context, vocab_size) = (prompt.len(), model.context(), model.vocab_size());
+    if tokens == 0 {
+        return Err(GenerateError::EmptyPrompt);
+    }
+    if tokens > context {
+        return Err(GenerateError::TooLong { tokens, context });
+    }
+    match prompt.iter().find(|token| **token as usize >= vocab_size) {
+        Some(token) => Err(GenerateError::UnknownToken { token: *token, vocab_size }),
+        None => Ok(()),
+    }
+}
+
+/// Logits of the last position. The head is applied to that position only.
+fn last_logits<M: LanguageModel>(
+    model: &M,
+    tokens: &[u32],
+    cache: &mut M::Cache,
+    device: &Device,
+) -> Vec<f32> {
+    let hidden = model.extend(as_tensor(tokens, device), cache);
+    let logits = model.logits(hidden.narrow(1, tokens.len() - 1, 1));
+    logits.into_data().iter::<f32>().collect()
+}

@@ -1,0 +1,322 @@
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::config::{DecoderConfig, RopeScaling};
+use super::families::family_of;
+
+/// A `config.json` that describes no model that is known here.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConfigError {
+    /// Not JSON, or a field is missing or of the wrong type.
+    #[error("not a model configuration: {0}")]
+    Json(String),
+    /// Another architecture.
+    #[error("model_type `{model_type}` is not supported; {supported} are")]
+    Architecture {
+        /// The architecture.
+        model_type: String,
+        /// Those that are known.
+        supported: String,
+    },
+    /// A variation that is not implemented.
+    #[error("`{field}`: {value} is not supported; {supported} is")]
+    Unsupported {
+        /// The field.
+        field: &'static str,
+        /// Its value.
+        value: String,
+        /// What would be.
+        supported: &'static str,
+    },
+    /// A value that cannot be.
+    #[error("`{field}`: {reason}")]
+    Invalid {
+        /// The field.
+        field: &'static str,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// The fields of a Hugging Face `config.json` that families read.
+#[derive(Deserialize)]
+pub(super) struct HfConfig {
+    pub vocab_size: usize,
+    pub hidden_size: usize,
+    pub intermediate_size: usize,
+    pub num_hidden_layers: usize,
+    pub num_attention_heads: usize,
+    pub num_key_value_heads: Option<usize>,
+    pub head_dim: Option<usize>,
+    #[serde(default = "silu")]
+    pub hidden_act: String,
+    pub rms_norm_eps: Option<f64>,
+    pub partial_rotary_factor: Option<f64>,
+    pub rope_theta: Option<f64>,
+    /// transformers 4.
+    pub rope_scaling: Option<HfRope>,
+    /// transformers 5.
+    pub rope_parameters: Option<HfRope>,
+    pub max_position_embeddings: Option<usize>,
+    pub tie_word_embeddings: Option<bool>,
+    pub attention_bias: Option<bool>,
+    pub mlp_bias: Option<bool>,
+    pub sliding_window: Option<usize>,
+    pub use_sliding_window: Option<bool>,
+    pub max_window_layers: Option<usize>,
+    pub layer_types: Option<Vec<String>>,
+    pub initializer_range: Option<f64>,
+    #[serde(default)]
+    pub eos_token_id: TokenIds,
+    pub quantization_config: Option<Value>,
+}
+
+/// How positions are rotated.
+#[derive(Deserialize)]
+pub(super) struct HfRope {
+    rope_type: Option<String>,
+    /// The older name; transformers 4 wrote both.
+    #[serde(rename = "type")]
+    old_rope_type: Option<String>,
+    rope_theta: Option<f64>,
+    factor: Option<f64>,
+    low_freq_factor: Option<f64>,
+    high_freq_factor: Option<f64>,
+    original_max_position_embeddings: Option<f64>,
+}
+
+/// One id, several, or none.
+#[derive(Deserialize, Default, Clone)]
+#[serde(untagged, expecting = "eos_token_id must be a token id or a list of them")]
+pub(super) enum TokenIds {
+    One(u32),
+    Many(Vec<u32>),
+    #[default]
+    None,
+}
+
+fn silu() -> String {
+    "silu".into()
+}
+
+/// No model is larger than this in any dimension; keeps later products from overflowing.
+const LARGEST: usize = 1 << 24;
+
+impl DecoderConfig {
+    /// Reads the text of a Hugging Face `config.json`.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError`] for other architectures, variations that are not implemented, and
+    /// values that cannot be.
+    pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
+        let json = |error: serde_json::Error| ConfigError::Json(error.to_string());
+        let value: Value = serde_json::from_str(text).map_err(json)?;
+        // The architecture first: other models lack fields, and that message helps nobody.
+        let Some(model_type) = value.get("model_type").and_then(Value::as_str) else {
+            return Err(ConfigError::Json("it has no `model_type`".into()));
+        };
+        let family = family_of(model_type)?;
+        // From the text again: these errors then name the line.
+        let hf: HfConfig = serde_json::from_str(text).map_err(json)?;
+        hf.check_supported()?;
+        hf.check_sizes()?;
+        family.describe(&hf)
+    }
+}
+
+impl HfConfig {
+    fn check_supported(&self) -> Result<(), ConfigError> {
+        if self.hidden_act != "silu" {
+            return Err(ConfigError::Unsupported {
+                field: "hidden_act",
+                value: self.hidden_act.clone(),
+                supported: "silu",
+            });
+        }
+        if let Some(factor) = self.partial_rotary_factor.filter(|factor| *factor != 1.0) {
+            return Err(ConfigError::Unsupported {
+                field: "partial_rotary_factor",
+                value: factor.to_string(),
+                supported: "1",
+            });
+        }
+        match &self.quantization_config {
+            Some(config) if !config.is_null() => Err(ConfigError::Unsupported {
+                field: "quantization_config",
+                value: "a quantized checkpoint".into(),
+                supported: "one in F32, F16 or BF16",
+            }),
+            _ => Ok(()),
+        }
+    }
+
+    fn check_sizes(&self) -> Result<(), ConfigError> {
+        let sizes = [
+            ("vocab_size", Some(self.vocab_size)),
+            ("hidden_size", Some(self.hidden_size)),
+            ("intermediate_size", Some(self.intermediate_size)),
+            ("num_hidden_layers", Some(self.num_hidden_layers)),
+            ("num_attention_heads", Some(self.num_attention_heads)),
+            ("num_key_value_heads", self.num_key_value_heads),
+            ("head_dim", self.head_dim),
+            ("sliding_window", self.sliding_window),
+            ("max_position_embeddings", self.max_position_embeddings),
+        ];
+        for (field, size) in sizes {
+            if let Some(size) = size
+                && !(1..=LARGEST).contains(&size)
+            {
+                return Err(invalid(field, format!("{size} is not in 1..={LARGEST}")));
+            }
+        }
+        let (heads, kv) = (self.num_attention_heads, self.kv_heads());
+        if !heads.is_multiple_of(kv) {
+            return Err(invalid(
+                "num_key_value_heads",
+                format!("{kv} does not divide the {heads} attention heads"),
+            ));
+        }
+        if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
+            return Err(invalid("hidden_size", format!("{heads} heads do not divide it")));
+        }
+        if !self.head_width().is_multiple_of(2) {
+            return Err(invalid("head_dim", format!("{} is odd", self.head_width())));
+        }
+        Ok(())
+    }
+
+    fn kv_heads(&self) -> usize {
+        self.num_key_value_heads.unwrap_or(self.num_attention_heads)
+    }
+
+    fn head_width(&self) -> usize {
+        self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    /// What all families have in common. Attention and MLP have no biases, and every query sees
+    /// all positions before it.
+    pub fn describe(&self) -> Result<DecoderConfig, ConfigError> {
+        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
+        let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10000.0);
+        // Defaults are those of the configuration classes in transformers.
+        let context = self.max_position_embeddings.unwrap_or(2048);
+        let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context))?;
+        self.first_window_layer()?;
+        let config = DecoderConfig::new(
+            self.vocab_size,
+            self.hidden_size,
+            self.intermediate_size,
+            self.num_hidden_layers,
+            self.num_attention_heads,
+            self.kv_heads(),
+            self.head_width(),
+        );
+        Ok(config
+            .with_rms_norm_eps(positive("rms_norm_eps", self.rms_norm_eps.unwrap_or(1e-6))?)
+            .with_rope_theta(positive("rope_theta", theta)?)
+            .with_rope_scaling(scaling)
+            .with_max_position_embeddings(context)
+            .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
+            .with_mlp_bias(self.mlp_bias.unwrap_or(false))
+            .with_initializer_range(self.initializer_range.unwrap_or(0.02))
+            .with_eos_token_ids(self.eos_token_id.clone().into()))
+    }
+
+    /// The same with the sliding window on every layer from number `first` on, or where
+    /// `layer_types` says.
+    pub fn with_window(
+        &self,
+        config: DecoderConfig,
+        first: usize,
+    ) -> Result<DecoderConfig, ConfigError> {
+        let first = self.first_window_layer()?.unwrap_or(first);
+        let window = self.sliding_window.filter(|_| first < self.num_hidden_layers);
+        Ok(config.with_sliding_window(window).with_first_window_layer(first))
+    }
+
+    /// The first layer with a sliding window, if `layer_types` says which have one; the number of
+    /// layers if none does.
+    fn first_window_layer(&self) -> Result<Option<usize>, ConfigError> {
+        let Some(types) = &self.layer_types else { return Ok(None) };
+        let sliding: Vec<bool> = types.iter().map(|kind| kind == "sliding_attention").collect();
+        let first = sliding.iter().position(|sliding| *sliding).unwrap_or(self.num_hidden_layers);
+        let known = types.iter().all(|t| t == "full_attention" || t == "sliding_attention");
+        if known && sliding.iter().skip(first).all(|sliding| *sliding) {
+            return Ok(Some(first));
+        }
+        Err(ConfigError::Unsupported {
+            field: "layer_types",
+            value: "a mixture of attention types".into(),
+            supported: "full attention first, then a sliding window",
+        })
+    }
+}
+
+/// The tokens that end a text, from a `generation_config.json`.
+pub(super) fn stop_tokens(json: &[u8]) -> Result<Vec<u32>, ConfigError> {
+    #[derive(Deserialize)]
+    struct Generation {
+        #[serde(default)]
+        eos_token_id: TokenIds,
+    }
+    let generation: Generation =
+        serde_json::from_slice(json).map_err(|error| ConfigError::Json(error.to_string()))?;
+    Ok(generation.eos_token_id.into())
+}
+
+impl From<TokenIds> for Vec<u32> {
+    fn from(ids: TokenIds) -> Self {
+        match ids {
+            TokenIds::One(id) => vec![id],
+            TokenIds::Many(ids) => ids,
+            TokenIds::None => Vec::new(),
+        }
+    }
+}
+
+impl HfRope {
+    fn scaling(&self, context: usize) -> Result<RopeScaling, ConfigError> {
+        let needed = |field, value: Option<f64>| match value {
+            Some(value) => positive(field, value),
+            None => Err(invalid(field, "is missing from the rope settings".into())),
+        };
+        match self.rope_type.as_deref().or(self.old_rope_type.as_deref()) {
+            None | Some("default") => Ok(RopeScaling::None),
+            Some("linear") => Ok(RopeScaling::Linear { factor: needed("factor", self.factor)? }),
+            Some("llama3") => {
+                let low = needed("low_freq_factor", self.low_freq_factor)?;
+                let high = needed("high_freq_factor", self.high_freq_factor)?;
+                if high <= low {
+                    let reason = format!("{high} is not above low_freq_factor {low}");
+                    return Err(invalid("high_freq_factor", reason));
+                }
+                let original = self.original_max_position_embeddings.unwrap_or(context as f64);
+                Ok(RopeScaling::Llama3 {
+                    factor: needed("factor", self.factor)?,
+                    low_freq_factor: low,
+                    high_freq_factor: high,
+                    original_context: positive("original_max_position_embeddings", original)?,
+                })
+            }
+            Some(other) => Err(ConfigError::Unsupported {
+                field: "rope_type",
+                value: other.into(),
+                supported: "default, linear or llama3",
+            }),
+        }
+    }
+}
+
+fn invalid(field: &'static str, reason: String) -> ConfigError {
+    ConfigError::Invalid { field, reason }
+}
+
+fn positive(field: &'static str, value: f64) -> Result<f64, ConfigError> {
+    if value.is_finite() && value > 0.0 {
+        Ok(value)
+    } else {
+        Err(invalid(field, format!("{value} is not a positive number")))
+    }
+}

@@ -1,0 +1,213 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::{Device, FloatDType};
+
+use super::config::DecoderConfig;
+use super::decoder::Decoder;
+use super::hf_config::{ConfigError, stop_tokens};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_module,
+};
+use crate::files::FileError;
+use crate::forms::{Form, skeleton};
+use crate::modules::MatrixName;
+use crate::progress::Progress;
+
+/// Why a model directory cannot be loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// Its files or tensors.
+    #[error("{0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// Its `config.json`.
+    #[error("{path}: {source}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ConfigError,
+    },
+}
+
+/// A loaded model with what was read beside its weights.
+#[derive(Debug)]
+pub struct LoadedModel {
+    /// The model; its matrices have the forms that they are stored in.
+    pub model: Decoder,
+    /// Its configuration.
+    pub config: DecoderConfig,
+    /// Bytes of the stored weights.
+    pub bytes: u64,
+}
+
+/// Reads the `config.json` of a model directory, and the tokens that end a text from its
+/// `generation_config.json` too, where chat models list more of them.
+///
+/// # Errors
+///
+/// [`LoadError::Checkpoint`] if the file is missing, [`LoadError::Config`] if it describes
+/// no supported model.
+pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
+    let dir = dir.as_ref();
+    let path = dir.join("config.json");
+    if !dir.is_dir() {
+        return Err(missing(dir, MissingKind::Directory));
+    }
+    let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
+        std::io::ErrorKind::NotFound => missing(&path, MissingKind::File),
+        _ => file_error(FileError::Io { path: path.clone(), source }),
+    })?;
+    let text = String::from_utf8(bytes).map_err(|error| LoadError::Config {
+        path: path.clone(),
+        source: ConfigError::Json(error.to_string()),
+    })?;
+    let mut config =
+        DecoderConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })?;
+    let path = dir.join("generation_config.json");
+    if path.is_file() {
+        let bytes = std::fs::read(&path).map_err(|source| file_error(FileError::Io { path: path.clone(), source }))?;
+        let more = stop_tokens(&bytes).map_err(|source| LoadError::Config { path, source })?;
+        config.eos_token_ids.extend(more);
+    }
+    Ok(config)
+}
+
+/// A model directory that was checked but not read: configuration and tensors fit each other.
+#[derive(Debug)]
+pub struct OpenedModel {
+    /// Its configuration.
+    pub config: DecoderConfig,
+    /// Its tensors.
+    pub checkpoint: Checkpoint,
+    /// Its matrices that have another form than the dense one.
+    pub compressed: Vec<StoredMatrix>,
+    skeleton: Decoder,
+}
+
+/// Opens a Hugging Face model directory, dense or compressed, and checks it without reading
+/// weights.
+///
+/// # Errors
+///
+/// [`LoadError`]. Missing, unused and misshaped tensors are all named.
+pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel, LoadError> {
+    let dir = dir.as_ref();
+    let config = read_config(dir)?;
+    let checkpoint = Checkpoint::open(dir)?.without(ignored(&config));
+    check_layer_count(&config, &checkpoint)?;
+    let compressed = checkpoint.compressed_matrices()?;
+    let skeleton = skeleton_of(&config, &checkpoint, &compressed, device)?;
+    check_module(&skeleton, &checkpoint)?;
+    Ok(OpenedModel { config, checkpoint, compressed, skeleton })
+}
+
+/// A model without its weights, whose matrices have the forms that they are stored in.
+fn skeleton_of(
+    config: &DecoderConfig,
+    checkpoint: &Checkpoint,
+    compressed: &[StoredMatrix],
+    device: &Device,
+) -> Result<Decoder, CheckpointError> {
+    let mut forms = BTreeMap::new();
+    for matrix in compressed {
+        let indices = checkpoint.read_all_indices(matrix)?;
+        forms.insert(&matrix.name, (matrix.form, indices));
+    }
+    skeleton(config.init(device), |name| forms.get(name).cloned(), device)
+        .map_err(|(name, source)| checkpoint.form_error(&name)(source))
+}
+
+impl OpenedModel {
+    /// The model without its weights; nothing is allocated.
+    pub fn skeleton(&self) -> &Decoder {
+        &self.skeleton
+    }
+
+    /// The dense model without its weights, but with matrices in other forms: to count, not to
+    /// compute with.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Checkpoint`] for forms that matrices of the model cannot have.
+    pub fn skeleton_in(
+        &self,
+        form_of: impl Fn(&MatrixName) -> Option<Form>,
+        device: &Device,
+    ) -> Result<Decoder, LoadError> {
+        // Which indices they would have is not known yet; any will do.
+        let form_of = |name: &MatrixName| {
+            let form = form_of(name)?;
+            Some((form, form.any_indices()))
+        };
+        let module = skeleton(self.config.init(device), form_of, device);
+        Ok(module.map_err(|(name, source)| self.checkpoint.form_error(&name)(source))?)
+    }
+
+    /// Reads the weights, to compute in `dtype`: they are held in it, but for those whose path
+    /// `is_master` names, which are f32 so that they can train.
+    ///
+    /// # Errors
+    ///
+    /// [`LoadError::Checkpoint`] for weights that are not finite, and when interrupted.
+    pub fn load(
+        self,
+        dtype: FloatDType,
+        is_master: impl Fn(&str) -> bool,
+        progress: &mut dyn Progress,
+    ) -> Result<LoadedModel, LoadError> {
+        let Self { config, checkpoint, skeleton, .. } = self;
+        let dtype_of = |path: &str| if is_master(path) { FloatDType::F32 } else { dtype };
+        let model = load_module(skeleton, &checkpoint, dtype_of, progress)?.with_dtype(dtype);
+        let bytes = checkpoint.bytes();
+        let dir = checkpoint.dir().display();
+        tracing::debug!("{dir}: {bytes} bytes loaded, to compute in {dtype:?}");
+        Ok(LoadedModel { model, config, bytes })
+    }
+}
+
+/// Loads a Hugging Face model directory, dense or compressed, on `device`, to compute in `dtype`.
+/// Compressed weights come straight from their files: nothing is decomposed.
+///
+/// # Errors
+///
+/// As [`open_model`], and for weights that are not finite.
+pub fn load_model(
+    dir: impl AsRef<Path>,
+    device: &Device,
+    dtype: FloatDType,
+    progress: &mut dyn Progress,
+) -> Result<LoadedModel, LoadError> {
+    open_model(dir, device)?.load(dtype, |_| false, progress)
+}
+
+/// Tensors that a model may have and that are not parameters: old checkpoints store the
+/// rotary frequencies, and some store a tied head twice.
+fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
+    let tied = config.tie_word_embeddings;
+    move |name| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+}
+
+/// A hostile `config.json` must not make us build a billion layers before a tensor is
+/// found missing: every layer has a norm, so there are no more layers than tensors.
+fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+    let norm = |layer| format!("model.layers.{layer}.input_layernorm.weight");
+    let missing =
+        (0..config.num_hidden_layers).map(norm).find(|name| checkpoint.meta(name).is_none());
+    match missing {
+        Some(tensor) => {
+            let dir = checkpoint.dir().into();
+            Err(CheckpointError::TensorMissing { dir, tensor }.into())
+        }
+        None => Ok(()),
+    }
+}
+
+fn missing(path: &Path, what: MissingKind) -> LoadError {
+    CheckpointError::Missing { path: path.into(), what }.into()
+}
+
+fn file_error(error: FileError) -> LoadError {
+    CheckpointError::from(error).into()
+}

@@ -1,0 +1,36 @@
+//! Language models: what others need of one, the decoder that all families here are, and its
+//! families.
+//!
+//! [`LanguageModel`] is what calibration, compression, evaluation, training and [`generate`] work
+//! on. [`Decoder`] is the one implementation here; a [`DecoderConfig`] describes it, and the
+//! registry of [`families`](model_types) makes that of a Hugging Face `config.json`.
+//! [`load_model`] loads a model directory, dense or compressed.
+
+mod attention;
+mod block;
+mod cache;
+mod config;
+mod cross_entropy;
+mod decoder;
+mod families;
+mod generate;
+mod hf_config;
+mod language;
+mod load;
+mod rotary;
+mod sampling;
+
+pub use attention::{Attention, AttentionConfig, CausalMask};
+pub use block::{Block, Mlp};
+pub use cache::{KvCache, TokenCache};
+pub use config::{DecoderConfig, RopeScaling};
+pub(crate) use cross_entropy::{cross_entropy, leaf, token_losses};
+pub use decoder::{Decoder, DecoderBody, Pass};
+pub use families::model_types;
+pub use generate::{GenerateError, GenerateOptions, generate};
+pub use hf_config::ConfigError;
+pub(crate) use language::as_tensor;
+pub use language::{LanguageModel, ModelMatrix, device_of, projections};
+pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
+pub use rotary::{Rotary, RotaryTable};
+pub use sampling::{Sampler, SamplerError};

@@ -1,0 +1,333 @@
+//! The one walk over the parameters of a module, and the one way to change them.
+//!
+//! Burn's traversal is generic over the rank of a tensor, and meets a weight without its
+//! reparameterization, whose own parameters come after it. Here every parameter is seen through
+//! [`AnyParam`], at a [`Place`] that says which weight it belongs to.
+
+use std::any::Any;
+use std::collections::HashMap;
+
+use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
+use burn::optim::GradientsParams;
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+
+use super::names::MatrixName;
+
+/// Where a parameter is in its module.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// Burn's path of the parameter, such as `model.norm.gamma`.
+    pub path: String,
+    /// Path of the parameter that it belongs to: its own, or that of the weight whose
+    /// reparameterization it is a part of.
+    pub owner: String,
+    /// What it is within the reparameterization of its owner, such as `low_rank.up`; empty for a
+    /// parameter of its own.
+    pub part: String,
+    /// Burn's name of the type that holds the owner, such as `Struct:Linear`.
+    pub container: String,
+}
+
+impl Place {
+    /// The matrix that the owner is the weight of, if it is called `weight`.
+    pub fn matrix(&self) -> Option<MatrixName> {
+        MatrixName::of_weight(&self.owner)
+    }
+
+    /// Whether the owner is the weight of a linear layer, which holds the transpose of what
+    /// PyTorch stores.
+    pub fn is_linear(&self) -> bool {
+        matches!(&*self.container, "Struct:Linear" | "Struct:LowRankLinear")
+    }
+
+    /// Whether the owner belongs to a norm.
+    pub fn is_norm(&self) -> bool {
+        self.container.ends_with("Norm")
+    }
+}
+
+/// A parameter of any rank.
+pub(crate) trait AnyParam {
+    fn id(&self) -> ParamId;
+
+    /// The shape; initializes nothing.
+    fn shape(&self) -> Vec<usize>;
+
+    /// Whether it holds floating point numbers.
+    fn is_float(&self) -> bool;
+
+    /// Whether it trains.
+    fn trains(&self) -> bool;
+
+    /// The parameter as a matrix, if it is one.
+    fn matrix(&self) -> Option<&Param<Tensor<2>>>;
+
+    /// The value as it is saved, on the host. A parameter that is not there yet is drawn.
+    fn values(&self) -> TensorData;
+
+    /// The type that the value has on its device. A parameter that is not there yet is drawn.
+    fn dtype(&self) -> DType;
+
+    /// The value on its device, a `Tensor<D>`. A parameter that is not there yet is drawn.
+    fn tensor(&self) -> Box<dyn Any + Send>;
+
+    /// The sum of the squares of its gradient, if it has one, on the device.
+    fn squared_gradient(&self, gradients: &GradientsParams) -> Option<Tensor<1>>;
+
+    /// Multiplies its gradient, if it has one.
+    fn scale_gradient(&self, gradients: &mut GradientsParams, by: &Factor);
+}
+
+/// What gradients are multiplied by.
+pub(crate) enum Factor {
+    Number(f64),
+    /// Of one element, on the device.
+    Tensor(Box<Tensor<1>>),
+}
+
+impl<const D: usize> AnyParam for Param<Tensor<D>> {
+    fn id(&self) -> ParamId {
+        self.id
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.lazy_shape().to_vec()
+    }
+
+    fn is_float(&self) -> bool {
+        true
+    }
+
+    fn trains(&self) -> bool {
+        self.is_require_grad()
+    }
+
+    fn matrix(&self) -> Option<&Param<Tensor<2>>> {
+        (self as &dyn Any).downcast_ref()
+    }
+
+    fn values(&self) -> TensorData {
+        self.transform_for_save().base().into_data()
+    }
+
+    fn dtype(&self) -> DType {
+        self.base().dtype()
+    }
+
+    fn tensor(&self) -> Box<dyn Any + Send> {
+        Box::new(self.base())
+    }
+
+    fn squared_gradient(&self, gradients: &GradientsParams) -> Option<Tensor<1>> {
+        Some(gradients.get::<D>(self.id)?.square().sum())
+    }
+
+    fn scale_gradient(&self, gradients: &mut GradientsParams, by: &Factor) {
+        let Some(gradient) = gradients.remove::<D>(self.id) else { return };
+        let scaled = match by {
+            Factor::Number(factor) => gradient.mul_scalar(*factor),
+            Factor::Tensor(factor) => gradient * Tensor::clone(factor).unsqueeze(),
+        };
+        gradients.register(self.id, scaled);
+    }
+}
+
+impl<const D: usize> AnyParam for Param<Tensor<D, Int>> {
+    fn id(&self) -> ParamId {
+        self.id
+    }
+
+    fn shape(&self) -> Vec<usize> {
+        self.lazy_shape().to_vec()
+    }
+
+    fn is_float(&self) -> bool {
+        false
+    }
+
+    fn trains(&self) -> bool {
+        false
+    }
+
+    fn matrix(&self) -> Option<&Param<Tensor<2>>> {
+        None
+    }
+
+    fn values(&self) -> TensorData {
+        self.val().into_data()
+    }
+
+    fn dtype(&self) -> DType {
+        self.val().dtype()
+    }
+
+    fn tensor(&self) -> Box<dyn Any + Send> {
+        Box::new(self.val())
+    }
+
+    fn squared_gradient(&self, _gradients: &GradientsParams) -> Option<Tensor<1>> {
+        None
+    }
+
+    fn scale_gradient(&self, _gradients: &mut GradientsParams, _by: &Factor) {}
+}
+
+/// Looks at every parameter of floating point or integer numbers, in Burn's order. Initializes
+/// nothing by itself.
+pub(crate) fn walk(module: &impl Module, look: impl FnMut(&Place, &dyn AnyParam)) {
+    module.visit(&mut Walk { at: At::default(), look });
+}
+
+/// What [`map_floats`] makes of a parameter.
+pub(crate) enum Change {
+    /// It stays as it is.
+    Keep,
+    /// It trains, or it is frozen.
+    Train(bool),
+    /// It gets this value, in this type, as if loaded from a record.
+    Load(TensorData, DType),
+    /// It has this type from here on.
+    Cast(FloatDType),
+}
+
+/// Changes parameters of floating point numbers, in Burn's order.
+pub(crate) fn map_floats<M: Module>(
+    module: M,
+    change: impl FnMut(&Place, &dyn AnyParam) -> Change,
+) -> M {
+    module.map(&mut Walk { at: At::default(), look: change })
+}
+
+/// Where the walk is.
+#[derive(Default)]
+struct At {
+    path: Vec<String>,
+    containers: Vec<String>,
+    /// How long the path of the weight is whose reparameterization this is.
+    owner: Option<usize>,
+}
+
+/// What Burn calls the container of a reparameterization.
+const REPARAMETERIZATION: &str = "Reparameterization";
+
+impl At {
+    fn enter(&mut self, name: &str, container: &str) {
+        if container == REPARAMETERIZATION {
+            self.owner = Some(self.path.len());
+        }
+        self.path.push(name.into());
+        self.containers.push(container.into());
+    }
+
+    fn exit(&mut self) {
+        self.path.pop();
+        self.containers.pop();
+        self.owner = self.owner.filter(|owner| *owner < self.path.len());
+    }
+
+    fn place(&self) -> Place {
+        let owner = self.owner.unwrap_or(self.path.len());
+        Place {
+            path: self.path.join("."),
+            owner: self.path[..owner].join("."),
+            part: self.path[owner..].join("."),
+            container: match owner {
+                0 => String::new(),
+                _ => self.containers[owner - 1].clone(),
+            },
+        }
+    }
+}
+
+struct Walk<F> {
+    at: At,
+    look: F,
+}
+
+impl<F: FnMut(&Place, &dyn AnyParam)> ModuleVisitor for Walk<F> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.at.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.at.exit();
+    }
+
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        (self.look)(&self.at.place(), param);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        (self.look)(&self.at.place(), param);
+    }
+}
+
+impl<F: FnMut(&Place, &dyn AnyParam) -> Change> ModuleMapper for Walk<F> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.at.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.at.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        match (self.look)(&self.at.place(), &param) {
+            Change::Keep => param,
+            Change::Train(trains) => param.set_require_grad(trains),
+            Change::Load(data, dtype) => {
+                let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype));
+                let id = param.id;
+                param.transform_for_load(tensor, id)
+            }
+            Change::Cast(dtype) => param.map(|tensor| tensor.cast(dtype)),
+        }
+    }
+}
+
+/// The values of the parameters of a module that train.
+pub(crate) struct Trained(HashMap<ParamId, Box<dyn Any + Send>>);
+
+impl Trained {
+    /// Takes the values, which are shared and not copied.
+    pub fn of(module: &impl Module) -> Self {
+        let mut values = HashMap::new();
+        walk(module, |_, param| {
+            if param.trains() {
+                values.insert(param.id(), param.tensor());
+            }
+        });
+        Self(values)
+    }
+
+    /// Puts them into another module with the same parameters, on a device, as leaves of its own.
+    /// All other parameters of it are frozen.
+    pub fn put_into<M: Module>(&self, module: M, device: &Device) -> M {
+        struct Put<'a>(&'a Trained, &'a Device);
+        impl ModuleMapper for Put<'_> {
+            fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+                let value = self.0.0.get(&param.id).and_then(|value| value.downcast_ref());
+                match value.cloned() {
+                    Some::<Tensor<D>>(value) => {
+                        let value = value.to_device(self.1).detach().require_grad();
+                        Param::initialized(param.id, value).set_require_grad(true)
+                    }
+                    None => param.set_require_grad(false),
+                }
+            }
+        }
+        module.map(&mut Put(self, device))
+    }
+}
+
+/// Draws all parameters that are not there yet, in the order of their paths: the same seed gives
+/// the same module on the same kind of device.
+pub fn initialize(module: &impl Module, seed: u64) {
+    for device in module.devices() {
+        device.seed(seed);
+    }
+    // Reading a lazy parameter draws it.
+    walk(module, |_, param| {
+        let _drawn = param.dtype();
+    });
+}

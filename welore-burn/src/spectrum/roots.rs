@@ -1,0 +1,159 @@
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+
+use crate::calibrate::CalibrationError;
+use crate::linalg::Root;
+use crate::modules::MatrixName;
+
+/// Roots of second moments that were computed, so that matrices with the same inputs share one and
+/// whoever factors a matrix finds the one that it was measured with.
+///
+/// The first roots are kept until they fill their share of memory. Later ones live as long as
+/// somebody uses them, and the last few a little longer: matrices that share inputs come one
+/// after the other.
+#[derive(Debug)]
+pub(super) struct Roots {
+    /// Most bytes that are kept.
+    most: u64,
+    state: Mutex<State>,
+}
+
+/// Bytes of roots that are kept unless told otherwise.
+const KEPT: u64 = 512 << 20;
+
+/// Roots that outlive their last user for a while.
+const RECENT: usize = 2;
+
+#[derive(Debug, Default)]
+struct State {
+    known: HashMap<Key, Weak<Cell>>,
+    kept: Vec<Arc<Cell>>,
+    bytes: u64,
+    recent: VecDeque<Arc<Cell>>,
+}
+
+/// One computation: whoever comes while it goes on waits for it.
+type Cell = OnceLock<Result<Arc<Root>, Arc<CalibrationError>>>;
+
+/// The root of what, under whose name.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) enum Key {
+    Inputs(MatrixName),
+    Outputs(MatrixName),
+}
+
+impl Default for Roots {
+    fn default() -> Self {
+        Self::keeping(KEPT)
+    }
+}
+
+impl Roots {
+    /// Keeps so many bytes of roots that nobody uses at the moment.
+    pub fn keeping(most: u64) -> Self {
+        Self { most, state: Mutex::default() }
+    }
+
+    /// The root with this key, computed if it is not at hand.
+    pub fn get(
+        &self,
+        key: Key,
+        compute: impl FnOnce() -> Result<Root, CalibrationError>,
+    ) -> Result<Arc<Root>, Arc<CalibrationError>> {
+        let cell = self.cell(key);
+        let mut new = false;
+        let root = cell.get_or_init(|| {
+            new = true;
+            compute().map(Arc::new).map_err(Arc::new)
+        });
+        if let (Ok(root), true) = (root, new) {
+            self.keep(&cell, root.bytes());
+        }
+        root.clone()
+    }
+
+    fn cell(&self, key: Key) -> Arc<Cell> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cell) = state.known.get(&key).and_then(Weak::upgrade) {
+            return cell;
+        }
+        let cell = Arc::new(Cell::new());
+        state.known.insert(key, Arc::downgrade(&cell));
+        cell
+    }
+
+    fn keep(&self, cell: &Arc<Cell>, bytes: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.bytes.saturating_add(bytes) <= self.most {
+            state.bytes += bytes;
+            state.kept.push(cell.clone());
+            return;
+        }
+        state.recent.push_back(cell.clone());
+        if state.recent.len() > RECENT {
+            state.recent.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linalg::SecondMoment;
+
+    fn root(size: usize) -> Result<Root, CalibrationError> {
+        let mut moment = SecondMoment::new(size);
+        let eye = (0..size * size).map(|i| f32::from(u8::from(i % (size + 1) == 0)));
+        moment.add(&eye.collect::<Vec<f32>>());
+        Ok(moment.root(0.0).unwrap())
+    }
+
+    fn key(name: &str) -> Key {
+        Key::Inputs(name.into())
+    }
+
+    #[test]
+    fn what_is_kept_or_in_use_is_not_computed_again() {
+        // Room for one root of 10 x 10, which is 800 bytes.
+        let roots = Roots::keeping(1000);
+        let first = roots.get(key("a"), || root(10)).unwrap();
+        let again = roots.get(key("a"), || panic!("it is known")).unwrap();
+        assert!(Arc::ptr_eq(&first, &again));
+        drop((first, again));
+        // Later ones are held by their users, and the last two a little longer.
+        let held = roots.get(key("b"), || root(10)).unwrap();
+        for name in ["c", "d", "e"] {
+            roots.get(key(name), || root(10)).unwrap();
+        }
+        roots.get(key("a"), || panic!("the first one is kept")).unwrap();
+        roots.get(key("b"), || panic!("somebody has it")).unwrap();
+        roots.get(key("e"), || panic!("it was used just now")).unwrap();
+        let mut computed = false;
+        let compute = || {
+            computed = true;
+            root(10)
+        };
+        roots.get(key("c"), compute).unwrap();
+        assert!(computed, "nothing keeps it");
+        drop(held);
+    }
+
+    #[test]
+    fn several_threads_compute_a_root_once() {
+        let roots = Roots::default();
+        let count = std::sync::atomic::AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    let compute = || {
+                        count.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                        std::thread::sleep(std::time::Duration::from_millis(20));
+                        root(10)
+                    };
+                    roots.get(key("a"), compute).unwrap();
+                });
+            }
+        });
+        assert_eq!(count.into_inner(), 1);
+    }
+}

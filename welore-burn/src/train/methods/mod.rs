@@ -1,0 +1,220 @@
+//! Ways to train: which parameters train, by which optimizer, and what goes on between steps.
+//!
+//! A method is a file here and a line in the list below.
+
+mod full;
+mod galore;
+mod galore_optimizer;
+mod lora;
+mod lrc;
+mod nlrc;
+
+use std::collections::BTreeSet;
+
+use burn::optim::{AdamWConfig, ModuleOptimizer};
+
+use super::error::TrainError;
+use super::options::TrainOptions;
+use super::selecting::{Projections, TrainableCount};
+use crate::model::LanguageModel;
+use crate::modules::{Change, Place, map_floats};
+use crate::named::named;
+
+pub use galore_optimizer::{GaLore, GaLoreConfig, GaLoreState};
+
+/// One way to train.
+pub(super) trait TrainingMethod {
+    /// What it trains, for a model card: "tuned: its LRCs, 60 steps ...".
+    const TRAINED: &'static str;
+
+    /// Whether the model that comes of it is dense, whatever the one before was.
+    const MERGES: bool = false;
+
+    /// The options that it alone reads, as [`TrainOptions`] calls them.
+    const OPTIONS: &'static [&'static str] = &[];
+
+    /// Whether a parameter trains. What does not is frozen, and stores neither activations nor
+    /// gradients.
+    fn trains(place: &Place, projections: &Projections) -> bool;
+
+    /// Checks the options that it reads.
+    fn check(_options: &TrainOptions) -> Result<(), TrainError> {
+        Ok(())
+    }
+
+    /// How much of a model would train, and how much there would be. Initializes nothing.
+    fn count(
+        projections: &Projections,
+        _options: &TrainOptions,
+    ) -> Result<TrainableCount, TrainError> {
+        Ok(projections.count(|place| Self::trains(place, projections)))
+    }
+
+    /// Makes exactly the chosen parameters trainable.
+    fn select<M: LanguageModel>(model: M, _options: &TrainOptions) -> Result<M, TrainError> {
+        let projections = Projections::of(&model);
+        Ok(map_floats(model, |place, _| Change::Train(Self::trains(place, &projections))))
+    }
+
+    /// The optimizer of the trainable parameters.
+    fn optimizer<M: LanguageModel>(_model: &M, options: &TrainOptions) -> ModuleOptimizer {
+        adamw(options)
+    }
+
+    /// What happens to the model before step number `step`, counted from 0: such as other
+    /// parameters that train from here on. Must be a function of its arguments, so that a run that
+    /// is resumed takes the same steps.
+    fn before_step<M: LanguageModel>(model: M, _step: usize, _options: &TrainOptions) -> M {
+        model
+    }
+
+    /// The model that is written, on its plain device, of the one that was trained.
+    fn finish<M: LanguageModel>(model: M) -> M {
+        model
+    }
+}
+
+/// AdamW for all parameters that train.
+fn adamw(options: &TrainOptions) -> ModuleOptimizer {
+    let weight_decay = options.weight_decay as f32;
+    AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(weight_decay).init()
+}
+
+/// Keeps AdamW from dividing by 0.
+const EPSILON: f32 = 1e-8;
+
+/// Lists the methods: this is where a new one is registered.
+macro_rules! methods {
+    ($($(#[$doc:meta])* $variant:ident = $method:ty, $name:literal, $about:literal;)+) => {
+        /// What is trained, and how. Everything else is frozen, and stores neither activations nor
+        /// gradients.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum Trainable {
+            $($(#[$doc])* $variant),+
+        }
+
+        named!(Trainable { $($variant => $name, $about;)+ });
+
+        impl Trainable {
+            /// What it trains, for a model card.
+            pub fn trained(self) -> &'static str {
+                match self { $(Self::$variant => <$method>::TRAINED),+ }
+            }
+
+            /// Whether the model that comes of it is dense, whatever the one before was.
+            pub fn merges(self) -> bool {
+                match self { $(Self::$variant => <$method>::MERGES),+ }
+            }
+
+            /// The options that it alone reads, by their names in [`TrainOptions`].
+            pub fn options(self) -> &'static [&'static str] {
+                match self { $(Self::$variant => <$method>::OPTIONS),+ }
+            }
+
+            pub(super) fn check(self, options: &TrainOptions) -> Result<(), TrainError> {
+                match self { $(Self::$variant => <$method>::check(options)),+ }
+            }
+
+            pub(super) fn trains(self, place: &Place, projections: &Projections) -> bool {
+                match self { $(Self::$variant => <$method>::trains(place, projections)),+ }
+            }
+
+            pub(super) fn count(
+                self,
+                projections: &Projections,
+                options: &TrainOptions,
+            ) -> Result<TrainableCount, TrainError> {
+                match self { $(Self::$variant => <$method>::count(projections, options)),+ }
+            }
+
+            pub(super) fn select<M: LanguageModel>(
+                self,
+                model: M,
+                options: &TrainOptions,
+            ) -> Result<M, TrainError> {
+                match self { $(Self::$variant => <$method>::select(model, options)),+ }
+            }
+
+            pub(super) fn optimizer<M: LanguageModel>(
+                self,
+                model: &M,
+                options: &TrainOptions,
+            ) -> ModuleOptimizer {
+                match self { $(Self::$variant => <$method>::optimizer(model, options)),+ }
+            }
+
+            pub(super) fn before_step<M: LanguageModel>(
+                self,
+                model: M,
+                step: usize,
+                options: &TrainOptions,
+            ) -> M {
+                match self { $(Self::$variant => <$method>::before_step(model, step, options)),+ }
+            }
+
+            /// The model that is written of the one that was trained: without adapters, whose sum
+            /// with a weight is dense. `model` is on its plain device.
+            pub fn finish<M: LanguageModel>(self, model: M) -> M {
+                match self { $(Self::$variant => <$method>::finish(model)),+ }
+            }
+        }
+    };
+}
+
+methods! {
+    /// The factors of the low-rank components: WeLore's fine-tuning.
+    Lrc = lrc::Lrc, "lrc", "the factors of the low-rank components";
+    /// Every parameter.
+    Full = full::Full, "full", "every parameter";
+    /// The projections that stayed dense, the counterpart that the paper compares with.
+    Nlrc = nlrc::Nlrc, "nlrc", "the projections that stayed dense";
+    /// LoRA adapters on all projections (arXiv 2106.09685), Burn's own. Factored projections are
+    /// merged first, since the sum with an adapter has a larger rank.
+    Lora = lora::Lora, "lora", "LoRA adapters on all projections";
+    /// Every parameter, with the gradients of projections projected to low rank (GaLore,
+    /// arXiv 2403.03507).
+    Galore = galore::Galore, "galore", "every parameter, with the gradients of projections projected to low rank";
+}
+
+/// Makes exactly the chosen parameters trainable, and says which they are and how many. They must
+/// be f32; what is frozen may be of any type.
+///
+/// # Errors
+///
+/// [`TrainError::NothingTrainable`] if the model has no such parameter, [`TrainError::Option`] for
+/// options of the method that the model does not allow.
+pub fn select_trainable<M: LanguageModel>(
+    model: M,
+    options: &TrainOptions,
+) -> Result<(M, burn::module::ParamGroup, TrainableCount), TrainError> {
+    let model = options.trainable.select(model, options)?;
+    let (paths, count) = super::selecting::trainable(&model);
+    if count.trainable == 0 {
+        return Err(TrainError::NothingTrainable(options.trainable));
+    }
+    Ok((model, burn::module::ParamGroup::from_paths(paths), count))
+}
+
+/// Paths of the parameters of a model that would train from the start, so that a loader can hold
+/// them in f32. Initializes nothing. None of those that a method adds itself.
+pub fn trainable_paths(model: &impl LanguageModel, trainable: Trainable) -> BTreeSet<String> {
+    let projections = Projections::of(model);
+    projections.paths(|place| trainable.trains(place, &projections))
+}
+
+/// How much of a model would train. Initializes nothing.
+///
+/// # Errors
+///
+/// As [`select_trainable`].
+pub fn count_trainable(
+    model: &impl LanguageModel,
+    options: &TrainOptions,
+) -> Result<TrainableCount, TrainError> {
+    let count = options.trainable.count(&Projections::of(model), options)?;
+    match count.trainable {
+        0 => Err(TrainError::NothingTrainable(options.trainable)),
+        _ => Ok(count),
+    }
+}

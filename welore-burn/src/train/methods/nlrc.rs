@@ -1,0 +1,14 @@
+use super::super::selecting::Projections;
+use super::TrainingMethod;
+use crate::modules::Place;
+
+/// The projections that stayed dense.
+pub(super) struct Nlrc;
+
+impl TrainingMethod for Nlrc {
+    const TRAINED: &'static str = "its dense projections";
+
+    fn trains(place: &Place, projections: &Projections) -> bool {
+        projections.contains(place) && !projections.is_low_rank(place)
+    }
+}

@@ -1,0 +1,308 @@
+//! What a run directory says of itself.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use burn::tensor::FloatDType;
+use serde::{Deserialize, Serialize};
+
+use super::error::TrainError;
+use super::options::TrainOptions;
+use crate::artifact::Header;
+use crate::data::TaskKind;
+use crate::files::{FileError, write_file};
+use crate::named::named;
+
+/// The file of a run directory that says what the run is.
+pub const RUN_FILE: &str = "run.json";
+
+const FORMAT: &str = "welore-run";
+const VERSION: u32 = 2;
+
+/// Everything that decides what a run does: `run.json` in its directory.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunFile {
+    /// `welore-run`. Files of the first version do not say it.
+    #[serde(default = "format")]
+    format: String,
+    #[serde(default = "version")]
+    version: u32,
+    /// Model directory that training starts from. In the file it is relative to the run if it is
+    /// within.
+    pub base: PathBuf,
+    /// What identifies that model: a digest of its files; see [`model_digest`].
+    pub base_digest: String,
+    /// What is trained on.
+    pub data: RunSource,
+    /// What identifies its contents, as tokens.
+    pub data_digest: String,
+    /// Text that is evaluated on.
+    #[serde(default)]
+    pub eval_text: Option<PathBuf>,
+    /// What identifies the contents of the evaluation.
+    #[serde(default)]
+    pub eval_digest: Option<String>,
+    /// Most windows or examples of an evaluation.
+    #[serde(default, rename = "eval_blocks")]
+    pub eval_windows: Option<usize>,
+    /// Type that is computed in.
+    #[serde(default)]
+    pub dtype: Precision,
+    /// Steps between records of the gradients. Decides no step.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub track_gradients: Option<NonZeroUsize>,
+    /// How the model is trained.
+    #[serde(rename = "settings")]
+    pub options: TrainOptions,
+}
+
+fn format() -> String {
+    FORMAT.into()
+}
+
+fn version() -> u32 {
+    VERSION
+}
+
+/// What a run trains on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunSource {
+    /// A text, or documents.
+    Text(PathBuf),
+    /// The files of a task.
+    Task {
+        /// Which task.
+        name: TaskKind,
+        /// Where it is.
+        path: PathBuf,
+    },
+}
+
+impl RunSource {
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::Text(path) | Self::Task { path, .. } => path,
+        }
+    }
+
+    /// Whether it is a task, which brings examples to evaluate on.
+    pub fn is_task(&self) -> bool {
+        matches!(self, Self::Task { .. })
+    }
+}
+
+/// Types that a model computes in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits with the range of f32.
+    Bf16,
+    /// 16 bits with more digits and less range.
+    F16,
+}
+
+named!(Precision {
+    F32 => "f32", "32 bits";
+    Bf16 => "bf16", "16 bits with the range of f32";
+    F16 => "f16", "16 bits with more digits and less range";
+});
+
+impl Precision {
+    /// Burn's type.
+    pub fn float(self) -> FloatDType {
+        match self {
+            Self::F32 => FloatDType::F32,
+            Self::Bf16 => FloatDType::BF16,
+            Self::F16 => FloatDType::F16,
+        }
+    }
+}
+
+/// A run file that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunFileError {
+    /// There is none.
+    #[error("{path} is not a run: it has no run.json", path = dir.display())]
+    NotARun {
+        /// The directory.
+        dir: PathBuf,
+    },
+    /// The file cannot be read or written.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// The file is something else.
+    #[error("{path}: not the file of a run: {reason}", path = path.display())]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// How that shows.
+        reason: String,
+    },
+    /// Written by a newer version.
+    #[error("{path}: run format version {version} is not known here (this is version {VERSION})", path = path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        version: u32,
+    },
+    /// An option that cannot be.
+    #[error("{path}: {source}", path = path.display())]
+    Option {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: TrainError,
+    },
+}
+
+impl RunFile {
+    /// Describes a new run that starts from the model in the directory `base`, whose digest is
+    /// `base_digest`, and trains on data with the digest `data_digest`.
+    pub fn new(
+        base: PathBuf,
+        base_digest: String,
+        data: RunSource,
+        data_digest: String,
+        options: TrainOptions,
+    ) -> Self {
+        Self {
+            format: format(),
+            version: version(),
+            base,
+            base_digest,
+            data,
+            data_digest,
+            eval_text: None,
+            eval_digest: None,
+            eval_windows: None,
+            dtype: Precision::default(),
+            track_gradients: None,
+            options,
+        }
+    }
+
+    /// Reads the file of a run directory. Fields that an earlier version did not write have their
+    /// defaults.
+    ///
+    /// # Errors
+    ///
+    /// [`RunFileError`], also for options that cannot be: people edit files.
+    pub fn read(dir: &Path) -> Result<Self, RunFileError> {
+        let path = dir.join(RUN_FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(RunFileError::NotARun { dir: dir.into() });
+            }
+            Err(source) => return Err(FileError::Io { path, source }.into()),
+        };
+        let broken = |reason: String| RunFileError::Broken { path: path.clone(), reason };
+        let header = Header::of(&text).map_err(|error| broken(error.to_string()))?;
+        // The first version has neither format nor version.
+        match (header.format.as_str(), header.version) {
+            ("", 0) | (FORMAT, VERSION) => {}
+            (FORMAT, version) => return Err(RunFileError::Version { path, version }),
+            (other, _) => return Err(broken(format!("its format is `{other}`"))),
+        }
+        let mut run: Self =
+            serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+        run.version = VERSION;
+        run.check().map_err(|source| RunFileError::Option { path, source })?;
+        run.base = dir.join(&run.base);
+        Ok(run)
+    }
+
+    /// Writes the file of the run in `dir`. A base within the run is written relative to it, so
+    /// that the run can be moved.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Io`].
+    pub fn write(&self, dir: &Path) -> Result<(), FileError> {
+        let within = dir.canonicalize().ok();
+        let within = within.and_then(|dir| self.base.strip_prefix(dir).ok());
+        let base = within.unwrap_or(&self.base).to_path_buf();
+        let file = Self { base, ..self.clone() };
+        let text = serde_json::to_string_pretty(&file).expect("numbers and paths serialize");
+        write_file(dir.join(RUN_FILE), text.as_bytes())
+    }
+
+    /// Checks every option, alone and with the others.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Option`].
+    pub fn check(&self) -> Result<(), TrainError> {
+        let evaluated = self.data.is_task() || self.eval_text.is_some();
+        check_run(&self.options, evaluated, self.eval_windows)
+    }
+
+    /// What identifies the run: all that decides its steps, but no path.
+    pub fn identity(&self) -> String {
+        let decisive = serde_json::to_vec(&(
+            &self.base_digest,
+            &self.data_digest,
+            &self.eval_digest,
+            self.eval_windows,
+            self.dtype,
+            &self.options,
+        ));
+        let decisive = decisive.expect("numbers and text serialize");
+        blake3::hash(&decisive).to_hex().to_string()
+    }
+}
+
+/// Checks options of a run, alone and with the others. `evaluated` is whether there is anything to
+/// evaluate on.
+///
+/// # Errors
+///
+/// [`TrainError::Option`].
+pub fn check_run(
+    options: &TrainOptions,
+    evaluated: bool,
+    eval_windows: Option<usize>,
+) -> Result<(), TrainError> {
+    options.check()?;
+    options.check_warmup()?;
+    let refuse = |name, reason: &str| Err(TrainError::Option { name, reason: reason.into() });
+    if options.eval_every > 0 && !evaluated {
+        return refuse("eval_every", "there is no text to evaluate on");
+    }
+    if eval_windows == Some(0) {
+        return refuse("eval_windows", "must be at least 1");
+    }
+    Ok(())
+}
+
+/// A digest of the files that make a model directory what it is.
+///
+/// # Errors
+///
+/// [`FileError::Io`].
+pub fn model_digest(dir: &Path) -> Result<String, FileError> {
+    let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
+        .map_err(FileError::io(dir))?
+        .map(|entry| Ok(entry.map_err(FileError::io(dir))?.path()))
+        .collect::<Result<_, FileError>>()?;
+    files.retain(|file| {
+        let name = file.file_name().unwrap_or_default().to_string_lossy();
+        name.ends_with(".safetensors") || name == "config.json" || name == "tokenizer.json"
+    });
+    files.sort();
+    let mut digest = blake3::Hasher::new();
+    for file in files {
+        digest.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        let mut opened = std::fs::File::open(&file).map_err(FileError::io(&file))?;
+        let mut content = blake3::Hasher::new();
+        std::io::copy(&mut opened, &mut content).map_err(FileError::io(&file))?;
+        digest.update(content.finalize().as_bytes());
+    }
+    Ok(digest.finalize().to_hex().to_string())
+}
