@@ -12,10 +12,7 @@ use std::path::Path;
 use tokenizers::models::bpe::{BPE, BpeTrainerBuilder};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::{AddedToken, Result, TokenizerBuilder};
-
-#[path = "../welore-cli/src/demo_model/stories/mod.rs"]
-mod stories;
-use stories::Stories;
+use welore_stories::Stories;
 
 /// Seeds of the stories; those of `demo` are others.
 const TRAIN: (u64, usize) = (1, 40_000);

@@ -10,10 +10,11 @@ use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::activation::relu;
 use burn::tensor::{Device, Distribution, Int, Tensor};
+use welore_burn::compress::compress_module;
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+use welore_burn::modules::Selection;
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
-use welore_burn::spectrum::{Selection, measure_module};
-use welore_burn::surgery::apply_plan;
+use welore_burn::spectrum::{MeasureOptions, measure_module};
 
 /// A classifier whose layers are `LowRankLinear` in place of `nn::Linear`.
 #[derive(Module, Debug)]
@@ -85,11 +86,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     };
     show("dense", &model);
 
-    let selection = Selection::new(&["first", "second"], &[] as &[&str])?;
-    let spectra = measure_module(&model, &selection, &mut ())?;
+    let selection = Selection::of(["first", "second"])?;
+    let spectra = measure_module(&model, &selection, &MeasureOptions::default(), &mut ())?;
     let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.75))?;
-    let (model, report) = apply_plan(model, &plan, &mut ())?;
-    for matrix in &report.factored {
+    let (model, report) = compress_module(model, &plan, &mut ())?;
+    for matrix in &report.compressed {
         println!("  {} at rank {}: error {:.3}", matrix.name, matrix.rank, matrix.relative_error);
     }
     show("factored", &model);

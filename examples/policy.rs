@@ -7,8 +7,11 @@
 //! `Careful` weighs what each matrix loses like `Energy` does, but counts the first and the last
 //! layer tenfold, so that they keep more of their ranks.
 
+use std::collections::BTreeMap;
+
+use welore_burn::forms::Storage;
 use welore_burn::plan::{
-    Allocation, Energy, PlanError, PlanOptions, RankPolicy, RankProblem, Storage, Target, make_plan,
+    Allocation, Energy, PlanError, PlanOptions, RankPolicy, RankProblem, Target, make_plan,
 };
 use welore_burn::spectrum::{MatrixSpectrum, ModelSize, Spectra};
 
@@ -26,7 +29,8 @@ impl RankPolicy for Careful {
         let (first, last) = ("layers.0.".to_string(), format!("layers.{}.", self.layers - 1));
         // What is lost at rank 1, 2, …; a dense matrix loses nothing.
         problem.least_loss(|spectrum| {
-            let at_an_end = spectrum.name.contains(&first) || spectrum.name.contains(&last);
+            let name = spectrum.name.as_str();
+            let at_an_end = name.contains(&first) || name.contains(&last);
             let weight = if at_an_end { 10.0 } else { 1.0 };
             let squares: Vec<f64> = spectrum.singular_values.iter().map(|s| s * s).collect();
             let total: f64 = squares.iter().sum();
@@ -40,12 +44,12 @@ impl RankPolicy for Careful {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // `measure_module` or `measure_checkpoint` give the spectra of a model.
     let matrix = |layer: usize| MatrixSpectrum {
-        name: format!("layers.{layer}.weight"),
+        name: format!("layers.{layer}.proj").into(),
         shape: [64, 64],
         dtype: safetensors::Dtype::F32,
         digest: None,
         singular_values: (0..64).map(|i| 1.0 / (1.0 + i as f64)).collect(),
-        probe: None,
+        measurements: BTreeMap::new(),
     };
     let size = ModelSize { parameters: 6 * 64 * 64, bytes: 4 * 6 * 64 * 64 };
     let spectra = Spectra::new("example", size, (0..6).map(matrix).collect())?;

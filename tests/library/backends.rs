@@ -7,19 +7,17 @@ use std::num::NonZeroUsize;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
-use welore_burn::checkpoint::{Checkpoint, OutputDir};
-use welore_burn::data::{TextTokenizer, TokenRow, TokenRows, read_text};
+use welore_burn::compress::Compressor;
+use welore_burn::data::{TokenRow, TokenRows};
 use welore_burn::eval::{PerplexityOptions, perplexity};
-use welore_burn::llama::{GenerateOptions, Llama, Sampler, generate, load_llama, open_llama};
+use welore_burn::model::{Decoder, GenerateOptions, Sampler, generate, load_model, open_model};
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
-use welore_burn::spectrum::{MeasureSettings, Selection, measure_checkpoint};
-use welore_burn::surgery::{WriteSettings, compress_directory};
 use welore_burn::train::{
-    Batch, Execution, Memory, RunPlace, TrainSettings, Trainable, Training, TrainingEvent,
-    loss_and_gradients, select_trainable, trainable_paths,
+    Batch, ExecutionOptions, MemoryOptions, RunPlace, TrainOptions, Trainable, Training,
+    TrainingEvent, loss_and_gradients, select_trainable, trainable_paths,
 };
 
-use crate::{device, fixture};
+use crate::{checkpoint, compress_into, device, fixture, story_tokens, tiny_spectra};
 
 /// The unit of rounding of a type.
 fn unit(dtype: FloatDType) -> f64 {
@@ -44,19 +42,10 @@ fn dtypes() -> Vec<FloatDType> {
 /// tiny-llama, compressed.
 fn compressed() -> tempfile::TempDir {
     let scratch = tempfile::tempdir().unwrap();
-    let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
-    let (selection, settings) = (Selection::projections(), MeasureSettings::default());
-    let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ()).unwrap();
-    let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.6)).unwrap();
-    let output = OutputDir::create(scratch.path().join("model"), false).unwrap();
-    compress_directory(&checkpoint, &plan, &output, &WriteSettings::default(), &mut ()).unwrap();
-    output.commit().unwrap();
+    let plan = make_plan(&tiny_spectra(), &WeLore, &PlanOptions::new(0.6)).unwrap();
+    let dir = scratch.path().join("model");
+    compress_into(&dir, &checkpoint("tiny-llama"), &Compressor::new(&plan));
     scratch
-}
-
-fn story() -> Vec<u32> {
-    let tokenizer = TextTokenizer::open(fixture("tiny-llama")).unwrap();
-    tokenizer.encode(&read_text(fixture("story.txt")).unwrap()).unwrap()
 }
 
 /// The largest difference, relative to the largest value.
@@ -68,9 +57,9 @@ fn gap(got: &[f64], expected: &[f64]) -> f64 {
 }
 
 fn logits(dir: &std::path::Path, device: &Device, dtype: FloatDType) -> Vec<f64> {
-    let model = load_llama(dir, device, dtype, &mut ()).unwrap().model;
+    let model = load_model(dir, device, dtype, &mut ()).unwrap().model;
     // Long enough for attention in parts.
-    let ids: Vec<i32> = story().iter().cycle().take(300).map(|id| *id as i32).collect();
+    let ids: Vec<i32> = story_tokens().iter().cycle().take(300).map(|id| *id as i32).collect();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(ids, [1, 300]), device);
     model.forward(tokens).into_data().iter::<f64>().collect()
 }
@@ -92,18 +81,15 @@ fn perplexity_and_generation_agree() {
     let factored = compressed();
     let dir = factored.path().join("model");
     let measure = |device: &Device, dtype| {
-        let loaded = load_llama(&dir, device, dtype, &mut ()).unwrap();
+        let loaded = load_model(&dir, device, dtype, &mut ()).unwrap();
         let options =
-            PerplexityOptions { seq_len: 64, blocks: Some(3), at_once: NonZeroUsize::MIN };
-        let context = loaded.config.max_position_embeddings;
-        let tokens = story();
-        let perplexity =
-            perplexity(&loaded.model, &tokens, context, &options, device, &mut ()).unwrap();
+            PerplexityOptions { seq_len: 64, windows: Some(3), at_once: NonZeroUsize::MIN };
+        let tokens = story_tokens();
+        let perplexity = perplexity(&loaded.model, &tokens, &options, &mut ()).unwrap();
         let mut sampler = Sampler::greedy();
-        let options = GenerateOptions { max_new_tokens: 8, max_context: context, stop: Vec::new() };
+        let options = GenerateOptions { max_new_tokens: 8, stop: Vec::new() };
         let go_on = |_| std::ops::ControlFlow::Continue(());
-        let text =
-            generate(&loaded.model, &tokens[..9], &mut sampler, &options, device, go_on).unwrap();
+        let text = generate(&loaded.model, &tokens[..9], &mut sampler, &options, go_on).unwrap();
         (perplexity.nll / perplexity.tokens as f64, text)
     };
     let (nll, text) = measure(&Device::flex(), FloatDType::F32);
@@ -122,8 +108,8 @@ fn trainable(
     device: &Device,
     dtype: FloatDType,
     trainable: Trainable,
-) -> Llama {
-    let opened = open_llama(dir, &device.clone().autodiff()).unwrap();
+) -> Decoder {
+    let opened = open_model(dir, &device.clone().autodiff()).unwrap();
     let masters = trainable_paths(opened.skeleton(), trainable);
     opened.load(dtype, |path| masters.contains(path), &mut ()).unwrap().model
 }
@@ -138,16 +124,16 @@ fn gradients(dir: &std::path::Path, device: &Device, dtype: FloatDType, share: f
             }
         }
     }
-    let settings = TrainSettings::default();
+    let options = TrainOptions::default();
     let model = trainable(dir, device, dtype, Trainable::Lrc);
-    let model = select_trainable(model, &settings).unwrap().0;
-    let tokens: Vec<u32> = story().into_iter().take(80).collect();
+    let model = select_trainable(model, &options).unwrap().0;
+    let tokens: Vec<u32> = story_tokens().into_iter().take(80).collect();
     let rows = [
         TokenRow { tokens: &tokens[..48], given: 1 },
         TokenRow { tokens: &tokens[48..80], given: 9 },
     ];
     let batch = Batch::new(&rows, &device.clone().autodiff());
-    let memory = Memory { recompute: true, logits_at_once: 10_000 };
+    let memory = MemoryOptions { recompute: true, logits_at_once: 10_000 };
     let (_, gradients) = loss_and_gradients(&model, &batch, share, memory);
     let mut all = All(&gradients, Vec::new());
     model.visit(&mut all);
@@ -173,7 +159,7 @@ fn training_steps_agree() {
     let scratch = compressed();
     let dir = scratch.path().join("model");
     let run = |device: &Device, dtype| {
-        let settings = TrainSettings {
+        let options = TrainOptions {
             seq_len: 32,
             batch_size: 2,
             steps: 5,
@@ -181,12 +167,12 @@ fn training_steps_agree() {
             warmup: 1,
             clip: Some(1.0),
             save_every: 0,
-            ..TrainSettings::default()
+            ..TrainOptions::default()
         };
         let scratch = tempfile::tempdir().unwrap();
         let place = RunPlace { dir: scratch.path(), origin: "tiny-llama", resume: false };
-        let model = trainable(&dir, device, dtype, settings.trainable);
-        let mut training = Training::open(model, settings, place).unwrap();
+        let model = trainable(&dir, device, dtype, options.trainable);
+        let mut training = Training::open(model, options, place).unwrap();
         let mut losses = Vec::new();
         let observe = |event| {
             if let TrainingEvent::Step(report) = event {
@@ -194,10 +180,10 @@ fn training_steps_agree() {
             }
             Ok(())
         };
-        let rows = TokenRows::blocks(story(), 32);
-        let execution = Execution { ahead: 1, ..Execution::default() };
-        let evaluate = |_: &Llama| unreachable!("no evaluation");
-        training.run(&rows, &device.clone().autodiff(), execution, evaluate, observe).unwrap();
+        let rows = TokenRows::windows(story_tokens(), 32);
+        let execution = ExecutionOptions { ahead: 1, ..ExecutionOptions::default() };
+        let evaluate = |_: &Decoder| unreachable!("no evaluation");
+        training.run(&rows, execution, evaluate, observe).unwrap();
         losses
     };
     let expected = run(&Device::flex(), FloatDType::F32);

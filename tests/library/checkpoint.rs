@@ -1,6 +1,5 @@
 //! Model directories: reading hostile ones, writing whole ones.
 
-use std::borrow::Cow;
 use std::fs;
 use std::path::Path;
 
@@ -9,10 +8,12 @@ use burn::nn::{LayerNormConfig, LinearConfig, LinearLayout};
 use burn::tensor::{Distribution, FloatDType, Tensor, Tolerance};
 use safetensors::Dtype;
 use welore_burn::checkpoint::{
-    Checkpoint, CheckpointError, OutputDir, ShardWriter, TensorProblem, load_module, natural_order,
-    save_module, write_file,
+    Checkpoint, CheckpointError, ShardLayout, ShardWriter, TensorProblem, load_module, save_module,
 };
+use welore_burn::files::{FileError, OutputDir, write_file};
+use welore_burn::forms::{FormError, TensorSpec};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+use welore_burn::modules::natural_order;
 
 use crate::device;
 
@@ -39,8 +40,23 @@ impl Net {
 }
 
 fn save(net: &Net, dir: &Path, shard_bytes: u64) {
-    let mut writer = ShardWriter::new(dir, shard_bytes);
-    save_module(net, Dtype::F32, &mut writer, &mut ()).unwrap();
+    save_module(net, dir, |_| Dtype::F32, shard_bytes, &mut ()).unwrap();
+}
+
+/// Writes f32 tensors into one file.
+fn write_tensors(dir: &Path, tensors: &[(&str, &[usize], Vec<f32>)]) {
+    let spec = |(name, shape, _): &(&str, &[usize], Vec<f32>)| TensorSpec {
+        name: name.to_string(),
+        dtype: Dtype::F32,
+        shape: shape.to_vec(),
+    };
+    let specs: Vec<TensorSpec> = tensors.iter().map(spec).collect();
+    let layout = ShardLayout::new(&specs, u64::MAX).unwrap();
+    let writer = ShardWriter::new(dir, &layout).unwrap();
+    for (name, _, values) in tensors {
+        let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        writer.write(name, &bytes).unwrap();
+    }
     writer.finish().unwrap();
 }
 
@@ -82,7 +98,7 @@ fn column_layout_is_refused() {
     net.plain = LinearConfig::new(6, 4).with_layout(LinearLayout::Col).init(&device());
     let error = load(net, dir.path()).unwrap_err();
     assert!(
-        matches!(&error, CheckpointError::Layout { path } if path == "plain.weight"),
+        matches!(&error, CheckpointError::Form { matrix, source: FormError::Layout, .. } if *matrix == "plain"),
         "{error}"
     );
 }
@@ -90,19 +106,17 @@ fn column_layout_is_refused() {
 #[test]
 fn every_difference_between_file_and_module_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = ShardWriter::new(dir.path(), u64::MAX);
-    let mut add = |name: &str, shape: &[usize]| {
-        let bytes = vec![0; 4 * shape.iter().product::<usize>()];
-        writer.add(name, Dtype::F32, shape, Cow::Owned(bytes)).unwrap();
-    };
-    add("norm.weigth", &[6]);
-    add("norm.bias", &[6]);
-    add("plain.weight", &[6, 4]);
-    add("plain.bias", &[4]);
-    add("factored.V.weight", &[2, 4]);
-    add("factored.U.weight", &[8, 2]);
-    add("factored.bias", &[8]);
-    writer.finish().unwrap();
+    let tensors: [(&str, &[usize]); 7] = [
+        ("norm.weigth", &[6]),
+        ("norm.bias", &[6]),
+        ("plain.weight", &[6, 4]),
+        ("plain.bias", &[4]),
+        ("factored.V.weight", &[2, 4]),
+        ("factored.U.weight", &[8, 2]),
+        ("factored.bias", &[8]),
+    ];
+    let zeros = tensors.map(|(name, shape)| (name, shape, vec![0.0; shape.iter().product()]));
+    write_tensors(dir.path(), &zeros);
     let Err(CheckpointError::Mismatch { problems, .. }) = load(Net::new(), dir.path()) else {
         panic!("the tensors do not fit");
     };
@@ -169,12 +183,8 @@ fn an_index_cannot_leave_its_directory() {
 #[test]
 fn weights_that_are_not_finite_are_named() {
     let dir = tempfile::tempdir().unwrap();
-    let mut writer = ShardWriter::new(dir.path(), u64::MAX);
-    for (name, value) in [("a", f32::NAN), ("b", f32::INFINITY)] {
-        let bytes: Vec<u8> = [1.0, value].iter().flat_map(|x: &f32| x.to_le_bytes()).collect();
-        writer.add(name, Dtype::F32, &[1, 2], Cow::Owned(bytes)).unwrap();
-    }
-    writer.finish().unwrap();
+    let tensor = |name, value| (name, &[1, 2][..], vec![1.0, value]);
+    write_tensors(dir.path(), &[tensor("a", f32::NAN), tensor("b", f32::INFINITY)]);
     let checkpoint = Checkpoint::open(dir.path()).unwrap();
     for name in ["a", "b"] {
         let error = checkpoint.read_f32(name).unwrap_err();
@@ -202,7 +212,7 @@ fn output_directories_appear_whole_or_not_at_all() {
     assert_eq!(fs::read(target.join("config.json")).unwrap(), b"{}");
 
     let error = OutputDir::create(&target, false).unwrap_err();
-    assert!(matches!(error, CheckpointError::OutputExists { .. }));
+    assert!(matches!(error, FileError::OutputExists { .. }));
     let output = OutputDir::create(&target, true).unwrap();
     write_file(output.path().join("config.json"), b"[]").unwrap();
     output.commit().unwrap();
@@ -219,13 +229,10 @@ fn only_model_directories_are_ever_replaced() {
     let file = home.path().join("file");
     fs::write(&file, "x").unwrap();
     let error = OutputDir::create(&precious, true).unwrap_err();
-    assert!(matches!(error, CheckpointError::OutputForeign { .. }), "{error}");
+    assert!(matches!(error, FileError::OutputForeign { .. }), "{error}");
     for path in [file.clone(), file.join("below")] {
         let error = OutputDir::create(path, true).unwrap_err();
-        assert!(
-            matches!(&error, CheckpointError::NotADirectory { path } if *path == file),
-            "{error}"
-        );
+        assert!(matches!(&error, FileError::NotADirectory { path } if *path == file), "{error}");
     }
     assert!(precious.join("thesis.txt").exists());
 }

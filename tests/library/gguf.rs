@@ -10,10 +10,11 @@ use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use safetensors::Dtype;
 use serde_json::Value;
 use tempfile::tempdir;
-use welore_burn::checkpoint::{Checkpoint, OutputDir};
+use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::{TextTokenizer, read_text};
+use welore_burn::files::OutputDir;
 use welore_burn::gguf::{GgufError, GgufSummary, convert_gguf};
-use welore_burn::llama::{LlamaConfig, load_llama, read_config};
+use welore_burn::model::{DecoderConfig, load_model, read_config};
 
 use self::writer::{Gguf, Meta, of_fixture, tiny};
 use crate::{device, expected, fixture, ids};
@@ -29,7 +30,7 @@ fn convert(gguf: &[u8], dir: &Path) -> Result<GgufSummary, GgufError> {
 }
 
 fn logits(dir: &Path, tokens: &[u32]) -> Vec<f64> {
-    let model = load_llama(dir, &device(), FloatDType::F32, &mut ()).unwrap().model;
+    let model = load_model(dir, &device(), FloatDType::F32, &mut ()).unwrap().model;
     let tokens: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
     let len = tokens.len();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, len]), &device());
@@ -60,7 +61,7 @@ fn every_architecture_comes_back_and_computes_the_same() {
 
         // What a file does not tell, and what scaling of a small model cannot.
         let want = read_config(&original).unwrap();
-        let got: LlamaConfig = read_config(&model)
+        let got: DecoderConfig = read_config(&model)
             .unwrap()
             .with_initializer_range(want.initializer_range)
             .with_first_window_layer(want.first_window_layer)

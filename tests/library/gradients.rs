@@ -3,15 +3,16 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
+use welore_burn::forms::Storage;
 use welore_burn::linalg::{Matrix, singular_values};
-use welore_burn::plan::{PlanOptions, Storage};
+use welore_burn::plan::PlanOptions;
 use welore_burn::train::{
-    GRADIENTS_FILE, GradientDynamics, GradientRecord, StepReport, TrainSettings, Trainable,
-    Training, read_gradients,
+    GRADIENTS_FILE, GradientDynamics, GradientRecord, StepReport, TrainError, TrainOptions,
+    Trainable, Training, read_gradients,
 };
 
 use crate::train::{
-    by_definition, chosen, compressed_by, dense, parameters, place, run, settings, start, story,
+    by_definition, chosen, compressed_by, dense, options, parameters, place, run, start, story,
 };
 
 fn every(steps: usize) -> NonZeroUsize {
@@ -33,10 +34,10 @@ fn records_of(run: &Path) -> Vec<GradientRecord> {
 #[test]
 fn tracking_changes_no_step_and_records_each_matrix_every_so_often() {
     let (plain_dir, tracked_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let settings = TrainSettings { trainable: Trainable::Full, ..settings() };
-    let mut plain = start(dense(), settings.clone(), plain_dir.path());
+    let options = TrainOptions { trainable: Trainable::Full, ..options() };
+    let mut plain = start(dense(), options.clone(), plain_dir.path());
     let reports = run(&mut plain, usize::MAX).unwrap();
-    let mut tracked = start(dense(), settings, tracked_dir.path());
+    let mut tracked = start(dense(), options, tracked_dir.path());
     tracked.track_gradients(tracked_dir.path(), every(2)).unwrap();
     let reports_of_tracked = run(&mut tracked, usize::MAX).unwrap();
     assert_eq!(essence(&reports), essence(&reports_of_tracked));
@@ -67,14 +68,14 @@ fn tracking_changes_no_step_and_records_each_matrix_every_so_often() {
 #[test]
 fn recorded_gradients_are_those_of_the_step_before_clipping() {
     let scratch = tempfile::tempdir().unwrap();
-    let settings = TrainSettings {
+    let options = TrainOptions {
         trainable: Trainable::Nlrc,
         shuffle: false,
         steps: 1,
         clip: Some(1e-3),
-        ..settings()
+        ..options()
     };
-    let mut training = start(dense(), settings, scratch.path());
+    let mut training = start(dense(), options, scratch.path());
     training.track_gradients(scratch.path(), every(1)).unwrap();
     run(&mut training, usize::MAX).unwrap();
     let records = records_of(scratch.path());
@@ -106,8 +107,8 @@ fn of_factored_matrices_the_factors_are_tracked_by_their_names() {
     for (storage, second) in [(Storage::Factors, "U"), (Storage::Pivot, "C")] {
         let scratch = tempfile::tempdir().unwrap();
         let model = compressed_by(&PlanOptions { storage, ..PlanOptions::new(0.6) });
-        let settings = TrainSettings { steps: 1, ..settings() };
-        let mut training = start(model, settings, scratch.path());
+        let options = TrainOptions { steps: 1, ..options() };
+        let mut training = start(model, options, scratch.path());
         training.track_gradients(scratch.path(), every(1)).unwrap();
         run(&mut training, usize::MAX).unwrap();
         let records = records_of(scratch.path());
@@ -115,8 +116,8 @@ fn of_factored_matrices_the_factors_are_tracked_by_their_names() {
         assert_eq!(parameters as u64, training.count().trainable, "all that trains");
         for pair in records.chunks(2) {
             let [v, other] = pair else { panic!("a factor alone: {pair:?}") };
-            let matrix = v.name.strip_suffix(".V").unwrap();
-            assert_eq!(other.name, format!("{matrix}.{second}"));
+            let matrix = v.name.as_str().strip_suffix(".V").unwrap();
+            assert_eq!(other.name.as_str(), format!("{matrix}.{second}"));
             assert_eq!(v.shape[0], other.shape[1], "both have the rank of {matrix}");
         }
     }
@@ -127,7 +128,7 @@ fn a_resumed_run_records_each_step_once() {
     let (whole_dir, stopped_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     let open = |dir: &Path, resume: bool| {
         let model = compressed_by(&PlanOptions::new(0.6));
-        let mut training = Training::open(model, settings(), place(dir, resume)).unwrap();
+        let mut training = Training::open(model, options(), place(dir, resume)).unwrap();
         training.track_gradients(dir, every(2)).unwrap();
         training
     };
@@ -153,9 +154,9 @@ fn a_resumed_run_records_each_step_once() {
 #[test]
 fn there_is_nothing_to_track_where_only_adapters_train() {
     let scratch = tempfile::tempdir().unwrap();
-    let settings = TrainSettings { trainable: Trainable::Lora, ..settings() };
-    let mut training = start(dense(), settings, scratch.path());
-    let error = training.track_gradients(scratch.path(), every(2)).unwrap_err().to_string();
-    assert!(error.starts_with("--track-gradients"), "{error}");
+    let options = TrainOptions { trainable: Trainable::Lora, ..options() };
+    let mut training = start(dense(), options, scratch.path());
+    let error = training.track_gradients(scratch.path(), every(2)).unwrap_err();
+    assert!(matches!(&error, TrainError::Option { name: "track_gradients", .. }), "{error}");
     assert!(!scratch.path().join(GRADIENTS_FILE).exists());
 }

@@ -1,13 +1,11 @@
 //! The whole life of a `LowRankLinear`.
 
-use burn::module::{Module, Param, ParamId};
+use burn::module::{Module, ParamId};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
-use welore_burn::linear::{
-    FactorParams, LowRankLinear, LowRankLinearConfig, Rest, Tap, attach_factors, order_of_pivots,
-    tapped,
-};
+use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+use welore_burn::modules::{Tap, tapped};
 
 use crate::device;
 
@@ -156,20 +154,9 @@ fn records_devices_and_modes_keep_the_factors() {
 
 /// A pivoted layer: outputs 3 and 1 are pivots.
 fn pivoted(device: &Device) -> LowRankLinear {
-    let dense = LowRankLinearConfig::new(IN, OUT).init(device);
-    let order = order_of_pivots(&[3, 1], OUT).unwrap();
-    attach_factors(
-        dense,
-        |_, weight| {
-            Some(FactorParams {
-                down: Param::initialized(weight.id, random([IN, RANK], device))
-                    .set_require_grad(true),
-                up: Param::from_tensor(random([RANK, OUT - RANK], device)),
-                order: Some(Tensor::from_ints(order.as_slice(), device)),
-            })
-        },
-        Rest::Keep,
-    )
+    let (down, others) = (random([IN, RANK], device), random([RANK, OUT - RANK], device));
+    let bias = random([OUT], device);
+    LowRankLinear::from_pivots(down, others, &[3, 1], Some(bias)).unwrap()
 }
 
 #[test]

@@ -3,19 +3,26 @@
 mod backends;
 mod calibrate;
 mod checkpoint;
+mod compress;
+mod decoder;
 mod gguf;
 mod gradients;
 mod linear;
-mod llama;
 mod plan;
 mod spectrum;
-mod surgery;
 mod train;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use serde_json::Value;
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::compress::{CompressReport, Compressor};
+use welore_burn::data::{TextTokenizer, read_text};
+use welore_burn::files::OutputDir;
+use welore_burn::model::{Decoder, load_model, open_model, projections};
+use welore_burn::modules::Selection;
+use welore_burn::spectrum::{MeasureOptions, Spectra, measure_checkpoint};
 
 /// The device that `BURN_DEVICE` names.
 fn device() -> Device {
@@ -25,6 +32,45 @@ fn device() -> Device {
 /// `tests/fixtures/`; `make.py` there makes everything in it.
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")).join(name)
+}
+
+/// A fixture as a checkpoint.
+fn checkpoint(name: &str) -> Checkpoint {
+    Checkpoint::open(fixture(name)).unwrap()
+}
+
+/// The projections of tiny-llama.
+fn tiny_projections() -> Selection {
+    projections(open_model(fixture("tiny-llama"), &device()).unwrap().skeleton())
+}
+
+/// The plain spectra of the projections of tiny-llama.
+fn tiny_spectra() -> Spectra {
+    let options = MeasureOptions::default();
+    measure_checkpoint(&checkpoint("tiny-llama"), &tiny_projections(), &options, &mut ()).unwrap()
+}
+
+/// tiny-llama in f32.
+fn tiny_llama(device: &Device) -> Decoder {
+    load_model(fixture("tiny-llama"), device, FloatDType::F32, &mut ()).unwrap().model
+}
+
+/// The tokens of `story.txt`.
+fn story_tokens() -> Vec<u32> {
+    let tokenizer = TextTokenizer::open(fixture("tiny-llama")).unwrap();
+    tokenizer.encode(&read_text(fixture("story.txt")).unwrap()).unwrap()
+}
+
+/// Compresses a checkpoint into a new directory.
+fn compress_into(
+    dir: &Path,
+    checkpoint: &Checkpoint,
+    compressor: &Compressor<'_>,
+) -> CompressReport {
+    let output = OutputDir::create(dir, false).unwrap();
+    let report = compressor.directory(checkpoint, &output, &mut ()).unwrap();
+    output.commit().unwrap();
+    report
 }
 
 /// The figures that PyTorch gives for a fixture.

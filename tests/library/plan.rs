@@ -1,18 +1,18 @@
 //! Properties of rank plans, over arbitrary spectra.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::*;
 use safetensors::Dtype;
 use serde_json::Value;
-use welore_burn::checkpoint::Checkpoint;
+use welore_burn::forms::{Form, Storage};
 use welore_burn::plan::{
-    Allocation, Energy, Loss, PlanError, PlanOptions, Probed, RankPlan, RankPolicy, RankProblem,
-    Storage, Target, Uniform, WeLore, make_plan,
+    Allocation, Choice, Energy, Loss, MatrixPlan, PlanError, PlanOptions, Probed, RankPlan,
+    RankPolicy, RankProblem, Target, Uniform, WeLore, make_plan,
 };
-use welore_burn::spectrum::{
-    MatrixSpectrum, MeasureSettings, ModelSize, Selection, Spectra, measure_checkpoint,
-};
+use welore_burn::spectrum::{MatrixSpectrum, ModelSize, Spectra};
 
-use crate::{expected, fixture, floats};
+use crate::{expected, floats, tiny_spectra};
 
 fn spectra(matrices: Vec<MatrixSpectrum>) -> Spectra {
     // 100 parameters that no plan touches, such as norms.
@@ -23,7 +23,14 @@ fn spectra(matrices: Vec<MatrixSpectrum>) -> Spectra {
 
 fn matrix(name: String, shape: [usize; 2], mut singular_values: Vec<f64>) -> MatrixSpectrum {
     singular_values.sort_by(|a, b| b.total_cmp(a));
-    MatrixSpectrum { name, shape, dtype: Dtype::F32, digest: None, singular_values, probe: None }
+    MatrixSpectrum {
+        name: name.into(),
+        shape,
+        dtype: Dtype::F32,
+        digest: None,
+        singular_values,
+        measurements: BTreeMap::new(),
+    }
 }
 
 /// Heavy-tailed, flat, deficient and zero spectra, with ties.
@@ -106,8 +113,8 @@ proptest! {
             prop_assert!(m.rank == m.full_rank || m.rank % options.rank_multiple == 0);
             let factored = (m.rank * (m.shape[0] + m.shape[1])) as u64;
             prop_assert_eq!(m.grows, factored > m.parameters_before);
-            prop_assert_eq!(m.low_rank, m.reduction > options.min_ratio && !(m.grows && options.never_grow));
-            prop_assert_eq!(m.parameters_after, if m.low_rank { factored } else { m.parameters_before });
+            prop_assert_eq!(m.is_low_rank(), m.reduction > options.min_ratio && !(m.grows && options.never_grow));
+            prop_assert_eq!(m.parameters_after, if m.is_low_rank() { factored } else { m.parameters_before });
             after = after - m.parameters_before + m.parameters_after;
         }
         prop_assert_eq!(plan.totals.parameters_after, after);
@@ -235,10 +242,11 @@ proptest! {
                 }
                 for m in plan.low_rank() {
                     let [rows, cols] = m.shape;
-                    let factored = match storage {
-                        Storage::Factors => m.rank * (rows + cols),
-                        Storage::Pivot => m.rank * (rows + cols - m.rank),
+                    let factored = match m.form {
+                        Form::Pivot(_) => m.rank * (rows + cols - m.rank),
+                        _ => m.rank * (rows + cols),
                     };
+                    prop_assert_eq!(m.form, storage.at_rank(m.rank));
                     prop_assert_eq!(m.parameters_after, factored as u64);
                 }
             }
@@ -265,7 +273,7 @@ proptest! {
             PlanOptions { min_ratio: 0.0, storage, ..PlanOptions::to(Target::KeepParams(share)) };
         let Ok(plan) = make_plan(&spectra, &Energy, &options) else { return Ok(()) };
         let ranks: Vec<Option<usize>> =
-            plan.matrices.iter().map(|m| m.low_rank.then_some(m.rank)).collect();
+            plan.matrices.iter().map(|m| m.is_low_rank().then_some(m.rank)).collect();
         let ours = relative_loss(&spectra, &ranks);
         // The last step along a hull may not fit; the largest step is a whole matrix.
         let largest = spectra.matrices.iter().map(MatrixSpectrum::parameters).max().unwrap();
@@ -290,7 +298,7 @@ proptest! {
                 .matrices
                 .iter()
                 .zip(&ranks)
-                .map(|(m, rank)| rank.map_or(m.parameters(), |r| storage.parameters(m.shape, r)))
+                .map(|(m, rank)| rank.map_or(m.parameters(), |r| storage.at_rank(r).parameters(m.shape)))
                 .sum();
             if cost <= smaller {
                 best = best.min(relative_loss(&spectra, &ranks));
@@ -334,20 +342,7 @@ fn a_policy_of_ones_own_is_one_small_piece() {
     let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(0.3) };
     let plan = make_plan(&small(), &LastHalf, &options).unwrap();
     assert_eq!(plan.policy, "last-half");
-    assert!(!plan.matrices[0].low_rank && plan.matrices[1].low_rank);
-}
-
-#[test]
-fn plans_of_the_first_version_are_read() {
-    let plan = make_plan(&small(), &WeLore, &PlanOptions::new(0.4)).unwrap();
-    let mut value: Value = serde_json::from_str(&plan.to_json()).unwrap();
-    let object = value.as_object_mut().unwrap();
-    for new in ["target", "unit"] {
-        object.remove(new);
-    }
-    object.insert("target_err".into(), 0.4.into());
-    object.insert("version".into(), 1.into());
-    assert_eq!(RankPlan::from_json(&value.to_string()).unwrap(), plan);
+    assert!(!plan.matrices[0].is_low_rank() && plan.matrices[1].is_low_rank());
 }
 
 fn small() -> Spectra {
@@ -403,7 +398,7 @@ fn possible_edits_are_counted_anew() {
     let plan = make_plan(&small(), &WeLore, &PlanOptions::new(0.4)).unwrap();
     let mut value: Value = serde_json::from_str(&plan.to_json()).unwrap();
     value["matrices"][0]["rank"] = 1.into();
-    value["matrices"][0]["low_rank"] = true.into();
+    value["matrices"][0]["form"] = serde_json::json!({ "kind": "factors", "rank": 1 });
     let edited = RankPlan::from_json(&value.to_string()).unwrap();
     let (before, after) =
         (edited.matrices[0].parameters_before, edited.matrices[0].parameters_after);
@@ -439,12 +434,10 @@ fn impossible_spectra_are_refused() {
 #[test]
 fn tiny_llama_has_the_spectra_and_ranks_of_the_reference() {
     let figures = expected("tiny-llama");
-    let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
-    let (selection, settings) = (Selection::projections(), MeasureSettings::default());
-    let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ()).unwrap();
+    let spectra = tiny_spectra();
     assert_eq!(spectra.matrices.len(), 28);
     for m in &spectra.matrices {
-        let reference = floats(&figures["spectra"][&m.name]);
+        let reference = floats(&figures["spectra"][m.name.as_str()]);
         for (got, want) in m.singular_values.iter().zip(&reference) {
             assert!((got - want).abs() <= 1e-12 * reference[0], "{}: {got} for {want}", m.name);
         }
@@ -456,7 +449,12 @@ fn tiny_llama_has_the_spectra_and_ranks_of_the_reference() {
             let options = PlanOptions { min_ratio, ..PlanOptions::new(err) };
             let plan = make_plan(&spectra, &WeLore, &options).unwrap();
             for m in &plan.matrices {
-                assert_eq!(m.rank as u64, target["ranks"][&m.name].as_u64().unwrap(), "{}", m.name);
+                assert_eq!(
+                    m.rank as u64,
+                    target["ranks"][m.name.as_str()].as_u64().unwrap(),
+                    "{}",
+                    m.name
+                );
             }
             let tau = target["tau"].as_f64().unwrap();
             assert!((plan.threshold.unwrap() - tau).abs() < 1e-12);

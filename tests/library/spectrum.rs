@@ -2,14 +2,11 @@
 
 use std::num::NonZeroUsize;
 
-use welore_burn::checkpoint::Checkpoint;
 use welore_burn::progress::{Interrupted, Part, Progress};
-use welore_burn::spectrum::{
-    MeasureSettings, Selection, Spectra, SpectrumError, measure_checkpoint,
-};
+use welore_burn::spectrum::{MeasureOptions, Spectra, SpectrumError, measure_checkpoint};
 use welore_burn::workers::Budget;
 
-use crate::fixture;
+use crate::{checkpoint, tiny_projections};
 
 /// Counts, and stops the work after so many matrices.
 #[derive(Default)]
@@ -45,28 +42,27 @@ impl Progress for Counter {
     }
 }
 
-fn measure(settings: &MeasureSettings, counter: &mut Counter) -> Result<Spectra, SpectrumError> {
-    let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
-    measure_checkpoint(&checkpoint, &Selection::projections(), settings, counter)
+fn measure(options: &MeasureOptions<'_>, counter: &mut Counter) -> Result<Spectra, SpectrumError> {
+    measure_checkpoint(&checkpoint("tiny-llama"), &tiny_projections(), options, counter)
 }
 
 #[test]
 fn progress_tells_all_matrices_and_all_operations() {
     let mut counter = Counter::default();
-    measure(&MeasureSettings::default(), &mut counter).unwrap();
+    measure(&MeasureOptions::default(), &mut counter).unwrap();
     assert_eq!((counter.total, counter.fresh, counter.known), (28, 28, 0));
     assert!(counter.operations > 0 && counter.done == counter.operations);
 }
 
 #[test]
 fn spectra_are_the_same_in_any_budget() {
-    let spectra = measure(&MeasureSettings::default(), &mut Counter::default()).unwrap();
+    let spectra = measure(&MeasureOptions::default(), &mut Counter::default()).unwrap();
     for budget in [
         Budget { jobs: NonZeroUsize::new(1), memory: None },
         Budget { jobs: NonZeroUsize::new(2), memory: Some(300_000) },
     ] {
-        let settings = MeasureSettings { budget, ..MeasureSettings::default() };
-        let other = measure(&settings, &mut Counter::default()).unwrap();
+        let options = MeasureOptions { budget, ..MeasureOptions::default() };
+        let other = measure(&options, &mut Counter::default()).unwrap();
         for (a, b) in spectra.matrices.iter().zip(&other.matrices) {
             assert_eq!((&a.name, a.shape, &a.digest), (&b.name, b.shape, &b.digest));
             for (x, y) in a.singular_values.iter().zip(&b.singular_values) {
@@ -80,13 +76,13 @@ fn spectra_are_the_same_in_any_budget() {
 fn matrix_that_does_not_fit_is_named_before_anything_is_measured() {
     let budget = Budget { jobs: None, memory: Some(200_000) };
     let cache = tempfile::tempdir().unwrap();
-    let settings = MeasureSettings {
+    let options = MeasureOptions {
         budget,
         cache: Some(cache.path().join("spectra")),
-        ..MeasureSettings::default()
+        ..MeasureOptions::default()
     };
     let mut counter = Counter::default();
-    let error = measure(&settings, &mut counter).unwrap_err();
+    let error = measure(&options, &mut counter).unwrap_err();
     assert!(matches!(&error, SpectrumError::Oversized(matrix) if matrix.need > 200_000), "{error}");
     assert_eq!(counter.fresh, 0);
     assert!(!cache.path().join("spectra").exists());
@@ -95,27 +91,27 @@ fn matrix_that_does_not_fit_is_named_before_anything_is_measured() {
 #[test]
 fn cache_changes_nothing_but_the_work() {
     let dir = tempfile::tempdir().unwrap();
-    let settings =
-        MeasureSettings { cache: Some(dir.path().join("a/b")), ..MeasureSettings::default() };
-    let fresh = measure(&settings, &mut Counter::default()).unwrap();
+    let options =
+        MeasureOptions { cache: Some(dir.path().join("a/b")), ..MeasureOptions::default() };
+    let fresh = measure(&options, &mut Counter::default()).unwrap();
     let mut counter = Counter::default();
-    let cached = measure(&settings, &mut counter).unwrap();
+    let cached = measure(&options, &mut counter).unwrap();
     assert_eq!((counter.fresh, counter.known), (0, 28));
     assert_eq!(cached.to_json(), fresh.to_json());
-    let plain = measure(&MeasureSettings::default(), &mut Counter::default()).unwrap();
+    let plain = measure(&MeasureOptions::default(), &mut Counter::default()).unwrap();
     assert_eq!(plain.to_json(), fresh.to_json());
 }
 
 #[test]
 fn interrupted_measuring_goes_on_where_it_stopped() {
     let dir = tempfile::tempdir().unwrap();
-    let settings = MeasureSettings { cache: Some(dir.path().into()), ..MeasureSettings::default() };
+    let options = MeasureOptions { cache: Some(dir.path().into()), ..MeasureOptions::default() };
     let mut counter = Counter { most: Some(5), ..Counter::default() };
-    let error = measure(&settings, &mut counter).unwrap_err();
+    let error = measure(&options, &mut counter).unwrap_err();
     assert!(matches!(error, SpectrumError::Interrupted(_)), "{error}");
     let measured = counter.fresh;
     assert!(measured >= 5);
     let mut counter = Counter::default();
-    measure(&settings, &mut counter).unwrap();
+    measure(&options, &mut counter).unwrap();
     assert_eq!((counter.known, counter.fresh), (measured, 28 - measured));
 }

@@ -10,11 +10,10 @@ use std::process::Command;
 
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use serde_json::Value;
-use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::{TextTokenizer, read_text};
-use welore_burn::llama::load_llama;
+use welore_burn::model::{load_model, open_model, projections};
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
-use welore_burn::spectrum::{MeasureSettings, Selection, Spectra, measure_checkpoint};
+use welore_burn::spectrum::{MeasureOptions, Spectra, measure_checkpoint};
 
 struct Setup {
     model: PathBuf,
@@ -55,7 +54,7 @@ fn welore(args: &[&str]) -> Value {
 
 fn eval(model: &Path, text: &Path) -> Value {
     let (model, text) = (model.to_str().unwrap(), text.to_str().unwrap());
-    welore(&["eval", model, "--text", text, "--seq-len", "512", "--blocks", "8", "--json"])
+    welore(&["eval", model, "--text", text, "--seq-len", "512", "--windows", "8", "--json"])
 }
 
 fn assert_within(got: f64, want: f64, share: f64) {
@@ -77,7 +76,7 @@ fn tokens_and_logits_are_the_references() {
     assert_eq!(text[..first.len()], first);
 
     let device = Device::flex();
-    let model = load_llama(&setup.model, &device, FloatDType::F32, &mut ()).unwrap().model;
+    let model = load_model(&setup.model, &device, FloatDType::F32, &mut ()).unwrap().model;
     let input: Vec<i32> = text[..32].iter().map(|t| *t as i32).collect();
     let input = Tensor::<2, Int>::from_data(TensorData::new(input, [1, 32]), &device);
     let last = model.forward(input).narrow(1, 31, 1);
@@ -144,12 +143,12 @@ fn assert_same_rank(spectra: &Spectra, plan: &RankPlan, index: usize, pruned: us
 #[test]
 fn spectra_ranks_and_compressed_perplexity_are_the_references() {
     let Some(setup) = setup() else { return };
-    let checkpoint = Checkpoint::open(&setup.model).unwrap();
-    let (selection, settings) = (Selection::projections(), MeasureSettings::default());
-    let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ()).unwrap();
+    let opened = open_model(&setup.model, &Device::flex()).unwrap();
+    let (selection, options) = (projections(opened.skeleton()), MeasureOptions::default());
+    let spectra = measure_checkpoint(&opened.checkpoint, &selection, &options, &mut ()).unwrap();
     assert_eq!(spectra.matrices.len(), 210);
     for m in &spectra.matrices {
-        let figures = &setup.reference["spectra"][&m.name];
+        let figures = &setup.reference["spectra"][m.name.as_str()];
         let (max, s) = (figures["max"].as_f64().unwrap(), &m.singular_values);
         for (got, key) in [(s[0], "max"), (s[s.len() - 1], "min")] {
             let want = figures[key].as_f64().unwrap();
@@ -170,7 +169,7 @@ fn spectra_ranks_and_compressed_perplexity_are_the_references() {
             let min_ratio = run["min_ratio"].as_f64().unwrap();
             let plan = plan(&spectra, err, min_ratio);
             for (i, m) in plan.matrices.iter().enumerate() {
-                let pruned = target["pruned"][&m.name].as_u64().unwrap() as usize;
+                let pruned = target["pruned"][m.name.as_str()].as_u64().unwrap() as usize;
                 assert_same_rank(&spectra, &plan, i, pruned);
             }
             assert_eq!(plan.totals.lrcs as u64, run["lrcs"].as_u64().unwrap());

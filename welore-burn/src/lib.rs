@@ -1,41 +1,39 @@
-//! Low-rank compression of Burn modules and LLaMA-family models, after WeLore
+//! Low-rank compression and fine-tuning of Burn modules and language models, after WeLore
 //! (arXiv 2407.11239).
 //!
 //! The weight matrices of a pretrained model are low-rank to very different degrees. WeLore
-//! reads the singular values of each matrix, normalizes them, cuts all matrices at one
-//! threshold that meets a target, factors those that lose much (low-rank components, LRCs)
-//! and keeps the others dense. Data goes one way:
+//! normalizes the singular values of each matrix, cuts all of them at one threshold that meets a
+//! target, factors the matrices that lose much (low-rank components, LRCs) and keeps the others
+//! dense. Then it fine-tunes the LRCs alone.
 //!
-//! 1. [`checkpoint`] opens a Hugging Face model directory, which [`gguf`] may have made of a
-//!    file of llama.cpp, or you bring a Burn module;
-//! 2. [`calibrate`] may measure what the matrices see and do on a text;
-//! 3. [`spectrum`] measures the singular values of its matrices, with [`linalg`];
-//! 4. [`plan`] decides ranks and classes for a target: an effective rank reduction (ERR),
-//!    parameters or bytes;
-//! 5. [`surgery`] carries the plan out, on files or on a live module with [`linear`]; [`fit`]
-//!    does so block after block of a language model;
-//! 6. [`train`] fine-tunes the factors on text or tasks from [`data`];
-//! 7. [`llama`] runs the result, [`eval`] measures it, [`report`] draws it;
-//! 8. [`surgery`] multiplies factors out for those who know none.
+//! 1. [`checkpoint`] opens a Hugging Face model directory, and [`gguf`] makes one from a file of
+//!    llama.cpp; [`model`] runs the models in them. Or you bring your own Burn module.
+//! 2. [`calibrate`] can measure what the matrices do on a text.
+//! 3. [`spectrum`] computes the singular values of the matrices, with [`linalg`].
+//! 4. [`plan`] chooses the rank and the form of each matrix so that a target is met: an effective
+//!    rank reduction (ERR), a number of parameters or a number of bytes. [`forms`] defines the forms.
+//! 5. [`compress`] carries the plan out, on files or on a live module with [`linear`] layers, and
+//!    merges the factors again for software that does not know them.
+//! 6. [`train`] fine-tunes the factors on text or tasks from [`data`].
+//! 7. [`eval`] measures the result, and [`report`] draws it.
 //!
 //! # Any Burn module
-//!
-//! Spectra, plan, surgery, training, and one matrix again:
 //!
 //! ```
 //! use burn::module::Module;
 //! use burn::nn::{Linear, LinearConfig};
 //! use burn::optim::{AdamWConfig, GradientsParams};
 //! use burn::tensor::{Device, Tensor};
+//! use welore_burn::compress::compress_module;
 //! use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+//! use welore_burn::modules::Selection;
 //! use welore_burn::plan::{PlanOptions, WeLore, make_plan};
-//! use welore_burn::spectrum::{Selection, measure_module};
-//! use welore_burn::surgery::apply_plan;
+//! use welore_burn::spectrum::{MeasureOptions, measure_module};
 //!
 //! #[derive(Module, Debug)]
 //! struct Net {
-//!     hidden: LowRankLinear, // multiplies by its factors once it is factored
-//!     output: Linear,        // would materialize their product
+//!     hidden: LowRankLinear, // once factored, multiplies by one factor after the other
+//!     output: Linear,        // would multiply its factors together in every forward pass
 //! }
 //!
 //! let device = Device::flex();
@@ -43,15 +41,15 @@
 //!     hidden: LowRankLinearConfig::new(64, 64).init(&device),
 //!     output: LinearConfig::new(64, 10).init(&device),
 //! };
-//! let selection = Selection::new(&["hidden"], &[] as &[&str])?;
-//! let spectra = measure_module(&net, &selection, &mut ())?;
+//! let selection = Selection::of(["hidden"])?;
+//! let spectra = measure_module(&net, &selection, &MeasureOptions::default(), &mut ())?;
 //! let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.7))?;
-//! let (net, report) = apply_plan(net, &plan, &mut ())?;
+//! let (net, report) = compress_module(net, &plan, &mut ())?;
 //!
-//! assert_eq!(net.hidden.rank(), Some(report.factored[0].rank));
+//! assert_eq!(net.hidden.rank(), Some(report.compressed[0].rank));
 //! assert_eq!(net.num_params() as u64, plan.totals.parameters_after);
 //!
-//! // Only the factors train, in any loop of your own.
+//! // Only the factors train, in any training loop.
 //! let mut net = net.train();
 //! let mut optimizer = AdamWConfig::new().init();
 //! for _ in 0..3 {
@@ -68,137 +66,131 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! To factor one layer at a rank you chose, call
+//! [`LowRankLinear::factored`](linear::LowRankLinear::factored).
+//!
 //! # A model directory
 //!
-//! From files to files, a few matrices at a time; the model is never built:
+//! Compression from files to files never builds the model and holds a few matrices at a time:
 //!
 //! ```no_run
-//! use welore_burn::checkpoint::{Checkpoint, OutputDir};
+//! use burn::tensor::Device;
+//! use welore_burn::compress::Compressor;
+//! use welore_burn::files::OutputDir;
+//! use welore_burn::model::{open_model, projections};
 //! use welore_burn::plan::{PlanOptions, WeLore, make_plan};
-//! use welore_burn::spectrum::{MeasureSettings, Selection, measure_checkpoint};
-//! use welore_burn::surgery::{WriteSettings, compress_directory};
+//! use welore_burn::spectrum::{MeasureOptions, measure_checkpoint};
 //!
-//! let checkpoint = Checkpoint::open("SmolLM2-135M-Instruct")?;
-//! let selection = Selection::projections();
-//! let settings = MeasureSettings::default();
-//! let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ())?;
+//! let opened = open_model("SmolLM2-135M-Instruct", &Device::flex())?;
+//! let selection = projections(opened.skeleton());
+//! let options = MeasureOptions::default();
+//! let spectra = measure_checkpoint(&opened.checkpoint, &selection, &options, &mut ())?;
 //! let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.3))?;
 //! let output = OutputDir::create("smollm2-30", false)?;
-//! compress_directory(&checkpoint, &plan, &output, &WriteSettings::default(), &mut ())?;
+//! Compressor::new(&plan).directory(&opened.checkpoint, &output, &mut ())?;
 //! output.commit()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # With a calibration
 //!
-//! Weights alone do not tell what a matrix is for. A text does: the same steps in its norm, ranks
-//! where they cost the loss least, and storage that has more rank for the same parameters.
+//! The weights alone do not show what a matrix is used for; a text does. These are the same steps in
+//! the norm that the text gives, with ranks where they cost the loss least, and in the pivoted form,
+//! which has more rank for the same number of parameters:
 //!
 //! ```no_run
-//! use std::num::NonZeroUsize;
 //! use std::path::Path;
 //!
 //! use burn::tensor::{Device, FloatDType};
 //! use welore_burn::calibrate::{Calibration, CalibrationOptions, calibrate};
-//! use welore_burn::checkpoint::{Checkpoint, OutputDir};
+//! use welore_burn::compress::Compressor;
 //! use welore_burn::data::{TextTokenizer, read_text};
+//! use welore_burn::files::OutputDir;
+//! use welore_burn::forms::Storage;
 //! use welore_burn::linalg::Shrinkage;
-//! use welore_burn::llama::load_llama;
-//! use welore_burn::plan::{Loss, PlanOptions, Storage, Target, make_plan};
-//! use welore_burn::spectrum::{MeasureSettings, Method, Norms, Selection, measure_checkpoint};
-//! use welore_burn::surgery::{WriteSettings, compress_directory};
+//! use welore_burn::model::{load_model, projections};
+//! use welore_burn::plan::{Loss, PlanOptions, Target, make_plan};
+//! use welore_burn::spectrum::{MeasureOptions, Method, Norms, measure_checkpoint};
 //!
 //! let (dir, file) = ("SmolLM2-135M-Instruct", Path::new("calibration"));
-//! let checkpoint = Checkpoint::open(dir)?;
-//! let loaded = load_llama(dir, &Device::flex().autodiff(), FloatDType::F32, &mut ())?;
+//! let loaded = load_model(dir, &Device::flex().autodiff(), FloatDType::F32, &mut ())?;
+//! let (model, checkpoint) = (loaded.model, loaded.checkpoint);
 //! let tokens = TextTokenizer::open(dir)?.encode(&read_text("wikitext2/valid.txt")?)?;
-//! let options = CalibrationOptions {
-//!     seq_len: 512,
-//!     blocks: Some(64),
-//!     gradient_blocks: 16,
-//!     probe_blocks: 0,
-//!     allow_deficient: false,
-//!     at_once: NonZeroUsize::MIN,
-//! };
-//! let context = loaded.config.max_position_embeddings;
-//! calibrate(&loaded.model, &checkpoint, &tokens, context, &options, file, &mut ())?;
+//! let options = CalibrationOptions { windows: Some(64), ..CalibrationOptions::default() };
+//! calibrate(&model, Some(&checkpoint), &tokens, &options, file, &mut ())?;
 //!
 //! let calibration = Calibration::open(file)?;
 //! let norms = Norms::new(&calibration, Method::TwoSided, Shrinkage::default())?;
-//! let selection = Selection::projections();
-//! let settings = MeasureSettings { norms, ..MeasureSettings::default() };
-//! let spectra = measure_checkpoint(&checkpoint, &selection, &settings, &mut ())?;
+//! let options = MeasureOptions { norms: norms.clone(), ..MeasureOptions::default() };
+//! let spectra = measure_checkpoint(&checkpoint, &projections(&model), &options, &mut ())?;
 //! let options =
 //!     PlanOptions { storage: Storage::Pivot, ..PlanOptions::to(Target::KeepParams(0.8)) };
 //! let plan = make_plan(&spectra, &Loss, &options)?;
 //! let output = OutputDir::create("smollm2-80", false)?;
-//! let settings = WriteSettings { norms, ..WriteSettings::default() };
-//! compress_directory(&checkpoint, &plan, &output, &settings, &mut ())?;
+//! Compressor::new(&plan).with_norms(norms).directory(&checkpoint, &output, &mut ())?;
 //! output.commit()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! # Training
 //!
-//! A run in a directory, of a model whose factors train:
+//! A run is a directory that survives being stopped. Here the factors of a compressed model train:
 //!
 //! ```no_run
 //! use std::path::Path;
 //!
 //! use burn::tensor::{Device, FloatDType};
 //! use welore_burn::data::{TextTokenizer, TokenRows, read_text};
-//! use welore_burn::llama::{Llama, load_llama};
-//! use welore_burn::train::{Execution, RunPlace, TrainSettings, Training, TrainingEvent};
+//! use welore_burn::model::{Decoder, load_model};
+//! use welore_burn::train::{ExecutionOptions, RunPlace, TrainOptions, Training, TrainingEvent};
 //!
 //! let device = Device::flex().autodiff();
-//! let loaded = load_llama("smollm2-80", &device, FloatDType::F32, &mut ())?;
+//! let model = load_model("smollm2-80", &device, FloatDType::F32, &mut ())?.model;
 //! let tokens = TextTokenizer::open("smollm2-80")?.encode(&read_text("wikitext2/valid.txt")?)?;
-//! let settings = TrainSettings { steps: 60, warmup: 5, lr: 2e-4, ..TrainSettings::default() };
-//! let rows = TokenRows::blocks(tokens, settings.seq_len);
+//! let options = TrainOptions { steps: 60, warmup: 5, lr: 2e-4, ..TrainOptions::default() };
+//! let rows = TokenRows::windows(tokens, options.seq_len);
 //!
 //! let place = RunPlace { dir: Path::new("run"), origin: "smollm2-80", resume: false };
-//! let mut training = Training::open(loaded.model, settings, place)?;
-//! let evaluate = |_: &Llama| unreachable!("the settings ask for no evaluation");
+//! let mut training = Training::open(model, options, place)?;
+//! let evaluate = |_: &Decoder| unreachable!("the options ask for no evaluation");
 //! let observe = |event: TrainingEvent| {
 //!     println!("{event:?}");
 //!     Ok(())
 //! };
-//! training.run(&rows, &device, Execution::default(), evaluate, observe)?;
+//! training.run(&rows, ExecutionOptions::default(), evaluate, observe)?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
+//!
+//! With the feature `learner`, `burn::train` trains these models too: see
+//! [`Learnable`](https://docs.rs/welore-burn/latest/welore_burn/train/struct.Learnable.html).
 //!
 //! # Evaluation and export
 //!
 //! ```no_run
-//! use std::num::NonZeroUsize;
-//!
 //! use burn::tensor::{Device, FloatDType};
-//! use welore_burn::checkpoint::{Checkpoint, OutputDir};
+//! use welore_burn::checkpoint::Checkpoint;
+//! use welore_burn::compress::{WriteOptions, merge_directory};
 //! use welore_burn::data::{TextTokenizer, read_text};
 //! use welore_burn::eval::{PerplexityOptions, perplexity};
-//! use welore_burn::llama::load_llama;
-//! use welore_burn::surgery::{WriteSettings, merge_directory};
+//! use welore_burn::files::OutputDir;
+//! use welore_burn::model::load_model;
 //!
-//! let device = Device::flex();
-//! let loaded = load_llama("smollm2-80", &device, FloatDType::F32, &mut ())?;
+//! let model = load_model("smollm2-80", &Device::flex(), FloatDType::F32, &mut ())?.model;
 //! let tokens = TextTokenizer::open("smollm2-80")?.encode(&read_text("wikitext2/test.txt")?)?;
-//! let at_once = NonZeroUsize::MIN;
-//! let options = PerplexityOptions { seq_len: 512, blocks: Some(16), at_once };
-//! let context = loaded.config.max_position_embeddings;
-//! let measured = perplexity(&loaded.model, &tokens, context, &options, &device, &mut ())?;
+//! let measured = perplexity(&model, &tokens, &PerplexityOptions::default(), &mut ())?;
 //! println!("perplexity {:.3}", measured.perplexity);
 //!
-//! // A plain dense directory, for every tool that knows no factors.
+//! // A plain dense directory, for software that does not know factors.
 //! let output = OutputDir::create("smollm2-80-dense", false)?;
 //! let checkpoint = Checkpoint::open("smollm2-80")?;
-//! merge_directory(&checkpoint, &output, &WriteSettings::default(), &mut ())?;
+//! merge_directory(&checkpoint, &output, &WriteOptions::default(), &mut ())?;
 //! output.commit()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
-//! Functions take modules and a `&Device`; none builds a device. Long work takes a
-//! [`Progress`](progress::Progress), which may be `&mut ()`. Errors are one enum a room, and what
-//! can be checked is checked before work begins.
+//! Functions take a module and use the device it is on, or take a `&Device`; none constructs one.
+//! Long work takes a [`Progress`](progress::Progress), for which `&mut ()` will do. Each room has one
+//! error enum, and what can be checked is checked before work begins.
 
 #![recursion_limit = "256"]
 

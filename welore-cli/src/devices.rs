@@ -1,5 +1,5 @@
-//! Which devices there are, and the one that a command computes on. The only place that makes
-//! a `Device`.
+//! Which devices there are, and the one that a command computes on. The only place that
+//! constructs a `Device`.
 
 use std::num::NonZeroUsize;
 
@@ -9,9 +9,9 @@ use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor};
 use burn_dispatch::DispatchDevice;
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
 use burn_dispatch::devices::{CubeDevice, WgpuDeviceKind};
-use welore_burn::train::Execution;
+use welore_burn::named::Named;
+use welore_burn::train::{ExecutionOptions, Precision};
 
-use crate::args::{BackendArg, ComputeArgs, DtypeArg};
 use crate::failure::{WrongInput, guarded};
 
 /// A backend that this program may be compiled with.
@@ -31,13 +31,13 @@ pub enum Backend {
     Cpu,
 }
 
-impl Backend {
-    /// All of them, the one that is to be preferred first.
-    pub const ALL: [Self; 6] =
-        [Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Flex, Self::Cpu];
+impl Named for Backend {
+    fn all() -> &'static [Self] {
+        &[Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Flex, Self::Cpu]
+    }
 
-    /// Its name, which is that of its option, of its Cargo feature, and Burn's own.
-    pub fn name(self) -> &'static str {
+    /// That of its option, of its Cargo feature, and Burn's own.
+    fn name(&self) -> &'static str {
         match self {
             Self::Cuda => "cuda",
             Self::Metal => "metal",
@@ -48,6 +48,19 @@ impl Backend {
         }
     }
 
+    fn about(&self) -> &'static str {
+        match self {
+            Self::Cuda => "NVIDIA GPUs",
+            Self::Metal => "Apple GPUs",
+            Self::Vulkan => "GPUs through Vulkan, with SPIR-V shaders",
+            Self::Wgpu => "GPUs through wgpu, with WGSL shaders",
+            Self::Flex => "the CPU",
+            Self::Cpu => "the CPU, with CubeCL's kernels",
+        }
+    }
+}
+
+impl Backend {
     /// What Burn lists its devices by; `None` if it is not compiled in.
     fn device_type(self) -> Option<DeviceType> {
         match self {
@@ -99,20 +112,6 @@ impl Backend {
     }
 }
 
-impl BackendArg {
-    fn named(self) -> Option<Backend> {
-        match self {
-            Self::Auto => None,
-            Self::Flex => Some(Backend::Flex),
-            Self::Wgpu => Some(Backend::Wgpu),
-            Self::Vulkan => Some(Backend::Vulkan),
-            Self::Metal => Some(Backend::Metal),
-            Self::Cuda => Some(Backend::Cuda),
-            Self::Cpu => Some(Backend::Cpu),
-        }
-    }
-}
-
 /// What a device tells of itself.
 #[derive(Debug, Clone)]
 pub struct Facts {
@@ -121,14 +120,14 @@ pub struct Facts {
     /// Its memory in bytes, where it tells.
     pub memory: Option<u64>,
     /// Types that it computes in.
-    pub dtypes: Vec<DtypeArg>,
+    pub dtypes: Vec<Precision>,
 }
 
 impl Facts {
     /// Asks a device; `None` if it cannot be opened.
     pub fn of(device: &Device) -> Option<Self> {
         guarded(|| {
-            let dtypes = DtypeArg::ALL.into_iter();
+            let dtypes = Precision::all().iter().copied();
             let dtypes = dtypes.filter(|dtype| device.supports_dtype(dtype.float())).collect();
             let (name, memory) = identity(device);
             Self { name, memory, dtypes }
@@ -190,6 +189,17 @@ fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
+/// What a user asks for to compute on.
+#[derive(Debug, Clone, Copy)]
+pub struct Choice {
+    /// The backend; `None` is the best one that is there.
+    pub backend: Option<Backend>,
+    /// Number of the device; `None` is the first.
+    pub device: Option<usize>,
+    /// The type to compute in.
+    pub dtype: Precision,
+}
+
 /// Where and in which type a command computes.
 #[derive(Debug, Clone)]
 pub struct Compute {
@@ -201,25 +211,25 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// The device that the options ask for, opened and tried.
-    pub fn choose(args: &ComputeArgs) -> Result<Self> {
-        let (backend, devices) = match args.backend.named() {
+    /// The device that is asked for, opened and tried.
+    pub fn choose(choice: Choice) -> Result<Self> {
+        let (backend, devices) = match choice.backend {
             Some(backend) => (backend, found(backend)?),
             None => best()?,
         };
-        let device = pick(backend, devices, args.device)?;
+        let device = pick(backend, devices, choice.device)?;
         // Burn restores the state of optimizers on its default device first.
         // SAFETY: nothing here reads the environment from another thread but by `std::env`,
         // which takes the same lock.
         unsafe { std::env::set_var("BURN_DEVICE", backend.name()) };
         let compute = Self { device, dtype: FloatDType::F32, backend };
         compute.try_out()?;
-        tracing::debug!("computing on {}, device {}", backend.name(), args.device.unwrap_or(0));
-        compute.with_dtype(args.dtype.unwrap_or_default())
+        tracing::debug!("computing on {}, device {}", backend.name(), choice.device.unwrap_or(0));
+        compute.with_dtype(choice.dtype)
     }
 
-    /// The same device with another type.
-    pub fn with_dtype(self, dtype: DtypeArg) -> Result<Self> {
+    /// The same device with another type, if it can compute in that.
+    fn with_dtype(self, dtype: Precision) -> Result<Self> {
         let Some(facts) = Facts::of(&self.device) else { return Err(self.broken("it is gone")) };
         if !facts.dtypes.contains(&dtype) {
             let message = format!("--dtype {}: {} cannot compute in it", dtype.name(), facts.name);
@@ -230,7 +240,7 @@ impl Compute {
         Ok(Self { dtype: dtype.float(), ..self })
     }
 
-    /// Blocks or examples that an evaluation computes at once: on a CPU enough to hide the
+    /// Windows or examples that an evaluation computes at once: on a CPU enough to hide the
     /// operations that use one core only, few enough to fit in memory; a GPU is busy with one.
     pub fn at_once(&self) -> NonZeroUsize {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).unwrap();
@@ -238,11 +248,15 @@ impl Compute {
     }
 
     /// How batches are spread over the device.
-    pub fn execution(&self) -> Execution {
+    pub fn execution(&self) -> ExecutionOptions {
         if self.backend == Backend::Flex {
-            Execution { workers: self.at_once(), tokens_at_once: 512, ..Execution::default() }
+            ExecutionOptions {
+                workers: self.at_once(),
+                tokens_at_once: 512,
+                ..ExecutionOptions::default()
+            }
         } else {
-            Execution {
+            ExecutionOptions {
                 workers: NonZeroUsize::MIN,
                 tokens_at_once: 1 << 20,
                 ahead: 1,
@@ -296,7 +310,7 @@ fn found(backend: Backend) -> Result<Vec<Device>> {
 /// The best backend that is compiled in and finds a device: a GPU if there is one. A GPU that
 /// is only played by the CPU has to be asked for.
 fn best() -> Result<(Backend, Vec<Device>)> {
-    for backend in Backend::ALL {
+    for backend in Backend::all().iter().copied() {
         let mut devices = backend.devices();
         if backend.is_gpu() {
             devices.retain(|device| !is_software(device));

@@ -1,10 +1,6 @@
-//! Numbers and tables for people, JSON for programs.
+//! Numbers and tables for people.
 
-use std::io::Write;
-
-use anyhow::Context;
 use comfy_table::{CellAlignment, Table, presets};
-use serde::Serialize;
 
 /// `112616064` as `112.6 M`.
 pub fn count(value: u64) -> String {
@@ -64,42 +60,6 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
         column.set_cell_alignment(CellAlignment::Right);
     }
     table.trim_fmt()
-}
-
-/// Prints a line of a result on stdout, and returns from the function if that fails: unlike
-/// `println!`, which panics when the reader has gone or the disk is full.
-macro_rules! say {
-    ($($text:tt)*) => {
-        $crate::format::print_line(format_args!($($text)*))?
-    };
-}
-
-/// Prints a note on stderr, unless `--quiet` asks for none. Warnings and errors are no notes.
-macro_rules! note {
-    ($($text:tt)*) => {
-        if !$crate::terminal::is_quiet() {
-            tell!($($text)*);
-        }
-    };
-}
-
-/// Prints a line on stderr. That nobody reads it is no reason to stop, as `eprintln!` would.
-macro_rules! tell {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
-}
-
-/// Prints a line on stdout.
-pub fn print_line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("standard output")
-}
-
-/// Prints a result as JSON on stdout.
-pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print_line(format_args!("{}", serde_json::to_string_pretty(value)?))?;
-    Ok(())
 }
 
 #[cfg(test)]

@@ -1,23 +1,27 @@
-//! `welore-cli`: from a pretrained LLaMA-family model to a compressed one.
+//! `welore-cli`: from a pretrained language model to a compressed one.
 //!
-//! Arguments become settings, settings become calls of `welore-burn`. This crate alone
-//! builds a device, prints, and shows progress. Results go to stdout, all else to stderr.
-//! Exit codes: 0 fine, 1 failed, 2 wrong usage or input.
+//! Arguments become options, options become calls of `welore-burn`. This crate alone
+//! constructs a device, prints, and shows progress. Results go to stdout, everything else to
+//! stderr. Exit codes: 0 fine, 1 failed, 2 wrong usage or input.
 
 #![recursion_limit = "256"]
 
 #[macro_use]
-mod format;
+mod output;
 mod args;
+mod cache;
 mod commands;
 mod demo_model;
 mod devices;
 mod failure;
+mod format;
 mod memory;
 mod models;
 mod settings;
+mod shared;
 mod terminal;
 mod verbosity;
+mod verdict;
 
 use std::process::ExitCode;
 
@@ -28,10 +32,10 @@ fn main() -> ExitCode {
     failure::keep_panics();
     let cli = match settings::read(std::env::args_os().collect()) {
         Ok(cli) => cli,
-        Err(error) => return failure::report(&error),
+        Err(error) => return verdict::report(&error),
     };
     if cli.general.quiet {
-        terminal::be_quiet();
+        output::be_quiet();
     }
     verbosity::raise(cli.general.verbose);
     if let Some(path) = &cli.general.config {
@@ -58,7 +62,7 @@ fn main() -> ExitCode {
     });
     match result {
         Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => failure::report(&error),
-        Err(panic) => failure::report(&panic.into()),
+        Ok(Err(error)) => verdict::report(&error),
+        Err(panic) => verdict::report(&panic.into()),
     }
 }

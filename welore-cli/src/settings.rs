@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
 use toml::{Table, Value};
-use welore_burn::checkpoint::CheckpointError;
+use welore_burn::files::FileError;
 
 use crate::args::Cli;
 use crate::failure::WrongInput;
@@ -27,7 +27,7 @@ pub const VARIABLE: &str = "WELORE_CONFIG";
 ///
 /// # Errors
 ///
-/// [`WrongInput`] for what the file has wrong, [`CheckpointError::Io`] if it cannot be read.
+/// [`WrongInput`] for what the file has wrong, [`FileError::Io`] if it cannot be read.
 pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
     let typed = Cli::try_parse_from(&words);
     if let Err(error) = &typed
@@ -68,7 +68,7 @@ fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
 /// that are not asked for.
 fn tables(path: &Path, cli: &Command) -> Result<Table> {
     let bytes =
-        std::fs::read(path).map_err(|source| CheckpointError::Io { path: path.into(), source })?;
+        std::fs::read(path).map_err(|source| FileError::Io { path: path.into(), source })?;
     let Ok(text) = String::from_utf8(bytes) else {
         return refuse(path, "not UTF-8 text", None);
     };
@@ -107,10 +107,13 @@ fn tables(path: &Path, cli: &Command) -> Result<Table> {
     Ok(tables)
 }
 
-/// The option that a key means: its long name, also with underscores.
+/// The option that a key means: its long name or an earlier one, also with underscores.
 fn option<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
     let key = key.replace('_', "-");
-    command.get_arguments().find(|arg| arg.get_long() == Some(key.as_str()))
+    command.get_arguments().find(|arg| {
+        let mut aliases = arg.get_all_aliases().into_iter().flatten();
+        arg.get_long() == Some(key.as_str()) || aliases.any(|alias| alias == key)
+    })
 }
 
 /// What was likely meant.

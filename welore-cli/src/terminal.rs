@@ -6,25 +6,13 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::train::{Score, TrainingEvent};
 
+use crate::output::is_quiet;
 use crate::{format, verbosity};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 /// Whether the work in hand is a step of many.
 static STEPPING: AtomicBool = AtomicBool::new(false);
-
-/// Whether only errors and warnings are said on stderr.
-static QUIET: AtomicBool = AtomicBool::new(false);
-
-/// Silences progress and notes.
-pub fn be_quiet() {
-    QUIET.store(true, Ordering::Relaxed);
-}
-
-/// Whether progress and notes are silenced.
-pub fn is_quiet() -> bool {
-    QUIET.load(Ordering::Relaxed)
-}
 
 /// A bar on stderr, unless nothing is to be said there, or more than a bar has room for.
 fn bar_of(total: u64) -> ProgressBar {

@@ -60,7 +60,10 @@ impl Calibration {
     /// # Errors
     ///
     /// [`CalibrationError::Foreign`].
-    pub fn inputs_of<'a>(&'a self, name: &'a MatrixName) -> Result<&'a MatrixName, CalibrationError> {
+    pub fn inputs_of<'a>(
+        &'a self,
+        name: &'a MatrixName,
+    ) -> Result<&'a MatrixName, CalibrationError> {
         match &self.0 {
             Source::File(file) => file.inputs_of(name),
             Source::Memory { .. } => Ok(name),

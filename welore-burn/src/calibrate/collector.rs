@@ -107,7 +107,12 @@ impl Watch {
     pub fn new(model: &impl LanguageModel) -> Result<Self, CalibrationError> {
         let names: BTreeSet<MatrixName> =
             model.matrices().into_iter().map(|matrix| matrix.name).collect();
-        Ok(Self { matrices: dense_matrices(model, |name| names.contains(name))? })
+        let matrices = dense_matrices(model, |name| names.contains(name))?;
+        let found: BTreeSet<&MatrixName> = matrices.values().map(|matrix| &matrix.name).collect();
+        match names.iter().find(|name| !found.contains(name)) {
+            Some(name) => Err(CalibrationError::NotUsed(name.clone())),
+            None => Ok(Self { matrices }),
+        }
     }
 
     /// Does a forward pass on this thread, and keeps the inputs of the matrices.
@@ -129,6 +134,11 @@ impl Watch {
     /// The name of a matrix.
     pub fn name(&self, id: ParamId) -> &MatrixName {
         &self.matrices[&id].name
+    }
+
+    /// Names and shapes `[out, in]` of all matrices.
+    pub fn shapes(&self) -> impl ExactSizeIterator<Item = (&MatrixName, [usize; 2])> {
+        self.matrices.values().map(|matrix| (&matrix.name, matrix.shape))
     }
 
     /// The shape `[out, in]` of a matrix.

@@ -125,11 +125,19 @@ impl CalibrationWriter {
         Ok(ShardWriter::new(self.dir.path(), &self.layout)?)
     }
 
-    pub fn write_inputs(&self, name: &MatrixName, moment: &SecondMoment) -> Result<(), CalibrationError> {
+    pub fn write_inputs(
+        &self,
+        name: &MatrixName,
+        moment: &SecondMoment,
+    ) -> Result<(), CalibrationError> {
         self.write("inputs", name, inputs(name), moment)
     }
 
-    pub fn write_outputs(&self, name: &MatrixName, moment: &SecondMoment) -> Result<(), CalibrationError> {
+    pub fn write_outputs(
+        &self,
+        name: &MatrixName,
+        moment: &SecondMoment,
+    ) -> Result<(), CalibrationError> {
         self.write("gradients", name, outputs(name), moment)
     }
 

@@ -15,7 +15,7 @@ mod pass;
 mod probe;
 
 pub use calibration::Calibration;
-pub(crate) use collector::{SharedInputs, Watch};
 pub use collector::{Collector, Seen};
+pub(crate) use collector::{SharedInputs, Watch};
 pub use error::CalibrationError;
-pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, check_text};
+pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, preview_calibration};

@@ -85,20 +85,17 @@ pub fn calibrate<M: LanguageModel>(
     path: &Path,
     progress: &mut dyn Progress,
 ) -> Result<CalibrationSummary, CalibrationError> {
-    let seq_len = options.seq_len;
-    check_text(model, tokens, options)?;
-    let windows = tokens.chunks_exact(seq_len).take(options.windows.unwrap_or(usize::MAX));
+    let summary = preview_calibration(model, tokens, options)?;
+    let CalibrationSummary { windows, gradient_windows, seq_len, .. } = summary;
+    let windows = tokens.chunks_exact(seq_len).take(windows);
     let text: Vec<Vec<u32>> = windows.map(<[u32]>::to_vec).collect();
-    let gradient_windows = options.gradient_windows.min(text.len());
     let watch = Watch::new(model)?;
     let frozen = model.clone().no_grad();
     let device = device_of(&frozen);
     let layers = survey(&frozen.valid(), &watch, &text[0], &device.clone().inner());
     check_used(model, &layers)?;
     let matrices = entries(checkpoint, &watch, &layers)?;
-    check_amount(&matrices, text.len() * seq_len, options)?;
     let source = checkpoint.map(|from| from.dir().display().to_string()).unwrap_or_default();
-    let count = matrices.len();
     let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, matrices);
     let writer = CalibrationWriter::new(path, &manifest, &text)?;
 
@@ -115,7 +112,26 @@ pub fn calibrate<M: LanguageModel>(
         }
     }
     pass.writer.finish()?;
-    Ok(CalibrationSummary { matrices: count, windows: text.len(), gradient_windows, seq_len })
+    Ok(summary)
+}
+
+/// What [`calibrate`] would measure. Computes nothing: a model without its weights will do.
+///
+/// # Errors
+///
+/// Those of [`calibrate`] that the text and the shapes of the model show.
+pub fn preview_calibration(
+    model: &impl LanguageModel,
+    tokens: &[u32],
+    options: &CalibrationOptions,
+) -> Result<CalibrationSummary, CalibrationError> {
+    check_text(model, tokens, options)?;
+    let seq_len = options.seq_len;
+    let windows = (tokens.len() / seq_len).min(options.windows.unwrap_or(usize::MAX));
+    let gradient_windows = options.gradient_windows.min(windows);
+    let watch = Watch::new(model)?;
+    check_amount(&watch, windows * seq_len, options)?;
+    Ok(CalibrationSummary { matrices: watch.shapes().len(), windows, gradient_windows, seq_len })
 }
 
 /// Refuses a model with a matrix that none of its blocks shows.
@@ -129,27 +145,21 @@ fn check_used(model: &impl LanguageModel, layers: &[Layer]) -> Result<(), Calibr
 
 /// Refuses fewer tokens than a matrix has inputs, unless that is wanted.
 fn check_amount(
-    matrices: &[MatrixEntry],
+    watch: &Watch,
     tokens: usize,
     options: &CalibrationOptions,
 ) -> Result<(), CalibrationError> {
-    let largest = matrices.iter().max_by_key(|matrix| matrix.shape[1]);
-    match largest.filter(|_| !options.allow_deficient) {
-        Some(MatrixEntry { name, shape: [_, size], .. }) if tokens < *size => {
-            let (name, size) = (name.clone(), *size);
-            Err(CalibrationError::TooLittleText { tokens, name, size })
+    let sizes = watch.shapes().map(|(name, [_, size])| (size, name));
+    match sizes.max().filter(|_| !options.allow_deficient) {
+        Some((size, name)) if tokens < size => {
+            Err(CalibrationError::TooLittleText { tokens, name: name.clone(), size })
         }
         _ => Ok(()),
     }
 }
 
-/// Checks that a text fills the windows that [`calibrate`] is asked for, and that the model, which
-/// needs no weights for that, knows its tokens.
-///
-/// # Errors
-///
-/// [`CalibrationError`].
-pub fn check_text(
+/// Checks that a text fills the windows that are asked for, and that the model knows its tokens.
+fn check_text(
     model: &impl LanguageModel,
     tokens: &[u32],
     options: &CalibrationOptions,

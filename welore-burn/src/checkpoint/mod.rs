@@ -15,7 +15,7 @@ mod stored;
 pub use companions::copy_companions;
 pub use error::{CheckpointError, MissingKind, TensorProblem};
 pub use module::{check_module, load_module, save_module};
-pub use reader::{Checkpoint, TensorMeta};
 pub(crate) use reader::not_finite;
+pub use reader::{Checkpoint, TensorMeta};
 pub use shards::{DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 pub use stored::{PLAN_FILE, StoredMatrix};

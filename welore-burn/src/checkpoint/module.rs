@@ -124,12 +124,12 @@ pub fn save_module<M: Module>(
         let mut write = || -> Result<(), CheckpointError> {
             progress.step(&slot.tensor)?;
             let tensor = &slot.tensor;
-            let part = slot.store(param.values()).map_err(|source| {
-                CheckpointError::Linalg { tensor: tensor.clone(), source }
-            })?;
-            let data = part.encode(spec.dtype).map_err(|source| {
-                CheckpointError::Encoding { tensor: tensor.clone(), source }
-            })?;
+            let part = slot
+                .store(param.values())
+                .map_err(|source| CheckpointError::Linalg { tensor: tensor.clone(), source })?;
+            let data = part
+                .encode(spec.dtype)
+                .map_err(|source| CheckpointError::Encoding { tensor: tensor.clone(), source })?;
             writer.write(tensor, &data)
         };
         outcome = write();

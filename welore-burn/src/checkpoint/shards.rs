@@ -241,9 +241,7 @@ impl<'a> ShardWriter<'a> {
         let ShardLayout { files, places, bytes, parameters } = self.layout;
         for file in files {
             let path = self.dir.join(&file.name);
-            File::open(&path)
-                .and_then(|file| file.sync_all())
-                .map_err(FileError::io(&path))?;
+            File::open(&path).and_then(|file| file.sync_all()).map_err(FileError::io(&path))?;
         }
         sync_dir(self.dir)?;
         if files.len() == 1 {

@@ -91,7 +91,10 @@ impl Checkpoint {
     /// # Errors
     ///
     /// As [`read_parts`](Checkpoint::read_parts).
-    pub fn read_all_indices(&self, matrix: &StoredMatrix) -> Result<Vec<Vec<i32>>, CheckpointError> {
+    pub fn read_all_indices(
+        &self,
+        matrix: &StoredMatrix,
+    ) -> Result<Vec<Vec<i32>>, CheckpointError> {
         let parts = matrix.form.parts(matrix.shape).into_iter().zip(matrix.tensors());
         let indices = parts.filter(|(part, _)| part.kind == PartKind::Indices);
         indices.map(|(_, tensor)| self.read_indices(&tensor)).collect()
@@ -117,7 +120,8 @@ fn planned_forms(path: &Path) -> Result<Option<Vec<(MatrixName, Form)>>, Checkpo
         Err(source) => return Err(FileError::Io { path: path.into(), source }.into()),
     };
     let broken = |reason: String| CheckpointError::Plan { path: path.into(), reason };
-    let mut plan: Value = serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
+    let mut plan: Value =
+        serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
     let matrices = plan["matrices"].as_array_mut();
     let matrices = matrices.ok_or_else(|| broken("it has no list of matrices".into()))?;
     let form = |value: &mut Value| -> Result<(MatrixName, Form), CheckpointError> {

@@ -36,9 +36,7 @@ impl Compressor<'_> {
         progress: &mut dyn Progress,
     ) -> Result<(M, CompressReport), CompressError> {
         match &self.blockwise {
-            Some(options) => {
-                Blocks::new(self, options, &model)?.run(model, &mut Nowhere, progress)
-            }
+            Some(options) => Blocks::new(self, options, &model)?.run(model, &mut Nowhere, progress),
             None => self.module(model, progress),
         }
     }
@@ -331,8 +329,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
     ) -> Result<Block, CompressError> {
         let plans: Vec<&MatrixPlan> =
             layer.iter().map(|matrix| self.planned[&matrix.name]).collect();
-        let needs: Vec<u64> =
-            plans.iter().map(|plan| self.compressor.cost(plan).bytes).collect();
+        let needs: Vec<u64> = plans.iter().map(|plan| self.compressor.cost(plan).bytes).collect();
         let norms = &self.compressor.norms;
         let work = |place: usize| -> Result<Made, CompressError> {
             let (SharedInputs { name, inputs_of }, plan) = (&layer[place], plans[place]);
@@ -372,8 +369,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
     /// Takes the parts of a block from the model that was trained.
     fn read_back(&self, model: &M, block: &mut Block) -> Result<(), CompressError> {
         let trained = read_matrices(&model.valid(), |name| block.contains_key(name));
-        let trained =
-            trained.map_err(|(name, source)| CompressError::Form { name, source })?;
+        let trained = trained.map_err(|(name, source)| CompressError::Form { name, source })?;
         for (name, (_, parts)) in trained {
             if let Some(made) = block.get_mut(&name) {
                 made.parts = parts;

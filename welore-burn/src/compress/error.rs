@@ -79,9 +79,7 @@ impl CompressError {
     pub(super) fn about(self, output: &OutputDir) -> Self {
         match self {
             Self::File(error) => Self::File(output.name_target(error)),
-            Self::Checkpoint(CheckpointError::File(error)) => {
-                Self::File(output.name_target(error))
-            }
+            Self::Checkpoint(CheckpointError::File(error)) => Self::File(output.name_target(error)),
             other => other,
         }
     }

@@ -97,9 +97,8 @@ impl<'w, 'a> Job<'w, 'a> {
     pub fn begin(work: &'w Work<'a>, output: &'w OutputDir) -> Result<Self, CompressError> {
         let belongs = |file: &str| work.layout.has_file(file);
         let begun = output.begin::<Finished>(&work.identity(), belongs)?;
-        let (journal, finished) = begun.map_or((None, Vec::new()), |(journal, finished)| {
-            (Some(journal), finished)
-        });
+        let (journal, finished) =
+            begun.map_or((None, Vec::new()), |(journal, finished)| (Some(journal), finished));
         let known = finished.into_iter().map(|finished| (finished.name.clone(), finished));
         Ok(Self {
             work,
@@ -181,9 +180,7 @@ impl<'w, 'a> Job<'w, 'a> {
     }
 
     fn place(&self, matrix: &MatrixPlan) -> usize {
-        let is_it = |piece: &Piece<'_>| {
-            matches!(piece, Piece::Compress(other) if other.name == matrix.name)
-        };
+        let is_it = |piece: &Piece<'_>| matches!(piece, Piece::Compress(other) if other.name == matrix.name);
         self.work.pieces.iter().position(is_it).expect("every planned matrix is a piece")
     }
 

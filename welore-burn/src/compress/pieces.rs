@@ -78,12 +78,8 @@ impl<'a> Piece<'a> {
                 let (dtype, shape) = (meta.dtype, meta.shape.clone());
                 vec![TensorSpec { name: tensor.to_string(), dtype, shape }]
             }
-            Self::Compress(matrix) => {
-                matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype)
-            }
-            Self::Merge(matrix) => {
-                Form::dense().tensors(&matrix.name, matrix.shape, matrix.dtype)
-            }
+            Self::Compress(matrix) => matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype),
+            Self::Merge(matrix) => Form::dense().tensors(&matrix.name, matrix.shape, matrix.dtype),
         })
     }
 
@@ -119,7 +115,9 @@ impl<'a> Piece<'a> {
 pub(super) fn encode<'a>(matrix: &MatrixPlan, made: &Made) -> Result<Content<'a>, CompressError> {
     let specs = matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype);
     let parts = made.parts.iter().zip(specs);
-    let data = parts.map(|(part, spec)| Ok(Cow::Owned(part.encode(matrix.dtype).map_err(encoding(spec.name))?)));
+    let data = parts.map(|(part, spec)| {
+        Ok(Cow::Owned(part.encode(matrix.dtype).map_err(encoding(spec.name))?))
+    });
     let data = data.collect::<Result<_, CompressError>>()?;
     Ok(Content { data, relative_error: Some(made.relative_error) })
 }

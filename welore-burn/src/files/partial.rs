@@ -187,9 +187,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// Notes a finished part.
     pub fn note(&mut self, part: &impl Serialize) -> Result<(), FileError> {
-        line_of(part)
-            .and_then(|line| self.file.write_all(&line))
-            .map_err(FileError::io(&self.path))
+        line_of(part).and_then(|line| self.file.write_all(&line)).map_err(FileError::io(&self.path))
     }
 }
 

@@ -30,8 +30,7 @@ pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileErro
 /// Syncs a temporary file and gives it its name.
 fn persist(file: NamedTempFile, path: &Path) -> Result<(), FileError> {
     file.as_file().sync_all().map_err(FileError::io(path))?;
-    file.persist(path)
-        .map_err(|error| FileError::Io { path: path.into(), source: error.error })?;
+    file.persist(path).map_err(|error| FileError::Io { path: path.into(), source: error.error })?;
     sync_dir(&parent_of(path))
 }
 

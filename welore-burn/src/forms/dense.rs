@@ -61,8 +61,7 @@ impl MatrixForm for Dense {
     }
 
     fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]> {
-        const LINEAR: [LiveSlot; 1] =
-            [LiveSlot { param: "", tensor: 0, codec: Codec::Transposed }];
+        const LINEAR: [LiveSlot; 1] = [LiveSlot { param: "", tensor: 0, codec: Codec::Transposed }];
         const OTHER: [LiveSlot; 1] = [LiveSlot { param: "", tensor: 0, codec: Codec::AsIs }];
         Some(if of_linear { &LINEAR } else { &OTHER })
     }

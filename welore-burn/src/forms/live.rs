@@ -153,7 +153,8 @@ impl LiveMatrix {
 /// The weight matrices of a module, in Burn's order: all parameters of two dimensions that are
 /// called `weight`. Initializes nothing.
 pub fn matrices(module: &impl Module) -> Vec<LiveMatrix> {
-    let mut found: Vec<(Place, Option<Param<Tensor<2>>>, BTreeMap<String, Vec<usize>>)> = Vec::new();
+    let mut found: Vec<(Place, Option<Param<Tensor<2>>>, BTreeMap<String, Vec<usize>>)> =
+        Vec::new();
     walk(module, |place, param| {
         if place.matrix().is_none() {
             return;
@@ -167,12 +168,13 @@ pub fn matrices(module: &impl Module) -> Vec<LiveMatrix> {
             params.insert(place.part.clone(), param.shape());
         }
     });
-    let matrix = |(place, base, params): (Place, Option<Param<_>>, BTreeMap<String, Vec<usize>>)| {
-        let shape_of = |part: &str| params.get(part).cloned();
-        let (form, shape) = Form::live(&shape_of)?;
-        let (name, of_linear) = (place.matrix()?, place.is_linear());
-        Some(LiveMatrix { name, form, shape, base: base?, of_linear, params })
-    };
+    let matrix =
+        |(place, base, params): (Place, Option<Param<_>>, BTreeMap<String, Vec<usize>>)| {
+            let shape_of = |part: &str| params.get(part).cloned();
+            let (form, shape) = Form::live(&shape_of)?;
+            let (name, of_linear) = (place.matrix()?, place.is_linear());
+            Some(LiveMatrix { name, form, shape, base: base?, of_linear, params })
+        };
     found.into_iter().filter_map(matrix).collect()
 }
 
@@ -446,10 +448,8 @@ pub(crate) fn read_matrices(
 /// Gives matrices of a module other numbers: the content of their tensors, by name. Their forms
 /// and their indices stay as they are.
 pub(crate) fn fill<M: Module>(module: M, parts: &BTreeMap<MatrixName, Vec<Part>>) -> M {
-    let found: BTreeMap<MatrixName, LiveMatrix> = matrices(&module)
-        .into_iter()
-        .map(|matrix| (matrix.name.clone(), matrix))
-        .collect();
+    let found: BTreeMap<MatrixName, LiveMatrix> =
+        matrices(&module).into_iter().map(|matrix| (matrix.name.clone(), matrix)).collect();
     map_floats(module, |place, param| {
         let content = || {
             let name = place.matrix()?;

@@ -1,7 +1,7 @@
 //! A matrix of low rank by some of its own rows.
 
-use faer::prelude::*;
 use faer::Mat;
+use faer::prelude::*;
 
 use super::matrix::{LinalgError, Matrix};
 use super::svd::BalancedFactors;

@@ -145,7 +145,8 @@ impl LowRankLinear {
             assert_eq!(bias.dims(), [d_output], "the bias does not fit the outputs");
         }
         let wrong = || FormError::Pivots { rank, rows: d_output };
-        let pivots = pivots.iter().map(|pivot| i32::try_from(*pivot)).collect::<Result<Vec<_>, _>>();
+        let pivots =
+            pivots.iter().map(|pivot| i32::try_from(*pivot)).collect::<Result<Vec<_>, _>>();
         let order = order_of_pivots(&pivots.map_err(|_| wrong())?, d_output).ok_or_else(wrong)?;
         let order = TensorData::new(order, [d_output]);
         let order = Tensor::<1, Int>::from_data(order, &down.device());

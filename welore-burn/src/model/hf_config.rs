@@ -12,11 +12,11 @@ pub enum ConfigError {
     #[error("not a model configuration: {0}")]
     Json(String),
     /// Another architecture.
-    #[error("model_type `{model_type}` is not supported; {supported} are")]
+    #[error("model_type `{model_type}` is not supported; supported are {supported}")]
     Architecture {
         /// The architecture.
         model_type: String,
-        /// Those that are known.
+        /// Those that are known, and models that have them.
         supported: String,
     },
     /// A variation that is not implemented.

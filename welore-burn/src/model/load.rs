@@ -38,8 +38,8 @@ pub struct LoadedModel {
     pub model: Decoder,
     /// Its configuration.
     pub config: DecoderConfig,
-    /// Bytes of the stored weights.
-    pub bytes: u64,
+    /// The directory that it was loaded from.
+    pub checkpoint: Checkpoint,
 }
 
 /// Reads the `config.json` of a model directory, and the tokens that end a text from its
@@ -67,7 +67,8 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
         DecoderConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })?;
     let path = dir.join("generation_config.json");
     if path.is_file() {
-        let bytes = std::fs::read(&path).map_err(|source| file_error(FileError::Io { path: path.clone(), source }))?;
+        let bytes = std::fs::read(&path)
+            .map_err(|source| file_error(FileError::Io { path: path.clone(), source }))?;
         let more = stop_tokens(&bytes).map_err(|source| LoadError::Config { path, source })?;
         config.eos_token_ids.extend(more);
     }
@@ -125,6 +126,11 @@ impl OpenedModel {
         &self.skeleton
     }
 
+    /// The model without its weights, and nothing else.
+    pub fn into_skeleton(self) -> Decoder {
+        self.skeleton
+    }
+
     /// The dense model without its weights, but with matrices in other forms: to count, not to
     /// compute with.
     ///
@@ -160,10 +166,9 @@ impl OpenedModel {
         let Self { config, checkpoint, skeleton, .. } = self;
         let dtype_of = |path: &str| if is_master(path) { FloatDType::F32 } else { dtype };
         let model = load_module(skeleton, &checkpoint, dtype_of, progress)?.with_dtype(dtype);
-        let bytes = checkpoint.bytes();
-        let dir = checkpoint.dir().display();
+        let (dir, bytes) = (checkpoint.dir().display(), checkpoint.bytes());
         tracing::debug!("{dir}: {bytes} bytes loaded, to compute in {dtype:?}");
-        Ok(LoadedModel { model, config, bytes })
+        Ok(LoadedModel { model, config, checkpoint })
     }
 }
 

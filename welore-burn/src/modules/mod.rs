@@ -10,5 +10,5 @@ pub use names::{MatrixName, natural_order};
 pub use selection::{PatternError, Selection};
 pub use tap::{Tap, tapped};
 pub(crate) use tap::{see_input, see_output};
-pub use walk::{Place, initialize};
 pub(crate) use walk::{Change, Factor, Trained, map_floats, walk};
+pub use walk::{Place, initialize};

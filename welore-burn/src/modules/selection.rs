@@ -38,9 +38,7 @@ impl Selection {
     /// # Errors
     ///
     /// [`PatternError`] for a pattern that is not a glob.
-    pub fn of<P: AsRef<str>>(
-        patterns: impl IntoIterator<Item = P>,
-    ) -> Result<Self, PatternError> {
+    pub fn of<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, PatternError> {
         let include: Vec<String> = patterns.into_iter().map(|p| p.as_ref().into()).collect();
         let (include_set, exclude_set) = (compile(&include)?, GlobSet::empty());
         Ok(Self { include, exclude: Vec::new(), include_set, exclude_set })
@@ -147,7 +145,7 @@ mod tests {
     }
 
     #[test]
-fn all_takes_everything() {
+    fn all_takes_everything() {
         assert_eq!(picked(&Selection::all()), NAMES);
     }
 

@@ -10,9 +10,7 @@ mod problem;
 mod solve;
 mod target;
 
-pub use plan_file::{
-    MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan,
-};
+pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};
 pub use policy::{Energy, Loss, Probed, RankPolicy, Uniform, WeLore};
 pub use problem::{Allocation, Choice, RankProblem};
 pub use solve::make_plan;

@@ -346,12 +346,7 @@ pub enum ReadPlanError {
 impl MatrixPlan {
     /// A matrix of shape `[out, in]` in a form; its kept rank is that of the form. Its sums are
     /// counted when the plan is made.
-    pub fn new(
-        name: impl Into<MatrixName>,
-        shape: [usize; 2],
-        form: Form,
-        dtype: Dtype,
-    ) -> Self {
+    pub fn new(name: impl Into<MatrixName>, shape: [usize; 2], form: Form, dtype: Dtype) -> Self {
         let full_rank = shape[0].min(shape[1]);
         Self {
             name: name.into(),
@@ -392,7 +387,7 @@ impl MatrixPlan {
         } else if !(1..=full).contains(&self.rank) {
             Some(format!("rank {} is not in 1..={full}", self.rank))
         } else if self.form.rank().is_some_and(|rank| rank != self.rank) {
-            Some(format!("rank {} is not that of its form: {}", self.rank, self.form))
+            Some(format!("its rank is {}, that of its form is another: {}", self.rank, self.form))
         } else {
             self.form.problem(self.shape)
         }

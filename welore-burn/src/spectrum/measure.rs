@@ -226,7 +226,8 @@ fn select<T>(
 ) -> Result<Vec<T>, SpectrumError> {
     let names: Vec<&str> = all.iter().map(|item| name(item).as_str()).collect();
     let unmatched = unmatched(selection, &names);
-    let selected: Vec<T> = all.into_iter().filter(|item| selection.matches(name(item).as_str())).collect();
+    let selected: Vec<T> =
+        all.into_iter().filter(|item| selection.matches(name(item).as_str())).collect();
     match (unmatched, selected.is_empty()) {
         (Some(unmatched), _) => Err(unmatched),
         (None, true) => Err(SpectrumError::NothingSelected),
@@ -275,10 +276,7 @@ pub fn measure_module<M: Module>(
     Ok(Spectra::new("module", size_of_module(module), measured)?.measured_in(norms))
 }
 
-fn measure_live(
-    matrix: &LiveMatrix,
-    norms: &Norms<'_>,
-) -> Result<MatrixSpectrum, SpectrumError> {
+fn measure_live(matrix: &LiveMatrix, norms: &Norms<'_>) -> Result<MatrixSpectrum, SpectrumError> {
     let name = &matrix.name;
     let about = |source| SpectrumError::Form { name: name.clone(), source };
     Ok(MatrixSpectrum {

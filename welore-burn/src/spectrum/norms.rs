@@ -35,6 +35,15 @@ impl Method {
             Self::TwoSided => SpectrumUnit::Loss,
         }
     }
+
+    /// The method whose singular values measure this.
+    pub fn of_unit(unit: SpectrumUnit) -> Self {
+        match unit {
+            SpectrumUnit::Weights => Self::Svd,
+            SpectrumUnit::Inputs => Self::Whitened,
+            SpectrumUnit::Loss => Self::TwoSided,
+        }
+    }
 }
 
 /// A norm for every matrix of a model. Clones share the roots of second moments that they have

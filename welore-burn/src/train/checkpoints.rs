@@ -8,8 +8,8 @@ use burn::store::ModuleRecord;
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
-use super::score::Score;
 use super::options::TrainOptions;
+use super::score::Score;
 use crate::files::{FileError, write_file};
 
 /// How far a run has come. With the options this says which rows come next, so no random
@@ -197,10 +197,7 @@ impl Checkpoints {
     /// # Errors
     ///
     /// [`TrainError::Broken`], [`TrainError::Foreign`], [`TrainError::Lost`].
-    pub fn last(
-        &self,
-        options: &TrainOptions,
-    ) -> Result<Option<(Position, PathBuf)>, TrainError> {
+    pub fn last(&self, options: &TrainOptions) -> Result<Option<(Position, PathBuf)>, TrainError> {
         let Some(saved) = self.saved(LAST)? else {
             return match self.pointer(LAST)?.is_none() && self.holds_steps() {
                 true => Err(TrainError::Lost { path: self.dir.join(LAST) }),

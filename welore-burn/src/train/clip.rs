@@ -33,11 +33,7 @@ pub(super) fn scale<M: Module>(
     multiply(module, gradients, &Factor::Number(factor))
 }
 
-fn multiply<M: Module>(
-    module: &M,
-    mut gradients: GradientsParams,
-    by: &Factor,
-) -> GradientsParams {
+fn multiply<M: Module>(module: &M, mut gradients: GradientsParams, by: &Factor) -> GradientsParams {
     walk(module, |_, param| param.scale_gradient(&mut gradients, by));
     gradients
 }

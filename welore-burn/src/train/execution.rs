@@ -60,19 +60,15 @@ type Part = (Vec<Tensor<1>>, GradientsParams);
 
 impl<M: LanguageModel> Executor<M> {
     /// Workers on devices, which take turns. Starts the threads, which stay.
-    pub fn new(
-        model: &M,
-        devices: &[Device],
-        options: ExecutionOptions,
-        recompute: bool,
-    ) -> Self {
+    pub fn new(model: &M, devices: &[Device], options: ExecutionOptions, recompute: bool) -> Self {
         let ExecutionOptions { workers, tokens_at_once, ahead: _, logits_at_once } = options;
         let memory = MemoryOptions { recompute, logits_at_once };
         let workers = Workers::new(workers);
-        let replicas = devices.iter().cycle().take(workers.count()).map(|device| Replica {
-            model: model.clone().fork(device),
-            device: device.clone(),
-        });
+        let replicas = devices
+            .iter()
+            .cycle()
+            .take(workers.count())
+            .map(|device| Replica { model: model.clone().fork(device), device: device.clone() });
         Self { replicas: replicas.collect(), workers, tokens_at_once, memory }
     }
 

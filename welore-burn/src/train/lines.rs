@@ -20,10 +20,7 @@ impl Lines {
     /// # Errors
     ///
     /// [`FileError::Io`].
-    pub fn open(
-        path: PathBuf,
-        mut keep: impl FnMut(&Value) -> bool,
-    ) -> Result<Self, FileError> {
+    pub fn open(path: PathBuf, mut keep: impl FnMut(&Value) -> bool) -> Result<Self, FileError> {
         let io = || FileError::io(&path);
         if path.exists() {
             let lines = BufReader::new(File::open(&path).map_err(io())?).split(b'\n');

@@ -107,11 +107,7 @@ impl<M: LanguageModel> Training<M> {
     ///
     /// [`TrainError`] for options out of range, for a model with nothing to train, for
     /// checkpoints that cannot be read, and where a new run would replace another.
-    pub fn open(
-        model: M,
-        options: TrainOptions,
-        place: RunPlace<'_>,
-    ) -> Result<Self, TrainError> {
+    pub fn open(model: M, options: TrainOptions, place: RunPlace<'_>) -> Result<Self, TrainError> {
         options.check()?;
         let RunPlace { dir, origin, resume } = place;
         let (mut model, group, count) = select_trainable(model, &options)?;

@@ -4,10 +4,13 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
-use welore_burn::plan::{Storage, Target};
+use welore_burn::forms::Storage;
+use welore_burn::plan::{RankPolicy, Target};
 
+use super::choices::named;
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, size, size_above_0};
+use super::method::Way;
 
 /// Arguments of `analyze`.
 #[derive(Args, Debug)]
@@ -36,23 +39,23 @@ pub struct AnalyzeArgs {
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Resources")]
 pub struct ResourceArgs {
-    /// Matrices in flight at once, among which the cores are shared out [default: the cores]
+    /// Matrices that are worked on at once, sharing the cores [default: number of cores]
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
-    /// Most memory for the matrices in flight, such as 3GB; each waits until it fits
-    /// [default: what the jobs need]
+    /// Most memory for the matrices that are worked on, such as 3GB; each waits until it fits
+    /// [default: as much as the jobs need]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_memory: Option<u64>,
-    /// Measure every matrix, also those that were measured before, and keep nothing
+    /// Measure every matrix, including those measured before, and keep no results
     #[arg(long)]
     pub no_cache: bool,
 }
 
-/// How files are cut.
+/// How large files are.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Output")]
 pub struct ShardArgs {
-    /// Close a file of weights at about this size, such as 2GB
+    /// Start a new file of weights at about this size, such as 2GB
     #[arg(long, value_name = "SIZE", value_parser = size_above_0, default_value = "5GB")]
     pub shard_size: u64,
 }
@@ -65,7 +68,7 @@ pub struct SelectionArgs {
     /// [default: attention and MLP projections]
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub include: Vec<String>,
-    /// Not the matrices whose name matches
+    /// Leave out matrices whose name matches
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub exclude: Vec<String>,
 }
@@ -74,11 +77,11 @@ pub struct SelectionArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Ranks")]
 pub struct TargetArgs {
-    /// How ranks are chosen [default: loss with gradients of a calibration, energy with inputs
-    /// alone, else welore]
-    #[arg(long, value_enum)]
-    pub policy: Option<Policy>,
-    /// Factor a matrix only if it loses more than this share of its ranks; of the policies welore
+    /// How ranks are chosen [default: loss with the gradients of a calibration, energy with its
+    /// inputs alone, else welore]
+    #[arg(long, value_parser = named::<&dyn RankPolicy>())]
+    pub policy: Option<&'static dyn RankPolicy>,
+    /// Factor a matrix only if it loses more than this share of its ranks; for the policies welore
     /// and uniform
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub min_ratio: f64,
@@ -88,9 +91,9 @@ pub struct TargetArgs {
     /// Keep a matrix dense where factoring would make it larger
     #[arg(long)]
     pub never_grow: bool,
-    /// How factored matrices are stored [default: pivot with a calibration, else factors]
-    #[arg(long, value_enum)]
-    pub storage: Option<StorageArg>,
+    /// How low-rank matrices are stored [default: pivot with a calibration, else factors]
+    #[arg(long, value_parser = named::<Storage>())]
+    pub storage: Option<Storage>,
 }
 
 /// How far a model is to be reduced.
@@ -100,10 +103,10 @@ pub struct GoalArgs {
     /// Effective rank reduction to reach: the share of all ranks to remove, in (0, 1)
     #[arg(long, allow_negative_numbers = true)]
     pub err: Option<f64>,
-    /// Share of the parameters of these matrices to keep at most, in (0, 1)
+    /// Largest share of the parameters of these matrices to keep, in (0, 1)
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, conflicts_with = "err")]
     pub keep_params: Option<f64>,
-    /// Most bytes that the whole model may take, such as 400MB
+    /// Largest size of the whole model, such as 400MB
     #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with_all = ["err", "keep_params"])]
     pub max_bytes: Option<u64>,
 }
@@ -117,55 +120,23 @@ impl GoalArgs {
     }
 }
 
-/// How factored matrices are stored.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StorageArg {
-    /// Two factors, r (m + n) parameters
-    Factors,
-    /// Rows of the matrix and what makes the others of them, r (m + n - r) parameters
-    Pivot,
-}
-
-impl From<StorageArg> for Storage {
-    fn from(storage: StorageArg) -> Self {
-        match storage {
-            StorageArg::Factors => Self::Factors,
-            StorageArg::Pivot => Self::Pivot,
-        }
-    }
-}
-
-/// In what sense factors are the best.
+/// What factors are best for.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Method")]
 pub struct MethodArgs {
-    /// What the matrices see and do on a text, as `calibrate` wrote it
+    /// Calibration that `calibrate` wrote
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
-    /// In what sense factors are the best [default: two-sided with a calibration, else svd]
-    #[arg(long, value_enum)]
-    pub method: Option<MethodArg>,
-    /// Added to the second moments of inputs, as a share of their mean [default: 0.001]
+    /// What the factors are best for [default: two-sided with a calibration, else svd]
+    #[arg(long, value_parser = named::<&Way>())]
+    pub method: Option<&'static Way>,
+    /// How much is added to the second moments of inputs, as a share of their mean [default: 0.001]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub shrink_inputs: Option<f64>,
-    /// Added to the second moments of gradients, as a share of their mean [default: 0.3]
+    /// How much is added to the second moments of gradients, as a share of their mean
+    /// [default: 0.3]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub shrink_gradients: Option<f64>,
-}
-
-/// The methods.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum MethodArg {
-    /// The truncated singular value decomposition of the weights, as in the paper
-    Svd,
-    /// The smallest error for the inputs of a calibration
-    Whitened,
-    /// The smallest error for inputs and gradients of a calibration
-    TwoSided,
-    /// The same, block after block, each for what the compressed blocks before it leave
-    Sequential,
-    /// The recommended pipeline: two-sided, with what goes with it
-    Best,
 }
 
 /// Arguments of `calibrate`.
@@ -179,7 +150,7 @@ pub struct CalibrateArgs {
     /// Write the calibration here, for `plan` and `compress`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
-    /// Tell what would be read and measured, and write nothing
+    /// Show what would be read and measured, and write nothing
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
     /// How much of the text is read.
@@ -197,47 +168,47 @@ pub struct CalibrateArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Calibration")]
 pub struct AmountArgs {
-    /// Most blocks of the text to read
-    #[arg(long, value_name = "N", default_value_t = 64)]
-    pub calibration_blocks: usize,
-    /// Most blocks to compute gradients of; 0 for none, which is enough for --method whitened
-    #[arg(long, value_name = "N", default_value_t = 16)]
-    pub gradient_blocks: usize,
-    /// Blocks to probe every matrix on, for --policy probed; takes as long as all else
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub probe_blocks: usize,
-    /// Tokens in a block of the calibration
+    /// Most windows of the text to read
+    #[arg(long, alias = "calibration-blocks", value_name = "N", default_value_t = 64)]
+    pub calibration_windows: usize,
+    /// Most windows to compute gradients on; 0 for none, which is enough for --method whitened
+    #[arg(long, alias = "gradient-blocks", value_name = "N", default_value_t = 16)]
+    pub gradient_windows: usize,
+    /// Windows to probe every matrix on, for --policy probed; takes as long as all the rest
+    #[arg(long, alias = "probe-blocks", value_name = "N", default_value_t = 0)]
+    pub probe_windows: usize,
+    /// Tokens in a window of the calibration
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration_seq_len: usize,
-    /// What to do with fewer tokens than a matrix has inputs
+    /// What to do if the text has fewer tokens than a matrix has inputs
     #[arg(long, value_enum, default_value_t = TooLittleArg::Refuse)]
     pub too_little: TooLittleArg,
 }
 
-/// What to do with too little text.
+/// What to do if there is too little text.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TooLittleArg {
-    /// Say how much is needed
+    /// say how much is needed
     Refuse,
-    /// Go on, with moments shrunk towards equal ones
+    /// go on; shrinkage makes up for the directions that are missing
     Shrink,
 }
 
-/// How sequential factors are fitted.
+/// How a model is compressed block by block.
 #[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Fitting")]
-pub struct FitArgs {
-    /// Most blocks of the calibration's text to fit to [default: all]
-    #[arg(long, value_name = "N")]
-    pub fit_blocks: Option<usize>,
-    /// How far factors of --method sequential make up for those before them, from 0 to 1
+#[command(next_help_heading = "Block by block")]
+pub struct BlockwiseArgs {
+    /// Most windows of the calibration's text to use [default: all]
+    #[arg(long, alias = "fit-blocks", value_name = "N")]
+    pub fit_windows: Option<usize>,
+    /// How far --method sequential corrects the errors of earlier blocks, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub follow: f64,
-    /// How often the text is read to refine each block to answer as the dense one does, with any
-    /// calibrated method
+    /// Train each compressed block to give the outputs of the dense one, for this many epochs of
+    /// the calibration's text; with any calibrated method
     #[arg(long, value_name = "EPOCHS", default_value_t = 0)]
     pub refine: usize,
-    /// Learning rate of refining
+    /// Learning rate of --refine
     #[arg(long, value_name = "LR", default_value_t = 3e-5, allow_negative_numbers = true)]
     pub refine_lr: f64,
 }
@@ -254,7 +225,7 @@ pub struct CompareArgs {
     /// Calibrate on this text first
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibrate: Option<PathBuf>,
-    /// The calibration, as `calibrate` wrote it
+    /// Calibration that `calibrate` wrote
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
     /// Shares of the parameters of the matrices to keep
@@ -266,8 +237,8 @@ pub struct CompareArgs {
         help_heading = "Target"
     )]
     pub keep_params: Vec<f64>,
-    /// Methods to compare, each with the policies and storage that go with it, or METHOD/POLICY
-    /// or METHOD/POLICY/STORAGE
+    /// Methods to compare, each with the policy and the storage that go with it; also
+    /// METHOD/POLICY and METHOD/POLICY/STORAGE
     #[arg(
         long,
         value_name = "METHODS",
@@ -276,18 +247,24 @@ pub struct CompareArgs {
         help_heading = "Method"
     )]
     pub methods: Vec<String>,
-    /// Most blocks of each text
-    #[arg(long, value_name = "N", default_value_t = 16, help_heading = "Evaluation")]
-    pub blocks: usize,
-    /// Tokens in a block
+    /// Most windows of each text
+    #[arg(
+        long,
+        alias = "blocks",
+        value_name = "N",
+        default_value_t = 16,
+        help_heading = "Evaluation"
+    )]
+    pub windows: usize,
+    /// Tokens in a window
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Evaluation")]
     pub seq_len: usize,
     /// How much of the text is read to calibrate.
     #[command(flatten)]
     pub amount: AmountArgs,
-    /// How sequential factors are fitted.
+    /// How it is compressed block by block.
     #[command(flatten)]
-    pub fit: FitArgs,
+    pub blockwise: BlockwiseArgs,
     /// Where it is computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -297,21 +274,6 @@ pub struct CompareArgs {
     /// Print JSON instead of a table
     #[arg(long, help_heading = "Output")]
     pub json: bool,
-}
-
-/// The rank policies.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// One threshold on min-max normalized singular values, for the whole model
-    Welore,
-    /// The same share of ranks from every matrix
-    Uniform,
-    /// The least sum of relative errors
-    Energy,
-    /// The least sum of errors in units of the loss, which gradients of a calibration give
-    Loss,
-    /// The same, scaled by what a probe of every matrix really cost
-    Probed,
 }
 
 /// Arguments of `plan`.
@@ -330,7 +292,7 @@ pub struct PlanArgs {
     /// How ranks are chosen.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// In what sense factors will be the best.
+    /// What factors will be best for.
     #[command(flatten)]
     pub method: MethodArgs,
     /// Which matrices to look at.
@@ -368,22 +330,22 @@ pub struct CompressArgs {
     /// Replace the output directory if it is a model directory
     #[arg(long, help_heading = "Output")]
     pub force: bool,
-    /// Measure and plan, tell what would be written, and write nothing
+    /// Measure and plan, show what would be written, and write nothing
     #[arg(long, help_heading = "Output", conflicts_with = "report")]
     pub dry_run: bool,
     /// How ranks are chosen.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// In what sense factors are the best.
+    /// What factors are best for.
     #[command(flatten)]
     pub method: MethodArgs,
     /// How much of the text is read to calibrate.
     #[command(flatten)]
     pub amount: AmountArgs,
-    /// How sequential factors are fitted.
+    /// How it is compressed block by block.
     #[command(flatten)]
-    pub fit: FitArgs,
-    /// Where a calibration and sequential factors are computed.
+    pub blockwise: BlockwiseArgs,
+    /// Where the calibration and the blocks are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Which matrices to look at.
@@ -392,7 +354,7 @@ pub struct CompressArgs {
     /// What it may use.
     #[command(flatten)]
     pub resources: ResourceArgs,
-    /// How files are cut.
+    /// How large files are.
     #[command(flatten)]
     pub shards: ShardArgs,
     /// A page of it.

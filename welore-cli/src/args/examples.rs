@@ -20,7 +20,7 @@ Examples:
 pub const CALIBRATE: &str = "\
 Examples:
   welore-cli calibrate MODEL --text valid.txt -o calibration
-  welore-cli calibrate MODEL --text valid.txt --gradient-blocks 0 -o inputs-only";
+  welore-cli calibrate MODEL --text valid.txt --gradient-windows 0 -o inputs-only";
 
 /// Of `plan`.
 pub const PLAN: &str = "\
@@ -56,7 +56,7 @@ Examples:
 /// Of `eval`.
 pub const EVAL: &str = "\
 Examples:
-  welore-cli eval low --text test.txt --blocks 16
+  welore-cli eval low --text test.txt --windows 16
   welore-cli eval run/model --task commonsenseqa --data CommonsenseQA --json";
 
 /// Of `report`.

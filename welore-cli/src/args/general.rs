@@ -1,4 +1,4 @@
-//! Arguments that several commands share whatever they do.
+//! Arguments that several commands share.
 
 use std::path::PathBuf;
 
@@ -10,22 +10,22 @@ use clap_complete::Shell;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "General")]
 pub struct GeneralArgs {
-    /// Take options that are not given from this TOML file: a table a command, such as `[train]`
-    /// with `lr = 1e-4`; paths in it are as if typed [env: WELORE_CONFIG]
+    /// Take options that are not given from this TOML file, which has a table for each command, such
+    /// as `[train]` with `lr = 1e-4`; paths in it are as if typed [env: WELORE_CONFIG]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Show neither progress nor notes on stderr; warnings and errors remain
+    /// Show no progress and no notes on stderr; warnings and errors remain
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Show on stderr what goes on inside; -vv shows every detail
+    /// Show on stderr what happens inside; -vv shows every detail
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }
 
-/// A page to look at.
+/// A page of results.
 #[derive(Args, Debug, Clone, Default)]
 pub struct PageArgs {
-    /// Draw the results as one HTML page, too; see `report`
+    /// Also draw the results as one HTML page; see `report`
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
 }
@@ -33,9 +33,17 @@ pub struct PageArgs {
 /// Arguments of `completions`.
 #[derive(Args, Debug)]
 pub struct CompletionsArgs {
-    /// Shell that is going to read them
+    /// Shell to print them for
     #[arg(value_enum)]
     pub shell: Shell,
+}
+
+/// A number that can be computed with.
+pub(super) fn number(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(number) if f64::is_finite(number) => Ok(number),
+        _ => Err("it must be a finite number".into()),
+    }
 }
 
 /// A number of bytes.

@@ -1,21 +1,25 @@
 //! The command line, as clap reads it.
 
+mod choices;
 mod compression;
 mod compute;
 mod examples;
 mod general;
+mod method;
 mod running;
 mod training;
 
 use clap::{Parser, Subcommand};
 
+pub use choices::names;
 pub use compression::*;
 pub use compute::*;
 pub use general::*;
+pub use method::Way;
 pub use running::*;
 pub use training::*;
 
-/// Low-rank compression of LLaMA-family models (WeLore), on Burn.
+/// Low-rank compression and fine-tuning of language models (WeLore), on Burn.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100, after_long_help = examples::PROGRAM)]
 pub struct Cli {
@@ -27,16 +31,16 @@ pub struct Cli {
     pub general: GeneralArgs,
 }
 
-/// One variant a command.
+/// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
     /// Measure the singular values of a model's matrices
     #[command(after_long_help = examples::ANALYZE)]
     Analyze(AnalyzeArgs),
-    /// Measure what a model's matrices see and do on a text, for better factors
+    /// Measure the inputs and gradients of a model's matrices on a text, for better factors
     #[command(after_long_help = examples::CALIBRATE)]
     Calibrate(CalibrateArgs),
-    /// Decide which matrices are factored, at which rank
+    /// Choose which matrices are factored, and at which rank
     #[command(after_long_help = examples::PLAN)]
     Plan(PlanArgs),
     /// Factor a model's low-rank matrices and write the smaller model
@@ -51,7 +55,7 @@ pub enum Command {
     /// Measure a model's perplexity on a text, or its accuracy on a task
     #[command(after_long_help = examples::EVAL)]
     Eval(EvalArgs),
-    /// Draw artifacts as one HTML page
+    /// Draw results as one HTML page
     #[command(after_long_help = examples::REPORT)]
     Report(ReportArgs),
     /// Continue a prompt
@@ -60,16 +64,16 @@ pub enum Command {
     /// Turn a compressed model into a plain dense one
     #[command(after_long_help = examples::EXPORT)]
     Export(ExportArgs),
-    /// Tell what a model directory holds
+    /// Show what a model directory holds
     #[command(after_long_help = examples::INSPECT)]
     Inspect(InspectArgs),
-    /// Show the whole road on a tiny built-in model
+    /// Compress and tune a tiny built-in model, from start to finish
     #[command(after_long_help = examples::DEMO)]
     Demo(DemoArgs),
-    /// List the backends and devices that can be computed on
+    /// List backends and devices
     #[command(after_long_help = examples::DEVICES)]
     Devices(DevicesArgs),
-    /// Print what a shell needs to complete this program's options
+    /// Print shell completions
     #[command(after_long_help = examples::COMPLETIONS)]
     Completions(CompletionsArgs),
     /// Print the reference of all commands, docs/cli.md

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use welore_burn::data::TaskKind;
 
+use super::choices::named;
 use super::compression::ShardArgs;
 use super::compute::ComputeArgs;
 use super::general::PageArgs;
-use super::training::TaskArg;
 
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
@@ -22,17 +23,17 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub text: Option<PathBuf>,
-    /// Task to answer instead, its test examples
+    /// Task whose test examples are answered instead
     #[arg(
         long,
         value_name = "NAME",
-        value_enum,
+        value_parser = named::<TaskKind>(),
         requires = "data",
         conflicts_with = "text",
         help_heading = "Evaluation"
     )]
-    pub task: Option<TaskArg>,
-    /// The task's file, or a directory with its files; a fifth of a single file is for testing
+    pub task: Option<TaskKind>,
+    /// The task's file, or a directory with its files; of a single file, a fifth is for testing
     #[arg(
         long,
         value_name = "PATH",
@@ -41,7 +42,7 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub data: Option<PathBuf>,
-    /// Tokens in a block
+    /// Tokens in a window of the text
     #[arg(
         long,
         value_name = "N",
@@ -50,10 +51,10 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub seq_len: usize,
-    /// Most blocks or examples to use [default: all]
-    #[arg(long, value_name = "N", help_heading = "Evaluation")]
-    pub blocks: Option<usize>,
-    /// Add the result to the model card that `compress` or `train` wrote in the directory
+    /// Most windows or examples to use [default: all]
+    #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
+    pub windows: Option<usize>,
+    /// Add the result to the model card that `compress` or `train` wrote into the directory
     #[arg(long)]
     pub record: bool,
     /// Where it is computed.
@@ -75,7 +76,7 @@ pub struct GenerateArgs {
     /// Most tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
     pub max_new_tokens: usize,
-    /// 0 takes the most likely token; larger values take more chances
+    /// 0 takes the most likely token; larger values make unlikely ones likelier
     #[arg(
         long,
         value_name = "T",
@@ -84,10 +85,10 @@ pub struct GenerateArgs {
         help_heading = "Sampling"
     )]
     pub temperature: f64,
-    /// Sample among this many most likely tokens
+    /// Sample among this many of the most likely tokens
     #[arg(long, value_name = "N", help_heading = "Sampling")]
     pub top_k: Option<usize>,
-    /// Sample among the most likely tokens that make up this probability
+    /// Sample among the most likely tokens that together have this probability
     #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_p: Option<f64>,
     /// Seed of the sampling
@@ -106,7 +107,7 @@ pub struct GenerateArgs {
 pub struct ExportArgs {
     /// Compressed model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// Multiply the factors out, so that any Hugging Face tool can load the model
+    /// Multiply the factors together, so that any Hugging Face tool can load the model
     #[arg(long, required = true)]
     pub dense: bool,
     /// Model directory to write
@@ -115,10 +116,10 @@ pub struct ExportArgs {
     /// Replace the output directory if it is a model directory
     #[arg(long, help_heading = "Output")]
     pub force: bool,
-    /// Tell what would be written, and write nothing
+    /// Show what would be written, and write nothing
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
-    /// How files are cut.
+    /// How large files are.
     #[command(flatten)]
     pub shards: ShardArgs,
     /// Print JSON instead of a summary

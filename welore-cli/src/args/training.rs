@@ -3,18 +3,22 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
+use clap::Args;
+use serde::Serialize;
+use serde_json::{Map, Value};
 use welore_burn::data::TaskKind;
-use welore_burn::train::{GaloreSettings, LoraSettings, ScheduleKind, TrainSettings, Trainable};
+use welore_burn::named::Named;
+use welore_burn::train::{ScheduleKind, TrainOptions, Trainable};
 
+use super::choices::named;
 use super::compression::{GoalArgs, SelectionArgs, TargetArgs};
 use super::compute::ComputeArgs;
-use super::general::PageArgs;
+use super::general::{PageArgs, number};
 
 /// Arguments of `train`.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Go on with the run in this directory, exactly where its last checkpoint is
+    /// Continue the run in this directory, exactly from its last checkpoint
     #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
@@ -23,7 +27,7 @@ pub struct TrainArgs {
     /// Where it is computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Tell what would be trained on what, and write nothing
+    /// Show what would be trained on what, and write nothing
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
     pub dry_run: bool,
     /// A page of it.
@@ -46,9 +50,9 @@ pub struct TrainStartArgs {
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub text: Option<PathBuf>,
     /// Task to train on
-    #[arg(long, value_name = "NAME", value_enum, requires = "data", help_heading = "Data")]
-    pub task: Option<TaskArg>,
-    /// The task's file, or a directory with its files; a fifth of a single file is for testing
+    #[arg(long, value_name = "NAME", value_parser = named::<TaskKind>(), requires = "data", help_heading = "Data")]
+    pub task: Option<TaskKind>,
+    /// The task's file, or a directory with its files; of a single file, a fifth is for testing
     #[arg(
         long,
         value_name = "PATH",
@@ -66,7 +70,7 @@ pub struct TrainStartArgs {
         help_heading = "Run"
     )]
     pub output: Option<PathBuf>,
-    /// Compress the dense model by this plan first
+    /// Compress the dense model with this plan first
     #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"], help_heading = "Target")]
     pub plan: Option<PathBuf>,
     /// How far the dense model is compressed first.
@@ -87,16 +91,16 @@ pub struct TrainStartArgs {
     /// Text to evaluate on; a task is evaluated on its test examples
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     pub eval_text: Option<PathBuf>,
-    /// Most blocks or examples of an evaluation [default: all]
-    #[arg(long, value_name = "N", help_heading = "Evaluation")]
-    pub eval_blocks: Option<usize>,
+    /// Most windows or examples of an evaluation [default: all]
+    #[arg(long, alias = "eval-blocks", value_name = "N", help_heading = "Evaluation")]
+    pub eval_windows: Option<usize>,
     /// Record the gradients of the projections every N steps in RUN/gradients.jsonl: their singular
-    /// values, and how far their leading directions stay the same
+    /// values, and how stable their leading directions are
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub track_gradients: Option<NonZeroUsize>,
     /// How training goes.
     #[command(flatten)]
-    pub settings: SettingsArgs,
+    pub options: OptionsArgs,
     /// How ranks are chosen, with a target.
     #[command(flatten)]
     pub target: TargetArgs,
@@ -125,16 +129,19 @@ impl TrainStartArgs {
 
 /// How training goes. Nothing has a default here: it depends on what is trained on, and a
 /// resumed run has its own.
-#[derive(Args, Debug)]
+///
+/// A field is called as the option of [`TrainOptions`] that it sets, with `_` for the dot of
+/// `lora.rank`.
+#[derive(Args, Debug, Serialize)]
 #[command(next_help_heading = "Training")]
-pub struct SettingsArgs {
-    /// What is trained; all else is frozen [default: lrc; full with --from-scratch]
-    #[arg(long, value_enum)]
-    pub trainable: Option<TrainableArg>,
-    /// Tokens in a block, or most tokens of an example [default: 1024; 512 for tasks]
+pub struct OptionsArgs {
+    /// What is trained; the rest is frozen [default: lrc; full with --from-scratch]
+    #[arg(long, value_parser = named::<Trainable>())]
+    pub trainable: Option<Trainable>,
+    /// Tokens in a window, or most tokens of an example [default: 1024; 512 for tasks]
     #[arg(long, value_name = "N")]
     pub seq_len: Option<usize>,
-    /// Blocks or examples in a batch [default: 4; 8 for tasks]
+    /// Windows or examples in a batch [default: 4; 8 for tasks]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
     /// Batches whose gradients make one step [default: 1]
@@ -144,38 +151,40 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
     /// Largest learning rate [default: 5e-5]
-    #[arg(long, allow_negative_numbers = true)]
+    #[arg(long, value_parser = number, allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// How the learning rate falls after warm-up [default: cosine]
-    #[arg(long, value_enum)]
-    pub schedule: Option<ScheduleArg>,
+    #[arg(long, value_parser = named::<ScheduleKind>())]
+    pub schedule: Option<ScheduleKind>,
     /// Steps over which the learning rate rises [default: a tenth of all, at most 500]
     #[arg(long, value_name = "N")]
     pub warmup: Option<usize>,
-    /// Share of the learning rate that it falls to [default: 0.1]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    /// Share of the largest learning rate that it falls to [default: 0.1]
+    #[arg(long, value_parser = number, value_name = "SHARE", allow_negative_numbers = true)]
     pub lr_floor: Option<f64>,
     /// Decoupled weight decay [default: 0]
-    #[arg(long, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, value_parser = number, value_name = "W", allow_negative_numbers = true)]
     pub weight_decay: Option<f64>,
-    /// Scale gradients down to this global norm [default: leave them]
-    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
+    /// Scale gradients down to this global norm [default: no clipping]
+    #[arg(long, value_parser = number, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: Option<f64>,
-    /// Read the data in its order, not shuffled anew in every epoch
+    /// Read the data in its order instead of shuffling it in every epoch
     #[arg(long)]
+    #[serde(skip)]
     pub no_shuffle: bool,
-    /// Seed of the shuffling, of adapters, and of random weights [default: 0]
+    /// Seed of shuffling, adapters and random weights [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Compute blocks of the model again for the backward pass instead of storing what they
-    /// computed: less memory, about a third more work
+    /// Compute the model's blocks again in the backward pass instead of storing their activations:
+    /// less memory, about a third more work
     #[arg(long)]
+    #[serde(skip)]
     pub recompute: bool,
     /// Rank of the adapters of --trainable lora [default: 8]
     #[arg(long, value_name = "R")]
     pub lora_rank: Option<usize>,
-    /// Scale of the adapters, over their rank [default: 16]
-    #[arg(long, value_name = "A", allow_negative_numbers = true)]
+    /// Scale of the adapters, which is divided by their rank [default: 16]
+    #[arg(long, value_parser = number, value_name = "A", allow_negative_numbers = true)]
     pub lora_alpha: Option<f64>,
     /// Rank of the gradients of --trainable galore [default: 128]
     #[arg(long, value_name = "R")]
@@ -184,120 +193,120 @@ pub struct SettingsArgs {
     #[arg(long, value_name = "N")]
     pub galore_refresh: Option<usize>,
     /// Scale of projected updates [default: 0.25]
-    #[arg(long, value_name = "S", allow_negative_numbers = true)]
+    #[arg(long, value_parser = number, value_name = "S", allow_negative_numbers = true)]
     pub galore_scale: Option<f64>,
-    /// Evaluate every so many steps; 0 is never [default: at the end if there is --eval-text]
+    /// Evaluate every N steps; 0 is never [default: at the end if there is --eval-text]
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub eval_every: Option<usize>,
-    /// End after so many evaluations without a better one
+    /// Stop after N evaluations without a better score
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub patience: Option<usize>,
-    /// Save a checkpoint every so many steps; 0 is only at the end [default: 500]
+    /// Save a checkpoint every N steps; 0 is only at the end [default: 500]
     #[arg(long, value_name = "N")]
     pub save_every: Option<usize>,
 }
 
-/// What is trained.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TrainableArg {
-    /// The factors of the low-rank components
-    Lrc,
-    /// Every parameter
-    Full,
-    /// The projections that stayed dense
-    Nlrc,
-    /// LoRA adapters on all projections
-    Lora,
-    /// Every parameter, with the gradients of projections projected to low rank
-    Galore,
-}
-
-/// How the learning rate falls after warm-up.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ScheduleArg {
-    /// Not at all
-    Constant,
-    /// Along a half cosine
-    Cosine,
-    /// Along a line
-    Linear,
-}
-
-/// The tasks.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TaskArg {
-    /// CommonsenseQA, multiple choice
-    Commonsenseqa,
-    /// SVAMP, arithmetic in words
-    Svamp,
-    /// BoolQ, yes or no about a passage
-    Boolq,
-    /// Coin flips, yes or no
-    Coinflip,
-    /// BIG-bench's tracking of shuffled objects
-    ObjectTracking,
-    /// StrategyQA, yes or no
-    Strategyqa,
-    /// Lines with a `prompt` and a `response` each
-    Jsonl,
-}
-
-impl From<TaskArg> for TaskKind {
-    fn from(task: TaskArg) -> Self {
-        match task {
-            TaskArg::Commonsenseqa => Self::CommonsenseQa,
-            TaskArg::Svamp => Self::Svamp,
-            TaskArg::Boolq => Self::BoolQ,
-            TaskArg::Coinflip => Self::CoinFlip,
-            TaskArg::ObjectTracking => Self::ObjectTracking,
-            TaskArg::Strategyqa => Self::StrategyQa,
-            TaskArg::Jsonl => Self::Jsonl,
+impl OptionsArgs {
+    /// The options that were given, by their names in [`TrainOptions`].
+    pub fn given(&self) -> Map<String, Value> {
+        let fields = serde_json::to_value(self).expect("numbers and names serialize");
+        let Value::Object(fields) = fields else { unreachable!("a struct is an object") };
+        let mut given: Map<String, Value> =
+            fields.into_iter().filter(|(_, value)| !value.is_null()).collect();
+        if self.no_shuffle {
+            given.insert("shuffle".into(), false.into());
         }
+        if self.recompute {
+            given.insert("recompute".into(), true.into());
+        }
+        given
+    }
+
+    /// `base`, with what was given instead.
+    pub fn over(&self, base: &TrainOptions) -> TrainOptions {
+        let mut options = serde_json::to_value(base).expect("options serialize");
+        for (name, value) in self.given() {
+            *field_of(&mut options, &name) = value;
+        }
+        serde_json::from_value(options).expect("options of the same types")
+    }
+
+    /// An option that was given and does nothing, because only another way to train reads it, with
+    /// that way.
+    pub fn idle(&self, chosen: Trainable) -> Option<(String, Trainable)> {
+        let given = self.given();
+        let others = Trainable::all().iter().filter(|other| **other != chosen);
+        let mut idle = others.flat_map(|other| other.options().iter().map(|name| (*name, *other)));
+        let (name, other) = idle.find(|(name, _)| given.contains_key(&name.replace('.', "_")))?;
+        Some((flag_of(name), other))
     }
 }
 
-impl SettingsArgs {
-    /// `base`, with what was given instead.
-    pub fn over(&self, base: TrainSettings) -> TrainSettings {
-        let trainable = self.trainable.map(|trainable| match trainable {
-            TrainableArg::Lrc => Trainable::Lrc,
-            TrainableArg::Full => Trainable::Full,
-            TrainableArg::Nlrc => Trainable::Nlrc,
-            TrainableArg::Lora => Trainable::Lora,
-            TrainableArg::Galore => Trainable::Galore,
-        });
-        let schedule = self.schedule.map(|schedule| match schedule {
-            ScheduleArg::Constant => ScheduleKind::Constant,
-            ScheduleArg::Cosine => ScheduleKind::Cosine,
-            ScheduleArg::Linear => ScheduleKind::Linear,
-        });
-        TrainSettings {
-            trainable: trainable.unwrap_or(base.trainable),
-            seq_len: self.seq_len.unwrap_or(base.seq_len),
-            batch_size: self.batch_size.unwrap_or(base.batch_size),
-            accumulate: self.accumulate.unwrap_or(base.accumulate),
-            steps: self.steps.unwrap_or(base.steps),
-            lr: self.lr.unwrap_or(base.lr),
-            schedule: schedule.unwrap_or(base.schedule),
-            warmup: self.warmup.unwrap_or(base.warmup),
-            lr_floor: self.lr_floor.unwrap_or(base.lr_floor),
-            weight_decay: self.weight_decay.unwrap_or(base.weight_decay),
-            clip: self.clip.or(base.clip),
-            shuffle: base.shuffle && !self.no_shuffle,
-            seed: self.seed.unwrap_or(base.seed),
-            recompute: base.recompute || self.recompute,
-            lora: LoraSettings {
-                rank: self.lora_rank.unwrap_or(base.lora.rank),
-                alpha: self.lora_alpha.unwrap_or(base.lora.alpha),
-            },
-            galore: GaloreSettings {
-                rank: self.galore_rank.unwrap_or(base.galore.rank),
-                refresh: self.galore_refresh.unwrap_or(base.galore.refresh),
-                scale: self.galore_scale.unwrap_or(base.galore.scale),
-            },
-            eval_every: self.eval_every.unwrap_or(base.eval_every),
-            patience: self.patience.or(base.patience),
-            save_every: self.save_every.unwrap_or(base.save_every),
+/// The field that an option sets: `lora_rank` is the `rank` of `lora`.
+fn field_of<'a>(options: &'a mut Value, name: &str) -> &'a mut Value {
+    match name.split_once('_') {
+        Some((group, field)) if options[group].is_object() => &mut options[group][field],
+        _ => &mut options[name],
+    }
+}
+
+/// The flag that sets an option of the library, such as `lora.rank`.
+pub fn flag_of(name: &str) -> String {
+    match name {
+        // The only flag that says the opposite.
+        "shuffle" => "--no-shuffle".into(),
+        _ => format!("--{}", name.replace(['.', '_'], "-")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    /// Only what stands on this line of options.
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        options: OptionsArgs,
+    }
+
+    fn given(line: &str) -> OptionsArgs {
+        Line::parse_from(["train"].into_iter().chain(line.split_whitespace())).options
+    }
+
+    #[test]
+    fn every_flag_sets_an_option_of_the_library() {
+        let base = TrainOptions::default();
+        assert_eq!(given("").over(&base), base);
+        let line = "--trainable galore --seq-len 3 --batch-size 5 --accumulate 6 --steps 7 --lr 0.1 \
+                    --schedule linear --warmup 9 --lr-floor 0.7 --weight-decay 0.3 --clip 2.5 \
+                    --no-shuffle --seed 18446744073709551615 --recompute --lora-rank 11 \
+                    --lora-alpha 0.9 --galore-rank 12 --galore-refresh 13 --galore-scale 0.123 \
+                    --eval-every 14 --patience 15 --save-every 16";
+        let changed = serde_json::to_value(given(line).over(&base)).unwrap();
+        let base = serde_json::to_value(base).unwrap();
+        assert_all_differ(&base, &changed, "");
+        assert_eq!(changed["seed"], u64::MAX);
+        assert_eq!(changed["galore"]["scale"], 0.123);
+    }
+
+    fn assert_all_differ(base: &Value, changed: &Value, name: &str) {
+        match base {
+            Value::Object(fields) => {
+                fields.iter().for_each(|(key, value)| assert_all_differ(value, &changed[key], key));
+            }
+            _ => assert_ne!(base, changed, "{name}"),
         }
+    }
+
+    #[test]
+    fn options_of_another_way_to_train_are_idle() {
+        let idle = |line, chosen| given(line).idle(chosen);
+        let (flag, of) = idle("--lora-alpha 3", Trainable::Lrc).unwrap();
+        assert_eq!((flag.as_str(), of), ("--lora-alpha", Trainable::Lora));
+        assert_eq!(idle("--lora-alpha 3", Trainable::Lora), None);
+        assert_eq!(idle("--lr 3", Trainable::Full), None);
     }
 }

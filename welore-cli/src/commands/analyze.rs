@@ -2,14 +2,17 @@
 
 use anyhow::Result;
 use serde_json::json;
+use welore_burn::model::open_model;
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
 use welore_burn::spectrum::{Norms, Spectra};
 
-use super::report::{check_page, write_page};
-use super::resources::measure_within;
-use super::{check_artifact, open_model, selection, write_artifact};
 use crate::args::AnalyzeArgs;
-use crate::{format, models};
+use crate::devices::host;
+use crate::shared::artifacts::{check_artifact, write_artifact};
+use crate::shared::measuring::measure_within;
+use crate::shared::page::{check_page, write_page};
+use crate::shared::selecting::{check_patterns, of_model};
+use crate::{format, models, output};
 
 /// Effective rank reductions that the table shows.
 const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
@@ -18,9 +21,11 @@ const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
 pub fn run(args: AnalyzeArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
     check_page(&args.page, args.output.as_deref())?;
-    let selected = selection(&args.selection)?;
-    let checkpoint = open_model(&models::directory_of(&args.model)?)?;
-    let (spectra, known) = measure_within(&checkpoint, &selected, Norms::plain(), &args.resources)?;
+    check_patterns(&args.selection)?;
+    let opened = open_model(models::directory_of(&args.model)?, &host())?;
+    let selected = of_model(&args.selection, opened.skeleton())?;
+    let (spectra, known) =
+        measure_within(&opened.checkpoint, &selected, Norms::plain(), &args.resources)?;
     if let Some(path) = &args.output {
         write_artifact(path, &spectra.to_json())?;
     }
@@ -56,7 +61,7 @@ fn print_json(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
                 .iter()
                 .map(|(err, plan)| {
                     let m = &plan.matrices[i];
-                    json!({ "err": err, "rank": m.rank, "low_rank": m.low_rank })
+                    json!({ "err": err, "rank": m.rank, "low_rank": m.is_low_rank() })
                 })
                 .collect();
             let values = &matrix.singular_values;
@@ -70,7 +75,7 @@ fn print_json(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
             })
         })
         .collect();
-    format::print_json(&json!({
+    output::print_json(&json!({
         "source": spectra.source,
         "parameters": spectra.model.parameters,
         "bytes": spectra.model.bytes,
@@ -89,13 +94,13 @@ fn print_table(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
         .map(|(i, matrix)| {
             let [out, inputs] = matrix.shape;
             let mut row = vec![
-                matrix.name.clone(),
+                matrix.name.to_string(),
                 format!("{out}x{inputs}"),
                 matrix.full_rank().to_string(),
             ];
             row.extend(plans.iter().map(|(_, plan)| {
                 let m = &plan.matrices[i];
-                format!("{}{}", if m.low_rank { "LRC " } else { "" }, m.rank)
+                format!("{}{}", if m.is_low_rank() { "LRC " } else { "" }, m.rank)
             }));
             row
         })

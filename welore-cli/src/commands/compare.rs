@@ -1,33 +1,34 @@
 //! `compare`: several ways to compress, side by side.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
 use burn::module::Module;
-use clap::ValueEnum;
 use serde::Serialize;
 use serde_json::json;
 use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
-use welore_burn::data::{TextTokenizer, join_documents, read_documents};
 use welore_burn::eval::{PerplexityOptions, perplexity};
-use welore_burn::llama::{Llama, load_llama};
-use welore_burn::plan::{PlanOptions, Storage, Target};
-use welore_burn::spectrum::Selection;
-use welore_burn::surgery::apply_plan_in;
+use welore_burn::forms::Storage;
+use welore_burn::model::{Decoder, LanguageModel, load_model, open_model, projections};
+use welore_burn::modules::Selection;
+use welore_burn::named::Named;
+use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
+use welore_burn::spectrum::Norms;
 
-use super::calibrate::calibrate_on;
-use super::compress::fitted;
-use super::recipe::{Recipe, check_fit};
-use super::report::{check_page, models, write_page};
-use super::resources::measure_within;
-use super::{open_model, plan_for};
-use crate::args::{CompareArgs, MethodArg, Policy, ResourceArgs, StorageArg};
+use crate::args::{CompareArgs, ResourceArgs, Way, names};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
+use crate::shared::calibrating::CalibrationWork;
+use crate::shared::compressing::{compressor, load_for_blocks};
+use crate::shared::measuring::measure_within;
+use crate::shared::page::{check_page, compared_models, write_page};
+use crate::shared::planning::plan_for;
+use crate::shared::recipe::{Recipe, check_blockwise};
+use crate::shared::text::TextReader;
 use crate::terminal::Bar;
-use crate::{format, memory, models};
+use crate::{format, memory, models, output};
 
 /// A compressed model, measured.
 #[derive(Debug, Serialize)]
@@ -46,7 +47,7 @@ struct Row {
     /// Share of the parameters of the matrices that is kept.
     kept: f64,
     lrcs: usize,
-    /// Of planning and factoring.
+    /// Of planning and compressing.
     seconds: f64,
 }
 
@@ -58,55 +59,38 @@ struct Text {
 
 struct Comparison<'a> {
     args: &'a CompareArgs,
-    /// The model's directory.
-    model: PathBuf,
+    /// The dense model.
     checkpoint: Checkpoint,
+    selection: Selection,
     calibration: Calibration,
     compute: Compute,
     texts: Vec<Text>,
-    context: usize,
 }
 
 /// Runs the command.
 pub fn run(args: CompareArgs) -> Result<()> {
     memory::keep_pages();
-    check_fit(&args.fit)?;
+    check_blockwise(&args.blockwise)?;
     check_page(&args.page, None)?;
     let recipes = args.methods.iter().map(|text| recipe(text)).collect::<Result<Vec<_>>>()?;
     for keep in &args.keep_params {
         PlanOptions::to(Target::KeepParams(*keep)).check()?;
     }
     let model = models::directory_of(&args.model)?;
-    let checkpoint = open_model(&model)?;
-    let compute = Compute::choose(&args.compute)?;
+    let compute = Compute::choose(args.compute.choice())?;
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let started = Instant::now();
-    let calibration = match (&args.calibrate, &args.calibration) {
-        (Some(text), _) => {
-            let file = scratch.path().join("calibration");
-            calibrate_on(&model, text, &args.amount, &compute, &file)?;
-            Calibration::open(file)?
-        }
-        (None, Some(file)) => Calibration::open(file)?,
-        (None, None) => unreachable!("clap asks for one of --calibrate and --calibration"),
-    };
+    let calibration = calibration(&args, &model, &compute, scratch.path())?;
     let calibration_seconds = started.elapsed().as_secs_f64();
-    let loaded = load_llama(&model, &compute.device, compute.dtype, &mut Bar::default())?;
-    let tokenizer = TextTokenizer::open(&model)?;
-    let end = loaded.config.eos_token_ids.first().copied();
-    let texts = args
-        .text
-        .iter()
-        .map(|path| {
-            let tokens = join_documents(&read_documents(path)?, &tokenizer, end)?;
-            Ok(Text { path: path.clone(), tokens })
-        })
-        .collect::<Result<Vec<_>>>()?;
-    let context = loaded.config.max_position_embeddings;
-    let comparison =
-        Comparison { args: &args, model, checkpoint, calibration, compute, texts, context };
-    let mut rows = vec![comparison.dense(&loaded.model)?];
-    drop(loaded);
+    let loaded = load_model(&model, &compute.device, compute.dtype, &mut Bar::default())?;
+    let reader = TextReader::open(&model, &loaded.config)?;
+    let read = |path: &PathBuf| Ok(Text { path: path.clone(), tokens: reader.read(path)? });
+    let texts = args.text.iter().map(read).collect::<Result<Vec<_>>>()?;
+    let (dense, checkpoint) = (loaded.model, loaded.checkpoint);
+    let selection = projections(&dense);
+    let comparison = Comparison { args: &args, checkpoint, selection, calibration, compute, texts };
+    let mut rows = vec![comparison.dense(&dense)?];
+    drop(dense);
     for recipe in &recipes {
         rows.extend(comparison.rows(recipe)?);
     }
@@ -114,16 +98,33 @@ pub fn run(args: CompareArgs) -> Result<()> {
     print(&comparison, &rows, calibration_seconds)
 }
 
+fn calibration(
+    args: &CompareArgs,
+    model: &Path,
+    compute: &Compute,
+    scratch: &Path,
+) -> Result<Calibration> {
+    match (&args.calibrate, &args.calibration) {
+        (Some(text), _) => {
+            let file = scratch.join("calibration");
+            let opened = open_model(model, &compute.device.clone().autodiff())?;
+            CalibrationWork::new(opened, text)?.run(&args.amount, compute, &file)?;
+            Ok(Calibration::open(file)?)
+        }
+        (None, Some(file)) => Ok(Calibration::open(file)?),
+        (None, None) => unreachable!("clap asks for one of --calibrate and --calibration"),
+    }
+}
+
 /// `METHOD`, `METHOD/POLICY` or `METHOD/POLICY/STORAGE`.
 fn recipe(text: &str) -> Result<Recipe> {
     let mut parts = text.split('/');
-    let method = named::<MethodArg>(parts.next().unwrap_or_default())?;
-    let mut recipe = Recipe::of(method);
+    let mut recipe = Recipe::of(named::<&Way>(parts.next().unwrap_or_default())?);
     if let Some(policy) = parts.next() {
-        recipe.policy = named::<Policy>(policy)?;
+        recipe.policy = named::<&dyn RankPolicy>(policy)?;
     }
     if let Some(storage) = parts.next() {
-        recipe.storage = named::<StorageArg>(storage)?.into();
+        recipe.storage = named::<Storage>(storage)?;
     }
     match parts.next() {
         None => Ok(recipe),
@@ -131,26 +132,17 @@ fn recipe(text: &str) -> Result<Recipe> {
     }
 }
 
-fn named<T: ValueEnum>(text: &str) -> Result<T> {
-    T::from_str(text, true).map_err(|_| {
-        let names = T::value_variants().iter().filter_map(|value| value.to_possible_value());
-        let names: Vec<_> = names.map(|value| value.get_name().to_string()).collect();
-        unknown(text, &names.join(", "))
-    })
+fn named<T: Named>(text: &str) -> Result<T> {
+    T::named(&text.to_lowercase()).ok_or_else(|| unknown(text, &names::<T>()))
 }
 
 fn unknown(text: &str, names: &str) -> anyhow::Error {
     let message = format!("--methods: `{text}` is not one of {names}");
-    let hint = Some("such as two-sided, or svd/energy/factors".into());
-    WrongInput { message, hint }.into()
-}
-
-fn name_of<T: ValueEnum>(value: T) -> String {
-    value.to_possible_value().map(|value| value.get_name().to_string()).unwrap_or_default()
+    WrongInput::with_hint(message, "such as two-sided, or svd/energy/factors").into()
 }
 
 impl Comparison<'_> {
-    fn dense(&self, model: &Llama) -> Result<Row> {
+    fn dense(&self, model: &impl LanguageModel) -> Result<Row> {
         let perplexities = self.perplexities(model)?;
         Ok(Row {
             keep: 1.0,
@@ -172,10 +164,9 @@ impl Comparison<'_> {
         let resources = ResourceArgs::default();
         let started = Instant::now();
         let (spectra, _) =
-            measure_within(&self.checkpoint, &Selection::projections(), norms, &resources)?;
+            measure_within(&self.checkpoint, &self.selection, norms.clone(), &resources)?;
         let measuring = started.elapsed().as_secs_f64();
-        let mut rows = Vec::new();
-        for keep in &self.args.keep_params {
+        let row = |keep: &f64| {
             let started = Instant::now();
             let options = PlanOptions {
                 storage: recipe.storage,
@@ -183,60 +174,71 @@ impl Comparison<'_> {
                 ..PlanOptions::to(Target::KeepParams(*keep))
             };
             let plan = plan_for(&spectra, recipe.policy, &options)?;
-            let mut bar = Bar::default();
-            let model = match recipe.fit(&self.args.fit, &self.compute) {
-                Some(options) => {
-                    let (model, compute) = (&self.model, &self.compute);
-                    let fit = fitted(model, compute, &plan, &self.calibration, &options, &mut bar);
-                    fit?.0.valid()
-                }
-                None => {
-                    let Compute { device, dtype, .. } = &self.compute;
-                    let loaded = load_llama(&self.model, device, *dtype, &mut bar)?;
-                    apply_plan_in(loaded.model, &plan, norms, &mut bar)?.0
-                }
-            };
-            bar.finish();
+            let model = self.compressed(recipe, &plan, norms.clone())?;
             let seconds = measuring + started.elapsed().as_secs_f64();
-            let perplexities = self.perplexities(&model)?;
-            let storage = match recipe.storage {
-                Storage::Factors => "factors",
-                Storage::Pivot => "pivot",
-            };
-            let row = Row {
-                keep: *keep,
-                method: name_of(recipe.method),
-                policy: name_of(recipe.policy),
-                storage: storage.into(),
-                perplexity: perplexities[0],
-                perplexities,
-                parameters: plan.totals.parameters_after,
-                bytes: plan.totals.bytes_after,
-                kept: plan.totals.keep_params,
-                lrcs: plan.totals.lrcs,
-                seconds,
-            };
+            let row = self.row(*keep, recipe, &plan, &model, seconds)?;
             note!(
                 "{} at {keep}: perplexity {}, {}",
                 row.method,
                 format::perplexity(row.perplexity),
                 format::time(seconds)
             );
-            rows.push(row);
-        }
-        Ok(rows)
+            Ok(row)
+        };
+        self.args.keep_params.iter().map(row).collect()
     }
 
-    fn perplexities(&self, model: &Llama) -> Result<Vec<f64>> {
+    /// The model, compressed in memory.
+    fn compressed(&self, recipe: &Recipe, plan: &RankPlan, norms: Norms<'_>) -> Result<Decoder> {
+        let (dir, mut bar) = (self.checkpoint.dir(), Bar::default());
+        let Compute { device, dtype, .. } = &self.compute;
+        let calibration = Some(&self.calibration);
+        let blockwise = recipe.blockwise(&self.args.blockwise, calibration, &self.compute);
+        let by_blocks = blockwise.is_some();
+        let compressor = compressor(plan, norms, blockwise);
+        let model = if by_blocks {
+            let model = load_for_blocks(dir, &self.compute, &mut bar)?;
+            compressor.model(model, &mut bar)?.0.valid()
+        } else {
+            let model = load_model(dir, device, *dtype, &mut bar)?.model;
+            compressor.module(model, &mut bar)?.0
+        };
+        bar.finish();
+        Ok(model)
+    }
+
+    fn row(
+        &self,
+        keep: f64,
+        recipe: &Recipe,
+        plan: &RankPlan,
+        model: &impl LanguageModel,
+        seconds: f64,
+    ) -> Result<Row> {
+        let perplexities = self.perplexities(model)?;
+        Ok(Row {
+            keep,
+            method: recipe.way.name.into(),
+            policy: recipe.policy.name().into(),
+            storage: recipe.storage.name().into(),
+            perplexity: perplexities[0],
+            perplexities,
+            parameters: plan.totals.parameters_after,
+            bytes: plan.totals.bytes_after,
+            kept: plan.totals.keep_params,
+            lrcs: plan.totals.lrcs,
+            seconds,
+        })
+    }
+
+    fn perplexities(&self, model: &impl LanguageModel) -> Result<Vec<f64>> {
         let options = PerplexityOptions {
             seq_len: self.args.seq_len,
-            blocks: Some(self.args.blocks),
+            windows: Some(self.args.windows),
             at_once: self.compute.at_once(),
         };
-        let device = &self.compute.device;
         let measure = |text: &Text| {
-            let mut bar = Bar::default();
-            perplexity(model, &text.tokens, self.context, &options, device, &mut bar)
+            perplexity(model, &text.tokens, &options, &mut Bar::default())
                 .map(|measured| measured.perplexity)
                 .with_context(|| text.path.display().to_string())
         };
@@ -245,25 +247,26 @@ impl Comparison<'_> {
 }
 
 fn print(comparison: &Comparison<'_>, rows: &[Row], calibration_seconds: f64) -> Result<()> {
-    let names: Vec<String> =
+    let args = comparison.args;
+    let texts: Vec<String> =
         comparison.texts.iter().map(|text| text.path.display().to_string()).collect();
     let result = json!({
-        "texts": names,
+        "texts": texts,
         "calibration_seconds": calibration_seconds,
         "rows": rows,
     });
-    let title = format!("Ways to compress {}", comparison.args.model.display());
-    write_page(&comparison.args.page, &title, |page| {
-        page.models(&models(&result).context("the rows are those of `compare`")?);
+    write_page(&args.page, &format!("Ways to compress {}", args.model.display()), |page| {
+        page.models(&compared_models(&result).context("the rows are those of `compare`")?);
         Ok(())
     })?;
-    if comparison.args.json {
-        return format::print_json(&result);
-    }
+    if args.json { output::print_json(&result) } else { print_table(comparison, rows) }
+}
+
+fn print_table(comparison: &Comparison<'_>, rows: &[Row]) -> Result<()> {
     let mut header = vec!["keep", "method", "policy", "storage", "perplexity"];
-    let others: Vec<String> = names[1..]
+    let others: Vec<String> = comparison.texts[1..]
         .iter()
-        .map(|name| PathBuf::from(name).file_name().unwrap_or_default().display().to_string())
+        .map(|text| text.path.file_name().unwrap_or_default().display().to_string())
         .collect();
     header.extend(others.iter().map(String::as_str));
     header.extend(["parameters", "size", "LRCs", "seconds"]);

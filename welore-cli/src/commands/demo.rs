@@ -1,4 +1,4 @@
-//! `demo`: the whole story on a small built-in model, offline.
+//! `demo`: compression and tuning of a small built-in model, offline.
 //!
 //! Every step is a call of this program, shown before it runs, so that a reader sees how to do
 //! the same with a model of their own. Processes of their own also tell how much memory each
@@ -9,25 +9,25 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use welore_burn::checkpoint::OutputDir;
+use welore_burn::files::OutputDir;
+use welore_burn::named::Named;
 use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
 use welore_burn::report::{Report, ReportModel};
 use welore_burn::spectrum::Spectra;
 
-use clap::ValueEnum;
-
-use super::read_artifact;
-use super::report::{add_run, check_page, write_page};
-use crate::args::{BackendArg, ComputeArgs, DemoArgs};
+use crate::args::{ComputeArgs, DemoArgs};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
-use crate::terminal::{interrupted, is_quiet, make_part};
-use crate::{demo_model, format, settings, verbosity};
+use crate::output::is_quiet;
+use crate::shared::artifacts::read_artifact;
+use crate::shared::page::{add_run, check_page, write_page};
+use crate::terminal::{interrupted, make_part};
+use crate::{demo_model, format, output, settings, verbosity};
 
 /// Effective rank reduction of the compressed models.
 const ERR: &str = "0.7";
-/// Tokens in a block.
+/// Tokens in a window.
 const SEQ_LEN: &str = "256";
 /// Stories to tune on, and to evaluate on.
 const STORIES: (usize, usize) = (4000, 120);
@@ -53,7 +53,7 @@ struct Tuning {
 pub fn run(args: DemoArgs) -> Result<()> {
     check_page(&args.page, args.output.as_deref())?;
     // A device that is not there is refused before anything is made.
-    Compute::choose(&args.compute)?;
+    Compute::choose(args.compute.choice())?;
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let dir = args.output.as_deref().unwrap_or(scratch.path()).to_path_buf();
     if args.output.is_some() {
@@ -78,10 +78,8 @@ struct Demo {
 /// The options as they would be typed; empty for the defaults.
 fn options(args: &ComputeArgs) -> String {
     let mut options = String::new();
-    if let Some(backend) =
-        args.backend.to_possible_value().filter(|_| args.backend != BackendArg::Auto)
-    {
-        options += &format!(" --backend {}", backend.get_name());
+    if let Some(backend) = args.backend.0 {
+        options += &format!(" --backend {}", backend.name());
     }
     if let Some(device) = args.device {
         options += &format!(" --device {device}");
@@ -95,19 +93,16 @@ fn options(args: &ComputeArgs) -> String {
 /// Makes the directory of a demo whose files stay. Only an earlier demo is replaced.
 fn prepare(dir: &Path, force: bool) -> Result<()> {
     if dir.symlink_metadata().is_ok() && !dir.is_dir() {
-        let message = format!("{} is not a directory", dir.display());
-        return Err(WrongInput { message, hint: None }.into());
+        return Err(WrongInput::new(format!("{} is not a directory", dir.display())).into());
     }
     let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied && !dir.join(MARK).is_file() {
-        let message = format!("{} is not empty and no earlier demo", dir.display());
-        let hint = Some("give another directory".into());
-        return Err(WrongInput { message, hint }.into());
+        let message = format!("{} is not empty, and no demo made it", dir.display());
+        return Err(WrongInput::with_hint(message, "give another directory").into());
     }
     if occupied && !force {
         let message = format!("{} exists", dir.display());
-        let hint = Some("use --force to replace the demo in it".into());
-        return Err(WrongInput { message, hint }.into());
+        return Err(WrongInput::with_hint(message, "use --force to replace the demo in it").into());
     }
     if occupied {
         clear(dir)?;
@@ -253,8 +248,8 @@ fn made_below(dir: &Path, demo: &Path) -> Result<Vec<PathBuf>> {
         let names: Vec<&str> = names.iter().map(|name| &**name).collect();
         if kind.is_symlink() || !is_made(&names, kind.is_dir()) {
             let message = format!("{} was not made by a demo", path.display());
-            let hint = Some("move it away, or give another directory".into());
-            return Err(WrongInput { message, hint }.into());
+            let hint = "move it away, or give another directory";
+            return Err(WrongInput::with_hint(message, hint).into());
         }
         if kind.is_dir() {
             made.extend(made_below(&path, demo)?);
@@ -306,7 +301,7 @@ fn print(args: &DemoArgs, rows: &[Row]) -> Result<()> {
             })
             .collect();
         let err: f64 = ERR.parse().context("ERR is a number")?;
-        return format::print_json(&json!({ "err": err, "rows": rows }));
+        return output::print_json(&json!({ "err": err, "rows": rows }));
     }
     let cells = |row: &Row| {
         let of_tuning = |show: fn(&Tuning) -> String| row.tuning.as_ref().map_or("-".into(), show);

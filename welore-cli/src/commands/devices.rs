@@ -1,17 +1,19 @@
-//! `devices`: what can be computed on.
+//! `devices`: the backends and devices to compute on.
 
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::args::{DevicesArgs, DtypeArg};
+use welore_burn::named::Named;
+
+use crate::args::DevicesArgs;
 use crate::devices::{Backend, Facts};
-use crate::format;
+use crate::{format, output};
 
 /// Runs the command.
 pub fn run(args: DevicesArgs) -> Result<()> {
-    let found: Vec<(Backend, Vec<Option<Facts>>)> = Backend::ALL
-        .into_iter()
-        .map(|backend| (backend, backend.devices().iter().map(Facts::of).collect()))
+    let found: Vec<(Backend, Vec<Option<Facts>>)> = Backend::all()
+        .iter()
+        .map(|backend| (*backend, backend.devices().iter().map(Facts::of).collect()))
         .collect();
     if args.json {
         return print_json(&found);
@@ -60,7 +62,7 @@ fn print_json(found: &[(Backend, Vec<Option<Facts>>)]) -> Result<()> {
                         "index": index,
                         "name": facts.name,
                         "memory": facts.memory,
-                        "dtypes": facts.dtypes.iter().map(|dtype| DtypeArg::name(*dtype)).collect::<Vec<_>>(),
+                        "dtypes": facts.dtypes,
                     }),
                     None => json!({ "index": index }),
                 })
@@ -72,5 +74,5 @@ fn print_json(found: &[(Backend, Vec<Option<Facts>>)]) -> Result<()> {
             })
         })
         .collect();
-    format::print_json(&json!({ "backends": backends }))
+    output::print_json(&json!({ "backends": backends }))
 }

@@ -7,19 +7,21 @@ use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::FloatDType;
 use serde_json::json;
-use welore_burn::data::{Task, TaskKind, TextTokenizer, join_documents, read_documents};
-use welore_burn::eval::{EvalError, Perplexity, PerplexityOptions, perplexity};
-use welore_burn::llama::{LoadedLlama, load_llama};
+use welore_burn::data::{Task, TaskExample, TaskKind, TextTokenizer, read_documents};
+use welore_burn::eval::{Accuracy, EvalError, Perplexity, PerplexityOptions, perplexity};
+use welore_burn::model::{LoadedModel, load_model};
+use welore_burn::named::Named;
 use welore_burn::report::Measurement;
 
-use super::card::{MADE_BY, check_record, record};
-use super::in_file;
-use super::task::Speaker;
 use crate::args::EvalArgs;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
+use crate::shared::artifacts::in_file;
+use crate::shared::card::{MADE_BY, check_record, record};
+use crate::shared::task::Speaker;
+use crate::shared::text::TextReader;
 use crate::terminal::Bar;
-use crate::{format, models};
+use crate::{format, models, output};
 
 /// Runs the command.
 pub fn run(args: EvalArgs) -> Result<()> {
@@ -27,23 +29,22 @@ pub fn run(args: EvalArgs) -> Result<()> {
         check_record(&args.model)?;
     }
     match (&args.text, args.task, &args.data) {
-        (_, Some(task), Some(path)) => answer_task(&args, task.into(), path),
+        (_, Some(task), Some(path)) => answer_task(&args, task, path),
         (Some(text), _, _) => predict_text(&args, text),
         _ => unreachable!("clap asks for --text, or for --task with --data"),
     }
 }
 
 fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
-    if args.blocks == Some(0) {
-        let message = "--blocks: must be at least 1".into();
-        return Err(WrongInput { message, hint: None }.into());
+    if args.windows == Some(0) {
+        return Err(WrongInput::new("--windows: must be at least 1").into());
     }
     let mut examples = Task::read(kind, path)?.test;
-    examples.truncate(args.blocks.unwrap_or(usize::MAX));
-    let compute = Compute::choose(&args.compute)?;
+    examples.truncate(args.windows.unwrap_or(usize::MAX));
+    let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
-    let loaded = load_llama(&model, &compute.device, compute.dtype, &mut Bar::default())?;
-    let speaker = Speaker::open(&model, &loaded.config)?;
+    let loaded = load_model(&model, &compute.device, compute.dtype, &mut Bar::default())?;
+    let speaker = Speaker::new(TextTokenizer::open(&model)?, &loaded.config);
     let started = Instant::now();
     let score = speaker.score(&loaded.model, &examples, &compute)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -54,23 +55,7 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
         record(&args.model, score)?;
     }
     if args.json {
-        let answers: Vec<_> = examples
-            .iter()
-            .zip(&score.answers)
-            .map(|(example, (answer, right))| {
-                json!({ "expected": example.response, "answer": answer, "right": right })
-            })
-            .collect();
-        return format::print_json(&json!({
-            "task": kind.name(),
-            "accuracy": score.accuracy,
-            "right": score.right(),
-            "examples": examples.len(),
-            "parameters": loaded.model.num_params(),
-            "bytes": loaded.bytes,
-            "seconds": seconds,
-            "answers": answers,
-        }));
+        return print_answers(kind, &loaded, &examples, &score, seconds);
     }
     say!(
         "accuracy {} on {}: {} of {} examples",
@@ -83,23 +68,47 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     Ok(())
 }
 
+fn print_answers(
+    kind: TaskKind,
+    loaded: &LoadedModel,
+    examples: &[TaskExample],
+    score: &Accuracy,
+    seconds: f64,
+) -> Result<()> {
+    let answers: Vec<_> = examples
+        .iter()
+        .zip(&score.answers)
+        .map(|(example, (answer, right))| {
+            json!({ "expected": example.response, "answer": answer, "right": right })
+        })
+        .collect();
+    output::print_json(&json!({
+        "task": kind.name(),
+        "accuracy": score.accuracy,
+        "right": score.right(),
+        "examples": examples.len(),
+        "parameters": loaded.model.num_params(),
+        "bytes": loaded.checkpoint.bytes(),
+        "seconds": seconds,
+        "answers": answers,
+    }))
+}
+
 fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     let documents = read_documents(path)?;
-    let compute = Compute::choose(&args.compute)?;
+    let compute = Compute::choose(args.compute.choice())?;
     let Compute { device, dtype, .. } = &compute;
     let model = models::directory_of(&args.model)?;
-    let loaded = load_llama(&model, device, *dtype, &mut Bar::default())?;
-    let end = loaded.config.eos_token_ids.first().copied();
-    let tokens = join_documents(&documents, &TextTokenizer::open(&model)?, end)?;
+    let loaded = load_model(&model, device, *dtype, &mut Bar::default())?;
+    let tokens = TextReader::open(&model, &loaded.config)?.tokens(&documents)?;
     let options = PerplexityOptions {
         seq_len: args.seq_len,
-        blocks: args.blocks,
+        windows: args.windows,
         at_once: compute.at_once(),
     };
-    let context = loaded.config.max_position_embeddings;
     let mut bar = Bar::default();
     let started = Instant::now();
-    let measured = perplexity(&loaded.model, &tokens, context, &options, device, &mut bar);
+    let measured = perplexity(&loaded.model, &tokens, &options, &mut bar);
     let result = match measured {
         // Only this one is about the text.
         Err(error @ EvalError::TooShort { .. }) => in_file(Err(error), path)?,
@@ -109,7 +118,7 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     if args.record {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let of = format!("{name}, {} blocks of {} tokens", result.blocks, args.seq_len);
+        let of = format!("{name}, {} windows of {} tokens", result.windows, args.seq_len);
         let of = match dtype {
             FloatDType::F32 => of,
             dtype => format!("{of}, in {dtype:?}").to_lowercase(),
@@ -124,25 +133,25 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     }
 }
 
-/// Tokens read a second, first tokens of blocks included.
+/// Tokens read a second, first tokens of windows included.
 fn speed(args: &EvalArgs, result: &Perplexity, seconds: f64) -> f64 {
-    (result.blocks * args.seq_len) as f64 / seconds
+    (result.windows * args.seq_len) as f64 / seconds
 }
 
 fn print_json(
     args: &EvalArgs,
-    loaded: &LoadedLlama,
+    loaded: &LoadedModel,
     result: &Perplexity,
     seconds: f64,
 ) -> Result<()> {
-    format::print_json(&json!({
+    output::print_json(&json!({
         "perplexity": result.perplexity,
         "nll": result.nll,
         "tokens": result.tokens,
-        "blocks": result.blocks,
+        "windows": result.windows,
         "seq_len": args.seq_len,
         "parameters": loaded.model.num_params(),
-        "bytes": loaded.bytes,
+        "bytes": loaded.checkpoint.bytes(),
         "seconds": seconds,
         "tokens_per_second": speed(args, result, seconds),
     }))
@@ -150,21 +159,21 @@ fn print_json(
 
 fn print_summary(
     args: &EvalArgs,
-    loaded: &LoadedLlama,
+    loaded: &LoadedModel,
     result: &Perplexity,
     seconds: f64,
 ) -> Result<()> {
     say!(
-        "perplexity {} over {} tokens ({} blocks of {})",
+        "perplexity {} over {} tokens ({} windows of {})",
         format::perplexity(result.perplexity),
         result.tokens,
-        result.blocks,
+        result.windows,
         args.seq_len
     );
     say!(
         "parameters {}, {} on disk, {:.0} tokens/s",
         format::count(loaded.model.num_params() as u64),
-        format::bytes(loaded.bytes),
+        format::bytes(loaded.checkpoint.bytes()),
         speed(args, result, seconds)
     );
     Ok(())

@@ -1,33 +1,35 @@
-//! `export --dense`: a factored model directory to a plain one.
+//! `export --dense`: from a compressed model directory to a plain one.
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::checkpoint::{Checkpoint, OutputDir};
-use welore_burn::surgery::{WriteSettings, merge_directory, merged_size};
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::compress::{WriteOptions, merge_directory, merged_size};
+use welore_burn::files::OutputDir;
+use welore_burn::model::open_model;
 
-use super::{check_output, open_model};
 use crate::args::ExportArgs;
+use crate::devices::host;
+use crate::shared::artifacts::check_output;
 use crate::terminal::Bar;
-use crate::{format, models};
+use crate::{format, models, output};
 
 /// Runs the command.
 pub fn run(args: ExportArgs) -> Result<()> {
     let model = models::directory_of(&args.model)?;
-    let factored = open_model(&model)?;
+    let compressed = open_model(&model, &host())?.checkpoint;
     check_output(&args.output, &model)?;
     if args.dry_run {
-        return preview(&args, &factored);
+        return preview(&args, &compressed);
     }
     let output = OutputDir::create(&args.output, args.force)?;
     let mut bar = Bar::default();
-    let settings =
-        WriteSettings { shard_bytes: args.shards.shard_size, ..WriteSettings::default() };
-    merge_directory(&factored, &output, &settings, &mut bar)?;
+    let options = WriteOptions { shard_bytes: args.shards.shard_size, ..WriteOptions::default() };
+    merge_directory(&compressed, &output, &options, &mut bar)?;
     output.commit()?;
     bar.finish();
     let dense = Checkpoint::open(&args.output)?;
     if args.json {
-        return format::print_json(&json!({
+        return output::print_json(&json!({
             "output": args.output.display().to_string(),
             "parameters": dense.parameters(),
             "bytes": dense.bytes(),
@@ -42,12 +44,12 @@ pub fn run(args: ExportArgs) -> Result<()> {
     Ok(())
 }
 
-/// Tells what would be written.
-fn preview(args: &ExportArgs, factored: &Checkpoint) -> Result<()> {
+/// Shows what would be written.
+fn preview(args: &ExportArgs, compressed: &Checkpoint) -> Result<()> {
     OutputDir::check_free(&args.output, args.force)?;
-    let size = merged_size(factored)?;
+    let size = merged_size(compressed)?;
     if args.json {
-        return format::print_json(&json!({
+        return output::print_json(&json!({
             "dry_run": true,
             "output": args.output.display().to_string(),
             "parameters": size.parameters,

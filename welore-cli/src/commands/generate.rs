@@ -7,26 +7,24 @@ use std::time::Instant;
 use anyhow::{Context, Result};
 use serde_json::json;
 use welore_burn::data::TextTokenizer;
-use welore_burn::llama::{GenerateOptions, Sampler, generate, load_llama};
-
+use welore_burn::model::{GenerateOptions, Sampler, generate, load_model};
 use welore_burn::progress::Interrupted;
 
 use crate::args::GenerateArgs;
 use crate::devices::Compute;
 use crate::terminal::{Bar, interrupted};
-use crate::{format, models};
+use crate::{models, output};
 
 /// Runs the command.
 pub fn run(args: GenerateArgs) -> Result<()> {
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
-    let Compute { device, dtype, .. } = Compute::choose(&args.compute)?;
+    let Compute { device, dtype, .. } = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
-    let loaded = load_llama(&model, &device, dtype, &mut Bar::default())?;
+    let loaded = load_model(&model, &device, dtype, &mut Bar::default())?;
     let tokenizer = TextTokenizer::open(&model)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
-        max_context: loaded.config.max_position_embeddings,
         stop: loaded.config.eos_token_ids.clone(),
     };
 
@@ -35,7 +33,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let mut unseen = if args.json { String::new() } else { args.prompt.clone() };
     let mut trouble = None;
     let started = Instant::now();
-    let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, &device, |token| {
+    let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, |token| {
         let shown = decode(token).map_err(Into::into).and_then(|piece| {
             unseen.push_str(&piece.unwrap_or_default());
             if args.json { Ok(()) } else { print_now(&std::mem::take(&mut unseen)) }
@@ -60,7 +58,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     if !args.json {
         return Ok(());
     }
-    format::print_json(&json!({
+    output::print_json(&json!({
         "prompt": args.prompt,
         "text": unseen,
         "prompt_ids": prompt,

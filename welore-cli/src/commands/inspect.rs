@@ -4,38 +4,32 @@ use std::collections::BTreeMap;
 
 use anyhow::Result;
 use serde_json::{Value, json};
-use welore_burn::checkpoint::{Checkpoint, FactorNames};
-use welore_burn::llama::{OpenedLlama, open_llama};
+use welore_burn::checkpoint::{Checkpoint, StoredMatrix};
+use welore_burn::model::{OpenedModel, open_model};
+use welore_burn::plan::read_plan;
 
 use crate::args::InspectArgs;
 use crate::devices::host;
-use crate::{format, models};
-
-/// A factored matrix as stored.
-struct Factored {
-    name: String,
-    shape: [usize; 2],
-    rank: usize,
-}
+use crate::{format, models, output};
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Result<()> {
     let model = models::directory_of(&args.model)?;
-    let OpenedLlama { config, checkpoint, plan, .. } = open_llama(&model, &host())?;
-    let factored = factored_matrices(&checkpoint)?;
+    let OpenedModel { config, checkpoint, compressed, .. } = open_model(&model, &host())?;
+    let plan = read_plan(&model)?;
     let dtypes = dtypes(&checkpoint);
     if args.json {
-        let factored: Vec<Value> = factored
+        let compressed: Vec<Value> = compressed
             .iter()
-            .map(|m| json!({ "name": m.name, "shape": m.shape, "rank": m.rank }))
+            .map(|m| json!({ "name": m.name, "shape": m.shape, "rank": m.form.rank(), "form": m.form }))
             .collect();
-        return format::print_json(&json!({
+        return output::print_json(&json!({
             "config": config,
             "parameters": checkpoint.parameters(),
             "bytes": checkpoint.bytes(),
             "tensors": checkpoint.names().count(),
             "dtypes": dtypes,
-            "factored": factored,
+            "factored": compressed,
             "plan": plan.map(|plan| json!({
                 "policy": plan.policy,
                 "target": plan.target,
@@ -63,40 +57,30 @@ pub fn run(args: InspectArgs) -> Result<()> {
         format::bytes(checkpoint.bytes()),
         dtypes.join(", ")
     );
-    match (factored.len(), plan) {
-        (0, _) => say!("dense: no matrix is factored"),
-        (n, None) => say!("{n} matrices are factored"),
-        (n, Some(plan)) => {
-            say!("{n} matrices are factored, by {} for {}", plan.policy, plan.target)
-        }
+    match (compressed.len(), plan) {
+        (0, _) => say!("dense: no matrix is compressed"),
+        (n, None) => say!("{n} matrices are compressed"),
+        (n, Some(plan)) => match plan.target {
+            Some(target) => say!("{n} matrices are compressed, by {} for {target}", plan.policy),
+            None => say!("{n} matrices are compressed, by {}", plan.policy),
+        },
     }
-    if !factored.is_empty() {
-        let rows = factored
-            .iter()
-            .map(|m| {
-                let [out, inputs] = m.shape;
-                vec![m.name.clone(), format!("{out}x{inputs}"), m.rank.to_string()]
-            })
-            .collect();
-        say!("{}", format::table(&["matrix", "shape", "rank"], rows));
-    }
-    Ok(())
+    print_matrices(&compressed)
 }
 
-fn factored_matrices(checkpoint: &Checkpoint) -> Result<Vec<Factored>> {
-    checkpoint
-        .names()
-        .filter_map(FactorNames::matrix_of_v)
-        .map(|name| {
-            let names = FactorNames::of(name);
-            let [rank, inputs] = checkpoint.matrix_shape(&names.v)?;
-            let out = match checkpoint.meta(&names.pivots) {
-                Some(_) => checkpoint.matrix_shape(&names.c)?[0] + rank,
-                None => checkpoint.matrix_shape(&names.u)?[0],
-            };
-            Ok(Factored { name: name.into(), shape: [out, inputs], rank })
+fn print_matrices(compressed: &[StoredMatrix]) -> Result<()> {
+    if compressed.is_empty() {
+        return Ok(());
+    }
+    let rows = compressed
+        .iter()
+        .map(|m| {
+            let [out, inputs] = m.shape;
+            vec![m.name.to_string(), format!("{out}x{inputs}"), m.form.to_string()]
         })
-        .collect()
+        .collect();
+    say!("{}", format::table(&["matrix", "shape", "form"], rows));
+    Ok(())
 }
 
 /// How many tensors there are of each stored type.

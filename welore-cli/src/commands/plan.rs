@@ -1,19 +1,20 @@
-//! `plan`: which matrices are factored, at which rank.
+//! `plan`: which matrices are factored, and at which rank.
 
 use anyhow::Result;
-use welore_burn::plan::RankPlan;
-use welore_burn::spectrum::{Spectra, SpectrumUnit};
+use welore_burn::model::open_model;
+use welore_burn::plan::RankPolicy;
+use welore_burn::spectrum::{Method, Spectra, SpectrumUnit};
 
-use super::recipe::{Recipe, open_calibration};
-use super::report::{check_page, write_page};
-use super::resources::{Known, measure_within};
-use super::{
-    check_artifact, describe, in_file, open_model, plan_for, read_artifact, selection,
-    write_artifact,
-};
-use crate::args::{PlanArgs, Policy};
+use crate::args::{PlanArgs, Way};
+use crate::devices::host;
 use crate::failure::WrongInput;
-use crate::{format, models};
+use crate::models;
+use crate::shared::artifacts::{check_artifact, in_file, read_artifact, write_artifact};
+use crate::shared::measuring::{Known, measure_within};
+use crate::shared::page::{check_page, write_page};
+use crate::shared::planning::{plan_for, print_plan};
+use crate::shared::recipe::{Recipe, open_calibration};
+use crate::shared::selecting::{check_patterns, of_file, of_model};
 
 /// Runs the command.
 pub fn run(args: PlanArgs) -> Result<()> {
@@ -23,13 +24,7 @@ pub fn run(args: PlanArgs) -> Result<()> {
     let recipe = Recipe::choose(&args.method, &args.target, args.method.calibration.is_some())?;
     let options = recipe.plan_options(goal, &args.target)?;
     let (spectra, known) = read_spectra(&args, &recipe)?;
-    // A spectra file says itself what its values measure.
-    let policy = match (args.target.policy, spectra.unit) {
-        (None, SpectrumUnit::Loss) => Policy::Loss,
-        (None, SpectrumUnit::Inputs) => Policy::Energy,
-        _ => recipe.policy,
-    };
-    let plan = plan_for(&spectra, policy, &options)?;
+    let plan = plan_for(&spectra, policy(&args, &recipe, &spectra), &options)?;
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
     }
@@ -41,67 +36,48 @@ pub fn run(args: PlanArgs) -> Result<()> {
     if args.json {
         say!("{}", plan.to_json());
     } else {
-        print_table(&plan)?;
+        print_plan(&plan)?;
     }
     known.tell("measured");
     Ok(())
 }
 
-fn read_spectra(args: &PlanArgs, recipe: &Recipe) -> Result<(Spectra, Known)> {
-    if args.source.is_file() && !models::is_model_file(&args.source) {
-        if args.method.calibration.is_some() {
-            let message = "--calibration: spectra are measured already";
-            let hint = Some("give the model directory instead of the spectra file".into());
-            return Err(WrongInput { message: message.into(), hint }.into());
-        }
-        let spectra = in_file(Spectra::from_json(&read_artifact(&args.source)?), &args.source)?;
-        // A file that was measured with other patterns is taken as it is.
-        if args.selection.include.is_empty() && args.selection.exclude.is_empty() {
-            return Ok((spectra, Known::default()));
-        }
-        return Ok((spectra.select(&selection(&args.selection)?)?, Known::default()));
+/// The policy. A spectra file says itself what its values measure.
+fn policy(args: &PlanArgs, recipe: &Recipe, spectra: &Spectra) -> &'static dyn RankPolicy {
+    match (args.target.policy, spectra.unit) {
+        (Some(policy), _) => policy,
+        (None, SpectrumUnit::Weights) => recipe.policy,
+        (None, unit) => Way::of(Method::of_unit(unit)).policy,
     }
-    let selected = selection(&args.selection)?;
+}
+
+fn read_spectra(args: &PlanArgs, recipe: &Recipe) -> Result<(Spectra, Known)> {
+    check_patterns(&args.selection)?;
+    if args.source.is_file() && !models::is_model_file(&args.source) {
+        return Ok((read_file(args)?, Known::default()));
+    }
     let model = models::directory_of(&args.source)?;
     if !model.exists() {
         let message = format!("{}: no such model directory or spectra file", args.source.display());
-        return Err(WrongInput { message, hint: Some(models::WHAT_MODEL_IS.into()) }.into());
+        return Err(WrongInput::with_hint(message, models::WHAT_MODEL_IS).into());
     }
-    let checkpoint = open_model(&model)?;
+    let opened = open_model(&model, &host())?;
+    let selected = of_model(&args.selection, opened.skeleton())?;
     let calibration = open_calibration(args.method.calibration.as_deref())?;
     let norms = recipe.norms(calibration.as_ref())?;
-    measure_within(&checkpoint, &selected, norms, &args.resources)
+    measure_within(&opened.checkpoint, &selected, norms, &args.resources)
 }
 
-/// Prints every matrix of a plan, and its totals.
-pub(super) fn print_table(plan: &RankPlan) -> Result<()> {
-    let rows = plan
-        .matrices
-        .iter()
-        .map(|m| {
-            let [out, inputs] = m.shape;
-            let class = match (m.low_rank, m.grows) {
-                (true, true) => "LRC, grows",
-                (true, false) => "LRC",
-                (false, _) => "dense",
-            };
-            vec![
-                m.name.clone(),
-                format!("{out}x{inputs}"),
-                m.full_rank.to_string(),
-                m.rank.to_string(),
-                format::percent(m.reduction),
-                class.into(),
-                format::count(m.parameters_before),
-                format::count(m.parameters_after),
-            ]
-        })
-        .collect();
-    let header = ["matrix", "shape", "full", "rank", "reduction", "class", "before", "after"];
-    say!("{}\n", format::table(&header, rows));
-    if let Some(threshold) = plan.threshold {
-        say!("{} threshold {threshold:.6}", plan.policy);
+fn read_file(args: &PlanArgs) -> Result<Spectra> {
+    if args.method.calibration.is_some() {
+        let message = "--calibration: spectra are measured already";
+        let hint = "give the model directory instead of the spectra file";
+        return Err(WrongInput::with_hint(message, hint).into());
     }
-    say!("{}", describe(plan));
-    Ok(())
+    let spectra = in_file(Spectra::from_json(&read_artifact(&args.source)?), &args.source)?;
+    // A file that was measured with other patterns is taken as it is.
+    if args.selection.include.is_empty() && args.selection.exclude.is_empty() {
+        return Ok(spectra);
+    }
+    Ok(spectra.select(&of_file(&args.selection)?)?)
 }

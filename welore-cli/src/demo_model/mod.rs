@@ -1,15 +1,10 @@
-//! The built-in model of `demo`, and the generator of the stories it was trained on.
-//! `demo/README.md` tells how it was made.
+//! The built-in model of `demo`. `demo/README.md` says how it was made.
 
 use std::path::Path;
 
-use anyhow::Result;
 use serde_json::json;
-use welore_burn::checkpoint::{CheckpointError, write_file};
-
-pub mod stories;
-
-use stories::Stories;
+use welore_burn::files::{FileError, write_file};
+use welore_stories::Stories;
 
 const FILES: [(&str, &[u8]); 3] = [
     ("config.json", include_bytes!("model/config.json")),
@@ -23,13 +18,13 @@ const TUNE: u64 = 3;
 const TEST: u64 = 4;
 
 /// Writes the model's files into an existing directory.
-pub fn write_model(dir: &Path) -> Result<(), CheckpointError> {
+pub fn write_model(dir: &Path) -> Result<(), FileError> {
     FILES.iter().try_for_each(|(name, content)| write_file(dir.join(name), content))
 }
 
 /// Writes stories that the model has not seen: `tune` of them to tune on, as lines of JSON,
 /// and `test` others to evaluate on, as one text.
-pub fn write_stories(tune: (&Path, usize), test: (&Path, usize)) -> Result<(), CheckpointError> {
+pub fn write_stories(tune: (&Path, usize), test: (&Path, usize)) -> Result<(), FileError> {
     let lines: String = Stories::new(TUNE)
         .take(tune.1)
         .map(|story| format!("{}\n", json!({ "text": story })))

@@ -4,10 +4,11 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::files::{FileError, OutputDir};
 use welore_burn::gguf::{GGUF_CONVERSION, convert_gguf};
 
-use crate::commands::resources::cache_dir;
+use crate::cache::cache_dir;
 use crate::failure::WrongInput;
 use crate::terminal::Bar;
 
@@ -29,11 +30,11 @@ pub fn directory_of(path: &Path) -> Result<PathBuf> {
     if dir.is_dir() {
         // It was whole when it got its name; what happened to it since is no loss.
         std::fs::remove_dir_all(&dir)
-            .map_err(|source| CheckpointError::Io { path: dir.clone(), source })?;
+            .map_err(|source| FileError::Io { path: dir.clone(), source })?;
     }
     let output = match OutputDir::resumable(&dir, false) {
         // Another process has just finished it.
-        Err(CheckpointError::OutputExists { .. }) => return Ok(dir),
+        Err(FileError::OutputExists { .. }) => return Ok(dir),
         output => output?,
     };
     note!("converting {}, once, into {}", path.display(), dir.display());
@@ -46,8 +47,8 @@ pub fn directory_of(path: &Path) -> Result<PathBuf> {
 }
 
 /// Names a file's content and what this version makes of it.
-fn digest_of(path: &Path) -> Result<String, CheckpointError> {
-    let io = |source| CheckpointError::Io { path: path.into(), source };
+fn digest_of(path: &Path) -> Result<String, FileError> {
+    let io = |source| FileError::Io { path: path.into(), source };
     let mut hasher = blake3::Hasher::new();
     hasher.update(format!("welore-gguf {GGUF_CONVERSION}\n").as_bytes());
     hasher.update_reader(File::open(path).map_err(io)?).map_err(io)?;

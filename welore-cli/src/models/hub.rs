@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use welore_burn::checkpoint::CheckpointError;
+use welore_burn::files::FileError;
 use welore_burn::progress::Interrupted;
 
 use super::error::HubError;
@@ -18,7 +18,7 @@ use crate::format;
 ///
 /// # Errors
 ///
-/// [`HubError`], [`CheckpointError::Io`] and [`Interrupted`].
+/// [`HubError`], [`FileError::Io`] and [`Interrupted`].
 pub fn fetch(id: &HubId, weights: bool) -> Result<PathBuf> {
     let site = Site::from_env()?;
     let cached = || site.cached(id).filter(|snapshot| is_complete(snapshot, weights));
@@ -62,7 +62,7 @@ fn take(site: &Site, id: &HubId, listing: &Listing, weights: bool) -> Result<Pat
     let (count, bytes) = (fetched.files + rest.files, fetched.bytes.saturating_add(rest.bytes));
     let snapshot = transfer.snapshot().to_path_buf();
     site.remember(id, &listing.commit)
-        .map_err(|source| CheckpointError::Io { path: snapshot.clone(), source })?;
+        .map_err(|source| FileError::Io { path: snapshot.clone(), source })?;
     if count > 0 {
         note!("fetched {count} files of {id}, {}", format::bytes(bytes));
     }

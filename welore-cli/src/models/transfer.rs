@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::Result;
 use ureq::Body;
 use ureq::http::Response;
-use welore_burn::checkpoint::CheckpointError;
+use welore_burn::files::FileError;
 use welore_burn::progress::Interrupted;
 
 use super::error::HubError;
@@ -63,7 +63,7 @@ impl<'a> Transfer<'a> {
     ///
     /// # Errors
     ///
-    /// [`HubError`], [`CheckpointError::Io`] and [`Interrupted`]. What is whole then stays, and
+    /// [`HubError`], [`FileError::Io`] and [`Interrupted`]. What is whole then stays, and
     /// so does the part of the file in hand.
     pub fn fetch(&self, files: &[RemoteFile]) -> Result<Fetched> {
         let missing = |file: &&RemoteFile| !is_whole(&self.blob(file), file.size);
@@ -286,7 +286,7 @@ fn wait(time: Duration) -> Result<(), Interrupted> {
     Ok(())
 }
 
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
+fn io(path: &Path) -> impl FnOnce(std::io::Error) -> FileError {
     let path = path.to_path_buf();
-    move |source| CheckpointError::Io { path, source }
+    move |source| FileError::Io { path, source }
 }

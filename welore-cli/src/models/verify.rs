@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Result;
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
-use welore_burn::checkpoint::CheckpointError;
+use welore_burn::files::FileError;
 use welore_burn::progress::Interrupted;
 
 use crate::terminal::interrupted;
@@ -51,9 +51,9 @@ impl Checksum {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Io`] and [`Interrupted`].
+    /// [`FileError::Io`] and [`Interrupted`].
     pub fn of_file(&self, path: &Path) -> Result<String> {
-        let io = |source| CheckpointError::Io { path: path.into(), source };
+        let io = |source| FileError::Io { path: path.into(), source };
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         match self {
@@ -78,7 +78,7 @@ fn hash<D: Digest>(mut hasher: D, mut file: File, path: &Path) -> Result<String>
             Ok(0) => break,
             Ok(read) => hasher.update(&buffer[..read]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(source) => return Err(CheckpointError::Io { path: path.into(), source }.into()),
+            Err(source) => return Err(FileError::Io { path: path.into(), source }.into()),
         }
     }
     Ok(hasher.finalize().iter().map(|byte| format!("{byte:02x}")).collect())

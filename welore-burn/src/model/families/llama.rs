@@ -11,6 +11,10 @@ impl Family for Llama {
         "llama"
     }
 
+    fn models(&self) -> &'static str {
+        "LLaMA 2 and 3, SmolLM2"
+    }
+
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let bias = config.attention_bias.unwrap_or(false);
         Ok(config.describe()?.with_qkv_bias(bias).with_output_bias(bias))

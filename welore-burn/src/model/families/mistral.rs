@@ -10,6 +10,10 @@ impl Family for Mistral {
         "mistral"
     }
 
+    fn models(&self) -> &'static str {
+        "Mistral 7B"
+    }
+
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let bias = config.attention_bias.unwrap_or(false);
         let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);

@@ -14,6 +14,9 @@ pub(super) trait Family: Sync {
     /// Its `model_type` in a `config.json`.
     fn model_type(&self) -> &'static str;
 
+    /// The best-known models of it, for people.
+    fn models(&self) -> &'static str;
+
     /// The decoder that a `config.json` describes, whose sizes were checked.
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError>;
 }
@@ -29,9 +32,10 @@ pub fn model_types() -> impl Iterator<Item = &'static str> {
 pub(super) fn family_of(model_type: &str) -> Result<&'static dyn Family, ConfigError> {
     let known = FAMILIES.iter().find(|family| family.model_type() == model_type);
     known.copied().ok_or_else(|| {
-        let names: Vec<&str> = model_types().collect();
-        let (last, others) = names.split_last().expect("there are families");
-        let supported = format!("{} and {last}", others.join(", "));
-        ConfigError::Architecture { model_type: model_type.into(), supported }
+        let models =
+            |family: &&dyn Family| format!("{} ({})", family.model_type(), family.models());
+        let supported: Vec<String> = FAMILIES.iter().map(models).collect();
+        let (model_type, supported) = (model_type.into(), supported.join(", "));
+        ConfigError::Architecture { model_type, supported }
     })
 }

@@ -14,6 +14,10 @@ impl Family for Qwen2 {
         "qwen2"
     }
 
+    fn models(&self) -> &'static str {
+        "Qwen2, Qwen2.5"
+    }
+
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let decoder = config.describe()?.with_qkv_bias(true);
         let first = config.max_window_layers.unwrap_or(MAX_WINDOW_LAYERS);

@@ -15,6 +15,7 @@ pub(super) struct Lora;
 impl TrainingMethod for Lora {
     const TRAINED: &'static str = "all parameters";
     const MERGES: bool = true;
+    const TRACKED: bool = false;
     const OPTIONS: &'static [&'static str] = &["lora.rank", "lora.alpha"];
 
     /// The adapters are new, and nothing that was there trains.

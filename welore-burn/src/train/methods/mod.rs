@@ -30,6 +30,9 @@ pub(super) trait TrainingMethod {
     /// Whether the model that comes of it is dense, whatever the one before was.
     const MERGES: bool = false;
 
+    /// Whether weights train that the model had before, so that their gradients can be tracked.
+    const TRACKED: bool = true;
+
     /// The options that it alone reads, as [`TrainOptions`] calls them.
     const OPTIONS: &'static [&'static str] = &[];
 
@@ -105,6 +108,12 @@ macro_rules! methods {
             /// Whether the model that comes of it is dense, whatever the one before was.
             pub fn merges(self) -> bool {
                 match self { $(Self::$variant => <$method>::MERGES),+ }
+            }
+
+            /// Whether weights train that the model had before, so that their gradients can be
+            /// tracked.
+            pub fn is_tracked(self) -> bool {
+                match self { $(Self::$variant => <$method>::TRACKED),+ }
             }
 
             /// The options that it alone reads, by their names in [`TrainOptions`].

@@ -9,7 +9,7 @@ use tracing::subscriber::DefaultGuard;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::{Layer, fmt};
-use welore_burn::checkpoint::CheckpointError;
+use welore_burn::files::FileError;
 use welore_burn::train::TrainingEvent;
 
 use crate::verbosity;
@@ -18,7 +18,7 @@ use crate::verbosity;
 pub fn open(dir: &Path) -> Result<DefaultGuard> {
     let path = dir.join("train.log");
     let file = OpenOptions::new().create(true).append(true).open(&path);
-    let file = file.map_err(|source| CheckpointError::Io { path, source })?;
+    let file = file.map_err(FileError::io(path))?;
     let file = fmt::layer().with_ansi(false).with_target(false).with_writer(Mutex::new(file));
     let log = tracing_subscriber::registry().with(file.with_filter(LevelFilter::INFO));
     Ok(verbosity::set_beside(log))

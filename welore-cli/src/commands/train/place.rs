@@ -5,10 +5,9 @@ use std::fs::{self, DirEntry, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::checkpoint::CheckpointError;
-use welore_burn::train::GRADIENTS_FILE;
+use welore_burn::files::FileError;
+use welore_burn::train::{GRADIENTS_FILE, RUN_FILE};
 
-use super::run_file::RUN_FILE;
 use crate::failure::WrongInput;
 
 const LOCK: &str = "lock";
@@ -34,14 +33,15 @@ impl Place {
     }
 
     fn lock(dir: &Path, path: &Path) -> Result<Self> {
-        let file = File::options().create(true).append(true).open(path).map_err(io(path))?;
+        let file =
+            File::options().create(true).append(true).open(path).map_err(FileError::io(path))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _lock: file }),
             Err(TryLockError::WouldBlock) => {
                 let message = format!("{}: another process is at work on this run", dir.display());
-                Err(WrongInput { message, hint: None }.into())
+                Err(WrongInput::new(message).into())
             }
-            Err(TryLockError::Error(source)) => Err(io(path)(source).into()),
+            Err(TryLockError::Error(source)) => Err(FileError::io(path)(source).into()),
         }
     }
 }
@@ -66,7 +66,7 @@ impl NewPlace {
             dir.ancestors().take_while(new).map(Path::to_path_buf).collect();
         made.reverse();
         let mut new = Self { dir: dir.to_path_buf(), made, place: None };
-        fs::create_dir_all(dir).map_err(io(dir))?;
+        fs::create_dir_all(dir).map_err(FileError::io(dir))?;
         // Of two starts at the same time one gets no further.
         let place = Place::lock(dir, &dir.join(LOCK))?;
         // The other one may be done by now.
@@ -102,7 +102,7 @@ impl Drop for NewPlace {
 /// Refuses a place where anything is but what a killed start left.
 pub fn check_free(dir: &Path) -> Result<()> {
     let refuse = |message: String, hint: String| -> Result<()> {
-        Err(WrongInput { message, hint: Some(hint) }.into())
+        Err(WrongInput::with_hint(message, hint).into())
     };
     if dir.symlink_metadata().is_ok() && !dir.is_dir() {
         let message = format!("{} is not a directory", dir.display());
@@ -113,7 +113,7 @@ pub fn check_free(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let hint = match dir.join(RUN_FILE).exists() {
-        true => format!("`welore-cli train --resume {}` goes on with a run", dir.display()),
+        true => format!("`welore-cli train --resume {}` continues a run", dir.display()),
         false => "give another directory, or remove what an unfinished start left".into(),
     };
     refuse(format!("{} exists and is not empty", dir.display()), hint)
@@ -146,9 +146,4 @@ fn remove(path: &Path) {
         true => fs::remove_dir_all(path),
         false => fs::remove_file(path),
     };
-}
-
-fn io(path: &Path) -> impl FnOnce(std::io::Error) -> CheckpointError {
-    let path = path.to_path_buf();
-    move |source| CheckpointError::Io { path, source }
 }

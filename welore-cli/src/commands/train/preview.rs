@@ -4,25 +4,27 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use welore_burn::compress::check_plan;
 use welore_burn::data::TokenRows;
-use welore_burn::llama::{Llama, open_llama, read_config};
+use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_model, read_config};
 use welore_burn::plan::RankPlan;
-use welore_burn::surgery::check_plan;
-use welore_burn::train::{TrainSettings, TrainableCount, check_rows, count_trainable};
+use welore_burn::spectrum::Norms;
+use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run, count_trainable};
 
 use super::place::check_free;
-use super::run_file::{Source, check_settings};
-use super::start::{Request, described_in, described_model, with_epochs};
-use super::{check_context, source};
-use crate::args::TrainArgs;
-use crate::commands::compress::{Goal, plan_of};
-use crate::commands::{describe, in_file};
+use super::request::{Request, check_context, with_epochs};
+use super::scratch::described_model;
+use crate::args::{ResourceArgs, TrainArgs};
 use crate::devices::{Compute, host};
-use crate::format;
+use crate::shared::artifacts::in_file;
+use crate::shared::planning::{Goal, Planned, describe};
+use crate::shared::selecting::of_model;
+use crate::shared::text::TextReader;
+use crate::{format, output};
 
 /// What a run would be.
 struct Preview {
-    settings: TrainSettings,
+    options: TrainOptions,
     rows: TokenRows,
     count: TrainableCount,
     plan: Option<RankPlan>,
@@ -39,36 +41,30 @@ pub fn show(args: &TrainArgs, dir: &Path) -> Result<()> {
 
 impl Preview {
     fn of(args: &TrainArgs, dir: &Path) -> Result<Self> {
-        let request = Request::check(&args.start, args.compute.dtype.unwrap_or_default())?;
+        let Request { model, source, data, options, goal, .. } = Request::check(args)?;
         check_free(dir)?;
-        Compute::choose(&args.compute)?;
-        let Request { model, data, settings, goal, .. } = request;
-        let from: &Path = if args.start.from_scratch { described_in(&model) } else { &model };
-        check_context(args, settings.seq_len, &read_config(from)?)?;
-        let rows = source::tokenize(&data, from, settings.seq_len)?;
-        let settings = with_epochs(&args.start, settings, rows.len());
-        let is_task = matches!(data, Source::Task { .. });
-        let evaluated = is_task || args.start.eval_text.is_some();
-        check_settings(&settings, evaluated, args.start.eval_blocks)?;
-        let (skeleton, plan) = skeleton(args, from, goal)?;
-        in_file(check_rows(&rows, &settings, skeleton.vocab_size()), data.path())?;
-        let count = count_trainable(&skeleton, &settings)?;
-        Ok(Self { settings, rows, count, plan })
-    }
-
-    fn rows_a_step(&self) -> usize {
-        self.settings.batch_size * self.settings.accumulate
+        Compute::choose(args.compute.choice())?;
+        let config = read_config(&model)?;
+        check_context(args, options.seq_len, &config)?;
+        let rows = data.rows(&TextReader::open(&model, &config)?, options.seq_len)?;
+        let options = with_epochs(&args.start, options, rows.len());
+        let evaluated = source.is_task() || args.start.eval_text.is_some();
+        check_run(&options, evaluated, args.start.eval_windows)?;
+        let (skeleton, plan) = skeleton(args, &model, goal)?;
+        in_file(check_rows(&rows, &options, skeleton.vocab_size()), source.path())?;
+        let count = count_trainable(&skeleton, &options)?;
+        Ok(Self { options, rows, count, plan })
     }
 
     fn epochs(&self) -> f64 {
-        self.settings.steps as f64 * self.rows_a_step() as f64 / self.rows.len() as f64
+        self.options.steps as f64 * self.options.rows_a_step() as f64 / self.rows.len() as f64
     }
 
     fn print_json(&self, dir: &Path) -> Result<()> {
-        format::print_json(&json!({
+        output::print_json(&json!({
             "dry_run": true,
             "output": dir.display().to_string(),
-            "settings": self.settings,
+            "settings": self.options,
             "rows": self.rows.len(),
             "tokens": self.rows.tokens().len(),
             "epochs": self.epochs(),
@@ -81,8 +77,8 @@ impl Preview {
     fn print(&self, args: &TrainArgs, dir: &Path) -> Result<()> {
         let TrainableCount { trainable, total } = self.count;
         let mut rows = Vec::new();
-        add_settings("", &serde_json::to_value(&self.settings)?, &mut rows);
-        say!("{}\n", format::table(&["setting", "value"], rows));
+        add_options("", &serde_json::to_value(&self.options)?, &mut rows);
+        say!("{}\n", format::table(&["option", "value"], rows));
         if let Some(plan) = &self.plan {
             say!("compressed first: {}\n", describe(plan));
         }
@@ -97,8 +93,8 @@ impl Preview {
             "on {} rows of {} tokens, {} rows a step, {} steps: {:.2} epochs",
             self.rows.len(),
             format::count(self.rows.tokens().len() as u64),
-            self.rows_a_step(),
-            self.settings.steps,
+            self.options.rows_a_step(),
+            self.options.steps,
             self.epochs()
         );
         say!("and write {}", dir.display());
@@ -112,30 +108,38 @@ fn skeleton(
     args: &TrainArgs,
     from: &Path,
     goal: Option<Goal>,
-) -> Result<(Llama, Option<RankPlan>)> {
+) -> Result<(Decoder, Option<RankPlan>)> {
     if args.start.from_scratch {
         return Ok((described_model(from)?.0.init(&host()), None));
     }
-    let opened = open_llama(from, &host())?;
-    let Some(goal) = goal else { return Ok((opened.skeleton().clone(), None)) };
-    let is_given = matches!(goal, Goal::Given(_));
-    let plan = plan_of(goal, &opened.checkpoint, &args.start.selection)?;
-    if is_given {
-        check_plan(&opened.checkpoint, &plan)?;
-    }
-    Ok((opened.skeleton_by(&plan, &host()), Some(plan)))
+    let opened = open_model(from, &host())?;
+    let Some(goal) = goal else { return Ok((opened.into_skeleton(), None)) };
+    let plan = planned(args, &opened, goal)?;
+    let form_of = |name: &_| plan.find_low_rank(name).map(|matrix| matrix.form);
+    Ok((opened.skeleton_in(form_of, &host())?, Some(plan)))
 }
 
-/// One line a setting, by the name of its option.
-fn add_settings(option: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
-    let Value::Object(settings) = value else {
+fn planned(args: &TrainArgs, opened: &OpenedModel, goal: Goal) -> Result<RankPlan> {
+    let selected = of_model(&args.start.selection, opened.skeleton())?;
+    let resources = ResourceArgs::default();
+    let Planned { plan, spectra, .. } =
+        goal.plan(&opened.checkpoint, &selected, Norms::plain(), &resources)?;
+    if spectra.is_none() {
+        check_plan(&opened.checkpoint, &plan)?;
+    }
+    Ok(plan)
+}
+
+/// One line for each option, by its name.
+fn add_options(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
+    let Value::Object(options) = value else {
         let text = if value.is_null() { "-".into() } else { value.to_string().replace('"', "") };
-        rows.push(vec![option.into(), text]);
+        rows.push(vec![name.into(), text]);
         return;
     };
-    for (key, value) in settings {
-        let name = key.replace('_', "-");
-        let name = if option.is_empty() { name } else { format!("{option}-{name}") };
-        add_settings(&name, value, rows);
+    for (key, value) in options {
+        let key = key.replace('_', "-");
+        let name = if name.is_empty() { key } else { format!("{name}-{key}") };
+        add_options(&name, value, rows);
     }
 }

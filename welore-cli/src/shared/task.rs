@@ -1,13 +1,11 @@
 //! Answers to a task, which `eval` and `train` score.
 
 use std::ops::ControlFlow;
-use std::path::Path;
 
 use anyhow::Result;
-use burn::tensor::Device;
 use welore_burn::data::{TaskExample, TextTokenizer};
 use welore_burn::eval::{Accuracy, accuracy};
-use welore_burn::llama::{GenerateOptions, Llama, LlamaConfig, Sampler, generate};
+use welore_burn::model::{DecoderConfig, GenerateOptions, LanguageModel, Sampler, generate};
 use welore_burn::progress::Interrupted;
 
 use crate::devices::Compute;
@@ -16,52 +14,43 @@ use crate::terminal::{Bar, interrupted};
 /// Tokens that an answer may be longer than the one looked for.
 const SPARE: usize = 16;
 
-/// What turns prompts into answers, but for the weights.
+/// What turns prompts into answers, except for the weights.
 #[derive(Debug)]
 pub struct Speaker {
     tokenizer: TextTokenizer,
-    max_context: usize,
     stop: Vec<u32>,
 }
 
 impl Speaker {
-    /// The tokenizer and the limits of a model directory.
-    pub fn open(dir: &Path, config: &LlamaConfig) -> Result<Self> {
-        Ok(Self {
-            tokenizer: TextTokenizer::open(dir)?,
-            max_context: config.max_position_embeddings,
-            stop: config.eos_token_ids.clone(),
-        })
+    /// With the tokenizer of a model, and the tokens that end its texts.
+    pub fn new(tokenizer: TextTokenizer, config: &DecoderConfig) -> Self {
+        Self { tokenizer, stop: config.eos_token_ids.clone() }
     }
 
     /// How well `model` answers, greedily.
-    pub fn score(
+    pub fn score<M: LanguageModel>(
         &self,
-        model: &Llama,
+        model: &M,
         examples: &[TaskExample],
         compute: &Compute,
     ) -> Result<Accuracy> {
-        let answer = |example: &TaskExample| self.answer(model, example, &compute.device);
+        let answer = |example: &TaskExample| self.answer(model, example);
         accuracy(examples, compute.at_once(), answer, &mut Bar::default())
     }
 
-    fn answer(&self, model: &Llama, example: &TaskExample, device: &Device) -> Result<String> {
+    fn answer<M: LanguageModel>(&self, model: &M, example: &TaskExample) -> Result<String> {
         let mut prompt = self.tokenizer.encode_prompt(&example.prompt)?;
         let max_new_tokens = self.tokenizer.encode(&example.response)?.len() + SPARE;
         // As in training, what does not fit is lost at the beginning.
-        let most = self.max_context.saturating_sub(max_new_tokens).max(1);
+        let most = model.context().saturating_sub(max_new_tokens).max(1);
         prompt.drain(..prompt.len().saturating_sub(most));
-        let options = GenerateOptions {
-            max_new_tokens,
-            max_context: self.max_context,
-            stop: self.stop.clone(),
-        };
+        let options = GenerateOptions { max_new_tokens, stop: self.stop.clone() };
         let go_on = |_| match interrupted() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
         let mut sampler = Sampler::greedy();
-        let tokens = generate(model, &prompt, &mut sampler, &options, device, go_on)?;
+        let tokens = generate(model, &prompt, &mut sampler, &options, go_on)?;
         if interrupted() {
             return Err(Interrupted.into());
         }

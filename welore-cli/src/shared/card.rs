@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use welore_burn::checkpoint::write_file;
+use welore_burn::files::write_file;
 use welore_burn::plan::RankPlan;
 use welore_burn::report::{Measurement, ModelCard, tuned_card};
 
@@ -72,9 +72,10 @@ pub fn check_record(directory: &Path) -> Result<()> {
 
 fn no_table(path: &Path) -> WrongInput {
     let message = format!("{}: no table of measured quality", path.display());
-    let hint =
-        Some("--record is for compressed directories, as `compress` and `train` write them".into());
-    WrongInput { message, hint }
+    WrongInput::with_hint(
+        message,
+        "--record is for compressed directories, as `compress` and `train` write them",
+    )
 }
 
 /// A card that is there and can be read; a model does well without one.

@@ -6,16 +6,16 @@ use std::fs;
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::nn::{Linear, LinearConfig, LinearLayout, Relu};
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
-use welore_burn::checkpoint::{Checkpoint, CheckpointError, OutputDir};
-use welore_burn::linear::{LowRank, LowRankLinear, LowRankLinearConfig};
+use welore_burn::compress::{CompressError, Compressor, compress_module};
+use welore_burn::files::{FileError, OutputDir};
+use welore_burn::forms::{FormError, LowRank};
+use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+use welore_burn::modules::Selection;
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
 use welore_burn::progress::{Interrupted, Progress};
-use welore_burn::spectrum::{
-    MeasureSettings, Selection, SpectrumError, measure_checkpoint, measure_module,
-};
-use welore_burn::surgery::{SurgeryError, WriteSettings, apply_plan, compress_directory};
+use welore_burn::spectrum::{MeasureOptions, SpectrumError, measure_module};
 
-use crate::{device, fixture};
+use crate::{checkpoint, compress_into, device, tiny_spectra};
 
 /// A user's own module: plain layers of Burn, and one of ours.
 #[derive(Module, Debug)]
@@ -43,8 +43,8 @@ impl Classifier {
 }
 
 fn plan_for(module: &Classifier, err: f64) -> RankPlan {
-    let selection = Selection::new(&["first", "second"], &[] as &[&str]).unwrap();
-    let spectra = measure_module(module, &selection, &mut ()).unwrap();
+    let selection = Selection::of(["first", "second"]).unwrap();
+    let spectra = measure_module(module, &selection, &MeasureOptions::default(), &mut ()).unwrap();
     let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(err) };
     make_plan(&spectra, &WeLore, &options).unwrap()
 }
@@ -80,9 +80,9 @@ fn trainable(module: &impl Module) -> Vec<String> {
 fn any_module_is_factored_by_path_and_only_factors_train() {
     let module = Classifier::new(&device());
     let plan = plan_for(&module, 0.4);
-    let (factored, report) = apply_plan(module.clone(), &plan, &mut ()).unwrap();
+    let (factored, report) = compress_module(module.clone(), &plan, &mut ()).unwrap();
 
-    let names: Vec<_> = report.factored.iter().map(|m| m.name.as_str()).collect();
+    let names: Vec<_> = report.compressed.iter().map(|m| m.name.as_str()).collect();
     assert_eq!(names, ["first", "second"]);
     assert_eq!(factored.second.rank(), Some(plan.matrices[1].rank));
     assert!(factored.first.weight.reparameterization::<LowRank>().is_some());
@@ -105,11 +105,12 @@ fn any_module_is_factored_by_path_and_only_factors_train() {
 #[test]
 fn reported_error_is_the_error_of_the_factors() {
     let module = Classifier::new(&device());
-    let (factored, report) = apply_plan(module.clone(), &plan_for(&module, 0.5), &mut ()).unwrap();
+    let (factored, report) =
+        compress_module(module.clone(), &plan_for(&module, 0.5), &mut ()).unwrap();
     let dense = module.second.weight.val();
     let left = (factored.second.weight.val() - dense.clone()).square().sum().sqrt();
     let relative = left.into_scalar::<f64>() / dense.square().sum().sqrt().into_scalar::<f64>();
-    assert!((report.factored[1].relative_error - relative).abs() < 1e-5);
+    assert!((report.compressed[1].relative_error - relative).abs() < 1e-5);
     // Both factors carry √S, so their norms agree.
     let (down, up) = factored.second.factors().unwrap();
     let norm = |t: Tensor<2>| t.square().sum().into_scalar::<f64>();
@@ -121,7 +122,7 @@ fn surgery_works_on_an_autodiff_device_and_trains() {
     let device = device().autodiff();
     let module = Classifier::new(&device);
     let plan = plan_for(&module, 0.4);
-    let (module, _) = apply_plan(module, &plan, &mut ()).unwrap();
+    let (module, _) = compress_module(module, &plan, &mut ()).unwrap();
     let x = Tensor::random([4, 10], Distribution::Default, &device);
     let grads = module.forward(x).sum().backward();
     let (down, up) = module.second.factors().unwrap();
@@ -137,18 +138,21 @@ fn plans_that_do_not_fit_are_refused_before_any_work() {
     let refused = |edit: fn(&mut RankPlan)| {
         let mut plan = fitting.clone();
         edit(&mut plan);
-        apply_plan(module.clone(), &plan, &mut ()).unwrap_err()
+        compress_module(module.clone(), &plan, &mut ()).unwrap_err()
     };
     let unknown = refused(|plan| plan.matrices[0].name = "third".into());
-    assert!(matches!(unknown, SurgeryError::NoSuchMatrix(name) if name == "third"));
+    assert!(matches!(&unknown, CompressError::ForeignPlan { .. }), "{unknown}");
+    assert!(unknown.to_string().contains("third"), "{unknown}");
     let shape = refused(|plan| plan.matrices[0].shape = [10, 16]);
-    assert!(matches!(shape, SurgeryError::Shape { found: [16, 10], .. }));
+    assert!(matches!(&shape, CompressError::ForeignPlan { .. }), "{shape}");
+    assert!(shape.to_string().contains("first"), "{shape}");
 
-    let (factored, _) = apply_plan(module.clone(), &fitting, &mut ()).unwrap();
-    let twice = apply_plan(factored.clone(), &fitting, &mut ()).unwrap_err();
-    assert!(matches!(twice, SurgeryError::Factored(_)));
-    let again = measure_module(&factored, &Selection::all(), &mut ()).unwrap_err();
-    assert!(matches!(again, SpectrumError::Factored { .. }), "{again}");
+    let (factored, _) = compress_module(module.clone(), &fitting, &mut ()).unwrap();
+    let twice = compress_module(factored.clone(), &fitting, &mut ()).unwrap_err();
+    assert!(matches!(&twice, CompressError::Form { source: FormError::NotDense, .. }), "{twice}");
+    let measuring = MeasureOptions::default();
+    let again = measure_module(&factored, &Selection::all(), &measuring, &mut ()).unwrap_err();
+    assert!(matches!(&again, SpectrumError::Form { source: FormError::NotDense, .. }), "{again}");
 }
 
 #[test]
@@ -156,10 +160,14 @@ fn column_layout_is_refused() {
     let mut module = Classifier::new(&device());
     let plan = plan_for(&module, 0.4);
     module.first = LinearConfig::new(10, 16).with_layout(LinearLayout::Col).init(&device());
-    let error = apply_plan(module.clone(), &plan, &mut ()).unwrap_err();
-    assert!(matches!(error, SurgeryError::Layout(name) if name == "first"));
-    let error = measure_module(&module, &Selection::all(), &mut ()).unwrap_err();
-    assert!(matches!(error, SpectrumError::Layout { .. }), "{error}");
+    let error = compress_module(module.clone(), &plan, &mut ()).unwrap_err();
+    assert!(
+        matches!(&error, CompressError::Form { name, source: FormError::Layout } if *name == "first"),
+        "{error}"
+    );
+    let measuring = MeasureOptions::default();
+    let error = measure_module(&module, &Selection::all(), &measuring, &mut ()).unwrap_err();
+    assert!(matches!(&error, SpectrumError::Form { source: FormError::Layout, .. }), "{error}");
 }
 
 #[test]
@@ -167,7 +175,7 @@ fn weights_that_are_not_finite_are_refused() {
     let mut module = Classifier::new(&device());
     let plan = plan_for(&module, 0.4);
     module.second.weight = Param::from_tensor(Tensor::full([16, 16], f32::NAN, &device()));
-    let error = apply_plan(module, &plan, &mut ()).unwrap_err();
+    let error = compress_module(module, &plan, &mut ()).unwrap_err();
     assert!(error.to_string().contains("`second`"), "{error}");
 }
 
@@ -185,34 +193,28 @@ impl Progress for StopAfter {
 
 #[test]
 fn suspended_directory_is_gone_on_with_to_the_same_bytes() {
-    let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
-    let (selection, measuring) = (Selection::projections(), MeasureSettings::default());
-    let spectra = measure_checkpoint(&checkpoint, &selection, &measuring, &mut ()).unwrap();
-    let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.6)).unwrap();
-    let settings = WriteSettings { shard_bytes: 30_000, ..WriteSettings::default() };
+    let checkpoint = checkpoint("tiny-llama");
+    let plan = make_plan(&tiny_spectra(), &WeLore, &PlanOptions::new(0.6)).unwrap();
+    let compressor = Compressor::new(&plan).with_shard_bytes(30_000);
     let home = tempfile::tempdir().unwrap();
     let files = |name: &str| -> BTreeMap<_, _> {
         let entries = fs::read_dir(home.path().join(name)).unwrap().map(Result::unwrap);
         entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
     };
-
-    let output = OutputDir::create(home.path().join("whole"), false).unwrap();
-    let whole = compress_directory(&checkpoint, &plan, &output, &settings, &mut ()).unwrap();
-    output.commit().unwrap();
-    assert!(whole.factored.len() > 4, "{whole:?}");
+    let whole = compress_into(&home.path().join("whole"), &checkpoint, &compressor);
+    assert!(whole.compressed.len() > 4, "{whole:?}");
 
     let target = home.path().join("out");
     let output = OutputDir::resumable(&target, false).unwrap();
     let busy = OutputDir::resumable(&target, false).unwrap_err();
-    assert!(matches!(busy, CheckpointError::OutputBusy { .. }), "{busy}");
-    let stopped =
-        compress_directory(&checkpoint, &plan, &output, &settings, &mut StopAfter(2)).unwrap_err();
-    assert!(stopped.to_string().contains("interrupted"), "{stopped}");
+    assert!(matches!(busy, FileError::OutputBusy { .. }), "{busy}");
+    let stopped = compressor.directory(&checkpoint, &output, &mut StopAfter(2)).unwrap_err();
+    assert!(stopped.is_interruption(), "{stopped}");
     output.suspend();
     assert!(!target.exists());
 
     let output = OutputDir::resumable(&target, false).unwrap();
-    let resumed = compress_directory(&checkpoint, &plan, &output, &settings, &mut ()).unwrap();
+    let resumed = compressor.directory(&checkpoint, &output, &mut ()).unwrap();
     output.commit().unwrap();
     assert_eq!(resumed, whole, "errors of factors that were kept are told too");
     assert!(files("out") == files("whole"));

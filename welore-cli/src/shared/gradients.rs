@@ -3,13 +3,15 @@
 use std::path::Path;
 
 use anyhow::Result;
-use welore_burn::checkpoint::{Checkpoint, write_file};
-use welore_burn::spectrum::{Norms, Selection};
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::files::write_file;
+use welore_burn::modules::{MatrixName, Selection};
+use welore_burn::spectrum::Norms;
 use welore_burn::train::{GRADIENTS_FILE, GradientDynamics, GradientRecord, read_gradients};
 
+use super::artifacts::{in_file, read_artifact};
+use super::measuring::measure_within;
 use crate::args::ResourceArgs;
-use crate::commands::resources::measure_within;
-use crate::commands::{in_file, read_artifact};
 
 /// The summary of a run that is done.
 const SUMMARY_FILE: &str = "gradients.json";
@@ -23,17 +25,17 @@ pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
     }
     let mut dynamics = GradientDynamics::of(&read_records(dir)?);
     let checkpoint = Checkpoint::open(model)?;
-    let all = dynamics.matrices.iter().map(|matrix| matrix.name.as_str());
-    let names: Vec<&str> =
-        all.filter(|name| checkpoint.meta(&format!("{name}.weight")).is_some()).collect();
+    let all = dynamics.matrices.iter().map(|matrix| &matrix.name);
+    let names: Vec<&MatrixName> =
+        all.filter(|name| checkpoint.meta(&name.weight()).is_some()).collect();
     if !names.is_empty() {
         // Under these names factors are measured one by one, as their gradients were.
-        let selection = Selection::new(&names, &[] as &[&str])?;
+        let selection = Selection::of(names)?;
         let resources = ResourceArgs::default();
         let (spectra, _) = measure_within(&checkpoint, &selection, Norms::plain(), &resources)?;
         dynamics.set_weights(|name| {
             let mut matrices = spectra.matrices.iter();
-            matrices.find(|matrix| matrix.name == name).map(|m| m.singular_values.as_slice())
+            matrices.find(|matrix| matrix.name == *name).map(|m| m.singular_values.as_slice())
         });
     }
     Ok(write_file(&target, dynamics.to_json().as_bytes())?)

@@ -1,30 +1,36 @@
-//! The LLaMA family against PyTorch, on the fixtures.
+//! Every family against PyTorch, on the fixtures.
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
-use welore_burn::checkpoint::{Checkpoint, OutputDir};
-use welore_burn::data::{TextTokenizer, read_text};
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::compress::{Compressor, WriteOptions, merge_directory};
+use welore_burn::data::TextTokenizer;
 use welore_burn::eval::{EvalError, PerplexityOptions, perplexity};
-use welore_burn::llama::{
-    ConfigError, GenerateOptions, Llama, LlamaConfig, LoadedLlama, RopeScaling, Sampler, generate,
-    load_llama,
+use welore_burn::files::OutputDir;
+use welore_burn::forms::Form;
+use welore_burn::model::{
+    ConfigError, Decoder, DecoderConfig, GenerateOptions, LoadedModel, RopeScaling, Sampler,
+    generate, load_model,
 };
-use welore_burn::plan::{PlanOptions, WeLore, make_plan};
-use welore_burn::spectrum::{MeasureSettings, Selection, measure_checkpoint};
-use welore_burn::surgery::{WriteSettings, compress_directory, merge_directory};
+use welore_burn::modules::Selection;
+use welore_burn::plan::{MatrixPlan, PlanOptions, RankPlan, WeLore, make_plan, read_plan};
+use welore_burn::spectrum::{MeasureOptions, measure_checkpoint};
 
-use crate::{device, expected, fixture, floats, ids};
+use crate::{
+    checkpoint, compress_into, device, expected, fixture, floats, ids, story_tokens, tiny_spectra,
+};
 
-const FAMILY: [&str; 4] = ["tiny-llama", "tiny-llama3", "tiny-qwen2", "tiny-mistral"];
+const FAMILIES: [&str; 4] = ["tiny-llama", "tiny-llama3", "tiny-qwen2", "tiny-mistral"];
 
-fn load(name: &str) -> LoadedLlama {
-    load_llama(fixture(name), &device(), FloatDType::F32, &mut ()).unwrap()
+fn load(name: &str) -> LoadedModel {
+    load_model(fixture(name), &device(), FloatDType::F32, &mut ()).unwrap()
 }
 
-fn logits(model: &Llama, tokens: &[u32]) -> Vec<Vec<f64>> {
+fn logits(model: &Decoder, tokens: &[u32]) -> Vec<Vec<f64>> {
     let data: Vec<i32> = tokens.iter().map(|t| *t as i32).collect();
     let len = data.len();
     let tokens = Tensor::<2, Int>::from_data(TensorData::new(data, [1, len]), &device());
@@ -36,7 +42,7 @@ fn logits(model: &Llama, tokens: &[u32]) -> Vec<Vec<f64>> {
 
 #[test]
 fn logits_agree_with_pytorch_for_every_architecture() {
-    for name in FAMILY {
+    for name in FAMILIES {
         let figures = expected(name);
         let all = logits(&load(name).model, &ids(&figures["input"]));
         let last = floats(&figures["last_logits"]);
@@ -52,13 +58,13 @@ fn logits_agree_with_pytorch_for_every_architecture() {
 
 #[test]
 fn greedy_generation_with_the_cache_agrees_with_pytorch() {
-    for name in FAMILY {
+    for name in FAMILIES {
         let figures = expected(name);
         let prompt = &ids(&figures["input"])[..8];
-        let options = GenerateOptions { max_new_tokens: 12, max_context: 512, stop: vec![] };
+        let options = GenerateOptions { max_new_tokens: 12, stop: vec![] };
         let model = load(name).model;
         let mut seen = Vec::new();
-        let tokens = generate(&model, prompt, &mut Sampler::greedy(), &options, &device(), |t| {
+        let tokens = generate(&model, prompt, &mut Sampler::greedy(), &options, |t| {
             seen.push(t);
             ControlFlow::Continue(())
         });
@@ -69,20 +75,30 @@ fn greedy_generation_with_the_cache_agrees_with_pytorch() {
 
 #[test]
 fn generation_stops_where_it_is_told() {
-    let model = load("tiny-llama").model;
     let prompt = &ids(&expected("tiny-llama")["input"])[..8];
     let greedy = ids(&expected("tiny-llama")["greedy"]);
-    let run = |stop: Vec<u32>, max_context| {
-        let options = GenerateOptions { max_new_tokens: 12, max_context, stop };
-        generate(&model, prompt, &mut Sampler::greedy(), &options, &device(), |_| {
-            ControlFlow::Continue(())
-        })
+    let scratch = tempfile::tempdir().unwrap();
+    let run = |stop: Vec<u32>, context: usize| {
+        let model = load_in_context(scratch.path(), context);
+        let options = GenerateOptions { max_new_tokens: 12, stop };
+        let go_on = |_| ControlFlow::Continue(());
+        generate(&model, prompt, &mut Sampler::greedy(), &options, go_on)
     };
     let first = greedy.iter().position(|t| *t == greedy[3]).unwrap();
     assert_eq!(run(vec![greedy[3]], 512).unwrap(), greedy[..first]);
-    // Position 10 still has a logit row, so a context of 10 gives 3 tokens after 8.
+    // Position 10 still has a row of logits, so a context of 10 gives 3 tokens after 8.
     assert_eq!(run(vec![], 10).unwrap(), greedy[..3]);
     assert!(run(vec![], 7).unwrap_err().to_string().contains("8 tokens"));
+}
+
+/// tiny-llama with another context length.
+fn load_in_context(dir: &Path, context: usize) -> Decoder {
+    let config = std::fs::read_to_string(fixture("tiny-llama/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&config).unwrap();
+    config["max_position_embeddings"] = context.into();
+    std::fs::write(dir.join("config.json"), config.to_string()).unwrap();
+    std::fs::copy(fixture("tiny-llama/model.safetensors"), dir.join("model.safetensors")).unwrap();
+    load_model(dir, &device(), FloatDType::F32, &mut ()).unwrap().model
 }
 
 #[test]
@@ -106,21 +122,16 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
     assert_eq!(tokenizer.encode(sentence).unwrap(), ids(&figures["tokens"]));
     assert_eq!(tokenizer.decode(&ids(&figures["tokens"])).unwrap(), sentence);
 
-    let text = tokenizer.encode(&read_text(fixture("story.txt")).unwrap()).unwrap();
+    let text = story_tokens();
     let options =
-        PerplexityOptions { seq_len: 64, blocks: Some(8), at_once: NonZeroUsize::new(3).unwrap() };
-    let measure = |model: &Llama| {
-        perplexity(model, &text, 512, &options, &device(), &mut ()).unwrap().perplexity
-    };
+        PerplexityOptions { seq_len: 64, windows: Some(8), at_once: NonZeroUsize::new(3).unwrap() };
+    let measure = |model: &Decoder| perplexity(model, &text, &options, &mut ()).unwrap().perplexity;
     let dense = load("tiny-llama");
     assert_eq!(dense.model.num_params() as u64, figures["params"].as_u64().unwrap());
     let want = figures["perplexity"]["value"].as_f64().unwrap();
     assert!((measure(&dense.model) / want - 1.0).abs() < 1e-4);
 
-    let checkpoint = Checkpoint::open(fixture("tiny-llama")).unwrap();
-    let (selection, measuring) = (Selection::projections(), MeasureSettings::default());
-    let spectra = measure_checkpoint(&checkpoint, &selection, &measuring, &mut ()).unwrap();
-    let settings = WriteSettings::default();
+    let (checkpoint, spectra) = (checkpoint("tiny-llama"), tiny_spectra());
     let scratch = tempfile::tempdir().unwrap();
     for target in figures["compress"].as_array().unwrap() {
         for factored in target["factored"].as_array().unwrap() {
@@ -129,13 +140,11 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
             let options = PlanOptions { min_ratio, ..PlanOptions::new(err) };
             let plan = make_plan(&spectra, &WeLore, &options).unwrap();
             let dir = scratch.path().join(format!("{err}-{min_ratio}"));
-            let output = OutputDir::create(&dir, false).unwrap();
-            compress_directory(&checkpoint, &plan, &output, &settings, &mut ()).unwrap();
-            output.commit().unwrap();
+            compress_into(&dir, &checkpoint, &Compressor::new(&plan));
 
-            let loaded = load_llama(&dir, &device(), FloatDType::F32, &mut ()).unwrap();
+            let loaded = load_model(&dir, &device(), FloatDType::F32, &mut ()).unwrap();
             assert_eq!(loaded.model.num_params() as u64, factored["params"].as_u64().unwrap());
-            assert_eq!(loaded.plan.as_ref(), Some(&plan));
+            assert_eq!(read_plan(&dir).unwrap().as_ref(), Some(&plan));
             // The reference keeps f32 factors, the directory the source's bf16.
             let want = factored["perplexity"].as_f64().unwrap();
             let got = measure(&loaded.model);
@@ -144,10 +153,10 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
             let dense_dir = scratch.path().join(format!("{err}-{min_ratio}-dense"));
             let factored_files = Checkpoint::open(&dir).unwrap();
             let output = OutputDir::create(&dense_dir, false).unwrap();
-            merge_directory(&factored_files, &output, &settings, &mut ()).unwrap();
+            merge_directory(&factored_files, &output, &WriteOptions::default(), &mut ()).unwrap();
             output.commit().unwrap();
-            let merged = load_llama(&dense_dir, &device(), FloatDType::F32, &mut ()).unwrap();
-            assert!(merged.plan.is_none());
+            let merged = load_model(&dense_dir, &device(), FloatDType::F32, &mut ()).unwrap();
+            assert!(read_plan(&dense_dir).unwrap().is_none());
             assert_eq!(merged.model.num_params(), dense.model.num_params());
             assert!((measure(&merged.model) / got - 1.0).abs() < 0.01);
         }
@@ -158,23 +167,19 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
 fn embeddings_and_biased_projections_can_be_factored_too() {
     let everything = Selection::all();
     let scratch = tempfile::tempdir().unwrap();
-    for name in FAMILY {
+    for name in FAMILIES {
         let dense = logits(&load(name).model, &ids(&expected(name)["input"]));
-        let checkpoint = Checkpoint::open(fixture(name)).unwrap();
-        let spectra =
-            measure_checkpoint(&checkpoint, &everything, &MeasureSettings::default(), &mut ());
-        let spectra = spectra.unwrap();
-        let mut plan = make_plan(&spectra, &WeLore, &PlanOptions::new(0.5)).unwrap();
+        let checkpoint = checkpoint(name);
+        let measuring = MeasureOptions::default();
+        let spectra = measure_checkpoint(&checkpoint, &everything, &measuring, &mut ()).unwrap();
         // At full rank a factored matrix is the dense one, up to the rounding of its type.
-        for matrix in &mut plan.matrices {
-            (matrix.rank, matrix.low_rank) = (matrix.full_rank, true);
-        }
+        let matrices = spectra.matrices.iter().map(|m| {
+            MatrixPlan::new(m.name.clone(), m.shape, Form::factors(m.full_rank()), m.dtype)
+        });
+        let plan = RankPlan::new("full ranks", spectra.model, matrices.collect()).unwrap();
         let dir = scratch.path().join(name);
-        let output = OutputDir::create(&dir, false).unwrap();
-        compress_directory(&checkpoint, &plan, &output, &WriteSettings::default(), &mut ())
-            .unwrap();
-        output.commit().unwrap();
-        let model = load_llama(&dir, &device(), FloatDType::F32, &mut ()).unwrap().model;
+        compress_into(&dir, &checkpoint, &Compressor::new(&plan));
+        let model = load_model(&dir, &device(), FloatDType::F32, &mut ()).unwrap().model;
         let factored = logits(&model, &ids(&expected(name)["input"]));
         let (mut gap, mut size) = (0.0, 0.0);
         for (a, b) in dense.iter().flatten().zip(factored.iter().flatten()) {
@@ -188,13 +193,13 @@ fn embeddings_and_biased_projections_can_be_factored_too() {
 #[test]
 fn perplexity_refuses_what_it_cannot_measure() {
     let model = load("tiny-llama").model;
-    let refuse = |tokens: &[u32], seq_len, blocks| {
-        let options = PerplexityOptions { seq_len, blocks, at_once: NonZeroUsize::MIN };
-        perplexity(&model, tokens, 512, &options, &device(), &mut ()).unwrap_err()
+    let refuse = |tokens: &[u32], seq_len, windows| {
+        let options = PerplexityOptions { seq_len, windows, at_once: NonZeroUsize::MIN };
+        perplexity(&model, tokens, &options, &mut ()).unwrap_err()
     };
     assert_eq!(refuse(&[1; 10], 16, None), EvalError::TooShort { tokens: 10, seq_len: 16 });
     assert_eq!(refuse(&[1; 10], 1, None), EvalError::SeqLen(1));
-    assert_eq!(refuse(&[1; 10], 5, Some(0)), EvalError::NoBlocks);
+    assert_eq!(refuse(&[1; 10], 5, Some(0)), EvalError::NoWindows);
     assert!(matches!(refuse(&[1; 1000], 600, None), EvalError::Context { .. }));
     assert!(matches!(refuse(&[9999; 10], 5, None), EvalError::UnknownToken { token: 9999, .. }));
 }
@@ -215,10 +220,15 @@ fn configurations_of_other_models_are_refused_by_field() {
     let edited = |key: &str, value: serde_json::Value| {
         let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
         config[key] = value;
-        LlamaConfig::from_hf_json(&config.to_string()).unwrap_err()
+        DecoderConfig::from_hf_json(&config.to_string()).unwrap_err()
     };
     use serde_json::json;
-    assert_eq!(edited("model_type", json!("gpt2")), ConfigError::Architecture("gpt2".into()));
+    let other = edited("model_type", json!("gpt2"));
+    let unknown = "gpt2".to_string();
+    assert!(
+        matches!(&other, ConfigError::Architecture { model_type, .. } if *model_type == unknown)
+    );
+    assert!(other.to_string().contains("qwen2"), "{other}");
     for (key, value) in [
         ("hidden_act", json!("gelu")),
         ("quantization_config", json!({"bits": 4})),
@@ -237,6 +247,6 @@ fn configurations_of_other_models_are_refused_by_field() {
         let named = field.split(' ').any(|field| error.contains(field));
         assert!(named || error.contains("many"), "{key}: {error}");
     }
-    assert!(matches!(LlamaConfig::from_hf_json("{"), Err(ConfigError::Json(_))));
-    assert!(matches!(LlamaConfig::from_hf_json("{}"), Err(ConfigError::Json(_))));
+    assert!(matches!(DecoderConfig::from_hf_json("{"), Err(ConfigError::Json(_))));
+    assert!(matches!(DecoderConfig::from_hf_json("{}"), Err(ConfigError::Json(_))));
 }

@@ -1,0 +1,185 @@
+//! What a run trains on and is evaluated on: read once, kept as tokens in `RUN/tokens`.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use welore_burn::data::{Task, TaskExample, TokenRows, read_documents, read_rows, write_rows};
+use welore_burn::model::DecoderConfig;
+use welore_burn::train::{RunFile, RunSource};
+
+use crate::args::TrainStartArgs;
+use crate::failure::WrongInput;
+use crate::shared::task::Speaker;
+use crate::shared::text::TextReader;
+
+const TOKENS_FILE: &str = "tokens";
+
+/// What is trained on, as it was read.
+pub enum TrainingData {
+    Text(Vec<String>),
+    Task(Task),
+}
+
+/// What is evaluated on, as it was read.
+pub enum EvaluationData {
+    Nothing,
+    Text(Vec<String>),
+    Task(Vec<TaskExample>),
+}
+
+/// What a run is evaluated on.
+pub enum Evaluation {
+    Nothing,
+    Text(Vec<u32>),
+    Task(Box<Speaker>, Vec<TaskExample>),
+}
+
+/// The data of a run as tokens.
+pub struct Inputs {
+    pub rows: TokenRows,
+    pub evaluation: Evaluation,
+}
+
+/// Where the arguments say that the data is.
+pub fn source_of(args: &TrainStartArgs) -> Result<RunSource> {
+    match (&args.text, args.task, &args.data) {
+        (Some(path), _, _) => Ok(RunSource::Text(path.clone())),
+        (None, Some(name), Some(path)) => Ok(RunSource::Task { name, path: path.clone() }),
+        _ => Err(WrongInput::with_hint(
+            "there is nothing to train on",
+            "give --text FILE, or --task NAME --data PATH",
+        )
+        .into()),
+    }
+}
+
+impl TrainingData {
+    /// Reads what is there.
+    pub fn read(source: &RunSource) -> Result<Self> {
+        Ok(match source {
+            RunSource::Text(path) => Self::Text(read_documents(path)?),
+            RunSource::Task { name, path } => Self::Task(Task::read(*name, path)?),
+        })
+    }
+
+    /// The rows to train on.
+    pub fn rows(&self, reader: &TextReader, seq_len: usize) -> Result<TokenRows> {
+        let pair = |example: &TaskExample| {
+            let mut response = reader.tokenizer.encode(&example.response)?;
+            response.extend(reader.end);
+            Ok((reader.tokenizer.encode_prompt(&example.prompt)?, response))
+        };
+        match self {
+            Self::Text(documents) => Ok(TokenRows::windows(reader.tokens(documents)?, seq_len)),
+            Self::Task(task) => {
+                let pairs = task.train.iter().map(pair).collect::<Result<Vec<_>>>()?;
+                Ok(TokenRows::responses(pairs, seq_len))
+            }
+        }
+    }
+
+    /// The examples to evaluate on, if it is a task.
+    fn into_test(self) -> EvaluationData {
+        match self {
+            Self::Text(_) => EvaluationData::Nothing,
+            Self::Task(task) => EvaluationData::Task(task.test),
+        }
+    }
+}
+
+impl EvaluationData {
+    /// What a new run is evaluated on: a text that was read, or else the test examples of its task.
+    pub fn of(run: &RunFile, text: Option<Vec<String>>, data: TrainingData) -> Self {
+        match (run.options.eval_every, text) {
+            (0, _) => Self::Nothing,
+            (_, Some(documents)) => Self::Text(documents),
+            (_, None) => data.into_test(),
+        }
+    }
+
+    /// The same of a run that began before.
+    fn again(run: &RunFile) -> Result<Self> {
+        match (run.options.eval_every, &run.eval_text) {
+            (0, _) => Ok(Self::Nothing),
+            (_, Some(path)) => Ok(Self::Text(read_documents(path)?)),
+            (_, None) if run.data.is_task() => Ok(TrainingData::read(&run.data)?.into_test()),
+            (_, None) => Ok(Self::Nothing),
+        }
+    }
+
+    /// As tokens, with a digest of what it is.
+    pub fn prepare(
+        self,
+        run: &RunFile,
+        reader: TextReader,
+        config: &DecoderConfig,
+    ) -> Result<(Evaluation, Option<String>)> {
+        let hex = |digest: blake3::Hash| Some(digest.to_hex().to_string());
+        match self {
+            Self::Nothing => Ok((Evaluation::Nothing, None)),
+            Self::Text(documents) => {
+                let tokens = reader.tokens(&documents)?;
+                let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+                Ok((Evaluation::Text(tokens), hex(blake3::hash(&bytes))))
+            }
+            Self::Task(mut examples) => {
+                examples.truncate(run.eval_windows.unwrap_or(usize::MAX));
+                let mut digest = blake3::Hasher::new();
+                for text in examples.iter().flat_map(|example| [&example.prompt, &example.response])
+                {
+                    digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
+                }
+                let speaker = Box::new(Speaker::new(reader.tokenizer, config));
+                Ok((Evaluation::Task(speaker, examples), hex(digest.finalize())))
+            }
+        }
+    }
+}
+
+/// Keeps the rows of a run.
+pub fn keep(rows: &TokenRows, dir: &Path) -> Result<()> {
+    Ok(write_rows(dir.join(TOKENS_FILE), rows)?)
+}
+
+/// The data of a run that began before, which must still be the same.
+pub fn again(run: &RunFile, config: &DecoderConfig, dir: &Path) -> Result<Inputs> {
+    let reader = TextReader::open(&run.base, config)?;
+    let rows = rows_again(run, &reader, dir)?;
+    let (evaluation, digest) = EvaluationData::again(run)?.prepare(run, reader, config)?;
+    match digest == run.eval_digest {
+        true => Ok(Inputs { rows, evaluation }),
+        false => Err(changed(run.eval_text.as_deref().unwrap_or(run.data.path()))),
+    }
+}
+
+/// Rows from the file that keeps them, or made again from the same data.
+fn rows_again(run: &RunFile, reader: &TextReader, dir: &Path) -> Result<TokenRows> {
+    if let Ok(rows) = read_rows(dir.join(TOKENS_FILE))
+        && rows.digest() == run.data_digest
+    {
+        return Ok(rows);
+    }
+    let rows = TrainingData::read(&run.data)?.rows(reader, run.options.seq_len)?;
+    if rows.digest() != run.data_digest {
+        return Err(changed(run.data.path()));
+    }
+    keep(&rows, dir)?;
+    Ok(rows)
+}
+
+fn changed(path: &Path) -> anyhow::Error {
+    WrongInput::new(format!("{} is not what the run began with", path.display())).into()
+}
+
+/// The same data under a path that does not depend on the working directory.
+pub fn absolute(source: RunSource) -> Result<RunSource> {
+    Ok(match source {
+        RunSource::Text(path) => RunSource::Text(absolute_path(&path)?),
+        RunSource::Task { name, path } => RunSource::Task { name, path: absolute_path(&path)? },
+    })
+}
+
+/// A path that does not depend on the working directory.
+pub fn absolute_path(path: &Path) -> Result<PathBuf> {
+    Ok(path.canonicalize().map_err(welore_burn::files::FileError::io(path))?)
+}

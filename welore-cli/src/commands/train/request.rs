@@ -1,0 +1,133 @@
+//! What a new run is asked to be, checked as far as it costs nothing.
+
+use std::path::PathBuf;
+
+use anyhow::Result;
+use welore_burn::data::read_documents;
+use welore_burn::model::DecoderConfig;
+use welore_burn::named::Named;
+use welore_burn::train::{Precision, RUN_FILE, RunSource, TrainOptions, Trainable};
+
+use super::data::{TrainingData, source_of};
+use super::scratch::described_in;
+use crate::args::{OptionsArgs, TrainArgs, TrainStartArgs};
+use crate::failure::WrongInput;
+use crate::models;
+use crate::shared::planning::Goal;
+use crate::shared::selecting::check_patterns;
+
+/// A new run.
+pub struct Request {
+    /// Directory of the model to start from, or of the description of one with random weights.
+    pub model: PathBuf,
+    /// Where the data is.
+    pub source: RunSource,
+    /// What is trained on.
+    pub data: TrainingData,
+    /// The text to evaluate on.
+    pub eval_text: Option<Vec<String>>,
+    pub dtype: Precision,
+    /// How it is trained, except for the steps of epochs.
+    pub options: TrainOptions,
+    /// What the model is compressed to first.
+    pub goal: Option<Goal>,
+}
+
+impl Request {
+    /// Checks the arguments of a new run, and reads its data.
+    pub fn check(args: &TrainArgs) -> Result<Self> {
+        let start = &args.start;
+        let Some(model) = &start.model else { unreachable!("clap asks for MODEL") };
+        let source = source_of(start)?;
+        let options = start.options.over(&defaults(start));
+        options.check()?;
+        if start.epochs.is_some_and(|epochs| !(epochs > 0.0 && epochs <= 1e6)) {
+            return refuse("--epochs: must be a number above 0, and at most 1000000");
+        }
+        check_options(&start.options, options.trainable)?;
+        if start.track_gradients.is_some() && !options.trainable.is_tracked() {
+            let name = options.trainable.name();
+            return refuse(&format!(
+                "--track-gradients: with --trainable {name} no projection trains"
+            ));
+        }
+        if start.epochs.is_none() {
+            options.check_warmup()?;
+        }
+        let ranks = start.rank_options();
+        if start.goal.target().is_none() && !ranks.is_empty() {
+            return refuse(&format!("{}: only with a target, such as --err", ranks.join(", ")));
+        }
+        check_patterns(&start.selection)?;
+        let goal = Goal::of_weights(start.plan.as_deref(), start.goal.target(), &start.target)?;
+        let data = TrainingData::read(&source)?;
+        let eval_text = start.eval_text.as_ref().map(read_documents).transpose()?;
+        let model = match start.from_scratch {
+            true => described_in(&models::configuration_of(model)?).into(),
+            false => models::directory_of(model)?,
+        };
+        let dtype = args.compute.dtype.unwrap_or_default();
+        Ok(Self { model, source, data, eval_text, dtype, options, goal })
+    }
+}
+
+/// The paper's options, for continual pretraining or for tasks.
+fn defaults(args: &TrainStartArgs) -> TrainOptions {
+    let mut options = TrainOptions::default();
+    if args.task.is_some() {
+        options = TrainOptions { seq_len: 512, batch_size: 8, steps: 1000, ..options };
+    }
+    if args.from_scratch {
+        options.trainable = Trainable::Full;
+    }
+    let steps = args.options.steps.unwrap_or(options.steps);
+    options.warmup = options.warmup.min(steps / 10);
+    if args.eval_text.is_some() {
+        options.eval_every = steps;
+    }
+    options
+}
+
+/// Options with the steps that the epochs take, if those were asked for.
+pub fn with_epochs(args: &TrainStartArgs, mut options: TrainOptions, rows: usize) -> TrainOptions {
+    let Some(epochs) = args.epochs else { return options };
+    let steps = (epochs * rows as f64 / options.rows_a_step() as f64).ceil() as usize;
+    options.steps = steps.max(1);
+    if args.options.warmup.is_none() {
+        options.warmup = options.warmup.min(steps / 10);
+    }
+    if args.options.eval_every.is_none() && options.eval_every > 0 {
+        options.eval_every = options.steps;
+    }
+    options
+}
+
+/// Refuses options that only another way to train reads: they would do nothing.
+pub fn check_options(args: &OptionsArgs, chosen: Trainable) -> Result<()> {
+    match args.idle(chosen) {
+        None => Ok(()),
+        Some((flag, of)) => refuse(&format!("{flag}: only for --trainable {}", of.name())),
+    }
+}
+
+/// Refuses rows that are longer than the model can see.
+pub fn check_context(args: &TrainArgs, seq_len: usize, config: &DecoderConfig) -> Result<()> {
+    let context = config.max_position_embeddings;
+    if seq_len <= context {
+        return Ok(());
+    }
+    let (what, hint) = match (&args.resume, args.start.options.seq_len) {
+        (Some(dir), _) => {
+            let file = dir.join(RUN_FILE);
+            (format!("{}: --seq-len", file.display()), "a run cannot be changed".into())
+        }
+        (None, Some(_)) => ("--seq-len".into(), format!("give at most {context}")),
+        (None, None) => ("the default --seq-len".into(), format!("give --seq-len {context}")),
+    };
+    let message = format!("{what} {seq_len} is more than the model's context of {context} tokens");
+    Err(WrongInput::with_hint(message, hint).into())
+}
+
+fn refuse<T>(message: &str) -> Result<T> {
+    Err(WrongInput::new(message).into())
+}

@@ -1,0 +1,79 @@
+//! `--from-scratch`: models with random weights.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use safetensors::Dtype;
+use welore_burn::data::TextTokenizer;
+use welore_burn::model::{DecoderConfig, read_config};
+use welore_burn::modules::initialize;
+
+use super::data::absolute_path;
+use crate::devices::host;
+use crate::failure::WrongInput;
+use crate::shared::artifacts::read_artifact;
+use crate::shared::writing::write_new_model;
+
+/// The directory that a model is described in: the file itself may be named instead.
+pub fn described_in(from: &Path) -> &Path {
+    match from.file_name() {
+        Some(name) if name == "config.json" => match from.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        },
+        _ => from,
+    }
+}
+
+/// The configuration of a model with random weights, and the type that it is stored in, after
+/// checking that all is there that such a model needs.
+pub fn described_model(from: &Path) -> Result<(DecoderConfig, Dtype)> {
+    let config = read_config(from)?;
+    let dtype = stored_type(from)?;
+    TextTokenizer::open(from)?;
+    check_size(&config)?;
+    Ok((config, dtype))
+}
+
+/// Writes a model with random weights to `RUN/base`: what `config.json` in `from` describes, in
+/// the type that it names.
+pub fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
+    let (config, dtype) = described_model(from)?;
+    let model = config.init(&host());
+    initialize(&model, seed);
+    let base = dir.join("base");
+    write_new_model(&model, |_| dtype, from, None, &base)?;
+    absolute_path(&base)
+}
+
+/// The most parameters that are drawn at random; a hostile configuration can ask for any number.
+const MOST_PARAMETERS: u128 = 1 << 34;
+
+fn check_size(config: &DecoderConfig) -> Result<()> {
+    let size = |size: usize| size as u128;
+    let attention = 2 * (config.num_attention_heads + config.num_key_value_heads) * config.head_dim;
+    let layer = size(config.hidden_size) * size(attention + 3 * config.intermediate_size);
+    let embedding = size(config.vocab_size) * size(config.hidden_size);
+    let parameters = embedding + size(config.num_hidden_layers) * layer;
+    if parameters <= MOST_PARAMETERS {
+        return Ok(());
+    }
+    refuse(format!("config.json: {parameters} parameters are too many to train from scratch"))
+}
+
+/// The type that a configuration wants weights stored in.
+fn stored_type(dir: &Path) -> Result<Dtype> {
+    let config: serde_json::Value =
+        serde_json::from_str(&read_artifact(&dir.join("config.json"))?)?;
+    let name = ["dtype", "torch_dtype"].iter().find_map(|key| config[*key].as_str());
+    match name {
+        None | Some("float32") => Ok(Dtype::F32),
+        Some("float16") => Ok(Dtype::F16),
+        Some("bfloat16") => Ok(Dtype::BF16),
+        Some(other) => refuse(format!("config.json: weights of type `{other}` are not supported")),
+    }
+}
+
+fn refuse<T>(message: String) -> Result<T> {
+    Err(WrongInput::new(message).into())
+}

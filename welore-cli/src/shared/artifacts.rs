@@ -1,0 +1,61 @@
+//! Files that commands read and write.
+
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use welore_burn::files::{FileError, write_file};
+
+use crate::failure::WrongInput;
+use crate::models;
+
+/// Reads a JSON artifact that the user named.
+pub fn read_artifact(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).map_err(FileError::io(path))?;
+    String::from_utf8(bytes)
+        .map_err(|_| WrongInput::new(format!("{}: not a JSON file", path.display())).into())
+}
+
+/// Checks that an artifact can be written where the user wants it, before it costs time.
+pub fn check_artifact(path: Option<&Path>) -> Result<()> {
+    let Some(path) = path else { return Ok(()) };
+    models::check_outside_cache(path)?;
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let message = if path.is_dir() {
+        format!("{} is a directory", path.display())
+    } else if parent.is_some_and(|parent| !parent.is_dir()) {
+        format!("{}: its directory does not exist", path.display())
+    } else {
+        return Ok(());
+    };
+    Err(WrongInput::with_hint(message, "give the path of a file to write").into())
+}
+
+/// Writes an artifact and says so.
+pub fn write_artifact(path: &Path, text: &str) -> Result<()> {
+    write_file(path, format!("{text}\n").as_bytes())?;
+    note!("wrote {}", path.display());
+    Ok(())
+}
+
+/// Checks that an output directory neither is the model nor holds it: it would be replaced
+/// while it is read. Nor may it be in the Hub's cache.
+pub fn check_output(output: &Path, model: &Path) -> Result<()> {
+    models::check_outside_cache(output)?;
+    let holds = |output: &Path, model: &Path| -> Option<bool> {
+        Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
+    };
+    // Directories that are no models are refused anyway, with a plainer message.
+    if output.join("config.json").is_file() && holds(output, model) == Some(true) {
+        let message = format!("{} is or holds the model itself", output.display());
+        return Err(WrongInput::with_hint(message, "give another output directory").into());
+    }
+    Ok(())
+}
+
+/// Says which file an error is about.
+pub fn in_file<T, E>(result: Result<T, E>, path: &Path) -> Result<T>
+where
+    E: std::error::Error + Send + Sync + 'static,
+{
+    result.with_context(|| path.display().to_string())
+}

@@ -1,0 +1,15 @@
+//! What several commands share.
+
+pub mod artifacts;
+pub mod calibrating;
+pub mod card;
+pub mod compressing;
+pub mod gradients;
+pub mod measuring;
+pub mod page;
+pub mod planning;
+pub mod recipe;
+pub mod selecting;
+pub mod task;
+pub mod text;
+pub mod writing;

@@ -1,0 +1,83 @@
+//! `--report`: the page of what a command made.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+use welore_burn::files::write_file;
+use welore_burn::report::{Report, ReportModel};
+
+use super::artifacts::{check_artifact, read_artifact};
+use super::{card, gradients};
+use crate::args::PageArgs;
+use crate::failure::WrongInput;
+
+/// A page without anything on it.
+pub fn new_page(title: &str) -> Report {
+    Report::new(title, card::MADE_BY)
+}
+
+/// Checks that the page that is asked for, if one is, can be written, and does not take the place
+/// of what else the command writes.
+pub fn check_page(args: &PageArgs, output: Option<&Path>) -> Result<()> {
+    let Some(path) = &args.report else { return Ok(()) };
+    if output == Some(path.as_path()) {
+        let message = format!("{}: both the output and the --report", path.display());
+        return Err(WrongInput::with_hint(message, "give the page another name").into());
+    }
+    check_artifact(Some(path))
+}
+
+/// Writes the page that is asked for, if one is, of what `fill` puts on it.
+pub fn write_page(
+    args: &PageArgs,
+    title: &str,
+    fill: impl FnOnce(&mut Report) -> Result<()>,
+) -> Result<()> {
+    let Some(path) = &args.report else { return Ok(()) };
+    let mut report = new_page(title);
+    fill(&mut report)?;
+    write_file(path, report.to_html().as_bytes())?;
+    note!("wrote {}", path.display());
+    Ok(())
+}
+
+/// Puts a run on a page.
+pub fn add_run(report: &mut Report, dir: &Path) -> Result<()> {
+    let metrics = read_artifact(&dir.join("metrics.jsonl"))?;
+    let label = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
+    report.run(&label, &metrics);
+    if let Some((records, dynamics)) = gradients::read(dir)? {
+        report.gradients(&label, &records, &dynamics);
+    }
+    Ok(())
+}
+
+/// The rows that `compare --json` prints; `None` if it is something else.
+pub fn compared_models(value: &Value) -> Option<Vec<ReportModel>> {
+    let texts = value["texts"].as_array()?.iter();
+    let texts: Vec<&str> = texts.map(|text| text.as_str().unwrap_or_default()).collect();
+    // Where a text lies is nobody else's business, unless names alone do not tell texts apart.
+    let names: Vec<String> = texts
+        .iter()
+        .map(|text| Path::new(text).file_name().unwrap_or_default().to_string_lossy().into())
+        .collect();
+    let distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    let texts = if distinct { names } else { texts.into_iter().map(String::from).collect() };
+    let rows = value["rows"].as_array()?;
+    let model = |row: &Value| {
+        let measured = row["perplexities"].as_array()?;
+        let perplexities: Map<String, Value> =
+            texts.iter().cloned().zip(measured.iter().cloned()).collect();
+        let keep = row["keep"].as_f64()?;
+        let method = row["method"].as_str()?;
+        let label = match method {
+            "dense" => method.to_string(),
+            _ => format!("{method}, {}, {keep}", row["storage"].as_str()?),
+        };
+        let (parameters, bytes) = (row["parameters"].as_u64()?, row["bytes"].as_u64()?);
+        Some(ReportModel { label, perplexities, parameters, bytes })
+    };
+    rows.iter().map(model).collect()
+}

@@ -1,0 +1,170 @@
+//! From a target to a plan, and plans for people.
+
+use std::path::Path;
+
+use anyhow::Result;
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::modules::Selection;
+use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target, make_plan};
+use welore_burn::spectrum::{Norms, Spectra};
+
+use super::artifacts::{in_file, read_artifact};
+use super::measuring::{Known, measure_within};
+use super::recipe::Recipe;
+use crate::args::{MethodArgs, ResourceArgs, TargetArgs};
+use crate::format;
+
+/// Where a plan comes from.
+#[derive(Debug)]
+pub enum Goal {
+    /// A plan that was made before.
+    Given(Box<RankPlan>),
+    /// A target to plan for, and how.
+    Target(PlanOptions, &'static dyn RankPolicy),
+}
+
+/// A plan, and what was measured for it.
+#[derive(Debug)]
+pub struct Planned {
+    /// The plan.
+    pub plan: RankPlan,
+    /// `None` if the plan was given.
+    pub spectra: Option<Spectra>,
+    /// How much of that was known.
+    pub measured: Known,
+}
+
+impl Goal {
+    /// What the arguments ask for that compress by the weights alone: a plan, a target, or nothing.
+    /// Checked before any work.
+    pub fn of_weights(
+        plan: Option<&Path>,
+        target: Option<Target>,
+        args: &TargetArgs,
+    ) -> Result<Option<Self>> {
+        let method = MethodArgs::default();
+        match (plan, target) {
+            (Some(path), _) => {
+                let plan = read_plan(path)?;
+                Recipe::for_plan(&method, args, &plan)?;
+                Ok(Some(Self::Given(plan.into())))
+            }
+            (None, Some(target)) => {
+                let recipe = Recipe::choose(&method, args, false)?;
+                Ok(Some(Self::Target(recipe.plan_options(target, args)?, recipe.policy)))
+            }
+            (None, None) => Ok(None),
+        }
+    }
+
+    /// The plan, measured for if it has to be.
+    pub fn plan(
+        self,
+        checkpoint: &Checkpoint,
+        selection: &Selection,
+        norms: Norms<'_>,
+        resources: &ResourceArgs,
+    ) -> Result<Planned> {
+        match self {
+            Self::Given(plan) => {
+                Ok(Planned { plan: *plan, spectra: None, measured: Known::default() })
+            }
+            Self::Target(options, policy) => {
+                let (spectra, measured) = measure_within(checkpoint, selection, norms, resources)?;
+                let plan = plan_for(&spectra, policy, &options)?;
+                Ok(Planned { plan, spectra: Some(spectra), measured })
+            }
+        }
+    }
+}
+
+/// Reads a plan that was given, and warns about it.
+pub fn read_plan(path: &Path) -> Result<RankPlan> {
+    let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
+    warn_about(&plan);
+    Ok(plan)
+}
+
+/// Makes a plan, and warns about it.
+pub fn plan_for(
+    spectra: &Spectra,
+    policy: &dyn RankPolicy,
+    options: &PlanOptions,
+) -> Result<RankPlan> {
+    let plan = make_plan(spectra, policy, options)?;
+    warn_about(&plan);
+    Ok(plan)
+}
+
+/// Tells what in a plan its user may not expect.
+fn warn_about(plan: &RankPlan) {
+    let totals = &plan.totals;
+    if totals.growing > 0 {
+        tell!(
+            "warning: {} of {} LRCs grow, because their rank is above mn/(m+n); --never-grow keeps them dense",
+            totals.growing,
+            totals.lrcs
+        );
+    }
+    if totals.lrcs == 0 {
+        tell!(
+            "warning: nothing is factored, because no matrix gains by it (with the policies welore \
+             and uniform: none loses more than min_ratio of its ranks)"
+        );
+    }
+}
+
+/// The plan's totals, for people.
+pub fn describe(plan: &RankPlan) -> String {
+    let t = &plan.totals;
+    let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
+    format!(
+        "ERR {} planned, {} applied; {} of {} matrices are LRCs, {} of their parameters kept\n\
+         parameters {} -> {} ({})\n\
+         bytes      {} -> {} ({})",
+        format::percent(t.err),
+        format::percent(t.err_applied),
+        t.lrcs,
+        t.matrices,
+        format::percent(t.keep_params),
+        format::count(t.parameters_before),
+        format::count(t.parameters_after),
+        change(t.parameters_before, t.parameters_after),
+        format::bytes(t.bytes_before),
+        format::bytes(t.bytes_after),
+        change(t.bytes_before, t.bytes_after),
+    )
+}
+
+/// Prints every matrix of a plan, and its totals.
+pub fn print_plan(plan: &RankPlan) -> Result<()> {
+    let rows = plan
+        .matrices
+        .iter()
+        .map(|m| {
+            let [out, inputs] = m.shape;
+            let class = match (m.is_low_rank(), m.grows) {
+                (true, true) => "LRC, grows",
+                (true, false) => "LRC",
+                (false, _) => "dense",
+            };
+            vec![
+                m.name.to_string(),
+                format!("{out}x{inputs}"),
+                m.full_rank.to_string(),
+                m.rank.to_string(),
+                format::percent(m.reduction),
+                class.into(),
+                format::count(m.parameters_before),
+                format::count(m.parameters_after),
+            ]
+        })
+        .collect();
+    let header = ["matrix", "shape", "full", "rank", "reduction", "class", "before", "after"];
+    say!("{}\n", format::table(&header, rows));
+    if let Some(threshold) = plan.threshold {
+        say!("{} threshold {threshold:.6}", plan.policy);
+    }
+    say!("{}", describe(plan));
+    Ok(())
+}

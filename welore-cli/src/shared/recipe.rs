@@ -1,0 +1,146 @@
+//! What `--method`, `--policy`, `--storage` and the like mean together.
+
+use std::path::Path;
+
+use anyhow::Result;
+use welore_burn::calibrate::Calibration;
+use welore_burn::compress::{BlockwiseOptions, RefineOptions};
+use welore_burn::forms::Storage;
+use welore_burn::linalg::Shrinkage;
+use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
+use welore_burn::spectrum::{Method, Norms, SpectrumUnit};
+
+use crate::args::{BlockwiseArgs, MethodArgs, TargetArgs, Way};
+use crate::devices::Compute;
+use crate::failure::WrongInput;
+
+/// A way to compress, with everything that goes with it.
+#[derive(Debug, Clone, Copy)]
+pub struct Recipe {
+    /// The way as it is called.
+    pub way: &'static Way,
+    /// How ranks are chosen.
+    pub policy: &'static dyn RankPolicy,
+    /// How low-rank matrices are stored.
+    pub storage: Storage,
+    /// Of second moments.
+    pub shrink: Shrinkage,
+}
+
+impl Recipe {
+    /// A way with the policy and the storage that go with it.
+    pub fn of(way: &'static Way) -> Self {
+        let Way { policy, storage, .. } = *way;
+        Self { way, policy, storage, shrink: Shrinkage::default() }
+    }
+
+    /// What the command line asks for; `calibrated` if there is or will be a calibration.
+    pub fn choose(args: &MethodArgs, target: &TargetArgs, calibrated: bool) -> Result<Self> {
+        let default = Way::of(if calibrated { Method::TwoSided } else { Method::Svd });
+        let way = args.method.unwrap_or(default);
+        if way.method != Method::Svd && !calibrated {
+            return Err(WrongInput::with_hint(
+                "this --method needs a calibration",
+                "give --calibration FILE, which `welore-cli calibrate` writes",
+            )
+            .into());
+        }
+        let mut recipe = Self::of(way);
+        recipe.policy = target.policy.unwrap_or(recipe.policy);
+        recipe.storage = target.storage.unwrap_or(recipe.storage);
+        let shrink = [
+            ("--shrink-inputs", args.shrink_inputs, &mut recipe.shrink.input),
+            ("--shrink-gradients", args.shrink_gradients, &mut recipe.shrink.output),
+        ];
+        for (option, given, into) in shrink {
+            if let Some(value) = given {
+                if !(value.is_finite() && value >= 0.0) {
+                    return refuse(format!("{option}: must be a number of at least 0"));
+                }
+                *into = value;
+            }
+        }
+        Ok(recipe)
+    }
+
+    /// The recipe for a plan that is given: its norms are those it was made in.
+    pub fn for_plan(args: &MethodArgs, target: &TargetArgs, plan: &RankPlan) -> Result<Self> {
+        let calibrated = args.calibration.is_some();
+        if plan.unit != SpectrumUnit::Weights && !calibrated && args.method.is_none() {
+            return Err(WrongInput::with_hint(
+                "the plan was made with a calibration",
+                "give the same --calibration FILE, or --method svd",
+            )
+            .into());
+        }
+        let mut args = args.clone();
+        args.method = args.method.or(Some(Way::of(Method::of_unit(plan.unit))));
+        Self::choose(&args, target, calibrated)
+    }
+
+    /// The norms in which spectra are measured.
+    pub fn norms<'a>(&self, calibration: Option<&'a Calibration>) -> Result<Norms<'a>> {
+        match calibration {
+            Some(calibration) => Ok(Norms::new(calibration, self.way.method, self.shrink)?),
+            None => Ok(Norms::plain()),
+        }
+    }
+
+    /// How the model is compressed block by block, if it is: where blocks correct the errors of
+    /// earlier ones, or are refined.
+    pub fn blockwise<'a>(
+        &self,
+        args: &BlockwiseArgs,
+        calibration: Option<&'a Calibration>,
+        compute: &Compute,
+    ) -> Option<BlockwiseOptions<'a>> {
+        let epochs = args.refine;
+        if !self.way.is_sequential && epochs == 0 {
+            return None;
+        }
+        let refine = RefineOptions { epochs, lr: args.refine_lr, ..RefineOptions::default() };
+        Some(BlockwiseOptions {
+            follow: if self.way.is_sequential { args.follow } else { 0.0 },
+            windows: args.fit_windows,
+            refine: (epochs > 0).then_some(refine),
+            at_once: compute.at_once(),
+            ..BlockwiseOptions::new(calibration?)
+        })
+    }
+
+    /// Plan options for a target, checked before anything is measured.
+    pub fn plan_options(&self, target: Target, args: &TargetArgs) -> Result<PlanOptions> {
+        let options = PlanOptions {
+            target,
+            min_ratio: args.min_ratio,
+            rank_multiple: args.rank_multiple,
+            never_grow: args.never_grow,
+            storage: self.storage,
+        };
+        options.check()?;
+        Ok(options)
+    }
+}
+
+/// Checks the options of compressing block by block.
+pub fn check_blockwise(args: &BlockwiseArgs) -> Result<()> {
+    if !(0.0..=1.0).contains(&args.follow) {
+        return refuse("--follow: must be a share in [0, 1]");
+    }
+    if !(args.refine_lr.is_finite() && args.refine_lr > 0.0) {
+        return refuse("--refine-lr: must be a number above 0");
+    }
+    if args.fit_windows == Some(0) {
+        return refuse("--fit-windows: must be at least 1");
+    }
+    Ok(())
+}
+
+/// Opens the calibration that was given, if one was.
+pub fn open_calibration(path: Option<&Path>) -> Result<Option<Calibration>> {
+    Ok(path.map(Calibration::open).transpose()?)
+}
+
+fn refuse<T>(message: impl Into<String>) -> Result<T> {
+    Err(WrongInput::new(message).into())
+}

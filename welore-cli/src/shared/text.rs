@@ -1,0 +1,34 @@
+//! Texts as the tokens of a model.
+
+use std::path::Path;
+
+use anyhow::Result;
+use welore_burn::data::{TextTokenizer, join_documents, read_documents};
+use welore_burn::model::DecoderConfig;
+
+/// The tokenizer of a model, and the token that ends its texts.
+#[derive(Debug)]
+pub struct TextReader {
+    /// The tokenizer.
+    pub tokenizer: TextTokenizer,
+    /// The token after each of several documents.
+    pub end: Option<u32>,
+}
+
+impl TextReader {
+    /// That of a model directory.
+    pub fn open(dir: &Path, config: &DecoderConfig) -> Result<Self> {
+        let end = config.eos_token_ids.first().copied();
+        Ok(Self { tokenizer: TextTokenizer::open(dir)?, end })
+    }
+
+    /// The tokens of a file.
+    pub fn read(&self, path: &Path) -> Result<Vec<u32>> {
+        self.tokens(&read_documents(path)?)
+    }
+
+    /// The tokens of documents.
+    pub fn tokens(&self, documents: &[String]) -> Result<Vec<u32>> {
+        Ok(join_documents(documents, &self.tokenizer, self.end)?)
+    }
+}

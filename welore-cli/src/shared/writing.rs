@@ -1,0 +1,47 @@
+//! Models from memory to directories.
+
+use std::path::Path;
+
+use anyhow::Result;
+use burn::module::Module;
+use safetensors::Dtype;
+use welore_burn::checkpoint::{
+    Checkpoint, DEFAULT_SHARD_BYTES, PLAN_FILE, copy_companions, save_module,
+};
+use welore_burn::files::{OutputDir, write_file};
+use welore_burn::modules::MatrixName;
+use welore_burn::plan::RankPlan;
+
+use super::card::write_tuned_card;
+use crate::terminal::Bar;
+
+/// The types to store the tensors of a model in that was loaded from a checkpoint: each in the type
+/// that it has there, a merged weight in that of its factors.
+pub fn stored_types(checkpoint: &Checkpoint) -> impl Fn(&str) -> Dtype {
+    let of = |name: &str| checkpoint.meta(name).map(|meta| meta.dtype);
+    let first = checkpoint.names().next().and_then(of).unwrap_or(Dtype::F32);
+    move |tensor| {
+        let parts = || Some(checkpoint.stored_matrix(&MatrixName::of_weight(tensor)?)?.dtype);
+        of(tensor).or_else(parts).unwrap_or(first)
+    }
+}
+
+/// Writes a model into a new directory, which appears whole, with the companions of the directory
+/// that it came from. `compressed` is the plan of a compressed model and, for its card, what was
+/// trained.
+pub fn write_new_model(
+    model: &impl Module,
+    dtype_of: impl Fn(&str) -> Dtype,
+    from: &Path,
+    compressed: Option<(&RankPlan, &str)>,
+    target: &Path,
+) -> Result<()> {
+    let output = OutputDir::create(target, false)?;
+    save_module(model, output.path(), dtype_of, DEFAULT_SHARD_BYTES, &mut Bar::default())?;
+    copy_companions(from, output.path())?;
+    if let Some((plan, how)) = compressed {
+        write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
+        write_tuned_card(output.path(), from, plan, how)?;
+    }
+    Ok(output.commit()?)
+}

@@ -1,0 +1,393 @@
+//! From errors to one line, a hint and an exit code.
+
+use std::error::Error;
+use std::io::ErrorKind;
+use std::process::ExitCode;
+
+use welore_burn::calibrate::CalibrationError;
+use welore_burn::checkpoint::{CheckpointError, MissingKind};
+use welore_burn::compress::CompressError;
+use welore_burn::data::{DataError, TaskError};
+use welore_burn::eval::EvalError;
+use welore_burn::files::FileError;
+use welore_burn::forms::FormError;
+use welore_burn::gguf::GgufError;
+use welore_burn::model::{GenerateError, LoadError, SamplerError};
+use welore_burn::modules::PatternError;
+use welore_burn::plan::{PlanError, PlanFileError, ReadPlanError};
+use welore_burn::progress::Interrupted;
+use welore_burn::spectrum::{SpectraError, SpectrumError};
+use welore_burn::train::{DynamicsError, RunFileError, TrainError, Trainable};
+use welore_burn::workers::Oversized;
+
+use crate::args::flag_of;
+use crate::failure::{Panic, WrongInput};
+use crate::models::{HubError, WHAT_MODEL_IS};
+use crate::terminal::is_part;
+
+/// What an error means to the caller.
+struct Verdict {
+    /// The user can mend it by giving something else.
+    input: bool,
+    hint: Option<String>,
+}
+
+impl Verdict {
+    fn input(hint: impl Into<Option<&'static str>>) -> Self {
+        Self { input: true, hint: hint.into().map(String::from) }
+    }
+
+    fn failed(hint: impl Into<Option<&'static str>>) -> Self {
+        Self { input: false, hint: hint.into().map(String::from) }
+    }
+}
+
+/// Prints an error and gives the exit code: 2 for wrong input, 1 for everything else.
+pub fn report(error: &anyhow::Error) -> ExitCode {
+    if is_closed_pipe(error) {
+        // Whoever read the result, such as `head`, has seen enough.
+        return ExitCode::SUCCESS;
+    }
+    if is_part() && error.chain().any(|cause| cause.is::<Interrupted>()) {
+        // The command that this one is a part of says so.
+        return ExitCode::FAILURE;
+    }
+    let verdict = judge(error);
+    tell!("error: {}{}", if is_bug(error) { "internal error: " } else { "" }, message_of(error));
+    if let Some(hint) = verdict.hint {
+        tell!("hint: {hint}");
+    }
+    if let Some(panic) = error.downcast_ref::<Panic>().filter(|_| is_bug(error)) {
+        tell!("{}", panic.backtrace);
+    }
+    ExitCode::from(if verdict.input { 2 } else { 1 })
+}
+
+/// The causes of an error, outermost first. Most messages here hold that of their cause, so
+/// a cause that was said already is not said again; some span lines.
+fn one_line(error: &anyhow::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain().map(words_of) {
+        let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+/// What a cause says, with options of the library called by their flags.
+fn words_of(cause: &(dyn Error + 'static)) -> String {
+    if let Some(TrainError::Option { name, reason }) = cause.downcast_ref() {
+        return format!("{}: {reason}", flag_of(name));
+    }
+    if let Some(RunFileError::Option { path, .. }) = cause.downcast_ref() {
+        return path.display().to_string();
+    }
+    cause.to_string()
+}
+
+/// What an error says. Backends tell of memory that is used up at the end of a long list of what
+/// could not be done without it.
+fn message_of(error: &anyhow::Error) -> String {
+    match error.downcast_ref::<Panic>() {
+        Some(panic) if panic.is_out_of_memory() => "out of memory on the device".into(),
+        _ => one_line(error),
+    }
+}
+
+/// Whether an error is a panic that nobody foresaw.
+fn is_bug(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Panic>().is_some_and(|panic| !panic.is_out_of_memory())
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let io = error.chain().find_map(|cause| cause.downcast_ref::<std::io::Error>());
+    io.is_some_and(|io| io.kind() == ErrorKind::BrokenPipe)
+}
+
+/// What the causes of an error mean, outermost first: the first that says it decides.
+fn judge(error: &anyhow::Error) -> Verdict {
+    error.chain().find_map(judge_cause).unwrap_or(Verdict::failed(None))
+}
+
+/// What one cause means; `None` if it leaves that to its own cause.
+fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
+    macro_rules! first_of {
+        ($($kind:ty => $judge:expr),* $(,)?) => {
+            $(if let Some(error) = cause.downcast_ref::<$kind>() {
+                #[allow(clippy::redundant_closure_call)]
+                return ($judge)(error);
+            })*
+        };
+    }
+    first_of! {
+        WrongInput => |e: &WrongInput| Some(Verdict { input: true, hint: e.hint.clone() }),
+        Panic => |e| Some(panic(e)),
+        HubError => |e: &HubError| Some(Verdict { input: e.is_input(), hint: e.hint() }),
+        CheckpointError => checkpoint,
+        FileError => file,
+        FormError => form,
+        LoadError => load,
+        GgufError => gguf,
+        CompressError => compress,
+        CalibrationError => calibration,
+        SpectrumError => spectrum,
+        Oversized => |_| Some(Verdict::input("give a larger --max-memory")),
+        DataError => data,
+        TaskError => task,
+        EvalError => eval,
+        GenerateError => |e: &GenerateError| Some(match e {
+            GenerateError::NotFinite { .. } => Verdict::failed(None),
+            _ => Verdict::input(None),
+        }),
+        PlanError => |e: &PlanError| Some(match e {
+            PlanError::NotCalibrated { .. } => Verdict::input(
+                "give --calibration FILE, which `welore-cli calibrate` writes",
+            ),
+            _ => Verdict::input(None),
+        }),
+        PlanFileError => |_| Some(Verdict::input("make a plan with `welore-cli plan`")),
+        ReadPlanError => read_plan,
+        SpectraError => |_| Some(Verdict::input("measure spectra with `welore-cli analyze`")),
+        PatternError => |_| {
+            Some(Verdict::input("patterns are globs such as `q_proj` or `*.layers.3.*`"))
+        },
+        SamplerError => |_| Some(Verdict::input(None)),
+        TrainError => train,
+        RunFileError => run_file,
+        DynamicsError => |_| {
+            Some(Verdict::input("`welore-cli train --track-gradients` writes one"))
+        },
+        Interrupted => |_| Some(Verdict::failed(None)),
+    }
+    None
+}
+
+fn panic(panic: &Panic) -> Verdict {
+    if panic.is_out_of_memory() {
+        return Verdict::failed(
+            "the device's memory is full: a smaller --batch-size or --seq-len, --recompute, or \
+             --dtype bf16 needs less",
+        );
+    }
+    let hint =
+        format!("it happened at {}; with RUST_BACKTRACE=1 there is more to report", panic.place);
+    Verdict { input: false, hint: Some(hint) }
+}
+
+fn file(error: &FileError) -> Option<Verdict> {
+    use FileError as E;
+    Some(match error {
+        E::Io { source, .. } => match source.kind() {
+            ErrorKind::NotFound
+            | ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidData => Verdict::input(None),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                Verdict::failed("there is not enough space; what was there before is unharmed")
+            }
+            _ => Verdict::failed(None),
+        },
+        E::OutputExists { .. } => Verdict::input("use --force to replace it"),
+        E::OutputForeign { .. } | E::NotADirectory { .. } | E::PartialForeign { .. } => {
+            Verdict::input("give another directory")
+        }
+        E::OutputBusy { .. } => Verdict::input("wait for it, or give another directory"),
+        _ => Verdict::failed(None),
+    })
+}
+
+fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
+    use CheckpointError as E;
+    Some(match error {
+        E::File(_) | E::Form { .. } | E::Encoding { .. } | E::Interrupted(_) => return None,
+        E::Missing { what: MissingKind::Directory, .. } => Verdict::input(WHAT_MODEL_IS),
+        E::Missing { .. } => Verdict::input(
+            "a model directory holds config.json, tokenizer.json and model.safetensors (or shards with their index)",
+        ),
+        E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
+        E::Mismatch { .. } | E::TensorMissing { .. } => {
+            Verdict::input("config.json and the weights must be of the same model")
+        }
+        E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
+        E::Plan { .. } | E::PlanDisagrees { .. } => {
+            Verdict::input("compress the dense model again")
+        }
+        E::NotStorable { .. } | E::Index { .. } | E::Dtype { .. } | E::NotMatrix { .. } => {
+            Verdict::input(None)
+        }
+        _ => Verdict::failed(None),
+    })
+}
+
+fn form(error: &FormError) -> Option<Verdict> {
+    Some(match error {
+        FormError::NotDense => {
+            Verdict::input("this is a compressed model; `export --dense` makes a dense one of it")
+        }
+        FormError::Pivots { .. } | FormError::Parts(_) => {
+            Verdict::input("the model is damaged; compress the dense model again")
+        }
+        FormError::Impossible(_) => Verdict::input(None),
+        _ => Verdict::failed(None),
+    })
+}
+
+fn load(error: &LoadError) -> Option<Verdict> {
+    match error {
+        LoadError::Config { .. } => Some(Verdict::input(None)),
+        _ => None,
+    }
+}
+
+fn gguf(error: &GgufError) -> Option<Verdict> {
+    use GgufError as E;
+    Some(match error {
+        E::Checkpoint(_) | E::File(_) | E::Interrupted(_) => return None,
+        E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
+        E::Architecture { .. } => {
+            Verdict::input("GGUF files of LLaMA 2 and 3, Mistral, Qwen2 and SmolLM2 work")
+        }
+        E::TensorType { .. } => Verdict::input(
+            "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 work; take another file of the model",
+        ),
+        E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
+        E::Tokenizer { .. } | E::Config { .. } => {
+            Verdict::input("the model's Hugging Face directory may work")
+        }
+        _ => Verdict::input(None),
+    })
+}
+
+fn compress(error: &CompressError) -> Option<Verdict> {
+    use CompressError as E;
+    Some(match error {
+        E::ForeignPlan { .. } => {
+            Verdict::input("make a plan for this model with `welore-cli plan`")
+        }
+        E::NotCompressed { .. } => Verdict::input("it can be used as it is"),
+        E::NeedsCalibration | E::NoText => {
+            Verdict::input("make a calibration with `welore-cli calibrate`")
+        }
+        E::Linalg { .. } | E::NotFinite { .. } | E::NeedsModel => Verdict::failed(None),
+        _ => return None,
+    })
+}
+
+fn calibration(error: &CalibrationError) -> Option<Verdict> {
+    use CalibrationError as E;
+    Some(match error {
+        E::Checkpoint(_) | E::File(_) | E::Form { .. } | E::Shared(_) | E::Interrupted(_) => {
+            return None;
+        }
+        E::NotCalibration { .. } | E::Version { .. } => {
+            Verdict::input("make a calibration with `welore-cli calibrate`")
+        }
+        E::Foreign { .. } => Verdict::input("calibrate this model"),
+        E::TooShort { .. } => Verdict::input("use a longer text"),
+        E::TooLittleText { .. } => {
+            Verdict::input("use a longer text or more windows, or --too-little shrink")
+        }
+        E::NoGradients => {
+            Verdict::input("calibrate with --gradient-windows, or use --method whitened")
+        }
+        E::Linalg { .. } | E::NotFinite { .. } => Verdict::failed(None),
+        _ => Verdict::input(None),
+    })
+}
+
+fn spectrum(error: &SpectrumError) -> Option<Verdict> {
+    Some(match error {
+        SpectrumError::UnmatchedPattern { meant: Some(meant), .. } => {
+            Verdict { input: true, hint: Some(format!("did you mean `{meant}`?")) }
+        }
+        SpectrumError::UnmatchedPattern { .. } | SpectrumError::NothingSelected => Verdict::input(
+            "names look like `model.layers.0.self_attn.q_proj`; `welore-cli analyze MODEL` lists them",
+        ),
+        SpectrumError::Spectra(_) | SpectrumError::Linalg { .. } => Verdict::failed(None),
+        _ => return None,
+    })
+}
+
+fn read_plan(error: &ReadPlanError) -> Option<Verdict> {
+    match error {
+        ReadPlanError::Plan { .. } => Some(Verdict::input("compress the dense model again")),
+        _ => None,
+    }
+}
+
+fn train(error: &TrainError) -> Option<Verdict> {
+    use TrainError as E;
+    Some(match error {
+        E::Checkpoint(_) | E::File(_) | E::Eval(_) | E::Evaluation(_) | E::Interrupted(_) => {
+            return None;
+        }
+        E::NothingTrainable(Trainable::Lrc) => Verdict::input(
+            "compress the model first, with --keep-params, --max-bytes, --err or --plan, or train it --trainable full",
+        ),
+        E::TooFewRows { .. } => {
+            Verdict::input("use more data, or a smaller --batch-size, --accumulate or --seq-len")
+        }
+        E::NotFinite { .. } => {
+            Verdict::failed("a new run with a smaller --lr or with --clip 1 may help")
+        }
+        E::Broken { .. } | E::Damaged { .. } => {
+            Verdict::input("put the file back as it was, or start a new run")
+        }
+        E::Lost { .. } => {
+            Verdict::input("put it back, or move the checkpoints away to train from the start")
+        }
+        _ => Verdict::input(None),
+    })
+}
+
+fn run_file(error: &RunFileError) -> Option<Verdict> {
+    Some(match error {
+        RunFileError::File(_) => return None,
+        RunFileError::NotARun { .. } => {
+            Verdict::input("`welore-cli train MODEL --text FILE -o RUN` starts one")
+        }
+        RunFileError::Version { .. } => Verdict::input(
+            "continue it with the version of welore-cli that began it, or a later one",
+        ),
+        _ => Verdict::input(None),
+    })
+}
+
+fn data(error: &DataError) -> Option<Verdict> {
+    Some(match error {
+        DataError::Io { source, .. }
+            if !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) =>
+        {
+            Verdict::failed(None)
+        }
+        DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
+        DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
+            "the model directory must hold the tokenizer.json of the tokenizers library",
+        ),
+        _ => Verdict::input(None),
+    })
+}
+
+fn task(error: &TaskError) -> Option<Verdict> {
+    Some(match error {
+        TaskError::Io { source, .. } if source.kind() != ErrorKind::NotFound => {
+            Verdict::failed(None)
+        }
+        TaskError::Malformed { .. } => Verdict::input("is --task the task of this file?"),
+        _ => Verdict::input(None),
+    })
+}
+
+fn eval(error: &EvalError) -> Option<Verdict> {
+    Some(match error {
+        EvalError::TooShort { .. } => Verdict::input("use a longer text or a smaller --seq-len"),
+        EvalError::Context { .. } => Verdict::input("use a smaller --seq-len"),
+        EvalError::NotFinite { .. } | EvalError::Interrupted(_) => Verdict::failed(None),
+        _ => Verdict::input(None),
+    })
+}
