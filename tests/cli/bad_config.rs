@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::support::Sandbox;
 
 const CONFIG: &str = "model/config.json";
-const EVAL: &str = "eval model --text story.txt --seq-len 64 --blocks 1";
+const EVAL: &str = "eval model --text story.txt --seq-len 64 --windows 1";
 
 /// A sandbox in which a field of the model's configuration has another value.
 fn with(field: &str, value: Value) -> Sandbox {

@@ -18,7 +18,7 @@ const READERS: [&str; 7] = [
 ];
 
 const WEIGHTS: &str = "model/model.safetensors";
-const EVAL: &str = "eval model --text story.txt --seq-len 64 --blocks 1";
+const EVAL: &str = "eval model --text story.txt --seq-len 64 --windows 1";
 const Q_PROJ: &str = "model.layers.1.self_attn.q_proj";
 
 fn weight() -> String {

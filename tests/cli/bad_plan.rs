@@ -8,7 +8,7 @@ const PLAN: &str = "plan model --err 0.5 -o plan.json";
 const COMPRESS: &str = "compress model --plan plan.json -o out";
 const WEIGHTS: &str = "model/model.safetensors";
 const Q_PROJ: &str = "model.layers.1.self_attn.q_proj";
-const EVAL_LOW: &str = "eval low --text story.txt --seq-len 64 --blocks 1";
+const EVAL_LOW: &str = "eval low --text story.txt --seq-len 64 --windows 1";
 
 fn planned() -> Sandbox {
     let sandbox = Sandbox::new();

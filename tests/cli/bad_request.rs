@@ -118,7 +118,7 @@ fn blocks_that_cannot_be_are_refused() {
         ("--seq-len 1", "at least 2 tokens"),
         ("--seq-len 513", "context of 512"),
         ("--seq-len 18446744073709551615", "context of 512"),
-        ("--blocks 0", "at least 1 block"),
+        ("--windows 0", "at least 1 block"),
     ] {
         sandbox.refuses(&format!("eval model --text story.txt {option}"), named);
     }

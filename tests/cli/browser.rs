@@ -47,9 +47,9 @@ fn page_of_a_whole_road_draws_itself_without_a_word_to_the_console() {
     sandbox.gives("plan spectra.json --err 0.5 -o plan.json");
     sandbox.gives(&format!("{SHORT} --track-gradients 2"));
     let compared = sandbox.gives(
-        "compare model --text story.txt --seq-len 64 --blocks 2 --keep-params 0.9 --json \
+        "compare model --text story.txt --seq-len 64 --windows 2 --keep-params 0.9 --json \
          --methods whitened --calibrate story.txt --calibration-seq-len 64 \
-         --calibration-blocks 4 --gradient-blocks 0",
+         --calibration-windows 4 --gradient-windows 0",
     );
     sandbox.write("compared.json", compared.stdout);
     sandbox.gives(

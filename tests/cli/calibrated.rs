@@ -4,8 +4,8 @@ use serde_json::Value;
 
 use crate::support::Sandbox;
 
-const CALIBRATE: &str = "--calibration-seq-len 64 --calibration-blocks 6 --gradient-blocks 2";
-const EVAL: &str = "--text story.txt --seq-len 64 --blocks 8 --json";
+const CALIBRATE: &str = "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2";
+const EVAL: &str = "--text story.txt --seq-len 64 --windows 8 --json";
 
 /// A sandbox in which `model` was calibrated into `seen`.
 fn calibrated() -> Sandbox {
@@ -60,7 +60,7 @@ fn compressing_on_a_text_is_calibrating_planning_and_compressing() {
 fn a_plan_is_carried_out_with_a_calibration_of_the_same_weights() {
     let sandbox = calibrated();
     sandbox.gives("plan model --calibration seen --keep-params 0.8 -o plan.json");
-    let fewer = CALIBRATE.replace("blocks 6", "blocks 5");
+    let fewer = CALIBRATE.replace("windows 6", "windows 5");
     sandbox.gives(&format!("calibrate model --text story.txt {fewer} -o other"));
     let outcome = sandbox.gives("compress model --plan plan.json --calibration seen -o same");
     assert!(!outcome.stderr.contains("another one"), "{}", outcome.stderr);
@@ -115,7 +115,7 @@ fn targets_in_bytes_and_parameters_are_never_exceeded() {
 fn compare_measures_every_method_at_every_share() {
     let sandbox = calibrated();
     let line = "compare model --text story.txt --calibration seen --keep-params 0.9,0.7 \
-                --methods svd,two-sided/loss/factors,best --seq-len 64 --blocks 4";
+                --methods svd,two-sided/loss/factors,best --seq-len 64 --windows 4";
     let table = sandbox.json(&format!("{line} --json"));
     let rows = table["rows"].as_array().unwrap();
     let has = |keep: f64, method: &str| -> &Value {
@@ -166,9 +166,9 @@ fn calibrations_that_do_not_fit_are_refused() {
 #[test]
 fn too_little_text_is_told_and_can_be_shrunk() {
     let sandbox = Sandbox::new();
-    let line = "calibrate model --text story.txt --calibration-seq-len 64 --calibration-blocks 1";
+    let line = "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 1";
     sandbox.refuses(&format!("{line} -o seen"), "at least 160");
-    sandbox.gives(&format!("{line} --gradient-blocks 0 --too-little shrink -o seen"));
+    sandbox.gives(&format!("{line} --gradient-windows 0 --too-little shrink -o seen"));
     sandbox.refuses("plan model --keep-params 0.8 --calibration seen", "no gradients");
     sandbox.gives("compress model --calibration seen --method whitened --keep-params 0.8 -o low");
     sandbox.refuses(
@@ -182,8 +182,9 @@ fn too_little_text_is_told_and_can_be_shrunk() {
 #[test]
 fn probes_set_estimates_straight() {
     let sandbox = Sandbox::new();
-    sandbox
-        .gives(&format!("calibrate model --text story.txt {CALIBRATE} --probe-blocks 1 -o probed"));
+    sandbox.gives(&format!(
+        "calibrate model --text story.txt {CALIBRATE} --probe-windows 1 -o probed"
+    ));
     let plan = sandbox.json("plan model --calibration probed --keep-params 0.7 --json");
     sandbox.gives("compress model --calibration probed --policy probed --keep-params 0.7 -o low");
     let low = sandbox.json_file("low/welore_plan.json");
@@ -200,7 +201,7 @@ fn report_holds_the_numbers_of_the_artifacts() {
     sandbox.gives("compress model --calibration seen --keep-params 0.8 -o low");
     let compared = sandbox.gives(
         "compare model --text story.txt --calibration seen --keep-params 0.8 --methods whitened \
-         --seq-len 64 --blocks 2 --json",
+         --seq-len 64 --windows 2 --json",
     );
     sandbox.write("compared.json", compared.stdout);
     sandbox.gives(

@@ -2,7 +2,7 @@
 
 use crate::support::Sandbox;
 
-const EVAL: &str = "--text story.txt --seq-len 64 --blocks 2";
+const EVAL: &str = "--text story.txt --seq-len 64 --windows 2";
 
 fn card(sandbox: &Sandbox, directory: &str) -> String {
     String::from_utf8(sandbox.read(&format!("{directory}/README.md"))).unwrap()
@@ -42,7 +42,7 @@ fn measured_quality_is_recorded_on_request_and_goes_when_the_model_is_trained() 
     let result = sandbox.json(&format!("eval low {EVAL} --record --json"));
     let text = card(&sandbox, "low");
     let value = format!("{:.4}", result["perplexity"].as_f64().unwrap());
-    let expected = format!("| perplexity | {value} | story.txt, 2 blocks of 64 tokens |");
+    let expected = format!("| perplexity | {value} | story.txt, 2 windows of 64 tokens |");
     assert!(measured(&text)[0].starts_with(&expected), "{text}");
     sandbox.gives(&format!("eval low {EVAL} --record"));
     assert_eq!(card(&sandbox, "low"), text);

@@ -93,7 +93,7 @@ fn a_machine_without_a_driver_is_told_so() {
 fn every_device_gives_the_same_results() {
     let sandbox = Sandbox::new();
     let eval = |more: &str| {
-        let line = format!("eval model --text story.txt --seq-len 64 --blocks 2 --json {more}");
+        let line = format!("eval model --text story.txt --seq-len 64 --windows 2 --json {more}");
         sandbox.json(&line)["perplexity"].as_f64().unwrap()
     };
     let generate = |more: &str| {

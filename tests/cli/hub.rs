@@ -66,11 +66,11 @@ fn every_command_takes_an_id() {
     let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));
     for line in [
         "analyze org/name -o spectra.json",
-        "calibrate org/name --text story.txt --calibration-seq-len 64 --calibration-blocks 4 \
-         --gradient-blocks 2 --too-little shrink -o seen",
+        "calibrate org/name --text story.txt --calibration-seq-len 64 --calibration-windows 4 \
+         --gradient-windows 2 --too-little shrink -o seen",
         "plan org/name --err 0.5 -o plan.json",
         "compress org/name --err 0.5 -o low",
-        "eval org/name --text story.txt --seq-len 64 --blocks 1",
+        "eval org/name --text story.txt --seq-len 64 --windows 1",
         "generate org/name --prompt Mia --max-new-tokens 2",
     ] {
         gives(&server, &sandbox, line);
@@ -197,7 +197,7 @@ mod stopped {
             wait_until("a part", || part(&sandbox) > 0);
         });
         assert_interrupted(&outcome);
-        assert!(outcome.stderr.contains("the same command goes on"), "{outcome:?}");
+        assert!(outcome.stderr.contains("the same command continues"), "{outcome:?}");
         assert_eq!(outcome.stdout, "");
         let there = part(&sandbox);
         server.set(Mood::Fair);
@@ -377,7 +377,7 @@ fn run_goes_on_from_the_cache_without_the_hub() {
     drop(server);
     fs::remove_dir_all(sandbox.path("run/model")).unwrap();
     let resumed = sandbox.gives("train --resume run");
-    assert!(resumed.stderr.contains("going on from step 2"), "{resumed:?}");
+    assert!(resumed.stderr.contains("continuing from step 2"), "{resumed:?}");
     let base = sandbox.json_file("run/run.json")["base"].clone();
     assert!(base.as_str().is_some_and(|base| base.ends_with(COMMIT)), "{base}");
 }

@@ -83,7 +83,7 @@ fn that_nobody_reads_notes_is_no_reason_to_stop() {
 #[test]
 fn quiet_commands_leave_stderr_empty_and_say_the_same_on_stdout() {
     let sandbox = Sandbox::new();
-    let short = format!("{SHORT} --eval-text story.txt --eval-blocks 2");
+    let short = format!("{SHORT} --eval-text story.txt --eval-windows 2");
     for line in [
         "analyze model -o spectra.json",
         "plan spectra.json --err 0.5 -o plan.json",
@@ -194,14 +194,14 @@ fn dry_runs_of_compress_and_export_tell_the_size_of_what_they_do_not_write() {
 #[test]
 fn dry_run_of_calibrate_tells_what_the_text_is_good_for() {
     let sandbox = Sandbox::new();
-    let line = "calibrate model --text story.txt --calibration-seq-len 64 --calibration-blocks 6 \
-                --gradient-blocks 2 -o seen";
+    let line = "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 6 \
+                --gradient-windows 2 -o seen";
     let told = dry(&sandbox, line);
     let done = sandbox.json(&format!("{line} --json"));
-    for field in ["matrices", "blocks", "gradient_blocks", "seq_len"] {
+    for field in ["matrices", "windows", "gradient_windows", "seq_len"] {
         assert_eq!(told[field], done[field], "{field}");
     }
-    let little = "--calibration-seq-len 64 --calibration-blocks 1 -o few --dry-run";
+    let little = "--calibration-seq-len 64 --calibration-windows 1 -o few --dry-run";
     sandbox.refuses(&format!("calibrate model --text story.txt {little}"), "story.txt");
 }
 
@@ -274,8 +274,8 @@ fn report_option_draws_what_each_command_made() {
 
     let compared = sandbox.json(
         "compare model --text story.txt --calibrate story.txt --calibration-seq-len 64 \
-         --calibration-blocks 6 --gradient-blocks 0 --keep-params 0.7 --methods svd --seq-len 64 \
-         --blocks 2 --report compare.html --json",
+         --calibration-windows 6 --gradient-windows 0 --keep-params 0.7 --methods svd --seq-len 64 \
+         --windows 2 --report compare.html --json",
     );
     let drawn = page(&sandbox, "compare.html");
     assert_eq!(count(&drawn["models"]), Some(2));

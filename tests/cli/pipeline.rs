@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::support::{Sandbox, expected};
 
-const BLOCKS: &str = "--text story.txt --seq-len 64 --blocks 8";
+const BLOCKS: &str = "--text story.txt --seq-len 64 --windows 8";
 
 /// A sandbox in which `model` was compressed into `low`, with `spectra.json` and `plan.json`.
 fn compressed() -> Sandbox {
@@ -86,7 +86,7 @@ fn dense_model_has_the_expected_perplexity() {
     let figures = expected();
     // [`BLOCKS`] asks for what PyTorch was asked for.
     assert_eq!(figures["perplexity"]["seq_len"], 64);
-    assert_eq!(figures["perplexity"]["blocks"], 8);
+    assert_eq!(figures["perplexity"]["windows"], 8);
     let measured = sandbox.json(&format!("eval model {BLOCKS} --json"));
     assert_close(&measured["perplexity"], &figures["perplexity"]["value"], 0.001);
     assert_eq!(measured["parameters"], figures["params"]);

@@ -14,7 +14,7 @@ fn json_is_one_document_and_alone_on_stdout() {
         "plan spectra.json --err 0.5 -o plan.json --json",
         "compress model --plan plan.json -o low --json",
         "inspect low --json",
-        "eval low --text story.txt --seq-len 64 --blocks 1 --json",
+        "eval low --text story.txt --seq-len 64 --windows 1 --json",
         "generate low --prompt Mia --max-new-tokens 4 --json",
         "export low --dense -o dense --json",
     ] {
@@ -114,7 +114,7 @@ fn demo_tells_the_whole_story_and_keeps_it_where_asked() {
     for drawn in ["welore, LRCs tuned", "\"label\":\"lrc\"", "\"policy\":\"welore\"", "spectra"] {
         assert!(page.contains(drawn), "the page lacks {drawn}");
     }
-    sandbox.gives("eval kept/lrc/model --text kept/test.txt --blocks 1");
+    sandbox.gives("eval kept/lrc/model --text kept/test.txt --windows 1");
     sandbox.refuses("demo -o kept", "kept exists");
     // Last by name, so that it is found only if the demo knows all that it made.
     sandbox.write("kept/zzz.txt", "mine");

@@ -24,7 +24,7 @@ fn resumed_run_says_where_it_goes_on() {
         let stderr = sandbox.gives(RESUME).stderr;
         assert!(stderr.contains(text), "{stderr}");
     };
-    says("going on from step 8");
+    says("continuing from step 8");
     fs::remove_dir_all(sandbox.path("run/checkpoints")).unwrap();
     fs::remove_dir_all(sandbox.path("run/model")).unwrap();
     says("no checkpoint yet: from the start");
@@ -44,7 +44,7 @@ fn checkpoints_that_nothing_names_are_not_trained_over() {
 #[test]
 fn best_checkpoint_is_missed_before_the_end() {
     let sandbox = Sandbox::new();
-    sandbox.gives(&format!("{SHORT} --eval-text story.txt --eval-every 4 --eval-blocks 4"));
+    sandbox.gives(&format!("{SHORT} --eval-text story.txt --eval-every 4 --eval-windows 4"));
     sandbox.gives(RESUME);
     sandbox.remove("run/checkpoints/best.json");
     sandbox.refuses(RESUME, "best.json: no such file");
@@ -161,7 +161,7 @@ fn start_that_was_killed_can_be_made_again() {
 #[test]
 fn settings_of_a_run_are_refused_where_they_are() {
     let sandbox = finished();
-    sandbox.refuses(&format!("{RESUME} --lora-rank 8"), "--lora-rank: for --trainable lora only");
+    sandbox.refuses(&format!("{RESUME} --lora-rank 8"), "--lora-rank: only for --trainable lora");
     sandbox.refuses(&format!("{RESUME} --never-grow"), "--never-grow: not what the run began with");
     sandbox.edit_json("run/run.json", |run| run["settings"]["seq_len"] = 600.into());
     sandbox.refuses(RESUME, "run.json: --seq-len 600 is more than");

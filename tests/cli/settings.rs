@@ -45,7 +45,7 @@ fn what_is_typed_wins_also_over_what_cannot_go_with_it() {
 
     sandbox.write("settings.toml", "[eval]\ntask = 'svamp'\ndata = 'nowhere'\nblocks = 1\n");
     let measured = sandbox.json("eval model --text story.txt --config settings.toml --json");
-    assert_eq!(measured["blocks"], 1);
+    assert_eq!(measured["windows"], 1);
 }
 
 #[test]

@@ -157,7 +157,7 @@ fn interrupted_analysis_goes_on_where_it_stopped() {
     // Tiny matrices may all be measured before the signal arrives.
     if outcome.code != Some(0) {
         assert_interrupted(&outcome);
-        assert!(outcome.stderr.contains("the same command goes on"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("the same command continues"), "{}", outcome.stderr);
     }
     assert!(sandbox.gives(line).stderr.contains("of 28 matrices were measured before"));
     let spectra = sandbox.read("spectra.json");
@@ -174,14 +174,14 @@ fn interrupted_compression_goes_on_where_it_stopped() {
     });
     assert_interrupted(&outcome);
     assert_eq!(outcome.stdout, "");
-    assert!(outcome.stderr.contains("the same command goes on"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("the same command continues"), "{}", outcome.stderr);
     let partial = sandbox.path(PARTIAL);
     let mut now = sandbox.contents();
     now.retain(|path, _| !path.starts_with(&partial));
     assert_eq!(now, before, "only the hidden directory is left");
 
     let again = sandbox.gives(COMPRESS);
-    assert!(again.stderr.contains("matrices were factored before"), "{}", again.stderr);
+    assert!(again.stderr.contains("matrices were compressed before"), "{}", again.stderr);
     assert_whole(&sandbox);
 }
 
@@ -217,7 +217,7 @@ fn other_work_on_the_same_output_begins_anew() {
             kill_at(&sandbox, 3);
         }
         let outcome = sandbox.gives(line);
-        assert!(!outcome.stderr.contains("factored before"), "{}", outcome.stderr);
+        assert!(!outcome.stderr.contains("compressed before"), "{}", outcome.stderr);
         sandbox.gives(other);
         assert!(files_of(&sandbox, "out") == files_of(&sandbox, "fresh"), "{line}");
         assert!(!sandbox.path(PARTIAL).exists());

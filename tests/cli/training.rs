@@ -48,7 +48,7 @@ fn compressing_and_tuning_in_one_call_brings_quality_back() {
 #[test]
 fn evaluations_are_told_and_the_best_one_is_kept() {
     let sandbox = Sandbox::new();
-    let evaluated = "--eval-text story.txt --eval-every 4 --eval-blocks 4";
+    let evaluated = "--eval-text story.txt --eval-every 4 --eval-windows 4";
     let result = sandbox.json(&format!("{SHORT} {evaluated} --json"));
     let lines = metrics(&sandbox, "run/metrics.jsonl");
     let measured: Vec<f64> = lines.iter().filter_map(|line| line["perplexity"].as_f64()).collect();
@@ -147,7 +147,7 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
     sandbox.refuses(&format!("{SHORT} --eval-text short.txt"), "short.txt");
     sandbox.refuses(
         &SHORT.replace("--err 0.8", "--never-grow --include q_proj"),
-        "--never-grow, --include: for --err only",
+        "--never-grow, --include: only with a target",
     );
     sandbox.refuses(&SHORT.replace("--lr 3e-3", "--lr 0"), "--lr");
     sandbox.refuses(&SHORT.replace("--warmup 2", "--warmup 9"), "--warmup: 9 steps");
@@ -156,7 +156,7 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
         "--warmup: 999 steps",
     );
     for (option, of) in [("--lora-rank 4", "lora"), ("--galore-scale 1", "galore")] {
-        sandbox.refuses(&format!("{SHORT} {option}"), &format!("for --trainable {of} only"));
+        sandbox.refuses(&format!("{SHORT} {option}"), &format!("only for --trainable {of}"));
     }
     sandbox.refuses(&SHORT.replace("--seq-len 32", ""), "the default --seq-len 1024");
     sandbox.refuses(
@@ -336,7 +336,7 @@ fn task_is_learned_and_scored() {
     let before = eval("model");
     assert!(before["accuracy"].as_f64().unwrap() < 0.2, "{before}");
     let line = "train model --trainable full --task jsonl --data echo.jsonl -o run --steps 150 \
-                --lr 3e-3 --warmup 5 --eval-every 75 --eval-blocks 8 --save-every 0 --json";
+                --lr 3e-3 --warmup 5 --eval-every 75 --eval-windows 8 --save-every 0 --json";
     let result = sandbox.json(line);
     let after = eval("run/model");
     assert!(after["accuracy"].as_f64().unwrap() > 0.8, "{after}");

@@ -7,6 +7,7 @@ mod compress;
 mod decoder;
 mod gguf;
 mod gradients;
+mod language;
 mod linear;
 mod plan;
 mod spectrum;

@@ -7,8 +7,8 @@ use safetensors::Dtype;
 use serde_json::Value;
 use welore_burn::forms::{Form, Storage};
 use welore_burn::plan::{
-    Allocation, Choice, Energy, Loss, MatrixPlan, PlanError, PlanOptions, Probed, RankPlan,
-    RankPolicy, RankProblem, Target, Uniform, WeLore, make_plan,
+    Allocation, Energy, Loss, PlanError, PlanOptions, Probed, RankPlan, RankPolicy, RankProblem,
+    Target, Uniform, WeLore, make_plan,
 };
 use welore_burn::spectrum::{MatrixSpectrum, ModelSize, Spectra};
 
@@ -112,8 +112,10 @@ proptest! {
             prop_assert!((1..=m.full_rank).contains(&m.rank));
             prop_assert!(m.rank == m.full_rank || m.rank % options.rank_multiple == 0);
             let factored = (m.rank * (m.shape[0] + m.shape[1])) as u64;
-            prop_assert_eq!(m.grows, factored > m.parameters_before);
-            prop_assert_eq!(m.is_low_rank(), m.reduction > options.min_ratio && !(m.grows && options.never_grow));
+            let would_grow = factored > m.parameters_before;
+            prop_assert_eq!(m.grows, m.is_low_rank() && would_grow);
+            let worth_it = m.reduction > options.min_ratio;
+            prop_assert_eq!(m.is_low_rank(), worth_it && !(would_grow && options.never_grow));
             prop_assert_eq!(m.parameters_after, if m.is_low_rank() { factored } else { m.parameters_before });
             after = after - m.parameters_before + m.parameters_after;
         }

@@ -8,7 +8,8 @@ use safetensors::Dtype;
 use super::error::{CheckpointError, TensorProblem};
 use super::reader::Checkpoint;
 use super::shards::{ShardLayout, ShardWriter};
-use crate::forms::{FormError, PartKind, Slot, TensorSpec, slots};
+use super::stored::StoredMatrix;
+use crate::forms::{FormError, PartKind, Slot, TensorSpec, skeleton, slots};
 use crate::modules::{Change, MatrixName, map_floats, walk};
 use crate::progress::Progress;
 
@@ -56,6 +57,31 @@ pub fn load_module<M: Module>(
         }
     });
     failed.map_or(Ok(module), Err)
+}
+
+/// A dense module with its matrices in the forms that a checkpoint has them in, without the weights
+/// of it: what [`load_module`] loads a compressed checkpoint into. Initializes nothing.
+///
+/// # Errors
+///
+/// Those of [`Checkpoint::compressed_matrices`]; [`CheckpointError::Form`] for indices that cannot
+/// be.
+pub fn as_stored<M: Module>(module: M, checkpoint: &Checkpoint) -> Result<M, CheckpointError> {
+    with_forms(module, checkpoint, &checkpoint.compressed_matrices()?)
+}
+
+/// The same with the compressed matrices of the checkpoint at hand.
+pub(crate) fn with_forms<M: Module>(
+    module: M,
+    checkpoint: &Checkpoint,
+    compressed: &[StoredMatrix],
+) -> Result<M, CheckpointError> {
+    let mut forms = BTreeMap::new();
+    for matrix in compressed {
+        let indices = checkpoint.read_all_indices(matrix)?;
+        forms.insert(&matrix.name, (matrix.form, indices));
+    }
+    skeleton(module, |name| forms.get(name).cloned()).map_err(about(checkpoint.dir()))
 }
 
 /// Checks that a checkpoint has exactly a module's tensors, in its shapes. Reads and

@@ -279,7 +279,6 @@ fn form_name(form: Form) -> &'static str {
 pub(crate) fn skeleton<M: Module>(
     module: M,
     form_of: impl Fn(&MatrixName) -> Option<(Form, Vec<Vec<i32>>)>,
-    device: &Device,
 ) -> Result<M, (MatrixName, FormError)> {
     let mut failed = None;
     let module = attach_factors(
@@ -288,7 +287,7 @@ pub(crate) fn skeleton<M: Module>(
             let name = MatrixName::of_weight(path)?;
             let (form, indices) = form_of(&name)?;
             let shape = weight.lazy_shape();
-            match form.skeleton([shape[0], shape[1]], &indices, device) {
+            match form.skeleton([shape[0], shape[1]], &indices, &weight.lazy_device()) {
                 Ok(params) => params,
                 Err(error) => {
                     failed.get_or_insert((name, error));

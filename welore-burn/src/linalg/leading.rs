@@ -81,6 +81,10 @@ pub(super) fn is_worth_it(side: usize, count: usize) -> bool {
 pub(super) fn leading_eigen(matrix: Single, count: usize) -> Result<Attempt, LinalgError> {
     let Single { whole, noise } = matrix;
     let side = whole.nrows();
+    if (0..side).any(|i| !whole[(i, i)].is_finite()) {
+        // All entries are 0, or too small for their mean to be divided by.
+        return Ok(Attempt::Unsuited);
+    }
     let block = side.min(count + ((SPARE * count as f64) as usize).max(32));
     let mut matrix = Deflated::new(whole);
     let (mut pairs, mut likely) = rough_pairs(&matrix.rest, block)?;

@@ -1,4 +1,3 @@
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType};
@@ -6,8 +5,9 @@ use burn::tensor::{Device, FloatDType};
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::hf_config::{ConfigError, stop_tokens};
+use super::language::device_of;
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_module,
+    Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_module, with_forms,
 };
 use crate::files::FileError;
 use crate::forms::{Form, skeleton};
@@ -99,25 +99,9 @@ pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel,
     let checkpoint = Checkpoint::open(dir)?.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;
     let compressed = checkpoint.compressed_matrices()?;
-    let skeleton = skeleton_of(&config, &checkpoint, &compressed, device)?;
+    let skeleton = with_forms(config.init(device), &checkpoint, &compressed)?;
     check_module(&skeleton, &checkpoint)?;
     Ok(OpenedModel { config, checkpoint, compressed, skeleton })
-}
-
-/// A model without its weights, whose matrices have the forms that they are stored in.
-fn skeleton_of(
-    config: &DecoderConfig,
-    checkpoint: &Checkpoint,
-    compressed: &[StoredMatrix],
-    device: &Device,
-) -> Result<Decoder, CheckpointError> {
-    let mut forms = BTreeMap::new();
-    for matrix in compressed {
-        let indices = checkpoint.read_all_indices(matrix)?;
-        forms.insert(&matrix.name, (matrix.form, indices));
-    }
-    skeleton(config.init(device), |name| forms.get(name).cloned(), device)
-        .map_err(|(name, source)| checkpoint.form_error(&name)(source))
 }
 
 impl OpenedModel {
@@ -140,14 +124,13 @@ impl OpenedModel {
     pub fn skeleton_in(
         &self,
         form_of: impl Fn(&MatrixName) -> Option<Form>,
-        device: &Device,
     ) -> Result<Decoder, LoadError> {
         // Which indices they would have is not known yet; any will do.
         let form_of = |name: &MatrixName| {
             let form = form_of(name)?;
             Some((form, form.any_indices()))
         };
-        let module = skeleton(self.config.init(device), form_of, device);
+        let module = skeleton(self.config.init(&device_of(&self.skeleton)), form_of);
         Ok(module.map_err(|(name, source)| self.checkpoint.form_error(&name)(source))?)
     }
 

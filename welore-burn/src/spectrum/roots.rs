@@ -26,10 +26,17 @@ const RECENT: usize = 2;
 
 #[derive(Debug, Default)]
 struct State {
-    known: HashMap<Key, Weak<Cell>>,
-    kept: Vec<Arc<Cell>>,
+    known: HashMap<Key, Known>,
+    kept: Vec<Arc<Root>>,
     bytes: u64,
-    recent: VecDeque<Arc<Cell>>,
+    recent: VecDeque<Arc<Root>>,
+}
+
+/// A root that is being computed, or that somebody has.
+#[derive(Debug, Default)]
+struct Known {
+    cell: Weak<Cell>,
+    root: Weak<Root>,
 }
 
 /// One computation: whoever comes while it goes on waits for it.
@@ -60,36 +67,45 @@ impl Roots {
         key: Key,
         compute: impl FnOnce() -> Result<Root, CalibrationError>,
     ) -> Result<Arc<Root>, Arc<CalibrationError>> {
-        let cell = self.cell(key);
+        let cell = match self.find(&key) {
+            Ok(root) => return Ok(root),
+            Err(cell) => cell,
+        };
         let mut new = false;
         let root = cell.get_or_init(|| {
             new = true;
             compute().map(Arc::new).map_err(Arc::new)
         });
         if let (Ok(root), true) = (root, new) {
-            self.keep(&cell, root.bytes());
+            self.keep(key, root);
         }
         root.clone()
     }
 
-    fn cell(&self, key: Key) -> Arc<Cell> {
+    /// The root, or where it is computed.
+    fn find(&self, key: &Key) -> Result<Arc<Root>, Arc<Cell>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(cell) = state.known.get(&key).and_then(Weak::upgrade) {
-            return cell;
+        let known = state.known.entry(key.clone()).or_default();
+        if let Some(root) = known.root.upgrade() {
+            return Ok(root);
+        }
+        if let Some(cell) = known.cell.upgrade() {
+            return Err(cell);
         }
         let cell = Arc::new(Cell::new());
-        state.known.insert(key, Arc::downgrade(&cell));
-        cell
+        known.cell = Arc::downgrade(&cell);
+        Err(cell)
     }
 
-    fn keep(&self, cell: &Arc<Cell>, bytes: u64) {
+    fn keep(&self, key: Key, root: &Arc<Root>) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.bytes.saturating_add(bytes) <= self.most {
-            state.bytes += bytes;
-            state.kept.push(cell.clone());
+        state.known.entry(key).or_default().root = Arc::downgrade(root);
+        if state.bytes.saturating_add(root.bytes()) <= self.most {
+            state.bytes += root.bytes();
+            state.kept.push(root.clone());
             return;
         }
-        state.recent.push_back(cell.clone());
+        state.recent.push_back(root.clone());
         if state.recent.len() > RECENT {
             state.recent.pop_front();
         }

@@ -155,7 +155,7 @@ impl TrainOptions {
             return refuse("seq_len", "a window needs at least 2 tokens");
         }
         if self.patience.is_some() && self.eval_every == 0 {
-            return refuse("patience", "there are no evaluations without eval_every");
+            return refuse("patience", "the run makes no evaluations");
         }
         self.check_positive("lr", self.lr)?;
         if !(0.0..=1.0).contains(&self.lr_floor) {

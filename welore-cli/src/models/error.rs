@@ -184,12 +184,12 @@ impl HubError {
             }
             Self::Network { .. } => {
                 "there is no directory of this name here, so the Hub was asked; with a connection, \
-                 the same command goes on where this one stopped"
+                 the same command continues where this one stopped"
                     .into()
             }
             Self::Status { .. } => "the same command may work later".into(),
             Self::Mismatch { .. } => "it was removed; the same command fetches it anew".into(),
-            Self::Busy { .. } => "wait for it; the same command goes on then".into(),
+            Self::Busy { .. } => "wait for it, then run the same command again".into(),
             Self::Pickled { .. } => {
                 "pickles can run code, so they are not read; use a repository with safetensors"
                     .into()

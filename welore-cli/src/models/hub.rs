@@ -36,7 +36,7 @@ pub fn fetch(id: &HubId, weights: bool) -> Result<PathBuf> {
     };
     let taken = take(&site, id, &listing, weights);
     if taken.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
-        note!("what is fetched is kept; the same command goes on from there");
+        note!("what was fetched is kept; the same command continues from there");
     }
     taken
 }

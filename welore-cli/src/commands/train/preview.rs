@@ -116,7 +116,7 @@ fn skeleton(
     let Some(goal) = goal else { return Ok((opened.into_skeleton(), None)) };
     let plan = planned(args, &opened, goal)?;
     let form_of = |name: &_| plan.find_low_rank(name).map(|matrix| matrix.form);
-    Ok((opened.skeleton_in(form_of, &host())?, Some(plan)))
+    Ok((opened.skeleton_in(form_of)?, Some(plan)))
 }
 
 fn planned(args: &TrainArgs, opened: &OpenedModel, goal: Goal) -> Result<RankPlan> {
