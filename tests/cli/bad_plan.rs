@@ -66,7 +66,11 @@ fn values_of_a_wrong_type_are_refused() {
         ("rank", json!(1.5)),
         ("rank", json!("ten")),
         ("shape", json!([64, 64, 1])),
-        ("low_rank", json!(1)),
+        ("form", json!("factors")),
+        ("form", json!({ "kind": "factors" })),
+        ("form", json!({ "kind": "factors", "rank": "ten" })),
+        ("form", json!({ "kind": "magic", "rank": 10 })),
+        ("low_rank", json!(true)),
         ("dtype", json!("F12")),
     ] {
         let sandbox = planned();
@@ -97,12 +101,12 @@ fn files_of_a_newer_version_say_so() {
     for file in ["plan.json", "spectra.json"] {
         // Newer versions need not have the fields of this one.
         sandbox.edit_json(file, |content| {
-            content["version"] = json!(3);
+            content["version"] = json!(4);
             content["matrices"] = json!({});
         });
     }
-    sandbox.refuses(COMPRESS, "version 3");
-    sandbox.refuses("plan spectra.json --err 0.5", "version 3");
+    sandbox.refuses(COMPRESS, "version 4");
+    sandbox.refuses("plan spectra.json --err 0.5", "version 4");
 }
 
 #[test]
@@ -175,7 +179,14 @@ fn dense_models_are_not_exported() {
 
 #[test]
 fn directory_whose_plan_disagrees_with_its_weights_is_not_loaded() {
-    for (field, value) in [("rank", json!(63)), ("low_rank", json!(false)), ("rank", json!(0))] {
+    let form = |rank| json!({ "kind": "factors", "rank": rank });
+    for (field, value) in [
+        ("rank", json!(63)),
+        ("form", form(63)),
+        ("form", json!({ "kind": "dense" })),
+        ("form", form(0)),
+        ("form", json!({ "kind": "pivot", "rank": 10 })),
+    ] {
         let sandbox = Sandbox::new();
         sandbox.gives("compress model --err 0.5 -o low");
         sandbox.edit_json("low/welore_plan.json", |plan| q_proj(plan)[field] = value);

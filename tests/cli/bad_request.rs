@@ -111,14 +111,14 @@ fn texts_that_cannot_be_evaluated_are_named() {
 }
 
 #[test]
-fn blocks_that_cannot_be_are_refused() {
+fn windows_that_cannot_be_are_refused() {
     let sandbox = Sandbox::new();
     for (option, named) in [
         ("--seq-len 0", "at least 2 tokens"),
         ("--seq-len 1", "at least 2 tokens"),
         ("--seq-len 513", "context of 512"),
         ("--seq-len 18446744073709551615", "context of 512"),
-        ("--windows 0", "at least 1 block"),
+        ("--windows 0", "at least 1 window"),
     ] {
         sandbox.refuses(&format!("eval model --text story.txt {option}"), named);
     }

@@ -232,6 +232,6 @@ fn report_holds_the_numbers_of_the_artifacts() {
     );
     assert_eq!(data["models"].as_array().unwrap().len(), 2);
     assert_eq!(data["runs"][0]["steps"].as_array().unwrap().len(), 2);
-    sandbox.refuses("report --plan model -o other.html", "not compressed");
+    sandbox.refuses("report --plan model -o other.html", "no plan");
     sandbox.refuses("report --compare spectra.json -o other.html", "compare");
 }

@@ -86,7 +86,7 @@ fn dense_model_has_the_expected_perplexity() {
     let figures = expected();
     // [`BLOCKS`] asks for what PyTorch was asked for.
     assert_eq!(figures["perplexity"]["seq_len"], 64);
-    assert_eq!(figures["perplexity"]["windows"], 8);
+    assert_eq!(figures["perplexity"]["blocks"], 8);
     let measured = sandbox.json(&format!("eval model {BLOCKS} --json"));
     assert_close(&measured["perplexity"], &figures["perplexity"]["value"], 0.001);
     assert_eq!(measured["parameters"], figures["params"]);
@@ -159,11 +159,11 @@ fn plan_has_the_documented_fields() {
     );
     has(
         &plan["matrices"][0],
-        "name shape full_rank rank reduction low_rank storage grows parameters_before parameters_after \
-         dtype digest",
+        "name shape full_rank rank reduction form grows parameters_before parameters_after dtype \
+         digest",
     );
     assert_eq!(plan["format"], "welore-plan");
-    assert_eq!(plan["version"], 2);
+    assert_eq!(plan["version"], 3);
 }
 
 #[test]
@@ -182,7 +182,11 @@ fn plan_tells_every_matrix_with_its_shape_its_rank_and_its_class() {
         let rank = matrix["rank"].as_u64().unwrap() as usize;
         assert!((1..=full_rank).contains(&rank), "{matrix}");
         let loses_more_than_half = (full_rank - rank) * 2 > full_rank;
-        assert_eq!(matrix["low_rank"], loses_more_than_half, "{matrix}");
+        let form = match loses_more_than_half {
+            true => serde_json::json!({ "kind": "factors", "rank": rank }),
+            false => serde_json::json!({ "kind": "dense" }),
+        };
+        assert_eq!(matrix["form"], form, "{matrix}");
     }
 }
 

@@ -135,7 +135,7 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
     sandbox.refuses(&SHORT.replace("--batch-size 2", "--batch-size 0"), "--batch-size");
     sandbox.refuses(&SHORT.replace("story.txt", "nowhere.txt"), "nowhere.txt");
     sandbox.refuses(&SHORT.replace("model", "nowhere"), "nowhere");
-    sandbox.refuses(&format!("{SHORT} --eval-every 2"), "--eval-text");
+    sandbox.refuses(&format!("{SHORT} --eval-every 2"), "--eval-every");
     sandbox.refuses(&SHORT.replace("--seq-len 32", "--seq-len 513"), "--seq-len");
     sandbox.write("short.txt", "Too short.");
     sandbox.refuses(&SHORT.replace("story.txt", "short.txt"), "short.txt");
@@ -303,7 +303,7 @@ fn adapters_and_projected_gradients_train_too() {
         let outcome = sandbox.gives(&format!("{line} --trainable {trainable} {rank} --json"));
         let result: Value = serde_json::from_str(&outcome.stdout).unwrap();
         assert_eq!(result["steps"], 24);
-        assert_eq!(outcome.stderr.contains("written is dense"), trainable == "lora");
+        assert_eq!(outcome.stderr.contains("resulting model is dense"), trainable == "lora");
         let (before, after) = (
             perplexity(&sandbox, &format!("{trainable}/base")),
             perplexity(&sandbox, &format!("{trainable}/model")),

@@ -1,9 +1,12 @@
 //! The whole life of a `LowRankLinear`.
 
-use burn::module::{Module, ParamId};
-use burn::nn::{Linear, LinearConfig};
+use burn::module::{Lora, Module, Param, ParamGroup, ParamId, QLora, Quantizer};
+use burn::nn::{Linear, LinearConfig, LinearLayout};
 use burn::optim::{AdamWConfig, GradientsParams};
-use burn::tensor::{Device, Distribution, Tensor, Tolerance};
+use burn::tensor::quantization::{Calibration, QuantValue};
+use burn::tensor::{DType, Device, Distribution, Tensor, TensorData, Tolerance};
+use welore_burn::forms::{Form, FormError};
+use welore_burn::linalg::{Matrix, singular_values};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
 use welore_burn::modules::{Tap, tapped};
 
@@ -227,4 +230,167 @@ fn display_tells_the_rank_and_builds_nothing() {
     for part in ["d_input: 6", "d_output: 5", "rank: 2", "bias: true"] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+/// The matrix of a layer, `[out, in]`.
+fn matrix_of(layer: &LowRankLinear) -> Matrix {
+    let weight = layer.clone().materialize().weight.val().transpose();
+    let [rows, cols] = weight.dims();
+    Matrix::new(rows, cols, weight.into_data().iter::<f64>().collect()).unwrap()
+}
+
+#[test]
+fn a_layer_takes_another_form_with_the_smallest_error_that_it_allows() {
+    let device = device();
+    let dense = LowRankLinearConfig::new(IN, OUT).init(&device);
+    let matrix = matrix_of(&dense);
+    let values = singular_values(&matrix).unwrap();
+    let best = values[RANK..].iter().map(|s| s * s).sum::<f64>().sqrt();
+    for form in [Form::factors(RANK), Form::pivot(RANK)] {
+        let layer = dense.clone().to_form(form).unwrap();
+        assert_eq!((layer.form(), layer.rank()), (form, Some(RANK)));
+        assert_eq!((layer.weight.id, layer.d_output()), (dense.weight.id, OUT));
+        let stored = form.parameters([OUT, IN]) as usize;
+        assert_eq!(layer.num_params(), stored + OUT);
+        let left: Vec<f64> =
+            matrix.data().iter().zip(matrix_of(&layer).data()).map(|(a, b)| a - b).collect();
+        let error = left.iter().map(|x| x * x).sum::<f64>().sqrt();
+        assert!((error / best - 1.0).abs() < 1e-4, "{form}: {error} for {best}");
+        let bias = |layer: &LowRankLinear| layer.bias.as_ref().unwrap().val();
+        assert_close(bias(&layer), bias(&dense));
+    }
+    let layer = dense.clone().factored(RANK).unwrap();
+    assert_eq!(layer.form(), Form::factors(RANK));
+    assert_eq!(dense.clone().to_form(Form::dense()).unwrap().form(), Form::dense());
+
+    let refused = |layer: LowRankLinear, rank| layer.factored(rank).unwrap_err();
+    for rank in [0, OUT + 1] {
+        let error = refused(dense.clone(), rank);
+        assert!(matches!(error, FormError::Impossible(_)), "{error}");
+    }
+    let error = refused(layer, 1);
+    assert!(matches!(error, FormError::NotDense), "{error}");
+    let mut broken = dense.clone();
+    broken.weight = Param::from_tensor(Tensor::full([IN, OUT], f32::NAN, &device));
+    let error = refused(broken, 1);
+    assert!(matches!(error, FormError::Linalg(_)), "{error}");
+    let linear = LinearConfig::new(IN, OUT).with_layout(LinearLayout::Col).init(&device);
+    let error = refused(linear.into(), 1);
+    assert!(matches!(error, FormError::Layout) && error.to_string().contains("Row"), "{error}");
+}
+
+#[test]
+fn factors_of_a_layer_train_and_its_bias_is_as_it_was() {
+    let device = device().autodiff();
+    let linear = LinearConfig::new(IN, OUT).init(&device).no_grad();
+    let layer = LowRankLinear::from(linear).factored(RANK).unwrap();
+    let grads = layer.forward(random([3, IN], &device)).sum().backward();
+    let (down, up) = layer.factors().unwrap();
+    assert!(down.grad(&grads).is_some() && up.grad(&grads).is_some());
+    assert!(layer.bias.as_ref().unwrap().grad(&grads).is_none());
+}
+
+#[test]
+fn pivots_that_cannot_be_are_refused() {
+    let device = device();
+    for pivots in [[3, 3], [3, OUT], [3, usize::MAX]] {
+        let (down, others) = (random([IN, RANK], &device), random([RANK, OUT - RANK], &device));
+        let error = LowRankLinear::from_pivots(down, others, &pivots, None).unwrap_err();
+        assert!(matches!(error, FormError::Pivots { rank: RANK, rows: OUT }), "{error}");
+    }
+}
+
+fn quantizer(device: &Device) -> Quantizer {
+    let scheme = device.settings().quantization.scheme.with_value(QuantValue::Q8S);
+    Quantizer::new(Calibration::MinMax, scheme)
+}
+
+/// Wide enough for the blocks of a quantization scheme.
+const WIDE: usize = 64;
+
+/// Layers of every form.
+fn layers(device: &Device) -> [LowRankLinear; 3] {
+    let dense = LowRankLinearConfig::new(WIDE, WIDE).init(device);
+    [
+        dense.clone(),
+        dense.clone().factored(WIDE / 2).unwrap(),
+        dense.to_form(Form::pivot(WIDE / 2)).unwrap(),
+    ]
+}
+
+#[test]
+fn quantized_layers_compute_what_their_numbers_say() {
+    let device = device();
+    let is_quantized = |tensor: &Tensor<2>| matches!(tensor.dtype(), DType::QFloat(_));
+    for layer in layers(&device) {
+        let form = layer.form();
+        let quantized = layer.clone().quantize_weights(&mut quantizer(&device));
+        assert!(is_quantized(&quantized.weight.base()), "{form}");
+        assert_eq!(quantized.form(), form);
+        for x in [random([2, 3, WIDE], &device), random([1, 1, WIDE], &device)] {
+            let expected = layer.forward(x.clone());
+            let got = quantized.forward(x);
+            assert_eq!(got.dims(), expected.dims());
+            let norm = |x: Tensor<3>| x.square().sum().sqrt().into_scalar::<f64>();
+            let gap = norm(got - expected.clone()) / norm(expected);
+            // Eight bits: a rounding error of some 0.5% for each factor.
+            assert!(gap < 0.03, "{form}: {gap}");
+        }
+        let error = quantized.factored(2).unwrap_err();
+        let told = match form == Form::dense() {
+            true => matches!(error, FormError::Quantized),
+            false => matches!(error, FormError::NotDense),
+        };
+        assert!(told, "{form}: {error}");
+    }
+}
+
+#[test]
+fn adapters_on_a_quantized_layer_train() {
+    let device = device().autodiff();
+    let [dense, ..] = layers(&device);
+    let x = random([5, WIDE], &device);
+    let qlora = QLora::new(Lora::new(4, 8.0), quantizer(&device));
+    let layer = dense.apply_qlora(qlora);
+    assert!(matches!(layer.weight.base().dtype(), DType::QFloat(_)));
+    // The gradients are those of the same layer with its numbers dequantized.
+    let adapter = layer.weight.adapter().expect("an adapter").clone();
+    let (a, b) = (adapter.a.val(), adapter.b.val());
+    let base = layer.weight.base().dequantize();
+    let bias = layer.bias.as_ref().unwrap().val();
+    let bias = if matches!(bias.dtype(), DType::QFloat(_)) { bias.dequantize() } else { bias };
+    let product = a.clone().matmul(b.clone()).mul_scalar(adapter.scale);
+    let expected = x.clone().matmul(base + product) + bias.unsqueeze();
+    let got = layer.forward(x.clone());
+    let near = Tolerance::rel_abs(1e-3, 1e-3);
+    got.to_data().assert_approx_eq::<f32>(&expected.to_data(), near);
+    let weights = random([5, WIDE], &device);
+    let loss = |y: Tensor<2>| (y * weights.clone()).sum().backward();
+    let (ours, reference) = (loss(got), loss(expected));
+    for leaf in [a, b] {
+        let (ours, reference) = (leaf.grad(&ours).unwrap(), leaf.grad(&reference).unwrap());
+        ours.into_data().assert_approx_eq::<f32>(&reference.into_data(), near);
+    }
+}
+
+#[test]
+fn only_a_group_may_be_quantized() {
+    let device = device();
+    let [_, factored, _] = layers(&device);
+    let mut quantizer = quantizer(&device);
+    let group = ParamGroup::from_path("weight");
+    let layer = factored.clone().quantize_weights_group(&mut quantizer, group);
+    let x = random([3, WIDE], &device);
+    let (got, expected) = (layer.forward(x.clone()), factored.forward(x));
+    got.into_data().assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(0.05, 0.05));
+}
+
+#[test]
+fn weights_as_rows_and_columns_of_tensors_agree_with_numbers() {
+    // `[d_input, d_output]` here, `[out, in]` in a matrix.
+    let device = device();
+    let weight = TensorData::new(vec![1f32, 2.0, 3.0, 4.0, 5.0, 6.0], [2, 3]);
+    let weight = Param::from_tensor(Tensor::<2>::from_data(weight, &device));
+    let layer = LowRankLinear { weight, bias: None };
+    assert_eq!(matrix_of(&layer).data(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
 }

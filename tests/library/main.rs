@@ -1,5 +1,6 @@
 //! What the library promises, room by room. One binary, because linking Burn is slow.
 
+mod architecture;
 mod backends;
 mod calibrate;
 mod checkpoint;
@@ -8,6 +9,8 @@ mod decoder;
 mod gguf;
 mod gradients;
 mod language;
+#[cfg(feature = "learner")]
+mod learner;
 mod linear;
 mod plan;
 mod spectrum;

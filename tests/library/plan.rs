@@ -7,8 +7,8 @@ use safetensors::Dtype;
 use serde_json::Value;
 use welore_burn::forms::{Form, Storage};
 use welore_burn::plan::{
-    Allocation, Energy, Loss, PlanError, PlanOptions, Probed, RankPlan, RankPolicy, RankProblem,
-    Target, Uniform, WeLore, make_plan,
+    Allocation, Choice, Energy, Loss, MatrixPlan, PlanError, PlanOptions, Probed, RankPlan,
+    RankPolicy, RankProblem, Target, Uniform, WeLore, make_plan,
 };
 use welore_burn::spectrum::{MatrixSpectrum, ModelSize, Spectra};
 
@@ -315,6 +315,99 @@ fn with_slack(target: Target) -> Target {
         Target::KeepParams(share) => Target::KeepParams(share + 1e-9),
         other => other,
     }
+}
+
+/// Lets tests allocate what they like.
+#[derive(Debug)]
+struct Fixed(Vec<Choice>);
+
+impl RankPolicy for Fixed {
+    fn name(&self) -> &'static str {
+        "fixed"
+    }
+    fn allocate(&self, _problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
+        Ok(Allocation { choices: self.0.clone(), threshold: None })
+    }
+}
+
+#[test]
+fn a_choice_may_have_a_form_of_its_own() {
+    let choice = |rank, form| Choice { rank, form };
+    let policy = Fixed(vec![choice(2, Form::pivot(2)), choice(1, Form::factors(1))]);
+    let plan = make_plan(&small(), &policy, &PlanOptions::new(0.4)).unwrap();
+    let parameters: Vec<u64> = plan.matrices.iter().map(|m| m.parameters_after).collect();
+    assert_eq!(parameters, [2 * (4 + 3 - 2), 2 + 5]);
+    assert_eq!(plan.matrices[0].form, Form::pivot(2));
+    assert_eq!(RankPlan::from_json(&plan.to_json()).unwrap(), plan);
+    // A rank that is cut, of a matrix that stays dense all the same.
+    let policy = Fixed(vec![choice(2, Form::dense()), choice(2, Form::dense())]);
+    let plan = make_plan(&small(), &policy, &PlanOptions::new(0.4)).unwrap();
+    assert_eq!((plan.totals.lrcs, plan.matrices[0].rank), (0, 2));
+}
+
+#[test]
+fn allocations_that_cannot_be_are_refused() {
+    let dense = Choice { rank: 3, form: Form::dense() };
+    let choice = |rank, form| Choice { rank, form };
+    for (choices, reason) in [
+        (vec![dense], "1 choices for 2 matrices"),
+        (vec![dense, choice(3, Form::dense())], "`b`: rank 3"),
+        (vec![dense, choice(0, Form::dense())], "`b`: rank 0"),
+        (vec![dense, choice(1, Form::factors(2))], "`b`: its rank is 1"),
+        (vec![choice(4, Form::factors(4)), choice(2, Form::dense())], "`a`: rank 4"),
+    ] {
+        let error = make_plan(&small(), &Fixed(choices), &PlanOptions::new(0.4)).unwrap_err();
+        assert!(matches!(&error, PlanError::Allocation { policy, .. } if policy == "fixed"));
+        assert!(error.to_string().contains(reason), "{error} for {reason}");
+    }
+}
+
+#[test]
+fn plans_are_made_by_hand_and_checked() {
+    let size = ModelSize { parameters: 100, bytes: 400 };
+    let make = |matrices| RankPlan::new("by hand", size, matrices);
+    let matrix = |name: &str, form| MatrixPlan::new(name, [4, 6], form, Dtype::F32);
+    let plan = make(vec![matrix("a", Form::factors(2)), matrix("b", Form::dense())]).unwrap();
+    assert_eq!((plan.policy.as_str(), plan.target), ("custom", None));
+    assert_eq!((plan.totals.lrcs, plan.totals.parameters_after), (1, 100 - 24 + 20));
+    assert_eq!(RankPlan::from_json(&plan.to_json()).unwrap(), plan);
+    let refused = |matrices| make(matrices).unwrap_err().to_string();
+    assert!(refused(vec![]).contains("no matrix"));
+    assert!(refused(vec![matrix("a", Form::factors(5))]).contains("`a`: rank 5"));
+    assert!(
+        refused(vec![matrix("a", Form::dense()), matrix("a", Form::dense())]).contains("twice")
+    );
+    let many = (0..5).map(|i| matrix(&i.to_string(), Form::dense())).collect();
+    assert!(refused(many).contains("more parameters than the model"));
+}
+
+#[test]
+fn policies_read_what_was_measured_of_a_matrix() {
+    /// Keeps matrices dense that are marked.
+    #[derive(Debug)]
+    struct Marked;
+    impl RankPolicy for Marked {
+        fn name(&self) -> &'static str {
+            "marked"
+        }
+        fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
+            problem.remove_lowest(|spectrum| {
+                let bonus = spectrum.measurement("mark").unwrap_or(0.0);
+                spectrum.singular_values.iter().map(|s| s + 1e6 * bonus).collect()
+            })
+        }
+    }
+    let mut spectra = small();
+    spectra.matrices[1].measurements.insert("mark".into(), 1.0);
+    let spectra = Spectra::from_json(&spectra.to_json()).unwrap();
+    let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(0.3) };
+    let plan = make_plan(&spectra, &Marked, &options).unwrap();
+    assert!(plan.matrices[0].is_low_rank() && !plan.matrices[1].is_low_rank());
+
+    let mut broken = small();
+    broken.matrices[0].measurements.insert("mark".into(), f64::INFINITY);
+    let error = Spectra::new("test", broken.model, broken.matrices).unwrap_err().to_string();
+    assert!(error.contains("`a`") && error.contains("`mark`"), "{error}");
 }
 
 #[test]

@@ -329,6 +329,9 @@ fn train(error: &TrainError) -> Option<Verdict> {
         E::NothingTrainable(Trainable::Lrc) => Verdict::input(
             "compress the model first, with --keep-params, --max-bytes, --err or --plan, or train it --trainable full",
         ),
+        E::Option { name: "eval_every", .. } => {
+            Verdict::input("give --eval-text FILE, or --eval-every 0")
+        }
         E::TooFewRows { .. } => {
             Verdict::input("use more data, or a smaller --batch-size, --accumulate or --seq-len")
         }

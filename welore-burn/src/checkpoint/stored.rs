@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::error::CheckpointError;
 use super::reader::Checkpoint;
 use crate::files::FileError;
-use crate::forms::{Form, Part, PartKind, TensorSpec, update_entry};
+use crate::forms::{Form, Part, PartKind, TensorSpec, declared_form};
 use crate::linalg::Matrix;
 use crate::modules::MatrixName;
 
@@ -53,10 +53,14 @@ impl Checkpoint {
     /// [`CheckpointError::Plan`] for a plan that cannot be read, and
     /// [`CheckpointError::PlanDisagrees`] if the tensors are not those that it says.
     pub fn compressed_matrices(&self) -> Result<Vec<StoredMatrix>, CheckpointError> {
-        let led = self.names().flat_map(Form::led_by);
-        let found = led.filter_map(|name| self.stored_matrix(&name));
-        let found: Vec<StoredMatrix> =
-            found.filter(|matrix| matrix.form != Form::dense()).collect();
+        let mut found = Vec::new();
+        for name in self.names().flat_map(Form::led_by) {
+            match self.stored_matrix(&name) {
+                Some(matrix) if matrix.form == Form::dense() => {}
+                Some(matrix) => found.push(matrix),
+                None => self.check_complete(&name)?,
+            }
+        }
         let path = self.dir().join(PLAN_FILE);
         let Some(planned) = planned_forms(&path)? else { return Ok(found) };
         let forms: BTreeMap<&MatrixName, Form> =
@@ -68,6 +72,14 @@ impl Checkpoint {
             }
         }
         Ok(found)
+    }
+
+    /// Refuses a matrix of which only some of the tensors are there.
+    fn check_complete(&self, name: &MatrixName) -> Result<(), CheckpointError> {
+        match Form::missing_part(name, |tensor| self.meta(tensor).is_some()) {
+            Some(tensor) => Err(CheckpointError::TensorMissing { dir: self.dir().into(), tensor }),
+            None => Ok(()),
+        }
     }
 
     /// The content of the tensors of a matrix.
@@ -126,11 +138,11 @@ fn planned_forms(path: &Path) -> Result<Option<Vec<(MatrixName, Form)>>, Checkpo
     let matrices = matrices.ok_or_else(|| broken("it has no list of matrices".into()))?;
     let form = |value: &mut Value| -> Result<(MatrixName, Form), CheckpointError> {
         let entry = value.as_object_mut().ok_or_else(|| broken("a matrix is no object".into()))?;
-        update_entry(entry);
         let name = entry.get("name").and_then(Value::as_str);
-        let name = name.ok_or_else(|| broken("a matrix has no name".into()))?;
-        let form = serde_json::from_value(entry["form"].clone());
-        Ok((name.into(), form.map_err(|error| broken(format!("`{name}`: {error}")))?))
+        let name = MatrixName::from(name.ok_or_else(|| broken("a matrix has no name".into()))?);
+        let form =
+            declared_form(entry).map_err(|problem| broken(format!("`{name}`: {problem}")))?;
+        Ok((name, form))
     };
     matrices.iter_mut().map(form).collect::<Result<_, _>>().map(Some)
 }

@@ -21,7 +21,7 @@ pub(crate) fn apply<const D: usize>(
     input: Tensor<D>,
 ) -> Tensor<D> {
     let dtype = FloatDType::from(input.dtype());
-    let bias = bias.map(|bias| bias.val().cast(dtype));
+    let bias = bias.map(|bias| as_float(bias.val()).cast(dtype));
     if let Some(low_rank) = weight.reparameterization::<LowRank>() {
         let down = product(input, weight.base(), None);
         if low_rank.order.is_none() {
@@ -62,6 +62,14 @@ fn product<const D: usize>(
     match bias {
         Some(bias) => output + bias.unsqueeze(),
         None => output,
+    }
+}
+
+/// The numbers of a tensor that may be quantized.
+fn as_float<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
+    match tensor.dtype() {
+        DType::QFloat(_) => tensor.dequantize(),
+        _ => tensor,
     }
 }
 

@@ -6,6 +6,24 @@ use super::form::Form;
 use super::storage::Storage;
 use crate::named::Named;
 
+/// The form that the entry of a matrix in a plan says, of any version.
+pub(crate) fn declared_form(entry: &mut Map<String, Value>) -> Result<Form, String> {
+    update_entry(entry);
+    let form = serde_json::from_value(entry["form"].clone());
+    let form: Form = form.map_err(|error| error.to_string())?;
+    let rank = entry.get("rank").and_then(Value::as_u64);
+    match rank_problem(rank.and_then(|rank| usize::try_from(rank).ok()).unwrap_or(0), form) {
+        Some(problem) => Err(problem),
+        None => Ok(form),
+    }
+}
+
+/// Why a matrix cannot have a rank and a form, which says it again.
+pub(crate) fn rank_problem(rank: usize, form: Form) -> Option<String> {
+    let differs = form.rank().is_some_and(|of_form| of_form != rank);
+    differs.then(|| format!("its rank is {rank}, but its form is {form}"))
+}
+
 /// Brings the entry of a matrix in a plan up to date. Before version 3, `low_rank`, `storage` and
 /// `rank` said together which form a matrix has; now `form` does.
 pub(crate) fn update_entry(entry: &mut Map<String, Value>) {

@@ -226,6 +226,21 @@ impl Form {
         KINDS.iter().find_map(|kind| (kind.stored)(&shape_of))
     }
 
+    /// A tensor that is missing of a matrix of which others are there: of the form that most of
+    /// them belong to. `None` if all of them are there, of whatever shapes.
+    pub(crate) fn missing_part(
+        name: &MatrixName,
+        is_there: impl Fn(&str) -> bool,
+    ) -> Option<String> {
+        let there = |suffix: &&str| is_there(&name.part(suffix));
+        let found = |kind: &&&Kind| kind.suffixes.iter().filter(|suffix| there(suffix)).count();
+        let begun = KINDS.iter().filter(|kind| there(&kind.suffixes[0]));
+        // Of several, the first one.
+        let kind = begun.rev().max_by_key(found)?;
+        let missing = kind.suffixes.iter().find(|suffix| !there(suffix))?;
+        Some(name.part(missing))
+    }
+
     /// The form of a weight of a module, and its shape `[out, in]`.
     pub(super) fn live(shape_of: &Shapes<'_>) -> Option<(Self, [usize; 2])> {
         KINDS.iter().find_map(|kind| (kind.live)(shape_of))

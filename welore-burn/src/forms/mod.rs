@@ -20,7 +20,7 @@ mod pivot;
 mod storage;
 
 pub(crate) use apply::{apply, d_output, form_of};
-pub(crate) use declared::update_entry;
+pub(crate) use declared::{declared_form, rank_problem, update_entry};
 pub use dense::Dense;
 pub use error::FormError;
 pub use factors::Factors;

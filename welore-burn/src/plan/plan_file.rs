@@ -9,7 +9,7 @@ use super::target::Target;
 use crate::artifact::Header;
 use crate::checkpoint::PLAN_FILE;
 use crate::files::FileError;
-use crate::forms::{Form, update_entry};
+use crate::forms::{Form, rank_problem, update_entry};
 use crate::modules::MatrixName;
 use crate::spectrum::{ModelSize, SpectrumUnit};
 
@@ -84,6 +84,7 @@ pub struct PlanTotals {
 
 /// What becomes of one matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MatrixPlan {
     /// Hugging Face name without `.weight`.
     pub name: MatrixName,
@@ -386,10 +387,8 @@ impl MatrixPlan {
             Some(format!("full_rank {} does not fit its shape {:?}", self.full_rank, self.shape))
         } else if !(1..=full).contains(&self.rank) {
             Some(format!("rank {} is not in 1..={full}", self.rank))
-        } else if self.form.rank().is_some_and(|rank| rank != self.rank) {
-            Some(format!("its rank is {}, that of its form is another: {}", self.rank, self.form))
         } else {
-            self.form.problem(self.shape)
+            rank_problem(self.rank, self.form).or_else(|| self.form.problem(self.shape))
         }
     }
 }
