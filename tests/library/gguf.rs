@@ -278,10 +278,24 @@ fn scaled_frequencies_are_read() {
     assert_eq!(config["rope_scaling"]["factor"], 4.0);
 }
 
+type Change = fn(&mut Gguf);
+
+/// Every change of a good file gives an error that names it.
+fn refuses_each<const N: usize>(cases: [(&str, Change); N]) {
+    for (named, change) in cases {
+        let mut gguf = if named == "5 tokens" { tiny(4, 4) } else { tiny(8, 4) };
+        change(&mut gguf);
+        let dir = tempdir().unwrap();
+        let error = convert(&gguf.bytes(), dir.path()).unwrap_err().to_string();
+        assert!(error.contains(named), "{named}: {error}");
+        assert!(error.contains("model.gguf"), "{error}");
+        assert!(!dir.path().join("model").exists());
+    }
+}
+
 #[test]
-fn what_is_not_supported_is_an_error_that_names_it() {
-    type Change = fn(&mut Gguf);
-    let cases: [(&str, Change); 25] = [
+fn metadata_that_are_not_supported_are_an_error_that_names_them() {
+    refuses_each([
         ("gemma3", |g| g.set("general.architecture", Meta::Text("gemma3".into()))),
         ("general.architecture", |g| g.unset("general.architecture")),
         ("llama.block_count` is not a whole number", |g| {
@@ -299,6 +313,12 @@ fn what_is_not_supported_is_an_error_that_names_it() {
         ("llama.expert_count", |g| g.set("llama.expert_count", Meta::U32(8))),
         ("split.count", |g| g.set("split.count", Meta::U32(3))),
         ("yarn", |g| g.set("llama.rope.scaling.type", Meta::Text("yarn".into()))),
+    ]);
+}
+
+#[test]
+fn tensors_that_are_not_supported_are_an_error_that_names_them() {
+    refuses_each([
         ("rope_freqs.weight", |g| g.add_f32("rope_freqs.weight", &[1], &[0.5])),
         ("`blk.0.ffn_up.weight` is I32", |g| g.tensor("blk.0.ffn_up.weight").kind = 26),
         ("`blk.0.ffn_up.weight` is missing", |g| {
@@ -319,6 +339,12 @@ fn what_is_not_supported_is_an_error_that_names_it() {
             let tensor = g.tensor("token_embd.weight");
             (tensor.kind, tensor.data) = (8, vec![0; 34]);
         }),
+    ]);
+}
+
+#[test]
+fn tokenizers_that_are_not_supported_are_an_error_that_names_them() {
+    refuses_each([
         ("5 tokens", |g| g.add_tokens(5)),
         ("does not keep its number", |g| {
             let tokens = ["a", "b", "a"].map(String::from).to_vec();
@@ -330,19 +356,7 @@ fn what_is_not_supported_is_an_error_that_names_it() {
         ("eos_token_id` is 9 of 8 tokens", |g| {
             g.set("tokenizer.ggml.eos_token_id", Meta::U32(9));
         }),
-    ];
-    for (named, change) in cases {
-        let mut gguf = tiny(8, 4);
-        if named == "5 tokens" {
-            gguf = tiny(4, 4);
-        }
-        change(&mut gguf);
-        let dir = tempdir().unwrap();
-        let error = convert(&gguf.bytes(), dir.path()).unwrap_err().to_string();
-        assert!(error.contains(named), "{named}: {error}");
-        assert!(error.contains("model.gguf"), "{error}");
-        assert!(!dir.path().join("model").exists());
-    }
+    ]);
 }
 
 #[test]

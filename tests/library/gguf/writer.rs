@@ -202,7 +202,14 @@ pub fn of_fixture(name: &str) -> Gguf {
         gguf.add_f32("rope_freqs.weight", &[factors.len()], &factors);
     }
 
-    let checkpoint = Checkpoint::open(dir).unwrap();
+    add_weights(&mut gguf, &Checkpoint::open(dir).unwrap(), &config);
+    gguf
+}
+
+/// Adds the weights of a model directory, as llama.cpp's converter writes them.
+fn add_weights(gguf: &mut Gguf, checkpoint: &Checkpoint, config: &Value) {
+    let number = |key: &str| config[key].as_u64().unwrap() as u32;
+    let qwen2 = config["model_type"] == "qwen2";
     for name in checkpoint.names() {
         let (meta, bytes) = checkpoint.raw(name).unwrap();
         let (mut kind, mut data) = match meta.dtype {
@@ -221,7 +228,7 @@ pub fn of_fixture(name: &str) -> Gguf {
             kind = 0;
         }
         let heads = match name.rsplit('.').nth(1) {
-            Some("q_proj") if !qwen2 => Some(heads),
+            Some("q_proj") if !qwen2 => Some(number("num_attention_heads")),
             Some("k_proj") if !qwen2 => Some(number("num_key_value_heads")),
             _ => None,
         };
@@ -230,7 +237,6 @@ pub fn of_fixture(name: &str) -> Gguf {
         }
         gguf.add(&name_in_gguf(name), &meta.shape, kind, data);
     }
-    gguf
 }
 
 /// Puts the rows of every head in the order `0, d/2, 1, d/2 + 1, ...`.

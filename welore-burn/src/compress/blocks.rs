@@ -113,6 +113,15 @@ struct Signal {
     changed: bool,
 }
 
+/// A block whose turn it is.
+struct Turn<'t, P> {
+    /// Its number.
+    index: usize,
+    /// Its matrices that are to be compressed, in the order of their use.
+    layer: Vec<SharedInputs>,
+    pass: &'t P,
+}
+
 impl<'a, M: LanguageModel> Blocks<'a, M> {
     /// Checks everything that can be checked before the first block.
     pub fn new(
@@ -180,15 +189,15 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
                 self.watch.inputs(|| self.dense.block(index, signal.dense[0].clone(), &pass));
             let mut layer = self.watch.groups(&seen);
             layer.retain(|matrix| self.planned.contains_key(&matrix.name));
+            let turn = Turn { index, layer, pass: &pass };
             let (next, block);
-            (model, next, block) =
-                self.block(model, index, &layer, &signal, &pass, sink, progress)?;
-            report.compressed.extend(layer.iter().map(|matrix| CompressedMatrix {
+            (model, next, block) = self.block(model, &turn, &signal, sink, progress)?;
+            report.compressed.extend(turn.layer.iter().map(|matrix| CompressedMatrix {
                 name: matrix.name.clone(),
                 rank: self.planned[&matrix.name].rank,
                 relative_error: block[&matrix.name].relative_error,
             }));
-            signal.changed |= !layer.is_empty();
+            signal.changed |= !turn.layer.is_empty();
             signal.compressed = match signal.changed {
                 true => self.through(&model.valid(), index, &signal.compressed, &pass)?,
                 false => next.clone(),
@@ -200,24 +209,22 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
 
     /// Compresses one block: what an earlier process left of it, or anew. Returns what the dense
     /// one makes of the text as well.
-    #[allow(clippy::too_many_arguments)]
     fn block(
         &self,
         model: M,
-        index: usize,
-        layer: &[SharedInputs],
+        turn: &Turn<'_, M::Pass>,
         signal: &Signal,
-        pass: &M::Pass,
         sink: &mut dyn Sink,
         progress: &mut dyn Progress,
     ) -> Result<(M, Vec<Tensor<3>>, Block), CompressError> {
+        let Turn { index, ref layer, pass } = *turn;
         if let Some(block) = self.find(layer, sink)? {
             let (next, _) = self.inputs_of(index, &[], signal, pass);
             return Ok((self.attach(model, &block), next, block));
         }
         // The first compressed block sees what the dense one does.
         let follows = signal.changed && self.options.follow > 0.0;
-        let measured = if follows { layer } else { &[] };
+        let measured: &[SharedInputs] = if follows { layer } else { &[] };
         let (next, inputs) = self.inputs_of(index, measured, signal, pass);
         let mut block = self.factor(layer, &inputs, follows)?;
         if sink.rounds() {
