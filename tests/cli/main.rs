@@ -8,6 +8,7 @@ mod browser;
 mod calibrated;
 mod cards;
 mod devices;
+mod earlier;
 mod gradients;
 mod hub;
 mod hub_server;

@@ -109,7 +109,11 @@ const COMPRESS: &str = "compress model --err 0.5 --shard-size 5MB -o out";
 
 /// Runs [`COMPRESS`] and kills it when so many matrices are factored.
 fn kill_at(sandbox: &Sandbox, matrices: usize) {
-    let mut command = sandbox.command(COMPRESS);
+    kill_line_at(sandbox, COMPRESS, matrices);
+}
+
+fn kill_line_at(sandbox: &Sandbox, line: &str, matrices: usize) {
+    let mut command = sandbox.command(line);
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     wait_until("the work", || factored(sandbox) >= matrices);
     child.kill().unwrap();
@@ -203,6 +207,26 @@ fn killed_compression_goes_on_where_it_stopped_and_trusts_no_damaged_file() {
     fs::write(&journal, &text[..text.len() - 7]).unwrap();
     kill_at(&sandbox, factored(&sandbox) + 20);
     sandbox.gives(COMPRESS);
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn killed_compression_block_by_block_goes_on_to_the_same_bytes() {
+    let sandbox = Sandbox::new();
+    deepen(&sandbox, 8);
+    sandbox.gives(
+        "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 6 \
+         --gradient-windows 2 -o seen",
+    );
+    let line = "compress model --calibration seen --method sequential --refine 1 --keep-params 0.7 \
+                --shard-size 100kB -o out";
+    sandbox.gives(&line.replace("-o out", "-o whole"));
+    for matrices in [3, 20] {
+        kill_line_at(&sandbox, line, matrices);
+        assert!(factored(&sandbox) >= matrices);
+    }
+    let outcome = sandbox.gives(line);
+    assert!(outcome.stderr.contains("were compressed before"), "{}", outcome.stderr);
     assert_whole(&sandbox);
 }
 

@@ -236,6 +236,14 @@ impl Tensor {
         let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
         Self { dtype, shape: shape.to_vec(), data: vec![0; bytes] }
     }
+
+    /// The same numbers in f32, of a bf16 tensor.
+    pub fn in_f32(&self) -> Self {
+        assert_eq!(self.dtype, Dtype::BF16);
+        let (entries, _) = self.data.as_chunks::<2>();
+        let data = entries.iter().flat_map(|[low, high]| [0, 0, *low, *high]).collect();
+        Self { dtype: Dtype::F32, shape: self.shape.clone(), data }
+    }
 }
 
 impl From<TensorView<'_>> for Tensor {

@@ -1,11 +1,12 @@
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use safetensors::Dtype;
 use serde_json::Value;
 
 use crate::support::Sandbox;
 
-/// A short run on the story; 8 steps of 2 blocks.
+/// A short run on the story; 8 steps of 2 windows.
 pub const SHORT: &str = "train model --err 0.8 --text story.txt -o run --seq-len 32 --batch-size 2 \
                      --steps 8 --lr 3e-3 --warmup 2 --save-every 2";
 
@@ -288,6 +289,40 @@ fn configuration_alone_is_trained_from_random_weights() {
     sandbox.edit_json("bare/config.json", |config| config["num_hidden_layers"] = (1 << 24).into());
     sandbox.refuses(&line.replace("-o run", "-o x"), "too many to train");
     sandbox.misused(&format!("{line} --err 0.5"), "--err");
+}
+
+#[test]
+fn every_tensor_keeps_the_type_that_it_had() {
+    let sandbox = Sandbox::new();
+    // Norms and one projection in f32, as mixed checkpoints have them; the rest is bf16.
+    let mixed = ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"];
+    sandbox.edit_tensors("model/model.safetensors", |tensors| {
+        for name in mixed {
+            let tensor = tensors.get_mut(name).unwrap();
+            *tensor = tensor.in_f32();
+        }
+    });
+    let before = sandbox.tensors("model/model.safetensors");
+    let types = |dir: &str| -> Vec<_> {
+        let tensors = sandbox.tensors(&format!("{dir}/model.safetensors"));
+        tensors.into_iter().map(|(name, tensor)| (name, tensor.dtype)).collect()
+    };
+    let line = SHORT.replace("--err 0.8", "--trainable full");
+    sandbox.gives(&line);
+    let expected: Vec<_> = before.into_iter().map(|(name, tensor)| (name, tensor.dtype)).collect();
+    assert_eq!(types("run/model"), expected);
+    // Factors have the type of their matrix, and adapters leave a merged weight in it.
+    sandbox
+        .gives(&SHORT.replace("-o run", "-o low").replace("--err 0.8", "--err 0.8 --min-ratio 0"));
+    let of = |dir: &str, tensor: &str| {
+        types(dir).into_iter().find(|(name, _)| name == tensor).map(|(_, dtype)| dtype)
+    };
+    assert_eq!(of("low/model", "model.layers.1.mlp.up_proj.U.weight"), Some(Dtype::F32));
+    assert_eq!(of("low/model", "model.layers.0.mlp.up_proj.U.weight"), Some(Dtype::BF16));
+    sandbox
+        .gives("train low/model --trainable lora --text story.txt -o lora --seq-len 32 --steps 2");
+    assert_eq!(of("lora/model", "model.layers.1.mlp.up_proj.weight"), Some(Dtype::F32));
+    assert_eq!(of("lora/model", "model.layers.0.mlp.up_proj.weight"), Some(Dtype::BF16));
 }
 
 #[test]
