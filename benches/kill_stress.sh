@@ -16,7 +16,7 @@ trap 'rm -rf "$scratch"' EXIT
 start() {
     exec "$welore" train "$here/tests/fixtures/tiny-llama" --err 0.8 --text "$here/tests/fixtures/story.txt" \
         -o "$1" --seq-len 32 --batch-size 2 --steps $((60 * kills)) --lr 1e-3 --warmup 10 --save-every 5 \
-        --eval-text "$here/tests/fixtures/story.txt" --eval-every 50 --eval-blocks 4
+        --eval-text "$here/tests/fixtures/story.txt" --eval-every 50 --eval-windows 4
 }
 losses() { python3 -c '
 import json, sys

@@ -10,9 +10,10 @@ A factored matrix X, [out, in] and of rank r, is stored in one of two ways:
 
     factors   X.V.weight [r, in], X.U.weight [out, r]                  X = U V
     pivot     X.V.weight [r, in], X.C.weight [out - r, r], X.pivots [r]
-              the rows of X that `pivots` numbers are those of V, the others, in rising order, those of C V
+              the rows of X with the numbers in `pivots` are the rows of V;
+              the others, in rising order, are the rows of C V
 
-A bias stays X.bias, and all other tensors are those of the Hugging Face model.
+A bias is still called X.bias, and all other tensors are those of the Hugging Face model.
 """
 
 import argparse
@@ -28,7 +29,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 class LowRankLinear(nn.Module):
     """A linear layer that multiplies by its two factors, one after the other.
 
-    Its parameters have the names of the files. `pivots` is given in pivoted storage only.
+    Its parameters have the names they have in the files. `pivots` is given for the pivoted form only.
     """
 
     def __init__(self, d_input, d_output, rank, bias=False, pivots=None):
@@ -43,7 +44,7 @@ class LowRankLinear(nn.Module):
         is_pivot = torch.zeros(d_output, dtype=torch.bool, device=pivots.device)
         is_pivot[pivots.long()] = True
         others = (~is_pivot).nonzero().flatten()
-        # Outputs come as the pivots, then the others; this says where each is among them.
+        # Outputs are computed pivots first, then the others; this is where each one is among them.
         self.register_buffer("order", torch.cat([pivots.long(), others]).argsort(), persistent=False)
 
     def forward(self, x):
@@ -65,16 +66,16 @@ def read_tensors(directory):
 
 
 def load_factored(directory, dtype=None):
-    """The model of a directory, factored where the files are, in eval mode on the CPU.
+    """The model in a directory, in eval mode on the CPU. Matrices that are factored in the files stay factored.
 
-    Weights keep their stored type unless `dtype` says another. Also loads dense directories.
+    Weights keep their stored type unless `dtype` names another. Dense directories load too.
     """
     directory = Path(directory)
     config = AutoConfig.from_pretrained(directory)
     tensors = {name: t for name, t in read_tensors(directory).items() if "rotary_emb" not in name}
     if dtype is not None:
         tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-    # Nothing is allocated for weights that would be replaced.
+    # Allocate nothing for weights that will be replaced.
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
     for name in [name.removesuffix(".V.weight") for name in tensors if name.endswith(".V.weight")]:
@@ -87,7 +88,7 @@ def load_factored(directory, dtype=None):
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     model.load_state_dict(tensors, strict=True, assign=True)
     model.tie_weights()
-    # Its frequencies are in no file.
+    # No file holds its frequencies.
     model.model.rotary_emb = type(model.model.rotary_emb)(config)
     if (directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory)
@@ -96,7 +97,7 @@ def load_factored(directory, dtype=None):
 
 @torch.no_grad()
 def perplexity(model, tokens, seq_len, blocks):
-    """Over consecutive blocks, each read from its start; every token but the first is predicted."""
+    """Over `blocks` consecutive windows, each read from its start; every token but the first is predicted."""
     starts = range(0, len(tokens) - seq_len + 1, seq_len)[:blocks]
     nll = 0.0
     for block in (torch.tensor(tokens[start : start + seq_len]) for start in starts):

@@ -84,7 +84,7 @@ class Bench:
         return min(60 * (minutes or self.args.stage_minutes), self.until - time.monotonic())
 
     def where(self, backend, dtype):
-        """Flags of what computes; a CPU run passes none, so older binaries can be tried too."""
+        """Flags of what computes; a CPU run passes none."""
         return ["--backend", backend, "--dtype", dtype] if self.on_gpu else []
 
     def welore(self, *words, minutes=None, enough=None):
@@ -219,7 +219,7 @@ class Bench:
 
         def measure(blocks):
             result, memory = self.welore("eval", self.model(name, kind), "--text", text, "--seq-len", shape.seq_len,
-                                         "--blocks", blocks, *self.where("cuda", self.args.dtype), "--json")
+                                         "--windows", blocks, *self.where("cuda", self.args.dtype), "--json")
             return result["seconds"], {"perplexity": result["perplexity"]}, memory
 
         def ours():
@@ -263,7 +263,7 @@ class Bench:
 
         def perplexity(kind, *where):
             return self.welore("eval", self.work / f"small-{kind}", "--text", text, "--seq-len", shape.seq_len,
-                               "--blocks", blocks, *where, "--json")[0]["perplexity"]
+                               "--windows", blocks, *where, "--json")[0]["perplexity"]
 
         def losses(trainable, *where):
             folder = self.work / "run"

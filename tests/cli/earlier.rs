@@ -87,7 +87,7 @@ fn spectra_and_plans_of_every_earlier_version_give_what_they_gave() {
         matrix.as_object_mut().unwrap().remove("storage");
     }
     sandbox.write("first.json", first.to_string());
-    for plan in ["plan", "again", "first"] {
+    for plan in ["again", "plan", "first"] {
         sandbox.gives(&format!("compress model --plan {plan}.json -o by-{plan}"));
         let shown = sandbox.json(&format!("inspect by-{plan} --json"));
         assert_eq!(shown["plan"]["target"]["err"], 0.6, "{plan}");

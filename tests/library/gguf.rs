@@ -324,18 +324,18 @@ fn tensors_that_are_not_supported_are_an_error_that_names_them() {
         ("`blk.0.ffn_up.weight` is missing", |g| {
             g.tensors.retain(|tensor| tensor.name != "blk.0.ffn_up.weight");
         }),
-        ("`blk.0.ffn_up.scale` is none", |g| g.add_f32("blk.0.ffn_up.scale", &[1], &[1.0])),
+        ("`blk.0.ffn_up.scale` does not belong", |g| g.add_f32("blk.0.ffn_up.scale", &[1], &[1.0])),
         ("two tensors `output_norm.weight`", |g| {
             g.add_f32("output_norm.weight", &[2], &[1.0; 2]);
         }),
-        ("has shape [1, 4] for [4, 1]", |g| {
+        ("has shape [1, 4], not [4, 1]", |g| {
             let tensor = g.tensor("blk.0.ffn_down.weight");
             tensor.shape.reverse();
         }),
         ("`token_embd.weight` is missing", |g| {
             g.tensors.retain(|tensor| tensor.name != "token_embd.weight");
         }),
-        ("rows of 4 in blocks of 32", |g| {
+        ("rows of 4 entries, which do not fill blocks of 32", |g| {
             let tensor = g.tensor("token_embd.weight");
             (tensor.kind, tensor.data) = (8, vec![0; 34]);
         }),
@@ -353,7 +353,7 @@ fn tokenizers_that_are_not_supported_are_an_error_that_names_them() {
         ("wordpiece", |g| g.set("tokenizer.ggml.model", Meta::Text("wordpiece".into()))),
         ("viking", |g| g.set("tokenizer.ggml.pre", Meta::Text("viking".into()))),
         ("`tokenizer.ggml.pre`", |g| g.unset("tokenizer.ggml.pre")),
-        ("eos_token_id` is 9 of 8 tokens", |g| {
+        ("eos_token_id` is 9, but there are 8 tokens", |g| {
             g.set("tokenizer.ggml.eos_token_id", Meta::U32(9));
         }),
     ]);

@@ -1,5 +1,5 @@
-//! The Rust code of the guides in `docs/guides`, compiled and run as documentation tests. Packages
-//! lack those files, and only `cargo test --doc` looks for them.
+//! The Rust code of the guides in `docs/guides`, compiled and run as documentation tests. The
+//! published package does not contain the guides, and only `cargo test --doc` reads them.
 
 #[doc = include_str!("../../docs/guides/low-rank-linear.md")]
 struct LowRankLinear;

@@ -3,8 +3,8 @@
 use std::env::var_os;
 use std::path::PathBuf;
 
-/// Where one kind of results is kept, if the environment has a place for it: in `$WELORE_CACHE`,
-/// else in `$XDG_CACHE_HOME/welore`, else in `~/.cache/welore`.
+/// Where one kind of result is kept: in `$WELORE_CACHE`, else in `$XDG_CACHE_HOME/welore`, else in
+/// `~/.cache/welore`. `None` if the environment has none of these.
 pub fn cache_dir(kind: &str) -> Option<PathBuf> {
     let named = |name: &str| var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
     let cache = named("WELORE_CACHE")

@@ -1,4 +1,4 @@
-//! Which devices there are, and the one that a command computes on. The only place that
+//! The available devices, and the one that a command computes on. The only module that
 //! constructs a `Device`.
 
 use std::num::NonZeroUsize;
@@ -21,13 +21,13 @@ pub enum Backend {
     Cuda,
     /// Apple GPUs.
     Metal,
-    /// GPUs by Vulkan, with SPIR-V shaders.
+    /// GPUs through Vulkan, with SPIR-V shaders.
     Vulkan,
-    /// GPUs by what wgpu finds, with WGSL shaders.
+    /// GPUs through wgpu, with WGSL shaders.
     Wgpu,
     /// The CPU.
     Flex,
-    /// The CPU, by CubeCL's kernels.
+    /// The CPU, with CubeCL's kernels.
     Cpu,
 }
 
@@ -36,7 +36,7 @@ impl Named for Backend {
         &[Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Flex, Self::Cpu]
     }
 
-    /// That of its option, of its Cargo feature, and Burn's own.
+    /// The value of `--backend`, the name of the Cargo feature, and Burn's own name.
     fn name(&self) -> &'static str {
         match self {
             Self::Cuda => "cuda",
@@ -61,7 +61,7 @@ impl Named for Backend {
 }
 
 impl Backend {
-    /// What Burn lists its devices by; `None` if it is not compiled in.
+    /// Burn's type of its devices; `None` if it is not compiled in.
     fn device_type(self) -> Option<DeviceType> {
         match self {
             #[cfg(feature = "cuda")]
@@ -86,7 +86,7 @@ impl Backend {
         self.device_type().is_some()
     }
 
-    /// Its devices on this machine; none where it is not compiled in or has no driver.
+    /// Its devices on this machine; empty if it is not compiled in or has no driver.
     pub fn devices(self) -> Vec<Device> {
         let Some(device_type) = self.device_type() else { return Vec::new() };
         guarded(|| Device::enumerate(device_type).into_vec()).unwrap_or_default()
@@ -96,35 +96,35 @@ impl Backend {
         !matches!(self, Self::Flex | Self::Cpu)
     }
 
-    /// What to do where it finds no device.
+    /// What to do if it finds no device.
     fn remedy(self) -> &'static str {
         match self {
             Self::Cuda => {
-                "install the NVIDIA driver, which brings libcuda, or take another --backend; \
+                "install the NVIDIA driver, which includes libcuda, or use another --backend; \
                  `welore-cli devices` lists them"
             }
-            Self::Metal => "it needs macOS; `welore-cli devices` lists other backends",
+            Self::Metal => "this backend needs macOS; `welore-cli devices` lists the others",
             _ => {
-                "install the GPU's Vulkan driver (Debian: mesa-vulkan-drivers), or take another \
+                "install the GPU's Vulkan driver (Debian: mesa-vulkan-drivers), or use another \
                  --backend; `welore-cli devices` lists them"
             }
         }
     }
 }
 
-/// What a device tells of itself.
+/// What a device reports about itself.
 #[derive(Debug, Clone)]
 pub struct Facts {
     /// Its name.
     pub name: String,
-    /// Its memory in bytes, where it tells.
+    /// Its memory in bytes, if it reports it.
     pub memory: Option<u64>,
-    /// Types that it computes in.
+    /// The types that it can compute in.
     pub dtypes: Vec<Precision>,
 }
 
 impl Facts {
-    /// Asks a device; `None` if it cannot be opened.
+    /// Queries a device; `None` if it cannot be opened.
     pub fn of(device: &Device) -> Option<Self> {
         guarded(|| {
             let dtypes = Precision::all().iter().copied();
@@ -148,7 +148,7 @@ fn identity(device: &Device) -> (String, Option<u64>) {
     (format!("CPU, {} cores", cores()), host_memory())
 }
 
-/// Whether the CPU plays the GPU. Opens nothing.
+/// Whether the CPU emulates this GPU. Does not open the device.
 pub fn is_software(device: &Device) -> bool {
     #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
     if let DispatchDevice::Cube(CubeDevice::Wgpu(device)) = device.as_dispatch() {
@@ -158,7 +158,7 @@ pub fn is_software(device: &Device) -> bool {
     false
 }
 
-/// The memory of this machine in bytes, where the system tells.
+/// The memory of this machine in bytes, if the system reports it.
 fn host_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
@@ -166,8 +166,8 @@ fn host_memory() -> Option<u64> {
     Some(1024 * kilobytes)
 }
 
-/// Drivers that wgpu loads complain on stderr where there is no session of a desktop. To be called
-/// before there are threads.
+/// Silences drivers that wgpu loads: without a desktop session they complain on stderr. Must be
+/// called before threads are started.
 pub fn quiet_drivers() {
     const SESSION: &str = "XDG_RUNTIME_DIR";
     if cfg!(all(unix, feature = "_cubecl")) && std::env::var_os(SESSION).is_none() {
@@ -176,7 +176,7 @@ pub fn quiet_drivers() {
     }
 }
 
-/// The device that holds what is not computed with, such as a model without its weights.
+/// The device for what is not computed with, such as a model without its weights.
 pub fn host() -> Device {
     #[cfg(feature = "flex")]
     return Device::flex();
@@ -184,23 +184,23 @@ pub fn host() -> Device {
     Device::default()
 }
 
-/// Cores of this machine that this process may use.
+/// The number of cores that this process may use.
 fn cores() -> NonZeroUsize {
     std::thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
-/// What a user asks for to compute on.
+/// Where the user wants to compute, and in which type.
 #[derive(Debug, Clone, Copy)]
 pub struct Choice {
-    /// The backend; `None` is the best one that is there.
+    /// The backend; `None` for the best one available.
     pub backend: Option<Backend>,
-    /// Number of the device; `None` is the first.
+    /// Number of the device; `None` for the first.
     pub device: Option<usize>,
     /// The type to compute in.
     pub dtype: Precision,
 }
 
-/// Where and in which type a command computes.
+/// The device that a command computes on, and the type.
 #[derive(Debug, Clone)]
 pub struct Compute {
     /// The device.
@@ -211,7 +211,7 @@ pub struct Compute {
 }
 
 impl Compute {
-    /// The device that is asked for, opened and tried.
+    /// Opens the chosen device and tries it out.
     pub fn choose(choice: Choice) -> Result<Self> {
         let (backend, devices) = match choice.backend {
             Some(backend) => (backend, found(backend)?),
@@ -219,8 +219,8 @@ impl Compute {
         };
         let device = pick(backend, devices, choice.device)?;
         // Burn restores the state of optimizers on its default device first.
-        // SAFETY: nothing here reads the environment from another thread but by `std::env`,
-        // which takes the same lock.
+        // SAFETY: other threads here read the environment only through `std::env`, which takes the
+        // same lock.
         unsafe { std::env::set_var("BURN_DEVICE", backend.name()) };
         let compute = Self { device, dtype: FloatDType::F32, backend };
         compute.try_out()?;
@@ -228,26 +228,26 @@ impl Compute {
         compute.with_dtype(choice.dtype)
     }
 
-    /// The same device with another type, if it can compute in that.
+    /// The same device with another type, if it can compute in it.
     fn with_dtype(self, dtype: Precision) -> Result<Self> {
-        let Some(facts) = Facts::of(&self.device) else { return Err(self.broken("it is gone")) };
+        let Some(facts) = Facts::of(&self.device) else { return Err(self.broken("the device can no longer be opened")) };
         if !facts.dtypes.contains(&dtype) {
-            let message = format!("--dtype {}: {} cannot compute in it", dtype.name(), facts.name);
+            let message = format!("--dtype {}: {} cannot compute in this type", dtype.name(), facts.name);
             let names: Vec<_> = facts.dtypes.iter().map(|dtype| dtype.name()).collect();
-            let hint = Some(format!("it can in {}", names.join(", ")));
+            let hint = Some(format!("this device can compute in {}", names.join(", ")));
             return Err(WrongInput { message, hint }.into());
         }
         Ok(Self { dtype: dtype.float(), ..self })
     }
 
-    /// Windows or examples that an evaluation computes at once: on a CPU enough to hide the
-    /// operations that use one core only, few enough to fit in memory; a GPU is busy with one.
+    /// How many windows or examples an evaluation computes at once. On a CPU this is enough to hide
+    /// operations that use only one core, and few enough to fit in memory; one keeps a GPU busy.
     pub fn at_once(&self) -> NonZeroUsize {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).unwrap();
         if self.backend == Backend::Flex { cores().min(MOST) } else { NonZeroUsize::MIN }
     }
 
-    /// How batches are spread over the device.
+    /// How batches are split up for the device.
     pub fn execution(&self) -> ExecutionOptions {
         if self.backend == Backend::Flex {
             ExecutionOptions {
@@ -265,7 +265,7 @@ impl Compute {
         }
     }
 
-    /// Computes something: a driver may be there and not work.
+    /// Computes something: a driver may be installed and not work.
     fn try_out(&self) -> Result<()> {
         let sum = guarded(|| {
             let x = Tensor::<1>::from_data([0.0, 0.0], (&self.device, DType::F32));
@@ -273,7 +273,7 @@ impl Compute {
         });
         match sum {
             Ok(sum) if (sum - 2.0).abs() < 1e-3 => Ok(()),
-            Ok(sum) => Err(self.broken(&format!("it computes {sum} for 2"))),
+            Ok(sum) => Err(self.broken(&format!("it computes {sum} instead of 2"))),
             Err(panic) => Err(self.broken(&panic.message)),
         }
     }
@@ -282,21 +282,21 @@ impl Compute {
         let message = format!("the {} backend does not work here: {reason}", self.backend.name());
         let hint = match self.backend {
             Backend::Cuda => {
-                "CUDA needs libcuda, and $CUDA_PATH/nvvm/libdevice of the CUDA toolkit; or take \
+                "CUDA needs libcuda, and $CUDA_PATH/nvvm/libdevice from the CUDA toolkit; or use \
                  another --backend"
             }
-            _ => "`welore-cli devices` lists what there is; --backend flex works everywhere",
+            _ => "`welore-cli devices` lists the available ones; --backend flex works everywhere",
         };
         WrongInput { message, hint: Some(hint.into()) }.into()
     }
 }
 
-/// The devices of a backend that was asked for.
+/// The devices of a backend that the user chose.
 fn found(backend: Backend) -> Result<Vec<Device>> {
     let name = backend.name();
     if !backend.is_compiled() {
         let message = format!("this welore-cli was built without the {name} backend");
-        let hint = Some(format!("cargo install --path welore-cli --features {name}"));
+        let hint = Some(format!("build it with `cargo install --path welore-cli --features {name}`"));
         return Err(WrongInput { message, hint }.into());
     }
     let devices = backend.devices();
@@ -307,8 +307,8 @@ fn found(backend: Backend) -> Result<Vec<Device>> {
     Ok(devices)
 }
 
-/// The best backend that is compiled in and finds a device: a GPU if there is one. A GPU that
-/// is only played by the CPU has to be asked for.
+/// The best backend that is compiled in and finds a device: a GPU if there is one. A GPU that the
+/// CPU emulates is used only if it is chosen.
 fn best() -> Result<(Backend, Vec<Device>)> {
     for backend in Backend::all().iter().copied() {
         let mut devices = backend.devices();
@@ -319,7 +319,7 @@ fn best() -> Result<(Backend, Vec<Device>)> {
             return Ok((backend, devices));
         }
     }
-    let message = "no device is found to compute on".into();
+    let message = "no device was found to compute on".into();
     let hint = Some("build with --features flex, which works everywhere".into());
     Err(WrongInput { message, hint }.into())
 }
@@ -329,8 +329,8 @@ fn pick(backend: Backend, mut devices: Vec<Device>, index: Option<usize>) -> Res
     if index < count {
         return Ok(devices.swap_remove(index));
     }
-    let are = if count == 1 { "is 1" } else { &format!("are {count}") };
-    let message = format!("--device {index}: there {are} of the {} backend", backend.name());
-    let hint = Some("devices count from 0; `welore-cli devices` lists them".into());
+    let has = if count == 1 { "1 device" } else { &format!("{count} devices") };
+    let message = format!("--device {index}: the {} backend has {has}", backend.name());
+    let hint = Some("devices are numbered from 0; `welore-cli devices` lists them".into());
     Err(WrongInput { message, hint }.into())
 }

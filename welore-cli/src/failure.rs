@@ -1,10 +1,10 @@
-//! Mistakes of the user, and panics of libraries, as errors.
+//! The user's mistakes and libraries' panics, as errors.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook};
 use std::sync::{Mutex, PoisonError};
 
-/// A mistake in what the user gave that only this crate can see.
+/// A mistake in the user's input that only this crate can detect.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
 pub struct WrongInput {
@@ -26,16 +26,15 @@ impl WrongInput {
     }
 }
 
-/// A panic of a library. GPU backends report a driver that is missing or memory that is used
-/// up in no other way.
+/// A panic of a library. GPU backends report a missing driver or exhausted memory in no other way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct Panic {
-    /// What it said.
+    /// Its message.
     pub message: String,
-    /// The line of code that said it.
+    /// The line of code that panicked.
     pub place: String,
-    /// How it came there; empty unless `RUST_BACKTRACE` asks for it.
+    /// The calls that led there; empty unless `RUST_BACKTRACE` asks for them.
     pub backtrace: String,
 }
 
@@ -60,10 +59,10 @@ impl Panic {
     }
 }
 
-/// The first panic since the last [`guarded`] call began: later ones come of it.
+/// The first panic since the last [`guarded`] call began: later ones result from it.
 static FIRST_PANIC: Mutex<Option<Panic>> = Mutex::new(None);
 
-/// Makes panics, of any thread, kept instead of printed.
+/// Keeps the panics of all threads instead of printing them.
 pub fn keep_panics() {
     set_hook(Box::new(|info| {
         let mut first = FIRST_PANIC.lock().unwrap_or_else(PoisonError::into_inner);
@@ -71,7 +70,7 @@ pub fn keep_panics() {
     }));
 }
 
-/// Runs work that may panic for reasons that are not ours.
+/// Runs work in which a library may panic.
 ///
 /// # Errors
 ///

@@ -42,7 +42,7 @@ pub fn percent(share: f64) -> String {
     format!("{:.1}%", 100.0 * share)
 }
 
-/// Perplexity with four significant digits or so, also when it is astronomical.
+/// Perplexity with at least four significant digits, even if it is huge.
 pub fn perplexity(value: f64) -> String {
     match value {
         v if v < 1000.0 => format!("{v:.3}"),
@@ -51,7 +51,7 @@ pub fn perplexity(value: f64) -> String {
     }
 }
 
-/// A table with plain rules; all columns but the first to the right.
+/// A table without rules; all columns except the first are aligned to the right.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_header(header.to_vec());

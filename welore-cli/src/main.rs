@@ -1,8 +1,8 @@
 //! `welore-cli`: from a pretrained language model to a compressed one.
 //!
-//! Arguments become options, options become calls of `welore-burn`. This crate alone
+//! Arguments become options, and options become calls of `welore-burn`. Only this crate
 //! constructs a device, prints, and shows progress. Results go to stdout, everything else to
-//! stderr. Exit codes: 0 fine, 1 failed, 2 wrong usage or input.
+//! stderr. Exit codes: 0 success, 1 failure, 2 wrong usage or input.
 
 #![recursion_limit = "256"]
 
@@ -39,7 +39,7 @@ fn main() -> ExitCode {
     }
     verbosity::raise(cli.general.verbose);
     if let Some(path) = &cli.general.config {
-        tracing::debug!("options that were not given are those of {}", path.display());
+        tracing::debug!("options that are not given come from {}", path.display());
     }
     terminal::listen_for_interrupts();
     terminal::outlive_file_size_limit();

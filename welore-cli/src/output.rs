@@ -1,4 +1,4 @@
-//! What is printed: results on stdout, everything else on stderr.
+//! Printing: results on stdout, everything else on stderr.
 
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use anyhow::Context;
 use serde::Serialize;
 
-/// Whether only errors and warnings are said on stderr.
+/// Whether only errors and warnings are printed on stderr.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
 /// Silences progress and notes.
@@ -19,15 +19,15 @@ pub fn is_quiet() -> bool {
     QUIET.load(Ordering::Relaxed)
 }
 
-/// Prints a line of a result on stdout, and returns from the function if that fails: unlike
-/// `println!`, which panics when the reader has gone or the disk is full.
+/// Prints a line of a result on stdout, and returns from the function if that fails. `println!`
+/// would panic when the reader has gone or the disk is full.
 macro_rules! say {
     ($($text:tt)*) => {
         $crate::output::print_line(format_args!($($text)*))?
     };
 }
 
-/// Prints a note on stderr, unless `--quiet` asks for none. Warnings and errors are no notes.
+/// Prints a note on stderr, unless `--quiet` is given. Warnings and errors are not notes.
 macro_rules! note {
     ($($text:tt)*) => {
         if !$crate::output::is_quiet() {
@@ -36,7 +36,7 @@ macro_rules! note {
     };
 }
 
-/// Prints a line on stderr. That nobody reads it is no reason to stop, as `eprintln!` would.
+/// Prints a line on stderr. If that fails, the program continues; `eprintln!` would panic.
 macro_rules! tell {
     ($($text:tt)*) => {{
         use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! What `--verbose` shows: what goes on inside, line by line on stderr.
+//! `--verbose`: log lines on stderr.
 
 use std::sync::atomic::{AtomicU8, Ordering};
 
@@ -14,17 +14,17 @@ static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 /// The crates whose events are shown.
 const OURS: [&str; 2] = ["welore_burn", "welore_cli"];
 
-/// Shows events from here on: none for 0, debugging ones for 1, all for more.
+/// Shows events from now on: none for 0, down to the debug level for 1, all for more.
 pub fn raise(to: u8) {
     VERBOSITY.store(to, Ordering::Relaxed);
     if let Some(layer) = layer::<Registry>() {
-        // It fails only if there is one, and nothing else in this program sets one.
+        // This fails only if there is a global subscriber, and nothing else here sets one.
         let _ = set_global_default(tracing_subscriber::registry().with(layer));
     }
 }
 
-/// Makes a subscriber that of this thread until the guard is dropped. It stands for the one that
-/// shows events, so they are shown beside.
+/// Sets a subscriber for this thread until the guard is dropped. It replaces the subscriber that
+/// shows events, so they are shown by a layer of its own.
 pub fn set_beside<S>(subscriber: S) -> DefaultGuard
 where
     S: Subscriber + for<'a> LookupSpan<'a> + Send + Sync,
@@ -40,7 +40,7 @@ pub fn level() -> u8 {
     VERBOSITY.load(Ordering::Relaxed)
 }
 
-/// What shows events, if they are shown.
+/// The layer that shows events, if they are shown.
 fn layer<S>() -> Option<impl Layer<S> + Send + Sync>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,

@@ -1,4 +1,4 @@
-//! From errors to one line, a hint and an exit code.
+//! From an error to one line, a hint and an exit code.
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -27,7 +27,7 @@ use crate::terminal::is_part;
 
 /// What an error means to the caller.
 struct Verdict {
-    /// The user can mend it by giving something else.
+    /// Whether the user can fix it by giving something else.
     input: bool,
     hint: Option<String>,
 }
@@ -45,11 +45,11 @@ impl Verdict {
 /// Prints an error and gives the exit code: 2 for wrong input, 1 for everything else.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
-        // Whoever read the result, such as `head`, has seen enough.
+        // The reader of the result, such as `head`, has seen enough.
         return ExitCode::SUCCESS;
     }
     if is_part() && error.chain().any(|cause| cause.is::<Interrupted>()) {
-        // The command that this one is a part of says so.
+        // The command that this one is a part of reports it.
         return ExitCode::FAILURE;
     }
     let verdict = judge(error);
@@ -63,8 +63,8 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     ExitCode::from(if verdict.input { 2 } else { 1 })
 }
 
-/// The causes of an error, outermost first. Most messages here hold that of their cause, so
-/// a cause that was said already is not said again; some span lines.
+/// The causes of an error on one line, outermost first. Most messages here contain that of their
+/// cause, which is then not repeated; some messages span several lines.
 fn one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
     for cause in error.chain().map(words_of) {
@@ -78,7 +78,7 @@ fn one_line(error: &anyhow::Error) -> String {
     text
 }
 
-/// What a cause says, with options of the library called by their flags.
+/// The message of a cause, with the library's options named by their flags.
 fn words_of(cause: &(dyn Error + 'static)) -> String {
     if let Some(TrainError::Option { name, reason }) = cause.downcast_ref() {
         return format!("{}: {reason}", flag_of(name));
@@ -89,8 +89,8 @@ fn words_of(cause: &(dyn Error + 'static)) -> String {
     cause.to_string()
 }
 
-/// What an error says. Backends tell of memory that is used up at the end of a long list of what
-/// could not be done without it.
+/// The message of an error. Backends report exhausted memory at the end of a long list of what
+/// could not be done without it, which is shortened.
 fn message_of(error: &anyhow::Error) -> String {
     match error.downcast_ref::<Panic>() {
         Some(panic) if panic.is_out_of_memory() => "out of memory on the device".into(),
@@ -98,7 +98,7 @@ fn message_of(error: &anyhow::Error) -> String {
     }
 }
 
-/// Whether an error is a panic that nobody foresaw.
+/// Whether an error is an unforeseen panic.
 fn is_bug(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Panic>().is_some_and(|panic| !panic.is_out_of_memory())
 }
@@ -108,12 +108,12 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
     io.is_some_and(|io| io.kind() == ErrorKind::BrokenPipe)
 }
 
-/// What the causes of an error mean, outermost first: the first that says it decides.
+/// What an error means: the outermost cause that has a verdict decides.
 fn judge(error: &anyhow::Error) -> Verdict {
     error.chain().find_map(judge_cause).unwrap_or(Verdict::failed(None))
 }
 
-/// What one cause means; `None` if it leaves that to its own cause.
+/// The verdict on one cause; `None` if its own cause decides.
 fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
     macro_rules! first_of {
         ($($kind:ty => $judge:expr),* $(,)?) => {
@@ -144,9 +144,9 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
             _ => Verdict::input(None),
         }),
         PlanError => |e: &PlanError| Some(match e {
-            PlanError::NotCalibrated { .. } => Verdict::input(
-                "give --calibration FILE, which `welore-cli calibrate` writes",
-            ),
+            PlanError::NotCalibrated { .. } => {
+                Verdict::input("give a --calibration FILE from `welore-cli calibrate`")
+            }
             _ => Verdict::input(None),
         }),
         PlanFileError => |_| Some(Verdict::input("make a plan with `welore-cli plan`")),
@@ -159,7 +159,7 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         TrainError => train,
         RunFileError => run_file,
         DynamicsError => |_| {
-            Some(Verdict::input("`welore-cli train --track-gradients` writes one"))
+            Some(Verdict::input("`welore-cli train --track-gradients N` writes one"))
         },
         Interrupted => |_| Some(Verdict::failed(None)),
     }
@@ -174,7 +174,7 @@ fn panic(panic: &Panic) -> Verdict {
         );
     }
     let hint =
-        format!("it happened at {}; with RUST_BACKTRACE=1 there is more to report", panic.place);
+        format!("this happened at {}; RUST_BACKTRACE=1 shows more for a bug report", panic.place);
     Verdict { input: false, hint: Some(hint) }
 }
 
@@ -188,7 +188,7 @@ fn file(error: &FileError) -> Option<Verdict> {
             | ErrorKind::AlreadyExists
             | ErrorKind::InvalidData => Verdict::input(None),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
-                Verdict::failed("there is not enough space; what was there before is unharmed")
+                Verdict::failed("there is not enough space; existing files are unchanged")
             }
             _ => Verdict::failed(None),
         },
@@ -196,7 +196,7 @@ fn file(error: &FileError) -> Option<Verdict> {
         E::OutputForeign { .. } | E::NotADirectory { .. } | E::PartialForeign { .. } => {
             Verdict::input("give another directory")
         }
-        E::OutputBusy { .. } => Verdict::input("wait for it, or give another directory"),
+        E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another directory"),
         _ => Verdict::failed(None),
     })
 }
@@ -207,11 +207,11 @@ fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
         E::File(_) | E::Form { .. } | E::Encoding { .. } | E::Interrupted(_) => return None,
         E::Missing { what: MissingKind::Directory, .. } => Verdict::input(WHAT_MODEL_IS),
         E::Missing { .. } => Verdict::input(
-            "a model directory holds config.json, tokenizer.json and model.safetensors (or shards with their index)",
+            "a model directory contains config.json, tokenizer.json and model.safetensors (or shards with their index)",
         ),
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
         E::Mismatch { .. } | E::TensorMissing { .. } => {
-            Verdict::input("config.json and the weights must be of the same model")
+            Verdict::input("config.json and the weights must belong to the same model")
         }
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
         E::Plan { .. } | E::PlanDisagrees { .. } => {
@@ -227,7 +227,7 @@ fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
 fn form(error: &FormError) -> Option<Verdict> {
     Some(match error {
         FormError::NotDense => {
-            Verdict::input("this is a compressed model; `export --dense` makes a dense one of it")
+            Verdict::input("this is a compressed model; `welore-cli export --dense` turns it into a dense one")
         }
         FormError::Pivots { .. } | FormError::Parts(_) => {
             Verdict::input("the model is damaged; compress the dense model again")
@@ -250,14 +250,14 @@ fn gguf(error: &GgufError) -> Option<Verdict> {
         E::Checkpoint(_) | E::File(_) | E::Interrupted(_) => return None,
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
         E::Architecture { .. } => {
-            Verdict::input("GGUF files of LLaMA 2 and 3, Mistral, Qwen2 and SmolLM2 work")
+            Verdict::input("GGUF files of LLaMA 2 and 3, Mistral, Qwen2 and SmolLM2 are supported")
         }
         E::TensorType { .. } => Verdict::input(
-            "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 work; take another file of the model",
+            "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 are supported; use another file of the model",
         ),
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
         E::Tokenizer { .. } | E::Config { .. } => {
-            Verdict::input("the model's Hugging Face directory may work")
+            Verdict::input("try the model's Hugging Face directory instead")
         }
         _ => Verdict::input(None),
     })
@@ -327,7 +327,7 @@ fn train(error: &TrainError) -> Option<Verdict> {
             return None;
         }
         E::NothingTrainable(Trainable::Lrc) => Verdict::input(
-            "compress the model first, with --keep-params, --max-bytes, --err or --plan, or train it --trainable full",
+            "compress the model first, with --keep-params, --max-bytes, --err or --plan, or train it with --trainable full",
         ),
         E::Option { name: "eval_every", .. } => {
             Verdict::input("give --eval-text FILE, or --eval-every 0")
@@ -336,13 +336,13 @@ fn train(error: &TrainError) -> Option<Verdict> {
             Verdict::input("use more data, or a smaller --batch-size, --accumulate or --seq-len")
         }
         E::NotFinite { .. } => {
-            Verdict::failed("a new run with a smaller --lr or with --clip 1 may help")
+            Verdict::failed("a new run with a smaller --lr, or with --clip 1, may help")
         }
         E::Broken { .. } | E::Damaged { .. } => {
-            Verdict::input("put the file back as it was, or start a new run")
+            Verdict::input("restore the original file, or start a new run")
         }
         E::Lost { .. } => {
-            Verdict::input("put it back, or move the checkpoints away to train from the start")
+            Verdict::input("restore it, or move the checkpoints away to train from the beginning")
         }
         _ => Verdict::input(None),
     })
@@ -352,10 +352,10 @@ fn run_file(error: &RunFileError) -> Option<Verdict> {
     Some(match error {
         RunFileError::File(_) => return None,
         RunFileError::NotARun { .. } => {
-            Verdict::input("`welore-cli train MODEL --text FILE -o RUN` starts one")
+            Verdict::input("`welore-cli train MODEL --text FILE -o RUN` starts a run")
         }
         RunFileError::Version { .. } => Verdict::input(
-            "continue it with the version of welore-cli that began it, or a later one",
+            "resume it with the version of welore-cli that started it, or with a later one",
         ),
         _ => Verdict::input(None),
     })
@@ -370,7 +370,7 @@ fn data(error: &DataError) -> Option<Verdict> {
         }
         DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
         DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
-            "the model directory must hold the tokenizer.json of the tokenizers library",
+            "the model directory must contain a tokenizer.json in the format of the tokenizers library",
         ),
         _ => Verdict::input(None),
     })
@@ -381,7 +381,7 @@ fn task(error: &TaskError) -> Option<Verdict> {
         TaskError::Io { source, .. } if source.kind() != ErrorKind::NotFound => {
             Verdict::failed(None)
         }
-        TaskError::Malformed { .. } => Verdict::input("is --task the task of this file?"),
+        TaskError::Malformed { .. } => Verdict::input("check that the file belongs to the --task"),
         _ => Verdict::input(None),
     })
 }

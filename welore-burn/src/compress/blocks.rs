@@ -15,7 +15,7 @@ use crate::linalg::{CrossMoment, Matrix, SecondMoment, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::MatrixName;
 use crate::plan::MatrixPlan;
-use crate::progress::Progress;
+use crate::progress::{Part, Progress};
 use crate::spectrum::Method;
 use crate::workers::Workers;
 
@@ -113,6 +113,16 @@ struct Signal {
     changed: bool,
 }
 
+/// A model after one more of its blocks was compressed.
+struct Compressed<M> {
+    model: M,
+    /// What the dense block makes of the text.
+    next: Vec<Tensor<3>>,
+    block: Block,
+    /// Whether an earlier process had compressed it.
+    known: bool,
+}
+
 /// A block whose turn it is.
 struct Turn<'t, P> {
     /// Its number.
@@ -182,16 +192,19 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let dense: Vec<Tensor<3>> = self.text.iter().map(|tokens| begin(tokens).0).collect();
         let mut signal = Signal { compressed: dense.clone(), dense, changed: false };
         let mut report = CompressReport::default();
-        progress.begin("fitting", self.dense.blocks());
-        for index in 0..self.dense.blocks() {
-            progress.step(&format!("block {}", index + 1))?;
+        // Blocks are alike, so each counts the same.
+        let blocks = self.dense.blocks();
+        progress.begin_work("compressing", self.planned.len(), blocks as u64);
+        for index in 0..blocks {
+            progress.check()?;
             let (_, seen) =
                 self.watch.inputs(|| self.dense.block(index, signal.dense[0].clone(), &pass));
             let mut layer = self.watch.groups(&seen);
             layer.retain(|matrix| self.planned.contains_key(&matrix.name));
             let turn = Turn { index, layer, pass: &pass };
-            let (next, block);
-            (model, next, block) = self.block(model, &turn, &signal, sink, progress)?;
+            let compressed = self.block(model, &turn, &signal, sink, progress)?;
+            let Compressed { next, block, known, .. } = compressed;
+            model = compressed.model;
             report.compressed.extend(turn.layer.iter().map(|matrix| CompressedMatrix {
                 name: matrix.name.clone(),
                 rank: self.planned[&matrix.name].rank,
@@ -203,6 +216,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
                 false => next.clone(),
             };
             signal.dense = next;
+            let (item, steps) = (format!("block {}", index + 1), turn.layer.len());
+            progress.part(Part { item: &item, steps, operations: 1, known })?;
         }
         Ok((model, report))
     }
@@ -216,11 +231,12 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         signal: &Signal,
         sink: &mut dyn Sink,
         progress: &mut dyn Progress,
-    ) -> Result<(M, Vec<Tensor<3>>, Block), CompressError> {
+    ) -> Result<Compressed<M>, CompressError> {
         let Turn { index, ref layer, pass } = *turn;
         if let Some(block) = self.find(layer, sink)? {
             let (next, _) = self.inputs_of(index, &[], signal, pass);
-            return Ok((self.attach(model, &block), next, block));
+            let (model, known) = (self.attach(model, &block), !layer.is_empty());
+            return Ok(Compressed { model, next, block, known });
         }
         // The first compressed block sees what the dense one does.
         let follows = signal.changed && self.options.follow > 0.0;
@@ -252,7 +268,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         for (name, made) in &block {
             sink.put(self.planned[name], made)?;
         }
-        Ok((model, next, block))
+        Ok(Compressed { model, next, block, known: false })
     }
 
     /// A block that an earlier process finished, if it did.

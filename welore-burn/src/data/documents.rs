@@ -9,7 +9,7 @@ use super::text::{DataError, TextTokenizer, read_text};
 ///
 /// # Errors
 ///
-/// [`DataError::Line`] for a line that is no such object, and those of [`read_text`].
+/// [`DataError::Line`] for a line that is not such an object, and the errors of [`read_text`].
 pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> {
     #[derive(Deserialize)]
     struct Line {
@@ -33,8 +33,8 @@ pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> 
         .collect()
 }
 
-/// Tokens of documents one after the other, with `separator` between them and, if there are
-/// several, after the last one. A single document has its own tokens only.
+/// The tokens of all documents in sequence. If there are several, `separator` follows each of them,
+/// the last one too; a single document has only its own tokens.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Text and task files to tokens, tokens to rows. Knows tokenizers, no model.
+//! Turns text and task files into tokens, and tokens into rows. Uses tokenizers, but no model.
 
 mod documents;
 mod rows;

@@ -4,13 +4,13 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 
-/// What is trained on: rows of tokens, read epoch after epoch. Rows are the windows of a text,
-/// or prompts with their responses.
+/// What training reads: rows of tokens, epoch after epoch. A row is a window of a text, or a prompt
+/// with its response.
 #[derive(Debug)]
 pub struct TokenRows {
     tokens: Vec<u32>,
     spans: Vec<Span>,
-    /// The last epoch's order, since rows are asked for one after the other.
+    /// Seed, epoch and order of the last reading, because rows are asked for one after the other.
     order: Mutex<Option<(u64, usize, Vec<u32>)>>,
 }
 
@@ -27,8 +27,8 @@ pub(crate) struct Span {
 pub struct TokenRow<'a> {
     /// Its tokens; at least 2.
     pub tokens: &'a [u32],
-    /// How many of the first tokens are given; every later one is predicted. At least 1, and
-    /// fewer than there are tokens.
+    /// The number of tokens at the start that are given; every later one is predicted. At least 1,
+    /// and less than the number of tokens.
     pub given: usize,
 }
 
@@ -41,13 +41,13 @@ impl TokenRow<'_> {
 
 impl TokenRows {
     /// Cuts a text into windows of `seq_len` tokens, in which every token but the first is
-    /// predicted. The rest of the text is a shorter window, unless it is a single token.
+    /// predicted. The rest of the text becomes a shorter window, unless it is a single token.
     ///
     /// # Panics
     ///
     /// Panics if `seq_len` is below 2.
     pub fn windows(tokens: Vec<u32>, seq_len: usize) -> Self {
-        assert!(seq_len >= 2, "a window predicts a token");
+        assert!(seq_len >= 2, "seq_len must be at least 2");
         let spans = (0..tokens.len())
             .step_by(seq_len)
             .map(|start| Span { start, len: seq_len.min(tokens.len() - start), given: 1 })
@@ -56,10 +56,11 @@ impl TokenRows {
         Self { tokens, spans, order: Mutex::new(None) }
     }
 
-    /// Rows of prompts with their responses, of which the response is predicted. A prompt too
-    /// long for `seq_len` tokens loses its beginning, a response too long its end.
+    /// Rows of prompts with their responses; the tokens of a response are predicted. A row has at
+    /// most `seq_len` tokens: a response that is too long loses its end, then a prompt that is too
+    /// long its beginning.
     ///
-    /// Pairs without a token in prompt or response make no row.
+    /// A pair with an empty prompt or an empty response makes no row.
     ///
     /// # Panics
     ///
@@ -68,7 +69,7 @@ impl TokenRows {
         pairs: impl IntoIterator<Item = (Vec<u32>, Vec<u32>)>,
         seq_len: usize,
     ) -> Self {
-        assert!(seq_len >= 2, "a row predicts a token");
+        assert!(seq_len >= 2, "seq_len must be at least 2");
         let (mut tokens, mut spans) = (Vec::new(), Vec::new());
         for (prompt, mut response) in pairs {
             response.truncate(seq_len - 1);
@@ -83,7 +84,7 @@ impl TokenRows {
         Self { tokens, spans, order: Mutex::new(None) }
     }
 
-    /// Rows read back from a file; `None` if the spans do not fit the tokens.
+    /// Rows read from a file; `None` if the spans do not fit the tokens.
     pub(crate) fn from_parts(tokens: Vec<u32>, spans: Vec<Span>) -> Option<Self> {
         let fits = |span: &Span| {
             let end = span.start.checked_add(span.len);
@@ -111,7 +112,7 @@ impl TokenRows {
         &self.tokens
     }
 
-    /// A digest of all rows: BLAKE3 of where they are, and of their tokens.
+    /// A digest of all rows: BLAKE3 of their positions and their tokens.
     pub fn digest(&self) -> String {
         let mut digest = blake3::Hasher::new();
         for span in &self.spans {
@@ -125,8 +126,8 @@ impl TokenRows {
         digest.finalize().to_hex().to_string()
     }
 
-    /// The row at place `number` of an endless reading: in their own order without a seed,
-    /// else in an order that the seed and the epoch decide.
+    /// Row `number` of an endless reading, epoch after epoch: in the rows' own order without a
+    /// seed, else in an order that depends on the seed and the epoch.
     ///
     /// # Panics
     ///
@@ -141,7 +142,7 @@ impl TokenRows {
         TokenRow { tokens: &self.tokens[start..start + len], given }
     }
 
-    /// Tokens of the rows at the places before `number`.
+    /// The number of tokens in the rows before row `number` of that reading.
     ///
     /// # Panics
     ///
@@ -154,7 +155,7 @@ impl TokenRows {
     }
 
     fn shuffled(&self, seed: u64, epoch: usize, place: usize) -> usize {
-        // An order is replaced whole, so that one that a panic left behind is still good.
+        // An order is replaced as a whole, so the one that a panic leaves behind is still good.
         let mut cached = self.order.lock().unwrap_or_else(PoisonError::into_inner);
         if !matches!(&*cached, Some((s, e, _)) if (*s, *e) == (seed, epoch)) {
             let mut order: Vec<u32> = (0..self.len() as u32).collect();
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn tokens_are_counted_over_epochs_and_within_one() {
-        // The last of the 11 rows is shorter, and comes at another place in every epoch.
+        // The last of the 11 rows is shorter, and its position differs between epochs.
         for seed in [None, Some(1)] {
             let read = |n| (0..n).map(|n| rows().nth(n, seed).tokens.len() as u64).sum::<u64>();
             for number in [0, 1, 10, 11, 12, 40] {

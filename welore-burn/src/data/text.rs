@@ -19,7 +19,7 @@ pub enum DataError {
     NotUtf8 {
         /// The file.
         path: PathBuf,
-        /// First byte that is not.
+        /// Position of the first byte that is not UTF-8.
         position: usize,
     },
     /// The file has no text.
@@ -39,10 +39,10 @@ pub enum DataError {
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// What the tokenizers crate says.
+        /// The error of the tokenizers crate.
         reason: String,
     },
-    /// A line that is not what the file should hold.
+    /// A line is not what the file should hold.
     #[error("{path}: line {line}: {reason}", path = path.display())]
     Line {
         /// The file.
@@ -61,12 +61,12 @@ pub enum DataError {
     /// The tokenizer refused a text.
     #[error("the text cannot be tokenized: {0}")]
     Encode(String),
-    /// Tokens that cannot be turned into text.
+    /// The tokens cannot be turned into text.
     #[error("the tokens cannot be decoded: {0}")]
     Decode(String),
 }
 
-/// Reads a text file whole.
+/// Reads a whole text file.
 ///
 /// # Errors
 ///
@@ -94,7 +94,7 @@ impl TextTokenizer {
     ///
     /// # Errors
     ///
-    /// [`DataError::Tokenizer`].
+    /// [`DataError::NoTokenizer`], [`DataError::Tokenizer`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = dir.as_ref().join("tokenizer.json");
         if !path.is_file() {
@@ -113,8 +113,7 @@ impl TextTokenizer {
         })
     }
 
-    /// Tokens of a whole text, without special tokens added: what perplexity and training
-    /// read.
+    /// The tokens of a whole text, without added special tokens: what perplexity and training read.
     ///
     /// # Errors
     ///
@@ -123,8 +122,8 @@ impl TextTokenizer {
         self.tokens(text, false)
     }
 
-    /// Tokens of a prompt, with the special tokens that the tokenizer puts around a text,
-    /// such as LLaMA's first token.
+    /// The tokens of a prompt, with the special tokens that the tokenizer adds around a text, such
+    /// as LLaMA's BOS token.
     ///
     /// # Errors
     ///
@@ -139,7 +138,7 @@ impl TextTokenizer {
         Ok(encoding.get_ids().to_vec())
     }
 
-    /// Text of tokens, special tokens left out.
+    /// The text of tokens, without special tokens.
     ///
     /// # Errors
     ///
@@ -148,11 +147,11 @@ impl TextTokenizer {
         self.0.decode(tokens, true).map_err(|e| DataError::Decode(e.to_string()))
     }
 
-    /// Decodes what follows a prompt, one token at a time: the returned function gives the
-    /// text that each token completes, which is nothing while a character is still in parts.
+    /// Decodes what follows a prompt, one token at a time: the returned function gives the text
+    /// that each token completes, or `None` while a character is incomplete.
     ///
-    /// The prompt is decoded too, unseen: some tokenizers drop a space at the very start of a
-    /// text, which the continuation is not.
+    /// The prompt is decoded too, and its text discarded: some tokenizers drop a space at the start
+    /// of a text, where the continuation is not.
     ///
     /// # Errors
     ///

@@ -7,10 +7,10 @@ use super::rows::{Span, TokenRows};
 use super::text::DataError;
 use crate::files::{FileError, write_file};
 
-/// Writes rows to a token file, so that a text is tokenized once.
+/// Writes rows to a token file, so that a text is tokenized only once.
 ///
-/// The file is safetensors: `tokens` U32 `[n]` and `rows` U64 `[rows, 3]`, of which each is
-/// the number of its first token, its length, and how many of its tokens are given.
+/// The file is safetensors: `tokens` U32 `[n]`, and `rows` U64 `[rows, 3]`: the index of a row's
+/// first token, its length, and the number of its tokens that are given.
 ///
 /// # Errors
 ///
@@ -31,7 +31,7 @@ pub fn write_rows(path: impl AsRef<Path>, rows: &TokenRows) -> Result<(), FileEr
     write_file(path, &bytes)
 }
 
-/// Reads a token file back.
+/// Reads a token file.
 ///
 /// # Errors
 ///

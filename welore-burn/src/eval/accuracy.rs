@@ -7,9 +7,9 @@ use crate::workers::Workers;
 /// A measured accuracy.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Accuracy {
-    /// Share of the examples that were answered rightly.
+    /// Share of the examples that were answered correctly.
     pub accuracy: f64,
-    /// What the model said to each example, and whether that was right.
+    /// The model's answer to each example, and whether it is right.
     pub answers: Vec<(String, bool)>,
 }
 
@@ -20,8 +20,8 @@ impl Accuracy {
     }
 }
 
-/// Accuracy of a task: `answer` continues an example's prompt, and
-/// [`TaskExample::is_answered_by`] judges. `at_once` examples are answered at the same time.
+/// Accuracy of a task: `answer` continues an example's prompt, and [`TaskExample::is_answered_by`]
+/// judges the result. `at_once` examples are answered at the same time.
 ///
 /// # Errors
 ///
@@ -29,7 +29,7 @@ impl Accuracy {
 ///
 /// # Panics
 ///
-/// Panics if there is no example.
+/// Panics if `examples` is empty.
 pub fn accuracy<E>(
     examples: &[TaskExample],
     at_once: NonZeroUsize,
@@ -39,7 +39,7 @@ pub fn accuracy<E>(
 where
     E: From<Interrupted> + Send,
 {
-    assert!(!examples.is_empty(), "there is an example");
+    assert!(!examples.is_empty(), "there must be an example");
     progress.begin("accuracy", examples.len());
     let mut answers = vec![(String::new(), false); examples.len()];
     Workers::new(at_once).try_spread(

@@ -1,4 +1,5 @@
-//! How good a model is: perplexity on a text, accuracy on a task. No autodiff, nothing written.
+//! How good a model is: perplexity on a text, accuracy on a task. Uses no autodiff and writes
+//! nothing.
 
 mod accuracy;
 mod perplexity;

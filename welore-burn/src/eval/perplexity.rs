@@ -12,11 +12,11 @@ use crate::workers::Workers;
 pub struct PerplexityOptions {
     /// Tokens in a window of the text; at least 2.
     pub seq_len: usize,
-    /// Most windows to use; `None` is all that the text fills.
+    /// The most windows to use; `None` uses all that the text fills.
     pub windows: Option<usize>,
-    /// Windows computed at once, each by a thread of its own. CPU backends run elementwise
-    /// operations on one thread, so a second window keeps the other cores busy; a GPU is kept
-    /// busy by one.
+    /// The number of windows computed at the same time, each on its own thread. CPU backends run
+    /// elementwise operations on one thread, so a second window keeps the other cores busy; a GPU
+    /// needs only one.
     pub at_once: NonZeroUsize,
 }
 
@@ -32,9 +32,9 @@ impl Default for PerplexityOptions {
 pub struct Perplexity {
     /// `exp(nll / tokens)`.
     pub perplexity: f64,
-    /// Sum of the negative log-likelihoods of all targets, in nats.
+    /// Sum of the negative log-likelihoods of all predicted tokens, in nats.
     pub nll: f64,
-    /// Predicted targets: `windows * (seq_len - 1)`.
+    /// Number of predicted tokens: `windows * (seq_len - 1)`.
     pub tokens: usize,
     /// Windows used.
     pub windows: usize,
@@ -45,12 +45,12 @@ pub struct Perplexity {
 #[non_exhaustive]
 pub enum EvalError {
     /// A window that predicts nothing.
-    #[error("a window needs at least 2 tokens, {0} were asked for")]
+    #[error("a window needs at least 2 tokens, not {0}")]
     SeqLen(usize),
-    /// No window asked for.
+    /// No windows were asked for.
     #[error("at least 1 window is needed")]
     NoWindows,
-    /// Longer windows than the model can see.
+    /// The windows are longer than the model's context.
     #[error("windows of {seq_len} tokens are longer than the model's context of {context}")]
     Context {
         /// Tokens in a window.
@@ -58,7 +58,7 @@ pub enum EvalError {
         /// The model's context.
         context: usize,
     },
-    /// Not even one window of text.
+    /// The text does not fill one window.
     #[error("the text has {tokens} tokens, which do not fill one window of {seq_len}")]
     TooShort {
         /// Tokens of the text.
@@ -66,7 +66,7 @@ pub enum EvalError {
         /// Tokens in a window.
         seq_len: usize,
     },
-    /// A token the model does not know.
+    /// A token is not in the model's vocabulary.
     #[error(
         "token {token} is not in the model's vocabulary of {vocab_size}; is the tokenizer another model's?"
     )]
@@ -76,7 +76,7 @@ pub enum EvalError {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
-    /// The model computed something that is not a number.
+    /// The loss of a window is infinite or not a number.
     #[error("the loss of window {window} is not finite")]
     NotFinite {
         /// Number of the window, from 0.
@@ -87,14 +87,14 @@ pub enum EvalError {
     Interrupted(#[from] Interrupted),
 }
 
-/// Logits that exist at once, 134 MB of f32. The head's output is the largest tensor of a
-/// forward pass by far, so it is made in pieces.
+/// The number of logits of a window in memory at once, 134 MB of f32. The head's output is by far
+/// the largest tensor of a forward pass, so it is computed in pieces.
 const LOGITS_AT_ONCE: usize = 1 << 25;
 
 /// Perplexity over consecutive windows: the text is cut into windows of `seq_len` tokens, each is
 /// read from its start, every token but the first is predicted, and the mean negative
-/// log-likelihood over all targets is exponentiated. What is left at the end and fills no window
-/// is not used.
+/// log-likelihood over all predicted tokens is exponentiated. Tokens at the end that do not fill a
+/// window are not used.
 ///
 /// Logits and their log-sum-exp are f32 as the model computes them; sums are f64.
 ///
@@ -155,7 +155,7 @@ fn in_threads(
 ///
 /// # Errors
 ///
-/// [`EvalError`], as [`perplexity`] would give it.
+/// [`EvalError`], as [`perplexity`] would return it.
 pub fn check_text(
     model: &impl LanguageModel,
     tokens: &[u32],

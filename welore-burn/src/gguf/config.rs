@@ -1,4 +1,4 @@
-//! From GGUF metadata to a `config.json`.
+//! Turns GGUF metadata into a `config.json`.
 
 use serde_json::{Value, json};
 
@@ -11,24 +11,23 @@ use crate::model::DecoderConfig;
 /// A configuration, as it is written and as it is read back.
 #[derive(Debug)]
 pub(super) struct ModelConfig {
-    /// What the file says it is.
+    /// The architecture that the file names.
     pub architecture: String,
     /// The text of `config.json`.
     pub json: String,
-    /// What this library makes of that text.
+    /// That text as this library reads it.
     pub config: DecoderConfig,
 }
 
 impl ModelConfig {
     /// Whether llama.cpp rotates neighbouring channels of this architecture, so that rows of the
-    /// query and key projections are stored in another order than Hugging Face's.
+    /// query and key projections are stored in another order than in Hugging Face's files.
     pub fn interleaved(&self) -> bool {
         self.architecture == "llama"
     }
 }
 
-/// Values of the LLaMA family that would change what is computed, and what they are where they
-/// do not.
+/// Metadata of the LLaMA family that would change what is computed, with the values that do not.
 const NEUTRAL: [(&str, f64); 6] = [
     ("attention.scale", 0.0),
     ("attention.clamp_kqv", 0.0),
@@ -64,7 +63,7 @@ pub(super) fn read_config(
     Ok(ModelConfig { architecture: architecture.into(), json: text, config })
 }
 
-/// The metadata under the name of an architecture.
+/// The metadata whose keys begin with the name of an architecture.
 struct Keys<'a> {
     file: &'a GgufFile,
     architecture: &'a str,
@@ -94,7 +93,7 @@ impl Keys<'_> {
                 Err(_) => self.number(key)?,
             };
             if let Some(value) = value.filter(|value| *value != neutral) {
-                let reason = format!("is {value}, which is not supported; {neutral} is");
+                let reason = format!("is {value}; only {neutral} is supported");
                 return Err(self.file.wrong(&self.name(key), reason));
             }
         }
@@ -110,7 +109,7 @@ impl Keys<'_> {
         let eps = self.file.needed(&self.name(eps), self.number(eps)?)?;
         let theta = self.number("rope.freq_base")?.unwrap_or(10000.0);
         let window = self.integer("attention.sliding_window")?.filter(|window| *window > 0);
-        // Only Mistral has a window in this family; the two are otherwise the same model.
+        // In this family only Mistral has a sliding window; otherwise it is the same model.
         let (model_type, class) = match (self.architecture, window) {
             ("qwen2", _) => ("qwen2", "Qwen2ForCausalLM"),
             (_, Some(_)) => ("mistral", "MistralForCausalLM"),
@@ -157,21 +156,22 @@ impl Keys<'_> {
         Ok(json)
     }
 
-    /// The rows of the embedding: `vocab_size` and the list of tokens may be without padding.
+    /// The number of rows of the embedding: `vocab_size` in the metadata and the list of tokens may
+    /// not count its padding.
     fn vocab_size(&self) -> Result<usize, GgufError> {
         let name = "token_embd.weight";
         let embedding = self.file.tensors().get(name);
         match embedding.and_then(|info| info.shape.get(1)) {
             Some(rows) => Ok(*rows),
-            None => Err(self.file.wrong_tensor(name, "is missing, or no matrix".into())),
+            None => Err(self.file.wrong_tensor(name, "is missing or not a matrix".into())),
         }
     }
 
-    /// Heads of other widths for keys, values and positions are not supported.
+    /// Refuses heads whose values or rotary positions have another width than their keys.
     fn check_heads(&self, config: &DecoderConfig) -> Result<(), GgufError> {
         for key in ["attention.value_length", "rope.dimension_count"] {
             if let Some(width) = self.integer(key)?.filter(|w| *w != config.head_dim as u64) {
-                let reason = format!("is {width}, and heads are {} wide", config.head_dim);
+                let reason = format!("is {width}, but heads are {} wide", config.head_dim);
                 return Err(self.file.wrong(&self.name(key), reason));
             }
         }

@@ -18,12 +18,12 @@ pub enum GgufError {
         /// Where it was expected.
         path: PathBuf,
     },
-    /// A file that is truncated, damaged or no GGUF file.
+    /// A file that is truncated, damaged or not a GGUF file.
     #[error("{path}: not a valid GGUF file: {reason}", path = path.display())]
     Header {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's message.
         reason: String,
     },
     /// A model of another family.
@@ -31,10 +31,10 @@ pub enum GgufError {
     Architecture {
         /// The file.
         path: PathBuf,
-        /// What it says it is.
+        /// The architecture that it names.
         architecture: String,
     },
-    /// A metadata value that is missing, cannot be, or is not supported.
+    /// A metadata value that is missing, impossible or not supported.
     #[error("{path}: `{key}` {reason}", path = path.display())]
     Metadata {
         /// The file.
@@ -44,7 +44,7 @@ pub enum GgufError {
         /// What is wrong with its value.
         reason: String,
     },
-    /// The metadata describe no supported model.
+    /// The metadata does not describe a supported model.
     #[error("{path}: its metadata: {source}", path = path.display())]
     Config {
         /// The file.
@@ -52,7 +52,7 @@ pub enum GgufError {
         /// What is wrong.
         source: ConfigError,
     },
-    /// A tensor of a type that is not read.
+    /// A tensor of a type that is not supported.
     #[error("{path}: tensor `{tensor}` is {dtype}, which is not supported", path = path.display())]
     TensorType {
         /// The file.
@@ -62,7 +62,7 @@ pub enum GgufError {
         /// Its type.
         dtype: String,
     },
-    /// A tensor that is missing, unknown, or not of the shape that the metadata ask for.
+    /// A tensor that is missing, unknown, or not of the shape that the metadata asks for.
     #[error("{path}: tensor `{tensor}` {reason}", path = path.display())]
     Tensor {
         /// The file.

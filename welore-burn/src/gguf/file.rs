@@ -10,7 +10,7 @@ use anamnesis::{
 use super::error::GgufError;
 use crate::files::MappedFile;
 
-/// What metadata may need in memory; the largest vocabularies need a tenth of it.
+/// The most bytes that metadata may take in memory; the largest vocabularies take a tenth of it.
 const MOST_METADATA: u64 = 1 << 30;
 
 /// A GGUF file, memory-mapped. Its header was checked: every tensor lies within the file and
@@ -32,7 +32,7 @@ impl GgufFile {
         let broken = |reason| GgufError::Header { path: path.into(), reason };
         let map = MappedFile::open(path)?.ok_or_else(missing)?;
         let limits = ParseLimits::default().with_max_total_bytes(MOST_METADATA);
-        // Not the library's own map, which reads all pages of the file at once.
+        // Not the library's own memory map, which reads all pages of the file at once.
         let header =
             parse_gguf_front_matter_from_reader_with_limits(Cursor::new(&map[..]), &limits)
                 .map_err(|error| broken(error.to_string()))?;
@@ -60,14 +60,14 @@ impl GgufFile {
         &self.map[start..start + len]
     }
 
-    /// Lets go of the pages of a tensor that were read; see [`MappedFile::release`].
+    /// Releases the pages of a tensor that were read; see [`MappedFile::release`].
     pub fn release(&self, info: &GgufTensorInfo) {
         let (start, len) = place(info);
         self.map.release(start..start + len);
     }
 
     pub fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
-        self.get(key, "a text", Value::as_string)
+        self.get(key, "a string", Value::as_string)
     }
 
     pub fn flag(&self, key: &str) -> Result<Option<bool>, GgufError> {
@@ -89,8 +89,8 @@ impl GgufFile {
         })
     }
 
-    /// A finite number. What was rounded to f32 is read as the shortest decimal that rounds to
-    /// it, which is what the model's own configuration had: 1e-5, not 9.999999747378752e-6.
+    /// A finite number. An f32 is read as the shortest decimal that rounds to it, which is what the
+    /// model's own configuration had: 1e-5, not 9.999999747378752e-6.
     pub fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
         let read = |value: &Value| match value {
             Value::F32(x) => x.to_string().parse::<f64>().ok().filter(|x| x.is_finite()),
@@ -101,7 +101,7 @@ impl GgufFile {
     }
 
     pub fn texts(&self, key: &str) -> Result<Option<&[String]>, GgufError> {
-        self.array(key, "a list of texts", Array::as_string_slice)
+        self.array(key, "a list of strings", Array::as_string_slice)
     }
 
     pub fn integers(&self, key: &str) -> Result<Option<&[i32]>, GgufError> {
@@ -112,7 +112,7 @@ impl GgufFile {
         self.array(key, "a list of numbers", Array::as_f32_slice)
     }
 
-    /// The value of a key that every such file has.
+    /// The value of a key that every file of this kind must have.
     pub fn needed<T>(&self, key: &str, value: Option<T>) -> Result<T, GgufError> {
         value.ok_or_else(|| self.wrong(key, "is missing".into()))
     }

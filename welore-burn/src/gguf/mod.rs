@@ -1,13 +1,13 @@
-//! GGUF, the model files of llama.cpp, turned into Hugging Face model directories.
+//! Turns GGUF files, the model files of llama.cpp, into Hugging Face model directories.
 //!
-//! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of the
-//! LLaMA or the Qwen2 architecture, from which on everything else here works. Quantized tensors
-//! become F32, others keep their type.
+//! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of the LLaMA
+//! or the Qwen2 architecture. Everything else in this library works on the result. Quantized
+//! tensors become F32, others keep their type.
 //!
 //! The anamnesis crate reads the header and dequantizes: it checks every count, length and range
-//! against the file before it allocates, its kernels are tested against ggml's own, and it is the
-//! only crate that comes with it. candle-core and pmetal-gguf bring many more, ggus and rlx-gguf
-//! trust counts or alignment of a header, and gguf-rs-lib dequantizes nothing.
+//! against the file before it allocates, its kernels are tested against ggml's own, and it brings
+//! no other crates. candle-core and pmetal-gguf bring many more, ggus and rlx-gguf trust the counts
+//! or the alignment in a header, and gguf-rs-lib dequantizes nothing.
 
 mod config;
 mod error;
@@ -29,34 +29,34 @@ use crate::progress::Progress;
 
 pub use error::GgufError;
 
-/// What was read of a GGUF file.
+/// What was read from a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GgufSummary {
     /// Its architecture, such as `llama`.
     pub architecture: String,
     /// How many tensors of each type were read.
     pub types: BTreeMap<String, usize>,
-    /// Parameters of all tensors.
+    /// Number of parameters in all tensors.
     pub parameters: u64,
     /// Bytes of the weights as they are written.
     pub bytes: u64,
 }
 
-/// Names the result of the conversion, for who keeps it: raised when the same file would become
-/// something else.
+/// The version of the conversion, for callers that keep its result: raised when the same file would
+/// become something else.
 pub const GGUF_CONVERSION: u32 = 2;
 
 /// Writes the model of the GGUF file `path` as a Hugging Face model directory: `config.json`,
 /// `tokenizer.json`, `tokenizer_config.json`, `model.safetensors` or shards, and a `README.md` if
 /// the file states a licence.
 ///
-/// One tensor at a time is in memory. Nothing is written before all metadata were understood,
-/// the tokenizer was loaded, and the tensors were found to be those of the model. The caller
-/// commits `output`.
+/// Only one tensor at a time is in memory. Nothing is written before all metadata is understood,
+/// the tokenizer is loaded, and the tensors are found to be those of the model. The caller commits
+/// `output`.
 ///
 /// # Errors
 ///
-/// [`GgufError`], among them for architectures, tokenizers, tensor types and variations that are
+/// [`GgufError`], for example for architectures, tokenizers, tensor types and variations that are
 /// not supported, and for weights that are not finite.
 pub fn convert_gguf(
     path: impl AsRef<Path>,
@@ -68,7 +68,7 @@ pub fn convert_gguf(
     let model = config::read_config(&file, &special)?;
     let planned = names::plan(&file, &model)?;
     let tokenizer = tokenizer::read_tokenizer(&file, &special, &model.config)?;
-    // Takes the place of what a process left that was killed here.
+    // Replaces what a killed process left here.
     output.begin::<()>("gguf", |_| false)?;
     let write = |name: &str, content: &[u8]| {
         write_file(output.path().join(name), content).map_err(|e| output.name_target(e))
@@ -83,8 +83,7 @@ pub fn convert_gguf(
     Ok(summary(&file, model.architecture, &planned))
 }
 
-/// A model card that says what the file says of its licence, if it is of the form that model hubs
-/// use.
+/// A model card with the licence that the file states, if it has the form that model hubs use.
 fn licence_card(file: &GgufFile) -> Option<String> {
     let licence = file.text("general.license").ok()??;
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);

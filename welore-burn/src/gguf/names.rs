@@ -1,4 +1,4 @@
-//! Which tensors a model has, what they are called in both formats, and where their rows are.
+//! Which tensors a model has, their names in both formats, and where their rows are.
 
 use std::collections::BTreeSet;
 
@@ -9,19 +9,19 @@ use super::rope::FACTORS;
 use super::tensors::stored_dtype;
 use crate::forms::TensorSpec;
 
-/// A tensor of the model directory, and the tensor of the file that it is made of.
+/// A tensor of the model directory, and the tensor of the file that it is made from.
 #[derive(Debug)]
 pub(super) struct Planned {
     /// Its name in the file.
     pub source: String,
     /// What is written.
     pub spec: TensorSpec,
-    /// How many heads its rows are of, where llama.cpp stores them in its own order.
+    /// The number of heads that its rows belong to, if llama.cpp stores them in its own order.
     heads: Option<usize>,
 }
 
 impl Planned {
-    /// Entries that stay together: of a row, or one where a vector is reordered.
+    /// Number of entries that stay together: those of a row, or one if a vector is reordered.
     pub fn columns(&self) -> usize {
         match (&self.spec.shape[..], self.heads) {
             ([_], Some(_)) => 1,
@@ -46,14 +46,15 @@ impl Planned {
 ///
 /// # Errors
 ///
-/// [`GgufError::TensorType`], and [`GgufError::Tensor`] for one that is missing, that the model
-/// has not, or whose shape is not the one that the metadata give.
+/// [`GgufError::TensorType`], [`GgufError::Metadata`] for more layers than tensors, and
+/// [`GgufError::Tensor`] for a tensor that is missing, that the model does not have, or whose shape
+/// is not the one that the metadata gives.
 pub(super) fn plan(file: &GgufFile, model: &ModelConfig) -> Result<Vec<Planned>, GgufError> {
     // A hostile count must not make us list a billion layers before a tensor is found missing.
     let (layers, tensors) = (model.config.num_hidden_layers, file.tensors().len());
     if layers > tensors {
         let key = format!("{}.block_count", model.architecture);
-        return Err(file.wrong(&key, format!("is {layers}, and there are {tensors} tensors")));
+        return Err(file.wrong(&key, format!("is {layers}, but there are {tensors} tensors")));
     }
     let planned = expected(model)
         .into_iter()
@@ -62,7 +63,7 @@ pub(super) fn plan(file: &GgufFile, model: &ModelConfig) -> Result<Vec<Planned>,
     let known: BTreeSet<&str> = planned.iter().map(|tensor| tensor.source.as_str()).collect();
     let mut names = file.tensors().keys();
     match names.find(|name| name.as_str() != FACTORS && !known.contains(name.as_str())) {
-        Some(name) => Err(file.wrong_tensor(name, "is none of this architecture".into())),
+        Some(name) => Err(file.wrong_tensor(name, "does not belong to this architecture".into())),
         None => Ok(planned),
     }
 }
@@ -76,7 +77,7 @@ struct Expected {
 }
 
 impl Expected {
-    /// The tensor of the file, if it is as it must be.
+    /// The tensor of the file, if it is the expected one.
     fn check(self, file: &GgufFile) -> Result<Planned, GgufError> {
         let Self { source, name, shape, heads } = self;
         let wrong = |reason: String| file.wrong_tensor(&source, reason);
@@ -87,15 +88,15 @@ impl Expected {
             let (path, dtype) = (file.path().into(), info.dtype.to_string());
             return Err(GgufError::TensorType { path, tensor: source, dtype });
         };
-        // The file has the fastest dimension first.
+        // The file has the fastest-varying dimension first.
         let found: Vec<usize> = info.shape.iter().rev().copied().collect();
         if found != shape {
-            return Err(wrong(format!("has shape {found:?} for {shape:?}")));
+            return Err(wrong(format!("has shape {found:?}, not {shape:?}")));
         }
         let planned = Planned { source, spec: TensorSpec { name, dtype, shape }, heads };
         let (columns, block) = (planned.columns(), info.dtype.block_size());
         if !columns.is_multiple_of(block) {
-            let reason = format!("has rows of {columns} in blocks of {block}");
+            let reason = format!("has rows of {columns} entries, which do not fill blocks of {block}");
             return Err(file.wrong_tensor(&planned.source, reason));
         }
         Ok(planned)
@@ -148,7 +149,7 @@ impl List {
         self.0.push(Expected { source, name, shape, heads });
     }
 
-    /// A tensor of a layer.
+    /// Adds a tensor of a layer.
     fn add_of(
         &mut self,
         layer: usize,

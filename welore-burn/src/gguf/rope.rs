@@ -1,7 +1,7 @@
-//! How rotary frequencies are stretched, from a GGUF file to a `config.json`.
+//! Scaling of rotary frequencies, from a GGUF file to a `config.json`.
 //!
-//! llama.cpp stores linear scaling as metadata and that of LLaMA 3.1 as a tensor of divisors, one
-//! for each frequency. Of those its parameters are found again.
+//! llama.cpp stores linear scaling as metadata, and the scaling of LLaMA 3.1 as a tensor of
+//! divisors, one for each frequency. Its parameters are recovered from the divisors.
 
 use std::f64::consts::TAU;
 
@@ -14,11 +14,11 @@ use super::tensors::read_factors;
 /// The tensor of divisors.
 pub(super) const FACTORS: &str = "rope_freqs.weight";
 
-/// Divisors are f32; what is found again must give them within this.
+/// Divisors are f32; recovered parameters must give them within this relative error.
 const TOLERANCE: f64 = 1e-5;
 
 /// The `rope_scaling` of a file whose rotary base is `theta` and whose heads are `width` wide;
-/// `None` if there is none.
+/// `None` if there is no scaling.
 pub(super) fn rope_scaling(
     file: &GgufFile,
     architecture: &str,
@@ -32,17 +32,17 @@ pub(super) fn rope_scaling(
     let factors = read_factors(file, FACTORS, width / 2)?;
     let wrong = |reason: &str| file.wrong_tensor(FACTORS, reason.into());
     if !factors.iter().all(|factor| factor.is_finite() && *factor >= 1.0 - TOLERANCE) {
-        return Err(wrong("holds divisors of frequencies that are no such"));
+        return Err(wrong("holds divisors that are below 1 or not finite"));
     }
     if factors.iter().all(|factor| (factor - 1.0).abs() < TOLERANCE) {
         return Ok(linear.map(|factor| json!({ "rope_type": "linear", "factor": factor })));
     }
     if linear.is_some() {
-        return Err(wrong("scales frequencies that the metadata scale as well"));
+        return Err(wrong("scales frequencies that the metadata scales as well"));
     }
     match Llama3::of(theta, &factors) {
         Some(scaling) => Ok(Some(scaling.to_json())),
-        None => Err(wrong("scales frequencies as no LLaMA 3.1 does, which is not supported")),
+        None => Err(wrong("scales frequencies unlike LLaMA 3.1, which is not supported")),
     }
 }
 
@@ -66,13 +66,13 @@ fn linear_factor(file: &GgufFile, architecture: &str) -> Result<Option<f64>, Ggu
     }
     match factor {
         Some(factor) if factor < 0.0 => Err(file.wrong(&key, format!("is {factor}"))),
-        // 0 is no scaling, as llama.cpp reads it.
+        // llama.cpp reads 0 as no scaling.
         factor => Ok(factor.filter(|factor| *factor != 0.0 && *factor != 1.0)),
     }
 }
 
-/// The scaling of LLaMA 3.1 with a `low_freq_factor` of 1: all three contexts and factors times a
-/// number are the same scaling, and LLaMA's own has 1.
+/// The scaling of LLaMA 3.1 with a `low_freq_factor` of 1: the context and both frequency factors
+/// times one number give the same scaling, and LLaMA's own has 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Llama3 {
     factor: f64,
@@ -89,8 +89,8 @@ impl Llama3 {
         if factor <= 1.0 {
             return None;
         }
-        // How far a frequency is kept: 0 is divided by all of `factor`, 1 not at all. Between
-        // them it is a line over the frequencies.
+        // How far a frequency is kept: at 0 it is divided by the whole `factor`, at 1 not at all.
+        // In between, this is linear in the frequency.
         let kept: Vec<f64> =
             factors.iter().map(|f| (1.0 / f - 1.0 / factor) / (1.0 - 1.0 / factor)).collect();
         let point = |i: usize| (frequency(i), kept[i].clamp(0.0, 1.0));
@@ -100,7 +100,7 @@ impl Llama3 {
         let (slope, start) = match (first, last) {
             (Some(first), Some(last)) if first < last => line(point(first), point(last)),
             _ => {
-                // One or none is between: any line that reaches 0 and 1 in time does.
+                // One or none is in between: any line that reaches 0 and 1 in time will do.
                 let high = (0..kept.len()).rev().find(|i| kept[*i] >= 1.0 - 1e-4).map(point)?;
                 let low = (0..kept.len()).find(|i| kept[*i] <= 1e-4).map(point)?;
                 match first.map(point) {
@@ -116,7 +116,7 @@ impl Llama3 {
         let spread = -1.0 / start;
         let found =
             Self { factor, high_freq_factor: 1.0 + spread, original_context: TAU * slope * spread };
-        // Parameters are round numbers, up to the rounding of the divisors.
+        // The parameters are whole numbers, up to the rounding of the divisors.
         let round = Self {
             factor: factor.round(),
             high_freq_factor: found.high_freq_factor.round(),
@@ -167,7 +167,7 @@ mod tests {
 
     fn divisors(scaling: Llama3, theta: f64, count: usize) -> Vec<f64> {
         let frequency = |i: usize| theta.powf(-(i as f64) / count as f64);
-        // As a file has them.
+        // As a file stores them.
         (0..count).map(|i| f64::from(scaling.divisor(frequency(i)) as f32)).collect()
     }
 
@@ -182,7 +182,7 @@ mod tests {
 
     #[test]
     fn other_parameters_are_found_that_divide_alike() {
-        // Of these heads one frequency is in the passage, of those none.
+        // In the first case one frequency is in between, in the second none.
         for (count, context) in [(8, 64.0), (4, 1000.0)] {
             let scaling = Llama3 { factor: 8.0, high_freq_factor: 4.0, original_context: context };
             let factors = divisors(scaling, 500_000.0, count);

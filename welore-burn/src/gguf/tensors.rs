@@ -1,4 +1,4 @@
-//! From stored blocks to the rows that a model directory has.
+//! Decodes stored tensors into the rows of a model directory.
 
 use anamnesis::{F32Out, GgufTensorInfo, GgufType, dequantize_gguf_blocks};
 use half::{bf16, f16};
@@ -9,11 +9,12 @@ use super::file::GgufFile;
 use super::names::Planned;
 use crate::checkpoint::not_finite;
 
-/// What quantized tensors become: F32 loses nothing of what llama.cpp computes with.
-/// [`decode`] names the same type to the library.
+/// The type that quantized tensors become: F32 loses nothing of what llama.cpp computes with.
+/// [`decode`] asks the library for the same type.
 const DEQUANTIZED: Dtype = Dtype::F32;
 
-/// The type that a tensor has in the model directory; `None` if its own is not read.
+/// The type that a tensor has in the model directory; `None` if its type in the file is not
+/// supported.
 pub(super) fn stored_dtype(dtype: GgufType) -> Option<Dtype> {
     use GgufType as T;
     match dtype {
@@ -27,7 +28,7 @@ pub(super) fn stored_dtype(dtype: GgufType) -> Option<Dtype> {
     }
 }
 
-/// The entries of a tensor as its plan asks for, little-endian, row-major.
+/// The entries of a tensor as planned, little-endian, row-major.
 pub(super) fn decode(
     file: &GgufFile,
     info: &GgufTensorInfo,
@@ -77,7 +78,7 @@ pub(super) fn read_factors(
             Ok(entries.iter().map(|x| f64::from(f32::from_le_bytes(*x))).collect())
         }
         Some(info) => {
-            let reason = format!("is {} {:?} for F32 [{count}]", info.dtype, info.shape);
+            let reason = format!("is {} {:?}, not F32 [{count}]", info.dtype, info.shape);
             Err(file.wrong_tensor(name, reason))
         }
         None => Err(file.wrong_tensor(name, "is missing".into())),

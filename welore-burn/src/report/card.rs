@@ -5,7 +5,7 @@ use std::fmt::Write;
 use crate::plan::{RankPlan, Target};
 use crate::spectrum::SpectrumUnit;
 
-/// Loads a factored directory in PyTorch, from within it.
+/// Loads a factored directory in PyTorch; runs in that directory.
 const SNIPPET: &str = include_str!("load_factored.py");
 
 /// Rows of measured quality go before this line.
@@ -14,12 +14,13 @@ const MEASURED: &str = "<!-- measured -->";
 const MEASURED_TITLE: &str = "## Measured quality";
 const HEADER: &str = "| score | value | of | by |\n|---|---|---|---|";
 
-/// A model card in the making.
+/// What a model card is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct ModelCard<'a> {
-    /// What the compressed model was made from, for people.
+    /// The base model that was compressed, by a name for people.
     pub base: &'a str,
-    /// The model card of the base model, if it has one. Its licence is the compressed model's.
+    /// The model card of the base model, if it has one. Its licence applies to the compressed
+    /// model.
     pub base_card: Option<&'a str>,
     /// How it was compressed.
     pub plan: &'a RankPlan,
@@ -28,7 +29,7 @@ pub struct ModelCard<'a> {
 }
 
 impl ModelCard<'_> {
-    /// The card, Markdown with the metadata that model hubs read.
+    /// The card in Markdown, with the metadata that model hubs read.
     pub fn to_markdown(&self) -> String {
         let Self { base, plan, made_by, .. } = *self;
         let mut card = self.metadata();
@@ -49,13 +50,13 @@ impl ModelCard<'_> {
             card,
             "# {name}, low-rank\n\n\
              `{base}` with its low-rank weight matrices stored as factors, made by {made_by} \
-             after WeLore ([arXiv 2407.11239](https://arxiv.org/abs/2407.11239)).\n\n\
+             following WeLore ([arXiv 2407.11239](https://arxiv.org/abs/2407.11239)).\n\n\
              | | before | after |\n|---|---|---|\n\
              | parameters | {} | {} |\n\
              | bytes | {} | {} |\n\n\
              - Target: {target}; policy `{}`, singular values of {}{}.\n\
              - {} of {} matrices are factored; ERR {:.4} planned, {:.4} applied.\n\
-             - Rank of every matrix: `welore_plan.json`.\n\n",
+             - `welore_plan.json` lists the rank of every matrix.\n\n",
             totals.parameters_before,
             totals.parameters_after,
             totals.bytes_before,
@@ -71,18 +72,18 @@ impl ModelCard<'_> {
         let _ = write!(
             card,
             "{MEASURED_TITLE}\n\n\
-             `welore-cli eval DIR --text FILE --record` adds a line.\n\n\
+             `welore-cli eval DIR --text FILE --record` adds a row.\n\n\
              {HEADER}\n{MEASURED}\n\n\
              ## Use\n\n\
              With welore: `welore-cli generate DIR --prompt TEXT`; `welore-cli export DIR --dense -o \
-             OUT` makes a dense model that any tool for this architecture loads.\n\n\
+             OUT` writes a dense model that any tool for this architecture loads.\n\n\
              With PyTorch, from within this directory:\n\n\
              ```python\n{SNIPPET}```\n\n\
              ## Licence\n\n\
-             A compressed model is a work derived from its base model, whose licence holds{}.\n",
+             A compressed model is a work derived from its base model, whose licence applies{}.\n",
             match self.licence().is_empty() {
-                true => " (it is not stated beside the weights this was made from)",
-                false => "; see above and the licence files beside this",
+                true => " (it was not stated next to the weights that were compressed)",
+                false => "; see above and the licence files in this directory",
             }
         );
         card
@@ -99,7 +100,7 @@ impl ModelCard<'_> {
         format!("---\n{lines}tags:\n- welore\n- low-rank\n---\n\n")
     }
 
-    /// What the base model's card says of its licence, line by line.
+    /// The lines of the base model's card that state its licence.
     fn licence(&self) -> Vec<&str> {
         let Some(rest) = self.base_card.and_then(|card| card.strip_prefix("---\n")) else {
             return Vec::new();
@@ -117,15 +118,15 @@ impl ModelCard<'_> {
     }
 }
 
-/// The card of a model that was trained on: it says `how`, and what was measured before no longer
-/// holds. `None` if the card is not one of these.
+/// The card of a model after fine-tuning: it states `how`, and what was measured before is removed.
+/// `None` if `card` is not a card made here.
 pub fn tuned_card(card: &str, how: &str) -> Option<String> {
     let (before, rest) = card.split_once(&format!("{MEASURED_TITLE}\n"))?;
     let (asked, rows) = rest.split_once(HEADER)?;
     let (_, after) = rows.split_once(&format!("{MEASURED}\n"))?;
     let how = how.replace(['\n', '\r', '<'], " ");
     Some(format!(
-        "{before}Tuned after that: {how}.\n\n{MEASURED_TITLE}\n{asked}{HEADER}\n{MEASURED}\n{after}"
+        "{before}Fine-tuned after compression: {how}.\n\n{MEASURED_TITLE}\n{asked}{HEADER}\n{MEASURED}\n{after}"
     ))
 }
 
@@ -136,15 +137,15 @@ pub struct Measurement<'a> {
     pub score: &'a str,
     /// Its value, in the unit of the score.
     pub value: f64,
-    /// What on: the text or task, and how much of it.
+    /// What it was measured on: the text or task, and how much of it.
     pub of: &'a str,
     /// The program that measured.
     pub made_by: &'a str,
 }
 
 impl Measurement<'_> {
-    /// The card with this measurement in its table, in the place of an earlier one of the same
-    /// score on the same. `None` if the card has no such table.
+    /// The card with this measurement in its table, in place of an earlier one of the same score on
+    /// the same text or task. `None` if the card has no such table.
     pub fn add_to(&self, card: &str) -> Option<String> {
         let cell = |text: &str| text.replace(['|', '\n', '\r', '<'], " ");
         let key = format!("| {} | ", cell(self.score));
@@ -158,7 +159,7 @@ impl Measurement<'_> {
     }
 }
 
-/// Whether this reads as `owner/name`.
+/// Whether this has the form `owner/name`.
 fn is_hub_id(base: &str) -> bool {
     let parts: Vec<&str> = base.split('/').collect();
     let plain = |part: &&str| {
@@ -235,7 +236,7 @@ mod tests {
         assert!(measured(1.0, "x").add_to("# some other README\n").is_none());
 
         let tuned = tuned_card(&text, "LRCs, 10 steps").unwrap();
-        assert!(tuned.contains("\nTuned after that: LRCs, 10 steps.\n\n## Measured quality\n"));
+        assert!(tuned.contains("\nFine-tuned after compression: LRCs, 10 steps.\n\n## Measured quality\n"));
         assert!(!tuned.contains("| perplexity"));
         let text = measured(6.0, "a.txt").add_to(&tuned).unwrap();
         assert!(text.contains("|---|---|---|---|\n| perplexity | 6.0000 | a.txt |"), "{text}");

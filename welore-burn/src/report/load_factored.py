@@ -11,7 +11,7 @@ class LowRank(nn.Module):
     def __init__(self, v, made, pivots, bias):
         super().__init__()
         self.v, self.made, self.bias, self.order = v, made, bias, None
-        if pivots is not None:  # V holds rows of the matrix, C makes the others of them
+        if pivots is not None:  # V holds rows of the matrix, C computes the others from them
             others = sorted(set(range(len(v) + len(made))) - set(pivots.tolist()))
             self.order = torch.cat([pivots.long(), torch.tensor(others, dtype=torch.long)]).argsort()
 

@@ -1,9 +1,9 @@
-//! What people look at: one HTML page of the artifacts, with nothing to load from anywhere, and
-//! model cards.
+//! Output for people: one HTML page of the artifacts, which loads nothing from elsewhere, and model
+//! cards.
 //!
 //! [`Report`] gathers spectra, a plan, measured models, runs and their gradients, and fills a page
 //! that draws them: curves, maps of layers and matrices, tables. [`ModelCard`] is the `README.md`
-//! of a compressed model. No tensors, no files.
+//! of a compressed model. This room uses no tensors and no files.
 
 mod card;
 
@@ -22,16 +22,16 @@ use crate::train::{
 const TEMPLATE: &str = include_str!("template.html");
 const PLACEHOLDER: &str = "__WELORE_DATA__";
 
-/// Points of a curve; more could not be seen.
+/// The most points of a curve; more could not be seen.
 const POINTS: usize = 64;
 
-/// Steps of a run that are drawn; more could not be seen either.
+/// The most steps of a run that are drawn; more could not be seen either.
 const STEPS: usize = 2000;
 
-/// Records of the gradients of a matrix that are drawn, for the same reason.
+/// The most gradient records of a matrix that are drawn, for the same reason.
 const RECORDS: usize = 200;
 
-/// A page in the making.
+/// The data of a page.
 #[derive(Debug, Clone)]
 pub struct Report {
     data: Map<String, Value>,
@@ -40,18 +40,18 @@ pub struct Report {
 /// A model that was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct ReportModel {
-    /// What it is called.
+    /// Its name on the page.
     pub label: String,
     /// Perplexity by text.
     pub perplexities: Map<String, Value>,
-    /// Parameters of the whole model.
+    /// Number of parameters of the whole model.
     pub parameters: u64,
     /// Bytes of the whole model.
     pub bytes: u64,
 }
 
 impl Report {
-    /// A page with nothing but a title, and the program that makes it.
+    /// A page that has only a title and the name of the program that makes it.
     pub fn new(title: &str, made_by: &str) -> Self {
         let mut data = Map::new();
         data.insert("title".into(), title.into());
@@ -59,8 +59,7 @@ impl Report {
         Self { data }
     }
 
-    /// Adds singular values, each curve by at most 64 of its points, which the largest and the
-    /// smallest are among.
+    /// Adds singular values: at most 64 of each matrix, including the largest and the smallest.
     pub fn spectra(&mut self, spectra: &Spectra) {
         let matrices: Vec<Value> = spectra
             .matrices
@@ -138,8 +137,8 @@ impl Report {
         self.data.insert("models".into(), json!(models));
     }
 
-    /// Adds a run by the lines of its `metrics.jsonl`. Lines that are no objects are left out.
-    /// Of very long runs every so many steps are drawn.
+    /// Adds a run from the lines of its `metrics.jsonl`. Lines that are not JSON are skipped. At
+    /// most 2000 steps are drawn, evenly spaced.
     pub fn run(&mut self, label: &str, metrics: &str) {
         let lines: Vec<Value> =
             metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
@@ -163,8 +162,8 @@ impl Report {
         self.push("runs", run);
     }
 
-    /// Adds what the gradients of a run did: its records, of which every so many are drawn where
-    /// there are very many, and what they sum up to.
+    /// Adds the gradients of a run: its records, of which at most 200 per matrix are drawn, evenly
+    /// spaced, and their summary.
     pub fn gradients(
         &mut self,
         label: &str,
@@ -221,16 +220,16 @@ impl Report {
         }
     }
 
-    /// The page: HTML that stands alone.
+    /// The page as self-contained HTML.
     pub fn to_html(&self) -> String {
         let data = Value::Object(self.data.clone()).to_string();
-        // Inside a script element nothing but its end has to be hidden.
+        // Inside a script element only its end tag has to be escaped.
         TEMPLATE.replacen(PLACEHOLDER, &data.replace('<', "\\u003c"), 1)
     }
 }
 
-/// Layer and kind of a matrix, by its name: `model.layers.3.self_attn.q_proj` is `(3, q_proj)`, and
-/// its factor `model.layers.3.self_attn.q_proj.V` is `(3, q_proj.V)`.
+/// Layer and kind of a matrix, from its name: `model.layers.3.self_attn.q_proj` is `(3, q_proj)`,
+/// and its factor `model.layers.3.self_attn.q_proj.V` is `(3, q_proj.V)`.
 fn place_of(name: &str) -> (Option<u64>, &str) {
     let layer = name.split('.').find_map(|part| part.parse().ok());
     let kind = name.rmatch_indices('.').nth(usize::from(is_factor(name)));

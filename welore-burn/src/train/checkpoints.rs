@@ -12,8 +12,8 @@ use super::options::TrainOptions;
 use super::score::Score;
 use crate::files::{FileError, write_file};
 
-/// How far a run has come. With the options this says which rows come next, so no random
-/// state needs saving: every epoch's order is a function of the seed.
+/// How far a run has come. Together with the options this determines which rows come next, so no
+/// random state needs saving: every epoch's order is a function of the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Position {
     /// Steps done.
@@ -34,7 +34,7 @@ impl Position {
         Self { step: 0, tokens: 0, best: None, evaluated: 0, stale: 0 }
     }
 
-    /// Takes note of an evaluation; whether it is the best so far.
+    /// Records an evaluation. Returns whether it is the best so far.
     pub fn note(&mut self, score: Score) -> bool {
         self.evaluated = self.step;
         let best = self.best.is_none_or(|best| score.is_better_than(best));
@@ -47,7 +47,7 @@ impl Position {
         best
     }
 
-    /// Whether a run of these options has nothing left to do.
+    /// Whether a run with these options has nothing left to do.
     pub fn is_last(&self, options: &TrainOptions) -> bool {
         let all = self.step >= options.steps && !self.owes_evaluation(options);
         all || self.is_out_of_patience(options)
@@ -59,21 +59,21 @@ impl Position {
         every > 0 && step > self.evaluated && step.is_multiple_of(every)
     }
 
-    /// Whether there were too many evaluations without a better one.
+    /// Whether there were as many evaluations without a better one as the patience allows.
     pub(super) fn is_out_of_patience(&self, options: &TrainOptions) -> bool {
         options.patience.is_some_and(|patience| self.stale >= patience)
     }
 
-    /// Checks that a run of these options can be here.
+    /// Checks that a run with these options can be at this position.
     fn check(&self, options: &TrainOptions) -> Result<(), String> {
         let Self { step, best, evaluated, stale, .. } = *self;
         if step > options.steps {
-            return Err(format!("it is at step {step} of a run of {}", options.steps));
+            return Err(format!("it is at step {step} of a run of {} steps", options.steps));
         }
         let every = options.eval_every;
         let evaluations = evaluated.checked_div(every).unwrap_or(0);
-        // Evaluations are made every so many steps and none is left out, but the last one may
-        // still be to make.
+        // Evaluations are made every `every` steps and none is left out, but the last one may still
+        // be due.
         let due = every == 0 || (evaluated..=evaluated.saturating_add(every)).contains(&step);
         let fits = due
             && evaluated == evaluations * every
@@ -86,10 +86,10 @@ impl Position {
     }
 }
 
-/// The checkpoints of a run: trainable parameters and optimizer only, the last one and the
-/// best one. `last.json` and `best.json` name complete checkpoints with the digests of their
-/// files and are replaced in one step, so a kill at any moment leaves a readable one. A run has
-/// a `last.json` from its beginning, so that a lost one is told from none yet.
+/// The last and the best checkpoint of a run, which hold only trainable parameters and optimizer
+/// state. `last.json` and `best.json` name complete checkpoints with the digests of their files and
+/// are replaced atomically, so a kill at any moment leaves a readable checkpoint. A run has a
+/// `last.json` from its beginning, so that a lost one is noticed.
 #[derive(Debug)]
 pub struct Checkpoints {
     dir: PathBuf,
@@ -105,7 +105,7 @@ const BEST: &str = "best.json";
 struct Pointer {
     /// The model that the run began with.
     origin: String,
-    /// Nothing before the first checkpoint.
+    /// `None` before the first checkpoint.
     directory: Option<String>,
     /// BLAKE3 of the files in the directory, by name.
     #[serde(default)]
@@ -121,13 +121,13 @@ struct Saved {
 }
 
 impl Checkpoints {
-    /// The checkpoints of the run in a directory. `origin` identifies the model that the run
-    /// begins with, such as by a digest: checkpoints of others are refused.
+    /// The checkpoints of the run in a directory. `origin` identifies the model that the run begins
+    /// with, for example by a digest: checkpoints of runs from other models are refused.
     pub fn of_run(run: impl AsRef<Path>, origin: &str) -> Self {
         Self { dir: run.as_ref().join("checkpoints"), origin: origin.into() }
     }
 
-    /// Makes the place for checkpoints, before the first one.
+    /// Creates the directory for checkpoints, before the first one.
     ///
     /// # Errors
     ///
@@ -139,11 +139,11 @@ impl Checkpoints {
         self.point(&[LAST], &Pointer { origin, directory, digests, position: Position::start() })
     }
 
-    /// Saves a checkpoint as the last one, and as the best one if `best`. Returns where.
+    /// Saves a checkpoint as the last one, and as the best one if `best`. Returns its directory.
     ///
     /// # Errors
     ///
-    /// [`TrainError::File`] and [`TrainError::Broken`]; the checkpoints there stay.
+    /// [`TrainError::File`] and [`TrainError::Broken`]; existing checkpoints stay.
     pub fn save<M: Module>(
         &self,
         module: &M,
@@ -152,8 +152,8 @@ impl Checkpoints {
         position: Position,
         best: bool,
     ) -> Result<PathBuf, TrainError> {
-        // The same step is saved again after an interruption. What is there may be named by a
-        // pointer, and stays until that names another.
+        // The same step is saved again after an interruption. A pointer may name the existing
+        // directory, which stays until the pointer names another.
         let name = (0..)
             .map(|again| match again {
                 0 => format!("step-{}", position.step),
@@ -191,12 +191,12 @@ impl Checkpoints {
         Ok(target)
     }
 
-    /// How far the last checkpoint of a run of these options is, and where it is, if there is
-    /// one. Changes nothing.
+    /// Position and directory of the last checkpoint of a run with these options, if there is one.
+    /// Changes nothing.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Broken`], [`TrainError::Foreign`], [`TrainError::Lost`].
+    /// [`TrainError::Broken`], [`TrainError::Foreign`], [`TrainError::Lost`], [`TrainError::File`].
     pub fn last(&self, options: &TrainOptions) -> Result<Option<(Position, PathBuf)>, TrainError> {
         let Some(saved) = self.saved(LAST)? else {
             return match self.pointer(LAST)?.is_none() && self.holds_steps() {
@@ -205,18 +205,20 @@ impl Checkpoints {
             };
         };
         saved.position.check(options).map_err(|reason| self.wrong_position(reason))?;
-        // The result will be the best one; a run should not find out at its end that it is gone.
+        // The result will be the best checkpoint; a run should not find out at its end that it is
+        // missing.
         if saved.position.best.is_some() && self.saved(BEST)?.is_none() {
             return Err(TrainError::Lost { path: self.dir.join(BEST) });
         }
         Ok(Some((saved.position, saved.dir)))
     }
 
-    /// Puts the best checkpoint's parameters in place, if there is one.
+    /// Loads the best checkpoint's parameters into a module, if there is one.
     ///
     /// # Errors
     ///
-    /// [`TrainError::Broken`], [`TrainError::Damaged`], [`TrainError::Foreign`].
+    /// [`TrainError::Broken`], [`TrainError::Damaged`], [`TrainError::Foreign`],
+    /// [`TrainError::File`].
     pub fn load_best<M: Module>(&self, module: M) -> Result<M, TrainError> {
         match self.saved(BEST)? {
             Some(saved) => saved.load_parameters(module),
@@ -224,13 +226,13 @@ impl Checkpoints {
         }
     }
 
-    /// Puts the last checkpoint's parameters and optimizer state in place. Parameters get the
-    /// ids they had, which the optimizer's state is keyed by.
+    /// Loads the last checkpoint's parameters and optimizer state. Parameters get their former ids,
+    /// by which the optimizer's state is keyed.
     ///
     /// # Errors
     ///
     /// [`TrainError::NoCheckpoint`], [`TrainError::Broken`], [`TrainError::Damaged`],
-    /// [`TrainError::Foreign`].
+    /// [`TrainError::Foreign`], [`TrainError::File`].
     pub fn load_last<M: Module>(
         &self,
         module: M,
@@ -249,7 +251,7 @@ impl Checkpoints {
         Ok((module, optimizer, saved.position))
     }
 
-    /// An error of the last checkpoint's position.
+    /// An error about the last checkpoint's position.
     pub(super) fn wrong_position(&self, reason: String) -> TrainError {
         TrainError::Broken { path: self.dir.join(LAST), reason }
     }
@@ -280,7 +282,7 @@ impl Checkpoints {
         let pointer: Pointer = serde_json::from_slice(&text).map_err(|error| {
             TrainError::Broken { path: path.clone(), reason: error.to_string() }
         })?;
-        // A pointer names a checkpoint beside it, nothing else.
+        // A pointer may only name a checkpoint next to it.
         match pointer.directory.as_deref().filter(|name| step_of(name).is_none()) {
             Some(name) => {
                 let reason = format!("`{name}` is not a checkpoint");
@@ -305,7 +307,7 @@ impl Checkpoints {
         entries.any(|entry| step_of(&entry.file_name().to_string_lossy()).is_some())
     }
 
-    /// Removes checkpoints that no pointer names. Failing to is no reason to stop a run.
+    /// Removes checkpoints that no pointer names. A failure does not stop the run.
     fn remove_others(&self) {
         let named: Vec<String> =
             [LAST, BEST].iter().filter_map(|file| self.pointer(file).ok()??.directory).collect();
@@ -343,8 +345,8 @@ impl Saved {
     }
 }
 
-/// The step of a checkpoint, by the name of its directory: `step-6`, or `step-6-1` if it was
-/// saved once more.
+/// The step of a checkpoint, from the name of its directory: `step-6`, or `step-6-1` if it was
+/// saved again.
 fn step_of(name: &str) -> Option<usize> {
     let mut numbers = name.strip_prefix("step-")?.splitn(2, '-');
     let step = numbers.next()?.parse().ok()?;

@@ -4,8 +4,8 @@ use burn::tensor::Tensor;
 
 use crate::modules::{Factor, walk};
 
-/// The norm of all gradients together, as one vector; `None` where there are no gradients. It
-/// stays on the device.
+/// The norm of all gradients together, as one vector; `None` if there are no gradients. It stays on
+/// the device.
 pub fn global_norm<M: Module>(module: &M, gradients: &GradientsParams) -> Option<Tensor<1>> {
     let mut squares = Vec::new();
     walk(module, |_, param| squares.extend(param.squared_gradient(gradients)));

@@ -7,14 +7,14 @@ use crate::files::FileError;
 use crate::named::Named;
 use crate::progress::Interrupted;
 
-/// Why training cannot start or go on.
+/// Why training cannot start or continue.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TrainError {
     /// An option out of range.
     #[error("{name}: {reason}")]
     Option {
-        /// The option, as [`TrainOptions`](super::TrainOptions) calls it, such as `lora.rank`.
+        /// The option by its name in [`TrainOptions`](super::TrainOptions), such as `lora.rank`.
         name: &'static str,
         /// What is wrong.
         reason: String,
@@ -22,7 +22,7 @@ pub enum TrainError {
     /// Nothing to train.
     #[error("`{}` leaves nothing to train in this model", .0.name())]
     NothingTrainable(Trainable),
-    /// Less data than one step takes.
+    /// Less data than one step needs.
     #[error("there are {rows} rows to train on, fewer than the {batch} of one step")]
     TooFewRows {
         /// Windows of the text, or examples of the task.
@@ -30,7 +30,7 @@ pub enum TrainError {
         /// Rows in a step: batch size times accumulated batches.
         batch: usize,
     },
-    /// A token the model does not know.
+    /// A token is not in the model's vocabulary.
     #[error(
         "token {token} is not in the model's vocabulary of {vocab_size}; is the tokenizer another model's?"
     )]
@@ -40,7 +40,7 @@ pub enum TrainError {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
-    /// The loss or the gradient is not a number any more.
+    /// The loss, the gradient or a score is infinite or not a number.
     #[error("the {what} is not finite at step {step}{}", last_saved(checkpoint))]
     NotFinite {
         /// `loss`, `gradient`, or the name of a score.
@@ -50,7 +50,7 @@ pub enum TrainError {
         /// The last checkpoint before it.
         checkpoint: Option<PathBuf>,
     },
-    /// A checkpoint that cannot be read.
+    /// A checkpoint cannot be read.
     #[error("{path}: not a readable checkpoint: {reason}", path = path.display())]
     Broken {
         /// The file.
@@ -58,13 +58,13 @@ pub enum TrainError {
         /// What is wrong.
         reason: String,
     },
-    /// A file of a checkpoint that is not the one that was saved.
-    #[error("{path}: not the file that was saved, by its digest", path = path.display())]
+    /// A file of a checkpoint is not the one that was saved.
+    #[error("{path}: not the file that was saved; its digest differs", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,
     },
-    /// Checkpoints are there, but not the file that names one of them.
+    /// There are checkpoints, but the file that names one of them is missing.
     #[error("{path}: no such file, although there are checkpoints", path = path.display())]
     Lost {
         /// The file.
@@ -76,7 +76,7 @@ pub enum TrainError {
         /// The file.
         path: PathBuf,
     },
-    /// There is no checkpoint to go on from.
+    /// There is no checkpoint to resume from.
     #[error("{path}: there is no checkpoint to resume from", path = path.display())]
     NoCheckpoint {
         /// The run directory.
@@ -91,11 +91,11 @@ pub enum TrainError {
     /// Measuring perplexity failed.
     #[error("{0}")]
     Eval(#[source] EvalError),
-    /// An evaluation of the caller's own failed.
+    /// The caller's evaluation failed.
     #[error("the evaluation failed: {0}")]
     Evaluation(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// A new run would replace another.
-    #[error("{path}: there is a run already", path = path.display())]
+    #[error("{path}: a run already exists here", path = path.display())]
     RunExists {
         /// The run directory.
         path: PathBuf,
@@ -108,7 +108,7 @@ pub enum TrainError {
 impl From<EvalError> for TrainError {
     fn from(error: EvalError) -> Self {
         match error {
-            // Stopping is no failure of the evaluation.
+            // Stopping is not a failure of the evaluation.
             EvalError::Interrupted(interrupted) => Self::Interrupted(interrupted),
             other => Self::Eval(other),
         }

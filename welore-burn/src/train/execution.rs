@@ -9,37 +9,38 @@ use crate::model::LanguageModel;
 use crate::modules::Trained;
 use crate::workers::Workers;
 
-/// How a batch is spread over a device. Changes the order of sums, nothing else.
+/// How a batch is computed on a device. Changes only the order of sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ExecutionOptions {
-    /// Threads that each compute a part of the rows. CPU backends run elementwise operations
-    /// on one thread, so a second worker keeps the other cores busy; a GPU is kept busy by
+    /// Number of threads that each compute a part of the rows. CPU backends run elementwise
+    /// operations on one thread, so a second worker keeps the other cores busy; a GPU needs only
     /// one.
     pub workers: NonZeroUsize,
-    /// Rows of a worker are computed together up to this many tokens, filling included.
-    /// Enough to make products large, few enough that activations fit in memory.
+    /// A worker computes rows together up to this many tokens, padding included. It should be large
+    /// enough for large matrix products, and small enough for activations to fit in memory.
     pub tokens_at_once: usize,
-    /// Steps that are queued on the device before the numbers of an earlier one are read, so
-    /// that it never waits for the host. Reading costs nothing on a CPU: 0 there, 1 on a GPU.
+    /// Number of steps that are queued on the device before the numbers of an earlier one are read,
+    /// so that the device never waits for the host. Reading costs nothing on a CPU: 0 is right
+    /// there, 1 on a GPU.
     pub ahead: usize,
-    /// Logits of a worker that exist at once; see [`MemoryOptions`].
+    /// Number of logits of a worker in memory at once; see [`MemoryOptions`].
     pub logits_at_once: usize,
 }
 
 impl Default for ExecutionOptions {
-    /// One worker, numbers read at once.
+    /// One worker; numbers are read after every step.
     fn default() -> Self {
         let MemoryOptions { logits_at_once, .. } = MemoryOptions::default();
         Self { workers: NonZeroUsize::MIN, tokens_at_once: 1024, ahead: 0, logits_at_once }
     }
 }
 
-/// Computes the gradients of batches, on a list of devices, of which there is one today.
+/// Computes the gradients of batches on a list of devices, which has one device today.
 ///
-/// Every worker has a replica of the model, with autodiff leaves of its own: backward passes over
-/// shared ones that run at the same time wait for each other forever (Burn 0.22.1). On one device
-/// the replicas share the values. They persist: after a step they take over what trains, and what
-/// is frozen is placed once.
+/// Every worker has a replica of the model with its own autodiff leaves: simultaneous backward
+/// passes over shared leaves deadlock (Burn 0.22.1). On one device the replicas share the values.
+/// They persist: after a step they take over the parameters that train; frozen ones are placed
+/// once.
 #[derive(Debug)]
 pub(super) struct Executor<M> {
     workers: Workers,
@@ -48,18 +49,18 @@ pub(super) struct Executor<M> {
     memory: MemoryOptions,
 }
 
-/// The model of a worker.
+/// The model of a worker, and its device.
 #[derive(Debug)]
 struct Replica<M> {
     model: M,
     device: Device,
 }
 
-/// Losses that add up to that of some rows, and the gradients of the sum.
+/// Losses that add up to the loss of some rows, and the gradients of their sum.
 type Part = (Vec<Tensor<1>>, GradientsParams);
 
 impl<M: LanguageModel> Executor<M> {
-    /// Workers on devices, which take turns. Starts the threads, which stay.
+    /// Assigns the workers to the devices in turn. Starts the threads, which stay.
     pub fn new(model: &M, devices: &[Device], options: ExecutionOptions, recompute: bool) -> Self {
         let ExecutionOptions { workers, tokens_at_once, ahead: _, logits_at_once } = options;
         let memory = MemoryOptions { recompute, logits_at_once };
@@ -81,7 +82,7 @@ impl<M: LanguageModel> Executor<M> {
         }
     }
 
-    /// Loss of a batch, each token times `share`, and its gradients; see
+    /// Loss of a batch, the loss of each token times `share`, and its gradients; see
     /// [`loss_and_gradients`].
     pub fn pass(&self, model: &M, rows: &[TokenRow<'_>], share: f64) -> Part {
         let shares: Vec<_> = rows.chunks(rows.len().div_ceil(self.replicas.len())).collect();
@@ -94,13 +95,13 @@ impl<M: LanguageModel> Executor<M> {
             });
             sum(model, parts)
         };
-        // In the order of the rows, so that a run can be repeated to the last bit.
+        // Summed in the order of the rows, so that a run can be repeated to the last bit.
         sum(model, self.workers.map(shares.len(), work).into_iter())
     }
 }
 
-/// Rows one after the other that are computed together, of no more than `most` tokens unless one
-/// row alone has more.
+/// Groups of consecutive rows that are computed together: at most `most` tokens with padding,
+/// unless a single row has more.
 fn groups<'b, 'r>(
     rows: &'b [TokenRow<'r>],
     most: usize,

@@ -14,12 +14,11 @@ use super::loss::{Batch, MemoryOptions, loss_and_gradients, losses};
 use crate::data::TokenRows;
 use crate::model::LanguageModel;
 
-/// A language model as `burn::train`'s `Learner` takes one.
+/// A language model in the form that `burn::train`'s `Learner` takes.
 ///
-/// Loss and gradients are those of [`loss_and_gradients`], so the logits of all tokens never
-/// exist at once. What is trainable is chosen before, with
-/// [`select_trainable`](super::select_trainable): an optimizer leaves parameters without a
-/// gradient as they are.
+/// Loss and gradients are those of [`loss_and_gradients`], so the logits of all tokens never exist
+/// at once. Choose beforehand what trains, with [`select_trainable`](super::select_trainable): an
+/// optimizer does not change parameters without a gradient.
 #[derive(Module, Debug)]
 pub struct Learnable<M: Module> {
     /// The model.
@@ -34,7 +33,7 @@ impl<M: LanguageModel> Learnable<M> {
         Self { model, memory: MemoryOptions::default() }
     }
 
-    /// How much memory a step trades for time.
+    /// Sets how a step trades memory for time.
     pub fn with_memory(mut self, memory: MemoryOptions) -> Self {
         self.memory = memory;
         self
@@ -61,11 +60,11 @@ impl<M: LanguageModel> InferenceStep for Learnable<M> {
     }
 }
 
-/// What a step of [`Learnable`] tells `burn::train`'s metrics.
+/// What a step of [`Learnable`] reports to `burn::train`'s metrics.
 #[derive(Debug, Clone)]
 pub struct LearnerLoss {
-    /// In training the mean cross-entropy of the batch, `[1]`; in validation that of every token,
-    /// `[targets]`, so that `LossMetric` averages over tokens.
+    /// In training the mean cross-entropy of the batch, `[1]`; in validation the cross-entropy of
+    /// every token, `[targets]`, so that `LossMetric` averages over tokens.
     pub losses: Tensor<1>,
 }
 
@@ -82,8 +81,8 @@ impl Adaptor<LossInput> for LearnerLoss {
     }
 }
 
-/// A data loader of rows of tokens, `rows_at_once` in a batch; shuffled anew every epoch if there
-/// is a `seed`, else in order.
+/// A data loader of rows of tokens, with `rows_at_once` rows per batch; reshuffled every epoch if
+/// there is a `seed`, else in order.
 ///
 /// # Panics
 ///
@@ -102,7 +101,7 @@ pub fn row_loader(
     .build(Rows(rows))
 }
 
-/// Rows by number, as a data set and as what makes batches of it.
+/// Rows by number: the data set, and the batcher that turns them into batches.
 struct Rows(Arc<TokenRows>);
 
 impl Dataset<usize> for Rows {

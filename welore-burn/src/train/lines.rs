@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use crate::files::{FileError, write_file};
 
-/// A file of a run that grows by JSON objects, one a line.
+/// A file of a run to which JSON objects are appended, one per line.
 #[derive(Debug)]
 pub(super) struct Lines {
     path: PathBuf,
@@ -14,8 +14,8 @@ pub(super) struct Lines {
 }
 
 impl Lines {
-    /// Opens the file, with only those of its lines that are to be kept. What is no JSON is asked
-    /// about as `null`: a killed process may have left half a line.
+    /// Opens the file, and removes the lines that `keep` rejects. `keep` gets `null` for a line
+    /// that is not JSON: a killed process may have left half a line.
     ///
     /// # Errors
     ///
@@ -39,7 +39,7 @@ impl Lines {
         Ok(Self { path, file })
     }
 
-    /// Appends whole lines in one piece, so that none is seen half-written.
+    /// Appends whole lines in one write, so that none is seen half-written.
     ///
     /// # Errors
     ///

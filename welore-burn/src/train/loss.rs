@@ -5,13 +5,13 @@ use super::clip::scale;
 use crate::data::TokenRow;
 use crate::model::{LanguageModel, cross_entropy, leaf, token_losses};
 
-/// Rows of tokens as tensors. Short rows are filled up at the end, where causal attention
-/// lets nothing see the filling; only tokens that are to be predicted have a target.
+/// Rows of tokens as tensors. Short rows are padded at the end, where causal attention hides the
+/// padding from all tokens; only tokens to predict have a target.
 #[derive(Debug, Clone)]
 pub struct Batch {
     /// `[rows, positions]`.
     tokens: Tensor<2, Int>,
-    /// Numbers of the positions that predict, counted through all rows, `[targets]`.
+    /// Indices of the positions that predict, counted over all rows, `[targets]`.
     places: Tensor<1, Int>,
     /// The tokens to predict there, `[targets, 1]`.
     targets: Tensor<2, Int>,
@@ -54,32 +54,32 @@ impl Batch {
     }
 }
 
-/// How much memory a backward pass trades for time. Changes the order of sums, nothing else.
+/// How a backward pass trades memory for time. Changes only the order of sums.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct MemoryOptions {
-    /// Store only the input of each block, and compute what is inside again for its backward
-    /// pass.
+    /// Store only the input of each block, and recompute the rest for its backward pass.
     pub recompute: bool,
-    /// Logits that exist at once, 4 bytes each; backward holds three of them.
+    /// Number of logits in memory at once, 4 bytes each; the backward pass holds three tensors of
+    /// this size.
     pub logits_at_once: usize,
 }
 
 impl Default for MemoryOptions {
-    /// Blocks stored, and 17 MB of logits, which stay in the cache of a CPU.
+    /// No recomputation, and 17 MB of logits, which stay in the cache of a CPU.
     fn default() -> Self {
         Self { recompute: false, logits_at_once: 1 << 22 }
     }
 }
 
-/// Sum of the token cross-entropies of a batch, each times `share`, and its gradients with
-/// respect to all trainable parameters. The mean is at `share = 1 / targets`.
+/// Sum of the token cross-entropies of a batch, each times `share`, and its gradients with respect
+/// to all trainable parameters. With `share = 1 / targets` it is the mean.
 ///
-/// Logits never exist for all tokens at once: the head runs forward and backward over pieces
-/// of the hidden states, cut off from the body, and the body then gets the gradient of the
-/// hidden states in one go; with [`MemoryOptions::recompute`] block by block.
+/// Logits never exist for all tokens at once: the head runs forward and backward over pieces of the
+/// hidden states, detached from the rest of the model. The gradient of the hidden states then goes
+/// back through the rest, all at once or, with [`MemoryOptions::recompute`], block by block.
 ///
 /// A model that computes in f16 passes gradients back as if `share` were 1, and they are scaled
-/// where they are f32 again: most shares are below the smallest f16.
+/// once they are f32 again: most shares are below the smallest f16.
 ///
 /// The batch must be on the model's autodiff device.
 pub fn loss_and_gradients<M: LanguageModel>(
@@ -100,7 +100,7 @@ pub fn loss_and_gradients<M: LanguageModel>(
     (loss, gradients)
 }
 
-/// Cross-entropy of every token to predict of a batch, `[targets]`, without gradients. The head
+/// Cross-entropy of every token to predict in a batch, `[targets]`, without gradients. The head
 /// runs over `logits_at_once` logits at a time.
 pub fn losses<M: LanguageModel>(model: &M, batch: &Batch, logits_at_once: usize) -> Tensor<1> {
     let hidden = batch.predicting(model.hidden(batch.tokens.clone()));
@@ -112,9 +112,9 @@ pub fn losses<M: LanguageModel>(model: &M, batch: &Batch, logits_at_once: usize)
 struct BackwardPass<'a, M> {
     model: &'a M,
     logits_at_once: usize,
-    /// What each token's loss counts.
+    /// The weight of each token's loss.
     share: f64,
-    /// The part of it that gradients get at the end.
+    /// The part of it that gradients are multiplied by at the end.
     later: f64,
     gradients: GradientsAccumulator<M>,
 }
@@ -163,7 +163,7 @@ impl<M: LanguageModel> BackwardPass<'_, M> {
         let now = self.share / self.later;
         let (mut losses, mut gradients) = (Vec::new(), Vec::new());
         let most = (self.logits_at_once / self.model.vocab_size()).clamp(1, rows.max(1));
-        // Pieces of one size, not a small one at the end.
+        // Pieces of about equal size, without a small one at the end.
         let most = rows.div_ceil(rows.div_ceil(most).max(1)).max(1);
         for start in (0..rows).step_by(most) {
             let len = most.min(rows - start);
@@ -179,7 +179,7 @@ impl<M: LanguageModel> BackwardPass<'_, M> {
         (Tensor::cat(losses, 0).sum().mul_scalar(self.share), Tensor::cat(gradients, 0))
     }
 
-    /// Hands the gradient of an output back to the parameters and to `input`.
+    /// Passes the gradient of an output back to the parameters, and returns that of `input`.
     fn back<const D: usize>(
         &mut self,
         output: Tensor<D>,
@@ -187,7 +187,7 @@ impl<M: LanguageModel> BackwardPass<'_, M> {
         input: Option<&Tensor<3>>,
     ) -> Option<Tensor<3>> {
         if !output.is_tracked() {
-            // Nothing trains below, as where the embedding is frozen.
+            // Nothing below trains, for example if the embedding is frozen.
             return None;
         }
         let mut backward = (output * Tensor::from_inner(gradient)).sum().backward();

@@ -7,7 +7,7 @@ use super::checkpoints::Position;
 use super::lines::Lines;
 use crate::files::FileError;
 
-/// The run's `metrics.jsonl`: one JSON object a line, with its `step`.
+/// The run's `metrics.jsonl`: one JSON object per line, with its `step`.
 #[derive(Debug)]
 pub struct Metrics {
     lines: Lines,
@@ -15,7 +15,7 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens the file, keeping the lines up to a position only: what a run that died wrote
+    /// Opens the file and keeps only the lines up to a position: what an interrupted run wrote
     /// after its last checkpoint will be computed again.
     ///
     /// # Errors
@@ -33,7 +33,7 @@ impl Metrics {
         Ok(Self { lines, missing: position.step.saturating_sub(steps.len()) })
     }
 
-    /// How many steps before the position it was opened at have no line: lines were lost.
+    /// How many steps up to the position it was opened at have no line, because lines were lost.
     pub fn missing(&self) -> usize {
         self.missing
     }
@@ -48,7 +48,8 @@ impl Metrics {
     }
 }
 
-/// The most memory this process has used so far, in bytes, where the system tells.
+/// The most memory that this process has used so far, in bytes; `None` if the system does not
+/// report it.
 pub fn peak_memory() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;

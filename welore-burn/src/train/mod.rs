@@ -1,8 +1,8 @@
-//! Fine-tuning: what is trainable, the loss, the loop, and runs that survive.
+//! Fine-tuning: what trains, the loss, the training loop, and runs that can be resumed.
 //!
-//! Works on any [`LanguageModel`](crate::model::LanguageModel) on an autodiff device. A
-//! run is a directory: a [`RunFile`], metrics, checkpoints, and records of gradients if they are
-//! tracked. This room never sees spectra.
+//! Works on any [`LanguageModel`](crate::model::LanguageModel) on an autodiff device. A run is a
+//! directory: a [`RunFile`], metrics, checkpoints, and records of gradients if they are tracked.
+//! This room does not use spectra.
 
 mod checkpoints;
 mod clip;

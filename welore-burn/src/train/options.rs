@@ -4,23 +4,23 @@ use super::error::TrainError;
 use super::methods::Trainable;
 use crate::named::{Named, named};
 
-/// How a model is trained. Written into the run directory, and all that resuming needs.
+/// How a model is trained. The run directory holds these options, and resuming needs no others.
 ///
-/// A run is known by what these options are written as. So a new option is left out of that where
-/// it has its default, `#[serde(default, skip_serializing_if = ...)]`: runs that began before it
-/// came go on.
+/// The serialized options are part of a run's identity. So a new option must be left out while it
+/// has its default, `#[serde(default, skip_serializing_if = ...)]`: then runs that began before it
+/// existed can be resumed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct TrainOptions {
     /// What is trained.
     pub trainable: Trainable,
-    /// Tokens in a window of text, or most tokens of an example.
+    /// Tokens in a window of text, or the most tokens in an example.
     pub seq_len: usize,
     /// Rows in a batch.
     pub batch_size: usize,
-    /// Batches whose gradients make one step.
+    /// Batches whose gradients add up to one step.
     pub accumulate: usize,
-    /// Steps in all.
+    /// Number of steps.
     pub steps: usize,
     /// Largest learning rate.
     pub lr: f64,
@@ -32,28 +32,29 @@ pub struct TrainOptions {
     pub lr_floor: f64,
     /// Decoupled weight decay.
     pub weight_decay: f64,
-    /// Gradients are scaled down to this global norm; `None` leaves them.
+    /// Gradients are scaled down to this global norm; `None` leaves them as they are.
     pub clip: Option<f64>,
-    /// Whether rows are shuffled, anew in every epoch.
+    /// Whether rows are reshuffled in every epoch.
     pub shuffle: bool,
-    /// Seed of the shuffling.
+    /// Seed of the shuffling, and of new adapters.
     pub seed: u64,
-    /// Whether blocks of the model compute again what backward needs, instead of storing it:
-    /// less memory for about a third more work.
+    /// Whether blocks recompute what the backward pass needs instead of storing it: less memory for
+    /// about a third more work.
     pub recompute: bool,
-    /// Adapters, where they are what is trained.
+    /// Options of LoRA adapters, if those train.
     pub lora: LoraOptions,
-    /// Gradient projection, where it is how training goes.
+    /// Options of gradient projection, if that is the method.
     pub galore: GaloreOptions,
-    /// Steps between evaluations; 0 is none.
+    /// Steps between evaluations; 0 means none.
     pub eval_every: usize,
-    /// Evaluations without a better score after which the run ends.
+    /// Number of evaluations without a better score after which the run ends; `None` never ends it
+    /// early.
     pub patience: Option<usize>,
-    /// Steps between checkpoints; 0 is only at the end.
+    /// Steps between checkpoints; 0 means only at the end.
     pub save_every: usize,
 }
 
-/// No run is larger in any count; keeps later products from overflowing.
+/// The largest allowed count; keeps later products from overflowing.
 const MOST: usize = 1_000_000_000;
 
 /// LoRA adapters (arXiv 2106.09685), `W + alpha / rank · A B`.
@@ -62,7 +63,7 @@ const MOST: usize = 1_000_000_000;
 pub struct LoraOptions {
     /// Rank of the adapters.
     pub rank: usize,
-    /// Scale of the adapters, over their rank.
+    /// Scale of the adapters, before division by their rank.
     pub alpha: f64,
 }
 
@@ -96,21 +97,22 @@ impl Default for GaloreOptions {
 pub enum ScheduleKind {
     /// Not at all.
     Constant,
-    /// Along a half cosine.
+    /// Along half a cosine.
     Cosine,
-    /// Along a line.
+    /// Linearly.
     Linear,
 }
 
 named!(ScheduleKind {
-    Constant => "constant", "not at all";
-    Cosine => "cosine", "along a half cosine";
-    Linear => "linear", "along a line";
+    Constant => "constant", "no decay";
+    Cosine => "cosine", "decay along half a cosine";
+    Linear => "linear", "linear decay";
 });
 
 impl Default for TrainOptions {
-    /// The paper's settings for continual pretraining: sequences of 1024, batches of 4,
-    /// learning rate 5e-5 along a cosine to a tenth, 500 steps of warm-up, 10 000 steps.
+    /// The paper's settings for continual pretraining: rows of 1024 tokens, batches of 4, a
+    /// learning rate of 5e-5 that falls along a cosine to a tenth, 500 steps of warm-up, 10 000
+    /// steps.
     fn default() -> Self {
         Self {
             trainable: Trainable::Lrc,
@@ -149,13 +151,13 @@ impl TrainOptions {
         self.check_count("steps", self.steps)?;
         self.check_count("patience", self.patience.unwrap_or(1))?;
         if self.batch_size.saturating_mul(self.accumulate) > MOST {
-            return refuse("accumulate", "batches of a step hold more than 1000000000 rows");
+            return refuse("accumulate", "a step would have more than 1000000000 rows");
         }
         if self.seq_len < 2 {
             return refuse("seq_len", "a window needs at least 2 tokens");
         }
         if self.patience.is_some() && self.eval_every == 0 {
-            return refuse("patience", "the run makes no evaluations");
+            return refuse("patience", "needs evaluations, which the run does not make");
         }
         self.check_positive("lr", self.lr)?;
         if !(0.0..=1.0).contains(&self.lr_floor) {
@@ -165,11 +167,11 @@ impl TrainOptions {
             return refuse("weight_decay", "must be a number of at least 0");
         }
         self.check_positive("clip", self.clip.unwrap_or(1.0))?;
-        // Options of all methods, whether they are read or not.
+        // The options of all methods, even of those that this run does not use.
         Trainable::all().iter().try_for_each(|method| method.check(self))
     }
 
-    /// Refuses a count that is 0, or absurd.
+    /// Refuses a count that is 0 or above [`MOST`].
     pub(super) fn check_count(&self, name: &'static str, count: usize) -> Result<(), TrainError> {
         let reason = match count {
             0 => "must be at least 1",
@@ -201,7 +203,7 @@ impl TrainOptions {
         Err(TrainError::Option { name: "warmup", reason })
     }
 
-    /// Rows that one step takes.
+    /// Number of rows in one step.
     pub fn rows_a_step(&self) -> usize {
         self.batch_size * self.accumulate
     }

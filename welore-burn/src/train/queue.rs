@@ -3,10 +3,10 @@ use std::time::Instant;
 
 use burn::tensor::Tensor;
 
-/// Steps that were handed to the device and whose numbers nobody has read yet.
+/// Steps that are queued on the device and whose numbers were not read yet.
 ///
-/// Reading a number waits for everything before it, so a device that is fed by the host runs dry
-/// if every step is read at once.
+/// Reading a number waits for all work before it, so a device that gets its work from the host runs
+/// idle if every step is read immediately.
 #[derive(Debug)]
 pub struct StepQueue {
     ahead: usize,
@@ -21,9 +21,9 @@ pub struct QueuedStep {
     pub step: usize,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Tokens that it trained on.
+    /// Number of tokens in its rows.
     pub tokens: usize,
-    /// What adds up to its loss.
+    /// Losses that add up to the loss of the step.
     pub losses: Vec<Tensor<1>>,
     /// Global norm of its gradients.
     pub grad_norm: Option<Tensor<1>>,
@@ -36,11 +36,11 @@ pub struct StepNumbers {
     pub step: usize,
     /// Learning rate of the step.
     pub lr: f64,
-    /// Mean loss of its tokens.
+    /// Mean loss of its predicted tokens.
     pub loss: f64,
     /// Global norm of its gradients.
     pub grad_norm: f64,
-    /// Its tokens by the time since the step before was read, or since it began.
+    /// Its tokens divided by the time since the previous step was read, or since it began.
     pub tokens_per_second: f64,
 }
 
@@ -50,19 +50,19 @@ impl StepQueue {
         Self { ahead, steps: VecDeque::new(), since: Instant::now() }
     }
 
-    /// A step begins.
+    /// Notes that a step begins.
     pub fn begin(&mut self) {
         if self.steps.is_empty() {
             self.since = Instant::now();
         }
     }
 
-    /// Its work is handed over.
+    /// Adds a step whose work is queued on the device.
     pub fn push(&mut self, step: QueuedStep) {
         self.steps.push_back(step);
     }
 
-    /// The numbers of the oldest step, if more wait than may.
+    /// The numbers of the oldest step, if more than `ahead` steps wait.
     pub fn read_due(&mut self) -> Option<StepNumbers> {
         if self.steps.len() > self.ahead { self.read() } else { None }
     }

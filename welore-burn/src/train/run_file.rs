@@ -1,4 +1,4 @@
-//! What a run directory says of itself.
+//! The file that describes a run, in its directory.
 
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -13,7 +13,7 @@ use crate::data::TaskKind;
 use crate::files::{FileError, write_file};
 use crate::named::named;
 
-/// The file of a run directory that says what the run is.
+/// The file of a run directory that describes the run.
 pub const RUN_FILE: &str = "run.json";
 
 const FORMAT: &str = "welore-run";
@@ -22,33 +22,33 @@ const VERSION: u32 = 2;
 /// Everything that decides what a run does: `run.json` in its directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RunFile {
-    /// `welore-run`. Files of the first version do not say it.
+    /// `welore-run`. Files of the first version lack it.
     #[serde(default = "format")]
     format: String,
     #[serde(default = "version")]
     version: u32,
-    /// Model directory that training starts from. In the file it is relative to the run if it is
-    /// within.
+    /// Model directory that training starts from. In the file it is relative to the run directory
+    /// if it is within.
     pub base: PathBuf,
-    /// What identifies that model: a digest of its files; see [`model_digest`].
+    /// Digest of that model's files; see [`model_digest`].
     pub base_digest: String,
-    /// What is trained on.
+    /// What the run trains on.
     pub data: RunSource,
-    /// What identifies its contents, as tokens.
+    /// Digest of its contents, as tokens.
     pub data_digest: String,
-    /// Text that is evaluated on.
+    /// Text that the run evaluates on.
     #[serde(default)]
     pub eval_text: Option<PathBuf>,
-    /// What identifies the contents of the evaluation.
+    /// Digest of what the run evaluates on.
     #[serde(default)]
     pub eval_digest: Option<String>,
-    /// Most windows or examples of an evaluation.
+    /// The most windows or examples in an evaluation; `None` uses all.
     #[serde(default, rename = "eval_blocks")]
     pub eval_windows: Option<usize>,
-    /// Type that is computed in.
+    /// Type that the model computes in.
     #[serde(default)]
     pub dtype: Precision,
-    /// Steps between records of the gradients. Decides no step.
+    /// Steps between records of the gradients. Does not change any step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub track_gradients: Option<NonZeroUsize>,
     /// How the model is trained.
@@ -87,7 +87,7 @@ impl RunSource {
         }
     }
 
-    /// Whether it is a task, which brings examples to evaluate on.
+    /// Whether it is a task, which has its own examples to evaluate on.
     pub fn is_task(&self) -> bool {
         matches!(self, Self::Task { .. })
     }
@@ -101,14 +101,14 @@ pub enum Precision {
     F32,
     /// 16 bits with the range of f32.
     Bf16,
-    /// 16 bits with more digits and less range.
+    /// 16 bits with more precision and less range than bf16.
     F16,
 }
 
 named!(Precision {
     F32 => "f32", "32 bits";
     Bf16 => "bf16", "16 bits with the range of f32";
-    F16 => "f16", "16 bits with more digits and less range";
+    F16 => "f16", "16 bits with more precision and less range than bf16";
 });
 
 impl Precision {
@@ -122,11 +122,11 @@ impl Precision {
     }
 }
 
-/// A run file that cannot be used.
+/// Why a run file cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RunFileError {
-    /// There is none.
+    /// The directory has no run file.
     #[error("{path} is not a run: it has no run.json", path = dir.display())]
     NotARun {
         /// The directory.
@@ -140,7 +140,7 @@ pub enum RunFileError {
     Broken {
         /// The file.
         path: PathBuf,
-        /// How that shows.
+        /// What is wrong.
         reason: String,
     },
     /// Written by a newer version.
@@ -151,7 +151,7 @@ pub enum RunFileError {
         /// Its version.
         version: u32,
     },
-    /// An option that cannot be.
+    /// An option has a value that is not allowed.
     #[error("{path}: {source}", path = path.display())]
     Option {
         /// The file.
@@ -187,12 +187,12 @@ impl RunFile {
         }
     }
 
-    /// Reads the file of a run directory. Fields that an earlier version did not write have their
+    /// Reads the file of a run directory. Fields that an earlier version did not write get their
     /// defaults.
     ///
     /// # Errors
     ///
-    /// [`RunFileError`], also for options that cannot be: people edit files.
+    /// [`RunFileError`], also for values of options that are not allowed: people edit files.
     pub fn read(dir: &Path) -> Result<Self, RunFileError> {
         let path = dir.join(RUN_FILE);
         let text = match std::fs::read_to_string(&path) {
@@ -218,8 +218,8 @@ impl RunFile {
         Ok(run)
     }
 
-    /// Writes the file of the run in `dir`. A base within the run is written relative to it, so
-    /// that the run can be moved.
+    /// Writes the file of the run in `dir`. A base within `dir` is written relative to it, so that
+    /// the run can be moved.
     ///
     /// # Errors
     ///
@@ -233,7 +233,7 @@ impl RunFile {
         write_file(dir.join(RUN_FILE), text.as_bytes())
     }
 
-    /// Checks every option, alone and with the others.
+    /// Checks every option, by itself and with the others.
     ///
     /// # Errors
     ///
@@ -243,7 +243,7 @@ impl RunFile {
         check_run(&self.options, evaluated, self.eval_windows)
     }
 
-    /// What identifies the run: all that decides its steps, but no path.
+    /// A digest that identifies the run: of everything that decides its steps, but of no path.
     pub fn identity(&self) -> String {
         let decisive = serde_json::to_vec(&(
             &self.base_digest,
@@ -258,8 +258,8 @@ impl RunFile {
     }
 }
 
-/// Checks options of a run, alone and with the others. `evaluated` is whether there is anything to
-/// evaluate on.
+/// Checks the options of a run, each by itself and with the others. `evaluated` is whether there is
+/// anything to evaluate on.
 ///
 /// # Errors
 ///
@@ -281,7 +281,8 @@ pub fn check_run(
     Ok(())
 }
 
-/// A digest of the files that make a model directory what it is.
+/// A digest of the files that define the model in a directory: weights, `config.json` and
+/// `tokenizer.json`.
 ///
 /// # Errors
 ///

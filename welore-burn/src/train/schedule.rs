@@ -1,8 +1,8 @@
 use super::options::{ScheduleKind, TrainOptions};
 
-/// The learning rate of every step: a line up to the largest rate over the warm-up, then the
-/// chosen way down to the floor at the last step. A pure function of the step, so resuming
-/// needs no state.
+/// The learning rate of every step: it rises linearly to the largest rate during the warm-up, then
+/// falls as chosen to the floor at the last step. A pure function of the step, so resuming needs no
+/// state.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Schedule {
     kind: ScheduleKind,

@@ -4,9 +4,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Score {
-    /// Perplexity of a text; less is better.
+    /// Perplexity of a text; lower is better.
     Perplexity(f64),
-    /// Share of right answers to a task; more is better.
+    /// Share of right answers to a task; higher is better.
     Accuracy(f64),
 }
 

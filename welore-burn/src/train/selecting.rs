@@ -1,4 +1,4 @@
-//! What a language model has to train.
+//! The parameters of a language model that can train.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,16 +14,16 @@ use crate::modules::{MatrixName, Place, walk};
 pub struct TrainableCount {
     /// Parameters that train.
     pub trainable: u64,
-    /// Parameters in all.
+    /// All parameters.
     pub total: u64,
 }
 
-/// The parameters of a language model, and which belong to matrices that can be compressed: its
-/// projections. Initializes nothing.
+/// The parameters of a language model, and which of them belong to its projections, the matrices
+/// that can be compressed. Initializes nothing.
 #[derive(Debug)]
 pub(super) struct Projections {
     matrices: BTreeMap<MatrixName, LiveMatrix>,
-    /// Of all matrices, those that are compressed.
+    /// The matrices that are compressed, projections or not.
     low_rank: BTreeSet<MatrixName>,
     params: Vec<(Place, u64)>,
 }
@@ -54,12 +54,12 @@ impl Projections {
         place.matrix().is_some_and(|name| self.matrices.contains_key(&name))
     }
 
-    /// Whether a parameter belongs to a matrix of low rank, projection or not.
+    /// Whether a parameter belongs to a compressed matrix, projection or not.
     pub fn is_low_rank(&self, place: &Place) -> bool {
         place.matrix().is_some_and(|name| self.low_rank.contains(&name))
     }
 
-    /// Paths of some parameters.
+    /// Paths of the wanted parameters.
     pub fn paths(&self, wanted: impl Fn(&Place) -> bool) -> BTreeSet<String> {
         let wanted = self.params.iter().filter(|(place, _)| wanted(place));
         wanted.map(|(place, _)| place.path.clone()).collect()
@@ -79,7 +79,7 @@ impl Projections {
         self.matrices.values().map(|matrix| matrix.shape)
     }
 
-    /// Parameters of the model once its projections are merged.
+    /// Number of parameters of the model once its projections are merged.
     pub fn merged_total(&self) -> u64 {
         let stored: u64 = self.matrices.values().map(LiveMatrix::parameters).sum();
         let merged: u64 = self.dense_shapes().map(|shape| size(&shape)).sum();
@@ -87,7 +87,7 @@ impl Projections {
     }
 }
 
-/// Paths of the parameters of a module that train, and how many they are.
+/// Paths of the parameters of a module that train, and how many there are.
 pub(super) fn trainable(module: &impl Module) -> (Vec<String>, TrainableCount) {
     let (mut paths, mut count) = (Vec::new(), TrainableCount::default());
     walk(module, |place, param| {

@@ -24,10 +24,10 @@ use crate::progress::Interrupted;
 
 /// A run in progress: a model whose chosen parameters train on rows of tokens.
 ///
-/// The run directory gets `metrics.jsonl`, a line a step, and `checkpoints/`; if gradients are
-/// [tracked](Training::track_gradients), `gradients.jsonl` as well. Everything that
-/// decides the next step is a function of the options and the position, so a resumed run
-/// takes the same steps as one that was never stopped.
+/// The run directory gets `metrics.jsonl`, with one line per step and per evaluation, and
+/// `checkpoints/`; if gradients are [tracked](Training::track_gradients), `gradients.jsonl` as
+/// well. Everything that decides the next step is a function of the options and the position, so a
+/// resumed run takes the same steps as one that was never stopped.
 #[derive(Debug)]
 pub struct Training<M> {
     model: M,
@@ -43,7 +43,7 @@ pub struct Training<M> {
     last_saved: Option<PathBuf>,
 }
 
-/// What a run works with while it goes.
+/// What a run uses while its steps are taken.
 struct Running<M> {
     executor: Executor<M>,
     queue: StepQueue,
@@ -66,7 +66,7 @@ pub struct RunPlace<'a> {
     pub dir: &'a Path,
     /// What identifies the model that it begins with, such as a digest.
     pub origin: &'a str,
-    /// Whether to go on with the run there.
+    /// Whether to resume the run in the directory.
     pub resume: bool,
 }
 
@@ -75,22 +75,22 @@ pub struct RunPlace<'a> {
 pub struct StepReport {
     /// Number of the step, from 1.
     pub step: usize,
-    /// Mean token cross-entropy of the batch before the step.
+    /// Mean cross-entropy of the step's predicted tokens, before the parameters change.
     pub loss: f64,
     /// Learning rate of the step.
     pub lr: f64,
     /// Global norm of the gradients before clipping.
     pub grad_norm: f64,
-    /// Trained tokens a second.
+    /// Tokens of the step's rows per second.
     pub tokens_per_second: f64,
 }
 
-/// What [`Training::run`] tells as it goes.
+/// What [`Training::run`] reports while it runs.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TrainingEvent {
     /// A step was taken.
     Step(StepReport),
-    /// An evaluation was made after so many steps.
+    /// The model was evaluated.
     Evaluation {
         /// Steps taken.
         step: usize,
@@ -100,13 +100,13 @@ pub enum TrainingEvent {
 }
 
 impl<M: LanguageModel> Training<M> {
-    /// Starts a run in a directory, or goes on with the one there. A run that has no
-    /// checkpoint yet goes on from its start, which is the same each time.
+    /// Starts a run in a directory, or resumes the one in it. A run without a checkpoint resumes
+    /// from its start, which is the same each time.
     ///
     /// # Errors
     ///
-    /// [`TrainError`] for options out of range, for a model with nothing to train, for
-    /// checkpoints that cannot be read, and where a new run would replace another.
+    /// [`TrainError`] for options out of range, for a model with nothing to train, for checkpoints
+    /// that cannot be read, and if a new run would replace another.
     pub fn open(model: M, options: TrainOptions, place: RunPlace<'_>) -> Result<Self, TrainError> {
         options.check()?;
         let RunPlace { dir, origin, resume } = place;
@@ -138,10 +138,10 @@ impl<M: LanguageModel> Training<M> {
         })
     }
 
-    /// Writes down what the gradients of the projections are after every so many steps, before
-    /// clipping, into a file of the run, [`GRADIENTS_FILE`]; a line is a
-    /// [`GradientRecord`](super::GradientRecord). Records of steps after the position go: these
-    /// steps will be taken again. Other steps cost nothing, and no step becomes another.
+    /// Records the gradients of the projections in every `every`-th step, before clipping, in the
+    /// run's file [`GRADIENTS_FILE`]; a line is a [`GradientRecord`](super::GradientRecord).
+    /// Existing records of steps after the position are removed: these steps will be taken again.
+    /// Other steps cost nothing, and tracking changes no step.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl<M: LanguageModel> Training<M> {
     pub fn track_gradients(&mut self, run: &Path, every: NonZeroUsize) -> Result<(), TrainError> {
         let path = run.join(GRADIENTS_FILE);
         let Some(tracker) = Tracker::open(path, every, &self.model, &self.position)? else {
-            let reason = "no projection trains, and no factor of one".into();
+            let reason = "neither a projection nor a factor of one trains".into();
             return Err(TrainError::Option { name: "track_gradients", reason });
         };
         self.tracker = Some(tracker);
@@ -162,13 +162,13 @@ impl<M: LanguageModel> Training<M> {
         self.count
     }
 
-    /// How far the run is.
+    /// How far the run has come.
     pub fn position(&self) -> Position {
         self.position
     }
 
-    /// How many steps before the position have no line in `metrics.jsonl`, because lines were
-    /// lost. Training does not need them.
+    /// How many steps up to the position have no line in `metrics.jsonl`, because lines were lost.
+    /// Training does not need them.
     pub fn missing_metrics(&self) -> usize {
         self.metrics.missing()
     }
@@ -178,8 +178,8 @@ impl<M: LanguageModel> Training<M> {
         &self.model
     }
 
-    /// The model that comes of the run, on its plain device: the one that scored best, or as it is
-    /// now if none was scored, without adapters.
+    /// The resulting model, on its plain device and without adapters: the one that scored best, or
+    /// the current one if none was scored.
     ///
     /// # Errors
     ///
@@ -189,15 +189,16 @@ impl<M: LanguageModel> Training<M> {
         Ok(self.options.trainable.finish(best.valid()))
     }
 
-    /// Takes the remaining steps. `evaluate` scores the model on its plain device, when the
-    /// options ask for it; `observe` sees what happens and may stop the run, which then saves
-    /// a checkpoint first. The model is on its autodiff device. A run whose score has not become
-    /// better for as many evaluations as its patience ends early.
+    /// Takes the remaining steps. `evaluate` scores the model on its plain device, when the options
+    /// ask for it. `observe` gets every event and may stop the run, which then saves a checkpoint
+    /// first. The model is on its autodiff device. A run ends early if its score has not improved
+    /// for as many evaluations as its patience.
     ///
     /// # Errors
     ///
-    /// [`TrainError::NotFinite`] if loss or gradient is not a number any more, with the last
-    /// good checkpoint; [`TrainError::Interrupted`]; errors of evaluation and of writing.
+    /// [`TrainError::NotFinite`] if the loss, the gradient or a score is not finite, with the last
+    /// good checkpoint; [`TrainError::Interrupted`]; the errors of [`Self::check_rows`] and
+    /// [`Self::check_position`], of evaluation and of writing.
     pub fn run(
         &mut self,
         rows: &TokenRows,
@@ -220,7 +221,7 @@ impl<M: LanguageModel> Training<M> {
         };
         while !self.is_done() {
             if self.owes_evaluation() {
-                // Nothing is built on steps whose numbers were not looked at.
+                // No evaluation is made of steps whose numbers were not checked.
                 self.read_all(&mut running, &mut observe)?;
             }
             // A run that was stopped before an evaluation makes it first.
@@ -284,7 +285,7 @@ impl<M: LanguageModel> Training<M> {
         TrainError::NotFinite { what, step: self.position.step, checkpoint }
     }
 
-    /// Whether the run ended before its last step because it no longer got better.
+    /// Whether the run ended before its last step because its score no longer improved.
     pub fn is_out_of_patience(&self) -> bool {
         self.position.is_out_of_patience(&self.options)
     }
@@ -301,14 +302,14 @@ impl<M: LanguageModel> Training<M> {
         Ok(())
     }
 
-    /// Hands one optimizer step, over as many batches as are accumulated, to the device.
+    /// Queues one optimizer step, over as many batches as are accumulated, on the device.
     fn step(&mut self, rows: &TokenRows, running: &mut Running<M>) -> Result<(), TrainError> {
         running.queue.begin();
         let options = &self.options;
         self.model = options.trainable.before_step(self.model.clone(), self.position.step, options);
         running.executor.follow(&self.model);
-        // Batches of a step are rows one after the other. Every token counts the same,
-        // whichever batch it is in.
+        // The batches of a step are consecutive rows. Every token counts the same, whichever batch
+        // it is in.
         let count = options.rows_a_step();
         let seed = options.shuffle.then_some(options.seed);
         let first = self.position.step * count;
@@ -353,7 +354,7 @@ impl<M: LanguageModel> Training<M> {
         Ok(outcome?)
     }
 
-    /// Checks the numbers of a step and writes them down.
+    /// Checks the numbers of a step and records them.
     fn note(&mut self, numbers: StepNumbers, device: &Device) -> Result<StepReport, TrainError> {
         let StepNumbers { step, lr, loss, grad_norm, tokens_per_second } = numbers;
         for (what, value) in [("loss", loss), ("gradient", grad_norm)] {
@@ -374,7 +375,7 @@ impl<M: LanguageModel> Training<M> {
         Ok(StepReport { step, loss, lr, grad_norm, tokens_per_second })
     }
 
-    /// Checks that the position has seen as many tokens as its steps have.
+    /// Checks that the position has as many tokens as its steps read.
     ///
     /// # Errors
     ///
@@ -401,7 +402,7 @@ impl<M: LanguageModel> Training<M> {
     }
 }
 
-/// Checks that rows fill a step of these options, and have no token beyond a vocabulary.
+/// Checks that rows fill a step of these options, and have no token outside a vocabulary.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Arguments of the commands that compress a model.
+//! Arguments of the commands that measure and compress a model.
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -15,19 +15,19 @@ use super::method::Way;
 /// Arguments of `analyze`.
 #[derive(Args, Debug)]
 pub struct AnalyzeArgs {
-    /// Hugging Face model directory (config.json, tokenizer.json, safetensors), or
-    /// org/name(@revision) on the Hub, or a .gguf file
+    /// Hugging Face model directory (config.json, tokenizer.json, safetensors), .gguf file, or
+    /// org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// Write the spectra here, for `plan`
+    /// Write the spectra to this file, for `plan`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
-    /// Which matrices to look at.
+    /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
-    /// What it may use.
+    /// Limits on measuring.
     #[command(flatten)]
     pub resources: ResourceArgs,
-    /// A page of it.
+    /// The page of the results.
     #[command(flatten)]
     pub page: PageArgs,
     /// Print JSON instead of a table
@@ -35,40 +35,40 @@ pub struct AnalyzeArgs {
     pub json: bool,
 }
 
-/// What measuring and factoring may use.
+/// Limits on measuring and factoring.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Resources")]
 pub struct ResourceArgs {
-    /// Matrices that are worked on at once, sharing the cores [default: number of cores]
+    /// Number of matrices to process at once, sharing the cores [default: number of cores]
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
-    /// Most memory for the matrices that are worked on, such as 3GB; each waits until it fits
-    /// [default: as much as the jobs need]
+    /// Memory limit for the matrices being processed, such as 3GB; each waits until it fits
+    /// [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_memory: Option<u64>,
-    /// Measure every matrix, including those measured before, and keep no results
+    /// Measure every matrix again, and do not cache the results
     #[arg(long)]
     pub no_cache: bool,
 }
 
-/// How large files are.
+/// How large the files of weights are.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Output")]
 pub struct ShardArgs {
-    /// Start a new file of weights at about this size, such as 2GB
+    /// Split the weights into files of about this size, such as 2GB
     #[arg(long, value_name = "SIZE", value_parser = size_above_0, default_value = "5GB")]
     pub shard_size: u64,
 }
 
-/// Which matrices to look at.
+/// Which matrices are selected.
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Matrices")]
 pub struct SelectionArgs {
-    /// Only matrices whose name matches, such as `q_proj` or `*.layers.3.*`
+    /// Select only the matrices whose names match, such as `q_proj` or `*.layers.3.*`
     /// [default: attention and MLP projections]
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub include: Vec<String>,
-    /// Leave out matrices whose name matches
+    /// Leave out the matrices whose names match
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub exclude: Vec<String>,
 }
@@ -77,12 +77,12 @@ pub struct SelectionArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Ranks")]
 pub struct TargetArgs {
-    /// How ranks are chosen [default: loss with the gradients of a calibration, energy with its
-    /// inputs alone, else welore]
+    /// How ranks are chosen [default: welore; energy with --method whitened, loss with the other
+    /// methods that use a calibration]
     #[arg(long, value_parser = named::<&dyn RankPolicy>())]
     pub policy: Option<&'static dyn RankPolicy>,
-    /// Factor a matrix only if it loses more than this share of its ranks; for the policies welore
-    /// and uniform
+    /// Factor a matrix only if it loses more than this share of its ranks (policies welore and
+    /// uniform only)
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub min_ratio: f64,
     /// Round ranks up to a multiple of this
@@ -91,19 +91,20 @@ pub struct TargetArgs {
     /// Keep a matrix dense where factoring would make it larger
     #[arg(long)]
     pub never_grow: bool,
-    /// How low-rank matrices are stored [default: pivot with a calibration, else factors]
+    /// How low-rank matrices are stored [default: pivot with a method that uses a calibration, else
+    /// factors]
     #[arg(long, value_parser = named::<Storage>())]
     pub storage: Option<Storage>,
 }
 
-/// How far a model is to be reduced.
+/// How far a model is compressed.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Target")]
 pub struct GoalArgs {
-    /// Effective rank reduction to reach: the share of all ranks to remove, in (0, 1)
+    /// Effective rank reduction (ERR) to reach: the share of all ranks to remove, in (0, 1)
     #[arg(long, allow_negative_numbers = true)]
     pub err: Option<f64>,
-    /// Largest share of the parameters of these matrices to keep, in (0, 1)
+    /// Largest share of the selected matrices' parameters to keep, in (0, 1)
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, conflicts_with = "err")]
     pub keep_params: Option<f64>,
     /// Largest size of the whole model, such as 400MB
@@ -120,20 +121,21 @@ impl GoalArgs {
     }
 }
 
-/// What factors are best for.
+/// How matrices are approximated.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Method")]
 pub struct MethodArgs {
-    /// Calibration that `calibrate` wrote
+    /// Calibration file from `calibrate`
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
-    /// What the factors are best for [default: two-sided with a calibration, else svd]
+    /// How matrices are approximated [default: two-sided with a calibration, else svd]
     #[arg(long, value_parser = named::<&Way>())]
     pub method: Option<&'static Way>,
-    /// How much is added to the second moments of inputs, as a share of their mean [default: 0.001]
+    /// Amount added to the diagonal of the inputs' second moments, as a share of its mean
+    /// [default: 0.001]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub shrink_inputs: Option<f64>,
-    /// How much is added to the second moments of gradients, as a share of their mean
+    /// Amount added to the diagonal of the gradients' second moments, as a share of its mean
     /// [default: 0.3]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub shrink_gradients: Option<f64>,
@@ -144,19 +146,19 @@ pub struct MethodArgs {
 pub struct CalibrateArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// UTF-8 text to calibrate on, or a .jsonl file whose lines have a `text` each
+    /// UTF-8 text to calibrate on, or a .jsonl file with a `text` on each line
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub text: PathBuf,
-    /// Write the calibration here, for `plan` and `compress`
+    /// Write the calibration to this file, for `plan`, `compress` and `compare`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
-    /// Show what would be read and measured, and write nothing
+    /// Show what would be measured, without writing anything
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
     /// How much of the text is read.
     #[command(flatten)]
     pub amount: AmountArgs,
-    /// Where it is computed.
+    /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Print JSON instead of a summary
@@ -168,16 +170,17 @@ pub struct CalibrateArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Calibration")]
 pub struct AmountArgs {
-    /// Most windows of the text to read
+    /// Maximum number of windows of the text to read
     #[arg(long, alias = "calibration-blocks", value_name = "N", default_value_t = 64)]
     pub calibration_windows: usize,
-    /// Most windows to compute gradients on; 0 for none, which is enough for --method whitened
+    /// Maximum number of windows to compute gradients on; 0 is enough for --method whitened
     #[arg(long, alias = "gradient-blocks", value_name = "N", default_value_t = 16)]
     pub gradient_windows: usize,
-    /// Windows to probe every matrix on, for --policy probed; takes as long as all the rest
+    /// Number of windows to probe every matrix on, for --policy probed; needs gradients, and takes
+    /// about as long as everything else
     #[arg(long, alias = "probe-blocks", value_name = "N", default_value_t = 0)]
     pub probe_windows: usize,
-    /// Tokens in a window of the calibration
+    /// Tokens per window of the calibration
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration_seq_len: usize,
     /// What to do if the text has fewer tokens than a matrix has inputs
@@ -188,9 +191,9 @@ pub struct AmountArgs {
 /// What to do if there is too little text.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TooLittleArg {
-    /// say how much is needed
+    /// stop, and report how much text is needed
     Refuse,
-    /// go on; shrinkage makes up for the directions that are missing
+    /// continue; shrinkage makes up for the missing directions
     Shrink,
 }
 
@@ -198,14 +201,14 @@ pub enum TooLittleArg {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Block by block")]
 pub struct BlockwiseArgs {
-    /// Most windows of the calibration's text to use [default: all]
+    /// Maximum number of windows of the calibration's text to use [default: all]
     #[arg(long, alias = "fit-blocks", value_name = "N")]
     pub fit_windows: Option<usize>,
     /// How far --method sequential corrects the errors of earlier blocks, from 0 to 1
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub follow: f64,
-    /// Train each compressed block to give the outputs of the dense one, for this many epochs of
-    /// the calibration's text; with any calibrated method
+    /// Train each compressed block to reproduce the outputs of the dense one, for this many epochs
+    /// of the calibration's text; needs a calibration
     #[arg(long, value_name = "EPOCHS", default_value_t = 0)]
     pub refine: usize,
     /// Learning rate of --refine
@@ -219,16 +222,16 @@ pub struct BlockwiseArgs {
 pub struct CompareArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// UTF-8 texts to measure perplexity on
+    /// UTF-8 text or .jsonl file to measure perplexity on; can be repeated
     #[arg(long, value_name = "FILE", required = true, help_heading = "Evaluation")]
     pub text: Vec<PathBuf>,
     /// Calibrate on this text first
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibrate: Option<PathBuf>,
-    /// Calibration that `calibrate` wrote
+    /// Calibration file from `calibrate`
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
-    /// Shares of the parameters of the matrices to keep
+    /// Shares of the matrices' parameters to keep, separated by commas
     #[arg(
         long,
         value_name = "SHARES",
@@ -237,8 +240,8 @@ pub struct CompareArgs {
         help_heading = "Target"
     )]
     pub keep_params: Vec<f64>,
-    /// Methods to compare, each with the policy and the storage that go with it; also
-    /// METHOD/POLICY and METHOD/POLICY/STORAGE
+    /// Methods to compare, each with its default policy and storage; METHOD/POLICY or
+    /// METHOD/POLICY/STORAGE for others
     #[arg(
         long,
         value_name = "METHODS",
@@ -247,7 +250,7 @@ pub struct CompareArgs {
         help_heading = "Method"
     )]
     pub methods: Vec<String>,
-    /// Most windows of each text
+    /// Maximum number of windows of each text
     #[arg(
         long,
         alias = "blocks",
@@ -256,19 +259,19 @@ pub struct CompareArgs {
         help_heading = "Evaluation"
     )]
     pub windows: usize,
-    /// Tokens in a window
+    /// Tokens per window
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Evaluation")]
     pub seq_len: usize,
     /// How much of the text is read to calibrate.
     #[command(flatten)]
     pub amount: AmountArgs,
-    /// How it is compressed block by block.
+    /// How the model is compressed block by block.
     #[command(flatten)]
     pub blockwise: BlockwiseArgs,
-    /// Where it is computed.
+    /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// A page of it.
+    /// The page of the results.
     #[command(flatten)]
     pub page: PageArgs,
     /// Print JSON instead of a table
@@ -280,28 +283,28 @@ pub struct CompareArgs {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("goal").required(true).args(["err", "keep_params", "max_bytes"])))]
 pub struct PlanArgs {
-    /// Model directory, .gguf file, org/name(@revision) on the Hub, or a spectra file that `analyze` wrote
+    /// Model directory, .gguf file, org/name(@revision) on the Hub, or spectra file from `analyze`
     #[arg(value_name = "MODEL|SPECTRA")]
     pub source: PathBuf,
-    /// How far.
+    /// How far the model is compressed.
     #[command(flatten)]
     pub goal: GoalArgs,
-    /// Write the plan here, for `compress`
+    /// Write the plan to this file, for `compress`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// How ranks are chosen.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// What factors will be best for.
+    /// How matrices will be approximated.
     #[command(flatten)]
     pub method: MethodArgs,
-    /// Which matrices to look at.
+    /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
-    /// What it may use.
+    /// Limits on measuring and factoring.
     #[command(flatten)]
     pub resources: ResourceArgs,
-    /// A page of it.
+    /// The page of the results.
     #[command(flatten)]
     pub page: PageArgs,
     /// Print the plan as JSON instead of a table
@@ -315,10 +318,10 @@ pub struct PlanArgs {
 pub struct CompressArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// Carry out this plan
+    /// Carry out the plan in this file
     #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"])]
     pub plan: Option<PathBuf>,
-    /// How far, to plan for it first.
+    /// How far the model is compressed, if a plan is made first.
     #[command(flatten)]
     pub goal: GoalArgs,
     /// Calibrate on this text first
@@ -330,34 +333,34 @@ pub struct CompressArgs {
     /// Replace the output directory if it is a model directory
     #[arg(long, help_heading = "Output")]
     pub force: bool,
-    /// Measure and plan, show what would be written, and write nothing
+    /// Measure and plan, but only show what would be written
     #[arg(long, help_heading = "Output", conflicts_with = "report")]
     pub dry_run: bool,
     /// How ranks are chosen.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// What factors are best for.
+    /// How matrices are approximated.
     #[command(flatten)]
     pub method: MethodArgs,
     /// How much of the text is read to calibrate.
     #[command(flatten)]
     pub amount: AmountArgs,
-    /// How it is compressed block by block.
+    /// How the model is compressed block by block.
     #[command(flatten)]
     pub blockwise: BlockwiseArgs,
     /// Where the calibration and the blocks are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Which matrices to look at.
+    /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
-    /// What it may use.
+    /// Limits on measuring and factoring.
     #[command(flatten)]
     pub resources: ResourceArgs,
-    /// How large files are.
+    /// How large the files of weights are.
     #[command(flatten)]
     pub shards: ShardArgs,
-    /// A page of it.
+    /// The page of the results.
     #[command(flatten)]
     pub page: PageArgs,
     /// Print JSON instead of a summary

@@ -12,25 +12,25 @@ use crate::devices::{Backend, Choice};
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Compute")]
 pub struct ComputeArgs {
-    /// Backend to compute with; auto takes a GPU if there is one, else the CPU
+    /// Backend to compute with; auto uses a GPU if there is one, otherwise the CPU
     #[arg(long, value_parser = backend(), env = "WELORE_BACKEND", default_value = AUTO)]
     pub backend: BackendArg,
-    /// Number of the device, as `welore-cli devices` lists them [default: 0]
+    /// Device number, as listed by `welore-cli devices` [default: 0]
     #[arg(long, value_name = "N")]
     pub device: Option<usize>,
-    /// Type to compute in; what trains is also kept in f32 [default: f32]
+    /// Type to compute in; trained weights are also kept in f32 [default: f32]
     #[arg(long, value_parser = named::<Precision>())]
     pub dtype: Option<Precision>,
 }
 
-/// A backend, or the best one.
+/// A backend, or `None` for the best one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BackendArg(pub Option<Backend>);
 
 const AUTO: &str = "auto";
 
 fn backend() -> impl TypedValueParser<Value = BackendArg> {
-    let auto = PossibleValue::new(AUTO).help("the best one that is there");
+    let auto = PossibleValue::new(AUTO).help("the best one available");
     let backends = Backend::all().iter();
     let named = backends.map(|backend| PossibleValue::new(backend.name()).help(backend.about()));
     PossibleValuesParser::new([auto].into_iter().chain(named))
@@ -38,7 +38,7 @@ fn backend() -> impl TypedValueParser<Value = BackendArg> {
 }
 
 impl ComputeArgs {
-    /// The device and the type that are asked for.
+    /// The requested device and type.
     pub fn choice(&self) -> Choice {
         let Self { backend: BackendArg(backend), device, dtype } = *self;
         Choice { backend, device, dtype: dtype.unwrap_or_default() }

@@ -1,6 +1,6 @@
-//! Examples that `--help` ends with. A test reads each of them as a command line.
+//! Examples at the end of `--help`. A test parses each one as a command line.
 
-/// Of the program.
+/// For the program.
 pub const PROGRAM: &str = "\
 Examples:
   welore-cli demo
@@ -8,28 +8,28 @@ Examples:
   welore-cli train low --text train.txt -o run
   welore-cli eval run/model --text test.txt
 
-Exit codes: 0 fine, 1 failed, 2 wrong usage or input.";
+Exit codes: 0 success, 1 failure, 2 wrong usage or input.";
 
-/// Of `analyze`.
+/// For `analyze`.
 pub const ANALYZE: &str = "\
 Examples:
   welore-cli analyze MODEL -o spectra.json
   welore-cli analyze MODEL --include q_proj,k_proj --report spectra.html";
 
-/// Of `calibrate`.
+/// For `calibrate`.
 pub const CALIBRATE: &str = "\
 Examples:
   welore-cli calibrate MODEL --text valid.txt -o calibration
   welore-cli calibrate MODEL --text valid.txt --gradient-windows 0 -o inputs-only";
 
-/// Of `plan`.
+/// For `plan`.
 pub const PLAN: &str = "\
 Examples:
   welore-cli plan MODEL --err 0.3
   welore-cli plan spectra.json --err 0.3 --min-ratio 0 -o plan.json
   welore-cli plan MODEL --max-bytes 400MB --calibration calibration -o plan.json";
 
-/// Of `compress`.
+/// For `compress`.
 pub const COMPRESS: &str = "\
 Examples:
   welore-cli compress MODEL --err 0.3 -o low
@@ -37,14 +37,14 @@ Examples:
   welore-cli compress MODEL --plan plan.json -o low
   welore-cli compress MODEL --method best --calibrate valid.txt --keep-params 0.8 -o low";
 
-/// Of `compare`.
+/// For `compare`.
 pub const COMPARE: &str = "\
 Examples:
   welore-cli compare MODEL --calibrate valid.txt --text test.txt
   welore-cli compare MODEL --calibration calibration --text test.txt --methods svd,best \\
     --keep-params 0.9,0.8 --report methods.html";
 
-/// Of `train`.
+/// For `train`.
 pub const TRAIN: &str = "\
 Examples:
   welore-cli train low --text train.txt -o run
@@ -53,47 +53,47 @@ Examples:
   welore-cli train MODEL --err 0.5 --text train.txt -o run
   welore-cli train --resume run";
 
-/// Of `eval`.
+/// For `eval`.
 pub const EVAL: &str = "\
 Examples:
   welore-cli eval low --text test.txt --windows 16
   welore-cli eval run/model --task commonsenseqa --data CommonsenseQA --json";
 
-/// Of `report`.
+/// For `report`.
 pub const REPORT: &str = "\
 Examples:
   welore-cli report --spectra spectra.json --plan low -o page.html
   welore-cli report --run run-a --run run-b --title \"Two runs\" -o runs.html";
 
-/// Of `generate`.
+/// For `generate`.
 pub const GENERATE: &str = "\
 Examples:
   welore-cli generate low --prompt \"The capital of France is\"
   welore-cli generate low --prompt \"Once\" --temperature 0.8 --top-p 0.95 --seed 7";
 
-/// Of `export`.
+/// For `export`.
 pub const EXPORT: &str = "\
 Examples:
   welore-cli export low --dense -o dense";
 
-/// Of `inspect`.
+/// For `inspect`.
 pub const INSPECT: &str = "\
 Examples:
   welore-cli inspect MODEL
   welore-cli inspect low --json";
 
-/// Of `demo`.
+/// For `demo`.
 pub const DEMO: &str = "\
 Examples:
   welore-cli demo
   welore-cli demo -o kept --report demo.html";
 
-/// Of `devices`.
+/// For `devices`.
 pub const DEVICES: &str = "\
 Examples:
   welore-cli devices";
 
-/// Of `completions`.
+/// For `completions`.
 pub const COMPLETIONS: &str = "\
 Examples:
   welore-cli completions bash > ~/.local/share/bash-completion/completions/welore-cli
@@ -106,7 +106,7 @@ mod tests {
 
     use crate::args::Cli;
 
-    /// A command line as a shell would split it, up to a redirection.
+    /// Splits a command line as a shell would, up to a redirection.
     fn words(line: &str) -> Vec<String> {
         let mut words = Vec::new();
         for (index, part) in line.split('"').enumerate() {

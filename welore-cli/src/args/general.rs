@@ -10,22 +10,23 @@ use clap_complete::Shell;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "General")]
 pub struct GeneralArgs {
-    /// Take options that are not given from this TOML file, which has a table for each command, such
-    /// as `[train]` with `lr = 1e-4`; paths in it are as if typed [env: WELORE_CONFIG]
+    /// Take options that are not given from this TOML file, with a table for each command, such as
+    /// `[train]` with `lr = 1e-4`; paths in it start from the working directory
+    /// [env: WELORE_CONFIG]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,
-    /// Show no progress and no notes on stderr; warnings and errors remain
+    /// Hide progress and notes on stderr; warnings and errors are still shown
     #[arg(short, long, global = true, conflicts_with = "verbose")]
     pub quiet: bool,
-    /// Show on stderr what happens inside; -vv shows every detail
+    /// Log what the program does on stderr; -vv logs every detail
     #[arg(short, long, global = true, action = ArgAction::Count)]
     pub verbose: u8,
 }
 
-/// A page of results.
+/// The HTML page of the results.
 #[derive(Args, Debug, Clone, Default)]
 pub struct PageArgs {
-    /// Also draw the results as one HTML page; see `report`
+    /// Also draw the results as an HTML page in this file; see `report`
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub report: Option<PathBuf>,
 }
@@ -33,29 +34,31 @@ pub struct PageArgs {
 /// Arguments of `completions`.
 #[derive(Args, Debug)]
 pub struct CompletionsArgs {
-    /// Shell to print them for
+    /// Shell to print completions for
     #[arg(value_enum)]
     pub shell: Shell,
 }
 
-/// A number that can be computed with.
+/// Parses a finite number.
 pub(super) fn number(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if f64::is_finite(number) => Ok(number),
-        _ => Err("it must be a finite number".into()),
+        _ => Err("must be a finite number".into()),
     }
 }
 
-/// A number of bytes.
+/// Parses a number of bytes.
 pub(super) fn size(text: &str) -> Result<u64, String> {
     let size = text.parse::<ByteSize>().map(|size| size.0);
-    size.map_err(|_| "a size is a number of bytes, or has a unit as 400MB, 1.5GB or 2GiB".into())
+    size.map_err(|_| {
+        "a size is a number of bytes, or has a unit, as in 400MB, 1.5GB or 2GiB".into()
+    })
 }
 
-/// A number of bytes that something has to fit in.
+/// Parses a number of bytes above 0.
 pub(super) fn size_above_0(text: &str) -> Result<u64, String> {
     match size(text)? {
-        0 => Err("it must be more than 0".into()),
+        0 => Err("must be more than 0".into()),
         bytes => Ok(bytes),
     }
 }

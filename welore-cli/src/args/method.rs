@@ -1,28 +1,28 @@
-//! The methods of compression: what goes with what.
+//! The methods of compression, each with its default policy and storage.
 
 use welore_burn::forms::Storage;
 use welore_burn::named::Named;
 use welore_burn::plan::{Energy, Loss, RankPolicy, WeLore};
 use welore_burn::spectrum::Method;
 
-/// A way to compress, with the policy and the storage that go with it.
+/// A way to compress, with its default policy and storage.
 #[derive(Debug)]
 pub struct Way {
     /// Its name.
     pub name: &'static str,
-    /// One line on what it is.
+    /// One line of help.
     about: &'static str,
-    /// The norm that its factors are best in.
+    /// The norm in which its factors are best.
     pub method: Method,
-    /// How ranks are chosen, unless told otherwise.
+    /// How ranks are chosen by default.
     pub policy: &'static dyn RankPolicy,
-    /// How low-rank matrices are stored, unless told otherwise.
+    /// How low-rank matrices are stored by default.
     pub storage: Storage,
-    /// Whether each block is compressed for what the compressed blocks before it compute.
+    /// Whether each block is compressed on the outputs of the compressed blocks before it.
     pub is_sequential: bool,
 }
 
-/// Ways differ by their names.
+/// Ways are equal if their names are.
 impl PartialEq for Way {
     fn eq(&self, other: &Self) -> bool {
         self.name == other.name
@@ -40,7 +40,7 @@ static SVD: Way = Way {
 
 static WHITENED: Way = Way {
     name: "whitened",
-    about: "the smallest error for the inputs of a calibration",
+    about: "the smallest error on the inputs of a calibration",
     method: Method::Whitened,
     policy: &Energy,
     storage: Storage::Pivot,
@@ -49,7 +49,7 @@ static WHITENED: Way = Way {
 
 static TWO_SIDED: Way = Way {
     name: "two-sided",
-    about: "the smallest error for the inputs and the gradients of a calibration",
+    about: "the smallest error on the inputs of a calibration, weighted by its gradients",
     method: Method::TwoSided,
     policy: &Loss,
     storage: Storage::Pivot,
@@ -58,16 +58,13 @@ static TWO_SIDED: Way = Way {
 
 static SEQUENTIAL: Way = Way {
     name: "sequential",
-    about: "the same block by block, each for what the compressed blocks before it compute",
+    about: "two-sided, block by block: each block corrects the errors of the blocks before it",
     is_sequential: true,
     ..TWO_SIDED
 };
 
-static BEST: Way = Way {
-    name: "best",
-    about: "the recommended method: two-sided, with the policy and the storage that go with it",
-    ..TWO_SIDED
-};
+static BEST: Way =
+    Way { name: "best", about: "the recommended method: the same as two-sided", ..TWO_SIDED };
 
 static WAYS: [&Way; 5] = [&SVD, &WHITENED, &TWO_SIDED, &SEQUENTIAL, &BEST];
 
@@ -86,7 +83,7 @@ impl Named for &'static Way {
 }
 
 impl Way {
-    /// The way of a norm without anything further.
+    /// The first way that uses a norm and is not sequential.
     pub fn of(method: Method) -> &'static Self {
         let plain = WAYS.iter().find(|way| way.method == method && !way.is_sequential);
         plain.copied().expect("every norm has a way")

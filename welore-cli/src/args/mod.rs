@@ -19,14 +19,14 @@ pub use method::Way;
 pub use running::*;
 pub use training::*;
 
-/// Low-rank compression and fine-tuning of language models (WeLore), on Burn.
+/// Low-rank compression and fine-tuning of language models (WeLore), built on Burn.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100, after_long_help = examples::PROGRAM)]
 pub struct Cli {
-    /// What to do.
+    /// The command.
     #[command(subcommand)]
     pub command: Command,
-    /// What every command takes.
+    /// Options of every command.
     #[command(flatten)]
     pub general: GeneralArgs,
 }
@@ -34,19 +34,19 @@ pub struct Cli {
 /// The commands.
 #[derive(Subcommand, Debug)]
 pub enum Command {
-    /// Measure the singular values of a model's matrices
+    /// Measure the singular values of a model's weight matrices
     #[command(after_long_help = examples::ANALYZE)]
     Analyze(AnalyzeArgs),
-    /// Measure the inputs and gradients of a model's matrices on a text, for better factors
+    /// Measure the inputs and gradients of a model's matrices on a text, for better compression
     #[command(after_long_help = examples::CALIBRATE)]
     Calibrate(CalibrateArgs),
-    /// Choose which matrices are factored, and at which rank
+    /// Choose which matrices to factor, and at which ranks
     #[command(after_long_help = examples::PLAN)]
     Plan(PlanArgs),
     /// Factor a model's low-rank matrices and write the smaller model
     #[command(after_long_help = examples::COMPRESS)]
     Compress(Box<CompressArgs>),
-    /// Compress in several ways and compare perplexities
+    /// Compress a model in several ways and compare perplexities
     #[command(after_long_help = examples::COMPARE)]
     Compare(Box<CompareArgs>),
     /// Fine-tune a model on a text or a task, by default only its low-rank components
@@ -55,7 +55,7 @@ pub enum Command {
     /// Measure a model's perplexity on a text, or its accuracy on a task
     #[command(after_long_help = examples::EVAL)]
     Eval(EvalArgs),
-    /// Draw results as one HTML page
+    /// Draw results as a single HTML page
     #[command(after_long_help = examples::REPORT)]
     Report(ReportArgs),
     /// Continue a prompt
@@ -64,10 +64,10 @@ pub enum Command {
     /// Turn a compressed model into a plain dense one
     #[command(after_long_help = examples::EXPORT)]
     Export(ExportArgs),
-    /// Show what a model directory holds
+    /// Show what a model directory contains
     #[command(after_long_help = examples::INSPECT)]
     Inspect(InspectArgs),
-    /// Compress and tune a tiny built-in model, from start to finish
+    /// Compress and fine-tune a tiny built-in model, from start to finish
     #[command(after_long_help = examples::DEMO)]
     Demo(DemoArgs),
     /// List backends and devices
@@ -76,7 +76,7 @@ pub enum Command {
     /// Print shell completions
     #[command(after_long_help = examples::COMPLETIONS)]
     Completions(CompletionsArgs),
-    /// Print the reference of all commands, docs/cli.md
+    /// Print the reference of all commands (docs/cli.md)
     #[command(hide = true)]
     Reference,
 }

@@ -13,9 +13,9 @@ use super::general::PageArgs;
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
 pub struct EvalArgs {
-    /// Model directory, dense or compressed, .gguf file, or org/name(@revision) on the Hub
+    /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// UTF-8 text to predict
+    /// UTF-8 text or .jsonl file to measure perplexity on
     #[arg(
         long,
         value_name = "FILE",
@@ -23,7 +23,7 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub text: Option<PathBuf>,
-    /// Task whose test examples are answered instead
+    /// Task to measure accuracy on instead, over its test examples
     #[arg(
         long,
         value_name = "NAME",
@@ -33,7 +33,7 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub task: Option<TaskKind>,
-    /// The task's file, or a directory with its files; of a single file, a fifth is for testing
+    /// The task's file, or a directory of its files; a fifth of a single file is kept for testing
     #[arg(
         long,
         value_name = "PATH",
@@ -42,7 +42,7 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub data: Option<PathBuf>,
-    /// Tokens in a window of the text
+    /// Tokens per window of the text
     #[arg(
         long,
         value_name = "N",
@@ -51,13 +51,13 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub seq_len: usize,
-    /// Most windows or examples to use [default: all]
+    /// Maximum number of windows or examples to use [default: all]
     #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
     pub windows: Option<usize>,
-    /// Add the result to the model card that `compress` or `train` wrote into the directory
+    /// Add the result to the model card that `compress` or `train` wrote in the directory
     #[arg(long)]
     pub record: bool,
-    /// Where it is computed.
+    /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Print JSON instead of a summary
@@ -68,15 +68,15 @@ pub struct EvalArgs {
 /// Arguments of `generate`.
 #[derive(Args, Debug)]
 pub struct GenerateArgs {
-    /// Model directory, dense or compressed, .gguf file, or org/name(@revision) on the Hub
+    /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Text to continue
     #[arg(long)]
     pub prompt: String,
-    /// Most tokens to generate
+    /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
     pub max_new_tokens: usize,
-    /// 0 takes the most likely token; larger values make unlikely ones likelier
+    /// 0 takes the most likely token; larger values make unlikely tokens likelier
     #[arg(
         long,
         value_name = "T",
@@ -85,19 +85,19 @@ pub struct GenerateArgs {
         help_heading = "Sampling"
     )]
     pub temperature: f64,
-    /// Sample among this many of the most likely tokens
+    /// Sample from this many of the most likely tokens
     #[arg(long, value_name = "N", help_heading = "Sampling")]
     pub top_k: Option<usize>,
-    /// Sample among the most likely tokens that together have this probability
+    /// Sample from the most likely tokens that together have this probability
     #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_p: Option<f64>,
-    /// Seed of the sampling
+    /// Random seed for sampling
     #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
     pub seed: u64,
-    /// Where it is computed.
+    /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Print JSON when done instead of text as it comes
+    /// Print JSON at the end instead of streaming the text
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
@@ -105,7 +105,7 @@ pub struct GenerateArgs {
 /// Arguments of `export`.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
-    /// Compressed model directory, .gguf file, or org/name(@revision) on the Hub
+    /// Compressed model directory, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Multiply the factors together, so that any Hugging Face tool can load the model
     #[arg(long, required = true)]
@@ -116,10 +116,10 @@ pub struct ExportArgs {
     /// Replace the output directory if it is a model directory
     #[arg(long, help_heading = "Output")]
     pub force: bool,
-    /// Show what would be written, and write nothing
+    /// Show what would be written, without writing anything
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
-    /// How large files are.
+    /// How large the files of weights are.
     #[command(flatten)]
     pub shards: ShardArgs,
     /// Print JSON instead of a summary
@@ -130,7 +130,7 @@ pub struct ExportArgs {
 /// Arguments of `inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {
-    /// Model directory, dense or compressed, .gguf file, or org/name(@revision) on the Hub
+    /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Print JSON instead of a summary
     #[arg(long, help_heading = "Output")]
@@ -141,22 +141,22 @@ pub struct InspectArgs {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["spectra", "plan", "compare", "run"])))]
 pub struct ReportArgs {
-    /// Spectra, as `analyze` wrote them
+    /// Spectra file from `analyze`
     #[arg(long, value_name = "FILE", help_heading = "Artifacts")]
     pub spectra: Option<PathBuf>,
-    /// A plan, or a compressed model directory
+    /// Plan file from `plan`, or compressed model directory
     #[arg(long, value_name = "PATH", help_heading = "Artifacts")]
     pub plan: Option<PathBuf>,
-    /// What `compare --json` printed
+    /// Output of `compare --json`
     #[arg(long, value_name = "FILE", help_heading = "Artifacts")]
     pub compare: Option<PathBuf>,
-    /// Run directories of `train`, with their gradients if they were tracked
+    /// Run directory of `train`, with its gradients if they were tracked; can be repeated
     #[arg(long, value_name = "RUN", help_heading = "Artifacts")]
     pub run: Vec<PathBuf>,
     /// Title of the page
     #[arg(long, help_heading = "Output")]
     pub title: Option<String>,
-    /// Write the page here
+    /// Write the page to this file
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
 }
@@ -164,16 +164,16 @@ pub struct ReportArgs {
 /// Arguments of `demo`.
 #[derive(Args, Debug)]
 pub struct DemoArgs {
-    /// Keep the model directories here
+    /// Keep the models, texts and runs in this directory
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
-    /// Replace model directories that are there
+    /// Replace an earlier demo in that directory
     #[arg(long, requires = "output", help_heading = "Output")]
     pub force: bool,
-    /// Where it is computed.
+    /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// A page of it.
+    /// The page of the results.
     #[command(flatten)]
     pub page: PageArgs,
     /// Print JSON instead of a table

@@ -18,22 +18,22 @@ use super::general::{PageArgs, number};
 /// Arguments of `train`.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Continue the run in this directory, exactly from its last checkpoint
+    /// Resume the run in this directory, exactly from its last checkpoint
     #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
     #[command(flatten)]
     pub start: TrainStartArgs,
-    /// Where it is computed.
+    /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Show what would be trained on what, and write nothing
+    /// Show what would be trained, and on what, without writing anything
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
     pub dry_run: bool,
-    /// A page of it.
+    /// The page of the results.
     #[command(flatten)]
     pub page: PageArgs,
-    /// Print JSON instead of a summary when done
+    /// Print JSON at the end instead of a summary
     #[arg(long, help_heading = "Output")]
     pub json: bool,
 }
@@ -42,17 +42,17 @@ pub struct TrainArgs {
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("what").args(["text", "task"]).multiple(false)))]
 pub struct TrainStartArgs {
-    /// Model directory, compressed or dense, .gguf file, or org/name(@revision) on the Hub; with
-    /// --from-scratch one with config.json and tokenizer.json
+    /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub;
+    /// --from-scratch needs only its config.json and tokenizer.json
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,
-    /// UTF-8 text to train on, or a .jsonl file whose lines have a `text` each
+    /// UTF-8 text to train on, or a .jsonl file with a `text` on each line
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub text: Option<PathBuf>,
     /// Task to train on
     #[arg(long, value_name = "NAME", value_parser = named::<TaskKind>(), requires = "data", help_heading = "Data")]
     pub task: Option<TaskKind>,
-    /// The task's file, or a directory with its files; of a single file, a fifth is for testing
+    /// The task's file, or a directory of its files; a fifth of a single file is kept for testing
     #[arg(
         long,
         value_name = "PATH",
@@ -61,7 +61,7 @@ pub struct TrainStartArgs {
         help_heading = "Data"
     )]
     pub data: Option<PathBuf>,
-    /// Run directory to write
+    /// Run directory to create
     #[arg(
         short,
         long,
@@ -79,7 +79,7 @@ pub struct TrainStartArgs {
     /// Start from random weights
     #[arg(long, conflicts_with_all = ["plan", "err", "keep_params", "max_bytes"], help_heading = "Training")]
     pub from_scratch: bool,
-    /// Epochs instead of steps
+    /// Train for N epochs instead of a number of steps
     #[arg(
         long,
         value_name = "N",
@@ -88,29 +88,29 @@ pub struct TrainStartArgs {
         help_heading = "Training"
     )]
     pub epochs: Option<f64>,
-    /// Text to evaluate on; a task is evaluated on its test examples
+    /// Text to evaluate on; tasks are evaluated on their test examples by default
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     pub eval_text: Option<PathBuf>,
-    /// Most windows or examples of an evaluation [default: all]
+    /// Maximum number of windows or examples per evaluation [default: all]
     #[arg(long, alias = "eval-blocks", value_name = "N", help_heading = "Evaluation")]
     pub eval_windows: Option<usize>,
-    /// Record the gradients of the projections every N steps in RUN/gradients.jsonl: their singular
-    /// values, and how stable their leading directions are
+    /// Every N steps, record the singular values of the projections' gradients and how stable their
+    /// leading directions are, in RUN/gradients.jsonl
     #[arg(long, value_name = "N", help_heading = "Training")]
     pub track_gradients: Option<NonZeroUsize>,
-    /// How training goes.
+    /// How the model is trained.
     #[command(flatten)]
     pub options: OptionsArgs,
-    /// How ranks are chosen, with a target.
+    /// How ranks are chosen, for a target.
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Which matrices are looked at, with a target.
+    /// Which matrices are selected, for a target.
     #[command(flatten)]
     pub selection: SelectionArgs,
 }
 
 impl TrainStartArgs {
-    /// The options that say how ranks are chosen, as far as they change anything.
+    /// The flags of the options on ranks and matrices that differ from their defaults.
     pub fn rank_options(&self) -> Vec<&'static str> {
         let TargetArgs { policy, min_ratio, rank_multiple, never_grow, storage } = self.target;
         let SelectionArgs { include, exclude } = &self.selection;
@@ -127,10 +127,10 @@ impl TrainStartArgs {
     }
 }
 
-/// How training goes. Nothing has a default here: it depends on what is trained on, and a
-/// resumed run has its own.
+/// How a model is trained. No field has a default here: defaults depend on the data, and a resumed
+/// run has its own options.
 ///
-/// A field is called as the option of [`TrainOptions`] that it sets, with `_` for the dot of
+/// A field has the name of the option of [`TrainOptions`] that it sets, with `_` for the dot of
 /// `lora.rank`.
 #[derive(Args, Debug, Serialize)]
 #[command(next_help_heading = "Training")]
@@ -138,76 +138,76 @@ pub struct OptionsArgs {
     /// What is trained; the rest is frozen [default: lrc; full with --from-scratch]
     #[arg(long, value_parser = named::<Trainable>())]
     pub trainable: Option<Trainable>,
-    /// Tokens in a window, or most tokens of an example [default: 1024; 512 for tasks]
+    /// Tokens per window, or maximum tokens per example [default: 1024; 512 for tasks]
     #[arg(long, value_name = "N")]
     pub seq_len: Option<usize>,
-    /// Windows or examples in a batch [default: 4; 8 for tasks]
+    /// Windows or examples per batch [default: 4; 8 for tasks]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
-    /// Batches whose gradients make one step [default: 1]
+    /// Batches whose gradients are accumulated for one step [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Steps in all [default: 10000; 1000 for tasks]
+    /// Total number of steps [default: 10000; 1000 for tasks]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
-    /// Largest learning rate [default: 5e-5]
+    /// Peak learning rate [default: 5e-5]
     #[arg(long, value_parser = number, allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// How the learning rate falls after warm-up [default: cosine]
     #[arg(long, value_parser = named::<ScheduleKind>())]
     pub schedule: Option<ScheduleKind>,
-    /// Steps over which the learning rate rises [default: a tenth of all, at most 500]
+    /// Steps over which the learning rate rises [default: a tenth of all steps, at most 500]
     #[arg(long, value_name = "N")]
     pub warmup: Option<usize>,
-    /// Share of the largest learning rate that it falls to [default: 0.1]
+    /// Learning rate at the end, as a share of the peak [default: 0.1]
     #[arg(long, value_parser = number, value_name = "SHARE", allow_negative_numbers = true)]
     pub lr_floor: Option<f64>,
     /// Decoupled weight decay [default: 0]
     #[arg(long, value_parser = number, value_name = "W", allow_negative_numbers = true)]
     pub weight_decay: Option<f64>,
-    /// Scale gradients down to this global norm [default: no clipping]
+    /// Clip gradients to this global norm [default: no clipping]
     #[arg(long, value_parser = number, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: Option<f64>,
-    /// Read the data in its order instead of shuffling it in every epoch
+    /// Read the data in order instead of shuffling it in every epoch
     #[arg(long)]
     #[serde(skip)]
     pub no_shuffle: bool,
-    /// Seed of shuffling, adapters and random weights [default: 0]
+    /// Random seed for shuffling, adapters and random weights [default: 0]
     #[arg(long, value_name = "N")]
     pub seed: Option<u64>,
-    /// Compute the model's blocks again in the backward pass instead of storing their activations:
-    /// less memory, about a third more work
+    /// Recompute the activations of the model's blocks in the backward pass instead of storing
+    /// them: less memory, about a third more work
     #[arg(long)]
     #[serde(skip)]
     pub recompute: bool,
     /// Rank of the adapters of --trainable lora [default: 8]
     #[arg(long, value_name = "R")]
     pub lora_rank: Option<usize>,
-    /// Scale of the adapters, which is divided by their rank [default: 16]
+    /// Scale of the adapters, divided by their rank [default: 16]
     #[arg(long, value_parser = number, value_name = "A", allow_negative_numbers = true)]
     pub lora_alpha: Option<f64>,
-    /// Rank of the gradients of --trainable galore [default: 128]
+    /// Rank of the projected gradients of --trainable galore [default: 128]
     #[arg(long, value_name = "R")]
     pub galore_rank: Option<usize>,
-    /// Steps between new projections of the gradients [default: 200]
+    /// Steps between updates of the gradients' projections [default: 200]
     #[arg(long, value_name = "N")]
     pub galore_refresh: Option<usize>,
-    /// Scale of projected updates [default: 0.25]
+    /// Scale of the projected updates [default: 0.25]
     #[arg(long, value_parser = number, value_name = "S", allow_negative_numbers = true)]
     pub galore_scale: Option<f64>,
-    /// Evaluate every N steps; 0 is never [default: at the end if there is --eval-text]
+    /// Evaluate every N steps; 0 for never [default: only at the end, if --eval-text is given]
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub eval_every: Option<usize>,
-    /// Stop after N evaluations without a better score
+    /// Stop after N evaluations in a row without a better score
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub patience: Option<usize>,
-    /// Save a checkpoint every N steps; 0 is only at the end [default: 500]
+    /// Save a checkpoint every N steps; 0 for only at the end [default: 500]
     #[arg(long, value_name = "N")]
     pub save_every: Option<usize>,
 }
 
 impl OptionsArgs {
-    /// The options that were given, by their names in [`TrainOptions`].
+    /// The given options, by their names in [`TrainOptions`].
     pub fn given(&self) -> Map<String, Value> {
         let fields = serde_json::to_value(self).expect("numbers and names serialize");
         let Value::Object(fields) = fields else { unreachable!("a struct is an object") };
@@ -222,7 +222,7 @@ impl OptionsArgs {
         given
     }
 
-    /// `base`, with what was given instead.
+    /// `base`, with the given options in place of its own.
     pub fn over(&self, base: &TrainOptions) -> TrainOptions {
         let mut options = serde_json::to_value(base).expect("options serialize");
         for (name, value) in self.given() {
@@ -231,8 +231,8 @@ impl OptionsArgs {
         serde_json::from_value(options).expect("options of the same types")
     }
 
-    /// An option that was given and does nothing, because only another way to train reads it, with
-    /// that way.
+    /// The flag of a given option that has no effect, because only another way to train reads it,
+    /// and that way.
     pub fn idle(&self, chosen: Trainable) -> Option<(String, Trainable)> {
         let given = self.given();
         let others = Trainable::all().iter().filter(|other| **other != chosen);
@@ -253,7 +253,7 @@ fn field_of<'a>(options: &'a mut Value, name: &str) -> &'a mut Value {
 /// The flag that sets an option of the library, such as `lora.rank`.
 pub fn flag_of(name: &str) -> String {
     match name {
-        // The only flag that says the opposite.
+        // The only flag that states the opposite.
         "shuffle" => "--no-shuffle".into(),
         _ => format!("--{}", name.replace(['.', '_'], "-")),
     }
@@ -265,7 +265,7 @@ mod tests {
 
     use super::*;
 
-    /// Only what stands on this line of options.
+    /// A command line of these options only.
     #[derive(Parser)]
     struct Line {
         #[command(flatten)]

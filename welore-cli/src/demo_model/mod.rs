@@ -1,4 +1,4 @@
-//! The built-in model of `demo`. `demo/README.md` says how it was made.
+//! The built-in model of `demo`. `demo/README.md` describes how it was made.
 
 use std::path::Path;
 
@@ -12,8 +12,8 @@ const FILES: [(&str, &[u8]); 3] = [
     ("model.safetensors", include_bytes!("model/model.safetensors")),
 ];
 
-/// Seeds of the stories to tune on and to evaluate on. The model was trained on those of
-/// seed 1 and watched with those of seed 2.
+/// Seeds of the stories to tune on and to evaluate on. The model was trained on the stories of
+/// seed 1 and monitored on those of seed 2.
 const TUNE: u64 = 3;
 const TEST: u64 = 4;
 
@@ -22,8 +22,8 @@ pub fn write_model(dir: &Path) -> Result<(), FileError> {
     FILES.iter().try_for_each(|(name, content)| write_file(dir.join(name), content))
 }
 
-/// Writes stories that the model has not seen: `tune` of them to tune on, as lines of JSON,
-/// and `test` others to evaluate on, as one text.
+/// Writes stories that the model has not seen. Each pair is a file and its number of stories:
+/// `tune` to tune on, as JSON lines, and `test` to evaluate on, as one text.
 pub fn write_stories(tune: (&Path, usize), test: (&Path, usize)) -> Result<(), FileError> {
     let lines: String = Stories::new(TUNE)
         .take(tune.1)

@@ -1,20 +1,20 @@
 use std::path::PathBuf;
 
-/// Why a model of the Hugging Face Hub cannot be had.
+/// Why a model cannot be fetched from the Hugging Face Hub.
 ///
-/// Nothing here has another error as its source: those of the network are kept as text, in
-/// which a token is blotted out.
+/// No variant has another error as its source: network errors are kept as text in which a token is
+/// replaced.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
-    /// The Hub has no such model, or does not say so to strangers.
+    /// The Hub has no such model, or does not show it without a token.
     #[error("{id}: no such model directory, and no such model or revision on the Hub")]
     NotFound {
         /// The id.
         id: String,
     },
-    /// The Hub does not give the model to this user. Strangers hear this of models that do not
-    /// exist as well.
-    #[error("{id}: the Hub does not give it ({status}): private, gated, or not there")]
+    /// The Hub refuses the model to this user. Without a token it answers the same for models that
+    /// do not exist.
+    #[error("{id}: the Hub refuses access ({status}): private, gated, or no such model")]
     Denied {
         /// The id.
         id: String,
@@ -24,7 +24,7 @@ pub enum HubError {
         page: String,
     },
     /// `HF_HUB_OFFLINE` is set and the cache does not have the model.
-    #[error("{id}: not in the cache, or not all of it, and HF_HUB_OFFLINE is set")]
+    #[error("{id}: not in the cache, or incomplete, and HF_HUB_OFFLINE is set")]
     NotCached {
         /// The id.
         id: String,
@@ -45,7 +45,7 @@ pub enum HubError {
         /// The HTTP status.
         status: u16,
     },
-    /// An answer that is none.
+    /// An answer that makes no sense.
     #[error("{site}: {reason}")]
     Answer {
         /// Who was asked.
@@ -53,8 +53,8 @@ pub enum HubError {
         /// What is wrong.
         reason: String,
     },
-    /// A file that is not what the Hub says it is.
-    #[error("{id}: {file} is damaged: its {kind} is {found}, the Hub says {expected}")]
+    /// A file with another checksum than the Hub states.
+    #[error("{id}: {file} is damaged: its {kind} is {found}, but the Hub states {expected}")]
     Mismatch {
         /// The id.
         id: String,
@@ -62,9 +62,9 @@ pub enum HubError {
         file: String,
         /// `sha256` or another kind of checksum.
         kind: &'static str,
-        /// Of what was fetched.
+        /// The checksum of the fetched file.
         found: String,
-        /// As the Hub says.
+        /// The checksum that the Hub states.
         expected: String,
     },
     /// Another process holds the lock of a file.
@@ -75,7 +75,7 @@ pub enum HubError {
         /// The file.
         file: String,
     },
-    /// A repository without a file that is needed.
+    /// A repository that lacks a required file.
     #[error("{id}: the repository has no {file}")]
     Missing {
         /// The id.
@@ -83,8 +83,8 @@ pub enum HubError {
         /// What is missing.
         file: String,
     },
-    /// A file of which the server does not say what it should be.
-    #[error("{id}: the server tells no size and checksum of {file}")]
+    /// A file whose size or checksum the server does not state.
+    #[error("{id}: the server does not state the size and checksum of {file}")]
     Unknown {
         /// The id.
         id: String,
@@ -104,14 +104,14 @@ pub enum HubError {
     Gguf {
         /// The id.
         id: String,
-        /// The first of them.
+        /// The first of the files.
         file: String,
-        /// How many there are besides.
+        /// The number of other GGUF files.
         others: usize,
-        /// Where it can be downloaded.
+        /// Where the first file can be downloaded.
         url: String,
     },
-    /// A shard index that is broken or names files that cannot be.
+    /// A shard index that is broken or names impossible files.
     #[error("{id}: model.safetensors.index.json: {reason}")]
     Index {
         /// The id.
@@ -120,7 +120,7 @@ pub enum HubError {
         reason: String,
     },
     /// Something that cannot be a token.
-    #[error("{from}: this is not a token of the Hub")]
+    #[error("{from}: not a valid token for the Hub")]
     Token {
         /// Where it was found.
         from: String,
@@ -128,10 +128,10 @@ pub enum HubError {
     /// `HF_ENDPOINT` is not the address of a server.
     #[error("HF_ENDPOINT: not an http or https URL")]
     Endpoint,
-    /// Nothing says where the cache is.
+    /// The environment does not state where the cache is.
     #[error("there is no home directory for the Hub's cache")]
     NoCache,
-    /// Something was to be written into the cache.
+    /// An output path lies in the cache.
     #[error("{path} is in the cache of the Hugging Face Hub", path = path.display())]
     InCache {
         /// Where it was to be written.
@@ -144,7 +144,7 @@ fn more(others: usize) -> String {
 }
 
 impl HubError {
-    /// Whether the user can mend it by giving something else.
+    /// Whether the user can fix it by giving something else.
     pub fn is_input(&self) -> bool {
         match self {
             Self::NotFound { .. }
@@ -174,30 +174,30 @@ impl HubError {
                 "check the spelling; a private model needs a token in HF_TOKEN".into()
             }
             Self::Denied { page, .. } => format!(
-                "set HF_TOKEN to a token that may read it; the licence of a gated model is \
-                 accepted on {page}"
+                "set HF_TOKEN to a token that may read the model; for a gated model, accept its \
+                 licence on {page}"
             ),
             Self::NotCached { .. } => {
-                "unset HF_HUB_OFFLINE to fetch it, or give a model directory; there is none of this \
-                 name here"
+                "unset HF_HUB_OFFLINE to fetch it, or give a model directory; there is none with \
+                 this name"
                     .into()
             }
             Self::Network { .. } => {
-                "there is no directory of this name here, so the Hub was asked; with a connection, \
-                 the same command continues where this one stopped"
+                "there is no directory with this name, so the Hub was asked; once connected, run \
+                 the same command again to continue"
                     .into()
             }
-            Self::Status { .. } => "the same command may work later".into(),
-            Self::Mismatch { .. } => "it was removed; the same command fetches it anew".into(),
-            Self::Busy { .. } => "wait for it, then run the same command again".into(),
+            Self::Status { .. } => "try the same command again later".into(),
+            Self::Mismatch { .. } => "it was removed; run the same command again to fetch it again".into(),
+            Self::Busy { .. } => "wait for it to finish, then run the same command again".into(),
             Self::Pickled { .. } => {
                 "pickles can run code, so they are not read; use a repository with safetensors"
                     .into()
             }
             Self::Gguf { url, .. } => format!("download {url} and give that file as MODEL"),
-            Self::Endpoint => "such as https://huggingface.co, which is the default".into(),
+            Self::Endpoint => "the default is https://huggingface.co".into(),
             Self::NoCache => "set HF_HOME to a directory".into(),
-            Self::InCache { .. } => "give another place to write to".into(),
+            Self::InCache { .. } => "give another output path".into(),
             Self::Answer { .. }
             | Self::Unknown { .. }
             | Self::Missing { .. }
@@ -206,7 +206,7 @@ impl HubError {
         })
     }
 
-    /// Whether another try may go better.
+    /// Whether another try may succeed.
     pub fn may_pass(&self) -> bool {
         match self {
             Self::Network { .. } => true,

@@ -12,15 +12,16 @@ use crate::cache::cache_dir;
 use crate::failure::WrongInput;
 use crate::terminal::Bar;
 
-/// The model directory that a GGUF file becomes, in `$WELORE_CACHE` (else `$XDG_CACHE_HOME/welore`,
-/// `~/.cache/welore`) `/gguf/DIGEST`. A file that was converted before is only read through once.
+/// The model directory that a GGUF file is converted into: `gguf/DIGEST` in `$WELORE_CACHE`, else
+/// in `$XDG_CACHE_HOME/welore`, else in `~/.cache/welore`. A file that was converted before is only
+/// read through once.
 ///
 /// # Errors
 ///
-/// [`GgufError`](welore_burn::gguf::GgufError), and others where nothing can be kept.
+/// [`GgufError`](welore_burn::gguf::GgufError), and others if there is no usable cache.
 pub fn directory_of(path: &Path) -> Result<PathBuf> {
     let cache = cache_dir("gguf").ok_or_else(|| WrongInput {
-        message: format!("{}: there is no place to keep what it becomes", path.display()),
+        message: format!("{}: there is no cache directory for the converted model", path.display()),
         hint: Some("set WELORE_CACHE to a directory".into()),
     })?;
     let dir = cache.join(digest_of(path)?);
@@ -28,7 +29,7 @@ pub fn directory_of(path: &Path) -> Result<PathBuf> {
         return Ok(dir);
     }
     if dir.is_dir() {
-        // It was whole when it got its name; what happened to it since is no loss.
+        // It was complete when it got its name, and has been damaged since.
         std::fs::remove_dir_all(&dir)
             .map_err(|source| FileError::Io { path: dir.clone(), source })?;
     }
@@ -37,7 +38,7 @@ pub fn directory_of(path: &Path) -> Result<PathBuf> {
         Err(FileError::OutputExists { .. }) => return Ok(dir),
         output => output?,
     };
-    note!("converting {}, once, into {}", path.display(), dir.display());
+    note!("converting {} into {}, which is done only once", path.display(), dir.display());
     let mut bar = Bar::default();
     let converted = convert_gguf(path, &output, &mut bar);
     bar.finish();
@@ -46,7 +47,7 @@ pub fn directory_of(path: &Path) -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// Names a file's content and what this version makes of it.
+/// Identifies a file's content and this version of the conversion.
 fn digest_of(path: &Path) -> Result<String, FileError> {
     let io = |source| FileError::Io { path: path.into(), source };
     let mut hasher = blake3::Hasher::new();
@@ -55,7 +56,7 @@ fn digest_of(path: &Path) -> Result<String, FileError> {
     Ok(hasher.finalize().to_hex().to_string())
 }
 
-/// Whether a directory is still what was put there.
+/// Whether a directory still contains a model.
 fn is_model(dir: &Path) -> bool {
     let files = ["config.json", "tokenizer.json"];
     files.iter().all(|name| dir.join(name).is_file()) && Checkpoint::open(dir).is_ok()

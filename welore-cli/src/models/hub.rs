@@ -13,7 +13,7 @@ use super::site::{Site, is_offline};
 use super::transfer::{Fetched, Transfer};
 use crate::format;
 
-/// The snapshot of a model in the Hub's cache, with its `weights` or without. What is missing is
+/// The snapshot of a model in the Hub's cache, with or without its `weights`. Missing files are
 /// fetched and checked.
 ///
 /// # Errors
@@ -29,23 +29,23 @@ pub fn fetch(id: &HubId, weights: bool) -> Result<PathBuf> {
         Ok(listing) => listing,
         Err(error @ HubError::Network { .. }) => {
             let Some(snapshot) = cached() else { return Err(error.into()) };
-            note!("warning: {error}; {id} is taken as it is in the cache");
+            note!("warning: {error}; the cached version of {id} is used");
             return Ok(snapshot);
         }
         Err(error) => return Err(error.into()),
     };
     let taken = take(&site, id, &listing, weights);
     if taken.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
-        note!("what was fetched is kept; the same command continues from there");
+        note!("what was fetched is kept; run the same command again to continue");
     }
     taken
 }
 
-/// Fetches what the cache lacks of a commit, weights last.
+/// Fetches the files of a commit that the cache lacks, weights last.
 fn take(site: &Site, id: &HubId, listing: &Listing, weights: bool) -> Result<PathBuf> {
     let text = id.to_string();
     let page = format!("{}/{}", site.name(), id.repository);
-    // What is no model is refused before anything of it is fetched.
+    // A repository without a usable model is refused before anything is fetched.
     let weights = weights.then(|| listing.weights(&text, &page)).transpose()?;
     let mut files = listing.companions(&text)?;
     let transfer = Transfer::new(site, id, &listing.commit);

@@ -1,9 +1,9 @@
-//! How the Hugging Face Hub calls its models.
+//! The ids of models on the Hugging Face Hub.
 
 use std::fmt;
 use std::path::Path;
 
-/// The branch that is meant where none is named.
+/// The branch that an id without a revision means.
 const MAIN: &str = "main";
 
 /// `org/name` or `org/name@revision`. Its parts are safe to put into paths and URLs.
@@ -16,7 +16,7 @@ pub struct HubId {
 }
 
 impl HubId {
-    /// Reads what the user gave as MODEL; `None` if it cannot be an id, by the Hub's own rules.
+    /// Parses what the user gave as MODEL; `None` if it is not an id by the Hub's own rules.
     pub fn parse(model: &Path) -> Option<Self> {
         let text = model.to_str()?;
         let (repository, revision) = text.split_once('@').unwrap_or((text, MAIN));
@@ -40,7 +40,7 @@ impl fmt::Display for HubId {
     }
 }
 
-/// Whether the Hub allows such a name of an organization or a model.
+/// Whether the Hub allows this name for an organization or a model.
 fn is_name(name: &str) -> bool {
     let allowed = |char: char| char.is_ascii_alphanumeric() || "_-.".contains(char);
     (1..=96).contains(&name.len())
@@ -51,7 +51,7 @@ fn is_name(name: &str) -> bool {
         && !name.contains("..")
 }
 
-/// Whether a name is that of a file: a misspelt one is no model, and nobody is asked for it.
+/// Whether a name looks like a file's: a misspelt file name is not looked up on the Hub.
 fn is_file(name: &str) -> bool {
     let ends = [".gguf", ".json", ".safetensors", ".txt"];
     ends.iter().any(|end| name.to_ascii_lowercase().ends_with(end))

@@ -1,4 +1,4 @@
-//! What a repository holds, and what of it makes a model.
+//! The files of a repository, and which of them belong to a model.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -13,10 +13,10 @@ const CONFIG: &str = "config.json";
 const SINGLE: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";
 
-/// The longest shard index that is read.
+/// Size in bytes of the longest shard index that is read.
 const LONGEST_INDEX: u64 = 64 << 20;
 
-/// How the names of files begin that belong to a model besides its weights.
+/// Beginnings of the names of files that belong to a model besides its weights.
 const COMPANIONS: [&str; 16] = [
     CONFIG,
     PLAN_FILE,
@@ -39,11 +39,11 @@ const COMPANIONS: [&str; 16] = [
 /// A file of a repository.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteFile {
-    /// Its name, which has no directory in it.
+    /// Its name, without a directory.
     pub name: String,
-    /// Bytes.
+    /// Its size in bytes.
     pub size: u64,
-    /// Of its content.
+    /// The checksum of its content.
     pub checksum: Checksum,
 }
 
@@ -52,16 +52,16 @@ pub struct RemoteFile {
 pub enum Weights {
     /// In one file.
     Single(RemoteFile),
-    /// In files that this index names.
+    /// In the files that this index names.
     Sharded(RemoteFile),
 }
 
-/// The files of a commit. Names come from strangers: only plain ones are in it.
+/// The files of a commit. Their names are untrusted, so only plain names are kept.
 #[derive(Debug)]
 pub struct Listing {
     /// The commit.
     pub commit: String,
-    /// `None` for a file of which the server does not tell size or checksum.
+    /// `None` for a file whose size or checksum the server does not state.
     files: BTreeMap<String, Option<RemoteFile>>,
 }
 
@@ -96,7 +96,7 @@ impl Listing {
         let answer: Answer = serde_json::from_slice(bytes)
             .map_err(|error| format!("the list of files cannot be read: {error}"))?;
         if !is_hex(&answer.sha, 40) {
-            return Err("the list of files names no commit".into());
+            return Err("the list of files does not name a commit".into());
         }
         let plain = answer.siblings.into_iter().filter(|sibling| is_plain(&sibling.rfilename));
         let files = plain.map(|sibling| (sibling.rfilename.clone(), sibling.file())).collect();
@@ -107,7 +107,7 @@ impl Listing {
     ///
     /// # Errors
     ///
-    /// [`HubError`] if there are none, or none that are read here.
+    /// [`HubError`] if there are none, or none in a supported format.
     pub fn weights(&self, id: &str, page: &str) -> Result<Weights, HubError> {
         if self.files.contains_key(SINGLE) {
             return Ok(Weights::Single(self.file(id, SINGLE)?));
@@ -131,7 +131,7 @@ impl Listing {
         Err(HubError::Missing { id, file: SINGLE.into() })
     }
 
-    /// Configuration, tokenizer, licence and what else goes with the weights.
+    /// The configuration, tokenizer, licence and other files that go with the weights.
     ///
     /// # Errors
     ///
@@ -150,7 +150,7 @@ impl Listing {
     ///
     /// # Errors
     ///
-    /// [`HubError::Index`], and [`HubError::Missing`] for a shard that is not there.
+    /// [`HubError::Index`], and [`HubError::Missing`] for a missing shard.
     pub fn shards(&self, id: &str, index: &Path) -> Result<Vec<RemoteFile>, HubError> {
         let broken = |reason| HubError::Index { id: id.into(), reason };
         shards_of(index).map_err(broken)?.iter().map(|name| self.file(id, name)).collect()
@@ -176,7 +176,7 @@ impl Sibling {
     }
 }
 
-/// Whether a snapshot has all that a model needs, with or without its weights.
+/// Whether a snapshot has all files that a model needs, with or without its weights.
 pub fn is_complete(snapshot: &Path, weights: bool) -> bool {
     let has = |name: &str| snapshot.join(name).is_file();
     let sharded = || {
@@ -194,7 +194,7 @@ fn shards_of(index: &Path) -> Result<BTreeSet<String>, String> {
     }
     let length = index.metadata().map_err(|error| error.to_string())?.len();
     if length > LONGEST_INDEX {
-        return Err(format!("{length} bytes are too many for an index"));
+        return Err(format!("{length} bytes are too many for a shard index"));
     }
     let text = std::fs::read(index).map_err(|error| error.to_string())?;
     let index: Index =
@@ -202,12 +202,12 @@ fn shards_of(index: &Path) -> Result<BTreeSet<String>, String> {
     let names: BTreeSet<String> = index.weight_map.into_values().collect();
     let is_shard = |name: &String| is_plain(name) && name.ends_with(".safetensors");
     if let Some(name) = names.iter().find(|name| !is_shard(name)) {
-        return Err(format!("names a file that is no shard: `{}`", name.escape_debug()));
+        return Err(format!("names a file that is not a shard: `{}`", name.escape_debug()));
     }
     if names.is_empty() { Err("names no file".into()) } else { Ok(names) }
 }
 
-/// Whether a name is that of a file in this very directory, on every system.
+/// Whether a name is that of a file directly in the directory, on every operating system.
 fn is_plain(name: &str) -> bool {
     let allowed = |char: char| char.is_ascii_alphanumeric() || "_-.+".contains(char);
     (1..=200).contains(&name.len())

@@ -1,9 +1,9 @@
-//! What MODEL may be on the command line, and how it becomes a directory.
+//! What MODEL can be on the command line, and how it becomes a directory.
 //!
-//! A path that exists is what it is. Else `org/name`, perhaps with `@revision`, is a model of
-//! the Hugging Face Hub, which is fetched into the cache that its programs share. A `.gguf` file
-//! is converted, into the cache of this program. Commands
-//! look for their model once, when all else they were given is checked.
+//! A path that exists is used as it is, except that a `.gguf` file is converted into this program's
+//! cache. Otherwise `org/name`, optionally with `@revision`, is a model of the Hugging Face Hub,
+//! which is fetched into the cache that the Hub's programs share. Commands look up their model once,
+//! after checking everything else they were given.
 
 mod error;
 mod gguf;
@@ -21,12 +21,12 @@ use anyhow::Result;
 pub use error::HubError;
 use id::HubId;
 
-/// What can be given as MODEL, for who gave something else.
+/// What can be given as MODEL, as a hint for a user who gave something else.
 pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model of the Hugging Face Hub such as \
                                  HuggingFaceTB/SmolLM2-135M-Instruct or org/name@revision";
 
-/// The directory of a model. What is neither there nor an id comes back as it is, for the
-/// command to refuse as a directory that does not exist.
+/// The directory of a model. A path that neither exists nor is an id is returned unchanged; the
+/// command then refuses it as a missing directory.
 ///
 /// # Errors
 ///
@@ -35,7 +35,7 @@ pub fn directory_of(model: &Path) -> Result<PathBuf> {
     resolve(model, true)
 }
 
-/// The same of a model whose weights are not needed, so they are not fetched.
+/// The same for a model whose weights are not needed and therefore not fetched.
 ///
 /// # Errors
 ///
@@ -46,7 +46,7 @@ pub fn configuration_of(model: &Path) -> Result<PathBuf> {
 
 fn resolve(model: &Path, weights: bool) -> Result<PathBuf> {
     match HubId::parse(model) {
-        // Where `run` is a directory, `run/modle` is a misspelt one.
+        // If `run` is a directory, `run/modle` is a misspelt path in it.
         Some(id) if !model.exists() && !is_within_a_directory(model) => hub::fetch(&id, weights),
         _ if is_model_file(model) && model.is_file() => gguf::directory_of(model),
         _ => Ok(model.into()),
@@ -57,12 +57,12 @@ fn is_within_a_directory(model: &Path) -> bool {
     model.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir())
 }
 
-/// Whether a path names a file that is a model by itself, and not one that some command wrote.
+/// Whether a path names a file that is a model by itself, unlike the files that commands write.
 pub fn is_model_file(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
 }
 
-/// Refuses to write into the cache of the Hub, which other programs use as well.
+/// Refuses to write into the Hub's cache, which other programs use as well.
 ///
 /// # Errors
 ///

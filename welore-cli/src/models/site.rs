@@ -1,10 +1,10 @@
-//! The Hugging Face Hub as the environment describes it: whom to ask, as whom, and where its
+//! The Hugging Face Hub as the environment describes it: its address, the token, and where its
 //! programs keep what they fetched.
 //!
-//! `hf-hub` makes the requests and knows the cache. Its own download (0.5.0) is not used: it
-//! verifies nothing, lets headers name the files that it writes, appends a file that comes from
-//! the beginning to the part that is there, waits for a silent server forever, sends the token
-//! along to where files are redirected, and cannot be interrupted.
+//! `hf-hub` makes the requests and knows the layout of the cache. Its own download (0.5.0) is not
+//! used: it verifies nothing, lets headers name the files that it writes, appends a file that is sent
+//! from the beginning to the existing part, waits forever for a silent server, sends the token along
+//! when it is redirected, and cannot be interrupted.
 
 use std::env;
 use std::fs;
@@ -24,27 +24,27 @@ use super::verify::Checksum;
 
 const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 
-/// How long a silent server is waited for.
+/// How long to wait for a silent server.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// The longest list of files that is read.
+/// Size in bytes of the longest list of files that is read.
 const LONGEST_LISTING: u64 = 64 << 20;
 
-/// A server, and the cache of what it gave. Not `Debug`: it holds the token.
+/// A server, and the cache of what was fetched from it. Not `Debug`: it holds the token.
 pub struct Site {
     api: Api,
     cache: Cache,
-    /// The server's address without a user's name and password.
+    /// The server's address, without a user name and password.
     name: String,
     token: Option<String>,
 }
 
 impl Site {
-    /// What `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and their likes say.
+    /// The site that `HF_ENDPOINT`, `HF_TOKEN`, `HF_HOME` and related variables describe.
     ///
     /// # Errors
     ///
-    /// [`HubError`] for what cannot be a URL or a token, or where no home directory is known.
+    /// [`HubError`] for an invalid URL or token, or if no home directory is known.
     pub fn from_env() -> Result<Self, HubError> {
         let endpoint = text("HF_ENDPOINT").unwrap_or_else(|| DEFAULT_ENDPOINT.into());
         let endpoint = endpoint.trim_end_matches('/');
@@ -61,16 +61,16 @@ impl Site {
         Ok(Self { api, cache, name, token })
     }
 
-    /// Who is asked, for people.
+    /// The server's address, for messages.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What the Hub says about a model's files.
+    /// The list of a model's files.
     ///
     /// # Errors
     ///
-    /// [`HubError`] for a refusal, no connection, or an answer that is none.
+    /// [`HubError`] for a refusal, no connection, or an unreadable answer.
     pub fn list(&self, id: &HubId) -> Result<Listing, HubError> {
         let request = self.api.repo(repo(id, &id.revision)).info_request();
         let response = self.send(id, request.query("blobs", "true"))?;
@@ -80,7 +80,7 @@ impl Site {
             .map_err(|reason| HubError::Answer { site: self.name.clone(), reason })
     }
 
-    /// Begins to fetch a file of a commit from byte `start` on.
+    /// Begins to fetch a file of a commit, from byte `start`.
     ///
     /// # Errors
     ///
@@ -106,7 +106,7 @@ impl Site {
         request: RequestBuilder<WithoutBody>,
     ) -> Result<Response<Body>, HubError> {
         let request = request
-            // Sizes and positions are those of the files themselves.
+            // Sizes and positions refer to the files themselves.
             .header("Accept-Encoding", "identity")
             .config()
             .http_status_as_error(false)
@@ -126,7 +126,7 @@ impl Site {
         }
     }
 
-    /// What a broken connection says.
+    /// The error of a broken connection.
     pub fn broken(&self, error: &dyn std::error::Error) -> HubError {
         let mut reason = error.to_string();
         if let Some(token) = &self.token {
@@ -135,17 +135,17 @@ impl Site {
         HubError::Network { site: self.name.clone(), reason }
     }
 
-    /// Where the files of a commit lie.
+    /// The directory of a commit's files.
     pub fn snapshot(&self, id: &HubId, commit: &str) -> PathBuf {
         self.cache.repo(repo(id, commit)).pointer_path(commit)
     }
 
-    /// Where the content of a file lies, whatever it is called in which commit.
+    /// The path of a file's content, which does not depend on its name or the commit.
     pub fn blob(&self, id: &HubId, checksum: &Checksum) -> PathBuf {
         self.cache.repo(repo(id, &id.revision)).blob_path(checksum.hex())
     }
 
-    /// The snapshot that the cache has of a revision, whole or not.
+    /// The snapshot of a revision in the cache, complete or not.
     pub fn cached(&self, id: &HubId) -> Option<PathBuf> {
         if id.is_commit() {
             return Some(self.snapshot(id, &id.revision));
@@ -154,7 +154,7 @@ impl Site {
         config.parent().map(PathBuf::from)
     }
 
-    /// Notes which commit a branch or a tag is at, for when there is no network.
+    /// Records which commit a branch or a tag is at, for use without a network.
     ///
     /// # Errors
     ///
@@ -171,13 +171,13 @@ fn repo(id: &HubId, revision: &str) -> Repo {
     Repo::with_revision(id.repository.clone(), RepoType::Model, revision.into())
 }
 
-/// Whether nobody is to be asked.
+/// Whether the Hub must not be asked.
 pub fn is_offline() -> bool {
     let value = text("HF_HUB_OFFLINE").unwrap_or_default().to_ascii_lowercase();
     ["1", "true", "yes", "on"].contains(&value.as_str())
 }
 
-/// Where programs of the Hub keep models, as far as the environment tells.
+/// Where the Hub's programs keep models; `None` if the environment does not tell.
 pub fn cache_dir() -> Option<PathBuf> {
     let dir = path("HF_HUB_CACHE").or_else(|| Some(home()?.join("hub")))?;
     std::path::absolute(dir).ok()
@@ -197,7 +197,8 @@ fn text(variable: &str) -> Option<String> {
     (!value.is_empty()).then_some(value)
 }
 
-/// The token of `HF_TOKEN`, else of the file that `HF_TOKEN_PATH` names or `hf auth login` writes.
+/// The token in `HF_TOKEN`, else in the file that `HF_TOKEN_PATH` names, else in the file that
+/// `hf auth login` writes.
 fn token() -> Result<Option<String>, HubError> {
     let (token, from) = match text("HF_TOKEN") {
         Some(token) => (token, "HF_TOKEN".to_string()),
@@ -214,7 +215,7 @@ fn token() -> Result<Option<String>, HubError> {
     }
 }
 
-/// A URL without what identifies a user; `None` if it is none.
+/// A URL without user name and password; `None` if it is not a URL.
 fn name_of(endpoint: &str) -> Option<String> {
     let (scheme, rest) = endpoint.split_once("://")?;
     let host = rest.rsplit_once('@').map_or(rest, |(_, host)| host);

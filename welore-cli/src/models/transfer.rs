@@ -1,8 +1,8 @@
 //! Files of one commit, from the Hub into the cache.
 //!
-//! A file grows in `blobs/CHECKSUM.part`, is checked, and only then gets its name; a part that
-//! a broken connection, Ctrl-C or a kill left is gone on with. Paths and locks are those of
-//! `hf-hub`, so its programs and this one do not get in each other's way.
+//! A file grows in `blobs/CHECKSUM.part`, is checked, and only then gets its name. A part that a
+//! broken connection, Ctrl-C or a kill left behind is continued. Paths and locks are those of
+//! `hf-hub`, so that this program and others can use the cache at the same time.
 
 use std::fs::{self, File, TryLockError};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
@@ -22,13 +22,14 @@ use super::listing::RemoteFile;
 use super::site::Site;
 use crate::terminal::{Bytes, interrupted};
 
-/// Tries in a row that bring nothing before a file is given up.
+/// Fruitless tries in a row before a file is given up.
 const TRIES: u32 = 5;
 
-/// How often Ctrl-C is looked for while there is nothing to do.
+/// How often to check for Ctrl-C while waiting.
 const GLANCE: Duration = Duration::from_millis(50);
 
-/// How long another process may hold a lock before it counts as fetching the file.
+/// How often to try for a lock, [`GLANCE`] apart, before another process counts as fetching the
+/// file.
 const LOCK_PATIENCE: u32 = 40;
 
 /// A commit of a model whose files are fetched.
@@ -49,7 +50,7 @@ pub struct Fetched {
 }
 
 impl<'a> Transfer<'a> {
-    /// Nothing is fetched yet.
+    /// A transfer that has fetched nothing yet.
     pub fn new(site: &'a Site, id: &'a HubId, commit: &'a str) -> Self {
         Self { site, id, commit, snapshot: site.snapshot(id, commit) }
     }
@@ -59,12 +60,12 @@ impl<'a> Transfer<'a> {
         &self.snapshot
     }
 
-    /// Puts files into the snapshot, in this order; those that the cache has are not fetched.
+    /// Puts files into the snapshot, in the given order. Files in the cache are not fetched.
     ///
     /// # Errors
     ///
-    /// [`HubError`], [`FileError::Io`] and [`Interrupted`]. What is whole then stays, and
-    /// so does the part of the file in hand.
+    /// [`HubError`], [`FileError::Io`] and [`Interrupted`]. Complete files then stay, and so does the
+    /// part of the current file.
     pub fn fetch(&self, files: &[RemoteFile]) -> Result<Fetched> {
         let missing = |file: &&RemoteFile| !is_whole(&self.blob(file), file.size);
         let total = files.iter().filter(missing).fold(0, |sum: u64, f| sum.saturating_add(f.size));
@@ -91,7 +92,7 @@ impl<'a> Transfer<'a> {
         self.site.blob(self.id, &file.checksum)
     }
 
-    /// `tell` hears how many bytes there are, with the name of what begins there.
+    /// `tell` gets the number of bytes so far, and the name of an item that begins there.
     fn fetch_one(&self, file: &RemoteFile, tell: &dyn Fn(u64, Option<&str>)) -> Result<()> {
         let blob = self.blob(file);
         if let Some(blobs) = blob.parent() {
@@ -99,7 +100,7 @@ impl<'a> Transfer<'a> {
         }
         let _lock = self.lock(file, &blob)?;
         if is_whole(&blob, file.size) {
-            // Another process was quicker.
+            // Another process was faster.
             return Ok(());
         }
         let part = blob.with_extension("part");
@@ -115,7 +116,7 @@ impl<'a> Transfer<'a> {
             if !resumed {
                 return Err(self.mismatch(file, found).into());
             }
-            // What was there was no part of this file: once more, from the beginning.
+            // The existing part was not of this file: try once more, from the beginning.
             resumed = false;
         }
         fs::rename(&part, &blob).map_err(io(&blob))?;
@@ -133,7 +134,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// The lock of a file's content. The system lets go of it when the process ends.
+    /// The lock of a file's content. The system releases it when the process ends.
     fn lock(&self, file: &RemoteFile, blob: &Path) -> Result<File> {
         let path = blob.with_extension("lock");
         let lock = File::options().create(true).append(true).open(&path).map_err(io(&path))?;
@@ -147,7 +148,7 @@ impl<'a> Transfer<'a> {
         Err(HubError::Busy { id: self.id.to_string(), file: file.name.clone() }.into())
     }
 
-    /// Makes a part as long as the file, over as many connections as it takes.
+    /// Completes a part to the length of the file, over as many connections as needed.
     fn fill(&self, file: &RemoteFile, part: &Path, tell: &dyn Fn(u64, Option<&str>)) -> Result<()> {
         let mut failures = 0;
         let mut most = length(part);
@@ -164,7 +165,7 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Appends to a part what one connection gives.
+    /// Appends to a part what one connection delivers.
     fn append(
         &self,
         file: &RemoteFile,
@@ -194,7 +195,7 @@ impl<'a> Transfer<'a> {
                 }
                 let read = match body.read(&mut buffer) {
                     Ok(0) => return Err(self.site.broken(&Short(at, file.size)).into()),
-                    // Of more than there should be, the checksum tells.
+                    // The file is not read beyond its size; the checksum is verified later.
                     Ok(read) => read.min(usize::try_from(file.size - at).unwrap_or(usize::MAX)),
                     Err(error) if error.kind() == ErrorKind::Interrupted => continue,
                     Err(error) => return Err(self.site.broken(&error).into()),
@@ -208,7 +209,7 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Whether an answer begins at byte `at`, and not at the file's beginning.
+    /// Whether an answer begins at byte `at`, and not at the beginning of the file.
     fn goes_on(&self, response: &Response<Body>, at: u64) -> Result<bool> {
         if response.status() != 206 {
             return Ok(false);
@@ -217,11 +218,11 @@ impl<'a> Transfer<'a> {
         if range.is_some_and(|range| range.starts_with(&format!("bytes {at}-"))) {
             return Ok(true);
         }
-        let reason = format!("asked for what follows byte {at}, it gives something else");
+        let reason = format!("the server was asked for a file from byte {at} on and sends something else");
         Err(HubError::Answer { site: self.site.name().into(), reason }.into())
     }
 
-    /// Names a blob in the snapshot.
+    /// Gives a blob its name in the snapshot.
     fn link(&self, file: &RemoteFile) -> Result<()> {
         let (blob, name) = (self.blob(file), self.snapshot.join(&file.name));
         if is_whole(&name, file.size)
@@ -237,7 +238,7 @@ impl<'a> Transfer<'a> {
             return Err(io(&name)(error).into());
         }
         match point(&blob, &name) {
-            // Another process was quicker.
+            // Another process was faster.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
             other => Ok(other.map_err(io(&name))?),
         }
@@ -249,21 +250,21 @@ impl<'a> Transfer<'a> {
 #[error("the connection broke after {0} of {1} bytes")]
 struct Short(u64, u64);
 
-/// Makes `name` another name of a blob, which lies in `blobs` beside `snapshots`.
+/// Makes `name` a link to a blob, which is in `blobs` beside `snapshots`.
 #[cfg(unix)]
 fn point(blob: &Path, name: &Path) -> std::io::Result<()> {
     let blob = Path::new("../../blobs").join(blob.file_name().unwrap_or_default());
     std::os::unix::fs::symlink(blob, name)
 }
 
-/// Links need a right that users do not have everywhere.
+/// Symbolic links need a permission that users do not have on every system.
 #[cfg(not(unix))]
 fn point(blob: &Path, name: &Path) -> std::io::Result<()> {
     fs::hard_link(blob, name).or_else(|_| fs::copy(blob, name).map(drop))
 }
 
-/// Whether a file is there in its full length. A blob that was fetched here was checked before it
-/// got its name; one that another program put there is taken by its length.
+/// Whether a file exists in its full length. A blob that this program fetched was checked before it
+/// got its name; for a blob that another program put there, the length has to be enough.
 fn is_whole(path: &Path, size: u64) -> bool {
     path.metadata().is_ok_and(|found| found.is_file() && found.len() == size)
 }
@@ -272,7 +273,7 @@ fn length(path: &Path) -> u64 {
     path.metadata().map_or(0, |found| found.len())
 }
 
-/// Waits, but not for long after Ctrl-C.
+/// Waits, and stops soon after Ctrl-C.
 fn wait(time: Duration) -> Result<(), Interrupted> {
     let mut left = time;
     while !left.is_zero() {

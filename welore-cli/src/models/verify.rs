@@ -1,4 +1,4 @@
-//! Whether a file is the one that the Hub says it is.
+//! Checks that a file is the one that the Hub states.
 
 use std::fs::File;
 use std::io::Read;
@@ -15,9 +15,9 @@ use crate::terminal::interrupted;
 /// What identifies the content of a file on the Hub, and names it in the cache.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Checksum {
-    /// SHA-256 of the content: of large files.
+    /// SHA-256 of the content, for large files.
     Sha256(String),
-    /// The name that git gives the content: of all others.
+    /// The name that git gives the content, for all other files.
     Git(String),
 }
 
@@ -39,7 +39,7 @@ impl Checksum {
         }
     }
 
-    /// What kind of checksum it is, for people.
+    /// The kind of checksum, for messages.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Sha256(_) => "sha256",
@@ -47,7 +47,7 @@ impl Checksum {
         }
     }
 
-    /// The checksum of the same kind that a file really has, in hexadecimal.
+    /// The checksum of the same kind that a file has, in hexadecimal.
     ///
     /// # Errors
     ///
@@ -63,7 +63,7 @@ impl Checksum {
     }
 }
 
-/// Whether a text is so many lowercase hexadecimal digits.
+/// Whether a text consists of exactly this many lowercase hexadecimal digits.
 pub fn is_hex(text: &str, digits: usize) -> bool {
     text.len() == digits && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }

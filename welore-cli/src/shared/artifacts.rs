@@ -1,4 +1,4 @@
-//! Files that commands read and write.
+//! Files and directories that commands read and write.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ pub fn read_artifact(path: &Path) -> Result<String> {
         .map_err(|_| WrongInput::new(format!("{}: not a JSON file", path.display())).into())
 }
 
-/// Checks that an artifact can be written where the user wants it, before it costs time.
+/// Checks that an artifact can be written to the given path, before any work is done for it.
 pub fn check_artifact(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     models::check_outside_cache(path)?;
@@ -30,29 +30,29 @@ pub fn check_artifact(path: Option<&Path>) -> Result<()> {
     Err(WrongInput::with_hint(message, "give the path of a file to write").into())
 }
 
-/// Writes an artifact and says so.
+/// Writes an artifact, with a note.
 pub fn write_artifact(path: &Path, text: &str) -> Result<()> {
     write_file(path, format!("{text}\n").as_bytes())?;
     note!("wrote {}", path.display());
     Ok(())
 }
 
-/// Checks that an output directory neither is the model nor holds it: it would be replaced
-/// while it is read. Nor may it be in the Hub's cache.
+/// Checks that an output directory neither is nor contains the model, which would be replaced while
+/// it is read, and that it is not in the Hub's cache.
 pub fn check_output(output: &Path, model: &Path) -> Result<()> {
     models::check_outside_cache(output)?;
     let holds = |output: &Path, model: &Path| -> Option<bool> {
         Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
     };
-    // Directories that are no models are refused anyway, with a plainer message.
+    // Directories that are not models are refused elsewhere, with a plainer message.
     if output.join("config.json").is_file() && holds(output, model) == Some(true) {
-        let message = format!("{} is or holds the model itself", output.display());
+        let message = format!("{} is or contains the model itself", output.display());
         return Err(WrongInput::with_hint(message, "give another output directory").into());
     }
     Ok(())
 }
 
-/// Says which file an error is about.
+/// Names the file that an error is about.
 pub fn in_file<T, E>(result: Result<T, E>, path: &Path) -> Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,

@@ -12,19 +12,19 @@ use crate::args::{AmountArgs, TooLittleArg};
 use crate::devices::Compute;
 use crate::terminal::Bar;
 
-/// A model that was opened on its autodiff device, and the text to calibrate it on.
+/// A model opened on its autodiff device, and the text to calibrate it on.
 #[derive(Debug)]
 pub struct CalibrationWork<'a> {
     /// The model.
     pub opened: OpenedModel,
-    /// The file of the text.
+    /// The text's file.
     pub text: &'a Path,
     /// The text as tokens.
     pub tokens: Vec<u32>,
 }
 
 impl<'a> CalibrationWork<'a> {
-    /// Reads the text for a model.
+    /// Tokenizes the text for a model.
     pub fn new(opened: OpenedModel, text: &'a Path) -> Result<Self> {
         let reader = TextReader::open(opened.checkpoint.dir(), &opened.config)?;
         Ok(Self { tokens: reader.read(text)?, opened, text })
@@ -47,7 +47,7 @@ impl<'a> CalibrationWork<'a> {
     }
 }
 
-/// What the library is asked for.
+/// The library's options.
 pub fn options(amount: &AmountArgs, compute: &Compute) -> CalibrationOptions {
     CalibrationOptions {
         seq_len: amount.calibration_seq_len,
@@ -59,7 +59,7 @@ pub fn options(amount: &AmountArgs, compute: &Compute) -> CalibrationOptions {
     }
 }
 
-/// Names the text in errors that are about it.
+/// Names the text in the errors that are about it.
 pub fn about_text<T>(result: Result<T, CalibrationError>, text: &Path) -> Result<T> {
     match result {
         Err(

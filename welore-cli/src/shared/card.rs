@@ -11,16 +11,16 @@ use crate::failure::WrongInput;
 
 const CARD: &str = "README.md";
 
-/// A card larger than this is not one.
+/// A larger file is not taken for a card.
 const LARGEST: u64 = 4 << 20;
 
-/// What made it.
+/// What the card names as its maker.
 pub const MADE_BY: &str = concat!("welore-cli ", env!("CARGO_PKG_VERSION"));
 
-/// Writes the card of a model that was compressed from the one in `from`, which the user called
+/// Writes the card of a model that was compressed from the one in `from`, which the user named
 /// `base`.
 pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) -> Result<()> {
-    // A path of the user's is nobody else's business but for its name.
+    // A local path is private, except for its last part.
     let path = Path::new(base);
     let name = match path.exists() {
         true => path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_owned())),
@@ -35,7 +35,8 @@ pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) ->
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
 }
 
-/// Writes the card of a model that was trained on from the one in `from`: `how`.
+/// Writes the card of a model that was fine-tuned from the one in `from`; `how` describes the
+/// training.
 pub fn write_tuned_card(directory: &Path, from: &Path, plan: &RankPlan, how: &str) -> Result<()> {
     let before = match read_card(from) {
         Some(card) if tuned_card(&card, how).is_some() => Some(card),
@@ -74,11 +75,11 @@ fn no_table(path: &Path) -> WrongInput {
     let message = format!("{}: no table of measured quality", path.display());
     WrongInput::with_hint(
         message,
-        "--record is for compressed directories, as `compress` and `train` write them",
+        "--record needs a compressed model directory that `compress` or `train` wrote",
     )
 }
 
-/// A card that is there and can be read; a model does well without one.
+/// The card, if it exists and can be read; a model does not need one.
 fn read_card(directory: &Path) -> Option<String> {
     let path = directory.join(CARD);
     let size = path.metadata().ok()?.len();

@@ -1,4 +1,4 @@
-//! Carrying a plan out.
+//! Carrying out a plan.
 
 use anyhow::Result;
 use burn::tensor::FloatDType;
@@ -12,7 +12,7 @@ use crate::terminal::Bar;
 
 use std::path::Path;
 
-/// What compresses by a plan, with everything that was chosen.
+/// The compressor for a plan, with the chosen norms and options.
 pub fn compressor<'a>(
     plan: &'a RankPlan,
     norms: Norms<'a>,
@@ -25,7 +25,7 @@ pub fn compressor<'a>(
     }
 }
 
-/// A model on its autodiff device in f32, as blocks are compressed in.
+/// A model on its autodiff device in f32, which compressing block by block needs.
 pub fn load_for_blocks(dir: &Path, compute: &Compute, bar: &mut Bar) -> Result<Decoder> {
     let opened = open_model(dir, &compute.device.clone().autodiff())?;
     Ok(opened.load(FloatDType::F32, |_| true, bar)?.model)

@@ -1,4 +1,4 @@
-//! What the gradients of a run did: from `RUN/gradients.jsonl` to `RUN/gradients.json`.
+//! The gradients of a run, summed up from `RUN/gradients.jsonl` in `RUN/gradients.json`.
 
 use std::path::Path;
 
@@ -13,11 +13,11 @@ use super::artifacts::{in_file, read_artifact};
 use super::measuring::measure_within;
 use crate::args::ResourceArgs;
 
-/// The summary of a run that is done.
+/// The summary of a finished run.
 const SUMMARY_FILE: &str = "gradients.json";
 
-/// Sums up what the gradients of a run did that is done, with the ranks of the weights that it
-/// ended with. What an earlier process summed up stays.
+/// Writes the summary of a finished run's gradients, with the ranks of its final weights. An
+/// existing summary stays.
 pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
     let target = dir.join(SUMMARY_FILE);
     if target.exists() {
@@ -29,7 +29,7 @@ pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
     let names: Vec<&MatrixName> =
         all.filter(|name| checkpoint.meta(&name.weight()).is_some()).collect();
     if !names.is_empty() {
-        // Under these names factors are measured one by one, as their gradients were.
+        // Under these names factors are measured separately, as their gradients were.
         let selection = Selection::of(names)?;
         let resources = ResourceArgs::default();
         let (spectra, _) = measure_within(&checkpoint, &selection, Norms::plain(), &resources)?;
@@ -41,8 +41,8 @@ pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
     Ok(write_file(&target, dynamics.to_json().as_bytes())?)
 }
 
-/// The records of a run's gradients and their summary, if they were tracked; without the ranks of
-/// the weights where the run is not done.
+/// The records of a run's gradients and their summary, if they were tracked. The summary of an
+/// unfinished run lacks the ranks of the weights.
 pub fn read(dir: &Path) -> Result<Option<(Vec<GradientRecord>, GradientDynamics)>> {
     if !dir.join(GRADIENTS_FILE).exists() {
         return Ok(None);

@@ -1,4 +1,4 @@
-//! What `--jobs`, `--max-memory` and `--no-cache` mean.
+//! Measuring with `--jobs`, `--max-memory` and `--no-cache`.
 
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
@@ -10,13 +10,13 @@ use crate::args::ResourceArgs;
 use crate::cache::cache_dir;
 use crate::terminal::Bar;
 
-/// How many matrices are worked on at once, in how much memory.
+/// How many matrices are processed at once, and in how much memory.
 pub fn budget(args: &ResourceArgs) -> Budget {
     Budget { jobs: args.jobs, memory: args.max_memory }
 }
 
-/// How much of the work an earlier run had done. Told at the end of a command, after warnings,
-/// and not when it fails.
+/// How much of the work an earlier command had done. Reported at the end of a command that
+/// succeeds, after warnings.
 #[derive(Debug, Default)]
 pub struct Known {
     known: usize,
@@ -24,12 +24,12 @@ pub struct Known {
 }
 
 impl Known {
-    /// What a bar saw that is through.
+    /// Taken from a bar whose work is finished.
     pub fn of(bar: &Bar, all: usize) -> Self {
         Self { known: bar.known(), all }
     }
 
-    /// Says that so many matrices `were` measured, or compressed, before; nothing if none was.
+    /// Reports how many matrices `were` measured, or compressed, before, unless none were.
     pub fn tell(&self, were: &str) {
         let Self { known, all } = self;
         if *known > 0 {
@@ -38,7 +38,7 @@ impl Known {
     }
 }
 
-/// Measures a checkpoint, and counts what of it was known.
+/// Measures a checkpoint, and counts the matrices whose results were known.
 pub fn measure_within(
     checkpoint: &Checkpoint,
     selection: &Selection,
@@ -53,7 +53,7 @@ pub fn measure_within(
     if let Err(SpectrumError::Interrupted(_)) = &measured
         && options.cache.is_some()
     {
-        note!("what was measured is kept; the same command continues from there");
+        note!("the measurements so far are kept; run the same command again to continue");
     }
     let spectra = measured?;
     let known = Known::of(&bar, spectra.matrices.len());

@@ -1,4 +1,4 @@
-//! `--report`: the page of what a command made.
+//! `--report`: the page of a command's results.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,23 +13,22 @@ use super::{card, gradients};
 use crate::args::PageArgs;
 use crate::failure::WrongInput;
 
-/// A page without anything on it.
+/// An empty page.
 pub fn new_page(title: &str) -> Report {
     Report::new(title, card::MADE_BY)
 }
 
-/// Checks that the page that is asked for, if one is, can be written, and does not take the place
-/// of what else the command writes.
+/// Checks that the requested page, if any, can be written, and is not also the command's output.
 pub fn check_page(args: &PageArgs, output: Option<&Path>) -> Result<()> {
     let Some(path) = &args.report else { return Ok(()) };
     if output == Some(path.as_path()) {
-        let message = format!("{}: both the output and the --report", path.display());
+        let message = format!("{}: both the output and the --report page", path.display());
         return Err(WrongInput::with_hint(message, "give the page another name").into());
     }
     check_artifact(Some(path))
 }
 
-/// Writes the page that is asked for, if one is, of what `fill` puts on it.
+/// Writes the requested page, if any, with what `fill` puts on it.
 pub fn write_page(
     args: &PageArgs,
     title: &str,
@@ -58,7 +57,7 @@ pub fn add_run(report: &mut Report, dir: &Path) -> Result<()> {
 pub fn compared_models(value: &Value) -> Option<Vec<ReportModel>> {
     let texts = value["texts"].as_array()?.iter();
     let texts: Vec<&str> = texts.map(|text| text.as_str().unwrap_or_default()).collect();
-    // Where a text lies is nobody else's business, unless names alone do not tell texts apart.
+    // Directories are private, so they are shown only if names alone do not tell texts apart.
     let names: Vec<String> = texts
         .iter()
         .map(|text| Path::new(text).file_name().unwrap_or_default().to_string_lossy().into())

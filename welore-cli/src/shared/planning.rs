@@ -1,4 +1,4 @@
-//! From a target to a plan, and plans for people.
+//! From a target to a plan, and how a plan is printed.
 
 use std::path::Path;
 
@@ -30,12 +30,12 @@ pub struct Planned {
     pub plan: RankPlan,
     /// `None` if the plan was given.
     pub spectra: Option<Spectra>,
-    /// How much of that was known.
+    /// How much of that had been measured before.
     pub measured: Known,
 }
 
 impl Goal {
-    /// What the arguments ask for that compress by the weights alone: a plan, a target, or nothing.
+    /// The goal of a command that compresses using the weights alone: a plan, a target, or nothing.
     /// Checked before any work.
     pub fn of_weights(
         plan: Option<&Path>,
@@ -57,7 +57,7 @@ impl Goal {
         }
     }
 
-    /// The plan, measured for if it has to be.
+    /// The plan; measures for it unless it was given.
     pub fn plan(
         self,
         checkpoint: &Checkpoint,
@@ -96,25 +96,25 @@ pub fn plan_for(
     Ok(plan)
 }
 
-/// Tells what in a plan its user may not expect.
+/// Warns about results of a plan that may be unexpected.
 fn warn_about(plan: &RankPlan) {
     let totals = &plan.totals;
     if totals.growing > 0 {
         tell!(
-            "warning: {} of {} LRCs grow, because their rank is above mn/(m+n); --never-grow keeps them dense",
+            "warning: {} of {} LRCs become larger, because their ranks are above mn/(m+n); --never-grow keeps them dense",
             totals.growing,
             totals.lrcs
         );
     }
     if totals.lrcs == 0 {
         tell!(
-            "warning: nothing is factored, because no matrix gains by it (with the policies welore \
-             and uniform: none loses more than min_ratio of its ranks)"
+            "warning: nothing is factored, because no matrix would gain from it (with the policies \
+             welore and uniform: none loses more than min_ratio of its ranks)"
         );
     }
 }
 
-/// The plan's totals, for people.
+/// The plan's totals, as text.
 pub fn describe(plan: &RankPlan) -> String {
     let t = &plan.totals;
     let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);

@@ -1,4 +1,4 @@
-//! What `--method`, `--policy`, `--storage` and the like mean together.
+//! What `--method`, `--policy`, `--storage` and related options mean together.
 
 use std::path::Path;
 
@@ -14,34 +14,35 @@ use crate::args::{BlockwiseArgs, MethodArgs, TargetArgs, Way};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 
-/// A way to compress, with everything that goes with it.
+/// A way to compress, with its policy, storage and shrinkage.
 #[derive(Debug, Clone, Copy)]
 pub struct Recipe {
-    /// The way as it is called.
+    /// The way, by which the recipe is named.
     pub way: &'static Way,
     /// How ranks are chosen.
     pub policy: &'static dyn RankPolicy,
     /// How low-rank matrices are stored.
     pub storage: Storage,
-    /// Of second moments.
+    /// How second moments are shrunk.
     pub shrink: Shrinkage,
 }
 
 impl Recipe {
-    /// A way with the policy and the storage that go with it.
+    /// A way with its default policy and storage.
     pub fn of(way: &'static Way) -> Self {
         let Way { policy, storage, .. } = *way;
         Self { way, policy, storage, shrink: Shrinkage::default() }
     }
 
-    /// What the command line asks for; `calibrated` if there is or will be a calibration.
+    /// What the command line asks for; `calibrated` states whether there is or will be a
+    /// calibration.
     pub fn choose(args: &MethodArgs, target: &TargetArgs, calibrated: bool) -> Result<Self> {
         let default = Way::of(if calibrated { Method::TwoSided } else { Method::Svd });
         let way = args.method.unwrap_or(default);
         if way.method != Method::Svd && !calibrated {
             return Err(WrongInput::with_hint(
                 "this --method needs a calibration",
-                "give --calibration FILE, which `welore-cli calibrate` writes",
+                "give a --calibration FILE from `welore-cli calibrate`",
             )
             .into());
         }
@@ -55,7 +56,7 @@ impl Recipe {
         for (option, given, into) in shrink {
             if let Some(value) = given {
                 if !(value.is_finite() && value >= 0.0) {
-                    return refuse(format!("{option}: must be a number of at least 0"));
+                    return refuse(format!("{option}: must be a number that is at least 0"));
                 }
                 *into = value;
             }
@@ -63,7 +64,7 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The recipe for a plan that is given: its norms are those it was made in.
+    /// The recipe for a given plan: by default in the norms that the plan was made in.
     pub fn for_plan(args: &MethodArgs, target: &TargetArgs, plan: &RankPlan) -> Result<Self> {
         let calibrated = args.calibration.is_some();
         if plan.unit != SpectrumUnit::Weights && !calibrated && args.method.is_none() {
@@ -86,8 +87,8 @@ impl Recipe {
         }
     }
 
-    /// How the model is compressed block by block, if it is: where blocks correct the errors of
-    /// earlier ones, or are refined.
+    /// How the model is compressed block by block. `None` unless blocks correct the errors of
+    /// earlier blocks or are refined.
     pub fn blockwise<'a>(
         &self,
         args: &BlockwiseArgs,
@@ -136,7 +137,7 @@ pub fn check_blockwise(args: &BlockwiseArgs) -> Result<()> {
     Ok(())
 }
 
-/// Opens the calibration that was given, if one was.
+/// Opens the given calibration, if any.
 pub fn open_calibration(path: Option<&Path>) -> Result<Option<Calibration>> {
     Ok(path.map(Calibration::open).transpose()?)
 }

@@ -6,17 +6,17 @@ use welore_burn::modules::Selection;
 
 use crate::args::SelectionArgs;
 
-/// Checks the patterns, before a model is looked for.
+/// Checks the patterns, before the model is looked up.
 pub fn check_patterns(args: &SelectionArgs) -> Result<()> {
     selection(args, Selection::all).map(drop)
 }
 
-/// The matrices of a model that are selected: its projections, unless others are included.
+/// The selected matrices of a model: its projections, unless others are included.
 pub fn of_model(args: &SelectionArgs, model: &impl LanguageModel) -> Result<Selection> {
     selection(args, || projections(model))
 }
 
-/// The matrices that are selected of those in a file: all of them, unless some are included.
+/// The selected matrices of a file: all of them, unless some are included.
 pub fn of_file(args: &SelectionArgs) -> Result<Selection> {
     selection(args, Selection::all)
 }

@@ -11,10 +11,10 @@ use welore_burn::progress::Interrupted;
 use crate::devices::Compute;
 use crate::terminal::{Bar, interrupted};
 
-/// Tokens that an answer may be longer than the one looked for.
+/// How many tokens longer than the expected answer an answer may be.
 const SPARE: usize = 16;
 
-/// What turns prompts into answers, except for the weights.
+/// Turns prompts into answers, with any model of the same tokenizer.
 #[derive(Debug)]
 pub struct Speaker {
     tokenizer: TextTokenizer,
@@ -41,7 +41,7 @@ impl Speaker {
     fn answer<M: LanguageModel>(&self, model: &M, example: &TaskExample) -> Result<String> {
         let mut prompt = self.tokenizer.encode_prompt(&example.prompt)?;
         let max_new_tokens = self.tokenizer.encode(&example.response)?.len() + SPARE;
-        // As in training, what does not fit is lost at the beginning.
+        // As in training, a prompt that is too long loses its beginning.
         let most = model.context().saturating_sub(max_new_tokens).max(1);
         prompt.drain(..prompt.len().saturating_sub(most));
         let options = GenerateOptions { max_new_tokens, stop: self.stop.clone() };

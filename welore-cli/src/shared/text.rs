@@ -1,4 +1,4 @@
-//! Texts as the tokens of a model.
+//! Texts as tokens.
 
 use std::path::Path;
 
@@ -16,7 +16,7 @@ pub struct TextReader {
 }
 
 impl TextReader {
-    /// That of a model directory.
+    /// The tokenizer of a model directory.
     pub fn open(dir: &Path, config: &DecoderConfig) -> Result<Self> {
         let end = config.eos_token_ids.first().copied();
         Ok(Self { tokenizer: TextTokenizer::open(dir)?, end })

@@ -1,4 +1,4 @@
-//! Models from memory to directories.
+//! Writing models from memory into directories.
 
 use std::path::Path;
 
@@ -15,8 +15,8 @@ use welore_burn::plan::RankPlan;
 use super::card::write_tuned_card;
 use crate::terminal::Bar;
 
-/// The types to store the tensors of a model in that was loaded from a checkpoint: each in the type
-/// that it has there, a merged weight in that of its factors.
+/// The types to store the tensors of a model in, if it was loaded from a checkpoint: each tensor in
+/// the type that it has there, a merged weight in the type of its factors.
 pub fn stored_types(checkpoint: &Checkpoint) -> impl Fn(&str) -> Dtype {
     let of = |name: &str| checkpoint.meta(name).map(|meta| meta.dtype);
     let first = checkpoint.names().next().and_then(of).unwrap_or(Dtype::F32);
@@ -26,9 +26,9 @@ pub fn stored_types(checkpoint: &Checkpoint) -> impl Fn(&str) -> Dtype {
     }
 }
 
-/// Writes a model into a new directory, which appears whole, with the companions of the directory
-/// that it came from. `compressed` is the plan of a compressed model and, for its card, what was
-/// trained.
+/// Writes a model into a new directory, which appears only when complete, with the companions
+/// of the directory `from`. `compressed` is the plan of a compressed model and, for its card, how
+/// the model was trained.
 pub fn write_new_model(
     model: &impl Module,
     dtype_of: impl Fn(&str) -> Dtype,

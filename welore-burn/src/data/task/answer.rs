@@ -1,7 +1,7 @@
-/// Two numbers no further apart than this are one: decimals of a text are rounded.
+/// Numbers that differ by at most this are equal, because texts round decimals.
 const SAME_NUMBER: f64 = 1e-6;
 
-/// What counts as right. The rules are told at `TaskExample::is_answered_by`.
+/// What counts as a right answer. `TaskExample::is_answered_by` states the rules.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) enum Answer {
     /// One of the letters from A to `last`.
@@ -10,14 +10,14 @@ pub(super) enum Answer {
     Truth(bool),
     /// A number.
     Number(f64),
-    /// One of several texts, each as its words.
+    /// One of several texts, each as its lowercase words.
     Choice { right: usize, choices: Vec<Vec<String>> },
     /// The text itself.
     Text(String),
 }
 
 impl Answer {
-    /// One of several texts, or nothing if they cannot be told apart by their words.
+    /// One of several texts; `None` if their words do not distinguish them.
     pub fn choice(choices: &[&str], right: usize) -> Option<Self> {
         let choices: Vec<_> = choices.iter().map(|text| lowercase_words(text)).collect();
         let twice = (0..choices.len()).any(|n| choices[..n].contains(&choices[n]));
@@ -49,7 +49,7 @@ impl Answer {
     }
 }
 
-/// What a word says, if it is yes, no, true or false in any case.
+/// The truth value of yes, no, true or false, in any case; `None` for other words.
 pub(super) fn truth(word: &str) -> Option<bool> {
     match word.to_ascii_lowercase().as_str() {
         "yes" | "true" => Some(true),
@@ -70,8 +70,8 @@ fn collapsed(line: &str) -> String {
     line.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The choice that begins first, of those that begin at the same word the longest: `red ball`
-/// is not `red`.
+/// The choice that begins first; of several that begin at the same word, the longest: `red ball` is
+/// not `red`.
 fn first_choice(said: &[String], choices: &[Vec<String>]) -> Option<usize> {
     (0..said.len()).find_map(|at| {
         let begins = |n: &usize| said[at..].starts_with(&choices[*n]);

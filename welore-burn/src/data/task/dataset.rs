@@ -9,44 +9,44 @@ use super::json::Parsed;
 use super::kind::TaskKind;
 use crate::named::Named;
 
-/// The largest file that is read. The tasks have a few megabytes.
+/// Bytes of the largest file that is read. Task files have a few megabytes.
 const LARGEST: u64 = 1 << 30;
 
-/// Questions whose hash is not above this are tested: a fifth of all hashes.
+/// Questions whose hash is at most this are for testing: a fifth of all hashes.
 const TESTED: u64 = u64::MAX / 5;
 
 /// A prompt, the response to learn, and what counts as a right answer to it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct TaskExample {
-    /// What the model is given: instruction, question, and a last line `### Response:`; of
+    /// What the model is given: instruction, question, and a last line `### Response:`. For
     /// [`TaskKind::Jsonl`] the file's prompt as it is.
     pub prompt: String,
-    /// What the model should say after it.
+    /// What the model should generate after the prompt.
     pub response: String,
     pub(super) answer: Answer,
 }
 
 impl TaskExample {
-    /// Whether a text that a model generated after the prompt answers it rightly.
+    /// Whether a text that a model generated after the prompt answers it correctly.
     ///
-    /// The text may go on after its answer, so the first thing said counts:
+    /// The text may continue after its answer, so the first match counts:
     ///
-    /// - CommonsenseQA: the first letter that stands alone and labels a choice, as in `B`,
-    ///   `(B)` or `B: bank`; capitals only, and the article `A` is one.
+    /// - CommonsenseQA: the first letter that stands alone and labels a choice, as in `B`, `(B)` or
+    ///   `B: bank`; capitals only, and the article `A` counts as one.
     /// - SVAMP: the first number, as in `51`, `51.0`, `-3` or `$1,234.50`, compared as a
     ///   number.
     /// - BoolQ, CoinFlip, StrategyQA: the first word that is yes, no, true or false in any
     ///   case. Yes and true are one answer, no and false the other.
     /// - Object tracking: the choice that is named first, regardless of case, punctuation and
-    ///   spaces, and of two that begin at the same word the longer one.
-    /// - [`TaskKind::Jsonl`]: as many lines as the response has must be equal to it,
-    ///   regardless of spaces around the text and of how many there are between words.
+    ///   spaces; of two that begin at the same word, the longer one.
+    /// - [`TaskKind::Jsonl`]: the first lines of the text, as many as the response has, must equal
+    ///   it, regardless of spaces around the text and of how many there are between words.
     pub fn is_answered_by(&self, generated: &str) -> bool {
         self.answer.is_given_by(generated)
     }
 }
 
-/// A task's examples, for training and for testing. Neither is ever empty.
+/// A task's examples, for training and for testing. Neither list is ever empty.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Task {
     /// Which task it is.
@@ -58,21 +58,20 @@ pub struct Task {
 }
 
 impl Task {
-    /// Reads a task from a file, or from a directory with files named as [`TaskKind`] says.
+    /// Reads a task from a file, or from a directory with files named as [`TaskKind`] states.
     ///
-    /// A directory with a training and a test file is divided by them. A single file, given
-    /// as such or alone in its directory, is divided by the BLAKE3 hash of the question
-    /// without surrounding spaces (BoolQ's without its passage): about a fifth of all
-    /// questions are tested. So the order of the file does not matter, equal questions are
-    /// never on both sides, and a question stays on its side when others come or go. If all
-    /// hashes fall on one side, the question with the lowest hash is tested or the one with
-    /// the highest is trained.
+    /// A directory may have a training file and a test file. A single file, given as such or alone
+    /// in its directory, is divided by the BLAKE3 hash of the question without surrounding spaces
+    /// (of BoolQ without the passage): about a fifth of all questions are for testing. So the order
+    /// of the file does not matter, equal questions are never on both sides, and a question stays
+    /// on its side when others are added or removed. If all hashes fall on one side, the question
+    /// with the lowest hash is for testing, or the one with the highest for training.
     ///
     /// # Errors
     ///
-    /// [`TaskError`] if there is no such file, or if it is no file of this task: larger than
-    /// 1 GiB, not UTF-8, malformed, without examples, or the only file and without two
-    /// different questions.
+    /// [`TaskError`] if there is no such file, if it cannot be read, or if it is not a file of this
+    /// task: larger than 1 GiB, not UTF-8, malformed, without examples, or the only file and
+    /// without two different questions.
     pub fn read(kind: TaskKind, path: impl AsRef<Path>) -> Result<Self, TaskError> {
         let path = path.as_ref();
         if !path.is_dir() {
@@ -149,7 +148,7 @@ fn read_text(path: &Path) -> Result<String, TaskError> {
         return Err(too_large());
     }
     let mut bytes = Vec::new();
-    // The length above says nothing of a pipe or a device.
+    // The length above says nothing about a pipe or a device.
     file.take(LARGEST + 1).read_to_end(&mut bytes).map_err(io)?;
     if bytes.len() as u64 > LARGEST {
         return Err(too_large());
@@ -290,7 +289,7 @@ mod tests {
         fs::write(&path, b"{}\n\xff\n").unwrap();
         let error = Task::read(TaskKind::Jsonl, &path).unwrap_err();
         assert!(matches!(error, TaskError::NotUtf8 { line: 2, .. }), "{error}");
-        // A hole takes no space.
+        // A sparse file takes no space.
         File::create(&path).unwrap().set_len(LARGEST + 1).unwrap();
         let error = Task::read(TaskKind::Jsonl, &path).unwrap_err();
         assert!(matches!(error, TaskError::TooLarge { .. }), "{error}");

@@ -3,14 +3,14 @@ use std::path::{Path, PathBuf};
 /// Why a task cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
-    /// Neither a file nor a directory is there.
+    /// There is no such file or directory.
     #[error("{path}: no such file or directory", path = path.display())]
     Missing {
         /// What was looked for.
         path: PathBuf,
     },
     /// The directory has none of the task's files.
-    #[error("{path}: no file of the task {task} is in it (looked for {names})", path = path.display())]
+    #[error("{path}: has no file of the task {task} (looked for {names})", path = path.display())]
     NoTaskFile {
         /// The directory.
         path: PathBuf,
@@ -27,8 +27,8 @@ pub enum TaskError {
         /// Its reason.
         source: std::io::Error,
     },
-    /// No task is that large.
-    #[error("{path}: larger than {limit} bytes, which is no task file", path = path.display())]
+    /// The file is too large for a task.
+    #[error("{path}: larger than {limit} bytes, which is too large for a task", path = path.display())]
     TooLarge {
         /// The file.
         path: PathBuf,
@@ -40,29 +40,29 @@ pub enum TaskError {
     NotUtf8 {
         /// The file.
         path: PathBuf,
-        /// The first line that is not, from 1.
+        /// Number of the first line that is not UTF-8, from 1.
         line: usize,
     },
-    /// The file is not JSON, or an example in it is not one of the task.
+    /// The file is not JSON, or an example in it does not have the task's format.
     #[error("{path}: line {line}: {reason}", path = path.display())]
     Malformed {
         /// The file.
         path: PathBuf,
-        /// Where it was noticed, from 1: a line of the malformed example, which is its last
-        /// one where the example as a whole is wrong.
+        /// Number of a line of the malformed example, from 1; of its last line if the example as a
+        /// whole is wrong.
         line: usize,
         /// What is wrong.
         reason: String,
     },
     /// The file has no example.
-    #[error("{path}: there is no example in it", path = path.display())]
+    #[error("{path}: no examples", path = path.display())]
     Empty {
         /// The file.
         path: PathBuf,
     },
     /// The only file cannot be divided into training and test examples.
     #[error(
-        "{path}: all examples ask the same question; to train and to test takes two different ones",
+        "{path}: all examples ask the same question; training and testing need two different ones",
         path = path.display()
     )]
     TooFew {
@@ -71,13 +71,12 @@ pub enum TaskError {
     },
 }
 
-/// The most characters of a parser's message that are passed on; it quotes what it found,
-/// which may be a whole text.
+/// The most characters of a parser's message that are kept: it quotes what it found, which may be a
+/// whole text.
 const LONGEST_REASON: usize = 200;
 
 impl TaskError {
-    /// What the parser says, with the line of the file instead of the position in the piece
-    /// that was parsed.
+    /// The parser's message, with the line of the file in place of the position in the parsed part.
     pub(super) fn malformed(path: &Path, line: usize, error: &serde_json::Error) -> Self {
         let position = format!(" at line {} column {}", error.line(), error.column());
         let message = error.to_string();

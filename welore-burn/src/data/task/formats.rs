@@ -9,7 +9,7 @@ use super::error::TaskError;
 use super::json::{self, MOST_CHOICES, Parsed, Record, Scores};
 use super::kind::TaskKind;
 
-/// The examples of a file's text, in its order.
+/// Parses the text of a file into its examples, in the file's order.
 pub(super) fn parse(kind: TaskKind, path: &Path, text: &str) -> Result<Vec<Parsed>, TaskError> {
     match kind {
         TaskKind::CommonsenseQa => json::lines::<CommonsenseQa>(path, text),
@@ -22,7 +22,7 @@ pub(super) fn parse(kind: TaskKind, path: &Path, text: &str) -> Result<Vec<Parse
     }
 }
 
-/// The instruction, titled texts, and the title after which the model goes on.
+/// A prompt: the instruction, titled texts, and the title after which the model responds.
 fn prompt(instruction: &str, texts: &[(&str, &str)]) -> String {
     let texts: String =
         texts.iter().map(|(title, text)| format!("### {title}:\n{}\n\n", text.trim())).collect();
@@ -66,12 +66,12 @@ impl Record for CommonsenseQa {
         let in_order = choices.iter().zip('A'..='Z').all(|(choice, label)| choice.label == label);
         if !in_order || !(2..=MOST_CHOICES).contains(&choices.len()) {
             return Err(E::custom(format_args!(
-                "`choices` are not 2 to {MOST_CHOICES}, labelled from A on"
+                "`choices` must be 2 to {MOST_CHOICES}, labelled in order from A"
             )));
         }
         let right = choices.iter().find(|choice| choice.label == answer_key);
         let (Some(Choice { label, .. }), Some(last)) = (right, choices.last()) else {
-            return Err(E::custom("`answerKey` is the label of no choice"));
+            return Err(E::custom("`answerKey` is not the label of a choice"));
         };
         let answer = Answer::Letter { right: *label, last: last.label };
         let mut asked = stem.trim().to_string();
@@ -112,7 +112,7 @@ struct BoolQ {
 
 impl Record for BoolQ {
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
-        // The questions are searches, without a question mark.
+        // The questions are search queries, without a question mark.
         let asked = format!("{}?", self.question.trim().trim_end_matches('?'));
         let prompt = prompt(
             "Below is a passage and a question about it. Answer it with True or False.",
@@ -149,7 +149,7 @@ impl Record for StrategyQa {
         let (choices, best) = self.target_scores.best::<E>()?;
         match truth(choices[best]) {
             Some(yes) => Ok(yes_or_no(self.input, yes)),
-            None => Err(E::custom("the best of `target_scores` is neither yes nor no")),
+            None => Err(E::custom("the best choice of `target_scores` is neither yes nor no")),
         }
     }
 }
@@ -164,9 +164,9 @@ impl Record for ObjectTracking {
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
         let (choices, best) = self.target_scores.best::<E>()?;
         let Some(answer) = Answer::choice(&choices, best) else {
-            return Err(E::custom("the words of `target_scores` do not tell its choices apart"));
+            return Err(E::custom("the choices of `target_scores` cannot be told apart"));
         };
-        // The story breaks off where one of the choices goes on.
+        // The story breaks off where one of the choices continues it.
         let prompt = prompt(
             "Below is a story and choices of how it ends. Answer with the choice that is true.",
             &[("Story", &self.input), ("Choices", &choices.join("\n"))],
@@ -192,7 +192,7 @@ impl Record for Jsonl {
 mod tests {
     use super::*;
 
-    /// Prompt and response of the only example of a text.
+    /// The prompt and the response of the only example in a text.
     #[track_caller]
     fn read(kind: TaskKind, text: &str) -> (String, String) {
         let mut examples = parse(kind, Path::new("file"), text).unwrap();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 use super::dataset::TaskExample;
 use super::error::TaskError;
 
-/// An example, and the question that decides its side where a file is divided.
+/// An example, and the question that decides whether it trains or tests if its file is divided.
 #[derive(Debug)]
 pub(super) struct Parsed {
     pub question: String,
@@ -18,11 +18,11 @@ pub(super) struct Parsed {
 
 /// The fields of an example in a file.
 pub(super) trait Record: DeserializeOwned {
-    /// Checks the fields against each other and words the example.
+    /// Checks the fields against each other and writes the texts of the example.
     fn parsed<E: Error>(self) -> Result<Parsed, E>;
 }
 
-/// Examples one a line; lines may be blank.
+/// One example per line; blank lines are skipped.
 pub(super) fn lines<R: Record>(path: &Path, text: &str) -> Result<Vec<Parsed>, TaskError> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(number, line): (usize, &str)| {
@@ -57,8 +57,7 @@ struct Object<R> {
     examples: Vec<Checked<R>>,
 }
 
-/// An example that is checked while the parser still stands at it, so that the parser's error
-/// has its line.
+/// An example that is checked while the parser is still at it, so that an error has its line.
 struct Checked<R>(Parsed, PhantomData<R>);
 
 impl<'de, R: Record> Deserialize<'de> for Checked<R> {
@@ -92,7 +91,7 @@ impl<'de, R: Record> Visitor<'de> for ExampleVisitor<R> {
 /// Choices with their scores, in the file's order, which a map would lose.
 pub(super) struct Scores(Vec<(String, f64)>);
 
-/// There are no more choices than letters.
+/// The most choices, one for each letter.
 pub(super) const MOST_CHOICES: usize = 26;
 
 impl Scores {
@@ -192,15 +191,15 @@ mod tests {
             format!(r#"{{"answerKey": "{key}", "question": {question}}}"#)
         };
         let kind = TaskKind::CommonsenseQa;
-        refused(kind, &labelled(["A", "B"], "C"), 1, "`answerKey` is the label of no choice");
-        refused(kind, &labelled(["B", "A"], "A"), 1, "labelled from A on");
-        refused(kind, &labelled(["A", "A"], "A"), 1, "labelled from A on");
+        refused(kind, &labelled(["A", "B"], "C"), 1, "`answerKey` is not the label of a choice");
+        refused(kind, &labelled(["B", "A"], "A"), 1, "labelled in order from A");
+        refused(kind, &labelled(["A", "A"], "A"), 1, "labelled in order from A");
         refused(kind, &labelled(["A", "B"], "AB"), 1, "expected a character");
         let (kind, scores) = (TaskKind::ObjectTracking, r#"{"red ball.": 0, "blue ball.": 1}"#);
         for (bad, line, reason) in [
             (r#"{"red": 1, "blue": 1}"#, 7, "several choices"),
             (r#"{"red": 1}"#, 7, "has 1 choices"),
-            (r#"{"red": 1, "Red.": 0}"#, 7, "do not tell its choices apart"),
+            (r#"{"red": 1, "Red.": 0}"#, 7, "cannot be told apart"),
             (r#"{"red": "1", "blue": 0}"#, 6, "invalid type: string"),
             (r#"["red"]"#, 6, "expected an object of choices"),
         ] {

@@ -2,54 +2,54 @@ use crate::named::named;
 
 /// The tasks that can be read.
 ///
-/// Every task is a file, or a directory that has it under the name told here. Fields that
-/// are not named here are ignored.
+/// Every task is a file, or a directory that has the file under the name given here. Other fields
+/// than those named here are ignored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum TaskKind {
-    /// CommonsenseQA: lines of `question`, which has a `stem` and `choices` of `label` and
-    /// `text`, and `answerKey`. Trained on `train_rand_split.jsonl` and tested on
-    /// `dev_rand_split.jsonl`, since the official test set has no answers. The response is
-    /// the letter.
+    /// CommonsenseQA: objects, one per line, with `question`, which has a `stem` and `choices` of
+    /// `label` and `text`, and with `answerKey`. Training reads `train_rand_split.jsonl` and
+    /// testing `dev_rand_split.jsonl`, since the official test set has no answers. The response is
+    /// the letter of the right choice.
     CommonsenseQa,
-    /// SVAMP, arithmetic in words: `SVAMP.json`, an array of `Body`, `Question` and the
-    /// number `Answer`. The response is the number, without decimals where it has none.
+    /// SVAMP, arithmetic word problems: `SVAMP.json`, an array of objects with `Body`, `Question`
+    /// and the number `Answer`. The response is the number, without decimals if it is whole.
     Svamp,
-    /// BoolQ: lines of `question`, `passage` and `answer`, true or false. Trained on
-    /// `train.jsonl` and tested on `dev.jsonl`, which may also be called
+    /// BoolQ: objects, one per line, with `question`, `passage` and `answer`, true or false.
+    /// Training reads `train.jsonl` and testing `dev.jsonl`, which may also be called
     /// `boolq_train.jsonl` and `boolq_dev.jsonl`. The response is `True` or `False`.
     BoolQ,
     /// Coin flips: `coin_flip.json`, an object whose `examples` have `question` and
     /// `answer`, yes or no. The response is `yes` or `no`.
     CoinFlip,
-    /// BIG-bench's tracking of shuffled objects: `task.json`, an object whose `examples`
-    /// have `input` and `target_scores`, which gives each choice its score. The response is
-    /// the text of the choice with the highest score.
+    /// BIG-bench's tracking of shuffled objects: `task.json`, an object whose `examples` have
+    /// `input` and `target_scores`, a score for each choice. The response is the text of the choice
+    /// with the highest score.
     ObjectTracking,
     /// StrategyQA as in BIG-bench: `task.json`, an object whose `examples` have `input` and
     /// `target_scores` of yes and no. The response is `yes` or `no`.
     StrategyQa,
-    /// A task of your own: lines of `prompt` and `response`, both used as they are. In a
-    /// directory trained on `train.jsonl` and tested on the first of `test.jsonl`,
-    /// `dev.jsonl` and `valid.jsonl`.
+    /// A task of your own: objects, one per line, with `prompt` and `response`, both used as they
+    /// are. In a directory, training reads `train.jsonl` and testing the first of `test.jsonl`,
+    /// `dev.jsonl` and `valid.jsonl` that is present.
     Jsonl,
 }
 
-/// What the files of a task are called in a directory: the first one present counts.
+/// Names that a task's files may have in a directory; the first one present counts.
 pub(super) struct FileNames {
     pub train: &'static [&'static str],
-    /// Empty where the task has one file for both.
+    /// Empty if the task has one file for both.
     pub test: &'static [&'static str],
 }
 
 named!(TaskKind {
     CommonsenseQa => "commonsenseqa", "CommonsenseQA, multiple choice";
-    Svamp => "svamp", "SVAMP, arithmetic in words";
+    Svamp => "svamp", "SVAMP, arithmetic word problems";
     BoolQ => "boolq", "BoolQ, yes or no about a passage";
     CoinFlip => "coinflip", "coin flips, yes or no";
     ObjectTracking => "object-tracking", "BIG-bench's tracking of shuffled objects";
     StrategyQa => "strategyqa", "StrategyQA, yes or no";
-    Jsonl => "jsonl", "lines with a `prompt` and a `response` each";
+    Jsonl => "jsonl", "objects with a `prompt` and a `response`, one per line";
 });
 
 impl TaskKind {

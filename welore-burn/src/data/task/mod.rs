@@ -1,5 +1,5 @@
-//! Tasks with right answers: the downstream tasks of the WeLore paper, and files of your own.
-//! Knows files and texts, no tokenizer, no model.
+//! Tasks with right answers: the downstream tasks of the WeLore paper, and files of your own. Works
+//! on files and texts, without a tokenizer or a model.
 
 mod answer;
 mod dataset;

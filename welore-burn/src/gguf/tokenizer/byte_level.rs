@@ -7,11 +7,11 @@ use super::super::file::GgufFile;
 use super::Parts;
 use super::vocabulary::Vocabulary;
 
-/// How a text is cut up before merges, by the names that llama.cpp gives to it.
+/// How a text is split before merges, by llama.cpp's name for the way.
 struct Splitting {
     pre_tokenizer: Value,
     normalizer: Value,
-    /// Whether a piece that is a token is not put together from smaller ones.
+    /// Whether a piece that is itself a token is taken without merges.
     ignore_merges: bool,
     adds_bos: bool,
 }
@@ -20,10 +20,10 @@ const LLAMA3: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{
 
 const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// Mistral's newer one.
+/// The pattern of Mistral's newer tokenizer.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-/// What llama.cpp cuts by where a file says `default`, one after the other.
+/// The patterns that llama.cpp splits by, one after the other, if a file names `default`.
 const DEFAULT: [&str; 4] = [
     r"[\p{P}\$\+<=>\^~\|]+",
     r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)",
@@ -60,11 +60,11 @@ impl Splitting {
 pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Parts, GgufError> {
     let wrong = |reason| GgufError::Tokenizer { path: file.path().into(), reason };
     let Some(name) = file.text("tokenizer.ggml.pre")? else {
-        let reason = "`tokenizer.ggml.pre`, which says how text is split, is missing: an old file";
+        let reason = "`tokenizer.ggml.pre`, the way text is split, is missing; is the file old?";
         return Err(wrong(reason.into()));
     };
     let Some(splitting) = Splitting::named(name) else {
-        return Err(wrong(format!("text is split as `{name}`, which is not supported")));
+        return Err(wrong(format!("splitting text as `{name}` is not supported")));
     };
     let key = "tokenizer.ggml.merges";
     let merges = file.needed(key, file.texts(key)?)?;
@@ -72,7 +72,7 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Part
         .iter()
         .map(|merge| match split_merge(merge) {
             Some((left, right)) => Ok(json!([left, right])),
-            None => Err(file.wrong(key, format!("has an entry `{merge}`"))),
+            None => Err(file.wrong(key, format!("has an entry `{merge}`, which is not two tokens"))),
         })
         .collect::<Result<Vec<Value>, _>>()?;
     let mut model = json!({
@@ -115,7 +115,7 @@ fn split(regex: &str) -> Value {
     })
 }
 
-/// The two tokens of a merge; the first may begin with the space that is between them.
+/// The two tokens of a merge, which a space separates. The first may itself begin with a space.
 fn split_merge(merge: &str) -> Option<(&str, &str)> {
     let first = merge.chars().next()?.len_utf8();
     let space = first + merge[first..].find(' ')?;

@@ -1,4 +1,4 @@
-//! From the tokenizer in GGUF metadata to a `tokenizer.json`.
+//! Turns the tokenizer in GGUF metadata into a `tokenizer.json`.
 
 mod byte_level;
 mod sentence_piece;
@@ -23,13 +23,13 @@ pub(super) struct TokenizerFiles {
     pub config: Vec<u8>,
 }
 
-/// What the two kinds of tokenizers differ in.
+/// The parts in which the two kinds of tokenizers differ.
 struct Parts {
     normalizer: Value,
     pre_tokenizer: Value,
     decoder: Value,
     model: Value,
-    /// Whether a first token is added where the file does not say.
+    /// Whether a BOS token is added if the file does not state it.
     adds_bos: bool,
 }
 
@@ -37,8 +37,9 @@ struct Parts {
 ///
 /// # Errors
 ///
-/// [`GgufError::Tokenizer`] for kinds and ways of splitting text that are not known: other ones
-/// would give wrong tokens; [`GgufError::Metadata`] for lists that do not belong together.
+/// [`GgufError::Tokenizer`] for unknown kinds of tokenizers and unknown ways of splitting text,
+/// since known ones would give wrong tokens; [`GgufError::Metadata`] for lists that do not belong
+/// together.
 pub(super) fn read_tokenizer(
     file: &GgufFile,
     special: &SpecialTokens,
@@ -48,7 +49,7 @@ pub(super) fn read_tokenizer(
     let vocabulary = Vocabulary::read(file)?;
     if vocabulary.len() > config.vocab_size {
         let (tokens, rows) = (vocabulary.len(), config.vocab_size);
-        return Err(wrong(format!("it has {tokens} tokens, and the embedding {rows} rows")));
+        return Err(wrong(format!("it has {tokens} tokens, but the embedding has {rows} rows")));
     }
     let key = "tokenizer.ggml.model";
     let parts = match file.needed(key, file.text(key)?)? {
@@ -60,7 +61,7 @@ pub(super) fn read_tokenizer(
     };
     let adds_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(parts.adds_bos);
     let adds_eos = file.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
-    // A token that is not named is not added, as llama.cpp does.
+    // A token that the file does not name is not added, as in llama.cpp.
     let around = |id: Option<u32>, added: bool| id.filter(|_| added);
     let (first, last) = (around(special.bos, adds_bos), around(special.eos, adds_eos));
     let mut json = json!({
@@ -105,8 +106,8 @@ pub(super) fn read_tokenizer(
     Ok(TokenizerFiles { tokenizer, config: format!("{settings:#}\n").into_bytes() })
 }
 
-/// Tokens that are found in a text before it is split. They are of the model's vocabulary as
-/// well, which keeps their numbers.
+/// Tokens that are found in a text before it is split. They are in the model's vocabulary as well,
+/// which keeps their numbers.
 fn added_tokens(vocabulary: &Vocabulary<'_>) -> Value {
     let added = vocabulary.iter().filter_map(|(id, token)| {
         let special = match vocabulary.kind(id) {
@@ -127,7 +128,7 @@ fn added_tokens(vocabulary: &Vocabulary<'_>) -> Value {
     added.collect()
 }
 
-/// Puts the tokens that there are before and after a text.
+/// A post-processor that puts `first` before and `last` after a text, if there are any.
 fn template(vocabulary: &Vocabulary<'_>, first: Option<u32>, last: Option<u32>) -> Value {
     let named = |id: Option<u32>| id.and_then(|id| Some((id, vocabulary.get(id)?)));
     let (first, last) = (named(first), named(last));

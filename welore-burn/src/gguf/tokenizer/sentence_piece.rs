@@ -1,4 +1,4 @@
-//! BPE of SentencePiece, `llama` in GGUF: LLaMA 2, Mistral.
+//! SentencePiece BPE, `llama` in GGUF: LLaMA 2, Mistral.
 
 use std::cmp::Ordering;
 use std::collections::HashMap;
@@ -13,7 +13,7 @@ use super::vocabulary::{Kind, SpecialTokens, Vocabulary};
 /// What SentencePiece writes for a space.
 const SPACE: &str = "\u{2581}";
 
-/// No piece has more characters; each is cut at every place.
+/// The most characters of a token, because each is cut at every position.
 const LONGEST: usize = 512;
 
 /// The parts of a SentencePiece tokenizer.
@@ -69,19 +69,19 @@ pub(super) fn parts(
     })
 }
 
-/// A token and two that it can be put together from.
+/// Two tokens that can be merged into one, with the score of that one.
 struct Merge<'a> {
     left: &'a str,
     right: &'a str,
     score: f32,
-    /// Characters of both.
+    /// Characters in each of the two.
     lengths: (usize, usize),
 }
 
-/// The merges that scores stand for, as transformers recovers them: a pair is merged the earlier
-/// the better the token is that it makes. `None` if a token is too long.
+/// The merges that scores stand for, as transformers recovers them: the higher the score of the
+/// merged token, the earlier the merge. `None` if a token is too long.
 fn merges(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Option<Value> {
-    // SentencePiece puts together no bytes and nothing that is not text.
+    // SentencePiece merges neither bytes nor anything that is not text.
     let pieces: HashMap<&str, u32> = vocabulary
         .iter()
         .filter(|(id, _)| matches!(vocabulary.kind(*id), Kind::Normal | Kind::UserDefined))
@@ -108,7 +108,7 @@ fn merges(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Option<Value> {
         ways.sort_by_key(|(a, b, _)| (*a, *b));
         merges.extend(ways.into_iter().map(|(_, _, merge)| merge));
     }
-    // Stable: what is equal stays in the order of the vocabulary.
+    // A stable sort: equal merges stay in the order of the vocabulary.
     merges.sort_by(|a, b| {
         let by_score = b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal);
         by_score.then(b.lengths.cmp(&a.lengths))

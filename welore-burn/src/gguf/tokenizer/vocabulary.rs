@@ -13,9 +13,9 @@ pub(super) enum Kind {
     Unknown,
     Control,
     UserDefined,
-    /// Fills the embedding; never in a text.
+    /// Fills the embedding; never occurs in a text.
     Unused,
-    /// One byte of what no other token covers.
+    /// One byte of a text that no other token covers.
     Byte,
 }
 
@@ -60,7 +60,7 @@ impl<'a> Vocabulary<'a> {
         }
     }
 
-    /// The tokens that may come of a text, with their numbers.
+    /// The tokens that a text may contain, with their numbers.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &'a str)> + '_ {
         let tokens = self.tokens.iter().enumerate();
         let all = tokens.map(|(id, token)| (id as u32, token.as_str()));
@@ -75,25 +75,25 @@ impl<'a> Vocabulary<'a> {
     }
 }
 
-/// The tokens that a file names for a purpose.
+/// The special tokens that a file names.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in super::super) struct SpecialTokens {
     /// Begins a text.
     pub bos: Option<u32>,
     /// Ends a text.
     pub eos: Option<u32>,
-    /// Stands for what is no token.
+    /// Stands for text that no token covers.
     pub unknown: Option<u32>,
-    /// Fills up shorter texts.
+    /// Pads shorter texts.
     pub padding: Option<u32>,
-    /// All that end a text or a turn, the one for texts first.
+    /// All tokens that end a text or a turn, the one for texts first.
     pub ends: Vec<u32>,
 }
 
 impl SpecialTokens {
     /// # Errors
     ///
-    /// [`GgufError::Metadata`] for a number that is no token's.
+    /// [`GgufError::Metadata`] for a number that no token has.
     pub fn read(file: &GgufFile) -> Result<Self, GgufError> {
         let count = file.texts(TOKENS)?.map_or(0, <[String]>::len) as u64;
         // llama.cpp's own defaults for this kind.
@@ -103,9 +103,9 @@ impl SpecialTokens {
             let key = format!("tokenizer.ggml.{name}_token_id");
             match file.integer(&key)? {
                 Some(id) if id < count => Ok(Some(id as u32)),
-                // -1 of older converters.
+                // -1, as older converters write it.
                 Some(id) if id == u64::from(u32::MAX) => Ok(None),
-                Some(id) => Err(file.wrong(&key, format!("is {id} of {count} tokens"))),
+                Some(id) => Err(file.wrong(&key, format!("is {id}, but there are {count} tokens"))),
                 None => Ok(None),
             }
         };

@@ -1,8 +1,8 @@
-//! What the gradients of a run do, which WeLore (arXiv 2407.11239) explains low-rank weights by:
-//! the gradients of some matrices settle early into a subspace that stays, and the weights that
+//! How the gradients of a run develop. WeLore (arXiv 2407.11239) explains low-rank weights by it:
+//! the gradients of some matrices settle early into a subspace that persists, and the weights that
 //! they add up to become low-rank.
 //!
-//! The tracker writes records, the summary says when each matrix settled.
+//! The tracker writes records; the summary states when each matrix settled.
 
 mod record;
 mod summary;

@@ -3,27 +3,28 @@ use serde::{Deserialize, Serialize};
 use crate::linalg::{LeadingSubspace, LinalgError, Matrix, leading_subspace, subspace_similarity};
 use crate::modules::MatrixName;
 
-/// The file of a run directory that holds its [`GradientRecord`]s, one a line.
+/// The file of a run directory that holds its [`GradientRecord`]s, one per line.
 pub const GRADIENTS_FILE: &str = "gradients.jsonl";
 
-/// Singular values in a record; more could not be seen.
+/// The most singular values in a record; more could not be seen in a plot.
 const VALUES: usize = 64;
 
-/// Leading directions that are compared, at most, and as a share of the full rank.
+/// The number of leading directions that are compared: the full rank over `DIRECTIONS_SHARE`, at
+/// most `DIRECTIONS`.
 const DIRECTIONS: usize = 8;
 const DIRECTIONS_SHARE: usize = 8;
 
-/// A singular value below this share of the largest has no direction of its own: that of an f32
-/// gradient is rounding.
+/// A singular value below this share of the largest has no direction that counts: in an f32
+/// gradient it is rounding.
 const NO_DIRECTION: f64 = 1e-6;
 
-/// What the gradient of one matrix was at one step, before clipping.
+/// Figures of the gradient of one matrix at one step, before clipping.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GradientRecord {
     /// Number of the step, from 1.
     pub step: usize,
-    /// The matrix, as checkpoints call it, without `.weight`. Of a factored matrix `X` the factors
-    /// train, and are `X.V` and `X.U`, or in pivoted storage `X.V` and `X.C`.
+    /// The matrix, as model directories name it, without `.weight`. A factored matrix `X` has a
+    /// record for each factor: `X.V` and `X.U`, or `X.V` and `X.C` in pivoted storage.
     pub name: MatrixName,
     /// `[out, in]`, as PyTorch stores the weight.
     pub shape: [usize; 2],
@@ -33,21 +34,23 @@ pub struct GradientRecord {
     pub stable_rank: f64,
     /// Number of singular values.
     pub full_rank: usize,
-    /// Singular values over the largest one, largest first. Of more than 64 evenly spread ones, the
-    /// first and the last among them: the `k`-th is number `⌊k (full_rank - 1) / 63⌋`.
+    /// Singular values divided by the largest one, largest first. If there are more than 64, 64
+    /// evenly spaced ones from the first to the last: the `k`-th is number
+    /// `⌊k (full_rank - 1) / 63⌋`.
     pub values: Vec<f32>,
-    /// Dimension of the subspaces that are compared: an eighth of the full rank, from 1 to 8.
+    /// Dimension of the subspaces that are compared: an eighth of the full rank, at least 1 and at
+    /// most 8.
     pub rank: usize,
-    /// What the leading singular vectors of the smaller side span, compared with what they
-    /// spanned in the record before, in `[0, 1]`; see
-    /// [`subspace_similarity`]. `None` if there is nothing to compare: in the first record, in the
-    /// first one after a run was resumed, and where a gradient has fewer directions than `rank`.
+    /// Similarity, in `[0, 1]`, of the subspace that the leading singular vectors of the smaller
+    /// side span to that of the previous record; see [`subspace_similarity`]. `None` if there is
+    /// nothing to compare: in the first record, in the first one after a run is resumed, and where
+    /// this gradient or the previous one has fewer directions than `rank`.
     pub similarity: Option<f64>,
 }
 
 impl GradientRecord {
-    /// The record of a gradient `[out, in]`, and a basis of its leading directions, if it has so
-    /// many. `before` is the basis of the record before.
+    /// The record of a gradient `[out, in]`, and a basis of its `rank` leading directions, if it
+    /// has that many. `before` is the basis of the previous record.
     pub(super) fn of(
         step: usize,
         name: &MatrixName,
@@ -83,12 +86,12 @@ impl GradientRecord {
     }
 }
 
-/// The records in the text of a `gradients.jsonl`. Lines that are none are left out.
+/// The records in the text of a `gradients.jsonl`. Lines that are not records are skipped.
 pub fn read_gradients(text: &str) -> Vec<GradientRecord> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// At most `most` places of `count`, evenly spread, the first and the last among them.
+/// At most `most` indices below `count`, evenly spaced, including the first and the last.
 pub(crate) fn places(count: usize, most: usize) -> Vec<usize> {
     if count <= most {
         return (0..count).collect();
@@ -128,7 +131,7 @@ mod tests {
 
     #[test]
     fn similarity_is_that_of_the_leading_directions_of_the_smaller_side() {
-        // 16 x 40 compares 2 directions, of the rows.
+        // At 16 x 40, 2 directions of the rows are compared.
         let falling: Vec<f64> = (0..16).map(|i| 0.5f64.powi(i)).collect();
         let of = |gradient: &Matrix, before: Option<&Matrix>| {
             let (record, basis) = GradientRecord::of(1, &"a".into(), gradient, before).unwrap();
@@ -137,7 +140,7 @@ mod tests {
         };
         let (first, basis) = of(&diagonal(&falling, [16, 40], 0), None);
         assert_eq!(first, None);
-        // Other columns, other sizes, the same rows in front.
+        // Other columns and sizes, the same leading rows.
         let scaled: Vec<f64> = falling.iter().map(|x| -1e-9 * x).collect();
         let (same, _) = of(&diagonal(&scaled, [16, 40], 5), Some(&basis));
         assert!((same.unwrap() - 1.0).abs() < 1e-9);

@@ -9,32 +9,34 @@ use crate::modules::{MatrixName, natural_order};
 const FORMAT: &str = "welore-gradients";
 const VERSION: u32 = 1;
 
-/// A matrix has settled when its similarity stays at this share of its level or above.
+/// A matrix has settled when its similarity stays at or above this share of its level.
 pub const SETTLED_SHARE: f64 = 0.8;
 
-/// Similarities in a row whose mean is taken for that: one alone is noise of its batch.
+/// The number of similarities in a row whose mean decides that: a single one has the noise of its
+/// batch.
 pub const SETTLED_WINDOW: usize = 3;
 
-/// The last of so many parts of a run makes the level of a similarity.
+/// The level of a similarity is its mean over the last of this many parts of a run.
 const PARTS: usize = 4;
 
-/// A level below so many times the similarity of random subspaces is no subspace that stays.
+/// A level below this many times the similarity of random subspaces means that no subspace
+/// persists.
 const ABOVE_CHANCE: f64 = 2.0;
 
-/// Share of the squared singular values that the effective rank of a weight keeps.
+/// Share of the sum of all squared singular values that the effective rank of a weight keeps.
 const ENERGY: f64 = 0.9;
 
-/// What the gradients of a run did, matrix by matrix, and the ranks of the weights it ended
-/// with: the file `gradients.json` of a run directory.
+/// How the gradients of a run developed, matrix by matrix, and the ranks of the final weights: the
+/// file `gradients.json` of a run directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct GradientDynamics {
     format: String,
     version: u32,
-    /// One entry a matrix, in the model's order.
+    /// One entry per matrix, in the model's order.
     pub matrices: Vec<MatrixDynamics>,
 }
 
-/// What the gradient of one matrix did.
+/// How the gradient of one matrix developed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MatrixDynamics {
     /// The matrix, as in [`GradientRecord`].
@@ -45,16 +47,16 @@ pub struct MatrixDynamics {
     pub rank: usize,
     /// Mean similarity of successive subspaces.
     pub similarity: Option<f64>,
-    /// The same of the last quarter of the records: what the similarity ended at.
+    /// Mean over the last quarter of them: the level at which the similarity ends.
     pub level: Option<f64>,
-    /// The first recorded step from which on the mean of [`SETTLED_WINDOW`] similarities in a row
-    /// (fewer in the beginning) stays at [`SETTLED_SHARE`] of the level or above. `None` where it
-    /// does not, and where the level is below twice `rank / min(out, in)`, which random subspaces
-    /// have on average: then there is no subspace that stays.
+    /// The first recorded step from which the mean of [`SETTLED_WINDOW`] similarities in a row
+    /// (fewer at the beginning) stays at or above [`SETTLED_SHARE`] of the level. `None` if it does
+    /// not, or if the level is below twice `rank / min(out, in)`, the average similarity of random
+    /// subspaces: then no subspace persists.
     pub settled: Option<usize>,
     /// Mean stable rank of the gradient.
     pub stable_rank: f64,
-    /// The weight at the end, if it was looked at.
+    /// Ranks of the final weight, if it was decomposed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub weight: Option<WeightRank>,
 }
@@ -62,8 +64,8 @@ pub struct MatrixDynamics {
 /// How low-rank a weight is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct WeightRank {
-    /// Effective rank: the fewest singular values that hold 90% of the sum of all squares, which
-    /// is the rank that approximates the weight with a relative error of `√0.1`.
+    /// Effective rank: the smallest number of singular values that hold 90% of the sum of all
+    /// squares. The best approximation at this rank has a relative error of at most `√0.1`.
     pub effective: usize,
     /// The effective rank as a share of the full one.
     pub share: f64,
@@ -71,7 +73,7 @@ pub struct WeightRank {
     pub stable: f64,
 }
 
-/// A summary of gradients that cannot be read.
+/// Why a summary of gradients cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum DynamicsError {
@@ -87,7 +89,7 @@ pub enum DynamicsError {
 }
 
 impl GradientDynamics {
-    /// Sums up the records of a run, in any order.
+    /// Summarizes the records of a run, given in any order.
     pub fn of(records: &[GradientRecord]) -> Self {
         let mut by_name: BTreeMap<&MatrixName, Vec<&GradientRecord>> = BTreeMap::new();
         for record in records {
@@ -99,7 +101,7 @@ impl GradientDynamics {
         Self { format: FORMAT.into(), version: VERSION, matrices }
     }
 
-    /// Adds what the weights have become: `values_of` gives the singular values of a matrix,
+    /// Adds the ranks of the final weights: `values_of` gives the singular values of a matrix,
     /// largest first.
     pub fn set_weights<'a>(&mut self, values_of: impl Fn(&MatrixName) -> Option<&'a [f64]>) {
         for matrix in &mut self.matrices {
@@ -111,7 +113,7 @@ impl GradientDynamics {
     ///
     /// # Errors
     ///
-    /// [`DynamicsError`] if it is none.
+    /// [`DynamicsError`] if it is not one.
     pub fn from_json(text: &str) -> Result<Self, DynamicsError> {
         let header = Header::of(text)?;
         if header.format != FORMAT {
@@ -172,9 +174,9 @@ fn mean(values: &[f64]) -> Option<f64> {
 }
 
 impl WeightRank {
-    /// Of a weight with these singular values, largest first.
+    /// The ranks of a weight with these singular values, largest first.
     pub fn of(values: &[f64]) -> Self {
-        // Over the largest, so that no square overflows.
+        // Divided by the largest, so that no square overflows.
         let largest = values.first().copied().unwrap_or(0.0);
         let square = |value: &f64| if largest > 0.0 { (value / largest).powi(2) } else { 0.0 };
         let stable: f64 = values.iter().map(square).sum();
@@ -207,8 +209,7 @@ mod tests {
         }
     }
 
-    /// The summary of a matrix with a record every 10 steps, of which the first has nothing to
-    /// be compared with.
+    /// The summary of a matrix with a record every 10 steps. The first record has no similarity.
     fn of(similarities: &[f64]) -> MatrixDynamics {
         let mut records = vec![record(10, "a", None)];
         let later = similarities.iter().enumerate();
@@ -227,14 +228,14 @@ mod tests {
         assert_eq!((matrix.level, matrix.settled), (Some(0.8), Some(70)));
         assert!((matrix.similarity.unwrap() - 4.9 / 8.0).abs() < 1e-12);
         assert_eq!(matrix.stable_rank, 50.0);
-        // From the start on; a dip of one record is noise, one that lasts is not.
+        // Settled from the start: a dip of one record is noise, but not one that lasts.
         assert_eq!(of(&[0.5, 0.6, 0.4, 0.6, 0.6, 0.6]).settled, Some(20));
         assert_eq!(of(&[0.6, 0.6, 0.3, 0.3, 0.6, 0.6, 0.6]).settled, Some(70));
     }
 
     #[test]
     fn what_ends_no_better_than_by_chance_has_not_settled() {
-        // Random subspaces of 8 in 64 dimensions have 1/8 in common.
+        // Random subspaces of 8 in 64 dimensions have a similarity of 1/8 on average.
         assert_eq!(of(&[0.2; 8]).settled, None);
         assert_eq!(of(&[0.3; 8]).settled, Some(20));
         let nothing = of(&[]);

@@ -15,12 +15,12 @@ use crate::train::checkpoints::Position;
 use crate::train::lines::Lines;
 use crate::workers::Budget;
 
-/// Writes down what the gradients of the projections are, every so many steps. Between these it
-/// does nothing, and it never changes a gradient.
+/// Records the gradients of the projections in every `every`-th step. In other steps it does
+/// nothing, and it never changes a gradient.
 #[derive(Debug)]
 pub(in crate::train) struct Tracker {
     every: NonZeroUsize,
-    /// Names of what is tracked, by the path of the parameter.
+    /// Names of the tracked parameters, by their paths.
     names: BTreeMap<String, MatrixName>,
     /// Leading directions of the last recorded gradients, by name.
     bases: BTreeMap<MatrixName, Matrix>,
@@ -28,8 +28,8 @@ pub(in crate::train) struct Tracker {
 }
 
 impl Tracker {
-    /// Tracks the projections of a module that train, or the factors of one. Lines of steps after
-    /// the position go: they will be written again. `None` if there is nothing to track.
+    /// Tracks the projections of a module, or their factors, that train. Lines of steps after the
+    /// position are removed: they will be written again. `None` if there is nothing to track.
     pub fn open<M: LanguageModel>(
         path: PathBuf,
         every: NonZeroUsize,
@@ -45,8 +45,8 @@ impl Tracker {
         Ok(Some(Self { every, names, bases: BTreeMap::new(), lines }))
     }
 
-    /// Records the gradients of a step, if it is its turn. A gradient that is not finite has no
-    /// record: whoever trains sees it in the norm.
+    /// Records the gradients of a step, if the step is due. A gradient that is not finite gets no
+    /// record: training detects it by the norm.
     pub fn record<M: LanguageModel>(
         &mut self,
         step: usize,
@@ -65,8 +65,8 @@ impl Tracker {
         });
         let workers = Budget::default().workers();
         let mut text = String::new();
-        // As many at a time as are decomposed at once: all gradients in f64 may be too much for
-        // the host. They are read by the thread that queued the work on the device.
+        // Only as many at a time as are decomposed in parallel: all gradients in f64 may be too
+        // large for the host. The thread that queued the work on the device reads them.
         for part in found.chunks(workers.count()) {
             let matrices: Vec<(&MatrixName, _)> =
                 part.iter().map(|(name, gradient)| (*name, to_matrix(gradient.clone()))).collect();
@@ -89,13 +89,13 @@ impl Tracker {
                 };
             }
         }
-        // All of a step at once, so that a step is there whole or not at all.
+        // All lines of a step at once, so that the file has all of them or none.
         self.lines.append(&text)
     }
 }
 
-/// Names of the trainable parameters of the projections of a model, by their paths: those of their
-/// tensors, without `.weight`.
+/// Names of the trainable parameters of a model's projections, by their paths. A name is that of
+/// the tensor, without `.weight`.
 fn names(model: &impl LanguageModel) -> BTreeMap<String, MatrixName> {
     let projections: BTreeSet<MatrixName> =
         model.matrices().into_iter().map(|matrix| matrix.name).collect();

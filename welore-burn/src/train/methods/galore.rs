@@ -13,7 +13,7 @@ use crate::modules::Place;
 pub(super) struct Galore;
 
 impl TrainingMethod for Galore {
-    const TRAINED: &'static str = "all parameters, by GaLore";
+    const TRAINED: &'static str = "all parameters, with GaLore";
     const OPTIONS: &'static [&'static str] = &["galore.rank", "galore.refresh", "galore.scale"];
 
     fn trains(_place: &Place, _projections: &Projections) -> bool {

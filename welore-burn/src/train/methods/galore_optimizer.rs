@@ -7,13 +7,13 @@ use crate::linalg::{LinalgError, Matrix, leading_left_vectors};
 /// [`GaLore`] Configuration.
 #[derive(Config, Debug)]
 pub struct GaLoreConfig {
-    /// Rank that gradients of matrices are projected to. Parameters that are no matrices, or
-    /// have no dimension larger than this, are optimized by plain AdamW.
+    /// Rank that gradients of matrices are projected to. Parameters that are not matrices, or whose
+    /// smaller dimension is at most this, are optimized by plain AdamW.
     pub rank: usize,
     /// Steps between new projections.
     #[config(default = 200)]
     pub refresh: usize,
-    /// Scale of the updates that come back from the projected space.
+    /// Scale of the updates that are projected back.
     #[config(default = 0.25)]
     pub scale: f64,
     /// Decay of the first moment.
@@ -54,10 +54,10 @@ impl GaLoreConfig {
 
 /// GaLore optimizer: AdamW whose moments live in a low-rank projection of the gradient.
 ///
-/// Every `refresh` steps the `rank` leading singular vectors `P` of the gradient are taken on
-/// its smaller side. In between the gradient is projected, `Pᵀ G` or `G P`, AdamW computes its
-/// update there, and the update is projected back and scaled. Moments are kept when the
-/// projection changes, as in the authors' code.
+/// Every `refresh` steps, the columns of `P` become the `rank` leading singular vectors of the
+/// gradient on its smaller side. In every step the gradient is projected, `Pᵀ G` or `G P`, AdamW
+/// computes its update there, and the update is projected back and scaled. Moments are kept when
+/// the projection changes, as in the authors' code.
 ///
 /// See: [GaLore, Zhao et al., 2024](https://arxiv.org/abs/2403.03507).
 ///
@@ -96,8 +96,8 @@ impl Optimizer for GaLore {
             None => (0, None, None),
         };
         let Ok(projection) = self.projection(time, &grad, old) else {
-            // A gradient that is not finite has no directions to follow; whoever trains sees it
-            // in the norm.
+            // A gradient that is not finite has no directions to follow; training detects it by the
+            // norm.
             return (tensor, None);
         };
         let grad = match &projection {
@@ -139,7 +139,7 @@ impl Optimizer for GaLore {
 }
 
 impl GaLore {
-    /// The projection of this step: the old one, or a new one when it is time.
+    /// The projection of this step: the old one, or a new one when it is due.
     fn projection<const D: usize>(
         &self,
         time: usize,
@@ -186,7 +186,7 @@ fn project<const D: usize>(grad: Tensor<D>, projection: &Tensor<2>) -> Tensor<D>
     projected.reshape(shape_of(shape))
 }
 
-/// The way back from [`project`], to a matrix of shape `dims`.
+/// Projects an update back to a matrix of shape `dims`; see [`project`].
 fn project_back<const D: usize>(
     update: Tensor<D>,
     projection: &Tensor<2>,
@@ -202,12 +202,12 @@ fn project_back<const D: usize>(
     whole.reshape(dims)
 }
 
-/// The shape of a matrix, where the type does not know that `D` is 2.
+/// The shape of a matrix, where the compiler does not know that `D` is 2.
 fn shape_of<const D: usize>(shape: [usize; 2]) -> [usize; D] {
     std::array::from_fn(|axis| shape[axis])
 }
 
-// By hand, because the derive works inside of Burn only.
+// Written by hand, because the derive works only inside Burn.
 impl<const D: usize> RecordState for GaLoreState<D> {
     fn state_flatten(&self, prefix: &str, out: &mut StateSink) {
         out.push_scalar(prefix, "time", self.time.into());

@@ -18,7 +18,7 @@ impl TrainingMethod for Lora {
     const TRACKED: bool = false;
     const OPTIONS: &'static [&'static str] = &["lora.rank", "lora.alpha"];
 
-    /// The adapters are new, and nothing that was there trains.
+    /// Only the new adapters train, no existing parameter.
     fn trains(_place: &Place, _projections: &Projections) -> bool {
         false
     }
@@ -47,7 +47,7 @@ impl TrainingMethod for Lora {
         let paths: Vec<String> =
             projections.paths(|place| projections.contains(place)).into_iter().collect();
         for device in model.devices() {
-            // Adapters start at random; a run can be repeated.
+            // Adapters start at random; with the seed a run can be repeated.
             device.seed(options.seed);
         }
         let adapters = Adapters::new(rank, alpha).set_param_group(ParamGroup::from_paths(paths));
@@ -60,12 +60,12 @@ impl TrainingMethod for Lora {
     }
 }
 
-/// Refuses adapters of a rank that the smallest side of a projection does not have.
+/// Refuses a rank above the smallest side of all projections.
 fn check_rank(rank: usize, projections: &Projections) -> Result<(), TrainError> {
     let full = projections.dense_shapes().flatten().min().unwrap_or(0);
     if rank <= full {
         return Ok(());
     }
-    let reason = format!("is larger than the smallest projection, of rank {full}");
+    let reason = format!("is larger than {full}, the full rank of the smallest projection");
     Err(TrainError::Option { name: "lora.rank", reason })
 }

@@ -1,6 +1,6 @@
-//! Ways to train: which parameters train, by which optimizer, and what goes on between steps.
+//! Training methods: which parameters train, with which optimizer, and what happens between steps.
 //!
-//! A method is a file here and a line in the list below.
+//! A method is a file in this directory and a line in the list below.
 
 mod full;
 mod galore;
@@ -22,21 +22,21 @@ use crate::named::named;
 
 pub use galore_optimizer::{GaLore, GaLoreConfig, GaLoreState};
 
-/// One way to train.
+/// A training method.
 pub(super) trait TrainingMethod {
-    /// What it trains, for a model card: "tuned: its LRCs, 60 steps ...".
+    /// What it trains, for a model card: "Fine-tuned after compression: its LRCs, 60 steps, ...".
     const TRAINED: &'static str;
 
-    /// Whether the model that comes of it is dense, whatever the one before was.
+    /// Whether the resulting model is dense, even if the original was not.
     const MERGES: bool = false;
 
-    /// Whether weights train that the model had before, so that their gradients can be tracked.
+    /// Whether existing weights of the model train, so that their gradients can be tracked.
     const TRACKED: bool = true;
 
-    /// The options that it alone reads, as [`TrainOptions`] calls them.
+    /// The options that only this method reads, by their names in [`TrainOptions`].
     const OPTIONS: &'static [&'static str] = &[];
 
-    /// Whether a parameter trains. What does not is frozen, and stores neither activations nor
+    /// Whether a parameter trains. All others are frozen, and store neither activations nor
     /// gradients.
     fn trains(place: &Place, projections: &Projections) -> bool;
 
@@ -45,7 +45,8 @@ pub(super) trait TrainingMethod {
         Ok(())
     }
 
-    /// How much of a model would train, and how much there would be. Initializes nothing.
+    /// How many parameters of a model would train, and how many there would be. Initializes
+    /// nothing.
     fn count(
         projections: &Projections,
         _options: &TrainOptions,
@@ -64,14 +65,14 @@ pub(super) trait TrainingMethod {
         adamw(options)
     }
 
-    /// What happens to the model before step number `step`, counted from 0: such as other
-    /// parameters that train from here on. Must be a function of its arguments, so that a run that
-    /// is resumed takes the same steps.
+    /// Changes the model before step number `step`, counted from 0. For example, other parameters
+    /// may train from here on. Must be a pure function of its arguments, so that a resumed run
+    /// takes the same steps.
     fn before_step<M: LanguageModel>(model: M, _step: usize, _options: &TrainOptions) -> M {
         model
     }
 
-    /// The model that is written, on its plain device, of the one that was trained.
+    /// Turns the trained model, on its plain device, into the one that is written.
     fn finish<M: LanguageModel>(model: M) -> M {
         model
     }
@@ -105,18 +106,17 @@ macro_rules! methods {
                 match self { $(Self::$variant => <$method>::TRAINED),+ }
             }
 
-            /// Whether the model that comes of it is dense, whatever the one before was.
+            /// Whether the resulting model is dense, even if the original was not.
             pub fn merges(self) -> bool {
                 match self { $(Self::$variant => <$method>::MERGES),+ }
             }
 
-            /// Whether weights train that the model had before, so that their gradients can be
-            /// tracked.
+            /// Whether existing weights of the model train, so that their gradients can be tracked.
             pub fn is_tracked(self) -> bool {
                 match self { $(Self::$variant => <$method>::TRACKED),+ }
             }
 
-            /// The options that it alone reads, by their names in [`TrainOptions`].
+            /// The options that only this method reads, by their names in [`TrainOptions`].
             pub fn options(self) -> &'static [&'static str] {
                 match self { $(Self::$variant => <$method>::OPTIONS),+ }
             }
@@ -162,8 +162,8 @@ macro_rules! methods {
                 match self { $(Self::$variant => <$method>::before_step(model, step, options)),+ }
             }
 
-            /// The model that is written of the one that was trained: without adapters, whose sum
-            /// with a weight is dense. `model` is on its plain device.
+            /// Turns the trained model into the one that is written: adapters are merged into their
+            /// weights, which are dense then. `model` is on its plain device.
             pub fn finish<M: LanguageModel>(self, model: M) -> M {
                 match self { $(Self::$variant => <$method>::finish(model)),+ }
             }
@@ -178,16 +178,16 @@ methods! {
     Full = full::Full, "full", "every parameter";
     /// The projections that stayed dense, the counterpart that the paper compares with.
     Nlrc = nlrc::Nlrc, "nlrc", "the projections that stayed dense";
-    /// LoRA adapters on all projections (arXiv 2106.09685), Burn's own. Factored projections are
-    /// merged first, since the sum with an adapter has a larger rank.
+    /// Burn's LoRA adapters (arXiv 2106.09685) on all projections. Factored projections are merged
+    /// first, since the sum with an adapter has a larger rank.
     Lora = lora::Lora, "lora", "LoRA adapters on all projections";
     /// Every parameter, with the gradients of projections projected to low rank (GaLore,
     /// arXiv 2403.03507).
     Galore = galore::Galore, "galore", "every parameter, with the gradients of projections projected to low rank";
 }
 
-/// Makes exactly the chosen parameters trainable, and says which they are and how many. They must
-/// be f32; what is frozen may be of any type.
+/// Makes exactly the chosen parameters trainable, and returns which and how many they are. They
+/// must be f32; frozen parameters may be of any type.
 ///
 /// # Errors
 ///
@@ -206,13 +206,14 @@ pub fn select_trainable<M: LanguageModel>(
 }
 
 /// Paths of the parameters of a model that would train from the start, so that a loader can hold
-/// them in f32. Initializes nothing. None of those that a method adds itself.
+/// them in f32. Parameters that a method adds, such as adapters, are not included. Initializes
+/// nothing.
 pub fn trainable_paths(model: &impl LanguageModel, trainable: Trainable) -> BTreeSet<String> {
     let projections = Projections::of(model);
     projections.paths(|place| trainable.trains(place, &projections))
 }
 
-/// How much of a model would train. Initializes nothing.
+/// How many parameters of a model would train. Initializes nothing.
 ///
 /// # Errors
 ///
