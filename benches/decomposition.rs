@@ -1,5 +1,5 @@
 //! Times the two decompositions on the matrix shapes of models, with a heavy-tailed spectrum,
-//! against faer's plain singular value decomposition, and tells how exact they are.
+//! against faer's plain singular value decomposition, and reports how exact they are.
 //!
 //! ```sh
 //! cargo bench -p welore-burn --bench decomposition                 # SmolLM2-135M
@@ -8,7 +8,7 @@
 //! cargo bench -p welore-burn --bench decomposition -- layer        # 7 matrices of LLaMA-2-7B
 //! ```
 //!
-//! `layer` decomposes the matrices of one layer as `analyze` and `compress` do: one a core.
+//! `layer` decomposes the matrices of one layer as `analyze` and `compress` do: one per core.
 
 use std::hint::black_box;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +17,7 @@ use std::time::Instant;
 use faer::MatRef;
 use welore_burn::linalg::{Matrix, balanced_factors, singular_values};
 
-/// Name, shapes, and runs of which the fastest counts.
+/// Name, shapes, and number of runs; the fastest run counts.
 type Model = (&'static str, &'static [(usize, usize)], usize);
 
 const MODELS: [Model; 3] = [
@@ -29,7 +29,7 @@ const MODELS: [Model; 3] = [
 /// Matrices with a side of this or more keep this rank, smaller ones half of theirs.
 const LARGE: usize = 1024;
 
-/// A sum of few strong and many weak random rank-1 terms.
+/// A sum of a few strong and many weak random rank-1 terms.
 fn heavy_tailed(rows: usize, cols: usize) -> Matrix {
     let mut state = 0x2545f4914f6cdd1du64;
     let mut random = move || {
@@ -117,7 +117,7 @@ fn measure_layer() {
     println!("one layer of llama-2-7b: values {values:.1} s, factors at {LARGE} {factors:.1} s");
 }
 
-/// A matrix a core, each with a thread pool of its own.
+/// One matrix per core, each with its own thread pool.
 fn spread(matrices: &[Matrix], work: &(dyn Fn(&Matrix) + Sync)) {
     let next = AtomicUsize::new(0);
     std::thread::scope(|scope| {

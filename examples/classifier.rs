@@ -1,5 +1,5 @@
-//! A module of one's own, compressed and fine-tuned: train a small classifier, factor its
-//! layers, and train only the factors.
+//! Your own module, compressed and fine-tuned: train a small classifier, factor its layers, and
+//! train only the factors.
 //!
 //! ```sh
 //! cargo run --release -p welore-burn --example classifier
@@ -36,7 +36,7 @@ impl Classifier {
     }
 }
 
-/// Points of four classes: which of four random directions fits a point best.
+/// Points of four classes: the class is which of four random directions fits a point best.
 struct Data {
     x: Tensor<2>,
     y: Tensor<1, Int>,

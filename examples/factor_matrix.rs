@@ -1,5 +1,5 @@
-//! One matrix, factored: its singular values, how good factors of it are at several ranks, what
-//! they cost in either storage, and layers that multiply by them.
+//! Factors one matrix: its singular values, the error of factors at several ranks, their size in
+//! both storages, and layers that multiply by them.
 //!
 //! ```sh
 //! cargo run --release -p welore-burn --example factor_matrix
@@ -18,7 +18,7 @@ fn norm(values: &[f64]) -> f64 {
     values.iter().map(|x| x * x).sum::<f64>().sqrt()
 }
 
-/// A matrix as a weight: Burn's are `[d_input, d_output]`.
+/// A matrix as a weight of Burn, `[d_input, d_output]`.
 fn weight(matrix: &Matrix, device: &Device) -> Tensor<2> {
     let shape = [matrix.rows(), matrix.cols()];
     let values: Vec<f32> = matrix.data().iter().map(|x| *x as f32).collect();
@@ -34,7 +34,7 @@ fn difference(a: Tensor<2>, b: Tensor<2>) -> f64 {
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let device = Device::flex();
     device.seed(7);
-    // How near points on a line are to each other: some strong directions and a tail.
+    // How close points on a line are to each other: a few strong directions and a tail.
     let place = |index: usize, of: usize| index as f64 / of as f64;
     let entry = |i, j| (-20.0 * (place(i, OUT) - place(j, IN)).abs()).exp();
     let matrix = Matrix::new(OUT, IN, (0..OUT * IN).map(|k| entry(k / IN, k % IN)).collect())?;
@@ -68,7 +68,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let again = dense.clone().factored(rank)?.forward(x.clone());
         assert!(difference(again, output.clone()) < 1e-4, "the same factors");
 
-        // The same matrix as some of its rows, and what makes the other rows of them.
+        // The same matrix as some of its rows, and what computes the other rows from them.
         let pivoted = pivot_factors(&factors)?;
         let (rows, others) = (weight(&pivoted.rows, &device), weight(&pivoted.others, &device));
         let by_rows = LowRankLinear::from_pivots(rows, others, &pivoted.pivots, None)?;

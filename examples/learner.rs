@@ -1,5 +1,5 @@
 //! `burn::train` on a model with low-rank layers: a classifier is trained, its layers are factored,
-//! and a second training tunes the factors alone.
+//! and a second training tunes only the factors.
 //!
 //! ```sh
 //! cargo run --release -p welore-burn --features learner --example learner
@@ -94,7 +94,7 @@ impl Batcher<Point, Points> for PointBatcher {
     }
 }
 
-/// Points of four classes: which of four random directions fits a point best.
+/// Points of four classes: the class is which of four random directions fits a point best.
 fn points(count: usize, directions: &Tensor<2>) -> Arc<dyn DataLoader<Points>> {
     let normal = Distribution::Normal(0.0, 1.0);
     let x = Tensor::<2>::random([count, INPUTS], normal, &directions.device());

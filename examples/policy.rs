@@ -1,11 +1,11 @@
-//! A rank policy of one's own, in one piece.
+//! Your own rank policy, complete in one file.
 //!
 //! ```sh
 //! cargo run --release -p welore-burn --example policy
 //! ```
 //!
 //! `Careful` weighs what each matrix loses like `Energy` does, but counts the first and the last
-//! layer tenfold, so that they keep more of their ranks.
+//! layer tenfold, so that they keep higher ranks.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Configurations that describe no supported model, or none that can be.
+//! Configurations of unsupported or impossible models.
 
 use std::time::{Duration, Instant};
 
@@ -55,8 +55,8 @@ fn variations_that_are_not_implemented_are_named() {
     }
 }
 
-/// Older configurations have `rope_scaling`, whose type older ones still call `type`, and
-/// some tools write both names.
+/// Older configurations have `rope_scaling`, and still older ones name its type `type`. Some tools
+/// write both names.
 #[test]
 fn rope_settings_are_read_in_all_their_spellings() {
     let sandbox = Sandbox::new();
@@ -144,7 +144,7 @@ fn configuration_larger_than_its_weights_is_refused_at_once() {
     }
 }
 
-/// The last layer alone is no reason to build the millions before it.
+/// A last layer without those before it must not make the loader build millions of layers.
 #[cfg(target_os = "linux")]
 #[test]
 fn layers_that_the_weights_do_not_have_are_not_built() {
@@ -156,7 +156,7 @@ fn layers_that_the_weights_do_not_have_are_not_built() {
         let norm = tensors["model.layers.3.input_layernorm.weight"].clone();
         tensors.insert(last, norm);
     });
-    // Building them takes 20 GB; a test that fails should not take the machine with it.
+    // Building them takes 20 GB; a failing test should not exhaust the machine's memory.
     let outcome = Outcome::of(&mut sandbox.command_after("ulimit -v 8000000", EVAL));
     let message = outcome.complaint(2);
     assert!(message.contains("model"), "{message}");

@@ -56,7 +56,7 @@ fn missing_tokenizer_is_named_where_text_is_read() {
     sandbox.remove("model/tokenizer.json");
     for line in [EVAL, "generate model --prompt Mia"] {
         let message = sandbox.refuses(line, "model/tokenizer.json");
-        assert!(!message.contains("not a tokenizer"), "what is not there is nothing: {message}");
+        assert!(!message.contains("not a tokenizer"), "the file is missing: {message}");
     }
     sandbox.gives("compress model --err 0.5 -o low");
     sandbox.write("model/tokenizer.json", "{}");

@@ -1,4 +1,4 @@
-//! Plans and spectra that are broken, impossible, or another model's.
+//! Plans and spectra that are broken, impossible, or from another model.
 
 use serde_json::{Value, json};
 
@@ -99,7 +99,7 @@ fn files_of_a_newer_version_say_so() {
     let sandbox = planned();
     sandbox.gives("analyze model -o spectra.json");
     for file in ["plan.json", "spectra.json"] {
-        // Newer versions need not have the fields of this one.
+        // Newer versions may lack the fields of this one.
         sandbox.edit_json(file, |content| {
             content["version"] = json!(4);
             content["matrices"] = json!({});
@@ -125,9 +125,9 @@ fn spectra_and_plans_are_not_taken_for_each_other() {
     let sandbox = planned();
     sandbox.gives("analyze model -o spectra.json");
     let message = sandbox.refuses("compress model --plan spectra.json -o out", "spectra.json");
-    assert!(message.contains("welore-spectra"), "tells what it is instead: {message}");
+    assert!(message.contains("welore-spectra"), "names the actual format: {message}");
     let message = sandbox.refuses("plan plan.json --err 0.5 -o other.json", "plan.json");
-    assert!(message.contains("welore-plan"), "tells what it is instead: {message}");
+    assert!(message.contains("welore-plan"), "names the actual format: {message}");
 }
 
 #[test]

@@ -49,7 +49,7 @@ fn patterns_that_match_nothing_are_named() {
     }
 }
 
-/// Decomposing a real model takes minutes; a slip in an option should not cost them.
+/// Decomposing a real model takes minutes, which a mistake in an option should not waste.
 #[test]
 fn options_are_looked_at_before_the_model() {
     let sandbox = Sandbox::new();

@@ -1,5 +1,5 @@
-//! The report page in a real browser, without a window. Where there is no Chromium these tests say
-//! so and pass; `WELORE_CHROMIUM` names one that is elsewhere.
+//! The report page in a real, headless browser. Without Chromium these tests report it and pass;
+//! `WELORE_CHROMIUM` can name its executable.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -18,7 +18,7 @@ fn chromium() -> Option<String> {
     })
 }
 
-/// What a page looks like to scripts once it has drawn itself, and what it told the console.
+/// The DOM of a page after it has drawn itself, and what it wrote to the console.
 fn drawn(browser: &str, page: &Path) -> (String, Vec<String>) {
     let profile = tempfile::tempdir().unwrap();
     let output = Command::new(browser)
@@ -56,7 +56,7 @@ fn page_of_a_whole_road_draws_itself_without_a_word_to_the_console() {
         "report --spectra spectra.json --plan plan.json --compare compared.json --run run \
          -o page.html",
     );
-    // Tables are made when somebody opens them.
+    // Tables are created when they are opened.
     let open =
         "<script>for (const d of document.querySelectorAll('details')) d.open = true</script>";
     let page = String::from_utf8(sandbox.read("page.html")).unwrap();
@@ -66,7 +66,7 @@ fn page_of_a_whole_road_draws_itself_without_a_word_to_the_console() {
     let count = |what: &str| dom.matches(what).count();
     assert!(count("<svg") >= 4, "{} plots", count("<svg"));
     assert!(count("<table") >= 4, "{} tables", count("<table"));
-    // What is in the artifacts is on the page: every matrix, and the sums of the plan.
+    // The page shows what the artifacts contain: every matrix, and its rank in the plan.
     let plan = sandbox.json_file("plan.json");
     let matrices = plan["matrices"].as_array().unwrap();
     for matrix in matrices {

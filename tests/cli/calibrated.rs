@@ -1,4 +1,4 @@
-//! Compression with a calibration, by every method.
+//! Compression with a calibration, with every method.
 
 use serde_json::Value;
 
@@ -7,7 +7,7 @@ use crate::support::Sandbox;
 const CALIBRATE: &str = "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2";
 const EVAL: &str = "--text story.txt --seq-len 64 --windows 8 --json";
 
-/// A sandbox in which `model` was calibrated into `seen`.
+/// A sandbox with a calibration of `model` in `seen`.
 fn calibrated() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.gives(&format!("calibrate model --text story.txt {CALIBRATE} -o seen"));
@@ -36,7 +36,7 @@ fn every_method_meets_the_target_and_better_ones_lose_less() {
     let of = |method| found.iter().find(|(name, _)| *name == method).unwrap().1;
     assert!(of("whitened") < of("svd"), "{found:?}");
     assert!(of("two-sided") < of("svd"), "{found:?}");
-    assert_eq!(of("best"), of("two-sided"), "the one is the other's name");
+    assert_eq!(of("best"), of("two-sided"), "best is another name for two-sided");
 }
 
 #[test]

@@ -25,9 +25,9 @@ fn compressed_directory_carries_a_card_with_its_numbers_licence_and_a_way_to_loa
     let (before, after) = (&totals["parameters_before"], &totals["parameters_after"]);
     assert!(card.contains(&format!("| parameters | {before} | {after} |")), "{card}");
     assert!(card.contains("```python\nimport json\n"));
-    // Nobody's directories are told.
+    // The card reveals no directories.
     assert!(!card.contains(sandbox.path("").to_str().unwrap()));
-    // A dense model needs no such thing.
+    // A dense model has no such card.
     sandbox.gives("export low --dense -o dense");
     assert!(!sandbox.path("dense/README.md").exists());
 }

@@ -1,4 +1,4 @@
-//! Where it is computed: what is listed, what is refused, and that it makes no difference.
+//! Devices: which are listed, which are refused, and that all give the same results.
 
 use serde_json::Value;
 
@@ -35,7 +35,7 @@ fn what_is_not_there_is_refused_with_the_way_out() {
             sandbox.refuses(&line, &format!("built without the {name} backend"));
             assert!(sandbox.run(&line).stderr.contains(&format!("--features {name}")));
         } else if devices.is_empty() {
-            // CUDA without a driver, say.
+            // For example CUDA without a driver.
             sandbox.refuses(&line, "finds no device");
         } else {
             sandbox.refuses(&format!("{line} --device 99"), "--device 99");
@@ -48,7 +48,7 @@ fn what_is_not_there_is_refused_with_the_way_out() {
     }
 }
 
-/// Mesa's software Vulkan has no buffers of more than 134 MB; a GPU has, and is left in peace.
+/// Mesa's software Vulkan has no buffers larger than 134 MB. A GPU has them, and is skipped.
 #[test]
 fn memory_that_is_used_up_is_said_in_one_line() {
     let sandbox = Sandbox::new();
@@ -118,7 +118,7 @@ fn every_device_gives_the_same_results() {
         for dtype in device["dtypes"].as_array().unwrap() {
             let dtype = dtype.as_str().unwrap();
             let more = format!("--backend {name} --dtype {dtype}");
-            // Some twenty roundings in a row.
+            // About twenty roundings in a row.
             let tolerance = if dtype == "f32" { 1e-3 } else { 0.08 };
             let near = |got: f64, want: f64| {
                 assert!((got / want - 1.0).abs() < tolerance, "{more}: {got} for {want}");
@@ -138,7 +138,7 @@ fn training_takes_no_more_of_a_device_with_every_step() {
     for backend in backends(&sandbox) {
         let name = backend["backend"].as_str().unwrap();
         if name == "flex" || backend["devices"].as_array().unwrap().is_empty() {
-            // Flex has no memory of its own.
+            // Flex has no device memory.
             continue;
         }
         sandbox.gives(&format!(
@@ -151,7 +151,7 @@ fn training_takes_no_more_of_a_device_with_every_step() {
             .map(|line| serde_json::from_str::<Value>(line).unwrap())
             .map(|line| line["device_memory"].as_u64().unwrap())
             .collect();
-        // A few bytes come and go with what the queue holds at the moment.
+        // A few bytes depend on what is in the queue at the moment.
         assert!(memory[39] as f64 <= 1.001 * memory[19] as f64, "{name}: {memory:?}");
     }
 }

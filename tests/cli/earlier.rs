@@ -1,4 +1,4 @@
-//! What an earlier version wrote is read: `tests/fixtures/earlier/make.sh` made it.
+//! Artifacts of an earlier version can still be read; `tests/fixtures/earlier/make.sh` made them.
 
 use std::fs;
 use std::path::Path;
@@ -15,7 +15,7 @@ fn earlier() -> (Sandbox, Value) {
     let sandbox = Sandbox::new();
     fs::remove_dir_all(sandbox.path("model")).unwrap();
     copy(Path::new(FIXTURES), &sandbox.path("."));
-    // The text of the run was elsewhere; a run file names it by an absolute path.
+    // A run file names its text by an absolute path, which has changed.
     let text = json!(sandbox.path("story.txt"));
     sandbox.edit_json("run/run.json", |run| {
         run["data"]["text"] = text.clone();
@@ -40,7 +40,7 @@ fn assert_perplexity(sandbox: &Sandbox, figures: &Value, model: &str) {
     let line = format!("eval {model} --text story.txt --seq-len 32 --windows 8 --json");
     let got = sandbox.json(&line)["perplexity"].as_f64().unwrap();
     let want = figures["perplexities"][model].as_f64().unwrap();
-    // Another processor sums in another order; training lets that grow.
+    // Another processor sums in another order, a difference that grows in training.
     let tolerance = if model.starts_with("run/") { 1e-2 } else { 1e-4 };
     assert!((got / want - 1.0).abs() < tolerance, "{model}: {got} for {want}");
 }
@@ -76,7 +76,7 @@ fn spectra_and_plans_of_every_earlier_version_give_what_they_gave() {
     let again = sandbox.json_file("again.json");
     assert_eq!(ranks(&again), ranks(&old));
     assert_eq!((&again["version"], &again["totals"]), (&json!(3), &old["totals"]));
-    // The first version had the paper's target only, and factors only.
+    // The first version had only the paper's target, and only factors.
     let mut first = old.clone();
     first["version"] = json!(1);
     let fields = first.as_object_mut().unwrap();
@@ -125,7 +125,7 @@ fn a_run_is_resumed_with_the_steps_that_it_would_have_taken() {
         assert!((got / want - 1.0).abs() < 1e-3, "{losses:?} for {wanted:?}");
     }
     assert_perplexity(&sandbox, &figures, "run/model");
-    // Done with, it is told to be done, and changes are refused as ever.
+    // The finished run can be resumed again, and changes are refused as before.
     sandbox.gives("train --resume run");
     sandbox.refuses("train --resume run --lr 1e-3", "--lr (the run has 0.01)");
 }

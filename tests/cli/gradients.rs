@@ -1,4 +1,4 @@
-//! What `--track-gradients` writes, and what is made of it.
+//! What `--track-gradients` writes, and how it is summed up and drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Stdio;
@@ -9,13 +9,13 @@ use serde_json::Value;
 use crate::support::Sandbox;
 use crate::training::{SHORT, has_checkpoint, metrics};
 
-/// The lines of a run's gradients, by step and matrix; each may be there once only.
+/// The lines of a run's gradients, by step and matrix. Each must be unique.
 fn gradients(sandbox: &Sandbox, run: &str) -> BTreeMap<(u64, String), Value> {
     let mut found = BTreeMap::new();
     for line in metrics(sandbox, &format!("{run}/gradients.jsonl")) {
         let step = line["step"].as_u64().unwrap();
         let key = (step, line["name"].as_str().unwrap().to_string());
-        assert!(found.insert(key, line).is_none(), "step {step} is there twice");
+        assert!(found.insert(key, line).is_none(), "step {step} appears twice");
     }
     found
 }
@@ -60,7 +60,7 @@ fn gradients_are_recorded_summed_up_and_drawn() {
         assert!(share(effective) >= 0.9 && share(effective - 1) < 0.9, "{matrix}");
         assert!(matrix["level"].as_f64().is_some(), "{matrix}");
     }
-    // A finished run that lost its summary makes it again.
+    // A finished run that has lost its summary writes it again.
     sandbox.remove("run/gradients.json");
     sandbox.gives("train --resume run --track-gradients 2");
     assert_eq!(sandbox.json_file("run/gradients.json"), summary);
@@ -77,7 +77,7 @@ fn gradients_are_recorded_summed_up_and_drawn() {
     sandbox.write("run/gradients.json", "{}");
     sandbox.refuses("report --run run -o other.html", "gradients.json: not a summary");
 
-    // Training does not notice, and a run goes on as it began.
+    // Tracking does not affect training, and a resumed run keeps its setting.
     sandbox.gives(&line.replace("-o run", "-o plain"));
     assert!(
         sandbox.read("plain/model/model.safetensors")

@@ -1,4 +1,4 @@
-//! Models of the Hugging Face Hub: fetched whole or not at all, once, and never trusted.
+//! Models of the Hugging Face Hub: fetched completely or not at all, only once, and not trusted.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -23,7 +23,7 @@ fn gives(server: &HubServer, sandbox: &Sandbox, line: &str) -> Outcome {
     outcome
 }
 
-/// Where the model's part of the cache is.
+/// A path in the model's part of the cache.
 fn cached(sandbox: &Sandbox, name: &str) -> PathBuf {
     sandbox.hub_home().join("hub/models--org--name").join(name)
 }
@@ -38,7 +38,7 @@ fn assert_whole(sandbox: &Sandbox) {
     assert!(weights == sandbox.read("model/model.safetensors"), "{} bytes", weights.len());
 }
 
-/// What of the weights an unfinished command has left.
+/// How many bytes of the weights an unfinished command has left.
 fn part(sandbox: &Sandbox) -> u64 {
     let name = format!("{}.part", sha256(&sandbox.read("model/model.safetensors")));
     cached(sandbox, "blobs").join(name).metadata().map_or(0, |part| part.len())
@@ -114,11 +114,11 @@ fn offline_says_what_is_not_cached() {
         assert!(outcome.complaint(2).contains("org/name: not in the cache"), "{outcome:?}");
         assert!(outcome.stderr.contains("unset HF_HUB_OFFLINE"), "{outcome:?}");
     }
-    // Half a model is none.
+    // An incomplete model does not count.
     let server = HubServer::of("tiny-llama");
     gives(&server, &sandbox, INSPECT);
     fs::remove_file(snapshot(&sandbox, WEIGHTS)).unwrap();
-    assert!(sandbox.run(INSPECT).complaint(2).contains("not all of it"));
+    assert!(sandbox.run(INSPECT).complaint(2).contains("or incomplete"));
 }
 
 #[test]
@@ -197,7 +197,7 @@ mod stopped {
             wait_until("a part", || part(&sandbox) > 0);
         });
         assert_interrupted(&outcome);
-        assert!(outcome.stderr.contains("the same command continues"), "{outcome:?}");
+        assert!(outcome.stderr.contains("run the same command again to continue"), "{outcome:?}");
         assert_eq!(outcome.stdout, "");
         let there = part(&sandbox);
         server.set(Mood::Fair);
@@ -377,7 +377,7 @@ fn run_goes_on_from_the_cache_without_the_hub() {
     drop(server);
     fs::remove_dir_all(sandbox.path("run/model")).unwrap();
     let resumed = sandbox.gives("train --resume run");
-    assert!(resumed.stderr.contains("continuing from step 2"), "{resumed:?}");
+    assert!(resumed.stderr.contains("resuming from step 2"), "{resumed:?}");
     let base = sandbox.json_file("run/run.json")["base"].clone();
     assert!(base.as_str().is_some_and(|base| base.ends_with(COMMIT)), "{base}");
 }

@@ -1,5 +1,6 @@
-//! A server that answers as the Hugging Face Hub does, as far as fetching a model goes: a list
-//! of files, small files at once, large ones by way of another host that knows ranges.
+//! A server that answers like the Hugging Face Hub when a model is fetched: with a list of files,
+//! with the content of small files, and with redirections of large files to another host, which
+//! supports ranges.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -20,7 +21,7 @@ use crate::support::Sandbox;
 /// The commit that every revision is at.
 pub const COMMIT: &str = "0123456789abcdef0123456789abcdef01234567";
 
-/// What the server was asked.
+/// A request to the server.
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Path and query.
@@ -34,9 +35,9 @@ pub struct Request {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mood {
     Fair,
-    /// Breaks off the next large file after so many bytes, and is fair from then on.
+    /// Breaks off the next large file after this many bytes, and is fair from then on.
     Breaking(usize),
-    /// Sends half of a large file and then next to nothing.
+    /// Sends half of a large file and then almost nothing.
     Slow,
     /// Flips a bit of large files.
     Lying,
@@ -84,7 +85,7 @@ impl HubServer {
                     break;
                 }
                 let shared = Arc::clone(&shared);
-                // A client that has gone is what some tests are about.
+                // Some tests are about clients that have gone.
                 spawn(move || drop(answer(stream, &shared)));
             }
         });
@@ -111,7 +112,7 @@ impl HubServer {
         self.state().requests.clone()
     }
 
-    /// How often the content of large files was asked for.
+    /// The requests for the content of large files.
     pub fn downloads(&self) -> Vec<Request> {
         let mut requests = self.requests();
         requests.retain(|request| request.path.starts_with("/content/"));
@@ -130,7 +131,7 @@ impl HubServer {
 impl Drop for HubServer {
     fn drop(&mut self) {
         self.state().open = false;
-        // Wakes the listener, which then sees that it is over.
+        // Wakes the listener, which then sees that the server is closed.
         drop(TcpStream::connect(("127.0.0.1", self.port)));
         if let Some(listening) = self.listening.take() {
             let _ = listening.join();
@@ -185,7 +186,7 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             head(&mut stream, "200 OK", content.len(), &format!("ETag: \"{}\"\r\n", git(content)))?;
             return stream.write_all(content);
         }
-        // By name it is another host than by number, and no business of the token's.
+        // By its name the server counts as another host, which must not get the token.
         let sha256 = sha256(content);
         let headers = format!(
             "Location: http://localhost:{port}/content/{sha256}\r\nX-Repo-Commit: {COMMIT}\r\n\

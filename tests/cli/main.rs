@@ -1,4 +1,4 @@
-//! What the command line promises: its results, its refusals, and what it leaves on disk.
+//! The behavior of the command line: its results, its refusals, and what it leaves on disk.
 
 mod bad_config;
 mod bad_model;

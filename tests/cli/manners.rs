@@ -1,5 +1,5 @@
-//! How the commands behave towards whoever types them: help, completions, noise on stderr, dry
-//! runs, pages.
+//! How the commands behave towards their users: help, completions, output on stderr, dry runs,
+//! pages.
 
 use std::fs;
 
@@ -15,7 +15,7 @@ fn reference_in_the_docs_is_that_of_the_program() {
     let written = fs::read_to_string(REFERENCE).unwrap_or_default();
     let printed = Sandbox::new().gives("reference").stdout;
     let rewrite = "cargo run -p welore-cli -- reference > docs/cli.md";
-    assert!(written == printed, "docs/cli.md is not up to date; `{rewrite}` writes it anew");
+    assert!(written == printed, "docs/cli.md is not up to date; `{rewrite}` rewrites it");
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn misspelt_patterns_are_answered_with_what_was_meant() {
     }
 }
 
-/// Runs a command that has to work and to leave everything as it was.
+/// Dry-runs a command, which has to succeed and to leave everything as it was.
 fn dry(sandbox: &Sandbox, line: &str) -> Value {
     let before = sandbox.contents();
     let told = sandbox.json(&format!("{line} --dry-run --json"));
@@ -238,7 +238,7 @@ fn dry_run_of_train_tells_what_the_run_would_be() {
     sandbox.misused("train --resume a --dry-run", "--dry-run");
 }
 
-/// The data that a page draws.
+/// The data embedded in a page.
 fn page(sandbox: &Sandbox, name: &str) -> Value {
     let html = String::from_utf8(sandbox.read(name)).unwrap();
     let start = html.find("type=\"application/json\">").expect("a page holds data") + 24;

@@ -240,8 +240,8 @@ fn demo_replaces_nothing_that_it_was_not_told_to() {
     let sandbox = Sandbox::new();
     sandbox.duplicate("model", "kept/dense");
     sandbox.write("kept/dense/note.txt", "mine");
-    sandbox.refuses("demo -o kept", "no demo made it");
-    sandbox.refuses("demo -o kept --force", "no demo made it");
+    sandbox.refuses("demo -o kept", "was not made by a demo");
+    sandbox.refuses("demo -o kept --force", "was not made by a demo");
 }
 
 #[test]

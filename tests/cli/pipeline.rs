@@ -1,4 +1,4 @@
-//! From a model to a smaller one, command by command, with the figures of PyTorch.
+//! From a model to a smaller one, command by command, compared with PyTorch's figures.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -8,7 +8,7 @@ use crate::support::{Sandbox, expected};
 
 const BLOCKS: &str = "--text story.txt --seq-len 64 --windows 8";
 
-/// A sandbox in which `model` was compressed into `low`, with `spectra.json` and `plan.json`.
+/// A sandbox in which `model` was compressed into `low`, through `spectra.json` and `plan.json`.
 fn compressed() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.gives("analyze model -o spectra.json");
@@ -17,7 +17,7 @@ fn compressed() -> Sandbox {
     sandbox
 }
 
-/// What is expected at the ERR and the min_ratio that [`compressed`] uses: the ranks of all
+/// PyTorch's results at the ERR and the min_ratio that [`compressed`] uses: the ranks of all
 /// matrices, and the figures of the factored model.
 fn expected_at_half() -> (BTreeMap<String, u64>, Value) {
     let figures = expected();
@@ -84,7 +84,7 @@ fn compressed_model_has_the_expected_factors_parameters_and_perplexity() {
 fn dense_model_has_the_expected_perplexity() {
     let sandbox = Sandbox::new();
     let figures = expected();
-    // [`BLOCKS`] asks for what PyTorch was asked for.
+    // [`BLOCKS`] has the settings that PyTorch had.
     assert_eq!(figures["perplexity"]["seq_len"], 64);
     assert_eq!(figures["perplexity"]["blocks"], 8);
     let measured = sandbox.json(&format!("eval model {BLOCKS} --json"));

@@ -1,4 +1,4 @@
-//! What is printed where: results on stdout, all else on stderr.
+//! What is printed where: results on stdout, everything else on stderr.
 
 use std::process::Stdio;
 
@@ -116,12 +116,12 @@ fn demo_tells_the_whole_story_and_keeps_it_where_asked() {
     }
     sandbox.gives("eval kept/lrc/model --text kept/test.txt --windows 1");
     sandbox.refuses("demo -o kept", "kept exists");
-    // Last by name, so that it is found only if the demo knows all that it made.
+    // Last by name, so that it is found only if the demo recognizes everything that it made.
     sandbox.write("kept/zzz.txt", "mine");
     sandbox.refuses("demo -o kept --force", "kept/zzz.txt was not made by a demo");
 }
 
-/// Commands that print in different ways.
+/// Commands that print in different ways: a table, JSON, a stream.
 const PRINTING: [&str; 3] =
     ["analyze model", "inspect model --json", "generate model --prompt Mia"];
 

@@ -1,4 +1,4 @@
-//! Runs that go on: from what, and what of a run's directory is looked at first.
+//! Resumed runs: where they resume, and what of a run's directory is checked first.
 
 use std::fs;
 
@@ -24,10 +24,10 @@ fn resumed_run_says_where_it_goes_on() {
         let stderr = sandbox.gives(RESUME).stderr;
         assert!(stderr.contains(text), "{stderr}");
     };
-    says("continuing from step 8");
+    says("resuming from step 8");
     fs::remove_dir_all(sandbox.path("run/checkpoints")).unwrap();
     fs::remove_dir_all(sandbox.path("run/model")).unwrap();
-    says("no checkpoint yet: from the start");
+    says("no checkpoint yet: starting from the beginning");
     assert!(model == sandbox.read("run/model/model.safetensors"));
 }
 
@@ -115,11 +115,11 @@ fn lost_metrics_are_told_and_not_needed() {
 #[test]
 fn whatever_is_in_the_place_of_the_model_is_kept() {
     let sandbox = finished();
-    // A model, but of a run that is not done.
+    // A model in a run that is not finished.
     fs::rename(sandbox.path("run/checkpoints"), sandbox.path("checkpoints")).unwrap();
     sandbox.refuses(RESUME, "run/model is not what this run wrote");
     fs::rename(sandbox.path("checkpoints"), sandbox.path("run/checkpoints")).unwrap();
-    // No model, of a run that is done.
+    // Something else in a run that is finished.
     fs::rename(sandbox.path("run/model"), sandbox.path("moved")).unwrap();
     fs::create_dir(sandbox.path("run/model")).unwrap();
     sandbox.write("run/model/note.txt", "mine");
@@ -149,7 +149,7 @@ fn start_that_was_killed_can_be_made_again() {
     sandbox.remove("run/note.txt");
     sandbox.gives(SHORT);
 
-    // What a kill in the middle of a checkpoint leaves goes too.
+    // What a kill in the middle of a checkpoint leaves behind is removed too.
     fs::create_dir(sandbox.path("run/checkpoints/.welore-3")).unwrap();
     sandbox.write("run/checkpoints/.welore-4", "half");
     sandbox.gives(RESUME);

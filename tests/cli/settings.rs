@@ -55,7 +55,7 @@ fn required_options_may_be_in_the_file() {
     assert!(sandbox.path("low/config.json").exists());
     sandbox.write("settings.toml", "[compress]\noutput = 'other'\n");
     sandbox.misused("compress model --config settings.toml", "--err");
-    // A file may be about other commands only.
+    // A file may have tables for other commands only.
     sandbox.misused("plan model --config settings.toml", "--err");
     sandbox.gives("inspect model --config settings.toml");
 }
@@ -80,11 +80,11 @@ fn mistakes_in_the_file_are_named_with_the_file() {
         ("[trian]\nsteps = 5", "[trian]", "did you mean `train`?"),
         ("[plan]\nmodel = 'model'", "[plan] model", ""),
         ("[plan]\nconfig = 'other.toml'", "[plan] config", ""),
-        ("err = 0.5", "`err` is in no table", "[train]"),
-        ("[plan]\nerr = true", "[plan] err: it is of type boolean, and takes a number", ""),
+        ("err = 0.5", "`err` is not in a table", "[train]"),
+        ("[plan]\nerr = true", "[plan] err: found type boolean, expected a number", ""),
         ("[plan]\nerr = [0.5]", "[plan] err", ""),
         ("[plan]\nnever-grow = 'yes'", "[plan] never-grow", ""),
-        ("[plan]\noutput = 5", "[plan] output: it is of type integer", ""),
+        ("[plan]\noutput = 5", "[plan] output: found type integer", ""),
         ("[plan]\ninclude = [1]", "[plan] include", ""),
         ("[train]\nsteps = 1979-05-27", "[train] steps", ""),
         ("[plan]\npolicy = 'walore'", "'--policy <POLICY>'", "welore"),
@@ -95,7 +95,7 @@ fn mistakes_in_the_file_are_named_with_the_file() {
         ("[plan\n", "settings.toml: line", ""),
     ] {
         sandbox.write("settings.toml", settings);
-        // What is typed is enough, so that only the file can be what is refused.
+        // The typed options are complete, so that only the file can be refused.
         let line = match settings.contains("keep-params") || settings.contains("max-bytes") {
             true => "plan model --config settings.toml",
             false if settings.contains("err") => "plan model --config settings.toml --min-ratio 0",

@@ -1,4 +1,4 @@
-//! Work that ends early: a full disk, an impatient user.
+//! Work that ends early: a full disk, Ctrl-C, a killed process.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 use crate::support::{Outcome, Sandbox};
 use crate::training::{SHORT, has_checkpoint};
 
-/// Files may not grow beyond a few kilobytes; writing more fails as on a full disk.
+/// Limits files to a few kilobytes; writing more fails as on a full disk.
 const FULL_DISK: &str = "ulimit -f 8";
 
 fn fails_on_full_disk(sandbox: &Sandbox, line: &str, named: &str) {
@@ -61,7 +61,7 @@ pub fn assert_interrupted(outcome: &Outcome) {
     assert!(errors.eq(["error: interrupted"]), "{}", outcome.stderr);
 }
 
-/// Repeats the layers of the model, so that work on it takes long enough to be stopped.
+/// Repeats a layer of the model, so that work on it takes long enough to be stopped.
 fn deepen(sandbox: &Sandbox, layers: usize) {
     sandbox.edit_tensors("model/model.safetensors", |tensors| {
         let first: Vec<_> = tensors
@@ -79,25 +79,25 @@ fn deepen(sandbox: &Sandbox, layers: usize) {
     sandbox.edit_json("model/config.json", |config| config["num_hidden_layers"] = json!(layers));
 }
 
-/// What is there of an output that is being written, beside it.
+/// The unfinished output, beside the place of the finished one.
 const PARTIAL: &str = ".out.welore-partial";
 
-/// Waits for something that a command does.
+/// Waits until a command has done something.
 pub fn wait_until(what: &str, done: impl Fn() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(started.elapsed() < Duration::from_secs(60), "{what} does not come");
+        assert!(started.elapsed() < Duration::from_secs(60), "{what} does not appear");
         sleep(Duration::from_millis(1));
     }
 }
 
-/// Matrices that the journal of `out` tells to be factored.
+/// The number of matrices that are factored, according to the journal of `out`.
 fn factored(sandbox: &Sandbox) -> usize {
     let journal = fs::read_to_string(sandbox.path(PARTIAL).join("progress.jsonl"));
     journal.unwrap_or_default().matches("\"relative_error\":0.").count()
 }
 
-/// A sandbox with a deep model, compressed in `whole`, as [`COMPRESS`] without interruption.
+/// A sandbox with a deep model, compressed into `whole` like [`COMPRESS`] without interruption.
 fn with_whole() -> Sandbox {
     let sandbox = Sandbox::new();
     deepen(&sandbox, 200);
@@ -107,7 +107,7 @@ fn with_whole() -> Sandbox {
 
 const COMPRESS: &str = "compress model --err 0.5 --shard-size 5MB -o out";
 
-/// Runs [`COMPRESS`] and kills it when so many matrices are factored.
+/// Runs [`COMPRESS`] and kills it when this many matrices are factored.
 fn kill_at(sandbox: &Sandbox, matrices: usize) {
     kill_line_at(sandbox, COMPRESS, matrices);
 }
@@ -127,7 +127,8 @@ fn files_of(sandbox: &Sandbox, dir: &str) -> BTreeMap<OsString, Vec<u8>> {
     entries.map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap())).collect()
 }
 
-/// Byte for byte what an uninterrupted run writes, and nothing is left beside it.
+/// Checks that `out` is byte for byte what an uninterrupted command writes, with nothing left
+/// beside it.
 fn assert_whole(sandbox: &Sandbox) {
     let [out, whole] = ["out", "whole"].map(|dir| files_of(sandbox, dir));
     assert!(out.len() > 4, "there are shards: {:?}", out.keys());
@@ -161,7 +162,7 @@ fn interrupted_analysis_goes_on_where_it_stopped() {
     // Tiny matrices may all be measured before the signal arrives.
     if outcome.code != Some(0) {
         assert_interrupted(&outcome);
-        assert!(outcome.stderr.contains("the same command continues"), "{}", outcome.stderr);
+        assert!(outcome.stderr.contains("run the same command again"), "{}", outcome.stderr);
     }
     assert!(sandbox.gives(line).stderr.contains("of 28 matrices were measured before"));
     let spectra = sandbox.read("spectra.json");
@@ -178,7 +179,7 @@ fn interrupted_compression_goes_on_where_it_stopped() {
     });
     assert_interrupted(&outcome);
     assert_eq!(outcome.stdout, "");
-    assert!(outcome.stderr.contains("the same command continues"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("run the same command again"), "{}", outcome.stderr);
     let partial = sandbox.path(PARTIAL);
     let mut now = sandbox.contents();
     now.retain(|path, _| !path.starts_with(&partial));
@@ -193,7 +194,7 @@ fn interrupted_compression_goes_on_where_it_stopped() {
 fn killed_compression_goes_on_where_it_stopped_and_trusts_no_damaged_file() {
     let sandbox = with_whole();
     kill_at(&sandbox, 3);
-    // What a power cut might do: data that never reached the disk, a line cut short.
+    // As after a power cut: data that never reached the disk, and a truncated line.
     let model = sandbox.path(PARTIAL).join("model");
     for entry in fs::read_dir(model).unwrap().take(2) {
         let path = entry.unwrap().path();
@@ -315,7 +316,7 @@ fn interrupted_training_ends_after_its_step_and_can_go_on() {
     assert!(outcome.stderr.contains("--resume run"), "{}", outcome.stderr);
 }
 
-/// Ctrl-C reaches the demo and the command that it runs.
+/// Ctrl-C reaches both the demo and the command that it runs.
 #[test]
 fn interrupted_demo_says_so_once() {
     use std::os::unix::process::CommandExt;

@@ -12,16 +12,15 @@ use tempfile::TempDir;
 const BINARY: &str = env!("CARGO_BIN_EXE_welore-cli");
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures");
 
-/// The figures that PyTorch gives for tiny-llama.
+/// PyTorch's figures for tiny-llama.
 pub fn expected() -> Value {
     let text = fs::read_to_string(Path::new(FIXTURES).join("expected.json")).unwrap();
     serde_json::from_str::<Value>(&text).unwrap()["tiny-llama"].clone()
 }
 
-/// A folder that the commands of one test run in. It starts with `model`, a copy of
-/// tiny-llama, and `story.txt`, so that commands read as a user would type them. Spectra are
-/// cached beside the folder, and so are models of the Hub, which nobody is asked for unless a
-/// test says whom.
+/// A folder in which the commands of one test run. It starts with `model`, a copy of tiny-llama,
+/// and `story.txt`, so that commands read as a user would type them. Spectra and models of the Hub
+/// are cached outside the folder. Nothing is fetched unless a test names a server.
 pub struct Sandbox(TempDir, TempDir);
 
 impl Sandbox {
@@ -96,21 +95,21 @@ impl Sandbox {
         self.write(name, safetensors::serialize(views, None).unwrap());
     }
 
-    /// Every file below, by a hash of its content, and every directory.
+    /// Every file in the folder, with a hash of its content, and every directory.
     pub fn contents(&self) -> BTreeMap<PathBuf, Option<u64>> {
         let mut found = BTreeMap::new();
         collect(self.0.path(), &mut found);
         found
     }
 
-    /// A command line as typed here; words end at spaces.
+    /// A command line in the folder, split at spaces.
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(BINARY);
         command.args(line.split_whitespace());
         self.prepare(command)
     }
 
-    /// The same in a shell that has run `setup` before, to limit what the command may use.
+    /// The same in a shell that runs `setup` first, to limit what the command may use.
     #[cfg(unix)]
     pub fn command_after(&self, setup: &str, line: &str) -> Command {
         let mut command = Command::new("sh");
@@ -120,7 +119,7 @@ impl Sandbox {
     }
 
     fn prepare(&self, mut command: Command) -> Command {
-        // With backtraces asked for, a refusal still has to be one line.
+        // A refusal has to be one line even when backtraces are enabled.
         command.current_dir(self.0.path()).env("RUST_BACKTRACE", "1");
         command.env("WELORE_CACHE", self.1.path()).env_remove("WELORE_CONFIG");
         for name in ["HF_TOKEN", "HF_TOKEN_PATH", "HF_HUB_CACHE", "HF_ENDPOINT"] {
@@ -137,21 +136,21 @@ impl Sandbox {
         Outcome::of(&mut self.command(line))
     }
 
-    /// Runs a command that has to work.
+    /// Runs a command that has to succeed.
     pub fn gives(&self, line: &str) -> Outcome {
         let outcome = self.run(line);
         assert_eq!(outcome.code, Some(0), "`{line}` says: {}", outcome.stderr);
         outcome
     }
 
-    /// Runs a command that has to work and to print JSON and nothing else.
+    /// Runs a command that has to succeed and to print only JSON.
     pub fn json(&self, line: &str) -> Value {
         let stdout = self.gives(line).stdout;
         serde_json::from_str(&stdout).unwrap_or_else(|e| panic!("`{line}` prints {e}: {stdout}"))
     }
 
-    /// Runs a command that has to refuse its input and to leave everything as it was. The
-    /// message has to name what is wrong.
+    /// Runs a command that has to refuse its input and to leave everything as it was. The message
+    /// has to contain `named`.
     pub fn refuses(&self, line: &str, named: &str) -> String {
         let before = self.contents();
         let message = self.run(line).complaint(2);
@@ -160,7 +159,7 @@ impl Sandbox {
         message
     }
 
-    /// Runs a command line that makes no sense; the parser also explains the usage.
+    /// Runs a command line that the parser has to refuse, with an explanation of the usage.
     pub fn misused(&self, line: &str, named: &str) {
         let before = self.contents();
         let outcome = self.run(line);
@@ -172,10 +171,10 @@ impl Sandbox {
     }
 }
 
-/// What a command did.
+/// The outcome of a command.
 #[derive(Debug)]
 pub struct Outcome {
-    /// `None` if a signal ended it.
+    /// `None` if a signal ended the command.
     pub code: Option<i32>,
     pub stdout: String,
     pub stderr: String,
@@ -186,8 +185,8 @@ impl Outcome {
         command.output().expect("the binary starts").into()
     }
 
-    /// The error line of a command that failed in good order: the exit code, one line that
-    /// says each thing once, perhaps a hint, and no result.
+    /// The error line of a command that failed properly: with this exit code, one line that does
+    /// not repeat itself, at most one hint, and no result.
     pub fn complaint(&self, code: i32) -> String {
         let stderr = &self.stderr;
         assert_eq!(self.code, Some(code), "{self:?}");
@@ -214,7 +213,7 @@ impl From<Output> for Outcome {
     }
 }
 
-/// Whether a message ends a chain of causes with one that it has just given.
+/// Whether a message repeats a cause at its end.
 fn repeats_itself(message: &str) -> bool {
     message
         .match_indices(": ")
@@ -237,7 +236,7 @@ impl Tensor {
         Self { dtype, shape: shape.to_vec(), data: vec![0; bytes] }
     }
 
-    /// The same numbers in f32, of a bf16 tensor.
+    /// A bf16 tensor with the same numbers in f32.
     pub fn in_f32(&self) -> Self {
         assert_eq!(self.dtype, Dtype::BF16);
         let (entries, _) = self.data.as_chunks::<2>();
@@ -257,7 +256,7 @@ fn copy_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let source = entry.unwrap().path();
-        // Not `fs::copy`: a read-only original would make a copy that cannot be edited.
+        // Not `fs::copy`: the copy of a read-only file could not be edited.
         let content = fs::read(&source).unwrap();
         fs::write(to.join(source.file_name().unwrap()), content).unwrap();
     }
@@ -267,7 +266,7 @@ fn collect(dir: &Path, found: &mut BTreeMap<PathBuf, Option<u64>>) {
     for entry in fs::read_dir(dir).unwrap() {
         let path = entry.unwrap().path();
         let mut hasher = DefaultHasher::new();
-        // Links are what they say, wherever they lead.
+        // A link is hashed by its target's path, which may not exist.
         if let Ok(target) = fs::read_link(&path) {
             target.hash(&mut hasher);
         } else if path.is_dir() {

@@ -108,7 +108,7 @@ fn run_can_be_moved_but_not_worked_on_twice_at_once() {
     assert!(outcome.stderr.contains("another process"), "{outcome:?}");
 
     sandbox.edit_json("run/run.json", |run| run["settings"]["lr"] = 1.into());
-    // Not `refuses`: what the killed process left of a checkpoint is swept.
+    // Not `refuses`, because unfinished files of the killed process are removed.
     let message = sandbox.run("train --resume run").complaint(2);
     assert!(message.contains("made by another run"), "{message}");
     sandbox.write("run/run.json", "{}");
@@ -217,7 +217,7 @@ fn resumed_run_cannot_be_another_run() {
     sandbox.gives("train --resume run --lr 3e-3 --batch-size 2");
     sandbox.misused("train --resume run --epochs 2", "--epochs");
 
-    // Another model where the base was, and checkpoints of another run.
+    // Another model in place of the base, and checkpoints of another run.
     sandbox.gives(&SHORT.replace("-o run", "-o other").replace("--err 0.8", "--err 0.7"));
     std::fs::rename(sandbox.path("run/base"), sandbox.path("kept")).unwrap();
     std::fs::rename(sandbox.path("other/base"), sandbox.path("run/base")).unwrap();
@@ -237,7 +237,7 @@ fn text_is_tokenized_once_and_a_run_goes_on_without_it() {
     std::fs::remove_file(sandbox.path("story.txt")).unwrap();
     sandbox.gives("train --resume run");
     assert!(before == sandbox.read("run/model/model.safetensors"));
-    // Without the tokens the text is needed, and must be the same.
+    // Without the tokens the text is needed, and must be unchanged.
     sandbox.write("run/tokens", "broken");
     sandbox.refuses("train --resume run", "story.txt");
     sandbox.write("story.txt", "Another story altogether. ".repeat(200).as_str());
@@ -276,7 +276,7 @@ fn configuration_alone_is_trained_from_random_weights() {
     let result = sandbox.json(&format!("{line} --json"));
     assert_eq!(result["trainable"], result["parameters"]);
     let (before, after) = (perplexity(&sandbox, "run/base"), perplexity(&sandbox, "run/model"));
-    assert!((300.0..450.0).contains(&before), "random is about the vocabulary of 384: {before}");
+    assert!((300.0..450.0).contains(&before), "random is near the vocabulary of 384: {before}");
     assert!(after < 0.4 * before, "{before} before, {after} after");
     sandbox
         .gives(&line.replace("-o run", "-o again").replace("train bare", "train bare/config.json"));
@@ -294,7 +294,7 @@ fn configuration_alone_is_trained_from_random_weights() {
 #[test]
 fn every_tensor_keeps_the_type_that_it_had() {
     let sandbox = Sandbox::new();
-    // Norms and one projection in f32, as mixed checkpoints have them; the rest is bf16.
+    // Norms and one projection in f32, as in mixed checkpoints; the rest in bf16.
     let mixed = ["model.norm.weight", "model.layers.1.mlp.up_proj.weight"];
     sandbox.edit_tensors("model/model.safetensors", |tensors| {
         for name in mixed {
@@ -311,7 +311,7 @@ fn every_tensor_keeps_the_type_that_it_had() {
     sandbox.gives(&line);
     let expected: Vec<_> = before.into_iter().map(|(name, tensor)| (name, tensor.dtype)).collect();
     assert_eq!(types("run/model"), expected);
-    // Factors have the type of their matrix, and adapters leave a merged weight in it.
+    // Factors have the type of their matrix, and so has a weight merged with adapters.
     sandbox
         .gives(&SHORT.replace("-o run", "-o low").replace("--err 0.8", "--err 0.8 --min-ratio 0"));
     let of = |dir: &str, tensor: &str| {

@@ -1,11 +1,11 @@
-//! The floors of the house: a room imports only from the rooms below it. ARCHITECTURE.md says
-//! what is in them.
+//! The layers of the library and the command line: a room imports only from the rooms below it.
+//! ARCHITECTURE.md describes the rooms.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rooms of the library, from the ground up.
+/// The rooms of the library, from the bottom up.
 const LIBRARY: [&str; 20] = [
     "named",
     "artifact",
@@ -29,7 +29,7 @@ const LIBRARY: [&str; 20] = [
     "report",
 ];
 
-/// The rooms of the command line, from the ground up.
+/// The rooms of the command line, from the bottom up.
 const COMMAND_LINE: [&str; 15] = [
     "memory",
     "cache",

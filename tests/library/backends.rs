@@ -19,7 +19,7 @@ use welore_burn::train::{
 
 use crate::{checkpoint, compress_into, device, fixture, story_tokens, tiny_spectra};
 
-/// The unit of rounding of a type.
+/// The unit roundoff of a type.
 fn unit(dtype: FloatDType) -> f64 {
     match dtype {
         FloatDType::BF16 => 2f64.powi(-8),
@@ -28,8 +28,8 @@ fn unit(dtype: FloatDType) -> f64 {
     }
 }
 
-/// What a number that many operations lead to may be off by, relative to its scale. The model
-/// rounds some twenty times in a row; f32 backends differ in their exponentials as well.
+/// The allowed error of a number that results from many operations, relative to its scale. The
+/// model rounds about twenty times in a row; f32 backends also differ in their exponentials.
 fn tolerance(dtype: FloatDType) -> f64 {
     (20.0 * unit(dtype)).max(1e-3)
 }
@@ -102,7 +102,7 @@ fn perplexity_and_generation_agree() {
     }
 }
 
-/// The model of a directory with masters of what trains.
+/// The model of a directory, with f32 masters of the parameters that train.
 fn trainable(
     dir: &std::path::Path,
     device: &Device,
@@ -144,7 +144,7 @@ fn gradients(dir: &std::path::Path, device: &Device, dtype: FloatDType, share: f
 fn gradients_are_f32_and_agree_however_small_they_are() {
     let scratch = compressed();
     let dir = scratch.path().join("model");
-    // Shares of a large batch, far below the smallest f16.
+    // The share of a token in a large batch, far below the smallest f16.
     let share = 1e-9;
     let expected = gradients(&dir, &Device::flex(), FloatDType::F32, share);
     for dtype in dtypes() {

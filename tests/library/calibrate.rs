@@ -1,4 +1,5 @@
-//! Second moments against their definition, and factors that are best in norms of them.
+//! Second moments against their definition, and factors that are best in the norms that they
+//! define.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -63,7 +64,7 @@ fn gap(a: &SecondMoment, b: &SecondMoment) -> f64 {
 fn block_by_block_gives_what_whole_passes_over_the_model_give() {
     let scratch = tempfile::tempdir().unwrap();
     let ours = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
-    // The other way: everything at once, by the collector that any module can use.
+    // The other way: everything at once, with the collector that any module can use.
     let device = device().autodiff();
     let model = tiny_llama(&device).no_grad();
     let mut inputs = Collector::new(&model, &tiny_projections()).unwrap();
@@ -98,7 +99,8 @@ fn block_by_block_gives_what_whole_passes_over_the_model_give() {
             let difference = gap(&found, &inputs.inputs(&name).unwrap());
             assert!(difference < 1e-4, "inputs of {name}: {difference}");
             let difference = gap(&ours.outputs(&name).unwrap(), &gradients.outputs(&name).unwrap());
-            // Attention of evaluation and of training round differently, and gradients add up.
+            // Attention rounds differently in evaluation and in training, and gradients add the
+            // differences up.
             assert!(difference < 2e-3, "gradients of {name}: {difference}");
         }
     }
@@ -159,7 +161,8 @@ fn root(moment: &SecondMoment, shrink: f64) -> Option<Arc<Root>> {
     Some(Arc::new(moment.root(shrink).unwrap()))
 }
 
-/// `E (gᵀ E x)²` over all pairs, for an error `E [out, in]`: the square of the weighted norm.
+/// The mean of `(gᵀ E x)²` over all pairs, for an error `E [out, in]`: the square of the weighted
+/// norm.
 fn weighted_error(
     error: &[f64],
     inputs: &[f32],

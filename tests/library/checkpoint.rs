@@ -1,4 +1,4 @@
-//! Model directories: reading hostile ones, writing whole ones.
+//! Model directories: reading hostile ones, writing complete ones.
 
 use std::fs;
 use std::path::Path;
@@ -154,7 +154,7 @@ fn hostile_files_are_refused_without_panic() {
     let mut longer = good.clone();
     longer.push(0);
     assert!(open(&longer).is_err());
-    // Every single damaged header byte: an error or another valid header, never a panic.
+    // Damage to any single header byte gives an error or another valid header, never a panic.
     let header = u64::from_le_bytes(good[..8].try_into().unwrap()) as usize;
     for position in 0..8 + header {
         let mut damaged = good.clone();
@@ -242,7 +242,7 @@ fn names_sort_as_people_count() {
     let mut names = ["l.10.a", "l.9.b", "l.9.a", "head", "l.10"];
     names.sort_by(|a, b| natural_order(a, b));
     assert_eq!(names, ["head", "l.9.a", "l.9.b", "l.10", "l.10.a"]);
-    // Names from strangers must still sort without contradiction.
+    // Arbitrary names must still sort without contradiction.
     let strange: Vec<String> =
         (0..200).map(|i| format!("{}{}", i % 17, ["", "a", ".2"][i % 3])).collect();
     for a in &strange {

@@ -179,7 +179,7 @@ fn weights_that_are_not_finite_are_refused() {
     assert!(error.to_string().contains("`second`"), "{error}");
 }
 
-/// Stops the work after so many matrices.
+/// Stops the work after this many matrices.
 struct StopAfter(usize);
 
 impl Progress for StopAfter {

@@ -1,4 +1,4 @@
-//! GGUF files become model directories, and hostile ones errors.
+//! GGUF files become model directories, and hostile files give errors.
 
 mod writer;
 
@@ -59,7 +59,8 @@ fn every_architecture_comes_back_and_computes_the_same() {
         assert_eq!(summary.parameters, Checkpoint::open(&original).unwrap().parameters());
         assert_eq!(summary.bytes, checkpoint.bytes());
 
-        // What a file does not tell, and what scaling of a small model cannot.
+        // The fields that a file does not state, and the scaling, which a small model does not
+        // determine.
         let want = read_config(&original).unwrap();
         let got: DecoderConfig = read_config(&model)
             .unwrap()
@@ -280,7 +281,7 @@ fn scaled_frequencies_are_read() {
 
 type Change = fn(&mut Gguf);
 
-/// Every change of a good file gives an error that names it.
+/// Every change to a good file gives an error that names it.
 fn refuses_each<const N: usize>(cases: [(&str, Change); N]) {
     for (named, change) in cases {
         let mut gguf = if named == "5 tokens" { tiny(4, 4) } else { tiny(8, 4) };
@@ -400,7 +401,7 @@ fn every_beginning_of_a_file_is_an_error() {
     convert(&bytes, dir.path()).unwrap();
 }
 
-/// Replaces the bytes that follow a text that is there once.
+/// Replaces the bytes that follow the first occurrence of a text, `skip` bytes after it.
 fn overwrite(bytes: &mut [u8], text: &str, skip: usize, value: &[u8]) {
     let found = bytes.windows(text.len()).position(|window| window == text.as_bytes()).unwrap();
     let start = found + text.len() + skip;

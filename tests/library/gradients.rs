@@ -1,4 +1,4 @@
-//! Gradients of a run written down: which, when, and that training does not notice.
+//! Recording the gradients of a run: which, when, and that it does not change the training.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -19,7 +19,7 @@ fn every(steps: usize) -> NonZeroUsize {
     NonZeroUsize::new(steps).unwrap()
 }
 
-/// What of every step no clock decides.
+/// The part of every report that does not depend on timing.
 fn essence(reports: &[StepReport]) -> Vec<(usize, f64, f64, f64)> {
     reports.iter().map(|report| (report.step, report.loss, report.lr, report.grad_norm)).collect()
 }
@@ -134,7 +134,7 @@ fn a_resumed_run_records_each_step_once() {
     };
     let reports = run(&mut open(whole_dir.path(), false), usize::MAX).unwrap();
     assert!(run(&mut open(stopped_dir.path(), false), 3).is_err());
-    // What a process wrote that was killed after its last checkpoint, in the middle of a line.
+    // What a process wrote after its last checkpoint, until it was killed in the middle of a line.
     let file = stopped_dir.path().join(GRADIENTS_FILE);
     let text = std::fs::read_to_string(&file).unwrap();
     let later = text.lines().next().unwrap().replacen("\"step\":2", "\"step\":4", 1);
@@ -143,7 +143,7 @@ fn a_resumed_run_records_each_step_once() {
     assert_eq!(essence(&reports[3..]), essence(&rest));
 
     let (expected, mut got) = (records_of(whole_dir.path()), records_of(stopped_dir.path()));
-    // The first records of the second process have nothing before them.
+    // The first records of the second process have no previous record to compare with.
     for (record, expected) in got.iter_mut().zip(&expected).filter(|(r, _)| r.step == 4) {
         assert_eq!(record.similarity, None, "{}", record.name);
         record.similarity = expected.similarity;

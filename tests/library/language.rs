@@ -1,5 +1,5 @@
-//! A language model of one's own, not one of the families here, goes all the way: it generates,
-//! is calibrated, compressed in every way, trained, and measured.
+//! A language model of your own, of no family in this library, goes all the way: it generates, is
+//! calibrated, compressed in every way, trained, and measured.
 
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
@@ -73,7 +73,7 @@ impl Averager {
         }
     }
 
-    /// With weights that the seed decides.
+    /// With random weights from a fixed seed.
     fn seeded(device: &Device) -> Self {
         let model = Self::new(device);
         initialize(&model, 3);
@@ -311,7 +311,7 @@ fn by_hand() -> RankPlan {
 
 #[test]
 fn a_matrix_that_it_does_not_have_is_told() {
-    /// Says that it has a matrix that it lacks.
+    /// Claims to have a matrix that it lacks.
     #[derive(Module, Debug)]
     struct Liar {
         model: Averager,

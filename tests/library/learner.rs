@@ -1,4 +1,5 @@
-//! `burn::train`'s learner on language models: the loss in pieces, and only what was chosen moves.
+//! `burn::train`'s learner on language models: the loss in pieces, and only the chosen parameters
+//! change.
 
 use burn::lr_scheduler::constant::ConstantLr;
 use burn::module::Module;

@@ -28,7 +28,8 @@ fn factored(device: &Device) -> LowRankLinear {
     )
 }
 
-/// Sums of a few products of normal numbers: they may cancel, so an absolute part too.
+/// Sums of a few products of normal numbers: they may cancel, so the tolerance has an absolute part
+/// too.
 fn assert_close<const D: usize>(a: Tensor<D>, b: Tensor<D>) {
     a.into_data().assert_approx_eq::<f32>(&b.into_data(), Tolerance::rel_abs(1e-5, 1e-5));
 }
@@ -333,7 +334,7 @@ fn quantized_layers_compute_what_their_numbers_say() {
             assert_eq!(got.dims(), expected.dims());
             let norm = |x: Tensor<3>| x.square().sum().sqrt().into_scalar::<f64>();
             let gap = norm(got - expected.clone()) / norm(expected);
-            // Eight bits: a rounding error of some 0.5% for each factor.
+            // Eight bits: a rounding error of about 0.5% in each factor.
             assert!(gap < 0.03, "{form}: {gap}");
         }
         let error = quantized.factored(2).unwrap_err();
@@ -353,7 +354,7 @@ fn adapters_on_a_quantized_layer_train() {
     let qlora = QLora::new(Lora::new(4, 8.0), quantizer(&device));
     let layer = dense.apply_qlora(qlora);
     assert!(matches!(layer.weight.base().dtype(), DType::QFloat(_)));
-    // The gradients are those of the same layer with its numbers dequantized.
+    // The gradients are those of the same layer with dequantized weights.
     let adapter = layer.weight.adapter().expect("an adapter").clone();
     let (a, b) = (adapter.a.val(), adapter.b.val());
     let base = layer.weight.base().dequantize();

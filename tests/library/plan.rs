@@ -253,7 +253,7 @@ proptest! {
                 }
             }
             Err(PlanError::OutOfReach { reachable, .. }) => {
-                // What is said to be possible is.
+                // A target that is reported as reachable is reachable.
                 let options = PlanOptions { target: with_slack(reachable), ..options };
                 if options.check().is_ok() {
                     prop_assert!(make_plan(&spectra, policy, &options).is_ok(), "{reachable:?}");
@@ -317,7 +317,7 @@ fn with_slack(target: Target) -> Target {
     }
 }
 
-/// Lets tests allocate what they like.
+/// Allocates what a test chooses.
 #[derive(Debug)]
 struct Fixed(Vec<Choice>);
 
@@ -339,7 +339,7 @@ fn a_choice_may_have_a_form_of_its_own() {
     assert_eq!(parameters, [2 * (4 + 3 - 2), 2 + 5]);
     assert_eq!(plan.matrices[0].form, Form::pivot(2));
     assert_eq!(RankPlan::from_json(&plan.to_json()).unwrap(), plan);
-    // A rank that is cut, of a matrix that stays dense all the same.
+    // A matrix whose rank is cut, but which stays dense.
     let policy = Fixed(vec![choice(2, Form::dense()), choice(2, Form::dense())]);
     let plan = make_plan(&small(), &policy, &PlanOptions::new(0.4)).unwrap();
     assert_eq!((plan.totals.lrcs, plan.matrices[0].rank), (0, 2));
@@ -383,7 +383,7 @@ fn plans_are_made_by_hand_and_checked() {
 
 #[test]
 fn policies_read_what_was_measured_of_a_matrix() {
-    /// Keeps matrices dense that are marked.
+    /// Keeps marked matrices dense.
     #[derive(Debug)]
     struct Marked;
     impl RankPolicy for Marked {
@@ -420,7 +420,7 @@ fn policies_that_weigh_the_loss_need_a_calibration() {
 
 #[test]
 fn a_policy_of_ones_own_is_one_small_piece() {
-    /// Keeps the first half of the matrices whole.
+    /// Keeps the first matrix, `a`, dense.
     #[derive(Debug)]
     struct LastHalf;
     impl RankPolicy for LastHalf {
@@ -500,7 +500,7 @@ fn possible_edits_are_counted_anew() {
     assert_eq!((before, after), (12, 7));
     assert_eq!(edited.totals.lrcs, edited.low_rank().count());
     assert!(edited.totals.parameters_after <= plan.totals.parameters_after);
-    // Claims of absurd sizes saturate, they do not overflow.
+    // Absurd sizes saturate; they do not overflow.
     let mut absurd = value.clone();
     absurd["totals"]["parameters_before"] = u64::MAX.into();
     absurd["totals"]["bytes_before"] = u64::MAX.into();
@@ -522,8 +522,8 @@ fn impossible_spectra_are_refused() {
     assert!(edited(&|v| v["matrices"][0][values][0] = 0.5.into()).contains("not sorted"));
     assert!(edited(&|v| v["matrices"][0][values][2] = (-1).into()).contains("negative"));
     assert!(edited(&|v| v["matrices"][0]["shape"][1] = 7.into()).contains("for full rank 4"));
-    assert!(edited(&|v| v["matrices"][0]["shape"][0] = 0.into()).contains("cannot be"));
-    assert!(edited(&|v| v["matrices"][0]["shape"][0] = u64::MAX.into()).contains("cannot be"));
+    assert!(edited(&|v| v["matrices"][0]["shape"][0] = 0.into()).contains("impossible"));
+    assert!(edited(&|v| v["matrices"][0]["shape"][0] = u64::MAX.into()).contains("impossible"));
 }
 
 #[test]

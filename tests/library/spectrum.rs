@@ -8,7 +8,7 @@ use welore_burn::workers::Budget;
 
 use crate::{checkpoint, tiny_projections};
 
-/// Counts, and stops the work after so many matrices.
+/// Counts matrices, and stops the work after `most` of them.
 #[derive(Default)]
 struct Counter {
     total: usize,

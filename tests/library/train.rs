@@ -1,4 +1,4 @@
-//! Fine-tuning: exact gradients, frozen parts, and runs that go on where they stopped.
+//! Fine-tuning: exact gradients, frozen parts, and runs that resume where they stopped.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
@@ -331,7 +331,7 @@ fn checkpoints_hold_only_what_trains_and_broken_ones_are_told() {
     assert!(error.to_string().contains("trainable.bpk"), "{error}");
     let error = Training::open(compressed(), options(), place(scratch.path(), false)).unwrap_err();
     assert!(matches!(error, TrainError::RunExists { .. }), "{error}");
-    // Killed before its first checkpoint, a run goes on from its start.
+    // A run that was killed before its first checkpoint resumes from its start.
     let empty = tempfile::tempdir().unwrap();
     assert_eq!(open(empty.path(), true).position().step, 0);
 }

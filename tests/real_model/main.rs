@@ -1,6 +1,6 @@
 //! Parity with PyTorch on SmolLM2-135M, a real pretrained model.
 //!
-//! Needs two environment variables, and reports itself as skipped without them:
+//! Needs two environment variables; without them the tests report that they are skipped:
 //! `WELORE_SMOLLM2`, the model directory, and `WELORE_SMOLLM2_REFERENCE`, a folder with
 //! `smollm2.json` (figures and their definitions), `test.txt` and `valid.txt` (WikiText-2).
 
@@ -21,13 +21,13 @@ struct Setup {
     reference: Value,
 }
 
-/// The model and its figures, or a word on why there are none.
+/// The model and its figures, or a message that they are skipped.
 fn setup() -> Option<Setup> {
     let variable = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let (Some(model), Some(folder)) =
         (variable("WELORE_SMOLLM2"), variable("WELORE_SMOLLM2_REFERENCE"))
     else {
-        // `eprintln!` of a test that passes is not shown.
+        // The output of `eprintln!` in a passing test is not shown.
         let word = b"skipped: WELORE_SMOLLM2 and WELORE_SMOLLM2_REFERENCE are not set\n";
         std::io::stderr().write_all(word).unwrap();
         return None;
@@ -121,8 +121,8 @@ fn plan(spectra: &Spectra, err: f64, min_ratio: f64) -> RankPlan {
     make_plan(spectra, &WeLore, &PlanOptions { min_ratio, ..PlanOptions::new(err) }).unwrap()
 }
 
-/// The reference's singular values are f32: one rank off is excused where a normalized value
-/// lies within 1e-5 of the threshold.
+/// The reference's singular values are f32, so a rank may be off by one if a normalized value is
+/// within 1e-5 of the threshold.
 fn assert_same_rank(spectra: &Spectra, plan: &RankPlan, index: usize, pruned: usize) {
     let (matrix, spectrum) = (&plan.matrices[index], &spectra.matrices[index]);
     let want = matrix.full_rank - pruned;
@@ -182,7 +182,7 @@ fn spectra_ranks_and_compressed_perplexity_are_the_references() {
     }
 }
 
-/// Compresses by the binary, evaluates, exports dense, evaluates again.
+/// Compresses with the binary, evaluates, exports a dense model, and evaluates it again.
 fn compressed_perplexity(setup: &Setup, scratch: &Path, plan: &RankPlan, want: f64) {
     let path = |name: &str| scratch.join(format!("{name}-{:?}", plan.target));
     let (file, factored, dense) = (path("plan"), path("factored"), path("dense"));

@@ -176,7 +176,7 @@ pub fn quiet_drivers() {
     }
 }
 
-/// The device for what is not computed with, such as a model without its weights.
+/// The device for models that are not run, such as those without their weights.
 pub fn host() -> Device {
     #[cfg(feature = "flex")]
     return Device::flex();
@@ -230,9 +230,12 @@ impl Compute {
 
     /// The same device with another type, if it can compute in it.
     fn with_dtype(self, dtype: Precision) -> Result<Self> {
-        let Some(facts) = Facts::of(&self.device) else { return Err(self.broken("the device can no longer be opened")) };
+        let Some(facts) = Facts::of(&self.device) else {
+            return Err(self.broken("the device can no longer be opened"));
+        };
         if !facts.dtypes.contains(&dtype) {
-            let message = format!("--dtype {}: {} cannot compute in this type", dtype.name(), facts.name);
+            let message =
+                format!("--dtype {}: {} cannot compute in this type", dtype.name(), facts.name);
             let names: Vec<_> = facts.dtypes.iter().map(|dtype| dtype.name()).collect();
             let hint = Some(format!("this device can compute in {}", names.join(", ")));
             return Err(WrongInput { message, hint }.into());
@@ -296,7 +299,7 @@ fn found(backend: Backend) -> Result<Vec<Device>> {
     let name = backend.name();
     if !backend.is_compiled() {
         let message = format!("this welore-cli was built without the {name} backend");
-        let hint = Some(format!("build it with `cargo install --path welore-cli --features {name}`"));
+        let hint = Some(format!("run `cargo install --path welore-cli --features {name}`"));
         return Err(WrongInput { message, hint }.into());
     }
     let devices = backend.devices();

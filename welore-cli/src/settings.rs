@@ -1,7 +1,7 @@
-//! The command line, with options from a file of settings where it says nothing.
+//! The command line, completed by options from a file of settings.
 //!
-//! What the file adds is put among the words that were typed and read by the same parser, so it
-//! can do what options can do, and is refused for the same reasons.
+//! Options from the file are inserted among the typed words and read by the same parser, so the
+//! file can do exactly what options can do, and is refused for the same reasons.
 
 use std::any::TypeId;
 use std::env::var_os;
@@ -19,15 +19,15 @@ use welore_burn::files::FileError;
 use crate::args::Cli;
 use crate::failure::WrongInput;
 
-/// Names the file where `--config` does not.
+/// The variable that names the file if `--config` does not.
 pub const VARIABLE: &str = "WELORE_CONFIG";
 
-/// Reads the words of a command line, and the file of settings that they name. Where the words
-/// themselves are wrong, or ask for help, the process ends as clap has it.
+/// Reads the words of a command line, and the file of settings that they name. If the words
+/// themselves are wrong, or ask for help, clap ends the process.
 ///
 /// # Errors
 ///
-/// [`WrongInput`] for what the file has wrong, [`FileError::Io`] if it cannot be read.
+/// [`WrongInput`] for a mistake in the file, [`FileError::Io`] if it cannot be read.
 pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
     let typed = Cli::try_parse_from(&words);
     if let Err(error) = &typed
@@ -35,8 +35,7 @@ pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
     {
         error.exit();
     }
-    // What is missing may be in the file, so the words are looked at once more without asking
-    // for it.
+    // A missing option may be in the file, so the words are parsed once more without requiring it.
     let seen = Cli::command().ignore_errors(true).try_get_matches_from(&words).ok();
     let seen = seen.as_ref().and_then(|seen| Some((file_of(seen)?, seen.subcommand()?)));
     let Some((path, (name, given))) = seen else {
@@ -58,14 +57,14 @@ pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
     }
 }
 
-/// The file that is asked for.
+/// The file to read, if any.
 fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
     let named = matches.get_one::<PathBuf>("config").cloned();
     named.or_else(|| var_os(VARIABLE).filter(|value| !value.is_empty()).map(PathBuf::from))
 }
 
-/// The tables of a file, with every key known and every value of the right type, also of commands
-/// that are not asked for.
+/// The tables of a file, after checking every key and the type of every value, including those of
+/// other commands.
 fn tables(path: &Path, cli: &Command) -> Result<Table> {
     let bytes =
         std::fs::read(path).map_err(|source| FileError::Io { path: path.into(), source })?;
@@ -83,12 +82,12 @@ fn tables(path: &Path, cli: &Command) -> Result<Table> {
     let commands = || cli.get_subcommands().filter(|command| !command.is_hide_set());
     for (name, value) in &tables {
         let Value::Table(table) = value else {
-            let hint = "options belong into the table of a command, such as `[train]`".into();
-            return refuse(path, &format!("`{name}` is in no table"), Some(hint));
+            let hint = "options belong in the table of a command, such as `[train]`".into();
+            return refuse(path, &format!("`{name}` is not in a table"), Some(hint));
         };
         let Some(command) = commands().find(|command| command.get_name() == name) else {
             let hint = similar(name, commands().map(Command::get_name));
-            return refuse(path, &format!("[{name}]: there is no such command"), hint);
+            return refuse(path, &format!("[{name}]: no such command"), hint);
         };
         for (key, value) in table {
             let Some(option) = option(command, key) else {
@@ -99,7 +98,7 @@ fn tables(path: &Path, cli: &Command) -> Result<Table> {
             };
             if values_of(option, value).is_none() {
                 let (found, takes) = (value.type_str(), what_it_takes(option));
-                let message = format!("[{name}] {key}: it is of type {found}, and takes {takes}");
+                let message = format!("[{name}] {key}: found type {found}, expected {takes}");
                 return refuse(path, &message, None);
             }
         }
@@ -107,7 +106,7 @@ fn tables(path: &Path, cli: &Command) -> Result<Table> {
     Ok(tables)
 }
 
-/// The option that a key means: its long name or an earlier one, also with underscores.
+/// The option that a key names: by its long name or an alias, with hyphens or underscores.
 fn option<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
     let key = key.replace('_', "-");
     command.get_arguments().find(|arg| {
@@ -116,7 +115,7 @@ fn option<'a>(command: &'a Command, key: &str) -> Option<&'a Arg> {
     })
 }
 
-/// What was likely meant.
+/// A hint at the name that was probably meant.
 fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<String> {
     let name = name.replace('_', "-");
     names
@@ -126,15 +125,15 @@ fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<Strin
         .map(|(_, candidate)| format!("did you mean `{candidate}`?"))
 }
 
-/// What a file may say of a run that goes on.
+/// The options that a file may set for a resumed run.
 const WITH_RESUME: [&str; 4] = ["backend", "device", "json", "report"];
 
-/// A table as words of a command line, but for what is overruled by what was given there.
+/// A table as words of a command line, without the options that given ones overrule.
 fn words_of(command: &Command, table: &Table, given: &ArgMatches) -> Vec<OsString> {
     let mut words = Vec::new();
     for (key, value) in table {
         let Some(option) = option(command, key) else { continue };
-        // A run that goes on has settings of its own; a file is not asked to change them.
+        // A resumed run keeps its own settings; the file must not change them.
         let goes_on = given.try_contains_id("resume").unwrap_or(false)
             && given.value_source("resume").is_some();
         if goes_on && !WITH_RESUME.contains(&option.get_id().as_str()) {
@@ -144,7 +143,7 @@ fn words_of(command: &Command, table: &Table, given: &ArgMatches) -> Vec<OsStrin
             continue;
         }
         let Some(long) = option.get_long() else { continue };
-        // What is of another type was refused before.
+        // Values of another type were refused before.
         let values = values_of(option, value).unwrap_or_default();
         words.extend(values.into_iter().map(|value| match value {
             Some(value) => OsString::from(format!("--{long}={value}")),
@@ -154,7 +153,7 @@ fn words_of(command: &Command, table: &Table, given: &ArgMatches) -> Vec<OsStrin
     words
 }
 
-/// Whether an option, or another that cannot go with it, was given on the command line or in the
+/// Whether an option, or another that conflicts with it, was given on the command line or in the
 /// environment.
 fn is_overruled(command: &Command, option: &Arg, given: &ArgMatches) -> bool {
     let is_given = |arg: &Arg| {
@@ -180,8 +179,8 @@ fn is_overruled(command: &Command, option: &Arg, given: &ArgMatches) -> bool {
         })
 }
 
-/// What follows an option, once for each time that it has to be given; `None` in it is for
-/// switches. `None` if the option takes no such value.
+/// The values that follow an option, one for each time it has to be given; a switch has a `None`
+/// for its value. The result is `None` if the option does not take the value.
 fn values_of(option: &Arg, value: &Value) -> Option<Vec<Option<String>>> {
     match (option.get_action(), value) {
         (ArgAction::SetTrue, Value::Boolean(true)) => Some(vec![None]),
@@ -218,14 +217,14 @@ fn is_number(option: &Arg) -> bool {
 fn what_it_takes(option: &Arg) -> &'static str {
     match option.get_action() {
         ArgAction::SetTrue => "true or false",
-        ArgAction::Append if is_number(option) => "a number, or a list of them",
-        ArgAction::Append => "text in quotes, or a list of that",
+        ArgAction::Append if is_number(option) => "a number, or a list of numbers",
+        ArgAction::Append => "text in quotes, or a list of texts",
         _ if is_number(option) => "a number",
         _ => "text in quotes",
     }
 }
 
-/// Where the name of the command is among the words.
+/// The index of the command's name among the words.
 fn place_of_command(words: &[OsString], cli: &Command) -> usize {
     let takes_value = |word: &str| {
         let long = word.strip_prefix("--");
@@ -242,7 +241,7 @@ fn place_of_command(words: &[OsString], cli: &Command) -> usize {
     place
 }
 
-/// What clap says of options that came of the file, in our form.
+/// Clap's complaint about options from the file, in the form of this program's errors.
 fn complaint(path: &Path, command: &str, error: &clap::Error) -> anyhow::Error {
     let text = error.render().to_string();
     let first = text.split("\n\n").next().unwrap_or_default();

@@ -11,10 +11,10 @@ use crate::{format, verbosity};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Whether the work in hand is a step of many.
+/// Whether the current work consists of training steps.
 static STEPPING: AtomicBool = AtomicBool::new(false);
 
-/// A bar on stderr, unless nothing is to be said there, or more than a bar has room for.
+/// A bar on stderr, hidden if `--quiet` or `--verbose` is given.
 fn bar_of(total: u64) -> ProgressBar {
     let target = match is_quiet() || verbosity::level() > 0 {
         true => ProgressDrawTarget::hidden(),
@@ -23,11 +23,11 @@ fn bar_of(total: u64) -> ProgressBar {
     ProgressBar::with_draw_target(Some(total), target)
 }
 
-/// Set for the commands that `demo` runs. Ctrl-C reaches them and `demo` alike, which then
-/// speaks for all.
+/// Set for the commands that `demo` runs. Ctrl-C reaches both them and `demo`, and only `demo`
+/// reports it.
 const PART: &str = "WELORE_DEMO_PART";
 
-/// Marks a command as a part of this one, which leaves what is to be said of Ctrl-C to it.
+/// Marks a command as a part of this one, so that only this one reports Ctrl-C.
 pub fn make_part(command: &mut std::process::Command) {
     command.env(PART, "1");
 }
@@ -37,20 +37,20 @@ pub fn is_part() -> bool {
     std::env::var_os(PART).is_some()
 }
 
-/// Makes a file that would grow beyond the limit of the process (`ulimit -f`) an error like
-/// that of a full disk. By default a signal ends the process, with nothing said or tidied up.
+/// Turns a file that exceeds the size limit of the process (`ulimit -f`) into an error like that of
+/// a full disk. By default a signal ends the process without a message or cleanup.
 pub fn outlive_file_size_limit() {
     #[cfg(unix)]
     {
         use nix::sys::signal::{SigHandler, Signal, signal};
-        // SAFETY: no function becomes a handler, so none has to be safe to call at any time.
-        // Without it the default stays, which loses only the tidying.
+        // SAFETY: no function becomes a handler, so none has to be async-signal-safe. If the call
+        // fails, only the cleanup is lost.
         let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
     }
 }
 
-/// Makes the first Ctrl-C stop the work after the step in hand, so that temporary files are
-/// removed, and the second one end the process at once.
+/// Makes the first Ctrl-C stop the work after the current step, so that temporary files are
+/// removed, and the second one end the process immediately.
 pub fn listen_for_interrupts() {
     let handler = || {
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
@@ -58,10 +58,10 @@ pub fn listen_for_interrupts() {
         }
         if !is_part() {
             let when = if STEPPING.load(Ordering::SeqCst) { " after this step" } else { "" };
-            tell!("\nstopping{when}; press Ctrl-C again to stop at once");
+            tell!("\nstopping{when}; press Ctrl-C again to stop immediately");
         }
     };
-    // Without a handler Ctrl-C still ends the process; only the tidying is lost.
+    // Without a handler Ctrl-C still ends the process; only the cleanup is lost.
     if let Err(error) = ctrlc::set_handler(handler) {
         tell!("warning: Ctrl-C cannot be handled: {error}");
     }
@@ -72,7 +72,7 @@ pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
 }
 
-/// The steps of a training run on stderr: a bar on a terminal, lines elsewhere.
+/// The steps of a training run on stderr: a bar on a terminal, otherwise lines.
 #[derive(Debug)]
 pub struct Steps {
     bar: ProgressBar,
@@ -80,7 +80,7 @@ pub struct Steps {
 }
 
 impl Steps {
-    /// A run of `total` steps of which `done` are done.
+    /// A run of `total` steps, `done` of them finished.
     pub fn new(total: usize, done: usize) -> Self {
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} left {eta} {wide_msg}")
             .expect("the template is a constant that is valid")
@@ -97,7 +97,7 @@ impl Steps {
             TrainingEvent::Step(step) => {
                 let text = format!("loss {:.4}  {:.0} tokens/s", step.loss, step.tokens_per_second);
                 self.bar.set_position(step.step as u64);
-                // A hundred lines tell enough of a long run.
+                // A hundred lines are enough for a long run.
                 let worth_a_line = step.step.is_multiple_of((self.total / 100).max(1));
                 if self.bar.is_hidden() && worth_a_line {
                     note!("step {}/{}  {text}", step.step, self.total);
@@ -125,14 +125,14 @@ impl Steps {
     }
 }
 
-/// Bytes on their way, on stderr; hidden where stderr is not a terminal.
+/// The progress of a transfer in bytes, on stderr; hidden if stderr is not a terminal.
 #[derive(Debug)]
 pub struct Bytes {
     bar: ProgressBar,
 }
 
 impl Bytes {
-    /// So many bytes are to come.
+    /// A transfer of `total` bytes.
     pub fn new(what: &str, total: u64) -> Self {
         let style = ProgressStyle::with_template(
             "{prefix} [{bar:30}] {decimal_bytes}/{decimal_total_bytes} \
@@ -145,15 +145,15 @@ impl Bytes {
         Self { bar }
     }
 
-    /// Names what they are of, which begins with byte `done`.
+    /// Names an item that begins after `done` bytes.
     pub fn begin(&self, item: &str, done: u64) {
         self.bar.set_message(item.to_string());
         self.bar.set_position(done);
-        // What an earlier command fetched would make the rest look quick.
+        // Bytes that an earlier command fetched would make the rest look fast.
         self.bar.reset_eta();
     }
 
-    /// So many bytes are there.
+    /// `done` bytes have arrived.
     pub fn at(&self, done: u64) {
         self.bar.set_position(done);
     }
@@ -165,7 +165,7 @@ impl Drop for Bytes {
     }
 }
 
-/// A progress bar on stderr; hidden where stderr is not a terminal.
+/// A progress bar on stderr; hidden if stderr is not a terminal.
 #[derive(Debug, Default)]
 pub struct Bar {
     bar: Option<ProgressBar>,
@@ -173,7 +173,7 @@ pub struct Bar {
     parts: Parts,
 }
 
-/// How far work is whose steps differ in size.
+/// The progress of work whose steps differ in size.
 #[derive(Debug, Default)]
 struct Parts {
     what: String,
@@ -186,7 +186,7 @@ impl Progress for Bar {
     fn begin_work(&mut self, what: &str, total: usize, operations: u64) {
         self.begin(what, total);
         self.parts = Parts { what: what.into(), total, ..Parts::default() };
-        // The bar is of operations, so that the time left is theirs, and tells of steps.
+        // The bar measures operations, for a good estimate of the time left, but shows steps.
         let style =
             ProgressStyle::with_template("{prefix} [{bar:30}] {elapsed} left {eta} {wide_msg}")
                 .expect("the template is a constant that is valid")
@@ -206,7 +206,7 @@ impl Progress for Bar {
         let Parts { what, total, done, .. } = &self.parts;
         if let Some(bar) = &self.bar {
             match part.known {
-                // What cost nothing would make the rest look quick.
+                // Steps that cost nothing would make the rest look fast.
                 true => bar.dec_length(part.operations),
                 false => bar.inc(part.operations),
             }
@@ -236,7 +236,7 @@ impl Progress for Bar {
     fn step(&mut self, item: &str) -> Result<(), Interrupted> {
         self.check()?;
         if let Some(bar) = &self.bar {
-            // A step is counted when the next one begins.
+            // A step counts as done when the next one begins.
             if std::mem::replace(&mut self.started, true) {
                 bar.inc(1);
             }
@@ -247,7 +247,7 @@ impl Progress for Bar {
 }
 
 impl Bar {
-    /// How many steps of the work cost nothing, because an earlier run had done them.
+    /// The number of steps that cost nothing, because an earlier command had done them.
     pub fn known(&self) -> usize {
         self.parts.known
     }

@@ -227,7 +227,7 @@ fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
 fn form(error: &FormError) -> Option<Verdict> {
     Some(match error {
         FormError::NotDense => {
-            Verdict::input("this is a compressed model; `welore-cli export --dense` turns it into a dense one")
+            Verdict::input("this is a compressed model; `export --dense` turns it into a dense one")
         }
         FormError::Pivots { .. } | FormError::Parts(_) => {
             Verdict::input("the model is damaged; compress the dense model again")

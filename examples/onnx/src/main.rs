@@ -5,25 +5,26 @@
 //! cargo run --release -p welore-example-onnx
 //! ```
 //!
-//! `build.rs` makes Rust code and weights of `model.onnx`. `make_model.py` made that file, and
-//! `expected.json` with what ONNX computes of it.
+//! `build.rs` turns `model.onnx` into Rust code and weights. `make_model.py` made that file, and
+//! `expected.json` with the outputs that ONNX computes.
 
 use burn::module::Module;
 use burn::tensor::{Device, Distribution, Tensor, TensorData};
 use serde::Deserialize;
+use welore_burn::compress::compress_module;
+use welore_burn::modules::Selection;
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
-use welore_burn::spectrum::{Selection, Spectra, measure_module};
-use welore_burn::surgery::apply_plan;
+use welore_burn::spectrum::{MeasureOptions, Spectra, measure_module};
 
 use imported::Model;
 
-/// What `burn-onnx` generated: `Model`, with a field a layer, and `forward`.
+/// The code that `burn-onnx` generated: `Model`, with one field for each layer, and `forward`.
 #[allow(clippy::all, missing_docs, unused)]
 mod imported {
     include!(concat!(env!("OUT_DIR"), "/imported/model.rs"));
 }
 
-/// Rows of inputs, and the outputs that ONNX' reference implementation has for them.
+/// Rows of inputs, and the outputs of ONNX's reference implementation for them.
 #[derive(Deserialize)]
 struct Expected {
     input: Vec<Vec<f32>>,
@@ -61,7 +62,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let off = difference(&computed, &rows(&expected.output, &device));
     assert!(off < 1e-5, "the imported model is another one than the exported: {off}");
 
-    let spectra = measure_module(&model, &Selection::all(), &mut ())?;
+    let (all, options) = (Selection::all(), MeasureOptions::default());
+    let spectra = measure_module(&model, &all, &options, &mut ())?;
     println!(
         "imported: {} linear layers, {} parameters, outputs within {off:.1e} of ONNX",
         spectra.matrices.len(),
@@ -76,10 +78,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let dense = model.forward(x.clone());
     for err in [0.3, 0.5, 0.7] {
         let plan = make_plan(&spectra, &WeLore, &PlanOptions::new(err))?;
-        let (factored, report) = apply_plan(model.clone(), &plan, &mut ())?;
+        let (factored, report) = compress_module(model.clone(), &plan, &mut ())?;
         let output = factored.forward(x.clone());
         println!("factored at ERR {err}: {} parameters", factored.num_params());
-        for matrix in &report.factored {
+        for matrix in &report.compressed {
             println!(
                 "  {} at rank {}: error {:.3}",
                 matrix.name, matrix.rank, matrix.relative_error
@@ -90,12 +92,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             difference(&output, &dense),
             100.0 * agreement(&output, &dense)
         );
-        assert!(!report.factored.is_empty());
+        assert!(!report.compressed.is_empty());
         assert_eq!(factored.num_params() as u64, plan.totals.parameters_after);
 
         // Factored matrices would be refused here, so these are dense again.
         let merged = factored.materialize();
-        let again = measure_module(&merged, &Selection::all(), &mut ())?;
+        let again = measure_module(&merged, &all, &options, &mut ())?;
         assert_eq!(layers(&again), layers(&spectra));
         assert_eq!(merged.num_params(), model.num_params());
         let off = difference(&merged.forward(x.clone()), &output);

@@ -1,5 +1,5 @@
-//! Writes small GGUF files, broken ones as well, as the format's description says: no code of
-//! the reader is used.
+//! Writes small GGUF files, including broken ones, from the format's description, without any code
+//! of the reader.
 
 use half::bf16;
 use safetensors::Dtype;
@@ -17,7 +17,7 @@ pub enum Meta {
     Texts(Vec<String>),
     Integers(Vec<i32>),
     Numbers(Vec<f32>),
-    /// So many lists of one list each.
+    /// This many nested lists of one list each.
     Nested(usize),
 }
 
@@ -26,7 +26,7 @@ pub struct Tensor {
     pub name: String,
     /// Row-major, as in a model directory.
     pub shape: Vec<usize>,
-    /// As ggml numbers types.
+    /// The type by its number in ggml.
     pub kind: u32,
     pub data: Vec<u8>,
 }
@@ -59,7 +59,7 @@ impl Gguf {
         self.tensors.iter_mut().find(|tensor| tensor.name == name).unwrap()
     }
 
-    /// Adds a tokenizer of tokens that nothing is put together to.
+    /// Adds a tokenizer of tokens without merges.
     pub fn add_tokens(&mut self, count: usize) {
         let tokens = (0..count).map(|i| format!("t{i}")).collect();
         self.set("tokenizer.ggml.model", Meta::Text("gpt2".into()));
@@ -121,7 +121,8 @@ fn encode(value: &Meta) -> Vec<u8> {
     }
 }
 
-/// A model of one layer and a vocabulary of `vocab`, `hidden` wide, all else as small as can be.
+/// A model of one layer and a vocabulary of `vocab`, `hidden` wide, everything else as small as
+/// possible.
 pub fn tiny(vocab: usize, hidden: usize) -> Gguf {
     let mut gguf = Gguf::default();
     gguf.set("general.architecture", Meta::Text("llama".into()));

@@ -7,9 +7,8 @@ use super::file::CalibrationFile;
 use crate::linalg::SecondMoment;
 use crate::modules::MatrixName;
 
-/// Second moments of the inputs of matrices, and of the gradients of their outputs: in a file
-/// that [`calibrate`](super::calibrate) wrote, of which only what is asked for is read, or in
-/// memory.
+/// Second moments of the inputs of matrices and of the gradients of their outputs. They are in
+/// memory, or in a file from [`calibrate`](super::calibrate), which is read on demand.
 #[derive(Debug)]
 pub struct Calibration(Source);
 
@@ -24,11 +23,11 @@ enum Source {
 }
 
 impl Calibration {
-    /// Opens a file.
+    /// Opens a calibration file.
     ///
     /// # Errors
     ///
-    /// [`CalibrationError::NotCalibration`], [`CalibrationError::Version`], and those of reading.
+    /// [`CalibrationError::NotCalibration`], [`CalibrationError::Version`], and errors of reading.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CalibrationError> {
         Ok(Self(Source::File(Box::new(CalibrationFile::open(path.as_ref())?))))
     }
@@ -46,7 +45,7 @@ impl Calibration {
         Ok(Self(Source::Memory { inputs, outputs, digest }))
     }
 
-    /// Whether there are gradients.
+    /// Whether gradients were measured.
     pub fn has_gradients(&self) -> bool {
         match &self.0 {
             Source::File(file) => file.manifest().gradient_windows > 0,
@@ -54,7 +53,7 @@ impl Calibration {
         }
     }
 
-    /// The matrix under whose name the inputs of a matrix are kept: matrices that see the same share
+    /// The name under which the inputs of a matrix are stored: matrices with the same inputs share
     /// them.
     ///
     /// # Errors
@@ -70,11 +69,11 @@ impl Calibration {
         }
     }
 
-    /// Second moments of the inputs of a matrix.
+    /// The second moment of the inputs of a matrix.
     ///
     /// # Errors
     ///
-    /// [`CalibrationError::Foreign`], and those of reading.
+    /// [`CalibrationError::Foreign`], and errors of reading.
     pub fn inputs(&self, name: &MatrixName) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
         match &self.0 {
             Source::File(file) => Ok(Cow::Owned(file.inputs(name)?)),
@@ -82,11 +81,11 @@ impl Calibration {
         }
     }
 
-    /// Second moments of the gradients of the outputs of a matrix.
+    /// The second moment of the gradients of the outputs of a matrix.
     ///
     /// # Errors
     ///
-    /// As [`Calibration::inputs`], and [`CalibrationError::NoGradients`].
+    /// Those of [`Calibration::inputs`], and [`CalibrationError::NoGradients`].
     pub fn outputs(&self, name: &MatrixName) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
         if !self.has_gradients() {
             return Err(CalibrationError::NoGradients);
@@ -97,7 +96,7 @@ impl Calibration {
         }
     }
 
-    /// Identifies what was measured.
+    /// Identifies the content.
     pub fn digest(&self) -> &str {
         match &self.0 {
             Source::File(file) => file.digest(),
@@ -105,11 +104,11 @@ impl Calibration {
         }
     }
 
-    /// The windows of tokens that were read, in a file.
+    /// The windows of tokens that were read; none for a calibration in memory.
     ///
     /// # Errors
     ///
-    /// Those of reading.
+    /// Errors of reading.
     pub fn windows(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {
         match &self.0 {
             Source::File(file) => file.windows(),
@@ -117,7 +116,7 @@ impl Calibration {
         }
     }
 
-    /// What a probe of a matrix cost, over what was expected, if it was probed.
+    /// The measured cost of factoring a matrix over the estimated cost, if it was probed.
     pub fn probe(&self, name: &MatrixName) -> Option<f64> {
         match &self.0 {
             Source::File(file) => file.probe(name),
@@ -125,7 +124,7 @@ impl Calibration {
         }
     }
 
-    /// Checks that a matrix is the one that was calibrated, where that is known.
+    /// Checks that a matrix has the weights that were calibrated, if their digest is known.
     ///
     /// # Errors
     ///
@@ -146,7 +145,7 @@ fn known<'a>(
     moments.get(name).map(Cow::Borrowed).ok_or_else(foreign)
 }
 
-/// Identifies moments by their names and their content.
+/// Identifies second moments by their names and their content.
 fn digest_of(
     inputs: &BTreeMap<MatrixName, SecondMoment>,
     outputs: &BTreeMap<MatrixName, SecondMoment>,

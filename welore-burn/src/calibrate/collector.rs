@@ -11,7 +11,7 @@ use crate::linalg::{Matrix, SecondMoment};
 use crate::model::LanguageModel;
 use crate::modules::{MatrixName, Selection, Tap, tapped};
 
-/// Measures any Burn module whose layers are [`LowRankLinear`](crate::linear::LowRankLinear).
+/// Calibrates any Burn module whose layers are [`LowRankLinear`](crate::linear::LowRankLinear).
 ///
 /// ```
 /// use burn::tensor::{Device, Distribution, Tensor};
@@ -39,17 +39,17 @@ pub struct Collector {
     outputs: BTreeMap<MatrixName, SecondMoment>,
 }
 
-/// What one forward pass showed.
+/// What was recorded in one forward pass.
 #[derive(Debug, Default)]
 pub struct Seen {
-    /// Of every layer in the order of their use, the length of an input, and the inputs.
+    /// For every layer in the order of use: its weight, the length of an input, and the inputs.
     pub(crate) inputs: Vec<(ParamId, usize, Arc<Vec<f32>>)>,
-    /// Zeros that were added to outputs, for the gradients of those.
+    /// Zeros that were added to outputs: their gradients are those of the outputs.
     pub(crate) probes: Vec<(ParamId, Tensor<2>)>,
 }
 
 impl Collector {
-    /// For the selected matrices of a module.
+    /// A collector for the selected matrices of a module.
     ///
     /// # Errors
     ///
@@ -60,15 +60,15 @@ impl Collector {
         Ok(Self { names, inputs: BTreeMap::new(), outputs: BTreeMap::new() })
     }
 
-    /// Does a forward pass, on this thread. On an autodiff device the gradients of outputs can be
-    /// collected after it.
+    /// Runs a forward pass on this thread and records it. On an autodiff device, gradients of
+    /// outputs can be collected afterwards.
     pub fn observe<R>(&self, work: impl FnOnce() -> R) -> (R, Seen) {
         let ids = self.names.keys().copied().collect();
         let (result, eye) = tapped(Eye { ids, inputs: true, seen: Seen::default() }, work);
         (result, eye.seen)
     }
 
-    /// Takes in what a pass showed, with the gradients of its loss if there are any.
+    /// Adds what was recorded in a pass, with the gradients of its loss if there are any.
     pub fn collect(&mut self, seen: Seen, mut gradients: Option<&mut Gradients>) {
         let add = |into: &mut BTreeMap<_, SecondMoment>, name: &MatrixName, rows: &[f32], size| {
             let moment = into.entry(name.clone()).or_insert_with(|| SecondMoment::new(size));
@@ -86,7 +86,7 @@ impl Collector {
         }
     }
 
-    /// What was measured.
+    /// The calibration from all that was collected.
     ///
     /// # Errors
     ///
@@ -96,14 +96,14 @@ impl Collector {
     }
 }
 
-/// The matrices of a dense language model, to look at what they see.
+/// Watches the matrices of a dense language model.
 #[derive(Debug)]
 pub(crate) struct Watch {
     matrices: BTreeMap<ParamId, LiveMatrix>,
 }
 
 impl Watch {
-    /// Of all matrices of the model that can be compressed.
+    /// Watches all matrices of the model that can be compressed.
     pub fn new(model: &impl LanguageModel) -> Result<Self, CalibrationError> {
         let names: BTreeSet<MatrixName> =
             model.matrices().into_iter().map(|matrix| matrix.name).collect();
@@ -115,12 +115,12 @@ impl Watch {
         }
     }
 
-    /// Does a forward pass on this thread, and keeps the inputs of the matrices.
+    /// Runs a forward pass on this thread and records the inputs of the matrices.
     pub fn inputs<R>(&self, work: impl FnOnce() -> R) -> (R, Seen) {
         self.watched(true, work)
     }
 
-    /// The same for the outputs alone, on an autodiff device.
+    /// Runs a forward pass on this thread and probes only the outputs, on an autodiff device.
     pub fn outputs<R>(&self, work: impl FnOnce() -> R) -> (R, Seen) {
         self.watched(false, work)
     }
@@ -146,7 +146,7 @@ impl Watch {
         self.find(name).shape
     }
 
-    /// The entries of a matrix `[out, in]`.
+    /// The entries of a matrix, `[out, in]`.
     pub fn matrix(&self, name: &MatrixName) -> Result<Matrix, FormError> {
         self.find(name).to_matrix()
     }
@@ -156,7 +156,7 @@ impl Watch {
         found.expect("the name came from this watch")
     }
 
-    /// The matrices that were used, in their order, each with the first that saw the same.
+    /// The matrices in the order of their use, each with the first one that had the same inputs.
     pub fn groups(&self, seen: &Seen) -> Vec<SharedInputs> {
         let first = |rows: &Arc<Vec<f32>>| {
             let same = seen.inputs.iter().find(|(_, _, other)| Arc::ptr_eq(other, rows));
@@ -170,17 +170,17 @@ impl Watch {
     }
 }
 
-/// A matrix, and the first of those that see the same inputs.
+/// A matrix, and the first matrix that has the same inputs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SharedInputs {
     pub name: MatrixName,
     pub inputs_of: MatrixName,
 }
 
-/// Keeps what it sees of some layers.
+/// A tap that records what some layers see.
 struct Eye {
     ids: BTreeSet<ParamId>,
-    /// Whether inputs are kept; else only outputs are probed.
+    /// Whether to record inputs; otherwise only outputs are probed.
     inputs: bool,
     seen: Seen,
 }
@@ -190,7 +190,7 @@ impl Tap for Eye {
         if self.inputs && self.ids.contains(&weight) {
             let [_, size] = input.dims();
             let rows = to_rows(input);
-            // Queries, keys and values see the same.
+            // The query, key and value projections have the same inputs.
             let last = self.seen.inputs.last().filter(|(_, _, last)| **last == rows);
             let rows = last.map_or_else(|| Arc::new(rows), |(_, _, last)| last.clone());
             self.seen.inputs.push((weight, size, rows));
@@ -208,13 +208,13 @@ impl Tap for Eye {
     }
 }
 
-/// Entries in f32, row after row.
+/// The entries in f32, row by row.
 pub(super) fn to_rows(x: Tensor<2>) -> Vec<f32> {
     let x = if x.is_autodiff() { x.inner() } else { x };
     x.cast(FloatDType::F32).into_data().try_into_vec::<f32>().expect("it was cast")
 }
 
-/// The wanted matrices of a module, which must be dense, by the ids of their weights.
+/// The wanted matrices of a module by the ids of their weights. They must be dense.
 fn dense_matrices(
     module: &impl Module,
     wanted: impl Fn(&MatrixName) -> bool,

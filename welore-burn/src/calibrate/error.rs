@@ -12,35 +12,35 @@ use crate::progress::Interrupted;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CalibrationError {
-    /// Reading or writing failed.
+    /// The checkpoint or the tensors of a calibration cannot be read or written.
     #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
-    /// A file cannot be written.
+    /// A file cannot be read or written.
     #[error("{0}")]
     File(#[from] FileError),
-    /// Not a calibration.
+    /// The file is not a calibration.
     #[error("{path}: not a calibration: {reason}", path = path.display())]
     NotCalibration {
         /// The file.
         path: PathBuf,
-        /// How that shows.
+        /// What is wrong.
         reason: String,
     },
-    /// Written by a newer version.
-    #[error("{path}: calibration format version {version} is not known here", path = path.display())]
+    /// The file was written by another version.
+    #[error("{path}: calibration format version {version} is not supported", path = path.display())]
     Version {
         /// The file.
         path: PathBuf,
         /// Its version.
         version: u32,
     },
-    /// The calibration does not know a matrix, or only others of that name.
+    /// The calibration lacks a matrix, or has other weights under its name.
     #[error("the calibration was made for another model: {reason}")]
     Foreign {
-        /// How that shows.
+        /// What differs.
         reason: String,
     },
-    /// A matrix is not a dense one.
+    /// A matrix is not dense.
     #[error("matrix `{name}`: {source}")]
     Form {
         /// Name of the matrix.
@@ -48,43 +48,43 @@ pub enum CalibrationError {
         /// Why.
         source: FormError,
     },
-    /// No matrix to look at.
+    /// There is no matrix to calibrate.
     #[error("the model has no matrix to calibrate")]
     NothingSelected,
-    /// A window that predicts nothing.
-    #[error("a window needs at least 2 tokens, {0} were asked for")]
+    /// A window too short to predict a token.
+    #[error("a window needs at least 2 tokens, not {0}")]
     SeqLen(usize),
-    /// Longer windows than the model can see.
+    /// Windows longer than the model's context.
     #[error("windows of {seq_len} tokens are longer than the model's context of {context}")]
     Context {
-        /// Tokens in a window.
+        /// Number of tokens in a window.
         seq_len: usize,
-        /// The model's context.
+        /// The model's context, in tokens.
         context: usize,
     },
-    /// Not even one window of text.
+    /// The text does not fill one window, or no windows were requested.
     #[error("the text has {tokens} tokens, which do not fill one window of {seq_len}")]
     TooShort {
-        /// Tokens of the text.
+        /// Number of tokens in the text.
         tokens: usize,
-        /// Tokens in a window.
+        /// Number of tokens in a window.
         seq_len: usize,
     },
-    /// Fewer tokens than directions.
+    /// Fewer tokens than a matrix has inputs.
     #[error(
-        "{tokens} tokens cannot tell the {size} directions of the inputs of `{name}` apart: at least {size} are needed, ten times as many are good"
+        "{tokens} tokens are too few for the {size} inputs of `{name}`: at least {size} are needed, and ten times as many are better"
     )]
     TooLittleText {
-        /// Tokens of the text that are used.
+        /// Number of tokens of the text that are used.
         tokens: usize,
-        /// The matrix with the longest inputs.
+        /// The matrix with the most inputs.
         name: MatrixName,
-        /// Their length.
+        /// Number of its inputs.
         size: usize,
     },
-    /// A token the model does not know.
+    /// A token outside the vocabulary.
     #[error(
-        "token {token} is not in the model's vocabulary of {vocab_size}; is the tokenizer another model's?"
+        "token {token} is not in the model's vocabulary of {vocab_size}; does the tokenizer belong to another model?"
     )]
     UnknownToken {
         /// The token.
@@ -92,21 +92,21 @@ pub enum CalibrationError {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
-    /// The model computed something that is not a number.
+    /// The model computed values that are infinite or not a number.
     #[error("the {what} of `{name}` are not finite")]
     NotFinite {
-        /// Inputs or gradients.
+        /// Inputs, gradients or probes.
         what: &'static str,
         /// Name of the matrix.
         name: MatrixName,
     },
     /// A matrix is not the weight of a `LowRankLinear` that the model uses.
-    #[error("matrix `{0}` sees no inputs; its layer must be a LowRankLinear that the blocks use")]
+    #[error("matrix `{0}` gets no inputs; its layer must be a LowRankLinear that a block uses")]
     NotUsed(MatrixName),
-    /// There are no gradients in this calibration.
+    /// The calibration has no gradients.
     #[error("the calibration has no gradients, which this method needs")]
     NoGradients,
-    /// A norm cannot be made.
+    /// A norm cannot be computed.
     #[error("`{name}`: {source}")]
     Linalg {
         /// Name of the matrix.
@@ -114,7 +114,7 @@ pub enum CalibrationError {
         /// Why.
         source: LinalgError,
     },
-    /// What failed for several matrices at once.
+    /// An error that several matrices share.
     #[error("{0}")]
     Shared(#[source] Arc<CalibrationError>),
     /// The user stopped the work.

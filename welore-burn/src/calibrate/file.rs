@@ -1,5 +1,5 @@
-//! Calibration files: safetensors with the packed lower halves of second moments, the tokens
-//! that were read, and a manifest.
+//! Calibration files: safetensors with the packed lower triangles of second moments, the tokens
+//! that were read, probes, and a manifest.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -22,34 +22,34 @@ const MANIFEST: &str = "manifest";
 const TOKENS: &str = "tokens";
 const PROBES: &str = "probes";
 
-/// What a file holds.
+/// What a calibration file holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct Manifest {
     format: String,
     version: u32,
-    /// Where the model came from, for people.
+    /// Where the model came from, as a note.
     pub source: String,
-    /// Tokens in a window.
+    /// Number of tokens in a window.
     pub seq_len: usize,
-    /// Windows whose inputs were measured.
+    /// Number of windows whose inputs were measured.
     #[serde(rename = "blocks")]
     pub windows: usize,
-    /// Windows whose gradients were.
+    /// Number of windows whose gradients were measured.
     #[serde(rename = "gradient_blocks")]
     pub gradient_windows: usize,
     pub matrices: Vec<MatrixEntry>,
 }
 
-/// What a file holds of a matrix.
+/// What a calibration file holds for a matrix.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub(super) struct MatrixEntry {
     pub name: MatrixName,
     /// `[out, in]`.
     pub shape: [usize; 2],
-    /// BLAKE3 of the dense matrix.
+    /// BLAKE3 digest of the dense matrix.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// The matrix under whose name its inputs are stored: some see the same.
+    /// The matrix under whose name its inputs are stored: several can share them.
     pub inputs_of: MatrixName,
 }
 
@@ -93,8 +93,8 @@ fn outputs(name: &MatrixName) -> String {
     name.part("outputs")
 }
 
-/// A file that is being written: moments come in any order, and the file appears when all are
-/// there.
+/// A calibration file being written. Second moments arrive in any order, and the file appears when
+/// it is finished.
 pub(super) struct CalibrationWriter {
     path: PathBuf,
     dir: tempfile::TempDir,
@@ -156,18 +156,18 @@ impl CalibrationWriter {
         Ok(self.files()?.write(&tensor, &data)?)
     }
 
-    /// What probes of the matrices cost, in the order of the manifest; not a number for none.
+    /// Writes the probes of the matrices, in the order of the manifest; NaN where there is none.
     pub fn write_probes(&self, probes: &[f64]) -> Result<(), CalibrationError> {
         let data: Vec<u8> = probes.iter().flat_map(|x| x.to_le_bytes()).collect();
         Ok(self.files()?.write(PROBES, &data)?)
     }
 
-    /// What is written already.
+    /// The part of the file that has been written.
     pub fn so_far(&self) -> Result<CalibrationFile, CalibrationError> {
         CalibrationFile::open(&self.dir.path().join(&self.file))
     }
 
-    /// Puts the file where it belongs.
+    /// Moves the finished file to its path.
     pub fn finish(self) -> Result<(), CalibrationError> {
         self.files()?.finish()?;
         fs::rename(self.dir.path().join(&self.file), &self.path)
@@ -176,7 +176,7 @@ impl CalibrationWriter {
     }
 }
 
-/// A file that is read.
+/// A calibration file being read.
 #[derive(Debug)]
 pub(super) struct CalibrationFile {
     path: PathBuf,
@@ -205,12 +205,12 @@ impl CalibrationFile {
         let places: BTreeMap<MatrixName, usize> = names.zip(0..).collect();
         let possible = |n: &usize| (1..1 << 28).contains(n);
         if !manifest.matrices.iter().all(|matrix| matrix.shape.iter().all(possible)) {
-            return Err(not("a matrix in it cannot be".into()));
+            return Err(not("a matrix in it has an impossible shape".into()));
         }
         for spec in manifest.tensors(text) {
             let fits = tensors.meta(&spec.name);
             if fits.is_none_or(|meta| meta.dtype != spec.dtype || meta.shape != spec.shape) {
-                return Err(not(format!("there is no `{}` of its shape", spec.name)));
+                return Err(not(format!("`{}` is missing or has another shape", spec.name)));
             }
         }
         let mut hasher = blake3::Hasher::new();
@@ -274,7 +274,7 @@ impl CalibrationFile {
     pub fn check(&self, name: &MatrixName, digest: &str) -> Result<(), CalibrationError> {
         match &self.entry(name)?.digest {
             Some(own) if own != digest => Err(CalibrationError::Foreign {
-                reason: format!("`{name}` has other weights than were calibrated"),
+                reason: format!("`{name}` has weights other than the calibrated ones"),
             }),
             _ => Ok(()),
         }

@@ -1,11 +1,10 @@
-//! What a model's matrices see and do on a text: second moments of the inputs of every matrix,
-//! and of the gradients of its outputs.
+//! Statistics of a model on a text: for every matrix, the second moment of its inputs and that of
+//! the gradients of the loss with respect to its outputs.
 //!
-//! [`calibrate`] measures a language model, one of its blocks at a time, and writes a file;
-//! a [`Collector`] measures them on any Burn module whose layers are
-//! [`LowRankLinear`](crate::linear::LowRankLinear). A [`Calibration`] is what was measured; the
-//! norms in which spectra are measured and matrices are factored
-//! ([`Norms`](crate::spectrum::Norms)) are made of it.
+//! [`calibrate`] measures a language model, one block at a time, and writes a file. A [`Collector`]
+//! measures any Burn module whose layers are [`LowRankLinear`](crate::linear::LowRankLinear). The
+//! result is a [`Calibration`]. It defines the norms in which spectra are measured and matrices are
+//! factored ([`Norms`](crate::spectrum::Norms)).
 
 mod calibration;
 mod collector;

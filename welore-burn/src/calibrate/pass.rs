@@ -18,25 +18,25 @@ use crate::workers::Workers;
 /// How a language model is calibrated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CalibrationOptions {
-    /// Tokens in a window of the text; at least 2.
+    /// Number of tokens in a window of the text; at least 2.
     pub seq_len: usize,
-    /// Most windows whose inputs are measured; `None` is all that the text fills.
+    /// Maximum number of windows whose inputs are measured; `None` for all windows of the text.
     pub windows: Option<usize>,
-    /// Most windows whose gradients are measured, too; 0 for none.
+    /// Maximum number of windows whose gradients are also measured; 0 for none.
     pub gradient_windows: usize,
-    /// Windows to probe every matrix on, which takes a pass over a part of the model for each;
-    /// 0 for none. Needs gradients.
+    /// Maximum number of windows on which every matrix is probed, which takes a pass through part
+    /// of the model per matrix and window; 0 for none. Without gradients nothing is probed.
     pub probe_windows: usize,
-    /// Whether to go on with fewer tokens than a matrix has inputs, which leaves its second
-    /// moments deficient. They are shrunk where they are used.
+    /// Whether to accept fewer tokens than a matrix has inputs, which leaves its second moment
+    /// rank-deficient. Second moments are shrunk where they are used.
     pub allow_deficient: bool,
-    /// Windows computed at once, each by a thread of its own; see
+    /// Number of windows computed at once, each by its own worker; see
     /// [`PerplexityOptions`](crate::eval::PerplexityOptions).
     pub at_once: NonZeroUsize,
 }
 
 impl Default for CalibrationOptions {
-    /// 64 windows of 512 tokens, gradients of 16 of them, one at a time.
+    /// 64 windows of 512 tokens, with gradients for 16 of them, one window at a time.
     fn default() -> Self {
         Self {
             seq_len: 512,
@@ -49,34 +49,34 @@ impl Default for CalibrationOptions {
     }
 }
 
-/// What was measured.
+/// What a calibration measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct CalibrationSummary {
-    /// Matrices.
+    /// Number of matrices.
     pub matrices: usize,
-    /// Windows whose inputs were measured.
+    /// Number of windows whose inputs are measured.
     pub windows: usize,
-    /// Windows whose gradients were.
+    /// Number of windows whose gradients are measured.
     pub gradient_windows: usize,
-    /// Tokens in a window.
+    /// Number of tokens in a window.
     pub seq_len: usize,
 }
 
-/// Measures second moments of the inputs of every matrix of a dense language model that can be
-/// compressed, on a text, and of the gradients of their outputs with respect to the loss of each
-/// token, and writes them to `path`, whole or not at all.
+/// Measures a dense language model on a text and writes the result to `path`, whole or not at all.
+/// For every matrix that can be compressed, it measures the second moment of the inputs and that of
+/// the gradients of the loss, summed over the tokens of a window, with respect to the outputs.
 ///
-/// The text goes through one block of the model at a time, forward and, for the gradients,
-/// backward: in memory are the model, the hidden states of all windows (of those that have
-/// gradients, at every block of the model), and the moments of one block. Sums are f64, over
-/// products of a window in f32.
+/// The text passes through one block of the model at a time, forward and, for the gradients,
+/// backward. Memory holds the model, the hidden states of all windows (at every block for those
+/// with gradients), and the second moments of one block. Sums are f64, over products of a window in
+/// f32.
 ///
-/// `model` is on its autodiff device. `checkpoint` is where its weights came from, if that is
-/// known: then the calibration is refused for other weights.
+/// `model` is on its autodiff device. `checkpoint` is the source of its weights, if known: the
+/// calibration is then refused for other weights.
 ///
 /// # Errors
 ///
-/// [`CalibrationError`]; what the text cannot give is found before anything is computed.
+/// [`CalibrationError`]; an unsuitable text is refused before anything is computed.
 pub fn calibrate<M: LanguageModel>(
     model: &M,
     checkpoint: Option<&Checkpoint>,
@@ -115,11 +115,11 @@ pub fn calibrate<M: LanguageModel>(
     Ok(summary)
 }
 
-/// What [`calibrate`] would measure. Computes nothing: a model without its weights will do.
+/// What [`calibrate`] would measure. Computes nothing: a model without weights will do.
 ///
 /// # Errors
 ///
-/// Those of [`calibrate`] that the text and the shapes of the model show.
+/// Those of [`calibrate`] that follow from the text and the shapes of the model.
 pub fn preview_calibration(
     model: &impl LanguageModel,
     tokens: &[u32],
@@ -134,7 +134,7 @@ pub fn preview_calibration(
     Ok(CalibrationSummary { matrices: watch.shapes().len(), windows, gradient_windows, seq_len })
 }
 
-/// Refuses a model with a matrix that none of its blocks shows.
+/// Refuses a model with a matrix that none of its blocks uses.
 fn check_used(model: &impl LanguageModel, layers: &[Layer]) -> Result<(), CalibrationError> {
     let used: BTreeSet<&MatrixName> = layers.iter().flatten().map(|matrix| &matrix.name).collect();
     match model.matrices().into_iter().find(|matrix| !used.contains(&matrix.name)) {
@@ -143,7 +143,7 @@ fn check_used(model: &impl LanguageModel, layers: &[Layer]) -> Result<(), Calibr
     }
 }
 
-/// Refuses fewer tokens than a matrix has inputs, unless that is wanted.
+/// Refuses fewer tokens than a matrix has inputs, unless that is allowed.
 fn check_amount(
     watch: &Watch,
     tokens: usize,
@@ -158,7 +158,8 @@ fn check_amount(
     }
 }
 
-/// Checks that a text fills the windows that are asked for, and that the model knows its tokens.
+/// Checks that the text fills a window, that a window fits the context, and that all tokens are in
+/// the vocabulary.
 fn check_text(
     model: &impl LanguageModel,
     tokens: &[u32],
@@ -183,10 +184,10 @@ fn check_text(
     }
 }
 
-/// The matrices of a block of the model, in the order of their use.
+/// The matrices of a block, in the order of their use.
 pub(super) type Layer = Vec<SharedInputs>;
 
-/// Learns from a few tokens which matrices each block has, and which see the same inputs.
+/// Runs a few tokens to find which matrices each block has and which of them share inputs.
 fn survey<M: LanguageModel>(plain: &M, watch: &Watch, text: &[u32], device: &Device) -> Vec<Layer> {
     let few = &text[..text.len().min(4)];
     let (mut x, pass) = plain.begin(as_tensor(few, device));
@@ -213,7 +214,7 @@ fn entries(
 }
 
 struct Calibrating<'a, M> {
-    /// On its autodiff device, with nothing that trains.
+    /// On its autodiff device, without trainable parameters.
     model: &'a M,
     watch: &'a Watch,
     layers: Vec<Layer>,
@@ -222,12 +223,12 @@ struct Calibrating<'a, M> {
     writer: CalibrationWriter,
 }
 
-/// Moments of the matrices of a block of the model.
+/// Second moments of the matrices of a block.
 type Moments = BTreeMap<MatrixName, SecondMoment>;
 
 impl<M: LanguageModel> Calibrating<'_, M> {
-    /// The inputs of every block of the model for the windows that have gradients, and the last
-    /// hidden states of those.
+    /// Measures inputs. Returns the inputs of every block and the last hidden states, for the
+    /// windows with gradients.
     fn forward(
         &self,
         text: &[Vec<u32>],
@@ -268,7 +269,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         Ok((kept, hidden))
     }
 
-    /// Gradients of the loss, block after block of the model from its end.
+    /// Measures gradients of the loss, block by block from the end of the model.
     fn backward(
         &self,
         text: &[Vec<u32>],
@@ -284,7 +285,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let (mut gradients, _) = self.spread(text.len(), head);
         for index in (0..self.layers.len()).rev() {
             progress.step(&format!("block {}, gradients", index + 1))?;
-            let inputs = kept.pop().expect("there is one a block of the model");
+            let inputs = kept.pop().expect("there is one per block");
             let work = |window: usize| {
                 let input = leaf(inputs[window].clone());
                 let forward = || model.block(index, input.clone(), &pass);
@@ -327,7 +328,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         self.writer.write_probes(&probing.run(text, progress)?)
     }
 
-    /// Gradient of the summed loss of a window with respect to the last hidden states.
+    /// The gradient of the summed loss of a window with respect to the last hidden states.
     fn gradient_of_loss(&self, tokens: &[u32], last: Tensor<3>) -> Tensor<3> {
         let positions = tokens.len() - 1;
         let end = leaf(last);
@@ -340,8 +341,8 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         end.grad_remove(&mut backward).expect("the end is a leaf")
     }
 
-    /// Does work on every window, and adds up moments in their order, so that the sums do not
-    /// depend on the threads.
+    /// Does work on every window, and adds up second moments in the order of the windows, so that
+    /// the sums do not depend on the threads.
     fn spread(
         &self,
         count: usize,

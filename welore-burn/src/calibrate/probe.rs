@@ -1,4 +1,4 @@
-//! What leaving a part of one matrix out really costs, to set estimates straight.
+//! Measures what factoring one matrix really costs, to correct the estimates.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::workers::Workers;
 /// A probed matrix keeps about this share of its degrees of freedom.
 const KEEP: f64 = 0.7;
 
-/// Every so many positions of a window are compared: neighbours tell much the same, and the head
-/// is a large part of the work.
+/// One position in this many is compared: neighbours carry similar information, and the head is a
+/// large part of the work.
 const STRIDE: usize = 4;
 
 /// Probes every matrix of a dense model, one at a time.
@@ -34,18 +34,18 @@ pub(super) struct Probing<'a, M> {
     pub device: &'a Device,
 }
 
-/// Windows of text on their way through the dense model.
+/// Windows of text, as the dense model computes them.
 struct Text<M: LanguageModel> {
     pass: M::Pass,
-    /// What every block of the model sees.
+    /// Inputs of every block, by block and window.
     hidden: Vec<Vec<Tensor<3>>>,
-    /// Log-probabilities that the dense model comes to, `[positions, vocab_size]`.
+    /// Log-probabilities of every window, `[positions, vocab_size]`, at the compared positions.
     dense: Vec<Tensor<2>>,
 }
 
 impl<M: LanguageModel> Probing<'_, M> {
-    /// For every matrix, the divergence from the dense model when it alone is factored, over what
-    /// its singular values in the norm of inputs and gradients promise.
+    /// For every matrix, the divergence from the dense model when only that matrix is factored,
+    /// over the squared error of its factors in the norm of inputs and gradients.
     pub fn run(
         &self,
         text: &[Vec<u32>],
@@ -120,7 +120,7 @@ impl<M: LanguageModel> Probing<'_, M> {
         if !divergence.is_finite() {
             return Err(CalibrationError::NotFinite { what: "probes", name: name.clone() });
         }
-        // A matrix that loses nothing has nothing to be set straight.
+        // A matrix that loses nothing needs no correction.
         Ok(if promised > 0.0 { divergence.max(0.0) / promised } else { 1.0 })
     }
 }
@@ -129,13 +129,13 @@ fn log_probabilities<M: LanguageModel>(model: &M, x: Tensor<3>) -> Tensor<2> {
     let [_, positions, width] = x.dims();
     let some = positions / STRIDE * STRIDE;
     let hidden = model.end(x).narrow(1, 0, some);
-    // The last of each stride has the most context.
+    // The last position of each stride has the most context.
     let hidden = hidden.reshape([some / STRIDE, STRIDE, width]).narrow(1, STRIDE - 1, 1);
     let logits = model.logits(hidden.reshape([1, some / STRIDE, width]));
     log_softmax(logits.squeeze_dim::<2>(0), 1)
 }
 
-/// The rank at which a matrix has this share of its degrees of freedom.
+/// The largest rank at which a matrix has at most this share of its degrees of freedom.
 fn rank_that_keeps(share: f64, rows: usize, cols: usize) -> usize {
     let most = share * (rows * cols) as f64;
     let full = rows.min(cols);

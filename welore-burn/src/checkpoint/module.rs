@@ -38,7 +38,9 @@ pub fn load_module<M: Module>(
     let mut failed = None;
     let mut read = |slot: &Slot| -> Result<TensorData, CheckpointError> {
         progress.step(&slot.tensor)?;
-        Ok(slot.codec.load(checkpoint.read_f32(&slot.tensor)?, &slot.shape))
+        let values = checkpoint.read_f32(&slot.tensor)?;
+        checkpoint.release(&slot.tensor);
+        Ok(slot.codec.load(values, &slot.shape))
     };
     let module = map_floats(module, |place, _| {
         let Some(slot) = slots.get(&place.path).filter(|_| failed.is_none()) else {
@@ -129,10 +131,7 @@ pub fn save_module<M: Module>(
 ) -> Result<(), CheckpointError> {
     let slots = slots(module).map_err(about(dir))?;
     let spec = |slot: &Slot| {
-        let dtype = match slot.kind {
-            PartKind::Numbers => dtype_of(&slot.tensor),
-            PartKind::Indices => Dtype::I32,
-        };
+        let dtype = slot.kind.dtype(dtype_of(&slot.tensor));
         TensorSpec { name: slot.tensor.clone(), dtype, shape: slot.shape.clone() }
     };
     let specs: Vec<TensorSpec> = slots.iter().map(spec).collect();

@@ -287,15 +287,15 @@ impl Checkpoint {
         }
     }
 
-    /// A tensor of indices.
+    /// The bytes of a tensor of a certain type and shape.
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::TensorMissing`], and [`CheckpointError::Mismatch`] if its type or shape
-    /// is not the expected one.
-    pub fn read_indices(&self, expected: &TensorSpec) -> Result<Vec<i32>, CheckpointError> {
+    /// [`CheckpointError::TensorMissing`]; [`CheckpointError::Dtype`] or
+    /// [`CheckpointError::Mismatch`] if its type or shape is another one.
+    pub(super) fn expected_bytes(&self, expected: &TensorSpec) -> Result<&[u8], CheckpointError> {
         let (meta, bytes) = self.raw(&expected.name)?;
-        if meta.dtype != Dtype::I32 {
+        if meta.dtype != expected.dtype {
             return Err(self.unsupported(&expected.name, meta.dtype));
         }
         if meta.shape != expected.shape {
@@ -304,7 +304,7 @@ impl Checkpoint {
             let dir = self.dir.clone();
             return Err(CheckpointError::Mismatch { dir, problems: vec![problem] });
         }
-        Ok(entries(bytes, i32::from_le_bytes))
+        Ok(bytes)
     }
 
     /// BLAKE3 of a tensor's type, shape and bytes, in hexadecimal.

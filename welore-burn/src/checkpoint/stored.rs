@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::error::CheckpointError;
 use super::reader::Checkpoint;
 use crate::files::FileError;
-use crate::forms::{Form, Part, PartKind, TensorSpec, declared_form};
+use crate::forms::{Form, Part, PartKind, PartSpec, TensorSpec, declared_form};
 use crate::linalg::Matrix;
 use crate::modules::MatrixName;
 
@@ -92,7 +92,7 @@ impl Checkpoint {
         parts
             .map(|(part, tensor)| match part.kind {
                 PartKind::Numbers => Ok(Part::Numbers(self.read_matrix(&tensor.name)?)),
-                PartKind::Indices => Ok(Part::Indices(self.read_indices(&tensor)?)),
+                _ => self.read_part(matrix, &part, &tensor),
             })
             .collect()
     }
@@ -109,7 +109,24 @@ impl Checkpoint {
     ) -> Result<Vec<Vec<i32>>, CheckpointError> {
         let parts = matrix.form.parts(matrix.shape).into_iter().zip(matrix.tensors());
         let indices = parts.filter(|(part, _)| part.kind == PartKind::Indices);
-        indices.map(|(_, tensor)| self.read_indices(&tensor)).collect()
+        indices
+            .filter_map(|(part, tensor)| match self.read_part(matrix, &part, &tensor) {
+                Ok(Part::Indices(indices)) => Some(Ok(indices)),
+                Ok(_) => None,
+                Err(error) => Some(Err(error)),
+            })
+            .collect()
+    }
+
+    /// The content of a tensor whose type does not depend on that of the matrix.
+    fn read_part(
+        &self,
+        matrix: &StoredMatrix,
+        part: &PartSpec,
+        tensor: &TensorSpec,
+    ) -> Result<Part, CheckpointError> {
+        let bytes = self.expected_bytes(tensor)?;
+        Part::decode(part, tensor.dtype, bytes).map_err(self.form_error(&matrix.name))
     }
 
     /// A matrix `[out, in]` with all its entries, whatever its form.

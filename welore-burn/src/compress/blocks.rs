@@ -1,4 +1,4 @@
-//! A language model compressed block after block, on the text of a calibration.
+//! Compresses a language model block by block, on the text of a calibration.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,12 +20,12 @@ use crate::spectrum::Method;
 use crate::workers::Workers;
 
 impl Compressor<'_> {
-    /// Compresses a dense language model: each matrix by itself as
-    /// [`module`](Compressor::module) does, or block after block.
+    /// Compresses a dense language model: each matrix independently as
+    /// [`module`](Compressor::module) does, or block by block.
     ///
-    /// For that `model` is on its autodiff device, in f32. In memory are the dense and the
-    /// compressed model and the hidden states of both for all text. What the compressed matrices
-    /// are made of trains in the result, and all else is frozen.
+    /// Block by block, `model` is on its autodiff device, in f32. Memory holds the dense and the
+    /// compressed model, and the hidden states of both for all of the text. The result is frozen,
+    /// except for the parts of the compressed matrices if they were not refined.
     ///
     /// # Errors
     ///
@@ -50,19 +50,19 @@ impl BlockwiseOptions<'_> {
     }
 }
 
-/// Where compressed matrices go as they are finished.
+/// Where finished matrices go.
 pub(super) trait Sink {
-    /// What an earlier process made of a matrix, if that is known.
+    /// A matrix that an earlier process compressed, if there is one.
     fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<Made>, CompressError>;
 
-    /// Takes a matrix that is finished.
+    /// Takes a finished matrix.
     fn put(&mut self, matrix: &MatrixPlan, made: &Made) -> Result<(), CompressError>;
 
-    /// Whether matrices are rounded to their stored type, so that later blocks should see them so.
+    /// Whether matrices are rounded to their stored type before later blocks use them.
     fn rounds(&self) -> bool;
 }
 
-/// Matrices stay in the model alone.
+/// Matrices stay only in the model.
 struct Nowhere;
 
 impl Sink for Nowhere {
@@ -79,7 +79,7 @@ impl Sink for Nowhere {
     }
 }
 
-/// What is compressed, and how, checked.
+/// What to compress, and how, after all checks.
 pub(super) struct Blocks<'a, M> {
     compressor: &'a Compressor<'a>,
     options: &'a BlockwiseOptions<'a>,
@@ -88,46 +88,46 @@ pub(super) struct Blocks<'a, M> {
     text: Vec<Vec<u32>>,
     dense: M,
     watch: Watch,
-    /// For windows.
+    /// Workers for windows.
     workers: Workers,
-    /// For matrices.
+    /// Workers for matrices.
     jobs: Workers,
     device: Device,
 }
 
-/// Matrices of a block as they are made, by name.
+/// The compressed matrices of a block, by name.
 type Block = BTreeMap<MatrixName, Made>;
 
-/// What the matrices of a block see, by the first of those that see the same.
+/// Statistics of the inputs of the matrices of a block, by the first matrix with the same inputs.
 #[derive(Default)]
 struct Inputs {
     seen: BTreeMap<MatrixName, SecondMoment>,
     cross: BTreeMap<MatrixName, CrossMoment>,
 }
 
-/// How far the text has come through the blocks: what the dense and the compressed model hand on.
+/// The inputs of the next block in the dense and in the compressed model, by window.
 struct Signal {
     dense: Vec<Tensor<3>>,
     compressed: Vec<Tensor<3>>,
-    /// Whether anything is compressed before this block.
+    /// Whether anything before this block is compressed.
     changed: bool,
 }
 
 /// A model after one more of its blocks was compressed.
 struct Compressed<M> {
     model: M,
-    /// What the dense block makes of the text.
+    /// Outputs of the dense block in the dense model, by window.
     next: Vec<Tensor<3>>,
     block: Block,
-    /// Whether an earlier process had compressed it.
+    /// Whether an earlier process had compressed the block.
     known: bool,
 }
 
-/// A block whose turn it is.
+/// The current block.
 struct Turn<'t, P> {
     /// Its number.
     index: usize,
-    /// Its matrices that are to be compressed, in the order of their use.
+    /// Its matrices that should be compressed, in the order of their use.
     layer: Vec<SharedInputs>,
     pass: &'t P,
 }
@@ -157,7 +157,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             compressor.plan.low_rank().map(|matrix| (matrix.name.clone(), matrix)).collect();
         let known: BTreeSet<MatrixName> = model.matrices().into_iter().map(|m| m.name).collect();
         if let Some(name) = planned.keys().find(|name| !known.contains(*name)) {
-            // A head, say, which is in no block.
+            // For example a head.
             let reason = format!("`{name}` is in no block of the model");
             return Err(CompressError::ForeignPlan { reason });
         }
@@ -178,7 +178,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         })
     }
 
-    /// Compresses the model, and hands every finished matrix to the sink.
+    /// Compresses the model, and passes every finished matrix to the sink.
     pub fn run(
         &self,
         model: M,
@@ -222,8 +222,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         Ok((model, report))
     }
 
-    /// Compresses one block: what an earlier process left of it, or anew. Returns what the dense
-    /// one makes of the text as well.
+    /// Compresses one block, or takes it from an earlier process.
     fn block(
         &self,
         model: M,
@@ -238,7 +237,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let (model, known) = (self.attach(model, &block), !layer.is_empty());
             return Ok(Compressed { model, next, block, known });
         }
-        // The first compressed block sees what the dense one does.
+        // The first compressed block has the same inputs as the dense one.
         let follows = signal.changed && self.options.follow > 0.0;
         let measured: &[SharedInputs] = if follows { layer } else { &[] };
         let (next, inputs) = self.inputs_of(index, measured, signal, pass);
@@ -271,7 +270,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         Ok(Compressed { model, next, block, known: false })
     }
 
-    /// A block that an earlier process finished, if it did.
+    /// The block from an earlier process, if it finished all of its matrices.
     fn find(
         &self,
         layer: &[SharedInputs],
@@ -287,8 +286,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         Ok(Some(block))
     }
 
-    /// `L` with `L Lᵀ = E[g gᵀ]` of the gradients of what the block hands on, if the calibration
-    /// has them: those of the last matrix that writes to the residual stream.
+    /// `L` with `L Lᵀ = E[g gᵀ]` of the gradients of the block's output, if the calibration has
+    /// gradients: those of the last matrix that writes to the residual stream.
     fn metric(&self, index: usize) -> Result<Option<Matrix>, CompressError> {
         let calibration = self.options.calibration;
         if !calibration.has_gradients() {
@@ -302,8 +301,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         Ok(Some(metric.map_err(CompressError::of_linalg(&name))?))
     }
 
-    /// What the dense model makes of a block, and what some matrices of the block see in the
-    /// compressed model beside what they see in the dense one.
+    /// The outputs of a block in the dense model, and statistics of the inputs that some of its
+    /// matrices have in the compressed model, together with those in the dense model.
     fn inputs_of(
         &self,
         index: usize,
@@ -336,7 +335,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             (output, inputs)
         };
         let (mut outputs, mut sums) = (Vec::new(), Inputs::default());
-        // In their order, so that sums do not depend on the threads.
+        // In the order of the windows, so that sums do not depend on the threads.
         self.workers.spread_in_order(signal.dense.len(), work, |_, (output, inputs)| {
             outputs.push(output);
             sums.add(inputs);
@@ -378,7 +377,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         Ok(block)
     }
 
-    /// Rounds a block to the types that its matrices are stored in.
+    /// Rounds the matrices of a block to their stored types.
     fn round(&self, block: &mut Block) -> Result<(), CompressError> {
         for (name, made) in block {
             let dtype = self.planned[name].dtype;
@@ -389,7 +388,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         Ok(())
     }
 
-    /// Takes the parts of a block from the model that was trained.
+    /// Takes the parts of a block from the trained model.
     fn read_back(&self, model: &M, block: &mut Block) -> Result<(), CompressError> {
         let trained = read_matrices(&model.valid(), |name| block.contains_key(name));
         let trained = trained.map_err(|(name, source)| CompressError::Form { name, source })?;
@@ -409,7 +408,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         attach(model, choose, Rest::Keep)
     }
 
-    /// What a block of the compressed model makes of the text.
+    /// The outputs of a block of the compressed model, by window.
     fn through(
         &self,
         plain: &M,

@@ -1,4 +1,4 @@
-//! What is checked before anything is decomposed or written.
+//! Checks before anything is decomposed or written.
 
 use std::collections::BTreeMap;
 
@@ -12,8 +12,8 @@ use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::workers::{Workers, cores};
 
-/// Checks that a plan belongs to a checkpoint: every matrix is there, dense, of the planned
-/// shape and type, and, where the plan carries digests, of the very bytes it was made for.
+/// Checks that a plan belongs to a checkpoint: every matrix exists, is dense, and has the planned
+/// shape and type and, if the plan contains digests, exactly the bytes that it was made for.
 ///
 /// # Errors
 ///
@@ -30,12 +30,12 @@ pub fn check_plan(checkpoint: &Checkpoint, plan: &RankPlan) -> Result<(), Compre
         };
         if meta.shape != matrix.shape || meta.dtype != matrix.dtype {
             return Err(foreign(format!(
-                "`{tensor}` is {} {:?}, the plan says {} {:?}",
+                "`{tensor}` is {} {:?}, but {} {:?} in the plan",
                 meta.dtype, meta.shape, matrix.dtype, matrix.shape
             )));
         }
     }
-    // Every byte is read: all cores at it, and no more of the file in memory than they hash.
+    // Every byte is read, with all cores. Memory holds only the part of the file being hashed.
     let check = |index: usize| check_digest(checkpoint, &plan.matrices[index]);
     Workers::new(cores()).try_spread(plan.matrices.len(), check, |_, ()| Ok(()))
 }
@@ -48,12 +48,12 @@ fn check_digest(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<(), Comp
     if *digest == found {
         return Ok(());
     }
-    let reason = format!("`{tensor}` has other weights than the plan was made for");
+    let reason = format!("`{tensor}` has weights other than those the plan was made for");
     Err(CompressError::ForeignPlan { reason })
 }
 
-/// Checks that a calibration was measured on the weights that a plan is for, as far as that is
-/// known.
+/// Checks that a calibration was measured on the weights that a plan is for, if both contain
+/// digests.
 ///
 /// # Errors
 ///
@@ -70,8 +70,8 @@ pub fn check_calibration(
     Ok(())
 }
 
-/// The matrices of a module that a plan compresses, after checking that they are there, dense, and
-/// of the planned shape. Initializes nothing.
+/// The matrices of a module that a plan compresses, after checking that they exist, are dense, and
+/// have the planned shape. Initializes no parameters.
 pub(super) fn planned_matrices(
     module: &impl Module,
     plan: &RankPlan,

@@ -9,7 +9,7 @@ use crate::modules::MatrixName;
 use crate::progress::Interrupted;
 use crate::workers::Oversized;
 
-/// Why a plan cannot be carried out, or a model not be merged.
+/// Why a plan cannot be carried out, or a model cannot be merged.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompressError {
@@ -22,17 +22,16 @@ pub enum CompressError {
     /// The calibration cannot be used.
     #[error("{0}")]
     Calibration(#[from] CalibrationError),
-    /// A matrix does not fit the memory that may be used.
+    /// A matrix does not fit the memory limit.
     #[error("{0}")]
     Oversized(#[from] Oversized),
     /// The plan does not belong to these weights.
     #[error("the plan was made for another model: {reason}")]
     ForeignPlan {
-        /// How that shows.
+        /// What differs.
         reason: String,
     },
-    /// A matrix does not have the form that it should be compressed from, or cannot get that of
-    /// the plan.
+    /// A matrix is not dense, as compressing it requires, or cannot have the planned form.
     #[error("`{name}`: {source}")]
     Form {
         /// Name of the matrix.
@@ -54,17 +53,17 @@ pub enum CompressError {
         /// The model directory.
         dir: PathBuf,
     },
-    /// Blocks are compressed one after the other only with the model at hand.
-    #[error("to compress block after block, the model must be loaded")]
+    /// Compressing block by block needs the loaded model.
+    #[error("to compress block by block, the model must be loaded")]
     NeedsModel,
-    /// Sequential targets ask for what inputs a matrix sees.
-    #[error("sequential targets need the norm of a calibration, not that of the weights")]
+    /// Following the dense model needs the inputs of a matrix.
+    #[error("sequential compression needs the norm of a calibration, not that of the weights")]
     NeedsCalibration,
-    /// The calibration holds no text.
-    #[error("the calibration holds no text to fit to")]
+    /// The calibration contains no text.
+    #[error("the calibration contains no text, which compressing block by block needs")]
     NoText,
-    /// The blocks of the compressed model compute something that is not a number.
-    #[error("block {block} of the compressed model does not compute numbers")]
+    /// A compressed block computes values that are infinite or not a number.
+    #[error("the outputs of block {block} of the compressed model are not finite")]
     NotFinite {
         /// Number of the block, from 1.
         block: usize,
@@ -75,7 +74,7 @@ pub enum CompressError {
 }
 
 impl CompressError {
-    /// Names the output directory by its target, not by where it is prepared.
+    /// Replaces the temporary path of the output directory by its target.
     pub(super) fn about(self, output: &OutputDir) -> Self {
         match self {
             Self::File(error) => Self::File(output.name_target(error)),
@@ -84,13 +83,13 @@ impl CompressError {
         }
     }
 
-    /// Names the matrix in an error of its form.
+    /// Adds the name of the matrix to an error of its form.
     pub(super) fn of_form(name: &MatrixName) -> impl FnOnce(FormError) -> Self {
         let name = name.clone();
         move |source| Self::Form { name, source }
     }
 
-    /// Names the matrix in an error of its decomposition.
+    /// Adds the name of the matrix to an error of its decomposition.
     pub(super) fn of_linalg(name: &MatrixName) -> impl FnOnce(LinalgError) -> Self {
         let name = name.clone();
         move |source| Self::Linalg { name, source }

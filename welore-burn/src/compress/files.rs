@@ -14,25 +14,25 @@ use crate::plan::MatrixPlan;
 use crate::progress::Progress;
 
 impl Compressor<'_> {
-    /// Writes a compressed model directory: low-rank components of the plan in their forms and in
-    /// the matrix's own type, every other tensor byte for byte, configuration, tokenizer, plan.
-    /// The model is never built.
+    /// Writes a compressed model directory: the low-rank components of the plan in their forms, in
+    /// the type of the dense matrix, all other tensors byte for byte, the configuration, the
+    /// tokenizer, and the plan. The model is never built.
     ///
-    /// Every tensor is written to its place in its shard as soon as it is there, so memory is
-    /// bounded by the matrices in flight ([`Budget`](crate::workers::Budget)), neither by the model
-    /// nor by a shard.
+    /// Every tensor is written to its place in its shard as soon as it is ready, so memory is
+    /// bounded by the matrices in flight ([`Budget`](crate::workers::Budget)), not by the size of
+    /// the model or of a shard.
     ///
-    /// In a [`resumable`](OutputDir::resumable) directory finished matrices outlive the process, and
-    /// the same call again goes on from them, to the same bytes. They are checked first, by the
-    /// digests of what they were made from and of what was written.
+    /// In a [`resumable`](OutputDir::resumable) directory, finished matrices survive the process:
+    /// the same call resumes from them and writes the same bytes. It first checks them against the
+    /// digests of their sources and of what was written.
     ///
-    /// `output` is left to the caller to commit, so more files can be added first.
+    /// The caller commits `output`, and can add more files before.
     ///
     /// # Errors
     ///
     /// [`CompressError`]; the plan and the budget are checked before anything is written.
-    /// [`CompressError::NeedsModel`] for blocks that are compressed one after the other:
-    /// [`directory_with`](Compressor::directory_with) does that.
+    /// [`CompressError::NeedsModel`] with [`BlockwiseOptions`](super::BlockwiseOptions): use
+    /// [`directory_with`](Compressor::directory_with).
     pub fn directory(
         &self,
         checkpoint: &Checkpoint,
@@ -45,9 +45,9 @@ impl Compressor<'_> {
         self.write(checkpoint, output, |job| job.make("factoring", |_| true, progress))
     }
 
-    /// The same with the dense model at hand, `model`, which was loaded from `checkpoint` on its
-    /// autodiff device in f32: blocks may be compressed one after the other. Finished blocks
-    /// outlive the process here, too. Later blocks see the earlier ones as they are stored.
+    /// Like [`directory`](Compressor::directory), but can also compress block by block. `model` is
+    /// the dense model, loaded from `checkpoint` on its autodiff device in f32. Finished blocks
+    /// survive the process. Later blocks use the earlier ones as they are stored.
     ///
     /// # Errors
     ///
@@ -109,7 +109,7 @@ impl Compressor<'_> {
         write().map_err(|error| error.about(output))
     }
 
-    /// Identifies what the result depends on beside the plan and the checkpoint.
+    /// Identifies what the result depends on, apart from the plan and the checkpoint.
     fn identity(&self) -> String {
         let norms = self.norms.identity().unwrap_or_default();
         match &self.blockwise {
@@ -119,7 +119,7 @@ impl Compressor<'_> {
     }
 }
 
-/// Compressed matrices go to their places in files.
+/// Writes finished matrices to their places in files.
 struct Written<'j, 'w, 'a>(&'j mut Job<'w, 'a>);
 
 impl Sink for Written<'_, '_, '_> {

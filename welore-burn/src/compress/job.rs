@@ -1,5 +1,5 @@
-//! A model directory in the making: pieces go to their places and are noted, so that an
-//! interrupted job goes on where it stopped.
+//! Writes a model directory: pieces are written to their places and noted in a journal, so that an
+//! interrupted job can resume.
 
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -17,11 +17,11 @@ use crate::plan::MatrixPlan;
 use crate::progress::{self, Progress};
 use crate::spectrum::Norms;
 
-/// What is to be done.
+/// What should be written, and from what.
 pub(super) struct Work<'a> {
-    /// For people.
+    /// What the work does, such as `merging`.
     pub what: &'static str,
-    /// What the result depends on beside the checkpoint, such as the text of the plan.
+    /// What the result depends on apart from the checkpoint, such as the text of the plan.
     pub origin: String,
     pub checkpoint: &'a Checkpoint,
     pub pieces: Vec<Piece<'a>>,
@@ -37,23 +37,24 @@ pub(super) struct Work<'a> {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Finished {
     name: String,
-    /// Identifies what it was made from.
+    /// Digest of the tensors that it was made from.
     source: String,
-    /// BLAKE3 of what was written.
+    /// BLAKE3 digest of what was written.
     written: String,
     relative_error: Option<f64>,
 }
 
-/// A piece that is in its place.
+/// A piece that has been written.
 pub(super) struct Done {
     pub relative_error: Option<f64>,
-    /// What to note of it, if it is new and notes are taken.
+    /// The line for the journal, if it is new and there is a journal.
     finished: Option<Finished>,
+    /// Whether an earlier process wrote it.
     known: bool,
 }
 
 impl<'a> Work<'a> {
-    /// Lays out what is to be written, and checks that every piece fits the memory.
+    /// Lays out the tensors to write, and checks that every piece fits the budget.
     pub fn new(
         what: &'static str,
         origin: String,
@@ -71,7 +72,8 @@ impl<'a> Work<'a> {
         Ok(Self { what, origin, checkpoint, pieces, norms, options, costs, tensors, layout })
     }
 
-    /// Identifies what is written, whatever it is written from: that is checked piece by piece.
+    /// Identifies the result, apart from the tensors that it is made from: these are checked for
+    /// every piece.
     fn identity(&self) -> String {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{} {DECOMPOSITION}\n", self.what).as_bytes());
@@ -81,19 +83,19 @@ impl<'a> Work<'a> {
     }
 }
 
-/// Work that has begun: its files are there, and what an earlier process finished is known.
+/// Work that has begun: its files exist, and the pieces that an earlier process finished are known.
 pub(super) struct Job<'w, 'a> {
     work: &'w Work<'a>,
     files: ShardWriter<'w>,
     journal: Option<Journal>,
-    /// What an earlier process finished, by name.
+    /// Pieces that an earlier process finished, by name.
     known: HashMap<String, Finished>,
     /// Relative errors of compressed pieces, by name.
     errors: HashMap<String, f64>,
 }
 
 impl<'w, 'a> Job<'w, 'a> {
-    /// Begins the work in a directory, or goes on with it.
+    /// Begins or resumes the work in a directory.
     pub fn begin(work: &'w Work<'a>, output: &'w OutputDir) -> Result<Self, CompressError> {
         let belongs = |file: &str| work.layout.has_file(file);
         let begun = output.begin::<Finished>(&work.identity(), belongs)?;
@@ -109,8 +111,8 @@ impl<'w, 'a> Job<'w, 'a> {
         })
     }
 
-    /// Makes those pieces that `chosen` picks, or what is missing of them, as many at a time as
-    /// the budget allows.
+    /// Makes the pieces that `chosen` selects and that are still missing, as many at a time as the
+    /// budget allows.
     pub fn make(
         &mut self,
         what: &str,
@@ -133,7 +135,7 @@ impl<'w, 'a> Job<'w, 'a> {
             |index| put(work, places[index], files, known, takes_notes),
             |index, done| {
                 let (piece, cost) = (&pieces[places[index]], costs[places[index]]);
-                // Also when the work is stopped: what is done need not be done again.
+                // Also if the work is stopped: a finished piece need not be made again.
                 if let (Some(journal), Some(finished)) = (&mut *journal, &done.finished) {
                     journal.note(finished)?;
                 }
@@ -144,8 +146,8 @@ impl<'w, 'a> Job<'w, 'a> {
         )
     }
 
-    /// A matrix that an earlier process compressed and wrote, as it is stored, if it is still what
-    /// this job would write.
+    /// The stored form of a matrix that an earlier process compressed, if its source and its stored
+    /// tensors are unchanged.
     pub fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<Made>, CompressError> {
         let place = self.place(matrix);
         let (piece, tensors) = (&self.work.pieces[place], &self.work.tensors[place]);
@@ -165,7 +167,7 @@ impl<'w, 'a> Job<'w, 'a> {
         Ok(Some(Made { parts, relative_error }))
     }
 
-    /// Writes a compressed matrix to its place, and notes it.
+    /// Writes a compressed matrix to its place, and notes it in the journal.
     pub fn put(&mut self, matrix: &MatrixPlan, made: &Made) -> Result<(), CompressError> {
         let place = self.place(matrix);
         let (piece, tensors) = (&self.work.pieces[place], &self.work.tensors[place]);
@@ -191,7 +193,7 @@ impl<'w, 'a> Job<'w, 'a> {
     }
 }
 
-/// Makes a piece and writes it to its place, unless it is there.
+/// Makes a piece and writes it to its place, unless an earlier process did.
 fn put<'a>(
     work: &Work<'a>,
     place: usize,
@@ -231,8 +233,8 @@ fn put<'a>(
     done
 }
 
-/// What an earlier process noted of a piece, if what it was made from and what it wrote are still
-/// the same.
+/// The note of an earlier process about a piece, if its source and the written tensors are
+/// unchanged.
 fn is_known<'k>(
     known: &'k HashMap<String, Finished>,
     piece: &Piece<'_>,

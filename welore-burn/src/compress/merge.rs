@@ -9,13 +9,13 @@ use crate::files::OutputDir;
 use crate::progress::Progress;
 use crate::spectrum::{ModelSize, Norms};
 
-/// Writes a plain dense model directory from a compressed one: matrices are merged in f64 and
-/// stored in the type of their parts, every other tensor is copied byte for byte. The plan stays
-/// behind. Memory is bounded as in [`Compressor::directory`](super::Compressor::directory).
+/// Writes a dense model directory from a compressed one: matrices are merged in f64 and stored in
+/// the type of their parts, and every other tensor is copied byte for byte. The plan is left out.
+/// Memory is bounded as in [`Compressor::directory`](super::Compressor::directory).
 ///
 /// # Errors
 ///
-/// [`CompressError`], [`CompressError::NotCompressed`] among them.
+/// [`CompressError`], such as [`CompressError::NotCompressed`].
 pub fn merge_directory(
     checkpoint: &Checkpoint,
     output: &OutputDir,
@@ -34,7 +34,7 @@ pub fn merge_directory(
     write().map_err(|error| error.about(output))
 }
 
-/// How large the model is that [`merge_directory`] would write.
+/// The size of the model that [`merge_directory`] would write.
 ///
 /// # Errors
 ///
@@ -50,7 +50,7 @@ pub fn merged_size(checkpoint: &Checkpoint) -> Result<ModelSize, CompressError> 
     Ok(size)
 }
 
-/// Every tensor of the checkpoint, or the matrix that it is a part of, once.
+/// Every tensor of the checkpoint, or the matrix that it is part of, once.
 fn pieces(checkpoint: &Checkpoint) -> Result<Vec<Piece<'_>>, CompressError> {
     let compressed = checkpoint.compressed_matrices()?;
     if compressed.is_empty() {
@@ -61,7 +61,7 @@ fn pieces(checkpoint: &Checkpoint) -> Result<Vec<Piece<'_>>, CompressError> {
         let tensors = matrix.tensors();
         let mut matrix = Some(matrix);
         for tensor in tensors {
-            // The first of its tensors stands for the matrix.
+            // The first of its tensors represents the matrix.
             parts.insert(tensor.name, matrix.take());
         }
     }

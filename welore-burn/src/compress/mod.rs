@@ -1,13 +1,13 @@
 //! Carries out a [`RankPlan`](crate::plan::RankPlan), on a live Burn module or from one model
 //! directory to another.
 //!
-//! One [`Compressor`] has three strategies. By default every matrix is factored by itself: in the
-//! [`Norms`](crate::spectrum::Norms) that it is given, as if all others stayed as they are. With
+//! A [`Compressor`] has three strategies. By default every matrix is factored independently, in
+//! the given [`Norms`](crate::spectrum::Norms), as if all other matrices stayed dense. With
 //! [`BlockwiseOptions`] the blocks of a language model are compressed one after the other: each
-//! matrix for the inputs that it has once all before it are compressed (sequential), and the parts
-//! of a block may be trained to answer as the dense one does (refined). All of them respect the
-//! norms, the [`Budget`](crate::workers::Budget), the type of each matrix, and go on where an
-//! earlier process was stopped. [`merge_directory`] makes a dense directory again.
+//! matrix for the inputs that it has after earlier blocks are compressed (sequential). The parts
+//! of a block can also be trained to reproduce the outputs of the dense block (refined). All
+//! strategies respect the norms, the [`Budget`](crate::workers::Budget) and the type of each
+//! matrix, and can resume interrupted work. [`merge_directory`] writes a dense directory again.
 
 mod blocks;
 mod check;

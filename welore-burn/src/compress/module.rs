@@ -27,23 +27,23 @@ pub fn compress_module<M: Module>(
 }
 
 impl Compressor<'_> {
-    /// Compresses the low-rank components of the plan in any Burn module, each by itself, and
-    /// freezes all else.
+    /// Compresses the low-rank components of the plan in any Burn module, each independently, and
+    /// freezes all other parameters.
     ///
     /// Every low-rank matrix `X` of the plan must be a parameter with path `X.weight`, of shape
-    /// `[d_input, d_output]`. It takes the form that the plan says. What it is made of trains, and
-    /// every other parameter is frozen, which is how WeLore fine-tunes.
+    /// `[d_input, d_output]`. It gets its planned form. Its parts are trainable, and every other
+    /// parameter is frozen, which is how WeLore fine-tunes.
     /// [`LowRankLinear`](crate::linear::LowRankLinear) multiplies by the factors one after the
-    /// other; any other layer, such as `nn::Linear`, materializes.
+    /// other; any other layer, such as `nn::Linear`, materializes the product.
     ///
-    /// Decompositions run on the CPU in f64; factors go to the weight's device in the weight's
+    /// Decompositions run on the CPU in f64; factors are moved to the device of the weight, in its
     /// type. The module may be on a plain or an autodiff device.
     ///
     /// # Errors
     ///
     /// [`CompressError`]. Names, shapes and layouts are checked before the first decomposition.
-    /// [`CompressError::NeedsModel`] for blocks that are compressed one after the other:
-    /// [`Compressor::model`] does that.
+    /// [`CompressError::NeedsModel`] with [`BlockwiseOptions`](super::BlockwiseOptions): use
+    /// [`Compressor::model`].
     pub fn module<M: Module>(
         &self,
         module: M,
@@ -58,8 +58,8 @@ impl Compressor<'_> {
         Ok((attach_factors(module, attach, Rest::Freeze), report))
     }
 
-    /// Factors matrices as many at a time as the budget allows. Their factors go to the device as
-    /// they come.
+    /// Factors matrices, as many at a time as the budget allows. Factors are moved to the device as
+    /// soon as they are ready.
     fn factor_all(
         &self,
         matrices: &[LiveMatrix],
@@ -112,7 +112,7 @@ impl Compressor<'_> {
         Ok((params.map_err(CompressError::of_form(name))?, relative_error))
     }
 
-    /// What compressing a matrix takes.
+    /// The cost of compressing a matrix.
     pub(super) fn cost(&self, plan: &MatrixPlan) -> Cost {
         match plan.form == Form::dense() {
             true => Cost::default(),

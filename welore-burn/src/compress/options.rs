@@ -8,6 +8,8 @@ use crate::workers::Budget;
 
 /// Carries out a plan.
 ///
+/// # Examples
+///
 /// ```
 /// use burn::nn::LinearConfig;
 /// use burn::tensor::Device;
@@ -34,31 +36,31 @@ pub struct Compressor<'a> {
 }
 
 impl<'a> Compressor<'a> {
-    /// Carries out a plan in the norm of the weights, each matrix by itself, with all cores.
+    /// Carries out a plan in the norm of the weights, each matrix independently, with all cores.
     pub fn new(plan: &'a RankPlan) -> Self {
         let (norms, write, blockwise) = (Norms::plain(), WriteOptions::default(), None);
         Self { plan, norms, write, blockwise }
     }
 
-    /// In these norms.
+    /// Uses these norms.
     pub fn with_norms(mut self, norms: Norms<'a>) -> Self {
         self.norms = norms;
         self
     }
 
-    /// With so many matrices in flight at once, in so much memory.
+    /// Limits the matrices in flight and their memory.
     pub fn with_budget(mut self, budget: Budget) -> Self {
         self.write.budget = budget;
         self
     }
 
-    /// With files of weights that are closed at about so many bytes.
+    /// Closes each file of weights at about this many bytes.
     pub fn with_shard_bytes(mut self, bytes: u64) -> Self {
         self.write.shard_bytes = bytes;
         self
     }
 
-    /// Block after block of a language model.
+    /// Compresses a language model block by block.
     pub fn with_blockwise(mut self, options: BlockwiseOptions<'a>) -> Self {
         self.blockwise = Some(options);
         self
@@ -68,53 +70,53 @@ impl<'a> Compressor<'a> {
 /// How a model directory is written.
 #[derive(Debug, Clone, Copy)]
 pub struct WriteOptions {
-    /// How many matrices are in flight at once, in how much memory.
+    /// How many matrices may be in flight at once, and in how much memory.
     pub budget: Budget,
-    /// A file of weights is closed at about so many bytes.
+    /// A file of weights is closed at about this many bytes.
     pub shard_bytes: u64,
 }
 
 impl Default for WriteOptions {
-    /// As many matrices in flight as there are cores, and files as large as on the Hub.
+    /// One matrix in flight per core, and files as large as on the Hub.
     fn default() -> Self {
         Self { budget: Budget::default(), shard_bytes: DEFAULT_SHARD_BYTES }
     }
 }
 
-/// How a language model is compressed block after block, on the text of a calibration.
+/// How a language model is compressed block by block, on the text of a calibration.
 #[derive(Debug, Clone, Copy)]
 pub struct BlockwiseOptions<'a> {
     /// The calibration whose text the model reads.
     pub calibration: &'a Calibration,
-    /// How far a compressed matrix follows what the dense model computes: its target is what the
-    /// dense matrix answers, this share of it to the inputs of the dense model, the rest to those
-    /// that the compressed model has. In [0, 1]; at 0 nothing has to be measured for it.
+    /// How far a compressed matrix follows the dense model, in [0, 1]. Its target is the output of
+    /// the dense matrix for `follow · x + (1 - follow) · y`, where `x` are its inputs in the dense
+    /// model and `y` those in the compressed model. At 0 no inputs have to be measured.
     pub follow: f64,
-    /// Most windows of text to fit to; `None` is all that the calibration has.
+    /// Maximum number of windows of text to use; `None` for all windows of the calibration.
     pub windows: Option<usize>,
     /// Whether and how each block is refined.
     pub refine: Option<RefineOptions>,
-    /// Windows computed at once, each by a thread of its own.
+    /// Number of windows computed at once, each by its own worker.
     pub at_once: NonZeroUsize,
 }
 
 impl<'a> BlockwiseOptions<'a> {
-    /// Sequential targets half way between the dense and the compressed model, on all of the text,
-    /// without refinement, one window at a time.
+    /// Sequential, with targets half way between the dense and the compressed model, on all of the
+    /// text, without refinement, one window at a time.
     pub fn new(calibration: &'a Calibration) -> Self {
         let at_once = NonZeroUsize::MIN;
         Self { calibration, follow: 0.5, windows: None, refine: None, at_once }
     }
 }
 
-/// How a compressed block is trained to answer as the dense one does.
+/// How a compressed block is trained to reproduce the outputs of the dense block.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RefineOptions {
-    /// How often the text is read.
+    /// Number of passes over the text.
     pub epochs: usize,
-    /// Largest learning rate of AdamW; it falls along a half cosine to a tenth.
+    /// Initial learning rate of AdamW; it falls along a half cosine to a tenth.
     pub lr: f64,
-    /// Windows of text in a step.
+    /// Number of windows of text in a step.
     pub batch: usize,
 }
 

@@ -1,4 +1,4 @@
-//! What becomes of the tensors of a checkpoint, piece by piece.
+//! How the tensors of a checkpoint are converted, piece by piece.
 
 use std::borrow::Cow;
 
@@ -9,14 +9,14 @@ use crate::linalg::Cost;
 use crate::plan::MatrixPlan;
 use crate::spectrum::Norms;
 
-/// What is made of some tensors of a checkpoint, apart from all others.
+/// A conversion of some tensors of a checkpoint, independent of all others.
 #[derive(Debug)]
 pub(super) enum Piece<'a> {
-    /// The tensor as it is.
+    /// Copies a tensor.
     Copy(&'a str),
-    /// A dense matrix in the form that its plan says.
+    /// Compresses a dense matrix to its planned form.
     Compress(&'a MatrixPlan),
-    /// A matrix in some form that becomes a dense one.
+    /// Merges the parts of a matrix into a dense matrix.
     Merge(StoredMatrix),
 }
 
@@ -24,12 +24,12 @@ pub(super) enum Piece<'a> {
 pub(super) struct Content<'a> {
     /// Encoded, in the order of [`Piece::tensors`].
     pub data: Vec<Cow<'a, [u8]>>,
-    /// What the matrix lacks in its form, if it was compressed.
+    /// The relative error of the matrix, if it was compressed.
     pub relative_error: Option<f64>,
 }
 
 impl<'a> Piece<'a> {
-    /// The matrix or the tensor.
+    /// The name of the matrix or the tensor.
     pub fn name(&self) -> &str {
         match self {
             Self::Copy(tensor) => tensor,
@@ -38,12 +38,12 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// How many steps of the work it is; copies go beside.
+    /// Number of steps that it counts in progress; copies count none.
     pub fn steps(&self) -> usize {
         usize::from(!matches!(self, Self::Copy(_)))
     }
 
-    /// What it takes.
+    /// The cost of making it.
     pub fn cost(&self, checkpoint: &Checkpoint, norms: &Norms<'_>) -> Cost {
         match self {
             Self::Copy(tensor) => {
@@ -65,12 +65,12 @@ impl<'a> Piece<'a> {
         }
     }
 
-    /// Identifies the content that it is made from.
+    /// Identifies the content of the tensors that it is made from.
     pub fn source_digest(&self, checkpoint: &Checkpoint) -> Result<String, CheckpointError> {
         self.sources().iter().map(|tensor| checkpoint.digest(tensor)).collect()
     }
 
-    /// The tensors that are made.
+    /// The tensors that it makes.
     pub fn tensors(&self, checkpoint: &Checkpoint) -> Result<Vec<TensorSpec>, CheckpointError> {
         Ok(match self {
             Self::Copy(tensor) => {
@@ -83,7 +83,7 @@ impl<'a> Piece<'a> {
         })
     }
 
-    /// Makes it.
+    /// Makes the content of its tensors.
     pub fn make(
         &self,
         checkpoint: &'a Checkpoint,
@@ -111,7 +111,7 @@ impl<'a> Piece<'a> {
     }
 }
 
-/// What is written of a compressed matrix.
+/// The content of the tensors of a compressed matrix.
 pub(super) fn encode<'a>(matrix: &MatrixPlan, made: &Made) -> Result<Content<'a>, CompressError> {
     let specs = matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype);
     let parts = made.parts.iter().zip(specs);

@@ -19,18 +19,19 @@ pub(super) struct Task<'a> {
     pub index: usize,
     /// Its compressed matrices.
     pub names: &'a BTreeSet<MatrixName>,
-    /// What it sees in the compressed model.
+    /// Its inputs in the compressed model, by window.
     pub inputs: &'a [Tensor<3>],
-    /// What the dense one makes of what it sees in the dense model.
+    /// Outputs of the dense block in the dense model, by window.
     pub targets: &'a [Tensor<3>],
-    /// Any window of text, for what blocks share.
+    /// Any window of text, to prepare what blocks share.
     pub tokens: &'a [u32],
-    /// `L` with `L Lᵀ = E[g gᵀ]` of the gradients of its outputs: errors count as what they do to
-    /// the loss.
+    /// `L` with `L Lᵀ = E[g gᵀ]` of the gradients of its outputs: it weights errors by their effect
+    /// on the loss.
     pub metric: Option<Matrix>,
 }
 
-/// Trains what the matrices of a block are made of on the squared difference of its outputs to the dense model's.
+/// Trains the parts of the compressed matrices of a block on the squared difference between its
+/// outputs and those of the dense model.
 pub(super) fn refine<M: LanguageModel>(
     model: M,
     task: &Task<'_>,
@@ -45,7 +46,7 @@ pub(super) fn refine<M: LanguageModel>(
     let metric = task.metric.as_ref().filter(|metric| metric.rows() == width);
     let plain = device.clone().inner();
     let metric = metric.map(|metric| {
-        // The scale of gradients plays no part in AdamW, but its epsilon should.
+        // AdamW ignores the scale of gradients except for its epsilon, so the scale is normalized.
         let scale = metric.norm() / (width as f64).sqrt();
         let scaled: Vec<f32> = metric.data().iter().map(|x| (x / scale) as f32).collect();
         Tensor::<2>::from_data(TensorData::new(scaled, [width, width]), &plain)
@@ -58,7 +59,7 @@ pub(super) fn refine<M: LanguageModel>(
         for start in (0..count).step_by(batch) {
             progress.check()?;
             let share: Vec<usize> = (start..(start + batch).min(count)).collect();
-            // Every worker has leaves of its own, as in training.
+            // Every replica has its own autodiff leaves, as in training.
             let forks: Vec<_> =
                 share.iter().map(|_| Mutex::new(Some(model.clone().fork(device)))).collect();
             let work = |place: usize| {
@@ -108,7 +109,7 @@ fn gradients<M: LanguageModel>(
     GradientsParams::from_grads(backward, model)
 }
 
-/// Makes what some matrices are made of trainable, and nothing else.
+/// Makes the parts of these matrices trainable, and nothing else.
 fn select<M: Module>(model: M, names: &BTreeSet<MatrixName>) -> M {
     map_floats(model, |place, _| {
         Change::Train(place.matrix().is_some_and(|name| names.contains(&name)))

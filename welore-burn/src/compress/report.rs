@@ -3,7 +3,7 @@ use crate::modules::MatrixName;
 /// What was compressed.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct CompressReport {
-    /// One entry a matrix that is stored in another form than before, in the model's order.
+    /// One entry per matrix whose form has changed, in the model's order.
     pub compressed: Vec<CompressedMatrix>,
 }
 
@@ -14,7 +14,7 @@ pub struct CompressedMatrix {
     pub name: MatrixName,
     /// Its new rank.
     pub rank: usize,
-    /// `‖W - W_k‖ / ‖W‖`, in the norm in which it was factored: the Frobenius norm unless that is
-    /// one of a calibration. Before anything is rounded to a stored type.
+    /// `‖W - W_k‖ / ‖W‖` in the norm in which it was factored: the Frobenius norm, or one of a
+    /// calibration. Measured before refinement and before rounding to a stored type.
     pub relative_error: f64,
 }

@@ -282,10 +282,6 @@ impl PartSpec {
     }
 
     fn spec(&self, name: impl Into<String>, dtype: Dtype) -> TensorSpec {
-        let dtype = match self.kind {
-            PartKind::Numbers => dtype,
-            PartKind::Indices => Dtype::I32,
-        };
-        TensorSpec { name: name.into(), dtype, shape: self.shape.clone() }
+        TensorSpec { name: name.into(), dtype: self.kind.dtype(dtype), shape: self.shape.clone() }
     }
 }

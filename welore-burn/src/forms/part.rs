@@ -24,6 +24,16 @@ pub enum PartKind {
     Indices,
 }
 
+impl PartKind {
+    /// The type of the tensor, in a matrix whose numbers are of type `numbers`.
+    pub fn dtype(self, numbers: Dtype) -> Dtype {
+        match self {
+            Self::Numbers => numbers,
+            Self::Indices => Dtype::I32,
+        }
+    }
+}
+
 /// The content of one of the tensors that a matrix is stored in.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Part {

@@ -96,7 +96,8 @@ impl Expected {
         let planned = Planned { source, spec: TensorSpec { name, dtype, shape }, heads };
         let (columns, block) = (planned.columns(), info.dtype.block_size());
         if !columns.is_multiple_of(block) {
-            let reason = format!("has rows of {columns} entries, which do not fill blocks of {block}");
+            let reason =
+                format!("has rows of {columns} entries, which do not fill blocks of {block}");
             return Err(file.wrong_tensor(&planned.source, reason));
         }
         Ok(planned)

@@ -71,8 +71,8 @@ fn linear_factor(file: &GgufFile, architecture: &str) -> Result<Option<f64>, Ggu
     }
 }
 
-/// The scaling of LLaMA 3.1 with a `low_freq_factor` of 1: the context and both frequency factors
-/// times one number give the same scaling, and LLaMA's own has 1.
+/// The scaling of LLaMA 3.1 with a `low_freq_factor` of 1: multiplying the context and both
+/// frequency factors by one number gives the same scaling, and LLaMA's own has 1.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Llama3 {
     factor: f64,

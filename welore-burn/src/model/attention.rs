@@ -90,7 +90,8 @@ pub struct Attention {
 impl Attention {
     /// Applies the forward pass on the input tensor.
     ///
-    /// With a cache, the input continues the cached positions of layer number `layer`.
+    /// `cache` is a cache and the number of this layer; with one, the input continues the cached
+    /// positions.
     ///
     /// # Shapes
     ///
@@ -121,19 +122,19 @@ impl Attention {
     }
 }
 
-/// From this many queries on, attention is computed in parts, of no more than this many queries.
+/// From this many queries on, attention is computed in parts of at most this many queries.
 const LONG: usize = 256;
-/// Fewest parts of a long attention.
+/// Minimum number of parts then.
 const PARTS: usize = 4;
 
 /// Causal attention of queries `[batch, heads, rows, width]` to keys and values
-/// `[batch, kv_heads, cols, width]`. Long ones go in parts of the queries, each with the keys up
-/// to its end only: four parts skip 3/8 of the work and of the memory, all of it behind the mask,
-/// and the scores of all queries never exist at once unless gradients need them.
+/// `[batch, kv_heads, cols, width]`. Many queries are split into parts, each of which uses only
+/// the keys up to its end: four parts skip 3/8 of the work and of the memory, all of it masked, and
+/// the scores of all queries never exist at once unless gradients need them.
 fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalMask) -> Tensor<4> {
     let ([_, _, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
     let part = |start: usize, len: usize| {
-        // The mask is aligned to the last key, which is the last query's own.
+        // The last query and the last key have the same position.
         let seen = cols - rows + start + len;
         let queries = queries.clone().narrow(2, start, len);
         let (keys, values) = (keys.clone().narrow(2, 0, seen), values.clone().narrow(2, 0, seen));
@@ -153,7 +154,7 @@ fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalM
     Tensor::cat(parts.collect(), 2)
 }
 
-/// Burn's attention, which is a fused kernel where the device has one.
+/// Burn's attention, a fused kernel where the device has one.
 fn attend_plain(
     queries: Tensor<4>,
     keys: Tensor<4>,
@@ -173,10 +174,10 @@ fn attend_plain(
     attention(queries, keys, values, mask, None, options)
 }
 
-/// Attention for training, where Burn has no fused kernel and records every operation. Made of
-/// few operations on the scores: the scale is on the queries, and the division by the sum of
-/// the softmax comes after the product. The heads that share keys are rows of one product. The
-/// softmax is f32.
+/// Attention for training, where Burn has no fused kernel and records every operation. It applies
+/// few operations to the scores: the queries are scaled instead, and the division by the sum of
+/// the softmax comes after the product with the values. Heads that share keys are rows of one
+/// product. The softmax is f32.
 fn attend_tracked(
     queries: Tensor<4>,
     keys: Tensor<4>,
@@ -189,12 +190,12 @@ fn attend_tracked(
     let queries = queries.mul_scalar((width as f64).powf(-0.5)).reshape(shared);
     let scores = queries.matmul(keys.swap_dims(2, 3)).cast(FloatDType::F32);
     let scores = scores.reshape([batch, heads, rows, cols]) + bias;
-    // The largest score only keeps the exponential in range; it cancels out of result and
+    // The largest score only keeps the exponential in range; it cancels in the result and in the
     // gradient.
     let largest = Tensor::from_inner(scores.clone().inner().max_dim(3));
     let weights = (scores - largest).exp().reshape([batch, kv_heads, shared[2], cols]);
     let (sums, context) = if dtype == FloatDType::F32 {
-        // One more column of the values gives the sums without another pass.
+        // A column of ones in the values gives the sums without another pass.
         let ones = Tensor::ones([batch, kv_heads, cols, 1], &values.device());
         let context = weights.matmul(Tensor::cat(vec![values, ones], 3));
         (context.clone().narrow(3, width, 1), context.narrow(3, 0, width))
@@ -205,20 +206,20 @@ fn attend_tracked(
     (context / sums).cast(dtype).reshape([batch, heads, rows, width])
 }
 
-/// Which positions a query does not see.
+/// The positions that a query does not see.
 #[derive(Debug, Clone)]
 pub struct CausalMask {
-    /// `true` where a key is out of the window, `[1, 1, queries, keys]`; `None` where the
-    /// window, if any, holds all keys. Keys after the query are not told here.
+    /// `true` where a key is outside the window, `[1, 1, queries, keys]`; `None` if there is no
+    /// window or it holds all keys. Keys after the query are not marked here.
     outside: Option<Tensor<4, Bool>>,
-    /// What is added to scores, 0 where a key is seen and −∞ where it is not, `[1, 1,
-    /// queries, keys]`. Only where gradients are recorded.
+    /// Added to the scores: 0 where a key is seen and −∞ where it is not, `[1, 1, queries, keys]`.
+    /// Present only where gradients are recorded.
     bias: Option<Tensor<4>>,
 }
 
 impl CausalMask {
     /// Every query sees all positions up to its own, or the last `window` of them (Mistral,
-    /// arXiv 2310.06825). Queries are the last `queries` of `keys` positions.
+    /// arXiv 2310.06825). The queries are the last `queries` of `keys` positions.
     pub fn new(window: Option<usize>, queries: usize, keys: usize, device: &Device) -> Self {
         let window = window.filter(|window| *window < keys);
         let tracked = device.is_autodiff();
@@ -244,7 +245,7 @@ impl CausalMask {
         Self { outside, bias }
     }
 
-    /// The mask for queries from number `start` on, against the first keys.
+    /// The mask of these queries, the first of which is number `start`, for these keys.
     fn for_scores(
         &self,
         queries: &Tensor<4>,
@@ -263,7 +264,7 @@ mod tests {
 
     use super::*;
 
-    /// Attention by its definition: all scores, masked, softmax, values.
+    /// Attention by definition: all scores, mask, softmax, values.
     fn by_definition(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, window: usize) -> Tensor<4> {
         let device = q.device();
         let ([_, _, rows, width], [_, _, cols, _]) = (q.dims(), k.dims());
@@ -313,7 +314,7 @@ mod tests {
         };
         // Two heads share keys; scores reach far beyond the range of the exponential.
         for (rows, window, scale) in [(9, 99, 1.0), (9, 4, 6.0), (257, 100, 1.0)] {
-            // A score is good to its own rounding, and so is the logarithm of a weight: some
+            // A score is as precise as its rounding, and so is the logarithm of a weight: a few
             // units of rounding times the largest score.
             let tolerance =
                 32.0 * f64::from(f32::EPSILON) * (1.0 + 4.0 * scale * scale * 8f64.sqrt());

@@ -55,9 +55,9 @@ impl Block {
     }
 }
 
-/// A norm taken in f32, whatever the type of its input: squares of half-precision numbers lose
-/// the small ones and overflow with the large ones.
-pub(super) fn normed(norm: &RmsNorm, x: Tensor<3>) -> Tensor<3> {
+/// Applies a norm in f32, whatever the type of its input: in half precision, squares of small
+/// numbers underflow and those of large numbers overflow.
+pub(super) fn normed<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
     let dtype = FloatDType::from(x.dtype());
     norm.forward(x.cast(FloatDType::F32)).cast(dtype)
 }

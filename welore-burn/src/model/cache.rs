@@ -25,7 +25,8 @@ impl KvCache {
         self.len == 0
     }
 
-    /// Appends the keys and values of new positions in one layer and returns all of them.
+    /// Appends the keys and values of new positions in one layer, and returns those of all
+    /// positions.
     ///
     /// # Shapes
     ///
@@ -49,14 +50,14 @@ impl KvCache {
         all
     }
 
-    /// Counts `positions` more as cached; called once all layers have extended.
+    /// Adds `positions` to the number of cached positions. Called once all layers have extended.
     pub(super) fn advance(&mut self, positions: usize) {
         self.len += positions;
     }
 }
 
-/// The tokens seen so far, for models that have nothing better to keep: every extension computes
-/// all of them again.
+/// The tokens seen so far, for models without a cache of their own: every extension recomputes
+/// all of them.
 #[derive(Debug, Clone, Default)]
 pub struct TokenCache {
     tokens: Option<Tensor<2, Int>>,
@@ -68,7 +69,7 @@ impl TokenCache {
         Self::default()
     }
 
-    /// Hidden states of tokens that continue those seen so far; see [`LanguageModel::extend`].
+    /// Hidden states of `tokens`, which continue those seen so far; see [`LanguageModel::extend`].
     ///
     /// # Shapes
     ///

@@ -3,11 +3,10 @@ use serde::{Deserialize, Serialize};
 
 /// Configuration to create a [`Decoder`](super::Decoder) model using its `init` function.
 ///
-/// The fields are those of a Hugging Face `config.json`; see
-/// [`read_config`](super::read_config).
+/// The fields follow a Hugging Face `config.json`; see [`read_config`](super::read_config).
 #[derive(Config, Debug, PartialEq)]
 pub struct DecoderConfig {
-    /// Number of tokens.
+    /// Number of tokens in the vocabulary.
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
@@ -17,7 +16,7 @@ pub struct DecoderConfig {
     pub num_hidden_layers: usize,
     /// Number of query heads.
     pub num_attention_heads: usize,
-    /// Number of key and value heads; divides the query heads.
+    /// Number of key and value heads; divides the number of query heads.
     pub num_key_value_heads: usize,
     /// Width of a head; even.
     pub head_dim: usize,
@@ -27,10 +26,10 @@ pub struct DecoderConfig {
     /// Base of the rotary frequencies.
     #[config(default = 10000.0)]
     pub rope_theta: f64,
-    /// How the rotary frequencies are stretched beyond the trained context.
+    /// How the rotary frequencies are scaled for contexts longer than the trained one.
     #[config(default = "RopeScaling::None")]
     pub rope_scaling: RopeScaling,
-    /// Longest context the model was made for, in tokens.
+    /// Longest context that the model supports, in tokens.
     #[config(default = 2048)]
     pub max_position_embeddings: usize,
     /// Whether the head is the transposed embedding.
@@ -45,12 +44,12 @@ pub struct DecoderConfig {
     /// Whether the MLP projections have a bias.
     #[config(default = false)]
     pub mlp_bias: bool,
-    /// Number of tokens a query sees, itself included; `None` is all before it (Mistral).
+    /// Number of tokens that a query sees, including its own (Mistral); `None` for all up to it.
     pub sliding_window: Option<usize>,
     /// First layer with the sliding window.
     #[config(default = 0)]
     pub first_window_layer: usize,
-    /// Standard deviation of freshly initialized weights.
+    /// Standard deviation of newly initialized weights.
     #[config(default = 0.02)]
     pub initializer_range: f64,
     /// Tokens that end a text.
@@ -58,17 +57,19 @@ pub struct DecoderConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
-/// How rotary frequencies are stretched beyond the context a model was first trained on.
+/// How rotary frequencies are scaled for contexts longer than the one that a model was first
+/// trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub enum RopeScaling {
-    /// Not at all.
+    /// Not scaled.
     None,
-    /// Every frequency divided by `factor` (position interpolation, arXiv 2306.15595).
+    /// Every frequency is divided by `factor` (position interpolation, arXiv 2306.15595).
     Linear {
         /// The divisor.
         factor: f64,
     },
-    /// LLaMA 3.1: low frequencies divided, high ones kept, a smooth passage between.
+    /// LLaMA 3.1: low frequencies are divided, high ones are kept, with a smooth transition between
+    /// them.
     Llama3 {
         /// The divisor of low frequencies.
         factor: f64,
@@ -76,7 +77,7 @@ pub enum RopeScaling {
         low_freq_factor: f64,
         /// Wavelengths below `original_context / high_freq_factor` are high frequencies.
         high_freq_factor: f64,
-        /// Context of the first training, in tokens.
+        /// Context in the first training, in tokens.
         original_context: f64,
     },
 }

@@ -1,17 +1,17 @@
-//! The loss of a language model by its formula, in pieces: forward for whoever measures,
-//! backward for whoever trains.
+//! The loss of a language model in closed form: its values in pieces, for evaluation, and its
+//! values with their gradient, for calibration and training.
 
 use burn::tensor::activation::softmax;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 
 use super::language::LanguageModel;
 
-/// Entries of a row whose exponentials are added in one go.
+/// Number of entries of a row whose exponentials are summed at a time.
 const GROUP: usize = 512;
 
 /// Negative log-likelihoods of tokens, piece by piece: hidden states `[tokens, width]` and
 /// targets `[tokens, 1]` to tensors `[piece, 1]`. No piece has more than `logits_at_once` logits,
-/// except that it has at least one row.
+/// but each has at least one row.
 pub(crate) fn token_losses<M: LanguageModel>(
     model: &M,
     hidden: Tensor<2>,
@@ -32,12 +32,12 @@ pub(crate) fn token_losses<M: LanguageModel>(
 /// `log Σ exp x` of every row, `[rows, n]` to `[rows, 1]`.
 ///
 /// Uses `log Σ exp x = max x - log max softmax(x)`: softmax is one fused pass on every
-/// backend, and its largest entry is at least `1/n`, so nothing underflows. It is taken over
-/// groups first, because an f32 sum over a whole vocabulary rounds in the fourth digit.
+/// backend, and its largest entry is at least `1/n`, so it cannot underflow. Groups are reduced
+/// first, because an f32 sum over a whole vocabulary has rounding errors in the fourth digit.
 fn log_sum_exp(x: Tensor<2>) -> Tensor<2> {
     let [rows, n] = x.dims();
     let groups = n.div_ceil(GROUP);
-    // Filled up with terms that add nothing; every group has at least one of the row's own.
+    // Padded with terms that add nothing; every group has at least one entry of the row.
     let missing = groups * GROUP - n;
     let x = match missing {
         0 => x,
@@ -52,8 +52,8 @@ fn log_sum_exp(x: Tensor<2>) -> Tensor<2> {
 }
 
 /// Cross-entropy of every row, `[rows, vocab_size]` to `[rows]`, and the gradient of `share`
-/// times their sum: `share · (softmax − one-hot)`. By its formula and not by autodiff, which
-/// keeps and passes over tensors of the logits' size a dozen times.
+/// times their sum: `share · (softmax − one-hot)`. Autodiff would keep and pass over a dozen
+/// tensors of the size of the logits.
 pub(crate) fn cross_entropy(
     logits: Tensor<2>,
     targets: Tensor<2, Int>,
@@ -61,7 +61,7 @@ pub(crate) fn cross_entropy(
 ) -> (Tensor<1>, Tensor<2>) {
     let [rows, _] = logits.dims();
     let softmax = softmax(logits.clone(), 1);
-    // `log Σ exp x = max x - log max softmax(x)`, of which nothing under- or overflows.
+    // `log Σ exp x = max x - log max softmax(x)`, which neither underflows nor overflows.
     let log_sum = logits.clone().max_dim(1) - softmax.clone().max_dim(1).log();
     let loss = log_sum - logits.gather(1, targets.clone());
     let ones = Tensor::ones([rows, 1], &loss.device());
@@ -69,7 +69,7 @@ pub(crate) fn cross_entropy(
     (loss.reshape([rows]), gradient)
 }
 
-/// A tensor that gradients are computed for, and nothing before it.
+/// The tensor as an autodiff leaf: it gets a gradient, and the graph ends there.
 pub(crate) fn leaf<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     Tensor::from_inner(x).require_grad()
 }
@@ -89,7 +89,7 @@ mod tests {
             let exact = terms.ln() - 300.0;
             let x = Tensor::<2>::from_data(TensorData::new(row, [1, n]), &device);
             let got = log_sum_exp(x).into_scalar::<f64>();
-            // One unit of rounding at this size is 3e-5.
+            // One unit of rounding at this magnitude is 3e-5.
             assert!((got - exact).abs() < 1e-4, "{n}: {got} for {exact}");
         }
     }

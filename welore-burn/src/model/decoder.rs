@@ -10,16 +10,16 @@ use super::language::{LanguageModel, ModelMatrix};
 use super::rotary::{Rotary, RotaryTable};
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
-/// A decoder-only language model, as its [`DecoderConfig`] describes it.
+/// A decoder-only language model, described by a [`DecoderConfig`].
 ///
 /// Should be created with [`DecoderConfig`], or loaded with [`load_model`](super::load_model).
-/// Parameter paths are the Hugging Face tensor names (norms have Burn's `gamma` for
+/// Parameter paths are the Hugging Face tensor names (norms use Burn's `gamma` instead of
 /// `weight`), so plans apply by name.
 #[derive(Module, Debug)]
 pub struct Decoder {
-    /// Embedding, blocks and last norm.
+    /// Embedding, blocks and final norm.
     pub model: DecoderBody,
-    /// Head, `[hidden_size, vocab_size]`; `None` when it is the transposed embedding.
+    /// Head, `[hidden_size, vocab_size]`; `None` if it is the transposed embedding.
     pub lm_head: Option<LowRankLinear>,
 }
 
@@ -42,7 +42,7 @@ pub struct DecoderBody {
     context: usize,
 }
 
-/// The layers from `first_layer` on see `size` tokens only.
+/// Layers from `first_layer` on see only `size` tokens.
 #[derive(Debug, Clone, Copy)]
 struct Window {
     size: usize,
@@ -81,9 +81,9 @@ impl DecoderConfig {
 }
 
 impl Decoder {
-    /// Computes in `dtype` from here on: the hidden states have it, and parameters of another
-    /// type are cast to it where they are used. Norms, rotary positions, the softmax of
-    /// training, and logits are f32 in any case.
+    /// Computes in `dtype` from now on: the hidden states have this type, and parameters of
+    /// another type are cast to it where they are used. Norms, rotary positions, the softmax in
+    /// training, and logits are always f32.
     pub fn with_dtype(mut self, dtype: FloatDType) -> Self {
         self.model.dtype = dtype;
         self
@@ -98,7 +98,8 @@ impl Decoder {
     ///
     /// # Panics
     ///
-    /// Backends panic or clamp when a token is not below `vocab_size`: check ids first.
+    /// Depending on the backend, a token that is not below `vocab_size` panics or is clamped: check
+    /// ids first.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         self.logits(self.model.forward(tokens, None))
     }
@@ -113,8 +114,8 @@ impl Decoder {
         let logits = match &self.lm_head {
             Some(head) => head.forward(hidden),
             None => {
-                // As matrices: the transposed embedding is then read in place, while a batched
-                // product would first copy all of it.
+                // A product of matrices reads the transposed embedding in place; a batched
+                // product would copy all of it first.
                 let [batch, positions, width] = hidden.dims();
                 let embedding = self.model.embed_tokens.weight.val();
                 let [vocab_size, _] = embedding.dims();
@@ -192,7 +193,7 @@ const PROJECTIONS: [(&str, bool); 7] = [
     ("mlp.down_proj", true),
 ];
 
-/// Positions and masks of one pass over tokens, which all blocks share.
+/// Positions and masks of one pass over tokens, shared by all blocks.
 #[derive(Debug, Clone)]
 pub struct Pass {
     rotary: RotaryTable,
@@ -201,8 +202,8 @@ pub struct Pass {
 }
 
 impl DecoderBody {
-    /// Normed hidden states of every position. With a cache, `tokens` continue what is
-    /// cached, and the cache grows by them.
+    /// Hidden states of every position after the final norm. With a cache, `tokens` continue the
+    /// cached positions and are added to the cache.
     ///
     /// # Shapes
     ///
@@ -221,7 +222,7 @@ impl DecoderBody {
         normed(&self.norm, x)
     }
 
-    /// Embeds tokens whose first one has position `start`.
+    /// Embeds tokens, the first of which has position `start`.
     fn begin(&self, tokens: Tensor<2, Int>, start: usize) -> (Tensor<3>, Pass) {
         let [_, positions] = tokens.dims();
         let device = tokens.device();

@@ -5,17 +5,17 @@ use burn::tensor::Device;
 use super::language::{LanguageModel, as_tensor, device_of};
 use super::sampling::Sampler;
 
-/// When generation ends. It also ends at the end of the model's context.
+/// When generation stops. It always stops at the end of the model's context.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GenerateOptions {
-    /// Most tokens to generate.
+    /// Maximum number of tokens to generate.
     pub max_new_tokens: usize,
-    /// Tokens that end the text; the one met is not returned.
+    /// Tokens that end the text; they are not returned.
     pub stop: Vec<u32>,
 }
 
 impl Default for GenerateOptions {
-    /// 64 tokens, and none of them ends the text.
+    /// At most 64 tokens, and no token ends the text.
     fn default() -> Self {
         Self { max_new_tokens: 64, stop: Vec::new() }
     }
@@ -28,15 +28,15 @@ pub enum GenerateError {
     /// No token to start from.
     #[error("the prompt is empty")]
     EmptyPrompt,
-    /// More tokens than the model can see.
-    #[error("the prompt has {tokens} tokens, the model's context is {context}")]
+    /// The prompt is longer than the model's context.
+    #[error("the prompt has {tokens} tokens, but the model's context is {context}")]
     TooLong {
-        /// Tokens of the prompt.
+        /// Number of tokens in the prompt.
         tokens: usize,
-        /// The model's context.
+        /// The model's context, in tokens.
         context: usize,
     },
-    /// A token the model does not know.
+    /// A token outside the vocabulary.
     #[error("token {token} is not in the model's vocabulary of {vocab_size}")]
     UnknownToken {
         /// The token.
@@ -44,17 +44,17 @@ pub enum GenerateError {
         /// Size of the vocabulary.
         vocab_size: usize,
     },
-    /// The model computed something that is not a number.
+    /// The model computed logits that are infinite or not a number.
     #[error("the model's logits are not finite after {generated} generated tokens")]
     NotFinite {
-        /// Tokens generated before.
+        /// Number of tokens generated before.
         generated: usize,
     },
 }
 
-/// Continues a prompt token by token, with the model's cache.
+/// Continues a prompt token by token, using the model's cache.
 ///
-/// `on_token` sees every new token as it comes and may end the text. Returns the new tokens.
+/// `on_token` receives each new token immediately and may stop generation. Returns the new tokens.
 ///
 /// # Errors
 ///
@@ -104,7 +104,7 @@ fn check_prompt(model: &impl LanguageModel, prompt: &[u32]) -> Result<(), Genera
     }
 }
 
-/// Logits of the last position. The head is applied to that position only.
+/// Logits of the last position. The head is applied only there.
 fn last_logits<M: LanguageModel>(
     model: &M,
     tokens: &[u32],

@@ -4,32 +4,32 @@ use serde_json::Value;
 use super::config::{DecoderConfig, RopeScaling};
 use super::families::family_of;
 
-/// A `config.json` that describes no model that is known here.
+/// A `config.json` that does not describe a supported model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConfigError {
     /// Not JSON, or a field is missing or of the wrong type.
     #[error("not a model configuration: {0}")]
     Json(String),
-    /// Another architecture.
-    #[error("model_type `{model_type}` is not supported; supported are {supported}")]
+    /// An unknown architecture.
+    #[error("model_type `{model_type}` is not supported; supported types: {supported}")]
     Architecture {
         /// The architecture.
         model_type: String,
-        /// Those that are known, and models that have them.
+        /// Supported architectures, each with its best-known models.
         supported: String,
     },
-    /// A variation that is not implemented.
-    #[error("`{field}`: {value} is not supported; {supported} is")]
+    /// A variant that is not implemented.
+    #[error("`{field}`: {value} is not supported, only {supported}")]
     Unsupported {
         /// The field.
         field: &'static str,
         /// Its value.
         value: String,
-        /// What would be.
+        /// What is supported.
         supported: &'static str,
     },
-    /// A value that cannot be.
+    /// An invalid value.
     #[error("`{field}`: {reason}")]
     Invalid {
         /// The field.
@@ -39,7 +39,7 @@ pub enum ConfigError {
     },
 }
 
-/// The fields of a Hugging Face `config.json` that families read.
+/// The fields of a Hugging Face `config.json` that model families read.
 #[derive(Deserialize)]
 pub(super) struct HfConfig {
     pub vocab_size: usize,
@@ -54,9 +54,9 @@ pub(super) struct HfConfig {
     pub rms_norm_eps: Option<f64>,
     pub partial_rotary_factor: Option<f64>,
     pub rope_theta: Option<f64>,
-    /// transformers 4.
+    /// As transformers 4 writes it.
     pub rope_scaling: Option<HfRope>,
-    /// transformers 5.
+    /// As transformers 5 writes it.
     pub rope_parameters: Option<HfRope>,
     pub max_position_embeddings: Option<usize>,
     pub tie_word_embeddings: Option<bool>,
@@ -72,7 +72,7 @@ pub(super) struct HfConfig {
     pub quantization_config: Option<Value>,
 }
 
-/// How positions are rotated.
+/// Settings of the rotary position encoding.
 #[derive(Deserialize)]
 pub(super) struct HfRope {
     rope_type: Option<String>,
@@ -86,7 +86,7 @@ pub(super) struct HfRope {
     original_max_position_embeddings: Option<f64>,
 }
 
-/// One id, several, or none.
+/// One token id, several, or none.
 #[derive(Deserialize, Default, Clone)]
 #[serde(untagged, expecting = "eos_token_id must be a token id or a list of them")]
 pub(super) enum TokenIds {
@@ -100,7 +100,7 @@ fn silu() -> String {
     "silu".into()
 }
 
-/// No model is larger than this in any dimension; keeps later products from overflowing.
+/// No model is larger than this in any dimension. The bound keeps later products from overflowing.
 const LARGEST: usize = 1 << 24;
 
 impl DecoderConfig {
@@ -108,17 +108,17 @@ impl DecoderConfig {
     ///
     /// # Errors
     ///
-    /// [`ConfigError`] for other architectures, variations that are not implemented, and
-    /// values that cannot be.
+    /// [`ConfigError`] for unknown architectures, variants that are not implemented, and invalid
+    /// values.
     pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
         let json = |error: serde_json::Error| ConfigError::Json(error.to_string());
         let value: Value = serde_json::from_str(text).map_err(json)?;
-        // The architecture first: other models lack fields, and that message helps nobody.
+        // The architecture is checked first: naming it helps more than naming a missing field.
         let Some(model_type) = value.get("model_type").and_then(Value::as_str) else {
             return Err(ConfigError::Json("it has no `model_type`".into()));
         };
         let family = family_of(model_type)?;
-        // From the text again: these errors then name the line.
+        // Parsing the text again lets errors name the line.
         let hf: HfConfig = serde_json::from_str(text).map_err(json)?;
         hf.check_supported()?;
         hf.check_sizes()?;
@@ -146,7 +146,7 @@ impl HfConfig {
             Some(config) if !config.is_null() => Err(ConfigError::Unsupported {
                 field: "quantization_config",
                 value: "a quantized checkpoint".into(),
-                supported: "one in F32, F16 or BF16",
+                supported: "F32, F16 and BF16",
             }),
             _ => Ok(()),
         }
@@ -179,7 +179,7 @@ impl HfConfig {
             ));
         }
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {
-            return Err(invalid("hidden_size", format!("{heads} heads do not divide it")));
+            return Err(invalid("hidden_size", format!("not a multiple of the {heads} heads")));
         }
         if !self.head_width().is_multiple_of(2) {
             return Err(invalid("head_dim", format!("{} is odd", self.head_width())));
@@ -195,12 +195,12 @@ impl HfConfig {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
     }
 
-    /// What all families have in common. Attention and MLP have no biases, and every query sees
-    /// all positions before it.
+    /// The part that all families have in common, with no biases in attention and no sliding
+    /// window.
     pub fn describe(&self) -> Result<DecoderConfig, ConfigError> {
         let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10000.0);
-        // Defaults are those of the configuration classes in transformers.
+        // Defaults are those of `LlamaConfig` in transformers.
         let context = self.max_position_embeddings.unwrap_or(2048);
         let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context))?;
         self.first_window_layer()?;
@@ -224,8 +224,8 @@ impl HfConfig {
             .with_eos_token_ids(self.eos_token_id.clone().into()))
     }
 
-    /// The same with the sliding window on every layer from number `first` on, or where
-    /// `layer_types` says.
+    /// Adds the sliding window on every layer from number `first` on, or on the layers that
+    /// `layer_types` names.
     pub fn with_window(
         &self,
         config: DecoderConfig,
@@ -236,8 +236,8 @@ impl HfConfig {
         Ok(config.with_sliding_window(window).with_first_window_layer(first))
     }
 
-    /// The first layer with a sliding window, if `layer_types` says which have one; the number of
-    /// layers if none does.
+    /// The first layer with a sliding window, if there are `layer_types`; the number of layers if
+    /// none has a window.
     fn first_window_layer(&self) -> Result<Option<usize>, ConfigError> {
         let Some(types) = &self.layer_types else { return Ok(None) };
         let sliding: Vec<bool> = types.iter().map(|kind| kind == "sliding_attention").collect();
@@ -303,7 +303,7 @@ impl HfRope {
             Some(other) => Err(ConfigError::Unsupported {
                 field: "rope_type",
                 value: other.into(),
-                supported: "default, linear or llama3",
+                supported: "default, linear and llama3",
             }),
         }
     }

@@ -3,19 +3,19 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::modules::{MatrixName, Selection};
 
-/// A causal language model: an embedding, blocks one after the other, an end, and a head.
+/// A causal language model: an embedding, a sequence of blocks, an end, and a head.
 ///
-/// The blocks are apart so that calibration can measure one at a time and training can compute
-/// them again instead of storing what they computed; the head is apart because the logits of all
-/// tokens at once are the largest tensor of all, and nobody needs them whole.
+/// Blocks are separate so that calibration can measure one at a time and training can recompute
+/// their activations instead of storing them. The head is separate because the logits of all tokens
+/// are the largest tensor of all, and no caller needs them at once.
 ///
-/// Layers that are to be compressed are [`LowRankLinear`](crate::linear::LowRankLinear).
+/// Layers to be compressed must be [`LowRankLinear`](crate::linear::LowRankLinear).
 pub trait LanguageModel: Module + Sync {
-    /// What the blocks of one pass share, such as position tables and masks.
+    /// Data that the blocks of one pass share, such as position tables and masks.
     type Pass: Send + Sync;
 
-    /// What is kept of the tokens seen so far while a text is generated. A model that has no way
-    /// to keep anything takes a [`TokenCache`](super::TokenCache).
+    /// What generation keeps of the tokens seen so far. A model without a cache of its own uses a
+    /// [`TokenCache`](super::TokenCache).
     type Cache: Send;
 
     /// Embeds tokens and prepares a pass over them.
@@ -36,7 +36,7 @@ pub trait LanguageModel: Module + Sync {
     /// - input and output: `[batch, positions, width]`
     fn block(&self, index: usize, x: Tensor<3>, pass: &Self::Pass) -> Tensor<3>;
 
-    /// What comes between the last block and the head.
+    /// Applies what comes between the last block and the head, such as a norm.
     ///
     /// # Shapes
     ///
@@ -51,20 +51,20 @@ pub trait LanguageModel: Module + Sync {
     /// - output: `[batch, positions, vocab_size]`
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3>;
 
-    /// Number of tokens that the model knows.
+    /// Number of tokens in the vocabulary.
     fn vocab_size(&self) -> usize;
 
-    /// Longest context that the model was made for, in tokens.
+    /// Longest context that the model supports, in tokens.
     fn context(&self) -> usize;
 
-    /// The matrices that can be compressed, in the order of the model.
+    /// The matrices that can be compressed, in the model's order.
     fn matrices(&self) -> Vec<ModelMatrix>;
 
-    /// A cache that has seen nothing.
+    /// An empty cache.
     fn cache(&self) -> Self::Cache;
 
-    /// Hidden states of tokens that continue what is cached, ready for the head; the cache grows
-    /// by them.
+    /// Hidden states of `tokens`, which continue the cached ones, ready for the head. Adds them to
+    /// the cache.
     ///
     /// # Shapes
     ///
@@ -87,21 +87,21 @@ pub trait LanguageModel: Module + Sync {
 /// A matrix of a language model that can be compressed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ModelMatrix {
-    /// Its name; the path of its weight is that with `.weight`.
+    /// Its name: the path of its weight without `.weight`.
     pub name: MatrixName,
-    /// Number of the block that it is in.
+    /// Number of its block, from 0.
     pub block: usize,
-    /// Whether its output is added to the residual stream, which the block hands on.
+    /// Whether its output is added to the residual stream.
     pub writes_residual: bool,
 }
 
-/// The matrices of a language model that can be compressed, as a selection.
+/// A selection of the matrices of a language model that can be compressed.
 pub fn projections(model: &impl LanguageModel) -> Selection {
     let names = model.matrices().into_iter().map(|matrix| escaped(matrix.name.as_str()));
     Selection::of(names).expect("names are valid patterns")
 }
 
-/// A name as a pattern that matches nothing else.
+/// A pattern that matches only this name.
 fn escaped(name: &str) -> String {
     name.chars().fold(String::new(), |mut pattern, c| {
         match c {
@@ -121,7 +121,7 @@ pub fn device_of(module: &impl Module) -> Device {
     module.devices().into_iter().next().expect("a module with parameters is on a device")
 }
 
-/// Tokens as a batch of one, `[1, positions]`.
+/// Tokens as a batch of one row, `[1, positions]`.
 pub(crate) fn as_tensor(tokens: &[u32], device: &Device) -> Tensor<2, Int> {
     let tokens: Vec<i32> = tokens.iter().map(|token| *token as i32).collect();
     let len = tokens.len();

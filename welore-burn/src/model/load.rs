@@ -18,10 +18,10 @@ use crate::progress::Progress;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LoadError {
-    /// Its files or tensors.
+    /// Its files or tensors are unusable.
     #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
-    /// Its `config.json`.
+    /// Its `config.json` or `generation_config.json` is unusable.
     #[error("{path}: {source}", path = path.display())]
     Config {
         /// The file.
@@ -31,10 +31,10 @@ pub enum LoadError {
     },
 }
 
-/// A loaded model with what was read beside its weights.
+/// A loaded model, with its configuration and its directory.
 #[derive(Debug)]
 pub struct LoadedModel {
-    /// The model; its matrices have the forms that they are stored in.
+    /// The model. Its matrices have the forms in which they are stored.
     pub model: Decoder,
     /// Its configuration.
     pub config: DecoderConfig,
@@ -42,13 +42,13 @@ pub struct LoadedModel {
     pub checkpoint: Checkpoint,
 }
 
-/// Reads the `config.json` of a model directory, and the tokens that end a text from its
-/// `generation_config.json` too, where chat models list more of them.
+/// Reads the `config.json` of a model directory, and further tokens that end a text from its
+/// `generation_config.json`, where chat models list them.
 ///
 /// # Errors
 ///
-/// [`LoadError::Checkpoint`] if the file is missing, [`LoadError::Config`] if it describes
-/// no supported model.
+/// [`LoadError::Checkpoint`] if `config.json` is missing or a file cannot be read,
+/// [`LoadError::Config`] if it does not describe a supported model.
 pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
     let dir = dir.as_ref();
     let path = dir.join("config.json");
@@ -75,14 +75,15 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
     Ok(config)
 }
 
-/// A model directory that was checked but not read: configuration and tensors fit each other.
+/// A model directory that has been checked: its configuration fits its tensors. Weights are not
+/// read yet.
 #[derive(Debug)]
 pub struct OpenedModel {
     /// Its configuration.
     pub config: DecoderConfig,
     /// Its tensors.
     pub checkpoint: Checkpoint,
-    /// Its matrices that have another form than the dense one.
+    /// Its matrices that are not dense.
     pub compressed: Vec<StoredMatrix>,
     skeleton: Decoder,
 }
@@ -105,27 +106,27 @@ pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel,
 }
 
 impl OpenedModel {
-    /// The model without its weights; nothing is allocated.
+    /// The model without weights; nothing is allocated.
     pub fn skeleton(&self) -> &Decoder {
         &self.skeleton
     }
 
-    /// The model without its weights, and nothing else.
+    /// Turns into the model without weights.
     pub fn into_skeleton(self) -> Decoder {
         self.skeleton
     }
 
-    /// The dense model without its weights, but with matrices in other forms: to count, not to
-    /// compute with.
+    /// The model without weights, with each matrix in the form that `form_of` returns, or dense for
+    /// `None`. It is for counting, not for computing.
     ///
     /// # Errors
     ///
-    /// [`LoadError::Checkpoint`] for forms that matrices of the model cannot have.
+    /// [`LoadError::Checkpoint`] for a form that a matrix cannot have.
     pub fn skeleton_in(
         &self,
         form_of: impl Fn(&MatrixName) -> Option<Form>,
     ) -> Result<Decoder, LoadError> {
-        // Which indices they would have is not known yet; any will do.
+        // The indices are not known yet; any will do.
         let form_of = |name: &MatrixName| {
             let form = form_of(name)?;
             Some((form, form.any_indices()))
@@ -134,12 +135,12 @@ impl OpenedModel {
         Ok(module.map_err(|(name, source)| self.checkpoint.form_error(&name)(source))?)
     }
 
-    /// Reads the weights, to compute in `dtype`: they are held in it, but for those whose path
-    /// `is_master` names, which are f32 so that they can train.
+    /// Reads the weights, for computation in `dtype`. They are held in that type, except those
+    /// whose path `is_master` selects: these are f32, so that they can be trained.
     ///
     /// # Errors
     ///
-    /// [`LoadError::Checkpoint`] for weights that are not finite, and when interrupted.
+    /// [`LoadError::Checkpoint`] for weights that are not finite, and if interrupted.
     pub fn load(
         self,
         dtype: FloatDType,
@@ -155,12 +156,12 @@ impl OpenedModel {
     }
 }
 
-/// Loads a Hugging Face model directory, dense or compressed, on `device`, to compute in `dtype`.
-/// Compressed weights come straight from their files: nothing is decomposed.
+/// Loads a Hugging Face model directory, dense or compressed, on `device`, for computation in
+/// `dtype`. Compressed weights are read as they are stored: nothing is decomposed.
 ///
 /// # Errors
 ///
-/// As [`open_model`], and for weights that are not finite.
+/// Those of [`open_model`] and [`OpenedModel::load`].
 pub fn load_model(
     dir: impl AsRef<Path>,
     device: &Device,
@@ -170,15 +171,15 @@ pub fn load_model(
     open_model(dir, device)?.load(dtype, |_| false, progress)
 }
 
-/// Tensors that a model may have and that are not parameters: old checkpoints store the
-/// rotary frequencies, and some store a tied head twice.
+/// Tensors of a checkpoint that are not parameters: old checkpoints store the rotary frequencies,
+/// and some store a tied head a second time.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
     let tied = config.tie_word_embeddings;
     move |name| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
 }
 
-/// A hostile `config.json` must not make us build a billion layers before a tensor is
-/// found missing: every layer has a norm, so there are no more layers than tensors.
+/// A hostile `config.json` must not make us build a billion layers before we find a tensor missing:
+/// every layer has a norm, so there cannot be more layers than tensors.
 fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
     let norm = |layer| format!("model.layers.{layer}.input_layernorm.weight");
     let missing =

@@ -1,9 +1,8 @@
-//! Language models: what others need of one, the decoder that all families here are, and its
-//! families.
+//! Language models: the interface, the decoder that all supported families share, and the families.
 //!
-//! [`LanguageModel`] is what calibration, compression, evaluation, training and [`generate`] work
-//! on. [`Decoder`] is the one implementation here; a [`DecoderConfig`] describes it, and the
-//! registry of [`families`](model_types) makes that of a Hugging Face `config.json`.
+//! Calibration, compression, evaluation, training and [`generate`] work on any [`LanguageModel`].
+//! [`Decoder`] is the one implementation here, described by a [`DecoderConfig`]. The registry of
+//! [`families`](model_types) creates that configuration from a Hugging Face `config.json`.
 //! [`load_model`] loads a model directory, dense or compressed.
 
 mod attention;

@@ -2,10 +2,10 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use super::config::{DecoderConfig, RopeScaling};
 
-/// Rotary position encoding in Hugging Face's rotate-half form: the first half of a head's
-/// channels is rotated against the second half (RoFormer, arXiv 2104.09864).
+/// Rotary position encoding in Hugging Face's rotate-half form: each channel in the first half of
+/// a head is rotated with its counterpart in the second half (RoFormer, arXiv 2104.09864).
 ///
-/// Burn's `RotaryEncoding` rotates neighbouring channels, which is another convention.
+/// Burn's `RotaryEncoding` follows the other convention: it rotates neighbouring channels.
 #[derive(Debug, Clone)]
 pub struct Rotary {
     inverse_frequencies: Vec<f64>,
@@ -19,7 +19,7 @@ pub struct RotaryTable {
 }
 
 impl Rotary {
-    /// The frequencies `theta^(-2i / head_dim)`, scaled as the configuration says.
+    /// The frequencies `theta^(-2i / head_dim)`, scaled according to the configuration.
     pub fn new(config: &DecoderConfig) -> Self {
         let width = config.head_dim as f64;
         let inverse_frequencies = (0..config.head_dim / 2)
@@ -29,8 +29,8 @@ impl Rotary {
         Self { inverse_frequencies }
     }
 
-    /// The table of `len` positions from `start` on. Angles are computed in f64: f32 loses
-    /// whole turns at long contexts.
+    /// The table of `len` positions, beginning at `start`. Angles are computed in f64: in f32 they
+    /// lose precision at long contexts.
     pub fn table(&self, start: usize, len: usize, device: &Device) -> RotaryTable {
         let half = self.inverse_frequencies.len();
         let angles = |f: fn(f64) -> f64| {
@@ -78,7 +78,7 @@ fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
             let wavelength = std::f64::consts::TAU / frequency;
             let smooth = (original_context / wavelength - low_freq_factor)
                 / (high_freq_factor - low_freq_factor);
-            // Clamped, the passage is 0 for low frequencies and 1 for high ones.
+            // 0 for low frequencies and 1 for high ones.
             let smooth = smooth.clamp(0.0, 1.0);
             (1.0 - smooth) * frequency / factor + smooth * frequency
         }

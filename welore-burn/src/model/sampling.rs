@@ -1,8 +1,8 @@
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-/// Chooses the next token from logits: greedily at temperature 0, else by seeded sampling
-/// among the `top_k` most likely tokens that together make up `top_p` of the probability.
+/// Chooses the next token from logits: greedily at temperature 0, otherwise by seeded sampling
+/// from the `top_k` most likely tokens, cut to the fewest that have `top_p` of their probability.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     temperature: f64,
@@ -15,23 +15,23 @@ pub struct Sampler {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum SamplerError {
     /// Negative or not finite.
-    #[error("temperature {0} is not a number of at least 0")]
+    #[error("temperature {0} is not a finite number of at least 0")]
     Temperature(f64),
     /// Zero.
     #[error("top_k must be at least 1")]
     TopK,
-    /// Not a share.
+    /// Not a share greater than 0.
     #[error("top_p {0} is not in (0, 1]")]
     TopP(f64),
 }
 
 impl Sampler {
-    /// The most likely token, always.
+    /// Always chooses the most likely token.
     pub fn greedy() -> Self {
         Self { temperature: 0.0, top_k: None, top_p: None, random: StdRng::seed_from_u64(0) }
     }
 
-    /// Sampling with a seed; the same seed gives the same tokens.
+    /// Samples with a seed; the same seed gives the same tokens.
     ///
     /// # Errors
     ///
@@ -81,11 +81,11 @@ impl Sampler {
                 return *token as u32;
             }
         }
-        // Rounding can leave a last crumb.
+        // Rounding can leave a small remainder.
         order[kept - 1] as u32
     }
 
-    /// How many of the sorted weights make up `top_p` of their sum; at least one.
+    /// How many of the sorted weights are needed to reach `top_p` of their sum; at least one.
     fn nucleus(&self, weights: &[f64]) -> usize {
         let Some(top_p) = self.top_p else { return weights.len() };
         let wanted = top_p * weights.iter().sum::<f64>();
@@ -135,7 +135,7 @@ mod tests {
     fn top_k_and_top_p_cut_the_tail() {
         let top_k = histogram(Sampler::new(1.0, Some(2), None, 1).unwrap(), 500);
         assert_eq!((top_k[0], top_k[2], top_k[4]), (0, 0, 0));
-        // 1 and 3 make up 0.46 each, so the first alone reaches 0.4.
+        // Tokens 1 and 3 have 0.46 each, so the first one alone reaches 0.4.
         let top_p = histogram(Sampler::new(1.0, None, Some(0.4), 1).unwrap(), 500);
         assert_eq!(top_p, [0, 500, 0, 0, 0]);
         let both = histogram(Sampler::new(1.0, None, Some(0.9), 1).unwrap(), 500);

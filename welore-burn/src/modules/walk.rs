@@ -5,7 +5,7 @@
 //! [`AnyParam`], at a [`Place`] that says which weight it belongs to.
 
 use std::any::Any;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use burn::module::{Module, ModuleMapper, ModuleVisitor, Param, ParamId};
 use burn::optim::GradientsParams;
@@ -285,32 +285,49 @@ impl<F: FnMut(&Place, &dyn AnyParam) -> Change> ModuleMapper for Walk<F> {
     }
 }
 
-/// The values of the parameters of a module that train.
-pub(crate) struct Trained(HashMap<ParamId, Box<dyn Any + Send>>);
+/// The values of the parameters of a module that train, or trained before.
+pub(crate) struct Trained(HashMap<ParamId, Value>);
+
+struct Value {
+    /// A tensor of the rank of the parameter.
+    tensor: Box<dyn Any + Send>,
+    trains: bool,
+}
 
 impl Trained {
-    /// Takes the values, which are shared and not copied.
-    pub fn of(module: &impl Module) -> Self {
+    /// Takes the values of the parameters that train, and of those in `before`: they may have
+    /// changed since they were frozen. Values are shared, not copied.
+    pub fn of(module: &impl Module, before: &HashSet<ParamId>) -> Self {
         let mut values = HashMap::new();
         walk(module, |_, param| {
-            if param.trains() {
-                values.insert(param.id(), param.tensor());
+            let (id, trains) = (param.id(), param.trains());
+            if trains || before.contains(&id) {
+                values.insert(id, Value { tensor: param.tensor(), trains });
             }
         });
         Self(values)
     }
 
-    /// Puts them into another module with the same parameters, on a device, as leaves of its own.
-    /// All other parameters of it are frozen.
+    /// The parameters that train.
+    pub fn ids(&self) -> HashSet<ParamId> {
+        let training = self.0.iter().filter(|(_, value)| value.trains);
+        training.map(|(id, _)| *id).collect()
+    }
+
+    /// Puts the values into another module with the same parameters, on a device, as leaves of its
+    /// own. All other parameters of it are frozen.
     pub fn put_into<M: Module>(&self, module: M, device: &Device) -> M {
         struct Put<'a>(&'a Trained, &'a Device);
         impl ModuleMapper for Put<'_> {
             fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
-                let value = self.0.0.get(&param.id).and_then(|value| value.downcast_ref());
-                match value.cloned() {
-                    Some::<Tensor<D>>(value) => {
-                        let value = value.to_device(self.1).detach().require_grad();
-                        Param::initialized(param.id, value).set_require_grad(true)
+                let found = self.0.0.get(&param.id).and_then(|value| {
+                    Some((value.tensor.downcast_ref::<Tensor<D>>()?.clone(), value.trains))
+                });
+                match found {
+                    Some((tensor, trains)) => {
+                        let tensor = tensor.to_device(self.1).detach();
+                        let tensor = if trains { tensor.require_grad() } else { tensor };
+                        Param::initialized(param.id, tensor).set_require_grad(trains)
                     }
                     None => param.set_require_grad(false),
                 }
@@ -330,4 +347,54 @@ pub fn initialize(module: &impl Module, seed: u64) {
     walk(module, |_, param| {
         let _drawn = param.dtype();
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::{Linear, LinearConfig};
+    use burn::tensor::TensorData;
+
+    use super::*;
+
+    #[derive(Module, Debug)]
+    struct Pair {
+        first: Linear,
+        second: Linear,
+    }
+
+    fn pair(device: &Device) -> Pair {
+        let layer = || LinearConfig::new(2, 2).with_bias(false).init(device);
+        Pair { first: layer(), second: layer() }
+    }
+
+    fn with_weight(mut linear: Linear, value: f32, trains: bool) -> Linear {
+        let weight = Tensor::full([2, 2], value, &linear.weight.device());
+        let id = linear.weight.id;
+        linear.weight = Param::initialized(id, weight).set_require_grad(trains);
+        linear
+    }
+
+    fn values(pair: &Pair) -> [TensorData; 2] {
+        [&pair.first, &pair.second].map(|layer| layer.weight.val().into_data())
+    }
+
+    #[test]
+    fn a_replica_follows_what_trains_and_what_trained_before() {
+        let device = Device::default().autodiff();
+        let mut model = pair(&device);
+        (model.first, model.second) =
+            (with_weight(model.first, 1.0, true), with_weight(model.second, 1.0, false));
+        let replica = model.clone();
+        let trained = Trained::of(&model, &HashSet::new());
+        assert_eq!(trained.ids(), HashSet::from([model.first.weight.id]));
+        let replica = trained.put_into(replica, &device);
+        // A step moves the first one; then the second one trains.
+        (model.first, model.second) =
+            (with_weight(model.first, 2.0, false), with_weight(model.second, 1.0, true));
+        let trained = Trained::of(&model, &trained.ids());
+        let replica = trained.put_into(replica, &device);
+        assert_eq!(values(&replica), values(&model));
+        let trains = [&replica.first, &replica.second].map(|l| l.weight.is_require_grad());
+        assert_eq!(trains, [false, true]);
+    }
 }

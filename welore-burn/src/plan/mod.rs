@@ -1,8 +1,8 @@
-//! From spectra and a target to a [`RankPlan`]: which form and which rank every matrix gets.
+//! From spectra and a target to a [`RankPlan`]: the form and the rank of every matrix.
 //!
-//! Pure but for [`read_plan`]: no tensor and no device. A [`RankPolicy`] says what ranks are worth;
-//! [`RankProblem`] has the two ways to allocate them: removing the lowest scores over all
-//! matrices, or the least sum of losses for a budget.
+//! Pure except for [`read_plan`]: no tensors and no devices. A [`RankPolicy`] scores ranks;
+//! [`RankProblem`] has the two ways to allocate them: removing the lowest scores over all matrices,
+//! or minimizing the sum of losses within a budget.
 
 mod plan_file;
 mod policy;

@@ -15,74 +15,74 @@ use crate::spectrum::{ModelSize, SpectrumUnit};
 
 const FORMAT: &str = "welore-plan";
 const VERSION: u32 = 3;
-/// Plans of this version say the form of a matrix in several fields.
+/// In this version the form of a matrix is spread over several fields.
 const SECOND_VERSION: u32 = 2;
-/// Plans of this version have an effective rank reduction as `target_err`, and no other target.
+/// In this version the only target is an effective rank reduction, in the field `target_err`.
 const FIRST_VERSION: u32 = 1;
 
-/// No matrix is larger in any dimension; keeps products from overflowing.
+/// No matrix is larger in any dimension. The bound keeps products from overflowing.
 const LARGEST: usize = 1 << 28;
 
-/// What becomes of every matrix: what `plan` writes, `compress` carries out, and a
-/// compressed model directory carries along.
+/// The rank and the form of every matrix. `plan` writes it, `compress` carries it out, and a
+/// compressed model directory contains it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct RankPlan {
     format: String,
     version: u32,
-    /// Where the spectra came from, for people.
+    /// Where the spectra came from, as a note.
     pub source: String,
     /// Policy that chose the ranks, such as `welore`.
     pub policy: String,
-    /// What the singular values that it was made from measure.
+    /// Unit of the singular values that the plan was made from.
     #[serde(default)]
     pub unit: SpectrumUnit,
-    /// Digest of the calibration that they came of, if they did.
+    /// Digest of the calibration that they were measured with, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<String>,
-    /// What was asked for; `None` for a plan that somebody made by hand.
+    /// The requested target; `None` for a plan made by hand.
     pub target: Option<Target>,
-    /// Ranks that score below this were removed, where the policy has such a score.
+    /// Ranks that score below this were removed, if the policy uses a threshold.
     pub threshold: Option<f64>,
-    /// A matrix is a low-rank component (LRC) when its reduction exceeds this.
+    /// With a threshold, a matrix is a low-rank component (LRC) if its reduction exceeds this.
     pub min_ratio: f64,
-    /// Ranks are rounded up to a multiple of this.
+    /// Ranks were rounded up to a multiple of this.
     pub rank_multiple: usize,
     /// Whether matrices that factoring would make larger were kept dense.
     pub never_grow: bool,
     /// Sums over the model.
     pub totals: PlanTotals,
-    /// One entry a matrix, in the model's order.
+    /// One entry per matrix, in the model's order.
     pub matrices: Vec<MatrixPlan>,
 }
 
-/// Sums over a plan. Parameters and bytes are the whole model's.
+/// Sums over a plan. Parameters and bytes are those of the whole model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanTotals {
-    /// Planned effective rank reduction: share of all ranks that the policy removes,
-    /// counted over all matrices as in the paper.
+    /// Planned effective rank reduction (ERR): share of all ranks that the policy removes, counted
+    /// over all matrices as in the paper.
     pub err: f64,
-    /// Share of all ranks that is really removed: matrices that stay dense count as 0.
+    /// Share of all ranks that is actually removed: matrices that stay dense count as 0.
     pub err_applied: f64,
-    /// Share of the parameters of all these matrices that is kept.
+    /// Share of the parameters of the planned matrices that is kept.
     #[serde(default)]
     pub keep_params: f64,
-    /// Number of matrices looked at.
+    /// Number of planned matrices, dense ones included.
     pub matrices: usize,
     /// Number of low-rank components, the matrices that are factored.
     pub lrcs: usize,
-    /// Matrices that factoring makes larger.
+    /// Number of matrices that factoring makes larger.
     pub growing: usize,
-    /// Parameters of the model before.
+    /// Number of parameters before compression.
     pub parameters_before: u64,
-    /// Parameters of the model after.
+    /// Number of parameters after compression.
     pub parameters_after: u64,
-    /// Bytes of the model before.
+    /// Number of bytes before compression.
     pub bytes_before: u64,
-    /// Bytes of the model after.
+    /// Number of bytes after compression.
     pub bytes_after: u64,
 }
 
-/// What becomes of one matrix.
+/// The plan for one matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MatrixPlan {
@@ -92,21 +92,21 @@ pub struct MatrixPlan {
     pub shape: [usize; 2],
     /// `min(out, in)`.
     pub full_rank: usize,
-    /// Kept rank, also where the policy cuts ranks and the matrix stays dense all the same.
+    /// Rank that the policy keeps, even if the matrix stays dense.
     pub rank: usize,
     /// Share of the ranks removed, `1 - rank / full_rank`.
     pub reduction: f64,
     /// How it will be stored. A low-rank component (LRC) has a form of limited rank.
     pub form: Form,
-    /// Whether it takes more parameters in this form than the dense matrix.
+    /// Whether it has more parameters in this form than the dense matrix.
     pub grows: bool,
-    /// Parameters now.
+    /// Number of parameters of the dense matrix.
     pub parameters_before: u64,
-    /// Parameters as planned.
+    /// Number of parameters in the planned form.
     pub parameters_after: u64,
     /// Stored type of the entries.
     pub dtype: Dtype,
-    /// BLAKE3 of the dense matrix this was planned for.
+    /// BLAKE3 digest of the dense matrix that this was planned for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
 }
@@ -118,19 +118,19 @@ pub enum PlanFileError {
     /// Not JSON, or not of this layout.
     #[error("not a plan: {0}")]
     Json(#[from] serde_json::Error),
-    /// Some other JSON file.
+    /// Another kind of JSON file.
     #[error("not a plan: its format is `{0}`, not `{FORMAT}`")]
     Format(String),
-    /// Written by a newer version.
-    #[error("plan format version {0} is not known here (this is version {VERSION})")]
+    /// Written by another version.
+    #[error("plan format version {0} is not supported (only up to version {VERSION})")]
     Version(u32),
-    /// No matrix in it.
+    /// No matrices.
     #[error("the plan has no matrix")]
     NoMatrices,
-    /// Sums that cannot be.
+    /// Impossible sums.
     #[error("totals: the matrices have more parameters than the model")]
     Totals,
-    /// A matrix that cannot be.
+    /// An impossible matrix.
     #[error("matrix `{name}`: {reason}")]
     Matrix {
         /// Name of the matrix.
@@ -175,8 +175,8 @@ impl PlanTotals {
 }
 
 impl RankPlan {
-    /// A plan for a model of this size that says the form of some of its matrices. Everything else
-    /// is as if a policy `custom` had chosen them.
+    /// A plan for some matrices of a model of this size, each with its form. It has no target, and
+    /// its policy is named `custom`.
     ///
     /// # Errors
     ///
@@ -225,7 +225,7 @@ impl RankPlan {
         plan.checked()
     }
 
-    /// Reads and checks a plan's text.
+    /// Reads and checks the text of a plan file.
     ///
     /// # Errors
     ///
@@ -243,14 +243,14 @@ impl RankPlan {
         plan.checked()
     }
 
-    /// Checks that a plan asks for nothing impossible, and counts everything anew that follows from
-    /// ranks and forms: people edit plans, and stale sums would be shown and passed on.
+    /// Checks that a plan is possible, and recounts everything that follows from ranks and forms:
+    /// users edit plans, and stale sums would be shown and passed on.
     ///
     /// # Errors
     ///
-    /// [`PlanFileError`] for a plan without matrices, a name that comes twice, a rank outside
-    /// `1..=full_rank`, a full rank that is not `min(out, in)`, a form that a matrix cannot have,
-    /// and matrices that are larger than the model.
+    /// [`PlanFileError`] for a plan without matrices, a name that appears twice, an impossible
+    /// shape, a full rank that is not `min(out, in)`, a rank outside `1..=full_rank`, a form that a
+    /// matrix cannot have, and matrices that are larger than the model.
     pub fn checked(mut self) -> Result<Self, PlanFileError> {
         if self.matrices.is_empty() {
             return Err(PlanFileError::NoMatrices);
@@ -279,7 +279,7 @@ impl RankPlan {
         Ok(self)
     }
 
-    /// The plan file's text.
+    /// The text of a plan file.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("finite numbers and strings always serialize")
     }
@@ -289,13 +289,13 @@ impl RankPlan {
         self.matrices.iter().filter(|matrix| matrix.is_low_rank())
     }
 
-    /// The low-rank component of this name.
+    /// The low-rank component with this name.
     pub fn find_low_rank(&self, name: &MatrixName) -> Option<&MatrixPlan> {
         self.low_rank().find(|matrix| matrix.name == *name)
     }
 }
 
-/// Reads a plan of an earlier version as one of this one.
+/// Converts a plan of an earlier version.
 fn from_earlier_version(text: &str) -> Result<RankPlan, PlanFileError> {
     let mut value: serde_json::Value = serde_json::from_str(text)?;
     if let Some(plan) = value.as_object_mut() {
@@ -310,12 +310,11 @@ fn from_earlier_version(text: &str) -> Result<RankPlan, PlanFileError> {
     Ok(serde_json::from_value(value)?)
 }
 
-/// Reads the plan that a compressed model directory carries, if there is one.
+/// Reads the plan in a model directory, if there is one.
 ///
 /// # Errors
 ///
-/// [`ReadPlanError`] for a file that cannot be read, is not a plan, or asks for something
-/// impossible.
+/// [`ReadPlanError`] for a file that cannot be read, is not a plan, or is an impossible one.
 pub fn read_plan(dir: impl AsRef<Path>) -> Result<Option<RankPlan>, ReadPlanError> {
     let path = dir.as_ref().join(PLAN_FILE);
     match std::fs::read_to_string(&path) {
@@ -327,14 +326,14 @@ pub fn read_plan(dir: impl AsRef<Path>) -> Result<Option<RankPlan>, ReadPlanErro
     }
 }
 
-/// Why the plan of a directory cannot be read.
+/// Why the plan in a model directory cannot be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ReadPlanError {
     /// The file cannot be read.
     #[error("{0}")]
     File(#[from] FileError),
-    /// The file is not a plan, or an impossible one.
+    /// The file is not a plan, or is an impossible one.
     #[error("{path}: {source}", path = path.display())]
     Plan {
         /// The file.
@@ -345,8 +344,8 @@ pub enum ReadPlanError {
 }
 
 impl MatrixPlan {
-    /// A matrix of shape `[out, in]` in a form; its kept rank is that of the form. Its sums are
-    /// counted when the plan is made.
+    /// A matrix of shape `[out, in]` in a form. Its rank is that of the form, or the full rank if
+    /// it is dense. The fields that follow from these are filled in by [`RankPlan::checked`].
     pub fn new(name: impl Into<MatrixName>, shape: [usize; 2], form: Form, dtype: Dtype) -> Self {
         let full_rank = shape[0].min(shape[1]);
         Self {
@@ -364,12 +363,12 @@ impl MatrixPlan {
         }
     }
 
-    /// Whether it is a low-rank component (LRC), which is factored.
+    /// Whether it is a low-rank component (LRC), which will be factored.
     pub fn is_low_rank(&self) -> bool {
         self.form.rank().is_some()
     }
 
-    /// What follows from shape, rank and form.
+    /// Recounts what follows from shape, rank and form.
     fn recounted(mut self) -> Self {
         self.parameters_before = Form::dense().parameters(self.shape);
         self.parameters_after = self.form.parameters(self.shape);
@@ -380,9 +379,9 @@ impl MatrixPlan {
 
     fn problem(&self) -> Option<String> {
         let full = self.shape[0].min(self.shape[1]);
-        // Later products must not overflow, whatever a hostile file says.
+        // Later products must not overflow, whatever a hostile file claims.
         if full == 0 || self.shape.iter().any(|n| *n > LARGEST) {
-            Some(format!("a {} x {} matrix cannot be", self.shape[0], self.shape[1]))
+            Some(format!("a {} x {} matrix is impossible", self.shape[0], self.shape[1]))
         } else if self.full_rank != full {
             Some(format!("full_rank {} does not fit its shape {:?}", self.full_rank, self.shape))
         } else if !(1..=full).contains(&self.rank) {

@@ -3,13 +3,13 @@ use super::target::PlanError;
 use crate::named::Named;
 use crate::spectrum::{MatrixSpectrum, PROBE, SpectrumUnit};
 
-/// Decides which matrices are factored, at which rank. A policy says what a rank is worth and
-/// leaves the rest to one of the two ways of [`RankProblem`].
+/// Decides which matrices are factored, and at which rank. A policy scores ranks, or gives their
+/// losses, and leaves the rest to one of the two methods of [`RankProblem`].
 pub trait RankPolicy: std::fmt::Debug + Sync {
-    /// Name written into the plan.
+    /// The name written into the plan.
     fn name(&self) -> &'static str;
 
-    /// One line on what it does, for people.
+    /// One line of help on what it does.
     fn about(&self) -> &'static str {
         ""
     }
@@ -18,11 +18,12 @@ pub trait RankPolicy: std::fmt::Debug + Sync {
     ///
     /// # Errors
     ///
-    /// [`PlanError::OutOfReach`] where none do, and [`PlanError::NotCalibrated`].
+    /// [`PlanError::OutOfReach`] if there are none, and [`PlanError::NotCalibrated`] if the spectra
+    /// lack what the policy needs.
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError>;
 }
 
-/// The policies that have a name on the command line: this is where a new one is registered.
+/// The policies that the command line offers by name. Register a new one here.
 static POLICIES: [&dyn RankPolicy; 5] = [&WeLore, &Uniform, &Energy, &Loss, &Probed];
 
 impl Named for &'static dyn RankPolicy {
@@ -39,7 +40,7 @@ impl Named for &'static dyn RankPolicy {
     }
 }
 
-/// The paper's policy: min-max normalized singular values, `(s - min) / (max - min)` in each
+/// The paper's policy: min-max normalized singular values, `(s - min) / (max - min)` for each
 /// matrix, cut at one threshold for the whole model (WeLore, arXiv 2407.11239, section 3.2).
 ///
 /// A matrix whose singular values are all equal has no tail: all its ranks score 1.
@@ -77,11 +78,12 @@ impl RankPolicy for Uniform {
     }
 
     fn about(&self) -> &'static str {
-        "the same share of ranks from every matrix"
+        "the same share of ranks removed from every matrix"
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
-        // A score is the share of the ranks that is left when this one goes.
+        // The score of a rank is the share of ranks that are gone once it is removed, less half a
+        // rank.
         let allocation = problem.remove_lowest(|spectrum| {
             let full = spectrum.full_rank();
             (0..full).map(|i| 1.0 - (i as f64 + 0.5) / full as f64).collect()
@@ -91,7 +93,7 @@ impl RankPolicy for Uniform {
 }
 
 /// The smallest sum of relative errors, `Σ ‖W - W_r‖² / ‖W‖²` in the norm of the spectra.
-/// Matrices that gain least by being factored stay dense.
+/// Matrices for which factoring pays off least stay dense.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Energy;
 
@@ -101,7 +103,7 @@ impl RankPolicy for Energy {
     }
 
     fn about(&self) -> &'static str {
-        "the least sum of relative errors"
+        "the smallest sum of relative errors"
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
@@ -114,8 +116,8 @@ impl RankPolicy for Energy {
     }
 }
 
-/// The smallest sum of errors in units of the loss. Spectra must come of a calibration with
-/// gradients, whose squared singular values estimate what leaving a rank out costs.
+/// The smallest sum of errors in units of the loss. The spectra must be measured with the gradients
+/// of a calibration: their squared singular values then estimate the cost of leaving a rank out.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Loss;
 
@@ -125,7 +127,7 @@ impl RankPolicy for Loss {
     }
 
     fn about(&self) -> &'static str {
-        "the least sum of errors in units of the loss, which gradients of a calibration give"
+        "the smallest sum of errors in units of the loss, from the gradients of a calibration"
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
@@ -136,7 +138,7 @@ impl RankPolicy for Loss {
     }
 }
 
-/// [`Loss`], with the estimate of every matrix scaled by what one probe of it really cost.
+/// [`Loss`], with the estimate of every matrix scaled by the cost measured in a probe of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Probed;
 
@@ -146,7 +148,7 @@ impl RankPolicy for Probed {
     }
 
     fn about(&self) -> &'static str {
-        "the same, scaled by what a probe of every matrix really cost"
+        "as loss, but scaled by the cost measured in a probe of every matrix"
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
@@ -163,7 +165,7 @@ impl RankPolicy for Probed {
 }
 
 /// Squared error of the best approximation at every rank from 1 on, summed from the smallest
-/// singular value up, so that small tails are exact.
+/// singular value up, so that small tails are accurate.
 fn tails(spectrum: &MatrixSpectrum) -> Vec<f64> {
     let values = &spectrum.singular_values;
     let mut tails = vec![0.0; values.len()];

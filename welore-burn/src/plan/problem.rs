@@ -1,15 +1,15 @@
-//! The two ways in which ranks are allocated; a policy takes one of them.
+//! The two ways to allocate ranks. A policy uses one of them.
 
 use super::target::{PlanError, PlanOptions, Target};
 use crate::forms::Form;
 use crate::spectrum::{MatrixSpectrum, Spectra};
 
-/// What a policy has to solve: spectra, a target, and what else a plan should meet.
+/// The problem that a policy solves: spectra, a target, and other options of the plan.
 #[derive(Debug, Clone, Copy)]
 pub struct RankProblem<'a> {
     /// The spectra.
     pub spectra: &'a Spectra,
-    /// Target and options, which were checked.
+    /// The target and the other options, already checked.
     pub options: &'a PlanOptions,
 }
 
@@ -18,14 +18,14 @@ pub struct RankProblem<'a> {
 pub struct Allocation {
     /// Kept rank and form of every matrix, in the order of the spectra.
     pub choices: Vec<Choice>,
-    /// Ranks that score below this went, where there is such a score.
+    /// Ranks that score below this were removed, if a threshold was used.
     pub threshold: Option<f64>,
 }
 
 /// Rank and form of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Choice {
-    /// Kept rank, in `1..=full_rank`: that of the form if that limits it.
+    /// Kept rank, in `1..=full_rank`: that of the form if the form limits it.
     pub rank: usize,
     /// How the matrix is stored.
     pub form: Form,
@@ -33,13 +33,14 @@ pub struct Choice {
 
 impl RankProblem<'_> {
     /// Removes ranks over all matrices, lowest score first, until the target is met; then
-    /// `min_ratio` decides which matrices are factored. `scores` gives one score a rank, largest
-    /// singular value first, never increasing.
+    /// `min_ratio` decides which matrices are factored. `scores` returns one score per rank, in the
+    /// order of the singular values, largest first; scores must never increase.
     ///
-    /// An effective rank reduction is never exceeded and met within one rank (with a rank
-    /// multiple, one multiple): with `N` ranks in all the threshold is the `⌈err · N⌉`-th lowest
-    /// score, and ranks scoring below it go. Parameters and bytes are never exceeded. Ties go by
-    /// name, so the order of the input is irrelevant. Every matrix keeps at least one rank.
+    /// An effective rank reduction is never exceeded and is met within one rank (with a rank
+    /// multiple, within one multiple): of `N` ranks in total, the threshold is the `⌈err · N⌉`-th
+    /// lowest score, and ranks that score below it are removed. Parameters and bytes are never
+    /// exceeded. Ties are broken by name, so the order of the input is irrelevant. Every matrix
+    /// keeps at least one rank.
     ///
     /// # Errors
     ///
@@ -75,12 +76,12 @@ impl RankProblem<'_> {
         Err(self.out_of_reach(size.least()))
     }
 
-    /// Chooses ranks, or dense, so that the sum of all losses is smallest among those that meet
-    /// the target (a Lagrangian, exact up to the last step). `losses` gives what is lost at
+    /// Chooses a rank or the dense form for every matrix, with the smallest sum of losses that
+    /// meets the target (a Lagrangian, exact up to the last step). `losses` returns the loss at
     /// every rank from 1 on, never increasing; a dense matrix loses nothing.
     ///
-    /// The target is never exceeded; an effective rank reduction is at least met. `min_ratio`
-    /// plays no part.
+    /// Parameters and bytes are never exceeded; an effective rank reduction is at least met.
+    /// `min_ratio` and `never_grow` are not used.
     ///
     /// # Errors
     ///
@@ -100,7 +101,7 @@ impl RankProblem<'_> {
         if spent > budget {
             return Err(self.out_of_reach(spent));
         }
-        // Steps along the lower convex hulls, the one that gains most for its cost first.
+        // Steps along the lower convex hulls, largest gain per cost first.
         let mut steps: Vec<(f64, usize, usize)> = Vec::new();
         for (index, curve) in curves.iter().enumerate() {
             for (step, pair) in curve.hull.windows(2).enumerate() {
@@ -126,7 +127,7 @@ impl RankProblem<'_> {
             spent += more;
             at[index] = to;
         }
-        // What is left of the budget goes to the matrix whose step was too large.
+        // The rest of the budget goes to the matrix whose step was too large.
         if let Some(index) = left_out {
             let points = &curves[index].points;
             let most = budget - spent + points[at[index]].cost;
@@ -141,13 +142,13 @@ impl RankProblem<'_> {
         self.spectra.matrices.iter().map(MatrixSpectrum::full_rank)
     }
 
-    /// What all matrices together may cost.
+    /// The maximum cost of all matrices together.
     fn budget(&self) -> u64 {
         let spectra = self.spectra;
         match self.options.target {
             Target::Err(err) => {
                 let ranks = self.full_ranks().sum::<usize>() as f64;
-                // A share of ten ranks in decimals is not always ten in binary.
+                // A decimal share of the ranks may fall just below a whole number in binary.
                 ((1.0 - err) * ranks + 1e-9 * ranks).floor() as u64
             }
             Target::KeepParams(share) => {
@@ -162,7 +163,7 @@ impl RankProblem<'_> {
         }
     }
 
-    /// A cost of all matrices as the target that it would meet.
+    /// The target that a cost of all matrices would meet.
     fn in_units_of_the_target(&self, cost: u64) -> Target {
         let spectra = self.spectra;
         match self.options.target {
@@ -197,8 +198,8 @@ impl RankProblem<'_> {
         Allocation { choices, threshold: Some(threshold) }
     }
 
-    /// Every rank as its score and its matrix, in the order in which ranks go: lowest score
-    /// first, ties by name.
+    /// Every rank, as its score and its matrix, in the order of removal: lowest score first, ties
+    /// by name.
     fn removal_order(&self, scores: impl Fn(&MatrixSpectrum) -> Vec<f64>) -> Vec<(f64, usize)> {
         let mut order = Vec::new();
         for (index, spectrum) in self.spectra.matrices.iter().enumerate() {
@@ -212,11 +213,11 @@ impl RankProblem<'_> {
     }
 }
 
-/// How far ranks that go one after the other have brought a model.
+/// The size of the matrices while ranks are removed.
 enum Size {
-    /// Removed ranks, how many may be, and how many there are.
+    /// Numbers of ranks: removed so far, removed at most, and in total.
     Ranks { removed: usize, most: usize, of: usize },
-    /// What the matrices cost, what they may cost, and the least that they did.
+    /// The current cost, the maximum cost, and the lowest cost so far.
     Cost { cost: u64, budget: u64, least: u64 },
 }
 
@@ -252,7 +253,7 @@ impl Size {
         }
     }
 
-    /// The least that was reached.
+    /// The lowest cost so far.
     fn least(&self) -> u64 {
         match *self {
             Self::Ranks { removed, of, .. } => (of - removed) as u64,
@@ -261,11 +262,11 @@ impl Size {
     }
 }
 
-/// What a matrix loses at what cost.
+/// The loss of a matrix at every cost.
 struct Curve {
-    /// In rising order of cost; the last one is dense.
+    /// In order of increasing cost; the last one is dense.
     points: Vec<Point>,
-    /// Numbers of the points on the lower convex hull, the first and the last among them.
+    /// Indices of the points on the lower convex hull, including the first and the last one.
     hull: Vec<usize>,
 }
 
@@ -281,7 +282,7 @@ impl Curve {
         let full = spectrum.full_rank();
         debug_assert_eq!(losses.len(), full);
         let dense = options.cost(spectrum, Form::dense());
-        // Ranks that cost as much as the dense matrix are worth nothing.
+        // A rank that costs as much as the dense matrix is useless.
         let mut points: Vec<Point> = (1..=full)
             .filter(|rank| rank % options.rank_multiple == 0 && *rank < full)
             .map(|rank| {
@@ -299,7 +300,7 @@ impl Curve {
                 let (a, b) = (&points[a], &points[b]);
                 let slope =
                     |from: &Point, to: &Point| (from.loss - to.loss) / (to.cost - from.cost) as f64;
-                // The middle point is above the line, so no price makes it the best.
+                // The middle point is not below the line, so no price makes it the best.
                 if slope(a, b) <= slope(b, point) {
                     hull.pop();
                 } else {

@@ -4,12 +4,12 @@ use super::problem::{Allocation, Choice, RankProblem};
 use super::target::{PlanError, PlanOptions};
 use crate::spectrum::{MatrixSpectrum, Spectra};
 
-/// Makes a plan: lets the policy choose ranks and forms, and counts what comes of it.
+/// Makes a plan: lets the policy choose ranks and forms, and computes the totals.
 ///
 /// # Errors
 ///
-/// [`PlanError`] for options out of range, for targets out of reach, and for a policy that chooses
-/// something impossible.
+/// [`PlanError`] for options out of range, for a target out of reach, for spectra that lack what
+/// the policy needs, and for a policy that makes impossible choices.
 pub fn make_plan(
     spectra: &Spectra,
     policy: &dyn RankPolicy,

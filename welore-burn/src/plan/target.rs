@@ -3,15 +3,16 @@ use serde::{Deserialize, Serialize};
 use crate::forms::{Form, Storage};
 use crate::spectrum::MatrixSpectrum;
 
-/// How far a model is to be reduced.
+/// How far to reduce a model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// Effective rank reduction, in (0, 1): the share of all ranks to remove, the paper's target.
+    /// Effective rank reduction (ERR), in (0, 1): the share of all ranks to remove, the paper's
+    /// target.
     Err(f64),
-    /// Share of the parameters of the planned matrices to keep at most, in (0, 1).
+    /// Maximum share of the parameters of the planned matrices to keep, in (0, 1).
     KeepParams(f64),
-    /// Bytes that the whole model takes at most.
+    /// Maximum number of bytes of the whole model.
     MaxBytes(u64),
 }
 
@@ -25,40 +26,41 @@ impl std::fmt::Display for Target {
     }
 }
 
-/// What a plan should meet, beside its policy.
+/// Options of a plan, apart from its policy.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct PlanOptions {
-    /// How far the model is to be reduced.
+    /// How far to reduce the model.
     pub target: Target,
-    /// Policies that cut at a threshold factor a matrix only if its reduction exceeds this, in
-    /// [0, 1). 0.5 is the paper's choice before fine-tuning, 0 its choice for compression alone.
-    /// Policies that weigh errors choose classes themselves.
+    /// Policies with a threshold factor a matrix only if its reduction exceeds this, in [0, 1). 0.5
+    /// is the paper's choice before fine-tuning, 0 its choice for compression alone. Policies that
+    /// weigh errors choose the factored matrices themselves.
     pub min_ratio: f64,
-    /// Round ranks up to a multiple of this (hardware likes 8, 16, 64). At least 1.
+    /// Round ranks up to a multiple of this (8, 16 or 64 suits hardware). At least 1.
     pub rank_multiple: usize,
-    /// Keep a matrix dense where factoring would make it larger.
+    /// Policies with a threshold keep a matrix dense if factoring would make it larger.
     pub never_grow: bool,
     /// How factored matrices are stored.
     pub storage: Storage,
 }
 
 impl PlanOptions {
-    /// The paper's options at an effective rank reduction: `min_ratio` 0.5, any rank.
+    /// The paper's options for an effective rank reduction: `min_ratio` 0.5, any rank.
     pub fn new(err: f64) -> Self {
         Self::to(Target::Err(err))
     }
 
-    /// The paper's options at any target.
+    /// The paper's options for any target.
     pub fn to(target: Target) -> Self {
         let storage = Storage::Factors;
         Self { target, min_ratio: 0.5, rank_multiple: 1, never_grow: false, storage }
     }
 
-    /// Checks every option against its range, before spectra cost time.
+    /// Checks that every option is in its range, before spectra are measured.
     ///
     /// # Errors
     ///
-    /// [`PlanError`], but not [`PlanError::OutOfReach`].
+    /// [`PlanError::Err`], [`PlanError::KeepParams`], [`PlanError::MinRatio`] and
+    /// [`PlanError::RankMultiple`].
     pub fn check(&self) -> Result<(), PlanError> {
         let is_share = |share: f64| share > 0.0 && share < 1.0;
         match self.target {
@@ -77,12 +79,12 @@ impl PlanOptions {
         Ok(())
     }
 
-    /// A rank rounded up to the multiple, as far as the matrix allows.
+    /// A rank rounded up to the multiple, but not above the full rank.
     pub(super) fn rounded(&self, exact: usize, full: usize) -> usize {
         exact.next_multiple_of(self.rank_multiple).min(full)
     }
 
-    /// The form of a matrix whose ranks a threshold policy cuts down to `rank`.
+    /// The form of a matrix that a policy with a threshold reduces to `rank`.
     pub(super) fn form_at(&self, spectrum: &MatrixSpectrum, rank: usize) -> Form {
         let (full, form) = (spectrum.full_rank(), self.storage.at_rank(rank));
         let reduction = (full - rank) as f64 / full as f64;
@@ -93,7 +95,7 @@ impl PlanOptions {
         }
     }
 
-    /// What a matrix adds in a form to what the target bounds: ranks, parameters or bytes.
+    /// The cost of a matrix in a form, in the unit of the target: ranks, parameters or bytes.
     pub(super) fn cost(&self, spectrum: &MatrixSpectrum, form: Form) -> u64 {
         match self.target {
             Target::Err(_) => form.rank().unwrap_or(spectrum.full_rank()) as u64,
@@ -103,33 +105,33 @@ impl PlanOptions {
     }
 }
 
-/// A target that cannot be met.
+/// Why a plan cannot be made.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum PlanError {
-    /// The target is not a share.
+    /// The effective rank reduction is out of range.
     #[error("ERR {0} is not between 0 and 1")]
     Err(f64),
-    /// The share of parameters is none.
+    /// The share of parameters is out of range.
     #[error("a share of {0} of the parameters is not between 0 and 1")]
     KeepParams(f64),
-    /// The minimum ratio is not a share.
+    /// The minimum ratio is out of range.
     #[error("min_ratio {0} is not in [0, 1)")]
     MinRatio(f64),
     /// The rank multiple is 0.
     #[error("the rank multiple must be at least 1")]
     RankMultiple,
-    /// Every matrix keeps at least one rank (or one multiple), so not all can be removed.
+    /// Every matrix keeps at least one rank (or one multiple), so some targets cannot be met.
     #[error("{target} is out of reach: {reachable} is possible{}", multiple(*rank_multiple))]
     OutOfReach {
-        /// Target asked for.
+        /// The requested target.
         target: Target,
-        /// The furthest one that can be reached.
+        /// The furthest target that can be reached.
         reachable: Target,
-        /// The rank multiple asked for.
+        /// The requested rank multiple.
         rank_multiple: usize,
     },
-    /// What a policy chose is impossible.
+    /// The choices of a policy are impossible.
     #[error("policy `{policy}`: {reason}")]
     Allocation {
         /// The policy.
@@ -137,8 +139,10 @@ pub enum PlanError {
         /// What is wrong.
         reason: String,
     },
-    /// The policy weighs errors in units of the loss, and these spectra are not.
-    #[error("policy `{policy}` needs spectra in units of the loss, which come of a calibration")]
+    /// The policy needs spectra in units of the loss, or probes, which these spectra lack.
+    #[error(
+        "policy `{policy}` needs spectra in units of the loss, from a calibration with gradients (and with probes, for `probed`)"
+    )]
     NotCalibrated {
         /// The policy.
         policy: &'static str,

@@ -236,7 +236,8 @@ mod tests {
         assert!(measured(1.0, "x").add_to("# some other README\n").is_none());
 
         let tuned = tuned_card(&text, "LRCs, 10 steps").unwrap();
-        assert!(tuned.contains("\nFine-tuned after compression: LRCs, 10 steps.\n\n## Measured quality\n"));
+        let said = "\nFine-tuned after compression: LRCs, 10 steps.\n\n## Measured quality\n";
+        assert!(tuned.contains(said));
         assert!(!tuned.contains("| perplexity"));
         let text = measured(6.0, "a.txt").add_to(&tuned).unwrap();
         assert!(text.contains("|---|---|---|---|\n| perplexity | 6.0000 | a.txt |"), "{text}");

@@ -12,40 +12,40 @@ use crate::linalg::DECOMPOSITION;
 const FORMAT: &str = "welore-spectrum";
 const VERSION: u32 = 1;
 
-/// Singular values by the digest of the matrix they are of: one small file a matrix.
+/// Singular values by a digest of their matrix and its norm: one small file per matrix.
 ///
-/// A cache never fails: what cannot be read is measured again, what cannot be written is
-/// forgotten, and the log says so.
+/// A cache never fails: values that cannot be read are measured again, values that cannot be
+/// written are dropped, and both are logged.
 #[derive(Debug)]
 pub(super) struct SpectrumCache {
     dir: PathBuf,
-    /// Digests that were measured by this run, so that equal matrices do not count as known.
+    /// Digests measured by this process, so that equal matrices do not count as known.
     measured: Mutex<HashSet<String>>,
     warned: AtomicBool,
 }
 
-/// What a file of the cache holds.
+/// The content of a file of the cache.
 #[derive(Debug, Serialize, Deserialize)]
 struct Entry {
     format: String,
     version: u32,
     /// Version of the decomposition.
     decomposition: u32,
-    /// Of the matrix.
+    /// Of the matrix and its norm.
     digest: String,
-    /// BLAKE3 of the values: a flipped bit in a number is a number.
+    /// BLAKE3 digest of the values: a number with a flipped bit is still a number.
     check: String,
     singular_values: Vec<f64>,
 }
 
 impl SpectrumCache {
-    /// A cache in a directory, which is made when something is to be kept.
+    /// A cache in a directory, which is created when the first values are kept.
     pub fn new(dir: &Path) -> Self {
         Self { dir: dir.into(), measured: Mutex::default(), warned: AtomicBool::new(false) }
     }
 
-    /// The singular values of the matrix with this digest, if they are known; there must be
-    /// `count` of them. The flag tells whether an earlier run measured them.
+    /// The singular values with this digest, if they are known; there must be `count` of them. The
+    /// flag is true if an earlier process measured them.
     pub fn find(&self, digest: &str, count: usize) -> Option<(Vec<f64>, bool)> {
         let path = self.path(digest);
         let file = File::open(&path).ok()?;
@@ -55,13 +55,13 @@ impl SpectrumCache {
                 Some((values?, !here.contains(digest)))
             }
             Err(reason) => {
-                tracing::warn!("{}: ignored and measured anew: {reason}", path.display());
+                tracing::warn!("{}: ignored, measuring again: {reason}", path.display());
                 None
             }
         }
     }
 
-    /// Keeps singular values for later runs, whole or not at all.
+    /// Keeps singular values for later processes, whole or not at all.
     pub fn keep(&self, digest: &str, values: &[f64]) {
         self.measured.lock().unwrap_or_else(PoisonError::into_inner).insert(digest.into());
         let entry = Entry {
@@ -75,7 +75,7 @@ impl SpectrumCache {
         if let Err(error) = self.write(&entry)
             && !self.warned.swap(true, Ordering::Relaxed)
         {
-            tracing::warn!("{}: spectra cannot be kept: {error}", self.dir.display());
+            tracing::warn!("{}: spectra cannot be cached: {error}", self.dir.display());
         }
     }
 
@@ -93,9 +93,9 @@ impl SpectrumCache {
     }
 }
 
-/// The values in a file; none if another version of this program wrote it.
+/// The values in a file; `None` if another version of this program wrote it.
 fn read(file: File, digest: &str, count: usize) -> Result<Option<Vec<f64>>, String> {
-    // A number takes at most 25 bytes, and nothing else in the file depends on their count.
+    // A number takes at most 25 bytes, and nothing else in the file grows with their count.
     let longest = 1000 + 30 * count as u64;
     let mut text = Vec::new();
     file.take(longest + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
@@ -113,10 +113,10 @@ fn read(file: File, digest: &str, count: usize) -> Result<Option<Vec<f64>>, Stri
     let values = entry.singular_values;
     let sorted = values.windows(2).all(|pair| pair[0] >= pair[1]);
     if entry.digest != digest || entry.check != check_of(&values) {
-        return Err("it is damaged, or of another matrix".into());
+        return Err("it is damaged or belongs to another matrix".into());
     }
     if values.len() != count || !sorted || values.iter().any(|s| !s.is_finite() || *s < 0.0) {
-        return Err("these are no singular values of this matrix".into());
+        return Err("its values are not the singular values of this matrix".into());
     }
     Ok(Some(values))
 }

@@ -31,7 +31,7 @@ pub enum SpectrumError {
         /// Why.
         source: LinalgError,
     },
-    /// A matrix is not a dense one, so its spectrum cannot be measured.
+    /// A matrix is not dense, so its spectrum cannot be measured.
     #[error("matrix `{name}`: {source}")]
     Form {
         /// Name of the matrix.
@@ -50,13 +50,13 @@ pub enum SpectrumError {
     UnmatchedPattern {
         /// The patterns.
         patterns: String,
-        /// What they likely should be, as far as anything comes close.
+        /// Patterns that were probably meant, if any come close.
         meant: Option<String>,
     },
-    /// A matrix does not fit the memory that may be used.
+    /// A matrix does not fit the memory limit.
     #[error("{0}")]
     Oversized(#[from] Oversized),
-    /// What was measured is inconsistent.
+    /// The measured spectra are inconsistent.
     #[error("{0}")]
     Spectra(#[from] SpectraError),
     /// The user stopped the work.
@@ -67,21 +67,20 @@ pub enum SpectrumError {
 /// How matrices are measured.
 #[derive(Debug, Clone, Default)]
 pub struct MeasureOptions<'a> {
-    /// The norm of every matrix; that of its weights by default.
+    /// The norm of every matrix; by default that of its weights.
     pub norms: Norms<'a>,
-    /// How many matrices are in flight at once, in how much memory.
+    /// How many matrices may be in flight at once, and in how much memory.
     pub budget: Budget,
-    /// Directory in which singular values are kept by the content of their matrix, so that no
-    /// matrix is measured twice and interrupted work goes on where it stopped. It need not exist.
-    /// A file in it that is damaged is ignored and written anew; a directory that cannot be
-    /// written is no error.
+    /// Directory in which singular values are cached by the content of their matrix, so that no
+    /// matrix is measured twice and interrupted work can resume. It need not exist. A damaged file
+    /// in it is ignored and rewritten; a directory that cannot be written is not an error.
     pub cache: Option<PathBuf>,
 }
 
 /// Singular values of the selected matrices of a checkpoint.
 ///
-/// Memory is bounded by the matrices in flight ([`Budget`]), not by the model. The result is the
-/// same with a cache and without; what it knew is told as such to `progress`.
+/// Memory is bounded by the matrices in flight ([`Budget`]), not by the model. A cache does not
+/// change the result; matrices that it knows are reported to `progress` as known.
 ///
 /// # Errors
 ///
@@ -107,15 +106,15 @@ pub fn measure_checkpoint(
         measure(checkpoint, &names[index], &options.norms, cache.as_ref())
     })?;
     let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
-    // A name for people; where the directory lies is nobody else's business.
+    // Only the name of the directory: its path is private.
     let whole = checkpoint.dir().canonicalize().unwrap_or_else(|_| checkpoint.dir().into());
     let source = whole.file_name().unwrap_or(whole.as_os_str()).to_string_lossy().into_owned();
     let spectra = Spectra::new(source, size, matrices)?;
     Ok(spectra.measured_in(&options.norms))
 }
 
-/// Measures matrices, as many at a time as the budget allows, each with whether it was known
-/// before. They come back in their order.
+/// Measures matrices, as many at a time as the budget allows, and returns them in their order.
+/// `measure` also returns whether a matrix was known before.
 fn in_budget(
     budget: &Budget,
     names: &[&str],
@@ -128,7 +127,7 @@ fn in_budget(
     let operations = costs.iter().fold(0, |sum: u64, cost| sum.saturating_add(cost.operations));
     progress.begin_work("singular values", names.len(), operations);
     let mut measured: Vec<Option<MatrixSpectrum>> = names.iter().map(|_| None).collect();
-    // A matrix a core: most of a decomposition is memory-bound and gains little from a second
+    // One matrix per core: most of a decomposition is memory-bound and gains little from a second
     // thread.
     budget.workers().try_spread_within(
         budget.memory,
@@ -143,7 +142,7 @@ fn in_budget(
     Ok(measured.into_iter().flatten().collect())
 }
 
-/// The spectrum of one matrix, and whether an earlier run had measured it.
+/// The spectrum of one matrix, and whether an earlier process had measured it.
 fn measure(
     checkpoint: &Checkpoint,
     name: &MatrixName,
@@ -158,7 +157,7 @@ fn measure(
     if let Some(calibration) = calibration {
         calibration.check(name, &digest)?;
     }
-    // The same matrix has other values in another norm, and under another name another norm.
+    // The values depend on the norm, and the norm depends on the name.
     let key = match norms.identity() {
         Some(identity) => {
             let key = format!("{digest} {} {identity}", name.as_str());
@@ -183,7 +182,7 @@ fn measure(
     Ok((MatrixSpectrum { name, shape, dtype, digest, singular_values, measurements }, known))
 }
 
-/// What a calibration knows of a matrix beside its moments.
+/// Measurements of a matrix in a calibration, other than second moments.
 fn measured(norms: &Norms<'_>, name: &MatrixName) -> BTreeMap<String, f64> {
     let probe = norms.calibration().and_then(|calibration| calibration.probe(name));
     probe.map(|probe| (PROBE.to_string(), probe)).into_iter().collect()
@@ -208,7 +207,7 @@ fn checkpoint_matrices(
 }
 
 impl Spectra {
-    /// The part of the spectra that a selection picks.
+    /// Keeps only the selected matrices.
     ///
     /// # Errors
     ///
@@ -235,7 +234,7 @@ fn select<T>(
     }
 }
 
-/// The error that patterns which match nothing are, if there are such.
+/// The error for patterns that match nothing, if there are any.
 fn unmatched(selection: &Selection, names: &[&str]) -> Option<SpectrumError> {
     let patterns = selection.unmatched(names);
     let meant: Vec<String> =
@@ -245,10 +244,10 @@ fn unmatched(selection: &Selection, names: &[&str]) -> Option<SpectrumError> {
     (!patterns.is_empty()).then_some(SpectrumError::UnmatchedPattern { patterns, meant })
 }
 
-/// Singular values of the selected matrices of a live module: every float parameter of two
-/// dimensions called `weight`, named by its path without `.weight`; of a module that is a single
-/// layer the name is empty. As many matrices are on the host as the budget lets in flight. There
-/// is no cache of matrices that are in no file.
+/// Singular values of the selected matrices of a live module. Its matrices are the two-dimensional
+/// float parameters called `weight`, named by their paths without `.weight`; the name is empty if
+/// the module is a single layer. Only matrices in flight are on the host. The cache is not used: it
+/// is for matrices in files.
 ///
 /// # Errors
 ///
@@ -299,7 +298,7 @@ fn values_of(
         .map_err(|source| SpectrumError::Linalg { name: name.clone(), source })
 }
 
-/// How large a module is with all its parameters.
+/// The size of a module with all its float parameters.
 fn size_of_module(module: &impl Module) -> ModelSize {
     let mut size = ModelSize::default();
     walk(module, |_, param| {

@@ -1,6 +1,6 @@
 //! Singular values of every selected matrix, from a live module or from checkpoint files.
 //!
-//! Reads a few matrices at a time and decides nothing; the [`plan`](crate::plan) room decides.
+//! Reads a few matrices at a time and makes no decisions: the [`plan`](crate::plan) room does.
 
 mod cache;
 mod measure;

@@ -7,27 +7,27 @@ use crate::linalg::{Cost, Root, SecondMoment, Shrinkage, Weighting};
 use crate::modules::MatrixName;
 use crate::named::named;
 
-/// The norm in which errors of matrices are measured, and so what their factors are best in.
+/// The norm in which errors of matrices are measured, and in which their factors are optimal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Method {
-    /// That of the weights: the truncated singular value decomposition, as in the paper.
+    /// The norm of the weights: the truncated singular value decomposition, as in the paper.
     #[default]
     Svd,
-    /// What inputs of a calibration see of an error (SVD-LLM, arXiv 2403.07378).
+    /// The error of the outputs on the inputs of a calibration (SVD-LLM, arXiv 2403.07378).
     Whitened,
-    /// The same, and what the gradients of the outputs make of it: errors in units of the loss.
+    /// The same, weighted by the gradients of the outputs: errors in units of the loss.
     TwoSided,
 }
 
 named!(Method {
     Svd => "svd", "the truncated singular value decomposition of the weights, as in the paper";
-    Whitened => "whitened", "the smallest error for the inputs of a calibration";
-    TwoSided => "two-sided", "the smallest error for inputs and gradients of a calibration";
+    Whitened => "whitened", "the smallest error on the inputs of a calibration";
+    TwoSided => "two-sided", "the smallest error on the inputs of a calibration, weighted by its gradients";
 });
 
 impl Method {
-    /// What singular values in this norm measure.
+    /// The unit of singular values in this norm.
     pub fn unit(self) -> SpectrumUnit {
         match self {
             Self::Svd => SpectrumUnit::Weights,
@@ -36,7 +36,7 @@ impl Method {
         }
     }
 
-    /// The method whose singular values measure this.
+    /// The method whose singular values have this unit.
     pub fn of_unit(unit: SpectrumUnit) -> Self {
         match unit {
             SpectrumUnit::Weights => Self::Svd,
@@ -46,7 +46,7 @@ impl Method {
     }
 }
 
-/// A norm for every matrix of a model. Clones share the roots of second moments that they have
+/// A norm for every matrix of a model. Clones share the roots of second moments that have been
 /// computed.
 #[derive(Debug, Clone)]
 pub struct Norms<'a> {
@@ -70,11 +70,11 @@ impl<'a> Norms<'a> {
         Self { calibration, method, shrink, roots: Arc::default() }
     }
 
-    /// Those of a calibration.
+    /// The norms of a calibration.
     ///
     /// # Errors
     ///
-    /// [`CalibrationError::NoGradients`] for a method that needs them.
+    /// [`CalibrationError::NoGradients`] if the method needs gradients and there are none.
     pub fn new(
         calibration: &'a Calibration,
         method: Method,
@@ -87,7 +87,7 @@ impl<'a> Norms<'a> {
         Ok(Self { calibration, method, shrink, roots: Arc::default() })
     }
 
-    /// The same, which keeps at most so many bytes of roots that nobody uses at the moment.
+    /// Keeps at most this many bytes of roots that are not in use, and a few recent ones.
     pub fn keeping(mut self, bytes: u64) -> Self {
         self.roots = Arc::new(Roots::keeping(bytes));
         self
@@ -98,7 +98,7 @@ impl<'a> Norms<'a> {
         self.method
     }
 
-    /// How moments are shrunk.
+    /// How second moments are shrunk.
     pub fn shrink(&self) -> Shrinkage {
         self.shrink
     }
@@ -122,8 +122,7 @@ impl<'a> Norms<'a> {
         Ok(Weighting::new(Some(input), self.output_root(name)?))
     }
 
-    /// The root of the second moment of the gradients of the outputs of a matrix, if the method
-    /// looks at them.
+    /// The root of the second moment of the output gradients of a matrix, if the method uses them.
     ///
     /// # Errors
     ///
@@ -155,7 +154,7 @@ impl<'a> Norms<'a> {
         root.map_err(CalibrationError::Shared)
     }
 
-    /// What making a norm takes, beside the decomposition.
+    /// The cost of computing the norm of a matrix of this shape, without the decomposition.
     pub(crate) fn cost(&self, shape: [usize; 2]) -> Cost {
         match self.method {
             Method::Svd => Cost::default(),
@@ -164,7 +163,7 @@ impl<'a> Norms<'a> {
         }
     }
 
-    /// Identifies norms that are not the plain one, for caches and journals.
+    /// Identifies these norms in caches and journals; `None` for the norm of the weights.
     pub fn identity(&self) -> Option<String> {
         let digest = self.calibration?.digest();
         let Shrinkage { input, output } = self.shrink;

@@ -5,23 +5,22 @@ use crate::calibrate::CalibrationError;
 use crate::linalg::Root;
 use crate::modules::MatrixName;
 
-/// Roots of second moments that were computed, so that matrices with the same inputs share one and
-/// whoever factors a matrix finds the one that it was measured with.
+/// Computed roots of second moments. Matrices with the same inputs share one, and factoring finds
+/// the roots that measuring used.
 ///
-/// The first roots are kept until they fill their share of memory. Later ones live as long as
-/// somebody uses them, and the last few a little longer: matrices that share inputs come one
-/// after the other.
+/// The first roots are kept until they fill their share of memory. Later ones live as long as they
+/// are in use, and the last few a little longer: matrices that share inputs follow one another.
 #[derive(Debug)]
 pub(super) struct Roots {
-    /// Most bytes that are kept.
+    /// Maximum number of bytes that are kept.
     most: u64,
     state: Mutex<State>,
 }
 
-/// Bytes of roots that are kept unless told otherwise.
-const KEPT: u64 = 512 << 20;
+/// Number of bytes of roots that are kept by default.
+const KEPT: u64 = 64 << 20;
 
-/// Roots that outlive their last user for a while.
+/// Number of recent roots that are kept after use as well.
 const RECENT: usize = 2;
 
 #[derive(Debug, Default)]
@@ -32,17 +31,17 @@ struct State {
     recent: VecDeque<Arc<Root>>,
 }
 
-/// A root that is being computed, or that somebody has.
+/// A root that is being computed or is in use.
 #[derive(Debug, Default)]
 struct Known {
     cell: Weak<Cell>,
     root: Weak<Root>,
 }
 
-/// One computation: whoever comes while it goes on waits for it.
+/// One computation. Other callers wait until it is finished.
 type Cell = OnceLock<Result<Arc<Root>, Arc<CalibrationError>>>;
 
-/// The root of what, under whose name.
+/// Which second moment a root belongs to, by the name under which it is stored.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) enum Key {
     Inputs(MatrixName),
@@ -56,12 +55,12 @@ impl Default for Roots {
 }
 
 impl Roots {
-    /// Keeps so many bytes of roots that nobody uses at the moment.
+    /// Keeps at most this many bytes of roots that are not in use.
     pub fn keeping(most: u64) -> Self {
         Self { most, state: Mutex::default() }
     }
 
-    /// The root with this key, computed if it is not at hand.
+    /// The root with this key, computed if necessary.
     pub fn get(
         &self,
         key: Key,
@@ -82,7 +81,7 @@ impl Roots {
         root.clone()
     }
 
-    /// The root, or where it is computed.
+    /// The root, or the cell in which it is computed.
     fn find(&self, key: &Key) -> Result<Arc<Root>, Arc<Cell>> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let known = state.known.entry(key.clone()).or_default();
@@ -136,7 +135,7 @@ mod tests {
         let again = roots.get(key("a"), || panic!("it is known")).unwrap();
         assert!(Arc::ptr_eq(&first, &again));
         drop((first, again));
-        // Later ones are held by their users, and the last two a little longer.
+        // Later ones are kept by their users, and the last two a little longer.
         let held = roots.get(key("b"), || root(10)).unwrap();
         for name in ["c", "d", "e"] {
             roots.get(key(name), || root(10)).unwrap();

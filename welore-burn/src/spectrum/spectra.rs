@@ -9,48 +9,48 @@ use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-spectra";
 const VERSION: u32 = 2;
-/// Spectra of this version have a `probe` and no other measurements.
+/// In this version matrices have a `probe` and no other measurements.
 const FIRST_VERSION: u32 = 1;
 
-/// The singular values of a model's matrices: what `analyze` writes and `plan` reads.
+/// The singular values of a model's matrices. `analyze` writes them and `plan` reads them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Spectra {
     format: String,
     version: u32,
-    /// Where the matrices came from, for people; nothing depends on it.
+    /// Where the matrices came from, as a note; nothing depends on it.
     pub source: String,
     /// The whole model's size, measured matrices included.
     pub model: ModelSize,
-    /// What the singular values measure.
+    /// The unit of the singular values.
     #[serde(default)]
     pub unit: SpectrumUnit,
-    /// Digest of the calibration that they came of, if they did.
+    /// Digest of the calibration that they were measured with, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<String>,
-    /// One entry a matrix, in the model's order.
+    /// One entry per matrix, in the model's order.
     pub matrices: Vec<MatrixSpectrum>,
 }
 
-/// What the singular values of a model's matrices measure.
+/// The unit of the singular values of a model's matrices.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpectrumUnit {
-    /// The weights themselves, as in the paper.
+    /// The weights `W` themselves, as in the paper.
     #[default]
     Weights,
-    /// What the weights do to the inputs of a calibration: `W L` with `L Lᵀ = E[x xᵀ]`.
+    /// The outputs on the inputs of a calibration: singular values of `W L` with `L Lᵀ = E[x xᵀ]`.
     Inputs,
-    /// The same, and what it does to the loss: `R W L` with `Rᵀ R = E[g gᵀ]` of the gradients
-    /// of the outputs. Half a squared singular value estimates what leaving it out costs.
+    /// The loss: singular values of `R W L`, where also `Rᵀ R = E[g gᵀ]` of the gradients of the
+    /// outputs. Half a squared singular value estimates the cost of leaving it out.
     Loss,
 }
 
-/// How large a model is.
+/// The size of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ModelSize {
-    /// Stored parameters; a tied head counts once.
+    /// Number of stored parameters; a tied head counts once.
     pub parameters: u64,
-    /// Bytes of the stored parameters.
+    /// Number of bytes of the stored parameters.
     pub bytes: u64,
 }
 
@@ -63,19 +63,20 @@ pub struct MatrixSpectrum {
     pub shape: [usize; 2],
     /// Stored type of the entries.
     pub dtype: Dtype,
-    /// BLAKE3 of the stored bytes and dtype, where the matrix came from a file. A plan that
-    /// carries it can tell that it was made for other weights.
+    /// BLAKE3 digest of stored bytes, shape and dtype, if the matrix came from a file. A plan
+    /// that contains it can be refused for other weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
-    /// Largest first, `min(out, in)` of them.
+    /// `min(out, in)` values, largest first.
     pub singular_values: Vec<f64>,
-    /// What else was measured of this matrix, by name, for policies to read. What a calibration
-    /// knows is there, such as [`PROBE`]; whoever measures more adds it.
+    /// Other measurements of this matrix, by name, for policies to read. Those of a calibration are
+    /// included, such as [`PROBE`]; callers can add their own.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub measurements: BTreeMap<String, f64>,
 }
 
-/// A measurement: what a probe of a matrix cost the loss, over what its singular values promised.
+/// A measurement: the measured cost of factoring a matrix, over the estimate from its singular
+/// values.
 pub const PROBE: &str = "probe";
 
 /// A spectra file that cannot be used.
@@ -85,16 +86,16 @@ pub enum SpectraError {
     /// Not JSON, or not of this layout.
     #[error("not a spectra file: {0}")]
     Json(#[from] serde_json::Error),
-    /// Some other JSON file.
+    /// Another kind of JSON file.
     #[error("not a spectra file: its format is `{0}`, not `{FORMAT}`")]
     Format(String),
-    /// Written by a newer version.
-    #[error("spectra format version {0} is not known here (this is version {VERSION})")]
+    /// Written by another version.
+    #[error("spectra format version {0} is not supported (only up to version {VERSION})")]
     Version(u32),
-    /// No matrix in it.
-    #[error("there is no matrix in it")]
+    /// No matrices.
+    #[error("the spectra contain no matrix")]
     NoMatrices,
-    /// A matrix that cannot be.
+    /// An impossible matrix.
     #[error("matrix `{name}`: {reason}")]
     Matrix {
         /// Name of the matrix.
@@ -109,7 +110,7 @@ impl Spectra {
     ///
     /// # Errors
     ///
-    /// As [`Spectra::from_json`], for matrices that cannot be.
+    /// Those of [`Spectra::from_json`] about matrices.
     pub fn new(
         source: impl Into<String>,
         model: ModelSize,
@@ -138,8 +139,9 @@ impl Spectra {
     ///
     /// # Errors
     ///
-    /// [`SpectraError`] if it is not such a file, or if names repeat, shapes and numbers of
-    /// values disagree, or values are negative, not finite or not sorted.
+    /// [`SpectraError`] if it is not a spectra file or has no matrices, if a name appears twice, if
+    /// a shape and the number of values disagree, if a value is negative, not finite or not sorted,
+    /// or if the matrices are larger than the model.
     pub fn from_json(text: &str) -> Result<Self, SpectraError> {
         let header = Header::of(text)?;
         if header.format != FORMAT {
@@ -186,7 +188,7 @@ impl Spectra {
     }
 }
 
-/// Reads spectra of the first version as those of this one.
+/// Converts spectra of the first version.
 fn from_first_version(text: &str) -> Result<Spectra, SpectraError> {
     let mut value: serde_json::Value = serde_json::from_str(text)?;
     value["version"] = VERSION.into();
@@ -200,7 +202,7 @@ fn from_first_version(text: &str) -> Result<Spectra, SpectraError> {
 }
 
 impl MatrixSpectrum {
-    /// What was measured under this name, if it was.
+    /// The measurement with this name, if there is one.
     pub fn measurement(&self, name: &str) -> Option<f64> {
         self.measurements.get(name).copied()
     }
@@ -217,9 +219,9 @@ impl MatrixSpectrum {
 
     fn problem(&self) -> Option<String> {
         let (full, values) = (self.full_rank(), &self.singular_values);
-        // Later sums over parameters must not overflow, whatever a hostile file says.
+        // Later sums over parameters must not overflow, whatever a hostile file claims.
         if full == 0 || self.shape.iter().any(|n| *n > u32::MAX as usize) {
-            Some(format!("a {} x {} matrix cannot be", self.shape[0], self.shape[1]))
+            Some(format!("a {} x {} matrix is impossible", self.shape[0], self.shape[1]))
         } else if values.len() != full {
             Some(format!("{} singular values for full rank {full}", values.len()))
         } else if values.iter().any(|s| !s.is_finite() || *s < 0.0) {

@@ -1,5 +1,7 @@
+use std::collections::HashSet;
 use std::num::NonZeroUsize;
 
+use burn::module::ParamId;
 use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Tensor};
 
@@ -45,6 +47,8 @@ impl Default for ExecutionOptions {
 pub(super) struct Executor<M> {
     workers: Workers,
     replicas: Vec<Replica<M>>,
+    /// The parameters that trained when the replicas last followed the model.
+    training: HashSet<ParamId>,
     tokens_at_once: usize,
     memory: MemoryOptions,
 }
@@ -70,12 +74,14 @@ impl<M: LanguageModel> Executor<M> {
             .cycle()
             .take(workers.count())
             .map(|device| Replica { model: model.clone().fork(device), device: device.clone() });
-        Self { replicas: replicas.collect(), workers, tokens_at_once, memory }
+        let (replicas, training) = (replicas.collect(), HashSet::new());
+        Self { replicas, training, workers, tokens_at_once, memory }
     }
 
-    /// Takes over the parameters of the model that train.
+    /// Takes over the parameters of the model that train, and those that trained until now.
     pub fn follow(&mut self, model: &M) {
-        let trained = Trained::of(model);
+        let trained = Trained::of(model, &self.training);
+        self.training = trained.ids();
         for replica in &mut self.replicas {
             let before = replica.model.clone();
             replica.model = trained.put_into(before, &replica.device);

@@ -1,4 +1,4 @@
-//! `analyze`: singular values, and the ranks they would give.
+//! `analyze`: singular values, and the ranks that result from them.
 
 use anyhow::Result;
 use serde_json::json;
@@ -43,7 +43,7 @@ pub fn run(args: AnalyzeArgs) -> Result<()> {
     Ok(())
 }
 
-/// WeLore plans at the common targets that the model can meet: tiny ones may not.
+/// WeLore plans at the common targets that the model can reach; tiny models may not reach all.
 fn common_plans(spectra: &Spectra) -> Vec<(f64, RankPlan)> {
     COMMON_ERRS
         .iter()

@@ -40,7 +40,7 @@ pub fn run(args: CalibrateArgs) -> Result<()> {
         }));
     }
     say!(
-        "{} matrices on {} windows of {} tokens, gradients on {}",
+        "measured {} matrices on {} windows of {} tokens, gradients on {} of them",
         summary.matrices,
         summary.windows,
         summary.seq_len,
@@ -68,8 +68,8 @@ fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>, compute: &Compute) 
         }));
     }
     say!(
-        "would measure {} matrices on {} windows of {} tokens, of {} tokens in all, and gradients \
-         on {}",
+        "would measure {} matrices on {} windows of {} tokens, out of {} tokens in total, and \
+         gradients on {} of the windows",
         summary.matrices,
         summary.windows,
         summary.seq_len,

@@ -30,24 +30,24 @@ use crate::shared::text::TextReader;
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
-/// A compressed model, measured.
+/// The measurements of a model.
 #[derive(Debug, Serialize)]
 struct Row {
-    /// Share of the parameters of the matrices that may be kept; 1 is the dense model.
+    /// Share of the matrices' parameters that may be kept; 1 for the dense model.
     keep: f64,
     method: String,
     policy: String,
     storage: String,
     /// On the first text.
     perplexity: f64,
-    /// On every text, in their order.
+    /// On every text, in the order of the command line.
     perplexities: Vec<f64>,
     parameters: u64,
     bytes: u64,
-    /// Share of the parameters of the matrices that is kept.
+    /// Share of the matrices' parameters that is kept.
     kept: f64,
     lrcs: usize,
-    /// Of planning and compressing.
+    /// Duration of measuring, planning and compressing.
     seconds: f64,
 }
 
@@ -128,7 +128,7 @@ fn recipe(text: &str) -> Result<Recipe> {
     }
     match parts.next() {
         None => Ok(recipe),
-        Some(rest) => Err(unknown(rest, "nothing")),
+        Some(rest) => Err(unknown(rest, "the parts METHOD/POLICY/STORAGE")),
     }
 }
 
@@ -138,7 +138,7 @@ fn named<T: Named>(text: &str) -> Result<T> {
 
 fn unknown(text: &str, names: &str) -> anyhow::Error {
     let message = format!("--methods: `{text}` is not one of {names}");
-    WrongInput::with_hint(message, "such as two-sided, or svd/energy/factors").into()
+    WrongInput::with_hint(message, "give methods such as two-sided, or svd/energy/factors").into()
 }
 
 impl Comparison<'_> {

@@ -31,7 +31,7 @@ use crate::{format, memory, models, output};
 /// Runs the command.
 pub fn run(args: CompressArgs) -> Result<()> {
     let started = Instant::now();
-    // All that can be wrong is found before the work that would be lost.
+    // Everything that can be wrong is found before any work that would be lost.
     let request = Request::check(&args)?;
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let calibration = request.calibration(&args, scratch.path())?;
@@ -63,7 +63,7 @@ pub fn run(args: CompressArgs) -> Result<()> {
     let report = match written {
         Err(error) if error.is_interruption() => {
             output.suspend();
-            note!("what is done is kept; the same command continues from there");
+            note!("the matrices done so far are kept; run the same command again to continue");
             return Err(Interrupted.into());
         }
         written => written?,
@@ -78,15 +78,14 @@ pub fn run(args: CompressArgs) -> Result<()> {
     Ok(())
 }
 
-/// What is asked for, checked and opened.
+/// What the user asked for, checked and opened.
 struct Request {
     recipe: Recipe,
     goal: Goal,
     opened: OpenedModel,
-    /// `None` for a dry run, which makes nothing, not even beside the output.
+    /// `None` for a dry run, which writes nothing, not even beside the output.
     output: Option<OutputDir>,
-    /// `None` where only weights are decomposed: that is done by the CPU, and no device is opened
-    /// for it.
+    /// `None` if only weights are decomposed: this runs on the CPU and needs no device.
     compute: Option<Compute>,
 }
 
@@ -122,7 +121,7 @@ impl Request {
         Ok(Self { recipe, goal, opened, output, compute })
     }
 
-    /// The calibration that is given, or made in `scratch` of a text that is.
+    /// The given calibration, or one of the given text, made in `scratch`.
     fn calibration(&self, args: &CompressArgs, scratch: &Path) -> Result<Option<Calibration>> {
         let (Some(text), Some(compute)) = (&args.calibrate, &self.compute) else {
             return open_calibration(args.method.calibration.as_deref());
@@ -150,8 +149,8 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
     Ok((recipe, Goal::Target(recipe.plan_options(target, &args.target)?, recipe.policy)))
 }
 
-/// Checks that a calibration that was given is of the plan's model, and warns if the plan was made
-/// with another one.
+/// Checks that a given calibration is of the plan's model, and warns if the plan was made with
+/// another one.
 fn check_norms(norms: &Norms<'_>, plan: &RankPlan) -> Result<()> {
     let Some(calibration) = norms.calibration() else { return Ok(()) };
     check_calibration(plan, calibration)?;
@@ -187,7 +186,7 @@ fn show(args: &CompressArgs, opened: &OpenedModel, planned: &Planned) -> Result<
     Ok(())
 }
 
-/// Tells what was written.
+/// Reports what was written.
 fn tell(
     args: &CompressArgs,
     planned: &Planned,

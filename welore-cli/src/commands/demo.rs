@@ -1,8 +1,7 @@
-//! `demo`: compression and tuning of a small built-in model, offline.
+//! `demo`: compresses and fine-tunes a small built-in model, offline.
 //!
-//! Every step is a call of this program, shown before it runs, so that a reader sees how to do
-//! the same with a model of their own. Processes of their own also tell how much memory each
-//! step took.
+//! Every step is a call of this program, shown before it runs, so that readers see how to do the
+//! same with their own models. Separate processes also show how much memory each step took.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -39,7 +38,7 @@ struct Row {
     parameters: u64,
     bytes: u64,
     perplexity: f64,
-    /// Only of tuned models.
+    /// Only for tuned models.
     tuning: Option<Tuning>,
 }
 
@@ -52,7 +51,7 @@ struct Tuning {
 /// Runs the command.
 pub fn run(args: DemoArgs) -> Result<()> {
     check_page(&args.page, args.output.as_deref())?;
-    // A device that is not there is refused before anything is made.
+    // A missing device is refused before anything is written.
     Compute::choose(args.compute.choice())?;
     let scratch = tempfile::tempdir().context("no temporary directory")?;
     let dir = args.output.as_deref().unwrap_or(scratch.path()).to_path_buf();
@@ -64,14 +63,14 @@ pub fn run(args: DemoArgs) -> Result<()> {
     write_page(&args.page, "A small model compressed and tuned", |page| demo.draw(&rows, page))?;
     print(&args, &rows)?;
     if args.output.is_some() {
-        note!("models, texts and runs are in {}", demo.dir.display());
+        note!("the models, texts and runs are in {}", demo.dir.display());
     }
     Ok(())
 }
 
 struct Demo {
     dir: PathBuf,
-    /// Options that say where it is computed.
+    /// The options on where to compute, as typed.
     compute: String,
 }
 
@@ -90,14 +89,14 @@ fn options(args: &ComputeArgs) -> String {
     options
 }
 
-/// Makes the directory of a demo whose files stay. Only an earlier demo is replaced.
+/// Makes the directory of a demo that keeps its files. Only an earlier demo is replaced.
 fn prepare(dir: &Path, force: bool) -> Result<()> {
     if dir.symlink_metadata().is_ok() && !dir.is_dir() {
         return Err(WrongInput::new(format!("{} is not a directory", dir.display())).into());
     }
     let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied && !dir.join(MARK).is_file() {
-        let message = format!("{} is not empty, and no demo made it", dir.display());
+        let message = format!("{} is not empty, and was not made by a demo", dir.display());
         return Err(WrongInput::with_hint(message, "give another directory").into());
     }
     if occupied && !force {
@@ -143,9 +142,9 @@ impl Demo {
         let result = self.welore(&line)?;
         Ok(Row {
             model,
-            parameters: result["parameters"].as_u64().context("eval tells parameters")?,
-            bytes: result["bytes"].as_u64().context("eval tells bytes")?,
-            perplexity: result["perplexity"].as_f64().context("eval tells perplexity")?,
+            parameters: result["parameters"].as_u64().context("eval reported no parameters")?,
+            bytes: result["bytes"].as_u64().context("eval reported no bytes")?,
+            perplexity: result["perplexity"].as_f64().context("eval reported no perplexity")?,
             tuning,
         })
     }
@@ -163,13 +162,13 @@ impl Demo {
             steps.iter().filter_map(|step| step["tokens_per_second"].as_f64()).collect();
         speeds.sort_by(f64::total_cmp);
         Ok(Tuning {
-            trainable: result["trainable"].as_u64().context("train tells trainable")?,
-            tokens_per_second: *speeds.get(speeds.len() / 2).context("train tells its speed")?,
+            trainable: result["trainable"].as_u64().context("train reported no trainable")?,
+            tokens_per_second: *speeds.get(speeds.len() / 2).context("train reported no speed")?,
             peak_memory: steps.iter().filter_map(|step| step["peak_memory"].as_u64()).max(),
         })
     }
 
-    /// Puts all that was made and measured on a page.
+    /// Puts all results on a page.
     fn draw(&self, rows: &[Row], page: &mut Report) -> Result<()> {
         let artifact = |name: &str| read_artifact(&self.dir.join(name));
         page.spectra(&Spectra::from_json(&artifact("spectra.json")?)?);
@@ -189,20 +188,21 @@ impl Demo {
         RUNS.iter().try_for_each(|run| add_run(page, &self.dir.join(run)))
     }
 
-    /// Runs this program in the demo's directory. Its result is JSON.
+    /// Runs this program in the demo's directory, and parses the JSON that it prints.
     fn welore(&self, line: &str) -> Result<Value> {
         note!("$ welore-cli {line}");
-        let program = std::env::current_exe().context("the program does not find itself")?;
+        let program =
+            std::env::current_exe().context("the program cannot find its own executable")?;
         let mut command = Command::new(program);
         command.args(line.split_whitespace()).current_dir(&self.dir).stderr(Stdio::inherit());
         if is_quiet() {
             command.arg("--quiet");
         }
         command.args(vec!["--verbose"; verbosity::level().into()]);
-        // Settings for other models are none for this one.
+        // The user's settings are for other models.
         command.env_remove(settings::VARIABLE);
         make_part(&mut command);
-        let output = command.output().context("the program cannot be started again")?;
+        let output = command.output().context("the program cannot start itself")?;
         if interrupted() {
             return Err(Interrupted.into());
         }
@@ -213,7 +213,7 @@ impl Demo {
     }
 }
 
-/// Names a directory as one that a demo made.
+/// The file that marks a directory as made by a demo.
 const MARK: &str = "welore-demo";
 
 const FILES: [&str; 6] =
@@ -224,7 +224,7 @@ const MODEL_FILES: [&str; 5] =
     ["config.json", "tokenizer.json", "model.safetensors", "welore_plan.json", "README.md"];
 const RUN_FILES: [&str; 5] = ["run.json", "tokens", "metrics.jsonl", "train.log", "lock"];
 
-/// Removes what an earlier demo made. If there is anything else, all of it stays.
+/// Removes what an earlier demo made. If there is anything else, nothing is removed.
 fn clear(dir: &Path) -> Result<()> {
     let made = made_below(dir, dir)?;
     for path in made.iter().filter(|path| !path.ends_with(MARK)) {
@@ -235,7 +235,7 @@ fn clear(dir: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Everything below a directory of a demo, contents before what holds them.
+/// Everything in a demo's directory, contents before the directories that contain them.
 fn made_below(dir: &Path, demo: &Path) -> Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(dir).with_context(|| dir.display().to_string())?;
     let mut entries = entries.collect::<Result<Vec<_>, _>>()?;
@@ -259,7 +259,7 @@ fn made_below(dir: &Path, demo: &Path) -> Result<Vec<PathBuf>> {
     Ok(made)
 }
 
-/// Whether a demo makes such a file or directory.
+/// Whether a demo makes a file or directory of this path.
 fn is_made(names: &[&str], is_dir: bool) -> bool {
     let is_partial = |name: &&str| {
         name.starts_with(".welore-") || name.starts_with('.') && name.ends_with(".welore-partial")

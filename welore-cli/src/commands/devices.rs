@@ -1,4 +1,4 @@
-//! `devices`: the backends and devices to compute on.
+//! `devices`: lists backends and devices.
 
 use anyhow::Result;
 use serde_json::{Value, json};

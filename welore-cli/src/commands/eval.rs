@@ -110,7 +110,7 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     let started = Instant::now();
     let measured = perplexity(&loaded.model, &tokens, &options, &mut bar);
     let result = match measured {
-        // Only this one is about the text.
+        // Only this error is about the text.
         Err(error @ EvalError::TooShort { .. }) => in_file(Err(error), path)?,
         other => other?,
     };
@@ -133,7 +133,7 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     }
 }
 
-/// Tokens read a second, first tokens of windows included.
+/// Tokens read per second, including the first tokens of windows.
 fn speed(args: &EvalArgs, result: &Perplexity, seconds: f64) -> f64 {
     (result.windows * args.seq_len) as f64 / seconds
 }

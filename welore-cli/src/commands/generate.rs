@@ -29,7 +29,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     };
 
     let mut decode = tokenizer.stream_after(&prompt)?;
-    // The prompt waits for the first token: a refused one leaves stdout empty.
+    // The prompt is printed with the first token, so a refused prompt leaves stdout empty.
     let mut unseen = if args.json { String::new() } else { args.prompt.clone() };
     let mut trouble = None;
     let started = Instant::now();

@@ -1,4 +1,4 @@
-//! `inspect`: what a model directory holds. Reads headers only.
+//! `inspect`: what a model directory contains. Reads only the headers of weights.
 
 use std::collections::BTreeMap;
 
@@ -39,7 +39,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
         }));
     }
     say!(
-        "{}: {} layers, width {}, MLP {}, {} heads ({} kv) of {}, {} tokens, {} head",
+        "{}: {} layers, hidden size {}, MLP size {}, {} heads ({} KV) of size {}, vocabulary {}, {} head",
         args.model.display(),
         config.num_hidden_layers,
         config.hidden_size,
@@ -48,7 +48,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
         config.num_key_value_heads,
         config.head_dim,
         config.vocab_size,
-        if config.tie_word_embeddings { "tied" } else { "own" },
+        if config.tie_word_embeddings { "tied" } else { "untied" },
     );
     let dtypes: Vec<_> = dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
     say!(
@@ -61,8 +61,10 @@ pub fn run(args: InspectArgs) -> Result<()> {
         (0, _) => say!("dense: no matrix is compressed"),
         (n, None) => say!("{n} matrices are compressed"),
         (n, Some(plan)) => match plan.target {
-            Some(target) => say!("{n} matrices are compressed, by {} for {target}", plan.policy),
-            None => say!("{n} matrices are compressed, by {}", plan.policy),
+            Some(target) => {
+                say!("{n} matrices are compressed, by policy {} for {target}", plan.policy)
+            }
+            None => say!("{n} matrices are compressed, by policy {}", plan.policy),
         },
     }
     print_matrices(&compressed)
@@ -83,7 +85,7 @@ fn print_matrices(compressed: &[StoredMatrix]) -> Result<()> {
     Ok(())
 }
 
-/// How many tensors there are of each stored type.
+/// The number of tensors of each stored type.
 fn dtypes(checkpoint: &Checkpoint) -> BTreeMap<String, usize> {
     let mut counts = BTreeMap::new();
     for meta in checkpoint.names().filter_map(|name| checkpoint.meta(name)) {

@@ -1,4 +1,4 @@
-//! One file for each command. What two commands share is in `shared`.
+//! One file for each command. Code that several commands use is in `shared`.
 
 pub mod analyze;
 pub mod calibrate;

@@ -1,4 +1,4 @@
-//! `plan`: which matrices are factored, and at which rank.
+//! `plan`: which matrices to factor, and at which ranks.
 
 use anyhow::Result;
 use welore_burn::model::open_model;
@@ -42,7 +42,7 @@ pub fn run(args: PlanArgs) -> Result<()> {
     Ok(())
 }
 
-/// The policy. A spectra file says itself what its values measure.
+/// The policy. The default for a spectra file depends on what its values measure.
 fn policy(args: &PlanArgs, recipe: &Recipe, spectra: &Spectra) -> &'static dyn RankPolicy {
     match (args.target.policy, spectra.unit) {
         (Some(policy), _) => policy,
@@ -70,12 +70,12 @@ fn read_spectra(args: &PlanArgs, recipe: &Recipe) -> Result<(Spectra, Known)> {
 
 fn read_file(args: &PlanArgs) -> Result<Spectra> {
     if args.method.calibration.is_some() {
-        let message = "--calibration: spectra are measured already";
+        let message = "--calibration: the spectra have already been measured";
         let hint = "give the model directory instead of the spectra file";
         return Err(WrongInput::with_hint(message, hint).into());
     }
     let spectra = in_file(Spectra::from_json(&read_artifact(&args.source)?), &args.source)?;
-    // A file that was measured with other patterns is taken as it is.
+    // Without patterns, the file is taken as it is, whichever patterns it was measured with.
     if args.selection.include.is_empty() && args.selection.exclude.is_empty() {
         return Ok(spectra);
     }

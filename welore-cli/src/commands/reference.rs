@@ -1,4 +1,4 @@
-//! `reference`, hidden: `docs/cli.md`, from the definitions that the parser works by.
+//! `reference`, a hidden command: prints `docs/cli.md` from the parser's own definitions.
 
 use std::fmt::{Result as Written, Write};
 
@@ -10,7 +10,7 @@ use crate::args::Cli;
 /// Runs the command.
 pub fn run() -> Result<()> {
     let mut cli = Cli::command();
-    // Bin names for usage lines come of this.
+    // Sets the names in usage lines.
     cli.build();
     let mut page = String::new();
     write_page(&mut page, &cli)?;
@@ -20,7 +20,7 @@ pub fn run() -> Result<()> {
 
 fn write_page(page: &mut String, cli: &Command) -> Written {
     writeln!(page, "# The command line\n")?;
-    writeln!(page, "What `--help` tells of every command of `welore-cli`. This page is made:\n")?;
+    writeln!(page, "The `--help` of every command of `welore-cli`. This page is generated:\n")?;
     writeln!(page, "```sh\nwelore-cli reference > docs/cli.md\n```\n")?;
     let shown = |command: &&Command| !command.is_hide_set() && command.get_name() != "help";
     for command in cli.get_subcommands().filter(shown) {

@@ -1,4 +1,4 @@
-//! `report`: one HTML page of artifacts.
+//! `report`: an HTML page of artifacts.
 
 use std::path::Path;
 
@@ -35,11 +35,11 @@ pub fn run(args: ReportArgs) -> Result<()> {
     Ok(())
 }
 
-/// A plan file, or that of a compressed model directory.
+/// The plan in a file or in a compressed model directory.
 fn plan(path: &Path) -> Result<RankPlan> {
     if path.is_dir() {
         return read_plan(path)?.ok_or_else(|| {
-            let message = format!("{}: there is no plan in this directory", path.display());
+            let message = format!("{}: this directory has no plan", path.display());
             WrongInput::new(message).into()
         });
     }
@@ -50,6 +50,6 @@ fn plan(path: &Path) -> Result<RankPlan> {
 fn models_in(path: &Path) -> Result<Vec<ReportModel>> {
     let value: Option<Value> = serde_json::from_str(&read_artifact(path)?).ok();
     value.as_ref().and_then(compared_models).ok_or_else(|| {
-        WrongInput::new(format!("{}: not what `compare --json` prints", path.display())).into()
+        WrongInput::new(format!("{}: not the output of `compare --json`", path.display())).into()
     })
 }

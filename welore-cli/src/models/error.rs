@@ -188,7 +188,7 @@ impl HubError {
                     .into()
             }
             Self::Status { .. } => "try the same command again later".into(),
-            Self::Mismatch { .. } => "it was removed; run the same command again to fetch it again".into(),
+            Self::Mismatch { .. } => "it was removed; run the same command again".into(),
             Self::Busy { .. } => "wait for it to finish, then run the same command again".into(),
             Self::Pickled { .. } => {
                 "pickles can run code, so they are not read; use a repository with safetensors"

@@ -1,9 +1,9 @@
 //! What MODEL can be on the command line, and how it becomes a directory.
 //!
-//! A path that exists is used as it is, except that a `.gguf` file is converted into this program's
-//! cache. Otherwise `org/name`, optionally with `@revision`, is a model of the Hugging Face Hub,
-//! which is fetched into the cache that the Hub's programs share. Commands look up their model once,
-//! after checking everything else they were given.
+//! A path that exists is used as it is, except that a `.gguf` file is converted into the cache of
+//! this program. Otherwise `org/name`, optionally with `@revision`, is a model of the Hugging Face
+//! Hub, which is fetched into the cache that the Hub's programs share. Commands look up their model
+//! once, after checking everything else they were given.
 
 mod error;
 mod gguf;

@@ -2,9 +2,9 @@
 //! programs keep what they fetched.
 //!
 //! `hf-hub` makes the requests and knows the layout of the cache. Its own download (0.5.0) is not
-//! used: it verifies nothing, lets headers name the files that it writes, appends a file that is sent
-//! from the beginning to the existing part, waits forever for a silent server, sends the token along
-//! when it is redirected, and cannot be interrupted.
+//! used: it verifies nothing, lets headers name the files that it writes, appends a file that is
+//! sent from the beginning to the existing part, waits forever for a silent server, sends the token
+//! along when it is redirected, and cannot be interrupted.
 
 use std::env;
 use std::fs;

@@ -64,8 +64,8 @@ impl<'a> Transfer<'a> {
     ///
     /// # Errors
     ///
-    /// [`HubError`], [`FileError::Io`] and [`Interrupted`]. Complete files then stay, and so does the
-    /// part of the current file.
+    /// [`HubError`], [`FileError::Io`] and [`Interrupted`]. Complete files then stay, and so does
+    /// the part of the current file.
     pub fn fetch(&self, files: &[RemoteFile]) -> Result<Fetched> {
         let missing = |file: &&RemoteFile| !is_whole(&self.blob(file), file.size);
         let total = files.iter().filter(missing).fold(0, |sum: u64, f| sum.saturating_add(f.size));
@@ -218,7 +218,7 @@ impl<'a> Transfer<'a> {
         if range.is_some_and(|range| range.starts_with(&format!("bytes {at}-"))) {
             return Ok(true);
         }
-        let reason = format!("the server was asked for a file from byte {at} on and sends something else");
+        let reason = format!("asked to continue a file at byte {at}, it sent something else");
         Err(HubError::Answer { site: self.site.name().into(), reason }.into())
     }
 

@@ -119,7 +119,7 @@ pub fn describe(plan: &RankPlan) -> String {
     let t = &plan.totals;
     let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
     format!(
-        "ERR {} planned, {} applied; {} of {} matrices are LRCs, {} of their parameters kept\n\
+        "ERR {} planned, {} applied; {} of {} matrices are LRCs, {} of all matrices' parameters kept\n\
          parameters {} -> {} ({})\n\
          bytes      {} -> {} ({})",
         format::percent(t.err),

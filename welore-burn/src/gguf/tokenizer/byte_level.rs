@@ -7,7 +7,7 @@ use super::super::file::GgufFile;
 use super::Parts;
 use super::vocabulary::Vocabulary;
 
-/// How a text is split before merges, by llama.cpp's name for the way.
+/// A way to split a text before merges, which llama.cpp knows by a name.
 struct Splitting {
     pre_tokenizer: Value,
     normalizer: Value,
@@ -72,7 +72,7 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Part
         .iter()
         .map(|merge| match split_merge(merge) {
             Some((left, right)) => Ok(json!([left, right])),
-            None => Err(file.wrong(key, format!("has an entry `{merge}`, which is not two tokens"))),
+            None => Err(file.wrong(key, format!("has an entry `{merge}`, which is not a pair"))),
         })
         .collect::<Result<Vec<Value>, _>>()?;
     let mut model = json!({

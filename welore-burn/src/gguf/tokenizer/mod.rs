@@ -38,7 +38,7 @@ struct Parts {
 /// # Errors
 ///
 /// [`GgufError::Tokenizer`] for unknown kinds of tokenizers and unknown ways of splitting text,
-/// since known ones would give wrong tokens; [`GgufError::Metadata`] for lists that do not belong
+/// since another one would give wrong tokens; [`GgufError::Metadata`] for lists that do not belong
 /// together.
 pub(super) fn read_tokenizer(
     file: &GgufFile,

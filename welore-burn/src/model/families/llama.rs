@@ -2,8 +2,8 @@ use super::Family;
 use crate::model::config::DecoderConfig;
 use crate::model::hf_config::{ConfigError, HfConfig};
 
-/// LLaMA 2 and 3, and what has their shape, such as SmolLM2. `attention_bias` is for all four
-/// projections of attention.
+/// LLaMA 2 and 3, and models of the same architecture, such as SmolLM2. `attention_bias` applies to
+/// all four projections of attention.
 pub(super) struct Llama;
 
 impl Family for Llama {

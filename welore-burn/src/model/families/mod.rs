@@ -1,6 +1,6 @@
-//! The registry of model families: a file each, and a line here.
+//! The registry of model families: one file per family, and one line here.
 //!
-//! A family says how its `config.json` describes a [`Decoder`](super::Decoder).
+//! A family turns its `config.json` into the configuration of a [`Decoder`](super::Decoder).
 
 mod llama;
 mod mistral;
@@ -14,16 +14,16 @@ pub(super) trait Family: Sync {
     /// Its `model_type` in a `config.json`.
     fn model_type(&self) -> &'static str;
 
-    /// The best-known models of it, for people.
+    /// Its best-known models, for messages.
     fn models(&self) -> &'static str;
 
-    /// The decoder that a `config.json` describes, whose sizes were checked.
+    /// The decoder that a `config.json` describes. The sizes in it have been checked.
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError>;
 }
 
 static FAMILIES: [&dyn Family; 3] = [&llama::Llama, &mistral::Mistral, &qwen2::Qwen2];
 
-/// The values of `model_type` in a `config.json` that are known here.
+/// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type())
 }

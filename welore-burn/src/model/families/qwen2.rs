@@ -2,11 +2,11 @@ use super::Family;
 use crate::model::config::DecoderConfig;
 use crate::model::hf_config::{ConfigError, HfConfig};
 
-/// Qwen2 (arXiv 2407.10671): LLaMA with biases of queries, keys and values, and a sliding window
-/// on the later layers if `use_sliding_window` asks for it.
+/// Qwen2 (arXiv 2407.10671): LLaMA with biases for queries, keys and values, and with a sliding
+/// window on the later layers if `use_sliding_window` is set.
 pub(super) struct Qwen2;
 
-/// Layers without a window unless `max_window_layers` says otherwise.
+/// Number of first layers without a window if `max_window_layers` is absent.
 const MAX_WINDOW_LAYERS: usize = 28;
 
 impl Family for Qwen2 {

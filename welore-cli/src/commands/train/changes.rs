@@ -1,4 +1,4 @@
-//! A run that goes on cannot be changed: options that are not its own are refused.
+//! A resumed run cannot be changed: options that differ from its own are refused.
 
 use anyhow::Result;
 use serde_json::Value;
@@ -9,7 +9,7 @@ use super::request::check_options;
 use crate::args::{TrainArgs, flag_of};
 use crate::failure::WrongInput;
 
-/// Refuses options that are not those of the run: it would be another run.
+/// Refuses options that differ from those of the run.
 pub fn refuse_changes(run: &RunFile, args: &TrainArgs) -> Result<()> {
     let TrainArgs { start, compute, .. } = args;
     check_options(&start.options, run.options.trainable)?;
@@ -32,7 +32,7 @@ pub fn refuse_changes(run: &RunFile, args: &TrainArgs) -> Result<()> {
     }
     let message =
         format!("{}: not what the run began with, and a run cannot be changed", changes.join(", "));
-    let hint = "leave it out, or start a new run from RUN/model";
+    let hint = "leave this out, or start a new run from RUN/model";
     Err(WrongInput::with_hint(message, hint).into())
 }
 

@@ -1,4 +1,5 @@
-//! What a run trains on and is evaluated on: read once, kept as tokens in `RUN/tokens`.
+//! The data that a run trains on and is evaluated on. Training data is read once and kept as tokens
+//! in `RUN/tokens`.
 
 use std::path::{Path, PathBuf};
 
@@ -14,20 +15,20 @@ use crate::shared::text::TextReader;
 
 const TOKENS_FILE: &str = "tokens";
 
-/// What is trained on, as it was read.
+/// The data to train on, as it was read.
 pub enum TrainingData {
     Text(Vec<String>),
     Task(Task),
 }
 
-/// What is evaluated on, as it was read.
+/// The data to evaluate on, as it was read.
 pub enum EvaluationData {
     Nothing,
     Text(Vec<String>),
     Task(Vec<TaskExample>),
 }
 
-/// What a run is evaluated on.
+/// The data that a run is evaluated on.
 pub enum Evaluation {
     Nothing,
     Text(Vec<u32>),
@@ -40,7 +41,7 @@ pub struct Inputs {
     pub evaluation: Evaluation,
 }
 
-/// Where the arguments say that the data is.
+/// Where the data is, according to the arguments.
 pub fn source_of(args: &TrainStartArgs) -> Result<RunSource> {
     match (&args.text, args.task, &args.data) {
         (Some(path), _, _) => Ok(RunSource::Text(path.clone())),
@@ -54,7 +55,7 @@ pub fn source_of(args: &TrainStartArgs) -> Result<RunSource> {
 }
 
 impl TrainingData {
-    /// Reads what is there.
+    /// Reads the data.
     pub fn read(source: &RunSource) -> Result<Self> {
         Ok(match source {
             RunSource::Text(path) => Self::Text(read_documents(path)?),
@@ -88,7 +89,7 @@ impl TrainingData {
 }
 
 impl EvaluationData {
-    /// What a new run is evaluated on: a text that was read, or else the test examples of its task.
+    /// What a new run is evaluated on: the given text, or else the test examples of its task.
     pub fn of(run: &RunFile, text: Option<Vec<String>>, data: TrainingData) -> Self {
         match (run.options.eval_every, text) {
             (0, _) => Self::Nothing,
@@ -97,7 +98,7 @@ impl EvaluationData {
         }
     }
 
-    /// The same of a run that began before.
+    /// The same for a resumed run.
     fn again(run: &RunFile) -> Result<Self> {
         match (run.options.eval_every, &run.eval_text) {
             (0, _) => Ok(Self::Nothing),
@@ -107,7 +108,7 @@ impl EvaluationData {
         }
     }
 
-    /// As tokens, with a digest of what it is.
+    /// The data in the form that is evaluated, with its digest.
     pub fn prepare(
         self,
         run: &RunFile,
@@ -141,7 +142,7 @@ pub fn keep(rows: &TokenRows, dir: &Path) -> Result<()> {
     Ok(write_rows(dir.join(TOKENS_FILE), rows)?)
 }
 
-/// The data of a run that began before, which must still be the same.
+/// The data of a resumed run, which must be unchanged.
 pub fn again(run: &RunFile, config: &DecoderConfig, dir: &Path) -> Result<Inputs> {
     let reader = TextReader::open(&run.base, config)?;
     let rows = rows_again(run, &reader, dir)?;
@@ -152,7 +153,7 @@ pub fn again(run: &RunFile, config: &DecoderConfig, dir: &Path) -> Result<Inputs
     }
 }
 
-/// Rows from the file that keeps them, or made again from the same data.
+/// The rows that the run kept, or the same rows made again from the data.
 fn rows_again(run: &RunFile, reader: &TextReader, dir: &Path) -> Result<TokenRows> {
     if let Ok(rows) = read_rows(dir.join(TOKENS_FILE))
         && rows.digest() == run.data_digest

@@ -1,4 +1,4 @@
-//! The model that a run ends with.
+//! The model that results from a run.
 
 use std::path::Path;
 
@@ -15,20 +15,20 @@ use crate::shared::card::MADE_BY;
 use crate::shared::writing::{stored_types, write_new_model};
 use crate::{format, output};
 
-/// Refuses what is in the place of a run's model and is not that: nothing may be there before
-/// the run `is_done`, and then a model, since it is put there whole.
+/// Refuses anything else in the place of a run's model. Nothing may be there before the run
+/// `is_done`, and only a complete model after that.
 pub fn check_model(model: &Path, is_done: bool) -> Result<()> {
     let Ok(found) = model.symlink_metadata() else { return Ok(()) };
     if is_done && found.is_dir() && Checkpoint::open(model).is_ok() {
         return Ok(());
     }
     let message = format!("{} is not what this run wrote", model.display());
-    let hint = "move it away; the run writes its model there when it is done";
+    let hint = "move it away; the run writes its model there at the end";
     Err(WrongInput::with_hint(message, hint).into())
 }
 
-/// Writes the resulting model, each tensor in the type that it had: the model that scored best if
-/// models were evaluated, else the last one.
+/// Writes the resulting model, each tensor in the type that it had: the model with the best score
+/// if there were evaluations, else the last one.
 pub fn write_model<M: LanguageModel>(
     training: &Training<M>,
     run: &RunFile,
@@ -44,7 +44,7 @@ pub fn write_model<M: LanguageModel>(
     write_new_model(&training.result()?, stored_types(&base), &run.base, compressed, target)
 }
 
-/// Tells what came of the run.
+/// Reports the result of the run.
 pub fn report<M: LanguageModel>(
     args: &TrainArgs,
     training: &Training<M>,

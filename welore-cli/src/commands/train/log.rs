@@ -14,7 +14,7 @@ use welore_burn::train::TrainingEvent;
 
 use crate::verbosity;
 
-/// Logs to the run's file, after what is there, until the guard is dropped.
+/// Logs to the run's file, after its existing content, until the guard is dropped.
 pub fn open(dir: &Path) -> Result<DefaultGuard> {
     let path = dir.join("train.log");
     let file = OpenOptions::new().create(true).append(true).open(&path);
@@ -24,7 +24,7 @@ pub fn open(dir: &Path) -> Result<DefaultGuard> {
     Ok(verbosity::set_beside(log))
 }
 
-/// Logs what happened in a run.
+/// Logs an event of a run.
 pub fn note(event: &TrainingEvent) {
     match event {
         TrainingEvent::Step(step) => tracing::info!(

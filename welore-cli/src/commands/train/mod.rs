@@ -122,7 +122,7 @@ impl Run<'_> {
         self.take_steps(&mut training, &inputs)?;
         let model = dir.join("model");
         if !finished {
-            // Hours after it was looked at first.
+            // The first check may be hours ago.
             finish::check_model(&model, false)?;
             finish::write_model(&training, run, &model)?;
             tracing::info!("done at step {}", training.position().step);
@@ -155,13 +155,14 @@ impl Run<'_> {
         steps.finish();
         match &outcome {
             Ok(()) if training.is_out_of_patience() => {
-                note!("ended at step {}: no longer better", training.position().step);
+                let step = training.position().step;
+                note!("stopped early at step {step}: the score no longer improved");
             }
             Ok(()) => {}
             Err(error) => tracing::warn!("{error}"),
         }
         if let (Err(TrainError::Interrupted(_)), false) = (&outcome, is_part()) {
-            note!("saved; `welore-cli train --resume {}` continues", self.dir.display());
+            note!("saved; `welore-cli train --resume {}` resumes the run", self.dir.display());
         }
         Ok(outcome?)
     }
@@ -189,7 +190,7 @@ impl Run<'_> {
         }
     }
 
-    /// Tells what is trained, and what of a run its user may not expect.
+    /// Reports what is trained, and what may be unexpected in this run.
     fn tell<M: LanguageModel>(&self, training: &Training<M>, rows: usize) -> Result<()> {
         let (count, step) = (training.count(), training.position().step);
         let trained = format!(
@@ -202,8 +203,8 @@ impl Run<'_> {
         tracing::info!("{trained}, from step {step}");
         match step {
             _ if self.args.resume.is_none() => {}
-            0 => note!("no checkpoint yet: from the start"),
-            _ => note!("continuing from step {step}"),
+            0 => note!("there is no checkpoint yet: starting from the beginning"),
+            _ => note!("resuming from step {step}"),
         }
         let missing = training.missing_metrics();
         if missing > 0 {

@@ -1,4 +1,4 @@
-//! The directory of a run: made, locked, and cleaned up if the run never begins.
+//! The directory of a run: created, locked, and cleaned up if the run never begins.
 
 use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File, TryLockError};
@@ -12,19 +12,19 @@ use crate::failure::WrongInput;
 
 const LOCK: &str = "lock";
 
-/// What a run has in its directory when it begins.
+/// What a new run may put into its directory.
 const MADE: [&str; 7] =
     [LOCK, RUN_FILE, "base", "tokens", "checkpoints", "metrics.jsonl", GRADIENTS_FILE];
 
-/// A run directory that this process alone works in, as long as the value lives. The system
-/// lets go of the lock when a process dies, however it dies.
+/// A run directory that only this process works in, as long as the value lives. The system releases
+/// the lock when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Place {
     _lock: File,
 }
 
 impl Place {
-    /// The directory of a run to go on with.
+    /// The directory of a run to resume.
     pub fn of_run(dir: &Path) -> Result<Self> {
         let place = Self::lock(dir, &dir.join(LOCK))?;
         sweep(dir);
@@ -38,7 +38,7 @@ impl Place {
         match file.try_lock() {
             Ok(()) => Ok(Self { _lock: file }),
             Err(TryLockError::WouldBlock) => {
-                let message = format!("{}: another process is at work on this run", dir.display());
+                let message = format!("{}: another process is working on this run", dir.display());
                 Err(WrongInput::new(message).into())
             }
             Err(TryLockError::Error(source)) => Err(FileError::io(path)(source).into()),
@@ -46,19 +46,19 @@ impl Place {
     }
 }
 
-/// A new run directory. Until it is kept, dropping it removes all that was made.
+/// A new run directory. Until it is kept, dropping it removes everything that was created.
 #[derive(Debug)]
 pub struct NewPlace {
     dir: PathBuf,
-    /// Directories that were not there, outermost first.
+    /// Directories that did not exist before, outermost first.
     made: Vec<PathBuf>,
-    /// Not there if another process has the directory.
+    /// `None` if another process has the directory.
     place: Option<Place>,
 }
 
 impl NewPlace {
-    /// Makes the directory of a new run, which must be new or empty but for what a killed start
-    /// left.
+    /// Creates the directory of a new run. If it exists, it must be empty, except for what a killed
+    /// start left behind.
     pub fn create(dir: &Path) -> Result<Self> {
         check_free(dir)?;
         let new = |dir: &&Path| !dir.as_os_str().is_empty() && dir.symlink_metadata().is_err();
@@ -67,9 +67,9 @@ impl NewPlace {
         made.reverse();
         let mut new = Self { dir: dir.to_path_buf(), made, place: None };
         fs::create_dir_all(dir).map_err(FileError::io(dir))?;
-        // Of two starts at the same time one gets no further.
+        // Of two processes that start at the same time, one stops here.
         let place = Place::lock(dir, &dir.join(LOCK))?;
-        // The other one may be done by now.
+        // The other one may be finished by now.
         check_free(dir)?;
         sweep(dir);
         new.place = Some(place);
@@ -88,7 +88,7 @@ impl Drop for NewPlace {
         if self.place.take().is_none() {
             return;
         }
-        // It was as good as empty: these were made here.
+        // The directory was as good as empty, so these were created here.
         for name in MADE {
             remove(&self.dir.join(name));
         }
@@ -99,7 +99,7 @@ impl Drop for NewPlace {
     }
 }
 
-/// Refuses a place where anything is but what a killed start left.
+/// Refuses a directory with anything in it except what a killed start left behind.
 pub fn check_free(dir: &Path) -> Result<()> {
     let refuse = |message: String, hint: String| -> Result<()> {
         Err(WrongInput::with_hint(message, hint).into())
@@ -113,8 +113,8 @@ pub fn check_free(dir: &Path) -> Result<()> {
         return Ok(());
     }
     let hint = match dir.join(RUN_FILE).exists() {
-        true => format!("`welore-cli train --resume {}` continues a run", dir.display()),
-        false => "give another directory, or remove what an unfinished start left".into(),
+        true => format!("`welore-cli train --resume {}` resumes the run in it", dir.display()),
+        false => "give another directory, or remove what an unfinished start left behind".into(),
     };
     refuse(format!("{} exists and is not empty", dir.display()), hint)
 }
@@ -125,12 +125,12 @@ fn is_lock(entry: &DirEntry) -> bool {
     entry.file_name() == LOCK && empty()
 }
 
-/// Whether a name is of something that was being written.
+/// Whether a name is that of an unfinished file or directory.
 fn is_temporary(name: &OsStr) -> bool {
     name.to_string_lossy().starts_with(".welore-")
 }
 
-/// Removes what killed processes left of what they were writing.
+/// Removes unfinished files and directories that killed processes left behind.
 fn sweep(dir: &Path) {
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
         if is_temporary(&entry.file_name()) {
@@ -139,7 +139,7 @@ fn sweep(dir: &Path) {
     }
 }
 
-/// Removes a file, or a directory and all in it. A failure to tidy up must not hide the error
+/// Removes a file, or a directory and everything in it. A failed cleanup must not hide the error
 /// that led here.
 fn remove(path: &Path) {
     let _ = match path.symlink_metadata().is_ok_and(|found| found.is_dir()) {

@@ -1,4 +1,4 @@
-//! `train --dry-run`: what a run would be, worked out without writing anything.
+//! `train --dry-run`: shows what a run would do, without writing anything.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ use crate::shared::selecting::of_model;
 use crate::shared::text::TextReader;
 use crate::{format, output};
 
-/// What a run would be.
+/// What a run would do.
 struct Preview {
     options: TrainOptions,
     rows: TokenRows,
@@ -90,7 +90,7 @@ impl Preview {
             args.start.model.as_deref().unwrap_or(dir).display(),
         );
         say!(
-            "on {} rows of {} tokens, {} rows a step, {} steps: {:.2} epochs",
+            "on {} rows with {} tokens in total, {} rows per step, {} steps: {:.2} epochs",
             self.rows.len(),
             format::count(self.rows.tokens().len() as u64),
             self.options.rows_a_step(),
@@ -102,8 +102,8 @@ impl Preview {
     }
 }
 
-/// The model that would be trained, without its weights, and the plan that would be carried out
-/// on it first.
+/// The model that would be trained, without its weights, and the plan by which it would be
+/// compressed first.
 fn skeleton(
     args: &TrainArgs,
     from: &Path,
@@ -130,7 +130,7 @@ fn planned(args: &TrainArgs, opened: &OpenedModel, goal: Goal) -> Result<RankPla
     Ok(plan)
 }
 
-/// One line for each option, by its name.
+/// Adds one line for each option, by its name.
 fn add_options(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
     let Value::Object(options) = value else {
         let text = if value.is_null() { "-".into() } else { value.to_string().replace('"', "") };

@@ -1,4 +1,4 @@
-//! What a new run is asked to be, checked as far as it costs nothing.
+//! The request for a new run, with all checks that take little time.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,7 @@ pub struct Request {
     pub dtype: Precision,
     /// How it is trained, except for the steps of epochs.
     pub options: TrainOptions,
-    /// What the model is compressed to first.
+    /// How far the model is compressed first, if at all.
     pub goal: Option<Goal>,
 }
 
@@ -42,14 +42,12 @@ impl Request {
         let options = start.options.over(&defaults(start));
         options.check()?;
         if start.epochs.is_some_and(|epochs| !(epochs > 0.0 && epochs <= 1e6)) {
-            return refuse("--epochs: must be a number above 0, and at most 1000000");
+            return refuse("--epochs: must be a number above 0 and at most 1000000");
         }
         check_options(&start.options, options.trainable)?;
         if start.track_gradients.is_some() && !options.trainable.is_tracked() {
             let name = options.trainable.name();
-            return refuse(&format!(
-                "--track-gradients: with --trainable {name} no projection trains"
-            ));
+            return refuse(&format!("--track-gradients: --trainable {name} trains no projection"));
         }
         if start.epochs.is_none() {
             options.check_warmup()?;
@@ -88,7 +86,7 @@ fn defaults(args: &TrainStartArgs) -> TrainOptions {
     options
 }
 
-/// Options with the steps that the epochs take, if those were asked for.
+/// Options with the number of steps that `--epochs` takes, if it was given.
 pub fn with_epochs(args: &TrainStartArgs, mut options: TrainOptions, rows: usize) -> TrainOptions {
     let Some(epochs) = args.epochs else { return options };
     let steps = (epochs * rows as f64 / options.rows_a_step() as f64).ceil() as usize;
@@ -102,7 +100,7 @@ pub fn with_epochs(args: &TrainStartArgs, mut options: TrainOptions, rows: usize
     options
 }
 
-/// Refuses options that only another way to train reads: they would do nothing.
+/// Refuses options that only another way to train reads: they would have no effect.
 pub fn check_options(args: &OptionsArgs, chosen: Trainable) -> Result<()> {
     match args.idle(chosen) {
         None => Ok(()),
@@ -110,7 +108,7 @@ pub fn check_options(args: &OptionsArgs, chosen: Trainable) -> Result<()> {
     }
 }
 
-/// Refuses rows that are longer than the model can see.
+/// Refuses rows that are longer than the model's context.
 pub fn check_context(args: &TrainArgs, seq_len: usize, config: &DecoderConfig) -> Result<()> {
     let context = config.max_position_embeddings;
     if seq_len <= context {

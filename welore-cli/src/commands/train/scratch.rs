@@ -14,7 +14,7 @@ use crate::failure::WrongInput;
 use crate::shared::artifacts::read_artifact;
 use crate::shared::writing::write_new_model;
 
-/// The directory that a model is described in: the file itself may be named instead.
+/// The directory with a model's `config.json`; the file itself can be named instead.
 pub fn described_in(from: &Path) -> &Path {
     match from.file_name() {
         Some(name) if name == "config.json" => match from.parent() {
@@ -25,8 +25,8 @@ pub fn described_in(from: &Path) -> &Path {
     }
 }
 
-/// The configuration of a model with random weights, and the type that it is stored in, after
-/// checking that all is there that such a model needs.
+/// The configuration of a model with random weights, and the type that it is stored in. Checks that
+/// everything such a model needs is available.
 pub fn described_model(from: &Path) -> Result<(DecoderConfig, Dtype)> {
     let config = read_config(from)?;
     let dtype = stored_type(from)?;
@@ -35,7 +35,7 @@ pub fn described_model(from: &Path) -> Result<(DecoderConfig, Dtype)> {
     Ok((config, dtype))
 }
 
-/// Writes a model with random weights to `RUN/base`: what `config.json` in `from` describes, in
+/// Writes a model with random weights to `RUN/base`, as `config.json` in `from` describes it and in
 /// the type that it names.
 pub fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     let (config, dtype) = described_model(from)?;
@@ -46,7 +46,7 @@ pub fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     absolute_path(&base)
 }
 
-/// The most parameters that are drawn at random; a hostile configuration can ask for any number.
+/// The maximum number of random parameters; a hostile configuration can ask for any number.
 const MOST_PARAMETERS: u128 = 1 << 34;
 
 fn check_size(config: &DecoderConfig) -> Result<()> {
@@ -61,7 +61,7 @@ fn check_size(config: &DecoderConfig) -> Result<()> {
     refuse(format!("config.json: {parameters} parameters are too many to train from scratch"))
 }
 
-/// The type that a configuration wants weights stored in.
+/// The type in which a configuration stores weights.
 fn stored_type(dir: &Path) -> Result<Dtype> {
     let config: serde_json::Value =
         serde_json::from_str(&read_artifact(&dir.join("config.json"))?)?;

@@ -1,4 +1,4 @@
-//! Prepares a run directory: the model to start from, the data as tokens, the options.
+//! Prepares a run directory: the initial model, the data as tokens, and the options.
 
 use std::path::{Path, PathBuf};
 
@@ -22,7 +22,7 @@ use crate::shared::selecting::of_model;
 use crate::shared::text::TextReader;
 use crate::terminal::Bar;
 
-/// A run that was put into its directory.
+/// A run in its new directory.
 pub struct Started {
     /// The directory, which is removed again unless it is kept.
     pub place: NewPlace,
@@ -30,11 +30,11 @@ pub struct Started {
     pub inputs: Inputs,
 }
 
-/// Puts into a new run directory all that training needs to begin.
+/// Puts everything that training needs into a new run directory.
 pub fn start(args: &TrainArgs, dir: &Path) -> Result<Started> {
     models::check_outside_cache(dir)?;
     let request = Request::check(args)?;
-    // Compressing comes first and may take long.
+    // Checked here because compressing comes first and may take long.
     check_context(args, request.options.seq_len, &read_config(&request.model)?)?;
     let place = NewPlace::create(dir)?;
     let (run, inputs) = prepare(args, request, dir)?;
@@ -66,8 +66,8 @@ fn prepare(args: &TrainArgs, request: Request, dir: &Path) -> Result<(RunFile, I
     Ok((run, Inputs { rows, evaluation }))
 }
 
-/// The model directory that training starts from: the given one, or `RUN/base`, which it is
-/// compressed into.
+/// The model directory that training starts from: the given one, or `RUN/base`, into which the
+/// given one is compressed.
 fn base_of(args: &TrainArgs, model: &Path, goal: Option<Goal>, dir: &Path) -> Result<PathBuf> {
     let opened = open_model(model, &host())?;
     let Some(goal) = goal else { return absolute_path(model) };
