@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-use burn::module::{Module, ModuleVisitor, Param};
+use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig, LinearLayout, Relu};
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
 use welore_burn::compress::{CompressError, Compressor, compress_module};
@@ -15,7 +15,7 @@ use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
 use welore_burn::progress::{Interrupted, Progress};
 use welore_burn::spectrum::{MeasureOptions, SpectrumError, measure_module};
 
-use crate::{checkpoint, compress_into, device, tiny_spectra};
+use crate::{checkpoint, compress_into, device, tiny_spectra, trainable};
 
 /// A user's own module: plain layers of Burn, and one of ours.
 #[derive(Module, Debug)]
@@ -47,33 +47,6 @@ fn plan_for(module: &Classifier, err: f64) -> RankPlan {
     let spectra = measure_module(module, &selection, &MeasureOptions::default(), &mut ()).unwrap();
     let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(err) };
     make_plan(&spectra, &WeLore, &options).unwrap()
-}
-
-/// Names of the parameters that would train.
-#[derive(Default)]
-struct Trainable {
-    path: Vec<String>,
-    names: Vec<String>,
-}
-
-impl ModuleVisitor for Trainable {
-    fn enter_module(&mut self, name: &str, _container: &str) {
-        self.path.push(name.into());
-    }
-    fn exit_module(&mut self, _name: &str, _container: &str) {
-        self.path.pop();
-    }
-    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
-        if param.is_require_grad() {
-            self.names.push(self.path.join("."));
-        }
-    }
-}
-
-fn trainable(module: &impl Module) -> Vec<String> {
-    let mut visitor = Trainable::default();
-    module.visit(&mut visitor);
-    visitor.names
 }
 
 #[test]

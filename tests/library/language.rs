@@ -29,7 +29,7 @@ use welore_burn::train::{
     ExecutionOptions, RunPlace, Score, TrainOptions, Trainable, Training, TrainingEvent,
 };
 
-use crate::{compress_into, device};
+use crate::{compress_into, device, trainable};
 
 const WIDTH: usize = 24;
 const VOCAB: usize = 50;
@@ -222,11 +222,15 @@ fn it_is_compressed_in_every_way_in_memory() {
     };
     let (alone, report) = compressor.module(Averager::seeded(&plain), &mut ()).unwrap();
     check(&alone, &report);
+    let trains = trainable(&alone.train());
+    assert_eq!(trains.len(), 2 * plan.totals.lrcs, "both factors of each low-rank component");
     for refine in [None, Some(RefineOptions { epochs: 1, ..RefineOptions::default() })] {
-        let blockwise = BlockwiseOptions { refine, ..BlockwiseOptions::new(&calibration) };
+        let blockwise =
+            BlockwiseOptions { refine: refine.clone(), ..BlockwiseOptions::new(&calibration) };
         let compressor = compressor.clone().with_blockwise(blockwise);
         let (model, report) = compressor.model(Averager::seeded(&tracked), &mut ()).unwrap();
         check(&model.valid(), &report);
+        assert_eq!(trainable(&model), trains, "refined: {}", refine.is_some());
     }
 }
 

@@ -18,7 +18,8 @@ mod train;
 
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, FloatDType};
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::tensor::{Device, FloatDType, Tensor};
 use serde_json::Value;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::{CompressReport, Compressor};
@@ -89,4 +90,32 @@ fn floats(value: &Value) -> Vec<f64> {
 
 fn ids(value: &Value) -> Vec<u32> {
     value.as_array().unwrap().iter().map(|x| x.as_u64().unwrap() as u32).collect()
+}
+
+/// Collects the names of the parameters that train.
+#[derive(Default)]
+struct Trainable {
+    path: Vec<String>,
+    names: Vec<String>,
+}
+
+impl ModuleVisitor for Trainable {
+    fn enter_module(&mut self, name: &str, _container: &str) {
+        self.path.push(name.into());
+    }
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.path.pop();
+    }
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        if param.is_require_grad() {
+            self.names.push(self.path.join("."));
+        }
+    }
+}
+
+/// Names of the parameters that train, by path.
+fn trainable(module: &impl Module) -> Vec<String> {
+    let mut visitor = Trainable::default();
+    module.visit(&mut visitor);
+    visitor.names
 }

@@ -140,7 +140,7 @@ impl Bytes {
         )
         .expect("the template is a constant that is valid")
         .progress_chars("=> ");
-        let bar = ProgressBar::new(total).with_style(style);
+        let bar = bar_of(total).with_style(style);
         bar.set_prefix(what.to_string());
         Self { bar }
     }

@@ -7,7 +7,7 @@ use burn::tensor::{Device, Tensor};
 use super::check::planned_matrices;
 use super::error::CompressError;
 use super::options::{BlockwiseOptions, Compressor};
-use super::refine::{Task, refine};
+use super::refine::{Task, refine, train_only};
 use super::report::{CompressReport, CompressedMatrix};
 use crate::calibrate::{CalibrationError, SharedInputs, Watch};
 use crate::forms::{Made, Rest, attach, fill, read_matrices};
@@ -24,8 +24,8 @@ impl Compressor<'_> {
     /// [`module`](Compressor::module) does, or block by block.
     ///
     /// Block by block, `model` is on its autodiff device, in f32. Memory holds the dense and the
-    /// compressed model, and the hidden states of both for all of the text. The result is frozen,
-    /// except for the parts of the compressed matrices if they were not refined.
+    /// compressed model, and the hidden states of both for all of the text. In the
+    /// result the parts of the compressed matrices are trainable and everything else is frozen.
     ///
     /// # Errors
     ///
@@ -219,7 +219,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let (item, steps) = (format!("block {}", index + 1), turn.layer.len());
             progress.part(Part { item: &item, steps, operations: 1, known })?;
         }
-        Ok((model, report))
+        Ok((train_only(model, |name| self.planned.contains_key(name)), report))
     }
 
     /// Compresses one block, or takes it from an earlier process.

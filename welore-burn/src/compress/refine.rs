@@ -40,7 +40,7 @@ pub(super) fn refine<M: LanguageModel>(
     device: &Device,
     progress: &mut dyn Progress,
 ) -> Result<M, CompressError> {
-    let mut model = select(model, task.names);
+    let mut model = train_only(model, |name| task.names.contains(name));
     let mut optimizer = AdamWConfig::new().with_weight_decay(0.0).with_epsilon(1e-12).init();
     let [_, _, width] = task.targets[0].dims();
     let metric = task.metric.as_ref().filter(|metric| metric.rows() == width);
@@ -82,7 +82,7 @@ pub(super) fn refine<M: LanguageModel>(
             step += 1;
         }
     }
-    Ok(model.no_grad())
+    Ok(model)
 }
 
 fn gradients<M: LanguageModel>(
@@ -109,9 +109,7 @@ fn gradients<M: LanguageModel>(
     GradientsParams::from_grads(backward, model)
 }
 
-/// Makes the parts of these matrices trainable, and nothing else.
-fn select<M: Module>(model: M, names: &BTreeSet<MatrixName>) -> M {
-    map_floats(model, |place, _| {
-        Change::Train(place.matrix().is_some_and(|name| names.contains(&name)))
-    })
+/// Makes the parts of these matrices trainable, and freezes everything else.
+pub(super) fn train_only<M: Module>(model: M, matrices: impl Fn(&MatrixName) -> bool) -> M {
+    map_floats(model, |place, _| Change::Train(place.matrix().is_some_and(|name| matrices(&name))))
 }

@@ -68,7 +68,7 @@ pub enum EvalError {
     },
     /// A token is not in the model's vocabulary.
     #[error(
-        "token {token} is not in the model's vocabulary of {vocab_size}; is the tokenizer another model's?"
+        "token {token} is not in the model's vocabulary of {vocab_size}; does the tokenizer belong to another model?"
     )]
     UnknownToken {
         /// The token.

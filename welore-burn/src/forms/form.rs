@@ -25,7 +25,7 @@ pub enum Form {
     Dense(Dense),
     /// Two factors.
     Factors(Factors),
-    /// Some of the rows, and what makes the others of them.
+    /// Some of the rows, and the coefficients that rebuild the others.
     Pivot(Pivot),
 }
 
@@ -127,7 +127,7 @@ impl Form {
         Self::Factors(Factors { rank })
     }
 
-    /// As many rows as the rank, and what makes the other rows of them.
+    /// As many rows as the rank, and the coefficients that rebuild the other rows.
     pub const fn pivot(rank: usize) -> Self {
         Self::Pivot(Pivot { rank })
     }

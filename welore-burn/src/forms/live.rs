@@ -107,7 +107,7 @@ pub struct LiveMatrix {
     pub form: Form,
     /// `[out, in]`: the weight of a linear layer as PyTorch stores it.
     pub shape: [usize; 2],
-    /// The base of its weight, without what makes the rest of it: the dense weight
+    /// The base of its weight, the parameter that every form has: the dense weight
     /// `[d_input, d_output]`, or the down factor.
     pub base: Param<Tensor<2>>,
     /// Whether it is the weight of a linear layer.

@@ -17,15 +17,15 @@ use super::live::FactorParams;
 /// `down = (√S Vᵀ)ᵀ` and `up = (U √S)ᵀ`.
 ///
 /// Two factors describe a matrix of rank `r` with `r²` numbers more than it needs. In pivoted
-/// storage (PIFA, arXiv 2501.19090) `down` is `r` of the matrix' own outputs, and `up` only
-/// makes the others of them: `W = [down, down · up]` with its columns in another order. That
+/// storage (PIFA, arXiv 2501.19090) `down` holds `r` of the matrix's outputs, and `up`
+/// rebuilds the others from them: `W = [down, down · up]` with its columns in another order. That
 /// takes `r (d_input + d_output - r)` parameters, never more than the dense matrix.
 #[derive(Module, Debug)]
 pub struct LowRank {
-    /// The up factor, `[rank, d_output]`; of the outputs that are no pivots,
-    /// `[rank, d_output - rank]`, with an order.
+    /// The up factor, `[rank, d_output]`; with an order,
+    /// `[rank, d_output - rank]` for the outputs that are not pivots.
     pub up: Param<Tensor<2>>,
-    /// Where every output is among the pivots and, after them, the others, `[d_output]`.
+    /// The position of each output in the list of pivots followed by the others, `[d_output]`.
     /// `None` for two plain factors.
     pub order: Option<Param<Tensor<1, Int>>>,
 }

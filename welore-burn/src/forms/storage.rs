@@ -8,14 +8,14 @@ pub enum Storage {
     /// Two factors, `r (m + n)` parameters: WeLore's.
     #[default]
     Factors,
-    /// Some of the rows of a matrix, and what makes the others of them: `r (m + n - r)` parameters
+    /// `r` rows of the matrix and the coefficients that rebuild the others: `r (m + n - r)` parameters
     /// for the same matrix (PIFA, arXiv 2501.19090).
     Pivot,
 }
 
 named!(Storage {
     Factors => "factors", "two factors, r (m + n) parameters";
-    Pivot => "pivot", "rows of the matrix and what makes the others of them, r (m + n - r) parameters";
+    Pivot => "pivot", "r rows of the matrix and the coefficients that rebuild the others, r (m + n - r) parameters";
 });
 
 impl Storage {

@@ -6,7 +6,8 @@ use faer::prelude::*;
 use super::matrix::{LinalgError, Matrix};
 use super::svd::BalancedFactors;
 
-/// A matrix of rank `r` as `r` of its rows, the pivots, and what makes the other rows of them.
+/// A matrix of rank `r` as `r` of its rows, the pivots, and the coefficients that rebuild the other
+/// rows.
 ///
 /// `A[pivots] = rows` and `A[others] = others · rows`, with the others in rising order. That is
 /// `r (m + n - r)` numbers for `r (m + n)` of two factors, without loss (PIFA, arXiv

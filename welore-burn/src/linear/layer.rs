@@ -114,13 +114,13 @@ impl LowRankLinear {
         Self::of_params(down, up, None, bias)
     }
 
-    /// A factored layer in pivoted storage (see [`LowRank`]): `rank` of its outputs, and what makes
-    /// the others of them.
+    /// A factored layer in pivoted storage (see [`LowRank`]): `rank` of its outputs, and the
+    /// coefficients that rebuild the others.
     ///
     /// # Shapes
     ///
-    /// - down: `[d_input, rank]`, what makes the outputs that are pivots
-    /// - others: `[rank, d_output - rank]`, what makes the other outputs of these, in rising order
+    /// - down: `[d_input, rank]`, the weights of the outputs that are pivots
+    /// - others: `[rank, d_output - rank]`, what rebuilds the other outputs from these, in rising order
     /// - pivots: numbers of the outputs that are pivots, `rank` of them, in the order of `down`
     /// - bias: `[d_output]`
     ///

@@ -144,7 +144,7 @@ pub enum RunFileError {
         reason: String,
     },
     /// Written by a newer version.
-    #[error("{path}: run format version {version} is not known here (this is version {VERSION})", path = path.display())]
+    #[error("{path}: run format version {version} is not supported (only up to version {VERSION})", path = path.display())]
     Version {
         /// The file.
         path: PathBuf,

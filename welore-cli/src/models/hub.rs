@@ -29,7 +29,7 @@ pub fn fetch(id: &HubId, weights: bool) -> Result<PathBuf> {
         Ok(listing) => listing,
         Err(error @ HubError::Network { .. }) => {
             let Some(snapshot) = cached() else { return Err(error.into()) };
-            note!("warning: {error}; the cached version of {id} is used");
+            tell!("warning: {error}; the cached version of {id} is used");
             return Ok(snapshot);
         }
         Err(error) => return Err(error.into()),

@@ -84,7 +84,9 @@ pub enum DynamicsError {
     #[error("not a summary of gradients: its format is `{0}`, not `{FORMAT}`")]
     Format(String),
     /// Written by a newer version.
-    #[error("version {0} of summaries of gradients is not known here (this is version {VERSION})")]
+    #[error(
+        "summaries of gradients of version {0} are not supported (only up to version {VERSION})"
+    )]
     Version(u32),
 }
 
