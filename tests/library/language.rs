@@ -21,6 +21,7 @@ use welore_burn::model::{
     GenerateOptions, LanguageModel, ModelMatrix, Sampler, TokenCache, generate, projections,
 };
 use welore_burn::modules::initialize;
+use welore_burn::named::Named;
 use welore_burn::plan::{Energy, Loss, MatrixPlan, PlanOptions, RankPlan, Target, make_plan};
 use welore_burn::spectrum::{
     MeasureOptions, Method, ModelSize, Norms, measure_checkpoint, measure_module,
@@ -260,9 +261,7 @@ fn it_is_compressed_from_files_to_files_and_loaded_again() {
 #[test]
 fn it_is_trained_in_every_way() {
     let plan = by_hand();
-    for trainable in
-        [Trainable::Lrc, Trainable::Full, Trainable::Nlrc, Trainable::Lora, Trainable::Galore]
-    {
+    for &trainable in Trainable::all() {
         let scratch = tempfile::tempdir().unwrap();
         let model = Averager::seeded(&device().autodiff());
         let (model, _) = Compressor::new(&plan).module(model, &mut ()).unwrap();

@@ -12,6 +12,7 @@ use welore_burn::compress::compress_module;
 use welore_burn::data::{TokenRow, TokenRows};
 use welore_burn::linalg::{Matrix, singular_values};
 use welore_burn::model::Decoder;
+use welore_burn::named::Named;
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{MeasureOptions, measure_module};
@@ -393,8 +394,8 @@ fn adapters_start_at_the_model_and_only_they_train() {
 }
 
 #[test]
-fn every_kind_of_training_resumes_exactly() {
-    for trainable in [Trainable::Full, Trainable::Nlrc, Trainable::Lora, Trainable::Galore] {
+fn every_training_method_resumes_exactly() {
+    for &trainable in Trainable::all() {
         let mut options = TrainOptions { trainable, ..options() };
         options.galore = GaloreOptions { rank: 4, refresh: 2, ..options.galore };
         let dirs = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());

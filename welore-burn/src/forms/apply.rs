@@ -4,7 +4,6 @@ use burn::module::Param;
 use burn::tensor::module::linear;
 use burn::tensor::{DType, FloatDType, Tensor};
 
-use super::form::Form;
 use super::low_rank::LowRank;
 
 /// `input · weight + bias`, in the type of the input: parameters of another type are cast for the
@@ -70,31 +69,5 @@ fn as_float<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     match tensor.dtype() {
         DType::QFloat(_) => tensor.dequantize(),
         _ => tensor,
-    }
-}
-
-/// The form of the weight of a layer. Initializes nothing.
-pub(crate) fn form_of(weight: &Param<Tensor<2>>) -> Form {
-    match weight.reparameterization::<LowRank>() {
-        Some(low_rank) => low_rank.form(weight.lazy_shape()[1]),
-        None => Form::dense(),
-    }
-}
-
-/// The size of the output features of a layer with this weight. Initializes nothing.
-pub(crate) fn d_output(weight: &Param<Tensor<2>>) -> usize {
-    match weight.reparameterization::<LowRank>() {
-        Some(low_rank) => low_rank.d_output(),
-        None => weight.lazy_shape()[1],
-    }
-}
-
-/// What a layer's weight may be made of.
-impl LowRank {
-    fn form(&self, rank: usize) -> Form {
-        match self.order {
-            Some(_) => Form::pivot(rank),
-            None => Form::factors(rank),
-        }
     }
 }

@@ -54,14 +54,6 @@ impl LowRank {
             None => made,
         }
     }
-
-    /// The size of the output features.
-    pub(super) fn d_output(&self) -> usize {
-        match &self.order {
-            Some(order) => order.lazy_shape()[0],
-            None => self.up.lazy_shape()[1],
-        }
-    }
 }
 
 /// Gives every matrix parameter for which `choose(path, parameter)` returns factors a

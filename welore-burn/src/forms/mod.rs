@@ -19,7 +19,7 @@ mod part;
 mod pivot;
 mod storage;
 
-pub(crate) use apply::{apply, d_output, form_of};
+pub(crate) use apply::apply;
 pub(crate) use declared::{declared_form, rank_problem, update_entry};
 pub use dense::Dense;
 pub use error::FormError;

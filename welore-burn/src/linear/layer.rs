@@ -4,7 +4,7 @@ use burn::nn::{Initializer, Linear};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::forms::{
-    FactorParams, Form, FormError, LowRank, Rest, apply, attach, attach_factors, d_output, form_of,
+    FactorParams, Form, FormError, LiveMatrix, LowRank, Rest, apply, attach, attach_factors,
     matrices, order_of_pivots,
 };
 use crate::linalg::Weighting;
@@ -201,11 +201,10 @@ impl LowRankLinear {
     /// [`FormError::NotDense`], [`FormError::Layout`], [`FormError::Quantized`], and
     /// [`FormError::Linalg`] for a weight that is not finite.
     pub fn to_form(self, form: Form) -> Result<Self, FormError> {
-        let shape = [self.d_output(), self.d_input()];
-        if let Some(problem) = form.problem(shape) {
+        let weight = self.stored();
+        if let Some(problem) = form.problem(weight.shape) {
             return Err(FormError::Impossible(problem));
         }
-        let weight = matrices(&self).into_iter().next().ok_or(FormError::NotDense)?;
         let made = form.make(&weight.to_matrix()?, &Weighting::plain())?;
         let mut parts = Some(made.parts);
         Ok(attach(self, |_| parts.take().map(|parts| (form, parts)), Rest::Keep))
@@ -223,7 +222,7 @@ impl LowRankLinear {
 
     /// How the weight is stored. Initializes nothing.
     pub fn form(&self) -> Form {
-        form_of(&self.weight)
+        self.stored().form
     }
 
     /// The factors `(down [d_input, rank], up [rank, d_output])`, if the layer is factored. In
@@ -245,7 +244,12 @@ impl LowRankLinear {
 
     /// The size of the output features. Initializes nothing.
     pub fn d_output(&self) -> usize {
-        d_output(&self.weight)
+        self.stored().shape[0]
+    }
+
+    /// The weight with its form.
+    fn stored(&self) -> LiveMatrix {
+        matrices(self).into_iter().next().expect("the weight of a layer is a matrix in some form")
     }
 }
 
