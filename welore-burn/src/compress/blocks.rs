@@ -154,7 +154,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         }
         planned_matrices(model, compressor.plan)?;
         let planned: BTreeMap<MatrixName, &MatrixPlan> =
-            compressor.plan.low_rank().map(|matrix| (matrix.name.clone(), matrix)).collect();
+            compressor.plan.compressed().map(|matrix| (matrix.name.clone(), matrix)).collect();
         let known: BTreeSet<MatrixName> = model.matrices().into_iter().map(|m| m.name).collect();
         if let Some(name) = planned.keys().find(|name| !known.contains(*name)) {
             // For example a head.

@@ -62,7 +62,7 @@ pub fn check_calibration(
     plan: &RankPlan,
     calibration: &Calibration,
 ) -> Result<(), CalibrationError> {
-    for matrix in plan.low_rank() {
+    for matrix in plan.compressed() {
         if let Some(digest) = &matrix.digest {
             calibration.check(&matrix.name, digest)?;
         }
@@ -88,7 +88,7 @@ pub(super) fn planned_matrices(
     }
     let mut found: BTreeMap<MatrixName, LiveMatrix> =
         found.into_iter().map(|matrix| (matrix.name.clone(), matrix)).collect();
-    let planned = plan.low_rank().map(|planned| {
+    let planned = plan.compressed().map(|planned| {
         let foreign = |reason: String| CompressError::ForeignPlan { reason };
         let matrix = found.remove(&planned.name).ok_or_else(|| {
             foreign(format!("it names `{}`, which the model does not have", planned.name))

@@ -81,7 +81,7 @@ impl Compressor<'_> {
         }
         let piece = |tensor| {
             let name = MatrixName::of_weight(tensor);
-            match name.and_then(|name| self.plan.find_low_rank(&name)) {
+            match name.and_then(|name| self.plan.find_compressed(&name)) {
                 Some(matrix) => Piece::Compress(matrix),
                 None => Piece::Copy(tensor),
             }

@@ -65,7 +65,7 @@ impl Compressor<'_> {
         matrices: &[LiveMatrix],
         progress: &mut dyn Progress,
     ) -> Result<(BTreeMap<MatrixName, FactorParams>, CompressReport), CompressError> {
-        let plans: Vec<&MatrixPlan> = self.plan.low_rank().collect();
+        let plans: Vec<&MatrixPlan> = self.plan.compressed().collect();
         let costs: Vec<Cost> = plans.iter().map(|plan| self.cost(plan)).collect();
         let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
         let budget = self.write.budget;

@@ -289,9 +289,14 @@ impl RankPlan {
         self.matrices.iter().filter(|matrix| matrix.is_low_rank())
     }
 
-    /// The low-rank component with this name.
-    pub fn find_low_rank(&self, name: &MatrixName) -> Option<&MatrixPlan> {
-        self.low_rank().find(|matrix| matrix.name == *name)
+    /// The matrices that get another form than the dense one.
+    pub fn compressed(&self) -> impl Iterator<Item = &MatrixPlan> {
+        self.matrices.iter().filter(|matrix| matrix.form != Form::dense())
+    }
+
+    /// The matrix with this name, if it gets another form than the dense one.
+    pub fn find_compressed(&self, name: &MatrixName) -> Option<&MatrixPlan> {
+        self.compressed().find(|matrix| matrix.name == *name)
     }
 }
 

@@ -115,7 +115,7 @@ fn skeleton(
     let opened = open_model(from, &host())?;
     let Some(goal) = goal else { return Ok((opened.into_skeleton(), None)) };
     let plan = planned(args, &opened, goal)?;
-    let form_of = |name: &_| plan.find_low_rank(name).map(|matrix| matrix.form);
+    let form_of = |name: &_| plan.find_compressed(name).map(|matrix| matrix.form);
     Ok((opened.skeleton_in(form_of)?, Some(plan)))
 }
 
