@@ -166,7 +166,7 @@ fn compressed_models_are_not_compressed_again() {
         "analyze low -o spectra.json",
         "plan low --err 0.5 -o other.json",
     ] {
-        sandbox.refuses(line, "factored already");
+        sandbox.refuses(line, "already factored");
     }
 }
 

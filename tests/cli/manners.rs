@@ -186,7 +186,7 @@ fn dry_runs_of_compress_and_export_tell_the_size_of_what_they_do_not_write() {
             (&written["parameters"], &written["bytes"])
         );
     }
-    sandbox.refuses("compress model --err 0.5 -o low --dry-run", "low exists already");
+    sandbox.refuses("compress model --err 0.5 -o low --dry-run", "low already exists");
     sandbox.refuses("compress model --err 0.5 -o model --dry-run", "the model itself");
     sandbox.refuses("export model --dense -o other --dry-run", "dense already");
 }

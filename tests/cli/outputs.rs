@@ -18,9 +18,9 @@ fn with_low() -> Sandbox {
 #[test]
 fn existing_model_is_replaced_only_by_force() {
     let sandbox = with_low();
-    sandbox.refuses("compress model --err 0.3 -o low", "low exists already");
-    sandbox.refuses("compress model --err 0.3 -o low/", "low exists already");
-    sandbox.refuses("export low --dense -o model", "model exists already");
+    sandbox.refuses("compress model --err 0.3 -o low", "low already exists");
+    sandbox.refuses("compress model --err 0.3 -o low/", "low already exists");
+    sandbox.refuses("export low --dense -o model", "model already exists");
 
     sandbox.gives("compress model --err 0.3 -o low --force");
     assert_eq!(sandbox.json("inspect low --json")["plan"]["target"]["err"], 0.3);
@@ -33,7 +33,7 @@ fn existing_model_is_replaced_only_by_force() {
 fn what_was_there_survives_a_failure_by_force() {
     let sandbox = with_low();
     sandbox.refuses("compress model --err 0.999 -o low --force", "ERR 0.999");
-    sandbox.refuses("compress low --err 0.5 -o model --force", "factored already");
+    sandbox.refuses("compress low --err 0.5 -o model --force", "already factored");
     sandbox.refuses("compress model --plan nowhere.json -o low --force", "nowhere.json");
 }
 

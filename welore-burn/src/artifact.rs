@@ -1,8 +1,8 @@
-//! What all JSON artifacts begin with.
+//! The fields that every JSON artifact starts with.
 
 use serde::Deserialize;
 
-/// The fields that say what a file is, before the rest of it can be understood.
+/// The fields that identify a file before the rest of it is parsed.
 #[derive(Deserialize, Default)]
 #[serde(default)]
 pub(crate) struct Header {

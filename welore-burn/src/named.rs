@@ -1,15 +1,15 @@
 //! Choices that have a name.
 
-/// A choice that people type by its name, and that files hold by it: a policy, a method of
-/// training, a form of storage.
+/// A choice that people type, and files store, by its name: a policy, a training method, a form
+/// of storage.
 pub trait Named: Copy + 'static {
-    /// Every choice, in the order in which people read of them.
+    /// Every choice, in the order in which help and documents list them.
     fn all() -> &'static [Self];
 
     /// The name, in lower case with hyphens.
     fn name(&self) -> &'static str;
 
-    /// One line on what it is, for people.
+    /// A one-line description for people.
     fn about(&self) -> &'static str;
 
     /// The choice of this name.

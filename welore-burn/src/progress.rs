@@ -1,31 +1,31 @@
-//! How long work tells how far it is, and how it is stopped.
+//! How long-running work reports its progress, and how it is stopped.
 
 /// The user asked for the work to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
 
-/// Told about long work as it goes; may stop it between two steps.
+/// Receives the progress of long-running work, and may stop it between two steps.
 ///
-/// `()` implements it for callers that want neither. Work whose steps differ much in size, such
-/// as decompositions, is told by [`begin_work`](Progress::begin_work) and
-/// [`part`](Progress::part); who does not care about sizes sees it as plain steps.
+/// `()` implements it for callers that need neither. Work whose steps differ much in size, such
+/// as decompositions, reports through [`begin_work`](Progress::begin_work) and
+/// [`part`](Progress::part). By default these fall back to plain steps.
 pub trait Progress {
     /// Work of `total` steps begins.
     fn begin(&mut self, what: &str, total: usize);
 
-    /// A step begins; `item` names what is worked on.
+    /// A step begins; `item` names what it works on.
     ///
     /// # Errors
     ///
     /// [`Interrupted`] to stop the work before this step.
     fn step(&mut self, item: &str) -> Result<(), Interrupted>;
 
-    /// Work goes on within a step.
+    /// Work continues within a step.
     ///
     /// # Errors
     ///
-    /// [`Interrupted`] to stop it there.
+    /// [`Interrupted`] to stop the work within this step.
     fn check(&mut self) -> Result<(), Interrupted> {
         Ok(())
     }
@@ -40,7 +40,7 @@ pub trait Progress {
     ///
     /// # Errors
     ///
-    /// [`Interrupted`] to stop the work; parts that are in hand are still finished and told.
+    /// [`Interrupted`] to stop the work; parts in progress are still finished and reported.
     fn part(&mut self, part: Part<'_>) -> Result<(), Interrupted> {
         match part.steps {
             0 => Ok(()),
@@ -49,16 +49,16 @@ pub trait Progress {
     }
 }
 
-/// A part of long work that is done.
+/// A finished part of long-running work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Part<'a> {
     /// What was worked on.
     pub item: &'a str,
-    /// How many of the steps it was; 0 for work beside them, such as copying.
+    /// How many steps it counts as; 0 for other work, such as copying.
     pub steps: usize,
     /// Its share of the floating point operations.
     pub operations: u64,
-    /// Whether nothing had to be computed, because an earlier run had.
+    /// Whether nothing had to be computed, because an earlier run had done it.
     pub known: bool,
 }
 

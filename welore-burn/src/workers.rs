@@ -1,10 +1,10 @@
 //! Work spread over threads that each have their share of the cores.
 //!
-//! CPU backends run elementwise operations on one thread. Several pieces of work at once hide
-//! that, as long as each thread has a rayon pool of its own: backends run on the pool they are
-//! called in, and a shared one makes the threads wait for each other.
+//! CPU backends run elementwise operations on one thread. Several pieces of work at once make up
+//! for that, as long as each thread has its own rayon pool: backends run on the pool that they
+//! are called in, and a shared pool makes the threads wait for each other.
 //!
-//! A [`Budget`] says how many matrices may be worked on at once, and in how much memory.
+//! A [`Budget`] limits how many matrices are worked on at once, and the memory they use.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -18,32 +18,32 @@ use rayon::{ThreadPool, ThreadPoolBuilder};
 
 /// What work on many matrices may use.
 ///
-/// A matrix in flight needs its entries and the workspace of its decomposition in f64; the
-/// stored bytes are memory-mapped and do not count. With `jobs` matrices in flight that is what
+/// A matrix in flight needs memory for its entries and the workspace of its decomposition, in
+/// f64; the stored bytes are memory-mapped and do not count. With `jobs` matrices in flight, this
 /// bounds the memory of measuring, factoring and merging, however large the model is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Budget {
-    /// Matrices in flight at once, never more than there are cores, which are shared out among
-    /// them evenly. As many as there are cores if it is `None`.
+    /// Number of matrices in flight at once, never more than there are cores. The cores are shared
+    /// evenly among them. `None` for one matrix per core.
     pub jobs: Option<NonZeroUsize>,
     /// Most bytes that the matrices in flight may need together: a matrix waits until it fits.
-    /// No bound if it is `None`.
+    /// `None` for no limit.
     pub memory: Option<u64>,
 }
 
-/// A matrix that does not fit its [`Budget`] even alone.
+/// A matrix that does not fit its [`Budget`], even alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "matrix `{name}` alone needs {need} of memory, more than the {allowed} that are allowed",
+    "matrix `{name}` alone needs {need} of memory, more than the {allowed} allowed",
     need = size(need),
     allowed = size(allowed)
 )]
 pub struct Oversized {
     /// The matrix.
     pub name: String,
-    /// Bytes it needs while it is in flight, estimated.
+    /// Estimated bytes that it needs while it is in flight.
     pub need: u64,
-    /// Bytes that are allowed.
+    /// Bytes allowed.
     pub allowed: u64,
 }
 
@@ -64,9 +64,9 @@ impl Budget {
         }
     }
 
-    /// As many workers as matrices may be in flight. Their shares are equal, because results may
-    /// depend on the number of threads in the last digit, and round down, so that there are
-    /// never more threads than cores.
+    /// One worker for each matrix that may be in flight. Their shares of the cores are equal,
+    /// because the last digit of a result may depend on the number of threads. Shares are rounded
+    /// down, so that there are never more threads than cores.
     pub(crate) fn workers(&self) -> Workers {
         let cores = cores();
         let jobs = self.jobs.map_or(cores, |jobs| jobs.min(cores));
@@ -82,24 +82,24 @@ pub(crate) fn cores() -> NonZeroUsize {
 /// Threads that each have their share of the cores.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    /// One pool a worker; none where the caller does all the work.
+    /// One pool per worker; empty if the caller does all the work.
     pools: Vec<ThreadPool>,
 }
 
 impl Workers {
-    /// Starts so many workers. A single one is the caller itself, with all cores.
+    /// Starts `count` workers. A single one is the caller itself, with all cores.
     pub fn new(count: NonZeroUsize) -> Self {
         Self::with_share(count, rayon::current_num_threads().div_ceil(count.get()))
     }
 
-    /// The same with so many threads each.
+    /// The same with `share` threads each.
     fn with_share(count: NonZeroUsize, share: usize) -> Self {
         let count = count.get();
         if count == 1 {
             return Self { pools: Vec::new() };
         }
         let build = |_| ThreadPoolBuilder::new().num_threads(share).build().ok();
-        // Where no thread can be started, the caller still can do the work.
+        // If no thread can be started, the caller can still do the work.
         Self { pools: (0..count).map_while(build).collect() }
     }
 
@@ -108,8 +108,8 @@ impl Workers {
         self.pools.len().max(1)
     }
 
-    /// Does `work` on every index below `count`, handed out one by one. `done` sees the
-    /// results as they come, in any order, and may end it early.
+    /// Runs `work` for every index below `count`, handed out one by one. `done` receives the
+    /// results as they arrive, in any order, and may end the work early.
     pub fn spread<T: Send>(
         &self,
         count: usize,
@@ -151,8 +151,9 @@ impl Workers {
         });
     }
 
-    /// The same for work of which each piece needs so many bytes, counted until `done` has
-    /// returned. A piece that needs more than `memory` waits until nothing else is in flight.
+    /// The same for work whose pieces need memory: `needs` gives the bytes of each, which count
+    /// until `done` has returned. A piece that needs more than `memory` waits until nothing else is
+    /// in flight.
     pub fn spread_within<T: Send>(
         &self,
         memory: Option<u64>,
@@ -166,7 +167,7 @@ impl Workers {
             needs.len(),
             |index| {
                 let permit = gate.enter(needs[index]);
-                // Whoever waited may find that the work has ended meanwhile.
+                // The work may have ended while this piece waited.
                 let result = (!stop.load(Ordering::Relaxed)).then(|| work(index));
                 (result, permit)
             },
@@ -182,8 +183,8 @@ impl Workers {
 }
 
 impl Workers {
-    /// [`spread`](Workers::spread) for work that may fail. The first error ends it; what is in
-    /// flight is still finished, and `done` sees it.
+    /// [`spread`](Workers::spread) for work that may fail. The first error ends it; pieces in
+    /// flight are still finished.
     ///
     /// # Errors
     ///
@@ -221,7 +222,7 @@ impl Workers {
     }
 
     /// [`spread`](Workers::spread) with `done` called in the order of the indices, so that sums do
-    /// not depend on which thread is first.
+    /// not depend on which thread finishes first.
     pub fn spread_in_order<T: Send>(
         &self,
         count: usize,
@@ -239,7 +240,7 @@ impl Workers {
         });
     }
 
-    /// The results of work on every index below `count`, in their order.
+    /// The results of `work` for every index below `count`, in order.
     pub fn map<T: Send>(&self, count: usize, work: impl Fn(usize) -> T + Sync) -> Vec<T> {
         let mut results = Vec::with_capacity(count);
         self.spread_in_order(count, work, |_, result| results.push(result));
@@ -247,7 +248,7 @@ impl Workers {
     }
 }
 
-/// Keeps the first error, and says whether to go on.
+/// Keeps the first error, and returns whether to continue.
 fn note<E>(outcome: &mut Result<(), E>, result: Result<(), E>) -> ControlFlow<()> {
     if outcome.is_ok() {
         *outcome = result;
@@ -258,7 +259,7 @@ fn note<E>(outcome: &mut Result<(), E>, result: Result<(), E>) -> ControlFlow<()
     }
 }
 
-/// Lets pieces of work in as long as what they need fits.
+/// Admits pieces of work while their memory fits.
 struct Gate {
     memory: Option<u64>,
     used: Mutex<u64>,
@@ -277,7 +278,7 @@ impl Gate {
     }
 }
 
-/// Room for one piece of work, given back when it is dropped.
+/// Memory reserved for one piece of work, given back on drop.
 struct Permit<'a> {
     gate: &'a Gate,
     need: u64,

@@ -1,17 +1,17 @@
-//! From words, phrases and plots to text.
+//! Turns words, phrases and plots into text.
 //!
 //! In a line of a plot or a phrase,
 //!
 //! - `{toy}` is a word of the table `toy`, or the word that the cast gave this role, and
-//!   `{toy.made}` another form of it. A word stays the same until the story ends, which is
-//!   how a story remembers; `{~toy}` is a new one each time.
+//!   `{toy.made}` is another form of it. A word stays the same until the story ends, so stories
+//!   are consistent; `{~toy}` is a new word each time.
 //! - `{hero.him}`, `.his`, `.himself` follow from the column `he`, and `{animal.noun}` is the
 //!   first column without its article.
-//! - `[one|two|]` is one of its parts, the last of which is empty here.
+//! - `[one|two|]` is one of its parts; here the last one is empty.
 //! - `<glad:hero>` is a line of the phrase `glad`, in which `{who}` is the hero.
 //!
-//! `a` becomes `an` where it has to, and sentences begin with a capital, so that lines need
-//! not care what a word turns out to be.
+//! `a` becomes `an` where necessary, and sentences begin with a capital, so lines do not depend
+//! on which word is drawn.
 
 use std::sync::LazyLock;
 
@@ -20,7 +20,7 @@ use super::plots::PLOTS;
 use super::random::Random;
 use super::words::TABLES;
 
-/// The one grammar there is, read on first use.
+/// The only grammar, read on first use.
 static GRAMMAR: LazyLock<Grammar> = LazyLock::new(Grammar::read);
 
 /// Alternatives, common ones first.
@@ -42,9 +42,9 @@ struct Plot {
     beats: Vec<Beat>,
 }
 
-/// A line of a cast: who or what a story is about.
+/// A line of a cast: who or what the story is about.
 enum Role {
-    /// `hero friend: girl boy | boy girl`: a table for each role, in one of several ways.
+    /// `hero friend: girl boy | boy girl`: one table per role, with alternatives.
     Drawn { roles: Lines, tables: Vec<Lines> },
     /// `have: 5..9`: a number, all equally likely.
     Number { role: &'static str, low: usize, high: usize },
@@ -54,9 +54,9 @@ enum Role {
 
 /// A step of a plot.
 enum Beat {
-    /// One of its lines; of an optional beat (`? ` before the first line), or nothing.
+    /// One of its lines, or possibly nothing if it is optional (`? ` before the first line).
     Lines { optional: bool, lines: Lines },
-    /// One of several ways to go on: `either`, `or` and `end`, each a paragraph.
+    /// One of several ways to continue: `either`, `or` and `end`, each a paragraph.
     Fork(Vec<Vec<Beat>>),
 }
 
@@ -136,7 +136,7 @@ impl Plot {
     }
 }
 
-/// Reads beats up to the `or` or `end` that closes them, which is returned.
+/// Reads beats up to the `or` or `end` that closes them, and returns that too.
 fn beats(paragraphs: &mut impl Iterator<Item = Lines>) -> (Vec<Beat>, Option<&'static str>) {
     let mut read = Vec::new();
     while let Some(mut lines) = paragraphs.next() {
@@ -179,7 +179,7 @@ impl Role {
     }
 }
 
-/// What `{who}` is outside of phrases.
+/// What `{who}` is outside phrases.
 const NOBODY: &str = "nobody";
 
 /// A word that a story remembers.
@@ -189,7 +189,7 @@ struct Word {
     row: usize,
 }
 
-/// A story being told.
+/// The state of a story being told.
 struct Telling<'a> {
     grammar: &'a Grammar,
     random: &'a mut Random,
@@ -287,7 +287,7 @@ impl Telling<'_> {
         table.form(row, if column.is_empty() { table.columns[0] } else { column })
     }
 
-    /// Table and row of a role; of a table that plays no role yet, a word from now on.
+    /// Table and row of a role. If no word has the role yet, draws one, which is remembered.
     fn remembered(&mut self, role: &'static str) -> (usize, usize) {
         if let Some(word) = self.words.iter().find(|word| word.role == role) {
             return (word.table, word.row);
@@ -298,7 +298,7 @@ impl Telling<'_> {
         (table, row)
     }
 
-    /// A row that plays no other role.
+    /// A row that has no other role.
     fn draw(&mut self, table: usize) -> usize {
         loop {
             let row = self.random.early(self.grammar.tables[table].rows.len());
@@ -309,7 +309,7 @@ impl Telling<'_> {
     }
 }
 
-/// What is between the bracket that a text begins with and the one that closes it.
+/// The text between its opening bracket and the bracket that closes it.
 fn enclosed(text: &str) -> &str {
     let open = text.as_bytes()[0];
     let close = match open {
@@ -325,7 +325,7 @@ fn enclosed(text: &str) -> &str {
     &text[1..end.unwrap_or_else(|| panic!("a bracket of {text:?} is never closed"))]
 }
 
-/// The parts of a choice, whose own choices stay whole.
+/// The parts of a choice; nested choices stay whole.
 fn parts(choice: &'static str) -> Lines {
     let mut depth = 0;
     let split = choice.split(|letter| {
@@ -335,9 +335,9 @@ fn parts(choice: &'static str) -> Lines {
     split.collect()
 }
 
-/// Puts in the capitals that begin sentences and the `n` of `an`.
+/// Inserts the capitals that begin sentences and the `n` of `an`.
 ///
-/// After `!"` and `?"` a sentence may go on, so there lines write the capital themselves.
+/// After `!"` and `?"` a sentence may continue, so lines write the capital there themselves.
 fn spelled(text: &str) -> String {
     let mut spelled = String::with_capacity(text.len() + 8);
     let mut words = text.split(' ').peekable();

@@ -1,6 +1,6 @@
-//! Short stories in plain English, made up from a seed: text to train a tiny model on.
+//! Short stories in plain English, generated from a seed: text to train a tiny model on.
 //!
-//! `words` and `phrases` hold what stories are made of, `plots` what happens in them, and
+//! `words` and `phrases` hold the building blocks of stories, `plots` what happens in them, and
 //! `grammar` puts them together. A story keeps track of who has what and where, of numbers
 //! and their sums, and of who said what, so that a model has something to learn beyond the
 //! next word.
@@ -13,9 +13,9 @@ mod words;
 
 use random::Random;
 
-/// An endless sequence of stories, which the seed alone decides.
+/// An endless sequence of stories, determined by the seed alone.
 ///
-/// A story is one line of some 70 to 220 words.
+/// A story is one line of about 70 to 220 words.
 #[derive(Clone, Debug)]
 pub struct Stories {
     random: Random,
@@ -91,7 +91,7 @@ mod tests {
             assert!(ends(&story), "{story}");
             let words: Vec<&str> = story.split(' ').collect();
             for pair in words.windows(2) {
-                // After `!"` and `?"` may follow who said it.
+                // After `!"` and `?"`, the speaker may follow.
                 let over = ends(pair[0]) && !pair[0].ends_with("!\"") && !pair[0].ends_with("?\"");
                 let begins = pair[1].trim_start_matches('"').starts_with(char::is_uppercase);
                 assert!(!over || begins, "{pair:?} in {story}");

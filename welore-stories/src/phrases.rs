@@ -1,6 +1,6 @@
-//! Phrases that many plots share: a name, and below it the ways to put it.
+//! Phrases that many plots share: a name, followed by the ways to say it.
 //!
-//! `{who}` is the character that a plot uses the phrase of; `grammar` explains the rest.
+//! `{who}` is the character for whom a plot uses the phrase; `grammar` explains the rest.
 
 /// All phrases, separated by empty lines.
 pub const PHRASES: &str = r#"

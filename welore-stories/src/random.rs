@@ -1,9 +1,9 @@
-//! Random numbers that will be the same for ever.
+//! Random numbers that never change for a seed.
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): a counter, and a function that mixes its bits.
 ///
-/// Written out here because the text of a seed must not change with time or platform, which
-/// no crate's generator promises, and in integers because floats may round differently.
+/// Implemented here because the text of a seed must not change with time or platform, which no
+/// crate's generator promises. It uses integers because floats may round differently.
 #[derive(Clone, Debug)]
 pub struct Random(u64);
 
@@ -28,7 +28,7 @@ impl Random {
 
     /// A place in a list of `len`, early ones more likely: the `n`th has weight `1 / n`.
     ///
-    /// The words of real text follow such a law, Zipf's.
+    /// The words of real text follow this law, which is Zipf's.
     pub fn early(&mut self, len: usize) -> usize {
         let weight = |place: usize| 1_000_000 / (place + 1);
         let mut rest = self.below((0..len).map(weight).sum());

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use crate::files::{FileError, write_file};
 
-/// How the names of files begin that a derived model keeps: configuration, tokenizer and
+/// Beginnings of the names of files that a derived model keeps: configuration, tokenizer and
 /// licence.
 const COMPANIONS: [&str; 12] = [
     "config.json",
@@ -20,8 +20,8 @@ const COMPANIONS: [&str; 12] = [
     "use_policy",
 ];
 
-/// Copies configuration, tokenizer and licence from one model directory to another, as far
-/// as they are there.
+/// Copies configuration, tokenizer and licence from one model directory to another, if they
+/// exist.
 ///
 /// # Errors
 ///

@@ -13,26 +13,26 @@ use crate::progress::Interrupted;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CheckpointError {
-    /// Something is not there.
+    /// A file or directory is missing.
     #[error("{path}: no such {what}", path = path.display())]
     Missing {
         /// What was looked for.
         path: PathBuf,
-        /// What it would be.
+        /// What it should be.
         what: MissingKind,
     },
-    /// A file cannot be read or written, or the output is in the way.
+    /// A file cannot be read or written, or the output path is not free.
     #[error("{0}")]
     File(#[from] FileError),
-    /// A safetensors file that is truncated or not one.
+    /// A safetensors file is truncated, or is not one.
     #[error("{path}: not a valid safetensors file: {reason}", path = path.display())]
     Header {
         /// The file.
         path: PathBuf,
-        /// What the parser says.
+        /// The parser's message.
         reason: String,
     },
-    /// A shard index that is broken or points outside its directory.
+    /// A shard index is broken, or points outside its directory.
     #[error("{path}: {reason}", path = path.display())]
     Index {
         /// The index file.
@@ -40,7 +40,7 @@ pub enum CheckpointError {
         /// What is wrong.
         reason: String,
     },
-    /// A tensor that is not in the checkpoint.
+    /// A tensor is not in the checkpoint.
     #[error("{path}: tensor `{tensor}` is missing", path = dir.display())]
     TensorMissing {
         /// The model directory.
@@ -48,7 +48,7 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
     },
-    /// A tensor of a type that weights cannot have here.
+    /// A tensor has a type that is not supported for weights.
     #[error("{path}: tensor `{tensor}` is {dtype}; F32, F16, BF16 and F64 are supported", path = dir.display())]
     Dtype {
         /// The model directory.
@@ -58,8 +58,8 @@ pub enum CheckpointError {
         /// Its type.
         dtype: Dtype,
     },
-    /// A tensor that should be a matrix and is not.
-    #[error("{path}: tensor `{tensor}` has shape {shape:?}, not that of a matrix", path = dir.display())]
+    /// A tensor should be a matrix, but is not.
+    #[error("{path}: tensor `{tensor}` has shape {shape:?}, but must be a matrix", path = dir.display())]
     NotMatrix {
         /// The model directory.
         dir: PathBuf,
@@ -75,7 +75,7 @@ pub enum CheckpointError {
         dir: PathBuf,
         /// The tensor.
         tensor: String,
-        /// Position of the first such entry, row-major.
+        /// Position of the first such entry, in row-major order.
         index: usize,
         /// The entry.
         value: f64,
@@ -113,12 +113,12 @@ pub enum CheckpointError {
         path: PathBuf,
         /// The matrix.
         name: MatrixName,
-        /// The form that the plan says.
+        /// The form in the plan.
         planned: Form,
-        /// The form that the tensors have.
+        /// The form of the stored tensors.
         stored: Form,
     },
-    /// A value does not fit the type it should be stored in.
+    /// A value does not fit the type in which it should be stored.
     #[error("tensor `{tensor}`: {source}")]
     Encoding {
         /// The tensor.
@@ -134,7 +134,7 @@ pub enum CheckpointError {
         /// Why.
         source: LinalgError,
     },
-    /// Tensors that do not make valid files.
+    /// The tensors do not fit into valid files.
     #[error("the tensors cannot be stored: {reason}")]
     NotStorable {
         /// Why.
@@ -145,7 +145,7 @@ pub enum CheckpointError {
     Interrupted(#[from] Interrupted),
 }
 
-/// What was looked for in vain.
+/// What is missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingKind {
     /// The directory of a model.
@@ -172,14 +172,14 @@ impl fmt::Display for MissingKind {
 /// One difference between a checkpoint and a module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TensorProblem {
-    /// The module needs it, the checkpoint has it not.
+    /// The module needs it, but the checkpoint does not have it.
     Missing {
         /// The tensor.
         tensor: String,
         /// The unused tensor with the most similar name.
         similar: Option<String>,
     },
-    /// The checkpoint has it, the module has no use for it.
+    /// The checkpoint has it, but the module does not use it.
     Unused {
         /// The tensor.
         tensor: String,
@@ -210,7 +210,7 @@ impl fmt::Display for TensorProblem {
     }
 }
 
-/// The first few problems and how many more there are: an error is one line.
+/// The first few problems, and the number of the rest: an error is one line.
 fn summary(problems: &[TensorProblem]) -> String {
     const SHOWN: usize = 3;
     let mut text: Vec<String> = problems.iter().take(SHOWN).map(ToString::to_string).collect();

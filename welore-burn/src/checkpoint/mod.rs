@@ -1,8 +1,8 @@
-//! Hugging Face model directories: their tensors, read in place and written to their places.
+//! Reading and writing the tensors of Hugging Face model directories.
 //!
 //! [`Checkpoint`] reads one file or shards, [`ShardWriter`] writes them, and [`load_module`] and
 //! [`save_module`] move parameters between a checkpoint and any Burn module. A matrix is stored in
-//! the tensors of its [form](crate::forms); [`StoredMatrix`] says which. This room knows tensors
+//! the tensors of its [form](crate::forms), which [`StoredMatrix`] lists. This room knows tensors
 //! and their names, but no model family.
 
 mod companions;

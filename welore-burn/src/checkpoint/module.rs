@@ -16,10 +16,10 @@ use crate::progress::Progress;
 /// Fills a module's float parameters from a checkpoint, on the parameters' device, each in the
 /// type that `dtype_of` gives for its path; vectors, such as norms and biases, in f32.
 ///
-/// A parameter's path is the name of its tensor, with Burn's norm fields under their PyTorch
-/// names (`gamma` is `weight`, `beta` is `bias`), and a matrix in another form than the dense one
-/// in the tensors of that. Weights of `Linear` and `LowRankLinear` are transposed from PyTorch's
-/// `[out, in]`. Parameters are replaced one at a time, and lazy ones are never initialized first.
+/// A parameter's path is the name of its tensor, except that Burn's norm fields have their PyTorch
+/// names (`gamma` is `weight`, `beta` is `bias`), and a matrix that is not dense is in the tensors
+/// of its form. Weights of `Linear` and `LowRankLinear` are transposed from PyTorch's `[out, in]`.
+/// Parameters are replaced one at a time, and lazy ones are never initialized first.
 ///
 /// # Errors
 ///
@@ -61,18 +61,17 @@ pub fn load_module<M: Module>(
     failed.map_or(Ok(module), Err)
 }
 
-/// A dense module with its matrices in the forms that a checkpoint has them in, without the weights
-/// of it: what [`load_module`] loads a compressed checkpoint into. Initializes nothing.
+/// Gives the matrices of a dense module the forms that they have in a checkpoint, without loading
+/// weights: [`load_module`] can then load a compressed checkpoint into it. Initializes nothing.
 ///
 /// # Errors
 ///
-/// Those of [`Checkpoint::compressed_matrices`]; [`CheckpointError::Form`] for indices that cannot
-/// be.
+/// Those of [`Checkpoint::compressed_matrices`]; [`CheckpointError::Form`] for invalid indices.
 pub fn as_stored<M: Module>(module: M, checkpoint: &Checkpoint) -> Result<M, CheckpointError> {
     with_forms(module, checkpoint, &checkpoint.compressed_matrices()?)
 }
 
-/// The same with the compressed matrices of the checkpoint at hand.
+/// The same, if the compressed matrices of the checkpoint are already known.
 pub(crate) fn with_forms<M: Module>(
     module: M,
     checkpoint: &Checkpoint,
@@ -86,7 +85,7 @@ pub(crate) fn with_forms<M: Module>(
     skeleton(module, |name| forms.get(name).cloned()).map_err(about(checkpoint.dir()))
 }
 
-/// Checks that a checkpoint has exactly a module's tensors, in its shapes. Reads and
+/// Checks that a checkpoint has exactly the tensors of a module, with the same shapes. Reads and
 /// initializes nothing.
 ///
 /// # Errors
@@ -115,8 +114,8 @@ fn about(dir: &Path) -> impl FnOnce((MatrixName, FormError)) -> CheckpointError 
     move |(matrix, source)| CheckpointError::Form { dir, matrix, source }
 }
 
-/// Writes a module's parameters into a directory under the names [`load_module`] reads, each in
-/// the type that `dtype_of` gives for its tensor. One parameter at a time is on the host.
+/// Writes a module's parameters into a directory under the names that [`load_module`] reads, each
+/// in the type that `dtype_of` gives for its tensor. Only one parameter at a time is on the host.
 ///
 /// # Errors
 ///
@@ -186,7 +185,7 @@ fn compare(expected: &[Slot], checkpoint: &Checkpoint) -> Vec<TensorProblem> {
     problems
 }
 
-/// The candidate that looks most like `name`, if one does at all.
+/// The candidate most similar to `name`, if one is similar at all.
 fn most_similar(name: &str, candidates: &[&str]) -> Option<String> {
     candidates
         .iter()

@@ -15,17 +15,17 @@ use crate::modules::{MatrixName, natural_order};
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// The tensors of a model directory, memory-mapped: nothing is read until it is asked for.
+/// The tensors of a model directory, memory-mapped: data is read only when it is requested.
 ///
-/// Headers come from strangers. The safetensors parser checks sizes and offsets against the
-/// file before anything is allocated, and an index may only name files beside it.
+/// Headers are untrusted. The safetensors parser checks sizes and offsets against the file before
+/// anything is allocated, and an index may only name files beside it.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
     shards: Vec<Shard>,
     tensors: BTreeMap<String, (usize, TensorMeta)>,
     order: Vec<String>,
-    /// Of tensors that were hashed: nobody hashes one twice.
+    /// Digests of tensors already hashed, so that none is hashed twice.
     digests: Mutex<HashMap<String, String>>,
 }
 
@@ -68,7 +68,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`CheckpointError`] for a missing directory or file, a broken header or index, an
-    /// index that names a file elsewhere, or a tensor that its shard has not.
+    /// index that names a file elsewhere, or a tensor that is missing from its shard.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = dir.as_ref();
         let missing = |path: &Path, what| CheckpointError::Missing { path: path.into(), what };
@@ -87,7 +87,7 @@ impl Checkpoint {
         Ok(checkpoint.in_order())
     }
 
-    /// Opens one safetensors file, whatever it is for.
+    /// Opens a single safetensors file of any kind.
     ///
     /// # Errors
     ///
@@ -155,15 +155,14 @@ impl Checkpoint {
                 range: info.data_offsets,
             };
             if self.tensors.insert(name.clone(), (shard, meta)).is_some() {
-                return Err(broken(format!("tensor `{name}` is in another shard as well")));
+                return Err(broken(format!("tensor `{name}` is also in another shard")));
             }
         }
         self.shards.push(Shard { map, data_start });
         Ok(())
     }
 
-    /// The checkpoint as if tensors for which `ignored` is true were not there: not counted,
-    /// not copied, not missed.
+    /// The checkpoint without the tensors for which `ignored` is true: as if they did not exist.
     pub fn without(mut self, ignored: impl Fn(&str) -> bool) -> Self {
         self.tensors.retain(|name, _| !ignored(name));
         self.order.retain(|name| !ignored(name));
@@ -175,17 +174,17 @@ impl Checkpoint {
         &self.dir
     }
 
-    /// Tensor names in the model's order: numbers count as numbers.
+    /// Tensor names in the model's order: numbers in them are compared as numbers.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.order.iter().map(String::as_str)
     }
 
-    /// Type and shape of a tensor, if it is there.
+    /// Type and shape of a tensor, if it exists.
     pub fn meta(&self, tensor: &str) -> Option<&TensorMeta> {
         self.tensors.get(tensor).map(|(_, meta)| meta)
     }
 
-    /// Parameters of all tensors. Indices are none.
+    /// Number of parameters of all tensors. Indices do not count.
     pub fn parameters(&self) -> u64 {
         let counted = self.tensors.values().filter(|(_, meta)| meta.dtype != Dtype::I32);
         counted.map(|(_, meta)| meta.parameters()).sum()
@@ -260,8 +259,8 @@ impl Checkpoint {
         }
     }
 
-    /// Lets go of the pages of a tensor that were read; see [`MappedFile::release`]. Whoever walks
-    /// over a model larger than memory calls this after every tensor.
+    /// Releases the pages of a tensor; see [`MappedFile::release`]. Call this after each tensor
+    /// when reading a model larger than memory.
     pub fn release(&self, tensor: &str) {
         if let Some((shard, meta)) = self.tensors.get(tensor) {
             let Shard { map, data_start } = &self.shards[*shard];
@@ -292,7 +291,7 @@ impl Checkpoint {
     /// # Errors
     ///
     /// [`CheckpointError::TensorMissing`]; [`CheckpointError::Dtype`] or
-    /// [`CheckpointError::Mismatch`] if its type or shape is another one.
+    /// [`CheckpointError::Mismatch`] if its type or shape differs.
     pub(super) fn expected_bytes(&self, expected: &TensorSpec) -> Result<&[u8], CheckpointError> {
         let (meta, bytes) = self.raw(&expected.name)?;
         if meta.dtype != expected.dtype {
@@ -367,7 +366,7 @@ fn entries<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> V
     chunks.iter().map(|chunk| convert(*chunk)).collect()
 }
 
-/// The first entry that is infinite or not a number, and where it is.
+/// The first entry that is infinite or not a number, and its position.
 pub(crate) fn not_finite<const N: usize>(
     bytes: &[u8],
     convert: impl Fn([u8; N]) -> f32,

@@ -1,8 +1,8 @@
-//! Safetensors files whose content comes in any order.
+//! Safetensors files whose tensors are written in any order.
 //!
 //! Names, types and shapes of all tensors are known before the first one is computed, so every
-//! file can be laid out first: each tensor then goes straight to its place, by whichever thread
-//! has it, and no shard is ever in memory.
+//! file can be laid out first. Any thread can then write a tensor straight to its place, and no
+//! shard is ever in memory.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
@@ -18,11 +18,10 @@ use crate::forms::TensorSpec;
 
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
-/// Shards are closed at about this size unless told otherwise, as on the Hub.
+/// Shards are closed at about this size by default, as on the Hub.
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Where every tensor goes: one `model.safetensors`, or shards where the tensors are more than a
-/// shard holds.
+/// Where every tensor goes: one `model.safetensors`, or shards if the tensors do not fit into one.
 #[derive(Debug)]
 pub struct ShardLayout {
     files: Vec<FileLayout>,
@@ -36,14 +35,14 @@ struct FileLayout {
     name: String,
     /// The length of the header, and the header.
     head: Vec<u8>,
-    /// Of the whole file.
+    /// Size of the whole file.
     bytes: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Place {
     file: usize,
-    /// From the beginning of the file.
+    /// Offset from the beginning of the file.
     start: u64,
     bytes: u64,
 }
@@ -53,7 +52,7 @@ impl ShardLayout {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::NotStorable`] if a name comes twice or a header grows too large.
+    /// [`CheckpointError::NotStorable`] if a name occurs twice or a header grows too large.
     pub fn new(tensors: &[TensorSpec], shard_bytes: u64) -> Result<Self, CheckpointError> {
         let mut shards: Vec<Vec<&TensorSpec>> = Vec::new();
         let (mut shard, mut filled) = (Vec::new(), 0u64);
@@ -77,7 +76,7 @@ impl ShardLayout {
 
     fn add(&mut self, name: String, mut tensors: Vec<&TensorSpec>) -> Result<(), CheckpointError> {
         let unstorable = |reason: String| CheckpointError::NotStorable { reason };
-        // As the safetensors library does: tensors stay aligned.
+        // As the safetensors library does, so that tensors stay aligned.
         tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
         let mut end = 0;
         let mut infos = Vec::with_capacity(tensors.len());
@@ -109,7 +108,7 @@ impl ShardLayout {
             self.bytes += place.bytes;
             self.parameters += tensor.entries();
             if self.places.insert(tensor.name.clone(), place).is_some() {
-                return Err(unstorable(format!("there would be two called `{}`", tensor.name)));
+                return Err(unstorable(format!("two would have the name `{}`", tensor.name)));
             }
         }
         self.files.push(FileLayout { name, head, bytes: start });
@@ -143,8 +142,8 @@ pub struct ShardWriter<'a> {
 }
 
 impl<'a> ShardWriter<'a> {
-    /// Makes the files in a directory at their full size, with their headers. What they hold already, because
-    /// an earlier run was interrupted, stays.
+    /// Creates the files in a directory at their full size, with their headers. Content left by an
+    /// interrupted run stays.
     ///
     /// # Errors
     ///
@@ -152,7 +151,7 @@ impl<'a> ShardWriter<'a> {
     pub fn new(dir: &'a Path, layout: &'a ShardLayout) -> Result<Self, CheckpointError> {
         for file in &layout.files {
             let path = dir.join(&file.name);
-            // Never through a link to somewhere else.
+            // Never writes through a link to somewhere else.
             if path.symlink_metadata().is_ok_and(|found| !found.is_file()) {
                 fs::remove_file(&path).map_err(FileError::io(&path))?;
             }
@@ -174,8 +173,8 @@ impl<'a> ShardWriter<'a> {
     ///
     /// # Panics
     ///
-    /// Panics if the tensor is not in the layout, or `data` has not the length that its type and
-    /// shape ask for.
+    /// Panics if the tensor is not in the layout, or if the length of `data` does not match its
+    /// type and shape.
     pub fn write(&self, tensor: &str, data: &[u8]) -> Result<(), CheckpointError> {
         let place = self.layout.places[tensor];
         assert_eq!(data.len() as u64, place.bytes, "data does not fit its shape");
@@ -210,7 +209,7 @@ impl<'a> ShardWriter<'a> {
         Ok(read().map_err(FileError::io(&path))?)
     }
 
-    /// Hashes what is stored of some tensors, one after the other.
+    /// Hashes the stored content of some tensors, one after the other.
     ///
     /// # Errors
     ///
@@ -232,7 +231,7 @@ impl<'a> ShardWriter<'a> {
         Ok(hasher.finalize().to_hex().to_string())
     }
 
-    /// Syncs the files and writes the index of shards.
+    /// Syncs the files and writes the shard index.
     ///
     /// # Errors
     ///
@@ -254,7 +253,7 @@ impl<'a> ShardWriter<'a> {
     }
 }
 
-/// The name of a file of weights, as on the Hub.
+/// The name of a weight file, as on the Hub.
 fn shard_name(index: usize, count: usize) -> String {
     match count {
         1 => "model.safetensors".into(),
@@ -262,7 +261,7 @@ fn shard_name(index: usize, count: usize) -> String {
     }
 }
 
-/// The index of shards, from the file of every tensor.
+/// The shard index, from the file of every tensor.
 fn index_of(weight_map: &BTreeMap<&str, String>, bytes: u64, parameters: u64) -> Value {
     json!({
         "metadata": { "total_size": bytes, "total_parameters": parameters },
@@ -270,7 +269,7 @@ fn index_of(weight_map: &BTreeMap<&str, String>, bytes: u64, parameters: u64) ->
     })
 }
 
-/// Writes the index of shards into a model directory.
+/// Writes the shard index into a model directory.
 fn write_index(dir: &Path, index: &Value) -> Result<(), CheckpointError> {
     Ok(write_file(dir.join(INDEX_FILE), format!("{index:#}").as_bytes())?)
 }

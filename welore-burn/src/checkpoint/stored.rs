@@ -12,7 +12,7 @@ use crate::forms::{Form, Part, PartKind, PartSpec, TensorSpec, declared_form};
 use crate::linalg::Matrix;
 use crate::modules::MatrixName;
 
-/// Compressed model directories carry their plan under this name.
+/// File name of the plan in a compressed model directory.
 pub const PLAN_FILE: &str = "welore_plan.json";
 
 /// A weight matrix of a checkpoint.
@@ -20,7 +20,7 @@ pub const PLAN_FILE: &str = "welore_plan.json";
 pub struct StoredMatrix {
     /// Its name.
     pub name: MatrixName,
-    /// The form that it has.
+    /// Its form.
     pub form: Form,
     /// `[out, in]`.
     pub shape: [usize; 2],
@@ -36,7 +36,7 @@ impl StoredMatrix {
 }
 
 impl Checkpoint {
-    /// The matrix of this name, in the form that its tensors tell; `None` if there is none.
+    /// The matrix of this name, in the form that its tensors have; `None` if there is none.
     pub fn stored_matrix(&self, name: &MatrixName) -> Option<StoredMatrix> {
         let shape_of = |tensor: &str| Some(self.meta(tensor)?.shape.clone());
         let (form, shape) = Form::stored(name, shape_of)?;
@@ -45,13 +45,13 @@ impl Checkpoint {
         Some(StoredMatrix { name: name.clone(), form, shape, dtype })
     }
 
-    /// The matrices that have another form than the dense one, in the model's order: as the plan in
-    /// the directory says, or, where there is none, as the names of the tensors tell.
+    /// The matrices that are not dense, in the model's order, found by the names of their tensors.
+    /// If the directory has a plan, it must agree.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::Plan`] for a plan that cannot be read, and
-    /// [`CheckpointError::PlanDisagrees`] if the tensors are not those that it says.
+    /// [`CheckpointError::PlanDisagrees`] if the tensors do not have the forms in the plan.
     pub fn compressed_matrices(&self) -> Result<Vec<StoredMatrix>, CheckpointError> {
         let mut found = Vec::new();
         for name in self.names().flat_map(Form::led_by) {
@@ -74,7 +74,7 @@ impl Checkpoint {
         Ok(found)
     }
 
-    /// Refuses a matrix of which only some of the tensors are there.
+    /// Refuses a matrix that has only some of its tensors.
     fn check_complete(&self, name: &MatrixName) -> Result<(), CheckpointError> {
         match Form::missing_part(name, |tensor| self.meta(tensor).is_some()) {
             Some(tensor) => Err(CheckpointError::TensorMissing { dir: self.dir().into(), tensor }),
@@ -97,8 +97,8 @@ impl Checkpoint {
             .collect()
     }
 
-    /// The indices among the tensors of a matrix: what a module must know before its parameters
-    /// are loaded.
+    /// The indices among the tensors of a matrix. A module needs them before its parameters are
+    /// loaded.
     ///
     /// # Errors
     ///
@@ -140,8 +140,8 @@ impl Checkpoint {
     }
 }
 
-/// The form of every matrix that a plan speaks of; `None` if there is no plan. The
-/// [`plan`](crate::plan) room reads the rest of it.
+/// The form of every matrix in a plan; `None` if there is no plan. The [`plan`](crate::plan) room
+/// reads the rest of it.
 fn planned_forms(path: &Path) -> Result<Option<Vec<(MatrixName, Form)>>, CheckpointError> {
     let text = match std::fs::read(path) {
         Ok(text) => text,
@@ -154,7 +154,8 @@ fn planned_forms(path: &Path) -> Result<Option<Vec<(MatrixName, Form)>>, Checkpo
     let matrices = plan["matrices"].as_array_mut();
     let matrices = matrices.ok_or_else(|| broken("it has no list of matrices".into()))?;
     let form = |value: &mut Value| -> Result<(MatrixName, Form), CheckpointError> {
-        let entry = value.as_object_mut().ok_or_else(|| broken("a matrix is no object".into()))?;
+        let entry =
+            value.as_object_mut().ok_or_else(|| broken("matrices must be objects".into()))?;
         let name = entry.get("name").and_then(Value::as_str);
         let name = MatrixName::from(name.ok_or_else(|| broken("a matrix has no name".into()))?);
         let form =

@@ -9,19 +9,19 @@ pub enum FileError {
     Io {
         /// The file or directory.
         path: PathBuf,
-        /// The reason that the system gives.
+        /// The system's reason.
         source: std::io::Error,
     },
-    /// The output exists and was not to be replaced.
-    #[error("{path} exists already", path = path.display())]
+    /// The output exists and should not be replaced.
+    #[error("{path} already exists", path = path.display())]
     OutputExists {
         /// The output directory.
         path: PathBuf,
     },
-    /// A directory was to be written where there is something else, or inside of it.
+    /// The output directory, or a parent of it, exists but is not a directory.
     #[error("{path} is not a directory", path = path.display())]
     NotADirectory {
-        /// The file, or the link that leads nowhere.
+        /// The file, or the broken link.
         path: PathBuf,
     },
     /// Another process is writing the same output.
@@ -30,9 +30,8 @@ pub enum FileError {
         /// The output directory.
         path: PathBuf,
     },
-    /// Unfinished output would be kept under this name, and what is there is something else. It
-    /// is left alone.
-    #[error("{path} is in the way, and no unfinished run left it there", path = path.display())]
+    /// Something else has the name under which unfinished output would be kept. It is left alone.
+    #[error("{path} is in the way; it is not from an unfinished run", path = path.display())]
     PartialForeign {
         /// Where unfinished output would be kept.
         path: PathBuf,

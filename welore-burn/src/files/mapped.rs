@@ -7,7 +7,7 @@ use memmap2::Mmap;
 
 use super::error::FileError;
 
-/// A file mapped into memory: nothing is read until it is looked at.
+/// A file mapped into memory: nothing is read until it is accessed.
 #[derive(Debug)]
 pub struct MappedFile(Mmap);
 
@@ -23,20 +23,20 @@ impl MappedFile {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(FileError::Io { path: path.into(), source }),
         };
-        // SAFETY: the map is only read. A file that another process truncates meanwhile ends the
-        // process with SIGBUS, as for every reader that maps files.
+        // SAFETY: the map is only read. If another process truncates the file meanwhile, this
+        // process ends with SIGBUS, like every reader that maps files.
         let map = unsafe { Mmap::map(&file) }.map_err(FileError::io(path))?;
         Ok(Some(Self(map)))
     }
 
-    /// Lets go of pages that were read. They belong to the file and come back when they are read
-    /// again, but until then they count as memory of this process.
+    /// Releases pages that were read. They belong to the file and are loaded again on the next
+    /// access; unreleased pages count as memory of this process.
     pub fn release(&self, bytes: Range<usize>) {
         #[cfg(unix)]
         {
             let advice = memmap2::UncheckedAdvice::DontNeed;
-            // SAFETY: the map is of a file and never written to, so a page that is dropped comes
-            // back from the file as it was. A failure costs memory, nothing else.
+            // SAFETY: the map is of a file and never written to, so a dropped page is read again
+            // from the file, unchanged. A failure only costs memory.
             let _ = unsafe { self.0.unchecked_advise_range(advice, bytes.start, bytes.len()) };
         }
         #[cfg(not(unix))]

@@ -1,8 +1,8 @@
 //! Files that appear whole or not at all, and files that are read in place.
 //!
 //! [`write_file`] replaces a file in one step, [`OutputDir`] a whole directory. A
-//! [`resumable`](OutputDir::resumable) directory outlives the process that writes it, with a
-//! journal of what is finished. [`MappedFile`] reads without copying. This room knows neither
+//! [`resumable`](OutputDir::resumable) directory can outlive the process that writes it, and has a
+//! journal of finished parts. [`MappedFile`] reads without copying. This room knows neither
 //! tensors nor models.
 
 mod error;

@@ -11,31 +11,31 @@ use super::write::{TEMPORARY, directory_mode, parent_of, plain, sync_dir};
 
 /// A directory that appears whole or not at all.
 ///
-/// Files are written into a hidden directory beside the target, which takes the target's
-/// name in [`commit`](OutputDir::commit). Dropped before that, it is removed and the target
-/// stays as it was.
+/// Files are written into a hidden directory beside the target, which
+/// [`commit`](OutputDir::commit) renames to the target. If the value is dropped before that, the
+/// hidden directory is removed and the target stays as it was.
 ///
-/// A [`resumable`](OutputDir::resumable) one can be left behind, by
-/// [`suspend`](OutputDir::suspend) or by a kill, and is found again by the next one for the same
-/// target.
+/// A [`resumable`](OutputDir::resumable) directory can be left behind, by
+/// [`suspend`](OutputDir::suspend) or if the process is killed. The next one for the same target
+/// finds it again.
 #[derive(Debug)]
 pub struct OutputDir {
     target: PathBuf,
     /// Taken when committed.
     staging: Option<Staging>,
-    /// Parents that were made for it, outermost first.
+    /// Parents created for it, outermost first.
     made: Vec<PathBuf>,
 }
 
-/// Where the files are meanwhile.
+/// Where the files are until they are committed.
 #[derive(Debug)]
 enum Staging {
     Temporary(TempDir),
     Partial(Partial),
 }
 
-/// What an existing output directory must hold to be replaced, so that a slip of the hand
-/// does not cost a home directory.
+/// What an existing output directory must hold to be replaced, so that a typo does not cost a
+/// home directory.
 const MODEL_MARKS: [[&str; 2]; 2] =
     [["config.json", "model.safetensors"], ["config.json", "model.safetensors.index.json"]];
 
@@ -44,9 +44,9 @@ impl OutputDir {
     ///
     /// # Errors
     ///
-    /// [`FileError::OutputExists`] if there is something and `replace` is false;
-    /// [`FileError::OutputForeign`] if there is a directory that is neither a model's nor
-    /// empty; [`FileError::NotADirectory`] if there is something else, or a parent is;
+    /// [`FileError::OutputExists`] if the target exists and `replace` is false;
+    /// [`FileError::OutputForeign`] if it is a directory that is neither empty nor a model
+    /// directory; [`FileError::NotADirectory`] if it, or a parent, is something else;
     /// [`FileError::Io`] if its parent cannot be written.
     pub fn create(target: impl AsRef<Path>, replace: bool) -> Result<Self, FileError> {
         let mut output = Self::check(target.as_ref(), replace)?;
@@ -61,29 +61,30 @@ impl OutputDir {
         Ok(output)
     }
 
-    /// The same for work that goes on where an earlier process was stopped, such as
-    /// [`compress_directory`](crate::compress::Compressor).
+    /// The same for work that resumes where an earlier process stopped, such as
+    /// [`Compressor::directory`](crate::compress::Compressor::directory).
     ///
-    /// Files are written into `.NAME.welore-partial` beside the target `NAME`, which one process
-    /// at a time can hold. An unfinished one is found again by whoever works on the same target.
-    /// It is gone on when the same work is asked for, and replaced by other work, as soon as
-    /// that begins.
+    /// Files are written into `.NAME.welore-partial` beside the target `NAME`, which only one
+    /// process at a time can hold. A later process that works on the same target finds unfinished
+    /// output again. It resumes the same work; other work replaces what was left, as soon as it
+    /// begins.
     ///
     /// # Errors
     ///
-    /// Those of [`create`](OutputDir::create); [`FileError::OutputBusy`] if another
-    /// process is at it; [`FileError::PartialForeign`] if something else has its name.
+    /// Those of [`create`](OutputDir::create); [`FileError::OutputBusy`] if another process is
+    /// writing it; [`FileError::PartialForeign`] if something else has the name of the hidden
+    /// directory.
     pub fn resumable(target: impl AsRef<Path>, replace: bool) -> Result<Self, FileError> {
         let mut output = Self::check(target.as_ref(), replace)?;
         output.staging = Some(Staging::Partial(Partial::claim(&output.target)?));
         Ok(output)
     }
 
-    /// Checks that [`create`](OutputDir::create) would find nothing in its way, and makes nothing.
+    /// Checks that [`create`](OutputDir::create) would accept the target. Creates nothing.
     ///
     /// # Errors
     ///
-    /// Those of [`create`](OutputDir::create), but for a parent that cannot be written.
+    /// Those of [`create`](OutputDir::create), except for a parent that cannot be written.
     pub fn check_free(target: impl AsRef<Path>, replace: bool) -> Result<(), FileError> {
         Self::place(target.as_ref(), replace).map(drop)
     }
@@ -109,7 +110,7 @@ impl OutputDir {
         Ok(target)
     }
 
-    /// Checks the target, and makes its parents.
+    /// Checks the target, and creates its parents.
     fn check(target: &Path, replace: bool) -> Result<Self, FileError> {
         let target = Self::place(target, replace)?;
         let parent = parent_of(&target);
@@ -117,12 +118,12 @@ impl OutputDir {
             parent.ancestors().take_while(|dir| !exists(dir)).map(PathBuf::from).collect();
         made.reverse();
         let output = Self { target, staging: None, made };
-        // From here on dropping `output` removes what was made.
+        // From here on, dropping `output` removes what was created.
         fs::create_dir_all(&parent).map_err(FileError::io(&parent))?;
         Ok(output)
     }
 
-    /// Where to write files meanwhile.
+    /// Where to write files until they are committed.
     pub fn path(&self) -> &Path {
         match self.staging.as_ref().expect("there until committed") {
             Staging::Temporary(dir) => dir.path(),
@@ -144,9 +145,9 @@ impl OutputDir {
         }
     }
 
-    /// Begins a job in a resumable directory, or goes on with it: tells what is finished, and
-    /// takes notes. What is there of another job goes, and of this one files that do not
-    /// `belong` to it. `None` if the directory is not resumable.
+    /// Begins a job in a resumable directory, or resumes it. Returns the journal and the parts
+    /// that are already finished. Removes everything left by another job, and files that do not
+    /// `belong` to this one. `None` if the directory is not resumable.
     pub(crate) fn begin<T: DeserializeOwned + Serialize>(
         &self,
         job: &str,
@@ -158,8 +159,8 @@ impl OutputDir {
         }
     }
 
-    /// Leaves what is written of a resumable directory for a later process to go on with. Any
-    /// other one is removed.
+    /// Keeps an unfinished resumable directory, so that a later process can resume it. Any other
+    /// directory is removed.
     pub fn suspend(mut self) {
         if let Some(Staging::Partial(partial)) = &self.staging {
             partial.keep();
@@ -167,11 +168,11 @@ impl OutputDir {
         }
     }
 
-    /// Gives the directory its name, replacing what was there.
+    /// Renames the directory to the target, replacing what was there.
     ///
     /// # Errors
     ///
-    /// [`FileError::Io`]; what was there is then still there.
+    /// [`FileError::Io`]; the target is then unchanged.
     pub fn commit(mut self) -> Result<(), FileError> {
         let target = self.target.clone();
         let io = || FileError::io(target.clone());
@@ -207,7 +208,7 @@ impl Drop for OutputDir {
     fn drop(&mut self) {
         drop(self.staging.take());
         for dir in self.made.iter().rev() {
-            // Only ours: a directory that someone else put something in stays.
+            // Only if it is still empty: a directory that someone else put something in stays.
             let _ = fs::remove_dir(dir);
         }
     }

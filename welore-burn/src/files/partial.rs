@@ -18,11 +18,11 @@ const MODEL: &str = "model";
 const FORMAT: &str = "welore-partial";
 const VERSION: u32 = 1;
 
-/// No journal is longer; hostile ones are not read further.
+/// No real journal is longer; a hostile one is read no further.
 const LONGEST_JOURNAL: u64 = 64 << 20;
 
-/// The directory `.NAME.welore-partial` beside the output `NAME`: a `lock` that the process that
-/// writes it holds, the journal, and the files in `model`.
+/// The directory `.NAME.welore-partial` beside the output `NAME`: a `lock` that the writing
+/// process holds, the journal, and the files in `model`.
 #[derive(Debug)]
 pub(super) struct Partial {
     dir: PathBuf,
@@ -42,11 +42,11 @@ struct Head {
 }
 
 impl Partial {
-    /// Makes the directory, or takes over one that an earlier process left.
+    /// Creates the directory, or takes over one that an earlier process left.
     pub fn claim(target: &Path) -> Result<Self, FileError> {
         let dir = place_of(target);
         let io = || FileError::io(target);
-        // Another process may finish and tidy up between any two of these lines.
+        // Another process may finish and clean up between any two of these lines.
         for _ in 0..100 {
             match fs::create_dir(&dir) {
                 Ok(()) => {}
@@ -72,7 +72,7 @@ impl Partial {
             let model = dir.join(MODEL);
             let keep = AtomicBool::new(journal(&dir).is_some());
             let partial = Self { dir, model, keep, _lock: lock };
-            // From here on dropping `partial` removes what was made.
+            // From here on, dropping `partial` removes what was created.
             if !partial.model.is_dir() {
                 fs::create_dir(&partial.model).map_err(io())?;
             }
@@ -86,24 +86,23 @@ impl Partial {
         &self.model
     }
 
-    /// Whether a path is in it.
+    /// Whether a path is in the directory.
     pub fn holds(&self, path: &Path) -> bool {
         path.starts_with(&self.dir)
     }
 
-    /// Lets it outlive this value.
+    /// Lets the directory outlive this value.
     pub fn keep(&self) {
         self.keep.store(true, Ordering::Relaxed);
     }
 
-    /// Removes what is left when the files have gone to their place.
+    /// Removes what is left once the files are in their place.
     pub fn discard(self) {
         self.keep.store(false, Ordering::Relaxed);
     }
 
-    /// Begins a job, or goes on with it if it is the one that was interrupted here: then files
-    /// that `belong` to it stay, and the parts that are noted as finished are told. What another
-    /// job left goes.
+    /// Begins a job, or resumes it if it was interrupted here: then files that `belong` to it
+    /// stay, and the parts recorded as finished are returned. What another job left is removed.
     pub fn begin<T: DeserializeOwned + Serialize>(
         &self,
         job: &str,
@@ -115,7 +114,7 @@ impl Partial {
         let same = lines.next().and_then(|line| serde_json::from_str::<Head>(line).ok());
         let same = same.is_some_and(|found| found == head);
         self.keep.store(same, Ordering::Relaxed);
-        // A line that a kill cut short ends what is known.
+        // A line cut short by a kill ends the list.
         let finished: Vec<T> = match same {
             true => lines.map_while(|line| serde_json::from_str(line).ok()).collect(),
             false => Vec::new(),
@@ -123,7 +122,8 @@ impl Partial {
         let path = self.dir.join(JOURNAL);
         let io = || FileError::io(&path);
         if !same {
-            // In this order: files without a journal would be nobody's.
+            // Before the journal is replaced: after a kill in between, files of the old job would
+            // pass for files of this one.
             self.clear(|_| false)?;
         }
         let mut text = line_of(&head).map_err(io())?;
@@ -138,7 +138,7 @@ impl Partial {
         Ok((Journal { path, file }, finished))
     }
 
-    /// Removes the files that nothing is known about.
+    /// Removes the files that do not belong to the job.
     fn clear(&self, belongs: impl Fn(&str) -> bool) -> Result<(), FileError> {
         let io = || FileError::io(&self.model);
         for entry in fs::read_dir(&self.model).map_err(io())? {
@@ -162,8 +162,8 @@ impl Drop for Partial {
         if self.keep.load(Ordering::Relaxed) {
             return;
         }
-        // The lock goes last: from then on another process may make the directory anew, and
-        // nothing of that may be removed. A failure to tidy up must not hide what led here.
+        // The lock goes last: from then on another process may create the directory anew, and
+        // nothing in that one may be removed. A failed cleanup must not hide the original error.
         let _ = fs::remove_dir_all(&self.model);
         let _ = fs::remove_file(self.dir.join(JOURNAL));
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
@@ -176,8 +176,8 @@ impl Drop for Partial {
     }
 }
 
-/// Notes the finished parts of a job, a line each. Lines may be lost in a power cut, and then
-/// their parts are made again; that what they tell is true is checked when they are read.
+/// Records the finished parts of a job, one per line. If a power cut loses lines, their parts are
+/// made again. Whether a recorded part is intact is checked when its line is read.
 #[derive(Debug)]
 pub(crate) struct Journal {
     path: PathBuf,
@@ -185,7 +185,7 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Notes a finished part.
+    /// Records a finished part.
     pub fn note(&mut self, part: &impl Serialize) -> Result<(), FileError> {
         line_of(part).and_then(|line| self.file.write_all(&line)).map_err(FileError::io(&self.path))
     }
@@ -197,9 +197,9 @@ fn line_of(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
     Ok(line)
 }
 
-/// Hidden, and the same for the same target.
+/// The directory for a target: hidden, and the same every time.
 fn place_of(target: &Path) -> PathBuf {
-    /// Names may have 255 bytes on most file systems.
+    /// Most file systems allow 255 bytes in a name.
     const LONGEST: usize = 200;
     let mut name = OsString::from(".");
     match target.file_name() {
@@ -213,26 +213,26 @@ fn place_of(target: &Path) -> PathBuf {
     parent_of(target).join(name)
 }
 
-/// The journal in a directory, if it is one that this program wrote.
+/// The journal in a directory, if this program wrote it.
 fn journal(dir: &Path) -> Option<String> {
     let file = File::open(dir.join(JOURNAL)).ok()?;
     let mut text = Vec::new();
     file.take(LONGEST_JOURNAL).read_to_end(&mut text).ok()?;
-    // A line that a kill or a power cut left half written may be anything.
+    // A line half written before a kill or a power cut may hold anything.
     let text = String::from_utf8_lossy(&text).into_owned();
     let head: Head = serde_json::from_str(text.lines().next()?).ok()?;
     (head.format == FORMAT).then_some(text)
 }
 
-/// Checks that a directory is what a run of this program left, and nothing more.
+/// Checks that a directory holds only what this program writes.
 fn check_ours(dir: &Path) -> Result<(), FileError> {
     let foreign = || FileError::PartialForeign { path: dir.into() };
     if !dir.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-        // It may also be gone by now.
+        // It may also have been removed meanwhile.
         return if dir.symlink_metadata().is_ok() { Err(foreign()) } else { Ok(()) };
     }
     for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        // Links are neither files nor directories here.
+        // This does not follow links, so they are neither files nor directories.
         let Ok(kind) = entry.file_type() else { continue };
         let name = entry.file_name();
         let ours = match name.to_str() {
@@ -245,7 +245,7 @@ fn check_ours(dir: &Path) -> Result<(), FileError> {
         }
     }
     let filled = fs::read_dir(dir.join(MODEL)).is_ok_and(|mut entries| entries.next().is_some());
-    // Read again, because a process that is just finishing takes both away.
+    // Read again, because a process that is just finishing removes both.
     if filled && journal(dir).is_none() && dir.join(MODEL).is_dir() {
         return Err(foreign());
     }
@@ -256,7 +256,7 @@ fn is_temporary(name: &std::ffi::OsStr) -> bool {
     name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
 }
 
-/// Whether a path still leads to an open file: a lock on a file that was removed locks nothing.
+/// Whether a path still leads to an open file: a lock on a removed file locks nothing.
 #[cfg(unix)]
 fn is_same(file: &File, path: &Path) -> bool {
     use std::os::unix::fs::MetadataExt;

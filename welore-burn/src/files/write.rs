@@ -6,10 +6,11 @@ use tempfile::{Builder, NamedTempFile};
 
 use super::error::FileError;
 
-/// Names of what is being prepared begin with this.
+/// Temporary names begin with this.
 pub(super) const TEMPORARY: &str = ".welore-";
 
-/// Writes a file so that a reader, or a crash, sees the old content or the new, never half.
+/// Writes a file so that readers see either the old or the new content, never a part, even after
+/// a crash.
 ///
 /// # Errors
 ///
@@ -22,7 +23,7 @@ pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileErro
         .permissions(file_mode())
         .tempfile_in(parent_of(path))
         .map_err(|error| io()(plain(error)))?;
-    // Through the file itself: tempfile's own writer would name the temporary path.
+    // Writes to the file itself: errors of tempfile's own writer would name the temporary path.
     file.as_file_mut().write_all(content).map_err(io())?;
     persist(file, path)
 }
@@ -42,7 +43,7 @@ pub(crate) fn parent_of(path: &Path) -> PathBuf {
     }
 }
 
-/// Renames survive a power cut only when their directory is synced.
+/// A rename survives a power cut only once its directory is synced.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
     if cfg!(unix) {
         let dir = File::open(path).map_err(FileError::io(path))?;
@@ -51,7 +52,7 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
-/// The operating system's own error in an error of the tempfile crate, which would name a
+/// The operating system's error within an error of the tempfile crate, which would name a
 /// temporary path that means nothing to the user.
 pub(super) fn plain(error: std::io::Error) -> std::io::Error {
     let inner = error.get_ref().and_then(|e| e.source());
@@ -61,7 +62,7 @@ pub(super) fn plain(error: std::io::Error) -> std::io::Error {
     code.map_or(error, std::io::Error::from_raw_os_error)
 }
 
-/// Temporary files are private by default; results get the usual permissions, less the umask.
+/// Temporary files are private by default; results get the usual permissions minus the umask.
 #[cfg(unix)]
 pub(super) fn file_mode() -> fs::Permissions {
     std::os::unix::fs::PermissionsExt::from_mode(0o666)

@@ -1,4 +1,4 @@
-//! Weights of layers at work: what a layer multiplies by, whatever the form of its weight.
+//! The forward pass of a weight: what a layer multiplies by, whatever the form of its weight.
 
 use burn::module::Param;
 use burn::tensor::module::linear;
@@ -7,8 +7,8 @@ use burn::tensor::{DType, FloatDType, Tensor};
 use super::low_rank::LowRank;
 
 /// `input · weight + bias`, in the type of the input: parameters of another type are cast for the
-/// pass. Factors are multiplied by one after the other, and an adapter goes beside the weight;
-/// their products are never built. A quantized weight stays quantized.
+/// pass. The input is multiplied by one factor after the other, and by an adapter separately from
+/// the weight; their products are never built. A quantized weight stays quantized.
 ///
 /// # Shapes
 ///
@@ -34,7 +34,7 @@ pub(crate) fn apply<const D: usize>(
         };
     }
     if let Some(adapter) = weight.adapter() {
-        // Beside the weight: added to it, the adapter would cost a gradient of its size.
+        // Kept separate: added to the weight, it would cost a gradient of the weight's size.
         let adapted = product(input.clone(), adapter.a.val(), None);
         let adapted = product(adapted, adapter.b.val(), None);
         return product(input, weight.base(), bias) + adapted.mul_scalar(adapter.scale);
@@ -51,7 +51,7 @@ fn product<const D: usize>(
     if !matches!(matrix.dtype(), DType::QFloat(_)) {
         return linear(input, matrix.cast(dtype), bias);
     }
-    // A quantized matrix cannot be cast, and one that is reshaped with a batch is quantized anew.
+    // A quantized matrix cannot be cast, and reshaping it with a batch would quantize it anew.
     let mut dims = input.dims();
     let [d_input, d_output] = matrix.dims();
     let rows = dims.iter().product::<usize>() / d_input.max(1);
@@ -64,7 +64,7 @@ fn product<const D: usize>(
     }
 }
 
-/// The numbers of a tensor that may be quantized.
+/// The values of a tensor that may be quantized.
 fn as_float<const D: usize>(tensor: Tensor<D>) -> Tensor<D> {
     match tensor.dtype() {
         DType::QFloat(_) => tensor.dequantize(),

@@ -1,4 +1,4 @@
-//! What a plan says of the form of a matrix.
+//! The form that a plan states for a matrix.
 
 use serde_json::{Map, Value, json};
 
@@ -6,7 +6,7 @@ use super::form::Form;
 use super::storage::Storage;
 use crate::named::Named;
 
-/// The form that the entry of a matrix in a plan says, of any version.
+/// The form that a matrix entry states, in a plan of any version.
 pub(crate) fn declared_form(entry: &mut Map<String, Value>) -> Result<Form, String> {
     update_entry(entry);
     let form = serde_json::from_value(entry["form"].clone());
@@ -18,14 +18,14 @@ pub(crate) fn declared_form(entry: &mut Map<String, Value>) -> Result<Form, Stri
     }
 }
 
-/// Why a matrix cannot have a rank and a form, which says it again.
+/// Why a rank does not fit a form, which states the rank as well. `None` if it fits.
 pub(crate) fn rank_problem(rank: usize, form: Form) -> Option<String> {
     let differs = form.rank().is_some_and(|of_form| of_form != rank);
     differs.then(|| format!("its rank is {rank}, but its form is {form}"))
 }
 
-/// Brings the entry of a matrix in a plan up to date. Before version 3, `low_rank`, `storage` and
-/// `rank` said together which form a matrix has; now `form` does.
+/// Updates the entry of a matrix in a plan. Before version 3, `low_rank`, `storage` and `rank`
+/// together stated the form of a matrix; now `form` does.
 pub(crate) fn update_entry(entry: &mut Map<String, Value>) {
     if entry.contains_key("form") {
         return;

@@ -6,7 +6,7 @@ use crate::linalg::LinalgError;
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormError {
-    /// A value does not fit the type that it should be stored in.
+    /// A value does not fit the type in which it should be stored.
     #[error("{value:e} does not fit {dtype}")]
     Overflow {
         /// The value.
@@ -14,12 +14,12 @@ pub enum FormError {
         /// The type.
         dtype: Dtype,
     },
-    /// Pivots that are not different rows of their matrix.
-    #[error("the pivots are not {rank} different rows of {rows}")]
+    /// The pivots are not distinct rows of their matrix.
+    #[error("the pivots are not {rank} distinct rows of {rows}")]
     Pivots {
-        /// How many pivots there should be.
+        /// The number of pivots that there should be.
         rank: usize,
-        /// Rows of the matrix.
+        /// The number of rows of the matrix.
         rows: usize,
     },
     /// The parts do not belong to the form.
@@ -28,14 +28,14 @@ pub enum FormError {
     /// The matrix cannot have this form.
     #[error("{0}")]
     Impossible(String),
-    /// A weight that is transposed in records.
+    /// The weight is transposed in records.
     #[error("the weight has LinearLayout::Col, which cannot be factored; use LinearLayout::Row")]
     Layout,
-    /// A weight that is factored already, or has an adapter.
-    #[error("the weight is factored already, or has an adapter; merge it first")]
+    /// The weight is already factored, or has an adapter.
+    #[error("the weight is already factored or has an adapter; merge it first")]
     NotDense,
-    /// A quantized weight, whose values are not those that it was trained with.
-    #[error("the weight is quantized; factor it before it is quantized")]
+    /// The weight is quantized, so its values are not those that it was trained with.
+    #[error("the weight is quantized; factor it before quantizing it")]
     Quantized,
     /// A decomposition or a product failed.
     #[error("{0}")]

@@ -8,7 +8,7 @@ use super::part::{Part, PartKind, PartSpec};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
 
 /// Two factors `U V`, `r (m + n)` parameters: `X.V.weight [rank, in]` and `X.U.weight [out, rank]`,
-/// as the published WeLore checkpoints have them.
+/// as in the published WeLore checkpoints.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Factors {
     /// The rank.
@@ -35,7 +35,7 @@ fn live(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
     Some((Form::factors(rank), [d_output, d_input]))
 }
 
-/// Why a matrix cannot have this rank, if it cannot.
+/// Why a matrix cannot have this rank. `None` if it can.
 pub(super) fn rank_problem(rank: usize, shape: [usize; 2]) -> Option<String> {
     let full = shape[0].min(shape[1]);
     (!(1..=full).contains(&rank)).then(|| format!("rank {rank} is not in 1..={full}"))

@@ -16,7 +16,7 @@ use crate::modules::MatrixName;
 /// How a weight matrix is stored.
 ///
 /// A form is one variant, a line in each of the two tables below, and a file that implements
-/// [`MatrixForm`]; nothing else asks which form it is.
+/// [`MatrixForm`]; no other code depends on which form it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 #[non_exhaustive]
@@ -25,7 +25,7 @@ pub enum Form {
     Dense(Dense),
     /// Two factors.
     Factors(Factors),
-    /// Some of the rows, and the coefficients that rebuild the others.
+    /// Some of the rows, and coefficients that rebuild the others.
     Pivot(Pivot),
 }
 
@@ -39,33 +39,33 @@ impl Form {
     }
 }
 
-/// How matrices are recognized. Where several would do, the first one is meant.
+/// How matrices are recognized. If several forms match, the first one applies.
 const KINDS: [&Kind; 3] = [&dense::KIND, &factors::KIND, &pivot::KIND];
 
 /// How a form is recognized.
 pub(super) struct Kind {
-    /// The form of a matrix of which a checkpoint has these tensors, and the shape of the matrix.
-    /// The function gives the shape of the tensor with a suffix. `None` if it has another form.
+    /// The form and shape of a matrix, from its tensors in a checkpoint. The function gives the
+    /// shape of the tensor with a suffix. `None` if the matrix has another form.
     pub stored: fn(&Shapes<'_>) -> Option<(Form, [usize; 2])>,
     /// The same for a weight of a module. The function gives the shape of a parameter that belongs
-    /// to it, such as `low_rank.up`; the empty one is the base.
+    /// to it, such as `low_rank.up`; an empty name stands for the base.
     pub live: fn(&Shapes<'_>) -> Option<(Form, [usize; 2])>,
-    /// The suffixes of its tensors, of which the first one is there once for every matrix.
+    /// The suffixes of its tensors. Every matrix has exactly one tensor with the first suffix.
     pub suffixes: &'static [&'static str],
 }
 
 /// Shapes by name.
 pub(super) type Shapes<'a> = dyn Fn(&str) -> Option<Vec<usize>> + 'a;
 
-/// Everything there is to know about one way to store a weight matrix.
+/// Everything that other code needs to know about one way to store a weight matrix.
 ///
-/// Shapes are `[out, in]`, as PyTorch stores a weight. The tensors of a form have an order, in
-/// which [`tensors`](MatrixForm::tensors) lists them and in which [`Part`]s come.
+/// Shapes are `[out, in]`, as PyTorch stores a weight. The tensors of a form have an order, which
+/// [`tensors`](MatrixForm::tensors) and lists of [`Part`]s follow.
 pub(super) trait MatrixForm: Debug {
     /// The rank, if the form limits it.
     fn rank(&self) -> Option<usize>;
 
-    /// Why a matrix of this shape cannot have this form, if it cannot.
+    /// Why a matrix of this shape cannot have this form. `None` if it can.
     fn problem(&self, shape: [usize; 2]) -> Option<String>;
 
     /// The tensors that a matrix of this shape is stored in.
@@ -74,22 +74,22 @@ pub(super) trait MatrixForm: Debug {
     /// The matrix in this form, with the smallest error in a norm.
     fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError>;
 
-    /// What `make` takes, without its norm.
+    /// The cost of `make`, without its norm.
     fn cost_to_make(&self, shape: [usize; 2]) -> Cost;
 
-    /// The dense matrix again.
+    /// The dense matrix, merged from its parts.
     fn merge(&self, shape: [usize; 2], parts: Vec<Part>) -> Result<Matrix, FormError>;
 
-    /// What `merge` takes.
+    /// The cost of `merge`.
     fn cost_to_merge(&self, shape: [usize; 2]) -> Cost;
 
-    /// The parameters of a weight in this form, and where each is in a checkpoint: of a linear
-    /// layer, which holds transposes, or of another module, such as an embedding. `None` if such
-    /// a module cannot have this form.
+    /// The parameters of a weight in this form, and where each is in a checkpoint. The weight is
+    /// that of a linear layer, which holds transposes, or of another module, such as an embedding.
+    /// `None` if such a module cannot have this form.
     fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]>;
 
     /// The parameters of a weight `[in, out]` in this form, without their values. `None` if the
-    /// dense parameter serves.
+    /// dense parameter is used.
     fn skeleton(
         &self,
         shape: [usize; 2],
@@ -97,10 +97,10 @@ pub(super) trait MatrixForm: Debug {
         device: &Device,
     ) -> Result<Option<FactorParams>, FormError>;
 
-    /// Says what it is, such as `dense` or `two factors of rank 12`.
+    /// Describes the form for people, such as `dense` or `two factors of rank 12`.
     fn fmt_for_people(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result;
 
-    /// Indices that a matrix in this form could have, in their order.
+    /// Indices that a matrix in this form could have, in order.
     fn any_indices(&self) -> Vec<Vec<i32>> {
         Vec::new()
     }
@@ -122,7 +122,7 @@ impl Form {
         Self::Dense(Dense {})
     }
 
-    /// Two factors of a rank, as in the paper.
+    /// Two factors at a rank, as in the paper.
     pub const fn factors(rank: usize) -> Self {
         Self::Factors(Factors { rank })
     }
@@ -137,12 +137,12 @@ impl Form {
         self.as_form().rank()
     }
 
-    /// Why a matrix of shape `[out, in]` cannot have this form, if it cannot.
+    /// Why a matrix of shape `[out, in]` cannot have this form. `None` if it can.
     pub fn problem(&self, shape: [usize; 2]) -> Option<String> {
         self.as_form().problem(shape)
     }
 
-    /// Parameters of a matrix of shape `[out, in]`. Indices are none.
+    /// Number of parameters of a matrix of shape `[out, in]`. Indices do not count.
     pub fn parameters(&self, shape: [usize; 2]) -> u64 {
         let tensors = self.as_form().tensors(shape).into_iter();
         let counted = tensors.filter(|part| part.kind == PartKind::Numbers);
@@ -167,7 +167,7 @@ impl Form {
         parts.map(|part| part.spec(name.part(part.suffix), dtype)).collect()
     }
 
-    /// The matrix in this form, with the smallest error that it allows in a norm.
+    /// The matrix in this form, with the smallest error in a norm that the form allows.
     ///
     /// # Errors
     ///
@@ -176,12 +176,12 @@ impl Form {
         self.as_form().make(matrix, norm)
     }
 
-    /// What [`make`](Form::make) takes, without its norm.
+    /// The cost of [`make`](Form::make), without its norm.
     pub(crate) fn cost_to_make(&self, shape: [usize; 2]) -> Cost {
         self.as_form().cost_to_make(shape)
     }
 
-    /// The dense matrix `[out, in]` of its parts.
+    /// The dense matrix `[out, in]`, merged from its parts.
     ///
     /// # Errors
     ///
@@ -190,7 +190,7 @@ impl Form {
         self.as_form().merge(shape, parts)
     }
 
-    /// What [`merge`](Form::merge) takes.
+    /// The cost of [`merge`](Form::merge).
     pub(crate) fn cost_to_merge(&self, shape: [usize; 2]) -> Cost {
         self.as_form().cost_to_merge(shape)
     }
@@ -210,8 +210,8 @@ impl Form {
         self.as_form().skeleton(shape, indices, device)
     }
 
-    /// Indices that a matrix in this form could have, in their order: for modules that are to be
-    /// counted and not computed with.
+    /// Indices that a matrix in this form could have, in order: for modules that are only counted,
+    /// not computed with.
     pub(crate) fn any_indices(&self) -> Vec<Vec<i32>> {
         self.as_form().any_indices()
     }
@@ -226,8 +226,8 @@ impl Form {
         KINDS.iter().find_map(|kind| (kind.stored)(&shape_of))
     }
 
-    /// A tensor that is missing of a matrix of which others are there: of the form that most of
-    /// them belong to. `None` if all of them are there, of whatever shapes.
+    /// A missing tensor of a matrix that has some of its tensors, for the form that most of them
+    /// belong to. `None` if none is missing, whatever the shapes.
     pub(crate) fn missing_part(
         name: &MatrixName,
         is_there: impl Fn(&str) -> bool,
@@ -235,7 +235,7 @@ impl Form {
         let there = |suffix: &&str| is_there(&name.part(suffix));
         let found = |kind: &&&Kind| kind.suffixes.iter().filter(|suffix| there(suffix)).count();
         let begun = KINDS.iter().filter(|kind| there(&kind.suffixes[0]));
-        // Of several, the first one.
+        // `rev`, because `max_by_key` returns the last of several: the first form should win.
         let kind = begun.rev().max_by_key(found)?;
         let missing = kind.suffixes.iter().find(|suffix| !there(suffix))?;
         Some(name.part(missing))
@@ -246,8 +246,8 @@ impl Form {
         KINDS.iter().find_map(|kind| (kind.live)(shape_of))
     }
 
-    /// The matrix that a tensor of a checkpoint may be the leading one of: every matrix has
-    /// exactly one such tensor.
+    /// The matrices whose leading tensor a tensor of a checkpoint may be: every matrix has exactly
+    /// one leading tensor.
     pub(crate) fn led_by(tensor: &str) -> impl Iterator<Item = MatrixName> + '_ {
         let mut leads: Vec<&str> = KINDS.iter().map(|kind| kind.suffixes[0]).collect();
         leads.dedup();
@@ -261,8 +261,8 @@ impl Form {
     }
 }
 
-/// Whether the last part of a name is that of a factor, such as `q_proj.V`: factors are named as
-/// matrices of their own where they are looked at one by one.
+/// Whether the last part of a name is that of a factor, such as `q_proj.V`: where factors are
+/// treated one by one, they are named like matrices.
 pub(crate) fn is_factor(name: &str) -> bool {
     let suffixes = KINDS.iter().flat_map(|kind| kind.suffixes);
     let mut factors = suffixes.filter_map(|suffix| suffix.strip_suffix(".weight"));

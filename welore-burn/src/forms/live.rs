@@ -1,4 +1,4 @@
-//! Weights of modules in their forms: what they are, and how they come from files and go there.
+//! The weights of modules in their forms, and how they are read from and written to files.
 
 use std::collections::BTreeMap;
 
@@ -20,22 +20,22 @@ pub struct FactorParams {
     pub down: Param<Tensor<2>>,
     /// The up factor, `[rank, d_output]`, or `[rank, d_output - rank]` with an order.
     pub up: Param<Tensor<2>>,
-    /// The order of pivoted storage, `[d_output]`; see [`LowRank`](super::LowRank).
+    /// The order for pivoted storage, `[d_output]`; see [`LowRank`](super::LowRank).
     pub order: Option<Tensor<1, Int>>,
 }
 
 /// Where a parameter of a weight is in a checkpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct LiveSlot {
-    /// The parameter: empty for the base of the weight, else its path within it.
+    /// The path of the parameter within the weight; empty for the base.
     pub param: &'static str,
-    /// Number of the tensor among those of the form.
+    /// Index of the tensor among those of the form.
     pub tensor: usize,
-    /// How the one becomes the other.
+    /// How one is converted into the other.
     pub codec: Codec,
 }
 
-/// How the content of a tensor and a parameter become each other.
+/// How the content of a tensor and a parameter are converted into each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Codec {
     /// They are the same.
@@ -55,7 +55,7 @@ impl Codec {
         shape
     }
 
-    /// A tensor of floating point numbers with this shape in a file, as the parameter.
+    /// The parameter for a floating point tensor that has this shape in a file.
     pub fn load(self, values: Vec<f32>, shape: &[usize]) -> TensorData {
         match (self, shape) {
             (Self::Transposed, [rows, cols]) => {
@@ -86,7 +86,7 @@ impl Codec {
     }
 }
 
-/// A parameter that allocates nothing until a weight is loaded into it. Read before that, it is
+/// A parameter that allocates nothing until a weight is loaded into it. If read before that, it is
 /// zero.
 pub(super) fn empty_param(shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
     Param::uninitialized(
@@ -103,22 +103,21 @@ pub(super) fn empty_param(shape: [usize; 2], device: &Device) -> Param<Tensor<2>
 pub struct LiveMatrix {
     /// Its name: the path of its weight without `.weight`.
     pub name: MatrixName,
-    /// The form that it has.
+    /// Its form.
     pub form: Form,
     /// `[out, in]`: the weight of a linear layer as PyTorch stores it.
     pub shape: [usize; 2],
-    /// The base of its weight, the parameter that every form has: the dense weight
+    /// The base of its weight, a parameter that every form has: the dense weight
     /// `[d_input, d_output]`, or the down factor.
     pub base: Param<Tensor<2>>,
     /// Whether it is the weight of a linear layer.
     pub of_linear: bool,
-    /// Shapes of the parameters that belong to it, by their paths within the weight. The base has
-    /// an empty path.
+    /// Shapes of its parameters, by their paths within the weight. The base has an empty path.
     pub(crate) params: BTreeMap<String, Vec<usize>>,
 }
 
 impl LiveMatrix {
-    /// Parameters of the matrix, without indices and without an adapter.
+    /// Number of parameters of the matrix, without indices and without an adapter.
     pub fn parameters(&self) -> u64 {
         self.form.parameters(self.shape)
     }
@@ -150,8 +149,8 @@ impl LiveMatrix {
     }
 }
 
-/// The weight matrices of a module, in Burn's order: all parameters of two dimensions that are
-/// called `weight`. Initializes nothing.
+/// The weight matrices of a module, in Burn's order: all two-dimensional parameters called
+/// `weight`. Initializes nothing.
 pub fn matrices(module: &impl Module) -> Vec<LiveMatrix> {
     let mut found: Vec<(Place, Option<Param<Tensor<2>>>, BTreeMap<String, Vec<usize>>)> =
         Vec::new();
@@ -195,17 +194,17 @@ pub(crate) fn to_matrix(weight: Tensor<2>) -> Result<Matrix, FormError> {
 
 /// Whether a weight is stored with `LinearLayout::Col`, whose records are the transpose of
 /// what the layer multiplies by. Such weights can be neither loaded from `[out, in]` files
-/// nor factored, and callers refuse them.
+/// nor factored; callers refuse them.
 pub fn is_transposed_layout(param: &Param<Tensor<2>>) -> bool {
-    // Burn keeps the layout only as mappers, so a probe of known shape tells. Loading into a
-    // clone initializes nothing.
+    // Burn keeps the layout only as mappers, so this loads a probe of known shape. Loading into
+    // a clone initializes nothing.
     let probe = Tensor::<2>::zeros([1, 2], &param.lazy_device());
     param.clone().transform_for_load(probe, param.id).base().dims() != [1, 2]
 }
 
 /// Puts matrices in their forms into a module: those for which `choose` gives a form and its
-/// parts. Everything else is left as `rest` says. What is attached trains, keeps the id of the
-/// dense weight, and is in the type and on the device of it.
+/// parts. `rest` decides about all other parameters. An attached weight trains, and keeps the id,
+/// the type and the device of the dense weight.
 ///
 /// # Panics
 ///
@@ -230,7 +229,7 @@ pub(crate) fn attach<M: Module>(
     )
 }
 
-/// The parameters of a weight `[d_input, d_output]` of a linear layer with the content of `parts`.
+/// The parameters of a weight `[d_input, d_output]` of a linear layer, with the content of `parts`.
 pub(crate) fn params_of(
     form: Form,
     shape: [usize; 2],
@@ -270,12 +269,12 @@ fn form_name(form: Form) -> &'static str {
     }
 }
 
-/// A module whose matrices have the forms that `form_of` gives, with the indices of those: what a
-/// checkpoint is loaded into. Allocates nothing but indices.
+/// A module whose matrices have the forms and indices that `form_of` gives, ready for a checkpoint
+/// to be loaded into. Allocates only the indices.
 ///
 /// # Errors
 ///
-/// [`FormError`] for indices that cannot be.
+/// [`FormError`] for invalid indices.
 pub(crate) fn skeleton<M: Module>(
     module: M,
     form_of: impl Fn(&MatrixName) -> Option<(Form, Vec<Vec<i32>>)>,
@@ -311,7 +310,7 @@ pub(crate) struct Slot {
     pub shape: Vec<usize>,
     pub kind: PartKind,
     pub codec: Codec,
-    /// The number of pivots, where the parameter is an order.
+    /// The number of pivots, if the parameter is an order.
     rank: usize,
 }
 
@@ -322,12 +321,12 @@ impl Slot {
     }
 }
 
-/// Where every parameter of a module is in a checkpoint, in Burn's order, as far as it belongs
-/// there. Norms have their PyTorch names. Initializes nothing.
+/// Where each parameter of a module is in a checkpoint, in Burn's order, without parameters that
+/// do not belong there. Norms have their PyTorch names. Initializes nothing.
 ///
 /// # Errors
 ///
-/// The path of a weight whose layout is transposed in records, or whose form such a module cannot
+/// The name of a weight whose layout is transposed in records, or whose form such a module cannot
 /// have.
 pub(crate) fn slots(module: &impl Module) -> Result<Vec<Slot>, (MatrixName, FormError)> {
     let matrices: BTreeMap<String, LiveMatrix> =
@@ -373,7 +372,7 @@ fn matrix_slot(
         FormError::Impossible("only weights of linear layers can be stored with pivots".into())
     })?;
     let Some(slot) = slots.iter().find(|slot| slot.param == place.part) else {
-        // Such as an adapter: it has no place in a checkpoint of the model.
+        // An adapter, for example, does not belong in a checkpoint of the model.
         return Ok(None);
     };
     let part = &matrix.form.parts(matrix.shape)[slot.tensor];
@@ -391,8 +390,8 @@ fn matrix_slot(
     }))
 }
 
-/// The tensor of a parameter that belongs to no matrix. Burn's norms have other names than
-/// PyTorch's.
+/// The tensor of a parameter that belongs to no matrix. Burn names the parameters of norms
+/// differently from PyTorch.
 fn other_tensor(place: &Place) -> String {
     let renamed = |from: &str, to: &str| {
         let owner = place.path.strip_suffix(from)?;
@@ -403,7 +402,7 @@ fn other_tensor(place: &Place) -> String {
         .unwrap_or_else(|| place.path.clone())
 }
 
-/// The content of the tensors of some matrices of a module, by name.
+/// The content of the tensors of some matrices of a module, by matrix name.
 ///
 /// # Errors
 ///
@@ -444,8 +443,8 @@ pub(crate) fn read_matrices(
     Ok(matrices.into_iter().filter_map(read).collect())
 }
 
-/// Gives matrices of a module other numbers: the content of their tensors, by name. Their forms
-/// and their indices stay as they are.
+/// Replaces the numbers of some matrices of a module with the content of tensors, by matrix name.
+/// Forms and indices stay as they are.
 pub(crate) fn fill<M: Module>(module: M, parts: &BTreeMap<MatrixName, Vec<Part>>) -> M {
     let found: BTreeMap<MatrixName, LiveMatrix> =
         matrices(&module).into_iter().map(|matrix| (matrix.name.clone(), matrix)).collect();

@@ -16,10 +16,10 @@ use super::live::FactorParams;
 /// weight `[d_output, d_input]`, WeLore (arXiv 2407.11239) sets
 /// `down = (√S Vᵀ)ᵀ` and `up = (U √S)ᵀ`.
 ///
-/// Two factors describe a matrix of rank `r` with `r²` numbers more than it needs. In pivoted
-/// storage (PIFA, arXiv 2501.19090) `down` holds `r` of the matrix's outputs, and `up`
-/// rebuilds the others from them: `W = [down, down · up]` with its columns in another order. That
-/// takes `r (d_input + d_output - r)` parameters, never more than the dense matrix.
+/// Two factors use `r²` numbers more than a matrix of rank `r` needs. In pivoted storage (PIFA,
+/// arXiv 2501.19090) `down` holds `r` of the matrix's outputs, and `up` rebuilds the others from
+/// them: `W = [down, down · up]` with its columns in another order. That takes
+/// `r (d_input + d_output - r)` parameters, never more than the dense matrix.
 #[derive(Module, Debug)]
 pub struct LowRank {
     /// The up factor, `[rank, d_output]`; with an order,
@@ -47,7 +47,8 @@ impl Reparameterization for LowRank {
 }
 
 impl LowRank {
-    /// All outputs, from those of `down` and those that `up` makes of them, along the last axis.
+    /// All outputs, from those of `down` and those that `up` rebuilds from them, along the last
+    /// axis.
     pub(super) fn ordered<const D: usize>(&self, pivots: Tensor<D>, made: Tensor<D>) -> Tensor<D> {
         match &self.order {
             Some(order) => Tensor::cat(vec![pivots, made], D - 1).select(D - 1, order.val()),
@@ -60,8 +61,8 @@ impl LowRank {
 /// [`LowRank`] reparameterization, and leaves every other parameter as `rest` returns it.
 ///
 /// Paths are Burn's, such as `model.layers.0.self_attn.q_proj.weight`. Works on any
-/// module: [`LowRankLinear`](crate::linear::LowRankLinear) multiplies by the factors one after the
-/// other, every other layer sees the materialized product.
+/// module: [`LowRankLinear`](crate::linear::LowRankLinear) multiplies by one factor after the
+/// other; every other layer sees the materialized product.
 ///
 /// # Shapes
 ///
@@ -119,7 +120,7 @@ fn as_matrix<const D: usize>(param: &Param<Tensor<D>>) -> Option<&Param<Tensor<2
     (param as &dyn core::any::Any).downcast_ref()
 }
 
-/// The way back from [`as_matrix`].
+/// The inverse of [`as_matrix`].
 fn from_matrix<const D: usize>(param: Param<Tensor<2>>) -> Option<Param<Tensor<D>>> {
     let param: Box<dyn core::any::Any> = Box::new(param);
     param.downcast().ok().map(|param| *param)

@@ -1,10 +1,11 @@
 //! How a weight matrix is stored, in files and in modules.
 //!
-//! A [`Form`] says everything that others need to know about it: tensors and types, parameters and
-//! bytes, how a matrix gets it and what a layer multiplies by. Nothing outside of this room asks
-//! which form a matrix has. Each form is a file here and a line in the tables of `form.rs`.
+//! A [`Form`] provides everything that other code needs to know about it: tensors and types,
+//! parameters and bytes, how a matrix is brought into it, and what a layer multiplies by. No code
+//! outside this room depends on which form a matrix has. Each form is a file here and a line in the
+//! tables of `form.rs`.
 //!
-//! In a module a factored weight is Burn's own parameter reparameterization, [`LowRank`].
+//! In a module, a factored weight uses Burn's own parameter reparameterization, as [`LowRank`].
 
 mod apply;
 mod declared;

@@ -1,9 +1,9 @@
-//! Two ways to say which rows of a matrix are pivots: files list them, a layer needs to know where
-//! each of its outputs comes from.
+//! Two ways to record which rows of a matrix are pivots: files list them; a layer needs to know
+//! where each of its outputs comes from.
 
-/// Where every one of `d_output` outputs is among the pivots and, after them, the others in
-/// their own order: the order of a [`LowRank`] whose pivots these are. `None` if they are not
-/// different outputs.
+/// The position of each of `d_output` outputs in the list of pivots followed by the others in
+/// rising order: the order of a [`LowRank`] with these pivots. `None` if they are not distinct
+/// outputs.
 pub fn order_of_pivots(pivots: &[i32], d_output: usize) -> Option<Vec<i32>> {
     let mut order = vec![-1; d_output];
     for (place, pivot) in pivots.iter().enumerate() {
@@ -20,7 +20,7 @@ pub fn order_of_pivots(pivots: &[i32], d_output: usize) -> Option<Vec<i32>> {
     Some(order)
 }
 
-/// The way back from [`order_of_pivots`].
+/// The inverse of [`order_of_pivots`].
 pub fn pivots_of_order(order: &[i32], rank: usize) -> Vec<i32> {
     let mut pivots = vec![0; rank];
     for (output, place) in order.iter().enumerate() {

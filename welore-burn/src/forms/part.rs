@@ -20,7 +20,7 @@ pub struct PartSpec {
 pub enum PartKind {
     /// Numbers in the type of the matrix: parameters.
     Numbers,
-    /// Indices, I32. They are no parameters.
+    /// Indices, I32. They do not count as parameters.
     Indices,
 }
 
@@ -43,7 +43,7 @@ pub enum Part {
     Indices(Vec<i32>),
 }
 
-/// A tensor that is going to be written.
+/// A tensor that will be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorSpec {
     /// Name of the tensor.
@@ -79,11 +79,11 @@ impl Part {
         }
     }
 
-    /// The way back from [`encode`](Part::encode), for a tensor as `spec` says.
+    /// The inverse of [`encode`](Part::encode), for a tensor as described by `spec`.
     ///
     /// # Errors
     ///
-    /// [`FormError::Parts`] if there are not as many bytes as the shape asks for,
+    /// [`FormError::Parts`] if the number of bytes does not fit the shape,
     /// [`FormError::Linalg`] for numbers that are not finite.
     pub fn decode(spec: &PartSpec, dtype: Dtype, bytes: &[u8]) -> Result<Self, FormError> {
         if spec.kind == PartKind::Indices {
@@ -100,7 +100,7 @@ impl Part {
         Ok(Self::Numbers(Matrix::new(rows, cols, values)?))
     }
 
-    /// The part as it is when its numbers have been stored in `dtype`.
+    /// The part after its numbers were rounded to `dtype`, as if stored and read again.
     ///
     /// # Errors
     ///
@@ -136,7 +136,7 @@ fn round(value: f64, dtype: Dtype) -> Result<f64, FormError> {
 ///
 /// # Panics
 ///
-/// Panics if `dtype` is not F64, F32, F16 or BF16; readers refuse others first.
+/// Panics if `dtype` is not F64, F32, F16 or BF16; readers refuse other types first.
 pub fn encode_floats(values: &[f64], dtype: Dtype) -> Result<Vec<u8>, FormError> {
     if let Some(error) = values.iter().find_map(|x| round(*x, dtype).err()) {
         return Err(error);

@@ -9,11 +9,11 @@ use super::order::order_of_pivots;
 use super::part::{Part, PartKind, PartSpec};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting, pivot_factors};
 
-/// `r` rows of a matrix and the coefficients that rebuild the others: `r (m + n - r)` parameters for
-/// the matrix that two factors store in `r (m + n)` (PIFA, arXiv 2501.19090).
+/// `r` rows of a matrix and the coefficients that rebuild the others: `r (m + n - r)` parameters
+/// for the matrix that two factors store in `r (m + n)` (PIFA, arXiv 2501.19090).
 ///
-/// `X.V.weight [rank, in]` are the pivot rows, `X.pivots [rank]`, I32, their numbers, and
-/// `X.C.weight [out - rank, rank]` rebuilds the other rows, in rising order.
+/// `X.V.weight [rank, in]` holds the pivot rows, `X.pivots [rank]`, I32, their indices, and
+/// `X.C.weight [out - rank, rank]` the coefficients of the other rows, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pivot {
     /// The rank, which is the number of pivot rows.

@@ -1,15 +1,15 @@
 use super::form::Form;
 use crate::named::named;
 
-/// How matrices of low rank are stored and computed with, whatever their rank.
+/// How matrices of low rank are stored and computed with, at any rank.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Storage {
-    /// Two factors, `r (m + n)` parameters: WeLore's.
+    /// Two factors, `r (m + n)` parameters, as in WeLore.
     #[default]
     Factors,
-    /// `r` rows of the matrix and the coefficients that rebuild the others: `r (m + n - r)` parameters
-    /// for the same matrix (PIFA, arXiv 2501.19090).
+    /// `r` rows of the matrix and the coefficients that rebuild the others: `r (m + n - r)`
+    /// parameters for the same matrix (PIFA, arXiv 2501.19090).
     Pivot,
 }
 
@@ -19,7 +19,7 @@ named!(Storage {
 });
 
 impl Storage {
-    /// The form of a matrix of a rank.
+    /// The form of a matrix at a rank.
     pub fn at_rank(self, rank: usize) -> Form {
         match self {
             Self::Factors => Form::factors(rank),

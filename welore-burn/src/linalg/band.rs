@@ -1,8 +1,8 @@
 //! Eigenvalues of large symmetric matrices.
 //!
 //! The usual reduction to tridiagonal form reads the whole matrix once for every column. In two
-//! stages nearly all work is products of matrices: first to a band, then the band to tridiagonal
-//! form by chasing bulges (Bischof, Lang and Sun, 2000). Values only; for vectors both stages
+//! stages, nearly all work is matrix products: first to a band, then from the band to tridiagonal
+//! form by chasing bulges (Bischof, Lang and Sun, 2000). Values only; for vectors, both stages
 //! would have to be undone.
 
 use faer::linalg::matmul::matmul;
@@ -11,11 +11,11 @@ use faer::{Accum, Mat, MatMut, get_global_parallelism};
 
 use super::matrix::LinalgError;
 
-/// Entries below the diagonal that the first stage leaves. A wide band makes its products
-/// large, a narrow one the second stage short.
+/// Number of subdiagonals that the first stage leaves. A wide band makes its products large, a
+/// narrow one makes the second stage short.
 const WIDTH: usize = 32;
 
-/// Eigenvalues of the symmetric matrix whose lower half is given, in falling order.
+/// Eigenvalues of the symmetric matrix whose lower half is given, in descending order.
 pub(super) fn symmetric_eigenvalues(mut matrix: Mat<f64>) -> Result<Vec<f64>, LinalgError> {
     let n = matrix.nrows();
     for j in 0..n {
@@ -291,8 +291,8 @@ impl Band {
 fn tridiagonal_eigenvalues(diagonal: &mut [f64], mut below: Vec<f64>) -> Result<(), LinalgError> {
     let n = diagonal.len();
     let largest = diagonal.iter().chain(&below).fold(0.0f64, |most, x| most.max(x.abs()));
-    // The reduction has left as much beside what is there; where the diagonal is nothing but
-    // that, no entry is small next to it.
+    // The reduction leaves rounding errors of this size. Where the diagonal holds nothing else,
+    // no entry is small compared with it.
     let nothing = f64::EPSILON * largest / 8.0;
     for l in 0..n {
         let mut rounds = 0;
@@ -344,7 +344,7 @@ fn tridiagonal_eigenvalues(diagonal: &mut [f64], mut below: Vec<f64>) -> Result<
     Ok(())
 }
 
-/// Steps for one eigenvalue; two are usual.
+/// Most steps for one eigenvalue; two are usual.
 const MOST_ROUNDS: usize = 60;
 
 #[cfg(test)]
@@ -372,7 +372,7 @@ mod tests {
         gap / (scale * f64::EPSILON)
     }
 
-    /// What both algorithms may be off by: some units of rounding a column.
+    /// How far both algorithms may be off: a few units of rounding per column.
     fn bound(n: usize) -> f64 {
         10.0 + 2.0 * n as f64
     }

@@ -1,4 +1,4 @@
-//! What work on a matrix costs, for budgets and for the time that is left.
+//! What work on a matrix costs, for budgets and estimates of the remaining time.
 
 /// Version of the decompositions in `linalg`. Raise it with every change that can change a
 /// result: kept spectra and half-finished outputs of another version are not used.
@@ -19,8 +19,8 @@ impl Cost {
         Self { bytes: (8.0 * entries) as u64, operations: operations as u64 }
     }
 
-    /// Of the singular values of a matrix: its entries and a scaled copy; the Gram matrix of the
-    /// smaller side and what its eigenproblem works on.
+    /// The cost of the singular values of a matrix: its entries and a scaled copy, the Gram matrix
+    /// of the smaller side, and the workspace of its eigenproblem.
     pub fn of_values(shape: [usize; 2]) -> Self {
         let [m, n] = shape.map(|n| n as f64);
         let side = m.min(n);
@@ -30,7 +30,8 @@ impl Cost {
         Self::new(2.0 * m * n + 4.0 * side * side, operations)
     }
 
-    /// Of factors at a rank: the vectors of both sides, the factors, and their stored form too.
+    /// The same for factors at a rank: also the vectors of both sides, the factors, and their
+    /// stored form.
     pub fn of_factors(shape: [usize; 2], rank: usize) -> Self {
         let [m, n] = shape.map(|n| n as f64);
         let (side, rank) = (m.min(n), rank as f64);
@@ -38,20 +39,20 @@ impl Cost {
         Self::new(entries, m * n * (side + 3.0 * rank) + 9.0 * side.powi(3))
     }
 
-    /// Of a root of second moments, and of a product with it.
+    /// The cost of a root of second moments, and of a product with it.
     pub fn of_root(size: usize) -> Self {
         let size = size as f64;
         Self::new(3.0 * size * size, 2.0 * size.powi(3))
     }
 
-    /// Of the product of two factors, and its stored form.
+    /// The cost of the product of two factors, and its stored form.
     pub fn of_product(shape: [usize; 2], rank: usize) -> Self {
         let [m, n] = shape.map(|n| n as f64);
         let rank = rank as f64;
         Self::new(3.0 * m * n + (m + n) * rank, m * n * rank)
     }
 
-    /// Of reading and writing a tensor as it is.
+    /// The cost of reading and writing a tensor unchanged.
     pub fn of_copy(entries: u64) -> Self {
         Self { bytes: 0, operations: entries }
     }

@@ -1,7 +1,7 @@
 //! The leading eigenpairs of a symmetric matrix by way of its tridiagonal form.
 //!
-//! All eigenvalues come of that form. Turning its eigenvectors back costs as much as finding them,
-//! so it is done for the wanted ones alone.
+//! That form yields all eigenvalues. Transforming its eigenvectors back costs as much as finding
+//! them, so it is done only for the wanted ones.
 
 use faer::dyn_stack::{MemBuffer, MemStack};
 use faer::linalg::evd::{
@@ -17,11 +17,11 @@ use super::matrix::LinalgError;
 pub(super) struct Eigenpairs {
     /// In falling order.
     pub values: Vec<f64>,
-    /// An orthonormal eigenvector a column.
+    /// One orthonormal eigenvector per column.
     pub vectors: Mat<f64>,
 }
 
-/// The `count` largest eigenvalues, with their vectors, of the matrix whose lower half is given.
+/// The `count` largest eigenvalues and their vectors, of the matrix whose lower half is given.
 pub(super) fn largest_pairs(lower: &Mat<f64>, count: usize) -> Result<Eigenpairs, LinalgError> {
     let (side, par) = (lower.nrows(), get_global_parallelism());
     let params = Default::default();
@@ -50,7 +50,7 @@ pub(super) fn largest_pairs(lower: &Mat<f64>, count: usize) -> Result<Eigenpairs
     .map_err(|_| LinalgError::NoConvergence)?;
 
     let mut vectors = all.subcols(side - count, count).reverse_cols().to_owned();
-    // The form is that of the matrix in the basis of these reflections, which spare the first row.
+    // The tridiagonal form is in the basis of these reflections, which leave out the first row.
     let basis = form.submatrix(1, 0, side - 1, side - 1);
     let rows = vectors.subrows_mut(1, side - 1);
     reflect(basis, factors.as_ref(), Conj::No, rows, par, stack);

@@ -1,11 +1,11 @@
-//! The leading eigenpairs of a large symmetric matrix, where only a part of them is kept.
+//! The leading eigenpairs of a large symmetric matrix, if only a part of them is kept.
 //!
-//! A whole eigendecomposition waits for memory; here nearly all work is products of matrices.
-//! The subspace of random sums of columns is filtered by Chebyshev polynomials, which damp the
+//! A full eigendecomposition is limited by memory access; here nearly all work is matrix
+//! products. Chebyshev polynomials filter a subspace of random sums of columns, damping the
 //! unwanted part of the spectrum (Zhou, Saad, Tiago and Chelikowsky, 2006), and the pairs are
-//! those of the matrix in that subspace (Rayleigh-Ritz). Products with the matrix are f32, with
-//! its largest pairs taken out, which only decides how well the subspace fits; its basis is f64,
-//! so what is approximated with it is exact but for that. Residuals estimate what it lacks.
+//! those of the matrix in that subspace (Rayleigh-Ritz). Products with the matrix, whose largest
+//! pairs are taken out, are in f32; this only affects how well the subspace fits. Its basis is
+//! f64, so an approximation with it has no other error. Residuals estimate how much is missing.
 
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
@@ -13,61 +13,62 @@ use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
 use super::matrix::{LinalgError, lower_product};
 
-/// Columns of the block beyond the wanted ones, as a share of them. More converge faster,
-/// and cost more each time.
+/// Extra columns of the block, as a share of the wanted ones. More of them converge faster, but
+/// each round costs more.
 const SPARE: f64 = 0.15;
 
-/// From this side on, and up to this share of the spectrum, this is faster than all eigenvectors
-/// (`benches/decomposition.rs`).
+/// From this size on, and up to this share of the spectrum, this is faster than computing all
+/// eigenvectors (`benches/decomposition.rs`).
 const SIDE: usize = 1024;
 const SHARE: f64 = 0.3;
 
-/// The filter damps what is below the length of the image of the last wanted vector, times this:
-/// of a first guess it is too small. More would damp what is wanted where eigenvalues fall slowly.
+/// The first filter damps everything below the length of the image of the last wanted vector, times
+/// this factor, because lengths from a first guess are too small. A larger factor would damp wanted
+/// vectors where eigenvalues fall slowly.
 const MARGIN: f64 = 1.1;
 
-/// A vector is filtered until the unwanted is damped this much beside it, if no more than `DEGREE`
-/// times.
+/// A vector's filter has the lowest degree that damps the unwanted part by this factor relative to
+/// the vector, but at most `DEGREE`.
 const ENOUGH: f64 = 1500.0;
 
 /// The rounding of f32.
 const EPSILON: f64 = f32::EPSILON as f64;
 
-/// Degree of a filter. A higher one does more without an orthonormal basis in between, but what
-/// f32 rounds off is amplified with it.
+/// Highest degree of a filter. A higher one would do more before the next orthonormal basis, but
+/// would also amplify the rounding errors of f32.
 const DEGREE: usize = 9;
 
-/// Columns of the first block that a column of the matrix is added to.
+/// Number of columns of the first block that each column of the matrix is added to.
 const SIGNS: usize = 8;
 
-/// Filters before the attempt is given up.
+/// Number of filters before the attempt is given up.
 const ROUNDS: usize = 4;
 
-/// Wanted eigenvalues this much larger than the largest unwanted one have converged first; they
-/// are taken out of the filtered matrix, so that its range stays small for f32.
+/// Wanted eigenvalues larger than the largest unwanted one by this factor converge first. They are
+/// taken out of the filtered matrix, so that its range stays small for f32.
 const DEFLATE: f64 = 20.0;
 
-/// What the kept energy may lack by its estimate, as a share of the energy that is left out: the
-/// error of an approximation is then about 1.000075 of the best, 1.00008 in
-/// `benches/decomposition.rs`, and 1.0001 is asked for.
+/// How much the kept energy may fall short of the best, by its estimate, as a share of the energy
+/// left out. The error of an approximation is then about 1.000075 times the best (1.00008 in
+/// `benches/decomposition.rs`); 1.0001 is required.
 const LACK: f64 = 1.5e-4;
 
-/// What the smallest entry of a Cholesky factor's diagonal is of the largest: above the one, the
-/// columns were orthogonal already but for rounding, below the other the factor is no good.
+/// Ratio of the smallest to the largest entry on the diagonal of a Cholesky factor: above `WELL`,
+/// the columns were already orthogonal up to rounding; below `ILL`, the factor is unusable.
 const WELL: f64 = 0.5;
 const ILL: f64 = 1e-6;
 
-/// What is left out must be this share of all energy: beside less, the values are not known well
-/// enough in f32.
+/// The energy left out must be at least this share of the total: below it, f32 does not give the
+/// values accurately enough.
 const TAIL: f64 = 1e-5;
 
-/// What became of an attempt.
+/// The outcome of an attempt.
 pub(super) enum Attempt {
-    /// Orthonormal eigenvectors, one a column, by falling eigenvalue.
+    /// Orthonormal eigenvectors, one per column, by falling eigenvalue.
     Found(Mat<f64>),
-    /// What f32 rounds off in the matrix may be too much.
+    /// The rounding errors of the f32 matrix may be too large.
     Noisy,
-    /// Too little is left out, or the wanted part cannot be told from the rest.
+    /// Too little energy is left out, or the wanted part cannot be told from the rest.
     Unsuited,
 }
 
@@ -76,8 +77,8 @@ pub(super) fn is_worth_it(side: usize, count: usize) -> bool {
     side >= SIDE && count as f64 <= SHARE * side as f64
 }
 
-/// The `count` leading eigenvectors of a Gram matrix, such that what they lack of the most energy
-/// that so many can have is next to nothing beside what is left out.
+/// The `count` leading eigenvectors of a Gram matrix. The energy that they miss, compared with the
+/// best `count` vectors, is negligible next to the energy left out.
 pub(super) fn leading_eigen(matrix: Single, count: usize) -> Result<Attempt, LinalgError> {
     let Single { whole, noise } = matrix;
     let side = whole.nrows();
@@ -93,7 +94,8 @@ pub(super) fn leading_eigen(matrix: Single, count: usize) -> Result<Attempt, Lin
     if left_out(&pairs.values) <= TAIL * side as f64 {
         return Ok(Attempt::Unsuited);
     }
-    // What rounding moves between the wanted and the rest, if they are a tenth of the edge apart.
+    // The energy that rounding moves between the wanted part and the rest, if their eigenvalues
+    // are a tenth of the edge apart.
     let rotated = noise * (count * block) as f64 / (0.1 * edge);
     if rotated.is_nan() || rotated > 0.1 * LACK * left_out(&pairs.values) {
         return Ok(Attempt::Noisy);
@@ -122,23 +124,23 @@ pub(super) fn leading_eigen(matrix: Single, count: usize) -> Result<Attempt, Lin
     Ok(Attempt::Unsuited)
 }
 
-/// A Gram matrix in f32, over the mean of its diagonal.
+/// A Gram matrix in f32, divided by the mean of its diagonal.
 pub(super) struct Single {
     whole: Mat<f32>,
-    /// About the mean square of what was rounded off an entry.
+    /// Approximate mean square of the rounding error of an entry.
     noise: f64,
 }
 
 impl Single {
-    /// The product of a matrix with its transpose, on the side of its rows, in f32: half the work,
-    /// and as much rounded off as the diagonal is large.
+    /// The product `A Aᵀ` of a matrix, computed in f32: half the work, but with rounding errors in
+    /// proportion to the diagonal.
     pub(super) fn product(view: MatRef<'_, f64>) -> Self {
         let single = cast(view, |x| x as f32);
         let lower = lower_product(single.as_ref(), single.transpose());
         Self { whole: whole(&lower), noise: EPSILON * EPSILON }
     }
 
-    /// A Gram matrix of which the lower half is given.
+    /// A Gram matrix, given by its lower half.
     pub(super) fn rounded(lower: &Mat<f64>) -> Self {
         let whole = whole(lower);
         let squares: f64 =
@@ -154,7 +156,7 @@ struct Pairs<T> {
     vectors: Mat<T>,
 }
 
-/// Both halves of a symmetric matrix of which the lower one is given, over the mean of its
+/// Both halves of a symmetric matrix, given by its lower half, divided by the mean of its
 /// diagonal.
 fn whole<T: Copy + Into<f64>>(lower: &Mat<T>) -> Mat<f32> {
     // Columns of the upper half are rows of the lower one: small tiles stay in the cache.
@@ -176,8 +178,8 @@ fn whole<T: Copy + Into<f64>>(lower: &Mat<T>) -> Mat<f32> {
     whole
 }
 
-/// Pairs in the subspace of random sums of columns, with their images' directions as vectors, which
-/// is one product more: rough, but it tells large pairs from small ones.
+/// Pairs in the subspace of random sums of columns. The vectors are the directions of their images,
+/// which amounts to one more product. Rough, but it tells large pairs from small ones.
 fn rough_pairs(matrix: &Mat<f32>, block: usize) -> Result<(Pairs<f32>, Vec<f64>), LinalgError> {
     let sketch = sketch(matrix, block);
     let basis = cast(orthonormal(cast(sketch.as_ref(), f64::from)).as_ref(), |x| x as f32);
@@ -191,13 +193,13 @@ fn rough_pairs(matrix: &Mat<f32>, block: usize) -> Result<(Pairs<f32>, Vec<f64>)
     let lengths: Vec<f64> = (0..block).map(|j| f64::from(vectors.col(j).norm_l2())).collect();
     let units: Vec<f64> = lengths.iter().map(|length| 1.0 / length.max(1e-30)).collect();
     scale_columns(&mut vectors, &units);
-    // Both are too small; the lengths less so.
+    // Values and lengths are both too small, the lengths less so.
     let likely = lengths.iter().map(|length| MARGIN * length).collect();
     Ok((Pairs { values, vectors }, likely))
 }
 
-/// A symmetric matrix in f32 that large pairs were taken out of, so that rounding is small
-/// beside what is left: `rest + vectors · diag(values) · vectorsᵀ`.
+/// A symmetric matrix in f32 with its large pairs taken out, so that rounding errors are small
+/// compared with what is left: `rest + vectors · diag(values) · vectorsᵀ`.
 struct Deflated {
     rest: Mat<f32>,
     vectors: Mat<f32>,
@@ -221,8 +223,8 @@ impl Deflated {
         matmul(rest, Accum::Add, weighted.as_ref(), vectors, -1.0, par);
     }
 
-    /// Rayleigh-Ritz: the pairs of the matrix in a subspace, and the squared norms of what each
-    /// lacks of being one, `‖A v - λ v‖²`.
+    /// Rayleigh-Ritz: the pairs of the matrix in a subspace, and the squared norms of their
+    /// residuals, `‖A v - λ v‖²`.
     fn rayleigh_ritz(&self, subspace: &Mat<f32>) -> Result<(Pairs<f64>, Vec<f64>), LinalgError> {
         let par = get_global_parallelism();
         let basis = orthonormal(cast(subspace.as_ref(), f64::from));
@@ -248,9 +250,9 @@ impl Deflated {
         Ok((Pairs { values, vectors }, residuals))
     }
 
-    /// Chebyshev polynomials of what is left of the matrix, which are small on `0..=edge` and
-    /// grow beyond, times each vector that was not taken out, scaled so that a vector of its
-    /// value keeps its length. Vectors of larger values need a lower degree for as much.
+    /// Chebyshev polynomials of the remaining matrix, applied to each vector that was not taken
+    /// out. They are small on `0..=edge` and grow beyond, and are scaled so that an eigenvector of
+    /// the vector's value keeps its length. Vectors with larger values need a lower degree.
     fn filtered(&self, pairs: &Pairs<f32>, likely: &[f64], edge: f64) -> Mat<f32> {
         let first = self.values.len();
         let mut vectors = pairs.vectors.clone();
@@ -259,7 +261,7 @@ impl Deflated {
         let degree = |value: f64| (1..DEGREE).find(|n| growth(place(value), *n) >= ENOUGH);
         let mut degrees: Vec<usize> =
             likely[first..].iter().map(|value| degree(*value).unwrap_or(DEGREE)).collect();
-        // Values fall, so degrees rise; those of a first guess nearly do.
+        // Values fall, so degrees rise, if not strictly for a first guess.
         degrees.sort_unstable();
         let mut ratios: Vec<f64> = places.iter().map(|place| 1.0 / place).collect();
         let mut before = vectors.subcols(first, places.len()).to_owned();
@@ -288,7 +290,7 @@ impl Deflated {
         vectors
     }
 
-    /// `2 / edge A x - x`, which has what is unwanted within -1 and 1.
+    /// `2 / edge A x - x`, which maps unwanted eigenvalues to between -1 and 1.
     fn mapped(&self, vectors: MatRef<'_, f32>, edge: f64) -> Mat<f32> {
         let mut image = Mat::zeros(vectors.nrows(), vectors.ncols());
         let (scale, par) = ((2.0 / edge) as f32, get_global_parallelism());
@@ -309,10 +311,10 @@ fn scale_columns(matrix: &mut Mat<f32>, factors: &[f64]) {
     }
 }
 
-/// An orthonormal basis of the columns, by the Cholesky factor of their Gram matrix, which is a
-/// fraction of the work of Householder's way. It squares the condition: what is not orthogonal to
-/// rounding after the first time is after the second (Yamamoto et al., 2015), and where that would
-/// not be so, Householder's way is taken.
+/// An orthonormal basis of the columns, from the Cholesky factor of their Gram matrix: a fraction
+/// of the work of Householder's method. It squares the condition number, so a second pass makes
+/// the columns orthogonal up to rounding where the first does not (Yamamoto et al., 2015). Where
+/// that would not suffice, Householder's method is used.
 fn orthonormal(mut columns: Mat<f64>) -> Mat<f64> {
     let par = get_global_parallelism();
     loop {
@@ -335,8 +337,8 @@ fn cast<T: Copy, U>(matrix: MatRef<'_, T>, to: impl Fn(T) -> U) -> Mat<U> {
     Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| to(matrix[(i, j)]))
 }
 
-/// The matrix times a block of sparse random signs, which spreads what is in few columns as a
-/// dense block does (Martinsson and Tropp, 2020, section 9.2) without a product.
+/// The matrix times a block of sparse random signs, which mixes the columns as well as a dense
+/// block does (Martinsson and Tropp, 2020, section 9.2), without a product.
 fn sketch(matrix: &Mat<f32>, block: usize) -> Mat<f32> {
     let mut sketch = Mat::zeros(matrix.nrows(), block);
     let mut random = Random::default();
@@ -413,9 +415,9 @@ mod tests {
                 let gram = with_spectrum(&values);
                 let found = leading_eigen(Single::rounded(&gram), count).unwrap();
                 let Attempt::Found(vectors) = found else {
-                    // What decays fast leaves next to nothing out, a cut through equal values
-                    // cannot be told from a bad one, and a value that is nearly all there is
-                    // drowns the others in f32: all go the other way.
+                    // A fast decay leaves almost nothing out, a cut through equal values cannot
+                    // be told from a bad one, and a value that holds nearly all the energy
+                    // drowns the others in f32: all of these fall back.
                     assert!(
                         ["steep", "flat", "clustered", "led"].contains(&case),
                         "{case} at {count}"
@@ -427,7 +429,7 @@ mod tests {
                     .collect();
                 let (got, best) = (kept.iter().sum::<f64>(), values[..count].iter().sum::<f64>());
                 let tail = values[count..].iter().sum::<f64>();
-                // What f32 rounds off beside the largest.
+                // Allows for the rounding of f32 relative to the largest value.
                 let slack = f64::from(f32::EPSILON) * values[0];
                 assert!(best - got <= 2e-4 * tail, "{case} at {count}: {got} of {best}");
                 assert!(kept.windows(2).all(|pair| pair[0] + slack >= pair[1]), "{case}");

@@ -18,7 +18,7 @@ impl Matrix {
     /// # Errors
     ///
     /// [`LinalgError::Empty`] if it has no rows or no columns, [`LinalgError::Length`] if
-    /// `data` has not `rows * cols` entries, [`LinalgError::NotFinite`] if one of them is
+    /// `data` does not have `rows * cols` entries, [`LinalgError::NotFinite`] if one of them is
     /// infinite or not a number.
     pub fn new(rows: usize, cols: usize, data: Vec<f64>) -> Result<Self, LinalgError> {
         if rows == 0 || cols == 0 {
@@ -88,7 +88,7 @@ impl Matrix {
         Self::from_view((self.view() * other.view()).as_ref())
     }
 
-    /// A copy of a matrix of faer's.
+    /// A copy of a faer matrix.
     ///
     /// # Errors
     ///
@@ -102,14 +102,14 @@ impl Matrix {
         MatRef::from_row_major_slice(&self.data, self.rows, self.cols)
     }
 
-    /// Divides by the power of two next to the largest entry, and returns it. Exact, and it
-    /// keeps squares of huge or denormal entries inside the range of f64.
+    /// Divides by the power of two next to the largest entry, and returns it. This is exact, and
+    /// keeps squares of huge or denormal entries within the range of f64.
     pub(super) fn scaled(&self) -> (Vec<f64>, f64) {
         let largest = self.data.iter().fold(0.0f64, |max, x| max.max(x.abs()));
         if largest == 0.0 {
             return (self.data.clone(), 1.0);
         }
-        // 1/scale must be finite as well, so the smallest denormals are scaled a little less.
+        // 1/scale must also be finite, so the smallest denormals are scaled a little less.
         let exponent = largest.log2().floor().clamp(-1000.0, 1000.0);
         let scale = exponent.exp2();
         (self.data.iter().map(|x| x / scale).collect(), scale)
@@ -137,7 +137,7 @@ pub fn transpose<T: Copy + Default>(values: &[T], rows: usize, cols: usize) -> V
     out
 }
 
-/// Why a decomposition could not be made.
+/// Why a decomposition failed.
 #[non_exhaustive]
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum LinalgError {
@@ -190,7 +190,7 @@ pub enum LinalgError {
     NoConvergence,
 }
 
-/// The lower half of a product that is symmetric.
+/// The lower half of a symmetric product.
 pub(super) fn lower_product<T: ComplexField>(left: MatRef<'_, T>, right: MatRef<'_, T>) -> Mat<T> {
     let mut product = Mat::zeros(left.nrows(), right.ncols());
     triangular::matmul(

@@ -1,8 +1,7 @@
 //! Matrix decompositions: a [`Matrix`] in, its factors out.
 //!
-//! The only room that names faer. It knows neither Burn nor files. Everything is f64:
-//! checkpoints are f32 or narrower, so the decomposition adds no error of its own that a
-//! stored factor could show.
+//! The only room that uses faer. It knows neither Burn nor files. Everything is f64: checkpoints
+//! are f32 or narrower, so the decomposition adds no error that a stored factor could show.
 
 mod band;
 mod cost;

@@ -13,13 +13,13 @@ pub struct SecondMoment {
 }
 
 impl SecondMoment {
-    /// Of no row of `size` entries.
+    /// The sum over no rows, for rows of `size` entries.
     pub fn new(size: usize) -> Self {
         Self { sum: Mat::zeros(size, size), count: 0 }
     }
 
-    /// A mean second moment `E[x xᵀ]` of so many rows, from its lower half row after row:
-    /// `size (size + 1) / 2` entries.
+    /// From the mean second moment `E[x xᵀ]` of `count` rows, given as its lower half row after
+    /// row: `size (size + 1) / 2` entries.
     ///
     /// # Errors
     ///
@@ -41,7 +41,7 @@ impl SecondMoment {
         Ok(Self { sum, count })
     }
 
-    /// The way back, in f32.
+    /// The inverse of [`from_packed`](SecondMoment::from_packed), in f32.
     pub fn packed(&self) -> Vec<f32> {
         let scale = 1.0 / self.count.max(1) as f64;
         let row = |row: usize| (0..=row).map(move |col| (self.sum[(row, col)] * scale) as f32);
@@ -53,7 +53,7 @@ impl SecondMoment {
         self.sum.nrows()
     }
 
-    /// Rows so far.
+    /// Number of rows so far.
     pub fn count(&self) -> u64 {
         self.count
     }
@@ -69,7 +69,7 @@ impl SecondMoment {
     }
 
     /// Adds rows, one after the other in `rows`. Their products are summed in f32 here, so a
-    /// call should have no more than some thousand.
+    /// call should add no more than a few thousand.
     ///
     /// # Panics
     ///
@@ -102,7 +102,7 @@ impl SecondMoment {
         (0..self.size()).all(|col| self.sum.col(col).iter().all(|x| x.is_finite()))
     }
 
-    /// The root of the mean plus `shrink` times the mean of its diagonal on the diagonal.
+    /// The root of the mean, with `shrink` times the mean of its diagonal added to the diagonal.
     ///
     /// # Errors
     ///
@@ -111,7 +111,7 @@ impl SecondMoment {
         Ok(Root(root(&self.shrunk(shrink))?))
     }
 
-    /// The mean `E[x xᵀ]` plus `shrink` times the mean of its diagonal on the diagonal.
+    /// The mean `E[x xᵀ]`, with `shrink` times the mean of its diagonal added to the diagonal.
     pub(super) fn shrunk(&self, shrink: f64) -> Mat<f64> {
         let (size, scale) = (self.size(), 1.0 / self.count.max(1) as f64);
         let mean = (0..size).map(|i| self.sum[(i, i)]).sum::<f64>() * scale / size as f64;
@@ -122,7 +122,7 @@ impl SecondMoment {
     }
 }
 
-/// The lower triangular `L` with `L Lᵀ` a second moment.
+/// The lower triangular `L` for which `L Lᵀ` is a second moment.
 #[derive(Debug, Clone)]
 pub struct Root(pub(super) Mat<f64>);
 
@@ -155,7 +155,7 @@ pub struct CrossMoment {
 }
 
 impl CrossMoment {
-    /// Of no pair of rows of `size` entries.
+    /// The sum over no pairs, for rows of `size` entries.
     pub fn new(size: usize) -> Self {
         Self { sum: Mat::zeros(size, size), count: 0 }
     }
@@ -164,7 +164,7 @@ impl CrossMoment {
     ///
     /// # Panics
     ///
-    /// Panics if the lengths differ or are no multiple of the size.
+    /// Panics if the lengths differ or are not multiples of the size.
     pub fn add(&mut self, x: &[f32], y: &[f32]) {
         let size = self.sum.nrows();
         let (x, y) = (view(x, size), view(y, size));
@@ -192,7 +192,7 @@ impl CrossMoment {
     }
 }
 
-/// Entries of the lower half of a square matrix.
+/// Number of entries in the lower half of a square matrix.
 pub fn packed_len(size: usize) -> usize {
     size * (size + 1) / 2
 }
@@ -202,9 +202,9 @@ fn view(rows: &[f32], size: usize) -> MatRef<'_, f32> {
     MatRef::from_row_major_slice(rows, rows.len() / size, size)
 }
 
-/// The lower triangular `L` with `L Lᵀ = M` for a symmetric positive semidefinite matrix: by
-/// Cholesky, and where rounding or missing data leave no positive pivots by the eigenvalues,
-/// of which those below `1e-10` of the largest are raised to that.
+/// The lower triangular `L` with `L Lᵀ = M` for a symmetric positive semidefinite matrix, by
+/// Cholesky. Where rounding or missing data leave no positive pivots, it comes from the
+/// eigenvalues, and those below `1e-10` of the largest are raised to that.
 pub(super) fn root(matrix: &Mat<f64>) -> Result<Mat<f64>, LinalgError> {
     const SMALLEST: f64 = 1e-10;
     if let Ok(cholesky) = matrix.llt(Side::Lower) {
@@ -218,7 +218,7 @@ pub(super) fn root(matrix: &Mat<f64>) -> Result<Mat<f64>, LinalgError> {
     let eigen = matrix.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
     let values: Vec<f64> = eigen.S().column_vector().iter().copied().collect();
     let largest = values.iter().fold(0.0f64, |most, value| most.max(*value));
-    // All zero: any root will do, as long as it can be inverted.
+    // All zero: any invertible root will do.
     let floor = if largest > 0.0 { SMALLEST * largest } else { 1.0 };
     let size = values.len();
     // M = (Λ½ Qᵀ)ᵀ (Λ½ Qᵀ), and the triangle of its QR decomposition is a root.

@@ -1,4 +1,4 @@
-//! A matrix of low rank by some of its own rows.
+//! A matrix of low rank, represented by some of its own rows.
 
 use faer::Mat;
 use faer::prelude::*;
@@ -10,26 +10,26 @@ use super::svd::BalancedFactors;
 /// rows.
 ///
 /// `A[pivots] = rows` and `A[others] = others · rows`, with the others in rising order. That is
-/// `r (m + n - r)` numbers for `r (m + n)` of two factors, without loss (PIFA, arXiv
+/// `r (m + n - r)` numbers instead of the `r (m + n)` of two factors, without loss (PIFA, arXiv
 /// 2501.19090).
 #[derive(Debug, Clone, PartialEq)]
 pub struct PivotFactors {
-    /// Numbers of the pivot rows, `r` of them.
+    /// Indices of the `r` pivot rows.
     pub pivots: Vec<usize>,
     /// The pivot rows, `[r, n]`.
     pub rows: Matrix,
-    /// What makes the other rows, `[m - r, r]`.
+    /// The coefficients that rebuild the other rows, `[m - r, r]`.
     pub others: Matrix,
 }
 
-/// Entries of `others` may be so large; larger ones would cost digits in narrow types. Every
-/// exchange for a smaller bound passes over the whole matrix, and smaller bounds take many.
+/// Largest entry that `others` may have; larger ones would cost digits in narrow types. A smaller
+/// bound takes many more exchanges, each of which passes over the whole matrix.
 const LARGEST: f64 = 4.0;
 
 /// Turns two factors of a `[rows, cols]` matrix into pivoted ones.
 ///
-/// Pivots come of an LU decomposition with partial pivoting, and are exchanged for better rows as
-/// long as one would have an entry above 4 (maxvol, Goreinov et al. 2010).
+/// Pivots come from an LU decomposition with partial pivoting, and are exchanged for better rows as
+/// long as a coefficient is above 4 (maxvol, Goreinov et al. 2010).
 ///
 /// # Errors
 ///
@@ -41,7 +41,7 @@ pub fn pivot_factors(factors: &BalancedFactors) -> Result<PivotFactors, LinalgEr
         return Err(LinalgError::Rank { rank, full: rows - 1 });
     }
     let (left, right) = (factors.left.view(), factors.right.view());
-    // The pivots of the column space: which vectors span it should not matter.
+    // An orthonormal basis, because the pivots should depend on the column space alone.
     let basis = left.qr().compute_thin_Q();
     let lu = basis.partial_piv_lu();
     let (forward, _) = lu.P().arrays();
@@ -108,8 +108,8 @@ fn position(made: &Mat<f64>, is: impl Fn(f64) -> bool) -> Option<(usize, usize)>
     (0..made.ncols()).find_map(|j| made.col(j).iter().position(|x| is(*x)).map(|i| (i, j)))
 }
 
-/// Makes a row the pivot in a column's place: `B -= B[:, j] (B[i, :] - eⱼᵀ) / B[i, j]`. Returns
-/// the largest entry that is too large then.
+/// Makes row `i` the pivot of column `j`: `B -= B[:, j] (B[i, :] - eⱼᵀ) / B[i, j]`. Returns the
+/// position of the largest entry if it is then too large.
 fn exchange(made: &mut Mat<f64>, row: usize, col: usize) -> Option<(usize, usize)> {
     let pivot = made[(row, col)];
     let steps: Vec<f64> = (0..made.ncols())
@@ -178,7 +178,7 @@ mod tests {
             // Row i of the product is 2 (i + 1) everywhere.
             assert!((made - 2.0 * (other + 1) as f64).abs() < 1e-12, "{made}");
         }
-        // Of a matrix whose rows are all pivots nothing is left to make.
+        // A matrix whose rows are all pivots has no other rows to rebuild.
         let square = BalancedFactors {
             left: Matrix::new(2, 2, vec![1.0, 0.0, 0.0, 1.0]).unwrap(),
             ..factors

@@ -7,8 +7,8 @@ use super::svd::gram;
 /// matrix.
 ///
 /// They are the leading eigenvectors of the Gram matrix `A Aᵀ`, which squares the condition
-/// number: vectors of singular values below 1e-8 of the largest are not to be trusted. Meant
-/// for projecting onto the leading subspace, where those do not matter, and much faster than a
+/// number: vectors with singular values below 1e-8 of the largest are unreliable. Meant for
+/// projecting onto the leading subspace, where those do not matter, and much faster than a
 /// decomposition of `A` when it is wide.
 ///
 /// # Errors
@@ -36,17 +36,17 @@ fn last_columns(vectors: MatRef<'_, f64>, count: usize) -> Result<Matrix, Linalg
 /// The singular values of a matrix, and the leading singular vectors of its smaller side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LeadingSubspace {
-    /// All `min(rows, cols)` singular values, largest first, each within 1e-7 of the largest of
-    /// the exact one.
+    /// All `min(rows, cols)` singular values, largest first. Each has an error of at most 1e-7
+    /// times the largest.
     pub values: Vec<f64>,
-    /// The leading vectors as the columns of a `[min(rows, cols), rank]` matrix: left ones of a
-    /// matrix with no more rows than columns, else right ones.
+    /// The leading vectors as the columns of a `[min(rows, cols), rank]` matrix: left vectors if
+    /// the matrix has no more rows than columns, else right vectors.
     pub vectors: Matrix,
 }
 
-/// Singular values and the `rank` leading singular vectors of the smaller side, by one
-/// decomposition of the Gram matrix of that side. What [`leading_left_vectors`] says of vectors of
-/// small singular values holds here.
+/// Singular values and the `rank` leading singular vectors of the smaller side, from one
+/// decomposition of the Gram matrix of that side. As in [`leading_left_vectors`], vectors with
+/// small singular values are unreliable.
 ///
 /// # Errors
 ///
@@ -65,12 +65,12 @@ pub fn leading_subspace(matrix: &Matrix, rank: usize) -> Result<LeadingSubspace,
     Ok(LeadingSubspace { values, vectors: last_columns(eigen.U(), rank)? })
 }
 
-/// What two subspaces have in common, in `[0, 1]`: the mean squared cosine of the principal angles
+/// The similarity of two subspaces, in `[0, 1]`: the mean squared cosine of the principal angles
 /// between them, `‖Aᵀ B‖_F² / rank`.
 ///
-/// This is the similarity of LoRA (arXiv 2106.09685, section 7.2) for subspaces of one
-/// dimension. It is 1 for the same subspace, whatever its basis, 0 for orthogonal ones, and
-/// `rank / n` on average for random ones.
+/// This is the similarity of the LoRA paper (arXiv 2106.09685, section 7.2) for subspaces of equal
+/// dimension. It is 1 for the same subspace in any basis, 0 for orthogonal ones, and `rank / n` on
+/// average for random ones.
 ///
 /// # Shapes
 ///

@@ -6,21 +6,21 @@ use super::eigen::{Eigenpairs, largest_pairs};
 use super::leading::{Attempt, Single, is_worth_it, leading_eigen};
 use super::matrix::{LinalgError, Matrix, lower_product};
 
-/// From this smaller side on, decompositions go by the Gram matrix.
+/// If the smaller side has at least this size, decompositions use the Gram matrix.
 ///
 /// Its symmetric eigenproblem is three to six times as fast as the singular value
 /// decomposition at the shapes of models (`benches/decomposition.rs`), because half of the work
-/// is one product. It squares the condition: in f64 an eigenvalue is good to `ε λ₁` and some, so
-/// a singular value to about 1e-8 of the largest, where f32 weights are good to 6e-8. Below
-/// this side the decomposition itself is fast enough to be had without that.
+/// is one product. It squares the condition number: in f64 an eigenvalue is accurate to about
+/// `ε λ₁`, so a singular value to about 1e-8 of the largest; f32 weights are accurate to 6e-8.
+/// Below this size the singular value decomposition itself is fast enough.
 const GRAM: usize = 64;
 
-/// From this side on, eigenvalues alone go by way of a band, which is faster on one core than
-/// the direct reduction from about here on: 4.5 s for 7.2 s at 4096.
+/// From this size on, eigenvalues without vectors are found by way of a band, which from about
+/// here on is faster on one core than the direct reduction: 4.5 s instead of 7.2 s at 4096.
 const BAND: usize = 1024;
 
-/// All singular values, largest first; `min(rows, cols)` of them. Each is within 1e-7 of the
-/// largest of the exact one, and within rounding for matrices with a side below 64.
+/// All `min(rows, cols)` singular values, largest first. Each has an error of at most 1e-7 times
+/// the largest, and is exact up to rounding for matrices with a side below 64.
 ///
 /// # Errors
 ///
@@ -45,7 +45,7 @@ pub fn singular_values(matrix: &Matrix) -> Result<Vec<f64>, LinalgError> {
     Ok(values.into_iter().map(|s| s * scale).collect())
 }
 
-/// The lower half of the product with the transpose, on the smaller side.
+/// The lower half of the Gram matrix of the smaller side.
 pub(super) fn gram(view: MatRef<'_, f64>) -> Mat<f64> {
     let view = if view.nrows() <= view.ncols() { view } else { view.transpose() };
     lower_product(view, view.transpose())
@@ -109,12 +109,12 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
     Ok(BalancedFactors { left, right, relative_error })
 }
 
-/// At least as many singular values and vectors as are kept.
+/// The singular values and vectors, at least as many as are kept.
 struct Decomposed {
     values: Vec<f64>,
-    /// `U`, a vector a column.
+    /// `U`, one vector per column.
     left: Mat<f64>,
-    /// `V`, a vector a column.
+    /// `V`, one vector per column.
     right: Mat<f64>,
     relative_error: f64,
 }
@@ -128,17 +128,17 @@ fn by_svd(view: MatRef<'_, f64>, rank: usize) -> Result<Decomposed, LinalgError>
     Ok(Decomposed { values, relative_error, left: svd.U().to_owned(), right: svd.V().to_owned() })
 }
 
-/// What is left out must be this share of all energy for the Gram matrix to be good enough: its
-/// eigenvalues are good to some hundred units of rounding, so the error that is left is within
-/// 1e-4 of the best.
+/// The energy left out must be more than this share of the total for the Gram matrix to be accurate
+/// enough: its eigenvalues are accurate to a few hundred units of rounding, so the remaining error
+/// is within 1e-4 of the best.
 const TAIL: f64 = 1e-9;
 
-/// Vectors of smaller singular values, as a share of the largest, are not to be trusted.
+/// Vectors with singular values below this share of the largest are unreliable.
 const SMALLEST: f64 = 1e-5;
 
 /// The decomposition by the Gram matrix of the smaller side: its eigenvectors are the vectors of
-/// that side, and their products with the matrix those of the other. `None` where that would
-/// not be accurate enough.
+/// that side, and their products with the matrix give those of the other side. `None` if that
+/// would not be accurate enough.
 fn by_gram(view: MatRef<'_, f64>, rank: usize) -> Result<Option<Decomposed>, LinalgError> {
     let wide = view.nrows() <= view.ncols();
     let across = if wide { view } else { view.transpose() };
@@ -169,13 +169,13 @@ fn by_gram(view: MatRef<'_, f64>, rank: usize) -> Result<Option<Decomposed>, Lin
 struct Kept {
     /// Singular values, if they are known.
     values: Option<Vec<f64>>,
-    /// An orthonormal eigenvector a column.
+    /// One orthonormal eigenvector per column.
     vectors: Mat<f64>,
 }
 
-/// The leading left singular vectors of a wide matrix, where they can be had for less than all.
+/// The leading left singular vectors of a wide matrix, if they cost less to find than all.
 fn leading(across: MatRef<'_, f64>, rank: usize) -> Result<Option<Mat<f64>>, LinalgError> {
-    // Nothing leads where there is nothing.
+    // A zero matrix has no leading vectors.
     if !is_worth_it(across.nrows(), rank) || across.norm_max() == 0.0 {
         return Ok(None);
     }
@@ -190,7 +190,7 @@ fn leading(across: MatRef<'_, f64>, rank: usize) -> Result<Option<Mat<f64>>, Lin
     }
 }
 
-/// The leading eigenpairs by way of all of them.
+/// The leading eigenpairs, from the decomposition of the whole matrix.
 fn all_eigen(gram: &Mat<f64>, count: usize) -> Result<Kept, LinalgError> {
     let Eigenpairs { values, vectors } = largest_pairs(gram, count)?;
     let values = values.into_iter().map(|value| value.max(0.0).sqrt()).collect();
@@ -358,7 +358,7 @@ mod tests {
             let f = balanced_factors(m, rank).unwrap();
             let error = (view - f.left.view() * f.right.view()).norm_l2();
             let optimal = norm(&exact[rank..]);
-            // Where nothing is left, what is left is rounding.
+            // If nothing is left out, the error is only rounding.
             let slack = 1e-12 * norm(&exact);
             assert!(error <= 1.0001 * optimal + slack, "{case} at {rank}: {error} for {optimal}");
             let (l, r) = (f.left.norm(), f.right.norm());

@@ -1,10 +1,10 @@
-//! The best approximation in a norm that data gives.
+//! The best approximation in a norm derived from data.
 //!
-//! With `L Lᵀ = E[x xᵀ]` of the inputs of a matrix and `Rᵀ R = E[g gᵀ]` of the gradients of its
+//! With `L Lᵀ = E[x xᵀ]` for the inputs of a matrix and `Rᵀ R = E[g gᵀ]` for the gradients of its
 //! outputs, `‖R (W - A) L‖²` is the mean of `(gᵀ (W - A) x)²` if inputs and gradients are
-//! independent: what the error does to the loss, to second order. Its best approximation of a
-//! rank is the truncated decomposition of `R W L`, with both roots folded back (Eckart-Young in
-//! that norm; SVD-LLM, arXiv 2403.07378, for the input side).
+//! independent: the effect of the error on the loss, to second order. The best approximation at a
+//! rank is the truncated decomposition of `R W L`, with both roots divided out again (Eckart-Young
+//! in that norm; SVD-LLM, arXiv 2403.07378, for the input side).
 
 use std::sync::Arc;
 
@@ -17,9 +17,9 @@ use super::matrix::{LinalgError, Matrix};
 use super::moments::{CrossMoment, Root, SecondMoment, root};
 use super::svd::{BalancedFactors, balanced_factors, singular_values};
 
-/// Added to second moments, as a share of their mean, where they tell what inputs lack: there are
-/// as many numbers to tell as in the moments themselves, and less text than for those would fit
-/// its noise.
+/// Added to second moments, as a share of their mean, when they predict what the inputs lack. That
+/// map has as many entries as the moments themselves, so without this it would fit the noise of a
+/// short text.
 const RIDGE: f64 = 0.1;
 
 /// A norm for the errors of a matrix `[out, in]`.
@@ -33,17 +33,17 @@ pub struct Weighting {
     output: Option<Arc<Root>>,
 }
 
-/// Moments that are added to the diagonal, as a share of its mean.
+/// What is added to the diagonals of second moments, as a share of their mean.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shrinkage {
-    /// Of the inputs' second moment.
+    /// For the second moment of the inputs.
     pub input: f64,
-    /// Of the gradients', of which there is less data.
+    /// For the second moment of the gradients, which have less data.
     pub output: f64,
 }
 
 impl Default for Shrinkage {
-    /// What does best on SmolLM2 (docs/benchmarks.md).
+    /// The values that do best on SmolLM2 (docs/benchmarks.md).
     fn default() -> Self {
         Self { input: 1e-3, output: 0.3 }
     }
@@ -55,15 +55,15 @@ impl Weighting {
         Self::default()
     }
 
-    /// The norm of roots of second moments: of the inputs, and of the gradients of the outputs.
+    /// The norm from roots of second moments: of the inputs, and of the gradients of the outputs.
     pub fn new(input: Option<Arc<Root>>, output: Option<Arc<Root>>) -> Self {
         Self { input, target: None, output }
     }
 
-    /// The norm for a matrix that now sees other inputs than it should, because what comes before
-    /// it was changed: `seen` are the second moments of the inputs `y` that it sees, `cross` is
-    /// `E[x yᵀ]` with the inputs `x` that it should see. The target is what the matrix answers to
-    /// `y`, and a share `follow` of what it would answer to what is known from `y` about `x - y`.
+    /// The norm for a matrix whose inputs have changed, because the layers before it did: `seen` is
+    /// the second moment of the inputs `y` that it now sees, `cross` is `E[x yᵀ]` with the inputs
+    /// `x` that it should see. The target is the output of the matrix for `y`, plus a share
+    /// `follow` of its output for the part of `x - y` that `y` predicts.
     ///
     /// # Errors
     ///
@@ -76,8 +76,7 @@ impl Weighting {
         output: Option<Arc<Root>>,
     ) -> Result<Self, LinalgError> {
         let lower = root(&seen.shrunk(shrink))?;
-        // What the inputs lack of what they should be, as a linear map of what they are:
-        // E[(x - y) yᵀ] E[y yᵀ]⁻¹.
+        // What the inputs lack, as a linear map of the inputs seen: E[(x - y) yᵀ] E[y yᵀ]⁻¹.
         let lacking = cross.mean() - seen.shrunk(0.0);
         let par = get_global_parallelism();
         let ridged = root(&seen.shrunk(RIDGE))?;
@@ -117,8 +116,8 @@ impl Weighting {
         }
     }
 
-    /// Singular values of the matrix in this norm, largest first: the root of what is left out
-    /// when the later ones are.
+    /// Singular values of the matrix in this norm, largest first. The squares of those left out add
+    /// up to the squared error.
     ///
     /// # Errors
     ///
@@ -127,8 +126,8 @@ impl Weighting {
         singular_values(&self.apply(matrix)?)
     }
 
-    /// The factors of rank `rank` with the smallest error in this norm, whose relative size is
-    /// their `relative_error`.
+    /// The factors of rank `rank` with the smallest error in this norm; `relative_error` is in this
+    /// norm too.
     ///
     /// # Errors
     ///

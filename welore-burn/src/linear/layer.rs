@@ -10,7 +10,8 @@ use crate::forms::{
 use crate::linalg::Weighting;
 use crate::modules::{see_input, see_output};
 
-/// Configuration to create a [`LowRankLinear`] layer using the [init function](LowRankLinearConfig::init).
+/// Configuration to create a [`LowRankLinear`] layer using the [init
+/// function](LowRankLinearConfig::init).
 #[derive(Config, Debug)]
 pub struct LowRankLinearConfig {
     /// The size of the input features.
@@ -75,8 +76,8 @@ impl LowRankLinearConfig {
 /// Should be created with [`LowRankLinearConfig`], or from an `nn::Linear`.
 ///
 /// Dense: `O = I W + b`. Factored: `O = (I down) up + b`; the product `down · up` is never
-/// built, and neither is that of a LoRA adapter. In pivoted storage (see [`LowRank`]) `I down` is
-/// already a part of the outputs.
+/// built, and neither is the product of a LoRA adapter. In pivoted storage (see [`LowRank`]),
+/// `I down` already gives some of the outputs.
 ///
 /// The fields are those of Burn's `nn::Linear`, and a factored weight is Burn's own parameter
 /// reparameterization, so records, optimizers, `valid`, `train`, `to_device`, `num_params` and
@@ -114,19 +115,19 @@ impl LowRankLinear {
         Self::of_params(down, up, None, bias)
     }
 
-    /// A factored layer in pivoted storage (see [`LowRank`]): `rank` of its outputs, and the
-    /// coefficients that rebuild the others.
+    /// A factored layer in pivoted storage (see [`LowRank`]), from the weights of `rank` of its
+    /// outputs and the coefficients that rebuild the others.
     ///
     /// # Shapes
     ///
     /// - down: `[d_input, rank]`, the weights of the outputs that are pivots
-    /// - others: `[rank, d_output - rank]`, what rebuilds the other outputs from these, in rising order
-    /// - pivots: numbers of the outputs that are pivots, `rank` of them, in the order of `down`
+    /// - others: `[rank, d_output - rank]`, the coefficients of the other outputs, in rising order
+    /// - pivots: indices of the `rank` outputs that are pivots, in the order of `down`
     /// - bias: `[d_output]`
     ///
     /// # Errors
     ///
-    /// [`FormError::Pivots`] if the pivots are not different outputs.
+    /// [`FormError::Pivots`] if the pivots are not distinct outputs.
     ///
     /// # Panics
     ///
@@ -172,7 +173,7 @@ impl LowRankLinear {
     }
 
     /// Applies the forward pass on the input tensor, in the input's type: parameters of another
-    /// one, such as f32 masters of what trains, are cast for the pass.
+    /// type, such as f32 master weights, are cast for the pass.
     ///
     /// # Shapes
     ///
@@ -189,11 +190,10 @@ impl LowRankLinear {
         see_output(self.weight.id, apply(&self.weight, self.bias.as_ref(), input))
     }
 
-    /// The layer with its weight in another form, such as [`Form::factors`] at a rank, and with the
-    /// smallest error that the form allows, as
-    /// [`balanced_factors`](crate::linalg::balanced_factors) has it for the weights themselves.
-    /// The decomposition runs on the CPU in f64. The parts of the weight train, in its type and on
-    /// its device; its id stays the same. The bias stays as it is.
+    /// The layer with its weight in another form, such as [`Form::factors`] at a rank, with the
+    /// smallest error in the weights that the form allows; see
+    /// [`balanced_factors`](crate::linalg::balanced_factors). The decomposition runs on the CPU in
+    /// f64. The parts train, and keep the weight's type, device and id. The bias stays as it is.
     ///
     /// # Errors
     ///
@@ -210,7 +210,7 @@ impl LowRankLinear {
         Ok(attach(self, |_| parts.take().map(|parts| (form, parts)), Rest::Keep))
     }
 
-    /// The layer with its weight as two factors of a rank: [`to_form`](LowRankLinear::to_form)
+    /// The layer with its weight as two factors at a rank: [`to_form`](LowRankLinear::to_form)
     /// with [`Form::factors`].
     ///
     /// # Errors
@@ -247,14 +247,14 @@ impl LowRankLinear {
         self.stored().shape[0]
     }
 
-    /// The weight with its form.
+    /// The weight and its form.
     fn stored(&self) -> LiveMatrix {
         matrices(self).into_iter().next().expect("the weight of a layer is a matrix in some form")
     }
 }
 
 impl From<Linear> for LowRankLinear {
-    /// Takes over the parameters, ids included, so optimizer state stays attached.
+    /// Takes over the parameters including their ids, so optimizer state stays attached.
     fn from(linear: Linear) -> Self {
         Self { weight: linear.weight, bias: linear.bias }
     }

@@ -1,5 +1,5 @@
-//! Burn modules from outside: one walk over their parameters, the names of their matrices, which
-//! of these are meant, and taps on what goes through their layers.
+//! Access to any Burn module: one walk over its parameters, the names of its matrices, selections
+//! of them, and taps on the inputs and outputs of its layers.
 
 mod names;
 mod selection;

@@ -4,10 +4,10 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The name of a weight matrix: that of its tensor in a Hugging Face checkpoint without
+/// The name of a weight matrix: the name of its tensor in a Hugging Face checkpoint without
 /// `.weight`, such as `model.layers.3.self_attn.q_proj`.
 ///
-/// A module that is a single layer has a matrix with an empty name.
+/// The matrix of a module that is a single layer has an empty name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct MatrixName(String);
@@ -18,8 +18,8 @@ impl MatrixName {
         Self(name.into())
     }
 
-    /// The matrix whose weight is this tensor, or has this path in a module; `None` if it is no
-    /// weight.
+    /// The matrix whose weight has this tensor name, or this path in a module; `None` if it is not
+    /// a weight.
     pub fn of_weight(tensor: &str) -> Option<Self> {
         let name = tensor.strip_suffix(WEIGHT)?;
         match name.strip_suffix('.') {
@@ -33,12 +33,12 @@ impl MatrixName {
         &self.0
     }
 
-    /// The tensor of the dense weight, and its path in a module: `NAME.weight`.
+    /// The tensor name of the dense weight, which is also its path in a module: `NAME.weight`.
     pub fn weight(&self) -> String {
         self.part(WEIGHT)
     }
 
-    /// Something that belongs to the matrix: `NAME.PART`.
+    /// The name of a part of the matrix: `NAME.PART`.
     pub fn part(&self, part: &str) -> String {
         match self.0.is_empty() {
             true => part.into(),
@@ -91,8 +91,8 @@ impl PartialEq<&str> for MatrixName {
     }
 }
 
-/// Compares names with numbers as numbers, so that layer 2 comes before layer 10. A total
-/// order, whatever the names: in each part numbers come before words.
+/// Compares names, with numbers in them as numbers, so that layer 2 comes before layer 10. A total
+/// order for any names: in each part, numbers come before words.
 pub fn natural_order(a: &str, b: &str) -> Ordering {
     let parts = |name: &str| name.split('.').map(part).collect::<Vec<_>>();
     parts(a).cmp(&parts(b)).then_with(|| a.cmp(b))

@@ -2,7 +2,7 @@ use std::collections::BTreeSet;
 
 use globset::{Glob, GlobSet, GlobSetBuilder};
 
-/// Which matrices are looked at, by name.
+/// A selection of matrices by name.
 ///
 /// A pattern is a glob over Hugging Face matrix names such as
 /// `model.layers.3.self_attn.q_proj` (no `.weight`); `*` also crosses dots. A pattern
@@ -76,9 +76,8 @@ impl Selection {
             .collect()
     }
 
-    /// What was likely meant by a pattern that matches none of `names`: the same with each word
-    /// that is in no name replaced by the one that looks most like it. `None` if that matches
-    /// nothing either.
+    /// The likely meaning of a pattern that matches none of `names`: each word that is in no name
+    /// is replaced by the most similar one. `None` if that matches nothing either.
     pub fn meant(pattern: &str, names: &[&str]) -> Option<String> {
         let words: BTreeSet<&str> = names.iter().flat_map(|name| name.split('.')).collect();
         let is_part = |c: char| c.is_alphanumeric() || c == '_';
@@ -95,8 +94,8 @@ impl Selection {
     }
 }
 
-/// The word that looks most like this one, or it itself if none does. Another number is never
-/// what was meant.
+/// The word most similar to this one, or this one itself if none is similar. A number is never
+/// replaced.
 fn similar<'a>(word: &'a str, words: &BTreeSet<&'a str>) -> &'a str {
     if words.contains(word) || word.chars().all(|c| c.is_ascii_digit()) {
         return word;

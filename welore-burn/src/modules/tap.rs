@@ -1,4 +1,4 @@
-//! Looking at what goes through layers, without changing them.
+//! Access to the inputs and outputs of layers, without changing the layers.
 
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -6,14 +6,14 @@ use std::rc::Rc;
 use burn::module::ParamId;
 use burn::tensor::Tensor;
 
-/// Sees what goes into and comes out of every [`LowRankLinear`](crate::linear::LowRankLinear) that the
-/// thread uses while it is [`tapped`]. Layers are known by the ids of their weights.
+/// Receives the inputs and outputs of every [`LowRankLinear`](crate::linear::LowRankLinear) that
+/// the thread uses while it is [`tapped`]. Layers are identified by the ids of their weights.
 pub trait Tap {
     /// The input of a layer, `[rows, d_input]`.
     fn input(&mut self, weight: ParamId, input: Tensor<2>);
 
-    /// The output of a layer, `[rows, d_output]`. What is returned goes on in its place; to
-    /// learn its gradient, add a leaf of zeros.
+    /// The output of a layer, `[rows, d_output]`. The returned tensor replaces it; to get its
+    /// gradient, add a leaf of zeros.
     fn output(&mut self, _weight: ParamId, output: Tensor<2>) -> Tensor<2> {
         output
     }
@@ -23,13 +23,13 @@ thread_local! {
     static TAP: RefCell<Option<Rc<RefCell<dyn Tap>>>> = const { RefCell::new(None) };
 }
 
-/// Does `work` with a tap on this thread, and gives it back.
+/// Runs `work` with a tap on this thread, and returns the tap.
 ///
 /// # Panics
 ///
-/// Panics if the work taps the thread as well.
+/// Panics if the work also taps the thread.
 pub fn tapped<T: Tap + 'static, R>(tap: T, work: impl FnOnce() -> R) -> (R, T) {
-    /// Takes the tap off also when the work panics.
+    /// Removes the tap even if the work panics.
     struct Guard;
     impl Drop for Guard {
         fn drop(&mut self) {

@@ -1,8 +1,8 @@
 //! The one walk over the parameters of a module, and the one way to change them.
 //!
-//! Burn's traversal is generic over the rank of a tensor, and meets a weight without its
-//! reparameterization, whose own parameters come after it. Here every parameter is seen through
-//! [`AnyParam`], at a [`Place`] that says which weight it belongs to.
+//! Burn's traversal is generic over the rank of a tensor, and visits a weight without its
+//! reparameterization, whose parameters follow it. Here every parameter is seen through
+//! [`AnyParam`], at a [`Place`] that names the weight it belongs to.
 
 use std::any::Any;
 use std::collections::{HashMap, HashSet};
@@ -18,24 +18,24 @@ use super::names::MatrixName;
 pub struct Place {
     /// Burn's path of the parameter, such as `model.norm.gamma`.
     pub path: String,
-    /// Path of the parameter that it belongs to: its own, or that of the weight whose
-    /// reparameterization it is a part of.
+    /// Path of the parameter that it belongs to: its own, or the path of the weight whose
+    /// reparameterization it is part of.
     pub owner: String,
-    /// What it is within the reparameterization of its owner, such as `low_rank.up`; empty for a
-    /// parameter of its own.
+    /// Its path within the reparameterization of its owner, such as `low_rank.up`; empty for a
+    /// parameter that is its own owner.
     pub part: String,
-    /// Burn's name of the type that holds the owner, such as `Struct:Linear`.
+    /// Burn's name for the type that holds the owner, such as `Struct:Linear`.
     pub container: String,
 }
 
 impl Place {
-    /// The matrix that the owner is the weight of, if it is called `weight`.
+    /// The matrix whose weight the owner is, if the owner is called `weight`.
     pub fn matrix(&self) -> Option<MatrixName> {
         MatrixName::of_weight(&self.owner)
     }
 
-    /// Whether the owner is the weight of a linear layer, which holds the transpose of what
-    /// PyTorch stores.
+    /// Whether the owner is the weight of a linear layer, which holds the transpose of PyTorch's
+    /// weight.
     pub fn is_linear(&self) -> bool {
         matches!(&*self.container, "Struct:Linear" | "Struct:LowRankLinear")
     }
@@ -62,13 +62,13 @@ pub(crate) trait AnyParam {
     /// The parameter as a matrix, if it is one.
     fn matrix(&self) -> Option<&Param<Tensor<2>>>;
 
-    /// The value as it is saved, on the host. A parameter that is not there yet is drawn.
+    /// The value as it is saved, on the host. Initializes a lazy parameter.
     fn values(&self) -> TensorData;
 
-    /// The type that the value has on its device. A parameter that is not there yet is drawn.
+    /// The type of the value on its device. Initializes a lazy parameter.
     fn dtype(&self) -> DType;
 
-    /// The value on its device, a `Tensor<D>`. A parameter that is not there yet is drawn.
+    /// The value on its device, a `Tensor<D>`. Initializes a lazy parameter.
     fn tensor(&self) -> Box<dyn Any + Send>;
 
     /// The sum of the squares of its gradient, if it has one, on the device.
@@ -81,7 +81,7 @@ pub(crate) trait AnyParam {
 /// What gradients are multiplied by.
 pub(crate) enum Factor {
     Number(f64),
-    /// Of one element, on the device.
+    /// A tensor with one element, on the device.
     Tensor(Box<Tensor<1>>),
 }
 
@@ -172,25 +172,25 @@ impl<const D: usize> AnyParam for Param<Tensor<D, Int>> {
     fn scale_gradient(&self, _gradients: &mut GradientsParams, _by: &Factor) {}
 }
 
-/// Looks at every parameter of floating point or integer numbers, in Burn's order. Initializes
-/// nothing by itself.
+/// Visits every floating point or integer parameter, in Burn's order. Initializes nothing by
+/// itself.
 pub(crate) fn walk(module: &impl Module, look: impl FnMut(&Place, &dyn AnyParam)) {
     module.visit(&mut Walk { at: At::default(), look });
 }
 
-/// What [`map_floats`] makes of a parameter.
+/// What [`map_floats`] does with a parameter.
 pub(crate) enum Change {
-    /// It stays as it is.
+    /// Keeps it.
     Keep,
-    /// It trains, or it is frozen.
+    /// Makes it trainable, or freezes it.
     Train(bool),
-    /// It gets this value, in this type, as if loaded from a record.
+    /// Gives it this value, in this type, as if loaded from a record.
     Load(TensorData, DType),
-    /// It has this type from here on.
+    /// Converts it to this type.
     Cast(FloatDType),
 }
 
-/// Changes parameters of floating point numbers, in Burn's order.
+/// Changes floating point parameters, in Burn's order.
 pub(crate) fn map_floats<M: Module>(
     module: M,
     change: impl FnMut(&Place, &dyn AnyParam) -> Change,
@@ -203,11 +203,11 @@ pub(crate) fn map_floats<M: Module>(
 struct At {
     path: Vec<String>,
     containers: Vec<String>,
-    /// How long the path of the weight is whose reparameterization this is.
+    /// Length of the path of the weight whose reparameterization this is.
     owner: Option<usize>,
 }
 
-/// What Burn calls the container of a reparameterization.
+/// Burn's name for the container of a reparameterization.
 const REPARAMETERIZATION: &str = "Reparameterization";
 
 impl At {
@@ -289,14 +289,14 @@ impl<F: FnMut(&Place, &dyn AnyParam) -> Change> ModuleMapper for Walk<F> {
 pub(crate) struct Trained(HashMap<ParamId, Value>);
 
 struct Value {
-    /// A tensor of the rank of the parameter.
+    /// A tensor with the rank of the parameter.
     tensor: Box<dyn Any + Send>,
     trains: bool,
 }
 
 impl Trained {
-    /// Takes the values of the parameters that train, and of those in `before`: they may have
-    /// changed since they were frozen. Values are shared, not copied.
+    /// Takes the values of the parameters that train, and of those in `before`, which may have
+    /// changed before they were frozen. Values are shared, not copied.
     pub fn of(module: &impl Module, before: &HashSet<ParamId>) -> Self {
         let mut values = HashMap::new();
         walk(module, |_, param| {
@@ -314,8 +314,8 @@ impl Trained {
         training.map(|(id, _)| *id).collect()
     }
 
-    /// Puts the values into another module with the same parameters, on a device, as leaves of its
-    /// own. All other parameters of it are frozen.
+    /// Puts the values into another module with the same parameters, on a device, as its own
+    /// leaves. Freezes all its other parameters.
     pub fn put_into<M: Module>(&self, module: M, device: &Device) -> M {
         struct Put<'a>(&'a Trained, &'a Device);
         impl ModuleMapper for Put<'_> {
@@ -337,13 +337,13 @@ impl Trained {
     }
 }
 
-/// Draws all parameters that are not there yet, in the order of their paths: the same seed gives
-/// the same module on the same kind of device.
+/// Initializes all lazy parameters, in the order of their paths: the same seed gives the same
+/// module on the same kind of device.
 pub fn initialize(module: &impl Module, seed: u64) {
     for device in module.devices() {
         device.seed(seed);
     }
-    // Reading a lazy parameter draws it.
+    // Reading a lazy parameter initializes it.
     walk(module, |_, param| {
         let _drawn = param.dtype();
     });
@@ -388,7 +388,7 @@ mod tests {
         let trained = Trained::of(&model, &HashSet::new());
         assert_eq!(trained.ids(), HashSet::from([model.first.weight.id]));
         let replica = trained.put_into(replica, &device);
-        // A step moves the first one; then the second one trains.
+        // A step changes the first one; then the second one trains.
         (model.first, model.second) =
             (with_weight(model.first, 2.0, false), with_weight(model.second, 1.0, true));
         let trained = Trained::of(&model, &trained.ids());

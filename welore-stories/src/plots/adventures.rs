@@ -1,6 +1,6 @@
 //! Plots in which something is lost, found or feared.
 
-/// A toy is lost, looked for where it is not, and found.
+/// A toy is lost, searched for in the wrong places, and found.
 pub const LOST: &str = r#"
 hero friend: girl boy | boy girl | girl girl | boy boy | critter critter
 wrong right: spot spot
@@ -267,7 +267,7 @@ end
 in the morning there was a rainbow over the {landmark}.
 "#;
 
-/// A sound in the night, a wrong guess, and the animal that made it.
+/// A sound in the night, a wrong guess, and the animal that made the sound.
 pub const NOISE: &str = r#"
 hero friend: boy girl | girl boy | girl girl | boy boy | critter critter
 guess: animal
@@ -420,7 +420,7 @@ not every wish makes you happy, but a friend does.
 after that, {hero} wished for nothing but {supper}, and {supper} there was.
 "#;
 
-/// A map with a riddle: steps, a place, and what is there.
+/// A map with a riddle: steps, a place, and what is hidden there.
 pub const TREASURE: &str = r#"
 hero friend: boy girl | girl boy | boy boy | girl girl | critter critter
 steps: 5..15

@@ -173,7 +173,7 @@ kindness is a contest that everyone can win.
 end
 "#;
 
-/// Somebody at work needs help, and gives something back.
+/// Somebody needs help with their work, and gives something in return.
 pub const NEIGHBOR: &str = r#"
 hero: girl | boy | critter
 hours: 2..5
@@ -418,7 +418,7 @@ on the door they wrote three names: {hero}, {second} and {third}.
 they painted it {color}, for that was the color all three liked.
 "#;
 
-/// Instruments and their sounds: loud alone, good together.
+/// Instruments and their sounds: loud alone, beautiful together.
 pub const BAND: &str = r#"
 hero second third: boy girl boy | girl boy girl | girl girl boy | critter critter critter
 mine yours theirs: instrument instrument instrument

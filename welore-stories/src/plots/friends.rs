@@ -1,4 +1,4 @@
-//! Plots about being good to one another.
+//! Plots about being kind to each other.
 
 /// Someone new is alone until somebody asks.
 pub const FRIEND: &str = r#"
@@ -165,7 +165,7 @@ end
 ? <happily:hero>
 "#;
 
-/// A promise of silence, kept or not.
+/// A promise to keep a secret, kept or not.
 pub const SECRET: &str = r#"
 hero friend third: girl boy girl | boy girl boy | girl girl boy | critter critter critter
 days: 2..6
@@ -329,7 +329,7 @@ who is kind to the sick helps them twice.
 end
 "#;
 
-/// A lost little animal and its mother; sound, home and coat give it away.
+/// A lost little animal and its mother; sound, home and coat tell which animal it is.
 pub const STRAY: &str = r#"
 hero friend: girl boy | boy girl | boy boy | girl girl
 asked: job
@@ -408,7 +408,7 @@ a home is where your mother is, for a {baby} too.
 one year later, a big animal with {baby.coat} came up to {hero} and went "{baby.sound}."
 "#;
 
-/// A great animal helps a small one, which pays it back.
+/// A big animal helps a small one, which later returns the favor.
 pub const FAVOR: &str = r#"
 days: 2..9
 

@@ -1,9 +1,9 @@
 //! Plots: what happens in a story, step by step.
 //!
-//! A plot is its cast and its beats, separated by empty lines. A line of the cast draws
+//! A plot consists of its cast and its beats, separated by empty lines. A line of the cast draws
 //! characters (`hero friend: girl boy | boy girl`), a number (`have: 5..9`) or a sum
 //! (`left: have - give`). A beat is a list of ways to tell one thing; `? ` makes it optional.
-//! `either`, `or` and `end` fork the plot. `grammar` explains what is in a line.
+//! `either`, `or` and `end` fork the plot. `grammar` explains the syntax of a line.
 
 mod adventures;
 mod efforts;

@@ -1,9 +1,9 @@
 //! Words, in tables of forms that belong together.
 //!
-//! The first line of a table names its columns, and the name of the first column is the
-//! table's; `column=form` gives every row one form. A row is a line, or what is between two
-//! ` / ` of a line. Common words come first, since rows further up are drawn more often.
-//! A character needs a column `he`: the other forms of the pronoun follow from it.
+//! The first line of a table names its columns, and the first column also names the table;
+//! `column=form` gives every row the same form. A row is a line, or a part of a line that is split
+//! by ` / `. Common words come first, because rows further up are drawn more often. A character
+//! needs a column `he`: the other forms of the pronoun follow from it.
 
 mod beings;
 mod things;

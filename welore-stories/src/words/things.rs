@@ -1,4 +1,4 @@
-//! Words for what can be had, broken, built and eaten.
+//! Words for things to own, break, build and eat.
 
 /// Toys, tools and treasures.
 pub const THINGS: &str = "
@@ -166,7 +166,7 @@ prize
 gold ribbon / silver cup / big chocolate cake / shiny medal / basket of fruit / new book / paper crown / ticket to the circus / bag of marbles
 ";
 
-/// Food, and what it grows from.
+/// Food, dishes and garden plants.
 pub const FOOD: &str = "
 fruit | one | taste
 apples | apple | sweet

@@ -1,4 +1,4 @@
-//! Words for where, when and how, and for what is done.
+//! Words for where, when and how, and for activities.
 
 /// Places and hiding places.
 pub const PLACES: &str = "
@@ -129,7 +129,7 @@ thirteen | thirteenth / fourteen | fourteenth / fifteen | fifteenth / sixteen | 
 seventeen | seventeenth / eighteen | eighteenth / nineteen | nineteenth / twenty | twentieth
 ";
 
-/// What characters like, learn, wish and suffer.
+/// What characters like, learn, wish for and suffer from.
 pub const DEEDS: &str = "
 hobby
 reading books / painting pictures / singing songs / playing ball / climbing trees / baking cakes / riding bikes / telling jokes
