@@ -142,8 +142,8 @@ fn measure((rows, cols): (usize, usize), runs: usize, baseline: bool) {
     let (factors, factors_ms) =
         fastest(runs, || balanced_factors(&matrix, rank).expect("it converges"));
     let view = MatRef::from_row_major_slice(matrix.data(), rows, cols);
-    let left = MatRef::from_row_major_slice(&factors.left, rows, rank);
-    let right = MatRef::from_row_major_slice(&factors.right, rank, cols);
+    let left = MatRef::from_row_major_slice(factors.left.data(), rows, rank);
+    let right = MatRef::from_row_major_slice(factors.right.data(), rank, cols);
     let error = (view - left * right).norm_l2();
     // Without the baseline the values are taken as exact; they are good to 1e-8 of the largest.
     let (exact, plain_ms) = if baseline {

@@ -226,8 +226,7 @@ fn it_is_compressed_in_every_way_in_memory() {
     let trains = trainable(&alone.train());
     assert_eq!(trains.len(), 2 * plan.totals.lrcs, "both factors of each low-rank component");
     for refine in [None, Some(RefineOptions { epochs: 1, ..RefineOptions::default() })] {
-        let blockwise =
-            BlockwiseOptions { refine: refine.clone(), ..BlockwiseOptions::new(&calibration) };
+        let blockwise = BlockwiseOptions { refine, ..BlockwiseOptions::new(&calibration) };
         let compressor = compressor.clone().with_blockwise(blockwise);
         let (model, report) = compressor.model(Averager::seeded(&tracked), &mut ()).unwrap();
         check(&model.valid(), &report);

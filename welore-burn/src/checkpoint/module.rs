@@ -145,21 +145,22 @@ pub fn save_module<M: Module>(
             return;
         };
         let (slot, spec) = (&slots[*place], &specs[*place]);
-        let mut write = || -> Result<(), CheckpointError> {
-            progress.step(&slot.tensor)?;
-            let tensor = &slot.tensor;
-            let part = slot
-                .store(param.values())
-                .map_err(|source| CheckpointError::Linalg { tensor: tensor.clone(), source })?;
-            let data = part
-                .encode(spec.dtype)
-                .map_err(|source| CheckpointError::Encoding { tensor: tensor.clone(), source })?;
-            writer.write(tensor, &data)
-        };
-        outcome = write();
+        outcome = progress.step(&slot.tensor).map_err(CheckpointError::from).and_then(|()| {
+            let data = encoded(slot, param.values(), spec.dtype)?;
+            writer.write(&slot.tensor, &data)
+        });
     });
     outcome?;
     writer.finish()
+}
+
+/// The bytes of a tensor for the value of its parameter.
+fn encoded(slot: &Slot, values: TensorData, dtype: Dtype) -> Result<Vec<u8>, CheckpointError> {
+    let tensor = || slot.tensor.clone();
+    slot.store(values)
+        .map_err(|source| CheckpointError::Linalg { tensor: tensor(), source })?
+        .encode(dtype)
+        .map_err(|source| CheckpointError::Encoding { tensor: tensor(), source })
 }
 
 fn compare(expected: &[Slot], checkpoint: &Checkpoint) -> Vec<TensorProblem> {

@@ -392,7 +392,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
     fn read_back(&self, model: &M, block: &mut Block) -> Result<(), CompressError> {
         let trained = read_matrices(&model.valid(), |name| block.contains_key(name));
         let trained = trained.map_err(|(name, source)| CompressError::Form { name, source })?;
-        for (name, (_, parts)) in trained {
+        for (name, parts) in trained {
             if let Some(made) = block.get_mut(&name) {
                 made.parts = parts;
             }

@@ -79,11 +79,8 @@ pub(super) fn planned_matrices(
     let found = matrices(module);
     // A compressed weight may have a plausible shape by accident, so this comes first.
     for matrix in &found {
-        match matrix.check_dense() {
-            Err(source @ FormError::NotDense) => {
-                return Err(CompressError::of_form(&matrix.name)(source));
-            }
-            _ => {}
+        if let Err(source @ FormError::NotDense) = matrix.check_dense() {
+            return Err(CompressError::of_form(&matrix.name)(source));
         }
     }
     let mut found: BTreeMap<MatrixName, LiveMatrix> =

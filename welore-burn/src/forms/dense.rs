@@ -2,7 +2,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::error::FormError;
-use super::form::{Form, Kind, Made, MatrixForm, Shapes};
+use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::live::{Codec, FactorParams, LiveSlot};
 use super::part::{Part, PartKind, PartSpec};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
@@ -15,12 +15,12 @@ pub(super) const KIND: Kind = Kind { stored, live, suffixes: &[WEIGHT] };
 
 const WEIGHT: &str = "weight";
 
-fn stored(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     let shape = shape_of(WEIGHT)?.try_into().ok()?;
     Some((Form::dense(), shape))
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     if shape_of("low_rank.up").is_some() {
         return None;
     }

@@ -2,7 +2,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::error::FormError;
-use super::form::{Form, Kind, Made, MatrixForm, Shapes};
+use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::live::{Codec, FactorParams, LiveSlot, empty_param};
 use super::part::{Part, PartKind, PartSpec};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
@@ -20,13 +20,13 @@ pub(super) const KIND: Kind = Kind { stored, live, suffixes: &[V, U] };
 pub(super) const V: &str = "V.weight";
 const U: &str = "U.weight";
 
-fn stored(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     let [rank, d_input] = shape_of(V)?.try_into().ok()?;
     let [d_output, _] = shape_of(U)?.try_into().ok()?;
     Some((Form::factors(rank), [d_output, d_input]))
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     if shape_of("low_rank.order").is_some() {
         return None;
     }

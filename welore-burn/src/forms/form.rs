@@ -46,13 +46,16 @@ const KINDS: [&Kind; 3] = [&dense::KIND, &factors::KIND, &pivot::KIND];
 pub(super) struct Kind {
     /// The form and shape of a matrix, from its tensors in a checkpoint. The function gives the
     /// shape of the tensor with a suffix. `None` if the matrix has another form.
-    pub stored: fn(&Shapes<'_>) -> Option<(Form, [usize; 2])>,
+    pub stored: fn(&Shapes<'_>) -> Option<FormAndShape>,
     /// The same for a weight of a module. The function gives the shape of a parameter that belongs
     /// to it, such as `low_rank.up`; an empty name stands for the base.
-    pub live: fn(&Shapes<'_>) -> Option<(Form, [usize; 2])>,
+    pub live: fn(&Shapes<'_>) -> Option<FormAndShape>,
     /// The suffixes of its tensors. Every matrix has exactly one tensor with the first suffix.
     pub suffixes: &'static [&'static str],
 }
+
+/// A form, and the shape `[out, in]` of a matrix in it.
+pub(super) type FormAndShape = (Form, [usize; 2]);
 
 /// Shapes by name.
 pub(super) type Shapes<'a> = dyn Fn(&str) -> Option<Vec<usize>> + 'a;

@@ -152,28 +152,32 @@ impl LiveMatrix {
 /// The weight matrices of a module, in Burn's order: all two-dimensional parameters called
 /// `weight`. Initializes nothing.
 pub fn matrices(module: &impl Module) -> Vec<LiveMatrix> {
-    let mut found: Vec<(Place, Option<Param<Tensor<2>>>, BTreeMap<String, Vec<usize>>)> =
-        Vec::new();
+    struct Weight {
+        place: Place,
+        base: Option<Param<Tensor<2>>>,
+        params: BTreeMap<String, Vec<usize>>,
+    }
+    let mut found: Vec<Weight> = Vec::new();
     walk(module, |place, param| {
         if place.matrix().is_none() {
             return;
         }
         if place.part.is_empty() {
-            found.push((place.clone(), param.matrix().cloned(), BTreeMap::new()));
+            let (place, base) = (place.clone(), param.matrix().cloned());
+            found.push(Weight { place, base, params: BTreeMap::new() });
         }
-        if let Some((weight, _, params)) = found.last_mut()
-            && weight.owner == place.owner
+        if let Some(weight) = found.last_mut()
+            && weight.place.owner == place.owner
         {
-            params.insert(place.part.clone(), param.shape());
+            weight.params.insert(place.part.clone(), param.shape());
         }
     });
-    let matrix =
-        |(place, base, params): (Place, Option<Param<_>>, BTreeMap<String, Vec<usize>>)| {
-            let shape_of = |part: &str| params.get(part).cloned();
-            let (form, shape) = Form::live(&shape_of)?;
-            let (name, of_linear) = (place.matrix()?, place.is_linear());
-            Some(LiveMatrix { name, form, shape, base: base?, of_linear, params })
-        };
+    let matrix = |Weight { place, base, params }| {
+        let shape_of = |part: &str| params.get(part).cloned();
+        let (form, shape) = Form::live(&shape_of)?;
+        let (name, of_linear) = (place.matrix()?, place.is_linear());
+        Some(LiveMatrix { name, form, shape, base: base?, of_linear, params })
+    };
     found.into_iter().filter_map(matrix).collect()
 }
 
@@ -410,7 +414,7 @@ fn other_tensor(place: &Place) -> String {
 pub(crate) fn read_matrices(
     module: &impl Module,
     wanted: impl Fn(&MatrixName) -> bool,
-) -> Result<BTreeMap<MatrixName, (Form, Vec<Part>)>, (MatrixName, FormError)> {
+) -> Result<BTreeMap<MatrixName, Vec<Part>>, (MatrixName, FormError)> {
     let slots = slots(module)?;
     let matrices: BTreeMap<MatrixName, LiveMatrix> = matrices(module)
         .into_iter()
@@ -436,11 +440,8 @@ pub(crate) fn read_matrices(
     if let Some(failed) = failed {
         return Err(failed);
     }
-    let read = |(name, matrix): (MatrixName, LiveMatrix)| {
-        let parts = parts.remove(&name)?.into_values().collect();
-        Some((name, (matrix.form, parts)))
-    };
-    Ok(matrices.into_iter().filter_map(read).collect())
+    let parts = parts.into_iter().map(|(name, parts)| (name, parts.into_values().collect()));
+    Ok(parts.collect())
 }
 
 /// Replaces the numbers of some matrices of a module with the content of tensors, by matrix name.

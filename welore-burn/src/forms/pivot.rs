@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::FormError;
 use super::factors::{V, rank_problem};
-use super::form::{Form, Kind, Made, MatrixForm, Shapes};
+use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::live::{Codec, FactorParams, LiveSlot, empty_param};
 use super::order::order_of_pivots;
 use super::part::{Part, PartKind, PartSpec};
@@ -25,14 +25,14 @@ pub(super) const KIND: Kind = Kind { stored, live, suffixes: &[V, C, PIVOTS] };
 const C: &str = "C.weight";
 const PIVOTS: &str = "pivots";
 
-fn stored(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     shape_of(PIVOTS)?;
     let [rank, d_input] = shape_of(V)?.try_into().ok()?;
     let [others, _] = shape_of(C)?.try_into().ok()?;
     Some((Form::pivot(rank), [others.checked_add(rank)?, d_input]))
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<(Form, [usize; 2])> {
+fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     let [d_output] = shape_of("low_rank.order")?.try_into().ok()?;
     let [d_input, rank] = shape_of("")?.try_into().ok()?;
     Some((Form::pivot(rank), [d_output, d_input]))
