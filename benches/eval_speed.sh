@@ -14,6 +14,6 @@ python=${PYTHON:-python3}
 speed() { "$python" -c 'import json, sys; print(json.load(sys.stdin)["tokens_per_second"])'; }
 for _ in $(seq "$rounds"); do
     ours=$("$welore" eval "$model" --text "$text" --windows 12 --json | speed)
-    theirs=$("$python" "$here/transformers_perplexity.py" "$model" "$text" --blocks 12 --threads "$(nproc)" 2>/dev/null | speed)
+    theirs=$("$python" "$here/transformers_perplexity.py" "$model" "$text" --windows 12 --threads "$(nproc)" 2>/dev/null | speed)
     "$python" -c "print(f'welore {$ours:.0f} tokens/s, PyTorch {$theirs:.0f} tokens/s, ratio {$ours / $theirs:.2f}')"
 done

@@ -23,7 +23,7 @@ class Shape:
     context: int
     seq_len: int  # of training and of forward passes
     batch: int
-    blocks: tuple  # of forward passes: few and many; the difference is timed
+    windows: tuple  # of forward passes: few and many; the difference is timed
     lengths: tuple  # of generation, likewise
 
     def matrices(self):
@@ -45,7 +45,7 @@ class Shape:
         return self.layers * layer + 2 * self.vocab * self.hidden + self.hidden
 
     def text_tokens(self, steps):
-        return max(self.seq_len * self.blocks[1], self.seq_len * self.batch * steps) + self.seq_len
+        return max(self.seq_len * self.windows[1], self.seq_len * self.batch * steps) + self.seq_len
 
 
 SHAPES = {

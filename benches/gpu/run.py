@@ -217,18 +217,18 @@ class Bench:
     def forward(self, name, kind):
         shape, text = SHAPES[name], self.text(name)
 
-        def measure(blocks):
+        def measure(windows):
             result, memory = self.welore("eval", self.model(name, kind), "--text", text, "--seq-len", shape.seq_len,
-                                         "--windows", blocks, *self.where("cuda", self.args.dtype), "--json")
+                                         "--windows", windows, *self.where("cuda", self.args.dtype), "--json")
             return result["seconds"], {"perplexity": result["perplexity"]}, memory
 
         def ours():
-            few, seconds, result, memory = self.two_lengths(measure, *shape.blocks)
-            return {"tokens_per_second": (shape.blocks[1] - few) * shape.seq_len / seconds, "memory": memory, **result}
+            few, seconds, result, memory = self.two_lengths(measure, *shape.windows)
+            return {"tokens_per_second": (shape.windows[1] - few) * shape.seq_len / seconds, "memory": memory, **result}
 
         def pytorch():
             return self.torch("forward", self.model(name, kind), "--text", text, "--seq-len", shape.seq_len,
-                              "--blocks", shape.blocks[1], "--batches", 1, shape.batch, "--dtype", self.args.dtype)
+                              "--windows", shape.windows[1], "--batches", 1, shape.batch, "--dtype", self.args.dtype)
 
         self.results.row(name, f"forward {kind}", ours, pytorch)
 
@@ -259,11 +259,11 @@ class Bench:
         if "error" in self.prepare(name)["ours"]:
             return ["the small model could not be compressed"]
         low = self.work / "small-compressed"
-        blocks, length = shape.blocks[1], shape.lengths[1]
+        windows, length = shape.windows[1], shape.lengths[1]
 
         def perplexity(kind, *where):
             return self.welore("eval", self.work / f"small-{kind}", "--text", text, "--seq-len", shape.seq_len,
-                               "--windows", blocks, *where, "--json")[0]["perplexity"]
+                               "--windows", windows, *where, "--json")[0]["perplexity"]
 
         def losses(trainable, *where):
             folder = self.work / "run"
@@ -279,7 +279,7 @@ class Bench:
 
         def torch_perplexity(kind):
             return self.torch("forward", self.work / f"small-{kind}", "--text", text, "--seq-len", shape.seq_len,
-                              "--blocks", blocks, "--dtype", "f32")["perplexity"]
+                              "--windows", windows, "--dtype", "f32")["perplexity"]
 
         def torch_losses(trainable):
             return self.torch("train", low, "--text", text, "--trainable", trainable, "--seq-len", shape.seq_len,

@@ -96,8 +96,8 @@ def train(args):
 @torch.inference_mode()
 def forward(args):
     model = load(args.model, args.device, DTYPES[args.dtype])
-    tokens = tokens_of(args.model, Path(args.text).read_text())[: args.blocks * args.seq_len]
-    blocks = tokens.view(args.blocks, args.seq_len).to(args.device)
+    tokens = tokens_of(args.model, Path(args.text).read_text())[: args.windows * args.seq_len]
+    windows = tokens.view(args.windows, args.seq_len).to(args.device)
 
     def nll(batch):
         logits = model(input_ids=batch, use_cache=False).logits[:, :-1].float()
@@ -105,13 +105,13 @@ def forward(args):
 
     speeds = {}
     for size in args.batches:
-        nll(blocks[:size]), nll(blocks[:size])  # warm-up
+        nll(windows[:size]), nll(windows[:size])  # warm-up
         synchronize(args.device)
         started = time.perf_counter()
-        total = sum(nll(batch) for batch in blocks.split(size)).double().item()
-        speeds[size] = args.blocks * args.seq_len / (time.perf_counter() - started)
+        total = sum(nll(batch) for batch in windows.split(size)).double().item()
+        speeds[size] = args.windows * args.seq_len / (time.perf_counter() - started)
     best = max(speeds, key=speeds.get)
-    perplexity = float(torch.tensor(total / (args.blocks * (args.seq_len - 1)), dtype=torch.float64).exp())
+    perplexity = float(torch.tensor(total / (args.windows * (args.seq_len - 1)), dtype=torch.float64).exp())
     return {"tokens_per_second": speeds[best], "perplexity": perplexity, "batch": best,
             "tokens_per_second_by_batch": speeds}
 
@@ -150,7 +150,7 @@ def main():
     parser.add_argument("--seq-len", type=int)
     parser.add_argument("--batch", type=int)
     parser.add_argument("--batches", type=int, nargs="+", default=[1])
-    parser.add_argument("--blocks", type=int)
+    parser.add_argument("--windows", type=int)
     parser.add_argument("--trainable", choices=["lrc", "full"])
     parser.add_argument("--recompute", action="store_true")
     parser.add_argument("--warmup", type=int, default=0)
