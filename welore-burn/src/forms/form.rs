@@ -13,10 +13,9 @@ use super::pivot::{self, Pivot};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
 use crate::modules::MatrixName;
 
+// A form is one variant, a line in each of the two tables below, and a file that implements
+// `MatrixForm`; no other code depends on which form it is.
 /// How a weight matrix is stored.
-///
-/// A form is one variant, a line in each of the two tables below, and a file that implements
-/// [`MatrixForm`]; no other code depends on which form it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "lowercase")]
 #[non_exhaustive]

@@ -2,8 +2,8 @@
 //! where each of its outputs comes from.
 
 /// The position of each of `d_output` outputs in the list of pivots followed by the others in
-/// rising order: the order of a [`LowRank`] with these pivots. `None` if they are not distinct
-/// outputs.
+/// rising order: the order of a [`LowRank`](super::LowRank) with these pivots. `None` if they are
+/// not distinct outputs.
 pub fn order_of_pivots(pivots: &[i32], d_output: usize) -> Option<Vec<i32>> {
     let mut order = vec![-1; d_output];
     for (place, pivot) in pivots.iter().enumerate() {
