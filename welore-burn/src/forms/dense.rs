@@ -1,10 +1,11 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
+use super::attach::FactorParams;
 use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
-use super::live::{Codec, FactorParams, LiveSlot};
 use super::part::{Part, PartKind, PartSpec};
+use super::slots::{Codec, LiveSlot};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
 
 /// All entries of a matrix, in `X.weight [out, in]`.

@@ -1,10 +1,11 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
+use super::attach::{FactorParams, empty_param};
 use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
-use super::live::{Codec, FactorParams, LiveSlot, empty_param};
 use super::part::{Part, PartKind, PartSpec};
+use super::slots::{Codec, LiveSlot};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
 
 /// Two factors `U V`, `r (m + n)` parameters: `X.V.weight [rank, in]` and `X.U.weight [out, rank]`,

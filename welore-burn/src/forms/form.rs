@@ -4,12 +4,13 @@ use burn::tensor::Device;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use super::attach::FactorParams;
 use super::dense::{self, Dense};
 use super::error::FormError;
 use super::factors::{self, Factors};
-use super::live::{FactorParams, LiveSlot};
 use super::part::{Part, PartKind, PartSpec, TensorSpec};
 use super::pivot::{self, Pivot};
+use super::slots::LiveSlot;
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
 use crate::modules::MatrixName;
 

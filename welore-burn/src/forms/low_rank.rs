@@ -1,7 +1,7 @@
 use burn::module::{Module, Param, ParamId, Reparameterization, Reparameterizer};
 use burn::tensor::{Int, Tensor};
 
-use super::live::FactorParams;
+use super::attach::FactorParams;
 
 /// The state of a factored weight: its `up` factor. The `down` factor is the
 /// parameter's structural base, so the effective weight is `base · up`.

@@ -8,6 +8,7 @@
 //! In a module, a factored weight uses Burn's own parameter reparameterization, as [`LowRank`].
 
 mod apply;
+mod attach;
 mod declared;
 mod dense;
 mod error;
@@ -18,19 +19,23 @@ mod low_rank;
 mod order;
 mod part;
 mod pivot;
+mod slots;
 mod storage;
 
 pub(crate) use apply::apply;
+pub use attach::FactorParams;
+pub(crate) use attach::{attach, fill, params_of, read_matrices, skeleton};
 pub(crate) use declared::{declared_form, rank_problem, update_entry};
 pub use dense::Dense;
 pub use error::FormError;
 pub use factors::Factors;
 pub(crate) use form::is_factor;
 pub use form::{Form, Made};
-pub use live::{FactorParams, LiveMatrix, is_transposed_layout, matrices};
-pub(crate) use live::{Slot, attach, fill, params_of, read_matrices, skeleton, slots, to_matrix};
+pub(crate) use live::to_matrix;
+pub use live::{LiveMatrix, is_transposed_layout, matrices};
 pub use low_rank::{LowRank, Rest, attach_factors};
 pub use order::{order_of_pivots, pivots_of_order};
 pub use part::{Part, PartKind, PartSpec, TensorSpec, encode_floats};
 pub use pivot::Pivot;
+pub(crate) use slots::{Slot, slots};
 pub use storage::Storage;

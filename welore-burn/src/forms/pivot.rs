@@ -1,12 +1,13 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
+use super::attach::{FactorParams, empty_param};
 use super::error::FormError;
 use super::factors::{V, rank_problem};
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
-use super::live::{Codec, FactorParams, LiveSlot, empty_param};
 use super::order::order_of_pivots;
 use super::part::{Part, PartKind, PartSpec};
+use super::slots::{Codec, LiveSlot};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting, pivot_factors};
 
 /// `r` rows of a matrix and the coefficients that rebuild the others: `r (m + n - r)` parameters

@@ -1,0 +1,192 @@
+//! Puts matrices in their forms into modules, and takes them out again.
+
+use std::collections::BTreeMap;
+
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::{DType, Device, Int, Tensor};
+
+use super::error::FormError;
+use super::form::Form;
+use super::live::{LiveMatrix, matrices};
+use super::low_rank::{Rest, attach_factors};
+use super::part::Part;
+use super::slots::slots;
+use crate::modules::{Change, MatrixName, map_floats, walk};
+
+/// The parameters that replace a dense weight.
+#[derive(Debug)]
+pub struct FactorParams {
+    /// The down factor, `[d_input, rank]`; becomes the base of the parameter.
+    pub down: Param<Tensor<2>>,
+    /// The up factor, `[rank, d_output]`, or `[rank, d_output - rank]` with an order.
+    pub up: Param<Tensor<2>>,
+    /// The order for pivoted storage, `[d_output]`; see [`LowRank`](super::LowRank).
+    pub order: Option<Tensor<1, Int>>,
+}
+
+/// A parameter that allocates nothing until a weight is loaded into it. If read before that, it is
+/// zero.
+pub(super) fn empty_param(shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
+    Param::uninitialized(
+        ParamId::new(),
+        move |device, _| Tensor::zeros(shape, device),
+        device.clone(),
+        true,
+        shape.into(),
+    )
+}
+
+/// Puts matrices in their forms into a module: those for which `choose` gives a form and its
+/// parts. `rest` decides about all other parameters. An attached weight trains, and keeps the id,
+/// the type and the device of the dense weight.
+///
+/// # Panics
+///
+/// Panics if the parts do not belong to the form.
+pub(crate) fn attach<M: Module>(
+    module: M,
+    mut choose: impl FnMut(&MatrixName) -> Option<(Form, Vec<Part>)>,
+    rest: Rest,
+) -> M {
+    attach_factors(
+        module,
+        |path, weight| {
+            let (form, parts) = choose(&MatrixName::of_weight(path)?)?;
+            let value = weight.base();
+            let (device, dtype) = (value.device(), value.dtype());
+            let [d_input, d_output] = value.dims();
+            drop(value);
+            params_of(form, [d_input, d_output], parts, weight.id, dtype, &device)
+                .expect("the parts are those of the form")
+        },
+        rest,
+    )
+}
+
+/// The parameters of a weight `[d_input, d_output]` of a linear layer, with the content of `parts`.
+pub(crate) fn params_of(
+    form: Form,
+    shape: [usize; 2],
+    parts: Vec<Part>,
+    id: ParamId,
+    dtype: DType,
+    device: &Device,
+) -> Result<Option<FactorParams>, FormError> {
+    let indices: Vec<Vec<i32>> = parts
+        .iter()
+        .filter_map(|part| match part {
+            Part::Indices(indices) => Some(indices.clone()),
+            Part::Numbers(_) => None,
+        })
+        .collect();
+    let Some(mut params) = form.skeleton(shape, &indices, device)? else { return Ok(None) };
+    let slots = form.slots(true).ok_or(FormError::Parts(form_name(form)))?;
+    for slot in slots {
+        let part = parts.get(slot.tensor);
+        let Some(data) = part.and_then(|part| slot.codec.value(part)) else { continue };
+        let value = Tensor::from_data(data.convert_dtype(dtype), (device, dtype));
+        match slot.param {
+            "" => params.down = Param::initialized(id, value).set_require_grad(true),
+            _ => params.up = Param::from_tensor(value),
+        }
+    }
+    Ok(Some(params))
+}
+
+fn form_name(form: Form) -> &'static str {
+    match form.rank() {
+        Some(_) => "low-rank",
+        None => "dense",
+    }
+}
+
+/// A module whose matrices have the forms and indices that `form_of` gives, ready for a checkpoint
+/// to be loaded into. Allocates only the indices.
+///
+/// # Errors
+///
+/// [`FormError`] for invalid indices.
+pub(crate) fn skeleton<M: Module>(
+    module: M,
+    form_of: impl Fn(&MatrixName) -> Option<(Form, Vec<Vec<i32>>)>,
+) -> Result<M, (MatrixName, FormError)> {
+    let mut failed = None;
+    let module = attach_factors(
+        module,
+        |path, weight| {
+            let name = MatrixName::of_weight(path)?;
+            let (form, indices) = form_of(&name)?;
+            let shape = weight.lazy_shape();
+            match form.skeleton([shape[0], shape[1]], &indices, &weight.lazy_device()) {
+                Ok(params) => params,
+                Err(error) => {
+                    failed.get_or_insert((name, error));
+                    None
+                }
+            }
+        },
+        Rest::Keep,
+    );
+    failed.map_or(Ok(module), Err)
+}
+
+/// The content of the tensors of some matrices of a module, by matrix name.
+///
+/// # Errors
+///
+/// [`FormError`] for weights that are not finite, with the name of the matrix.
+pub(crate) fn read_matrices(
+    module: &impl Module,
+    wanted: impl Fn(&MatrixName) -> bool,
+) -> Result<BTreeMap<MatrixName, Vec<Part>>, (MatrixName, FormError)> {
+    let slots = slots(module)?;
+    let matrices: BTreeMap<MatrixName, LiveMatrix> = matrices(module)
+        .into_iter()
+        .filter(|matrix| wanted(&matrix.name))
+        .map(|matrix| (matrix.name.clone(), matrix))
+        .collect();
+    let mut parts: BTreeMap<MatrixName, BTreeMap<usize, Part>> = BTreeMap::new();
+    let mut failed = None;
+    walk(module, |place, param| {
+        let slot = slots.iter().find(|slot| slot.path == place.path);
+        let (Some(slot), Some(name)) = (slot, place.matrix()) else { return };
+        let Some(matrix) = matrices.get(&name) else { return };
+        let specs = matrix.form.parts(matrix.shape);
+        let place = specs.iter().position(|spec| name.part(spec.suffix) == slot.tensor);
+        match (slot.store(param.values()), place) {
+            (Ok(part), Some(place)) => {
+                parts.entry(name).or_default().insert(place, part);
+            }
+            (Err(error), _) => drop(failed.get_or_insert((name, error.into()))),
+            (Ok(_), None) => {}
+        }
+    });
+    if let Some(failed) = failed {
+        return Err(failed);
+    }
+    let parts = parts.into_iter().map(|(name, parts)| (name, parts.into_values().collect()));
+    Ok(parts.collect())
+}
+
+/// Replaces the numbers of some matrices of a module with the content of tensors, by matrix name.
+/// Forms and indices stay as they are.
+pub(crate) fn fill<M: Module>(module: M, parts: &BTreeMap<MatrixName, Vec<Part>>) -> M {
+    let found: BTreeMap<MatrixName, LiveMatrix> =
+        matrices(&module).into_iter().map(|matrix| (matrix.name.clone(), matrix)).collect();
+    map_floats(module, |place, param| {
+        let content = || {
+            let name = place.matrix()?;
+            let matrix = found.get(&name)?;
+            let slots = matrix.form.slots(matrix.of_linear)?;
+            let slot = slots.iter().find(|slot| slot.param == place.part)?;
+            slot.codec.value(parts.get(&name)?.get(slot.tensor)?)
+        };
+        match content() {
+            Some(data) => {
+                let dtype = param.dtype();
+                Change::Load(data.convert_dtype(dtype), dtype)
+            }
+            None => Change::Keep,
+        }
+    })
+}
