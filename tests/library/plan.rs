@@ -558,3 +558,31 @@ fn tiny_llama_has_the_spectra_and_ranks_of_the_reference() {
         }
     }
 }
+
+#[test]
+fn a_refusal_shows_a_short_target_that_can_be_reached() {
+    let spectra = tiny_spectra();
+    let shown = |target| {
+        let refused = make_plan(
+            &spectra,
+            &WeLore,
+            &PlanOptions { min_ratio: 0.0, ..PlanOptions::to(target) },
+        )
+        .unwrap_err();
+        let text = refused.to_string();
+        let number = text
+            .split(": ")
+            .nth(1)
+            .and_then(|text| text.split(' ').find(|word| word.starts_with("0.")));
+        let number = number.unwrap_or_else(|| panic!("{text}")).to_string();
+        assert!(number.len() <= "0.1234".len(), "{text}");
+        number.parse::<f64>().unwrap()
+    };
+    for target in [
+        Target::Err(shown(Target::Err(0.9999))),
+        Target::KeepParams(shown(Target::KeepParams(0.0001))),
+    ] {
+        make_plan(&spectra, &WeLore, &PlanOptions { min_ratio: 0.0, ..PlanOptions::to(target) })
+            .unwrap();
+    }
+}

@@ -122,7 +122,7 @@ pub enum PlanError {
     #[error("the rank multiple must be at least 1")]
     RankMultiple,
     /// Every matrix keeps at least one rank (or one multiple), so some targets cannot be met.
-    #[error("{target} is out of reach: {reachable} is possible{}", multiple(*rank_multiple))]
+    #[error("{target} is out of reach: {} is possible{}", possible(*reachable), multiple(*rank_multiple))]
     OutOfReach {
         /// The requested target.
         target: Target,
@@ -147,6 +147,15 @@ pub enum PlanError {
         /// The policy.
         policy: &'static str,
     },
+}
+
+/// A target that can be reached, with digits that people read, and still within reach.
+fn possible(target: Target) -> Target {
+    match target {
+        Target::Err(err) => Target::Err((err * 1e4).floor() / 1e4),
+        Target::KeepParams(share) => Target::KeepParams((share * 1e4).ceil() / 1e4),
+        target @ Target::MaxBytes(_) => target,
+    }
 }
 
 fn multiple(rank_multiple: usize) -> String {

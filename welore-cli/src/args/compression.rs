@@ -42,7 +42,7 @@ pub struct ResourceArgs {
     /// Number of matrices to process at once, sharing the cores [default: number of cores]
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,
-    /// Memory limit for the matrices being processed, such as 3GB; each waits until it fits
+    /// Memory limit for the matrices being processed, such as 3GB; a matrix waits until it fits
     /// [default: no limit]
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub max_memory: Option<u64>,
@@ -64,11 +64,11 @@ pub struct ShardArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Matrices")]
 pub struct SelectionArgs {
-    /// Select only the matrices whose names match, such as `q_proj` or `*.layers.3.*`
-    /// [default: attention and MLP projections]
+    /// Select only the matrices whose names match one of these patterns, separated by commas, such
+    /// as `q_proj,k_proj` or `*.layers.3.*` [default: attention and MLP projections]
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub include: Vec<String>,
-    /// Leave out the matrices whose names match
+    /// Leave out the matrices whose names match one of these patterns, separated by commas
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub exclude: Vec<String>,
 }
@@ -177,14 +177,14 @@ pub struct AmountArgs {
     #[arg(long, alias = "gradient-blocks", value_name = "N", default_value_t = 16)]
     pub gradient_windows: usize,
     /// Number of windows to probe every matrix on, for --policy probed; needs gradients, and takes
-    /// about as long as everything else
+    /// about as long as the rest of the calibration
     #[arg(long, alias = "probe-blocks", value_name = "N", default_value_t = 0)]
     pub probe_windows: usize,
     /// Tokens per window of the calibration
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration_seq_len: usize,
     /// What to do if the text has fewer tokens than a matrix has inputs
-    #[arg(long, value_enum, default_value_t = TooLittleArg::Refuse)]
+    #[arg(long, value_enum, value_name = "ACTION", default_value_t = TooLittleArg::Refuse)]
     pub too_little: TooLittleArg,
 }
 

@@ -18,7 +18,7 @@ pub struct ComputeArgs {
     /// Device number, as listed by `welore-cli devices` [default: 0]
     #[arg(long, value_name = "N")]
     pub device: Option<usize>,
-    /// Type to compute in; trained weights are also kept in f32 [default: f32]
+    /// Type to compute in; `train` also keeps what it trains in f32 [default: f32]
     #[arg(long, value_parser = named::<Precision>())]
     pub dtype: Option<Precision>,
 }

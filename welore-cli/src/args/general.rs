@@ -10,8 +10,9 @@ use clap_complete::Shell;
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "General")]
 pub struct GeneralArgs {
-    /// Take options that are not given from this TOML file, with a table for each command, such as
-    /// `[train]` with `lr = 1e-4`; paths in it start from the working directory
+    /// Read options not given on the command line from this TOML file, which has a table for each
+    /// command, such as `[train]` with `lr = 1e-4`; relative paths in it start from the working
+    /// directory
     /// [env: WELORE_CONFIG]
     #[arg(long, value_name = "FILE", global = true)]
     pub config: Option<PathBuf>,

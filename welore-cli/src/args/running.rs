@@ -55,7 +55,7 @@ pub struct EvalArgs {
     #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
     pub windows: Option<usize>,
     /// Add the result to the model card that `compress` or `train` wrote in the directory
-    #[arg(long)]
+    #[arg(long, help_heading = "Output")]
     pub record: bool,
     /// Where numbers are computed.
     #[command(flatten)]
@@ -71,7 +71,7 @@ pub struct GenerateArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Text to continue
-    #[arg(long)]
+    #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     pub prompt: String,
     /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
@@ -142,16 +142,16 @@ pub struct InspectArgs {
 #[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["spectra", "plan", "compare", "run"])))]
 pub struct ReportArgs {
     /// Spectra file from `analyze`
-    #[arg(long, value_name = "FILE", help_heading = "Artifacts")]
+    #[arg(long, value_name = "FILE", help_heading = "Inputs")]
     pub spectra: Option<PathBuf>,
     /// Plan file from `plan`, or compressed model directory
-    #[arg(long, value_name = "PATH", help_heading = "Artifacts")]
+    #[arg(long, value_name = "PATH", help_heading = "Inputs")]
     pub plan: Option<PathBuf>,
     /// Output of `compare --json`
-    #[arg(long, value_name = "FILE", help_heading = "Artifacts")]
+    #[arg(long, value_name = "FILE", help_heading = "Inputs")]
     pub compare: Option<PathBuf>,
     /// Run directory of `train`, with its gradients if they were tracked; can be repeated
-    #[arg(long, value_name = "RUN", help_heading = "Artifacts")]
+    #[arg(long, value_name = "RUN", help_heading = "Inputs")]
     pub run: Vec<PathBuf>,
     /// Title of the page
     #[arg(long, help_heading = "Output")]

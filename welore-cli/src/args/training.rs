@@ -18,7 +18,8 @@ use super::general::{PageArgs, number};
 /// Arguments of `train`.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
-    /// Resume the run in this directory, exactly from its last checkpoint
+    /// Resume the run in this directory from its last checkpoint, with exactly the steps that an
+    /// uninterrupted run would take
     #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
@@ -88,7 +89,7 @@ pub struct TrainStartArgs {
         help_heading = "Training"
     )]
     pub epochs: Option<f64>,
-    /// Text to evaluate on; tasks are evaluated on their test examples by default
+    /// Text to evaluate on; without it, tasks use their test examples
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     pub eval_text: Option<PathBuf>,
     /// Maximum number of windows or examples per evaluation [default: all]
@@ -144,7 +145,7 @@ pub struct OptionsArgs {
     /// Windows or examples per batch [default: 4; 8 for tasks]
     #[arg(long, value_name = "N")]
     pub batch_size: Option<usize>,
-    /// Batches whose gradients are accumulated for one step [default: 1]
+    /// Number of batches whose gradients are summed for one step [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
     /// Total number of steps [default: 10000; 1000 for tasks]
@@ -195,7 +196,8 @@ pub struct OptionsArgs {
     /// Scale of the projected updates [default: 0.25]
     #[arg(long, value_parser = number, value_name = "S", allow_negative_numbers = true)]
     pub galore_scale: Option<f64>,
-    /// Evaluate every N steps; 0 for never [default: only at the end, if --eval-text is given]
+    /// Evaluate every N steps; 0 for never [default: only at the end if
+    /// --eval-text is given, otherwise never]
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub eval_every: Option<usize>,
     /// Stop after N evaluations in a row without a better score
