@@ -49,7 +49,7 @@ fn measured_quality_is_recorded_on_request_and_goes_when_the_model_is_trained() 
 
     sandbox.gives("train low --text story.txt --seq-len 32 --batch-size 1 --steps 1 -o run");
     let tuned = card(&sandbox, "run/model");
-    assert!(tuned.contains("Fine-tuned after compression: its LRCs, 1 steps, "), "{tuned}");
+    assert!(tuned.contains("Fine-tuned after compression: its LRCs, 1 step, "), "{tuned}");
     assert!(measured(&tuned).is_empty());
     let line =
         "train model --err 0.5 --text story.txt --seq-len 32 --batch-size 1 --steps 1 -o two";

@@ -7,6 +7,11 @@ pub fn count(value: u64) -> String {
     scaled(value, &["", " k", " M", " G", " T"])
 }
 
+/// `1 step`, `2 steps`: a number of things whose plural ends in s.
+pub fn number_of(count: usize, thing: &str) -> String {
+    format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
+}
+
 /// `538060032` as `538.1 MB`.
 pub fn bytes(value: u64) -> String {
     scaled(value, &[" B", " kB", " MB", " GB", " TB"])

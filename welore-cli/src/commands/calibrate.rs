@@ -40,9 +40,9 @@ pub fn run(args: CalibrateArgs) -> Result<()> {
         }));
     }
     say!(
-        "measured {} matrices on {} windows of {} tokens, gradients on {} of them",
+        "measured {} matrices on {} of {} tokens, gradients on {} of them",
         summary.matrices,
-        summary.windows,
+        format::number_of(summary.windows, "window"),
         summary.seq_len,
         summary.gradient_windows
     );
@@ -68,10 +68,10 @@ fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>, compute: &Compute) 
         }));
     }
     say!(
-        "would measure {} matrices on {} windows of {} tokens, out of {} tokens in total, and \
+        "would measure {} matrices on {} of {} tokens, out of {} tokens in total, and \
          gradients on {} of the windows",
         summary.matrices,
-        summary.windows,
+        format::number_of(summary.windows, "window"),
         summary.seq_len,
         tokens.len(),
         summary.gradient_windows

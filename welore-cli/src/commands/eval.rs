@@ -49,7 +49,7 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     let score = speaker.score(&loaded.model, &examples, &compute)?;
     let seconds = started.elapsed().as_secs_f64();
     if args.record {
-        let of = format!("{}, {} examples", kind.name(), examples.len());
+        let of = format!("{}, {}", kind.name(), format::number_of(examples.len(), "example"));
         let score =
             Measurement { score: "accuracy", value: score.accuracy, of: &of, made_by: MADE_BY };
         record(&args.model, score)?;
@@ -58,11 +58,11 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
         return print_answers(kind, &loaded, &examples, &score, seconds);
     }
     say!(
-        "accuracy {} on {}: {} of {} examples",
+        "accuracy {} on {}: {} of {}",
         format::percent(score.accuracy),
         kind.name(),
         score.right(),
-        examples.len()
+        format::number_of(examples.len(), "example")
     );
     say!("{:.1} examples/s", examples.len() as f64 / seconds);
     Ok(())
@@ -118,7 +118,11 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     let seconds = started.elapsed().as_secs_f64();
     if args.record {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        let of = format!("{name}, {} windows of {} tokens", result.windows, args.seq_len);
+        let of = format!(
+            "{name}, {} of {} tokens",
+            format::number_of(result.windows, "window"),
+            args.seq_len
+        );
         let of = match dtype {
             FloatDType::F32 => of,
             dtype => format!("{of}, in {dtype:?}").to_lowercase(),
@@ -164,10 +168,10 @@ fn print_summary(
     seconds: f64,
 ) -> Result<()> {
     say!(
-        "perplexity {} over {} tokens ({} windows of {})",
+        "perplexity {} over {} tokens ({} of {})",
         format::perplexity(result.perplexity),
         result.tokens,
-        result.windows,
+        format::number_of(result.windows, "window"),
         args.seq_len
     );
     say!(

@@ -12,6 +12,7 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::GenerateArgs;
 use crate::devices::Compute;
+use crate::format;
 use crate::terminal::{Bar, interrupted};
 use crate::{models, output};
 
@@ -50,7 +51,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     }
     if !args.json {
         say!("{unseen}");
-        note!("{} tokens, {speed:.1} tokens/s", tokens.len());
+        note!("{}, {speed:.1} tokens/s", format::number_of(tokens.len(), "token"));
     }
     if interrupted() {
         return Err(Interrupted.into());

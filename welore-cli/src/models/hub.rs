@@ -64,7 +64,8 @@ fn take(site: &Site, id: &HubId, listing: &Listing, weights: bool) -> Result<Pat
     site.remember(id, &listing.commit)
         .map_err(|source| FileError::Io { path: snapshot.clone(), source })?;
     if count > 0 {
-        note!("fetched {count} files of {id}, {}", format::bytes(bytes));
+        let files = format::number_of(count, "file");
+        note!("fetched {files} of {id}, {}", format::bytes(bytes));
     }
     Ok(snapshot)
 }

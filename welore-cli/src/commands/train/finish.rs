@@ -38,8 +38,9 @@ pub fn write_model<M: LanguageModel>(
     let base = Checkpoint::open(&run.base)?;
     let plan = read_plan(&run.base)?.filter(|_| !trainable.merges());
     let (position, what) = (training.position(), trainable.trained());
-    let (steps, tokens) = (position.step, format::count(position.tokens));
-    let how = format!("{what}, {steps} steps, {tokens} tokens, by {MADE_BY}");
+    let (steps, tokens) =
+        (format::number_of(position.step, "step"), format::count(position.tokens));
+    let how = format!("{what}, {steps}, {tokens} tokens, by {MADE_BY}");
     let compressed = plan.as_ref().map(|plan| (plan, how.as_str()));
     write_new_model(&training.result()?, stored_types(&base), &run.base, compressed, target)
 }
@@ -63,8 +64,8 @@ pub fn report<M: LanguageModel>(
         }));
     }
     say!(
-        "{} steps, {} tokens; the model is in {}",
-        position.step,
+        "{}, {} tokens; the model is in {}",
+        format::number_of(position.step, "step"),
         format::count(position.tokens),
         model.display()
     );

@@ -194,10 +194,11 @@ impl Run<'_> {
     fn tell<M: LanguageModel>(&self, training: &Training<M>, rows: usize) -> Result<()> {
         let (count, step) = (training.count(), training.position().step);
         let trained = format!(
-            "training {} of {} parameters ({}) on {rows} rows",
+            "training {} of {} parameters ({}) on {}",
             format::count(count.trainable),
             format::count(count.total),
             format::percent(count.trainable as f64 / count.total as f64),
+            format::number_of(rows, "row"),
         );
         note!("{trained}");
         tracing::info!("{trained}, from step {step}");

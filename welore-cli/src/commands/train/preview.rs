@@ -90,11 +90,11 @@ impl Preview {
             args.start.model.as_deref().unwrap_or(dir).display(),
         );
         say!(
-            "on {} rows with {} tokens in total, {} rows per step, {} steps: {:.2} epochs",
-            self.rows.len(),
+            "on {} with {} tokens in total, {} per step, {}: {:.2} epochs",
+            format::number_of(self.rows.len(), "row"),
             format::count(self.rows.tokens().len() as u64),
-            self.options.rows_a_step(),
-            self.options.steps,
+            format::number_of(self.options.rows_a_step(), "row"),
+            format::number_of(self.options.steps, "step"),
             self.epochs()
         );
         say!("and write {}", dir.display());
