@@ -12,9 +12,8 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::GenerateArgs;
 use crate::devices::Compute;
-use crate::format;
 use crate::terminal::{Bar, interrupted};
-use crate::{models, output};
+use crate::{format, models, output};
 
 /// Runs the command.
 pub fn run(args: GenerateArgs) -> Result<()> {
