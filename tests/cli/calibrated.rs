@@ -112,6 +112,17 @@ fn targets_in_bytes_and_parameters_are_never_exceeded() {
 }
 
 #[test]
+fn refinement_that_diverges_is_refused_and_leaves_nothing() {
+    let sandbox = calibrated();
+    let line = "compress model --calibration seen --method sequential --refine 1 \
+                --refine-lr 1e30 --keep-params 0.7 -o out";
+    let outcome = sandbox.run(line);
+    assert!(outcome.complaint(1).contains("block 1 of the compressed model"));
+    assert!(outcome.stderr.contains("--refine-lr"), "{}", outcome.stderr);
+    assert!(!sandbox.path("out").exists());
+}
+
+#[test]
 fn compare_measures_every_method_at_every_share() {
     let sandbox = calibrated();
     let line = "compare model --text story.txt --calibration seen --keep-params 0.9,0.7 \

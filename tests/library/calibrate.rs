@@ -7,23 +7,26 @@ use std::sync::Arc;
 
 use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
+use safetensors::Dtype;
 use welore_burn::calibrate::{
     Calibration, CalibrationError, CalibrationOptions, Collector, calibrate,
 };
-use welore_burn::checkpoint::Checkpoint;
+use welore_burn::checkpoint::{Checkpoint, save_module};
 use welore_burn::compress::{
     BlockwiseOptions, Compressor, RefineOptions, WriteOptions, compress_module, merge_directory,
 };
 use welore_burn::eval::{PerplexityOptions, perplexity};
 use welore_burn::files::OutputDir;
-use welore_burn::forms::Storage;
+use welore_burn::forms::{Form, Storage};
 use welore_burn::linalg::{
     BalancedFactors, CrossMoment, Matrix, Root, SecondMoment, Shrinkage, Weighting,
 };
 use welore_burn::model::{Decoder, LanguageModel, load_model};
 use welore_burn::modules::MatrixName;
-use welore_burn::plan::{Loss, PlanOptions, RankPlan, Target, make_plan};
-use welore_burn::spectrum::{MeasureOptions, Method, Norms, SpectrumUnit, measure_checkpoint};
+use welore_burn::plan::{Loss, MatrixPlan, PlanOptions, RankPlan, Target, make_plan};
+use welore_burn::spectrum::{
+    MeasureOptions, Method, ModelSize, Norms, SpectrumUnit, measure_checkpoint,
+};
 
 use crate::{checkpoint, compress_into, device, story_tokens, tiny_llama, tiny_projections};
 
@@ -360,4 +363,39 @@ fn refined_blocks_answer_more_like_the_dense_ones() {
     let refined = fitted(Some(RefineOptions { epochs: 8, lr: 1e-3, batch: 2 })).0;
     let (before, after) = (distance(&sequential.valid()), distance(&refined.valid()));
     assert!(after < 0.9 * before, "{after} for {before}");
+}
+
+#[test]
+fn refined_matrices_are_rounded_to_their_stored_type_once_at_the_end() {
+    let scratch = tempfile::tempdir().unwrap();
+    let calibration = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
+    let (plan, norms) = planned(&calibration, 0.5, Storage::Factors);
+    // Only the last block, so that no block has an input that depends on rounded matrices.
+    let matrices = plan.matrices.iter().map(|matrix| match matrix.name.as_str() {
+        name if name.contains(".layers.3.") => matrix.clone(),
+        name => MatrixPlan::new(name, matrix.shape, Form::dense(), matrix.dtype),
+    });
+    let dense = checkpoint("tiny-llama");
+    let size = ModelSize { parameters: dense.parameters(), bytes: dense.bytes() };
+    let plan = RankPlan::new("one block", size, matrices.collect()).unwrap();
+    assert!(plan.totals.lrcs > 2 && plan.compressed().all(|m| m.dtype == Dtype::BF16));
+    // Steps far below what bf16 resolves, which would be lost if they started from rounded values.
+    let refine = Some(RefineOptions { epochs: 2, lr: 1e-5, batch: 2 });
+    let blockwise = BlockwiseOptions { refine, ..BlockwiseOptions::new(&calibration) };
+    let compressor = Compressor::new(&plan).with_norms(norms).with_blockwise(blockwise);
+    let model = || tiny_llama(&device().autodiff());
+
+    let (in_memory, _) = compressor.model(model(), &mut ()).unwrap();
+    let expected = scratch.path().join("expected");
+    std::fs::create_dir(&expected).unwrap();
+    save_module(&in_memory.valid(), &expected, |_| Dtype::BF16, u64::MAX, &mut ()).unwrap();
+    let expected = Checkpoint::open(&expected).unwrap();
+
+    let output = OutputDir::create(scratch.path().join("out"), false).unwrap();
+    compressor.directory_with(model(), &dense, &output, &mut ()).unwrap();
+    output.commit().unwrap();
+    let written = Checkpoint::open(scratch.path().join("out")).unwrap();
+    for tensor in expected.names().filter(|name| name.contains(".layers.3.")) {
+        assert_eq!(written.raw(tensor).unwrap().1, expected.raw(tensor).unwrap().1, "{tensor}");
+    }
 }

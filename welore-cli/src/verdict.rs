@@ -273,7 +273,8 @@ fn compress(error: &CompressError) -> Option<Verdict> {
         E::NeedsCalibration | E::NoText => {
             Verdict::input("make a calibration with `welore-cli calibrate`")
         }
-        E::Linalg { .. } | E::NotFinite { .. } | E::NeedsModel => Verdict::failed(None),
+        E::NotFinite { .. } => Verdict::failed("a smaller --refine-lr may help, if you refine"),
+        E::Linalg { .. } | E::NeedsModel => Verdict::failed(None),
         _ => return None,
     })
 }
@@ -288,7 +289,9 @@ fn calibration(error: &CalibrationError) -> Option<Verdict> {
             Verdict::input("make a calibration with `welore-cli calibrate`")
         }
         E::Foreign { .. } => Verdict::input("calibrate this model"),
-        E::TooShort { .. } => Verdict::input("use a longer text"),
+        E::TooShort { .. } => {
+            Verdict::input("use a longer text or a smaller --calibration-seq-len")
+        }
         E::TooLittleText { .. } => {
             Verdict::input("use a longer text or more windows, or --too-little shrink")
         }

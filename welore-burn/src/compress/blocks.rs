@@ -10,8 +10,8 @@ use super::options::{BlockwiseOptions, Compressor};
 use super::refine::{Task, refine, train_only};
 use super::report::{CompressReport, CompressedMatrix};
 use crate::calibrate::{CalibrationError, SharedInputs, Watch};
-use crate::forms::{Made, Rest, attach, fill, read_matrices};
-use crate::linalg::{CrossMoment, Matrix, SecondMoment, Weighting};
+use crate::forms::{FormError, Made, Rest, attach, fill, read_matrices};
+use crate::linalg::{CrossMoment, LinalgError, Matrix, SecondMoment, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::MatrixName;
 use crate::plan::MatrixPlan;
@@ -242,9 +242,6 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let measured: &[SharedInputs] = if follows { layer } else { &[] };
         let (next, inputs) = self.inputs_of(index, measured, signal, pass);
         let mut block = self.factor(layer, &inputs, follows)?;
-        if sink.rounds() {
-            self.round(&mut block)?;
-        }
         let mut model = self.attach(model, &block);
         if let (Some(options), false) = (&self.options.refine, layer.is_empty()) {
             let names: BTreeSet<MatrixName> = block.keys().cloned().collect();
@@ -257,12 +254,13 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
                 metric: self.metric(index)?,
             };
             model = refine(model, &task, options, &self.workers, &self.device, progress)?;
-            self.read_back(&model, &mut block)?;
-            if sink.rounds() {
-                self.round(&mut block)?;
-                let parts = block.iter().map(|(name, made)| (name.clone(), made.parts.clone()));
-                model = fill(model, &parts.collect());
-            }
+            self.read_back(index, &model, &mut block)?;
+        }
+        if sink.rounds() {
+            // Once, at the end: refinement takes steps that are smaller than a stored type resolves.
+            self.round(&mut block)?;
+            let parts = block.iter().map(|(name, made)| (name.clone(), made.parts.clone()));
+            model = fill(model, &parts.collect());
         }
         for (name, made) in &block {
             sink.put(self.planned[name], made)?;
@@ -389,9 +387,15 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
     }
 
     /// Takes the parts of a block from the trained model.
-    fn read_back(&self, model: &M, block: &mut Block) -> Result<(), CompressError> {
+    fn read_back(&self, index: usize, model: &M, block: &mut Block) -> Result<(), CompressError> {
         let trained = read_matrices(&model.valid(), |name| block.contains_key(name));
-        let trained = trained.map_err(|(name, source)| CompressError::Form { name, source })?;
+        let trained = trained.map_err(|(name, source)| match source {
+            // Too large a learning rate.
+            FormError::Linalg(LinalgError::NotFinite { .. }) => {
+                CompressError::NotFinite { block: index + 1 }
+            }
+            source => CompressError::Form { name, source },
+        })?;
         for (name, parts) in trained {
             if let Some(made) = block.get_mut(&name) {
                 made.parts = parts;

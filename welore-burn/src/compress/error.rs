@@ -62,8 +62,8 @@ pub enum CompressError {
     /// The calibration contains no text.
     #[error("the calibration contains no text, which compressing block by block needs")]
     NoText,
-    /// A compressed block computes values that are infinite or not a number.
-    #[error("the outputs of block {block} of the compressed model are not finite")]
+    /// A compressed block has or computes values that are infinite or not a number.
+    #[error("block {block} of the compressed model has values that are not finite")]
     NotFinite {
         /// Number of the block, from 1.
         block: usize,

@@ -39,7 +39,7 @@ fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
 /// Why a matrix cannot have this rank. `None` if it can.
 pub(super) fn rank_problem(rank: usize, shape: [usize; 2]) -> Option<String> {
     let full = shape[0].min(shape[1]);
-    (!(1..=full).contains(&rank)).then(|| format!("rank {rank} is not in 1..={full}"))
+    (!(1..=full).contains(&rank)).then(|| format!("rank {rank} is not between 1 and {full}"))
 }
 
 impl MatrixForm for Factors {

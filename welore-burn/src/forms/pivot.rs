@@ -111,7 +111,7 @@ impl MatrixForm for Pivot {
     }
 
     fn fmt_for_people(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} pivot rows", self.rank)
+        write!(f, "pivots of rank {}", self.rank)
     }
 
     fn any_indices(&self) -> Vec<Vec<i32>> {

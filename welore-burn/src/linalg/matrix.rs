@@ -170,7 +170,7 @@ pub enum LinalgError {
         value: f64,
     },
     /// The requested rank is impossible.
-    #[error("rank {rank} is not in 1..={full}")]
+    #[error("rank {rank} is not between 1 and {full}")]
     Rank {
         /// Rank asked for.
         rank: usize,

@@ -55,7 +55,7 @@ impl LowRankLinearConfig {
         };
         let Some(rank) = self.rank else { return layer };
         let full = self.d_input.min(self.d_output);
-        assert!((1..=full).contains(&rank), "rank {rank} is not in 1..={full}");
+        assert!((1..=full).contains(&rank), "rank {rank} is not between 1 and {full}");
         let up = Initializer::Normal { mean: 0.0, std: (1.0 / rank as f64).sqrt() };
         attach_factors(
             layer,

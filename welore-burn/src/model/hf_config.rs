@@ -168,7 +168,7 @@ impl HfConfig {
             if let Some(size) = size
                 && !(1..=LARGEST).contains(&size)
             {
-                return Err(invalid(field, format!("{size} is not in 1..={LARGEST}")));
+                return Err(invalid(field, format!("{size} is not between 1 and {LARGEST}")));
             }
         }
         let (heads, kv) = (self.num_attention_heads, self.kv_heads());

@@ -390,7 +390,7 @@ impl MatrixPlan {
         } else if self.full_rank != full {
             Some(format!("full_rank {} does not fit its shape {:?}", self.full_rank, self.shape))
         } else if !(1..=full).contains(&self.rank) {
-            Some(format!("rank {} is not in 1..={full}", self.rank))
+            Some(format!("rank {} is not between 1 and {full}", self.rank))
         } else {
             rank_problem(self.rank, self.form).or_else(|| self.form.problem(self.shape))
         }
