@@ -102,7 +102,10 @@ fn points(count: usize, directions: &Tensor<2>) -> Arc<dyn DataLoader<Points>> {
     let x: Vec<f32> = x.into_data().iter::<f32>().collect();
     let (x, _) = x.as_chunks::<INPUTS>();
     let points = x.iter().copied().zip(y.iter::<i32>()).collect();
-    DataLoaderBuilder::new(PointBatcher).batch_size(50).build(InMemDataset::new(points))
+    DataLoaderBuilder::new(PointBatcher)
+        .batch_size(50)
+        .set_device(directions.device())
+        .build(InMemDataset::new(points))
 }
 
 fn train(model: Classifier, learn: &Loader, test: &Loader) -> Classifier {
