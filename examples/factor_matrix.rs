@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let energy = |rank: usize| 1.0 - best(rank).powi(2);
     let effective = (1..=IN).find(|rank| energy(*rank) >= 0.99).unwrap_or(IN);
     println!("{OUT} x {IN}, {} parameters, singular values {:.2?} …", OUT * IN, &values[..6]);
-    println!("effective rank {effective}: so many hold 99% of the energy\n");
+    println!("effective rank {effective}: this many singular values hold 99% of the energy\n");
 
     let dense = Param::from_tensor(weight(&matrix, &device));
     let dense = LowRankLinear { weight: dense, bias: None };
