@@ -273,7 +273,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
     fn backward(
         &self,
         text: &[Vec<u32>],
-        mut kept: Vec<Vec<Tensor<3>>>,
+        kept: Vec<Vec<Tensor<3>>>,
         last: Vec<Tensor<3>>,
         progress: &mut dyn Progress,
     ) -> Result<(), CalibrationError> {
@@ -283,9 +283,9 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             (self.gradient_of_loss(&text[window], last[window].clone()), Moments::new())
         };
         let (mut gradients, _) = self.spread(text.len(), head);
-        for index in (0..self.layers.len()).rev() {
+        // The inputs of a block are freed once it is done.
+        for (index, inputs) in kept.into_iter().enumerate().rev() {
             progress.step(&format!("block {}, gradients", index + 1))?;
-            let inputs = kept.pop().expect("there is one per block");
             let work = |window: usize| {
                 let input = leaf(inputs[window].clone());
                 let forward = || model.block(index, input.clone(), &pass);

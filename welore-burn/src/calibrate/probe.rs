@@ -106,7 +106,8 @@ impl<M: LanguageModel> Probing<'_, M> {
             self.model.clone(),
             |other| (other == name).then(|| parts.take().map(|parts| (form, parts)))?,
             Rest::Keep,
-        );
+        )
+        .map_err(|(_, source)| about(source))?;
         let mut divergence = 0.0;
         for (window, dense) in text.dense.iter().enumerate() {
             let mut x = text.hidden[layer][window].clone();

@@ -234,7 +234,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let Turn { index, ref layer, pass } = *turn;
         if let Some(block) = self.find(layer, sink)? {
             let (next, _) = self.inputs_of(index, &[], signal, pass);
-            let (model, known) = (self.attach(model, &block), !layer.is_empty());
+            let (model, known) = (self.attach(model, &block)?, !layer.is_empty());
             return Ok(Compressed { model, next, block, known });
         }
         // The first compressed block has the same inputs as the dense one.
@@ -242,7 +242,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let measured: &[SharedInputs] = if follows { layer } else { &[] };
         let (next, inputs) = self.inputs_of(index, measured, signal, pass);
         let mut block = self.factor(layer, &inputs, follows)?;
-        let mut model = self.attach(model, &block);
+        let mut model = self.attach(model, &block)?;
         if let (Some(options), false) = (&self.options.refine, layer.is_empty()) {
             let names: BTreeSet<MatrixName> = block.keys().cloned().collect();
             let task = Task {
@@ -404,12 +404,13 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         Ok(())
     }
 
-    fn attach(&self, model: M, block: &Block) -> M {
+    fn attach(&self, model: M, block: &Block) -> Result<M, CompressError> {
         let choose = |name: &MatrixName| {
             let made = block.get(name)?;
             Some((self.planned[name].form, made.parts.clone()))
         };
-        attach(model, choose, Rest::Keep)
+        let attached = attach(model, choose, Rest::Keep);
+        attached.map_err(|(name, source)| CompressError::Form { name, source })
     }
 
     /// The outputs of a block of the compressed model, by window.

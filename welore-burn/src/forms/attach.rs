@@ -40,27 +40,33 @@ pub(super) fn empty_param(shape: [usize; 2], device: &Device) -> Param<Tensor<2>
 /// parts. `rest` decides about all other parameters. An attached weight trains, and keeps the id,
 /// the type and the device of the dense weight.
 ///
-/// # Panics
+/// # Errors
 ///
-/// Panics if the parts do not belong to the form.
+/// [`FormError`] for parts that do not belong to the form, with the name of the matrix.
 pub(crate) fn attach<M: Module>(
     module: M,
     mut choose: impl FnMut(&MatrixName) -> Option<(Form, Vec<Part>)>,
     rest: Rest,
-) -> M {
-    attach_factors(
+) -> Result<M, (MatrixName, FormError)> {
+    let mut failed = None;
+    let module = attach_factors(
         module,
         |path, weight| {
-            let (form, parts) = choose(&MatrixName::of_weight(path)?)?;
+            let name = MatrixName::of_weight(path)?;
+            let (form, parts) = choose(&name)?;
             let value = weight.base();
             let (device, dtype) = (value.device(), value.dtype());
             let [d_input, d_output] = value.dims();
             drop(value);
-            params_of(form, [d_input, d_output], parts, weight.id, dtype, &device)
-                .expect("the parts are those of the form")
+            let params = params_of(form, [d_input, d_output], parts, weight.id, dtype, &device);
+            params.unwrap_or_else(|error| {
+                failed.get_or_insert((name, error));
+                None
+            })
         },
         rest,
-    )
+    );
+    failed.map_or(Ok(module), Err)
 }
 
 /// The parameters of a weight `[d_input, d_output]` of a linear layer, with the content of `parts`.
@@ -189,4 +195,26 @@ pub(crate) fn fill<M: Module>(module: M, parts: &BTreeMap<MatrixName, Vec<Part>>
             None => Change::Keep,
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::nn::LinearConfig;
+
+    use super::*;
+    use crate::linalg::Matrix;
+
+    #[test]
+    fn parts_that_cannot_belong_to_a_form_are_an_error_and_name_the_matrix() {
+        let matrix = |rows| Part::Numbers(Matrix::new(rows, 4, vec![1.0; 4 * rows]).unwrap());
+        // An unfinished output on disk may hold any indices.
+        for pivots in [vec![1, 1], vec![0, 4], vec![-1, 2], vec![0, 1, 2, 3, 4]] {
+            let layer = LinearConfig::new(4, 4).init(&Device::default());
+            let parts = vec![matrix(2), matrix(2), Part::Indices(pivots.clone())];
+            let chosen = |_: &MatrixName| Some((Form::pivot(2), parts.clone()));
+            let (name, error) = attach(layer, chosen, Rest::Keep).unwrap_err();
+            assert!(matches!(error, FormError::Pivots { .. }), "{pivots:?}: {error}");
+            assert_eq!(name.weight(), "weight");
+        }
+    }
 }

@@ -207,7 +207,8 @@ impl LowRankLinear {
         }
         let made = form.make(&weight.to_matrix()?, &Weighting::plain())?;
         let mut parts = Some(made.parts);
-        Ok(attach(self, |_| parts.take().map(|parts| (form, parts)), Rest::Keep))
+        attach(self, |_| parts.take().map(|parts| (form, parts)), Rest::Keep)
+            .map_err(|(_, error)| error)
     }
 
     /// The layer with its weight as two factors at a rank: [`to_form`](LowRankLinear::to_form)
