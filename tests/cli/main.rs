@@ -9,6 +9,7 @@ mod calibrated;
 mod cards;
 mod devices;
 mod earlier;
+mod effects;
 mod gradients;
 mod hub;
 mod hub_server;

@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytesize::ByteSize;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -109,7 +109,8 @@ impl Workers {
     }
 
     /// Runs `work` for every index below `count`, handed out one by one. `done` receives the
-    /// results as they arrive, in any order, and may end the work early.
+    /// results as they arrive, in any order, and may end the work early. So does a panic, which
+    /// this function continues.
     pub fn spread<T: Send>(
         &self,
         count: usize,
@@ -130,6 +131,7 @@ impl Workers {
             for pool in self.pools.iter().take(count) {
                 let (sender, next, stop, work) = (sender.clone(), &next, &stop, &work);
                 scope.spawn(move || {
+                    let _alarm = OnPanic(|| stop.store(true, Ordering::Relaxed));
                     pool.install(|| {
                         while !stop.load(Ordering::Relaxed) {
                             let index = next.fetch_add(1, Ordering::Relaxed);
@@ -137,12 +139,16 @@ impl Workers {
                                 return;
                             }
                             let result = work(index);
-                            sender.send((index, result)).expect("the receiver outlives it");
+                            // The receiver is gone if `done` panicked.
+                            if sender.send((index, result)).is_err() {
+                                return;
+                            }
                         }
                     });
                 });
             }
             drop(sender);
+            let _alarm = OnPanic(|| stop.store(true, Ordering::Relaxed));
             for (index, result) in receiver {
                 if done(index, result).is_break() {
                     stop.store(true, Ordering::Relaxed);
@@ -222,22 +228,33 @@ impl Workers {
     }
 
     /// [`spread`](Workers::spread) with `done` called in the order of the indices, so that sums do
-    /// not depend on which thread finishes first.
+    /// not depend on which thread finishes first. There are never more results than workers: a
+    /// worker that is far ahead waits.
     pub fn spread_in_order<T: Send>(
         &self,
         count: usize,
         work: impl Fn(usize) -> T + Sync,
         mut done: impl FnMut(usize, T),
     ) {
-        let (mut waiting, mut next) = (BTreeMap::new(), 0);
-        self.spread(count, work, |index, result| {
-            waiting.insert(index, result);
-            while let Some(result) = waiting.remove(&next) {
-                done(next, result);
-                next += 1;
-            }
-            ControlFlow::Continue(())
-        });
+        let turns = Turns { ahead: self.count(), ..Turns::default() };
+        let mut waiting = BTreeMap::new();
+        self.spread(
+            count,
+            |index| {
+                let _alarm = OnPanic(|| turns.end());
+                turns.wait(index).then(|| work(index))
+            },
+            |index, result| {
+                let _alarm = OnPanic(|| turns.end());
+                let Some(result) = result else { return ControlFlow::Break(()) };
+                waiting.insert(index, result);
+                while let Some(result) = waiting.remove(&turns.next()) {
+                    done(turns.next(), result);
+                    turns.advance();
+                }
+                ControlFlow::Continue(())
+            },
+        );
     }
 
     /// The results of `work` for every index below `count`, in order.
@@ -256,6 +273,54 @@ fn note<E>(outcome: &mut Result<(), E>, result: Result<(), E>) -> ControlFlow<()
     match outcome {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
+    }
+}
+
+/// Does something if the thread panics while the value lives.
+struct OnPanic<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnPanic<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
+}
+
+/// Keeps work from getting far ahead of what is done in order.
+#[derive(Default)]
+struct Turns {
+    /// The index whose turn it is, and whether the work has ended.
+    now: Mutex<(usize, bool)>,
+    moved: Condvar,
+    /// How many indices from the current one on may be in work or waiting.
+    ahead: usize,
+}
+
+impl Turns {
+    fn lock(&self) -> MutexGuard<'_, (usize, bool)> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> usize {
+        self.lock().0
+    }
+
+    fn advance(&self) {
+        self.lock().0 += 1;
+        self.moved.notify_all();
+    }
+
+    fn end(&self) {
+        self.lock().1 = true;
+        self.moved.notify_all();
+    }
+
+    /// Waits until an index may begin; false if the work has ended.
+    fn wait(&self, index: usize) -> bool {
+        let early = |(next, ended): &mut (usize, bool)| index - *next >= self.ahead && !*ended;
+        let now = self.moved.wait_while(self.lock(), early);
+        !now.unwrap_or_else(PoisonError::into_inner).1
     }
 }
 
@@ -320,6 +385,53 @@ mod tests {
         };
         workers.spread(1000, |_| std::thread::sleep(std::time::Duration::from_millis(1)), note);
         assert!(seen < 100, "{seen}");
+    }
+
+    #[test]
+    fn panic_of_a_worker_ends_the_work_of_the_others() {
+        let workers = Workers::new(NonZeroUsize::new(3).unwrap());
+        let (begun, short) = (AtomicUsize::new(0), std::time::Duration::from_millis(1));
+        let work = |index: usize| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(short);
+            assert_ne!(index, 4, "a worker panics on purpose");
+        };
+        let run = |spread: &dyn Fn()| {
+            begun.store(0, Ordering::SeqCst);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(spread)).unwrap_err();
+            let begun = begun.load(Ordering::SeqCst);
+            assert!(begun < 100, "{begun}");
+        };
+        run(&|| workers.spread(10_000, work, |_, ()| ControlFlow::Continue(())));
+        run(&|| workers.spread_in_order(10_000, work, |_, ()| {}));
+        let done = |index, ()| assert_ne!(index, 2, "the receiver panics on purpose");
+        run(&|| workers.spread_in_order(10_000, |index| work(index % 4), done));
+        run(&|| {
+            workers.spread_within(Some(3), &[2; 10_000], work, |_, ()| ControlFlow::Continue(()))
+        });
+    }
+
+    #[test]
+    fn results_that_wait_for_their_turn_are_never_more_than_workers() {
+        let workers = Workers::new(NonZeroUsize::new(4).unwrap());
+        let (alive, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let mut order = Vec::new();
+        let work = |index: usize| {
+            most.fetch_max(alive.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            // Every seventh piece is slow, and all others finish before it.
+            std::thread::sleep(std::time::Duration::from_millis(if index % 7 == 0 {
+                20
+            } else {
+                0
+            }));
+        };
+        workers.spread_in_order(40, work, |index, ()| {
+            alive.fetch_sub(1, Ordering::SeqCst);
+            order.push(index);
+        });
+        assert_eq!(order, (0..40).collect::<Vec<_>>());
+        let most = most.into_inner();
+        assert!(most <= 4, "{most}");
     }
 
     #[test]

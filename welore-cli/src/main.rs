@@ -30,8 +30,8 @@ use args::Command;
 fn main() -> ExitCode {
     devices::quiet_drivers();
     failure::keep_panics();
-    let cli = match settings::read(std::env::args_os().collect()) {
-        Ok(cli) => cli,
+    let (cli, typed) = match settings::read(std::env::args_os().collect()) {
+        Ok(read) => read,
         Err(error) => return verdict::report(&error),
     };
     if cli.general.quiet {
@@ -45,14 +45,14 @@ fn main() -> ExitCode {
     terminal::outlive_file_size_limit();
     let result = failure::guarded(|| match cli.command {
         Command::Analyze(args) => commands::analyze::run(args),
-        Command::Calibrate(args) => commands::calibrate::run(args),
-        Command::Plan(args) => commands::plan::run(args),
-        Command::Compress(args) => commands::compress::run(*args),
-        Command::Compare(args) => commands::compare::run(*args),
+        Command::Calibrate(args) => commands::calibrate::run(args, &typed),
+        Command::Plan(args) => commands::plan::run(args, &typed),
+        Command::Compress(args) => commands::compress::run(*args, &typed),
+        Command::Compare(args) => commands::compare::run(*args, &typed),
         Command::Report(args) => commands::report::run(args),
-        Command::Train(args) => commands::train::run(*args),
+        Command::Train(args) => commands::train::run(*args, &typed),
         Command::Eval(args) => commands::eval::run(args),
-        Command::Generate(args) => commands::generate::run(args),
+        Command::Generate(args) => commands::generate::run(args, &typed),
         Command::Export(args) => commands::export::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Demo(args) => commands::demo::run(args),

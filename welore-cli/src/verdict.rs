@@ -147,6 +147,7 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
             PlanError::NotCalibrated { .. } => {
                 Verdict::input("give a --calibration FILE from `welore-cli calibrate`")
             }
+            PlanError::NotProbed { .. } => Verdict::input("calibrate with --probe-windows"),
             _ => Verdict::input(None),
         }),
         PlanFileError => |_| Some(Verdict::input("make a plan with `welore-cli plan`")),

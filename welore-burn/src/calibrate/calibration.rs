@@ -124,6 +124,14 @@ impl Calibration {
         }
     }
 
+    /// Whether matrices were probed.
+    pub fn has_probes(&self) -> bool {
+        match &self.0 {
+            Source::File(file) => file.has_probes(),
+            Source::Memory { .. } => false,
+        }
+    }
+
     /// Checks that a matrix has the weights that were calibrated, if their digest is known.
     ///
     /// # Errors

@@ -264,6 +264,10 @@ impl CalibrationFile {
         entries.get(place).map(|entry| f64::from_le_bytes(*entry)).filter(|x| x.is_finite())
     }
 
+    pub fn has_probes(&self) -> bool {
+        self.places.keys().any(|name| self.probe(name).is_some())
+    }
+
     pub fn windows(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {
         let (_, bytes) = self.tensors.raw(TOKENS)?;
         let (entries, _) = bytes.as_chunks::<4>();

@@ -50,7 +50,7 @@ struct Tuning {
 
 /// Runs the command.
 pub fn run(args: DemoArgs) -> Result<()> {
-    check_page(&args.page, args.output.as_deref())?;
+    check_page(&args.page, args.output.as_deref(), [])?;
     // A missing device is refused before anything is written.
     Compute::choose(args.compute.choice())?;
     let scratch = tempfile::tempdir().context("no temporary directory")?;

@@ -10,13 +10,15 @@ use welore_burn::data::TextTokenizer;
 use welore_burn::model::{GenerateOptions, Sampler, generate, load_model};
 use welore_burn::progress::Interrupted;
 
-use crate::args::GenerateArgs;
+use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
 use crate::terminal::{Bar, interrupted};
 use crate::{format, models, output};
 
 /// Runs the command.
-pub fn run(args: GenerateArgs) -> Result<()> {
+pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
+    let (samples, only) = (args.temperature != 0.0, "only with a --temperature above 0");
+    typed.check(["top-k", "top-p", "seed"].map(|option| rule(option, samples, only)))?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
     let Compute { device, dtype, .. } = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;

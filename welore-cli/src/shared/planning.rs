@@ -6,12 +6,13 @@ use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target, make_plan};
-use welore_burn::spectrum::{Norms, Spectra};
+use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit};
 
 use super::artifacts::{in_file, read_artifact};
 use super::measuring::{Known, measure_within};
 use super::recipe::Recipe;
 use crate::args::{MethodArgs, ResourceArgs, TargetArgs};
+use crate::failure::WrongInput;
 use crate::format;
 
 /// Where a plan comes from.
@@ -42,15 +43,19 @@ impl Goal {
         target: Option<Target>,
         args: &TargetArgs,
     ) -> Result<Option<Self>> {
-        let method = MethodArgs::default();
         match (plan, target) {
             (Some(path), _) => {
                 let plan = read_plan(path)?;
-                Recipe::for_plan(&method, args, &plan)?;
+                if plan.unit != SpectrumUnit::Weights {
+                    let message = format!("{}: made with a calibration", path.display());
+                    let hint = "`welore-cli compress` the model with the plan and the calibration, \
+                                then train what it wrote";
+                    return Err(WrongInput::with_hint(message, hint).into());
+                }
                 Ok(Some(Self::Given(plan.into())))
             }
             (None, Some(target)) => {
-                let recipe = Recipe::choose(&method, args, false)?;
+                let recipe = Recipe::choose(&MethodArgs::default(), args, false)?;
                 Ok(Some(Self::Target(recipe.plan_options(target, args)?, recipe.policy)))
             }
             (None, None) => Ok(None),

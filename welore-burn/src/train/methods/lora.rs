@@ -16,6 +16,7 @@ impl TrainingMethod for Lora {
     const TRAINED: &'static str = "all parameters";
     const MERGES: bool = true;
     const TRACKED: bool = false;
+    const RANDOM: bool = true;
     const OPTIONS: &'static [&'static str] = &["lora.rank", "lora.alpha"];
 
     /// Only the new adapters train, no existing parameter.

@@ -33,6 +33,9 @@ pub(super) trait TrainingMethod {
     /// Whether existing weights of the model train, so that their gradients can be tracked.
     const TRACKED: bool = true;
 
+    /// Whether it reads [`TrainOptions::seed`].
+    const RANDOM: bool = false;
+
     /// The options that only this method reads, by their names in [`TrainOptions`].
     const OPTIONS: &'static [&'static str] = &[];
 
@@ -114,6 +117,11 @@ macro_rules! methods {
             /// Whether existing weights of the model train, so that their gradients can be tracked.
             pub fn is_tracked(self) -> bool {
                 match self { $(Self::$variant => <$method>::TRACKED),+ }
+            }
+
+            /// Whether it begins with random numbers.
+            pub fn is_random(self) -> bool {
+                match self { $(Self::$variant => <$method>::RANDOM),+ }
             }
 
             /// The options that only this method reads, by their names in [`TrainOptions`].

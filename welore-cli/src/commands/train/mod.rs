@@ -23,7 +23,7 @@ use welore_burn::train::{
     trainable_paths,
 };
 
-use crate::args::TrainArgs;
+use crate::args::{TrainArgs, TrainStartArgs, Typed};
 use crate::devices::{Choice, Compute};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
@@ -35,29 +35,31 @@ use data::{Evaluation, Inputs};
 use place::Place;
 
 /// Runs the command.
-pub fn run(args: TrainArgs) -> Result<()> {
+pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
-    check_page(&args.page, args.start.output.as_deref())?;
+    let TrainStartArgs { model, text, data, plan, eval_text, output, .. } = &args.start;
+    let inputs = [model, text, data, plan, eval_text, &args.resume].into_iter();
+    check_page(&args.page, output.as_deref(), inputs.filter_map(|path| path.as_deref()))?;
     match (&args.resume, &args.start.output) {
-        (_, Some(dir)) if args.dry_run => preview::show(&args, dir),
-        (Some(dir), _) => resume(&args, dir),
-        (None, Some(dir)) => begin(&args, dir),
+        (_, Some(dir)) if args.dry_run => preview::show(&args, typed, dir),
+        (Some(dir), _) => resume(&args, typed, dir),
+        (None, Some(dir)) => begin(&args, typed, dir),
         (None, None) => unreachable!("clap asks for one of --resume and --output"),
     }
 }
 
-fn begin(args: &TrainArgs, dir: &Path) -> Result<()> {
+fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let compute = Compute::choose(args.compute.choice())?;
-    let start::Started { place, run, inputs } = start::start(args, dir)?;
+    let start::Started { place, run, inputs } = start::start(args, typed, dir)?;
     let run = Run { args, dir, run, compute };
     let (training, inputs) = run.open(inputs)?;
     let _place = place.keep();
     run.train(training, inputs)
 }
 
-fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
+fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let run = RunFile::read(dir)?;
-    changes::refuse_changes(&run, args)?;
+    changes::refuse_changes(&run, args, typed)?;
     let _place = Place::of_run(dir)?;
     let compute = Compute::choose(Choice { dtype: run.dtype, ..args.compute.choice() })?;
     if model_digest(&run.base)? != run.base_digest {

@@ -14,7 +14,7 @@ use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run, co
 use super::place::check_free;
 use super::request::{Request, check_context, with_epochs};
 use super::scratch::described_model;
-use crate::args::{ResourceArgs, TrainArgs};
+use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::in_file;
 use crate::shared::planning::{Goal, Planned, describe};
@@ -31,8 +31,8 @@ struct Preview {
 }
 
 /// Runs the command.
-pub fn show(args: &TrainArgs, dir: &Path) -> Result<()> {
-    let preview = Preview::of(args, dir)?;
+pub fn show(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
+    let preview = Preview::of(args, typed, dir)?;
     if args.json {
         return preview.print_json(dir);
     }
@@ -40,8 +40,8 @@ pub fn show(args: &TrainArgs, dir: &Path) -> Result<()> {
 }
 
 impl Preview {
-    fn of(args: &TrainArgs, dir: &Path) -> Result<Self> {
-        let Request { model, source, data, options, goal, .. } = Request::check(args)?;
+    fn of(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<Self> {
+        let Request { model, source, data, options, goal, .. } = Request::check(args, typed)?;
         check_free(dir)?;
         Compute::choose(args.compute.choice())?;
         let config = read_config(&model)?;

@@ -13,7 +13,7 @@ use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
 use super::request::{Request, check_context, with_epochs};
 use super::scratch::random_model;
-use crate::args::{ResourceArgs, TrainArgs};
+use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::host;
 use crate::models;
 use crate::shared::card::write_card;
@@ -31,9 +31,9 @@ pub struct Started {
 }
 
 /// Puts everything that training needs into a new run directory.
-pub fn start(args: &TrainArgs, dir: &Path) -> Result<Started> {
+pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<Started> {
     models::check_outside_cache(dir)?;
-    let request = Request::check(args)?;
+    let request = Request::check(args, typed)?;
     // Checked here because compressing comes first and may take long.
     check_context(args, request.options.seq_len, &read_config(&request.model)?)?;
     let place = NewPlace::create(dir)?;
