@@ -231,6 +231,24 @@ fn killed_compression_block_by_block_goes_on_to_the_same_bytes() {
     assert_whole(&sandbox);
 }
 
+#[cfg(target_os = "linux")]
+#[test]
+fn weights_that_are_truncated_while_they_are_read_are_an_error() {
+    let sandbox = Sandbox::new();
+    deepen(&sandbox, 200);
+    let weights = sandbox.path("model/model.safetensors");
+    let weights = fs::File::options().write(true).open(weights).unwrap();
+    let mut command = sandbox.command(COMPRESS);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until("the work", || factored(&sandbox) >= 3);
+    weights.set_len(4096).unwrap();
+    let outcome: Outcome = child.wait_with_output().unwrap().into();
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("error: "), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("while it was read"), "{}", outcome.stderr);
+    assert!(!sandbox.path("out").exists());
+}
+
 #[test]
 fn other_work_on_the_same_output_begins_anew() {
     let sandbox = with_whole();

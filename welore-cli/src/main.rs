@@ -43,6 +43,7 @@ fn main() -> ExitCode {
     }
     terminal::listen_for_interrupts();
     terminal::outlive_file_size_limit();
+    terminal::explain_truncated_files();
     let result = failure::guarded(|| match cli.command {
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Calibrate(args) => commands::calibrate::run(args, &typed),

@@ -49,6 +49,30 @@ pub fn outlive_file_size_limit() {
     }
 }
 
+/// Gives a reason if a file is truncated while it is mapped into memory. By default a signal ends the
+/// process without a message. What is unfinished then stays, as after a kill.
+pub fn explain_truncated_files() {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::libc;
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+        extern "C" fn explain(_signal: libc::c_int) {
+            const MESSAGE: &[u8] = b"error: a file was truncated while it was read\n";
+            // SAFETY: both calls are async-signal-safe, and the message is a constant.
+            unsafe {
+                let _ = libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());
+                libc::_exit(1);
+            }
+        }
+        let handler = SigHandler::Handler(explain);
+        let action = SigAction::new(handler, SaFlags::SA_ONSTACK, SigSet::empty());
+        // SAFETY: the handler only makes calls that are async-signal-safe. If this one fails, only
+        // the message is lost.
+        let _ = unsafe { sigaction(Signal::SIGBUS, &action) };
+    }
+}
+
 /// Makes the first Ctrl-C stop the work after the current step, so that temporary files are
 /// removed, and the second one end the process immediately.
 pub fn listen_for_interrupts() {

@@ -194,9 +194,18 @@ fn file(error: &FileError) -> Option<Verdict> {
             _ => Verdict::failed(None),
         },
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
-        E::OutputForeign { .. } | E::NotADirectory { .. } | E::PartialForeign { .. } => {
-            Verdict::input("give another directory")
+        E::OutputForeign { .. }
+        | E::NotADirectory { .. }
+        | E::PartialForeign { .. }
+        | E::MountPoint { .. }
+        | E::WorkingDirectory { .. }
+        | E::InputInside { .. } => Verdict::input("give another directory"),
+        E::NoParent { .. } | E::Unnamed { .. } => {
+            Verdict::input("give the path of a file to write")
         }
+        E::NotAFile { .. } => Verdict::input("give the path of a regular file"),
+        E::IsInput { .. } => Verdict::input("give another file"),
+        E::Changed { .. } => Verdict::failed("let the file be finished first, then run this again"),
         E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another directory"),
         _ => Verdict::failed(None),
     })

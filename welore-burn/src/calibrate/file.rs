@@ -2,7 +2,7 @@
 //! that were read, probes, and a manifest.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::CalibrationError;
 use crate::artifact::Header;
-use crate::checkpoint::{Checkpoint, ShardLayout, ShardWriter};
-use crate::files::{FileError, parent_of};
+use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
+use crate::files::{FileError, StagedFile};
 use crate::forms::TensorSpec;
 use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
@@ -96,11 +96,12 @@ fn outputs(name: &MatrixName) -> String {
 /// A calibration file being written. Second moments arrive in any order, and the file appears when
 /// it is finished.
 pub(super) struct CalibrationWriter {
-    path: PathBuf,
-    dir: tempfile::TempDir,
+    staged: StagedFile,
     layout: ShardLayout,
-    file: String,
 }
+
+/// The only file of the layout.
+const FILE: &str = "model.safetensors";
 
 impl CalibrationWriter {
     pub fn new(
@@ -108,21 +109,30 @@ impl CalibrationWriter {
         manifest: &Manifest,
         tokens: &[Vec<u32>],
     ) -> Result<Self, CalibrationError> {
-        let dir = tempfile::Builder::new().prefix(".calibration-").tempdir_in(parent_of(path));
-        let dir = dir.map_err(FileError::io(path))?;
         let text = serde_json::to_string(manifest).expect("numbers and strings always serialize");
         let layout = ShardLayout::new(&manifest.tensors(&text), u64::MAX)?;
-        let writer = Self { path: path.into(), dir, layout, file: "model.safetensors".into() };
-        let files = ShardWriter::new(writer.dir.path(), &writer.layout)?;
-        files.write(MANIFEST, text.as_bytes())?;
+        let writer = Self { staged: StagedFile::create(path)?, layout };
+        writer.write_tensor(MANIFEST, text.as_bytes())?;
         let tokens = tokens.iter().flatten().flat_map(|token| token.to_le_bytes());
-        files.write(TOKENS, &tokens.collect::<Vec<_>>())?;
+        writer.write_tensor(TOKENS, &tokens.collect::<Vec<_>>())?;
         writer.write_probes(&vec![f64::NAN; manifest.matrices.len()])?;
         Ok(writer)
     }
 
-    fn files(&self) -> Result<ShardWriter<'_>, CalibrationError> {
-        Ok(ShardWriter::new(self.dir.path(), &self.layout)?)
+    /// Does something with the file as it grows. Errors name the path that it will have.
+    fn with_files(
+        &self,
+        work: impl FnOnce(ShardWriter<'_>) -> Result<(), CheckpointError>,
+    ) -> Result<(), CalibrationError> {
+        let files = ShardWriter::new(self.staged.dir(), &self.layout);
+        Ok(files.and_then(work).map_err(|error| match error {
+            CheckpointError::File(error) => CheckpointError::File(self.staged.name_target(error)),
+            other => other,
+        })?)
+    }
+
+    fn write_tensor(&self, tensor: &str, data: &[u8]) -> Result<(), CalibrationError> {
+        self.with_files(|files| files.write(tensor, data))
     }
 
     pub fn write_inputs(
@@ -153,26 +163,24 @@ impl CalibrationWriter {
             return Err(CalibrationError::NotFinite { what, name: name.clone() });
         }
         let data: Vec<u8> = packed.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok(self.files()?.write(&tensor, &data)?)
+        self.write_tensor(&tensor, &data)
     }
 
     /// Writes the probes of the matrices, in the order of the manifest; NaN where there is none.
     pub fn write_probes(&self, probes: &[f64]) -> Result<(), CalibrationError> {
         let data: Vec<u8> = probes.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok(self.files()?.write(PROBES, &data)?)
+        self.write_tensor(PROBES, &data)
     }
 
     /// The part of the file that has been written.
     pub fn so_far(&self) -> Result<CalibrationFile, CalibrationError> {
-        CalibrationFile::open(&self.dir.path().join(&self.file))
+        CalibrationFile::open(&self.staged.dir().join(FILE))
     }
 
     /// Moves the finished file to its path.
     pub fn finish(self) -> Result<(), CalibrationError> {
-        self.files()?.finish()?;
-        fs::rename(self.dir.path().join(&self.file), &self.path)
-            .map_err(FileError::io(&self.path))?;
-        Ok(())
+        self.with_files(|files| files.finish())?;
+        Ok(self.staged.commit(FILE)?)
     }
 }
 
@@ -214,7 +222,7 @@ impl CalibrationFile {
             }
         }
         let mut hasher = blake3::Hasher::new();
-        let file = fs::File::open(path).map_err(FileError::io(path))?;
+        let file = File::open(path).map_err(FileError::io(path))?;
         hasher.update_reader(file).map_err(FileError::io(path))?;
         let digest = hasher.finalize().to_hex().to_string();
         Ok(Self { path: path.into(), tensors, manifest, places, digest })
@@ -253,6 +261,7 @@ impl CalibrationFile {
     ) -> Result<SecondMoment, CalibrationError> {
         let packed = self.tensors.read_f32(tensor)?;
         self.tensors.release(tensor);
+        self.tensors.check_unchanged()?;
         SecondMoment::from_packed(size, &packed, count as u64)
             .map_err(|source| CalibrationError::Linalg { name: name.clone(), source })
     }

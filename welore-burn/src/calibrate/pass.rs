@@ -129,6 +129,7 @@ pub fn calibrate<M: LanguageModel>(
             pass.probe(&text[..probed], progress)?;
         }
     }
+    checkpoint.map_or(Ok(()), Checkpoint::check_unchanged)?;
     pass.writer.finish()?;
     Ok(summary)
 }

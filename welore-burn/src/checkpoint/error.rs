@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use safetensors::Dtype;
 
-use crate::files::FileError;
+use crate::files::{FileError, OutputDir};
 use crate::forms::{Form, FormError};
 use crate::linalg::LinalgError;
 use crate::modules::MatrixName;
@@ -143,6 +143,16 @@ pub enum CheckpointError {
     /// The user stopped the work.
     #[error("{0}")]
     Interrupted(#[from] Interrupted),
+}
+
+impl CheckpointError {
+    /// Replaces the hidden path of the output directory by its target.
+    pub fn about(self, output: &OutputDir) -> Self {
+        match self {
+            Self::File(error) => Self::File(output.name_target(error)),
+            other => other,
+        }
+    }
 }
 
 /// What is missing.

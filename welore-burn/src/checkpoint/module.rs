@@ -58,7 +58,9 @@ pub fn load_module<M: Module>(
             }
         }
     });
-    failed.map_or(Ok(module), Err)
+    failed.map_or(Ok(()), Err)?;
+    checkpoint.check_unchanged()?;
+    Ok(module)
 }
 
 /// Gives the matrices of a dense module the forms that they have in a checkpoint, without loading

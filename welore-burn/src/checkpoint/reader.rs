@@ -269,6 +269,16 @@ impl Checkpoint {
         }
     }
 
+    /// Checks that nobody has written to the weights since they were opened. Call this before
+    /// anything that was made from them is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Changed`].
+    pub fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        Ok(self.shards.iter().try_for_each(|shard| shard.map.check_unchanged())?)
+    }
+
     /// The shape `[out, in]` of a matrix.
     ///
     /// # Errors

@@ -42,6 +42,68 @@ pub enum FileError {
         /// The output path.
         path: PathBuf,
     },
+    /// A path cannot be that of a file or a directory, such as one that ends in `..`.
+    #[error("`{path}` does not name a file or a directory", path = path.display())]
+    Unnamed {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is no directory for a file.
+    #[error("{path}: its directory does not exist", path = path.display())]
+    NoParent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something that is no file is where a file is read or written.
+    #[error("{path} is {what}", path = path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is, such as `a socket`.
+        what: &'static str,
+    },
+    /// A mount point is never replaced, nor is a directory with one in it.
+    #[error("{path} is a mount point, so it is not replaced", path = path.display())]
+    MountPoint {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The output directory is the working directory, or contains it.
+    #[error("{path} contains the working directory, so it is not replaced", path = path.display())]
+    WorkingDirectory {
+        /// The output directory.
+        path: PathBuf,
+    },
+    /// Something that is read is in the directory that would be replaced.
+    #[error("{input} is inside {output}, which would be replaced", input = input.display(), output = output.display())]
+    InputInside {
+        /// What is read.
+        input: PathBuf,
+        /// The output directory.
+        output: PathBuf,
+    },
+    /// A file would be replaced that is also read.
+    #[error("{path} is also an input, so it is not replaced", path = path.display())]
+    IsInput {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What was to be replaced has lost its name, and could not be given it back.
+    #[error("{path}: {source}; what was there is now {kept}", path = path.display(), kept = kept.display())]
+    Stranded {
+        /// The output directory.
+        path: PathBuf,
+        /// Where what was there is now.
+        kept: PathBuf,
+        /// Why the name could not be given back.
+        source: std::io::Error,
+    },
+    /// A file is not what it was when it was opened.
+    #[error("{path} was changed while it was read", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl FileError {

@@ -1,42 +1,114 @@
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs::File;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::{Builder, NamedTempFile};
-
 use super::error::FileError;
-
-/// Temporary names begin with this.
-pub(super) const TEMPORARY: &str = ".welore-";
+use super::place::{FilePlace, find_file};
+use super::temporary::create_beside;
 
 /// Writes a file so that readers see either the old or the new content, never a part, even after
 /// a crash.
 ///
+/// Links are followed. A character device, or something that this process has open, such as
+/// `/dev/stdout`, gets the bytes as they come.
+///
+/// # Errors
+///
+/// [`FileError::Io`], with the path; [`FileError::NotAFile`] for a directory and for a device, pipe
+/// or socket that no file can take the place of; [`FileError::MountPoint`];
+/// [`FileError::Unnamed`].
+pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
+    let path = path.as_ref();
+    let mut stream = match find_file(path)? {
+        FilePlace::File(end) => return replace(path, &end, content),
+        FilePlace::Device => File::options().write(true).open(path).map_err(FileError::io(path))?,
+        FilePlace::Open(open) => open,
+    };
+    stream.write_all(content).map_err(FileError::io(path))
+}
+
+/// Like [`write_file`], but never writes to another place than `path`: a link there is replaced.
+/// This is for files in directories that may have been made by someone else.
+///
 /// # Errors
 ///
 /// [`FileError::Io`], with the path.
-pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
+pub fn replace_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
     let path = path.as_ref();
-    let io = || FileError::io(path);
-    let mut file = Builder::new()
-        .prefix(TEMPORARY)
-        .permissions(file_mode())
-        .tempfile_in(parent_of(path))
-        .map_err(|error| io()(plain(error)))?;
-    // Writes to the file itself: errors of tempfile's own writer would name the temporary path.
-    file.as_file_mut().write_all(content).map_err(io())?;
-    persist(file, path)
+    replace(path, path, content)
 }
 
-/// Syncs a temporary file and gives it its name.
-fn persist(file: NamedTempFile, path: &Path) -> Result<(), FileError> {
-    file.as_file().sync_all().map_err(FileError::io(path))?;
-    file.persist(path).map_err(|error| FileError::Io { path: path.into(), source: error.error })?;
-    sync_dir(&parent_of(path))
+/// Checks that [`write_file`] would accept the path, before any work is done for it. Leaves nothing
+/// behind.
+///
+/// # Errors
+///
+/// Those of [`write_file`]; [`FileError::NoParent`] and [`FileError::NotADirectory`] if there is no
+/// directory for the file.
+pub fn check_file(path: impl AsRef<Path>) -> Result<(), FileError> {
+    let path = path.as_ref();
+    match find_file(path)? {
+        FilePlace::File(end) => check_parent(path, &parent_of(&end)),
+        FilePlace::Device => check_device(path),
+        FilePlace::Open(_) => Ok(()),
+    }
+}
+
+/// Checks that an output file is none of the files that a command reads. Links count as what they
+/// lead to.
+///
+/// # Errors
+///
+/// [`FileError::IsInput`].
+pub fn check_no_input(output: impl AsRef<Path>, inputs: &[&Path]) -> Result<(), FileError> {
+    let output = output.as_ref();
+    let Ok(end) = output.canonicalize() else { return Ok(()) };
+    let is_read = |input: &&Path| input.canonicalize().is_ok_and(|input| input == end);
+    // Devices and pipes are not replaced.
+    match end.is_file() && inputs.iter().any(is_read) {
+        true => Err(FileError::IsInput { path: output.into() }),
+        false => Ok(()),
+    }
+}
+
+fn check_parent(path: &Path, parent: &Path) -> Result<(), FileError> {
+    match parent.metadata() {
+        Ok(found) if found.is_dir() => {}
+        Ok(_) => return Err(FileError::NotADirectory { path: parent.into() }),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            return Err(FileError::NoParent { path: path.into() });
+        }
+        Err(error) => return Err(FileError::io(path)(error)),
+    }
+    // The file has no name, where the system can do that.
+    tempfile::tempfile_in(parent).map(drop).map_err(FileError::io(path))
+}
+
+#[cfg(unix)]
+fn check_device(path: &Path) -> Result<(), FileError> {
+    use nix::unistd::{AccessFlags, access};
+
+    access(path, AccessFlags::W_OK).map_err(|error| FileError::io(path)(error.into()))
+}
+
+#[cfg(not(unix))]
+fn check_device(_path: &Path) -> Result<(), FileError> {
+    Ok(())
+}
+
+/// Puts a new file at `end`, which the user named `path`.
+fn replace(path: &Path, end: &Path, content: &[u8]) -> Result<(), FileError> {
+    let io = || FileError::io(path);
+    let mut file = create_beside(end).map_err(io())?;
+    // Writes to the file itself: errors of tempfile's own writer would name the temporary path.
+    file.as_file_mut().write_all(content).map_err(io())?;
+    file.as_file().sync_all().map_err(io())?;
+    file.persist(end).map_err(|error| io()(error.error))?;
+    sync_dir(&parent_of(end))
 }
 
 /// The directory that holds a path.
-pub(crate) fn parent_of(path: &Path) -> PathBuf {
+pub(super) fn parent_of(path: &Path) -> PathBuf {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent.into(),
         _ => ".".into(),
@@ -45,41 +117,13 @@ pub(crate) fn parent_of(path: &Path) -> PathBuf {
 
 /// A rename survives a power cut only once its directory is synced.
 pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
-    if cfg!(unix) {
-        let dir = File::open(path).map_err(FileError::io(path))?;
-        dir.sync_all().map_err(FileError::io(path))?;
+    if !cfg!(unix) {
+        return Ok(());
     }
-    Ok(())
-}
-
-/// The operating system's error within an error of the tempfile crate, which would name a
-/// temporary path that means nothing to the user.
-pub(super) fn plain(error: std::io::Error) -> std::io::Error {
-    let inner = error.get_ref().and_then(|e| e.source());
-    let code = inner
-        .and_then(|e| e.downcast_ref::<std::io::Error>())
-        .and_then(std::io::Error::raw_os_error);
-    code.map_or(error, std::io::Error::from_raw_os_error)
-}
-
-/// Temporary files are private by default; results get the usual permissions minus the umask.
-#[cfg(unix)]
-pub(super) fn file_mode() -> fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o666)
-}
-
-/// The same for directories.
-#[cfg(unix)]
-pub(super) fn directory_mode() -> fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o777)
-}
-
-#[cfg(not(unix))]
-pub(super) fn file_mode() -> fs::Permissions {
-    fs::metadata(".").expect("the working directory exists").permissions()
-}
-
-#[cfg(not(unix))]
-pub(super) fn directory_mode() -> fs::Permissions {
-    file_mode()
+    match File::open(path) {
+        Ok(dir) => dir.sync_all().map_err(FileError::io(path)),
+        // Some directories may be written but not read.
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(FileError::io(path)(error)),
+    }
 }

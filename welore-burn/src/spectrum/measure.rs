@@ -170,6 +170,7 @@ fn measure(
         Some(found) => found,
         None => {
             let values = values_of(name, &checkpoint.read_matrix(&tensor)?, norms)?;
+            checkpoint.check_unchanged()?;
             if let Some(cache) = cache {
                 cache.keep(&key, &values);
             }

@@ -3,12 +3,13 @@
 //! Every step is a call of this program, shown before it runs, so that readers see how to do the
 //! same with their own models. Separate processes also show how much memory each step took.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use welore_burn::files::OutputDir;
+use welore_burn::files::{OutputDir, is_temporary};
 use welore_burn::named::Named;
 use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
@@ -261,9 +262,7 @@ fn made_below(dir: &Path, demo: &Path) -> Result<Vec<PathBuf>> {
 
 /// Whether a demo makes a file or directory of this path.
 fn is_made(names: &[&str], is_dir: bool) -> bool {
-    let is_partial = |name: &&str| {
-        name.starts_with(".welore-") || name.starts_with('.') && name.ends_with(".welore-partial")
-    };
+    let is_partial = |name: &&str| is_temporary(OsStr::new(name));
     match (names, is_dir) {
         // What a demo was writing when it was killed.
         _ if names.iter().any(is_partial) => true,

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use welore_burn::files::{FileError, write_file};
+use welore_burn::files::{FileError, check_file, write_file};
 
 use crate::failure::WrongInput;
 use crate::models;
@@ -19,15 +19,7 @@ pub fn read_artifact(path: &Path) -> Result<String> {
 pub fn check_artifact(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     models::check_outside_cache(path)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let message = if path.is_dir() {
-        format!("{} is a directory", path.display())
-    } else if parent.is_some_and(|parent| !parent.is_dir()) {
-        format!("{}: its directory does not exist", path.display())
-    } else {
-        return Ok(());
-    };
-    Err(WrongInput::with_hint(message, "give the path of a file to write").into())
+    Ok(check_file(path)?)
 }
 
 /// Writes an artifact, with a note.

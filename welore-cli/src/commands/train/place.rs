@@ -1,11 +1,10 @@
 //! The directory of a run: created, locked, and cleaned up if the run never begins.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::files::FileError;
+use welore_burn::files::{FileError, is_temporary};
 use welore_burn::train::{GRADIENTS_FILE, RUN_FILE};
 
 use crate::failure::WrongInput;
@@ -135,11 +134,6 @@ fn is_lock(entry: &DirEntry) -> bool {
     let is_one =
         || fs::read(entry.path()).is_ok_and(|mark| mark.is_empty() || mark == MARK.as_bytes());
     entry.file_name() == LOCK && entry.metadata().is_ok_and(|found| found.is_file()) && is_one()
-}
-
-/// Whether a name is that of an unfinished file or directory.
-fn is_temporary(name: &OsStr) -> bool {
-    name.to_string_lossy().starts_with(".welore-")
 }
 
 /// Removes unfinished files and directories that killed processes left behind.
