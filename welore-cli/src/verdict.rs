@@ -58,7 +58,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         tell!("hint: {hint}");
     }
     if let Some(panic) = error.downcast_ref::<Panic>().filter(|_| is_bug(error)) {
-        tell!("{}", panic.backtrace);
+        panic.backtrace.lines().for_each(|line| tell!("{line}"));
     }
     ExitCode::from(if verdict.input { 2 } else { 1 })
 }

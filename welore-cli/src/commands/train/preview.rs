@@ -78,9 +78,9 @@ impl Preview {
         let TrainableCount { trainable, total } = self.count;
         let mut rows = Vec::new();
         add_options("", &serde_json::to_value(&self.options)?, &mut rows);
-        say!("{}\n", format::table(&["option", "value"], rows));
+        output::print_block(&(format::table(&["option", "value"], rows) + "\n"))?;
         if let Some(plan) = &self.plan {
-            say!("compressed first: {}\n", describe(plan));
+            output::print_block(&format!("compressed first: {}\n", describe(plan)))?;
         }
         say!(
             "would train {} of {} parameters ({}) of {}",
