@@ -192,6 +192,7 @@ fn file(error: &FileError) -> Option<Verdict> {
             }
             _ => Verdict::failed(None),
         },
+        E::NotAFile { .. } | E::TooLarge { .. } => Verdict::input(None),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
         E::OutputForeign { .. } | E::NotADirectory { .. } | E::PartialForeign { .. } => {
             Verdict::input("give another directory")
@@ -371,6 +372,7 @@ fn data(error: &DataError) -> Option<Verdict> {
         {
             Verdict::failed(None)
         }
+        DataError::File(error) => return file(error),
         DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
         DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",

@@ -7,7 +7,7 @@ use safetensors::{Dtype, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{CheckpointError, MissingKind, TensorProblem};
-use crate::files::{FileError, MappedFile};
+use crate::files::{LARGEST_INDEX, MappedFile, check_file, read_file};
 use crate::forms::{FormError, TensorSpec};
 use crate::linalg::{LinalgError, Matrix};
 use crate::modules::{MatrixName, natural_order};
@@ -117,7 +117,7 @@ impl Checkpoint {
 
     fn add_indexed_shards(&mut self, path: &Path) -> Result<(), CheckpointError> {
         let broken = |reason: String| CheckpointError::Index { path: path.into(), reason };
-        let text = std::fs::read(path).map_err(FileError::io(path))?;
+        let text = read_file(path, LARGEST_INDEX)?;
         let index: ShardIndex = serde_json::from_slice(&text)
             .map_err(|error| broken(format!("not a shard index: {error}")))?;
         let mut files: Vec<&String> = index.weight_map.values().collect();
@@ -140,10 +140,11 @@ impl Checkpoint {
 
     fn add_shard(&mut self, path: &Path) -> Result<(), CheckpointError> {
         let broken = |reason: String| CheckpointError::Header { path: path.into(), reason };
-        let map = MappedFile::open(path)?.ok_or_else(|| {
-            let what = MissingKind::Shard;
-            CheckpointError::Missing { path: path.into(), what }
-        })?;
+        let missing = || CheckpointError::Missing { path: path.into(), what: MissingKind::Shard };
+        if path.exists() {
+            check_file(path, u64::MAX)?;
+        }
+        let map = MappedFile::open(path)?.ok_or_else(missing)?;
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
         let data_start = header + size_of::<u64>();

@@ -3,14 +3,14 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use welore_burn::files::{FileError, write_file};
+use welore_burn::files::{LARGEST_ARTIFACT, read_file, write_file};
 
 use crate::failure::WrongInput;
 use crate::models;
 
 /// Reads a JSON artifact that the user named.
 pub fn read_artifact(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(FileError::io(path))?;
+    let bytes = read_file(path, LARGEST_ARTIFACT)?;
     String::from_utf8(bytes)
         .map_err(|_| WrongInput::new(format!("{}: not a JSON file", path.display())).into())
 }
