@@ -210,6 +210,9 @@ fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
         E::Missing { .. } => Verdict::input(
             "a model directory contains config.json, tokenizer.json and model.safetensors (or shards with their index)",
         ),
+        E::LeadsOut { .. } => {
+            Verdict::input("if it belongs to the model, put a copy in the place of the link")
+        }
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
         E::Mismatch { .. } | E::TensorMissing { .. } => {
             Verdict::input("config.json and the weights must belong to the same model")

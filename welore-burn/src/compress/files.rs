@@ -5,7 +5,7 @@ use super::job::{Job, Work};
 use super::options::Compressor;
 use super::pieces::Piece;
 use super::report::{CompressReport, CompressedMatrix};
-use crate::checkpoint::{Checkpoint, PLAN_FILE, copy_companions};
+use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
 use crate::files::{OutputDir, write_file};
 use crate::forms::Made;
 use crate::model::LanguageModel;
@@ -75,6 +75,7 @@ impl Compressor<'_> {
         output: &OutputDir,
         make: impl FnOnce(&mut Job<'_, '_>) -> Result<(), CompressError>,
     ) -> Result<CompressReport, CompressError> {
+        check_companions(checkpoint.dir())?;
         check_plan(checkpoint, self.plan)?;
         if let Some(calibration) = self.norms.calibration() {
             check_calibration(self.plan, calibration)?;

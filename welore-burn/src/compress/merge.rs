@@ -4,7 +4,7 @@ use super::error::CompressError;
 use super::job::{Job, Work};
 use super::options::WriteOptions;
 use super::pieces::Piece;
-use crate::checkpoint::{Checkpoint, copy_companions};
+use crate::checkpoint::{Checkpoint, check_companions, copy_companions};
 use crate::files::OutputDir;
 use crate::progress::Progress;
 use crate::spectrum::{ModelSize, Norms};
@@ -22,6 +22,7 @@ pub fn merge_directory(
     options: &WriteOptions,
     progress: &mut dyn Progress,
 ) -> Result<(), CompressError> {
+    check_companions(checkpoint.dir())?;
     let pieces = pieces(checkpoint)?;
     let write = || -> Result<(), CompressError> {
         let (origin, norms) = (String::new(), Norms::plain());

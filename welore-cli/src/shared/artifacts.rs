@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
+use welore_burn::checkpoint::check_companions;
 use welore_burn::files::{LARGEST_ARTIFACT, read_file, write_file};
 
 use crate::failure::WrongInput;
@@ -38,9 +39,10 @@ pub fn write_artifact(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Checks that an output directory neither is nor contains the model, which would be replaced while
-/// it is read, and that it is not in the Hub's cache.
+/// it is read, that it is not in the Hub's cache, and that what goes with the model can be copied.
 pub fn check_output(output: &Path, model: &Path) -> Result<()> {
     models::check_outside_cache(output)?;
+    check_companions(model)?;
     let holds = |output: &Path, model: &Path| -> Option<bool> {
         Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
     };

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::check_plan;
 use welore_burn::data::TokenRows;
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_model, read_config};
@@ -46,6 +47,7 @@ impl Preview {
         Compute::choose(args.compute.choice())?;
         let config = read_config(&model)?;
         check_context(args, options.seq_len, &config)?;
+        check_companions(&model)?;
         let rows = data.rows(&TextReader::open(&model, &config)?, options.seq_len)?;
         let options = with_epochs(&args.start, options, rows.len());
         let evaluated = source.is_task() || args.start.eval_text.is_some();

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::Compressor;
 use welore_burn::files::OutputDir;
 use welore_burn::model::{open_model, read_config};
@@ -36,6 +37,7 @@ pub fn start(args: &TrainArgs, dir: &Path) -> Result<Started> {
     let request = Request::check(args)?;
     // Checked here because compressing comes first and may take long.
     check_context(args, request.options.seq_len, &read_config(&request.model)?)?;
+    check_companions(&request.model)?;
     let place = NewPlace::create(dir)?;
     let (run, inputs) = prepare(args, request, dir)?;
     Ok(Started { place, run, inputs })
