@@ -135,7 +135,9 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         CompressError => compress,
         CalibrationError => calibration,
         SpectrumError => spectrum,
-        Oversized => |_| Some(Verdict::input("give a larger --max-memory")),
+        Oversized => |e: &Oversized| {
+            Some(Verdict::input((!e.of_machine).then_some("give a larger --max-memory")))
+        },
         DataError => data,
         TaskError => task,
         EvalError => eval,

@@ -10,11 +10,12 @@ use welore_burn::data::TokenRows;
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_model, read_config};
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Norms;
-use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run, count_trainable};
+use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run};
 
 use super::place::check_free;
 use super::request::{Request, check_context, with_epochs};
 use super::scratch::described_model;
+use super::size::check_training;
 use crate::args::{ResourceArgs, TrainArgs};
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::in_file;
@@ -44,7 +45,7 @@ impl Preview {
     fn of(args: &TrainArgs, dir: &Path) -> Result<Self> {
         let Request { model, source, data, options, goal, .. } = Request::check(args)?;
         check_free(dir)?;
-        Compute::choose(args.compute.choice())?;
+        let compute = Compute::choose(args.compute.choice())?;
         let config = read_config(&model)?;
         check_context(args, options.seq_len, &config)?;
         check_companions(&model)?;
@@ -53,8 +54,8 @@ impl Preview {
         let evaluated = source.is_task() || args.start.eval_text.is_some();
         check_run(&options, evaluated, args.start.eval_windows)?;
         let (skeleton, plan) = skeleton(args, &model, goal)?;
+        let count = check_training(&skeleton, &options, &compute)?;
         in_file(check_rows(&rows, &options, skeleton.vocab_size()), source.path())?;
-        let count = count_trainable(&skeleton, &options)?;
         Ok(Self { options, rows, count, plan })
     }
 
