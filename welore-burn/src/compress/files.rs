@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::blocks::{Blocks, Sink};
 use super::check::{check_calibration, check_plan};
 use super::error::CompressError;
@@ -80,9 +82,11 @@ impl Compressor<'_> {
         if let Some(calibration) = self.norms.calibration() {
             check_calibration(self.plan, calibration)?;
         }
+        let planned: BTreeMap<&MatrixName, &MatrixPlan> =
+            self.plan.compressed().map(|matrix| (&matrix.name, matrix)).collect();
         let piece = |tensor| {
             let name = MatrixName::of_weight(tensor);
-            match name.and_then(|name| self.plan.find_compressed(&name)) {
+            match name.and_then(|name| planned.get(&name)) {
                 Some(matrix) => Piece::Compress(matrix),
                 None => Piece::Copy(tensor),
             }
