@@ -86,7 +86,7 @@ impl Compressor<'_> {
             self.plan.compressed().map(|matrix| (&matrix.name, matrix)).collect();
         let piece = |tensor| {
             let name = MatrixName::of_weight(tensor);
-            match name.and_then(|name| planned.get(&name)) {
+            match name.and_then(|name| planned.get(&name).copied()) {
                 Some(matrix) => Piece::Compress(matrix),
                 None => Piece::Copy(tensor),
             }
