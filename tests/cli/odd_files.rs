@@ -26,7 +26,8 @@ fn assert_harmless(outcome: &Outcome) {
     }
 }
 
-fn is_in_card(sandbox: &Sandbox, directory: &str) {
+/// Checks that a card has its own metadata, one place for scores, and no HTML.
+fn assert_honest_card(sandbox: &Sandbox, directory: &str) {
     let card = String::from_utf8(sandbox.read(&format!("{directory}/README.md"))).unwrap();
     assert!(card.starts_with("---\ntags:\n- welore\n- low-rank\n---\n\n# "), "{card}");
     assert_eq!(card.matches("<!-- measured -->").count(), 1, "{card}");
@@ -72,14 +73,14 @@ fn a_policy_reaches_neither_the_terminal_nor_the_card() {
     let policy = format!("x`\n<!-- measured -->\n\n<script>alert(1)</script>\n{HOSTILE}");
     sandbox.edit_json("plan.json", |plan| plan["policy"] = policy.clone().into());
     assert_harmless(&sandbox.gives("compress model --plan plan.json -o low --verbose"));
-    is_in_card(&sandbox, "low");
+    assert_honest_card(&sandbox, "low");
     let inspected = sandbox.gives("inspect low");
     assert_harmless(&inspected);
     assert!(inspected.stdout.contains("by policy x`\\u{a}<!--"), "{}", inspected.stdout);
     sandbox.gives("eval low --text story.txt --seq-len 64 --windows 1 --record");
-    is_in_card(&sandbox, "low");
+    assert_honest_card(&sandbox, "low");
     assert_harmless(&sandbox.gives(&format!("train low {TRAIN}")));
-    is_in_card(&sandbox, "run/model");
+    assert_honest_card(&sandbox, "run/model");
 }
 
 #[cfg(unix)]
@@ -92,7 +93,7 @@ fn the_name_of_a_directory_is_only_a_name() {
     let outcome = Outcome::of(command.arg(&name));
     assert_eq!(outcome.code, Some(0), "{outcome:?}");
     assert_harmless(&outcome);
-    is_in_card(&sandbox, "low");
+    assert_honest_card(&sandbox, "low");
     assert_harmless(&Outcome::of(sandbox.command("inspect").arg(&name)));
     let outcome = Outcome::of(sandbox.command("inspect").arg(format!("{name}-nowhere")));
     assert_harmless(&outcome);
@@ -288,6 +289,7 @@ fn absurd_ranks_of_adapters_are_refused_before_anything_is_merged() {
 }
 
 /// A model in `big` whose MLP would have a terabyte if its factors of rank 1 were merged.
+#[cfg(target_os = "linux")]
 fn big() -> Sandbox {
     const WIDE: usize = 1 << 20;
     let sandbox = Sandbox::new();
