@@ -14,6 +14,7 @@ mod gradients;
 mod hub;
 mod hub_server;
 mod manners;
+mod odd_files;
 mod outputs;
 mod pipeline;
 mod printing;

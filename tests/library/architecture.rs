@@ -6,8 +6,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 20] = [
+const LIBRARY: [&str; 21] = [
     "named",
+    "escape",
     "artifact",
     "progress",
     "workers",

@@ -27,16 +27,18 @@ pub struct Budget {
     /// evenly among them. `None` for one matrix per core.
     pub jobs: Option<NonZeroUsize>,
     /// Most bytes that the matrices in flight may need together: a matrix waits until it fits.
-    /// `None` for no limit.
+    /// `None` for no limit, except that a matrix that alone needs more than the machine has is
+    /// refused.
     pub memory: Option<u64>,
 }
 
 /// A matrix that does not fit its [`Budget`], even alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "matrix `{name}` alone needs {need} of memory, more than the {allowed} allowed",
+    "matrix `{name}` alone needs {need} of memory, more than the {allowed} {whose}",
     need = size(need),
-    allowed = size(allowed)
+    allowed = size(allowed),
+    whose = whose(*of_machine)
 )]
 pub struct Oversized {
     /// The matrix.
@@ -45,6 +47,12 @@ pub struct Oversized {
     pub need: u64,
     /// Bytes allowed.
     pub allowed: u64,
+    /// Whether that is the memory of the machine, and not a limit that was set.
+    pub of_machine: bool,
+}
+
+fn whose(of_machine: bool) -> &'static str {
+    if of_machine { "of this machine" } else { "allowed" }
 }
 
 fn size(bytes: &u64) -> String {
@@ -57,9 +65,10 @@ impl Budget {
         &self,
         needs: impl IntoIterator<Item = (&'a str, u64)>,
     ) -> Result<(), Oversized> {
-        let Some(allowed) = self.memory else { return Ok(()) };
+        let of_machine = self.memory.is_none();
+        let Some(allowed) = self.memory.or_else(machine_memory) else { return Ok(()) };
         match needs.into_iter().find(|(_, need)| *need > allowed) {
-            Some((name, need)) => Err(Oversized { name: name.into(), need, allowed }),
+            Some((name, need)) => Err(Oversized { name: name.into(), need, allowed, of_machine }),
             None => Ok(()),
         }
     }
@@ -72,6 +81,19 @@ impl Budget {
         let jobs = self.jobs.map_or(cores, |jobs| jobs.min(cores));
         Workers::with_share(jobs, (cores.get() / jobs).max(1))
     }
+}
+
+/// Bytes of memory of this machine, or of the control group that this process is in; `None` if the
+/// system does not tell.
+pub fn machine_memory() -> Option<u64> {
+    let total = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    // `max` where the group has no limit.
+    let group = || std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok();
+    [total(), group()].into_iter().flatten().min()
 }
 
 /// Cores that this process may use.
@@ -465,7 +487,20 @@ mod tests {
         assert_eq!(budget.check([("a", 1_000_000)]), Ok(()));
         let error = budget.check([("a", 10), ("b", 2_500_000)]).unwrap_err().to_string();
         assert!(error.contains("`b`") && error.contains("2.5 MB"), "{error}");
-        assert_eq!(Budget::default().check([("a", u64::MAX)]), Ok(()));
+    }
+
+    #[test]
+    fn matrix_that_this_machine_never_holds_is_named_without_a_limit() {
+        let checked = Budget::default().check([("a", 1 << 20), ("b", u64::MAX)]);
+        match machine_memory() {
+            Some(memory) => {
+                let error = checked.unwrap_err();
+                assert_eq!((error.name.as_str(), error.allowed), ("b", memory));
+                assert!(error.to_string().ends_with(" of this machine"), "{error}");
+            }
+            None => assert_eq!(checked, Ok(())),
+        }
+        assert_eq!(machine_memory().is_some(), cfg!(target_os = "linux"));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use burn_dispatch::DispatchDevice;
 use burn_dispatch::devices::{CubeDevice, WgpuDeviceKind};
 use welore_burn::named::Named;
 use welore_burn::train::{ExecutionOptions, Precision};
+use welore_burn::workers::machine_memory;
 
 use crate::failure::{WrongInput, guarded};
 
@@ -145,7 +146,7 @@ fn identity(device: &Device) -> (String, Option<u64>) {
         return (properties.identity.name.clone(), properties.memory.max_memory());
     }
     let _ = device;
-    (format!("CPU, {} cores", cores()), host_memory())
+    (format!("CPU, {} cores", cores()), machine_memory())
 }
 
 /// Whether the CPU emulates this GPU. Does not open the device.
@@ -156,14 +157,6 @@ pub fn is_software(device: &Device) -> bool {
     }
     let _ = device;
     false
-}
-
-/// The memory of this machine in bytes, if the system reports it.
-fn host_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(1024 * kilobytes)
 }
 
 /// Silences drivers that wgpu loads: without a desktop session they complain on stderr. Must be
@@ -248,6 +241,11 @@ impl Compute {
     pub fn at_once(&self) -> NonZeroUsize {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).unwrap();
         if self.backend == Backend::Flex { cores().min(MOST) } else { NonZeroUsize::MIN }
+    }
+
+    /// Whether the device uses the memory of this machine.
+    pub fn is_host(&self) -> bool {
+        !self.backend.is_gpu()
     }
 
     /// How batches are split up for the device.

@@ -14,7 +14,7 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
 use toml::{Table, Value};
-use welore_burn::files::FileError;
+use welore_burn::files::{LARGEST_CONFIG, read_input};
 
 use crate::args::{Cli, Typed};
 use crate::failure::WrongInput;
@@ -27,7 +27,8 @@ pub const VARIABLE: &str = "WELORE_CONFIG";
 ///
 /// # Errors
 ///
-/// [`WrongInput`] for a mistake in the file, [`FileError::Io`] if it cannot be read.
+/// [`WrongInput`] for a mistake in the file, [`FileError`](welore_burn::files::FileError) if it
+/// cannot be read.
 pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
     let typed = Cli::try_parse_from(&words);
     if let Err(error) = &typed
@@ -68,8 +69,7 @@ fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
 /// The tables of a file, after checking every key and the type of every value, including those of
 /// other commands.
 fn tables(path: &Path, cli: &Command) -> Result<Table> {
-    let bytes =
-        std::fs::read(path).map_err(|source| FileError::Io { path: path.into(), source })?;
+    let bytes = read_input(path, LARGEST_CONFIG)?;
     let Ok(text) = String::from_utf8(bytes) else {
         return refuse(path, "not UTF-8 text", None);
     };

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use welore_burn::escape;
 use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::train::{Score, TrainingEvent};
 
@@ -82,7 +83,9 @@ pub fn listen_for_interrupts() {
         }
         if !is_part() {
             let when = if STEPPING.load(Ordering::SeqCst) { " after this step" } else { "" };
-            tell!("\nstopping{when}; press Ctrl-C again to stop immediately");
+            // After the `^C` of the terminal.
+            tell!("");
+            tell!("stopping{when}; press Ctrl-C again to stop immediately");
         }
     };
     // Without a handler Ctrl-C still ends the process; only the cleanup is lost.
@@ -165,13 +168,13 @@ impl Bytes {
         .expect("the template is a constant that is valid")
         .progress_chars("=> ");
         let bar = bar_of(total).with_style(style);
-        bar.set_prefix(what.to_string());
+        bar.set_prefix(escape::terminal(what).into_owned());
         Self { bar }
     }
 
     /// Names an item that begins after `done` bytes.
     pub fn begin(&self, item: &str, done: u64) {
-        self.bar.set_message(item.to_string());
+        self.bar.set_message(escape::terminal(item).into_owned());
         self.bar.set_position(done);
         // Bytes that an earlier command fetched would make the rest look fast.
         self.bar.reset_eta();
@@ -235,7 +238,7 @@ impl Progress for Bar {
                 false => bar.inc(part.operations),
             }
             bar.set_prefix(format!("{what} {done}/{total}"));
-            bar.set_message(part.item.to_string());
+            bar.set_message(escape::terminal(part.item).into_owned());
         }
         if interrupted() { Err(Interrupted) } else { Ok(()) }
     }
@@ -264,7 +267,7 @@ impl Progress for Bar {
             if std::mem::replace(&mut self.started, true) {
                 bar.inc(1);
             }
-            bar.set_message(item.to_string());
+            bar.set_message(escape::terminal(item).into_owned());
         }
         Ok(())
     }

@@ -58,7 +58,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         tell!("hint: {hint}");
     }
     if let Some(panic) = error.downcast_ref::<Panic>().filter(|_| is_bug(error)) {
-        tell!("{}", panic.backtrace);
+        panic.backtrace.lines().for_each(|line| tell!("{line}"));
     }
     ExitCode::from(if verdict.input { 2 } else { 1 })
 }
@@ -135,7 +135,9 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         CompressError => compress,
         CalibrationError => calibration,
         SpectrumError => spectrum,
-        Oversized => |_| Some(Verdict::input("give a larger --max-memory")),
+        Oversized => |e: &Oversized| {
+            Some(Verdict::input((!e.of_machine).then_some("give a larger --max-memory")))
+        },
         DataError => data,
         TaskError => task,
         EvalError => eval,
@@ -193,6 +195,7 @@ fn file(error: &FileError) -> Option<Verdict> {
             }
             _ => Verdict::failed(None),
         },
+        E::NotAFile { .. } | E::TooLarge { .. } => Verdict::input(None),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
         E::OutputForeign { .. }
         | E::NotADirectory { .. }
@@ -204,7 +207,6 @@ fn file(error: &FileError) -> Option<Verdict> {
             Verdict::input("give the path of a file to write")
         }
         E::NotAFile { .. } => Verdict::input("give the path of a regular file"),
-        E::IsInput { .. } => Verdict::input("give another file"),
         E::Changed { .. } => Verdict::failed("let the file be finished first, then run this again"),
         E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another directory"),
         _ => Verdict::failed(None),
@@ -219,6 +221,9 @@ fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
         E::Missing { .. } => Verdict::input(
             "a model directory contains config.json, tokenizer.json and model.safetensors (or shards with their index)",
         ),
+        E::LeadsOut { .. } => {
+            Verdict::input("if it belongs to the model, put a copy in the place of the link")
+        }
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
         E::Mismatch { .. } | E::TensorMissing { .. } => {
             Verdict::input("config.json and the weights must belong to the same model")
@@ -381,6 +386,7 @@ fn data(error: &DataError) -> Option<Verdict> {
         {
             Verdict::failed(None)
         }
+        DataError::File(error) => return file(error),
         DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
         DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",

@@ -215,6 +215,13 @@ impl CalibrationFile {
         if !manifest.matrices.iter().all(|matrix| matrix.shape.iter().all(possible)) {
             return Err(not("a matrix in it has an impossible shape".into()));
         }
+        let has_inputs = |matrix: &MatrixEntry| {
+            let leader = places.get(&matrix.inputs_of).map(|place| &manifest.matrices[*place]);
+            leader.is_some_and(|of| of.inputs_of == of.name && of.shape[1] == matrix.shape[1])
+        };
+        if let Some(matrix) = manifest.matrices.iter().find(|matrix| !has_inputs(matrix)) {
+            return Err(not(format!("it has no inputs of `{}`", matrix.name)));
+        }
         for spec in manifest.tensors(text) {
             let fits = tensors.meta(&spec.name);
             if fits.is_none_or(|meta| meta.dtype != spec.dtype || meta.shape != spec.shape) {
@@ -234,6 +241,10 @@ impl CalibrationFile {
 
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    pub fn shape(&self, name: &MatrixName) -> Result<[usize; 2], CalibrationError> {
+        Ok(self.entry(name)?.shape)
     }
 
     pub fn inputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {

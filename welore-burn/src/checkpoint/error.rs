@@ -24,6 +24,14 @@ pub enum CheckpointError {
     /// A file cannot be read or written, or the output path is not free.
     #[error("{0}")]
     File(#[from] FileError),
+    /// A link out of a model directory, which is not followed where its content would be published.
+    #[error("{link} leads out of the model directory, to {target}", link = link.display(), target = target.display())]
+    LeadsOut {
+        /// The link.
+        link: PathBuf,
+        /// What it leads to.
+        target: PathBuf,
+    },
     /// A safetensors file is truncated, or is not one.
     #[error("{path}: not a valid safetensors file: {reason}", path = path.display())]
     Header {

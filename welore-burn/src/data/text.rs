@@ -2,6 +2,8 @@ use std::path::{Path, PathBuf};
 
 use tokenizers::Tokenizer;
 
+use crate::files::{FileError, LARGEST_TEXT, read_input};
+
 /// Why text cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -14,6 +16,9 @@ pub enum DataError {
         /// Its reason.
         source: std::io::Error,
     },
+    /// The file is too large, or something else than a file.
+    #[error("{0}")]
+    File(FileError),
     /// The file is not UTF-8.
     #[error("{path}: not UTF-8 text (byte {position})", path = path.display())]
     NotUtf8 {
@@ -66,15 +71,23 @@ pub enum DataError {
     Decode(String),
 }
 
-/// Reads a whole text file.
+impl From<FileError> for DataError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source } => Self::Io { path, source },
+            other => Self::File(other),
+        }
+    }
+}
+
+/// Reads a whole text file, or a pipe.
 ///
 /// # Errors
 ///
-/// [`DataError::Io`], [`DataError::NotUtf8`], [`DataError::Empty`].
+/// [`DataError::Io`], [`DataError::File`], [`DataError::NotUtf8`], [`DataError::Empty`].
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
     let path = path.as_ref();
-    let bytes =
-        std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    let bytes = read_input(path, LARGEST_TEXT)?;
     let text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
         path: path.into(),
         position: error.utf8_error().valid_up_to(),

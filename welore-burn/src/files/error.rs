@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use bytesize::ByteSize;
+
 /// What can be wrong with a file or an output directory.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -11,6 +13,20 @@ pub enum FileError {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// A directory, a pipe or a device in the place of a file.
+    #[error("{path} is not a regular file", path = path.display())]
+    NotAFile {
+        /// What is there.
+        path: PathBuf,
+    },
+    /// The file is larger than any of its kind should be.
+    #[error("{path} is larger than {}", ByteSize(*largest).display().iec(), path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes that are read.
+        largest: u64,
     },
     /// The output exists and should not be replaced.
     #[error("{path} already exists", path = path.display())]
@@ -81,12 +97,6 @@ pub enum FileError {
         input: PathBuf,
         /// The output directory.
         output: PathBuf,
-    },
-    /// A file would be replaced that is also read.
-    #[error("{path} is also an input, so it is not replaced", path = path.display())]
-    IsInput {
-        /// The file.
-        path: PathBuf,
     },
     /// What was to be replaced has lost its name, and could not be given it back.
     #[error("{path}: {source}; what was there is now {kept}", path = path.display(), kept = kept.display())]

@@ -45,29 +45,12 @@ pub fn replace_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileEr
 ///
 /// Those of [`write_file`]; [`FileError::NoParent`] and [`FileError::NotADirectory`] if there is no
 /// directory for the file.
-pub fn check_file(path: impl AsRef<Path>) -> Result<(), FileError> {
+pub fn check_writable(path: impl AsRef<Path>) -> Result<(), FileError> {
     let path = path.as_ref();
     match find_file(path)? {
         FilePlace::File(end) => check_parent(path, &parent_of(&end)),
         FilePlace::Device => check_device(path),
         FilePlace::Open(_) => Ok(()),
-    }
-}
-
-/// Checks that an output file is none of the files that a command reads. Links count as what they
-/// lead to.
-///
-/// # Errors
-///
-/// [`FileError::IsInput`].
-pub fn check_no_input(output: impl AsRef<Path>, inputs: &[&Path]) -> Result<(), FileError> {
-    let output = output.as_ref();
-    let Ok(end) = output.canonicalize() else { return Ok(()) };
-    let is_read = |input: &&Path| input.canonicalize().is_ok_and(|input| input == end);
-    // Devices and pipes are not replaced.
-    match end.is_file() && inputs.iter().any(is_read) {
-        true => Err(FileError::IsInput { path: output.into() }),
-        false => Ok(()),
     }
 }
 

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::error::TrainError;
 use super::options::TrainOptions;
 use super::score::Score;
-use crate::files::{FileError, write_file};
+use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, write_file};
 
 /// How far a run has come. Together with the options this determines which rows come next, so no
 /// random state needs saving: every epoch's order is a function of the seed.
@@ -274,11 +274,7 @@ impl Checkpoints {
 
     fn pointer(&self, file: &str) -> Result<Option<Pointer>, TrainError> {
         let path = self.dir.join(file);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(io(&path, source)),
-        };
+        let Some(text) = read_existing(&path, LARGEST_CONFIG)? else { return Ok(None) };
         let pointer: Pointer = serde_json::from_slice(&text).map_err(|error| {
             TrainError::Broken { path: path.clone(), reason: error.to_string() }
         })?;
@@ -326,6 +322,7 @@ impl Saved {
     fn check(&self, file: &str) -> Result<(), TrainError> {
         let path = self.dir.join(file);
         let mut content = blake3::Hasher::new();
+        check_input(&path, u64::MAX)?;
         File::open(&path)
             .and_then(|mut file| std::io::copy(&mut file, &mut content))
             .map_err(|source| io(&path, source))?;

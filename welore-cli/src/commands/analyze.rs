@@ -107,7 +107,7 @@ fn print_table(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
             row
         })
         .collect();
-    say!("{}", format::table(&header, rows));
+    output::print_block(&format::table(&header, rows))?;
     for (err, plan) in plans {
         let t = &plan.totals;
         say!(

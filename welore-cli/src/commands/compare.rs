@@ -297,6 +297,5 @@ fn print_table(comparison: &Comparison<'_>, rows: &[Row]) -> Result<()> {
             cells
         })
         .collect();
-    say!("{}", format::table(&header, cells));
-    Ok(())
+    output::print_block(&format::table(&header, cells))
 }

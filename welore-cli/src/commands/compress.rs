@@ -235,7 +235,7 @@ fn tell(
         Ok(())
     })?;
     if !args.json {
-        say!("{}", describe(plan));
+        output::print_block(&describe(plan))?;
         say!("wrote {} in {}", args.output.display(), format::time(seconds));
         return Ok(());
     }

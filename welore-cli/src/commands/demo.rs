@@ -314,6 +314,5 @@ fn print(args: &DemoArgs, rows: &[Row]) -> Result<()> {
         ]
     };
     let header = ["model", "perplexity", "parameters", "trainable", "tokens/s", "memory"];
-    say!("{}", format::table(&header, rows.iter().map(cells).collect()));
-    Ok(())
+    output::print_block(&format::table(&header, rows.iter().map(cells).collect()))
 }

@@ -1,10 +1,9 @@
 //! `generate`: continue a prompt.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 use welore_burn::data::TextTokenizer;
 use welore_burn::model::{GenerateOptions, Sampler, generate, load_model};
@@ -38,7 +37,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, |token| {
         let shown = decode(token).map_err(Into::into).and_then(|piece| {
             unseen.push_str(&piece.unwrap_or_default());
-            if args.json { Ok(()) } else { print_now(&std::mem::take(&mut unseen)) }
+            if args.json { Ok(()) } else { output::print_piece(&std::mem::take(&mut unseen)) }
         });
         trouble = shown.err();
         match trouble.is_none() && !interrupted() {
@@ -51,7 +50,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         return Err(error);
     }
     if !args.json {
-        say!("{unseen}");
+        output::print_piece(&(std::mem::take(&mut unseen) + "\n"))?;
         note!("{}, {speed:.1} tokens/s", format::number_of(tokens.len(), "token"));
     }
     if interrupted() {
@@ -67,9 +66,4 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         "ids": tokens,
         "tokens_per_second": speed,
     }))
-}
-
-fn print_now(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("standard output")
 }

@@ -7,7 +7,6 @@ use welore_burn::spectrum::{Method, Spectra};
 use crate::args::{PlanArgs, Typed, rule};
 use crate::devices::host;
 use crate::failure::WrongInput;
-use crate::models;
 use crate::shared::artifacts::{check_artifact, in_file, read_artifact, write_artifact};
 use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::inputs::check_apart;
@@ -16,6 +15,7 @@ use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{plan_for, print_plan};
 use crate::shared::recipe::{Recipe, open_calibration};
 use crate::shared::selecting::{check_patterns, of_file, of_model};
+use crate::{models, output};
 
 /// Runs the command.
 pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
@@ -40,7 +40,7 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
         Ok(())
     })?;
     if args.json {
-        say!("{}", plan.to_json());
+        output::print_block(&plan.to_json())?;
     } else {
         print_plan(&plan)?;
     }

@@ -22,9 +22,12 @@ pub fn check_apart<'a>(
     output: Option<&Path>,
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
-    // An output that does not exist yet replaces nothing.
+    // Neither an output that does not exist yet nor a device is replaced.
     let Some(output) = output else { return Ok(()) };
     let Ok(place) = output.canonicalize() else { return Ok(()) };
+    if !place.is_file() {
+        return Ok(());
+    }
     for input in inputs {
         // A model of the Hub is no path.
         let Ok(input_place) = input.canonicalize() else { continue };

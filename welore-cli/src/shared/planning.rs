@@ -13,7 +13,7 @@ use super::measuring::{Known, measure_within};
 use super::recipe::Recipe;
 use crate::args::{MethodArgs, ResourceArgs, TargetArgs};
 use crate::failure::WrongInput;
-use crate::format;
+use crate::{format, output};
 
 /// Where a plan comes from.
 #[derive(Debug)]
@@ -119,7 +119,7 @@ fn warn_about(plan: &RankPlan) {
     }
 }
 
-/// The plan's totals, as text.
+/// The plan's totals, as text without names.
 pub fn describe(plan: &RankPlan) -> String {
     let t = &plan.totals;
     let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
@@ -166,10 +166,9 @@ pub fn print_plan(plan: &RankPlan) -> Result<()> {
         })
         .collect();
     let header = ["matrix", "shape", "full", "rank", "reduction", "class", "before", "after"];
-    say!("{}\n", format::table(&header, rows));
+    output::print_block(&(format::table(&header, rows) + "\n"))?;
     if let Some(threshold) = plan.threshold {
         say!("{} threshold {threshold:.6}", plan.policy);
     }
-    say!("{}", describe(plan));
-    Ok(())
+    output::print_block(&describe(plan))
 }

@@ -8,6 +8,7 @@ mod place;
 mod preview;
 mod request;
 mod scratch;
+mod size;
 mod start;
 
 use std::path::Path;
@@ -50,7 +51,7 @@ pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
 
 fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let compute = Compute::choose(args.compute.choice())?;
-    let start::Started { place, run, inputs } = start::start(args, typed, dir)?;
+    let start::Started { place, run, inputs } = start::start(args, typed, dir, &compute)?;
     let run = Run { args, dir, run, compute };
     let (training, inputs) = run.open(inputs)?;
     let _place = place.keep();
@@ -90,6 +91,7 @@ impl Run<'_> {
     fn open(&self, inputs: Inputs) -> Result<(Training<impl LanguageModel + use<>>, Inputs)> {
         let Self { args, dir, run, compute } = self;
         let opened = open_model(&run.base, &compute.device.clone().autodiff())?;
+        size::check_training(opened.skeleton(), &run.options, compute)?;
         let masters = trainable_paths(opened.skeleton(), run.options.trainable);
         let is_master = |path: &str| masters.contains(path);
         let model = opened.load(compute.dtype, is_master, &mut Bar::default())?.model;
