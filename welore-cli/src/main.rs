@@ -25,15 +25,20 @@ mod verdict;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use args::Command;
 
 fn main() -> ExitCode {
-    devices::quiet_drivers();
+    devices::settle_environment();
     failure::keep_panics();
-    let cli = match settings::read(std::env::args_os().collect()) {
-        Ok(cli) => cli,
-        Err(error) => return verdict::report(&error),
-    };
+    match failure::run(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => verdict::report(&error),
+    }
+}
+
+fn run() -> Result<()> {
+    let cli = settings::read(std::env::args_os().collect())?;
     if cli.general.quiet {
         output::be_quiet();
     }
@@ -43,7 +48,7 @@ fn main() -> ExitCode {
     }
     terminal::listen_for_interrupts();
     terminal::outlive_file_size_limit();
-    let result = failure::guarded(|| match cli.command {
+    match cli.command {
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Calibrate(args) => commands::calibrate::run(args),
         Command::Plan(args) => commands::plan::run(args),
@@ -59,10 +64,5 @@ fn main() -> ExitCode {
         Command::Devices(args) => commands::devices::run(args),
         Command::Completions(args) => commands::completions::run(args),
         Command::Reference => commands::reference::run(),
-    });
-    match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => verdict::report(&error),
-        Err(panic) => verdict::report(&panic.into()),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use serde::Serialize;
+use welore_burn::progress::check_sound;
 
 /// Whether only errors and warnings are printed on stderr.
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -44,8 +45,9 @@ macro_rules! tell {
     }};
 }
 
-/// Prints a line on stdout.
+/// Prints a line on stdout, unless what it says may be wrong.
 pub fn print_line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
+    check_sound()?;
     writeln!(std::io::stdout().lock(), "{text}").context("standard output")
 }
 

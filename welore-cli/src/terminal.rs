@@ -6,6 +6,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::train::{Score, TrainingEvent};
 
+use crate::failure::is_spoiled;
 use crate::output::is_quiet;
 use crate::{format, verbosity};
 
@@ -70,6 +71,11 @@ pub fn listen_for_interrupts() {
 /// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Whether work has to stop: Ctrl-C was pressed, or a thread failed that it depends on.
+pub fn must_stop() -> bool {
+    interrupted() || is_spoiled()
 }
 
 /// The steps of a training run on stderr: a bar on a terminal, otherwise lines.
@@ -213,7 +219,7 @@ impl Progress for Bar {
             bar.set_prefix(format!("{what} {done}/{total}"));
             bar.set_message(part.item.to_string());
         }
-        if interrupted() { Err(Interrupted) } else { Ok(()) }
+        self.check()
     }
 
     fn begin(&mut self, what: &str, total: usize) {
@@ -230,7 +236,7 @@ impl Progress for Bar {
     }
 
     fn check(&mut self) -> Result<(), Interrupted> {
-        if interrupted() { Err(Interrupted) } else { Ok(()) }
+        if must_stop() { Err(Interrupted) } else { Ok(()) }
     }
 
     fn step(&mut self, item: &str) -> Result<(), Interrupted> {

@@ -170,6 +170,7 @@ impl CalibrationWriter {
     /// Moves the finished file to its path.
     pub fn finish(self) -> Result<(), CalibrationError> {
         self.files()?.finish()?;
+        FileError::check_sound(&self.path)?;
         fs::rename(self.dir.path().join(&self.file), &self.path)
             .map_err(FileError::io(&self.path))?;
         Ok(())

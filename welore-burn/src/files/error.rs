@@ -1,4 +1,6 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::progress::{Unsound, check_sound};
 
 /// What can be wrong with a file or an output directory.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +13,14 @@ pub enum FileError {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// What was computed for it may be wrong.
+    #[error("{path}: {source}", path = path.display())]
+    Unsound {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: Unsound,
     },
     /// The output exists and should not be replaced.
     #[error("{path} already exists", path = path.display())]
@@ -45,6 +55,15 @@ pub enum FileError {
 }
 
 impl FileError {
+    /// Checks that what was computed for a path can be used.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Unsound`].
+    pub(crate) fn check_sound(path: &Path) -> Result<(), Self> {
+        check_sound().map_err(|source| Self::Unsound { path: path.into(), source })
+    }
+
     /// Names the path in an error of the operating system.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

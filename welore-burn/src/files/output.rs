@@ -172,9 +172,10 @@ impl OutputDir {
     ///
     /// # Errors
     ///
-    /// [`FileError::Io`]; the target is then unchanged.
+    /// [`FileError::Io`], [`FileError::Unsound`]; the target is then unchanged.
     pub fn commit(mut self) -> Result<(), FileError> {
         let target = self.target.clone();
+        FileError::check_sound(&target)?;
         let io = || FileError::io(target.clone());
         let put = |staging: &Path| fs::rename(staging, &target);
         if target.symlink_metadata().is_err() {

@@ -187,6 +187,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// Records a finished part.
     pub fn note(&mut self, part: &impl Serialize) -> Result<(), FileError> {
+        FileError::check_sound(&self.path)?;
         line_of(part).and_then(|line| self.file.write_all(&line)).map_err(FileError::io(&self.path))
     }
 }

@@ -14,7 +14,7 @@ pub(super) const TEMPORARY: &str = ".welore-";
 ///
 /// # Errors
 ///
-/// [`FileError::Io`], with the path.
+/// [`FileError::Io`], with the path; [`FileError::Unsound`].
 pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
     let path = path.as_ref();
     let io = || FileError::io(path);
@@ -30,6 +30,7 @@ pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileErro
 
 /// Syncs a temporary file and gives it its name.
 fn persist(file: NamedTempFile, path: &Path) -> Result<(), FileError> {
+    FileError::check_sound(path)?;
     file.as_file().sync_all().map_err(FileError::io(path))?;
     file.persist(path).map_err(|error| FileError::Io { path: path.into(), source: error.error })?;
     sync_dir(&parent_of(path))
@@ -82,4 +83,39 @@ pub(super) fn file_mode() -> fs::Permissions {
 #[cfg(not(unix))]
 pub(super) fn directory_mode() -> fs::Permissions {
     file_mode()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::files::OutputDir;
+    use crate::progress::doubt_if;
+
+    thread_local! {
+        /// Of this thread alone, since other tests write files as well.
+        static SPOILED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    #[test]
+    fn results_that_may_be_wrong_are_not_written() {
+        doubt_if(|| SPOILED.get());
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        write_file(path("file"), b"sound").unwrap();
+        let output = OutputDir::create(path("model"), false).unwrap();
+        write_file(output.path().join("config.json"), b"{}").unwrap();
+        SPOILED.set(true);
+        for name in ["file", "new"] {
+            let error = write_file(path(name), b"garbage").unwrap_err();
+            assert!(matches!(error, FileError::Unsound { .. }), "{error}");
+        }
+        assert!(matches!(output.commit(), Err(FileError::Unsound { .. })));
+        SPOILED.set(false);
+        let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["file"]);
+        assert_eq!(fs::read(path("file")).unwrap(), b"sound");
+        write_file(path("file"), b"new").unwrap();
+    }
 }

@@ -12,7 +12,7 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::GenerateArgs;
 use crate::devices::Compute;
-use crate::terminal::{Bar, interrupted};
+use crate::terminal::{Bar, must_stop};
 use crate::{format, models, output};
 
 /// Runs the command.
@@ -39,7 +39,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
             if args.json { Ok(()) } else { print_now(&std::mem::take(&mut unseen)) }
         });
         trouble = shown.err();
-        match trouble.is_none() && !interrupted() {
+        match trouble.is_none() && !must_stop() {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
@@ -52,7 +52,7 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         say!("{unseen}");
         note!("{}, {speed:.1} tokens/s", format::number_of(tokens.len(), "token"));
     }
-    if interrupted() {
+    if must_stop() {
         return Err(Interrupted.into());
     }
     if !args.json {
