@@ -10,6 +10,7 @@ mod gguf;
 mod hub;
 mod id;
 mod listing;
+mod origin;
 mod reply;
 mod site;
 mod transfer;
