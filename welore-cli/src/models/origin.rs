@@ -50,7 +50,7 @@ fn resolve(from: &Uri, location: &str) -> Option<Uri> {
         let directory = from.path().rsplit_once('/').map_or("", |(directory, _)| directory);
         format!("{scheme}://{authority}{directory}/{location}")
     };
-    whole.parse().ok().filter(|to| Origin::of(to).is_some())
+    whole.parse::<Uri>().ok().filter(|to| Origin::of(to).is_some())
 }
 
 #[cfg(test)]
