@@ -1,5 +1,7 @@
 //! Devices: which are listed, which are refused, and that all give the same results.
 
+use std::fs;
+
 use serde_json::Value;
 
 use crate::support::{Outcome, Sandbox};
@@ -165,4 +167,24 @@ fn a_run_goes_on_on_another_device_but_not_in_another_type() {
     sandbox.refuses("train --resume run --dtype f32", "--dtype (the run has bf16)");
     sandbox.gives("train --resume run --dtype bf16");
     sandbox.gives("train --resume run");
+}
+
+/// Burn restores optimizers on its default device, unless it is told another.
+#[test]
+fn a_resumed_run_is_on_its_own_device_whatever_burn_is_told() {
+    let sandbox = Sandbox::new();
+    let line = "train model --err 0.7 --text story.txt --seq-len 32 --batch-size 2 --steps 3 \
+                --warmup 0 --save-every 1";
+    sandbox.gives(&format!("{line} --backend flex -o whole"));
+    sandbox.gives(&format!("{line} --backend flex -o run"));
+    for device in ["nonsense", "cuda", "flex"] {
+        fs::remove_dir_all(sandbox.path("run/model")).unwrap();
+        let mut command = sandbox.command("train --resume run --backend flex");
+        let outcome = Outcome::of(command.env("BURN_DEVICE", device));
+        assert_eq!(outcome.code, Some(0), "{device}: {}", outcome.stderr);
+        assert!(
+            sandbox.read("run/model/model.safetensors")
+                == sandbox.read("whole/model/model.safetensors")
+        );
+    }
 }

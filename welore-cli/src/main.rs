@@ -25,15 +25,27 @@ mod verdict;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use args::Command;
 
 fn main() -> ExitCode {
-    devices::quiet_drivers();
+    devices::settle_environment();
     failure::keep_panics();
+<<<<<<< HEAD
     let (cli, typed) = match settings::read(std::env::args_os().collect()) {
         Ok(read) => read,
         Err(error) => return verdict::report(&error),
     };
+=======
+    match failure::run(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => verdict::report(&error),
+    }
+}
+
+fn run() -> Result<()> {
+    let cli = settings::read(std::env::args_os().collect())?;
+>>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
     if cli.general.quiet {
         output::be_quiet();
     }
@@ -43,8 +55,12 @@ fn main() -> ExitCode {
     }
     terminal::listen_for_interrupts();
     terminal::outlive_file_size_limit();
+<<<<<<< HEAD
     terminal::explain_truncated_files();
     let result = failure::guarded(|| match cli.command {
+=======
+    match cli.command {
+>>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Calibrate(args) => commands::calibrate::run(args, &typed),
         Command::Plan(args) => commands::plan::run(args, &typed),
@@ -60,10 +76,5 @@ fn main() -> ExitCode {
         Command::Devices(args) => commands::devices::run(args),
         Command::Completions(args) => commands::completions::run(args),
         Command::Reference => commands::reference::run(),
-    });
-    match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => verdict::report(&error),
-        Err(panic) => verdict::report(&panic.into()),
     }
 }

@@ -7,6 +7,7 @@ use welore_burn::escape;
 use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::train::{Score, TrainingEvent};
 
+use crate::failure::is_spoiled;
 use crate::output::is_quiet;
 use crate::{format, verbosity};
 
@@ -97,6 +98,11 @@ pub fn listen_for_interrupts() {
 /// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Whether work has to stop: Ctrl-C was pressed, or a thread failed that it depends on.
+pub fn must_stop() -> bool {
+    interrupted() || is_spoiled()
 }
 
 /// The steps of a training run on stderr: a bar on a terminal, otherwise lines.
@@ -240,7 +246,7 @@ impl Progress for Bar {
             bar.set_prefix(format!("{what} {done}/{total}"));
             bar.set_message(escape::terminal(part.item).into_owned());
         }
-        if interrupted() { Err(Interrupted) } else { Ok(()) }
+        self.check()
     }
 
     fn begin(&mut self, what: &str, total: usize) {
@@ -257,7 +263,7 @@ impl Progress for Bar {
     }
 
     fn check(&mut self) -> Result<(), Interrupted> {
-        if interrupted() { Err(Interrupted) } else { Ok(()) }
+        if must_stop() { Err(Interrupted) } else { Ok(()) }
     }
 
     fn step(&mut self, item: &str) -> Result<(), Interrupted> {

@@ -1,4 +1,6 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::progress::{Unsound, check_sound};
 
 use bytesize::ByteSize;
 
@@ -14,12 +16,6 @@ pub enum FileError {
         /// The system's reason.
         source: std::io::Error,
     },
-    /// A directory, a pipe or a device in the place of a file.
-    #[error("{path} is not a regular file", path = path.display())]
-    NotAFile {
-        /// What is there.
-        path: PathBuf,
-    },
     /// The file is larger than any of its kind should be.
     #[error("{path} is larger than {}", ByteSize(*largest).display().iec(), path = path.display())]
     TooLarge {
@@ -27,6 +23,14 @@ pub enum FileError {
         path: PathBuf,
         /// The most bytes that are read.
         largest: u64,
+    },
+    /// What was computed for it may be wrong.
+    #[error("{path}: {source}", path = path.display())]
+    Unsound {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: Unsound,
     },
     /// The output exists and should not be replaced.
     #[error("{path} already exists", path = path.display())]
@@ -117,6 +121,15 @@ pub enum FileError {
 }
 
 impl FileError {
+    /// Checks that what was computed for a path can be used.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Unsound`].
+    pub(crate) fn check_sound(path: &Path) -> Result<(), Self> {
+        check_sound().map_err(|source| Self::Unsound { path: path.into(), source })
+    }
+
     /// Names the path in an error of the operating system.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

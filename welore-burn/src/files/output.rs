@@ -191,10 +191,11 @@ impl OutputDir {
     ///
     /// # Errors
     ///
-    /// [`FileError::Io`], and those of [`create`](OutputDir::create) if the target is no longer
-    /// what it was; the target is then unchanged. [`FileError::Stranded`] if it can neither be
-    /// replaced nor left as it was.
+    /// [`FileError::Io`], [`FileError::Unsound`], and those of [`create`](OutputDir::create) if the
+    /// target is no longer what it was; the target is then unchanged. [`FileError::Stranded`] if it
+    /// can neither be replaced nor left as it was.
     pub fn commit(mut self) -> Result<(), FileError> {
+        FileError::check_sound(&self.target)?;
         check_replaceable(&self.named, &self.target, self.replace)?;
         self.partial().deliver(&self.target, &self.named, may_go)?;
         self.made.clear();

@@ -329,6 +329,7 @@ pub(crate) struct Journal {
 impl Journal {
     /// Records a finished part. From then on the directory also survives an error.
     pub fn note(&mut self, part: &impl Serialize) -> Result<(), FileError> {
+        FileError::check_sound(&self.path)?;
         let noted = line_of(part).and_then(|line| self.file.write_all(&line));
         noted.map_err(FileError::io(&self.path))?;
         self.keep.set_parts(true);

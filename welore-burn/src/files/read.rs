@@ -3,6 +3,7 @@ use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use super::error::FileError;
+use super::place::kind_of;
 
 /// Bytes of the largest file of settings that is read, such as a `config.json`.
 pub const LARGEST_CONFIG: u64 = 16 << 20;
@@ -71,7 +72,7 @@ pub fn read_input(path: impl AsRef<Path>, largest: u64) -> Result<Vec<u8>, FileE
 pub fn check_input(path: &Path, largest: u64) -> Result<(), FileError> {
     let found = path.metadata().map_err(FileError::io(path))?;
     match found.is_file() {
-        false => Err(FileError::NotAFile { path: path.into() }),
+        false => Err(FileError::NotAFile { path: path.into(), what: kind_of(found.file_type()) }),
         true if found.len() > largest => Err(too_large(path, largest)),
         true => Ok(()),
     }

@@ -32,12 +32,18 @@ pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileErro
 ///
 /// # Errors
 ///
+<<<<<<< HEAD
 /// [`FileError::Io`], with the path.
 pub fn replace_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
+=======
+/// [`FileError::Io`], with the path; [`FileError::Unsound`].
+pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
+>>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
     let path = path.as_ref();
     replace(path, path, content)
 }
 
+<<<<<<< HEAD
 /// Checks that [`write_file`] would accept the path, before any work is done for it. Leaves nothing
 /// behind.
 ///
@@ -88,6 +94,14 @@ fn replace(path: &Path, end: &Path, content: &[u8]) -> Result<(), FileError> {
     file.as_file().sync_all().map_err(io())?;
     file.persist(end).map_err(|error| io()(error.error))?;
     sync_dir(&parent_of(end))
+=======
+/// Syncs a temporary file and gives it its name.
+fn persist(file: NamedTempFile, path: &Path) -> Result<(), FileError> {
+    FileError::check_sound(path)?;
+    file.as_file().sync_all().map_err(FileError::io(path))?;
+    file.persist(path).map_err(|error| FileError::Io { path: path.into(), source: error.error })?;
+    sync_dir(&parent_of(path))
+>>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
 }
 
 /// The directory that holds a path.
@@ -108,5 +122,40 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
         // Some directories may be written but not read.
         Err(error) if error.kind() == ErrorKind::PermissionDenied => Ok(()),
         Err(error) => Err(FileError::io(path)(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::files::OutputDir;
+    use crate::progress::doubt_if;
+
+    thread_local! {
+        /// Of this thread alone, since other tests write files as well.
+        static SPOILED: Cell<bool> = const { Cell::new(false) };
+    }
+
+    #[test]
+    fn results_that_may_be_wrong_are_not_written() {
+        doubt_if(|| SPOILED.get());
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        write_file(path("file"), b"sound").unwrap();
+        let output = OutputDir::create(path("model"), false).unwrap();
+        write_file(output.path().join("config.json"), b"{}").unwrap();
+        SPOILED.set(true);
+        for name in ["file", "new"] {
+            let error = write_file(path(name), b"garbage").unwrap_err();
+            assert!(matches!(error, FileError::Unsound { .. }), "{error}");
+        }
+        assert!(matches!(output.commit(), Err(FileError::Unsound { .. })));
+        SPOILED.set(false);
+        let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(left.collect::<Vec<_>>(), ["file"]);
+        assert_eq!(fs::read(path("file")).unwrap(), b"sound");
+        write_file(path("file"), b"new").unwrap();
     }
 }

@@ -17,7 +17,7 @@ use welore_burn::report::{Report, ReportModel};
 use welore_burn::spectrum::Spectra;
 
 use crate::args::{ComputeArgs, DemoArgs};
-use crate::devices::Compute;
+use crate::devices::{Compute, restore_environment};
 use crate::failure::WrongInput;
 use crate::output::is_quiet;
 use crate::shared::artifacts::read_artifact;
@@ -203,6 +203,7 @@ impl Demo {
         // The user's settings are for other models.
         command.env_remove(settings::VARIABLE);
         make_part(&mut command);
+        restore_environment(&mut command);
         let output = command.output().context("the program cannot start itself")?;
         if interrupted() {
             return Err(Interrupted.into());

@@ -11,7 +11,7 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
-use crate::terminal::{Bar, interrupted};
+use crate::terminal::{Bar, must_stop};
 use crate::{format, models, output};
 
 /// Runs the command.
@@ -40,7 +40,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
             if args.json { Ok(()) } else { output::print_piece(&std::mem::take(&mut unseen)) }
         });
         trouble = shown.err();
-        match trouble.is_none() && !interrupted() {
+        match trouble.is_none() && !must_stop() {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
@@ -53,7 +53,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         output::print_piece(&(std::mem::take(&mut unseen) + "\n"))?;
         note!("{}, {speed:.1} tokens/s", format::number_of(tokens.len(), "token"));
     }
-    if interrupted() {
+    if must_stop() {
         return Err(Interrupted.into());
     }
     if !args.json {

@@ -11,6 +11,8 @@ mod hub;
 mod id;
 mod kind;
 mod listing;
+mod origin;
+mod reply;
 mod site;
 mod transfer;
 mod verify;

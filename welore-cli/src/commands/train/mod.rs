@@ -30,7 +30,7 @@ use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
 use crate::shared::gradients::sum_up;
 use crate::shared::page::{add_run, check_page, write_page};
-use crate::terminal::{Bar, Steps, interrupted, is_part};
+use crate::terminal::{Bar, Steps, is_part, must_stop};
 use crate::{format, memory};
 use data::{Evaluation, Inputs};
 use place::Place;
@@ -152,7 +152,7 @@ impl Run<'_> {
         let observe = |event: TrainingEvent| {
             log::note(&event);
             steps.show(event);
-            if interrupted() { Err(Interrupted) } else { Ok(()) }
+            if must_stop() { Err(Interrupted) } else { Ok(()) }
         };
         let evaluate = |model: &M| self.evaluate(model, &inputs.evaluation);
         let outcome = training.run(&inputs.rows, self.compute.execution(), evaluate, observe);
