@@ -309,8 +309,8 @@ fn base64(bytes: &[u8]) -> String {
     const DIGITS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();
     for part in bytes.chunks(3) {
-        let bits =
-            (0..3).fold(0, |bits, i| (bits << 8) | usize::from(part.get(i).copied().unwrap_or(0)));
+        let bits = (0..3)
+            .fold(0_usize, |bits, i| (bits << 8) | usize::from(part.get(i).copied().unwrap_or(0)));
         for i in 0..4 {
             let digit = char::from(DIGITS[(bits >> (18 - 6 * i)) & 63]);
             text.push(if i <= part.len() { digit } else { '=' });

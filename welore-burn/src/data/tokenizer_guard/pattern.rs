@@ -252,7 +252,11 @@ impl<'a> Parser<'a> {
         }
         let number = |text: &str, default: usize| match text {
             "" => Ok(default),
-            _ => text.parse().ok().filter(|n| *n <= MAX_TIMES).ok_or("a number is too large"),
+            _ => text
+                .parse::<usize>()
+                .ok()
+                .filter(|n| *n <= MAX_TIMES)
+                .ok_or("a number is too large"),
         };
         let (least, most) = (number(least, 0)?, number(most, ENDLESS)?);
         if least > most {
