@@ -15,6 +15,7 @@ mod learner;
 mod linear;
 mod plan;
 mod spectrum;
+mod tokenizer;
 mod train;
 
 use std::path::{Path, PathBuf};

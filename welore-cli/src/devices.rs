@@ -161,23 +161,6 @@ pub fn is_software(device: &Device) -> bool {
     false
 }
 
-<<<<<<< HEAD
-/// Silences drivers that wgpu loads: without a desktop session they complain on stderr. Must be
-/// called before threads are started.
-pub fn quiet_drivers() {
-    const SESSION: &str = "XDG_RUNTIME_DIR";
-    if cfg!(all(unix, feature = "_cubecl")) && std::env::var_os(SESSION).is_none() {
-        // SAFETY: there are no threads yet.
-        unsafe { std::env::set_var(SESSION, std::env::temp_dir()) };
-=======
-/// The memory of this machine in bytes, if the system reports it.
-fn host_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(1024 * kilobytes)
-}
-
 /// Where drivers look for a desktop session.
 const SESSION: &str = "XDG_RUNTIME_DIR";
 
@@ -207,7 +190,6 @@ pub fn settle_environment() {
 pub fn restore_environment(child: &mut Command) {
     if SILENCED.load(Ordering::Relaxed) {
         child.env_remove(SESSION);
->>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
     }
 }
 

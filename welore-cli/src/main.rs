@@ -31,12 +31,6 @@ use args::Command;
 fn main() -> ExitCode {
     devices::settle_environment();
     failure::keep_panics();
-<<<<<<< HEAD
-    let (cli, typed) = match settings::read(std::env::args_os().collect()) {
-        Ok(read) => read,
-        Err(error) => return verdict::report(&error),
-    };
-=======
     match failure::run(run) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => verdict::report(&error),
@@ -44,8 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<()> {
-    let cli = settings::read(std::env::args_os().collect())?;
->>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
+    let (cli, typed) = settings::read(std::env::args_os().collect())?;
     if cli.general.quiet {
         output::be_quiet();
     }
@@ -55,12 +48,8 @@ fn run() -> Result<()> {
     }
     terminal::listen_for_interrupts();
     terminal::outlive_file_size_limit();
-<<<<<<< HEAD
     terminal::explain_truncated_files();
-    let result = failure::guarded(|| match cli.command {
-=======
     match cli.command {
->>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Calibrate(args) => commands::calibrate::run(args, &typed),
         Command::Plan(args) => commands::plan::run(args, &typed),

@@ -9,11 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use serde::Serialize;
-<<<<<<< HEAD
 use welore_burn::escape;
-=======
 use welore_burn::progress::check_sound;
->>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
 
 /// Whether only errors and warnings are printed on stderr.
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -52,8 +49,7 @@ macro_rules! tell {
     };
 }
 
-<<<<<<< HEAD
-/// Prints a line on stdout.
+/// Prints a line on stdout, unless what it says may be wrong.
 pub fn print_line(text: Arguments<'_>) -> anyhow::Result<()> {
     print_block(&escape::terminal(&text.to_string()))
 }
@@ -63,15 +59,11 @@ pub fn tell_line(text: Arguments<'_>) {
     let _ = writeln!(std::io::stderr(), "{}", escape::terminal(&text.to_string()));
 }
 
-/// Prints lines on stdout that hold no text from elsewhere, or only escaped text.
+/// Prints lines on stdout that hold no text from elsewhere, or only escaped text, unless what they
+/// say may be wrong.
 pub fn print_block(lines: &str) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{lines}").context("standard output")
-=======
-/// Prints a line on stdout, unless what it says may be wrong.
-pub fn print_line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
     check_sound()?;
-    writeln!(std::io::stdout().lock(), "{text}").context("standard output")
->>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
+    writeln!(std::io::stdout().lock(), "{lines}").context("standard output")
 }
 
 /// Prints a result as JSON on stdout.

@@ -195,7 +195,7 @@ fn file(error: &FileError) -> Option<Verdict> {
             }
             _ => Verdict::failed(None),
         },
-        E::NotAFile { .. } | E::TooLarge { .. } => Verdict::input(None),
+        E::TooLarge { .. } => Verdict::input(None),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
         E::OutputForeign { .. }
         | E::NotADirectory { .. }

@@ -14,8 +14,8 @@ use super::temporary::create_beside;
 ///
 /// # Errors
 ///
-/// [`FileError::Io`], with the path; [`FileError::NotAFile`] for a directory and for a device, pipe
-/// or socket that no file can take the place of; [`FileError::MountPoint`];
+/// [`FileError::Io`], with the path; [`FileError::Unsound`]; [`FileError::NotAFile`] for a
+/// directory and for a device, pipe or socket that no file can take the place of; [`FileError::MountPoint`];
 /// [`FileError::Unnamed`].
 pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
     let path = path.as_ref();
@@ -24,6 +24,7 @@ pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileErro
         FilePlace::Device => File::options().write(true).open(path).map_err(FileError::io(path))?,
         FilePlace::Open(open) => open,
     };
+    FileError::check_sound(path)?;
     stream.write_all(content).map_err(FileError::io(path))
 }
 
@@ -32,18 +33,12 @@ pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileErro
 ///
 /// # Errors
 ///
-<<<<<<< HEAD
-/// [`FileError::Io`], with the path.
-pub fn replace_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
-=======
 /// [`FileError::Io`], with the path; [`FileError::Unsound`].
-pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
->>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
+pub fn replace_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
     let path = path.as_ref();
     replace(path, path, content)
 }
 
-<<<<<<< HEAD
 /// Checks that [`write_file`] would accept the path, before any work is done for it. Leaves nothing
 /// behind.
 ///
@@ -88,20 +83,13 @@ fn check_device(_path: &Path) -> Result<(), FileError> {
 /// Puts a new file at `end`, which the user named `path`.
 fn replace(path: &Path, end: &Path, content: &[u8]) -> Result<(), FileError> {
     let io = || FileError::io(path);
+    FileError::check_sound(path)?;
     let mut file = create_beside(end).map_err(io())?;
     // Writes to the file itself: errors of tempfile's own writer would name the temporary path.
     file.as_file_mut().write_all(content).map_err(io())?;
     file.as_file().sync_all().map_err(io())?;
     file.persist(end).map_err(|error| io()(error.error))?;
     sync_dir(&parent_of(end))
-=======
-/// Syncs a temporary file and gives it its name.
-fn persist(file: NamedTempFile, path: &Path) -> Result<(), FileError> {
-    FileError::check_sound(path)?;
-    file.as_file().sync_all().map_err(FileError::io(path))?;
-    file.persist(path).map_err(|error| FileError::Io { path: path.into(), source: error.error })?;
-    sync_dir(&parent_of(path))
->>>>>>> 5da2ba4907b8c531d0e4bb006608fbb2d934e447
 }
 
 /// The directory that holds a path.
