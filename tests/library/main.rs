@@ -6,6 +6,7 @@ mod calibrate;
 mod checkpoint;
 mod compress;
 mod decoder;
+mod fuzzed;
 mod gguf;
 mod gradients;
 mod language;
