@@ -195,7 +195,7 @@ fn a_matrix_that_is_calibrated_twice_is_refused() {
     let mut file = seeds::calibration_file();
     let mut manifest = file.manifest().unwrap();
     let matrices = manifest["matrices"].as_array_mut().unwrap();
-    matrices.push(matrices[0].clone());
+    matrices[1] = matrices[0].clone();
     file.set_manifest(&manifest);
     assert!(!bodies::calibration(&file.bytes()));
 }
