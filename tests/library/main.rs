@@ -7,6 +7,7 @@ mod checkpoint;
 mod compress;
 mod decoder;
 mod files;
+mod fuzzed;
 mod gguf;
 mod gradients;
 mod language;

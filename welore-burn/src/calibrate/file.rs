@@ -211,6 +211,9 @@ impl CalibrationFile {
             serde_json::from_str(text).map_err(|error| not(error.to_string()))?;
         let names = manifest.matrices.iter().map(|matrix| matrix.name.clone());
         let places: BTreeMap<MatrixName, usize> = names.zip(0..).collect();
+        if places.len() != manifest.matrices.len() {
+            return Err(not("a matrix is in it twice".into()));
+        }
         let possible = |n: &usize| (1..1 << 28).contains(n);
         if !manifest.matrices.iter().all(|matrix| matrix.shape.iter().all(possible)) {
             return Err(not("a matrix in it has an impossible shape".into()));

@@ -208,7 +208,7 @@ impl RunFile {
         }
         let mut run: Self =
             serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
-        run.version = VERSION;
+        (run.format, run.version) = (format(), version());
         run.check().map_err(|source| RunFileError::Option { path, source })?;
         run.base = dir.join(&run.base);
         Ok(run)
