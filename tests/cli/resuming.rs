@@ -51,6 +51,30 @@ fn best_checkpoint_is_missed_before_the_end() {
 }
 
 #[test]
+fn checkpoints_stay_where_a_file_that_names_one_cannot_be_read() {
+    let sandbox = finished();
+    for name in ["last.json", "best.json"] {
+        let file = format!("run/checkpoints/{name}");
+        let unreadable = format!("{name}: not a readable checkpoint");
+        let before = fs::read(sandbox.path(&file)).ok();
+        // `refuses` checks that nothing is gone.
+        for damaged in ["", "{ half", "{}"] {
+            sandbox.write(&file, damaged);
+            sandbox.refuses(RESUME, &unreadable);
+            assert!(sandbox.run(RESUME).stderr.contains("hint: restore the original file"));
+        }
+        sandbox.remove(&file);
+        fs::create_dir(sandbox.path(&file)).unwrap();
+        sandbox.refuses(RESUME, &unreadable);
+        fs::remove_dir(sandbox.path(&file)).unwrap();
+        if let Some(content) = before {
+            sandbox.write(&file, content);
+        }
+        sandbox.gives(RESUME);
+    }
+}
+
+#[test]
 fn files_of_a_checkpoint_must_be_those_that_were_saved() {
     let sandbox = finished();
     sandbox.gives(&SHORT.replace("-o run", "-o other").replace("--warmup 2", "--warmup 3"));
