@@ -18,6 +18,8 @@ mod pipeline;
 mod printing;
 mod resuming;
 mod settings;
+#[path = "../skipped.rs"]
+mod skipped;
 #[cfg(unix)]
 mod stopping;
 mod support;
