@@ -277,7 +277,8 @@ impl From<TensorView<'_>> for Tensor {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) {
+/// Copies the files of a directory.
+pub fn copy_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let source = entry.unwrap().path();
