@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, killed};
 use crate::training::SHORT;
 
 const RESUME: &str = "train --resume run";
@@ -180,6 +180,57 @@ fn start_that_was_killed_can_be_made_again() {
     let left = sandbox.contents().into_keys();
     let left: Vec<_> = left.filter(|path| path.to_string_lossy().contains("/.welore-")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn start_that_is_killed_at_any_moment_can_be_made_again() {
+    let sandbox = Sandbox::new();
+    // Texts that are tokenized long enough for a kill to hit.
+    sandbox.write("story.txt", sandbox.read("story.txt").repeat(20));
+    let line = format!("{SHORT} --eval-text story.txt --eval-windows 2");
+    sandbox.gives(&line.replace("-o run", "-o whole"));
+    for newest in ["lock", "base", "tokens"] {
+        let there = |name: &str| sandbox.path("run").join(name).exists();
+        let inside = || there(newest) && !there("run.json");
+        let hit = (0..10).any(|_| {
+            let hit = killed(sandbox.command(&line), newest, inside) && inside();
+            if !hit {
+                fs::remove_dir_all(sandbox.path("run")).unwrap();
+            }
+            hit
+        });
+        assert!(hit, "no start was killed between {newest} and run.json");
+        sandbox.refuses(RESUME, "run is not a run: it has no run.json");
+        sandbox.gives(&line);
+        let [model, whole] =
+            ["run", "whole"].map(|run| sandbox.read(&format!("{run}/model/model.safetensors")));
+        assert!(model == whole, "after a kill at {newest}");
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+}
+
+#[test]
+fn start_is_made_again_only_where_nothing_else_is() {
+    let sandbox = finished();
+    let line = SHORT.replace("-o run", "-o killed");
+    // What a killed start leaves behind.
+    sandbox.duplicate("run/base", "killed/base");
+    for file in ["lock", "tokens"] {
+        sandbox.write(&format!("killed/{file}"), sandbox.read(&format!("run/{file}")));
+    }
+    for mine in ["note.txt", "run.json", "model.safetensors"] {
+        sandbox.write(&format!("killed/{mine}"), "mine");
+        sandbox.refuses(&line, "killed exists and is not empty");
+        sandbox.remove(&format!("killed/{mine}"));
+    }
+    sandbox.gives(&line);
+    let [model, whole] =
+        ["killed", "run"].map(|run| sandbox.read(&format!("{run}/model/model.safetensors")));
+    assert!(model == whole);
+    // Without the lock of a run, these names mean nothing.
+    sandbox.duplicate("run/base", "folder/base");
+    sandbox.write("folder/tokens", "mine");
+    sandbox.refuses(&SHORT.replace("-o run", "-o folder"), "folder exists and is not empty");
 }
 
 #[test]
