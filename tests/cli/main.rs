@@ -12,6 +12,8 @@ mod earlier;
 mod gradients;
 mod hub;
 mod hub_server;
+#[cfg(unix)]
+mod killing;
 mod manners;
 mod outputs;
 mod pipeline;
