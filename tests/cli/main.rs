@@ -13,6 +13,8 @@ mod effects;
 mod gradients;
 mod hub;
 mod hub_server;
+#[cfg(unix)]
+mod killing;
 mod manners;
 mod odd_files;
 mod outputs;
@@ -20,6 +22,8 @@ mod pipeline;
 mod printing;
 mod resuming;
 mod settings;
+#[path = "../skipped.rs"]
+mod skipped;
 #[cfg(unix)]
 mod stopping;
 mod support;

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ParamGroup};
@@ -143,7 +144,8 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// [`TrainError::File`] and [`TrainError::Broken`]; existing checkpoints stay.
+    /// [`TrainError::File`]; [`TrainError::Broken`], [`TrainError::Lost`] and
+    /// [`TrainError::Foreign`] for `best.json`. Existing checkpoints stay.
     pub fn save<M: Module>(
         &self,
         module: &M,
@@ -187,7 +189,7 @@ impl Checkpoints {
         let pointer = Pointer { origin, directory: Some(name), digests, position };
         let files: &[&str] = if best { &[BEST, LAST] } else { &[LAST] };
         self.point(files, &pointer)?;
-        self.remove_others();
+        self.remove_others(&position)?;
         Ok(target)
     }
 
@@ -198,6 +200,9 @@ impl Checkpoints {
     ///
     /// [`TrainError::Broken`], [`TrainError::Foreign`], [`TrainError::Lost`], [`TrainError::File`].
     pub fn last(&self, options: &TrainOptions) -> Result<Option<(Position, PathBuf)>, TrainError> {
+        // The result will be the best checkpoint; a run should not find out later that the file
+        // that names it cannot be read, or is missing.
+        let best = self.saved(BEST)?;
         let Some(saved) = self.saved(LAST)? else {
             return match self.pointer(LAST)?.is_none() && self.holds_steps() {
                 true => Err(TrainError::Lost { path: self.dir.join(LAST) }),
@@ -205,9 +210,7 @@ impl Checkpoints {
             };
         };
         saved.position.check(options).map_err(|reason| self.wrong_position(reason))?;
-        // The result will be the best checkpoint; a run should not find out at its end that it is
-        // missing.
-        if saved.position.best.is_some() && self.saved(BEST)?.is_none() {
+        if saved.position.best.is_some() && best.is_none() {
             return Err(TrainError::Lost { path: self.dir.join(BEST) });
         }
         Ok(Some((saved.position, saved.dir)))
@@ -274,10 +277,13 @@ impl Checkpoints {
 
     fn pointer(&self, file: &str) -> Result<Option<Pointer>, TrainError> {
         let path = self.dir.join(file);
-        let Some(text) = read_existing(&path, LARGEST_CONFIG)? else { return Ok(None) };
-        let pointer: Pointer = serde_json::from_slice(&text).map_err(|error| {
-            TrainError::Broken { path: path.clone(), reason: error.to_string() }
-        })?;
+        let text = match read_existing(&path, LARGEST_CONFIG) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(broken(&self.dir, file, error)),
+        };
+        let pointer: Pointer =
+            serde_json::from_slice(&text).map_err(|error| broken(&self.dir, file, error))?;
         // A pointer may only name a checkpoint next to it.
         match pointer.directory.as_deref().filter(|name| step_of(name).is_none()) {
             Some(name) => {
@@ -303,18 +309,35 @@ impl Checkpoints {
         entries.any(|entry| step_of(&entry.file_name().to_string_lossy()).is_some())
     }
 
-    /// Removes checkpoints that no pointer names. A failure does not stop the run.
-    fn remove_others(&self) {
-        let named: Vec<String> =
-            [LAST, BEST].iter().filter_map(|file| self.pointer(file).ok()??.directory).collect();
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if step_of(&name).is_some() && !named.contains(&name) {
-                let _ = fs::remove_dir_all(entry.path());
+    /// Removes checkpoints that no pointer names. If a pointer is missing, cannot be read or is
+    /// that of another run, nothing is removed. A failed removal does not stop the run.
+    fn remove_others(&self, position: &Position) -> Result<(), TrainError> {
+        let mut named = Vec::new();
+        for (file, must_exist) in [(LAST, true), (BEST, position.best.is_some())] {
+            match self.saved(file)? {
+                Some(saved) => named.push(saved.dir),
+                None if must_exist => return Err(TrainError::Lost { path: self.dir.join(file) }),
+                None => {}
             }
         }
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let is_step = step_of(&entry.file_name().to_string_lossy()).is_some();
+            // A link is no directory here.
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_step && is_dir && !named.contains(&entry.path()) {
+                remove(&entry.path());
+            }
+        }
+        Ok(())
     }
+}
+
+/// Removes a checkpoint. Files that are not its own stay, and so does their directory.
+fn remove(checkpoint: &Path) {
+    for file in [PARAMETERS, OPTIMIZER] {
+        let _ = fs::remove_file(checkpoint.join(file));
+    }
+    let _ = fs::remove_dir(checkpoint);
 }
 
 impl Saved {
