@@ -8,9 +8,7 @@ use std::time::{Duration, SystemTime};
 use tempfile::{TempDir, tempdir};
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::{CompressError, Compressor};
-use welore_burn::files::{
-    FileError, OutputDir, check_writable, replace_file, write_file,
-};
+use welore_burn::files::{FileError, OutputDir, check_writable, replace_file, write_file};
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
 use welore_burn::progress::{Interrupted, Progress};
 

@@ -1,6 +1,5 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ParamGroup};
