@@ -14,6 +14,7 @@ mod learner;
 mod linear;
 mod plan;
 mod spectrum;
+mod targets;
 mod train;
 
 use std::path::{Path, PathBuf};

@@ -14,14 +14,18 @@ use welore_burn::spectrum::{MatrixSpectrum, ModelSize, Spectra};
 
 use crate::{expected, floats, tiny_spectra};
 
-fn spectra(matrices: Vec<MatrixSpectrum>) -> Spectra {
+pub(crate) fn spectra(matrices: Vec<MatrixSpectrum>) -> Spectra {
     // 100 parameters that no plan touches, such as norms.
     let parameters = 100 + matrices.iter().map(MatrixSpectrum::parameters).sum::<u64>();
     let size = ModelSize { parameters, bytes: 4 * parameters };
     Spectra::new("test", size, matrices).unwrap()
 }
 
-fn matrix(name: String, shape: [usize; 2], mut singular_values: Vec<f64>) -> MatrixSpectrum {
+pub(crate) fn matrix(
+    name: String,
+    shape: [usize; 2],
+    mut singular_values: Vec<f64>,
+) -> MatrixSpectrum {
     singular_values.sort_by(|a, b| b.total_cmp(a));
     MatrixSpectrum {
         name: name.into(),
@@ -48,7 +52,7 @@ fn any_matrix() -> impl Strategy<Value = ([usize; 2], Vec<f64>)> {
     (1usize..20, 1usize..20).prop_flat_map(|(m, n)| (Just([m, n]), any_values(m.min(n))))
 }
 
-fn any_spectra() -> impl Strategy<Value = Spectra> {
+pub(crate) fn any_spectra() -> impl Strategy<Value = Spectra> {
     prop::collection::vec(any_matrix(), 1..8).prop_map(|matrices| {
         let named = matrices.into_iter().enumerate();
         spectra(named.map(|(i, (shape, values))| matrix(format!("m.{i}"), shape, values)).collect())
@@ -197,7 +201,7 @@ fn any_weighing_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
     ]
 }
 
-fn any_storage() -> impl Strategy<Value = Storage> {
+pub(crate) fn any_storage() -> impl Strategy<Value = Storage> {
     prop_oneof![Just(Storage::Factors), Just(Storage::Pivot)]
 }
 
@@ -319,7 +323,7 @@ fn with_slack(target: Target) -> Target {
 
 /// Allocates what a test chooses.
 #[derive(Debug)]
-struct Fixed(Vec<Choice>);
+pub(crate) struct Fixed(pub(crate) Vec<Choice>);
 
 impl RankPolicy for Fixed {
     fn name(&self) -> &'static str {
@@ -440,7 +444,7 @@ fn a_policy_of_ones_own_is_one_small_piece() {
     assert!(!plan.matrices[0].is_low_rank() && plan.matrices[1].is_low_rank());
 }
 
-fn small() -> Spectra {
+pub(crate) fn small() -> Spectra {
     spectra(vec![
         matrix("a".into(), [4, 3], vec![9.0, 3.0, 1.0]),
         matrix("b".into(), [2, 5], vec![5.0, 4.0]),

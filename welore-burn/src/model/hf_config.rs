@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::config::{DecoderConfig, RopeScaling};
 use super::families::family_of;
+use crate::artifact::in_words;
 
 /// A `config.json` that does not describe a supported model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -111,7 +112,7 @@ impl DecoderConfig {
     /// [`ConfigError`] for unknown architectures, variants that are not implemented, and invalid
     /// values.
     pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
-        let json = |error: serde_json::Error| ConfigError::Json(error.to_string());
+        let json = |error: serde_json::Error| ConfigError::Json(in_words(&error));
         let value: Value = serde_json::from_str(text).map_err(json)?;
         // The architecture is checked first: naming it helps more than naming a missing field.
         let Some(model_type) = value.get("model_type").and_then(Value::as_str) else {
@@ -262,7 +263,7 @@ pub(super) fn stop_tokens(json: &[u8]) -> Result<Vec<u32>, ConfigError> {
         eos_token_id: TokenIds,
     }
     let generation: Generation =
-        serde_json::from_slice(json).map_err(|error| ConfigError::Json(error.to_string()))?;
+        serde_json::from_slice(json).map_err(|error| ConfigError::Json(in_words(&error)))?;
     Ok(generation.eos_token_id.into())
 }
 

@@ -6,7 +6,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::target::Target;
-use crate::artifact::Header;
+use crate::artifact::{Header, in_words};
 use crate::checkpoint::PLAN_FILE;
 use crate::files::FileError;
 use crate::forms::{Form, rank_problem, update_entry};
@@ -116,7 +116,7 @@ pub struct MatrixPlan {
 #[non_exhaustive]
 pub enum PlanFileError {
     /// Not JSON, or not of this layout.
-    #[error("not a plan: {0}")]
+    #[error("not a plan: {}", in_words(.0))]
     Json(#[from] serde_json::Error),
     /// Another kind of JSON file.
     #[error("not a plan: its format is `{0}`, not `{FORMAT}`")]

@@ -8,15 +8,17 @@ use crate::spectrum::{MatrixSpectrum, Spectra};
 ///
 /// # Errors
 ///
-/// [`PlanError`] for options out of range, for a target out of reach, for spectra that lack what
-/// the policy needs, and for a policy that makes impossible choices.
+/// [`PlanError`] for options out of range, for impossible spectra and those that lack what the policy
+/// needs, for a target out of reach, and for a policy that gives unusable scores or makes impossible
+/// choices.
 pub fn make_plan(
     spectra: &Spectra,
     policy: &dyn RankPolicy,
     options: &PlanOptions,
 ) -> Result<RankPlan, PlanError> {
-    options.check()?;
-    let Allocation { choices, threshold } = policy.allocate(&RankProblem { spectra, options })?;
+    let problem = RankProblem { spectra, options };
+    problem.check()?;
+    let Allocation { choices, threshold } = policy.allocate(&problem)?;
     let impossible =
         |reason: String| PlanError::Allocation { policy: policy.name().into(), reason };
     let (chosen, asked) = (choices.len(), spectra.matrices.len());

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::forms::{Form, Storage};
+use crate::modules::MatrixName;
 use crate::spectrum::MatrixSpectrum;
 
 /// How far to reduce a model.
@@ -121,6 +122,20 @@ pub enum PlanError {
     /// The rank multiple is 0.
     #[error("the rank multiple must be at least 1")]
     RankMultiple,
+    /// The spectra are impossible.
+    #[error("impossible spectra: {reason}")]
+    Spectra {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A policy gives scores or losses that cannot be used.
+    #[error("matrix `{name}`: the policy gives {reason}")]
+    Scores {
+        /// Name of the matrix.
+        name: MatrixName,
+        /// What it gives.
+        reason: String,
+    },
     /// Every matrix keeps at least one rank (or one multiple), so some targets cannot be met.
     #[error("{target} is out of reach: {} is possible{}", possible(*reachable), multiple(*rank_multiple))]
     OutOfReach {
