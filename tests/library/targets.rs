@@ -1,12 +1,37 @@
 //! What plans promise about their targets, whatever a policy gives.
 
+use proptest::prelude::*;
+use welore_burn::forms::{Form, Storage};
 use welore_burn::plan::{
-    Allocation, Energy, PlanError, PlanOptions, RankPlan, RankPolicy, RankProblem, Uniform, WeLore,
-    make_plan,
+    Allocation, Choice, Energy, Loss, PlanError, PlanOptions, Probed, RankPlan, RankPolicy,
+    RankProblem, Target, Uniform, WeLore, make_plan,
 };
-use welore_burn::spectrum::Spectra;
+use welore_burn::spectrum::{PROBE, Spectra, SpectrumUnit};
 
-use crate::plan::small;
+use crate::plan::{Fixed, any_spectra, any_storage, matrix, small, spectra};
+
+const POLICIES: [&dyn RankPolicy; 5] = [&WeLore, &Uniform, &Energy, &Loss, &Probed];
+
+fn any_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
+    (0..POLICIES.len()).prop_map(|index| POLICIES[index])
+}
+
+fn any_target() -> impl Strategy<Value = Target> {
+    (0.01..0.99f64, 0usize..3).prop_map(|(share, kind)| match kind {
+        0 => Target::Err(share),
+        1 => Target::KeepParams(share),
+        _ => Target::MaxBytes((share * 4000.0) as u64),
+    })
+}
+
+/// Spectra that all policies can use.
+fn probed(mut spectra: Spectra) -> Spectra {
+    spectra.unit = SpectrumUnit::Loss;
+    for matrix in &mut spectra.matrices {
+        matrix.measurements.insert(PROBE.into(), 1.5);
+    }
+    spectra
+}
 
 /// Gives what a test chooses to one of the two ways to allocate ranks.
 #[derive(Debug)]
@@ -90,4 +115,55 @@ fn a_plan_file_with_a_wrong_rank_is_refused_in_plain_words() {
             assert!(error.contains(reason) && error.contains("line"), "{error}");
         }
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn nothing_grows_where_that_is_forbidden(
+        spectra in any_spectra(), policy in any_policy(), target in any_target(),
+        storage in any_storage(), min_ratio in 0.0..0.9f64
+    ) {
+        let options =
+            PlanOptions { min_ratio, never_grow: true, storage, ..PlanOptions::to(target) };
+        match make_plan(&probed(spectra), policy, &options) {
+            Ok(plan) => {
+                prop_assert_eq!(plan.totals.growing, 0);
+                prop_assert!(plan.totals.parameters_after <= plan.totals.parameters_before);
+                prop_assert!(plan.matrices.iter().all(|m| !m.grows));
+            }
+            Err(PlanError::OutOfReach { .. }) => {}
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+}
+
+#[test]
+fn ranks_whose_factors_are_larger_than_the_matrix_are_left_out_on_request() {
+    // At rank 6 of 8 two factors have 96 parameters, 32 more than the matrix.
+    let flat = |name: &str| matrix(name.into(), [8, 8], (0..8).map(|i| 9.0 - i as f64).collect());
+    let spectra = probed(spectra(vec![flat("a"), flat("b")]));
+    for policy in [&Energy as &dyn RankPolicy, &Loss, &Probed] {
+        let options = PlanOptions::new(0.2);
+        let plan = make_plan(&spectra, policy, &options).unwrap();
+        assert!(plan.totals.growing > 0, "the case is one: {:?}", plan.totals);
+        let plan = make_plan(&spectra, policy, &PlanOptions { never_grow: true, ..options });
+        let plan = plan.unwrap();
+        assert_eq!(plan.totals.growing, 0);
+        assert!(plan.totals.err >= 0.2 && plan.totals.lrcs > 0);
+    }
+}
+
+#[test]
+fn a_policy_that_chooses_growth_itself_is_refused_where_that_is_forbidden() {
+    // 2 (4 + 3) is more than 4 x 3.
+    let choices =
+        vec![Choice { rank: 2, form: Form::factors(2) }, Choice { rank: 2, form: Form::dense() }];
+    let options = PlanOptions { storage: Storage::Factors, ..PlanOptions::new(0.4) };
+    assert!(make_plan(&small(), &Fixed(choices.clone()), &options).is_ok());
+    let options = PlanOptions { never_grow: true, ..options };
+    let error = make_plan(&small(), &Fixed(choices), &options).unwrap_err();
+    assert!(matches!(&error, PlanError::Allocation { policy, .. } if policy == "fixed"));
+    assert!(error.to_string().contains("`a` would grow"), "{error}");
 }

@@ -82,7 +82,7 @@ impl RankProblem<'_> {
     /// every rank from 1 on, finite and never increasing; a dense matrix loses nothing.
     ///
     /// Parameters and bytes are never exceeded; an effective rank reduction is at least met.
-    /// `min_ratio` and `never_grow` are not used.
+    /// `min_ratio` is not used.
     ///
     /// # Errors
     ///
@@ -310,15 +310,18 @@ impl Curve {
     fn new(spectrum: &MatrixSpectrum, losses: &[f64], options: &PlanOptions) -> Self {
         let full = spectrum.full_rank();
         let dense = options.cost(spectrum, Form::dense());
+        let is_smaller = |form: Form| form.parameters(spectrum.shape) < spectrum.parameters();
         // A rank that costs as much as the dense matrix is useless.
-        let mut points: Vec<Point> = (1..=full)
-            .filter(|rank| rank % options.rank_multiple == 0 && *rank < full)
+        let mut points: Vec<Point> = (1..full)
+            .filter(|rank| rank % options.rank_multiple == 0)
             .map(|rank| {
                 let form = options.storage.at_rank(rank);
                 let cost = options.cost(spectrum, form);
                 Point { cost, loss: losses[rank - 1], choice: Choice { rank, form } }
             })
             .take_while(|point| point.cost < dense)
+            // Ranks cost fewer ranks than the dense matrix, however large their factors are.
+            .take_while(|point| !options.never_grow || is_smaller(point.choice.form))
             .collect();
         let choice = Choice { rank: full, form: Form::dense() };
         points.push(Point { cost: dense, loss: 0.0, choice });

@@ -29,6 +29,9 @@ pub fn make_plan(
     let matrices = pairs.map(|(spectrum, choice)| plan_matrix(spectrum, choice)).collect();
     let mut plan = RankPlan::new(spectra.source.clone(), spectra.model, matrices)
         .map_err(|error| impossible(error.to_string()))?;
+    if let Some(matrix) = plan.matrices.iter().find(|matrix| options.never_grow && matrix.grows) {
+        return Err(impossible(format!("`{}` would grow, which never_grow forbids", matrix.name)));
+    }
     plan.policy = policy.name().into();
     plan.unit = spectra.unit;
     plan.calibration = spectra.calibration.clone();

@@ -38,7 +38,7 @@ pub struct PlanOptions {
     pub min_ratio: f64,
     /// Round ranks up to a multiple of this (8, 16 or 64 suits hardware). At least 1.
     pub rank_multiple: usize,
-    /// Policies with a threshold keep a matrix dense if factoring would make it larger.
+    /// Keep a matrix dense if factoring would make it larger, with any policy and any target.
     pub never_grow: bool,
     /// How factored matrices are stored.
     pub storage: Storage,
