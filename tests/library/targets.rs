@@ -167,3 +167,48 @@ fn a_policy_that_chooses_growth_itself_is_refused_where_that_is_forbidden() {
     assert!(matches!(&error, PlanError::Allocation { policy, .. } if policy == "fixed"));
     assert!(error.to_string().contains("`a` would grow"), "{error}");
 }
+
+#[test]
+fn a_step_that_does_not_fit_leaves_the_budget_to_smaller_ones() {
+    // Equal singular values: whatever rank `wide` keeps, the best next step is to keep it dense, for
+    // 80 parameters more than its first rank. That of `narrow` costs 8 and gains less for each.
+    let wide = matrix("wide".into(), [10, 10], vec![10.0; 10]);
+    let narrow = matrix("narrow".into(), [4, 4], vec![9.0, 1.0, 1.0, 1.0]);
+    let spectra = probed(spectra(vec![wide, narrow]));
+    for policy in [&Energy as &dyn RankPolicy, &Loss, &Probed] {
+        // 78 of 116 parameters. At rank 1 both have 20 + 8.
+        let options = PlanOptions::to(Target::KeepParams(78.5 / 116.0));
+        let plan = make_plan(&spectra, policy, &options).unwrap();
+        let ranks: Vec<Option<usize>> = plan.matrices.iter().map(|m| m.form.rank()).collect();
+        assert_eq!(ranks, [Some(3), None], "{}", policy.name());
+        assert_eq!(plan.totals.parameters_after, 100 + 60 + 16);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_budget_is_left_for_another_step(
+        spectra in any_spectra(), share in 0.05..0.99f64, storage in any_storage(),
+        rank_multiple in 1usize..4
+    ) {
+        let options = PlanOptions {
+            storage, rank_multiple, ..PlanOptions::to(Target::KeepParams(share))
+        };
+        let Ok(plan) = make_plan(&spectra, &Energy, &options) else { return Ok(()) };
+        let total: u64 = plan.matrices.iter().map(|m| m.parameters_before).sum();
+        let spent: u64 = plan.matrices.iter().map(|m| m.parameters_after).sum();
+        let budget = (share * total as f64) as u64;
+        prop_assert!(spent <= budget);
+        for m in plan.low_rank() {
+            let next = storage.at_rank(m.rank + rank_multiple);
+            let next = match m.rank + rank_multiple < m.full_rank {
+                true => next.parameters(m.shape).min(m.parameters_before),
+                false => m.parameters_before,
+            };
+            let more = next - m.parameters_after;
+            prop_assert!(spent + more > budget, "{}: {more} more fit", m.name);
+        }
+    }
+}

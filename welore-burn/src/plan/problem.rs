@@ -78,7 +78,7 @@ impl RankProblem<'_> {
     }
 
     /// Chooses a rank or the dense form for every matrix, with the smallest sum of losses that
-    /// meets the target (a Lagrangian, exact up to the last step). `losses` returns the loss at
+    /// meets the target (a Lagrangian, exact up to the steps that do not fit). `losses` returns the loss at
     /// every rank from 1 on, finite and never increasing; a dense matrix loses nothing.
     ///
     /// Parameters and bytes are never exceeded; an effective rank reduction is at least met.
@@ -115,23 +115,31 @@ impl RankProblem<'_> {
             b.0.total_cmp(&a.0).then_with(ties)
         });
         let mut at: Vec<usize> = curves.iter().map(|curve| curve.hull[0]).collect();
-        let mut left_out = None;
+        // The matrices with a step that did not fit, in the order of these steps.
+        let mut stopped: Vec<usize> = Vec::new();
+        let mut is_stopped = vec![false; curves.len()];
         for (_, index, step) in steps {
+            if is_stopped[index] {
+                continue;
+            }
             let (from, to) = (curves[index].hull[step], curves[index].hull[step + 1]);
             let more = curves[index].points[to].cost - curves[index].points[from].cost;
             if spent + more > budget {
-                left_out = Some(index);
-                break;
+                // Other matrices may have smaller steps.
+                is_stopped[index] = true;
+                stopped.push(index);
+                continue;
             }
             spent += more;
             at[index] = to;
         }
-        // The rest of the budget goes to the matrix whose step was too large.
-        if let Some(index) = left_out {
-            let points = &curves[index].points;
-            let most = budget - spent + points[at[index]].cost;
-            let fits = points.iter().rposition(|point| point.cost <= most);
-            at[index] = fits.unwrap_or(at[index]).max(at[index]);
+        // The rest of the budget goes to parts of the steps that were too large.
+        for index in stopped {
+            let (points, from) = (&curves[index].points, at[index]);
+            let most = budget - spent + points[from].cost;
+            let to = points.iter().rposition(|point| point.cost <= most).unwrap_or(from);
+            spent += points[to].cost - points[from].cost;
+            at[index] = to;
         }
         let choices = curves.iter().zip(at).map(|(curve, at)| curve.points[at].choice).collect();
         Ok(Allocation { choices, threshold: None })
