@@ -118,7 +118,7 @@ proptest! {
             let factored = (m.rank * (m.shape[0] + m.shape[1])) as u64;
             let would_grow = factored > m.parameters_before;
             prop_assert_eq!(m.grows, m.is_low_rank() && would_grow);
-            let worth_it = m.reduction > options.min_ratio;
+            let worth_it = m.rank < m.full_rank && m.reduction >= options.min_ratio;
             prop_assert_eq!(m.is_low_rank(), worth_it && !(would_grow && options.never_grow));
             prop_assert_eq!(m.parameters_after, if m.is_low_rank() { factored } else { m.parameters_before });
             after = after - m.parameters_before + m.parameters_after;

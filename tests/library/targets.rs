@@ -212,3 +212,18 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_matrix_that_loses_exactly_the_share_is_factored_and_one_that_loses_nothing_never() {
+    let spectra = spectra(vec![
+        matrix("half".into(), [4, 4], vec![8.0, 7.0, 1.0, 0.5]),
+        matrix("whole".into(), [4, 4], vec![2.0; 4]),
+    ]);
+    for (min_ratio, factored) in [(0.0, true), (0.5, true), (0.51, false)] {
+        let options = PlanOptions { min_ratio, ..PlanOptions::new(0.3) };
+        let plan = make_plan(&spectra, &WeLore, &options).unwrap();
+        assert_eq!((plan.matrices[0].rank, plan.matrices[1].rank), (2, 4));
+        let forms: Vec<bool> = plan.matrices.iter().map(|m| m.is_low_rank()).collect();
+        assert_eq!(forms, [factored, false], "min_ratio {min_ratio}");
+    }
+}

@@ -43,7 +43,8 @@ pub struct RankPlan {
     pub target: Option<Target>,
     /// Ranks that score below this were removed, if the policy uses a threshold.
     pub threshold: Option<f64>,
-    /// With a threshold, a matrix is a low-rank component (LRC) if its reduction exceeds this.
+    /// With a threshold, a matrix is a low-rank component (LRC) if it loses at least this share of its
+    /// ranks, and at least one.
     pub min_ratio: f64,
     /// Ranks were rounded up to a multiple of this.
     pub rank_multiple: usize,

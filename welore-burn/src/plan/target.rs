@@ -32,9 +32,9 @@ impl std::fmt::Display for Target {
 pub struct PlanOptions {
     /// How far to reduce the model.
     pub target: Target,
-    /// Policies with a threshold factor a matrix only if its reduction exceeds this, in [0, 1). 0.5
-    /// is the paper's choice before fine-tuning, 0 its choice for compression alone. Policies that
-    /// weigh errors choose the factored matrices themselves.
+    /// Policies with a threshold factor a matrix only if it loses at least this share of its ranks,
+    /// and at least one; in [0, 1). 0.5 is the paper's choice before fine-tuning, 0 its choice for
+    /// compression alone. Policies that weigh errors choose the factored matrices themselves.
     pub min_ratio: f64,
     /// Round ranks up to a multiple of this (8, 16 or 64 suits hardware). At least 1.
     pub rank_multiple: usize,
@@ -90,7 +90,8 @@ impl PlanOptions {
         let (full, form) = (spectrum.full_rank(), self.storage.at_rank(rank));
         let reduction = (full - rank) as f64 / full as f64;
         let grows = form.parameters(spectrum.shape) > spectrum.parameters();
-        match reduction > self.min_ratio && !(grows && self.never_grow) {
+        let is_enough = rank < full && reduction >= self.min_ratio;
+        match is_enough && !(grows && self.never_grow) {
             true => form,
             false => Form::dense(),
         }

@@ -81,8 +81,8 @@ pub struct TargetArgs {
     /// methods that use a calibration]
     #[arg(long, value_parser = named::<&dyn RankPolicy>())]
     pub policy: Option<&'static dyn RankPolicy>,
-    /// Factor a matrix only if it loses more than this share of its ranks (policies welore and
-    /// uniform only)
+    /// Factor a matrix only if it loses at least this share of its ranks, and at least one (policies
+    /// welore and uniform only)
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub min_ratio: f64,
     /// Round ranks up to a multiple of this
