@@ -244,7 +244,7 @@ proptest! {
                 match target {
                     Target::KeepParams(share) => prop_assert!(plan.totals.keep_params <= share + 1e-12),
                     Target::MaxBytes(bytes) => prop_assert!(plan.totals.bytes_after <= bytes),
-                    Target::Err(_) => unreachable!(),
+                    Target::Err(_) | Target::ErrApplied(_) => unreachable!(),
                 }
                 for m in plan.low_rank() {
                     let [rows, cols] = m.shape;

@@ -9,6 +9,7 @@ use welore_burn::plan::{
 use welore_burn::spectrum::{PROBE, Spectra, SpectrumUnit};
 
 use crate::plan::{Fixed, any_spectra, any_storage, matrix, small, spectra};
+use crate::tiny_spectra;
 
 const POLICIES: [&dyn RankPolicy; 5] = [&WeLore, &Uniform, &Energy, &Loss, &Probed];
 
@@ -17,9 +18,10 @@ fn any_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
 }
 
 fn any_target() -> impl Strategy<Value = Target> {
-    (0.01..0.99f64, 0usize..3).prop_map(|(share, kind)| match kind {
+    (0.01..0.99f64, 0usize..4).prop_map(|(share, kind)| match kind {
         0 => Target::Err(share),
-        1 => Target::KeepParams(share),
+        1 => Target::ErrApplied(share),
+        2 => Target::KeepParams(share),
         _ => Target::MaxBytes((share * 4000.0) as u64),
     })
 }
@@ -226,4 +228,118 @@ fn a_matrix_that_loses_exactly_the_share_is_factored_and_one_that_loses_nothing_
         let forms: Vec<bool> = plan.matrices.iter().map(|m| m.is_low_rank()).collect();
         assert_eq!(forms, [factored, false], "min_ratio {min_ratio}");
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn an_applied_reduction_is_met_by_the_first_cut_that_does(
+        spectra in any_spectra(), uniform in any::<bool>(), err in 0.01..0.99f64,
+        min_ratio in 0.0..0.9f64, never_grow in any::<bool>(), storage in any_storage()
+    ) {
+        let policy: &dyn RankPolicy = if uniform { &Uniform } else { &WeLore };
+        let to = |target| PlanOptions { min_ratio, never_grow, storage, ..PlanOptions::to(target) };
+        let ranks: usize = spectra.matrices.iter().map(|m| m.full_rank()).sum();
+        let removing = |count: f64| {
+            make_plan(&spectra, policy, &to(Target::Err((count + 0.5) / ranks as f64))).unwrap()
+        };
+        match make_plan(&spectra, policy, &to(Target::ErrApplied(err))) {
+            Ok(plan) => {
+                prop_assert!(plan.totals.err_applied >= err - 1e-8);
+                let removed = (plan.totals.err * ranks as f64).round();
+                // The same cut, asked for by the number of ranks that it removes. If that is all that
+                // can go, no other target asks for it.
+                if (removed as usize) < ranks - spectra.matrices.len() {
+                    let same = removing(removed);
+                    prop_assert_eq!(&same.matrices, &plan.matrices);
+                    prop_assert_eq!(same.totals, plan.totals);
+                }
+                // With one rank less it is not met.
+                prop_assert!(removing(removed - 1.0).totals.err_applied < err);
+            }
+            Err(PlanError::OutOfReach { reachable: Target::ErrApplied(reachable), .. }) => {
+                prop_assert!(reachable < err);
+            }
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+
+    #[test]
+    fn policies_that_weigh_errors_meet_an_applied_reduction(
+        spectra in any_spectra(), err in 0.01..0.99f64, rank_multiple in 1usize..4
+    ) {
+        let options =
+            PlanOptions { rank_multiple, ..PlanOptions::to(Target::ErrApplied(err)) };
+        match make_plan(&spectra, &Energy, &options) {
+            Ok(plan) => prop_assert!(plan.totals.err_applied >= err - 1e-8),
+            Err(PlanError::OutOfReach { reachable: Target::ErrApplied(reachable), .. }) => {
+                prop_assert!(reachable < err);
+            }
+            Err(error) => prop_assert!(false, "{error}"),
+        }
+    }
+}
+
+/// What is factored, and at which ranks, if the code of WeLore's authors cuts at a threshold, and the
+/// effective rank reduction that it reports: only matrices that lose more than `min_ratio` count.
+fn cut_by_the_authors(
+    spectra: &Spectra,
+    threshold: f64,
+    min_ratio: f64,
+) -> (Vec<Option<usize>>, f64) {
+    let (mut reduced, mut total) = (0, 0);
+    let ranks = spectra.matrices.iter().map(|spectrum| {
+        let values = &spectrum.singular_values;
+        let full = values.len();
+        let (max, min) = (values[0], values[full - 1]);
+        let pruned = values.iter().filter(|s| (*s - min) / (max - min) < threshold).count();
+        total += full;
+        let is_factored = pruned as f64 / full as f64 > min_ratio;
+        reduced += if is_factored { pruned } else { 0 };
+        is_factored.then_some(full - pruned)
+    });
+    let ranks = ranks.collect();
+    (ranks, reduced as f64 / total as f64)
+}
+
+#[test]
+fn an_applied_reduction_is_counted_as_the_authors_of_welore_count() {
+    let spectra = tiny_spectra();
+    let mut thresholds = Vec::new();
+    for spectrum in &spectra.matrices {
+        let values = &spectrum.singular_values;
+        let (max, min) = (values[0], values[values.len() - 1]);
+        thresholds.extend(values.iter().map(|s| (s - min) / (max - min)));
+    }
+    thresholds.sort_by(f64::total_cmp);
+    // 0.4999 is what they give for 0.5.
+    for (err, ours, theirs) in [(0.1, 0.5, 0.4999), (0.3, 0.5, 0.4999), (0.3, 0.0, 0.0)] {
+        let options = PlanOptions { min_ratio: ours, ..PlanOptions::to(Target::ErrApplied(err)) };
+        let plan = make_plan(&spectra, &WeLore, &options).unwrap();
+        let mut cuts = thresholds.iter().map(|t| (*t, cut_by_the_authors(&spectra, *t, theirs)));
+        let (threshold, (ranks, reported)) = cuts.find(|(_, cut)| cut.1 >= err).unwrap();
+        let planned: Vec<Option<usize>> = plan.matrices.iter().map(|m| m.form.rank()).collect();
+        assert_eq!(planned, ranks, "ERR {err} at min_ratio {ours}");
+        assert_eq!(plan.threshold, Some(threshold));
+        assert!((plan.totals.err_applied - reported).abs() < 1e-12);
+        assert!(plan.totals.err >= plan.totals.err_applied);
+    }
+}
+
+#[test]
+fn an_applied_reduction_is_written_into_the_plan_and_checked() {
+    let options = PlanOptions::to(Target::ErrApplied(0.3));
+    let plan = make_plan(&tiny_spectra(), &WeLore, &options).unwrap();
+    let json: serde_json::Value = serde_json::from_str(&plan.to_json()).unwrap();
+    assert_eq!(json["target"], serde_json::json!({ "err_applied": 0.3 }));
+    assert_eq!(RankPlan::from_json(&plan.to_json()).unwrap(), plan);
+    for err in [0.0, 1.0, -0.5, f64::NAN] {
+        let options = PlanOptions::to(Target::ErrApplied(err));
+        let error = make_plan(&small(), &WeLore, &options).unwrap_err();
+        assert!(matches!(error, PlanError::Err(_)), "{error}");
+    }
+    let error = make_plan(&small(), &WeLore, &PlanOptions::to(Target::ErrApplied(0.9)));
+    let error = error.unwrap_err().to_string();
+    assert_eq!(error, "applied ERR 0.9 is out of reach: applied ERR 0.6 is possible");
 }

@@ -60,9 +60,10 @@ pub struct RankPlan {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanTotals {
     /// Planned effective rank reduction (ERR): share of all ranks that the policy removes, counted
-    /// over all matrices as in the paper.
+    /// over all matrices.
     pub err: f64,
-    /// Share of all ranks that is actually removed: matrices that stay dense count as 0.
+    /// Share of all ranks that is actually removed, as the paper's authors count: matrices that stay
+    /// dense count as 0.
     pub err_applied: f64,
     /// Share of the parameters of the planned matrices that is kept.
     #[serde(default)]

@@ -38,7 +38,8 @@ impl RankProblem<'_> {
     ///
     /// An effective rank reduction is never exceeded and is met within one rank (with a rank
     /// multiple, within one multiple): of `N` ranks in total, the threshold is the `⌈err · N⌉`-th
-    /// lowest score, and ranks that score below it are removed. Parameters and bytes are never
+    /// lowest score, and ranks that score below it are removed. An applied reduction is at least met,
+    /// by the first cut at which the factored matrices have lost enough. Parameters and bytes are never
     /// exceeded. Ties are broken by name, so the order of the input is irrelevant. Every matrix
     /// keeps at least one rank.
     ///
@@ -184,7 +185,7 @@ impl RankProblem<'_> {
     fn budget(&self) -> u64 {
         let spectra = self.spectra;
         match self.options.target {
-            Target::Err(err) => {
+            Target::Err(err) | Target::ErrApplied(err) => {
                 let ranks = self.full_ranks().sum::<usize>() as f64;
                 // A decimal share of the ranks may fall just below a whole number in binary.
                 ((1.0 - err) * ranks + 1e-9 * ranks).floor() as u64
@@ -205,10 +206,8 @@ impl RankProblem<'_> {
     fn in_units_of_the_target(&self, cost: u64) -> Target {
         let spectra = self.spectra;
         match self.options.target {
-            Target::Err(_) => {
-                let ranks = self.full_ranks().sum::<usize>() as f64;
-                Target::Err(1.0 - cost as f64 / ranks)
-            }
+            Target::Err(_) => Target::Err(self.reduction_at(cost)),
+            Target::ErrApplied(_) => Target::ErrApplied(self.reduction_at(cost)),
             Target::KeepParams(_) => {
                 let planned: u64 = spectra.matrices.iter().map(MatrixSpectrum::parameters).sum();
                 Target::KeepParams(cost as f64 / planned as f64)
@@ -219,6 +218,11 @@ impl RankProblem<'_> {
                 Target::MaxBytes(spectra.model.bytes.saturating_sub(planned) + cost)
             }
         }
+    }
+
+    /// The effective rank reduction at which this many ranks are left.
+    fn reduction_at(&self, ranks: u64) -> f64 {
+        1.0 - ranks as f64 / self.full_ranks().sum::<usize>() as f64
     }
 
     fn out_of_reach(&self, least: u64) -> PlanError {

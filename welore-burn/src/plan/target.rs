@@ -8,9 +8,13 @@ use crate::spectrum::MatrixSpectrum;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// Effective rank reduction (ERR), in (0, 1): the share of all ranks to remove, the paper's
-    /// target.
+    /// Effective rank reduction (ERR), in (0, 1): the share of all ranks to remove, also from matrices
+    /// that then stay dense because of `min_ratio`.
     Err(f64),
+    /// Effective rank reduction in (0, 1) to reach at least, if only ranks of factored matrices count.
+    /// This is how the paper's authors count, so it is the figure to compare with theirs where
+    /// `min_ratio` is above 0.
+    ErrApplied(f64),
     /// Maximum share of the parameters of the planned matrices to keep, in (0, 1).
     KeepParams(f64),
     /// Maximum number of bytes of the whole model.
@@ -21,6 +25,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Err(err) => write!(f, "ERR {err}"),
+            Self::ErrApplied(err) => write!(f, "applied ERR {err}"),
             Self::KeepParams(share) => write!(f, "a share of {share} of the parameters"),
             Self::MaxBytes(bytes) => write!(f, "{bytes} bytes"),
         }
@@ -65,7 +70,9 @@ impl PlanOptions {
     pub fn check(&self) -> Result<(), PlanError> {
         let is_share = |share: f64| share > 0.0 && share < 1.0;
         match self.target {
-            Target::Err(err) if !is_share(err) => return Err(PlanError::Err(err)),
+            Target::Err(err) | Target::ErrApplied(err) if !is_share(err) => {
+                return Err(PlanError::Err(err));
+            }
             Target::KeepParams(share) if !is_share(share) => {
                 return Err(PlanError::KeepParams(share));
             }
@@ -100,7 +107,9 @@ impl PlanOptions {
     /// The cost of a matrix in a form, in the unit of the target: ranks, parameters or bytes.
     pub(super) fn cost(&self, spectrum: &MatrixSpectrum, form: Form) -> u64 {
         match self.target {
-            Target::Err(_) => form.rank().unwrap_or(spectrum.full_rank()) as u64,
+            Target::Err(_) | Target::ErrApplied(_) => {
+                form.rank().unwrap_or(spectrum.full_rank()) as u64
+            }
             Target::KeepParams(_) => form.parameters(spectrum.shape),
             Target::MaxBytes(_) => form.bytes(spectrum.shape, spectrum.dtype),
         }
@@ -169,6 +178,7 @@ pub enum PlanError {
 fn possible(target: Target) -> Target {
     match target {
         Target::Err(err) => Target::Err((err * 1e4).floor() / 1e4),
+        Target::ErrApplied(err) => Target::ErrApplied((err * 1e4).floor() / 1e4),
         Target::KeepParams(share) => Target::KeepParams((share * 1e4).ceil() / 1e4),
         target @ Target::MaxBytes(_) => target,
     }
