@@ -28,7 +28,9 @@ use welore_burn::spectrum::{
     MeasureOptions, Method, ModelSize, Norms, SpectrumUnit, measure_checkpoint,
 };
 
-use crate::{checkpoint, compress_into, device, story_tokens, tiny_llama, tiny_projections};
+use crate::{
+    checkpoint, compress_into, device, story_tokens, tiny_llama, tiny_projections, tiny_spectra,
+};
 
 const SEQ_LEN: usize = 64;
 
@@ -140,6 +142,26 @@ fn text_that_cannot_do_is_refused_before_anything_is_computed() {
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
     let deficient = CalibrationOptions { windows: Some(1), allow_deficient: true, ..options() };
     assert!(calibrated(&path, &deficient).is_ok());
+}
+
+#[test]
+fn windows_shorter_than_the_stride_of_the_comparison_are_probed_too() {
+    let scratch = tempfile::tempdir().unwrap();
+    for seq_len in [2, 3, 5] {
+        let path = scratch.path().join(seq_len.to_string());
+        let short = CalibrationOptions {
+            seq_len,
+            gradient_windows: 6,
+            probe_windows: 2,
+            allow_deficient: true,
+            ..options()
+        };
+        let calibration = calibrated(&path, &short).unwrap();
+        for matrix in tiny_spectra().matrices {
+            let probe = calibration.probe(&matrix.name).expect("every matrix was probed");
+            assert!(probe >= 0.0, "{}: {probe}", matrix.name);
+        }
+    }
 }
 
 /// Deterministic entries in (-1, 1).
