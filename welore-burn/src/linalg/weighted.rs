@@ -67,7 +67,7 @@ impl Weighting {
     ///
     /// # Errors
     ///
-    /// [`LinalgError::NoConvergence`].
+    /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
     pub fn sequential(
         seen: &SecondMoment,
         cross: &CrossMoment,
