@@ -4,7 +4,7 @@ use burn::tensor::{Device, FloatDType};
 
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
-use super::hf_config::{ConfigError, stop_tokens};
+use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_module, with_forms,
@@ -70,6 +70,10 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
         let bytes = std::fs::read(&path)
             .map_err(|source| file_error(FileError::Io { path: path.clone(), source }))?;
         let more = stop_tokens(&bytes).map_err(|source| LoadError::Config { path, source })?;
+        if !more.is_empty() && !states_end(&text) {
+            // A default counts only if neither file says which token it is.
+            config.eos_token_ids.clear();
+        }
         config.eos_token_ids.extend(more);
     }
     Ok(config)
