@@ -198,8 +198,8 @@ fn plan_tells_every_matrix_with_its_shape_its_rank_and_its_class() {
         assert_eq!(matrix["full_rank"], full_rank, "{matrix}");
         let rank = matrix["rank"].as_u64().unwrap() as usize;
         assert!((1..=full_rank).contains(&rank), "{matrix}");
-        let loses_more_than_half = (full_rank - rank) * 2 > full_rank;
-        let form = match loses_more_than_half {
+        let loses_half = (full_rank - rank) * 2 >= full_rank;
+        let form = match loses_half {
             true => serde_json::json!({ "kind": "factors", "rank": rank }),
             false => serde_json::json!({ "kind": "dense" }),
         };

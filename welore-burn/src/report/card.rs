@@ -38,7 +38,7 @@ impl ModelCard<'_> {
         let target = match plan.target {
             Some(Target::Err(err)) => format!("effective rank reduction (ERR) {err}"),
             Some(Target::ErrApplied(err)) => {
-                format!("effective rank reduction (ERR) {err} of the factored matrices")
+                format!("effective rank reduction (ERR) {err}, counted over the factored matrices")
             }
             Some(Target::KeepParams(share)) => format!("keep {share} of the matrices' parameters"),
             Some(Target::MaxBytes(bytes)) => format!("at most {bytes} bytes"),
