@@ -79,8 +79,8 @@ impl RankProblem<'_> {
     }
 
     /// Chooses a rank or the dense form for every matrix, with the smallest sum of losses that
-    /// meets the target (a Lagrangian, exact up to the steps that do not fit). `losses` returns the loss at
-    /// every rank from 1 on, finite and never increasing; a dense matrix loses nothing.
+    /// meets the target (a Lagrangian, exact up to the steps that do not fit). `losses` returns the
+    /// loss at every rank from 1 on, finite and never increasing; a dense matrix loses nothing.
     ///
     /// Parameters and bytes are never exceeded; an effective rank reduction is at least met.
     /// `min_ratio` is not used.
