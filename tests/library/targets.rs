@@ -172,8 +172,8 @@ fn a_policy_that_chooses_growth_itself_is_refused_where_that_is_forbidden() {
 
 #[test]
 fn a_step_that_does_not_fit_leaves_the_budget_to_smaller_ones() {
-    // Equal singular values: whatever rank `wide` keeps, the best next step is to keep it dense, for
-    // 80 parameters more than its first rank. That of `narrow` costs 8 and gains less for each.
+    // Equal singular values: whatever rank `wide` keeps, the best next step is to keep it dense,
+    // for 80 parameters more than its first rank. That of `narrow` costs 8 and gains less for each.
     let wide = matrix("wide".into(), [10, 10], vec![10.0; 10]);
     let narrow = matrix("narrow".into(), [4, 4], vec![9.0, 1.0, 1.0, 1.0]);
     let spectra = probed(spectra(vec![wide, narrow]));
@@ -248,8 +248,8 @@ proptest! {
             Ok(plan) => {
                 prop_assert!(plan.totals.err_applied >= err - 1e-8);
                 let removed = (plan.totals.err * ranks as f64).round();
-                // The same cut, asked for by the number of ranks that it removes. If that is all that
-                // can go, no other target asks for it.
+                // The same cut, asked for by the number of ranks that it removes. If that is all
+                // that can go, no other target asks for it.
                 if (removed as usize) < ranks - spectra.matrices.len() {
                     let same = removing(removed);
                     prop_assert_eq!(&same.matrices, &plan.matrices);
@@ -281,8 +281,9 @@ proptest! {
     }
 }
 
-/// What is factored, and at which ranks, if the code of WeLore's authors cuts at a threshold, and the
-/// effective rank reduction that it reports: only matrices that lose more than `min_ratio` count.
+/// What is factored, and at which ranks, if the code of WeLore's authors cuts at a threshold, and
+/// the effective rank reduction that it reports: only matrices that lose more than `min_ratio`
+/// count.
 fn cut_by_the_authors(
     spectra: &Spectra,
     threshold: f64,

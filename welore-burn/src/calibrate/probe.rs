@@ -124,8 +124,8 @@ impl<M: LanguageModel> Probing<'_, M> {
     }
 }
 
-/// The measured divergence over the promised one. `None` if that is not a finite number: `max` would
-/// take what is not a number for a matrix that costs nothing.
+/// The measured divergence over the promised one. `None` if that is not a finite number: `max`
+/// would take what is not a number for a matrix that costs nothing.
 fn correction(divergence: f64, promised: f64) -> Option<f64> {
     if !(divergence.is_finite() && promised.is_finite()) {
         return None;

@@ -260,7 +260,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             self.read_back(index, &model, &mut block)?;
         }
         if sink.rounds() {
-            // Once, at the end: refinement takes steps that are smaller than a stored type resolves.
+            // Once, at the end: refinement takes steps that are smaller than a stored type
+            // resolves.
             self.round(&mut block)?;
             let parts = block.iter().map(|(name, made)| (name.clone(), made.parts.clone()));
             model = fill(model, &parts.collect());

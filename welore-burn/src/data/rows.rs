@@ -161,7 +161,8 @@ impl TokenRows {
             let mut order: Vec<u32> = (0..self.len() as u32).collect();
             // Epochs of one seed and seeds of one epoch must not share orders.
             let mixed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(epoch as u64);
-            // A fixed algorithm, because a run that another version resumes must read the same rows.
+            // A fixed algorithm, because a run that another version resumes must read the same
+            // rows.
             order.shuffle(&mut ChaCha12Rng::seed_from_u64(mixed));
             *cached = Some((seed, epoch, order));
         }

@@ -40,8 +40,8 @@ pub enum ConfigError {
     },
 }
 
-/// The fields of a Hugging Face `config.json` that model families read. Those that a file lacks have
-/// the defaults of its family, and `null` means none.
+/// The fields of a Hugging Face `config.json` that model families read. Those that a file lacks
+/// have the defaults of its family, and `null` means none.
 #[derive(Deserialize)]
 pub(super) struct HfConfig {
     pub vocab_size: usize,

@@ -43,8 +43,8 @@ pub struct RankPlan {
     pub target: Option<Target>,
     /// Ranks that score below this were removed, if the policy uses a threshold.
     pub threshold: Option<f64>,
-    /// With a threshold, a matrix is a low-rank component (LRC) if it loses at least this share of its
-    /// ranks, and at least one.
+    /// With a threshold, a matrix is a low-rank component (LRC) if it loses at least this share of
+    /// its ranks, and at least one.
     pub min_ratio: f64,
     /// Ranks were rounded up to a multiple of this.
     pub rank_multiple: usize,
@@ -62,8 +62,8 @@ pub struct PlanTotals {
     /// Planned effective rank reduction (ERR): share of all ranks that the policy removes, counted
     /// over all matrices.
     pub err: f64,
-    /// Share of all ranks that is actually removed, as the paper's authors count: matrices that stay
-    /// dense count as 0.
+    /// Share of all ranks that is actually removed, as the paper's authors count: matrices that
+    /// stay dense count as 0.
     pub err_applied: f64,
     /// Share of the parameters of the planned matrices that is kept.
     #[serde(default)]

@@ -33,19 +33,20 @@ pub struct Choice {
 
 impl RankProblem<'_> {
     /// Removes ranks over all matrices, lowest score first, until the target is met; then
-    /// `min_ratio` decides which matrices are factored. `scores` returns one finite score per rank, in
-    /// the order of the singular values, largest first; scores must never increase.
+    /// `min_ratio` decides which matrices are factored. `scores` returns one finite score per rank,
+    /// in the order of the singular values, largest first; scores must never increase.
     ///
     /// An effective rank reduction is never exceeded and is met within one rank (with a rank
     /// multiple, within one multiple): of `N` ranks in total, the threshold is the `⌈err · N⌉`-th
-    /// lowest score, and ranks that score below it are removed. An applied reduction is at least met,
-    /// by the first cut at which the factored matrices have lost enough. Parameters and bytes are never
-    /// exceeded. Ties are broken by name, so the order of the input is irrelevant. Every matrix
-    /// keeps at least one rank.
+    /// lowest score, and ranks that score below it are removed. An applied reduction is at least
+    /// met, by the first cut at which the factored matrices have lost enough. Parameters and bytes
+    /// are never exceeded. Ties are broken by name, so the order of the input is irrelevant. Every
+    /// matrix keeps at least one rank.
     ///
     /// # Errors
     ///
-    /// [`PlanError::OutOfReach`], [`PlanError::Scores`], and those of impossible spectra and options.
+    /// [`PlanError::OutOfReach`], [`PlanError::Scores`], and those of impossible spectra and
+    /// options.
     pub fn remove_lowest(
         &self,
         scores: impl Fn(&MatrixSpectrum) -> Vec<f64>,
@@ -87,7 +88,8 @@ impl RankProblem<'_> {
     ///
     /// # Errors
     ///
-    /// [`PlanError::OutOfReach`], [`PlanError::Scores`], and those of impossible spectra and options.
+    /// [`PlanError::OutOfReach`], [`PlanError::Scores`], and those of impossible spectra and
+    /// options.
     pub fn least_loss(
         &self,
         losses: impl Fn(&MatrixSpectrum) -> Vec<f64>,

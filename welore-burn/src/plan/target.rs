@@ -8,12 +8,12 @@ use crate::spectrum::MatrixSpectrum;
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// Effective rank reduction (ERR), in (0, 1): the share of all ranks to remove, also from matrices
-    /// that then stay dense because of `min_ratio`.
+    /// Effective rank reduction (ERR), in (0, 1): the share of all ranks to remove, also from
+    /// matrices that then stay dense because of `min_ratio`.
     Err(f64),
-    /// Effective rank reduction in (0, 1) to reach at least, if only ranks of factored matrices count.
-    /// This is how the paper's authors count, so it is the figure to compare with theirs where
-    /// `min_ratio` is above 0.
+    /// Effective rank reduction in (0, 1) to reach at least, if only ranks of factored matrices
+    /// count. This is how the paper's authors count, so it is the figure to compare with theirs
+    /// where `min_ratio` is above 0.
     ErrApplied(f64),
     /// Maximum share of the parameters of the planned matrices to keep, in (0, 1).
     KeepParams(f64),

@@ -81,8 +81,8 @@ pub struct TargetArgs {
     /// methods that use a calibration]
     #[arg(long, value_parser = named::<&dyn RankPolicy>())]
     pub policy: Option<&'static dyn RankPolicy>,
-    /// Factor a matrix only if it loses at least this share of its ranks, and at least one (policies
-    /// welore and uniform only)
+    /// Factor a matrix only if it loses at least this share of its ranks, and at least one
+    /// (policies welore and uniform only)
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub min_ratio: f64,
     /// Round ranks up to a multiple of this
@@ -101,8 +101,8 @@ pub struct TargetArgs {
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Target")]
 pub struct GoalArgs {
-    /// Effective rank reduction (ERR) to reach: the share of all ranks to remove, in (0, 1), also from
-    /// matrices that then stay dense
+    /// Effective rank reduction (ERR) to reach: the share of all ranks to remove, in (0, 1), also
+    /// from matrices that then stay dense
     #[arg(long, allow_negative_numbers = true)]
     pub err: Option<f64>,
     /// The same, but only ranks of factored matrices count: the paper's ERR
