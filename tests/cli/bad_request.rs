@@ -10,6 +10,7 @@ fn err_outside_0_and_1_is_refused() {
     for err in ["0", "1", "-1", "nan", "1.5", "inf"] {
         sandbox.refuses(&format!("plan model --err={err} -o plan.json"), "ERR");
         sandbox.refuses(&format!("compress model --err={err} -o out"), "ERR");
+        sandbox.refuses(&format!("plan model --err-applied={err} -o plan.json"), "ERR");
     }
 }
 
@@ -72,7 +73,14 @@ fn command_lines_that_make_no_sense_explain_the_usage() {
         ("compress model -o out", "--err"),
         ("compress model --err 0.5", "--output"),
         ("compress model --plan plan.json --err 0.5 -o out", "--plan"),
+        ("compress model --plan plan.json --err-applied 0.5 -o out", "--err-applied"),
         ("compress model --plan plan.json --min-ratio 0 -o out", "--min-ratio"),
+        ("plan model --err 0.5 --err-applied 0.5", "--err-applied"),
+        ("plan model --keep-params 0.5 --err-applied 0.5", "--err-applied"),
+        ("plan model --max-bytes 1MB --err-applied 0.5", "--err-applied"),
+        ("train --resume run --err-applied 0.5", "--err-applied"),
+        ("train model --from-scratch --err-applied 0.5 --text story.txt -o run", "--err-applied"),
+        ("train model --plan p --err-applied 0.5 --text story.txt -o run", "--err-applied"),
         ("compress model --plan plan.json --include q_proj -o out", "--include"),
         ("plan model", "--err"),
         ("plan model --err half", "half"),

@@ -139,6 +139,23 @@ fn compressed_directory_carries_its_plan() {
 }
 
 #[test]
+fn err_may_be_that_of_the_factored_matrices() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("compress model --err-applied 0.3 -o low");
+    let plan = sandbox.json("plan model --err-applied 0.3 --json");
+    assert_eq!(plan, sandbox.json_file("low/welore_plan.json"));
+    assert_eq!(plan["target"], serde_json::json!({ "err_applied": 0.3 }));
+    let applied = plan["totals"]["err_applied"].as_f64().unwrap();
+    assert!((0.3..0.35).contains(&applied) && plan["totals"]["err"].as_f64().unwrap() > applied);
+    sandbox.write("settings.toml", "[plan]\nerr-applied = 0.2\n");
+    let plan = |options: &str| {
+        sandbox.json(&format!("plan model --config settings.toml --json {options}"))
+    };
+    assert_eq!(plan("")["target"]["err_applied"], 0.2);
+    assert_eq!(plan("--err 0.4")["target"], serde_json::json!({ "err": 0.4 }));
+}
+
+#[test]
 fn plan_has_the_documented_fields() {
     let sandbox = Sandbox::new();
     let plan = sandbox.json("plan model --err 0.5 --json");
@@ -181,8 +198,8 @@ fn plan_tells_every_matrix_with_its_shape_its_rank_and_its_class() {
         assert_eq!(matrix["full_rank"], full_rank, "{matrix}");
         let rank = matrix["rank"].as_u64().unwrap() as usize;
         assert!((1..=full_rank).contains(&rank), "{matrix}");
-        let loses_more_than_half = (full_rank - rank) * 2 > full_rank;
-        let form = match loses_more_than_half {
+        let loses_half = (full_rank - rank) * 2 >= full_rank;
+        let form = match loses_half {
             true => serde_json::json!({ "kind": "factors", "rank": rank }),
             false => serde_json::json!({ "kind": "dense" }),
         };

@@ -13,13 +13,14 @@ use welore_burn::calibrate::{
 };
 use welore_burn::checkpoint::{Checkpoint, save_module};
 use welore_burn::compress::{
-    BlockwiseOptions, Compressor, RefineOptions, WriteOptions, compress_module, merge_directory,
+    BlockwiseOptions, CompressError, Compressor, RefineOptions, WriteOptions, compress_module,
+    merge_directory,
 };
 use welore_burn::eval::{PerplexityOptions, perplexity};
 use welore_burn::files::OutputDir;
 use welore_burn::forms::{Form, Storage};
 use welore_burn::linalg::{
-    BalancedFactors, CrossMoment, Matrix, Root, SecondMoment, Shrinkage, Weighting,
+    BalancedFactors, CrossMoment, LinalgError, Matrix, Root, SecondMoment, Shrinkage, Weighting,
 };
 use welore_burn::model::{Decoder, LanguageModel, load_model};
 use welore_burn::modules::MatrixName;
@@ -28,7 +29,9 @@ use welore_burn::spectrum::{
     MeasureOptions, Method, ModelSize, Norms, SpectrumUnit, measure_checkpoint,
 };
 
-use crate::{checkpoint, compress_into, device, story_tokens, tiny_llama, tiny_projections};
+use crate::{
+    checkpoint, compress_into, device, story_tokens, tiny_llama, tiny_projections, tiny_spectra,
+};
 
 const SEQ_LEN: usize = 64;
 
@@ -142,6 +145,26 @@ fn text_that_cannot_do_is_refused_before_anything_is_computed() {
     assert!(calibrated(&path, &deficient).is_ok());
 }
 
+#[test]
+fn windows_shorter_than_the_stride_of_the_comparison_are_probed_too() {
+    let scratch = tempfile::tempdir().unwrap();
+    for seq_len in [2, 3, 5] {
+        let path = scratch.path().join(seq_len.to_string());
+        let short = CalibrationOptions {
+            seq_len,
+            gradient_windows: 6,
+            probe_windows: 2,
+            allow_deficient: true,
+            ..options()
+        };
+        let calibration = calibrated(&path, &short).unwrap();
+        for matrix in tiny_spectra().matrices {
+            let probe = calibration.probe(&matrix.name).expect("every matrix was probed");
+            assert!(probe >= 0.0, "{}: {probe}", matrix.name);
+        }
+    }
+}
+
 /// Deterministic entries in (-1, 1).
 fn entries(count: usize, seed: u64) -> Vec<f64> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
@@ -239,6 +262,24 @@ fn deficient_moments_still_give_finite_factors() {
     }
     let none = SecondMoment::new(12);
     assert!(Weighting::new(root(&none, 1e-3), None).factors(&w, 3).is_ok());
+}
+
+#[test]
+fn moments_that_are_no_numbers_have_no_root() {
+    for wrong in [f32::NAN, f32::INFINITY] {
+        for shrink in [0.0, 1e-3] {
+            let mut moment = SecondMoment::new(3);
+            moment.add(&[1.0, 2.0, 3.0]);
+            moment.add(&[1.0, wrong, 1.0]);
+            let error = moment.root(shrink).unwrap_err();
+            assert!(matches!(error, LinalgError::NotFinite { .. }), "{wrong} {shrink}: {error}");
+        }
+    }
+    let mut cross = CrossMoment::new(2);
+    cross.add(&[1.0, 2.0], &[3.0, 4.0]);
+    assert!(cross.is_finite());
+    cross.add(&[1.0, f32::NAN], &[3.0, 4.0]);
+    assert!(!cross.is_finite());
 }
 
 #[test]
@@ -363,6 +404,31 @@ fn refined_blocks_answer_more_like_the_dense_ones() {
     let refined = fitted(Some(RefineOptions { epochs: 8, lr: 1e-3, batch: 2 })).0;
     let (before, after) = (distance(&sequential.valid()), distance(&refined.valid()));
     assert!(after < 0.9 * before, "{after} for {before}");
+}
+
+#[test]
+fn a_block_that_computes_no_numbers_in_any_window_is_named() {
+    let scratch = tempfile::tempdir().unwrap();
+    let calibration = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
+    let (plan, norms) = planned(&calibration, 0.5, Storage::Factors);
+    // A token that the first window does not have.
+    let tokens = story_tokens();
+    let (first, rest) = tokens[..6 * SEQ_LEN].split_at(SEQ_LEN);
+    let token = *rest.iter().find(|token| !first.contains(token)).unwrap() as usize;
+    let spoil = |embedding: Tensor<2>| {
+        let ([rows, width], device) = (embedding.dims(), embedding.device());
+        let mut values = embedding.into_data().try_into_vec::<f32>().unwrap();
+        values[token * width..][..width].fill(f32::NAN);
+        Tensor::from_data(TensorData::new(values, [rows, width]), &device)
+    };
+    for follow in [0.0, 0.5] {
+        let mut model = tiny_llama(&device().autodiff());
+        model.model.embed_tokens.weight = model.model.embed_tokens.weight.clone().map(spoil);
+        let blockwise = BlockwiseOptions { follow, ..BlockwiseOptions::new(&calibration) };
+        let compressor = Compressor::new(&plan).with_norms(norms.clone()).with_blockwise(blockwise);
+        let error = compressor.model(model, &mut ()).map(drop).unwrap_err();
+        assert!(matches!(error, CompressError::NotFinite { block: 1 }), "{error}");
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use burn::module::Module;
 use burn::tensor::{FloatDType, Int, Tensor, TensorData};
+use serde_json::{Value, json};
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::{Compressor, WriteOptions, merge_directory};
 use welore_burn::data::TextTokenizer;
@@ -14,7 +15,7 @@ use welore_burn::files::OutputDir;
 use welore_burn::forms::Form;
 use welore_burn::model::{
     ConfigError, Decoder, DecoderConfig, GenerateOptions, LoadedModel, RopeScaling, Sampler,
-    generate, load_model,
+    generate, load_model, read_config,
 };
 use welore_burn::modules::Selection;
 use welore_burn::plan::{MatrixPlan, PlanOptions, RankPlan, WeLore, make_plan, read_plan};
@@ -227,6 +228,87 @@ fn configurations_of_the_family_are_understood() {
     assert_eq!(config("tiny-llama3").head_dim, 16);
 }
 
+/// A configuration that states no more than sizes, with some more fields.
+fn short_config(model_type: &str, more: Value) -> Result<DecoderConfig, ConfigError> {
+    let mut config = json!({
+        "model_type": model_type,
+        "vocab_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 32,
+    });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    DecoderConfig::from_hf_json(&config.to_string())
+}
+
+#[test]
+fn fields_that_a_configuration_lacks_are_those_of_transformers() {
+    let (none, nothing) = (None::<usize>, Vec::<u32>::new());
+    for (model_type, more, kv_heads, context, window, ends) in [
+        ("llama", json!({}), 32, 2048, none, vec![2]),
+        ("llama", json!({ "eos_token_id": null }), 32, 2048, none, nothing.clone()),
+        ("mistral", json!({}), 8, 131_072, Some(4096), vec![2]),
+        ("mistral", json!({ "sliding_window": null }), 8, 131_072, none, vec![2]),
+        ("mistral", json!({ "num_key_value_heads": null }), 32, 131_072, Some(4096), vec![2]),
+        ("mistral", json!({ "num_key_value_heads": 4 }), 4, 131_072, Some(4096), vec![2]),
+        ("qwen2", json!({}), 32, 32_768, none, nothing.clone()),
+        (
+            "qwen2",
+            json!({ "use_sliding_window": true, "max_window_layers": 1 }),
+            32,
+            32_768,
+            Some(4096),
+            nothing.clone(),
+        ),
+        // All of the two layers are among the first 28.
+        ("qwen2", json!({ "use_sliding_window": true }), 32, 32_768, none, nothing.clone()),
+    ] {
+        let config = short_config(model_type, more.clone()).unwrap();
+        let case = format!("{model_type} {more}");
+        assert_eq!(config.num_key_value_heads, kv_heads, "{case}");
+        assert_eq!(config.max_position_embeddings, context, "{case}");
+        assert_eq!(config.sliding_window, window, "{case}");
+        assert_eq!(config.eos_token_ids, ends, "{case}");
+        assert_eq!((config.rope_theta, config.rms_norm_eps), (10000.0, 1e-6), "{case}");
+        assert_eq!((config.head_dim, config.initializer_range), (2, 0.02), "{case}");
+        assert!(!config.tie_word_embeddings && !config.mlp_bias && !config.output_bias, "{case}");
+        assert_eq!(config.qkv_bias, model_type == "qwen2", "{case}");
+    }
+}
+
+#[test]
+fn a_default_end_of_text_gives_way_to_that_of_the_generation_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(fixture("tiny-llama/config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("eos_token_id");
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    assert_eq!(read_config(dir.path()).unwrap().eos_token_ids, [2]);
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [7, 9]}"#)
+        .unwrap();
+    assert_eq!(read_config(dir.path()).unwrap().eos_token_ids, [7, 9]);
+}
+
+#[test]
+fn rotary_settings_that_are_not_computed_are_refused() {
+    let default = |factor: f64| json!({ "rope_type": "default", "partial_rotary_factor": factor });
+    let nested = json!({
+        "full_attention": { "rope_type": "default", "rope_theta": 1e6 },
+        "sliding_attention": { "rope_type": "default", "rope_theta": 1e4 },
+    });
+    for place in ["rope_parameters", "rope_scaling"] {
+        for model_type in ["llama", "mistral", "qwen2"] {
+            let refused = |rope: Value| {
+                short_config(model_type, json!({ place: rope })).unwrap_err().to_string()
+            };
+            assert!(refused(default(0.5)).contains("`partial_rotary_factor`: 0.5"));
+            assert!(refused(nested.clone()).contains(&format!("`{place}`")));
+            assert!(short_config(model_type, json!({ place: default(1.0) })).is_ok());
+        }
+    }
+}
+
 #[test]
 fn configurations_of_other_models_are_refused_by_field() {
     let text = std::fs::read_to_string(fixture("tiny-llama/config.json")).unwrap();
@@ -235,7 +317,6 @@ fn configurations_of_other_models_are_refused_by_field() {
         config[key] = value;
         DecoderConfig::from_hf_json(&config.to_string()).unwrap_err()
     };
-    use serde_json::json;
     let other = edited("model_type", json!("gpt2"));
     let unknown = "gpt2".to_string();
     assert!(

@@ -16,6 +16,7 @@ mod learner;
 mod linear;
 mod plan;
 mod spectrum;
+mod targets;
 mod tokenizer;
 mod train;
 

@@ -345,7 +345,7 @@ fn train(error: &TrainError) -> Option<Verdict> {
             return None;
         }
         E::NothingTrainable(Trainable::Lrc) => Verdict::input(
-            "compress the model first, with --keep-params, --max-bytes, --err or --plan, or train it with --trainable full",
+            "compress the model first, with --keep-params, --max-bytes, --err, --err-applied or --plan, or train it with --trainable full",
         ),
         E::Option { name: "eval_every", .. } => {
             Verdict::input("give --eval-text FILE, or --eval-every 0")

@@ -19,8 +19,8 @@ use crate::workers::Workers;
 /// A probed matrix keeps about this share of its degrees of freedom.
 const KEEP: f64 = 0.7;
 
-/// One position in this many is compared: neighbours carry similar information, and the head is a
-/// large part of the work.
+/// One position in this many is compared, or one of a shorter window: neighbours carry similar
+/// information, and the head is a large part of the work.
 const STRIDE: usize = 4;
 
 /// Probes every matrix of a dense model, one at a time.
@@ -91,6 +91,7 @@ impl<M: LanguageModel> Probing<'_, M> {
         text: &Text<M>,
     ) -> Result<f64, CalibrationError> {
         let failed = |source| CalibrationError::Linalg { name: name.clone(), source };
+        // A calibration is used with any shrinkage later, so it has none of its own.
         let shrink = Shrinkage::default();
         let input = self.moments.inputs(name)?.root(shrink.input).map_err(failed)?;
         let output = self.moments.outputs(name)?.root(shrink.output).map_err(failed)?;
@@ -118,21 +119,30 @@ impl<M: LanguageModel> Probing<'_, M> {
             let per_position = (dense.clone().exp() * gap).sum_dim(1).mean();
             divergence += per_position.into_scalar::<f64>() / text.dense.len() as f64;
         }
-        if !divergence.is_finite() {
-            return Err(CalibrationError::NotFinite { what: "probes", name: name.clone() });
-        }
-        // A matrix that loses nothing needs no correction.
-        Ok(if promised > 0.0 { divergence.max(0.0) / promised } else { 1.0 })
+        correction(divergence, promised)
+            .ok_or_else(|| CalibrationError::NotFinite { what: "probes", name: name.clone() })
     }
+}
+
+/// The measured divergence over the promised one. `None` if that is not a finite number: `max`
+/// would take what is not a number for a matrix that costs nothing.
+fn correction(divergence: f64, promised: f64) -> Option<f64> {
+    if !(divergence.is_finite() && promised.is_finite()) {
+        return None;
+    }
+    // A matrix that loses nothing needs no correction.
+    let correction = if promised > 0.0 { divergence.max(0.0) / promised } else { 1.0 };
+    Some(correction).filter(|correction| correction.is_finite())
 }
 
 fn log_probabilities<M: LanguageModel>(model: &M, x: Tensor<3>) -> Tensor<2> {
     let [_, positions, width] = x.dims();
-    let some = positions / STRIDE * STRIDE;
-    let hidden = model.end(x).narrow(1, 0, some);
+    let stride = STRIDE.min(positions);
+    let compared = positions / stride;
+    let hidden = model.end(x).narrow(1, 0, compared * stride);
     // The last position of each stride has the most context.
-    let hidden = hidden.reshape([some / STRIDE, STRIDE, width]).narrow(1, STRIDE - 1, 1);
-    let logits = model.logits(hidden.reshape([1, some / STRIDE, width]));
+    let hidden = hidden.reshape([compared, stride, width]).narrow(1, stride - 1, 1);
+    let logits = model.logits(hidden.reshape([1, compared, width]));
     log_softmax(logits.squeeze_dim::<2>(0), 1)
 }
 
@@ -141,4 +151,26 @@ fn rank_that_keeps(share: f64, rows: usize, cols: usize) -> usize {
     let most = share * (rows * cols) as f64;
     let full = rows.min(cols);
     (1..=full).rev().find(|rank| (rank * (rows + cols - rank)) as f64 <= most).unwrap_or(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_a_number_is_not_taken_for_a_cost_of_nothing() {
+        assert_eq!(correction(3.0, 2.0), Some(1.5));
+        // Rounding may make a divergence negative.
+        assert_eq!(correction(-1e-9, 2.0), Some(0.0));
+        assert_eq!(correction(0.0, 0.0), Some(1.0));
+        for (divergence, promised) in [
+            (f64::NAN, 2.0),
+            (f64::INFINITY, 2.0),
+            (1.0, f64::NAN),
+            (1.0, f64::INFINITY),
+            (1e300, 1e-300),
+        ] {
+            assert_eq!(correction(divergence, promised), None, "{divergence} {promised}");
+        }
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Bool, Device, Tensor};
 
 use super::check::planned_matrices;
 use super::error::CompressError;
@@ -244,6 +244,9 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let follows = signal.changed && self.options.follow > 0.0;
         let measured: &[SharedInputs] = if follows { layer } else { &[] };
         let (next, inputs) = self.inputs_of(index, measured, signal, pass);
+        if !inputs.are_finite() {
+            return Err(CompressError::NotFinite { block: index + 1 });
+        }
         let mut block = self.factor(layer, &inputs, follows)?;
         let mut model = self.attach(model, &block)?;
         if let (Some(options), false) = (&self.options.refine, layer.is_empty()) {
@@ -260,7 +263,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             self.read_back(index, &model, &mut block)?;
         }
         if sink.rounds() {
-            // Once, at the end: refinement takes steps that are smaller than a stored type resolves.
+            // Once, at the end: refinement takes steps that are smaller than a stored type
+            // resolves.
             self.round(&mut block)?;
             let parts = block.iter().map(|(name, made)| (name.clone(), made.parts.clone()));
             model = fill(model, &parts.collect());
@@ -424,10 +428,16 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         inputs: &[Tensor<3>],
         pass: &M::Pass,
     ) -> Result<Vec<Tensor<3>>, CompressError> {
-        let work = |window: usize| plain.block(index, inputs[window].clone(), pass);
-        let outputs = self.workers.map(inputs.len(), work);
-        let largest = outputs[0].clone().abs().max().into_scalar::<f64>();
-        match largest.is_finite() {
+        let work = |window: usize| {
+            let output = plain.block(index, inputs[window].clone(), pass);
+            let is_finite = output.clone().is_finite().all();
+            (output, is_finite)
+        };
+        let computed = self.workers.map(inputs.len(), work);
+        let (outputs, are_finite): (Vec<Tensor<3>>, Vec<Tensor<1, Bool>>) =
+            computed.into_iter().unzip();
+        // One number for all windows, so that the device is waited for once.
+        match Tensor::cat(are_finite, 0).all().into_scalar::<bool>() {
             true => Ok(outputs),
             false => Err(CompressError::NotFinite { block: index + 1 }),
         }
@@ -435,6 +445,11 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
 }
 
 impl Inputs {
+    fn are_finite(&self) -> bool {
+        self.seen.values().all(SecondMoment::is_finite)
+            && self.cross.values().all(CrossMoment::is_finite)
+    }
+
     fn add(&mut self, other: Self) {
         for (name, moment) in other.seen {
             match self.seen.get_mut(&name) {

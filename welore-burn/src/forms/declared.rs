@@ -4,13 +4,14 @@ use serde_json::{Map, Value, json};
 
 use super::form::Form;
 use super::storage::Storage;
+use crate::artifact::in_words;
 use crate::named::Named;
 
 /// The form that a matrix entry states, in a plan of any version.
 pub(crate) fn declared_form(entry: &mut Map<String, Value>) -> Result<Form, String> {
     update_entry(entry);
     let form = serde_json::from_value(entry["form"].clone());
-    let form: Form = form.map_err(|error| error.to_string())?;
+    let form: Form = form.map_err(|error| in_words(&error))?;
     let rank = entry.get("rank").and_then(Value::as_u64);
     match rank_problem(rank.and_then(|rank| usize::try_from(rank).ok()).unwrap_or(0), form) {
         Some(problem) => Err(problem),

@@ -61,7 +61,7 @@ impl MatrixForm for Pivot {
     }
 
     fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError> {
-        let factors = norm.factors(matrix, self.rank)?;
+        let factors = norm.unbalanced_factors(matrix, self.rank)?;
         let pivoted = pivot_factors(&factors)?;
         let pivots = pivoted.pivots.into_iter().map(|pivot| pivot as i32).collect();
         Ok(Made {

@@ -149,7 +149,8 @@ impl Keys<'_> {
             json["bos_token_id"] = bos.into();
         }
         match special.ends[..] {
-            [] => {}
+            // Without this, readers take that of the family's first models.
+            [] => json["eos_token_id"] = Value::Null,
             [end] => json["eos_token_id"] = end.into(),
             ref ends => json["eos_token_id"] = ends.into(),
         }

@@ -44,7 +44,7 @@ pub struct GgufSummary {
 
 /// The version of the conversion, for callers that keep its result: raised when the same file would
 /// become something else.
-pub const GGUF_CONVERSION: u32 = 2;
+pub const GGUF_CONVERSION: u32 = 3;
 
 /// Writes the model of the GGUF file `path` as a Hugging Face model directory: `config.json`,
 /// `tokenizer.json`, `tokenizer_config.json`, `model.safetensors` or shards, and a `README.md` if

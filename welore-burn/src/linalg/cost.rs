@@ -2,7 +2,7 @@
 
 /// Version of the decompositions in `linalg`. Raise it with every change that can change a
 /// result: kept spectra and half-finished outputs of another version are not used.
-pub(crate) const DECOMPOSITION: u32 = 3;
+pub(crate) const DECOMPOSITION: u32 = 4;
 
 /// An estimate, good enough to plan with.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

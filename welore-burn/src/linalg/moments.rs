@@ -106,7 +106,7 @@ impl SecondMoment {
     ///
     /// # Errors
     ///
-    /// [`LinalgError::NoConvergence`].
+    /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
     pub fn root(&self, shrink: f64) -> Result<Root, LinalgError> {
         Ok(Root(root(&self.shrunk(shrink))?))
     }
@@ -186,6 +186,11 @@ impl CrossMoment {
         self.count += other.count;
     }
 
+    /// Whether every entry is a number.
+    pub fn is_finite(&self) -> bool {
+        (0..self.sum.ncols()).all(|col| self.sum.col(col).iter().all(|x| x.is_finite()))
+    }
+
     pub(super) fn mean(&self) -> Mat<f64> {
         let scale = 1.0 / self.count.max(1) as f64;
         Mat::from_fn(self.sum.nrows(), self.sum.ncols(), |i, j| self.sum[(i, j)] * scale)
@@ -207,6 +212,12 @@ fn view(rows: &[f32], size: usize) -> MatRef<'_, f32> {
 /// eigenvalues, and those below `1e-10` of the largest are raised to that.
 pub(super) fn root(matrix: &Mat<f64>) -> Result<Mat<f64>, LinalgError> {
     const SMALLEST: f64 = 1e-10;
+    // The comparisons below would pass over what is not a number.
+    let mut places =
+        (0..matrix.ncols()).flat_map(|col| (col..matrix.nrows()).map(move |row| (row, col)));
+    if let Some((row, col)) = places.find(|place| !matrix[*place].is_finite()) {
+        return Err(LinalgError::NotFinite { row, col, value: matrix[(row, col)] });
+    }
     if let Ok(cholesky) = matrix.llt(Side::Lower) {
         let lower = cholesky.L().to_owned();
         let smallest = (0..lower.nrows()).map(|i| lower[(i, i)].powi(2)).fold(f64::MAX, f64::min);

@@ -55,7 +55,8 @@ pub(super) fn gram(view: MatRef<'_, f64>) -> Mat<f64> {
 ///
 /// `left = U_k √S_k` and `right = √S_k V_kᵀ`, so that `left · right` is the truncated
 /// singular value decomposition (Eckart-Young) and both factors start at the same scale
-/// (WeLore, arXiv 2407.11239, section 3.3).
+/// (WeLore, arXiv 2407.11239, section 3.3). In another norm than the plain one, the vectors of a
+/// component are not singular vectors, but also of the same length.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BalancedFactors {
     /// `U_k √S_k`, `[rows, k]`.
@@ -71,6 +72,43 @@ impl BalancedFactors {
     pub fn rank(&self) -> usize {
         self.left.cols()
     }
+
+    /// Gives both vectors of each component the same length, without changing their product.
+    pub(super) fn balanced(self) -> Result<Self, LinalgError> {
+        let Self { left, right, relative_error } = self;
+        let (rows, rank, cols) = (left.rows(), left.cols(), right.cols());
+        let (mut left, mut right) = (left.into_data(), right.into_data());
+        let scale = |(of_left, row): (f64, &[f64])| {
+            let scale = column_lengths(row, 1)[0].sqrt() / of_left.sqrt();
+            // A component of zeros stays as it is.
+            if scale > 0.0 && scale.is_finite() { scale } else { 1.0 }
+        };
+        let lengths = column_lengths(&left, rank).into_iter();
+        let scales: Vec<f64> = lengths.zip(right.chunks_exact(cols)).map(scale).collect();
+        for row in left.chunks_exact_mut(rank) {
+            row.iter_mut().zip(&scales).for_each(|(x, scale)| *x *= scale);
+        }
+        for (row, scale) in right.chunks_exact_mut(cols).zip(&scales) {
+            row.iter_mut().for_each(|x| *x /= scale);
+        }
+        let (left, right) = (Matrix::new(rows, rank, left)?, Matrix::new(rank, cols, right)?);
+        Ok(Self { left, right, relative_error })
+    }
+}
+
+/// The lengths of the columns of row-major entries; squares neither overflow nor vanish.
+fn column_lengths(entries: &[f64], cols: usize) -> Vec<f64> {
+    let mut largest = vec![0.0f64; cols];
+    for row in entries.chunks_exact(cols) {
+        largest.iter_mut().zip(row).for_each(|(most, x)| *most = most.max(x.abs()));
+    }
+    let mut squares = vec![0.0f64; cols];
+    for row in entries.chunks_exact(cols) {
+        for ((sum, x), most) in squares.iter_mut().zip(row).zip(&largest) {
+            *sum += if *most > 0.0 { (x / most).powi(2) } else { 0.0 };
+        }
+    }
+    largest.iter().zip(squares).map(|(most, sum)| most * sum.sqrt()).collect()
 }
 
 /// Factors a matrix at `rank`.

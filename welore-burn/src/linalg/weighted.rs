@@ -67,7 +67,7 @@ impl Weighting {
     ///
     /// # Errors
     ///
-    /// [`LinalgError::NoConvergence`].
+    /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
     pub fn sequential(
         seen: &SecondMoment,
         cross: &CrossMoment,
@@ -133,6 +133,24 @@ impl Weighting {
     ///
     /// As [`Weighting::apply`] and [`balanced_factors`].
     pub fn factors(&self, matrix: &Matrix, rank: usize) -> Result<BalancedFactors, LinalgError> {
+        let factors = self.unbalanced_factors(matrix, rank)?;
+        match self.input.is_some() || self.output.is_some() {
+            // What the roots were divided out of has the scale of gradients, and of inputs.
+            true => factors.balanced(),
+            false => Ok(factors),
+        }
+    }
+
+    /// The same, for uses that do not depend on how each component is spread over its two factors.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Weighting::factors`].
+    pub(crate) fn unbalanced_factors(
+        &self,
+        matrix: &Matrix,
+        rank: usize,
+    ) -> Result<BalancedFactors, LinalgError> {
         let mut factors = balanced_factors(&self.apply(matrix)?, rank)?;
         let par = get_global_parallelism();
         if let Some(Root(output)) = self.output.as_deref() {
@@ -148,5 +166,106 @@ impl Weighting {
             factors.right = Matrix::from_view(right.transpose())?;
         }
         Ok(factors)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: [usize; 2] = [7, 9];
+    const RANK: usize = 4;
+
+    fn entries(count: usize, phase: f64) -> Vec<f64> {
+        (0..count).map(|i| ((i * i) as f64 * 0.37 + phase).sin()).collect()
+    }
+
+    /// The root of the second moment of rows of this size and scale.
+    fn root(size: usize, scale: f64) -> Option<Arc<Root>> {
+        let mut moment = SecondMoment::new(size);
+        let rows = entries(40 * size, size as f64);
+        moment.add(&rows.iter().map(|x| (x * scale) as f32).collect::<Vec<f32>>());
+        Some(Arc::new(moment.root(1e-3).unwrap()))
+    }
+
+    fn norms() -> [Weighting; 3] {
+        // Gradients are much smaller than inputs.
+        let [out, inputs] = SHAPE;
+        [
+            Weighting::new(root(inputs, 30.0), None),
+            Weighting::new(None, root(out, 1e-4)),
+            Weighting::new(root(inputs, 30.0), root(out, 1e-4)),
+        ]
+    }
+
+    /// The lengths of the vectors of each component, left and right.
+    fn lengths(factors: &BalancedFactors) -> Vec<(f64, f64)> {
+        let length = |x: Vec<f64>| x.iter().map(|x| x * x).sum::<f64>().sqrt();
+        let left = factors.left.transposed();
+        let row = |of: &Matrix, k: usize| of.data()[k * of.cols()..][..of.cols()].to_vec();
+        let pair = |k| (length(row(&left, k)), length(row(&factors.right, k)));
+        (0..factors.rank()).map(pair).collect()
+    }
+
+    #[test]
+    fn components_are_balanced_in_every_norm_and_their_product_stays() {
+        let [out, inputs] = SHAPE;
+        let matrix = Matrix::new(out, inputs, entries(out * inputs, 1.0)).unwrap();
+        for norm in norms() {
+            let before = norm.unbalanced_factors(&matrix, RANK).unwrap();
+            let after = norm.factors(&matrix, RANK).unwrap();
+            let uneven = |(left, right): &(f64, f64)| (left / right).max(right / left) > 10.0;
+            assert!(lengths(&before).iter().all(uneven), "the roots are of other scales");
+            for (left, right) in lengths(&after) {
+                assert!((left / right - 1.0).abs() < 1e-12, "{left} {right}");
+            }
+            let product = |f: &BalancedFactors| f.left.product(&f.right).unwrap();
+            let (old, new) = (product(&before), product(&after));
+            for (old, new) in old.data().iter().zip(new.data()) {
+                assert!((old - new).abs() < 1e-12 * product(&before).norm(), "{old} {new}");
+            }
+            assert_eq!(before.relative_error, after.relative_error);
+        }
+    }
+
+    #[test]
+    fn the_plain_norm_has_the_factors_of_the_decomposition_itself() {
+        let [out, inputs] = SHAPE;
+        let matrix = Matrix::new(out, inputs, entries(out * inputs, 1.0)).unwrap();
+        let plain = Weighting::plain().factors(&matrix, RANK).unwrap();
+        assert_eq!(plain, balanced_factors(&matrix, RANK).unwrap());
+    }
+
+    #[test]
+    fn components_of_zeros_stay_zeros() {
+        let [out, inputs] = SHAPE;
+        let zero = Matrix::new(out, inputs, vec![0.0; out * inputs]).unwrap();
+        // Of rank 1, so that the other components are zeros or rounding.
+        let one = (0..out * inputs).map(|i| ((i / inputs + 1) * (i % inputs + 1)) as f64);
+        let one = Matrix::new(out, inputs, one.collect()).unwrap();
+        for norm in norms() {
+            let factors = norm.factors(&zero, RANK).unwrap();
+            assert!(factors.left.data().iter().chain(factors.right.data()).all(|x| *x == 0.0));
+            let factors = norm.factors(&one, RANK).unwrap();
+            let product = factors.left.product(&factors.right).unwrap();
+            for (got, want) in product.data().iter().zip(one.data()) {
+                assert!((got - want).abs() < 1e-9 * one.norm(), "{got} for {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn extreme_lengths_are_balanced_as_well() {
+        let factors = BalancedFactors {
+            left: Matrix::new(2, 2, vec![1e-200, 0.0, 3e-200, 0.0]).unwrap(),
+            right: Matrix::new(2, 2, vec![4e200, 0.0, 5.0, 6.0]).unwrap(),
+            relative_error: 0.0,
+        };
+        let balanced = factors.balanced().unwrap();
+        let (left, right) = lengths(&balanced)[0];
+        assert!((left / right - 1.0).abs() < 1e-12, "{left} {right}");
+        assert!((balanced.left.data()[0] * balanced.right.data()[0] - 4.0).abs() < 1e-12);
+        // A component that is zero on one side only.
+        assert_eq!(balanced.right.data()[2..], [5.0, 6.0]);
     }
 }

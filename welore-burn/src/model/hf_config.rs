@@ -3,6 +3,7 @@ use serde_json::Value;
 
 use super::config::{DecoderConfig, RopeScaling};
 use super::families::family_of;
+use crate::artifact::in_words;
 
 /// A `config.json` that does not describe a supported model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -39,7 +40,8 @@ pub enum ConfigError {
     },
 }
 
-/// The fields of a Hugging Face `config.json` that model families read.
+/// The fields of a Hugging Face `config.json` that model families read. Those that a file lacks
+/// have the defaults of its family, and `null` means none.
 #[derive(Deserialize)]
 pub(super) struct HfConfig {
     pub vocab_size: usize,
@@ -80,6 +82,7 @@ pub(super) struct HfRope {
     #[serde(rename = "type")]
     old_rope_type: Option<String>,
     rope_theta: Option<f64>,
+    partial_rotary_factor: Option<f64>,
     factor: Option<f64>,
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
@@ -118,19 +121,51 @@ impl DecoderConfig {
     /// [`ConfigError`] for unknown architectures, variants that are not implemented, and invalid
     /// values.
     pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
-        let json = |error: serde_json::Error| ConfigError::Json(error.to_string());
-        let value: Value = serde_json::from_str(text).map_err(json)?;
+        let json = |error: serde_json::Error| ConfigError::Json(in_words(&error));
+        let mut value: Value = serde_json::from_str(text).map_err(json)?;
         // The architecture is checked first: naming it helps more than naming a missing field.
         let Some(model_type) = value.get("model_type").and_then(Value::as_str) else {
             return Err(ConfigError::Json("it has no `model_type`".into()));
         };
         let family = family_of(model_type)?;
         // Parsing the text again lets errors name the line.
-        let hf: HfConfig = serde_json::from_str(text).map_err(json)?;
+        serde_json::from_str::<HfConfig>(text).map_err(json)?;
+        check_rope_is_flat(&value)?;
+        fill(&mut value, family.defaults());
+        let hf: HfConfig = serde_json::from_value(value).map_err(json)?;
         hf.check_supported()?;
         hf.check_sizes()?;
         family.describe(&hf)
     }
+}
+
+/// Adds the defaults of the fields that a configuration lacks.
+fn fill(config: &mut Value, defaults: Value) {
+    if let (Value::Object(config), Value::Object(defaults)) = (config, defaults) {
+        for (field, value) in defaults {
+            config.entry(field).or_insert(value);
+        }
+    }
+}
+
+/// Refuses rotary settings of their own for each type of layer, which nest one level deeper.
+fn check_rope_is_flat(config: &Value) -> Result<(), ConfigError> {
+    for field in ["rope_parameters", "rope_scaling"] {
+        let mut settings = config[field].as_object().into_iter().flat_map(|rope| rope.values());
+        if settings.any(Value::is_object) {
+            return Err(ConfigError::Unsupported {
+                field,
+                value: "settings for each type of layer".into(),
+                supported: "the same settings for all layers",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Whether a `config.json` says which tokens end a text.
+pub(super) fn states_end(text: &str) -> bool {
+    serde_json::from_str::<Value>(text).is_ok_and(|config| config.get("eos_token_id").is_some())
 }
 
 impl HfConfig {
@@ -142,7 +177,10 @@ impl HfConfig {
                 supported: "silu",
             });
         }
-        if let Some(factor) = self.partial_rotary_factor.filter(|factor| *factor != 1.0) {
+        let ropes = [&self.rope_parameters, &self.rope_scaling].into_iter().flatten();
+        let mut factors =
+            ropes.map(|rope| rope.partial_rotary_factor).chain([self.partial_rotary_factor]);
+        if let Some(factor) = factors.find_map(|factor| factor.filter(|factor| *factor != 1.0)) {
             return Err(ConfigError::Unsupported {
                 field: "partial_rotary_factor",
                 value: factor.to_string(),
@@ -204,7 +242,7 @@ impl HfConfig {
     pub fn describe(&self) -> Result<DecoderConfig, ConfigError> {
         let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
         let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10000.0);
-        // Defaults are those of `LlamaConfig` in transformers.
+        // What is the same in all families is here, the rest in `Family::defaults`.
         let context = self.max_position_embeddings.unwrap_or(2048);
         let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context))?;
         self.first_window_layer()?;
@@ -266,7 +304,7 @@ pub(super) fn stop_tokens(json: &[u8]) -> Result<Vec<u32>, ConfigError> {
         eos_token_id: TokenIds,
     }
     let generation: Generation =
-        serde_json::from_slice(json).map_err(|error| ConfigError::Json(error.to_string()))?;
+        serde_json::from_slice(json).map_err(|error| ConfigError::Json(in_words(&error)))?;
     Ok(generation.eos_token_id.into())
 }
 

@@ -4,7 +4,7 @@ use burn::tensor::{Device, FloatDType};
 
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
-use super::hf_config::{ConfigError, stop_tokens};
+use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_module, with_forms,
@@ -66,6 +66,10 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
     let path = dir.join("generation_config.json");
     if let Some(bytes) = read_existing(&path, LARGEST_CONFIG).map_err(file_error)? {
         let more = stop_tokens(&bytes).map_err(|source| LoadError::Config { path, source })?;
+        if !more.is_empty() && !states_end(&text) {
+            // A default counts only if neither file says which token it is.
+            config.eos_token_ids.clear();
+        }
         config.eos_token_ids.extend(more);
     }
     Ok(config)

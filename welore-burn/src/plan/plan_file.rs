@@ -7,7 +7,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::target::Target;
-use crate::artifact::Header;
+use crate::artifact::{Header, in_words};
 use crate::checkpoint::PLAN_FILE;
 use crate::files::{FileError, LARGEST_PLAN, read_existing};
 use crate::forms::{Form, rank_problem, update_entry};
@@ -44,7 +44,8 @@ pub struct RankPlan {
     pub target: Option<Target>,
     /// Ranks that score below this were removed, if the policy uses a threshold.
     pub threshold: Option<f64>,
-    /// With a threshold, a matrix is a low-rank component (LRC) if its reduction exceeds this.
+    /// With a threshold, a matrix is a low-rank component (LRC) if it loses at least this share of
+    /// its ranks, and at least one.
     pub min_ratio: f64,
     /// Ranks were rounded up to a multiple of this.
     pub rank_multiple: usize,
@@ -60,9 +61,10 @@ pub struct RankPlan {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
 pub struct PlanTotals {
     /// Planned effective rank reduction (ERR): share of all ranks that the policy removes, counted
-    /// over all matrices as in the paper.
+    /// over all matrices.
     pub err: f64,
-    /// Share of all ranks that is actually removed: matrices that stay dense count as 0.
+    /// Share of all ranks that is actually removed, as the paper's authors count: matrices that
+    /// stay dense count as 0.
     pub err_applied: f64,
     /// Share of the parameters of the planned matrices that is kept.
     #[serde(default)]
@@ -117,7 +119,7 @@ pub struct MatrixPlan {
 #[non_exhaustive]
 pub enum PlanFileError {
     /// Not JSON, or not of this layout.
-    #[error("not a plan: {0}")]
+    #[error("not a plan: {}", in_words(.0))]
     Json(#[from] serde_json::Error),
     /// Another kind of JSON file.
     #[error("not a plan: its format is `{0}`, not `{FORMAT}`")]

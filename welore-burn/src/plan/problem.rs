@@ -33,22 +33,25 @@ pub struct Choice {
 
 impl RankProblem<'_> {
     /// Removes ranks over all matrices, lowest score first, until the target is met; then
-    /// `min_ratio` decides which matrices are factored. `scores` returns one score per rank, in the
-    /// order of the singular values, largest first; scores must never increase.
+    /// `min_ratio` decides which matrices are factored. `scores` returns one finite score per rank,
+    /// in the order of the singular values, largest first; scores must never increase.
     ///
     /// An effective rank reduction is never exceeded and is met within one rank (with a rank
     /// multiple, within one multiple): of `N` ranks in total, the threshold is the `⌈err · N⌉`-th
-    /// lowest score, and ranks that score below it are removed. Parameters and bytes are never
-    /// exceeded. Ties are broken by name, so the order of the input is irrelevant. Every matrix
-    /// keeps at least one rank.
+    /// lowest score, and ranks that score below it are removed. An applied reduction is at least
+    /// met, by the first cut at which the factored matrices have lost enough. Parameters and bytes
+    /// are never exceeded. Ties are broken by name, so the order of the input is irrelevant. Every
+    /// matrix keeps at least one rank.
     ///
     /// # Errors
     ///
-    /// [`PlanError::OutOfReach`].
+    /// [`PlanError::OutOfReach`], [`PlanError::Scores`], and those of impossible spectra and
+    /// options.
     pub fn remove_lowest(
         &self,
         scores: impl Fn(&MatrixSpectrum) -> Vec<f64>,
     ) -> Result<Allocation, PlanError> {
+        let scores = self.by_rank("scores", scores)?;
         let options = self.options;
         let mut exact: Vec<usize> = self.full_ranks().collect();
         let mut size = Size::of(self);
@@ -57,7 +60,7 @@ impl RankProblem<'_> {
         };
         for (score, index) in self.removal_order(scores) {
             if size.is_met() {
-                return Ok(self.by_threshold(&exact, score));
+                return Ok(self.by_threshold(&exact, Some(score)));
             }
             if exact[index] == 1 {
                 continue;
@@ -65,37 +68,36 @@ impl RankProblem<'_> {
             let before = rank_of(&exact, index);
             let after = options.rounded(exact[index] - 1, self.spectra.matrices[index].full_rank());
             if size.would_exceed(before - after) {
-                return Ok(self.by_threshold(&exact, score));
+                return Ok(self.by_threshold(&exact, Some(score)));
             }
             exact[index] -= 1;
             size.change(&self.spectra.matrices[index], options, before, after);
         }
         if size.is_met() {
-            return Ok(self.by_threshold(&exact, f64::NEG_INFINITY));
+            return Ok(self.by_threshold(&exact, None));
         }
         Err(self.out_of_reach(size.least()))
     }
 
     /// Chooses a rank or the dense form for every matrix, with the smallest sum of losses that
-    /// meets the target (a Lagrangian, exact up to the last step). `losses` returns the loss at
-    /// every rank from 1 on, never increasing; a dense matrix loses nothing.
+    /// meets the target (a Lagrangian, exact up to the steps that do not fit). `losses` returns the
+    /// loss at every rank from 1 on, finite and never increasing; a dense matrix loses nothing.
     ///
     /// Parameters and bytes are never exceeded; an effective rank reduction is at least met.
-    /// `min_ratio` and `never_grow` are not used.
+    /// `min_ratio` is not used.
     ///
     /// # Errors
     ///
-    /// [`PlanError::OutOfReach`].
+    /// [`PlanError::OutOfReach`], [`PlanError::Scores`], and those of impossible spectra and
+    /// options.
     pub fn least_loss(
         &self,
         losses: impl Fn(&MatrixSpectrum) -> Vec<f64>,
     ) -> Result<Allocation, PlanError> {
-        let curves: Vec<Curve> = self
-            .spectra
-            .matrices
-            .iter()
-            .map(|spectrum| Curve::new(spectrum, &losses(spectrum), self.options))
-            .collect();
+        let losses = self.by_rank("losses", losses)?;
+        let pairs = self.spectra.matrices.iter().zip(&losses);
+        let curves: Vec<Curve> =
+            pairs.map(|(spectrum, losses)| Curve::new(spectrum, losses, self.options)).collect();
         let budget = self.budget();
         let mut spent: u64 = curves.iter().map(|curve| curve.points[0].cost).sum();
         if spent > budget {
@@ -116,26 +118,65 @@ impl RankProblem<'_> {
             b.0.total_cmp(&a.0).then_with(ties)
         });
         let mut at: Vec<usize> = curves.iter().map(|curve| curve.hull[0]).collect();
-        let mut left_out = None;
+        // The matrices with a step that did not fit, in the order of these steps.
+        let mut stopped: Vec<usize> = Vec::new();
+        let mut is_stopped = vec![false; curves.len()];
         for (_, index, step) in steps {
+            if is_stopped[index] {
+                continue;
+            }
             let (from, to) = (curves[index].hull[step], curves[index].hull[step + 1]);
             let more = curves[index].points[to].cost - curves[index].points[from].cost;
             if spent + more > budget {
-                left_out = Some(index);
-                break;
+                // Other matrices may have smaller steps.
+                is_stopped[index] = true;
+                stopped.push(index);
+                continue;
             }
             spent += more;
             at[index] = to;
         }
-        // The rest of the budget goes to the matrix whose step was too large.
-        if let Some(index) = left_out {
-            let points = &curves[index].points;
-            let most = budget - spent + points[at[index]].cost;
-            let fits = points.iter().rposition(|point| point.cost <= most);
-            at[index] = fits.unwrap_or(at[index]).max(at[index]);
+        // The rest of the budget goes to parts of the steps that were too large.
+        for index in stopped {
+            let (points, from) = (&curves[index].points, at[index]);
+            let most = budget - spent + points[from].cost;
+            let to = points.iter().rposition(|point| point.cost <= most).unwrap_or(from);
+            spent += points[to].cost - points[from].cost;
+            at[index] = to;
         }
         let choices = curves.iter().zip(at).map(|(curve, at)| curve.points[at].choice).collect();
         Ok(Allocation { choices, threshold: None })
+    }
+
+    /// Checks spectra and options: all their fields are public.
+    pub(super) fn check(&self) -> Result<(), PlanError> {
+        self.options.check()?;
+        self.spectra.check().map_err(|error| PlanError::Spectra { reason: error.to_string() })
+    }
+
+    /// The numbers that a policy gives every rank of every matrix, checked.
+    fn by_rank(
+        &self,
+        what: &str,
+        numbers: impl Fn(&MatrixSpectrum) -> Vec<f64>,
+    ) -> Result<Vec<Vec<f64>>, PlanError> {
+        self.check()?;
+        let checked = |spectrum: &MatrixSpectrum| {
+            let (numbers, full) = (numbers(spectrum), spectrum.full_rank());
+            // Sums may be a little off.
+            let rises = |pair: &[f64]| pair[1] - pair[0] > 1e-9 * pair[0].abs().max(pair[1].abs());
+            let reason = if numbers.len() != full {
+                format!("{} {what} for {full} ranks", numbers.len())
+            } else if numbers.iter().any(|x| !x.is_finite()) {
+                format!("{what} that are not finite")
+            } else if numbers.windows(2).any(rises) {
+                format!("{what} that increase with the rank")
+            } else {
+                return Ok(numbers);
+            };
+            Err(PlanError::Scores { name: spectrum.name.clone(), reason })
+        };
+        self.spectra.matrices.iter().map(checked).collect()
     }
 
     fn full_ranks(&self) -> impl Iterator<Item = usize> + '_ {
@@ -146,7 +187,7 @@ impl RankProblem<'_> {
     fn budget(&self) -> u64 {
         let spectra = self.spectra;
         match self.options.target {
-            Target::Err(err) => {
+            Target::Err(err) | Target::ErrApplied(err) => {
                 let ranks = self.full_ranks().sum::<usize>() as f64;
                 // A decimal share of the ranks may fall just below a whole number in binary.
                 ((1.0 - err) * ranks + 1e-9 * ranks).floor() as u64
@@ -167,10 +208,8 @@ impl RankProblem<'_> {
     fn in_units_of_the_target(&self, cost: u64) -> Target {
         let spectra = self.spectra;
         match self.options.target {
-            Target::Err(_) => {
-                let ranks = self.full_ranks().sum::<usize>() as f64;
-                Target::Err(1.0 - cost as f64 / ranks)
-            }
+            Target::Err(_) => Target::Err(self.reduction_at(cost)),
+            Target::ErrApplied(_) => Target::ErrApplied(self.reduction_at(cost)),
             Target::KeepParams(_) => {
                 let planned: u64 = spectra.matrices.iter().map(MatrixSpectrum::parameters).sum();
                 Target::KeepParams(cost as f64 / planned as f64)
@@ -183,28 +222,32 @@ impl RankProblem<'_> {
         }
     }
 
+    /// The effective rank reduction at which this many ranks are left.
+    fn reduction_at(&self, ranks: u64) -> f64 {
+        1.0 - ranks as f64 / self.full_ranks().sum::<usize>() as f64
+    }
+
     fn out_of_reach(&self, least: u64) -> PlanError {
         let reachable = self.in_units_of_the_target(least);
         let PlanOptions { target, rank_multiple, .. } = *self.options;
         PlanError::OutOfReach { target, reachable, rank_multiple }
     }
 
-    fn by_threshold(&self, exact: &[usize], threshold: f64) -> Allocation {
+    /// `None` for a threshold if there is nothing left to remove.
+    fn by_threshold(&self, exact: &[usize], threshold: Option<f64>) -> Allocation {
         let choice = |(spectrum, exact): (&MatrixSpectrum, &usize)| {
             let rank = self.options.rounded(*exact, spectrum.full_rank());
             Choice { rank, form: self.options.form_at(spectrum, rank) }
         };
         let choices = self.spectra.matrices.iter().zip(exact).map(choice).collect();
-        Allocation { choices, threshold: Some(threshold) }
+        Allocation { choices, threshold }
     }
 
     /// Every rank, as its score and its matrix, in the order of removal: lowest score first, ties
     /// by name.
-    fn removal_order(&self, scores: impl Fn(&MatrixSpectrum) -> Vec<f64>) -> Vec<(f64, usize)> {
+    fn removal_order(&self, scores: Vec<Vec<f64>>) -> Vec<(f64, usize)> {
         let mut order = Vec::new();
-        for (index, spectrum) in self.spectra.matrices.iter().enumerate() {
-            let scores = scores(spectrum);
-            debug_assert_eq!(scores.len(), spectrum.full_rank());
+        for (index, scores) in scores.into_iter().enumerate() {
             order.extend(scores.into_iter().map(|score| (score, index)));
         }
         let name = |index: usize| &self.spectra.matrices[index].name;
@@ -280,17 +323,19 @@ struct Point {
 impl Curve {
     fn new(spectrum: &MatrixSpectrum, losses: &[f64], options: &PlanOptions) -> Self {
         let full = spectrum.full_rank();
-        debug_assert_eq!(losses.len(), full);
         let dense = options.cost(spectrum, Form::dense());
+        let is_smaller = |form: Form| form.parameters(spectrum.shape) < spectrum.parameters();
         // A rank that costs as much as the dense matrix is useless.
-        let mut points: Vec<Point> = (1..=full)
-            .filter(|rank| rank % options.rank_multiple == 0 && *rank < full)
+        let mut points: Vec<Point> = (1..full)
+            .filter(|rank| rank % options.rank_multiple == 0)
             .map(|rank| {
                 let form = options.storage.at_rank(rank);
                 let cost = options.cost(spectrum, form);
                 Point { cost, loss: losses[rank - 1], choice: Choice { rank, form } }
             })
             .take_while(|point| point.cost < dense)
+            // Ranks cost fewer ranks than the dense matrix, however large their factors are.
+            .take_while(|point| !options.never_grow || is_smaller(point.choice.form))
             .collect();
         let choice = Choice { rank: full, form: Form::dense() };
         points.push(Point { cost: dense, loss: 0.0, choice });

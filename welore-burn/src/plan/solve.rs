@@ -8,16 +8,18 @@ use crate::spectrum::{MatrixSpectrum, PROBE, Spectra};
 ///
 /// # Errors
 ///
-/// [`PlanError`] for options out of range, for a target out of reach, for spectra that lack what
-/// the policy needs, and for a policy that makes impossible choices.
+/// [`PlanError`] for options out of range, for impossible spectra and those that lack what the
+/// policy needs, for a target out of reach, and for a policy that gives unusable scores or makes
+/// impossible choices.
 pub fn make_plan(
     spectra: &Spectra,
     policy: &dyn RankPolicy,
     options: &PlanOptions,
 ) -> Result<RankPlan, PlanError> {
-    options.check()?;
+    let problem = RankProblem { spectra, options };
+    problem.check()?;
     check_spectra(spectra, policy)?;
-    let Allocation { choices, threshold } = policy.allocate(&RankProblem { spectra, options })?;
+    let Allocation { choices, threshold } = policy.allocate(&problem)?;
     let impossible =
         |reason: String| PlanError::Allocation { policy: policy.name().into(), reason };
     let (chosen, asked) = (choices.len(), spectra.matrices.len());
@@ -28,6 +30,9 @@ pub fn make_plan(
     let matrices = pairs.map(|(spectrum, choice)| plan_matrix(spectrum, choice)).collect();
     let mut plan = RankPlan::new(spectra.source.clone(), spectra.model, matrices)
         .map_err(|error| impossible(error.to_string()))?;
+    if let Some(matrix) = plan.matrices.iter().find(|matrix| options.never_grow && matrix.grows) {
+        return Err(impossible(format!("`{}` would grow, which never_grow forbids", matrix.name)));
+    }
     plan.policy = policy.name().into();
     plan.unit = spectra.unit;
     plan.calibration = spectra.calibration.clone();

@@ -1,15 +1,20 @@
 use serde::{Deserialize, Serialize};
 
 use crate::forms::{Form, Storage};
+use crate::modules::MatrixName;
 use crate::spectrum::MatrixSpectrum;
 
 /// How far to reduce a model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Target {
-    /// Effective rank reduction (ERR), in (0, 1): the share of all ranks to remove, the paper's
-    /// target.
+    /// Effective rank reduction (ERR), in (0, 1): the share of all ranks to remove, also from
+    /// matrices that then stay dense because of `min_ratio`.
     Err(f64),
+    /// Effective rank reduction in (0, 1) to reach at least, if only ranks of factored matrices
+    /// count. This is how the paper's authors count, so it is the figure to compare with theirs
+    /// where `min_ratio` is above 0.
+    ErrApplied(f64),
     /// Maximum share of the parameters of the planned matrices to keep, in (0, 1).
     KeepParams(f64),
     /// Maximum number of bytes of the whole model.
@@ -20,6 +25,7 @@ impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Err(err) => write!(f, "ERR {err}"),
+            Self::ErrApplied(err) => write!(f, "applied ERR {err}"),
             Self::KeepParams(share) => write!(f, "a share of {share} of the parameters"),
             Self::MaxBytes(bytes) => write!(f, "{bytes} bytes"),
         }
@@ -31,13 +37,13 @@ impl std::fmt::Display for Target {
 pub struct PlanOptions {
     /// How far to reduce the model.
     pub target: Target,
-    /// Policies with a threshold factor a matrix only if its reduction exceeds this, in [0, 1). 0.5
-    /// is the paper's choice before fine-tuning, 0 its choice for compression alone. Policies that
-    /// weigh errors choose the factored matrices themselves.
+    /// Policies with a threshold factor a matrix only if it loses at least this share of its ranks,
+    /// and at least one; in [0, 1). 0.5 is the paper's choice before fine-tuning, 0 its choice for
+    /// compression alone. Policies that weigh errors choose the factored matrices themselves.
     pub min_ratio: f64,
     /// Round ranks up to a multiple of this (8, 16 or 64 suits hardware). At least 1.
     pub rank_multiple: usize,
-    /// Policies with a threshold keep a matrix dense if factoring would make it larger.
+    /// Keep a matrix dense if factoring would make it larger, with any policy and any target.
     pub never_grow: bool,
     /// How factored matrices are stored.
     pub storage: Storage,
@@ -64,7 +70,9 @@ impl PlanOptions {
     pub fn check(&self) -> Result<(), PlanError> {
         let is_share = |share: f64| share > 0.0 && share < 1.0;
         match self.target {
-            Target::Err(err) if !is_share(err) => return Err(PlanError::Err(err)),
+            Target::Err(err) | Target::ErrApplied(err) if !is_share(err) => {
+                return Err(PlanError::Err(err));
+            }
             Target::KeepParams(share) if !is_share(share) => {
                 return Err(PlanError::KeepParams(share));
             }
@@ -89,7 +97,8 @@ impl PlanOptions {
         let (full, form) = (spectrum.full_rank(), self.storage.at_rank(rank));
         let reduction = (full - rank) as f64 / full as f64;
         let grows = form.parameters(spectrum.shape) > spectrum.parameters();
-        match reduction > self.min_ratio && !(grows && self.never_grow) {
+        let is_enough = rank < full && reduction >= self.min_ratio;
+        match is_enough && !(grows && self.never_grow) {
             true => form,
             false => Form::dense(),
         }
@@ -98,7 +107,9 @@ impl PlanOptions {
     /// The cost of a matrix in a form, in the unit of the target: ranks, parameters or bytes.
     pub(super) fn cost(&self, spectrum: &MatrixSpectrum, form: Form) -> u64 {
         match self.target {
-            Target::Err(_) => form.rank().unwrap_or(spectrum.full_rank()) as u64,
+            Target::Err(_) | Target::ErrApplied(_) => {
+                form.rank().unwrap_or(spectrum.full_rank()) as u64
+            }
             Target::KeepParams(_) => form.parameters(spectrum.shape),
             Target::MaxBytes(_) => form.bytes(spectrum.shape, spectrum.dtype),
         }
@@ -121,6 +132,20 @@ pub enum PlanError {
     /// The rank multiple is 0.
     #[error("the rank multiple must be at least 1")]
     RankMultiple,
+    /// The spectra are impossible.
+    #[error("impossible spectra: {reason}")]
+    Spectra {
+        /// What is wrong.
+        reason: String,
+    },
+    /// A policy gives scores or losses that cannot be used.
+    #[error("matrix `{name}`: the policy gives {reason}")]
+    Scores {
+        /// Name of the matrix.
+        name: MatrixName,
+        /// What it gives.
+        reason: String,
+    },
     /// Every matrix keeps at least one rank (or one multiple), so some targets cannot be met.
     #[error("{target} is out of reach: {} is possible{}", possible(*reachable), multiple(*rank_multiple))]
     OutOfReach {
@@ -159,6 +184,7 @@ pub enum PlanError {
 fn possible(target: Target) -> Target {
     match target {
         Target::Err(err) => Target::Err((err * 1e4).floor() / 1e4),
+        Target::ErrApplied(err) => Target::ErrApplied((err * 1e4).floor() / 1e4),
         Target::KeepParams(share) => Target::KeepParams((share * 1e4).ceil() / 1e4),
         target @ Target::MaxBytes(_) => target,
     }

@@ -60,6 +60,9 @@ impl ModelCard<'_> {
         let totals = &plan.totals;
         let target = match plan.target {
             Some(Target::Err(err)) => format!("effective rank reduction (ERR) {err}"),
+            Some(Target::ErrApplied(err)) => {
+                format!("effective rank reduction (ERR) {err}, counted over the factored matrices")
+            }
             Some(Target::KeepParams(share)) => format!("keep {share} of the matrices' parameters"),
             Some(Target::MaxBytes(bytes)) => format!("at most {bytes} bytes"),
             None => "chosen by hand".into(),

@@ -113,6 +113,7 @@ impl Report {
             .collect();
         let target = match plan.target {
             Some(Target::Err(err)) => format!("ERR {err}"),
+            Some(Target::ErrApplied(err)) => format!("applied ERR {err}"),
             Some(Target::KeepParams(share)) => format!("keep {share} of the parameters"),
             Some(Target::MaxBytes(bytes)) => format!("at most {}", ByteSize(bytes).display().si()),
             None => "chosen by hand".into(),

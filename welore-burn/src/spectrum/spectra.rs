@@ -4,7 +4,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::norms::Norms;
-use crate::artifact::Header;
+use crate::artifact::{Header, in_words};
 use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-spectra";
@@ -84,7 +84,7 @@ pub const PROBE: &str = "probe";
 #[non_exhaustive]
 pub enum SpectraError {
     /// Not JSON, or not of this layout.
-    #[error("not a spectra file: {0}")]
+    #[error("not a spectra file: {}", in_words(.0))]
     Json(#[from] serde_json::Error),
     /// Another kind of JSON file.
     #[error("not a spectra file: its format is `{0}`, not `{FORMAT}`")]
@@ -161,7 +161,8 @@ impl Spectra {
         serde_json::to_string_pretty(self).expect("finite numbers and strings always serialize")
     }
 
-    fn check(&self) -> Result<(), SpectraError> {
+    /// Checks that the spectra are possible: their fields are public.
+    pub(crate) fn check(&self) -> Result<(), SpectraError> {
         if self.matrices.is_empty() {
             return Err(SpectraError::NoMatrices);
         }

@@ -81,8 +81,8 @@ pub struct TargetArgs {
     /// methods that use a calibration]
     #[arg(long, value_parser = named::<&dyn RankPolicy>())]
     pub policy: Option<&'static dyn RankPolicy>,
-    /// Factor a matrix only if it loses more than this share of its ranks (policies welore and
-    /// uniform only)
+    /// Factor a matrix only if it loses at least this share of its ranks, and at least one
+    /// (policies welore and uniform only)
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
     pub min_ratio: f64,
     /// Round ranks up to a multiple of this
@@ -101,21 +101,25 @@ pub struct TargetArgs {
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Target")]
 pub struct GoalArgs {
-    /// Effective rank reduction (ERR) to reach: the share of all ranks to remove, in (0, 1)
+    /// Effective rank reduction (ERR) to reach: the share of all ranks to remove, in (0, 1), also
+    /// from matrices that then stay dense
     #[arg(long, allow_negative_numbers = true)]
     pub err: Option<f64>,
+    /// The same, but only ranks of factored matrices count: the paper's ERR
+    #[arg(long, value_name = "ERR", allow_negative_numbers = true, conflicts_with = "err")]
+    pub err_applied: Option<f64>,
     /// Largest share of the selected matrices' parameters to keep, in (0, 1)
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, conflicts_with = "err")]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, conflicts_with_all = ["err", "err_applied"])]
     pub keep_params: Option<f64>,
     /// Largest size of the whole model, such as 400MB
-    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with_all = ["err", "keep_params"])]
+    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with_all = ["err", "err_applied", "keep_params"])]
     pub max_bytes: Option<u64>,
 }
 
 impl GoalArgs {
     /// The target, if one was given.
     pub fn target(&self) -> Option<Target> {
-        let err = self.err.map(Target::Err);
+        let err = self.err.map(Target::Err).or(self.err_applied.map(Target::ErrApplied));
         let keep = self.keep_params.map(Target::KeepParams);
         err.or(keep).or(self.max_bytes.map(Target::MaxBytes))
     }
@@ -281,7 +285,7 @@ pub struct CompareArgs {
 
 /// Arguments of `plan`.
 #[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("goal").required(true).args(["err", "keep_params", "max_bytes"])))]
+#[command(group(clap::ArgGroup::new("goal").required(true).args(["err", "err_applied", "keep_params", "max_bytes"])))]
 pub struct PlanArgs {
     /// Model directory, .gguf file, org/name(@revision) on the Hub, or spectra file from `analyze`
     #[arg(value_name = "MODEL|SPECTRA")]
@@ -314,7 +318,7 @@ pub struct PlanArgs {
 
 /// Arguments of `compress`.
 #[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("goal").required(true).args(["plan", "err", "keep_params", "max_bytes"])))]
+#[command(group(clap::ArgGroup::new("goal").required(true).args(["plan", "err", "err_applied", "keep_params", "max_bytes"])))]
 pub struct CompressArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,

@@ -20,7 +20,7 @@ use super::general::{PageArgs, number};
 pub struct TrainArgs {
     /// Resume the run in this directory from its last checkpoint, with exactly the steps that an
     /// uninterrupted run would take
-    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text"])]
+    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
     #[command(flatten)]
@@ -72,13 +72,13 @@ pub struct TrainStartArgs {
     )]
     pub output: Option<PathBuf>,
     /// Compress the dense model with this plan first
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"], help_heading = "Target")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "err_applied", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"], help_heading = "Target")]
     pub plan: Option<PathBuf>,
     /// How far the dense model is compressed first.
     #[command(flatten)]
     pub goal: GoalArgs,
     /// Start from random weights
-    #[arg(long, conflicts_with_all = ["plan", "err", "keep_params", "max_bytes"], help_heading = "Training")]
+    #[arg(long, conflicts_with_all = ["plan", "err", "err_applied", "keep_params", "max_bytes"], help_heading = "Training")]
     pub from_scratch: bool,
     /// Train for N epochs instead of a number of steps
     #[arg(

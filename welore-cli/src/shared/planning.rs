@@ -114,7 +114,7 @@ fn warn_about(plan: &RankPlan) {
     if totals.lrcs == 0 {
         tell!(
             "warning: nothing is factored, because no matrix would gain from it (with the policies \
-             welore and uniform: none loses more than min_ratio of its ranks)"
+             welore and uniform: none loses min_ratio of its ranks)"
         );
     }
 }

@@ -1,3 +1,5 @@
+use serde_json::{Value, json};
+
 use super::Family;
 use crate::model::config::DecoderConfig;
 use crate::model::hf_config::{ConfigError, HfConfig};
@@ -13,6 +15,10 @@ impl Family for Llama {
 
     fn models(&self) -> &'static str {
         "LLaMA 2 and 3, SmolLM2"
+    }
+
+    fn defaults(&self) -> Value {
+        json!({ "max_position_embeddings": 2048, "eos_token_id": 2 })
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {

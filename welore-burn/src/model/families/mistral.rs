@@ -1,3 +1,5 @@
+use serde_json::{Value, json};
+
 use super::Family;
 use crate::model::config::DecoderConfig;
 use crate::model::hf_config::{ConfigError, HfConfig};
@@ -12,6 +14,15 @@ impl Family for Mistral {
 
     fn models(&self) -> &'static str {
         "Mistral 7B"
+    }
+
+    fn defaults(&self) -> Value {
+        json!({
+            "num_key_value_heads": 8,
+            "max_position_embeddings": 131_072,
+            "sliding_window": 4096,
+            "eos_token_id": 2,
+        })
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {

@@ -6,6 +6,8 @@ mod llama;
 mod mistral;
 mod qwen2;
 
+use serde_json::Value;
+
 use super::config::DecoderConfig;
 use super::hf_config::{ConfigError, HfConfig};
 
@@ -16,6 +18,9 @@ pub(super) trait Family: Sync {
 
     /// Its best-known models, for messages.
     fn models(&self) -> &'static str;
+
+    /// What transformers takes for fields that a `config.json` lacks, where families differ.
+    fn defaults(&self) -> Value;
 
     /// The decoder that a `config.json` describes. The sizes in it have been checked.
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError>;
