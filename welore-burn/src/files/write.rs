@@ -116,6 +116,7 @@ pub(crate) fn sync_dir(path: &Path) -> Result<(), FileError> {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::fs;
 
     use super::*;
     use crate::files::OutputDir;
