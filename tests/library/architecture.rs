@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 20] = [
+const LIBRARY: [&str; 21] = [
+    "words",
     "named",
     "artifact",
     "progress",

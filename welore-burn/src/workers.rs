@@ -34,9 +34,9 @@ pub struct Budget {
 /// A matrix that does not fit its [`Budget`], even alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "matrix `{name}` alone needs {need} of memory, more than the {allowed} allowed",
-    need = size(need),
-    allowed = size(allowed)
+    "matrix `{name}` alone needs {} of memory, more than the {} allowed",
+    size(*need, *allowed),
+    size(*allowed, *need)
 )]
 pub struct Oversized {
     /// The matrix.
@@ -47,8 +47,12 @@ pub struct Oversized {
     pub allowed: u64,
 }
 
-fn size(bytes: &u64) -> String {
-    ByteSize(*bytes).display().si().to_string()
+/// A number of bytes, with as many digits as it takes to tell it from another.
+fn size(bytes: u64, other: u64) -> String {
+    let with = |bytes, digits| format!("{:.digits$}", ByteSize(bytes).display().si());
+    // In EB, the last byte is the 18th digit after the point.
+    let digits = (1..18).find(|digits| with(bytes, *digits) != with(other, *digits));
+    with(bytes, digits.unwrap_or(18))
 }
 
 impl Budget {
@@ -354,6 +358,8 @@ mod tests {
         let error = budget.check([("a", 10), ("b", 2_500_000)]).unwrap_err().to_string();
         assert!(error.contains("`b`") && error.contains("2.5 MB"), "{error}");
         assert_eq!(Budget::default().check([("a", u64::MAX)]), Ok(()));
+        let error = budget.check([("a", 1_000_400)]).unwrap_err().to_string();
+        assert!(error.contains("1.0004 MB") && error.contains("1.0000 MB"), "{error}");
     }
 
     #[test]

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::norms::Norms;
 use crate::artifact::Header;
 use crate::modules::MatrixName;
+use crate::words::number_of;
 
 const FORMAT: &str = "welore-spectra";
 const VERSION: u32 = 2;
@@ -223,7 +224,7 @@ impl MatrixSpectrum {
         if full == 0 || self.shape.iter().any(|n| *n > u32::MAX as usize) {
             Some(format!("a {} x {} matrix is impossible", self.shape[0], self.shape[1]))
         } else if values.len() != full {
-            Some(format!("{} singular values for full rank {full}", values.len()))
+            Some(format!("{} for full rank {full}", number_of(values.len(), "singular value")))
         } else if values.iter().any(|s| !s.is_finite() || *s < 0.0) {
             Some("a singular value is negative or not finite".into())
         } else if self.measurement(PROBE).is_some_and(|probe| probe < 0.0) {

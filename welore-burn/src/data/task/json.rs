@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::dataset::TaskExample;
 use super::error::TaskError;
+use crate::words::number_of;
 
 /// An example, and the question that decides whether it trains or tests if its file is divided.
 #[derive(Debug)]
@@ -99,9 +100,9 @@ impl Scores {
     pub fn best<E: Error>(&self) -> Result<(Vec<&str>, usize), E> {
         let Self(scores) = self;
         if !(2..=MOST_CHOICES).contains(&scores.len()) {
-            let found = scores.len();
+            let found = number_of(scores.len(), "choice");
             return Err(E::custom(format_args!(
-                "`target_scores` has {found} choices, not 2 to {MOST_CHOICES}"
+                "`target_scores` has {found}, not 2 to {MOST_CHOICES}"
             )));
         }
         let highest = scores.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
@@ -198,7 +199,7 @@ mod tests {
         let (kind, scores) = (TaskKind::ObjectTracking, r#"{"red ball.": 0, "blue ball.": 1}"#);
         for (bad, line, reason) in [
             (r#"{"red": 1, "blue": 1}"#, 7, "several choices"),
-            (r#"{"red": 1}"#, 7, "has 1 choices"),
+            (r#"{"red": 1}"#, 7, "has 1 choice,"),
             (r#"{"red": 1, "Red.": 0}"#, 7, "cannot be told apart"),
             (r#"{"red": "1", "blue": 0}"#, 6, "invalid type: string"),
             (r#"["red"]"#, 6, "expected an object of choices"),
