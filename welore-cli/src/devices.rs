@@ -13,6 +13,7 @@ use welore_burn::named::Named;
 use welore_burn::train::{ExecutionOptions, Precision};
 
 use crate::failure::{WrongInput, guarded};
+use crate::format::number_of;
 
 /// A backend that this program may be compiled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -145,7 +146,7 @@ fn identity(device: &Device) -> (String, Option<u64>) {
         return (properties.identity.name.clone(), properties.memory.max_memory());
     }
     let _ = device;
-    (format!("CPU, {} cores", cores()), host_memory())
+    (format!("CPU, {}", number_of(cores().get(), "core")), host_memory())
 }
 
 /// Whether the CPU emulates this GPU. Does not open the device.
@@ -332,7 +333,7 @@ fn pick(backend: Backend, mut devices: Vec<Device>, index: Option<usize>) -> Res
     if index < count {
         return Ok(devices.swap_remove(index));
     }
-    let has = if count == 1 { "1 device" } else { &format!("{count} devices") };
+    let has = number_of(count, "device");
     let message = format!("--device {index}: the {} backend has {has}", backend.name());
     let hint = Some("devices are numbered from 0; `welore-cli devices` lists them".into());
     Err(WrongInput { message, hint }.into())
