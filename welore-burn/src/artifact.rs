@@ -16,3 +16,42 @@ impl Header {
         serde_json::from_str(text)
     }
 }
+
+/// What is wrong with a JSON text, with words where serde names types of Rust.
+pub(crate) fn in_words(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let Some((found, expected)) = text.rsplit_once("expected ") else { return text };
+    let word = expected.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
+    let plain = match word {
+        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number of at least 0",
+        "f32" | "f64" => "a number",
+        "struct" | "map" | "internally" => "an object",
+        "a" if expected.starts_with("a sequence") => "a list",
+        "a" if expected.starts_with("a map") => "an object",
+        _ => return text,
+    };
+    // The place follows, at the end.
+    let place = expected.rfind(" at line ").map_or("", |start| &expected[start..]);
+    format!("{found}expected {plain}{place}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn types_of_rust_are_not_named() {
+        let whole = serde_json::from_str::<usize>("-1").unwrap_err();
+        let list = serde_json::from_str::<Vec<u32>>("{}").unwrap_err();
+        let object = serde_json::from_str::<Header>("7").unwrap_err();
+        assert_eq!(
+            in_words(&whole),
+            "invalid value: integer `-1`, expected a whole number of at least 0 at line 1 column 2"
+        );
+        assert!(in_words(&list).starts_with("invalid type: map, expected a list at line 1"));
+        assert!(in_words(&object).contains("expected an object at line 1"));
+        // Everything else stays as it is.
+        let missing = serde_json::from_str::<bool>("maybe").unwrap_err();
+        assert_eq!(in_words(&missing), missing.to_string());
+    }
+}

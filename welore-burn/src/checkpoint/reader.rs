@@ -3,7 +3,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{CheckpointError, MissingKind, TensorProblem};
@@ -11,6 +11,8 @@ use crate::files::{FileError, MappedFile};
 use crate::forms::{FormError, TensorSpec};
 use crate::linalg::{LinalgError, Matrix};
 use crate::modules::{MatrixName, natural_order};
+
+use crate::artifact::in_words;
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
@@ -119,7 +121,7 @@ impl Checkpoint {
         let broken = |reason: String| CheckpointError::Index { path: path.into(), reason };
         let text = std::fs::read(path).map_err(FileError::io(path))?;
         let index: ShardIndex = serde_json::from_slice(&text)
-            .map_err(|error| broken(format!("not a shard index: {error}")))?;
+            .map_err(|error| broken(format!("not a shard index: {}", in_words(&error))))?;
         let mut files: Vec<&String> = index.weight_map.values().collect();
         files.sort();
         files.dedup();
@@ -145,7 +147,7 @@ impl Checkpoint {
             CheckpointError::Missing { path: path.into(), what }
         })?;
         let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
+            SafeTensors::read_metadata(&map).map_err(|error| broken(header_problem(&error)))?;
         let data_start = header + size_of::<u64>();
         let shard = self.shards.len();
         for (name, info) in metadata.tensors() {
@@ -364,6 +366,16 @@ impl Checkpoint {
 fn entries<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|chunk| convert(*chunk)).collect()
+}
+
+/// What is wrong with a header, in words where the parser names types of Rust.
+fn header_problem(error: &SafeTensorError) -> String {
+    match error {
+        SafeTensorError::InvalidHeaderDeserialization(error) => {
+            format!("invalid JSON in its header: {}", in_words(error))
+        }
+        other => other.to_string(),
+    }
 }
 
 /// The first entry that is infinite or not a number, and its position.

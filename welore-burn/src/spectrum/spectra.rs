@@ -15,6 +15,7 @@ const FIRST_VERSION: u32 = 1;
 
 /// The singular values of a model's matrices. `analyze` writes them and `plan` reads them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spectra {
     format: String,
     version: u32,
@@ -48,6 +49,7 @@ pub enum SpectrumUnit {
 
 /// The size of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelSize {
     /// Number of stored parameters; a tied head counts once.
     pub parameters: u64,
@@ -57,6 +59,7 @@ pub struct ModelSize {
 
 /// The spectrum of one matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MatrixSpectrum {
     /// Hugging Face name without `.weight`.
     pub name: MatrixName,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 use super::options::TrainOptions;
-use crate::artifact::Header;
+use crate::artifact::{Header, in_words};
 use crate::data::TaskKind;
 use crate::files::{FileError, write_file};
 use crate::named::named;
@@ -21,6 +21,7 @@ const VERSION: u32 = 2;
 
 /// Everything that decides what a run does: `run.json` in its directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RunFile {
     /// `welore-run`. Files of the first version lack it.
     #[serde(default = "format")]
@@ -66,7 +67,7 @@ fn version() -> u32 {
 
 /// What a run trains on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum RunSource {
     /// A text, or documents.
     Text(PathBuf),
@@ -203,7 +204,7 @@ impl RunFile {
             Err(source) => return Err(FileError::Io { path, source }.into()),
         };
         let broken = |reason: String| RunFileError::Broken { path: path.clone(), reason };
-        let header = Header::of(&text).map_err(|error| broken(error.to_string()))?;
+        let header = Header::of(&text).map_err(|error| broken(in_words(&error)))?;
         // The first version has neither format nor version.
         match (header.format.as_str(), header.version) {
             ("", 0) | (FORMAT, VERSION) => {}
@@ -211,7 +212,7 @@ impl RunFile {
             (other, _) => return Err(broken(format!("its format is `{other}`"))),
         }
         let mut run: Self =
-            serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+            serde_json::from_str(&text).map_err(|error| broken(in_words(&error)))?;
         run.version = VERSION;
         run.check().map_err(|source| RunFileError::Option { path, source })?;
         run.base = dir.join(&run.base);

@@ -196,6 +196,7 @@ mod tests {
         refused(kind, &labelled(["B", "A"], "A"), 1, "labelled in order from A");
         refused(kind, &labelled(["A", "A"], "A"), 1, "labelled in order from A");
         refused(kind, &labelled(["A", "B"], "AB"), 1, "expected a character");
+        refused(kind, r#"{"answerKey": "A", "question": 5}"#, 1, "expected an object");
         let (kind, scores) = (TaskKind::ObjectTracking, r#"{"red ball.": 0, "blue ball.": 1}"#);
         for (bad, line, reason) in [
             (r#"{"red": 1, "blue": 1}"#, 7, "several choices"),
@@ -216,7 +217,7 @@ mod tests {
         refused(TaskKind::Svamp, &text.replace("\n]", ""), 6, "EOF");
         refused(TaskKind::Svamp, &text.replace("\"q\",", "\"q\""), 5, "expected `,`");
         refused(TaskKind::Svamp, &text.replace("Answer", "answer"), 6, "missing field `Answer`");
-        refused(TaskKind::Svamp, "{}", 1, "expected a sequence");
+        refused(TaskKind::Svamp, "{}", 1, "expected a list");
         refused(TaskKind::CoinFlip, "{\n\"more\": []\n}", 3, "missing field `examples`");
         let heads = "{\"examples\": [\n{\"question\": \"q\",\n\"answer\": \"heads\"}]}";
         refused(TaskKind::CoinFlip, heads, 3, "neither yes nor no");
