@@ -34,9 +34,9 @@ pub struct Budget {
 /// A matrix that does not fit its [`Budget`], even alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "matrix `{name}` alone needs {} of memory, more than the {} allowed",
-    size(*need, *allowed),
-    size(*allowed, *need)
+    "matrix `{name}` alone needs {need} of memory, more than the {allowed} allowed",
+    need = size(need, allowed),
+    allowed = size(allowed, need)
 )]
 pub struct Oversized {
     /// The matrix.
@@ -48,8 +48,10 @@ pub struct Oversized {
 }
 
 /// A number of bytes, with as many digits as it takes to tell it from another.
-fn size(bytes: u64, other: u64) -> String {
-    let with = |bytes, digits| format!("{:.digits$}", ByteSize(bytes).display().si());
+fn size(bytes: &u64, other: &u64) -> String {
+    let with = |bytes: &u64, digits: usize| {
+        format!("{:.digits$}", ByteSize(*bytes).display().si())
+    };
     // In EB, the last byte is the 18th digit after the point.
     let digits = (1..18).find(|digits| with(bytes, *digits) != with(other, *digits));
     with(bytes, digits.unwrap_or(18))
@@ -355,11 +357,11 @@ mod tests {
     fn matrix_that_never_fits_is_named() {
         let budget = Budget { memory: Some(1_000_000), ..Budget::default() };
         assert_eq!(budget.check([("a", 1_000_000)]), Ok(()));
+        let error = budget.check([("a", 1_000_400)]).unwrap_err().to_string();
+        assert!(error.contains("1.0004 MB") && error.contains("1.0000 MB"), "{error}");
         let error = budget.check([("a", 10), ("b", 2_500_000)]).unwrap_err().to_string();
         assert!(error.contains("`b`") && error.contains("2.5 MB"), "{error}");
         assert_eq!(Budget::default().check([("a", u64::MAX)]), Ok(()));
-        let error = budget.check([("a", 1_000_400)]).unwrap_err().to_string();
-        assert!(error.contains("1.0004 MB") && error.contains("1.0000 MB"), "{error}");
     }
 
     #[test]
