@@ -49,9 +49,7 @@ pub struct Oversized {
 
 /// A number of bytes, with as many digits as it takes to tell it from another.
 fn size(bytes: &u64, other: &u64) -> String {
-    let with = |bytes: &u64, digits: usize| {
-        format!("{:.digits$}", ByteSize(*bytes).display().si())
-    };
+    let with = |bytes: &u64, digits: usize| format!("{:.digits$}", ByteSize(*bytes).display().si());
     // In EB, the last byte is the 18th digit after the point.
     let digits = (1..18).find(|digits| with(bytes, *digits) != with(other, *digits));
     with(bytes, digits.unwrap_or(18))
