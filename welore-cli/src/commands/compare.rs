@@ -76,9 +76,9 @@ pub fn run(args: CompareArgs) -> Result<()> {
     for keep in &args.keep_params {
         PlanOptions::to(Target::KeepParams(*keep)).check()?;
     }
+    let scratch = crate::shared::scratch::Scratch::new(args.calibrate.is_some())?;
     let model = models::directory_of(&args.model)?;
     let compute = Compute::choose(args.compute.choice())?;
-    let scratch = tempfile::tempdir().context("no temporary directory")?;
     let started = Instant::now();
     let calibration = calibration(&args, &model, &compute, scratch.path())?;
     let calibration_seconds = started.elapsed().as_secs_f64();

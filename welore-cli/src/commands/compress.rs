@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{CompressReport, check_calibration, check_plan};
@@ -31,9 +31,9 @@ use crate::{format, memory, models, output};
 /// Runs the command.
 pub fn run(args: CompressArgs) -> Result<()> {
     let started = Instant::now();
+    let scratch = crate::shared::scratch::Scratch::new(args.calibrate.is_some())?;
     // Everything that can be wrong is found before any work that would be lost.
     let request = Request::check(&args)?;
-    let scratch = tempfile::tempdir().context("no temporary directory")?;
     let calibration = request.calibration(&args, scratch.path())?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;

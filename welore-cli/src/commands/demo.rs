@@ -21,6 +21,7 @@ use crate::failure::WrongInput;
 use crate::output::is_quiet;
 use crate::shared::artifacts::read_artifact;
 use crate::shared::page::{add_run, check_page, write_page};
+use crate::shared::scratch::Scratch;
 use crate::terminal::{interrupted, make_part};
 use crate::{demo_model, format, output, settings, verbosity};
 
@@ -53,7 +54,7 @@ pub fn run(args: DemoArgs) -> Result<()> {
     check_page(&args.page, args.output.as_deref())?;
     // A missing device is refused before anything is written.
     Compute::choose(args.compute.choice())?;
-    let scratch = tempfile::tempdir().context("no temporary directory")?;
+    let scratch = Scratch::new(args.output.is_none())?;
     let dir = args.output.as_deref().unwrap_or(scratch.path()).to_path_buf();
     if args.output.is_some() {
         prepare(&dir, args.force)?;
