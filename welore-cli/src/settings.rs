@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
@@ -33,6 +33,11 @@ pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
     if let Err(error) = &typed
         && error.kind() != ErrorKind::MissingRequiredArgument
     {
+        // Help is a result like others, which `exit` would lose silently if it cannot be written.
+        if !error.use_stderr() {
+            error.print().context("standard output")?;
+            std::process::exit(0);
+        }
         error.exit();
     }
     // A missing option may be in the file, so the words are parsed once more without requiring it.

@@ -328,9 +328,12 @@ impl Saved {
     fn check(&self, file: &str) -> Result<(), TrainError> {
         let path = self.dir.join(file);
         let mut content = blake3::Hasher::new();
-        File::open(&path)
-            .and_then(|mut file| std::io::copy(&mut file, &mut content))
-            .map_err(|source| io(&path, source))?;
+        File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut content)).map_err(
+            |source| match source.kind() {
+                std::io::ErrorKind::NotFound => TrainError::Lost { path: path.clone() },
+                _ => io(&path, source),
+            },
+        )?;
         match self.digests.get(file) == Some(&content.finalize().to_hex().to_string()) {
             true => Ok(()),
             false => Err(TrainError::Damaged { path }),

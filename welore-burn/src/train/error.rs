@@ -65,7 +65,7 @@ pub enum TrainError {
         /// The file.
         path: PathBuf,
     },
-    /// There are checkpoints, but the file that names one of them is missing.
+    /// There are checkpoints, but the file that names one of them, or one of theirs, is missing.
     #[error("{path}: no such file, although there are checkpoints", path = path.display())]
     Lost {
         /// The file.

@@ -1,5 +1,6 @@
 //! The file that describes a run, in its directory.
 
+use std::io::{Error, ErrorKind};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -224,14 +225,18 @@ impl RunFile {
     ///
     /// # Errors
     ///
-    /// [`FileError::Io`].
+    /// [`FileError::Io`], also for a path that is not UTF-8, which JSON cannot hold.
     pub fn write(&self, dir: &Path) -> Result<(), FileError> {
         let within = dir.canonicalize().ok();
         let within = within.and_then(|dir| self.base.strip_prefix(dir).ok());
         let base = within.unwrap_or(&self.base).to_path_buf();
         let file = Self { base, ..self.clone() };
-        let text = serde_json::to_string_pretty(&file).expect("numbers and paths serialize");
-        write_file(dir.join(RUN_FILE), text.as_bytes())
+        let path = dir.join(RUN_FILE);
+        let text = serde_json::to_string_pretty(&file).map_err(|_| {
+            let reason = "one of its paths is not UTF-8";
+            FileError::io(&path)(Error::new(ErrorKind::InvalidInput, reason))
+        })?;
+        write_file(&path, text.as_bytes())
     }
 
     /// Checks every option, by itself and with the others.

@@ -96,6 +96,10 @@ fn prepare(dir: &Path, force: bool) -> Result<()> {
         return Err(WrongInput::new(format!("{} is not a directory", dir.display())).into());
     }
     let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if std::path::absolute(dir).is_ok_and(|whole| whole.to_str().is_none()) {
+        let message = format!("{}: not UTF-8, which a run's paths must be", dir.display());
+        return Err(WrongInput::with_hint(message, "give another directory").into());
+    }
     if occupied && !dir.join(MARK).is_file() {
         let message = format!("{} is not empty, and was not made by a demo", dir.display());
         return Err(WrongInput::with_hint(message, "give another directory").into());
