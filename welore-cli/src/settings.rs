@@ -106,6 +106,9 @@ fn tables(path: &Path, cli: &Command) -> Result<Table> {
                 let message = format!("[{name}] {key}: found type {found}, expected {takes}");
                 return refuse(path, &message, None);
             }
+            if holds_nul(value) {
+                return refuse(path, &format!("[{name}] {key}: holds a NUL character"), None);
+            }
         }
     }
     Ok(tables)
@@ -195,6 +198,15 @@ fn values_of(option: &Arg, value: &Value) -> Option<Vec<Option<String>>> {
             values.iter().map(|value| scalar(option, value).map(Some)).collect()
         }
         _ => Some(vec![Some(scalar(option, value)?)]),
+    }
+}
+
+/// Whether a value is text that the words of a command line cannot hold.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        _ => false,
     }
 }
 
