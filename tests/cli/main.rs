@@ -13,6 +13,7 @@ mod gradients;
 mod hub;
 mod hub_server;
 mod manners;
+mod messages;
 mod outputs;
 mod pipeline;
 mod printing;
