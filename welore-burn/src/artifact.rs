@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 /// The fields that identify a file before the rest of it is parsed.
-#[derive(Deserialize, Default)]
+#[derive(Debug, Deserialize, Default)]
 #[serde(default)]
 pub(crate) struct Header {
     pub format: String,
