@@ -87,6 +87,7 @@ fn hostile_numbers_are_refused_at_once() {
     let huge = 1_u64 << 60;
     for (field, value) in [
         ("num_hidden_layers", json!(1_000_000_000_000_u64)),
+        ("num_hidden_layers", json!(1 << 24)),
         ("num_hidden_layers", json!(0)),
         ("num_hidden_layers", json!(-4)),
         ("hidden_size", json!(huge)),
@@ -131,7 +132,7 @@ fn values_of_a_wrong_type_can_be_found() {
 #[test]
 fn configuration_larger_than_its_weights_is_refused_at_once() {
     for (field, value) in [
-        ("num_hidden_layers", 1 << 24),
+        ("num_hidden_layers", 10_000),
         ("hidden_size", 1 << 24),
         ("intermediate_size", 1 << 24),
         ("vocab_size", 1 << 24),
@@ -144,20 +145,14 @@ fn configuration_larger_than_its_weights_is_refused_at_once() {
     }
 }
 
-/// A last layer without those before it must not make the loader build millions of layers.
-#[cfg(target_os = "linux")]
+/// A last layer without those before it must not make the loader build thousands of layers.
 #[test]
 fn layers_that_the_weights_do_not_have_are_not_built() {
-    use crate::support::Outcome;
-
-    let sandbox = with("num_hidden_layers", json!(1 << 24));
-    let last = format!("model.layers.{}.input_layernorm.weight", (1 << 24) - 1);
+    let sandbox = with("num_hidden_layers", json!(10_000));
+    let last = "model.layers.9999.input_layernorm.weight".to_string();
     sandbox.edit_tensors("model/model.safetensors", |tensors| {
         let norm = tensors["model.layers.3.input_layernorm.weight"].clone();
         tensors.insert(last, norm);
     });
-    // Building them takes 20 GB; a failing test should not exhaust the machine's memory.
-    let outcome = Outcome::of(&mut sandbox.command_after("ulimit -v 8000000", EVAL));
-    let message = outcome.complaint(2);
-    assert!(message.contains("model"), "{message}");
+    sandbox.refuses(EVAL, "tensor `model.layers.4.input_layernorm.weight` is missing");
 }

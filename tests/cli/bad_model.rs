@@ -1,6 +1,7 @@
 //! Model directories that are incomplete, damaged or wrong.
 
 use std::fs;
+use std::time::{Duration, Instant};
 
 use safetensors::Dtype;
 
@@ -70,6 +71,24 @@ fn tokenizer_of_another_model_is_told() {
     fs::copy(sandbox.path("model/tokenizer.json"), sandbox.path("other/tokenizer.json")).unwrap();
     sandbox.refuses("eval other --text story.txt", "vocabulary of 64");
     sandbox.refuses("generate other --prompt Mia", "vocabulary of 64");
+}
+
+#[test]
+fn hostile_tokenizers_are_refused_in_one_line() {
+    let sandbox = Sandbox::new();
+    sandbox.add("tokenizers", "hostile");
+    let files: Vec<_> =
+        fs::read_dir(sandbox.path("hostile")).unwrap().map(Result::unwrap).collect();
+    assert_eq!(files.len(), 8);
+    for file in files {
+        fs::copy(file.path(), sandbox.path("model/tokenizer.json")).unwrap();
+        for line in [EVAL, "generate model --prompt Mia"] {
+            let start = Instant::now();
+            let message = sandbox.refuses(line, "model/tokenizer.json: its ");
+            assert!(!message.contains("internal error"), "{message}");
+            assert!(start.elapsed() < Duration::from_secs(10), "{:?}: {message}", file.path());
+        }
+    }
 }
 
 #[test]

@@ -136,9 +136,9 @@ fn sampling_options_out_of_range_are_named() {
     let sandbox = Sandbox::new();
     for (option, named) in [
         ("--temperature=-1", "temperature -1"),
-        ("--top-k 0", "top_k"),
-        ("--top-p 0", "top_p 0"),
-        ("--top-p 1.5", "top_p 1.5"),
+        ("--temperature 1 --top-k 0", "top_k"),
+        ("--temperature 1 --top-p 0", "top_p 0"),
+        ("--temperature 1 --top-p 1.5", "top_p 1.5"),
     ] {
         sandbox.refuses(&format!("generate model --prompt Mia {option}"), named);
     }

@@ -1,11 +1,14 @@
-//! The report page in a real, headless browser. Without Chromium these tests report it and pass;
+//! The report page in a real, headless browser. Without Chromium these tests are skipped;
 //! `WELORE_CHROMIUM` can name its executable.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::skipped::skip;
 use crate::support::Sandbox;
 use crate::training::SHORT;
+
+const NO_BROWSER: &str = "there is no Chromium";
 
 /// The browser, if there is one.
 fn chromium() -> Option<String> {
@@ -38,10 +41,7 @@ fn drawn(browser: &str, page: &Path) -> (String, Vec<String>) {
 
 #[test]
 fn page_of_a_whole_road_draws_itself_without_a_word_to_the_console() {
-    let Some(browser) = chromium() else {
-        eprintln!("skipped: there is no Chromium");
-        return;
-    };
+    let Some(browser) = chromium() else { return skip(NO_BROWSER) };
     let sandbox = Sandbox::new();
     sandbox.gives("analyze model -o spectra.json");
     sandbox.gives("plan spectra.json --err 0.5 -o plan.json");
@@ -80,10 +80,7 @@ fn page_of_a_whole_road_draws_itself_without_a_word_to_the_console() {
 
 #[test]
 fn page_that_cannot_draw_would_be_noticed() {
-    let Some(browser) = chromium() else {
-        eprintln!("skipped: there is no Chromium");
-        return;
-    };
+    let Some(browser) = chromium() else { return skip(NO_BROWSER) };
     let sandbox = Sandbox::new();
     sandbox.write("page.html", "<script>document.getElementById('x').remove()</script>");
     let (_, console) = drawn(&browser, &sandbox.path("page.html"));

@@ -1,12 +1,10 @@
 //! What `--track-gradients` writes, and how it is summed up and drawn.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Stdio;
-use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, killed};
 use crate::training::{SHORT, has_checkpoint, metrics};
 
 /// The lines of a run's gradients, by step and matrix. Each must be unique.
@@ -91,20 +89,37 @@ fn gradients_are_recorded_summed_up_and_drawn() {
     sandbox.misused(&format!("{line} --track-gradients 0"), "--track-gradients");
 }
 
+/// The last step that a run has recorded; a line that is being written does not count.
+fn last_recorded(sandbox: &Sandbox) -> Option<u64> {
+    let text = std::fs::read_to_string(sandbox.path("run/gradients.jsonl")).ok()?;
+    let steps = text.lines().filter_map(|line| {
+        serde_json::from_str::<Value>(line).ok().and_then(|line| line["step"].as_u64())
+    });
+    steps.max()
+}
+
+/// The step of a run's last checkpoint.
+fn last_saved(sandbox: &Sandbox) -> Option<u64> {
+    let text = std::fs::read(sandbox.path("run/checkpoints/last.json")).ok()?;
+    serde_json::from_slice::<Value>(&text).ok()?["position"]["step"].as_u64()
+}
+
 #[test]
 fn run_that_was_killed_records_the_gradients_of_each_step_once() {
     let sandbox = Sandbox::new();
-    let line = SHORT.replace("--steps 8", "--steps 200") + " --track-gradients 4";
-    let mut child =
-        sandbox.command(&line).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !has_checkpoint(&sandbox, "run") && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // Some steps later, most likely between two checkpoints.
-    std::thread::sleep(Duration::from_millis(50));
-    child.kill().unwrap();
-    child.wait().unwrap();
+    let line =
+        SHORT.replace("--steps 8", "--steps 200").replace("--save-every 2", "--save-every 10");
+    let line = line + " --track-gradients 4";
+    // With records of steps that are taken again, because they follow the last checkpoint.
+    let inside =
+        || has_checkpoint(&sandbox, "run") && last_recorded(&sandbox) > last_saved(&sandbox);
+    let lines = std::iter::once(&*line).chain(std::iter::repeat_n("train --resume run", 4));
+    let mut kills = lines.map(|line| {
+        let hit = killed(sandbox.command(line), "a record after a checkpoint", inside);
+        assert!(hit, "the run was over before it could be killed");
+        inside()
+    });
+    assert!(kills.any(|inside| inside), "every kill came too late");
     sandbox.gives("train --resume run");
     let lines = gradients(&sandbox, "run");
     let names: BTreeSet<&str> = lines.keys().map(|(_, name)| name.as_str()).collect();

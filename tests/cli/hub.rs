@@ -168,7 +168,9 @@ fn part_that_is_of_something_else_is_not_kept() {
 
 #[cfg(unix)]
 mod stopped {
+    use std::cell::Cell;
     use std::process::Stdio;
+    use std::time::{Duration, Instant};
 
     use super::*;
     use crate::stopping::{assert_interrupted, interrupt, wait_until};
@@ -187,6 +189,22 @@ mod stopped {
         gives(&server, &sandbox, INSPECT);
         assert_eq!(server.downloads().last().unwrap().start, Some(there));
         assert_whole(&sandbox);
+    }
+
+    #[test]
+    fn ctrl_c_does_not_wait_for_a_list_of_files() {
+        for mood in [Mood::Dripping, Mood::Silent] {
+            let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));
+            server.set(mood);
+            let pressed = Cell::new(Instant::now());
+            let outcome = interrupt(server.command(&sandbox, INSPECT), |_| {
+                wait_until("a request", || !server.requests().is_empty());
+                pressed.set(Instant::now());
+            });
+            assert_interrupted(&outcome);
+            let waited = pressed.get().elapsed();
+            assert!(waited < Duration::from_secs(2), "{mood:?}: {waited:?}");
+        }
     }
 
     #[test]
@@ -264,6 +282,97 @@ fn token_is_sent_to_the_hub_alone_and_never_told() {
         let expected = (!request.path.starts_with("/content/")).then_some("Bearer hf_secret");
         assert_eq!(request.authorization.as_deref(), expected, "{request:?}");
     }
+}
+
+/// Requests that have left the model's server never have the token, wherever they go.
+#[test]
+fn token_is_not_sent_to_another_port_nor_back_from_there() {
+    let sandbox = Sandbox::new();
+    let [server, other] = [(); 2].map(|()| HubServer::of("tiny-llama"));
+    server.set(Mood::Elsewhere(other.port()));
+    other.set(Mood::Back(server.port()));
+    let mut command = server.command(&sandbox, INSPECT);
+    let outcome = Outcome::of(command.env("HF_TOKEN", "hf_secret"));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_whole(&sandbox);
+    let (asked, elsewhere) = (server.requests(), other.requests());
+    assert_eq!((server.downloads().len(), elsewhere.len()), (1, 1));
+    for request in asked.iter().chain(&elsewhere) {
+        let expected = (!request.path.starts_with("/content/")).then_some("Bearer hf_secret");
+        assert_eq!(request.authorization.as_deref(), expected, "{request:?}");
+    }
+}
+
+#[test]
+fn renamed_model_is_found_with_the_token() {
+    let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));
+    let mut command = server.command(&sandbox, "inspect org/old --json");
+    let outcome = Outcome::of(command.env("HF_TOKEN", "hf_secret"));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(server.requests().iter().any(|request| request.path.contains("org/old")));
+    for request in server.requests() {
+        let expected = (!request.path.starts_with("/content/")).then_some("Bearer hf_secret");
+        assert_eq!(request.authorization.as_deref(), expected, "{request:?}");
+    }
+}
+
+#[test]
+fn redirections_end() {
+    let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));
+    for (mood, reason) in
+        [(Mood::Circular, "redirects more than"), (Mood::Astray, "redirects to something")]
+    {
+        server.set(mood);
+        let message = run(&server, &sandbox, INSPECT).complaint(1);
+        assert!(message.contains(reason), "{message}");
+    }
+    assert!(server.requests().len() < 20);
+}
+
+#[test]
+fn list_of_files_is_not_read_for_ever() {
+    let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));
+    server.set(Mood::Endless);
+    let message = run(&server, &sandbox, INSPECT).complaint(1);
+    assert!(message.contains("the list of files is longer than"), "{message}");
+}
+
+#[test]
+fn file_that_is_listed_and_not_there_is_named() {
+    let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));
+    for mood in [Mood::Lost, Mood::Closed(404)] {
+        server.set(mood);
+        let message = run(&server, &sandbox, INSPECT).complaint(2);
+        assert!(message.contains("org/name: model.safetensors is missing"), "{message}");
+    }
+    // A refusal of another server is not one of the Hub.
+    server.set(Mood::Closed(403));
+    let outcome = run(&server, &sandbox, INSPECT);
+    let message = outcome.complaint(1);
+    assert!(message.contains("http://localhost:") && message.contains("403"), "{message}");
+    assert!(!outcome.stderr.contains("HF_TOKEN"), "{outcome:?}");
+    server.set(Mood::Fair);
+    gives(&server, &sandbox, INSPECT);
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn more_than_a_file_is_not_kept() {
+    let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));
+    server.set(Mood::Overlong);
+    gives(&server, &sandbox, INSPECT);
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn another_commit_than_the_named_one_is_refused() {
+    let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));
+    let named = "f".repeat(40);
+    let message = run(&server, &sandbox, &format!("inspect org/name@{named}")).complaint(1);
+    assert!(message.contains(&named) && message.contains(COMMIT), "{message}");
+    assert_eq!(server.downloads().len(), 0);
+    gives(&server, &sandbox, &format!("inspect org/name@{}", COMMIT.to_uppercase()));
+    sandbox.gives(&format!("inspect org/name@{}", COMMIT.to_uppercase()));
 }
 
 #[test]

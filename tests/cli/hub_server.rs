@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
@@ -45,6 +45,37 @@ pub enum Mood {
     Forgetful,
     /// Refuses everything with this status.
     Refusing(u16),
+    /// Redirects large files to this port of the same host.
+    Elsewhere(u16),
+    /// Redirects the content of large files to this port of the same host.
+    Back(u16),
+    /// Redirects everything to itself.
+    Circular,
+    /// Redirects everything to something that is no address of the web.
+    Astray,
+    /// Sends the list of files a byte at a time.
+    Dripping,
+    /// Never answers.
+    Silent,
+    /// Sends a list of files that does not end.
+    Endless,
+    /// Lists large files, but does not have them.
+    Lost,
+    /// Refuses large files with this status, where they are redirected to.
+    Closed(u16),
+    /// Sends more of a large file than there is.
+    Overlong,
+}
+
+impl Mood {
+    /// Where everything is redirected to, if it is.
+    fn diversion<'a>(&self, path: &'a str) -> Option<&'a str> {
+        match self {
+            Self::Circular => Some(path),
+            Self::Astray => Some("file:///etc/passwd"),
+            _ => None,
+        }
+    }
 }
 
 struct State {
@@ -94,6 +125,10 @@ impl HubServer {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
+    }
+
+    pub fn port(&self) -> u16 {
+        self.port
     }
 
     pub fn set(&self, mood: Mood) {
@@ -170,14 +205,17 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     if let Mood::Refusing(status) = mood {
         return head(&mut stream, &format!("{status} No"), 0, "");
     }
+    // A model that was renamed.
+    let renamed = path.contains("org/old/").then(|| request.path.replace("org/old/", "org/name/"));
+    if let Some(to) = renamed.as_deref().or(mood.diversion(&request.path)) {
+        return head(&mut stream, "307 Elsewhere", 0, &format!("Location: {to}\r\n"));
+    }
     if let Some(revision) = path.strip_prefix("/api/models/org/name/revision/") {
         if revision == "missing" {
             return head(&mut stream, "404 Not Found", 0, "");
         }
         assert!(request.path.ends_with("?blobs=true"), "{request:?}");
-        let body = listing(&files).to_string();
-        head(&mut stream, "200 OK", body.len(), "")?;
-        return stream.write_all(body.as_bytes());
+        return send_list(&mut stream, &listing(&files).to_string(), mood);
     }
     if let Some((name, content)) =
         path.strip_prefix(&resolve).and_then(|name| files.get_key_value(name))
@@ -186,10 +224,17 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             head(&mut stream, "200 OK", content.len(), &format!("ETag: \"{}\"\r\n", git(content)))?;
             return stream.write_all(content);
         }
+        if mood == Mood::Lost {
+            return head(&mut stream, "404 Not Found", 0, "");
+        }
         // By its name the server counts as another host, which must not get the token.
         let sha256 = sha256(content);
+        let place = match mood {
+            Mood::Elsewhere(port) => format!("127.0.0.1:{port}"),
+            _ => format!("localhost:{port}"),
+        };
         let headers = format!(
-            "Location: http://localhost:{port}/content/{sha256}\r\nX-Repo-Commit: {COMMIT}\r\n\
+            "Location: http://{place}/content/{sha256}\r\nX-Repo-Commit: {COMMIT}\r\n\
              X-Linked-Etag: \"{sha256}\"\r\nX-Linked-Size: {}\r\n",
             content.len()
         );
@@ -198,9 +243,42 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let found = path
         .strip_prefix("/content/")
         .and_then(|wanted| files.values().find(|content| sha256(content) == wanted));
-    match found {
-        Some(content) => send(&mut stream, content, &request, mood, state),
-        None => head(&mut stream, "404 Not Found", 0, ""),
+    match (found, mood) {
+        (Some(_), Mood::Back(port)) => {
+            let location = format!("Location: http://127.0.0.1:{port}{path}\r\n");
+            head(&mut stream, "302 Found", 0, &location)
+        }
+        (Some(_), Mood::Closed(status)) => head(&mut stream, &format!("{status} No"), 0, ""),
+        (Some(content), _) => send(&mut stream, content, &request, mood, state),
+        (None, _) => head(&mut stream, "404 Not Found", 0, ""),
+    }
+}
+
+/// The list of files.
+fn send_list(stream: &mut TcpStream, list: &str, mood: Mood) -> std::io::Result<()> {
+    match mood {
+        Mood::Silent => {
+            // Until the client has gone.
+            stream.read_exact(&mut [0])
+        }
+        Mood::Endless => {
+            head(stream, "200 OK", 1 << 40, "")?;
+            loop {
+                stream.write_all(&[b' '; 1 << 16])?;
+            }
+        }
+        Mood::Dripping => {
+            head(stream, "200 OK", list.len(), "")?;
+            list.as_bytes().chunks(1).try_for_each(|byte| {
+                stream.write_all(byte)?;
+                sleep(Duration::from_secs(2));
+                Ok(())
+            })
+        }
+        _ => {
+            head(stream, "200 OK", list.len(), "")?;
+            stream.write_all(list.as_bytes())
+        }
     }
 }
 
@@ -218,6 +296,11 @@ fn send(
         content[size / 3] ^= 1;
     }
     let asked = request.start.filter(|_| mood != Mood::Forgetful);
+    if mood == Mood::Overlong {
+        content.extend([7; 5000]);
+        head(stream, "200 OK", content.len(), "")?;
+        return stream.write_all(&content);
+    }
     let rest = &content[asked.unwrap_or(0) as usize..];
     match asked {
         Some(start) => {

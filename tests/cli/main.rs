@@ -9,16 +9,22 @@ mod calibrated;
 mod cards;
 mod devices;
 mod earlier;
+mod effects;
 mod gradients;
 mod hub;
 mod hub_server;
+#[cfg(unix)]
+mod killing;
 mod manners;
 mod messages;
+mod odd_files;
 mod outputs;
 mod pipeline;
 mod printing;
 mod resuming;
 mod settings;
+#[path = "../skipped.rs"]
+mod skipped;
 #[cfg(unix)]
 mod stopping;
 mod support;

@@ -122,6 +122,110 @@ fn link_that_leads_nowhere_is_no_directory() {
     assert!(sandbox.path("nowhere").symlink_metadata().is_err());
 }
 
+#[cfg(unix)]
+#[test]
+fn devices_and_pipes_stay_what_they_are() {
+    use std::os::unix::fs::FileTypeExt;
+
+    let sandbox = Sandbox::new();
+    let kind = |path: &std::path::Path| path.symlink_metadata().unwrap().file_type();
+    let null = std::path::Path::new("/dev/null");
+    if fs::File::options().write(true).open(null).is_ok() {
+        for line in ["plan model --err 0.5", "analyze model"] {
+            sandbox.gives(&format!("{line} -o /dev/null"));
+            assert!(kind(null).is_char_device(), "{line}");
+        }
+        let message = sandbox.refuses(&format!("{COMPRESS} -o /dev/null"), "/dev/null");
+        assert!(message.contains("is not a directory"), "{message}");
+    }
+    let made = std::process::Command::new("mkfifo").arg(sandbox.path("pipe")).status();
+    assert!(made.unwrap().success());
+    for line in [
+        "plan model --err 0.5 -o pipe",
+        "analyze model -o pipe",
+        "plan model --err 0.5 -o new.json --report pipe",
+    ] {
+        let message = sandbox.run(line).complaint(2);
+        assert!(message.contains("pipe is a named pipe"), "{message}");
+    }
+    let message = sandbox.run(&format!("{COMPRESS} -o pipe --force")).complaint(2);
+    assert!(message.contains("pipe is not a directory"), "{message}");
+    assert!(kind(&sandbox.path("pipe")).is_fifo());
+}
+
+/// The plan and what the command says about it share the output, in this order.
+#[cfg(target_os = "linux")]
+#[test]
+fn artifact_can_go_to_standard_output() {
+    let sandbox = Sandbox::new();
+    let line = "plan model --err 0.5";
+    sandbox.gives(&format!("{line} -o plan.json"));
+    let plan = String::from_utf8(sandbox.read("plan.json")).unwrap();
+    let said = sandbox.gives(&format!("{line} -o /dev/stdout")).stdout;
+    assert!(said.contains(&plan) && said.len() > plan.len(), "{said}");
+    let mut command = sandbox.command(&format!("{line} -o /dev/stdout"));
+    command.stdout(fs::File::create(sandbox.path("all.txt")).unwrap());
+    assert_eq!(Outcome::of(&mut command).code, Some(0));
+    assert_eq!(String::from_utf8(sandbox.read("all.txt")).unwrap(), said);
+}
+
+#[cfg(unix)]
+#[test]
+fn links_to_outputs_are_followed() {
+    use std::os::unix::fs::symlink;
+
+    let sandbox = with_low();
+    fs::create_dir(sandbox.path("far")).unwrap();
+    symlink("far/plan.json", sandbox.path("plan")).unwrap();
+    symlink("far/seen", sandbox.path("seen")).unwrap();
+    symlink("low", sandbox.path("link")).unwrap();
+    sandbox.gives("plan model --err 0.5 -o plan");
+    sandbox.gives(
+        "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 2 \
+         --too-little shrink -o seen",
+    );
+    sandbox.gives("compress model --plan plan -o link --force");
+    assert!(!sandbox.path("low/note.txt").exists(), "the directory was replaced");
+    for link in ["plan", "seen", "link"] {
+        assert!(sandbox.path(link).is_symlink(), "{link}");
+    }
+    let far = fs::read_dir(sandbox.path("far")).unwrap().map(|entry| entry.unwrap().file_name());
+    assert_eq!(far.collect::<BTreeSet<_>>(), BTreeSet::from(["plan.json".into(), "seen".into()]));
+    sandbox.refuses(&format!("{COMPRESS} -o link"), "link already exists");
+}
+
+#[test]
+fn working_directory_is_not_replaced() {
+    let sandbox = with_low();
+    for (output, force) in [(".", "--force"), ("../low", "--force"), ("../low/.", "")] {
+        let line = format!("compress ../model --err 0.5 -o {output} {force}");
+        let outcome = Outcome::of(sandbox.command(&line).current_dir(sandbox.path("low")));
+        let message = outcome.complaint(2);
+        assert!(message.contains("working directory"), "{message}");
+    }
+    assert!(sandbox.path("low/note.txt").exists());
+}
+
+#[test]
+fn what_killed_runs_left_is_swept() {
+    let sandbox = Sandbox::new();
+    for litter in [".plan.json.welore-a1b2c3", ".seen.welore-partial/model/model.safetensors"] {
+        fs::create_dir_all(sandbox.path(litter).parent().unwrap()).unwrap();
+        sandbox.write(litter, "half");
+    }
+    let head = r#"{"format":"welore-partial","version":1,"job":"file"}"#;
+    sandbox.write(".seen.welore-partial/progress.jsonl", format!("{head}\n"));
+    sandbox.write(".other.json.welore-a1b2c3", "of another target");
+    sandbox.gives("plan model --err 0.5 -o plan.json");
+    sandbox.gives(
+        "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 2 \
+         --too-little shrink -o seen",
+    );
+    let names = fs::read_dir(sandbox.path(".")).unwrap().map(|entry| entry.unwrap().file_name());
+    let hidden: Vec<_> = names.filter(|name| name.to_string_lossy().starts_with('.')).collect();
+    assert_eq!(hidden, [".other.json.welore-a1b2c3"]);
+}
+
 #[test]
 fn shards_are_of_the_size_asked_for_and_hold_the_same_tensors() {
     let sandbox = with_low();

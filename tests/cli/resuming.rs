@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use crate::support::Sandbox;
+use crate::support::{Sandbox, killed};
 use crate::training::SHORT;
 
 const RESUME: &str = "train --resume run";
@@ -48,6 +48,30 @@ fn best_checkpoint_is_missed_before_the_end() {
     sandbox.gives(RESUME);
     sandbox.remove("run/checkpoints/best.json");
     sandbox.refuses(RESUME, "best.json: no such file");
+}
+
+#[test]
+fn checkpoints_stay_where_a_file_that_names_one_cannot_be_read() {
+    let sandbox = finished();
+    for name in ["last.json", "best.json"] {
+        let file = format!("run/checkpoints/{name}");
+        let unreadable = format!("{name}: not a readable checkpoint");
+        let before = fs::read(sandbox.path(&file)).ok();
+        // `refuses` checks that nothing is gone.
+        for damaged in ["", "{ half", "{}"] {
+            sandbox.write(&file, damaged);
+            sandbox.refuses(RESUME, &unreadable);
+            assert!(sandbox.run(RESUME).stderr.contains("hint: restore the original file"));
+        }
+        sandbox.remove(&file);
+        fs::create_dir(sandbox.path(&file)).unwrap();
+        sandbox.refuses(RESUME, &unreadable);
+        fs::remove_dir(sandbox.path(&file)).unwrap();
+        if let Some(content) = before {
+            sandbox.write(&file, content);
+        }
+        sandbox.gives(RESUME);
+    }
 }
 
 #[test]
@@ -156,6 +180,57 @@ fn start_that_was_killed_can_be_made_again() {
     let left = sandbox.contents().into_keys();
     let left: Vec<_> = left.filter(|path| path.to_string_lossy().contains("/.welore-")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn start_that_is_killed_at_any_moment_can_be_made_again() {
+    let sandbox = Sandbox::new();
+    // Texts that are tokenized long enough for a kill to hit.
+    sandbox.write("story.txt", sandbox.read("story.txt").repeat(20));
+    let line = format!("{SHORT} --eval-text story.txt --eval-windows 2");
+    sandbox.gives(&line.replace("-o run", "-o whole"));
+    for newest in ["lock", "base", "tokens"] {
+        let there = |name: &str| sandbox.path("run").join(name).exists();
+        let inside = || there(newest) && !there("run.json");
+        let hit = (0..10).any(|_| {
+            let hit = killed(sandbox.command(&line), newest, inside) && inside();
+            if !hit {
+                fs::remove_dir_all(sandbox.path("run")).unwrap();
+            }
+            hit
+        });
+        assert!(hit, "no start was killed between {newest} and run.json");
+        sandbox.refuses(RESUME, "run is not a run: it has no run.json");
+        sandbox.gives(&line);
+        let [model, whole] =
+            ["run", "whole"].map(|run| sandbox.read(&format!("{run}/model/model.safetensors")));
+        assert!(model == whole, "after a kill at {newest}");
+        fs::remove_dir_all(sandbox.path("run")).unwrap();
+    }
+}
+
+#[test]
+fn start_is_made_again_only_where_nothing_else_is() {
+    let sandbox = finished();
+    let line = SHORT.replace("-o run", "-o killed");
+    // What a killed start leaves behind.
+    sandbox.duplicate("run/base", "killed/base");
+    for file in ["lock", "tokens"] {
+        sandbox.write(&format!("killed/{file}"), sandbox.read(&format!("run/{file}")));
+    }
+    for mine in ["note.txt", "run.json", "model.safetensors"] {
+        sandbox.write(&format!("killed/{mine}"), "mine");
+        sandbox.refuses(&line, "killed exists and is not empty");
+        sandbox.remove(&format!("killed/{mine}"));
+    }
+    sandbox.gives(&line);
+    let [model, whole] =
+        ["killed", "run"].map(|run| sandbox.read(&format!("{run}/model/model.safetensors")));
+    assert!(model == whole);
+    // Without the lock of a run, these names mean nothing.
+    sandbox.duplicate("run/base", "folder/base");
+    sandbox.write("folder/tokens", "mine");
+    sandbox.refuses(&SHORT.replace("-o run", "-o folder"), "folder exists and is not empty");
 }
 
 #[test]

@@ -2,7 +2,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
@@ -213,6 +215,29 @@ impl From<Output> for Outcome {
     }
 }
 
+/// Waits until something has happened.
+pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < Duration::from_secs(60), "{what} does not appear");
+        sleep(Duration::from_millis(1));
+    }
+}
+
+/// Starts a command and kills it as soon as it is `inside` its work. Returns whether that hit: on a
+/// busy machine it may be done before. It must not fail by itself.
+#[must_use]
+pub fn killed(mut command: Command, what: &str, inside: impl Fn() -> bool) -> bool {
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until(what, || inside() || child.try_wait().unwrap().is_some());
+    child.kill().unwrap();
+    let status = child.wait().unwrap();
+    // On Unix, only a signal leaves no code.
+    let hit = if cfg!(unix) { status.code().is_none() } else { !status.success() };
+    assert!(hit || status.success(), "it fails before {what} appears: {status}");
+    hit
+}
+
 /// Whether a message repeats a cause at its end.
 fn repeats_itself(message: &str) -> bool {
     message
@@ -252,7 +277,8 @@ impl From<TensorView<'_>> for Tensor {
     }
 }
 
-fn copy_files(from: &Path, to: &Path) {
+/// Copies the files of a directory.
+pub fn copy_files(from: &Path, to: &Path) {
     fs::create_dir_all(to).unwrap();
     for entry in fs::read_dir(from).unwrap() {
         let source = entry.unwrap().path();

@@ -57,6 +57,19 @@ fn logits_agree_with_pytorch_for_every_architecture() {
 }
 
 #[test]
+fn parameters_are_counted_from_the_configuration_alone() {
+    for name in FAMILIES {
+        let LoadedModel { model, config, .. } = load(name);
+        assert_eq!(config.parameters(), model.num_params() as u128, "{name}");
+    }
+    let config = DecoderConfig::new(11, 8, 12, 3, 2, 1, 6)
+        .with_qkv_bias(true)
+        .with_output_bias(true)
+        .with_mlp_bias(true);
+    assert_eq!(config.parameters(), config.init(&device()).num_params() as u128);
+}
+
+#[test]
 fn greedy_generation_with_the_cache_agrees_with_pytorch() {
     for name in FAMILIES {
         let figures = expected(name);

@@ -1,6 +1,6 @@
 //! GGUF files become model directories, and hostile files give errors.
 
-mod writer;
+pub mod writer;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -354,10 +354,26 @@ fn tokenizers_that_are_not_supported_are_an_error_that_names_them() {
         ("wordpiece", |g| g.set("tokenizer.ggml.model", Meta::Text("wordpiece".into()))),
         ("viking", |g| g.set("tokenizer.ggml.pre", Meta::Text("viking".into()))),
         ("`tokenizer.ggml.pre`", |g| g.unset("tokenizer.ggml.pre")),
+        ("`t0 t1`, whose tokens are not all in the vocabulary", |g| {
+            g.set("tokenizer.ggml.merges", Meta::Texts(vec!["t0 t1".into()]));
+        }),
         ("eos_token_id` is 9, but the number of tokens is 8", |g| {
             g.set("tokenizer.ggml.eos_token_id", Meta::U32(9));
         }),
     ]);
+}
+
+#[test]
+fn few_tokens_that_stand_for_many_merges_are_refused() {
+    let runs = |letter: &'static str| (1..=512).map(move |count| letter.repeat(count));
+    let tokens: Vec<String> = ["a", "b"].into_iter().flat_map(runs).collect();
+    let scores = vec![0.0; tokens.len()];
+    let mut gguf = with_tokens(tokens);
+    gguf.set("tokenizer.ggml.model", Meta::Text("llama".into()));
+    gguf.set("tokenizer.ggml.scores", Meta::Numbers(scores));
+    let dir = tempdir().unwrap();
+    let error = convert(&gguf.bytes(), dir.path()).unwrap_err().to_string();
+    assert!(error.contains("bytes of merges"), "{error}");
 }
 
 #[test]

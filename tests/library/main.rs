@@ -6,6 +6,8 @@ mod calibrate;
 mod checkpoint;
 mod compress;
 mod decoder;
+mod files;
+mod fuzzed;
 mod gguf;
 mod gradients;
 mod language;
@@ -14,6 +16,7 @@ mod learner;
 mod linear;
 mod plan;
 mod spectrum;
+mod tokenizer;
 mod train;
 
 use std::path::{Path, PathBuf};

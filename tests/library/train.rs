@@ -450,6 +450,88 @@ fn run_without_progress_ends_when_patience_does_and_keeps_the_best() {
     assert_eq!(pointer("last.json")["directory"], "step-4");
 }
 
+/// A run whose first evaluation is the best. `meddle` gets its checkpoints once the second one is
+/// made, after which another checkpoint is saved.
+fn run_with_best(dir: &Path, meddle: impl Fn(&Path)) -> Result<(), TrainError> {
+    let options = TrainOptions { eval_every: 2, save_every: 1, ..options() };
+    let mut training = start(compressed(), options, dir);
+    let mut evaluations = 0u32;
+    let evaluate = |_: &Decoder| {
+        evaluations += 1;
+        if evaluations == 2 {
+            meddle(&dir.join("checkpoints"));
+        }
+        Ok(Score::Perplexity(f64::from(evaluations)))
+    };
+    training.run(&story(32), one_worker(), evaluate, |_| Ok(()))
+}
+
+#[test]
+fn no_checkpoint_is_removed_unless_the_files_that_name_them_can_be_read() {
+    type Meddle = fn(&Path);
+    let cases: [(Meddle, fn(&TrainError) -> bool); 4] = [
+        (
+            |best| std::fs::write(best, "{ half").unwrap(),
+            |e| matches!(e, TrainError::Broken { .. }),
+        ),
+        (
+            |best| {
+                std::fs::remove_file(best).unwrap();
+                std::fs::create_dir(best).unwrap();
+            },
+            |e| matches!(e, TrainError::Broken { .. }),
+        ),
+        (
+            |best| {
+                let text = std::fs::read_to_string(best).unwrap();
+                std::fs::write(best, text.replace("tiny-llama", "another")).unwrap();
+            },
+            |e| matches!(e, TrainError::Foreign { .. }),
+        ),
+        (|best| std::fs::remove_file(best).unwrap(), |e| matches!(e, TrainError::Lost { .. })),
+    ];
+    for (meddle, is_expected) in cases {
+        let scratch = tempfile::tempdir().unwrap();
+        let best = scratch.path().join("checkpoints/best.json");
+        let error = run_with_best(scratch.path(), |_| meddle(&best)).unwrap_err();
+        assert!(is_expected(&error) && error.to_string().contains("best.json"), "{error}");
+        let kept = |step: &str| scratch.path().join("checkpoints").join(step).is_dir();
+        assert!(kept("step-2"), "the best one is gone after: {error}");
+        assert!(kept("step-4"), "the last one is not saved after: {error}");
+        // Nor does the run go on.
+        let options = TrainOptions { eval_every: 2, save_every: 1, ..options() };
+        let again = Training::open(compressed(), options, place(scratch.path(), true)).unwrap_err();
+        assert_eq!(again.to_string(), error.to_string());
+    }
+}
+
+#[test]
+fn only_checkpoints_are_removed_among_checkpoints() {
+    let scratch = tempfile::tempdir().unwrap();
+    let foreign = ["notes.txt", "step-9", "step-1-copy/trainable.bpk", "step-1/notes.txt"];
+    run_with_best(scratch.path(), |checkpoints| {
+        for file in foreign {
+            let path = checkpoints.join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "mine").unwrap();
+        }
+        std::fs::write(checkpoints.join("step-1/optimizer.bpk"), "of a checkpoint").unwrap();
+        std::fs::create_dir_all(scratch.path().join("elsewhere")).unwrap();
+        std::fs::write(scratch.path().join("elsewhere/trainable.bpk"), "mine").unwrap();
+        #[cfg(unix)]
+        std::os::unix::fs::symlink("../elsewhere", checkpoints.join("step-5")).unwrap();
+    })
+    .unwrap();
+    let checkpoints = scratch.path().join("checkpoints");
+    for file in foreign.map(|file| checkpoints.join(file)) {
+        assert_eq!(std::fs::read_to_string(&file).unwrap(), "mine", "{}", file.display());
+    }
+    assert!(scratch.path().join("elsewhere/trainable.bpk").exists());
+    assert!(!checkpoints.join("step-1/optimizer.bpk").exists(), "checkpoints are removed");
+    assert!(!checkpoints.join("step-4").exists(), "checkpoints are removed");
+    assert!(checkpoints.join("step-2").is_dir() && checkpoints.join("step-6").is_dir());
+}
+
 #[test]
 fn evaluation_that_a_stop_prevented_is_made_up_for() {
     let options = TrainOptions { eval_every: 2, save_every: 0, ..options() };

@@ -199,6 +199,7 @@ pub mod calibrate;
 pub mod checkpoint;
 pub mod compress;
 pub mod data;
+pub mod escape;
 pub mod eval;
 pub mod files;
 pub mod forms;

@@ -1,9 +1,41 @@
-//! How long-running work reports its progress, and how it is stopped.
+//! How long-running work reports its progress, how it is stopped, and how it learns that its
+//! results are worth nothing.
+
+use std::sync::OnceLock;
 
 /// The user asked for the work to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("interrupted")]
 pub struct Interrupted;
+
+/// A thread failed on which results depend, so they are not used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("not written: a thread failed that it depends on")]
+pub struct Unsound;
+
+static DOUBT: OnceLock<fn() -> bool> = OnceLock::new();
+
+/// Sets what is asked before anything is written: whether results may be wrong. From then on,
+/// files, directories and checkpoints are refused instead of getting their names.
+///
+/// GPU backends of Burn 0.22.1 catch the panics of their threads, log them, and go on with
+/// whatever is in memory. A program whose panic hook notices that can say so here. Only the first
+/// call has an effect.
+pub fn doubt_if(spoiled: fn() -> bool) {
+    let _ = DOUBT.set(spoiled);
+}
+
+/// Checks that results can be used.
+///
+/// # Errors
+///
+/// [`Unsound`] if what [`doubt_if`] set says so.
+pub fn check_sound() -> Result<(), Unsound> {
+    match DOUBT.get() {
+        Some(spoiled) if spoiled() => Err(Unsound),
+        _ => Ok(()),
+    }
+}
 
 /// Receives the progress of long-running work, and may stop it between two steps.
 ///

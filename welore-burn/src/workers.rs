@@ -11,7 +11,7 @@ use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
-use std::sync::{Condvar, Mutex, PoisonError};
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use bytesize::ByteSize;
 use rayon::{ThreadPool, ThreadPoolBuilder};
@@ -27,16 +27,18 @@ pub struct Budget {
     /// evenly among them. `None` for one matrix per core.
     pub jobs: Option<NonZeroUsize>,
     /// Most bytes that the matrices in flight may need together: a matrix waits until it fits.
-    /// `None` for no limit.
+    /// `None` for no limit, except that a matrix that alone needs more than the machine has is
+    /// refused.
     pub memory: Option<u64>,
 }
 
 /// A matrix that does not fit its [`Budget`], even alone.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "matrix `{name}` alone needs {need} of memory, more than the {allowed} allowed",
+    "matrix `{name}` alone needs {need} of memory, more than the {allowed} {whose}",
     need = size(need, allowed),
-    allowed = size(allowed, need)
+    allowed = size(allowed, need),
+    whose = whose(*of_machine)
 )]
 pub struct Oversized {
     /// The matrix.
@@ -45,6 +47,12 @@ pub struct Oversized {
     pub need: u64,
     /// Bytes allowed.
     pub allowed: u64,
+    /// Whether that is the memory of the machine, and not a limit that was set.
+    pub of_machine: bool,
+}
+
+fn whose(of_machine: bool) -> &'static str {
+    if of_machine { "of this machine" } else { "allowed" }
 }
 
 /// A number of bytes, with as many digits as it takes to tell it from another.
@@ -61,9 +69,10 @@ impl Budget {
         &self,
         needs: impl IntoIterator<Item = (&'a str, u64)>,
     ) -> Result<(), Oversized> {
-        let Some(allowed) = self.memory else { return Ok(()) };
+        let of_machine = self.memory.is_none();
+        let Some(allowed) = self.memory.or_else(machine_memory) else { return Ok(()) };
         match needs.into_iter().find(|(_, need)| *need > allowed) {
-            Some((name, need)) => Err(Oversized { name: name.into(), need, allowed }),
+            Some((name, need)) => Err(Oversized { name: name.into(), need, allowed, of_machine }),
             None => Ok(()),
         }
     }
@@ -76,6 +85,19 @@ impl Budget {
         let jobs = self.jobs.map_or(cores, |jobs| jobs.min(cores));
         Workers::with_share(jobs, (cores.get() / jobs).max(1))
     }
+}
+
+/// Bytes of memory of this machine, or of the control group that this process is in; `None` if the
+/// system does not tell.
+pub fn machine_memory() -> Option<u64> {
+    let total = || {
+        let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+        let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
+        line.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(1024)
+    };
+    // `max` where the group has no limit.
+    let group = || std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok()?.trim().parse().ok();
+    [total(), group()].into_iter().flatten().min()
 }
 
 /// Cores that this process may use.
@@ -113,7 +135,8 @@ impl Workers {
     }
 
     /// Runs `work` for every index below `count`, handed out one by one. `done` receives the
-    /// results as they arrive, in any order, and may end the work early.
+    /// results as they arrive, in any order, and may end the work early. So does a panic, which
+    /// this function continues.
     pub fn spread<T: Send>(
         &self,
         count: usize,
@@ -134,6 +157,7 @@ impl Workers {
             for pool in self.pools.iter().take(count) {
                 let (sender, next, stop, work) = (sender.clone(), &next, &stop, &work);
                 scope.spawn(move || {
+                    let _alarm = OnPanic(|| stop.store(true, Ordering::Relaxed));
                     pool.install(|| {
                         while !stop.load(Ordering::Relaxed) {
                             let index = next.fetch_add(1, Ordering::Relaxed);
@@ -141,12 +165,16 @@ impl Workers {
                                 return;
                             }
                             let result = work(index);
-                            sender.send((index, result)).expect("the receiver outlives it");
+                            // The receiver is gone if `done` panicked.
+                            if sender.send((index, result)).is_err() {
+                                return;
+                            }
                         }
                     });
                 });
             }
             drop(sender);
+            let _alarm = OnPanic(|| stop.store(true, Ordering::Relaxed));
             for (index, result) in receiver {
                 if done(index, result).is_break() {
                     stop.store(true, Ordering::Relaxed);
@@ -226,22 +254,33 @@ impl Workers {
     }
 
     /// [`spread`](Workers::spread) with `done` called in the order of the indices, so that sums do
-    /// not depend on which thread finishes first.
+    /// not depend on which thread finishes first. There are never more results than workers: a
+    /// worker that is far ahead waits.
     pub fn spread_in_order<T: Send>(
         &self,
         count: usize,
         work: impl Fn(usize) -> T + Sync,
         mut done: impl FnMut(usize, T),
     ) {
-        let (mut waiting, mut next) = (BTreeMap::new(), 0);
-        self.spread(count, work, |index, result| {
-            waiting.insert(index, result);
-            while let Some(result) = waiting.remove(&next) {
-                done(next, result);
-                next += 1;
-            }
-            ControlFlow::Continue(())
-        });
+        let turns = Turns { ahead: self.count(), ..Turns::default() };
+        let mut waiting = BTreeMap::new();
+        self.spread(
+            count,
+            |index| {
+                let _alarm = OnPanic(|| turns.end());
+                turns.wait(index).then(|| work(index))
+            },
+            |index, result| {
+                let _alarm = OnPanic(|| turns.end());
+                let Some(result) = result else { return ControlFlow::Break(()) };
+                waiting.insert(index, result);
+                while let Some(result) = waiting.remove(&turns.next()) {
+                    done(turns.next(), result);
+                    turns.advance();
+                }
+                ControlFlow::Continue(())
+            },
+        );
     }
 
     /// The results of `work` for every index below `count`, in order.
@@ -260,6 +299,54 @@ fn note<E>(outcome: &mut Result<(), E>, result: Result<(), E>) -> ControlFlow<()
     match outcome {
         Ok(()) => ControlFlow::Continue(()),
         Err(_) => ControlFlow::Break(()),
+    }
+}
+
+/// Does something if the thread panics while the value lives.
+struct OnPanic<F: FnMut()>(F);
+
+impl<F: FnMut()> Drop for OnPanic<F> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            (self.0)();
+        }
+    }
+}
+
+/// Keeps work from getting far ahead of what is done in order.
+#[derive(Default)]
+struct Turns {
+    /// The index whose turn it is, and whether the work has ended.
+    now: Mutex<(usize, bool)>,
+    moved: Condvar,
+    /// How many indices from the current one on may be in work or waiting.
+    ahead: usize,
+}
+
+impl Turns {
+    fn lock(&self) -> MutexGuard<'_, (usize, bool)> {
+        self.now.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn next(&self) -> usize {
+        self.lock().0
+    }
+
+    fn advance(&self) {
+        self.lock().0 += 1;
+        self.moved.notify_all();
+    }
+
+    fn end(&self) {
+        self.lock().1 = true;
+        self.moved.notify_all();
+    }
+
+    /// Waits until an index may begin; false if the work has ended.
+    fn wait(&self, index: usize) -> bool {
+        let early = |(next, ended): &mut (usize, bool)| index - *next >= self.ahead && !*ended;
+        let now = self.moved.wait_while(self.lock(), early);
+        !now.unwrap_or_else(PoisonError::into_inner).1
     }
 }
 
@@ -327,6 +414,53 @@ mod tests {
     }
 
     #[test]
+    fn panic_of_a_worker_ends_the_work_of_the_others() {
+        let workers = Workers::new(NonZeroUsize::new(3).unwrap());
+        let (begun, short) = (AtomicUsize::new(0), std::time::Duration::from_millis(1));
+        let work = |index: usize| {
+            begun.fetch_add(1, Ordering::SeqCst);
+            std::thread::sleep(short);
+            assert_ne!(index, 4, "a worker panics on purpose");
+        };
+        let run = |spread: &dyn Fn()| {
+            begun.store(0, Ordering::SeqCst);
+            std::panic::catch_unwind(std::panic::AssertUnwindSafe(spread)).unwrap_err();
+            let begun = begun.load(Ordering::SeqCst);
+            assert!(begun < 100, "{begun}");
+        };
+        run(&|| workers.spread(10_000, work, |_, ()| ControlFlow::Continue(())));
+        run(&|| workers.spread_in_order(10_000, work, |_, ()| {}));
+        let done = |index, ()| assert_ne!(index, 2, "the receiver panics on purpose");
+        run(&|| workers.spread_in_order(10_000, |index| work(index % 4), done));
+        run(&|| {
+            workers.spread_within(Some(3), &[2; 10_000], work, |_, ()| ControlFlow::Continue(()))
+        });
+    }
+
+    #[test]
+    fn results_that_wait_for_their_turn_are_never_more_than_workers() {
+        let workers = Workers::new(NonZeroUsize::new(4).unwrap());
+        let (alive, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let mut order = Vec::new();
+        let work = |index: usize| {
+            most.fetch_max(alive.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+            // Every seventh piece is slow, and all others finish before it.
+            std::thread::sleep(std::time::Duration::from_millis(if index % 7 == 0 {
+                20
+            } else {
+                0
+            }));
+        };
+        workers.spread_in_order(40, work, |index, ()| {
+            alive.fetch_sub(1, Ordering::SeqCst);
+            order.push(index);
+        });
+        assert_eq!(order, (0..40).collect::<Vec<_>>());
+        let most = most.into_inner();
+        assert!(most <= 4, "{most}");
+    }
+
+    #[test]
     fn work_in_flight_never_needs_more_than_the_memory_there_is() {
         let workers = Workers::new(NonZeroUsize::new(4).unwrap());
         let (in_flight, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
@@ -359,7 +493,20 @@ mod tests {
         assert!(error.contains("1.0004 MB") && error.contains("1.0000 MB"), "{error}");
         let error = budget.check([("a", 10), ("b", 2_500_000)]).unwrap_err().to_string();
         assert!(error.contains("`b`") && error.contains("2.5 MB"), "{error}");
-        assert_eq!(Budget::default().check([("a", u64::MAX)]), Ok(()));
+    }
+
+    #[test]
+    fn matrix_that_this_machine_never_holds_is_named_without_a_limit() {
+        let checked = Budget::default().check([("a", 1 << 20), ("b", u64::MAX)]);
+        match machine_memory() {
+            Some(memory) => {
+                let error = checked.unwrap_err();
+                assert_eq!((error.name.as_str(), error.allowed), ("b", memory));
+                assert!(error.to_string().ends_with(" of this machine"), "{error}");
+            }
+            None => assert_eq!(checked, Ok(())),
+        }
+        assert_eq!(machine_memory().is_some(), cfg!(target_os = "linux"));
     }
 
     #[test]

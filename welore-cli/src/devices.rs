@@ -2,6 +2,8 @@
 //! constructs a `Device`.
 
 use std::num::NonZeroUsize;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Result;
 use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor};
@@ -11,6 +13,7 @@ use burn_dispatch::DispatchDevice;
 use burn_dispatch::devices::{CubeDevice, WgpuDeviceKind};
 use welore_burn::named::Named;
 use welore_burn::train::{ExecutionOptions, Precision};
+use welore_burn::workers::machine_memory;
 
 use crate::failure::{WrongInput, guarded};
 use crate::format::number_of;
@@ -37,7 +40,7 @@ impl Named for Backend {
         &[Self::Cuda, Self::Metal, Self::Vulkan, Self::Wgpu, Self::Flex, Self::Cpu]
     }
 
-    /// The value of `--backend`, the name of the Cargo feature, and Burn's own name.
+    /// The value of `--backend`, and the name of the Cargo feature.
     fn name(&self) -> &'static str {
         match self {
             Self::Cuda => "cuda",
@@ -146,7 +149,7 @@ fn identity(device: &Device) -> (String, Option<u64>) {
         return (properties.identity.name.clone(), properties.memory.max_memory());
     }
     let _ = device;
-    (format!("CPU, {}", number_of(cores().get(), "core")), host_memory())
+    (format!("CPU, {}", number_of(cores().get(), "core")), machine_memory())
 }
 
 /// Whether the CPU emulates this GPU. Does not open the device.
@@ -159,21 +162,35 @@ pub fn is_software(device: &Device) -> bool {
     false
 }
 
-/// The memory of this machine in bytes, if the system reports it.
-fn host_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with("MemTotal:"))?;
-    let kilobytes: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
-    Some(1024 * kilobytes)
+/// Where drivers look for a desktop session.
+const SESSION: &str = "XDG_RUNTIME_DIR";
+
+/// Whether [`settle_environment`] has set [`SESSION`].
+static SILENCED: AtomicBool = AtomicBool::new(false);
+
+/// Settles what libraries read from the environment. `main` must call it first: once there are
+/// threads, the environment cannot be changed safely.
+///
+/// Without a desktop session, drivers that wgpu loads complain on stderr, and nothing but a session
+/// keeps them quiet. They look for a socket in it. The one here is no directory, so nobody can put
+/// a socket there. Burn's default device must be one that exists, whatever a variable says; nothing
+/// is computed on it.
+pub fn settle_environment() {
+    let silence = cfg!(all(unix, feature = "_cubecl")) && std::env::var_os(SESSION).is_none();
+    SILENCED.store(silence, Ordering::Relaxed);
+    // SAFETY: there are no threads yet.
+    unsafe {
+        std::env::remove_var("BURN_DEVICE");
+        if silence {
+            std::env::set_var(SESSION, "/dev/null");
+        }
+    }
 }
 
-/// Silences drivers that wgpu loads: without a desktop session they complain on stderr. Must be
-/// called before threads are started.
-pub fn quiet_drivers() {
-    const SESSION: &str = "XDG_RUNTIME_DIR";
-    if cfg!(all(unix, feature = "_cubecl")) && std::env::var_os(SESSION).is_none() {
-        // SAFETY: there are no threads yet.
-        unsafe { std::env::set_var(SESSION, std::env::temp_dir()) };
+/// Keeps from a child what [`settle_environment`] has set.
+pub fn restore_environment(child: &mut Command) {
+    if SILENCED.load(Ordering::Relaxed) {
+        child.env_remove(SESSION);
     }
 }
 
@@ -219,10 +236,6 @@ impl Compute {
             None => best()?,
         };
         let device = pick(backend, devices, choice.device)?;
-        // Burn restores the state of optimizers on its default device first.
-        // SAFETY: other threads here read the environment only through `std::env`, which takes the
-        // same lock.
-        unsafe { std::env::set_var("BURN_DEVICE", backend.name()) };
         let compute = Self { device, dtype: FloatDType::F32, backend };
         compute.try_out()?;
         tracing::debug!("computing on {}, device {}", backend.name(), choice.device.unwrap_or(0));
@@ -249,6 +262,11 @@ impl Compute {
     pub fn at_once(&self) -> NonZeroUsize {
         const MOST: NonZeroUsize = NonZeroUsize::new(4).unwrap();
         if self.backend == Backend::Flex { cores().min(MOST) } else { NonZeroUsize::MIN }
+    }
+
+    /// Whether the device uses the memory of this machine.
+    pub fn is_host(&self) -> bool {
+        !self.backend.is_gpu()
     }
 
     /// How batches are split up for the device.

@@ -1,6 +1,7 @@
 //! Numbers and tables for people.
 
 use comfy_table::{CellAlignment, Table, presets};
+use welore_burn::escape;
 
 /// `112616064` as `112.6 M`.
 pub fn count(value: u64) -> String {
@@ -67,11 +68,15 @@ pub fn perplexity(value: f64) -> String {
     }
 }
 
-/// A table without rules; all columns except the first are aligned to the right.
+/// A table without rules; all columns except the first are aligned to the right. Every cell is
+/// escaped.
 pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_header(header.to_vec());
-    table.add_rows(rows);
+    let escaped = |cell: &str| escape::terminal(cell).into_owned();
+    table.load_style(presets::NOTHING).set_header(header.iter().copied().map(escaped));
+    table.add_rows(
+        rows.into_iter().map(|row| row.iter().map(|cell| escaped(cell)).collect::<Vec<String>>()),
+    );
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
@@ -81,6 +86,14 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn cells_of_a_table_stay_in_their_row() {
+        let row = |name: &str| vec![name.to_string(), "1".into()];
+        let text = table(&["a\u{7}", "b"], vec![row("x\ny\u{1b}[2J"), row("z")]);
+        assert_eq!(text.lines().count(), 3, "{text}");
+        assert!(!text.contains(['\u{1b}', '\u{7}']), "{text}");
+    }
 
     #[test]
     fn numbers_are_said_in_units_that_people_use() {

@@ -25,15 +25,20 @@ mod verdict;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use args::Command;
 
 fn main() -> ExitCode {
-    devices::quiet_drivers();
+    devices::settle_environment();
     failure::keep_panics();
-    let cli = match settings::read(std::env::args_os().collect()) {
-        Ok(cli) => cli,
-        Err(error) => return verdict::report(&error),
-    };
+    match failure::run(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => verdict::report(&error),
+    }
+}
+
+fn run() -> Result<()> {
+    let (cli, typed) = settings::read(std::env::args_os().collect())?;
     if cli.general.quiet {
         output::be_quiet();
     }
@@ -43,26 +48,22 @@ fn main() -> ExitCode {
     }
     terminal::listen_for_interrupts();
     terminal::outlive_file_size_limit();
-    let result = failure::guarded(|| match cli.command {
+    terminal::explain_truncated_files();
+    match cli.command {
         Command::Analyze(args) => commands::analyze::run(args),
-        Command::Calibrate(args) => commands::calibrate::run(args),
-        Command::Plan(args) => commands::plan::run(args),
-        Command::Compress(args) => commands::compress::run(*args),
-        Command::Compare(args) => commands::compare::run(*args),
+        Command::Calibrate(args) => commands::calibrate::run(args, &typed),
+        Command::Plan(args) => commands::plan::run(args, &typed),
+        Command::Compress(args) => commands::compress::run(*args, &typed),
+        Command::Compare(args) => commands::compare::run(*args, &typed),
         Command::Report(args) => commands::report::run(args),
-        Command::Train(args) => commands::train::run(*args),
+        Command::Train(args) => commands::train::run(*args, &typed),
         Command::Eval(args) => commands::eval::run(args),
-        Command::Generate(args) => commands::generate::run(args),
+        Command::Generate(args) => commands::generate::run(args, &typed),
         Command::Export(args) => commands::export::run(args),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Demo(args) => commands::demo::run(args),
         Command::Devices(args) => commands::devices::run(args),
         Command::Completions(args) => commands::completions::run(args),
         Command::Reference => commands::reference::run(),
-    });
-    match result {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(error)) => verdict::report(&error),
-        Err(panic) => verdict::report(&panic.into()),
     }
 }

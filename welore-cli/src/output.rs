@@ -1,10 +1,16 @@
 //! Printing: results on stdout, everything else on stderr.
+//!
+//! Everything goes through here, because names and paths may hold characters that a terminal acts
+//! on: a line escapes all of its text, line breaks too, and a table each of its cells.
 
-use std::io::Write;
+use std::fmt::Arguments;
+use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
 use serde::Serialize;
+use welore_burn::escape;
+use welore_burn::progress::check_sound;
 
 /// Whether only errors and warnings are printed on stderr.
 static QUIET: AtomicBool = AtomicBool::new(false);
@@ -38,19 +44,39 @@ macro_rules! note {
 
 /// Prints a line on stderr. If that fails, the program continues; `eprintln!` would panic.
 macro_rules! tell {
-    ($($text:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($text)*);
-    }};
+    ($($text:tt)*) => {
+        $crate::output::tell_line(format_args!($($text)*))
+    };
 }
 
-/// Prints a line on stdout.
-pub fn print_line(text: std::fmt::Arguments<'_>) -> anyhow::Result<()> {
-    writeln!(std::io::stdout().lock(), "{text}").context("standard output")
+/// Prints a line on stdout, unless what it says may be wrong.
+pub fn print_line(text: Arguments<'_>) -> anyhow::Result<()> {
+    print_block(&escape::terminal(&text.to_string()))
+}
+
+/// Prints a line on stderr, if that is possible.
+pub fn tell_line(text: Arguments<'_>) {
+    let _ = writeln!(std::io::stderr(), "{}", escape::terminal(&text.to_string()));
+}
+
+/// Prints lines on stdout that hold no text from elsewhere, or only escaped text, unless what they
+/// say may be wrong.
+pub fn print_block(lines: &str) -> anyhow::Result<()> {
+    check_sound()?;
+    writeln!(std::io::stdout().lock(), "{lines}").context("standard output")
 }
 
 /// Prints a result as JSON on stdout.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print_line(format_args!("{}", serde_json::to_string_pretty(value)?))?;
-    Ok(())
+    print_block(&serde_json::to_string_pretty(value)?)
+}
+
+/// Prints the next piece of a text that a model generates. A file or a pipe gets it as it is.
+pub fn print_piece(text: &str) -> anyhow::Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let written = match stdout.is_terminal() {
+        true => stdout.write_all(escape::prose(text).as_bytes()),
+        false => stdout.write_all(text.as_bytes()),
+    };
+    written.and_then(|()| stdout.flush()).context("standard output")
 }

@@ -14,21 +14,22 @@ use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
 use toml::{Table, Value};
-use welore_burn::files::FileError;
+use welore_burn::files::{LARGEST_CONFIG, read_input};
 
-use crate::args::Cli;
+use crate::args::{Cli, Typed};
 use crate::failure::WrongInput;
 
 /// The variable that names the file if `--config` does not.
 pub const VARIABLE: &str = "WELORE_CONFIG";
 
-/// Reads the words of a command line, and the file of settings that they name. If the words
-/// themselves are wrong, or ask for help, clap ends the process.
+/// Reads the words of a command line, and the file of settings that they name. Also returns which
+/// options were typed. If the words themselves are wrong, or ask for help, clap ends the process.
 ///
 /// # Errors
 ///
-/// [`WrongInput`] for a mistake in the file, [`FileError::Io`] if it cannot be read.
-pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
+/// [`WrongInput`] for a mistake in the file, [`FileError`](welore_burn::files::FileError) if it
+/// cannot be read.
+pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
     let typed = Cli::try_parse_from(&words);
     if let Err(error) = &typed
         && error.kind() != ErrorKind::MissingRequiredArgument
@@ -42,9 +43,11 @@ pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
     }
     // A missing option may be in the file, so the words are parsed once more without requiring it.
     let seen = Cli::command().ignore_errors(true).try_get_matches_from(&words).ok();
-    let seen = seen.as_ref().and_then(|seen| Some((file_of(seen)?, seen.subcommand()?)));
+    let command = seen.as_ref().and_then(ArgMatches::subcommand);
+    let options = command.map(|(_, given)| Typed::of(given)).unwrap_or_default();
+    let seen = seen.as_ref().and_then(|seen| Some((file_of(seen)?, command?)));
     let Some((path, (name, given))) = seen else {
-        return Ok(typed.unwrap_or_else(|error| error.exit()));
+        return Ok((typed.unwrap_or_else(|error| error.exit()), options));
     };
     let cli = Cli::command();
     let tables = tables(&path, &cli)?;
@@ -56,7 +59,7 @@ pub fn read(mut words: Vec<OsString>) -> Result<Cli> {
         drop(words.splice(at..at, added));
     }
     match Cli::try_parse_from(&words) {
-        Ok(cli) => Ok(cli),
+        Ok(cli) => Ok((cli, options)),
         Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => error.exit(),
         Err(error) => Err(complaint(&path, name, &error)),
     }
@@ -71,8 +74,7 @@ fn file_of(matches: &ArgMatches) -> Option<PathBuf> {
 /// The tables of a file, after checking every key and the type of every value, including those of
 /// other commands.
 fn tables(path: &Path, cli: &Command) -> Result<Table> {
-    let bytes =
-        std::fs::read(path).map_err(|source| FileError::Io { path: path.into(), source })?;
+    let bytes = read_input(path, LARGEST_CONFIG)?;
     let Ok(text) = String::from_utf8(bytes) else {
         return refuse(path, "not UTF-8 text", None);
     };

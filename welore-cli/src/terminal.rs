@@ -3,9 +3,11 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use welore_burn::escape;
 use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::train::{Score, TrainingEvent};
 
+use crate::failure::is_spoiled;
 use crate::output::is_quiet;
 use crate::{format, verbosity};
 
@@ -49,6 +51,30 @@ pub fn outlive_file_size_limit() {
     }
 }
 
+/// Gives a reason if a file is truncated while it is mapped into memory. By default a signal ends the
+/// process without a message. What is unfinished then stays, as after a kill.
+pub fn explain_truncated_files() {
+    #[cfg(target_os = "linux")]
+    {
+        use nix::libc;
+        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
+
+        extern "C" fn explain(_signal: libc::c_int) {
+            const MESSAGE: &[u8] = b"error: a file was truncated while it was read\n";
+            // SAFETY: both calls are async-signal-safe, and the message is a constant.
+            unsafe {
+                let _ = libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());
+                libc::_exit(1);
+            }
+        }
+        let handler = SigHandler::Handler(explain);
+        let action = SigAction::new(handler, SaFlags::SA_ONSTACK, SigSet::empty());
+        // SAFETY: the handler only makes calls that are async-signal-safe. If this one fails, only
+        // the message is lost.
+        let _ = unsafe { sigaction(Signal::SIGBUS, &action) };
+    }
+}
+
 /// Makes the first Ctrl-C stop the work after the current step, so that temporary files are
 /// removed, and the second one end the process immediately.
 pub fn listen_for_interrupts() {
@@ -58,7 +84,9 @@ pub fn listen_for_interrupts() {
         }
         if !is_part() {
             let when = if STEPPING.load(Ordering::SeqCst) { " after this step" } else { "" };
-            tell!("\nstopping{when}; press Ctrl-C again to stop immediately");
+            // After the `^C` of the terminal.
+            tell!("");
+            tell!("stopping{when}; press Ctrl-C again to stop immediately");
         }
     };
     // Without a handler Ctrl-C still ends the process; only the cleanup is lost.
@@ -70,6 +98,11 @@ pub fn listen_for_interrupts() {
 /// Whether Ctrl-C was pressed.
 pub fn interrupted() -> bool {
     INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// Whether work has to stop: Ctrl-C was pressed, or a thread failed that it depends on.
+pub fn must_stop() -> bool {
+    interrupted() || is_spoiled()
 }
 
 /// The steps of a training run on stderr: a bar on a terminal, otherwise lines.
@@ -141,13 +174,13 @@ impl Bytes {
         .expect("the template is a constant that is valid")
         .progress_chars("=> ");
         let bar = bar_of(total).with_style(style);
-        bar.set_prefix(what.to_string());
+        bar.set_prefix(escape::terminal(what).into_owned());
         Self { bar }
     }
 
     /// Names an item that begins after `done` bytes.
     pub fn begin(&self, item: &str, done: u64) {
-        self.bar.set_message(item.to_string());
+        self.bar.set_message(escape::terminal(item).into_owned());
         self.bar.set_position(done);
         // Bytes that an earlier command fetched would make the rest look fast.
         self.bar.reset_eta();
@@ -211,9 +244,9 @@ impl Progress for Bar {
                 false => bar.inc(part.operations),
             }
             bar.set_prefix(format!("{what} {done}/{total}"));
-            bar.set_message(part.item.to_string());
+            bar.set_message(escape::terminal(part.item).into_owned());
         }
-        if interrupted() { Err(Interrupted) } else { Ok(()) }
+        self.check()
     }
 
     fn begin(&mut self, what: &str, total: usize) {
@@ -230,7 +263,7 @@ impl Progress for Bar {
     }
 
     fn check(&mut self) -> Result<(), Interrupted> {
-        if interrupted() { Err(Interrupted) } else { Ok(()) }
+        if must_stop() { Err(Interrupted) } else { Ok(()) }
     }
 
     fn step(&mut self, item: &str) -> Result<(), Interrupted> {
@@ -240,7 +273,7 @@ impl Progress for Bar {
             if std::mem::replace(&mut self.started, true) {
                 bar.inc(1);
             }
-            bar.set_message(item.to_string());
+            bar.set_message(escape::terminal(item).into_owned());
         }
         Ok(())
     }

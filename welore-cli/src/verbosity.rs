@@ -1,5 +1,6 @@
 //! `--verbose`: log lines on stderr.
 
+use std::io::{Stderr, Write, stderr};
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use tracing::Subscriber;
@@ -8,6 +9,7 @@ use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::{Layer, Registry, fmt};
+use welore_burn::escape;
 
 static VERBOSITY: AtomicU8 = AtomicU8::new(0);
 
@@ -51,7 +53,25 @@ where
         _ => LevelFilter::TRACE,
     };
     let ours = Targets::new().with_targets(OURS.map(|name| (name, level)));
-    Some(
-        fmt::layer().with_ansi(false).without_time().with_writer(std::io::stderr).with_filter(ours),
-    )
+    Some(fmt::layer().with_ansi(false).without_time().with_writer(lines).with_filter(ours))
+}
+
+/// Standard error, on which an event is one line, whatever it quotes.
+struct Lines(Stderr);
+
+fn lines() -> Lines {
+    Lines(stderr())
+}
+
+impl Write for Lines {
+    /// Writes an event, which the layer passes as a whole.
+    fn write(&mut self, event: &[u8]) -> std::io::Result<usize> {
+        let text = String::from_utf8_lossy(event);
+        writeln!(self.0, "{}", escape::terminal(text.trim_end_matches('\n')))?;
+        Ok(event.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.0.flush()
+    }
 }

@@ -58,7 +58,7 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
         tell!("hint: {hint}");
     }
     if let Some(panic) = error.downcast_ref::<Panic>().filter(|_| is_bug(error)) {
-        tell!("{}", panic.backtrace);
+        panic.backtrace.lines().for_each(|line| tell!("{line}"));
     }
     ExitCode::from(if verdict.input { 2 } else { 1 })
 }
@@ -169,7 +169,9 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         CompressError => compress,
         CalibrationError => calibration,
         SpectrumError => spectrum,
-        Oversized => |_| Some(Verdict::input("give a larger --max-memory")),
+        Oversized => |e: &Oversized| {
+            Some(Verdict::input((!e.of_machine).then_some("give a larger --max-memory")))
+        },
         DataError => data,
         TaskError => task,
         EvalError => eval,
@@ -181,6 +183,7 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
             PlanError::NotCalibrated { .. } => {
                 Verdict::input("give a --calibration FILE from `welore-cli calibrate`")
             }
+            PlanError::NotProbed { .. } => Verdict::input("calibrate with --probe-windows"),
             _ => Verdict::input(None),
         }),
         PlanFileError => |_| Some(Verdict::input("make a plan with `welore-cli plan`")),
@@ -230,10 +233,19 @@ fn file(error: &FileError) -> Option<Verdict> {
             }
             _ => Verdict::failed(None),
         },
+        E::TooLarge { .. } => Verdict::input(None),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
-        E::OutputForeign { .. } | E::NotADirectory { .. } | E::PartialForeign { .. } => {
-            Verdict::input("give another directory")
+        E::OutputForeign { .. }
+        | E::NotADirectory { .. }
+        | E::PartialForeign { .. }
+        | E::MountPoint { .. }
+        | E::WorkingDirectory { .. }
+        | E::InputInside { .. } => Verdict::input("give another directory"),
+        E::NoParent { .. } | E::Unnamed { .. } => {
+            Verdict::input("give the path of a file to write")
         }
+        E::NotAFile { .. } => Verdict::input("give the path of a regular file"),
+        E::Changed { .. } => Verdict::failed("let the file be finished first, then run this again"),
         E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another directory"),
         _ => Verdict::failed(None),
     })
@@ -247,6 +259,9 @@ fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
         E::Missing { .. } => Verdict::input(
             "a model directory contains config.json, tokenizer.json and model.safetensors (or shards with their index)",
         ),
+        E::LeadsOut { .. } => {
+            Verdict::input("if it belongs to the model, put a copy in the place of the link")
+        }
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
         E::Mismatch { .. } | E::TensorMissing { .. } => {
             Verdict::input("config.json and the weights must belong to the same model")
@@ -416,6 +431,7 @@ fn data(error: &DataError) -> Option<Verdict> {
         {
             Verdict::failed(None)
         }
+        DataError::File(error) => return file(error),
         DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
         DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",

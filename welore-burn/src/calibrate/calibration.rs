@@ -124,6 +124,41 @@ impl Calibration {
         }
     }
 
+    /// Whether matrices were probed.
+    pub fn has_probes(&self) -> bool {
+        match &self.0 {
+            Source::File(file) => file.has_probes(),
+            Source::Memory { .. } => false,
+        }
+    }
+
+    /// Checks that a matrix was calibrated in this shape, `[out, in]`.
+    ///
+    /// # Errors
+    ///
+    /// [`CalibrationError::Foreign`].
+    pub fn check_shape(
+        &self,
+        name: &MatrixName,
+        shape: [usize; 2],
+    ) -> Result<(), CalibrationError> {
+        let fits = |size: usize, moments: &BTreeMap<MatrixName, SecondMoment>| {
+            moments.get(name).is_none_or(|moment| moment.size() == size)
+        };
+        let fits = match &self.0 {
+            Source::File(file) => file.shape(name)? == shape,
+            Source::Memory { inputs, outputs, .. } => {
+                fits(shape[1], inputs) && fits(shape[0], outputs)
+            }
+        };
+        match fits {
+            true => Ok(()),
+            false => Err(CalibrationError::Foreign {
+                reason: format!("`{name}` is not the {} x {} matrix here", shape[0], shape[1]),
+            }),
+        }
+    }
+
     /// Checks that a matrix has the weights that were calibrated, if their digest is known.
     ///
     /// # Errors

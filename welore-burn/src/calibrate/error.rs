@@ -55,6 +55,9 @@ pub enum CalibrationError {
     /// A window too short to predict a token.
     #[error("a window needs at least 2 tokens, not {0}")]
     SeqLen(usize),
+    /// No windows were requested.
+    #[error("at least one window of the text must be read")]
+    NoWindows,
     /// Windows longer than the model's context.
     #[error("windows of {seq_len} tokens are longer than the model's context of {context}")]
     Context {
@@ -63,7 +66,7 @@ pub enum CalibrationError {
         /// The model's context, in tokens.
         context: usize,
     },
-    /// The text does not fill one window, or no windows were requested.
+    /// The text does not fill one window.
     #[error("the text has {}, too few for one window of {seq_len}", number_of(*tokens, "token"))]
     TooShort {
         /// Number of tokens in the text.

@@ -2,7 +2,7 @@
 //! that were read, probes, and a manifest.
 
 use std::collections::BTreeMap;
-use std::fs;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -10,8 +10,8 @@ use serde::{Deserialize, Serialize};
 
 use super::error::CalibrationError;
 use crate::artifact::{Header, in_words};
-use crate::checkpoint::{Checkpoint, ShardLayout, ShardWriter};
-use crate::files::{FileError, parent_of};
+use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
+use crate::files::{FileError, StagedFile};
 use crate::forms::TensorSpec;
 use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
@@ -98,11 +98,12 @@ fn outputs(name: &MatrixName) -> String {
 /// A calibration file being written. Second moments arrive in any order, and the file appears when
 /// it is finished.
 pub(super) struct CalibrationWriter {
-    path: PathBuf,
-    dir: tempfile::TempDir,
+    staged: StagedFile,
     layout: ShardLayout,
-    file: String,
 }
+
+/// The only file of the layout.
+const FILE: &str = "model.safetensors";
 
 impl CalibrationWriter {
     pub fn new(
@@ -110,21 +111,30 @@ impl CalibrationWriter {
         manifest: &Manifest,
         tokens: &[Vec<u32>],
     ) -> Result<Self, CalibrationError> {
-        let dir = tempfile::Builder::new().prefix(".calibration-").tempdir_in(parent_of(path));
-        let dir = dir.map_err(FileError::io(path))?;
         let text = serde_json::to_string(manifest).expect("numbers and strings always serialize");
         let layout = ShardLayout::new(&manifest.tensors(&text), u64::MAX)?;
-        let writer = Self { path: path.into(), dir, layout, file: "model.safetensors".into() };
-        let files = ShardWriter::new(writer.dir.path(), &writer.layout)?;
-        files.write(MANIFEST, text.as_bytes())?;
+        let writer = Self { staged: StagedFile::create(path)?, layout };
+        writer.write_tensor(MANIFEST, text.as_bytes())?;
         let tokens = tokens.iter().flatten().flat_map(|token| token.to_le_bytes());
-        files.write(TOKENS, &tokens.collect::<Vec<_>>())?;
+        writer.write_tensor(TOKENS, &tokens.collect::<Vec<_>>())?;
         writer.write_probes(&vec![f64::NAN; manifest.matrices.len()])?;
         Ok(writer)
     }
 
-    fn files(&self) -> Result<ShardWriter<'_>, CalibrationError> {
-        Ok(ShardWriter::new(self.dir.path(), &self.layout)?)
+    /// Does something with the file as it grows. Errors name the path that it will have.
+    fn with_files(
+        &self,
+        work: impl FnOnce(ShardWriter<'_>) -> Result<(), CheckpointError>,
+    ) -> Result<(), CalibrationError> {
+        let files = ShardWriter::new(self.staged.dir(), &self.layout);
+        Ok(files.and_then(work).map_err(|error| match error {
+            CheckpointError::File(error) => CheckpointError::File(self.staged.name_target(error)),
+            other => other,
+        })?)
+    }
+
+    fn write_tensor(&self, tensor: &str, data: &[u8]) -> Result<(), CalibrationError> {
+        self.with_files(|files| files.write(tensor, data))
     }
 
     pub fn write_inputs(
@@ -155,26 +165,24 @@ impl CalibrationWriter {
             return Err(CalibrationError::NotFinite { what, name: name.clone() });
         }
         let data: Vec<u8> = packed.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok(self.files()?.write(&tensor, &data)?)
+        self.write_tensor(&tensor, &data)
     }
 
     /// Writes the probes of the matrices, in the order of the manifest; NaN where there is none.
     pub fn write_probes(&self, probes: &[f64]) -> Result<(), CalibrationError> {
         let data: Vec<u8> = probes.iter().flat_map(|x| x.to_le_bytes()).collect();
-        Ok(self.files()?.write(PROBES, &data)?)
+        self.write_tensor(PROBES, &data)
     }
 
     /// The part of the file that has been written.
     pub fn so_far(&self) -> Result<CalibrationFile, CalibrationError> {
-        CalibrationFile::open(&self.dir.path().join(&self.file))
+        CalibrationFile::open(&self.staged.dir().join(FILE))
     }
 
     /// Moves the finished file to its path.
     pub fn finish(self) -> Result<(), CalibrationError> {
-        self.files()?.finish()?;
-        fs::rename(self.dir.path().join(&self.file), &self.path)
-            .map_err(FileError::io(&self.path))?;
-        Ok(())
+        self.with_files(|files| files.finish())?;
+        Ok(self.staged.commit(FILE)?)
     }
 }
 
@@ -193,7 +201,7 @@ impl CalibrationFile {
         let not = |reason: String| CalibrationError::NotCalibration { path: path.into(), reason };
         let tensors = Checkpoint::open_file(path)?;
         let (_, text) = tensors.raw(MANIFEST).map_err(|_| not("it has no manifest".into()))?;
-        let text = std::str::from_utf8(text).map_err(|error| not(error.to_string()))?;
+        let text = std::str::from_utf8(text).map_err(|_| not("it is not UTF-8 text".into()))?;
         let header = Header::of(text).map_err(|error| not(in_words(&error)))?;
         if header.format != FORMAT {
             return Err(not(format!("its format is `{}`", header.format)));
@@ -205,9 +213,19 @@ impl CalibrationFile {
             serde_json::from_str(text).map_err(|error| not(in_words(&error)))?;
         let names = manifest.matrices.iter().map(|matrix| matrix.name.clone());
         let places: BTreeMap<MatrixName, usize> = names.zip(0..).collect();
+        if places.len() != manifest.matrices.len() {
+            return Err(not("a matrix is in it twice".into()));
+        }
         let possible = |n: &usize| (1..1 << 28).contains(n);
         if !manifest.matrices.iter().all(|matrix| matrix.shape.iter().all(possible)) {
             return Err(not("a matrix in it has an impossible shape".into()));
+        }
+        let has_inputs = |matrix: &MatrixEntry| {
+            let leader = places.get(&matrix.inputs_of).map(|place| &manifest.matrices[*place]);
+            leader.is_some_and(|of| of.inputs_of == of.name && of.shape[1] == matrix.shape[1])
+        };
+        if let Some(matrix) = manifest.matrices.iter().find(|matrix| !has_inputs(matrix)) {
+            return Err(not(format!("it has no inputs of `{}`", matrix.name)));
         }
         for spec in manifest.tensors(text) {
             let fits = tensors.meta(&spec.name);
@@ -216,7 +234,7 @@ impl CalibrationFile {
             }
         }
         let mut hasher = blake3::Hasher::new();
-        let file = fs::File::open(path).map_err(FileError::io(path))?;
+        let file = File::open(path).map_err(FileError::io(path))?;
         hasher.update_reader(file).map_err(FileError::io(path))?;
         let digest = hasher.finalize().to_hex().to_string();
         Ok(Self { path: path.into(), tensors, manifest, places, digest })
@@ -228,6 +246,10 @@ impl CalibrationFile {
 
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    pub fn shape(&self, name: &MatrixName) -> Result<[usize; 2], CalibrationError> {
+        Ok(self.entry(name)?.shape)
     }
 
     pub fn inputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
@@ -255,6 +277,7 @@ impl CalibrationFile {
     ) -> Result<SecondMoment, CalibrationError> {
         let packed = self.tensors.read_f32(tensor)?;
         self.tensors.release(tensor);
+        self.tensors.check_unchanged()?;
         SecondMoment::from_packed(size, &packed, count as u64)
             .map_err(|source| CalibrationError::Linalg { name: name.clone(), source })
     }
@@ -264,6 +287,10 @@ impl CalibrationFile {
         let (_, bytes) = self.tensors.raw(PROBES).ok()?;
         let (entries, _) = bytes.as_chunks::<8>();
         entries.get(place).map(|entry| f64::from_le_bytes(*entry)).filter(|x| x.is_finite())
+    }
+
+    pub fn has_probes(&self) -> bool {
+        self.places.keys().any(|name| self.probe(name).is_some())
     }
 
     pub fn windows(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {

@@ -49,6 +49,23 @@ impl Default for CalibrationOptions {
     }
 }
 
+impl CalibrationOptions {
+    /// Checks what needs neither the model nor the text.
+    ///
+    /// # Errors
+    ///
+    /// [`CalibrationError::SeqLen`], [`CalibrationError::NoWindows`].
+    pub fn check(&self) -> Result<(), CalibrationError> {
+        if self.seq_len < 2 {
+            return Err(CalibrationError::SeqLen(self.seq_len));
+        }
+        if self.windows == Some(0) {
+            return Err(CalibrationError::NoWindows);
+        }
+        Ok(())
+    }
+}
+
 /// What a calibration measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
 pub struct CalibrationSummary {
@@ -68,8 +85,9 @@ pub struct CalibrationSummary {
 ///
 /// The text passes through one block of the model at a time, forward and, for the gradients,
 /// backward. Memory holds the model, the hidden states of all windows (at every block for those
-/// with gradients), and the second moments of one block. Sums are f64, over products of a window in
-/// f32.
+/// with gradients), and the second moments of one block: their sum, and those of one window for each
+/// of the [`at_once`](CalibrationOptions::at_once) workers. Sums are f64, over products of a window
+/// in f32.
 ///
 /// `model` is on its autodiff device. `checkpoint` is the source of its weights, if known: the
 /// calibration is then refused for other weights.
@@ -111,6 +129,7 @@ pub fn calibrate<M: LanguageModel>(
             pass.probe(&text[..probed], progress)?;
         }
     }
+    checkpoint.map_or(Ok(()), Checkpoint::check_unchanged)?;
     pass.writer.finish()?;
     Ok(summary)
 }
@@ -166,13 +185,11 @@ fn check_text(
     options: &CalibrationOptions,
 ) -> Result<(), CalibrationError> {
     let (seq_len, context) = (options.seq_len, model.context());
-    if seq_len < 2 {
-        return Err(CalibrationError::SeqLen(seq_len));
-    }
+    options.check()?;
     if seq_len > context {
         return Err(CalibrationError::Context { seq_len, context });
     }
-    if tokens.len() < seq_len || options.windows == Some(0) {
+    if tokens.len() < seq_len {
         return Err(CalibrationError::TooShort { tokens: tokens.len(), seq_len });
     }
     let vocab_size = model.vocab_size();

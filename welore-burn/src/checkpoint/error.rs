@@ -3,7 +3,7 @@ use std::path::PathBuf;
 
 use safetensors::Dtype;
 
-use crate::files::FileError;
+use crate::files::{FileError, OutputDir};
 use crate::forms::{Form, FormError};
 use crate::linalg::LinalgError;
 use crate::modules::MatrixName;
@@ -24,6 +24,14 @@ pub enum CheckpointError {
     /// A file cannot be read or written, or the output path is not free.
     #[error("{0}")]
     File(#[from] FileError),
+    /// A link out of a model directory, which is not followed where its content would be published.
+    #[error("{link} leads out of the model directory, to {target}", link = link.display(), target = target.display())]
+    LeadsOut {
+        /// The link.
+        link: PathBuf,
+        /// What it leads to.
+        target: PathBuf,
+    },
     /// A safetensors file is truncated, or is not one.
     #[error("{path}: not a valid safetensors file: {reason}", path = path.display())]
     Header {
@@ -143,6 +151,16 @@ pub enum CheckpointError {
     /// The user stopped the work.
     #[error("{0}")]
     Interrupted(#[from] Interrupted),
+}
+
+impl CheckpointError {
+    /// Replaces the hidden path of the output directory by its target.
+    pub fn about(self, output: &OutputDir) -> Self {
+        match self {
+            Self::File(error) => Self::File(output.name_target(error)),
+            other => other,
+        }
+    }
 }
 
 /// What is missing.

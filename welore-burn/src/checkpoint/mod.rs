@@ -12,7 +12,7 @@ mod reader;
 mod shards;
 mod stored;
 
-pub use companions::copy_companions;
+pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
 pub(crate) use module::with_forms;
 pub use module::{as_stored, check_module, load_module, save_module};

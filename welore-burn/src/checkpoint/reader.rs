@@ -1,4 +1,5 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
+use std::collections::btree_map::{BTreeMap, Entry};
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -7,20 +8,24 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{CheckpointError, MissingKind, TensorProblem};
-use crate::files::{FileError, MappedFile};
+use super::shards::LONGEST_HEADER;
+use crate::artifact::in_words;
+use crate::files::{LARGEST_INDEX, MappedFile, check_input, read_file};
 use crate::forms::{FormError, TensorSpec};
 use crate::linalg::{LinalgError, Matrix};
-use crate::modules::{MatrixName, natural_order};
-
-use crate::artifact::in_words;
+use crate::modules::{MatrixName, natural_key};
 
 const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
+/// The most tensors of a model.
+const MOST_TENSORS: usize = 1 << 20;
+
 /// The tensors of a model directory, memory-mapped: data is read only when it is requested.
 ///
 /// Headers are untrusted. The safetensors parser checks sizes and offsets against the file before
-/// anything is allocated, and an index may only name files beside it.
+/// anything is allocated, and an index may only name files beside it. A header may have 64 MiB, and a
+/// model 1 048 576 tensors; the largest models have two hundred thousand.
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
@@ -112,14 +117,17 @@ impl Checkpoint {
     }
 
     fn in_order(mut self) -> Self {
-        self.order = self.tensors.keys().cloned().collect();
-        self.order.sort_by(|a, b| natural_order(a, b));
+        // The parts of each name are found once, not at every comparison.
+        let mut names: Vec<(Vec<Result<u64, &str>>, &String)> =
+            self.tensors.keys().map(|name| (natural_key(name).collect(), name)).collect();
+        names.sort_unstable();
+        self.order = names.into_iter().map(|(_, name)| name.clone()).collect();
         self
     }
 
     fn add_indexed_shards(&mut self, path: &Path) -> Result<(), CheckpointError> {
         let broken = |reason: String| CheckpointError::Index { path: path.into(), reason };
-        let text = std::fs::read(path).map_err(FileError::io(path))?;
+        let text = read_file(path, LARGEST_INDEX)?;
         let index: ShardIndex = serde_json::from_slice(&text)
             .map_err(|error| broken(format!("not a shard index: {}", in_words(&error))))?;
         let mut files: Vec<&String> = index.weight_map.values().collect();
@@ -142,10 +150,15 @@ impl Checkpoint {
 
     fn add_shard(&mut self, path: &Path) -> Result<(), CheckpointError> {
         let broken = |reason: String| CheckpointError::Header { path: path.into(), reason };
-        let map = MappedFile::open(path)?.ok_or_else(|| {
-            let what = MissingKind::Shard;
-            CheckpointError::Missing { path: path.into(), what }
-        })?;
+        let missing = || CheckpointError::Missing { path: path.into(), what: MissingKind::Shard };
+        if path.exists() {
+            check_input(path, u64::MAX)?;
+        }
+        let map = MappedFile::open(path)?.ok_or_else(missing)?;
+        let length = map.first_chunk::<8>().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+        if length > LONGEST_HEADER as u64 {
+            return Err(broken(format!("its header has more than {LONGEST_HEADER} bytes")));
+        }
         let (header, metadata) =
             SafeTensors::read_metadata(&map).map_err(|error| broken(header_problem(&error)))?;
         let data_start = header + size_of::<u64>();
@@ -156,9 +169,20 @@ impl Checkpoint {
                 shape: info.shape.clone(),
                 range: info.data_offsets,
             };
-            if self.tensors.insert(name.clone(), (shard, meta)).is_some() {
-                return Err(broken(format!("tensor `{name}` is also in another shard")));
+            match self.tensors.entry(name) {
+                Entry::Vacant(entry) => {
+                    entry.insert((shard, meta));
+                }
+                Entry::Occupied(entry) => {
+                    return Err(broken(format!(
+                        "tensor `{}` is also in another shard",
+                        entry.key()
+                    )));
+                }
             }
+        }
+        if self.tensors.len() > MOST_TENSORS {
+            return Err(broken(format!("the model has more than {MOST_TENSORS} tensors")));
         }
         self.shards.push(Shard { map, data_start });
         Ok(())
@@ -271,6 +295,16 @@ impl Checkpoint {
         }
     }
 
+    /// Checks that nobody has written to the weights since they were opened. Call this before
+    /// anything that was made from them is kept.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Changed`].
+    pub fn check_unchanged(&self) -> Result<(), CheckpointError> {
+        Ok(self.shards.iter().try_for_each(|shard| shard.map.check_unchanged())?)
+    }
+
     /// The shape `[out, in]` of a matrix.
     ///
     /// # Errors
@@ -374,6 +408,7 @@ fn header_problem(error: &SafeTensorError) -> String {
         SafeTensorError::InvalidHeaderDeserialization(error) => {
             format!("invalid JSON in its header: {}", in_words(error))
         }
+        SafeTensorError::InvalidHeader(_) => "its header is not UTF-8 text".into(),
         other => other.to_string(),
     }
 }

@@ -131,8 +131,8 @@ impl ShardLayout {
     }
 }
 
-/// The most that readers accept.
-const LONGEST_HEADER: usize = 100_000_000;
+/// Bytes of the longest header that is written or read. The safetensors library accepts 100 MB.
+pub(super) const LONGEST_HEADER: usize = 64 << 20;
 
 /// The files of a layout on disk. Several threads may write different tensors at once.
 #[derive(Debug)]

@@ -1,5 +1,4 @@
 use std::collections::BTreeMap;
-use std::io::ErrorKind;
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -7,7 +6,8 @@ use serde_json::Value;
 
 use super::error::CheckpointError;
 use super::reader::Checkpoint;
-use crate::files::FileError;
+use crate::artifact::in_words;
+use crate::files::{LARGEST_PLAN, read_existing};
 use crate::forms::{Form, Part, PartKind, PartSpec, TensorSpec, declared_form};
 use crate::linalg::Matrix;
 use crate::modules::MatrixName;
@@ -143,14 +143,10 @@ impl Checkpoint {
 /// The form of every matrix in a plan; `None` if there is no plan. The [`plan`](crate::plan) room
 /// reads the rest of it.
 fn planned_forms(path: &Path) -> Result<Option<Vec<(MatrixName, Form)>>, CheckpointError> {
-    let text = match std::fs::read(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-        Err(source) => return Err(FileError::Io { path: path.into(), source }.into()),
-    };
+    let Some(text) = read_existing(path, LARGEST_PLAN)? else { return Ok(None) };
     let broken = |reason: String| CheckpointError::Plan { path: path.into(), reason };
     let mut plan: Value =
-        serde_json::from_slice(&text).map_err(|error| broken(crate::artifact::in_words(&error)))?;
+        serde_json::from_slice(&text).map_err(|error| broken(in_words(&error)))?;
     let matrices = plan["matrices"].as_array_mut();
     let matrices = matrices.ok_or_else(|| broken("it has no list of matrices".into()))?;
     let form = |value: &mut Value| -> Result<(MatrixName, Form), CheckpointError> {

@@ -148,7 +148,10 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         if text.is_empty() {
             return Err(CompressError::NoText);
         }
-        let vocab_size = model.vocab_size();
+        let (vocab_size, context) = (model.vocab_size(), model.context());
+        if let Some(seq_len) = text.iter().map(Vec::len).find(|length| *length > context) {
+            return Err(CalibrationError::Context { seq_len, context }.into());
+        }
         if let Some(token) = text.iter().flatten().find(|token| **token as usize >= vocab_size) {
             return Err(CalibrationError::UnknownToken { token: *token, vocab_size }.into());
         }

@@ -52,8 +52,8 @@ fn check_digest(checkpoint: &Checkpoint, matrix: &MatrixPlan) -> Result<(), Comp
     Err(CompressError::ForeignPlan { reason })
 }
 
-/// Checks that a calibration was measured on the weights that a plan is for, if both contain
-/// digests.
+/// Checks that a calibration was measured on matrices of the shapes in a plan, and on the weights that
+/// the plan is for, if both contain digests.
 ///
 /// # Errors
 ///
@@ -63,6 +63,7 @@ pub fn check_calibration(
     calibration: &Calibration,
 ) -> Result<(), CalibrationError> {
     for matrix in plan.compressed() {
+        calibration.check_shape(&matrix.name, matrix.shape)?;
         if let Some(digest) = &matrix.digest {
             calibration.check(&matrix.name, digest)?;
         }

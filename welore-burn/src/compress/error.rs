@@ -74,7 +74,7 @@ pub enum CompressError {
 }
 
 impl CompressError {
-    /// Replaces the temporary path of the output directory by its target.
+    /// Replaces the hidden path of the output directory by its target.
     pub(super) fn about(self, output: &OutputDir) -> Self {
         match self {
             Self::File(error) => Self::File(output.name_target(error)),

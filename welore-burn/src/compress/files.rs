@@ -1,3 +1,5 @@
+use std::collections::BTreeMap;
+
 use super::blocks::{Blocks, Sink};
 use super::check::{check_calibration, check_plan};
 use super::error::CompressError;
@@ -5,7 +7,7 @@ use super::job::{Job, Work};
 use super::options::Compressor;
 use super::pieces::Piece;
 use super::report::{CompressReport, CompressedMatrix};
-use crate::checkpoint::{Checkpoint, PLAN_FILE, copy_companions};
+use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
 use crate::files::{OutputDir, write_file};
 use crate::forms::Made;
 use crate::model::LanguageModel;
@@ -75,13 +77,16 @@ impl Compressor<'_> {
         output: &OutputDir,
         make: impl FnOnce(&mut Job<'_, '_>) -> Result<(), CompressError>,
     ) -> Result<CompressReport, CompressError> {
+        check_companions(checkpoint.dir())?;
         check_plan(checkpoint, self.plan)?;
         if let Some(calibration) = self.norms.calibration() {
             check_calibration(self.plan, calibration)?;
         }
+        let planned: BTreeMap<&MatrixName, &MatrixPlan> =
+            self.plan.compressed().map(|matrix| (&matrix.name, matrix)).collect();
         let piece = |tensor| {
             let name = MatrixName::of_weight(tensor);
-            match name.and_then(|name| self.plan.find_compressed(&name)) {
+            match name.and_then(|name| planned.get(&name).copied()) {
                 Some(matrix) => Piece::Compress(matrix),
                 None => Piece::Copy(tensor),
             }

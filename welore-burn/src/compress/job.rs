@@ -174,6 +174,7 @@ impl<'w, 'a> Job<'w, 'a> {
         let content = encode(matrix, made)?;
         let source = piece.source_digest(self.work.checkpoint)?;
         let finished = write(piece, source, tensors, &content, &self.files)?;
+        self.work.checkpoint.check_unchanged()?;
         if let Some(journal) = &mut self.journal {
             journal.note(&finished)?;
         }
@@ -186,8 +187,10 @@ impl<'w, 'a> Job<'w, 'a> {
         self.work.pieces.iter().position(is_it).expect("every planned matrix is a piece")
     }
 
-    /// Closes the files. Returns the relative errors of compressed pieces, by name.
+    /// Closes the files, if the weights that they were made from are still the same. Returns the
+    /// relative errors of compressed pieces, by name.
     pub fn finish(self) -> Result<HashMap<String, f64>, CompressError> {
+        self.work.checkpoint.check_unchanged()?;
         self.files.finish()?;
         Ok(self.errors)
     }
@@ -211,6 +214,8 @@ fn put<'a>(
             }
             let content = piece.make(work.checkpoint, &work.norms)?;
             let finished = write(piece, source, tensors, &content, files)?;
+            // Before it is noted: the note says what it was made from.
+            work.checkpoint.check_unchanged()?;
             let relative_error = content.relative_error;
             return Ok(Done { relative_error, finished: Some(finished), known: false });
         }

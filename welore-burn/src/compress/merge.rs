@@ -4,10 +4,11 @@ use super::error::CompressError;
 use super::job::{Job, Work};
 use super::options::WriteOptions;
 use super::pieces::Piece;
-use crate::checkpoint::{Checkpoint, copy_companions};
+use crate::checkpoint::{Checkpoint, check_companions, copy_companions};
 use crate::files::OutputDir;
 use crate::progress::Progress;
 use crate::spectrum::{ModelSize, Norms};
+use crate::workers::Budget;
 
 /// Writes a dense model directory from a compressed one: matrices are merged in f64 and stored in
 /// the type of their parts, and every other tensor is copied byte for byte. The plan is left out.
@@ -22,6 +23,7 @@ pub fn merge_directory(
     options: &WriteOptions,
     progress: &mut dyn Progress,
 ) -> Result<(), CompressError> {
+    check_companions(checkpoint.dir())?;
     let pieces = pieces(checkpoint)?;
     let write = || -> Result<(), CompressError> {
         let (origin, norms) = (String::new(), Norms::plain());
@@ -38,13 +40,17 @@ pub fn merge_directory(
 ///
 /// # Errors
 ///
-/// [`CompressError::NotCompressed`].
+/// [`CompressError::NotCompressed`], and [`CompressError::Oversized`] for a merged matrix that this
+/// machine's memory cannot hold: factors of a few kilobytes can describe one of terabytes.
 pub fn merged_size(checkpoint: &Checkpoint) -> Result<ModelSize, CompressError> {
+    let (pieces, norms) = (pieces(checkpoint)?, Norms::plain());
+    let needs = pieces.iter().map(|piece| (piece.name(), piece.cost(checkpoint, &norms).bytes));
+    Budget::default().check(needs)?;
     let mut size = ModelSize::default();
-    for piece in pieces(checkpoint)? {
+    for piece in &pieces {
         for tensor in piece.tensors(checkpoint)? {
-            size.parameters += tensor.entries();
-            size.bytes += tensor.bytes();
+            size.parameters = size.parameters.saturating_add(tensor.entries());
+            size.bytes = size.bytes.saturating_add(tensor.bytes());
         }
     }
     Ok(size)

@@ -5,9 +5,11 @@ mod rows;
 mod task;
 mod text;
 mod token_file;
+mod tokenizer_guard;
 
 pub use documents::{join_documents, read_documents};
 pub use rows::{TokenRow, TokenRows};
 pub use task::{Task, TaskError, TaskExample, TaskKind};
 pub use text::{DataError, TextTokenizer, read_text};
 pub use token_file::{read_rows, write_rows};
+pub(crate) use tokenizer_guard::load as load_tokenizer;

@@ -1,6 +1,11 @@
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use tokenizers::Tokenizer;
+use super::tokenizer_guard::{Fault, GuardedTokenizer, MAX_BYTES, guarded, load};
+
+use crate::files::{FileError, LARGEST_TEXT, read_input};
 
 /// Why text cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +19,9 @@ pub enum DataError {
         /// Its reason.
         source: std::io::Error,
     },
+    /// The file is too large, or something else than a file.
+    #[error("{0}")]
+    File(FileError),
     /// The file is not UTF-8.
     #[error("{path}: not UTF-8 text (byte {position})", path = path.display())]
     NotUtf8 {
@@ -39,7 +47,17 @@ pub enum DataError {
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// The error of the tokenizers crate.
+        /// What is wrong.
+        reason: String,
+    },
+    /// A part of the tokenizer file is wrong, or would take time or memory without limits.
+    #[error("{path}: its {part} cannot be used: {reason}", path = path.display())]
+    TokenizerPart {
+        /// The file.
+        path: PathBuf,
+        /// The part, such as its decoder.
+        part: &'static str,
+        /// What is wrong.
         reason: String,
     },
     /// A line is not what the file should hold.
@@ -66,15 +84,23 @@ pub enum DataError {
     Decode(String),
 }
 
-/// Reads a whole text file.
+impl From<FileError> for DataError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::Io { path, source } => Self::Io { path, source },
+            other => Self::File(other),
+        }
+    }
+}
+
+/// Reads a whole text file, or a pipe.
 ///
 /// # Errors
 ///
-/// [`DataError::Io`], [`DataError::NotUtf8`], [`DataError::Empty`].
+/// [`DataError::Io`], [`DataError::File`], [`DataError::NotUtf8`], [`DataError::Empty`].
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
     let path = path.as_ref();
-    let bytes =
-        std::fs::read(path).map_err(|source| DataError::Io { path: path.into(), source })?;
+    let bytes = read_input(path, LARGEST_TEXT)?;
     let text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
         path: path.into(),
         position: error.utf8_error().valid_up_to(),
@@ -86,31 +112,36 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
 }
 
 /// A model directory's `tokenizer.json`.
+///
+/// The file may come from anyone: what would panic or take without limits is refused when it is
+/// opened, or ends a call with an error. Files of up to 64 MB are read.
 #[derive(Debug, Clone)]
-pub struct TextTokenizer(Tokenizer);
+pub struct TextTokenizer(Arc<GuardedTokenizer>);
 
 impl TextTokenizer {
     /// Opens the tokenizer of a model directory.
     ///
     /// # Errors
     ///
-    /// [`DataError::NoTokenizer`], [`DataError::Tokenizer`].
+    /// [`DataError::NoTokenizer`], [`DataError::Io`], [`DataError::Tokenizer`],
+    /// [`DataError::TokenizerPart`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = dir.as_ref().join("tokenizer.json");
         if !path.is_file() {
             return Err(DataError::NoTokenizer { path });
         }
-        let load = || {
-            let mut tokenizer = Tokenizer::from_file(&path)?;
-            // Some files keep the settings of their last use, which would cut texts short.
-            tokenizer.with_truncation(None)?;
-            tokenizer.with_padding(None);
-            Ok(Self(tokenizer))
-        };
-        load().map_err(|error: tokenizers::Error| DataError::Tokenizer {
-            path: path.clone(),
-            reason: error.to_string(),
-        })
+        let mut content = Vec::new();
+        // One byte more tells that the file is too large, whatever its length is said to be.
+        let read = File::open(&path)
+            .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut content));
+        read.map_err(|source| DataError::Io { path: path.clone(), source })?;
+        match load(&content) {
+            Ok(tokenizer) => Ok(Self(Arc::new(tokenizer))),
+            Err(Fault::Malformed(reason)) => Err(DataError::Tokenizer { path, reason }),
+            Err(Fault::Part { part, reason }) => {
+                Err(DataError::TokenizerPart { path, part, reason })
+            }
+        }
     }
 
     /// The tokens of a whole text, without added special tokens: what perplexity and training read.
@@ -133,9 +164,8 @@ impl TextTokenizer {
     }
 
     fn tokens(&self, text: &str, special: bool) -> Result<Vec<u32>, DataError> {
-        let encoding =
-            self.0.encode_fast(text, special).map_err(|e| DataError::Encode(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        let encoding = guarded(text.len(), || self.0.encode_fast(text, special));
+        Ok(encoding.map_err(DataError::Encode)?.get_ids().to_vec())
     }
 
     /// The text of tokens, without special tokens.
@@ -144,7 +174,7 @@ impl TextTokenizer {
     ///
     /// [`DataError::Decode`].
     pub fn decode(&self, tokens: &[u32]) -> Result<String, DataError> {
-        self.0.decode(tokens, true).map_err(|e| DataError::Decode(e.to_string()))
+        guarded(tokens.len(), || self.0.decode(tokens, true)).map_err(DataError::Decode)
     }
 
     /// Decodes what follows a prompt, one token at a time: the returned function gives the text
@@ -161,8 +191,7 @@ impl TextTokenizer {
         prompt: &[u32],
     ) -> Result<impl FnMut(u32) -> Result<Option<String>, DataError> + '_, DataError> {
         let mut stream = self.0.decode_stream(true);
-        let mut step =
-            move |token| stream.step(token).map_err(|e| DataError::Decode(e.to_string()));
+        let mut step = move |token| guarded(1, || stream.step(token)).map_err(DataError::Decode);
         for token in prompt {
             step(*token)?;
         }

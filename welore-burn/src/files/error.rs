@@ -1,4 +1,8 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use crate::progress::{Unsound, check_sound};
+
+use bytesize::ByteSize;
 
 /// What can be wrong with a file or an output directory.
 #[derive(Debug, thiserror::Error)]
@@ -11,6 +15,22 @@ pub enum FileError {
         path: PathBuf,
         /// The system's reason.
         source: std::io::Error,
+    },
+    /// The file is larger than any of its kind should be.
+    #[error("{path} is larger than {}", ByteSize(*largest).display().iec(), path = path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The most bytes that are read.
+        largest: u64,
+    },
+    /// What was computed for it may be wrong.
+    #[error("{path}: {source}", path = path.display())]
+    Unsound {
+        /// The file or directory.
+        path: PathBuf,
+        /// Why.
+        source: Unsound,
     },
     /// The output exists and should not be replaced.
     #[error("{path} already exists", path = path.display())]
@@ -42,9 +62,74 @@ pub enum FileError {
         /// The output path.
         path: PathBuf,
     },
+    /// A path cannot be that of a file or a directory, such as one that ends in `..`.
+    #[error("`{path}` does not name a file or a directory", path = path.display())]
+    Unnamed {
+        /// The path.
+        path: PathBuf,
+    },
+    /// There is no directory for a file.
+    #[error("{path}: its directory does not exist", path = path.display())]
+    NoParent {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Something that is no file is where a file is read or written.
+    #[error("{path} is {what}", path = path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it is, such as `a socket`.
+        what: &'static str,
+    },
+    /// A mount point is never replaced, nor is a directory with one in it.
+    #[error("{path} is a mount point, so it is not replaced", path = path.display())]
+    MountPoint {
+        /// The mount point.
+        path: PathBuf,
+    },
+    /// The output directory is the working directory, or contains it.
+    #[error("{path} contains the working directory, so it is not replaced", path = path.display())]
+    WorkingDirectory {
+        /// The output directory.
+        path: PathBuf,
+    },
+    /// Something that is read is in the directory that would be replaced.
+    #[error("{input} is inside {output}, which would be replaced", input = input.display(), output = output.display())]
+    InputInside {
+        /// What is read.
+        input: PathBuf,
+        /// The output directory.
+        output: PathBuf,
+    },
+    /// What was to be replaced has lost its name, and could not be given it back.
+    #[error("{path}: {source}; what was there is now {kept}", path = path.display(), kept = kept.display())]
+    Stranded {
+        /// The output directory.
+        path: PathBuf,
+        /// Where what was there is now.
+        kept: PathBuf,
+        /// Why the name could not be given back.
+        source: std::io::Error,
+    },
+    /// A file is not what it was when it was opened.
+    #[error("{path} was changed while it was read", path = path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
 }
 
 impl FileError {
+    /// Checks that what was computed for a path can be used.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Unsound`].
+    pub(crate) fn check_sound(path: &Path) -> Result<(), Self> {
+        check_sound().map_err(|source| Self::Unsound { path: path.into(), source })
+    }
+
     /// Names the path in an error of the operating system.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();

@@ -2,18 +2,32 @@
 //!
 //! [`write_file`] replaces a file in one step, [`OutputDir`] a whole directory. A
 //! [`resumable`](OutputDir::resumable) directory can outlive the process that writes it, and has a
-//! journal of finished parts. [`MappedFile`] reads without copying. This room knows neither
-//! tensors nor models.
+//! journal of finished parts. [`MappedFile`] reads without copying, [`read_file`] reads files of
+//! bounded size and nothing else. This room knows neither tensors nor models.
+//!
+//! Nothing is replaced but files, empty directories and models. What a killed process leaves behind
+//! has the name of its target in its own, and is removed by the next one with that target.
 
 mod error;
+mod exchange;
 mod mapped;
 mod output;
 mod partial;
+mod place;
+mod read;
+mod staged;
+mod temporary;
 mod write;
 
 pub use error::FileError;
 pub use mapped::MappedFile;
 pub use output::OutputDir;
 pub(crate) use partial::Journal;
-pub use write::write_file;
-pub(crate) use write::{parent_of, sync_dir};
+pub use read::{
+    LARGEST_ARTIFACT, LARGEST_COMPANION, LARGEST_CONFIG, LARGEST_INDEX, LARGEST_PLAN, LARGEST_TEXT,
+    check_input, read_existing, read_file, read_input,
+};
+pub(crate) use staged::StagedFile;
+pub use temporary::is_temporary;
+pub(crate) use write::sync_dir;
+pub use write::{check_writable, replace_file, write_file};

@@ -3,35 +3,36 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tempfile::{Builder, TempDir};
 
 use super::error::FileError;
 use super::partial::{Journal, Partial};
-use super::write::{TEMPORARY, directory_mode, parent_of, plain, sync_dir};
+use super::place::{find_dir, mount_within};
+use super::write::{parent_of, sync_dir};
 
 /// A directory that appears whole or not at all.
 ///
-/// Files are written into a hidden directory beside the target, which
-/// [`commit`](OutputDir::commit) renames to the target. If the value is dropped before that, the
-/// hidden directory is removed and the target stays as it was.
+/// Files are written into a hidden directory beside the target, `.NAME.welore-partial`, which only
+/// one process at a time can hold. [`commit`](OutputDir::commit) gives them the name of the target.
+/// If the value is dropped before that, the hidden directory is removed and the target stays as it
+/// was.
 ///
-/// A [`resumable`](OutputDir::resumable) directory can be left behind, by
-/// [`suspend`](OutputDir::suspend) or if the process is killed. The next one for the same target
-/// finds it again.
+/// A [`resumable`](OutputDir::resumable) directory is left behind by
+/// [`suspend`](OutputDir::suspend), once something is finished in it also by an error, and of
+/// course if the process is killed. The next one for the same target finds it again.
+///
+/// A target that is a link to a directory stands for that directory.
 #[derive(Debug)]
 pub struct OutputDir {
+    /// As the user gave it, for messages.
+    named: PathBuf,
+    /// Without links.
     target: PathBuf,
-    /// Taken when committed.
-    staging: Option<Staging>,
+    replace: bool,
+    resumable: bool,
+    /// Where the files are; taken when committed.
+    partial: Option<Partial>,
     /// Parents created for it, outermost first.
     made: Vec<PathBuf>,
-}
-
-/// Where the files are until they are committed.
-#[derive(Debug)]
-enum Staging {
-    Temporary(TempDir),
-    Partial(Partial),
 }
 
 /// What an existing output directory must hold to be replaced, so that a typo does not cost a
@@ -40,106 +41,117 @@ const MODEL_MARKS: [[&str; 2]; 2] =
     [["config.json", "model.safetensors"], ["config.json", "model.safetensors.index.json"]];
 
 impl OutputDir {
-    /// Prepares to write the directory `target`.
+    /// Prepares to write the directory `target`. What an unfinished run left of it is removed.
     ///
     /// # Errors
     ///
     /// [`FileError::OutputExists`] if the target exists and `replace` is false;
     /// [`FileError::OutputForeign`] if it is a directory that is neither empty nor a model
     /// directory; [`FileError::NotADirectory`] if it, or a parent, is something else;
-    /// [`FileError::Io`] if its parent cannot be written.
+    /// [`FileError::MountPoint`] and [`FileError::WorkingDirectory`] if it cannot be replaced;
+    /// [`FileError::Unnamed`] if no directory can have this path; [`FileError::OutputBusy`] if
+    /// another process is writing it; [`FileError::PartialForeign`] if something else has the name
+    /// of the hidden directory; [`FileError::Io`] if its parent cannot be written.
     pub fn create(target: impl AsRef<Path>, replace: bool) -> Result<Self, FileError> {
-        let mut output = Self::check(target.as_ref(), replace)?;
-        let parent = parent_of(&output.target);
-        let staging = Builder::new()
-            .prefix(TEMPORARY)
-            .suffix(".partial")
-            .permissions(directory_mode())
-            .tempdir_in(&parent)
-            .map_err(|error| FileError::io(&parent)(plain(error)))?;
-        output.staging = Some(Staging::Temporary(staging));
+        let output = Self::claim(target.as_ref(), replace, false)?;
+        // The journal marks the files as ours, if the process is killed.
+        let begun = output.partial().begin::<()>("directory", |_| false);
+        begun.map_err(|error| output.name_target(error))?;
         Ok(output)
     }
 
     /// The same for work that resumes where an earlier process stopped, such as
     /// [`Compressor::directory`](crate::compress::Compressor::directory).
     ///
-    /// Files are written into `.NAME.welore-partial` beside the target `NAME`, which only one
-    /// process at a time can hold. A later process that works on the same target finds unfinished
-    /// output again. It resumes the same work; other work replaces what was left, as soon as it
-    /// begins.
+    /// A later process that works on the same target finds unfinished output again. It resumes the
+    /// same work; other work replaces what was left, as soon as it begins.
     ///
     /// # Errors
     ///
-    /// Those of [`create`](OutputDir::create); [`FileError::OutputBusy`] if another process is
-    /// writing it; [`FileError::PartialForeign`] if something else has the name of the hidden
-    /// directory.
+    /// Those of [`create`](OutputDir::create).
     pub fn resumable(target: impl AsRef<Path>, replace: bool) -> Result<Self, FileError> {
-        let mut output = Self::check(target.as_ref(), replace)?;
-        output.staging = Some(Staging::Partial(Partial::claim(&output.target)?));
-        Ok(output)
+        Self::claim(target.as_ref(), replace, true)
     }
 
     /// Checks that [`create`](OutputDir::create) would accept the target. Creates nothing.
     ///
     /// # Errors
     ///
-    /// Those of [`create`](OutputDir::create), except for a parent that cannot be written.
+    /// Those of [`create`](OutputDir::create), except for those about the parent and the hidden
+    /// directory.
     pub fn check_free(target: impl AsRef<Path>, replace: bool) -> Result<(), FileError> {
         Self::place(target.as_ref(), replace).map(drop)
     }
 
+    /// Checks that nothing that is read is inside an existing target, which would be replaced with
+    /// everything in it.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::InputInside`].
+    pub fn check_outside(target: impl AsRef<Path>, inputs: &[&Path]) -> Result<(), FileError> {
+        let target = target.as_ref();
+        let Ok(whole) = target.canonicalize() else { return Ok(()) };
+        let is_inside = |input: &&&Path| {
+            let within =
+                |path: &Path| path.canonicalize().is_ok_and(|path| path.starts_with(&whole));
+            // Of a link, both what it leads to and the link itself.
+            within(input) || input.file_name().is_some() && within(&parent_of(input))
+        };
+        match inputs.iter().find(is_inside) {
+            Some(input) => {
+                Err(FileError::InputInside { input: input.to_path_buf(), output: target.into() })
+            }
+            None => Ok(()),
+        }
+    }
+
     /// The target as a plain path, if it is free or may be replaced.
-    fn place(target: &Path, replace: bool) -> Result<PathBuf, FileError> {
-        // `a/b/` and `a/b` are the same place; a trailing slash would hide the parent.
-        let target: PathBuf = target.components().collect();
-        if let Some(there) = target.ancestors().find(|path| exists(path))
+    fn place(named: &Path, replace: bool) -> Result<PathBuf, FileError> {
+        let plain: PathBuf = named.components().collect();
+        if let Some(there) = plain.ancestors().find(|path| exists(path))
             && !there.as_os_str().is_empty()
             && !there.is_dir()
         {
             return Err(FileError::NotADirectory { path: there.into() });
         }
-        if target.symlink_metadata().is_ok() && !is_empty_dir(&target) {
-            if !MODEL_MARKS.iter().any(|marks| marks.iter().all(|f| target.join(f).is_file())) {
-                return Err(FileError::OutputForeign { path: target });
-            }
-            if !replace {
-                return Err(FileError::OutputExists { path: target });
-            }
-        }
+        let target = find_dir(named)?;
+        check_replaceable(&plain, &target, replace)?;
         Ok(target)
     }
 
-    /// Checks the target, and creates its parents.
-    fn check(target: &Path, replace: bool) -> Result<Self, FileError> {
-        let target = Self::place(target, replace)?;
+    /// Checks the target, creates its parents and the hidden directory.
+    fn claim(named: &Path, replace: bool, resumable: bool) -> Result<Self, FileError> {
+        let target = Self::place(named, replace)?;
+        // `a/b/` and `a/b` are the same place.
+        let named: PathBuf = named.components().collect();
         let parent = parent_of(&target);
         let mut made: Vec<PathBuf> =
             parent.ancestors().take_while(|dir| !exists(dir)).map(PathBuf::from).collect();
         made.reverse();
-        let output = Self { target, staging: None, made };
+        let mut output = Self { named, target, replace, resumable, partial: None, made };
         // From here on, dropping `output` removes what was created.
-        fs::create_dir_all(&parent).map_err(FileError::io(&parent))?;
+        fs::create_dir_all(&parent).map_err(FileError::io(&output.named))?;
+        output.partial = Some(Partial::claim(&output.target, &output.named)?);
+        // Another process may have finished it meanwhile.
+        check_replaceable(&output.named, &output.target, replace)?;
         Ok(output)
+    }
+
+    fn partial(&self) -> &Partial {
+        self.partial.as_ref().expect("there until committed")
     }
 
     /// Where to write files until they are committed.
     pub fn path(&self) -> &Path {
-        match self.staging.as_ref().expect("there until committed") {
-            Staging::Temporary(dir) => dir.path(),
-            Staging::Partial(partial) => partial.model(),
-        }
+        self.partial().model()
     }
 
     /// Names the target in an error about a file that is still being prepared.
     pub fn name_target(&self, error: FileError) -> FileError {
-        let ours = |path: &Path| match &self.staging {
-            Some(Staging::Partial(partial)) => partial.holds(path),
-            _ => path.starts_with(self.path()),
-        };
         match error {
-            FileError::Io { path, source } if ours(&path) => {
-                FileError::Io { path: self.target.clone(), source }
+            FileError::Io { path, source } if self.partial().holds(&path) => {
+                FileError::Io { path: self.named.clone(), source }
             }
             other => other,
         }
@@ -153,65 +165,85 @@ impl OutputDir {
         job: &str,
         belongs: impl Fn(&str) -> bool,
     ) -> Result<Option<(Journal, Vec<T>)>, FileError> {
-        match &self.staging {
-            Some(Staging::Partial(partial)) => partial.begin(job, belongs).map(Some),
-            _ => Ok(None),
+        if !self.resumable {
+            return Ok(None);
         }
+        let begun = self.partial().begin(job, belongs);
+        begun.map(Some).map_err(|error| self.name_target(error))
+    }
+
+    /// The hidden directory, if it is resumable and a part of the present job is finished in it.
+    /// Dropping this value then leaves it in place, also after an error.
+    pub fn keeps_work(&self) -> Option<&Path> {
+        self.partial.as_ref().filter(|partial| partial.has_parts()).map(Partial::dir)
     }
 
     /// Keeps an unfinished resumable directory, so that a later process can resume it. Any other
     /// directory is removed.
-    pub fn suspend(mut self) {
-        if let Some(Staging::Partial(partial)) = &self.staging {
-            partial.keep();
-            self.made.clear();
+    pub fn suspend(self) {
+        if self.resumable {
+            self.partial().keep();
         }
     }
 
-    /// Renames the directory to the target, replacing what was there.
+    /// Gives the files the name of the target, replacing what was there. Where the system can, both
+    /// are exchanged in one step, so that the name always stands for one of them.
     ///
     /// # Errors
     ///
-    /// [`FileError::Io`]; the target is then unchanged.
+    /// [`FileError::Io`], [`FileError::Unsound`], and those of [`create`](OutputDir::create) if the
+    /// target is no longer what it was; the target is then unchanged. [`FileError::Stranded`] if it
+    /// can neither be replaced nor left as it was.
     pub fn commit(mut self) -> Result<(), FileError> {
-        let target = self.target.clone();
-        let io = || FileError::io(target.clone());
-        let put = |staging: &Path| fs::rename(staging, &target);
-        if target.symlink_metadata().is_err() {
-            put(self.path()).map_err(io())?;
-        } else {
-            let old = Builder::new()
-                .prefix(TEMPORARY)
-                .suffix(".old")
-                .tempdir_in(parent_of(&target))
-                .map_err(|error| io()(plain(error)))?;
-            let kept = old.path().join("model");
-            fs::rename(&target, &kept).map_err(io())?;
-            if let Err(source) = put(self.path()) {
-                fs::rename(&kept, &target).map_err(io())?;
-                return Err(FileError::Io { path: target, source });
-            }
-        }
+        FileError::check_sound(&self.target)?;
+        check_replaceable(&self.named, &self.target, self.replace)?;
+        self.partial().deliver(&self.target, &self.named, may_go)?;
         self.made.clear();
-        match self.staging.take() {
-            Some(Staging::Temporary(dir)) => {
-                let _renamed = dir.keep();
-            }
-            Some(Staging::Partial(partial)) => partial.discard(),
-            None => {}
+        let synced = sync_dir(&parent_of(&self.target));
+        if let Some(partial) = self.partial.take() {
+            partial.discard();
         }
-        sync_dir(&parent_of(&target))
+        synced
     }
 }
 
 impl Drop for OutputDir {
     fn drop(&mut self) {
-        drop(self.staging.take());
+        drop(self.partial.take());
         for dir in self.made.iter().rev() {
-            // Only if it is still empty: a directory that someone else put something in stays.
+            // Only if it is still empty: a directory with something in it stays.
             let _ = fs::remove_dir(dir);
         }
     }
+}
+
+/// Checks that a target, which the user named `named`, is free or may be replaced.
+fn check_replaceable(named: &Path, target: &Path, replace: bool) -> Result<(), FileError> {
+    if target.symlink_metadata().is_err() {
+        return Ok(());
+    }
+    if !may_go(target) {
+        return Err(FileError::OutputForeign { path: named.into() });
+    }
+    if let Some(mount) = mount_within(target) {
+        let path = if mount == target { named.into() } else { mount };
+        return Err(FileError::MountPoint { path });
+    }
+    let working = std::env::current_dir().and_then(|dir| dir.canonicalize());
+    if working.is_ok_and(|dir| dir.starts_with(target)) {
+        return Err(FileError::WorkingDirectory { path: named.into() });
+    }
+    if !replace && !is_empty_dir(target) {
+        return Err(FileError::OutputExists { path: named.into() });
+    }
+    Ok(())
+}
+
+/// Whether something is an empty directory or a model directory.
+fn may_go(path: &Path) -> bool {
+    let is_model = |marks: &[&str; 2]| marks.iter().all(|file| path.join(file).is_file());
+    let is_dir = path.symlink_metadata().is_ok_and(|found| found.is_dir());
+    is_dir && (is_empty_dir(path) || MODEL_MARKS.iter().any(is_model))
 }
 
 fn exists(path: &Path) -> bool {

@@ -1,20 +1,28 @@
 //! Unfinished output directories that outlive their process.
 
-use std::ffi::OsString;
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::error::FileError;
-use super::write::{TEMPORARY, parent_of, write_file};
+use super::exchange::exchange;
+use super::temporary::{PARTIAL, is_same, is_temporary, stem_of};
+use super::write::{parent_of, replace_file};
 
 const LOCK: &str = "lock";
 const JOURNAL: &str = "progress.jsonl";
 const MODEL: &str = "model";
+/// What is about to be exchanged with the target, and then what the target was. Nothing of it is
+/// ever resumed.
+const LEAVING: &str = "leaving";
+/// What the target was, where nothing can be exchanged. It is removed only once the target is
+/// there again.
+const REPLACED: &str = "replaced";
 const FORMAT: &str = "welore-partial";
 const VERSION: u32 = 1;
 
@@ -27,9 +35,27 @@ const LONGEST_JOURNAL: u64 = 64 << 20;
 pub(super) struct Partial {
     dir: PathBuf,
     model: PathBuf,
-    /// Whether it stays when this value is dropped.
-    keep: AtomicBool,
+    keep: Arc<Keep>,
     _lock: File,
+}
+
+/// Whether a directory outlives the value that stands for it.
+#[derive(Debug, Default)]
+struct Keep {
+    stays: AtomicBool,
+    /// Whether a finished part of the present job is in it.
+    has_parts: AtomicBool,
+}
+
+impl Keep {
+    fn set(&self, stays: bool) {
+        self.stays.store(stays, Ordering::Relaxed);
+    }
+
+    fn set_parts(&self, has_parts: bool) {
+        self.has_parts.store(has_parts, Ordering::Relaxed);
+        self.set(has_parts);
+    }
 }
 
 /// The first line of a journal.
@@ -42,16 +68,17 @@ struct Head {
 }
 
 impl Partial {
-    /// Creates the directory, or takes over one that an earlier process left.
-    pub fn claim(target: &Path) -> Result<Self, FileError> {
+    /// Creates the directory for a target, or takes over one that an earlier process left. Errors
+    /// name the target as `named`.
+    pub fn claim(target: &Path, named: &Path) -> Result<Self, FileError> {
         let dir = place_of(target);
-        let io = || FileError::io(target);
+        let io = || FileError::io(named);
         // Another process may finish and clean up between any two of these lines.
         for _ in 0..100 {
             match fs::create_dir(&dir) {
                 Ok(()) => {}
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => check_ours(&dir)?,
-                Err(error) => return Err(FileError::io(parent_of(target))(error)),
+                Err(error) => return Err(io()(error)),
             }
             let path = dir.join(LOCK);
             let lock = match File::options().create(true).append(true).open(&path) {
@@ -62,7 +89,7 @@ impl Partial {
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
-                    return Err(FileError::OutputBusy { path: target.into() });
+                    return Err(FileError::OutputBusy { path: named.into() });
                 }
                 Err(TryLockError::Error(error)) => return Err(io()(error)),
             }
@@ -70,15 +97,38 @@ impl Partial {
                 continue;
             }
             let model = dir.join(MODEL);
-            let keep = AtomicBool::new(journal(&dir).is_some());
+            let keep = Arc::new(Keep::default());
+            keep.set(journal(&dir).is_some_and(|text| text.lines().nth(1).is_some()));
             let partial = Self { dir, model, keep, _lock: lock };
             // From here on, dropping `partial` removes what was created.
+            partial.put_back(target, named)?;
             if !partial.model.is_dir() {
                 fs::create_dir(&partial.model).map_err(io())?;
             }
             return Ok(partial);
         }
-        Err(FileError::OutputBusy { path: target.into() })
+        Err(FileError::OutputBusy { path: named.into() })
+    }
+
+    /// Puts back what a process took away before it was killed.
+    fn put_back(&self, target: &Path, named: &Path) -> Result<(), FileError> {
+        let replaced = self.dir.join(REPLACED);
+        if !replaced.is_dir() {
+            return Ok(());
+        }
+        if target.symlink_metadata().is_ok() {
+            self.keep();
+            return Err(FileError::PartialForeign { path: replaced });
+        }
+        fs::rename(&replaced, target).map_err(|source| {
+            self.keep();
+            FileError::Stranded { path: named.into(), kept: replaced, source }
+        })
+    }
+
+    /// The directory itself.
+    pub fn dir(&self) -> &Path {
+        &self.dir
     }
 
     /// Where the files are.
@@ -93,12 +143,18 @@ impl Partial {
 
     /// Lets the directory outlive this value.
     pub fn keep(&self) {
-        self.keep.store(true, Ordering::Relaxed);
+        self.keep.set(true);
     }
 
-    /// Removes what is left once the files are in their place.
+    /// Whether the directory outlives this value because of what is finished in it.
+    pub fn has_parts(&self) -> bool {
+        self.keep.has_parts.load(Ordering::Relaxed)
+    }
+
+    /// Removes what is left once the files are in their place, and what was there before.
     pub fn discard(self) {
-        self.keep.store(false, Ordering::Relaxed);
+        let _ = fs::remove_dir_all(self.dir.join(REPLACED));
+        self.keep.set(false);
     }
 
     /// Begins a job, or resumes it if it was interrupted here: then files that `belong` to it
@@ -113,14 +169,15 @@ impl Partial {
         let mut lines = lines.lines();
         let same = lines.next().and_then(|line| serde_json::from_str::<Head>(line).ok());
         let same = same.is_some_and(|found| found == head);
-        self.keep.store(same, Ordering::Relaxed);
         // A line cut short by a kill ends the list.
         let finished: Vec<T> = match same {
             true => lines.map_while(|line| serde_json::from_str(line).ok()).collect(),
             false => Vec::new(),
         };
+        self.keep.set_parts(!finished.is_empty());
         let path = self.dir.join(JOURNAL);
         let io = || FileError::io(&path);
+        remove_tree(&self.dir.join(LEAVING))?;
         if !same {
             // Before the journal is replaced: after a kill in between, files of the old job would
             // pass for files of this one.
@@ -130,12 +187,12 @@ impl Partial {
         for part in &finished {
             text.extend(line_of(part).map_err(io())?);
         }
-        write_file(&path, &text)?;
+        replace_file(&path, &text)?;
         if same {
             self.clear(belongs)?;
         }
         let file = File::options().append(true).open(&path).map_err(io())?;
-        Ok((Journal { path, file }, finished))
+        Ok((Journal { path, file, keep: Arc::clone(&self.keep) }, finished))
     }
 
     /// Removes the files that do not belong to the job.
@@ -155,16 +212,100 @@ impl Partial {
         }
         Ok(())
     }
+
+    /// Gives the files the name of the target. What had that name is then in this directory, until
+    /// it is discarded; if it `may` not `go`, or anything else fails, the target is as it was.
+    pub fn deliver(
+        &self,
+        target: &Path,
+        named: &Path,
+        may_go: fn(&Path) -> bool,
+    ) -> Result<(), FileError> {
+        if target.symlink_metadata().is_err() {
+            return fs::rename(&self.model, target).map_err(FileError::io(named));
+        }
+        let leaving = self.dir.join(LEAVING);
+        // First another name: if the process is killed after the exchange, the next one must not
+        // go on to write into what the user had there.
+        fs::rename(&self.model, &leaving).map_err(FileError::io(named))?;
+        let exchanged = match exchange(&leaving, target) {
+            Some(Ok(())) => self.settle(&leaving, target, named, may_go),
+            Some(Err(error)) => Err(FileError::io(named)(error)),
+            None => self.replace(&leaving, target, named, may_go, rename),
+        };
+        if !matches!(exchanged, Ok(()) | Err(FileError::Stranded { .. })) {
+            // The work is still there, and may be resumed.
+            let _ = fs::rename(&leaving, &self.model);
+        }
+        exchanged
+    }
+
+    /// Undoes an exchange if what was there has become something else since it was checked.
+    fn settle(
+        &self,
+        leaving: &Path,
+        target: &Path,
+        named: &Path,
+        may_go: fn(&Path) -> bool,
+    ) -> Result<(), FileError> {
+        if may_go(leaving) {
+            return Ok(());
+        }
+        match exchange(leaving, target) {
+            Some(Ok(())) => Err(FileError::OutputForeign { path: named.into() }),
+            undone => {
+                let unknown = || io::Error::from(ErrorKind::Unsupported);
+                let source = undone.and_then(Result::err).unwrap_or_else(unknown);
+                self.keep();
+                // What leaves is removed one day, and what was replaced is not.
+                let replaced = self.dir.join(REPLACED);
+                let kept = match fs::rename(leaving, &replaced) {
+                    Ok(()) => replaced,
+                    Err(_) => leaving.into(),
+                };
+                Err(FileError::Stranded { path: named.into(), kept, source })
+            }
+        }
+    }
+
+    /// The same in two steps, where nothing can be exchanged.
+    fn replace(
+        &self,
+        leaving: &Path,
+        target: &Path,
+        named: &Path,
+        may_go: fn(&Path) -> bool,
+        rename: impl Fn(&Path, &Path) -> io::Result<()>,
+    ) -> Result<(), FileError> {
+        let replaced = self.dir.join(REPLACED);
+        rename(target, &replaced).map_err(FileError::io(named))?;
+        let renamed = match may_go(&replaced) {
+            true => rename(leaving, target).map_err(FileError::io(named)),
+            false => Err(FileError::OutputForeign { path: named.into() }),
+        };
+        if renamed.is_ok() {
+            return renamed;
+        }
+        match rename(&replaced, target) {
+            Ok(()) => renamed,
+            Err(source) => {
+                self.keep();
+                Err(FileError::Stranded { path: named.into(), kept: replaced, source })
+            }
+        }
+    }
 }
 
 impl Drop for Partial {
     fn drop(&mut self) {
-        if self.keep.load(Ordering::Relaxed) {
+        if self.keep.stays.load(Ordering::Relaxed) {
             return;
         }
         // The lock goes last: from then on another process may create the directory anew, and
         // nothing in that one may be removed. A failed cleanup must not hide the original error.
-        let _ = fs::remove_dir_all(&self.model);
+        for tree in [MODEL, LEAVING] {
+            let _ = fs::remove_dir_all(self.dir.join(tree));
+        }
         let _ = fs::remove_file(self.dir.join(JOURNAL));
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             if is_temporary(&entry.file_name()) {
@@ -182,12 +323,17 @@ impl Drop for Partial {
 pub(crate) struct Journal {
     path: PathBuf,
     file: File,
+    keep: Arc<Keep>,
 }
 
 impl Journal {
-    /// Records a finished part.
+    /// Records a finished part. From then on the directory also survives an error.
     pub fn note(&mut self, part: &impl Serialize) -> Result<(), FileError> {
-        line_of(part).and_then(|line| self.file.write_all(&line)).map_err(FileError::io(&self.path))
+        FileError::check_sound(&self.path)?;
+        let noted = line_of(part).and_then(|line| self.file.write_all(&line));
+        noted.map_err(FileError::io(&self.path))?;
+        self.keep.set_parts(true);
+        Ok(())
     }
 }
 
@@ -197,19 +343,21 @@ fn line_of(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
     Ok(line)
 }
 
+fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)
+}
+
+fn remove_tree(path: &Path) -> Result<(), FileError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(FileError::io(path)(error)),
+        _ => Ok(()),
+    }
+}
+
 /// The directory for a target: hidden, and the same every time.
 fn place_of(target: &Path) -> PathBuf {
-    /// Most file systems allow 255 bytes in a name.
-    const LONGEST: usize = 200;
-    let mut name = OsString::from(".");
-    match target.file_name() {
-        Some(file) if file.len() <= LONGEST => name.push(file),
-        file => {
-            let bytes = file.unwrap_or_default().as_encoded_bytes();
-            name.push(blake3::hash(bytes).to_hex().as_str());
-        }
-    }
-    name.push(".welore-partial");
+    let mut name = stem_of(target);
+    name.push(PARTIAL);
     parent_of(target).join(name)
 }
 
@@ -237,37 +385,111 @@ fn check_ours(dir: &Path) -> Result<(), FileError> {
         let name = entry.file_name();
         let ours = match name.to_str() {
             Some(LOCK | JOURNAL) => kind.is_file(),
-            Some(MODEL) => kind.is_dir(),
+            Some(MODEL | LEAVING | REPLACED) => kind.is_dir(),
             _ => is_temporary(&name) && kind.is_file(),
         };
         if !ours {
             return Err(foreign());
         }
     }
-    let filled = fs::read_dir(dir.join(MODEL)).is_ok_and(|mut entries| entries.next().is_some());
-    // Read again, because a process that is just finishing removes both.
-    if filled && journal(dir).is_none() && dir.join(MODEL).is_dir() {
-        return Err(foreign());
+    for tree in [MODEL, LEAVING, REPLACED].map(|name| dir.join(name)) {
+        let filled = fs::read_dir(&tree).is_ok_and(|mut entries| entries.next().is_some());
+        // Read again, because a process that is just finishing removes both.
+        if filled && journal(dir).is_none() && tree.is_dir() {
+            return Err(foreign());
+        }
     }
     Ok(())
 }
 
-fn is_temporary(name: &std::ffi::OsStr) -> bool {
-    name.as_encoded_bytes().starts_with(TEMPORARY.as_bytes())
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Whether a path still leads to an open file: a lock on a removed file locks nothing.
-#[cfg(unix)]
-fn is_same(file: &File, path: &Path) -> bool {
-    use std::os::unix::fs::MetadataExt;
-
-    match (file.metadata(), path.symlink_metadata()) {
-        (Ok(open), Ok(found)) => (open.dev(), open.ino()) == (found.dev(), found.ino()),
-        _ => false,
+    fn any(_: &Path) -> bool {
+        true
     }
-}
 
-#[cfg(not(unix))]
-fn is_same(_file: &File, path: &Path) -> bool {
-    path.is_file()
+    /// A home with an old model, and a claimed directory with a new one.
+    fn with_both() -> (tempfile::TempDir, PathBuf, Partial) {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("out");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("weights"), "old").unwrap();
+        let partial = Partial::claim(&target, &target).unwrap();
+        partial.begin::<()>("job", |_| false).unwrap();
+        fs::write(partial.model().join("weights"), "new").unwrap();
+        (home, target, partial)
+    }
+
+    fn weights(dir: &Path) -> String {
+        fs::read_to_string(dir.join("weights")).unwrap()
+    }
+
+    /// Moves the new model as `deliver` does, then replaces the old one by renames that fail from
+    /// the given one on.
+    fn replace_failing(partial: &Partial, target: &Path, failing: usize) -> Result<(), FileError> {
+        let leaving = partial.dir.join(LEAVING);
+        fs::rename(&partial.model, &leaving).unwrap();
+        let done = std::cell::Cell::new(0);
+        partial.replace(&leaving, target, target, any, |from, to| {
+            done.set(done.get() + 1);
+            match done.get() >= failing {
+                true => Err(io::Error::from(ErrorKind::StorageFull)),
+                false => fs::rename(from, to),
+            }
+        })
+    }
+
+    #[test]
+    fn old_model_is_never_lost_to_two_failing_renames() {
+        let (home, target, partial) = with_both();
+        match replace_failing(&partial, &target, 2) {
+            Err(FileError::Stranded { kept, .. }) => assert_eq!(weights(&kept), "old"),
+            other => panic!("{other:?}"),
+        }
+        drop(partial);
+        assert!(!target.exists());
+        // The next process puts it back.
+        let partial = Partial::claim(&target, &target).unwrap();
+        assert_eq!(weights(&target), "old");
+        partial.begin::<()>("other", |_| false).unwrap();
+        drop(partial);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn two_renames_replace_and_undo() {
+        let (_home, target, partial) = with_both();
+        let error = replace_failing(&partial, &target, 1).unwrap_err();
+        assert!(matches!(error, FileError::Io { .. }), "{error}");
+        assert_eq!(weights(&target), "old");
+        fs::rename(partial.dir.join(LEAVING), &partial.model).unwrap();
+        replace_failing(&partial, &target, 9).unwrap();
+        partial.discard();
+        assert_eq!(weights(&target), "new");
+    }
+
+    #[test]
+    fn what_became_something_else_stays() {
+        let (_home, target, partial) = with_both();
+        let error = partial.deliver(&target, &target, |_| false).unwrap_err();
+        assert!(matches!(error, FileError::OutputForeign { .. }), "{error}");
+        assert_eq!([weights(&target), weights(partial.model())], ["old", "new"]);
+        partial.deliver(&target, &target, any).unwrap();
+        assert_eq!(weights(&target), "new");
+    }
+
+    /// After a kill between the exchange and the removal, the old model is in the directory.
+    #[test]
+    fn what_was_replaced_is_not_resumed() {
+        let (_home, target, partial) = with_both();
+        partial.deliver(&target, &target, any).unwrap();
+        partial.keep();
+        drop(partial);
+        let partial = Partial::claim(&target, &target).unwrap();
+        partial.begin::<()>("job", |_| true).unwrap();
+        assert_eq!(fs::read_dir(partial.model()).unwrap().count(), 0);
+        assert!(!partial.dir.join(LEAVING).exists());
+    }
 }

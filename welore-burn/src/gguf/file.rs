@@ -66,6 +66,11 @@ impl GgufFile {
         self.map.release(start..start + len);
     }
 
+    /// Checks that nobody has written to the file since it was opened.
+    pub fn check_unchanged(&self) -> Result<(), GgufError> {
+        Ok(self.map.check_unchanged()?)
+    }
+
     pub fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
         self.get(key, "a string", Value::as_string)
     }

@@ -112,6 +112,7 @@ fn write_weights(
         files.write(&tensor.spec.name, &data).map_err(named)?;
         file.release(info);
     }
+    file.check_unchanged()?;
     files.finish().map_err(named)?;
     Ok(())
 }

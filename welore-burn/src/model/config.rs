@@ -57,6 +57,26 @@ pub struct DecoderConfig {
     pub eos_token_ids: Vec<u32>,
 }
 
+impl DecoderConfig {
+    /// Number of parameters of the dense model, counted without building it.
+    pub fn parameters(&self) -> u128 {
+        let size = |size: usize| size as u128;
+        let (width, mlp) = (size(self.hidden_size), size(self.intermediate_size));
+        let queries = size(self.num_attention_heads) * size(self.head_dim);
+        let keys = size(self.num_key_value_heads) * size(self.head_dim);
+        let biases = [
+            (self.qkv_bias, queries + 2 * keys),
+            (self.output_bias, width),
+            (self.mlp_bias, 2 * mlp + width),
+        ];
+        let biases: u128 = biases.iter().filter(|(has, _)| *has).map(|(_, size)| size).sum();
+        let norms = 2 * width;
+        let layer = 2 * width * (queries + keys) + 3 * width * mlp + biases + norms;
+        let tables = if self.tie_word_embeddings { 1 } else { 2 };
+        tables * size(self.vocab_size) * width + size(self.num_hidden_layers) * layer + width
+    }
+}
+
 /// How rotary frequencies are scaled for contexts longer than the one that a model was first
 /// trained on.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]

@@ -103,6 +103,13 @@ fn silu() -> String {
 /// No model is larger than this in any dimension. The bound keeps later products from overflowing.
 const LARGEST: usize = 1 << 24;
 
+/// No model has more layers than this. The bound keeps small files from describing millions of them,
+/// each of which takes a kilobyte even without weights.
+const MOST_LAYERS: usize = 10_000;
+
+/// The most numbers in all query heads of a token; wider ones do not exist either.
+const WIDEST_HEADS: usize = 1 << 28;
+
 impl DecoderConfig {
     /// Reads the text of a Hugging Face `config.json`.
     ///
@@ -157,7 +164,6 @@ impl HfConfig {
             ("vocab_size", Some(self.vocab_size)),
             ("hidden_size", Some(self.hidden_size)),
             ("intermediate_size", Some(self.intermediate_size)),
-            ("num_hidden_layers", Some(self.num_hidden_layers)),
             ("num_attention_heads", Some(self.num_attention_heads)),
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
@@ -165,12 +171,10 @@ impl HfConfig {
             ("max_position_embeddings", self.max_position_embeddings),
         ];
         for (field, size) in sizes {
-            if let Some(size) = size
-                && !(1..=LARGEST).contains(&size)
-            {
-                return Err(invalid(field, format!("{size} is not between 1 and {LARGEST}")));
-            }
+            check_count(field, size.unwrap_or(1), LARGEST)?;
         }
+        check_count("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)?;
+        check_count("head_dim", self.head_width(), WIDEST_HEADS / self.num_attention_heads)?;
         let (heads, kv) = (self.num_attention_heads, self.kv_heads());
         if !heads.is_multiple_of(kv) {
             return Err(invalid(
@@ -306,6 +310,13 @@ impl HfRope {
                 supported: "default, linear and llama3",
             }),
         }
+    }
+}
+
+fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), ConfigError> {
+    match (1..=most).contains(&count) {
+        true => Ok(()),
+        false => Err(invalid(field, format!("{count} is not between 1 and {most}"))),
     }
 }
 

@@ -9,7 +9,7 @@ use super::language::device_of;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_module, with_forms,
 };
-use crate::files::FileError;
+use crate::files::{FileError, LARGEST_CONFIG, read_existing};
 use crate::forms::{Form, skeleton};
 use crate::modules::MatrixName;
 use crate::progress::Progress;
@@ -55,20 +55,16 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
     if !dir.is_dir() {
         return Err(missing(dir, MissingKind::Directory));
     }
-    let bytes = std::fs::read(&path).map_err(|source| match source.kind() {
-        std::io::ErrorKind::NotFound => missing(&path, MissingKind::File),
-        _ => file_error(FileError::Io { path: path.clone(), source }),
-    })?;
-    let text = String::from_utf8(bytes).map_err(|error| LoadError::Config {
+    let bytes = read_existing(&path, LARGEST_CONFIG).map_err(file_error)?;
+    let bytes = bytes.ok_or_else(|| missing(&path, MissingKind::File))?;
+    let text = String::from_utf8(bytes).map_err(|_| LoadError::Config {
         path: path.clone(),
-        source: ConfigError::Json(error.to_string()),
+        source: ConfigError::Json("not UTF-8 text".into()),
     })?;
     let mut config =
         DecoderConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })?;
     let path = dir.join("generation_config.json");
-    if path.is_file() {
-        let bytes = std::fs::read(&path)
-            .map_err(|source| file_error(FileError::Io { path: path.clone(), source }))?;
+    if let Some(bytes) = read_existing(&path, LARGEST_CONFIG).map_err(file_error)? {
         let more = stop_tokens(&bytes).map_err(|source| LoadError::Config { path, source })?;
         config.eos_token_ids.extend(more);
     }

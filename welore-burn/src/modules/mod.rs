@@ -6,6 +6,7 @@ mod selection;
 mod tap;
 mod walk;
 
+pub(crate) use names::natural_key;
 pub use names::{MatrixName, natural_order};
 pub use selection::{PatternError, Selection};
 pub use tap::{Tap, tapped};

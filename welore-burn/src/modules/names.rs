@@ -94,13 +94,12 @@ impl PartialEq<&str> for MatrixName {
 /// Compares names, with numbers in them as numbers, so that layer 2 comes before layer 10. A total
 /// order for any names: in each part, numbers come before words.
 pub fn natural_order(a: &str, b: &str) -> Ordering {
-    let parts = |name: &str| name.split('.').map(part).collect::<Vec<_>>();
-    parts(a).cmp(&parts(b)).then_with(|| a.cmp(b))
+    natural_key(a).cmp(natural_key(b)).then_with(|| a.cmp(b))
 }
 
-/// A number, or a word.
-fn part(text: &str) -> Result<u64, String> {
-    text.parse().map_err(|_| text.to_string())
+/// The parts of a name that [`natural_order`] compares: numbers and words.
+pub(crate) fn natural_key(name: &str) -> impl Iterator<Item = Result<u64, &str>> {
+    name.split('.').map(|part| part.parse::<u64>().map_err(|_| part))
 }
 
 #[cfg(test)]

@@ -11,7 +11,7 @@ mod solve;
 mod target;
 
 pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};
-pub use policy::{Energy, Loss, Probed, RankPolicy, Uniform, WeLore};
+pub use policy::{Energy, Loss, PolicyReads, Probed, RankPolicy, Uniform, WeLore};
 pub use problem::{Allocation, Choice, RankProblem};
 pub use solve::make_plan;
 pub use target::{PlanError, PlanOptions, Target};

@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
+use std::string::FromUtf8Error;
 
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::target::Target;
 use crate::artifact::Header;
 use crate::checkpoint::PLAN_FILE;
-use crate::files::FileError;
+use crate::files::{FileError, LARGEST_PLAN, read_existing};
 use crate::forms::{Form, rank_problem, update_entry};
 use crate::modules::MatrixName;
 use crate::spectrum::{ModelSize, SpectrumUnit};
@@ -322,13 +323,11 @@ fn from_earlier_version(text: &str) -> Result<RankPlan, PlanFileError> {
 /// [`ReadPlanError`] for a file that cannot be read, is not a plan, or is an impossible one.
 pub fn read_plan(dir: impl AsRef<Path>) -> Result<Option<RankPlan>, ReadPlanError> {
     let path = dir.as_ref().join(PLAN_FILE);
-    match std::fs::read_to_string(&path) {
-        Ok(text) => RankPlan::from_json(&text)
-            .map(Some)
-            .map_err(|source| ReadPlanError::Plan { path, source }),
-        Err(source) if source.kind() == ErrorKind::NotFound => Ok(None),
-        Err(source) => Err(FileError::Io { path, source }.into()),
-    }
+    let Some(bytes) = read_existing(&path, LARGEST_PLAN)? else { return Ok(None) };
+    let not_text =
+        |error: FromUtf8Error| FileError::io(&path)(io::Error::new(ErrorKind::InvalidData, error));
+    let text = String::from_utf8(bytes).map_err(not_text)?;
+    RankPlan::from_json(&text).map(Some).map_err(|source| ReadPlanError::Plan { path, source })
 }
 
 /// Why the plan in a model directory cannot be read.

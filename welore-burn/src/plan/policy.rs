@@ -14,13 +14,35 @@ pub trait RankPolicy: std::fmt::Debug + Sync {
         ""
     }
 
-    /// Ranks and forms that meet the target.
+    /// What it needs and reads, apart from singular values.
+    fn reads(&self) -> PolicyReads {
+        PolicyReads::default()
+    }
+
+    /// Ranks and forms that meet the target. The spectra have what [`reads`](RankPolicy::reads)
+    /// says.
     ///
     /// # Errors
     ///
-    /// [`PlanError::OutOfReach`] if there are none, and [`PlanError::NotCalibrated`] if the spectra
-    /// lack what the policy needs.
+    /// [`PlanError::OutOfReach`] if there are none.
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError>;
+}
+
+/// What a policy needs and reads, apart from singular values.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PolicyReads {
+    /// The unit that the spectra must have; `None` for any.
+    pub unit: Option<SpectrumUnit>,
+    /// Whether every matrix must have been probed.
+    pub probes: bool,
+    /// Whether [`PlanOptions::min_ratio`](super::PlanOptions::min_ratio) decides which matrices
+    /// stay dense.
+    pub min_ratio: bool,
+}
+
+impl PolicyReads {
+    const MIN_RATIO: Self = Self { unit: None, probes: false, min_ratio: true };
+    const LOSS: Self = Self { unit: Some(SpectrumUnit::Loss), probes: false, min_ratio: false };
 }
 
 /// The policies that the command line offers by name. Register a new one here.
@@ -56,6 +78,10 @@ impl RankPolicy for WeLore {
         "one threshold on min-max normalized singular values, for the whole model"
     }
 
+    fn reads(&self) -> PolicyReads {
+        PolicyReads::MIN_RATIO
+    }
+
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
         problem.remove_lowest(|spectrum| {
             let values = &spectrum.singular_values;
@@ -79,6 +105,10 @@ impl RankPolicy for Uniform {
 
     fn about(&self) -> &'static str {
         "the same share of ranks removed from every matrix"
+    }
+
+    fn reads(&self) -> PolicyReads {
+        PolicyReads::MIN_RATIO
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
@@ -130,10 +160,11 @@ impl RankPolicy for Loss {
         "the smallest sum of errors in units of the loss, from the gradients of a calibration"
     }
 
+    fn reads(&self) -> PolicyReads {
+        PolicyReads::LOSS
+    }
+
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
-        if problem.spectra.unit != SpectrumUnit::Loss {
-            return Err(PlanError::NotCalibrated { policy: self.name() });
-        }
         problem.least_loss(tails)
     }
 }
@@ -151,12 +182,11 @@ impl RankPolicy for Probed {
         "as loss, but scaled by the cost measured in a probe of every matrix"
     }
 
+    fn reads(&self) -> PolicyReads {
+        PolicyReads { probes: true, ..PolicyReads::LOSS }
+    }
+
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
-        let mut matrices = problem.spectra.matrices.iter();
-        let probed = matrices.all(|matrix| matrix.measurement(PROBE).is_some());
-        if problem.spectra.unit != SpectrumUnit::Loss || !probed {
-            return Err(PlanError::NotCalibrated { policy: self.name() });
-        }
         problem.least_loss(|spectrum| {
             let scale = spectrum.measurement(PROBE).unwrap_or(1.0);
             tails(spectrum).into_iter().map(|tail| tail * scale).collect()

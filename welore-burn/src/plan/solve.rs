@@ -1,8 +1,8 @@
 use super::plan_file::{MatrixPlan, RankPlan};
-use super::policy::RankPolicy;
+use super::policy::{PolicyReads, RankPolicy};
 use super::problem::{Allocation, Choice, RankProblem};
 use super::target::{PlanError, PlanOptions};
-use crate::spectrum::{MatrixSpectrum, Spectra};
+use crate::spectrum::{MatrixSpectrum, PROBE, Spectra};
 
 /// Makes a plan: lets the policy choose ranks and forms, and computes the totals.
 ///
@@ -16,6 +16,7 @@ pub fn make_plan(
     options: &PlanOptions,
 ) -> Result<RankPlan, PlanError> {
     options.check()?;
+    check_spectra(spectra, policy)?;
     let Allocation { choices, threshold } = policy.allocate(&RankProblem { spectra, options })?;
     let impossible =
         |reason: String| PlanError::Allocation { policy: policy.name().into(), reason };
@@ -32,10 +33,24 @@ pub fn make_plan(
     plan.calibration = spectra.calibration.clone();
     plan.target = Some(options.target);
     plan.threshold = threshold;
-    plan.min_ratio = options.min_ratio;
+    // One that had no effect is not stated.
+    plan.min_ratio = if policy.reads().min_ratio { options.min_ratio } else { 0.0 };
     plan.rank_multiple = options.rank_multiple;
     plan.never_grow = options.never_grow;
     Ok(plan)
+}
+
+/// Checks that the spectra have what the policy needs.
+fn check_spectra(spectra: &Spectra, policy: &dyn RankPolicy) -> Result<(), PlanError> {
+    let PolicyReads { unit, probes, .. } = policy.reads();
+    let is_probed = |matrix: &MatrixSpectrum| matrix.measurement(PROBE).is_some();
+    if unit.is_some_and(|unit| unit != spectra.unit) {
+        return Err(PlanError::NotCalibrated { policy: policy.name() });
+    }
+    match probes && !spectra.matrices.iter().all(is_probed) {
+        true => Err(PlanError::NotProbed { policy: policy.name() }),
+        false => Ok(()),
+    }
 }
 
 fn plan_matrix(spectrum: &MatrixSpectrum, Choice { rank, form }: Choice) -> MatrixPlan {

@@ -140,11 +140,17 @@ pub enum PlanError {
         /// What is wrong.
         reason: String,
     },
-    /// The policy needs spectra in units of the loss, or probes, which these spectra lack.
+    /// The policy needs spectra in another unit, which a calibration with gradients gives.
     #[error(
-        "policy `{policy}` needs spectra in units of the loss, from a calibration with gradients (and with probes, for `probed`)"
+        "policy `{policy}` needs spectra in units of the loss, from a calibration with gradients"
     )]
     NotCalibrated {
+        /// The policy.
+        policy: &'static str,
+    },
+    /// The policy needs probes of all matrices.
+    #[error("policy `{policy}` needs a calibration with probes")]
+    NotProbed {
         /// The policy.
         policy: &'static str,
     },

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::escape::{markdown, markdown_code};
 use crate::plan::{RankPlan, Target};
 use crate::spectrum::SpectrumUnit;
 
@@ -31,44 +32,7 @@ pub struct ModelCard<'a> {
 impl ModelCard<'_> {
     /// The card in Markdown, with the metadata that model hubs read.
     pub fn to_markdown(&self) -> String {
-        let Self { base, plan, made_by, .. } = *self;
-        let mut card = self.metadata();
-        let name = base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base);
-        let totals = &plan.totals;
-        let target = match plan.target {
-            Some(Target::Err(err)) => format!("effective rank reduction (ERR) {err}"),
-            Some(Target::KeepParams(share)) => format!("keep {share} of the matrices' parameters"),
-            Some(Target::MaxBytes(bytes)) => format!("at most {bytes} bytes"),
-            None => "chosen by hand".into(),
-        };
-        let unit = match plan.unit {
-            SpectrumUnit::Weights => "the weights",
-            SpectrumUnit::Inputs => "the weights times their inputs",
-            SpectrumUnit::Loss => "the weights in the norm of the loss",
-        };
-        let _ = write!(
-            card,
-            "# {name}, low-rank\n\n\
-             `{base}` with its low-rank weight matrices stored as factors, made by {made_by} \
-             following WeLore ([arXiv 2407.11239](https://arxiv.org/abs/2407.11239)).\n\n\
-             | | before | after |\n|---|---|---|\n\
-             | parameters | {} | {} |\n\
-             | bytes | {} | {} |\n\n\
-             - Target: {target}; policy `{}`, singular values of {}{}.\n\
-             - {} of {} matrices are factored; ERR {:.4} planned, {:.4} applied.\n\
-             - `welore_plan.json` lists the rank of every matrix.\n\n",
-            totals.parameters_before,
-            totals.parameters_after,
-            totals.bytes_before,
-            totals.bytes_after,
-            plan.policy,
-            unit,
-            if plan.calibration.is_some() { " on a calibration text" } else { "" },
-            totals.lrcs,
-            totals.matrices,
-            totals.err,
-            totals.err_applied,
-        );
+        let mut card = self.metadata() + &self.summary();
         let _ = write!(
             card,
             "{MEASURED_TITLE}\n\n\
@@ -87,6 +51,49 @@ impl ModelCard<'_> {
             }
         );
         card
+    }
+
+    /// What was done to which model.
+    fn summary(&self) -> String {
+        let Self { base, plan, made_by, .. } = *self;
+        let name = base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base);
+        let totals = &plan.totals;
+        let target = match plan.target {
+            Some(Target::Err(err)) => format!("effective rank reduction (ERR) {err}"),
+            Some(Target::KeepParams(share)) => format!("keep {share} of the matrices' parameters"),
+            Some(Target::MaxBytes(bytes)) => format!("at most {bytes} bytes"),
+            None => "chosen by hand".into(),
+        };
+        let unit = match plan.unit {
+            SpectrumUnit::Weights => "the weights",
+            SpectrumUnit::Inputs => "the weights times their inputs",
+            SpectrumUnit::Loss => "the weights in the norm of the loss",
+        };
+        format!(
+            "# {}, low-rank\n\n\
+             This is {} with its low-rank weight matrices stored as factors, made by {} following \
+             WeLore ([arXiv 2407.11239](https://arxiv.org/abs/2407.11239)).\n\n\
+             | | before | after |\n|---|---|---|\n\
+             | parameters | {} | {} |\n\
+             | bytes | {} | {} |\n\n\
+             - Target: {target}; policy {}, singular values of {}{}.\n\
+             - {} of {} matrices are factored; ERR {:.4} planned, {:.4} applied.\n\
+             - `welore_plan.json` lists the rank of every matrix.\n\n",
+            markdown(name),
+            markdown_code(base),
+            markdown(made_by),
+            totals.parameters_before,
+            totals.parameters_after,
+            totals.bytes_before,
+            totals.bytes_after,
+            markdown_code(&plan.policy),
+            unit,
+            if plan.calibration.is_some() { " on a calibration text" } else { "" },
+            totals.lrcs,
+            totals.matrices,
+            totals.err,
+            totals.err_applied,
+        )
     }
 
     fn metadata(&self) -> String {
@@ -124,9 +131,9 @@ pub fn tuned_card(card: &str, how: &str) -> Option<String> {
     let (before, rest) = card.split_once(&format!("{MEASURED_TITLE}\n"))?;
     let (asked, rows) = rest.split_once(HEADER)?;
     let (_, after) = rows.split_once(&format!("{MEASURED}\n"))?;
-    let how = how.replace(['\n', '\r', '<'], " ");
     Some(format!(
-        "{before}Fine-tuned after compression: {how}.\n\n{MEASURED_TITLE}\n{asked}{HEADER}\n{MEASURED}\n{after}"
+        "{before}Fine-tuned after compression: {}.\n\n{MEASURED_TITLE}\n{asked}{HEADER}\n{MEASURED}\n{after}",
+        markdown(how)
     ))
 }
 
@@ -147,14 +154,13 @@ impl Measurement<'_> {
     /// The card with this measurement in its table, in place of an earlier one of the same score on
     /// the same text or task. `None` if the card has no such table.
     pub fn add_to(&self, card: &str) -> Option<String> {
-        let cell = |text: &str| text.replace(['|', '\n', '\r', '<'], " ");
-        let key = format!("| {} | ", cell(self.score));
-        let of = format!(" | {} | ", cell(self.of));
+        let key = format!("| {} | ", markdown(self.score));
+        let of = format!(" | {} | ", markdown(self.of));
         let (before, after) = card.split_once(&format!("{MEASURED}\n"))?;
         let kept = before.lines().filter(|line| !(line.starts_with(&key) && line.contains(&of)));
         let mut card = kept.fold(String::new(), |text, line| text + line + "\n");
         let value = format!("{:.4}", self.value);
-        let _ = writeln!(card, "{key}{value}{of}{} |", cell(self.made_by));
+        let _ = writeln!(card, "{key}{value}{of}{} |", markdown(self.made_by));
         Some(card + MEASURED + "\n" + after)
     }
 }
@@ -218,6 +224,40 @@ mod tests {
     }
 
     #[test]
+    fn no_name_forges_the_metadata_the_measured_block_or_html() {
+        let (honest, row) = (card("m", None), "| perplexity | 1.0000 | story.txt | forged |");
+        for hostile in [
+            "x`\n<!-- measured -->\n\n<script>alert(1)</script>\n\u{1b}[31m".to_string(),
+            format!("x\n{row}\n<!-- measured -->\n"),
+            "x\n---\nlicense: mit\n---\n".into(),
+            "x\r\n## Measured quality\r\n".into(),
+            "<img src=x onerror=alert(1)>".into(),
+            "[x](javascript:alert(1))".into(),
+        ] {
+            let mut plan = plan();
+            plan.policy = hostile.clone();
+            for base in [hostile.clone(), format!("{hostile}/name"), format!("org/{hostile}")] {
+                let base = base.as_str();
+                let text = ModelCard { base, base_card: None, plan: &plan, made_by: base };
+                let text = text.to_markdown();
+                assert!(text.starts_with("---\ntags:\n- welore\n- low-rank\n---\n\n# "), "{text}");
+                for mark in [MEASURED, MEASURED_TITLE, "<"] {
+                    assert_eq!(text.matches(mark).count(), honest.matches(mark).count(), "{text}");
+                }
+                let links = text.replace("\\]", "").matches("](").count();
+                assert_eq!(links, honest.matches("](").count(), "{text}");
+                assert!(!text.contains('\u{1b}') && !text.contains(&format!("\n{row}")), "{text}");
+                let of = Measurement { score: "perplexity", value: 2.0, of: base, made_by: base };
+                let measured = of.add_to(&text).unwrap();
+                assert_eq!(measured.matches(MEASURED).count(), 1, "{measured}");
+                assert_eq!(measured.lines().count(), text.lines().count() + 1, "{measured}");
+                let tuned = tuned_card(&measured, &hostile).unwrap();
+                assert_eq!(tuned.matches(MEASURED_TITLE).count(), 1, "{tuned}");
+            }
+        }
+    }
+
+    #[test]
     fn measurements_are_added_and_replaced() {
         let measured =
             |value, of| Measurement { score: "perplexity", value, of, made_by: "test 1" };
@@ -229,7 +269,7 @@ mod tests {
         assert_eq!(
             rows,
             [
-                "| perplexity | 8.0000 | b .txt | test 1 |",
+                "| perplexity | 8.0000 | b\\|.txt | test 1 |",
                 "| perplexity | 7.0000 | a.txt, 4 blocks | test 1 |"
             ]
         );

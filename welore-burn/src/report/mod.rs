@@ -12,6 +12,7 @@ pub use card::{Measurement, ModelCard, tuned_card};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+use crate::escape;
 use crate::forms::is_factor;
 use crate::plan::{RankPlan, Target};
 use crate::spectrum::{Spectra, SpectrumUnit};
@@ -223,8 +224,7 @@ impl Report {
     /// The page as self-contained HTML.
     pub fn to_html(&self) -> String {
         let data = Value::Object(self.data.clone()).to_string();
-        // Inside a script element only its end tag has to be escaped.
-        TEMPLATE.replacen(PLACEHOLDER, &data.replace('<', "\\u003c"), 1)
+        TEMPLATE.replacen(PLACEHOLDER, &escape::html(&data), 1)
     }
 }
 

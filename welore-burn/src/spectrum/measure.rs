@@ -97,9 +97,12 @@ pub fn measure_checkpoint(
         .iter()
         .map(|name| {
             let shape = checkpoint.matrix_shape(&name.weight())?;
+            if let Some(calibration) = options.norms.calibration() {
+                calibration.check_shape(name, shape)?;
+            }
             Ok(options.norms.cost(shape) + Cost::of_values(shape))
         })
-        .collect::<Result<Vec<_>, CheckpointError>>()?;
+        .collect::<Result<Vec<_>, SpectrumError>>()?;
     let cache = options.cache.as_deref().map(SpectrumCache::new);
     let items: Vec<&str> = names.iter().map(MatrixName::as_str).collect();
     let matrices = in_budget(&options.budget, &items, &costs, progress, |index| {
@@ -170,6 +173,7 @@ fn measure(
         Some(found) => found,
         None => {
             let values = values_of(name, &checkpoint.read_matrix(&tensor)?, norms)?;
+            checkpoint.check_unchanged()?;
             if let Some(cache) = cache {
                 cache.keep(&key, &values);
             }
@@ -262,6 +266,9 @@ pub fn measure_module<M: Module>(
     for matrix in &selected {
         let about = |source| SpectrumError::Form { name: matrix.name.clone(), source };
         matrix.check_dense().map_err(about)?;
+        if let Some(calibration) = options.norms.calibration() {
+            calibration.check_shape(&matrix.name, matrix.shape)?;
+        }
     }
     let norms = &options.norms;
     let costs: Vec<Cost> = selected

@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ParamGroup};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::error::TrainError;
 use super::options::TrainOptions;
 use super::score::Score;
-use crate::files::{FileError, write_file};
+use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, write_file};
 use crate::words::number_of;
 
 /// How far a run has come. Together with the options this determines which rows come next, so no
@@ -145,7 +146,8 @@ impl Checkpoints {
     ///
     /// # Errors
     ///
-    /// [`TrainError::File`] and [`TrainError::Broken`]; existing checkpoints stay.
+    /// [`TrainError::File`]; [`TrainError::Broken`], [`TrainError::Lost`] and
+    /// [`TrainError::Foreign`] for `best.json`. Existing checkpoints stay.
     pub fn save<M: Module>(
         &self,
         module: &M,
@@ -189,7 +191,7 @@ impl Checkpoints {
         let pointer = Pointer { origin, directory: Some(name), digests, position };
         let files: &[&str] = if best { &[BEST, LAST] } else { &[LAST] };
         self.point(files, &pointer)?;
-        self.remove_others();
+        self.remove_others(&position)?;
         Ok(target)
     }
 
@@ -200,6 +202,9 @@ impl Checkpoints {
     ///
     /// [`TrainError::Broken`], [`TrainError::Foreign`], [`TrainError::Lost`], [`TrainError::File`].
     pub fn last(&self, options: &TrainOptions) -> Result<Option<(Position, PathBuf)>, TrainError> {
+        // The result will be the best checkpoint; a run should not find out later that the file
+        // that names it cannot be read, or is missing.
+        let best = self.saved(BEST)?;
         let Some(saved) = self.saved(LAST)? else {
             return match self.pointer(LAST)?.is_none() && self.holds_steps() {
                 true => Err(TrainError::Lost { path: self.dir.join(LAST) }),
@@ -207,9 +212,7 @@ impl Checkpoints {
             };
         };
         saved.position.check(options).map_err(|reason| self.wrong_position(reason))?;
-        // The result will be the best checkpoint; a run should not find out at its end that it is
-        // missing.
-        if saved.position.best.is_some() && self.saved(BEST)?.is_none() {
+        if saved.position.best.is_some() && best.is_none() {
             return Err(TrainError::Lost { path: self.dir.join(BEST) });
         }
         Ok(Some((saved.position, saved.dir)))
@@ -276,14 +279,13 @@ impl Checkpoints {
 
     fn pointer(&self, file: &str) -> Result<Option<Pointer>, TrainError> {
         let path = self.dir.join(file);
-        let text = match fs::read(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(io(&path, source)),
+        let text = match read_existing(&path, LARGEST_CONFIG) {
+            Ok(Some(text)) => text,
+            Ok(None) => return Ok(None),
+            Err(error) => return Err(broken(&self.dir, file, error)),
         };
-        let pointer: Pointer = serde_json::from_slice(&text).map_err(|error| {
-            TrainError::Broken { path: path.clone(), reason: error.to_string() }
-        })?;
+        let pointer: Pointer =
+            serde_json::from_slice(&text).map_err(|error| broken(&self.dir, file, error))?;
         // A pointer may only name a checkpoint next to it.
         match pointer.directory.as_deref().filter(|name| step_of(name).is_none()) {
             Some(name) => {
@@ -309,18 +311,35 @@ impl Checkpoints {
         entries.any(|entry| step_of(&entry.file_name().to_string_lossy()).is_some())
     }
 
-    /// Removes checkpoints that no pointer names. A failure does not stop the run.
-    fn remove_others(&self) {
-        let named: Vec<String> =
-            [LAST, BEST].iter().filter_map(|file| self.pointer(file).ok()??.directory).collect();
-        let Ok(entries) = fs::read_dir(&self.dir) else { return };
-        for entry in entries.flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if step_of(&name).is_some() && !named.contains(&name) {
-                let _ = fs::remove_dir_all(entry.path());
+    /// Removes checkpoints that no pointer names. If a pointer is missing, cannot be read or is
+    /// that of another run, nothing is removed. A failed removal does not stop the run.
+    fn remove_others(&self, position: &Position) -> Result<(), TrainError> {
+        let mut named = Vec::new();
+        for (file, must_exist) in [(LAST, true), (BEST, position.best.is_some())] {
+            match self.saved(file)? {
+                Some(saved) => named.push(saved.dir),
+                None if must_exist => return Err(TrainError::Lost { path: self.dir.join(file) }),
+                None => {}
             }
         }
+        for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
+            let is_step = step_of(&entry.file_name().to_string_lossy()).is_some();
+            // A link is no directory here.
+            let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());
+            if is_step && is_dir && !named.contains(&entry.path()) {
+                remove(&entry.path());
+            }
+        }
+        Ok(())
     }
+}
+
+/// Removes a checkpoint. Files that are not its own stay, and so does their directory.
+fn remove(checkpoint: &Path) {
+    for file in [PARAMETERS, OPTIMIZER] {
+        let _ = fs::remove_file(checkpoint.join(file));
+    }
+    let _ = fs::remove_dir(checkpoint);
 }
 
 impl Saved {
@@ -328,12 +347,15 @@ impl Saved {
     fn check(&self, file: &str) -> Result<(), TrainError> {
         let path = self.dir.join(file);
         let mut content = blake3::Hasher::new();
-        File::open(&path).and_then(|mut file| std::io::copy(&mut file, &mut content)).map_err(
-            |source| match source.kind() {
-                std::io::ErrorKind::NotFound => TrainError::Lost { path: path.clone() },
-                _ => io(&path, source),
-            },
-        )?;
+        check_input(&path, u64::MAX).map_err(|error| match error {
+            FileError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+                TrainError::Lost { path: path.clone() }
+            }
+            other => other.into(),
+        })?;
+        File::open(&path)
+            .and_then(|mut file| std::io::copy(&mut file, &mut content))
+            .map_err(|source| io(&path, source))?;
         match self.digests.get(file) == Some(&content.finalize().to_hex().to_string()) {
             true => Ok(()),
             false => Err(TrainError::Damaged { path }),

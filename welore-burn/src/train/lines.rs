@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::files::{FileError, write_file};
+use crate::files::{FileError, check_input, write_file};
 
 /// A file of a run to which JSON objects are appended, one per line.
 #[derive(Debug)]
@@ -23,6 +23,7 @@ impl Lines {
     pub fn open(path: PathBuf, mut keep: impl FnMut(&Value) -> bool) -> Result<Self, FileError> {
         let io = || FileError::io(&path);
         if path.exists() {
+            check_input(&path, u64::MAX)?;
             let lines = BufReader::new(File::open(&path).map_err(io())?).split(b'\n');
             let mut kept = Vec::new();
             for line in lines {

@@ -11,7 +11,7 @@ use super::error::TrainError;
 use super::options::TrainOptions;
 use crate::artifact::{Header, in_words};
 use crate::data::TaskKind;
-use crate::files::{FileError, write_file};
+use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, write_file};
 use crate::named::named;
 
 /// The file of a run directory that describes the run.
@@ -197,14 +197,10 @@ impl RunFile {
     /// [`RunFileError`], also for values of options that are not allowed: people edit files.
     pub fn read(dir: &Path) -> Result<Self, RunFileError> {
         let path = dir.join(RUN_FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Err(RunFileError::NotARun { dir: dir.into() });
-            }
-            Err(source) => return Err(FileError::Io { path, source }.into()),
-        };
+        let bytes = read_existing(&path, LARGEST_CONFIG)?;
+        let bytes = bytes.ok_or_else(|| RunFileError::NotARun { dir: dir.into() })?;
         let broken = |reason: String| RunFileError::Broken { path: path.clone(), reason };
+        let text = String::from_utf8(bytes).map_err(|_| broken("not UTF-8 text".into()))?;
         let header = Header::of(&text).map_err(|error| broken(in_words(&error)))?;
         // The first version has neither format nor version.
         match (header.format.as_str(), header.version) {
@@ -214,7 +210,7 @@ impl RunFile {
         }
         let mut run: Self =
             serde_json::from_str(&text).map_err(|error| broken(in_words(&error)))?;
-        run.version = VERSION;
+        (run.format, run.version) = (format(), version());
         run.check().map_err(|source| RunFileError::Option { path, source })?;
         run.base = dir.join(&run.base);
         Ok(run)
@@ -292,7 +288,7 @@ pub fn check_run(
 ///
 /// # Errors
 ///
-/// [`FileError::Io`].
+/// [`FileError::Io`], and [`FileError::NotAFile`] for pipes, devices and directories of such names.
 pub fn model_digest(dir: &Path) -> Result<String, FileError> {
     let mut files: Vec<PathBuf> = std::fs::read_dir(dir)
         .map_err(FileError::io(dir))?
@@ -306,6 +302,7 @@ pub fn model_digest(dir: &Path) -> Result<String, FileError> {
     let mut digest = blake3::Hasher::new();
     for file in files {
         digest.update(file.file_name().unwrap_or_default().as_encoded_bytes());
+        check_input(&file, u64::MAX)?;
         let mut opened = std::fs::File::open(&file).map_err(FileError::io(&file))?;
         let mut content = blake3::Hasher::new();
         std::io::copy(&mut opened, &mut content).map_err(FileError::io(&file))?;

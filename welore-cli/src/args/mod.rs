@@ -8,6 +8,7 @@ mod general;
 mod method;
 mod running;
 mod training;
+mod typed;
 
 use clap::{Parser, Subcommand};
 
@@ -18,6 +19,7 @@ pub use general::*;
 pub use method::Way;
 pub use running::*;
 pub use training::*;
+pub use typed::{Rule, Typed, rule};
 
 /// Low-rank compression and fine-tuning of language models (WeLore), built on Burn.
 #[derive(Parser, Debug)]

@@ -110,23 +110,9 @@ pub struct TrainStartArgs {
     pub selection: SelectionArgs,
 }
 
-impl TrainStartArgs {
-    /// The flags of the options on ranks and matrices that differ from their defaults.
-    pub fn rank_options(&self) -> Vec<&'static str> {
-        let TargetArgs { policy, min_ratio, rank_multiple, never_grow, storage } = self.target;
-        let SelectionArgs { include, exclude } = &self.selection;
-        let options = [
-            ("--policy", policy.is_some()),
-            ("--min-ratio", min_ratio != 0.5),
-            ("--rank-multiple", rank_multiple != 1),
-            ("--never-grow", never_grow),
-            ("--storage", storage.is_some()),
-            ("--include", !include.is_empty()),
-            ("--exclude", !exclude.is_empty()),
-        ];
-        options.into_iter().filter(|(_, given)| *given).map(|(option, _)| option).collect()
-    }
-}
+/// The options on ranks and matrices.
+pub const RANK_OPTIONS: [&str; 7] =
+    ["policy", "min-ratio", "rank-multiple", "never-grow", "storage", "include", "exclude"];
 
 /// How a model is trained. No field has a default here: defaults depend on the data, and a resumed
 /// run has its own options.

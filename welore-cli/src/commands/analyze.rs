@@ -9,6 +9,7 @@ use welore_burn::spectrum::{Norms, Spectra};
 use crate::args::AnalyzeArgs;
 use crate::devices::host;
 use crate::shared::artifacts::{check_artifact, write_artifact};
+use crate::shared::inputs::check_apart;
 use crate::shared::measuring::measure_within;
 use crate::shared::page::{check_page, write_page};
 use crate::shared::selecting::{check_patterns, of_model};
@@ -20,7 +21,8 @@ const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
 /// Runs the command.
 pub fn run(args: AnalyzeArgs) -> Result<()> {
     check_artifact(args.output.as_deref())?;
-    check_page(&args.page, args.output.as_deref())?;
+    check_apart(args.output.as_deref(), [args.model.as_path()])?;
+    check_page(&args.page, args.output.as_deref(), [args.model.as_path()])?;
     check_patterns(&args.selection)?;
     let opened = open_model(models::directory_of(&args.model)?, &host())?;
     let selected = of_model(&args.selection, opened.skeleton())?;
@@ -105,7 +107,7 @@ fn print_table(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
             row
         })
         .collect();
-    say!("{}", format::table(&header, rows));
+    output::print_block(&format::table(&header, rows))?;
     for (err, plan) in plans {
         let t = &plan.totals;
         say!(

@@ -7,17 +7,20 @@ use serde_json::json;
 use welore_burn::calibrate::preview_calibration;
 use welore_burn::model::open_model;
 
-use crate::args::CalibrateArgs;
+use crate::args::{CalibrateArgs, Typed};
 use crate::devices::Compute;
 use crate::shared::artifacts::check_artifact;
-use crate::shared::calibrating::{CalibrationWork, about_text, options};
+use crate::shared::calibrating::{CalibrationWork, about_text, check_amount, options};
+use crate::shared::inputs::check_apart;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
-pub fn run(args: CalibrateArgs) -> Result<()> {
+pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
+    check_amount(&args.amount, typed)?;
     memory::keep_pages();
     let started = Instant::now();
     check_artifact(Some(&args.output))?;
+    check_apart(Some(&args.output), [args.model.as_path(), args.text.as_path()])?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
     let opened = open_model(&model, &compute.device.clone().autodiff())?;
@@ -54,7 +57,7 @@ pub fn run(args: CalibrateArgs) -> Result<()> {
 /// Shows what would be measured.
 fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>, compute: &Compute) -> Result<()> {
     let (model, tokens) = (work.opened.skeleton(), &work.tokens);
-    let summary = preview_calibration(model, tokens, &options(&args.amount, compute));
+    let summary = preview_calibration(model, tokens, &options(&args.amount, compute.at_once()));
     let summary = about_text(summary, work.text)?;
     if args.json {
         return output::print_json(&json!({

@@ -17,15 +17,17 @@ use welore_burn::named::Named;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::Norms;
 
-use crate::args::{CompareArgs, ResourceArgs, Way, names};
+use crate::args::{CompareArgs, ResourceArgs, Typed, Way, names};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::compressing::{compressor, load_for_blocks};
+use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::measuring::measure_within;
 use crate::shared::page::{check_page, compared_models, write_page};
 use crate::shared::planning::plan_for;
-use crate::shared::recipe::{Recipe, check_blockwise};
+use crate::shared::recipe::Recipe;
+use crate::shared::scratch::Scratch;
 use crate::shared::text::TextReader;
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
@@ -68,15 +70,22 @@ struct Comparison<'a> {
 }
 
 /// Runs the command.
-pub fn run(args: CompareArgs) -> Result<()> {
+pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
-    check_blockwise(&args.blockwise)?;
-    check_page(&args.page, None)?;
+    let files = [&args.calibrate, &args.calibration].into_iter().flatten();
+    let inputs = [&args.model].into_iter().chain(&args.text).chain(files);
+    check_page(&args.page, None, inputs.map(|path| path.as_path()))?;
     let recipes = args.methods.iter().map(|text| recipe(text)).collect::<Result<Vec<_>>>()?;
+    let is_sequential = recipes.iter().any(|recipe| recipe.way.is_sequential);
+    check_blocks(&args.blockwise, is_sequential, typed)?;
+    typed.check(of_amount(args.calibrate.is_some()))?;
+    if args.calibrate.is_some() {
+        check_calibrating(&args.amount, &recipes, typed)?;
+    }
     for keep in &args.keep_params {
         PlanOptions::to(Target::KeepParams(*keep)).check()?;
     }
-    let scratch = crate::shared::scratch::Scratch::new(args.calibrate.is_some())?;
+    let scratch = Scratch::new(args.calibrate.is_some())?;
     let model = models::directory_of(&args.model)?;
     let compute = Compute::choose(args.compute.choice())?;
     let started = Instant::now();
@@ -127,7 +136,7 @@ fn recipe(text: &str) -> Result<Recipe> {
         recipe.storage = named::<Storage>(storage)?;
     }
     match parts.next() {
-        None => Ok(recipe),
+        None => recipe.check_policy(true).map(|()| recipe),
         Some(rest) => Err(unknown(rest, "the parts METHOD/POLICY/STORAGE")),
     }
 }
@@ -289,6 +298,5 @@ fn print_table(comparison: &Comparison<'_>, rows: &[Row]) -> Result<()> {
             cells
         })
         .collect();
-    say!("{}", format::table(&header, cells));
-    Ok(())
+    output::print_block(&format::table(&header, cells))
 }

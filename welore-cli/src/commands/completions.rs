@@ -4,6 +4,7 @@ use anyhow::Result;
 use clap::{Command, CommandFactory};
 
 use crate::args::{Cli, CompletionsArgs};
+use crate::output;
 
 /// Runs the command.
 pub fn run(args: CompletionsArgs) -> Result<()> {
@@ -18,6 +19,5 @@ pub fn run(args: CompletionsArgs) -> Result<()> {
     // In one of two places in bash, clap_complete 4.6 takes the hyphen of our name for the start of
     // a subcommand, and nothing after the first word would be completed.
     let script = script.replace("welore__subcmd__cli", "welore__cli");
-    say!("{}", script.trim_end());
-    Ok(())
+    output::print_block(script.trim_end())
 }

@@ -13,27 +13,29 @@ use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{Method, Norms};
 
-use crate::args::CompressArgs;
+use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::check_output;
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::card::write_card;
 use crate::shared::compressing::{compressor, load_for_blocks};
+use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amount, of_method};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{Goal, Planned, describe, print_plan, read_plan};
-use crate::shared::recipe::{Recipe, check_blockwise, open_calibration};
+use crate::shared::recipe::{Recipe, open_calibration};
+use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
-pub fn run(args: CompressArgs) -> Result<()> {
+pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
-    let scratch = crate::shared::scratch::Scratch::new(args.calibrate.is_some())?;
+    let scratch = Scratch::new(args.calibrate.is_some())?;
     // Everything that can be wrong is found before any work that would be lost.
-    let request = Request::check(&args)?;
+    let request = Request::check(&args, typed)?;
     let calibration = request.calibration(&args, scratch.path())?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;
@@ -90,11 +92,11 @@ struct Request {
 }
 
 impl Request {
-    fn check(args: &CompressArgs) -> Result<Self> {
-        check_blockwise(&args.blockwise)?;
-        check_page(&args.page, Some(&args.output))?;
+    fn check(args: &CompressArgs, typed: &Typed) -> Result<Self> {
+        check_page(&args.page, Some(&args.output), inputs(args))?;
         check_patterns(&args.selection)?;
         let (recipe, goal) = recipe_and_goal(args)?;
+        check_effects(args, &recipe, typed)?;
         if args.blockwise.refine > 0 && !is_calibrated(args) {
             return Err(WrongInput::with_hint(
                 "--refine needs a calibration",
@@ -109,9 +111,7 @@ impl Request {
             true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
             false => Some(OutputDir::resumable(&args.output, args.force)?),
         };
-        let is_svd = recipe.way.method == Method::Svd;
-        let computes = !is_svd || args.calibrate.is_some() || args.blockwise.refine > 0;
-        let compute = match computes {
+        let compute = match computes(args, &recipe) {
             true => {
                 memory::keep_pages();
                 Some(Compute::choose(args.compute.choice())?)
@@ -134,6 +134,42 @@ impl Request {
     }
 }
 
+/// What the command reads.
+fn inputs(args: &CompressArgs) -> impl Iterator<Item = &Path> {
+    let files = [&args.plan, &args.calibrate, &args.method.calibration];
+    let files = files.into_iter().filter_map(|file| file.as_deref());
+    [args.model.as_path()].into_iter().chain(files)
+}
+
+/// Whether the model is run, not only its weights decomposed.
+fn computes(args: &CompressArgs, recipe: &Recipe) -> bool {
+    args.calibrate.is_some() || recipe.way.is_sequential || args.blockwise.refine > 0
+}
+
+/// Checks that what was typed has an effect, and the options of methods.
+fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<()> {
+    let (is_sequential, calibrates) = (recipe.way.is_sequential, args.calibrate.is_some());
+    check_blocks(&args.blockwise, is_sequential, typed)?;
+    typed.check(of_method(recipe))?;
+    typed.check(of_amount(calibrates))?;
+    if calibrates {
+        check_calibrating(&args.amount, [recipe], typed)?;
+    }
+    let reads = recipe.way.method != Method::Svd || args.blockwise.refine > 0;
+    let runs = computes(args, recipe);
+    let only_if_run = "only where the model is run, to calibrate or to compress block by block";
+    let in_f32 = "only with --calibrate; blocks are compressed in f32";
+    typed.check([
+        min_ratio(recipe.policy),
+        rule("calibration", reads, "--method svd does not use one"),
+        rule("calibrate", reads, "--method svd does not use a calibration"),
+        rule("no-cache", args.plan.is_none(), "nothing is measured for a given plan"),
+        rule("backend", runs, only_if_run),
+        rule("device", runs, only_if_run),
+        rule("dtype", calibrates, if runs { in_f32 } else { only_if_run }),
+    ])
+}
+
 fn is_calibrated(args: &CompressArgs) -> bool {
     args.calibrate.is_some() || args.method.calibration.is_some()
 }
@@ -141,7 +177,7 @@ fn is_calibrated(args: &CompressArgs) -> bool {
 fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
     if let Some(path) = &args.plan {
         let plan = read_plan(path)?;
-        let recipe = Recipe::for_plan(&args.method, &args.target, &plan)?;
+        let recipe = Recipe::for_plan(&args.method, &args.target, &plan, is_calibrated(args))?;
         return Ok((recipe, Goal::Given(plan.into())));
     }
     let Some(target) = args.goal.target() else { unreachable!("clap asks for --plan or a target") };
@@ -200,7 +236,7 @@ fn tell(
         Ok(())
     })?;
     if !args.json {
-        say!("{}", describe(plan));
+        output::print_block(&describe(plan))?;
         say!("wrote {} in {}", args.output.display(), format::time(seconds));
         return Ok(());
     }

@@ -3,12 +3,13 @@
 //! Every step is a call of this program, shown before it runs, so that readers see how to do the
 //! same with their own models. Separate processes also show how much memory each step took.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
-use welore_burn::files::OutputDir;
+use welore_burn::files::{OutputDir, is_temporary};
 use welore_burn::named::Named;
 use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
@@ -16,7 +17,7 @@ use welore_burn::report::{Report, ReportModel};
 use welore_burn::spectrum::Spectra;
 
 use crate::args::{ComputeArgs, DemoArgs};
-use crate::devices::Compute;
+use crate::devices::{Compute, restore_environment};
 use crate::failure::WrongInput;
 use crate::output::is_quiet;
 use crate::shared::artifacts::read_artifact;
@@ -51,7 +52,7 @@ struct Tuning {
 
 /// Runs the command.
 pub fn run(args: DemoArgs) -> Result<()> {
-    check_page(&args.page, args.output.as_deref())?;
+    check_page(&args.page, args.output.as_deref(), [])?;
     // A missing device is refused before anything is written.
     Compute::choose(args.compute.choice())?;
     let scratch = Scratch::new(args.output.is_none())?;
@@ -207,6 +208,7 @@ impl Demo {
         // The user's settings are for other models.
         command.env_remove(settings::VARIABLE);
         make_part(&mut command);
+        restore_environment(&mut command);
         let output = command.output().context("the program cannot start itself")?;
         if interrupted() {
             return Err(Interrupted.into());
@@ -266,9 +268,7 @@ fn made_below(dir: &Path, demo: &Path) -> Result<Vec<PathBuf>> {
 
 /// Whether a demo makes a file or directory of this path.
 fn is_made(names: &[&str], is_dir: bool) -> bool {
-    let is_partial = |name: &&str| {
-        name.starts_with(".welore-") || name.starts_with('.') && name.ends_with(".welore-partial")
-    };
+    let is_partial = |name: &&str| is_temporary(OsStr::new(name));
     match (names, is_dir) {
         // What a demo was writing when it was killed.
         _ if names.iter().any(is_partial) => true,
@@ -320,6 +320,5 @@ fn print(args: &DemoArgs, rows: &[Row]) -> Result<()> {
         ]
     };
     let header = ["model", "perplexity", "parameters", "trainable", "tokens/s", "memory"];
-    say!("{}", format::table(&header, rows.iter().map(cells).collect()));
-    Ok(())
+    output::print_block(&format::table(&header, rows.iter().map(cells).collect()))
 }

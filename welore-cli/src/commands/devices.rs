@@ -46,8 +46,7 @@ pub fn run(args: DevicesArgs) -> Result<()> {
             });
         }
     }
-    say!("{}", format::table(&["backend", "device", "name", "memory", "dtypes"], rows));
-    Ok(())
+    output::print_block(&format::table(&["backend", "device", "name", "memory", "dtypes"], rows))
 }
 
 fn print_json(found: &[(Backend, Vec<Option<Facts>>)]) -> Result<()> {

@@ -6,10 +6,11 @@ use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::{WriteOptions, merge_directory, merged_size};
 use welore_burn::files::OutputDir;
 use welore_burn::model::open_model;
+use welore_burn::spectrum::ModelSize;
 
 use crate::args::ExportArgs;
 use crate::devices::host;
-use crate::shared::artifacts::check_output;
+use crate::shared::artifacts::{check_output, check_space};
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -18,8 +19,10 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let model = models::directory_of(&args.model)?;
     let compressed = open_model(&model, &host())?.checkpoint;
     check_output(&args.output, &model)?;
+    let size = merged_size(&compressed)?;
+    check_space(&args.output, size.bytes)?;
     if args.dry_run {
-        return preview(&args, &compressed);
+        return preview(&args, size);
     }
     let output = OutputDir::create(&args.output, args.force)?;
     let mut bar = Bar::default();
@@ -45,9 +48,8 @@ pub fn run(args: ExportArgs) -> Result<()> {
 }
 
 /// Shows what would be written.
-fn preview(args: &ExportArgs, compressed: &Checkpoint) -> Result<()> {
+fn preview(args: &ExportArgs, size: ModelSize) -> Result<()> {
     OutputDir::check_free(&args.output, args.force)?;
-    let size = merged_size(compressed)?;
     if args.json {
         return output::print_json(&json!({
             "dry_run": true,

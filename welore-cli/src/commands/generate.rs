@@ -1,22 +1,23 @@
 //! `generate`: continue a prompt.
 
-use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 use welore_burn::data::TextTokenizer;
 use welore_burn::model::{GenerateOptions, Sampler, generate, load_model};
 use welore_burn::progress::Interrupted;
 
-use crate::args::GenerateArgs;
+use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
-use crate::terminal::{Bar, interrupted};
+use crate::terminal::{Bar, must_stop};
 use crate::{format, models, output};
 
 /// Runs the command.
-pub fn run(args: GenerateArgs) -> Result<()> {
+pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
+    let (samples, only) = (args.temperature != 0.0, "only with a --temperature above 0");
+    typed.check(["top-k", "top-p", "seed"].map(|option| rule(option, samples, only)))?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
     let Compute { device, dtype, .. } = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
@@ -36,10 +37,10 @@ pub fn run(args: GenerateArgs) -> Result<()> {
     let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, |token| {
         let shown = decode(token).map_err(Into::into).and_then(|piece| {
             unseen.push_str(&piece.unwrap_or_default());
-            if args.json { Ok(()) } else { print_now(&std::mem::take(&mut unseen)) }
+            if args.json { Ok(()) } else { output::print_piece(&std::mem::take(&mut unseen)) }
         });
         trouble = shown.err();
-        match trouble.is_none() && !interrupted() {
+        match trouble.is_none() && !must_stop() {
             true => ControlFlow::Continue(()),
             false => ControlFlow::Break(()),
         }
@@ -49,10 +50,10 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         return Err(error);
     }
     if !args.json {
-        say!("{unseen}");
+        output::print_piece(&(std::mem::take(&mut unseen) + "\n"))?;
         note!("{}, {speed:.1} tokens/s", format::number_of(tokens.len(), "token"));
     }
-    if interrupted() {
+    if must_stop() {
         return Err(Interrupted.into());
     }
     if !args.json {
@@ -65,9 +66,4 @@ pub fn run(args: GenerateArgs) -> Result<()> {
         "ids": tokens,
         "tokens_per_second": speed,
     }))
-}
-
-fn print_now(text: &str) -> Result<()> {
-    let mut stdout = std::io::stdout().lock();
-    stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).context("standard output")
 }

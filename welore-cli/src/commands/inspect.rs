@@ -79,8 +79,7 @@ fn print_matrices(compressed: &[StoredMatrix]) -> Result<()> {
             vec![m.name.to_string(), format!("{out}x{inputs}"), m.form.to_string()]
         })
         .collect();
-    say!("{}", format::table(&["matrix", "shape", "form"], rows));
-    Ok(())
+    output::print_block(&format::table(&["matrix", "shape", "form"], rows))
 }
 
 /// The number of tensors of each stored type.

@@ -6,6 +6,7 @@ use anyhow::Result;
 use clap::{Arg, Command, CommandFactory};
 
 use crate::args::Cli;
+use crate::output;
 
 /// Runs the command.
 pub fn run() -> Result<()> {
@@ -14,8 +15,7 @@ pub fn run() -> Result<()> {
     cli.build();
     let mut page = String::new();
     write_page(&mut page, &cli)?;
-    say!("{}", page.trim_end());
-    Ok(())
+    output::print_block(page.trim_end())
 }
 
 fn write_page(page: &mut String, cli: &Command) -> Written {

@@ -1,5 +1,7 @@
 use std::path::PathBuf;
 
+use crate::format;
+
 /// Why a model cannot be fetched from the Hugging Face Hub.
 ///
 /// No variant has another error as its source: network errors are kept as text in which a token is
@@ -83,6 +85,24 @@ pub enum HubError {
         /// What is missing.
         file: String,
     },
+    /// A file that is listed, but that the server does not have.
+    #[error("{id}: {file} is missing from the repository, although it is listed")]
+    Gone {
+        /// The id.
+        id: String,
+        /// The file.
+        file: String,
+    },
+    /// A file that is too long to be what its name says.
+    #[error("{id}: {file} is too long ({})", format::bytes(*size))]
+    TooLong {
+        /// The id.
+        id: String,
+        /// The file.
+        file: String,
+        /// Its size in bytes.
+        size: u64,
+    },
     /// A file whose size or checksum the server does not state.
     #[error("{id}: the server does not state the size and checksum of {file}")]
     Unknown {
@@ -151,6 +171,8 @@ impl HubError {
             | Self::Denied { .. }
             | Self::NotCached { .. }
             | Self::Missing { .. }
+            | Self::Gone { .. }
+            | Self::TooLong { .. }
             | Self::Pickled { .. }
             | Self::Gguf { .. }
             | Self::Index { .. }
@@ -201,6 +223,8 @@ impl HubError {
             Self::Answer { .. }
             | Self::Unknown { .. }
             | Self::Missing { .. }
+            | Self::Gone { .. }
+            | Self::TooLong { .. }
             | Self::Index { .. }
             | Self::Token { .. } => return None,
         })

@@ -27,18 +27,22 @@ pub fn fetch(id: &HubId, weights: bool) -> Result<PathBuf> {
     }
     let listing = match site.list(id) {
         Ok(listing) => listing,
-        Err(error @ HubError::Network { .. }) => {
-            let Some(snapshot) = cached() else { return Err(error.into()) };
+        Err(error) if is_network(&error) => {
+            let Some(snapshot) = cached() else { return Err(error) };
             tell!("warning: {error}; the cached version of {id} is used");
             return Ok(snapshot);
         }
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(error),
     };
     let taken = take(&site, id, &listing, weights);
     if taken.as_ref().is_err_and(|error| error.is::<Interrupted>()) {
         note!("what was fetched is kept; run the same command again to continue");
     }
     taken
+}
+
+fn is_network(error: &anyhow::Error) -> bool {
+    matches!(error.downcast_ref(), Some(HubError::Network { .. }))
 }
 
 /// Fetches the files of a commit that the cache lacks, weights last.

@@ -16,6 +16,9 @@ const INDEX: &str = "model.safetensors.index.json";
 /// Size in bytes of the longest shard index that is read.
 const LONGEST_INDEX: u64 = 64 << 20;
 
+/// Most bytes of the files that go with the weights, together. Real ones have less than a tenth.
+const MOST_COMPANIONS: u64 = 1 << 30;
+
 /// Beginnings of the names of files that belong to a model besides its weights.
 const COMPANIONS: [&str; 16] = [
     CONFIG,
@@ -113,7 +116,11 @@ impl Listing {
             return Ok(Weights::Single(self.file(id, SINGLE)?));
         }
         if self.files.contains_key(INDEX) {
-            return Ok(Weights::Sharded(self.file(id, INDEX)?));
+            let index = self.file(id, INDEX)?;
+            return match index.size > LONGEST_INDEX {
+                true => Err(index.too_long(id)),
+                false => Ok(Weights::Sharded(index)),
+            };
         }
         let ending = |ends: &'static [&'static str]| {
             let names = self.files.keys();
@@ -135,15 +142,21 @@ impl Listing {
     ///
     /// # Errors
     ///
-    /// [`HubError`] if there is no configuration.
+    /// [`HubError`] if there is no configuration, or more than a model can have.
     pub fn companions(&self, id: &str) -> Result<Vec<RemoteFile>, HubError> {
         self.file(id, CONFIG)?;
         let is_companion = |name: &str| {
             let name = name.to_ascii_lowercase();
             COMPANIONS.iter().any(|start| name.starts_with(start))
         };
+        let mut left = MOST_COMPANIONS;
         let names = self.files.keys().filter(|name| is_companion(name));
-        names.map(|name| self.file(id, name)).collect()
+        let files = names.map(|name| -> Result<RemoteFile, HubError> {
+            let file = self.file(id, name)?;
+            left = left.checked_sub(file.size).ok_or_else(|| file.too_long(id))?;
+            Ok(file)
+        });
+        files.collect()
     }
 
     /// The shards that an index names.
@@ -163,6 +176,12 @@ impl Listing {
             Some(None) => Err(HubError::Unknown { id, file }),
             None => Err(HubError::Missing { id, file }),
         }
+    }
+}
+
+impl RemoteFile {
+    fn too_long(&self, id: &str) -> HubError {
+        HubError::TooLong { id: id.into(), file: self.name.clone(), size: self.size }
     }
 }
 
@@ -233,7 +252,18 @@ mod tests {
 
     #[test]
     fn names_with_directories_are_not_in_a_listing() {
-        let hostile = ["../config.json", "/etc/LICENSE", "a/README.md", "..", "LICENSE\\x", ""];
+        let hostile = [
+            "../config.json",
+            "/etc/LICENSE",
+            "a/README.md",
+            "..",
+            "LICENSE\\x",
+            "",
+            "LICENSE\0.md",
+            "README\u{1b}[31m.md",
+            "LICENSE\n",
+            "readme\u{202e}dm",
+        ];
         let mut siblings: Vec<Value> = hostile.iter().map(|name| sibling(name)).collect();
         siblings.push(sibling("config.json"));
         let listing = listing(&json!(siblings));
@@ -261,6 +291,25 @@ mod tests {
             let error = listing(&json!([weights])).weights("org/name", "page").unwrap_err();
             assert!(matches!(error, HubError::Unknown { .. }), "{error}");
         }
+    }
+
+    #[test]
+    fn files_of_absurd_sizes_are_not_fetched() {
+        let sized = |name: &str, size: u64| {
+            let mut file = sibling(name);
+            file["size"] = json!(size);
+            file
+        };
+        let index = listing(&json!([sized(INDEX, 1 << 40)]));
+        let error = index.weights("org/name", "page").unwrap_err();
+        assert!(matches!(error, HubError::TooLong { .. }), "{error}");
+        for sizes in [[u64::MAX, 3], [3, u64::MAX], [1 << 29, (1 << 29) + 1]] {
+            let files = [sized(CONFIG, sizes[0]), sized("tokenizer.json", sizes[1])];
+            let error = listing(&json!(files)).companions("org/name").unwrap_err();
+            assert!(matches!(error, HubError::TooLong { .. }), "{error}");
+        }
+        let files = listing(&json!([sized(CONFIG, 3), sized("tokenizer.json", 1 << 25)]));
+        assert_eq!(files.companions("org/name").unwrap().len(), 2);
     }
 
     #[test]

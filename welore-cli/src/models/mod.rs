@@ -9,7 +9,10 @@ mod error;
 mod gguf;
 mod hub;
 mod id;
+mod kind;
 mod listing;
+mod origin;
+mod reply;
 mod site;
 mod transfer;
 mod verify;
@@ -30,9 +33,13 @@ pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model 
 ///
 /// # Errors
 ///
-/// [`HubError`] and others for a model that cannot be fetched.
+/// [`HubError`] and others for a model that cannot be fetched, and for a file that is no model.
 pub fn directory_of(model: &Path) -> Result<PathBuf> {
-    resolve(model, true)
+    let found = resolve(model, true)?;
+    match found.exists() && !found.is_dir() {
+        true => Err(kind::no_model(&found).into()),
+        false => Ok(found),
+    }
 }
 
 /// The same for a model whose weights are not needed and therefore not fetched.

@@ -5,28 +5,27 @@
 //! `hf-hub`, so that this program and others can use the cache at the same time.
 
 use std::fs::{self, File, TryLockError};
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::Duration;
 
 use anyhow::Result;
-use ureq::Body;
-use ureq::http::Response;
 use welore_burn::files::FileError;
 use welore_burn::progress::Interrupted;
 
 use super::error::HubError;
 use super::id::HubId;
 use super::listing::RemoteFile;
+use super::reply::{GLANCE, Reply};
 use super::site::Site;
 use crate::terminal::{Bytes, interrupted};
 
 /// Fruitless tries in a row before a file is given up.
 const TRIES: u32 = 5;
 
-/// How often to check for Ctrl-C while waiting.
-const GLANCE: Duration = Duration::from_millis(50);
+/// A try that brings fewer bytes than this is fruitless.
+const FRUIT: u64 = 1 << 14;
 
 /// How often to try for a lock, [`GLANCE`] apart, before another process counts as fetching the
 /// file.
@@ -155,8 +154,10 @@ impl<'a> Transfer<'a> {
         loop {
             let Err(error) = self.append(file, part, tell) else { return Ok(()) };
             let now = length(part);
-            failures = if now > most { 1 } else { failures + 1 };
-            most = most.max(now);
+            if now >= most.saturating_add(FRUIT) {
+                (failures, most) = (0, now);
+            }
+            failures += 1;
             let may_pass = error.downcast_ref::<HubError>().is_some_and(HubError::may_pass);
             if !may_pass || failures == TRIES {
                 return Err(error);
@@ -180,28 +181,22 @@ impl<'a> Transfer<'a> {
             at = 0;
         }
         if at < file.size {
-            let response = self.site.open(self.id, self.commit, &file.name, at)?;
-            if at > 0 && !self.goes_on(&response, at)? {
+            let mut reply = self.site.open(self.id, self.commit, &file.name, at)?;
+            if at > 0 && !self.goes_on(&reply, at)? {
                 into.set_len(0).map_err(io(part))?;
                 at = 0;
             }
             tell(at, Some(&file.name));
             into.seek(SeekFrom::Start(at)).map_err(io(part))?;
-            let mut body = response.into_body().into_reader();
-            let mut buffer = vec![0; 1 << 16];
             while at < file.size {
-                if interrupted() {
-                    return Err(Interrupted.into());
-                }
-                let read = match body.read(&mut buffer) {
-                    Ok(0) => return Err(self.site.broken(&Short(at, file.size)).into()),
-                    // The file is not read beyond its size; the checksum is verified later.
-                    Ok(read) => read.min(usize::try_from(file.size - at).unwrap_or(usize::MAX)),
-                    Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                    Err(error) => return Err(self.site.broken(&error).into()),
+                let Some(piece) = self.site.piece(&mut reply)? else {
+                    return Err(self.site.broken(&Short(at, file.size)).into());
                 };
-                into.write_all(&buffer[..read]).map_err(io(part))?;
-                at += read as u64;
+                // The file is not read beyond its size; the checksum is verified later.
+                let left = usize::try_from(file.size - at).unwrap_or(usize::MAX);
+                let piece = &piece[..piece.len().min(left)];
+                into.write_all(piece).map_err(io(part))?;
+                at += piece.len() as u64;
                 tell(at, None);
             }
         }
@@ -210,16 +205,16 @@ impl<'a> Transfer<'a> {
     }
 
     /// Whether an answer begins at byte `at`, and not at the beginning of the file.
-    fn goes_on(&self, response: &Response<Body>, at: u64) -> Result<bool> {
-        if response.status() != 206 {
+    fn goes_on(&self, reply: &Reply, at: u64) -> Result<bool> {
+        if reply.status != 206 {
             return Ok(false);
         }
-        let range = response.headers().get("content-range").and_then(|range| range.to_str().ok());
+        let range = reply.headers.get("content-range").and_then(|range| range.to_str().ok());
         if range.is_some_and(|range| range.starts_with(&format!("bytes {at}-"))) {
             return Ok(true);
         }
         let reason = format!("asked to continue a file at byte {at}, it sent something else");
-        Err(HubError::Answer { site: self.site.name().into(), reason }.into())
+        Err(self.site.nonsense(reason).into())
     }
 
     /// Gives a blob its name in the snapshot.

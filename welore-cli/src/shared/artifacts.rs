@@ -3,14 +3,15 @@
 use std::path::Path;
 
 use anyhow::{Context, Result};
-use welore_burn::files::{FileError, write_file};
+use welore_burn::checkpoint::check_companions;
+use welore_burn::files::{LARGEST_ARTIFACT, check_writable, read_file, write_file};
 
 use crate::failure::WrongInput;
-use crate::models;
+use crate::{format, models};
 
 /// Reads a JSON artifact that the user named.
 pub fn read_artifact(path: &Path) -> Result<String> {
-    let bytes = std::fs::read(path).map_err(FileError::io(path))?;
+    let bytes = read_file(path, LARGEST_ARTIFACT)?;
     String::from_utf8(bytes)
         .map_err(|_| WrongInput::new(format!("{}: not a JSON file", path.display())).into())
 }
@@ -19,15 +20,7 @@ pub fn read_artifact(path: &Path) -> Result<String> {
 pub fn check_artifact(path: Option<&Path>) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     models::check_outside_cache(path)?;
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let message = if path.is_dir() {
-        format!("{} is a directory", path.display())
-    } else if parent.is_some_and(|parent| !parent.is_dir()) {
-        format!("{}: its directory does not exist", path.display())
-    } else {
-        return Ok(());
-    };
-    Err(WrongInput::with_hint(message, "give the path of a file to write").into())
+    Ok(check_writable(path)?)
 }
 
 /// Writes an artifact, with a note.
@@ -38,9 +31,10 @@ pub fn write_artifact(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Checks that an output directory neither is nor contains the model, which would be replaced while
-/// it is read, and that it is not in the Hub's cache.
+/// it is read, that it is not in the Hub's cache, and that what goes with the model can be copied.
 pub fn check_output(output: &Path, model: &Path) -> Result<()> {
     models::check_outside_cache(output)?;
+    check_companions(model)?;
     let holds = |output: &Path, model: &Path| -> Option<bool> {
         Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
     };
@@ -52,10 +46,53 @@ pub fn check_output(output: &Path, model: &Path) -> Result<()> {
     Ok(())
 }
 
+/// Checks that the file system of an output has room for this many bytes, before any work is done for
+/// it.
+pub fn check_space(output: &Path, bytes: u64) -> Result<()> {
+    match free_space(output) {
+        Some(free) if u128::from(bytes) > free => {
+            let free = format::bytes(u64::try_from(free).unwrap_or(u64::MAX));
+            let (path, bytes) = (output.display(), format::bytes(bytes));
+            let message =
+                format!("{path}: {bytes} do not fit on its file system, where {free} are free");
+            Err(WrongInput::with_hint(message, "give another output directory").into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Free bytes where a path is or would be; `None` if the system does not tell.
+#[cfg(unix)]
+fn free_space(path: &Path) -> Option<u128> {
+    let path = std::path::absolute(path).ok()?;
+    let found = path.ancestors().find_map(|dir| nix::sys::statvfs::statvfs(dir).ok())?;
+    Some(u128::from(found.blocks_available()) * u128::from(found.fragment_size()))
+}
+
+#[cfg(not(unix))]
+fn free_space(_path: &Path) -> Option<u128> {
+    None
+}
+
 /// Names the file that an error is about.
 pub fn in_file<T, E>(result: Result<T, E>, path: &Path) -> Result<T>
 where
     E: std::error::Error + Send + Sync + 'static,
 {
     result.with_context(|| path.display().to_string())
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn outputs_that_no_file_system_holds_are_refused_before_they_begin() {
+        let dir = tempfile::tempdir().unwrap();
+        let output = dir.path().join("not/yet/there");
+        assert!(check_space(&output, 1).is_ok());
+        let error = check_space(&output, u64::MAX).unwrap_err().to_string();
+        assert!(error.contains("there") && error.contains("free"), "{error}");
+        assert!(!dir.path().join("not").exists());
+    }
 }

@@ -1,5 +1,6 @@
 //! Calibrating a model on a text, for `calibrate`, `compress` and `compare`.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,7 +9,7 @@ use welore_burn::model::OpenedModel;
 
 use super::artifacts::in_file;
 use super::text::TextReader;
-use crate::args::{AmountArgs, TooLittleArg};
+use crate::args::{AmountArgs, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
 use crate::terminal::Bar;
 
@@ -39,7 +40,7 @@ impl<'a> CalibrationWork<'a> {
     ) -> Result<CalibrationSummary> {
         let mut bar = Bar::default();
         let loaded = self.opened.load(compute.dtype, |_| false, &mut bar)?;
-        let options = options(amount, compute);
+        let options = options(amount, compute.at_once());
         let (model, checkpoint) = (loaded.model, Some(&loaded.checkpoint));
         let done = calibrate(&model, checkpoint, &self.tokens, &options, output, &mut bar);
         bar.finish();
@@ -47,15 +48,22 @@ impl<'a> CalibrationWork<'a> {
     }
 }
 
+/// Checks how much is to be read, before the text is.
+pub fn check_amount(amount: &AmountArgs, typed: &Typed) -> Result<()> {
+    options(amount, NonZeroUsize::MIN).check()?;
+    let probes = rule("probe-windows", amount.gradient_windows > 0, "needs --gradient-windows");
+    typed.check([probes])
+}
+
 /// The library's options.
-pub fn options(amount: &AmountArgs, compute: &Compute) -> CalibrationOptions {
+pub fn options(amount: &AmountArgs, at_once: NonZeroUsize) -> CalibrationOptions {
     CalibrationOptions {
         seq_len: amount.calibration_seq_len,
         windows: Some(amount.calibration_windows),
         gradient_windows: amount.gradient_windows,
         probe_windows: amount.probe_windows,
         allow_deficient: amount.too_little == TooLittleArg::Shrink,
-        at_once: compute.at_once(),
+        at_once,
     }
 }
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use welore_burn::files::write_file;
+use welore_burn::files::{read_file, replace_file, write_file};
 use welore_burn::plan::RankPlan;
 use welore_burn::report::{Measurement, ModelCard, tuned_card};
 
@@ -57,7 +57,8 @@ pub fn record(directory: &Path, measured: Measurement<'_>) -> Result<()> {
     let Some(card) = read_card(directory).and_then(|card| measured.add_to(&card)) else {
         return Err(no_table(&path).into());
     };
-    write_file(&path, card.as_bytes())?;
+    // The directory may be somebody else's work, with a link in it.
+    replace_file(&path, card.as_bytes())?;
     note!("recorded in {}", path.display());
     Ok(())
 }
@@ -81,7 +82,5 @@ fn no_table(path: &Path) -> WrongInput {
 
 /// The card, if it exists and can be read; a model does not need one.
 fn read_card(directory: &Path) -> Option<String> {
-    let path = directory.join(CARD);
-    let size = path.metadata().ok()?.len();
-    if size > LARGEST { None } else { std::fs::read_to_string(path).ok() }
+    String::from_utf8(read_file(directory.join(CARD), LARGEST).ok()?).ok()
 }

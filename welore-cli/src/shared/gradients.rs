@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
-use welore_burn::files::write_file;
+use welore_burn::files::replace_file;
 use welore_burn::modules::{MatrixName, Selection};
 use welore_burn::spectrum::Norms;
 use welore_burn::train::{GRADIENTS_FILE, GradientDynamics, GradientRecord, read_gradients};
@@ -38,7 +38,7 @@ pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
             matrices.find(|matrix| matrix.name == *name).map(|m| m.singular_values.as_slice())
         });
     }
-    Ok(write_file(&target, dynamics.to_json().as_bytes())?)
+    Ok(replace_file(&target, dynamics.to_json().as_bytes())?)
 }
 
 /// The records of a run's gradients and their summary, if they were tracked. The summary of an

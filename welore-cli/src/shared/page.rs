@@ -9,6 +9,7 @@ use welore_burn::files::write_file;
 use welore_burn::report::{Report, ReportModel};
 
 use super::artifacts::{check_artifact, read_artifact};
+use super::inputs::check_apart;
 use super::{card, gradients};
 use crate::args::PageArgs;
 use crate::failure::WrongInput;
@@ -18,14 +19,20 @@ pub fn new_page(title: &str) -> Report {
     Report::new(title, card::MADE_BY)
 }
 
-/// Checks that the requested page, if any, can be written, and is not also the command's output.
-pub fn check_page(args: &PageArgs, output: Option<&Path>) -> Result<()> {
+/// Checks that the requested page, if any, can be written, and is neither the command's output nor
+/// one of its inputs.
+pub fn check_page<'a>(
+    args: &PageArgs,
+    output: Option<&Path>,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
     let Some(path) = &args.report else { return Ok(()) };
     if output == Some(path.as_path()) {
         let message = format!("{}: both the output and the --report page", path.display());
         return Err(WrongInput::with_hint(message, "give the page another name").into());
     }
-    check_artifact(Some(path))
+    check_artifact(Some(path))?;
+    check_apart(Some(path), inputs)
 }
 
 /// Writes the requested page, if any, with what `fill` puts on it.

@@ -6,13 +6,14 @@ use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target, make_plan};
-use welore_burn::spectrum::{Norms, Spectra};
+use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit};
 
 use super::artifacts::{in_file, read_artifact};
 use super::measuring::{Known, measure_within};
 use super::recipe::Recipe;
 use crate::args::{MethodArgs, ResourceArgs, TargetArgs};
-use crate::format;
+use crate::failure::WrongInput;
+use crate::{format, output};
 
 /// Where a plan comes from.
 #[derive(Debug)]
@@ -42,15 +43,19 @@ impl Goal {
         target: Option<Target>,
         args: &TargetArgs,
     ) -> Result<Option<Self>> {
-        let method = MethodArgs::default();
         match (plan, target) {
             (Some(path), _) => {
                 let plan = read_plan(path)?;
-                Recipe::for_plan(&method, args, &plan)?;
+                if plan.unit != SpectrumUnit::Weights {
+                    let message = format!("{}: made with a calibration", path.display());
+                    let hint = "`welore-cli compress` the model with the plan and the calibration, \
+                                then train what it wrote";
+                    return Err(WrongInput::with_hint(message, hint).into());
+                }
                 Ok(Some(Self::Given(plan.into())))
             }
             (None, Some(target)) => {
-                let recipe = Recipe::choose(&method, args, false)?;
+                let recipe = Recipe::choose(&MethodArgs::default(), args, false)?;
                 Ok(Some(Self::Target(recipe.plan_options(target, args)?, recipe.policy)))
             }
             (None, None) => Ok(None),
@@ -114,7 +119,7 @@ fn warn_about(plan: &RankPlan) {
     }
 }
 
-/// The plan's totals, as text.
+/// The plan's totals, as text without names.
 pub fn describe(plan: &RankPlan) -> String {
     let t = &plan.totals;
     let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
@@ -161,10 +166,9 @@ pub fn print_plan(plan: &RankPlan) -> Result<()> {
         })
         .collect();
     let header = ["matrix", "shape", "full", "rank", "reduction", "class", "before", "after"];
-    say!("{}\n", format::table(&header, rows));
+    output::print_block(&(format::table(&header, rows) + "\n"))?;
     if let Some(threshold) = plan.threshold {
         say!("{} threshold {threshold:.6}", plan.policy);
     }
-    say!("{}", describe(plan));
-    Ok(())
+    output::print_block(&describe(plan))
 }

@@ -7,7 +7,7 @@ use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{BlockwiseOptions, RefineOptions};
 use welore_burn::forms::Storage;
 use welore_burn::linalg::Shrinkage;
-use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
+use welore_burn::plan::{PlanError, PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::{Method, Norms, SpectrumUnit};
 
 use crate::args::{BlockwiseArgs, MethodArgs, TargetArgs, Way};
@@ -49,6 +49,7 @@ impl Recipe {
         let mut recipe = Self::of(way);
         recipe.policy = target.policy.unwrap_or(recipe.policy);
         recipe.storage = target.storage.unwrap_or(recipe.storage);
+        recipe.check_policy(calibrated)?;
         let shrink = [
             ("--shrink-inputs", args.shrink_inputs, &mut recipe.shrink.input),
             ("--shrink-gradients", args.shrink_gradients, &mut recipe.shrink.output),
@@ -64,9 +65,30 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The recipe for a given plan: by default in the norms that the plan was made in.
-    pub fn for_plan(args: &MethodArgs, target: &TargetArgs, plan: &RankPlan) -> Result<Self> {
-        let calibrated = args.calibration.is_some();
+    /// Checks that the policy can use what the method measures; `calibrated` as for
+    /// [`choose`](Self::choose).
+    pub fn check_policy(&self, calibrated: bool) -> Result<()> {
+        let (policy, method) = (self.policy.name(), self.way.method);
+        match self.policy.reads().unit {
+            Some(needed) if needed == method.unit() => Ok(()),
+            Some(_) if !calibrated => Err(PlanError::NotCalibrated { policy }.into()),
+            Some(needed) => {
+                let message = format!("policy {policy} does not go with method {}", self.way.name);
+                let other = Way::of(Method::of_unit(needed)).name;
+                Err(WrongInput::with_hint(message, format!("use method {other}")).into())
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The recipe for a given plan: by default in the norms that the plan was made in. `calibrated`
+    /// as for [`choose`](Self::choose).
+    pub fn for_plan(
+        args: &MethodArgs,
+        target: &TargetArgs,
+        plan: &RankPlan,
+        calibrated: bool,
+    ) -> Result<Self> {
         if plan.unit != SpectrumUnit::Weights && !calibrated && args.method.is_none() {
             return Err(WrongInput::with_hint(
                 "the plan was made with a calibration",
@@ -79,8 +101,19 @@ impl Recipe {
         Self::choose(&args, target, calibrated)
     }
 
+    /// The recipe for spectra that were measured before.
+    pub fn for_spectra(target: &TargetArgs, unit: SpectrumUnit) -> Result<Self> {
+        let args =
+            MethodArgs { method: Some(Way::of(Method::of_unit(unit))), ..Default::default() };
+        Self::choose(&args, target, true)
+    }
+
     /// The norms in which spectra are measured.
     pub fn norms<'a>(&self, calibration: Option<&'a Calibration>) -> Result<Norms<'a>> {
+        let policy = self.policy.name();
+        if self.policy.reads().probes && !calibration.is_some_and(Calibration::has_probes) {
+            return Err(PlanError::NotProbed { policy }.into());
+        }
         match calibration {
             Some(calibration) => Ok(Norms::new(calibration, self.way.method, self.shrink)?),
             None => Ok(Norms::plain()),

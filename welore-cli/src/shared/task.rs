@@ -9,7 +9,7 @@ use welore_burn::model::{DecoderConfig, GenerateOptions, LanguageModel, Sampler,
 use welore_burn::progress::Interrupted;
 
 use crate::devices::Compute;
-use crate::terminal::{Bar, interrupted};
+use crate::terminal::{Bar, must_stop};
 
 /// How many tokens longer than the expected answer an answer may be.
 const SPARE: usize = 16;
@@ -45,13 +45,13 @@ impl Speaker {
         let most = model.context().saturating_sub(max_new_tokens).max(1);
         prompt.drain(..prompt.len().saturating_sub(most));
         let options = GenerateOptions { max_new_tokens, stop: self.stop.clone() };
-        let go_on = |_| match interrupted() {
+        let go_on = |_| match must_stop() {
             true => ControlFlow::Break(()),
             false => ControlFlow::Continue(()),
         };
         let mut sampler = Sampler::greedy();
         let tokens = generate(model, &prompt, &mut sampler, &options, go_on)?;
-        if interrupted() {
+        if must_stop() {
             return Err(Interrupted.into());
         }
         Ok(self.tokenizer.decode(&tokens)?)

@@ -1,5 +1,7 @@
 //! Byte-level BPE, `gpt2` in GGUF: LLaMA 3, Qwen2, SmolLM2.
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use super::super::error::GgufError;
@@ -68,13 +70,18 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Part
     };
     let key = "tokenizer.ggml.merges";
     let merges = file.needed(key, file.texts(key)?)?;
-    let merges = merges
-        .iter()
-        .map(|merge| match split_merge(merge) {
-            Some((left, right)) => Ok(json!([left, right])),
-            None => Err(file.wrong(key, format!("has an entry `{merge}`, which is not a pair"))),
-        })
-        .collect::<Result<Vec<Value>, _>>()?;
+    let known: HashSet<&str> = vocabulary.iter().map(|(_, token)| token).collect();
+    let pair = |merge: &String| {
+        let refuse = |why: &str| Err(file.wrong(key, format!("has an entry `{merge}`, {why}")));
+        let Some((left, right)) = split_merge(merge) else { return refuse("which is not a pair") };
+        // The tokenizers crate panics if the merged token is longer than all that it knows.
+        let merged = [left, right].concat();
+        match [left, right, merged.as_str()].iter().all(|token| known.contains(token)) {
+            true => Ok(json!([left, right])),
+            false => refuse("whose tokens are not all in the vocabulary"),
+        }
+    };
+    let merges = merges.iter().map(pair).collect::<Result<Vec<Value>, _>>()?;
     let mut model = json!({
         "type": "BPE",
         "dropout": null,

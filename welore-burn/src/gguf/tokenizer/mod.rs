@@ -5,11 +5,11 @@ mod sentence_piece;
 mod vocabulary;
 
 use serde_json::{Value, json};
-use tokenizers::Tokenizer;
 
 use self::vocabulary::{Kind, Vocabulary};
 use super::error::GgufError;
 use super::file::GgufFile;
+use crate::data::load_tokenizer;
 use crate::model::DecoderConfig;
 use crate::words::number_of;
 
@@ -78,7 +78,7 @@ pub(super) fn read_tokenizer(
     });
     json["model"] = parts.model;
     let tokenizer = format!("{json}\n").into_bytes();
-    let loaded = Tokenizer::from_bytes(&tokenizer).map_err(|error| wrong(error.to_string()))?;
+    let loaded = load_tokenizer(&tokenizer).map_err(|fault| wrong(fault.to_string()))?;
     if let Some((id, token)) =
         vocabulary.iter().find(|(id, token)| loaded.token_to_id(token) != Some(*id))
     {

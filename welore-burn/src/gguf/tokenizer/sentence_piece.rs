@@ -17,6 +17,10 @@ const SPACE: &str = "\u{2581}";
 /// The most characters of a token, because each is cut at every position.
 const LONGEST: usize = 512;
 
+/// The most bytes of all merges together: tokens `a`, `aa`, `aaa` and so on stand for as many as
+/// the square of their number.
+const MOST_MERGES: usize = 1 << 26;
+
 /// The parts of a SentencePiece tokenizer.
 pub(super) fn parts(
     file: &GgufFile,
@@ -33,10 +37,8 @@ pub(super) fn parts(
     if scores.iter().any(|score| score.is_nan()) {
         return Err(file.wrong(key, "has an entry that is not a number".into()));
     }
-    let Some(merges) = merges(vocabulary, scores) else {
-        let reason = format!("a token has more than {LONGEST} characters");
-        return Err(GgufError::Tokenizer { path: file.path().into(), reason });
-    };
+    let merges = merges(vocabulary, scores)
+        .map_err(|reason| GgufError::Tokenizer { path: file.path().into(), reason })?;
     let prefix = file.flag("tokenizer.ggml.add_space_prefix")?.unwrap_or(true);
     let has_bytes = vocabulary.iter().any(|(id, _)| vocabulary.kind(id) == Kind::Byte);
     let mut model = json!({
@@ -81,8 +83,9 @@ struct Merge<'a> {
 }
 
 /// The merges that scores stand for, as transformers recovers them: the higher the score of the
-/// merged token, the earlier the merge. `None` if a token is too long.
-fn merges(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Option<Value> {
+/// merged token, the earlier the merge. An error if a token is too long, or if there are too many
+/// merges.
+fn merges(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Result<Value, String> {
     // SentencePiece merges neither bytes nor anything that is not text.
     let pieces: HashMap<&str, u32> = vocabulary
         .iter()
@@ -90,13 +93,14 @@ fn merges(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Option<Value> {
         .map(|(id, token)| (token, id))
         .collect();
     let mut merges: Vec<Merge<'_>> = Vec::new();
+    let mut bytes = 0;
     for (id, token) in vocabulary.iter() {
         if pieces.get(token) != Some(&id) {
             continue;
         }
         let count = token.chars().count();
         if count > LONGEST {
-            return None;
+            return Err(format!("a token has more than {LONGEST} characters"));
         }
         let mut ways: Vec<(u32, u32, Merge<'_>)> = Vec::new();
         for (left_count, (cut, _)) in token.char_indices().enumerate().skip(1) {
@@ -107,6 +111,10 @@ fn merges(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Option<Value> {
                 ways.push((*a, *b, Merge { left, right, score, lengths }));
             }
         }
+        bytes += ways.len() * token.len();
+        if bytes > MOST_MERGES {
+            return Err(format!("its tokens stand for more than {MOST_MERGES} bytes of merges"));
+        }
         ways.sort_by_key(|(a, b, _)| (*a, *b));
         merges.extend(ways.into_iter().map(|(_, _, merge)| merge));
     }
@@ -115,5 +123,5 @@ fn merges(vocabulary: &Vocabulary<'_>, scores: &[f32]) -> Option<Value> {
         let by_score = b.score.partial_cmp(&a.score).unwrap_or(Ordering::Equal);
         by_score.then(b.lengths.cmp(&a.lengths))
     });
-    Some(merges.into_iter().map(|merge| json!([merge.left, merge.right])).collect())
+    Ok(merges.into_iter().map(|merge| json!([merge.left, merge.right])).collect())
 }

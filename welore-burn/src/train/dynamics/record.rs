@@ -84,11 +84,28 @@ impl GradientRecord {
         };
         Ok((record, basis))
     }
+
+    /// Whether a gradient can have these figures. A summary sums them up, so they must be finite
+    /// and stay so.
+    fn is_possible(&self) -> bool {
+        let full = self.shape[0].min(self.shape[1]);
+        let within = |value: f64, most: f64| (0.0..=most).contains(&value);
+        self.full_rank == full
+            && (1..=full).contains(&self.rank)
+            && within(self.norm, f64::MAX)
+            // It is at most the full rank, before rounding.
+            && within(self.stable_rank, 2.0 * full as f64)
+            && self.similarity.is_none_or(|similarity| within(similarity, 1.0))
+            && self.values.len() <= VALUES
+            && self.values.iter().all(|value| value.is_finite())
+    }
 }
 
-/// The records in the text of a `gradients.jsonl`. Lines that are not records are skipped.
+/// The records in the text of a `gradients.jsonl`. Lines that are not records are skipped, and so
+/// are those with figures that no gradient has.
 pub fn read_gradients(text: &str) -> Vec<GradientRecord> {
-    text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    let parse = |line| serde_json::from_str::<GradientRecord>(line).ok();
+    text.lines().filter_map(parse).filter(GradientRecord::is_possible).collect()
 }
 
 /// At most `most` indices below `count`, evenly spaced, including the first and the last.
@@ -175,6 +192,26 @@ mod tests {
         assert!((record.values[63] - 0.505).abs() < 1e-6, "{:?}", record.values);
         let line = serde_json::to_string(&record).unwrap();
         assert_eq!(read_gradients(&format!("{line}\nnonsense\n{{\"step\":1}}\n")), [record]);
+    }
+
+    #[test]
+    fn figures_that_no_gradient_has_are_skipped() {
+        let gradient = diagonal(&[3.0, -4.0, 0.0], [3, 5], 0);
+        let (record, _) = GradientRecord::of(7, &"a".into(), &gradient, None).unwrap();
+        let good = serde_json::to_value(&record).unwrap();
+        assert_eq!(read_gradients(&good.to_string()), [record]);
+        for (field, value) in [
+            ("norm", "-1"),
+            ("stable_rank", "1e308"),
+            ("full_rank", "18446744073709551615"),
+            ("rank", "0"),
+            ("shape", "[0,5]"),
+            ("similarity", "1e308"),
+        ] {
+            let mut bad = good.clone();
+            bad[field] = serde_json::from_str(value).unwrap();
+            assert!(read_gradients(&bad.to_string()).is_empty(), "{field}");
+        }
     }
 
     #[test]

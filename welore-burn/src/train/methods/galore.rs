@@ -5,6 +5,7 @@ use super::super::error::TrainError;
 use super::super::options::TrainOptions;
 use super::super::selecting::Projections;
 use super::galore_optimizer::GaLoreConfig;
+use super::restored::RestoredOn;
 use super::{EPSILON, TrainingMethod, adamw};
 use crate::model::LanguageModel;
 use crate::modules::Place;
@@ -36,6 +37,7 @@ impl TrainingMethod for Galore {
         let projections = Projections::of(model);
         let paths = projections.paths(|place| projections.contains(place));
         let group = ParamGroup::from_paths(paths.into_iter().collect::<Vec<_>>());
-        adamw(options).with_group(group, galore, None)
+        let galore = RestoredOn::device_of(model, galore);
+        adamw(model, options).with_group(group, galore, None)
     }
 }

@@ -16,6 +16,7 @@ impl TrainingMethod for Lora {
     const TRAINED: &'static str = "all parameters";
     const MERGES: bool = true;
     const TRACKED: bool = false;
+    const RANDOM: bool = true;
     const OPTIONS: &'static [&'static str] = &["lora.rank", "lora.alpha"];
 
     /// Only the new adapters train, no existing parameter.
@@ -41,9 +42,10 @@ impl TrainingMethod for Lora {
 
     fn select<M: LanguageModel>(model: M, options: &TrainOptions) -> Result<M, TrainError> {
         let LoraOptions { rank, alpha } = options.lora;
+        // Before the weights are merged: the result may be much larger than the factors.
+        check_rank(rank, &Projections::of(&model))?;
         let model = model.materialize();
         let projections = Projections::of(&model);
-        check_rank(rank, &projections)?;
         let paths: Vec<String> =
             projections.paths(|place| projections.contains(place)).into_iter().collect();
         for device in model.devices() {

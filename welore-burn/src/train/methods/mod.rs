@@ -8,9 +8,11 @@ mod galore_optimizer;
 mod lora;
 mod lrc;
 mod nlrc;
+mod restored;
 
 use std::collections::BTreeSet;
 
+use burn::module::ParamGroup;
 use burn::optim::{AdamWConfig, ModuleOptimizer};
 
 use super::error::TrainError;
@@ -21,6 +23,7 @@ use crate::modules::{Change, Place, map_floats};
 use crate::named::named;
 
 pub use galore_optimizer::{GaLore, GaLoreConfig, GaLoreState};
+use restored::RestoredOn;
 
 /// A training method.
 pub(super) trait TrainingMethod {
@@ -32,6 +35,9 @@ pub(super) trait TrainingMethod {
 
     /// Whether existing weights of the model train, so that their gradients can be tracked.
     const TRACKED: bool = true;
+
+    /// Whether it reads [`TrainOptions::seed`].
+    const RANDOM: bool = false;
 
     /// The options that only this method reads, by their names in [`TrainOptions`].
     const OPTIONS: &'static [&'static str] = &[];
@@ -61,8 +67,8 @@ pub(super) trait TrainingMethod {
     }
 
     /// The optimizer of the trainable parameters.
-    fn optimizer<M: LanguageModel>(_model: &M, options: &TrainOptions) -> ModuleOptimizer {
-        adamw(options)
+    fn optimizer<M: LanguageModel>(model: &M, options: &TrainOptions) -> ModuleOptimizer {
+        adamw(model, options)
     }
 
     /// Changes the model before step number `step`, counted from 0. For example, other parameters
@@ -79,9 +85,11 @@ pub(super) trait TrainingMethod {
 }
 
 /// AdamW for all parameters that train.
-fn adamw(options: &TrainOptions) -> ModuleOptimizer {
+fn adamw<M: LanguageModel>(model: &M, options: &TrainOptions) -> ModuleOptimizer {
     let weight_decay = options.weight_decay as f32;
-    AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(weight_decay).init()
+    let adamw = AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(weight_decay).build();
+    let restored = RestoredOn::device_of(model, adamw.clone());
+    ModuleOptimizer::from(adamw).with_group(ParamGroup::all(), restored, None)
 }
 
 /// Keeps AdamW from dividing by 0.
@@ -114,6 +122,11 @@ macro_rules! methods {
             /// Whether existing weights of the model train, so that their gradients can be tracked.
             pub fn is_tracked(self) -> bool {
                 match self { $(Self::$variant => <$method>::TRACKED),+ }
+            }
+
+            /// Whether it begins with random numbers.
+            pub fn is_random(self) -> bool {
+                match self { $(Self::$variant => <$method>::RANDOM),+ }
             }
 
             /// The options that only this method reads, by their names in [`TrainOptions`].
@@ -196,13 +209,13 @@ methods! {
 pub fn select_trainable<M: LanguageModel>(
     model: M,
     options: &TrainOptions,
-) -> Result<(M, burn::module::ParamGroup, TrainableCount), TrainError> {
+) -> Result<(M, ParamGroup, TrainableCount), TrainError> {
     let model = options.trainable.select(model, options)?;
     let (paths, count) = super::selecting::trainable(&model);
     if count.trainable == 0 {
         return Err(TrainError::NothingTrainable(options.trainable));
     }
-    Ok((model, burn::module::ParamGroup::from_paths(paths), count))
+    Ok((model, ParamGroup::from_paths(paths), count))
 }
 
 /// Paths of the parameters of a model that would train from the start, so that a loader can hold

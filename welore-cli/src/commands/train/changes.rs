@@ -6,11 +6,11 @@ use welore_burn::named::Named;
 use welore_burn::train::RunFile;
 
 use super::request::check_options;
-use crate::args::{TrainArgs, flag_of};
+use crate::args::{RANK_OPTIONS, TrainArgs, Typed, flag_of};
 use crate::failure::WrongInput;
 
 /// Refuses options that differ from those of the run.
-pub fn refuse_changes(run: &RunFile, args: &TrainArgs) -> Result<()> {
+pub fn refuse_changes(run: &RunFile, args: &TrainArgs, typed: &Typed) -> Result<()> {
     let TrainArgs { start, compute, .. } = args;
     check_options(&start.options, run.options.trainable)?;
     let given = start.options.over(&run.options);
@@ -26,7 +26,8 @@ pub fn refuse_changes(run: &RunFile, args: &TrainArgs) -> Result<()> {
     if compute.dtype.is_some_and(|dtype| dtype != run.dtype) {
         changes.push(format!("--dtype (the run has {})", run.dtype.name()));
     }
-    changes.extend(start.rank_options().into_iter().map(String::from));
+    let ranks = RANK_OPTIONS.iter().filter(|option| typed.has(option));
+    changes.extend(ranks.map(|option| format!("--{option}")));
     if changes.is_empty() {
         return Ok(());
     }

@@ -8,6 +8,7 @@ mod place;
 mod preview;
 mod request;
 mod scratch;
+mod size;
 mod start;
 
 use std::path::Path;
@@ -23,41 +24,43 @@ use welore_burn::train::{
     trainable_paths,
 };
 
-use crate::args::TrainArgs;
+use crate::args::{TrainArgs, TrainStartArgs, Typed};
 use crate::devices::{Choice, Compute};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
 use crate::shared::gradients::sum_up;
 use crate::shared::page::{add_run, check_page, write_page};
-use crate::terminal::{Bar, Steps, interrupted, is_part};
+use crate::terminal::{Bar, Steps, is_part, must_stop};
 use crate::{format, memory};
 use data::{Evaluation, Inputs};
 use place::Place;
 
 /// Runs the command.
-pub fn run(args: TrainArgs) -> Result<()> {
+pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
-    check_page(&args.page, args.start.output.as_deref())?;
+    let TrainStartArgs { model, text, data, plan, eval_text, output, .. } = &args.start;
+    let inputs = [model, text, data, plan, eval_text, &args.resume].into_iter();
+    check_page(&args.page, output.as_deref(), inputs.filter_map(|path| path.as_deref()))?;
     match (&args.resume, &args.start.output) {
-        (_, Some(dir)) if args.dry_run => preview::show(&args, dir),
-        (Some(dir), _) => resume(&args, dir),
-        (None, Some(dir)) => begin(&args, dir),
+        (_, Some(dir)) if args.dry_run => preview::show(&args, typed, dir),
+        (Some(dir), _) => resume(&args, typed, dir),
+        (None, Some(dir)) => begin(&args, typed, dir),
         (None, None) => unreachable!("clap asks for one of --resume and --output"),
     }
 }
 
-fn begin(args: &TrainArgs, dir: &Path) -> Result<()> {
+fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let compute = Compute::choose(args.compute.choice())?;
-    let start::Started { place, run, inputs } = start::start(args, dir)?;
+    let start::Started { place, run, inputs } = start::start(args, typed, dir, &compute)?;
     let run = Run { args, dir, run, compute };
     let (training, inputs) = run.open(inputs)?;
     let _place = place.keep();
     run.train(training, inputs)
 }
 
-fn resume(args: &TrainArgs, dir: &Path) -> Result<()> {
+fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let run = RunFile::read(dir)?;
-    changes::refuse_changes(&run, args)?;
+    changes::refuse_changes(&run, args, typed)?;
     let _place = Place::of_run(dir)?;
     let compute = Compute::choose(Choice { dtype: run.dtype, ..args.compute.choice() })?;
     if model_digest(&run.base)? != run.base_digest {
@@ -88,6 +91,7 @@ impl Run<'_> {
     fn open(&self, inputs: Inputs) -> Result<(Training<impl LanguageModel + use<>>, Inputs)> {
         let Self { args, dir, run, compute } = self;
         let opened = open_model(&run.base, &compute.device.clone().autodiff())?;
+        size::check_training(opened.skeleton(), &run.options, compute)?;
         let masters = trainable_paths(opened.skeleton(), run.options.trainable);
         let is_master = |path: &str| masters.contains(path);
         let model = opened.load(compute.dtype, is_master, &mut Bar::default())?.model;
@@ -148,7 +152,7 @@ impl Run<'_> {
         let observe = |event: TrainingEvent| {
             log::note(&event);
             steps.show(event);
-            if interrupted() { Err(Interrupted) } else { Ok(()) }
+            if must_stop() { Err(Interrupted) } else { Ok(()) }
         };
         let evaluate = |model: &M| self.evaluate(model, &inputs.evaluation);
         let outcome = training.run(&inputs.rows, self.compute.execution(), evaluate, observe);

@@ -1,20 +1,23 @@
 //! The directory of a run: created, locked, and cleaned up if the run never begins.
 
-use std::ffi::OsStr;
 use std::fs::{self, DirEntry, File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::files::FileError;
+use welore_burn::files::{FileError, is_temporary};
 use welore_burn::train::{GRADIENTS_FILE, RUN_FILE};
 
 use crate::failure::WrongInput;
 
 const LOCK: &str = "lock";
 
-/// What a new run may put into its directory.
-const MADE: [&str; 7] =
-    [LOCK, RUN_FILE, "base", "tokens", "checkpoints", "metrics.jsonl", GRADIENTS_FILE];
+/// What the lock of a new run contains, by which a start that was killed is recognized. Locks of
+/// earlier versions are empty.
+const MARK: &str = "a run of welore-cli train\n";
+
+/// What a new run may put into its directory, beside the lock.
+const MADE: [&str; 6] =
+    [RUN_FILE, "base", "tokens", "checkpoints", "metrics.jsonl", GRADIENTS_FILE];
 
 /// A run directory that only this process works in, as long as the value lives. The system releases
 /// the lock when the process ends, however it ends.
@@ -68,10 +71,12 @@ impl NewPlace {
         let mut new = Self { dir: dir.to_path_buf(), made, place: None };
         fs::create_dir_all(dir).map_err(FileError::io(dir))?;
         // Of two processes that start at the same time, one stops here.
-        let place = Place::lock(dir, &dir.join(LOCK))?;
+        let lock = dir.join(LOCK);
+        let place = Place::lock(dir, &lock)?;
+        fs::write(&lock, MARK).map_err(FileError::io(&lock))?;
         // The other one may be finished by now.
         check_free(dir)?;
-        sweep(dir);
+        clear(dir);
         new.place = Some(place);
         Ok(new)
     }
@@ -89,10 +94,8 @@ impl Drop for NewPlace {
             return;
         }
         // The directory was as good as empty, so these were created here.
-        for name in MADE {
-            remove(&self.dir.join(name));
-        }
-        sweep(&self.dir);
+        clear(&self.dir);
+        remove(&self.dir.join(LOCK));
         for dir in self.made.iter().rev() {
             let _ = fs::remove_dir(dir);
         }
@@ -108,26 +111,29 @@ pub fn check_free(dir: &Path) -> Result<()> {
         let message = format!("{} is not a directory", dir.display());
         return refuse(message, "give another directory".into());
     }
-    let mut entries = fs::read_dir(dir).into_iter().flatten().flatten();
-    if entries.all(|entry| is_temporary(&entry.file_name()) || is_lock(&entry)) {
+    let entries = || fs::read_dir(dir).into_iter().flatten().flatten();
+    let has_begun = fs::read(dir.join(LOCK)).is_ok_and(|mark| mark == MARK.as_bytes());
+    let has_run = dir.join(RUN_FILE).symlink_metadata().is_ok();
+    let is_left = |entry: &DirEntry| {
+        let name = entry.file_name();
+        let ours = has_begun && MADE.iter().any(|made| name == **made);
+        is_temporary(&name) || is_lock(entry) || ours
+    };
+    if !has_run && entries().all(|entry| is_left(&entry)) {
         return Ok(());
     }
-    let hint = match dir.join(RUN_FILE).exists() {
+    let hint = match has_run {
         true => format!("`welore-cli train --resume {}` resumes the run in it", dir.display()),
-        false => "give another directory, or remove what an unfinished start left behind".into(),
+        false => "give another directory".into(),
     };
     refuse(format!("{} exists and is not empty", dir.display()), hint)
 }
 
-/// Whether an entry is the lock of a run, which is always empty.
+/// Whether an entry is the lock of a run.
 fn is_lock(entry: &DirEntry) -> bool {
-    let empty = || entry.metadata().is_ok_and(|found| found.is_file() && found.len() == 0);
-    entry.file_name() == LOCK && empty()
-}
-
-/// Whether a name is that of an unfinished file or directory.
-fn is_temporary(name: &OsStr) -> bool {
-    name.to_string_lossy().starts_with(".welore-")
+    let is_one =
+        || fs::read(entry.path()).is_ok_and(|mark| mark.is_empty() || mark == MARK.as_bytes());
+    entry.file_name() == LOCK && entry.metadata().is_ok_and(|found| found.is_file()) && is_one()
 }
 
 /// Removes unfinished files and directories that killed processes left behind.
@@ -137,6 +143,14 @@ fn sweep(dir: &Path) {
             remove(&entry.path());
         }
     }
+}
+
+/// Removes what a start that never finished left behind, except for the lock.
+fn clear(dir: &Path) {
+    for name in MADE {
+        remove(&dir.join(name));
+    }
+    sweep(dir);
 }
 
 /// Removes a file, or a directory and everything in it. A failed cleanup must not hide the error

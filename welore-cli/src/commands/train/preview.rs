@@ -4,17 +4,19 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde_json::{Value, json};
+use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::check_plan;
 use welore_burn::data::TokenRows;
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_model, read_config};
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Norms;
-use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run, count_trainable};
+use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run};
 
 use super::place::check_free;
 use super::request::{Request, check_context, with_epochs};
 use super::scratch::described_model;
-use crate::args::{ResourceArgs, TrainArgs};
+use super::size::check_training;
+use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::in_file;
 use crate::shared::planning::{Goal, Planned, describe};
@@ -31,8 +33,8 @@ struct Preview {
 }
 
 /// Runs the command.
-pub fn show(args: &TrainArgs, dir: &Path) -> Result<()> {
-    let preview = Preview::of(args, dir)?;
+pub fn show(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
+    let preview = Preview::of(args, typed, dir)?;
     if args.json {
         return preview.print_json(dir);
     }
@@ -40,19 +42,20 @@ pub fn show(args: &TrainArgs, dir: &Path) -> Result<()> {
 }
 
 impl Preview {
-    fn of(args: &TrainArgs, dir: &Path) -> Result<Self> {
-        let Request { model, source, data, options, goal, .. } = Request::check(args)?;
+    fn of(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<Self> {
+        let Request { model, source, data, options, goal, .. } = Request::check(args, typed)?;
         check_free(dir)?;
-        Compute::choose(args.compute.choice())?;
+        let compute = Compute::choose(args.compute.choice())?;
         let config = read_config(&model)?;
         check_context(args, options.seq_len, &config)?;
+        check_companions(&model)?;
         let rows = data.rows(&TextReader::open(&model, &config)?, options.seq_len)?;
         let options = with_epochs(&args.start, options, rows.len());
         let evaluated = source.is_task() || args.start.eval_text.is_some();
         check_run(&options, evaluated, args.start.eval_windows)?;
         let (skeleton, plan) = skeleton(args, &model, goal)?;
+        let count = check_training(&skeleton, &options, &compute)?;
         in_file(check_rows(&rows, &options, skeleton.vocab_size()), source.path())?;
-        let count = count_trainable(&skeleton, &options)?;
         Ok(Self { options, rows, count, plan })
     }
 
@@ -78,9 +81,9 @@ impl Preview {
         let TrainableCount { trainable, total } = self.count;
         let mut rows = Vec::new();
         add_options("", &serde_json::to_value(&self.options)?, &mut rows);
-        say!("{}\n", format::table(&["option", "value"], rows));
+        output::print_block(&(format::table(&["option", "value"], rows) + "\n"))?;
         if let Some(plan) = &self.plan {
-            say!("compressed first: {}\n", describe(plan));
+            output::print_block(&format!("compressed first: {}\n", describe(plan)))?;
         }
         say!(
             "would train {} of {} parameters ({}) of {}",

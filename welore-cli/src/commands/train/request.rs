@@ -6,13 +6,14 @@ use anyhow::Result;
 use welore_burn::data::read_documents;
 use welore_burn::model::DecoderConfig;
 use welore_burn::named::Named;
-use welore_burn::train::{Precision, RUN_FILE, RunSource, TrainOptions, Trainable};
+use welore_burn::train::{Precision, RUN_FILE, RunSource, ScheduleKind, TrainOptions, Trainable};
 
 use super::data::{TrainingData, source_of};
 use super::scratch::described_in;
-use crate::args::{OptionsArgs, TrainArgs, TrainStartArgs};
+use crate::args::{OptionsArgs, RANK_OPTIONS, TrainArgs, TrainStartArgs, Typed, rule};
 use crate::failure::WrongInput;
 use crate::models;
+use crate::shared::effects::min_ratio;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::check_patterns;
 
@@ -35,7 +36,7 @@ pub struct Request {
 
 impl Request {
     /// Checks the arguments of a new run, and reads its data.
-    pub fn check(args: &TrainArgs) -> Result<Self> {
+    pub fn check(args: &TrainArgs, typed: &Typed) -> Result<Self> {
         let start = &args.start;
         let Some(model) = &start.model else { unreachable!("clap asks for MODEL") };
         let source = source_of(start)?;
@@ -52,12 +53,12 @@ impl Request {
         if start.epochs.is_none() {
             options.check_warmup()?;
         }
-        let ranks = start.rank_options();
-        if start.goal.target().is_none() && !ranks.is_empty() {
-            return refuse(&format!("{}: only with a target, such as --err", ranks.join(", ")));
-        }
+        check_effects(start, &options, source.is_task(), typed)?;
         check_patterns(&start.selection)?;
         let goal = Goal::of_weights(start.plan.as_deref(), start.goal.target(), &start.target)?;
+        if let Some(Goal::Target(_, policy)) = goal {
+            typed.check([min_ratio(policy)])?;
+        }
         let data = TrainingData::read(&source)?;
         let eval_text = start.eval_text.as_ref().map(read_documents).transpose()?;
         let model = match start.from_scratch {
@@ -98,6 +99,29 @@ pub fn with_epochs(args: &TrainStartArgs, mut options: TrainOptions, rows: usize
         options.eval_every = options.steps;
     }
     options
+}
+
+/// Checks that what was typed has an effect.
+fn check_effects(
+    start: &TrainStartArgs,
+    options: &TrainOptions,
+    is_task: bool,
+    typed: &Typed,
+) -> Result<()> {
+    let has_target = start.goal.target().is_some();
+    typed.check(
+        RANK_OPTIONS.map(|option| rule(option, has_target, "only with a target, such as --err")),
+    )?;
+    let evaluates = options.eval_every > 0;
+    let can_evaluate = is_task || start.eval_text.is_some();
+    let decays = options.schedule != ScheduleKind::Constant;
+    let is_random = options.shuffle || start.from_scratch || options.trainable.is_random();
+    typed.check([
+        rule("eval-text", evaluates, "nothing is evaluated with --eval-every 0"),
+        rule("eval-windows", evaluates && can_evaluate, "only with evaluations; see --eval-every"),
+        rule("lr-floor", decays, "not with --schedule constant"),
+        rule("seed", is_random, "nothing is random in this run, with --no-shuffle"),
+    ])
 }
 
 /// Refuses options that only another way to train reads: they would have no effect.

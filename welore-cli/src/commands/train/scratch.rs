@@ -9,6 +9,7 @@ use welore_burn::model::{DecoderConfig, read_config};
 use welore_burn::modules::initialize;
 
 use super::data::absolute_path;
+use super::size::check_random;
 use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::read_artifact;
@@ -31,7 +32,7 @@ pub fn described_model(from: &Path) -> Result<(DecoderConfig, Dtype)> {
     let config = read_config(from)?;
     let dtype = stored_type(from)?;
     TextTokenizer::open(from)?;
-    check_size(&config)?;
+    check_random(config.parameters())?;
     Ok((config, dtype))
 }
 
@@ -44,21 +45,6 @@ pub fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     let base = dir.join("base");
     write_new_model(&model, |_| dtype, from, None, &base)?;
     absolute_path(&base)
-}
-
-/// The maximum number of random parameters; a hostile configuration can ask for any number.
-const MOST_PARAMETERS: u128 = 1 << 34;
-
-fn check_size(config: &DecoderConfig) -> Result<()> {
-    let size = |size: usize| size as u128;
-    let attention = 2 * (config.num_attention_heads + config.num_key_value_heads) * config.head_dim;
-    let layer = size(config.hidden_size) * size(attention + 3 * config.intermediate_size);
-    let embedding = size(config.vocab_size) * size(config.hidden_size);
-    let parameters = embedding + size(config.num_hidden_layers) * layer;
-    if parameters <= MOST_PARAMETERS {
-        return Ok(());
-    }
-    refuse(format!("config.json: {parameters} parameters are too many to train from scratch"))
 }
 
 /// The type in which a configuration stores weights.

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::Compressor;
 use welore_burn::files::OutputDir;
 use welore_burn::model::{open_model, read_config};
@@ -12,9 +13,10 @@ use welore_burn::train::{RunFile, model_digest};
 use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
 use super::request::{Request, check_context, with_epochs};
-use super::scratch::random_model;
-use crate::args::{ResourceArgs, TrainArgs};
-use crate::devices::host;
+use super::scratch::{described_model, random_model};
+use super::size::check_training;
+use crate::args::{ResourceArgs, TrainArgs, Typed};
+use crate::devices::{Compute, host};
 use crate::models;
 use crate::shared::card::write_card;
 use crate::shared::planning::Goal;
@@ -31,11 +33,16 @@ pub struct Started {
 }
 
 /// Puts everything that training needs into a new run directory.
-pub fn start(args: &TrainArgs, dir: &Path) -> Result<Started> {
+pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path, compute: &Compute) -> Result<Started> {
     models::check_outside_cache(dir)?;
-    let request = Request::check(args)?;
+    let request = Request::check(args, typed)?;
     // Checked here because compressing comes first and may take long.
     check_context(args, request.options.seq_len, &read_config(&request.model)?)?;
+    check_companions(&request.model)?;
+    if args.start.from_scratch {
+        let (config, _) = described_model(&request.model)?;
+        check_training(&config.init(&host()), &request.options, compute)?;
+    }
     let place = NewPlace::create(dir)?;
     let (run, inputs) = prepare(args, request, dir)?;
     Ok(Started { place, run, inputs })

@@ -1,0 +1,172 @@
+//! What is typed has an effect, or is refused before any work.
+
+use std::collections::BTreeSet;
+
+use crate::support::Sandbox;
+
+/// The options that have an effect wherever the parser accepts them, for each command. An option
+/// that is neither here nor in [`IDLE`] fails the first test.
+const ALWAYS: [(&str, &str); 13] = [
+    ("analyze", "output report json include exclude jobs max-memory no-cache"),
+    (
+        "calibrate",
+        "text output calibration-windows gradient-windows calibration-seq-len too-little dry-run \
+         json backend device dtype",
+    ),
+    (
+        "plan",
+        "err keep-params max-bytes output report json policy rank-multiple never-grow storage \
+         include exclude",
+    ),
+    (
+        "compress",
+        "plan err keep-params max-bytes output force dry-run shard-size report json policy \
+         rank-multiple never-grow storage method refine include exclude jobs max-memory",
+    ),
+    (
+        "compare",
+        "text windows seq-len calibrate calibration keep-params methods refine backend device \
+         dtype report json",
+    ),
+    (
+        "train",
+        "resume output dry-run text task data plan err keep-params max-bytes from-scratch epochs \
+         trainable seq-len batch-size accumulate steps lr schedule warmup weight-decay clip \
+         no-shuffle recompute save-every backend device dtype report json",
+    ),
+    ("eval", "text task data seq-len windows record json backend device dtype"),
+    ("report", "spectra plan compare run title output"),
+    ("generate", "prompt max-new-tokens temperature backend device dtype json"),
+    ("export", "dense output force dry-run shard-size json"),
+    ("inspect", "json"),
+    ("demo", "output force report json backend device dtype"),
+    ("devices", "json"),
+];
+
+/// Command lines with options that would have no effect. Files that are named need not exist,
+/// because options are looked at first.
+const IDLE: [(&str, &str); 14] = [
+    ("plan model --err 0.5", "shrink-inputs=0.1 shrink-gradients=0.1"),
+    ("plan model --err 0.5 --method svd", "calibration=seen"),
+    ("plan model --err 0.5 --policy energy", "min-ratio=0.2"),
+    ("plan model --err 0.5 --calibration seen --method whitened", "shrink-gradients=0.1"),
+    ("plan spectra.json --err 0.5", "jobs=2 max-memory=1GB no-cache method=svd shrink-inputs=1"),
+    (
+        "compress model --err 0.5 -o out",
+        "follow=0.2 fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
+         probe-windows=4 calibration-seq-len=32 too-little=shrink shrink-inputs=0.1 \
+         shrink-gradients=0.1 backend=flex device=0 dtype=f32",
+    ),
+    ("compress model --err 0.5 --policy energy -o out", "min-ratio=0.2"),
+    ("compress model --err 0.5 --method svd -o out", "calibration=seen calibrate=story.txt"),
+    ("compress model --plan plan.json -o out", "no-cache"),
+    (
+        "compress model --keep-params 0.8 --calibration seen -o out",
+        "follow=0.2 refine-lr=0.1 min-ratio=0.5 backend=flex calibration-windows=4",
+    ),
+    (
+        "compress model --keep-params 0.8 --calibration seen --method sequential -o out",
+        "dtype=bf16",
+    ),
+    (
+        "compare model --text story.txt --calibration seen",
+        "follow=0.2 fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
+         probe-windows=4 calibration-seq-len=32 too-little=shrink",
+    ),
+    (
+        "train model --text story.txt --trainable full --schedule constant --no-shuffle \
+         --seq-len 64 -o run",
+        "lr-floor=0.5 seed=3 eval-windows=2 policy=welore min-ratio=0.5 rank-multiple=2 never-grow \
+         storage=pivot include=q_proj exclude=q_proj lora-rank=2 lora-alpha=2 galore-rank=2 \
+         galore-refresh=2 galore-scale=2 patience=2 eval-every=3",
+    ),
+    ("generate model --prompt Mia", "seed=3 top-k=3 top-p=0.5"),
+];
+
+/// More of the same, where only one option is without an effect.
+const IDLE_TOO: [(&str, &str); 5] = [
+    ("train model --text story.txt --trainable lora -o run", "track-gradients=2"),
+    ("train model --text story.txt --err 0.5 --policy energy -o run", "min-ratio=0.2"),
+    ("train model --text story.txt --eval-every 0 -o run", "eval-text=story.txt"),
+    ("calibrate model --text story.txt -o seen --gradient-windows 0", "probe-windows=2"),
+    (
+        "compress model --keep-params 0.8 --calibrate story.txt --gradient-windows 0 \
+         --method whitened -o out",
+        "probe-windows=2 shrink-gradients=0.1",
+    ),
+];
+
+fn idle() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = IDLE.into_iter().chain(IDLE_TOO);
+    lines.flat_map(|(line, options)| options.split_whitespace().map(move |option| (line, option)))
+}
+
+#[test]
+fn every_option_of_every_command_is_accounted_for() {
+    let sandbox = Sandbox::new();
+    let reference = sandbox.gives("reference").stdout;
+    let sections = reference.split("\n## ").skip(2);
+    for section in sections {
+        let command = section.lines().next().unwrap();
+        let lines = section.lines().filter_map(|line| line.strip_prefix("- `"));
+        let found: BTreeSet<&str> = lines.filter_map(option_of).collect();
+        let always = ALWAYS.iter().find(|(name, _)| *name == command).map_or("", |(_, all)| all);
+        let sometimes = idle().filter(|(line, _)| line.starts_with(&format!("{command} ")));
+        let sometimes = sometimes.map(|(_, option)| option.split('=').next().unwrap());
+        let known: BTreeSet<&str> = always.split_whitespace().chain(sometimes).collect();
+        assert_eq!(found, known, "{command}");
+    }
+}
+
+/// The long name of the option that a line of the reference describes.
+fn option_of(line: &str) -> Option<&str> {
+    let name = line.split("--").nth(1)?;
+    name.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').next()
+}
+
+#[test]
+fn what_would_have_no_effect_is_refused_by_name() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("analyze model -o spectra.json");
+    sandbox.gives("plan spectra.json --err 0.5 -o plan.json");
+    for (line, option) in idle() {
+        let name = option.split('=').next().unwrap();
+        sandbox.refuses(&format!("{line} --{option}"), &format!("--{name}"));
+    }
+}
+
+/// A file of settings is for many commands.
+#[test]
+fn settings_that_have_no_effect_are_left_out_of_a_file() {
+    let sandbox = Sandbox::new();
+    let settings = "[compress]\nfollow = 0.3\nmin-ratio = 0.2\ncalibration-windows = 8\n\
+                    [generate]\nseed = 3\n";
+    sandbox.write("settings.toml", settings);
+    sandbox.gives("compress model --err 0.5 --policy energy -o low --config settings.toml");
+    sandbox.gives("generate model --prompt Mia --max-new-tokens 2 --config settings.toml");
+}
+
+/// The text is missing, so that work on it would fail with another message.
+#[test]
+fn mistakes_are_found_before_the_work_that_they_would_waste() {
+    let sandbox = Sandbox::new();
+    let calibrate = "compress model --keep-params 0.8 --calibrate nowhere.txt -o out";
+    let compare = "compare model --text nowhere.txt --calibrate nowhere.txt";
+    for (line, named) in [
+        (format!("{calibrate} --gradient-windows 0"), "--gradient-windows"),
+        (format!("{calibrate} --policy probed"), "probes"),
+        (format!("{calibrate} --policy loss --method whitened"), "policy loss"),
+        (format!("{calibrate} --calibration-windows 0"), "at least one window"),
+        (format!("{calibrate} --calibration-seq-len 1"), "at least 2 tokens"),
+        (format!("{calibrate} --method sequential --follow 2"), "--follow"),
+        (format!("{calibrate} --refine 1 --refine-lr 0"), "--refine-lr"),
+        (format!("{compare} --gradient-windows 0"), "--gradient-windows"),
+        (format!("{compare} --methods svd/loss"), "policy loss"),
+        (format!("{compare} --methods best/probed"), "probes"),
+        ("calibrate model --text nowhere.txt -o seen --calibration-windows 0".into(), "window"),
+        ("compress model --keep-params 0.8 --policy probed -o out".into(), "probed"),
+        ("plan model --keep-params 0.8 --policy loss".into(), "loss"),
+    ] {
+        sandbox.refuses(&line, named);
+    }
+}

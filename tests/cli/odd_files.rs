@@ -1,0 +1,422 @@
+//! Files that a stranger may have made: with hostile names, of absurd sizes, or no files at all.
+
+#[cfg(unix)]
+use std::fs;
+use std::time::{Duration, Instant};
+
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use crate::support::{Outcome, Sandbox, Tensor};
+
+const WEIGHTS: &str = "model/model.safetensors";
+const CONFIG: &str = "model/config.json";
+const EVAL: &str = "eval model --text story.txt --seq-len 64 --windows 1";
+const TRAIN: &str = "--text story.txt --seq-len 32 --batch-size 1 --steps 1 -o run";
+
+/// Sets a title, clears the screen, reorders what follows, and begins a line of its own.
+const HOSTILE: &str = "x\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{200b}\nerror: forged";
+
+/// Checks that a terminal only shows an output, and that no line of it is forged.
+fn assert_harmless(outcome: &Outcome) {
+    for text in [&outcome.stdout, &outcome.stderr] {
+        let acts = |c: char| (c.is_control() && c != '\n') || "\u{202e}\u{200b}".contains(c);
+        assert!(!text.contains(acts), "{text:?}");
+        assert!(!text.lines().any(|line| line.starts_with("error: forged")), "{text}");
+    }
+}
+
+/// Checks that a card has its own metadata, one place for scores, and no HTML.
+fn assert_honest_card(sandbox: &Sandbox, directory: &str) {
+    let card = String::from_utf8(sandbox.read(&format!("{directory}/README.md"))).unwrap();
+    assert!(card.starts_with("---\ntags:\n- welore\n- low-rank\n---\n\n# "), "{card}");
+    assert_eq!(card.matches("<!-- measured -->").count(), 1, "{card}");
+    assert!(!card.contains("<script") && !card.contains('\u{1b}'), "{card}");
+}
+
+#[test]
+fn names_in_refusals_reach_the_terminal_spelt_out() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_json(CONFIG, |config| config["model_type"] = HOSTILE.into());
+    for line in ["inspect model", EVAL] {
+        let outcome = sandbox.run(line);
+        assert_harmless(&outcome);
+        assert!(outcome.complaint(2).contains("x\\u{1b}]0;owned"), "{outcome:?}");
+    }
+    let sandbox = Sandbox::new();
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        tensors.insert(format!("{HOSTILE}.weight"), Tensor::zeros(Dtype::BF16, &[4, 4]));
+    });
+    for line in ["inspect model", EVAL, "compress model --err 0.5 -o out"] {
+        let outcome = sandbox.run(line);
+        assert_harmless(&outcome);
+        outcome.complaint(2);
+    }
+}
+
+#[test]
+fn names_in_results_reach_the_terminal_spelt_out() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("analyze model -o spectra.json");
+    sandbox.edit_json("spectra.json", |spectra| spectra["matrices"][0]["name"] = HOSTILE.into());
+    let planned = sandbox.gives("plan spectra.json --err 0.5");
+    assert!(planned.stdout.contains("\\u{1b}"), "the name is in the table: {}", planned.stdout);
+    assert_harmless(&planned);
+    let json = sandbox.json("plan spectra.json --err 0.5 --json");
+    assert_eq!(json["matrices"][0]["name"], HOSTILE, "JSON has the name itself");
+}
+
+#[test]
+fn a_policy_reaches_neither_the_terminal_nor_the_card() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("plan model --err 0.5 -o plan.json");
+    let policy = format!("x`\n<!-- measured -->\n\n<script>alert(1)</script>\n{HOSTILE}");
+    sandbox.edit_json("plan.json", |plan| plan["policy"] = policy.clone().into());
+    assert_harmless(&sandbox.gives("compress model --plan plan.json -o low --verbose"));
+    assert_honest_card(&sandbox, "low");
+    let inspected = sandbox.gives("inspect low");
+    assert_harmless(&inspected);
+    assert!(inspected.stdout.contains("by policy x`\\u{a}<!--"), "{}", inspected.stdout);
+    sandbox.gives("eval low --text story.txt --seq-len 64 --windows 1 --record");
+    assert_honest_card(&sandbox, "low");
+    assert_harmless(&sandbox.gives(&format!("train low {TRAIN}")));
+    assert_honest_card(&sandbox, "run/model");
+}
+
+#[cfg(unix)]
+#[test]
+fn the_name_of_a_directory_is_only_a_name() {
+    let sandbox = Sandbox::new();
+    let name = format!("x`\n<!-- measured -->\n<script>\n---\n{HOSTILE}");
+    sandbox.duplicate("model", &name);
+    let mut command = sandbox.command("compress --err 0.5 --verbose -o low");
+    let outcome = Outcome::of(command.arg(&name));
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_harmless(&outcome);
+    assert_honest_card(&sandbox, "low");
+    assert_harmless(&Outcome::of(sandbox.command("inspect").arg(&name)));
+    let outcome = Outcome::of(sandbox.command("inspect").arg(format!("{name}-nowhere")));
+    assert_harmless(&outcome);
+    outcome.complaint(2);
+}
+
+/// Runs a command that may wait forever.
+#[cfg(unix)]
+fn run_for_a_while(sandbox: &Sandbox, line: &str) -> Outcome {
+    use std::process::Stdio;
+
+    let mut command = sandbox.command(line);
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > Duration::from_secs(20) {
+            child.kill().unwrap();
+            panic!("`{line}` waits");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    child.wait_with_output().unwrap().into()
+}
+
+#[cfg(unix)]
+fn make_pipe(sandbox: &Sandbox, name: &str) {
+    let _ = fs::remove_file(sandbox.path(name));
+    let made = std::process::Command::new("mkfifo").arg(sandbox.path(name)).status().unwrap();
+    assert!(made.success());
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_in_a_model_directory_are_not_waited_for() {
+    const COMPRESS: &str = "compress model --err 0.5 -o out";
+    for (file, line, code) in [
+        ("config.json", COMPRESS, 2),
+        ("generation_config.json", COMPRESS, 2),
+        ("tokenizer.json", COMPRESS, 2),
+        ("tokenizer.json", EVAL, 2),
+        ("model.safetensors", COMPRESS, 2),
+        ("welore_plan.json", "inspect model", 2),
+        ("LICENSE", COMPRESS, 2),
+        ("notice.txt", "train model --trainable full", 2),
+        ("other.safetensors", "train model --trainable full", 2),
+        // A card of no use is left out.
+        ("README.md", COMPRESS, 0),
+    ] {
+        let sandbox = Sandbox::new();
+        make_pipe(&sandbox, &format!("model/{file}"));
+        let line = if line.starts_with("train") { &format!("{line} {TRAIN}") } else { line };
+        let outcome = run_for_a_while(&sandbox, line);
+        match code {
+            0 => assert_eq!(outcome.code, Some(0), "{file}: {outcome:?}"),
+            _ => assert!(outcome.complaint(code).contains(file), "{file}: {outcome:?}"),
+        }
+        assert!(code == 0 || !sandbox.path("out").exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn pipes_in_the_place_of_shards_are_not_waited_for() {
+    let sandbox = Sandbox::new();
+    sandbox.add("tiny-llama3", "sharded");
+    for file in ["model-00002-of-00002.safetensors", "model.safetensors.index.json"] {
+        make_pipe(&sandbox, &format!("sharded/{file}"));
+        let message = run_for_a_while(&sandbox, "inspect sharded").complaint(2);
+        assert!(message.contains("sharded/model"), "{message}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn a_text_may_come_from_a_pipe_but_not_from_a_device() {
+    let sandbox = Sandbox::new();
+    let whole = sandbox.gives(EVAL).stdout;
+    let perplexity = |text: &str| text.split(" over").next().unwrap().to_string();
+    let story = fs::File::open(sandbox.path("story.txt")).unwrap();
+    let mut cat = std::process::Command::new("cat");
+    let mut cat = cat.stdin(story).stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let mut command = sandbox.command(&EVAL.replace("story.txt", "/dev/stdin"));
+    let outcome = Outcome::of(command.stdin(cat.stdout.take().unwrap()));
+    cat.wait().unwrap();
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert_eq!(perplexity(&outcome.stdout), perplexity(&whole));
+    for device in ["/dev/zero", "/dev/null"] {
+        sandbox.refuses(&EVAL.replace("story.txt", device), "is not a regular file");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn devices_and_sparse_files_in_a_model_directory_are_not_read() {
+    for file in ["config.json", "generation_config.json", "welore_plan.json", "LICENSE"] {
+        let sandbox = Sandbox::new();
+        let path = sandbox.path(&format!("model/{file}"));
+        let _ = fs::remove_file(&path);
+        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
+        sandbox.refuses("compress model --err 0.5 -o out", file);
+        fs::remove_file(&path).unwrap();
+        fs::File::create(&path).unwrap().set_len(1 << 38).unwrap();
+        // Not `refuses`, which reads everything.
+        let message = sandbox.run("compress model --err 0.5 -o out").complaint(2);
+        assert!(message.contains(file) && message.contains("is larger than"), "{message}");
+        assert!(!sandbox.path("out").exists());
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn links_out_of_a_model_directory_are_not_published() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("compress model --err 0.5 -o low");
+    sandbox.write("secret", "key");
+    for model in ["model", "low"] {
+        std::os::unix::fs::symlink("../secret", sandbox.path(&format!("{model}/LICENSE.txt")))
+            .unwrap();
+    }
+    for line in [
+        "compress model --err 0.5 -o out",
+        "compress model --err 0.5 -o out --dry-run",
+        "export low --dense -o out",
+        &format!("train low {TRAIN}"),
+        &format!("train low {TRAIN} --dry-run"),
+    ] {
+        let message = sandbox.refuses(line, "LICENSE.txt leads out of the model directory");
+        assert!(message.ends_with("secret"), "{message}");
+    }
+    // What is not copied may be anywhere.
+    sandbox.gives(EVAL);
+    // Within the directory a link is as good as a file.
+    for model in ["model", "low"] {
+        sandbox.remove(&format!("{model}/LICENSE.txt"));
+        std::os::unix::fs::symlink("config.json", sandbox.path(&format!("{model}/LICENSE")))
+            .unwrap();
+    }
+    sandbox.gives("compress model --err 0.5 -o out");
+    let copied = sandbox.path("out/LICENSE").symlink_metadata().unwrap();
+    assert!(copied.is_file(), "a copy, not a link");
+    assert_eq!(sandbox.read("out/LICENSE"), sandbox.read(CONFIG));
+}
+
+/// A sandbox with the configuration and the tokenizer of a model in `bare`.
+fn bare(fields: &[(&str, Value)]) -> Sandbox {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("bare")).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        sandbox.write(&format!("bare/{file}"), sandbox.read(&format!("model/{file}")));
+    }
+    sandbox.edit_json("bare/config.json", |config| {
+        for (field, value) in fields {
+            config[*field] = value.clone();
+        }
+    });
+    sandbox
+}
+
+#[test]
+fn absurd_models_are_not_made_from_scratch() {
+    let wide = json!(1 << 24);
+    let mut cases = vec![(
+        vec![
+            ("num_hidden_layers", json!(1 << 24)),
+            ("hidden_size", json!(2)),
+            ("intermediate_size", json!(1)),
+        ],
+        "bare/config.json: `num_hidden_layers`",
+    )];
+    if cfg!(target_os = "linux") {
+        let sizes = vec![("hidden_size", wide.clone()), ("intermediate_size", wide)];
+        cases.push((sizes, "of memory; this machine has"));
+    }
+    for (fields, named) in cases {
+        let sandbox = bare(&fields);
+        for end in ["", " --dry-run"] {
+            let started = Instant::now();
+            sandbox.refuses(&format!("train bare --from-scratch {TRAIN}{end}"), named);
+            assert!(started.elapsed() < Duration::from_secs(10), "{named}{end} takes long");
+        }
+    }
+}
+
+#[test]
+fn absurd_ranks_of_adapters_are_refused_before_anything_is_merged() {
+    let sandbox = Sandbox::new();
+    for rank in ["65", "1000000000"] {
+        for end in ["", " --dry-run"] {
+            let line = format!("train model --trainable lora --lora-rank {rank} {TRAIN}{end}");
+            sandbox.refuses(&line, "--lora-rank");
+        }
+    }
+}
+
+/// A model in `big` whose MLP would have a terabyte if its factors of rank 1 were merged.
+#[cfg(target_os = "linux")]
+fn big() -> Sandbox {
+    const WIDE: usize = 1 << 20;
+    let sandbox = Sandbox::new();
+    sandbox.duplicate("model", "big");
+    sandbox.edit_json("big/config.json", |config| {
+        for (field, size) in [
+            ("hidden_size", WIDE),
+            ("intermediate_size", WIDE),
+            ("num_hidden_layers", 1),
+            ("vocab_size", 2),
+        ] {
+            config[field] = size.into();
+        }
+    });
+    sandbox.edit_tensors("big/model.safetensors", |tensors| {
+        tensors.clear();
+        let mut add = |name: &str, shape: &[usize]| {
+            tensors.insert(name.into(), Tensor::zeros(Dtype::BF16, shape));
+        };
+        add("model.embed_tokens.weight", &[2, WIDE]);
+        add("model.norm.weight", &[WIDE]);
+        add("model.layers.0.input_layernorm.weight", &[WIDE]);
+        add("model.layers.0.post_attention_layernorm.weight", &[WIDE]);
+        for (name, rows, cols) in [
+            ("self_attn.q_proj", 64, WIDE),
+            ("self_attn.k_proj", 32, WIDE),
+            ("self_attn.v_proj", 32, WIDE),
+            ("self_attn.o_proj", WIDE, 64),
+            ("mlp.gate_proj", WIDE, WIDE),
+            ("mlp.up_proj", WIDE, WIDE),
+            ("mlp.down_proj", WIDE, WIDE),
+        ] {
+            add(&format!("model.layers.0.{name}.V.weight"), &[1, cols]);
+            add(&format!("model.layers.0.{name}.U.weight"), &[rows, 1]);
+        }
+    });
+    sandbox
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn small_factors_of_huge_matrices_are_not_merged() {
+    let sandbox = big();
+    sandbox.gives("inspect big");
+    for end in ["", " --dry-run"] {
+        let message = sandbox.refuses(&format!("export big --dense -o out{end}"), "_proj`");
+        assert!(message.ends_with(" of this machine"), "{message}");
+        let line = format!("train big --trainable lora {TRAIN}{end}");
+        sandbox.refuses(&line, "of memory; this machine has");
+    }
+}
+
+#[test]
+fn calibrations_that_do_not_fit_the_model_are_refused() {
+    const COMPRESS: &str = "compress model --calibration seen --keep-params 0.8 -o out";
+    let calibrated = || {
+        let sandbox = Sandbox::new();
+        sandbox.gives(
+            "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 6 \
+             --gradient-windows 2 -o seen",
+        );
+        sandbox
+    };
+    let sandbox = calibrated();
+    sandbox.edit_json(CONFIG, |config| config["max_position_embeddings"] = 32.into());
+    sandbox.refuses(&format!("{COMPRESS} --method sequential"), "the model's context of 32");
+
+    type Edit<'a> = &'a dyn Fn(&mut Value);
+    let edits: [(&str, &str, Edit<'_>); 3] = [
+        ("not the 64 x 64 matrix", "model.layers.0.self_attn.q_proj.outputs", &|matrix| {
+            matrix["shape"] = json!([32, 64]);
+        }),
+        ("no inputs of", "", &|matrix| matrix["inputs_of"] = "nothing".into()),
+        ("not a calibration", "", &|matrix| matrix["shape"] = json!([64, 1 << 20])),
+    ];
+    for (named, smaller, edit) in edits {
+        let sandbox = calibrated();
+        sandbox.edit_tensors("seen", |tensors| {
+            let manifest = tensors.get_mut("manifest").unwrap();
+            let mut value: Value = serde_json::from_slice(&manifest.data).unwrap();
+            let matrices = value["matrices"].as_array_mut().unwrap();
+            let q_proj = "model.layers.0.self_attn.q_proj";
+            edit(matrices.iter_mut().find(|matrix| matrix["name"] == q_proj).unwrap());
+            manifest.data = value.to_string().into_bytes();
+            manifest.shape = vec![manifest.data.len()];
+            if !smaller.is_empty() {
+                tensors.insert(smaller.into(), Tensor::zeros(Dtype::F32, &[32 * 33 / 2]));
+            }
+        });
+        for line in [COMPRESS, "plan model --calibration seen --keep-params 0.8"] {
+            sandbox.refuses(line, named);
+        }
+    }
+}
+
+#[test]
+fn headers_with_many_names_take_no_minutes() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_json(CONFIG, |config| config["num_hidden_layers"] = 2000.into());
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        // Each layer has its first norm and lacks everything else.
+        for layer in 4..2000 {
+            let name = format!("model.layers.{layer}.input_layernorm.weight");
+            tensors.insert(name, Tensor::zeros(Dtype::BF16, &[64]));
+        }
+        for number in 0..200_000 {
+            let name = format!("model.layers.{number}.self_attn.p_proj.weight");
+            tensors.insert(name, Tensor::zeros(Dtype::BF16, &[0]));
+        }
+    });
+    let started = Instant::now();
+    sandbox.refuses("inspect model", "is missing");
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_file_that_is_no_model_is_called_what_it_is() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("plan model --err 0.5 -o plan.json");
+    for (file, what) in [
+        ("story.txt", "story.txt is a file, not a model directory"),
+        ("plan.json", "plan.json is a plan, not"),
+        (WEIGHTS, "model.safetensors is a safetensors file, not"),
+        (CONFIG, "config.json is the configuration of a model, not"),
+    ] {
+        for line in ["inspect", "export --dense -o out", "generate --prompt Mia"] {
+            sandbox.refuses(&format!("{line} {file}"), what);
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Whole files of every format, most of them fixtures. The function for a format has the name of
+//! its fuzz target.
+
+use std::fs;
+
+use serde_json::{Value, json};
+use welore_burn::plan::RankPlan;
+use welore_burn::spectrum::Spectra;
+use welore_burn::train::{GradientDynamics, read_gradients};
+
+use super::mutate::{Seed, Tensors};
+use crate::fixture;
+use crate::gguf::writer::{Gguf, Meta, tiny};
+
+fn read(name: &str) -> Vec<u8> {
+    fs::read(fixture(name)).unwrap()
+}
+
+fn json_of(name: &str) -> Value {
+    serde_json::from_slice(&read(name)).unwrap()
+}
+
+fn text_of(name: &str) -> String {
+    String::from_utf8(read(name)).unwrap()
+}
+
+fn files(names: &[&str]) -> Vec<Seed> {
+    names.iter().map(|name| Seed::Json(json_of(name))).collect()
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+/// The fixtures are of an earlier version; one more is of the present one.
+pub fn plan() -> Vec<Seed> {
+    let now = RankPlan::from_json(&text_of("earlier/pivot/welore_plan.json")).unwrap();
+    let mut seeds = files(&["earlier/plan.json", "earlier/low/welore_plan.json"]);
+    seeds.push(Seed::Json(parsed(&now.to_json())));
+    seeds
+}
+
+pub fn stored_plan() -> Vec<Seed> {
+    let now = RankPlan::from_json(&text_of("earlier/low/welore_plan.json")).unwrap();
+    let mut seeds = files(&["earlier/low/welore_plan.json"]);
+    seeds.push(Seed::Json(parsed(&now.to_json())));
+    seeds
+}
+
+pub fn spectra() -> Vec<Seed> {
+    let now = Spectra::from_json(&text_of("earlier/spectra.json")).unwrap();
+    let now = parsed(&now.to_json());
+    let mut loss = now.clone();
+    loss["unit"] = json!("loss");
+    for matrix in loss["matrices"].as_array_mut().unwrap() {
+        matrix["measurements"] = json!({ "probe": 1.5 });
+    }
+    let mut seeds = files(&["earlier/spectra.json"]);
+    seeds.extend([now, loss].map(Seed::Json));
+    seeds
+}
+
+pub fn calibration() -> Vec<Seed> {
+    vec![Seed::Tensors(calibration_file())]
+}
+
+pub fn calibration_file() -> Tensors {
+    Tensors::parse(&read("earlier/calibration"), Some("manifest"))
+}
+
+pub fn weights() -> Vec<Seed> {
+    let dirs = ["model", "low", "pivot"];
+    let file = |dir: &str| Tensors::parse(&read(&format!("earlier/{dir}/model.safetensors")), None);
+    dirs.map(|dir| Seed::Tensors(file(dir))).into()
+}
+
+pub fn index() -> Vec<Seed> {
+    files(&["tiny-llama3/model.safetensors.index.json"])
+}
+
+pub fn config() -> Vec<Seed> {
+    files(&[
+        "earlier/model/config.json",
+        "tiny-llama/config.json",
+        "tiny-llama3/config.json",
+        "tiny-mistral/config.json",
+        "tiny-qwen2/config.json",
+    ])
+}
+
+pub fn generation_config() -> Vec<Seed> {
+    [json!({ "eos_token_id": [1, 2], "top_k": 5 }), json!({ "eos_token_id": 3 })]
+        .map(Seed::Json)
+        .into()
+}
+
+pub fn gguf() -> Vec<Seed> {
+    let mut quantized = tiny(2, 32);
+    let embedding = quantized.tensor("token_embd.weight");
+    // Q8_0: a scale of 1 in 16 bits and 32 entries, for each of the two rows.
+    embedding.kind = 8;
+    embedding.data = [&[0x00, 0x3c][..], &[1; 32]].concat().repeat(2);
+    [tiny(4, 2), quantized, sentence_piece()].map(Seed::Gguf).into()
+}
+
+fn sentence_piece() -> Gguf {
+    let mut gguf = tiny(5, 2);
+    let tokens = ["<unk>", "<s>", "</s>", "a", "aa"].map(String::from).to_vec();
+    gguf.unset("tokenizer.ggml.merges");
+    gguf.set("tokenizer.ggml.model", Meta::Text("llama".into()));
+    gguf.set("tokenizer.ggml.tokens", Meta::Texts(tokens));
+    gguf.set("tokenizer.ggml.scores", Meta::Numbers(vec![0.0, 0.0, 0.0, -2.0, -1.0]));
+    gguf.set("tokenizer.ggml.token_type", Meta::Integers(vec![2, 3, 3, 1, 1]));
+    gguf
+}
+
+pub fn tokenizer() -> Vec<Seed> {
+    files(&["tiny-llama/tokenizer.json"])
+}
+
+pub fn run() -> Vec<Seed> {
+    let mut now = json_of("earlier/run/run.json");
+    now["format"] = json!("welore-run");
+    now["version"] = json!(2);
+    let mut seeds = files(&["earlier/run/run.json"]);
+    seeds.push(Seed::Json(now));
+    seeds
+}
+
+pub fn pointer() -> Vec<Seed> {
+    files(&["earlier/run/checkpoints/last.json"])
+}
+
+pub fn metrics() -> Vec<Seed> {
+    let text = text_of("earlier/run/metrics.jsonl");
+    vec![Seed::Lines(text.lines().map(parsed).collect())]
+}
+
+pub fn gradients() -> Vec<Seed> {
+    let line = |step: u64, name: &str, similarity: Value| {
+        json!({
+            "step": step, "name": name, "shape": [16, 64], "norm": 2.0, "stable_rank": 1.5,
+            "full_rank": 16, "values": [1.0, 0.25], "rank": 2, "similarity": similarity,
+        })
+    };
+    let (first, second) = ("model.layers.0.mlp.up_proj", "model.layers.0.mlp.up_proj.V");
+    let (before, after) = (json!(null), json!(0.75));
+    vec![Seed::Lines(vec![
+        line(10, first, before.clone()),
+        line(10, second, before),
+        line(20, first, after.clone()),
+        line(20, second, after),
+    ])]
+}
+
+pub fn dynamics() -> Vec<Seed> {
+    let lines = gradients().remove(0).bytes();
+    let records = read_gradients(std::str::from_utf8(&lines).unwrap());
+    let mut summary = GradientDynamics::of(&records);
+    const VALUES: &[f64] = &[2.0, 0.5, 0.0];
+    summary.set_weights(|name| name.as_str().ends_with(".V").then_some(VALUES));
+    vec![Seed::Json(parsed(&summary.to_json()))]
+}
+
+/// One file of every kind of task.
+pub fn task() -> Vec<Seed> {
+    let choices = json!([{ "label": "A", "text": "bank" }, { "label": "B", "text": "mall" }]);
+    let lettered = |stem: &str, key: &str| {
+        let question = json!({ "stem": stem, "choices": choices });
+        json!({ "answerKey": key, "question": question })
+    };
+    let scored = |input: &str, first: &str, second: &str| {
+        let scores = json!({ first: 1, second: 0 });
+        json!({ "input": input, "target_scores": scores })
+    };
+    let passage = |question: &str| json!({ "question": question, "passage": "p", "answer": true });
+    let problem =
+        |body: &str, answer: f64| json!({ "Body": body, "Question": "How?", "Answer": answer });
+    let coin = |question: &str| json!({ "question": question, "answer": "Yes" });
+    let examples = |examples: [Value; 2]| Seed::Json(json!({ "examples": examples }));
+    let own = |prompt: &str| json!({ "prompt": prompt, "response": "a\nb" });
+    vec![
+        Seed::Lines(vec![lettered("Where?", "B"), lettered("When?", "A")]),
+        Seed::Json(json!([problem("It costs 7.", 51.0), problem("It is 3.", -2.5)])),
+        Seed::Lines(vec![passage("is it"), passage("was it")]),
+        examples([coin("Heads?"), coin("Tails?")]),
+        examples([scored("Bob has", "red.", "red ball."), scored("Eve has", "b", "c")]),
+        examples([scored("Is it?", "Yes", "No"), scored("Was it?", "no", "yes")]),
+        Seed::Lines(vec![own("first"), own("second")]),
+    ]
+}
+
+pub fn documents() -> Vec<Seed> {
+    vec![Seed::Lines(vec![json!({ "text": "one\ntwo" }), json!({ "text": "three", "id": 3 })])]
+}
+
+pub fn tokens() -> Vec<Seed> {
+    vec![Seed::Tensors(Tensors::parse(&read("earlier/run/tokens"), None))]
+}

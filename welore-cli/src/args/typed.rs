@@ -1,0 +1,57 @@
+//! Options that have no effect are refused if they were typed.
+
+use std::collections::BTreeSet;
+
+use anyhow::Result;
+use clap::ArgMatches;
+use clap::parser::ValueSource;
+
+use crate::failure::WrongInput;
+
+/// The options that were typed, by their long names. Defaults, the environment and a file of
+/// settings are for many commands, so they may state what one of them does not need.
+#[derive(Debug, Default)]
+pub struct Typed(BTreeSet<String>);
+
+/// When an option has an effect.
+#[derive(Debug, Clone, Copy)]
+pub struct Rule {
+    option: &'static str,
+    works: bool,
+    only: &'static str,
+}
+
+/// The option has an effect if it `works`; otherwise the error says that it has one `only` with
+/// something else.
+pub const fn rule(option: &'static str, works: bool, only: &'static str) -> Rule {
+    Rule { option, works, only }
+}
+
+impl Typed {
+    /// The options of a command's matches.
+    pub fn of(matches: &ArgMatches) -> Self {
+        let typed =
+            |id: &&clap::Id| matches.value_source(id.as_str()) == Some(ValueSource::CommandLine);
+        let long = |id: &clap::Id| id.as_str().replace('_', "-");
+        Self(matches.ids().filter(typed).map(long).collect())
+    }
+
+    /// Whether an option was typed.
+    pub fn has(&self, option: &str) -> bool {
+        self.0.contains(option)
+    }
+
+    /// Refuses typed options that have no effect.
+    ///
+    /// # Errors
+    ///
+    /// [`WrongInput`] that names the first of them, and those that lack the same.
+    pub fn check(&self, rules: impl IntoIterator<Item = Rule>) -> Result<()> {
+        let idle = |rule: &Rule| !rule.works && self.has(rule.option);
+        let idle: Vec<Rule> = rules.into_iter().filter(idle).collect();
+        let Some(first) = idle.first() else { return Ok(()) };
+        let same = idle.iter().filter(|rule| rule.only == first.only);
+        let options: Vec<String> = same.map(|rule| format!("--{}", rule.option)).collect();
+        Err(WrongInput::new(format!("{}: {}", options.join(", "), first.only)).into())
+    }
+}

@@ -1,0 +1,73 @@
+//! When the options that several commands share have an effect.
+
+use anyhow::Result;
+use welore_burn::plan::{PlanError, RankPolicy};
+use welore_burn::spectrum::Method;
+
+use super::calibrating::check_amount;
+use super::recipe::{Recipe, check_blockwise};
+use crate::args::{AmountArgs, BlockwiseArgs, Rule, Typed, rule};
+use crate::failure::WrongInput;
+
+/// The rule of `--min-ratio`.
+pub fn min_ratio(policy: &dyn RankPolicy) -> Rule {
+    rule("min-ratio", policy.reads().min_ratio, "only with --policy welore or uniform")
+}
+
+/// The rules of the options on how matrices are approximated.
+pub fn of_method(recipe: &Recipe) -> [Rule; 2] {
+    let method = recipe.way.method;
+    let calibrated = "only with a --method that uses a calibration";
+    let with_gradients = "only with --method two-sided, sequential or best";
+    [
+        rule("shrink-inputs", method != Method::Svd, calibrated),
+        rule("shrink-gradients", method == Method::TwoSided, with_gradients),
+    ]
+}
+
+/// The rules of the options on how much of a text is read to calibrate.
+pub fn of_amount(calibrates: bool) -> [Rule; 5] {
+    let options = [
+        "calibration-windows",
+        "gradient-windows",
+        "probe-windows",
+        "calibration-seq-len",
+        "too-little",
+    ];
+    options.map(|option| rule(option, calibrates, "only with --calibrate"))
+}
+
+/// The rules of the options on compressing block by block.
+pub fn of_blockwise(args: &BlockwiseArgs, is_sequential: bool) -> [Rule; 3] {
+    let refines = args.refine > 0;
+    [
+        rule("follow", is_sequential, "only with --method sequential"),
+        rule("fit-windows", is_sequential || refines, "only with --method sequential or --refine"),
+        rule("refine-lr", refines, "only with --refine"),
+    ]
+}
+
+/// Checks how a model is to be calibrated for a recipe and compressed, before the text is read.
+pub fn check_calibrating<'a>(
+    amount: &AmountArgs,
+    recipes: impl IntoIterator<Item = &'a Recipe>,
+    typed: &Typed,
+) -> Result<()> {
+    check_amount(amount, typed)?;
+    for Recipe { way, policy, .. } in recipes {
+        if way.method == Method::TwoSided && amount.gradient_windows == 0 {
+            let message = format!("--gradient-windows 0: --method {} needs gradients", way.name);
+            return Err(WrongInput::with_hint(message, "give more, or --method whitened").into());
+        }
+        if policy.reads().probes && amount.probe_windows == 0 {
+            return Err(PlanError::NotProbed { policy: policy.name() }.into());
+        }
+    }
+    Ok(())
+}
+
+/// Checks the options on compressing block by block.
+pub fn check_blocks(args: &BlockwiseArgs, is_sequential: bool, typed: &Typed) -> Result<()> {
+    check_blockwise(args)?;
+    typed.check(of_blockwise(args, is_sequential))
+}
