@@ -16,6 +16,7 @@ mod hub_server;
 #[cfg(unix)]
 mod killing;
 mod manners;
+mod messages;
 mod odd_files;
 mod outputs;
 mod pipeline;

@@ -104,7 +104,7 @@ fn position_must_be_one_that_the_run_can_be_at() {
         (|pointer| pointer["position"]["step"] = 6.into(), "at step 6 and names `step-8`"),
         (|pointer| pointer["directory"] = "step-6".into(), "at step 8 and names `step-6`"),
         (|pointer| pointer["directory"] = "../../model".into(), "is not a checkpoint"),
-        (|pointer| pointer["position"]["tokens"] = 1.into(), "1 tokens do not fit 8 steps"),
+        (|pointer| pointer["position"]["tokens"] = 1.into(), "it has 1 token, but 8 steps have"),
         (|pointer| pointer["position"]["evaluated"] = 4.into(), "evaluations"),
         (
             |pointer| {

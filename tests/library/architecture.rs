@@ -6,7 +6,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 21] = [
+const LIBRARY: [&str; 22] = [
+    "words",
     "named",
     "escape",
     "artifact",

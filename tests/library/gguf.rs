@@ -336,7 +336,7 @@ fn tensors_that_are_not_supported_are_an_error_that_names_them() {
         ("`token_embd.weight` is missing", |g| {
             g.tensors.retain(|tensor| tensor.name != "token_embd.weight");
         }),
-        ("rows of 4 entries, which do not fill blocks of 32", |g| {
+        ("rows of length 4, which do not fill blocks of 32", |g| {
             let tensor = g.tensor("token_embd.weight");
             (tensor.kind, tensor.data) = (8, vec![0; 34]);
         }),
@@ -357,7 +357,7 @@ fn tokenizers_that_are_not_supported_are_an_error_that_names_them() {
         ("`t0 t1`, whose tokens are not all in the vocabulary", |g| {
             g.set("tokenizer.ggml.merges", Meta::Texts(vec!["t0 t1".into()]));
         }),
-        ("eos_token_id` is 9, but there are 8 tokens", |g| {
+        ("eos_token_id` is 9, but the number of tokens is 8", |g| {
             g.set("tokenizer.ggml.eos_token_id", Meta::U32(9));
         }),
     ]);

@@ -216,4 +216,5 @@ pub mod progress;
 pub mod report;
 pub mod spectrum;
 pub mod train;
+mod words;
 pub mod workers;

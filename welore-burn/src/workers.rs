@@ -36,8 +36,8 @@ pub struct Budget {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
     "matrix `{name}` alone needs {need} of memory, more than the {allowed} {whose}",
-    need = size(need),
-    allowed = size(allowed),
+    need = size(need, allowed),
+    allowed = size(allowed, need),
     whose = whose(*of_machine)
 )]
 pub struct Oversized {
@@ -55,8 +55,12 @@ fn whose(of_machine: bool) -> &'static str {
     if of_machine { "of this machine" } else { "allowed" }
 }
 
-fn size(bytes: &u64) -> String {
-    ByteSize(*bytes).display().si().to_string()
+/// A number of bytes, with as many digits as it takes to tell it from another.
+fn size(bytes: &u64, other: &u64) -> String {
+    let with = |bytes: &u64, digits: usize| format!("{:.digits$}", ByteSize(*bytes).display().si());
+    // In EB, the last byte is the 18th digit after the point.
+    let digits = (1..18).find(|digits| with(bytes, *digits) != with(other, *digits));
+    with(bytes, digits.unwrap_or(18))
 }
 
 impl Budget {
@@ -485,6 +489,8 @@ mod tests {
     fn matrix_that_never_fits_is_named() {
         let budget = Budget { memory: Some(1_000_000), ..Budget::default() };
         assert_eq!(budget.check([("a", 1_000_000)]), Ok(()));
+        let error = budget.check([("a", 1_000_400)]).unwrap_err().to_string();
+        assert!(error.contains("1.0004 MB") && error.contains("1.0000 MB"), "{error}");
         let error = budget.check([("a", 10), ("b", 2_500_000)]).unwrap_err().to_string();
         assert!(error.contains("`b`") && error.contains("2.5 MB"), "{error}");
     }

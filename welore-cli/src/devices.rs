@@ -16,6 +16,7 @@ use welore_burn::train::{ExecutionOptions, Precision};
 use welore_burn::workers::machine_memory;
 
 use crate::failure::{WrongInput, guarded};
+use crate::format::number_of;
 
 /// A backend that this program may be compiled with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -148,7 +149,7 @@ fn identity(device: &Device) -> (String, Option<u64>) {
         return (properties.identity.name.clone(), properties.memory.max_memory());
     }
     let _ = device;
-    (format!("CPU, {} cores", cores()), machine_memory())
+    (format!("CPU, {}", number_of(cores().get(), "core")), machine_memory())
 }
 
 /// Whether the CPU emulates this GPU. Does not open the device.
@@ -350,7 +351,7 @@ fn pick(backend: Backend, mut devices: Vec<Device>, index: Option<usize>) -> Res
     if index < count {
         return Ok(devices.swap_remove(index));
     }
-    let has = if count == 1 { "1 device" } else { &format!("{count} devices") };
+    let has = number_of(count, "device");
     let message = format!("--device {index}: the {} backend has {has}", backend.name());
     let hint = Some("devices are numbered from 0; `welore-cli devices` lists them".into());
     Err(WrongInput { message, hint }.into())

@@ -13,6 +13,17 @@ pub fn number_of(count: usize, thing: &str) -> String {
     format!("{count} {thing}{}", if count == 1 { "" } else { "s" })
 }
 
+/// `1 matrix`, `2 matrices`.
+pub fn matrices(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "matrix" } else { "matrices" })
+}
+
+/// `1 of 28 matrices is low`, `3 of 28 matrices are low`: what some matrices are, in the words for
+/// one and for several.
+pub fn some_matrices(some: usize, all: usize, [one, several]: [&str; 2]) -> String {
+    format!("{some} of {} {}", matrices(all), if some == 1 { one } else { several })
+}
+
 /// `538060032` as `538.1 MB`.
 pub fn bytes(value: u64) -> String {
     scaled(value, &[" B", " kB", " MB", " GB", " TB"])
@@ -93,5 +104,12 @@ mod tests {
             times,
             ["0.0 s", "48.1 s", "1 min 40 s", "3 min 20 s", "1 h 0 min", "1 h 5 min"]
         );
+    }
+
+    #[test]
+    fn one_is_not_said_as_several() {
+        assert_eq!([number_of(1, "step"), number_of(0, "step")], ["1 step", "0 steps"]);
+        let low = |some, all| some_matrices(some, all, ["is low", "are low"]);
+        assert_eq!([low(1, 28), low(0, 1)], ["1 of 28 matrices is low", "0 of 1 matrix are low"]);
     }
 }

@@ -9,7 +9,7 @@ use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
@@ -34,6 +34,11 @@ pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
     if let Err(error) = &typed
         && error.kind() != ErrorKind::MissingRequiredArgument
     {
+        // Help is a result like others, which `exit` would lose silently if it cannot be written.
+        if !error.use_stderr() {
+            error.print().context("standard output")?;
+            std::process::exit(0);
+        }
         error.exit();
     }
     // A missing option may be in the file, so the words are parsed once more without requiring it.
@@ -102,6 +107,9 @@ fn tables(path: &Path, cli: &Command) -> Result<Table> {
                 let (found, takes) = (value.type_str(), what_it_takes(option));
                 let message = format!("[{name}] {key}: found type {found}, expected {takes}");
                 return refuse(path, &message, None);
+            }
+            if holds_nul(value) {
+                return refuse(path, &format!("[{name}] {key}: holds a NUL character"), None);
             }
         }
     }
@@ -192,6 +200,15 @@ fn values_of(option: &Arg, value: &Value) -> Option<Vec<Option<String>>> {
             values.iter().map(|value| scalar(option, value).map(Some)).collect()
         }
         _ => Some(vec![Some(scalar(option, value)?)]),
+    }
+}
+
+/// Whether a value is text that the words of a command line cannot hold.
+fn holds_nul(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(holds_nul),
+        _ => false,
     }
 }
 

@@ -110,7 +110,41 @@ fn is_closed_pipe(error: &anyhow::Error) -> bool {
 
 /// What an error means: the outermost cause that has a verdict decides.
 fn judge(error: &anyhow::Error) -> Verdict {
-    error.chain().find_map(judge_cause).unwrap_or(Verdict::failed(None))
+    let verdict =
+        |cause: &(dyn Error + 'static)| out_of_range(cause).or_else(|| judge_cause(cause));
+    error.chain().find_map(verdict).unwrap_or(Verdict::failed(None))
+}
+
+/// The verdict on a value that is out of its range: what to give instead.
+fn out_of_range(cause: &(dyn Error + 'static)) -> Option<Verdict> {
+    let hint = if let Some(error) = cause.downcast_ref::<PlanError>() {
+        match error {
+            PlanError::Err(_) => "give the share of ranks to remove, such as 0.5",
+            PlanError::KeepParams(_) => "give the share of parameters to keep, such as 0.7",
+            PlanError::MinRatio(_) => "0.5 is the default; 0 factors whatever loses a rank",
+            PlanError::OutOfReach { rank_multiple: 2.., .. } => {
+                "a smaller --rank-multiple reaches further"
+            }
+            _ => return None,
+        }
+    } else if let Some(error) = cause.downcast_ref::<SamplerError>() {
+        match error {
+            SamplerError::Temperature(_) => "0 takes the most likely token, 1 changes nothing",
+            SamplerError::TopK => "without --top-k, all tokens are candidates",
+            SamplerError::TopP(_) => "without --top-p, all tokens are candidates",
+        }
+    } else if let Some(EvalError::SeqLen(_)) = cause.downcast_ref() {
+        "give a larger --seq-len"
+    } else if let Some(EvalError::NoWindows) = cause.downcast_ref() {
+        "give a larger --windows"
+    } else {
+        match cause.downcast_ref::<CalibrationError>()? {
+            CalibrationError::SeqLen(_) => "give a larger --calibration-seq-len",
+            CalibrationError::Context { .. } => "use a smaller --calibration-seq-len",
+            _ => return None,
+        }
+    };
+    Some(Verdict::input(hint))
 }
 
 /// The verdict on one cause; `None` if its own cause decides.
@@ -185,11 +219,15 @@ fn file(error: &FileError) -> Option<Verdict> {
     use FileError as E;
     Some(match error {
         E::Io { source, .. } => match source.kind() {
-            ErrorKind::NotFound
-            | ErrorKind::IsADirectory
+            ErrorKind::NotFound => {
+                Verdict::input("check the path; a relative one starts from the working directory")
+            }
+            ErrorKind::IsADirectory
             | ErrorKind::NotADirectory
             | ErrorKind::AlreadyExists
-            | ErrorKind::InvalidData => Verdict::input(None),
+            | ErrorKind::InvalidData
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidFilename => Verdict::input(None),
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
                 Verdict::failed("there is not enough space; existing files are unchanged")
             }
@@ -372,6 +410,7 @@ fn run_file(error: &RunFileError) -> Option<Verdict> {
         RunFileError::NotARun { .. } => {
             Verdict::input("`welore-cli train MODEL --text FILE -o RUN` starts a run")
         }
+        RunFileError::Broken { .. } => Verdict::input("restore the file, or start a new run"),
         RunFileError::Version { .. } => Verdict::input(
             "resume it with the version of welore-cli that started it, or with a later one",
         ),
@@ -382,7 +421,13 @@ fn run_file(error: &RunFileError) -> Option<Verdict> {
 fn data(error: &DataError) -> Option<Verdict> {
     Some(match error {
         DataError::Io { source, .. }
-            if !matches!(source.kind(), ErrorKind::NotFound | ErrorKind::IsADirectory) =>
+            if !matches!(
+                source.kind(),
+                ErrorKind::NotFound
+                    | ErrorKind::IsADirectory
+                    | ErrorKind::InvalidInput
+                    | ErrorKind::InvalidFilename
+            ) =>
         {
             Verdict::failed(None)
         }
@@ -390,6 +435,9 @@ fn data(error: &DataError) -> Option<Verdict> {
         DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
         DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",
+        ),
+        DataError::Io { .. } | DataError::Empty { .. } | DataError::Line { .. } => Verdict::input(
+            "give a file of UTF-8 text, or a .jsonl file with an object with a `text` on each line",
         ),
         _ => Verdict::input(None),
     })
@@ -399,6 +447,9 @@ fn task(error: &TaskError) -> Option<Verdict> {
     Some(match error {
         TaskError::Io { source, .. } if source.kind() != ErrorKind::NotFound => {
             Verdict::failed(None)
+        }
+        TaskError::Missing { .. } | TaskError::NoTaskFile { .. } => {
+            Verdict::input("--data takes the task's file, or a directory of its files")
         }
         TaskError::Malformed { .. } => Verdict::input("check that the file belongs to the --task"),
         _ => Verdict::input(None),

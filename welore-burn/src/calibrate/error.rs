@@ -7,6 +7,7 @@ use crate::forms::FormError;
 use crate::linalg::LinalgError;
 use crate::modules::MatrixName;
 use crate::progress::Interrupted;
+use crate::words::number_of;
 
 /// Why a model cannot be calibrated, or a calibration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +67,7 @@ pub enum CalibrationError {
         context: usize,
     },
     /// The text does not fill one window.
-    #[error("the text has {tokens} tokens, which do not fill one window of {seq_len}")]
+    #[error("the text has {}, too few for one window of {seq_len}", number_of(*tokens, "token"))]
     TooShort {
         /// Number of tokens in the text.
         tokens: usize,
@@ -75,7 +76,8 @@ pub enum CalibrationError {
     },
     /// Fewer tokens than a matrix has inputs.
     #[error(
-        "{tokens} tokens are too few for the {size} inputs of `{name}`: at least {size} are needed, and ten times as many are better"
+        "only {} for the {size} inputs of `{name}`: at least {size} are needed, and ten times as many are better",
+        number_of(*tokens, "token")
     )]
     TooLittleText {
         /// Number of tokens of the text that are used.

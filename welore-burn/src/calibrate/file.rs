@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::error::CalibrationError;
-use crate::artifact::Header;
+use crate::artifact::{Header, in_words};
 use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
 use crate::files::{FileError, StagedFile};
 use crate::forms::TensorSpec;
@@ -24,6 +24,7 @@ const PROBES: &str = "probes";
 
 /// What a calibration file holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Manifest {
     format: String,
     version: u32,
@@ -42,6 +43,7 @@ pub(super) struct Manifest {
 
 /// What a calibration file holds for a matrix.
 #[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct MatrixEntry {
     pub name: MatrixName,
     /// `[out, in]`.
@@ -199,8 +201,8 @@ impl CalibrationFile {
         let not = |reason: String| CalibrationError::NotCalibration { path: path.into(), reason };
         let tensors = Checkpoint::open_file(path)?;
         let (_, text) = tensors.raw(MANIFEST).map_err(|_| not("it has no manifest".into()))?;
-        let text = std::str::from_utf8(text).map_err(|error| not(error.to_string()))?;
-        let header = Header::of(text).map_err(|error| not(error.to_string()))?;
+        let text = std::str::from_utf8(text).map_err(|_| not("it is not UTF-8 text".into()))?;
+        let header = Header::of(text).map_err(|error| not(in_words(&error)))?;
         if header.format != FORMAT {
             return Err(not(format!("its format is `{}`", header.format)));
         }
@@ -208,7 +210,7 @@ impl CalibrationFile {
             return Err(CalibrationError::Version { path: path.into(), version: header.version });
         }
         let manifest: Manifest =
-            serde_json::from_str(text).map_err(|error| not(error.to_string()))?;
+            serde_json::from_str(text).map_err(|error| not(in_words(&error)))?;
         let names = manifest.matrices.iter().map(|matrix| matrix.name.clone());
         let places: BTreeMap<MatrixName, usize> = names.zip(0..).collect();
         if places.len() != manifest.matrices.len() {

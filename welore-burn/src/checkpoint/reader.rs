@@ -4,11 +4,12 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{CheckpointError, MissingKind, TensorProblem};
 use super::shards::LONGEST_HEADER;
+use crate::artifact::in_words;
 use crate::files::{LARGEST_INDEX, MappedFile, check_input, read_file};
 use crate::forms::{FormError, TensorSpec};
 use crate::linalg::{LinalgError, Matrix};
@@ -128,7 +129,7 @@ impl Checkpoint {
         let broken = |reason: String| CheckpointError::Index { path: path.into(), reason };
         let text = read_file(path, LARGEST_INDEX)?;
         let index: ShardIndex = serde_json::from_slice(&text)
-            .map_err(|error| broken(format!("not a shard index: {error}")))?;
+            .map_err(|error| broken(format!("not a shard index: {}", in_words(&error))))?;
         let mut files: Vec<&String> = index.weight_map.values().collect();
         files.sort();
         files.dedup();
@@ -159,7 +160,7 @@ impl Checkpoint {
             return Err(broken(format!("its header has more than {LONGEST_HEADER} bytes")));
         }
         let (header, metadata) =
-            SafeTensors::read_metadata(&map).map_err(|error| broken(error.to_string()))?;
+            SafeTensors::read_metadata(&map).map_err(|error| broken(header_problem(&error)))?;
         let data_start = header + size_of::<u64>();
         let shard = self.shards.len();
         for (name, info) in metadata.tensors() {
@@ -399,6 +400,17 @@ impl Checkpoint {
 fn entries<const N: usize, T>(bytes: &[u8], convert: impl Fn([u8; N]) -> T) -> Vec<T> {
     let (chunks, _) = bytes.as_chunks::<N>();
     chunks.iter().map(|chunk| convert(*chunk)).collect()
+}
+
+/// What is wrong with a header, in words where the parser names types of Rust.
+fn header_problem(error: &SafeTensorError) -> String {
+    match error {
+        SafeTensorError::InvalidHeaderDeserialization(error) => {
+            format!("invalid JSON in its header: {}", in_words(error))
+        }
+        SafeTensorError::InvalidHeader(_) => "its header is not UTF-8 text".into(),
+        other => other.to_string(),
+    }
 }
 
 /// The first entry that is infinite or not a number, and its position.

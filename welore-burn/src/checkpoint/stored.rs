@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::error::CheckpointError;
 use super::reader::Checkpoint;
+use crate::artifact::in_words;
 use crate::files::{LARGEST_PLAN, read_existing};
 use crate::forms::{Form, Part, PartKind, PartSpec, TensorSpec, declared_form};
 use crate::linalg::Matrix;
@@ -145,7 +146,7 @@ fn planned_forms(path: &Path) -> Result<Option<Vec<(MatrixName, Form)>>, Checkpo
     let Some(text) = read_existing(path, LARGEST_PLAN)? else { return Ok(None) };
     let broken = |reason: String| CheckpointError::Plan { path: path.into(), reason };
     let mut plan: Value =
-        serde_json::from_slice(&text).map_err(|error| broken(error.to_string()))?;
+        serde_json::from_slice(&text).map_err(|error| broken(in_words(&error)))?;
     let matrices = plan["matrices"].as_array_mut();
     let matrices = matrices.ok_or_else(|| broken("it has no list of matrices".into()))?;
     let form = |value: &mut Value| -> Result<(MatrixName, Form), CheckpointError> {

@@ -3,6 +3,7 @@ use std::path::Path;
 use serde::Deserialize;
 
 use super::text::{DataError, TextTokenizer, read_text};
+use crate::artifact::in_words;
 
 /// Reads the documents of a file: the `text` of every line of a `.jsonl` file, and any other
 /// file as one document.
@@ -27,10 +28,17 @@ pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> 
             Err(error) => Err(DataError::Line {
                 path: path.into(),
                 line: number + 1,
-                reason: format!("not an object with a `text`: {error}"),
+                reason: format!("not an object with a `text`: {}", reason_of(&error)),
             }),
         })
         .collect()
+}
+
+/// What is wrong with a part of a file, without the position in that part.
+pub(super) fn reason_of(error: &serde_json::Error) -> String {
+    let position = format!(" at line {} column {}", error.line(), error.column());
+    let reason = in_words(error);
+    reason.strip_suffix(position.as_str()).unwrap_or(&reason).to_string()
 }
 
 /// The tokens of all documents in sequence. If there are several, `separator` follows each of them,

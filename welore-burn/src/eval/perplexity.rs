@@ -5,6 +5,7 @@ use burn::tensor::Device;
 
 use crate::model::{LanguageModel, as_tensor, device_of, token_losses};
 use crate::progress::{Interrupted, Progress};
+use crate::words::number_of;
 use crate::workers::Workers;
 
 /// How perplexity is measured.
@@ -59,7 +60,7 @@ pub enum EvalError {
         context: usize,
     },
     /// The text does not fill one window.
-    #[error("the text has {tokens} tokens, which do not fill one window of {seq_len}")]
+    #[error("the text has {}, too few for one window of {seq_len}", number_of(*tokens, "token"))]
     TooShort {
         /// Tokens of the text.
         tokens: usize,

@@ -1,6 +1,7 @@
 use safetensors::Dtype;
 
 use crate::linalg::LinalgError;
+use crate::words::number_of;
 
 /// Why a matrix cannot be stored in a form, or read from it.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -15,7 +16,7 @@ pub enum FormError {
         dtype: Dtype,
     },
     /// The pivots are not distinct rows of their matrix.
-    #[error("the pivots are not {rank} distinct rows of {rows}")]
+    #[error("the pivots are not {} of {rows}", number_of(*rank, "distinct row"))]
     Pivots {
         /// The number of pivots that there should be.
         rank: usize,

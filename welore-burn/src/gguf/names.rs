@@ -54,7 +54,9 @@ pub(super) fn plan(file: &GgufFile, model: &ModelConfig) -> Result<Vec<Planned>,
     let (layers, tensors) = (model.config.num_hidden_layers, file.tensors().len());
     if layers > tensors {
         let key = format!("{}.block_count", model.architecture);
-        return Err(file.wrong(&key, format!("is {layers}, but there are {tensors} tensors")));
+        return Err(
+            file.wrong(&key, format!("is {layers}, but the number of tensors is {tensors}"))
+        );
     }
     let planned = expected(model)
         .into_iter()
@@ -97,7 +99,7 @@ impl Expected {
         let (columns, block) = (planned.columns(), info.dtype.block_size());
         if !columns.is_multiple_of(block) {
             let reason =
-                format!("has rows of {columns} entries, which do not fill blocks of {block}");
+                format!("has rows of length {columns}, which do not fill blocks of {block}");
             return Err(file.wrong_tensor(&planned.source, reason));
         }
         Ok(planned)

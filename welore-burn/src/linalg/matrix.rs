@@ -4,6 +4,8 @@ use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::traits::ComplexField;
 use faer::{Accum, Mat, MatRef, get_global_parallelism};
 
+use crate::words::number_of;
+
 /// A matrix in row-major order.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Matrix {
@@ -150,7 +152,7 @@ pub enum LinalgError {
         cols: usize,
     },
     /// The number of entries does not fit the shape.
-    #[error("{len} entries do not make a {rows} x {cols} matrix")]
+    #[error("a {rows} x {cols} matrix is not made of {}", number_of(*len, "number"))]
     Length {
         /// Rows given.
         rows: usize,

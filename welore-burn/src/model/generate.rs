@@ -4,6 +4,7 @@ use burn::tensor::Device;
 
 use super::language::{LanguageModel, as_tensor, device_of};
 use super::sampling::Sampler;
+use crate::words::number_of;
 
 /// When generation stops. It always stops at the end of the model's context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,7 +30,7 @@ pub enum GenerateError {
     #[error("the prompt is empty")]
     EmptyPrompt,
     /// The prompt is longer than the model's context.
-    #[error("the prompt has {tokens} tokens, but the model's context is {context}")]
+    #[error("the prompt has {}, but the model's context is {context}", number_of(*tokens, "token"))]
     TooLong {
         /// Number of tokens in the prompt.
         tokens: usize,
@@ -45,7 +46,7 @@ pub enum GenerateError {
         vocab_size: usize,
     },
     /// The model computed logits that are infinite or not a number.
-    #[error("the model's logits are not finite after {generated} generated tokens")]
+    #[error("the model's logits are not finite after {}", number_of(*generated, "generated token"))]
     NotFinite {
         /// Number of tokens generated before.
         generated: usize,

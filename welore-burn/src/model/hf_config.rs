@@ -217,7 +217,7 @@ impl HfConfig {
         if !heads.is_multiple_of(kv) {
             return Err(invalid(
                 "num_key_value_heads",
-                format!("{kv} does not divide the {heads} attention heads"),
+                format!("{kv} does not divide `num_attention_heads` {heads}"),
             ));
         }
         if self.head_dim.is_none() && !self.hidden_size.is_multiple_of(heads) {

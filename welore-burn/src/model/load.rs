@@ -57,9 +57,9 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
     }
     let bytes = read_existing(&path, LARGEST_CONFIG).map_err(file_error)?;
     let bytes = bytes.ok_or_else(|| missing(&path, MissingKind::File))?;
-    let text = String::from_utf8(bytes).map_err(|error| LoadError::Config {
+    let text = String::from_utf8(bytes).map_err(|_| LoadError::Config {
         path: path.clone(),
-        source: ConfigError::Json(error.to_string()),
+        source: ConfigError::Json("not UTF-8 text".into()),
     })?;
     let mut config =
         DecoderConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })?;

@@ -1,6 +1,8 @@
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 
+use crate::words::number;
+
 /// Chooses the next token from logits: greedily at temperature 0, otherwise by seeded sampling
 /// from the `top_k` most likely tokens, cut to the fewest that have `top_p` of their probability.
 #[derive(Debug, Clone)]
@@ -16,13 +18,13 @@ pub struct Sampler {
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum SamplerError {
     /// Negative or not finite.
-    #[error("temperature {0} is not a finite number of at least 0")]
+    #[error("temperature {} is not a finite number of at least 0", number(*.0))]
     Temperature(f64),
     /// Zero.
     #[error("top_k must be at least 1")]
     TopK,
     /// Not a share greater than 0.
-    #[error("top_p {0} is not in (0, 1]")]
+    #[error("top_p {} is not in (0, 1]", number(*.0))]
     TopP(f64),
 }
 

@@ -3,6 +3,7 @@ use serde::{Deserialize, Serialize};
 use crate::forms::{Form, Storage};
 use crate::modules::MatrixName;
 use crate::spectrum::MatrixSpectrum;
+use crate::words::{number, number_of};
 
 /// How far to reduce a model.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -24,10 +25,10 @@ pub enum Target {
 impl std::fmt::Display for Target {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Err(err) => write!(f, "ERR {err}"),
-            Self::ErrApplied(err) => write!(f, "applied ERR {err}"),
-            Self::KeepParams(share) => write!(f, "a share of {share} of the parameters"),
-            Self::MaxBytes(bytes) => write!(f, "{bytes} bytes"),
+            Self::Err(err) => write!(f, "ERR {}", number(*err)),
+            Self::ErrApplied(err) => write!(f, "applied ERR {}", number(*err)),
+            Self::KeepParams(share) => write!(f, "a share of {} of the parameters", number(*share)),
+            Self::MaxBytes(bytes) => f.write_str(&number_of(*bytes, "byte")),
         }
     }
 }
@@ -121,13 +122,13 @@ impl PlanOptions {
 #[non_exhaustive]
 pub enum PlanError {
     /// The effective rank reduction is out of range.
-    #[error("ERR {0} is not between 0 and 1")]
+    #[error("ERR {} is not between 0 and 1", number(*.0))]
     Err(f64),
     /// The share of parameters is out of range.
-    #[error("a share of {0} of the parameters is not between 0 and 1")]
+    #[error("a share of {} of the parameters is not between 0 and 1", number(*.0))]
     KeepParams(f64),
     /// The minimum ratio is out of range.
-    #[error("min_ratio {0} is not in [0, 1)")]
+    #[error("min_ratio {} is not in [0, 1)", number(*.0))]
     MinRatio(f64),
     /// The rank multiple is 0.
     #[error("the rank multiple must be at least 1")]
@@ -147,7 +148,7 @@ pub enum PlanError {
         reason: String,
     },
     /// Every matrix keeps at least one rank (or one multiple), so some targets cannot be met.
-    #[error("{target} is out of reach: {} is possible{}", possible(*reachable), multiple(*rank_multiple))]
+    #[error("{target} is out of reach; the nearest is {}{}", possible(*reachable), multiple(*rank_multiple))]
     OutOfReach {
         /// The requested target.
         target: Target,

@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::norms::Norms;
 use crate::artifact::{Header, in_words};
 use crate::modules::MatrixName;
+use crate::words::number_of;
 
 const FORMAT: &str = "welore-spectra";
 const VERSION: u32 = 2;
@@ -14,6 +15,7 @@ const FIRST_VERSION: u32 = 1;
 
 /// The singular values of a model's matrices. `analyze` writes them and `plan` reads them.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Spectra {
     format: String,
     version: u32,
@@ -47,6 +49,7 @@ pub enum SpectrumUnit {
 
 /// The size of a model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelSize {
     /// Number of stored parameters; a tied head counts once.
     pub parameters: u64,
@@ -56,6 +59,7 @@ pub struct ModelSize {
 
 /// The spectrum of one matrix.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MatrixSpectrum {
     /// Hugging Face name without `.weight`.
     pub name: MatrixName,
@@ -224,7 +228,7 @@ impl MatrixSpectrum {
         if full == 0 || self.shape.iter().any(|n| *n > u32::MAX as usize) {
             Some(format!("a {} x {} matrix is impossible", self.shape[0], self.shape[1]))
         } else if values.len() != full {
-            Some(format!("{} singular values for full rank {full}", values.len()))
+            Some(format!("{} for full rank {full}", number_of(values.len(), "singular value")))
         } else if values.iter().any(|s| !s.is_finite() || *s < 0.0) {
             Some("a singular value is negative or not finite".into())
         } else if self.measurement(PROBE).is_some_and(|probe| probe < 0.0) {

@@ -11,6 +11,7 @@ use super::error::TrainError;
 use super::options::TrainOptions;
 use super::score::Score;
 use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, write_file};
+use crate::words::number_of;
 
 /// How far a run has come. Together with the options this determines which rows come next, so no
 /// random state needs saving: every epoch's order is a function of the seed.
@@ -68,7 +69,8 @@ impl Position {
     fn check(&self, options: &TrainOptions) -> Result<(), String> {
         let Self { step, best, evaluated, stale, .. } = *self;
         if step > options.steps {
-            return Err(format!("it is at step {step} of a run of {} steps", options.steps));
+            let steps = number_of(options.steps, "step");
+            return Err(format!("it is at step {step} of a run of {steps}"));
         }
         let every = options.eval_every;
         let evaluations = evaluated.checked_div(every).unwrap_or(0);
@@ -344,7 +346,12 @@ impl Saved {
     fn check(&self, file: &str) -> Result<(), TrainError> {
         let path = self.dir.join(file);
         let mut content = blake3::Hasher::new();
-        check_input(&path, u64::MAX)?;
+        check_input(&path, u64::MAX).map_err(|error| match error {
+            FileError::Io { source, .. } if source.kind() == ErrorKind::NotFound => {
+                TrainError::Lost { path: path.clone() }
+            }
+            other => other.into(),
+        })?;
         File::open(&path)
             .and_then(|mut file| std::io::copy(&mut file, &mut content))
             .map_err(|source| io(&path, source))?;

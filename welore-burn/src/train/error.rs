@@ -6,6 +6,7 @@ use crate::eval::EvalError;
 use crate::files::FileError;
 use crate::named::Named;
 use crate::progress::Interrupted;
+use crate::words::number_of;
 
 /// Why training cannot start or continue.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,7 @@ pub enum TrainError {
     #[error("`{}` leaves nothing to train in this model", .0.name())]
     NothingTrainable(Trainable),
     /// Less data than one step needs.
-    #[error("there are {rows} rows to train on, fewer than the {batch} of one step")]
+    #[error("there is too little to train on: {}, but one step takes {batch}", number_of(*rows, "row"))]
     TooFewRows {
         /// Windows of the text, or examples of the task.
         rows: usize,
@@ -64,7 +65,7 @@ pub enum TrainError {
         /// The file.
         path: PathBuf,
     },
-    /// There are checkpoints, but the file that names one of them is missing.
+    /// There are checkpoints, but the file that names one of them, or one of theirs, is missing.
     #[error("{path}: no such file, although there are checkpoints", path = path.display())]
     Lost {
         /// The file.

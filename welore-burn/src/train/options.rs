@@ -10,7 +10,7 @@ use crate::named::{Named, named};
 /// has its default, `#[serde(default, skip_serializing_if = ...)]`: then runs that began before it
 /// existed can be resumed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct TrainOptions {
     /// What is trained.
     pub trainable: Trainable,
@@ -59,7 +59,7 @@ const MOST: usize = 1_000_000_000;
 
 /// LoRA adapters (arXiv 2106.09685), `W + alpha / rank · A B`.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct LoraOptions {
     /// Rank of the adapters.
     pub rank: usize,
@@ -75,7 +75,7 @@ impl Default for LoraOptions {
 
 /// Gradient low-rank projection (GaLore, arXiv 2403.03507).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct GaloreOptions {
     /// Rank of the projected gradients.
     pub rank: usize,

@@ -1,5 +1,6 @@
 //! The file that describes a run, in its directory.
 
+use std::io::{Error, ErrorKind};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -8,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 use super::options::TrainOptions;
-use crate::artifact::Header;
+use crate::artifact::{Header, in_words};
 use crate::data::TaskKind;
 use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, write_file};
 use crate::named::named;
@@ -21,6 +22,7 @@ const VERSION: u32 = 2;
 
 /// Everything that decides what a run does: `run.json` in its directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RunFile {
     /// `welore-run`. Files of the first version lack it.
     #[serde(default = "format")]
@@ -66,7 +68,7 @@ fn version() -> u32 {
 
 /// What a run trains on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 pub enum RunSource {
     /// A text, or documents.
     Text(PathBuf),
@@ -198,8 +200,8 @@ impl RunFile {
         let bytes = read_existing(&path, LARGEST_CONFIG)?;
         let bytes = bytes.ok_or_else(|| RunFileError::NotARun { dir: dir.into() })?;
         let broken = |reason: String| RunFileError::Broken { path: path.clone(), reason };
-        let text = String::from_utf8(bytes).map_err(|error| broken(error.to_string()))?;
-        let header = Header::of(&text).map_err(|error| broken(error.to_string()))?;
+        let text = String::from_utf8(bytes).map_err(|_| broken("not UTF-8 text".into()))?;
+        let header = Header::of(&text).map_err(|error| broken(in_words(&error)))?;
         // The first version has neither format nor version.
         match (header.format.as_str(), header.version) {
             ("", 0) | (FORMAT, VERSION) => {}
@@ -207,7 +209,7 @@ impl RunFile {
             (other, _) => return Err(broken(format!("its format is `{other}`"))),
         }
         let mut run: Self =
-            serde_json::from_str(&text).map_err(|error| broken(error.to_string()))?;
+            serde_json::from_str(&text).map_err(|error| broken(in_words(&error)))?;
         (run.format, run.version) = (format(), version());
         run.check().map_err(|source| RunFileError::Option { path, source })?;
         run.base = dir.join(&run.base);
@@ -219,14 +221,18 @@ impl RunFile {
     ///
     /// # Errors
     ///
-    /// [`FileError::Io`].
+    /// [`FileError::Io`], also for a path that is not UTF-8, which JSON cannot hold.
     pub fn write(&self, dir: &Path) -> Result<(), FileError> {
         let within = dir.canonicalize().ok();
         let within = within.and_then(|dir| self.base.strip_prefix(dir).ok());
         let base = within.unwrap_or(&self.base).to_path_buf();
         let file = Self { base, ..self.clone() };
-        let text = serde_json::to_string_pretty(&file).expect("numbers and paths serialize");
-        write_file(dir.join(RUN_FILE), text.as_bytes())
+        let path = dir.join(RUN_FILE);
+        let text = serde_json::to_string_pretty(&file).map_err(|_| {
+            let reason = "one of its paths is not UTF-8";
+            FileError::io(&path)(Error::new(ErrorKind::InvalidInput, reason))
+        })?;
+        write_file(&path, text.as_bytes())
     }
 
     /// Checks every option, by itself and with the others.

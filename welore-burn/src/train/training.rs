@@ -21,6 +21,7 @@ use super::selecting::TrainableCount;
 use crate::data::{TokenRow, TokenRows};
 use crate::model::{LanguageModel, device_of};
 use crate::progress::Interrupted;
+use crate::words::number_of;
 
 /// A run in progress: a model whose chosen parameters train on rows of tokens.
 ///
@@ -388,7 +389,8 @@ impl<M: LanguageModel> Training<M> {
         if tokens == expected {
             return Ok(());
         }
-        let reason = format!("{tokens} tokens do not fit {step} steps, which have {expected}");
+        let (tokens, steps) = (number_of(tokens, "token"), number_of(step, "step"));
+        let reason = format!("it has {tokens}, but {steps} have {expected}");
         Err(self.checkpoints.wrong_position(reason))
     }
 

@@ -1,9 +1,12 @@
 //! Arguments that several commands share.
 
+use std::any::TypeId;
+use std::num::{IntErrorKind, NonZeroUsize, ParseIntError};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use bytesize::ByteSize;
-use clap::{ArgAction, Args};
+use clap::{Arg, ArgAction, Args, Command};
 use clap_complete::Shell;
 
 /// Arguments that every command has.
@@ -40,8 +43,38 @@ pub struct CompletionsArgs {
     pub shell: Shell,
 }
 
+/// Makes the options of a command that take a count or a finite number refuse other values in plain
+/// words, negative ones included.
+pub(super) fn numbers_in_words(command: Command) -> Command {
+    command.mut_args(|arg: Arg| {
+        let of = arg.get_value_parser().type_id();
+        if of == TypeId::of::<usize>() {
+            arg.value_parser(whole::<usize>).allow_negative_numbers(true)
+        } else if of == TypeId::of::<NonZeroUsize>() {
+            arg.value_parser(whole_above_0).allow_negative_numbers(true)
+        } else if of == TypeId::of::<f64>() {
+            arg.value_parser(number).allow_negative_numbers(true)
+        } else {
+            arg
+        }
+    })
+}
+
+/// Parses a whole number.
+pub(super) fn whole<T: FromStr<Err = ParseIntError>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => "this number is too large".into(),
+        _ if text.starts_with('-') => "must be a whole number of at least 0".into(),
+        _ => "must be a whole number".into(),
+    })
+}
+
+fn whole_above_0(text: &str) -> Result<NonZeroUsize, String> {
+    NonZeroUsize::new(whole(text)?).ok_or_else(|| "must be at least 1".into())
+}
+
 /// Parses a finite number.
-pub(super) fn number(text: &str) -> Result<f64, String> {
+fn number(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(number) if f64::is_finite(number) => Ok(number),
         _ => Err("must be a finite number".into()),
@@ -66,7 +99,55 @@ pub(super) fn size_above_0(text: &str) -> Result<u64, String> {
 
 #[cfg(test)]
 mod tests {
+    use clap::CommandFactory;
+
     use super::*;
+    use crate::args::Cli;
+
+    #[test]
+    fn numbers_that_cannot_be_read_are_refused_in_plain_words() {
+        assert_eq!(
+            (whole::<usize>("0"), whole::<u64>("18446744073709551615")),
+            (Ok(0), Ok(u64::MAX))
+        );
+        for (text, said) in [
+            ("", "a whole number"),
+            ("many", "a whole number"),
+            ("1.5", "a whole number"),
+            ("-1", "at least 0"),
+            ("99999999999999999999", "too large"),
+        ] {
+            assert!(whole::<usize>(text).unwrap_err().contains(said), "{text}");
+            assert!(whole_above_0(text).unwrap_err().contains(said), "{text}");
+        }
+        assert_eq!(whole_above_0("0"), Err("must be at least 1".into()));
+        assert_eq!(whole_above_0("3"), Ok(NonZeroUsize::new(3).unwrap()));
+        for text in ["x", "", "nan", "-inf"] {
+            assert_eq!(number(text), Err("must be a finite number".into()));
+        }
+        assert_eq!(number("-5e-5"), Ok(-5e-5));
+    }
+
+    #[test]
+    fn no_option_answers_a_wrong_value_in_the_words_of_a_parser() {
+        let mut seen = 0;
+        for command in Cli::command().get_subcommands() {
+            let options = command.get_arguments().filter(|arg| arg.get_action().takes_values());
+            for option in options.filter_map(Arg::get_long) {
+                let flag = format!("--{option}");
+                for value in ["words", "-1", "0", "1.5", "99999999999999999999999"] {
+                    let words = ["welore-cli", command.get_name(), &flag, value];
+                    let Err(error) = Cli::command().try_get_matches_from(words) else { continue };
+                    let error = error.to_string();
+                    for raw in ["digit", "literal", "non-zero type", "target type", "not in"] {
+                        assert!(!error.contains(raw), "--{option} {value}: {error}");
+                    }
+                    seen += usize::from(error.contains("must be") || error.contains("too large"));
+                }
+            }
+        }
+        assert!(seen > 100, "{seen}");
+    }
 
     #[test]
     fn sizes_have_decimal_and_binary_units() {

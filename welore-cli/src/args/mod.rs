@@ -24,6 +24,7 @@ pub use typed::{Rule, Typed, rule};
 /// Low-rank compression and fine-tuning of language models (WeLore), built on Burn.
 #[derive(Parser, Debug)]
 #[command(version, max_term_width = 100, after_long_help = examples::PROGRAM)]
+#[command(mut_subcommands = general::numbers_in_words)]
 pub struct Cli {
     /// The command.
     #[command(subcommand)]

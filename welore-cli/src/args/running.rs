@@ -8,7 +8,7 @@ use welore_burn::data::TaskKind;
 use super::choices::named;
 use super::compression::ShardArgs;
 use super::compute::ComputeArgs;
-use super::general::PageArgs;
+use super::general::{PageArgs, whole};
 
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
@@ -92,7 +92,14 @@ pub struct GenerateArgs {
     #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Sampling")]
     pub top_p: Option<f64>,
     /// Random seed for sampling
-    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Sampling")]
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = whole::<u64>,
+        allow_negative_numbers = true,
+        default_value_t = 0,
+        help_heading = "Sampling"
+    )]
     pub seed: u64,
     /// Where numbers are computed.
     #[command(flatten)]

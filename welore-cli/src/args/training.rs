@@ -13,7 +13,7 @@ use welore_burn::train::{ScheduleKind, TrainOptions, Trainable};
 use super::choices::named;
 use super::compression::{GoalArgs, SelectionArgs, TargetArgs};
 use super::compute::ComputeArgs;
-use super::general::{PageArgs, number};
+use super::general::{PageArgs, whole};
 
 /// Arguments of `train`.
 #[derive(Args, Debug)]
@@ -138,7 +138,7 @@ pub struct OptionsArgs {
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
     /// Peak learning rate [default: 5e-5]
-    #[arg(long, value_parser = number, allow_negative_numbers = true)]
+    #[arg(long, allow_negative_numbers = true)]
     pub lr: Option<f64>,
     /// How the learning rate falls after warm-up [default: cosine]
     #[arg(long, value_parser = named::<ScheduleKind>())]
@@ -147,20 +147,20 @@ pub struct OptionsArgs {
     #[arg(long, value_name = "N")]
     pub warmup: Option<usize>,
     /// Learning rate at the end, as a share of the peak [default: 0.1]
-    #[arg(long, value_parser = number, value_name = "SHARE", allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub lr_floor: Option<f64>,
     /// Decoupled weight decay [default: 0]
-    #[arg(long, value_parser = number, value_name = "W", allow_negative_numbers = true)]
+    #[arg(long, value_name = "W", allow_negative_numbers = true)]
     pub weight_decay: Option<f64>,
     /// Clip gradients to this global norm [default: no clipping]
-    #[arg(long, value_parser = number, value_name = "NORM", allow_negative_numbers = true)]
+    #[arg(long, value_name = "NORM", allow_negative_numbers = true)]
     pub clip: Option<f64>,
     /// Read the data in order instead of shuffling it in every epoch
     #[arg(long)]
     #[serde(skip)]
     pub no_shuffle: bool,
     /// Random seed for shuffling, adapters and random weights [default: 0]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = whole::<u64>, allow_negative_numbers = true)]
     pub seed: Option<u64>,
     /// Recompute the activations of the model's blocks in the backward pass instead of storing
     /// them: less memory, about a third more work
@@ -171,7 +171,7 @@ pub struct OptionsArgs {
     #[arg(long, value_name = "R")]
     pub lora_rank: Option<usize>,
     /// Scale of the adapters, divided by their rank [default: 16]
-    #[arg(long, value_parser = number, value_name = "A", allow_negative_numbers = true)]
+    #[arg(long, value_name = "A", allow_negative_numbers = true)]
     pub lora_alpha: Option<f64>,
     /// Rank of the projected gradients of --trainable galore [default: 128]
     #[arg(long, value_name = "R")]
@@ -180,7 +180,7 @@ pub struct OptionsArgs {
     #[arg(long, value_name = "N")]
     pub galore_refresh: Option<usize>,
     /// Scale of the projected updates [default: 0.25]
-    #[arg(long, value_parser = number, value_name = "S", allow_negative_numbers = true)]
+    #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub galore_scale: Option<f64>,
     /// Evaluate every N steps; 0 for never [default: only at the end if
     /// --eval-text is given, otherwise never]

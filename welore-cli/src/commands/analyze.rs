@@ -111,10 +111,9 @@ fn print_table(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
     for (err, plan) in plans {
         let t = &plan.totals;
         say!(
-            "ERR {}: {} of {} matrices are LRCs (min_ratio {}), parameters {} -> {}",
+            "ERR {}: {} (min_ratio {}), parameters {} -> {}",
             err,
-            t.lrcs,
-            t.matrices,
+            format::some_matrices(t.lrcs, t.matrices, ["is an LRC", "are LRCs"]),
             plan.min_ratio,
             format::count(t.parameters_before),
             format::count(t.parameters_after),

@@ -27,6 +27,7 @@ use crate::shared::measuring::measure_within;
 use crate::shared::page::{check_page, compared_models, write_page};
 use crate::shared::planning::plan_for;
 use crate::shared::recipe::Recipe;
+use crate::shared::scratch::Scratch;
 use crate::shared::text::TextReader;
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
@@ -84,9 +85,9 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     for keep in &args.keep_params {
         PlanOptions::to(Target::KeepParams(*keep)).check()?;
     }
+    let scratch = Scratch::new(args.calibrate.is_some())?;
     let model = models::directory_of(&args.model)?;
     let compute = Compute::choose(args.compute.choice())?;
-    let scratch = tempfile::tempdir().context("no temporary directory")?;
     let started = Instant::now();
     let calibration = calibration(&args, &model, &compute, scratch.path())?;
     let calibration_seconds = started.elapsed().as_secs_f64();

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{CompressReport, check_calibration, check_plan};
@@ -25,6 +25,7 @@ use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{Goal, Planned, describe, print_plan, read_plan};
 use crate::shared::recipe::{Recipe, open_calibration};
+use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
@@ -32,9 +33,9 @@ use crate::{format, memory, models, output};
 /// Runs the command.
 pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
+    let scratch = Scratch::new(args.calibrate.is_some())?;
     // Everything that can be wrong is found before any work that would be lost.
     let request = Request::check(&args, typed)?;
-    let scratch = tempfile::tempdir().context("no temporary directory")?;
     let calibration = request.calibration(&args, scratch.path())?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;

@@ -22,6 +22,7 @@ use crate::failure::WrongInput;
 use crate::output::is_quiet;
 use crate::shared::artifacts::read_artifact;
 use crate::shared::page::{add_run, check_page, write_page};
+use crate::shared::scratch::Scratch;
 use crate::terminal::{interrupted, make_part};
 use crate::{demo_model, format, output, settings, verbosity};
 
@@ -54,7 +55,7 @@ pub fn run(args: DemoArgs) -> Result<()> {
     check_page(&args.page, args.output.as_deref(), [])?;
     // A missing device is refused before anything is written.
     Compute::choose(args.compute.choice())?;
-    let scratch = tempfile::tempdir().context("no temporary directory")?;
+    let scratch = Scratch::new(args.output.is_none())?;
     let dir = args.output.as_deref().unwrap_or(scratch.path()).to_path_buf();
     if args.output.is_some() {
         prepare(&dir, args.force)?;
@@ -96,6 +97,10 @@ fn prepare(dir: &Path, force: bool) -> Result<()> {
         return Err(WrongInput::new(format!("{} is not a directory", dir.display())).into());
     }
     let occupied = std::fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    if std::path::absolute(dir).is_ok_and(|whole| whole.to_str().is_none()) {
+        let message = format!("{}: not UTF-8, which a run's paths must be", dir.display());
+        return Err(WrongInput::with_hint(message, "give another directory").into());
+    }
     if occupied && !dir.join(MARK).is_file() {
         let message = format!("{} is not empty, and was not made by a demo", dir.display());
         return Err(WrongInput::with_hint(message, "give another directory").into());

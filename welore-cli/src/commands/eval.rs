@@ -168,9 +168,9 @@ fn print_summary(
     seconds: f64,
 ) -> Result<()> {
     say!(
-        "perplexity {} over {} tokens ({} of {})",
+        "perplexity {} over {} ({} of {})",
         format::perplexity(result.perplexity),
-        result.tokens,
+        format::number_of(result.tokens, "token"),
         format::number_of(result.windows, "window"),
         args.seq_len
     );

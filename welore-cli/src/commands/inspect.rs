@@ -39,12 +39,12 @@ pub fn run(args: InspectArgs) -> Result<()> {
         }));
     }
     say!(
-        "{}: {} layers, hidden size {}, MLP size {}, {} heads ({} KV) of size {}, vocabulary {}, {} head",
+        "{}: {}, hidden size {}, MLP size {}, {} ({} KV) of size {}, vocabulary {}, {} head",
         args.model.display(),
-        config.num_hidden_layers,
+        format::number_of(config.num_hidden_layers, "layer"),
         config.hidden_size,
         config.intermediate_size,
-        config.num_attention_heads,
+        format::number_of(config.num_attention_heads, "head"),
         config.num_key_value_heads,
         config.head_dim,
         config.vocab_size,
@@ -59,13 +59,11 @@ pub fn run(args: InspectArgs) -> Result<()> {
     );
     match (compressed.len(), plan) {
         (0, _) => say!("dense: no matrix is compressed"),
-        (n, None) => say!("{n} matrices are compressed"),
-        (n, Some(plan)) => match plan.target {
-            Some(target) => {
-                say!("{n} matrices are compressed, by policy {} for {target}", plan.policy)
-            }
-            None => say!("{n} matrices are compressed, by policy {}", plan.policy),
-        },
+        (n, None) => say!("compressed: {}", format::matrices(n)),
+        (n, Some(plan)) => {
+            let target = plan.target.map(|target| format!(" for {target}")).unwrap_or_default();
+            say!("compressed: {}, by policy {}{target}", format::matrices(n), plan.policy);
+        }
     }
     print_matrices(&compressed)
 }

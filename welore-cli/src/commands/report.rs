@@ -43,7 +43,7 @@ fn plan(path: &Path) -> Result<RankPlan> {
     if path.is_dir() {
         return read_plan(path)?.ok_or_else(|| {
             let message = format!("{}: this directory has no plan", path.display());
-            WrongInput::new(message).into()
+            WrongInput::with_hint(message, "give a plan file, or what `compress` wrote").into()
         });
     }
     in_file(RankPlan::from_json(&read_artifact(path)?), path)
@@ -53,6 +53,7 @@ fn plan(path: &Path) -> Result<RankPlan> {
 fn models_in(path: &Path) -> Result<Vec<ReportModel>> {
     let value: Option<Value> = serde_json::from_str(&read_artifact(path)?).ok();
     value.as_ref().and_then(compared_models).ok_or_else(|| {
-        WrongInput::new(format!("{}: not the output of `compare --json`", path.display())).into()
+        let message = format!("{}: not the output of `compare --json`", path.display());
+        WrongInput::with_hint(message, "`welore-cli compare --json ... > FILE` writes one").into()
     })
 }

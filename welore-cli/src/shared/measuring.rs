@@ -8,6 +8,7 @@ use welore_burn::workers::Budget;
 
 use crate::args::ResourceArgs;
 use crate::cache::cache_dir;
+use crate::format::some_matrices;
 use crate::terminal::Bar;
 
 /// How many matrices are processed at once, and in how much memory.
@@ -29,11 +30,11 @@ impl Known {
         Self { known: bar.known(), all }
     }
 
-    /// Reports how many matrices `were` measured, or compressed, before, unless none were.
-    pub fn tell(&self, were: &str) {
-        let Self { known, all } = self;
-        if *known > 0 {
-            note!("{known} of {all} matrices were {were} before");
+    /// Reports how many matrices were `done` before, such as measured, unless none were.
+    pub fn tell(&self, done: &str) {
+        if self.known > 0 {
+            let known = some_matrices(self.known, self.all, ["was", "were"]);
+            note!("{known} {done} before");
         }
     }
 }

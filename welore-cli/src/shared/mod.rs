@@ -11,6 +11,7 @@ pub mod measuring;
 pub mod page;
 pub mod planning;
 pub mod recipe;
+pub mod scratch;
 pub mod selecting;
 pub mod task;
 pub mod text;

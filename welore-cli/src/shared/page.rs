@@ -49,9 +49,16 @@ pub fn write_page(
     Ok(())
 }
 
+/// What happened in the steps of a run.
+const METRICS_FILE: &str = "metrics.jsonl";
+
 /// Puts a run on a page.
 pub fn add_run(report: &mut Report, dir: &Path) -> Result<()> {
-    let metrics = read_artifact(&dir.join("metrics.jsonl"))?;
+    if !dir.join(METRICS_FILE).exists() {
+        let message = format!("{}: not a run, it has no {METRICS_FILE}", dir.display());
+        return Err(WrongInput::with_hint(message, "give what `welore-cli train -o` wrote").into());
+    }
+    let metrics = read_artifact(&dir.join(METRICS_FILE))?;
     let label = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
     report.run(&label, &metrics);
     if let Some((records, dynamics)) = gradients::read(dir)? {

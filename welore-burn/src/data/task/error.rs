@@ -1,5 +1,7 @@
 use std::path::{Path, PathBuf};
 
+use super::super::documents::reason_of;
+
 /// Why a task cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum TaskError {
@@ -78,9 +80,7 @@ const LONGEST_REASON: usize = 200;
 impl TaskError {
     /// The parser's message, with the line of the file in place of the position in the parsed part.
     pub(super) fn malformed(path: &Path, line: usize, error: &serde_json::Error) -> Self {
-        let position = format!(" at line {} column {}", error.line(), error.column());
-        let message = error.to_string();
-        let message = message.strip_suffix(position.as_str()).unwrap_or(&message);
+        let message = reason_of(error);
         let mut reason: String = message.chars().take(LONGEST_REASON).collect();
         if reason.len() < message.len() {
             reason.push_str("...");

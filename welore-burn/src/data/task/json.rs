@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::dataset::TaskExample;
 use super::error::TaskError;
+use crate::words::number_of;
 
 /// An example, and the question that decides whether it trains or tests if its file is divided.
 #[derive(Debug)]
@@ -99,9 +100,9 @@ impl Scores {
     pub fn best<E: Error>(&self) -> Result<(Vec<&str>, usize), E> {
         let Self(scores) = self;
         if !(2..=MOST_CHOICES).contains(&scores.len()) {
-            let found = scores.len();
+            let found = number_of(scores.len(), "choice");
             return Err(E::custom(format_args!(
-                "`target_scores` has {found} choices, not 2 to {MOST_CHOICES}"
+                "`target_scores` has {found}, not 2 to {MOST_CHOICES}"
             )));
         }
         let highest = scores.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
@@ -195,10 +196,11 @@ mod tests {
         refused(kind, &labelled(["B", "A"], "A"), 1, "labelled in order from A");
         refused(kind, &labelled(["A", "A"], "A"), 1, "labelled in order from A");
         refused(kind, &labelled(["A", "B"], "AB"), 1, "expected a character");
+        refused(kind, r#"{"answerKey": "A", "question": 5}"#, 1, "expected an object");
         let (kind, scores) = (TaskKind::ObjectTracking, r#"{"red ball.": 0, "blue ball.": 1}"#);
         for (bad, line, reason) in [
             (r#"{"red": 1, "blue": 1}"#, 7, "several choices"),
-            (r#"{"red": 1}"#, 7, "has 1 choices"),
+            (r#"{"red": 1}"#, 7, "has 1 choice,"),
             (r#"{"red": 1, "Red.": 0}"#, 7, "cannot be told apart"),
             (r#"{"red": "1", "blue": 0}"#, 6, "invalid type: string"),
             (r#"["red"]"#, 6, "expected an object of choices"),
@@ -215,7 +217,7 @@ mod tests {
         refused(TaskKind::Svamp, &text.replace("\n]", ""), 6, "EOF");
         refused(TaskKind::Svamp, &text.replace("\"q\",", "\"q\""), 5, "expected `,`");
         refused(TaskKind::Svamp, &text.replace("Answer", "answer"), 6, "missing field `Answer`");
-        refused(TaskKind::Svamp, "{}", 1, "expected a sequence");
+        refused(TaskKind::Svamp, "{}", 1, "expected a list");
         refused(TaskKind::CoinFlip, "{\n\"more\": []\n}", 3, "missing field `examples`");
         let heads = "{\"examples\": [\n{\"question\": \"q\",\n\"answer\": \"heads\"}]}";
         refused(TaskKind::CoinFlip, heads, 3, "neither yes nor no");

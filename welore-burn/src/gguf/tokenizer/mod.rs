@@ -11,6 +11,7 @@ use super::error::GgufError;
 use super::file::GgufFile;
 use crate::data::load_tokenizer;
 use crate::model::DecoderConfig;
+use crate::words::number_of;
 
 pub(super) use vocabulary::SpecialTokens;
 
@@ -48,8 +49,9 @@ pub(super) fn read_tokenizer(
     let wrong = |reason| GgufError::Tokenizer { path: file.path().into(), reason };
     let vocabulary = Vocabulary::read(file)?;
     if vocabulary.len() > config.vocab_size {
-        let (tokens, rows) = (vocabulary.len(), config.vocab_size);
-        return Err(wrong(format!("it has {tokens} tokens, but the embedding has {rows} rows")));
+        let tokens = number_of(vocabulary.len(), "token");
+        let rows = number_of(config.vocab_size, "row");
+        return Err(wrong(format!("it has {tokens}, but the embedding has {rows}")));
     }
     let key = "tokenizer.ggml.model";
     let parts = match file.needed(key, file.text(key)?)? {

@@ -9,6 +9,7 @@ use super::super::error::GgufError;
 use super::super::file::GgufFile;
 use super::Parts;
 use super::vocabulary::{Kind, SpecialTokens, Vocabulary};
+use crate::words::number_of;
 
 /// What SentencePiece writes for a space.
 const SPACE: &str = "\u{2581}";
@@ -29,7 +30,8 @@ pub(super) fn parts(
     let key = "tokenizer.ggml.scores";
     let scores = file.needed(key, file.numbers(key)?)?;
     if scores.len() != vocabulary.len() {
-        let reason = format!("has {} entries for {} tokens", scores.len(), vocabulary.len());
+        let tokens = number_of(vocabulary.len(), "token");
+        let reason = format!("has length {} for {tokens}", scores.len());
         return Err(file.wrong(key, reason));
     }
     if scores.iter().any(|score| score.is_nan()) {

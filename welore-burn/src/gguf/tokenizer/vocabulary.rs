@@ -2,6 +2,7 @@ use serde_json::{Map, Value};
 
 use super::super::error::GgufError;
 use super::super::file::GgufFile;
+use crate::words::number_of;
 
 /// The list of tokens.
 const TOKENS: &str = "tokenizer.ggml.tokens";
@@ -34,7 +35,8 @@ impl<'a> Vocabulary<'a> {
         if let Some(kinds) = kinds
             && kinds.len() != tokens.len()
         {
-            let reason = format!("has {} entries for {} tokens", kinds.len(), tokens.len());
+            let (kinds, tokens) = (kinds.len(), number_of(tokens.len(), "token"));
+            let reason = format!("has length {kinds} for {tokens}");
             return Err(file.wrong(key, reason));
         }
         Ok(Self { tokens, kinds })
@@ -105,7 +107,9 @@ impl SpecialTokens {
                 Some(id) if id < count => Ok(Some(id as u32)),
                 // -1, as older converters write it.
                 Some(id) if id == u64::from(u32::MAX) => Ok(None),
-                Some(id) => Err(file.wrong(&key, format!("is {id}, but there are {count} tokens"))),
+                Some(id) => {
+                    Err(file.wrong(&key, format!("is {id}, but the number of tokens is {count}")))
+                }
                 None => Ok(None),
             }
         };

@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::record::GradientRecord;
-use crate::artifact::Header;
+use crate::artifact::{Header, in_words};
 use crate::modules::{MatrixName, natural_order};
 
 const FORMAT: &str = "welore-gradients";
@@ -29,6 +29,7 @@ const ENERGY: f64 = 0.9;
 /// How the gradients of a run developed, matrix by matrix, and the ranks of the final weights: the
 /// file `gradients.json` of a run directory.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct GradientDynamics {
     format: String,
     version: u32,
@@ -38,6 +39,7 @@ pub struct GradientDynamics {
 
 /// How the gradient of one matrix developed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct MatrixDynamics {
     /// The matrix, as in [`GradientRecord`].
     pub name: MatrixName,
@@ -63,6 +65,7 @@ pub struct MatrixDynamics {
 
 /// How low-rank a weight is.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct WeightRank {
     /// Effective rank: the smallest number of singular values that hold 90% of the sum of all
     /// squares. The best approximation at this rank has a relative error of at most `√0.1`.
@@ -78,7 +81,7 @@ pub struct WeightRank {
 #[non_exhaustive]
 pub enum DynamicsError {
     /// Not JSON, or not of this layout.
-    #[error("not a summary of gradients: {0}")]
+    #[error("not a summary of gradients: {}", in_words(.0))]
     Json(#[from] serde_json::Error),
     /// Some other JSON file.
     #[error("not a summary of gradients: its format is `{0}`, not `{FORMAT}`")]

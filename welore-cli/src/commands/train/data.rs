@@ -43,6 +43,7 @@ pub struct Inputs {
 
 /// Where the data is, according to the arguments.
 pub fn source_of(args: &TrainStartArgs) -> Result<RunSource> {
+    check_names(args)?;
     match (&args.text, args.task, &args.data) {
         (Some(path), _, _) => Ok(RunSource::Text(path.clone())),
         (None, Some(name), Some(path)) => Ok(RunSource::Task { name, path: path.clone() }),
@@ -102,8 +103,14 @@ impl EvaluationData {
     fn again(run: &RunFile) -> Result<Self> {
         match (run.options.eval_every, &run.eval_text) {
             (0, _) => Ok(Self::Nothing),
-            (_, Some(path)) => Ok(Self::Text(read_documents(path)?)),
-            (_, None) if run.data.is_task() => Ok(TrainingData::read(&run.data)?.into_test()),
+            (_, Some(path)) => {
+                check_there(path)?;
+                Ok(Self::Text(read_documents(path)?))
+            }
+            (_, None) if run.data.is_task() => {
+                check_there(run.data.path())?;
+                Ok(TrainingData::read(&run.data)?.into_test())
+            }
             (_, None) => Ok(Self::Nothing),
         }
     }
@@ -160,6 +167,7 @@ fn rows_again(run: &RunFile, reader: &TextReader, dir: &Path) -> Result<TokenRow
     {
         return Ok(rows);
     }
+    check_there(run.data.path())?;
     let rows = TrainingData::read(&run.data)?.rows(reader, run.options.seq_len)?;
     if rows.digest() != run.data_digest {
         return Err(changed(run.data.path()));
@@ -169,7 +177,32 @@ fn rows_again(run: &RunFile, reader: &TextReader, dir: &Path) -> Result<TokenRow
 }
 
 fn changed(path: &Path) -> anyhow::Error {
-    WrongInput::new(format!("{} is not what the run began with", path.display())).into()
+    let message = format!("{} is not what the run began with", path.display());
+    WrongInput::with_hint(message, "restore it, or start a new run").into()
+}
+
+/// Checks that the data of a resumed run is still where it was.
+fn check_there(path: &Path) -> Result<()> {
+    if path.exists() {
+        return Ok(());
+    }
+    let message = format!("{}: the run began with this, and it is gone", path.display());
+    Err(WrongInput::with_hint(message, "put it back, or start a new run").into())
+}
+
+/// Checks that a run file, which is JSON, can name everything that a new run reads, before any work
+/// is done for it.
+fn check_names(args: &TrainStartArgs) -> Result<()> {
+    let makes_base = args.goal.target().is_some() || args.plan.is_some() || args.from_scratch;
+    let model = args.model.as_ref().filter(|_| !makes_base);
+    for path in [&args.text, &args.data, &args.eval_text].into_iter().flatten().chain(model) {
+        let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
+        if whole.to_str().is_none() {
+            let message = format!("{}: not UTF-8, which a run's paths must be", whole.display());
+            return Err(WrongInput::with_hint(message, "use another name or directory").into());
+        }
+    }
+    Ok(())
 }
 
 /// The same data under a path that does not depend on the working directory.
