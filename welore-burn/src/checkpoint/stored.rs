@@ -147,7 +147,7 @@ fn planned_forms(path: &Path) -> Result<Option<Vec<(MatrixName, Form)>>, Checkpo
     let broken = |reason: String| CheckpointError::Plan { path: path.into(), reason };
     let mut plan: Value =
         serde_json::from_slice(&text).map_err(|error| broken(in_words(&error)))?;
-    let matrices = plan["matrices"].as_array_mut();
+    let matrices = plan.get_mut("matrices").and_then(Value::as_array_mut);
     let matrices = matrices.ok_or_else(|| broken("it has no list of matrices".into()))?;
     let form = |value: &mut Value| -> Result<(MatrixName, Form), CheckpointError> {
         let entry =

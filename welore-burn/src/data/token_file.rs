@@ -5,7 +5,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::rows::{Span, TokenRows};
 use super::text::DataError;
-use crate::files::{FileError, LARGEST_TEXT, read_file, write_file};
+use crate::files::{FileError, LARGEST_TEXT, read_file, replace_file};
 
 /// Writes rows to a token file, so that a text is tokenized only once.
 ///
@@ -28,7 +28,7 @@ pub fn write_rows(path: impl AsRef<Path>, rows: &TokenRows) -> Result<(), FileEr
         ("rows", view(Dtype::U64, vec![rows.len(), 3], &spans)),
     ];
     let bytes = safetensors::serialize(tensors, None).expect("names and shapes are fine");
-    write_file(path, &bytes)
+    replace_file(path, &bytes)
 }
 
 /// Reads a token file.

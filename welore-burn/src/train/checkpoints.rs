@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use burn::module::{Module, ParamGroup};
@@ -10,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::error::TrainError;
 use super::options::TrainOptions;
 use super::score::Score;
-use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, write_file};
+use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, replace_file};
 use crate::words::number_of;
 
 /// How far a run has come. Together with the options this determines which rows come next, so no
@@ -179,7 +180,7 @@ impl Checkpoints {
         let mut digests = BTreeMap::new();
         for (file, bytes) in [(PARAMETERS, parameters), (OPTIMIZER, state)] {
             digests.insert(file.to_string(), blake3::hash(&bytes).to_hex().to_string());
-            write_file(path.join(file), &bytes).map_err(|error| match error {
+            replace_file(path.join(file), &bytes).map_err(|error| match error {
                 FileError::Io { source, .. } => io(&target.join(file), source),
                 other => other.into(),
             })?;
@@ -300,7 +301,7 @@ impl Checkpoints {
         let text = serde_json::to_vec_pretty(pointer)
             .expect("numbers, strings and maps of strings always serialize");
         for file in files {
-            write_file(self.dir.join(file), &text)?;
+            replace_file(self.dir.join(file), &text)?;
         }
         Ok(())
     }

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use serde_json::Value;
 
-use crate::files::{FileError, check_input, write_file};
+use crate::files::{FileError, check_input, replace_file};
 
 /// A file of a run to which JSON objects are appended, one per line.
 #[derive(Debug)]
@@ -34,7 +34,7 @@ impl Lines {
                     kept.push(b'\n');
                 }
             }
-            write_file(&path, &kept)?;
+            replace_file(&path, &kept)?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path).map_err(io())?;
         Ok(Self { path, file })

@@ -11,7 +11,7 @@ use super::error::TrainError;
 use super::options::TrainOptions;
 use crate::artifact::{Header, in_words};
 use crate::data::TaskKind;
-use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, write_file};
+use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, replace_file};
 use crate::named::named;
 
 /// The file of a run directory that describes the run.
@@ -232,7 +232,7 @@ impl RunFile {
             let reason = "one of its paths is not UTF-8";
             FileError::io(&path)(Error::new(ErrorKind::InvalidInput, reason))
         })?;
-        write_file(&path, text.as_bytes())
+        replace_file(&path, text.as_bytes())
     }
 
     /// Checks every option, by itself and with the others.

@@ -5,6 +5,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::preview_calibration;
+use welore_burn::files::check_staged;
 use welore_burn::model::open_model;
 
 use crate::args::{CalibrateArgs, Typed};
@@ -20,6 +21,7 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
     let started = Instant::now();
     check_artifact(Some(&args.output))?;
+    check_staged(&args.output)?;
     check_apart(Some(&args.output), [args.model.as_path(), args.text.as_path()])?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;

@@ -16,7 +16,7 @@ use welore_burn::spectrum::{Method, Norms};
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
-use crate::shared::artifacts::check_output;
+use crate::shared::artifacts::{check_output, in_target};
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::card::write_card;
 use crate::shared::compressing::{compressor, load_for_blocks};
@@ -68,10 +68,16 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
             note!("the matrices done so far are kept; run the same command again to continue");
             return Err(Interrupted.into());
         }
-        written => written?,
+        Err(error) => {
+            if output.keeps_work().is_some() {
+                note!("the matrices done so far are kept; the same command continues from them");
+            }
+            return Err(error.into());
+        }
+        Ok(report) => report,
     };
     let base = args.model.to_string_lossy();
-    write_card(output.path(), checkpoint.dir(), &base, &planned.plan)?;
+    in_target(write_card(output.path(), checkpoint.dir(), &base, &planned.plan), &output)?;
     output.commit()?;
     let known = Known::of(&bar, report.compressed.len());
     tell(&args, &planned, &report, started.elapsed().as_secs_f64())?;
@@ -107,6 +113,7 @@ impl Request {
         let model = models::directory_of(&args.model)?;
         let opened = open_model(&model, &host())?;
         check_output(&args.output, &model)?;
+        OutputDir::check_outside(&args.output, &inputs(args).collect::<Vec<_>>())?;
         let output = match args.dry_run {
             true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
             false => Some(OutputDir::resumable(&args.output, args.force)?),

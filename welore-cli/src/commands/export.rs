@@ -19,6 +19,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let model = models::directory_of(&args.model)?;
     let compressed = open_model(&model, &host())?.checkpoint;
     check_output(&args.output, &model)?;
+    OutputDir::check_outside(&args.output, &[&args.model])?;
     let size = merged_size(&compressed)?;
     check_space(&args.output, size.bytes)?;
     if args.dry_run {

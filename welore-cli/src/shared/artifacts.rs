@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use welore_burn::checkpoint::check_companions;
-use welore_burn::files::{LARGEST_ARTIFACT, check_writable, read_file, write_file};
+use welore_burn::files::{LARGEST_ARTIFACT, OutputDir, check_writable, read_file, write_file};
 
 use crate::failure::WrongInput;
 use crate::{format, models};
@@ -72,6 +72,14 @@ fn free_space(path: &Path) -> Option<u128> {
 #[cfg(not(unix))]
 fn free_space(_path: &Path) -> Option<u128> {
     None
+}
+
+/// Names the output directory in an error about a file that is still being prepared.
+pub fn in_target<T>(result: Result<T>, output: &OutputDir) -> Result<T> {
+    result.map_err(|error| match error.downcast() {
+        Ok(error) => output.name_target(error).into(),
+        Err(other) => other,
+    })
 }
 
 /// Names the file that an error is about.

@@ -39,7 +39,7 @@ pub fn write_new_model(
     let output = OutputDir::create(target, false)?;
     save_module(model, output.path(), dtype_of, DEFAULT_SHARD_BYTES, &mut Bar::default())
         .map_err(|error| error.about(&output))?;
-    copy_companions(from, output.path()).map_err(|error| output.name_target(error))?;
+    copy_companions(from, output.path()).map_err(|error| error.about(&output))?;
     if let Some((plan, how)) = compressed {
         write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
         write_tuned_card(output.path(), from, plan, how)?;

@@ -18,6 +18,7 @@ use super::size::check_training;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::{Compute, host};
 use crate::models;
+use crate::shared::artifacts::in_target;
 use crate::shared::card::write_card;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::of_model;
@@ -86,7 +87,7 @@ fn base_of(args: &TrainArgs, model: &Path, goal: Option<Goal>, dir: &Path) -> Re
     Compressor::new(&plan).directory(&opened.checkpoint, &output, &mut bar)?;
     bar.finish();
     let name = args.start.model.as_deref().unwrap_or(model).to_string_lossy();
-    write_card(output.path(), model, &name, &plan)?;
+    in_target(write_card(output.path(), model, &name, &plan), &output)?;
     output.commit()?;
     absolute_path(&dir.join("base"))
 }
