@@ -575,7 +575,7 @@ fn a_refusal_shows_a_short_target_that_can_be_reached() {
         .unwrap_err();
         let text = refused.to_string();
         let number = text
-            .split(": ")
+            .split("; ")
             .nth(1)
             .and_then(|text| text.split(' ').find(|word| word.starts_with("0.")));
         let number = number.unwrap_or_else(|| panic!("{text}")).to_string();

@@ -342,5 +342,5 @@ fn an_applied_reduction_is_written_into_the_plan_and_checked() {
     }
     let error = make_plan(&small(), &WeLore, &PlanOptions::to(Target::ErrApplied(0.9)));
     let error = error.unwrap_err().to_string();
-    assert_eq!(error, "applied ERR 0.9 is out of reach: applied ERR 0.6 is possible");
+    assert_eq!(error, "applied ERR 0.9 is out of reach; the nearest is applied ERR 0.6");
 }
