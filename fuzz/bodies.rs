@@ -136,14 +136,18 @@ pub fn spectra(data: &[u8]) -> bool {
         assert_eq!(values.len(), matrix.full_rank());
         assert!(values.windows(2).all(|pair| pair[0] >= pair[1]), "{matrix:?}");
     }
-    let half = spectra.model.bytes / 2;
-    for target in [Target::Err(0.5), Target::KeepParams(0.5), Target::MaxBytes(half)] {
-        for policy in <&'static dyn RankPolicy as Named>::all() {
-            let Ok(plan) = make_plan(&spectra, *policy, &PlanOptions::to(target)) else { continue };
+    let half = Target::MaxBytes(spectra.model.bytes / 2);
+    for target in [Target::Err(0.5), Target::ErrApplied(0.5), Target::KeepParams(0.5), half] {
+        for (index, policy) in <&'static dyn RankPolicy as Named>::all().iter().enumerate() {
+            let never_grow = index % 2 == 0;
+            let options = PlanOptions { never_grow, ..PlanOptions::to(target) };
+            let Ok(plan) = make_plan(&spectra, *policy, &options) else { continue };
+            assert!(!never_grow || plan.totals.growing == 0);
             check_plan(&plan);
             assert_eq!(plan.matrices.len(), spectra.matrices.len());
             let totals = &plan.totals;
             match target {
+                Target::ErrApplied(err) => assert!(totals.err_applied >= err - 1e-6, "{totals:?}"),
                 Target::KeepParams(share) => assert!(totals.keep_params <= share + 1e-9),
                 Target::MaxBytes(most) => assert!(totals.bytes_after <= most, "{totals:?}"),
                 _ => {}

@@ -15,12 +15,12 @@ const ALWAYS: [(&str, &str); 13] = [
     ),
     (
         "plan",
-        "err keep-params max-bytes output report json policy rank-multiple never-grow storage \
+        "err err-applied keep-params max-bytes output report json policy rank-multiple never-grow storage \
          include exclude",
     ),
     (
         "compress",
-        "plan err keep-params max-bytes output force dry-run shard-size report json policy \
+        "plan err err-applied keep-params max-bytes output force dry-run shard-size report json policy \
          rank-multiple never-grow storage method refine include exclude jobs max-memory",
     ),
     (
@@ -30,7 +30,7 @@ const ALWAYS: [(&str, &str); 13] = [
     ),
     (
         "train",
-        "resume output dry-run text task data plan err keep-params max-bytes from-scratch epochs \
+        "resume output dry-run text task data plan err err-applied keep-params max-bytes from-scratch epochs \
          trainable seq-len batch-size accumulate steps lr schedule warmup weight-decay clip \
          no-shuffle recompute save-every backend device dtype report json",
     ),

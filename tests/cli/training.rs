@@ -137,7 +137,7 @@ fn runs_that_cannot_start_are_refused_before_any_work() {
     sandbox.refuses(&SHORT.replace("--seq-len 32", "--seq-len 513"), "--seq-len");
     sandbox.write("short.txt", "Too short.");
     sandbox.refuses(&SHORT.replace("story.txt", "short.txt"), "short.txt");
-    sandbox.refuses(&SHORT.replace("--batch-size 2", "--batch-size 2000"), "2000 of one step");
+    sandbox.refuses(&SHORT.replace("--batch-size 2", "--batch-size 2000"), "one step takes 2000");
     sandbox.refuses(&SHORT.replace("--text story.txt", ""), "nothing to train on");
     sandbox.refuses(&format!("{SHORT} --patience 2"), "--patience");
     sandbox.refuses("train --resume model", "run.json");

@@ -134,8 +134,8 @@ fn text_that_cannot_do_is_refused_before_anything_is_computed() {
     let scratch = tempfile::tempdir().unwrap();
     let path = scratch.path().join("calibration");
     let refuse = |options| calibrated(&path, &options).unwrap_err();
-    let too_short = refuse(CalibrationOptions { seq_len: 128, windows: Some(0), ..options() });
-    assert!(matches!(too_short, CalibrationError::TooShort { .. }));
+    let none = refuse(CalibrationOptions { windows: Some(0), ..options() });
+    assert!(matches!(none, CalibrationError::NoWindows));
     let context = refuse(CalibrationOptions { seq_len: 513, ..options() });
     assert!(matches!(context, CalibrationError::Context { .. }));
     let little = refuse(CalibrationOptions { windows: Some(1), ..options() });

@@ -330,7 +330,7 @@ impl RankPolicy for Fixed {
         "fixed"
     }
     fn allocate(&self, _problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
-        Ok(Allocation { choices: self.0.clone(), threshold: None })
+        Ok(Allocation { choices: self.0.clone(), threshold: None, min_ratio: None })
     }
 }
 
@@ -404,9 +404,11 @@ fn policies_read_what_was_measured_of_a_matrix() {
     let mut spectra = small();
     spectra.matrices[1].measurements.insert("mark".into(), 1.0);
     let spectra = Spectra::from_json(&spectra.to_json()).unwrap();
-    let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(0.3) };
+    let options = PlanOptions { min_ratio: 0.1, ..PlanOptions::new(0.3) };
     let plan = make_plan(&spectra, &Marked, &options).unwrap();
     assert!(plan.matrices[0].is_low_rank() && !plan.matrices[1].is_low_rank());
+    assert_eq!(plan.min_ratio, 0.1, "what decided is stated");
+    assert_eq!(make_plan(&spectra, &Energy, &options).unwrap().min_ratio, 0.0);
 
     let mut broken = small();
     broken.matrices[0].measurements.insert("mark".into(), f64::INFINITY);

@@ -27,7 +27,10 @@ pub(crate) fn in_words(error: &serde_json::Error) -> String {
     let Some((found, expected)) = text.rsplit_once("expected ") else { return text };
     let word = expected.split(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     let plain = match word {
-        "usize" | "u8" | "u16" | "u32" | "u64" => "a whole number of at least 0",
+        "usize" | "u64" => "a whole number of at least 0",
+        "u8" => "a whole number from 0 to 255",
+        "u16" => "a whole number from 0 to 65535",
+        "u32" => "a whole number from 0 to 4294967295",
         "f32" | "f64" => "a number",
         "struct" | "map" | "internally" => "an object",
         "a" if expected.starts_with("a sequence") => "a list",

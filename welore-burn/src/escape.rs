@@ -56,7 +56,7 @@ pub fn markdown_code(text: &str) -> String {
 
 /// JSON within a script element of HTML, where only the end tag has to be escaped. It stays the same
 /// JSON.
-pub fn html(json: &str) -> String {
+pub fn script_json(json: &str) -> String {
     json.replace('<', "\\u003c")
 }
 
@@ -150,9 +150,9 @@ mod tests {
     }
 
     #[test]
-    fn html_is_the_same_json_without_tags() {
+    fn script_json_is_the_same_json_without_tags() {
         let json = serde_json::json!({ "name": "</script><b>" }).to_string();
-        let escaped = html(&json);
+        let escaped = script_json(&json);
         assert!(!escaped.contains('<'));
         assert_eq!(
             serde_json::from_str::<serde_json::Value>(&escaped).unwrap(),

@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -87,8 +88,7 @@ impl Budget {
     }
 }
 
-/// Bytes of memory of this machine, or of the control group that this process is in; `None` if the
-/// system does not tell.
+/// Bytes of memory of this machine or container; `None` if the system does not tell.
 pub fn machine_memory() -> Option<u64> {
     let total = || {
         let text = std::fs::read_to_string("/proc/meminfo").ok()?;
@@ -154,9 +154,10 @@ impl Workers {
         let (next, stop) = (AtomicUsize::new(0), AtomicBool::new(false));
         std::thread::scope(|scope| {
             let (sender, receiver) = channel();
+            let mut threads = Vec::new();
             for pool in self.pools.iter().take(count) {
                 let (sender, next, stop, work) = (sender.clone(), &next, &stop, &work);
-                scope.spawn(move || {
+                threads.push(scope.spawn(move || {
                     let _alarm = OnPanic(|| stop.store(true, Ordering::Relaxed));
                     pool.install(|| {
                         while !stop.load(Ordering::Relaxed) {
@@ -171,7 +172,7 @@ impl Workers {
                             }
                         }
                     });
-                });
+                }));
             }
             drop(sender);
             let _alarm = OnPanic(|| stop.store(true, Ordering::Relaxed));
@@ -179,6 +180,9 @@ impl Workers {
                 if done(index, result).is_break() {
                     stop.store(true, Ordering::Relaxed);
                 }
+            }
+            for thread in threads {
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic));
             }
         });
     }
@@ -424,7 +428,9 @@ mod tests {
         };
         let run = |spread: &dyn Fn()| {
             begun.store(0, Ordering::SeqCst);
-            std::panic::catch_unwind(std::panic::AssertUnwindSafe(spread)).unwrap_err();
+            let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(spread)).unwrap_err();
+            let words = panic.downcast::<String>().unwrap();
+            assert!(words.contains("panics on purpose"), "{words}");
             let begun = begun.load(Ordering::SeqCst);
             assert!(begun < 100, "{begun}");
         };

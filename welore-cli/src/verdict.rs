@@ -64,14 +64,16 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
 }
 
 /// The causes of an error on one line, outermost first. Most messages here contain that of their
-/// cause, which is then not repeated; some messages span several lines.
+/// cause, which is then not repeated, and say in plain words what is wrong with JSON; some messages
+/// span several lines.
 fn one_line(error: &anyhow::Error) -> String {
     let mut text = String::new();
-    for cause in error.chain().map(words_of) {
-        let cause = cause.split_whitespace().collect::<Vec<_>>().join(" ");
+    for cause in error.chain() {
+        let is_told = !text.is_empty() && cause.is::<serde_json::Error>();
+        let cause = words_of(cause).split_whitespace().collect::<Vec<_>>().join(" ");
         if text.is_empty() {
             text = cause;
-        } else if !text.contains(&cause) {
+        } else if !is_told && !text.contains(&cause) {
             text = format!("{text}: {cause}");
         }
     }

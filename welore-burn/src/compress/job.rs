@@ -137,7 +137,7 @@ impl<'w, 'a> Job<'w, 'a> {
                 let (piece, cost) = (&pieces[places[index]], costs[places[index]]);
                 // Also if the work is stopped: a finished piece need not be made again.
                 if let (Some(journal), Some(finished)) = (&mut *journal, &done.finished) {
-                    journal.note(finished)?;
+                    journal.note(finished, piece.steps() > 0)?;
                 }
                 errors.extend(done.relative_error.map(|error| (piece.name().to_string(), error)));
                 let (item, steps, operations) = (piece.name(), piece.steps(), cost.operations);
@@ -176,7 +176,7 @@ impl<'w, 'a> Job<'w, 'a> {
         let finished = write(piece, source, tensors, &content, &self.files)?;
         self.work.checkpoint.check_unchanged()?;
         if let Some(journal) = &mut self.journal {
-            journal.note(&finished)?;
+            journal.note(&finished, true)?;
         }
         self.errors.insert(piece.name().into(), made.relative_error);
         Ok(())

@@ -5,7 +5,7 @@ use safetensors::{Dtype, SafeTensors};
 
 use super::rows::{Span, TokenRows};
 use super::text::DataError;
-use crate::files::{FileError, LARGEST_TEXT, read_file, replace_file};
+use crate::files::{FileError, MappedFile, replace_file};
 
 /// Writes rows to a token file, so that a text is tokenized only once.
 ///
@@ -38,9 +38,9 @@ pub fn write_rows(path: impl AsRef<Path>, rows: &TokenRows) -> Result<(), FileEr
 /// [`DataError::Io`], and [`DataError::TokenFile`] for any other file.
 pub fn read_rows(path: impl AsRef<Path>) -> Result<TokenRows, DataError> {
     let path = path.as_ref();
-    // A token takes at least a byte of text and has four.
-    let bytes = read_file(path, 4 * LARGEST_TEXT)?;
-    parse(&bytes).ok_or_else(|| DataError::TokenFile { path: path.into() })
+    let nothing = std::io::ErrorKind::NotFound;
+    let file = MappedFile::open(path)?.ok_or_else(|| FileError::io(path)(nothing.into()))?;
+    parse(&file).ok_or_else(|| DataError::TokenFile { path: path.into() })
 }
 
 fn parse(bytes: &[u8]) -> Option<TokenRows> {

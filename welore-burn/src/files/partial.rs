@@ -327,12 +327,15 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// Records a finished part. From then on the directory also survives an error.
-    pub fn note(&mut self, part: &impl Serialize) -> Result<(), FileError> {
+    /// Records a finished part. From then on the directory also survives an error, if the part `took`
+    /// work to make.
+    pub fn note(&mut self, part: &impl Serialize, took: bool) -> Result<(), FileError> {
         FileError::check_sound(&self.path)?;
         let noted = line_of(part).and_then(|line| self.file.write_all(&line));
         noted.map_err(FileError::io(&self.path))?;
-        self.keep.set_parts(true);
+        if took {
+            self.keep.set_parts(true);
+        }
         Ok(())
     }
 }

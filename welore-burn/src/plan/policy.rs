@@ -36,7 +36,8 @@ pub struct PolicyReads {
     /// Whether every matrix must have been probed.
     pub probes: bool,
     /// Whether [`PlanOptions::min_ratio`](super::PlanOptions::min_ratio) decides which matrices
-    /// stay dense.
+    /// stay dense, as it does with [`RankProblem::remove_lowest`]. The command line refuses the
+    /// option for policies that do not say so.
     pub min_ratio: bool,
 }
 

@@ -20,6 +20,8 @@ pub struct Allocation {
     pub choices: Vec<Choice>,
     /// Ranks that score below this were removed, if a threshold was used.
     pub threshold: Option<f64>,
+    /// [`PlanOptions::min_ratio`], if it decided which matrices stay dense.
+    pub min_ratio: Option<f64>,
 }
 
 /// Rank and form of a matrix.
@@ -145,7 +147,7 @@ impl RankProblem<'_> {
             at[index] = to;
         }
         let choices = curves.iter().zip(at).map(|(curve, at)| curve.points[at].choice).collect();
-        Ok(Allocation { choices, threshold: None })
+        Ok(Allocation { choices, threshold: None, min_ratio: None })
     }
 
     /// Checks spectra and options: all their fields are public.
@@ -240,7 +242,7 @@ impl RankProblem<'_> {
             Choice { rank, form: self.options.form_at(spectrum, rank) }
         };
         let choices = self.spectra.matrices.iter().zip(exact).map(choice).collect();
-        Allocation { choices, threshold }
+        Allocation { choices, threshold, min_ratio: Some(self.options.min_ratio) }
     }
 
     /// Every rank, as its score and its matrix, in the order of removal: lowest score first, ties
@@ -324,7 +326,7 @@ impl Curve {
     fn new(spectrum: &MatrixSpectrum, losses: &[f64], options: &PlanOptions) -> Self {
         let full = spectrum.full_rank();
         let dense = options.cost(spectrum, Form::dense());
-        let is_smaller = |form: Form| form.parameters(spectrum.shape) < spectrum.parameters();
+        let grows = |form: Form| form.parameters(spectrum.shape) > spectrum.parameters();
         // A rank that costs as much as the dense matrix is useless.
         let mut points: Vec<Point> = (1..full)
             .filter(|rank| rank % options.rank_multiple == 0)
@@ -335,7 +337,7 @@ impl Curve {
             })
             .take_while(|point| point.cost < dense)
             // Ranks cost fewer ranks than the dense matrix, however large their factors are.
-            .take_while(|point| !options.never_grow || is_smaller(point.choice.form))
+            .take_while(|point| !(options.never_grow && grows(point.choice.form)))
             .collect();
         let choice = Choice { rank: full, form: Form::dense() };
         points.push(Point { cost: dense, loss: 0.0, choice });

@@ -19,7 +19,7 @@ pub fn make_plan(
     let problem = RankProblem { spectra, options };
     problem.check()?;
     check_spectra(spectra, policy)?;
-    let Allocation { choices, threshold } = policy.allocate(&problem)?;
+    let Allocation { choices, threshold, min_ratio } = policy.allocate(&problem)?;
     let impossible =
         |reason: String| PlanError::Allocation { policy: policy.name().into(), reason };
     let (chosen, asked) = (choices.len(), spectra.matrices.len());
@@ -39,7 +39,7 @@ pub fn make_plan(
     plan.target = Some(options.target);
     plan.threshold = threshold;
     // One that had no effect is not stated.
-    plan.min_ratio = if policy.reads().min_ratio { options.min_ratio } else { 0.0 };
+    plan.min_ratio = min_ratio.unwrap_or(0.0);
     plan.rank_multiple = options.rank_multiple;
     plan.never_grow = options.never_grow;
     Ok(plan)

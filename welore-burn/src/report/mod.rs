@@ -225,7 +225,7 @@ impl Report {
     /// The page as self-contained HTML.
     pub fn to_html(&self) -> String {
         let data = Value::Object(self.data.clone()).to_string();
-        TEMPLATE.replacen(PLACEHOLDER, &escape::html(&data), 1)
+        TEMPLATE.replacen(PLACEHOLDER, &escape::script_json(&data), 1)
     }
 }
 

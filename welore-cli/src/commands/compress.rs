@@ -113,9 +113,10 @@ impl Request {
         let model = models::directory_of(&args.model)?;
         let opened = open_model(&model, &host())?;
         check_output(&args.output, &model)?;
+        OutputDir::check_free(&args.output, args.force)?;
         OutputDir::check_outside(&args.output, &inputs(args).collect::<Vec<_>>())?;
         let output = match args.dry_run {
-            true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
+            true => None,
             false => Some(OutputDir::resumable(&args.output, args.force)?),
         };
         let compute = match computes(args, &recipe) {

@@ -19,6 +19,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let model = models::directory_of(&args.model)?;
     let compressed = open_model(&model, &host())?.checkpoint;
     check_output(&args.output, &model)?;
+    OutputDir::check_free(&args.output, args.force)?;
     OutputDir::check_outside(&args.output, &[&args.model])?;
     let size = merged_size(&compressed)?;
     check_space(&args.output, size.bytes)?;
@@ -50,7 +51,6 @@ pub fn run(args: ExportArgs) -> Result<()> {
 
 /// Shows what would be written.
 fn preview(args: &ExportArgs, size: ModelSize) -> Result<()> {
-    OutputDir::check_free(&args.output, args.force)?;
     if args.json {
         return output::print_json(&json!({
             "dry_run": true,
