@@ -263,7 +263,12 @@ class Campaign:
 
     def again(self, name, whole, seconds, last):
         """The same command must end as if nothing had happened."""
-        # A kill may come after the output has its name. Then there is nothing left to do.
+        # A kill may come after the output has its name. Then there is nothing left to do, but whatever
+        # the same command says, it removes what was left.
+        if self.shown() == whole and litter(self.case / "out"):
+            last = self.run("after", WRITERS[name], limit=max(SECONDS, 10 * seconds))
+            if last.code not in (0, 2):
+                return [(last, f"after: {last.kind()}")]
         if self.shown() != whole or WRITERS[name].startswith("train"):
             line = self.next_line(name) + (" --force" if name == "demo" else "")
             last = self.run("after", line, limit=max(SECONDS, 10 * seconds))

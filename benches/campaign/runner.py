@@ -137,9 +137,10 @@ def judge(outcome, hung, limit, sent, expected):
         say("message: longer than 2000 characters")
 
 
-# Not the same in every run: when and how fast, and the random ids of parameters in checkpoints.
-UNSTABLE = ("train.log", "lock", "checkpoints")
-TIMES = re.compile("second|memory|time")
+# Not the same in every run: when and how fast, the random ids of parameters in checkpoints, and what
+# compares gradients with those before a kill.
+UNSTABLE = ("train.log", "lock", "checkpoints", "gradients.json")
+TIMES = re.compile("second|memory|time|similarity")
 
 
 def tree(root):
@@ -156,7 +157,7 @@ def digest(path):
     if path.is_dir():
         return "directory"
     content = path.read_bytes()
-    if path.name == "metrics.jsonl":
+    if path.name in ("metrics.jsonl", "gradients.jsonl"):
         content = "\n".join(map(timeless, content.decode(errors="replace").splitlines())).encode()
     return hashlib.sha256(content).hexdigest()
 

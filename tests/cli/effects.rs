@@ -84,10 +84,21 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same, where only one option is without an effect.
-const IDLE_TOO: [(&str, &str); 5] = [
+const IDLE_TOO: [(&str, &str); 8] = [
     ("train model --text story.txt --trainable lora -o run", "track-gradients=2"),
     ("train model --text story.txt --err 0.5 --policy energy -o run", "min-ratio=0.2"),
     ("train model --text story.txt --eval-every 0 -o run", "eval-text=story.txt"),
+    (
+        "train model --text story.txt --seq-len 32 --batch-size 1 --trainable full --steps 4 \
+         --eval-text story.txt --eval-every 9 -o run",
+        "eval-windows=1",
+    ),
+    (
+        "train model --text story.txt --seq-len 32 --batch-size 1 --trainable full --steps 4 \
+         --eval-text story.txt -o run",
+        "patience=1",
+    ),
+    ("compare model --text story.txt --calibration seen --methods sequential", "dtype=bf16"),
     ("calibrate model --text story.txt -o seen --gradient-windows 0", "probe-windows=2"),
     (
         "compress model --keep-params 0.8 --calibrate story.txt --gradient-windows 0 \
@@ -160,6 +171,10 @@ fn mistakes_are_found_before_the_work_that_they_would_waste() {
         (format!("{calibrate} --calibration-seq-len 1"), "at least 2 tokens"),
         (format!("{calibrate} --method sequential --follow 2"), "--follow"),
         (format!("{calibrate} --refine 1 --refine-lr 0"), "--refine-lr"),
+        ("compare model --text nowhere.txt --calibrate story.txt".into(), "nowhere.txt"),
+        ("compare model --text story.txt --calibrate nowhere.txt --windows 0".into(), "window"),
+        (format!("{calibrate} --include nosuch"), "`nosuch`"),
+        ("train model --text nowhere.txt --err 0.5 --policy loss -o run".into(), "--policy loss"),
         (format!("{compare} --gradient-windows 0"), "--gradient-windows"),
         (format!("{compare} --methods svd/loss"), "policy loss"),
         (format!("{compare} --methods best/probed"), "probes"),

@@ -60,6 +60,20 @@ pub fn script_json(json: &str) -> String {
     json.replace('<', "\\u003c")
 }
 
+/// JSON whose texts show no control characters, which a terminal would obey. It stays the same JSON.
+pub fn json(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for char in json.chars() {
+        match char != '\n' && (char.is_control() || is_invisible(char)) {
+            true => char.encode_utf16(&mut [0; 2]).iter().for_each(|unit| {
+                escaped.push_str(&format!("\\u{unit:04x}"));
+            }),
+            false => escaped.push(char),
+        }
+    }
+    escaped
+}
+
 /// Text without line breaks and other control characters, in single spaces.
 fn one_line(text: &str) -> String {
     let words: Vec<&str> = text.split_whitespace().collect();
@@ -107,6 +121,17 @@ mod tests {
         let bidi = ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}');
         let others = ['\u{200b}', '\u{200d}', '\u{200e}', '\u{feff}', '\u{2028}', '\u{e0041}'];
         controls.chain(bidi).chain(others).collect()
+    }
+
+    #[test]
+    fn json_for_a_terminal_is_the_same_json() {
+        for char in hostile() {
+            let text = serde_json::to_string_pretty(&[format!("a{char}b\n")]).unwrap();
+            let shown = json(&text);
+            assert!(!shown.chars().any(|c| c != '\n' && (c.is_control() || is_invisible(c))));
+            let value = |text: &str| serde_json::from_str::<serde_json::Value>(text).unwrap();
+            assert_eq!(value(&shown), value(&text), "{char:?}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread::{self, Thread, ThreadId};
 
+use welore_burn::data::is_guarded;
 use welore_burn::progress::{Interrupted, Unsound, doubt_if};
 
 /// A mistake in the user's input that only this crate can detect.
@@ -99,6 +100,9 @@ pub fn keep_panics() {
 }
 
 fn keep(info: &PanicHookInfo<'_>) {
+    if is_guarded() {
+        return;
+    }
     let (panic, here) = (Panic::of(info), thread::current());
     let mut seen = seen();
     if seen.worker != Some(here.id()) && seen.stray.is_none() && !is_reported(&here) {

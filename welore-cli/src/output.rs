@@ -68,7 +68,7 @@ pub fn print_block(lines: &str) -> anyhow::Result<()> {
 
 /// Prints a result as JSON on stdout.
 pub fn print_json(value: &impl Serialize) -> anyhow::Result<()> {
-    print_block(&serde_json::to_string_pretty(value)?)
+    print_block(&escape::json(&serde_json::to_string_pretty(value)?))
 }
 
 /// Prints the next piece of a text that a model generates. A file or a pipe gets it as it is.

@@ -12,4 +12,5 @@ pub use rows::{TokenRow, TokenRows};
 pub use task::{Task, TaskError, TaskExample, TaskKind};
 pub use text::{DataError, TextTokenizer, read_text};
 pub use token_file::{read_rows, write_rows};
+pub use tokenizer_guard::is_guarded;
 pub(crate) use tokenizer_guard::load as load_tokenizer;

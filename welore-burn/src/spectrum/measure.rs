@@ -116,6 +116,18 @@ pub fn measure_checkpoint(
     Ok(spectra.measured_in(&options.norms))
 }
 
+/// Checks that a selection selects dense matrices of a checkpoint and each of its patterns matches.
+///
+/// # Errors
+///
+/// [`SpectrumError`], as [`measure_checkpoint`] would return it.
+pub fn check_selection(
+    checkpoint: &Checkpoint,
+    selection: &Selection,
+) -> Result<(), SpectrumError> {
+    checkpoint_matrices(checkpoint, selection).map(drop)
+}
+
 /// Measures matrices, as many at a time as the budget allows, and returns them in their order.
 /// `measure` also returns whether a matrix was known before.
 fn in_budget(

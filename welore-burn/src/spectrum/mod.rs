@@ -8,6 +8,8 @@ mod norms;
 mod roots;
 mod spectra;
 
-pub use measure::{MeasureOptions, SpectrumError, measure_checkpoint, measure_module};
+pub use measure::{
+    MeasureOptions, SpectrumError, check_selection, measure_checkpoint, measure_module,
+};
 pub use norms::{Method, Norms};
 pub use spectra::{MatrixSpectrum, ModelSize, PROBE, Spectra, SpectraError, SpectrumUnit};

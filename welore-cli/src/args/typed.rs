@@ -18,13 +18,12 @@ pub struct Typed(BTreeSet<String>);
 pub struct Rule {
     option: &'static str,
     works: bool,
-    only: &'static str,
+    why: &'static str,
 }
 
-/// The option has an effect if it `works`; otherwise the error says that it has one `only` with
-/// something else.
-pub const fn rule(option: &'static str, works: bool, only: &'static str) -> Rule {
-    Rule { option, works, only }
+/// The option has an effect if it `works`; otherwise the error says `why` it has none.
+pub const fn rule(option: &'static str, works: bool, why: &'static str) -> Rule {
+    Rule { option, works, why }
 }
 
 impl Typed {
@@ -50,8 +49,8 @@ impl Typed {
         let idle = |rule: &Rule| !rule.works && self.has(rule.option);
         let idle: Vec<Rule> = rules.into_iter().filter(idle).collect();
         let Some(first) = idle.first() else { return Ok(()) };
-        let same = idle.iter().filter(|rule| rule.only == first.only);
+        let same = idle.iter().filter(|rule| rule.why == first.why);
         let options: Vec<String> = same.map(|rule| format!("--{}", rule.option)).collect();
-        Err(WrongInput::new(format!("{}: {}", options.join(", "), first.only)).into())
+        Err(WrongInput::new(format!("{}: {}", options.join(", "), first.why)).into())
     }
 }

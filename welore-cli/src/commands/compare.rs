@@ -1,5 +1,6 @@
 //! `compare`: several ways to compress, side by side.
 
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -9,7 +10,7 @@ use serde::Serialize;
 use serde_json::json;
 use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
-use welore_burn::eval::{PerplexityOptions, perplexity};
+use welore_burn::eval::{PerplexityOptions, check_text, perplexity};
 use welore_burn::forms::Storage;
 use welore_burn::model::{Decoder, LanguageModel, load_model, open_model, projections};
 use welore_burn::modules::Selection;
@@ -17,9 +18,10 @@ use welore_burn::named::Named;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::Norms;
 
-use crate::args::{CompareArgs, ResourceArgs, Typed, Way, names};
-use crate::devices::Compute;
+use crate::args::{CompareArgs, ResourceArgs, Typed, Way, names, rule};
+use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
+use crate::shared::artifacts::in_file;
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::compressing::{compressor, load_for_blocks};
 use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
@@ -79,6 +81,8 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     let is_sequential = recipes.iter().any(|recipe| recipe.way.is_sequential);
     check_blocks(&args.blockwise, is_sequential, typed)?;
     typed.check(of_amount(args.calibrate.is_some()))?;
+    let in_f32 = is_sequential || args.blockwise.refine > 0;
+    typed.check([rule("dtype", !in_f32, "blocks are compressed and measured in f32")])?;
     if args.calibrate.is_some() {
         check_calibrating(&args.amount, &recipes, typed)?;
     }
@@ -88,13 +92,11 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     let scratch = Scratch::new(args.calibrate.is_some())?;
     let model = models::directory_of(&args.model)?;
     let compute = Compute::choose(args.compute.choice())?;
+    let texts = texts(&args, &model, compute.at_once())?;
     let started = Instant::now();
     let calibration = calibration(&args, &model, &compute, scratch.path())?;
     let calibration_seconds = started.elapsed().as_secs_f64();
     let loaded = load_model(&model, &compute.device, compute.dtype, &mut Bar::default())?;
-    let reader = TextReader::open(&model, &loaded.config)?;
-    let read = |path: &PathBuf| Ok(Text { path: path.clone(), tokens: reader.read(path)? });
-    let texts = args.text.iter().map(read).collect::<Result<Vec<_>>>()?;
     let (dense, checkpoint) = (loaded.model, loaded.checkpoint);
     let selection = projections(&dense);
     let comparison = Comparison { args: &args, checkpoint, selection, calibration, compute, texts };
@@ -105,6 +107,23 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     }
     rows.sort_by(|a, b| b.keep.total_cmp(&a.keep));
     print(&comparison, &rows, calibration_seconds)
+}
+
+/// The texts to measure perplexity on, after checking that this will work.
+fn texts(args: &CompareArgs, model: &Path, at_once: NonZeroUsize) -> Result<Vec<Text>> {
+    let opened = open_model(model, &host())?;
+    let reader = TextReader::open(model, &opened.config)?;
+    let read = |path: &PathBuf| {
+        let tokens = reader.read(path)?;
+        in_file(check_text(opened.skeleton(), &tokens, &measuring(args, at_once)), path)?;
+        Ok(Text { path: path.clone(), tokens })
+    };
+    args.text.iter().map(read).collect()
+}
+
+/// How perplexity is measured.
+fn measuring(args: &CompareArgs, at_once: NonZeroUsize) -> PerplexityOptions {
+    PerplexityOptions { seq_len: args.seq_len, windows: Some(args.windows), at_once }
 }
 
 fn calibration(
@@ -241,11 +260,7 @@ impl Comparison<'_> {
     }
 
     fn perplexities(&self, model: &impl LanguageModel) -> Result<Vec<f64>> {
-        let options = PerplexityOptions {
-            seq_len: self.args.seq_len,
-            windows: Some(self.args.windows),
-            at_once: self.compute.at_once(),
-        };
+        let options = measuring(self.args, self.compute.at_once());
         let measure = |text: &Text| {
             perplexity(model, &text.tokens, &options, &mut Bar::default())
                 .map(|measured| measured.perplexity)

@@ -11,7 +11,7 @@ use welore_burn::files::OutputDir;
 use welore_burn::model::{OpenedModel, open_model};
 use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
-use welore_burn::spectrum::{Method, Norms};
+use welore_burn::spectrum::{Method, Norms, check_selection};
 
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
@@ -33,8 +33,8 @@ use crate::{format, memory, models, output};
 /// Runs the command.
 pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
-    let scratch = Scratch::new(args.calibrate.is_some())?;
     // Everything that can be wrong is found before any work that would be lost.
+    let scratch = Scratch::new(args.calibrate.is_some())?;
     let request = Request::check(&args, typed)?;
     let calibration = request.calibration(&args, scratch.path())?;
     let norms = request.recipe.norms(calibration.as_ref())?;
@@ -64,8 +64,10 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     bar.finish();
     let report = match written {
         Err(error) if error.is_interruption() => {
+            if output.keeps_work().is_some() {
+                note!("the matrices done so far are kept; run the same command again to continue");
+            }
             output.suspend();
-            note!("the matrices done so far are kept; run the same command again to continue");
             return Err(Interrupted.into());
         }
         Err(error) => {
@@ -115,6 +117,13 @@ impl Request {
         check_output(&args.output, &model)?;
         OutputDir::check_free(&args.output, args.force)?;
         OutputDir::check_outside(&args.output, &inputs(args).collect::<Vec<_>>())?;
+        match &goal {
+            Goal::Given(plan) => check_plan(&opened.checkpoint, plan)?,
+            Goal::Target(..) => {
+                let selected = of_model(&args.selection, opened.skeleton())?;
+                check_selection(&opened.checkpoint, &selected)?;
+            }
+        }
         let output = match args.dry_run {
             true => None,
             false => Some(OutputDir::resumable(&args.output, args.force)?),
@@ -131,6 +140,9 @@ impl Request {
 
     /// The given calibration, or one of the given text, made in `scratch`.
     fn calibration(&self, args: &CompressArgs, scratch: &Path) -> Result<Option<Calibration>> {
+        if !reads_calibration(args, &self.recipe) {
+            return Ok(None);
+        }
         let (Some(text), Some(compute)) = (&args.calibrate, &self.compute) else {
             return open_calibration(args.method.calibration.as_deref());
         };
@@ -149,9 +161,15 @@ fn inputs(args: &CompressArgs) -> impl Iterator<Item = &Path> {
     [args.model.as_path()].into_iter().chain(files)
 }
 
+/// Whether a calibration is used, if there is one.
+fn reads_calibration(args: &CompressArgs, recipe: &Recipe) -> bool {
+    recipe.way.method != Method::Svd || args.blockwise.refine > 0
+}
+
 /// Whether the model is run, not only its weights decomposed.
 fn computes(args: &CompressArgs, recipe: &Recipe) -> bool {
-    args.calibrate.is_some() || recipe.way.is_sequential || args.blockwise.refine > 0
+    let calibrates = args.calibrate.is_some() && reads_calibration(args, recipe);
+    calibrates || recipe.way.is_sequential || args.blockwise.refine > 0
 }
 
 /// Checks that what was typed has an effect, and the options of methods.
@@ -163,14 +181,18 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<
     if calibrates {
         check_calibrating(&args.amount, [recipe], typed)?;
     }
-    let reads = recipe.way.method != Method::Svd || args.blockwise.refine > 0;
+    let reads = reads_calibration(args, recipe);
+    let unused = match args.plan.is_some() && args.method.method.is_none() {
+        true => "the plan was made without a calibration; give a --method to use one",
+        false => "--method svd does not use a calibration",
+    };
     let runs = computes(args, recipe);
     let only_if_run = "only where the model is run, to calibrate or to compress block by block";
     let in_f32 = "only with --calibrate; blocks are compressed in f32";
     typed.check([
         min_ratio(recipe.policy),
-        rule("calibration", reads, "--method svd does not use one"),
-        rule("calibrate", reads, "--method svd does not use a calibration"),
+        rule("calibration", reads, unused),
+        rule("calibrate", reads, unused),
         rule("no-cache", args.plan.is_none(), "nothing is measured for a given plan"),
         rule("backend", runs, only_if_run),
         rule("device", runs, only_if_run),

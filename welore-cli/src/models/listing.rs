@@ -20,7 +20,7 @@ const LONGEST_INDEX: u64 = 64 << 20;
 const MOST_COMPANIONS: u64 = 1 << 30;
 
 /// Beginnings of the names of files that belong to a model besides its weights.
-const COMPANIONS: [&str; 16] = [
+pub(super) const COMPANIONS: [&str; 16] = [
     CONFIG,
     PLAN_FILE,
     "generation_config.json",

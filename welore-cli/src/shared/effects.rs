@@ -41,8 +41,8 @@ pub fn of_amount(calibrates: bool) -> [Rule; 5] {
 pub fn of_blockwise(args: &BlockwiseArgs, is_sequential: bool) -> [Rule; 3] {
     let refines = args.refine > 0;
     [
-        rule("follow", is_sequential, "only with --method sequential"),
-        rule("fit-windows", is_sequential || refines, "only with --method sequential or --refine"),
+        rule("follow", is_sequential, "only with method sequential"),
+        rule("fit-windows", is_sequential || refines, "only with method sequential, or --refine"),
         rule("refine-lr", refines, "only with --refine"),
     ]
 }
@@ -56,8 +56,8 @@ pub fn check_calibrating<'a>(
     check_amount(amount, typed)?;
     for Recipe { way, policy, .. } in recipes {
         if way.method == Method::TwoSided && amount.gradient_windows == 0 {
-            let message = format!("--gradient-windows 0: --method {} needs gradients", way.name);
-            return Err(WrongInput::with_hint(message, "give more, or --method whitened").into());
+            let message = format!("--gradient-windows 0: method {} needs gradients", way.name);
+            return Err(WrongInput::with_hint(message, "give more, or method whitened").into());
         }
         if policy.reads().probes && amount.probe_windows == 0 {
             return Err(PlanError::NotProbed { policy: policy.name() }.into());

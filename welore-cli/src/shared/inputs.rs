@@ -1,19 +1,16 @@
 //! Outputs must not replace inputs.
 
-use std::fs::File;
-use std::io::Read;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::checkpoint::PLAN_FILE;
 
 use crate::failure::WrongInput;
+use crate::models::{is_artifact, is_model_part};
 
-/// How much of a file is read to see what it is.
-const BEGINNING: u64 = 4096;
-
-/// Refuses an output file that is one of the inputs, or a file in a directory that is one. Pages,
-/// spectra and plans that an earlier command left in such a directory can be replaced.
+/// Refuses an output file that is one of the inputs, that is a file in a directory that is one, or
+/// that would become a part of a model there. Pages, spectra, calibrations and plans that an earlier
+/// command left in such a directory can be replaced.
 ///
 /// # Errors
 ///
@@ -22,41 +19,43 @@ pub fn check_apart<'a>(
     output: Option<&Path>,
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
-    // Neither an output that does not exist yet nor a device is replaced.
     let Some(output) = output else { return Ok(()) };
-    let Ok(place) = output.canonicalize() else { return Ok(()) };
-    if !place.is_file() {
+    // A device is not replaced.
+    if output.exists() && !output.is_file() {
         return Ok(());
     }
+    let Some(place) = place_of(output) else { return Ok(()) };
+    let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
     for input in inputs {
         // A model of the Hub is no path.
         let Ok(input_place) = input.canonicalize() else { continue };
-        let message = match place == input_place {
-            true => format!("{} is an input of this command", output.display()),
-            false if place.starts_with(&input_place) && !is_artifact(&place) => {
-                format!("{} is a file of {}", output.display(), input.display())
-            }
-            false => continue,
+        let message = if place == input_place {
+            format!("{} is an input of this command", output.display())
+        } else if place.parent() == Some(&input_place) && is_model_part(&name) {
+            format!("{} would be a part of the model in {}", output.display(), input.display())
+        } else if place.starts_with(&input_place) && place.is_file() && !is_free(&place, &name) {
+            format!("{} is a file of {}", output.display(), input.display())
+        } else {
+            continue;
         };
         return Err(WrongInput::with_hint(message, "give the output another name").into());
     }
     Ok(())
 }
 
-/// Whether an existing file is a page, spectra or a plan, and not the plan of a compressed model.
-fn is_artifact(path: &Path) -> bool {
-    let mut text = Vec::new();
-    let read = File::open(path).and_then(|file| file.take(BEGINNING).read_to_end(&mut text));
-    if read.is_err() || path.file_name().is_some_and(|name| name == PLAN_FILE) {
-        return false;
-    }
-    let text = String::from_utf8_lossy(&text).to_lowercase();
-    let formats = ["\"welore-spectra\"", "\"welore-plan\""];
-    let is_json = text.trim_start().starts_with('{') && formats.iter().any(|f| text.contains(f));
-    text.trim_start().starts_with("<!doctype html") || is_json
+/// Where a file is or would be, with all links resolved.
+pub fn place_of(path: &Path) -> Option<PathBuf> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    let parent = parent.unwrap_or(Path::new("."));
+    path.canonicalize().ok().or_else(|| Some(parent.canonicalize().ok()?.join(path.file_name()?)))
 }
 
-#[cfg(test)]
+/// Whether a file in an input directory may be replaced.
+fn is_free(place: &Path, name: &str) -> bool {
+    name != PLAN_FILE && is_artifact(place)
+}
+
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
@@ -79,9 +78,16 @@ mod tests {
             let inputs = inputs.iter().map(|input| input.as_path());
             check_apart(Some(&path(output)), inputs).is_err()
         };
-        for output in
-            ["text", "link", "model/../text", "model/config.json", "model/welore_plan.json"]
-        {
+        for output in [
+            "text",
+            "link",
+            "model/../text",
+            "model/config.json",
+            "model/welore_plan.json",
+            "model/generation_config.json",
+            "model/more.safetensors",
+            "model/../model/tokenizer.json",
+        ] {
             assert!(refused(output), "{output}");
         }
         for output in ["other", "model/new", "model/page.html", "model/spectra.json", "org/name"] {

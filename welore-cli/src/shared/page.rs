@@ -9,7 +9,7 @@ use welore_burn::files::write_file;
 use welore_burn::report::{Report, ReportModel};
 
 use super::artifacts::{check_artifact, read_artifact};
-use super::inputs::check_apart;
+use super::inputs::{check_apart, place_of};
 use super::{card, gradients};
 use crate::args::PageArgs;
 use crate::failure::WrongInput;
@@ -27,7 +27,7 @@ pub fn check_page<'a>(
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
     let Some(path) = &args.report else { return Ok(()) };
-    if output == Some(path.as_path()) {
+    if output.is_some_and(|output| output == path || place_of(output) == place_of(path)) {
         let message = format!("{}: both the output and the --report page", path.display());
         return Err(WrongInput::with_hint(message, "give the page another name").into());
     }

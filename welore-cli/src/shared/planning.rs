@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
-use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target, make_plan};
+use welore_burn::plan::{PlanOptions, PolicyReads, RankPlan, RankPolicy, Target, make_plan};
 use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit};
 
 use super::artifacts::{in_file, read_artifact};
@@ -55,6 +55,13 @@ impl Goal {
                 Ok(Some(Self::Given(plan.into())))
             }
             (None, Some(target)) => {
+                let reads = args.policy.map(|policy| (policy.name(), policy.reads()));
+                if let Some((policy, PolicyReads { unit: Some(_), .. })) = reads {
+                    let message = format!("--policy {policy} needs a calibration");
+                    let hint =
+                        "`welore-cli compress --calibration FILE` first, then train what it wrote";
+                    return Err(WrongInput::with_hint(message, hint).into());
+                }
                 let recipe = Recipe::choose(&MethodArgs::default(), args, false)?;
                 Ok(Some(Self::Target(recipe.plan_options(target, args)?, recipe.policy)))
             }

@@ -1,5 +1,6 @@
 //! Temporary files.
 
+use std::fs::{self, File};
 use std::path::Path;
 
 use anyhow::Result;
@@ -8,9 +9,14 @@ use welore_burn::files::FileError;
 
 use crate::failure::WrongInput;
 
+const PREFIX: &str = "welore-scratch-";
+
+/// A file that is locked as long as its directory is in use.
+const LOCK: &str = "lock";
+
 /// A directory for temporary files, if the command needs one. It is removed on drop.
 #[derive(Debug)]
-pub struct Scratch(Option<TempDir>);
+pub struct Scratch(Option<(TempDir, File)>);
 
 impl Scratch {
     /// Creates the directory if it is `needed`.
@@ -31,15 +37,48 @@ impl Scratch {
             let hint = format!("set {variable} to a directory that exists");
             return Err(WrongInput::with_hint(message, hint).into());
         }
-        let made = tempfile::tempdir_in(&place).map_err(|error| {
-            // The error itself names a file that nobody knows.
-            FileError::io(&place)(std::io::Error::from(error.kind()))
-        })?;
-        Ok(Self(Some(made)))
+        sweep(&place);
+        // The error itself names a file that nobody knows.
+        let io = |error: std::io::Error| FileError::io(&place)(error.kind().into());
+        let made = tempfile::Builder::new().prefix(PREFIX).tempdir_in(&place).map_err(io)?;
+        let lock = File::create(made.path().join(LOCK)).map_err(io)?;
+        // Where nothing can be locked, nothing is swept either.
+        let _ = lock.try_lock();
+        Ok(Self(Some((made, lock))))
     }
 
     /// The directory; an empty path if none was needed.
     pub fn path(&self) -> &Path {
-        self.0.as_ref().map_or(Path::new(""), TempDir::path)
+        self.0.as_ref().map_or(Path::new(""), |(dir, _)| dir.path())
+    }
+}
+
+/// Removes what killed processes left. Failures are for the next one.
+fn sweep(place: &Path) {
+    for entry in fs::read_dir(place).into_iter().flatten().flatten() {
+        let is_ours = entry.file_name().to_string_lossy().starts_with(PREFIX);
+        let lock = is_ours.then(|| File::open(entry.path().join(LOCK)).ok()).flatten();
+        if lock.is_some_and(|lock| lock.try_lock().is_ok()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_killed_processes_left_is_removed() {
+        let place = tempfile::tempdir().unwrap();
+        let dir = |name: &str| place.path().join(format!("{PREFIX}{name}"));
+        for name in ["killed", "in-use", "new"] {
+            fs::create_dir(dir(name)).unwrap();
+        }
+        File::create(dir("killed").join(LOCK)).unwrap();
+        let used = File::create(dir("in-use").join(LOCK)).unwrap();
+        used.try_lock().unwrap();
+        sweep(place.path());
+        assert!(!dir("killed").exists() && dir("in-use").exists() && dir("new").exists());
     }
 }

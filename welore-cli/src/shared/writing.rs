@@ -12,6 +12,7 @@ use welore_burn::files::{OutputDir, write_file};
 use welore_burn::modules::MatrixName;
 use welore_burn::plan::RankPlan;
 
+use super::artifacts::in_target;
 use super::card::write_tuned_card;
 use crate::terminal::Bar;
 
@@ -41,8 +42,9 @@ pub fn write_new_model(
         .map_err(|error| error.about(&output))?;
     copy_companions(from, output.path()).map_err(|error| error.about(&output))?;
     if let Some((plan, how)) = compressed {
-        write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
-        write_tuned_card(output.path(), from, plan, how)?;
+        write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())
+            .map_err(|error| output.name_target(error))?;
+        in_target(write_tuned_card(output.path(), from, plan, how), &output)?;
     }
     Ok(output.commit()?)
 }

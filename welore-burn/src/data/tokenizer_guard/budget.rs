@@ -116,6 +116,15 @@ pub(super) fn bounded<T>(bytes: usize, work: impl FnOnce() -> T) -> Result<T, St
     result.map_err(|panic| reason(panic.as_ref()))
 }
 
+/// Whether a call into the tokenizers crate is in progress on this thread. A panic in it becomes an
+/// error.
+pub fn is_guarded() -> bool {
+    let budget = BUDGET.take();
+    let is_guarded = budget.is_some();
+    BUDGET.set(budget);
+    is_guarded
+}
+
 /// The same for a call that may fail.
 ///
 /// # Errors

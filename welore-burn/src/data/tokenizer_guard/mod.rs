@@ -26,6 +26,7 @@ use serde_json::{Map, Value};
 use tokenizers::{ModelWrapper, PostProcessorWrapper, TokenizerBuilder, TokenizerImpl};
 
 pub(super) use self::budget::guarded;
+pub use self::budget::is_guarded;
 use self::budget::{bounded, short};
 use self::decoder::Decoding;
 use self::normalizer::Normalizing;

@@ -13,7 +13,7 @@ use welore_burn::spectrum::Norms;
 use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run};
 
 use super::place::check_free;
-use super::request::{Request, check_context, with_epochs};
+use super::request::{Request, check_context, check_evaluations, with_epochs};
 use super::scratch::described_model;
 use super::size::check_training;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
@@ -51,6 +51,7 @@ impl Preview {
         check_companions(&model)?;
         let rows = data.rows(&TextReader::open(&model, &config)?, options.seq_len)?;
         let options = with_epochs(&args.start, options, rows.len());
+        check_evaluations(&options, typed)?;
         let evaluated = source.is_task() || args.start.eval_text.is_some();
         check_run(&options, evaluated, args.start.eval_windows)?;
         let (skeleton, plan) = skeleton(args, &model, goal)?;

@@ -1,11 +1,12 @@
 //! The request for a new run, with all checks that take little time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::data::read_documents;
 use welore_burn::model::DecoderConfig;
 use welore_burn::named::Named;
+use welore_burn::plan::read_plan;
 use welore_burn::train::{Precision, RUN_FILE, RunSource, ScheduleKind, TrainOptions, Trainable};
 
 use super::data::{TrainingData, source_of};
@@ -38,6 +39,7 @@ impl Request {
     /// Checks the arguments of a new run, and reads its data.
     pub fn check(args: &TrainArgs, typed: &Typed) -> Result<Self> {
         let start = &args.start;
+        models::check_outside_cache(start.output.as_deref().unwrap_or(Path::new("")))?;
         let Some(model) = &start.model else { unreachable!("clap asks for MODEL") };
         let source = source_of(start)?;
         let options = start.options.over(&defaults(start));
@@ -65,6 +67,10 @@ impl Request {
             true => described_in(&models::configuration_of(model)?).into(),
             false => models::directory_of(model)?,
         };
+        if !start.from_scratch {
+            // It goes with the resulting model.
+            read_plan(&model)?;
+        }
         let dtype = args.compute.dtype.unwrap_or_default();
         Ok(Self { model, source, data, eval_text, dtype, options, goal })
     }
@@ -99,6 +105,21 @@ pub fn with_epochs(args: &TrainStartArgs, mut options: TrainOptions, rows: usize
         options.eval_every = options.steps;
     }
     options
+}
+
+/// Checks that typed options on evaluations have an effect in a run of this many steps.
+pub fn check_evaluations(options: &TrainOptions, typed: &Typed) -> Result<()> {
+    let count = options.steps.checked_div(options.eval_every).unwrap_or(0);
+    let evaluates = options.eval_every == 0 || count > 0;
+    let never = "nothing is evaluated, because --eval-every is more than the steps of the run";
+    let can_end = options.patience.is_none_or(|patience| patience < count);
+    let too_few = "the run has too few evaluations to end early";
+    typed.check([
+        rule("eval-every", evaluates, never),
+        rule("eval-text", evaluates, never),
+        rule("eval-windows", evaluates, never),
+        rule("patience", can_end, too_few),
+    ])
 }
 
 /// Checks that what was typed has an effect.

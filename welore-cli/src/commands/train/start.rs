@@ -12,12 +12,11 @@ use welore_burn::train::{RunFile, model_digest};
 
 use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
-use super::request::{Request, check_context, with_epochs};
+use super::request::{Request, check_context, check_evaluations, with_epochs};
 use super::scratch::{described_model, random_model};
 use super::size::check_training;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::{Compute, host};
-use crate::models;
 use crate::shared::artifacts::in_target;
 use crate::shared::card::write_card;
 use crate::shared::planning::Goal;
@@ -35,7 +34,6 @@ pub struct Started {
 
 /// Puts everything that training needs into a new run directory.
 pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path, compute: &Compute) -> Result<Started> {
-    models::check_outside_cache(dir)?;
     let request = Request::check(args, typed)?;
     // Checked here because compressing comes first and may take long.
     check_context(args, request.options.seq_len, &read_config(&request.model)?)?;
@@ -45,11 +43,16 @@ pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path, compute: &Compute) -> 
         check_training(&config.init(&host()), &request.options, compute)?;
     }
     let place = NewPlace::create(dir)?;
-    let (run, inputs) = prepare(args, request, dir)?;
+    let (run, inputs) = prepare(args, typed, request, dir)?;
     Ok(Started { place, run, inputs })
 }
 
-fn prepare(args: &TrainArgs, request: Request, dir: &Path) -> Result<(RunFile, Inputs)> {
+fn prepare(
+    args: &TrainArgs,
+    typed: &Typed,
+    request: Request,
+    dir: &Path,
+) -> Result<(RunFile, Inputs)> {
     let Request { model, source, data, eval_text, dtype, options, goal } = request;
     let base = match args.start.from_scratch {
         true => random_model(&model, options.seed, dir)?,
@@ -60,6 +63,7 @@ fn prepare(args: &TrainArgs, request: Request, dir: &Path) -> Result<(RunFile, I
     let rows = data.rows(&reader, options.seq_len)?;
     data::keep(&rows, dir)?;
     let options = with_epochs(&args.start, options, rows.len());
+    check_evaluations(&options, typed)?;
     let (base_digest, source) = (model_digest(&base)?, data::absolute(source)?);
     let mut run = RunFile::new(base, base_digest, source, rows.digest(), options);
     run.eval_text = args.start.eval_text.as_deref().map(absolute_path).transpose()?;
