@@ -420,3 +420,15 @@ fn a_file_that_is_no_model_is_called_what_it_is() {
         }
     }
 }
+
+#[test]
+fn endless_names_do_not_make_endless_messages() {
+    let sandbox = Sandbox::new();
+    let name = "x".repeat(100_000);
+    sandbox.edit_json("model/config.json", |config| config["model_type"] = name.clone().into());
+    let message = sandbox.refuses(EVAL, "model_type");
+    assert!(message.chars().count() < 1100, "{} characters", message.len());
+    sandbox.write("plan.json", format!("{{\"format\": \"{name}\", \"version\": 3}}"));
+    let message = sandbox.refuses("compress model --plan plan.json -o out", "plan.json");
+    assert!(message.chars().count() < 1100, "{} characters", message.len());
+}

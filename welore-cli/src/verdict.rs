@@ -77,7 +77,20 @@ fn one_line(error: &anyhow::Error) -> String {
             text = format!("{text}: {cause}");
         }
     }
-    text
+    shortened(&text)
+}
+
+/// Characters of the longest message. Files from strangers may have names without an end.
+const LONGEST: usize = 1000;
+
+/// A message that is too long, without its middle.
+fn shortened(text: &str) -> String {
+    let chars: Vec<char> = text.chars().collect();
+    if chars.len() <= LONGEST {
+        return text.into();
+    }
+    let (start, end) = (&chars[..LONGEST * 3 / 4], &chars[chars.len() - LONGEST / 4..]);
+    start.iter().chain(&[' ', '…', ' ']).chain(end).collect()
 }
 
 /// The message of a cause, with the library's options named by their flags.
