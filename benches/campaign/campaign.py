@@ -73,7 +73,7 @@ FORMATS = [
     ("out/run/checkpoints/step-*/trainable.bpk", mutations.octets, RESUME),
     ("out/run/checkpoints/step-*/optimizer.bpk", mutations.octets, RESUME),
     ("in/settings.toml", mutations.toml, ["compress in/model --config in/settings.toml -o out/low",
-                                          "train in/model --err 0.7 --text in/story.txt --config in/settings.toml -o out/run"]),
+                                          "train in/model --err 0.7 --text in/story.txt --steps 2 --warmup 0 --config in/settings.toml -o out/run"]),
     *((f"in/{name}", mutations.json_lines if name.endswith("l") else mutations.json_file,
        [f"eval in/model --task {name.split('.')[0]} --data in/{name}",
         f"train in/model --err 0.7 --task {name.split('.')[0]} --data in/{name} --seq-len 64 --batch-size 1 "
