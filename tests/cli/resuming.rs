@@ -166,7 +166,8 @@ fn start_that_was_killed_can_be_made_again() {
     fs::create_dir_all(sandbox.path("run/.welore-1.partial")).unwrap();
     sandbox.write("run/.welore-1.partial/config.json", "half");
     sandbox.write("run/.welore-2", "half");
-    sandbox.write("run/lock", "");
+    // As a full disk cuts it short.
+    sandbox.write("run/lock", "a run of we");
     sandbox.refuses(RESUME, "run is not a run: it has no run.json");
     sandbox.write("run/note.txt", "mine");
     sandbox.refuses(SHORT, "run exists and is not empty");

@@ -451,7 +451,7 @@ mod tests {
         let work = |index: usize| {
             most.fetch_max(alive.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             // Every seventh piece is slow, and all others finish before it.
-            std::thread::sleep(std::time::Duration::from_millis(if index % 7 == 0 {
+            std::thread::sleep(std::time::Duration::from_millis(if index.is_multiple_of(7) {
                 20
             } else {
                 0

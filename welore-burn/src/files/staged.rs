@@ -68,6 +68,7 @@ impl StagedFile {
 
     /// Moves a file of the directory to its place.
     pub fn commit(self, file: &str) -> Result<(), FileError> {
+        FileError::check_sound(&self.named)?;
         let io = || FileError::io(&self.named);
         fs::rename(self.dir().join(file), &self.target).map_err(io())?;
         sync_dir(&parent_of(&self.target))

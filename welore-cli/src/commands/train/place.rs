@@ -131,8 +131,8 @@ pub fn check_free(dir: &Path) -> Result<()> {
 
 /// Whether an entry is the lock of a run.
 fn is_lock(entry: &DirEntry) -> bool {
-    let is_one =
-        || fs::read(entry.path()).is_ok_and(|mark| mark.is_empty() || mark == MARK.as_bytes());
+    // A full disk may have cut the mark short.
+    let is_one = || fs::read(entry.path()).is_ok_and(|mark| MARK.as_bytes().starts_with(&mark));
     entry.file_name() == LOCK && entry.metadata().is_ok_and(|found| found.is_file()) && is_one()
 }
 
