@@ -56,7 +56,8 @@ impl RankPolicy for Giving {
 
 #[test]
 fn scores_and_losses_that_cannot_be_are_refused_with_the_matrix() {
-    let given: [(fn(usize) -> Vec<f64>, &str); 7] = [
+    type Given = fn(usize) -> Vec<f64>;
+    let given: [(Given, &str); 7] = [
         (|full| vec![1.0; full - 1], "2 "),
         (|full| vec![1.0; full + 1], "4 "),
         (|_| vec![], "0 "),
@@ -79,7 +80,8 @@ fn scores_and_losses_that_cannot_be_are_refused_with_the_matrix() {
 
 #[test]
 fn spectra_that_were_changed_since_their_check_are_refused() {
-    let edits: [(fn(&mut Spectra), &str); 5] = [
+    type Edit = fn(&mut Spectra);
+    let edits: [(Edit, &str); 5] = [
         (|spectra| spectra.matrices.clear(), "no matrix"),
         (|spectra| spectra.matrices[0].singular_values.clear(), "`a`: 0 singular values"),
         (|spectra| spectra.matrices[1].singular_values[0] = f64::NAN, "`b`"),

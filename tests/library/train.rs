@@ -469,7 +469,8 @@ fn run_with_best(dir: &Path, meddle: impl Fn(&Path)) -> Result<(), TrainError> {
 #[test]
 fn no_checkpoint_is_removed_unless_the_files_that_name_them_can_be_read() {
     type Meddle = fn(&Path);
-    let cases: [(Meddle, fn(&TrainError) -> bool); 4] = [
+    type IsMeant = fn(&TrainError) -> bool;
+    let cases: [(Meddle, IsMeant); 4] = [
         (
             |best| std::fs::write(best, "{ half").unwrap(),
             |e| matches!(e, TrainError::Broken { .. }),
