@@ -300,7 +300,7 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`FileError::Changed`].
+    /// [`FileError::Changed`](crate::files::FileError::Changed).
     pub fn check_unchanged(&self) -> Result<(), CheckpointError> {
         Ok(self.shards.iter().try_for_each(|shard| shard.map.check_unchanged())?)
     }
