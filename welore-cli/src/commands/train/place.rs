@@ -1,10 +1,11 @@
 //! The directory of a run: created, locked, and cleaned up if the run never begins.
 
 use std::fs::{self, DirEntry, File, TryLockError};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::files::{FileError, is_temporary};
+use welore_burn::files::{FileError, is_temporary, read_file};
 use welore_burn::train::{GRADIENTS_FILE, RUN_FILE};
 
 use crate::failure::WrongInput;
@@ -23,7 +24,7 @@ const MADE: [&str; 6] =
 /// the lock when the process ends, however it ends.
 #[derive(Debug)]
 pub struct Place {
-    _lock: File,
+    lock: File,
 }
 
 impl Place {
@@ -36,16 +37,41 @@ impl Place {
     }
 
     fn lock(dir: &Path, path: &Path) -> Result<Self> {
-        let file =
-            File::options().create(true).append(true).open(path).map_err(FileError::io(path))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _lock: file }),
+        // What is in it stays until it is locked. Windows locks no file that is only appended to.
+        let mut options = File::options();
+        options.read(true).write(true).create(true).truncate(false);
+        let lock = options.open(path).map_err(FileError::io(path))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { lock }),
             Err(TryLockError::WouldBlock) => {
                 let message = format!("{}: another process is working on this run", dir.display());
                 Err(WrongInput::new(message).into())
             }
             Err(TryLockError::Error(source)) => Err(FileError::io(path)(source).into()),
         }
+    }
+
+    /// Marks the directory as that of a new run, through the lock itself: on Windows nothing else
+    /// can write to it.
+    fn mark(&mut self) -> io::Result<()> {
+        self.lock.set_len(0)?;
+        self.lock.write_all(MARK.as_bytes())
+    }
+}
+
+/// What a lock contains: its mark, if the system does not let it be read while a process holds it,
+/// as Windows does. `None` if it is no lock of a run.
+fn mark_in(lock: &Path) -> Option<Vec<u8>> {
+    /// `ERROR_LOCK_VIOLATION`
+    const LOCKED: i32 = 33;
+    match read_file(lock, MARK.len() as u64) {
+        Ok(mark) => Some(mark),
+        Err(FileError::Io { source, .. })
+            if cfg!(windows) && source.raw_os_error() == Some(LOCKED) =>
+        {
+            Some(MARK.into())
+        }
+        Err(_) => None,
     }
 }
 
@@ -72,8 +98,8 @@ impl NewPlace {
         fs::create_dir_all(dir).map_err(FileError::io(dir))?;
         // Of two processes that start at the same time, one stops here.
         let lock = dir.join(LOCK);
-        let place = Place::lock(dir, &lock)?;
-        fs::write(&lock, MARK).map_err(FileError::io(&lock))?;
+        let mut place = Place::lock(dir, &lock)?;
+        place.mark().map_err(FileError::io(&lock))?;
         // The other one may be finished by now.
         check_free(dir)?;
         clear(dir);
@@ -112,7 +138,7 @@ pub fn check_free(dir: &Path) -> Result<()> {
         return refuse(message, "give another directory".into());
     }
     let entries = || fs::read_dir(dir).into_iter().flatten().flatten();
-    let has_begun = fs::read(dir.join(LOCK)).is_ok_and(|mark| mark == MARK.as_bytes());
+    let has_begun = mark_in(&dir.join(LOCK)).is_some_and(|mark| mark == MARK.as_bytes());
     let has_run = dir.join(RUN_FILE).symlink_metadata().is_ok();
     let is_left = |entry: &DirEntry| {
         let name = entry.file_name();
@@ -132,7 +158,7 @@ pub fn check_free(dir: &Path) -> Result<()> {
 /// Whether an entry is the lock of a run.
 fn is_lock(entry: &DirEntry) -> bool {
     // A full disk may have cut the mark short.
-    let is_one = || fs::read(entry.path()).is_ok_and(|mark| MARK.as_bytes().starts_with(&mark));
+    let is_one = || mark_in(&entry.path()).is_some_and(|mark| MARK.as_bytes().starts_with(&mark));
     entry.file_name() == LOCK && entry.metadata().is_ok_and(|found| found.is_file()) && is_one()
 }
 
