@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +12,12 @@ use crate::linalg::DECOMPOSITION;
 
 const FORMAT: &str = "welore-spectrum";
 const VERSION: u32 = 1;
+
+/// How the name of a file begins while it is written.
+const UNFINISHED: &str = ".spectrum-";
+
+/// By then whoever wrote an unfinished file was killed: writing one takes milliseconds.
+const LITTER_AFTER: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Singular values by a digest of their matrix and its norm: one small file per matrix.
 ///
@@ -39,8 +46,10 @@ struct Entry {
 }
 
 impl SpectrumCache {
-    /// A cache in a directory, which is created when the first values are kept.
+    /// A cache in a directory, which is created when the first values are kept. Removes what killed
+    /// processes were writing there.
     pub fn new(dir: &Path) -> Self {
+        sweep(dir);
         Self { dir: dir.into(), measured: Mutex::default(), warned: AtomicBool::new(false) }
     }
 
@@ -82,7 +91,7 @@ impl SpectrumCache {
     fn write(&self, entry: &Entry) -> std::io::Result<()> {
         fs::create_dir_all(&self.dir)?;
         // Not synced: a file that a power cut damages is measured again.
-        let mut file = tempfile::Builder::new().prefix(".spectrum-").tempfile_in(&self.dir)?;
+        let mut file = tempfile::Builder::new().prefix(UNFINISHED).tempfile_in(&self.dir)?;
         file.write_all(&serde_json::to_vec(entry)?)?;
         file.persist(self.path(&entry.digest)).map_err(|error| error.error)?;
         Ok(())
@@ -90,6 +99,21 @@ impl SpectrumCache {
 
     fn path(&self, digest: &str) -> PathBuf {
         self.dir.join(format!("{digest}.json"))
+    }
+}
+
+/// Removes old unfinished files. A failure does not matter.
+fn sweep(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let is_unfinished = name.as_encoded_bytes().starts_with(UNFINISHED.as_bytes());
+        let is_old = || {
+            let age = entry.metadata().and_then(|found| found.modified()).map(|at| at.elapsed());
+            matches!(age, Ok(Ok(age)) if age > LITTER_AFTER)
+        };
+        if is_unfinished && is_old() {
+            let _ = fs::remove_file(entry.path());
+        }
     }
 }
 
@@ -131,6 +155,8 @@ fn check_of(values: &[f64]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::time::SystemTime;
+
     use super::*;
 
     const DIGEST: &str = "0123456789abcdef";
@@ -152,6 +178,21 @@ mod tests {
         let cache = SpectrumCache::new(dir.path());
         cache.keep(DIGEST, &[1.0]);
         assert_eq!(cache.find(DIGEST, 1), Some((vec![1.0], false)));
+    }
+
+    #[test]
+    fn what_killed_processes_were_writing_is_swept_one_day() {
+        let dir = tempfile::tempdir().unwrap();
+        let names = [".spectrum-fresh1", ".spectrum-old123", "notes", "values.json"];
+        for name in names {
+            let file = File::create(dir.path().join(name)).unwrap();
+            if !name.contains("fresh") {
+                file.set_modified(SystemTime::now() - 2 * LITTER_AFTER).unwrap();
+            }
+        }
+        SpectrumCache::new(dir.path());
+        let left = names.map(|name| dir.path().join(name).exists());
+        assert_eq!(left, [true, false, true, true]);
     }
 
     #[test]
