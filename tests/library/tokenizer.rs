@@ -11,6 +11,7 @@ use tempfile::TempDir;
 use tokenizers::Tokenizer;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use welore_burn::data::{DataError, TextTokenizer};
+use welore_burn::files::FileError;
 
 use crate::fixture;
 
@@ -390,7 +391,7 @@ fn files_of_any_length_are_not_read_whole() {
     // Sparse: it takes no room on the disk.
     File::create(dir.path().join("tokenizer.json")).unwrap().set_len(8 << 30).unwrap();
     let error = TextTokenizer::open(dir.path()).map(drop).unwrap_err();
-    assert!(matches!(error, DataError::TokenizerPart { part: "file", .. }), "{error}");
+    assert!(matches!(error, DataError::File(FileError::TooLarge { .. })), "{error}");
 }
 
 #[test]

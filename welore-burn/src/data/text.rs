@@ -1,11 +1,9 @@
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::tokenizer_guard::{Fault, GuardedTokenizer, MAX_BYTES, guarded, load};
 
-use crate::files::{FileError, LARGEST_TEXT, read_input};
+use crate::files::{FileError, LARGEST_TEXT, read_existing, read_input};
 
 /// Why text cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -123,18 +121,13 @@ impl TextTokenizer {
     ///
     /// # Errors
     ///
-    /// [`DataError::NoTokenizer`], [`DataError::Io`], [`DataError::Tokenizer`],
-    /// [`DataError::TokenizerPart`].
+    /// [`DataError::NoTokenizer`], [`DataError::Io`], [`DataError::File`],
+    /// [`DataError::Tokenizer`], [`DataError::TokenizerPart`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, DataError> {
         let path = dir.as_ref().join("tokenizer.json");
-        if !path.is_file() {
+        let Some(content) = read_existing(&path, MAX_BYTES as u64)? else {
             return Err(DataError::NoTokenizer { path });
-        }
-        let mut content = Vec::new();
-        // One byte more tells that the file is too large, whatever its length is said to be.
-        let read = File::open(&path)
-            .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut content));
-        read.map_err(|source| DataError::Io { path: path.clone(), source })?;
+        };
         match load(&content) {
             Ok(tokenizer) => Ok(Self(Arc::new(tokenizer))),
             Err(Fault::Malformed(reason)) => Err(DataError::Tokenizer { path, reason }),
