@@ -376,6 +376,32 @@ fn what_a_killed_process_left_is_swept() {
     }
 }
 
+/// Where nothing can be exchanged, a killed process may leave what it replaced.
+#[test]
+fn replaced_models_that_were_left_are_swept_and_nothing_else() {
+    let home = tempdir().unwrap();
+    let (target, partial) = (home.path().join("out"), home.path().join(".out.welore-partial"));
+    let replaced = partial.join("replaced");
+    let leave = || {
+        fs::create_dir_all(&replaced).unwrap();
+        let head = r#"{"format":"welore-partial","version":1,"job":"directory"}"#;
+        fs::write(partial.join("progress.jsonl"), format!("{head}\n")).unwrap();
+    };
+    make_model(&target, "new");
+    leave();
+    make_model(&replaced, "old");
+    replace(&target, "newer").unwrap();
+    assert_eq!(model_in(&target), "newer");
+    assert_eq!(names_in(home.path()), ["out"]);
+
+    leave();
+    fs::write(replaced.join("thesis.txt"), "mine").unwrap();
+    let error = replace(&target, "newest").unwrap_err();
+    let FileError::Doubled { kept, .. } = &error else { panic!("{error}") };
+    assert!(kept.join("thesis.txt").is_file());
+    assert_eq!(model_in(&target), "newer");
+}
+
 /// Writes to the weights after this many pieces.
 struct Meddler<'a> {
     weights: &'a Path,

@@ -248,7 +248,7 @@ fn file(error: &FileError) -> Option<Verdict> {
             }
             _ => Verdict::failed(None),
         },
-        E::TooLarge { .. } => Verdict::input(None),
+        E::TooLarge { .. } | E::Doubled { .. } => Verdict::input(None),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
         E::OutputForeign { .. }
         | E::NotADirectory { .. }
@@ -262,6 +262,12 @@ fn file(error: &FileError) -> Option<Verdict> {
         E::NotAFile { .. } => Verdict::input("give the path of a regular file"),
         E::Changed { .. } => Verdict::failed("let the file be finished first, then run this again"),
         E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another directory"),
+        E::NotLockable { .. } => {
+            Verdict::input("if no other process is writing this output, remove that file")
+        }
+        E::Undelivered { .. } => {
+            Verdict::failed("move it from there; the next run with this output removes it")
+        }
         _ => Verdict::failed(None),
     })
 }

@@ -127,10 +127,8 @@ impl CalibrationWriter {
         work: impl FnOnce(ShardWriter<'_>) -> Result<(), CheckpointError>,
     ) -> Result<(), CalibrationError> {
         let files = ShardWriter::new(self.staged.dir(), &self.layout);
-        Ok(files.and_then(work).map_err(|error| match error {
-            CheckpointError::File(error) => CheckpointError::File(self.staged.name_target(error)),
-            other => other,
-        })?)
+        let named = |error| self.staged.name_target(error);
+        Ok(files.and_then(work).map_err(|error: CheckpointError| error.map_file(named))?)
     }
 
     fn write_tensor(&self, tensor: &str, data: &[u8]) -> Result<(), CalibrationError> {

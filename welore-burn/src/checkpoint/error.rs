@@ -156,8 +156,13 @@ pub enum CheckpointError {
 impl CheckpointError {
     /// Replaces the hidden path of the output directory by its target.
     pub fn about(self, output: &OutputDir) -> Self {
+        self.map_file(|error| output.name_target(error))
+    }
+
+    /// Changes the error of a file, such as the path that it names.
+    pub(crate) fn map_file(self, change: impl FnOnce(FileError) -> FileError) -> Self {
         match self {
-            Self::File(error) => Self::File(output.name_target(error)),
+            Self::File(error) => Self::File(change(error)),
             other => other,
         }
     }

@@ -78,7 +78,10 @@ impl CompressError {
     pub(super) fn about(self, output: &OutputDir) -> Self {
         match self {
             Self::File(error) => Self::File(output.name_target(error)),
-            Self::Checkpoint(CheckpointError::File(error)) => Self::File(output.name_target(error)),
+            Self::Checkpoint(error) => match error.about(output) {
+                CheckpointError::File(error) => Self::File(error),
+                other => Self::Checkpoint(other),
+            },
             other => other,
         }
     }

@@ -102,6 +102,33 @@ pub enum FileError {
         /// The output directory.
         output: PathBuf,
     },
+    /// Both an output and what it replaced are there, and it is not clear which one is wanted.
+    #[error("{kept} holds what {path} was; move one of them away", path = path.display(), kept = kept.display())]
+    Doubled {
+        /// The output directory.
+        path: PathBuf,
+        /// Where what was there before is now.
+        kept: PathBuf,
+    },
+    /// Whether another process writes the same output cannot be told, because files cannot be
+    /// locked there, and a killed process may have left its lock behind.
+    #[error("{path}: files cannot be locked here ({source})", path = path.display())]
+    NotLockable {
+        /// The lock. Whoever removes it says that nobody has it.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A finished file could not be given its name.
+    #[error("{path}: {source}; the finished file is {kept}", path = path.display(), kept = kept.display())]
+    Undelivered {
+        /// The file.
+        path: PathBuf,
+        /// Where its content is now.
+        kept: PathBuf,
+        /// Why it could not be renamed.
+        source: std::io::Error,
+    },
     /// What was to be replaced has lost its name, and could not be given it back.
     #[error("{path}: {source}; what was there is now {kept}", path = path.display(), kept = kept.display())]
     Stranded {

@@ -8,8 +8,11 @@
 //! Nothing is replaced but files, empty directories and models. What a killed process leaves behind
 //! has the name of its target in its own, and is removed by the next one with that target.
 
+mod deliver;
 mod error;
 mod exchange;
+mod journal;
+mod lock;
 mod mapped;
 mod output;
 mod partial;
@@ -20,9 +23,9 @@ mod temporary;
 mod write;
 
 pub use error::FileError;
+pub(crate) use journal::Journal;
 pub use mapped::MappedFile;
 pub use output::OutputDir;
-pub(crate) use partial::Journal;
 pub use read::{
     LARGEST_ARTIFACT, LARGEST_COMPANION, LARGEST_CONFIG, LARGEST_INDEX, LARGEST_PLAN, LARGEST_TEXT,
     check_input, read_existing, read_file, read_input,

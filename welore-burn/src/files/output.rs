@@ -5,7 +5,8 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::error::FileError;
-use super::partial::{Journal, Partial};
+use super::journal::Journal;
+use super::partial::Partial;
 use super::place::{find_dir, mount_within};
 use super::write::{parent_of, sync_dir};
 
@@ -50,8 +51,10 @@ impl OutputDir {
     /// directory; [`FileError::NotADirectory`] if it, or a parent, is something else;
     /// [`FileError::MountPoint`] and [`FileError::WorkingDirectory`] if it cannot be replaced;
     /// [`FileError::Unnamed`] if no directory can have this path; [`FileError::OutputBusy`] if
-    /// another process is writing it; [`FileError::PartialForeign`] if something else has the name
-    /// of the hidden directory; [`FileError::Io`] if its parent cannot be written.
+    /// another process is writing it, [`FileError::NotLockable`] if that cannot be told;
+    /// [`FileError::PartialForeign`] if something else has the name of the hidden directory, and
+    /// [`FileError::Doubled`] if there is something in it that cannot be put back;
+    /// [`FileError::Io`] if its parent cannot be written.
     pub fn create(target: impl AsRef<Path>, replace: bool) -> Result<Self, FileError> {
         let output = Self::claim(target.as_ref(), replace, false)?;
         // The journal marks the files as ours, if the process is killed.
@@ -132,7 +135,7 @@ impl OutputDir {
         let mut output = Self { named, target, replace, resumable, partial: None, made };
         // From here on, dropping `output` removes what was created.
         fs::create_dir_all(&parent).map_err(FileError::io(&output.named))?;
-        output.partial = Some(Partial::claim(&output.target, &output.named)?);
+        output.partial = Some(Partial::claim(&output.target, &output.named, may_go)?);
         // Another process may have finished it meanwhile.
         check_replaceable(&output.named, &output.target, replace)?;
         Ok(output)
@@ -149,12 +152,7 @@ impl OutputDir {
 
     /// Names the target in an error about a file that is still being prepared.
     pub fn name_target(&self, error: FileError) -> FileError {
-        match error {
-            FileError::Io { path, source } if self.partial().holds(&path) => {
-                FileError::Io { path: self.named.clone(), source }
-            }
-            other => other,
-        }
+        self.partial().name_target(error, &self.named)
     }
 
     /// Begins a job in a resumable directory, or resumes it. Returns the journal and the parts

@@ -1,33 +1,28 @@
 //! Unfinished output directories that outlive their process.
 
-use std::fs::{self, File, TryLockError};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{self, File};
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use super::error::FileError;
-use super::exchange::exchange;
-use super::temporary::{PARTIAL, is_same, is_temporary, stem_of};
-use super::write::{parent_of, replace_file};
+use super::journal::{Head, JOURNAL, Journal, read_journal};
+use super::lock::{Lock, TryLock};
+use super::temporary::{PARTIAL, is_temporary, stem_of};
+use super::write::parent_of;
 
 const LOCK: &str = "lock";
-const JOURNAL: &str = "progress.jsonl";
 const MODEL: &str = "model";
 /// What is about to be exchanged with the target, and then what the target was. Nothing of it is
 /// ever resumed.
-const LEAVING: &str = "leaving";
-/// What the target was, where nothing can be exchanged. It is removed only once the target is
+pub(super) const LEAVING: &str = "leaving";
+/// What the target was, where nothing can be exchanged. It has this name only until the target is
 /// there again.
-const REPLACED: &str = "replaced";
-const FORMAT: &str = "welore-partial";
-const VERSION: u32 = 1;
-
-/// No real journal is longer; a hostile one is read no further.
-const LONGEST_JOURNAL: u64 = 64 << 20;
+pub(super) const REPLACED: &str = "replaced";
 
 /// The directory `.NAME.welore-partial` beside the output `NAME`: a `lock` that the writing
 /// process holds, the journal, and the files in `model`.
@@ -36,12 +31,12 @@ pub(super) struct Partial {
     dir: PathBuf,
     model: PathBuf,
     keep: Arc<Keep>,
-    _lock: File,
+    lock: Lock,
 }
 
 /// Whether a directory outlives the value that stands for it.
 #[derive(Debug, Default)]
-struct Keep {
+pub(super) struct Keep {
     stays: AtomicBool,
     /// Whether a finished part of the present job is in it.
     has_parts: AtomicBool,
@@ -52,25 +47,29 @@ impl Keep {
         self.stays.store(stays, Ordering::Relaxed);
     }
 
-    fn set_parts(&self, has_parts: bool) {
+    pub fn set_parts(&self, has_parts: bool) {
         self.has_parts.store(has_parts, Ordering::Relaxed);
         self.set(has_parts);
     }
 }
 
-/// The first line of a journal.
-#[derive(Debug, PartialEq, Serialize, Deserialize)]
-struct Head {
-    format: String,
-    version: u32,
-    /// Identifies what is being written.
-    job: String,
-}
-
 impl Partial {
     /// Creates the directory for a target, or takes over one that an earlier process left. Errors
-    /// name the target as `named`.
-    pub fn claim(target: &Path, named: &Path) -> Result<Self, FileError> {
+    /// name the target as `named`. Of what the target was, only what `may_go` is removed.
+    pub fn claim(
+        target: &Path,
+        named: &Path,
+        may_go: fn(&Path) -> bool,
+    ) -> Result<Self, FileError> {
+        Self::claim_by(File::try_lock, target, named, may_go)
+    }
+
+    fn claim_by(
+        try_lock: TryLock,
+        target: &Path,
+        named: &Path,
+        may_go: fn(&Path) -> bool,
+    ) -> Result<Self, FileError> {
         let dir = place_of(target);
         let io = || FileError::io(named);
         // Another process may finish and clean up between any two of these lines.
@@ -80,28 +79,17 @@ impl Partial {
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => check_ours(&dir)?,
                 Err(error) => return Err(io()(error)),
             }
-            let path = dir.join(LOCK);
-            let lock = match File::options().create(true).append(true).open(&path) {
-                Ok(lock) => lock,
-                Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(io()(error)),
-            };
-            match lock.try_lock() {
-                Ok(()) => {}
-                Err(TryLockError::WouldBlock) => {
-                    return Err(FileError::OutputBusy { path: named.into() });
-                }
-                Err(TryLockError::Error(error)) => return Err(io()(error)),
-            }
-            if !is_same(&lock, &path) {
-                continue;
-            }
+            let taken = Lock::take(&dir.join(LOCK), named, try_lock).inspect_err(|_| {
+                // Only if it is empty: then nobody has it.
+                let _ = fs::remove_dir(&dir);
+            });
+            let Some(lock) = taken? else { continue };
             let model = dir.join(MODEL);
             let keep = Arc::new(Keep::default());
-            keep.set(journal(&dir).is_some_and(|text| text.lines().nth(1).is_some()));
-            let partial = Self { dir, model, keep, _lock: lock };
+            keep.set(read_journal(&dir).is_some_and(|text| text.lines().nth(1).is_some()));
+            let partial = Self { dir, model, keep, lock };
             // From here on, dropping `partial` removes what was created.
-            partial.put_back(target, named)?;
+            partial.put_back(target, named, may_go)?;
             if !partial.model.is_dir() {
                 fs::create_dir(&partial.model).map_err(io())?;
             }
@@ -110,17 +98,27 @@ impl Partial {
         Err(FileError::OutputBusy { path: named.into() })
     }
 
-    /// Puts back what a process took away before it was killed.
-    fn put_back(&self, target: &Path, named: &Path) -> Result<(), FileError> {
-        let replaced = self.dir.join(REPLACED);
+    /// Puts back what a process took away before it was killed. If its replacement was there
+    /// already, it is litter.
+    fn put_back(
+        &self,
+        target: &Path,
+        named: &Path,
+        may_go: fn(&Path) -> bool,
+    ) -> Result<(), FileError> {
+        let (replaced, leaving) = (self.dir.join(REPLACED), self.dir.join(LEAVING));
         if !replaced.is_dir() {
             return Ok(());
         }
-        if target.symlink_metadata().is_ok() {
+        let (to, is_clear) = match target.symlink_metadata().is_ok() {
+            true => (&*leaving, !leaving.exists() && may_go(&replaced) && may_go(target)),
+            false => (target, true),
+        };
+        if !is_clear {
             self.keep();
-            return Err(FileError::PartialForeign { path: replaced });
+            return Err(FileError::Doubled { path: named.into(), kept: replaced });
         }
-        fs::rename(&replaced, target).map_err(|source| {
+        fs::rename(&replaced, to).map_err(|source| {
             self.keep();
             FileError::Stranded { path: named.into(), kept: replaced, source }
         })
@@ -136,9 +134,18 @@ impl Partial {
         &self.model
     }
 
-    /// Whether a path is in the directory.
-    pub fn holds(&self, path: &Path) -> bool {
-        path.starts_with(&self.dir)
+    /// Names the target, as the user gave it, in an error about something in the directory.
+    pub fn name_target(&self, error: FileError, named: &Path) -> FileError {
+        let is_within = |path: &Path| path.starts_with(&self.dir);
+        match error {
+            FileError::Io { path, source } if is_within(&path) => {
+                FileError::Io { path: named.into(), source }
+            }
+            FileError::Unsound { path, source } if is_within(&path) => {
+                FileError::Unsound { path: named.into(), source }
+            }
+            other => other,
+        }
     }
 
     /// Lets the directory outlive this value.
@@ -153,7 +160,6 @@ impl Partial {
 
     /// Removes what is left once the files are in their place, and what was there before.
     pub fn discard(self) {
-        let _ = fs::remove_dir_all(self.dir.join(REPLACED));
         self.keep.set(false);
     }
 
@@ -164,35 +170,22 @@ impl Partial {
         job: &str,
         belongs: impl Fn(&str) -> bool,
     ) -> Result<(Journal, Vec<T>), FileError> {
-        let head = Head { format: FORMAT.into(), version: VERSION, job: job.into() };
-        let lines = journal(&self.dir).unwrap_or_default();
-        let mut lines = lines.lines();
-        let same = lines.next().and_then(|line| serde_json::from_str::<Head>(line).ok());
-        let same = same.is_some_and(|found| found == head);
-        // A line cut short by a kill ends the list.
-        let finished: Vec<T> = match same {
-            true => lines.map_while(|line| serde_json::from_str(line).ok()).collect(),
-            false => Vec::new(),
-        };
+        let head = Head::new(job);
+        let found: Option<Vec<T>> = head.finished(&self.dir);
+        let is_same = found.is_some();
+        let finished = found.unwrap_or_default();
         self.keep.set_parts(!finished.is_empty());
-        let path = self.dir.join(JOURNAL);
-        let io = || FileError::io(&path);
         remove_tree(&self.dir.join(LEAVING))?;
-        if !same {
+        if !is_same {
             // Before the journal is replaced: after a kill in between, files of the old job would
             // pass for files of this one.
             self.clear(|_| false)?;
         }
-        let mut text = line_of(&head).map_err(io())?;
-        for part in &finished {
-            text.extend(line_of(part).map_err(io())?);
-        }
-        replace_file(&path, &text)?;
-        if same {
+        let journal = Journal::create(&self.dir, &head, &finished, Arc::clone(&self.keep))?;
+        if is_same {
             self.clear(belongs)?;
         }
-        let file = File::options().append(true).open(&path).map_err(io())?;
-        Ok((Journal { path, file, keep: Arc::clone(&self.keep) }, finished))
+        Ok((journal, finished))
     }
 
     /// Removes the files that do not belong to the job.
@@ -213,98 +206,19 @@ impl Partial {
         Ok(())
     }
 
-    /// Gives the files the name of the target. What had that name is then in this directory, until
-    /// it is discarded; if it `may` not `go`, or anything else fails, the target is as it was.
-    pub fn deliver(
-        &self,
-        target: &Path,
-        named: &Path,
-        may_go: fn(&Path) -> bool,
-    ) -> Result<(), FileError> {
-        if target.symlink_metadata().is_err() {
-            return fs::rename(&self.model, target).map_err(FileError::io(named));
-        }
-        let leaving = self.dir.join(LEAVING);
-        // First another name: if the process is killed after the exchange, the next one must not
-        // go on to write into what the user had there.
-        fs::rename(&self.model, &leaving).map_err(FileError::io(named))?;
-        let exchanged = match exchange(&leaving, target) {
-            Some(Ok(())) => self.settle(&leaving, target, named, may_go),
-            Some(Err(error)) => Err(FileError::io(named)(error)),
-            None => self.replace(&leaving, target, named, may_go, rename),
-        };
-        if !matches!(exchanged, Ok(()) | Err(FileError::Stranded { .. })) {
-            // The work is still there, and may be resumed.
-            let _ = fs::rename(&leaving, &self.model);
-        }
-        exchanged
-    }
-
-    /// Undoes an exchange if what was there has become something else since it was checked.
-    fn settle(
-        &self,
-        leaving: &Path,
-        target: &Path,
-        named: &Path,
-        may_go: fn(&Path) -> bool,
-    ) -> Result<(), FileError> {
-        if may_go(leaving) {
-            return Ok(());
-        }
-        match exchange(leaving, target) {
-            Some(Ok(())) => Err(FileError::OutputForeign { path: named.into() }),
-            undone => {
-                let unknown = || io::Error::from(ErrorKind::Unsupported);
-                let source = undone.and_then(Result::err).unwrap_or_else(unknown);
-                self.keep();
-                // What leaves is removed one day, and what was replaced is not.
-                let replaced = self.dir.join(REPLACED);
-                let kept = match fs::rename(leaving, &replaced) {
-                    Ok(()) => replaced,
-                    Err(_) => leaving.into(),
-                };
-                Err(FileError::Stranded { path: named.into(), kept, source })
-            }
-        }
-    }
-
-    /// The same in two steps, where nothing can be exchanged.
-    fn replace(
-        &self,
-        leaving: &Path,
-        target: &Path,
-        named: &Path,
-        may_go: fn(&Path) -> bool,
-        rename: impl Fn(&Path, &Path) -> io::Result<()>,
-    ) -> Result<(), FileError> {
-        let replaced = self.dir.join(REPLACED);
-        rename(target, &replaced).map_err(FileError::io(named))?;
-        let renamed = match may_go(&replaced) {
-            true => rename(leaving, target).map_err(FileError::io(named)),
-            false => Err(FileError::OutputForeign { path: named.into() }),
-        };
-        if renamed.is_ok() {
-            return renamed;
-        }
-        match rename(&replaced, target) {
-            Ok(()) => renamed,
-            Err(source) => {
-                self.keep();
-                Err(FileError::Stranded { path: named.into(), kept: replaced, source })
-            }
-        }
-    }
-}
-
-impl Drop for Partial {
-    fn drop(&mut self) {
-        if self.keep.stays.load(Ordering::Relaxed) {
-            return;
-        }
-        // The lock goes last: from then on another process may create the directory anew, and
-        // nothing in that one may be removed. A failed cleanup must not hide the original error.
+    /// Removes everything but the lock. Returns whether all is gone.
+    fn empty(&self, remove: impl Fn(&Path) -> Result<(), FileError>) -> bool {
         for tree in [MODEL, LEAVING] {
-            let _ = fs::remove_dir_all(self.dir.join(tree));
+            // By the journal the next process knows that the rest is ours.
+            if let Err(error) = remove(&self.dir.join(tree)) {
+                tracing::warn!("{error}; it could not be removed");
+                return false;
+            }
+        }
+        // Its replacement has the name, but it could not be moved to what leaves.
+        if self.dir.join(REPLACED).exists() {
+            tracing::warn!("{}: what was replaced could not be removed", self.dir.display());
+            return false;
         }
         let _ = fs::remove_file(self.dir.join(JOURNAL));
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
@@ -312,42 +226,23 @@ impl Drop for Partial {
                 let _ = fs::remove_file(entry.path());
             }
         }
-        let _ = fs::remove_file(self.dir.join(LOCK));
-        let _ = fs::remove_dir(&self.dir);
+        true
     }
 }
 
-/// Records the finished parts of a job, one per line. If a power cut loses lines, their parts are
-/// made again. Whether a recorded part is intact is checked when its line is read.
-#[derive(Debug)]
-pub(crate) struct Journal {
-    path: PathBuf,
-    file: File,
-    keep: Arc<Keep>,
-}
-
-impl Journal {
-    /// Records a finished part. From then on the directory also survives an error, if the part `took`
-    /// work to make.
-    pub fn note(&mut self, part: &impl Serialize, took: bool) -> Result<(), FileError> {
-        FileError::check_sound(&self.path)?;
-        let noted = line_of(part).and_then(|line| self.file.write_all(&line));
-        noted.map_err(FileError::io(&self.path))?;
-        if took {
-            self.keep.set_parts(true);
+impl Drop for Partial {
+    fn drop(&mut self) {
+        // A failed cleanup must not hide the original error.
+        let is_empty = !self.keep.stays.load(Ordering::Relaxed) && self.empty(remove_tree);
+        // The lock goes last: from then on another process may create the directory anew, and
+        // nothing in that one may be removed.
+        if is_empty || !self.lock.is_real {
+            let _ = fs::remove_file(self.dir.join(LOCK));
         }
-        Ok(())
+        if is_empty {
+            let _ = fs::remove_dir(&self.dir);
+        }
     }
-}
-
-fn line_of(value: &impl Serialize) -> std::io::Result<Vec<u8>> {
-    let mut line = serde_json::to_vec(value)?;
-    line.push(b'\n');
-    Ok(line)
-}
-
-fn rename(from: &Path, to: &Path) -> io::Result<()> {
-    fs::rename(from, to)
 }
 
 fn remove_tree(path: &Path) -> Result<(), FileError> {
@@ -362,17 +257,6 @@ fn place_of(target: &Path) -> PathBuf {
     let mut name = stem_of(target);
     name.push(PARTIAL);
     parent_of(target).join(name)
-}
-
-/// The journal in a directory, if this program wrote it.
-fn journal(dir: &Path) -> Option<String> {
-    let file = File::open(dir.join(JOURNAL)).ok()?;
-    let mut text = Vec::new();
-    file.take(LONGEST_JOURNAL).read_to_end(&mut text).ok()?;
-    // A line half written before a kill or a power cut may hold anything.
-    let text = String::from_utf8_lossy(&text).into_owned();
-    let head: Head = serde_json::from_str(text.lines().next()?).ok()?;
-    (head.format == FORMAT).then_some(text)
 }
 
 /// Checks that a directory holds only what this program writes.
@@ -398,7 +282,7 @@ fn check_ours(dir: &Path) -> Result<(), FileError> {
     for tree in [MODEL, LEAVING, REPLACED].map(|name| dir.join(name)) {
         let filled = fs::read_dir(&tree).is_ok_and(|mut entries| entries.next().is_some());
         // Read again, because a process that is just finishing removes both.
-        if filled && journal(dir).is_none() && tree.is_dir() {
+        if filled && read_journal(dir).is_none() && tree.is_dir() {
             return Err(foreign());
         }
     }
@@ -407,92 +291,76 @@ fn check_ours(dir: &Path) -> Result<(), FileError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::TryLockError;
+
     use super::*;
 
     fn any(_: &Path) -> bool {
         true
     }
 
-    /// A home with an old model, and a claimed directory with a new one.
-    fn with_both() -> (tempfile::TempDir, PathBuf, Partial) {
+    /// As on a network file system without locks.
+    fn no_locks(_: &File) -> Result<(), TryLockError> {
+        Err(TryLockError::Error(ErrorKind::Unsupported.into()))
+    }
+
+    fn names_in(dir: &Path) -> Vec<String> {
+        let entries = fs::read_dir(dir).unwrap().map(Result::unwrap);
+        let mut names: Vec<String> =
+            entries.map(|entry| entry.file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn without_locks_who_made_the_lock_has_it() {
         let home = tempfile::tempdir().unwrap();
         let target = home.path().join("out");
-        fs::create_dir(&target).unwrap();
-        fs::write(target.join("weights"), "old").unwrap();
-        let partial = Partial::claim(&target, &target).unwrap();
-        partial.begin::<()>("job", |_| false).unwrap();
-        fs::write(partial.model().join("weights"), "new").unwrap();
-        (home, target, partial)
-    }
+        let claim = || Partial::claim_by(no_locks, &target, &target, any);
+        let partial = claim().unwrap();
+        let (mut journal, _) = partial.begin::<u32>("job", |_| true).unwrap();
+        fs::write(partial.model().join("part"), "finished").unwrap();
+        journal.note(&1, true).unwrap();
 
-    fn weights(dir: &Path) -> String {
-        fs::read_to_string(dir.join("weights")).unwrap()
-    }
+        // Another process, and one after this one was killed.
+        let error = claim().unwrap_err();
+        let FileError::NotLockable { path, .. } = &error else { panic!("{error}") };
+        assert!(path.starts_with(partial.dir()) && path.is_file());
+        assert_eq!(fs::read(partial.model().join("part")).unwrap(), b"finished");
 
-    /// Moves the new model as `deliver` does, then replaces the old one by renames that fail from
-    /// the given one on.
-    fn replace_failing(partial: &Partial, target: &Path, failing: usize) -> Result<(), FileError> {
-        let leaving = partial.dir.join(LEAVING);
-        fs::rename(&partial.model, &leaving).unwrap();
-        let done = std::cell::Cell::new(0);
-        partial.replace(&leaving, target, target, any, |from, to| {
-            done.set(done.get() + 1);
-            match done.get() >= failing {
-                true => Err(io::Error::from(ErrorKind::StorageFull)),
-                false => fs::rename(from, to),
-            }
-        })
-    }
-
-    #[test]
-    fn old_model_is_never_lost_to_two_failing_renames() {
-        let (home, target, partial) = with_both();
-        match replace_failing(&partial, &target, 2) {
-            Err(FileError::Stranded { kept, .. }) => assert_eq!(weights(&kept), "old"),
-            other => panic!("{other:?}"),
-        }
+        // What is kept can be resumed.
         drop(partial);
-        assert!(!target.exists());
-        // The next process puts it back.
-        let partial = Partial::claim(&target, &target).unwrap();
-        assert_eq!(weights(&target), "old");
-        partial.begin::<()>("other", |_| false).unwrap();
-        drop(partial);
-        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
-    }
-
-    #[test]
-    fn two_renames_replace_and_undo() {
-        let (_home, target, partial) = with_both();
-        let error = replace_failing(&partial, &target, 1).unwrap_err();
-        assert!(matches!(error, FileError::Io { .. }), "{error}");
-        assert_eq!(weights(&target), "old");
-        fs::rename(partial.dir.join(LEAVING), &partial.model).unwrap();
-        replace_failing(&partial, &target, 9).unwrap();
+        let partial = claim().unwrap();
+        let (_, finished) = partial.begin::<u32>("job", |_| true).unwrap();
+        assert_eq!(finished, [1]);
         partial.discard();
-        assert_eq!(weights(&target), "new");
+        assert_eq!(names_in(home.path()), Vec::<String>::new());
     }
 
+    /// Something in the directory cannot be removed, such as what another program has open.
     #[test]
-    fn what_became_something_else_stays() {
-        let (_home, target, partial) = with_both();
-        let error = partial.deliver(&target, &target, |_| false).unwrap_err();
-        assert!(matches!(error, FileError::OutputForeign { .. }), "{error}");
-        assert_eq!([weights(&target), weights(partial.model())], ["old", "new"]);
-        partial.deliver(&target, &target, any).unwrap();
-        assert_eq!(weights(&target), "new");
-    }
+    fn what_cannot_be_removed_is_recognized_later() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("out");
+        for stuck in [MODEL, LEAVING] {
+            let partial = Partial::claim(&target, &target, any).unwrap();
+            partial.begin::<()>("job", |_| false).unwrap();
+            let tree = partial.dir().join(stuck);
+            fs::create_dir_all(&tree).unwrap();
+            fs::write(tree.join("weights"), "half").unwrap();
+            let is_empty = partial.empty(|path| match path.ends_with(stuck) {
+                true => Err(FileError::io(path)(ErrorKind::ResourceBusy.into())),
+                false => remove_tree(path),
+            });
+            assert!(!is_empty && partial.dir().join(JOURNAL).is_file());
+            // The end of the process, without another try.
+            partial.keep();
+            drop(partial);
 
-    /// After a kill between the exchange and the removal, the old model is in the directory.
-    #[test]
-    fn what_was_replaced_is_not_resumed() {
-        let (_home, target, partial) = with_both();
-        partial.deliver(&target, &target, any).unwrap();
-        partial.keep();
-        drop(partial);
-        let partial = Partial::claim(&target, &target).unwrap();
-        partial.begin::<()>("job", |_| true).unwrap();
-        assert_eq!(fs::read_dir(partial.model()).unwrap().count(), 0);
-        assert!(!partial.dir.join(LEAVING).exists());
+            let partial = Partial::claim(&target, &target, any).unwrap();
+            partial.begin::<()>("other", |_| false).unwrap();
+            drop(partial);
+            assert_eq!(names_in(home.path()), Vec::<String>::new());
+        }
     }
 }

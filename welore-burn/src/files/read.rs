@@ -17,7 +17,8 @@ pub const LARGEST_INDEX: u64 = 128 << 20;
 /// Bytes of the largest artifact that is read: the spectra of the largest models have 300 MB.
 pub const LARGEST_ARTIFACT: u64 = 512 << 20;
 
-/// Bytes of the largest file that goes with the weights and is copied with them, such as a tokenizer.
+/// Bytes of the largest file that goes with the weights and is copied with them, such as a
+/// tokenizer.
 pub const LARGEST_COMPANION: u64 = 256 << 20;
 
 /// Bytes of the largest text that is read.

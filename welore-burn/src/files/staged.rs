@@ -4,17 +4,17 @@ use std::path::{Path, PathBuf};
 use super::error::FileError;
 use super::partial::Partial;
 use super::place::{FilePlace, find_file};
-use super::write::{parent_of, sync_dir};
+use super::write::{check_writable, parent_of, sync_dir};
 
 /// Checks that a file that is not written from its beginning to its end, such as a calibration, can
 /// be put at a path.
 ///
 /// # Errors
 ///
-/// Those of [`check_writable`](super::check_writable); [`FileError::NotAFile`] also for devices.
+/// Those of [`check_writable`]; [`FileError::NotAFile`] also for devices.
 pub fn check_staged(path: &Path) -> Result<(), FileError> {
     let what = match find_file(path)? {
-        FilePlace::File(_) => return Ok(()),
+        FilePlace::File(_) => return check_writable(path),
         FilePlace::Device => "a character device",
         FilePlace::Open(_) => "an open file or pipe",
     };
@@ -37,14 +37,15 @@ impl StagedFile {
     ///
     /// # Errors
     ///
-    /// Those of [`write_file`](super::write_file); [`FileError::NotAFile`] also for devices, which
-    /// cannot be written in any order; [`FileError::OutputBusy`].
+    /// Those of [`check_staged`]; [`FileError::OutputBusy`]; [`FileError::NotLockable`];
+    /// [`FileError::PartialForeign`] and [`FileError::Doubled`] if the hidden directory cannot be
+    /// used.
     pub fn create(path: &Path) -> Result<Self, FileError> {
         check_staged(path)?;
         let FilePlace::File(target) = find_file(path)? else {
             return Err(FileError::NotAFile { path: path.into(), what: "no longer a file" });
         };
-        let partial = Partial::claim(&target, path)?;
+        let partial = Partial::claim(&target, path, |_| false)?;
         let staged = Self { named: path.into(), target, partial };
         let begun = staged.partial.begin::<()>("file", |_| false);
         begun.map_err(|error| staged.name_target(error))?;
@@ -58,19 +59,68 @@ impl StagedFile {
 
     /// Names the target in an error about a file in the directory.
     pub fn name_target(&self, error: FileError) -> FileError {
-        match error {
-            FileError::Io { path, source } if self.partial.holds(&path) => {
-                FileError::Io { path: self.named.clone(), source }
-            }
-            other => other,
-        }
+        self.partial.name_target(error, &self.named)
     }
 
     /// Moves a file of the directory to its place.
+    ///
+    /// # Errors
+    ///
+    /// [`FileError::Unsound`]; [`FileError::Undelivered`] if it stays in the directory, where the
+    /// next file with this target removes it; [`FileError::Io`].
     pub fn commit(self, file: &str) -> Result<(), FileError> {
         FileError::check_sound(&self.named)?;
-        let io = || FileError::io(&self.named);
-        fs::rename(self.dir().join(file), &self.target).map_err(io())?;
+        let finished = self.dir().join(file);
+        if let Err(source) = fs::rename(&finished, &self.target) {
+            self.partial.keep();
+            return Err(FileError::Undelivered { path: self.named, kept: finished, source });
+        }
         sync_dir(&parent_of(&self.target))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finished_file_outlives_a_rename_that_fails() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("seen");
+        let staged = StagedFile::create(&path).unwrap();
+        fs::write(staged.dir().join("file"), "hours of work").unwrap();
+        // Nothing can be renamed to it.
+        fs::create_dir_all(path.join("full")).unwrap();
+        let error = staged.commit("file").unwrap_err();
+        let FileError::Undelivered { path: named, kept, .. } = &error else { panic!("{error}") };
+        assert_eq!(*named, path);
+        assert_eq!(fs::read(kept).unwrap(), b"hours of work");
+
+        fs::remove_dir_all(&path).unwrap();
+        let staged = StagedFile::create(&path).unwrap();
+        fs::write(staged.dir().join("file"), "again").unwrap();
+        staged.commit("file").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"again");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    /// As for files that are written at once.
+    #[test]
+    fn places_for_no_file_are_found_before_any_work() {
+        let home = tempfile::tempdir().unwrap();
+        fs::write(home.path().join("file"), "mine").unwrap();
+        for name in ["file", "new", "nowhere/new", "file/new", "new/", "."] {
+            let path = home.path().join(name);
+            let found = [check_staged(&path), check_writable(&path)];
+            let [staged, whole] = found.map(|found| found.map_err(|error| error.to_string()));
+            assert_eq!(staged, whole, "{name}");
+            assert_eq!(StagedFile::create(&path).is_ok(), whole.is_ok(), "{name}");
+        }
+        // Nobody can create files there, not even the superuser.
+        if cfg!(target_os = "linux") {
+            let error = check_staged(Path::new("/proc/new")).unwrap_err();
+            assert!(matches!(error, FileError::Io { .. }), "{error}");
+        }
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
     }
 }

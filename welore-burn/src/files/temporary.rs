@@ -24,7 +24,8 @@ const RANDOM: usize = 6;
 pub fn is_temporary(name: &OsStr) -> bool {
     let name = name.as_encoded_bytes();
     match name.windows(MARK.len()).rposition(|part| part == MARK.as_bytes()) {
-        // As earlier versions named them.
+        // Of no target: checkpoints of a run before they have a number, and files of earlier
+        // versions.
         Some(0) => true,
         Some(at) => {
             let rest = &name[at + MARK.len()..];

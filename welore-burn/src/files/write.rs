@@ -9,14 +9,14 @@ use super::temporary::create_beside;
 /// Writes a file so that readers see either the old or the new content, never a part, even after
 /// a crash.
 ///
-/// Links are followed. A character device, or something that this process has open, such as
-/// `/dev/stdout`, gets the bytes as they come.
+/// Links are followed. A character device, or on Linux something that this process has open, such
+/// as `/dev/stdout`, gets the bytes as they come.
 ///
 /// # Errors
 ///
 /// [`FileError::Io`], with the path; [`FileError::Unsound`]; [`FileError::NotAFile`] for a
-/// directory and for a device, pipe or socket that no file can take the place of; [`FileError::MountPoint`];
-/// [`FileError::Unnamed`].
+/// directory and for a device, pipe or socket that no file can take the place of;
+/// [`FileError::MountPoint`]; [`FileError::Unnamed`].
 pub fn write_file(path: impl AsRef<Path>, content: &[u8]) -> Result<(), FileError> {
     let path = path.as_ref();
     let mut stream = match find_file(path)? {
@@ -119,7 +119,7 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::files::OutputDir;
+    use crate::files::{OutputDir, StagedFile};
     use crate::progress::doubt_if;
 
     thread_local! {
@@ -135,12 +135,15 @@ mod tests {
         write_file(path("file"), b"sound").unwrap();
         let output = OutputDir::create(path("model"), false).unwrap();
         write_file(output.path().join("config.json"), b"{}").unwrap();
+        let staged = StagedFile::create(&path("seen")).unwrap();
+        fs::write(staged.dir().join("file"), "garbage").unwrap();
         SPOILED.set(true);
         for name in ["file", "new"] {
             let error = write_file(path(name), b"garbage").unwrap_err();
             assert!(matches!(error, FileError::Unsound { .. }), "{error}");
         }
         assert!(matches!(output.commit(), Err(FileError::Unsound { .. })));
+        assert!(matches!(staged.commit("file"), Err(FileError::Unsound { .. })));
         SPOILED.set(false);
         let left = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
         assert_eq!(left.collect::<Vec<_>>(), ["file"]);
