@@ -102,6 +102,14 @@ pub enum FileError {
         /// The output directory.
         output: PathBuf,
     },
+    /// Both an output and what it replaced are there, and it is not clear which one is wanted.
+    #[error("{kept} holds what {path} was", path = path.display(), kept = kept.display())]
+    Doubled {
+        /// The output directory.
+        path: PathBuf,
+        /// What was there before.
+        kept: PathBuf,
+    },
     /// What was to be replaced has lost its name, and could not be given it back.
     #[error("{path}: {source}; what was there is now {kept}", path = path.display(), kept = kept.display())]
     Stranded {

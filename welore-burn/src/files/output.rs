@@ -122,7 +122,13 @@ impl OutputDir {
 
     /// Checks the target, creates its parents and the hidden directory.
     fn claim(named: &Path, replace: bool, resumable: bool) -> Result<Self, FileError> {
-        let target = Self::place(named, replace)?;
+        let target = match Self::place(named, replace) {
+            Err(error @ FileError::OutputExists { .. }) => {
+                sweep_finished(named);
+                return Err(error);
+            }
+            place => place?,
+        };
         // `a/b/` and `a/b` are the same place.
         let named: PathBuf = named.components().collect();
         let parent = parent_of(&target);
@@ -239,8 +245,18 @@ fn check_replaceable(named: &Path, target: &Path, replace: bool) -> Result<(), F
     Ok(())
 }
 
+/// Removes what a process left that was killed after its output had its name.
+fn sweep_finished(named: &Path) {
+    if let Ok(target) = find_dir(named)
+        && Partial::is_finished(&target)
+        && let Ok(partial) = Partial::claim(&target, named)
+    {
+        partial.discard();
+    }
+}
+
 /// Whether something is an empty directory or a model directory.
-fn may_go(path: &Path) -> bool {
+pub(super) fn may_go(path: &Path) -> bool {
     let is_model = |marks: &[&str; 2]| marks.iter().all(|file| path.join(file).is_file());
     let is_dir = path.symlink_metadata().is_ok_and(|found| found.is_dir());
     is_dir && (is_empty_dir(path) || MODEL_MARKS.iter().any(is_model))

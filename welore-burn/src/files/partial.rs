@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::FileError;
 use super::exchange::exchange;
+use super::output::may_go;
 use super::temporary::{PARTIAL, is_same, is_temporary, stem_of};
 use super::write::{parent_of, replace_file};
 
@@ -75,22 +76,32 @@ impl Partial {
         let io = || FileError::io(named);
         // Another process may finish and clean up between any two of these lines.
         for _ in 0..100 {
-            match fs::create_dir(&dir) {
-                Ok(()) => {}
-                Err(error) if error.kind() == ErrorKind::AlreadyExists => check_ours(&dir)?,
+            let is_new = match fs::create_dir(&dir) {
+                Ok(()) => true,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                    check_ours(&dir)?;
+                    false
+                }
                 Err(error) => return Err(io()(error)),
-            }
+            };
             let path = dir.join(LOCK);
             let lock = match File::options().create(true).append(true).open(&path) {
                 Ok(lock) => lock,
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
-                Err(error) => return Err(io()(error)),
+                Err(error) => {
+                    if is_new {
+                        let _ = fs::remove_dir(&dir);
+                    }
+                    return Err(io()(error));
+                }
             };
             match lock.try_lock() {
                 Ok(()) => {}
                 Err(TryLockError::WouldBlock) => {
                     return Err(FileError::OutputBusy { path: named.into() });
                 }
+                // Where nothing can be locked, who made the directory has it.
+                Err(TryLockError::Error(_)) if is_new => {}
                 Err(TryLockError::Error(error)) => return Err(io()(error)),
             }
             if !is_same(&lock, &path) {
@@ -110,6 +121,14 @@ impl Partial {
         Err(FileError::OutputBusy { path: named.into() })
     }
 
+    /// Whether there is a directory for a target, without any files that wait for their name.
+    pub fn is_finished(target: &Path) -> bool {
+        let dir = place_of(target);
+        let waits =
+            |name: &str| fs::read_dir(dir.join(name)).is_ok_and(|mut files| files.next().is_some());
+        dir.is_dir() && !waits(MODEL) && !dir.join(REPLACED).exists()
+    }
+
     /// Puts back what a process took away before it was killed.
     fn put_back(&self, target: &Path, named: &Path) -> Result<(), FileError> {
         let replaced = self.dir.join(REPLACED);
@@ -117,8 +136,14 @@ impl Partial {
             return Ok(());
         }
         if target.symlink_metadata().is_ok() {
+            let leaving = self.dir.join(LEAVING);
+            // The new model has its name, and only the old one was not removed any more.
+            let is_done = !leaving.exists() && may_go(target) && may_go(&replaced);
+            if is_done && fs::rename(&replaced, &leaving).is_ok() {
+                return Ok(());
+            }
             self.keep();
-            return Err(FileError::PartialForeign { path: replaced });
+            return Err(FileError::Doubled { path: named.into(), kept: replaced });
         }
         fs::rename(&replaced, target).map_err(|source| {
             self.keep();
@@ -284,6 +309,8 @@ impl Partial {
             false => Err(FileError::OutputForeign { path: named.into() }),
         };
         if renamed.is_ok() {
+            // It is litter from here on.
+            let _ = rename(&replaced, leaving);
             return renamed;
         }
         match rename(&replaced, target) {
@@ -304,7 +331,11 @@ impl Drop for Partial {
         // The lock goes last: from then on another process may create the directory anew, and
         // nothing in that one may be removed. A failed cleanup must not hide the original error.
         for tree in [MODEL, LEAVING] {
-            let _ = fs::remove_dir_all(self.dir.join(tree));
+            if let Err(error) = remove_tree(&self.dir.join(tree)) {
+                // By the journal the next process knows that this is ours.
+                tracing::warn!("{error}: it could not be removed");
+                return;
+            }
         }
         let _ = fs::remove_file(self.dir.join(JOURNAL));
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
@@ -458,6 +489,75 @@ mod tests {
         assert_eq!(weights(&target), "old");
         partial.begin::<()>("other", |_| false).unwrap();
         drop(partial);
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn kill_after_two_renames_does_not_block_the_name() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("out");
+        let replaced = place_of(&target).join(REPLACED);
+        for dir in [&target, &replaced] {
+            fs::create_dir_all(dir).unwrap();
+            fs::write(dir.join("config.json"), "{}").unwrap();
+            fs::write(dir.join("model.safetensors"), "").unwrap();
+        }
+        fs::write(target.join("weights"), "new").unwrap();
+        let write_journal = || {
+            let head = Head { format: FORMAT.into(), version: VERSION, job: "job".into() };
+            fs::write(place_of(&target).join(JOURNAL), line_of(&head).unwrap()).unwrap();
+        };
+        write_journal();
+        drop(Partial::claim(&target, &target).unwrap());
+        assert_eq!(weights(&target), "new");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1, "the old one is gone");
+
+        // What is no model may be someone's only copy.
+        fs::create_dir_all(&replaced).unwrap();
+        fs::write(replaced.join("note.txt"), "mine").unwrap();
+        write_journal();
+        let error = Partial::claim(&target, &target).unwrap_err();
+        assert!(matches!(error, FileError::Doubled { .. }), "{error}");
+        assert!(replaced.join("note.txt").exists());
+    }
+
+    #[test]
+    fn what_could_not_be_removed_is_removed_by_the_next_process() {
+        let (home, target, partial) = with_both();
+        // A directory in which nothing can be removed.
+        let stuck = partial.dir.join(LEAVING);
+        fs::create_dir(&stuck).unwrap();
+        fs::write(stuck.join("file"), "").unwrap();
+        let set = |writable: bool| {
+            let mut permissions = stuck.metadata().unwrap().permissions();
+            permissions.set_readonly(!writable);
+            fs::set_permissions(&stuck, permissions).unwrap();
+        };
+        set(false);
+        partial.discard();
+        if !stuck.exists() {
+            // Root removes it all the same.
+            return;
+        }
+        set(true);
+        drop(Partial::claim(&target, &target).unwrap());
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn output_that_is_there_loses_what_its_killed_process_left() {
+        let (home, target, partial) = with_both();
+        fs::write(target.join("config.json"), "{}").unwrap();
+        fs::write(target.join("model.safetensors"), "").unwrap();
+        partial.keep();
+        let dir = partial.dir.clone();
+        drop(partial);
+        // Files that wait for their name stay.
+        let refused = || crate::files::OutputDir::resumable(&target, false).unwrap_err();
+        assert!(matches!(refused(), FileError::OutputExists { .. }));
+        assert!(dir.join(MODEL).join("weights").exists());
+        fs::remove_dir_all(dir.join(MODEL)).unwrap();
+        assert!(matches!(refused(), FileError::OutputExists { .. }));
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
     }
 
