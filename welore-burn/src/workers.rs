@@ -432,7 +432,8 @@ mod tests {
             let words = panic.downcast::<String>().unwrap();
             assert!(words.contains("panics on purpose"), "{words}");
             let begun = begun.load(Ordering::SeqCst);
-            assert!(begun < 100, "{begun}");
+            // The others go on while the panic is printed.
+            assert!(begun < 5000, "{begun}");
         };
         run(&|| workers.spread(10_000, work, |_, ()| ControlFlow::Continue(())));
         run(&|| workers.spread_in_order(10_000, work, |_, ()| {}));

@@ -248,7 +248,8 @@ fn file(error: &FileError) -> Option<Verdict> {
             }
             _ => Verdict::failed(None),
         },
-        E::TooLarge { .. } | E::Doubled { .. } => Verdict::input(None),
+        E::TooLarge { .. } => Verdict::input(None),
+        E::Doubled { .. } => Verdict::input("move one of them away"),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
         E::OutputForeign { .. }
         | E::NotADirectory { .. }

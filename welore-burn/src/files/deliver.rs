@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn two_models_of_which_none_is_litter_stay() {
-        let doubled = |target: &Path, may_go| {
+        let doubled = |target: &Path, may_go: fn(&Path) -> bool| {
             let error = Partial::claim(target, target, may_go).unwrap_err();
             let FileError::Doubled { kept, .. } = &error else { panic!("{error}") };
             assert_eq!([weights(target), weights(kept)], ["new", "old"]);

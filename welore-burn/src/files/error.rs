@@ -103,7 +103,7 @@ pub enum FileError {
         output: PathBuf,
     },
     /// Both an output and what it replaced are there, and it is not clear which one is wanted.
-    #[error("{kept} holds what {path} was; move one of them away", path = path.display(), kept = kept.display())]
+    #[error("{kept} holds what {path} was", path = path.display(), kept = kept.display())]
     Doubled {
         /// The output directory.
         path: PathBuf,

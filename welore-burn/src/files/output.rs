@@ -125,7 +125,13 @@ impl OutputDir {
 
     /// Checks the target, creates its parents and the hidden directory.
     fn claim(named: &Path, replace: bool, resumable: bool) -> Result<Self, FileError> {
-        let target = Self::place(named, replace)?;
+        let target = match Self::place(named, replace) {
+            Err(error @ FileError::OutputExists { .. }) => {
+                sweep_finished(named);
+                return Err(error);
+            }
+            place => place?,
+        };
         // `a/b/` and `a/b` are the same place.
         let named: PathBuf = named.components().collect();
         let parent = parent_of(&target);
@@ -235,6 +241,16 @@ fn check_replaceable(named: &Path, target: &Path, replace: bool) -> Result<(), F
         return Err(FileError::OutputExists { path: named.into() });
     }
     Ok(())
+}
+
+/// Removes what a process left that was killed after its output had its name.
+fn sweep_finished(named: &Path) {
+    if let Ok(target) = find_dir(named)
+        && Partial::is_finished(&target)
+        && let Ok(partial) = Partial::claim(&target, named, may_go)
+    {
+        partial.discard();
+    }
 }
 
 /// Whether something is an empty directory or a model directory.

@@ -98,6 +98,14 @@ impl Partial {
         Err(FileError::OutputBusy { path: named.into() })
     }
 
+    /// Whether there is a directory for a target, without any files that wait for their name.
+    pub fn is_finished(target: &Path) -> bool {
+        let dir = place_of(target);
+        let waits =
+            |name: &str| fs::read_dir(dir.join(name)).is_ok_and(|mut files| files.next().is_some());
+        dir.is_dir() && !waits(MODEL) && !dir.join(REPLACED).exists()
+    }
+
     /// Puts back what a process took away before it was killed. If its replacement was there
     /// already, it is litter.
     fn put_back(
@@ -362,5 +370,27 @@ mod tests {
             drop(partial);
             assert_eq!(names_in(home.path()), Vec::<String>::new());
         }
+    }
+
+    #[test]
+    fn output_that_is_there_loses_what_its_killed_process_left() {
+        let home = tempfile::tempdir().unwrap();
+        let target = home.path().join("out");
+        let partial = Partial::claim(&target, &target, any).unwrap();
+        partial.begin::<()>("job", |_| false).unwrap();
+        fs::write(partial.model().join("weights"), "new").unwrap();
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("config.json"), "{}").unwrap();
+        fs::write(target.join("model.safetensors"), "").unwrap();
+        partial.keep();
+        let dir = partial.dir.clone();
+        drop(partial);
+        // Files that wait for their name stay.
+        let refused = || crate::files::OutputDir::resumable(&target, false).unwrap_err();
+        assert!(matches!(refused(), FileError::OutputExists { .. }));
+        assert!(dir.join(MODEL).join("weights").exists());
+        fs::remove_dir_all(dir.join(MODEL)).unwrap();
+        assert!(matches!(refused(), FileError::OutputExists { .. }));
+        assert_eq!(names_in(home.path()), ["out"]);
     }
 }

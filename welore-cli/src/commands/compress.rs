@@ -115,7 +115,10 @@ impl Request {
         let model = models::directory_of(&args.model)?;
         let opened = open_model(&model, &host())?;
         check_output(&args.output, &model)?;
-        OutputDir::check_free(&args.output, args.force)?;
+        let output = match args.dry_run {
+            true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
+            false => Some(OutputDir::resumable(&args.output, args.force)?),
+        };
         OutputDir::check_outside(&args.output, &inputs(args).collect::<Vec<_>>())?;
         match &goal {
             Goal::Given(plan) => check_plan(&opened.checkpoint, plan)?,
@@ -124,10 +127,6 @@ impl Request {
                 check_selection(&opened.checkpoint, &selected)?;
             }
         }
-        let output = match args.dry_run {
-            true => None,
-            false => Some(OutputDir::resumable(&args.output, args.force)?),
-        };
         let compute = match computes(args, &recipe) {
             true => {
                 memory::keep_pages();
