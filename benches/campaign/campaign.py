@@ -165,7 +165,9 @@ class Campaign:
             problems += [(outcome, problem) for problem in outcome.problems]
             if tree(self.case / "in") != given:
                 problems.append((outcome, "inputs: changed"))
-            if outcome.code == 2 and tree(self.case / "out") != before and "resume" not in line:
+            # After an error in the middle, finished matrices stay, and the command says so.
+            keeps = "the matrices done so far are kept" in outcome.err
+            if outcome.code == 2 and tree(self.case / "out") != before and "resume" not in line and not keeps:
                 problems.append((outcome, "litter: a refusal left something"))
             if outcome.code == 0:
                 problems += [(outcome, f"litter: {left}") for left in litter(self.case / "out", self.case / "tmp")]

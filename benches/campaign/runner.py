@@ -165,7 +165,7 @@ def digest(path):
 def timeless(line):
     try:
         fields = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return line
     if not isinstance(fields, dict):
         return line

@@ -387,3 +387,20 @@ fn results_have_the_permissions_of_ordinary_files() {
     fs::create_dir(sandbox.path("ordinary")).unwrap();
     assert_eq!(mode("low"), mode("ordinary"));
 }
+
+/// A kill right after an output got its name leaves a hidden directory without files.
+#[test]
+fn commands_that_find_their_output_finished_remove_what_a_kill_left() {
+    let sandbox = Sandbox::new();
+    let export = "export low --dense -o dense";
+    sandbox.gives("compress model --err 0.5 -o low");
+    sandbox.gives(export);
+    for (line, output) in [("compress model --err 0.5 -o low", "low"), (export, "dense")] {
+        let left = sandbox.path(&format!(".{output}.welore-partial"));
+        fs::create_dir_all(left.join("model")).unwrap();
+        fs::write(left.join("lock"), "").unwrap();
+        let message = sandbox.run(line).complaint(2);
+        assert!(message.contains(&format!("{output} already exists")), "{message}");
+        assert!(!left.exists(), "{line}");
+    }
+}

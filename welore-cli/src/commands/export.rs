@@ -19,14 +19,16 @@ pub fn run(args: ExportArgs) -> Result<()> {
     let model = models::directory_of(&args.model)?;
     let compressed = open_model(&model, &host())?.checkpoint;
     check_output(&args.output, &model)?;
-    OutputDir::check_free(&args.output, args.force)?;
+    let output = match args.dry_run {
+        true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
+        false => Some(OutputDir::create(&args.output, args.force)?),
+    };
     OutputDir::check_outside(&args.output, &[&args.model])?;
     let size = merged_size(&compressed)?;
     check_space(&args.output, size.bytes)?;
-    if args.dry_run {
+    let Some(output) = output else {
         return preview(&args, size);
-    }
-    let output = OutputDir::create(&args.output, args.force)?;
+    };
     let mut bar = Bar::default();
     let options = WriteOptions { shard_bytes: args.shards.shard_size, ..WriteOptions::default() };
     merge_directory(&compressed, &output, &options, &mut bar)?;
