@@ -277,6 +277,34 @@ fn absurd_models_are_not_made_from_scratch() {
     }
 }
 
+/// Files as they were found, each of which once reached the terminal or the card, or aborted.
+#[test]
+fn files_that_once_went_wrong_do_no_harm() {
+    let sandbox = Sandbox::new();
+    sandbox.add("odd", "odd");
+    let planned = sandbox.gives("plan odd/spectra.json --err 0.5");
+    assert!(planned.stdout.contains("\\u{1b}[2Jevil"), "{}", planned.stdout);
+    assert_harmless(&planned);
+    assert_harmless(&sandbox.gives("compress model --plan odd/plan.json -o low"));
+    assert_honest_card(&sandbox, "low");
+    for (config, named) in [
+        ("config.json", "x\\u{1b}]0;owned"),
+        ("16M-layers.json", "num_hidden_layers"),
+        // Refused for want of memory, unless the machine has it.
+        ("16G-parameters.json", "memory"),
+    ] {
+        let json = sandbox.json_file(&format!("odd/{config}"));
+        sandbox.write(CONFIG, json.to_string());
+        let started = Instant::now();
+        let outcome = sandbox.run(&format!("train model --from-scratch --dry-run {TRAIN}"));
+        assert!(started.elapsed() < Duration::from_secs(10), "{config} takes long");
+        assert_harmless(&outcome);
+        if config != "16G-parameters.json" || outcome.code != Some(0) {
+            assert!(outcome.complaint(2).contains(named), "{outcome:?}");
+        }
+    }
+}
+
 #[test]
 fn absurd_ranks_of_adapters_are_refused_before_anything_is_merged() {
     let sandbox = Sandbox::new();

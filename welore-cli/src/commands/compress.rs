@@ -64,16 +64,12 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     bar.finish();
     let report = match written {
         Err(error) if error.is_interruption() => {
-            if output.keeps_work().is_some() {
-                note!("the matrices done so far are kept; run the same command again to continue");
-            }
+            tell_kept(&output);
             output.suspend();
             return Err(Interrupted.into());
         }
         Err(error) => {
-            if output.keeps_work().is_some() {
-                note!("the matrices done so far are kept; the same command continues from them");
-            }
+            tell_kept(&output);
             return Err(error.into());
         }
         Ok(report) => report,
@@ -86,6 +82,14 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     planned.measured.tell("measured");
     known.tell("compressed");
     Ok(())
+}
+
+/// Where finished matrices are kept, if any are: they take as much room as a model.
+fn tell_kept(output: &OutputDir) {
+    if let Some(dir) = output.keeps_work() {
+        let dir = dir.display();
+        note!("the matrices done so far are kept in {dir}; the same command continues from them");
+    }
 }
 
 /// What the user asked for, checked and opened.
