@@ -7,21 +7,17 @@ use welore_burn::forms::Storage;
 use welore_burn::linalg::{Matrix, singular_values};
 use welore_burn::plan::PlanOptions;
 use welore_burn::train::{
-    GRADIENTS_FILE, GradientDynamics, GradientRecord, StepReport, TrainError, TrainOptions,
-    Trainable, Training, read_gradients,
+    GRADIENTS_FILE, GradientDynamics, GradientRecord, TrainError, TrainOptions, Trainable,
+    Training, read_gradients,
 };
 
 use crate::train::{
-    by_definition, chosen, compressed_by, dense, options, parameters, place, run, start, story,
+    assert_same_parameters, assert_same_steps, by_definition, chosen, compressed_by, dense,
+    options, place, repeats_itself, run, start, story,
 };
 
 fn every(steps: usize) -> NonZeroUsize {
     NonZeroUsize::new(steps).unwrap()
-}
-
-/// The part of every report that does not depend on timing.
-fn essence(reports: &[StepReport]) -> Vec<(usize, f64, f64, f64)> {
-    reports.iter().map(|report| (report.step, report.loss, report.lr, report.grad_norm)).collect()
 }
 
 fn records_of(run: &Path) -> Vec<GradientRecord> {
@@ -40,8 +36,8 @@ fn tracking_changes_no_step_and_records_each_matrix_every_so_often() {
     let mut tracked = start(dense(), options, tracked_dir.path());
     tracked.track_gradients(tracked_dir.path(), every(2)).unwrap();
     let reports_of_tracked = run(&mut tracked, usize::MAX).unwrap();
-    assert_eq!(essence(&reports), essence(&reports_of_tracked));
-    assert_eq!(parameters(plain.model()), parameters(tracked.model()));
+    assert_same_steps(&reports, &reports_of_tracked);
+    assert_same_parameters(plain.model(), tracked.model());
     assert!(!plain_dir.path().join(GRADIENTS_FILE).exists());
 
     let records = records_of(tracked_dir.path());
@@ -140,7 +136,7 @@ fn a_resumed_run_records_each_step_once() {
     let later = text.lines().next().unwrap().replacen("\"step\":2", "\"step\":4", 1);
     std::fs::write(&file, format!("{text}{later}\n{}", &later[..later.len() / 2])).unwrap();
     let rest = run(&mut open(stopped_dir.path(), true), usize::MAX).unwrap();
-    assert_eq!(essence(&reports[3..]), essence(&rest));
+    assert_same_steps(&reports[3..], &rest);
 
     let (expected, mut got) = (records_of(whole_dir.path()), records_of(stopped_dir.path()));
     // The first records of the second process have no previous record to compare with.
@@ -148,7 +144,13 @@ fn a_resumed_run_records_each_step_once() {
         assert_eq!(record.similarity, None, "{}", record.name);
         record.similarity = expected.similarity;
     }
-    assert_eq!(got, expected);
+    if repeats_itself() {
+        assert_eq!(got, expected);
+    }
+    let places = |records: &[GradientRecord]| {
+        records.iter().map(|record| (record.step, record.name.clone())).collect::<Vec<_>>()
+    };
+    assert_eq!(places(&got), places(&expected));
 }
 
 #[test]

@@ -292,6 +292,39 @@ fn training_lowers_the_loss() {
     assert!(mean(&losses[30..]) < 0.7 * mean(&losses[..5]), "{losses:?}");
 }
 
+/// Whether the same operations give the same bits here. CubeCL's backends lay out a result by
+/// whether an input's memory can be reused, which depends on how far the device has come, and the
+/// layout decides in which order a product is summed.
+pub fn repeats_itself() -> bool {
+    device() == Device::flex()
+}
+
+pub fn assert_same_steps(ones: &[StepReport], others: &[StepReport]) {
+    assert_eq!(ones.len(), others.len());
+    let tolerance = if repeats_itself() { 0.0 } else { 1e-5 };
+    for (a, b) in ones.iter().zip(others) {
+        assert_eq!((a.step, a.lr), (b.step, b.lr));
+        for (a, b) in [(a.loss, b.loss), (a.grad_norm, b.grad_norm)] {
+            assert!((a - b).abs() <= tolerance * a, "{a} and {b}, of {ones:?} and {others:?}");
+        }
+    }
+}
+
+pub fn assert_same_parameters(one: &Decoder, other: &Decoder) {
+    let (ones, others) = (parameters(one), parameters(other));
+    if repeats_itself() {
+        assert_eq!(ones, others);
+    }
+    assert_eq!(ones.len(), others.len());
+    for ((path, a), (other, b)) in ones.iter().zip(&others) {
+        assert_eq!((path, a.len()), (other, b.len()));
+        let gap = a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>();
+        let gap = (gap / a.len() as f64).sqrt();
+        // A step moves a weight by about the learning rate, 1e-3.
+        assert!(gap < 1e-6, "{path}: {gap}");
+    }
+}
+
 #[test]
 fn a_resumed_run_takes_the_same_steps_as_one_never_stopped() {
     let (whole_dir, stopped_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -304,10 +337,8 @@ fn a_resumed_run_takes_the_same_steps_as_one_never_stopped() {
     assert_eq!(second.position().step, 3);
     let rest = run(&mut second, usize::MAX).unwrap();
 
-    for (a, b) in reports[3..].iter().zip(&rest) {
-        assert_eq!((a.step, a.loss, a.lr, a.grad_norm), (b.step, b.loss, b.lr, b.grad_norm));
-    }
-    assert_eq!(parameters(whole.model()), parameters(second.model()));
+    assert_same_steps(&reports[3..], &rest);
+    assert_same_parameters(whole.model(), second.model());
     let metrics = std::fs::read_to_string(stopped_dir.path().join("metrics.jsonl")).unwrap();
     let steps: Vec<u64> = metrics
         .lines()
@@ -405,10 +436,8 @@ fn every_training_method_resumes_exactly() {
         assert!(run(&mut first, 3).is_err());
         let mut second = Training::open(compressed(), options, place(dirs.1.path(), true)).unwrap();
         let rest = run(&mut second, usize::MAX).unwrap();
-        for (a, b) in reports[3..].iter().zip(&rest) {
-            assert_eq!((a.step, a.loss, a.grad_norm), (b.step, b.loss, b.grad_norm));
-        }
-        assert_eq!(parameters(whole.model()), parameters(second.model()), "{trainable:?}");
+        assert_same_steps(&reports[3..], &rest);
+        assert_same_parameters(whole.model(), second.model());
     }
 }
 
