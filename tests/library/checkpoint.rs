@@ -11,7 +11,7 @@ use welore_burn::checkpoint::{
     Checkpoint, CheckpointError, ShardLayout, ShardWriter, TensorProblem, load_module, save_module,
 };
 use welore_burn::files::{FileError, OutputDir, write_file};
-use welore_burn::forms::{FormError, TensorSpec};
+use welore_burn::forms::{Form, FormError, TensorSpec};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
 use welore_burn::modules::natural_order;
 
@@ -87,6 +87,77 @@ fn modules_round_trip_under_pytorch_names_in_one_file_and_in_shards() {
             .forward(x.clone())
             .into_data()
             .assert_approx_eq::<f32>(&net.forward(x.clone()).into_data(), Tolerance::default());
+    }
+}
+
+/// A layer from 4 to 7 features with these outputs as pivots, and random weights.
+fn pivoted(pivots: &[usize]) -> LowRankLinear {
+    let random = |shape: [usize; 2]| Tensor::random(shape, Distribution::Default, &device());
+    LowRankLinear::from_pivots(random([4, 2]), random([2, 5]), pivots, None).unwrap()
+}
+
+#[test]
+fn a_matrix_in_any_form_is_loaded_as_it_was_saved() {
+    let x = Tensor::<2>::random([3, 4], Distribution::Default, &device());
+    let dense = || LowRankLinearConfig::new(4, 7).with_bias(false).init(&device());
+    // The pivots of a module are not those of the file before it is loaded.
+    let pairs = [
+        (dense(), dense()),
+        (dense().factored(2).unwrap(), dense().factored(2).unwrap()),
+        (pivoted(&[5, 0]), pivoted(&[1, 2])),
+        (pivoted(&[0, 1]), pivoted(&[6, 3])),
+    ];
+    for (saved, other) in pairs {
+        let form = saved.form();
+        let dir = tempfile::tempdir().unwrap();
+        save_module(&saved, dir.path(), |_| Dtype::F32, u64::MAX, &mut ()).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let loaded = load_module(other, &checkpoint, |_| FloatDType::F32, &mut ()).unwrap();
+        assert_eq!(loaded.form(), form);
+        let (got, wanted) = (loaded.forward(x.clone()), saved.forward(x.clone()));
+        got.into_data().assert_approx_eq::<f32>(&wanted.into_data(), Tolerance::default());
+    }
+}
+
+#[test]
+fn pivots_that_cannot_be_are_refused_whatever_the_module_had() {
+    let spec = |name: &str, dtype, shape: &[usize]| TensorSpec {
+        name: name.into(),
+        dtype,
+        shape: shape.to_vec(),
+    };
+    let layout = ShardLayout::new(
+        &[
+            spec("V.weight", Dtype::F32, &[2, 4]),
+            spec("C.weight", Dtype::F32, &[5, 2]),
+            spec("pivots", Dtype::I32, &[2]),
+        ],
+        u64::MAX,
+    )
+    .unwrap();
+    for wrong in [[3, 3], [-1, 0], [0, 7]] {
+        let dir = tempfile::tempdir().unwrap();
+        let writer = ShardWriter::new(dir.path(), &layout).unwrap();
+        writer.write("V.weight", &[0; 2 * 4 * 4]).unwrap();
+        writer.write("C.weight", &[0; 5 * 2 * 4]).unwrap();
+        let pivots: Vec<u8> = wrong.iter().flat_map(|pivot: &i32| pivot.to_le_bytes()).collect();
+        writer.write("pivots", &pivots).unwrap();
+        writer.finish().unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let loaded = load_module(pivoted(&[0, 1]), &checkpoint, |_| FloatDType::F32, &mut ());
+        assert!(
+            matches!(
+                &loaded,
+                Err(CheckpointError::Form { source: FormError::Pivots { rank: 2, rows: 7 }, .. })
+            ),
+            "{wrong:?}: {loaded:?}"
+        );
+        // Without the right form there is nothing to load pivots into.
+        let dense = LowRankLinearConfig::new(4, 7).with_bias(false).init(&device());
+        for other in [dense.clone(), dense.to_form(Form::factors(2)).unwrap()] {
+            let error = load_module(other, &checkpoint, |_| FloatDType::F32, &mut ()).unwrap_err();
+            assert!(matches!(&error, CheckpointError::Mismatch { .. }), "{error}");
+        }
     }
 }
 

@@ -5,12 +5,14 @@ use std::fs;
 
 use burn::module::{Module, Param};
 use burn::nn::{Linear, LinearConfig, LinearLayout, Relu};
-use burn::tensor::{Device, Distribution, Tensor, Tolerance};
-use welore_burn::compress::{CompressError, Compressor, compress_module};
+use burn::tensor::{Device, Distribution, FloatDType, Tensor, Tolerance};
+use safetensors::Dtype;
+use welore_burn::checkpoint::{Checkpoint, load_module, save_module};
+use welore_burn::compress::{CompressError, Compressor, compress_module, shape_by_plan};
 use welore_burn::files::{FileError, OutputDir};
-use welore_burn::forms::{FormError, LowRank};
+use welore_burn::forms::{Form, FormError, LowRank, Rest, Storage};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
-use welore_burn::modules::Selection;
+use welore_burn::modules::{Selection, initialize};
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
 use welore_burn::progress::{Interrupted, Progress};
 use welore_burn::spectrum::{MeasureOptions, SpectrumError, measure_module};
@@ -43,9 +45,13 @@ impl Classifier {
 }
 
 fn plan_for(module: &Classifier, err: f64) -> RankPlan {
+    plan_in(module, err, Storage::Factors)
+}
+
+fn plan_in(module: &Classifier, err: f64, storage: Storage) -> RankPlan {
     let selection = Selection::of(["first", "second"]).unwrap();
     let spectra = measure_module(module, &selection, &MeasureOptions::default(), &mut ()).unwrap();
-    let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(err) };
+    let options = PlanOptions { min_ratio: 0.0, storage, ..PlanOptions::new(err) };
     make_plan(&spectra, &WeLore, &options).unwrap()
 }
 
@@ -73,6 +79,87 @@ fn any_module_is_factored_by_path_and_only_factors_train() {
         .into_data()
         .assert_approx_eq::<f32>(&factored.forward(x).into_data(), Tolerance::rel_abs(1e-5, 1e-5));
     assert_eq!(merged.num_params(), module.num_params());
+}
+
+#[test]
+fn what_is_not_compressed_trains_or_is_frozen_or_is_left() {
+    let device = device().autodiff();
+    let mut module = Classifier::new(&device);
+    // One layer that someone froze before.
+    module.head = module.head.no_grad();
+    // Clones share parameters that do not exist yet, and whether those train.
+    initialize(&module, 1);
+    let plan = plan_for(&module, 0.4);
+    let factors =
+        ["first.weight", "first.weight.low_rank.up", "second.weight", "second.weight.low_rank.up"];
+    let with = |more: &[&'static str]| {
+        let mut names: Vec<&str> = factors.iter().chain(more).copied().collect();
+        names.sort_unstable();
+        names
+    };
+    for (rest, trains) in [
+        (Rest::Freeze, with(&[])),
+        (Rest::Keep, with(&["first.bias", "second.bias"])),
+        (Rest::Train, with(&["first.bias", "second.bias", "head.weight"])),
+    ] {
+        let compressor = Compressor::new(&plan).with_rest(rest);
+        let (module, _) = compressor.module(module.clone(), &mut ()).unwrap();
+        let mut found = trainable(&module);
+        found.sort_unstable();
+        assert_eq!(found, trains, "{rest:?}");
+    }
+}
+
+#[test]
+fn a_module_shaped_by_a_plan_takes_what_was_compressed_before() {
+    let dir = tempfile::tempdir().unwrap();
+    for storage in [Storage::Factors, Storage::Pivot] {
+        let dense = Classifier::new(&device());
+        let plan = plan_in(&dense, 0.4, storage);
+        let (compressed, _) = compress_module(dense, &plan, &mut ()).unwrap();
+        let x = Tensor::random([4, 10], Distribution::Default, &device());
+        let expected = compressed.forward(x.clone()).into_data();
+
+        let shaped = || shape_by_plan(Classifier::new(&device()), &plan).unwrap();
+        let skeleton = shaped();
+        assert_eq!(skeleton.second.form(), plan.matrices[1].form);
+        assert_eq!(skeleton.num_params() as u64, plan.totals.parameters_after);
+        assert_eq!(skeleton.second.factors().unwrap().0.abs().max().into_scalar::<f64>(), 0.0);
+
+        let files = dir.path().join(format!("{storage:?}"));
+        fs::create_dir(&files).unwrap();
+        save_module(&compressed, &files, |_| Dtype::F32, u64::MAX, &mut ()).unwrap();
+        let files = Checkpoint::open(&files).unwrap();
+        let loaded = load_module(shaped(), &files, |_| FloatDType::F32, &mut ()).unwrap();
+        let recorded = shaped().load_record(compressed.into_record());
+        for module in [loaded, recorded] {
+            let found = module.forward(x.clone()).into_data();
+            found.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-5, 1e-5));
+        }
+    }
+}
+
+#[test]
+fn a_plan_that_does_not_fit_shapes_nothing() {
+    let module = Classifier::new(&device());
+    let fitting = plan_for(&module, 0.4);
+    let mut foreign = fitting.clone();
+    foreign.matrices[0].name = "third".into();
+    let unknown = shape_by_plan(module.clone(), &foreign).unwrap_err();
+    assert!(matches!(&unknown, CompressError::ForeignPlan { .. }), "{unknown}");
+    for form in [Form::factors(11), Form::pivot(0)] {
+        let mut plan = fitting.clone();
+        plan.matrices[0].form = form;
+        let error = shape_by_plan(module.clone(), &plan).unwrap_err();
+        let impossible = matches!(
+            &error,
+            CompressError::Form { name, source: FormError::Impossible(_) } if *name == "first"
+        );
+        assert!(impossible, "{error}");
+    }
+    let shaped = shape_by_plan(module.clone(), &fitting).unwrap();
+    let twice = shape_by_plan(shaped, &fitting).unwrap_err();
+    assert!(matches!(&twice, CompressError::Form { source: FormError::NotDense, .. }), "{twice}");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the library promises, room by room. One binary, because linking Burn is slow.
 
+mod adapters;
 mod architecture;
 mod backends;
 mod calibrate;

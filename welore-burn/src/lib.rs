@@ -67,7 +67,10 @@
 //! ```
 //!
 //! To factor one layer at a rank you chose, call
-//! [`LowRankLinear::factored`](linear::LowRankLinear::factored).
+//! [`LowRankLinear::factored`](linear::LowRankLinear::factored). To load what was compressed before,
+//! shape the module by its plan with [`shape_by_plan`](compress::shape_by_plan) and call
+//! [`load_module`](checkpoint::load_module). [`add_adapters`](train::add_adapters) puts LoRA adapters
+//! on any module, compressed or not.
 //!
 //! # A model directory
 //!

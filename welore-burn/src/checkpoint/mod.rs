@@ -14,8 +14,8 @@ mod stored;
 
 pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
-pub(crate) use module::with_forms;
 pub use module::{as_stored, check_module, load_module, save_module};
+pub(crate) use module::{load_weights, with_forms};
 pub(crate) use reader::not_finite;
 pub use reader::{Checkpoint, TensorMeta};
 pub use shards::{DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};

@@ -10,20 +10,26 @@ use super::reader::Checkpoint;
 use super::shards::{ShardLayout, ShardWriter};
 use super::stored::StoredMatrix;
 use crate::forms::{FormError, PartKind, Slot, TensorSpec, skeleton, slots};
-use crate::modules::{Change, MatrixName, map_floats, walk};
+use crate::modules::{MatrixName, Place, load_values, walk};
 use crate::progress::Progress;
 
 /// Fills a module's float parameters from a checkpoint, on the parameters' device, each in the
-/// type that `dtype_of` gives for its path; vectors, such as norms and biases, in f32.
+/// type that `dtype_of` gives for its path; vectors, such as norms and biases, in f32. The pivots
+/// of its matrices in pivoted storage are those of the checkpoint too.
 ///
 /// A parameter's path is the name of its tensor, except that Burn's norm fields have their PyTorch
 /// names (`gamma` is `weight`, `beta` is `bias`), and a matrix that is not dense is in the tensors
 /// of its form. Weights of `Linear` and `LowRankLinear` are transposed from PyTorch's `[out, in]`.
-/// Parameters are replaced one at a time, and lazy ones are never initialized first.
+/// Parameters are replaced one at a time, and lazy ones are never initialized first. Adapters are
+/// not in a checkpoint and stay as they are.
+///
+/// The matrices must already have the forms of the checkpoint: see [`as_stored`] and
+/// [`shape_by_plan`](crate::compress::shape_by_plan).
 ///
 /// # Errors
 ///
-/// Those of [`check_module`], before anything is read; errors of [`Checkpoint::read_f32`];
+/// Those of [`check_module`], before anything is read; [`CheckpointError::Form`] for pivots that are
+/// not distinct rows, before weights are read; errors of [`Checkpoint::read_f32`];
 /// [`CheckpointError::Interrupted`].
 pub fn load_module<M: Module>(
     module: M,
@@ -31,8 +37,61 @@ pub fn load_module<M: Module>(
     dtype_of: impl Fn(&str) -> FloatDType,
     progress: &mut dyn Progress,
 ) -> Result<M, CheckpointError> {
-    let expected = checked_slots(&module, checkpoint)?;
-    let numbers = expected.into_iter().filter(|slot| slot.kind == PartKind::Numbers);
+    let slots = checked_slots(&module, checkpoint)?;
+    let module = load_indices(module, &slots, checkpoint)?;
+    load_numbers(module, slots, checkpoint, dtype_of, progress)
+}
+
+/// [`load_module`] for a module to which [`with_forms`] gave the pivots of the checkpoint.
+pub(crate) fn load_weights<M: Module>(
+    module: M,
+    checkpoint: &Checkpoint,
+    dtype_of: impl Fn(&str) -> FloatDType,
+    progress: &mut dyn Progress,
+) -> Result<M, CheckpointError> {
+    let slots = checked_slots(&module, checkpoint)?;
+    load_numbers(module, slots, checkpoint, dtype_of, progress)
+}
+
+/// Gives the matrices of a module the indices that a checkpoint has for them.
+fn load_indices<M: Module>(
+    module: M,
+    slots: &[Slot],
+    checkpoint: &Checkpoint,
+) -> Result<M, CheckpointError> {
+    let indices = slots.iter().filter(|slot| slot.kind == PartKind::Indices);
+    let slots: BTreeMap<&str, &Slot> = indices.map(|slot| (slot.path.as_str(), slot)).collect();
+    let read = |slot: &Slot, place: &Place, param: &[usize]| {
+        // The type of indices does not depend on that of the numbers.
+        let dtype = slot.kind.dtype(Dtype::F32);
+        let spec = TensorSpec { name: slot.tensor.clone(), dtype, shape: slot.shape.clone() };
+        let bytes = checkpoint.expected_bytes(&spec)?;
+        let matrix = place.matrix().unwrap_or_else(|| slot.tensor.as_str().into());
+        slot.load_indices(bytes, param).map_err(checkpoint.form_error(&matrix))
+    };
+    let mut failed = None;
+    let module = load_values(module, |place, param| {
+        let slot = *slots.get(place.path.as_str())?;
+        match read(slot, place, &param.shape()) {
+            Ok(data) => Some((data, param.dtype())),
+            Err(error) => {
+                failed.get_or_insert(error);
+                None
+            }
+        }
+    });
+    failed.map_or(Ok(module), Err)
+}
+
+/// Fills the float parameters of a module.
+fn load_numbers<M: Module>(
+    module: M,
+    slots: Vec<Slot>,
+    checkpoint: &Checkpoint,
+    dtype_of: impl Fn(&str) -> FloatDType,
+    progress: &mut dyn Progress,
+) -> Result<M, CheckpointError> {
+    let numbers = slots.into_iter().filter(|slot| slot.kind == PartKind::Numbers);
     let slots: BTreeMap<String, Slot> = numbers.map(|slot| (slot.path.clone(), slot)).collect();
     progress.begin("loading", slots.len());
     let mut failed = None;
@@ -42,19 +101,17 @@ pub fn load_module<M: Module>(
         checkpoint.release(&slot.tensor);
         Ok(slot.codec.load(values, &slot.shape))
     };
-    let module = map_floats(module, |place, _| {
-        let Some(slot) = slots.get(&place.path).filter(|_| failed.is_none()) else {
-            return Change::Keep;
-        };
+    let module = load_values(module, |place, _| {
+        let slot = slots.get(&place.path).filter(|_| failed.is_none())?;
         match read(slot) {
             Ok(data) => {
                 let is_vector = data.shape().len() == 1;
                 let dtype = if is_vector { FloatDType::F32 } else { dtype_of(&place.path) };
-                Change::Load(data, DType::from(dtype))
+                Some((data, DType::from(dtype)))
             }
             Err(error) => {
                 failed = Some(error);
-                Change::Keep
+                None
             }
         }
     });
@@ -63,8 +120,9 @@ pub fn load_module<M: Module>(
     Ok(module)
 }
 
-/// Gives the matrices of a dense module the forms that they have in a checkpoint, without loading
-/// weights: [`load_module`] can then load a compressed checkpoint into it. Initializes nothing.
+/// Gives the matrices of a dense module the forms and pivots that they have in a checkpoint, without
+/// loading weights: [`load_module`] can then load a compressed checkpoint into it. Initializes
+/// nothing.
 ///
 /// # Errors
 ///
@@ -118,6 +176,7 @@ fn about(dir: &Path) -> impl FnOnce((MatrixName, FormError)) -> CheckpointError 
 
 /// Writes a module's parameters into a directory under the names that [`load_module`] reads, each
 /// in the type that `dtype_of` gives for its tensor. Only one parameter at a time is on the host.
+/// Adapters are left out: `materialize` merges them first.
 ///
 /// # Errors
 ///

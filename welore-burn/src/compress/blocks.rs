@@ -2,18 +2,19 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 
 use super::check::planned_matrices;
 use super::error::CompressError;
 use super::options::{BlockwiseOptions, Compressor};
-use super::refine::{Task, refine, train_only};
+use super::refine::{Task, refine};
 use super::report::{CompressReport, CompressedMatrix};
 use crate::calibrate::{CalibrationError, SharedInputs, Watch};
 use crate::forms::{FormError, Made, Rest, attach, fill, read_matrices};
 use crate::linalg::{CrossMoment, LinalgError, Matrix, SecondMoment, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
-use crate::modules::MatrixName;
+use crate::modules::{Change, MatrixName, Place, map_floats, walk};
 use crate::plan::MatrixPlan;
 use crate::progress::{Part, Progress};
 use crate::spectrum::Method;
@@ -25,7 +26,8 @@ impl Compressor<'_> {
     ///
     /// Block by block, `model` is on its autodiff device, in f32. Memory holds the dense and the
     /// compressed model, and the hidden states of both for all of the text. In the
-    /// result the parts of the compressed matrices are trainable and everything else is frozen.
+    /// result the parts of the compressed matrices are trainable, and everything else is frozen
+    /// unless [`with_rest`](Compressor::with_rest) says otherwise.
     ///
     /// # Errors
     ///
@@ -188,6 +190,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         sink: &mut dyn Sink,
         progress: &mut dyn Progress,
     ) -> Result<(M, CompressReport), CompressError> {
+        let trained = trained_paths(&model);
         let mut model = model.no_grad();
         let plain = self.device.clone().inner();
         let begin = |tokens: &Vec<u32>| self.dense.begin(as_tensor(tokens, &plain));
@@ -222,7 +225,15 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let (item, steps) = (format!("block {}", index + 1), turn.layer.len());
             progress.part(Part { item: &item, steps, operations: 1, known })?;
         }
-        Ok((train_only(model, |name| self.planned.contains_key(name)), report))
+        let is_planned =
+            |place: &Place| place.matrix().is_some_and(|name| self.planned.contains_key(&name));
+        let rest_trains = |place: &Place| match self.compressor.rest {
+            Rest::Keep => trained.contains(&place.path),
+            Rest::Freeze => false,
+            Rest::Train => true,
+        };
+        let trains = |place: &Place| Change::Train(is_planned(place) || rest_trains(place));
+        Ok((map_floats(model, |place, _| trains(place)), report))
     }
 
     /// Compresses one block, or takes it from an earlier process.
@@ -464,4 +475,15 @@ impl Inputs {
             }
         }
     }
+}
+
+/// Paths of the parameters of a module that train.
+fn trained_paths(module: &impl Module) -> BTreeSet<String> {
+    let mut paths = BTreeSet::new();
+    walk(module, |place, param| {
+        if param.trains() {
+            paths.insert(place.path.clone());
+        }
+    });
+    paths
 }

@@ -8,6 +8,8 @@
 //! of a block can also be trained to reproduce the outputs of the dense block (refined). All
 //! strategies respect the norms, the [`Budget`](crate::workers::Budget) and the type of each
 //! matrix, and can resume interrupted work. [`merge_directory`] writes a dense directory again.
+//!
+//! [`shape_by_plan`] only shapes a module by a plan, for weights that were compressed before.
 
 mod blocks;
 mod check;
@@ -20,6 +22,7 @@ mod options;
 mod pieces;
 mod refine;
 mod report;
+mod shape;
 
 pub use check::{check_calibration, check_plan};
 pub use error::CompressError;
@@ -27,3 +30,4 @@ pub use merge::{merge_directory, merged_size};
 pub use module::compress_module;
 pub use options::{BlockwiseOptions, Compressor, RefineOptions, WriteOptions};
 pub use report::{CompressReport, CompressedMatrix};
+pub use shape::shape_by_plan;

@@ -7,13 +7,14 @@ use super::check::planned_matrices;
 use super::error::CompressError;
 use super::options::Compressor;
 use super::report::{CompressReport, CompressedMatrix};
-use crate::forms::{FactorParams, Form, LiveMatrix, Made, Rest, attach_factors, params_of};
+use crate::forms::{FactorParams, Form, LiveMatrix, Made, attach_factors, params_of};
 use crate::linalg::Cost;
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Part, Progress};
 
 /// Carries out a plan on any Burn module in the norm of the weights; see [`Compressor::module`].
+/// Only the parts of the compressed matrices train in the result.
 ///
 /// # Errors
 ///
@@ -27,12 +28,12 @@ pub fn compress_module<M: Module>(
 }
 
 impl Compressor<'_> {
-    /// Compresses the low-rank components of the plan in any Burn module, each independently, and
-    /// freezes all other parameters.
+    /// Compresses the low-rank components of the plan in any Burn module, each independently.
     ///
     /// Every low-rank matrix `X` of the plan must be a parameter with path `X.weight`, of shape
     /// `[d_input, d_output]`. It gets its planned form. Its parts are trainable, and every other
-    /// parameter is frozen, which is how WeLore fine-tunes.
+    /// parameter is frozen, which is how WeLore fine-tunes, unless
+    /// [`with_rest`](Compressor::with_rest) says otherwise.
     /// [`LowRankLinear`](crate::linear::LowRankLinear) multiplies by the factors one after the
     /// other; any other layer, such as `nn::Linear`, materializes the product.
     ///
@@ -55,7 +56,7 @@ impl Compressor<'_> {
         let matrices = planned_matrices(&module, self.plan)?;
         let (mut params, report) = self.factor_all(&matrices, progress)?;
         let attach = |path: &str, _: &_| params.remove(&MatrixName::of_weight(path)?);
-        Ok((attach_factors(module, attach, Rest::Freeze), report))
+        Ok((attach_factors(module, attach, self.rest), report))
     }
 
     /// Factors matrices, as many at a time as the budget allows. Factors are moved to the device as

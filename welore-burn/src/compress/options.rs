@@ -2,6 +2,7 @@ use std::num::NonZeroUsize;
 
 use crate::calibrate::Calibration;
 use crate::checkpoint::DEFAULT_SHARD_BYTES;
+use crate::forms::Rest;
 use crate::plan::RankPlan;
 use crate::spectrum::Norms;
 use crate::workers::Budget;
@@ -33,13 +34,14 @@ pub struct Compressor<'a> {
     pub(super) norms: Norms<'a>,
     pub(super) write: WriteOptions,
     pub(super) blockwise: Option<BlockwiseOptions<'a>>,
+    pub(super) rest: Rest,
 }
 
 impl<'a> Compressor<'a> {
     /// Carries out a plan in the norm of the weights, each matrix independently, with all cores.
     pub fn new(plan: &'a RankPlan) -> Self {
         let (norms, write, blockwise) = (Norms::plain(), WriteOptions::default(), None);
-        Self { plan, norms, write, blockwise }
+        Self { plan, norms, write, blockwise, rest: Rest::Freeze }
     }
 
     /// Uses these norms.
@@ -57,6 +59,50 @@ impl<'a> Compressor<'a> {
     /// Closes each file of weights at about this many bytes.
     pub fn with_shard_bytes(mut self, bytes: u64) -> Self {
         self.write.shard_bytes = bytes;
+        self
+    }
+
+    /// Decides about the parameters of a module that are not compressed: whether they train
+    /// afterwards, are frozen, or are left as they are. By default they are frozen, which is how
+    /// WeLore fine-tunes. Nothing changes in what is written to files.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use burn::module::Module;
+    /// use burn::nn::{Linear, LinearConfig};
+    /// use burn::tensor::Device;
+    /// use safetensors::Dtype;
+    /// use welore_burn::compress::Compressor;
+    /// use welore_burn::forms::{Form, Rest};
+    /// use welore_burn::modules::initialize;
+    /// use welore_burn::plan::{MatrixPlan, RankPlan};
+    /// use welore_burn::spectrum::ModelSize;
+    ///
+    /// #[derive(Module, Debug)]
+    /// struct Net {
+    ///     hidden: Linear,
+    ///     output: Linear,
+    /// }
+    ///
+    /// let device = Device::flex().autodiff();
+    /// let layer = || LinearConfig::new(16, 16).init(&device);
+    /// let net = Net { hidden: layer(), output: layer().no_grad() };
+    /// initialize(&net, 0);
+    /// let matrix = MatrixPlan::new("hidden", [16, 16], Form::factors(4), Dtype::F32);
+    /// let size = ModelSize { parameters: 544, bytes: 4 * 544 };
+    /// let plan = RankPlan::new("by hand", size, vec![matrix])?;
+    /// for (rest, trains) in [(Rest::Freeze, false), (Rest::Keep, false), (Rest::Train, true)] {
+    ///     let (net, _) = Compressor::new(&plan).with_rest(rest).module(net.clone(), &mut ())?;
+    ///     assert!(net.hidden.weight.is_require_grad());
+    ///     assert_eq!(net.output.weight.is_require_grad(), trains);
+    ///     let bias = net.hidden.bias.unwrap();
+    ///     assert_eq!(bias.is_require_grad(), rest != Rest::Freeze);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn with_rest(mut self, rest: Rest) -> Self {
+        self.rest = rest;
         self
     }
 

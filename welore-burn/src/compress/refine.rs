@@ -110,6 +110,6 @@ fn gradients<M: LanguageModel>(
 }
 
 /// Makes the parts of these matrices trainable, and freezes everything else.
-pub(super) fn train_only<M: Module>(model: M, matrices: impl Fn(&MatrixName) -> bool) -> M {
+fn train_only<M: Module>(model: M, matrices: impl Fn(&MatrixName) -> bool) -> M {
     map_floats(model, |place, _| Change::Train(place.matrix().is_some_and(|name| matrices(&name))))
 }

@@ -22,24 +22,48 @@ pub(crate) fn apply<const D: usize>(
     let dtype = FloatDType::from(input.dtype());
     let bias = bias.map(|bias| as_float(bias.val()).cast(dtype));
     if let Some(low_rank) = weight.reparameterization::<LowRank>() {
-        let down = product(input, weight.base(), None);
-        if low_rank.order.is_none() {
-            return product(down, low_rank.up.val(), bias);
-        }
-        let made = product(down.clone(), low_rank.up.val(), None);
-        let output = low_rank.ordered(down, made);
-        return match bias {
-            Some(bias) => output + bias.unsqueeze(),
+        let adapter = low_rank.adapter();
+        let adapted = adapter.map(|of| adapter_output(input.clone(), &of.a, &of.b, of.scale));
+        let output = factored(weight.base(), low_rank, bias, input);
+        return match adapted {
+            Some(adapted) => output + adapted,
             None => output,
         };
     }
     if let Some(adapter) = weight.adapter() {
-        // Kept separate: added to the weight, it would cost a gradient of the weight's size.
-        let adapted = product(input.clone(), adapter.a.val(), None);
-        let adapted = product(adapted, adapter.b.val(), None);
-        return product(input, weight.base(), bias) + adapted.mul_scalar(adapter.scale);
+        let adapted = adapter_output(input.clone(), &adapter.a, &adapter.b, adapter.scale);
+        return product(input, weight.base(), bias) + adapted;
     }
     product(input, weight.val(), bias)
+}
+
+fn factored<const D: usize>(
+    down: Tensor<2>,
+    low_rank: &LowRank,
+    bias: Option<Tensor<1>>,
+    input: Tensor<D>,
+) -> Tensor<D> {
+    let pivots = product(input, down, None);
+    if low_rank.order.is_none() {
+        return product(pivots, low_rank.up.val(), bias);
+    }
+    let made = product(pivots.clone(), low_rank.up.val(), None);
+    let output = low_rank.ordered(pivots, made);
+    match bias {
+        Some(bias) => output + bias.unsqueeze(),
+        None => output,
+    }
+}
+
+/// What an adapter adds. Kept separate: added to the weight, it would cost a gradient of the
+/// weight's size.
+fn adapter_output<const D: usize>(
+    input: Tensor<D>,
+    a: &Param<Tensor<2>>,
+    b: &Param<Tensor<2>>,
+    scale: f64,
+) -> Tensor<D> {
+    product(product(input, a.val(), None), b.val(), None).mul_scalar(scale)
 }
 
 fn product<const D: usize>(

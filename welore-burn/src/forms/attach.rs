@@ -11,7 +11,7 @@ use super::live::{LiveMatrix, matrices};
 use super::low_rank::{Rest, attach_factors};
 use super::part::Part;
 use super::slots::slots;
-use crate::modules::{Change, MatrixName, map_floats, walk};
+use crate::modules::{MatrixName, load_values, walk};
 
 /// The parameters that replace a dense weight.
 #[derive(Debug)]
@@ -179,21 +179,14 @@ pub(crate) fn read_matrices(
 pub(crate) fn fill<M: Module>(module: M, parts: &BTreeMap<MatrixName, Vec<Part>>) -> M {
     let found: BTreeMap<MatrixName, LiveMatrix> =
         matrices(&module).into_iter().map(|matrix| (matrix.name.clone(), matrix)).collect();
-    map_floats(module, |place, param| {
-        let content = || {
-            let name = place.matrix()?;
-            let matrix = found.get(&name)?;
-            let slots = matrix.form.slots(matrix.of_linear)?;
-            let slot = slots.iter().find(|slot| slot.param == place.part)?;
-            slot.codec.value(parts.get(&name)?.get(slot.tensor)?)
-        };
-        match content() {
-            Some(data) => {
-                let dtype = param.dtype();
-                Change::Load(data.convert_dtype(dtype), dtype)
-            }
-            None => Change::Keep,
-        }
+    load_values(module, |place, param| {
+        let name = place.matrix()?;
+        let matrix = found.get(&name)?;
+        let slots = matrix.form.slots(matrix.of_linear)?;
+        let slot = slots.iter().find(|slot| slot.param == place.part)?;
+        let data = slot.codec.value(parts.get(&name)?.get(slot.tensor)?)?;
+        let dtype = param.dtype();
+        Some((data.convert_dtype(dtype), dtype))
     })
 }
 

@@ -1,6 +1,7 @@
 use burn::module::{Module, Param, ParamId, Reparameterization, Reparameterizer};
-use burn::tensor::{Int, Tensor};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
 
+use super::adapter::FactorAdapter;
 use super::attach::FactorParams;
 
 /// The state of a factored weight: its `up` factor. The `down` factor is the
@@ -33,8 +34,8 @@ pub struct LowRank {
 impl Reparameterization for LowRank {
     const NAME: &'static str = "low_rank";
 
-    /// Materializes the dense weight. [`LowRankLinear`](crate::linear::LowRankLinear) never calls
-    /// this in its forward pass; a plain `nn::Linear` does.
+    /// Materializes the dense weight, with its adapter if it has one.
+    /// [`LowRankLinear`](crate::linear::LowRankLinear) never calls this in its forward pass; a plain `nn::Linear` does.
     ///
     /// # Panics
     ///
@@ -42,11 +43,27 @@ impl Reparameterization for LowRank {
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         assert_eq!(D, 2, "a low-rank parameter must be a matrix");
         let made = base.clone().matmul(self.up.val().unsqueeze::<D>());
-        self.ordered(base, made)
+        let weight = self.ordered(base, made);
+        match self.adapter() {
+            Some(adapter) => {
+                let delta = adapter.delta().unsqueeze::<D>();
+                let delta = match weight.dtype() {
+                    DType::QFloat(_) => delta,
+                    dtype => delta.cast(FloatDType::from(dtype)),
+                };
+                weight + delta
+            }
+            None => weight,
+        }
     }
 }
 
 impl LowRank {
+    /// The LoRA adapter of the weight, if it has one.
+    pub fn adapter(&self) -> Option<&FactorAdapter> {
+        self.up.reparameterization()
+    }
+
     /// All outputs, from those of `down` and those that `up` rebuilds from them, along the last
     /// axis.
     pub(super) fn ordered<const D: usize>(&self, pivots: Tensor<D>, made: Tensor<D>) -> Tensor<D> {
@@ -83,6 +100,8 @@ pub enum Rest {
     Keep,
     /// Freeze them, so that only factors train.
     Freeze,
+    /// Let them train, even those that were frozen.
+    Train,
 }
 
 struct Attach<F> {
@@ -108,8 +127,11 @@ where
                 let order = order.map(|order| Param::initialized(ParamId::new(), order));
                 (down, Some(LowRank { up, order }))
             }
-            None if self.rest == Rest::Freeze => (param.set_require_grad(false), None),
-            None => (param, None),
+            None => match self.rest {
+                Rest::Keep => (param, None),
+                Rest::Freeze => (param.set_require_grad(false), None),
+                Rest::Train => (param.set_require_grad(true), None),
+            },
         }
     }
 }

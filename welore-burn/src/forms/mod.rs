@@ -5,8 +5,10 @@
 //! outside this room depends on which form a matrix has. Each form is a file here and a line in the
 //! tables of `form.rs`.
 //!
-//! In a module, a factored weight uses Burn's own parameter reparameterization, as [`LowRank`].
+//! In a module, a factored weight uses Burn's own parameter reparameterization, as [`LowRank`]. A
+//! weight in any form can have a LoRA adapter.
 
+mod adapter;
 mod apply;
 mod attach;
 mod declared;
@@ -22,6 +24,8 @@ mod pivot;
 mod slots;
 mod storage;
 
+pub use adapter::FactorAdapter;
+pub(crate) use adapter::attach_adapters;
 pub(crate) use apply::apply;
 pub use attach::FactorParams;
 pub(crate) use attach::{attach, fill, params_of, read_matrices, skeleton};

@@ -1,6 +1,8 @@
 //! Two ways to record which rows of a matrix are pivots: files list them; a layer needs to know
 //! where each of its outputs comes from.
 
+use super::error::FormError;
+
 /// The position of each of `d_output` outputs in the list of pivots followed by the others in
 /// rising order: the order of a [`LowRank`](super::LowRank) with these pivots. `None` if they are
 /// not distinct outputs.
@@ -18,6 +20,16 @@ pub fn order_of_pivots(pivots: &[i32], d_output: usize) -> Option<Vec<i32>> {
         *place = next;
     }
     Some(order)
+}
+
+/// [`order_of_pivots`] of pivots that come from a file.
+///
+/// # Errors
+///
+/// [`FormError::Pivots`] if they are not distinct outputs.
+pub(super) fn checked_order(pivots: &[i32], d_output: usize) -> Result<Vec<i32>, FormError> {
+    let wrong = || FormError::Pivots { rank: pivots.len(), rows: d_output };
+    order_of_pivots(pivots, d_output).ok_or_else(wrong)
 }
 
 /// The inverse of [`order_of_pivots`].

@@ -5,7 +5,7 @@ use super::attach::{FactorParams, empty_param};
 use super::error::FormError;
 use super::factors::{V, rank_problem};
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
-use super::order::order_of_pivots;
+use super::order::checked_order;
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting, pivot_factors};
@@ -84,7 +84,7 @@ impl MatrixForm for Pivot {
         else {
             return Err(FormError::Parts("pivoted"));
         };
-        let order = order(&pivots, rows)?;
+        let order = checked_order(&pivots, rows)?;
         let others = c.product(&v)?;
         let rank = v.rows();
         let row = |place: i32| {
@@ -125,16 +125,11 @@ impl MatrixForm for Pivot {
         device: &Device,
     ) -> Result<Option<FactorParams>, FormError> {
         let [pivots] = indices else { return Err(FormError::Parts("pivoted")) };
-        let order = TensorData::new(order(pivots, d_output)?, [d_output]);
+        let order = TensorData::new(checked_order(pivots, d_output)?, [d_output]);
         Ok(Some(FactorParams {
             down: empty_param([d_input, self.rank], device),
             up: empty_param([self.rank, d_output.saturating_sub(self.rank)], device),
             order: Some(Tensor::from_data(order, device)),
         }))
     }
-}
-
-fn order(pivots: &[i32], rows: usize) -> Result<Vec<i32>, FormError> {
-    let wrong = || FormError::Pivots { rank: pivots.len(), rows };
-    order_of_pivots(pivots, rows).ok_or_else(wrong)
 }

@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 
 use burn::module::Module;
 use burn::tensor::TensorData;
+use safetensors::Dtype;
 
 use super::error::FormError;
 use super::live::{LiveMatrix, is_transposed_layout, matrices};
-use super::order::pivots_of_order;
-use super::part::{Part, PartKind};
+use super::order::{checked_order, pivots_of_order};
+use super::part::{Part, PartKind, PartSpec};
 use crate::linalg::{LinalgError, Matrix, transpose};
 use crate::modules::{MatrixName, Place, walk};
 
@@ -102,6 +103,24 @@ impl Slot {
     /// The content of the tensor for the value of the parameter.
     pub fn store(&self, values: TensorData) -> Result<Part, LinalgError> {
         self.codec.store(values, self.rank)
+    }
+
+    /// The value of a parameter of this shape that holds indices, for the bytes of its tensor.
+    ///
+    /// # Errors
+    ///
+    /// [`FormError::Pivots`] for indices that are not distinct rows of the matrix.
+    pub fn load_indices(&self, bytes: &[u8], shape: &[usize]) -> Result<TensorData, FormError> {
+        let spec = PartSpec { suffix: "", shape: self.shape.clone(), kind: self.kind };
+        let Part::Indices(indices) = Part::decode(&spec, Dtype::I32, bytes)? else {
+            return Err(FormError::Parts("stored"));
+        };
+        match (self.codec, shape) {
+            (Codec::Order, [d_output]) => {
+                Ok(TensorData::new(checked_order(&indices, *d_output)?, [*d_output]))
+            }
+            _ => Ok(TensorData::new(indices, shape.to_vec())),
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use super::decoder::Decoder;
 use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_module, with_forms,
+    Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_weights, with_forms,
 };
 use crate::files::{FileError, LARGEST_CONFIG, read_existing};
 use crate::forms::{Form, skeleton};
@@ -149,7 +149,7 @@ impl OpenedModel {
     ) -> Result<LoadedModel, LoadError> {
         let Self { config, checkpoint, skeleton, .. } = self;
         let dtype_of = |path: &str| if is_master(path) { FloatDType::F32 } else { dtype };
-        let model = load_module(skeleton, &checkpoint, dtype_of, progress)?.with_dtype(dtype);
+        let model = load_weights(skeleton, &checkpoint, dtype_of, progress)?.with_dtype(dtype);
         let (dir, bytes) = (checkpoint.dir().display(), checkpoint.bytes());
         tracing::debug!("{dir}: {bytes} bytes loaded, to compute in {dtype:?}");
         Ok(LoadedModel { model, config, checkpoint })

@@ -184,8 +184,6 @@ pub(crate) enum Change {
     Keep,
     /// Makes it trainable, or freezes it.
     Train(bool),
-    /// Gives it this value, in this type, as if loaded from a record.
-    Load(TensorData, DType),
     /// Converts it to this type.
     Cast(FloatDType),
 }
@@ -196,6 +194,15 @@ pub(crate) fn map_floats<M: Module>(
     change: impl FnMut(&Place, &dyn AnyParam) -> Change,
 ) -> M {
     module.map(&mut Walk { at: At::default(), look: change })
+}
+
+/// Gives floating point and integer parameters values, each in a type, as if loaded from a record.
+/// Those for which `value` returns none stay as they are. In Burn's order.
+pub(crate) fn load_values<M: Module>(
+    module: M,
+    value: impl FnMut(&Place, &dyn AnyParam) -> Option<(TensorData, DType)>,
+) -> M {
+    module.map(&mut Load { at: At::default(), value })
 }
 
 /// Where the walk is.
@@ -213,7 +220,9 @@ const REPARAMETERIZATION: &str = "Reparameterization";
 impl At {
     fn enter(&mut self, name: &str, container: &str) {
         if container == REPARAMETERIZATION {
-            self.owner = Some(self.path.len());
+            // The parameters of a reparameterization may be reparameterized too; all of them belong
+            // to the outermost weight.
+            self.owner.get_or_insert(self.path.len());
         }
         self.path.push(name.into());
         self.containers.push(container.into());
@@ -275,13 +284,37 @@ impl<F: FnMut(&Place, &dyn AnyParam) -> Change> ModuleMapper for Walk<F> {
         match (self.look)(&self.at.place(), &param) {
             Change::Keep => param,
             Change::Train(trains) => param.set_require_grad(trains),
-            Change::Load(data, dtype) => {
-                let tensor = Tensor::from_data(data, (&param.lazy_device(), dtype));
-                let id = param.id;
-                param.transform_for_load(tensor, id)
-            }
             Change::Cast(dtype) => param.map(|tensor| tensor.cast(dtype)),
         }
+    }
+}
+
+struct Load<F> {
+    at: At,
+    value: F,
+}
+
+impl<F: FnMut(&Place, &dyn AnyParam) -> Option<(TensorData, DType)>> ModuleMapper for Load<F> {
+    fn enter_module(&mut self, name: &str, container: &str) {
+        self.at.enter(name, container);
+    }
+
+    fn exit_module(&mut self, _name: &str, _container: &str) {
+        self.at.exit();
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        let Some((data, dtype)) = (self.value)(&self.at.place(), &param) else { return param };
+        let tensor = Tensor::<D>::from_data(data, (&param.lazy_device(), dtype));
+        let id = param.id;
+        param.transform_for_load(tensor, id)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        let Some((data, dtype)) = (self.value)(&self.at.place(), &param) else { return param };
+        let tensor = Tensor::<D, Int>::from_data(data, (&param.lazy_device(), dtype));
+        let id = param.id;
+        param.transform_for_load(tensor, id)
     }
 }
 

@@ -4,6 +4,8 @@ use super::methods::Trainable;
 use crate::checkpoint::CheckpointError;
 use crate::eval::EvalError;
 use crate::files::FileError;
+use crate::forms::FormError;
+use crate::modules::MatrixName;
 use crate::named::Named;
 use crate::progress::Interrupted;
 use crate::words::number_of;
@@ -23,6 +25,23 @@ pub enum TrainError {
     /// Nothing to train.
     #[error("`{}` leaves nothing to train in this model", .0.name())]
     NothingTrainable(Trainable),
+    /// The selection matches nothing.
+    #[error("no matrix is selected")]
+    NothingSelected,
+    /// Patterns that match no matrix.
+    #[error("no matrix matches `{patterns}`")]
+    UnmatchedPattern {
+        /// The patterns.
+        patterns: String,
+    },
+    /// A matrix cannot have an adapter.
+    #[error("`{name}`: {source}")]
+    Form {
+        /// Name of the matrix.
+        name: MatrixName,
+        /// Why.
+        source: FormError,
+    },
     /// Less data than one step needs.
     #[error("there is too little to train on: {}, but one step takes {batch}", number_of(*rows, "row"))]
     TooFewRows {

@@ -3,7 +3,10 @@
 //! Works on any [`LanguageModel`](crate::model::LanguageModel) on an autodiff device. A run is a
 //! directory: a [`RunFile`], metrics, checkpoints, and records of gradients if they are tracked.
 //! This room does not use spectra.
+//!
+//! [`add_adapters`] puts LoRA adapters on a module of any kind, for a training loop of your own.
 
+mod adapters;
 mod checkpoints;
 mod clip;
 mod dynamics;
@@ -23,6 +26,7 @@ mod score;
 mod selecting;
 mod training;
 
+pub use adapters::add_adapters;
 pub use checkpoints::{Checkpoints, Position};
 pub use clip::{clip_to_norm, global_norm};
 pub(crate) use dynamics::places;

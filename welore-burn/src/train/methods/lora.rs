@@ -1,15 +1,18 @@
-use burn::module::{Lora as Adapters, ParamGroup};
+use std::collections::BTreeSet;
+
 use burn::tensor::FloatDType;
 
+use super::super::adapters::check_rank;
 use super::super::error::TrainError;
 use super::super::options::{LoraOptions, TrainOptions};
 use super::super::selecting::{Projections, TrainableCount};
 use super::TrainingMethod;
+use crate::forms::attach_adapters;
 use crate::model::LanguageModel;
-use crate::modules::{Change, Place, map_floats};
+use crate::modules::{Change, MatrixName, Place, map_floats};
 
-/// Adapters on every projection. Compressed projections are merged first, because
-/// reparameterizations do not nest, and the sum with an adapter has a larger rank anyway.
+/// Adapters on every projection. Compressed projections are merged first, because the sum with an
+/// adapter has a larger rank, and a run writes a model without adapters.
 pub(super) struct Lora;
 
 impl TrainingMethod for Lora {
@@ -34,7 +37,7 @@ impl TrainingMethod for Lora {
         options: &TrainOptions,
     ) -> Result<TrainableCount, TrainError> {
         let rank = options.lora.rank;
-        check_rank(rank, projections)?;
+        check_rank(rank, projections.dense_shapes())?;
         let sides: usize = projections.dense_shapes().flatten().sum();
         let trainable = (rank * sides) as u64;
         Ok(TrainableCount { trainable, total: projections.merged_total() + trainable })
@@ -43,31 +46,19 @@ impl TrainingMethod for Lora {
     fn select<M: LanguageModel>(model: M, options: &TrainOptions) -> Result<M, TrainError> {
         let LoraOptions { rank, alpha } = options.lora;
         // Before the weights are merged: the result may be much larger than the factors.
-        check_rank(rank, &Projections::of(&model))?;
+        check_rank(rank, Projections::of(&model).dense_shapes())?;
         let model = model.materialize();
-        let projections = Projections::of(&model);
-        let paths: Vec<String> =
-            projections.paths(|place| projections.contains(place)).into_iter().collect();
+        let names: BTreeSet<MatrixName> =
+            model.matrices().into_iter().map(|matrix| matrix.name).collect();
         for device in model.devices() {
             // Adapters start at random; with the seed a run can be repeated.
             device.seed(options.seed);
         }
-        let adapters = Adapters::new(rank, alpha).set_param_group(ParamGroup::from_paths(paths));
-        Ok(model.apply_lora(adapters))
+        Ok(attach_adapters(model, &names, rank, alpha))
     }
 
     fn finish<M: LanguageModel>(model: M) -> M {
         // Weights and adapters may be of different types.
         map_floats(model, |_, _| Change::Cast(FloatDType::F32)).materialize()
     }
-}
-
-/// Refuses a rank above the smallest side of all projections.
-fn check_rank(rank: usize, projections: &Projections) -> Result<(), TrainError> {
-    let full = projections.dense_shapes().flatten().min().unwrap_or(0);
-    if rank <= full {
-        return Ok(());
-    }
-    let reason = format!("is larger than {full}, the full rank of the smallest projection");
-    Err(TrainError::Option { name: "lora.rank", reason })
 }
