@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use safetensors::Dtype;
 
 use crate::support::{Sandbox, Tensor, Tensors};
+use crate::training::SHORT;
 
 /// Every command that reads a model directory.
 const READERS: [&str; 7] = [
@@ -62,6 +63,96 @@ fn missing_tokenizer_is_named_where_text_is_read() {
     sandbox.gives("compress model --err 0.5 -o low");
     sandbox.write("model/tokenizer.json", "{}");
     sandbox.refuses(EVAL, "model/tokenizer.json: not a tokenizer");
+}
+
+/// Runs a command that has to refuse its model, and to say what helps.
+fn refuses_with(sandbox: &Sandbox, line: &str, named: &str, hint: &str) {
+    sandbox.refuses(line, named);
+    let said = sandbox.run(line).stderr;
+    assert!(said.lines().nth(1).is_some_and(|line| line.contains(hint)), "`{line}` says: {said}");
+}
+
+#[test]
+fn directory_of_a_run_is_told_from_the_model_in_it() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(SHORT);
+    let lines = [
+        "inspect run",
+        "plan run --err 0.5",
+        "compress run --err 0.5 -o out",
+        "eval run --text story.txt",
+        "generate run --prompt Mia",
+        "export run --dense -o out",
+        "train run --text story.txt -o more",
+    ];
+    for line in lines {
+        refuses_with(&sandbox, line, "run is the directory of a training run", "run/model");
+    }
+    sandbox.gives("inspect run/model");
+    fs::remove_dir_all(sandbox.path("run/model")).unwrap();
+    refuses_with(&sandbox, "inspect run", "a training run", "train --resume run");
+}
+
+#[test]
+fn directories_of_other_formats_are_told_with_what_to_do() {
+    let sandbox = Sandbox::new();
+    for (file, named, hint) in [
+        ("quant-Q4_0.gguf", "only GGUF (quant-Q4_0.gguf)", "give the file: model/quant-Q4_0.gguf"),
+        ("pytorch_model.bin", "only pickled weights (pytorch_model.bin)", "save_pretrained"),
+        ("adapter_config.json", "model holds a PEFT adapter", "merge_and_unload"),
+    ] {
+        sandbox.write(&format!("model/{file}"), "");
+        // Files beside weights that can be read change nothing.
+        sandbox.gives("inspect model");
+        let weights = sandbox.read(WEIGHTS);
+        sandbox.remove(WEIGHTS);
+        for line in READERS {
+            refuses_with(&sandbox, line, named, hint);
+        }
+        sandbox.remove(&format!("model/{file}"));
+        sandbox.write(WEIGHTS, weights);
+    }
+}
+
+#[test]
+fn tensors_under_the_names_of_a_wrapper_are_told() {
+    for (prefix, hint) in [("base_model.model.", "merge_and_unload"), ("module.", "what wraps it")]
+    {
+        let sandbox = Sandbox::new();
+        sandbox.edit_tensors(WEIGHTS, |tensors| {
+            let wrapped = std::mem::take(tensors).into_iter();
+            *tensors = wrapped.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect();
+        });
+        for line in READERS {
+            refuses_with(&sandbox, line, &format!("begin with `{prefix}`"), hint);
+        }
+    }
+    // An adapter alone.
+    let sandbox = Sandbox::new();
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        tensors.clear();
+        let name = format!("base_model.model.{Q_PROJ}.lora_A.weight");
+        tensors.insert(name, Tensor::zeros(Dtype::F32, &[4, 64]));
+    });
+    refuses_with(&sandbox, EVAL, "begin with `base_model.model.`", "merge_and_unload");
+}
+
+#[test]
+fn pointers_of_git_lfs_are_told_before_any_work() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 412000\n";
+    let sandbox = Sandbox::new();
+    let tokenizer = sandbox.read("model/tokenizer.json");
+    sandbox.write("model/tokenizer.json", pointer);
+    for line in [EVAL, "generate model --prompt Mia", SHORT] {
+        let named = "model/tokenizer.json: a Git LFS pointer";
+        refuses_with(&sandbox, line, named, "`git lfs pull`");
+    }
+    assert!(sandbox.cached().is_empty(), "a matrix was measured");
+    sandbox.write("model/tokenizer.json", tokenizer);
+    sandbox.write(WEIGHTS, pointer);
+    for line in READERS {
+        refuses_with(&sandbox, line, "model.safetensors: a Git LFS pointer", "`git lfs pull`");
+    }
 }
 
 #[test]

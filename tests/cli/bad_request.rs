@@ -2,7 +2,7 @@
 
 use safetensors::Dtype;
 
-use crate::support::{Sandbox, Tensor};
+use crate::support::{Outcome, Sandbox, Tensor};
 
 #[test]
 fn err_outside_0_and_1_is_refused() {
@@ -137,6 +137,53 @@ fn prompts_that_cannot_be_continued_are_refused() {
     let long = "apple".repeat(600);
     sandbox.refuses(&format!("generate model --prompt {long}"), "context is 512");
     sandbox.refuses("generate model --prompt=", "prompt is empty");
+}
+
+#[test]
+fn a_prompt_without_its_option_is_told_where_it_goes() {
+    let sandbox = Sandbox::new();
+    for words in [
+        &["generate", "model", "The capital of France is"][..],
+        &["generate", "model", "--prompt", "The", "capital"],
+        &["--quiet", "generate", "model", "--json", "Mia"],
+    ] {
+        let outcome = Outcome::of(sandbox.command("").args(words));
+        let message = outcome.complaint(2);
+        assert!(message.contains("needs --prompt"), "{message}");
+        assert!(outcome.stderr.contains("hint: welore-cli generate MODEL --prompt \"TEXT\""));
+    }
+    sandbox.misused("generate model --promt Mia", "--promt");
+    sandbox.misused("inspect model Mia", "Mia");
+}
+
+/// Loading a real model takes a while, which a mistake in a text should not waste.
+#[test]
+fn texts_are_looked_at_before_weights() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_tensors("model/model.safetensors", |tensors| {
+        let weight = tensors.get_mut("model.layers.0.mlp.down_proj.weight").unwrap();
+        weight.data.fill(0xff);
+    });
+    sandbox.write("short.txt", "a");
+    sandbox.refuses("generate model --prompt=", "prompt is empty");
+    sandbox.refuses("eval model --text short.txt", "short.txt: the text has 1 token");
+    sandbox.refuses("eval model --text story.txt --seq-len 64 --windows 0", "at least 1 window");
+    let tuned = "--seq-len 32 --batch-size 2 --steps 1 --warmup 0 -o run";
+    sandbox.refuses(
+        &format!("train model --err 0.8 --text short.txt {tuned}"),
+        "short.txt: there is too little to train on",
+    );
+    assert!(sandbox.cached().is_empty(), "a matrix was measured");
+}
+
+#[test]
+fn shares_may_be_percentages() {
+    let sandbox = Sandbox::new();
+    let plan = |share: &str| sandbox.gives(&format!("plan model --json {share}")).stdout;
+    assert_eq!(plan("--keep-params 80%"), plan("--keep-params 0.8"));
+    assert_eq!(plan("--err 55% --min-ratio 25%"), plan("--err 0.55 --min-ratio 0.25"));
+    sandbox.write("settings.toml", "[plan]\nkeep-params = \"80%\"\n");
+    assert_eq!(plan("--config settings.toml"), plan("--keep-params 0.8"));
 }
 
 #[test]

@@ -32,6 +32,23 @@ fn compressed_directory_carries_a_card_with_its_numbers_licence_and_a_way_to_loa
     assert!(!sandbox.path("dense/README.md").exists());
 }
 
+#[cfg(unix)]
+#[test]
+fn card_of_a_linked_model_has_the_name_that_was_given() {
+    let sandbox = Sandbox::new();
+    std::os::unix::fs::symlink("model", sandbox.path("mine")).unwrap();
+    sandbox.gives("compress mine --err 0.5 -o low");
+    let text = card(&sandbox, "low");
+    assert!(text.contains("# mine, low-rank\n"), "{text}");
+    let line = "train mine --err 0.5 --text story.txt --seq-len 32 --batch-size 1 --steps 1 -o run";
+    sandbox.gives(line);
+    assert!(card(&sandbox, "run/model").contains("# mine, low-rank\n"));
+    // `.` has no name of its own.
+    let mut here = sandbox.command("compress . --err 0.5 -o ../here");
+    assert!(here.current_dir(sandbox.path("model")).output().unwrap().status.success());
+    assert!(card(&sandbox, "here").contains("# model, low-rank\n"));
+}
+
 #[test]
 fn measured_quality_is_recorded_on_request_and_goes_when_the_model_is_trained() {
     let sandbox = Sandbox::new();

@@ -10,7 +10,7 @@ const AMOUNT: &str =
     "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2 --calibrate story.txt";
 
 /// A command line, words of its error, and words of its hint.
-const REFUSED: [(&str, &str, &str); 28] = [
+const REFUSED: [(&str, &str, &str); 37] = [
     ("analyze model --no-cache --max-memory 294911", "294.912 kB", "a larger --max-memory"),
     ("analyze model --no-cache --max-memory 294911", "294.911 kB allowed", "--max-memory"),
     ("analyze model -o nowhere/spectra.json", "its directory does not exist", "path of a file"),
@@ -38,6 +38,19 @@ const REFUSED: [(&str, &str, &str); 28] = [
     ("report --run model -o page.html", "model: not a run", "`welore-cli train -o` wrote"),
     ("report --plan model -o page.html", "this directory has no plan", "what `compress` wrote"),
     ("report --compare story.txt -o page.html", "not the output of", "`welore-cli compare --json"),
+    ("plan model --keep-params 80", "a share of 80 of", "80 percent are 0.8 or 80%"),
+    ("compress model --err 33.3 -o out", "ERR 33.3 is not", "33.3 percent are 0.333 or 33.3%"),
+    ("plan model --err 0.5 --exclude layers.0", "`layers.0`", "did you mean `*.layers.0.*`?"),
+    ("compress model --err 0.5 --include mlp -o out", "`mlp`", "did you mean `*.mlp.*`?"),
+    ("plan plan.json --err 0.5", "plan.json: not a spectra file", "carries it out"),
+    ("eval plan.json --text story.txt", "plan.json is a plan, not", "--plan plan.json -o DIR"),
+    ("eval model --text array.json", "array.json: a JSON array", "jq -c '.[]' array.json"),
+    ("eval model --task jsonl --data array.json", "where JSONL is read", "each object on a line"),
+    (
+        "calibrate model --text array.json -o seen --too-little shrink",
+        "neither plain text nor JSONL",
+        "> FILE.jsonl",
+    ),
     (
         "calibrate model --text story.txt -o seen --calibration-seq-len 1",
         "at least 2 tokens",
@@ -51,6 +64,9 @@ fn errors_say_what_is_wrong_and_what_to_do() {
     sandbox.write("empty.txt", " \n");
     sandbox.write("short.txt", "a");
     sandbox.write("bad.jsonl", "{\"text\": 5}\n");
+    sandbox
+        .write("array.json", "[{\"text\": \"Once there was a boy.\"}, {\"text\": \"He ran.\"}]\n");
+    sandbox.write("plan.json", "{\"format\": \"welore-plan\", \"version\": 3}\n");
     sandbox.write("task.jsonl", "{\"answerKey\": \"A\", \"question\": 5}\n");
     for (line, error, hint) in REFUSED {
         let message = sandbox.refuses(line, error);

@@ -37,6 +37,23 @@ fn results_go_to_stdout_and_notes_to_stderr() {
 }
 
 #[test]
+fn totals_say_what_they_count() {
+    let sandbox = Sandbox::new();
+    let planned = sandbox.gives("plan model --err 0.5").stdout;
+    assert!(planned.contains("of 28 matrices are factored (LRCs); "), "{planned}");
+    assert!(planned.contains("% of the parameters of all 28 are kept\n"), "{planned}");
+    assert!(planned.contains("% of all are removed"), "{planned}");
+    let one = sandbox.gives("plan model --err 0.6 --include layers.0.mlp.up_proj").stdout;
+    assert!(one.contains("1 of 1 matrix is factored (an LRC); "), "{one}");
+    assert!(one.contains("% of its parameters are kept\n"), "{one}");
+
+    let run =
+        "train model --text story.txt --seq-len 32 --batch-size 1 --steps 2 --warmup 0 -o run";
+    let told = sandbox.gives(&format!("{run} --dry-run --trainable full")).stdout;
+    assert!(told.contains(" tokens in total, 1 window per step, 2 steps: "), "{told}");
+}
+
+#[test]
 fn warnings_tell_what_may_surprise_and_do_not_spoil_the_result() {
     let sandbox = Sandbox::new();
     for (line, warning) in [

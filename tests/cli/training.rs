@@ -252,7 +252,15 @@ fn epochs_count_rows_and_documents_are_kept_apart() {
     let run: Value = serde_json::from_slice(&sandbox.read("run/run.json")).unwrap();
     assert_eq!(result["steps"], run["settings"]["steps"]);
     let log = String::from_utf8(sandbox.read("run/train.log")).unwrap();
-    let rows: f64 = log.split(" rows").next().unwrap().rsplit(' ').next().unwrap().parse().unwrap();
+    let rows: f64 = log
+        .split(" windows of up to 32 tokens")
+        .next()
+        .unwrap()
+        .rsplit(' ')
+        .next()
+        .unwrap()
+        .parse()
+        .unwrap();
     assert_eq!(result["steps"].as_f64().unwrap(), (2.0 * rows / 2.0).ceil());
     assert_eq!(log.lines().filter(|line| line.contains(" loss ")).count() as f64, rows);
 

@@ -8,6 +8,11 @@ pub(crate) fn number_of<N: Display + PartialEq + From<u8>>(count: N, thing: &str
     format!("{count} {thing}{plural}")
 }
 
+/// `1 matrix`, `2 matrices`.
+pub(crate) fn number_of_matrices(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "matrix" } else { "matrices" })
+}
+
 /// `0.25`, `1e-300`: a number with as many digits as it takes, and an exponent instead of many
 /// zeros.
 pub(crate) fn number(value: f64) -> String {
@@ -27,6 +32,7 @@ mod tests {
     fn one_thing_is_not_many() {
         assert_eq!([number_of(0u64, "byte"), number_of(1u64, "byte")], ["0 bytes", "1 byte"]);
         assert_eq!(number_of(2usize, "window"), "2 windows");
+        assert_eq!([number_of_matrices(1), number_of_matrices(0)], ["1 matrix", "0 matrices"]);
     }
 
     #[test]

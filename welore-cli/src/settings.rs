@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
-use clap::error::ErrorKind;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::parser::ValueSource;
 use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, Parser};
 use toml::{Table, Value};
@@ -27,8 +27,8 @@ pub const VARIABLE: &str = "WELORE_CONFIG";
 ///
 /// # Errors
 ///
-/// [`WrongInput`] for a mistake in the file, [`FileError`](welore_burn::files::FileError) if it
-/// cannot be read.
+/// [`WrongInput`] for a mistake in the file and for a prompt without its option,
+/// [`FileError`](welore_burn::files::FileError) if the file cannot be read.
 pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
     let typed = Cli::try_parse_from(&words);
     if let Err(error) = &typed
@@ -38,6 +38,9 @@ pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
         if !error.use_stderr() {
             error.print().context("standard output")?;
             std::process::exit(0);
+        }
+        if let Some(mistake) = stray_prompt(&words, error) {
+            return Err(mistake.into());
         }
         error.exit();
     }
@@ -63,6 +66,20 @@ pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
         Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => error.exit(),
         Err(error) => Err(complaint(&path, name, &error)),
     }
+}
+
+/// The mistake of a prompt that is given to `generate` without its option. In the parser's own words
+/// it would be an unexpected argument.
+fn stray_prompt(words: &[OsString], error: &clap::Error) -> Option<WrongInput> {
+    let command = words.get(place_of_command(words, &Cli::command()))?;
+    let Some(ContextValue::String(text)) = error.get(ContextKind::InvalidArg) else { return None };
+    let is_unexpected = error.kind() == ErrorKind::UnknownArgument && !text.starts_with('-');
+    (is_unexpected && command == "generate").then(|| {
+        WrongInput::with_hint(
+            format!("`{text}` is neither MODEL nor an option; the text to continue needs --prompt"),
+            "welore-cli generate MODEL --prompt \"TEXT\", in quotes if it has several words",
+        )
+    })
 }
 
 /// The file to read, if any.

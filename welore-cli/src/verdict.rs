@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io::ErrorKind;
+use std::path::Path;
 use std::process::ExitCode;
 
 use welore_burn::calibrate::CalibrationError;
@@ -134,9 +135,15 @@ fn judge(error: &anyhow::Error) -> Verdict {
 fn out_of_range(cause: &(dyn Error + 'static)) -> Option<Verdict> {
     let hint = if let Some(error) = cause.downcast_ref::<PlanError>() {
         match error {
-            PlanError::Err(_) => "give the share of ranks to remove, such as 0.5",
-            PlanError::KeepParams(_) => "give the share of parameters to keep, such as 0.7",
-            PlanError::MinRatio(_) => "0.5 is the default; 0 factors whatever loses a rank",
+            PlanError::Err(err) => {
+                return Some(share("give the share of ranks to remove, such as 0.5", *err));
+            }
+            PlanError::KeepParams(kept) => {
+                return Some(share("give the share of parameters to keep, such as 0.7", *kept));
+            }
+            PlanError::MinRatio(ratio) => {
+                return Some(share("0.5 is the default; 0 factors whatever loses a rank", *ratio));
+            }
             PlanError::OutOfReach { rank_multiple: 2.., .. } => {
                 "a smaller --rank-multiple reaches further"
             }
@@ -160,6 +167,18 @@ fn out_of_range(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         }
     };
     Some(Verdict::input(hint))
+}
+
+/// The verdict on a share that is out of range, perhaps because it was given in percent.
+fn share(hint: &str, given: f64) -> Verdict {
+    let is_percentage = given > 1.0 && given < 100.0;
+    // Divided in decimals, so that 55 gives 0.55 and not a number beside it.
+    let share: Option<f64> = format!("{given}e-2").parse().ok().filter(|_| is_percentage);
+    let hint = match share {
+        Some(share) => format!("{hint}; {given} percent are {share} or {given}%"),
+        None => hint.into(),
+    };
+    Verdict { input: true, hint: Some(hint) }
 }
 
 /// The verdict on one cause; `None` if its own cause decides.
@@ -203,7 +222,7 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         }),
         PlanFileError => |_| Some(Verdict::input("make a plan with `welore-cli plan`")),
         ReadPlanError => read_plan,
-        SpectraError => |_| Some(Verdict::input("measure spectra with `welore-cli analyze`")),
+        SpectraError => spectra,
         PatternError => |_| {
             Some(Verdict::input("patterns are globs such as `q_proj` or `*.layers.3.*`"))
         },
@@ -249,6 +268,9 @@ fn file(error: &FileError) -> Option<Verdict> {
             _ => Verdict::failed(None),
         },
         E::TooLarge { .. } => Verdict::input(None),
+        E::LfsPointer { .. } => Verdict::input(
+            "`git lfs pull` in its repository fetches the file; MODEL may also be org/name on the Hub",
+        ),
         E::Doubled { .. } => Verdict::input("move one of them away"),
         E::OutputExists { .. } => Verdict::input("use --force to replace it"),
         E::OutputForeign { .. }
@@ -285,6 +307,13 @@ fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
             Verdict::input("if it belongs to the model, put a copy in the place of the link")
         }
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
+        E::Prefixed { prefix, .. } if prefix.starts_with("base_model.") => Verdict::input(
+            "its adapters are not merged: in Python, `model.merge_and_unload().save_pretrained(DIR)` \
+             writes a whole model",
+        ),
+        E::Prefixed { .. } => Verdict::input(
+            "save the model without what wraps it, so that the names begin with `model.layers`",
+        ),
         E::Mismatch { .. } | E::TensorMissing { .. } => {
             Verdict::input("config.json and the weights must belong to the same model")
         }
@@ -391,6 +420,15 @@ fn spectrum(error: &SpectrumError) -> Option<Verdict> {
     })
 }
 
+fn spectra(error: &SpectraError) -> Option<Verdict> {
+    Some(Verdict::input(match error {
+        SpectraError::Format(format) if format == "welore-plan" => {
+            "this is a finished plan: `welore-cli compress MODEL --plan FILE -o DIR` carries it out"
+        }
+        _ => "measure spectra with `welore-cli analyze`",
+    }))
+}
+
 fn read_plan(error: &ReadPlanError) -> Option<Verdict> {
     match error {
         ReadPlanError::Plan { .. } => Some(Verdict::input("compress the dense model again")),
@@ -454,6 +492,7 @@ fn data(error: &DataError) -> Option<Verdict> {
             Verdict::failed(None)
         }
         DataError::File(error) => return file(error),
+        DataError::Array { path } => as_lines(path),
         DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
         DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",
@@ -465,6 +504,15 @@ fn data(error: &DataError) -> Option<Verdict> {
     })
 }
 
+/// The verdict on a file that holds its objects in an array.
+fn as_lines(path: &Path) -> Verdict {
+    let path = path.display();
+    let hint = format!(
+        "write each object on a line of its own, without commas: `jq -c '.[]' {path} > FILE.jsonl`"
+    );
+    Verdict { input: true, hint: Some(hint) }
+}
+
 fn task(error: &TaskError) -> Option<Verdict> {
     Some(match error {
         TaskError::Io { source, .. } if source.kind() != ErrorKind::NotFound => {
@@ -473,6 +521,7 @@ fn task(error: &TaskError) -> Option<Verdict> {
         TaskError::Missing { .. } | TaskError::NoTaskFile { .. } => {
             Verdict::input("--data takes the task's file, or a directory of its files")
         }
+        TaskError::Array { path } => as_lines(path),
         TaskError::Malformed { .. } => Verdict::input("check that the file belongs to the --task"),
         _ => Verdict::input(None),
     })

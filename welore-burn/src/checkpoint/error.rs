@@ -56,6 +56,17 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
     },
+    /// The tensors have the names that a wrapper of the model gives them, such as adapters that are
+    /// not merged.
+    #[error("{path}: the names of its tensors begin with `{prefix}`, as in `{tensor}`", path = dir.display())]
+    Prefixed {
+        /// The model directory.
+        dir: PathBuf,
+        /// What is before the name that the model gives.
+        prefix: String,
+        /// One of the tensors.
+        tensor: String,
+    },
     /// A tensor has a type that is not supported for weights.
     #[error("{path}: tensor `{tensor}` is {dtype}; F32, F16, BF16 and F64 are supported", path = dir.display())]
     Dtype {

@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::text::{DataError, TextTokenizer, read_text};
 use crate::artifact::in_words;
@@ -10,7 +11,8 @@ use crate::artifact::in_words;
 ///
 /// # Errors
 ///
-/// [`DataError::Line`] for a line that is not such an object, and the errors of [`read_text`].
+/// [`DataError::Line`] for a line that is not such an object, [`DataError::Array`] for a JSON array,
+/// whose brackets, quotes and keys would count as text, and the errors of [`read_text`].
 pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> {
     #[derive(Deserialize)]
     struct Line {
@@ -18,7 +20,11 @@ pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> 
     }
     let path = path.as_ref();
     let text = read_text(path)?;
-    if path.extension().is_none_or(|extension| extension != "jsonl") {
+    let is_lines = path.extension().is_some_and(|extension| extension == "jsonl");
+    if begins_array(&text) && (is_lines || is_array(&text)) {
+        return Err(DataError::Array { path: path.into() });
+    }
+    if !is_lines {
         return Ok(vec![text]);
     }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
@@ -32,6 +38,16 @@ pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> 
             }),
         })
         .collect()
+}
+
+/// Whether a text begins as a JSON array does.
+fn begins_array(text: &str) -> bool {
+    text.trim_start_matches('\u{feff}').trim_start().starts_with('[')
+}
+
+/// Whether a whole text is a JSON array. Prose may begin with a bracket too.
+fn is_array(text: &str) -> bool {
+    serde_json::from_str::<Vec<IgnoredAny>>(text.trim_start_matches('\u{feff}')).is_ok()
 }
 
 /// What is wrong with a part of a file, without the position in that part.
@@ -81,5 +97,29 @@ mod tests {
         let wrong = "{\"text\": \"one\"}\n{\"txt\": \"two\"}\n";
         let error = read_documents(file("b.jsonl", wrong)).unwrap_err();
         assert!(matches!(error, DataError::Line { line: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn arrays_are_told_and_prose_in_brackets_is_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            read_documents(path)
+        };
+        let objects = "\u{feff}[\n  {\"text\": \"one\"},\n  {\"text\": \"two\"}\n]\n";
+        for (name, text) in [
+            ("a.json", objects),
+            ("a.jsonl", objects),
+            ("a.txt", "[\"one\", \"two\"]"),
+            ("b.jsonl", "[{\"text\": \"one\"},\n"),
+        ] {
+            let error = read(name, text).unwrap_err();
+            assert!(matches!(error, DataError::Array { .. }), "{error}");
+            assert!(error.to_string().contains("JSONL"), "{error}");
+        }
+        for prose in ["[1] A note.\nMore.", "[Curtain.]", "{\"text\": \"one\"}"] {
+            assert_eq!(read("c.txt", prose).unwrap(), [prose]);
+        }
     }
 }

@@ -3,7 +3,7 @@ use std::sync::Arc;
 
 use super::tokenizer_guard::{Fault, GuardedTokenizer, MAX_BYTES, guarded, load};
 
-use crate::files::{FileError, LARGEST_TEXT, read_existing, read_input};
+use crate::files::{FileError, LARGEST_TEXT, check_fetched, read_existing, read_input};
 
 /// Why text cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -17,7 +17,7 @@ pub enum DataError {
         /// Its reason.
         source: std::io::Error,
     },
-    /// The file is too large, or something else than a file.
+    /// The file is too large, something else than a file, or a pointer of Git LFS.
     #[error("{0}")]
     File(FileError),
     /// The file is not UTF-8.
@@ -68,6 +68,12 @@ pub enum DataError {
         /// What is wrong.
         reason: String,
     },
+    /// A JSON array, in place of a text or of lines of JSON.
+    #[error("{path}: a JSON array, neither plain text nor JSONL", path = path.display())]
+    Array {
+        /// The file.
+        path: PathBuf,
+    },
     /// Not a token file.
     #[error("{path}: not a token file", path = path.display())]
     TokenFile {
@@ -99,6 +105,7 @@ impl From<FileError> for DataError {
 pub fn read_text(path: impl AsRef<Path>) -> Result<String, DataError> {
     let path = path.as_ref();
     let bytes = read_input(path, LARGEST_TEXT)?;
+    check_fetched(path, &bytes)?;
     let text = String::from_utf8(bytes).map_err(|error| DataError::NotUtf8 {
         path: path.into(),
         position: error.utf8_error().valid_up_to(),
@@ -128,6 +135,7 @@ impl TextTokenizer {
         let Some(content) = read_existing(&path, MAX_BYTES as u64)? else {
             return Err(DataError::NoTokenizer { path });
         };
+        check_fetched(&path, &content)?;
         match load(&content) {
             Ok(tokenizer) => Ok(Self(Arc::new(tokenizer))),
             Err(Fault::Malformed(reason)) => Err(DataError::Tokenizer { path, reason }),

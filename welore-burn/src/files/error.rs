@@ -24,6 +24,12 @@ pub enum FileError {
         /// The most bytes that are read.
         largest: u64,
     },
+    /// What Git LFS leaves in the place of a large file until it is fetched.
+    #[error("{path}: a Git LFS pointer, not the file itself", path = path.display())]
+    LfsPointer {
+        /// The file.
+        path: PathBuf,
+    },
     /// What was computed for it may be wrong.
     #[error("{path}: {source}", path = path.display())]
     Unsound {

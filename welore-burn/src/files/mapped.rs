@@ -8,6 +8,7 @@ use memmap2::Mmap;
 
 use super::error::FileError;
 use super::place::kind_of;
+use super::read::check_fetched;
 
 /// A file mapped into memory: nothing is read until it is accessed.
 #[derive(Debug)]
@@ -37,7 +38,8 @@ impl MappedFile {
     ///
     /// # Errors
     ///
-    /// [`FileError::NotAFile`] for anything but a regular file, [`FileError::Io`].
+    /// [`FileError::NotAFile`] for anything but a regular file, [`FileError::LfsPointer`],
+    /// [`FileError::Io`].
     pub fn open(path: &Path) -> Result<Option<Self>, FileError> {
         // Asked first, because opening a pipe waits until someone writes to it.
         let found = match path.metadata() {
@@ -56,6 +58,7 @@ impl MappedFile {
         let map = unsafe { Mmap::map(&file) }.map_err(FileError::io(path))?;
         let mapped = Self { map, file, path: path.into(), stamp };
         mapped.check_unchanged()?;
+        check_fetched(path, &mapped)?;
         Ok(Some(mapped))
     }
 

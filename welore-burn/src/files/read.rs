@@ -79,6 +79,21 @@ pub fn check_input(path: &Path, largest: u64) -> Result<(), FileError> {
     }
 }
 
+/// How the pointer of a file begins that Git LFS has not fetched.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
+/// Checks that the content of a file is its own, and not a pointer that Git LFS left in its place.
+///
+/// # Errors
+///
+/// [`FileError::LfsPointer`].
+pub(crate) fn check_fetched(path: &Path, content: &[u8]) -> Result<(), FileError> {
+    match content.starts_with(LFS_POINTER) {
+        true => Err(FileError::LfsPointer { path: path.into() }),
+        false => Ok(()),
+    }
+}
+
 fn read(path: &Path, largest: u64) -> Result<Vec<u8>, FileError> {
     let io = || FileError::io(path);
     let file = File::open(path).map_err(io())?;
@@ -124,6 +139,19 @@ mod tests {
         for read in [read_file(&path, 3), read_input(&path, 3)] {
             assert!(matches!(read, Err(FileError::TooLarge { largest: 3, .. })));
         }
+    }
+
+    #[test]
+    fn pointers_of_git_lfs_are_not_the_files() {
+        let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 538060032\n";
+        let error = check_fetched(Path::new("weights"), pointer.as_bytes()).unwrap_err();
+        assert_eq!(error.to_string(), "weights: a Git LFS pointer, not the file itself");
+        assert!(check_fetched(Path::new("text"), b"version 1 of a text").is_ok());
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        std::fs::write(&path, pointer).unwrap();
+        let mapped = crate::files::MappedFile::open(&path);
+        assert!(matches!(mapped, Err(FileError::LfsPointer { .. })));
     }
 
     #[test]

@@ -91,7 +91,12 @@ pub fn generate<M: LanguageModel>(
     Ok(generated)
 }
 
-fn check_prompt(model: &impl LanguageModel, prompt: &[u32]) -> Result<(), GenerateError> {
+/// Checks that a model can continue a prompt, before its weights are loaded.
+///
+/// # Errors
+///
+/// [`GenerateError`], as [`generate`] would return it.
+pub fn check_prompt(model: &impl LanguageModel, prompt: &[u32]) -> Result<(), GenerateError> {
     let (tokens, context, vocab_size) = (prompt.len(), model.context(), model.vocab_size());
     if tokens == 0 {
         return Err(GenerateError::EmptyPrompt);

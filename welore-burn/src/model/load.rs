@@ -185,11 +185,25 @@ fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<
     let missing =
         (0..config.num_hidden_layers).map(norm).find(|name| checkpoint.meta(name).is_none());
     match missing {
-        Some(tensor) => {
-            let dir = checkpoint.dir().into();
-            Err(CheckpointError::TensorMissing { dir, tensor }.into())
-        }
+        Some(tensor) => Err(absent(checkpoint, tensor).into()),
         None => Ok(()),
+    }
+}
+
+/// What is before the names of tensors that adapters of the PEFT library wrap.
+const ADAPTED: &str = "base_model.model.";
+
+/// The error for a missing tensor, which may be there under a longer name.
+fn absent(checkpoint: &Checkpoint, tensor: String) -> CheckpointError {
+    let dir = checkpoint.dir().into();
+    let prefixed = checkpoint.names().find_map(|name| {
+        let prefix = name.strip_suffix(tensor.as_str()).filter(|prefix| prefix.ends_with('.'));
+        let prefix = prefix.or_else(|| name.starts_with(ADAPTED).then_some(ADAPTED))?;
+        Some((prefix.to_string(), name.to_string()))
+    });
+    match prefixed {
+        Some((prefix, tensor)) => CheckpointError::Prefixed { dir, prefix, tensor },
+        None => CheckpointError::TensorMissing { dir, tensor },
     }
 }
 

@@ -77,7 +77,8 @@ impl Selection {
     }
 
     /// The likely meaning of a pattern that matches none of `names`: each word that is in no name
-    /// is replaced by the most similar one. `None` if that matches nothing either.
+    /// is replaced by the most similar one, and a part of names is completed, as `layers.0` to
+    /// `*.layers.0.*`. `None` if that matches nothing either.
     pub fn meant(pattern: &str, names: &[&str]) -> Option<String> {
         let words: BTreeSet<&str> = names.iter().flat_map(|name| name.split('.')).collect();
         let is_part = |c: char| c.is_alphanumeric() || c == '_';
@@ -89,9 +90,25 @@ impl Selection {
             meant.push_str(if length > 0 { similar(word, &words) } else { word });
             rest = after;
         }
-        let set = compile(std::slice::from_ref(&meant)).ok()?;
-        names.iter().any(|name| set.is_match(name)).then_some(meant)
+        completed(&meant).into_iter().find(|pattern| {
+            let set = compile(std::slice::from_ref(pattern));
+            set.is_ok_and(|set| names.iter().any(|name| set.is_match(name)))
+        })
     }
+}
+
+/// A pattern, and patterns for the names that it may be a part of.
+fn completed(pattern: &str) -> Vec<String> {
+    let part = pattern.trim_matches(['.', '*']);
+    if part.is_empty() {
+        return vec![pattern.into()];
+    }
+    let mut patterns = vec![pattern.into(), format!("*.{part}.*"), format!("{part}.*")];
+    // A number would match those that begin with it.
+    if !part.ends_with(|c: char| c.is_ascii_digit()) {
+        patterns.push(format!("*{part}*"));
+    }
+    patterns
 }
 
 /// The word most similar to this one, or this one itself if none is similar. A number is never
@@ -168,10 +185,17 @@ mod tests {
             ("qproj", "q_proj"),
             ("*.layer.0.*", "*.layers.0.*"),
             ("slef_attn.q_porj", "self_attn.q_proj"),
+            ("layers.0", "*.layers.0.*"),
+            ("layers.11.", "*.layers.11.*"),
+            ("*.layers.0", "*.layers.0.*"),
+            ("layer.11.mlp", "*.layers.11.mlp.*"),
+            ("mlp", "*.mlp.*"),
+            ("model.layers.0", "model.layers.0.*"),
+            ("attn", "*attn*"),
         ] {
             assert_eq!(meant(pattern).as_deref(), Some(right));
         }
-        for pattern in ["nothing", "*.layers.7.*", "q_prj.layers", "*ä*"] {
+        for pattern in ["nothing", "*.layers.7.*", "layers.1", "q_prj.layers", "*ä*", "", "."] {
             assert_eq!(meant(pattern), None, "{pattern}");
         }
     }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use crate::escape::{markdown, markdown_code};
 use crate::plan::{RankPlan, Target};
 use crate::spectrum::SpectrumUnit;
+use crate::words::number_of_matrices;
 
 /// Loads a factored directory in PyTorch; runs in that directory.
 const SNIPPET: &str = include_str!("load_factored.py");
@@ -67,6 +68,7 @@ impl ModelCard<'_> {
             Some(Target::MaxBytes(bytes)) => format!("at most {bytes} bytes"),
             None => "chosen by hand".into(),
         };
+        let are_factored = if totals.lrcs == 1 { "is factored" } else { "are factored" };
         let unit = match plan.unit {
             SpectrumUnit::Weights => "the weights",
             SpectrumUnit::Inputs => "the weights times their inputs",
@@ -80,7 +82,7 @@ impl ModelCard<'_> {
              | parameters | {} | {} |\n\
              | bytes | {} | {} |\n\n\
              - Target: {target}; policy {}, singular values of {}{}.\n\
-             - {} of {} matrices are factored; ERR {:.4} planned, {:.4} applied.\n\
+             - {} of {} {are_factored}. {:.4} of all ranks are removed; {:.4} were planned (ERR).\n\
              - `welore_plan.json` lists the rank of every matrix.\n\n",
             markdown(name),
             markdown_code(base),
@@ -93,9 +95,9 @@ impl ModelCard<'_> {
             unit,
             if plan.calibration.is_some() { " on a calibration text" } else { "" },
             totals.lrcs,
-            totals.matrices,
-            totals.err,
+            number_of_matrices(totals.matrices),
             totals.err_applied,
+            totals.err,
         )
     }
 
@@ -213,7 +215,12 @@ mod tests {
         assert!(text.starts_with("---\nlicense: apache-2.0\nlicense_link: https://a.b/c\n"));
         assert!(text.contains("base_model: org/model\n") && text.contains("# model, low-rank"));
         assert!(text.contains("| parameters | 64 | 48 |"), "{text}");
-        assert!(text.contains("1 of 1 matrices are factored; ERR 0.6250"), "{text}");
+        assert!(
+            text.contains(
+                "1 of 1 matrix is factored. 0.6250 of all ranks are removed; 0.6250 were"
+            ),
+            "{text}"
+        );
         assert!(text.contains("class LowRank(nn.Module)"));
     }
 

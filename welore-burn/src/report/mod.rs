@@ -124,10 +124,10 @@ impl Report {
             ["parameters after", totals.parameters_after],
             ["bytes before", totals.bytes_before],
             ["bytes after", totals.bytes_after],
-            ["ERR planned", totals.err],
-            ["ERR applied", totals.err_applied],
+            ["share of ranks planned to go (ERR)", totals.err],
+            ["share of ranks removed", totals.err_applied],
             ["matrices", totals.matrices],
-            ["LRCs", totals.lrcs],
+            ["factored matrices (LRCs)", totals.lrcs],
         ]);
         self.data.insert("summary".into(), summary);
         let plan = json!({ "policy": plan.policy, "target": target, "matrices": matrices });

@@ -101,14 +101,14 @@ pub struct TargetArgs {
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Target")]
 pub struct GoalArgs {
-    /// Effective rank reduction (ERR) to reach: the share of all ranks to remove, in (0, 1), also
-    /// from matrices that then stay dense
+    /// Effective rank reduction (ERR) to reach: the share of all ranks to remove, such as 0.3 or
+    /// 30%, also from matrices that then stay dense
     #[arg(long, allow_negative_numbers = true)]
     pub err: Option<f64>,
     /// The same, but only ranks of factored matrices count: the paper's ERR
     #[arg(long, value_name = "ERR", allow_negative_numbers = true, conflicts_with = "err")]
     pub err_applied: Option<f64>,
-    /// Largest share of the selected matrices' parameters to keep, in (0, 1)
+    /// Largest share of the selected matrices' parameters to keep, such as 0.8 or 80%
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true, conflicts_with_all = ["err", "err_applied"])]
     pub keep_params: Option<f64>,
     /// Largest size of the whole model, such as 400MB

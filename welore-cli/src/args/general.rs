@@ -44,7 +44,7 @@ pub struct CompletionsArgs {
 }
 
 /// Makes the options of a command that take a count or a finite number refuse other values in plain
-/// words, negative ones included.
+/// words, negative ones included. Those that take a share also take a percentage.
 pub(super) fn numbers_in_words(command: Command) -> Command {
     command.mut_args(|arg: Arg| {
         let of = arg.get_value_parser().type_id();
@@ -53,7 +53,8 @@ pub(super) fn numbers_in_words(command: Command) -> Command {
         } else if of == TypeId::of::<NonZeroUsize>() {
             arg.value_parser(whole_above_0).allow_negative_numbers(true)
         } else if of == TypeId::of::<f64>() {
-            arg.value_parser(number).allow_negative_numbers(true)
+            let arg = arg.allow_negative_numbers(true);
+            if is_share(&arg) { arg.value_parser(share) } else { arg.value_parser(number) }
         } else {
             arg
         }
@@ -79,6 +80,25 @@ fn number(text: &str) -> Result<f64, String> {
         Ok(number) if f64::is_finite(number) => Ok(number),
         _ => Err("must be a finite number".into()),
     }
+}
+
+/// The names of values that are shares.
+const SHARES: [&str; 3] = ["SHARE", "SHARES", "ERR"];
+
+/// Whether the value of an option is a share of something.
+fn is_share(arg: &Arg) -> bool {
+    let mut names = arg.get_value_names().into_iter().flatten();
+    names.any(|name| SHARES.contains(&name.as_str()))
+}
+
+/// Parses a share: a finite number such as `0.8`, or a percentage such as `80%`.
+fn share(text: &str) -> Result<f64, String> {
+    let parsed = match text.strip_suffix('%') {
+        // Divided in decimals: `55%` is the same number as `0.55`.
+        Some(percent) => number(&format!("{}e-2", percent.trim_end())),
+        None => number(text),
+    };
+    parsed.map_err(|reason| format!("{reason}, or a percentage such as 80%"))
 }
 
 /// Parses a number of bytes.
@@ -126,6 +146,32 @@ mod tests {
             assert_eq!(number(text), Err("must be a finite number".into()));
         }
         assert_eq!(number("-5e-5"), Ok(-5e-5));
+    }
+
+    #[test]
+    fn shares_are_numbers_or_percentages() {
+        for (text, value) in [
+            ("0.8", 0.8),
+            ("80%", 0.8),
+            ("55 %", 0.55),
+            ("33.3%", 0.333),
+            ("80", 80.0),
+            ("-5%", -0.05),
+        ] {
+            assert_eq!(share(text), Ok(value), "{text}");
+        }
+        for text in ["%", "x%", "80%%", "nan%", "inf%", "1e1%", ""] {
+            assert!(share(text).unwrap_err().contains("such as 80%"), "{text}");
+        }
+        assert!(number("80%").is_err());
+        let share_of = |line: &str| {
+            let words = ["welore-cli"].into_iter().chain(line.split(' '));
+            let matches = Cli::command().try_get_matches_from(words).unwrap();
+            let (_, given) = matches.subcommand().unwrap();
+            given.get_many::<f64>("keep_params").unwrap().copied().collect::<Vec<_>>()
+        };
+        assert_eq!(share_of("plan m --keep-params 80%"), [0.8]);
+        assert_eq!(share_of("compare m --text t --calibrate t --keep-params 90%,0.8"), [0.9, 0.8]);
     }
 
     #[test]

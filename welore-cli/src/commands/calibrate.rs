@@ -45,8 +45,8 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
         }));
     }
     say!(
-        "measured {} matrices on {} of {} tokens, gradients on {} of them",
-        summary.matrices,
+        "measured {} on {} of {} tokens, gradients on {} of the windows",
+        format::matrices(summary.matrices),
         format::number_of(summary.windows, "window"),
         summary.seq_len,
         summary.gradient_windows
@@ -73,9 +73,9 @@ fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>, compute: &Compute) 
         }));
     }
     say!(
-        "would measure {} matrices on {} of {} tokens, out of {} tokens in total, and \
+        "would measure {} on {} of {} tokens, out of {} tokens in total, and \
          gradients on {} of the windows",
-        summary.matrices,
+        format::matrices(summary.matrices),
         format::number_of(summary.windows, "window"),
         summary.seq_len,
         tokens.len(),

@@ -8,8 +8,10 @@ use burn::module::Module;
 use burn::tensor::FloatDType;
 use serde_json::json;
 use welore_burn::data::{Task, TaskExample, TaskKind, TextTokenizer, read_documents};
-use welore_burn::eval::{Accuracy, EvalError, Perplexity, PerplexityOptions, perplexity};
-use welore_burn::model::{LoadedModel, load_model};
+use welore_burn::eval::{
+    Accuracy, EvalError, Perplexity, PerplexityOptions, check_text, perplexity,
+};
+use welore_burn::model::{LoadedModel, open_model};
 use welore_burn::named::Named;
 use welore_burn::report::Measurement;
 
@@ -43,8 +45,9 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     examples.truncate(args.windows.unwrap_or(usize::MAX));
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
-    let loaded = load_model(&model, &compute.device, compute.dtype, &mut Bar::default())?;
-    let speaker = Speaker::new(TextTokenizer::open(&model)?, &loaded.config);
+    let opened = open_model(&model, &compute.device)?;
+    let speaker = Speaker::new(TextTokenizer::open(&model)?, &opened.config);
+    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
     let started = Instant::now();
     let score = speaker.score(&loaded.model, &examples, &compute)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -99,21 +102,23 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     let compute = Compute::choose(args.compute.choice())?;
     let Compute { device, dtype, .. } = &compute;
     let model = models::directory_of(&args.model)?;
-    let loaded = load_model(&model, device, *dtype, &mut Bar::default())?;
-    let tokens = TextReader::open(&model, &loaded.config)?.tokens(&documents)?;
+    let opened = open_model(&model, device)?;
+    let tokens = TextReader::open(&model, &opened.config)?.tokens(&documents)?;
     let options = PerplexityOptions {
         seq_len: args.seq_len,
         windows: args.windows,
         at_once: compute.at_once(),
     };
-    let mut bar = Bar::default();
-    let started = Instant::now();
-    let measured = perplexity(&loaded.model, &tokens, &options, &mut bar);
-    let result = match measured {
+    // Checked here because loading weights may take long.
+    match check_text(opened.skeleton(), &tokens, &options) {
         // Only this error is about the text.
         Err(error @ EvalError::TooShort { .. }) => in_file(Err(error), path)?,
         other => other?,
-    };
+    }
+    let loaded = opened.load(*dtype, |_| false, &mut Bar::default())?;
+    let mut bar = Bar::default();
+    let started = Instant::now();
+    let result = perplexity(&loaded.model, &tokens, &options, &mut bar)?;
     bar.finish();
     let seconds = started.elapsed().as_secs_f64();
     if args.record {

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::data::TextTokenizer;
-use welore_burn::model::{GenerateOptions, Sampler, generate, load_model};
+use welore_burn::model::{GenerateOptions, Sampler, check_prompt, generate, open_model};
 use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
@@ -21,9 +21,12 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
     let Compute { device, dtype, .. } = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
-    let loaded = load_model(&model, &device, dtype, &mut Bar::default())?;
+    let opened = open_model(&model, &device)?;
     let tokenizer = TextTokenizer::open(&model)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
+    // Checked here because loading weights may take long.
+    check_prompt(opened.skeleton(), &prompt)?;
+    let loaded = opened.load(dtype, |_| false, &mut Bar::default())?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         stop: loaded.config.eos_token_ids.clone(),

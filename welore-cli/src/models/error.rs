@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use super::kind::how_to_merge;
 use crate::format;
 
 /// Why a model cannot be fetched from the Hugging Face Hub.
@@ -111,6 +112,12 @@ pub enum HubError {
         /// The file.
         file: String,
     },
+    /// An adapter, which is not a whole model.
+    #[error("{id}: this is a PEFT adapter, not a whole model")]
+    Adapter {
+        /// The id.
+        id: String,
+    },
     /// Weights in a format that runs code when it is read.
     #[error("{id}: there are no safetensors, only pickled weights ({file})")]
     Pickled {
@@ -173,6 +180,7 @@ impl HubError {
             | Self::Missing { .. }
             | Self::Gone { .. }
             | Self::TooLong { .. }
+            | Self::Adapter { .. }
             | Self::Pickled { .. }
             | Self::Gguf { .. }
             | Self::Index { .. }
@@ -212,6 +220,7 @@ impl HubError {
             Self::Status { .. } => "try the same command again later".into(),
             Self::Mismatch { .. } => "it was removed; run the same command again".into(),
             Self::Busy { .. } => "wait for it to finish, then run the same command again".into(),
+            Self::Adapter { id } => how_to_merge(id),
             Self::Pickled { .. } => {
                 "pickles can run code, so they are not read; use a repository with safetensors"
                     .into()

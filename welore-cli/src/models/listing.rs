@@ -10,8 +10,14 @@ use super::error::HubError;
 use super::verify::{Checksum, is_hex};
 
 const CONFIG: &str = "config.json";
-const SINGLE: &str = "model.safetensors";
-const INDEX: &str = "model.safetensors.index.json";
+pub(super) const SINGLE: &str = "model.safetensors";
+pub(super) const INDEX: &str = "model.safetensors.index.json";
+
+/// What a directory of the PEFT library has in place of a `config.json`.
+pub(super) const ADAPTER: &str = "adapter_config.json";
+
+/// How the names of files end whose reading can run code.
+pub(super) const PICKLED: [&str; 5] = [".bin", ".pt", ".pth", ".ckpt", ".pkl"];
 
 /// Size in bytes of the longest shard index that is read.
 const LONGEST_INDEX: u64 = 64 << 20;
@@ -123,16 +129,18 @@ impl Listing {
             };
         }
         let ending = |ends: &'static [&'static str]| {
-            let names = self.files.keys();
-            names.filter(move |name| ends.iter().any(|end| name.ends_with(end)))
+            self.files.keys().filter(move |name| has_end(name, ends))
         };
         let id = id.to_string();
+        if self.files.contains_key(ADAPTER) {
+            return Err(HubError::Adapter { id });
+        }
         if let Some(file) = ending(&[".gguf"]).next() {
             let url = format!("{page}/resolve/{}/{file}", self.commit);
             let others = ending(&[".gguf"]).count() - 1;
             return Err(HubError::Gguf { id, file: file.clone(), others, url });
         }
-        if let Some(file) = ending(&[".bin", ".pt", ".pth", ".ckpt", ".pkl"]).next() {
+        if let Some(file) = ending(&PICKLED).next() {
             return Err(HubError::Pickled { id, file: file.clone() });
         }
         Err(HubError::Missing { id, file: SINGLE.into() })
@@ -193,6 +201,12 @@ impl Sibling {
         };
         Some(RemoteFile { name: self.rfilename, size, checksum })
     }
+}
+
+/// Whether the name of a file has one of these ends.
+pub(super) fn has_end(name: &str, ends: &[&str]) -> bool {
+    let name = name.to_ascii_lowercase();
+    ends.iter().any(|end| name.ends_with(end))
 }
 
 /// Whether a snapshot has all files that a model needs, with or without its weights.
@@ -310,6 +324,18 @@ mod tests {
         }
         let files = listing(&json!([sized(CONFIG, 3), sized("tokenizer.json", 1 << 25)]));
         assert_eq!(files.companions("org/name").unwrap().len(), 2);
+    }
+
+    #[test]
+    fn adapters_are_no_models() {
+        for weights in ["adapter_model.safetensors", "adapter_model.bin"] {
+            let listing = listing(&json!([sibling(ADAPTER), sibling(weights)]));
+            let error = listing.weights("org/name", "page").unwrap_err();
+            assert!(matches!(error, HubError::Adapter { .. }), "{error}");
+            assert!(error.hint().unwrap().contains("from_pretrained(\"org/name\")"));
+        }
+        let whole = listing(&json!([sibling(ADAPTER), sibling(SINGLE)]));
+        assert!(whole.weights("org/name", "page").is_ok());
     }
 
     #[test]

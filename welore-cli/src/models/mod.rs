@@ -34,13 +34,16 @@ pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model 
 ///
 /// # Errors
 ///
-/// [`HubError`] and others for a model that cannot be fetched, and for a file that is no model.
+/// [`HubError`] and others for a model that cannot be fetched, and for a file that is no model or a
+/// directory that holds something else.
 pub fn directory_of(model: &Path) -> Result<PathBuf> {
     let found = resolve(model, true)?;
-    match found.exists() && !found.is_dir() {
-        true => Err(kind::no_model(&found).into()),
-        false => Ok(found),
+    if found.is_dir() {
+        kind::check_directory(&found)?;
+    } else if found.exists() {
+        return Err(kind::no_model(&found).into());
     }
+    Ok(found)
 }
 
 /// The same for a model whose weights are not needed and therefore not fetched.

@@ -21,18 +21,22 @@ pub const MADE_BY: &str = concat!("welore-cli ", env!("CARGO_PKG_VERSION"));
 /// `base`.
 pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) -> Result<()> {
     // A local path is private, except for its last part.
-    let path = Path::new(base);
-    let name = match path.exists() {
-        true => path.canonicalize().ok().and_then(|path| Some(path.file_name()?.to_owned())),
+    let name = match Path::new(base).exists() {
+        true => last_part(Path::new(base)),
         false => None,
     };
-    let name = name.map_or_else(
-        || base.split('@').next().unwrap_or(base).into(),
-        |name| name.to_string_lossy().into_owned(),
-    );
+    let name = name.unwrap_or_else(|| base.split('@').next().unwrap_or(base).into());
     let base_card = read_card(from);
     let card = ModelCard { base: &name, base_card: base_card.as_deref(), plan, made_by: MADE_BY };
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
+}
+
+/// The last part of a path, as the user named it: a link is not followed, unless only what it leads
+/// to has a name, as for `..`.
+fn last_part(path: &Path) -> Option<String> {
+    let typed = std::path::absolute(path).ok().filter(|path| path.file_name().is_some());
+    let path = typed.or_else(|| path.canonicalize().ok())?;
+    Some(path.file_name()?.to_string_lossy().into_owned())
 }
 
 /// Writes the card of a model that was fine-tuned from the one in `from`; `how` describes the

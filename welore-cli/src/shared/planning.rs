@@ -112,10 +112,14 @@ pub fn plan_for(
 fn warn_about(plan: &RankPlan) {
     let totals = &plan.totals;
     if totals.growing > 0 {
+        let (grow, them) = match totals.growing {
+            1 => ("becomes larger, because its rank is", "it"),
+            _ => ("become larger, because their ranks are", "them"),
+        };
         tell!(
-            "warning: {} of {} LRCs become larger, because their ranks are above mn/(m+n); --never-grow keeps them dense",
+            "warning: {} of {} {grow} above mn/(m+n); --never-grow keeps {them} dense",
             totals.growing,
-            totals.lrcs
+            format::number_of(totals.lrcs, "LRC"),
         );
     }
     if totals.lrcs == 0 {
@@ -130,14 +134,26 @@ fn warn_about(plan: &RankPlan) {
 pub fn describe(plan: &RankPlan) -> String {
     let t = &plan.totals;
     let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
+    let is_factored = ["is factored (an LRC)", "are factored (LRCs)"];
+    let whose = match t.matrices {
+        1 => "its parameters".into(),
+        all => format!("the parameters of all {all}"),
+    };
+    let (planned, removed) = (format::percent(t.err), format::percent(t.err_applied));
+    let ranks = match planned == removed {
+        true => format!("{removed} of all are removed (ERR)"),
+        false => {
+            format!(
+                "{removed} of all are removed, in factored matrices; the planned ERR is {planned}"
+            )
+        }
+    };
     format!(
-        "ERR {} planned, {} applied; {} of {} matrices are LRCs, {} of all matrices' parameters kept\n\
+        "{}; {} of {whose} are kept\n\
+         ranks      {ranks}\n\
          parameters {} -> {} ({})\n\
          bytes      {} -> {} ({})",
-        format::percent(t.err),
-        format::percent(t.err_applied),
-        t.lrcs,
-        t.matrices,
+        format::some_matrices(t.lrcs, t.matrices, is_factored),
         format::percent(t.keep_params),
         format::count(t.parameters_before),
         format::count(t.parameters_after),

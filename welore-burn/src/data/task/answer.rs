@@ -28,11 +28,7 @@ impl Answer {
     /// Whether a generated text gives this answer.
     pub fn is_given_by(&self, generated: &str) -> bool {
         match self {
-            Self::Letter { right, last } => {
-                let letter =
-                    |word: &str| word.parse::<char>().ok().filter(|c| ('A'..=*last).contains(c));
-                words(generated).find_map(letter) == Some(*right)
-            }
+            Self::Letter { right, last } => first_label(generated, *last) == Some(*right),
             Self::Truth(right) => words(generated).find_map(truth) == Some(*right),
             Self::Number(right) => {
                 first_number(generated).is_some_and(|n| (n - right).abs() <= SAME_NUMBER)
@@ -56,6 +52,44 @@ pub(super) fn truth(word: &str) -> Option<bool> {
         "no" | "false" => Some(false),
         _ => None,
     }
+}
+
+/// The first letter from A to `last`, at most Z, that stands alone and labels a choice.
+fn first_label(text: &str, last: char) -> Option<char> {
+    let letters = text.char_indices().filter(|(_, char)| ('A'..=last).contains(char));
+    let mut places =
+        letters.map(|(at, letter)| (letter, &text[..at], &text[at + letter.len_utf8()..]));
+    let is_label = |(letter, before, after): &(char, &str, &str)| {
+        let alone =
+            !before.ends_with(char::is_alphanumeric) && !after.starts_with(char::is_alphanumeric);
+        alone && !is_word(*letter, before, after)
+    };
+    places.find(is_label).map(|(letter, ..)| letter)
+}
+
+/// Words that follow a label, as in `A or B` and `A is right`, but not an article. They seldom follow
+/// a pronoun.
+const AFTER_LABELS: [&str; 5] = ["and", "because", "is", "or", "since"];
+
+/// Whether a capital that stands alone is a word of a sentence instead of a label: the article `A` at
+/// the beginning of one, or the pronoun `I`.
+fn is_word(letter: char, before: &str, after: &str) -> bool {
+    let rest = after.trim_start_matches([' ', '\t']);
+    let is_spaced = rest.len() < after.len() && rest.starts_with(char::is_alphanumeric);
+    let next = words(rest).next().unwrap_or_default();
+    let precedes_word = is_spaced && !AFTER_LABELS.contains(&next);
+    match letter {
+        'A' => precedes_word && begins_sentence(before),
+        'I' => precedes_word || after.starts_with(['\'', '\u{2019}']),
+        _ => false,
+    }
+}
+
+/// Whether a sentence begins after this text. What follows a colon is an answer.
+fn begins_sentence(before: &str) -> bool {
+    let is_opening = |char: char| " \t\"'\u{201c}\u{2018}(".contains(char);
+    let before = before.trim_end_matches(is_opening);
+    before.is_empty() || before.ends_with(['\n', '.', '!', '?'])
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -135,6 +169,39 @@ mod tests {
             &["B", "(B)", "B.", "B: bank", " B\nC", "**B**", "The answer is B, not C", "F or B"],
             &["", "b", "A or B", "Bank", "C", "(A) B", "ÄB", "B2"],
         );
+    }
+
+    #[test]
+    fn article_and_pronoun_are_no_labels() {
+        check(
+            &Answer::Letter { right: 'A', last: 'E' },
+            &[
+                "A",
+                "A.",
+                "(A) bank",
+                "A: bank",
+                "A, a bank",
+                "A\nbank",
+                "A or B",
+                "A is right",
+                "A because it is convenient",
+                "The answer is A bank",
+                "Answer: A bank",
+                "A bank. A",
+            ],
+            &[
+                "A revolving door is convenient for two direction travel, but",
+                "A bank",
+                "\"A bank\"",
+                "It turns. A door does.",
+                "\nA 2nd door",
+                "A door. (B)",
+            ],
+        );
+        let many = Answer::Letter { right: 'I', last: 'J' };
+        check(&many, &["I", "I.", "(I) think", "I or J"], &["I think J", "I'm sure: J", "A b. J"]);
+        // With fewer choices it labels none anyway.
+        check(&Answer::Letter { right: 'B', last: 'E' }, &["I think B"], &["I A B"]);
     }
 
     #[test]

@@ -31,8 +31,9 @@ impl TaskExample {
     ///
     /// The text may continue after its answer, so the first match counts:
     ///
-    /// - CommonsenseQA: the first letter that stands alone and labels a choice, as in `B`, `(B)` or
-    ///   `B: bank`; capitals only, and the article `A` counts as one.
+    /// - CommonsenseQA: the first capital that stands alone and labels a choice, as in `B`, `(B)` or
+    ///   `B: bank`. A sentence that begins with the article, as in `A bank is`, does not name choice
+    ///   A, and the pronoun `I` names none.
     /// - SVAMP: the first number, as in `51`, `51.0`, `-3` or `$1,234.50`, compared as a
     ///   number.
     /// - BoolQ, CoinFlip, StrategyQA: the first word that is yes, no, true or false in any
@@ -70,8 +71,8 @@ impl Task {
     /// # Errors
     ///
     /// [`TaskError`] if there is no such file, if it cannot be read, or if it is not a file of this
-    /// task: larger than 1 GiB, not UTF-8, malformed, without examples, or the only file and
-    /// without two different questions.
+    /// task: larger than 1 GiB, not UTF-8, malformed, a JSON array in place of lines, without
+    /// examples, or the only file and without two different questions.
     pub fn read(kind: TaskKind, path: impl AsRef<Path>) -> Result<Self, TaskError> {
         let path = path.as_ref();
         if !path.is_dir() {

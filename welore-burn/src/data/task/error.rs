@@ -56,6 +56,12 @@ pub enum TaskError {
         /// What is wrong.
         reason: String,
     },
+    /// The file is a JSON array, where the task has an object on each line.
+    #[error("{path}: a JSON array, where JSONL is read: an object on each line", path = path.display())]
+    Array {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file has no example.
     #[error("{path}: no examples", path = path.display())]
     Empty {

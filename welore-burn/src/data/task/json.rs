@@ -25,6 +25,9 @@ pub(super) trait Record: DeserializeOwned {
 
 /// One example per line; blank lines are skipped.
 pub(super) fn lines<R: Record>(path: &Path, text: &str) -> Result<Vec<Parsed>, TaskError> {
+    if text.trim_start().starts_with('[') {
+        return Err(TaskError::Array { path: path.into() });
+    }
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     let parse = |(number, line): (usize, &str)| {
         serde_json::from_str::<Checked<R>>(line)
@@ -182,6 +185,19 @@ mod tests {
         ] {
             refused(TaskKind::Jsonl, &format!("{good}\n\n{bad}\n{good}\n"), 3, reason);
         }
+    }
+
+    #[test]
+    fn arrays_in_place_of_lines_are_told() {
+        let example = r#"{"prompt": "a", "response": "b"}"#;
+        for text in [format!("[{example}]"), format!("\n[\n  {example},\n"), "[]".into()] {
+            for kind in [TaskKind::Jsonl, TaskKind::CommonsenseQa, TaskKind::BoolQ] {
+                let error = parse(kind, Path::new("file"), &text).unwrap_err();
+                assert!(matches!(error, TaskError::Array { .. }), "{error}");
+                assert!(error.to_string().contains("JSONL"), "{error}");
+            }
+        }
+        refused(TaskKind::Jsonl, &format!("{example}\n[{example}]\n"), 2, "expected an example");
     }
 
     #[test]

@@ -35,6 +35,11 @@ pub enum Evaluation {
     Task(Box<Speaker>, Vec<TaskExample>),
 }
 
+/// What a row is called: an example of a task, or a window of a text.
+pub fn row_name(is_task: bool) -> &'static str {
+    if is_task { "example" } else { "window" }
+}
+
 /// The data of a run as tokens.
 pub struct Inputs {
     pub rows: TokenRows,

@@ -32,7 +32,7 @@ use crate::shared::gradients::sum_up;
 use crate::shared::page::{add_run, check_page, write_page};
 use crate::terminal::{Bar, Steps, is_part, must_stop};
 use crate::{format, memory};
-use data::{Evaluation, Inputs};
+use data::{Evaluation, Inputs, row_name};
 use place::Place;
 
 /// Runs the command.
@@ -198,11 +198,12 @@ impl Run<'_> {
     fn tell<M: LanguageModel>(&self, training: &Training<M>, rows: usize) -> Result<()> {
         let (count, step) = (training.count(), training.position().step);
         let trained = format!(
-            "training {} of {} parameters ({}) on {}",
+            "training {} of {} parameters ({}) on {} of up to {} tokens",
             format::count(count.trainable),
             format::count(count.total),
             format::percent(count.trainable as f64 / count.total as f64),
-            format::number_of(rows, "row"),
+            format::number_of(rows, row_name(self.run.data.is_task())),
+            self.run.options.seq_len,
         );
         note!("{trained}");
         tracing::info!("{trained}, from step {step}");
@@ -214,7 +215,8 @@ impl Run<'_> {
         let missing = training.missing_metrics();
         if missing > 0 {
             let file = self.dir.join("metrics.jsonl");
-            tell!("warning: {} lacks {missing} of {step} steps", file.display());
+            let steps = format::number_of(step, "step");
+            tell!("warning: {} lacks {missing} of {steps}", file.display());
         }
         let trainable = self.run.options.trainable;
         if trainable.merges() && read_plan(&self.run.base)?.is_some() {

@@ -12,6 +12,7 @@ use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Norms;
 use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run};
 
+use super::data::row_name;
 use super::place::check_free;
 use super::request::{Request, check_context, check_evaluations, with_epochs};
 use super::scratch::described_model;
@@ -93,11 +94,12 @@ impl Preview {
             format::percent(trainable as f64 / total as f64),
             args.start.model.as_deref().unwrap_or(dir).display(),
         );
+        let row = row_name(args.start.task.is_some());
         say!(
             "on {} with {} tokens in total, {} per step, {}: {:.2} epochs",
-            format::number_of(self.rows.len(), "row"),
+            format::number_of(self.rows.len(), row),
             format::count(self.rows.tokens().len() as u64),
-            format::number_of(self.options.rows_a_step(), "row"),
+            format::number_of(self.options.rows_a_step(), row),
             format::number_of(self.options.steps, "step"),
             self.epochs()
         );

@@ -8,7 +8,7 @@ use welore_burn::compress::Compressor;
 use welore_burn::files::OutputDir;
 use welore_burn::model::{open_model, read_config};
 use welore_burn::spectrum::Norms;
-use welore_burn::train::{RunFile, model_digest};
+use welore_burn::train::{RunFile, check_rows, model_digest};
 
 use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
@@ -17,7 +17,7 @@ use super::scratch::{described_model, random_model};
 use super::size::check_training;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::{Compute, host};
-use crate::shared::artifacts::in_target;
+use crate::shared::artifacts::{in_file, in_target};
 use crate::shared::card::write_card;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::of_model;
@@ -54,16 +54,19 @@ fn prepare(
     dir: &Path,
 ) -> Result<(RunFile, Inputs)> {
     let Request { model, source, data, eval_text, dtype, options, goal } = request;
+    let config = read_config(&model)?;
+    let reader = TextReader::open(&model, &config)?;
+    let rows = data.rows(&reader, options.seq_len)?;
+    let options = with_epochs(&args.start, options, rows.len());
+    check_evaluations(&options, typed)?;
+    in_file(check_rows(&rows, &options, config.vocab_size), source.path())?;
+    // The base has the same configuration and tokenizer. Compressing it comes last, since it may take
+    // long.
     let base = match args.start.from_scratch {
         true => random_model(&model, options.seed, dir)?,
         false => base_of(args, &model, goal, dir)?,
     };
-    let config = read_config(&base)?;
-    let reader = TextReader::open(&base, &config)?;
-    let rows = data.rows(&reader, options.seq_len)?;
     data::keep(&rows, dir)?;
-    let options = with_epochs(&args.start, options, rows.len());
-    check_evaluations(&options, typed)?;
     let (base_digest, source) = (model_digest(&base)?, data::absolute(source)?);
     let mut run = RunFile::new(base, base_digest, source, rows.digest(), options);
     run.eval_text = args.start.eval_text.as_deref().map(absolute_path).transpose()?;
