@@ -13,6 +13,7 @@ mod gradients;
 mod language;
 #[cfg(feature = "learner")]
 mod learner;
+mod limits;
 mod linear;
 mod plan;
 mod spectrum;
