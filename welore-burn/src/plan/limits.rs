@@ -94,7 +94,7 @@ impl PlanOptions {
                 if !selection.matches(name.as_str()) {
                     continue;
                 }
-                match place {
+                match *place {
                     Some(other) if other.rank != constraint.rank => {
                         let (name, reason) =
                             (MatrixName::clone(name), format!("{other}, but {constraint}"));
