@@ -16,17 +16,18 @@ const ALWAYS: [(&str, &str); 13] = [
     (
         "plan",
         "err err-applied keep-params max-bytes output report json policy rank-multiple never-grow storage \
-         include exclude",
+         keep-dense set-rank min-rank max-rank min-saving include exclude",
     ),
     (
         "compress",
         "plan err err-applied keep-params max-bytes output force dry-run shard-size report json policy \
-         rank-multiple never-grow storage method refine include exclude jobs max-memory",
+         rank-multiple never-grow storage keep-dense set-rank min-rank max-rank min-saving method refine \
+         include exclude jobs max-memory",
     ),
     (
         "compare",
-        "text windows seq-len calibrate calibration keep-params methods refine backend device \
-         dtype report json",
+        "text windows seq-len calibrate calibration keep-params methods keep-dense set-rank min-rank \
+         max-rank min-saving refine backend device dtype report json",
     ),
     (
         "train",
@@ -77,14 +78,23 @@ const IDLE: [(&str, &str); 14] = [
         "train model --text story.txt --trainable full --schedule constant --no-shuffle \
          --seq-len 64 -o run",
         "lr-floor=0.5 seed=3 eval-windows=2 policy=welore min-ratio=0.5 rank-multiple=2 never-grow \
-         storage=pivot include=q_proj exclude=q_proj lora-rank=2 lora-alpha=2 galore-rank=2 \
+         storage=pivot keep-dense=q_proj set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 \
+         include=q_proj exclude=q_proj lora-rank=2 lora-alpha=2 galore-rank=2 \
          galore-refresh=2 galore-scale=2 patience=2 eval-every=3",
     ),
     ("generate model --prompt Mia", "seed=3 top-k=3 top-p=0.5"),
 ];
 
-/// More of the same, where only one option is without an effect.
-const IDLE_TOO: [(&str, &str); 8] = [
+/// More of the same.
+const IDLE_TOO: [(&str, &str); 10] = [
+    ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
+    (
+        "plan plan.json",
+        "output=other.json policy=welore min-ratio=0.2 rank-multiple=2 never-grow storage=pivot \
+         keep-dense=q_proj set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 include=q_proj \
+         exclude=q_proj method=svd calibration=seen shrink-inputs=1 shrink-gradients=1 jobs=2 \
+         max-memory=1GB no-cache",
+    ),
     ("train model --text story.txt --trainable lora -o run", "track-gradients=2"),
     ("train model --text story.txt --err 0.5 --policy energy -o run", "min-ratio=0.2"),
     ("train model --text story.txt --eval-every 0 -o run", "eval-text=story.txt"),
@@ -174,6 +184,10 @@ fn mistakes_are_found_before_the_work_that_they_would_waste() {
         ("compare model --text nowhere.txt --calibrate story.txt".into(), "nowhere.txt"),
         ("compare model --text story.txt --calibrate nowhere.txt --windows 0".into(), "window"),
         (format!("{calibrate} --include nosuch"), "`nosuch`"),
+        (format!("{calibrate} --keep-dense nosuch"), "`nosuch`"),
+        (format!("{calibrate} --set-rank q_proj=64"), "below its full rank 64"),
+        (format!("{compare} --keep-dense nosuch"), "`nosuch`"),
+        (format!("{compare} --set-rank q_proj=8,*.layers.0.*=4"), "sets rank 4"),
         ("train model --text nowhere.txt --err 0.5 --policy loss -o run".into(), "--policy loss"),
         (format!("{compare} --gradient-windows 0"), "--gradient-windows"),
         (format!("{compare} --methods svd/loss"), "policy loss"),

@@ -15,6 +15,7 @@ mod hub;
 mod hub_server;
 #[cfg(unix)]
 mod killing;
+mod limits;
 mod manners;
 mod messages;
 mod odd_files;

@@ -167,7 +167,7 @@ fn plan_has_the_documented_fields() {
     has(
         &plan,
         "format version source policy unit target threshold min_ratio rank_multiple never_grow \
-         totals matrices",
+         min_saving totals matrices",
     );
     has(
         &plan["totals"],

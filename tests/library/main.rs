@@ -14,6 +14,7 @@ mod gradients;
 mod language;
 #[cfg(feature = "learner")]
 mod learner;
+mod limits;
 mod linear;
 mod plan;
 mod spectrum;

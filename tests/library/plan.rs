@@ -138,7 +138,7 @@ proptest! {
         spectra in any_spectra(), policy in any_policy(), options in any_options(), more in 0.0..0.5f64
     ) {
         let target = Target::Err((err_of(&options) + more).min(0.999));
-        let further = PlanOptions { target, ..options };
+        let further = PlanOptions { target, ..options.clone() };
         if let (Ok(a), Ok(b)) = (make_plan(&spectra, policy, &options), make_plan(&spectra, policy, &further)) {
             for (a, b) in a.matrices.iter().zip(&b.matrices) {
                 prop_assert!(a.rank >= b.rank);
@@ -216,8 +216,8 @@ fn any_budget(spectra: Spectra) -> impl Strategy<Value = (Spectra, Target)> {
     })
 }
 
-/// What the plan loses, in the units of `Energy`.
-fn relative_loss(spectra: &Spectra, ranks: &[Option<usize>]) -> f64 {
+/// What a plan loses, in the units of `Energy`.
+pub(crate) fn relative_loss(spectra: &Spectra, ranks: &[Option<usize>]) -> f64 {
     let loss = |(spectrum, rank): (&MatrixSpectrum, &Option<usize>)| {
         let squares: Vec<f64> = spectrum.singular_values.iter().map(|s| s * s).collect();
         let total: f64 = squares.iter().sum();
@@ -275,8 +275,8 @@ proptest! {
         }),
         share in 0.2..0.95f64, storage in any_storage()
     ) {
-        let options =
-            PlanOptions { min_ratio: 0.0, storage, ..PlanOptions::to(Target::KeepParams(share)) };
+        let goal = PlanOptions::to(Target::KeepParams(share));
+        let options = PlanOptions { min_ratio: 0.0, min_saving: 0.0, storage, ..goal };
         let Ok(plan) = make_plan(&spectra, &Energy, &options) else { return Ok(()) };
         let ranks: Vec<Option<usize>> =
             plan.matrices.iter().map(|m| m.is_low_rank().then_some(m.rank)).collect();
@@ -285,33 +285,43 @@ proptest! {
         let largest = spectra.matrices.iter().map(MatrixSpectrum::parameters).max().unwrap();
         let all: u64 = spectra.matrices.iter().map(MatrixSpectrum::parameters).sum();
         let smaller = ((share * all as f64) as u64).saturating_sub(largest);
-        let mut best = f64::INFINITY;
         let choices: Vec<Vec<Option<usize>>> = spectra
             .matrices
             .iter()
             .map(|m| (1..m.full_rank()).map(Some).chain([None]).collect())
             .collect();
-        let count: usize = choices.iter().map(Vec::len).product();
-        for number in 0..count {
-            let mut rest = number;
-            let mut pick = |options: &Vec<Option<usize>>| {
-                let choice = options[rest % options.len()];
-                rest /= options.len();
-                choice
-            };
-            let ranks: Vec<Option<usize>> = choices.iter().map(&mut pick).collect();
-            let cost: u64 = spectra
-                .matrices
-                .iter()
-                .zip(&ranks)
-                .map(|(m, rank)| rank.map_or(m.parameters(), |r| storage.at_rank(r).parameters(m.shape)))
-                .sum();
-            if cost <= smaller {
-                best = best.min(relative_loss(&spectra, &ranks));
-            }
-        }
+        let best = best_loss(&spectra, &choices, storage, smaller);
         prop_assert!(ours <= best + 1e-9, "{ours} for {best}");
     }
+}
+
+/// The least that can be lost with at most `budget` parameters, of all combinations of the choices
+/// that each matrix has: a rank, or `None` for dense.
+pub(crate) fn best_loss(
+    spectra: &Spectra,
+    choices: &[Vec<Option<usize>>],
+    storage: Storage,
+    budget: u64,
+) -> f64 {
+    let mut best = f64::INFINITY;
+    let count: usize = choices.iter().map(Vec::len).product();
+    for number in 0..count {
+        let mut rest = number;
+        let mut pick = |options: &Vec<Option<usize>>| {
+            let choice = options[rest % options.len()];
+            rest /= options.len();
+            choice
+        };
+        let ranks: Vec<Option<usize>> = choices.iter().map(&mut pick).collect();
+        let pairs = spectra.matrices.iter().zip(&ranks);
+        let cost: u64 = pairs
+            .map(|(m, r)| r.map_or(m.parameters(), |r| storage.at_rank(r).parameters(m.shape)))
+            .sum();
+        if cost <= budget {
+            best = best.min(relative_loss(spectra, &ranks));
+        }
+    }
+    best
 }
 
 fn with_slack(target: Target) -> Target {

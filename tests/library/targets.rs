@@ -13,11 +13,11 @@ use crate::tiny_spectra;
 
 const POLICIES: [&dyn RankPolicy; 5] = [&WeLore, &Uniform, &Energy, &Loss, &Probed];
 
-fn any_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
+pub(crate) fn any_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
     (0..POLICIES.len()).prop_map(|index| POLICIES[index])
 }
 
-fn any_target() -> impl Strategy<Value = Target> {
+pub(crate) fn any_target() -> impl Strategy<Value = Target> {
     (0.01..0.99f64, 0usize..4).prop_map(|(share, kind)| match kind {
         0 => Target::Err(share),
         1 => Target::ErrApplied(share),
@@ -27,7 +27,7 @@ fn any_target() -> impl Strategy<Value = Target> {
 }
 
 /// Spectra that all policies can use.
-fn probed(mut spectra: Spectra) -> Spectra {
+pub(crate) fn probed(mut spectra: Spectra) -> Spectra {
     spectra.unit = SpectrumUnit::Loss;
     for matrix in &mut spectra.matrices {
         matrix.measurements.insert(PROBE.into(), 1.5);
@@ -195,10 +195,10 @@ proptest! {
     #[test]
     fn no_budget_is_left_for_another_step(
         spectra in any_spectra(), share in 0.05..0.99f64, storage in any_storage(),
-        rank_multiple in 1usize..4
+        rank_multiple in 1usize..4, min_saving in prop_oneof![Just(0.0), 0.0..0.5f64]
     ) {
         let options = PlanOptions {
-            storage, rank_multiple, ..PlanOptions::to(Target::KeepParams(share))
+            storage, rank_multiple, min_saving, ..PlanOptions::to(Target::KeepParams(share))
         };
         let Ok(plan) = make_plan(&spectra, &Energy, &options) else { return Ok(()) };
         let total: u64 = plan.matrices.iter().map(|m| m.parameters_before).sum();
@@ -206,11 +206,12 @@ proptest! {
         let budget = (share * total as f64) as u64;
         prop_assert!(spent <= budget);
         for m in plan.low_rank() {
-            let next = storage.at_rank(m.rank + rank_multiple);
-            let next = match m.rank + rank_multiple < m.full_rank {
-                true => next.parameters(m.shape).min(m.parameters_before),
-                false => m.parameters_before,
-            };
+            let rank = m.rank + rank_multiple;
+            let next = storage.at_rank(rank).parameters(m.shape);
+            let saved = m.parameters_before as f64 - next as f64;
+            // A rank that saves too little is none; then the next step is the dense matrix.
+            let is_one = rank < m.full_rank && saved >= min_saving * m.parameters_before as f64;
+            let next = if is_one { next.min(m.parameters_before) } else { m.parameters_before };
             let more = next - m.parameters_after;
             prop_assert!(spent + more > budget, "{}: {more} more fit", m.name);
         }

@@ -144,9 +144,20 @@ fn out_of_range(cause: &(dyn Error + 'static)) -> Option<Verdict> {
             PlanError::MinRatio(ratio) => {
                 return Some(share("0.5 is the default; 0 factors whatever loses a rank", *ratio));
             }
+            PlanError::MinSaving(_) => {
+                "0.05 is the default for parameters and bytes; 0 is no limit"
+            }
+            PlanError::RankRange { .. } => "give a --min-rank that is at most --max-rank",
             PlanError::OutOfReach { rank_multiple: 2.., .. } => {
                 "a smaller --rank-multiple reaches further"
             }
+            PlanError::OutOfReach { min_rank: Some(_), .. } => {
+                "a smaller --min-rank reaches further"
+            }
+            PlanError::OutOfReach { fixed: 1.., .. } => {
+                "keep fewer matrices dense, or set lower ranks"
+            }
+            PlanError::SetBeyond { .. } => "set fewer or higher ranks, or ask for more",
             _ => return None,
         }
     } else if let Some(error) = cause.downcast_ref::<SamplerError>() {
@@ -213,13 +224,7 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
             GenerateError::NotFinite { .. } => Verdict::failed(None),
             _ => Verdict::input(None),
         }),
-        PlanError => |e: &PlanError| Some(match e {
-            PlanError::NotCalibrated { .. } => {
-                Verdict::input("give a --calibration FILE from `welore-cli calibrate`")
-            }
-            PlanError::NotProbed { .. } => Verdict::input("calibrate with --probe-windows"),
-            _ => Verdict::input(None),
-        }),
+        PlanError => plan,
         PlanFileError => |_| Some(Verdict::input("make a plan with `welore-cli plan`")),
         ReadPlanError => read_plan,
         SpectraError => spectra,
@@ -409,12 +414,8 @@ fn calibration(error: &CalibrationError) -> Option<Verdict> {
 
 fn spectrum(error: &SpectrumError) -> Option<Verdict> {
     Some(match error {
-        SpectrumError::UnmatchedPattern { meant: Some(meant), .. } => {
-            Verdict { input: true, hint: Some(format!("did you mean `{meant}`?")) }
-        }
-        SpectrumError::UnmatchedPattern { .. } | SpectrumError::NothingSelected => Verdict::input(
-            "names look like `model.layers.0.self_attn.q_proj`; `welore-cli analyze MODEL` lists them",
-        ),
+        SpectrumError::UnmatchedPattern { meant, .. } => unmatched(meant.as_deref()),
+        SpectrumError::NothingSelected => unmatched(None),
         SpectrumError::Spectra(_) | SpectrumError::Linalg { .. } => Verdict::failed(None),
         _ => return None,
     })
@@ -427,6 +428,28 @@ fn spectra(error: &SpectraError) -> Option<Verdict> {
         }
         _ => "measure spectra with `welore-cli analyze`",
     }))
+}
+
+fn plan(error: &PlanError) -> Option<Verdict> {
+    Some(match error {
+        PlanError::Pattern(_) => return None,
+        PlanError::UnmatchedPattern { meant, .. } => unmatched(meant.as_deref()),
+        PlanError::NotCalibrated { .. } => {
+            Verdict::input("give a --calibration FILE from `welore-cli calibrate`")
+        }
+        PlanError::NotProbed { .. } => Verdict::input("calibrate with --probe-windows"),
+        _ => Verdict::input(None),
+    })
+}
+
+/// The verdict on patterns that match nothing, of which some others were probably `meant`.
+fn unmatched(meant: Option<&str>) -> Verdict {
+    match meant {
+        Some(meant) => Verdict { input: true, hint: Some(format!("did you mean `{meant}`?")) },
+        None => Verdict::input(
+            "names look like `model.layers.0.self_attn.q_proj`; `welore-cli analyze MODEL` lists them",
+        ),
+    }
 }
 
 fn read_plan(error: &ReadPlanError) -> Option<Verdict> {

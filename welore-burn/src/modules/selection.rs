@@ -18,7 +18,7 @@ pub struct Selection {
 
 /// A pattern that is not a glob.
 #[non_exhaustive]
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("`{pattern}` is not a valid pattern: {reason}")]
 pub struct PatternError {
     /// The pattern.

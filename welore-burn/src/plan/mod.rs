@@ -4,14 +4,18 @@
 //! [`RankProblem`] has the two ways to allocate them: removing the lowest scores over all matrices,
 //! or minimizing the sum of losses within a budget.
 
+mod limits;
 mod plan_file;
 mod policy;
 mod problem;
 mod solve;
+mod table;
 mod target;
 
+pub use limits::Constraint;
 pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};
 pub use policy::{Energy, Loss, PolicyReads, Probed, RankPolicy, Uniform, WeLore};
 pub use problem::{Allocation, Choice, RankProblem};
 pub use solve::make_plan;
+pub use table::{PlanColumn, PlanTable};
 pub use target::{PlanError, PlanOptions, Target};

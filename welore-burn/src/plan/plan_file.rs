@@ -51,6 +51,16 @@ pub struct RankPlan {
     pub rank_multiple: usize,
     /// Whether matrices that factoring would make larger were kept dense.
     pub never_grow: bool,
+    /// Matrices were kept dense where factoring would have saved less than this share of their
+    /// parameters, unless their rank was set.
+    #[serde(default)]
+    pub min_saving: f64,
+    /// The lowest rank that a factored matrix could get, if there was such a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_rank: Option<usize>,
+    /// The highest rank that a factored matrix could get, if there was such a limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_rank: Option<usize>,
     /// Sums over the model.
     pub totals: PlanTotals,
     /// One entry per matrix, in the model's order.
@@ -101,6 +111,9 @@ pub struct MatrixPlan {
     pub reduction: f64,
     /// How it will be stored. A low-rank component (LRC) has a form of limited rank.
     pub form: Form,
+    /// Whether the form was fixed by a [`Constraint`](super::Constraint), not chosen by the policy.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub fixed: bool,
     /// Whether it has more parameters in this form than the dense matrix.
     pub grows: bool,
     /// Number of parameters of the dense matrix.
@@ -222,6 +235,9 @@ impl RankPlan {
             min_ratio: 0.0,
             rank_multiple: 1,
             never_grow: false,
+            min_saving: 0.0,
+            min_rank: None,
+            max_rank: None,
             totals,
             matrices,
         };
@@ -361,6 +377,7 @@ impl MatrixPlan {
             rank: form.rank().unwrap_or(full_rank),
             reduction: 0.0,
             form,
+            fixed: false,
             grows: false,
             parameters_before: 0,
             parameters_after: 0,

@@ -43,42 +43,42 @@ impl RankProblem<'_> {
     /// lowest score, and ranks that score below it are removed. An applied reduction is at least
     /// met, by the first cut at which the factored matrices have lost enough. Parameters and bytes
     /// are never exceeded. Ties are broken by name, so the order of the input is irrelevant. Every
-    /// matrix keeps at least one rank.
+    /// matrix keeps at least one rank, or `min_rank`. Matrices whose form is fixed count in the
+    /// target, but their ranks are not removed.
     ///
     /// # Errors
     ///
-    /// [`PlanError::OutOfReach`], [`PlanError::Scores`], and those of impossible spectra and
-    /// options.
+    /// [`PlanError::OutOfReach`], [`PlanError::SetBeyond`], [`PlanError::Scores`], and those of
+    /// impossible spectra and options.
     pub fn remove_lowest(
         &self,
         scores: impl Fn(&MatrixSpectrum) -> Vec<f64>,
     ) -> Result<Allocation, PlanError> {
         let scores = self.by_rank("scores", scores)?;
+        let fixed = self.fixed()?;
         let options = self.options;
         let mut exact: Vec<usize> = self.full_ranks().collect();
-        let mut size = Size::of(self);
-        let rank_of = |exact: &[usize], index: usize| {
-            options.rounded(exact[index], self.spectra.matrices[index].full_rank())
-        };
-        for (score, index) in self.removal_order(scores) {
+        let mut size = Size::of(self, &fixed)?;
+        for (score, index) in self.removal_order(scores, &fixed) {
             if size.is_met() {
-                return Ok(self.by_threshold(&exact, Some(score)));
+                return Ok(self.by_threshold(&exact, &fixed, Some(score)));
             }
-            if exact[index] == 1 {
+            if exact[index] <= options.least_rank() {
                 continue;
             }
-            let before = rank_of(&exact, index);
-            let after = options.rounded(exact[index] - 1, self.spectra.matrices[index].full_rank());
+            let spectrum = &self.spectra.matrices[index];
+            let rounded = |exact| options.rounded(exact, spectrum.full_rank());
+            let (before, after) = (rounded(exact[index]), rounded(exact[index] - 1));
             if size.would_exceed(before - after) {
-                return Ok(self.by_threshold(&exact, Some(score)));
+                return Ok(self.by_threshold(&exact, &fixed, Some(score)));
             }
             exact[index] -= 1;
-            size.change(&self.spectra.matrices[index], options, before, after);
+            size.change(spectrum, options, before, after);
         }
-        if size.is_met() {
-            return Ok(self.by_threshold(&exact, None));
+        if size.is_met() || size.is_full() {
+            return Ok(self.by_threshold(&exact, &fixed, None));
         }
-        Err(self.out_of_reach(size.least()))
+        Err(self.out_of_reach(size.least(), &fixed))
     }
 
     /// Chooses a rank or the dense form for every matrix, with the smallest sum of losses that
@@ -86,7 +86,7 @@ impl RankProblem<'_> {
     /// loss at every rank from 1 on, finite and never increasing; a dense matrix loses nothing.
     ///
     /// Parameters and bytes are never exceeded; an effective rank reduction is at least met.
-    /// `min_ratio` is not used.
+    /// Matrices whose form is fixed take their part of the budget. `min_ratio` is not used.
     ///
     /// # Errors
     ///
@@ -97,13 +97,16 @@ impl RankProblem<'_> {
         losses: impl Fn(&MatrixSpectrum) -> Vec<f64>,
     ) -> Result<Allocation, PlanError> {
         let losses = self.by_rank("losses", losses)?;
-        let pairs = self.spectra.matrices.iter().zip(&losses);
-        let curves: Vec<Curve> =
-            pairs.map(|(spectrum, losses)| Curve::new(spectrum, losses, self.options)).collect();
+        let fixed = self.fixed()?;
+        let curve = |(index, spectrum): (usize, &MatrixSpectrum)| match fixed[index] {
+            Some(choice) => Curve::fixed(spectrum, choice, self.options),
+            None => Curve::new(spectrum, &losses[index], self.options),
+        };
+        let curves: Vec<Curve> = self.spectra.matrices.iter().enumerate().map(curve).collect();
         let budget = self.budget();
         let mut spent: u64 = curves.iter().map(|curve| curve.points[0].cost).sum();
         if spent > budget {
-            return Err(self.out_of_reach(spent));
+            return Err(self.out_of_reach(spent, &fixed));
         }
         // Steps along the lower convex hulls, largest gain per cost first.
         let mut steps: Vec<(f64, usize, usize)> = Vec::new();
@@ -154,6 +157,13 @@ impl RankProblem<'_> {
     pub(super) fn check(&self) -> Result<(), PlanError> {
         self.options.check()?;
         self.spectra.check().map_err(|error| PlanError::Spectra { reason: error.to_string() })
+    }
+
+    /// The choice for every matrix whose form is fixed; `None` where the policy chooses.
+    pub(super) fn fixed(&self) -> Result<Vec<Option<Choice>>, PlanError> {
+        let matrices = self.spectra.matrices.iter();
+        let matrices: Vec<_> = matrices.map(|spectrum| (&spectrum.name, spectrum.shape)).collect();
+        self.options.fixed(&matrices)
     }
 
     /// The numbers that a policy gives every rank of every matrix, checked.
@@ -229,27 +239,36 @@ impl RankProblem<'_> {
         1.0 - ranks as f64 / self.full_ranks().sum::<usize>() as f64
     }
 
-    fn out_of_reach(&self, least: u64) -> PlanError {
+    fn out_of_reach(&self, least: u64, fixed: &[Option<Choice>]) -> PlanError {
         let reachable = self.in_units_of_the_target(least);
-        let PlanOptions { target, rank_multiple, .. } = *self.options;
-        PlanError::OutOfReach { target, reachable, rank_multiple }
+        let fixed = fixed.iter().flatten().count();
+        let PlanOptions { target, rank_multiple, min_rank, .. } = *self.options;
+        PlanError::OutOfReach { target, reachable, rank_multiple, min_rank, fixed }
     }
 
     /// `None` for a threshold if there is nothing left to remove.
-    fn by_threshold(&self, exact: &[usize], threshold: Option<f64>) -> Allocation {
-        let choice = |(spectrum, exact): (&MatrixSpectrum, &usize)| {
-            let rank = self.options.rounded(*exact, spectrum.full_rank());
-            Choice { rank, form: self.options.form_at(spectrum, rank) }
+    fn by_threshold(
+        &self,
+        exact: &[usize],
+        fixed: &[Option<Choice>],
+        threshold: Option<f64>,
+    ) -> Allocation {
+        let choice = |(index, spectrum): (usize, &MatrixSpectrum)| {
+            fixed[index].unwrap_or_else(|| {
+                let rank = self.options.rounded(exact[index], spectrum.full_rank());
+                Choice { rank, form: self.options.form_at(spectrum, rank) }
+            })
         };
-        let choices = self.spectra.matrices.iter().zip(exact).map(choice).collect();
+        let choices = self.spectra.matrices.iter().enumerate().map(choice).collect();
         Allocation { choices, threshold, min_ratio: Some(self.options.min_ratio) }
     }
 
-    /// Every rank, as its score and its matrix, in the order of removal: lowest score first, ties
-    /// by name.
-    fn removal_order(&self, scores: Vec<Vec<f64>>) -> Vec<(f64, usize)> {
+    /// Every rank that may be removed, as its score and its matrix, in the order of removal: lowest
+    /// score first, ties by name.
+    fn removal_order(&self, scores: Vec<Vec<f64>>, fixed: &[Option<Choice>]) -> Vec<(f64, usize)> {
         let mut order = Vec::new();
-        for (index, scores) in scores.into_iter().enumerate() {
+        let of_policy = scores.into_iter().enumerate().filter(|(index, _)| fixed[*index].is_none());
+        for (index, scores) in of_policy {
             order.extend(scores.into_iter().map(|score| (score, index)));
         }
         let name = |index: usize| &self.spectra.matrices[index].name;
@@ -267,20 +286,34 @@ enum Size {
 }
 
 impl Size {
-    fn of(problem: &RankProblem<'_>) -> Self {
+    /// The size before the first rank is removed.
+    fn of(problem: &RankProblem<'_>, fixed: &[Option<Choice>]) -> Result<Self, PlanError> {
         let options = problem.options;
         if let Target::Err(err) = options.target {
             let of: usize = problem.full_ranks().sum();
             let most = ((err * of as f64).ceil() as usize).saturating_sub(1);
-            return Self::Ranks { removed: 0, most, of };
+            let set = problem.full_ranks().zip(fixed);
+            let removed: usize =
+                set.map(|(full, set)| set.map_or(0, |choice| full - choice.rank)).sum();
+            // All ranks may be set, just as many as are asked for.
+            if removed > most + 1 {
+                return Err(PlanError::SetBeyond { err, removed: removed as f64 / of as f64 });
+            }
+            return Ok(Self::Ranks { removed, most, of });
         }
-        let dense = |spectrum| options.cost(spectrum, Form::dense());
-        let cost = problem.spectra.matrices.iter().map(dense).sum();
-        Self::Cost { cost, budget: problem.budget(), least: cost }
+        let form = |index: usize| fixed[index].map_or(Form::dense(), |choice| choice.form);
+        let matrices = problem.spectra.matrices.iter().enumerate();
+        let cost = matrices.map(|(index, spectrum)| options.cost(spectrum, form(index))).sum();
+        Ok(Self::Cost { cost, budget: problem.budget(), least: cost })
     }
 
     fn is_met(&self) -> bool {
         matches!(self, Self::Cost { cost, budget, .. } if cost <= budget)
+    }
+
+    /// Whether no further rank may be removed.
+    fn is_full(&self) -> bool {
+        matches!(self, Self::Ranks { removed, most, .. } if removed >= most)
     }
 
     fn would_exceed(&self, ranks: usize) -> bool {
@@ -309,7 +342,7 @@ impl Size {
 
 /// The loss of a matrix at every cost.
 struct Curve {
-    /// In order of increasing cost; the last one is dense.
+    /// In order of increasing cost; the last one is dense, unless the form is fixed.
     points: Vec<Point>,
     /// Indices of the points on the lower convex hull, including the first and the last one.
     hull: Vec<usize>,
@@ -323,21 +356,25 @@ struct Point {
 }
 
 impl Curve {
+    /// That of a matrix whose form is fixed, which has no other point.
+    fn fixed(spectrum: &MatrixSpectrum, choice: Choice, options: &PlanOptions) -> Self {
+        let cost = options.cost(spectrum, choice.form);
+        Self { points: vec![Point { cost, loss: 0.0, choice }], hull: vec![0] }
+    }
+
     fn new(spectrum: &MatrixSpectrum, losses: &[f64], options: &PlanOptions) -> Self {
         let full = spectrum.full_rank();
         let dense = options.cost(spectrum, Form::dense());
-        let grows = |form: Form| form.parameters(spectrum.shape) > spectrum.parameters();
-        // A rank that costs as much as the dense matrix is useless.
+        // A rank that costs as much as the dense matrix is useless. Where ranks are counted, factors
+        // may still be larger than the matrix, unless the limits forbid it.
         let mut points: Vec<Point> = (1..full)
             .filter(|rank| rank % options.rank_multiple == 0)
-            .map(|rank| {
-                let form = options.storage.at_rank(rank);
+            .filter_map(|rank| {
+                let form = options.factored_at(spectrum.shape, rank)?;
                 let cost = options.cost(spectrum, form);
-                Point { cost, loss: losses[rank - 1], choice: Choice { rank, form } }
+                Some(Point { cost, loss: losses[rank - 1], choice: Choice { rank, form } })
             })
             .take_while(|point| point.cost < dense)
-            // Ranks cost fewer ranks than the dense matrix, however large their factors are.
-            .take_while(|point| !(options.never_grow && grows(point.choice.form)))
             .collect();
         let choice = Choice { rank: full, form: Form::dense() };
         points.push(Point { cost: dense, loss: 0.0, choice });

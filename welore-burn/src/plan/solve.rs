@@ -8,8 +8,8 @@ use crate::spectrum::{MatrixSpectrum, PROBE, Spectra};
 ///
 /// # Errors
 ///
-/// [`PlanError`] for options out of range, for impossible spectra and those that lack what the
-/// policy needs, for a target out of reach, and for a policy that gives unusable scores or makes
+/// [`PlanError`] for options out of range, for constraints that cannot be met, for impossible spectra
+/// and those that lack what the policy needs, for a target out of reach, and for a policy that gives unusable scores or makes
 /// impossible choices.
 pub fn make_plan(
     spectra: &Spectra,
@@ -18,6 +18,7 @@ pub fn make_plan(
 ) -> Result<RankPlan, PlanError> {
     let problem = RankProblem { spectra, options };
     problem.check()?;
+    let fixed = problem.fixed()?;
     check_spectra(spectra, policy)?;
     let Allocation { choices, threshold, min_ratio } = policy.allocate(&problem)?;
     let impossible =
@@ -30,8 +31,17 @@ pub fn make_plan(
     let matrices = pairs.map(|(spectrum, choice)| plan_matrix(spectrum, choice)).collect();
     let mut plan = RankPlan::new(spectra.source.clone(), spectra.model, matrices)
         .map_err(|error| impossible(error.to_string()))?;
-    if let Some(matrix) = plan.matrices.iter().find(|matrix| options.never_grow && matrix.grows) {
-        return Err(impossible(format!("`{}` would grow, which never_grow forbids", matrix.name)));
+    for (matrix, fixed) in plan.matrices.iter_mut().zip(fixed) {
+        matrix.fixed = fixed.is_some();
+        let broken = options.broken_limit(matrix.shape, matrix.form);
+        let name = &matrix.name;
+        match (fixed, broken) {
+            (Some(choice), _) if choice.form != matrix.form => {
+                return Err(impossible(format!("`{name}` has another form than the fixed one")));
+            }
+            (None, Some(limit)) => return Err(impossible(format!("`{name}` {limit}"))),
+            _ => {}
+        }
     }
     plan.policy = policy.name().into();
     plan.unit = spectra.unit;
@@ -42,6 +52,9 @@ pub fn make_plan(
     plan.min_ratio = min_ratio.unwrap_or(0.0);
     plan.rank_multiple = options.rank_multiple;
     plan.never_grow = options.never_grow;
+    plan.min_saving = options.min_saving;
+    plan.min_rank = options.min_rank;
+    plan.max_rank = options.max_rank;
     Ok(plan)
 }
 

@@ -1,7 +1,8 @@
 use serde::{Deserialize, Serialize};
 
+use super::limits::Constraint;
 use crate::forms::{Form, Storage};
-use crate::modules::MatrixName;
+use crate::modules::{MatrixName, PatternError, Selection};
 use crate::spectrum::MatrixSpectrum;
 use crate::words::{number, number_of};
 
@@ -34,7 +35,7 @@ impl std::fmt::Display for Target {
 }
 
 /// Options of a plan, apart from its policy.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct PlanOptions {
     /// How far to reduce the model.
     pub target: Target,
@@ -46,28 +47,61 @@ pub struct PlanOptions {
     pub rank_multiple: usize,
     /// Keep a matrix dense if factoring would make it larger, with any policy and any target.
     pub never_grow: bool,
+    /// Keep a matrix dense if factoring would save less than this share of its parameters, with any
+    /// policy and any target; in [0, 1). 0 sets no limit, so that matrices may even grow. What
+    /// matrices that stay dense cost is saved elsewhere.
+    pub min_saving: f64,
+    /// The lowest rank of a factored matrix, with any policy and any target. Matrices that have no
+    /// more ranks stay dense.
+    pub min_rank: Option<usize>,
+    /// The highest rank of a factored matrix, with any policy and any target. A matrix that would
+    /// keep more ranks stays dense.
+    pub max_rank: Option<usize>,
     /// How factored matrices are stored.
     pub storage: Storage,
+    /// Matrices whose form is fixed. The others meet the target, which counts all of them. Ranks
+    /// that are set need not be multiples of `rank_multiple`, and neither `min_ratio` nor
+    /// `min_saving` concerns them; they must agree with `min_rank`, `max_rank` and `never_grow`.
+    pub constraints: Vec<Constraint>,
 }
 
 impl PlanOptions {
+    /// The default of `min_saving` for targets in parameters and bytes: a matrix that loses fewer
+    /// of its parameters is hardly smaller, and slower.
+    pub const MIN_SAVING: f64 = 0.05;
+
     /// The paper's options for an effective rank reduction: `min_ratio` 0.5, any rank.
     pub fn new(err: f64) -> Self {
         Self::to(Target::Err(err))
     }
 
-    /// The paper's options for any target.
+    /// The paper's options for any target. With a target in parameters or bytes, factoring a matrix
+    /// has to save [`MIN_SAVING`](PlanOptions::MIN_SAVING); the paper has no such limit.
     pub fn to(target: Target) -> Self {
-        let storage = Storage::Factors;
-        Self { target, min_ratio: 0.5, rank_multiple: 1, never_grow: false, storage }
+        let min_saving = match target {
+            Target::Err(_) | Target::ErrApplied(_) => 0.0,
+            Target::KeepParams(_) | Target::MaxBytes(_) => Self::MIN_SAVING,
+        };
+        Self {
+            target,
+            min_ratio: 0.5,
+            rank_multiple: 1,
+            never_grow: false,
+            min_saving,
+            min_rank: None,
+            max_rank: None,
+            storage: Storage::Factors,
+            constraints: Vec::new(),
+        }
     }
 
     /// Checks that every option is in its range, before spectra are measured.
     ///
     /// # Errors
     ///
-    /// [`PlanError::Err`], [`PlanError::KeepParams`], [`PlanError::MinRatio`] and
-    /// [`PlanError::RankMultiple`].
+    /// [`PlanError::Err`], [`PlanError::KeepParams`], [`PlanError::MinRatio`],
+    /// [`PlanError::MinSaving`], [`PlanError::RankMultiple`], [`PlanError::RankRange`] and
+    /// [`PlanError::Pattern`].
     pub fn check(&self) -> Result<(), PlanError> {
         let is_share = |share: f64| share > 0.0 && share < 1.0;
         match self.target {
@@ -85,6 +119,14 @@ impl PlanOptions {
         if self.rank_multiple == 0 {
             return Err(PlanError::RankMultiple);
         }
+        if !(0.0..1.0).contains(&self.min_saving) {
+            return Err(PlanError::MinSaving(self.min_saving));
+        }
+        let min = self.least_rank();
+        if let Some(max) = self.max_rank.filter(|max| *max < min) {
+            return Err(PlanError::RankRange { min, max });
+        }
+        Selection::of(self.constraints.iter().map(|constraint| &constraint.pattern))?;
         Ok(())
     }
 
@@ -95,13 +137,11 @@ impl PlanOptions {
 
     /// The form of a matrix that a policy with a threshold reduces to `rank`.
     pub(super) fn form_at(&self, spectrum: &MatrixSpectrum, rank: usize) -> Form {
-        let (full, form) = (spectrum.full_rank(), self.storage.at_rank(rank));
+        let full = spectrum.full_rank();
         let reduction = (full - rank) as f64 / full as f64;
-        let grows = form.parameters(spectrum.shape) > spectrum.parameters();
-        let is_enough = rank < full && reduction >= self.min_ratio;
-        match is_enough && !(grows && self.never_grow) {
-            true => form,
-            false => Form::dense(),
+        match self.factored_at(spectrum.shape, rank) {
+            Some(form) if reduction >= self.min_ratio => form,
+            _ => Form::dense(),
         }
     }
 
@@ -130,6 +170,48 @@ pub enum PlanError {
     /// The minimum ratio is out of range.
     #[error("min_ratio {} is not in [0, 1)", number(*.0))]
     MinRatio(f64),
+    /// The minimum saving is out of range.
+    #[error("min_saving {} is not in [0, 1)", number(*.0))]
+    MinSaving(f64),
+    /// There is no rank between the limits.
+    #[error("max_rank {max} is below min_rank {min}")]
+    RankRange {
+        /// The lowest rank.
+        min: usize,
+        /// The highest rank.
+        max: usize,
+    },
+    /// The pattern of a constraint is not one.
+    #[error("{0}")]
+    Pattern(#[from] PatternError),
+    /// The pattern of a constraint matches no matrix.
+    #[error("no planned matrix matches `{pattern}`")]
+    UnmatchedPattern {
+        /// The pattern.
+        pattern: String,
+        /// The pattern that was probably meant, if one comes close.
+        meant: Option<String>,
+    },
+    /// A matrix cannot be what its constraints ask for.
+    #[error("matrix `{name}`: {reason}")]
+    Constraint {
+        /// Name of the matrix.
+        name: MatrixName,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Ranks that are set remove more than a policy with a threshold may remove in all.
+    #[error(
+        "the ranks that are set remove a share of {} of all ranks, more than ERR {}",
+        number((*removed * 1e4).round() / 1e4),
+        number(*err)
+    )]
+    SetBeyond {
+        /// The requested effective rank reduction.
+        err: f64,
+        /// The share of all ranks that is removed.
+        removed: f64,
+    },
     /// The rank multiple is 0.
     #[error("the rank multiple must be at least 1")]
     RankMultiple,
@@ -148,7 +230,11 @@ pub enum PlanError {
         reason: String,
     },
     /// Every matrix keeps at least one rank (or one multiple), so some targets cannot be met.
-    #[error("{target} is out of reach; the nearest is {}{}", possible(*reachable), multiple(*rank_multiple))]
+    #[error(
+        "{target} is out of reach; the nearest is {}{}",
+        possible(*reachable),
+        under(*rank_multiple, *min_rank, *fixed)
+    )]
     OutOfReach {
         /// The requested target.
         target: Target,
@@ -156,6 +242,10 @@ pub enum PlanError {
         reachable: Target,
         /// The requested rank multiple.
         rank_multiple: usize,
+        /// The requested lowest rank.
+        min_rank: Option<usize>,
+        /// The number of matrices whose form is fixed.
+        fixed: usize,
     },
     /// The choices of a policy are impossible.
     #[error("policy `{policy}`: {reason}")]
@@ -191,9 +281,21 @@ fn possible(target: Target) -> Target {
     }
 }
 
-fn multiple(rank_multiple: usize) -> String {
-    match rank_multiple {
-        1 => String::new(),
-        n => format!(" with a rank multiple of {n}"),
+/// `1 matrix`, `2 matrices`.
+fn matrices(count: usize) -> String {
+    format!("{count} {}", if count == 1 { "matrix" } else { "matrices" })
+}
+
+/// The options that limit how far a plan reaches.
+fn under(rank_multiple: usize, min_rank: Option<usize>, fixed: usize) -> String {
+    let limits = [
+        (rank_multiple > 1).then(|| format!("a rank multiple of {rank_multiple}")),
+        min_rank.map(|rank| format!("min_rank {rank}")),
+        (fixed > 0).then(|| format!("{} fixed", matrices(fixed))),
+    ];
+    let limits: Vec<String> = limits.into_iter().flatten().collect();
+    match limits.is_empty() {
+        true => String::new(),
+        false => format!(" with {}", limits.join(" and ")),
     }
 }

@@ -116,16 +116,23 @@ pub fn measure_checkpoint(
     Ok(spectra.measured_in(&options.norms))
 }
 
-/// Checks that a selection selects dense matrices of a checkpoint and each of its patterns matches.
+/// The matrices of a checkpoint that a selection selects, with their shapes `[out, in]`, in the
+/// model's order. Reads no weights, so that everything about them can be checked before they are
+/// measured.
 ///
 /// # Errors
 ///
-/// [`SpectrumError`], as [`measure_checkpoint`] would return it.
-pub fn check_selection(
+/// [`SpectrumError`], as [`measure_checkpoint`] would return it, for a selection of matrices that are
+/// not dense, or none, and for patterns that match nothing.
+pub fn selected_matrices(
     checkpoint: &Checkpoint,
     selection: &Selection,
-) -> Result<(), SpectrumError> {
-    checkpoint_matrices(checkpoint, selection).map(drop)
+) -> Result<Vec<(MatrixName, [usize; 2])>, SpectrumError> {
+    let with_shape = |name: MatrixName| {
+        let shape = checkpoint.matrix_shape(&name.weight())?;
+        Ok((name, shape))
+    };
+    checkpoint_matrices(checkpoint, selection)?.into_iter().map(with_shape).collect()
 }
 
 /// Measures matrices, as many at a time as the budget allows, and returns them in their order.

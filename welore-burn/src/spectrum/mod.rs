@@ -9,7 +9,7 @@ mod roots;
 mod spectra;
 
 pub use measure::{
-    MeasureOptions, SpectrumError, check_selection, measure_checkpoint, measure_module,
+    MeasureOptions, SpectrumError, measure_checkpoint, measure_module, selected_matrices,
 };
 pub use norms::{Method, Norms};
 pub use spectra::{MatrixSpectrum, ModelSize, PROBE, Spectra, SpectraError, SpectrumUnit};

@@ -5,11 +5,11 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use welore_burn::forms::Storage;
-use welore_burn::plan::{RankPolicy, Target};
+use welore_burn::plan::{Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
 
 use super::choices::named;
 use super::compute::ComputeArgs;
-use super::general::{PageArgs, size, size_above_0};
+use super::general::{PageArgs, size, size_above_0, whole};
 use super::method::Way;
 
 /// Arguments of `analyze`.
@@ -95,6 +95,74 @@ pub struct TargetArgs {
     /// factors]
     #[arg(long, value_parser = named::<Storage>())]
     pub storage: Option<Storage>,
+    /// What matrices may become.
+    #[command(flatten)]
+    pub limits: LimitArgs,
+}
+
+/// What matrices may become, whatever the policy would choose.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Ranks")]
+pub struct LimitArgs {
+    /// Keep the matrices dense whose names match one of these patterns, separated by commas; the
+    /// others meet the target
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub keep_dense: Vec<String>,
+    /// Factor the matrices whose names match the pattern at exactly rank R, such as `q_proj=64`; for
+    /// several patterns, separate by commas or repeat
+    #[arg(long, value_name = "PATTERN=R", value_delimiter = ',', value_parser = pattern_and_rank)]
+    pub set_rank: Vec<Constraint>,
+    /// Lowest rank of a factored matrix
+    #[arg(long, value_name = "R")]
+    pub min_rank: Option<NonZeroUsize>,
+    /// Highest rank of a factored matrix; a matrix that would keep more ranks stays dense
+    #[arg(long, value_name = "R")]
+    pub max_rank: Option<NonZeroUsize>,
+    /// Keep a matrix dense where factoring would save less than this share of its parameters; 0 for
+    /// no limit [default: 0.05 with --keep-params or --max-bytes, otherwise 0]
+    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
+    pub min_saving: Option<f64>,
+}
+
+impl LimitArgs {
+    /// Plan options with these limits.
+    pub fn over(&self, options: PlanOptions) -> PlanOptions {
+        let dense = self.keep_dense.iter().map(Constraint::keep_dense);
+        PlanOptions {
+            min_saving: self.min_saving.unwrap_or(options.min_saving),
+            min_rank: self.min_rank.map(NonZeroUsize::get),
+            max_rank: self.max_rank.map(NonZeroUsize::get),
+            constraints: dense.chain(self.set_rank.iter().cloned()).collect(),
+            ..options
+        }
+    }
+}
+
+/// Parses a pattern and the rank of the matrices that match it.
+fn pattern_and_rank(text: &str) -> Result<Constraint, String> {
+    let (pattern, rank) = text
+        .rsplit_once('=')
+        .filter(|(pattern, _)| !pattern.is_empty())
+        .ok_or("must be a pattern and a rank, such as `q_proj=64`")?;
+    let rank = match whole::<usize>(rank) {
+        Ok(0) => Err("must be at least 1".into()),
+        rank => rank,
+    };
+    let rank = rank.map_err(|why| format!("the rank of `{pattern}`: {why}"))?;
+    Ok(Constraint::set_rank(pattern, rank))
+}
+
+/// How the table of a plan is shown.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Output")]
+pub struct ViewArgs {
+    /// Sort the table by a column [default: the model's order]
+    #[arg(long, value_name = "COLUMN", value_parser = named::<PlanColumn>())]
+    pub sort: Option<PlanColumn>,
+    /// Show only the matrices whose names match one of these patterns, separated by commas; totals
+    /// count all of them
+    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
+    pub filter: Vec<String>,
 }
 
 /// How far a model is compressed.
@@ -266,6 +334,9 @@ pub struct CompareArgs {
     /// Tokens per window
     #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Evaluation")]
     pub seq_len: usize,
+    /// What matrices may become.
+    #[command(flatten)]
+    pub limits: LimitArgs,
     /// How much of the text is read to calibrate.
     #[command(flatten)]
     pub amount: AmountArgs,
@@ -285,10 +356,11 @@ pub struct CompareArgs {
 
 /// Arguments of `plan`.
 #[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("goal").required(true).args(["err", "err_applied", "keep_params", "max_bytes"])))]
+#[command(group(clap::ArgGroup::new("goal").args(["err", "err_applied", "keep_params", "max_bytes"])))]
 pub struct PlanArgs {
-    /// Model directory, .gguf file, org/name(@revision) on the Hub, or spectra file from `analyze`
-    #[arg(value_name = "MODEL|SPECTRA")]
+    /// Model directory, .gguf file, org/name(@revision) on the Hub, or spectra file from `analyze`;
+    /// without a target, a plan file or compressed model directory whose plan is shown
+    #[arg(value_name = "MODEL|SPECTRA|PLAN")]
     pub source: PathBuf,
     /// How far the model is compressed.
     #[command(flatten)]
@@ -311,6 +383,9 @@ pub struct PlanArgs {
     /// The page of the results.
     #[command(flatten)]
     pub page: PageArgs,
+    /// How the table is shown.
+    #[command(flatten)]
+    pub view: ViewArgs,
     /// Print the plan as JSON instead of a table
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -323,7 +398,7 @@ pub struct CompressArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Carry out the plan in this file
-    #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"])]
+    #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude"])]
     pub plan: Option<PathBuf>,
     /// How far the model is compressed, if a plan is made first.
     #[command(flatten)]

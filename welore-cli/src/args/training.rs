@@ -72,7 +72,7 @@ pub struct TrainStartArgs {
     )]
     pub output: Option<PathBuf>,
     /// Compress the dense model with this plan first
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "err_applied", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "include", "exclude"], help_heading = "Target")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "err_applied", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude"], help_heading = "Target")]
     pub plan: Option<PathBuf>,
     /// How far the dense model is compressed first.
     #[command(flatten)]
@@ -111,8 +111,20 @@ pub struct TrainStartArgs {
 }
 
 /// The options on ranks and matrices.
-pub const RANK_OPTIONS: [&str; 7] =
-    ["policy", "min-ratio", "rank-multiple", "never-grow", "storage", "include", "exclude"];
+pub const RANK_OPTIONS: [&str; 12] = [
+    "policy",
+    "min-ratio",
+    "rank-multiple",
+    "never-grow",
+    "storage",
+    "keep-dense",
+    "set-rank",
+    "min-rank",
+    "max-rank",
+    "min-saving",
+    "include",
+    "exclude",
+];
 
 /// How a model is trained. No field has a default here: defaults depend on the data, and a resumed
 /// run has its own options.

@@ -12,7 +12,9 @@ use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::eval::{PerplexityOptions, check_text, perplexity};
 use welore_burn::forms::Storage;
-use welore_burn::model::{Decoder, LanguageModel, load_model, open_model, projections};
+use welore_burn::model::{
+    Decoder, LanguageModel, OpenedModel, load_model, open_model, projections,
+};
 use welore_burn::modules::Selection;
 use welore_burn::named::Named;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
@@ -27,7 +29,7 @@ use crate::shared::compressing::{compressor, load_for_blocks};
 use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::measuring::measure_within;
 use crate::shared::page::{check_page, compared_models, write_page};
-use crate::shared::planning::plan_for;
+use crate::shared::planning::{check_limits, plan_for};
 use crate::shared::recipe::Recipe;
 use crate::shared::scratch::Scratch;
 use crate::shared::text::TextReader;
@@ -86,19 +88,20 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     if args.calibrate.is_some() {
         check_calibrating(&args.amount, &recipes, typed)?;
     }
-    for keep in &args.keep_params {
-        PlanOptions::to(Target::KeepParams(*keep)).check()?;
-    }
+    let goals: Vec<PlanOptions> = args.keep_params.iter().map(|keep| goal(&args, *keep)).collect();
+    goals.iter().try_for_each(PlanOptions::check)?;
     let scratch = Scratch::new(args.calibrate.is_some())?;
     let model = models::directory_of(&args.model)?;
     let compute = Compute::choose(args.compute.choice())?;
-    let texts = texts(&args, &model, compute.at_once())?;
+    let opened = open_model(&model, &host())?;
+    let selection = projections(opened.skeleton());
+    goals.iter().try_for_each(|goal| check_limits(goal, &opened.checkpoint, &selection))?;
+    let texts = texts(&args, &model, &opened, compute.at_once())?;
     let started = Instant::now();
     let calibration = calibration(&args, &model, &compute, scratch.path())?;
     let calibration_seconds = started.elapsed().as_secs_f64();
     let loaded = load_model(&model, &compute.device, compute.dtype, &mut Bar::default())?;
     let (dense, checkpoint) = (loaded.model, loaded.checkpoint);
-    let selection = projections(&dense);
     let comparison = Comparison { args: &args, checkpoint, selection, calibration, compute, texts };
     let mut rows = vec![comparison.dense(&dense)?];
     drop(dense);
@@ -109,9 +112,19 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     print(&comparison, &rows, calibration_seconds)
 }
 
+/// How a share of the parameters is kept; the storage is that of a recipe.
+fn goal(args: &CompareArgs, keep: f64) -> PlanOptions {
+    let options = PlanOptions::to(Target::KeepParams(keep));
+    PlanOptions { min_ratio: 0.0, ..args.limits.over(options) }
+}
+
 /// The texts to measure perplexity on, after checking that this will work.
-fn texts(args: &CompareArgs, model: &Path, at_once: NonZeroUsize) -> Result<Vec<Text>> {
-    let opened = open_model(model, &host())?;
+fn texts(
+    args: &CompareArgs,
+    model: &Path,
+    opened: &OpenedModel,
+    at_once: NonZeroUsize,
+) -> Result<Vec<Text>> {
     let reader = TextReader::open(model, &opened.config)?;
     let read = |path: &PathBuf| {
         let tokens = reader.read(path)?;
@@ -196,11 +209,7 @@ impl Comparison<'_> {
         let measuring = started.elapsed().as_secs_f64();
         let row = |keep: &f64| {
             let started = Instant::now();
-            let options = PlanOptions {
-                storage: recipe.storage,
-                min_ratio: 0.0,
-                ..PlanOptions::to(Target::KeepParams(*keep))
-            };
+            let options = PlanOptions { storage: recipe.storage, ..goal(self.args, *keep) };
             let plan = plan_for(&spectra, recipe.policy, &options)?;
             let model = self.compressed(recipe, &plan, norms.clone())?;
             let seconds = measuring + started.elapsed().as_secs_f64();

@@ -11,7 +11,7 @@ use welore_burn::files::OutputDir;
 use welore_burn::model::{OpenedModel, open_model};
 use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
-use welore_burn::spectrum::{Method, Norms, check_selection};
+use welore_burn::spectrum::{Method, Norms};
 
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
@@ -23,7 +23,7 @@ use crate::shared::compressing::{compressor, load_for_blocks};
 use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amount, of_method};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
-use crate::shared::planning::{Goal, Planned, describe, print_plan, read_plan};
+use crate::shared::planning::{Goal, Planned, check_limits, describe, print_plan, read_plan};
 use crate::shared::recipe::{Recipe, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
@@ -126,9 +126,9 @@ impl Request {
         OutputDir::check_outside(&args.output, &inputs(args).collect::<Vec<_>>())?;
         match &goal {
             Goal::Given(plan) => check_plan(&opened.checkpoint, plan)?,
-            Goal::Target(..) => {
+            Goal::Target(options, _) => {
                 let selected = of_model(&args.selection, opened.skeleton())?;
-                check_selection(&opened.checkpoint, &selected)?;
+                check_limits(options, &opened.checkpoint, &selected)?;
             }
         }
         let compute = match computes(args, &recipe) {
@@ -246,7 +246,7 @@ fn show(args: &CompressArgs, opened: &OpenedModel, planned: &Planned) -> Result<
             "totals": totals,
         }))?;
     } else {
-        print_plan(plan)?;
+        print_plan(plan, &plan.table())?;
         let (parameters, bytes) = (totals.parameters_after, totals.bytes_after);
         let (parameters, bytes) = (format::count(parameters), format::bytes(bytes));
         say!("would write {}: {parameters} parameters, {bytes}", args.output.display());

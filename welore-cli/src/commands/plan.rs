@@ -1,10 +1,14 @@
 //! `plan`: which matrices to factor, and at which ranks.
 
+use std::path::Path;
+
 use anyhow::Result;
 use welore_burn::model::open_model;
-use welore_burn::spectrum::{Method, Spectra};
+use welore_burn::modules::Selection;
+use welore_burn::plan::{PlanFileError, PlanOptions, RankPlan, read_plan};
+use welore_burn::spectrum::{Method, Spectra, SpectrumError, selected_matrices};
 
-use crate::args::{PlanArgs, Typed, rule};
+use crate::args::{PlanArgs, RANK_OPTIONS, Typed, ViewArgs, rule};
 use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_artifact, in_file, read_artifact, write_artifact};
@@ -24,12 +28,15 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     check_apart(args.output.as_deref(), inputs().flatten())?;
     check_page(&args.page, args.output.as_deref(), inputs().flatten())?;
     check_patterns(&args.selection)?;
-    let Some(goal) = args.goal.target() else { unreachable!("clap asks for a target") };
+    Selection::of(&args.view.filter)?;
+    let in_table = "only in the table, not with --json";
+    typed.check(["sort", "filter"].map(|option| rule(option, !args.json, in_table)))?;
+    let Some(goal) = args.goal.target() else { return show(&args, typed) };
     let source = Source::open(&args)?;
     let recipe = source.recipe(&args, typed)?;
     typed.check([min_ratio(recipe.policy)])?;
     let options = recipe.plan_options(goal, &args.target)?;
-    let (spectra, known) = source.spectra(&args, &recipe)?;
+    let (spectra, known) = source.spectra(&args, &recipe, &options)?;
     let plan = plan_for(&spectra, recipe.policy, &options)?;
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
@@ -39,14 +46,79 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
         page.plan(&plan);
         Ok(())
     })?;
-    if args.json {
-        output::print_block(&plan.to_json())?;
-    } else {
-        print_plan(&plan)?;
-    }
+    print(&args, &plan)?;
     known.tell("measured");
     Ok(())
 }
+
+/// Shows a plan that was made before.
+fn show(args: &PlanArgs, typed: &Typed) -> Result<()> {
+    let Some(plan) = plan_in(&args.source)? else {
+        let message = format!("{}: there is no target to plan for", args.source.display());
+        let hint = "give --keep-params, --max-bytes, --err or --err-applied";
+        return Err(WrongInput::with_hint(message, hint).into());
+    };
+    let made = "not for a plan, which has been made already";
+    let options = MEASURING.into_iter().chain(RANK_OPTIONS).chain(["output"]);
+    typed.check(options.map(|option| rule(option, false, made)))?;
+    check_filter(&args.view, plan.matrices.iter().map(|matrix| matrix.name.as_str()))?;
+    write_page(&args.page, &format!("Plan in {}", args.source.display()), |page| {
+        page.plan(&plan);
+        Ok(())
+    })?;
+    print(args, &plan)
+}
+
+/// The plan in a plan file or in a compressed model directory. `None` if there is something else.
+fn plan_in(source: &Path) -> Result<Option<RankPlan>> {
+    if source.is_dir() {
+        return Ok(read_plan(source)?);
+    }
+    if !source.is_file() || models::is_model_file(source) {
+        return Ok(None);
+    }
+    match RankPlan::from_json(&read_artifact(source)?) {
+        Err(PlanFileError::Format(_)) => Ok(None),
+        plan => in_file(plan, source).map(Some),
+    }
+}
+
+fn print(args: &PlanArgs, plan: &RankPlan) -> Result<()> {
+    if args.json {
+        return output::print_json(plan);
+    }
+    let mut table = plan.table();
+    if !args.view.filter.is_empty() {
+        table = table.filtered(&Selection::of(&args.view.filter)?);
+    }
+    if let Some(column) = args.view.sort {
+        table = table.sorted_by(column);
+    }
+    print_plan(plan, &table)
+}
+
+/// Refuses a filter with a pattern that matches none of the planned matrices.
+fn check_filter<'a>(view: &ViewArgs, names: impl Iterator<Item = &'a str>) -> Result<()> {
+    let (filter, names) = (Selection::of(&view.filter)?, names.collect::<Vec<_>>());
+    match filter.unmatched(&names).first() {
+        None => Ok(()),
+        Some(&pattern) => {
+            let (patterns, meant) = (pattern.into(), Selection::meant(pattern, &names));
+            Err(SpectrumError::UnmatchedPattern { patterns, meant }.into())
+        }
+    }
+}
+
+/// The options on how matrices are measured.
+const MEASURING: [&str; 7] = [
+    "method",
+    "calibration",
+    "shrink-inputs",
+    "shrink-gradients",
+    "jobs",
+    "max-memory",
+    "no-cache",
+];
 
 /// Where singular values come from.
 enum Source {
@@ -75,10 +147,7 @@ impl Source {
         match self {
             Self::Spectra(spectra) => {
                 let measured = "not for a spectra file, which has been measured already";
-                let options = ["method", "calibration", "shrink-inputs", "shrink-gradients"];
-                let limits = ["jobs", "max-memory", "no-cache"];
-                let options = options.into_iter().chain(limits);
-                typed.check(options.map(|option| rule(option, false, measured)))?;
+                typed.check(MEASURING.map(|option| rule(option, false, measured)))?;
                 Recipe::for_spectra(&args.target, spectra.unit)
             }
             Self::Model => {
@@ -92,8 +161,15 @@ impl Source {
         }
     }
 
-    fn spectra(self, args: &PlanArgs, recipe: &Recipe) -> Result<(Spectra, Known)> {
+    /// The spectra, measured where they have to be, after checking the limits on their matrices.
+    fn spectra(
+        self,
+        args: &PlanArgs,
+        recipe: &Recipe,
+        options: &PlanOptions,
+    ) -> Result<(Spectra, Known)> {
         if let Self::Spectra(spectra) = self {
+            check_filter(&args.view, spectra.matrices.iter().map(|matrix| matrix.name.as_str()))?;
             return Ok((*spectra, Known::default()));
         }
         let model = models::directory_of(&args.source)?;
@@ -104,6 +180,9 @@ impl Source {
         }
         let opened = open_model(&model, &host())?;
         let selected = of_model(&args.selection, opened.skeleton())?;
+        let matrices = selected_matrices(&opened.checkpoint, &selected)?;
+        options.check_matrices(&matrices)?;
+        check_filter(&args.view, matrices.iter().map(|(name, _)| name.as_str()))?;
         let calibration = open_calibration(args.method.calibration.as_deref())?;
         let norms = recipe.norms(calibration.as_ref())?;
         measure_within(&opened.checkpoint, &selected, norms, &args.resources)

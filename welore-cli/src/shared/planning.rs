@@ -5,8 +5,10 @@ use std::path::Path;
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
-use welore_burn::plan::{PlanOptions, PolicyReads, RankPlan, RankPolicy, Target, make_plan};
-use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit};
+use welore_burn::plan::{
+    PlanOptions, PlanTable, PolicyReads, RankPlan, RankPolicy, Target, make_plan,
+};
+use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit, selected_matrices};
 
 use super::artifacts::{in_file, read_artifact};
 use super::measuring::{Known, measure_within};
@@ -82,6 +84,7 @@ impl Goal {
                 Ok(Planned { plan: *plan, spectra: None, measured: Known::default() })
             }
             Self::Target(options, policy) => {
+                check_limits(&options, checkpoint, selection)?;
                 let (spectra, measured) = measure_within(checkpoint, selection, norms, resources)?;
                 let plan = plan_for(&spectra, policy, &options)?;
                 Ok(Planned { plan, spectra: Some(spectra), measured })
@@ -95,6 +98,15 @@ pub fn read_plan(path: &Path) -> Result<RankPlan> {
     let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
     warn_about(&plan);
     Ok(plan)
+}
+
+/// Checks the selection and the limits on its matrices, before anything is measured.
+pub fn check_limits(
+    options: &PlanOptions,
+    checkpoint: &Checkpoint,
+    selection: &Selection,
+) -> Result<()> {
+    Ok(options.check_matrices(&selected_matrices(checkpoint, selection)?)?)
 }
 
 /// Makes a plan, and warns about it.
@@ -164,32 +176,9 @@ pub fn describe(plan: &RankPlan) -> String {
     )
 }
 
-/// Prints every matrix of a plan, and its totals.
-pub fn print_plan(plan: &RankPlan) -> Result<()> {
-    let rows = plan
-        .matrices
-        .iter()
-        .map(|m| {
-            let [out, inputs] = m.shape;
-            let class = match (m.is_low_rank(), m.grows) {
-                (true, true) => "LRC, grows",
-                (true, false) => "LRC",
-                (false, _) => "dense",
-            };
-            vec![
-                m.name.to_string(),
-                format!("{out}x{inputs}"),
-                m.full_rank.to_string(),
-                m.rank.to_string(),
-                format::percent(m.reduction),
-                class.into(),
-                format::count(m.parameters_before),
-                format::count(m.parameters_after),
-            ]
-        })
-        .collect();
-    let header = ["matrix", "shape", "full", "rank", "reduction", "class", "before", "after"];
-    output::print_block(&(format::table(&header, rows) + "\n"))?;
+/// Prints the table of a plan, and its totals.
+pub fn print_plan(plan: &RankPlan, table: &PlanTable<'_>) -> Result<()> {
+    output::print_block(&format!("{table}\n"))?;
     if let Some(threshold) = plan.threshold {
         say!("{} threshold {threshold:.6}", plan.policy);
     }

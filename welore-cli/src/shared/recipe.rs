@@ -145,11 +145,11 @@ impl Recipe {
     /// Plan options for a target, checked before anything is measured.
     pub fn plan_options(&self, target: Target, args: &TargetArgs) -> Result<PlanOptions> {
         let options = PlanOptions {
-            target,
             min_ratio: args.min_ratio,
             rank_multiple: args.rank_multiple,
             never_grow: args.never_grow,
             storage: self.storage,
+            ..args.limits.over(PlanOptions::to(target))
         };
         options.check()?;
         Ok(options)
