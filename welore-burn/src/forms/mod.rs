@@ -9,6 +9,7 @@
 
 mod apply;
 mod attach;
+mod cast;
 mod declared;
 mod dense;
 mod error;
@@ -19,12 +20,14 @@ mod low_rank;
 mod order;
 mod part;
 mod pivot;
+mod precision;
 mod slots;
 mod storage;
 
 pub(crate) use apply::apply;
 pub use attach::FactorParams;
 pub(crate) use attach::{attach, fill, params_of, read_matrices, skeleton};
+pub(crate) use cast::{cast_floats, encode_nearest};
 pub(crate) use declared::{declared_form, rank_problem, update_entry};
 pub use dense::Dense;
 pub use error::FormError;
@@ -37,5 +40,6 @@ pub use low_rank::{LowRank, Rest, attach_factors};
 pub use order::{order_of_pivots, pivots_of_order};
 pub use part::{Part, PartKind, PartSpec, TensorSpec, encode_floats};
 pub use pivot::Pivot;
+pub use precision::Precision;
 pub(crate) use slots::{Slot, slots};
 pub use storage::Storage;

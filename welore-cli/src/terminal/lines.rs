@@ -1,7 +1,7 @@
 //! Progress as lines on stderr, for logs and pipes, where no bar can be drawn.
 //!
-//! One clock counts for all work of a command: a command of many short parts gets as many lines as one
-//! long part does. A thread looks at that clock, so that a step of an hour is no hour of silence.
+//! A command has one clock for all of its work, so that many short parts give no more lines than a
+//! long one. A thread looks at it, so that a step of an hour is no hour of silence.
 
 use std::io::IsTerminal;
 use std::sync::{Mutex, MutexGuard, Once, PoisonError};
