@@ -84,7 +84,6 @@ fn command_lines_that_make_no_sense_explain_the_usage() {
         ("plan model", "--err"),
         ("plan model --err half", "half"),
         ("plan model --err 0.5 --policy fair", "welore, uniform"),
-        ("export model -o out", "--dense"),
         ("eval model --text story.txt --seq-len many", "many"),
     ] {
         sandbox.misused(line, named);

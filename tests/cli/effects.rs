@@ -38,7 +38,7 @@ const ALWAYS: [(&str, &str); 13] = [
     ("eval", "text task data seq-len windows record json backend device dtype"),
     ("report", "spectra plan compare run title output"),
     ("generate", "prompt max-new-tokens temperature backend device dtype json"),
-    ("export", "dense output force dry-run shard-size json"),
+    ("export", "dense dtype output force dry-run shard-size json"),
     ("inspect", "json"),
     ("demo", "output force report json backend device dtype"),
     ("devices", "json"),

@@ -7,9 +7,13 @@ mod bad_request;
 mod browser;
 mod calibrated;
 mod cards;
+mod converting;
 mod devices;
 mod earlier;
 mod effects;
+#[allow(dead_code)]
+#[path = "../library/gguf/writer.rs"]
+mod gguf;
 mod gradients;
 mod hub;
 mod hub_server;
@@ -30,3 +34,10 @@ mod skipped;
 mod stopping;
 mod support;
 mod training;
+
+use std::path::{Path, PathBuf};
+
+/// A file or a directory of `tests/fixtures`.
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+}

@@ -6,6 +6,7 @@ mod backends;
 mod calibrate;
 mod checkpoint;
 mod compress;
+mod convert;
 mod decoder;
 mod files;
 mod fuzzed;

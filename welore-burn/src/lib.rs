@@ -172,10 +172,11 @@
 //! ```no_run
 //! use burn::tensor::{Device, FloatDType};
 //! use welore_burn::checkpoint::Checkpoint;
-//! use welore_burn::compress::{WriteOptions, merge_directory};
+//! use welore_burn::compress::{Conversion, WriteOptions, convert_directory, merge_directory};
 //! use welore_burn::data::{TextTokenizer, read_text};
 //! use welore_burn::eval::{PerplexityOptions, perplexity};
 //! use welore_burn::files::OutputDir;
+//! use welore_burn::forms::Precision;
 //! use welore_burn::model::load_model;
 //!
 //! let model = load_model("smollm2-80", &Device::flex(), FloatDType::F32, &mut ())?.model;
@@ -187,6 +188,12 @@
 //! let output = OutputDir::create("smollm2-80-dense", false)?;
 //! let checkpoint = Checkpoint::open("smollm2-80")?;
 //! merge_directory(&checkpoint, &output, &WriteOptions::default(), &mut ())?;
+//! output.commit()?;
+//!
+//! // The same small model, in half the bytes if it was in f32.
+//! let conversion = Conversion { dense: false, precision: Some(Precision::Bf16) };
+//! let output = OutputDir::create("smollm2-80-bf16", false)?;
+//! convert_directory(&checkpoint, conversion, &output, &WriteOptions::default(), &mut ())?;
 //! output.commit()?;
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```

@@ -11,8 +11,9 @@ use burn::tensor::{DType, Device, DeviceType, FloatDType, Tensor};
 use burn_dispatch::DispatchDevice;
 #[cfg(any(feature = "wgpu", feature = "vulkan", feature = "metal"))]
 use burn_dispatch::devices::{CubeDevice, WgpuDeviceKind};
+use welore_burn::forms::Precision;
 use welore_burn::named::Named;
-use welore_burn::train::{ExecutionOptions, Precision};
+use welore_burn::train::ExecutionOptions;
 use welore_burn::workers::machine_memory;
 
 use crate::failure::{WrongInput, guarded};

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::process::ExitCode;
 
+use safetensors::Dtype;
 use welore_burn::calibrate::CalibrationError;
 use welore_burn::checkpoint::{CheckpointError, MissingKind};
 use welore_burn::compress::CompressError;
@@ -342,6 +343,9 @@ fn form(error: &FormError) -> Option<Verdict> {
             Verdict::input("the model is damaged; compress the dense model again")
         }
         FormError::Impossible(_) => Verdict::input(None),
+        FormError::Overflow { dtype: Dtype::F16, .. } => Verdict::input(
+            "f16 holds nothing above 65504; `welore-cli export MODEL --dtype bf16` stores such numbers",
+        ),
         _ => Verdict::failed(None),
     })
 }
@@ -379,6 +383,7 @@ fn compress(error: &CompressError) -> Option<Verdict> {
             Verdict::input("make a plan for this model with `welore-cli plan`")
         }
         E::NotCompressed { .. } => Verdict::input("it can be used as it is"),
+        E::Config { .. } => Verdict::input(None),
         E::NeedsCalibration | E::NoText => {
             Verdict::input("make a calibration with `welore-cli calibrate`")
         }

@@ -5,11 +5,13 @@ use crate::checkpoint::CheckpointError;
 use crate::files::{FileError, OutputDir};
 use crate::forms::FormError;
 use crate::linalg::LinalgError;
+use crate::model::ConfigError;
 use crate::modules::MatrixName;
+use crate::plan::ReadPlanError;
 use crate::progress::Interrupted;
 use crate::workers::Oversized;
 
-/// Why a plan cannot be carried out, or a model cannot be merged.
+/// Why a plan cannot be carried out, or a model cannot be converted.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CompressError {
@@ -46,6 +48,17 @@ pub enum CompressError {
         name: MatrixName,
         /// Why.
         source: LinalgError,
+    },
+    /// The plan in a compressed directory cannot be read.
+    #[error("{0}")]
+    PlanFile(#[from] ReadPlanError),
+    /// The configuration of a model to convert cannot be read.
+    #[error("{path}: {source}", path = path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        source: ConfigError,
     },
     /// There is nothing to merge.
     #[error("{dir}: no matrix is compressed, so the model is dense already", dir = dir.display())]

@@ -7,16 +7,17 @@
 //! matrix for the inputs that it has after earlier blocks are compressed (sequential). The parts
 //! of a block can also be trained to reproduce the outputs of the dense block (refined). All
 //! strategies respect the norms, the [`Budget`](crate::workers::Budget) and the type of each
-//! matrix, and can resume interrupted work. [`merge_directory`] writes a dense directory again.
+//! matrix, and can resume interrupted work. [`convert_directory`] merges matrices again, and
+//! stores a model in another type.
 //!
 //! [`shape_by_plan`] only shapes a module by a plan, for weights that were compressed before.
 
 mod blocks;
 mod check;
+mod convert;
 mod error;
 mod files;
 mod job;
-mod merge;
 mod module;
 mod options;
 mod pieces;
@@ -25,8 +26,10 @@ mod report;
 mod shape;
 
 pub use check::{check_calibration, check_plan};
+pub use convert::{
+    Conversion, changes_tensors, convert_directory, converted_size, merge_directory,
+};
 pub use error::CompressError;
-pub use merge::{merge_directory, merged_size};
 pub use module::compress_module;
 pub use options::{BlockwiseOptions, Compressor, RefineOptions, WriteOptions};
 pub use report::{CompressReport, CompressedMatrix};

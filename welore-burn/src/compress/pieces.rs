@@ -2,9 +2,11 @@
 
 use std::borrow::Cow;
 
+use safetensors::Dtype;
+
 use super::error::CompressError;
-use crate::checkpoint::{Checkpoint, CheckpointError, StoredMatrix};
-use crate::forms::{Form, FormError, Made, Part, TensorSpec};
+use crate::checkpoint::{Checkpoint, CheckpointError, StoredMatrix, TensorMeta};
+use crate::forms::{Form, FormError, Made, TensorSpec, cast_floats, encode_nearest};
 use crate::linalg::Cost;
 use crate::plan::MatrixPlan;
 use crate::spectrum::Norms;
@@ -12,12 +14,16 @@ use crate::spectrum::Norms;
 /// A conversion of some tensors of a checkpoint, independent of all others.
 #[derive(Debug)]
 pub(super) enum Piece<'a> {
-    /// Copies a tensor.
+    /// Copies a tensor of numbers.
     Copy(&'a str),
+    /// Copies a tensor of integers, whatever the type of the numbers.
+    Integers(&'a str),
+    /// Rounds the numbers of a tensor to another type.
+    Cast(&'a str, Dtype),
     /// Compresses a dense matrix to its planned form.
     Compress(&'a MatrixPlan),
-    /// Merges the parts of a matrix into a dense matrix.
-    Merge(StoredMatrix),
+    /// Merges the parts of a matrix into a dense matrix of a type.
+    Merge(StoredMatrix, Dtype),
 }
 
 /// The content of the tensors of a piece.
@@ -32,36 +38,42 @@ impl<'a> Piece<'a> {
     /// The name of the matrix or the tensor.
     pub fn name(&self) -> &str {
         match self {
-            Self::Copy(tensor) => tensor,
+            Self::Copy(tensor) | Self::Integers(tensor) | Self::Cast(tensor, _) => tensor,
             Self::Compress(matrix) => matrix.name.as_str(),
-            Self::Merge(matrix) => matrix.name.as_str(),
+            Self::Merge(matrix, _) => matrix.name.as_str(),
         }
     }
 
     /// Number of steps that it counts in progress; copies count none.
     pub fn steps(&self) -> usize {
-        usize::from(!matches!(self, Self::Copy(_)))
+        usize::from(!matches!(self, Self::Copy(_) | Self::Integers(_)))
     }
 
     /// The cost of making it.
     pub fn cost(&self, checkpoint: &Checkpoint, norms: &Norms<'_>) -> Cost {
         match self {
-            Self::Copy(tensor) => {
+            Self::Copy(tensor) | Self::Integers(tensor) => {
                 Cost::of_copy(checkpoint.meta(tensor).map_or(0, |meta| meta.parameters()))
+            }
+            Self::Cast(tensor, dtype) => {
+                let spec = checkpoint.meta(tensor).map(|meta| as_spec(tensor, *dtype, meta));
+                spec.map(|spec| Cost::of_cast(spec.entries(), spec.bytes())).unwrap_or_default()
             }
             Self::Compress(matrix) => {
                 matrix.form.cost_to_make(matrix.shape) + norms.cost(matrix.shape)
             }
-            Self::Merge(matrix) => matrix.form.cost_to_merge(matrix.shape),
+            Self::Merge(matrix, _) => matrix.form.cost_to_merge(matrix.shape),
         }
     }
 
     /// The tensors that it is made from.
     pub fn sources(&self) -> Vec<String> {
         match self {
-            Self::Copy(tensor) => vec![tensor.to_string()],
+            Self::Copy(tensor) | Self::Integers(tensor) | Self::Cast(tensor, _) => {
+                vec![tensor.to_string()]
+            }
             Self::Compress(matrix) => vec![matrix.name.weight()],
-            Self::Merge(matrix) => matrix.tensors().into_iter().map(|spec| spec.name).collect(),
+            Self::Merge(matrix, _) => matrix.tensors().into_iter().map(|spec| spec.name).collect(),
         }
     }
 
@@ -73,13 +85,13 @@ impl<'a> Piece<'a> {
     /// The tensors that it makes.
     pub fn tensors(&self, checkpoint: &Checkpoint) -> Result<Vec<TensorSpec>, CheckpointError> {
         Ok(match self {
-            Self::Copy(tensor) => {
+            Self::Copy(tensor) | Self::Integers(tensor) => {
                 let (meta, _) = checkpoint.raw(tensor)?;
-                let (dtype, shape) = (meta.dtype, meta.shape.clone());
-                vec![TensorSpec { name: tensor.to_string(), dtype, shape }]
+                vec![as_spec(tensor, meta.dtype, meta)]
             }
+            Self::Cast(tensor, dtype) => vec![as_spec(tensor, *dtype, checkpoint.raw(tensor)?.0)],
             Self::Compress(matrix) => matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype),
-            Self::Merge(matrix) => Form::dense().tensors(&matrix.name, matrix.shape, matrix.dtype),
+            Self::Merge(matrix, dtype) => Form::dense().tensors(&matrix.name, matrix.shape, *dtype),
         })
     }
 
@@ -95,6 +107,17 @@ impl<'a> Piece<'a> {
                 let (_, bytes) = checkpoint.raw(tensor)?;
                 Ok(Content { data: vec![Cow::Borrowed(bytes)], relative_error: None })
             }
+            Self::Integers(tensor) => {
+                let (_, bytes) = checkpoint.raw(tensor)?;
+                Ok(Content { data: vec![Cow::Borrowed(bytes)], relative_error: None })
+            }
+            Self::Cast(tensor, dtype) => {
+                checkpoint.check_finite(tensor)?;
+                let (meta, bytes) = checkpoint.raw(tensor)?;
+                let data = cast_floats(bytes, meta.dtype, *dtype);
+                let data = data.map_err(encoding(tensor.to_string()))?;
+                Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
+            }
             Self::Compress(matrix) => {
                 let dense = checkpoint.read_matrix(&matrix.name.weight())?;
                 let norm = norms.of(&matrix.name)?;
@@ -102,13 +125,18 @@ impl<'a> Piece<'a> {
                 drop(dense);
                 encode(matrix, &made.map_err(CompressError::of_linalg(&matrix.name))?)
             }
-            Self::Merge(matrix) => {
-                let merged = Part::Numbers(checkpoint.read_merged(matrix)?);
-                let data = merged.encode(matrix.dtype).map_err(encoding(matrix.name.weight()))?;
+            Self::Merge(matrix, dtype) => {
+                let merged = checkpoint.read_merged(matrix)?;
+                let data = encode_nearest(merged.data().iter().copied(), *dtype);
+                let data = data.map_err(encoding(matrix.name.weight()))?;
                 Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
             }
         }
     }
+}
+
+fn as_spec(name: &str, dtype: Dtype, meta: &TensorMeta) -> TensorSpec {
+    TensorSpec { name: name.into(), dtype, shape: meta.shape.clone() }
 }
 
 /// The content of the tensors of a compressed matrix.

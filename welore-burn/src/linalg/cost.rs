@@ -56,6 +56,11 @@ impl Cost {
     pub fn of_copy(entries: u64) -> Self {
         Self { bytes: 0, operations: entries }
     }
+
+    /// The cost of converting a tensor to another type, in which it has this many bytes.
+    pub fn of_cast(entries: u64, bytes: u64) -> Self {
+        Self { bytes, operations: entries }
+    }
 }
 
 impl std::ops::Add for Cost {

@@ -18,6 +18,7 @@ mod language;
 mod load;
 mod rotary;
 mod sampling;
+mod stored_type;
 
 pub use attention::{Attention, AttentionConfig, CausalMask};
 pub use block::{Block, Mlp};
@@ -33,3 +34,4 @@ pub use language::{LanguageModel, ModelMatrix, device_of, projections};
 pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
 pub use rotary::{Rotary, RotaryTable};
 pub use sampling::{Sampler, SamplerError};
+pub use stored_type::with_stored_type;

@@ -10,7 +10,7 @@ use super::target::Target;
 use crate::artifact::{Header, in_words};
 use crate::checkpoint::PLAN_FILE;
 use crate::files::{FileError, LARGEST_PLAN, read_existing};
-use crate::forms::{Form, rank_problem, update_entry};
+use crate::forms::{Form, Precision, rank_problem, update_entry};
 use crate::modules::MatrixName;
 use crate::spectrum::{ModelSize, SpectrumUnit};
 
@@ -296,6 +296,22 @@ impl RankPlan {
         }
         self.totals = PlanTotals::of(&self.matrices, before);
         Ok(self)
+    }
+
+    /// The plan after all numbers of the compressed model were converted to another type, in which
+    /// it has `bytes` bytes. What the dense model had is then counted in that type, too.
+    pub fn stored_in(mut self, precision: Precision, bytes: u64) -> Self {
+        let dtype = precision.dtype();
+        self.matrices.iter_mut().for_each(|matrix| matrix.dtype = dtype);
+        let sum = |of: &dyn Fn(&MatrixPlan) -> u64| -> u64 {
+            self.matrices.iter().map(of).fold(0, u64::saturating_add)
+        };
+        let dense = sum(&|matrix| Form::dense().bytes(matrix.shape, dtype));
+        let planned = sum(&|matrix| matrix.form.bytes(matrix.shape, dtype));
+        let bytes = bytes.saturating_sub(planned).saturating_add(dense);
+        let before = ModelSize { parameters: self.totals.parameters_before, bytes };
+        self.totals = PlanTotals::of(&self.matrices, before);
+        self
     }
 
     /// The text of a plan file.

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use crate::escape::{markdown, markdown_code};
+use crate::forms::Precision;
 use crate::plan::{RankPlan, Target};
 use crate::spectrum::SpectrumUnit;
 use crate::words::number_of_matrices;
@@ -46,10 +47,7 @@ impl ModelCard<'_> {
              ```python\n{SNIPPET}```\n\n\
              ## Licence\n\n\
              A compressed model is a work derived from its base model, whose licence applies{}.\n",
-            match self.licence().is_empty() {
-                true => " (it was not stated next to the weights that were compressed)",
-                false => "; see above and the licence files in this directory",
-            }
+            where_stated(&licence_of(self.base_card))
         );
         card
     }
@@ -57,7 +55,7 @@ impl ModelCard<'_> {
     /// What was done to which model.
     fn summary(&self) -> String {
         let Self { base, plan, made_by, .. } = *self;
-        let name = base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base);
+        let name = name_of(base);
         let totals = &plan.totals;
         let target = match plan.target {
             Some(Target::Err(err)) => format!("effective rank reduction (ERR) {err}"),
@@ -80,7 +78,7 @@ impl ModelCard<'_> {
              WeLore ([arXiv 2407.11239](https://arxiv.org/abs/2407.11239)).\n\n\
              | | before | after |\n|---|---|---|\n\
              | parameters | {} | {} |\n\
-             | bytes | {} | {} |\n\n\
+             {}\n\n\
              - Target: {target}; policy {}, singular values of {}{}.\n\
              - {} of {} {are_factored}. {:.4} of all ranks are removed; {:.4} were planned (ERR).\n\
              - `welore_plan.json` lists the rank of every matrix.\n\n",
@@ -89,8 +87,7 @@ impl ModelCard<'_> {
             markdown(made_by),
             totals.parameters_before,
             totals.parameters_after,
-            totals.bytes_before,
-            totals.bytes_after,
+            bytes_row(plan),
             markdown_code(&plan.policy),
             unit,
             if plan.calibration.is_some() { " on a calibration text" } else { "" },
@@ -102,44 +99,136 @@ impl ModelCard<'_> {
     }
 
     fn metadata(&self) -> String {
-        let mut lines = self.licence().join("\n");
-        if !lines.is_empty() {
-            lines.push('\n');
-        }
-        if is_hub_id(self.base) {
-            lines.push_str(&format!("base_model: {}\n", self.base));
-        }
-        format!("---\n{lines}tags:\n- welore\n- low-rank\n---\n\n")
+        format!(
+            "---\n{}tags:\n- welore\n- low-rank\n---\n\n",
+            metadata_of(self.base, self.base_card)
+        )
     }
+}
 
-    /// The lines of the base model's card that state its licence.
-    fn licence(&self) -> Vec<&str> {
-        let Some(rest) = self.base_card.and_then(|card| card.strip_prefix("---\n")) else {
-            return Vec::new();
+/// What the card of a dense model is made from that was written in another type or another format.
+#[derive(Debug, Clone, Copy)]
+pub struct ConvertedCard<'a> {
+    /// The model that was converted, by a name for people.
+    pub base: &'a str,
+    /// The model card of that model, if it has one. Its licence applies.
+    pub base_card: Option<&'a str>,
+    /// The type that all numbers now have, if they were converted to one.
+    pub precision: Option<Precision>,
+    /// The program that converted it.
+    pub made_by: &'a str,
+}
+
+impl ConvertedCard<'_> {
+    /// The card in Markdown, with the metadata that model hubs read.
+    pub fn to_markdown(&self) -> String {
+        let Self { base, base_card, precision, made_by } = *self;
+        let numbers = match precision {
+            Some(precision) => format!(" with all numbers stored as {}", precision.dtype()),
+            None => String::new(),
         };
-        let metadata = rest.split("\n---").next().unwrap_or_default();
-        let plain = |value: &str| {
-            !value.is_empty()
-                && value.chars().all(|c| c.is_ascii_alphanumeric() || "-._:/ ".contains(c))
-        };
-        let is_licence = |line: &&str| {
-            let keys = ["license", "license_name", "license_link"];
-            line.split_once(": ").is_some_and(|(key, value)| keys.contains(&key) && plain(value))
-        };
-        metadata.lines().filter(is_licence).collect()
+        format!(
+            "---\n{}tags:\n- welore\n---\n\n\
+             # {}\n\n\
+             This is {} in safetensors{numbers}, converted by {}.\n\n\
+             ## Licence\n\n\
+             A converted model is a work derived from its base model, whose licence applies{}.\n",
+            metadata_of(base, base_card),
+            markdown(name_of(base)),
+            markdown_code(base),
+            markdown(made_by),
+            where_stated(&licence_of(base_card)),
+        )
+    }
+}
+
+/// The last part of a base model's name.
+fn name_of(base: &str) -> &str {
+    base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base)
+}
+
+/// The metadata on the licence and the base model.
+fn metadata_of(base: &str, base_card: Option<&str>) -> String {
+    let mut lines = licence_of(base_card).join("\n");
+    if !lines.is_empty() {
+        lines.push('\n');
+    }
+    if is_hub_id(base) {
+        lines.push_str(&format!("base_model: {base}\n"));
+    }
+    lines
+}
+
+/// The lines of the base model's card that state its licence.
+fn licence_of(base_card: Option<&str>) -> Vec<&str> {
+    let Some(rest) = base_card.and_then(|card| card.strip_prefix("---\n")) else {
+        return Vec::new();
+    };
+    let metadata = rest.split("\n---").next().unwrap_or_default();
+    let plain = |value: &str| {
+        !value.is_empty()
+            && value.chars().all(|c| c.is_ascii_alphanumeric() || "-._:/ ".contains(c))
+    };
+    let is_licence = |line: &&str| {
+        let keys = ["license", "license_name", "license_link"];
+        line.split_once(": ").is_some_and(|(key, value)| keys.contains(&key) && plain(value))
+    };
+    metadata.lines().filter(is_licence).collect()
+}
+
+/// Where a reader finds the licence.
+fn where_stated(licence: &[&str]) -> &'static str {
+    match licence.is_empty() {
+        true => " (it was not stated next to the weights that this was made from)",
+        false => "; see above and the licence files in this directory",
     }
 }
 
 /// The card of a model after fine-tuning: it states `how`, and what was measured before is removed.
 /// `None` if `card` is not a card made here.
 pub fn tuned_card(card: &str, how: &str) -> Option<String> {
+    let (before, after) = around_scores(card)?;
+    Some(format!("{before}Fine-tuned after compression: {}.\n\n{after}", markdown(how)))
+}
+
+/// The card of a compressed model whose numbers were converted to another type: it states the type
+/// and the new sizes in `plan`, and what was measured before is removed. `None` if `card` is not a
+/// card made here.
+pub fn converted_card(card: &str, plan: &RankPlan, precision: Precision) -> Option<String> {
+    const STORED: &str = "All numbers are stored as ";
+    let (before, after) = around_scores(card)?;
+    let mut text = String::new();
+    let mut lines = before.lines();
+    while let Some(line) = lines.next() {
+        if line.starts_with(STORED) {
+            // With the empty line after it.
+            lines.next();
+            continue;
+        }
+        match line.starts_with(BYTES) {
+            true => text += &bytes_row(plan),
+            false => text += line,
+        }
+        text.push('\n');
+    }
+    Some(format!("{text}{STORED}{}.\n\n{after}", precision.dtype()))
+}
+
+/// The parts of a card before and after a line that is added above its scores, which are removed.
+/// `None` if it is not a card made here.
+fn around_scores(card: &str) -> Option<(&str, String)> {
     let (before, rest) = card.split_once(&format!("{MEASURED_TITLE}\n"))?;
     let (asked, rows) = rest.split_once(HEADER)?;
     let (_, after) = rows.split_once(&format!("{MEASURED}\n"))?;
-    Some(format!(
-        "{before}Fine-tuned after compression: {}.\n\n{MEASURED_TITLE}\n{asked}{HEADER}\n{MEASURED}\n{after}",
-        markdown(how)
-    ))
+    Some((before, format!("{MEASURED_TITLE}\n{asked}{HEADER}\n{MEASURED}\n{after}")))
+}
+
+/// How the row of sizes begins.
+const BYTES: &str = "| bytes | ";
+
+/// The row of sizes.
+fn bytes_row(plan: &RankPlan) -> String {
+    format!("{BYTES}{} | {} |", plan.totals.bytes_before, plan.totals.bytes_after)
 }
 
 /// A measured score of a model.
@@ -222,6 +311,40 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("class LowRank(nn.Module)"));
+    }
+
+    #[test]
+    fn the_card_of_a_converted_model_says_what_is_stored_and_keeps_the_rest() {
+        let measured = Measurement { score: "perplexity", value: 9.0, of: "a.txt", made_by: "me" };
+        let before = tuned_card(&card("m", None), "10 steps").unwrap();
+        let plan = plan().stored_in(Precision::Bf16, 96);
+        let text = converted_card(&measured.add_to(&before).unwrap(), &plan, Precision::Bf16);
+        let text = text.unwrap();
+        assert!(before.contains("| bytes | 256 | 192 |"), "{before}");
+        assert!(text.contains("| bytes | 128 | 96 |") && text.contains("10 steps"), "{text}");
+        assert!(!text.contains("| perplexity"), "{text}");
+        let said = "\nAll numbers are stored as BF16.\n\n## Measured quality\n";
+        assert!(text.contains(said), "{text}");
+        // Back again, it is the card that it was, apart from the type.
+        let plan = plan.stored_in(Precision::F32, 192);
+        let back = converted_card(&text, &plan, Precision::F32).unwrap();
+        let said = "\nAll numbers are stored as F32.\n\n";
+        assert_eq!(back.replace(said, "\n"), before);
+        assert!(converted_card("# some other README\n", &plan, Precision::F32).is_none());
+    }
+
+    #[test]
+    fn the_card_of_a_converted_dense_model_has_its_licence() {
+        let base_card = Some("---\nlicense: mit\n---\nBest model.\n");
+        let card = |base, base_card, precision| {
+            ConvertedCard { base, base_card, precision, made_by: "test 1" }.to_markdown()
+        };
+        let text = card("org/name", base_card, Some(Precision::F16));
+        assert!(text.starts_with("---\nlicense: mit\nbase_model: org/name\ntags:\n"), "{text}");
+        assert!(text.contains("# name\n\n") && text.contains("stored as F16"), "{text}");
+        let text = card("a.gguf", None, None);
+        assert!(text.contains("`a.gguf` in safetensors, converted by test 1"), "{text}");
+        assert!(text.contains("not stated"), "{text}");
     }
 
     #[test]

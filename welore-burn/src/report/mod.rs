@@ -8,7 +8,7 @@
 mod card;
 
 use bytesize::ByteSize;
-pub use card::{Measurement, ModelCard, tuned_card};
+pub use card::{ConvertedCard, Measurement, ModelCard, converted_card, tuned_card};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 

@@ -45,9 +45,7 @@ pub use methods::{
 };
 pub use metrics::{Metrics, peak_memory};
 pub use options::{GaloreOptions, LoraOptions, ScheduleKind, TrainOptions};
-pub use run_file::{
-    Precision, RUN_FILE, RunFile, RunFileError, RunSource, check_run, model_digest,
-};
+pub use run_file::{RUN_FILE, RunFile, RunFileError, RunSource, check_run, model_digest};
 pub use schedule::Schedule;
 pub use score::Score;
 pub use selecting::TrainableCount;

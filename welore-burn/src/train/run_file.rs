@@ -4,7 +4,6 @@ use std::io::{Error, ErrorKind};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use burn::tensor::FloatDType;
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
@@ -12,7 +11,7 @@ use super::options::TrainOptions;
 use crate::artifact::{Header, in_words};
 use crate::data::TaskKind;
 use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, replace_file};
-use crate::named::named;
+use crate::forms::Precision;
 
 /// The file of a run directory that describes the run.
 pub const RUN_FILE: &str = "run.json";
@@ -92,35 +91,6 @@ impl RunSource {
     /// Whether it is a task, which has its own examples to evaluate on.
     pub fn is_task(&self) -> bool {
         matches!(self, Self::Task { .. })
-    }
-}
-
-/// Types that a model computes in.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Precision {
-    /// 32 bits.
-    #[default]
-    F32,
-    /// 16 bits with the range of f32.
-    Bf16,
-    /// 16 bits with more precision and less range than bf16.
-    F16,
-}
-
-named!(Precision {
-    F32 => "f32", "32 bits";
-    Bf16 => "bf16", "16 bits with the range of f32";
-    F16 => "f16", "16 bits with more precision and less range than bf16";
-});
-
-impl Precision {
-    /// Burn's type.
-    pub fn float(self) -> FloatDType {
-        match self {
-            Self::F32 => FloatDType::F32,
-            Self::Bf16 => FloatDType::BF16,
-            Self::F16 => FloatDType::F16,
-        }
     }
 }
 

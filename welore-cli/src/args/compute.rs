@@ -2,8 +2,8 @@
 
 use clap::Args;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use welore_burn::forms::Precision;
 use welore_burn::named::Named;
-use welore_burn::train::Precision;
 
 use super::choices::named;
 use crate::devices::{Backend, Choice};
@@ -18,7 +18,8 @@ pub struct ComputeArgs {
     /// Device number, as listed by `welore-cli devices` [default: 0]
     #[arg(long, value_name = "N")]
     pub device: Option<usize>,
-    /// Type to compute in; `train` also keeps what it trains in f32 [default: f32]
+    /// Type to compute in, not to store in, which `export --dtype` changes; `train` also keeps what
+    /// it trains in f32 [default: f32]
     #[arg(long, value_parser = named::<Precision>())]
     pub dtype: Option<Precision>,
 }

@@ -64,7 +64,7 @@ pub enum Command {
     /// Continue a prompt
     #[command(after_long_help = examples::GENERATE)]
     Generate(GenerateArgs),
-    /// Turn a compressed model into a plain dense one
+    /// Write a model for other programs: dense, in another type, or from a GGUF file
     #[command(after_long_help = examples::EXPORT)]
     Export(ExportArgs),
     /// Show what a model directory contains

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use welore_burn::data::TaskKind;
+use welore_burn::forms::Precision;
 
 use super::choices::named;
 use super::compression::ShardArgs;
@@ -112,11 +113,14 @@ pub struct GenerateArgs {
 /// Arguments of `export`.
 #[derive(Args, Debug)]
 pub struct ExportArgs {
-    /// Compressed model directory, or org/name(@revision) on the Hub
+    /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Multiply the factors together, so that any Hugging Face tool can load the model
-    #[arg(long, required = true)]
+    #[arg(long, help_heading = "Conversion")]
     pub dense: bool,
+    /// Store all numbers in this type, rounded to the nearest [default: the type of each tensor]
+    #[arg(long, value_parser = named::<Precision>(), help_heading = "Conversion")]
+    pub dtype: Option<Precision>,
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,

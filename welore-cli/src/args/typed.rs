@@ -19,11 +19,19 @@ pub struct Rule {
     option: &'static str,
     works: bool,
     why: &'static str,
+    hint: Option<&'static str>,
 }
 
 /// The option has an effect if it `works`; otherwise the error says `why` it has none.
 pub const fn rule(option: &'static str, works: bool, why: &'static str) -> Rule {
-    Rule { option, works, why }
+    Rule { option, works, why, hint: None }
+}
+
+impl Rule {
+    /// The same rule, whose error also says what to do instead.
+    pub const fn with_hint(self, hint: &'static str) -> Self {
+        Self { hint: Some(hint), ..self }
+    }
 }
 
 impl Typed {
@@ -49,8 +57,10 @@ impl Typed {
         let idle = |rule: &Rule| !rule.works && self.has(rule.option);
         let idle: Vec<Rule> = rules.into_iter().filter(idle).collect();
         let Some(first) = idle.first() else { return Ok(()) };
-        let same = idle.iter().filter(|rule| rule.why == first.why);
-        let options: Vec<String> = same.map(|rule| format!("--{}", rule.option)).collect();
-        Err(WrongInput::new(format!("{}: {}", options.join(", "), first.why)).into())
+        let same: Vec<&Rule> = idle.iter().filter(|rule| rule.why == first.why).collect();
+        let options: Vec<String> = same.iter().map(|rule| format!("--{}", rule.option)).collect();
+        let message = format!("{}: {}", options.join(", "), first.why);
+        let hint = same.iter().find_map(|rule| rule.hint).map(String::from);
+        Err(WrongInput { message, hint }.into())
     }
 }

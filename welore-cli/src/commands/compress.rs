@@ -199,7 +199,8 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<
         rule("no-cache", args.plan.is_none(), "nothing is measured for a given plan"),
         rule("backend", runs, only_if_run),
         rule("device", runs, only_if_run),
-        rule("dtype", calibrates, if runs { in_f32 } else { only_if_run }),
+        rule("dtype", calibrates, if runs { in_f32 } else { only_if_run })
+            .with_hint("`welore-cli export DIR --dtype TYPE` stores a model in another type"),
     ])
 }
 

@@ -1,52 +1,95 @@
-//! `export --dense`: from a compressed model directory to a plain one.
+//! `export`: from a model to a directory for other programs: dense, in another type, or from GGUF.
 
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::checkpoint::Checkpoint;
-use welore_burn::compress::{WriteOptions, merge_directory, merged_size};
+use welore_burn::compress::{
+    Conversion, WriteOptions, changes_tensors, convert_directory, converted_size,
+};
 use welore_burn::files::OutputDir;
-use welore_burn::model::open_model;
+use welore_burn::model::{OpenedModel, open_model};
 use welore_burn::spectrum::ModelSize;
 
 use crate::args::ExportArgs;
 use crate::devices::host;
-use crate::shared::artifacts::{check_output, check_space};
+use crate::failure::WrongInput;
+use crate::shared::artifacts::{check_output, check_space, in_target};
+use crate::shared::card::write_converted_card;
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
 /// Runs the command.
 pub fn run(args: ExportArgs) -> Result<()> {
+    if !args.dense && args.dtype.is_none() && !models::is_model_file(&args.model) {
+        let message = format!("{}: neither --dense nor --dtype is given", args.model.display());
+        let hint = "--dense multiplies factors together, --dtype TYPE stores all numbers as TYPE";
+        return Err(WrongInput::with_hint(message, hint).into());
+    }
     let model = models::directory_of(&args.model)?;
-    let compressed = open_model(&model, &host())?.checkpoint;
+    let opened = open_model(&model, &host())?;
     check_output(&args.output, &model)?;
     let output = match args.dry_run {
         true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
         false => Some(OutputDir::create(&args.output, args.force)?),
     };
     OutputDir::check_outside(&args.output, &[&args.model])?;
-    let size = merged_size(&compressed)?;
+    let conversion = conversion(&args, &opened)?;
+    let checkpoint = &opened.checkpoint;
+    let size = converted_size(checkpoint, conversion)?;
     check_space(&args.output, size.bytes)?;
     let Some(output) = output else {
         return preview(&args, size);
     };
     let mut bar = Bar::default();
     let options = WriteOptions { shard_bytes: args.shards.shard_size, ..WriteOptions::default() };
-    merge_directory(&compressed, &output, &options, &mut bar)?;
-    output.commit()?;
+    let plan = convert_directory(checkpoint, conversion, &output, &options, &mut bar)?;
     bar.finish();
-    let dense = Checkpoint::open(&args.output)?;
+    if !args.dense {
+        let base = args.model.to_string_lossy();
+        let card = write_converted_card(output.path(), &model, &base, plan.as_ref(), args.dtype);
+        in_target(card, &output)?;
+    }
+    output.commit()?;
+    tell(&args, &Checkpoint::open(&args.output)?)
+}
+
+/// What the user asked for, if it changes the model.
+fn conversion(args: &ExportArgs, opened: &OpenedModel) -> Result<Conversion> {
+    let conversion = Conversion { dense: args.dense, precision: args.dtype };
+    let model = args.model.display();
+    if args.dense && opened.compressed.is_empty() {
+        let message = format!("{model}: no matrix is compressed, so the model is dense already");
+        let hint = match args.dtype.is_some() || models::is_model_file(&args.model) {
+            true => "leave out --dense",
+            false => "it can be used as it is; --dtype TYPE would store it in another type",
+        };
+        return Err(WrongInput::with_hint(message, hint).into());
+    }
+    let is_copy =
+        !models::is_model_file(&args.model) && !changes_tensors(&opened.checkpoint, conversion)?;
+    match args.dtype.filter(|_| is_copy) {
+        Some(precision) => {
+            let message = format!("{model}: all numbers are {} already", precision.dtype());
+            Err(WrongInput::with_hint(message, "it can be used as it is").into())
+        }
+        None => Ok(conversion),
+    }
+}
+
+/// Reports what was written.
+fn tell(args: &ExportArgs, written: &Checkpoint) -> Result<()> {
     if args.json {
         return output::print_json(&json!({
             "output": args.output.display().to_string(),
-            "parameters": dense.parameters(),
-            "bytes": dense.bytes(),
+            "parameters": written.parameters(),
+            "bytes": written.bytes(),
         }));
     }
     say!(
         "wrote {}: {} parameters, {}",
         args.output.display(),
-        format::count(dense.parameters()),
-        format::bytes(dense.bytes())
+        format::count(written.parameters()),
+        format::bytes(written.bytes())
     );
     Ok(())
 }

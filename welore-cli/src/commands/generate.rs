@@ -11,7 +11,7 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
-use crate::terminal::{Bar, must_stop};
+use crate::terminal::{Bar, Task, Unit, must_stop};
 use crate::{format, models, output};
 
 /// Runs the command.
@@ -36,8 +36,14 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     // The prompt is printed with the first token, so a refused prompt leaves stdout empty.
     let mut unseen = if args.json { String::new() } else { args.prompt.clone() };
     let mut trouble = None;
+    // Otherwise the text itself shows how far it is.
+    let mut task = match args.json {
+        true => Task::begin("generating", Unit::Tokens, args.max_new_tokens as u64),
+        false => Task::default(),
+    };
     let started = Instant::now();
     let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, |token| {
+        task.step();
         let shown = decode(token).map_err(Into::into).and_then(|piece| {
             unseen.push_str(&piece.unwrap_or_default());
             if args.json { Ok(()) } else { output::print_piece(&std::mem::take(&mut unseen)) }
@@ -48,6 +54,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
             false => ControlFlow::Break(()),
         }
     })?;
+    task.end();
     let speed = tokens.len() as f64 / started.elapsed().as_secs_f64();
     if let Some(error) = trouble {
         return Err(error);

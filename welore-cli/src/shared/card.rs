@@ -4,8 +4,9 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::files::{read_file, replace_file, write_file};
+use welore_burn::forms::Precision;
 use welore_burn::plan::RankPlan;
-use welore_burn::report::{Measurement, ModelCard, tuned_card};
+use welore_burn::report::{ConvertedCard, Measurement, ModelCard, converted_card, tuned_card};
 
 use crate::failure::WrongInput;
 
@@ -20,15 +21,52 @@ pub const MADE_BY: &str = concat!("welore-cli ", env!("CARGO_PKG_VERSION"));
 /// Writes the card of a model that was compressed from the one in `from`, which the user named
 /// `base`.
 pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) -> Result<()> {
+    let (name, base_card) = (name_of(base), read_card(from));
+    let card = ModelCard { base: &name, base_card: base_card.as_deref(), plan, made_by: MADE_BY };
+    Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
+}
+
+/// The name of a base model on its card.
+fn name_of(base: &str) -> String {
     // A local path is private, except for its last part.
     let name = match Path::new(base).exists() {
         true => last_part(Path::new(base)),
         false => None,
     };
-    let name = name.unwrap_or_else(|| base.split('@').next().unwrap_or(base).into());
-    let base_card = read_card(from);
-    let card = ModelCard { base: &name, base_card: base_card.as_deref(), plan, made_by: MADE_BY };
-    Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
+    name.unwrap_or_else(|| base.split('@').next().unwrap_or(base).into())
+}
+
+/// Writes the card of a model that was converted from the one in `from`, which the user named
+/// `base`. The plan is that of the result, if it has one.
+pub fn write_converted_card(
+    directory: &Path,
+    from: &Path,
+    base: &str,
+    plan: Option<&RankPlan>,
+    precision: Option<Precision>,
+) -> Result<()> {
+    let converted = match (plan, precision) {
+        (Some(plan), Some(precision)) => {
+            let convert = |card: String| converted_card(&card, plan, precision);
+            match read_card(from).and_then(convert) {
+                Some(card) => Some(card),
+                None => {
+                    write_card(directory, from, base, plan)?;
+                    read_card(directory).and_then(convert)
+                }
+            }
+        }
+        _ => {
+            let (name, base_card) = (name_of(base), read_card(from));
+            let base_card = base_card.as_deref();
+            let card = ConvertedCard { base: &name, base_card, precision, made_by: MADE_BY };
+            Some(card.to_markdown())
+        }
+    };
+    match converted {
+        Some(card) => Ok(write_file(directory.join(CARD), card.as_bytes())?),
+        None => Ok(()),
+    }
 }
 
 /// The last part of a path, as the user named it: a link is not followed, unless only what it leads

@@ -4,10 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::data::read_documents;
+use welore_burn::forms::Precision;
 use welore_burn::model::DecoderConfig;
 use welore_burn::named::Named;
 use welore_burn::plan::read_plan;
-use welore_burn::train::{Precision, RUN_FILE, RunSource, ScheduleKind, TrainOptions, Trainable};
+use welore_burn::train::{RUN_FILE, RunSource, ScheduleKind, TrainOptions, Trainable};
 
 use super::data::{TrainingData, source_of};
 use super::scratch::described_in;

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use safetensors::Dtype;
 use welore_burn::data::TextTokenizer;
+use welore_burn::forms::Precision;
 use welore_burn::model::{DecoderConfig, read_config};
 use welore_burn::modules::initialize;
 
@@ -53,10 +54,11 @@ fn stored_type(dir: &Path) -> Result<Dtype> {
         serde_json::from_str(&read_artifact(&dir.join("config.json"))?)?;
     let name = ["dtype", "torch_dtype"].iter().find_map(|key| config[*key].as_str());
     match name {
-        None | Some("float32") => Ok(Dtype::F32),
-        Some("float16") => Ok(Dtype::F16),
-        Some("bfloat16") => Ok(Dtype::BF16),
-        Some(other) => refuse(format!("config.json: weights of type `{other}` are not supported")),
+        None => Ok(Precision::F32.dtype()),
+        Some(name) => match Precision::of_torch_name(name) {
+            Some(precision) => Ok(precision.dtype()),
+            None => refuse(format!("config.json: weights of type `{name}` are not supported")),
+        },
     }
 }
 

@@ -1,20 +1,16 @@
-//! Progress on stderr, and Ctrl-C.
+//! Progress bars, and the tasks that show the same progress as lines where there is no terminal.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use welore_burn::escape;
 use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::train::{Score, TrainingEvent};
 
-use crate::failure::is_spoiled;
+use super::lines::{Task, Unit};
+use super::{STEPPING, must_stop};
 use crate::output::is_quiet;
 use crate::{format, verbosity};
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-
-/// Whether the current work consists of training steps.
-static STEPPING: AtomicBool = AtomicBool::new(false);
 
 /// A bar on stderr, hidden if `--quiet` or `--verbose` is given.
 fn bar_of(total: u64) -> ProgressBar {
@@ -25,90 +21,11 @@ fn bar_of(total: u64) -> ProgressBar {
     ProgressBar::with_draw_target(Some(total), target)
 }
 
-/// Set for the commands that `demo` runs. Ctrl-C reaches both them and `demo`, and only `demo`
-/// reports it.
-const PART: &str = "WELORE_DEMO_PART";
-
-/// Marks a command as a part of this one, so that only this one reports Ctrl-C.
-pub fn make_part(command: &mut std::process::Command) {
-    command.env(PART, "1");
-}
-
-/// Whether this command is a part of another.
-pub fn is_part() -> bool {
-    std::env::var_os(PART).is_some()
-}
-
-/// Turns a file that exceeds the size limit of the process (`ulimit -f`) into an error like that of
-/// a full disk. By default a signal ends the process without a message or cleanup.
-pub fn outlive_file_size_limit() {
-    #[cfg(unix)]
-    {
-        use nix::sys::signal::{SigHandler, Signal, signal};
-        // SAFETY: no function becomes a handler, so none has to be async-signal-safe. If the call
-        // fails, only the cleanup is lost.
-        let _ = unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) };
-    }
-}
-
-/// Gives a reason if a file is truncated while it is mapped into memory. By default a signal ends the
-/// process without a message. What is unfinished then stays, as after a kill.
-pub fn explain_truncated_files() {
-    #[cfg(target_os = "linux")]
-    {
-        use nix::libc;
-        use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
-
-        extern "C" fn explain(_signal: libc::c_int) {
-            const MESSAGE: &[u8] = b"error: a file was truncated while it was read\n";
-            // SAFETY: both calls are async-signal-safe, and the message is a constant.
-            unsafe {
-                let _ = libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());
-                libc::_exit(1);
-            }
-        }
-        let handler = SigHandler::Handler(explain);
-        let action = SigAction::new(handler, SaFlags::SA_ONSTACK, SigSet::empty());
-        // SAFETY: the handler only makes calls that are async-signal-safe. If this one fails, only
-        // the message is lost.
-        let _ = unsafe { sigaction(Signal::SIGBUS, &action) };
-    }
-}
-
-/// Makes the first Ctrl-C stop the work after the current step, so that temporary files are
-/// removed, and the second one end the process immediately.
-pub fn listen_for_interrupts() {
-    let handler = || {
-        if INTERRUPTED.swap(true, Ordering::SeqCst) {
-            std::process::exit(1);
-        }
-        if !is_part() {
-            let when = if STEPPING.load(Ordering::SeqCst) { " after this step" } else { "" };
-            // After the `^C` of the terminal.
-            tell!("");
-            tell!("stopping{when}; press Ctrl-C again to stop immediately");
-        }
-    };
-    // Without a handler Ctrl-C still ends the process; only the cleanup is lost.
-    if let Err(error) = ctrlc::set_handler(handler) {
-        tell!("warning: Ctrl-C cannot be handled: {error}");
-    }
-}
-
-/// Whether Ctrl-C was pressed.
-pub fn interrupted() -> bool {
-    INTERRUPTED.load(Ordering::SeqCst)
-}
-
-/// Whether work has to stop: Ctrl-C was pressed, or a thread failed that it depends on.
-pub fn must_stop() -> bool {
-    interrupted() || is_spoiled()
-}
-
 /// The steps of a training run on stderr: a bar on a terminal, otherwise lines.
 #[derive(Debug)]
 pub struct Steps {
     bar: ProgressBar,
+    task: Task,
     total: usize,
 }
 
@@ -120,8 +37,10 @@ impl Steps {
             .progress_chars("=> ");
         let bar = bar_of(total as u64).with_style(style).with_position(done as u64);
         bar.reset_eta();
+        let task = Task::begin("training", Unit::Steps, total as u64);
+        task.resume_at(done as u64);
         STEPPING.store(true, Ordering::SeqCst);
-        Self { bar, total }
+        Self { bar, task, total }
     }
 
     /// Shows what happened.
@@ -130,6 +49,7 @@ impl Steps {
             TrainingEvent::Step(step) => {
                 let text = format!("loss {:.4}  {:.0} tokens/s", step.loss, step.tokens_per_second);
                 self.bar.set_position(step.step as u64);
+                self.task.at(step.step as u64);
                 // A hundred lines are enough for a long run.
                 let worth_a_line = step.step.is_multiple_of((self.total / 100).max(1));
                 if self.bar.is_hidden() && worth_a_line {
@@ -151,17 +71,19 @@ impl Steps {
         }
     }
 
-    /// Takes the bar off the screen.
+    /// Takes the bar off the screen, and ends the lines.
     pub fn finish(&mut self) {
         STEPPING.store(false, Ordering::SeqCst);
+        self.task.end();
         self.bar.finish_and_clear();
     }
 }
 
-/// The progress of a transfer in bytes, on stderr; hidden if stderr is not a terminal.
+/// The progress of a transfer in bytes, on stderr: a bar on a terminal, otherwise lines.
 #[derive(Debug)]
 pub struct Bytes {
     bar: ProgressBar,
+    task: Task,
 }
 
 impl Bytes {
@@ -175,7 +97,7 @@ impl Bytes {
         .progress_chars("=> ");
         let bar = bar_of(total).with_style(style);
         bar.set_prefix(escape::terminal(what).into_owned());
-        Self { bar }
+        Self { bar, task: Task::begin(what, Unit::Bytes, total) }
     }
 
     /// Names an item that begins after `done` bytes.
@@ -184,11 +106,14 @@ impl Bytes {
         self.bar.set_position(done);
         // Bytes that an earlier command fetched would make the rest look fast.
         self.bar.reset_eta();
+        self.task.on(item);
+        self.task.resume_at(done);
     }
 
     /// `done` bytes have arrived.
     pub fn at(&self, done: u64) {
         self.bar.set_position(done);
+        self.task.at(done);
     }
 }
 
@@ -198,10 +123,11 @@ impl Drop for Bytes {
     }
 }
 
-/// A progress bar on stderr; hidden if stderr is not a terminal.
+/// Progress on stderr: a bar on a terminal, otherwise lines.
 #[derive(Debug, Default)]
 pub struct Bar {
     bar: Option<ProgressBar>,
+    task: Task,
     started: bool,
     parts: Parts,
 }
@@ -229,6 +155,7 @@ impl Progress for Bar {
             bar.set_length(operations);
             bar.set_prefix(format!("{what} 0/{total}"));
         }
+        self.task.measure_in(operations);
     }
 
     fn part(&mut self, part: Part<'_>) -> Result<(), Interrupted> {
@@ -246,6 +173,7 @@ impl Progress for Bar {
             bar.set_prefix(format!("{what} {done}/{total}"));
             bar.set_message(escape::terminal(part.item).into_owned());
         }
+        self.task.part(&part);
         self.check()
     }
 
@@ -259,6 +187,7 @@ impl Progress for Bar {
         let bar = bar_of(total as u64).with_style(style);
         bar.set_prefix(what.to_string());
         self.bar = Some(bar);
+        self.task = Task::begin(what, Unit::Steps, total as u64);
         self.started = false;
     }
 
@@ -268,13 +197,15 @@ impl Progress for Bar {
 
     fn step(&mut self, item: &str) -> Result<(), Interrupted> {
         self.check()?;
+        // A step counts as done when the next one begins.
+        if std::mem::replace(&mut self.started, true) {
+            self.bar.iter().for_each(|bar| bar.inc(1));
+            self.task.step();
+        }
         if let Some(bar) = &self.bar {
-            // A step counts as done when the next one begins.
-            if std::mem::replace(&mut self.started, true) {
-                bar.inc(1);
-            }
             bar.set_message(escape::terminal(item).into_owned());
         }
+        self.task.on(item);
         Ok(())
     }
 }
@@ -285,8 +216,9 @@ impl Bar {
         self.parts.known
     }
 
-    /// Takes the bar off the screen.
+    /// Takes the bar off the screen, and ends the lines.
     pub fn finish(&mut self) {
+        self.task.end();
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
