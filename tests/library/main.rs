@@ -14,6 +14,7 @@ mod language;
 #[cfg(feature = "learner")]
 mod learner;
 mod linear;
+mod own_text;
 mod plan;
 mod spectrum;
 mod targets;
