@@ -80,9 +80,10 @@ pub struct CalibrationSummary {
     pub seq_len: usize,
 }
 
-/// Measures a dense language model on a text and writes the result to `path`, whole or not at all.
-/// For every matrix that can be compressed, it measures the second moment of the inputs and that of
-/// the gradients of the loss, summed over the tokens of a window, with respect to the outputs.
+/// Measures a dense language model on a text, or on several, and writes the result to `path`, whole
+/// or not at all. For every matrix that can be compressed, it measures the second moment of the
+/// inputs and that of the gradients of the loss, summed over the tokens of a window, with respect to
+/// the outputs.
 ///
 /// The text passes through one block of the model at a time, forward and, for the gradients,
 /// backward. Memory holds the model, the hidden states of all windows (at every block for those

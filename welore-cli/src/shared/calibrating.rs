@@ -24,10 +24,10 @@ use crate::terminal::Bar;
 /// together if they need more.
 const LARGEST_CACHE: u128 = 4 << 30;
 
-/// Samples that are written together, if their keys and values fit. More are hardly faster.
+/// Samples that are written together, if their keys and values fit.
 const MOST_AT_ONCE: usize = 64;
 
-/// More tokens than any calibration needs, and than any model writes in a day.
+/// More tokens than any calibration needs; they are in memory.
 const MOST_TOKENS: usize = 1 << 26;
 
 /// A model opened on its autodiff device, and the texts to calibrate it on.
