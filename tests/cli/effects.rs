@@ -55,8 +55,9 @@ const IDLE: [(&str, &str); 14] = [
     (
         "compress model --err 0.5 -o out",
         "follow=0.2 fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
-         probe-windows=4 calibration-seq-len=32 too-little=shrink shrink-inputs=0.1 \
-         shrink-gradients=0.1 backend=flex device=0 dtype=f32",
+         probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
+         self-temperature=2 self-seed=1 self-start=1 shrink-inputs=0.1 shrink-gradients=0.1 \
+         backend=flex device=0 dtype=f32",
     ),
     ("compress model --err 0.5 --policy energy -o out", "min-ratio=0.2"),
     ("compress model --err 0.5 --method svd -o out", "calibration=seen calibrate=story.txt"),
@@ -72,7 +73,8 @@ const IDLE: [(&str, &str); 14] = [
     (
         "compare model --text story.txt --calibration seen",
         "follow=0.2 fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
-         probe-windows=4 calibration-seq-len=32 too-little=shrink",
+         probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
+         self-temperature=2 self-seed=1 self-start=1",
     ),
     (
         "train model --text story.txt --trainable full --schedule constant --no-shuffle \
@@ -110,6 +112,14 @@ const IDLE_TOO: [(&str, &str); 10] = [
     ),
     ("compare model --text story.txt --calibration seen --methods sequential", "dtype=bf16"),
     ("calibrate model --text story.txt -o seen --gradient-windows 0", "probe-windows=2"),
+    (
+        "calibrate model --text ./self,story.txt -o seen",
+        "self-samples=2 self-length=32 self-temperature=2 self-seed=1 self-start=1",
+    ),
+    (
+        "compress model --keep-params 0.8 --calibrate story.txt --method whitened -o out",
+        "self-samples=2 self-seed=1",
+    ),
     (
         "compress model --keep-params 0.8 --calibrate story.txt --gradient-windows 0 \
          --method whitened -o out",
@@ -193,6 +203,8 @@ fn mistakes_are_found_before_the_work_that_they_would_waste() {
         (format!("{compare} --methods svd/loss"), "policy loss"),
         (format!("{compare} --methods best/probed"), "probes"),
         ("calibrate model --text nowhere.txt -o seen --calibration-windows 0".into(), "window"),
+        ("calibrate model --text self,nowhere.txt -o seen --self-length 1".into(), "2 tokens"),
+        (format!("{compare},self --self-temperature 0"), "temperature"),
         ("compress model --keep-params 0.8 --policy probed -o out".into(), "probed"),
         ("plan model --keep-params 0.8 --policy loss".into(), "loss"),
     ] {

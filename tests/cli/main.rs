@@ -24,6 +24,7 @@ mod manners;
 mod messages;
 mod odd_files;
 mod outputs;
+mod own_text;
 mod pipeline;
 mod printing;
 mod resuming;

@@ -48,7 +48,7 @@ fn options() -> CalibrationOptions {
 
 fn calibrated(path: &Path, options: &CalibrationOptions) -> Result<Calibration, CalibrationError> {
     let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
-    calibrate(&model, Some(&checkpoint), &story_tokens(), options, path, &mut ())?;
+    calibrate(&model, Some(&checkpoint), &story_tokens().into(), options, path, &mut ())?;
     Calibration::open(path)
 }
 

@@ -14,8 +14,8 @@ use welore_burn::eval::{EvalError, PerplexityOptions, perplexity};
 use welore_burn::files::OutputDir;
 use welore_burn::forms::Form;
 use welore_burn::model::{
-    ConfigError, Decoder, DecoderConfig, GenerateOptions, LoadedModel, RopeScaling, Sampler,
-    generate, load_model, read_config,
+    ConfigError, Decoder, DecoderConfig, GenerateOptions, LanguageModel, LoadedModel, RopeScaling,
+    Sampler, generate, load_model, read_config,
 };
 use welore_burn::modules::Selection;
 use welore_burn::plan::{MatrixPlan, PlanOptions, RankPlan, WeLore, make_plan, read_plan};
@@ -84,6 +84,43 @@ fn greedy_generation_with_the_cache_agrees_with_pytorch() {
         });
         assert_eq!(tokens.unwrap(), ids(&figures["greedy"]), "{name}");
         assert_eq!(seen, ids(&figures["greedy"]), "{name}");
+    }
+}
+
+#[test]
+fn the_cache_of_a_batch_gives_the_logits_of_whole_passes() {
+    const LEN: usize = 40;
+    for name in FAMILIES {
+        let model = load(name).model;
+        let vocab_size = model.vocab_size();
+        let rows = |offset: usize| -> Tensor<2, Int> {
+            let id = |n: usize| ((n * 37 + n / LEN + offset) % vocab_size) as i32;
+            let ids: Vec<i32> = (0..3 * LEN).map(id).collect();
+            Tensor::from_data(TensorData::new(ids, [3, LEN]), &device())
+        };
+        let check = |tokens: &Tensor<2, Int>, start: usize, cache: &mut _| {
+            let whole = model.forward(tokens.clone());
+            let mut seen = start;
+            // Several positions at once, then one by one.
+            while seen < LEN {
+                let count = if seen == 0 { 5 } else { 1 };
+                let hidden = model.extend(tokens.clone().narrow(1, seen, count), cache);
+                let gap = model.logits(hidden) - whole.clone().narrow(1, seen, count);
+                let gap = gap.abs().max().into_scalar::<f64>();
+                assert!(gap < 1e-3, "{name}: {gap} at {seen}");
+                seen += count;
+            }
+        };
+        let tokens = rows(0);
+        let mut cache = model.cache();
+        model.extend(tokens.clone().narrow(1, 0, 20), &mut cache);
+        // A copy goes its own way.
+        let other =
+            Tensor::cat(vec![tokens.clone().narrow(1, 0, 20), rows(5).narrow(1, 20, 20)], 1);
+        check(&other, 20, &mut cache.clone());
+        check(&tokens, 20, &mut cache);
+        check(&tokens, 0, &mut model.cache());
+        assert_eq!(cache.len(), LEN);
     }
 }
 

@@ -9,7 +9,9 @@ use burn::nn::{Embedding, EmbeddingConfig, LayerNorm, LayerNormConfig};
 use burn::tensor::activation::gelu;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use safetensors::Dtype;
-use welore_burn::calibrate::{Calibration, CalibrationError, CalibrationOptions, calibrate};
+use welore_burn::calibrate::{
+    Calibration, CalibrationError, CalibrationOptions, OwnTextOptions, calibrate, own_text,
+};
 use welore_burn::checkpoint::{Checkpoint, as_stored, load_module, save_module};
 use welore_burn::compress::{BlockwiseOptions, CompressReport, Compressor, RefineOptions};
 use welore_burn::data::TokenRows;
@@ -172,7 +174,7 @@ fn calibrated(model: &Averager, path: &std::path::Path) -> Calibration {
         gradient_windows: 8,
         ..CalibrationOptions::default()
     };
-    calibrate(model, None, &text(400), &options, path, &mut ()).unwrap();
+    calibrate(model, None, &text(400).into(), &options, path, &mut ()).unwrap();
     Calibration::open(path).unwrap()
 }
 
@@ -204,6 +206,25 @@ fn it_generates_what_whole_passes_give() {
         assert_eq!(i64::from(*token), best);
         tokens.push(*token);
     }
+}
+
+#[test]
+fn it_is_calibrated_on_a_text_that_it_writes() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("calibration");
+    let model = Averager::seeded(&device().autodiff());
+    let own = OwnTextOptions {
+        samples: 9,
+        length: CONTEXT,
+        start: Some(3),
+        at_once: NonZeroUsize::new(4).unwrap(),
+        ..OwnTextOptions::default()
+    };
+    let samples = own_text(&model, &own, &mut ()).unwrap();
+    assert!(samples.iter().all(|sample| sample.len() == CONTEXT && sample[0] == 3));
+    let options = CalibrationOptions { seq_len: 16, windows: None, ..Default::default() };
+    calibrate(&model, None, &samples.concat().into(), &options, &path, &mut ()).unwrap();
+    assert_eq!(Calibration::open(&path).unwrap().windows().unwrap().len(), 18);
 }
 
 #[test]
@@ -358,7 +379,7 @@ fn a_matrix_that_it_does_not_have_is_told() {
     let model = Liar { model: Averager::seeded(&device().autodiff()) };
     let options = CalibrationOptions { seq_len: 16, ..CalibrationOptions::default() };
     let path = scratch.path().join("calibration");
-    let error = calibrate(&model, None, &text(2000), &options, &path, &mut ()).unwrap_err();
+    let error = calibrate(&model, None, &text(2000).into(), &options, &path, &mut ()).unwrap_err();
     assert!(
         matches!(&error, CalibrationError::NotUsed(name) if *name == "model.blocks.0.gate"),
         "{error}"

@@ -17,6 +17,7 @@ mod language;
 mod learner;
 mod limits;
 mod linear;
+mod own_text;
 mod plan;
 mod spectrum;
 mod targets;

@@ -120,7 +120,7 @@
 //! let (model, checkpoint) = (loaded.model, loaded.checkpoint);
 //! let tokens = TextTokenizer::open(dir)?.encode(&read_text("wikitext2/valid.txt")?)?;
 //! let options = CalibrationOptions { windows: Some(64), ..CalibrationOptions::default() };
-//! calibrate(&model, Some(&checkpoint), &tokens, &options, file, &mut ())?;
+//! calibrate(&model, Some(&checkpoint), &tokens.into(), &options, file, &mut ())?;
 //!
 //! let calibration = Calibration::open(file)?;
 //! let norms = Norms::new(&calibration, Method::TwoSided, Shrinkage::default())?;

@@ -243,6 +243,7 @@ fn is_number(option: &Arg) -> bool {
     let of = option.get_value_parser().type_id();
     let numbers = [
         TypeId::of::<f64>(),
+        TypeId::of::<u32>(),
         TypeId::of::<u64>(),
         TypeId::of::<usize>(),
         TypeId::of::<NonZeroUsize>(),

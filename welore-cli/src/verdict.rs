@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use safetensors::Dtype;
-use welore_burn::calibrate::CalibrationError;
+use welore_burn::calibrate::{CalibrationError, OwnTextError};
 use welore_burn::checkpoint::{CheckpointError, MissingKind};
 use welore_burn::compress::CompressError;
 use welore_burn::data::{DataError, TaskError};
@@ -214,6 +214,7 @@ fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         GgufError => gguf,
         CompressError => compress,
         CalibrationError => calibration,
+        OwnTextError => own_text,
         SpectrumError => spectrum,
         Oversized => |e: &Oversized| {
             Some(Verdict::input((!e.of_machine).then_some("give a larger --max-memory")))
@@ -413,6 +414,26 @@ fn calibration(error: &CalibrationError) -> Option<Verdict> {
             Verdict::input("calibrate with --gradient-windows, or use --method whitened")
         }
         E::Linalg { .. } | E::NotFinite { .. } => Verdict::failed(None),
+        _ => Verdict::input(None),
+    })
+}
+
+fn own_text(error: &OwnTextError) -> Option<Verdict> {
+    use OwnTextError as E;
+    Some(match error {
+        E::Interrupted(_) => return None,
+        E::NoStart | E::UnknownStart { .. } => {
+            Verdict::input("give the number of a token with --self-start")
+        }
+        E::NoSamples => Verdict::input("give more --self-samples"),
+        E::Length(_) => Verdict::input("give a larger --self-length"),
+        E::Context { .. } => {
+            Verdict::input("use a smaller --self-length, or a smaller --calibration-seq-len")
+        }
+        E::Temperature(_) => {
+            Verdict::input("1 is the default for --self-temperature, and takes the model as it is")
+        }
+        E::NotFinite { .. } => Verdict::failed(None),
         _ => Verdict::input(None),
     })
 }

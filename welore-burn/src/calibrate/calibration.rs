@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::error::CalibrationError;
 use super::file::CalibrationFile;
+use super::text::TextRecord;
 use crate::linalg::SecondMoment;
 use crate::modules::MatrixName;
 
@@ -113,6 +114,15 @@ impl Calibration {
         match &self.0 {
             Source::File(file) => file.windows(),
             Source::Memory { .. } => Ok(Vec::new()),
+        }
+    }
+
+    /// The texts that the windows were taken from, in turn; none for a calibration in memory, and in
+    /// files of an earlier version.
+    pub fn texts(&self) -> &[TextRecord] {
+        match &self.0 {
+            Source::File(file) => &file.manifest().texts,
+            Source::Memory { .. } => &[],
         }
     }
 

@@ -9,6 +9,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::error::CalibrationError;
+use super::text::TextRecord;
 use crate::artifact::{Header, in_words};
 use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
 use crate::files::{FileError, StagedFile};
@@ -17,7 +18,8 @@ use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-calibration";
-const VERSION: u32 = 1;
+/// Version 1 has no `texts`.
+const VERSION: u32 = 2;
 const MANIFEST: &str = "manifest";
 const TOKENS: &str = "tokens";
 const PROBES: &str = "probes";
@@ -38,6 +40,9 @@ pub(super) struct Manifest {
     /// Number of windows whose gradients were measured.
     #[serde(rename = "gradient_blocks")]
     pub gradient_windows: usize,
+    /// The texts that the windows were taken from, in turn.
+    #[serde(default)]
+    pub texts: Vec<TextRecord>,
     pub matrices: Vec<MatrixEntry>,
 }
 
@@ -61,10 +66,11 @@ impl Manifest {
         seq_len: usize,
         windows: usize,
         gradient_windows: usize,
+        texts: Vec<TextRecord>,
         matrices: Vec<MatrixEntry>,
     ) -> Self {
         let (format, version) = (FORMAT.into(), VERSION);
-        Self { format, version, source, seq_len, windows, gradient_windows, matrices }
+        Self { format, version, source, seq_len, windows, gradient_windows, texts, matrices }
     }
 
     fn tensors(&self, text: &str) -> Vec<TensorSpec> {
@@ -204,7 +210,7 @@ impl CalibrationFile {
         if header.format != FORMAT {
             return Err(not(format!("its format is `{}`", header.format)));
         }
-        if header.version != VERSION {
+        if !(1..=VERSION).contains(&header.version) {
             return Err(CalibrationError::Version { path: path.into(), version: header.version });
         }
         let manifest: Manifest =

@@ -5,16 +5,23 @@
 //! measures any Burn module whose layers are [`LowRankLinear`](crate::linear::LowRankLinear). The
 //! result is a [`Calibration`]. It defines the norms in which spectra are measured and matrices are
 //! factored ([`Norms`](crate::spectrum::Norms)).
+//!
+//! A [`CalibrationText`] is one text or a mixture of several. One of them can be a text that the
+//! model writes itself, with [`own_text`].
 
 mod calibration;
 mod collector;
 mod error;
 mod file;
+mod own_text;
 mod pass;
 mod probe;
+mod text;
 
 pub use calibration::Calibration;
 pub use collector::{Collector, Seen};
 pub(crate) use collector::{SharedInputs, Watch};
 pub use error::CalibrationError;
+pub use own_text::{OwnTextError, OwnTextOptions, own_text};
 pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, preview_calibration};
+pub use text::{CalibrationText, SampledText, TextRecord, share_windows};

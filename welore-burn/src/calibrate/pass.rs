@@ -8,6 +8,7 @@ use super::collector::{SharedInputs, Watch, to_rows};
 use super::error::CalibrationError;
 use super::file::{CalibrationWriter, Manifest, MatrixEntry};
 use super::probe::Probing;
+use super::text::CalibrationText;
 use crate::checkpoint::Checkpoint;
 use crate::linalg::SecondMoment;
 use crate::model::{LanguageModel, as_tensor, cross_entropy, device_of, leaf};
@@ -79,9 +80,10 @@ pub struct CalibrationSummary {
     pub seq_len: usize,
 }
 
-/// Measures a dense language model on a text and writes the result to `path`, whole or not at all.
-/// For every matrix that can be compressed, it measures the second moment of the inputs and that of
-/// the gradients of the loss, summed over the tokens of a window, with respect to the outputs.
+/// Measures a dense language model on a text, or on several, and writes the result to `path`, whole
+/// or not at all. For every matrix that can be compressed, it measures the second moment of the
+/// inputs and that of the gradients of the loss, summed over the tokens of a window, with respect to
+/// the outputs.
 ///
 /// The text passes through one block of the model at a time, forward and, for the gradients,
 /// backward. Memory holds the model, the hidden states of all windows (at every block for those
@@ -98,15 +100,15 @@ pub struct CalibrationSummary {
 pub fn calibrate<M: LanguageModel>(
     model: &M,
     checkpoint: Option<&Checkpoint>,
-    tokens: &[u32],
+    text: &CalibrationText,
     options: &CalibrationOptions,
     path: &Path,
     progress: &mut dyn Progress,
 ) -> Result<CalibrationSummary, CalibrationError> {
-    let summary = preview_calibration(model, tokens, options)?;
-    let CalibrationSummary { windows, gradient_windows, seq_len, .. } = summary;
-    let windows = tokens.chunks_exact(seq_len).take(windows);
-    let text: Vec<Vec<u32>> = windows.map(<[u32]>::to_vec).collect();
+    let summary = preview_calibration(model, text, options)?;
+    let CalibrationSummary { gradient_windows, seq_len, .. } = summary;
+    let records = text.records(seq_len, options.windows);
+    let text = text.windows(seq_len, options.windows);
     let watch = Watch::new(model)?;
     let frozen = model.clone().no_grad();
     let device = device_of(&frozen);
@@ -114,7 +116,7 @@ pub fn calibrate<M: LanguageModel>(
     check_used(model, &layers)?;
     let matrices = entries(checkpoint, &watch, &layers)?;
     let source = checkpoint.map(|from| from.dir().display().to_string()).unwrap_or_default();
-    let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, matrices);
+    let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, records, matrices);
     let writer = CalibrationWriter::new(path, &manifest, &text)?;
 
     let steps = layers.len() * (1 + usize::from(gradient_windows > 0));
@@ -141,12 +143,12 @@ pub fn calibrate<M: LanguageModel>(
 /// Those of [`calibrate`] that follow from the text and the shapes of the model.
 pub fn preview_calibration(
     model: &impl LanguageModel,
-    tokens: &[u32],
+    text: &CalibrationText,
     options: &CalibrationOptions,
 ) -> Result<CalibrationSummary, CalibrationError> {
-    check_text(model, tokens, options)?;
+    check_text(model, text, options)?;
     let seq_len = options.seq_len;
-    let windows = (tokens.len() / seq_len).min(options.windows.unwrap_or(usize::MAX));
+    let windows = text.count(seq_len, options.windows);
     let gradient_windows = options.gradient_windows.min(windows);
     let watch = Watch::new(model)?;
     check_amount(&watch, windows * seq_len, options)?;
@@ -177,11 +179,11 @@ fn check_amount(
     }
 }
 
-/// Checks that the text fills a window, that a window fits the context, and that all tokens are in
+/// Checks that each text fills a window, that a window fits the context, and that all tokens are in
 /// the vocabulary.
 fn check_text(
     model: &impl LanguageModel,
-    tokens: &[u32],
+    text: &CalibrationText,
     options: &CalibrationOptions,
 ) -> Result<(), CalibrationError> {
     let (seq_len, context) = (options.seq_len, model.context());
@@ -189,11 +191,12 @@ fn check_text(
     if seq_len > context {
         return Err(CalibrationError::Context { seq_len, context });
     }
-    if tokens.len() < seq_len {
-        return Err(CalibrationError::TooShort { tokens: tokens.len(), seq_len });
+    let shortest = text.texts().map(<[u32]>::len).min().unwrap_or(0);
+    if shortest < seq_len {
+        return Err(CalibrationError::TooShort { tokens: shortest, seq_len });
     }
     let vocab_size = model.vocab_size();
-    match tokens.iter().max() {
+    match text.texts().flatten().max() {
         Some(token) if *token as usize >= vocab_size => {
             Err(CalibrationError::UnknownToken { token: *token, vocab_size })
         }

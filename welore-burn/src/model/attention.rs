@@ -1,9 +1,10 @@
 use burn::config::Config;
 use burn::module::Module;
 use burn::nn::Initializer;
+use burn::tensor::activation::softmax;
 use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
-use burn::tensor::{Bool, Device, FloatDType, Int, Tensor};
+use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
 
 use super::cache::KvCache;
 use super::config::DecoderConfig;
@@ -143,6 +144,9 @@ fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalM
                 let bias = bias.clone().narrow(2, start, len).narrow(3, 0, seen);
                 attend_tracked(queries, keys, values, bias)
             }
+            None if rows == 1 && queries.dtype() == DType::F32 => {
+                attend_last(queries, keys, values, mask)
+            }
             None => attend_plain(queries, keys, values, mask, start),
         }
     };
@@ -152,6 +156,29 @@ fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalM
     let step = rows.div_ceil(PARTS).min(LONG);
     let parts = (0..rows).step_by(step).map(|start| part(start, step.min(rows - start)));
     Tensor::cat(parts.collect(), 2)
+}
+
+/// Attention of the last position alone, as in generation. Heads that share keys are rows of one
+/// product, which reads keys and values where the cache has them: Burn's attention would copy them,
+/// once for each head.
+fn attend_last(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    mask: &CausalMask,
+) -> Tensor<4> {
+    let ([batch, heads, _, width], [_, kv_heads, _, _]) = (queries.dims(), keys.dims());
+    let queries = queries.mul_scalar((width as f64).powf(-0.5));
+    let queries = queries.reshape([batch, kv_heads, heads / kv_heads, width]);
+    let scores = queries.matmul(keys.swap_dims(2, 3));
+    let scores = match &mask.outside {
+        Some(outside) => {
+            let outside = outside.clone().expand(scores.dims());
+            scores.mask_fill(outside, f32::NEG_INFINITY)
+        }
+        None => scores,
+    };
+    softmax(scores, 3).matmul(values).reshape([batch, heads, 1, width])
 }
 
 /// Burn's attention, a fused kernel where the device has one.
@@ -295,12 +322,33 @@ mod tests {
             (258, 300, 999),
             (260, 333, 50),
             (1, 90, 30),
+            (1, 90, 999),
         ] {
             let (q, k, v) = (random(rows), random(cols), random(cols));
             let mask = CausalMask::new(Some(window), rows, cols, &device);
             let expected = by_definition(q.clone(), k.clone(), v.clone(), window).into_data();
             let got = attend(q, k, v, &mask).into_data();
             got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+
+    #[test]
+    fn attention_of_the_last_position_is_attention_where_heads_share_keys() {
+        let device = Device::default();
+        let random = |heads, len| {
+            Tensor::<4>::random([2, heads, len, 8], Distribution::Normal(0.0, 1.0), &device)
+        };
+        for window in [7, 99] {
+            // More room than positions, as in a cache.
+            let (q, k, v) = (random(6, 1), random(2, 40), random(2, 40));
+            let seen = |x: &Tensor<4>| x.clone().narrow(2, 0, 20);
+            let per_query =
+                |x: Tensor<4>| x.unsqueeze_dim::<5>(2).repeat_dim(2, 3).reshape([2, 6, 20, 8]);
+            let expected =
+                by_definition(q.clone(), per_query(seen(&k)), per_query(seen(&v)), window);
+            let mask = CausalMask::new(Some(window), 1, 20, &device);
+            let got = attend(q, seen(&k), seen(&v), &mask).into_data();
+            got.assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(1e-4, 1e-4));
         }
     }
 

@@ -2,9 +2,17 @@ use burn::tensor::{Int, Tensor};
 
 use super::language::LanguageModel;
 
-/// Keys and values of the tokens seen so far, so that generation computes each token once.
+/// Positions by which a large cache grows.
+const STEP: usize = 1024;
+
+/// Keys and values of the tokens seen so far, so that generation computes each token once. The
+/// sequences of a batch have the same number of positions.
+///
+/// New positions are written into tensors that have room for more, so what is cached is not copied
+/// for each token.
 #[derive(Debug, Clone, Default)]
 pub struct KvCache {
+    /// Keys and values of each layer, `[batch, kv_heads, room, head_dim]`.
     layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
     len: usize,
 }
@@ -40,20 +48,45 @@ impl KvCache {
         if self.layers.len() <= layer {
             self.layers.resize(layer + 1, None);
         }
-        let all = match self.layers[layer].take() {
-            Some((old_keys, old_values)) => {
-                (Tensor::cat(vec![old_keys, keys], 2), Tensor::cat(vec![old_values, values], 2))
-            }
-            None => (keys, values),
-        };
-        self.layers[layer] = Some(all.clone());
-        all
+        let [_, _, new, _] = keys.dims();
+        let (old_keys, old_values) = self.layers[layer].take().unzip();
+        let keys = written(old_keys, self.len, keys);
+        let values = written(old_values, self.len, values);
+        self.layers[layer] = Some((keys.clone(), values.clone()));
+        let seen = self.len + new;
+        (keys.narrow(2, 0, seen), values.narrow(2, 0, seen))
     }
 
     /// Adds `positions` to the number of cached positions. Called once all layers have extended.
     pub(super) fn advance(&mut self, positions: usize) {
         self.len += positions;
     }
+}
+
+/// Writes new positions behind the first `len` cached ones, in place if there is room.
+fn written(old: Option<Tensor<4>>, len: usize, new: Tensor<4>) -> Tensor<4> {
+    let [batch, heads, positions, width] = new.dims();
+    let end = len + positions;
+    let cached = match old.filter(|_| len > 0) {
+        Some(old) if old.dims()[2] >= end => old,
+        old => {
+            let options = (&new.device(), new.dtype());
+            let larger = Tensor::<4>::zeros([batch, heads, room_for(end), width], options);
+            match old {
+                Some(old) => {
+                    let old = old.narrow(2, 0, len);
+                    larger.slice_assign([0..batch, 0..heads, 0..len, 0..width], old)
+                }
+                None => larger,
+            }
+        }
+    };
+    cached.slice_assign([0..batch, 0..heads, len..end, 0..width], new)
+}
+
+/// Positions to make room for: a small cache doubles, a large one does not waste as much as that.
+fn room_for(positions: usize) -> usize {
+    positions.next_power_of_two().min(positions.next_multiple_of(STEP))
 }
 
 /// The tokens seen so far, for models without a cache of their own: every extension recomputes

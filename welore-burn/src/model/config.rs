@@ -75,6 +75,13 @@ impl DecoderConfig {
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
         tables * size(self.vocab_size) * width + size(self.num_hidden_layers) * layer + width
     }
+
+    /// Number of keys and values that a cache holds for this many positions of one sequence.
+    pub fn cached_values(&self, positions: usize) -> u128 {
+        let size = |size: usize| size as u128;
+        let keys = size(self.num_key_value_heads) * size(self.head_dim);
+        2 * size(self.num_hidden_layers) * keys * size(positions)
+    }
 }
 
 /// How rotary frequencies are scaled for contexts longer than the one that a model was first

@@ -11,6 +11,7 @@ use super::choices::named;
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, size, size_above_0, whole};
 use super::method::Way;
+use super::texts::{TextArg, calibration_text};
 
 /// Arguments of `analyze`.
 #[derive(Args, Debug)]
@@ -218,9 +219,18 @@ pub struct MethodArgs {
 pub struct CalibrateArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// UTF-8 text to calibrate on, or a .jsonl file with a `text` on each line
-    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
-    pub text: PathBuf,
+    /// UTF-8 texts to calibrate on, or .jsonl files with a `text` on each line, separated by
+    /// commas; `self` is a text that the model writes first (a file of this name is ./self);
+    /// several texts give the same number of windows
+    #[arg(
+        long,
+        value_name = "TEXT",
+        value_delimiter = ',',
+        value_parser = calibration_text(),
+        required = true,
+        help_heading = "Calibration"
+    )]
+    pub text: Vec<TextArg>,
     /// Write the calibration to this file, for `plan`, `compress` and `compare`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
@@ -255,9 +265,41 @@ pub struct AmountArgs {
     /// Tokens per window of the calibration
     #[arg(long, value_name = "N", default_value_t = 512)]
     pub calibration_seq_len: usize,
+    /// How the model writes its own text.
+    #[command(flatten)]
+    pub own: OwnTextArgs,
     /// What to do if the text has fewer tokens than a matrix has inputs
     #[arg(long, value_enum, value_name = "ACTION", default_value_t = TooLittleArg::Refuse)]
     pub too_little: TooLittleArg,
+}
+
+/// How the model writes the text `self`.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Calibration")]
+pub struct OwnTextArgs {
+    /// Number of samples in the text that the model writes, `self` [default: as many as fill its
+    /// windows]
+    #[arg(long, value_name = "N")]
+    pub self_samples: Option<usize>,
+    /// Tokens per sample [default: --calibration-seq-len]
+    #[arg(long, value_name = "N")]
+    pub self_length: Option<usize>,
+    /// Temperature of sampling; at 1, tokens have the probabilities that the model gives them
+    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
+    pub self_temperature: f64,
+    /// Random seed for sampling
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = whole::<u64>,
+        allow_negative_numbers = true,
+        default_value_t = 0
+    )]
+    pub self_seed: u64,
+    /// Number of the token that every sample starts from [default: the first that ends a text
+    /// according to config.json]
+    #[arg(long, value_name = "ID", value_parser = whole::<u32>, allow_negative_numbers = true)]
+    pub self_start: Option<u32>,
 }
 
 /// What to do if there is too little text.
@@ -297,9 +339,15 @@ pub struct CompareArgs {
     /// UTF-8 text or .jsonl file to measure perplexity on; can be repeated
     #[arg(long, value_name = "FILE", required = true, help_heading = "Evaluation")]
     pub text: Vec<PathBuf>,
-    /// Calibrate on this text first
-    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
-    pub calibrate: Option<PathBuf>,
+    /// Calibrate on these texts first, separated by commas; `self` is one that the model writes
+    #[arg(
+        long,
+        value_name = "TEXT",
+        value_delimiter = ',',
+        value_parser = calibration_text(),
+        help_heading = "Calibration"
+    )]
+    pub calibrate: Vec<TextArg>,
     /// Calibration file from `calibrate`
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
@@ -403,9 +451,16 @@ pub struct CompressArgs {
     /// How far the model is compressed, if a plan is made first.
     #[command(flatten)]
     pub goal: GoalArgs,
-    /// Calibrate on this text first
-    #[arg(long, value_name = "FILE", conflicts_with = "calibration", help_heading = "Calibration")]
-    pub calibrate: Option<PathBuf>,
+    /// Calibrate on these texts first, separated by commas; `self` is one that the model writes
+    #[arg(
+        long,
+        value_name = "TEXT",
+        value_delimiter = ',',
+        value_parser = calibration_text(),
+        conflicts_with = "calibration",
+        help_heading = "Calibration"
+    )]
+    pub calibrate: Vec<TextArg>,
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,

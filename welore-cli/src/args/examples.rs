@@ -20,6 +20,7 @@ Examples:
 pub const CALIBRATE: &str = "\
 Examples:
   welore-cli calibrate MODEL --text valid.txt -o calibration
+  welore-cli calibrate MODEL --text self,valid.txt --calibration-windows 128 -o mixed
   welore-cli calibrate MODEL --text valid.txt --gradient-windows 0 -o inputs-only";
 
 /// For `plan`.
@@ -37,7 +38,8 @@ Examples:
   welore-cli compress MODEL --err 0.3 -o low
   welore-cli compress MODEL --err 0.3 -o low --dry-run
   welore-cli compress MODEL --plan plan.json -o low
-  welore-cli compress MODEL --method best --calibrate valid.txt --keep-params 0.8 -o low";
+  welore-cli compress MODEL --method best --calibrate valid.txt --keep-params 0.8 -o low
+  welore-cli compress MODEL --method best --calibrate self --keep-params 0.8 -o low";
 
 /// For `compare`.
 pub const COMPARE: &str = "\

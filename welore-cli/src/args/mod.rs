@@ -7,6 +7,7 @@ mod examples;
 mod general;
 mod method;
 mod running;
+mod texts;
 mod training;
 mod typed;
 
@@ -18,6 +19,7 @@ pub use compute::*;
 pub use general::*;
 pub use method::Way;
 pub use running::*;
+pub use texts::TextArg;
 pub use training::*;
 pub use typed::{Rule, Typed, rule};
 

@@ -1,36 +1,38 @@
-//! `calibrate`: inputs and gradients of a model's matrices on a text.
+//! `calibrate`: inputs and gradients of a model's matrices on texts.
 
 use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::calibrate::preview_calibration;
 use welore_burn::files::check_staged;
 use welore_burn::model::open_model;
 
-use crate::args::{CalibrateArgs, Typed};
+use crate::args::{CalibrateArgs, TextArg, Typed};
 use crate::devices::Compute;
 use crate::shared::artifacts::check_artifact;
-use crate::shared::calibrating::{CalibrationWork, about_text, check_amount, options};
+use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
+use crate::shared::effects::of_own_text;
 use crate::shared::inputs::check_apart;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
-    check_amount(&args.amount, typed)?;
+    typed.check(of_own_text(&args.text))?;
+    check_amount(&args.text, &args.amount, typed)?;
     memory::keep_pages();
     let started = Instant::now();
     check_artifact(Some(&args.output))?;
     check_staged(&args.output)?;
-    check_apart(Some(&args.output), [args.model.as_path(), args.text.as_path()])?;
+    let texts = args.text.iter().filter_map(TextArg::file);
+    check_apart(Some(&args.output), [args.model.as_path()].into_iter().chain(texts))?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
     let opened = open_model(&model, &compute.device.clone().autodiff())?;
-    let work = CalibrationWork::new(opened, &args.text)?;
+    let work = CalibrationWork::new(opened, &args.text, &args.amount, &compute)?;
     if args.dry_run {
-        return preview(&args, &work, &compute);
+        return preview(&args, &work);
     }
-    let summary = work.run(&args.amount, &compute, &args.output)?;
+    let Calibrated { summary, texts } = work.run(&compute, &args.output)?;
     let seconds = started.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(&args.output).map_or(0, |file| file.len());
     if args.json {
@@ -40,6 +42,7 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
             "windows": summary.windows,
             "gradient_windows": summary.gradient_windows,
             "seq_len": summary.seq_len,
+            "texts": texts,
             "bytes": bytes,
             "seconds": seconds,
         }));
@@ -57,10 +60,8 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
 }
 
 /// Shows what would be measured.
-fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>, compute: &Compute) -> Result<()> {
-    let (model, tokens) = (work.opened.skeleton(), &work.tokens);
-    let summary = preview_calibration(model, tokens, &options(&args.amount, compute.at_once()));
-    let summary = about_text(summary, work.text)?;
+fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>) -> Result<()> {
+    let (summary, tokens, own) = (work.preview()?, work.tokens(), work.own());
     if args.json {
         return output::print_json(&json!({
             "dry_run": true,
@@ -69,8 +70,13 @@ fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>, compute: &Compute) 
             "windows": summary.windows,
             "gradient_windows": summary.gradient_windows,
             "seq_len": summary.seq_len,
-            "tokens": tokens.len(),
+            "tokens": tokens,
+            "self": own.map(|own| json!({ "samples": own.samples, "length": own.length })),
         }));
+    }
+    if let Some(own) = own {
+        let samples = format::number_of(own.samples, "sample");
+        say!("would let the model write {samples} of {} tokens", own.length);
     }
     say!(
         "would measure {} on {} of {} tokens, out of {} tokens in total, and \
@@ -78,7 +84,7 @@ fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>, compute: &Compute) 
         format::matrices(summary.matrices),
         format::number_of(summary.windows, "window"),
         summary.seq_len,
-        tokens.len(),
+        tokens,
         summary.gradient_windows
     );
     Ok(())

@@ -20,7 +20,7 @@ use welore_burn::named::Named;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::Norms;
 
-use crate::args::{CompareArgs, ResourceArgs, Typed, Way, names, rule};
+use crate::args::{CompareArgs, ResourceArgs, TextArg, Typed, Way, names, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
@@ -76,21 +76,21 @@ struct Comparison<'a> {
 /// Runs the command.
 pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
-    let files = [&args.calibrate, &args.calibration].into_iter().flatten();
-    let inputs = [&args.model].into_iter().chain(&args.text).chain(files);
-    check_page(&args.page, None, inputs.map(|path| path.as_path()))?;
+    let calibrates_on = args.calibrate.iter().filter_map(TextArg::file);
+    let files = [&args.model].into_iter().chain(&args.text).chain(&args.calibration);
+    check_page(&args.page, None, files.map(|path| path.as_path()).chain(calibrates_on))?;
     let recipes = args.methods.iter().map(|text| recipe(text)).collect::<Result<Vec<_>>>()?;
     let is_sequential = recipes.iter().any(|recipe| recipe.way.is_sequential);
     check_blocks(&args.blockwise, is_sequential, typed)?;
-    typed.check(of_amount(args.calibrate.is_some()))?;
+    typed.check(of_amount(&args.calibrate))?;
     let in_f32 = is_sequential || args.blockwise.refine > 0;
     typed.check([rule("dtype", !in_f32, "blocks are compressed and measured in f32")])?;
-    if args.calibrate.is_some() {
-        check_calibrating(&args.amount, &recipes, typed)?;
+    if !args.calibrate.is_empty() {
+        check_calibrating(&args.calibrate, &args.amount, &recipes, typed)?;
     }
     let goals: Vec<PlanOptions> = args.keep_params.iter().map(|keep| goal(&args, *keep)).collect();
     goals.iter().try_for_each(PlanOptions::check)?;
-    let scratch = Scratch::new(args.calibrate.is_some())?;
+    let scratch = Scratch::new(!args.calibrate.is_empty())?;
     let model = models::directory_of(&args.model)?;
     let compute = Compute::choose(args.compute.choice())?;
     let opened = open_model(&model, &host())?;
@@ -145,16 +145,14 @@ fn calibration(
     compute: &Compute,
     scratch: &Path,
 ) -> Result<Calibration> {
-    match (&args.calibrate, &args.calibration) {
-        (Some(text), _) => {
-            let file = scratch.join("calibration");
-            let opened = open_model(model, &compute.device.clone().autodiff())?;
-            CalibrationWork::new(opened, text)?.run(&args.amount, compute, &file)?;
-            Ok(Calibration::open(file)?)
-        }
-        (None, Some(file)) => Ok(Calibration::open(file)?),
-        (None, None) => unreachable!("clap asks for one of --calibrate and --calibration"),
+    if let Some(file) = &args.calibration {
+        return Ok(Calibration::open(file)?);
     }
+    let file = scratch.join("calibration");
+    let opened = open_model(model, &compute.device.clone().autodiff())?;
+    let work = CalibrationWork::new(opened, &args.calibrate, &args.amount, compute)?;
+    work.run(compute, &file)?;
+    Ok(Calibration::open(file)?)
 }
 
 /// `METHOD`, `METHOD/POLICY` or `METHOD/POLICY/STORAGE`.

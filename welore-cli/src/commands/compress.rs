@@ -13,7 +13,7 @@ use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{Method, Norms};
 
-use crate::args::{CompressArgs, Typed, rule};
+use crate::args::{CompressArgs, TextArg, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, in_target};
@@ -34,14 +34,14 @@ use crate::{format, memory, models, output};
 pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
     // Everything that can be wrong is found before any work that would be lost.
-    let scratch = Scratch::new(args.calibrate.is_some())?;
+    let scratch = Scratch::new(!args.calibrate.is_empty())?;
     let request = Request::check(&args, typed)?;
     let calibration = request.calibration(&args, scratch.path())?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;
     let selected = of_model(&args.selection, opened.skeleton())?;
     let planned = goal.plan(&opened.checkpoint, &selected, norms.clone(), &args.resources)?;
-    if args.calibrate.is_none() {
+    if args.calibrate.is_empty() {
         check_norms(&norms, &planned.plan)?;
     }
     let Some(output) = output else {
@@ -141,27 +141,29 @@ impl Request {
         Ok(Self { recipe, goal, opened, output, compute })
     }
 
-    /// The given calibration, or one of the given text, made in `scratch`.
+    /// The given calibration, or one of the given texts, made in `scratch`.
     fn calibration(&self, args: &CompressArgs, scratch: &Path) -> Result<Option<Calibration>> {
         if !reads_calibration(args, &self.recipe) {
             return Ok(None);
         }
-        let (Some(text), Some(compute)) = (&args.calibrate, &self.compute) else {
+        let Some(compute) = self.compute.as_ref().filter(|_| !args.calibrate.is_empty()) else {
             return open_calibration(args.method.calibration.as_deref());
         };
         let file = scratch.join("calibration");
         let device = compute.device.clone().autodiff();
         let opened = open_model(self.opened.checkpoint.dir(), &device)?;
-        CalibrationWork::new(opened, text)?.run(&args.amount, compute, &file)?;
+        let work = CalibrationWork::new(opened, &args.calibrate, &args.amount, compute)?;
+        work.run(compute, &file)?;
         Ok(Some(Calibration::open(file)?))
     }
 }
 
 /// What the command reads.
 fn inputs(args: &CompressArgs) -> impl Iterator<Item = &Path> {
-    let files = [&args.plan, &args.calibrate, &args.method.calibration];
+    let files = [&args.plan, &args.method.calibration];
     let files = files.into_iter().filter_map(|file| file.as_deref());
-    [args.model.as_path()].into_iter().chain(files)
+    let texts = args.calibrate.iter().filter_map(TextArg::file);
+    [args.model.as_path()].into_iter().chain(files).chain(texts)
 }
 
 /// Whether a calibration is used, if there is one.
@@ -171,18 +173,18 @@ fn reads_calibration(args: &CompressArgs, recipe: &Recipe) -> bool {
 
 /// Whether the model is run, not only its weights decomposed.
 fn computes(args: &CompressArgs, recipe: &Recipe) -> bool {
-    let calibrates = args.calibrate.is_some() && reads_calibration(args, recipe);
+    let calibrates = !args.calibrate.is_empty() && reads_calibration(args, recipe);
     calibrates || recipe.way.is_sequential || args.blockwise.refine > 0
 }
 
 /// Checks that what was typed has an effect, and the options of methods.
 fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<()> {
-    let (is_sequential, calibrates) = (recipe.way.is_sequential, args.calibrate.is_some());
+    let (is_sequential, calibrates) = (recipe.way.is_sequential, !args.calibrate.is_empty());
     check_blocks(&args.blockwise, is_sequential, typed)?;
     typed.check(of_method(recipe))?;
-    typed.check(of_amount(calibrates))?;
+    typed.check(of_amount(&args.calibrate))?;
     if calibrates {
-        check_calibrating(&args.amount, [recipe], typed)?;
+        check_calibrating(&args.calibrate, &args.amount, [recipe], typed)?;
     }
     let reads = reads_calibration(args, recipe);
     let unused = match args.plan.is_some() && args.method.method.is_none() {
@@ -205,7 +207,7 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<
 }
 
 fn is_calibrated(args: &CompressArgs) -> bool {
-    args.calibrate.is_some() || args.method.calibration.is_some()
+    !args.calibrate.is_empty() || args.method.calibration.is_some()
 }
 
 fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {

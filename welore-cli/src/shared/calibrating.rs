@@ -1,62 +1,230 @@
-//! Calibrating a model on a text, for `calibrate`, `compress` and `compare`.
+//! Calibrating a model on texts, for `calibrate`, `compress` and `compare`.
 
 use std::num::NonZeroUsize;
 use std::path::Path;
+use std::time::Instant;
 
 use anyhow::Result;
-use welore_burn::calibrate::{CalibrationError, CalibrationOptions, CalibrationSummary, calibrate};
+use burn::tensor::DType;
+use welore_burn::calibrate::{
+    CalibrationError, CalibrationOptions, CalibrationSummary, CalibrationText, OwnTextOptions,
+    TextRecord, calibrate, own_text, preview_calibration, share_windows,
+};
 use welore_burn::model::OpenedModel;
 
 use super::artifacts::in_file;
 use super::text::TextReader;
-use crate::args::{AmountArgs, TooLittleArg, Typed, rule};
+use crate::args::{AmountArgs, TextArg, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
+use crate::failure::WrongInput;
+use crate::format;
 use crate::terminal::Bar;
 
-/// A model opened on its autodiff device, and the text to calibrate it on.
+/// Bytes of keys and values that may be in memory while the model writes: fewer samples are written
+/// together if they need more.
+const LARGEST_CACHE: u128 = 4 << 30;
+
+/// Samples that are written together, if their keys and values fit.
+const MOST_AT_ONCE: usize = 64;
+
+/// More tokens than any calibration needs; they are in memory.
+const MOST_TOKENS: usize = 1 << 26;
+
+/// A model opened on its autodiff device, and the texts to calibrate it on.
 #[derive(Debug)]
 pub struct CalibrationWork<'a> {
-    /// The model.
-    pub opened: OpenedModel,
-    /// The text's file.
-    pub text: &'a Path,
-    /// The text as tokens.
-    pub tokens: Vec<u32>,
+    opened: OpenedModel,
+    texts: Vec<Text<'a>>,
+    /// How the model writes its own text, if that is one of them.
+    own: Option<OwnTextOptions>,
+    options: CalibrationOptions,
+}
+
+/// A text to calibrate on.
+#[derive(Debug)]
+struct Text<'a> {
+    named: &'a TextArg,
+    /// Its tokens. For the text that the model has yet to write, only their number is right.
+    tokens: Vec<u32>,
+}
+
+/// A calibration that was made.
+#[derive(Debug)]
+pub struct Calibrated {
+    /// What was measured.
+    pub summary: CalibrationSummary,
+    /// What it was measured on.
+    pub texts: Vec<TextRecord>,
 }
 
 impl<'a> CalibrationWork<'a> {
-    /// Tokenizes the text for a model.
-    pub fn new(opened: OpenedModel, text: &'a Path) -> Result<Self> {
-        let reader = TextReader::open(opened.checkpoint.dir(), &opened.config)?;
-        Ok(Self { tokens: reader.read(text)?, opened, text })
-    }
-
-    /// Calibrates the model.
-    pub fn run(
-        self,
+    /// Tokenizes the texts for a model. They have been checked with [`check_amount`].
+    pub fn new(
+        opened: OpenedModel,
+        texts: &'a [TextArg],
         amount: &AmountArgs,
         compute: &Compute,
-        output: &Path,
-    ) -> Result<CalibrationSummary> {
-        let mut bar = Bar::default();
-        let loaded = self.opened.load(compute.dtype, |_| false, &mut bar)?;
+    ) -> Result<Self> {
         let options = options(amount, compute.at_once());
+        let texts = texts.iter().map(|named| Text { named, tokens: Vec::new() }).collect();
+        let mut work = Self { opened, texts, own: None, options };
+        work.read_files()?;
+        work.plan_own(amount, compute)?;
+        Ok(work)
+    }
+
+    fn read_files(&mut self) -> Result<()> {
+        if self.texts.iter().all(|text| *text.named == TextArg::Own) {
+            return Ok(());
+        }
+        let reader = TextReader::open(self.opened.checkpoint.dir(), &self.opened.config)?;
+        for text in &mut self.texts {
+            if let Some(path) = text.named.file() {
+                text.tokens = reader.read(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Decides how much the model writes, if it is to write a text, and puts as many tokens in its
+    /// place.
+    fn plan_own(&mut self, amount: &AmountArgs, compute: &Compute) -> Result<()> {
+        let Some(place) = self.texts.iter().position(|text| *text.named == TextArg::Own) else {
+            return Ok(());
+        };
+        let config = &self.opened.config;
+        let mut own = own_options(amount);
+        own.start = own.start.or(config.eos_token_ids.first().copied());
+        if amount.own.self_samples.is_none() {
+            let (seq_len, windows) = (amount.calibration_seq_len, amount.calibration_windows);
+            let full = |text: &Text| match text.named {
+                TextArg::Own => usize::MAX,
+                TextArg::File(_) => text.tokens.len() / seq_len,
+            };
+            let available: Vec<usize> = self.texts.iter().map(full).collect();
+            let tokens = share_windows(&available, windows)[place].saturating_mul(seq_len);
+            own.samples = tokens.div_ceil(own.length).max(1);
+        }
+        let start = own.check_for(self.opened.skeleton())?;
+        let tokens = own.samples.saturating_mul(own.length);
+        if tokens > MOST_TOKENS {
+            let message = format!("the model would write {tokens} tokens of its own text");
+            let hint = "give fewer --calibration-windows, or fewer --self-samples";
+            return Err(WrongInput::with_hint(message, hint).into());
+        }
+        let cached = config.cached_values(own.length) * DType::from(compute.dtype).size() as u128;
+        let fitting = usize::try_from(LARGEST_CACHE / cached.max(1)).unwrap_or(usize::MAX);
+        let at_once = fitting.clamp(1, MOST_AT_ONCE);
+        own.at_once = NonZeroUsize::new(at_once).unwrap_or(NonZeroUsize::MIN);
+        self.texts[place].tokens = vec![start; tokens];
+        self.own = Some(own);
+        Ok(())
+    }
+
+    /// How the model writes its own text, if it is to write one.
+    pub fn own(&self) -> Option<&OwnTextOptions> {
+        self.own.as_ref()
+    }
+
+    /// Number of tokens of all texts.
+    pub fn tokens(&self) -> usize {
+        self.texts.iter().map(|text| text.tokens.len()).sum()
+    }
+
+    /// What would be measured.
+    pub fn preview(&self) -> Result<CalibrationSummary> {
+        let text = mixture(&self.texts, None);
+        about(preview_calibration(self.opened.skeleton(), &text, &self.options), &self.texts)
+    }
+
+    /// Calibrates the model, on a text that it writes first if it is to write one.
+    pub fn run(self, compute: &Compute, output: &Path) -> Result<Calibrated> {
+        if self.own.is_some() {
+            // Before the model has written for minutes.
+            self.preview()?;
+        }
+        let Self { opened, texts, own, options } = self;
+        let mut bar = Bar::default();
+        let loaded = opened.load(compute.dtype, |_| false, &mut bar)?;
+        let written = match &own {
+            Some(own) => {
+                let started = Instant::now();
+                let samples = own_text(&loaded.model, own, &mut bar)?;
+                bar.finish();
+                let seconds = started.elapsed().as_secs_f64();
+                note!(
+                    "the model wrote {} of {} tokens in {}",
+                    format::number_of(own.samples, "sample"),
+                    own.length,
+                    format::time(seconds)
+                );
+                Some((samples, own))
+            }
+            None => None,
+        };
+        let text = mixture(&texts, written.as_ref().map(|(samples, own)| (&samples[..], *own)));
         let (model, checkpoint) = (loaded.model, Some(&loaded.checkpoint));
-        let done = calibrate(&model, checkpoint, &self.tokens, &options, output, &mut bar);
+        let done = calibrate(&model, checkpoint, &text, &options, output, &mut bar);
         bar.finish();
-        about_text(done, self.text)
+        let summary = about(done, &texts)?;
+        Ok(Calibrated { summary, texts: text.records(options.seq_len, options.windows) })
     }
 }
 
-/// Checks how much is to be read, before the text is.
-pub fn check_amount(amount: &AmountArgs, typed: &Typed) -> Result<()> {
+/// The texts as the library takes them: the model's own as it was written, or its stand-in.
+fn mixture(texts: &[Text<'_>], written: Option<(&[Vec<u32>], &OwnTextOptions)>) -> CalibrationText {
+    let mut mixture = CalibrationText::default();
+    for text in texts {
+        mixture = match (text.named, written) {
+            (TextArg::Own, Some((samples, own))) => mixture.with_own(samples, own),
+            (named, _) => mixture.with(name_of(named), text.tokens.clone()),
+        };
+    }
+    mixture
+}
+
+/// The name of a text without the path to it, which is private.
+fn name_of(text: &TextArg) -> String {
+    let name = text.file().and_then(Path::file_name);
+    name.map_or_else(|| text.to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+/// Checks how much is to be read of which texts, before they are.
+pub fn check_amount(texts: &[TextArg], amount: &AmountArgs, typed: &Typed) -> Result<()> {
     options(amount, NonZeroUsize::MIN).check()?;
     let probes = rule("probe-windows", amount.gradient_windows > 0, "needs --gradient-windows");
-    typed.check([probes])
+    typed.check([probes])?;
+    let (windows, count) = (amount.calibration_windows, texts.len());
+    if windows < count {
+        let message = format!("--calibration-windows {windows}: fewer than the {count} texts");
+        return Err(WrongInput::with_hint(message, "every text gives at least one").into());
+    }
+    match texts.iter().filter(|text| **text == TextArg::Own).count() {
+        0 => Ok(()),
+        1 => Ok(own_options(amount).check()?),
+        _ => {
+            let hint = "--self-samples says how much the model writes";
+            Err(WrongInput::with_hint("the text `self` is given twice", hint).into())
+        }
+    }
+}
+
+/// The library's options, as far as they do not depend on the model. The number of samples is still
+/// to be found if it was not given.
+fn own_options(amount: &AmountArgs) -> OwnTextOptions {
+    let own = &amount.own;
+    OwnTextOptions {
+        samples: own.self_samples.unwrap_or(1),
+        length: own.self_length.unwrap_or(amount.calibration_seq_len),
+        temperature: own.self_temperature,
+        seed: own.self_seed,
+        start: own.self_start,
+        ..OwnTextOptions::default()
+    }
 }
 
 /// The library's options.
-pub fn options(amount: &AmountArgs, at_once: NonZeroUsize) -> CalibrationOptions {
+fn options(amount: &AmountArgs, at_once: NonZeroUsize) -> CalibrationOptions {
     CalibrationOptions {
         seq_len: amount.calibration_seq_len,
         windows: Some(amount.calibration_windows),
@@ -68,11 +236,19 @@ pub fn options(amount: &AmountArgs, at_once: NonZeroUsize) -> CalibrationOptions
 }
 
 /// Names the text in the errors that are about it.
-pub fn about_text<T>(result: Result<T, CalibrationError>, text: &Path) -> Result<T> {
-    match result {
-        Err(
-            error @ (CalibrationError::TooShort { .. } | CalibrationError::TooLittleText { .. }),
-        ) => in_file(Err(error), text),
-        other => Ok(other?),
-    }
+fn about<T>(result: Result<T, CalibrationError>, texts: &[Text<'_>]) -> Result<T> {
+    let names = match &result {
+        Err(CalibrationError::TooShort { tokens, .. }) => {
+            names(texts.iter().filter(|text| text.tokens.len() == *tokens))
+        }
+        Err(CalibrationError::TooLittleText { .. }) => names(texts),
+        _ => return Ok(result?),
+    };
+    in_file(result, Path::new(&names))
+}
+
+/// The names of texts, as they were typed.
+fn names<'t, 'a: 't>(texts: impl IntoIterator<Item = &'t Text<'a>>) -> String {
+    let names = texts.into_iter().map(|text| text.named.to_string());
+    names.collect::<Vec<_>>().join(",")
 }

@@ -6,7 +6,7 @@ use welore_burn::spectrum::Method;
 
 use super::calibrating::check_amount;
 use super::recipe::{Recipe, check_blockwise};
-use crate::args::{AmountArgs, BlockwiseArgs, Rule, Typed, rule};
+use crate::args::{AmountArgs, BlockwiseArgs, Rule, TextArg, Typed, rule};
 use crate::failure::WrongInput;
 
 /// The rule of `--min-ratio`.
@@ -25,8 +25,9 @@ pub fn of_method(recipe: &Recipe) -> [Rule; 2] {
     ]
 }
 
-/// The rules of the options on how much of a text is read to calibrate.
-pub fn of_amount(calibrates: bool) -> [Rule; 5] {
+/// The rules of the options on the texts to calibrate on, if there are any.
+pub fn of_amount(texts: &[TextArg]) -> impl Iterator<Item = Rule> {
+    let calibrates = !texts.is_empty();
     let options = [
         "calibration-windows",
         "gradient-windows",
@@ -34,7 +35,15 @@ pub fn of_amount(calibrates: bool) -> [Rule; 5] {
         "calibration-seq-len",
         "too-little",
     ];
-    options.map(|option| rule(option, calibrates, "only with --calibrate"))
+    let rules = options.map(|option| rule(option, calibrates, "only with --calibrate"));
+    rules.into_iter().chain(of_own_text(texts))
+}
+
+/// The rules of the options on the text that the model writes.
+pub fn of_own_text(texts: &[TextArg]) -> [Rule; 5] {
+    let writes = texts.contains(&TextArg::Own);
+    let options = ["self-samples", "self-length", "self-temperature", "self-seed", "self-start"];
+    options.map(|option| rule(option, writes, "only if the model calibrates on the text `self`"))
 }
 
 /// The rules of the options on compressing block by block.
@@ -47,13 +56,14 @@ pub fn of_blockwise(args: &BlockwiseArgs, is_sequential: bool) -> [Rule; 3] {
     ]
 }
 
-/// Checks how a model is to be calibrated for a recipe and compressed, before the text is read.
+/// Checks how a model is to be calibrated for a recipe and compressed, before the texts are read.
 pub fn check_calibrating<'a>(
+    texts: &[TextArg],
     amount: &AmountArgs,
     recipes: impl IntoIterator<Item = &'a Recipe>,
     typed: &Typed,
 ) -> Result<()> {
-    check_amount(amount, typed)?;
+    check_amount(texts, amount, typed)?;
     for Recipe { way, policy, .. } in recipes {
         if way.method == Method::TwoSided && amount.gradient_windows == 0 {
             let message = format!("--gradient-windows 0: method {} needs gradients", way.name);

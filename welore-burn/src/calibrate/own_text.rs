@@ -1,0 +1,284 @@
+use std::num::NonZeroUsize;
+use std::ops::Range;
+
+use burn::tensor::{Device, FloatDType};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha12Rng;
+use rayon::prelude::*;
+
+use crate::model::{LanguageModel, as_tensor, device_of};
+use crate::progress::{Interrupted, Progress};
+use crate::words::{number, number_of};
+
+/// How a model writes a text of its own; see [`own_text`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct OwnTextOptions {
+    /// Number of samples; at least 1.
+    pub samples: usize,
+    /// Tokens in a sample, the one that it starts from included; at least 2, at most the model's
+    /// context.
+    pub length: usize,
+    /// What logits are divided by, above 0. At 1, tokens have the probabilities that the model
+    /// gives them.
+    pub temperature: f64,
+    /// Sample number `i` draws its tokens with stream `i` of the random numbers of this seed, so it
+    /// does not depend on the others.
+    pub seed: u64,
+    /// The token that every sample starts from: the one that ends or begins the texts that the model
+    /// was trained on. `None` is an error.
+    pub start: Option<u32>,
+    /// Number of samples that are written together. The cache holds keys and values of all of them.
+    pub at_once: NonZeroUsize,
+}
+
+impl Default for OwnTextOptions {
+    /// 64 samples of 512 tokens, all of them together, at temperature 1 with seed 0. A `start` has
+    /// to be given.
+    fn default() -> Self {
+        let at_once = NonZeroUsize::new(64).expect("64 is not zero");
+        Self { samples: 64, length: 512, temperature: 1.0, seed: 0, start: None, at_once }
+    }
+}
+
+/// Why a model cannot write a text of its own.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[non_exhaustive]
+pub enum OwnTextError {
+    /// No token to start from.
+    #[error(
+        "the model's own text has no token to start from: the model states none that ends a text"
+    )]
+    NoStart,
+    /// The token to start from is outside the vocabulary.
+    #[error(
+        "the model's own text cannot start from token {token}: the vocabulary has {vocab_size} tokens"
+    )]
+    UnknownStart {
+        /// The token.
+        token: u32,
+        /// Size of the vocabulary.
+        vocab_size: usize,
+    },
+    /// No samples were requested.
+    #[error("the model's own text needs at least 1 sample")]
+    NoSamples,
+    /// Samples too short to have a token of their own.
+    #[error("a sample of the model's own text needs at least 2 tokens, not {0}")]
+    Length(usize),
+    /// Samples longer than the model's context.
+    #[error("samples of {length} tokens are longer than the model's context of {context}")]
+    Context {
+        /// Number of tokens in a sample.
+        length: usize,
+        /// The model's context, in tokens.
+        context: usize,
+    },
+    /// Zero, negative or not finite.
+    #[error("temperature {} is not a finite number above 0", number(*.0))]
+    Temperature(f64),
+    /// The model computed logits that are infinite or not a number.
+    #[error("the model's logits are not finite after {}", number_of(*tokens, "token"))]
+    NotFinite {
+        /// Number of tokens of the sample before.
+        tokens: usize,
+    },
+    /// The user stopped the work.
+    #[error("{0}")]
+    Interrupted(#[from] Interrupted),
+}
+
+impl OwnTextOptions {
+    /// Checks what does not need the model.
+    ///
+    /// # Errors
+    ///
+    /// [`OwnTextError::NoSamples`], [`OwnTextError::Length`], [`OwnTextError::Temperature`].
+    pub fn check(&self) -> Result<(), OwnTextError> {
+        if self.samples == 0 {
+            return Err(OwnTextError::NoSamples);
+        }
+        if self.length < 2 {
+            return Err(OwnTextError::Length(self.length));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return Err(OwnTextError::Temperature(self.temperature));
+        }
+        Ok(())
+    }
+
+    /// Checks everything that is known before the model computes, and returns the token to start
+    /// from. A model without weights will do.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`check`](Self::check), [`OwnTextError::NoStart`], [`OwnTextError::UnknownStart`]
+    /// and [`OwnTextError::Context`].
+    pub fn check_for(&self, model: &impl LanguageModel) -> Result<u32, OwnTextError> {
+        self.check()?;
+        let (length, context, vocab_size) = (self.length, model.context(), model.vocab_size());
+        if length > context {
+            return Err(OwnTextError::Context { length, context });
+        }
+        match self.start {
+            None => Err(OwnTextError::NoStart),
+            Some(token) if token as usize >= vocab_size => {
+                Err(OwnTextError::UnknownStart { token, vocab_size })
+            }
+            Some(token) => Ok(token),
+        }
+    }
+}
+
+/// Lets a model write the text that it is calibrated on: the tokens of every sample, each sampled
+/// from what the model expects after those before it.
+///
+/// A sample goes on after a token that ends a text, as in documents that are packed together. On one
+/// machine, the same model and options give the same samples. Which of them are written together
+/// changes only how the model's numbers are rounded.
+///
+/// # Errors
+///
+/// [`OwnTextError`].
+pub fn own_text<M: LanguageModel>(
+    model: &M,
+    options: &OwnTextOptions,
+    progress: &mut dyn Progress,
+) -> Result<Vec<Vec<u32>>, OwnTextError> {
+    let start = options.check_for(model)?;
+    let plain = model.valid();
+    let writer = Writer { model: &plain, device: device_of(&plain), start, options };
+    let batches = options.samples.div_ceil(options.at_once.get());
+    progress.begin("writing", batches * (options.length - 1));
+    let mut samples = Vec::with_capacity(options.samples);
+    // Batches of about the same size are faster than full ones and a small one.
+    let size = options.samples.div_ceil(batches);
+    for first in (0..options.samples).step_by(size) {
+        samples.extend(writer.batch(first..options.samples.min(first + size), progress)?);
+    }
+    Ok(samples)
+}
+
+/// What all batches of samples share.
+struct Writer<'a, M> {
+    model: &'a M,
+    device: Device,
+    start: u32,
+    options: &'a OwnTextOptions,
+}
+
+impl<M: LanguageModel> Writer<'_, M> {
+    /// The samples of these numbers, one token of each after the other.
+    fn batch(
+        &self,
+        numbers: Range<usize>,
+        progress: &mut dyn Progress,
+    ) -> Result<Vec<Vec<u32>>, OwnTextError> {
+        let OwnTextOptions { length, temperature, seed, .. } = *self.options;
+        let count = numbers.len();
+        let mut random: Vec<ChaCha12Rng> = numbers.map(|number| stream(seed, number)).collect();
+        let mut samples: Vec<Vec<u32>> = vec![vec![self.start]; count];
+        let mut cache = self.model.cache();
+        let mut last = vec![self.start; count];
+        for position in 1..length {
+            progress.step(&format!("token {} of {}", position + 1, number_of(count, "text")))?;
+            let tokens = as_tensor(&last, &self.device).reshape([count, 1]);
+            let hidden = self.model.extend(tokens, &mut cache);
+            let logits = self.model.logits(hidden).cast(FloatDType::F32);
+            let [_, _, vocab_size] = logits.dims();
+            let logits = logits.into_data().try_into_vec::<f32>().expect("it was cast");
+            let picks: Vec<f64> = random.iter_mut().map(|random| random.random()).collect();
+            last = logits
+                .par_chunks(vocab_size)
+                .zip(picks.par_iter())
+                .map(|(logits, pick)| token_at(*pick, logits, temperature))
+                .collect::<Option<Vec<u32>>>()
+                .ok_or(OwnTextError::NotFinite { tokens: position })?;
+            for (sample, token) in samples.iter_mut().zip(&last) {
+                sample.push(*token);
+            }
+        }
+        Ok(samples)
+    }
+}
+
+/// The random numbers of a sample: a fixed algorithm, so that a seed means the same in every
+/// version.
+fn stream(seed: u64, number: usize) -> ChaCha12Rng {
+    let mut random = ChaCha12Rng::seed_from_u64(seed);
+    random.set_stream(number as u64);
+    random
+}
+
+/// The token at a place in [0, 1) where all tokens lie one after the other, each as long as its
+/// probability; `None` if logits are not finite. Unlike [`Sampler`](crate::model::Sampler), which
+/// can cut the tail, this sorts nothing: sorting would take longer than the model.
+fn token_at(place: f64, logits: &[f32], temperature: f64) -> Option<u32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // In f64, because the quotient may leave the range of f32.
+    let share = |logit: &f32| (f64::from(logit - largest) / temperature) as f32;
+    let shares: Vec<f32> = logits.iter().map(|logit| share(logit).exp()).collect();
+    let total: f64 = shares.iter().copied().map(f64::from).sum();
+    if !total.is_finite() {
+        return None;
+    }
+    let mut left = place * total;
+    let passes = |share: &f32| {
+        left -= f64::from(*share);
+        left < 0.0
+    };
+    // Rounding can leave a small remainder, which goes to the last token that is possible.
+    let found = shares.iter().position(passes);
+    found.or_else(|| shares.iter().rposition(|share| *share > 0.0)).map(|token| token as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_are_as_frequent_as_they_are_probable() {
+        let logits = [0.0, 3.0, 1.0, 3.0, -2.0];
+        for temperature in [0.5, 1.0, 2.0] {
+            let weights = logits.map(|logit: f32| (f64::from(logit) / temperature).exp());
+            let (draws, total) = (20_000u32, weights.iter().sum::<f64>());
+            let mut random = stream(5, 0);
+            let mut counts = [0u32; 5];
+            for _ in 0..draws {
+                counts[token_at(random.random(), &logits, temperature).unwrap() as usize] += 1;
+            }
+            for (count, weight) in counts.iter().zip(weights) {
+                let p = weight / total;
+                // Five standard deviations of a binomial.
+                let slack = 5.0 * (p * (1.0 - p) / f64::from(draws)).sqrt();
+                assert!((f64::from(*count) / f64::from(draws) - p).abs() < slack, "{counts:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn extremes_have_a_token_and_what_is_not_finite_has_none() {
+        let logits = [f32::NEG_INFINITY, 2.0, f32::MIN, f32::NEG_INFINITY];
+        for place in [0.0, 0.5, 1.0 - f64::EPSILON, 1.0] {
+            for temperature in [f64::MIN_POSITIVE, 1.0, f64::MAX] {
+                let token = token_at(place, &logits, temperature).unwrap();
+                assert!(token == 1 || token == 2, "{place} {temperature}: {token}");
+            }
+            assert_eq!(token_at(place, &logits, 1.0), Some(1));
+        }
+        for wrong in [f32::NAN, f32::INFINITY] {
+            assert_eq!(token_at(0.5, &[1.0, wrong, 0.0], 1.0), None);
+        }
+        assert_eq!(token_at(0.5, &[f32::NEG_INFINITY; 3], 1.0), None);
+    }
+
+    #[test]
+    fn streams_are_the_same_in_every_version() {
+        let first = |seed, number| stream(seed, number).random::<f64>();
+        assert_eq!(first(3, 1), first(3, 1));
+        let all = [first(3, 0), first(3, 1), first(3, 2), first(4, 0)];
+        let distinct = |a: usize| (0..a).all(|b| all[a] != all[b]);
+        assert!((0..all.len()).all(distinct), "{all:?}");
+        // Stream 0 is what `generate` draws from.
+        assert_eq!(first(3, 0), ChaCha12Rng::seed_from_u64(3).random::<f64>());
+    }
+}
