@@ -180,8 +180,6 @@ pub(crate) fn walk(module: &impl Module, look: impl FnMut(&Place, &dyn AnyParam)
 
 /// What [`map_floats`] does with a parameter.
 pub(crate) enum Change {
-    /// Keeps it.
-    Keep,
     /// Makes it trainable, or freezes it.
     Train(bool),
     /// Converts it to this type.
@@ -282,7 +280,6 @@ impl<F: FnMut(&Place, &dyn AnyParam) -> Change> ModuleMapper for Walk<F> {
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
         match (self.look)(&self.at.place(), &param) {
-            Change::Keep => param,
             Change::Train(trains) => param.set_require_grad(trains),
             Change::Cast(dtype) => param.map(|tensor| tensor.cast(dtype)),
         }
