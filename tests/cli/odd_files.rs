@@ -332,6 +332,16 @@ fn big() -> Sandbox {
             config[field] = size.into();
         }
     });
+    // Both tokens, and a text of them.
+    sandbox.edit_json("big/tokenizer.json", |tokenizer| {
+        *tokenizer = json!({
+            "version": "1.0",
+            "added_tokens": [],
+            "pre_tokenizer": {"type": "WhitespaceSplit"},
+            "model": {"type": "WordLevel", "unk_token": "a", "vocab": {"a": 0, "b": 1}},
+        });
+    });
+    sandbox.write("story.txt", "a b ".repeat(100));
     sandbox.edit_tensors("big/model.safetensors", |tensors| {
         tensors.clear();
         let mut add = |name: &str, shape: &[usize]| {
