@@ -184,7 +184,7 @@ fn interrupted_analysis_goes_on_where_it_stopped() {
         wait_until("a spectrum", || !sandbox.cached().is_empty());
     });
     assert_interrupted(&outcome);
-    assert!(outcome.stderr.contains("the same command continues from them"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("run the same command again"), "{}", outcome.stderr);
     let known = sandbox.cached().len();
     assert!((1..700).contains(&known), "{known} matrices were measured");
     let again = sandbox.gives(line).stderr;
@@ -203,7 +203,7 @@ fn interrupted_compression_goes_on_where_it_stopped() {
     });
     assert_interrupted(&outcome);
     assert_eq!(outcome.stdout, "");
-    assert!(outcome.stderr.contains("run the same command again"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("the same command continues from them"), "{}", outcome.stderr);
     let partial = sandbox.path(PARTIAL);
     let mut now = sandbox.contents();
     now.retain(|path, _| !path.starts_with(&partial));
