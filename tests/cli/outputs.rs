@@ -404,3 +404,84 @@ fn commands_that_find_their_output_finished_remove_what_a_kill_left() {
         assert!(!left.exists(), "{line}");
     }
 }
+
+#[test]
+fn a_file_of_settings_is_an_input() {
+    let sandbox = Sandbox::new();
+    let settings = "[analyze]\njson = true\n[compress]\nerr = 0.4\n";
+    sandbox.write("settings.toml", settings);
+    for line in [
+        "analyze model --config settings.toml -o settings.toml",
+        "analyze model --config settings.toml -o ./model/../settings.toml",
+        "compress model --config settings.toml -o out --report settings.toml",
+    ] {
+        sandbox.refuses(line, "settings.toml");
+    }
+    let mut command = sandbox.command("analyze model -o settings.toml");
+    let outcome = Outcome::of(command.env("WELORE_CONFIG", "settings.toml"));
+    assert!(outcome.complaint(2).contains("is an input"), "{outcome:?}");
+    let sandbox = with_low();
+    sandbox.write("low/settings.toml", settings);
+    sandbox.refuses("compress model --config low/settings.toml -o low --force", "settings.toml");
+}
+
+#[test]
+fn a_page_replaces_only_pages() {
+    let sandbox = with_low();
+    sandbox.write("notes.txt", "mine");
+    for page in ["low/config.json", "low/model.safetensors", "low/generation_config.json"] {
+        let line = format!("compress model --err 0.5 -o low --force --report {page}");
+        sandbox.refuses(&line, page);
+    }
+    for page in ["low/config.json", "low/README.md", "notes.txt"] {
+        sandbox.refuses(&format!("analyze model -o spectra.json --report {page}"), page);
+    }
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("spectra.json", sandbox.path("link")).unwrap();
+        sandbox.refuses("analyze model -o spectra.json --report link", "link");
+    }
+    for _ in 0..2 {
+        sandbox.gives("analyze model -o spectra.json --report page.html");
+    }
+    sandbox.gives("compress model --err 0.5 -o low --force --report low/page.html");
+    sandbox.gives("inspect low");
+}
+
+/// Needs a right that only some users have.
+#[cfg(target_os = "linux")]
+#[test]
+fn another_mount_of_an_input_is_that_input() {
+    let sandbox = with_low();
+    let mount = |from: &str, to: &str| {
+        fs::create_dir(sandbox.path(to)).unwrap();
+        let (from, to) = (sandbox.path(from), sandbox.path(to));
+        let mut command = std::process::Command::new("mount");
+        command.arg("--bind").args([from, to]).output().is_ok_and(|made| made.status.success())
+    };
+    if !mount("low", "other") || !mount(".", "all") {
+        crate::skipped::skip(
+            "outputs that are inputs by another mount: nothing can be mounted here",
+        );
+        return;
+    }
+    let lines = [
+        "compress other --err 0.4 -o low --force",
+        "analyze other -o low/config.json",
+        "analyze model -o all/model/config.json",
+        "calibrate model --text story.txt -o all/story.txt",
+        "compress all/low/inner --err 0.4 -o low --force",
+    ];
+    sandbox.duplicate("model", "low/inner");
+    let given = (sandbox.read("low/config.json"), sandbox.read("story.txt"));
+    let outcomes: Vec<Outcome> = lines.iter().map(|line| sandbox.run(line)).collect();
+    for name in ["all", "other"] {
+        let done = std::process::Command::new("umount").arg(sandbox.path(name)).status().unwrap();
+        assert!(done.success());
+    }
+    for (line, outcome) in lines.iter().zip(&outcomes) {
+        assert_eq!(outcome.code, Some(2), "{line}: {outcome:?}");
+    }
+    assert!(given == (sandbox.read("low/config.json"), sandbox.read("story.txt")));
+    assert!(sandbox.path("low/inner/config.json").exists());
+}

@@ -8,6 +8,7 @@ use std::env::var_os;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use anyhow::{Context, Result};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -21,6 +22,14 @@ use crate::failure::WrongInput;
 
 /// The variable that names the file if `--config` does not.
 pub const VARIABLE: &str = "WELORE_CONFIG";
+
+/// The file that was read.
+static FILE: OnceLock<PathBuf> = OnceLock::new();
+
+/// The file of settings that this command has read, if any: one of its inputs.
+pub fn file() -> Option<&'static Path> {
+    FILE.get().map(PathBuf::as_path)
+}
 
 /// Reads the words of a command line, and the file of settings that they name. Also returns which
 /// options were typed. If the words themselves are wrong, or ask for help, clap ends the process.
@@ -52,8 +61,9 @@ pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
     let Some((path, (name, given))) = seen else {
         return Ok((typed.unwrap_or_else(|error| error.exit()), options));
     };
+    let path = FILE.get_or_init(|| path);
     let cli = Cli::command();
-    let tables = tables(&path, &cli)?;
+    let tables = tables(path, &cli)?;
     if let (Some(Value::Table(table)), Some(command)) =
         (tables.get(name), cli.find_subcommand(name))
     {
@@ -64,7 +74,7 @@ pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
     match Cli::try_parse_from(&words) {
         Ok(cli) => Ok((cli, options)),
         Err(error) if error.kind() == ErrorKind::MissingRequiredArgument => error.exit(),
-        Err(error) => Err(complaint(&path, name, &error)),
+        Err(error) => Err(complaint(path, name, &error)),
     }
 }
 

@@ -26,6 +26,7 @@ pub use error::FileError;
 pub(crate) use journal::Journal;
 pub use mapped::MappedFile;
 pub use output::OutputDir;
+pub use place::is_within;
 pub(crate) use read::check_fetched;
 pub use read::{
     LARGEST_ARTIFACT, LARGEST_COMPANION, LARGEST_CONFIG, LARGEST_INDEX, LARGEST_PLAN, LARGEST_TEXT,

@@ -154,6 +154,30 @@ pub(super) fn find_dir(path: &Path) -> Result<PathBuf, FileError> {
     Ok(place)
 }
 
+/// Whether something that exists is this directory or is in it. Links are followed, and another mount
+/// of a directory is that directory.
+pub fn is_within(path: &Path, dir: &Path) -> bool {
+    let (Ok(path), Ok(dir)) = (path.canonicalize(), dir.canonicalize()) else { return false };
+    path.ancestors().any(|path| is_same_dir(path, &dir))
+}
+
+/// Whether two paths, with all links resolved, lead to the same directory.
+#[cfg(unix)]
+fn is_same_dir(one: &Path, other: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    let identity = |path: &Path| {
+        let found = path.metadata().ok().filter(fs::Metadata::is_dir)?;
+        Some((found.dev(), found.ino()))
+    };
+    one == other || identity(one).is_some_and(|one| identity(other) == Some(one))
+}
+
+#[cfg(not(unix))]
+fn is_same_dir(one: &Path, other: &Path) -> bool {
+    one == other
+}
+
 /// A mount point at a directory or somewhere in it. `dir` is canonical.
 pub(super) fn mount_within(dir: &Path) -> Option<PathBuf> {
     let Some(parent) = dir.parent() else { return Some(dir.into()) };

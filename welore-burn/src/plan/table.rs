@@ -103,7 +103,7 @@ fn cells(matrix: &MatrixPlan) -> [String; COLUMNS] {
     let fixed = if matrix.fixed { ", fixed" } else { "" };
     let grows = if matrix.grows { ", grows" } else { "" };
     [
-        terminal(&matrix.name.to_string()).into_owned(),
+        terminal(matrix.name.as_ref()).into_owned(),
         format!("{out}x{inputs}"),
         format!("{} of {}", matrix.rank, matrix.full_rank),
         percent(kept(matrix)),

@@ -21,6 +21,7 @@ use crate::shared::calibrating::CalibrationWork;
 use crate::shared::card::write_card;
 use crate::shared::compressing::{compressor, load_for_blocks};
 use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amount, of_method};
+use crate::shared::inputs::check_outside;
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{Goal, Planned, check_limits, describe, print_plan, read_plan};
@@ -123,7 +124,7 @@ impl Request {
             true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
             false => Some(OutputDir::resumable(&args.output, args.force)?),
         };
-        OutputDir::check_outside(&args.output, &inputs(args).collect::<Vec<_>>())?;
+        check_outside(&args.output, inputs(args))?;
         match &goal {
             Goal::Given(plan) => check_plan(&opened.checkpoint, plan)?,
             Goal::Target(options, _) => {

@@ -15,6 +15,7 @@ use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, check_space, in_target};
 use crate::shared::card::write_converted_card;
+use crate::shared::inputs::check_outside;
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -32,7 +33,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
         true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
         false => Some(OutputDir::create(&args.output, args.force)?),
     };
-    OutputDir::check_outside(&args.output, &[&args.model])?;
+    check_outside(&args.output, [args.model.as_path()])?;
     let conversion = conversion(&args, &opened)?;
     let checkpoint = &opened.checkpoint;
     let size = converted_size(checkpoint, conversion)?;

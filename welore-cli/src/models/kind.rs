@@ -136,6 +136,11 @@ pub fn is_artifact(path: &Path) -> bool {
     ["a file of spectra", "a plan", "a calibration", "a page"].contains(&what_is(path))
 }
 
+/// Whether a file is a page of a report.
+pub fn is_page(path: &Path) -> bool {
+    what_is(path) == "a page"
+}
+
 /// Whether a file of this name would be read as a part of a model in its directory.
 pub fn is_model_part(name: &str) -> bool {
     let name = name.to_lowercase();

@@ -23,7 +23,7 @@ use anyhow::Result;
 
 pub use error::HubError;
 use id::HubId;
-pub use kind::{is_artifact, is_model_part};
+pub use kind::{is_artifact, is_model_part, is_page};
 
 /// What can be given as MODEL, as a hint for a user who gave something else.
 pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model of the Hugging Face Hub such as \

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use welore_burn::checkpoint::check_companions;
-use welore_burn::files::{LARGEST_ARTIFACT, OutputDir, check_writable, read_file, write_file};
+use welore_burn::files::{
+    LARGEST_ARTIFACT, OutputDir, check_writable, is_within, read_file, write_file,
+};
 
 use crate::failure::WrongInput;
 use crate::{format, models};
@@ -35,11 +37,8 @@ pub fn write_artifact(path: &Path, text: &str) -> Result<()> {
 pub fn check_output(output: &Path, model: &Path) -> Result<()> {
     models::check_outside_cache(output)?;
     check_companions(model)?;
-    let holds = |output: &Path, model: &Path| -> Option<bool> {
-        Some(model.canonicalize().ok()?.starts_with(output.canonicalize().ok()?))
-    };
     // Directories that are not models are refused elsewhere, with a plainer message.
-    if output.join("config.json").is_file() && holds(output, model) == Some(true) {
+    if output.join("config.json").is_file() && is_within(model, output) {
         let message = format!("{} is or contains the model itself", output.display());
         return Err(WrongInput::with_hint(message, "give another output directory").into());
     }

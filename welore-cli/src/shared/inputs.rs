@@ -4,9 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::checkpoint::PLAN_FILE;
+use welore_burn::files::{OutputDir, is_within};
 
 use crate::failure::WrongInput;
 use crate::models::{is_artifact, is_model_part};
+use crate::settings;
 
 /// Refuses an output file that is one of the inputs, that is a file in a directory that is one, or
 /// that would become a part of a model there. Pages, spectra, calibrations and plans that an earlier
@@ -26,14 +28,18 @@ pub fn check_apart<'a>(
     }
     let Some(place) = place_of(output) else { return Ok(()) };
     let name = place.file_name().unwrap_or_default().to_string_lossy().into_owned();
-    for input in inputs {
+    let Some(dir) = place.parent() else { return Ok(()) };
+    for input in inputs.into_iter().chain(settings::file()) {
         // A model of the Hub is no path.
         let Ok(input_place) = input.canonicalize() else { continue };
-        let message = if place == input_place {
+        let is_in = |dir: &Path, other: &Path| is_within(dir, other) && is_within(other, dir);
+        let is_input = place.file_name() == input_place.file_name()
+            && input_place.parent().is_some_and(|other| is_in(dir, other));
+        let message = if is_input {
             format!("{} is an input of this command", output.display())
-        } else if place.parent() == Some(&input_place) && is_model_part(&name) {
+        } else if is_in(dir, &input_place) && is_model_part(&name) {
             format!("{} would be a part of the model in {}", output.display(), input.display())
-        } else if place.starts_with(&input_place) && place.is_file() && !is_free(&place, &name) {
+        } else if is_within(dir, &input_place) && place.is_file() && !is_free(&place, &name) {
             format!("{} is a file of {}", output.display(), input.display())
         } else {
             continue;
@@ -43,11 +49,36 @@ pub fn check_apart<'a>(
     Ok(())
 }
 
-/// Where a file is or would be, with all links resolved.
+/// Refuses an output directory that holds one of the inputs: it would be replaced with everything in
+/// it.
+///
+/// # Errors
+///
+/// [`FileError::InputInside`](welore_burn::files::FileError::InputInside).
+pub fn check_outside<'a>(
+    output: &Path,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
+    let inputs: Vec<&Path> = inputs.into_iter().chain(settings::file()).collect();
+    Ok(OutputDir::check_outside(output, &inputs)?)
+}
+
+/// Where a file is or would be, with all links resolved, also those that lead to nothing yet.
 pub fn place_of(path: &Path) -> Option<PathBuf> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let parent = parent.unwrap_or(Path::new("."));
-    path.canonicalize().ok().or_else(|| Some(parent.canonicalize().ok()?.join(path.file_name()?)))
+    let mut path = path.to_path_buf();
+    // Linux follows no more links.
+    for _ in 0..40 {
+        if let Ok(place) = path.canonicalize() {
+            return Some(place);
+        }
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = parent.unwrap_or(Path::new(".")).canonicalize().ok()?;
+        match path.read_link() {
+            Ok(link) => path = parent.join(link),
+            Err(_) => return Some(parent.join(path.file_name()?)),
+        }
+    }
+    None
 }
 
 /// Whether a file in an input directory may be replaced.
@@ -73,6 +104,7 @@ mod tests {
         ];
         files.iter().for_each(|(name, text)| std::fs::write(path(name), text).unwrap());
         std::os::unix::fs::symlink(path("text"), path("link")).unwrap();
+        std::os::unix::fs::symlink("model/merges.txt", path("dangling")).unwrap();
         let inputs = [path("text"), path("model"), path("org/name")];
         let refused = |output: &str| {
             let inputs = inputs.iter().map(|input| input.as_path());
@@ -81,6 +113,7 @@ mod tests {
         for output in [
             "text",
             "link",
+            "dangling",
             "model/../text",
             "model/config.json",
             "model/welore_plan.json",

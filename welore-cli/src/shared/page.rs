@@ -13,6 +13,7 @@ use super::inputs::{check_apart, place_of};
 use super::{card, gradients};
 use crate::args::PageArgs;
 use crate::failure::WrongInput;
+use crate::models::is_page;
 
 /// An empty page.
 pub fn new_page(title: &str) -> Report {
@@ -23,7 +24,7 @@ pub fn new_page(title: &str) -> Report {
 /// one of its inputs.
 pub fn check_page<'a>(
     args: &PageArgs,
-    output: Option<&Path>,
+    output: Option<&'a Path>,
     inputs: impl IntoIterator<Item = &'a Path>,
 ) -> Result<()> {
     let Some(path) = &args.report else { return Ok(()) };
@@ -32,7 +33,12 @@ pub fn check_page<'a>(
         return Err(WrongInput::with_hint(message, "give the page another name").into());
     }
     check_artifact(Some(path))?;
-    check_apart(Some(path), inputs)
+    // It may be in the output, or belong to a model that this command does not read.
+    if path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0) && !is_page(path) {
+        let message = format!("{} exists and is not a page", path.display());
+        return Err(WrongInput::with_hint(message, "give the page another name").into());
+    }
+    check_apart(Some(path), inputs.into_iter().chain(output))
 }
 
 /// Writes the requested page, if any, with what `fill` puts on it.
