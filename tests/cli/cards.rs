@@ -82,3 +82,25 @@ fn other_directories_have_no_place_for_a_score() {
     sandbox.refuses(&format!("eval model {EVAL} --record"), "README.md");
     assert_eq!(sandbox.read("model/README.md"), b"# Mine\n");
 }
+
+#[cfg(unix)]
+#[test]
+fn score_is_recorded_through_a_link_but_not_outside_of_the_directory() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("compress model --err 0.5 -o low");
+    let line = format!("eval low {EVAL} --record");
+    let move_card = |to: &str| {
+        std::fs::rename(sandbox.path("low/README.md"), sandbox.path("low").join(to)).unwrap();
+        std::os::unix::fs::symlink(to, sandbox.path("low/README.md")).unwrap();
+    };
+    move_card("CARD.md");
+    sandbox.gives(&line);
+    assert!(sandbox.path("low/README.md").is_symlink());
+    assert_eq!(measured(&card(&sandbox, "low")).len(), 1);
+    sandbox.remove("low/README.md");
+    std::fs::rename(sandbox.path("low/CARD.md"), sandbox.path("low/README.md")).unwrap();
+    move_card("../outside.md");
+    // Before anything is measured.
+    let line = line.replace("story.txt", "nowhere.txt");
+    sandbox.refuses(&line, "low/README.md leads out of the model directory");
+}

@@ -191,6 +191,8 @@ fn mistakes_are_found_before_the_work_that_they_would_waste() {
         (format!("{calibrate} --calibration-seq-len 1"), "at least 2 tokens"),
         (format!("{calibrate} --method sequential --follow 2"), "--follow"),
         (format!("{calibrate} --refine 1 --refine-lr 0"), "--refine-lr"),
+        (format!("{calibrate} --refine 18446744073709551615"), "--refine: must be at most 1000000"),
+        (format!("{compare} --refine 1000001"), "--refine: must be at most 1000000"),
         ("compare model --text nowhere.txt --calibrate story.txt".into(), "nowhere.txt"),
         ("compare model --text story.txt --calibrate nowhere.txt --windows 0".into(), "window"),
         (format!("{calibrate} --include nosuch"), "`nosuch`"),

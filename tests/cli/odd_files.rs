@@ -127,6 +127,20 @@ fn make_pipe(sandbox: &Sandbox, name: &str) {
 
 #[cfg(unix)]
 #[test]
+fn pipes_in_the_cache_of_spectra_are_not_waited_for() {
+    const ANALYZE: &str = "analyze model --json";
+    let sandbox = Sandbox::new();
+    let first = sandbox.gives(ANALYZE).stdout;
+    let pipe = sandbox.cached().remove(0);
+    make_pipe(&sandbox, pipe.to_str().unwrap());
+    let again = run_for_a_while(&sandbox, ANALYZE);
+    assert_eq!((again.code, &again.stdout), (Some(0), &first), "{}", again.stderr);
+    assert!(again.stderr.contains("27 of 28 matrices"), "{}", again.stderr);
+    assert!(pipe.symlink_metadata().unwrap().is_file(), "a file has taken its place");
+}
+
+#[cfg(unix)]
+#[test]
 fn pipes_in_a_model_directory_are_not_waited_for() {
     const COMPRESS: &str = "compress model --err 0.5 -o out";
     for (file, line, code) in [

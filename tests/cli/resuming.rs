@@ -161,6 +161,29 @@ fn whatever_is_in_the_place_of_the_model_is_kept() {
 }
 
 #[test]
+fn another_model_is_not_passed_off_as_that_of_the_run() {
+    let sandbox = finished();
+    let written = sandbox.read("run/model/model.safetensors");
+    let digest = sandbox.read("run/model.digest");
+    sandbox.gives("compress model --err 0.3 -o run/model --force");
+    sandbox.refuses(RESUME, "run/model is not what this run wrote");
+    fs::remove_dir_all(sandbox.path("run/model")).unwrap();
+    sandbox.duplicate("model", "run/model");
+    sandbox.refuses(RESUME, "run/model is not what this run wrote");
+    // Out of the way, the run writes its own again.
+    fs::remove_dir_all(sandbox.path("run/model")).unwrap();
+    sandbox.gives(RESUME);
+    assert!(sandbox.read("run/model/model.safetensors") == written);
+    assert_eq!(sandbox.read("run/model.digest"), digest);
+    // A score on its card does not make it another model.
+    sandbox.gives("eval run/model --text story.txt --seq-len 64 --windows 1 --record");
+    sandbox.gives(RESUME);
+    // Runs of earlier versions do not say what they wrote.
+    sandbox.remove("run/model.digest");
+    sandbox.gives(RESUME);
+}
+
+#[test]
 fn start_that_was_killed_can_be_made_again() {
     let sandbox = Sandbox::new();
     fs::create_dir_all(sandbox.path("run/.welore-1.partial")).unwrap();

@@ -1,6 +1,6 @@
 use std::collections::HashSet;
-use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::files::{FileError, read_existing};
 use crate::linalg::DECOMPOSITION;
 
 const FORMAT: &str = "welore-spectrum";
@@ -57,8 +58,18 @@ impl SpectrumCache {
     /// flag is true if an earlier process measured them.
     pub fn find(&self, digest: &str, count: usize) -> Option<(Vec<f64>, bool)> {
         let path = self.path(digest);
-        let file = File::open(&path).ok()?;
-        match read(file, digest, count) {
+        // A number takes at most 25 bytes, and nothing else in the file grows with their count.
+        let longest = 1000 + 30 * count as u64;
+        let text = match read_existing(&path, longest) {
+            Ok(text) => text?,
+            // It would be the same for every matrix; `keep` reports once what is wrong there.
+            Err(FileError::Io { .. }) => return None,
+            Err(error) => {
+                tracing::warn!("{error}; ignored, measuring again");
+                return None;
+            }
+        };
+        match parse(&text, digest, count) {
             Ok(values) => {
                 let here = self.measured.lock().unwrap_or_else(PoisonError::into_inner);
                 Some((values?, !here.contains(digest)))
@@ -117,16 +128,9 @@ fn sweep(dir: &Path) {
     }
 }
 
-/// The values in a file; `None` if another version of this program wrote it.
-fn read(file: File, digest: &str, count: usize) -> Result<Option<Vec<f64>>, String> {
-    // A number takes at most 25 bytes, and nothing else in the file grows with their count.
-    let longest = 1000 + 30 * count as u64;
-    let mut text = Vec::new();
-    file.take(longest + 1).read_to_end(&mut text).map_err(|error| error.to_string())?;
-    if text.len() as u64 > longest {
-        return Err("it is too large".into());
-    }
-    let entry: Entry = serde_json::from_slice(&text).map_err(|error| error.to_string())?;
+/// The values in the content of a file; `None` if another version of this program wrote it.
+fn parse(text: &[u8], digest: &str, count: usize) -> Result<Option<Vec<f64>>, String> {
+    let entry: Entry = serde_json::from_slice(text).map_err(|error| error.to_string())?;
     let versions = (entry.version, entry.decomposition);
     if entry.format != FORMAT {
         return Err(format!("its format is `{}`", entry.format));
@@ -155,6 +159,7 @@ fn check_of(values: &[f64]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::time::SystemTime;
 
     use super::*;

@@ -1,9 +1,10 @@
 //! The model card in a compressed directory.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::files::{read_file, replace_file, write_file};
+use welore_burn::checkpoint::CheckpointError;
+use welore_burn::files::{FileError, read_file, replace_file, write_file};
 use welore_burn::forms::Precision;
 use welore_burn::plan::RankPlan;
 use welore_burn::report::{ConvertedCard, Measurement, ModelCard, converted_card, tuned_card};
@@ -99,8 +100,7 @@ pub fn record(directory: &Path, measured: Measurement<'_>) -> Result<()> {
     let Some(card) = read_card(directory).and_then(|card| measured.add_to(&card)) else {
         return Err(no_table(&path).into());
     };
-    // The directory may be somebody else's work, with a link in it.
-    replace_file(&path, card.as_bytes())?;
+    replace_file(place_of(&path, directory)?, card.as_bytes())?;
     note!("recorded in {}", path.display());
     Ok(())
 }
@@ -109,8 +109,22 @@ pub fn record(directory: &Path, measured: Measurement<'_>) -> Result<()> {
 pub fn check_record(directory: &Path) -> Result<()> {
     let nothing = Measurement { score: "", value: 0.0, of: "", made_by: "" };
     match read_card(directory).and_then(|card| nothing.add_to(&card)) {
-        Some(_) => Ok(()),
+        Some(_) => place_of(&directory.join(CARD), directory).map(drop),
         None => Err(no_table(&directory.join(CARD)).into()),
+    }
+}
+
+/// The file of a card that exists. A link is followed, but not out of the directory, which may be
+/// somebody else's work.
+fn place_of(card: &Path, directory: &Path) -> Result<PathBuf> {
+    if !card.is_symlink() {
+        return Ok(card.into());
+    }
+    let real = |path: &Path| path.canonicalize().map_err(FileError::io(path));
+    let (target, home) = (real(card)?, real(directory)?);
+    match target.starts_with(home) {
+        true => Ok(target),
+        false => Err(CheckpointError::LeadsOut { link: card.into(), target }.into()),
     }
 }
 

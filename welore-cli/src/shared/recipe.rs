@@ -156,6 +156,9 @@ impl Recipe {
     }
 }
 
+/// The most epochs that a block is refined for.
+const MOST_EPOCHS: usize = 1_000_000;
+
 /// Checks the options of compressing block by block.
 pub fn check_blockwise(args: &BlockwiseArgs) -> Result<()> {
     if !(0.0..=1.0).contains(&args.follow) {
@@ -163,6 +166,10 @@ pub fn check_blockwise(args: &BlockwiseArgs) -> Result<()> {
     }
     if !(args.refine_lr.is_finite() && args.refine_lr > 0.0) {
         return refuse("--refine-lr: must be a number above 0");
+    }
+    // As many as `train --epochs` takes.
+    if args.refine > MOST_EPOCHS {
+        return refuse(format!("--refine: must be at most {MOST_EPOCHS} epochs"));
     }
     if args.fit_windows == Some(0) {
         return refuse("--fit-windows: must be at least 1");

@@ -71,7 +71,7 @@ fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     request::check_context(args, run.options.seq_len, &config)?;
     let last = Checkpoints::of_run(dir, &run.identity()).last(&run.options)?;
     let is_done = last.is_some_and(|(at, _)| at.is_last(&run.options));
-    finish::check_model(&dir.join("model"), is_done)?;
+    finish::check_model(dir, is_done)?;
     let inputs = data::again(&run, &config, dir)?;
     let run = Run { args, dir, run, compute };
     let (training, inputs) = run.open(inputs)?;
@@ -122,13 +122,13 @@ impl Run<'_> {
         let Self { args, dir, run, .. } = self;
         let _log = log::open(dir)?;
         self.tell(&training, inputs.rows.len())?;
-        let finished = training.is_done() && dir.join("model").is_dir();
+        let model = finish::model_of(dir);
+        let finished = training.is_done() && model.is_dir();
         self.take_steps(&mut training, &inputs)?;
-        let model = dir.join("model");
         if !finished {
             // The first check may be hours ago.
-            finish::check_model(&model, false)?;
-            finish::write_model(&training, run, &model)?;
+            finish::check_model(dir, false)?;
+            finish::write_model(&training, run, dir)?;
             tracing::info!("done at step {}", training.position().step);
         }
         if run.track_gradients.is_some() {
