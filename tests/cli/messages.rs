@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::support::{Outcome, Sandbox};
 use crate::training::SHORT;
 
@@ -140,8 +142,8 @@ fn what_may_not_be_looked_at_is_not_called_missing() {
         "inspect locked/model",
         "train --resume locked/model",
     ];
-    let said: Vec<String> =
-        lines.into_iter().map(|line| sandbox.run(line).stderr).filter(|_| is_refused).collect();
+    let lines = lines.into_iter().filter(|_| is_refused);
+    let said: Vec<String> = lines.map(|line| sandbox.run(line).stderr).collect();
     allow(0o755);
     for said in said {
         assert!(said.contains("locked/model") && said.contains("ermission denied"), "{said}");
@@ -156,11 +158,11 @@ fn a_text_that_ends_with_the_context_says_so() {
         config["eos_token_id"] = Vec::<u32>::new().into();
     });
     let line = "generate model --prompt Mia --json";
-    let count = |result: &serde_json::Value, key: &str| result[key].as_array().unwrap().len();
+    let count = |result: &Value, key: &str| result[key].as_array().unwrap().len();
 
     // The default is more than fits, but nobody asked for it.
     let outcome = sandbox.gives(line);
-    let result: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let result: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(result["ended"], "context");
     // The last token is predicted from a full context.
     assert_eq!(count(&result, "prompt_ids") + count(&result, "ids"), 25);
@@ -175,7 +177,7 @@ fn a_text_that_ends_with_the_context_says_so() {
 
     let outcome = sandbox.gives(&format!("{line} --max-new-tokens {most}"));
     assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
-    let result: serde_json::Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let result: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(result["ended"], "max_new_tokens");
 
     // Now the first token that it writes ends the text.

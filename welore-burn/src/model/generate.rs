@@ -94,7 +94,7 @@ pub fn generate<M: LanguageModel>(
 /// Number of tokens that fit in the model's context after a prompt. The last of them is predicted
 /// from a full context, and need not fit in it itself.
 pub fn most_new_tokens(model: &impl LanguageModel, prompt: &[u32]) -> usize {
-    (model.context() + 1).saturating_sub(prompt.len())
+    model.context().saturating_add(1).saturating_sub(prompt.len())
 }
 
 /// Checks that a model can continue a prompt, before its weights are loaded.

@@ -37,7 +37,7 @@ pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model 
 /// # Errors
 ///
 /// [`HubError`] and others for a model that cannot be fetched, [`FileError`] for a path that may not
-/// be looked at, and for a file that is no model or a
+/// be looked at, and [`WrongInput`](crate::failure::WrongInput) for a file that is no model or a
 /// directory that holds something else.
 pub fn directory_of(model: &Path) -> Result<PathBuf> {
     let found = resolve(model, true)?;
