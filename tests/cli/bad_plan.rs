@@ -81,6 +81,16 @@ fn values_of_a_wrong_type_are_refused() {
 }
 
 #[test]
+fn unknown_fields_are_refused_wherever_they_are() {
+    let sandbox = planned();
+    sandbox.edit_json("plan.json", |plan| plan["max_rnak"] = json!(9));
+    sandbox.refuses(COMPRESS, "max_rnak");
+    let sandbox = planned();
+    sandbox.edit_json("plan.json", |plan| q_proj(plan)["rnak"] = json!(9));
+    sandbox.refuses(COMPRESS, "rnak");
+}
+
+#[test]
 fn plan_must_have_every_matrix_once() {
     let sandbox = planned();
     sandbox.edit_json("plan.json", |plan| {

@@ -88,7 +88,7 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 12] = [
+const IDLE_TOO: [(&str, &str); 18] = [
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
         "plan plan.json",
@@ -124,6 +124,21 @@ const IDLE_TOO: [(&str, &str); 12] = [
         "compress model --keep-params 0.8 --calibrate story.txt --gradient-windows 0 \
          --method whitened -o out",
         "probe-windows=2 shrink-gradients=0.1",
+    ),
+    ("compress model --err 0.4 --calibrate story.txt -o out", "probe-windows=3"),
+    ("compress model --err 0.4 --calibrate story.txt --policy loss -o out", "probe-windows=3"),
+    (
+        "compress model --err 0.4 --calibrate story.txt --method whitened -o out",
+        "gradient-windows=3 probe-windows=3",
+    ),
+    (
+        "compress model --err 0.4 --calibrate story.txt --method svd --refine 1 -o out",
+        "gradient-windows=3",
+    ),
+    ("compare model --text story.txt --calibrate story.txt --methods svd,best", "probe-windows=3"),
+    (
+        "compare model --text story.txt --calibrate story.txt --methods svd,whitened",
+        "gradient-windows=3",
     ),
 ];
 

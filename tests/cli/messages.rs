@@ -2,6 +2,8 @@
 
 use std::fs;
 
+use serde_json::Value;
+
 use crate::support::{Outcome, Sandbox};
 use crate::training::SHORT;
 
@@ -10,7 +12,7 @@ const AMOUNT: &str =
     "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2 --calibrate story.txt";
 
 /// A command line, words of its error, and words of its hint.
-const REFUSED: [(&str, &str, &str); 37] = [
+const REFUSED: [(&str, &str, &str); 39] = [
     ("analyze model --no-cache --max-memory 294911", "294.912 kB", "a larger --max-memory"),
     ("analyze model --no-cache --max-memory 294911", "294.911 kB allowed", "--max-memory"),
     ("analyze model -o nowhere/spectra.json", "its directory does not exist", "path of a file"),
@@ -46,6 +48,16 @@ const REFUSED: [(&str, &str, &str); 37] = [
     ("eval plan.json --text story.txt", "plan.json is a plan, not", "--plan plan.json -o DIR"),
     ("eval model --text array.json", "array.json: a JSON array", "jq -c '.[]' array.json"),
     ("eval model --task jsonl --data array.json", "where JSONL is read", "each object on a line"),
+    (
+        "plan model --err 0.5 --calibration model",
+        "model: not a calibration: it is a directory",
+        "`welore-cli calibrate`",
+    ),
+    (
+        "plan model --err 0.5 --calibration nowhere",
+        "nowhere: no such file",
+        "`welore-cli calibrate`",
+    ),
     (
         "calibrate model --text array.json -o seen --too-little shrink",
         "neither plain text nor JSONL",
@@ -96,6 +108,83 @@ const MISUSED: [(&str, &str); 15] = [
     ("train model --text story.txt -o run --track-gradients 0", "must be at least 1"),
     ("train model --text story.txt -o run --seed 1.5", "must be a whole number"),
 ];
+
+#[test]
+fn a_variable_with_a_wrong_value_is_named_itself() {
+    let sandbox = Sandbox::new();
+    let line = "eval model --text story.txt";
+    let with = |line: &str| Outcome::of(sandbox.command(line).env("WELORE_BACKEND", "zz"));
+    let outcome = with(line);
+    let message = outcome.complaint(2);
+    assert!(message.contains("WELORE_BACKEND=zz: "), "{message}");
+    assert!(outcome.stderr.contains("auto, "), "{}", outcome.stderr);
+    // What is typed takes the place of the variable.
+    let typed = with(&format!("{line} --backend yy"));
+    assert!(typed.stderr.contains("'yy' for '--backend"), "{}", typed.stderr);
+}
+
+/// Whoever may do everything is not refused, such as root.
+#[cfg(unix)]
+#[test]
+fn what_may_not_be_looked_at_is_not_called_missing() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let sandbox = Sandbox::new();
+    let locked = sandbox.path("locked");
+    fs::create_dir(&locked).unwrap();
+    sandbox.duplicate("model", "locked/model");
+    let allow = |mode| fs::set_permissions(&locked, fs::Permissions::from_mode(mode)).unwrap();
+    allow(0o000);
+    let is_refused = fs::metadata(sandbox.path("locked/model")).is_err();
+    let lines = [
+        "plan locked/model --err 0.5",
+        "eval locked/model --text story.txt",
+        "inspect locked/model",
+        "train --resume locked/model",
+    ];
+    let lines = lines.into_iter().filter(|_| is_refused);
+    let said: Vec<String> = lines.map(|line| sandbox.run(line).stderr).collect();
+    allow(0o755);
+    for said in said {
+        assert!(said.contains("locked/model") && said.contains("ermission denied"), "{said}");
+    }
+}
+
+#[test]
+fn a_text_that_ends_with_the_context_says_so() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_json("model/config.json", |config| {
+        config["max_position_embeddings"] = 24.into();
+        config["eos_token_id"] = Vec::<u32>::new().into();
+    });
+    let line = "generate model --prompt Mia --json";
+    let count = |result: &Value, key: &str| result[key].as_array().unwrap().len();
+
+    // The default is more than fits, but nobody asked for it.
+    let outcome = sandbox.gives(line);
+    let result: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(result["ended"], "context");
+    // The last token is predicted from a full context.
+    assert_eq!(count(&result, "prompt_ids") + count(&result, "ids"), 25);
+    assert_eq!(outcome.stderr.matches("context of 24 tokens is full").count(), 1);
+
+    let most = count(&result, "ids");
+    let outcome = sandbox.gives(&format!("{line} --max-new-tokens 600"));
+    let warning = format!("--max-new-tokens 600: at most {most} tokens can follow");
+    assert!(outcome.stderr.contains(&warning), "{}", outcome.stderr);
+    assert_eq!(outcome.stderr.matches("warning: ").count(), 1, "{}", outcome.stderr);
+    assert!(outcome.stdout.contains("\"context\""), "{}", outcome.stdout);
+
+    let outcome = sandbox.gives(&format!("{line} --max-new-tokens {most}"));
+    assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
+    let result: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    assert_eq!(result["ended"], "max_new_tokens");
+
+    // Now the first token that it writes ends the text.
+    let first = result["ids"][0].clone();
+    sandbox.edit_json("model/config.json", |config| config["eos_token_id"] = first);
+    assert_eq!(sandbox.json(line)["ended"], "end_token");
+}
 
 #[test]
 fn numbers_that_cannot_be_are_refused_in_plain_words() {
@@ -181,7 +270,7 @@ fn directory_for_temporary_files_is_missed_before_any_work_and_only_where_it_is_
     for line in [
         "demo",
         &format!("compress model {AMOUNT} --keep-params 0.7 -o low"),
-        &format!("compare model --text story.txt {AMOUNT} --methods svd --seq-len 64 --windows 1"),
+        &format!("compare model --text story.txt {AMOUNT} --methods best --seq-len 64 --windows 1"),
     ] {
         let message = run(line).complaint(2);
         let said = message.contains("TMPDIR=") && message.contains("nowhere: no such directory");

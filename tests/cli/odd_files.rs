@@ -330,6 +330,19 @@ fn absurd_ranks_of_adapters_are_refused_before_anything_is_merged() {
     }
 }
 
+#[test]
+fn a_rank_at_which_no_gradient_is_projected_is_refused_with_the_largest() {
+    let sandbox = Sandbox::new();
+    for rank in ["64", "99999999"] {
+        for end in ["", " --dry-run"] {
+            let line = format!("train model --trainable galore --galore-rank {rank} {TRAIN}{end}");
+            let message = sandbox.refuses(&line, "--galore-rank");
+            assert!(message.contains("the largest possible is 63"), "{message}");
+        }
+    }
+    sandbox.gives(&format!("train model --trainable galore --galore-rank 63 {TRAIN} --dry-run"));
+}
+
 /// A model in `big` whose MLP would have a terabyte if its factors of rank 1 were merged.
 #[cfg(target_os = "linux")]
 fn big() -> Sandbox {

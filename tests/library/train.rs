@@ -251,7 +251,8 @@ fn clipping_scales_all_gradients_to_the_norm() {
 fn only_the_chosen_part_moves() {
     for trainable in [Trainable::Lrc, Trainable::Nlrc, Trainable::Full, Trainable::Galore] {
         let scratch = tempfile::tempdir().unwrap();
-        let options = TrainOptions { trainable, ..options() };
+        let mut options = TrainOptions { trainable, ..options() };
+        options.galore.rank = 4;
         let mut training = start(compressed(), options, scratch.path());
         let before = parameters(training.model());
         run(&mut training, usize::MAX).unwrap();
@@ -612,6 +613,12 @@ fn checkpoints_of_another_model_and_too_little_data_are_refused() {
     large.lora.rank = 1_000_000_000;
     let error = select_trainable(compressed(), &large).unwrap_err();
     assert!(matches!(&error, TrainError::Option { name: "lora.rank", .. }), "{error}");
+    let mut large = TrainOptions { trainable: Trainable::Galore, ..options() };
+    large.galore.rank = 64;
+    let error = select_trainable(compressed(), &large).unwrap_err();
+    assert!(matches!(&error, TrainError::Option { name: "galore.rank", .. }), "{error}");
+    large.galore.rank = 63;
+    assert!(select_trainable(compressed(), &large).is_ok());
 
     let short = TokenRows::windows(vec![1; 32 * 3], 32);
     let options = TrainOptions { batch_size: 4, ..options() };

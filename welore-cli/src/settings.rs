@@ -48,7 +48,8 @@ pub fn read(mut words: Vec<OsString>) -> Result<(Cli, Typed)> {
             error.print().context("standard output")?;
             std::process::exit(0);
         }
-        if let Some(mistake) = stray_prompt(&words, error) {
+        let mistake = stray_prompt(&words, error).or_else(|| wrong_variable(&words, error));
+        if let Some(mistake) = mistake {
             return Err(mistake.into());
         }
         error.exit();
@@ -90,6 +91,32 @@ fn stray_prompt(words: &[OsString], error: &clap::Error) -> Option<WrongInput> {
             "welore-cli generate MODEL --prompt \"TEXT\", in quotes if it has several words",
         )
     })
+}
+
+/// The mistake of a variable whose value its option cannot have. The parser would name the option,
+/// which was not typed.
+fn wrong_variable(words: &[OsString], error: &clap::Error) -> Option<WrongInput> {
+    let (Some(ContextValue::String(option)), Some(ContextValue::String(value))) =
+        (error.get(ContextKind::InvalidArg), error.get(ContextKind::InvalidValue))
+    else {
+        return None;
+    };
+    let cli = Cli::command();
+    let command = cli.find_subcommand(words.get(place_of_command(words, &cli))?)?;
+    let name = option.split([' ', '=']).next()?.strip_prefix("--")?;
+    let arg = command.get_arguments().find(|arg| arg.get_long() == Some(name))?;
+    let variable = arg.get_env()?;
+    let typed = format!("--{name}");
+    let is_typed = words.iter().any(|word| word.to_string_lossy().starts_with(&typed));
+    if is_typed || var_os(variable).is_none_or(|set| set.to_string_lossy() != *value) {
+        return None;
+    }
+    let message = format!("{}={value}: not a value of {typed}", variable.to_string_lossy());
+    let hint = match error.get(ContextKind::ValidValue) {
+        Some(ContextValue::Strings(values)) => Some(format!("give one of {}", values.join(", "))),
+        _ => None,
+    };
+    Some(WrongInput { message, hint })
 }
 
 /// The file to read, if any.

@@ -400,7 +400,7 @@ fn calibration(error: &CalibrationError) -> Option<Verdict> {
         E::Checkpoint(_) | E::File(_) | E::Form { .. } | E::Shared(_) | E::Interrupted(_) => {
             return None;
         }
-        E::NotCalibration { .. } | E::Version { .. } => {
+        E::Missing { .. } | E::NotCalibration { .. } | E::Version { .. } => {
             Verdict::input("make a calibration with `welore-cli calibrate`")
         }
         E::Foreign { .. } => Verdict::input("calibrate this model"),

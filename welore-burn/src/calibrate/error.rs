@@ -19,6 +19,12 @@ pub enum CalibrationError {
     /// A file cannot be read or written.
     #[error("{0}")]
     File(#[from] FileError),
+    /// There is no such file.
+    #[error("{path}: no such file", path = path.display())]
+    Missing {
+        /// The path.
+        path: PathBuf,
+    },
     /// The file is not a calibration.
     #[error("{path}: not a calibration: {reason}", path = path.display())]
     NotCalibration {

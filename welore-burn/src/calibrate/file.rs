@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
@@ -12,7 +13,7 @@ use super::error::CalibrationError;
 use super::text::TextRecord;
 use crate::artifact::{Header, in_words};
 use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
-use crate::files::{FileError, StagedFile};
+use crate::files::{FileError, StagedFile, check_input};
 use crate::forms::TensorSpec;
 use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
@@ -203,6 +204,13 @@ pub(super) struct CalibrationFile {
 impl CalibrationFile {
     pub fn open(path: &Path) -> Result<Self, CalibrationError> {
         let not = |reason: String| CalibrationError::NotCalibration { path: path.into(), reason };
+        match check_input(path, u64::MAX) {
+            Err(FileError::NotAFile { what, .. }) => return Err(not(format!("it is {what}"))),
+            Err(FileError::Io { source, .. }) if source.kind() == ErrorKind::NotFound => {
+                return Err(CalibrationError::Missing { path: path.into() });
+            }
+            found => found?,
+        }
         let tensors = Checkpoint::open_file(path)?;
         let (_, text) = tensors.raw(MANIFEST).map_err(|_| not("it has no manifest".into()))?;
         let text = std::str::from_utf8(text).map_err(|_| not("it is not UTF-8 text".into()))?;

@@ -16,7 +16,7 @@ pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
 pub use module::{as_stored, check_module, load_module, save_module};
 pub(crate) use module::{load_weights, with_forms};
-pub(crate) use reader::not_finite;
 pub use reader::{Checkpoint, TensorMeta};
+pub(crate) use reader::{check_directory, not_finite};
 pub use shards::{DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 pub use stored::{PLAN_FILE, StoredMatrix};

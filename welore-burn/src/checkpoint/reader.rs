@@ -1,5 +1,6 @@
 use std::collections::HashMap;
 use std::collections::btree_map::{BTreeMap, Entry};
+use std::io::ErrorKind;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
@@ -10,7 +11,7 @@ use serde::Deserialize;
 use super::error::{CheckpointError, MissingKind, TensorProblem};
 use super::shards::LONGEST_HEADER;
 use crate::artifact::in_words;
-use crate::files::{LARGEST_INDEX, MappedFile, read_file};
+use crate::files::{FileError, LARGEST_INDEX, MappedFile, read_file};
 use crate::forms::{FormError, TensorSpec};
 use crate::linalg::{LinalgError, Matrix};
 use crate::modules::{MatrixName, natural_key};
@@ -69,6 +70,17 @@ struct ShardIndex {
     weight_map: BTreeMap<String, String>,
 }
 
+/// Checks that there is a directory, or says that looking for it is not permitted.
+pub(crate) fn check_directory(dir: &Path) -> Result<(), CheckpointError> {
+    match dir.metadata() {
+        Ok(found) if found.is_dir() => Ok(()),
+        Err(error) if error.kind() == ErrorKind::PermissionDenied => {
+            Err(FileError::io(dir)(error).into())
+        }
+        _ => Err(CheckpointError::Missing { path: dir.into(), what: MissingKind::Directory }),
+    }
+}
+
 impl Checkpoint {
     /// Opens `model.safetensors`, or the shards that `model.safetensors.index.json` names.
     ///
@@ -79,9 +91,7 @@ impl Checkpoint {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self, CheckpointError> {
         let dir = dir.as_ref();
         let missing = |path: &Path, what| CheckpointError::Missing { path: path.into(), what };
-        if !dir.is_dir() {
-            return Err(missing(dir, MissingKind::Directory));
-        }
+        check_directory(dir)?;
         let mut checkpoint = Self::empty(dir);
         let (single, index) = (dir.join(SINGLE_FILE), dir.join(INDEX_FILE));
         if single.is_file() {

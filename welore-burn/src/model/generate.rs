@@ -68,13 +68,13 @@ pub fn generate<M: LanguageModel>(
     mut on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Vec<u32>, GenerateError> {
     check_prompt(model, prompt)?;
-    let (device, context) = (device_of(model), model.context());
+    let device = device_of(model);
+    let most = options.max_new_tokens.min(most_new_tokens(model, prompt));
     let mut cache = model.cache();
-    let (mut generated, mut seen) = (Vec::new(), 0);
+    let mut generated = Vec::new();
     let mut input = prompt.to_vec();
-    while generated.len() < options.max_new_tokens && seen < context {
+    while generated.len() < most {
         let logits = last_logits(model, &input, &mut cache, &device);
-        seen += input.len();
         if logits.iter().any(|x| !x.is_finite()) {
             return Err(GenerateError::NotFinite { generated: generated.len() });
         }
@@ -89,6 +89,12 @@ pub fn generate<M: LanguageModel>(
         input = vec![token];
     }
     Ok(generated)
+}
+
+/// Number of tokens that fit in the model's context after a prompt. The last of them is predicted
+/// from a full context, and need not fit in it itself.
+pub fn most_new_tokens(model: &impl LanguageModel, prompt: &[u32]) -> usize {
+    model.context().saturating_add(1).saturating_sub(prompt.len())
 }
 
 /// Checks that a model can continue a prompt, before its weights are loaded.

@@ -7,7 +7,8 @@ use super::decoder::Decoder;
 use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_module, load_weights, with_forms,
+    Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_directory, check_module,
+    load_weights, with_forms,
 };
 use crate::files::{FileError, LARGEST_CONFIG, read_existing};
 use crate::forms::{Form, skeleton};
@@ -52,9 +53,7 @@ pub struct LoadedModel {
 pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
     let dir = dir.as_ref();
     let path = dir.join("config.json");
-    if !dir.is_dir() {
-        return Err(missing(dir, MissingKind::Directory));
-    }
+    check_directory(dir)?;
     let bytes = read_existing(&path, LARGEST_CONFIG).map_err(file_error)?;
     let bytes = bytes.ok_or_else(|| missing(&path, MissingKind::File))?;
     let text = String::from_utf8(bytes).map_err(|_| LoadError::Config {

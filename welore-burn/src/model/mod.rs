@@ -27,7 +27,7 @@ pub use config::{DecoderConfig, RopeScaling};
 pub(crate) use cross_entropy::{cross_entropy, leaf, token_losses};
 pub use decoder::{Decoder, DecoderBody, Pass};
 pub use families::model_types;
-pub use generate::{GenerateError, GenerateOptions, check_prompt, generate};
+pub use generate::{GenerateError, GenerateOptions, check_prompt, generate, most_new_tokens};
 pub use hf_config::ConfigError;
 pub(crate) use language::as_tensor;
 pub use language::{LanguageModel, ModelMatrix, device_of, projections};

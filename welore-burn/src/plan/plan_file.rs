@@ -27,6 +27,7 @@ const LARGEST: usize = 1 << 28;
 /// The rank and the form of every matrix. `plan` writes it, `compress` carries it out, and a
 /// compressed model directory contains it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct RankPlan {
     format: String,
     version: u32,

@@ -77,7 +77,8 @@ impl Default for LoraOptions {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct GaloreOptions {
-    /// Rank of the projected gradients.
+    /// Rank of the projected gradients, below the full rank of the largest matrix. Smaller matrices
+    /// train without projection.
     pub rank: usize,
     /// Steps between new projections.
     pub refresh: usize,

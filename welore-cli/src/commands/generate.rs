@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::data::TextTokenizer;
-use welore_burn::model::{GenerateOptions, Sampler, check_prompt, generate, open_model};
+use welore_burn::model::{
+    GenerateOptions, LanguageModel, Sampler, check_prompt, generate, most_new_tokens, open_model,
+};
 use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
@@ -26,6 +28,17 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     // Checked here because loading weights may take long.
     check_prompt(opened.skeleton(), &prompt)?;
+    let (context, most) =
+        (opened.skeleton().context(), most_new_tokens(opened.skeleton(), &prompt));
+    let is_foreseen = args.max_new_tokens > most && typed.has("max-new-tokens");
+    if is_foreseen {
+        tell!(
+            "warning: --max-new-tokens {}: at most {} can follow this prompt, because the model's \
+             context is {context}",
+            args.max_new_tokens,
+            format::number_of(most, "token")
+        );
+    }
     let loaded = opened.load(dtype, |_| false, &mut Bar::default())?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
@@ -38,7 +51,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let mut trouble = None;
     // Otherwise the text itself shows how far it is.
     let mut task = match args.json {
-        true => Task::begin("generating", Unit::Tokens, args.max_new_tokens as u64),
+        true => Task::begin("generating", Unit::Tokens, args.max_new_tokens.min(most) as u64),
         false => Task::default(),
     };
     let started = Instant::now();
@@ -66,6 +79,16 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     if must_stop() {
         return Err(Interrupted.into());
     }
+    let ended = match tokens.len() {
+        count if count == args.max_new_tokens => "max_new_tokens",
+        count if count == most => "context",
+        _ => "end_token",
+    };
+    if ended == "context" && !is_foreseen {
+        tell!(
+            "warning: the text ends here because the model's context of {context} tokens is full"
+        );
+    }
     if !args.json {
         return Ok(());
     }
@@ -74,6 +97,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         "text": unseen,
         "prompt_ids": prompt,
         "ids": tokens,
+        "ended": ended,
         "tokens_per_second": speed,
     }))
 }

@@ -21,7 +21,7 @@ static ARTIFACTS: [(&str, &str); 6] = [
     ("\"welore-run\"", "the description of a run"),
     ("\"welore-gradients\"", "a summary of gradients"),
     ("{\"manifest\":", "a calibration"),
-    ("<!doctype html", "a page"),
+    ("<!DOCTYPE html", "a page"),
 ];
 
 /// The error for a path that exists and is no directory.
@@ -201,7 +201,7 @@ mod tests {
             (b"{\n  \"format\": \"welore-plan\",", "a plan"),
             (b"{\"format\":\"welore-spectra\",", "a file of spectra"),
             (b"\x18\0\0\0\0\0\0\0{\"manifest\":{}}", "a calibration"),
-            (b"<!doctype html>", "a page"),
+            (b"<!DOCTYPE html>", "a page"),
         ];
         for (content, what) in files {
             std::fs::write(&path, content).unwrap();

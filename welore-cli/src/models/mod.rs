@@ -17,6 +17,7 @@ mod site;
 mod transfer;
 mod verify;
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
@@ -24,6 +25,7 @@ use anyhow::Result;
 pub use error::HubError;
 use id::HubId;
 pub use kind::{is_artifact, is_model_part, is_page};
+use welore_burn::files::FileError;
 
 /// What can be given as MODEL, as a hint for a user who gave something else.
 pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model of the Hugging Face Hub such as \
@@ -34,7 +36,8 @@ pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model 
 ///
 /// # Errors
 ///
-/// [`HubError`] and others for a model that cannot be fetched, and for a file that is no model or a
+/// [`HubError`] and others for a model that cannot be fetched, [`FileError`] for a path that may not
+/// be looked at, and [`WrongInput`](crate::failure::WrongInput) for a file that is no model or a
 /// directory that holds something else.
 pub fn directory_of(model: &Path) -> Result<PathBuf> {
     let found = resolve(model, true)?;
@@ -56,6 +59,12 @@ pub fn configuration_of(model: &Path) -> Result<PathBuf> {
 }
 
 fn resolve(model: &Path, weights: bool) -> Result<PathBuf> {
+    // What may not be looked at does not seem to exist, and would be reported as missing.
+    if let Err(error) = model.metadata()
+        && error.kind() == ErrorKind::PermissionDenied
+    {
+        return Err(FileError::io(model)(error).into());
+    }
     match HubId::parse(model) {
         // If `run` is a directory, `run/modle` is a misspelt path in it.
         Some(id) if !model.exists() && !is_within_a_directory(model) => hub::fetch(&id, weights),

@@ -56,7 +56,20 @@ pub fn of_blockwise(args: &BlockwiseArgs, is_sequential: bool) -> [Rule; 3] {
     ]
 }
 
-/// Checks how a model is to be calibrated for a recipe and compressed, before the texts are read.
+/// The rules of the options on what is measured on a text, beside the inputs of matrices. No
+/// gradients at all is less work for every method.
+fn of_measurements(recipes: &[&Recipe], amount: &AmountArgs) -> [Rule; 2] {
+    let probes = recipes.iter().any(|recipe| recipe.policy.reads().probes);
+    let gradients = recipes.iter().any(|recipe| recipe.way.method == Method::TwoSided);
+    let with_gradients = "only with method two-sided, sequential or best; others read no gradients";
+    [
+        rule("gradient-windows", gradients || amount.gradient_windows == 0, with_gradients)
+            .with_hint("--gradient-windows 0 saves computing gradients"),
+        rule("probe-windows", probes, "only with policy probed; others read no probes"),
+    ]
+}
+
+/// Checks how a model is to be calibrated for recipes and compressed, before the texts are read.
 pub fn check_calibrating<'a>(
     texts: &[TextArg],
     amount: &AmountArgs,
@@ -64,6 +77,8 @@ pub fn check_calibrating<'a>(
     typed: &Typed,
 ) -> Result<()> {
     check_amount(texts, amount, typed)?;
+    let recipes: Vec<&Recipe> = recipes.into_iter().collect();
+    typed.check(of_measurements(&recipes, amount))?;
     for Recipe { way, policy, .. } in recipes {
         if way.method == Method::TwoSided && amount.gradient_windows == 0 {
             let message = format!("--gradient-windows 0: method {} needs gradients", way.name);

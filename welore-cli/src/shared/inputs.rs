@@ -99,7 +99,7 @@ mod tests {
             ("text", "Mia had an apple."),
             ("model/config.json", "{}"),
             ("model/welore_plan.json", "{\"format\": \"welore-plan\"}"),
-            ("model/page.html", "<!doctype html>"),
+            ("model/page.html", "<!DOCTYPE html>"),
             ("model/spectra.json", "{\n  \"format\": \"welore-spectra\"}"),
         ];
         files.iter().for_each(|(name, text)| std::fs::write(path(name), text).unwrap());

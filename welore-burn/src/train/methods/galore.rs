@@ -3,12 +3,12 @@ use burn::optim::ModuleOptimizer;
 
 use super::super::error::TrainError;
 use super::super::options::TrainOptions;
-use super::super::selecting::Projections;
+use super::super::selecting::{Projections, TrainableCount};
 use super::galore_optimizer::GaLoreConfig;
 use super::restored::RestoredOn;
 use super::{EPSILON, TrainingMethod, adamw};
 use crate::model::LanguageModel;
-use crate::modules::Place;
+use crate::modules::{Change, Place, map_floats};
 
 /// Every parameter, with the gradients of projections projected to low rank.
 pub(super) struct Galore;
@@ -27,6 +27,20 @@ impl TrainingMethod for Galore {
         options.check_positive("galore.scale", options.galore.scale)
     }
 
+    fn count(
+        projections: &Projections,
+        options: &TrainOptions,
+    ) -> Result<TrainableCount, TrainError> {
+        check_rank(options.galore.rank, projections)?;
+        Ok(projections.count(|place| Self::trains(place, projections)))
+    }
+
+    fn select<M: LanguageModel>(model: M, options: &TrainOptions) -> Result<M, TrainError> {
+        let projections = Projections::of(&model);
+        check_rank(options.galore.rank, &projections)?;
+        Ok(map_floats(model, |place, _| Change::Train(Self::trains(place, &projections))))
+    }
+
     fn optimizer<M: LanguageModel>(model: &M, options: &TrainOptions) -> ModuleOptimizer {
         let galore = GaLoreConfig::new(options.galore.rank)
             .with_refresh(options.galore.refresh)
@@ -40,4 +54,20 @@ impl TrainingMethod for Galore {
         let galore = RestoredOn::device_of(model, galore);
         adamw(model, options).with_group(group, galore, None)
     }
+}
+
+/// Refuses a rank at which nothing is projected: smaller matrices train as with AdamW, but not all
+/// of them may.
+fn check_rank(rank: usize, projections: &Projections) -> Result<(), TrainError> {
+    let sides = projections.dense_shapes().map(|[rows, cols]| rows.min(cols));
+    let full = sides.max().unwrap_or(0);
+    if rank < full {
+        return Ok(());
+    }
+    let reason = format!(
+        "nothing is projected at rank {rank}; the largest possible is {}, below the full rank of \
+         the largest matrix",
+        full.saturating_sub(1)
+    );
+    Err(TrainError::Option { name: "galore.rank", reason })
 }
