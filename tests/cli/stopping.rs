@@ -254,6 +254,37 @@ fn weights_that_are_truncated_while_they_are_read_are_an_error() {
 }
 
 #[test]
+fn refused_commands_keep_the_finished_work_of_a_killed_one() {
+    let sandbox = with_whole();
+    kill_at(&sandbox, 3);
+    let known = factored(&sandbox);
+    let message = sandbox.run("export model --dense -o out").complaint(2);
+    assert!(message.contains("dense already"), "{message}");
+    assert_eq!(factored(&sandbox), known);
+    let again = sandbox.gives(COMPRESS);
+    assert!(again.stderr.contains("matrices were compressed before"), "{}", again.stderr);
+    assert_whole(&sandbox);
+}
+
+#[test]
+fn inputs_are_not_taken_from_what_a_killed_command_left() {
+    let sandbox = Sandbox::new();
+    let head = r#"{"format":"welore-partial","version":1,"job":"other"}"#;
+    let left = format!("{PARTIAL}/progress.jsonl");
+    fs::create_dir_all(sandbox.path(PARTIAL).join("model")).unwrap();
+    sandbox.write(&left, format!("{head}\n"));
+    for line in [
+        format!("compress model --err 0.5 --calibrate {left} -o out"),
+        format!("compress model --err 0.5 --calibrate {left} -o out --dry-run"),
+        format!("calibrate model --text {left} -o out"),
+    ] {
+        let message = sandbox.run(&line).complaint(2);
+        assert!(message.contains("is left of an unfinished out"), "{line}: {message}");
+        assert!(sandbox.path(&left).is_file(), "{line}");
+    }
+}
+
+#[test]
 fn other_work_on_the_same_output_begins_anew() {
     let sandbox = with_whole();
     for (line, other) in [

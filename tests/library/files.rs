@@ -376,6 +376,41 @@ fn what_a_killed_process_left_is_swept() {
     }
 }
 
+#[test]
+fn finished_work_outlives_other_output_that_is_not_committed() {
+    let home = tempdir().unwrap();
+    let (target, partial) = (home.path().join("out"), home.path().join(".out.welore-partial"));
+    let journal = "{\"format\":\"welore-partial\",\"version\":1,\"job\":\"other\"}\n\"half\"\n";
+    let assert_kept = || {
+        let read = |name: &str| fs::read_to_string(partial.join(name)).unwrap();
+        assert_eq!([read("model/half"), read("progress.jsonl")], ["hours of work", journal]);
+    };
+    // The target is free at first, and then replaced.
+    for round in ["new", "newer"] {
+        fs::create_dir_all(partial.join("model")).unwrap();
+        fs::write(partial.join("model/half"), "hours of work").unwrap();
+        fs::write(partial.join("progress.jsonl"), journal).unwrap();
+
+        drop(OutputDir::create(&target, true).unwrap());
+        assert_kept();
+        let output = OutputDir::create(&target, true).unwrap();
+        make_model(output.path(), "half");
+        let busy = OutputDir::resumable(&target, true).unwrap_err();
+        assert!(matches!(busy, FileError::OutputBusy { .. }), "{busy}");
+        kill(output, home.path());
+        assert_kept();
+        let output = OutputDir::create(&target, true).unwrap();
+        assert_eq!(fs::read_dir(output.path()).unwrap().count(), 0);
+        drop(output);
+        assert_eq!(names_in(&partial), ["lock", "model", "progress.jsonl"]);
+        assert_kept();
+
+        replace(&target, round).unwrap();
+        assert_eq!(model_in(&target), round);
+        assert_eq!(names_in(home.path()), ["out"]);
+    }
+}
+
 /// Where nothing can be exchanged, a killed process may leave what it replaced.
 #[test]
 fn replaced_models_that_were_left_are_swept_and_nothing_else() {

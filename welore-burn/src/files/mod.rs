@@ -6,7 +6,8 @@
 //! bounded size and nothing else. This room knows neither tensors nor models.
 //!
 //! Nothing is replaced but files, empty directories and models. What a killed process leaves behind
-//! has the name of its target in its own, and is removed by the next one with that target.
+//! has the name of its target in its own, and is removed by the next one with that target; finished
+//! parts only by one that does its work.
 
 mod deliver;
 mod error;
@@ -34,6 +35,6 @@ pub use read::{
 };
 pub(crate) use staged::StagedFile;
 pub use staged::check_staged;
-pub use temporary::is_temporary;
+pub use temporary::{is_left_of, is_temporary};
 pub(crate) use write::sync_dir;
 pub use write::{check_writable, replace_file, write_file};

@@ -42,7 +42,9 @@ const MODEL_MARKS: [[&str; 2]; 2] =
     [["config.json", "model.safetensors"], ["config.json", "model.safetensors.index.json"]];
 
 impl OutputDir {
-    /// Prepares to write the directory `target`. What an unfinished run left of it is removed.
+    /// Prepares to write the directory `target`. What an unfinished run left of it is removed;
+    /// finished parts of a [`resumable`](OutputDir::resumable) directory only when this one is
+    /// committed, so that an error before that does not cost them.
     ///
     /// # Errors
     ///
@@ -56,9 +58,11 @@ impl OutputDir {
     /// [`FileError::Doubled`] if there is something in it that cannot be put back;
     /// [`FileError::Io`] if its parent cannot be written.
     pub fn create(target: impl AsRef<Path>, replace: bool) -> Result<Self, FileError> {
-        let output = Self::claim(target.as_ref(), replace, false)?;
-        // The journal marks the files as ours, if the process is killed.
-        let begun = output.partial().begin::<()>("directory", |_| false);
+        let mut output = Self::claim(target.as_ref(), replace, false)?;
+        let begun = match &mut output.partial {
+            Some(partial) => partial.begin_whole("directory"),
+            None => Ok(()),
+        };
         begun.map_err(|error| output.name_target(error))?;
         Ok(output)
     }
@@ -67,7 +71,8 @@ impl OutputDir {
     /// [`Compressor::directory`](crate::compress::Compressor::directory).
     ///
     /// A later process that works on the same target finds unfinished output again. It resumes the
-    /// same work; other work replaces what was left, as soon as it begins.
+    /// same work. Other work replaces what was left: as soon as it begins if it can be resumed
+    /// itself, else when it is committed.
     ///
     /// # Errors
     ///

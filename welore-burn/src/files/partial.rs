@@ -17,6 +17,8 @@ use super::write::parent_of;
 
 const LOCK: &str = "lock";
 const MODEL: &str = "model";
+/// What is written while `model` holds finished parts of another job. Nothing of it is ever resumed.
+const FRESH: &str = "fresh";
 /// What is about to be exchanged with the target, and then what the target was. Nothing of it is
 /// ever resumed.
 pub(super) const LEAVING: &str = "leaving";
@@ -25,7 +27,7 @@ pub(super) const LEAVING: &str = "leaving";
 pub(super) const REPLACED: &str = "replaced";
 
 /// The directory `.NAME.welore-partial` beside the output `NAME`: a `lock` that the writing
-/// process holds, the journal, and the files in `model`.
+/// process holds, the journal, and the files in `model`, or in `fresh` beside the work of another job.
 #[derive(Debug)]
 pub(super) struct Partial {
     dir: PathBuf,
@@ -40,6 +42,8 @@ pub(super) struct Keep {
     stays: AtomicBool,
     /// Whether a finished part of the present job is in it.
     has_parts: AtomicBool,
+    /// Whether `fresh` goes also if the directory stays.
+    fresh_goes: AtomicBool,
 }
 
 impl Keep {
@@ -103,7 +107,7 @@ impl Partial {
         let dir = place_of(target);
         let waits =
             |name: &str| fs::read_dir(dir.join(name)).is_ok_and(|mut files| files.next().is_some());
-        dir.is_dir() && !waits(MODEL) && !dir.join(REPLACED).exists()
+        dir.is_dir() && ![MODEL, FRESH].into_iter().any(waits) && !dir.join(REPLACED).exists()
     }
 
     /// Puts back what a process took away before it was killed. If its replacement was there
@@ -159,6 +163,7 @@ impl Partial {
     /// Lets the directory outlive this value.
     pub fn keep(&self) {
         self.keep.set(true);
+        self.keep.fresh_goes.store(false, Ordering::Relaxed);
     }
 
     /// Whether the directory outlives this value because of what is finished in it.
@@ -183,7 +188,9 @@ impl Partial {
         let is_same = found.is_some();
         let finished = found.unwrap_or_default();
         self.keep.set_parts(!finished.is_empty());
-        remove_tree(&self.dir.join(LEAVING))?;
+        for tree in [FRESH, LEAVING] {
+            remove_tree(&self.dir.join(tree))?;
+        }
         if !is_same {
             // Before the journal is replaced: after a kill in between, files of the old job would
             // pass for files of this one.
@@ -194,6 +201,23 @@ impl Partial {
             self.clear(belongs)?;
         }
         Ok((journal, finished))
+    }
+
+    /// Begins what is written at once and never resumed. Finished parts of another job stay until
+    /// the directory is discarded: before that, whoever began this may still refuse it.
+    pub fn begin_whole(&mut self, job: &str) -> Result<(), FileError> {
+        if !self.keep.stays.load(Ordering::Relaxed) {
+            // The journal marks the files as ours, if the process is killed.
+            return self.begin::<()>(job, |_| false).map(drop);
+        }
+        for tree in [FRESH, LEAVING] {
+            remove_tree(&self.dir.join(tree))?;
+        }
+        let fresh = self.dir.join(FRESH);
+        fs::create_dir(&fresh).map_err(FileError::io(&fresh))?;
+        self.model = fresh;
+        self.keep.fresh_goes.store(true, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Removes the files that do not belong to the job.
@@ -216,7 +240,7 @@ impl Partial {
 
     /// Removes everything but the lock. Returns whether all is gone.
     fn empty(&self, remove: impl Fn(&Path) -> Result<(), FileError>) -> bool {
-        for tree in [MODEL, LEAVING] {
+        for tree in [MODEL, FRESH, LEAVING] {
             // By the journal the next process knows that the rest is ours.
             if let Err(error) = remove(&self.dir.join(tree)) {
                 tracing::warn!("{error}; it could not be removed");
@@ -241,7 +265,14 @@ impl Partial {
 impl Drop for Partial {
     fn drop(&mut self) {
         // A failed cleanup must not hide the original error.
-        let is_empty = !self.keep.stays.load(Ordering::Relaxed) && self.empty(remove_tree);
+        let stays = self.keep.stays.load(Ordering::Relaxed);
+        if stays
+            && self.keep.fresh_goes.load(Ordering::Relaxed)
+            && let Err(error) = remove_tree(&self.dir.join(FRESH))
+        {
+            tracing::warn!("{error}; it could not be removed");
+        }
+        let is_empty = !stays && self.empty(remove_tree);
         // The lock goes last: from then on another process may create the directory anew, and
         // nothing in that one may be removed.
         if is_empty || !self.lock.is_real {
@@ -280,14 +311,14 @@ fn check_ours(dir: &Path) -> Result<(), FileError> {
         let name = entry.file_name();
         let ours = match name.to_str() {
             Some(LOCK | JOURNAL) => kind.is_file(),
-            Some(MODEL | LEAVING | REPLACED) => kind.is_dir(),
+            Some(MODEL | FRESH | LEAVING | REPLACED) => kind.is_dir(),
             _ => is_temporary(&name) && kind.is_file(),
         };
         if !ours {
             return Err(foreign());
         }
     }
-    for tree in [MODEL, LEAVING, REPLACED].map(|name| dir.join(name)) {
+    for tree in [MODEL, FRESH, LEAVING, REPLACED].map(|name| dir.join(name)) {
         let filled = fs::read_dir(&tree).is_ok_and(|mut entries| entries.next().is_some());
         // Read again, because a process that is just finishing removes both.
         if filled && read_journal(dir).is_none() && tree.is_dir() {
@@ -350,7 +381,7 @@ mod tests {
     fn what_cannot_be_removed_is_recognized_later() {
         let home = tempfile::tempdir().unwrap();
         let target = home.path().join("out");
-        for stuck in [MODEL, LEAVING] {
+        for stuck in [MODEL, FRESH, LEAVING] {
             let partial = Partial::claim(&target, &target, any).unwrap();
             partial.begin::<()>("job", |_| false).unwrap();
             let tree = partial.dir().join(stuck);

@@ -46,8 +46,8 @@ impl StagedFile {
             return Err(FileError::NotAFile { path: path.into(), what: "no longer a file" });
         };
         let partial = Partial::claim(&target, path, |_| false)?;
-        let staged = Self { named: path.into(), target, partial };
-        let begun = staged.partial.begin::<()>("file", |_| false);
+        let mut staged = Self { named: path.into(), target, partial };
+        let begun = staged.partial.begin_whole("file");
         begun.map_err(|error| staged.name_target(error))?;
         Ok(staged)
     }
@@ -75,7 +75,9 @@ impl StagedFile {
             self.partial.keep();
             return Err(FileError::Undelivered { path: self.named, kept: finished, source });
         }
-        sync_dir(&parent_of(&self.target))
+        let synced = sync_dir(&parent_of(&self.target));
+        self.partial.discard();
+        synced
     }
 }
 
@@ -101,6 +103,29 @@ mod tests {
         fs::write(staged.dir().join("file"), "again").unwrap();
         staged.commit("file").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"again");
+        assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn finished_work_of_another_job_stays_until_the_file_has_its_name() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("seen");
+        let left = home.path().join(".seen.welore-partial");
+        fs::create_dir_all(left.join("model")).unwrap();
+        fs::write(left.join("model/part"), "hours of work").unwrap();
+        let head = r#"{"format":"welore-partial","version":1,"job":"other"}"#;
+        fs::write(left.join("progress.jsonl"), format!("{head}\n\"part\"\n")).unwrap();
+
+        let staged = StagedFile::create(&path).unwrap();
+        fs::write(staged.dir().join("file"), "half").unwrap();
+        drop(staged);
+        assert_eq!(fs::read(left.join("model/part")).unwrap(), b"hours of work");
+        assert!(!left.join("fresh").exists());
+
+        let staged = StagedFile::create(&path).unwrap();
+        fs::write(staged.dir().join("file"), "whole").unwrap();
+        staged.commit("file").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"whole");
         assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
     }
 

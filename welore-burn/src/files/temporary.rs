@@ -8,6 +8,7 @@ use std::path::Path;
 
 use tempfile::{Builder, NamedTempFile};
 
+use super::place::find_dir;
 use super::write::parent_of;
 
 /// Follows the name of the target in a temporary name.
@@ -53,6 +54,23 @@ pub(super) fn stem_of(target: &Path) -> OsString {
     }
     stem.push(MARK);
     stem
+}
+
+/// Whether something is, or is in, what unfinished work left of an output. The next work with that
+/// output removes it. Links are followed.
+pub fn is_left_of(path: &Path, target: &Path) -> bool {
+    let Ok(target) = find_dir(target) else { return false };
+    let Ok(home) = parent_of(&target).canonicalize() else { return false };
+    let stem = stem_of(&target);
+    let is_left = |place: &Path| {
+        let name = place.file_name().unwrap_or_default();
+        let rest = name.as_encoded_bytes().strip_prefix(stem.as_encoded_bytes());
+        rest.is_some_and(|rest| rest == PARTIAL.as_bytes() || is_random(rest))
+            && place.parent().is_some_and(|parent| parent == home)
+    };
+    // Of a link, both what it leads to and the link itself.
+    let places = [path.canonicalize(), parent_of(path).canonicalize()];
+    places.iter().flatten().any(|place| place.ancestors().any(is_left))
 }
 
 /// A new file beside its target, locked as long as it is open. Removes what killed processes left
@@ -149,6 +167,31 @@ mod tests {
         drop(file);
         drop(create_beside(&target).unwrap());
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn what_is_left_of_a_target_is_recognized() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        fs::create_dir_all(at(".out.welore-partial/model")).unwrap();
+        let left = [".out.welore-partial/model/half", ".out.welore-a1b2c3"];
+        let others = [".other.welore-a1b2c3", ".out.welore-my own", "text"];
+        for name in left.iter().chain(&others) {
+            fs::write(at(name), "half").unwrap();
+        }
+        for name in left {
+            assert!(is_left_of(&at(name), &at("out")), "{name}");
+            assert!(is_left_of(&at(name), &at("new/../out/")), "{name}");
+            assert!(!is_left_of(&at(name), &at("other")), "{name}");
+        }
+        for name in others {
+            assert!(!is_left_of(&at(name), &at("out")), "{name}");
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink(at(left[0]), at("link")).unwrap();
+            assert!(is_left_of(&at("link"), &at("out")));
+        }
     }
 
     /// Many writers of one target, each of which sweeps what it can.

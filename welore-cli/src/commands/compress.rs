@@ -21,7 +21,7 @@ use crate::shared::calibrating::CalibrationWork;
 use crate::shared::card::write_card;
 use crate::shared::compressing::{compressor, load_for_blocks};
 use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amount, of_method};
-use crate::shared::inputs::check_outside;
+use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{Goal, Planned, check_limits, describe, print_plan, read_plan};
@@ -107,6 +107,7 @@ struct Request {
 impl Request {
     fn check(args: &CompressArgs, typed: &Typed) -> Result<Self> {
         check_page(&args.page, Some(&args.output), inputs(args))?;
+        check_not_left(&args.output, inputs(args))?;
         check_patterns(&args.selection)?;
         let (recipe, goal) = recipe_and_goal(args)?;
         check_effects(args, &recipe, typed)?;

@@ -15,7 +15,7 @@ use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, check_space, in_target};
 use crate::shared::card::write_converted_card;
-use crate::shared::inputs::check_outside;
+use crate::shared::inputs::{check_not_left, check_outside};
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -26,6 +26,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
         let hint = "--dense multiplies factors together, --dtype TYPE stores all numbers as TYPE";
         return Err(WrongInput::with_hint(message, hint).into());
     }
+    check_not_left(&args.output, [args.model.as_path()])?;
     let model = models::directory_of(&args.model)?;
     let opened = open_model(&model, &host())?;
     check_output(&args.output, &model)?;

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::checkpoint::PLAN_FILE;
-use welore_burn::files::{OutputDir, is_within};
+use welore_burn::files::{OutputDir, is_left_of, is_within};
 
 use crate::failure::WrongInput;
 use crate::models::{is_artifact, is_model_part};
@@ -41,6 +41,8 @@ pub fn check_apart<'a>(
             format!("{} would be a part of the model in {}", output.display(), input.display())
         } else if is_within(dir, &input_place) && place.is_file() && !is_free(&place, &name) {
             format!("{} is a file of {}", output.display(), input.display())
+        } else if is_left_of(input, output) {
+            left_over(input, output)
         } else {
             continue;
         };
@@ -55,12 +57,30 @@ pub fn check_apart<'a>(
 /// # Errors
 ///
 /// [`FileError::InputInside`](welore_burn::files::FileError::InputInside).
-pub fn check_outside<'a>(
-    output: &Path,
-    inputs: impl IntoIterator<Item = &'a Path>,
-) -> Result<()> {
+pub fn check_outside<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
     let inputs: Vec<&Path> = inputs.into_iter().chain(settings::file()).collect();
     Ok(OutputDir::check_outside(output, &inputs)?)
+}
+
+/// Refuses an input that unfinished work left of the output: it could be removed as soon as the output
+/// is prepared.
+///
+/// # Errors
+///
+/// [`WrongInput`].
+pub fn check_not_left<'a>(output: &Path, inputs: impl IntoIterator<Item = &'a Path>) -> Result<()> {
+    match inputs.into_iter().chain(settings::file()).find(|input| is_left_of(input, output)) {
+        Some(input) => {
+            let hint = "give the output another name";
+            Err(WrongInput::with_hint(left_over(input, output), hint).into())
+        }
+        None => Ok(()),
+    }
+}
+
+fn left_over(input: &Path, output: &Path) -> String {
+    let (input, output) = (input.display(), output.display());
+    format!("{input} is left of an unfinished {output}, and would be removed")
 }
 
 /// Where a file is or would be, with all links resolved, also those that lead to nothing yet.
@@ -123,6 +143,10 @@ mod tests {
         ] {
             assert!(refused(output), "{output}");
         }
+        std::fs::write(path(".new.welore-a1b2c3"), "half").unwrap();
+        let left = path(".new.welore-a1b2c3");
+        assert!(check_apart(Some(&path("new")), [left.as_path()]).is_err());
+        assert!(check_not_left(&path("new"), [left.as_path()]).is_err());
         for output in ["other", "model/new", "model/page.html", "model/spectra.json", "org/name"] {
             assert!(!refused(output), "{output}");
         }
