@@ -278,8 +278,9 @@ fn inputs_are_not_taken_from_what_a_killed_command_left() {
         format!("compress model --err 0.5 --calibrate {left} -o out --dry-run"),
         format!("calibrate model --text {left} -o out"),
     ] {
-        let message = sandbox.run(&line).complaint(2);
-        assert!(message.contains("is left of an unfinished out"), "{line}: {message}");
+        let outcome = sandbox.run(&line);
+        assert_eq!(outcome.code, Some(2), "{line}: {outcome:?}");
+        assert!(outcome.stderr.contains("is left of an unfinished out"), "{line}: {outcome:?}");
         assert!(sandbox.path(&left).is_file(), "{line}");
     }
 }
