@@ -47,7 +47,7 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     /// Choose which matrices to factor, and at which ranks
     #[command(after_long_help = examples::PLAN)]
-    Plan(PlanArgs),
+    Plan(Box<PlanArgs>),
     /// Factor a model's low-rank matrices and write the smaller model
     #[command(after_long_help = examples::COMPRESS)]
     Compress(Box<CompressArgs>),

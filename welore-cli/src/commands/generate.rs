@@ -7,7 +7,8 @@ use anyhow::Result;
 use serde_json::json;
 use welore_burn::data::TextTokenizer;
 use welore_burn::model::{
-    GenerateOptions, LanguageModel, Sampler, check_prompt, generate, most_new_tokens, open_model,
+    Decoder, GenerateOptions, LanguageModel, Sampler, check_prompt, generate, most_new_tokens,
+    open_model,
 };
 use welore_burn::progress::Interrupted;
 
@@ -28,17 +29,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     // Checked here because loading weights may take long.
     check_prompt(opened.skeleton(), &prompt)?;
-    let (context, most) =
-        (opened.skeleton().context(), most_new_tokens(opened.skeleton(), &prompt));
-    let is_foreseen = args.max_new_tokens > most && typed.has("max-new-tokens");
-    if is_foreseen {
-        tell!(
-            "warning: --max-new-tokens {}: at most {} can follow this prompt, because the model's \
-             context is {context}",
-            args.max_new_tokens,
-            format::number_of(most, "token")
-        );
-    }
+    let room = Room::of(opened.skeleton(), &prompt, &args, typed);
     let loaded = opened.load(dtype, |_| false, &mut Bar::default())?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
@@ -51,7 +42,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let mut trouble = None;
     // Otherwise the text itself shows how far it is.
     let mut task = match args.json {
-        true => Task::begin("generating", Unit::Tokens, args.max_new_tokens.min(most) as u64),
+        true => Task::begin("generating", Unit::Tokens, args.max_new_tokens.min(room.most) as u64),
         false => Task::default(),
     };
     let started = Instant::now();
@@ -79,16 +70,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     if must_stop() {
         return Err(Interrupted.into());
     }
-    let ended = match tokens.len() {
-        count if count == args.max_new_tokens => "max_new_tokens",
-        count if count == most => "context",
-        _ => "end_token",
-    };
-    if ended == "context" && !is_foreseen {
-        tell!(
-            "warning: the text ends here because the model's context of {context} tokens is full"
-        );
-    }
+    let ended = room.why_ended(tokens.len(), args.max_new_tokens);
     if !args.json {
         return Ok(());
     }
@@ -100,4 +82,45 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         "ended": ended,
         "tokens_per_second": speed,
     }))
+}
+
+/// How many tokens can follow a prompt.
+struct Room {
+    context: usize,
+    most: usize,
+    /// The user knows that the text will end with the context.
+    is_foreseen: bool,
+}
+
+impl Room {
+    /// Warns if more tokens were asked for than can follow.
+    fn of(model: &Decoder, prompt: &[u32], args: &GenerateArgs, typed: &Typed) -> Self {
+        let (context, most) = (model.context(), most_new_tokens(model, prompt));
+        let is_foreseen = args.max_new_tokens > most && typed.has("max-new-tokens");
+        if is_foreseen {
+            tell!(
+                "warning: --max-new-tokens {}: at most {} can follow this prompt, because the \
+                 model's context is {context}",
+                args.max_new_tokens,
+                format::number_of(most, "token")
+            );
+        }
+        Self { context, most, is_foreseen }
+    }
+
+    /// Why a text ended after so many tokens. Warns if the context is full.
+    fn why_ended(&self, tokens: usize, asked: usize) -> &'static str {
+        let ended = match tokens {
+            count if count == asked => "max_new_tokens",
+            count if count == self.most => "context",
+            _ => "end_token",
+        };
+        if ended == "context" && !self.is_foreseen {
+            let context = self.context;
+            tell!(
+                "warning: the text ends here because the model's context of {context} tokens is full"
+            );
+        }
+        ended
+    }
 }
