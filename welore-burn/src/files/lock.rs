@@ -13,7 +13,7 @@ pub(super) type TryLock = fn(&File) -> Result<(), TryLockError>;
 /// made the file holds it until it is removed.
 #[derive(Debug)]
 pub(super) struct Lock {
-    _file: File,
+    file: File,
     /// Whether the system knows who holds it.
     pub is_real: bool,
 }
@@ -37,7 +37,18 @@ impl Lock {
                 return Err(FileError::NotLockable { path: path.into(), source });
             }
         };
-        Ok(is_same(&file, path).then_some(Self { _file: file, is_real }))
+        Ok(is_same(&file, path).then_some(Self { file, is_real }))
+    }
+}
+
+impl Drop for Lock {
+    /// A child process has a copy of the open file until it begins its own program, and closing one
+    /// copy unlocks nothing.
+    fn drop(&mut self) {
+        if self.is_real {
+            // Closing, which comes next, is the other way.
+            let _ = self.file.unlock();
+        }
     }
 }
 
@@ -52,5 +63,23 @@ fn open(path: &Path) -> io::Result<(File, bool)> {
             options.open(path).map(|file| (file, false))
         }
         Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lock_ends_with_its_holder_and_not_with_the_copies_of_its_file() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("lock");
+        let take = || Lock::take(&path, &path, File::try_lock);
+        let lock = take().unwrap().unwrap();
+        let copy = lock.file.try_clone().unwrap();
+        assert!(matches!(take(), Err(FileError::OutputBusy { .. })));
+        drop(lock);
+        assert!(take().unwrap().is_some());
+        drop(copy);
     }
 }
