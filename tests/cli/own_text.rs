@@ -61,7 +61,7 @@ fn texts_are_mixed_in_equal_parts() {
     assert_eq!((&texts[0]["windows"], &texts[1]["windows"]), (&json!(4), &json!(3)));
     assert_eq!((&texts[0]["sampled"], &texts[1]["sampled"]), (&sampled, &Value::Null));
     assert_eq!(mixed["windows"], 7);
-    let compress = "--keep-params 0.8 --method whitened";
+    let compress = "--keep-params 0.8 --method two-sided";
     sandbox.gives(&format!("compress model --calibration mixed {compress} -o low"));
     sandbox.gives(&format!(
         "compress model --calibrate self,story.txt {amount} --self-seed 3 {compress} -o direct"
@@ -69,7 +69,7 @@ fn texts_are_mixed_in_equal_parts() {
     let [a, b] = ["low", "direct"].map(|dir| sandbox.read(&format!("{dir}/model.safetensors")));
     assert!(a == b, "the weights differ");
     let compared = sandbox.json(&format!(
-        "compare model --calibrate self,story.txt {amount} --text story.txt --methods whitened \
+        "compare model --calibrate self,story.txt {amount} --text story.txt --methods two-sided \
          --keep-params 0.8 --seq-len 64 --windows 2 --json"
     ));
     assert_eq!(compared["rows"].as_array().unwrap().len(), 2);
