@@ -230,7 +230,8 @@ const MODELS: [&str; 3] = ["dense", "uniform", "welore"];
 const RUNS: [&str; 2] = ["lrc", "full"];
 const MODEL_FILES: [&str; 5] =
     ["config.json", "tokenizer.json", "model.safetensors", "welore_plan.json", "README.md"];
-const RUN_FILES: [&str; 5] = ["run.json", "tokens", "metrics.jsonl", "train.log", "lock"];
+const RUN_FILES: [&str; 6] =
+    ["run.json", "tokens", "metrics.jsonl", "train.log", "lock", "model.digest"];
 
 /// Removes what an earlier demo made. If there is anything else, nothing is removed.
 fn clear(dir: &Path) -> Result<()> {
