@@ -220,7 +220,7 @@ fn it_is_calibrated_on_a_text_that_it_writes() {
         at_once: NonZeroUsize::new(4).unwrap(),
         ..OwnTextOptions::default()
     };
-    let samples = own_text(&model, &own, &mut ()).unwrap();
+    let samples = own_text(&model, &own, &mut ()).unwrap().samples;
     assert!(samples.iter().all(|sample| sample.len() == CONTEXT && sample[0] == 3));
     let options = CalibrationOptions { seq_len: 16, windows: None, ..Default::default() };
     calibrate(&model, None, &samples.concat().into(), &options, &path, &mut ()).unwrap();

@@ -27,7 +27,7 @@ fn options() -> OwnTextOptions {
 }
 
 fn written(options: &OwnTextOptions) -> Vec<Vec<u32>> {
-    own_text(&tiny_llama(&device()), options, &mut ()).unwrap()
+    own_text(&tiny_llama(&device()), options, &mut ()).unwrap().samples
 }
 
 /// The logits of every position, from one pass over all of them.
@@ -158,9 +158,9 @@ fn a_calibration_states_the_texts_that_its_windows_are_from() {
     let path = scratch.path().join("calibration");
     let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
     let own = OwnTextOptions { samples: 3, length: 64, ..options() };
-    let samples = own_text(&model, &own, &mut ()).unwrap();
+    let written = own_text(&model, &own, &mut ()).unwrap();
     let story = story_tokens();
-    let text = CalibrationText::default().with_own(&samples, &own).with("story.txt", story.clone());
+    let text = CalibrationText::default().with_own(&written).with("story.txt", story.clone());
     let options = CalibrationOptions {
         seq_len: 64,
         windows: Some(6),
@@ -171,7 +171,8 @@ fn a_calibration_states_the_texts_that_its_windows_are_from() {
 
     let calibration = Calibration::open(&path).unwrap();
     let windows = calibration.windows().unwrap();
-    let expected = (0..3).flat_map(|n| [samples[n].clone(), story[n * 64..][..64].to_vec()]);
+    let expected =
+        (0..3).flat_map(|n| [written.samples[n].clone(), story[n * 64..][..64].to_vec()]);
     assert_eq!(windows, expected.collect::<Vec<_>>());
     let records = calibration.texts();
     assert_eq!(records, text.records(64, Some(6)));

@@ -6,6 +6,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use rayon::prelude::*;
 
+use super::text::SampledText;
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::progress::{Interrupted, Progress};
 use crate::words::{number, number_of};
@@ -38,6 +39,15 @@ impl Default for OwnTextOptions {
         let at_once = NonZeroUsize::new(64).expect("64 is not zero");
         Self { samples: 64, length: 512, temperature: 1.0, seed: 0, start: None, at_once }
     }
+}
+
+/// A text that a model wrote; see [`own_text`].
+#[derive(Debug, Clone, PartialEq)]
+pub struct OwnText {
+    /// The tokens of every sample.
+    pub samples: Vec<Vec<u32>>,
+    /// How they were written.
+    pub sampled: SampledText,
 }
 
 /// Why a model cannot write a text of its own.
@@ -129,8 +139,8 @@ impl OwnTextOptions {
     }
 }
 
-/// Lets a model write the text that it is calibrated on: the tokens of every sample, each sampled
-/// from what the model expects after those before it.
+/// Lets a model write the text that it is calibrated on, each token sampled from what the model
+/// expects after those before it.
 ///
 /// A sample goes on after a token that ends a text, as in documents that are packed together. On one
 /// machine, the same model and options give the same samples. Which of them are written together
@@ -143,7 +153,7 @@ pub fn own_text<M: LanguageModel>(
     model: &M,
     options: &OwnTextOptions,
     progress: &mut dyn Progress,
-) -> Result<Vec<Vec<u32>>, OwnTextError> {
+) -> Result<OwnText, OwnTextError> {
     let start = options.check_for(model)?;
     let plain = model.valid();
     let writer = Writer { model: &plain, device: device_of(&plain), start, options };
@@ -155,7 +165,9 @@ pub fn own_text<M: LanguageModel>(
     for first in (0..options.samples).step_by(size) {
         samples.extend(writer.batch(first..options.samples.min(first + size), progress)?);
     }
-    Ok(samples)
+    let OwnTextOptions { length, temperature, seed, .. } = *options;
+    let sampled = SampledText { samples: samples.len(), length, temperature, seed, start };
+    Ok(OwnText { samples, sampled })
 }
 
 /// What all batches of samples share.

@@ -1,6 +1,6 @@
 use serde::{Deserialize, Serialize};
 
-use super::own_text::OwnTextOptions;
+use super::own_text::OwnText;
 
 /// The name of a text that the model wrote itself.
 const OWN: &str = "self";
@@ -36,7 +36,7 @@ pub struct TextRecord {
     pub sampled: Option<SampledText>,
 }
 
-/// How a model wrote a text; see [`OwnTextOptions`].
+/// How a model wrote a text; see [`OwnTextOptions`](super::OwnTextOptions).
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SampledText {
@@ -65,17 +65,10 @@ impl CalibrationText {
         self.with_part(Part { name: name.into(), tokens, sampled: None })
     }
 
-    /// Adds samples that the model wrote with these options; see [`own_text`](super::own_text).
-    ///
-    /// # Panics
-    ///
-    /// Panics if the options have no start, with which nothing can be written.
-    pub fn with_own(self, samples: &[Vec<u32>], options: &OwnTextOptions) -> Self {
-        let OwnTextOptions { length, temperature, seed, .. } = *options;
-        let start = options.start.expect("samples start from a token");
-        let sampled = SampledText { samples: samples.len(), length, temperature, seed, start };
-        let (name, tokens) = (OWN.into(), samples.concat());
-        self.with_part(Part { name, tokens, sampled: Some(sampled) })
+    /// Adds a text that the model wrote; see [`own_text`](super::own_text).
+    pub fn with_own(self, text: &OwnText) -> Self {
+        let (name, tokens) = (OWN.into(), text.samples.concat());
+        self.with_part(Part { name, tokens, sampled: Some(text.sampled) })
     }
 
     fn with_part(mut self, part: Part) -> Self {

@@ -7,8 +7,8 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::DType;
 use welore_burn::calibrate::{
-    CalibrationError, CalibrationOptions, CalibrationSummary, CalibrationText, OwnTextOptions,
-    TextRecord, calibrate, own_text, preview_calibration, share_windows,
+    CalibrationError, CalibrationOptions, CalibrationSummary, CalibrationText, OwnText,
+    OwnTextOptions, TextRecord, calibrate, own_text, preview_calibration, share_windows,
 };
 use welore_burn::model::OpenedModel;
 
@@ -149,7 +149,7 @@ impl<'a> CalibrationWork<'a> {
         let written = match &own {
             Some(own) => {
                 let started = Instant::now();
-                let samples = own_text(&loaded.model, own, &mut bar)?;
+                let text = own_text(&loaded.model, own, &mut bar)?;
                 bar.finish();
                 let seconds = started.elapsed().as_secs_f64();
                 note!(
@@ -158,11 +158,11 @@ impl<'a> CalibrationWork<'a> {
                     own.length,
                     format::time(seconds)
                 );
-                Some((samples, own))
+                Some(text)
             }
             None => None,
         };
-        let text = mixture(&texts, written.as_ref().map(|(samples, own)| (&samples[..], *own)));
+        let text = mixture(&texts, written.as_ref());
         let (model, checkpoint) = (loaded.model, Some(&loaded.checkpoint));
         let done = calibrate(&model, checkpoint, &text, &options, output, &mut bar);
         bar.finish();
@@ -172,11 +172,11 @@ impl<'a> CalibrationWork<'a> {
 }
 
 /// The texts as the library takes them: the model's own as it was written, or its stand-in.
-fn mixture(texts: &[Text<'_>], written: Option<(&[Vec<u32>], &OwnTextOptions)>) -> CalibrationText {
+fn mixture(texts: &[Text<'_>], written: Option<&OwnText>) -> CalibrationText {
     let mut mixture = CalibrationText::default();
     for text in texts {
         mixture = match (text.named, written) {
-            (TextArg::Own, Some((samples, own))) => mixture.with_own(samples, own),
+            (TextArg::Own, Some(text)) => mixture.with_own(text),
             (named, _) => mixture.with(name_of(named), text.tokens.clone()),
         };
     }
