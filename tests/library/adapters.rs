@@ -4,6 +4,8 @@ use burn::module::{Module, ParamGroup};
 use burn::nn::{Linear, LinearConfig};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::{Device, Distribution, Tensor, Tolerance};
+use safetensors::Dtype;
+use welore_burn::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, save_module};
 use welore_burn::forms::{Form, FormError};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
 use welore_burn::modules::Selection;
@@ -161,4 +163,22 @@ fn adapters_that_cannot_be_are_refused() {
         let twice = matches!(&error, TrainError::Form { source: FormError::Adapted, .. });
         assert!(twice && error.to_string().contains(name), "{error}");
     }
+}
+
+#[test]
+fn a_module_with_adapters_is_not_saved_without_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let save =
+        |net: &Net| save_module(net, dir.path(), |_| Dtype::F32, DEFAULT_SHARD_BYTES, &mut ());
+    for name in ["dense", "factors", "pivots", "plain"] {
+        let one = Selection::of([name]).unwrap();
+        let net = add_adapters(Net::new(&device()), &one, &OPTIONS).unwrap();
+        let CheckpointError::Form { matrix, source, .. } = save(&net).unwrap_err() else {
+            panic!("another error")
+        };
+        assert!(matches!(source, FormError::Adapted));
+        assert_eq!(matrix.as_str(), name);
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0);
+    }
+    save(&adapted(Net::new(&device())).materialize()).unwrap();
 }

@@ -9,7 +9,7 @@ use super::error::{CheckpointError, TensorProblem};
 use super::reader::Checkpoint;
 use super::shards::{ShardLayout, ShardWriter};
 use super::stored::StoredMatrix;
-use crate::forms::{FormError, PartKind, Slot, TensorSpec, skeleton, slots};
+use crate::forms::{FormError, LiveMatrix, PartKind, Slot, TensorSpec, matrices, skeleton, slots};
 use crate::modules::{MatrixName, Place, load_values, walk};
 use crate::progress::Progress;
 
@@ -176,12 +176,12 @@ fn about(dir: &Path) -> impl FnOnce((MatrixName, FormError)) -> CheckpointError 
 
 /// Writes a module's parameters into a directory under the names that [`load_module`] reads, each
 /// in the type that `dtype_of` gives for its tensor. Only one parameter at a time is on the host.
-/// Adapters are left out: `materialize` merges them first.
 ///
 /// # Errors
 ///
 /// [`CheckpointError::File`] when writing fails, [`CheckpointError::Encoding`] when a value does
-/// not fit its type, [`CheckpointError::Form`], [`CheckpointError::Interrupted`].
+/// not fit its type, [`CheckpointError::Form`], also for a matrix with an adapter, which these names
+/// have no place for (`materialize` merges it), [`CheckpointError::Interrupted`].
 pub fn save_module<M: Module>(
     module: &M,
     dir: &Path,
@@ -189,6 +189,9 @@ pub fn save_module<M: Module>(
     shard_bytes: u64,
     progress: &mut dyn Progress,
 ) -> Result<(), CheckpointError> {
+    if let Some(matrix) = matrices(module).into_iter().find(LiveMatrix::has_adapter) {
+        return Err(about(dir)((matrix.name, FormError::Adapted)));
+    }
     let slots = slots(module).map_err(about(dir))?;
     let spec = |slot: &Slot| {
         let dtype = slot.kind.dtype(dtype_of(&slot.tensor));

@@ -35,8 +35,8 @@ pub enum FormError {
     /// The weight is already factored, or has an adapter.
     #[error("the weight is already factored or has an adapter; merge it first")]
     NotDense,
-    /// The weight already has an adapter.
-    #[error("the weight already has an adapter; merge it first")]
+    /// The weight has an adapter.
+    #[error("the weight has an adapter; merge it first")]
     Adapted,
     /// The weight is quantized, so its values are not those that it was trained with.
     #[error("the weight is quantized; factor it before quantizing it")]

@@ -35,7 +35,8 @@ impl Reparameterization for LowRank {
     const NAME: &'static str = "low_rank";
 
     /// Materializes the dense weight, with its adapter if it has one.
-    /// [`LowRankLinear`](crate::linear::LowRankLinear) never calls this in its forward pass; a plain `nn::Linear` does.
+    /// [`LowRankLinear`](crate::linear::LowRankLinear) never calls this in its forward pass; a
+    /// plain `nn::Linear` does.
     ///
     /// # Panics
     ///

@@ -40,7 +40,7 @@ pub use execution::ExecutionOptions;
 pub use learner::{Learnable, LearnerLoss, row_loader};
 pub use loss::{Batch, MemoryOptions, loss_and_gradients, losses};
 pub use methods::{
-    GaLore, GaLoreConfig, GaLoreState, Trainable, count_trainable, select_trainable,
+    GaLore, GaLoreConfig, GaLoreState, Trainable, check_method, count_trainable, select_trainable,
     trainable_paths,
 };
 pub use metrics::{Metrics, peak_memory};

@@ -3,12 +3,12 @@ use burn::optim::ModuleOptimizer;
 
 use super::super::error::TrainError;
 use super::super::options::TrainOptions;
-use super::super::selecting::{Projections, TrainableCount};
+use super::super::selecting::Projections;
 use super::galore_optimizer::GaLoreConfig;
 use super::restored::RestoredOn;
 use super::{EPSILON, TrainingMethod, adamw};
 use crate::model::LanguageModel;
-use crate::modules::{Change, Place, map_floats};
+use crate::modules::Place;
 
 /// Every parameter, with the gradients of projections projected to low rank.
 pub(super) struct Galore;
@@ -27,18 +27,21 @@ impl TrainingMethod for Galore {
         options.check_positive("galore.scale", options.galore.scale)
     }
 
-    fn count(
-        projections: &Projections,
-        options: &TrainOptions,
-    ) -> Result<TrainableCount, TrainError> {
-        check_rank(options.galore.rank, projections)?;
-        Ok(projections.count(|place| Self::trains(place, projections)))
-    }
-
-    fn select<M: LanguageModel>(model: M, options: &TrainOptions) -> Result<M, TrainError> {
-        let projections = Projections::of(&model);
-        check_rank(options.galore.rank, &projections)?;
-        Ok(map_floats(model, |place, _| Change::Train(Self::trains(place, &projections))))
+    /// Refuses a rank at which nothing is projected: smaller matrices train as with AdamW, but not
+    /// all of them may.
+    fn check_model(projections: &Projections, options: &TrainOptions) -> Result<(), TrainError> {
+        let rank = options.galore.rank;
+        let sides = projections.dense_shapes().map(|[rows, cols]| rows.min(cols));
+        let full = sides.max().unwrap_or(0);
+        if rank < full {
+            return Ok(());
+        }
+        let reason = format!(
+            "nothing is projected at rank {rank}; the largest possible is {}, below the full rank \
+             of the largest matrix",
+            full.saturating_sub(1)
+        );
+        Err(TrainError::Option { name: "galore.rank", reason })
     }
 
     fn optimizer<M: LanguageModel>(model: &M, options: &TrainOptions) -> ModuleOptimizer {
@@ -54,20 +57,4 @@ impl TrainingMethod for Galore {
         let galore = RestoredOn::device_of(model, galore);
         adamw(model, options).with_group(group, galore, None)
     }
-}
-
-/// Refuses a rank at which nothing is projected: smaller matrices train as with AdamW, but not all
-/// of them may.
-fn check_rank(rank: usize, projections: &Projections) -> Result<(), TrainError> {
-    let sides = projections.dense_shapes().map(|[rows, cols]| rows.min(cols));
-    let full = sides.max().unwrap_or(0);
-    if rank < full {
-        return Ok(());
-    }
-    let reason = format!(
-        "nothing is projected at rank {rank}; the largest possible is {}, below the full rank of \
-         the largest matrix",
-        full.saturating_sub(1)
-    );
-    Err(TrainError::Option { name: "galore.rank", reason })
 }

@@ -51,6 +51,12 @@ pub(super) trait TrainingMethod {
         Ok(())
     }
 
+    /// Checks whether a new run with these options makes sense for a model. A run that began anyway,
+    /// with an earlier version, can be resumed.
+    fn check_model(_projections: &Projections, _options: &TrainOptions) -> Result<(), TrainError> {
+        Ok(())
+    }
+
     /// How many parameters of a model would train, and how many there would be. Initializes
     /// nothing.
     fn count(
@@ -142,6 +148,14 @@ macro_rules! methods {
                 match self { $(Self::$variant => <$method>::trains(place, projections)),+ }
             }
 
+            pub(super) fn check_model(
+                self,
+                projections: &Projections,
+                options: &TrainOptions,
+            ) -> Result<(), TrainError> {
+                match self { $(Self::$variant => <$method>::check_model(projections, options)),+ }
+            }
+
             pub(super) fn count(
                 self,
                 projections: &Projections,
@@ -197,6 +211,16 @@ methods! {
     /// Every parameter, with the gradients of projections projected to low rank (GaLore,
     /// arXiv 2403.03507).
     Galore = galore::Galore, "galore", "every parameter, with the gradients of projections projected to low rank";
+}
+
+/// Checks, before a run begins, that its method does with this model what it is for. Initializes
+/// nothing.
+///
+/// # Errors
+///
+/// [`TrainError::Option`], such as for a rank of GaLore at which no gradient is projected.
+pub fn check_method(model: &impl LanguageModel, options: &TrainOptions) -> Result<(), TrainError> {
+    options.trainable.check_model(&Projections::of(model), options)
 }
 
 /// Makes exactly the chosen parameters trainable, and returns which and how many they are. They

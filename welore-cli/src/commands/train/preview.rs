@@ -10,7 +10,7 @@ use welore_burn::data::TokenRows;
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_model, read_config};
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Norms;
-use welore_burn::train::{TrainOptions, TrainableCount, check_rows, check_run};
+use welore_burn::train::{TrainOptions, TrainableCount, check_method, check_rows, check_run};
 
 use super::data::row_name;
 use super::place::check_free;
@@ -56,6 +56,7 @@ impl Preview {
         let evaluated = source.is_task() || args.start.eval_text.is_some();
         check_run(&options, evaluated, args.start.eval_windows)?;
         let (skeleton, plan) = skeleton(args, &model, goal)?;
+        check_method(&skeleton, &options)?;
         let count = check_training(&skeleton, &options, &compute)?;
         in_file(check_rows(&rows, &options, skeleton.vocab_size()), source.path())?;
         Ok(Self { options, rows, count, plan })

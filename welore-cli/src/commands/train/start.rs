@@ -8,7 +8,7 @@ use welore_burn::compress::Compressor;
 use welore_burn::files::OutputDir;
 use welore_burn::model::{open_model, read_config};
 use welore_burn::spectrum::Norms;
-use welore_burn::train::{RunFile, check_rows, model_digest};
+use welore_burn::train::{RunFile, check_method, check_rows, model_digest};
 
 use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
@@ -36,7 +36,9 @@ pub struct Started {
 pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path, compute: &Compute) -> Result<Started> {
     let request = Request::check(args, typed)?;
     // Checked here because compressing comes first and may take long.
-    check_context(args, request.options.seq_len, &read_config(&request.model)?)?;
+    let config = read_config(&request.model)?;
+    check_context(args, request.options.seq_len, &config)?;
+    check_method(&config.init(&host()), &request.options)?;
     check_companions(&request.model)?;
     if args.start.from_scratch {
         let (config, _) = described_model(&request.model)?;
