@@ -8,9 +8,9 @@ use crate::spectrum::{MatrixSpectrum, PROBE, Spectra};
 ///
 /// # Errors
 ///
-/// [`PlanError`] for options out of range, for constraints that cannot be met, for impossible spectra
-/// and those that lack what the policy needs, for a target out of reach, and for a policy that gives unusable scores or makes
-/// impossible choices.
+/// [`PlanError`] for options out of range, for constraints that cannot be met, for impossible
+/// spectra and those that lack what the policy needs, for a target out of reach, and for a policy
+/// that gives unusable scores or makes impossible choices.
 pub fn make_plan(
     spectra: &Spectra,
     policy: &dyn RankPolicy,
