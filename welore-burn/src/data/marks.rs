@@ -22,7 +22,7 @@ impl Marks {
     /// The marks in a text; `None` if they are fewer than one in 2000 words. A model that is
     /// trained or calibrated on such a text learns to write the marks.
     pub fn find(documents: &[String]) -> Option<Self> {
-        let (mut counts, mut words) = ([0; MARKS.len()], 0);
+        let (mut counts, mut words) = ([0_usize; MARKS.len()], 0);
         for word in documents.iter().flat_map(|document| document.split_whitespace()) {
             words += 1;
             if let Some(mark) = MARKS.iter().position(|mark| *mark == word) {
@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     fn found(text: &str) -> Option<Marks> {
-        Marks::find(&[text.into()])
+        Marks::find(&[text.to_string()])
     }
 
     #[test]
