@@ -29,7 +29,7 @@ use crate::args::{TrainArgs, TrainStartArgs, Typed};
 use crate::devices::{Choice, Compute};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
-use crate::shared::gradients::sum_up;
+use crate::shared::gradients::{forget_summary, sum_up};
 use crate::shared::page::{add_run, check_page, write_page};
 use crate::terminal::{Bar, Steps, is_part, must_stop};
 use crate::{format, memory};
@@ -88,6 +88,7 @@ fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     if run.extension.is_some() {
         // A run that is killed from here on is an extended one.
         finish::keep_track(dir)?;
+        forget_summary(dir)?;
         run.run.write(dir)?;
     }
     run.train(training, inputs)
