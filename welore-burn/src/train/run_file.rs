@@ -212,7 +212,8 @@ impl RunFile {
     pub fn write(&self, dir: &Path) -> Result<(), FileError> {
         let whole = dir.canonicalize().unwrap_or_else(|_| dir.into());
         // A run that was read has its base under the path that it was read by.
-        let within = [dir, whole.as_path()].into_iter().find_map(|dir| self.base.strip_prefix(dir).ok());
+        let within =
+            [dir, whole.as_path()].into_iter().find_map(|dir| self.base.strip_prefix(dir).ok());
         let base = within.unwrap_or(&self.base).to_path_buf();
         let file = Self { base, ..self.clone() };
         let path = dir.join(RUN_FILE);
