@@ -12,8 +12,8 @@ use crate::training::{SHORT, metrics};
 const EVALUATED: &str = "--eval-text story.txt --eval-seq-len 64 --eval-windows 4";
 
 /// A run whose learning rate is far too high for a model that knows its text by heart.
-const SPOILED: &str = "train model --trainable full --text story.txt -o run --seq-len 32 --batch-size 2 \
-                       --steps 8 --lr 0.05 --warmup 1 --save-every 0";
+const SPOILED: &str = "train model --trainable full --text story.txt -o run --seq-len 32 \
+                       --batch-size 2 --steps 8 --lr 0.05 --warmup 1 --save-every 0";
 
 fn perplexity(sandbox: &Sandbox, model: &str, options: &str) -> f64 {
     let line = format!("eval {model} --text story.txt {options} --json");
