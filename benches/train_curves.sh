@@ -16,7 +16,7 @@ mkdir -p "$out"
 while read -r what lr; do
     "$welore" train "$out/low" --trainable "$what" --lr "$lr" --text "$train" -o "$out/$what" \
         --seq-len 256 --batch-size 2 --steps "$steps" --warmup 4 --clip 1 --save-every 0 \
-        --eval-text "$test" --eval-every $((steps / 4)) --eval-windows 16 >/dev/null 2>&1
+        --eval-text "$test" --eval-every $((steps / 4)) --eval-windows 16 --eval-seq-len 256 >/dev/null 2>&1
 done <<'METHODS'
 lrc 5e-4
 full 5e-4

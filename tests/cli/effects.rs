@@ -82,7 +82,8 @@ const IDLE: [(&str, &str); 14] = [
         "lr-floor=0.5 seed=3 eval-windows=2 policy=welore min-ratio=0.5 rank-multiple=2 never-grow \
          storage=pivot keep-dense=q_proj set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 \
          include=q_proj exclude=q_proj lora-rank=2 lora-alpha=2 galore-rank=2 \
-         galore-refresh=2 galore-scale=2 patience=2 eval-every=3",
+         galore-refresh=2 galore-scale=2 patience=2 eval-every=3 eval-seq-len=32 must-improve \
+         watch-text=story.txt",
     ),
     ("generate model --prompt Mia", "seed=3 top-k=3 top-p=0.5"),
 ];
@@ -103,7 +104,7 @@ const IDLE_TOO: [(&str, &str); 18] = [
     (
         "train model --text story.txt --seq-len 32 --batch-size 1 --trainable full --steps 4 \
          --eval-text story.txt --eval-every 9 -o run",
-        "eval-windows=1",
+        "eval-windows=1 eval-seq-len=32 must-improve watch-text=story.txt",
     ),
     (
         "train model --text story.txt --seq-len 32 --batch-size 1 --trainable full --steps 4 \

@@ -35,6 +35,7 @@ mod skipped;
 mod stopping;
 mod support;
 mod training;
+mod tuning;
 
 use std::path::{Path, PathBuf};
 

@@ -358,6 +358,7 @@ mod on_linux {
             &SHORT.replace("story.txt", "st?ry.txt"),
             &SHORT.replace("--err 0.8", "--trainable full").replace("train model", "train m?del"),
             &format!("{SHORT} --eval-text st?ry.txt"),
+            &format!("{SHORT} --eval-text story.txt --watch-text st?ry.txt"),
         ] {
             let message = Outcome::of(&mut command(&sandbox, line)).complaint(2);
             assert!(message.contains("not UTF-8"), "`{line}` says: {message}");

@@ -301,7 +301,7 @@ fn it_is_trained_in_every_way() {
         let mut training = Training::open(model, options, place).unwrap();
         let execution =
             ExecutionOptions { workers: NonZeroUsize::new(2).unwrap(), ..Default::default() };
-        let evaluate = |model: &Averager| Ok(Score::Perplexity(measured(model)));
+        let evaluate = |model: &Averager| Ok(Score::Perplexity(measured(model)).into());
         let mut losses = Vec::new();
         let observe = |event| {
             if let TrainingEvent::Step(step) = event {

@@ -23,6 +23,7 @@ mod spectrum;
 mod targets;
 mod tokenizer;
 mod train;
+mod tuning;
 
 use std::path::{Path, PathBuf};
 

@@ -25,7 +25,7 @@ use welore_burn::train::{
 use crate::{device, story_tokens, tiny_llama, tiny_projections};
 
 /// tiny-llama with more than half of its ranks gone.
-fn compressed() -> Decoder {
+pub fn compressed() -> Decoder {
     compressed_at(0.6)
 }
 
@@ -81,7 +81,7 @@ pub fn run(
     outcome.map(|()| reports)
 }
 
-fn one_worker() -> ExecutionOptions {
+pub fn one_worker() -> ExecutionOptions {
     ExecutionOptions::default()
 }
 
@@ -474,8 +474,8 @@ fn run_without_progress_ends_when_patience_does_and_keeps_the_best() {
     let options =
         TrainOptions { steps: 50, eval_every: 1, patience: Some(2), save_every: 0, ..options() };
     let mut training = start(compressed(), options, scratch.path());
-    let mut scores = [5.0, 4.0, 4.5, 4.0, 1.0].into_iter();
-    let evaluate = |_: &Decoder| Ok(Score::Perplexity(scores.next().unwrap()));
+    let mut scores = [6.0, 5.0, 4.0, 4.5, 4.0, 1.0].into_iter();
+    let evaluate = |_: &Decoder| Ok(Score::Perplexity(scores.next().unwrap()).into());
     let rows = story(32);
     training.run(&rows, one_worker(), evaluate, |_| Ok(())).unwrap();
     assert!(training.is_out_of_patience());
@@ -489,18 +489,19 @@ fn run_without_progress_ends_when_patience_does_and_keeps_the_best() {
     assert_eq!(pointer("last.json")["directory"], "step-4");
 }
 
-/// A run whose first evaluation is the best. `meddle` gets its checkpoints once the second one is
-/// made, after which another checkpoint is saved.
+/// A run whose first evaluation after the start is the best. `meddle` gets its checkpoints once the
+/// next one is made, after which another checkpoint is saved.
 fn run_with_best(dir: &Path, meddle: impl Fn(&Path)) -> Result<(), TrainError> {
     let options = TrainOptions { eval_every: 2, save_every: 1, ..options() };
     let mut training = start(compressed(), options, dir);
     let mut evaluations = 0u32;
     let evaluate = |_: &Decoder| {
         evaluations += 1;
-        if evaluations == 2 {
+        if evaluations == 3 {
             meddle(&dir.join("checkpoints"));
         }
-        Ok(Score::Perplexity(f64::from(evaluations)))
+        let score = if evaluations == 1 { 100.0 } else { f64::from(evaluations) };
+        Ok(Score::Perplexity(score).into())
     };
     training.run(&story(32), one_worker(), evaluate, |_| Ok(()))
 }
@@ -572,6 +573,11 @@ fn only_checkpoints_are_removed_among_checkpoints() {
     assert!(checkpoints.join("step-2").is_dir() && checkpoints.join("step-6").is_dir());
 }
 
+/// A function of the model.
+fn sum_of(model: &Decoder) -> f32 {
+    parameters(model)[3].1.iter().sum()
+}
+
 #[test]
 fn evaluation_that_a_stop_prevented_is_made_up_for() {
     let options = TrainOptions { eval_every: 2, save_every: 0, ..options() };
@@ -580,7 +586,7 @@ fn evaluation_that_a_stop_prevented_is_made_up_for() {
         let evaluate = |model: &Decoder| match fail {
             true => Err(TrainError::Interrupted(Interrupted)),
             // Any function of the model.
-            false => Ok(Score::Perplexity(parameters(model)[3].1.iter().sum::<f32>().into())),
+            false => Ok(Score::Perplexity(f64::from(sum_of(model))).into()),
         };
         let observe = |event| match event {
             TrainingEvent::Step(report) if Some(report.step) == stop_at => Err(Interrupted),
@@ -608,6 +614,7 @@ fn evaluation_that_a_stop_prevented_is_made_up_for() {
     let mut resumed = resume();
     assert_eq!(resumed.position().evaluated, 0);
     go(&mut resumed, None, false).unwrap();
+    assert_eq!(lines(stopped.path())[0].0, 0, "the start is evaluated");
     let (got, expected) = (resumed.position(), training.position());
     assert_eq!((got.step, got.evaluated), (expected.step, expected.evaluated));
     let (got, expected) = (lines(stopped.path()), lines(whole.path()));

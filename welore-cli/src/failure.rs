@@ -35,6 +35,14 @@ impl WrongInput {
     }
 }
 
+/// A run whose model never scored better than the one that it began with, where that was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the model never scored better than at the start, {score}")]
+pub struct NotImproved {
+    /// The score at the start, with its name.
+    pub score: String,
+}
+
 /// A panic of a library. GPU backends report a missing driver or exhausted memory in no other way.
 #[derive(Debug, Clone, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]

@@ -2,6 +2,7 @@
 
 use comfy_table::{CellAlignment, Table, presets};
 use welore_burn::escape;
+use welore_burn::train::Score;
 
 /// `112616064` as `112.6 M`.
 pub fn count(value: u64) -> String {
@@ -66,6 +67,15 @@ pub fn perplexity(value: f64) -> String {
         v if v < 1e6 => format!("{v:.0}"),
         v => format!("{v:.3e}"),
     }
+}
+
+/// A score with its name, as in `perplexity 23.650`.
+pub fn score(score: Score) -> String {
+    let value = match score {
+        Score::Perplexity(value) => perplexity(value),
+        Score::Accuracy(value) => percent(value),
+    };
+    format!("{} {value}", score.name())
 }
 
 /// A table without rules; all columns except the first are aligned to the right. Every cell is

@@ -2,7 +2,8 @@
 //!
 //! Arguments become options, and options become calls of `welore-burn`. Only this crate
 //! constructs a device, prints, and shows progress. Results go to stdout, everything else to
-//! stderr. Exit codes: 0 success, 1 failure, 2 wrong usage or input.
+//! stderr. Exit codes: 0 success, 1 failure, 2 wrong usage or input, 3 a run that improved nothing
+//! although it had to.
 
 #![recursion_limit = "256"]
 

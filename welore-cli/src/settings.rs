@@ -190,7 +190,7 @@ fn similar<'a>(name: &str, names: impl Iterator<Item = &'a str>) -> Option<Strin
 }
 
 /// The options that a file may set for a resumed run.
-const WITH_RESUME: [&str; 4] = ["backend", "device", "json", "report"];
+const WITH_RESUME: [&str; 5] = ["backend", "device", "json", "must_improve", "report"];
 
 /// A table as words of a command line, without the options that given ones overrule.
 fn words_of(command: &Command, table: &Table, given: &ArgMatches) -> Vec<OsString> {

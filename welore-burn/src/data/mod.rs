@@ -1,6 +1,7 @@
 //! Turns text and task files into tokens, and tokens into rows. Uses tokenizers, but no model.
 
 mod documents;
+mod marks;
 mod rows;
 mod task;
 mod text;
@@ -8,6 +9,7 @@ mod token_file;
 mod tokenizer_guard;
 
 pub use documents::{join_documents, read_documents};
+pub use marks::Marks;
 pub use rows::{TokenRow, TokenRows};
 pub use task::{Task, TaskError, TaskExample, TaskKind};
 pub use text::{DataError, TextTokenizer, read_text};

@@ -150,10 +150,12 @@ impl Report {
                 let fields = ["step", "loss", "lr", "grad_norm", "tokens_per_second"];
                 steps.push(fields.map(|field| (field.to_string(), line[field].clone())));
             }
-            for name in ["perplexity", "accuracy"].into_iter().filter(|name| line[name].is_number())
-            {
+            for name in ["perplexity", "accuracy", "watched_perplexity"] {
                 let (step, value) = (&line["step"], &line[name]);
-                evaluations.push(json!({ "step": step, "value": value, "name": name }));
+                if value.is_number() {
+                    let name = name.replace('_', " ");
+                    evaluations.push(json!({ "step": step, "value": value, "name": name }));
+                }
             }
         }
         let steps: Vec<Value> = places(steps.len(), STEPS)
@@ -259,6 +261,21 @@ mod tests {
         assert_eq!(data["runs"][0]["evaluations"][0]["value"], 9.0);
         assert!(!html.contains("</script><b>") && !html.contains(PLACEHOLDER));
         assert!(!html.contains("src=\"http") && !html.contains("href=\"http"));
+    }
+
+    #[test]
+    fn evaluations_are_drawn_from_the_start_with_the_watched_text() {
+        let mut report = Report::new("title", "test");
+        let line = |step: usize| {
+            format!("{{\"step\":{step},\"perplexity\":9.0,\"watched_perplexity\":5.5}}\n")
+        };
+        report.run("a", &(line(0) + &line(4)));
+        let evaluations = data_of(&report.to_html())["runs"][0]["evaluations"].clone();
+        assert_eq!(evaluations[0], json!({ "step": 0, "value": 9.0, "name": "perplexity" }));
+        assert_eq!(
+            evaluations[3],
+            json!({ "step": 4, "value": 5.5, "name": "watched perplexity" })
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
 use super::options::TrainOptions;
-use super::score::Score;
+use super::score::{Evaluated, Score};
 use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, replace_file};
 use crate::words::number_of;
 
@@ -28,25 +28,54 @@ pub struct Position {
     pub evaluated: usize,
     /// Evaluations since the best one.
     pub stale: usize,
+    /// Score of the model that the run began with. `None` if it was not evaluated, as in runs of
+    /// earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<Score>,
+    /// Perplexity of the watched text at the start, if there is such a text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched_start: Option<f64>,
+    /// Perplexity of the watched text where the score was best.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watched_best: Option<f64>,
 }
 
 impl Position {
     /// Before the first step.
     pub fn start() -> Self {
-        Self { step: 0, tokens: 0, best: None, evaluated: 0, stale: 0 }
+        Self {
+            step: 0,
+            tokens: 0,
+            best: None,
+            evaluated: 0,
+            stale: 0,
+            start: None,
+            watched_start: None,
+            watched_best: None,
+        }
     }
 
     /// Records an evaluation. Returns whether it is the best so far.
-    pub fn note(&mut self, score: Score) -> bool {
+    pub fn note(&mut self, evaluated: Evaluated) -> bool {
+        let Evaluated { score, watched } = evaluated;
         self.evaluated = self.step;
+        if self.step == 0 {
+            (self.start, self.watched_start) = (Some(score), watched);
+        }
         let best = self.best.is_none_or(|best| score.is_better_than(best));
         if best {
-            self.best = Some(score);
+            (self.best, self.watched_best) = (Some(score), watched);
             self.stale = 0;
         } else {
             self.stale += 1;
         }
         best
+    }
+
+    /// Whether a model of the run scored better than the one that it began with; `None` if that one
+    /// was not evaluated.
+    pub fn has_improved(&self) -> Option<bool> {
+        Some(self.best?.is_better_than(self.start?))
     }
 
     /// Whether a run with these options has nothing left to do.
@@ -58,6 +87,10 @@ impl Position {
     /// Whether an evaluation comes before the next step.
     pub(super) fn owes_evaluation(&self, options: &TrainOptions) -> bool {
         let (step, every) = (self.step, options.eval_every);
+        if step == 0 {
+            // Alone, the score of the start would make it the result of the run.
+            return self.start.is_none() && (1..=options.steps).contains(&every);
+        }
         every > 0 && step > self.evaluated && step.is_multiple_of(every)
     }
 
@@ -68,18 +101,20 @@ impl Position {
 
     /// Checks that a run with these options can be at this position.
     fn check(&self, options: &TrainOptions) -> Result<(), String> {
-        let Self { step, best, evaluated, stale, .. } = *self;
+        let Self { step, best, evaluated, stale, start, .. } = *self;
         if step > options.steps {
             let steps = number_of(options.steps, "step");
             return Err(format!("it is at step {step} of a run of {steps}"));
         }
         let every = options.eval_every;
-        let evaluations = evaluated.checked_div(every).unwrap_or(0);
         // Evaluations are made every `every` steps and none is left out, but the last one may still
-        // be due.
+        // be due. Earlier versions did not evaluate the start.
+        let after_start = evaluated.checked_div(every).unwrap_or(0);
+        let evaluations = after_start.saturating_add(usize::from(start.is_some()));
         let due = every == 0 || (evaluated..=evaluated.saturating_add(every)).contains(&step);
         let fits = due
-            && evaluated == evaluations * every
+            && evaluated == after_start * every
+            && (start.is_none() || every > 0)
             && best.is_some() == (evaluations > 0)
             && stale <= evaluations.saturating_sub(1);
         match fits {

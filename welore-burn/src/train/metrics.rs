@@ -26,7 +26,9 @@ impl Metrics {
         let lines = Lines::open(path.as_ref().to_path_buf(), |line| {
             let is_step = !line["loss"].is_null();
             let last = if is_step { position.step } else { position.evaluated };
-            let step = line["step"].as_u64().filter(|step| *step <= last as u64);
+            // 0 is also where the last evaluation is before there was one.
+            let is_due = |step: u64| step == 0 && !is_step && position.start.is_none();
+            let step = line["step"].as_u64().filter(|step| *step <= last as u64 && !is_due(*step));
             steps.extend(step.filter(|step| is_step && *step > 0));
             step.is_some()
         })?;

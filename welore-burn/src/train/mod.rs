@@ -11,6 +11,7 @@ mod checkpoints;
 mod clip;
 mod dynamics;
 mod error;
+mod events;
 mod execution;
 #[cfg(feature = "learner")]
 mod learner;
@@ -35,6 +36,7 @@ pub use dynamics::{
     SETTLED_WINDOW, WeightRank, read_gradients,
 };
 pub use error::TrainError;
+pub use events::{StepReport, TrainingEvent};
 pub use execution::ExecutionOptions;
 #[cfg(feature = "learner")]
 pub use learner::{Learnable, LearnerLoss, row_loader};
@@ -47,6 +49,6 @@ pub use metrics::{Metrics, peak_memory};
 pub use options::{GaloreOptions, LoraOptions, ScheduleKind, TrainOptions};
 pub use run_file::{RUN_FILE, RunFile, RunFileError, RunSource, check_run, model_digest};
 pub use schedule::Schedule;
-pub use score::Score;
+pub use score::{Evaluated, Score};
 pub use selecting::TrainableCount;
-pub use training::{RunPlace, StepReport, Training, TrainingEvent, check_rows};
+pub use training::{RunPlace, Training, check_rows};

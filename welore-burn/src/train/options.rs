@@ -45,7 +45,8 @@ pub struct TrainOptions {
     pub lora: LoraOptions,
     /// Options of gradient projection, if that is the method.
     pub galore: GaloreOptions,
-    /// Steps between evaluations; 0 means none.
+    /// Steps between evaluations; 0 means none. The model that the run starts from is evaluated
+    /// too, unless this is more than all steps.
     pub eval_every: usize,
     /// Number of evaluations without a better score after which the run ends; `None` never ends it
     /// early.

@@ -46,12 +46,25 @@ pub struct RunFile {
     /// The most windows or examples in an evaluation; `None` uses all.
     #[serde(default, rename = "eval_blocks")]
     pub eval_windows: Option<usize>,
+    /// Tokens in a window of a text that is evaluated. `None` is as many as in training, as in runs
+    /// of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval_seq_len: Option<usize>,
+    /// Text that is measured with every evaluation, but decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch_text: Option<PathBuf>,
+    /// Digest of its tokens.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch_digest: Option<String>,
     /// Type that the model computes in.
     #[serde(default)]
     pub dtype: Precision,
     /// Steps between records of the gradients. Does not change any step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub track_gradients: Option<NonZeroUsize>,
+    /// Numbers of steps that the run had before it was extended, the first one first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub extended_from: Vec<usize>,
     /// How the model is trained.
     #[serde(rename = "settings")]
     pub options: TrainOptions,
@@ -153,8 +166,12 @@ impl RunFile {
             eval_text: None,
             eval_digest: None,
             eval_windows: None,
+            eval_seq_len: None,
+            watch_text: None,
+            watch_digest: None,
             dtype: Precision::default(),
             track_gradients: None,
+            extended_from: Vec::new(),
             options,
         }
     }
@@ -193,8 +210,10 @@ impl RunFile {
     ///
     /// [`FileError::Io`], also for a path that is not UTF-8, which JSON cannot hold.
     pub fn write(&self, dir: &Path) -> Result<(), FileError> {
-        let within = dir.canonicalize().ok();
-        let within = within.and_then(|dir| self.base.strip_prefix(dir).ok());
+        let whole = dir.canonicalize().unwrap_or_else(|_| dir.into());
+        // A run that was read has its base under the path that it was read by.
+        let within =
+            [dir, whole.as_path()].into_iter().find_map(|dir| self.base.strip_prefix(dir).ok());
         let base = within.unwrap_or(&self.base).to_path_buf();
         let file = Self { base, ..self.clone() };
         let path = dir.join(RUN_FILE);
@@ -212,20 +231,59 @@ impl RunFile {
     /// [`TrainError::Option`].
     pub fn check(&self) -> Result<(), TrainError> {
         let evaluated = self.data.is_task() || self.eval_text.is_some();
-        check_run(&self.options, evaluated, self.eval_windows)
+        check_run(&self.options, evaluated, self.eval_windows)?;
+        let refuse = |name, reason: &str| Err(TrainError::Option { name, reason: reason.into() });
+        if self.eval_seq_len.is_some_and(|seq_len| seq_len < 2) {
+            return refuse("eval_seq_len", "a window needs at least 2 tokens");
+        }
+        let totals = self.extended_from.iter().chain([&self.options.steps]);
+        match totals.is_sorted_by(|fewer, more| fewer < more) {
+            true => Ok(()),
+            false => refuse("steps", "a run can only be extended to more steps"),
+        }
     }
 
-    /// A digest that identifies the run: of everything that decides its steps, but of no path.
+    /// Tokens in a window of a text that is evaluated.
+    pub fn eval_window(&self) -> usize {
+        self.eval_seq_len.unwrap_or(self.options.seq_len)
+    }
+
+    /// Whether the run has more steps than it began with.
+    pub fn is_extended(&self) -> bool {
+        !self.extended_from.is_empty()
+    }
+
+    /// The same run with more steps. Steps that were taken stay as they are; for those to come, the
+    /// learning rate is that of a run which had so many steps from its beginning.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Option`] if these are no more steps, or too many.
+    pub fn extended(&self, steps: usize) -> Result<Self, TrainError> {
+        let mut run = self.clone();
+        run.extended_from.push(self.options.steps);
+        run.options.steps = steps;
+        run.check()?;
+        Ok(run)
+    }
+
+    /// A digest that identifies the run: of everything that decides its steps, but of no path. An
+    /// extended run is the one that it was.
     pub fn identity(&self) -> String {
-        let decisive = serde_json::to_vec(&(
+        let steps = self.extended_from.first().copied().unwrap_or(self.options.steps);
+        let mut decisive = serde_json::to_vec(&(
             &self.base_digest,
             &self.data_digest,
             &self.eval_digest,
             self.eval_windows,
             self.dtype,
-            &self.options,
-        ));
-        let decisive = decisive.expect("numbers and text serialize");
+            TrainOptions { steps, ..self.options.clone() },
+        ))
+        .expect("numbers and text serialize");
+        if let Some(seq_len) = self.eval_seq_len {
+            // Runs of earlier versions have none.
+            decisive.extend(format!("eval_seq_len {seq_len}").bytes());
+        }
         blake3::hash(&decisive).to_hex().to_string()
     }
 }

@@ -34,3 +34,18 @@ impl Score {
         }
     }
 }
+
+/// What an evaluation measured.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Evaluated {
+    /// The score, which decides which model of the run is the best.
+    pub score: Score,
+    /// Perplexity of another text, which is only watched; `None` if there is none.
+    pub watched: Option<f64>,
+}
+
+impl From<Score> for Evaluated {
+    fn from(score: Score) -> Self {
+        Self { score, watched: None }
+    }
+}

@@ -10,13 +10,14 @@ use super::checkpoints::{Checkpoints, Position};
 use super::clip::{clip_to_norm, global_norm};
 use super::dynamics::{GRADIENTS_FILE, Tracker};
 use super::error::TrainError;
+use super::events::{StepReport, TrainingEvent};
 use super::execution::{ExecutionOptions, Executor};
 use super::methods::select_trainable;
 use super::metrics::{Metrics, peak_memory};
 use super::options::TrainOptions;
 use super::queue::{QueuedStep, StepNumbers, StepQueue};
 use super::schedule::Schedule;
-use super::score::Score;
+use super::score::Evaluated;
 use super::selecting::TrainableCount;
 use crate::data::{TokenRow, TokenRows};
 use crate::model::{LanguageModel, device_of};
@@ -69,35 +70,6 @@ pub struct RunPlace<'a> {
     pub origin: &'a str,
     /// Whether to resume the run in the directory.
     pub resume: bool,
-}
-
-/// What one step did.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct StepReport {
-    /// Number of the step, from 1.
-    pub step: usize,
-    /// Mean cross-entropy of the step's predicted tokens, before the parameters change.
-    pub loss: f64,
-    /// Learning rate of the step.
-    pub lr: f64,
-    /// Global norm of the gradients before clipping.
-    pub grad_norm: f64,
-    /// Tokens of the step's rows per second.
-    pub tokens_per_second: f64,
-}
-
-/// What [`Training::run`] reports while it runs.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum TrainingEvent {
-    /// A step was taken.
-    Step(StepReport),
-    /// The model was evaluated.
-    Evaluation {
-        /// Steps taken.
-        step: usize,
-        /// What was measured.
-        score: Score,
-    },
 }
 
 impl<M: LanguageModel> Training<M> {
@@ -191,9 +163,10 @@ impl<M: LanguageModel> Training<M> {
     }
 
     /// Takes the remaining steps. `evaluate` scores the model on its plain device, when the options
-    /// ask for it. `observe` gets every event and may stop the run, which then saves a checkpoint
-    /// first. The model is on its autodiff device. A run ends early if its score has not improved
-    /// for as many evaluations as its patience.
+    /// ask for it; a run that is evaluated at all begins with that, so the best model may be the
+    /// one that it starts from. `observe` gets every event and may stop the run, which then saves a
+    /// checkpoint first. The model is on its autodiff device. A run ends early if its score has not
+    /// improved for as many evaluations as its patience.
     ///
     /// # Errors
     ///
@@ -204,7 +177,7 @@ impl<M: LanguageModel> Training<M> {
         &mut self,
         rows: &TokenRows,
         execution: ExecutionOptions,
-        mut evaluate: impl FnMut(&M) -> Result<Score, TrainError>,
+        mut evaluate: impl FnMut(&M) -> Result<Evaluated, TrainError>,
         mut observe: impl FnMut(TrainingEvent) -> Result<(), Interrupted>,
     ) -> Result<(), TrainError> {
         self.check_rows(rows)?;
@@ -228,12 +201,9 @@ impl<M: LanguageModel> Training<M> {
             // A run that was stopped before an evaluation makes it first.
             let mut best = false;
             let outcome = if self.owes_evaluation() {
-                let score = self.evaluate(&mut evaluate)?;
-                let step = self.position.step;
-                best = self.position.note(score);
-                let (name, value) = (score.name(), score.value());
-                self.metrics.write(&json!({ "step": step, name: value, "best": best }))?;
-                observe(TrainingEvent::Evaluation { step, score })
+                let event;
+                (event, best) = self.evaluate(&mut evaluate)?;
+                observe(event)
             } else {
                 self.step(rows, &mut running)?;
                 match running.queue.read_due() {
@@ -257,19 +227,30 @@ impl<M: LanguageModel> Training<M> {
         Ok(())
     }
 
-    /// Scores the model. A checkpoint is saved if that fails.
+    /// Scores the model and records the result. Also returns whether it is the best so far. A
+    /// checkpoint is saved if scoring fails.
     fn evaluate(
         &mut self,
-        evaluate: &mut impl FnMut(&M) -> Result<Score, TrainError>,
-    ) -> Result<Score, TrainError> {
-        let score = match evaluate(&self.model.valid()) {
-            Ok(score) if !score.value().is_finite() => Err(self.not_finite(score.name())),
+        evaluate: &mut impl FnMut(&M) -> Result<Evaluated, TrainError>,
+    ) -> Result<(TrainingEvent, bool), TrainError> {
+        let evaluated = match evaluate(&self.model.valid()) {
+            Ok(Evaluated { score, .. }) if !score.value().is_finite() => {
+                Err(self.not_finite(score.name()))
+            }
             other => other,
         };
-        if score.is_err() {
+        if evaluated.is_err() {
             self.save(false)?;
         }
-        score
+        let evaluated = evaluated?;
+        let (Evaluated { score, watched }, step) = (evaluated, self.position.step);
+        let best = self.position.note(evaluated);
+        let mut line = json!({ "step": step, score.name(): score.value(), "best": best });
+        if let Some(perplexity) = watched {
+            line["watched_perplexity"] = json!(perplexity);
+        }
+        self.metrics.write(&line)?;
+        Ok((TrainingEvent::Evaluation { step, score, watched }, best))
     }
 
     /// Whether there is nothing left to do.

@@ -8,7 +8,7 @@ Examples:
   welore-cli train low --text train.txt -o run
   welore-cli eval run/model --text test.txt
 
-Exit codes: 0 success, 1 failure, 2 wrong usage or input.";
+Exit codes: 0 success, 1 failure, 2 wrong usage or input, 3 no improvement with --must-improve.";
 
 /// For `analyze`.
 pub const ANALYZE: &str = "\
@@ -55,7 +55,9 @@ Examples:
   welore-cli train low --text train.txt --steps 200 --lr 1e-4 -o run --dry-run
   welore-cli train low --task commonsenseqa --data CommonsenseQA -o run
   welore-cli train MODEL --err 0.5 --text train.txt -o run
-  welore-cli train --resume run";
+  welore-cli train low --text train.txt -o run --eval-text test.txt --watch-text other.txt
+  welore-cli train --resume run
+  welore-cli train --resume run --steps 400";
 
 /// For `eval`.
 pub const EVAL: &str = "\

@@ -19,8 +19,8 @@ use super::general::{PageArgs, whole};
 #[derive(Args, Debug)]
 pub struct TrainArgs {
     /// Resume the run in this directory from its last checkpoint, with exactly the steps that an
-    /// uninterrupted run would take
-    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text"])]
+    /// uninterrupted run would take; more --steps than it has extend it
+    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text", "watch_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
     #[command(flatten)]
@@ -28,6 +28,9 @@ pub struct TrainArgs {
     /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
+    /// Exit with code 3 at the end if no evaluation was better than that of the start
+    #[arg(long, help_heading = "Evaluation")]
+    pub must_improve: bool,
     /// Show what would be trained, and on what, without writing anything
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
     pub dry_run: bool,
@@ -89,9 +92,17 @@ pub struct TrainStartArgs {
         help_heading = "Training"
     )]
     pub epochs: Option<f64>,
-    /// Text to evaluate on; without it, tasks use their test examples
+    /// Text to evaluate on; without it, tasks use their test examples. The result of the run is the
+    /// model that scores best, which may be the one that it starts from
     #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
     pub eval_text: Option<PathBuf>,
+    /// Another text whose perplexity is measured with every evaluation; it decides nothing
+    #[arg(long, value_name = "FILE", help_heading = "Evaluation")]
+    pub watch_text: Option<PathBuf>,
+    /// Tokens per window of --eval-text and --watch-text [default: 512 as in `eval`, or the model's
+    /// context if that is shorter]
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    pub eval_seq_len: Option<usize>,
     /// Maximum number of windows or examples per evaluation [default: all]
     #[arg(long, alias = "eval-blocks", value_name = "N", help_heading = "Evaluation")]
     pub eval_windows: Option<usize>,
@@ -146,7 +157,8 @@ pub struct OptionsArgs {
     /// Number of batches whose gradients are summed for one step [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Total number of steps [default: 10000; 1000 for tasks]
+    /// Total number of steps; with --resume, more than the run has extend it [default: 10000; 1000
+    /// for tasks]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,
     /// Peak learning rate [default: 5e-5]
@@ -194,7 +206,7 @@ pub struct OptionsArgs {
     /// Scale of the projected updates [default: 0.25]
     #[arg(long, value_name = "S", allow_negative_numbers = true)]
     pub galore_scale: Option<f64>,
-    /// Evaluate every N steps; 0 for never [default: only at the end if
+    /// Evaluate the start and every N steps; 0 for never [default: only the start and the end if
     /// --eval-text is given, otherwise never]
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub eval_every: Option<usize>,

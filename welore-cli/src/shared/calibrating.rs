@@ -10,10 +10,11 @@ use welore_burn::calibrate::{
     CalibrationError, CalibrationOptions, CalibrationSummary, CalibrationText, OwnText,
     OwnTextOptions, TextRecord, calibrate, own_text, preview_calibration, share_windows,
 };
+use welore_burn::data::read_documents;
 use welore_burn::model::OpenedModel;
 
 use super::artifacts::in_file;
-use super::text::TextReader;
+use super::text::{TextReader, warn_of_marks};
 use crate::args::{AmountArgs, TextArg, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
@@ -80,7 +81,9 @@ impl<'a> CalibrationWork<'a> {
         let reader = TextReader::open(self.opened.checkpoint.dir(), &self.opened.config)?;
         for text in &mut self.texts {
             if let Some(path) = text.named.file() {
-                text.tokens = reader.read(path)?;
+                let documents = read_documents(path)?;
+                warn_of_marks(path, &documents);
+                text.tokens = reader.tokens(&documents)?;
             }
         }
         Ok(())

@@ -1,10 +1,12 @@
 //! The gradients of a run, summed up from `RUN/gradients.jsonl` in `RUN/gradients.json`.
 
+use std::fs;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
-use welore_burn::files::replace_file;
+use welore_burn::files::{FileError, replace_file};
 use welore_burn::modules::{MatrixName, Selection};
 use welore_burn::spectrum::Norms;
 use welore_burn::train::{GRADIENTS_FILE, GradientDynamics, GradientRecord, read_gradients};
@@ -39,6 +41,17 @@ pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
         });
     }
     Ok(replace_file(&target, dynamics.to_json().as_bytes())?)
+}
+
+/// Removes the summary of a run that is going to take more steps.
+pub fn forget_summary(dir: &Path) -> Result<()> {
+    let target = dir.join(SUMMARY_FILE);
+    match fs::remove_file(&target) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(FileError::io(&target)(error).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The records of a run's gradients and their summary, if they were tracked. The summary of an

@@ -3,8 +3,19 @@
 use std::path::Path;
 
 use anyhow::Result;
-use welore_burn::data::{TextTokenizer, join_documents, read_documents};
+use welore_burn::data::{Marks, TextTokenizer, join_documents, read_documents};
 use welore_burn::model::DecoderConfig;
+
+/// Warns of a text to learn from that is full of marks such as `<unk>`.
+pub fn warn_of_marks(path: &Path, documents: &[String]) {
+    if let Some(marks) = Marks::find(documents) {
+        tell!(
+            "warning: {}: {marks}: it was split into words for other models, and what learns \
+             from it writes such marks; use the text as it was before",
+            path.display()
+        );
+    }
+}
 
 /// The tokenizer of a model, and the token that ends its texts.
 #[derive(Debug)]

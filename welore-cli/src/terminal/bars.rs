@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use welore_burn::escape;
 use welore_burn::progress::{Interrupted, Part, Progress};
-use welore_burn::train::{Score, TrainingEvent};
+use welore_burn::train::TrainingEvent;
 
 use super::lines::{Task, Unit};
 use super::{STEPPING, must_stop};
@@ -57,16 +57,12 @@ impl Steps {
                 }
                 self.bar.set_message(text);
             }
-            TrainingEvent::Evaluation { step, score } => {
-                let text = match score {
-                    Score::Perplexity(value) => {
-                        format!("step {step}: perplexity {}", format::perplexity(value))
-                    }
-                    Score::Accuracy(value) => {
-                        format!("step {step}: accuracy {}", format::percent(value))
-                    }
-                };
-                self.bar.suspend(|| note!("{text}"));
+            TrainingEvent::Evaluation { step, score, watched } => {
+                let watched = watched.map(|value| {
+                    format!("; watched text: perplexity {}", format::perplexity(value))
+                });
+                let (score, watched) = (format::score(score), watched.unwrap_or_default());
+                self.bar.suspend(|| note!("step {step}: {score}{watched}"));
             }
         }
     }

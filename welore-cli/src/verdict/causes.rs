@@ -22,7 +22,7 @@ use welore_burn::train::{DynamicsError, RunFileError, TrainError, Trainable};
 use welore_burn::workers::Oversized;
 
 use super::Verdict;
-use crate::failure::{Panic, WrongInput};
+use crate::failure::{NotImproved, Panic, WrongInput};
 use crate::models::{HubError, WHAT_MODEL_IS};
 
 /// The verdict on a value that is out of its range: what to give instead.
@@ -99,6 +99,9 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
     first_of! {
         WrongInput => |e: &WrongInput| Some(Verdict { input: true, hint: e.hint.clone() }),
         Panic => |e| Some(panic(e)),
+        NotImproved => |_| {
+            Some(Verdict::failed("a smaller --lr, or other data to train on, may help"))
+        },
         HubError => |e: &HubError| Some(Verdict { input: e.is_input(), hint: e.hint() }),
         CheckpointError => checkpoint,
         FileError => file,

@@ -11,7 +11,7 @@ use welore_burn::train::{RunFileError, TrainError};
 
 use self::causes::{judge_cause, out_of_range};
 use crate::args::flag_of;
-use crate::failure::Panic;
+use crate::failure::{NotImproved, Panic};
 use crate::terminal::is_part;
 
 /// What an error means to the caller.
@@ -31,7 +31,8 @@ impl Verdict {
     }
 }
 
-/// Prints an error and gives the exit code: 2 for wrong input, 1 for everything else.
+/// Prints an error and gives the exit code: 2 for wrong input, 3 for a run that did not improve the
+/// model although it had to, 1 for everything else.
 pub fn report(error: &anyhow::Error) -> ExitCode {
     if is_closed_pipe(error) {
         // The reader of the result, such as `head`, has seen enough.
@@ -49,7 +50,11 @@ pub fn report(error: &anyhow::Error) -> ExitCode {
     if let Some(panic) = error.downcast_ref::<Panic>().filter(|_| is_bug(error)) {
         panic.backtrace.lines().for_each(|line| tell!("{line}"));
     }
-    ExitCode::from(if verdict.input { 2 } else { 1 })
+    match verdict.input {
+        true => ExitCode::from(2),
+        false if error.is::<NotImproved>() => ExitCode::from(3),
+        false => ExitCode::FAILURE,
+    }
 }
 
 /// The causes of an error on one line, outermost first. Most messages here contain that of their

@@ -1,24 +1,30 @@
-//! A resumed run cannot be changed: options that differ from its own are refused.
+//! A resumed run cannot be changed, except that it can be extended: options that differ from its
+//! own are refused.
 
 use anyhow::Result;
 use serde_json::Value;
 use welore_burn::named::Named;
-use welore_burn::train::RunFile;
+use welore_burn::train::{Position, RunFile};
 
 use super::request::check_options;
-use crate::args::{RANK_OPTIONS, TrainArgs, Typed, flag_of};
+use crate::args::{RANK_OPTIONS, TrainArgs, Typed, flag_of, rule};
 use crate::failure::WrongInput;
 
-/// Refuses options that differ from those of the run.
+/// Refuses options that differ from those of the run, other than the number of steps.
 pub fn refuse_changes(run: &RunFile, args: &TrainArgs, typed: &Typed) -> Result<()> {
     let TrainArgs { start, compute, .. } = args;
     check_options(&start.options, run.options.trainable)?;
-    let given = start.options.over(&run.options);
+    let mut given = start.options.over(&run.options);
+    given.steps = run.options.steps;
     let (ours, theirs) = (serde_json::to_value(&run.options)?, serde_json::to_value(&given)?);
     let mut changes = Vec::new();
     differences("", &ours, &theirs, &mut changes);
     if start.eval_windows.is_some_and(|windows| Some(windows) != run.eval_windows) {
         changes.push("--eval-windows".into());
+    }
+    let reads_text = run.eval_text.is_some() || run.watch_text.is_some();
+    if start.eval_seq_len.is_some_and(|given| !reads_text || given != run.eval_window()) {
+        changes.push("--eval-seq-len".into());
     }
     if start.track_gradients.is_some() && start.track_gradients != run.track_gradients {
         changes.push("--track-gradients".into());
@@ -35,6 +41,16 @@ pub fn refuse_changes(run: &RunFile, args: &TrainArgs, typed: &Typed) -> Result<
         format!("{}: not what the run began with, and a run cannot be changed", changes.join(", "));
     let hint = "leave this out, or start a new run from RUN/model";
     Err(WrongInput::with_hint(message, hint).into())
+}
+
+/// Refuses to ask a run that cannot tell whether its model has improved, at the position `last`.
+pub fn check_must_improve(run: &RunFile, last: Option<Position>, typed: &Typed) -> Result<()> {
+    let evaluates = (1..=run.options.steps).contains(&run.options.eval_every);
+    let why = "only with evaluations, which this run lacks";
+    typed.check([rule("must-improve", evaluates, why)])?;
+    let knows = last.is_none_or(|last| last.step == 0 || last.start.is_some());
+    let why = "an earlier version began this run and did not evaluate its start";
+    typed.check([rule("must-improve", knows, why)])
 }
 
 /// The flags of options that differ, with the run's own value.

@@ -44,6 +44,8 @@ pub fn row_name(is_task: bool) -> &'static str {
 pub struct Inputs {
     pub rows: TokenRows,
     pub evaluation: Evaluation,
+    /// The text that is only watched, if the run is evaluated and has one.
+    pub watched: Option<Vec<u32>>,
 }
 
 /// Where the data is, according to the arguments.
@@ -127,13 +129,11 @@ impl EvaluationData {
         reader: TextReader,
         config: &DecoderConfig,
     ) -> Result<(Evaluation, Option<String>)> {
-        let hex = |digest: blake3::Hash| Some(digest.to_hex().to_string());
         match self {
             Self::Nothing => Ok((Evaluation::Nothing, None)),
             Self::Text(documents) => {
-                let tokens = reader.tokens(&documents)?;
-                let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
-                Ok((Evaluation::Text(tokens), hex(blake3::hash(&bytes))))
+                let (tokens, digest) = tokens_of(&reader, &documents)?;
+                Ok((Evaluation::Text(tokens), Some(digest)))
             }
             Self::Task(mut examples) => {
                 examples.truncate(run.eval_windows.unwrap_or(usize::MAX));
@@ -143,10 +143,18 @@ impl EvaluationData {
                     digest.update(&(text.len() as u64).to_le_bytes()).update(text.as_bytes());
                 }
                 let speaker = Box::new(Speaker::new(reader.tokenizer, config));
-                Ok((Evaluation::Task(speaker, examples), hex(digest.finalize())))
+                let digest = digest.finalize().to_hex().to_string();
+                Ok((Evaluation::Task(speaker, examples), Some(digest)))
             }
         }
     }
+}
+
+/// The tokens of a text that is evaluated, and their digest.
+pub fn tokens_of(reader: &TextReader, documents: &[String]) -> Result<(Vec<u32>, String)> {
+    let tokens = reader.tokens(documents)?;
+    let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+    Ok((tokens, blake3::hash(&bytes).to_hex().to_string()))
 }
 
 /// Keeps the rows of a run.
@@ -158,10 +166,24 @@ pub fn keep(rows: &TokenRows, dir: &Path) -> Result<()> {
 pub fn again(run: &RunFile, config: &DecoderConfig, dir: &Path) -> Result<Inputs> {
     let reader = TextReader::open(&run.base, config)?;
     let rows = rows_again(run, &reader, dir)?;
+    let watched = watched_again(run, &reader)?;
     let (evaluation, digest) = EvaluationData::again(run)?.prepare(run, reader, config)?;
     match digest == run.eval_digest {
-        true => Ok(Inputs { rows, evaluation }),
+        true => Ok(Inputs { rows, evaluation, watched }),
         false => Err(changed(run.eval_text.as_deref().unwrap_or(run.data.path()))),
+    }
+}
+
+/// The text that the run watches, which must be unchanged.
+fn watched_again(run: &RunFile, reader: &TextReader) -> Result<Option<Vec<u32>>> {
+    let Some(path) = run.watch_text.as_deref().filter(|_| run.options.eval_every > 0) else {
+        return Ok(None);
+    };
+    check_there(path)?;
+    let (tokens, digest) = tokens_of(reader, &read_documents(path)?)?;
+    match run.watch_digest.as_ref() == Some(&digest) {
+        true => Ok(Some(tokens)),
+        false => Err(changed(path)),
     }
 }
 
@@ -200,7 +222,8 @@ fn check_there(path: &Path) -> Result<()> {
 fn check_names(args: &TrainStartArgs) -> Result<()> {
     let makes_base = args.goal.target().is_some() || args.plan.is_some() || args.from_scratch;
     let model = args.model.as_ref().filter(|_| !makes_base);
-    for path in [&args.text, &args.data, &args.eval_text].into_iter().flatten().chain(model) {
+    let texts = [&args.text, &args.data, &args.eval_text, &args.watch_text];
+    for path in texts.into_iter().flatten().chain(model) {
         let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
         if whole.to_str().is_none() {
             let message = format!("{}: not UTF-8, which a run's paths must be", whole.display());

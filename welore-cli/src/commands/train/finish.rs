@@ -10,18 +10,19 @@ use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::{FileError, read_existing, replace_file};
 use welore_burn::model::LanguageModel;
 use welore_burn::plan::read_plan;
-use welore_burn::train::{RunFile, Training, model_digest};
+use welore_burn::train::{Position, RunFile, Score, Training, model_digest};
 
 use crate::args::TrainArgs;
-use crate::failure::WrongInput;
+use crate::failure::{NotImproved, WrongInput};
 use crate::shared::card::MADE_BY;
-use crate::shared::writing::{stored_types, write_new_model};
+use crate::shared::writing::{stored_types, write_model};
 use crate::{format, output};
 
-/// The file of a run directory with the digest of the model that the run wrote.
+/// The file of a run directory with the digest of the model that the run wrote, and if the run was
+/// extended, its number of steps.
 const DIGEST: &str = "model.digest";
 
-/// More bytes than a digest in hex has.
+/// More bytes than a digest in hex and a number have.
 const LARGEST_DIGEST: u64 = 1 << 10;
 
 /// The directory of a run's model.
@@ -29,12 +30,37 @@ pub fn model_of(run: &Path) -> PathBuf {
     run.join("model")
 }
 
+/// What a run noted about the model that it wrote.
+struct Noted {
+    digest: String,
+    /// Steps that the run had, if it was extended before.
+    steps: Option<usize>,
+}
+
+/// What the run in a directory noted. Runs of earlier versions noted nothing, nor did one that was
+/// killed between the model and its digest.
+fn noted(dir: &Path) -> Result<Option<Noted>> {
+    let Some(bytes) = read_existing(dir.join(DIGEST), LARGEST_DIGEST)? else { return Ok(None) };
+    let text = String::from_utf8_lossy(&bytes);
+    let mut words = text.split_ascii_whitespace();
+    let digest = words.next().unwrap_or_default().to_string();
+    Ok(Some(Noted { digest, steps: words.next().and_then(|steps| steps.parse().ok()) }))
+}
+
 /// Refuses anything else in the place of a run's model. Nothing may be there before the run
-/// `is_done`, and after that only a complete model: the one that the run wrote, if it is known.
-pub fn check_model(run: &Path, is_done: bool) -> Result<()> {
-    let model = &model_of(run);
+/// `is_done`, unless it was extended after it wrote one, and after that only a complete model: the
+/// one that the run wrote, if it is known.
+pub fn check_model(dir: &Path, run: &RunFile, is_done: bool) -> Result<()> {
+    let model = &model_of(dir);
     let Ok(found) = model.symlink_metadata() else { return Ok(()) };
-    if is_done && found.is_dir() && Checkpoint::open(model).is_ok() && is_ours(run, model)? {
+    let is_model = || found.is_dir() && Checkpoint::open(model).is_ok();
+    let is_ours = match noted(dir)? {
+        Some(Noted { digest, .. }) => {
+            (is_done || run.is_extended()) && is_model() && digest == model_digest(model)?
+        }
+        None => is_done && is_model(),
+    };
+    if is_ours {
         return Ok(());
     }
     let message = format!("{} is not what this run wrote", model.display());
@@ -42,21 +68,29 @@ pub fn check_model(run: &Path, is_done: bool) -> Result<()> {
     Err(WrongInput::with_hint(message, hint).into())
 }
 
-/// Whether a model is the one that the run wrote, as far as is known: runs of earlier versions noted
-/// no digest, nor did one that was killed between the model and its digest.
-fn is_ours(run: &Path, model: &Path) -> Result<bool> {
-    match read_existing(run.join(DIGEST), LARGEST_DIGEST)? {
-        Some(noted) => Ok(noted.trim_ascii() == model_digest(model)?.as_bytes()),
-        None => Ok(true),
+/// Whether the model of a run that is done has been written. It was checked before.
+pub fn is_written(dir: &Path, run: &RunFile) -> Result<bool> {
+    if !model_of(dir).is_dir() {
+        return Ok(false);
     }
+    // Before it was extended, an extended run may have written another one.
+    let steps = noted(dir)?.and_then(|noted| noted.steps);
+    Ok(!run.is_extended() || steps == Some(run.options.steps))
 }
 
-/// Writes the resulting model into the directory of its run, and notes its digest there.
-pub fn write_model<M: LanguageModel>(
-    training: &Training<M>,
-    run: &RunFile,
-    dir: &Path,
-) -> Result<()> {
+/// Notes which model a run has written that is going to be extended, if it has not: from then on it
+/// is replaced only if it is known.
+pub fn keep_track(dir: &Path) -> Result<()> {
+    let model = model_of(dir);
+    if model.is_dir() && noted(dir)?.is_none() {
+        replace_file(dir.join(DIGEST), format!("{}\n", model_digest(&model)?).as_bytes())?;
+    }
+    Ok(())
+}
+
+/// Writes the resulting model into the directory of its run, and notes its digest there. Only an
+/// extended run replaces a model, the one that it wrote before.
+pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path) -> Result<()> {
     let (model, digest) = (model_of(dir), dir.join(DIGEST));
     // An earlier one is that of a model which was moved away.
     if let Err(error) = fs::remove_file(&digest)
@@ -65,7 +99,11 @@ pub fn write_model<M: LanguageModel>(
         return Err(FileError::io(&digest)(error).into());
     }
     write_result(training, run, &model)?;
-    Ok(replace_file(&digest, format!("{}\n", model_digest(&model)?).as_bytes())?)
+    let steps = match run.is_extended() {
+        true => format!(" {}", run.options.steps),
+        false => String::new(),
+    };
+    Ok(replace_file(&digest, format!("{}{steps}\n", model_digest(&model)?).as_bytes())?)
 }
 
 /// Writes the resulting model, each tensor in the type that it had: the model with the best score
@@ -81,34 +119,83 @@ fn write_result<M: LanguageModel>(
     let (position, what) = (training.position(), trainable.trained());
     let (steps, tokens) =
         (format::number_of(position.step, "step"), format::count(position.tokens));
-    let how = format!("{what}, {steps}, {tokens} tokens, by {MADE_BY}");
+    let kept = match position.has_improved() {
+        Some(false) => "; no evaluation was better than that of the start, whose weights these are",
+        _ => "",
+    };
+    let how = format!("{what}, {steps}, {tokens} tokens, by {MADE_BY}{kept}");
     let compressed = plan.as_ref().map(|plan| (plan, how.as_str()));
-    write_new_model(&training.result()?, stored_types(&base), &run.base, compressed, target)
+    let (model, dtype_of) = (training.result()?, stored_types(&base));
+    write_model(&model, dtype_of, &run.base, compressed, target, run.is_extended())
 }
 
-/// Reports the result of the run.
+/// Reports the result of the run. An error if it was to improve the model and did not.
 pub fn report<M: LanguageModel>(
     args: &TrainArgs,
     training: &Training<M>,
     model: &Path,
 ) -> Result<()> {
     let (position, count) = (training.position(), training.count());
-    let best = position.best;
     if args.json {
-        return output::print_json(&json!({
+        let value =
+            |score: Option<Score>| score.map(|score| json!({ score.name(): score.value() }));
+        output::print_json(&json!({
             "model": model.display().to_string(),
             "steps": position.step,
             "tokens": position.tokens,
             "trainable": count.trainable,
             "parameters": count.total,
-            "best": best.map(|score| json!({ score.name(): score.value() })),
-        }));
+            "start": value(position.start),
+            "best": value(position.best),
+            "improved": position.has_improved(),
+            "watched": position.watched_best.map(|best| {
+                json!({ "start": position.watched_start, "best": best })
+            }),
+        }))?;
+    } else {
+        say!(
+            "{}, {} tokens; the model is in {}",
+            format::number_of(position.step, "step"),
+            format::count(position.tokens),
+            model.display()
+        );
+        for line in scores(&position) {
+            say!("{line}");
+        }
     }
-    say!(
-        "{}, {} tokens; the model is in {}",
-        format::number_of(position.step, "step"),
-        format::count(position.tokens),
-        model.display()
-    );
-    Ok(())
+    match (position.start, position.has_improved()) {
+        (Some(start), Some(false)) if args.must_improve => {
+            Err(NotImproved { score: format::score(start) }.into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What the evaluations of a run say, in lines.
+fn scores(position: &Position) -> Vec<String> {
+    let mut lines = Vec::new();
+    match (position.start, position.best) {
+        (Some(start), Some(best)) if best.is_better_than(start) => lines.push(format!(
+            "{}, after {} at the start",
+            format::score(best),
+            format::score(start)
+        )),
+        (Some(start), Some(_)) => lines.push(format!(
+            "no evaluation was better than that of the start, {}: the model is the one that the \
+             run began with",
+            format::score(start)
+        )),
+        (None, Some(best)) => lines.push(format::score(best)),
+        (_, None) => {}
+    }
+    if let Some(best) = position.watched_best {
+        let start = position.watched_start.map(format::perplexity);
+        let start = start.map(|start| format!(", after {start} at the start"));
+        lines.push(format!(
+            "watched text: perplexity {}{}",
+            format::perplexity(best),
+            start.unwrap_or_default()
+        ));
+    }
+    lines
 }

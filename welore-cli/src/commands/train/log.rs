@@ -35,8 +35,10 @@ pub fn note(event: &TrainingEvent) {
             step.grad_norm,
             step.tokens_per_second
         ),
-        TrainingEvent::Evaluation { step, score } => {
-            tracing::info!("step {step} {} {:.4}", score.name(), score.value());
+        TrainingEvent::Evaluation { step, score, watched } => {
+            let watched = watched.map(|value| format!(" watched perplexity {value:.4}"));
+            let (name, value) = (score.name(), score.value());
+            tracing::info!("step {step} {name} {value:.4}{}", watched.unwrap_or_default());
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod changes;
 mod data;
+mod extend;
 mod finish;
 mod log;
 mod place;
@@ -14,32 +15,33 @@ mod start;
 use std::path::Path;
 
 use anyhow::Result;
-use welore_burn::eval::{PerplexityOptions, check_text, perplexity};
+use welore_burn::eval::{EvalError, PerplexityOptions, check_text, perplexity};
 use welore_burn::model::{LanguageModel, open_model, read_config};
 use welore_burn::named::Named;
 use welore_burn::plan::read_plan;
 use welore_burn::progress::Interrupted;
 use welore_burn::train::{
-    Checkpoints, RunFile, RunPlace, Score, TrainError, Training, TrainingEvent, model_digest,
-    trainable_paths,
+    Checkpoints, Evaluated, RunFile, RunPlace, Score, TrainError, Training, TrainingEvent,
+    model_digest, trainable_paths,
 };
 
 use crate::args::{TrainArgs, TrainStartArgs, Typed};
 use crate::devices::{Choice, Compute};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
-use crate::shared::gradients::sum_up;
+use crate::shared::gradients::{forget_summary, sum_up};
 use crate::shared::page::{add_run, check_page, write_page};
 use crate::terminal::{Bar, Steps, is_part, must_stop};
 use crate::{format, memory};
 use data::{Evaluation, Inputs, row_name};
+use extend::Extension;
 use place::Place;
 
 /// Runs the command.
 pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
-    let TrainStartArgs { model, text, data, plan, eval_text, output, .. } = &args.start;
-    let inputs = [model, text, data, plan, eval_text, &args.resume].into_iter();
+    let TrainStartArgs { model, text, data, plan, eval_text, watch_text, output, .. } = &args.start;
+    let inputs = [model, text, data, plan, eval_text, watch_text, &args.resume].into_iter();
     check_page(&args.page, output.as_deref(), inputs.filter_map(|path| path.as_deref()))?;
     match (&args.resume, &args.start.output) {
         (_, Some(dir)) if args.dry_run => preview::show(&args, typed, dir),
@@ -52,14 +54,15 @@ pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
 fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let compute = Compute::choose(args.compute.choice())?;
     let start::Started { place, run, inputs } = start::start(args, typed, dir, &compute)?;
-    let run = Run { args, dir, run, compute };
+    let run = Run { args, dir, run, compute, extension: None };
     let (training, inputs) = run.open(inputs)?;
     let _place = place.keep();
     run.train(training, inputs)
 }
 
 fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
-    let run = RunFile::read(dir)?;
+    let mut run = RunFile::read(dir)?;
+    let asked = extend::asked(&run, args)?;
     changes::refuse_changes(&run, args, typed)?;
     let _place = Place::of_run(dir)?;
     let compute = Compute::choose(Choice { dtype: run.dtype, ..args.compute.choice() })?;
@@ -70,11 +73,24 @@ fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let config = read_config(&run.base)?;
     request::check_context(args, run.options.seq_len, &config)?;
     let last = Checkpoints::of_run(dir, &run.identity()).last(&run.options)?;
-    let is_done = last.is_some_and(|(at, _)| at.is_last(&run.options));
-    finish::check_model(dir, is_done)?;
+    let last = last.map(|(position, _)| position);
+    changes::check_must_improve(&run, last, typed)?;
+    let is_done = last.is_some_and(|at| at.is_last(&run.options));
+    finish::check_model(dir, &run, is_done)?;
+    let extension = asked.map(|steps| Extension::of(&run, last, steps)).transpose()?;
     let inputs = data::again(&run, &config, dir)?;
-    let run = Run { args, dir, run, compute };
+    let mut told = None;
+    if let Some(extension) = extension {
+        (run, told) = (extension.run, Some(extension.told));
+    }
+    let run = Run { args, dir, run, compute, extension: told };
     let (training, inputs) = run.open(inputs)?;
+    if run.extension.is_some() {
+        // A run that is killed from here on is an extended one.
+        finish::keep_track(dir)?;
+        forget_summary(dir)?;
+        run.run.write(dir)?;
+    }
     run.train(training, inputs)
 }
 
@@ -84,19 +100,24 @@ struct Run<'a> {
     dir: &'a Path,
     run: RunFile,
     compute: Compute,
+    /// What to say about its extension, if it is extended now.
+    extension: Option<String>,
 }
 
 impl Run<'_> {
     /// Loads the model, and checks that everything fits together.
     fn open(&self, inputs: Inputs) -> Result<(Training<impl LanguageModel + use<>>, Inputs)> {
-        let Self { args, dir, run, compute } = self;
+        let Self { args, dir, run, compute, .. } = self;
         let opened = open_model(&run.base, &compute.device.clone().autodiff())?;
         size::check_training(opened.skeleton(), &run.options, compute)?;
         let masters = trainable_paths(opened.skeleton(), run.options.trainable);
         let is_master = |path: &str| masters.contains(path);
         let model = opened.load(compute.dtype, is_master, &mut Bar::default())?.model;
         if let (Evaluation::Text(tokens), Some(path)) = (&inputs.evaluation, &run.eval_text) {
-            in_file(check_text(&model, tokens, &self.perplexity_options()), path)?;
+            self.check_text(&model, tokens, path)?;
+        }
+        if let (Some(tokens), Some(path)) = (&inputs.watched, &run.watch_text) {
+            self.check_text(&model, tokens, path)?;
         }
         let identity = run.identity();
         let place = RunPlace { dir, origin: &identity, resume: args.resume.is_some() };
@@ -109,9 +130,20 @@ impl Run<'_> {
         Ok((training, inputs))
     }
 
+    /// Checks that a text can be evaluated.
+    fn check_text(&self, model: &impl LanguageModel, tokens: &[u32], path: &Path) -> Result<()> {
+        let checked = check_text(model, tokens, &self.perplexity_options());
+        if let Err(error @ EvalError::TooShort { .. }) = checked {
+            let message = format!("{}: {error}", path.display());
+            let hint = "use a longer text or a smaller --eval-seq-len";
+            return Err(WrongInput::with_hint(message, hint).into());
+        }
+        in_file(checked, path)
+    }
+
     fn perplexity_options(&self) -> PerplexityOptions {
         PerplexityOptions {
-            seq_len: self.run.options.seq_len,
+            seq_len: self.run.eval_window(),
             windows: self.run.eval_windows,
             at_once: self.compute.at_once(),
         }
@@ -123,12 +155,13 @@ impl Run<'_> {
         let _log = log::open(dir)?;
         self.tell(&training, inputs.rows.len())?;
         let model = finish::model_of(dir);
-        let finished = training.is_done() && model.is_dir();
+        let was_done = training.is_done();
+        let finished = was_done && finish::is_written(dir, run)?;
         self.take_steps(&mut training, &inputs)?;
         if !finished {
             // The first check may be hours ago.
-            finish::check_model(dir, false)?;
-            finish::write_model(&training, run, dir)?;
+            finish::check_model(dir, run, was_done && run.is_extended())?;
+            finish::write(&training, run, dir)?;
             tracing::info!("done at step {}", training.position().step);
         }
         if run.track_gradients.is_some() {
@@ -154,7 +187,7 @@ impl Run<'_> {
             steps.show(event);
             if must_stop() { Err(Interrupted) } else { Ok(()) }
         };
-        let evaluate = |model: &M| self.evaluate(model, &inputs.evaluation);
+        let evaluate = |model: &M| self.evaluate(model, inputs);
         let outcome = training.run(&inputs.rows, self.compute.execution(), evaluate, observe);
         steps.finish();
         match &outcome {
@@ -174,15 +207,28 @@ impl Run<'_> {
     fn evaluate<M: LanguageModel>(
         &self,
         model: &M,
+        inputs: &Inputs,
+    ) -> Result<Evaluated, TrainError> {
+        let score = self.score(model, &inputs.evaluation)?;
+        let watched = inputs.watched.as_ref().map(|tokens| self.perplexity(model, tokens));
+        // JSON has no infinity, and this number decides nothing.
+        let watched = watched.transpose()?.filter(|perplexity| perplexity.is_finite());
+        Ok(Evaluated { score, watched })
+    }
+
+    fn perplexity<M: LanguageModel>(&self, model: &M, tokens: &[u32]) -> Result<f64, EvalError> {
+        let options = self.perplexity_options();
+        Ok(perplexity(model, tokens, &options, &mut Bar::default())?.perplexity)
+    }
+
+    fn score<M: LanguageModel>(
+        &self,
+        model: &M,
         evaluation: &Evaluation,
     ) -> Result<Score, TrainError> {
         match evaluation {
             Evaluation::Nothing => unreachable!("checked before the run began"),
-            Evaluation::Text(tokens) => {
-                let options = self.perplexity_options();
-                let result = perplexity(model, tokens, &options, &mut Bar::default())?;
-                Ok(Score::Perplexity(result.perplexity))
-            }
+            Evaluation::Text(tokens) => Ok(Score::Perplexity(self.perplexity(model, tokens)?)),
             Evaluation::Task(speaker, examples) => {
                 let score = speaker.score(model, examples, &self.compute);
                 let score = score.map_err(|error| match error.downcast::<Interrupted>() {
@@ -207,6 +253,10 @@ impl Run<'_> {
         );
         note!("{trained}");
         tracing::info!("{trained}, from step {step}");
+        if let Some(extension) = &self.extension {
+            note!("{extension}");
+            tracing::info!("{extension}");
+        }
         match step {
             _ if self.args.resume.is_none() => {}
             0 => note!("there is no checkpoint yet: starting from the beginning"),

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::data::read_documents;
+use welore_burn::eval::PerplexityOptions;
 use welore_burn::forms::Precision;
 use welore_burn::model::DecoderConfig;
 use welore_burn::named::Named;
@@ -18,6 +19,7 @@ use crate::models;
 use crate::shared::effects::min_ratio;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::check_patterns;
+use crate::shared::text::warn_of_marks;
 
 /// A new run.
 pub struct Request {
@@ -29,6 +31,8 @@ pub struct Request {
     pub data: TrainingData,
     /// The text to evaluate on.
     pub eval_text: Option<Vec<String>>,
+    /// The text that is only watched.
+    pub watch_text: Option<Vec<String>>,
     pub dtype: Precision,
     /// How it is trained, except for the steps of epochs.
     pub options: TrainOptions,
@@ -56,6 +60,9 @@ impl Request {
         if start.epochs.is_none() {
             options.check_warmup()?;
         }
+        if start.eval_seq_len.is_some_and(|seq_len| seq_len < 2) {
+            return refuse("--eval-seq-len: a window needs at least 2 tokens");
+        }
         check_effects(start, &options, source.is_task(), typed)?;
         check_patterns(&start.selection)?;
         let goal = Goal::of_weights(start.plan.as_deref(), start.goal.target(), &start.target)?;
@@ -64,6 +71,7 @@ impl Request {
         }
         let data = TrainingData::read(&source)?;
         let eval_text = start.eval_text.as_ref().map(read_documents).transpose()?;
+        let watch_text = start.watch_text.as_ref().map(read_documents).transpose()?;
         let model = match start.from_scratch {
             true => described_in(&models::configuration_of(model)?).into(),
             false => models::directory_of(model)?,
@@ -72,8 +80,11 @@ impl Request {
             // It goes with the resulting model.
             read_plan(&model)?;
         }
+        if let TrainingData::Text(documents) = &data {
+            warn_of_marks(source.path(), documents);
+        }
         let dtype = args.compute.dtype.unwrap_or_default();
-        Ok(Self { model, source, data, eval_text, dtype, options, goal })
+        Ok(Self { model, source, data, eval_text, watch_text, dtype, options, goal })
     }
 }
 
@@ -108,17 +119,28 @@ pub fn with_epochs(args: &TrainStartArgs, mut options: TrainOptions, rows: usize
     options
 }
 
+/// Tokens in a window of the texts that a new run evaluates: as many as `eval` reads, unless the
+/// arguments say otherwise.
+pub fn eval_window(args: &TrainStartArgs, config: &DecoderConfig) -> usize {
+    let usual = PerplexityOptions::default().seq_len;
+    args.eval_seq_len.unwrap_or(usual.min(config.max_position_embeddings))
+}
+
 /// Checks that typed options on evaluations have an effect in a run of this many steps.
 pub fn check_evaluations(options: &TrainOptions, typed: &Typed) -> Result<()> {
-    let count = options.steps.checked_div(options.eval_every).unwrap_or(0);
-    let evaluates = options.eval_every == 0 || count > 0;
+    let evaluates = options.eval_every <= options.steps;
     let never = "nothing is evaluated, because --eval-every is more than the steps of the run";
-    let can_end = options.patience.is_none_or(|patience| patience < count);
+    // The start may be the best one.
+    let can_end = |patience: usize| patience.saturating_mul(options.eval_every) < options.steps;
+    let can_end = options.patience.is_none_or(can_end);
     let too_few = "the run has too few evaluations to end early";
     typed.check([
         rule("eval-every", evaluates, never),
         rule("eval-text", evaluates, never),
         rule("eval-windows", evaluates, never),
+        rule("eval-seq-len", evaluates, never),
+        rule("watch-text", evaluates, never),
+        rule("must-improve", evaluates, never),
         rule("patience", can_end, too_few),
     ])
 }
@@ -136,11 +158,17 @@ fn check_effects(
     )?;
     let evaluates = options.eval_every > 0;
     let can_evaluate = is_task || start.eval_text.is_some();
+    let reads_text = can_evaluate && (start.eval_text.is_some() || start.watch_text.is_some());
+    let without = "only with evaluations; see --eval-every";
     let decays = options.schedule != ScheduleKind::Constant;
     let is_random = options.shuffle || start.from_scratch || options.trainable.is_random();
     typed.check([
         rule("eval-text", evaluates, "nothing is evaluated with --eval-every 0"),
-        rule("eval-windows", evaluates && can_evaluate, "only with evaluations; see --eval-every"),
+        rule("eval-seq-len", evaluates && reads_text, "only with --eval-text or --watch-text"),
+        rule("eval-windows", evaluates && can_evaluate, without),
+        rule("watch-text", evaluates && can_evaluate, without)
+            .with_hint("--eval-text FILE is evaluated, and decides which model is the best"),
+        rule("must-improve", evaluates && can_evaluate, without),
         rule("lr-floor", decays, "not with --schedule constant"),
         rule("seed", is_random, "nothing is random in this run, with --no-shuffle"),
     ])
@@ -154,9 +182,14 @@ pub fn check_options(args: &OptionsArgs, chosen: Trainable) -> Result<()> {
     }
 }
 
-/// Refuses rows that are longer than the model's context.
+/// Refuses rows that are longer than the model's context, and windows to evaluate on.
 pub fn check_context(args: &TrainArgs, seq_len: usize, config: &DecoderConfig) -> Result<()> {
     let context = config.max_position_embeddings;
+    if let Some(window) = args.start.eval_seq_len.filter(|window| *window > context) {
+        let message =
+            format!("--eval-seq-len {window} is more than the model's context of {context} tokens");
+        return Err(WrongInput::with_hint(message, format!("give at most {context}")).into());
+    }
     if seq_len <= context {
         return Ok(());
     }

@@ -14,7 +14,7 @@ use super::size::check_random;
 use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::read_artifact;
-use crate::shared::writing::write_new_model;
+use crate::shared::writing::write_model;
 
 /// The directory with a model's `config.json`; the file itself can be named instead.
 pub fn described_in(from: &Path) -> &Path {
@@ -44,7 +44,7 @@ pub fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     let model = config.init(&host());
     initialize(&model, seed);
     let base = dir.join("base");
-    write_new_model(&model, |_| dtype, from, None, &base)?;
+    write_model(&model, |_| dtype, from, None, &base, false)?;
     absolute_path(&base)
 }
 

@@ -12,7 +12,7 @@ use welore_burn::train::{RunFile, check_method, check_rows, model_digest};
 
 use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
-use super::request::{Request, check_context, check_evaluations, with_epochs};
+use super::request::{Request, check_context, check_evaluations, eval_window, with_epochs};
 use super::scratch::{described_model, random_model};
 use super::size::check_training;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
@@ -55,7 +55,7 @@ fn prepare(
     request: Request,
     dir: &Path,
 ) -> Result<(RunFile, Inputs)> {
-    let Request { model, source, data, eval_text, dtype, options, goal } = request;
+    let Request { model, source, data, eval_text, watch_text, dtype, options, goal } = request;
     let config = read_config(&model)?;
     let reader = TextReader::open(&model, &config)?;
     let rows = data.rows(&reader, options.seq_len)?;
@@ -73,14 +73,22 @@ fn prepare(
     let mut run = RunFile::new(base, base_digest, source, rows.digest(), options);
     run.eval_text = args.start.eval_text.as_deref().map(absolute_path).transpose()?;
     run.eval_windows = args.start.eval_windows;
+    run.watch_text = args.start.watch_text.as_deref().map(absolute_path).transpose()?;
+    if run.eval_text.is_some() || run.watch_text.is_some() {
+        run.eval_seq_len = Some(eval_window(&args.start, &config));
+    }
     run.dtype = dtype;
     run.track_gradients = args.start.track_gradients;
     run.check()?;
+    let watch_text = watch_text.filter(|_| run.options.eval_every > 0);
+    let watched = watch_text.map(|documents| data::tokens_of(&reader, &documents)).transpose()?;
+    let (watched, watch_digest) = watched.unzip();
+    run.watch_digest = watch_digest;
     let evaluation = EvaluationData::of(&run, eval_text, data);
     let (evaluation, digest) = evaluation.prepare(&run, reader, &config)?;
     run.eval_digest = digest;
     run.write(dir)?;
-    Ok((run, Inputs { rows, evaluation }))
+    Ok((run, Inputs { rows, evaluation, watched }))
 }
 
 /// The model directory that training starts from: the given one, or `RUN/base`, into which the
