@@ -110,7 +110,7 @@ fn weights_alone_need_no_calibration_and_other_methods_calibrate_by_themselves()
     let sandbox = Sandbox::new();
     let compared = sandbox.json(&format!(
         "compare model {EVAL} --methods svd --policies energy,uniform,energy --err 0.4 \
-         --max-bytes 200kB,210kB --err-applied 0.3 --json"
+         --max-bytes 340kB,370kB --err-applied 0.3 --json"
     ));
     let rows = compared["rows"].as_array().unwrap();
     let targets: Vec<String> = rows[1..].iter().map(|row| row["target"].to_string()).collect();
