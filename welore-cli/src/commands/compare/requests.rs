@@ -52,7 +52,7 @@ pub struct GivenPlan {
     /// The file, as it was typed.
     pub path: PathBuf,
     /// The plan.
-    pub plan: RankPlan,
+    pub plan: Box<RankPlan>,
 }
 
 impl Request {
@@ -120,7 +120,8 @@ impl Requested {
         } else {
             entries(args, typed)?
         };
-        let read = |path: &PathBuf| Ok(GivenPlan { path: path.clone(), plan: read_plan(path)? });
+        let read =
+            |path: &PathBuf| Ok(GivenPlan { path: path.clone(), plan: read_plan(path)?.into() });
         let plans = args.goals.plan.iter().map(read).collect::<Result<_>>()?;
         Ok(Self { targets, entries, plans, left_out })
     }

@@ -147,7 +147,7 @@ impl<'a> Comparison<'a> {
         let label = request.label();
         let (plan, norms, planning) = match &request.goal {
             RowGoal::Given(given) => {
-                (given.plan.clone(), request.recipe.norms(self.calibration)?, 0.0)
+                ((*given.plan).clone(), request.recipe.norms(self.calibration)?, 0.0)
             }
             RowGoal::Target(options) => {
                 let place = self.measure(&request.recipe)?;
