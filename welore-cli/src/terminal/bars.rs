@@ -217,7 +217,13 @@ impl Progress for Bar {
 impl Bar {
     /// A bar that names what its work is for, where a command works for several things in turn.
     pub fn for_subject(subject: &str) -> Self {
-        Self { subject: Some(escape::terminal(subject).into_owned()), ..Self::default() }
+        Self {
+            subject: Some(escape::terminal(subject).into_owned()),
+            bar: None,
+            task: Task::default(),
+            started: false,
+            parts: Parts::default(),
+        }
     }
 
     /// What is done, and for what.
