@@ -62,9 +62,15 @@ fn a_plan_is_carried_out_with_a_calibration_of_the_same_weights() {
     sandbox.gives("plan model --calibration seen --keep-params 0.8 -o plan.json");
     let fewer = CALIBRATE.replace("windows 6", "windows 5");
     sandbox.gives(&format!("calibrate model --text story.txt {fewer} -o other"));
-    let outcome = sandbox.gives("compress model --plan plan.json --calibration seen -o same");
-    assert!(!outcome.stderr.contains("another one"), "{}", outcome.stderr);
-    let outcome = sandbox.gives("compress model --plan plan.json --calibration other -o low");
+    sandbox.gives("compress model --plan plan.json --calibration seen -o same");
+    let other = "compress model --plan plan.json --calibration other -o low";
+    sandbox.refuses(other, "the plan was made with another calibration");
+    sandbox.gives(&format!("{other} --other-calibration"));
+    let calibrating = format!("compress model --plan plan.json --calibrate story.txt {CALIBRATE}");
+    sandbox.refuses(&format!("{calibrating} -o no"), "--calibrate makes another one");
+    sandbox.gives("plan model --err 0.5 -o plain.json");
+    let outcome = sandbox
+        .gives("compress model --plan plain.json --method two-sided --calibration other -o plain");
     assert!(outcome.stderr.contains("warning: the plan was made without"), "{}", outcome.stderr);
 
     sandbox.duplicate("model", "foreign");
@@ -126,7 +132,7 @@ fn refinement_that_diverges_is_refused_and_leaves_nothing() {
 fn compare_measures_every_method_at_every_share() {
     let sandbox = calibrated();
     let line = "compare model --text story.txt --calibration seen --keep-params 0.9,0.7 \
-                --methods svd,two-sided/loss/factors,best --seq-len 64 --windows 4";
+                --methods svd/welore,two-sided/loss/factors,best --min-ratio 0 --seq-len 64 --windows 4";
     let table = sandbox.json(&format!("{line} --json"));
     let rows = table["rows"].as_array().unwrap();
     let has = |keep: f64, method: &str| -> &Value {

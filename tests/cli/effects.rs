@@ -26,8 +26,8 @@ const ALWAYS: [(&str, &str); 13] = [
     ),
     (
         "compare",
-        "text windows seq-len calibrate calibration keep-params methods keep-dense set-rank min-rank \
-         max-rank min-saving refine backend device dtype report json",
+        "text windows seq-len no-calibration keep-params max-bytes err err-applied plan jobs max-memory \
+         refine backend device dtype report json csv",
     ),
     (
         "train",
@@ -61,7 +61,7 @@ const IDLE: [(&str, &str); 14] = [
     ),
     ("compress model --err 0.5 --policy energy -o out", "min-ratio=0.2"),
     ("compress model --err 0.5 --method svd -o out", "calibration=seen calibrate=story.txt"),
-    ("compress model --plan plan.json -o out", "no-cache"),
+    ("compress model --plan plan.json -o out", "no-cache other-calibration"),
     (
         "compress model --keep-params 0.8 --calibration seen -o out",
         "follow=0.2 refine-lr=0.1 min-ratio=0.5 backend=flex calibration-windows=4",
@@ -89,7 +89,7 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 18] = [
+const IDLE_TOO: [(&str, &str); 21] = [
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
         "plan plan.json",
@@ -111,7 +111,18 @@ const IDLE_TOO: [(&str, &str); 18] = [
          --eval-text story.txt -o run",
         "patience=1",
     ),
-    ("compare model --text story.txt --calibration seen --methods sequential", "dtype=bf16"),
+    (
+        "compare model --text story.txt --plan plan.json",
+        "methods=svd policies=energy storages=pivot min-ratio=0.2 rank-multiple=2 never-grow \
+         keep-dense=q_proj set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 include=q_proj \
+         exclude=q_proj no-cache other-calibration",
+    ),
+    (
+        "compare model --text story.txt --methods svd/energy",
+        "calibration=seen calibrate=story.txt shrink-inputs=0.1 policies=welore min-ratio=0.2",
+    ),
+    ("compare model --text story.txt --methods svd/energy/pivot", "storages=factors"),
+    ("compare model --text story.txt --calibration seen --methods whitened", "shrink-gradients=1"),
     ("calibrate model --text story.txt -o seen --gradient-windows 0", "probe-windows=2"),
     (
         "calibrate model --text ./self,story.txt -o seen",

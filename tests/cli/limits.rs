@@ -126,10 +126,8 @@ fn limits_hold_wherever_a_plan_is_made() {
     assert!(ending(&plan, "q_proj").iter().all(|matrix| matrix["form"]["kind"] == "dense"));
     assert!(ending(&plan, "k_proj").iter().all(|matrix| matrix["form"]["rank"] == 3));
 
-    let text = "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 0";
-    sandbox.gives(&format!("calibrate model --text story.txt {text} -o seen"));
-    let compare = "compare model --text story.txt --calibration seen --keep-params 0.8 \
-                   --methods svd --seq-len 64 --windows 1";
+    let compare = "compare model --text story.txt --keep-params 0.8 --methods svd/welore \
+                   --min-ratio 0 --seq-len 64 --windows 1";
     let lrcs = |options: &str| {
         let compared = sandbox.json(&format!("{compare} --json {options}"));
         compared["rows"][1]["lrcs"].as_u64().unwrap()

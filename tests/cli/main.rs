@@ -7,6 +7,7 @@ mod bad_request;
 mod browser;
 mod calibrated;
 mod cards;
+mod comparing;
 mod converting;
 mod devices;
 mod earlier;

@@ -272,9 +272,8 @@ fn report_option_draws_what_each_command_made() {
     assert_eq!(drawn["plan"]["policy"], "welore");
 
     let compared = sandbox.json(
-        "compare model --text story.txt --calibrate story.txt --calibration-seq-len 64 \
-         --calibration-windows 6 --gradient-windows 0 --keep-params 0.7 --methods svd --seq-len 64 \
-         --windows 2 --report compare.html --json",
+        "compare model --text story.txt --keep-params 0.7 --methods svd/welore --min-ratio 0 \
+         --seq-len 64 --windows 2 --report compare.html --json",
     );
     let drawn = page(&sandbox, "compare.html");
     assert_eq!(count(&drawn["models"]), Some(2));

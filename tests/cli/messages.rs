@@ -387,7 +387,7 @@ mod on_linux {
         "generate low --prompt Mia --max-new-tokens 2",
         "generate low --prompt Mia --max-new-tokens 2 --json",
         "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 6 -o f",
-        "compare model --text story.txt --calibration seen --keep-params 0.7 --methods svd --seq-len 64 --windows 1",
+        "compare model --text story.txt --keep-params 0.7 --methods svd/energy --seq-len 64 --windows 1",
         "report --plan low -o g.html",
         "train model --err 0.8 --text story.txt -o h --seq-len 32 --batch-size 2 --steps 1",
         "train model --err 0.8 --text story.txt -o i --seq-len 32 --steps 1 --dry-run",

@@ -265,6 +265,22 @@ impl Compute {
         if self.backend == Backend::Flex { cores().min(MOST) } else { NonZeroUsize::MIN }
     }
 
+    /// The name of the backend.
+    pub fn backend_name(&self) -> &'static str {
+        self.backend.name()
+    }
+
+    /// The name that the device reports; empty if it cannot be opened again.
+    pub fn device_name(&self) -> String {
+        Facts::of(&self.device).map(|facts| facts.name).unwrap_or_default()
+    }
+
+    /// The name of the type.
+    pub fn dtype_name(&self) -> &'static str {
+        let named = Precision::all().iter().find(|precision| precision.float() == self.dtype);
+        named.map_or("", |precision| precision.name())
+    }
+
     /// Whether the device uses the memory of this machine.
     pub fn is_host(&self) -> bool {
         !self.backend.is_gpu()

@@ -93,9 +93,34 @@ pub fn table(header: &[&str], rows: Vec<Vec<String>>) -> String {
     table.trim_fmt()
 }
 
+/// Comma-separated values, one line for the header and one for each row. Every cell is escaped, so it
+/// holds no line break; a cell with a comma or a quote is quoted.
+pub fn csv(header: &[&str], rows: &[Vec<String>]) -> String {
+    let cell = |cell: &str| {
+        let cell = escape::terminal(cell);
+        match cell.contains([',', '"', '\n', '\r']) {
+            true => format!("\"{}\"", cell.replace('"', "\"\"")),
+            false => cell.into_owned(),
+        }
+    };
+    let header = header.iter().map(|name| cell(name)).collect::<Vec<String>>().join(",");
+    let line = |row: &Vec<String>| row.iter().map(|text| cell(text)).collect::<Vec<_>>().join(",");
+    let lines = std::iter::once(header).chain(rows.iter().map(line));
+    lines.collect::<Vec<String>>().join("\n")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn commas_and_quotes_do_not_move_values_to_other_columns() {
+        let row = |name: &str| vec![name.to_string(), "1".into()];
+        let text = csv(&["a,b", "c"], &[row("x \"y\", z"), row("plain"), row("u\nv")]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[..3], ["\"a,b\",c", "\"x \"\"y\"\", z\",1", "plain,1"]);
+        assert_eq!(lines.len(), 4, "{text}");
+    }
 
     #[test]
     fn cells_of_a_table_stay_in_their_row() {

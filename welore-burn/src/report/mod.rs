@@ -82,11 +82,7 @@ impl Report {
                 })
             })
             .collect();
-        let unit = match spectra.unit {
-            SpectrumUnit::Weights => "weights",
-            SpectrumUnit::Inputs => "inputs",
-            SpectrumUnit::Loss => "loss",
-        };
+        let unit = norm_of(spectra.unit);
         self.data.insert("spectra".into(), json!({ "unit": unit, "matrices": matrices }));
     }
 
@@ -130,7 +126,12 @@ impl Report {
             ["factored matrices (LRCs)", totals.lrcs],
         ]);
         self.data.insert("summary".into(), summary);
-        let plan = json!({ "policy": plan.policy, "target": target, "matrices": matrices });
+        let plan = json!({
+            "policy": plan.policy,
+            "norm": norm_of(plan.unit),
+            "target": target,
+            "matrices": matrices,
+        });
         self.data.insert("plan".into(), plan);
     }
 
@@ -228,6 +229,15 @@ impl Report {
     pub fn to_html(&self) -> String {
         let data = Value::Object(self.data.clone()).to_string();
         TEMPLATE.replacen(PLACEHOLDER, &escape::script_json(&data), 1)
+    }
+}
+
+/// What errors are measured in.
+fn norm_of(unit: SpectrumUnit) -> &'static str {
+    match unit {
+        SpectrumUnit::Weights => "weights",
+        SpectrumUnit::Inputs => "inputs",
+        SpectrumUnit::Loss => "loss",
     }
 }
 

@@ -82,6 +82,19 @@ pub struct TargetArgs {
     /// methods that use a calibration]
     #[arg(long, value_parser = named::<&dyn RankPolicy>())]
     pub policy: Option<&'static dyn RankPolicy>,
+    /// Which matrices are factored, and which ranks they may have.
+    #[command(flatten)]
+    pub ranks: RankArgs,
+    /// How low-rank matrices are stored [default: pivot with a method that uses a calibration, else
+    /// factors]
+    #[arg(long, value_parser = named::<Storage>())]
+    pub storage: Option<Storage>,
+}
+
+/// Which matrices are factored, and which ranks they may have.
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Ranks")]
+pub struct RankArgs {
     /// Factor a matrix only if it loses at least this share of its ranks, and at least one
     /// (policies welore and uniform only)
     #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
@@ -92,10 +105,6 @@ pub struct TargetArgs {
     /// Keep a matrix dense where factoring would make it larger
     #[arg(long)]
     pub never_grow: bool,
-    /// How low-rank matrices are stored [default: pivot with a method that uses a calibration, else
-    /// factors]
-    #[arg(long, value_parser = named::<Storage>())]
-    pub storage: Option<Storage>,
     /// What matrices may become.
     #[command(flatten)]
     pub limits: LimitArgs,
@@ -204,6 +213,15 @@ pub struct MethodArgs {
     /// How matrices are approximated [default: two-sided with a calibration, else svd]
     #[arg(long, value_parser = named::<&Way>())]
     pub method: Option<&'static Way>,
+    /// How second moments are shrunk.
+    #[command(flatten)]
+    pub shrink: ShrinkArgs,
+}
+
+/// How second moments are shrunk.
+#[derive(Args, Debug, Clone, Default)]
+#[command(next_help_heading = "Method")]
+pub struct ShrinkArgs {
     /// Amount added to the diagonal of the inputs' second moments, as a share of its mean
     /// [default: 0.001]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
@@ -330,78 +348,6 @@ pub struct BlockwiseArgs {
     pub refine_lr: f64,
 }
 
-/// Arguments of `compare`.
-#[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["calibrate", "calibration"])))]
-pub struct CompareArgs {
-    /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
-    pub model: PathBuf,
-    /// UTF-8 text or .jsonl file to measure perplexity on; can be repeated
-    #[arg(long, value_name = "FILE", required = true, help_heading = "Evaluation")]
-    pub text: Vec<PathBuf>,
-    /// Calibrate on these texts first, separated by commas; `self` is one that the model writes
-    #[arg(
-        long,
-        value_name = "TEXT",
-        value_delimiter = ',',
-        value_parser = calibration_text(),
-        help_heading = "Calibration"
-    )]
-    pub calibrate: Vec<TextArg>,
-    /// Calibration file from `calibrate`
-    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
-    pub calibration: Option<PathBuf>,
-    /// Shares of the matrices' parameters to keep, separated by commas
-    #[arg(
-        long,
-        value_name = "SHARES",
-        value_delimiter = ',',
-        default_value = "0.9,0.8,0.7",
-        help_heading = "Target"
-    )]
-    pub keep_params: Vec<f64>,
-    /// Methods to compare, each with its default policy and storage; METHOD/POLICY or
-    /// METHOD/POLICY/STORAGE for others
-    #[arg(
-        long,
-        value_name = "METHODS",
-        value_delimiter = ',',
-        default_value = "svd,whitened,best",
-        help_heading = "Method"
-    )]
-    pub methods: Vec<String>,
-    /// Maximum number of windows of each text
-    #[arg(
-        long,
-        alias = "blocks",
-        value_name = "N",
-        default_value_t = 16,
-        help_heading = "Evaluation"
-    )]
-    pub windows: usize,
-    /// Tokens per window
-    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Evaluation")]
-    pub seq_len: usize,
-    /// What matrices may become.
-    #[command(flatten)]
-    pub limits: LimitArgs,
-    /// How much of the text is read to calibrate.
-    #[command(flatten)]
-    pub amount: AmountArgs,
-    /// How the model is compressed block by block.
-    #[command(flatten)]
-    pub blockwise: BlockwiseArgs,
-    /// Where numbers are computed.
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-    /// The page of the results.
-    #[command(flatten)]
-    pub page: PageArgs,
-    /// Print JSON instead of a table
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
 /// Arguments of `plan`.
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("goal").args(["err", "err_applied", "keep_params", "max_bytes"])))]
@@ -448,6 +394,9 @@ pub struct CompressArgs {
     /// Carry out the plan in this file
     #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude"])]
     pub plan: Option<PathBuf>,
+    /// Carry out the plan with a calibration other than the one that it was made with
+    #[arg(long, requires = "plan", help_heading = "Calibration")]
+    pub other_calibration: bool,
     /// How far the model is compressed, if a plan is made first.
     #[command(flatten)]
     pub goal: GoalArgs,

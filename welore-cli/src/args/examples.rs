@@ -44,7 +44,10 @@ Examples:
 /// For `compare`.
 pub const COMPARE: &str = "\
 Examples:
-  welore-cli compare MODEL --calibrate valid.txt --text test.txt
+  welore-cli compare MODEL --text test.txt
+  welore-cli compare MODEL --calibrate valid.txt --text test.txt --methods best \\
+    --policies energy,loss --storages factors,pivot --keep-params 0.8 --err 0.3
+  welore-cli compare MODEL --calibration calibration --text test.txt --plan one.json,two.json
   welore-cli compare MODEL --calibration calibration --text test.txt --methods svd,best \\
     --keep-params 0.9,0.8 --report methods.html";
 

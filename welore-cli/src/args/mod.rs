@@ -1,6 +1,7 @@
 //! The command line, as clap reads it.
 
 mod choices;
+mod comparing;
 mod compression;
 mod compute;
 mod examples;
@@ -14,6 +15,7 @@ mod typed;
 use clap::{Parser, Subcommand};
 
 pub use choices::names;
+pub use comparing::*;
 pub use compression::*;
 pub use compute::*;
 pub use general::*;

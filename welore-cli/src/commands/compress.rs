@@ -6,12 +6,11 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::Calibration;
-use welore_burn::compress::{CompressReport, check_calibration, check_plan};
+use welore_burn::compress::{CompressReport, check_plan};
 use welore_burn::files::OutputDir;
 use welore_burn::model::{OpenedModel, open_model};
-use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
-use welore_burn::spectrum::{Method, Norms};
+use welore_burn::spectrum::Method;
 
 use crate::args::{CompressArgs, TextArg, Typed, rule};
 use crate::devices::{Compute, host};
@@ -19,7 +18,7 @@ use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, in_target};
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::card::write_card;
-use crate::shared::compressing::{compressor, load_for_blocks};
+use crate::shared::compressing::{check_norms, compressor, load_for_blocks};
 use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amount, of_method};
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::{Known, budget};
@@ -42,8 +41,8 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let Request { recipe, goal, opened, output, compute } = request;
     let selected = of_model(&args.selection, opened.skeleton())?;
     let planned = goal.plan(&opened.checkpoint, &selected, norms.clone(), &args.resources)?;
-    if args.calibrate.is_empty() {
-        check_norms(&norms, &planned.plan)?;
+    if args.plan.is_some() {
+        check_norms(&norms, &planned.plan, args.other_calibration)?;
     }
     let Some(output) = output else {
         return show(&args, &opened, &planned);
@@ -111,6 +110,7 @@ impl Request {
         check_patterns(&args.selection)?;
         let (recipe, goal) = recipe_and_goal(args)?;
         check_effects(args, &recipe, typed)?;
+        check_calibrates_plan(args, &recipe, &goal)?;
         if args.blockwise.refine > 0 && !is_calibrated(args) {
             return Err(WrongInput::with_hint(
                 "--refine needs a calibration",
@@ -168,6 +168,19 @@ fn inputs(args: &CompressArgs) -> impl Iterator<Item = &Path> {
     [args.model.as_path()].into_iter().chain(files).chain(texts)
 }
 
+/// Refuses to calibrate for a plan that was made with a calibration, unless another one is allowed:
+/// it would be compared with that of the plan only when it is done.
+fn check_calibrates_plan(args: &CompressArgs, recipe: &Recipe, goal: &Goal) -> Result<()> {
+    let Goal::Given(plan) = goal else { return Ok(()) };
+    let calibrates = !args.calibrate.is_empty() && recipe.way.method != Method::Svd;
+    if !calibrates || args.other_calibration || plan.calibration.is_none() {
+        return Ok(());
+    }
+    let message = "the plan was made with a calibration, and --calibrate makes another one";
+    let hint = "give that calibration with --calibration; --other-calibration allows another one";
+    Err(WrongInput::with_hint(message, hint).into())
+}
+
 /// Whether a calibration is used, if there is one.
 fn reads_calibration(args: &CompressArgs, recipe: &Recipe) -> bool {
     recipe.way.method != Method::Svd || args.blockwise.refine > 0
@@ -200,6 +213,11 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<
         min_ratio(recipe.policy),
         rule("calibration", reads, unused),
         rule("calibrate", reads, unused),
+        rule(
+            "other-calibration",
+            is_calibrated(args) && recipe.way.method != Method::Svd,
+            "only where a plan is carried out with a calibration",
+        ),
         rule("no-cache", args.plan.is_none(), "nothing is measured for a given plan"),
         rule("backend", runs, only_if_run),
         rule("device", runs, only_if_run),
@@ -221,17 +239,6 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
     let Some(target) = args.goal.target() else { unreachable!("clap asks for --plan or a target") };
     let recipe = Recipe::choose(&args.method, &args.target, is_calibrated(args))?;
     Ok((recipe, Goal::Target(recipe.plan_options(target, &args.target)?, recipe.policy)))
-}
-
-/// Checks that a given calibration is of the plan's model, and warns if the plan was made with
-/// another one.
-fn check_norms(norms: &Norms<'_>, plan: &RankPlan) -> Result<()> {
-    let Some(calibration) = norms.calibration() else { return Ok(()) };
-    check_calibration(plan, calibration)?;
-    if plan.calibration.as_deref() != Some(calibration.digest()) {
-        tell!("warning: the plan was made without this calibration, or with another one");
-    }
-    Ok(())
 }
 
 /// Shows what a dry run would write.

@@ -20,6 +20,7 @@ use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
 use crate::shared::card::{MADE_BY, check_record, record};
+use crate::shared::identity::{Identity, digest_of};
 use crate::shared::task::Speaker;
 use crate::shared::text::TextReader;
 use crate::terminal::Bar;
@@ -28,6 +29,10 @@ use crate::{format, models, output};
 /// Runs the command.
 pub fn run(args: EvalArgs) -> Result<()> {
     if args.record {
+        if args.model.is_dir() {
+            // What holds no model holds no card either, and this says what to give instead.
+            models::directory_of(&args.model)?;
+        }
         check_record(&args.model)?;
     }
     match (&args.text, args.task, &args.data) {
@@ -58,7 +63,8 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
         record(&args.model, score)?;
     }
     if args.json {
-        return print_answers(kind, &loaded, &examples, &score, seconds);
+        let identity = Identity::of(&args.model, &model, &compute)?;
+        return print_answers(kind, &identity, &loaded, &examples, &score, seconds);
     }
     say!(
         "accuracy {} on {}: {} of {}",
@@ -73,6 +79,7 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
 
 fn print_answers(
     kind: TaskKind,
+    identity: &Identity,
     loaded: &LoadedModel,
     examples: &[TaskExample],
     score: &Accuracy,
@@ -85,7 +92,7 @@ fn print_answers(
             json!({ "expected": example.response, "answer": answer, "right": right })
         })
         .collect();
-    output::print_json(&json!({
+    output::print_json(&identity.with(json!({
         "task": kind.name(),
         "accuracy": score.accuracy,
         "right": score.right(),
@@ -94,7 +101,7 @@ fn print_answers(
         "bytes": loaded.checkpoint.bytes(),
         "seconds": seconds,
         "answers": answers,
-    }))
+    })))
 }
 
 fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
@@ -135,25 +142,13 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
         let (score, value) = ("perplexity", result.perplexity);
         record(&args.model, Measurement { score, value, of: &of, made_by: MADE_BY })?;
     }
-    if args.json {
-        print_json(args, &loaded, &result, seconds)
-    } else {
-        print_summary(args, &loaded, &result, seconds)
+    if !args.json {
+        return print_summary(args, &loaded, &result, seconds);
     }
-}
-
-/// Tokens read per second, including the first tokens of windows.
-fn speed(args: &EvalArgs, result: &Perplexity, seconds: f64) -> f64 {
-    (result.windows * args.seq_len) as f64 / seconds
-}
-
-fn print_json(
-    args: &EvalArgs,
-    loaded: &LoadedModel,
-    result: &Perplexity,
-    seconds: f64,
-) -> Result<()> {
-    output::print_json(&json!({
+    let identity = Identity::of(&args.model, &model, &compute)?;
+    output::print_json(&identity.with(json!({
+        "text": path.display().to_string(),
+        "text_digest": digest_of(&tokens),
         "perplexity": result.perplexity,
         "nll": result.nll,
         "tokens": result.tokens,
@@ -162,8 +157,13 @@ fn print_json(
         "parameters": loaded.model.num_params(),
         "bytes": loaded.checkpoint.bytes(),
         "seconds": seconds,
-        "tokens_per_second": speed(args, result, seconds),
-    }))
+        "tokens_per_second": speed(args, &result, seconds),
+    })))
+}
+
+/// Tokens read per second, including the first tokens of windows.
+fn speed(args: &EvalArgs, result: &Perplexity, seconds: f64) -> f64 {
+    (result.windows * args.seq_len) as f64 / seconds
 }
 
 fn print_summary(

@@ -1,16 +1,17 @@
 //! Carrying out a plan.
 
+use std::path::Path;
+
 use anyhow::Result;
 use burn::tensor::FloatDType;
-use welore_burn::compress::{BlockwiseOptions, Compressor};
+use welore_burn::compress::{BlockwiseOptions, Compressor, check_calibration};
 use welore_burn::model::{Decoder, open_model};
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Norms;
 
 use crate::devices::Compute;
+use crate::failure::WrongInput;
 use crate::terminal::Bar;
-
-use std::path::Path;
 
 /// The compressor for a plan, with the chosen norms and options.
 pub fn compressor<'a>(
@@ -29,4 +30,24 @@ pub fn compressor<'a>(
 pub fn load_for_blocks(dir: &Path, compute: &Compute, bar: &mut Bar) -> Result<Decoder> {
     let opened = open_model(dir, &compute.device.clone().autodiff())?;
     Ok(opened.load(FloatDType::F32, |_| true, bar)?.model)
+}
+
+/// Checks that the calibration of the norms was made of the plan's model, and, unless another one is
+/// allowed, that it is the one that the plan was made with.
+pub fn check_norms(norms: &Norms<'_>, plan: &RankPlan, other_calibration: bool) -> Result<()> {
+    let Some(calibration) = norms.calibration() else { return Ok(()) };
+    check_calibration(plan, calibration)?;
+    match plan.calibration.as_deref() {
+        Some(digest) if digest == calibration.digest() || other_calibration => Ok(()),
+        Some(_) => {
+            let message = "the plan was made with another calibration of this model";
+            let hint = "give the calibration that the plan was made with; --other-calibration \
+                        takes this one";
+            Err(WrongInput::with_hint(message, hint).into())
+        }
+        None => {
+            tell!("warning: the plan was made without a calibration");
+            Ok(())
+        }
+    }
 }

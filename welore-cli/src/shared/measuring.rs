@@ -3,9 +3,12 @@
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
-use welore_burn::spectrum::{MeasureOptions, Norms, Spectra, SpectrumError, measure_checkpoint};
+use welore_burn::spectrum::{
+    MeasureOptions, Method, Norms, Spectra, SpectrumError, measure_checkpoint,
+};
 use welore_burn::workers::Budget;
 
+use super::labels::of_norm;
 use crate::args::ResourceArgs;
 use crate::cache::cache_dir;
 use crate::format::some_matrices;
@@ -47,8 +50,11 @@ pub fn measure_within(
     args: &ResourceArgs,
 ) -> Result<(Spectra, Known)> {
     let cache = if args.no_cache { None } else { cache_dir("spectra") };
+    let mut bar = match norms.method() {
+        Method::Svd => Bar::default(),
+        method => Bar::for_subject(&format!("norm of {}", of_norm(method))),
+    };
     let options = MeasureOptions { norms, budget: budget(args), cache };
-    let mut bar = Bar::default();
     let measured = measure_checkpoint(checkpoint, selection, &options, &mut bar);
     bar.finish();
     if let Err(SpectrumError::Interrupted(_)) = &measured

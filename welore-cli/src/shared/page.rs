@@ -6,11 +6,12 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value};
 use welore_burn::files::write_file;
+use welore_burn::plan::Target;
 use welore_burn::report::{Report, ReportModel};
 
 use super::artifacts::{check_artifact, read_artifact};
 use super::inputs::{check_apart, place_of};
-use super::{card, gradients};
+use super::{card, gradients, labels};
 use crate::args::PageArgs;
 use crate::failure::WrongInput;
 use crate::models::is_page;
@@ -89,14 +90,59 @@ pub fn compared_models(value: &Value) -> Option<Vec<ReportModel>> {
         let measured = row["perplexities"].as_array()?;
         let perplexities: Map<String, Value> =
             texts.iter().cloned().zip(measured.iter().cloned()).collect();
-        let keep = row["keep"].as_f64()?;
-        let method = row["method"].as_str()?;
-        let label = match method {
-            "dense" => method.to_string(),
-            _ => format!("{method}, {}, {keep}", row["storage"].as_str()?),
-        };
+        let label = label_of(row)?;
         let (parameters, bytes) = (row["parameters"].as_u64()?, row["bytes"].as_u64()?);
         Some(ReportModel { label, perplexities, parameters, bytes })
     };
     rows.iter().map(model).collect()
+}
+
+/// Method, policy, storage and target of a row, as far as it states them: earlier versions had no
+/// other target than a share of the parameters.
+fn label_of(row: &Value) -> Option<String> {
+    let method = row["method"].as_str()?;
+    if method == "dense" {
+        return Some(method.into());
+    }
+    let parts = ["policy", "storage"].into_iter().filter_map(|part| row[part].as_str());
+    let how: Vec<&str> =
+        [method].into_iter().chain(parts.filter(|part| !part.is_empty())).collect();
+    let target = match row["plan"].as_str() {
+        Some(plan) => {
+            format!("plan {}", Path::new(plan).file_name().unwrap_or_default().to_string_lossy())
+        }
+        None => match serde_json::from_value::<Target>(row["target"].clone()) {
+            Ok(target) => labels::of_target(&target),
+            Err(_) => format!("keep {}", row["keep"].as_f64()?),
+        },
+    };
+    let norm = row["norm"].as_str().map(|norm| format!(" (norm of {norm})")).unwrap_or_default();
+    Some(format!("{}{norm}, {target}", how.join("/")))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn rows_are_labelled_by_all_that_tells_them_apart() {
+        let row = |target: Value, plan: Value| {
+            json!({
+                "method": "best", "policy": "loss", "storage": "pivot", "norm": "loss",
+                "keep": null, "target": target, "plan": plan,
+            })
+        };
+        let bytes = row(json!({ "max_bytes": 4_000_000 }), Value::Null);
+        let expected = "best/loss/pivot (norm of loss), at most 4.0 MB";
+        assert_eq!(label_of(&bytes).as_deref(), Some(expected));
+        let given = label_of(&row(json!({ "err": 0.3 }), json!("plans/mine.json"))).unwrap();
+        assert!(given.ends_with(", plan mine.json"), "{given}");
+        let earlier = json!({
+            "method": "svd", "policy": "welore", "storage": "factors", "keep": 0.8,
+        });
+        assert_eq!(label_of(&earlier).as_deref(), Some("svd/welore/factors, keep 0.8"));
+        assert_eq!(label_of(&json!({ "method": "dense" })).as_deref(), Some("dense"));
+    }
 }

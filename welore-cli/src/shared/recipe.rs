@@ -51,8 +51,8 @@ impl Recipe {
         recipe.storage = target.storage.unwrap_or(recipe.storage);
         recipe.check_policy(calibrated)?;
         let shrink = [
-            ("--shrink-inputs", args.shrink_inputs, &mut recipe.shrink.input),
-            ("--shrink-gradients", args.shrink_gradients, &mut recipe.shrink.output),
+            ("--shrink-inputs", args.shrink.shrink_inputs, &mut recipe.shrink.input),
+            ("--shrink-gradients", args.shrink.shrink_gradients, &mut recipe.shrink.output),
         ];
         for (option, given, into) in shrink {
             if let Some(value) = given {
@@ -145,11 +145,11 @@ impl Recipe {
     /// Plan options for a target, checked before anything is measured.
     pub fn plan_options(&self, target: Target, args: &TargetArgs) -> Result<PlanOptions> {
         let options = PlanOptions {
-            min_ratio: args.min_ratio,
-            rank_multiple: args.rank_multiple,
-            never_grow: args.never_grow,
+            min_ratio: args.ranks.min_ratio,
+            rank_multiple: args.ranks.rank_multiple,
+            never_grow: args.ranks.never_grow,
             storage: self.storage,
-            ..args.limits.over(PlanOptions::to(target))
+            ..args.ranks.limits.over(PlanOptions::to(target))
         };
         options.check()?;
         Ok(options)

@@ -122,6 +122,8 @@ impl Drop for Bytes {
 /// Progress on stderr: a bar on a terminal, otherwise lines.
 #[derive(Debug, Default)]
 pub struct Bar {
+    /// What the work is for.
+    subject: Option<String>,
     bar: Option<ProgressBar>,
     task: Task,
     started: bool,
@@ -140,7 +142,8 @@ struct Parts {
 impl Progress for Bar {
     fn begin_work(&mut self, what: &str, total: usize, operations: u64) {
         self.begin(what, total);
-        self.parts = Parts { what: what.into(), total, ..Parts::default() };
+        let what = self.naming(what);
+        self.parts = Parts { what: what.clone(), total, ..Parts::default() };
         // The bar measures operations, for a good estimate of the time left, but shows steps.
         let style =
             ProgressStyle::with_template("{prefix} [{bar:30}] {elapsed} left {eta} {wide_msg}")
@@ -175,15 +178,16 @@ impl Progress for Bar {
 
     fn begin(&mut self, what: &str, total: usize) {
         self.finish();
+        let what = self.naming(what);
         let style = ProgressStyle::with_template(
             "{prefix} [{bar:30}] {pos}/{len} {elapsed} left {eta} {wide_msg}",
         )
         .expect("the template is a constant that is valid")
         .progress_chars("=> ");
         let bar = bar_of(total as u64).with_style(style);
-        bar.set_prefix(what.to_string());
+        self.task = Task::begin(&what, Unit::Steps, total as u64);
+        bar.set_prefix(what);
         self.bar = Some(bar);
-        self.task = Task::begin(what, Unit::Steps, total as u64);
         self.started = false;
     }
 
@@ -207,6 +211,25 @@ impl Progress for Bar {
 }
 
 impl Bar {
+    /// A bar that names what its work is for, where a command works for several things in turn.
+    pub fn for_subject(subject: &str) -> Self {
+        Self {
+            subject: Some(escape::terminal(subject).into_owned()),
+            bar: None,
+            task: Task::default(),
+            started: false,
+            parts: Parts::default(),
+        }
+    }
+
+    /// What is done, and for what.
+    fn naming(&self, what: &str) -> String {
+        match &self.subject {
+            Some(subject) => format!("{subject}: {what}"),
+            None => what.into(),
+        }
+    }
+
     /// The number of steps that cost nothing, because an earlier command had done them.
     pub fn known(&self) -> usize {
         self.parts.known

@@ -1,0 +1,269 @@
+//! `compare`: several ways to compress, side by side. Each row is what `compress` with the same
+//! options and `eval` of its result give.
+
+mod print;
+mod requests;
+mod rows;
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use anyhow::Result;
+use welore_burn::calibrate::Calibration;
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::compress::check_plan;
+use welore_burn::eval::{PerplexityOptions, check_text};
+use welore_burn::model::{OpenedModel, load_model, open_model};
+use welore_burn::modules::Selection;
+use welore_burn::spectrum::Method;
+
+use self::print::Results;
+use self::requests::{Request, Requested, RowGoal, check_effects};
+use self::rows::Comparison;
+use crate::args::{CompareArgs, TextArg, Typed, rule};
+use crate::devices::{Compute, host};
+use crate::failure::WrongInput;
+use crate::shared::artifacts::{check_space, in_file};
+use crate::shared::calibrating::CalibrationWork;
+use crate::shared::compressing::check_norms;
+use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
+use crate::shared::identity::Identity;
+use crate::shared::page::check_page;
+use crate::shared::planning::check_limits;
+use crate::shared::recipe::Recipe;
+use crate::shared::scratch::Scratch;
+use crate::shared::selecting::{check_patterns, of_model};
+use crate::shared::text::TextReader;
+use crate::terminal::Bar;
+use crate::{memory, models};
+
+/// A text as tokens.
+#[derive(Debug)]
+pub struct Text {
+    path: PathBuf,
+    tokens: Vec<u32>,
+}
+
+/// Runs the command.
+pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
+    memory::keep_pages();
+    let begun = Instant::now();
+    check_page(&args.page, None, inputs(&args))?;
+    check_patterns(&args.selection)?;
+    let requested = Requested::read(&args, typed)?;
+    let source = Source::choose(&args, &requested, typed)?;
+    let requests = requested.rows(&args, source.is_any())?;
+    check_options(&args, &requests, &source, typed)?;
+    let scratch = Scratch::new(true)?;
+    let model = models::directory_of(&args.model)?;
+    let compute = Compute::choose(args.compute.choice())?;
+    let opened = open_model(&model, &host())?;
+    let selection = of_model(&args.selection, opened.skeleton())?;
+    check_goals(&requests, &opened.checkpoint, &selection)?;
+    check_room(scratch.path(), opened.checkpoint.bytes())?;
+    let texts = texts(&args, &model, &opened, compute.at_once())?;
+    let started = Instant::now();
+    let calibration = source.open(&args, &model, &compute, scratch.path())?;
+    let calibration_seconds = started.elapsed().as_secs_f64();
+    check_calibrated(&args, &requests, calibration.as_ref())?;
+    requested.tell_left_out();
+    let loaded = load_model(&model, &compute.device, compute.dtype, &mut Bar::default())?;
+    let mut comparison = Comparison::new(
+        &args,
+        loaded.checkpoint,
+        selection,
+        calibration.as_ref(),
+        &compute,
+        &texts,
+        scratch.path(),
+    );
+    let mut rows = vec![comparison.dense(&loaded.model)?];
+    drop(loaded.model);
+    for request in &requests {
+        rows.push(comparison.row(request)?);
+    }
+    let identity = match args.json {
+        true => Some(Identity::of(&args.model, &model, &compute)?),
+        false => None,
+    };
+    let results = Results {
+        args: &args,
+        texts: &texts,
+        calibration: calibration.as_ref(),
+        calibration_seconds,
+        rows: &rows,
+        seconds: begun.elapsed().as_secs_f64(),
+    };
+    results.print(identity.as_ref())
+}
+
+/// What the command reads.
+fn inputs(args: &CompareArgs) -> impl Iterator<Item = &Path> {
+    let files = args.text.iter().chain(&args.calibration).chain(&args.goals.plan);
+    let texts = args.calibrate.iter().filter_map(TextArg::file);
+    [args.model.as_path()].into_iter().chain(files.map(PathBuf::as_path)).chain(texts)
+}
+
+/// The text that the model writes.
+const OWN: &[TextArg] = &[TextArg::Own];
+
+/// Where the calibration comes from.
+#[derive(Debug)]
+enum Source {
+    /// There is none.
+    None,
+    /// A file.
+    File(PathBuf),
+    /// These texts.
+    Texts(Vec<TextArg>),
+    /// The text that the model writes, because none was named.
+    Own,
+}
+
+impl Source {
+    fn choose(args: &CompareArgs, requested: &Requested, typed: &Typed) -> Result<Self> {
+        let plan = requested.calibrated_plan();
+        let needed = requested.needs_calibration() || args.blockwise.refine > 0;
+        let unused = "no method here uses a calibration";
+        let reads = needed || plan.is_some();
+        typed.check(["calibration", "calibrate"].map(|option| rule(option, reads, unused)))?;
+        if let Some(file) = &args.calibration {
+            return Ok(Self::File(file.clone()));
+        }
+        if let Some(path) = plan
+            && !(args.other_calibration && !args.calibrate.is_empty())
+        {
+            let message = format!("{}: the plan was made with a calibration", path.display());
+            return Err(WrongInput::with_hint(message, "give the same --calibration FILE").into());
+        }
+        if !args.calibrate.is_empty() {
+            return Ok(Self::Texts(args.calibrate.clone()));
+        }
+        match (needed, args.no_calibration) {
+            (false, _) => Ok(Self::None),
+            (true, false) => Ok(Self::Own),
+            (true, true) => {
+                let message = "--no-calibration: one of the methods, or --refine, needs one";
+                let hint = "only method svd works on the weights alone";
+                Err(WrongInput::with_hint(message, hint).into())
+            }
+        }
+    }
+
+    /// Whether there is or will be a calibration.
+    fn is_any(&self) -> bool {
+        !matches!(self, Self::None)
+    }
+
+    /// The texts to calibrate on; none for a file.
+    fn texts(&self) -> &[TextArg] {
+        match self {
+            Self::None | Self::File(_) => &[],
+            Self::Texts(texts) => texts,
+            Self::Own => OWN,
+        }
+    }
+
+    /// The calibration, made in `scratch` unless it is a file.
+    fn open(
+        &self,
+        args: &CompareArgs,
+        model: &Path,
+        compute: &Compute,
+        scratch: &Path,
+    ) -> Result<Option<Calibration>> {
+        let file = match self {
+            Self::None => return Ok(None),
+            Self::File(file) => return Ok(Some(Calibration::open(file)?)),
+            Self::Texts(_) | Self::Own => scratch.join("calibration"),
+        };
+        let opened = open_model(model, &compute.device.clone().autodiff())?;
+        let work = CalibrationWork::new(opened, self.texts(), &args.amount, compute)?;
+        if matches!(self, Self::Own) {
+            note!(
+                "no calibration was given: calibrating on a text that the model writes, \
+                 --calibrate self"
+            );
+        }
+        work.run(compute, &file)?;
+        Ok(Some(Calibration::open(&file)?))
+    }
+}
+
+/// Checks that what was typed has an effect, and the options of the methods.
+fn check_options(
+    args: &CompareArgs,
+    requests: &[Request],
+    source: &Source,
+    typed: &Typed,
+) -> Result<()> {
+    let recipes = || requests.iter().map(|request| &request.recipe);
+    let is_sequential = recipes().any(|recipe: &Recipe| recipe.way.is_sequential);
+    check_blocks(&args.blockwise, is_sequential, typed)?;
+    check_effects(requests, source.is_any(), typed)?;
+    typed.check(of_amount(source.texts()))?;
+    if source.texts().is_empty() {
+        return Ok(());
+    }
+    check_calibrating(source.texts(), &args.amount, recipes(), typed)
+}
+
+/// Checks limits and plans against the model, before anything is measured.
+fn check_goals(requests: &[Request], checkpoint: &Checkpoint, selection: &Selection) -> Result<()> {
+    for request in requests {
+        match &request.goal {
+            RowGoal::Target(options) => check_limits(options, checkpoint, selection)?,
+            RowGoal::Given(given) => in_file(check_plan(checkpoint, &given.plan), &given.path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Checks that the file system of temporary files has room for a model, which no row exceeds by much.
+fn check_room(scratch: &Path, bytes: u64) -> Result<()> {
+    let variable = if cfg!(windows) { "TMP" } else { "TMPDIR" };
+    let hint = format!("set {variable} to a directory with more room");
+    check_space(scratch, bytes).map_err(|error| match error.downcast::<WrongInput>() {
+        Ok(wrong) => WrongInput { hint: Some(hint), ..wrong }.into(),
+        Err(other) => other,
+    })
+}
+
+/// Checks that the calibration has what the methods read, and that it is that of the plans.
+fn check_calibrated(
+    args: &CompareArgs,
+    requests: &[Request],
+    calibration: Option<&Calibration>,
+) -> Result<()> {
+    for request in requests {
+        let norms = request.recipe.norms(calibration)?;
+        if let RowGoal::Given(given) = &request.goal
+            && request.recipe.way.method != Method::Svd
+        {
+            check_norms(&norms, &given.plan, args.other_calibration)?;
+        }
+    }
+    Ok(())
+}
+
+/// The texts to measure perplexity on, after checking that this will work.
+fn texts(
+    args: &CompareArgs,
+    model: &Path,
+    opened: &OpenedModel,
+    at_once: NonZeroUsize,
+) -> Result<Vec<Text>> {
+    let reader = TextReader::open(model, &opened.config)?;
+    let read = |path: &PathBuf| {
+        let tokens = reader.read(path)?;
+        in_file(check_text(opened.skeleton(), &tokens, &measuring(args, at_once)), path)?;
+        Ok(Text { path: path.clone(), tokens })
+    };
+    args.text.iter().map(read).collect()
+}
+
+/// How perplexity is measured.
+fn measuring(args: &CompareArgs, at_once: NonZeroUsize) -> PerplexityOptions {
+    PerplexityOptions { seq_len: args.seq_len, windows: Some(args.windows), at_once }
+}

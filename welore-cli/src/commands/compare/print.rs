@@ -1,0 +1,109 @@
+//! The rows as a table, as JSON, as comma-separated values and on a page.
+
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use welore_burn::calibrate::Calibration;
+
+use super::Text;
+use super::rows::Row;
+use crate::args::CompareArgs;
+use crate::shared::identity::{Identity, digest_of};
+use crate::shared::page::{compared_models, write_page};
+use crate::{format, output};
+
+/// What was compared.
+pub struct Results<'a> {
+    pub args: &'a CompareArgs,
+    pub texts: &'a [Text],
+    pub calibration: Option<&'a Calibration>,
+    /// Duration of calibrating.
+    pub calibration_seconds: f64,
+    pub rows: &'a [Row],
+    /// Duration of everything.
+    pub seconds: f64,
+}
+
+impl Results<'_> {
+    /// Prints the results, and writes the page if one was asked for.
+    pub fn print(&self, identity: Option<&Identity>) -> Result<()> {
+        let result = self.to_json();
+        let title = format!("Ways to compress {}", self.args.model.display());
+        write_page(&self.args.page, &title, |page| {
+            page.models(&compared_models(&result).context("the rows are those of `compare`")?);
+            Ok(())
+        })?;
+        match identity {
+            Some(identity) => output::print_json(&identity.with(result)),
+            None if self.args.csv => self.print_csv(),
+            None => self.print_table(),
+        }
+    }
+
+    fn to_json(&self) -> Value {
+        let texts: Vec<String> =
+            self.texts.iter().map(|text| text.path.display().to_string()).collect();
+        let digests: Vec<String> = self.texts.iter().map(|text| digest_of(&text.tokens)).collect();
+        json!({
+            "texts": texts,
+            "text_digests": digests,
+            "windows": self.args.windows,
+            "seq_len": self.args.seq_len,
+            "calibration": self.calibration.map(Calibration::digest),
+            "calibrated_on": self.calibration.map(Calibration::texts),
+            "calibration_seconds": self.calibration_seconds,
+            "rows": self.rows,
+            "seconds": self.seconds,
+        })
+    }
+
+    /// The file names of the texts after the first one.
+    fn others(&self) -> Vec<String> {
+        let others = self.texts[1..].iter();
+        others.map(|text| text.path.file_name().unwrap_or_default().display().to_string()).collect()
+    }
+
+    fn print_csv(&self) -> Result<()> {
+        let others: Vec<String> =
+            self.others().iter().map(|name| format!("perplexity on {name}")).collect();
+        let mut header = vec!["target", "method", "policy", "storage", "norm", "perplexity"];
+        header.extend(others.iter().map(String::as_str));
+        header.extend(["parameters", "bytes", "kept", "lrcs", "seconds"]);
+        let cells = |row: &Row| {
+            let mut cells = names(row);
+            cells.push(row.norm.clone());
+            cells.extend(row.perplexities.iter().map(f64::to_string));
+            cells.extend([row.parameters.to_string(), row.bytes.to_string()]);
+            cells.extend([row.kept.to_string(), row.lrcs.to_string(), row.seconds.to_string()]);
+            cells
+        };
+        let rows: Vec<Vec<String>> = self.rows.iter().map(cells).collect();
+        output::print_block(&format::csv(&header, &rows))
+    }
+
+    fn print_table(&self) -> Result<()> {
+        let mut header = vec!["target", "method", "policy", "storage", "norm", "perplexity"];
+        let others = self.others();
+        header.extend(others.iter().map(String::as_str));
+        header.extend(["parameters", "size", "LRCs", "seconds"]);
+        let cells = |row: &Row| {
+            let mut cells = names(row);
+            cells.push(row.norm.clone());
+            cells.extend(row.perplexities.iter().map(|value| format::perplexity(*value)));
+            cells.extend([
+                format::count(row.parameters),
+                format::bytes(row.bytes),
+                row.lrcs.to_string(),
+                format!("{:.0}", row.seconds),
+            ]);
+            cells
+        };
+        let rows = self.rows.iter().map(cells).collect();
+        output::print_block(&format::table(&header, rows))
+    }
+}
+
+/// Target, method, policy and storage of a row.
+fn names(row: &Row) -> Vec<String> {
+    let storage = row.storage.clone().unwrap_or_default();
+    vec![row.label.clone(), row.method.clone(), row.policy.clone(), storage]
+}
