@@ -88,7 +88,7 @@ fn every_row_is_what_compress_and_eval_give() {
     };
     thread::scope(|scope| {
         let half = |first: usize| cases.iter().enumerate().skip(first).step_by(2);
-        let other = scope.spawn(|| half(1).for_each(check));
+        let other = scope.spawn(move || half(1).for_each(check));
         half(0).for_each(check);
         other.join().unwrap();
     });

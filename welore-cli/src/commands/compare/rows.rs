@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use burn::module::Module;
 use serde::Serialize;
 use serde_json::Value;
 use welore_burn::calibrate::Calibration;
