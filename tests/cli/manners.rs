@@ -168,7 +168,10 @@ fn dry_runs_of_compress_and_export_tell_the_size_of_what_they_do_not_write() {
     let sandbox = Sandbox::new();
     for (name, line) in [
         ("low", "compress model --err 0.5 -o low"),
-        ("pivoted", "compress model --keep-params 0.7 --min-ratio 0 --storage pivot -o pivoted"),
+        (
+            "pivoted",
+            "compress model --keep-params 0.7 --no-calibration --storage pivot -o pivoted",
+        ),
     ] {
         let told = dry(&sandbox, line);
         sandbox.gives(line);

@@ -25,18 +25,22 @@ use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{Goal, Planned, check_limits, describe, print_plan, read_plan};
-use crate::shared::recipe::{Recipe, open_calibration};
+use crate::shared::recipe::{Recipe, is_size, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
-pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
+pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
+    let by_default = calibrate_by_default(&mut args, typed)?;
     // Everything that can be wrong is found before any work that would be lost.
     let scratch = Scratch::new(!args.calibrate.is_empty())?;
     let request = Request::check(&args, typed)?;
+    if by_default {
+        tell_default();
+    }
     let calibration = request.calibration(&args, scratch.path())?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;
@@ -83,6 +87,36 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     planned.measured.tell("measured");
     known.tell("compressed");
     Ok(())
+}
+
+/// Whether the model writes its own text to calibrate on unless `--no-calibration` is given: for a
+/// target in parameters or bytes, if nothing else says what to calibrate on, or that nothing is.
+fn calibrates_by_default(args: &CompressArgs) -> bool {
+    let to_size = args.plan.is_none() && args.goal.target().is_some_and(is_size);
+    let of_weights = args.method.method.is_some_and(|way| way.method == Method::Svd);
+    to_size && !of_weights && !is_calibrated(args)
+}
+
+/// Puts the model's own text in its place where it is the default, and returns whether it is.
+/// Refuses `--no-calibration` where nothing would be calibrated.
+fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> {
+    let calibrates = calibrates_by_default(args);
+    let why = "nothing is calibrated unless asked for, except with --keep-params or --max-bytes \
+               and not --method svd";
+    typed.check([rule("no-calibration", calibrates, why)])?;
+    let by_default = calibrates && !args.no_calibration;
+    if by_default {
+        args.calibrate.push(TextArg::Own);
+    }
+    Ok(by_default)
+}
+
+/// Says what is done first by default, and what else can be.
+fn tell_default() {
+    note!(
+        "without a calibration, the model first writes a text of its own to calibrate on; \
+         --calibrate FILE uses a text of yours, --no-calibration the weights alone"
+    );
 }
 
 /// Where finished matrices are kept, if any are: they take as much room as a model.
@@ -219,7 +253,8 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
         return Ok((recipe, Goal::Given(plan.into())));
     }
     let Some(target) = args.goal.target() else { unreachable!("clap asks for --plan or a target") };
-    let recipe = Recipe::choose(&args.method, &args.target, is_calibrated(args))?;
+    let calibrated = is_calibrated(args);
+    let recipe = Recipe::choose(&args.method, &args.target, Some(target), calibrated)?;
     Ok((recipe, Goal::Target(recipe.plan_options(target, &args.target)?, recipe.policy)))
 }
 

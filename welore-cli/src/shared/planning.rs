@@ -64,7 +64,7 @@ impl Goal {
                         "`welore-cli compress --calibration FILE` first, then train what it wrote";
                     return Err(WrongInput::with_hint(message, hint).into());
                 }
-                let recipe = Recipe::choose(&MethodArgs::default(), args, false)?;
+                let recipe = Recipe::choose(&MethodArgs::default(), args, Some(target), false)?;
                 Ok(Some(Self::Target(recipe.plan_options(target, args)?, recipe.policy)))
             }
             (None, None) => Ok(None),
