@@ -158,7 +158,8 @@ fn calibrations_that_do_not_fit_are_refused() {
     sandbox.refuses(&compress("other", "--calibration seen"), "another model");
     sandbox.refuses(&compress("model", "--calibration story.txt"), "story.txt");
     sandbox.refuses(&compress("model", "--calibration nowhere"), "nowhere");
-    sandbox.refuses(&compress("model", "--method two-sided --no-calibration"), "needs a calibration");
+    sandbox
+        .refuses(&compress("model", "--method two-sided --no-calibration"), "needs a calibration");
     sandbox.refuses(&compress("model", "--policy loss --no-calibration"), "calibration");
     sandbox.refuses(&compress("model", "--calibration seen --policy probed"), "probed");
     sandbox.refuses(&compress("model", "--calibration seen --shrink-inputs=-1"), "--shrink-inputs");

@@ -8,6 +8,7 @@ mod browser;
 mod calibrated;
 mod cards;
 mod converting;
+mod defaults;
 mod devices;
 mod earlier;
 mod effects;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::calibrate::Calibration;
+use welore_burn::calibrate::{Calibration, OwnTextOptions};
 use welore_burn::compress::{CompressReport, check_calibration, check_plan};
 use welore_burn::files::OutputDir;
 use welore_burn::model::{OpenedModel, open_model};
@@ -24,7 +24,9 @@ use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amou
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
-use crate::shared::planning::{Goal, Planned, check_limits, describe, print_plan, read_plan};
+use crate::shared::planning::{
+    Goal, Planned, check_limits, describe, print_plan, read_plan, warn_of_prospect,
+};
 use crate::shared::recipe::{Recipe, is_size, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
@@ -38,10 +40,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     // Everything that can be wrong is found before any work that would be lost.
     let scratch = Scratch::new(!args.calibrate.is_empty())?;
     let request = Request::check(&args, typed)?;
-    if by_default {
-        tell_default();
-    }
-    let calibration = request.calibration(&args, scratch.path())?;
+    let calibration = request.calibration(&args, scratch.path(), by_default)?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;
     let selected = of_model(&args.selection, opened.skeleton())?;
@@ -49,6 +48,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     if args.calibrate.is_empty() {
         check_norms(&norms, &planned.plan)?;
     }
+    warn_of_prospect(&planned.plan);
     let Some(output) = output else {
         return show(&args, &opened, &planned);
     };
@@ -112,10 +112,12 @@ fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> 
 }
 
 /// Says what is done first by default, and what else can be.
-fn tell_default() {
+fn tell_default(own: &OwnTextOptions) {
     note!(
-        "without a calibration, the model first writes a text of its own to calibrate on; \
-         --calibrate FILE uses a text of yours, --no-calibration the weights alone"
+        "the model first writes a text of its own to calibrate on, {} of {} tokens; --calibrate \
+         FILE uses a text of yours, --no-calibration the weights alone",
+        format::number_of(own.samples, "sample"),
+        own.length,
     );
 }
 
@@ -177,8 +179,14 @@ impl Request {
         Ok(Self { recipe, goal, opened, output, compute })
     }
 
-    /// The given calibration, or one of the given texts, made in `scratch`.
-    fn calibration(&self, args: &CompressArgs, scratch: &Path) -> Result<Option<Calibration>> {
+    /// The given calibration, or one of the given texts, made in `scratch`; `by_default` states
+    /// whether nobody asked for it.
+    fn calibration(
+        &self,
+        args: &CompressArgs,
+        scratch: &Path,
+        by_default: bool,
+    ) -> Result<Option<Calibration>> {
         if !reads_calibration(args, &self.recipe) {
             return Ok(None);
         }
@@ -189,6 +197,9 @@ impl Request {
         let device = compute.device.clone().autodiff();
         let opened = open_model(self.opened.checkpoint.dir(), &device)?;
         let work = CalibrationWork::new(opened, &args.calibrate, &args.amount, compute)?;
+        if let Some(own) = work.own().filter(|_| by_default) {
+            tell_default(own);
+        }
         work.run(compute, &file)?;
         Ok(Some(Calibration::open(file)?))
     }

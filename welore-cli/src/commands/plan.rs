@@ -16,7 +16,7 @@ use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::inputs::check_apart;
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::page::{check_page, write_page};
-use crate::shared::planning::{plan_for, print_plan};
+use crate::shared::planning::{plan_for, print_plan, warn_of_prospect};
 use crate::shared::recipe::{Recipe, is_size, open_calibration};
 use crate::shared::selecting::{check_patterns, of_file, of_model};
 use crate::{models, output};
@@ -38,6 +38,7 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     let options = recipe.plan_options(goal, &args.target)?;
     let (spectra, known) = source.spectra(&args, &recipe, &options)?;
     let plan = plan_for(&spectra, recipe.policy, &options)?;
+    warn_of_prospect(&plan);
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
     }

@@ -142,6 +142,17 @@ fn warn_about(plan: &RankPlan) {
     }
 }
 
+/// Warns if a plan is expected to do harm. For commands that are about to carry it out or to print
+/// it, when nothing can be refused any more.
+pub fn warn_of_prospect(plan: &RankPlan) {
+    let Some(prospect) = plan.totals.prospect() else { return };
+    let advice = match prospect {
+        Prospect::RuinedBlindly { .. } => "; give --calibrate self to `compress`",
+        _ => "",
+    };
+    tell!("warning: without tuning, this {prospect}{advice}");
+}
+
 /// The plan's totals, as text without names.
 pub fn describe(plan: &RankPlan) -> String {
     let t = &plan.totals;
