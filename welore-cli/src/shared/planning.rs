@@ -6,7 +6,7 @@ use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{
-    PlanOptions, PlanTable, PolicyReads, RankPlan, RankPolicy, Target, make_plan,
+    PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan, RankPolicy, Target, make_plan,
 };
 use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit, selected_matrices};
 
