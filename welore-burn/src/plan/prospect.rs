@@ -16,7 +16,7 @@ const RUINOUS_LOSS: f64 = 1.0;
 /// ruin the model.
 const RUINOUS_CUT: f64 = 0.02;
 
-/// What a plan is expected to do to a model that is not tuned afterwards, if that is worth a warning.
+/// What a plan is expected to do to a model that is not tuned afterwards, if it is worth a warning.
 #[derive(Debug, Clone, Copy, PartialEq)]
 #[non_exhaustive]
 pub enum Prospect {
@@ -88,14 +88,14 @@ impl PlanTotals {
         matrices: &[MatrixPlan],
     ) -> Self {
         // From the smallest up, so that small tails are accurate.
-        let squares = |values: &[f64]| values.iter().rev().fold(0.0, |sum, s| sum + s * s);
+        let squares = |values: &[f64]| values.iter().rev().fold(0.0_f64, |sum, s| sum + s * s);
         let pairs = spectra.iter().zip(matrices).filter(|(_, matrix)| matrix.is_low_rank());
-        let cut = pairs.fold(0.0, |sum, (spectrum, matrix)| {
+        let cut = pairs.fold(0.0_f64, |sum, (spectrum, matrix)| {
             sum + squares(spectrum.singular_values.get(matrix.rank..).unwrap_or_default())
         });
         let (expected_loss, energy_lost) = match unit {
             SpectrumUnit::Weights => {
-                let all = spectra.iter().fold(0.0, |sum, m| sum + squares(&m.singular_values));
+                let all = spectra.iter().fold(0.0_f64, |sum, m| sum + squares(&m.singular_values));
                 (None, Some(cut / all))
             }
             SpectrumUnit::Inputs => (None, None),

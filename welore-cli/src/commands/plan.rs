@@ -6,7 +6,7 @@ use anyhow::Result;
 use welore_burn::model::open_model;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{PlanFileError, PlanOptions, RankPlan, Target, read_plan};
-use welore_burn::spectrum::{Method, Spectra, SpectrumError, selected_matrices};
+use welore_burn::spectrum::{Method, Spectra, SpectrumError, SpectrumUnit, selected_matrices};
 
 use crate::args::{PlanArgs, RANK_OPTIONS, Typed, ViewArgs, rule};
 use crate::devices::host;
@@ -38,7 +38,6 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     let options = recipe.plan_options(goal, &args.target)?;
     let (spectra, known) = source.spectra(&args, &recipe, &options)?;
     let plan = plan_for(&spectra, recipe.policy, &options)?;
-    warn_of_prospect(&plan);
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
     }
@@ -48,6 +47,13 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
         Ok(())
     })?;
     print(&args, &plan)?;
+    warn_of_prospect(&plan);
+    if plan.unit == SpectrumUnit::Weights && args.method.method.is_none() && is_size(goal) {
+        note!(
+            "planned from the weights alone; to plan as `compress` does, run `welore-cli calibrate \
+             MODEL --text self -o FILE`, then `welore-cli plan MODEL --calibration FILE`"
+        );
+    }
     known.tell("measured");
     Ok(())
 }
@@ -157,13 +163,6 @@ impl Source {
                 typed.check(of_method(&recipe))?;
                 let uses = recipe.way.method != Method::Svd;
                 typed.check([rule("calibration", uses, "--method svd does not use one")])?;
-                if !uses && args.method.method.is_none() && is_size(goal) {
-                    note!(
-                        "planned from the weights alone; to plan as `compress` does, first run \
-                         `welore-cli calibrate MODEL --text self -o FILE`, then give --calibration \
-                         FILE"
-                    );
-                }
                 Ok(recipe)
             }
         }
