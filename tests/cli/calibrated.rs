@@ -110,7 +110,7 @@ fn targets_in_bytes_and_parameters_are_never_exceeded() {
     let most = bytes * 8 / 10;
     sandbox.gives(&format!("compress model --calibration seen --max-bytes {most} -o small"));
     assert!(sandbox.json("inspect small --json")["bytes"].as_u64().unwrap() <= most);
-    sandbox.refuses("compress model --max-bytes 1KB --min-ratio 0 -o out", "out of reach");
+    sandbox.refuses("compress model --max-bytes 1KB --no-calibration -o out", "out of reach");
     for share in ["0", "1", "-1"] {
         sandbox.refuses(&format!("plan model --keep-params={share}"), "share of");
     }
@@ -164,8 +164,9 @@ fn calibrations_that_do_not_fit_are_refused() {
     sandbox.refuses(&compress("other", "--calibration seen"), "another model");
     sandbox.refuses(&compress("model", "--calibration story.txt"), "story.txt");
     sandbox.refuses(&compress("model", "--calibration nowhere"), "nowhere");
-    sandbox.refuses(&compress("model", "--method two-sided"), "needs a calibration");
-    sandbox.refuses(&compress("model", "--policy loss"), "calibration");
+    sandbox
+        .refuses(&compress("model", "--method two-sided --no-calibration"), "needs a calibration");
+    sandbox.refuses(&compress("model", "--policy loss --no-calibration"), "calibration");
     sandbox.refuses(&compress("model", "--calibration seen --policy probed"), "probed");
     sandbox.refuses(&compress("model", "--calibration seen --shrink-inputs=-1"), "--shrink-inputs");
     sandbox.refuses(&compress("model", "--calibration seen --follow 2"), "--follow");

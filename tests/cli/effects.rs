@@ -89,7 +89,7 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 21] = [
+const IDLE_TOO: [(&str, &str); 28] = [
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
         "plan plan.json",
@@ -128,6 +128,16 @@ const IDLE_TOO: [(&str, &str); 21] = [
         "calibrate model --text ./self,story.txt -o seen",
         "self-samples=2 self-length=32 self-temperature=2 self-seed=1 self-start=1",
     ),
+    (
+        "compress model --keep-params 0.8 --no-calibration -o out",
+        "min-ratio=0.2 calibration-windows=4 self-seed=1 self-start=1 backend=flex device=0",
+    ),
+    ("compress model --err 0.5 -o out", "no-calibration"),
+    ("compress model --err 0.5 --method svd -o out", "no-calibration"),
+    ("compress model --keep-params 0.8 --method svd -o out", "no-calibration"),
+    ("compress model --plan plan.json -o out", "no-calibration"),
+    ("plan model --keep-params 0.8", "min-ratio=0.2"),
+    ("train model --text story.txt --keep-params 0.8 -o run", "min-ratio=0.2"),
     (
         "compress model --keep-params 0.8 --calibrate story.txt --method whitened -o out",
         "self-samples=2 self-seed=1",

@@ -20,7 +20,7 @@ fn fixed_matrices_are_as_asked_and_the_others_meet_the_target() {
                   --set-rank *.layers.1.mlp.up_proj=7";
     for (goal, field, most) in [
         ("--err 0.5", "err", 0.5),
-        ("--keep-params 0.7 --min-ratio 0", "keep_params", 0.7),
+        ("--keep-params 0.7 --policy welore --min-ratio 0", "keep_params", 0.7),
         ("--keep-params 0.7 --policy energy", "keep_params", 0.7),
     ] {
         let plan = sandbox.json(&format!("plan model {goal} {limits} --json"));

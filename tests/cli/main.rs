@@ -9,6 +9,7 @@ mod calibrated;
 mod cards;
 mod comparing;
 mod converting;
+mod defaults;
 mod devices;
 mod earlier;
 mod effects;

@@ -50,7 +50,7 @@ fn what_is_typed_wins_also_over_what_cannot_go_with_it() {
 
 #[test]
 fn required_options_may_be_in_the_file() {
-    let sandbox = with("[compress]\nmax-bytes = '350kB'\noutput = 'low'\nmin-ratio = 0.0\n");
+    let sandbox = with("[compress]\nmax-bytes = '350kB'\noutput = 'low'\nno-calibration = true\n");
     sandbox.gives("compress model --config settings.toml");
     assert!(sandbox.path("low/config.json").exists());
     sandbox.write("settings.toml", "[compress]\noutput = 'other'\n");

@@ -94,6 +94,14 @@ pub struct PlanTotals {
     pub bytes_before: u64,
     /// Number of bytes after compression.
     pub bytes_after: u64,
+    /// Estimated rise of the loss in nats per token, for spectra in units of the loss: half the sum
+    /// of the squared singular values that are cut from factored matrices, to second order.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected_loss: Option<f64>,
+    /// Share of the squared Frobenius norm of all planned matrices that is cut, for spectra of the
+    /// weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub energy_lost: Option<f64>,
 }
 
 /// The plan for one matrix.
@@ -187,6 +195,8 @@ impl PlanTotals {
                 .bytes
                 .saturating_sub(sum(&bytes_before))
                 .saturating_add(sum(&bytes_after)),
+            expected_loss: None,
+            energy_lost: None,
         }
     }
 }
@@ -295,7 +305,7 @@ impl RankPlan {
         if planned > before.parameters {
             return Err(PlanFileError::Totals);
         }
-        self.totals = PlanTotals::of(&self.matrices, before);
+        self.totals = PlanTotals::of(&self.matrices, before).keeping_estimates_of(&self.totals);
         Ok(self)
     }
 
@@ -311,7 +321,7 @@ impl RankPlan {
         let planned = sum(&|matrix| matrix.form.bytes(matrix.shape, dtype));
         let bytes = bytes.saturating_sub(planned).saturating_add(dense);
         let before = ModelSize { parameters: self.totals.parameters_before, bytes };
-        self.totals = PlanTotals::of(&self.matrices, before);
+        self.totals = PlanTotals::of(&self.matrices, before).keeping_estimates_of(&self.totals);
         self
     }
 

@@ -43,6 +43,7 @@ pub fn make_plan(
             _ => {}
         }
     }
+    plan.totals = plan.totals.estimated(&spectra.matrices, spectra.unit, &plan.matrices);
     plan.policy = policy.name().into();
     plan.unit = spectra.unit;
     plan.calibration = spectra.calibration.clone();

@@ -72,6 +72,9 @@ impl ModelCard<'_> {
             SpectrumUnit::Inputs => "the weights times their inputs",
             SpectrumUnit::Loss => "the weights in the norm of the loss",
         };
+        let prospect = totals
+            .prospect()
+            .map(|prospect| format!("- Without tuning, this compression {prospect}.\n"));
         format!(
             "# {}, low-rank\n\n\
              This is {} with its low-rank weight matrices stored as factors, made by {} following \
@@ -81,7 +84,7 @@ impl ModelCard<'_> {
              {}\n\n\
              - Target: {target}; policy {}, singular values of {}{}.\n\
              - {} of {} {are_factored}. {:.4} of all ranks are removed; {:.4} were planned (ERR).\n\
-             - `welore_plan.json` lists the rank of every matrix.\n\n",
+             {}- `welore_plan.json` lists the rank of every matrix.\n\n",
             markdown(name),
             markdown_code(base),
             markdown(made_by),
@@ -95,6 +98,7 @@ impl ModelCard<'_> {
             number_of_matrices(totals.matrices),
             totals.err_applied,
             totals.err,
+            prospect.unwrap_or_default(),
         )
     }
 

@@ -78,8 +78,9 @@ pub struct SelectionArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Ranks")]
 pub struct TargetArgs {
-    /// How ranks are chosen [default: welore; energy with --method whitened, loss with the other
-    /// methods that use a calibration]
+    /// How ranks are chosen [default: from weights alone, welore with --err or --err-applied, energy
+    /// with --keep-params or --max-bytes; energy with --method whitened, loss with the other methods
+    /// that use a calibration]
     #[arg(long, value_parser = named::<&dyn RankPolicy>())]
     pub policy: Option<&'static dyn RankPolicy>,
     /// Which matrices are factored, and which ranks they may have.
@@ -281,8 +282,9 @@ pub struct AmountArgs {
     #[arg(long, alias = "probe-blocks", value_name = "N", default_value_t = 0)]
     pub probe_windows: usize,
     /// Tokens per window of the calibration
-    #[arg(long, value_name = "N", default_value_t = 512)]
-    pub calibration_seq_len: usize,
+    /// [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N")]
+    pub calibration_seq_len: Option<usize>,
     /// How the model writes its own text.
     #[command(flatten)]
     pub own: OwnTextArgs,
@@ -401,6 +403,7 @@ pub struct CompressArgs {
     #[command(flatten)]
     pub goal: GoalArgs,
     /// Calibrate on these texts first, separated by commas; `self` is one that the model writes
+    /// [default: self with --keep-params or --max-bytes]
     #[arg(
         long,
         value_name = "TEXT",
@@ -410,6 +413,13 @@ pub struct CompressArgs {
         help_heading = "Calibration"
     )]
     pub calibrate: Vec<TextArg>,
+    /// Use the weights alone, also for --keep-params and --max-bytes
+    #[arg(
+        long,
+        conflicts_with_all = ["calibrate", "calibration"],
+        help_heading = "Calibration"
+    )]
+    pub no_calibration: bool,
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,

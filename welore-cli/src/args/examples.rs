@@ -4,7 +4,7 @@
 pub const PROGRAM: &str = "\
 Examples:
   welore-cli demo
-  welore-cli compress MODEL --err 0.3 -o low
+  welore-cli compress MODEL --keep-params 0.8 -o low
   welore-cli train low --text train.txt -o run
   welore-cli eval run/model --text test.txt
 
@@ -35,11 +35,13 @@ Examples:
 /// For `compress`.
 pub const COMPRESS: &str = "\
 Examples:
+  welore-cli compress MODEL --keep-params 0.8 -o low
+  welore-cli compress MODEL --keep-params 0.8 --calibrate self,valid.txt -o low
+  welore-cli compress MODEL --max-bytes 400MB --no-calibration -o low --dry-run
   welore-cli compress MODEL --err 0.3 -o low
-  welore-cli compress MODEL --err 0.3 -o low --dry-run
   welore-cli compress MODEL --plan plan.json -o low
-  welore-cli compress MODEL --method best --calibrate valid.txt --keep-params 0.8 -o low
-  welore-cli compress MODEL --method best --calibrate self --keep-params 0.8 -o low";
+
+With --keep-params or --max-bytes the model first writes a text of its own to calibrate on.";
 
 /// For `compare`.
 pub const COMPARE: &str = "\

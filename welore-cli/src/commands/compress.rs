@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::calibrate::Calibration;
+use welore_burn::calibrate::{Calibration, OwnTextOptions};
 use welore_burn::compress::{CompressReport, check_plan};
 use welore_burn::files::OutputDir;
 use welore_burn::model::{OpenedModel, open_model};
@@ -23,20 +23,23 @@ use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amou
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
-use crate::shared::planning::{Goal, Planned, check_limits, describe, print_plan, read_plan};
-use crate::shared::recipe::{Recipe, open_calibration};
+use crate::shared::planning::{
+    Goal, Planned, check_limits, describe, print_plan, read_plan, warn_of_prospect,
+};
+use crate::shared::recipe::{Recipe, is_size, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
-pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
+pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
+    let by_default = calibrate_by_default(&mut args, typed)?;
     // Everything that can be wrong is found before any work that would be lost.
     let scratch = Scratch::new(!args.calibrate.is_empty())?;
     let request = Request::check(&args, typed)?;
-    let calibration = request.calibration(&args, scratch.path())?;
+    let calibration = request.calibration(&args, scratch.path(), by_default)?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;
     let selected = of_model(&args.selection, opened.skeleton())?;
@@ -44,6 +47,7 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     if args.plan.is_some() {
         check_norms(&norms, &planned.plan, args.other_calibration)?;
     }
+    warn_of_prospect(&planned.plan);
     let Some(output) = output else {
         return show(&args, &opened, &planned);
     };
@@ -82,6 +86,38 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     planned.measured.tell("measured");
     known.tell("compressed");
     Ok(())
+}
+
+/// Whether the model writes its own text to calibrate on unless `--no-calibration` is given: for a
+/// target in parameters or bytes, if nothing else says what to calibrate on, or that nothing is.
+fn calibrates_by_default(args: &CompressArgs) -> bool {
+    let to_size = args.plan.is_none() && args.goal.target().is_some_and(is_size);
+    let of_weights = args.method.method.is_some_and(|way| way.method == Method::Svd);
+    to_size && !of_weights && !is_calibrated(args)
+}
+
+/// Puts the model's own text in its place where it is the default, and returns whether it is.
+/// Refuses `--no-calibration` where nothing would be calibrated.
+fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> {
+    let calibrates = calibrates_by_default(args);
+    let why = "nothing is calibrated unless asked for, except with --keep-params or --max-bytes \
+               and not --method svd";
+    typed.check([rule("no-calibration", calibrates, why)])?;
+    let by_default = calibrates && !args.no_calibration;
+    if by_default {
+        args.calibrate.push(TextArg::Own);
+    }
+    Ok(by_default)
+}
+
+/// Says what is done first by default, and what else can be.
+fn tell_default(own: &OwnTextOptions) {
+    note!(
+        "the model first writes a text of its own to calibrate on, {} of {} tokens; --calibrate \
+         FILE uses a text of yours, --no-calibration the weights alone",
+        format::number_of(own.samples, "sample"),
+        own.length,
+    );
 }
 
 /// Where finished matrices are kept, if any are: they take as much room as a model.
@@ -143,8 +179,14 @@ impl Request {
         Ok(Self { recipe, goal, opened, output, compute })
     }
 
-    /// The given calibration, or one of the given texts, made in `scratch`.
-    fn calibration(&self, args: &CompressArgs, scratch: &Path) -> Result<Option<Calibration>> {
+    /// The given calibration, or one of the given texts, made in `scratch`; `by_default` states
+    /// whether nobody asked for it.
+    fn calibration(
+        &self,
+        args: &CompressArgs,
+        scratch: &Path,
+        by_default: bool,
+    ) -> Result<Option<Calibration>> {
         if !reads_calibration(args, &self.recipe) {
             return Ok(None);
         }
@@ -155,6 +197,9 @@ impl Request {
         let device = compute.device.clone().autodiff();
         let opened = open_model(self.opened.checkpoint.dir(), &device)?;
         let work = CalibrationWork::new(opened, &args.calibrate, &args.amount, compute)?;
+        if let Some(own) = work.own().filter(|_| by_default) {
+            tell_default(own);
+        }
         work.run(compute, &file)?;
         Ok(Some(Calibration::open(file)?))
     }
@@ -237,7 +282,8 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
         return Ok((recipe, Goal::Given(plan.into())));
     }
     let Some(target) = args.goal.target() else { unreachable!("clap asks for --plan or a target") };
-    let recipe = Recipe::choose(&args.method, &args.target, is_calibrated(args))?;
+    let calibrated = is_calibrated(args);
+    let recipe = Recipe::choose(&args.method, &args.target, Some(target), calibrated)?;
     Ok((recipe, Goal::Target(recipe.plan_options(target, &args.target)?, recipe.policy)))
 }
 

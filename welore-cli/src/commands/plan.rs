@@ -5,8 +5,8 @@ use std::path::Path;
 use anyhow::Result;
 use welore_burn::model::open_model;
 use welore_burn::modules::Selection;
-use welore_burn::plan::{PlanFileError, PlanOptions, RankPlan, read_plan};
-use welore_burn::spectrum::{Method, Spectra, SpectrumError, selected_matrices};
+use welore_burn::plan::{PlanFileError, PlanOptions, RankPlan, Target, read_plan};
+use welore_burn::spectrum::{Method, Spectra, SpectrumError, SpectrumUnit, selected_matrices};
 
 use crate::args::{PlanArgs, RANK_OPTIONS, Typed, ViewArgs, rule};
 use crate::devices::host;
@@ -16,8 +16,8 @@ use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::inputs::check_apart;
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::page::{check_page, write_page};
-use crate::shared::planning::{plan_for, print_plan};
-use crate::shared::recipe::{Recipe, open_calibration};
+use crate::shared::planning::{plan_for, print_plan, warn_of_prospect};
+use crate::shared::recipe::{Recipe, is_size, open_calibration};
 use crate::shared::selecting::{check_patterns, of_file, of_model};
 use crate::{models, output};
 
@@ -33,7 +33,7 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     typed.check(["sort", "filter"].map(|option| rule(option, !args.json, in_table)))?;
     let Some(goal) = args.goal.target() else { return show(&args, typed) };
     let source = Source::open(&args)?;
-    let recipe = source.recipe(&args, typed)?;
+    let recipe = source.recipe(&args, goal, typed)?;
     typed.check([min_ratio(recipe.policy)])?;
     let options = recipe.plan_options(goal, &args.target)?;
     let (spectra, known) = source.spectra(&args, &recipe, &options)?;
@@ -47,6 +47,13 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
         Ok(())
     })?;
     print(&args, &plan)?;
+    warn_of_prospect(&plan);
+    if plan.unit == SpectrumUnit::Weights && args.method.method.is_none() && is_size(goal) {
+        note!(
+            "planned from the weights alone; to plan as `compress` does, run `welore-cli calibrate \
+             MODEL --text self -o FILE`, then `welore-cli plan MODEL --calibration FILE`"
+        );
+    }
     known.tell("measured");
     Ok(())
 }
@@ -143,16 +150,16 @@ impl Source {
     }
 
     /// How the ranks are chosen. For spectra, the defaults depend on what they measure.
-    fn recipe(&self, args: &PlanArgs, typed: &Typed) -> Result<Recipe> {
+    fn recipe(&self, args: &PlanArgs, goal: Target, typed: &Typed) -> Result<Recipe> {
         match self {
             Self::Spectra(spectra) => {
                 let measured = "not for a spectra file, which has been measured already";
                 typed.check(MEASURING.map(|option| rule(option, false, measured)))?;
-                Recipe::for_spectra(&args.target, spectra.unit)
+                Recipe::for_spectra(&args.target, goal, spectra.unit)
             }
             Self::Model => {
                 let calibrated = args.method.calibration.is_some();
-                let recipe = Recipe::choose(&args.method, &args.target, calibrated)?;
+                let recipe = Recipe::choose(&args.method, &args.target, Some(goal), calibrated)?;
                 typed.check(of_method(&recipe))?;
                 let uses = recipe.way.method != Method::Svd;
                 typed.check([rule("calibration", uses, "--method svd does not use one")])?;

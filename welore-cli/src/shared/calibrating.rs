@@ -31,6 +31,9 @@ const MOST_AT_ONCE: usize = 64;
 /// More tokens than any calibration needs; they are in memory.
 const MOST_TOKENS: usize = 1 << 26;
 
+/// Tokens per window, unless the model's context is shorter.
+const USUAL_LENGTH: usize = 512;
+
 /// A model opened on its autodiff device, and the texts to calibrate it on.
 #[derive(Debug)]
 pub struct CalibrationWork<'a> {
@@ -66,7 +69,8 @@ impl<'a> CalibrationWork<'a> {
         amount: &AmountArgs,
         compute: &Compute,
     ) -> Result<Self> {
-        let options = options(amount, compute.at_once());
+        let seq_len = seq_len(amount, opened.config.max_position_embeddings);
+        let options = options(amount, seq_len, compute.at_once());
         let texts = texts.iter().map(|named| Text { named, tokens: Vec::new() }).collect();
         let mut work = Self { opened, texts, own: None, options };
         work.read_files()?;
@@ -96,10 +100,11 @@ impl<'a> CalibrationWork<'a> {
             return Ok(());
         };
         let config = &self.opened.config;
-        let mut own = own_options(amount);
+        let seq_len = self.options.seq_len;
+        let mut own = own_options(amount, seq_len);
         own.start = own.start.or(config.eos_token_ids.first().copied());
         if amount.own.self_samples.is_none() {
-            let (seq_len, windows) = (amount.calibration_seq_len, amount.calibration_windows);
+            let windows = amount.calibration_windows;
             let full = |text: &Text| match text.named {
                 TextArg::Own => usize::MAX,
                 TextArg::File(_) => text.tokens.len() / seq_len,
@@ -194,7 +199,8 @@ fn name_of(text: &TextArg) -> String {
 
 /// Checks how much is to be read of which texts, before they are.
 pub fn check_amount(texts: &[TextArg], amount: &AmountArgs, typed: &Typed) -> Result<()> {
-    options(amount, NonZeroUsize::MIN).check()?;
+    let seq_len = seq_len(amount, usize::MAX);
+    options(amount, seq_len, NonZeroUsize::MIN).check()?;
     let probes = rule("probe-windows", amount.gradient_windows > 0, "needs --gradient-windows");
     typed.check([probes])?;
     let (windows, count) = (amount.calibration_windows, texts.len());
@@ -204,7 +210,7 @@ pub fn check_amount(texts: &[TextArg], amount: &AmountArgs, typed: &Typed) -> Re
     }
     match texts.iter().filter(|text| **text == TextArg::Own).count() {
         0 => Ok(()),
-        1 => Ok(own_options(amount).check()?),
+        1 => Ok(own_options(amount, seq_len).check()?),
         _ => {
             let hint = "--self-samples says how much the model writes";
             Err(WrongInput::with_hint("the text `self` is given twice", hint).into())
@@ -214,11 +220,11 @@ pub fn check_amount(texts: &[TextArg], amount: &AmountArgs, typed: &Typed) -> Re
 
 /// The library's options, as far as they do not depend on the model. The number of samples is still
 /// to be found if it was not given.
-fn own_options(amount: &AmountArgs) -> OwnTextOptions {
+fn own_options(amount: &AmountArgs, seq_len: usize) -> OwnTextOptions {
     let own = &amount.own;
     OwnTextOptions {
         samples: own.self_samples.unwrap_or(1),
-        length: own.self_length.unwrap_or(amount.calibration_seq_len),
+        length: own.self_length.unwrap_or(seq_len),
         temperature: own.self_temperature,
         seed: own.self_seed,
         start: own.self_start,
@@ -226,10 +232,15 @@ fn own_options(amount: &AmountArgs) -> OwnTextOptions {
     }
 }
 
+/// Tokens per window for a model with this context.
+fn seq_len(amount: &AmountArgs, context: usize) -> usize {
+    amount.calibration_seq_len.unwrap_or(USUAL_LENGTH.min(context).max(2))
+}
+
 /// The library's options.
-fn options(amount: &AmountArgs, at_once: NonZeroUsize) -> CalibrationOptions {
+fn options(amount: &AmountArgs, seq_len: usize, at_once: NonZeroUsize) -> CalibrationOptions {
     CalibrationOptions {
-        seq_len: amount.calibration_seq_len,
+        seq_len,
         windows: Some(amount.calibration_windows),
         gradient_windows: amount.gradient_windows,
         probe_windows: amount.probe_windows,

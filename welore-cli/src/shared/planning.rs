@@ -6,7 +6,7 @@ use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{
-    PlanOptions, PlanTable, PolicyReads, RankPlan, RankPolicy, Target, make_plan,
+    PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan, RankPolicy, Target, make_plan,
 };
 use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit, selected_matrices};
 
@@ -64,7 +64,7 @@ impl Goal {
                         "`welore-cli compress --calibration FILE` first, then train what it wrote";
                     return Err(WrongInput::with_hint(message, hint).into());
                 }
-                let recipe = Recipe::choose(&MethodArgs::default(), args, false)?;
+                let recipe = Recipe::choose(&MethodArgs::default(), args, Some(target), false)?;
                 Ok(Some(Self::Target(recipe.plan_options(target, args)?, recipe.policy)))
             }
             (None, None) => Ok(None),
@@ -140,6 +140,17 @@ fn warn_about(plan: &RankPlan) {
              welore and uniform: none loses min_ratio of its ranks)"
         );
     }
+}
+
+/// Warns if a plan is expected to do harm. For commands that are about to carry it out or to print
+/// it, when nothing can be refused any more.
+pub fn warn_of_prospect(plan: &RankPlan) {
+    let Some(prospect) = plan.totals.prospect() else { return };
+    let advice = match prospect {
+        Prospect::RuinedBlindly { .. } => "; give --calibrate self to `compress`",
+        _ => "",
+    };
+    tell!("warning: without tuning, this {prospect}{advice}");
 }
 
 /// The plan's totals, as text without names.

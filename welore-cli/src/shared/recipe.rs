@@ -7,7 +7,7 @@ use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{BlockwiseOptions, RefineOptions};
 use welore_burn::forms::Storage;
 use welore_burn::linalg::Shrinkage;
-use welore_burn::plan::{PlanError, PlanOptions, RankPlan, RankPolicy, Target};
+use welore_burn::plan::{Energy, PlanError, PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::{Method, Norms, SpectrumUnit};
 
 use crate::args::{BlockwiseArgs, MethodArgs, TargetArgs, Way};
@@ -34,9 +34,23 @@ impl Recipe {
         Self { way, policy, storage, shrink: Shrinkage::default() }
     }
 
-    /// What the command line asks for; `calibrated` states whether there is or will be a
-    /// calibration.
-    pub fn choose(args: &MethodArgs, target: &TargetArgs, calibrated: bool) -> Result<Self> {
+    /// The same with the default policy for a goal. The threshold of the paper goes with its target,
+    /// a share of the ranks; for a size, weights alone are better served by `energy`.
+    pub fn towards(mut self, goal: Option<Target>) -> Self {
+        if self.way.method == Method::Svd && goal.is_some_and(is_size) {
+            self.policy = &Energy;
+        }
+        self
+    }
+
+    /// What the command line asks for; `goal` is `None` for a given plan, and `calibrated` states
+    /// whether there is or will be a calibration.
+    pub fn choose(
+        args: &MethodArgs,
+        target: &TargetArgs,
+        goal: Option<Target>,
+        calibrated: bool,
+    ) -> Result<Self> {
         let default = Way::of(if calibrated { Method::TwoSided } else { Method::Svd });
         let way = args.method.unwrap_or(default);
         if way.method != Method::Svd && !calibrated {
@@ -46,7 +60,7 @@ impl Recipe {
             )
             .into());
         }
-        let mut recipe = Self::of(way);
+        let mut recipe = Self::of(way).towards(goal);
         recipe.policy = target.policy.unwrap_or(recipe.policy);
         recipe.storage = target.storage.unwrap_or(recipe.storage);
         recipe.check_policy(calibrated)?;
@@ -98,14 +112,14 @@ impl Recipe {
         }
         let mut args = args.clone();
         args.method = args.method.or(Some(Way::of(Method::of_unit(plan.unit))));
-        Self::choose(&args, target, calibrated)
+        Self::choose(&args, target, None, calibrated)
     }
 
     /// The recipe for spectra that were measured before.
-    pub fn for_spectra(target: &TargetArgs, unit: SpectrumUnit) -> Result<Self> {
+    pub fn for_spectra(target: &TargetArgs, goal: Target, unit: SpectrumUnit) -> Result<Self> {
         let args =
             MethodArgs { method: Some(Way::of(Method::of_unit(unit))), ..Default::default() };
-        Self::choose(&args, target, true)
+        Self::choose(&args, target, Some(goal), true)
     }
 
     /// The norms in which spectra are measured.
@@ -154,6 +168,11 @@ impl Recipe {
         options.check()?;
         Ok(options)
     }
+}
+
+/// Whether a target is a number of parameters or bytes.
+pub fn is_size(target: Target) -> bool {
+    matches!(target, Target::KeepParams(_) | Target::MaxBytes(_))
 }
 
 /// The most epochs that a block is refined for.

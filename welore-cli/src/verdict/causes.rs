@@ -319,7 +319,9 @@ fn own_text(error: &OwnTextError) -> Option<Verdict> {
     Some(match error {
         E::Interrupted(_) => return None,
         E::NoStart | E::UnknownStart { .. } => {
-            Verdict::input("give the number of a token with --self-start")
+            let hint = "give the number of a token with --self-start; a text of yours, or \
+                        `compress --no-calibration`, needs none";
+            Verdict::input(hint)
         }
         E::NoSamples => Verdict::input("give more --self-samples"),
         E::Length(_) => Verdict::input("give a larger --self-length"),

@@ -157,7 +157,7 @@ impl Requested {
         for target in &self.targets {
             for entry in &self.entries {
                 let (method, ranks) = entry.options(args);
-                let recipe = Recipe::choose(&method, &ranks, calibrated)?;
+                let recipe = Recipe::choose(&method, &ranks, Some(*target), calibrated)?;
                 let options = recipe.plan_options(*target, &ranks)?;
                 add(Request { recipe, goal: RowGoal::Target(options) });
             }

@@ -19,7 +19,7 @@ use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::{in_file, in_target};
 use crate::shared::card::write_card;
-use crate::shared::planning::Goal;
+use crate::shared::planning::{Goal, warn_of_prospect};
 use crate::shared::selecting::of_model;
 use crate::shared::text::TextReader;
 use crate::terminal::Bar;
@@ -100,6 +100,7 @@ fn base_of(args: &TrainArgs, model: &Path, goal: Option<Goal>, dir: &Path) -> Re
     let selected = of_model(&args.start.selection, opened.skeleton())?;
     let resources = ResourceArgs::default();
     let plan = goal.plan(&opened.checkpoint, &selected, Norms::plain(), &resources)?.plan;
+    warn_of_prospect(&plan);
     let mut bar = Bar::default();
     Compressor::new(&plan).directory(&opened.checkpoint, &output, &mut bar)?;
     bar.finish();

@@ -1,0 +1,111 @@
+//! What is done where neither a method nor a policy is asked for, and what is said of the result.
+
+use serde_json::{Value, json};
+
+use crate::support::Sandbox;
+
+const AMOUNT: &str = "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2";
+
+#[test]
+fn a_model_is_calibrated_on_its_own_text_for_a_target_in_parameters_or_bytes() {
+    let sandbox = Sandbox::new();
+    for (name, goal) in [("share", "--keep-params 0.8"), ("bytes", "--max-bytes 350kB")] {
+        let line = format!("compress model {goal} {AMOUNT}");
+        let said = sandbox.gives(&format!("{line} -o {name}")).stderr;
+        for part in
+            ["a text of its own", "6 samples of 64 tokens", "--calibrate", "--no-calibration"]
+        {
+            assert!(said.contains(part), "{said}");
+        }
+        let asked = sandbox.gives(&format!("{line} --calibrate self -o {name}-asked")).stderr;
+        assert!(!asked.contains("--no-calibration"), "{asked}");
+        for file in ["model.safetensors", "welore_plan.json"] {
+            let [a, b] = ["", "-asked"].map(|end| sandbox.read(&format!("{name}{end}/{file}")));
+            assert!(a == b, "{file} differs for {goal}");
+        }
+        let plan = sandbox.json_file(&format!("{name}/welore_plan.json"));
+        assert_eq!((&plan["policy"], &plan["unit"]), (&json!("loss"), &json!("loss")));
+    }
+}
+
+#[test]
+fn weights_alone_are_planned_by_energy_for_a_size_and_as_in_the_paper_for_an_err() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("analyze model -o spectra.json");
+    let planned = |line: &str| {
+        let plan = sandbox.json(&format!("{line} --json"));
+        assert_eq!(plan.get("unit").unwrap_or(&json!("weights")), "weights", "{line}");
+        plan["policy"].clone()
+    };
+    for source in ["model", "spectra.json"] {
+        assert_eq!(planned(&format!("plan {source} --keep-params 0.8")), "energy");
+        assert_eq!(planned(&format!("plan {source} --max-bytes 350kB")), "energy");
+        assert_eq!(planned(&format!("plan {source} --keep-params 0.8 --policy welore")), "welore");
+        assert_eq!(planned(&format!("plan {source} --err 0.5")), "welore");
+    }
+    for options in ["--no-calibration", "--method svd"] {
+        let line = format!("compress model --keep-params 0.8 {options} -o out --dry-run");
+        assert_eq!(planned(&line), "energy", "{options}");
+    }
+    for goal in ["--err 0.5", "--err-applied 0.4"] {
+        assert_eq!(planned(&format!("compress model {goal} -o out --dry-run")), "welore");
+    }
+    sandbox.gives("compress model --err 0.5 -o low");
+    let plan = sandbox.json_file("low/welore_plan.json");
+    let mut forms = plan["matrices"].as_array().unwrap().iter().map(|m| m["form"]["kind"].clone());
+    assert!(forms.all(|form| form != "pivot"), "{plan}");
+    let told = sandbox.gives("plan model --keep-params 0.8").stderr;
+    assert!(told.contains("--text self") && told.contains("--calibration"), "{told}");
+}
+
+#[test]
+fn a_calibration_and_none_exclude_each_other() {
+    let sandbox = Sandbox::new();
+    let line = "compress model --keep-params 0.8 --no-calibration -o out";
+    sandbox.misused(&format!("{line} --calibrate story.txt"), "--calibrate");
+    sandbox.misused(&format!("{line} --calibration seen"), "--calibration");
+    sandbox.refuses(&format!("{line} --method best"), "needs a calibration");
+    sandbox.refuses("compress model --err 0.5 --no-calibration -o out", "--no-calibration");
+}
+
+#[test]
+fn windows_are_no_longer_than_the_context_unless_told() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_json("model/config.json", |config| config["max_position_embeddings"] = json!(64));
+    let line = "--calibration-windows 6 --gradient-windows 2";
+    let said = sandbox.gives(&format!("compress model --keep-params 0.8 {line} -o low")).stderr;
+    assert!(said.contains("6 samples of 64 tokens"), "{said}");
+    sandbox.refuses(
+        &format!("calibrate model --text self {line} --calibration-seq-len 65 -o seen"),
+        "context of 64",
+    );
+    sandbox.edit_json("model/config.json", |config| config["eos_token_id"] = Value::Null);
+    let said = sandbox.run(&format!("compress model --keep-params 0.8 {line} -o out")).stderr;
+    assert!(said.contains("--self-start") && said.contains("--no-calibration"), "{said}");
+}
+
+#[test]
+fn ruin_is_said_before_writing_and_in_the_card() {
+    const RUIN: &str = "is expected to ruin the model: it cuts ";
+    let sandbox = Sandbox::new();
+    let card = |name: &str| String::from_utf8(sandbox.read(&format!("{name}/README.md"))).unwrap();
+    let low = sandbox.gives("compress model --keep-params 0.5 --no-calibration -o low").stderr;
+    assert!(low.contains(&format!("warning: without tuning, this {RUIN}")), "{low}");
+    assert!(card("low").contains(RUIN), "{}", card("low"));
+    let totals = &sandbox.json_file("low/welore_plan.json")["totals"];
+    assert!(totals["energy_lost"].as_f64().unwrap() > 0.02, "{totals}");
+    assert!(totals.get("expected_loss").is_none(), "{totals}");
+    let told = sandbox.json("plan model --keep-params 0.5 --json");
+    assert_eq!(&told["totals"], totals);
+    assert!(sandbox.gives("plan model --keep-params 0.5").stderr.contains(RUIN));
+
+    // One rank of one matrix is no harm.
+    let mild = "--err 0.02 --min-ratio 0 --include *.layers.0.self_attn.q_proj";
+    let said = sandbox.gives(&format!("compress model {mild} -o mild")).stderr;
+    assert!(!said.contains("expected to"), "{said}");
+    assert!(!card("mild").contains("expected to"), "{}", card("mild"));
+    let calibrated = format!("compress model --keep-params 0.8 {AMOUNT} --json -o out");
+    let totals = sandbox.json(&calibrated)["totals"].clone();
+    assert!(totals["expected_loss"].as_f64().unwrap() > 0.0, "{totals}");
+    assert!(totals.get("energy_lost").is_none(), "{totals}");
+}

@@ -1,0 +1,128 @@
+//! What a plan is expected to do to the model, before it is carried out.
+
+use std::fmt::{self, Display, Formatter};
+
+use super::plan_file::{MatrixPlan, PlanTotals};
+use crate::spectrum::{MatrixSpectrum, SpectrumUnit};
+
+/// Rise of the loss, in nats per token, from which a plan is said to make the model worse. Measured
+/// on SmolLM2-135M, as the other limits are.
+const NOTICEABLE_LOSS: f64 = 0.3;
+
+/// Rise of the loss, in nats per token, from which a plan is said to ruin the model.
+const RUINOUS_LOSS: f64 = 1.0;
+
+/// Share of the squared norm of the weights from which a cut made without a calibration is said to
+/// ruin the model.
+const RUINOUS_CUT: f64 = 0.02;
+
+/// What a plan is expected to do to a model that is not tuned afterwards, if it is worth a warning.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[non_exhaustive]
+pub enum Prospect {
+    /// The model becomes noticeably worse.
+    Worse {
+        /// The factor by which perplexity is expected to rise.
+        perplexity: f64,
+    },
+    /// The model becomes useless, by an estimate in units of the loss.
+    Ruined {
+        /// The factor by which perplexity is expected to rise.
+        perplexity: f64,
+    },
+    /// The model becomes useless, because much is cut without knowing what it needs.
+    RuinedBlindly {
+        /// Share of the squared Frobenius norm of all planned matrices that is cut.
+        cut: f64,
+    },
+}
+
+impl Display for Prospect {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let cut = match *self {
+            Self::Worse { perplexity } => {
+                return write!(
+                    f,
+                    "is expected to raise perplexity by a factor of about {perplexity:.2}"
+                );
+            }
+            Self::Ruined { perplexity } => {
+                f.write_str("is expected to ruin the model: ")?;
+                return match perplexity < 1000.0 {
+                    true => write!(f, "perplexity rises by a factor of about {perplexity:.1}"),
+                    false => f.write_str("perplexity rises by a factor of 1000 or more"),
+                };
+            }
+            Self::RuinedBlindly { cut } => 100.0 * cut,
+        };
+        write!(
+            f,
+            "is expected to ruin the model: it cuts {cut:.1}% of the squared norm of the matrices \
+             without knowing what the model needs"
+        )
+    }
+}
+
+impl PlanTotals {
+    /// What the plan is expected to do to the model, if that is worth a warning. `None` also if
+    /// nothing is known about it, as for plans made by hand.
+    pub fn prospect(&self) -> Option<Prospect> {
+        if let Some(loss) = self.expected_loss {
+            let perplexity = loss.exp();
+            return match loss {
+                loss if loss > RUINOUS_LOSS => Some(Prospect::Ruined { perplexity }),
+                loss if loss > NOTICEABLE_LOSS => Some(Prospect::Worse { perplexity }),
+                _ => None,
+            };
+        }
+        let cut = self.energy_lost.filter(|cut| *cut > RUINOUS_CUT)?;
+        Some(Prospect::RuinedBlindly { cut })
+    }
+
+    /// The totals with estimates from the spectra that the matrices were planned for, in the same
+    /// order.
+    pub(super) fn estimated(
+        self,
+        spectra: &[MatrixSpectrum],
+        unit: SpectrumUnit,
+        matrices: &[MatrixPlan],
+    ) -> Self {
+        // From the smallest up, so that small tails are accurate.
+        let squares = |values: &[f64]| values.iter().rev().fold(0.0_f64, |sum, s| sum + s * s);
+        let pairs = spectra.iter().zip(matrices).filter(|(_, matrix)| matrix.is_low_rank());
+        let cut = pairs.fold(0.0_f64, |sum, (spectrum, matrix)| {
+            sum + squares(spectrum.singular_values.get(matrix.rank..).unwrap_or_default())
+        });
+        let (expected_loss, energy_lost) = match unit {
+            SpectrumUnit::Weights => {
+                let all = spectra.iter().fold(0.0_f64, |sum, m| sum + squares(&m.singular_values));
+                (None, Some(cut / all))
+            }
+            SpectrumUnit::Inputs => (None, None),
+            SpectrumUnit::Loss => (Some(0.5 * cut), None),
+        };
+        Self { expected_loss, energy_lost, ..self }.with_possible_estimates()
+    }
+
+    /// The totals with the estimates that were stated for the same ranks. Those for other ranks,
+    /// which a user may have edited, say nothing about these.
+    pub(super) fn keeping_estimates_of(self, stated: &Self) -> Self {
+        let is_same = (self.lrcs, self.parameters_after) == (stated.lrcs, stated.parameters_after);
+        match is_same {
+            true => {
+                let &Self { expected_loss, energy_lost, .. } = stated;
+                Self { expected_loss, energy_lost, ..self }.with_possible_estimates()
+            }
+            false => self,
+        }
+    }
+
+    /// Without estimates that are no numbers, of huge weights and of files.
+    fn with_possible_estimates(self) -> Self {
+        let possible =
+            |value: Option<f64>| value.filter(|value| value.is_finite() && *value >= 0.0);
+        let (expected_loss, energy_lost) =
+            (possible(self.expected_loss), possible(self.energy_lost));
+        Self { expected_loss, energy_lost, ..self }
+    }
+}
