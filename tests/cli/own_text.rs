@@ -47,6 +47,20 @@ fn the_text_is_the_same_for_the_same_options() {
 }
 
 #[test]
+fn samples_start_from_the_token_that_begins_a_text_or_else_from_one_that_ends_it() {
+    let sandbox = Sandbox::new();
+    for (begins, start) in [(json!(5), 5), (Value::Null, 7)] {
+        sandbox.edit_json("model/config.json", |config| {
+            config["bos_token_id"] = begins.clone();
+            config["eos_token_id"] = json!([7, 8]);
+        });
+        let made =
+            sandbox.json(&format!("calibrate model --text self {AMOUNT} -o seen-{start} --json"));
+        assert_eq!(made["texts"][0]["sampled"]["start"], start);
+    }
+}
+
+#[test]
 fn texts_are_mixed_in_equal_parts() {
     let sandbox = Sandbox::new();
     let amount = AMOUNT.replace("windows 6", "windows 7");
@@ -130,7 +144,10 @@ fn what_cannot_be_written_is_refused_with_a_hint() {
         &format!("calibrate model --text self,story.txt {few} -o seen"),
         "fewer than the 2 texts",
     );
-    sandbox.edit_json("model/config.json", |config| config["eos_token_id"] = Value::Null);
+    sandbox.edit_json("model/config.json", |config| {
+        config["bos_token_id"] = Value::Null;
+        config["eos_token_id"] = Value::Null;
+    });
     refused("--text self", "no token to start from", "--self-start");
     sandbox.gives(&format!("{line} --text self --self-start 0"));
 }

@@ -56,7 +56,7 @@ pub struct OwnText {
 pub enum OwnTextError {
     /// No token to start from.
     #[error(
-        "the model's own text has no token to start from: the model states none that ends a text"
+        "the model's own text has no token to start from: the model states none that begins or ends a text"
     )]
     NoStart,
     /// The token to start from is outside the vocabulary.

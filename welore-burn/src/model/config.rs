@@ -52,6 +52,8 @@ pub struct DecoderConfig {
     /// Standard deviation of newly initialized weights.
     #[config(default = 0.02)]
     pub initializer_range: f64,
+    /// The token that begins a text.
+    pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
     #[config(default = "Vec::new()")]
     pub eos_token_ids: Vec<u32>,

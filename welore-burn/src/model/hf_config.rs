@@ -70,6 +70,8 @@ pub(super) struct HfConfig {
     pub layer_types: Option<Vec<String>>,
     pub initializer_range: Option<f64>,
     #[serde(default)]
+    pub bos_token_id: TokenIds,
+    #[serde(default)]
     pub eos_token_id: TokenIds,
     pub quantization_config: Option<Value>,
 }
@@ -91,7 +93,7 @@ pub(super) struct HfRope {
 
 /// One token id, several, or none.
 #[derive(Deserialize, Default, Clone)]
-#[serde(untagged, expecting = "eos_token_id must be a token id or a list of them")]
+#[serde(untagged, expecting = "bos_token_id and eos_token_id must be token ids or lists of them")]
 pub(super) enum TokenIds {
     One(u32),
     Many(Vec<u32>),
@@ -263,6 +265,7 @@ impl HfConfig {
             .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
             .with_mlp_bias(self.mlp_bias.unwrap_or(false))
             .with_initializer_range(self.initializer_range.unwrap_or(0.02))
+            .with_bos_token_id(Vec::from(self.bos_token_id.clone()).first().copied())
             .with_eos_token_ids(self.eos_token_id.clone().into()))
     }
 

@@ -316,8 +316,8 @@ pub struct OwnTextArgs {
         default_value_t = 0
     )]
     pub self_seed: u64,
-    /// Number of the token that every sample starts from [default: the first that ends a text
-    /// according to config.json]
+    /// Number of the token that every sample starts from [default: the one that begins a text
+    /// according to config.json, or else the first that ends one]
     #[arg(long, value_name = "ID", value_parser = whole::<u32>, allow_negative_numbers = true)]
     pub self_start: Option<u32>,
 }

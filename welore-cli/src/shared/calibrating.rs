@@ -102,7 +102,8 @@ impl<'a> CalibrationWork<'a> {
         let config = &self.opened.config;
         let seq_len = self.options.seq_len;
         let mut own = own_options(amount, seq_len);
-        own.start = own.start.or(config.eos_token_ids.first().copied());
+        // A text begins with it, also where another token ends one.
+        own.start = own.start.or(config.bos_token_id).or(config.eos_token_ids.first().copied());
         if amount.own.self_samples.is_none() {
             let windows = amount.calibration_windows;
             let full = |text: &Text| match text.named {
