@@ -5,12 +5,20 @@ use std::fmt::{self, Display, Formatter};
 use super::plan_file::{MatrixPlan, PlanTotals};
 use crate::spectrum::{MatrixSpectrum, SpectrumUnit};
 
-/// Rise of the loss, in nats per token, from which a plan is said to make the model worse. Measured
-/// on SmolLM2-135M, as the other limits are.
+// Measured on SmolLM2-135M, with perplexity on WikiText-2's test text. Calibrated on its own text,
+// 90%, 80% and 70% of the parameters have an expected loss of 0.041, 0.156 and 0.354, and perplexity
+// rises by a factor of 1.05, 1.27 and 1.90. Of the weights alone, plans that cut 0.04%, 0.8%, 1.0%,
+// 2.2%, 4.9% and 11.5% of the squared norm raise it by a factor of 1.00, 1.07, 2.0, 2.1, 10.9 and 640.
+
+/// Rise of the loss, in nats per token, from which a plan is said to make the model worse.
 const NOTICEABLE_LOSS: f64 = 0.3;
 
 /// Rise of the loss, in nats per token, from which a plan is said to ruin the model.
 const RUINOUS_LOSS: f64 = 1.0;
+
+/// Share of the squared norm of the weights from which a cut made without a calibration is said to
+/// make the model worse.
+const NOTICEABLE_CUT: f64 = 0.005;
 
 /// Share of the squared norm of the weights from which a cut made without a calibration is said to
 /// ruin the model.
@@ -30,6 +38,11 @@ pub enum Prospect {
         /// The factor by which perplexity is expected to rise.
         perplexity: f64,
     },
+    /// The model becomes noticeably worse, because some is cut without knowing what it needs.
+    WorseBlindly {
+        /// Share of the squared Frobenius norm of all planned matrices that is cut.
+        cut: f64,
+    },
     /// The model becomes useless, because much is cut without knowing what it needs.
     RuinedBlindly {
         /// Share of the squared Frobenius norm of all planned matrices that is cut.
@@ -39,25 +52,28 @@ pub enum Prospect {
 
 impl Display for Prospect {
     fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        let cut = match *self {
+        let (does, cut) = match *self {
             Self::Worse { perplexity } => {
                 return write!(
                     f,
-                    "is expected to raise perplexity by a factor of about {perplexity:.2}"
+                    "is expected to raise perplexity by a factor of {perplexity:.2} or more"
                 );
             }
             Self::Ruined { perplexity } => {
-                f.write_str("is expected to ruin the model: ")?;
-                return match perplexity < 1000.0 {
-                    true => write!(f, "perplexity rises by a factor of about {perplexity:.1}"),
-                    false => f.write_str("perplexity rises by a factor of 1000 or more"),
-                };
+                let factor = perplexity.min(1000.0);
+                return write!(
+                    f,
+                    "is expected to ruin the model: perplexity rises by a factor of {factor:.1} \
+                     or more"
+                );
             }
-            Self::RuinedBlindly { cut } => 100.0 * cut,
+            Self::WorseBlindly { cut } => ("make the model noticeably worse", cut),
+            Self::RuinedBlindly { cut } => ("ruin the model", cut),
         };
+        let percent = 100.0 * cut;
         write!(
             f,
-            "is expected to ruin the model: it cuts {cut:.1}% of the squared norm of the matrices \
+            "is expected to {does}: it cuts {percent:.1}% of the squared norm of the matrices \
              without knowing what the model needs"
         )
     }
@@ -75,8 +91,11 @@ impl PlanTotals {
                 _ => None,
             };
         }
-        let cut = self.energy_lost.filter(|cut| *cut > RUINOUS_CUT)?;
-        Some(Prospect::RuinedBlindly { cut })
+        match self.energy_lost? {
+            cut if cut > RUINOUS_CUT => Some(Prospect::RuinedBlindly { cut }),
+            cut if cut > NOTICEABLE_CUT => Some(Prospect::WorseBlindly { cut }),
+            _ => None,
+        }
     }
 
     /// The totals with estimates from the spectra that the matrices were planned for, in the same

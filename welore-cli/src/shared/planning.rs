@@ -147,7 +147,9 @@ fn warn_about(plan: &RankPlan) {
 pub fn warn_of_prospect(plan: &RankPlan) {
     let Some(prospect) = plan.totals.prospect() else { return };
     let advice = match prospect {
-        Prospect::RuinedBlindly { .. } => "; give --calibrate self to `compress`",
+        Prospect::WorseBlindly { .. } | Prospect::RuinedBlindly { .. } => {
+            "; give --calibrate self to `compress`"
+        }
         _ => "",
     };
     tell!("warning: without tuning, this {prospect}{advice}");
