@@ -6,6 +6,7 @@ use std::string::FromUtf8Error;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use super::cost::ExpectedSpeed;
 use super::target::Target;
 use crate::artifact::{Header, in_words};
 use crate::checkpoint::PLAN_FILE;
@@ -94,6 +95,9 @@ pub struct PlanTotals {
     pub bytes_before: u64,
     /// Number of bytes after compression.
     pub bytes_after: u64,
+    /// The expected speed after compression.
+    #[serde(default)]
+    pub expected_speed: ExpectedSpeed,
 }
 
 /// The plan for one matrix.
@@ -187,6 +191,7 @@ impl PlanTotals {
                 .bytes
                 .saturating_sub(sum(&bytes_before))
                 .saturating_add(sum(&bytes_after)),
+            expected_speed: ExpectedSpeed::of(matrices, model.parameters.saturating_sub(before)),
         }
     }
 }
