@@ -28,7 +28,8 @@ pub struct TrainArgs {
     /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Show what would be trained, and on what, without writing anything
+    /// Show what would be trained, on what, and the time and memory that it is expected to take:
+    /// tries a few steps with temporary files, and writes nothing else
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
     pub dry_run: bool,
     /// The page of the results.
