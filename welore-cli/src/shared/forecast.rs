@@ -80,7 +80,7 @@ impl<'b> Stopwatch<'b> {
 
     /// When the steps of a kind of work began.
     pub fn steps(&self, kind: usize) -> &[Instant] {
-        self.steps.get(kind).map_or(&[], Vec::as_slice)
+        self.steps.get(kind).map(Vec::as_slice).unwrap_or_default()
     }
 
     /// Whether the work was stopped because enough was seen.

@@ -46,7 +46,11 @@ impl CalibrationWork<'_> {
         let checkpoint = &loaded.checkpoint;
         let mut trial = Trial { model, checkpoint, text, options, scratch: &scratch, bar };
         let sizes = Sizes::of(&all, &options);
-        let (small, large) = (trial.measure(sizes.small)?, trial.measure(sizes.large)?);
+        let small = trial.measure(sizes.small)?;
+        let large = match sizes.large == sizes.small {
+            true => small,
+            false => trial.measure(sizes.large)?,
+        };
         seconds += sizes.whole_time(&all, small, large);
         peaks.push(peak_with(match compute.is_host() {
             true => saturated(sizes.growth(&all, config, size_of(compute.dtype))),
@@ -154,7 +158,8 @@ impl Trial<'_> {
         let began = Instant::now();
         let Self { model, checkpoint, text, scratch, bar, .. } = self;
         let options = options_of(&self.options, size, 0);
-        let output = scratch.path().join("calibration");
+        let output =
+            scratch.path().join(format!("calibration-{}-{}", size.windows, size.gradients));
         let mut watch = Stopwatch::new(bar);
         calibrate(*model, Some(*checkpoint), text, &options, &output, &mut watch)?;
         let ended = Instant::now();
