@@ -207,6 +207,7 @@ impl Tried {
         let extra = (steps[0] - plain).max(0.0) * slow as f64;
         let watching = (watched - plain).max(0.0) * watching as f64;
         let all = (plain * options.steps as f64 + extra + watching) * scale;
+        // With a patience there may be fewer, and fewer steps.
         let evaluations = options.steps.checked_div(options.eval_every).unwrap_or(0);
         let saved = saving * checkpoints(options) as f64;
         rest.as_secs_f64() + all + saved + evaluation * evaluations as f64

@@ -39,7 +39,7 @@ impl CalibrationWork<'_> {
             seconds += own_text_time(model, own, &mut bar)?.as_secs_f64();
             let together = own.samples.min(own.at_once.get()) as u128;
             let cache = together * config.cached_values(own.length) * size_of(compute.dtype);
-            peaks.push(peak_with(saturated(cache)));
+            peaks.push(peak_of(compute, cache));
             tried.push(format!("a few tokens of {}", format::number_of(own.samples, "sample")));
         }
         let text = mixture(&texts, None);
@@ -52,10 +52,7 @@ impl CalibrationWork<'_> {
             false => trial.measure(sizes.large)?,
         };
         seconds += sizes.whole_time(&all, small, large);
-        peaks.push(peak_with(match compute.is_host() {
-            true => saturated(sizes.growth(&all, config, size_of(compute.dtype))),
-            false => 0,
-        }));
+        peaks.push(peak_of(compute, sizes.growth(&all, config, size_of(compute.dtype))));
         tried.push(format::number_of(sizes.large.windows, "window"));
         let probed = match all.gradient_windows {
             0 => 0,
@@ -77,8 +74,10 @@ fn size_of(dtype: FloatDType) -> u128 {
     DType::from(dtype).size() as u128
 }
 
-fn saturated(bytes: u128) -> u64 {
-    u64::try_from(bytes).unwrap_or(u64::MAX)
+/// The peak of what was tried, and this many bytes more on the device.
+fn peak_of(compute: &Compute, more: u128) -> Option<u64> {
+    let more = if compute.is_host() { more } else { 0 };
+    peak_with(u64::try_from(more).unwrap_or(u64::MAX))
 }
 
 /// How much is tried.
