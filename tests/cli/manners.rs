@@ -165,6 +165,59 @@ fn dry(sandbox: &Sandbox, line: &str) -> Value {
     told
 }
 
+/// Checks that a dry run says what the real one is expected to take, and what it tried.
+fn assert_expects(told: &Value, tried: &str) {
+    assert!(told["expected_seconds"].as_f64().unwrap() > 0.0, "{told}");
+    let bytes = &told["expected_peak_bytes"];
+    match cfg!(target_os = "linux") {
+        true => assert!(bytes.as_u64().unwrap() > 1 << 20, "{told}"),
+        false => assert!(bytes.is_u64() || bytes.is_null(), "{told}"),
+    }
+    assert!(told["tried"].as_str().unwrap().contains(tried), "{told}");
+}
+
+#[test]
+fn dry_runs_say_what_the_real_ones_are_expected_to_take() {
+    let sandbox = Sandbox::new();
+    let calibrate = "calibrate model --text self,story.txt --calibration-seq-len 64 \
+                     --calibration-windows 12 --gradient-windows 3 --probe-windows 2 -o seen";
+    let told = dry(&sandbox, calibrate);
+    for tried in ["a few tokens of 6 samples", "windows", "8 matrices on 2 windows"] {
+        assert_expects(&told, tried);
+    }
+    let without = calibrate.replace("self,", "").replace("--probe-windows 2", "");
+    assert_expects(&dry(&sandbox, &without), "windows");
+
+    assert_expects(&dry(&sandbox, &SHORT.replace("--steps 8", "--steps 4")), "4 steps");
+    let long = SHORT.replace("--steps 8", "--steps 100000");
+    let whole = dry(&sandbox, &long);
+    assert_expects(&whole, "steps");
+    let few: u64 = whole["tried"].as_str().unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((3..=10).contains(&few), "{whole}");
+    let evaluated = format!("{SHORT} --eval-text story.txt --track-gradients 3");
+    assert_expects(&dry(&sandbox, &evaluated), " and ");
+    let scratch = "train model/config.json --from-scratch --text story.txt --seq-len 32 \
+                   --batch-size 2 --steps 2 -o new";
+    assert_expects(&dry(&sandbox, scratch), "2 steps");
+    let said = sandbox.gives(&format!("{scratch} --dry-run")).stdout;
+    assert!(said.contains("\nexpected to take about "), "{said}");
+    assert!(said.ends_with("from 2 steps tried here\n"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn dry_runs_leave_no_temporary_files() {
+    let sandbox = Sandbox::new();
+    let place = tempfile::tempdir().unwrap();
+    let calibrate = "calibrate model --text self --calibration-seq-len 64 -o seen";
+    for line in [calibrate, SHORT] {
+        let line = format!("{line} --dry-run");
+        let outcome = Outcome::of(sandbox.command(&line).env("TMPDIR", place.path()));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        assert_eq!(fs::read_dir(place.path()).unwrap().count(), 0, "{line}");
+    }
+}
+
 #[test]
 fn dry_runs_of_compress_and_export_tell_the_size_of_what_they_do_not_write() {
     let sandbox = Sandbox::new();

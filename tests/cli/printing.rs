@@ -43,6 +43,7 @@ fn totals_say_what_they_count() {
     assert!(planned.contains("of 28 matrices are factored (LRCs); "), "{planned}");
     assert!(planned.contains("% of the parameters of all 28 are kept\n"), "{planned}");
     assert!(planned.contains("% of all are removed"), "{planned}");
+    assert!(planned.contains("\nspeed      expected on a CPU: "), "{planned}");
     let one = sandbox.gives("plan model --err 0.6 --include layers.0.mlp.up_proj").stdout;
     assert!(one.contains("1 of 1 matrix is factored (an LRC); "), "{one}");
     assert!(one.contains("% of its parameters are kept\n"), "{one}");

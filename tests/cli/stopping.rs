@@ -175,6 +175,24 @@ fn compression_that_is_interrupted_while_it_measures_leaves_nothing_behind() {
 }
 
 #[test]
+fn dry_run_that_is_interrupted_while_it_tries_leaves_nothing_behind() {
+    let sandbox = Sandbox::new();
+    deepen(&sandbox, 200);
+    let place = tempfile::tempdir().unwrap();
+    let entries = || fs::read_dir(place.path()).unwrap().count();
+    let (train, before) = (SHORT.replace("--err 0.8", "--trainable full"), sandbox.contents());
+    for line in [train.as_str(), "calibrate model --text story.txt -o seen"] {
+        let mut command = sandbox.command(&format!("{line} --dry-run --json"));
+        command.env("TMPDIR", place.path());
+        let outcome = interrupt(command, |_| wait_until("the work", || entries() > 0));
+        assert_interrupted(&outcome);
+        assert_eq!(outcome.stdout, "");
+        assert_eq!(entries(), 0, "{line}");
+        assert_eq!(sandbox.contents(), before, "{line}");
+    }
+}
+
+#[test]
 fn interrupted_analysis_goes_on_where_it_stopped() {
     let sandbox = Sandbox::new();
     deepen(&sandbox, 100);

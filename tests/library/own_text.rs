@@ -7,7 +7,7 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha12Rng;
 use welore_burn::calibrate::{
     Calibration, CalibrationOptions, CalibrationText, OwnTextError, OwnTextOptions, SampledText,
-    calibrate, own_text,
+    calibrate, own_text, own_text_time,
 };
 use welore_burn::model::Decoder;
 use welore_burn::progress::{Interrupted, Progress};
@@ -38,6 +38,22 @@ fn logits(model: &Decoder, tokens: &[u32]) -> Vec<Vec<f64>> {
     let vocab_size = logits.dims()[2];
     let all: Vec<f64> = logits.into_data().iter::<f64>().collect();
     all.chunks(vocab_size).map(<[f64]>::to_vec).collect()
+}
+
+#[test]
+fn time_of_writing_is_expected_for_every_length_and_number_of_samples() {
+    let model = tiny_llama(&device());
+    let time = |samples, length| {
+        let options = OwnTextOptions { samples, length, ..options() };
+        own_text_time(&model, &options, &mut ()).unwrap()
+    };
+    for length in [2, 31, 32, 512] {
+        assert!(!time(1, length).is_zero() && !time(5, length).is_zero(), "{length}");
+    }
+    // A hundred times as many batches of the same size take longer, however busy the machine is.
+    assert!(time(200, 128) > time(2, 128));
+    let wrong = OwnTextOptions { length: 1, ..options() };
+    assert_eq!(own_text_time(&model, &wrong, &mut ()), Err(OwnTextError::Length(1)));
 }
 
 #[test]

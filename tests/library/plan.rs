@@ -7,8 +7,9 @@ use safetensors::Dtype;
 use serde_json::Value;
 use welore_burn::forms::{Form, Storage};
 use welore_burn::plan::{
-    Allocation, Choice, Constraint, Energy, Loss, MatrixPlan, PlanError, PlanOptions, Probed,
-    Prospect, RankPlan, RankPolicy, RankProblem, Target, Uniform, WeLore, make_plan,
+    Allocation, Choice, Constraint, Energy, ExpectedSpeed, Loss, MatrixPlan, PlanError,
+    PlanOptions, Probed, Prospect, RankPlan, RankPolicy, RankProblem, Target, Uniform, WeLore,
+    make_plan,
 };
 use welore_burn::spectrum::{MatrixSpectrum, ModelSize, Spectra, SpectrumUnit};
 
@@ -506,13 +507,40 @@ fn edited_plans_are_refused() {
     assert!(edited(&|v| v["matrices"] = Value::Array(vec![])).contains("no matrix"));
 }
 
+/// A model of one dense matrix of this shape and one in a form.
+fn speed_with(form: Form) -> ExpectedSpeed {
+    let size = ModelSize { parameters: 2 * 1536 * 576 + 1000, bytes: 4 * (2 * 1536 * 576 + 1000) };
+    let matrix = |name: &str, form| MatrixPlan::new(name, [1536, 576], form, Dtype::F32);
+    let matrices = vec![matrix("a", Form::dense()), matrix("b", form)];
+    RankPlan::new("by hand", size, matrices).unwrap().totals.expected_speed
+}
+
+#[test]
+fn a_dense_model_is_expected_to_be_as_fast_as_it_is_and_less_rank_to_be_faster() {
+    let same = ExpectedSpeed { many_tokens: 1.0, one_token: 1.0 };
+    assert_eq!(speed_with(Form::dense()), same);
+    for form in [Form::factors, Form::pivot] {
+        let speeds = [400, 300, 200, 100, 10].map(|rank| speed_with(form(rank)));
+        for pair in speeds.windows(2) {
+            assert!(pair[0].many_tokens < pair[1].many_tokens, "{speeds:?}");
+            assert!(pair[0].one_token < pair[1].one_token, "{speeds:?}");
+        }
+        assert!(speeds[4].many_tokens > 1.0 && speeds[4].one_token > 1.0, "{speeds:?}");
+    }
+    // Two products with as many multiplications as one take longer.
+    let equal = 1536 * 576 / (1536 + 576);
+    assert!(speed_with(Form::factors(equal)).many_tokens < 1.0);
+}
+
 #[test]
 fn possible_edits_are_counted_anew() {
     let plan = make_plan(&small(), &WeLore, &PlanOptions::new(0.4)).unwrap();
     let mut value: Value = serde_json::from_str(&plan.to_json()).unwrap();
     value["matrices"][0]["rank"] = 1.into();
     value["matrices"][0]["form"] = serde_json::json!({ "kind": "factors", "rank": 1 });
+    value["totals"]["expected_speed"] = serde_json::json!({ "many_tokens": 9, "one_token": 9 });
     let edited = RankPlan::from_json(&value.to_string()).unwrap();
+    assert!(edited.totals.expected_speed.many_tokens < 2.0, "{:?}", edited.totals);
     let (before, after) =
         (edited.matrices[0].parameters_before, edited.matrices[0].parameters_after);
     assert_eq!((before, after), (12, 7));

@@ -22,6 +22,6 @@ pub use calibration::Calibration;
 pub use collector::{Collector, Seen};
 pub(crate) use collector::{SharedInputs, Watch};
 pub use error::CalibrationError;
-pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text};
+pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text, own_text_time};
 pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, preview_calibration};
 pub use text::{CalibrationText, SampledText, TextRecord, share_windows};

@@ -1,5 +1,6 @@
 use std::num::NonZeroUsize;
 use std::ops::Range;
+use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, FloatDType};
 use rand::{Rng, SeedableRng};
@@ -116,6 +117,13 @@ impl OwnTextOptions {
         Ok(())
     }
 
+    /// The number of batches, and the most samples in one. Batches of about the same size are faster
+    /// than full ones and a small one.
+    fn batches(&self) -> (usize, usize) {
+        let batches = self.samples.div_ceil(self.at_once.get());
+        (batches, self.samples.div_ceil(batches))
+    }
+
     /// Checks everything that is known before the model computes, and returns the token to start
     /// from. A model without weights will do.
     ///
@@ -157,17 +165,61 @@ pub fn own_text<M: LanguageModel>(
     let start = options.check_for(model)?;
     let plain = model.valid();
     let writer = Writer { model: &plain, device: device_of(&plain), start, options };
-    let batches = options.samples.div_ceil(options.at_once.get());
+    let (batches, size) = options.batches();
     progress.begin("writing", batches * (options.length - 1));
     let mut samples = Vec::with_capacity(options.samples);
-    // Batches of about the same size are faster than full ones and a small one.
-    let size = options.samples.div_ceil(batches);
     for first in (0..options.samples).step_by(size) {
         samples.extend(writer.batch(first..options.samples.min(first + size), progress)?);
     }
     let OwnTextOptions { length, temperature, seed, .. } = *options;
     let sampled = SampledText { samples: samples.len(), length, temperature, seed, start };
     Ok(OwnText { samples, sampled })
+}
+
+/// Tokens of each sample that [`own_text_time`] measures at a time.
+const TRIED: usize = 8;
+
+/// Samples that it writes behind a long text: all of them would have to read one first.
+const FEW: usize = 4;
+
+/// The most tokens of that text.
+const LONGEST: usize = 256;
+
+/// How long [`own_text`] is expected to take on this machine, from a few tokens that are written and
+/// thrown away.
+///
+/// A token takes longer the more tokens come before it, in proportion. So the time is measured at
+/// the beginning, with as many samples together as later, and for a few samples also behind a longer
+/// text; what that adds is taken for the middle of a sample.
+///
+/// # Errors
+///
+/// [`OwnTextError`].
+pub fn own_text_time<M: LanguageModel>(
+    model: &M,
+    options: &OwnTextOptions,
+    progress: &mut dyn Progress,
+) -> Result<Duration, OwnTextError> {
+    let start = options.check_for(model)?;
+    let plain = model.valid();
+    let writer = Writer { model: &plain, device: device_of(&plain), start, options };
+    let (batches, size) = options.batches();
+    let length = options.length;
+    if length < 4 * TRIED {
+        progress.begin("trying to write", length - 1);
+        let began = Instant::now();
+        writer.batch(0..size, progress)?;
+        return Ok(began.elapsed().mul_f64(batches as f64));
+    }
+    progress.begin("trying to write", 3 * (TRIED + 1));
+    let (few, middle) = (size.min(FEW), length / 2);
+    let before = middle.min(LONGEST);
+    let first = writer.seconds(size, 0, progress)?;
+    let growth = writer.seconds(few, before, progress)? - writer.seconds(few, 0, progress)?;
+    // Per sample and token before.
+    let growth = growth.max(0.0) / (few * before) as f64;
+    let token = first + growth * (size * middle) as f64;
+    Ok(Duration::from_secs_f64(token * (batches * (length - 1)) as f64))
 }
 
 /// What all batches of samples share.
@@ -185,7 +237,7 @@ impl<M: LanguageModel> Writer<'_, M> {
         numbers: Range<usize>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Vec<u32>>, OwnTextError> {
-        let OwnTextOptions { length, temperature, seed, .. } = *self.options;
+        let OwnTextOptions { length, seed, .. } = *self.options;
         let count = numbers.len();
         let mut random: Vec<ChaCha12Rng> = numbers.map(|number| stream(seed, number)).collect();
         let mut samples: Vec<Vec<u32>> = vec![vec![self.start]; count];
@@ -193,23 +245,64 @@ impl<M: LanguageModel> Writer<'_, M> {
         let mut last = vec![self.start; count];
         for position in 1..length {
             progress.step(&format!("token {} of {}", position + 1, number_of(count, "text")))?;
-            let tokens = as_tensor(&last, &self.device).reshape([count, 1]);
-            let hidden = self.model.extend(tokens, &mut cache);
-            let logits = self.model.logits(hidden).cast(FloatDType::F32);
-            let [_, _, vocab_size] = logits.dims();
-            let logits = logits.into_data().try_into_vec::<f32>().expect("it was cast");
-            let picks: Vec<f64> = random.iter_mut().map(|random| random.random()).collect();
-            last = logits
-                .par_chunks(vocab_size)
-                .zip(picks.par_iter())
-                .map(|(logits, pick)| token_at(*pick, logits, temperature))
-                .collect::<Option<Vec<u32>>>()
+            last = self
+                .next(&last, &mut random, &mut cache)
                 .ok_or(OwnTextError::NotFinite { tokens: position })?;
             for (sample, token) in samples.iter_mut().zip(&last) {
                 sample.push(*token);
             }
         }
         Ok(samples)
+    }
+
+    /// The next token of every sample, after its `last` one. `None` if logits are not finite.
+    fn next(
+        &self,
+        last: &[u32],
+        random: &mut [ChaCha12Rng],
+        cache: &mut M::Cache,
+    ) -> Option<Vec<u32>> {
+        let temperature = self.options.temperature;
+        let tokens = as_tensor(last, &self.device).reshape([last.len(), 1]);
+        let hidden = self.model.extend(tokens, cache);
+        let logits = self.model.logits(hidden).cast(FloatDType::F32);
+        let [_, _, vocab_size] = logits.dims();
+        let logits = logits.into_data().try_into_vec::<f32>().expect("it was cast");
+        let picks: Vec<f64> = random.iter_mut().map(|random| random.random()).collect();
+        logits
+            .par_chunks(vocab_size)
+            .zip(picks.par_iter())
+            .map(|(logits, pick)| token_at(*pick, logits, temperature))
+            .collect()
+    }
+
+    /// Seconds that a token of `count` samples takes, all of them together, after `before` tokens.
+    fn seconds(
+        &self,
+        count: usize,
+        before: usize,
+        progress: &mut dyn Progress,
+    ) -> Result<f64, OwnTextError> {
+        let mut random: Vec<ChaCha12Rng> =
+            (0..count).map(|number| stream(self.options.seed, number)).collect();
+        let mut cache = self.model.cache();
+        if before > 0 {
+            let read = as_tensor(&vec![self.start; count * before], &self.device);
+            drop(self.model.extend(read.reshape([count, before]), &mut cache));
+        }
+        let mut last = vec![self.start; count];
+        let mut began = Instant::now();
+        for token in 0..=TRIED {
+            progress.step(&format!("token {} of {}", token + 1, number_of(count, "text")))?;
+            let tokens = before + token + 1;
+            let next = self.next(&last, &mut random, &mut cache);
+            last = next.ok_or(OwnTextError::NotFinite { tokens })?;
+            if token == 0 {
+                // The first one waits for the text, and for whatever happens only once.
+                began = Instant::now();
+            }
+        }
+        Ok(began.elapsed().as_secs_f64() / TRIED as f64)
     }
 }
 

@@ -6,6 +6,7 @@ use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};
+use super::work::Work;
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
 
 /// All entries of a matrix, in `X.weight [out, in]`.
@@ -59,6 +60,10 @@ impl MatrixForm for Dense {
 
     fn cost_to_merge(&self, shape: [usize; 2]) -> Cost {
         Cost::of_product(shape, 0)
+    }
+
+    fn work(&self, _shape: [usize; 2], parameters: u64) -> Work {
+        Work::of(parameters, 1, 0)
     }
 
     fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]> {

@@ -6,6 +6,7 @@ use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};
+use super::work::Work;
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
 
 /// Two factors `U V`, `r (m + n)` parameters: `X.V.weight [rank, in]` and `X.U.weight [out, rank]`,
@@ -78,6 +79,10 @@ impl MatrixForm for Factors {
 
     fn cost_to_merge(&self, shape: [usize; 2]) -> Cost {
         Cost::of_product(shape, self.rank)
+    }
+
+    fn work(&self, _shape: [usize; 2], parameters: u64) -> Work {
+        Work::of(parameters, 2, self.rank)
     }
 
     fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]> {

@@ -11,6 +11,7 @@ use super::factors::{self, Factors};
 use super::part::{Part, PartKind, PartSpec, TensorSpec};
 use super::pivot::{self, Pivot};
 use super::slots::LiveSlot;
+use super::work::Work;
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
 use crate::modules::MatrixName;
 
@@ -85,6 +86,10 @@ pub(super) trait MatrixForm: Debug {
 
     /// The cost of `merge`.
     fn cost_to_merge(&self, shape: [usize; 2]) -> Cost;
+
+    /// What it takes to multiply one vector by a weight of this shape in this form, which has
+    /// `parameters`.
+    fn work(&self, shape: [usize; 2], parameters: u64) -> Work;
 
     /// The parameters of a weight in this form, and where each is in a checkpoint. The weight is
     /// that of a linear layer, which holds transposes, or of another module, such as an embedding.
@@ -196,6 +201,11 @@ impl Form {
     /// The cost of [`merge`](Form::merge).
     pub(crate) fn cost_to_merge(&self, shape: [usize; 2]) -> Cost {
         self.as_form().cost_to_merge(shape)
+    }
+
+    /// What it takes to multiply one vector by a weight of shape `[out, in]` in this form.
+    pub fn work(&self, shape: [usize; 2]) -> Work {
+        self.as_form().work(shape, self.parameters(shape))
     }
 
     /// See [`MatrixForm::slots`].

@@ -25,6 +25,7 @@ mod pivot;
 mod precision;
 mod slots;
 mod storage;
+mod work;
 
 pub use adapter::FactorAdapter;
 pub(crate) use adapter::attach_adapters;
@@ -47,3 +48,4 @@ pub use pivot::Pivot;
 pub use precision::Precision;
 pub(crate) use slots::{Slot, slots};
 pub use storage::Storage;
+pub use work::Work;

@@ -8,6 +8,7 @@ use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::order::checked_order;
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};
+use super::work::Work;
 use crate::linalg::{Cost, LinalgError, Matrix, Weighting, pivot_factors};
 
 /// `r` rows of a matrix and the coefficients that rebuild the others: `r (m + n - r)` parameters
@@ -99,6 +100,11 @@ impl MatrixForm for Pivot {
 
     fn cost_to_merge(&self, shape: [usize; 2]) -> Cost {
         Cost::of_product(shape, self.rank)
+    }
+
+    fn work(&self, [d_output, _]: [usize; 2], parameters: u64) -> Work {
+        // The pivots feed the second product, and all outputs are joined, then put in order.
+        Work::of(parameters, 2, self.rank.saturating_add(d_output.saturating_mul(2)))
     }
 
     fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]> {

@@ -4,6 +4,7 @@
 //! [`RankProblem`] has the two ways to allocate them: removing the lowest scores over all matrices,
 //! or minimizing the sum of losses within a budget.
 
+mod cost;
 mod limits;
 mod plan_file;
 mod policy;
@@ -13,6 +14,7 @@ mod solve;
 mod table;
 mod target;
 
+pub use cost::ExpectedSpeed;
 pub use limits::Constraint;
 pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};
 pub use policy::{Energy, Loss, PolicyReads, Probed, RankPolicy, Uniform, WeLore};

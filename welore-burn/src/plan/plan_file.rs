@@ -6,6 +6,7 @@ use std::string::FromUtf8Error;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use super::cost::ExpectedSpeed;
 use super::target::Target;
 use crate::artifact::{Header, in_words};
 use crate::checkpoint::PLAN_FILE;
@@ -102,6 +103,9 @@ pub struct PlanTotals {
     /// weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub energy_lost: Option<f64>,
+    /// The expected speed after compression.
+    #[serde(default)]
+    pub expected_speed: ExpectedSpeed,
 }
 
 /// The plan for one matrix.
@@ -197,6 +201,7 @@ impl PlanTotals {
                 .saturating_add(sum(&bytes_after)),
             expected_loss: None,
             energy_lost: None,
+            expected_speed: ExpectedSpeed::of(matrices, model.parameters.saturating_sub(before)),
         }
     }
 }

@@ -84,6 +84,8 @@ impl ModelCard<'_> {
              {}\n\n\
              - Target: {target}; policy {}, singular values of {}{}.\n\
              - {} of {} {are_factored}. {:.4} of all ranks are removed; {:.4} were planned (ERR).\n\
+             - Expected speed on a CPU: {:.2} of the dense model's with many tokens at a time, {:.2} \
+             with one.\n\
              {}- `welore_plan.json` lists the rank of every matrix.\n\n",
             markdown(name),
             markdown_code(base),
@@ -98,6 +100,8 @@ impl ModelCard<'_> {
             number_of_matrices(totals.matrices),
             totals.err_applied,
             totals.err,
+            totals.expected_speed.many_tokens,
+            totals.expected_speed.one_token,
             prospect.unwrap_or_default(),
         )
     }

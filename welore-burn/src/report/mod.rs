@@ -124,6 +124,8 @@ impl Report {
             ["share of ranks removed", totals.err_applied],
             ["matrices", totals.matrices],
             ["factored matrices (LRCs)", totals.lrcs],
+            ["expected speed on a CPU, many tokens at a time", totals.expected_speed.many_tokens],
+            ["expected speed on a CPU, one token at a time", totals.expected_speed.one_token],
         ]);
         self.data.insert("summary".into(), summary);
         let plan = json!({

@@ -253,7 +253,8 @@ pub struct CalibrateArgs {
     /// Write the calibration to this file, for `plan`, `compress` and `compare`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,
-    /// Show what would be measured, without writing anything
+    /// Show what would be measured, and the time and memory that it is expected to take: tries a few
+    /// windows with temporary files, and writes nothing else
     #[arg(long, help_heading = "Output")]
     pub dry_run: bool,
     /// How much of the text is read.

@@ -31,7 +31,8 @@ pub struct TrainArgs {
     /// Exit with code 3 at the end if no evaluation was better than that of the start
     #[arg(long, help_heading = "Evaluation")]
     pub must_improve: bool,
-    /// Show what would be trained, and on what, without writing anything
+    /// Show what would be trained, on what, and the time and memory that it is expected to take:
+    /// tries a few steps with temporary files, and writes nothing else
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
     pub dry_run: bool,
     /// The page of the results.

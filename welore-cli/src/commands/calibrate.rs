@@ -12,6 +12,7 @@ use crate::devices::Compute;
 use crate::shared::artifacts::check_artifact;
 use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
 use crate::shared::effects::of_own_text;
+use crate::shared::forecast::Forecast;
 use crate::shared::inputs::check_apart;
 use crate::{format, memory, models, output};
 
@@ -30,7 +31,7 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     let opened = open_model(&model, &compute.device.clone().autodiff())?;
     let work = CalibrationWork::new(opened, &args.text, &args.amount, &compute)?;
     if args.dry_run {
-        return preview(&args, &work);
+        return preview(&args, work, &compute);
     }
     let Calibrated { summary, texts } = work.run(&compute, &args.output)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -59,10 +60,11 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     Ok(())
 }
 
-/// Shows what would be measured.
-fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>) -> Result<()> {
-    let (summary, tokens, own) = (work.preview()?, work.tokens(), work.own());
+/// Shows what would be measured, and what that is expected to take.
+fn preview(args: &CalibrateArgs, work: CalibrationWork<'_>, compute: &Compute) -> Result<()> {
+    let (summary, tokens, own) = (work.preview()?, work.tokens(), work.own().copied());
     if args.json {
+        let Forecast { seconds, peak_bytes, tried, .. } = work.forecast(compute)?;
         return output::print_json(&json!({
             "dry_run": true,
             "output": args.output.display().to_string(),
@@ -72,6 +74,9 @@ fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>) -> Result<()> {
             "seq_len": summary.seq_len,
             "tokens": tokens,
             "self": own.map(|own| json!({ "samples": own.samples, "length": own.length })),
+            "expected_seconds": seconds,
+            "expected_peak_bytes": peak_bytes,
+            "tried": tried,
         }));
     }
     if let Some(own) = own {
@@ -87,5 +92,6 @@ fn preview(args: &CalibrateArgs, work: &CalibrationWork<'_>) -> Result<()> {
         tokens,
         summary.gradient_windows
     );
+    say!("{}", work.forecast(compute)?.line());
     Ok(())
 }

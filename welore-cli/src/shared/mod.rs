@@ -5,6 +5,7 @@ pub mod calibrating;
 pub mod card;
 pub mod compressing;
 pub mod effects;
+pub mod forecast;
 pub mod gradients;
 pub mod identity;
 pub mod inputs;

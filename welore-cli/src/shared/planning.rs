@@ -6,7 +6,8 @@ use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{
-    PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan, RankPolicy, Target, make_plan,
+    ExpectedSpeed, PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan, RankPolicy, Target,
+    make_plan,
 };
 use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit, selected_matrices};
 
@@ -177,7 +178,8 @@ pub fn describe(plan: &RankPlan) -> String {
         "{}; {} of {whose} are kept\n\
          ranks      {ranks}\n\
          parameters {} -> {} ({})\n\
-         bytes      {} -> {} ({})",
+         bytes      {} -> {} ({})\n\
+         speed      {}",
         format::some_matrices(t.lrcs, t.matrices, is_factored),
         format::percent(t.keep_params),
         format::count(t.parameters_before),
@@ -186,6 +188,16 @@ pub fn describe(plan: &RankPlan) -> String {
         format::bytes(t.bytes_before),
         format::bytes(t.bytes_after),
         change(t.bytes_before, t.bytes_after),
+        speed_of(t.expected_speed),
+    )
+}
+
+/// How fast a compressed model is expected to be.
+fn speed_of(expected: ExpectedSpeed) -> String {
+    let ExpectedSpeed { many_tokens, one_token } = expected;
+    format!(
+        "expected on a CPU: {many_tokens:.2}x the dense model's with many tokens at a time, \
+         {one_token:.2}x with one"
     )
 }
 

@@ -11,6 +11,7 @@ mod request;
 mod scratch;
 mod size;
 mod start;
+mod trial;
 
 use std::path::Path;
 

@@ -1,4 +1,5 @@
-//! `train --dry-run`: shows what a run would do, without writing anything.
+//! `train --dry-run`: shows what a run would do, and what that is expected to take, without writing
+//! anything but temporary files.
 
 use std::path::Path;
 
@@ -17,9 +18,11 @@ use super::place::check_free;
 use super::request::{Request, check_context, check_evaluations, with_epochs};
 use super::scratch::described_model;
 use super::size::check_training;
+use super::trial::try_out;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::in_file;
+use crate::shared::forecast::Forecast;
 use crate::shared::planning::{Goal, Planned, describe};
 use crate::shared::selecting::of_model;
 use crate::shared::text::TextReader;
@@ -35,38 +38,44 @@ struct Preview {
 
 /// Runs the command.
 pub fn show(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
-    let preview = Preview::of(args, typed, dir)?;
+    let (preview, request, compute) = Preview::of(args, typed, dir)?;
     if args.json {
-        return preview.print_json(dir);
+        return preview.print_json(dir, &try_out(args, typed, request, compute)?);
     }
-    preview.print(args, dir)
+    preview.print(args, dir)?;
+    say!("{}", try_out(args, typed, request, compute)?.line());
+    Ok(())
 }
 
 impl Preview {
-    fn of(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<Self> {
-        let Request { model, source, data, options, goal, .. } = Request::check(args, typed)?;
+    /// The preview of a request, which then has the plan that was made for it, and the device.
+    fn of(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<(Self, Request, Compute)> {
+        let mut request = Request::check(args, typed)?;
         check_free(dir)?;
+        let goal = request.goal.take();
+        let Request { model, source, data, options, .. } = &request;
         let compute = Compute::choose(args.compute.choice())?;
-        let config = read_config(&model)?;
+        let config = read_config(model)?;
         check_context(args, options.seq_len, &config)?;
-        check_companions(&model)?;
-        let rows = data.rows(&TextReader::open(&model, &config)?, options.seq_len)?;
-        let options = with_epochs(&args.start, options, rows.len());
+        check_companions(model)?;
+        let rows = data.rows(&TextReader::open(model, &config)?, options.seq_len)?;
+        let options = with_epochs(&args.start, options.clone(), rows.len());
         check_evaluations(&options, typed)?;
         let evaluated = source.is_task() || args.start.eval_text.is_some();
         check_run(&options, evaluated, args.start.eval_windows)?;
-        let (skeleton, plan) = skeleton(args, &model, goal)?;
+        let (skeleton, plan) = skeleton(args, model, goal)?;
         check_method(&skeleton, &options)?;
         let count = check_training(&skeleton, &options, &compute)?;
         in_file(check_rows(&rows, &options, skeleton.vocab_size()), source.path())?;
-        Ok(Self { options, rows, count, plan })
+        request.goal = plan.clone().map(|plan| Goal::Given(Box::new(plan)));
+        Ok((Self { options, rows, count, plan }, request, compute))
     }
 
     fn epochs(&self) -> f64 {
         self.options.steps as f64 * self.options.rows_a_step() as f64 / self.rows.len() as f64
     }
 
-    fn print_json(&self, dir: &Path) -> Result<()> {
+    fn print_json(&self, dir: &Path, expected: &Forecast) -> Result<()> {
         output::print_json(&json!({
             "dry_run": true,
             "output": dir.display().to_string(),
@@ -77,6 +86,9 @@ impl Preview {
             "trainable": self.count.trainable,
             "parameters": self.count.total,
             "compressed": self.plan.as_ref().map(|plan| &plan.totals),
+            "expected_seconds": expected.seconds,
+            "expected_peak_bytes": expected.peak_bytes,
+            "tried": expected.tried,
         }))
     }
 

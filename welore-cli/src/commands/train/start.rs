@@ -49,7 +49,8 @@ pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path, compute: &Compute) -> 
     Ok(Started { place, run, inputs })
 }
 
-fn prepare(
+/// Puts it into a directory that exists.
+pub fn prepare(
     args: &TrainArgs,
     typed: &Typed,
     request: Request,

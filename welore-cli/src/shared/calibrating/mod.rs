@@ -1,5 +1,7 @@
 //! Calibrating a model on texts, for `calibrate`, `compress` and `compare`.
 
+mod trial;
+
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
@@ -8,17 +10,18 @@ use anyhow::Result;
 use burn::tensor::DType;
 use welore_burn::calibrate::{
     CalibrationError, CalibrationOptions, CalibrationSummary, CalibrationText, OwnText,
-    OwnTextOptions, TextRecord, calibrate, own_text, preview_calibration, share_windows,
+    OwnTextOptions, TextRecord, calibrate, own_text, own_text_time, preview_calibration,
+    share_windows,
 };
 use welore_burn::data::read_documents;
-use welore_burn::model::OpenedModel;
+use welore_burn::model::{Decoder, OpenedModel};
 
-use super::artifacts::in_file;
-use super::text::{TextReader, warn_of_marks};
 use crate::args::{AmountArgs, TextArg, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::format;
+use crate::shared::artifacts::in_file;
+use crate::shared::text::{TextReader, warn_of_marks};
 use crate::terminal::Bar;
 
 /// Bytes of keys and values that may be in memory while the model writes: fewer samples are written
@@ -157,6 +160,7 @@ impl<'a> CalibrationWork<'a> {
         let loaded = opened.load(compute.dtype, |_| false, &mut bar)?;
         let written = match &own {
             Some(own) => {
+                tell_time(&loaded.model, own, &mut bar)?;
                 let started = Instant::now();
                 let text = own_text(&loaded.model, own, &mut bar)?;
                 bar.finish();
@@ -178,6 +182,26 @@ impl<'a> CalibrationWork<'a> {
         let summary = about(done, &texts)?;
         Ok(Calibrated { summary, texts: text.records(options.seq_len, options.windows) })
     }
+}
+
+/// Fewer steps are not worth an estimate of their time.
+const FEW_STEPS: usize = 128;
+
+/// Says how long the model is expected to write, unless that is short.
+fn tell_time(model: &Decoder, own: &OwnTextOptions, bar: &mut Bar) -> Result<()> {
+    let batches = own.samples.div_ceil(own.at_once.get());
+    if batches.saturating_mul(own.length) < FEW_STEPS {
+        return Ok(());
+    }
+    let time = own_text_time(model, own, bar)?;
+    bar.finish();
+    note!(
+        "the model writes {} of {} tokens first: expected to take about {}",
+        format::number_of(own.samples, "sample"),
+        own.length,
+        format::time(time.as_secs_f64())
+    );
+    Ok(())
 }
 
 /// The texts as the library takes them: the model's own as it was written, or its stand-in.
