@@ -132,7 +132,7 @@ impl Source {
             return Ok(Self::File(file.clone()));
         }
         if let Some(path) = plan
-            && !(args.other_calibration && !args.calibrate.is_empty())
+            && (!args.other_calibration || args.calibrate.is_empty())
         {
             let message = format!("{}: the plan was made with a calibration", path.display());
             return Err(WrongInput::with_hint(message, "give the same --calibration FILE").into());
