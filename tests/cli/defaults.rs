@@ -79,7 +79,10 @@ fn windows_are_no_longer_than_the_context_unless_told() {
         &format!("calibrate model --text self {line} --calibration-seq-len 65 -o seen"),
         "context of 64",
     );
-    sandbox.edit_json("model/config.json", |config| config["eos_token_id"] = Value::Null);
+    sandbox.edit_json("model/config.json", |config| {
+        config["bos_token_id"] = Value::Null;
+        config["eos_token_id"] = Value::Null;
+    });
     let said = sandbox.run(&format!("compress model --keep-params 0.8 {line} -o out")).stderr;
     assert!(said.contains("--self-start") && said.contains("--no-calibration"), "{said}");
 }

@@ -572,10 +572,10 @@ fn a_plan_states_what_its_cut_is_expected_to_cost() {
     let estimates = |plan: &RankPlan| (plan.totals.expected_loss, plan.totals.energy_lost);
     let blind = planned(1.0, SpectrumUnit::Weights);
     assert_eq!(estimates(&blind), (None, Some(2.0 / 44.0)));
-    assert_eq!(blind.totals.prospect(), Some(Prospect::RuinedBlindly { cut: 2.0 / 44.0 }));
+    assert_eq!(blind.prospect(), Some(Prospect::RuinedUncalibrated { cut: 2.0 / 44.0 }));
     assert_eq!(estimates(&planned(1.0, SpectrumUnit::Inputs)), (None, None));
     assert_eq!(estimates(&planned(1.0, SpectrumUnit::Loss)), (Some(1.0), None));
-    let said = |scale: f64| planned(scale, SpectrumUnit::Loss).totals.prospect();
+    let said = |scale: f64| planned(scale, SpectrumUnit::Loss).prospect();
     assert_eq!(said(0.5), None);
     assert!(matches!(said(0.75), Some(Prospect::Worse { perplexity }) if perplexity < 1.8));
     assert!(matches!(said(2.0), Some(Prospect::Ruined { perplexity }) if perplexity > 54.0));

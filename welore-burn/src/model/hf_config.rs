@@ -69,8 +69,8 @@ pub(super) struct HfConfig {
     pub max_window_layers: Option<usize>,
     pub layer_types: Option<Vec<String>>,
     pub initializer_range: Option<f64>,
-    #[serde(default)]
-    pub bos_token_id: TokenIds,
+    /// Only where a text begins that the model writes by itself: odd ones do not matter otherwise.
+    pub bos_token_id: Option<Value>,
     #[serde(default)]
     pub eos_token_id: TokenIds,
     pub quantization_config: Option<Value>,
@@ -93,7 +93,7 @@ pub(super) struct HfRope {
 
 /// One token id, several, or none.
 #[derive(Deserialize, Default, Clone)]
-#[serde(untagged, expecting = "bos_token_id and eos_token_id must be token ids or lists of them")]
+#[serde(untagged, expecting = "eos_token_id must be a token id or a list of them")]
 pub(super) enum TokenIds {
     One(u32),
     Many(Vec<u32>),
@@ -265,8 +265,14 @@ impl HfConfig {
             .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
             .with_mlp_bias(self.mlp_bias.unwrap_or(false))
             .with_initializer_range(self.initializer_range.unwrap_or(0.02))
-            .with_bos_token_id(Vec::from(self.bos_token_id.clone()).first().copied())
+            .with_bos_token_id(self.first_token())
             .with_eos_token_ids(self.eos_token_id.clone().into()))
+    }
+
+    /// The token that begins a text, if it is one of the vocabulary.
+    fn first_token(&self) -> Option<u32> {
+        let id = u32::try_from(self.bos_token_id.as_ref()?.as_u64()?).ok()?;
+        ((id as usize) < self.vocab_size).then_some(id)
     }
 
     /// Adds the sliding window on every layer from number `first` on, or on the layers that

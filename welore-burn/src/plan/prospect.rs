@@ -2,13 +2,14 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::plan_file::{MatrixPlan, PlanTotals};
+use super::plan_file::{MatrixPlan, PlanTotals, RankPlan};
 use crate::spectrum::{MatrixSpectrum, SpectrumUnit};
 
 // Measured on SmolLM2-135M, with perplexity on WikiText-2's test text. Calibrated on its own text,
 // 90%, 80% and 70% of the parameters have an expected loss of 0.041, 0.156 and 0.354, and perplexity
-// rises by a factor of 1.05, 1.27 and 1.90. Of the weights alone, plans that cut 0.04%, 0.8%, 1.0%,
-// 2.2%, 4.9% and 11.5% of the squared norm raise it by a factor of 1.00, 1.07, 2.0, 2.1, 10.9 and 640.
+// rises by a factor of 1.05, 1.27 and 1.90. Plans from the weights alone that cut 0.03%, 0.6%, 0.8%,
+// 1.8%, 3.9% and 9.0% of the squared norm, if the parameters that are not planned count as kept,
+// raise it by a factor of 1.00, 1.07, 2.0, 2.1, 10.9 and 640.
 
 /// Rise of the loss, in nats per token, from which a plan is said to make the model worse.
 const NOTICEABLE_LOSS: f64 = 0.3;
@@ -18,11 +19,11 @@ const RUINOUS_LOSS: f64 = 1.0;
 
 /// Share of the squared norm of the weights from which a cut made without a calibration is said to
 /// make the model worse.
-const NOTICEABLE_CUT: f64 = 0.005;
+const NOTICEABLE_CUT: f64 = 0.007;
 
 /// Share of the squared norm of the weights from which a cut made without a calibration is said to
 /// ruin the model.
-const RUINOUS_CUT: f64 = 0.02;
+const RUINOUS_CUT: f64 = 0.03;
 
 /// What a plan is expected to do to a model that is not tuned afterwards, if it is worth a warning.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -38,13 +39,13 @@ pub enum Prospect {
         /// The factor by which perplexity is expected to rise.
         perplexity: f64,
     },
-    /// The model becomes noticeably worse, because some is cut without knowing what it needs.
-    WorseBlindly {
+    /// The model becomes noticeably worse, because some is cut without a calibration.
+    WorseUncalibrated {
         /// Share of the squared Frobenius norm of all planned matrices that is cut.
         cut: f64,
     },
-    /// The model becomes useless, because much is cut without knowing what it needs.
-    RuinedBlindly {
+    /// The model becomes useless, because much is cut without a calibration.
+    RuinedUncalibrated {
         /// Share of the squared Frobenius norm of all planned matrices that is cut.
         cut: f64,
     },
@@ -67,23 +68,23 @@ impl Display for Prospect {
                      or more"
                 );
             }
-            Self::WorseBlindly { cut } => ("make the model noticeably worse", cut),
-            Self::RuinedBlindly { cut } => ("ruin the model", cut),
+            Self::WorseUncalibrated { cut } => ("make the model noticeably worse", cut),
+            Self::RuinedUncalibrated { cut } => ("ruin the model", cut),
         };
         let percent = 100.0 * cut;
         write!(
             f,
-            "is expected to {does}: it cuts {percent:.1}% of the squared norm of the matrices \
-             without knowing what the model needs"
+            "is expected to {does}: it cuts {percent:.1}% of the squared norm of the planned \
+             matrices, without a calibration"
         )
     }
 }
 
-impl PlanTotals {
+impl RankPlan {
     /// What the plan is expected to do to the model, if that is worth a warning. `None` also if
     /// nothing is known about it, as for plans made by hand.
     pub fn prospect(&self) -> Option<Prospect> {
-        if let Some(loss) = self.expected_loss {
+        if let Some(loss) = self.totals.expected_loss {
             let perplexity = loss.exp();
             return match loss {
                 loss if loss > RUINOUS_LOSS => Some(Prospect::Ruined { perplexity }),
@@ -91,13 +92,18 @@ impl PlanTotals {
                 _ => None,
             };
         }
-        match self.energy_lost? {
-            cut if cut > RUINOUS_CUT => Some(Prospect::RuinedBlindly { cut }),
-            cut if cut > NOTICEABLE_CUT => Some(Prospect::WorseBlindly { cut }),
+        let cut = self.totals.energy_lost?;
+        // A small part of a model may lose more.
+        let planned = self.matrices.iter().fold(0.0, |sum, m| sum + m.parameters_before as f64);
+        match cut * (planned / self.totals.parameters_before.max(1) as f64).min(1.0) {
+            of_all if of_all > RUINOUS_CUT => Some(Prospect::RuinedUncalibrated { cut }),
+            of_all if of_all > NOTICEABLE_CUT => Some(Prospect::WorseUncalibrated { cut }),
             _ => None,
         }
     }
+}
 
+impl PlanTotals {
     /// The totals with estimates from the spectra that the matrices were planned for, in the same
     /// order.
     pub(super) fn estimated(
@@ -136,12 +142,13 @@ impl PlanTotals {
         }
     }
 
-    /// Without estimates that are no numbers, of huge weights and of files.
+    /// Without estimates that cannot be, of huge weights and of files.
     fn with_possible_estimates(self) -> Self {
-        let possible =
-            |value: Option<f64>| value.filter(|value| value.is_finite() && *value >= 0.0);
-        let (expected_loss, energy_lost) =
-            (possible(self.expected_loss), possible(self.energy_lost));
-        Self { expected_loss, energy_lost, ..self }
+        let possible = |value: Option<f64>, most: f64| value.filter(|v| (0.0..=most).contains(v));
+        Self {
+            expected_loss: possible(self.expected_loss, f64::MAX),
+            energy_lost: possible(self.energy_lost, 1.0),
+            ..self
+        }
     }
 }

@@ -72,7 +72,7 @@ impl ModelCard<'_> {
             SpectrumUnit::Inputs => "the weights times their inputs",
             SpectrumUnit::Loss => "the weights in the norm of the loss",
         };
-        let prospect = totals
+        let prospect = plan
             .prospect()
             .map(|prospect| format!("- Without tuning, this compression {prospect}.\n"));
         format!(

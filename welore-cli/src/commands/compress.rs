@@ -145,7 +145,7 @@ impl Request {
         check_not_left(&args.output, inputs(args))?;
         check_patterns(&args.selection)?;
         let (recipe, goal) = recipe_and_goal(args)?;
-        check_effects(args, &recipe, typed)?;
+        check_effects(args, &recipe, &goal, typed)?;
         check_calibrates_plan(args, &recipe, &goal)?;
         if args.blockwise.refine > 0 && !is_calibrated(args) {
             return Err(WrongInput::with_hint(
@@ -238,7 +238,7 @@ fn computes(args: &CompressArgs, recipe: &Recipe) -> bool {
 }
 
 /// Checks that what was typed has an effect, and the options of methods.
-fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<()> {
+fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Typed) -> Result<()> {
     let (is_sequential, calibrates) = (recipe.way.is_sequential, !args.calibrate.is_empty());
     check_blocks(&args.blockwise, is_sequential, typed)?;
     typed.check(of_method(recipe))?;
@@ -246,6 +246,7 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<
     if calibrates {
         check_calibrating(&args.calibrate, &args.amount, [recipe], typed)?;
     }
+    let has_its_own = matches!(goal, Goal::Given(plan) if plan.calibration.is_some());
     let reads = reads_calibration(args, recipe);
     let unused = match args.plan.is_some() && args.method.method.is_none() {
         true => "the plan was made without a calibration; give a --method to use one",
@@ -260,8 +261,8 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, typed: &Typed) -> Result<
         rule("calibrate", reads, unused),
         rule(
             "other-calibration",
-            is_calibrated(args) && recipe.way.method != Method::Svd,
-            "only where a plan is carried out with a calibration",
+            is_calibrated(args) && recipe.way.method != Method::Svd && has_its_own,
+            "only where a plan that was made with a calibration is carried out",
         ),
         rule("no-cache", args.plan.is_none(), "nothing is measured for a given plan"),
         rule("backend", runs, only_if_run),

@@ -146,9 +146,9 @@ fn warn_about(plan: &RankPlan) {
 /// Warns if a plan is expected to do harm. For commands that are about to carry it out or to print
 /// it, when nothing can be refused any more.
 pub fn warn_of_prospect(plan: &RankPlan) {
-    let Some(prospect) = plan.totals.prospect() else { return };
+    let Some(prospect) = plan.prospect() else { return };
     let advice = match prospect {
-        Prospect::WorseBlindly { .. } | Prospect::RuinedBlindly { .. } => {
+        Prospect::WorseUncalibrated { .. } | Prospect::RuinedUncalibrated { .. } => {
             "; give --calibrate self to `compress`"
         }
         _ => "",
