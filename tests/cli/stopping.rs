@@ -180,11 +180,20 @@ fn dry_run_that_is_interrupted_while_it_tries_leaves_nothing_behind() {
     deepen(&sandbox, 200);
     let place = tempfile::tempdir().unwrap();
     let entries = || fs::read_dir(place.path()).unwrap().count();
+    let has_made = |dir: &str, start: &str| {
+        let scratches = fs::read_dir(place.path()).unwrap().flatten();
+        let dirs = scratches.filter_map(|scratch| fs::read_dir(scratch.path().join(dir)).ok());
+        dirs.flatten().flatten().any(|made| made.file_name().to_string_lossy().starts_with(start))
+    };
     let (train, before) = (SHORT.replace("--err 0.8", "--trainable full"), sandbox.contents());
-    for line in [train.as_str(), "calibrate model --text story.txt -o seen"] {
+    // Both files are made after the model is loaded, right before what is timed.
+    for (line, dir, made) in [
+        (train.as_str(), "run", "metrics.jsonl"),
+        ("calibrate model --text story.txt -o seen", "", ".calibration-"),
+    ] {
         let mut command = sandbox.command(&format!("{line} --dry-run --json"));
         command.env("TMPDIR", place.path());
-        let outcome = interrupt(command, |_| wait_until("the work", || entries() > 0));
+        let outcome = interrupt(command, |_| wait_until("the work", || has_made(dir, made)));
         assert_interrupted(&outcome);
         assert_eq!(outcome.stdout, "");
         assert_eq!(entries(), 0, "{line}");

@@ -246,7 +246,7 @@ fn a_text_with_marks_in_place_of_words_is_told() {
         let told: Vec<&str> =
             stderr.lines().filter(|line| line.contains("marks such as `<unk>`")).collect();
         assert!(told.len() == 1 && told[0].starts_with("warning: marked.txt: 3 of "), "{stderr}");
-        assert!(told[0].contains("use the text as it was before"), "{stderr}");
+        assert!(told[0].contains("use the original text"), "{stderr}");
     }
     assert!(!sandbox.gives(&SHORT.replace("-o run", "-o plain")).stderr.contains("marks"));
 }

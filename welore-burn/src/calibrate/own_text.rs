@@ -26,8 +26,7 @@ pub struct OwnTextOptions {
     /// Sample number `i` draws its tokens with stream `i` of the random numbers of this seed, so it
     /// does not depend on the others.
     pub seed: u64,
-    /// The token that every sample starts from: the one that ends or begins the texts that the model
-    /// was trained on. `None` is an error.
+    /// The token that every sample starts from. `None` is an error.
     pub start: Option<u32>,
     /// Number of samples that are written together. The cache holds keys and values of all of them.
     pub at_once: NonZeroUsize,
@@ -56,9 +55,7 @@ pub struct OwnText {
 #[non_exhaustive]
 pub enum OwnTextError {
     /// No token to start from.
-    #[error(
-        "the model's own text has no token to start from: the model states none that begins or ends a text"
-    )]
+    #[error("the model's own text has no token to start from")]
     NoStart,
     /// The token to start from is outside the vocabulary.
     #[error(

@@ -84,8 +84,8 @@ impl ModelCard<'_> {
              {}\n\n\
              - Target: {target}; policy {}, singular values of {}{}.\n\
              - {} of {} {are_factored}. {:.4} of all ranks are removed; {:.4} were planned (ERR).\n\
-             - Expected speed on a CPU: {:.2} of the dense model's with many tokens at a time, {:.2} \
-             with one.\n\
+             - Expected speed on a CPU: {:.2}x the dense model's with many tokens at a time, \
+             {:.2}x with one.\n\
              {}- `welore_plan.json` lists the rank of every matrix.\n\n",
             markdown(name),
             markdown_code(base),

@@ -115,6 +115,8 @@ impl Report {
             None => "chosen by hand".into(),
         };
         let totals = &plan.totals;
+        let speed = totals.expected_speed;
+        let times = |value: f64| format!("{value:.2}x the dense model's");
         let summary = json!([
             ["parameters before", totals.parameters_before],
             ["parameters after", totals.parameters_after],
@@ -124,8 +126,8 @@ impl Report {
             ["share of ranks removed", totals.err_applied],
             ["matrices", totals.matrices],
             ["factored matrices (LRCs)", totals.lrcs],
-            ["expected speed on a CPU, many tokens at a time", totals.expected_speed.many_tokens],
-            ["expected speed on a CPU, one token at a time", totals.expected_speed.one_token],
+            ["expected speed on a CPU, many tokens at a time", times(speed.many_tokens)],
+            ["expected speed on a CPU, one token at a time", times(speed.one_token)],
         ]);
         self.data.insert("summary".into(), summary);
         let plan = json!({

@@ -62,7 +62,7 @@ Examples:
   welore-cli train MODEL --err 0.5 --text train.txt -o run
   welore-cli train low --text train.txt -o run --eval-text test.txt --watch-text other.txt
   welore-cli train --resume run
-  welore-cli train --resume run --steps 400";
+  welore-cli train --resume run --steps 20000";
 
 /// For `eval`.
 pub const EVAL: &str = "\

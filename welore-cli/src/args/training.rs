@@ -19,7 +19,7 @@ use super::general::{PageArgs, whole};
 #[derive(Args, Debug)]
 pub struct TrainArgs {
     /// Resume the run in this directory from its last checkpoint, with exactly the steps that an
-    /// uninterrupted run would take; more --steps than it has extend it
+    /// uninterrupted run would take; a larger --steps extends it
     #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text", "watch_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
@@ -32,7 +32,7 @@ pub struct TrainArgs {
     #[arg(long, help_heading = "Evaluation")]
     pub must_improve: bool,
     /// Show what would be trained, on what, and the time and memory that it is expected to take:
-    /// tries a few steps with temporary files, and writes nothing else
+    /// tries a few steps with temporary files, and writes nothing else but the cache of spectra
     #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
     pub dry_run: bool,
     /// The page of the results.
@@ -158,7 +158,7 @@ pub struct OptionsArgs {
     /// Number of batches whose gradients are summed for one step [default: 1]
     #[arg(long, value_name = "N")]
     pub accumulate: Option<usize>,
-    /// Total number of steps; with --resume, more than the run has extend it [default: 10000; 1000
+    /// Total number of steps; with --resume, a larger number extends the run [default: 10000; 1000
     /// for tasks]
     #[arg(long, value_name = "N")]
     pub steps: Option<usize>,

@@ -52,7 +52,7 @@ pub fn measure_within(
     let cache = if args.no_cache { None } else { cache_dir("spectra") };
     let mut bar = match norms.method() {
         Method::Svd => Bar::default(),
-        method => Bar::for_subject(&format!("norm of {}", of_norm(method))),
+        method => Bar::for_subject(&format!("norm of the {}", of_norm(method))),
     };
     let options = MeasureOptions { norms, budget: budget(args), cache };
     let measured = measure_checkpoint(checkpoint, selection, &options, &mut bar);

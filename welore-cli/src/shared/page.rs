@@ -116,7 +116,8 @@ fn label_of(row: &Value) -> Option<String> {
             Err(_) => format!("keep {}", row["keep"].as_f64()?),
         },
     };
-    let norm = row["norm"].as_str().map(|norm| format!(" (norm of {norm})")).unwrap_or_default();
+    let norm =
+        row["norm"].as_str().map(|norm| format!(" (norm of the {norm})")).unwrap_or_default();
     Some(format!("{}{norm}, {target}", how.join("/")))
 }
 
@@ -135,7 +136,7 @@ mod tests {
             })
         };
         let bytes = row(json!({ "max_bytes": 4_000_000 }), Value::Null);
-        let expected = "best/loss/pivot (norm of loss), at most 4.0 MB";
+        let expected = "best/loss/pivot (norm of the loss), at most 4.0 MB";
         assert_eq!(label_of(&bytes).as_deref(), Some(expected));
         let given = label_of(&row(json!({ "err": 0.3 }), json!("plans/mine.json"))).unwrap();
         assert!(given.ends_with(", plan mine.json"), "{given}");

@@ -10,8 +10,8 @@ use welore_burn::model::DecoderConfig;
 pub fn warn_of_marks(path: &Path, documents: &[String]) {
     if let Some(marks) = Marks::find(documents) {
         tell!(
-            "warning: {}: {marks}: it was split into words for other models, and what learns \
-             from it writes such marks; use the text as it was before",
+            "warning: {}: {marks}; a model that learns from it writes such marks; use the \
+             original text",
             path.display()
         );
     }

@@ -319,8 +319,8 @@ fn own_text(error: &OwnTextError) -> Option<Verdict> {
     Some(match error {
         E::Interrupted(_) => return None,
         E::NoStart | E::UnknownStart { .. } => {
-            let hint = "give the number of a token with --self-start; a text of yours, or \
-                        `compress --no-calibration`, needs none";
+            let hint = "give --self-start ID, or calibrate on a text of your own; \
+                        `compress --no-calibration` calibrates on none";
             Verdict::input(hint)
         }
         E::NoSamples => Verdict::input("give more --self-samples"),

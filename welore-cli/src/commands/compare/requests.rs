@@ -81,7 +81,7 @@ impl Request {
             }
             RowGoal::Given(given) => format!("{method}/{}", given.plan.policy),
         };
-        format!("{how} (norm of {}), {target}", self.norm())
+        format!("{how} (norm of the {}), {target}", self.norm())
     }
 
     /// Whether both ask for the same.
