@@ -62,10 +62,13 @@ fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
 }
 
 fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
+    // No lock is made in a directory without a run.
+    RunFile::read(dir)?;
+    let _place = Place::of_run(dir)?;
+    // Until it was locked, another process may have extended it.
     let mut run = RunFile::read(dir)?;
     let asked = extend::asked(&run, args)?;
     changes::refuse_changes(&run, args, typed)?;
-    let _place = Place::of_run(dir)?;
     let compute = Compute::choose(Choice { dtype: run.dtype, ..args.compute.choice() })?;
     if model_digest(&run.base)? != run.base_digest {
         let message = format!("{} is not the model that the run began with", run.base.display());
@@ -136,7 +139,10 @@ impl Run<'_> {
         let checked = check_text(model, tokens, &self.perplexity_options());
         if let Err(error @ EvalError::TooShort { .. }) = checked {
             let message = format!("{}: {error}", path.display());
-            let hint = "use a longer text or a smaller --eval-seq-len";
+            let hint = match self.args.resume.is_some() {
+                true => "start a new run, with a longer text or a smaller --eval-seq-len",
+                false => "use a longer text or a smaller --eval-seq-len",
+            };
             return Err(WrongInput::with_hint(message, hint).into());
         }
         in_file(checked, path)
