@@ -82,6 +82,8 @@ fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let is_done = last.is_some_and(|at| at.is_last(&run.options));
     finish::check_model(dir, &run, is_done)?;
     let extension = asked.map(|steps| Extension::of(&run, last, steps)).transpose()?;
+    let to_write = extension.as_ref().map_or(&run, |extension| &extension.run);
+    finish::check_replaceable(dir, to_write, is_done)?;
     let inputs = data::again(&run, &config, dir)?;
     let mut told = None;
     if let Some(extension) = extension {
