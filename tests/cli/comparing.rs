@@ -1,6 +1,7 @@
 //! `compare` measures what `compress` and `eval` give.
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::thread;
 
 use serde_json::{Value, json};
@@ -168,7 +169,12 @@ fn plans_are_carried_out_in_their_own_norm_and_with_their_own_calibration() {
     }
     sandbox.gives(&format!("calibrate model --text story.txt {CALIBRATE} -o other"));
     sandbox.refuses(&format!("{line} --calibration other"), "another calibration");
-    sandbox.gives(&format!("{line} --calibration other --other-calibration"));
+    // Plans of the same name in several directories are told apart.
+    fs::create_dir(sandbox.path("plans")).unwrap();
+    sandbox.write("plans/plain.json", sandbox.read("plain.json"));
+    let line = line.replace("plain.json", "plans/plain.json");
+    let printed = sandbox.gives(&format!("{line} --calibration other --other-calibration")).stdout;
+    assert!(printed.contains("plan plans/plain.json"), "{printed}");
 }
 
 #[test]

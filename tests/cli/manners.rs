@@ -174,6 +174,7 @@ fn assert_expects(told: &Value, tried: &str) {
         true => assert!(bytes.as_u64().unwrap() > 1 << 20, "{told}"),
         false => assert!(bytes.is_u64() || bytes.is_null(), "{told}"),
     }
+    assert!(["all", "host"].contains(&told["expected_peak_of"].as_str().unwrap()), "{told}");
     assert!(told["tried"].as_str().unwrap().contains(tried), "{told}");
 }
 

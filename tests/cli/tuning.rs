@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use crate::support::{Sandbox, killed};
+use crate::support::{Outcome, Sandbox, killed};
 use crate::training::{SHORT, metrics};
 
 /// Options of a run that is evaluated, in few and short windows.
@@ -159,7 +159,11 @@ fn a_finished_run_is_extended_and_its_steps_stay() {
         );
     }
     sandbox.refuses("train --resume moved --steps 8", "--steps 8: the run has 16");
-    sandbox.gives("train --resume moved --steps 20");
+    // An extension of an extension does not say what the learning rate was: its last step may have
+    // been taken before it was extended.
+    let stderr = sandbox.gives("train --resume moved --steps 20").stderr;
+    assert!(stderr.contains("of 20 steps: the learning rate is "), "{stderr}");
+    assert!(stderr.contains(" in step 17") && !stderr.contains("rate was"), "{stderr}");
     assert_eq!(sandbox.json_file("moved/run.json")["extended_from"], json!([8, 16]));
     assert!(weights(&sandbox, "moved") != long);
 }
@@ -173,6 +177,13 @@ fn the_model_of_a_run_is_replaced_when_its_extension_is_complete() {
     sandbox.gives("train --resume run --steps 16");
     let long = weights(&sandbox, "run");
     assert!(long != short);
+    // Nothing is done for a model that could not be replaced.
+    let taken = sandbox.read("run/metrics.jsonl");
+    let mut inside = sandbox.command("train --resume ../../run --steps 24");
+    let message = Outcome::of(inside.current_dir(sandbox.path("run/model"))).complaint(2);
+    assert!(message.contains("working directory"), "{message}");
+    assert_eq!(sandbox.json_file("run/run.json")["settings"]["steps"], 16);
+    assert!(sandbox.read("run/metrics.jsonl") == taken);
     // As a kill right before the model is written leaves it.
     fs::remove_dir_all(sandbox.path("run/model")).unwrap();
     fs::rename(sandbox.path("kept"), sandbox.path("run/model")).unwrap();
@@ -224,6 +235,10 @@ fn an_extension_whose_steps_could_not_matter_is_refused() {
     sandbox.gives(&format!("{SHORT} {EVALUATED}"));
     sandbox.refuses("train --resume run --steps 12", "no evaluation comes after step 8");
     sandbox.gives("train --resume run --steps 16");
+    // It began with one evaluation after its last step, and ends with one.
+    sandbox.refuses("train --resume run --steps 28", "would be that of step 24");
+    let hint = sandbox.run("train --resume run --steps 28").stderr;
+    assert!(hint.contains("give --steps 24 or --steps 32"), "{hint}");
     // A run that has run out of patience takes no more steps.
     let line = SPOILED.replace("-o run", "-o spoiled").replace("--steps 8", "--steps 9");
     sandbox.gives(&format!("{line} {EVALUATED} --eval-every 2 --patience 2"));

@@ -12,7 +12,6 @@ use crate::devices::Compute;
 use crate::shared::artifacts::check_artifact;
 use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
 use crate::shared::effects::of_own_text;
-use crate::shared::forecast::Forecast;
 use crate::shared::inputs::check_apart;
 use crate::{format, memory, models, output};
 
@@ -64,7 +63,7 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
 fn preview(args: &CalibrateArgs, work: CalibrationWork<'_>, compute: &Compute) -> Result<()> {
     let (summary, tokens, own) = (work.preview()?, work.tokens(), work.own().copied());
     if args.json {
-        let Forecast { seconds, peak_bytes, tried, .. } = work.forecast(compute)?;
+        let expected = work.forecast(compute)?;
         return output::print_json(&json!({
             "dry_run": true,
             "output": args.output.display().to_string(),
@@ -74,9 +73,10 @@ fn preview(args: &CalibrateArgs, work: CalibrationWork<'_>, compute: &Compute) -
             "seq_len": summary.seq_len,
             "tokens": tokens,
             "self": own.map(|own| json!({ "samples": own.samples, "length": own.length })),
-            "expected_seconds": seconds,
-            "expected_peak_bytes": peak_bytes,
-            "tried": tried,
+            "expected_seconds": expected.seconds,
+            "expected_peak_bytes": expected.peak_bytes,
+            "expected_peak_of": expected.peak_of(),
+            "tried": expected.tried,
         }));
     }
     if let Some(own) = own {

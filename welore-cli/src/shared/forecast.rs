@@ -22,6 +22,12 @@ pub struct Forecast {
 }
 
 impl Forecast {
+    /// Whose memory [`peak_bytes`](Forecast::peak_bytes) is, in JSON: `all` of what the work uses, or
+    /// only that of this machine, the `host` of a GPU.
+    pub fn peak_of(&self) -> &'static str {
+        if self.is_host { "all" } else { "host" }
+    }
+
     /// What is expected, as a line for people.
     pub fn line(&self) -> String {
         let Self { seconds, peak_bytes, tried, is_host } = self;
@@ -144,6 +150,7 @@ mod tests {
         );
         let on_gpu = Forecast { is_host: false, ..expected.clone() };
         assert!(on_gpu.line().contains("(the GPU's was not measured), from 3 steps"));
+        assert_eq!([expected.peak_of(), on_gpu.peak_of()], ["all", "host"]);
         let unknown = Forecast { peak_bytes: None, ..expected };
         assert!(unknown.line().contains("about 12 min 3 s, from"), "{}", unknown.line());
     }

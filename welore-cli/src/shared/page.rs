@@ -1,6 +1,6 @@
 //! `--report`: the page of a command's results.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use anyhow::Result;
@@ -77,29 +77,35 @@ pub fn add_run(report: &mut Report, dir: &Path) -> Result<()> {
 /// The rows that `compare --json` prints; `None` if it is something else.
 pub fn compared_models(value: &Value) -> Option<Vec<ReportModel>> {
     let texts = value["texts"].as_array()?.iter();
-    let texts: Vec<&str> = texts.map(|text| text.as_str().unwrap_or_default()).collect();
-    // Directories are private, so they are shown only if names alone do not tell texts apart.
-    let names: Vec<String> = texts
-        .iter()
-        .map(|text| Path::new(text).file_name().unwrap_or_default().to_string_lossy().into())
-        .collect();
-    let distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
-    let texts = if distinct { names } else { texts.into_iter().map(String::from).collect() };
+    let texts = shown(texts.map(|text| text.as_str().unwrap_or_default()).collect());
     let rows = value["rows"].as_array()?;
+    let plans: Vec<&str> = rows.iter().filter_map(|row| row["plan"].as_str()).collect();
+    let names: BTreeMap<&str, String> = plans.iter().copied().zip(shown(plans.clone())).collect();
     let model = |row: &Value| {
         let measured = row["perplexities"].as_array()?;
         let perplexities: Map<String, Value> =
             texts.iter().cloned().zip(measured.iter().cloned()).collect();
-        let label = label_of(row)?;
+        let label = label_of(row, &names)?;
         let (parameters, bytes) = (row["parameters"].as_u64()?, row["bytes"].as_u64()?);
         Some(ReportModel { label, perplexities, parameters, bytes })
     };
     rows.iter().map(model).collect()
 }
 
+/// Files as a page shows them: directories are private, so they are shown only if names alone do not
+/// tell the files apart.
+fn shown(paths: Vec<&str>) -> Vec<String> {
+    let names: Vec<String> = paths
+        .iter()
+        .map(|path| Path::new(path).file_name().unwrap_or_default().to_string_lossy().into())
+        .collect();
+    let distinct = names.iter().collect::<BTreeSet<_>>().len() == names.len();
+    if distinct { names } else { paths.into_iter().map(String::from).collect() }
+}
+
 /// Method, policy, storage and target of a row, as far as it states them: earlier versions had no
-/// other target than a share of the parameters.
-fn label_of(row: &Value) -> Option<String> {
+/// other target than a share of the parameters. `names` are those of plans.
+fn label_of(row: &Value, names: &BTreeMap<&str, String>) -> Option<String> {
     let method = row["method"].as_str()?;
     if method == "dense" {
         return Some(method.into());
@@ -108,9 +114,7 @@ fn label_of(row: &Value) -> Option<String> {
     let how: Vec<&str> =
         [method].into_iter().chain(parts.filter(|part| !part.is_empty())).collect();
     let target = match row["plan"].as_str() {
-        Some(plan) => {
-            format!("plan {}", Path::new(plan).file_name().unwrap_or_default().to_string_lossy())
-        }
+        Some(plan) => format!("plan {}", names.get(plan)?),
         None => match serde_json::from_value::<Target>(row["target"].clone()) {
             Ok(target) => labels::of_target(&target),
             Err(_) => format!("keep {}", row["keep"].as_f64()?),
@@ -136,14 +140,23 @@ mod tests {
             })
         };
         let bytes = row(json!({ "max_bytes": 4_000_000 }), Value::Null);
+        let names = BTreeMap::from([("plans/mine.json", "mine.json".to_string())]);
         let expected = "best/loss/pivot (norm of the loss), at most 4.0 MB";
-        assert_eq!(label_of(&bytes).as_deref(), Some(expected));
-        let given = label_of(&row(json!({ "err": 0.3 }), json!("plans/mine.json"))).unwrap();
+        assert_eq!(label_of(&bytes, &names).as_deref(), Some(expected));
+        let given = row(json!({ "err": 0.3 }), json!("plans/mine.json"));
+        let given = label_of(&given, &names).unwrap();
         assert!(given.ends_with(", plan mine.json"), "{given}");
         let earlier = json!({
             "method": "svd", "policy": "welore", "storage": "factors", "keep": 0.8,
         });
-        assert_eq!(label_of(&earlier).as_deref(), Some("svd/welore/factors, keep 0.8"));
-        assert_eq!(label_of(&json!({ "method": "dense" })).as_deref(), Some("dense"));
+        assert_eq!(label_of(&earlier, &names).as_deref(), Some("svd/welore/factors, keep 0.8"));
+        let dense = json!({ "method": "dense" });
+        assert_eq!(label_of(&dense, &names).as_deref(), Some("dense"));
+    }
+
+    #[test]
+    fn directories_are_shown_where_names_do_not_tell_files_apart() {
+        assert_eq!(shown(vec!["a/one.json", "b/two.json"]), ["one.json", "two.json"]);
+        assert_eq!(shown(vec!["a/plan.json", "b/plan.json"]), ["a/plan.json", "b/plan.json"]);
     }
 }

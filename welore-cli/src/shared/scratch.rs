@@ -8,11 +8,15 @@ use tempfile::TempDir;
 use welore_burn::files::FileError;
 
 use crate::failure::WrongInput;
+use crate::shared::artifacts::check_space;
 
 const PREFIX: &str = "welore-scratch-";
 
 /// A file that is locked as long as its directory is in use.
 const LOCK: &str = "lock";
+
+/// The environment variable that names the system's place for temporary files.
+const VARIABLE: &str = if cfg!(windows) { "TMP" } else { "TMPDIR" };
 
 /// A directory for temporary files, if the command needs one. It is removed on drop.
 #[derive(Debug)]
@@ -31,10 +35,9 @@ impl Scratch {
         }
         let place = std::env::temp_dir();
         if !place.is_dir() {
-            let variable = if cfg!(windows) { "TMP" } else { "TMPDIR" };
             let place = place.display();
-            let message = format!("{variable}={place}: no such directory for temporary files");
-            let hint = format!("set {variable} to a directory that exists");
+            let message = format!("{VARIABLE}={place}: no such directory for temporary files");
+            let hint = format!("set {VARIABLE} to a directory that exists");
             return Err(WrongInput::with_hint(message, hint).into());
         }
         sweep(&place);
@@ -45,6 +48,21 @@ impl Scratch {
         // Where nothing can be locked, nothing is swept either.
         let _ = lock.try_lock();
         Ok(Self(Some((made, lock))))
+    }
+
+    /// Checks that its file system has room for this many bytes, before any work is done for them.
+    ///
+    /// # Errors
+    ///
+    /// [`WrongInput`] if it has not.
+    pub fn check_room(&self, bytes: u64) -> Result<()> {
+        check_space(self.path(), bytes).map_err(|error| match error.downcast::<WrongInput>() {
+            Ok(wrong) => {
+                let hint = format!("set {VARIABLE} to a directory with more room");
+                WrongInput { hint: Some(hint), ..wrong }.into()
+            }
+            Err(other) => other,
+        })
     }
 
     /// The directory; an empty path if none was needed.
@@ -67,6 +85,14 @@ fn sweep(place: &Path) {
 #[cfg(all(test, unix))]
 mod tests {
     use super::*;
+
+    #[test]
+    fn files_that_do_not_fit_are_refused_with_a_way_out() {
+        let scratch = Scratch::new(true).unwrap();
+        assert!(scratch.check_room(1).is_ok());
+        let refused = scratch.check_room(u64::MAX).unwrap_err().downcast::<WrongInput>().unwrap();
+        assert!(refused.hint.is_some_and(|hint| hint.contains(VARIABLE)));
+    }
 
     #[test]
     fn what_killed_processes_left_is_removed() {

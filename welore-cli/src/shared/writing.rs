@@ -29,16 +29,14 @@ pub fn stored_types(checkpoint: &Checkpoint) -> impl Fn(&str) -> Dtype {
 
 /// Writes a model into a directory, which appears only when complete, with the companions of the
 /// directory `from`. `compressed` is the plan of a compressed model and, for its card, how the model
-/// was trained. A model that is there already is an error, unless it is to be replaced.
+/// was trained.
 pub fn write_model(
     model: &impl Module,
     dtype_of: impl Fn(&str) -> Dtype,
     from: &Path,
     compressed: Option<(&RankPlan, &str)>,
-    target: &Path,
-    replace: bool,
+    output: OutputDir,
 ) -> Result<()> {
-    let output = OutputDir::create(target, replace)?;
     save_module(model, output.path(), dtype_of, DEFAULT_SHARD_BYTES, &mut Bar::default())
         .map_err(|error| error.about(&output))?;
     copy_companions(from, output.path()).map_err(|error| error.about(&output))?;

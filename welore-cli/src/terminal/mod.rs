@@ -4,6 +4,7 @@ mod bars;
 mod lines;
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::failure::is_spoiled;
 
@@ -65,13 +66,23 @@ pub fn explain_truncated_files() {
     }
 }
 
+/// A signal that follows another one sooner is the same wish: `timeout` and supervisors signal a
+/// process and its group.
+const SAME_WISH: Duration = Duration::from_millis(500);
+
 /// Makes the first Ctrl-C stop the work after the current step, so that temporary files are
 /// removed, and the second one end the process immediately.
 pub fn listen_for_interrupts() {
-    let handler = || {
+    let mut first = None;
+    let handler = move || {
+        let now = Instant::now();
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
+            if first.is_some_and(|first| now - first < SAME_WISH) {
+                return;
+            }
             std::process::exit(1);
         }
+        first = Some(now);
         if !is_part() {
             let when = if STEPPING.load(Ordering::SeqCst) { " after this step" } else { "" };
             // After the `^C` of the terminal.

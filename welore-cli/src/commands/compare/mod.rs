@@ -24,7 +24,7 @@ use self::rows::Comparison;
 use crate::args::{CompareArgs, TextArg, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
-use crate::shared::artifacts::{check_space, in_file};
+use crate::shared::artifacts::in_file;
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::compressing::check_norms;
 use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
@@ -61,7 +61,8 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     let opened = open_model(&model, &host())?;
     let selection = of_model(&args.selection, opened.skeleton())?;
     check_goals(&requests, &opened.checkpoint, &selection)?;
-    check_room(scratch.path(), opened.checkpoint.bytes())?;
+    // No row exceeds the model by much.
+    scratch.check_room(opened.checkpoint.bytes())?;
     let texts = texts(&args, &model, &opened, compute.at_once())?;
     let started = Instant::now();
     let calibration = source.open(&args, &model, &compute, scratch.path())?;
@@ -218,16 +219,6 @@ fn check_goals(requests: &[Request], checkpoint: &Checkpoint, selection: &Select
         }
     }
     Ok(())
-}
-
-/// Checks that the file system of temporary files has room for a model, which no row exceeds by much.
-fn check_room(scratch: &Path, bytes: u64) -> Result<()> {
-    let variable = if cfg!(windows) { "TMP" } else { "TMPDIR" };
-    let hint = format!("set {variable} to a directory with more room");
-    check_space(scratch, bytes).map_err(|error| match error.downcast::<WrongInput>() {
-        Ok(wrong) => WrongInput { hint: Some(hint), ..wrong }.into(),
-        Err(other) => other,
-    })
 }
 
 /// Checks that the calibration has what the methods read, and that it is that of the plans.

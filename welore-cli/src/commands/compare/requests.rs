@@ -65,10 +65,7 @@ impl Request {
     pub fn target(&self) -> String {
         match &self.goal {
             RowGoal::Target(options) => of_target(&options.target),
-            RowGoal::Given(given) => {
-                let name = given.path.file_name().unwrap_or(given.path.as_os_str());
-                format!("plan {}", name.display())
-            }
+            RowGoal::Given(given) => format!("plan {}", given.path.display()),
         }
     }
 

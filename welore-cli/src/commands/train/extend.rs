@@ -52,8 +52,11 @@ fn check_evaluated(run: &RunFile, steps: usize) -> Result<()> {
     let (has, every) = (run.options.steps, run.options.eval_every);
     let evaluations = |steps: usize| steps.checked_div(every).unwrap_or(0);
     let made = evaluations(has);
-    if made == 0 || evaluations(steps) > made {
+    if made == 0 {
         return Ok(());
+    }
+    if evaluations(steps) > made {
+        return check_end_evaluated(run, steps);
     }
     let message = format!(
         "--steps {steps}: no evaluation comes after step {has}, since there is one every {every} \
@@ -62,18 +65,37 @@ fn check_evaluated(run: &RunFile, steps: usize) -> Result<()> {
     refuse(message, format!("give --steps {} or more", (made + 1) * every))
 }
 
-/// What the extension does to the learning rate of the step after the first `done`.
+/// Refuses to end a run between two evaluations if it began with one in its last step, as it does by
+/// default: its last steps could never become the result.
+fn check_end_evaluated(run: &RunFile, steps: usize) -> Result<()> {
+    let every = run.options.eval_every;
+    let began_with = run.extended_from.first().copied().unwrap_or(run.options.steps);
+    if every != began_with || steps.is_multiple_of(every) {
+        return Ok(());
+    }
+    let last = steps / every * every;
+    let message = format!(
+        "--steps {steps}: the last evaluation would be that of step {last}, since there is one \
+         every {every} steps, and only an evaluated model can be the best"
+    );
+    refuse(message, format!("give --steps {last} or --steps {}", last.saturating_add(every)))
+}
+
+/// What the extension does to the learning rate of the step after the first `done`. What that was
+/// before is only known of a run that was never extended: others may have taken their last step in a
+/// schedule of fewer steps.
 fn told(run: &RunFile, extended: &RunFile, done: usize) -> String {
     let (before, after) = (Schedule::from(&run.options), Schedule::from(&extended.options));
     let (has, steps) = (run.options.steps, extended.options.steps);
     let kind = run.options.schedule.name();
+    let is = || format!("is {:.2e} in step {}", after.rate(done), done + 1);
     let lr = match done {
         0 => String::new(),
+        _ if run.is_extended() => format!(": the learning rate {}", is()),
         _ => format!(
-            ": the learning rate was {:.2e} in step {done} and is {:.2e} in step {}",
+            ": the learning rate was {:.2e} in step {done} and {}",
             before.rate(done - 1),
-            after.rate(done),
-            done + 1
+            is()
         ),
     };
     let steps = format::number_of(steps, "step");

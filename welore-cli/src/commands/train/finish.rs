@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::checkpoint::Checkpoint;
-use welore_burn::files::{FileError, read_existing, replace_file};
+use welore_burn::files::{FileError, OutputDir, read_existing, replace_file};
 use welore_burn::model::LanguageModel;
 use welore_burn::plan::read_plan;
 use welore_burn::train::{Position, RunFile, Score, Training, model_digest};
@@ -78,6 +78,15 @@ pub fn is_written(dir: &Path, run: &RunFile) -> Result<bool> {
     Ok(!run.is_extended() || steps == Some(run.options.steps))
 }
 
+/// Checks that the model of an extended run can be replaced, if it has yet to be: not only after its
+/// last step. `is_done` is whether the run, or what it was before it is extended now, is done.
+pub fn check_replaceable(dir: &Path, run: &RunFile, is_done: bool) -> Result<()> {
+    if run.is_extended() && !(is_done && is_written(dir, run)?) {
+        OutputDir::check_free(model_of(dir), true)?;
+    }
+    Ok(())
+}
+
 /// Notes which model a run has written that is going to be extended, if it has not: from then on it
 /// is replaced only if it is known.
 pub fn keep_track(dir: &Path) -> Result<()> {
@@ -92,13 +101,15 @@ pub fn keep_track(dir: &Path) -> Result<()> {
 /// extended run replaces a model, the one that it wrote before.
 pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path) -> Result<()> {
     let (model, digest) = (model_of(dir), dir.join(DIGEST));
+    // If nothing can be written there, the digest of what is there stays.
+    let output = OutputDir::create(&model, run.is_extended())?;
     // An earlier one is that of a model which was moved away.
     if let Err(error) = fs::remove_file(&digest)
         && error.kind() != ErrorKind::NotFound
     {
         return Err(FileError::io(&digest)(error).into());
     }
-    write_result(training, run, &model)?;
+    write_result(training, run, output)?;
     let steps = match run.is_extended() {
         true => format!(" {}", run.options.steps),
         false => String::new(),
@@ -111,7 +122,7 @@ pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path
 fn write_result<M: LanguageModel>(
     training: &Training<M>,
     run: &RunFile,
-    target: &Path,
+    output: OutputDir,
 ) -> Result<()> {
     let trainable = run.options.trainable;
     let base = Checkpoint::open(&run.base)?;
@@ -126,7 +137,7 @@ fn write_result<M: LanguageModel>(
     let how = format!("{what}, {steps}, {tokens} tokens, by {MADE_BY}{kept}");
     let compressed = plan.as_ref().map(|plan| (plan, how.as_str()));
     let (model, dtype_of) = (training.result()?, stored_types(&base));
-    write_model(&model, dtype_of, &run.base, compressed, target, run.is_extended())
+    write_model(&model, dtype_of, &run.base, compressed, output)
 }
 
 /// Reports the result of the run. An error if it was to improve the model and did not.

@@ -62,10 +62,13 @@ fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
 }
 
 fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
+    // No lock is made in a directory without a run.
+    RunFile::read(dir)?;
+    let _place = Place::of_run(dir)?;
+    // Until it was locked, another process may have extended it.
     let mut run = RunFile::read(dir)?;
     let asked = extend::asked(&run, args)?;
     changes::refuse_changes(&run, args, typed)?;
-    let _place = Place::of_run(dir)?;
     let compute = Compute::choose(Choice { dtype: run.dtype, ..args.compute.choice() })?;
     if model_digest(&run.base)? != run.base_digest {
         let message = format!("{} is not the model that the run began with", run.base.display());
@@ -79,6 +82,8 @@ fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let is_done = last.is_some_and(|at| at.is_last(&run.options));
     finish::check_model(dir, &run, is_done)?;
     let extension = asked.map(|steps| Extension::of(&run, last, steps)).transpose()?;
+    let to_write = extension.as_ref().map_or(&run, |extension| &extension.run);
+    finish::check_replaceable(dir, to_write, is_done)?;
     let inputs = data::again(&run, &config, dir)?;
     let mut told = None;
     if let Some(extension) = extension {
@@ -136,7 +141,10 @@ impl Run<'_> {
         let checked = check_text(model, tokens, &self.perplexity_options());
         if let Err(error @ EvalError::TooShort { .. }) = checked {
             let message = format!("{}: {error}", path.display());
-            let hint = "use a longer text or a smaller --eval-seq-len";
+            let hint = match self.args.resume.is_some() {
+                true => "start a new run, with a longer text or a smaller --eval-seq-len",
+                false => "use a longer text or a smaller --eval-seq-len",
+            };
             return Err(WrongInput::with_hint(message, hint).into());
         }
         in_file(checked, path)

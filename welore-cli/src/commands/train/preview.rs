@@ -88,6 +88,7 @@ impl Preview {
             "compressed": self.plan.as_ref().map(|plan| &plan.totals),
             "expected_seconds": expected.seconds,
             "expected_peak_bytes": expected.peak_bytes,
+            "expected_peak_of": expected.peak_of(),
             "tried": expected.tried,
         }))
     }

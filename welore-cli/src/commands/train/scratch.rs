@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use safetensors::Dtype;
 use welore_burn::data::TextTokenizer;
+use welore_burn::files::OutputDir;
 use welore_burn::forms::Precision;
 use welore_burn::model::{DecoderConfig, read_config};
 use welore_burn::modules::initialize;
@@ -44,7 +45,7 @@ pub fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     let model = config.init(&host());
     initialize(&model, seed);
     let base = dir.join("base");
-    write_model(&model, |_| dtype, from, None, &base, false)?;
+    write_model(&model, |_| dtype, from, None, OutputDir::create(&base, false)?)?;
     absolute_path(&base)
 }
 

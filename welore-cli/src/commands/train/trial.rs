@@ -6,9 +6,10 @@ use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::TokenRows;
 use welore_burn::files::FileError;
-use welore_burn::model::LanguageModel;
+use welore_burn::model::{LanguageModel, read_config};
 use welore_burn::progress::{Interrupted, Progress};
 use welore_burn::train::{Evaluated, TrainError, TrainOptions, Trainable, Training, TrainingEvent};
 
@@ -31,6 +32,9 @@ const FEWEST_TRACKED: usize = 5;
 /// The most steps that are tried.
 const MOST: usize = 10;
 
+/// The most bytes of a parameter of a model with random weights.
+const PARAMETER: u128 = size_of::<f32>() as u128;
+
 /// No more steps are tried after this time.
 const ENOUGH: Duration = Duration::from_secs(3);
 
@@ -43,6 +47,7 @@ pub fn try_out(
 ) -> Result<Forecast> {
     let began = Instant::now();
     let scratch = Scratch::new(true)?;
+    scratch.check_room(room(args, &request)?)?;
     let dir = scratch.path().join("run");
     fs::create_dir(&dir).map_err(FileError::io(&dir))?;
     let (mut run, mut inputs) = start::prepare(args, typed, request, &dir)?;
@@ -83,6 +88,17 @@ pub fn try_out(
         tried: what,
         is_host: run.compute.is_host(),
     })
+}
+
+/// Bytes of the models that a trial writes: its result, and the model to start from if that is made
+/// first, which is not larger than the given one.
+fn room(args: &TrainArgs, request: &Request) -> Result<u64> {
+    if args.start.from_scratch {
+        let bytes = read_config(&request.model)?.parameters().saturating_mul(2 * PARAMETER);
+        return Ok(u64::try_from(bytes).unwrap_or(u64::MAX));
+    }
+    let bytes = Checkpoint::open(&request.model)?.bytes();
+    Ok(if request.goal.is_some() { bytes.saturating_mul(2) } else { bytes })
 }
 
 /// The options of a run of a few steps without evaluations, which are the same steps.

@@ -29,6 +29,8 @@ impl CalibrationWork<'_> {
         let began = Instant::now();
         let all = self.preview()?;
         let scratch = Scratch::new(true)?;
+        // The calibrations of both trials together are about as large, or larger.
+        scratch.check_room(self.opened.checkpoint.bytes())?;
         let Self { opened, texts, own, options } = self;
         let mut bar = Bar::default();
         let loaded = opened.load(compute.dtype, |_| false, &mut bar)?;
