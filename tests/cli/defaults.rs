@@ -115,3 +115,27 @@ fn ruin_is_said_before_writing_and_in_the_card() {
     assert!(totals["expected_loss"].as_f64().unwrap() > 0.0, "{totals}");
     assert!(totals.get("energy_lost").is_none(), "{totals}");
 }
+
+#[test]
+fn targets_out_of_reach_are_refused_before_the_model_writes() {
+    let sandbox = Sandbox::new();
+    for target in ["--max-bytes 1kB", "--keep-params 0.01", "--keep-params 0.3 --min-rank 60"] {
+        sandbox.refuses(&format!("compress model {target} -o out"), "out of reach");
+        let said = sandbox.run(&format!("compress model {target} -o out")).stderr;
+        assert!(!said.contains("the model first writes"), "{said}");
+    }
+    let line = "compare model --text story.txt --keep-params 0.8,0.01";
+    sandbox.refuses(line, "out of reach");
+    assert!(!sandbox.run(line).stderr.contains("the model wrote"));
+}
+
+#[test]
+fn a_text_that_is_as_good_as_random_is_told() {
+    let sandbox = Sandbox::new();
+    // The fixture has never seen the token that its samples start from.
+    let amount = AMOUNT.replace("windows 6", "windows 40");
+    let line = format!("compress model --keep-params 0.8 {amount} -o");
+    assert!(sandbox.gives(&format!("{line} random")).stderr.contains("nearly random"));
+    let said = sandbox.gives(&format!("{line} told --self-start 45")).stderr;
+    assert!(!said.contains("nearly random"), "{said}");
+}

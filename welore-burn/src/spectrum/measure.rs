@@ -135,6 +135,28 @@ pub fn selected_matrices(
     checkpoint_matrices(checkpoint, selection)?.into_iter().map(with_shape).collect()
 }
 
+/// Spectra of the matrices that [`measure_checkpoint`] would measure, with 1 in place of every
+/// singular value. They show before that whether any ranks meet a target.
+///
+/// # Errors
+///
+/// Those of [`selected_matrices`], and [`SpectrumError::Spectra`] if there is nothing to measure.
+pub fn flat_spectra(
+    checkpoint: &Checkpoint,
+    selection: &Selection,
+) -> Result<Spectra, SpectrumError> {
+    let flat = |(name, shape): (MatrixName, [usize; 2])| {
+        let dtype = checkpoint.raw(&name.weight())?.0.dtype;
+        let singular_values = vec![1.0; shape[0].min(shape[1])];
+        let measurements = BTreeMap::new();
+        Ok(MatrixSpectrum { name, shape, dtype, digest: None, singular_values, measurements })
+    };
+    let matrices = selected_matrices(checkpoint, selection)?.into_iter().map(flat);
+    let matrices = matrices.collect::<Result<_, SpectrumError>>()?;
+    let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
+    Ok(Spectra::new("", size, matrices)?)
+}
+
 /// Measures matrices, as many at a time as the budget allows, and returns them in their order.
 /// `measure` also returns whether a matrix was known before.
 fn in_budget(

@@ -9,7 +9,8 @@ mod roots;
 mod spectra;
 
 pub use measure::{
-    MeasureOptions, SpectrumError, measure_checkpoint, measure_module, selected_matrices,
+    MeasureOptions, SpectrumError, flat_spectra, measure_checkpoint, measure_module,
+    selected_matrices,
 };
 pub use norms::{Method, Norms};
 pub use spectra::{MatrixSpectrum, ModelSize, PROBE, Spectra, SpectraError, SpectrumUnit};

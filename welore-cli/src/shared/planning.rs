@@ -6,10 +6,10 @@ use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{
-    ExpectedSpeed, PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan, RankPolicy, Target,
-    make_plan,
+    Energy, ExpectedSpeed, PlanError, PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan,
+    RankPolicy, Target, make_plan,
 };
-use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit, selected_matrices};
+use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit, flat_spectra, selected_matrices};
 
 use super::artifacts::{in_file, read_artifact};
 use super::measuring::{Known, measure_within};
@@ -101,13 +101,22 @@ pub fn read_plan(path: &Path) -> Result<RankPlan> {
     Ok(plan)
 }
 
-/// Checks the selection and the limits on its matrices, before anything is measured.
+/// Checks the selection, the limits on its matrices, and that a size can be reached, before anything
+/// is measured.
 pub fn check_limits(
     options: &PlanOptions,
     checkpoint: &Checkpoint,
     selection: &Selection,
 ) -> Result<()> {
-    Ok(options.check_matrices(&selected_matrices(checkpoint, selection)?)?)
+    options.check_matrices(&selected_matrices(checkpoint, selection)?)?;
+    if let Target::KeepParams(_) | Target::MaxBytes(_) = options.target {
+        // What matrices cost does not depend on their singular values.
+        let spectra = flat_spectra(checkpoint, selection)?;
+        if let Err(error @ PlanError::OutOfReach { .. }) = make_plan(&spectra, &Energy, options) {
+            return Err(error.into());
+        }
+    }
+    Ok(())
 }
 
 /// Makes a plan, and warns about it.

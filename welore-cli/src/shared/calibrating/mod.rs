@@ -14,7 +14,7 @@ use welore_burn::calibrate::{
     share_windows,
 };
 use welore_burn::data::read_documents;
-use welore_burn::model::{Decoder, OpenedModel};
+use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
 
 use crate::args::{AmountArgs, TextArg, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
@@ -33,6 +33,9 @@ const MOST_AT_ONCE: usize = 64;
 
 /// More tokens than any calibration needs; they are in memory.
 const MOST_TOKENS: usize = 1 << 26;
+
+/// Texts whose tokens are spread more evenly are as good as random.
+const MOST_EVEN: f64 = 0.85;
 
 /// Tokens per window, unless the model's context is shorter.
 const USUAL_LENGTH: usize = 512;
@@ -171,6 +174,7 @@ impl<'a> CalibrationWork<'a> {
                     own.length,
                     format::time(seconds)
                 );
+                warn_of_chance(&text, loaded.model.vocab_size());
                 Some(text)
             }
             None => None,
@@ -202,6 +206,17 @@ fn tell_time(model: &Decoder, own: &OwnTextOptions, bar: &mut Bar) -> Result<()>
         format::time(time.as_secs_f64())
     );
     Ok(())
+}
+
+/// Warns of a text that says nothing about what the model is for.
+fn warn_of_chance(text: &OwnText, vocab_size: usize) {
+    if text.evenness(vocab_size) > MOST_EVEN {
+        tell!(
+            "warning: the text that the model wrote is nearly random; a calibration on it may be \
+             worse than none. Give a text with --calibrate (--text of `calibrate`), or another \
+             --self-start"
+        );
+    }
 }
 
 /// The texts as the library takes them: the model's own as it was written, or its stand-in.
