@@ -53,8 +53,8 @@ pub struct OwnText {
 
 impl OwnText {
     /// How evenly the tokens are spread: the entropy of their frequencies as a share of the most
-    /// that so many tokens of a vocabulary can have. A text has 0.67 (SmolLM2) to 0.80 (a tiny vocabulary); near 1 the
-    /// model knows nothing of what follows the start.
+    /// that so many tokens of a vocabulary can have. Texts have 0.67 (SmolLM2) to 0.80 (a tiny
+    /// vocabulary); near 1 the model knows nothing of what follows the start.
     pub fn evenness(&self, vocab_size: usize) -> f64 {
         let mut counts = BTreeMap::<u32, u64>::new();
         for token in self.samples.iter().flatten() {
