@@ -24,7 +24,8 @@ fn every_method_meets_the_target_and_better_ones_lose_less() {
     let mut found = Vec::new();
     for method in ["svd", "whitened", "two-sided", "sequential", "best"] {
         // Each option where it has an effect.
-        let options = if method == "svd" { "--policy welore --min-ratio 0" } else { "--calibration seen" };
+        let options =
+            if method == "svd" { "--policy welore --min-ratio 0" } else { "--calibration seen" };
         let goal = "--keep-params 0.7 --storage pivot";
         sandbox.gives(&format!("compress model --method {method} {options} {goal} -o {method}"));
         let low = sandbox.json(&format!("inspect {method} --json"));
