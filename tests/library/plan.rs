@@ -560,19 +560,26 @@ fn possible_edits_are_counted_anew() {
 /// Two matrices, of which `a` loses its two smallest singular values and `b` stays dense.
 #[test]
 fn a_plan_states_what_its_cut_is_expected_to_cost() {
-    let planned = |scale: f64, unit: SpectrumUnit| {
+    let planned_in = |parameters: u64, scale: f64, unit: SpectrumUnit| {
         let values = [4.0, 2.0, 1.0, 1.0].map(|value| value * scale).to_vec();
         let [a, b] = ["a", "b"].map(|name| matrix(name.into(), [4, 8], values.clone()));
         let mut spectra = spectra(vec![a, b]);
         spectra.unit = unit;
+        spectra.model = ModelSize { parameters, bytes: 4 * parameters };
         let constraints = vec![Constraint::keep_dense("b"), Constraint::set_rank("a", 2)];
         let options = PlanOptions { constraints, ..PlanOptions::to(Target::KeepParams(0.9)) };
         make_plan(&spectra, &Energy, &options).unwrap()
     };
+    // They are the whole model.
+    let planned = |scale, unit| planned_in(64, scale, unit);
     let estimates = |plan: &RankPlan| (plan.totals.expected_loss, plan.totals.energy_lost);
     let blind = planned(1.0, SpectrumUnit::Weights);
     assert_eq!(estimates(&blind), (None, Some(2.0 / 44.0)));
     assert_eq!(blind.prospect(), Some(Prospect::RuinedUncalibrated { cut: 2.0 / 44.0 }));
+    // As a part of a model they matter less.
+    let of_part = |parameters| planned_in(parameters, 1.0, SpectrumUnit::Weights).prospect();
+    assert_eq!(of_part(128), Some(Prospect::WorseUncalibrated { cut: 2.0 / 44.0 }));
+    assert_eq!(of_part(640), None);
     assert_eq!(estimates(&planned(1.0, SpectrumUnit::Inputs)), (None, None));
     assert_eq!(estimates(&planned(1.0, SpectrumUnit::Loss)), (Some(1.0), None));
     let said = |scale: f64| planned(scale, SpectrumUnit::Loss).prospect();
