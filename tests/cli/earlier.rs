@@ -75,7 +75,10 @@ fn spectra_and_plans_of_every_earlier_version_give_what_they_gave() {
     sandbox.gives("plan spectra.json --err 0.6 --min-ratio 0.2 -o again.json");
     let again = sandbox.json_file("again.json");
     assert_eq!(ranks(&again), ranks(&old));
-    assert_eq!((&again["version"], &again["totals"]), (&json!(3), &old["totals"]));
+    assert_eq!(again["version"], 3);
+    for (total, value) in old["totals"].as_object().unwrap() {
+        assert_eq!(&again["totals"][total], value, "{total}");
+    }
     // The first version had only the paper's target, and only factors.
     let mut first = old.clone();
     first["version"] = json!(1);

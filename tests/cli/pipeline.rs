@@ -172,7 +172,7 @@ fn plan_has_the_documented_fields() {
     has(
         &plan["totals"],
         "err err_applied keep_params matrices lrcs growing parameters_before parameters_after bytes_before \
-         bytes_after expected_speed",
+         bytes_after energy_lost expected_speed",
     );
     has(
         &plan["matrices"][0],
