@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 22] = [
+const LIBRARY: [&str; 23] = [
     "words",
     "named",
     "escape",
@@ -15,6 +15,7 @@ const LIBRARY: [&str; 22] = [
     "workers",
     "linalg",
     "files",
+    "ggml",
     "modules",
     "forms",
     "linear",

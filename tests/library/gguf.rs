@@ -13,6 +13,7 @@ use tempfile::tempdir;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::{TextTokenizer, read_text};
 use welore_burn::files::OutputDir;
+use welore_burn::ggml::ContainerError;
 use welore_burn::gguf::{GgufError, GgufSummary, convert_gguf};
 use welore_burn::model::{DecoderConfig, load_model, read_config};
 
@@ -410,7 +411,7 @@ fn every_beginning_of_a_file_is_an_error() {
     let dir = tempdir().unwrap();
     for len in 0..bytes.len() {
         match convert(&bytes[..len], dir.path()) {
-            Err(GgufError::Header { .. }) => {}
+            Err(GgufError::Container(ContainerError::Header { .. })) => {}
             other => panic!("{len} of {} bytes: {other:?}", bytes.len()),
         }
     }
@@ -430,7 +431,7 @@ fn sizes_of_strangers_are_not_believed() {
     let refused = |what: &str, bytes: Vec<u8>| {
         let dir = tempdir().unwrap();
         match convert(&bytes, dir.path()) {
-            Err(GgufError::Header { .. }) => {}
+            Err(GgufError::Container(ContainerError::Header { .. })) => {}
             other => panic!("{what}: {other:?}"),
         }
     };

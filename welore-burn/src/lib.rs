@@ -213,6 +213,7 @@ pub mod escape;
 pub mod eval;
 pub mod files;
 pub mod forms;
+pub mod ggml;
 pub mod gguf;
 #[cfg(doctest)]
 mod guides;

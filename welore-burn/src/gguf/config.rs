@@ -3,9 +3,9 @@
 use serde_json::{Value, json};
 
 use super::error::GgufError;
-use super::file::GgufFile;
 use super::rope::rope_scaling;
 use super::tokenizer::SpecialTokens;
+use crate::ggml::{ContainerError, GgufFile};
 use crate::model::DecoderConfig;
 
 /// A configuration, as it is written and as it is read back.
@@ -74,15 +74,15 @@ impl Keys<'_> {
         format!("{}.{key}", self.architecture)
     }
 
-    fn integer(&self, key: &str) -> Result<Option<u64>, GgufError> {
+    fn integer(&self, key: &str) -> Result<Option<u64>, ContainerError> {
         self.file.integer(&self.name(key))
     }
 
-    fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
+    fn number(&self, key: &str) -> Result<Option<f64>, ContainerError> {
         self.file.number(&self.name(key))
     }
 
-    fn needed(&self, key: &str) -> Result<u64, GgufError> {
+    fn needed(&self, key: &str) -> Result<u64, ContainerError> {
         self.file.needed(&self.name(key), self.integer(key)?)
     }
 

@@ -2,6 +2,7 @@ use std::path::PathBuf;
 
 use crate::checkpoint::CheckpointError;
 use crate::files::FileError;
+use crate::ggml::ContainerError;
 use crate::model::ConfigError;
 use crate::progress::Interrupted;
 
@@ -9,23 +10,12 @@ use crate::progress::Interrupted;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
+    /// The file cannot be read, or its metadata or its tensors are not those of a model.
+    #[error("{0}")]
+    Container(#[from] ContainerError),
     /// A file cannot be read or written.
     #[error("{0}")]
     File(#[from] FileError),
-    /// There is no such file.
-    #[error("{path}: no such file", path = path.display())]
-    Missing {
-        /// Where it was expected.
-        path: PathBuf,
-    },
-    /// A file that is truncated, damaged or not a GGUF file.
-    #[error("{path}: not a valid GGUF file: {reason}", path = path.display())]
-    Header {
-        /// The file.
-        path: PathBuf,
-        /// The parser's message.
-        reason: String,
-    },
     /// A model of another family.
     #[error("{path}: architecture `{architecture}` is not supported; llama and qwen2 are", path = path.display())]
     Architecture {
@@ -33,16 +23,6 @@ pub enum GgufError {
         path: PathBuf,
         /// The architecture that it names.
         architecture: String,
-    },
-    /// A metadata value that is missing, impossible or not supported.
-    #[error("{path}: `{key}` {reason}", path = path.display())]
-    Metadata {
-        /// The file.
-        path: PathBuf,
-        /// The key.
-        key: String,
-        /// What is wrong with its value.
-        reason: String,
     },
     /// The metadata does not describe a supported model.
     #[error("{path}: its metadata: {source}", path = path.display())]
@@ -61,16 +41,6 @@ pub enum GgufError {
         tensor: String,
         /// Its type.
         dtype: String,
-    },
-    /// A tensor that is missing, unknown, or not of the shape that the metadata asks for.
-    #[error("{path}: tensor `{tensor}` {reason}", path = path.display())]
-    Tensor {
-        /// The file.
-        path: PathBuf,
-        /// The tensor.
-        tensor: String,
-        /// What is wrong with it.
-        reason: String,
     },
     /// A weight is infinite or not a number.
     #[error("{path}: tensor `{tensor}` holds {value} at flat index {index}", path = path.display())]

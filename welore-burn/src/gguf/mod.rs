@@ -3,15 +3,9 @@
 //! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of the LLaMA
 //! or the Qwen2 architecture. Everything else in this library works on the result. Quantized
 //! tensors become F32, others keep their type.
-//!
-//! The anamnesis crate reads the header and dequantizes: it checks every count, length and range
-//! against the file before it allocates, its kernels are tested against ggml's own, and it brings
-//! no other crates. candle-core and pmetal-gguf bring many more, ggus and rlx-gguf trust the counts
-//! or the alignment in a header, and gguf-rs-lib dequantizes nothing.
 
 mod config;
 mod error;
-mod file;
 mod names;
 mod rope;
 mod tensors;
@@ -20,11 +14,11 @@ mod tokenizer;
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use self::file::GgufFile;
 use self::names::Planned;
 use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 use crate::files::{OutputDir, write_file};
 use crate::forms::TensorSpec;
+use crate::ggml::GgufFile;
 use crate::progress::Progress;
 
 pub use error::GgufError;

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 
 use super::config::ModelConfig;
 use super::error::GgufError;
-use super::file::GgufFile;
 use super::rope::FACTORS;
 use super::tensors::stored_dtype;
 use crate::forms::TensorSpec;
+use crate::ggml::GgufFile;
 
 /// A tensor of the model directory, and the tensor of the file that it is made from.
 #[derive(Debug)]

@@ -8,8 +8,8 @@ use std::f64::consts::TAU;
 use serde_json::{Value, json};
 
 use super::error::GgufError;
-use super::file::GgufFile;
 use super::tensors::read_factors;
+use crate::ggml::GgufFile;
 
 /// The tensor of divisors.
 pub(super) const FACTORS: &str = "rope_freqs.weight";

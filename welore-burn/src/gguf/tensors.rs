@@ -1,13 +1,13 @@
 //! Decodes stored tensors into the rows of a model directory.
 
-use anamnesis::{F32Out, GgufTensorInfo, GgufType, dequantize_gguf_blocks};
+use anamnesis::{GgufTensorInfo, GgufType};
 use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::error::GgufError;
-use super::file::GgufFile;
 use super::names::Planned;
 use crate::checkpoint::not_finite;
+use crate::ggml::{GgufFile, TensorType};
 
 /// The type that quantized tensors become: F32 loses nothing of what llama.cpp computes with.
 /// [`decode`] asks the library for the same type.
@@ -16,16 +16,12 @@ const DEQUANTIZED: Dtype = Dtype::F32;
 /// The type that a tensor has in the model directory; `None` if its type in the file is not
 /// supported.
 pub(super) fn stored_dtype(dtype: GgufType) -> Option<Dtype> {
-    use GgufType as T;
-    match dtype {
-        T::F32 => Some(Dtype::F32),
-        T::F16 => Some(Dtype::F16),
-        T::BF16 => Some(Dtype::BF16),
-        T::Q4_0 | T::Q4_1 | T::Q5_0 | T::Q5_1 | T::Q8_0 => Some(DEQUANTIZED),
-        T::Q2_K | T::Q3_K | T::Q4_K | T::Q5_K | T::Q6_K => Some(DEQUANTIZED),
-        T::IQ4_NL | T::IQ4_XS => Some(DEQUANTIZED),
-        _ => None,
-    }
+    Some(match TensorType::of(dtype)? {
+        TensorType::F32 => Dtype::F32,
+        TensorType::F16 => Dtype::F16,
+        TensorType::Bf16 => Dtype::BF16,
+        _ => DEQUANTIZED,
+    })
 }
 
 /// The entries of a tensor as planned, little-endian, row-major.
@@ -43,13 +39,11 @@ pub(super) fn decode(
     for row in 0..rows {
         let start = planned.source_row(row, rows) * stride;
         let row = &bytes[start..start + stride];
-        match info.dtype {
-            GgufType::F32 | GgufType::F16 | GgufType::BF16 => data.extend_from_slice(row),
-            dtype => dequantize_gguf_blocks::<F32Out, _>(row, dtype, columns, |block| {
-                data.extend_from_slice(block);
-                Ok(())
-            })
-            .map_err(|error| file.wrong_tensor(&info.name, format!("is damaged: {error}")))?,
+        match TensorType::of(info.dtype).filter(|dtype| !dtype.is_float()) {
+            None => data.extend_from_slice(row),
+            Some(dtype) => dtype.dequantize(row, columns, &mut data).map_err(|error| {
+                file.wrong_tensor::<GgufError>(&info.name, format!("is damaged: {error}"))
+            })?,
         }
     }
     let found = match spec.dtype {

@@ -12,6 +12,7 @@ use welore_burn::data::{DataError, TaskError};
 use welore_burn::eval::EvalError;
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
+use welore_burn::ggml::ContainerError;
 use welore_burn::gguf::GgufError;
 use welore_burn::model::{GenerateError, LoadError, SamplerError};
 use welore_burn::modules::PatternError;
@@ -108,6 +109,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         FormError => form,
         LoadError => load,
         GgufError => gguf,
+        ContainerError => container,
         CompressError => compress,
         CalibrationError => calibration,
         OwnTextError => own_text,
@@ -257,8 +259,7 @@ fn load(error: &LoadError) -> Option<Verdict> {
 fn gguf(error: &GgufError) -> Option<Verdict> {
     use GgufError as E;
     Some(match error {
-        E::Checkpoint(_) | E::File(_) | E::Interrupted(_) => return None,
-        E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
+        E::Checkpoint(_) | E::Container(_) | E::File(_) | E::Interrupted(_) => return None,
         E::Architecture { .. } => {
             Verdict::input("GGUF files of LLaMA 2 and 3, Mistral, Qwen2 and SmolLM2 are supported")
         }
@@ -271,6 +272,17 @@ fn gguf(error: &GgufError) -> Option<Verdict> {
         }
         _ => Verdict::input(None),
     })
+}
+
+fn container(error: &ContainerError) -> Option<Verdict> {
+    use ContainerError as E;
+    match error {
+        E::File(_) => None,
+        E::Header { .. } => {
+            Some(Verdict::input("the file is damaged or incomplete; download it again"))
+        }
+        _ => Some(Verdict::input(None)),
+    }
 }
 
 fn compress(error: &CompressError) -> Option<Verdict> {

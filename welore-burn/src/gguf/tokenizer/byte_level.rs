@@ -5,9 +5,9 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use super::super::error::GgufError;
-use super::super::file::GgufFile;
 use super::Parts;
 use super::vocabulary::Vocabulary;
+use crate::ggml::GgufFile;
 
 /// A way to split a text before merges, which llama.cpp knows by a name.
 struct Splitting {
@@ -72,7 +72,8 @@ pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Part
     let merges = file.needed(key, file.texts(key)?)?;
     let known: HashSet<&str> = vocabulary.iter().map(|(_, token)| token).collect();
     let pair = |merge: &String| {
-        let refuse = |why: &str| Err(file.wrong(key, format!("has an entry `{merge}`, {why}")));
+        let refuse =
+            |why: &str| Err(file.wrong::<GgufError>(key, format!("has an entry `{merge}`, {why}")));
         let Some((left, right)) = split_merge(merge) else { return refuse("which is not a pair") };
         // The tokenizers crate panics if the merged token is longer than all that it knows.
         let merged = [left, right].concat();

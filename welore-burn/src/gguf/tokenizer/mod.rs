@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 
 use self::vocabulary::{Kind, Vocabulary};
 use super::error::GgufError;
-use super::file::GgufFile;
 use crate::data::load_tokenizer;
+use crate::ggml::GgufFile;
 use crate::model::DecoderConfig;
 use crate::words::number_of;
 

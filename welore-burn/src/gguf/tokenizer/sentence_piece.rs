@@ -6,9 +6,9 @@ use std::collections::HashMap;
 use serde_json::{Value, json};
 
 use super::super::error::GgufError;
-use super::super::file::GgufFile;
 use super::Parts;
 use super::vocabulary::{Kind, SpecialTokens, Vocabulary};
+use crate::ggml::GgufFile;
 use crate::words::number_of;
 
 /// What SentencePiece writes for a space.

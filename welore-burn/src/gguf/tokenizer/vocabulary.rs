@@ -1,7 +1,7 @@
 use serde_json::{Map, Value};
 
 use super::super::error::GgufError;
-use super::super::file::GgufFile;
+use crate::ggml::GgufFile;
 use crate::words::number_of;
 
 /// The list of tokens.

@@ -7,7 +7,7 @@ use anamnesis::{
     parse_gguf_front_matter_from_reader_with_limits,
 };
 
-use super::error::GgufError;
+use super::error::ContainerError;
 use crate::files::MappedFile;
 
 /// The most bytes that metadata may take in memory; the largest vocabularies take a tenth of it.
@@ -16,7 +16,7 @@ const MOST_METADATA: u64 = 1 << 30;
 /// A GGUF file, memory-mapped. Its header was checked: every tensor lies within the file and
 /// none shares bytes with another.
 #[derive(Debug)]
-pub(super) struct GgufFile {
+pub(crate) struct GgufFile {
     path: PathBuf,
     map: MappedFile,
     metadata: HashMap<String, Value>,
@@ -24,12 +24,12 @@ pub(super) struct GgufFile {
 }
 
 impl GgufFile {
-    pub fn open(path: &Path) -> Result<Self, GgufError> {
-        let missing = || GgufError::Missing { path: path.into() };
+    pub fn open(path: &Path) -> Result<Self, ContainerError> {
+        let missing = || ContainerError::Missing { path: path.into() };
         if !path.is_file() {
             return Err(missing());
         }
-        let broken = |reason| GgufError::Header { path: path.into(), reason };
+        let broken = |reason| ContainerError::Header { path: path.into(), reason };
         let map = MappedFile::open(path)?.ok_or_else(missing)?;
         let limits = ParseLimits::default().with_max_total_bytes(MOST_METADATA);
         // Not the library's own memory map, which reads all pages of the file at once.
@@ -67,20 +67,20 @@ impl GgufFile {
     }
 
     /// Checks that nobody has written to the file since it was opened.
-    pub fn check_unchanged(&self) -> Result<(), GgufError> {
+    pub fn check_unchanged(&self) -> Result<(), ContainerError> {
         Ok(self.map.check_unchanged()?)
     }
 
-    pub fn text(&self, key: &str) -> Result<Option<&str>, GgufError> {
+    pub fn text(&self, key: &str) -> Result<Option<&str>, ContainerError> {
         self.get(key, "a string", Value::as_string)
     }
 
-    pub fn flag(&self, key: &str) -> Result<Option<bool>, GgufError> {
+    pub fn flag(&self, key: &str) -> Result<Option<bool>, ContainerError> {
         self.get(key, "true or false", Value::as_bool)
     }
 
     /// A whole number that is not negative, of any width.
-    pub fn integer(&self, key: &str) -> Result<Option<u64>, GgufError> {
+    pub fn integer(&self, key: &str) -> Result<Option<u64>, ContainerError> {
         self.get(key, "a whole number", |value| match value {
             Value::U8(x) => Some(u64::from(*x)),
             Value::U16(x) => Some(u64::from(*x)),
@@ -96,7 +96,7 @@ impl GgufFile {
 
     /// A finite number. An f32 is read as the shortest decimal that rounds to it, which is what the
     /// model's own configuration had: 1e-5, not 9.999999747378752e-6.
-    pub fn number(&self, key: &str) -> Result<Option<f64>, GgufError> {
+    pub fn number(&self, key: &str) -> Result<Option<f64>, ContainerError> {
         let read = |value: &Value| match value {
             Value::F32(x) => x.to_string().parse::<f64>().ok().filter(|x| x.is_finite()),
             Value::F64(x) => Some(*x).filter(|x| x.is_finite()),
@@ -105,31 +105,31 @@ impl GgufFile {
         self.get(key, "a finite number", read)
     }
 
-    pub fn texts(&self, key: &str) -> Result<Option<&[String]>, GgufError> {
+    pub fn texts(&self, key: &str) -> Result<Option<&[String]>, ContainerError> {
         self.array(key, "a list of strings", Array::as_string_slice)
     }
 
-    pub fn integers(&self, key: &str) -> Result<Option<&[i32]>, GgufError> {
+    pub fn integers(&self, key: &str) -> Result<Option<&[i32]>, ContainerError> {
         self.array(key, "a list of whole numbers", Array::as_i32_slice)
     }
 
-    pub fn numbers(&self, key: &str) -> Result<Option<&[f32]>, GgufError> {
+    pub fn numbers(&self, key: &str) -> Result<Option<&[f32]>, ContainerError> {
         self.array(key, "a list of numbers", Array::as_f32_slice)
     }
 
     /// The value of a key that every file of this kind must have.
-    pub fn needed<T>(&self, key: &str, value: Option<T>) -> Result<T, GgufError> {
+    pub fn needed<T>(&self, key: &str, value: Option<T>) -> Result<T, ContainerError> {
         value.ok_or_else(|| self.wrong(key, "is missing".into()))
     }
 
     /// An error about the value of a key.
-    pub fn wrong(&self, key: &str, reason: String) -> GgufError {
-        GgufError::Metadata { path: self.path.clone(), key: key.into(), reason }
+    pub fn wrong<E: From<ContainerError>>(&self, key: &str, reason: String) -> E {
+        ContainerError::Metadata { path: self.path.clone(), key: key.into(), reason }.into()
     }
 
     /// An error about a tensor.
-    pub fn wrong_tensor(&self, tensor: &str, reason: String) -> GgufError {
-        GgufError::Tensor { path: self.path.clone(), tensor: tensor.into(), reason }
+    pub fn wrong_tensor<E: From<ContainerError>>(&self, tensor: &str, reason: String) -> E {
+        ContainerError::Tensor { path: self.path.clone(), tensor: tensor.into(), reason }.into()
     }
 
     fn get<'a, T>(
@@ -137,7 +137,7 @@ impl GgufFile {
         key: &str,
         what: &str,
         read: impl FnOnce(&'a Value) -> Option<T>,
-    ) -> Result<Option<T>, GgufError> {
+    ) -> Result<Option<T>, ContainerError> {
         match self.metadata.get(key) {
             None => Ok(None),
             Some(value) => match read(value) {
@@ -152,7 +152,7 @@ impl GgufFile {
         key: &str,
         what: &str,
         read: impl FnOnce(&'a Array) -> Option<&'a T>,
-    ) -> Result<Option<&'a T>, GgufError> {
+    ) -> Result<Option<&'a T>, ContainerError> {
         self.get(key, what, |value| value.as_array().and_then(read))
     }
 }

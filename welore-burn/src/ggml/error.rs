@@ -1,0 +1,60 @@
+use std::path::PathBuf;
+
+use crate::files::FileError;
+
+/// Why a GGUF file cannot be read or written, whatever is in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ContainerError {
+    /// A file cannot be read or written.
+    #[error("{0}")]
+    File(#[from] FileError),
+    /// There is no such file.
+    #[error("{path}: no such file", path = path.display())]
+    Missing {
+        /// Where it was expected.
+        path: PathBuf,
+    },
+    /// A file that is truncated, damaged or not a GGUF file.
+    #[error("{path}: not a valid GGUF file: {reason}", path = path.display())]
+    Header {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message.
+        reason: String,
+    },
+    /// A metadata value that is missing, impossible or not supported.
+    #[error("{path}: `{key}` {reason}", path = path.display())]
+    Metadata {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// What is wrong with its value.
+        reason: String,
+    },
+    /// A tensor that is missing, unknown, or not of the shape that the metadata asks for.
+    #[error("{path}: tensor `{tensor}` {reason}", path = path.display())]
+    Tensor {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A tensor that no file can hold like this.
+    #[error("tensor `{tensor}` {reason}")]
+    Unwritable {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        reason: String,
+    },
+    /// Metadata that no file can hold.
+    #[error("metadata cannot be written: {reason}")]
+    Values {
+        /// The writer's message.
+        reason: String,
+    },
+}

@@ -1,0 +1,17 @@
+//! The files of llama.cpp, GGUF: metadata and tensors, whatever they describe.
+//!
+//! The anamnesis crate reads headers, writes metadata and dequantizes: it checks every count, length
+//! and range against the file before it allocates, its kernels are tested against ggml's own, and
+//! it brings no other crates. candle-core and pmetal-gguf bring many more, ggus and rlx-gguf trust
+//! the counts or the alignment in a header, and gguf-rs-lib dequantizes nothing.
+
+mod error;
+mod file;
+mod tensor_type;
+mod writer;
+
+pub use anamnesis::{GgufMetadataArray as Values, GgufMetadataValue as Value};
+pub use error::ContainerError;
+pub(crate) use file::GgufFile;
+pub use tensor_type::TensorType;
+pub use writer::{GgufLayout, GgufTensorSpec, GgufWriter};
