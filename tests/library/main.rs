@@ -9,6 +9,7 @@ mod compress;
 mod convert;
 mod decoder;
 mod files;
+mod frontier;
 mod fuzzed;
 mod gguf;
 mod gradients;

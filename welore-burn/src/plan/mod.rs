@@ -5,6 +5,7 @@
 //! or minimizing the sum of losses within a budget.
 
 mod cost;
+mod frontier;
 mod limits;
 mod plan_file;
 mod policy;
@@ -15,6 +16,7 @@ mod table;
 mod target;
 
 pub use cost::ExpectedSpeed;
+pub use frontier::{Point, least_loss};
 pub use limits::Constraint;
 pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};
 pub use policy::{Energy, Loss, PolicyReads, Probed, RankPolicy, Uniform, WeLore};

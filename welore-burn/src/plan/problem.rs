@@ -1,5 +1,6 @@
 //! The two ways to allocate ranks. A policy uses one of them.
 
+use super::frontier::{Point, least_loss};
 use super::target::{PlanError, PlanOptions, Target};
 use crate::forms::Form;
 use crate::spectrum::{MatrixSpectrum, Spectra};
@@ -98,58 +99,22 @@ impl RankProblem<'_> {
     ) -> Result<Allocation, PlanError> {
         let losses = self.by_rank("losses", losses)?;
         let fixed = self.fixed()?;
-        let curve = |(index, spectrum): (usize, &MatrixSpectrum)| match fixed[index] {
-            Some(choice) => Curve::fixed(spectrum, choice, self.options),
-            None => Curve::new(spectrum, &losses[index], self.options),
-        };
-        let curves: Vec<Curve> = self.spectra.matrices.iter().enumerate().map(curve).collect();
-        let budget = self.budget();
-        let mut spent: u64 = curves.iter().map(|curve| curve.points[0].cost).sum();
-        if spent > budget {
-            return Err(self.out_of_reach(spent, &fixed));
-        }
-        // Steps along the lower convex hulls, largest gain per cost first.
-        let mut steps: Vec<(f64, usize, usize)> = Vec::new();
-        for (index, curve) in curves.iter().enumerate() {
-            for (step, pair) in curve.hull.windows(2).enumerate() {
-                let (from, to) = (&curve.points[pair[0]], &curve.points[pair[1]]);
-                let gain = (from.loss - to.loss) / (to.cost - from.cost) as f64;
-                steps.push((gain, index, step));
-            }
-        }
+        let matrices = self.spectra.matrices.iter().enumerate();
+        let curves: Vec<Vec<(Point, Choice)>> = matrices
+            .map(|(index, spectrum)| match fixed[index] {
+                Some(choice) => {
+                    let cost = self.options.cost(spectrum, choice.form);
+                    vec![(Point { cost, loss: 0.0 }, choice)]
+                }
+                None => curve(spectrum, &losses[index], self.options),
+            })
+            .collect();
+        let points: Vec<Vec<Point>> =
+            curves.iter().map(|curve| curve.iter().map(|(point, _)| *point).collect()).collect();
         let name = |index: usize| &self.spectra.matrices[index].name;
-        steps.sort_by(|a, b| {
-            let ties = || name(a.1).cmp(name(b.1)).then(a.2.cmp(&b.2));
-            b.0.total_cmp(&a.0).then_with(ties)
-        });
-        let mut at: Vec<usize> = curves.iter().map(|curve| curve.hull[0]).collect();
-        // The matrices with a step that did not fit, in the order of these steps.
-        let mut stopped: Vec<usize> = Vec::new();
-        let mut is_stopped = vec![false; curves.len()];
-        for (_, index, step) in steps {
-            if is_stopped[index] {
-                continue;
-            }
-            let (from, to) = (curves[index].hull[step], curves[index].hull[step + 1]);
-            let more = curves[index].points[to].cost - curves[index].points[from].cost;
-            if spent + more > budget {
-                // Other matrices may have smaller steps.
-                is_stopped[index] = true;
-                stopped.push(index);
-                continue;
-            }
-            spent += more;
-            at[index] = to;
-        }
-        // The rest of the budget goes to parts of the steps that were too large.
-        for index in stopped {
-            let (points, from) = (&curves[index].points, at[index]);
-            let most = budget - spent + points[from].cost;
-            let to = points.iter().rposition(|point| point.cost <= most).unwrap_or(from);
-            spent += points[to].cost - points[from].cost;
-            at[index] = to;
-        }
-        let choices = curves.iter().zip(at).map(|(curve, at)| curve.points[at].choice).collect();
+        let chosen = least_loss(&points, self.budget(), |a, b| name(a).cmp(name(b)))
+            .map_err(|least| self.out_of_reach(least, &fixed))?;
+        let choices = curves.iter().zip(chosen).map(|(curve, at)| curve[at].1).collect();
         Ok(Allocation { choices, threshold: None, min_ratio: None })
     }
 
@@ -340,59 +305,22 @@ impl Size {
     }
 }
 
-/// The loss of a matrix at every cost.
-struct Curve {
-    /// In order of increasing cost; the last one is dense, unless the form is fixed.
-    points: Vec<Point>,
-    /// Indices of the points on the lower convex hull, including the first and the last one.
-    hull: Vec<usize>,
-}
-
-#[derive(Clone, Copy)]
-struct Point {
-    cost: u64,
-    loss: f64,
-    choice: Choice,
-}
-
-impl Curve {
-    /// That of a matrix whose form is fixed, which has no other point.
-    fn fixed(spectrum: &MatrixSpectrum, choice: Choice, options: &PlanOptions) -> Self {
-        let cost = options.cost(spectrum, choice.form);
-        Self { points: vec![Point { cost, loss: 0.0, choice }], hull: vec![0] }
-    }
-
-    fn new(spectrum: &MatrixSpectrum, losses: &[f64], options: &PlanOptions) -> Self {
-        let full = spectrum.full_rank();
-        let dense = options.cost(spectrum, Form::dense());
-        // A rank that costs as much as the dense matrix is useless. Where ranks are counted, factors
-        // may still be larger than the matrix, unless the limits forbid it.
-        let mut points: Vec<Point> = (1..full)
-            .filter(|rank| rank % options.rank_multiple == 0)
-            .filter_map(|rank| {
-                let form = options.factored_at(spectrum.shape, rank)?;
-                let cost = options.cost(spectrum, form);
-                Some(Point { cost, loss: losses[rank - 1], choice: Choice { rank, form } })
-            })
-            .take_while(|point| point.cost < dense)
-            .collect();
-        let choice = Choice { rank: full, form: Form::dense() };
-        points.push(Point { cost: dense, loss: 0.0, choice });
-        let mut hull: Vec<usize> = Vec::new();
-        for (number, point) in points.iter().enumerate() {
-            while let [.., a, b] = hull[..] {
-                let (a, b) = (&points[a], &points[b]);
-                let slope =
-                    |from: &Point, to: &Point| (from.loss - to.loss) / (to.cost - from.cost) as f64;
-                // The middle point is not below the line, so no price makes it the best.
-                if slope(a, b) <= slope(b, point) {
-                    hull.pop();
-                } else {
-                    break;
-                }
-            }
-            hull.push(number);
-        }
-        Self { points, hull }
-    }
+/// The loss of a matrix at every cost, in order of increasing cost; the last point is dense.
+fn curve(spectrum: &MatrixSpectrum, losses: &[f64], options: &PlanOptions) -> Vec<(Point, Choice)> {
+    let full = spectrum.full_rank();
+    let dense = options.cost(spectrum, Form::dense());
+    // A rank that costs as much as the dense matrix is useless. Where ranks are counted, factors may
+    // still be larger than the matrix, unless the limits forbid it.
+    let mut points: Vec<(Point, Choice)> = (1..full)
+        .filter(|rank| rank % options.rank_multiple == 0)
+        .filter_map(|rank| {
+            let form = options.factored_at(spectrum.shape, rank)?;
+            let cost = options.cost(spectrum, form);
+            Some((Point { cost, loss: losses[rank - 1] }, Choice { rank, form }))
+        })
+        .take_while(|(point, _)| point.cost < dense)
+        .collect();
+    let choice = Choice { rank: full, form: Form::dense() };
+    points.push((Point { cost: dense, loss: 0.0 }, choice));
+    points
 }
