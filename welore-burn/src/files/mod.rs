@@ -5,9 +5,9 @@
 //! journal of finished parts. [`MappedFile`] reads without copying, [`read_file`] reads files of
 //! bounded size and nothing else. This room knows neither tensors nor models.
 //!
-//! Nothing is replaced but files, empty directories and models. What a killed process leaves behind
-//! has the name of its target in its own, and is removed by the next one with that target; finished
-//! parts only by one that does its work.
+//! Nothing is replaced but files, empty directories, and models with nothing else in their
+//! directories. What a killed process leaves behind has the name of its target in its own, and is
+//! removed by the next one with that target; finished parts only by one that does its work.
 
 mod deliver;
 mod error;
@@ -15,6 +15,7 @@ mod exchange;
 mod journal;
 mod lock;
 mod mapped;
+mod model_dir;
 mod output;
 mod partial;
 mod place;
@@ -26,6 +27,7 @@ mod write;
 pub use error::FileError;
 pub(crate) use journal::Journal;
 pub use mapped::MappedFile;
+pub use model_dir::check_beside_models;
 pub use output::OutputDir;
 pub use place::is_within;
 pub(crate) use read::check_fetched;

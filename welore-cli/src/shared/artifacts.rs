@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use welore_burn::checkpoint::check_companions;
 use welore_burn::files::{
-    LARGEST_ARTIFACT, OutputDir, check_writable, is_within, read_file, write_file,
+    LARGEST_ARTIFACT, OutputDir, check_beside_models, check_writable, is_within, read_file, write_file,
 };
 
 use crate::failure::WrongInput;
@@ -33,9 +33,9 @@ pub fn write_artifact(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Checks that an output directory neither is nor contains the model, which would be replaced while
-/// it is read, that it is not in the Hub's cache, and that what goes with the model can be copied.
+/// it is read, that its place may hold a directory, and that what goes with the model can be copied.
 pub fn check_output(output: &Path, model: &Path) -> Result<()> {
-    models::check_outside_cache(output)?;
+    check_place(output)?;
     check_companions(model)?;
     // Directories that are not models are refused elsewhere, with a plainer message.
     if output.join("config.json").is_file() && is_within(model, output) {
@@ -43,6 +43,12 @@ pub fn check_output(output: &Path, model: &Path) -> Result<()> {
         return Err(WrongInput::with_hint(message, "give another output directory").into());
     }
     Ok(())
+}
+
+/// Checks that a directory to be made is not in the Hub's cache or inside a model.
+pub fn check_place(output: &Path) -> Result<()> {
+    models::check_outside_cache(output)?;
+    Ok(check_beside_models(output)?)
 }
 
 /// Checks that the file system of an output has room for this many bytes, before any work is done for

@@ -182,6 +182,13 @@ fn file(error: &FileError) -> Option<Verdict> {
         | E::MountPoint { .. }
         | E::WorkingDirectory { .. }
         | E::InputInside { .. } => Verdict::input("give another directory"),
+        E::OutputHolds { .. } => Verdict::input(
+            "move it away, or give another directory; runs and models go beside a model directory, \
+             not into it",
+        ),
+        E::InsideModel { .. } => Verdict::input(
+            "give a directory beside the model: one inside it would go when the model is replaced",
+        ),
         E::NoParent { .. } | E::Unnamed { .. } => {
             Verdict::input("give the path of a file to write")
         }

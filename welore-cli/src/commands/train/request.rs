@@ -1,6 +1,6 @@
 //! The request for a new run, with all checks that take little time.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use welore_burn::data::read_documents;
@@ -16,6 +16,7 @@ use super::scratch::described_in;
 use crate::args::{OptionsArgs, RANK_OPTIONS, TrainArgs, TrainStartArgs, Typed, rule};
 use crate::failure::WrongInput;
 use crate::models;
+use crate::shared::artifacts::check_place;
 use crate::shared::effects::min_ratio;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::check_patterns;
@@ -44,7 +45,9 @@ impl Request {
     /// Checks the arguments of a new run, and reads its data.
     pub fn check(args: &TrainArgs, typed: &Typed) -> Result<Self> {
         let start = &args.start;
-        models::check_outside_cache(start.output.as_deref().unwrap_or(Path::new("")))?;
+        if let Some(output) = &start.output {
+            check_place(output)?;
+        }
         let Some(model) = &start.model else { unreachable!("clap asks for MODEL") };
         let source = source_of(start)?;
         let options = start.options.over(&defaults(start));
