@@ -81,9 +81,10 @@ pub struct CompareArgs {
         help_heading = "Evaluation"
     )]
     pub windows: usize,
-    /// Tokens per window
-    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Evaluation")]
-    pub seq_len: usize,
+    /// Tokens per window of the texts
+    /// [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    pub seq_len: Option<usize>,
     /// Which matrices are factored, and which ranks they may have.
     #[command(flatten)]
     pub ranks: RankArgs,

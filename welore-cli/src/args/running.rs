@@ -44,14 +44,9 @@ pub struct EvalArgs {
     )]
     pub data: Option<PathBuf>,
     /// Tokens per window of the text
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 512,
-        conflicts_with = "task",
-        help_heading = "Evaluation"
-    )]
-    pub seq_len: usize,
+    /// [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", conflicts_with = "task", help_heading = "Evaluation")]
+    pub seq_len: Option<usize>,
     /// Maximum number of windows or examples to use [default: all]
     #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
     pub windows: Option<usize>,

@@ -28,7 +28,8 @@ pub struct TrainArgs {
     /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Exit with code 3 at the end if no evaluation was better than that of the start
+    /// Exit with code 3 at the end if no evaluation was better than that of the start; the run
+    /// remembers this when it is resumed
     #[arg(long, help_heading = "Evaluation")]
     pub must_improve: bool,
     /// Show what would be trained, on what, and the time and memory that it is expected to take:
@@ -149,7 +150,8 @@ pub struct OptionsArgs {
     /// What is trained; the rest is frozen [default: lrc; full with --from-scratch]
     #[arg(long, value_parser = named::<Trainable>())]
     pub trainable: Option<Trainable>,
-    /// Tokens per window, or maximum tokens per example [default: 1024; 512 for tasks]
+    /// Tokens per window, or maximum tokens per example [default: 1024, 512 for tasks, or the
+    /// model's context if that is shorter]
     #[arg(long, value_name = "N")]
     pub seq_len: Option<usize>,
     /// Windows or examples per batch [default: 4; 8 for tasks]

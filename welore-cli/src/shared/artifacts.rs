@@ -5,7 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use welore_burn::checkpoint::check_companions;
 use welore_burn::files::{
-    LARGEST_ARTIFACT, OutputDir, check_beside_models, check_writable, is_within, read_file, write_file,
+    LARGEST_ARTIFACT, OutputDir, check_beside_models, check_writable, is_within, read_file,
+    write_file,
 };
 
 use crate::failure::WrongInput;

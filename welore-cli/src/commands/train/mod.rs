@@ -89,12 +89,16 @@ fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     if let Some(extension) = extension {
         (run, told) = (extension.run, Some(extension.told));
     }
+    let wishes = args.must_improve && run.options.evaluates() && !run.must_improve;
+    run.must_improve |= wishes;
     let run = Run { args, dir, run, compute, extension: told };
     let (training, inputs) = run.open(inputs)?;
     if run.extension.is_some() {
         // A run that is killed from here on is an extended one.
         finish::keep_track(dir)?;
         forget_summary(dir)?;
+    }
+    if run.extension.is_some() || wishes {
         run.run.write(dir)?;
     }
     run.train(training, inputs)
@@ -182,7 +186,7 @@ impl Run<'_> {
             }
             add_run(page, dir)
         })?;
-        finish::report(args, &training, &model)
+        finish::report(args, run, &training, &model)
     }
 
     fn take_steps<M: LanguageModel>(

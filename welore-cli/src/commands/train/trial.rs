@@ -9,7 +9,7 @@ use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::TokenRows;
 use welore_burn::files::FileError;
-use welore_burn::model::{LanguageModel, read_config};
+use welore_burn::model::LanguageModel;
 use welore_burn::progress::{Interrupted, Progress};
 use welore_burn::train::{Evaluated, TrainError, TrainOptions, Trainable, Training, TrainingEvent};
 
@@ -94,7 +94,7 @@ pub fn try_out(
 /// first, which is not larger than the given one.
 fn room(args: &TrainArgs, request: &Request) -> Result<u64> {
     if args.start.from_scratch {
-        let bytes = read_config(&request.model)?.parameters().saturating_mul(2 * PARAMETER);
+        let bytes = request.config.parameters().saturating_mul(2 * PARAMETER);
         return Ok(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
     let bytes = Checkpoint::open(&request.model)?.bytes();
