@@ -131,8 +131,8 @@ pub struct GoalsArgs {
     /// The same, but only ranks of factored matrices count: the paper's ERR
     #[arg(long, value_name = "SHARES", value_delimiter = ',', allow_negative_numbers = true)]
     pub err_applied: Vec<f64>,
-    /// Carry out the plans in these files as well, separated by commas, each in the norm that it
-    /// was made in
+    /// Carry out the plans in these files or compressed model directories as well, separated by
+    /// commas, each in the norm that it was made in
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     pub plan: Vec<PathBuf>,
 }

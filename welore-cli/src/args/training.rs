@@ -76,7 +76,7 @@ pub struct TrainStartArgs {
         help_heading = "Run"
     )]
     pub output: Option<PathBuf>,
-    /// Compress the dense model with this plan first
+    /// Compress the dense model first, with the plan in this file or compressed model directory
     #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "err_applied", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude"], help_heading = "Target")]
     pub plan: Option<PathBuf>,
     /// How far the dense model is compressed first.
