@@ -303,7 +303,7 @@ fn dry_run_of_train_tells_what_the_run_would_be() {
     sandbox.refuses(&short.replace("--err 0.8 ", "--dry-run "), "nothing to train");
     let large = short.replace("--batch-size 2", "--batch-size 100000");
     sandbox.refuses(&format!("{large} --dry-run"), "story.txt");
-    sandbox.misused("train --resume a --dry-run", "--dry-run");
+    sandbox.refuses("train --resume model --dry-run", "run.json");
 }
 
 /// The data embedded in a page.

@@ -202,6 +202,31 @@ fn a_second_text_is_watched_and_decides_nothing() {
 }
 
 #[test]
+fn dry_run_of_a_resumed_run_tells_what_is_left_of_it() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(SHORT);
+    sandbox.remove("run/tokens");
+    let before = sandbox.contents();
+    let told = sandbox.json("train --resume run --dry-run --json");
+    assert_eq!((&told["step"], &told["steps_left"]), (&json!(8), &json!(0)));
+    assert!(told["expected_seconds"].is_null(), "{told}");
+    let longer = "train --resume run --steps 16 --dry-run";
+    let told = sandbox.json(&format!("{longer} --json"));
+    assert_eq!((&told["step"], &told["steps_left"]), (&json!(8), &json!(8)));
+    assert!(told["extension"].as_str().unwrap().contains("from 8 to 16 steps"), "{told}");
+    assert!(told["expected_seconds"].as_f64().unwrap() > 0.0, "{told}");
+    let said = sandbox.gives(longer).stdout;
+    assert!(said.starts_with("run: 8 steps left of 16, after step 8\n"), "{said}");
+    assert!(said.contains("\nextending the run from 8 to 16 steps, with the cosine "), "{said}");
+    assert!(said.ends_with("steps tried here\n"), "{said}");
+    assert!(sandbox.contents() == before, "something was left behind");
+    // What the run itself would refuse is refused.
+    sandbox.refuses("train --resume run --dry-run --lr 1", "--lr");
+    sandbox.refuses("train --resume run --dry-run --steps 4", "--steps 4");
+    sandbox.misused("train --resume run --dry-run --report page.html", "--report");
+}
+
+#[test]
 fn a_finished_run_is_extended_and_its_steps_stay() {
     let sandbox = Sandbox::new();
     sandbox.gives(&format!("{SHORT} --track-gradients 2"));

@@ -32,9 +32,10 @@ pub struct TrainArgs {
     /// remembers this when it is resumed
     #[arg(long, help_heading = "Evaluation")]
     pub must_improve: bool,
-    /// Show what would be trained, on what, and the time and memory that it is expected to take:
-    /// tries a few steps with temporary files, and writes nothing else but the cache of spectra
-    #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
+    /// Show what would be trained, on what, and the time and memory that it is expected to take;
+    /// with --resume, for the steps that are left. Tries a few steps with temporary files, and
+    /// writes nothing else but the cache of spectra
+    #[arg(long, help_heading = "Run", conflicts_with = "report")]
     pub dry_run: bool,
     /// The page of the results.
     #[command(flatten)]
