@@ -1,10 +1,13 @@
-//! What may be in a model directory that is replaced, and what may not be made in one.
+//! What may be in a model directory that is replaced, what may not be made in one, and whose an
+//! output is.
 
 use std::fs;
 use std::path::Path;
 
 use tempfile::tempdir;
-use welore_burn::files::{FileError, OutputDir, check_beside_models};
+use welore_burn::files::{
+    FileClaim, FileError, OutputDir, check_beside_models, replaced_file, write_file,
+};
 
 fn make_model(dir: &Path) {
     fs::create_dir_all(dir).unwrap();
@@ -73,5 +76,42 @@ fn places_inside_models_are_recognized_by_where_they_lead() {
         std::os::unix::fs::symlink("model", at("link")).unwrap();
         let error = check_beside_models(at("link/run")).unwrap_err();
         assert!(matches!(&error, FileError::InsideModel { model, .. } if *model == at("link")));
+    }
+}
+
+#[test]
+fn a_file_is_claimed_by_one_at_a_time_and_nothing_is_left() {
+    let home = tempdir().unwrap();
+    let path = home.path().join("plan.json");
+    let claim = FileClaim::take(&path).unwrap();
+    let error = FileClaim::take(&path).unwrap_err();
+    assert!(matches!(&error, FileError::OutputBusy { path: busy } if *busy == path), "{error}");
+    drop(FileClaim::take(home.path().join("other.json")).unwrap());
+    // Writing needs no claim, and sweeps none.
+    write_file(&path, b"{}").unwrap();
+    assert!(FileClaim::take(&path).is_err());
+    drop(claim);
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+
+    // One that a killed process left is taken over.
+    fs::write(home.path().join(".plan.json.welore-writer"), "").unwrap();
+    drop(FileClaim::take(&path).unwrap());
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 1);
+    let error = FileClaim::take(home.path().join("nowhere/plan.json")).unwrap_err();
+    assert!(matches!(error, FileError::NoParent { .. }), "{error}");
+}
+
+#[test]
+fn what_would_be_replaced_is_found_at_the_end_of_links() {
+    let home = tempdir().unwrap();
+    let at = |name: &str| home.path().join(name);
+    assert_eq!(replaced_file(at("new")).unwrap(), None);
+    fs::write(at("old"), "x").unwrap();
+    assert_eq!(replaced_file(at("old")).unwrap(), Some(at("old")));
+    #[cfg(unix)]
+    {
+        std::os::unix::fs::symlink("old", at("link")).unwrap();
+        assert_eq!(replaced_file(at("link")).unwrap(), Some(at("old")));
+        assert_eq!(replaced_file("/dev/null").unwrap(), None);
     }
 }

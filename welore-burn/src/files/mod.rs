@@ -9,6 +9,7 @@
 //! directories. What a killed process leaves behind has the name of its target in its own, and is
 //! removed by the next one with that target; finished parts only by one that does its work.
 
+mod claim;
 mod deliver;
 mod error;
 mod exchange;
@@ -24,12 +25,13 @@ mod staged;
 mod temporary;
 mod write;
 
+pub use claim::FileClaim;
 pub use error::FileError;
 pub(crate) use journal::Journal;
 pub use mapped::MappedFile;
 pub use model_dir::check_beside_models;
 pub use output::OutputDir;
-pub use place::is_within;
+pub use place::{is_within, replaced_file};
 pub(crate) use read::check_fetched;
 pub use read::{
     LARGEST_ARTIFACT, LARGEST_COMPANION, LARGEST_CONFIG, LARGEST_INDEX, LARGEST_PLAN, LARGEST_TEXT,

@@ -10,16 +10,16 @@ use welore_burn::spectrum::Spectra;
 
 use crate::args::ReportArgs;
 use crate::failure::WrongInput;
+use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, in_file, read_artifact};
-use crate::shared::inputs::check_apart;
 use crate::shared::page::{add_run, compared_models, new_page};
 use crate::shared::planning::plan_in;
 
 /// Runs the command.
 pub fn run(args: ReportArgs) -> Result<()> {
-    check_artifact(Some(&args.output))?;
     let files = [&args.spectra, &args.plan, &args.compare].into_iter().flatten();
-    check_apart(Some(&args.output), files.chain(&args.run).map(|path| path.as_path()))?;
+    let inputs = files.chain(&args.run).map(|path| path.as_path());
+    check_artifact(Some(&args.output), Artifact::Page, inputs)?;
     let mut report = new_page(args.title.as_deref().unwrap_or("Low-rank compression"));
     if let Some(path) = &args.spectra {
         report.spectra(&in_file(Spectra::from_json(&read_artifact(path)?), path)?);

@@ -194,7 +194,7 @@ fn file(error: &FileError) -> Option<Verdict> {
         }
         E::NotAFile { .. } => Verdict::input("give the path of a regular file"),
         E::Changed { .. } => Verdict::failed("let the file be finished first, then run this again"),
-        E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another directory"),
+        E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another output"),
         E::NotLockable { .. } => {
             Verdict::input("if no other process is writing this output, remove that file")
         }
