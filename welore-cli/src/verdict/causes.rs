@@ -402,9 +402,6 @@ fn train(error: &TrainError) -> Option<Verdict> {
         E::Option { name: "eval_every", .. } => {
             Verdict::input("give --eval-text FILE, or --eval-every 0")
         }
-        E::Option { name: "patience", .. } => {
-            Verdict::input("give --eval-text FILE, or for a task --eval-every N")
-        }
         E::TooFewRows { .. } => {
             Verdict::input("use more data, or a smaller --batch-size, --accumulate or --seq-len")
         }
