@@ -424,7 +424,7 @@ pub struct CompressArgs {
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,
-    /// Replace the output directory if it is a model directory
+    /// Replace the output directory if it is a model directory with nothing else in it
     #[arg(long, help_heading = "Output")]
     pub force: bool,
     /// Measure and plan, but only show what would be written

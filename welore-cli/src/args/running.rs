@@ -119,7 +119,7 @@ pub struct ExportArgs {
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,
-    /// Replace the output directory if it is a model directory
+    /// Replace the output directory if it is a model directory with nothing else in it
     #[arg(long, help_heading = "Output")]
     pub force: bool,
     /// Show what would be written, without writing anything
