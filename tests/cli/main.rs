@@ -28,6 +28,7 @@ mod odd_files;
 mod outputs;
 mod own_text;
 mod pipeline;
+mod places;
 mod printing;
 mod resuming;
 mod settings;

@@ -279,6 +279,18 @@ fn dry_run_of_train_tells_what_the_run_would_be() {
         let settings = sandbox.json_file(&format!("{run}/run.json"))["settings"].clone();
         assert_eq!(told["settings"], settings, "{options}");
     }
+    let evaluated = format!("{short} --eval-text story.txt --eval-windows 2 --must-improve");
+    let said =
+        sandbox.gives(&format!("{evaluated} --trainable galore --galore-rank 2 --dry-run")).stdout;
+    for used in ["galore-rank", "eval-text", "eval-seq-len", "eval-windows", "must-improve"] {
+        let is_of_it = |line: &str| line.split_whitespace().next() == Some(used);
+        assert!(said.lines().any(is_of_it), "{used}: {said}");
+    }
+    assert!(!said.contains("lora") && !said.contains("watch-text"), "{said}");
+    let said = sandbox.gives(&format!("{short} --schedule constant --dry-run")).stdout;
+    for idle in ["lora", "galore", "lr-floor", "eval-text", "must-improve"] {
+        assert!(!said.contains(idle), "{idle}: {said}");
+    }
     let epochs = short.replace("--steps 1", "--epochs 2").replace("-o run", "-o e");
     let told = dry(&sandbox, &epochs);
     let (rows, steps) = (told["rows"].as_u64().unwrap(), told["settings"]["steps"].as_u64());
@@ -291,7 +303,7 @@ fn dry_run_of_train_tells_what_the_run_would_be() {
     sandbox.refuses(&short.replace("--err 0.8 ", "--dry-run "), "nothing to train");
     let large = short.replace("--batch-size 2", "--batch-size 100000");
     sandbox.refuses(&format!("{large} --dry-run"), "story.txt");
-    sandbox.misused("train --resume a --dry-run", "--dry-run");
+    sandbox.refuses("train --resume model --dry-run", "run.json");
 }
 
 /// The data embedded in a page.

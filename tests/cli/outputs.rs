@@ -340,7 +340,7 @@ fn cache_that_cannot_be_written_is_no_failure() {
 #[test]
 fn artifact_is_replaced_whole() {
     let sandbox = Sandbox::new();
-    sandbox.write("plan.json", "x".repeat(1_000_000));
+    sandbox.write("plan.json", format!("{{\"format\": \"welore-plan\"{}", " ".repeat(1_000_000)));
     sandbox.gives("plan model --err 0.5 -o plan.json");
     sandbox.gives("compress model --plan plan.json -o low");
 }

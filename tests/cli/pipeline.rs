@@ -237,3 +237,21 @@ fn other_architectures_and_shards_go_the_same_road() {
         }
     }
 }
+
+/// A compressed model holds its plan.
+#[test]
+fn the_plan_of_a_compressed_model_is_carried_out_again() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("compress model --err 0.5 -o low");
+    sandbox.gives("compress model --plan low -o again");
+    let weights = |dir: &str| sandbox.read(&format!("{dir}/model.safetensors"));
+    assert!(weights("low") == weights("again"));
+    let tuned = "--text story.txt --seq-len 32 --batch-size 1 --steps 1 --warmup 0 -o run";
+    sandbox.gives(&format!("train model --plan low {tuned}"));
+    assert!(weights("low") == weights("run/base"));
+    let row =
+        sandbox.json("compare model --text story.txt --seq-len 64 --windows 1 --plan low --json");
+    assert_eq!(row["rows"].as_array().unwrap().len(), 2);
+    sandbox.refuses("compress model --plan model -o out", "model: this directory has no plan");
+    sandbox.refuses("compress model --plan low -o low --force", "low");
+}

@@ -30,6 +30,12 @@ fn weights(sandbox: &Sandbox, run: &str) -> Vec<u8> {
     sandbox.read(&format!("{run}/model/model.safetensors"))
 }
 
+/// Examples of a task, each of them another one.
+fn sums() -> String {
+    let sum = |n: u32| json!({ "prompt": format!("{n} + 1 ="), "response": (n + 1).to_string() });
+    (0..40).map(|n| format!("{}\n", sum(n))).collect()
+}
+
 #[test]
 fn a_run_that_does_not_improve_the_model_says_so_and_can_fail() {
     let sandbox = Sandbox::new();
@@ -47,10 +53,75 @@ fn a_run_that_does_not_improve_the_model_says_so_and_can_fail() {
     let before = perplexity(&sandbox, "model", options);
     assert!((perplexity(&sandbox, "run/model", options) / before - 1.0).abs() < 1e-6);
 
-    let again = sandbox.run("train --resume run --must-improve");
-    assert_eq!(again.code, Some(3), "{again:?}");
-    let told = sandbox.gives("train --resume run").stdout;
-    assert!(told.contains("no evaluation was better than that of the start"), "{told}");
+    // The run remembers what was asked of it, and hears it again.
+    for line in ["train --resume run", "train --resume run --must-improve"] {
+        let again = sandbox.run(line);
+        assert_eq!(again.code, Some(3), "{again:?}");
+        let told = again.stdout;
+        assert!(told.contains("no evaluation was better than that of the start"), "{told}");
+    }
+}
+
+#[test]
+fn a_run_can_be_made_to_improve_when_it_is_resumed() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(&format!("{SPOILED} {EVALUATED}"));
+    sandbox.gives("train --resume run");
+    for line in ["train --resume run --must-improve", "train --resume run"] {
+        assert_eq!(sandbox.run(line).code, Some(3), "{line}");
+    }
+    assert_eq!(sandbox.json_file("run/run.json")["must_improve"], true);
+}
+
+/// What is missing is a text, or how often.
+#[test]
+fn options_on_evaluations_name_the_one_that_is_missing() {
+    let sandbox = Sandbox::new();
+    sandbox.write("sums.jsonl", sums());
+    let task = SHORT.replace("--text story.txt", "--task jsonl --data sums.jsonl");
+    for option in ["--must-improve", "--eval-windows 2", "--watch-text story.txt", "--patience 2"] {
+        for (line, missing) in [
+            (SHORT.to_string(), "hint: give --eval-text FILE"),
+            (format!("{SHORT} --eval-every 0"), "hint: give --eval-text FILE"),
+            (format!("{SHORT} --eval-text story.txt --eval-every 0"), "--eval-every 0"),
+            (task.clone(), "hint: give --eval-every N"),
+        ] {
+            let outcome = sandbox.run(&format!("{line} {option}"));
+            let name = option.split(' ').next().unwrap();
+            assert_eq!(outcome.code, Some(2), "{outcome:?}");
+            let is_named = outcome.stderr.contains(name) || missing == "--eval-every 0";
+            assert!(is_named && outcome.stderr.contains(missing), "{line} {option}: {outcome:?}");
+        }
+    }
+}
+
+#[test]
+fn windows_are_by_default_no_longer_than_the_context() {
+    let sandbox = Sandbox::new();
+    let limit = |config: &mut Value| config["max_position_embeddings"] = 48.into();
+    sandbox.edit_json("model/config.json", limit);
+    let eval = sandbox.json("eval model --text story.txt --windows 2 --json");
+    assert_eq!(eval["seq_len"], 48);
+    let compare =
+        "compare model --text story.txt --keep-params 0.9 --methods svd/energy --windows 2";
+    assert_eq!(sandbox.json(&format!("{compare} --json"))["seq_len"], 48);
+    let train = SHORT.replace("--seq-len 32 ", "").replace("--steps 8", "--steps 2");
+    let dry = sandbox.json(&format!("{train} --dry-run --json"));
+    assert_eq!(dry["settings"]["seq_len"], 48);
+    sandbox.gives(&train);
+    assert_eq!(sandbox.json_file("run/run.json")["settings"]["seq_len"], 48);
+    // What was typed stands.
+    for line in [
+        format!("{train} --seq-len 49").replace("-o run", "-o other").as_str(),
+        "eval model --text story.txt --seq-len 49",
+        "compare model --text story.txt --seq-len 49",
+    ] {
+        sandbox.refuses(line, "48");
+    }
+    sandbox.write("sums.jsonl", sums());
+    let task = train.replace("--text story.txt", "--task jsonl --data sums.jsonl");
+    sandbox.gives(&task.replace("-o run", "-o task"));
+    assert_eq!(sandbox.json_file("task/run.json")["settings"]["seq_len"], 48);
 }
 
 #[test]
@@ -128,6 +199,31 @@ fn a_second_text_is_watched_and_decides_nothing() {
     sandbox.remove("other.txt");
     sandbox.refuses("train --resume run", "other.txt: the run began with this, and it is gone");
     sandbox.misused("train --resume run --watch-text story.txt", "--watch-text");
+}
+
+#[test]
+fn dry_run_of_a_resumed_run_tells_what_is_left_of_it() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(SHORT);
+    sandbox.remove("run/tokens");
+    let before = sandbox.contents();
+    let told = sandbox.json("train --resume run --dry-run --json");
+    assert_eq!((&told["step"], &told["steps_left"]), (&json!(8), &json!(0)));
+    assert!(told["expected_seconds"].is_null(), "{told}");
+    let longer = "train --resume run --steps 16 --dry-run";
+    let told = sandbox.json(&format!("{longer} --json"));
+    assert_eq!((&told["step"], &told["steps_left"]), (&json!(8), &json!(8)));
+    assert!(told["extension"].as_str().unwrap().contains("from 8 to 16 steps"), "{told}");
+    assert!(told["expected_seconds"].as_f64().unwrap() > 0.0, "{told}");
+    let said = sandbox.gives(longer).stdout;
+    assert!(said.starts_with("run: 8 steps left of 16, after step 8\n"), "{said}");
+    assert!(said.contains("\nextending the run from 8 to 16 steps, with the cosine "), "{said}");
+    assert!(said.ends_with("steps tried here\n"), "{said}");
+    assert!(sandbox.contents() == before, "something was left behind");
+    // What the run itself would refuse is refused.
+    sandbox.refuses("train --resume run --dry-run --lr 1", "--lr");
+    sandbox.refuses("train --resume run --dry-run --steps 4", "--steps 4");
+    sandbox.misused("train --resume run --dry-run --report page.html", "--report");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod limits;
 mod linear;
 mod own_text;
 mod plan;
+mod replacing;
 mod spectrum;
 mod targets;
 mod tokenizer;

@@ -68,6 +68,22 @@ pub enum FileError {
         /// The output path.
         path: PathBuf,
     },
+    /// The output directory holds a model, and something that no model directory does.
+    #[error("{path} holds more than a model, so it is not replaced: {held}", path = path.display(), held = held.display())]
+    OutputHolds {
+        /// The output directory.
+        path: PathBuf,
+        /// What is in the way, in it.
+        held: PathBuf,
+    },
+    /// An output directory would be made inside a model directory.
+    #[error("{path} would be inside the model directory {model}", path = path.display(), model = model.display())]
+    InsideModel {
+        /// The output directory.
+        path: PathBuf,
+        /// The model directory.
+        model: PathBuf,
+    },
     /// A path cannot be that of a file or a directory, such as one that ends in `..`.
     #[error("`{path}` does not name a file or a directory", path = path.display())]
     Unnamed {

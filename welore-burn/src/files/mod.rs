@@ -5,16 +5,18 @@
 //! journal of finished parts. [`MappedFile`] reads without copying, [`read_file`] reads files of
 //! bounded size and nothing else. This room knows neither tensors nor models.
 //!
-//! Nothing is replaced but files, empty directories and models. What a killed process leaves behind
-//! has the name of its target in its own, and is removed by the next one with that target; finished
-//! parts only by one that does its work.
+//! Nothing is replaced but files, empty directories, and models with nothing else in their
+//! directories. What a killed process leaves behind has the name of its target in its own, and is
+//! removed by the next one with that target; finished parts only by one that does its work.
 
+mod claim;
 mod deliver;
 mod error;
 mod exchange;
 mod journal;
 mod lock;
 mod mapped;
+mod model_dir;
 mod output;
 mod partial;
 mod place;
@@ -23,11 +25,13 @@ mod staged;
 mod temporary;
 mod write;
 
+pub use claim::FileClaim;
 pub use error::FileError;
 pub(crate) use journal::Journal;
 pub use mapped::MappedFile;
+pub use model_dir::check_beside_models;
 pub use output::OutputDir;
-pub use place::is_within;
+pub use place::{is_within, replaced_file};
 pub(crate) use read::check_fetched;
 pub use read::{
     LARGEST_ARTIFACT, LARGEST_COMPANION, LARGEST_CONFIG, LARGEST_INDEX, LARGEST_PLAN, LARGEST_TEXT,

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::FileError;
 use super::journal::Journal;
+use super::model_dir::{foreign_in, is_empty_dir, is_model, may_go};
 use super::partial::Partial;
 use super::place::{find_dir, is_within, mount_within};
 use super::write::{parent_of, sync_dir};
@@ -36,11 +37,6 @@ pub struct OutputDir {
     made: Vec<PathBuf>,
 }
 
-/// What an existing output directory must hold to be replaced, so that a typo does not cost a
-/// home directory.
-const MODEL_MARKS: [[&str; 2]; 2] =
-    [["config.json", "model.safetensors"], ["config.json", "model.safetensors.index.json"]];
-
 impl OutputDir {
     /// Prepares to write the directory `target`. What an unfinished run left of it is removed;
     /// finished parts of a [`resumable`](OutputDir::resumable) directory only when this one is
@@ -50,8 +46,10 @@ impl OutputDir {
     ///
     /// [`FileError::OutputExists`] if the target exists and `replace` is false;
     /// [`FileError::OutputForeign`] if it is a directory that is neither empty nor a model
-    /// directory; [`FileError::NotADirectory`] if it, or a parent, is something else;
-    /// [`FileError::MountPoint`] and [`FileError::WorkingDirectory`] if it cannot be replaced;
+    /// directory; [`FileError::OutputHolds`] if it is one that also holds what no model directory
+    /// does, such as the directory of a run; [`FileError::NotADirectory`] if it, or a parent, is
+    /// something else; [`FileError::MountPoint`] and [`FileError::WorkingDirectory`] if it cannot
+    /// be replaced;
     /// [`FileError::Unnamed`] if no directory can have this path; [`FileError::OutputBusy`] if
     /// another process is writing it, [`FileError::NotLockable`] if that cannot be told;
     /// [`FileError::PartialForeign`] if something else has the name of the hidden directory, and
@@ -229,7 +227,8 @@ fn check_replaceable(named: &Path, target: &Path, replace: bool) -> Result<(), F
     if target.symlink_metadata().is_err() {
         return Ok(());
     }
-    if !may_go(target) {
+    let is_empty = is_empty_dir(target);
+    if !is_empty && !is_model(target) {
         return Err(FileError::OutputForeign { path: named.into() });
     }
     if let Some(mount) = mount_within(target) {
@@ -240,7 +239,10 @@ fn check_replaceable(named: &Path, target: &Path, replace: bool) -> Result<(), F
     if working.is_ok_and(|dir| dir.starts_with(target)) {
         return Err(FileError::WorkingDirectory { path: named.into() });
     }
-    if !replace && !is_empty_dir(target) {
+    if let Some(name) = foreign_in(target) {
+        return Err(FileError::OutputHolds { path: named.into(), held: named.join(name) });
+    }
+    if !replace && !is_empty {
         return Err(FileError::OutputExists { path: named.into() });
     }
     Ok(())
@@ -256,17 +258,6 @@ fn sweep_finished(named: &Path) {
     }
 }
 
-/// Whether something is an empty directory or a model directory.
-fn may_go(path: &Path) -> bool {
-    let is_model = |marks: &[&str; 2]| marks.iter().all(|file| path.join(file).is_file());
-    let is_dir = path.symlink_metadata().is_ok_and(|found| found.is_dir());
-    is_dir && (is_empty_dir(path) || MODEL_MARKS.iter().any(is_model))
-}
-
 fn exists(path: &Path) -> bool {
     path.as_os_str().is_empty() || path.symlink_metadata().is_ok()
-}
-
-fn is_empty_dir(path: &Path) -> bool {
-    fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }

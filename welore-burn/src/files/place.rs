@@ -50,6 +50,19 @@ pub(super) fn find_file(path: &Path) -> Result<FilePlace, FileError> {
     Err(FileError::Unnamed { path: path.into() })
 }
 
+/// The file that [`write_file`](super::write_file) would replace, at the end of all links. `None` if
+/// there is none, or if what is there gets the bytes as they come, such as a device.
+///
+/// # Errors
+///
+/// Those of [`write_file`](super::write_file) about the path.
+pub fn replaced_file(path: impl AsRef<Path>) -> Result<Option<PathBuf>, FileError> {
+    Ok(match find_file(path.as_ref())? {
+        FilePlace::File(end) => Some(end).filter(|end| end.symlink_metadata().is_ok()),
+        FilePlace::Device | FilePlace::Open(_) => None,
+    })
+}
+
 /// Whether a path can be that of a file: `..` and `name/` cannot.
 fn is_name(path: &Path) -> bool {
     let bytes = path.as_os_str().as_encoded_bytes();

@@ -17,6 +17,10 @@ const MARK: &str = ".welore-";
 /// Ends the name of an unfinished directory.
 pub(super) const PARTIAL: &str = "partial";
 
+/// Ends the name of a file that is locked while a process works for its target. As long as a random
+/// end, so that one that a killed process left is swept like a temporary file.
+pub(super) const WRITER: &str = "writer";
+
 /// The number of random characters that end the name of a temporary file.
 const RANDOM: usize = 6;
 

@@ -205,6 +205,11 @@ impl TrainOptions {
         Err(TrainError::Option { name: "warmup", reason })
     }
 
+    /// Whether a run with these options is evaluated at all.
+    pub fn evaluates(&self) -> bool {
+        (1..=self.steps).contains(&self.eval_every)
+    }
+
     /// Number of rows in one step.
     pub fn rows_a_step(&self) -> usize {
         self.batch_size * self.accumulate

@@ -62,6 +62,10 @@ pub struct RunFile {
     /// Steps between records of the gradients. Does not change any step.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub track_gradients: Option<NonZeroUsize>,
+    /// Whether the run fails if no evaluation is better than that of its start. Does not change any
+    /// step.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub must_improve: bool,
     /// Numbers of steps that the run had before it was extended, the first one first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub extended_from: Vec<usize>,
@@ -171,6 +175,7 @@ impl RunFile {
             watch_digest: None,
             dtype: Precision::default(),
             track_gradients: None,
+            must_improve: false,
             extended_from: Vec::new(),
             options,
         }

@@ -81,9 +81,10 @@ pub struct CompareArgs {
         help_heading = "Evaluation"
     )]
     pub windows: usize,
-    /// Tokens per window
-    #[arg(long, value_name = "N", default_value_t = 512, help_heading = "Evaluation")]
-    pub seq_len: usize,
+    /// Tokens per window of the texts
+    /// [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", help_heading = "Evaluation")]
+    pub seq_len: Option<usize>,
     /// Which matrices are factored, and which ranks they may have.
     #[command(flatten)]
     pub ranks: RankArgs,
@@ -130,8 +131,8 @@ pub struct GoalsArgs {
     /// The same, but only ranks of factored matrices count: the paper's ERR
     #[arg(long, value_name = "SHARES", value_delimiter = ',', allow_negative_numbers = true)]
     pub err_applied: Vec<f64>,
-    /// Carry out the plans in these files as well, separated by commas, each in the norm that it
-    /// was made in
+    /// Carry out the plans in these files or compressed model directories as well, separated by
+    /// commas, each in the norm that it was made in
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     pub plan: Vec<PathBuf>,
 }

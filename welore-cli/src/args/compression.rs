@@ -394,7 +394,7 @@ pub struct PlanArgs {
 pub struct CompressArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// Carry out the plan in this file
+    /// Carry out the plan in this file, or in this compressed model directory
     #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude"])]
     pub plan: Option<PathBuf>,
     /// Carry out the plan with a calibration other than the one that it was made with
@@ -424,7 +424,7 @@ pub struct CompressArgs {
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,
-    /// Replace the output directory if it is a model directory
+    /// Replace the output directory if it is a model directory with nothing else in it
     #[arg(long, help_heading = "Output")]
     pub force: bool,
     /// Measure and plan, but only show what would be written

@@ -44,14 +44,9 @@ pub struct EvalArgs {
     )]
     pub data: Option<PathBuf>,
     /// Tokens per window of the text
-    #[arg(
-        long,
-        value_name = "N",
-        default_value_t = 512,
-        conflicts_with = "task",
-        help_heading = "Evaluation"
-    )]
-    pub seq_len: usize,
+    /// [default: 512, or the model's context if that is shorter]
+    #[arg(long, value_name = "N", conflicts_with = "task", help_heading = "Evaluation")]
+    pub seq_len: Option<usize>,
     /// Maximum number of windows or examples to use [default: all]
     #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
     pub windows: Option<usize>,
@@ -124,7 +119,7 @@ pub struct ExportArgs {
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,
-    /// Replace the output directory if it is a model directory
+    /// Replace the output directory if it is a model directory with nothing else in it
     #[arg(long, help_heading = "Output")]
     pub force: bool,
     /// Show what would be written, without writing anything

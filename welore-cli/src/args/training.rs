@@ -28,12 +28,14 @@ pub struct TrainArgs {
     /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
-    /// Exit with code 3 at the end if no evaluation was better than that of the start
+    /// Exit with code 3 at the end if no evaluation was better than that of the start; the run
+    /// remembers this when it is resumed
     #[arg(long, help_heading = "Evaluation")]
     pub must_improve: bool,
-    /// Show what would be trained, on what, and the time and memory that it is expected to take:
-    /// tries a few steps with temporary files, and writes nothing else but the cache of spectra
-    #[arg(long, help_heading = "Run", conflicts_with_all = ["resume", "report"])]
+    /// Show what would be trained, on what, and the time and memory that it is expected to take;
+    /// with --resume, for the steps that are left. Tries a few steps with temporary files, and
+    /// writes nothing else but the cache of spectra
+    #[arg(long, help_heading = "Run", conflicts_with = "report")]
     pub dry_run: bool,
     /// The page of the results.
     #[command(flatten)]
@@ -75,7 +77,7 @@ pub struct TrainStartArgs {
         help_heading = "Run"
     )]
     pub output: Option<PathBuf>,
-    /// Compress the dense model with this plan first
+    /// Compress the dense model first, with the plan in this file or compressed model directory
     #[arg(long, value_name = "FILE", conflicts_with_all = ["err", "err_applied", "keep_params", "max_bytes", "policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude"], help_heading = "Target")]
     pub plan: Option<PathBuf>,
     /// How far the dense model is compressed first.
@@ -149,7 +151,8 @@ pub struct OptionsArgs {
     /// What is trained; the rest is frozen [default: lrc; full with --from-scratch]
     #[arg(long, value_parser = named::<Trainable>())]
     pub trainable: Option<Trainable>,
-    /// Tokens per window, or maximum tokens per example [default: 1024; 512 for tasks]
+    /// Tokens per window, or maximum tokens per example [default: 1024, 512 for tasks, or the
+    /// model's context if that is shorter]
     #[arg(long, value_name = "N")]
     pub seq_len: Option<usize>,
     /// Windows or examples per batch [default: 4; 8 for tasks]

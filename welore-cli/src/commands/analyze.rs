@@ -8,8 +8,8 @@ use welore_burn::spectrum::{Norms, Spectra};
 
 use crate::args::AnalyzeArgs;
 use crate::devices::host;
-use crate::shared::artifacts::{check_artifact, write_artifact};
-use crate::shared::inputs::check_apart;
+use crate::models::Artifact;
+use crate::shared::artifacts::{check_artifact, claim, write_artifact};
 use crate::shared::measuring::measure_within;
 use crate::shared::page::{check_page, write_page};
 use crate::shared::selecting::{check_patterns, of_model};
@@ -20,10 +20,10 @@ const COMMON_ERRS: [f64; 4] = [0.1, 0.3, 0.5, 0.7];
 
 /// Runs the command.
 pub fn run(args: AnalyzeArgs) -> Result<()> {
-    check_artifact(args.output.as_deref())?;
-    check_apart(args.output.as_deref(), [args.model.as_path()])?;
+    check_artifact(args.output.as_deref(), Artifact::Spectra, [args.model.as_path()])?;
     check_page(&args.page, args.output.as_deref(), [args.model.as_path()])?;
     check_patterns(&args.selection)?;
+    let _claim = claim(args.output.as_deref())?;
     let opened = open_model(models::directory_of(&args.model)?, &host())?;
     let selected = of_model(&args.selection, opened.skeleton())?;
     let (spectra, known) =

@@ -9,10 +9,10 @@ use welore_burn::model::open_model;
 
 use crate::args::{CalibrateArgs, TextArg, Typed};
 use crate::devices::Compute;
-use crate::shared::artifacts::check_artifact;
+use crate::models::Artifact;
+use crate::shared::artifacts::{check_artifact, claim};
 use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
 use crate::shared::effects::of_own_text;
-use crate::shared::inputs::check_apart;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
@@ -21,10 +21,11 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     check_amount(&args.text, &args.amount, typed)?;
     memory::keep_pages();
     let started = Instant::now();
-    check_artifact(Some(&args.output))?;
-    check_staged(&args.output)?;
     let texts = args.text.iter().filter_map(TextArg::file);
-    check_apart(Some(&args.output), [args.model.as_path()].into_iter().chain(texts))?;
+    let inputs = [args.model.as_path()].into_iter().chain(texts);
+    check_artifact(Some(&args.output), Artifact::Calibration, inputs)?;
+    check_staged(&args.output)?;
+    let _claim = claim(Some(args.output.as_path()).filter(|_| !args.dry_run))?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
     let opened = open_model(&model, &compute.device.clone().autodiff())?;

@@ -20,11 +20,11 @@ use crate::args::{ComputeArgs, DemoArgs};
 use crate::devices::{Compute, restore_environment};
 use crate::failure::WrongInput;
 use crate::output::is_quiet;
-use crate::shared::artifacts::read_artifact;
+use crate::shared::artifacts::{check_place, read_artifact};
 use crate::shared::page::{add_run, check_page, write_page};
 use crate::shared::scratch::Scratch;
 use crate::terminal::{interrupted, make_part};
-use crate::{demo_model, format, models, output, settings, verbosity};
+use crate::{demo_model, format, output, settings, verbosity};
 
 /// Effective rank reduction of the compressed models.
 const ERR: &str = "0.7";
@@ -93,7 +93,7 @@ fn options(args: &ComputeArgs) -> String {
 
 /// Makes the directory of a demo that keeps its files. Only an earlier demo is replaced.
 fn prepare(dir: &Path, force: bool) -> Result<()> {
-    models::check_outside_cache(dir)?;
+    check_place(dir)?;
     if dir.symlink_metadata().is_ok() && !dir.is_dir() {
         return Err(WrongInput::new(format!("{} is not a directory", dir.display())).into());
     }

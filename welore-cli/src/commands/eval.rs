@@ -22,7 +22,7 @@ use crate::shared::artifacts::in_file;
 use crate::shared::card::{MADE_BY, check_record, record};
 use crate::shared::identity::{Identity, digest_of};
 use crate::shared::task::Speaker;
-use crate::shared::text::TextReader;
+use crate::shared::text::{TextReader, window_of};
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -112,7 +112,7 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
     let opened = open_model(&model, device)?;
     let tokens = TextReader::open(&model, &opened.config)?.tokens(&documents)?;
     let options = PerplexityOptions {
-        seq_len: args.seq_len,
+        seq_len: window_of(args.seq_len, &opened.config),
         windows: args.windows,
         at_once: compute.at_once(),
     };
@@ -133,7 +133,7 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
         let of = format!(
             "{name}, {} of {} tokens",
             format::number_of(result.windows, "window"),
-            args.seq_len
+            options.seq_len
         );
         let of = match dtype {
             FloatDType::F32 => of,
@@ -143,7 +143,7 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
         record(&args.model, Measurement { score, value, of: &of, made_by: MADE_BY })?;
     }
     if !args.json {
-        return print_summary(args, &loaded, &result, seconds);
+        return print_summary(&loaded, &result, options.seq_len, seconds);
     }
     let identity = Identity::of(&args.model, &model, &compute)?;
     output::print_json(&identity.with(json!({
@@ -153,23 +153,23 @@ fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
         "nll": result.nll,
         "tokens": result.tokens,
         "windows": result.windows,
-        "seq_len": args.seq_len,
+        "seq_len": options.seq_len,
         "parameters": loaded.model.num_params(),
         "bytes": loaded.checkpoint.bytes(),
         "seconds": seconds,
-        "tokens_per_second": speed(args, &result, seconds),
+        "tokens_per_second": speed(&result, options.seq_len, seconds),
     })))
 }
 
 /// Tokens read per second, including the first tokens of windows.
-fn speed(args: &EvalArgs, result: &Perplexity, seconds: f64) -> f64 {
-    (result.windows * args.seq_len) as f64 / seconds
+fn speed(result: &Perplexity, seq_len: usize, seconds: f64) -> f64 {
+    (result.windows * seq_len) as f64 / seconds
 }
 
 fn print_summary(
-    args: &EvalArgs,
     loaded: &LoadedModel,
     result: &Perplexity,
+    seq_len: usize,
     seconds: f64,
 ) -> Result<()> {
     say!(
@@ -177,13 +177,13 @@ fn print_summary(
         format::perplexity(result.perplexity),
         format::number_of(result.tokens, "token"),
         format::number_of(result.windows, "window"),
-        args.seq_len
+        seq_len
     );
     say!(
         "parameters {}, {} on disk, {:.0} tokens/s",
         format::count(loaded.model.num_params() as u64),
         format::bytes(loaded.checkpoint.bytes()),
-        speed(args, result, seconds)
+        speed(result, seq_len, seconds)
     );
     Ok(())
 }

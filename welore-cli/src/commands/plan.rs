@@ -11,9 +11,9 @@ use welore_burn::spectrum::{Method, Spectra, SpectrumError, SpectrumUnit, select
 use crate::args::{PlanArgs, RANK_OPTIONS, Typed, ViewArgs, rule};
 use crate::devices::host;
 use crate::failure::WrongInput;
-use crate::shared::artifacts::{check_artifact, in_file, read_artifact, write_artifact};
+use crate::models::Artifact;
+use crate::shared::artifacts::{check_artifact, claim, in_file, read_artifact, write_artifact};
 use crate::shared::effects::{min_ratio, of_method};
-use crate::shared::inputs::check_apart;
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{plan_for, print_plan, warn_of_prospect};
@@ -23,15 +23,15 @@ use crate::{models, output};
 
 /// Runs the command.
 pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
-    check_artifact(args.output.as_deref())?;
     let inputs = || [Some(args.source.as_path()), args.method.calibration.as_deref()].into_iter();
-    check_apart(args.output.as_deref(), inputs().flatten())?;
+    check_artifact(args.output.as_deref(), Artifact::Plan, inputs().flatten())?;
     check_page(&args.page, args.output.as_deref(), inputs().flatten())?;
     check_patterns(&args.selection)?;
     Selection::of(&args.view.filter)?;
     let in_table = "only in the table, not with --json";
     typed.check(["sort", "filter"].map(|option| rule(option, !args.json, in_table)))?;
     let Some(goal) = args.goal.target() else { return show(&args, typed) };
+    let _claim = claim(args.output.as_deref())?;
     let source = Source::open(&args)?;
     let recipe = source.recipe(&args, goal, typed)?;
     typed.check([min_ratio(recipe.policy)])?;

@@ -5,27 +5,27 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::Value;
 use welore_burn::files::write_file;
-use welore_burn::plan::{RankPlan, read_plan};
 use welore_burn::report::ReportModel;
 use welore_burn::spectrum::Spectra;
 
 use crate::args::ReportArgs;
 use crate::failure::WrongInput;
+use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, in_file, read_artifact};
-use crate::shared::inputs::check_apart;
 use crate::shared::page::{add_run, compared_models, new_page};
+use crate::shared::planning::plan_in;
 
 /// Runs the command.
 pub fn run(args: ReportArgs) -> Result<()> {
-    check_artifact(Some(&args.output))?;
     let files = [&args.spectra, &args.plan, &args.compare].into_iter().flatten();
-    check_apart(Some(&args.output), files.chain(&args.run).map(|path| path.as_path()))?;
+    let inputs = files.chain(&args.run).map(|path| path.as_path());
+    check_artifact(Some(&args.output), Artifact::Page, inputs)?;
     let mut report = new_page(args.title.as_deref().unwrap_or("Low-rank compression"));
     if let Some(path) = &args.spectra {
         report.spectra(&in_file(Spectra::from_json(&read_artifact(path)?), path)?);
     }
     if let Some(path) = &args.plan {
-        report.plan(&plan(path)?);
+        report.plan(&plan_in(path)?);
     }
     if let Some(path) = &args.compare {
         report.models(&models_in(path)?);
@@ -36,17 +36,6 @@ pub fn run(args: ReportArgs) -> Result<()> {
     write_file(&args.output, report.to_html().as_bytes())?;
     say!("wrote {}", args.output.display());
     Ok(())
-}
-
-/// The plan in a file or in a compressed model directory.
-fn plan(path: &Path) -> Result<RankPlan> {
-    if path.is_dir() {
-        return read_plan(path)?.ok_or_else(|| {
-            let message = format!("{}: this directory has no plan", path.display());
-            WrongInput::with_hint(message, "give a plan file, or what `compress` wrote").into()
-        });
-    }
-    in_file(RankPlan::from_json(&read_artifact(path)?), path)
 }
 
 /// The rows of a file that `compare --json` printed.

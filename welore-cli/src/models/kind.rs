@@ -24,6 +24,34 @@ static ARTIFACTS: [(&str, &str); 6] = [
     ("<!DOCTYPE html", "a page"),
 ];
 
+/// A kind of file that commands of this program write beside models, one each.
+#[derive(Debug, Clone, Copy)]
+pub enum Artifact {
+    Spectra,
+    Plan,
+    Calibration,
+    Page,
+}
+
+impl Artifact {
+    const ALL: [Self; 4] = [Self::Spectra, Self::Plan, Self::Calibration, Self::Page];
+
+    /// What such a file is, for messages.
+    pub fn what(self) -> &'static str {
+        match self {
+            Self::Spectra => "a file of spectra",
+            Self::Plan => "a plan",
+            Self::Calibration => "a calibration",
+            Self::Page => "a page",
+        }
+    }
+
+    /// Whether a file is one.
+    pub fn is_in(self, path: &Path) -> bool {
+        what_is(path) == self.what()
+    }
+}
+
 /// The error for a path that exists and is no directory.
 pub fn no_model(path: &Path) -> WrongInput {
     let in_model = path.file_name().is_some_and(|name| name == "config.json");
@@ -130,15 +158,10 @@ fn what_is(path: &Path) -> &'static str {
     }
 }
 
-/// Whether a file is one that commands of this program write beside models: spectra, plans,
-/// calibrations and pages.
+/// Whether a file is an artifact of any kind.
 pub fn is_artifact(path: &Path) -> bool {
-    ["a file of spectra", "a plan", "a calibration", "a page"].contains(&what_is(path))
-}
-
-/// Whether a file is a page of a report.
-pub fn is_page(path: &Path) -> bool {
-    what_is(path) == "a page"
+    let what = what_is(path);
+    Artifact::ALL.iter().any(|kind| kind.what() == what)
 }
 
 /// Whether a file of this name would be read as a part of a model in its directory.

@@ -5,10 +5,13 @@ use std::path::Path;
 use anyhow::{Context, Result};
 use welore_burn::checkpoint::check_companions;
 use welore_burn::files::{
-    LARGEST_ARTIFACT, OutputDir, check_writable, is_within, read_file, write_file,
+    FileClaim, LARGEST_ARTIFACT, OutputDir, check_beside_models, check_writable, is_within,
+    read_file, replaced_file, write_file,
 };
 
+use super::inputs::check_apart;
 use crate::failure::WrongInput;
+use crate::models::Artifact;
 use crate::{format, models};
 
 /// Reads a JSON artifact that the user named.
@@ -18,11 +21,29 @@ pub fn read_artifact(path: &Path) -> Result<String> {
         .map_err(|_| WrongInput::new(format!("{}: not a JSON file", path.display())).into())
 }
 
-/// Checks that an artifact can be written to the given path, before any work is done for it.
-pub fn check_artifact(path: Option<&Path>) -> Result<()> {
+/// Checks that an artifact of this kind can be written to the given path, before any work is done for
+/// it: that it replaces no input, and nothing of another kind.
+pub fn check_artifact<'a>(
+    path: Option<&Path>,
+    kind: Artifact,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
     let Some(path) = path else { return Ok(()) };
     models::check_outside_cache(path)?;
-    Ok(check_writable(path)?)
+    check_writable(path)?;
+    check_apart(Some(path), inputs)?;
+    let Some(there) = replaced_file(path)? else { return Ok(()) };
+    if there.metadata().is_ok_and(|found| found.len() > 0) && !kind.is_in(&there) {
+        let message = format!("{} exists and is not {}", path.display(), kind.what());
+        return Err(WrongInput::with_hint(message, "give the output another name").into());
+    }
+    Ok(())
+}
+
+/// Claims the path of an artifact for the time of the work, if there is one: a second process with
+/// the same output stops here.
+pub fn claim(path: Option<&Path>) -> Result<Option<FileClaim>> {
+    Ok(path.map(FileClaim::take).transpose()?)
 }
 
 /// Writes an artifact, with a note.
@@ -33,9 +54,9 @@ pub fn write_artifact(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Checks that an output directory neither is nor contains the model, which would be replaced while
-/// it is read, that it is not in the Hub's cache, and that what goes with the model can be copied.
+/// it is read, that its place may hold a directory, and that what goes with the model can be copied.
 pub fn check_output(output: &Path, model: &Path) -> Result<()> {
-    models::check_outside_cache(output)?;
+    check_place(output)?;
     check_companions(model)?;
     // Directories that are not models are refused elsewhere, with a plainer message.
     if output.join("config.json").is_file() && is_within(model, output) {
@@ -43,6 +64,12 @@ pub fn check_output(output: &Path, model: &Path) -> Result<()> {
         return Err(WrongInput::with_hint(message, "give another output directory").into());
     }
     Ok(())
+}
+
+/// Checks that a directory to be made is not in the Hub's cache or inside a model.
+pub fn check_place(output: &Path) -> Result<()> {
+    models::check_outside_cache(output)?;
+    Ok(check_beside_models(output)?)
 }
 
 /// Checks that the file system of an output has room for this many bytes, before any work is done for

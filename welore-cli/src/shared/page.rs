@@ -10,11 +10,11 @@ use welore_burn::plan::Target;
 use welore_burn::report::{Report, ReportModel};
 
 use super::artifacts::{check_artifact, read_artifact};
-use super::inputs::{check_apart, place_of};
+use super::inputs::place_of;
 use super::{card, gradients, labels};
 use crate::args::PageArgs;
 use crate::failure::WrongInput;
-use crate::models::is_page;
+use crate::models::Artifact;
 
 /// An empty page.
 pub fn new_page(title: &str) -> Report {
@@ -33,13 +33,7 @@ pub fn check_page<'a>(
         let message = format!("{}: both the output and the --report page", path.display());
         return Err(WrongInput::with_hint(message, "give the page another name").into());
     }
-    check_artifact(Some(path))?;
-    // It may be in the output, or belong to a model that this command does not read.
-    if path.metadata().is_ok_and(|found| found.is_file() && found.len() > 0) && !is_page(path) {
-        let message = format!("{} exists and is not a page", path.display());
-        return Err(WrongInput::with_hint(message, "give the page another name").into());
-    }
-    check_apart(Some(path), inputs.into_iter().chain(output))
+    check_artifact(Some(path), Artifact::Page, inputs.into_iter().chain(output))
 }
 
 /// Writes the requested page, if any, with what `fill` puts on it.

@@ -94,11 +94,22 @@ impl Goal {
     }
 }
 
-/// Reads a plan that was given, and warns about it.
+/// Reads a plan that was given, in either way, and warns about it.
 pub fn read_plan(path: &Path) -> Result<RankPlan> {
-    let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
+    let plan = plan_in(path)?;
     warn_about(&plan);
     Ok(plan)
+}
+
+/// The plan in a plan file or in a compressed model directory.
+pub fn plan_in(path: &Path) -> Result<RankPlan> {
+    if path.is_dir() {
+        return welore_burn::plan::read_plan(path)?.ok_or_else(|| {
+            let message = format!("{}: this directory has no plan", path.display());
+            WrongInput::with_hint(message, "give a plan file, or what `compress` wrote").into()
+        });
+    }
+    in_file(RankPlan::from_json(&read_artifact(path)?), path)
 }
 
 /// Checks the selection, the limits on its matrices, and that a size can be reached, before anything

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::data::{Marks, TextTokenizer, join_documents, read_documents};
+use welore_burn::eval::PerplexityOptions;
 use welore_burn::model::DecoderConfig;
 
 /// Warns of a text to learn from that is full of marks such as `<unk>`.
@@ -15,6 +16,13 @@ pub fn warn_of_marks(path: &Path, documents: &[String]) {
             path.display()
         );
     }
+}
+
+/// Tokens per window of a text whose perplexity is measured: as many as `given`, else the usual
+/// number, or the model's context if that is shorter.
+pub fn window_of(given: Option<usize>, config: &DecoderConfig) -> usize {
+    let usual = PerplexityOptions::default().seq_len;
+    given.unwrap_or(usual.min(config.max_position_embeddings).max(2))
 }
 
 /// The tokenizer of a model, and the token that ends its texts.

@@ -184,12 +184,19 @@ fn file(error: &FileError) -> Option<Verdict> {
         | E::MountPoint { .. }
         | E::WorkingDirectory { .. }
         | E::InputInside { .. } => Verdict::input("give another directory"),
+        E::OutputHolds { .. } => Verdict::input(
+            "move it away, or give another directory; runs and models go beside a model directory, \
+             not into it",
+        ),
+        E::InsideModel { .. } => Verdict::input(
+            "give a directory beside the model: one inside it would go when the model is replaced",
+        ),
         E::NoParent { .. } | E::Unnamed { .. } => {
             Verdict::input("give the path of a file to write")
         }
         E::NotAFile { .. } => Verdict::input("give the path of a regular file"),
         E::Changed { .. } => Verdict::failed("let the file be finished first, then run this again"),
-        E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another directory"),
+        E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another output"),
         E::NotLockable { .. } => {
             Verdict::input("if no other process is writing this output, remove that file")
         }

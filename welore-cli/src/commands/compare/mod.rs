@@ -34,7 +34,7 @@ use crate::shared::planning::check_limits;
 use crate::shared::recipe::Recipe;
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
-use crate::shared::text::TextReader;
+use crate::shared::text::{TextReader, window_of};
 use crate::terminal::Bar;
 use crate::{memory, models};
 
@@ -43,6 +43,8 @@ use crate::{memory, models};
 pub struct Text {
     path: PathBuf,
     tokens: Vec<u32>,
+    /// Tokens per window, the same for all texts.
+    seq_len: usize,
 }
 
 /// Runs the command.
@@ -246,15 +248,17 @@ fn texts(
     at_once: NonZeroUsize,
 ) -> Result<Vec<Text>> {
     let reader = TextReader::open(model, &opened.config)?;
+    let seq_len = window_of(args.seq_len, &opened.config);
     let read = |path: &PathBuf| {
-        let tokens = reader.read(path)?;
-        in_file(check_text(opened.skeleton(), &tokens, &measuring(args, at_once)), path)?;
-        Ok(Text { path: path.clone(), tokens })
+        let text = Text { path: path.clone(), tokens: reader.read(path)?, seq_len };
+        let options = measuring(args, &text, at_once);
+        in_file(check_text(opened.skeleton(), &text.tokens, &options), path)?;
+        Ok(text)
     };
     args.text.iter().map(read).collect()
 }
 
 /// How perplexity is measured.
-fn measuring(args: &CompareArgs, at_once: NonZeroUsize) -> PerplexityOptions {
-    PerplexityOptions { seq_len: args.seq_len, windows: Some(args.windows), at_once }
+fn measuring(args: &CompareArgs, text: &Text, at_once: NonZeroUsize) -> PerplexityOptions {
+    PerplexityOptions { seq_len: text.seq_len, windows: Some(args.windows), at_once }
 }

@@ -47,7 +47,7 @@ impl Results<'_> {
             "texts": texts,
             "text_digests": digests,
             "windows": self.args.windows,
-            "seq_len": self.args.seq_len,
+            "seq_len": self.texts.first().map(|text| text.seq_len),
             "calibration": self.calibration.map(Calibration::digest),
             "calibrated_on": self.calibration.map(Calibration::texts),
             "calibration_seconds": self.calibration_seconds,

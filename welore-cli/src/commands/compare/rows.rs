@@ -234,8 +234,8 @@ impl<'a> Comparison<'a> {
     }
 
     fn quality(&self, model: &impl LanguageModel, label: &str) -> Result<Quality> {
-        let options = measuring(self.args, self.compute.at_once());
         let measure = |text: &Text| {
+            let options = measuring(self.args, text, self.compute.at_once());
             let mut bar = Bar::for_subject(label);
             perplexity(model, &text.tokens, &options, &mut bar)
                 .with_context(|| text.path.display().to_string())

@@ -45,9 +45,8 @@ pub fn refuse_changes(run: &RunFile, args: &TrainArgs, typed: &Typed) -> Result<
 
 /// Refuses to ask a run that cannot tell whether its model has improved, at the position `last`.
 pub fn check_must_improve(run: &RunFile, last: Option<Position>, typed: &Typed) -> Result<()> {
-    let evaluates = (1..=run.options.steps).contains(&run.options.eval_every);
     let why = "only with evaluations, which this run lacks";
-    typed.check([rule("must-improve", evaluates, why)])?;
+    typed.check([rule("must-improve", run.options.evaluates(), why)])?;
     let knows = last.is_none_or(|last| last.step == 0 || last.start.is_some());
     let why = "an earlier version began this run and did not evaluate its start";
     typed.check([rule("must-improve", knows, why)])

@@ -162,14 +162,14 @@ pub fn keep(rows: &TokenRows, dir: &Path) -> Result<()> {
     Ok(write_rows(dir.join(TOKENS_FILE), rows)?)
 }
 
-/// The data of a resumed run, which must be unchanged.
-pub fn again(run: &RunFile, config: &DecoderConfig, dir: &Path) -> Result<Inputs> {
+/// The data of a resumed run, which must be unchanged, and whether the run still had its rows.
+pub fn again(run: &RunFile, config: &DecoderConfig, dir: &Path) -> Result<(Inputs, bool)> {
     let reader = TextReader::open(&run.base, config)?;
-    let rows = rows_again(run, &reader, dir)?;
+    let (rows, had_rows) = rows_again(run, &reader, dir)?;
     let watched = watched_again(run, &reader)?;
     let (evaluation, digest) = EvaluationData::again(run)?.prepare(run, reader, config)?;
     match digest == run.eval_digest {
-        true => Ok(Inputs { rows, evaluation, watched }),
+        true => Ok((Inputs { rows, evaluation, watched }, had_rows)),
         false => Err(changed(run.eval_text.as_deref().unwrap_or(run.data.path()))),
     }
 }
@@ -187,20 +187,19 @@ fn watched_again(run: &RunFile, reader: &TextReader) -> Result<Option<Vec<u32>>>
     }
 }
 
-/// The rows that the run kept, or the same rows made again from the data.
-fn rows_again(run: &RunFile, reader: &TextReader, dir: &Path) -> Result<TokenRows> {
+/// The rows that the run kept, or the same rows made again from the data; and whether it had them.
+fn rows_again(run: &RunFile, reader: &TextReader, dir: &Path) -> Result<(TokenRows, bool)> {
     if let Ok(rows) = read_rows(dir.join(TOKENS_FILE))
         && rows.digest() == run.data_digest
     {
-        return Ok(rows);
+        return Ok((rows, true));
     }
     check_there(run.data.path())?;
     let rows = TrainingData::read(&run.data)?.rows(reader, run.options.seq_len)?;
     if rows.digest() != run.data_digest {
         return Err(changed(run.data.path()));
     }
-    keep(&rows, dir)?;
-    Ok(rows)
+    Ok((rows, false))
 }
 
 fn changed(path: &Path) -> anyhow::Error {

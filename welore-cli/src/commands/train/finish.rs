@@ -143,6 +143,7 @@ fn write_result<M: LanguageModel>(
 /// Reports the result of the run. An error if it was to improve the model and did not.
 pub fn report<M: LanguageModel>(
     args: &TrainArgs,
+    run: &RunFile,
     training: &Training<M>,
     model: &Path,
 ) -> Result<()> {
@@ -175,7 +176,7 @@ pub fn report<M: LanguageModel>(
         }
     }
     match (position.start, position.has_improved()) {
-        (Some(start), Some(false)) if args.must_improve => {
+        (Some(start), Some(false)) if run.must_improve => {
             Err(NotImproved { score: format::score(start) }.into())
         }
         _ => Ok(()),

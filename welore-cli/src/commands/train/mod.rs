@@ -8,6 +8,7 @@ mod log;
 mod place;
 mod preview;
 mod request;
+mod resume;
 mod scratch;
 mod size;
 mod start;
@@ -17,26 +18,23 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::eval::{EvalError, PerplexityOptions, check_text, perplexity};
-use welore_burn::model::{LanguageModel, open_model, read_config};
+use welore_burn::model::{LanguageModel, open_model};
 use welore_burn::named::Named;
 use welore_burn::plan::read_plan;
 use welore_burn::progress::Interrupted;
 use welore_burn::train::{
-    Checkpoints, Evaluated, RunFile, RunPlace, Score, TrainError, Training, TrainingEvent,
-    model_digest, trainable_paths,
+    Evaluated, RunFile, RunPlace, Score, TrainError, Training, TrainingEvent, trainable_paths,
 };
 
 use crate::args::{TrainArgs, TrainStartArgs, Typed};
-use crate::devices::{Choice, Compute};
+use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
-use crate::shared::gradients::{forget_summary, sum_up};
+use crate::shared::gradients::sum_up;
 use crate::shared::page::{add_run, check_page, write_page};
 use crate::terminal::{Bar, Steps, is_part, must_stop};
 use crate::{format, memory};
 use data::{Evaluation, Inputs, row_name};
-use extend::Extension;
-use place::Place;
 
 /// Runs the command.
 pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
@@ -46,7 +44,8 @@ pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
     check_page(&args.page, output.as_deref(), inputs.filter_map(|path| path.as_deref()))?;
     match (&args.resume, &args.start.output) {
         (_, Some(dir)) if args.dry_run => preview::show(&args, typed, dir),
-        (Some(dir), _) => resume(&args, typed, dir),
+        (Some(dir), _) if args.dry_run => resume::show(&args, typed, dir),
+        (Some(dir), _) => resume::resume(&args, typed, dir),
         (None, Some(dir)) => begin(&args, typed, dir),
         (None, None) => unreachable!("clap asks for one of --resume and --output"),
     }
@@ -55,48 +54,9 @@ pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
 fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let compute = Compute::choose(args.compute.choice())?;
     let start::Started { place, run, inputs } = start::start(args, typed, dir, &compute)?;
-    let run = Run { args, dir, run, compute, extension: None };
+    let run = Run { args, dir, run, compute, extension: None, has_begun: false };
     let (training, inputs) = run.open(inputs)?;
     let _place = place.keep();
-    run.train(training, inputs)
-}
-
-fn resume(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
-    // No lock is made in a directory without a run.
-    RunFile::read(dir)?;
-    let _place = Place::of_run(dir)?;
-    // Until it was locked, another process may have extended it.
-    let mut run = RunFile::read(dir)?;
-    let asked = extend::asked(&run, args)?;
-    changes::refuse_changes(&run, args, typed)?;
-    let compute = Compute::choose(Choice { dtype: run.dtype, ..args.compute.choice() })?;
-    if model_digest(&run.base)? != run.base_digest {
-        let message = format!("{} is not the model that the run began with", run.base.display());
-        return Err(WrongInput::new(message).into());
-    }
-    let config = read_config(&run.base)?;
-    request::check_context(args, run.options.seq_len, &config)?;
-    let last = Checkpoints::of_run(dir, &run.identity()).last(&run.options)?;
-    let last = last.map(|(position, _)| position);
-    changes::check_must_improve(&run, last, typed)?;
-    let is_done = last.is_some_and(|at| at.is_last(&run.options));
-    finish::check_model(dir, &run, is_done)?;
-    let extension = asked.map(|steps| Extension::of(&run, last, steps)).transpose()?;
-    let to_write = extension.as_ref().map_or(&run, |extension| &extension.run);
-    finish::check_replaceable(dir, to_write, is_done)?;
-    let inputs = data::again(&run, &config, dir)?;
-    let mut told = None;
-    if let Some(extension) = extension {
-        (run, told) = (extension.run, Some(extension.told));
-    }
-    let run = Run { args, dir, run, compute, extension: told };
-    let (training, inputs) = run.open(inputs)?;
-    if run.extension.is_some() {
-        // A run that is killed from here on is an extended one.
-        finish::keep_track(dir)?;
-        forget_summary(dir)?;
-        run.run.write(dir)?;
-    }
     run.train(training, inputs)
 }
 
@@ -108,12 +68,14 @@ struct Run<'a> {
     compute: Compute,
     /// What to say about its extension, if it is extended now.
     extension: Option<String>,
+    /// Whether the directory holds a run that goes on.
+    has_begun: bool,
 }
 
 impl Run<'_> {
     /// Loads the model, and checks that everything fits together.
     fn open(&self, inputs: Inputs) -> Result<(Training<impl LanguageModel + use<>>, Inputs)> {
-        let Self { args, dir, run, compute, .. } = self;
+        let Self { dir, run, compute, .. } = self;
         let opened = open_model(&run.base, &compute.device.clone().autodiff())?;
         size::check_training(opened.skeleton(), &run.options, compute)?;
         let masters = trainable_paths(opened.skeleton(), run.options.trainable);
@@ -126,7 +88,7 @@ impl Run<'_> {
             self.check_text(&model, tokens, path)?;
         }
         let identity = run.identity();
-        let place = RunPlace { dir, origin: &identity, resume: args.resume.is_some() };
+        let place = RunPlace { dir, origin: &identity, resume: self.has_begun };
         let mut training = Training::open(model, run.options.clone(), place)?;
         if let Some(every) = run.track_gradients {
             training.track_gradients(dir, every)?;
@@ -182,7 +144,7 @@ impl Run<'_> {
             }
             add_run(page, dir)
         })?;
-        finish::report(args, &training, &model)
+        finish::report(args, run, &training, &model)
     }
 
     fn take_steps<M: LanguageModel>(

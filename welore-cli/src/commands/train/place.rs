@@ -36,6 +36,13 @@ impl Place {
         Ok(place)
     }
 
+    /// The directory of a run to look at: refused while another process works on the run, if that
+    /// can be told without writing anything.
+    pub fn if_locked_before(dir: &Path) -> Result<Option<Self>> {
+        let path = dir.join(LOCK);
+        path.is_file().then(|| Self::lock(dir, &path)).transpose()
+    }
+
     fn lock(dir: &Path, path: &Path) -> Result<Self> {
         // What is in it stays until it is locked. Windows locks no file that is only appended to.
         let mut options = File::options();

@@ -1,21 +1,25 @@
 //! `train --dry-run`: shows what a run would do, and what that is expected to take, without writing
 //! anything but temporary files.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::{Value, json};
 use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::check_plan;
 use welore_burn::data::TokenRows;
-use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_model, read_config};
+use welore_burn::forms::Precision;
+use welore_burn::model::{Decoder, DecoderConfig, LanguageModel, OpenedModel, open_model};
+use welore_burn::named::Named;
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Norms;
-use welore_burn::train::{TrainOptions, TrainableCount, check_method, check_rows, check_run};
+use welore_burn::train::{
+    ScheduleKind, TrainOptions, Trainable, TrainableCount, check_method, check_rows, check_run,
+};
 
 use super::data::row_name;
 use super::place::check_free;
-use super::request::{Request, check_context, check_evaluations, with_epochs};
+use super::request::{Request, check_evaluations, eval_window, with_epochs};
 use super::scratch::described_model;
 use super::size::check_training;
 use super::trial::try_out;
@@ -31,6 +35,9 @@ use crate::{format, output};
 /// What a run would do.
 struct Preview {
     options: TrainOptions,
+    /// How it would be evaluated, by the names of the options; null if it would not be.
+    evaluation: Value,
+    dtype: Precision,
     rows: TokenRows,
     count: TrainableCount,
     plan: Option<RankPlan>,
@@ -53,12 +60,10 @@ impl Preview {
         let mut request = Request::check(args, typed)?;
         check_free(dir)?;
         let goal = request.goal.take();
-        let Request { model, source, data, options, .. } = &request;
-        let compute = Compute::choose(args.compute.choice())?;
-        let config = read_config(model)?;
-        check_context(args, options.seq_len, &config)?;
+        let Request { model, config, source, data, options, .. } = &request;
+        let (compute, dtype) = (Compute::choose(args.compute.choice())?, request.dtype);
         check_companions(model)?;
-        let rows = data.rows(&TextReader::open(model, &config)?, options.seq_len)?;
+        let rows = data.rows(&TextReader::open(model, config)?, options.seq_len)?;
         let options = with_epochs(&args.start, options.clone(), rows.len());
         check_evaluations(&options, typed)?;
         let evaluated = source.is_task() || args.start.eval_text.is_some();
@@ -67,8 +72,9 @@ impl Preview {
         check_method(&skeleton, &options)?;
         let count = check_training(&skeleton, &options, &compute)?;
         in_file(check_rows(&rows, &options, skeleton.vocab_size()), source.path())?;
+        let evaluation = evaluation(args, &options, config);
         request.goal = plan.clone().map(|plan| Goal::Given(Box::new(plan)));
-        Ok((Self { options, rows, count, plan }, request, compute))
+        Ok((Self { options, evaluation, dtype, rows, count, plan }, request, compute))
     }
 
     fn epochs(&self) -> f64 {
@@ -80,6 +86,8 @@ impl Preview {
             "dry_run": true,
             "output": dir.display().to_string(),
             "settings": self.options,
+            "evaluation": self.evaluation,
+            "dtype": self.dtype,
             "rows": self.rows.len(),
             "tokens": self.rows.tokens().len(),
             "epochs": self.epochs(),
@@ -93,10 +101,20 @@ impl Preview {
         }))
     }
 
+    /// One line for each option that the run would use.
+    fn lines(&self, args: &TrainArgs) -> Result<Vec<Vec<String>>> {
+        let (mut rows, idle) = (Vec::new(), idle(&self.options, args.start.from_scratch));
+        add_options("", &serde_json::to_value(&self.options)?, &idle, &mut rows);
+        add_options("", &self.evaluation, &idle, &mut rows);
+        let tracked = args.start.track_gradients;
+        let others = json!({ "dtype": self.dtype.name(), "track_gradients": tracked });
+        add_options("", &others, &idle, &mut rows);
+        Ok(rows)
+    }
+
     fn print(&self, args: &TrainArgs, dir: &Path) -> Result<()> {
         let TrainableCount { trainable, total } = self.count;
-        let mut rows = Vec::new();
-        add_options("", &serde_json::to_value(&self.options)?, &mut rows);
+        let rows = self.lines(args)?;
         output::print_block(&(format::table(&["option", "value"], rows) + "\n"))?;
         if let Some(plan) = &self.plan {
             output::print_block(&format!("compressed first: {}\n", describe(plan)))?;
@@ -150,16 +168,50 @@ fn planned(args: &TrainArgs, opened: &OpenedModel, goal: Goal) -> Result<RankPla
     Ok(plan)
 }
 
-/// Adds one line for each option, by its name.
-fn add_options(name: &str, value: &Value, rows: &mut Vec<Vec<String>>) {
+/// How a run with these options would be evaluated; null if it would not be.
+fn evaluation(args: &TrainArgs, options: &TrainOptions, config: &DecoderConfig) -> Value {
+    if !options.evaluates() {
+        return Value::Null;
+    }
+    let start = &args.start;
+    let shown = |path: Option<&PathBuf>| path.map(|path| path.display().to_string());
+    let reads_text = start.eval_text.is_some() || start.watch_text.is_some();
+    json!({
+        "eval_text": shown(start.eval_text.as_ref()),
+        "watch_text": shown(start.watch_text.as_ref()),
+        "eval_seq_len": reads_text.then(|| eval_window(start, config)),
+        "eval_windows": start.eval_windows,
+        "must_improve": args.must_improve,
+    })
+}
+
+/// The options that a run does not read, as the command line names them: those of other methods, and
+/// those that others of its options turn off.
+fn idle(options: &TrainOptions, from_scratch: bool) -> Vec<String> {
+    let own = options.trainable.options();
+    let others = Trainable::all().iter().flat_map(|method| method.options());
+    let mut idle: Vec<&str> = others.copied().filter(|name| !own.contains(name)).collect();
+    if options.schedule == ScheduleKind::Constant {
+        idle.push("lr_floor");
+    }
+    if !(options.shuffle || from_scratch || options.trainable.is_random()) {
+        idle.push("seed");
+    }
+    idle.into_iter().map(|name| name.replace(['.', '_'], "-")).collect()
+}
+
+/// Adds one line for each option that has a value and is not `idle`, by its name.
+fn add_options(name: &str, value: &Value, idle: &[String], rows: &mut Vec<Vec<String>>) {
     let Value::Object(options) = value else {
-        let text = if value.is_null() { "-".into() } else { value.to_string().replace('"', "") };
-        rows.push(vec![name.into(), text]);
+        if !value.is_null() && !idle.iter().any(|idle| idle == name) {
+            let text = value.as_str().map_or_else(|| value.to_string(), String::from);
+            rows.push(vec![name.into(), text]);
+        }
         return;
     };
     for (key, value) in options {
         let key = key.replace('_', "-");
         let name = if name.is_empty() { key } else { format!("{name}-{key}") };
-        add_options(&name, value, rows);
+        add_options(&name, value, idle, rows);
     }
 }

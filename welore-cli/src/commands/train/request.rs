@@ -1,12 +1,11 @@
 //! The request for a new run, with all checks that take little time.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use anyhow::Result;
 use welore_burn::data::read_documents;
-use welore_burn::eval::PerplexityOptions;
 use welore_burn::forms::Precision;
-use welore_burn::model::DecoderConfig;
+use welore_burn::model::{DecoderConfig, read_config};
 use welore_burn::named::Named;
 use welore_burn::plan::read_plan;
 use welore_burn::train::{RUN_FILE, RunSource, ScheduleKind, TrainOptions, Trainable};
@@ -16,15 +15,18 @@ use super::scratch::described_in;
 use crate::args::{OptionsArgs, RANK_OPTIONS, TrainArgs, TrainStartArgs, Typed, rule};
 use crate::failure::WrongInput;
 use crate::models;
+use crate::shared::artifacts::check_place;
 use crate::shared::effects::min_ratio;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::check_patterns;
-use crate::shared::text::warn_of_marks;
+use crate::shared::text::{warn_of_marks, window_of};
 
 /// A new run.
 pub struct Request {
     /// Directory of the model to start from, or of the description of one with random weights.
     pub model: PathBuf,
+    /// Its configuration.
+    pub config: DecoderConfig,
     /// Where the data is.
     pub source: RunSource,
     /// What is trained on.
@@ -44,10 +46,13 @@ impl Request {
     /// Checks the arguments of a new run, and reads its data.
     pub fn check(args: &TrainArgs, typed: &Typed) -> Result<Self> {
         let start = &args.start;
-        models::check_outside_cache(start.output.as_deref().unwrap_or(Path::new("")))?;
+        if let Some(output) = &start.output {
+            check_place(output)?;
+        }
         let Some(model) = &start.model else { unreachable!("clap asks for MODEL") };
         let source = source_of(start)?;
-        let options = start.options.over(&defaults(start));
+        let mut options = start.options.over(&defaults(start));
+        check_evaluated(start, &options, source.is_task(), typed)?;
         options.check()?;
         if start.epochs.is_some_and(|epochs| !(epochs > 0.0 && epochs <= 1e6)) {
             return refuse("--epochs: must be a number above 0 and at most 1000000");
@@ -63,7 +68,7 @@ impl Request {
         if start.eval_seq_len.is_some_and(|seq_len| seq_len < 2) {
             return refuse("--eval-seq-len: a window needs at least 2 tokens");
         }
-        check_effects(start, &options, source.is_task(), typed)?;
+        check_effects(start, &options, typed)?;
         check_patterns(&start.selection)?;
         let goal = Goal::of_weights(start.plan.as_deref(), start.goal.target(), &start.target)?;
         if let Some(Goal::Target(_, policy)) = goal {
@@ -80,11 +85,16 @@ impl Request {
             // It goes with the resulting model.
             read_plan(&model)?;
         }
+        let config = read_config(&model)?;
+        if start.options.seq_len.is_none() {
+            options.seq_len = options.seq_len.min(config.max_position_embeddings).max(2);
+        }
+        check_context(args, options.seq_len, &config)?;
         if let TrainingData::Text(documents) = &data {
             warn_of_marks(source.path(), documents);
         }
         let dtype = args.compute.dtype.unwrap_or_default();
-        Ok(Self { model, source, data, eval_text, watch_text, dtype, options, goal })
+        Ok(Self { model, config, source, data, eval_text, watch_text, dtype, options, goal })
     }
 }
 
@@ -122,13 +132,12 @@ pub fn with_epochs(args: &TrainStartArgs, mut options: TrainOptions, rows: usize
 /// Tokens in a window of the texts that a new run evaluates: as many as `eval` reads, unless the
 /// arguments say otherwise.
 pub fn eval_window(args: &TrainStartArgs, config: &DecoderConfig) -> usize {
-    let usual = PerplexityOptions::default().seq_len;
-    args.eval_seq_len.unwrap_or(usual.min(config.max_position_embeddings))
+    window_of(args.eval_seq_len, config)
 }
 
 /// Checks that typed options on evaluations have an effect in a run of this many steps.
 pub fn check_evaluations(options: &TrainOptions, typed: &Typed) -> Result<()> {
-    let evaluates = options.eval_every <= options.steps;
+    let evaluates = options.eval_every == 0 || options.evaluates();
     let never = "nothing is evaluated, because --eval-every is more than the steps of the run";
     // The start may be the best one.
     let can_end = |patience: usize| patience.saturating_mul(options.eval_every) < options.steps;
@@ -145,30 +154,56 @@ pub fn check_evaluations(options: &TrainOptions, typed: &Typed) -> Result<()> {
     ])
 }
 
-/// Checks that what was typed has an effect.
-fn check_effects(
+/// Checks that typed options on evaluations have something to evaluate on, and that it is evaluated.
+/// What is missing is named: a text if there is nothing to evaluate on, else how often.
+fn check_evaluated(
     start: &TrainStartArgs,
     options: &TrainOptions,
     is_task: bool,
     typed: &Typed,
 ) -> Result<()> {
+    let can = is_task || start.eval_text.is_some();
+    let often = options.eval_every > 0;
+    let (lacks, hint) = match (can, typed.has("eval-every")) {
+        (false, _) => (
+            "only with evaluations, and there is nothing to evaluate on",
+            "give --eval-text FILE, which also decides which model is the best",
+        ),
+        (true, true) => (
+            "only with evaluations, and --eval-every 0 means none",
+            "give --eval-every N, or leave it out",
+        ),
+        // Of a task, unless a file of settings says so.
+        (true, false) => (
+            "only with evaluations, and none is asked for",
+            "give --eval-every N to evaluate every N steps",
+        ),
+    };
+    let reads_text = start.eval_text.is_some() || start.watch_text.is_some();
+    let works = often && can;
+    let of_evaluations = |option| rule(option, works, lacks).with_hint(hint);
+    typed.check([
+        rule("eval-text", often, "nothing is evaluated with --eval-every 0"),
+        rule("eval-every", !often || can, "there is nothing to evaluate on")
+            .with_hint("give --eval-text FILE as well"),
+        of_evaluations("eval-windows"),
+        of_evaluations("watch-text"),
+        of_evaluations("must-improve"),
+        of_evaluations("patience"),
+        rule("eval-seq-len", reads_text, "only with --eval-text or --watch-text"),
+        of_evaluations("eval-seq-len"),
+    ])
+}
+
+/// Checks that what was typed has an effect.
+fn check_effects(start: &TrainStartArgs, options: &TrainOptions, typed: &Typed) -> Result<()> {
     let has_target = start.goal.target().is_some();
     typed.check(
         RANK_OPTIONS.map(|option| rule(option, has_target, "only with a target, such as --err")),
     )?;
-    let evaluates = options.eval_every > 0;
-    let can_evaluate = is_task || start.eval_text.is_some();
-    let reads_text = can_evaluate && (start.eval_text.is_some() || start.watch_text.is_some());
-    let without = "only with evaluations; see --eval-every";
     let decays = options.schedule != ScheduleKind::Constant;
     let is_random = options.shuffle || start.from_scratch || options.trainable.is_random();
     typed.check([
-        rule("eval-text", evaluates, "nothing is evaluated with --eval-every 0"),
-        rule("eval-seq-len", evaluates && reads_text, "only with --eval-text or --watch-text"),
-        rule("eval-windows", evaluates && can_evaluate, without),
-        rule("watch-text", evaluates && can_evaluate, without)
-            .with_hint("--eval-text FILE is evaluated, and decides which model is the best"),
-        rule("must-improve", evaluates && can_evaluate, without),
         rule("lr-floor", decays, "not with --schedule constant"),
         rule("seed", is_random, "nothing is random in this run, with --no-shuffle"),
     ])
@@ -193,13 +228,12 @@ pub fn check_context(args: &TrainArgs, seq_len: usize, config: &DecoderConfig) -
     if seq_len <= context {
         return Ok(());
     }
-    let (what, hint) = match (&args.resume, args.start.options.seq_len) {
-        (Some(dir), _) => {
+    let (what, hint) = match &args.resume {
+        Some(dir) => {
             let file = dir.join(RUN_FILE);
             (format!("{}: --seq-len", file.display()), "a run cannot be changed".into())
         }
-        (None, Some(_)) => ("--seq-len".into(), format!("give at most {context}")),
-        (None, None) => ("the default --seq-len".into(), format!("give --seq-len {context}")),
+        None => ("--seq-len".into(), format!("give at most {context}")),
     };
     let message = format!("{what} {seq_len} is more than the model's context of {context} tokens");
     Err(WrongInput::with_hint(message, hint).into())

@@ -6,13 +6,13 @@ use anyhow::Result;
 use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::Compressor;
 use welore_burn::files::OutputDir;
-use welore_burn::model::{open_model, read_config};
+use welore_burn::model::open_model;
 use welore_burn::spectrum::Norms;
 use welore_burn::train::{RunFile, check_method, check_rows, model_digest};
 
 use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
-use super::request::{Request, check_context, check_evaluations, eval_window, with_epochs};
+use super::request::{Request, check_evaluations, eval_window, with_epochs};
 use super::scratch::{described_model, random_model};
 use super::size::check_training;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
@@ -36,9 +36,7 @@ pub struct Started {
 pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path, compute: &Compute) -> Result<Started> {
     let request = Request::check(args, typed)?;
     // Checked here because compressing comes first and may take long.
-    let config = read_config(&request.model)?;
-    check_context(args, request.options.seq_len, &config)?;
-    check_method(&config.init(&host()), &request.options)?;
+    check_method(&request.config.init(&host()), &request.options)?;
     check_companions(&request.model)?;
     if args.start.from_scratch {
         let (config, _) = described_model(&request.model)?;
@@ -56,8 +54,8 @@ pub fn prepare(
     request: Request,
     dir: &Path,
 ) -> Result<(RunFile, Inputs)> {
-    let Request { model, source, data, eval_text, watch_text, dtype, options, goal } = request;
-    let config = read_config(&model)?;
+    let Request { model, config, source, data, eval_text, watch_text, dtype, options, goal } =
+        request;
     let reader = TextReader::open(&model, &config)?;
     let rows = data.rows(&reader, options.seq_len)?;
     let options = with_epochs(&args.start, options, rows.len());
@@ -80,6 +78,7 @@ pub fn prepare(
     }
     run.dtype = dtype;
     run.track_gradients = args.start.track_gradients;
+    run.must_improve = args.must_improve && run.options.evaluates();
     run.check()?;
     let watch_text = watch_text.filter(|_| run.options.eval_every > 0);
     let watched = watch_text.map(|documents| data::tokens_of(&reader, &documents)).transpose()?;

@@ -3,15 +3,18 @@
 
 use std::fs;
 use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::TokenRows;
 use welore_burn::files::FileError;
-use welore_burn::model::{LanguageModel, read_config};
+use welore_burn::model::LanguageModel;
 use welore_burn::progress::{Interrupted, Progress};
-use welore_burn::train::{Evaluated, TrainError, TrainOptions, Trainable, Training, TrainingEvent};
+use welore_burn::train::{
+    Evaluated, RunFile, TrainError, TrainOptions, Trainable, Training, TrainingEvent,
+};
 
 use super::data::{Evaluation, Inputs, row_name};
 use super::request::Request;
@@ -45,65 +48,105 @@ pub fn try_out(
     request: Request,
     compute: Compute,
 ) -> Result<Forecast> {
-    let began = Instant::now();
-    let scratch = Scratch::new(true)?;
+    let (began, scratch) = (Instant::now(), Scratch::new(true)?);
     scratch.check_room(room(args, &request)?)?;
+    let dir = &new_dir(&scratch)?;
+    let (run, inputs) = start::prepare(args, typed, request, dir)?;
+    Trial { args, dir, began, done: 0 }.forecast(run, inputs, compute)
+}
+
+/// Tries what is left of a run after its first `done` steps, and says what that is expected to take.
+/// The steps that are tried are those at its beginning, which are alike.
+pub fn try_rest(
+    args: &TrainArgs,
+    mut run: RunFile,
+    done: usize,
+    inputs: Inputs,
+    compute: Compute,
+) -> Result<Forecast> {
+    let (began, scratch) = (Instant::now(), Scratch::new(true)?);
+    scratch.check_room(Checkpoint::open(&run.base)?.bytes())?;
+    let dir = &new_dir(&scratch)?;
+    run.extended_from.clear();
+    Trial { args, dir, began, done }.forecast(run, inputs, compute)
+}
+
+/// The directory of the run that is tried.
+fn new_dir(scratch: &Scratch) -> Result<PathBuf> {
     let dir = scratch.path().join("run");
     fs::create_dir(&dir).map_err(FileError::io(&dir))?;
-    let (mut run, mut inputs) = start::prepare(args, typed, request, &dir)?;
-    let (options, tracked) = (run.options.clone(), run.track_gradients);
-    run.options = few_of(&options);
-    run.track_gradients = tracked.and(NonZeroUsize::new(2));
-    let few = 2 * compute.at_once().get();
-    let amounts = amounts(&inputs, run.eval_window(), run.eval_windows);
-    let evaluated: usize = amounts.iter().sum();
-    let tried_of_it: usize = amounts.iter().map(|amount| few.min(*amount)).sum();
-    run.eval_windows = Some(few);
-    if let Evaluation::Task(_, examples) = &mut inputs.evaluation {
-        examples.truncate(few);
+    Ok(dir)
+}
+
+/// A trial in a directory for temporary files.
+struct Trial<'a> {
+    args: &'a TrainArgs,
+    dir: &'a Path,
+    /// When everything began that the run does as well.
+    began: Instant,
+    /// Steps of the run that were taken before.
+    done: usize,
+}
+
+impl Trial<'_> {
+    /// Tries the run.
+    fn forecast(self, mut run: RunFile, mut inputs: Inputs, compute: Compute) -> Result<Forecast> {
+        let Self { args, dir, began, done } = self;
+        let (options, tracked) = (run.options.clone(), run.track_gradients);
+        run.options = few_of(&options, options.steps - done);
+        run.track_gradients = tracked.and(NonZeroUsize::new(2));
+        let few = 2 * compute.at_once().get();
+        let amounts = amounts(&inputs, run.eval_window(), run.eval_windows);
+        let evaluated: usize = amounts.iter().sum();
+        let tried_of_it: usize = amounts.iter().map(|amount| few.min(*amount)).sum();
+        run.eval_windows = Some(few);
+        if let Evaluation::Task(_, examples) = &mut inputs.evaluation {
+            examples.truncate(few);
+        }
+        let run = Run { args, dir, run, compute, extension: None, has_begun: false };
+        let (mut training, inputs) = run.open(inputs)?;
+        let steps = take_steps(&run, &mut training, &inputs.rows)?;
+        let evaluation = match evaluated {
+            0 => Duration::ZERO,
+            _ => evaluate(&run, &training, &inputs)?,
+        };
+        finish::write(&training, &run.run, dir)?;
+        let tried = Tried {
+            rest: began.elapsed().saturating_sub(steps.all + evaluation * 2),
+            evaluation: evaluation.as_secs_f64() * evaluated as f64 / tried_of_it.max(1) as f64,
+            scale: scale(&inputs.rows, &options, done, steps.seconds.len()),
+            steps: steps.seconds,
+            saving: steps.saving.as_secs_f64(),
+        };
+        let mut what = format::number_of(tried.steps.len(), "step");
+        if evaluated > 0 {
+            let row = row_name(matches!(inputs.evaluation, Evaluation::Task(..)));
+            what += &format!(" and {}", format::number_of(tried_of_it, row));
+        }
+        Ok(Forecast {
+            seconds: tried.seconds_of(&options, done, tracked.map(NonZeroUsize::get)),
+            peak_bytes: peak_with(0),
+            tried: what,
+            is_host: run.compute.is_host(),
+        })
     }
-    let run = Run { args, dir: &dir, run, compute, extension: None };
-    let (mut training, inputs) = run.open(inputs)?;
-    let steps = take_steps(&run, &mut training, &inputs.rows)?;
-    let evaluation = match evaluated {
-        0 => Duration::ZERO,
-        _ => evaluate(&run, &training, &inputs)?,
-    };
-    finish::write(&training, &run.run, &dir)?;
-    let tried = Tried {
-        rest: began.elapsed().saturating_sub(steps.all + evaluation * 2),
-        evaluation: evaluation.as_secs_f64() * evaluated as f64 / tried_of_it.max(1) as f64,
-        scale: scale(&inputs.rows, &options, steps.seconds.len()),
-        steps: steps.seconds,
-        saving: steps.saving.as_secs_f64(),
-    };
-    let mut what = format::number_of(tried.steps.len(), "step");
-    if evaluated > 0 {
-        let row = row_name(matches!(inputs.evaluation, Evaluation::Task(..)));
-        what += &format!(" and {}", format::number_of(tried_of_it, row));
-    }
-    Ok(Forecast {
-        seconds: tried.seconds_of(&options, tracked.map(NonZeroUsize::get)),
-        peak_bytes: peak_with(0),
-        tried: what,
-        is_host: run.compute.is_host(),
-    })
 }
 
 /// Bytes of the models that a trial writes: its result, and the model to start from if that is made
 /// first, which is not larger than the given one.
 fn room(args: &TrainArgs, request: &Request) -> Result<u64> {
     if args.start.from_scratch {
-        let bytes = read_config(&request.model)?.parameters().saturating_mul(2 * PARAMETER);
+        let bytes = request.config.parameters().saturating_mul(2 * PARAMETER);
         return Ok(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
     let bytes = Checkpoint::open(&request.model)?.bytes();
     Ok(if request.goal.is_some() { bytes.saturating_mul(2) } else { bytes })
 }
 
-/// The options of a run of a few steps without evaluations, which are the same steps.
-fn few_of(options: &TrainOptions) -> TrainOptions {
-    let steps = options.steps.min(MOST);
+/// The options of a run of a few steps without evaluations, which are the same steps. `left` are at
+/// least one.
+fn few_of(options: &TrainOptions, left: usize) -> TrainOptions {
+    let steps = left.min(MOST);
     let warmup = options.warmup.min(steps);
     TrainOptions { steps, warmup, eval_every: 0, patience: None, save_every: 0, ..options.clone() }
 }
@@ -172,15 +215,16 @@ fn evaluate<M: LanguageModel>(
     Ok(began.elapsed())
 }
 
-/// How many tokens a step of the run has on average, as a multiple of those of its first `tried`
-/// steps.
-fn scale(rows: &TokenRows, options: &TrainOptions, tried: usize) -> f64 {
+/// How many tokens a step of the run has on average after the first `done`, as a multiple of those of
+/// its first `tried` steps.
+fn scale(rows: &TokenRows, options: &TrainOptions, done: usize, tried: usize) -> f64 {
     let seed = options.shuffle.then_some(options.seed);
-    let mean = |steps: usize| {
-        let tokens = rows.tokens_before(steps.saturating_mul(options.rows_a_step()), seed);
-        tokens as f64 / steps.max(1) as f64
+    let before = |step: usize| {
+        let tokens = rows.tokens_before(step.saturating_mul(options.rows_a_step()), seed);
+        tokens as f64
     };
-    mean(options.steps) / mean(tried).max(1.0)
+    let mean = |from: usize, to: usize| (before(to) - before(from)) / (to - from).max(1) as f64;
+    mean(done, options.steps) / mean(0, tried).max(1.0)
 }
 
 /// What a trial took, in seconds except for the first.
@@ -198,9 +242,9 @@ struct Tried {
 }
 
 impl Tried {
-    /// The seconds of a run with these options that tracks gradients in every `tracked`-th step. In
-    /// the trial it was every second one.
-    fn seconds_of(&self, options: &TrainOptions, tracked: Option<usize>) -> f64 {
+    /// The seconds of a run with these options after the first `done` steps, which tracks gradients
+    /// in every `tracked`-th step. In the trial it was every second one.
+    fn seconds_of(&self, options: &TrainOptions, done: usize, tracked: Option<usize>) -> f64 {
         let Self { rest, steps, scale, saving, evaluation } = self;
         let mean = |odd: bool, even: bool| {
             // The first step is not like the others.
@@ -218,41 +262,49 @@ impl Tried {
             None => (mean(true, true), 0.0),
             Some(_) => (mean(true, false), mean(false, true)),
         };
-        let watching = options.steps / tracked.unwrap_or(usize::MAX);
+        let every = tracked.unwrap_or(usize::MAX);
+        let watching = options.steps / every - done / every;
         // The first step, and those that look for new projections as it did.
         let slow = match options.trainable {
-            Trainable::Galore => options.steps.div_ceil(options.galore.refresh),
+            Trainable::Galore => {
+                let looks = |steps: usize| steps.div_ceil(options.galore.refresh);
+                (looks(options.steps) - looks(done)).max(1)
+            }
             _ => 1,
         };
         let extra = (steps[0] - plain).max(0.0) * slow as f64;
         let watching = (watched - plain).max(0.0) * watching as f64;
-        let all = (plain * options.steps as f64 + extra + watching) * scale;
+        let all = (plain * (options.steps - done) as f64 + extra + watching) * scale;
         // With a patience there may be fewer, and fewer steps.
-        let evaluations = evaluations(options);
-        let saved = saving * checkpoints(options) as f64;
+        let evaluations = evaluations(options, done);
+        let saved = saving * checkpoints(options, done) as f64;
         rest.as_secs_f64() + all + saved + evaluation * evaluations as f64
     }
 }
 
-/// The number of evaluations of a run, that of its start included.
-fn evaluations(options: &TrainOptions) -> usize {
-    match options.steps.checked_div(options.eval_every).unwrap_or(0) {
+/// The number of evaluations of a run after its first `done` steps; that of its start counts if none
+/// was taken.
+fn evaluations(options: &TrainOptions, done: usize) -> usize {
+    let until = |steps: usize| steps.checked_div(options.eval_every).unwrap_or(0);
+    match until(options.steps) {
         0 => 0,
-        count => count + 1,
+        count => count - until(done) + usize::from(done == 0),
     }
 }
 
-/// The number of checkpoints of a run, if every evaluation is the best one.
-fn checkpoints(options: &TrainOptions) -> usize {
+/// The number of checkpoints of a run after its first `done` steps, if every evaluation is the best
+/// one.
+fn checkpoints(options: &TrainOptions, done: usize) -> usize {
     let TrainOptions { steps, save_every, eval_every, .. } = *options;
-    let every = |count: usize| steps.checked_div(count).unwrap_or(0);
+    let until = |steps: usize, count: usize| steps.checked_div(count).unwrap_or(0);
+    let every = |count: usize| until(steps, count) - until(done, count);
     let both = match (save_every, eval_every) {
         (0, _) | (_, 0) => 0,
         (a, b) => every((a / greatest_divisor(a, b)).saturating_mul(b)),
     };
     let is_due = |count: usize| count > 0 && steps.is_multiple_of(count);
     let at_end = usize::from(!is_due(save_every) && !is_due(eval_every));
-    let at_start = usize::from(evaluations(options) > 0);
+    let at_start = usize::from(done == 0 && options.evaluates());
     at_start + every(save_every) + every(eval_every) - both + at_end
 }
 
@@ -283,9 +335,9 @@ mod tests {
     fn everything_that_repeats_is_counted_as_often_as_it_does() {
         // The start; 100 steps, the first of which is slower; 3 evaluations; checkpoints at steps 0,
         // 20, 40, 50, 60, 80 and 100.
-        let seconds = tried().seconds_of(&options(100), None);
+        let seconds = tried().seconds_of(&options(100), 0, None);
         assert_eq!(seconds, 7.0 + 203.0 + 30.0 + 3.5);
-        let longer = Tried { scale: 2.0, ..tried() }.seconds_of(&options(100), None);
+        let longer = Tried { scale: 2.0, ..tried() }.seconds_of(&options(100), 0, None);
         assert_eq!(longer, seconds + 203.0);
     }
 
@@ -293,7 +345,7 @@ mod tests {
     fn one_step_is_all_that_is_known_of_a_run_of_one() {
         let one = Tried { steps: vec![5.0], ..tried() };
         let none = TrainOptions { eval_every: 0, save_every: 0, ..options(1) };
-        assert_eq!(one.seconds_of(&none, None), 7.0 + 5.0 + 0.5);
+        assert_eq!(one.seconds_of(&none, 0, None), 7.0 + 5.0 + 0.5);
     }
 
     #[test]
@@ -301,17 +353,32 @@ mod tests {
         let none = TrainOptions { eval_every: 0, save_every: 0, ..options(100) };
         let watched = Tried { steps: vec![5.0, 4.0, 2.0, 4.0, 2.0], ..tried() };
         // Every tenth of the 100 steps takes 2 seconds more.
-        assert_eq!(watched.seconds_of(&none, Some(10)), 7.0 + 203.0 + 20.0 + 0.5);
+        assert_eq!(watched.seconds_of(&none, 0, Some(10)), 7.0 + 203.0 + 20.0 + 0.5);
         let mut galore = TrainOptions { trainable: Trainable::Galore, ..none };
         galore.galore.refresh = 30;
         // As slow as the first: steps 1, 31, 61 and 91.
-        assert_eq!(tried().seconds_of(&galore, None), 7.0 + 212.0 + 0.5);
+        assert_eq!(tried().seconds_of(&galore, 0, None), 7.0 + 212.0 + 0.5);
+    }
+
+    #[test]
+    fn steps_that_were_taken_are_not_counted() {
+        // Of a run of 100 steps, after 40: 60 steps, the first of them slower again; evaluations at
+        // steps 50 and 100; checkpoints at steps 50, 60, 80 and 100.
+        let seconds = tried().seconds_of(&options(100), 40, None);
+        assert_eq!(seconds, 7.0 + 123.0 + 20.0 + 2.0);
+        let mut galore = TrainOptions { trainable: Trainable::Galore, ..options(100) };
+        galore.galore.refresh = 30;
+        // Steps 61 and 91.
+        assert_eq!(tried().seconds_of(&galore, 40, None), seconds + 3.0);
+        // The start was evaluated before the first step.
+        assert_eq!([0, 1, 50, 99].map(|done| evaluations(&options(100), done)), [3, 2, 1, 1]);
     }
 
     #[test]
     fn checkpoints_at_the_same_step_are_one() {
         let count = |steps, save_every, eval_every| {
-            checkpoints(&TrainOptions { steps, save_every, eval_every, ..TrainOptions::default() })
+            let options = TrainOptions { steps, save_every, eval_every, ..Default::default() };
+            checkpoints(&options, 0)
         };
         assert_eq!(count(100, 20, 50), 7);
         assert_eq!(count(105, 20, 50), 8);
