@@ -139,3 +139,24 @@ fn a_text_that_is_as_good_as_random_is_told() {
     let said = sandbox.gives(&format!("{line} told --self-start 45")).stderr;
     assert!(!said.contains("nearly random"), "{said}");
 }
+
+#[test]
+fn a_size_that_the_model_does_not_exceed_is_refused_before_any_work() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("analyze model -o spectra.json");
+    for line in [
+        "compress model --max-bytes 5MB -o out",
+        "compress model --max-bytes 5MB --no-calibration --policy welore -o out",
+        "plan model --max-bytes 5MB",
+        "plan spectra.json --max-bytes 5MB",
+        "compare model --text story.txt --max-bytes 350kB,5MB",
+        "train model --text story.txt --seq-len 32 --batch-size 1 --max-bytes 5MB -o run",
+    ] {
+        sandbox.refuses(line, "--max-bytes 5.0 MB: nothing would be factored");
+        let said = sandbox.run(line).stderr;
+        assert!(!said.contains("the model first writes"), "{said}");
+        assert!(said.contains("hint: give less than "), "{said}");
+    }
+    // A rank that is set is a reason of its own.
+    sandbox.gives("plan model --max-bytes 5MB --set-rank q_proj=4");
+}

@@ -16,7 +16,7 @@ use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::inputs::check_apart;
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::page::{check_page, write_page};
-use crate::shared::planning::{plan_for, print_plan, warn_of_prospect};
+use crate::shared::planning::{check_limits, check_size, plan_for, print_plan, warn_of_prospect};
 use crate::shared::recipe::{Recipe, is_size, open_calibration};
 use crate::shared::selecting::{check_patterns, of_file, of_model};
 use crate::{models, output};
@@ -177,6 +177,7 @@ impl Source {
     ) -> Result<(Spectra, Known)> {
         if let Self::Spectra(spectra) = self {
             check_filter(&args.view, spectra.matrices.iter().map(|matrix| matrix.name.as_str()))?;
+            check_size(options, spectra.model.bytes)?;
             return Ok((*spectra, Known::default()));
         }
         let model = models::directory_of(&args.source)?;
@@ -188,7 +189,7 @@ impl Source {
         let opened = open_model(&model, &host())?;
         let selected = of_model(&args.selection, opened.skeleton())?;
         let matrices = selected_matrices(&opened.checkpoint, &selected)?;
-        options.check_matrices(&matrices)?;
+        check_limits(options, &opened.checkpoint, &selected)?;
         check_filter(&args.view, matrices.iter().map(|(name, _)| name.as_str()))?;
         let calibration = open_calibration(args.method.calibration.as_deref())?;
         let norms = recipe.norms(calibration.as_ref())?;

@@ -101,14 +101,15 @@ pub fn read_plan(path: &Path) -> Result<RankPlan> {
     Ok(plan)
 }
 
-/// Checks the selection, the limits on its matrices, and that a size can be reached, before anything
-/// is measured.
+/// Checks the selection, the limits on its matrices, and that a size can be reached and is not
+/// reached already, before anything is measured.
 pub fn check_limits(
     options: &PlanOptions,
     checkpoint: &Checkpoint,
     selection: &Selection,
 ) -> Result<()> {
     options.check_matrices(&selected_matrices(checkpoint, selection)?)?;
+    check_size(options, checkpoint.bytes())?;
     if let Target::KeepParams(_) | Target::MaxBytes(_) = options.target {
         // What matrices cost does not depend on their singular values.
         let spectra = flat_spectra(checkpoint, selection)?;
@@ -117,6 +118,19 @@ pub fn check_limits(
         }
     }
     Ok(())
+}
+
+/// Refuses a size that a model of so many bytes does not exceed: nothing would be factored for it.
+pub fn check_size(options: &PlanOptions, bytes: u64) -> Result<()> {
+    let Target::MaxBytes(most) = options.target else { return Ok(()) };
+    let sets_ranks = options.constraints.iter().any(|constraint| constraint.rank.is_some());
+    if most < bytes || sets_ranks {
+        return Ok(());
+    }
+    let (most, size) = (format::bytes(most), format::bytes(bytes));
+    let message =
+        format!("--max-bytes {most}: nothing would be factored, the whole model has {size}");
+    Err(WrongInput::with_hint(message, format!("give less than {size}")).into())
 }
 
 /// Makes a plan, and warns about it.
