@@ -197,3 +197,48 @@ fn sampling_options_out_of_range_are_named() {
         sandbox.refuses(&format!("generate model --prompt Mia {option}"), named);
     }
 }
+
+/// What is given to an option that takes something else is named, with the option that takes it.
+#[test]
+fn files_that_are_taken_for_each_other_are_told_apart() {
+    let sandbox = Sandbox::new();
+    let amount = "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2";
+    sandbox.gives(&format!("calibrate model --text story.txt {amount} -o seen"));
+    sandbox.gives("analyze model -o spectra.json");
+    sandbox.gives("plan spectra.json --err 0.5 -o plan.json");
+    sandbox.gives("compress model --err 0.5 -o low");
+    let calibrated = "--keep-params 0.8 --calibration";
+    let files = [
+        ("seen", "a calibration", "--calibration seen"),
+        ("plan.json", "a plan", "--plan plan.json"),
+        ("spectra.json", "a file of spectra", "`welore-cli plan spectra.json"),
+        ("story.txt", "a text", "--calibrate story.txt"),
+        ("model", "a model directory", ""),
+        ("low", "a model directory", ""),
+    ];
+    let lines = [
+        (format!("compress model -o out {calibrated}"), "a calibration"),
+        (format!("plan model {calibrated}"), "a calibration"),
+        ("compare model --text story.txt --calibration".into(), "a calibration"),
+        ("compress model -o out --plan".into(), "a plan"),
+        ("compare model --text story.txt --plan".into(), "a plan"),
+        ("train model --text story.txt -o run --plan".into(), "a plan"),
+        ("eval model --text".into(), "a text"),
+        ("compare model --text".into(), "a text"),
+        (format!("compare model --text story.txt {amount} --calibrate"), "a text"),
+        (format!("calibrate model {amount} -o new --text"), "a text"),
+        (format!("compress model --keep-params 0.8 {amount} -o out --calibrate"), "a text"),
+        ("train model -o run --text".into(), "a text"),
+        ("train model --text story.txt -o run --eval-text".into(), "a text"),
+    ];
+    for (line, wanted) in &lines {
+        for (file, what, hint) in files.iter().filter(|(_, what, _)| what != wanted) {
+            let outcome = sandbox.run(&format!("{line} {file}"));
+            let message = outcome.complaint(2);
+            assert!(message.contains(&format!("{file} is {what}, not {wanted}")), "{message}");
+            assert!(outcome.stderr.contains(hint), "`{line} {file}` says: {}", outcome.stderr);
+        }
+    }
+    let said = sandbox.run("compress model -o out --plan low").stderr;
+    assert!(said.contains("hint: its plan is low"), "{said}");
+}

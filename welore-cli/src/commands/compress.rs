@@ -26,7 +26,7 @@ use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{
     Goal, Planned, check_limits, describe, print_plan, read_plan, warn_of_prospect,
 };
-use crate::shared::recipe::{Recipe, is_size, open_calibration};
+use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
@@ -143,6 +143,7 @@ impl Request {
     fn check(args: &CompressArgs, typed: &Typed) -> Result<Self> {
         check_page(&args.page, Some(&args.output), inputs(args))?;
         check_not_left(&args.output, inputs(args))?;
+        check_calibration_file(args.method.calibration.as_deref())?;
         check_patterns(&args.selection)?;
         let (recipe, goal) = recipe_and_goal(args)?;
         check_effects(args, &recipe, &goal, typed)?;

@@ -17,7 +17,7 @@ use crate::shared::inputs::check_apart;
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{check_limits, check_size, plan_for, print_plan, warn_of_prospect};
-use crate::shared::recipe::{Recipe, is_size, open_calibration};
+use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
 use crate::shared::selecting::{check_patterns, of_file, of_model};
 use crate::{models, output};
 
@@ -27,6 +27,7 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     let inputs = || [Some(args.source.as_path()), args.method.calibration.as_deref()].into_iter();
     check_apart(args.output.as_deref(), inputs().flatten())?;
     check_page(&args.page, args.output.as_deref(), inputs().flatten())?;
+    check_calibration_file(args.method.calibration.as_deref())?;
     check_patterns(&args.selection)?;
     Selection::of(&args.view.filter)?;
     let in_table = "only in the table, not with --json";

@@ -16,6 +16,7 @@ use super::measuring::{Known, measure_within};
 use super::recipe::Recipe;
 use crate::args::{MethodArgs, ResourceArgs, TargetArgs};
 use crate::failure::WrongInput;
+use crate::models::{Wanted, check_kind};
 use crate::{format, output};
 
 /// Where a plan comes from.
@@ -96,6 +97,7 @@ impl Goal {
 
 /// Reads a plan that was given, and warns about it.
 pub fn read_plan(path: &Path) -> Result<RankPlan> {
+    check_kind(path, Wanted::Plan)?;
     let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
     warn_about(&plan);
     Ok(plan)

@@ -31,7 +31,7 @@ use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::identity::Identity;
 use crate::shared::page::check_page;
 use crate::shared::planning::check_limits;
-use crate::shared::recipe::Recipe;
+use crate::shared::recipe::{Recipe, check_calibration_file};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::shared::text::TextReader;
@@ -50,6 +50,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
     let begun = Instant::now();
     check_page(&args.page, None, inputs(&args))?;
+    check_calibration_file(args.calibration.as_deref())?;
     check_patterns(&args.selection)?;
     let requested = Requested::read(&args, typed)?;
     let source = Source::choose(&args, &requested, typed)?;
