@@ -41,8 +41,8 @@ pub fn check_norms(norms: &Norms<'_>, plan: &RankPlan, other_calibration: bool) 
         Some(digest) if digest == calibration.digest() || other_calibration => Ok(()),
         Some(_) => {
             let message = "the plan was made with another calibration of this model";
-            let hint = "give the calibration that the plan was made with; --other-calibration \
-                        takes this one";
+            let hint = "give the calibration that the plan was made with, which `calibrate` or \
+                        `compress --save-calibration` wrote; --other-calibration takes this one";
             Err(WrongInput::with_hint(message, hint).into())
         }
         None => {

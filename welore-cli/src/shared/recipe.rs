@@ -107,7 +107,8 @@ impl Recipe {
         if plan.unit != SpectrumUnit::Weights && !calibrated && args.method.is_none() {
             return Err(WrongInput::with_hint(
                 "the plan was made with a calibration",
-                "give the same --calibration FILE, or --method svd",
+                "give the same --calibration FILE, which `calibrate` or `compress --save-calibration` \
+                 wrote, or --method svd",
             )
             .into());
         }

@@ -137,7 +137,9 @@ impl Source {
             && (!args.other_calibration || args.calibrate.is_empty())
         {
             let message = format!("{}: the plan was made with a calibration", path.display());
-            return Err(WrongInput::with_hint(message, "give the same --calibration FILE").into());
+            let hint = "give the same --calibration FILE, which `calibrate` or \
+                        `compress --save-calibration` wrote";
+            return Err(WrongInput::with_hint(message, hint).into());
         }
         if !args.calibrate.is_empty() {
             return Ok(Self::Texts(args.calibrate.clone()));
