@@ -112,10 +112,11 @@ impl<'w, 'a> Job<'w, 'a> {
     }
 
     /// Makes the pieces that `chosen` selects and that are still missing, as many at a time as the
-    /// budget allows.
+    /// budget allows. Progress says `what` is done, and counts in `unit`.
     pub fn make(
         &mut self,
         what: &str,
+        unit: &'static str,
         chosen: impl Fn(&Piece<'_>) -> bool,
         progress: &mut dyn Progress,
     ) -> Result<(), CompressError> {
@@ -126,6 +127,7 @@ impl<'w, 'a> Job<'w, 'a> {
         let steps = places.iter().map(|place| pieces[*place].steps()).sum();
         let operations = places.iter().map(|place| costs[*place].operations);
         progress.begin_work(what, steps, operations.fold(0, u64::saturating_add));
+        progress.count_in(unit);
         let Self { work, files, journal, known, errors } = self;
         let takes_notes = journal.is_some();
         let workers = options.budget.workers();
