@@ -221,3 +221,21 @@ fn run_that_is_given_as_a_model_to_record_is_told_from_its_model() {
     assert!(sandbox.run(&line).stderr.contains("run/model"));
     sandbox.gives(&format!("eval run/model {EVAL} --record"));
 }
+
+#[test]
+fn warnings_name_the_rows_that_they_are_about_once_for_each_kind() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("plan model --err 0.15 --min-ratio 0 -o plan.json");
+    let said = sandbox
+        .gives(&format!(
+            "compare model {EVAL} --methods svd/welore --err 0.1,0.2 --min-ratio 0 --plan plan.json"
+        ))
+        .stderr;
+    let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(warnings.len(), 1, "{said}");
+    for named in
+        ["LRCs become larger", "ERR 0.1 (", "ERR 0.2 (", "plan plan.json (", "--never-grow"]
+    {
+        assert!(warnings[0].contains(named), "{named}: {said}");
+    }
+}

@@ -11,10 +11,10 @@ use welore_burn::spectrum::Spectra;
 
 use crate::args::ReportArgs;
 use crate::failure::WrongInput;
-use crate::models::{Wanted, check_kind};
 use crate::shared::artifacts::{check_artifact, in_file, read_artifact};
 use crate::shared::inputs::check_apart;
 use crate::shared::page::{add_run, compared_models, new_page};
+use crate::shared::planning::open_plan;
 
 /// Runs the command.
 pub fn run(args: ReportArgs) -> Result<()> {
@@ -47,8 +47,7 @@ fn plan(path: &Path) -> Result<RankPlan> {
             WrongInput::with_hint(message, "give a plan file, or what `compress` wrote").into()
         });
     }
-    check_kind(path, Wanted::Plan)?;
-    in_file(RankPlan::from_json(&read_artifact(path)?), path)
+    open_plan(path)
 }
 
 /// The rows of a file that `compare --json` printed.

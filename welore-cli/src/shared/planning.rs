@@ -95,10 +95,15 @@ impl Goal {
     }
 }
 
+/// Reads a plan that was given.
+pub fn open_plan(path: &Path) -> Result<RankPlan> {
+    check_kind(path, Wanted::Plan)?;
+    in_file(RankPlan::from_json(&read_artifact(path)?), path)
+}
+
 /// Reads a plan that was given, and warns about it.
 pub fn read_plan(path: &Path) -> Result<RankPlan> {
-    check_kind(path, Wanted::Plan)?;
-    let plan = in_file(RankPlan::from_json(&read_artifact(path)?), path)?;
+    let plan = open_plan(path)?;
     warn_about(&plan);
     Ok(plan)
 }
@@ -146,25 +151,69 @@ pub fn plan_for(
     Ok(plan)
 }
 
+/// Something about a plan that may be unexpected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    /// Factored matrices become larger.
+    Growing {
+        /// Their number.
+        growing: usize,
+        /// Number of all factored matrices.
+        lrcs: usize,
+    },
+    /// No matrix is factored.
+    NothingFactored,
+}
+
+/// Why nothing is factored.
+const NO_GAIN: &str = "no matrix would gain from it (with the policies welore and uniform: none \
+                       loses min_ratio of its ranks)";
+
+/// What may be unexpected about a plan.
+pub fn oddities(plan: &RankPlan) -> impl Iterator<Item = Oddity> + use<> {
+    let (growing, lrcs) = (plan.totals.growing, plan.totals.lrcs);
+    let grows = (growing > 0).then_some(Oddity::Growing { growing, lrcs });
+    grows.into_iter().chain((lrcs == 0).then_some(Oddity::NothingFactored))
+}
+
 /// Warns about results of a plan that may be unexpected.
 fn warn_about(plan: &RankPlan) {
-    let totals = &plan.totals;
-    if totals.growing > 0 {
-        let (grow, them) = match totals.growing {
-            1 => ("becomes larger, because its rank is", "it"),
-            _ => ("become larger, because their ranks are", "them"),
-        };
+    for oddity in oddities(plan) {
+        match oddity {
+            Oddity::Growing { growing, lrcs } => {
+                let (grow, them) = match growing {
+                    1 => ("becomes larger, because its rank is", "it"),
+                    _ => ("become larger, because their ranks are", "them"),
+                };
+                let lrcs = format::number_of(lrcs, "LRC");
+                tell!(
+                    "warning: {growing} of {lrcs} {grow} above mn/(m+n); --never-grow keeps {them} \
+                     dense"
+                );
+            }
+            Oddity::NothingFactored => tell!("warning: nothing is factored, because {NO_GAIN}"),
+        }
+    }
+}
+
+/// The same for several plans, each with its label: one line for each kind of warning.
+pub fn warn_about_all(found: &[(Oddity, String)]) {
+    let growing = found.iter().filter_map(|(oddity, label)| match oddity {
+        Oddity::Growing { growing, lrcs } => Some(format!("{label} ({growing} of {lrcs})")),
+        Oddity::NothingFactored => None,
+    });
+    let growing: Vec<String> = growing.collect();
+    if !growing.is_empty() {
         tell!(
-            "warning: {} of {} {grow} above mn/(m+n); --never-grow keeps {them} dense",
-            totals.growing,
-            format::number_of(totals.lrcs, "LRC"),
+            "warning: LRCs become larger, because their ranks are above mn/(m+n), in {}; \
+             --never-grow keeps them dense",
+            growing.join("; ")
         );
     }
-    if totals.lrcs == 0 {
-        tell!(
-            "warning: nothing is factored, because no matrix would gain from it (with the policies \
-             welore and uniform: none loses min_ratio of its ranks)"
-        );
+    let nothing = found.iter().filter(|(oddity, _)| *oddity == Oddity::NothingFactored);
+    let nothing: Vec<&str> = nothing.map(|(_, label)| label.as_str()).collect();
+    if !nothing.is_empty() {
+        tell!("warning: nothing is factored in {}, because {NO_GAIN}", nothing.join("; "));
     }
 }
 

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::check_plan;
@@ -85,6 +85,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     for request in &requests {
         rows.push(comparison.row(request)?);
     }
+    comparison.warn();
     let identity = match args.json {
         true => Some(Identity::of(&args.model, &model, &compute)?),
         false => None,
@@ -235,7 +236,8 @@ fn check_calibrated(
         if let RowGoal::Given(given) = &request.goal
             && request.recipe.way.method != Method::Svd
         {
-            check_norms(&norms, &given.plan, args.other_calibration)?;
+            check_norms(&norms, &given.plan, args.other_calibration)
+                .with_context(|| given.path.display().to_string())?;
         }
     }
     Ok(())

@@ -12,7 +12,7 @@ use crate::args::{CompareArgs, MethodArgs, TargetArgs, Typed, Way, names, rule};
 use crate::failure::WrongInput;
 use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::labels::{of_norm, of_target};
-use crate::shared::planning::read_plan;
+use crate::shared::planning::open_plan;
 use crate::shared::recipe::Recipe;
 
 /// The methods to compare if none is typed.
@@ -118,7 +118,7 @@ impl Requested {
             entries(args, typed)?
         };
         let read =
-            |path: &PathBuf| Ok(GivenPlan { path: path.clone(), plan: read_plan(path)?.into() });
+            |path: &PathBuf| Ok(GivenPlan { path: path.clone(), plan: open_plan(path)?.into() });
         let plans = args.goals.plan.iter().map(read).collect::<Result<_>>()?;
         Ok(Self { targets, entries, plans, left_out })
     }

@@ -14,7 +14,7 @@ use welore_burn::forms::Form;
 use welore_burn::model::{Decoder, LanguageModel, load_model};
 use welore_burn::modules::{MatrixName, Selection};
 use welore_burn::named::Named;
-use welore_burn::plan::{RankPlan, Target};
+use welore_burn::plan::{RankPlan, Target, make_plan};
 use welore_burn::spectrum::{Method, Norms, Spectra};
 
 use super::requests::{Request, RowGoal};
@@ -25,7 +25,7 @@ use crate::format;
 use crate::shared::artifacts::in_target;
 use crate::shared::compressing::{compressor, load_for_blocks};
 use crate::shared::measuring::{budget, measure_within};
-use crate::shared::planning::plan_for;
+use crate::shared::planning::{Oddity, oddities, warn_about_all};
 use crate::shared::recipe::Recipe;
 use crate::terminal::Bar;
 
@@ -78,6 +78,8 @@ pub struct Comparison<'a> {
     measured: Vec<Measured<'a>>,
     /// The models that have been made.
     made: Vec<Made>,
+    /// What may be unexpected about the plans, with the labels of their rows.
+    odd: Vec<(Oddity, String)>,
 }
 
 /// Singular values in a norm.
@@ -114,8 +116,19 @@ impl<'a> Comparison<'a> {
         texts: &'a [Text],
         scratch: &'a Path,
     ) -> Self {
-        let (measured, made) = (Vec::new(), Vec::new());
-        Self { args, checkpoint, selection, calibration, compute, texts, scratch, measured, made }
+        let (measured, made, odd) = (Vec::new(), Vec::new(), Vec::new());
+        Self {
+            args,
+            checkpoint,
+            selection,
+            calibration,
+            compute,
+            texts,
+            scratch,
+            measured,
+            made,
+            odd,
+        }
     }
 
     /// The row of the dense model.
@@ -152,15 +165,21 @@ impl<'a> Comparison<'a> {
                 let place = self.measure(&request.recipe)?;
                 let Measured { norms, spectra, seconds } = &self.measured[place];
                 let started = Instant::now();
-                let plan = plan_for(spectra, request.recipe.policy, options)?;
+                let plan = make_plan(spectra, request.recipe.policy, options)?;
                 (plan, norms.clone(), seconds + started.elapsed().as_secs_f64())
             }
         };
+        self.odd.extend(oddities(&plan).map(|oddity| (oddity, label.clone())));
         let (quality, compressing) = self.make(&request.recipe, &plan, norms, &label)?;
         let row = row_of(request, &plan, quality, planning + compressing);
         let (found, time) = (format::perplexity(row.perplexity), format::time(row.seconds));
         note!("{label}: perplexity {found}, {time}");
         Ok(row)
+    }
+
+    /// Warns about the plans of all rows.
+    pub fn warn(&self) {
+        warn_about_all(&self.odd);
     }
 
     /// The place of the singular values in the norm of a recipe, measured unless they are known.
