@@ -242,3 +242,29 @@ fn files_that_are_taken_for_each_other_are_told_apart() {
     let said = sandbox.run("compress model -o out --plan low").stderr;
     assert!(said.contains("hint: its plan is low"), "{said}");
 }
+
+#[test]
+fn a_page_is_about_one_model() {
+    let sandbox = Sandbox::new();
+    sandbox.duplicate("model", "tuned");
+    sandbox.edit_tensors("tuned/model.safetensors", |tensors| {
+        tensors.get_mut("model.layers.1.mlp.up_proj.weight").unwrap().data[0] ^= 1;
+    });
+    sandbox.add("tiny-llama3", "other");
+    for model in ["model", "tuned", "other"] {
+        sandbox.gives(&format!("analyze {model} -o {model}.json"));
+        sandbox.gives(&format!("plan {model}.json --err 0.5 --min-ratio 0 -o {model}-plan.json"));
+    }
+    let compare = "compare model --text story.txt --seq-len 32 --windows 1 --methods svd --err 0.5";
+    sandbox.write("compared.json", sandbox.gives(&format!("{compare} --json")).stdout);
+    let spectra = "report -o page.html --spectra model.json";
+    sandbox.gives(&format!("{spectra} --plan model-plan.json --compare compared.json"));
+    sandbox.refuses(
+        &format!("{} --plan tuned-plan.json", spectra.replace("page", "new")),
+        "model.json and tuned-plan.json are of different models: `model.layers.1.mlp.up_proj`",
+    );
+    sandbox.refuses(
+        "report --plan other-plan.json --compare compared.json -o new.html",
+        "other-plan.json and compared.json are of different models: one has ",
+    );
+}
