@@ -99,6 +99,8 @@ fn a_plan_is_carried_out_with_a_calibration_of_the_same_weights() {
     let other = "compress model --plan plan.json --calibration other -o low";
     sandbox.refuses(other, "the plan was made with another calibration");
     sandbox.gives(&format!("{other} --other-calibration"));
+    let own = "compress model --plan plan.json --calibration seen --other-calibration -o no";
+    sandbox.refuses(own, "--other-calibration: the plan was made with this calibration");
     let calibrating = format!("compress model --plan plan.json --calibrate story.txt {CALIBRATE}");
     sandbox.refuses(&format!("{calibrating} -o no"), "--calibrate makes another one");
     sandbox.gives("plan model --err 0.5 -o plain.json");

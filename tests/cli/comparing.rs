@@ -126,7 +126,10 @@ fn weights_alone_need_no_calibration_and_other_methods_calibrate_by_themselves()
     let own: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(own["calibrated_on"][0]["name"], "self");
     let line = format!("compare model {EVAL} --keep-params 0.8");
-    sandbox.refuses(&format!("{line} --no-calibration --methods svd,best"), "--no-calibration");
+    sandbox.refuses(
+        &format!("{line} --no-calibration --methods svd,best"),
+        "--no-calibration: method best needs a calibration",
+    );
     let plain = sandbox.json(&format!("{line} --no-calibration --json"));
     assert_eq!(plain["rows"].as_array().unwrap().len(), 2, "only svd is left");
 }
@@ -168,7 +171,9 @@ fn plans_are_carried_out_in_their_own_norm_and_with_their_own_calibration() {
         assert!((a / b - 1.0).abs() < 1e-9, "{a} for {b}");
     }
     sandbox.gives(&format!("calibrate model --text story.txt {CALIBRATE} -o other"));
-    sandbox.refuses(&format!("{line} --calibration other"), "another calibration");
+    let message = sandbox.refuses(&format!("{line} --calibration other"), "another calibration");
+    assert!(message.contains("loss.json: "), "{message}");
+    sandbox.refuses(&format!("{line} --calibration seen --other-calibration"), "this calibration");
     // Plans of the same name in several directories are told apart.
     fs::create_dir(sandbox.path("plans")).unwrap();
     sandbox.write("plans/plain.json", sandbox.read("plain.json"));

@@ -68,7 +68,13 @@ fn a_calibration_and_none_exclude_each_other() {
     sandbox.misused(&format!("{line} --calibrate story.txt"), "--calibrate");
     sandbox.misused(&format!("{line} --calibration seen"), "--calibration");
     sandbox.refuses(&format!("{line} --method best"), "needs a calibration");
-    sandbox.refuses("compress model --err 0.5 --no-calibration -o out", "--no-calibration");
+    for (line, why) in [
+        ("compress model --err 0.5", "no effect with --err"),
+        ("compress model --keep-params 0.8 --method svd", "no effect with --method svd"),
+    ] {
+        let message = sandbox.refuses(&format!("{line} --no-calibration -o out"), why);
+        assert!(message.contains("--no-calibration: has"), "{message}");
+    }
 }
 
 #[test]

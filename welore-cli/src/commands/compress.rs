@@ -18,7 +18,7 @@ use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_artifact, check_output, in_target};
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::card::write_card;
-use crate::shared::compressing::{check_norms, compressor, load_for_blocks};
+use crate::shared::compressing::{check_norms, check_other, compressor, load_for_blocks};
 use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amount, of_method};
 use crate::shared::inputs::{check_apart, check_not_left, check_outside, place_of};
 use crate::shared::measuring::{Known, budget};
@@ -46,6 +46,8 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let planned = goal.plan(&opened.checkpoint, &selected, norms.clone(), &args.resources)?;
     if args.plan.is_some() {
         check_norms(&norms, &planned.plan, args.other_calibration)?;
+        let given = calibration.as_ref().filter(|_| args.method.calibration.is_some());
+        check_other(args.other_calibration, given, [&planned.plan])?;
     }
     warn_of_prospect(&planned.plan);
     let Some(output) = output else {
@@ -100,8 +102,19 @@ fn calibrates_by_default(args: &CompressArgs) -> bool {
 /// Refuses `--no-calibration` where nothing would be calibrated.
 fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> {
     let calibrates = calibrates_by_default(args);
-    let why = "nothing is calibrated unless asked for, except with --keep-params or --max-bytes \
-               and not --method svd";
+    let why = match (&args.plan, args.goal.target()) {
+        (Some(_), _) => {
+            "has no effect with --plan, which does not calibrate by itself; it is for \
+             --keep-params and --max-bytes"
+        }
+        (None, Some(target)) if is_size(target) => {
+            "has no effect with --method svd, which uses the weights alone"
+        }
+        (None, _) => {
+            "has no effect with --err or --err-applied, which do not calibrate by themselves; it is \
+             for --keep-params and --max-bytes"
+        }
+    };
     typed.check([rule("no-calibration", calibrates, why)])?;
     let by_default = calibrates && !args.no_calibration;
     if by_default {

@@ -163,7 +163,7 @@ impl Source {
                 let recipe = Recipe::choose(&args.method, &args.target, Some(goal), calibrated)?;
                 typed.check(of_method(&recipe))?;
                 let uses = recipe.way.method != Method::Svd;
-                typed.check([rule("calibration", uses, "--method svd does not use one")])?;
+                typed.check([rule("calibration", uses, "--method svd does not use a calibration")])?;
                 Ok(recipe)
             }
         }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use burn::tensor::FloatDType;
+use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{BlockwiseOptions, Compressor, check_calibration};
 use welore_burn::model::{Decoder, open_model};
 use welore_burn::plan::RankPlan;
@@ -30,6 +31,24 @@ pub fn compressor<'a>(
 pub fn load_for_blocks(dir: &Path, compute: &Compute, bar: &mut Bar) -> Result<Decoder> {
     let opened = open_model(dir, &compute.device.clone().autodiff())?;
     Ok(opened.load(FloatDType::F32, |_| true, bar)?.model)
+}
+
+/// Refuses `--other-calibration` if it is `typed` although all plans were made with the calibration
+/// that was given.
+pub fn check_other<'p>(
+    typed: bool,
+    calibration: Option<&Calibration>,
+    plans: impl IntoIterator<Item = &'p RankPlan>,
+) -> Result<()> {
+    let Some(calibration) = calibration.filter(|_| typed) else { return Ok(()) };
+    let is_own = |plan: &RankPlan| plan.calibration.as_deref() == Some(calibration.digest());
+    match plans.into_iter().all(is_own) {
+        true => {
+            let message = "--other-calibration: the plan was made with this calibration";
+            Err(WrongInput::with_hint(message, "leave --other-calibration out").into())
+        }
+        false => Ok(()),
+    }
 }
 
 /// Checks that the calibration of the norms was made of the plan's model, and, unless another one is

@@ -26,7 +26,7 @@ use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
 use crate::shared::calibrating::CalibrationWork;
-use crate::shared::compressing::check_norms;
+use crate::shared::compressing::{check_norms, check_other};
 use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::identity::Identity;
 use crate::shared::page::check_page;
@@ -127,7 +127,7 @@ enum Source {
 impl Source {
     fn choose(args: &CompareArgs, requested: &Requested, typed: &Typed) -> Result<Self> {
         let plan = requested.calibrated_plan();
-        let needed = requested.needs_calibration() || args.blockwise.refine > 0;
+        let needed = requested.calibrated_method().is_some() || args.blockwise.refine > 0;
         let unused = "no method here uses a calibration";
         let reads = needed || plan.is_some();
         typed.check(["calibration", "calibrate"].map(|option| rule(option, reads, unused)))?;
@@ -149,8 +149,12 @@ impl Source {
             (false, _) => Ok(Self::None),
             (true, false) => Ok(Self::Own),
             (true, true) => {
-                let message = "--no-calibration: one of the methods, or --refine, needs one";
-                let hint = "only method svd works on the weights alone";
+                let needs = requested.calibrated_method().map_or_else(
+                    || "--refine needs a calibration".into(),
+                    |name| format!("method {name} needs a calibration"),
+                );
+                let message = format!("--no-calibration: {needs}");
+                let hint = "only method svd works on the weights alone, and without --refine";
                 Err(WrongInput::with_hint(message, hint).into())
             }
         }
@@ -240,7 +244,12 @@ fn check_calibrated(
                 .with_context(|| given.path.display().to_string())?;
         }
     }
-    Ok(())
+    let calibrated = requests.iter().filter_map(|request| match &request.goal {
+        RowGoal::Given(given) if given.plan.calibration.is_some() => Some(&*given.plan),
+        _ => None,
+    });
+    let given = calibration.filter(|_| args.calibration.is_some());
+    check_other(args.other_calibration, given, calibrated)
 }
 
 /// The texts to measure perplexity on, after checking that this will work.

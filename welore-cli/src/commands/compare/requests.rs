@@ -131,9 +131,10 @@ impl Requested {
         }
     }
 
-    /// Whether a method needs a calibration, apart from those of plans, which need their own.
-    pub fn needs_calibration(&self) -> bool {
-        self.entries.iter().any(|entry| entry.way.method != Method::Svd)
+    /// The first method that needs a calibration, apart from those of plans, which need their own.
+    pub fn calibrated_method(&self) -> Option<&'static str> {
+        let mut ways = self.entries.iter().map(|entry| entry.way);
+        ways.find(|way| way.method != Method::Svd).map(|way| way.name)
     }
 
     /// The first plan that was made with a calibration.
