@@ -8,7 +8,7 @@ use welore_burn::named::Named;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::{Method, SpectrumUnit};
 
-use crate::args::{CompareArgs, MethodArgs, TargetArgs, Typed, Way, names, rule};
+use crate::args::{CompareArgs, MethodArgs, RANK_OPTIONS, TargetArgs, Typed, Way, names, rule};
 use crate::failure::WrongInput;
 use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::labels::{of_norm, of_target};
@@ -112,7 +112,7 @@ impl Requested {
         let targets = args.goals.targets();
         let (entries, left_out) = if targets.is_empty() {
             let only = "only with a target; plans were made with their own";
-            typed.check(OF_TARGETS.map(|option| rule(option, false, only)))?;
+            typed.check(of_targets().map(|option| rule(option, false, only)))?;
             (Vec::new(), Vec::new())
         } else {
             entries(args, typed)?
@@ -171,23 +171,16 @@ impl Requested {
     }
 }
 
+/// Whether an option on ranks is one of `compare`, which takes several policies and storages.
+fn is_single(option: &&str) -> bool {
+    !["policy", "storage"].contains(option)
+}
+
 /// The options that say nothing about plans that were made before.
-const OF_TARGETS: [&str; 14] = [
-    "methods",
-    "policies",
-    "storages",
-    "min-ratio",
-    "rank-multiple",
-    "never-grow",
-    "keep-dense",
-    "set-rank",
-    "min-rank",
-    "max-rank",
-    "min-saving",
-    "include",
-    "exclude",
-    "no-cache",
-];
+fn of_targets() -> impl Iterator<Item = &'static str> {
+    let lists = ["methods", "policies", "storages"];
+    lists.into_iter().chain(RANK_OPTIONS.into_iter().filter(is_single)).chain(["no-cache"])
+}
 
 impl Entry {
     /// The options with which `compress` would do the same.
