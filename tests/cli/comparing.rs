@@ -244,3 +244,26 @@ fn warnings_name_the_rows_that_they_are_about_once_for_each_kind() {
         assert!(warnings[0].contains(named), "{named}: {said}");
     }
 }
+
+#[test]
+fn a_matrix_that_two_rows_compress_in_the_same_way_is_compressed_once() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("plan model --err 0.5 --min-ratio 0 -o one.json");
+    sandbox.gives("plan model --err 0.5 --min-ratio 0 -o two.json");
+    sandbox.edit_json("two.json", |plan| {
+        let mut matrices = plan["matrices"].as_array_mut().unwrap().iter_mut();
+        let first = matrices.find(|matrix| matrix["form"]["kind"] == "factors").unwrap();
+        first["form"] = json!({ "kind": "factors", "rank": 2 });
+        first["rank"] = json!(2);
+    });
+    let line = format!("compare model {EVAL} --plan one.json,two.json");
+    let outcome = sandbox.gives(&format!("{line} --json"));
+    let all = sandbox.json("plan one.json --json")["totals"]["lrcs"].as_u64().unwrap();
+    let told = format!("{} of {all} matrices were compressed before", all - 1);
+    assert!(outcome.stderr.contains(&told), "{}", outcome.stderr);
+    let compared: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    sandbox.gives("compress model --plan two.json -o two");
+    let measured = sandbox.json(&format!("eval two {EVAL} --json"));
+    let [a, b] = [&compared["rows"][2], &measured].map(|of| of["perplexity"].as_f64().unwrap());
+    assert!((a / b - 1.0).abs() < 1e-9, "{a} for {b}");
+}

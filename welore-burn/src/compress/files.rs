@@ -95,7 +95,8 @@ impl Compressor<'_> {
         let plan = self.plan.to_json();
         let (origin, norms) = (format!("{plan}{}", self.identity()), self.norms.clone());
         let write = || -> Result<CompressReport, CompressError> {
-            let work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
+            let mut work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
+            work.kept = self.kept;
             let mut job = Job::begin(&work, output)?;
             make(&mut job)?;
             let errors = job.finish()?;

@@ -62,8 +62,8 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     let opened = open_model(&model, &host())?;
     let selection = of_model(&args.selection, opened.skeleton())?;
     check_goals(&requests, &opened.checkpoint, &selection)?;
-    // No row exceeds the model by much.
-    scratch.check_room(opened.checkpoint.bytes())?;
+    // No row exceeds the model by much, nor does what is kept of earlier rows.
+    scratch.check_room(opened.checkpoint.bytes().saturating_mul(2))?;
     let texts = texts(&args, &model, &opened, compute.at_once())?;
     let started = Instant::now();
     let calibration = source.open(&args, &model, &compute, scratch.path())?;
@@ -79,7 +79,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
         &compute,
         &texts,
         scratch.path(),
-    );
+    )?;
     let mut rows = vec![comparison.dense(&loaded.model)?];
     drop(loaded.model);
     for request in &requests {

@@ -8,6 +8,7 @@ use serde::Serialize;
 use serde_json::Value;
 use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
+use welore_burn::compress::KeptMatrices;
 use welore_burn::eval::{Perplexity, perplexity};
 use welore_burn::files::OutputDir;
 use welore_burn::forms::Form;
@@ -24,7 +25,7 @@ use crate::devices::Compute;
 use crate::format;
 use crate::shared::artifacts::in_target;
 use crate::shared::compressing::{compressor, load_for_blocks};
-use crate::shared::measuring::{budget, measure_within};
+use crate::shared::measuring::{Known, budget, measure_within};
 use crate::shared::planning::{Oddity, oddities, warn_about_all};
 use crate::shared::recipe::Recipe;
 use crate::terminal::Bar;
@@ -59,7 +60,8 @@ pub struct Row {
     /// Share of the matrices' parameters that is kept.
     pub kept: f64,
     pub lrcs: usize,
-    /// Duration of measuring, planning and compressing.
+    /// Duration of measuring, planning and compressing, without matrices that an earlier row
+    /// compressed.
     pub seconds: f64,
 }
 
@@ -80,6 +82,8 @@ pub struct Comparison<'a> {
     made: Vec<Made>,
     /// What may be unexpected about the plans, with the labels of their rows.
     odd: Vec<(Oddity, String)>,
+    /// Matrices that have been compressed, for rows that compress them in the same way.
+    kept: KeptMatrices,
 }
 
 /// Singular values in a norm.
@@ -115,9 +119,10 @@ impl<'a> Comparison<'a> {
         compute: &'a Compute,
         texts: &'a [Text],
         scratch: &'a Path,
-    ) -> Self {
+    ) -> Result<Self> {
         let (measured, made, odd) = (Vec::new(), Vec::new(), Vec::new());
-        Self {
+        let kept = KeptMatrices::create(scratch.join("matrices"), checkpoint.bytes())?;
+        Ok(Self {
             args,
             checkpoint,
             selection,
@@ -128,7 +133,8 @@ impl<'a> Comparison<'a> {
             measured,
             made,
             odd,
-        }
+            kept,
+        })
     }
 
     /// The row of the dense model.
@@ -234,8 +240,9 @@ impl<'a> Comparison<'a> {
         let started = Instant::now();
         let mut bar = Bar::for_subject(label);
         let blockwise = recipe.blockwise(&self.args.blockwise, self.calibration, self.compute);
-        let compressor =
-            compressor(plan, norms, blockwise).with_budget(budget(&self.args.resources));
+        let compressor = compressor(plan, norms, blockwise)
+            .with_budget(budget(&self.args.resources))
+            .with_kept(&self.kept);
         let output = OutputDir::create(self.scratch.join("model"), true)?;
         let checkpoint = &self.checkpoint;
         let written = if blockwise.is_some() {
@@ -244,11 +251,12 @@ impl<'a> Comparison<'a> {
         } else {
             compressor.directory(checkpoint, &output, &mut bar)
         };
-        in_target(written.map_err(anyhow::Error::from), &output)?;
+        let report = in_target(written.map_err(anyhow::Error::from), &output)?;
         let seconds = started.elapsed().as_secs_f64();
         let Compute { device, dtype, .. } = self.compute;
         let model = load_model(output.path(), device, *dtype, &mut bar)?.model;
         bar.finish();
+        Known::of(&bar, report.compressed.len()).tell("compressed");
         Ok((model, seconds))
     }
 
