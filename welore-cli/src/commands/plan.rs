@@ -163,7 +163,11 @@ impl Source {
                 let recipe = Recipe::choose(&args.method, &args.target, Some(goal), calibrated)?;
                 typed.check(of_method(&recipe))?;
                 let uses = recipe.way.method != Method::Svd;
-                typed.check([rule("calibration", uses, "--method svd does not use a calibration")])?;
+                typed.check([rule(
+                    "calibration",
+                    uses,
+                    "--method svd does not use a calibration",
+                )])?;
                 Ok(recipe)
             }
         }
