@@ -35,6 +35,9 @@ impl Unit {
     /// Steps of any kind.
     pub const STEPS: Self = Self::Things("steps");
 
+    /// Generated tokens.
+    pub const TOKENS: Self = Self::Things("tokens");
+
     /// `12 of 64 steps`.
     fn count(self, done: u64, total: u64) -> String {
         match self {
@@ -317,7 +320,7 @@ mod tests {
             "calibrating: 25.0% done, 16 of 64 steps, 24.0 steps/min, about 2 min 0 s left, \
              block 5, inputs"
         );
-        let rates = [12.0, 0.5, 0.01].map(|rate| Unit::Things("tokens").rate(rate));
+        let rates = [12.0, 0.5, 0.01].map(|rate| Unit::TOKENS.rate(rate));
         assert_eq!(rates, ["12.0 tokens/s", "30.0 tokens/min", "36.0 tokens/h"]);
     }
 

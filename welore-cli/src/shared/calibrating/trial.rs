@@ -37,7 +37,7 @@ impl CalibrationWork<'_> {
         let began = Instant::now();
         let all = self.preview()?;
         let scratch = Scratch::new(true)?;
-        // A calibration is about as large, or smaller.
+        // What the trials write at a time is about as large, or larger.
         scratch.check_room(self.opened.checkpoint.bytes())?;
         let Self { opened, texts, own, options } = self;
         let mut bar = Bar::default();
