@@ -136,7 +136,7 @@ fn spectra_and_plans_are_not_taken_for_each_other() {
     let sandbox = planned();
     sandbox.gives("analyze model -o spectra.json");
     let message = sandbox.refuses("compress model --plan spectra.json -o out", "spectra.json");
-    assert!(message.contains("welore-spectra"), "names the actual format: {message}");
+    assert!(message.contains("is a file of spectra"), "names what it is: {message}");
     let message = sandbox.refuses("plan plan.json --err 0.5 -o other.json", "plan.json");
     assert!(message.contains("welore-plan"), "names the actual format: {message}");
 }

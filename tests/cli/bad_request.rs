@@ -197,3 +197,74 @@ fn sampling_options_out_of_range_are_named() {
         sandbox.refuses(&format!("generate model --prompt Mia {option}"), named);
     }
 }
+
+/// What is given to an option that takes something else is named, with the option that takes it.
+#[test]
+fn files_that_are_taken_for_each_other_are_told_apart() {
+    let sandbox = Sandbox::new();
+    let amount = "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2";
+    sandbox.gives(&format!("calibrate model --text story.txt {amount} -o seen"));
+    sandbox.gives("analyze model -o spectra.json");
+    sandbox.gives("plan spectra.json --err 0.5 -o plan.json");
+    sandbox.gives("compress model --err 0.5 -o low");
+    let calibrated = "--keep-params 0.8 --calibration";
+    let files = [
+        ("seen", "a calibration", "--calibration seen"),
+        ("plan.json", "a plan", "--plan plan.json"),
+        ("spectra.json", "a file of spectra", "`welore-cli plan spectra.json"),
+        ("story.txt", "a text", "--calibrate story.txt"),
+        ("model", "a model directory", ""),
+        ("low", "a model directory", ""),
+    ];
+    let lines = [
+        (format!("compress model -o out {calibrated}"), "a calibration"),
+        (format!("plan model {calibrated}"), "a calibration"),
+        ("compare model --text story.txt --calibration".into(), "a calibration"),
+        ("compress model -o out --plan".into(), "a plan"),
+        ("compare model --text story.txt --plan".into(), "a plan"),
+        ("train model --text story.txt -o run --plan".into(), "a plan"),
+        ("eval model --text".into(), "a text"),
+        ("compare model --text".into(), "a text"),
+        (format!("compare model --text story.txt {amount} --calibrate"), "a text"),
+        (format!("calibrate model {amount} -o new --text"), "a text"),
+        (format!("compress model --keep-params 0.8 {amount} -o out --calibrate"), "a text"),
+        ("train model -o run --text".into(), "a text"),
+        ("train model --text story.txt -o run --eval-text".into(), "a text"),
+    ];
+    for (line, wanted) in &lines {
+        for (file, what, hint) in files.iter().filter(|(_, what, _)| what != wanted) {
+            let outcome = sandbox.run(&format!("{line} {file}"));
+            let message = outcome.complaint(2);
+            assert!(message.contains(&format!("{file} is {what}, not {wanted}")), "{message}");
+            assert!(outcome.stderr.contains(hint), "`{line} {file}` says: {}", outcome.stderr);
+        }
+    }
+    let said = sandbox.run("compress model -o out --plan low").stderr;
+    assert!(said.contains("hint: its plan is low"), "{said}");
+}
+
+#[test]
+fn a_page_is_about_one_model() {
+    let sandbox = Sandbox::new();
+    sandbox.duplicate("model", "tuned");
+    sandbox.edit_tensors("tuned/model.safetensors", |tensors| {
+        tensors.get_mut("model.layers.1.mlp.up_proj.weight").unwrap().data[0] ^= 1;
+    });
+    sandbox.add("tiny-llama3", "other");
+    for model in ["model", "tuned", "other"] {
+        sandbox.gives(&format!("analyze {model} -o {model}.json"));
+        sandbox.gives(&format!("plan {model}.json --err 0.5 --min-ratio 0 -o {model}-plan.json"));
+    }
+    let compare = "compare model --text story.txt --seq-len 32 --windows 1 --methods svd --err 0.5";
+    sandbox.write("compared.json", sandbox.gives(&format!("{compare} --json")).stdout);
+    let spectra = "report -o page.html --spectra model.json";
+    sandbox.gives(&format!("{spectra} --plan model-plan.json --compare compared.json"));
+    sandbox.refuses(
+        &format!("{} --plan tuned-plan.json", spectra.replace("page", "new")),
+        "model.json and tuned-plan.json are of different models: `model.layers.1.mlp.up_proj`",
+    );
+    sandbox.refuses(
+        "report --plan other-plan.json --compare compared.json -o new.html",
+        "other-plan.json and compared.json are of different models: one has ",
+    );
+}

@@ -58,6 +58,38 @@ fn compressing_on_a_text_is_calibrating_planning_and_compressing() {
 }
 
 #[test]
+fn the_calibration_that_compress_makes_can_be_kept_for_other_targets() {
+    let sandbox = calibrated();
+    let line = format!("compress model --calibrate story.txt {CALIBRATE} --keep-params 0.8 -o low");
+    let said = sandbox.gives(&format!("{line} --dry-run --save-calibration kept")).stderr;
+    assert!(said.contains("wrote kept"), "{said}");
+    assert!(sandbox.read("kept") == sandbox.read("seen"), "it is what `calibrate` writes");
+    sandbox.gives(&line);
+    sandbox.gives("plan model --calibration kept --keep-params 0.8 -o plan.json");
+    assert_eq!(sandbox.json_file("plan.json"), sandbox.json_file("low/welore_plan.json"));
+    sandbox.gives("compress model --plan low/welore_plan.json --calibration kept -o again");
+    assert!(sandbox.read("again/model.safetensors") == sandbox.read("low/model.safetensors"));
+
+    // What is not kept is told before the work, and so is what a plan asks for.
+    let own = format!("compress model --keep-params 0.7 {CALIBRATE} -o lower");
+    assert!(sandbox.gives(&own).stderr.contains("--save-calibration FILE keeps it"));
+    let asks = sandbox.run("compress model --plan plan.json -o out").stderr;
+    assert!(asks.contains("--save-calibration"), "{asks}");
+    for (file, named) in [
+        ("low/kept", "replaced by the model"),
+        ("new", "replaced by the model"),
+        ("story.txt", "story.txt is an input"),
+        ("page.html", "the --report page"),
+        ("nowhere/kept", "nowhere/kept"),
+    ] {
+        let output = if file == "new" { "-o new" } else { "-o low --force" };
+        let line = line.replace("-o low", output);
+        let line = format!("{line} --report page.html --save-calibration {file}");
+        sandbox.refuses(&line, named);
+    }
+}
+
+#[test]
 fn a_plan_is_carried_out_with_a_calibration_of_the_same_weights() {
     let sandbox = calibrated();
     sandbox.gives("plan model --calibration seen --keep-params 0.8 -o plan.json");
@@ -67,6 +99,8 @@ fn a_plan_is_carried_out_with_a_calibration_of_the_same_weights() {
     let other = "compress model --plan plan.json --calibration other -o low";
     sandbox.refuses(other, "the plan was made with another calibration");
     sandbox.gives(&format!("{other} --other-calibration"));
+    let own = "compress model --plan plan.json --calibration seen --other-calibration -o no";
+    sandbox.refuses(own, "--other-calibration: the plan was made with this calibration");
     let calibrating = format!("compress model --plan plan.json --calibrate story.txt {CALIBRATE}");
     sandbox.refuses(&format!("{calibrating} -o no"), "--calibrate makes another one");
     sandbox.gives("plan model --err 0.5 -o plain.json");

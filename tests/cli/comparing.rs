@@ -126,7 +126,10 @@ fn weights_alone_need_no_calibration_and_other_methods_calibrate_by_themselves()
     let own: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(own["calibrated_on"][0]["name"], "self");
     let line = format!("compare model {EVAL} --keep-params 0.8");
-    sandbox.refuses(&format!("{line} --no-calibration --methods svd,best"), "--no-calibration");
+    sandbox.refuses(
+        &format!("{line} --no-calibration --methods svd,best"),
+        "--no-calibration: method best needs a calibration",
+    );
     let plain = sandbox.json(&format!("{line} --no-calibration --json"));
     assert_eq!(plain["rows"].as_array().unwrap().len(), 2, "only svd is left");
 }
@@ -168,7 +171,9 @@ fn plans_are_carried_out_in_their_own_norm_and_with_their_own_calibration() {
         assert!((a / b - 1.0).abs() < 1e-9, "{a} for {b}");
     }
     sandbox.gives(&format!("calibrate model --text story.txt {CALIBRATE} -o other"));
-    sandbox.refuses(&format!("{line} --calibration other"), "another calibration");
+    let message = sandbox.refuses(&format!("{line} --calibration other"), "another calibration");
+    assert!(message.contains("loss.json: "), "{message}");
+    sandbox.refuses(&format!("{line} --calibration seen --other-calibration"), "this calibration");
     // Plans of the same name in several directories are told apart.
     fs::create_dir(sandbox.path("plans")).unwrap();
     sandbox.write("plans/plain.json", sandbox.read("plain.json"));
@@ -220,4 +225,45 @@ fn run_that_is_given_as_a_model_to_record_is_told_from_its_model() {
     sandbox.refuses(&line, "the directory of a training run");
     assert!(sandbox.run(&line).stderr.contains("run/model"));
     sandbox.gives(&format!("eval run/model {EVAL} --record"));
+}
+
+#[test]
+fn warnings_name_the_rows_that_they_are_about_once_for_each_kind() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("plan model --err 0.15 --min-ratio 0 -o plan.json");
+    let said = sandbox
+        .gives(&format!(
+            "compare model {EVAL} --methods svd/welore --err 0.1,0.2 --min-ratio 0 --plan plan.json"
+        ))
+        .stderr;
+    let warnings: Vec<&str> = said.lines().filter(|line| line.starts_with("warning: ")).collect();
+    assert_eq!(warnings.len(), 1, "{said}");
+    for named in
+        ["LRCs become larger", "ERR 0.1 (", "ERR 0.2 (", "plan plan.json (", "--never-grow"]
+    {
+        assert!(warnings[0].contains(named), "{named}: {said}");
+    }
+}
+
+#[test]
+fn a_matrix_that_two_rows_compress_in_the_same_way_is_compressed_once() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("plan model --err 0.5 --min-ratio 0 -o one.json");
+    sandbox.gives("plan model --err 0.5 --min-ratio 0 -o two.json");
+    sandbox.edit_json("two.json", |plan| {
+        let mut matrices = plan["matrices"].as_array_mut().unwrap().iter_mut();
+        let first = matrices.find(|matrix| matrix["form"]["kind"] == "factors").unwrap();
+        first["form"] = json!({ "kind": "factors", "rank": 2 });
+        first["rank"] = json!(2);
+    });
+    let line = format!("compare model {EVAL} --plan one.json,two.json");
+    let outcome = sandbox.gives(&format!("{line} --json"));
+    let all = sandbox.json("plan one.json --json")["totals"]["lrcs"].as_u64().unwrap();
+    let told = format!("{} of {all} matrices were compressed before", all - 1);
+    assert!(outcome.stderr.contains(&told), "{}", outcome.stderr);
+    let compared: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    sandbox.gives("compress model --plan two.json -o two");
+    let measured = sandbox.json(&format!("eval two {EVAL} --json"));
+    let [a, b] = [&compared["rows"][2], &measured].map(|of| of["perplexity"].as_f64().unwrap());
+    assert!((a / b - 1.0).abs() < 1e-9, "{a} for {b}");
 }

@@ -68,7 +68,13 @@ fn a_calibration_and_none_exclude_each_other() {
     sandbox.misused(&format!("{line} --calibrate story.txt"), "--calibrate");
     sandbox.misused(&format!("{line} --calibration seen"), "--calibration");
     sandbox.refuses(&format!("{line} --method best"), "needs a calibration");
-    sandbox.refuses("compress model --err 0.5 --no-calibration -o out", "--no-calibration");
+    for (line, why) in [
+        ("compress model --err 0.5", "no effect with --err"),
+        ("compress model --keep-params 0.8 --method svd", "no effect with --method svd"),
+    ] {
+        let message = sandbox.refuses(&format!("{line} --no-calibration -o out"), why);
+        assert!(message.contains("--no-calibration: has"), "{message}");
+    }
 }
 
 #[test]
@@ -138,4 +144,25 @@ fn a_text_that_is_as_good_as_random_is_told() {
     assert!(sandbox.gives(&format!("{line} random")).stderr.contains("nearly random"));
     let said = sandbox.gives(&format!("{line} told --self-start 45")).stderr;
     assert!(!said.contains("nearly random"), "{said}");
+}
+
+#[test]
+fn a_size_that_the_model_does_not_exceed_is_refused_before_any_work() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("analyze model -o spectra.json");
+    for line in [
+        "compress model --max-bytes 5MB -o out",
+        "compress model --max-bytes 5MB --no-calibration --policy welore -o out",
+        "plan model --max-bytes 5MB",
+        "plan spectra.json --max-bytes 5MB",
+        "compare model --text story.txt --max-bytes 350kB,5MB",
+        "train model --text story.txt --seq-len 32 --batch-size 1 --max-bytes 5MB -o run",
+    ] {
+        sandbox.refuses(line, "--max-bytes 5.0 MB: nothing would be factored");
+        let said = sandbox.run(line).stderr;
+        assert!(!said.contains("the model first writes"), "{said}");
+        assert!(said.contains("hint: give less than "), "{said}");
+    }
+    // A rank that is set is a reason of its own.
+    sandbox.gives("plan model --max-bytes 5MB --set-rank q_proj=4");
 }

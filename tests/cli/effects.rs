@@ -89,7 +89,7 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 28] = [
+const IDLE_TOO: [(&str, &str); 31] = [
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
         "plan plan.json",
@@ -136,6 +136,9 @@ const IDLE_TOO: [(&str, &str); 28] = [
     ("compress model --err 0.5 --method svd -o out", "no-calibration"),
     ("compress model --keep-params 0.8 --method svd -o out", "no-calibration"),
     ("compress model --plan plan.json -o out", "no-calibration"),
+    ("compress model --err 0.5 -o out", "save-calibration=kept"),
+    ("compress model --keep-params 0.8 --no-calibration -o out", "save-calibration=kept"),
+    ("compress model --keep-params 0.8 --calibration seen -o out", "save-calibration=kept"),
     ("plan model --keep-params 0.8", "min-ratio=0.2"),
     ("train model --text story.txt --keep-params 0.8 -o run", "min-ratio=0.2"),
     (

@@ -50,8 +50,8 @@ const REFUSED: [(&str, &str, &str); 39] = [
     ("eval model --task jsonl --data array.json", "where JSONL is read", "each object on a line"),
     (
         "plan model --err 0.5 --calibration model",
-        "model: not a calibration: it is a directory",
-        "`welore-cli calibrate`",
+        "model is a model directory, not a calibration",
+        "`welore-cli calibrate model --text TEXT",
     ),
     (
         "plan model --err 0.5 --calibration nowhere",

@@ -475,7 +475,7 @@ fn a_file_that_is_no_model_is_called_what_it_is() {
     let sandbox = Sandbox::new();
     sandbox.gives("plan model --err 0.5 -o plan.json");
     for (file, what) in [
-        ("story.txt", "story.txt is a file, not a model directory"),
+        ("story.txt", "story.txt is a text, not a model directory"),
         ("plan.json", "plan.json is a plan, not"),
         (WEIGHTS, "model.safetensors is a safetensors file, not"),
         (CONFIG, "config.json is the configuration of a model, not"),

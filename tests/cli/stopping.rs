@@ -189,7 +189,7 @@ fn dry_run_that_is_interrupted_while_it_tries_leaves_nothing_behind() {
     // Both files are made after the model is loaded, right before what is timed.
     for (line, dir, made) in [
         (train.as_str(), "run", "metrics.jsonl"),
-        ("calibrate model --text story.txt -o seen", "", ".calibration-"),
+        ("calibrate model --text story.txt -o seen", "", ".calibration."),
     ] {
         let mut command = sandbox.command(&format!("{line} --dry-run --json"));
         command.env("TMPDIR", place.path());

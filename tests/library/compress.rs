@@ -8,13 +8,15 @@ use burn::nn::{Linear, LinearConfig, LinearLayout, Relu};
 use burn::tensor::{Device, Distribution, FloatDType, Tensor, Tolerance};
 use safetensors::Dtype;
 use welore_burn::checkpoint::{Checkpoint, load_module, save_module};
-use welore_burn::compress::{CompressError, Compressor, compress_module, shape_by_plan};
+use welore_burn::compress::{
+    CompressError, Compressor, KeptMatrices, compress_module, shape_by_plan,
+};
 use welore_burn::files::{FileError, OutputDir};
 use welore_burn::forms::{Form, FormError, LowRank, Rest, Storage};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
 use welore_burn::modules::{Selection, initialize};
-use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
-use welore_burn::progress::{Interrupted, Progress};
+use welore_burn::plan::{MatrixPlan, PlanOptions, RankPlan, WeLore, make_plan};
+use welore_burn::progress::{Interrupted, Part, Progress};
 use welore_burn::spectrum::{MeasureOptions, SpectrumError, measure_module};
 
 use crate::{checkpoint, compress_into, device, tiny_spectra, trainable};
@@ -282,4 +284,62 @@ fn suspended_directory_is_gone_on_with_to_the_same_bytes() {
 
     drop(OutputDir::resumable(home.path().join("unused"), false).unwrap());
     assert_eq!(fs::read_dir(home.path()).unwrap().count(), 2);
+}
+
+/// Counts the matrices that were made, and those that were taken over.
+#[derive(Default)]
+struct Tally {
+    made: usize,
+    taken: usize,
+}
+
+impl Progress for Tally {
+    fn begin(&mut self, _what: &str, _total: usize) {}
+
+    fn step(&mut self, _item: &str) -> Result<(), Interrupted> {
+        unreachable!("matrices differ in size")
+    }
+
+    fn part(&mut self, part: Part<'_>) -> Result<(), Interrupted> {
+        *if part.known { &mut self.taken } else { &mut self.made } += part.steps;
+        Ok(())
+    }
+}
+
+#[test]
+fn matrices_that_plans_have_in_common_are_made_once() {
+    let checkpoint = checkpoint("tiny-llama");
+    let spectra = tiny_spectra();
+    let options = PlanOptions { min_ratio: 0.0, ..PlanOptions::new(0.6) };
+    let plan = make_plan(&spectra, &WeLore, &options).unwrap();
+    let is_low = |matrix: &&MatrixPlan| matrix.form.rank().is_some_and(|rank| rank != 3);
+    let changed = plan.matrices.iter().find(is_low).unwrap().name.clone();
+    let other = plan.matrices.iter().map(|matrix| {
+        let form = if matrix.name == changed { Form::factors(3) } else { matrix.form };
+        MatrixPlan::new(matrix.name.clone(), matrix.shape, form, matrix.dtype)
+    });
+    let other = RankPlan::new("by hand", spectra.model, other.collect()).unwrap();
+    let home = tempfile::tempdir().unwrap();
+    let run = |compressor: Compressor<'_>, name: &str| {
+        let output = OutputDir::create(home.path().join(name), false).unwrap();
+        let mut tally = Tally::default();
+        let report = compressor.directory(&checkpoint, &output, &mut tally).unwrap();
+        output.commit().unwrap();
+        let weights = fs::read(home.path().join(name).join("model.safetensors")).unwrap();
+        ([tally.made, tally.taken], report, weights)
+    };
+    let lrcs = plan.totals.lrcs;
+    assert_eq!(other.totals.lrcs, lrcs);
+    let kept = KeptMatrices::create(home.path().join("kept"), u64::MAX).unwrap();
+    assert_eq!(run(Compressor::new(&plan).with_kept(&kept), "first").0, [lrcs, 0]);
+    let (tally, report, weights) = run(Compressor::new(&other).with_kept(&kept), "second");
+    assert_eq!(tally, [1, lrcs - 1]);
+    let (_, alone, expected) = run(Compressor::new(&other), "alone");
+    assert!(weights == expected && report == alone, "as if nothing had been kept");
+
+    // Without room everything is made again.
+    let none = KeptMatrices::create(home.path().join("none"), 0).unwrap();
+    for name in ["third", "fourth"] {
+        assert_eq!(run(Compressor::new(&plan).with_kept(&none), name).0, [lrcs, 0]);
+    }
 }

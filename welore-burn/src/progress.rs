@@ -46,6 +46,11 @@ pub trait Progress {
     /// Work of `total` steps begins.
     fn begin(&mut self, what: &str, total: usize);
 
+    /// Says what the steps of the work that began last are, in the plural, such as `windows`.
+    fn count_in(&mut self, unit: &'static str) {
+        let _ = unit;
+    }
+
     /// A step begins; `item` names what it works on.
     ///
     /// # Errors

@@ -17,11 +17,13 @@ mod own_text;
 mod pass;
 mod probe;
 mod text;
+mod writing_time;
 
 pub use calibration::Calibration;
 pub use collector::{Collector, Seen};
 pub(crate) use collector::{SharedInputs, Watch};
 pub use error::CalibrationError;
-pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text, own_text_time};
+pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text};
 pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, preview_calibration};
 pub use text::{CalibrationText, SampledText, TextRecord, share_windows};
+pub use writing_time::own_text_time;

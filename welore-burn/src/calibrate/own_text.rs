@@ -1,7 +1,6 @@
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::ops::Range;
-use std::time::{Duration, Instant};
 
 use burn::tensor::{Device, FloatDType};
 use rand::{Rng, SeedableRng};
@@ -134,7 +133,7 @@ impl OwnTextOptions {
 
     /// The number of batches, and the most samples in one. Batches of about the same size are faster
     /// than full ones and a small one.
-    fn batches(&self) -> (usize, usize) {
+    pub(super) fn batches(&self) -> (usize, usize) {
         let batches = self.samples.div_ceil(self.at_once.get());
         (batches, self.samples.div_ceil(batches))
     }
@@ -181,7 +180,9 @@ pub fn own_text<M: LanguageModel>(
     let plain = model.valid();
     let writer = Writer { model: &plain, device: device_of(&plain), start, options };
     let (batches, size) = options.batches();
-    progress.begin("writing", batches * (options.length - 1));
+    let what = format!("writing {} of {} tokens", samples(options.samples), options.length);
+    progress.begin(&what, batches * (options.length - 1));
+    progress.count_in("tokens");
     let mut samples = Vec::with_capacity(options.samples);
     for first in (0..options.samples).step_by(size) {
         samples.extend(writer.batch(first..options.samples.min(first + size), progress)?);
@@ -191,75 +192,33 @@ pub fn own_text<M: LanguageModel>(
     Ok(OwnText { samples, sampled })
 }
 
-/// Tokens of each sample that [`own_text_time`] measures at a time.
-const TRIED: usize = 8;
-
-/// Samples that it writes behind a long text: all of them would have to read one first.
-const FEW: usize = 4;
-
-/// The most tokens of that text.
-const LONGEST: usize = 256;
-
-/// How long [`own_text`] is expected to take on this machine, from a few tokens that are written and
-/// thrown away.
-///
-/// A token takes longer the more tokens come before it, in proportion. So the time is measured at
-/// the beginning, with as many samples together as later, and for a few samples also behind a longer
-/// text; what that adds is taken for the middle of a sample.
-///
-/// # Errors
-///
-/// [`OwnTextError`].
-pub fn own_text_time<M: LanguageModel>(
-    model: &M,
-    options: &OwnTextOptions,
-    progress: &mut dyn Progress,
-) -> Result<Duration, OwnTextError> {
-    let start = options.check_for(model)?;
-    let plain = model.valid();
-    let writer = Writer { model: &plain, device: device_of(&plain), start, options };
-    let (batches, size) = options.batches();
-    let length = options.length;
-    if length < 4 * TRIED {
-        progress.begin("trying to write", length - 1);
-        let began = Instant::now();
-        writer.batch(0..size, progress)?;
-        return Ok(began.elapsed().mul_f64(batches as f64));
-    }
-    progress.begin("trying to write", 3 * (TRIED + 1));
-    let (few, middle) = (size.min(FEW), length / 2);
-    let before = middle.min(LONGEST);
-    let first = writer.seconds(size, 0, progress)?;
-    let growth = writer.seconds(few, before, progress)? - writer.seconds(few, 0, progress)?;
-    // Per sample and token before.
-    let growth = growth.max(0.0) / (few * before) as f64;
-    let token = first + growth * (size * middle) as f64;
-    Ok(Duration::from_secs_f64(token * (batches * (length - 1)) as f64))
-}
-
 /// What all batches of samples share.
-struct Writer<'a, M> {
-    model: &'a M,
-    device: Device,
-    start: u32,
-    options: &'a OwnTextOptions,
+pub(super) struct Writer<'a, M> {
+    pub model: &'a M,
+    pub device: Device,
+    pub start: u32,
+    pub options: &'a OwnTextOptions,
 }
 
 impl<M: LanguageModel> Writer<'_, M> {
     /// The samples of these numbers, one token of each after the other.
-    fn batch(
+    pub fn batch(
         &self,
         numbers: Range<usize>,
         progress: &mut dyn Progress,
     ) -> Result<Vec<Vec<u32>>, OwnTextError> {
         let OwnTextOptions { length, seed, .. } = *self.options;
         let count = numbers.len();
+        let which = match count {
+            1 => format!("sample {}", numbers.end),
+            _ => format!("samples {} to {}", numbers.start + 1, numbers.end),
+        };
         let mut random: Vec<ChaCha12Rng> = numbers.map(|number| stream(seed, number)).collect();
         let mut samples: Vec<Vec<u32>> = vec![vec![self.start]; count];
         let mut cache = self.model.cache();
         let mut last = vec![self.start; count];
         for position in 1..length {
-            progress.step(&format!("token {} of {}", position + 1, number_of(count, "text")))?;
+            progress.step(&format!("token {} of {which}", position + 1))?;
             last = self
                 .next(&last, &mut random, &mut cache)
                 .ok_or(OwnTextError::NotFinite { tokens: position })?;
@@ -271,7 +230,7 @@ impl<M: LanguageModel> Writer<'_, M> {
     }
 
     /// The next token of every sample, after its `last` one. `None` if logits are not finite.
-    fn next(
+    pub fn next(
         &self,
         last: &[u32],
         random: &mut [ChaCha12Rng],
@@ -290,40 +249,16 @@ impl<M: LanguageModel> Writer<'_, M> {
             .map(|(logits, pick)| token_at(*pick, logits, temperature))
             .collect()
     }
+}
 
-    /// Seconds that a token of `count` samples takes, all of them together, after `before` tokens.
-    fn seconds(
-        &self,
-        count: usize,
-        before: usize,
-        progress: &mut dyn Progress,
-    ) -> Result<f64, OwnTextError> {
-        let mut random: Vec<ChaCha12Rng> =
-            (0..count).map(|number| stream(self.options.seed, number)).collect();
-        let mut cache = self.model.cache();
-        if before > 0 {
-            let read = as_tensor(&vec![self.start; count * before], &self.device);
-            drop(self.model.extend(read.reshape([count, before]), &mut cache));
-        }
-        let mut last = vec![self.start; count];
-        let mut began = Instant::now();
-        for token in 0..=TRIED {
-            progress.step(&format!("token {} of {}", token + 1, number_of(count, "text")))?;
-            let tokens = before + token + 1;
-            let next = self.next(&last, &mut random, &mut cache);
-            last = next.ok_or(OwnTextError::NotFinite { tokens })?;
-            if token == 0 {
-                // The first one waits for the text, and for whatever happens only once.
-                began = Instant::now();
-            }
-        }
-        Ok(began.elapsed().as_secs_f64() / TRIED as f64)
-    }
+/// `1 sample`, `2 samples`.
+pub(super) fn samples(count: usize) -> String {
+    number_of(count, "sample")
 }
 
 /// The random numbers of a sample: a fixed algorithm, so that a seed means the same in every
 /// version.
-fn stream(seed: u64, number: usize) -> ChaCha12Rng {
+pub(super) fn stream(seed: u64, number: usize) -> ChaCha12Rng {
     let mut random = ChaCha12Rng::seed_from_u64(seed);
     random.set_stream(number as u64);
     random

@@ -14,6 +14,7 @@ use crate::linalg::SecondMoment;
 use crate::model::{LanguageModel, as_tensor, cross_entropy, device_of, leaf};
 use crate::modules::MatrixName;
 use crate::progress::Progress;
+use crate::words::number_of;
 use crate::workers::Workers;
 
 /// How a language model is calibrated.
@@ -120,7 +121,8 @@ pub fn calibrate<M: LanguageModel>(
     let writer = CalibrationWriter::new(path, &manifest, &text)?;
 
     let steps = layers.len() * (1 + usize::from(gradient_windows > 0));
-    progress.begin("calibrating", steps);
+    progress.begin(&format!("calibrating on {}", number_of(text.len(), "window")), steps);
+    progress.count_in("block passes");
     let workers = Workers::new(options.at_once);
     let pass = Calibrating { model: &frozen, watch: &watch, layers, workers, device, writer };
     let (kept, last) = pass.forward(&text, gradient_windows, progress)?;
@@ -262,7 +264,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let mut hidden: Vec<Tensor<3>> = text.iter().map(|tokens| begin(tokens).0).collect();
         let mut kept = Vec::new();
         for (index, layer) in self.layers.iter().enumerate() {
-            progress.step(&format!("block {}, inputs", index + 1))?;
+            progress.step(&format!("inputs of block {} of {}", index + 1, self.layers.len()))?;
             let leaders: BTreeSet<&MatrixName> =
                 layer.iter().map(|matrix| &matrix.inputs_of).collect();
             let work = |window: usize| {
@@ -305,7 +307,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let (mut gradients, _) = self.spread(text.len(), head);
         // The inputs of a block are freed once it is done.
         for (index, inputs) in kept.into_iter().enumerate().rev() {
-            progress.step(&format!("block {}, gradients", index + 1))?;
+            progress.step(&format!("gradients of block {} of {}", index + 1, self.layers.len()))?;
             let work = |window: usize| {
                 let input = leaf(inputs[window].clone());
                 let forward = || model.block(index, input.clone(), &pass);

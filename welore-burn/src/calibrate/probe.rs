@@ -59,6 +59,7 @@ impl<M: LanguageModel> Probing<'_, M> {
             .flat_map(|(index, layer)| layer.iter().map(move |matrix| (index, &matrix.name)))
             .collect();
         progress.begin("probing", matrices.len());
+        progress.count_in("matrices");
         let mut probes = vec![f64::NAN; matrices.len()];
         self.workers.try_spread(
             matrices.len(),

@@ -94,6 +94,7 @@ fn load_numbers<M: Module>(
     let numbers = slots.into_iter().filter(|slot| slot.kind == PartKind::Numbers);
     let slots: BTreeMap<String, Slot> = numbers.map(|slot| (slot.path.clone(), slot)).collect();
     progress.begin("loading", slots.len());
+    progress.count_in("tensors");
     let mut failed = None;
     let mut read = |slot: &Slot| -> Result<TensorData, CheckpointError> {
         progress.step(&slot.tensor)?;
@@ -201,6 +202,7 @@ pub fn save_module<M: Module>(
     let layout = ShardLayout::new(&specs, shard_bytes)?;
     let writer = ShardWriter::new(dir, &layout)?;
     progress.begin("saving", slots.len());
+    progress.count_in("tensors");
     let places: BTreeMap<&str, usize> =
         slots.iter().enumerate().map(|(place, slot)| (slot.path.as_str(), place)).collect();
     let mut outcome = Ok(());

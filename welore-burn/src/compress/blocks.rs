@@ -201,6 +201,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         // Blocks are alike, so each counts the same.
         let blocks = self.dense.blocks();
         progress.begin_work("compressing", self.planned.len(), blocks as u64);
+        progress.count_in("matrices");
         for index in 0..blocks {
             progress.check()?;
             let (_, seen) =
@@ -222,7 +223,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
                 false => next.clone(),
             };
             signal.dense = next;
-            let (item, steps) = (format!("block {}", index + 1), turn.layer.len());
+            let (item, steps) = (format!("block {} of {blocks} done", index + 1), turn.layer.len());
             progress.part(Part { item: &item, steps, operations: 1, known })?;
         }
         let is_planned =

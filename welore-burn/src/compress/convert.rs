@@ -56,7 +56,7 @@ pub fn convert_directory(
         let (origin, norms) = (String::new(), Norms::plain());
         let work = Work::new(what, origin, checkpoint, pieces, norms, *options)?;
         let mut job = Job::begin(&work, output)?;
-        job.make(what, |_| true, progress)?;
+        job.make(what, "tensors", |_| true, progress)?;
         job.finish()?;
         copy_companions(checkpoint.dir(), output.path())?;
         if let Some(config) = &config {

@@ -44,7 +44,7 @@ impl Compressor<'_> {
         if self.blockwise.is_some() {
             return Err(CompressError::NeedsModel);
         }
-        self.write(checkpoint, output, |job| job.make("factoring", |_| true, progress))
+        self.write(checkpoint, output, |job| job.make("factoring", "matrices", |_| true, progress))
     }
 
     /// Like [`directory`](Compressor::directory), but can also compress block by block. `model` is
@@ -66,7 +66,7 @@ impl Compressor<'_> {
         };
         let blocks = Blocks::new(self, options, &model)?;
         self.write(checkpoint, output, |job| {
-            job.make("copying", |piece| matches!(piece, Piece::Copy(_)), progress)?;
+            job.make("copying", "tensors", |piece| matches!(piece, Piece::Copy(_)), progress)?;
             blocks.run(model, &mut Written(job), progress).map(drop)
         })
     }
@@ -95,7 +95,8 @@ impl Compressor<'_> {
         let plan = self.plan.to_json();
         let (origin, norms) = (format!("{plan}{}", self.identity()), self.norms.clone());
         let write = || -> Result<CompressReport, CompressError> {
-            let work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
+            let mut work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
+            work.kept = self.kept;
             let mut job = Job::begin(&work, output)?;
             make(&mut job)?;
             let errors = job.finish()?;

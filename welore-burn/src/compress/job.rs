@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 
 use super::error::CompressError;
+use super::kept::KeptMatrices;
 use super::options::WriteOptions;
 use super::pieces::{Content, Piece, encode};
 use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
@@ -27,6 +28,8 @@ pub(super) struct Work<'a> {
     pub pieces: Vec<Piece<'a>>,
     pub norms: Norms<'a>,
     pub options: WriteOptions,
+    /// Matrices that other work made.
+    pub kept: Option<&'a KeptMatrices>,
     costs: Vec<Cost>,
     /// The tensors of every piece.
     tensors: Vec<Vec<TensorSpec>>,
@@ -49,7 +52,7 @@ pub(super) struct Done {
     pub relative_error: Option<f64>,
     /// The line for the journal, if it is new and there is a journal.
     finished: Option<Finished>,
-    /// Whether an earlier process wrote it.
+    /// Whether an earlier process wrote it, or other work made it.
     known: bool,
 }
 
@@ -69,7 +72,36 @@ impl<'a> Work<'a> {
         let tensors = pieces.iter().map(|piece| piece.tensors(checkpoint));
         let tensors = tensors.collect::<Result<Vec<_>, CheckpointError>>()?;
         let layout = ShardLayout::new(&tensors.concat(), options.shard_bytes)?;
-        Ok(Self { what, origin, checkpoint, pieces, norms, options, costs, tensors, layout })
+        let kept = None;
+        Ok(Self { what, origin, checkpoint, pieces, norms, options, kept, costs, tensors, layout })
+    }
+
+    /// What a compressed matrix is made from, and how, as the name of a file; `None` for other
+    /// pieces.
+    fn key(&self, piece: &Piece<'_>) -> Result<Option<String>, CompressError> {
+        let Piece::Compress(matrix) = piece else { return Ok(None) };
+        let MatrixPlan { name, shape, form, dtype, .. } = matrix;
+        let source = piece.source_digest(self.checkpoint)?;
+        let norm = self.norms.identity().unwrap_or_default();
+        let key = format!("{} {shape:?} {form:?} {dtype:?} {source} {norm}", name.as_str());
+        Ok(Some(blake3::hash(key.as_bytes()).to_hex().to_string()))
+    }
+
+    /// The content of a piece, and whether other work made it.
+    fn content(
+        &self,
+        piece: &Piece<'a>,
+        tensors: &[TensorSpec],
+    ) -> Result<(Content<'a>, bool), CompressError> {
+        let make = || piece.make(self.checkpoint, &self.norms);
+        let Some(kept) = self.kept else { return Ok((make()?, false)) };
+        let Some(key) = self.key(piece)? else { return Ok((make()?, false)) };
+        if let Some(content) = kept.find(&key, tensors) {
+            return Ok((content, true));
+        }
+        let content = make()?;
+        kept.keep(&key, &content);
+        Ok((content, false))
     }
 
     /// Identifies the result, apart from the tensors that it is made from: these are checked for
@@ -112,10 +144,11 @@ impl<'w, 'a> Job<'w, 'a> {
     }
 
     /// Makes the pieces that `chosen` selects and that are still missing, as many at a time as the
-    /// budget allows.
+    /// budget allows. Progress says `what` is done, and counts in `unit`.
     pub fn make(
         &mut self,
         what: &str,
+        unit: &'static str,
         chosen: impl Fn(&Piece<'_>) -> bool,
         progress: &mut dyn Progress,
     ) -> Result<(), CompressError> {
@@ -126,6 +159,7 @@ impl<'w, 'a> Job<'w, 'a> {
         let steps = places.iter().map(|place| pieces[*place].steps()).sum();
         let operations = places.iter().map(|place| costs[*place].operations);
         progress.begin_work(what, steps, operations.fold(0, u64::saturating_add));
+        progress.count_in(unit);
         let Self { work, files, journal, known, errors } = self;
         let takes_notes = journal.is_some();
         let workers = options.budget.workers();
@@ -212,24 +246,24 @@ fn put<'a>(
                 let relative_error = found.relative_error;
                 return Ok(Done { relative_error, finished: None, known: true });
             }
-            let content = piece.make(work.checkpoint, &work.norms)?;
+            let (content, known) = work.content(piece, tensors)?;
             let finished = write(piece, source, tensors, &content, files)?;
             // Before it is noted: the note says what it was made from.
             work.checkpoint.check_unchanged()?;
             let relative_error = content.relative_error;
-            return Ok(Done { relative_error, finished: Some(finished), known: false });
+            return Ok(Done { relative_error, finished: Some(finished), known });
         }
-        let content = piece.make(work.checkpoint, &work.norms)?;
+        let (content, known) = work.content(piece, tensors)?;
         write_tensors(tensors, &content.data, files)?;
         let relative_error = content.relative_error;
-        Ok(Done { relative_error, finished: None, known: false })
+        Ok(Done { relative_error, finished: None, known })
     };
     let done = made();
     for tensor in piece.sources() {
         work.checkpoint.release(&tensor);
     }
     if let Ok(done) = &done {
-        let what = if done.known { "written before" } else { "written" };
+        let what = if done.known { "made before" } else { "written" };
         match piece.steps() {
             0 => tracing::trace!("{}: {what}", piece.name()),
             _ => tracing::debug!("{}: {what}", piece.name()),

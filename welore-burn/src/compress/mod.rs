@@ -18,6 +18,7 @@ mod convert;
 mod error;
 mod files;
 mod job;
+mod kept;
 mod module;
 mod options;
 mod pieces;
@@ -30,6 +31,7 @@ pub use convert::{
     Conversion, changes_tensors, convert_directory, converted_size, merge_directory,
 };
 pub use error::CompressError;
+pub use kept::KeptMatrices;
 pub use module::compress_module;
 pub use options::{BlockwiseOptions, Compressor, RefineOptions, WriteOptions};
 pub use report::{CompressReport, CompressedMatrix};

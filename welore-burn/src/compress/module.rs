@@ -73,6 +73,7 @@ impl Compressor<'_> {
         budget.check(plans.iter().map(|plan| plan.name.as_str()).zip(needs.iter().copied()))?;
         let operations = costs.iter().fold(0, |sum: u64, cost| sum.saturating_add(cost.operations));
         progress.begin_work("factoring", matrices.len(), operations);
+        progress.count_in("matrices");
         let mut params = BTreeMap::new();
         let mut errors = vec![0.0; matrices.len()];
         budget.workers().try_spread_within(

@@ -1,5 +1,6 @@
 use std::num::NonZeroUsize;
 
+use super::kept::KeptMatrices;
 use crate::calibrate::Calibration;
 use crate::checkpoint::DEFAULT_SHARD_BYTES;
 use crate::forms::Rest;
@@ -35,13 +36,14 @@ pub struct Compressor<'a> {
     pub(super) write: WriteOptions,
     pub(super) blockwise: Option<BlockwiseOptions<'a>>,
     pub(super) rest: Rest,
+    pub(super) kept: Option<&'a KeptMatrices>,
 }
 
 impl<'a> Compressor<'a> {
     /// Carries out a plan in the norm of the weights, each matrix independently, with all cores.
     pub fn new(plan: &'a RankPlan) -> Self {
         let (norms, write, blockwise) = (Norms::plain(), WriteOptions::default(), None);
-        Self { plan, norms, write, blockwise, rest: Rest::Freeze }
+        Self { plan, norms, write, blockwise, rest: Rest::Freeze, kept: None }
     }
 
     /// Uses these norms.
@@ -103,6 +105,14 @@ impl<'a> Compressor<'a> {
     /// ```
     pub fn with_rest(mut self, rest: Rest) -> Self {
         self.rest = rest;
+        self
+    }
+
+    /// Takes matrices over that another compressor made the same way, of the same weights, in the
+    /// same form and norm, and keeps the others for later ones. For directories whose matrices are
+    /// compressed independently; progress reports what was taken over as known.
+    pub fn with_kept(mut self, kept: &'a KeptMatrices) -> Self {
+        self.kept = Some(kept);
         self
     }
 

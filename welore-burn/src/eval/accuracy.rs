@@ -41,6 +41,7 @@ where
 {
     assert!(!examples.is_empty(), "there must be an example");
     progress.begin("accuracy", examples.len());
+    progress.count_in("examples");
     let mut answers = vec![(String::new(), false); examples.len()];
     Workers::new(at_once).try_spread(
         examples.len(),

@@ -113,6 +113,7 @@ pub fn perplexity(
     let windows = (tokens.len() / seq_len).min(options.windows.unwrap_or(usize::MAX));
     let windows: Vec<&[u32]> = tokens.chunks_exact(seq_len).take(windows).collect();
     progress.begin("perplexity", windows.len());
+    progress.count_in("windows");
     let device = device_of(model);
     let loss = |window: &[u32]| nll_of(model, window, &device);
     let losses = in_threads(&windows, options.at_once, loss, progress)?;

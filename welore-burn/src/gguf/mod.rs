@@ -99,6 +99,7 @@ fn write_weights(
     let layout = ShardLayout::new(&specs, DEFAULT_SHARD_BYTES)?;
     let files = ShardWriter::new(output.path(), &layout).map_err(named)?;
     progress.begin("converting", planned.len());
+    progress.count_in("tensors");
     for tensor in planned {
         progress.step(&tensor.spec.name)?;
         let info = &file.tensors()[&tensor.source];

@@ -170,6 +170,7 @@ fn in_budget(
     budget.check(names.iter().copied().zip(needs.iter().copied()))?;
     let operations = costs.iter().fold(0, |sum: u64, cost| sum.saturating_add(cost.operations));
     progress.begin_work("singular values", names.len(), operations);
+    progress.count_in("matrices");
     let mut measured: Vec<Option<MatrixSpectrum>> = names.iter().map(|_| None).collect();
     // One matrix per core: most of a decomposition is memory-bound and gains little from a second
     // thread.

@@ -421,6 +421,10 @@ pub struct CompressArgs {
         help_heading = "Calibration"
     )]
     pub no_calibration: bool,
+    /// Keep the calibration that is made in this file, for `plan`, `compare` and other targets; also
+    /// with --dry-run
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    pub save_calibration: Option<PathBuf>,
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: PathBuf,

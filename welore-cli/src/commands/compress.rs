@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::{Calibration, OwnTextOptions};
 use welore_burn::compress::{CompressReport, check_plan};
-use welore_burn::files::OutputDir;
+use welore_burn::files::{OutputDir, check_staged, is_within};
 use welore_burn::model::{OpenedModel, open_model};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::Method;
@@ -15,18 +15,19 @@ use welore_burn::spectrum::Method;
 use crate::args::{CompressArgs, TextArg, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
-use crate::shared::artifacts::{check_output, in_target};
+use crate::models::Artifact;
+use crate::shared::artifacts::{check_artifact, check_output, in_target};
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::card::write_card;
-use crate::shared::compressing::{check_norms, compressor, load_for_blocks};
+use crate::shared::compressing::{check_norms, check_other, compressor, load_for_blocks};
 use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amount, of_method};
-use crate::shared::inputs::{check_not_left, check_outside};
+use crate::shared::inputs::{check_not_left, check_outside, place_of};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{
     Goal, Planned, check_limits, describe, print_plan, read_plan, warn_of_prospect,
 };
-use crate::shared::recipe::{Recipe, is_size, open_calibration};
+use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
@@ -37,7 +38,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
     let by_default = calibrate_by_default(&mut args, typed)?;
     // Everything that can be wrong is found before any work that would be lost.
-    let scratch = Scratch::new(!args.calibrate.is_empty())?;
+    let scratch = Scratch::new(!args.calibrate.is_empty() && args.save_calibration.is_none())?;
     let request = Request::check(&args, typed)?;
     let calibration = request.calibration(&args, scratch.path(), by_default)?;
     let norms = request.recipe.norms(calibration.as_ref())?;
@@ -46,6 +47,8 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let planned = goal.plan(&opened.checkpoint, &selected, norms.clone(), &args.resources)?;
     if args.plan.is_some() {
         check_norms(&norms, &planned.plan, args.other_calibration)?;
+        let given = calibration.as_ref().filter(|_| args.method.calibration.is_some());
+        check_other(args.other_calibration, given, [&planned.plan])?;
     }
     warn_of_prospect(&planned.plan);
     let Some(output) = output else {
@@ -100,8 +103,19 @@ fn calibrates_by_default(args: &CompressArgs) -> bool {
 /// Refuses `--no-calibration` where nothing would be calibrated.
 fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> {
     let calibrates = calibrates_by_default(args);
-    let why = "nothing is calibrated unless asked for, except with --keep-params or --max-bytes \
-               and not --method svd";
+    let why = match (&args.plan, args.goal.target()) {
+        (Some(_), _) => {
+            "has no effect with --plan, which does not calibrate by itself; it is for \
+             --keep-params and --max-bytes"
+        }
+        (None, Some(target)) if is_size(target) => {
+            "has no effect with --method svd, which uses the weights alone"
+        }
+        (None, _) => {
+            "has no effect with --err or --err-applied, which do not calibrate by themselves; it is \
+             for --keep-params and --max-bytes"
+        }
+    };
     typed.check([rule("no-calibration", calibrates, why)])?;
     let by_default = calibrates && !args.no_calibration;
     if by_default {
@@ -118,6 +132,26 @@ fn tell_default(own: &OwnTextOptions) {
         format::number_of(own.samples, "sample"),
         own.length,
     );
+}
+
+/// Refuses a place for the calibration that is replaced by what the command writes later, or in
+/// which it would replace what the command reads.
+fn check_saved(args: &CompressArgs) -> Result<()> {
+    let Some(path) = args.save_calibration.as_deref() else { return Ok(()) };
+    check_artifact(Some(path), Artifact::Calibration, inputs(args))?;
+    check_staged(path)?;
+    let place = place_of(path);
+    let is_same = |other: &Path| place.is_some() && place_of(other) == place;
+    let parent = place.as_deref().and_then(Path::parent);
+    let message = if parent.is_some_and(|dir| is_within(dir, &args.output)) || is_same(&args.output)
+    {
+        format!("{}: the calibration would be replaced by the model", path.display())
+    } else if args.page.report.as_deref().is_some_and(is_same) {
+        format!("{}: both the calibration and the --report page", path.display())
+    } else {
+        return Ok(());
+    };
+    Err(WrongInput::with_hint(message, "give --save-calibration another file").into())
 }
 
 /// Where finished matrices are kept, if any are: they take as much room as a model.
@@ -143,9 +177,11 @@ impl Request {
     fn check(args: &CompressArgs, typed: &Typed) -> Result<Self> {
         check_page(&args.page, Some(&args.output), inputs(args))?;
         check_not_left(&args.output, inputs(args))?;
+        check_calibration_file(args.method.calibration.as_deref())?;
         check_patterns(&args.selection)?;
         let (recipe, goal) = recipe_and_goal(args)?;
         check_effects(args, &recipe, &goal, typed)?;
+        check_saved(args)?;
         check_calibrates_plan(args, &recipe, &goal)?;
         if args.blockwise.refine > 0 && !is_calibrated(args) {
             return Err(WrongInput::with_hint(
@@ -179,8 +215,8 @@ impl Request {
         Ok(Self { recipe, goal, opened, output, compute })
     }
 
-    /// The given calibration, or one of the given texts, made in `scratch`; `by_default` states
-    /// whether nobody asked for it.
+    /// The given calibration, or one of the given texts, made in `scratch` unless it is to be kept;
+    /// `by_default` states whether nobody asked for it.
     fn calibration(
         &self,
         args: &CompressArgs,
@@ -193,14 +229,24 @@ impl Request {
         let Some(compute) = self.compute.as_ref().filter(|_| !args.calibrate.is_empty()) else {
             return open_calibration(args.method.calibration.as_deref());
         };
-        let file = scratch.join("calibration");
+        let kept = args.save_calibration.clone();
+        let file = kept.clone().unwrap_or_else(|| scratch.join("calibration"));
         let device = compute.device.clone().autodiff();
         let opened = open_model(self.opened.checkpoint.dir(), &device)?;
         let work = CalibrationWork::new(opened, &args.calibrate, &args.amount, compute)?;
         if let Some(own) = work.own().filter(|_| by_default) {
             tell_default(own);
         }
+        if kept.is_none() {
+            note!(
+                "the calibration is removed at the end; --save-calibration FILE keeps it for \
+                 `plan` and other targets"
+            );
+        }
         work.run(compute, &file)?;
+        if let Some(kept) = kept {
+            note!("wrote {}", kept.display());
+        }
         Ok(Some(Calibration::open(file)?))
     }
 }
@@ -222,7 +268,8 @@ fn check_calibrates_plan(args: &CompressArgs, recipe: &Recipe, goal: &Goal) -> R
         return Ok(());
     }
     let message = "the plan was made with a calibration, and --calibrate makes another one";
-    let hint = "give that calibration with --calibration; --other-calibration allows another one";
+    let hint = "give that calibration with --calibration (`compress --save-calibration FILE` keeps \
+                it); --other-calibration allows another one";
     Err(WrongInput::with_hint(message, hint).into())
 }
 
@@ -254,11 +301,14 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
     };
     let runs = computes(args, recipe);
     let only_if_run = "only where the model is run, to calibrate or to compress block by block";
+    let made = "only where a calibration is made: by default with --keep-params and --max-bytes, \
+                or with --calibrate";
     let in_f32 = "only with --calibrate; blocks are compressed in f32";
     typed.check([
         min_ratio(recipe.policy),
         rule("calibration", reads, unused),
         rule("calibrate", reads, unused),
+        rule("save-calibration", calibrates, made),
         rule(
             "other-calibration",
             is_calibrated(args) && recipe.way.method != Method::Svd && has_its_own,

@@ -7,7 +7,7 @@ use anyhow::Result;
 use burn::module::Module;
 use burn::tensor::FloatDType;
 use serde_json::json;
-use welore_burn::data::{Task, TaskExample, TaskKind, TextTokenizer, read_documents};
+use welore_burn::data::{Task, TaskExample, TaskKind, TextTokenizer};
 use welore_burn::eval::{
     Accuracy, EvalError, Perplexity, PerplexityOptions, check_text, perplexity,
 };
@@ -22,7 +22,7 @@ use crate::shared::artifacts::in_file;
 use crate::shared::card::{MADE_BY, check_record, record};
 use crate::shared::identity::{Identity, digest_of};
 use crate::shared::task::Speaker;
-use crate::shared::text::{TextReader, window_of};
+use crate::shared::text::{TextReader, documents_of, window_of};
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -105,7 +105,7 @@ fn print_answers(
 }
 
 fn predict_text(args: &EvalArgs, path: &Path) -> Result<()> {
-    let documents = read_documents(path)?;
+    let documents = documents_of(path)?;
     let compute = Compute::choose(args.compute.choice())?;
     let Compute { device, dtype, .. } = &compute;
     let model = models::directory_of(&args.model)?;

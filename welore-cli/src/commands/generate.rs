@@ -42,7 +42,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let mut trouble = None;
     // Otherwise the text itself shows how far it is.
     let mut task = match args.json {
-        true => Task::begin("generating", Unit::Tokens, args.max_new_tokens.min(room.most) as u64),
+        true => Task::begin("generating", Unit::TOKENS, args.max_new_tokens.min(room.most) as u64),
         false => Task::default(),
     };
     let started = Instant::now();

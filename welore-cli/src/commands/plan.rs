@@ -16,8 +16,8 @@ use crate::shared::artifacts::{check_artifact, claim, in_file, read_artifact, wr
 use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::page::{check_page, write_page};
-use crate::shared::planning::{plan_for, print_plan, warn_of_prospect};
-use crate::shared::recipe::{Recipe, is_size, open_calibration};
+use crate::shared::planning::{check_limits, check_size, plan_for, print_plan, warn_of_prospect};
+use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
 use crate::shared::selecting::{check_patterns, of_file, of_model};
 use crate::{models, output};
 
@@ -26,6 +26,7 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     let inputs = || [Some(args.source.as_path()), args.method.calibration.as_deref()].into_iter();
     check_artifact(args.output.as_deref(), Artifact::Plan, inputs().flatten())?;
     check_page(&args.page, args.output.as_deref(), inputs().flatten())?;
+    check_calibration_file(args.method.calibration.as_deref())?;
     check_patterns(&args.selection)?;
     Selection::of(&args.view.filter)?;
     let in_table = "only in the table, not with --json";
@@ -162,7 +163,11 @@ impl Source {
                 let recipe = Recipe::choose(&args.method, &args.target, Some(goal), calibrated)?;
                 typed.check(of_method(&recipe))?;
                 let uses = recipe.way.method != Method::Svd;
-                typed.check([rule("calibration", uses, "--method svd does not use one")])?;
+                typed.check([rule(
+                    "calibration",
+                    uses,
+                    "--method svd does not use a calibration",
+                )])?;
                 Ok(recipe)
             }
         }
@@ -177,6 +182,7 @@ impl Source {
     ) -> Result<(Spectra, Known)> {
         if let Self::Spectra(spectra) = self {
             check_filter(&args.view, spectra.matrices.iter().map(|matrix| matrix.name.as_str()))?;
+            check_size(options, spectra.model.bytes)?;
             return Ok((*spectra, Known::default()));
         }
         let model = models::directory_of(&args.source)?;
@@ -188,7 +194,7 @@ impl Source {
         let opened = open_model(&model, &host())?;
         let selected = of_model(&args.selection, opened.skeleton())?;
         let matrices = selected_matrices(&opened.checkpoint, &selected)?;
-        options.check_matrices(&matrices)?;
+        check_limits(options, &opened.checkpoint, &selected)?;
         check_filter(&args.view, matrices.iter().map(|(name, _)| name.as_str()))?;
         let calibration = open_calibration(args.method.calibration.as_deref())?;
         let norms = recipe.norms(calibration.as_ref())?;

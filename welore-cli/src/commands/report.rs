@@ -12,6 +12,7 @@ use crate::args::ReportArgs;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, in_file, read_artifact};
+use crate::shared::identity::{Subject, check_one_model};
 use crate::shared::page::{add_run, compared_models, new_page};
 use crate::shared::planning::plan_in;
 
@@ -21,15 +22,23 @@ pub fn run(args: ReportArgs) -> Result<()> {
     let inputs = files.chain(&args.run).map(|path| path.as_path());
     check_artifact(Some(&args.output), Artifact::Page, inputs)?;
     let mut report = new_page(args.title.as_deref().unwrap_or("Low-rank compression"));
+    let mut subjects = Vec::new();
     if let Some(path) = &args.spectra {
-        report.spectra(&in_file(Spectra::from_json(&read_artifact(path)?), path)?);
+        let spectra = in_file(Spectra::from_json(&read_artifact(path)?), path)?;
+        report.spectra(&spectra);
+        subjects.push(Subject::of_spectra(path, &spectra));
     }
     if let Some(path) = &args.plan {
-        report.plan(&plan_in(path)?);
+        let plan = plan_in(path)?;
+        report.plan(&plan);
+        subjects.push(Subject::of_plan(path, &plan));
     }
     if let Some(path) = &args.compare {
-        report.models(&models_in(path)?);
+        let (models, subject) = models_in(path)?;
+        report.models(&models);
+        subjects.extend(subject);
     }
+    check_one_model(&subjects)?;
     for path in &args.run {
         add_run(&mut report, path)?;
     }
@@ -38,11 +47,12 @@ pub fn run(args: ReportArgs) -> Result<()> {
     Ok(())
 }
 
-/// The rows of a file that `compare --json` printed.
-fn models_in(path: &Path) -> Result<Vec<ReportModel>> {
+/// The rows of a file that `compare --json` printed, and the model that they are about.
+fn models_in(path: &Path) -> Result<(Vec<ReportModel>, Option<Subject>)> {
     let value: Option<Value> = serde_json::from_str(&read_artifact(path)?).ok();
-    value.as_ref().and_then(compared_models).ok_or_else(|| {
+    let models = value.as_ref().and_then(compared_models).ok_or_else(|| {
         let message = format!("{}: not the output of `compare --json`", path.display());
-        WrongInput::with_hint(message, "`welore-cli compare --json ... > FILE` writes one").into()
-    })
+        WrongInput::with_hint(message, "`welore-cli compare --json ... > FILE` writes one")
+    })?;
+    Ok((models, value.as_ref().and_then(|value| Subject::of_compared(path, value))))
 }

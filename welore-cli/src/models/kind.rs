@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
+use welore_burn::checkpoint::PLAN_FILE;
 use welore_burn::train::RUN_FILE;
 
 use super::WHAT_MODEL_IS;
@@ -14,14 +15,19 @@ use crate::failure::WrongInput;
 /// Bytes from the beginning of a file that tell what it is.
 const HEAD: u64 = 4096;
 
-/// The artifacts of this program, by what their files contain near the beginning.
-static ARTIFACTS: [(&str, &str); 6] = [
-    ("\"welore-spectra\"", "a file of spectra"),
-    ("\"welore-plan\"", "a plan"),
+const PLAN: &str = "a plan";
+const SPECTRA: &str = "a file of spectra";
+const CALIBRATION: &str = "a calibration";
+const TEXT: &str = "a text";
+const MODEL: &str = "a model directory";
+const PAGE: &str = "a page";
+
+/// The artifacts of this program in JSON, by what their files contain near the beginning.
+static ARTIFACTS: [(&str, &str); 4] = [
+    ("\"welore-spectra\"", SPECTRA),
+    ("\"welore-plan\"", PLAN),
     ("\"welore-run\"", "the description of a run"),
     ("\"welore-gradients\"", "a summary of gradients"),
-    ("{\"manifest\":", "a calibration"),
-    ("<!DOCTYPE html", "a page"),
 ];
 
 /// A kind of file that commands of this program write beside models, one each.
@@ -39,10 +45,10 @@ impl Artifact {
     /// What such a file is, for messages.
     pub fn what(self) -> &'static str {
         match self {
-            Self::Spectra => "a file of spectra",
-            Self::Plan => "a plan",
-            Self::Calibration => "a calibration",
-            Self::Page => "a page",
+            Self::Spectra => SPECTRA,
+            Self::Plan => PLAN,
+            Self::Calibration => CALIBRATION,
+            Self::Page => PAGE,
         }
     }
 
@@ -50,6 +56,71 @@ impl Artifact {
     pub fn is_in(self, path: &Path) -> bool {
         what_is(path) == self.what()
     }
+}
+
+/// A tensor that only calibrations have, as their headers begin with it.
+const PROBES: &str = "\"probes\":{\"dtype\":\"F64\"";
+
+/// What an option takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted {
+    Calibration,
+    Plan,
+    Text,
+}
+
+impl Wanted {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Calibration => CALIBRATION,
+            Self::Plan => PLAN,
+            Self::Text => TEXT,
+        }
+    }
+}
+
+/// Refuses what was given to an option that takes something else, if it is known what it is. Other
+/// mistakes are told by whoever opens it.
+///
+/// # Errors
+///
+/// [`WrongInput`] that says what the path holds, and which option takes that.
+pub fn check_kind(path: &Path, wanted: Wanted) -> Result<(), WrongInput> {
+    let what = match path.is_dir() {
+        true if path.join("config.json").is_file() => MODEL,
+        true => return Ok(()),
+        false => what_is(path),
+    };
+    let shown = path.display();
+    let hint = match what {
+        // What is broken is told with its place.
+        _ if what == wanted.name() => return Ok(()),
+        TEXT if is_json(path) => return Ok(()),
+        TEXT => format!(
+            "`compress` and `compare` calibrate on it with --calibrate {shown}, `calibrate` with \
+             --text {shown}"
+        ),
+        CALIBRATION => {
+            format!("`plan`, `compress` and `compare` take it with --calibration {shown}")
+        }
+        PLAN => format!("`compress`, `compare` and `train` take it with --plan {shown}"),
+        SPECTRA => format!("`welore-cli plan {shown} --err 0.3 -o FILE` makes a plan of it"),
+        MODEL => match wanted {
+            Wanted::Calibration => {
+                format!("`welore-cli calibrate {shown} --text TEXT -o FILE` makes a calibration")
+            }
+            Wanted::Plan if path.join(PLAN_FILE).is_file() => return Ok(()),
+            Wanted::Plan => format!("`welore-cli plan {shown} --err 0.3 -o FILE` makes a plan"),
+            Wanted::Text => "models are given as MODEL".into(),
+        },
+        _ => return Ok(()),
+    };
+    Err(WrongInput::with_hint(format!("{shown} is {what}, not {}", wanted.name()), hint))
+}
+
+/// Whether a name says that the file is meant to be JSON.
+fn is_json(path: &Path) -> bool {
+    path.extension().is_some_and(|end| end.eq_ignore_ascii_case("json"))
 }
 
 /// The error for a path that exists and is no directory.
@@ -65,9 +136,9 @@ pub fn no_model(path: &Path) -> WrongInput {
         "a safetensors file" | "the configuration of a model" => {
             "give the directory that it is in".into()
         }
-        "a plan" => format!("`welore-cli compress MODEL --plan {path} -o DIR` carries it out"),
-        "a file of spectra" => format!("`welore-cli plan {path} --err 0.3` makes a plan of it"),
-        "a calibration" => format!("give the model as MODEL, and this with --calibration {path}"),
+        PLAN => format!("`welore-cli compress MODEL --plan {path} -o DIR` carries it out"),
+        SPECTRA => format!("`welore-cli plan {path} --err 0.3` makes a plan of it"),
+        CALIBRATION => format!("give the model as MODEL, and this with --calibration {path}"),
         _ => WHAT_MODEL_IS.into(),
     };
     WrongInput::with_hint(format!("{path} is {what}, not a model directory"), hint)
@@ -149,13 +220,21 @@ fn what_is(path: &Path) -> &'static str {
         return "a GGUF file whose name does not end in .gguf";
     }
     let text = String::from_utf8_lossy(&head);
-    if let Some((_, what)) = ARTIFACTS.iter().find(|(mark, _)| text.contains(*mark)) {
-        return what;
+    if head.get(8) == Some(&b'{') && head[6..8] == [0, 0] {
+        return if text.contains(PROBES) { CALIBRATION } else { "a safetensors file" };
     }
-    match head.get(8) == Some(&b'{') && head[6..8] == [0, 0] {
-        true => "a safetensors file",
-        false => "a file",
+    if text.starts_with("<!DOCTYPE html") {
+        return PAGE;
     }
+    if text.trim_start().starts_with('{') {
+        let artifact = ARTIFACTS.iter().find(|(mark, _)| text.contains(*mark));
+        let is_lines = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("jsonl"));
+        let other = if is_lines { TEXT } else { "a file" };
+        return artifact.map_or(other, |(_, what)| what);
+    }
+    // A letter may be cut in two at the end of what was read.
+    let is_utf8 = std::str::from_utf8(&head).map_or_else(|e| e.error_len().is_none(), |_| true);
+    if is_utf8 && !head.is_empty() && !head.contains(&0) { TEXT } else { "a file" }
 }
 
 /// Whether a file is an artifact of any kind.
@@ -216,14 +295,19 @@ mod tests {
     fn files_say_what_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let files: [(&[u8], &str); 8] = [
+        let files: [(&[u8], &str); 10] = [
             (b"", "a file"),
             (b"{\"a\": 1}", "a file"),
+            (b"\xff\xfe", "a file"),
+            (b"A text about \"welore-plan\" and {\"manifest\":{}}.", "a text"),
             (b"GGUF\x03\0\0\0", "a GGUF file whose name does not end in .gguf"),
             (b"\x08\0\0\0\0\0\0\0{\"a\":{}}", "a safetensors file"),
             (b"{\n  \"format\": \"welore-plan\",", "a plan"),
             (b"{\"format\":\"welore-spectra\",", "a file of spectra"),
-            (b"\x18\0\0\0\0\0\0\0{\"manifest\":{}}", "a calibration"),
+            (
+                b"\x98\0\0\0\0\0\0\0{\"__metadata__\":{\"format\":\"pt\"},\"probes\":{\"dtype\":\"F64\",",
+                "a calibration",
+            ),
             (b"<!DOCTYPE html>", "a page"),
         ];
         for (content, what) in files {

@@ -24,7 +24,7 @@ use anyhow::Result;
 
 pub use error::HubError;
 use id::HubId;
-pub use kind::{Artifact, is_artifact, is_model_part};
+pub use kind::{Artifact, Wanted, check_kind, is_artifact, is_model_part};
 use welore_burn::files::FileError;
 
 /// What can be given as MODEL, as a hint for a user who gave something else.

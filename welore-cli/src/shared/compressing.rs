@@ -4,6 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use burn::tensor::FloatDType;
+use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{BlockwiseOptions, Compressor, check_calibration};
 use welore_burn::model::{Decoder, open_model};
 use welore_burn::plan::RankPlan;
@@ -32,6 +33,24 @@ pub fn load_for_blocks(dir: &Path, compute: &Compute, bar: &mut Bar) -> Result<D
     Ok(opened.load(FloatDType::F32, |_| true, bar)?.model)
 }
 
+/// Refuses `--other-calibration` if it is `typed` although all plans were made with the calibration
+/// that was given.
+pub fn check_other<'p>(
+    typed: bool,
+    calibration: Option<&Calibration>,
+    plans: impl IntoIterator<Item = &'p RankPlan>,
+) -> Result<()> {
+    let Some(calibration) = calibration.filter(|_| typed) else { return Ok(()) };
+    let is_own = |plan: &RankPlan| plan.calibration.as_deref() == Some(calibration.digest());
+    match plans.into_iter().all(is_own) {
+        true => {
+            let message = "--other-calibration: the plan was made with this calibration";
+            Err(WrongInput::with_hint(message, "leave --other-calibration out").into())
+        }
+        false => Ok(()),
+    }
+}
+
 /// Checks that the calibration of the norms was made of the plan's model, and, unless another one is
 /// allowed, that it is the one that the plan was made with.
 pub fn check_norms(norms: &Norms<'_>, plan: &RankPlan, other_calibration: bool) -> Result<()> {
@@ -41,8 +60,8 @@ pub fn check_norms(norms: &Norms<'_>, plan: &RankPlan, other_calibration: bool) 
         Some(digest) if digest == calibration.digest() || other_calibration => Ok(()),
         Some(_) => {
             let message = "the plan was made with another calibration of this model";
-            let hint = "give the calibration that the plan was made with; --other-calibration \
-                        takes this one";
+            let hint = "give the calibration that the plan was made with, which `calibrate` or \
+                        `compress --save-calibration` wrote; --other-calibration takes this one";
             Err(WrongInput::with_hint(message, hint).into())
         }
         None => {

@@ -100,6 +100,10 @@ impl<P: Progress> Progress for Stopwatch<'_, P> {
         self.bar.begin(&format!("trying: {what}"), total);
     }
 
+    fn count_in(&mut self, unit: &'static str) {
+        self.bar.count_in(unit);
+    }
+
     fn step(&mut self, item: &str) -> Result<(), Interrupted> {
         self.bar.step(item)?;
         let kind = self.steps.len().saturating_sub(1);

@@ -18,9 +18,9 @@ use crate::args::ResourceArgs;
 /// The summary of a finished run.
 const SUMMARY_FILE: &str = "gradients.json";
 
-/// Writes the summary of a finished run's gradients, with the ranks of its final weights. An
-/// existing summary stays.
-pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
+/// Writes the summary of a finished run's gradients, with the ranks of its final weights, which are
+/// measured with these limits. An existing summary stays.
+pub fn sum_up(dir: &Path, model: &Path, resources: &ResourceArgs) -> Result<()> {
     let target = dir.join(SUMMARY_FILE);
     if target.exists() {
         return Ok(());
@@ -33,8 +33,7 @@ pub fn sum_up(dir: &Path, model: &Path) -> Result<()> {
     if !names.is_empty() {
         // Under these names factors are measured separately, as their gradients were.
         let selection = Selection::of(names)?;
-        let resources = ResourceArgs::default();
-        let (spectra, _) = measure_within(&checkpoint, &selection, Norms::plain(), &resources)?;
+        let (spectra, _) = measure_within(&checkpoint, &selection, Norms::plain(), resources)?;
         dynamics.set_weights(|name| {
             let mut matrices = spectra.matrices.iter();
             matrices.find(|matrix| matrix.name == *name).map(|m| m.singular_values.as_slice())

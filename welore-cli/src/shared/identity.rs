@@ -1,13 +1,19 @@
 //! What was measured: which model, on which tokens, where, and by which version of this program.
 
-use std::path::Path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde::Serialize;
 use serde_json::Value;
+use welore_burn::modules::MatrixName;
+use welore_burn::plan::RankPlan;
+use welore_burn::spectrum::Spectra;
 use welore_burn::train::model_digest;
 
 use crate::devices::Compute;
+use crate::failure::WrongInput;
+use crate::format;
 
 /// The fields of a JSON result that say which model was measured, and how.
 #[derive(Debug, Clone, Serialize)]
@@ -47,6 +53,70 @@ impl Identity {
         }
         all
     }
+}
+
+/// The model that an artifact is about, as far as it says.
+#[derive(Debug)]
+pub struct Subject {
+    file: PathBuf,
+    /// Bytes of the whole dense model.
+    bytes: u64,
+    /// Digests of its matrices.
+    digests: BTreeMap<MatrixName, String>,
+}
+
+impl Subject {
+    /// That of spectra in a file.
+    pub fn of_spectra(file: &Path, spectra: &Spectra) -> Self {
+        let matrices = spectra.matrices.iter();
+        let digests = matrices.filter_map(|m| Some((m.name.clone(), m.digest.clone()?)));
+        Self { file: file.into(), bytes: spectra.model.bytes, digests: digests.collect() }
+    }
+
+    /// That of a plan in a file or directory.
+    pub fn of_plan(file: &Path, plan: &RankPlan) -> Self {
+        let matrices = plan.matrices.iter();
+        let digests = matrices.filter_map(|m| Some((m.name.clone(), m.digest.clone()?)));
+        Self { file: file.into(), bytes: plan.totals.bytes_before, digests: digests.collect() }
+    }
+
+    /// That of what `compare --json` printed; `None` if it has no row of the dense model.
+    pub fn of_compared(file: &Path, compared: &Value) -> Option<Self> {
+        let rows = compared["rows"].as_array()?;
+        let dense = rows.iter().find(|row| row["method"] == "dense")?;
+        let digests = BTreeMap::new();
+        Some(Self { file: file.into(), bytes: dense["bytes"].as_u64()?, digests })
+    }
+
+    /// Why this cannot be the same model as another; `None` if it can.
+    fn difference(&self, other: &Self) -> Option<String> {
+        if self.bytes != other.bytes {
+            let [one, two] = [self, other].map(|subject| format::bytes(subject.bytes));
+            return Some(match one == two {
+                true => format!("one has {} bytes, the other {}", self.bytes, other.bytes),
+                false => format!("one has {one}, the other {two}"),
+            });
+        }
+        let differs = |(name, digest): &(&MatrixName, &String)| {
+            other.digests.get(*name).is_some_and(|its| its != *digest)
+        };
+        let (name, _) = self.digests.iter().find(differs)?;
+        Some(format!("`{}` has other weights", name.as_str()))
+    }
+}
+
+/// Refuses artifacts that are about different models.
+pub fn check_one_model(subjects: &[Subject]) -> Result<()> {
+    for (place, one) in subjects.iter().enumerate() {
+        for two in &subjects[place + 1..] {
+            if let Some(difference) = one.difference(two) {
+                let (one, two) = (one.file.display(), two.file.display());
+                let message = format!("{one} and {two} are of different models: {difference}");
+                return Err(WrongInput::with_hint(message, "make a page for each model").into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// BLAKE3 of a text's tokens, 4 bytes each, little-endian, in hex.

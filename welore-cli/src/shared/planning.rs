@@ -16,6 +16,7 @@ use super::measuring::{Known, measure_within};
 use super::recipe::Recipe;
 use crate::args::{MethodArgs, ResourceArgs, TargetArgs};
 use crate::failure::WrongInput;
+use crate::models::{Wanted, check_kind};
 use crate::{format, output};
 
 /// Where a plan comes from.
@@ -109,17 +110,19 @@ pub fn plan_in(path: &Path) -> Result<RankPlan> {
             WrongInput::with_hint(message, "give a plan file, or what `compress` wrote").into()
         });
     }
+    check_kind(path, Wanted::Plan)?;
     in_file(RankPlan::from_json(&read_artifact(path)?), path)
 }
 
-/// Checks the selection, the limits on its matrices, and that a size can be reached, before anything
-/// is measured.
+/// Checks the selection, the limits on its matrices, and that a size can be reached and is not
+/// reached already, before anything is measured.
 pub fn check_limits(
     options: &PlanOptions,
     checkpoint: &Checkpoint,
     selection: &Selection,
 ) -> Result<()> {
     options.check_matrices(&selected_matrices(checkpoint, selection)?)?;
+    check_size(options, checkpoint.bytes())?;
     if let Target::KeepParams(_) | Target::MaxBytes(_) = options.target {
         // What matrices cost does not depend on their singular values.
         let spectra = flat_spectra(checkpoint, selection)?;
@@ -128,6 +131,19 @@ pub fn check_limits(
         }
     }
     Ok(())
+}
+
+/// Refuses a size that a model of so many bytes does not exceed: nothing would be factored for it.
+pub fn check_size(options: &PlanOptions, bytes: u64) -> Result<()> {
+    let Target::MaxBytes(most) = options.target else { return Ok(()) };
+    let sets_ranks = options.constraints.iter().any(|constraint| constraint.rank.is_some());
+    if most < bytes || sets_ranks {
+        return Ok(());
+    }
+    let (most, size) = (format::bytes(most), format::bytes(bytes));
+    let message =
+        format!("--max-bytes {most}: nothing would be factored, the whole model has {size}");
+    Err(WrongInput::with_hint(message, format!("give less than {size}")).into())
 }
 
 /// Makes a plan, and warns about it.
@@ -141,25 +157,69 @@ pub fn plan_for(
     Ok(plan)
 }
 
+/// Something about a plan that may be unexpected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Oddity {
+    /// Factored matrices become larger.
+    Growing {
+        /// Their number.
+        growing: usize,
+        /// Number of all factored matrices.
+        lrcs: usize,
+    },
+    /// No matrix is factored.
+    NothingFactored,
+}
+
+/// Why nothing is factored.
+const NO_GAIN: &str = "no matrix would gain from it (with the policies welore and uniform: none \
+                       loses min_ratio of its ranks)";
+
+/// What may be unexpected about a plan.
+pub fn oddities(plan: &RankPlan) -> impl Iterator<Item = Oddity> + use<> {
+    let (growing, lrcs) = (plan.totals.growing, plan.totals.lrcs);
+    let grows = (growing > 0).then_some(Oddity::Growing { growing, lrcs });
+    grows.into_iter().chain((lrcs == 0).then_some(Oddity::NothingFactored))
+}
+
 /// Warns about results of a plan that may be unexpected.
 fn warn_about(plan: &RankPlan) {
-    let totals = &plan.totals;
-    if totals.growing > 0 {
-        let (grow, them) = match totals.growing {
-            1 => ("becomes larger, because its rank is", "it"),
-            _ => ("become larger, because their ranks are", "them"),
-        };
+    for oddity in oddities(plan) {
+        match oddity {
+            Oddity::Growing { growing, lrcs } => {
+                let (grow, them) = match growing {
+                    1 => ("becomes larger, because its rank is", "it"),
+                    _ => ("become larger, because their ranks are", "them"),
+                };
+                let lrcs = format::number_of(lrcs, "LRC");
+                tell!(
+                    "warning: {growing} of {lrcs} {grow} above mn/(m+n); --never-grow keeps {them} \
+                     dense"
+                );
+            }
+            Oddity::NothingFactored => tell!("warning: nothing is factored, because {NO_GAIN}"),
+        }
+    }
+}
+
+/// The same for several plans, each with its label: one line for each kind of warning.
+pub fn warn_about_all(found: &[(Oddity, String)]) {
+    let growing = found.iter().filter_map(|(oddity, label)| match oddity {
+        Oddity::Growing { growing, lrcs } => Some(format!("{label} ({growing} of {lrcs})")),
+        Oddity::NothingFactored => None,
+    });
+    let growing: Vec<String> = growing.collect();
+    if !growing.is_empty() {
         tell!(
-            "warning: {} of {} {grow} above mn/(m+n); --never-grow keeps {them} dense",
-            totals.growing,
-            format::number_of(totals.lrcs, "LRC"),
+            "warning: LRCs become larger, because their ranks are above mn/(m+n), in {}; \
+             --never-grow keeps them dense",
+            growing.join("; ")
         );
     }
-    if totals.lrcs == 0 {
-        tell!(
-            "warning: nothing is factored, because no matrix would gain from it (with the policies \
-             welore and uniform: none loses min_ratio of its ranks)"
-        );
+    let nothing = found.iter().filter(|(oddity, _)| *oddity == Oddity::NothingFactored);
+    let nothing: Vec<&str> = nothing.map(|(_, label)| label.as_str()).collect();
+    if !nothing.is_empty() {
+        tell!("warning: nothing is factored in {}, because {NO_GAIN}", nothing.join("; "));
     }
 }
 

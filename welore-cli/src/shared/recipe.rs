@@ -13,6 +13,7 @@ use welore_burn::spectrum::{Method, Norms, SpectrumUnit};
 use crate::args::{BlockwiseArgs, MethodArgs, TargetArgs, Way};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
+use crate::models::{Wanted, check_kind};
 
 /// A way to compress, with its policy, storage and shrinkage.
 #[derive(Debug, Clone, Copy)]
@@ -106,7 +107,8 @@ impl Recipe {
         if plan.unit != SpectrumUnit::Weights && !calibrated && args.method.is_none() {
             return Err(WrongInput::with_hint(
                 "the plan was made with a calibration",
-                "give the same --calibration FILE, or --method svd",
+                "give the same --calibration FILE, which `calibrate` or `compress --save-calibration` \
+                 wrote, or --method svd",
             )
             .into());
         }
@@ -192,6 +194,14 @@ pub fn check_blockwise(args: &BlockwiseArgs) -> Result<()> {
     }
     if args.fit_windows == Some(0) {
         return refuse("--fit-windows: must be at least 1");
+    }
+    Ok(())
+}
+
+/// Refuses what was given as a calibration although it is known to be something else.
+pub fn check_calibration_file(path: Option<&Path>) -> Result<()> {
+    if let Some(path) = path {
+        check_kind(path, Wanted::Calibration)?;
     }
     Ok(())
 }

@@ -7,6 +7,14 @@ use welore_burn::data::{Marks, TextTokenizer, join_documents, read_documents};
 use welore_burn::eval::PerplexityOptions;
 use welore_burn::model::DecoderConfig;
 
+use crate::models::{Wanted, check_kind};
+
+/// Reads the documents of a text that the user named.
+pub fn documents_of(path: &Path) -> Result<Vec<String>> {
+    check_kind(path, Wanted::Text)?;
+    Ok(read_documents(path)?)
+}
+
 /// Warns of a text to learn from that is full of marks such as `<unk>`.
 pub fn warn_of_marks(path: &Path, documents: &[String]) {
     if let Some(marks) = Marks::find(documents) {
@@ -43,7 +51,7 @@ impl TextReader {
 
     /// The tokens of a file.
     pub fn read(&self, path: &Path) -> Result<Vec<u32>> {
-        self.tokens(&read_documents(path)?)
+        self.tokens(&documents_of(path)?)
     }
 
     /// The tokens of documents.

@@ -37,7 +37,7 @@ impl Steps {
             .progress_chars("=> ");
         let bar = bar_of(total as u64).with_style(style).with_position(done as u64);
         bar.reset_eta();
-        let task = Task::begin("training", Unit::Steps, total as u64);
+        let task = Task::begin("training", Unit::STEPS, total as u64);
         task.resume_at(done as u64);
         STEPPING.store(true, Ordering::SeqCst);
         Self { bar, task, total }
@@ -127,7 +127,11 @@ pub struct Bar {
     bar: Option<ProgressBar>,
     task: Task,
     started: bool,
+    /// What is counted.
+    unit: &'static str,
+    /// The parts of the current work, if its steps differ in size, else of the last such work.
     parts: Parts,
+    in_parts: bool,
 }
 
 /// The progress of work whose steps differ in size.
@@ -139,21 +143,30 @@ struct Parts {
     known: usize,
 }
 
+/// The style of a bar of steps that are called `unit`, which has no braces.
+fn counting(unit: &str) -> ProgressStyle {
+    let template = format!(
+        "{{prefix}} [{{bar:30}}] {{pos}}/{{len}} {unit} {{elapsed}} left {{eta}} {{wide_msg}}"
+    );
+    ProgressStyle::with_template(&template).expect("units have no braces").progress_chars("=> ")
+}
+
 impl Progress for Bar {
     fn begin_work(&mut self, what: &str, total: usize, operations: u64) {
         self.begin(what, total);
         let what = self.naming(what);
-        self.parts = Parts { what: what.clone(), total, ..Parts::default() };
+        self.parts = Parts { what, total, ..Parts::default() };
         // The bar measures operations, for a good estimate of the time left, but shows steps.
         let style =
             ProgressStyle::with_template("{prefix} [{bar:30}] {elapsed} left {eta} {wide_msg}")
                 .expect("the template is a constant that is valid")
                 .progress_chars("=> ");
+        self.in_parts = true;
         if let Some(bar) = &self.bar {
             bar.set_style(style);
             bar.set_length(operations);
-            bar.set_prefix(format!("{what} 0/{total}"));
         }
+        self.show_parts();
         self.task.measure_in(operations);
     }
 
@@ -162,16 +175,15 @@ impl Progress for Bar {
         if part.known {
             self.parts.known += part.steps;
         }
-        let Parts { what, total, done, .. } = &self.parts;
         if let Some(bar) = &self.bar {
             match part.known {
                 // Steps that cost nothing would make the rest look fast.
                 true => bar.dec_length(part.operations),
                 false => bar.inc(part.operations),
             }
-            bar.set_prefix(format!("{what} {done}/{total}"));
             bar.set_message(escape::terminal(part.item).into_owned());
         }
+        self.show_parts();
         self.task.part(&part);
         self.check()
     }
@@ -179,16 +191,21 @@ impl Progress for Bar {
     fn begin(&mut self, what: &str, total: usize) {
         self.finish();
         let what = self.naming(what);
-        let style = ProgressStyle::with_template(
-            "{prefix} [{bar:30}] {pos}/{len} {elapsed} left {eta} {wide_msg}",
-        )
-        .expect("the template is a constant that is valid")
-        .progress_chars("=> ");
-        let bar = bar_of(total as u64).with_style(style);
-        self.task = Task::begin(&what, Unit::Steps, total as u64);
+        (self.unit, self.in_parts) = ("steps", false);
+        let bar = bar_of(total as u64).with_style(counting(self.unit));
+        self.task = Task::begin(&what, Unit::STEPS, total as u64);
         bar.set_prefix(what);
         self.bar = Some(bar);
         self.started = false;
+    }
+
+    fn count_in(&mut self, unit: &'static str) {
+        self.unit = unit;
+        self.task.count_in(Unit::Things(unit));
+        match &self.bar {
+            Some(bar) if !self.in_parts => bar.set_style(counting(unit)),
+            _ => self.show_parts(),
+        }
     }
 
     fn check(&mut self) -> Result<(), Interrupted> {
@@ -218,7 +235,17 @@ impl Bar {
             bar: None,
             task: Task::default(),
             started: false,
+            unit: "steps",
             parts: Parts::default(),
+            in_parts: false,
+        }
+    }
+
+    /// Shows how many of the parts are done.
+    fn show_parts(&self) {
+        let Parts { what, total, done, .. } = &self.parts;
+        if let Some(bar) = self.bar.as_ref().filter(|_| self.in_parts) {
+            bar.set_prefix(format!("{what} {done}/{total} {}", self.unit));
         }
     }
 

@@ -25,20 +25,23 @@ const GLANCE: Duration = Duration::from_secs(1);
 /// What is counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unit {
-    /// Steps of any kind.
-    Steps,
+    /// Things, in the plural.
+    Things(&'static str),
     /// Bytes of a transfer.
     Bytes,
-    /// Generated tokens.
-    Tokens,
 }
 
 impl Unit {
+    /// Steps of any kind.
+    pub const STEPS: Self = Self::Things("steps");
+
+    /// Generated tokens.
+    pub const TOKENS: Self = Self::Things("tokens");
+
     /// `12 of 64 steps`.
     fn count(self, done: u64, total: u64) -> String {
         match self {
-            Self::Steps => format!("{done} of {total} steps"),
-            Self::Tokens => format!("{done} of {total} tokens"),
+            Self::Things(things) => format!("{done} of {total} {things}"),
             Self::Bytes => format!("{} of {}", format::bytes(done), format::bytes(total)),
         }
     }
@@ -51,8 +54,7 @@ impl Unit {
             x => (3600.0 * x, "h"),
         };
         match self {
-            Self::Steps => format!("{number:.1} steps/{time}"),
-            Self::Tokens => format!("{number:.1} tokens/{time}"),
+            Self::Things(things) => format!("{number:.1} {things}/{time}"),
             Self::Bytes => format!("{}/s", format::bytes(per_second as u64)),
         }
     }
@@ -200,13 +202,18 @@ fn print_lines() {
 pub struct Task(Option<u64>);
 
 impl Task {
-    /// Begins work of `total` steps, bytes or tokens.
+    /// Begins work of `total` bytes or things.
     pub fn begin(what: &str, unit: Unit, total: u64) -> Self {
         if is_quiet() || std::io::stderr().is_terminal() {
             return Self(None);
         }
         watch();
         Self(Some(board().begin(Work::new(what, unit, total, Instant::now()))))
+    }
+
+    /// It is counted in this unit.
+    pub fn count_in(&self, unit: Unit) {
+        self.change(|work| work.unit = unit);
     }
 
     /// Its steps differ in size, and have this many floating point operations together.
@@ -265,7 +272,7 @@ mod tests {
     use super::*;
 
     fn steps(what: &str, total: u64, started: Instant) -> Work {
-        Work::new(what, Unit::Steps, total, started)
+        Work::new(what, Unit::STEPS, total, started)
     }
 
     fn after(started: Instant, seconds: u64) -> Instant {
@@ -313,8 +320,20 @@ mod tests {
             "calibrating: 25.0% done, 16 of 64 steps, 24.0 steps/min, about 2 min 0 s left, \
              block 5, inputs"
         );
-        let rates = [12.0, 0.5, 0.01].map(|rate| Unit::Tokens.rate(rate));
+        let rates = [12.0, 0.5, 0.01].map(|rate| Unit::TOKENS.rate(rate));
         assert_eq!(rates, ["12.0 tokens/s", "30.0 tokens/min", "36.0 tokens/h"]);
+    }
+
+    #[test]
+    fn a_line_says_what_is_counted() {
+        let start = Instant::now();
+        let mut work = steps("perplexity", 64, start);
+        (work.unit, work.done) = (Unit::Things("windows"), 16);
+        let line = work.line(after(start, 4));
+        assert_eq!(
+            line,
+            "perplexity: 25.0% done, 16 of 64 windows, 4.0 windows/s, about 12.0 s left"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::check_plan;
@@ -26,12 +26,12 @@ use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
 use crate::shared::calibrating::CalibrationWork;
-use crate::shared::compressing::check_norms;
+use crate::shared::compressing::{check_norms, check_other};
 use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::identity::Identity;
 use crate::shared::page::check_page;
 use crate::shared::planning::check_limits;
-use crate::shared::recipe::Recipe;
+use crate::shared::recipe::{Recipe, check_calibration_file};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::shared::text::{TextReader, window_of};
@@ -52,6 +52,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
     let begun = Instant::now();
     check_page(&args.page, None, inputs(&args))?;
+    check_calibration_file(args.calibration.as_deref())?;
     check_patterns(&args.selection)?;
     let requested = Requested::read(&args, typed)?;
     let source = Source::choose(&args, &requested, typed)?;
@@ -63,8 +64,8 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     let opened = open_model(&model, &host())?;
     let selection = of_model(&args.selection, opened.skeleton())?;
     check_goals(&requests, &opened.checkpoint, &selection)?;
-    // No row exceeds the model by much.
-    scratch.check_room(opened.checkpoint.bytes())?;
+    // No row exceeds the model by much, nor does what is kept of earlier rows.
+    scratch.check_room(opened.checkpoint.bytes().saturating_mul(2))?;
     let texts = texts(&args, &model, &opened, compute.at_once())?;
     let started = Instant::now();
     let calibration = source.open(&args, &model, &compute, scratch.path())?;
@@ -80,12 +81,13 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
         &compute,
         &texts,
         scratch.path(),
-    );
+    )?;
     let mut rows = vec![comparison.dense(&loaded.model)?];
     drop(loaded.model);
     for request in &requests {
         rows.push(comparison.row(request)?);
     }
+    comparison.warn();
     let identity = match args.json {
         true => Some(Identity::of(&args.model, &model, &compute)?),
         false => None,
@@ -127,7 +129,7 @@ enum Source {
 impl Source {
     fn choose(args: &CompareArgs, requested: &Requested, typed: &Typed) -> Result<Self> {
         let plan = requested.calibrated_plan();
-        let needed = requested.needs_calibration() || args.blockwise.refine > 0;
+        let needed = requested.calibrated_method().is_some() || args.blockwise.refine > 0;
         let unused = "no method here uses a calibration";
         let reads = needed || plan.is_some();
         typed.check(["calibration", "calibrate"].map(|option| rule(option, reads, unused)))?;
@@ -138,7 +140,9 @@ impl Source {
             && (!args.other_calibration || args.calibrate.is_empty())
         {
             let message = format!("{}: the plan was made with a calibration", path.display());
-            return Err(WrongInput::with_hint(message, "give the same --calibration FILE").into());
+            let hint = "give the same --calibration FILE, which `calibrate` or \
+                        `compress --save-calibration` wrote";
+            return Err(WrongInput::with_hint(message, hint).into());
         }
         if !args.calibrate.is_empty() {
             return Ok(Self::Texts(args.calibrate.clone()));
@@ -147,8 +151,12 @@ impl Source {
             (false, _) => Ok(Self::None),
             (true, false) => Ok(Self::Own),
             (true, true) => {
-                let message = "--no-calibration: one of the methods, or --refine, needs one";
-                let hint = "only method svd works on the weights alone";
+                let needs = requested.calibrated_method().map_or_else(
+                    || "--refine needs a calibration".into(),
+                    |name| format!("method {name} needs a calibration"),
+                );
+                let message = format!("--no-calibration: {needs}");
+                let hint = "only method svd works on the weights alone, and without --refine";
                 Err(WrongInput::with_hint(message, hint).into())
             }
         }
@@ -234,10 +242,16 @@ fn check_calibrated(
         if let RowGoal::Given(given) = &request.goal
             && request.recipe.way.method != Method::Svd
         {
-            check_norms(&norms, &given.plan, args.other_calibration)?;
+            check_norms(&norms, &given.plan, args.other_calibration)
+                .with_context(|| given.path.display().to_string())?;
         }
     }
-    Ok(())
+    let calibrated = requests.iter().filter_map(|request| match &request.goal {
+        RowGoal::Given(given) if given.plan.calibration.is_some() => Some(&*given.plan),
+        _ => None,
+    });
+    let given = calibration.filter(|_| args.calibration.is_some());
+    check_other(args.other_calibration, given, calibrated)
 }
 
 /// The texts to measure perplexity on, after checking that this will work.

@@ -8,11 +8,11 @@ use welore_burn::named::Named;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::{Method, SpectrumUnit};
 
-use crate::args::{CompareArgs, MethodArgs, TargetArgs, Typed, Way, names, rule};
+use crate::args::{CompareArgs, MethodArgs, RANK_OPTIONS, TargetArgs, Typed, Way, names, rule};
 use crate::failure::WrongInput;
 use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::labels::{of_norm, of_target};
-use crate::shared::planning::read_plan;
+use crate::shared::planning::plan_in;
 use crate::shared::recipe::Recipe;
 
 /// The methods to compare if none is typed.
@@ -112,13 +112,13 @@ impl Requested {
         let targets = args.goals.targets();
         let (entries, left_out) = if targets.is_empty() {
             let only = "only with a target; plans were made with their own";
-            typed.check(OF_TARGETS.map(|option| rule(option, false, only)))?;
+            typed.check(of_targets().map(|option| rule(option, false, only)))?;
             (Vec::new(), Vec::new())
         } else {
             entries(args, typed)?
         };
         let read =
-            |path: &PathBuf| Ok(GivenPlan { path: path.clone(), plan: read_plan(path)?.into() });
+            |path: &PathBuf| Ok(GivenPlan { path: path.clone(), plan: plan_in(path)?.into() });
         let plans = args.goals.plan.iter().map(read).collect::<Result<_>>()?;
         Ok(Self { targets, entries, plans, left_out })
     }
@@ -131,9 +131,10 @@ impl Requested {
         }
     }
 
-    /// Whether a method needs a calibration, apart from those of plans, which need their own.
-    pub fn needs_calibration(&self) -> bool {
-        self.entries.iter().any(|entry| entry.way.method != Method::Svd)
+    /// The first method that needs a calibration, apart from those of plans, which need their own.
+    pub fn calibrated_method(&self) -> Option<&'static str> {
+        let mut ways = self.entries.iter().map(|entry| entry.way);
+        ways.find(|way| way.method != Method::Svd).map(|way| way.name)
     }
 
     /// The first plan that was made with a calibration.
@@ -170,23 +171,16 @@ impl Requested {
     }
 }
 
+/// Whether an option on ranks is one of `compare`, which takes several policies and storages.
+fn is_single(option: &&str) -> bool {
+    !["policy", "storage"].contains(option)
+}
+
 /// The options that say nothing about plans that were made before.
-const OF_TARGETS: [&str; 14] = [
-    "methods",
-    "policies",
-    "storages",
-    "min-ratio",
-    "rank-multiple",
-    "never-grow",
-    "keep-dense",
-    "set-rank",
-    "min-rank",
-    "max-rank",
-    "min-saving",
-    "include",
-    "exclude",
-    "no-cache",
-];
+fn of_targets() -> impl Iterator<Item = &'static str> {
+    let lists = ["methods", "policies", "storages"];
+    lists.into_iter().chain(RANK_OPTIONS.into_iter().filter(is_single)).chain(["no-cache"])
+}
 
 impl Entry {
     /// The options with which `compress` would do the same.

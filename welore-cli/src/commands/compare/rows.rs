@@ -8,13 +8,14 @@ use serde::Serialize;
 use serde_json::Value;
 use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
+use welore_burn::compress::KeptMatrices;
 use welore_burn::eval::{Perplexity, perplexity};
 use welore_burn::files::OutputDir;
 use welore_burn::forms::Form;
 use welore_burn::model::{Decoder, LanguageModel, load_model};
 use welore_burn::modules::{MatrixName, Selection};
 use welore_burn::named::Named;
-use welore_burn::plan::{RankPlan, Target};
+use welore_burn::plan::{RankPlan, Target, make_plan};
 use welore_burn::spectrum::{Method, Norms, Spectra};
 
 use super::requests::{Request, RowGoal};
@@ -24,8 +25,8 @@ use crate::devices::Compute;
 use crate::format;
 use crate::shared::artifacts::in_target;
 use crate::shared::compressing::{compressor, load_for_blocks};
-use crate::shared::measuring::{budget, measure_within};
-use crate::shared::planning::plan_for;
+use crate::shared::measuring::{Known, budget, measure_within};
+use crate::shared::planning::{Oddity, oddities, warn_about_all};
 use crate::shared::recipe::Recipe;
 use crate::terminal::Bar;
 
@@ -59,7 +60,8 @@ pub struct Row {
     /// Share of the matrices' parameters that is kept.
     pub kept: f64,
     pub lrcs: usize,
-    /// Duration of measuring, planning and compressing.
+    /// Duration of measuring, planning and compressing, without matrices that an earlier row
+    /// compressed.
     pub seconds: f64,
 }
 
@@ -78,6 +80,10 @@ pub struct Comparison<'a> {
     measured: Vec<Measured<'a>>,
     /// The models that have been made.
     made: Vec<Made>,
+    /// What may be unexpected about the plans, with the labels of their rows.
+    odd: Vec<(Oddity, String)>,
+    /// Matrices that have been compressed, for rows that compress them in the same way.
+    kept: KeptMatrices,
 }
 
 /// Singular values in a norm.
@@ -113,9 +119,22 @@ impl<'a> Comparison<'a> {
         compute: &'a Compute,
         texts: &'a [Text],
         scratch: &'a Path,
-    ) -> Self {
-        let (measured, made) = (Vec::new(), Vec::new());
-        Self { args, checkpoint, selection, calibration, compute, texts, scratch, measured, made }
+    ) -> Result<Self> {
+        let (measured, made, odd) = (Vec::new(), Vec::new(), Vec::new());
+        let kept = KeptMatrices::create(scratch.join("matrices"), checkpoint.bytes())?;
+        Ok(Self {
+            args,
+            checkpoint,
+            selection,
+            calibration,
+            compute,
+            texts,
+            scratch,
+            measured,
+            made,
+            odd,
+            kept,
+        })
     }
 
     /// The row of the dense model.
@@ -152,15 +171,21 @@ impl<'a> Comparison<'a> {
                 let place = self.measure(&request.recipe)?;
                 let Measured { norms, spectra, seconds } = &self.measured[place];
                 let started = Instant::now();
-                let plan = plan_for(spectra, request.recipe.policy, options)?;
+                let plan = make_plan(spectra, request.recipe.policy, options)?;
                 (plan, norms.clone(), seconds + started.elapsed().as_secs_f64())
             }
         };
+        self.odd.extend(oddities(&plan).map(|oddity| (oddity, label.clone())));
         let (quality, compressing) = self.make(&request.recipe, &plan, norms, &label)?;
         let row = row_of(request, &plan, quality, planning + compressing);
         let (found, time) = (format::perplexity(row.perplexity), format::time(row.seconds));
         note!("{label}: perplexity {found}, {time}");
         Ok(row)
+    }
+
+    /// Warns about the plans of all rows.
+    pub fn warn(&self) {
+        warn_about_all(&self.odd);
     }
 
     /// The place of the singular values in the norm of a recipe, measured unless they are known.
@@ -215,8 +240,9 @@ impl<'a> Comparison<'a> {
         let started = Instant::now();
         let mut bar = Bar::for_subject(label);
         let blockwise = recipe.blockwise(&self.args.blockwise, self.calibration, self.compute);
-        let compressor =
-            compressor(plan, norms, blockwise).with_budget(budget(&self.args.resources));
+        let compressor = compressor(plan, norms, blockwise)
+            .with_budget(budget(&self.args.resources))
+            .with_kept(&self.kept);
         let output = OutputDir::create(self.scratch.join("model"), true)?;
         let checkpoint = &self.checkpoint;
         let written = if blockwise.is_some() {
@@ -225,11 +251,12 @@ impl<'a> Comparison<'a> {
         } else {
             compressor.directory(checkpoint, &output, &mut bar)
         };
-        in_target(written.map_err(anyhow::Error::from), &output)?;
+        let report = in_target(written.map_err(anyhow::Error::from), &output)?;
         let seconds = started.elapsed().as_secs_f64();
         let Compute { device, dtype, .. } = self.compute;
         let model = load_model(output.path(), device, *dtype, &mut bar)?.model;
         bar.finish();
+        Known::of(&bar, report.compressed.len()).tell("compressed");
         Ok((model, seconds))
     }
 

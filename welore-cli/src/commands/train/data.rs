@@ -4,14 +4,14 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::data::{Task, TaskExample, TokenRows, read_documents, read_rows, write_rows};
+use welore_burn::data::{Task, TaskExample, TokenRows, read_rows, write_rows};
 use welore_burn::model::DecoderConfig;
 use welore_burn::train::{RunFile, RunSource};
 
 use crate::args::TrainStartArgs;
 use crate::failure::WrongInput;
 use crate::shared::task::Speaker;
-use crate::shared::text::TextReader;
+use crate::shared::text::{TextReader, documents_of};
 
 const TOKENS_FILE: &str = "tokens";
 
@@ -66,7 +66,7 @@ impl TrainingData {
     /// Reads the data.
     pub fn read(source: &RunSource) -> Result<Self> {
         Ok(match source {
-            RunSource::Text(path) => Self::Text(read_documents(path)?),
+            RunSource::Text(path) => Self::Text(documents_of(path)?),
             RunSource::Task { name, path } => Self::Task(Task::read(*name, path)?),
         })
     }
@@ -112,7 +112,7 @@ impl EvaluationData {
             (0, _) => Ok(Self::Nothing),
             (_, Some(path)) => {
                 check_there(path)?;
-                Ok(Self::Text(read_documents(path)?))
+                Ok(Self::Text(documents_of(path)?))
             }
             (_, None) if run.data.is_task() => {
                 check_there(run.data.path())?;
@@ -180,7 +180,7 @@ fn watched_again(run: &RunFile, reader: &TextReader) -> Result<Option<Vec<u32>>>
         return Ok(None);
     };
     check_there(path)?;
-    let (tokens, digest) = tokens_of(reader, &read_documents(path)?)?;
+    let (tokens, digest) = tokens_of(reader, &documents_of(path)?)?;
     match run.watch_digest.as_ref() == Some(&digest) {
         true => Ok(Some(tokens)),
         false => Err(changed(path)),

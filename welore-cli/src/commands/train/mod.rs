@@ -26,7 +26,7 @@ use welore_burn::train::{
     Evaluated, RunFile, RunPlace, Score, TrainError, Training, TrainingEvent, trainable_paths,
 };
 
-use crate::args::{TrainArgs, TrainStartArgs, Typed};
+use crate::args::{ResourceArgs, TrainArgs, TrainStartArgs, Typed};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
@@ -136,7 +136,7 @@ impl Run<'_> {
             tracing::info!("done at step {}", training.position().step);
         }
         if run.track_gradients.is_some() {
-            sum_up(dir, &model)?;
+            sum_up(dir, &model, &ResourceArgs::default())?;
         }
         write_page(&args.page, &format!("Training {}", run.base.display()), |page| {
             if let Some(plan) = read_plan(&run.base)? {

@@ -2,6 +2,7 @@
 //! anything but temporary files.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::{Value, json};
@@ -24,6 +25,7 @@ use super::scratch::described_model;
 use super::size::check_training;
 use super::trial::try_out;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
+use crate::cache::cache_dir;
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::in_file;
 use crate::shared::forecast::Forecast;
@@ -41,16 +43,19 @@ struct Preview {
     rows: TokenRows,
     count: TrainableCount,
     plan: Option<RankPlan>,
+    /// Duration of making the plan.
+    planning: Duration,
 }
 
 /// Runs the command.
 pub fn show(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let (preview, request, compute) = Preview::of(args, typed, dir)?;
     if args.json {
-        return preview.print_json(dir, &try_out(args, typed, request, compute)?);
+        let expected = preview.expect(try_out(args, typed, request, compute)?);
+        return preview.print_json(dir, &expected);
     }
     preview.print(args, dir)?;
-    say!("{}", try_out(args, typed, request, compute)?.line());
+    say!("{}", preview.expect(try_out(args, typed, request, compute)?).line());
     Ok(())
 }
 
@@ -68,13 +73,25 @@ impl Preview {
         check_evaluations(&options, typed)?;
         let evaluated = source.is_task() || args.start.eval_text.is_some();
         check_run(&options, evaluated, args.start.eval_windows)?;
+        let began = Instant::now();
         let (skeleton, plan) = skeleton(args, model, goal)?;
+        let planning = began.elapsed();
         check_method(&skeleton, &options)?;
         let count = check_training(&skeleton, &options, &compute)?;
         in_file(check_rows(&rows, &options, skeleton.vocab_size()), source.path())?;
         let evaluation = evaluation(args, &options, config);
         request.goal = plan.clone().map(|plan| Goal::Given(Box::new(plan)));
-        Ok((Self { options, evaluation, dtype, rows, count, plan }, request, compute))
+        Ok((Self { options, evaluation, dtype, rows, count, plan, planning }, request, compute))
+    }
+
+    /// What the run takes, of which a part was tried with the plan that was made here. The run makes
+    /// it again, and measures for it unless the singular values are in the cache now.
+    fn expect(&self, tried: Forecast) -> Forecast {
+        let again = match cache_dir("spectra") {
+            Some(_) => Duration::ZERO,
+            None => self.planning,
+        };
+        Forecast { seconds: tried.seconds + again.as_secs_f64(), ..tried }
     }
 
     fn epochs(&self) -> f64 {

@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use anyhow::Result;
-use welore_burn::data::read_documents;
 use welore_burn::forms::Precision;
 use welore_burn::model::{DecoderConfig, read_config};
 use welore_burn::named::Named;
@@ -19,7 +18,7 @@ use crate::shared::artifacts::check_place;
 use crate::shared::effects::min_ratio;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::check_patterns;
-use crate::shared::text::{warn_of_marks, window_of};
+use crate::shared::text::{documents_of, warn_of_marks, window_of};
 
 /// A new run.
 pub struct Request {
@@ -75,8 +74,8 @@ impl Request {
             typed.check([min_ratio(policy)])?;
         }
         let data = TrainingData::read(&source)?;
-        let eval_text = start.eval_text.as_ref().map(read_documents).transpose()?;
-        let watch_text = start.watch_text.as_ref().map(read_documents).transpose()?;
+        let eval_text = start.eval_text.as_deref().map(documents_of).transpose()?;
+        let watch_text = start.watch_text.as_deref().map(documents_of).transpose()?;
         let model = match start.from_scratch {
             true => described_in(&models::configuration_of(model)?).into(),
             false => models::directory_of(model)?,

@@ -1,5 +1,5 @@
 //! `train --dry-run` tries the run in a directory for temporary files: its start, a few steps, a part
-//! of an evaluation, a checkpoint and the resulting model. What all of it takes follows from that.
+//! of an evaluation, a checkpoint, the resulting model and the summary of gradients. What all of it takes follows from that.
 
 use std::fs;
 use std::num::NonZeroUsize;
@@ -19,10 +19,11 @@ use welore_burn::train::{
 use super::data::{Evaluation, Inputs, row_name};
 use super::request::Request;
 use super::{Run, finish, start};
-use crate::args::{TrainArgs, Typed};
+use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::Compute;
 use crate::format;
 use crate::shared::forecast::{Forecast, peak_with};
+use crate::shared::gradients::sum_up;
 use crate::shared::scratch::Scratch;
 use crate::terminal::Bar;
 
@@ -111,6 +112,11 @@ impl Trial<'_> {
             _ => evaluate(&run, &training, &inputs)?,
         };
         finish::write(&training, &run.run, dir)?;
+        if tracked.is_some() {
+            // Nobody needs the singular values of a model that was tried.
+            let resources = ResourceArgs { no_cache: true, ..ResourceArgs::default() };
+            sum_up(dir, &finish::model_of(dir), &resources)?;
+        }
         let tried = Tried {
             rest: began.elapsed().saturating_sub(steps.all + evaluation * 2),
             evaluation: evaluation.as_secs_f64() * evaluated as f64 / tried_of_it.max(1) as f64,

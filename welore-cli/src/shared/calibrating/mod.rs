@@ -13,7 +13,6 @@ use welore_burn::calibrate::{
     OwnTextOptions, TextRecord, calibrate, own_text, own_text_time, preview_calibration,
     share_windows,
 };
-use welore_burn::data::read_documents;
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
 
 use crate::args::{AmountArgs, TextArg, TooLittleArg, Typed, rule};
@@ -21,7 +20,7 @@ use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::format;
 use crate::shared::artifacts::in_file;
-use crate::shared::text::{TextReader, warn_of_marks};
+use crate::shared::text::{TextReader, documents_of, warn_of_marks};
 use crate::terminal::Bar;
 
 /// Bytes of keys and values that may be in memory while the model writes: fewer samples are written
@@ -91,7 +90,7 @@ impl<'a> CalibrationWork<'a> {
         let reader = TextReader::open(self.opened.checkpoint.dir(), &self.opened.config)?;
         for text in &mut self.texts {
             if let Some(path) = text.named.file() {
-                let documents = read_documents(path)?;
+                let documents = documents_of(path)?;
                 warn_of_marks(path, &documents);
                 text.tokens = reader.tokens(&documents)?;
             }

@@ -21,15 +21,23 @@ use crate::terminal::Bar;
 /// Matrices that are probed.
 const PROBED: usize = 8;
 
+/// Whole windows are tried if they are expected to take no longer than this many seconds, else parts
+/// of windows.
+const ENOUGH: f64 = 10.0;
+
+/// The fewest tokens of a part of a window.
+const FEWEST: usize = 16;
+
 impl CalibrationWork<'_> {
     /// What all of the work is expected to take. Tries parts of it, with files only in a directory
     /// of its own: tokens of the text that the model writes, and twice some windows, from which the
-    /// cost of a window follows, and that of everything else.
+    /// cost of a window follows, and that of everything else. Of a large model it tries parts of
+    /// windows, some of them longer, from which the cost of a token follows.
     pub fn forecast(self, compute: &Compute) -> Result<Forecast> {
         let began = Instant::now();
         let all = self.preview()?;
         let scratch = Scratch::new(true)?;
-        // The calibrations of both trials together are about as large, or larger.
+        // What the trials write at a time is about as large, or larger.
         scratch.check_room(self.opened.checkpoint.bytes())?;
         let Self { opened, texts, own, options } = self;
         let mut bar = Bar::default();
@@ -47,15 +55,10 @@ impl CalibrationWork<'_> {
         let text = mixture(&texts, None);
         let checkpoint = &loaded.checkpoint;
         let mut trial = Trial { model, checkpoint, text, options, scratch: &scratch, bar };
-        let sizes = Sizes::of(&all, &options);
-        let small = trial.measure(sizes.small)?;
-        let large = match sizes.large == sizes.small {
-            true => small,
-            false => trial.measure(sizes.large)?,
-        };
-        seconds += sizes.whole_time(&all, small, large);
-        peaks.push(peak_of(compute, sizes.growth(&all, config, size_of(compute.dtype))));
-        tried.push(format::number_of(sizes.large.windows, "window"));
+        let found = trial.windows(&all)?;
+        seconds += found.whole_time(&all);
+        peaks.push(peak_of(compute, found.growth(&all, config, size_of(compute.dtype))));
+        tried.push(found.words());
         let probed = match all.gradient_windows {
             0 => 0,
             _ => options.probe_windows.min(all.windows),
@@ -88,13 +91,19 @@ struct Size {
     windows: usize,
     /// The first of them, on which gradients are measured, too.
     gradients: usize,
+    /// Tokens in a window.
+    seq_len: usize,
 }
 
-/// The two sizes that are tried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Sizes {
-    small: Size,
-    large: Size,
+impl Size {
+    /// So many windows of this length, but no more than there are.
+    fn of(all: &CalibrationSummary, windows: usize, seq_len: usize) -> Self {
+        Self {
+            windows: windows.min(all.windows),
+            gradients: windows.min(all.gradient_windows),
+            seq_len,
+        }
+    }
 }
 
 /// The seconds of a trial.
@@ -106,41 +115,68 @@ struct Seconds {
     gradients: f64,
 }
 
-impl Sizes {
-    /// Once and three times as many windows as are computed at once.
-    fn of(all: &CalibrationSummary, options: &CalibrationOptions) -> Self {
-        let at_once = options.at_once.get();
-        let of = |windows: usize| Size {
-            windows: windows.min(all.windows),
-            gradients: windows.min(all.gradient_windows),
-        };
-        Self { small: of(at_once), large: of(3 * at_once) }
-    }
+/// What was tried, and what it took: some windows, more of the same length, and, if they are not
+/// whole, as many as the first ones that are longer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Found {
+    few: (Size, Seconds),
+    more: (Size, Seconds),
+    longer: Option<(Size, Seconds)>,
+}
 
+impl Found {
     /// The time of all windows.
-    fn whole_time(&self, all: &CalibrationSummary, small: Seconds, large: Seconds) -> f64 {
-        let Self { small: few, large: more } = self;
-        let inputs =
-            on_line((few.windows, small.inputs), (more.windows, large.inputs), all.windows);
-        let gradients = on_line(
-            (few.gradients, small.gradients),
-            (more.gradients, large.gradients),
-            all.gradient_windows,
-        );
-        large.before + inputs + gradients
+    fn whole_time(&self, all: &CalibrationSummary) -> f64 {
+        let inputs = self.time_of(all, |size| size.windows, |took| took.inputs, all.windows);
+        let gradients =
+            self.time_of(all, |size| size.gradients, |took| took.gradients, all.gradient_windows);
+        let last = self.longer.unwrap_or(self.more);
+        last.1.before + inputs + gradients
     }
 
-    /// The bytes of hidden states that all windows need beyond those of the larger trial: one
-    /// before and one after a block for each window, and one for each block and each window with
-    /// gradients.
+    /// The time of one of the two measurements on all of its `windows`.
+    fn time_of(
+        &self,
+        all: &CalibrationSummary,
+        count: impl Fn(&Size) -> usize,
+        seconds: impl Fn(&Seconds) -> f64,
+        windows: usize,
+    ) -> f64 {
+        let at = |(size, took): &(Size, Seconds)| (count(size), seconds(took));
+        let (few, more) = (at(&self.few), at(&self.more));
+        let of_parts = on_line(few, more, windows);
+        let Some(longer) = &self.longer else { return of_parts };
+        let tokens = count(&longer.0) * (longer.0.seq_len - self.few.0.seq_len);
+        let a_token = (seconds(&longer.1) - few.1).max(0.0) / tokens.max(1) as f64;
+        of_parts + a_token * (windows * (all.seq_len - self.few.0.seq_len)) as f64
+    }
+
+    /// The bytes of hidden states that all windows need beyond those that were tried: one before
+    /// and one after a block for each window, and one for each block and each window with gradients.
     fn growth(&self, all: &CalibrationSummary, config: &DecoderConfig, bytes: u128) -> u128 {
-        let Size { windows, gradients } = self.large;
-        let state = all.seq_len as u128 * config.hidden_size as u128 * bytes;
+        let Size { windows, gradients, seq_len } = self.more.0;
+        let state = config.hidden_size as u128 * bytes;
         let blocks = config.num_hidden_layers as u128;
-        let [windows, gradients] =
-            [all.windows - windows, all.gradient_windows - gradients].map(|more| more as u128);
+        let [windows, gradients] = [(all.windows, windows), (all.gradient_windows, gradients)]
+            .map(|(all_of, tried)| (all_of * all.seq_len - tried * seq_len) as u128);
         (2 * windows + blocks * gradients) * state
     }
+
+    /// What was tried, in words.
+    fn words(&self) -> String {
+        let windows = format::number_of(self.more.0.windows, "window");
+        match self.longer {
+            Some((size, _)) => format!("{windows} of up to {} tokens", size.seq_len),
+            None => windows,
+        }
+    }
+}
+
+/// The lengths of parts of a window: short ones, and longer ones. A window may be too short for
+/// parts.
+fn parts_of(seq_len: usize) -> Option<(usize, usize)> {
+    let (short, longer) = (seq_len / 8, seq_len / 2);
+    (short >= FEWEST).then_some((short, longer))
 }
 
 /// Calibrations of parts.
@@ -154,13 +190,35 @@ struct Trial<'a> {
 }
 
 impl Trial<'_> {
+    /// Calibrates on some windows, and on more.
+    fn windows(&mut self, all: &CalibrationSummary) -> Result<Found> {
+        let (at_once, whole) = (self.options.at_once.get(), all.seq_len);
+        if let Some((short, longer)) = parts_of(whole) {
+            let few = self.timed(Size::of(all, at_once, short))?;
+            let Seconds { inputs, gradients, .. } = few.1;
+            // As many whole windows, and three times as many.
+            if 4.0 * (inputs + gradients) * whole as f64 / short as f64 > ENOUGH {
+                let more = self.timed(Size::of(all, 2 * at_once, short))?;
+                let longer = Some(self.timed(Size::of(all, at_once, longer))?);
+                return Ok(Found { few, more, longer });
+            }
+        }
+        let few = self.timed(Size::of(all, at_once, whole))?;
+        let larger = Size::of(all, 3 * at_once, whole);
+        let more = if larger == few.0 { few } else { self.timed(larger)? };
+        Ok(Found { few, more, longer: None })
+    }
+
+    fn timed(&mut self, size: Size) -> Result<(Size, Seconds)> {
+        Ok((size, self.measure(size)?))
+    }
+
     /// Calibrates on some windows.
     fn measure(&mut self, size: Size) -> Result<Seconds> {
         let began = Instant::now();
         let Self { model, checkpoint, text, scratch, bar, .. } = self;
         let options = options_of(&self.options, size, 0);
-        let output =
-            scratch.path().join(format!("calibration-{}-{}", size.windows, size.gradients));
+        let output = scratch.path().join("calibration");
         let mut watch = Stopwatch::new(bar);
         calibrate(*model, Some(*checkpoint), text, &options, &output, &mut watch)?;
         let ended = Instant::now();
@@ -178,7 +236,8 @@ impl Trial<'_> {
     /// Seconds that it takes to probe all matrices of so many blocks, on `windows` windows.
     fn probing_time(&mut self, windows: usize, matrices: usize, blocks: usize) -> Result<f64> {
         let Self { model, checkpoint, text, scratch, bar, .. } = self;
-        let options = options_of(&self.options, Size { windows, gradients: 1 }, windows);
+        let size = Size { windows, gradients: 1, seq_len: self.options.seq_len };
+        let options = options_of(&self.options, size, windows);
         let output = scratch.path().join("probes");
         let mut watch = Stopwatch::stopping(bar, 1, PROBED);
         let done = calibrate(*model, Some(*checkpoint), text, &options, &output, &mut watch);
@@ -198,6 +257,7 @@ impl Trial<'_> {
 /// The options for a part. Few tokens are no reason to refuse it.
 fn options_of(all: &CalibrationOptions, size: Size, probe_windows: usize) -> CalibrationOptions {
     CalibrationOptions {
+        seq_len: size.seq_len,
         windows: Some(size.windows),
         gradient_windows: size.gradients,
         probe_windows,
@@ -208,35 +268,53 @@ fn options_of(all: &CalibrationOptions, size: Size, probe_windows: usize) -> Cal
 
 #[cfg(test)]
 mod tests {
-    use std::num::NonZeroUsize;
-
     use super::*;
 
     const ALL: CalibrationSummary =
         CalibrationSummary { matrices: 210, windows: 64, gradient_windows: 16, seq_len: 512 };
 
-    fn sizes(all: &CalibrationSummary) -> Sizes {
-        let at_once = NonZeroUsize::new(2).unwrap();
-        Sizes::of(all, &CalibrationOptions { at_once, ..CalibrationOptions::default() })
+    fn took(inputs: f64, gradients: f64) -> Seconds {
+        Seconds { before: 4.0, inputs, gradients }
     }
 
     #[test]
-    fn windows_are_tried_twice_and_no_more_than_there_are() {
-        let Sizes { small, large } = sizes(&ALL);
-        assert_eq!(small, Size { windows: 2, gradients: 2 });
-        assert_eq!(large, Size { windows: 6, gradients: 6 });
+    fn no_more_is_tried_than_there_is() {
+        let size = Size::of(&ALL, 6, 512);
+        assert_eq!((size.windows, size.gradients), (6, 6));
         let few = CalibrationSummary { windows: 3, gradient_windows: 0, ..ALL };
-        assert_eq!(sizes(&few).large, Size { windows: 3, gradients: 0 });
+        let size = Size::of(&few, 6, 512);
+        assert_eq!((size.windows, size.gradients), (3, 0));
+        assert_eq!([parts_of(512), parts_of(64)], [Some((64, 256)), None]);
     }
 
     #[test]
     fn only_what_grows_with_windows_is_extrapolated() {
-        let small = Seconds { before: 9.0, inputs: 3.0, gradients: 5.0 };
-        let large = Seconds { before: 4.0, inputs: 5.0, gradients: 13.0 };
+        let few = (Size::of(&ALL, 2, 512), took(3.0, 5.0));
+        let more = (Size::of(&ALL, 6, 512), took(5.0, 13.0));
         // 58 more windows of half a second, and 10 more with gradients of two seconds.
-        assert_eq!(sizes(&ALL).whole_time(&ALL, small, large), 4.0 + 5.0 + 29.0 + 13.0 + 20.0);
-        let few = CalibrationSummary { windows: 2, gradient_windows: 0, ..ALL };
-        let none = Seconds { gradients: 0.5, ..small };
-        assert_eq!(sizes(&few).whole_time(&few, none, none), 12.5);
+        let found = Found { few, more, longer: None };
+        assert_eq!(found.whole_time(&ALL), 4.0 + 5.0 + 29.0 + 13.0 + 20.0);
+        assert_eq!(found.words(), "6 windows");
+        let all = CalibrationSummary { windows: 2, gradient_windows: 0, ..ALL };
+        let few = (Size::of(&all, 2, 512), took(3.0, 0.5));
+        assert_eq!(Found { few, more: few, longer: None }.whole_time(&all), 7.5);
+    }
+
+    #[test]
+    fn parts_of_windows_tell_what_whole_ones_take() {
+        // A second before all, a quarter for each window, and an eighth for each 64 tokens; gradients
+        // take twice as long.
+        let cost = |windows: usize, seq_len: usize| {
+            let one = 0.25 + 0.125 * (seq_len as f64 / 64.0);
+            1.0 + windows as f64 * one
+        };
+        let tried = |windows, seq_len| {
+            let size = Size::of(&ALL, windows, seq_len);
+            (size, took(cost(windows, seq_len), 2.0 * cost(windows, seq_len)))
+        };
+        let longer = Some(tried(2, 256));
+        let found = Found { few: tried(2, 64), more: tried(4, 64), longer };
+        assert_eq!(found.whole_time(&ALL), 4.0 + cost(64, 512) + 2.0 * cost(16, 512));
+        assert_eq!(found.words(), "4 windows of up to 256 tokens");
     }
 }
