@@ -450,6 +450,21 @@ fn failure_leaves_what_was_there() {
     assert!(fs::read(&file).unwrap().starts_with(b"GGUF"));
 }
 
+#[cfg(unix)]
+#[test]
+fn what_links_lead_to_elsewhere_is_not_put_into_a_file() {
+    let dir = tempdir().unwrap();
+    let model = model("tiny-llama", dir.path());
+    let secret = dir.path().join("secret");
+    fs::write(&secret, "key").unwrap();
+    std::os::unix::fs::symlink(&secret, model.join("chat_template.jinja")).unwrap();
+    let file = dir.path().join("model.gguf");
+    match export(&model, &file, &GgufOptions::default()) {
+        Err(GgufError::Checkpoint(CheckpointError::LeadsOut { .. })) => assert!(!file.exists()),
+        other => panic!("{other:?}"),
+    }
+}
+
 struct StopAfter(usize);
 
 impl Progress for StopAfter {

@@ -11,6 +11,7 @@ use super::names::{Entry, RowOrder, entries};
 use super::rope::{FACTORS, stored_divisors};
 use super::source::{CheckpointSource, GgufTensor, TensorSource};
 use super::tokenizer::describe_tokenizer;
+use crate::checkpoint::check_companions;
 use crate::ggml::{GgufLayout, GgufTensorSpec, GgufWriter, TensorType, Value};
 use crate::model::OpenedModel;
 use crate::progress::Progress;
@@ -91,11 +92,14 @@ impl<'a> GgufExport<'a> {
     ///
     /// [`GgufError::Unsupported`] for a model or a tokenizer that llama.cpp does not have,
     /// [`GgufError::Choice`] for a type that a tensor cannot have or for a tensor that does not
-    /// exist, [`GgufError::Oversized`] for a matrix that this machine cannot multiply together.
+    /// exist, [`GgufError::Oversized`] for a matrix that this machine cannot multiply together,
+    /// [`GgufError::Checkpoint`] for a link that leads out of the directory, and for integers.
     pub fn new(opened: &'a OpenedModel, options: &GgufOptions) -> Result<Self, GgufError> {
         let (config, dir) = (&opened.config, opened.checkpoint.dir());
         let wrong = |reason| GgufError::Unsupported { path: dir.into(), reason };
         let architecture = Architecture::of(config).map_err(wrong)?;
+        // The file may be published, with what links in the directory lead to.
+        check_companions(dir)?;
         check_memory(opened)?;
         let tensors = outgoing(opened, architecture, options)?;
         let most = type_of_most(&tensors);
