@@ -269,7 +269,7 @@ fn gguf(error: &GgufError) -> Option<Verdict> {
         ),
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
         E::Unsupported { .. } => Verdict::input(
-            "`welore-cli export MODEL --dense -o DIR` writes a directory that llama.cpp's own converter may read",
+            "llama.cpp's own convert_hf_to_gguf.py knows more models, and reads dense model directories",
         ),
         E::Tokenizer { .. } | E::Config { .. } => {
             Verdict::input("try the model's Hugging Face directory instead")
