@@ -180,6 +180,81 @@ fn gguf_file_becomes_a_directory_by_itself_or_in_another_type() {
     assert!(sandbox.run("export tiny.gguf --dense -o out").stderr.contains("leave out --dense"));
 }
 
+#[test]
+fn model_becomes_a_file_for_llama_cpp_and_a_directory_again() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("compress model --err 0.5 -o low");
+    sandbox.gives("export low --dense -o dense");
+    for (from, same) in [("model", "model"), ("low", "dense")] {
+        let line = format!("export {from} --gguf {from}.gguf");
+        let dry = sandbox.json(&format!("{line} --dry-run --json"));
+        assert!(!sandbox.path(&format!("{from}.gguf")).exists());
+        let told = sandbox.json(&format!("{line} --json"));
+        for field in ["output", "architecture", "parameters", "bytes", "types"] {
+            assert_eq!(dry[field], told[field], "{field}");
+        }
+        assert_eq!((&dry["dry_run"], &told["dry_run"]), (&json!(true), &Value::Null));
+        assert_eq!(told["bytes"], sandbox.read(&format!("{from}.gguf")).len());
+        // Norms are f32 there.
+        assert_eq!(told["types"], json!({ "bf16": 29, "f32": 9 }));
+        assert_eq!(
+            told["parameters"],
+            sandbox.json(&format!("inspect {same} --json"))["parameters"]
+        );
+
+        sandbox.gives(&format!("export {from}.gguf -o {from}-back"));
+        let (found, original) =
+            (weights(&sandbox, &format!("{from}-back")), weights(&sandbox, same));
+        assert!(found.keys().eq(original.keys()));
+        for (name, tensor) in found {
+            let original = &original[&name];
+            let is_same = match tensor.shape.len() {
+                1 => tensor == original.in_f32(),
+                _ => tensor == *original,
+            };
+            assert!(is_same, "{name}");
+        }
+        let ratio = perplexity(&sandbox, &format!("{from}-back")) / perplexity(&sandbox, same);
+        assert!((ratio - 1.0).abs() < 1e-6, "{ratio}");
+    }
+}
+
+#[test]
+fn file_for_llama_cpp_has_the_type_that_is_asked_for_and_replaces_a_file() {
+    let sandbox = Sandbox::new();
+    sandbox.write("out.gguf", "mine");
+    let told = sandbox.gives("export model --gguf out.gguf --dtype f16").stdout;
+    assert!(told.contains("29 tensors in f16") && told.contains("9 tensors in f32"), "{told}");
+    assert!(sandbox.read("out.gguf").starts_with(b"GGUF"));
+    sandbox.gives("export out.gguf --gguf wide.gguf --dtype f32");
+    let types = sandbox.json("export wide.gguf --gguf x.gguf --dry-run --json")["types"].clone();
+    assert_eq!(types, json!({ "f32": 38 }));
+}
+
+#[test]
+fn files_for_llama_cpp_that_cannot_be_are_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.misused("export model --dtype f16", "--gguf <FILE>");
+    sandbox.misused("export model --gguf out.gguf -o out", "cannot be used with");
+    sandbox.write("tiny.gguf", of_fixture("tiny-llama").bytes());
+    sandbox.refuses("export tiny.gguf --gguf tiny.gguf", "is an input of this command");
+    sandbox.refuses("export model --gguf model", "model");
+    sandbox.refuses("export model --gguf nowhere/out.gguf", "nowhere/out.gguf");
+    sandbox.gives("export model --dtype f32 -o large");
+    sandbox.edit_tensors("large/model.safetensors", |tensors| {
+        let embedding = tensors.get_mut("model.embed_tokens.weight").unwrap();
+        embedding.data[..4].copy_from_slice(&7e4f32.to_le_bytes());
+    });
+    let message =
+        sandbox.refuses("export large --gguf out.gguf --dtype f16", "`model.embed_tokens.weight`");
+    assert!(message.contains("7e4 does not fit F16"), "{message}");
+    sandbox.edit_json("model/tokenizer.json", |tokenizer| {
+        tokenizer["pre_tokenizer"]["add_prefix_space"] = true.into();
+    });
+    let message = sandbox.refuses("export model --gguf out.gguf", "splits text in a way");
+    assert!(message.contains("model: cannot be written as GGUF: its tokenizer:"), "{message}");
+}
+
 /// `--dtype` of other commands is the type to compute in.
 #[test]
 fn who_wants_compress_to_store_in_another_type_is_sent_to_export() {

@@ -38,7 +38,7 @@ const ALWAYS: [(&str, &str); 13] = [
     ("eval", "text task data seq-len windows record json backend device dtype"),
     ("report", "spectra plan compare run title output"),
     ("generate", "prompt max-new-tokens temperature backend device dtype json"),
-    ("export", "dense dtype output force dry-run shard-size json"),
+    ("export", "dtype output gguf dry-run json"),
     ("inspect", "json"),
     ("demo", "output force report json backend device dtype"),
     ("devices", "json"),
@@ -89,7 +89,8 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 31] = [
+const IDLE_TOO: [(&str, &str); 32] = [
+    ("export model --gguf out.gguf", "dense shard-size=1GB force"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
         "plan plan.json",

@@ -367,7 +367,7 @@ mod on_linux {
     }
 
     /// Every command that prints, each with what it may need.
-    const PRINTING: [&str; 27] = [
+    const PRINTING: [&str; 29] = [
         "--help",
         "--version",
         "train --help",
@@ -380,6 +380,8 @@ mod on_linux {
         "compress model --err 0.5 -o c --json",
         "export low --dense -o d --dry-run",
         "export low --dense -o e",
+        "export low --gguf j.gguf --dry-run",
+        "export low --gguf k.gguf",
         "inspect low",
         "inspect low --json",
         "eval low --text story.txt --seq-len 64 --windows 1",

@@ -31,6 +31,7 @@ fn full_disk_leaves_nothing_half_written() {
     sandbox.gives("compress model --err 0.5 -o low");
     fails_on_full_disk(&sandbox, "compress model --err 0.5 -o out", "out");
     fails_on_full_disk(&sandbox, "export low --dense -o out", "out");
+    fails_on_full_disk(&sandbox, "export low --gguf out.gguf", "out.gguf");
     fails_on_full_disk(&sandbox, "analyze model -o spectra.json", "spectra.json");
     fails_on_full_disk(&sandbox, "plan model --err 0.5 -o plan.json", "plan.json");
     fails_on_full_disk(&sandbox, &SHORT.replace("-o run", "-o new/run"), "new/run");

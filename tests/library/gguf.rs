@@ -1,5 +1,6 @@
 //! GGUF files become model directories, and hostile files give errors.
 
+mod export;
 pub mod writer;
 
 use std::collections::BTreeMap;

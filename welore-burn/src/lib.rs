@@ -7,7 +7,7 @@
 //! dense. Then it fine-tunes the LRCs alone.
 //!
 //! 1. [`checkpoint`] opens a Hugging Face model directory, and [`gguf`] makes one from a file of
-//!    llama.cpp; [`model`] runs the models in them. Or you bring your own Burn module.
+//!    llama.cpp, and such a file from a directory; [`model`] runs the models in them. Or you bring your own Burn module.
 //! 2. [`calibrate`] can measure what the matrices do on a text.
 //! 3. [`spectrum`] computes the singular values of the matrices, with [`linalg`].
 //! 4. [`plan`] chooses the rank and the form of each matrix so that a target is met: an effective

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
+use super::architecture::Architecture;
 use super::error::GgufError;
+use super::keys;
 use super::rope::rope_scaling;
 use super::tokenizer::SpecialTokens;
 use crate::ggml::{ContainerError, GgufFile};
@@ -12,19 +14,11 @@ use crate::model::DecoderConfig;
 #[derive(Debug)]
 pub(super) struct ModelConfig {
     /// The architecture that the file names.
-    pub architecture: String,
+    pub architecture: Architecture,
     /// The text of `config.json`.
     pub json: String,
     /// That text as this library reads it.
     pub config: DecoderConfig,
-}
-
-impl ModelConfig {
-    /// Whether llama.cpp rotates neighbouring channels of this architecture, so that rows of the
-    /// query and key projections are stored in another order than in Hugging Face's files.
-    pub fn interleaved(&self) -> bool {
-        self.architecture == "llama"
-    }
 }
 
 /// Metadata of the LLaMA family that would change what is computed, with the values that do not.
@@ -42,36 +36,35 @@ pub(super) fn read_config(
     file: &GgufFile,
     special: &SpecialTokens,
 ) -> Result<ModelConfig, GgufError> {
-    let key = "general.architecture";
-    let architecture = file.needed(key, file.text(key)?)?;
-    if !matches!(architecture, "llama" | "qwen2") {
-        let (path, architecture) = (file.path().into(), architecture.into());
+    let name = file.needed(keys::ARCHITECTURE, file.text(keys::ARCHITECTURE)?)?;
+    let Some(architecture) = Architecture::named(name) else {
+        let (path, architecture) = (file.path().into(), name.into());
         return Err(GgufError::Architecture { path, architecture });
-    }
+    };
     let key = "split.count";
     if let Some(parts) = file.integer(key)?.filter(|parts| *parts > 1) {
         let reason = format!("is {parts}: join the parts with `llama-gguf-split --merge` first");
         return Err(file.wrong(key, reason));
     }
-    let keys = Keys { file, architecture };
-    keys.check_neutral()?;
-    let json = keys.describe(special)?;
+    let metadata = Metadata { file, architecture };
+    metadata.check_neutral()?;
+    let json = metadata.describe(special)?;
     let text = format!("{json:#}\n");
     let config = DecoderConfig::from_hf_json(&text)
         .map_err(|source| GgufError::Config { path: file.path().into(), source })?;
-    keys.check_heads(&config)?;
-    Ok(ModelConfig { architecture: architecture.into(), json: text, config })
+    metadata.check_heads(&config)?;
+    Ok(ModelConfig { architecture, json: text, config })
 }
 
 /// The metadata whose keys begin with the name of an architecture.
-struct Keys<'a> {
+struct Metadata<'a> {
     file: &'a GgufFile,
-    architecture: &'a str,
+    architecture: Architecture,
 }
 
-impl Keys<'_> {
+impl Metadata<'_> {
     fn name(&self, key: &str) -> String {
-        format!("{}.{key}", self.architecture)
+        self.architecture.key(key)
     }
 
     fn integer(&self, key: &str) -> Result<Option<u64>, ContainerError> {
@@ -102,32 +95,32 @@ impl Keys<'_> {
 
     fn describe(&self, special: &SpecialTokens) -> Result<Value, GgufError> {
         let has = |tensor: &str| self.file.tensors().contains_key(tensor);
-        let hidden = self.needed("embedding_length")?;
-        let heads = self.needed("attention.head_count")?;
-        let head_dim = self.integer("attention.key_length")?;
-        let eps = "attention.layer_norm_rms_epsilon";
-        let eps = self.file.needed(&self.name(eps), self.number(eps)?)?;
-        let theta = self.number("rope.freq_base")?.unwrap_or(10000.0);
-        let window = self.integer("attention.sliding_window")?.filter(|window| *window > 0);
+        let hidden = self.needed(keys::HIDDEN)?;
+        let heads = self.needed(keys::HEADS)?;
+        let head_dim = self.integer(keys::KEY_WIDTH)?;
+        let eps = self.number(keys::NORM_EPS)?;
+        let eps = self.file.needed(&self.name(keys::NORM_EPS), eps)?;
+        let theta = self.number(keys::ROPE_BASE)?.unwrap_or(10000.0);
+        let window = self.integer(keys::WINDOW)?.filter(|window| *window > 0);
         // In this family only Mistral has a sliding window; otherwise it is the same model.
         let (model_type, class) = match (self.architecture, window) {
-            ("qwen2", _) => ("qwen2", "Qwen2ForCausalLM"),
-            (_, Some(_)) => ("mistral", "MistralForCausalLM"),
-            (_, None) => ("llama", "LlamaForCausalLM"),
+            (Architecture::Qwen2, _) => ("qwen2", "Qwen2ForCausalLM"),
+            (Architecture::Llama, Some(_)) => ("mistral", "MistralForCausalLM"),
+            (Architecture::Llama, None) => ("llama", "LlamaForCausalLM"),
         };
         let mut json = json!({
             "architectures": [class],
             "model_type": model_type,
             "vocab_size": self.vocab_size()?,
             "hidden_size": hidden,
-            "intermediate_size": self.needed("feed_forward_length")?,
-            "num_hidden_layers": self.needed("block_count")?,
+            "intermediate_size": self.needed(keys::MLP)?,
+            "num_hidden_layers": self.needed(keys::LAYERS)?,
             "num_attention_heads": heads,
-            "num_key_value_heads": self.integer("attention.head_count_kv")?.unwrap_or(heads),
+            "num_key_value_heads": self.integer(keys::KV_HEADS)?.unwrap_or(heads),
             "hidden_act": "silu",
             "rms_norm_eps": eps,
             "rope_theta": theta,
-            "max_position_embeddings": self.needed("context_length")?,
+            "max_position_embeddings": self.needed(keys::CONTEXT)?,
             "tie_word_embeddings": !has("output.weight"),
         });
         if let Some(width) = head_dim {
@@ -170,7 +163,7 @@ impl Keys<'_> {
 
     /// Refuses heads whose values or rotary positions have another width than their keys.
     fn check_heads(&self, config: &DecoderConfig) -> Result<(), GgufError> {
-        for key in ["attention.value_length", "rope.dimension_count"] {
+        for key in [keys::VALUE_WIDTH, keys::ROPE_WIDTH] {
             if let Some(width) = self.integer(key)?.filter(|w| *w != config.head_dim as u64) {
                 let reason = format!("is {width}, but heads are {} wide", config.head_dim);
                 return Err(self.file.wrong(&self.name(key), reason));

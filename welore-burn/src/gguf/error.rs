@@ -2,11 +2,13 @@ use std::path::PathBuf;
 
 use crate::checkpoint::CheckpointError;
 use crate::files::FileError;
-use crate::ggml::ContainerError;
+use crate::ggml::{ContainerError, TensorType};
 use crate::model::ConfigError;
+use crate::named::Named;
 use crate::progress::Interrupted;
+use crate::workers::Oversized;
 
-/// Why a GGUF file cannot be turned into a model directory.
+/// Why a GGUF file cannot be turned into a model directory, or a model directory into a GGUF file.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum GgufError {
@@ -62,7 +64,34 @@ pub enum GgufError {
         /// What is wrong.
         reason: String,
     },
-    /// The model directory cannot be written.
+    /// A model directory that llama.cpp cannot run as it is.
+    #[error("{path}: cannot be written as GGUF: {reason}", path = path.display())]
+    Unsupported {
+        /// The directory.
+        path: PathBuf,
+        /// What llama.cpp cannot do.
+        reason: String,
+    },
+    /// A type that was chosen for a tensor that cannot have it.
+    #[error("tensor `{tensor}` {reason}")]
+    Choice {
+        /// The tensor, as the choice names it.
+        tensor: String,
+        /// Why.
+        reason: String,
+    },
+    /// A type of blocks, which the [`CheckpointSource`](super::CheckpointSource) does not make.
+    #[error("tensor `{tensor}` cannot be stored as {}: only f32, f16 and bf16 are made here", dtype.name())]
+    Blocks {
+        /// The tensor.
+        tensor: String,
+        /// Its type.
+        dtype: TensorType,
+    },
+    /// A merged matrix that does not fit the memory of this machine.
+    #[error("{0}")]
+    Oversized(#[from] Oversized),
+    /// A model directory cannot be read or written.
     #[error("{0}")]
     Checkpoint(#[from] CheckpointError),
     /// The user stopped the work.

@@ -1,19 +1,29 @@
-//! Turns GGUF files, the model files of llama.cpp, into Hugging Face model directories.
+//! Turns GGUF files, the model files of llama.cpp, into Hugging Face model directories, and back.
 //!
 //! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of the LLaMA
 //! or the Qwen2 architecture. Everything else in this library works on the result. Quantized
 //! tensors become F32, others keep their type.
+//!
+//! [`export_gguf`] writes a file of a model directory. Factored matrices are multiplied together,
+//! because llama.cpp does not know them. [`GgufExport`] does the same in steps: it tells the size of
+//! the file before it is written, and takes the bytes of tensors from any [`TensorSource`].
 
+mod architecture;
 mod config;
 mod error;
+mod export;
+mod keys;
+mod metadata;
 mod names;
 mod rope;
+mod source;
 mod tensors;
 mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use self::architecture::Architecture;
 use self::names::Planned;
 use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 use crate::files::{OutputDir, write_file};
@@ -22,6 +32,8 @@ use crate::ggml::GgufFile;
 use crate::progress::Progress;
 
 pub use error::GgufError;
+pub use export::{GgufExport, GgufOptions, GgufWritten, export_gguf};
+pub use source::{CheckpointSource, GgufTensor, TensorSource};
 
 /// What was read from a GGUF file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,7 +124,7 @@ fn write_weights(
     Ok(())
 }
 
-fn summary(file: &GgufFile, architecture: String, planned: &[Planned]) -> GgufSummary {
+fn summary(file: &GgufFile, architecture: Architecture, planned: &[Planned]) -> GgufSummary {
     let mut types = BTreeMap::new();
     let (mut parameters, mut bytes) = (0, 0);
     for Planned { source, spec, .. } in planned {
@@ -120,5 +132,5 @@ fn summary(file: &GgufFile, architecture: String, planned: &[Planned]) -> GgufSu
         parameters += spec.entries();
         bytes += spec.bytes();
     }
-    GgufSummary { architecture, types, parameters, bytes }
+    GgufSummary { architecture: architecture.name().into(), types, parameters, bytes }
 }

@@ -1,4 +1,4 @@
-//! Scaling of rotary frequencies, from a GGUF file to a `config.json`.
+//! Scaling of rotary frequencies, from a GGUF file to a `config.json` and back.
 //!
 //! llama.cpp stores linear scaling as metadata, and the scaling of LLaMA 3.1 as a tensor of
 //! divisors, one for each frequency. Its parameters are recovered from the divisors.
@@ -7,9 +7,12 @@ use std::f64::consts::TAU;
 
 use serde_json::{Value, json};
 
+use super::architecture::Architecture;
 use super::error::GgufError;
+use super::keys;
 use super::tensors::read_factors;
 use crate::ggml::GgufFile;
+use crate::model::{DecoderConfig, RopeScaling};
 
 /// The tensor of divisors.
 pub(super) const FACTORS: &str = "rope_freqs.weight";
@@ -21,7 +24,7 @@ const TOLERANCE: f64 = 1e-5;
 /// `None` if there is no scaling.
 pub(super) fn rope_scaling(
     file: &GgufFile,
-    architecture: &str,
+    architecture: Architecture,
     theta: f64,
     width: usize,
 ) -> Result<Option<Value>, GgufError> {
@@ -46,9 +49,27 @@ pub(super) fn rope_scaling(
     }
 }
 
+/// The divisors that a file stores for a model whose frequencies are scaled like those of LLaMA
+/// 3.1, one for each frequency; `None` for other models.
+pub(super) fn stored_divisors(config: &DecoderConfig) -> Option<Vec<f32>> {
+    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } =
+        config.rope_scaling
+    else {
+        return None;
+    };
+    let scaling = Llama3 {
+        factor,
+        high_freq_factor: high_freq_factor / low_freq_factor,
+        original_context: original_context / low_freq_factor,
+    };
+    let count = config.head_dim / 2;
+    let frequency = |i: usize| config.rope_theta.powf(-(i as f64) / count as f64);
+    Some((0..count).map(|i| scaling.divisor(frequency(i)) as f32).collect())
+}
+
 /// The divisor of all frequencies; `None` if it is 1.
-fn linear_factor(file: &GgufFile, architecture: &str) -> Result<Option<f64>, GgufError> {
-    let key = format!("{architecture}.rope.scaling.type");
+fn linear_factor(file: &GgufFile, architecture: Architecture) -> Result<Option<f64>, GgufError> {
+    let key = architecture.key(keys::ROPE_SCALING);
     match file.text(&key)? {
         Some("none") => return Ok(None),
         None | Some("linear") => {}
@@ -57,11 +78,11 @@ fn linear_factor(file: &GgufFile, architecture: &str) -> Result<Option<f64>, Ggu
             return Err(file.wrong(&key, reason));
         }
     }
-    let mut key = format!("{architecture}.rope.scaling.factor");
+    let mut key = architecture.key(keys::ROPE_FACTOR);
     let mut factor = file.number(&key)?;
     if factor.is_none() {
         // Its name in older files.
-        key = format!("{architecture}.rope.scale_linear");
+        key = architecture.key("rope.scale_linear");
         factor = file.number(&key)?;
     }
     match factor {

@@ -30,14 +30,15 @@ pub(super) fn decode(
     info: &GgufTensorInfo,
     planned: &Planned,
 ) -> Result<Vec<u8>, GgufError> {
-    let (spec, columns) = (&planned.spec, planned.columns());
+    let spec = &planned.spec;
+    let columns = planned.order.columns(&spec.shape);
     let entries: usize = spec.shape.iter().product();
     let rows = entries / columns;
     let bytes = file.bytes(info);
     let stride = bytes.len() / rows;
     let mut data = Vec::with_capacity(entries * spec.dtype.bitsize() / 8);
     for row in 0..rows {
-        let start = planned.source_row(row, rows) * stride;
+        let start = planned.order.file_row(row, rows) * stride;
         let row = &bytes[start..start + stride];
         match TensorType::of(info.dtype).filter(|dtype| !dtype.is_float()) {
             None => data.extend_from_slice(row),

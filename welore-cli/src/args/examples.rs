@@ -88,6 +88,7 @@ pub const EXPORT: &str = "\
 Examples:
   welore-cli export low --dense -o dense
   welore-cli export low --dtype bf16 -o low-bf16
+  welore-cli export low --gguf low.gguf --dtype f16
   welore-cli export model.gguf --dtype f16 -o model";
 
 /// For `inspect`.

@@ -68,7 +68,7 @@ pub enum Command {
     /// Continue a prompt
     #[command(after_long_help = examples::GENERATE)]
     Generate(GenerateArgs),
-    /// Write a model for other programs: dense, in another type, or from a GGUF file
+    /// Write a model for other programs: dense, in another type, from a GGUF file or as one
     #[command(after_long_help = examples::EXPORT)]
     Export(ExportArgs),
     /// Show what a model directory contains

@@ -107,6 +107,7 @@ pub struct GenerateArgs {
 
 /// Arguments of `export`.
 #[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("target").required(true).args(["output", "gguf"])))]
 pub struct ExportArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
@@ -118,7 +119,10 @@ pub struct ExportArgs {
     pub dtype: Option<Precision>,
     /// Model directory to write
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
-    pub output: PathBuf,
+    pub output: Option<PathBuf>,
+    /// GGUF file for llama.cpp to write, in place of a directory: dense, with vectors in f32
+    #[arg(long, value_name = "FILE", help_heading = "Output")]
+    pub gguf: Option<PathBuf>,
     /// Replace the output directory if it is a model directory with nothing else in it
     #[arg(long, help_heading = "Output")]
     pub force: bool,

@@ -21,6 +21,7 @@ const CALIBRATION: &str = "a calibration";
 const TEXT: &str = "a text";
 const MODEL: &str = "a model directory";
 const PAGE: &str = "a page";
+const GGUF: &str = "a GGUF file";
 
 /// The artifacts of this program in JSON, by what their files contain near the beginning.
 static ARTIFACTS: [(&str, &str); 4] = [
@@ -30,17 +31,19 @@ static ARTIFACTS: [(&str, &str); 4] = [
     ("\"welore-gradients\"", "a summary of gradients"),
 ];
 
-/// A kind of file that commands of this program write beside models, one each.
+/// A kind of file that commands of this program write, one each.
 #[derive(Debug, Clone, Copy)]
 pub enum Artifact {
     Spectra,
     Plan,
     Calibration,
     Page,
+    /// Which is a model, unlike the others.
+    Gguf,
 }
 
 impl Artifact {
-    const ALL: [Self; 4] = [Self::Spectra, Self::Plan, Self::Calibration, Self::Page];
+    const BESIDE_MODELS: [Self; 4] = [Self::Spectra, Self::Plan, Self::Calibration, Self::Page];
 
     /// What such a file is, for messages.
     pub fn what(self) -> &'static str {
@@ -49,12 +52,13 @@ impl Artifact {
             Self::Plan => PLAN,
             Self::Calibration => CALIBRATION,
             Self::Page => PAGE,
+            Self::Gguf => GGUF,
         }
     }
 
     /// Whether a file is one.
     pub fn is_in(self, path: &Path) -> bool {
-        what_is(path) == self.what()
+        what_is(path).starts_with(self.what())
     }
 }
 
@@ -217,7 +221,10 @@ fn what_is(path: &Path) -> &'static str {
         return "a file that cannot be read";
     }
     if head.starts_with(b"GGUF") {
-        return "a GGUF file whose name does not end in .gguf";
+        return match has_end(&path.to_string_lossy(), &[".gguf"]) {
+            true => GGUF,
+            false => "a GGUF file whose name does not end in .gguf",
+        };
     }
     let text = String::from_utf8_lossy(&head);
     if head.get(8) == Some(&b'{') && head[6..8] == [0, 0] {
@@ -240,7 +247,7 @@ fn what_is(path: &Path) -> &'static str {
 /// Whether a file is an artifact of any kind.
 pub fn is_artifact(path: &Path) -> bool {
     let what = what_is(path);
-    Artifact::ALL.iter().any(|kind| kind.what() == what)
+    Artifact::BESIDE_MODELS.iter().any(|kind| kind.what() == what)
 }
 
 /// Whether a file of this name would be read as a part of a model in its directory.

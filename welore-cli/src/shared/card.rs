@@ -27,8 +27,8 @@ pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) ->
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
 }
 
-/// The name of a base model on its card.
-fn name_of(base: &str) -> String {
+/// The name of a model on cards and in files that may be published.
+pub fn name_of(base: &str) -> String {
     // A local path is private, except for its last part.
     let name = match Path::new(base).exists() {
         true => last_part(Path::new(base)),

@@ -266,7 +266,8 @@ fn load(error: &LoadError) -> Option<Verdict> {
 fn gguf(error: &GgufError) -> Option<Verdict> {
     use GgufError as E;
     Some(match error {
-        E::Checkpoint(_) | E::Container(_) | E::File(_) | E::Interrupted(_) => return None,
+        E::Checkpoint(_) | E::Container(_) | E::File(_) => return None,
+        E::Oversized(_) | E::Interrupted(_) => return None,
         E::Architecture { .. } => {
             Verdict::input("GGUF files of LLaMA 2 and 3, Mistral, Qwen2 and SmolLM2 are supported")
         }
@@ -274,6 +275,9 @@ fn gguf(error: &GgufError) -> Option<Verdict> {
             "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 are supported; use another file of the model",
         ),
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
+        E::Unsupported { .. } => Verdict::input(
+            "llama.cpp's own convert_hf_to_gguf.py knows more models, and reads dense model directories",
+        ),
         E::Tokenizer { .. } | E::Config { .. } => {
             Verdict::input("try the model's Hugging Face directory instead")
         }

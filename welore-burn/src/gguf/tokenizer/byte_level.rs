@@ -5,9 +5,13 @@ use std::collections::HashSet;
 use serde_json::{Value, json};
 
 use super::super::error::GgufError;
-use super::Parts;
+use super::super::keys::{MERGES, PRE};
 use super::vocabulary::Vocabulary;
+use super::{Parts, steps};
 use crate::ggml::GgufFile;
+
+/// Its name in files.
+pub(super) const NAME: &str = "gpt2";
 
 /// A way to split a text before merges, which llama.cpp knows by a name.
 struct Splitting {
@@ -32,6 +36,10 @@ const DEFAULT: [&str; 4] = [
     r"\p{N}+",
     r"[0-9][0-9][0-9]",
 ];
+
+/// The names that are written. The others in [`Splitting::named`] split as one of these does.
+const WRITTEN: [&str; 8] =
+    ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "deepseek-r1-qwen", "tekken", "default"];
 
 impl Splitting {
     fn named(name: &str) -> Option<Self> {
@@ -58,22 +66,51 @@ impl Splitting {
     }
 }
 
+/// The name of the way in which a `tokenizer.json` splits a text, from its normalizer, its
+/// pre-tokenizer, and whether it takes whole pieces without merges; `None` if llama.cpp has none.
+pub(super) fn splitting_name(
+    normalizer: &Value,
+    pre_tokenizer: &Value,
+    ignore_merges: bool,
+) -> Option<&'static str> {
+    let normalizer = steps(normalizer, "normalizers");
+    let pieces: Vec<Value> =
+        steps(pre_tokenizer, "pretokenizers").into_iter().map(essence).collect();
+    WRITTEN.into_iter().find(|name| {
+        Splitting::named(name).is_some_and(|known| {
+            let known_pieces = steps(&known.pre_tokenizer, "pretokenizers");
+            known.ignore_merges == ignore_merges
+                && steps(&known.normalizer, "normalizers") == normalizer
+                && known_pieces.into_iter().map(essence).eq(pieces.iter().cloned())
+        })
+    })
+}
+
+/// What decides how a step splits: not the offsets that it reports.
+fn essence(step: &Value) -> Value {
+    let flag = |name: &str| step.get(name).cloned().unwrap_or(Value::Bool(true));
+    match step["type"].as_str() {
+        Some("ByteLevel") => json!(["ByteLevel", flag("add_prefix_space"), flag("use_regex")]),
+        _ => step.clone(),
+    }
+}
+
 /// The parts of a byte-level tokenizer.
 pub(super) fn parts(file: &GgufFile, vocabulary: &Vocabulary<'_>) -> Result<Parts, GgufError> {
     let wrong = |reason| GgufError::Tokenizer { path: file.path().into(), reason };
-    let Some(name) = file.text("tokenizer.ggml.pre")? else {
+    let Some(name) = file.text(PRE)? else {
         let reason = "`tokenizer.ggml.pre`, the way text is split, is missing; is the file old?";
         return Err(wrong(reason.into()));
     };
     let Some(splitting) = Splitting::named(name) else {
         return Err(wrong(format!("splitting text as `{name}` is not supported")));
     };
-    let key = "tokenizer.ggml.merges";
-    let merges = file.needed(key, file.texts(key)?)?;
+    let merges = file.needed(MERGES, file.texts(MERGES)?)?;
     let known: HashSet<&str> = vocabulary.iter().map(|(_, token)| token).collect();
     let pair = |merge: &String| {
-        let refuse =
-            |why: &str| Err(file.wrong::<GgufError>(key, format!("has an entry `{merge}`, {why}")));
+        let refuse = |why: &str| {
+            Err(file.wrong::<GgufError>(MERGES, format!("has an entry `{merge}`, {why}")))
+        };
         let Some((left, right)) = split_merge(merge) else { return refuse("which is not a pair") };
         // The tokenizers crate panics if the merged token is longer than all that it knows.
         let merged = [left, right].concat();
@@ -124,7 +161,7 @@ fn split(regex: &str) -> Value {
 }
 
 /// The two tokens of a merge, which a space separates. The first may itself begin with a space.
-fn split_merge(merge: &str) -> Option<(&str, &str)> {
+pub(super) fn split_merge(merge: &str) -> Option<(&str, &str)> {
     let first = merge.chars().next()?.len_utf8();
     let space = first + merge[first..].find(' ')?;
     Some((&merge[..space], &merge[space + 1..]))

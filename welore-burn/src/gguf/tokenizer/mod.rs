@@ -1,6 +1,8 @@
-//! Turns the tokenizer in GGUF metadata into a `tokenizer.json`.
+//! Turns the tokenizer in GGUF metadata into a `tokenizer.json`, and back.
 
+mod around;
 mod byte_level;
+mod outgoing;
 mod sentence_piece;
 mod vocabulary;
 
@@ -8,11 +10,13 @@ use serde_json::{Value, json};
 
 use self::vocabulary::{Kind, Vocabulary};
 use super::error::GgufError;
+use super::keys::{ADDS_BOS, ADDS_EOS, CHAT_TEMPLATE, TOKENIZER};
 use crate::data::load_tokenizer;
 use crate::ggml::GgufFile;
 use crate::model::DecoderConfig;
 use crate::words::number_of;
 
+pub(super) use outgoing::describe_tokenizer;
 pub(super) use vocabulary::SpecialTokens;
 
 /// The contents of the tokenizer's files.
@@ -53,16 +57,15 @@ pub(super) fn read_tokenizer(
         let rows = number_of(config.vocab_size, "row");
         return Err(wrong(format!("it has {tokens}, but the embedding has {rows}")));
     }
-    let key = "tokenizer.ggml.model";
-    let parts = match file.needed(key, file.text(key)?)? {
-        "gpt2" => byte_level::parts(file, &vocabulary)?,
-        "llama" => sentence_piece::parts(file, &vocabulary, special)?,
+    let parts = match file.needed(TOKENIZER, file.text(TOKENIZER)?)? {
+        byte_level::NAME => byte_level::parts(file, &vocabulary)?,
+        sentence_piece::NAME => sentence_piece::parts(file, &vocabulary, special)?,
         other => {
             return Err(wrong(format!("`{other}` is not supported; gpt2 and llama are")));
         }
     };
-    let adds_bos = file.flag("tokenizer.ggml.add_bos_token")?.unwrap_or(parts.adds_bos);
-    let adds_eos = file.flag("tokenizer.ggml.add_eos_token")?.unwrap_or(false);
+    let adds_bos = file.flag(ADDS_BOS)?.unwrap_or(parts.adds_bos);
+    let adds_eos = file.flag(ADDS_EOS)?.unwrap_or(false);
     // A token that the file does not name is not added, as in llama.cpp.
     let around = |id: Option<u32>, added: bool| id.filter(|_| added);
     let (first, last) = (around(special.bos, adds_bos), around(special.eos, adds_eos));
@@ -102,10 +105,23 @@ pub(super) fn read_tokenizer(
             settings[name] = token.into();
         }
     }
-    if let Some(template) = file.text("tokenizer.chat_template")? {
+    if let Some(template) = file.text(CHAT_TEMPLATE)? {
         settings["chat_template"] = template.into();
     }
     Ok(TokenizerFiles { tokenizer, config: format!("{settings:#}\n").into_bytes() })
+}
+
+/// The steps of a part of a `tokenizer.json`; `list` is where a sequence keeps its own. The file was
+/// loaded before, so sequences are not nested deeply.
+fn steps<'a>(part: &'a Value, list: &str) -> Vec<&'a Value> {
+    match part {
+        Value::Null => Vec::new(),
+        part if part["type"] == "Sequence" => {
+            let inner = part[list].as_array().into_iter().flatten();
+            inner.flat_map(|step| steps(step, list)).collect()
+        }
+        step => vec![step],
+    }
 }
 
 /// Tokens that are found in a text before it is split. They are in the model's vocabulary as well,

@@ -1,11 +1,9 @@
 use serde_json::{Map, Value};
 
 use super::super::error::GgufError;
+use super::super::keys::{self, KINDS, TOKENIZER, TOKENS};
 use crate::ggml::GgufFile;
 use crate::words::number_of;
-
-/// The list of tokens.
-const TOKENS: &str = "tokenizer.ggml.tokens";
 
 /// What a token is for, as llama.cpp numbers it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +18,29 @@ pub(super) enum Kind {
     Byte,
 }
 
+impl Kind {
+    const NUMBERED: [(i32, Self); 6] = [
+        (1, Self::Normal),
+        (2, Self::Unknown),
+        (3, Self::Control),
+        (4, Self::UserDefined),
+        (5, Self::Unused),
+        (6, Self::Byte),
+    ];
+
+    /// The kind of this number; one that llama.cpp does not know is normal.
+    fn of(number: i32) -> Self {
+        let known = Self::NUMBERED.iter().find(|(known, _)| *known == number);
+        known.map_or(Self::Normal, |(_, kind)| *kind)
+    }
+
+    /// Its number.
+    pub fn number(self) -> i32 {
+        let known = Self::NUMBERED.iter().find(|(_, kind)| *kind == self);
+        known.map_or(1, |(number, _)| *number)
+    }
+}
+
 /// The tokens of a file, by their number.
 #[derive(Debug)]
 pub(super) struct Vocabulary<'a> {
@@ -30,14 +51,13 @@ pub(super) struct Vocabulary<'a> {
 impl<'a> Vocabulary<'a> {
     pub fn read(file: &'a GgufFile) -> Result<Self, GgufError> {
         let tokens = file.needed(TOKENS, file.texts(TOKENS)?)?;
-        let key = "tokenizer.ggml.token_type";
-        let kinds = file.integers(key)?;
+        let kinds = file.integers(KINDS)?;
         if let Some(kinds) = kinds
             && kinds.len() != tokens.len()
         {
             let (kinds, tokens) = (kinds.len(), number_of(tokens.len(), "token"));
             let reason = format!("has length {kinds} for {tokens}");
-            return Err(file.wrong(key, reason));
+            return Err(file.wrong(KINDS, reason));
         }
         Ok(Self { tokens, kinds })
     }
@@ -52,14 +72,8 @@ impl<'a> Vocabulary<'a> {
     }
 
     pub fn kind(&self, id: u32) -> Kind {
-        match self.kinds.and_then(|kinds| kinds.get(id as usize)) {
-            Some(2) => Kind::Unknown,
-            Some(3) => Kind::Control,
-            Some(4) => Kind::UserDefined,
-            Some(5) => Kind::Unused,
-            Some(6) => Kind::Byte,
-            _ => Kind::Normal,
-        }
+        let number = self.kinds.and_then(|kinds| kinds.get(id as usize));
+        number.map_or(Kind::Normal, |number| Kind::of(*number))
     }
 
     /// The tokens that a text may contain, with their numbers.
@@ -99,10 +113,10 @@ impl SpecialTokens {
     pub fn read(file: &GgufFile) -> Result<Self, GgufError> {
         let count = file.texts(TOKENS)?.map_or(0, <[String]>::len) as u64;
         // llama.cpp's own defaults for this kind.
-        let sentence_piece = file.text("tokenizer.ggml.model")? == Some("llama");
+        let sentence_piece = file.text(TOKENIZER)? == Some("llama");
         let default = |id: u32| Some(id).filter(|id| sentence_piece && u64::from(*id) < count);
         let id = |name: &str| -> Result<Option<u32>, GgufError> {
-            let key = format!("tokenizer.ggml.{name}_token_id");
+            let key = keys::special(name);
             match file.integer(&key)? {
                 Some(id) if id < count => Ok(Some(id as u32)),
                 // -1, as older converters write it.

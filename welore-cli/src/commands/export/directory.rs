@@ -1,4 +1,6 @@
-//! `export`: from a model to a directory for other programs: dense, in another type, or from GGUF.
+//! A model directory for other programs: dense, in another type, or from GGUF.
+
+use std::path::Path;
 
 use anyhow::Result;
 use serde_json::json;
@@ -19,28 +21,28 @@ use crate::shared::inputs::{check_not_left, check_outside};
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
-/// Runs the command.
-pub fn run(args: ExportArgs) -> Result<()> {
+/// Writes the directory `target`.
+pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
     if !args.dense && args.dtype.is_none() && !models::is_model_file(&args.model) {
         let message = format!("{}: neither --dense nor --dtype is given", args.model.display());
         let hint = "--dense multiplies factors together, --dtype TYPE stores all numbers as TYPE";
         return Err(WrongInput::with_hint(message, hint).into());
     }
-    check_not_left(&args.output, [args.model.as_path()])?;
+    check_not_left(target, [args.model.as_path()])?;
     let model = models::directory_of(&args.model)?;
     let opened = open_model(&model, &host())?;
-    check_output(&args.output, &model)?;
+    check_output(target, &model)?;
     let output = match args.dry_run {
-        true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
-        false => Some(OutputDir::create(&args.output, args.force)?),
+        true => OutputDir::check_free(target, args.force).map(|()| None)?,
+        false => Some(OutputDir::create(target, args.force)?),
     };
-    check_outside(&args.output, [args.model.as_path()])?;
-    let conversion = conversion(&args, &opened)?;
+    check_outside(target, [args.model.as_path()])?;
+    let conversion = conversion(args, &opened)?;
     let checkpoint = &opened.checkpoint;
     let size = converted_size(checkpoint, conversion)?;
-    check_space(&args.output, size.bytes)?;
+    check_space(target, size.bytes)?;
     let Some(output) = output else {
-        return preview(&args, size);
+        return preview(args, target, size);
     };
     let mut bar = Bar::default();
     let options = WriteOptions { shard_bytes: args.shards.shard_size, ..WriteOptions::default() };
@@ -52,7 +54,7 @@ pub fn run(args: ExportArgs) -> Result<()> {
         in_target(card, &output)?;
     }
     output.commit()?;
-    tell(&args, &Checkpoint::open(&args.output)?)
+    tell(args, target, &Checkpoint::open(target)?)
 }
 
 /// What the user asked for, if it changes the model.
@@ -79,17 +81,17 @@ fn conversion(args: &ExportArgs, opened: &OpenedModel) -> Result<Conversion> {
 }
 
 /// Reports what was written.
-fn tell(args: &ExportArgs, written: &Checkpoint) -> Result<()> {
+fn tell(args: &ExportArgs, target: &Path, written: &Checkpoint) -> Result<()> {
     if args.json {
         return output::print_json(&json!({
-            "output": args.output.display().to_string(),
+            "output": target.display().to_string(),
             "parameters": written.parameters(),
             "bytes": written.bytes(),
         }));
     }
     say!(
         "wrote {}: {} parameters, {}",
-        args.output.display(),
+        target.display(),
         format::count(written.parameters()),
         format::bytes(written.bytes())
     );
@@ -97,18 +99,18 @@ fn tell(args: &ExportArgs, written: &Checkpoint) -> Result<()> {
 }
 
 /// Shows what would be written.
-fn preview(args: &ExportArgs, size: ModelSize) -> Result<()> {
+fn preview(args: &ExportArgs, target: &Path, size: ModelSize) -> Result<()> {
     if args.json {
         return output::print_json(&json!({
             "dry_run": true,
-            "output": args.output.display().to_string(),
+            "output": target.display().to_string(),
             "parameters": size.parameters,
             "bytes": size.bytes,
         }));
     }
     say!(
         "would write {}: {} parameters, {}",
-        args.output.display(),
+        target.display(),
         format::count(size.parameters),
         format::bytes(size.bytes)
     );

@@ -1,0 +1,235 @@
+//! From a model directory to a GGUF file.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+
+use super::architecture::Architecture;
+use super::error::GgufError;
+use super::metadata;
+use super::names::{Entry, RowOrder, entries};
+use super::rope::{FACTORS, stored_divisors};
+use super::source::{CheckpointSource, GgufTensor, TensorSource};
+use super::tokenizer::describe_tokenizer;
+use crate::checkpoint::check_companions;
+use crate::ggml::{GgufLayout, GgufTensorSpec, GgufWriter, TensorType, Value};
+use crate::model::OpenedModel;
+use crate::progress::Progress;
+use crate::workers::Budget;
+
+/// How a GGUF file is written. Vectors, such as norms and biases, are F32 whatever is chosen, as
+/// llama.cpp wants them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GgufOptions {
+    /// The model's name, which llama.cpp shows.
+    pub name: Option<String>,
+    /// The type of the projections; `None` for the type that each has in the directory.
+    pub projections: Option<TensorType>,
+    /// The type of embedding and head; `None` for the type that each has in the directory.
+    pub embedding: Option<TensorType>,
+    /// The types of single tensors, by their names in the model directory. They come first.
+    pub tensors: BTreeMap<String, TensorType>,
+}
+
+/// What a GGUF file holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GgufWritten {
+    /// Its architecture, such as `llama`.
+    pub architecture: String,
+    /// How many tensors of each type it has.
+    pub types: BTreeMap<TensorType, usize>,
+    /// Number of parameters in all tensors.
+    pub parameters: u64,
+    /// Bytes of the whole file.
+    pub bytes: u64,
+}
+
+/// A GGUF file that is about to be written: all of it is known but the entries of its tensors.
+#[derive(Debug)]
+pub struct GgufExport<'a> {
+    opened: &'a OpenedModel,
+    architecture: Architecture,
+    layout: GgufLayout,
+    /// The divisors of rotary frequencies, if there are any. They come first.
+    divisors: Option<Vec<u8>>,
+    tensors: Vec<Outgoing>,
+}
+
+/// A tensor of the model in both formats.
+#[derive(Debug)]
+struct Outgoing {
+    gguf: String,
+    order: RowOrder,
+    tensor: GgufTensor,
+}
+
+impl Outgoing {
+    fn parameters(&self) -> u64 {
+        self.tensor.shape.iter().map(|side| *side as u64).product()
+    }
+}
+
+/// Writes a model directory, dense or compressed, as a GGUF file for llama.cpp. It appears at `path`
+/// when it is complete, in place of a file that was there. One tensor at a time is in memory.
+///
+/// # Errors
+///
+/// Those of [`GgufExport::new`] and [`GgufExport::write`].
+pub fn export_gguf(
+    opened: &OpenedModel,
+    path: impl AsRef<Path>,
+    options: &GgufOptions,
+    progress: &mut dyn Progress,
+) -> Result<GgufWritten, GgufError> {
+    let source = CheckpointSource::new(opened);
+    GgufExport::new(opened, options)?.write(path, &source, progress)
+}
+
+impl<'a> GgufExport<'a> {
+    /// Lays out the file. Reads the tokenizer, but no weights.
+    ///
+    /// # Errors
+    ///
+    /// [`GgufError::Unsupported`] for a model or a tokenizer that llama.cpp does not have,
+    /// [`GgufError::Choice`] for a type that a tensor cannot have or for a tensor that does not
+    /// exist, [`GgufError::Oversized`] for a matrix that this machine cannot multiply together,
+    /// [`GgufError::Checkpoint`] for a link that leads out of the directory, and for integers.
+    pub fn new(opened: &'a OpenedModel, options: &GgufOptions) -> Result<Self, GgufError> {
+        let (config, dir) = (&opened.config, opened.checkpoint.dir());
+        let wrong = |reason| GgufError::Unsupported { path: dir.into(), reason };
+        let architecture = Architecture::of(config).map_err(wrong)?;
+        // The file may be published, with what links in the directory lead to.
+        check_companions(dir)?;
+        check_memory(opened)?;
+        let tensors = outgoing(opened, architecture, options)?;
+        let most = type_of_most(&tensors);
+        let name = options.name.as_deref();
+        let mut entries = metadata::describe(config, architecture, name, most).map_err(wrong)?;
+        entries.extend(describe_tokenizer(dir, config)?);
+        let divisors = stored_divisors(config);
+        let divisors = divisors.map(|divisors| {
+            divisors.iter().flat_map(|divisor| divisor.to_le_bytes()).collect::<Vec<u8>>()
+        });
+        let first = divisors.as_ref().map(|_| GgufTensorSpec {
+            name: FACTORS.into(),
+            shape: vec![config.head_dim / 2],
+            dtype: TensorType::F32,
+        });
+        let others = tensors.iter().map(|Outgoing { gguf, tensor, .. }| GgufTensorSpec {
+            name: gguf.clone(),
+            shape: tensor.shape.clone(),
+            dtype: tensor.dtype,
+        });
+        let specs: Vec<GgufTensorSpec> = first.into_iter().chain(others).collect();
+        let entries: HashMap<String, Value> = entries.into_iter().collect();
+        let layout = GgufLayout::new(&entries, &specs)?;
+        Ok(Self { opened, architecture, layout, divisors, tensors })
+    }
+
+    /// The tensors of the model, in the order in which they are written.
+    pub fn tensors(&self) -> impl Iterator<Item = &GgufTensor> {
+        self.tensors.iter().map(|outgoing| &outgoing.tensor)
+    }
+
+    /// What the file will hold.
+    pub fn summary(&self) -> GgufWritten {
+        let mut types = BTreeMap::new();
+        for tensor in self.tensors() {
+            *types.entry(tensor.dtype).or_insert(0) += 1;
+        }
+        GgufWritten {
+            architecture: self.architecture.name().into(),
+            types,
+            parameters: self.tensors.iter().map(Outgoing::parameters).sum(),
+            bytes: self.layout.bytes(),
+        }
+    }
+
+    /// Writes the file. It appears at `path` when it is complete, in place of a file that was there.
+    ///
+    /// # Errors
+    ///
+    /// [`GgufError`], such as those of the source, [`CheckpointError::Encoding`] for a number that
+    /// is too large for its type, and [`GgufError::Interrupted`].
+    ///
+    /// # Panics
+    ///
+    /// If the source gives a tensor another number of bytes than its type takes.
+    ///
+    /// [`CheckpointError::Encoding`]: crate::checkpoint::CheckpointError::Encoding
+    pub fn write(
+        &self,
+        path: impl AsRef<Path>,
+        source: &dyn TensorSource,
+        progress: &mut dyn Progress,
+    ) -> Result<GgufWritten, GgufError> {
+        self.tensors().try_for_each(|tensor| source.check(tensor))?;
+        let mut file = GgufWriter::create(path.as_ref(), &self.layout)?;
+        progress.begin("converting", self.tensors.len());
+        if let Some(divisors) = &self.divisors {
+            file.write(FACTORS, divisors)?;
+        }
+        for Outgoing { gguf, order, tensor } in &self.tensors {
+            progress.step(&tensor.name)?;
+            let data: Cow<'_, [u8]> = source.bytes(tensor)?;
+            file.write(gguf, &order.to_file(data, &tensor.shape))?;
+            source.release(tensor);
+        }
+        self.opened.checkpoint.check_unchanged()?;
+        file.finish()?;
+        Ok(self.summary())
+    }
+}
+
+/// Small factors can describe a matrix that no memory holds.
+fn check_memory(opened: &OpenedModel) -> Result<(), GgufError> {
+    let needs = opened
+        .compressed
+        .iter()
+        .map(|matrix| (matrix.name.as_str(), matrix.form.cost_to_merge(matrix.shape).bytes));
+    Ok(Budget::default().check(needs)?)
+}
+
+/// The tensors of a model, with the types that are chosen for them.
+fn outgoing(
+    opened: &OpenedModel,
+    architecture: Architecture,
+    options: &GgufOptions,
+) -> Result<Vec<Outgoing>, GgufError> {
+    let stored = CheckpointSource::new(opened);
+    let mut unknown = options.tensors.clone();
+    let mut tensors = Vec::new();
+    for entry in entries(&opened.config, architecture) {
+        let own = unknown.remove(&entry.name);
+        let of_its_kind =
+            if entry.is_of_tokens() { options.embedding } else { options.projections };
+        let dtype = match (entry.is_vector(), own, own.or(of_its_kind)) {
+            (true, None | Some(TensorType::F32), _) => TensorType::F32,
+            (true, Some(_), _) => {
+                let reason = "is a vector, and llama.cpp wants those in f32".into();
+                return Err(GgufError::Choice { tensor: entry.name, reason });
+            }
+            (false, _, Some(dtype)) => dtype,
+            (false, _, None) => stored.stored_type(&entry.name)?,
+        };
+        let Entry { gguf, name, shape, order } = entry;
+        tensors.push(Outgoing { gguf, order, tensor: GgufTensor { name, shape, dtype } });
+    }
+    match unknown.into_keys().next() {
+        Some(tensor) => {
+            let reason = "is not one of the model, but a type was chosen for it".into();
+            Err(GgufError::Choice { tensor, reason })
+        }
+        None => Ok(tensors),
+    }
+}
+
+/// The type that most entries have.
+fn type_of_most(tensors: &[Outgoing]) -> TensorType {
+    let mut entries: BTreeMap<TensorType, u64> = BTreeMap::new();
+    for outgoing in tensors {
+        *entries.entry(outgoing.tensor.dtype).or_insert(0) += outgoing.parameters();
+    }
+    let most = entries.into_iter().max_by_key(|(_, count)| *count);
+    most.map_or(TensorType::F32, |(dtype, _)| dtype)
+}

@@ -1,0 +1,36 @@
+//! Keys of metadata that are read and written.
+
+pub(super) const ARCHITECTURE: &str = "general.architecture";
+
+// These follow the name of the architecture.
+pub(super) const CONTEXT: &str = "context_length";
+pub(super) const HIDDEN: &str = "embedding_length";
+pub(super) const LAYERS: &str = "block_count";
+pub(super) const MLP: &str = "feed_forward_length";
+pub(super) const HEADS: &str = "attention.head_count";
+pub(super) const KV_HEADS: &str = "attention.head_count_kv";
+pub(super) const KEY_WIDTH: &str = "attention.key_length";
+pub(super) const VALUE_WIDTH: &str = "attention.value_length";
+pub(super) const NORM_EPS: &str = "attention.layer_norm_rms_epsilon";
+pub(super) const WINDOW: &str = "attention.sliding_window";
+pub(super) const ROPE_WIDTH: &str = "rope.dimension_count";
+pub(super) const ROPE_BASE: &str = "rope.freq_base";
+pub(super) const ROPE_SCALING: &str = "rope.scaling.type";
+pub(super) const ROPE_FACTOR: &str = "rope.scaling.factor";
+
+// The tokenizer.
+pub(super) const TOKENIZER: &str = "tokenizer.ggml.model";
+pub(super) const PRE: &str = "tokenizer.ggml.pre";
+pub(super) const TOKENS: &str = "tokenizer.ggml.tokens";
+pub(super) const KINDS: &str = "tokenizer.ggml.token_type";
+pub(super) const MERGES: &str = "tokenizer.ggml.merges";
+pub(super) const SCORES: &str = "tokenizer.ggml.scores";
+pub(super) const ADDS_BOS: &str = "tokenizer.ggml.add_bos_token";
+pub(super) const ADDS_EOS: &str = "tokenizer.ggml.add_eos_token";
+pub(super) const SPACE_PREFIX: &str = "tokenizer.ggml.add_space_prefix";
+pub(super) const CHAT_TEMPLATE: &str = "tokenizer.chat_template";
+
+/// The key of a special token's number: `bos`, `eos`, `eot`, `unknown` or `padding`.
+pub(super) fn special(name: &str) -> String {
+    format!("tokenizer.ggml.{name}_token_id")
+}

@@ -1,0 +1,93 @@
+//! Turns the configuration of a model into GGUF metadata.
+
+use super::architecture::Architecture;
+use super::keys;
+use crate::ggml::{TensorType, Value};
+use crate::model::{DecoderConfig, RopeScaling};
+
+/// The version of ggml's quantized types.
+const QUANTIZATION: u32 = 2;
+
+/// The metadata of a model, without those of its tokenizer. `most` is the type that most of its
+/// entries have.
+///
+/// # Errors
+///
+/// A number that no file can hold.
+pub(super) fn describe(
+    config: &DecoderConfig,
+    architecture: Architecture,
+    name: Option<&str>,
+    most: TensorType,
+) -> Result<Vec<(String, Value)>, String> {
+    let text = |text: &str| Value::String(text.into());
+    let mut entries: Vec<(String, Value)> = vec![
+        (keys::ARCHITECTURE.into(), text(architecture.name())),
+        ("general.type".into(), text("model")),
+        ("general.file_type".into(), Value::U32(file_type(most))),
+        ("general.quantization_version".into(), Value::U32(QUANTIZATION)),
+    ];
+    entries.extend(name.map(|name| ("general.name".into(), text(name))));
+    let sizes = [
+        ("vocab_size", Some(config.vocab_size)),
+        (keys::CONTEXT, Some(config.max_position_embeddings)),
+        (keys::HIDDEN, Some(config.hidden_size)),
+        (keys::LAYERS, Some(config.num_hidden_layers)),
+        (keys::MLP, Some(config.intermediate_size)),
+        (keys::HEADS, Some(config.num_attention_heads)),
+        (keys::KV_HEADS, Some(config.num_key_value_heads)),
+        (keys::KEY_WIDTH, Some(config.head_dim)),
+        (keys::VALUE_WIDTH, Some(config.head_dim)),
+        (keys::ROPE_WIDTH, Some(config.head_dim)),
+        // llama.cpp attends to everything all the same; other readers do not.
+        (keys::WINDOW, config.sliding_window),
+    ];
+    for (key, size) in sizes {
+        let Some(size) = size else { continue };
+        let size = u32::try_from(size)
+            .map_err(|_| format!("{key} is {size}, which 32 bits cannot hold"))?;
+        entries.push((architecture.key(key), Value::U32(size)));
+    }
+    let factor = match config.rope_scaling {
+        RopeScaling::Linear { factor } => Some(factor),
+        _ => None,
+    };
+    if factor.is_some() {
+        entries.push((architecture.key(keys::ROPE_SCALING), text("linear")));
+    }
+    let numbers = [
+        (keys::NORM_EPS, Some(config.rms_norm_eps)),
+        (keys::ROPE_BASE, Some(config.rope_theta)),
+        (keys::ROPE_FACTOR, factor),
+    ];
+    for (key, number) in numbers {
+        let Some(number) = number else { continue };
+        let stored = number as f32;
+        if !stored.is_finite() || stored <= 0.0 {
+            return Err(format!("{key} is {number:e}, which 32 bits cannot hold"));
+        }
+        entries.push((architecture.key(key), Value::F32(stored)));
+    }
+    Ok(entries)
+}
+
+/// What llama.cpp calls a file most of whose entries have a type, `llama_ftype`.
+fn file_type(most: TensorType) -> u32 {
+    match most {
+        TensorType::F32 => 0,
+        TensorType::F16 => 1,
+        TensorType::Q4_0 => 2,
+        TensorType::Q4_1 => 3,
+        TensorType::Q8_0 => 7,
+        TensorType::Q5_0 => 8,
+        TensorType::Q5_1 => 9,
+        TensorType::Q2K => 10,
+        TensorType::Q3K => 12,
+        TensorType::Q4K => 15,
+        TensorType::Q5K => 17,
+        TensorType::Q6K => 18,
+        TensorType::Iq4Nl => 25,
+        TensorType::Iq4Xs => 30,
+        TensorType::Bf16 => 32,
+    }
+}
