@@ -12,6 +12,7 @@ mod files;
 mod fuzzed;
 mod gguf;
 mod gradients;
+mod imatrix;
 mod language;
 #[cfg(feature = "learner")]
 mod learner;

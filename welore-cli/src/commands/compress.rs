@@ -41,6 +41,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let request = Request::check(&args, typed)?;
     let calibration = request.calibration(&args, scratch.path(), by_default)?;
     let norms = request.recipe.norms(calibration.as_ref())?;
+    request.recipe.check_text(&args.blockwise, calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;
     let selected = of_model(&args.selection, opened.skeleton())?;
     let planned = goal.plan(&opened.checkpoint, &selected, norms.clone(), &args.resources)?;
@@ -191,7 +192,8 @@ impl Request {
             return Ok(None);
         }
         let Some(compute) = self.compute.as_ref().filter(|_| !args.calibrate.is_empty()) else {
-            return open_calibration(args.method.calibration.as_deref());
+            let model = self.opened.skeleton();
+            return open_calibration(args.method.calibration.as_deref(), model);
         };
         let file = scratch.join("calibration");
         let device = compute.device.clone().autodiff();
@@ -242,7 +244,7 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
     let (is_sequential, calibrates) = (recipe.way.is_sequential, !args.calibrate.is_empty());
     check_blocks(&args.blockwise, is_sequential, typed)?;
     typed.check(of_method(recipe))?;
-    typed.check(of_amount(&args.calibrate))?;
+    typed.check(of_amount(&args.calibrate, &args.amount))?;
     if calibrates {
         check_calibrating(&args.calibrate, &args.amount, [recipe], typed)?;
     }

@@ -33,13 +33,15 @@ pub fn write_imatrix(
     calibration: &Calibration,
     path: &Path,
 ) -> Result<ImatrixSummary, CalibrationError> {
-    let names: Vec<(&MatrixName, String)> = calibration
+    let mut names: Vec<(&MatrixName, String)> = calibration
         .names()
         .map(|name| match tensor_of_matrix(name.as_str()) {
             Some(tensor) => Ok((name, tensor)),
             None => Err(CalibrationError::NoTensor(name.clone())),
         })
         .collect::<Result<_, _>>()?;
+    // llama.cpp's order.
+    names.sort_by(|(_, one), (_, other)| one.cmp(other));
     let mut specs = Vec::new();
     for (name, tensor) in &names {
         let width = calibration.input_width(name)?;
