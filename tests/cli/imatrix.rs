@@ -145,5 +145,11 @@ fn gradients_are_for_the_labels_that_were_asked_for() {
         "calibrate model --text story.txt {CALIBRATE} --gradient-labels model -o said"
     ));
     assert!(said.stdout.contains("labels that the model draws"), "{}", said.stdout);
-    sandbox.gives("compress model --calibration drawn --keep-params 0.7 -o low");
+    for (calibration, is_said) in [("drawn", true), ("of-text", false)] {
+        let line = format!("compress model --calibration {calibration} --keep-params 0.7");
+        sandbox.gives(&format!("{line} -o low-{calibration}"));
+        let card = sandbox.read(&format!("low-{calibration}/README.md"));
+        let card = String::from_utf8(card).unwrap();
+        assert_eq!(card.contains("for tokens that the model drew"), is_said, "{card}");
+    }
 }

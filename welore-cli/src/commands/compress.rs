@@ -80,7 +80,10 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
         Ok(report) => report,
     };
     let base = args.model.to_string_lossy();
-    in_target(write_card(output.path(), checkpoint.dir(), &base, &planned.plan), &output)?;
+    let labels = calibration.as_ref().and_then(Calibration::gradient_labels);
+    let labels = labels.map(|(labels, _)| labels);
+    let card = write_card(output.path(), checkpoint.dir(), &base, &planned.plan, labels);
+    in_target(card, &output)?;
     output.commit()?;
     let known = Known::of(&bar, report.compressed.len());
     tell(&args, &planned, &report, started.elapsed().as_secs_f64())?;
