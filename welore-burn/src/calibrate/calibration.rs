@@ -40,9 +40,9 @@ impl Calibration {
     /// [`CalibrationError::NotImatrix`], [`CalibrationError::ImatrixEntry`], and errors of reading.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CalibrationError> {
         let path = path.as_ref();
-        Ok(Self(match ImportanceMatrix::is_in(path) {
-            true => Source::Imatrix(Box::new(ImportanceMatrix::open(path)?)),
-            false => Source::File(Box::new(CalibrationFile::open(path)?)),
+        Ok(Self(match ImportanceMatrix::open(path)? {
+            Some(matrix) => Source::Imatrix(Box::new(matrix)),
+            None => Source::File(Box::new(CalibrationFile::open(path)?)),
         }))
     }
 

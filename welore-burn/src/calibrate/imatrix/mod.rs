@@ -57,7 +57,7 @@ struct Entry {
 }
 
 /// The formats of files.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy)]
 enum Format {
     Gguf,
     Legacy,
@@ -79,16 +79,12 @@ impl Format {
 }
 
 impl ImportanceMatrix {
-    /// Whether a file is one, by its first bytes.
-    pub fn is_in(path: &Path) -> bool {
-        Format::of(path).is_some()
-    }
-
-    pub fn open(path: &Path) -> Result<Self, CalibrationError> {
-        let missing = || CalibrationError::Missing { path: path.into() };
-        let content = match Format::of(path).ok_or_else(missing)? {
-            Format::Gguf => gguf::read(path)?,
-            Format::Legacy => legacy::read(path)?,
+    /// Reads a file; `None` if its first bytes are not those of one.
+    pub fn open(path: &Path) -> Result<Option<Self>, CalibrationError> {
+        let content = match Format::of(path) {
+            Some(Format::Gguf) => gguf::read(path)?,
+            Some(Format::Legacy) => legacy::read(path)?,
+            None => return Ok(None),
         };
         let mut inputs = BTreeMap::new();
         for (entry, Entry { squares, count }) in content.entries {
@@ -112,7 +108,7 @@ impl ImportanceMatrix {
         let record = |name| TextRecord { name, windows, digest: String::new(), sampled: None };
         let texts = content.datasets.into_iter().map(record).collect();
         let (path, digest) = (path.into(), digest_of_file(path)?);
-        Ok(Self { path, inputs, texts, windows: content.chunks, digest })
+        Ok(Some(Self { path, inputs, texts, windows: content.chunks, digest }))
     }
 
     pub fn path(&self) -> &Path {
