@@ -13,7 +13,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use welore_burn::calibrate::Calibration;
+use welore_burn::calibrate::{Calibration, write_imatrix};
 use welore_burn::checkpoint::{Checkpoint, PLAN_FILE};
 use welore_burn::data::{Task, TaskKind, TextTokenizer, read_documents, read_rows, write_rows};
 use welore_burn::files::OutputDir;
@@ -162,6 +162,9 @@ pub fn calibration(data: &[u8]) -> bool {
     let dir = directory(&[("calibration", data)]);
     let path = dir.path().join("calibration");
     let Ok(calibration) = Calibration::open(&path) else { return false };
+    if calibration.is_diagonal() {
+        return imatrix(data);
+    }
     let tensors = Checkpoint::open_file(&path).expect("it was opened before");
     let (_, manifest) = tensors.raw("manifest").expect("it was read before");
     let manifest: Value = serde_json::from_slice(manifest).expect("it was read before");
@@ -171,6 +174,29 @@ pub fn calibration(data: &[u8]) -> bool {
     let longest = manifest["seq_len"].as_u64();
     let windows = calibration.windows().expect("its place was checked");
     assert!(windows.iter().all(|window| Some(window.len() as u64) <= longest));
+    true
+}
+
+/// An importance matrix of llama.cpp: squares are finite and not negative, and what is written of it
+/// says the same again.
+pub fn imatrix(data: &[u8]) -> bool {
+    let dir = directory(&[("imatrix", data)]);
+    let Ok(calibration) = Calibration::open(dir.path().join("imatrix")) else { return false };
+    if !calibration.is_diagonal() {
+        return false;
+    }
+    for name in calibration.names().take(MATRICES) {
+        let inputs = calibration.inputs(name).expect("it is one of its names");
+        assert!(inputs.squares().iter().all(|x| x.is_finite() && *x >= 0.0), "{name}");
+        assert_eq!(calibration.input_width(name).expect("it is one of its names"), inputs.size());
+        assert!(calibration.outputs(name).is_err(), "{name}");
+    }
+    let again = dir.path().join("again.gguf");
+    // Sums can leave the range of f32 if a text is as long as no text is.
+    if write_imatrix(&calibration, &again).is_ok() {
+        let read = Calibration::open(&again).expect("what is written can be opened");
+        assert!(read.names().eq(calibration.names()));
+    }
     true
 }
 

@@ -6,13 +6,14 @@ use crate::support::Sandbox;
 
 /// The options that have an effect wherever the parser accepts them, for each command. An option
 /// that is neither here nor in [`IDLE`] fails the first test.
-const ALWAYS: [(&str, &str); 13] = [
+const ALWAYS: [(&str, &str); 14] = [
     ("analyze", "output report json include exclude jobs max-memory no-cache"),
     (
         "calibrate",
         "text output calibration-windows gradient-windows calibration-seq-len too-little dry-run \
          json backend device dtype",
     ),
+    ("imatrix", "output json"),
     (
         "plan",
         "err err-applied keep-params max-bytes output report json policy rank-multiple never-grow storage \
@@ -55,6 +56,7 @@ const IDLE: [(&str, &str); 14] = [
     (
         "compress model --err 0.5 -o out",
         "follow=0.2 fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
+         gradient-labels=model label-seed=1 \
          probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
          self-temperature=2 self-seed=1 self-start=1 shrink-inputs=0.1 shrink-gradients=0.1 \
          backend=flex device=0 dtype=f32",
@@ -73,6 +75,7 @@ const IDLE: [(&str, &str); 14] = [
     (
         "compare model --text story.txt --calibration seen",
         "follow=0.2 fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
+         gradient-labels=model label-seed=1 \
          probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
          self-temperature=2 self-seed=1 self-start=1",
     ),
@@ -89,7 +92,7 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 32] = [
+const IDLE_TOO: [(&str, &str); 33] = [
     ("export model --gguf out.gguf", "dense shard-size=1GB force"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
@@ -124,7 +127,11 @@ const IDLE_TOO: [(&str, &str); 32] = [
     ),
     ("compare model --text story.txt --methods svd/energy/pivot", "storages=factors"),
     ("compare model --text story.txt --calibration seen --methods whitened", "shrink-gradients=1"),
-    ("calibrate model --text story.txt -o seen --gradient-windows 0", "probe-windows=2"),
+    (
+        "calibrate model --text story.txt -o seen --gradient-windows 0",
+        "probe-windows=2 gradient-labels=model",
+    ),
+    ("calibrate model --text story.txt -o seen", "label-seed=1"),
     (
         "calibrate model --text ./self,story.txt -o seen",
         "self-samples=2 self-length=32 self-temperature=2 self-seed=1 self-start=1",
@@ -155,7 +162,7 @@ const IDLE_TOO: [(&str, &str); 32] = [
     ("compress model --err 0.4 --calibrate story.txt --policy loss -o out", "probe-windows=3"),
     (
         "compress model --err 0.4 --calibrate story.txt --method whitened -o out",
-        "gradient-windows=3 probe-windows=3",
+        "gradient-windows=3 probe-windows=3 gradient-labels=model label-seed=1",
     ),
     (
         "compress model --err 0.4 --calibrate story.txt --method svd --refine 1 -o out",

@@ -19,6 +19,7 @@ mod gguf;
 mod gradients;
 mod hub;
 mod hub_server;
+mod imatrix;
 #[cfg(unix)]
 mod killing;
 mod limits;

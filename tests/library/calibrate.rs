@@ -43,6 +43,7 @@ fn options() -> CalibrationOptions {
         probe_windows: 0,
         allow_deficient: false,
         at_once: NonZeroUsize::new(2).unwrap(),
+        ..CalibrationOptions::default()
     }
 }
 

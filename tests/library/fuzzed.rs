@@ -35,6 +35,7 @@ const FORMATS: &[Format] = formats![
     stored_plan,
     spectra,
     calibration,
+    imatrix,
     weights,
     index,
     config,
@@ -103,6 +104,7 @@ fn damaged_spectra_are_refused_or_can_be_planned_from() {
 #[test]
 fn damaged_calibrations_are_refused_or_have_moments() {
     withstands("calibration", 300);
+    withstands("imatrix", 300);
 }
 
 #[test]

@@ -13,6 +13,7 @@ mod frontier;
 mod fuzzed;
 mod gguf;
 mod gradients;
+mod imatrix;
 mod language;
 #[cfg(feature = "learner")]
 mod learner;

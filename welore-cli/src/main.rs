@@ -53,6 +53,7 @@ fn run() -> Result<()> {
     match cli.command {
         Command::Analyze(args) => commands::analyze::run(args),
         Command::Calibrate(args) => commands::calibrate::run(args, &typed),
+        Command::Imatrix(args) => commands::imatrix::run(args),
         Command::Plan(args) => commands::plan::run(*args, &typed),
         Command::Compress(args) => commands::compress::run(*args, &typed),
         Command::Compare(args) => commands::compare::run(*args, &typed),

@@ -64,6 +64,19 @@ pub fn calibration() -> Vec<Seed> {
     vec![Seed::Tensors(calibration_file())]
 }
 
+pub fn imatrix() -> Vec<Seed> {
+    let mut gguf = Gguf::default();
+    gguf.set("general.type", Meta::Text("imatrix".into()));
+    gguf.set("imatrix.datasets", Meta::Texts(vec!["text".into()]));
+    gguf.set("imatrix.chunk_count", Meta::U32(3));
+    gguf.set("imatrix.chunk_size", Meta::U32(4));
+    for (matrix, sums) in [("attn_q", [3.0, 0.0]), ("ffn_down", [1.5, 24.0])] {
+        gguf.add_f32(&format!("blk.0.{matrix}.weight.in_sum2"), &[2], &sums);
+        gguf.add_f32(&format!("blk.0.{matrix}.weight.counts"), &[1], &[12.0]);
+    }
+    vec![Seed::Gguf(gguf)]
+}
+
 pub fn calibration_file() -> Tensors {
     Tensors::parse(&read("earlier/calibration"), Some("manifest"))
 }

@@ -4,18 +4,25 @@ use std::path::Path;
 
 use super::error::CalibrationError;
 use super::file::CalibrationFile;
+use super::imatrix::ImportanceMatrix;
+use super::labels::GradientLabels;
 use super::text::TextRecord;
 use crate::linalg::SecondMoment;
+use crate::model::LanguageModel;
 use crate::modules::MatrixName;
 
 /// Second moments of the inputs of matrices and of the gradients of their outputs. They are in
 /// memory, or in a file from [`calibrate`](super::calibrate), which is read on demand.
+///
+/// An importance matrix of llama.cpp is a calibration of which only the diagonals of the second
+/// moments of inputs are known.
 #[derive(Debug)]
 pub struct Calibration(Source);
 
 #[derive(Debug)]
 enum Source {
     File(Box<CalibrationFile>),
+    Imatrix(Box<ImportanceMatrix>),
     Memory {
         inputs: BTreeMap<MatrixName, SecondMoment>,
         outputs: BTreeMap<MatrixName, SecondMoment>,
@@ -24,13 +31,32 @@ enum Source {
 }
 
 impl Calibration {
-    /// Opens a calibration file.
+    /// Opens a calibration file, or an importance matrix of llama.cpp: a GGUF file or one of the
+    /// format before, which are told by their first bytes.
     ///
     /// # Errors
     ///
-    /// [`CalibrationError::NotCalibration`], [`CalibrationError::Version`], and errors of reading.
+    /// [`CalibrationError::NotCalibration`], [`CalibrationError::Version`],
+    /// [`CalibrationError::NotImatrix`], [`CalibrationError::ImatrixEntry`], and errors of reading.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, CalibrationError> {
-        Ok(Self(Source::File(Box::new(CalibrationFile::open(path.as_ref())?))))
+        let path = path.as_ref();
+        Ok(Self(match ImportanceMatrix::open(path)? {
+            Some(matrix) => Source::Imatrix(Box::new(matrix)),
+            None => Source::File(Box::new(CalibrationFile::open(path)?)),
+        }))
+    }
+
+    /// Checks what can be checked of an importance matrix, which has no digests of weights: that
+    /// all of its matrices are in the model. Other calibrations are checked where they are used.
+    ///
+    /// # Errors
+    ///
+    /// [`CalibrationError::Foreign`].
+    pub fn check_model(&self, model: &impl LanguageModel) -> Result<(), CalibrationError> {
+        let Source::Imatrix(matrix) = &self.0 else { return Ok(()) };
+        let matrices = model.matrices();
+        let names: Vec<&MatrixName> = matrices.iter().map(|matrix| &matrix.name).collect();
+        matrix.check_names(&names)
     }
 
     pub(super) fn in_memory(
@@ -50,8 +76,44 @@ impl Calibration {
     pub fn has_gradients(&self) -> bool {
         match &self.0 {
             Source::File(file) => file.manifest().gradient_windows > 0,
+            Source::Imatrix(_) => false,
             Source::Memory { outputs, .. } => !outputs.is_empty(),
         }
+    }
+
+    /// The error of a method that needs gradients, for a calibration that has none.
+    pub(crate) fn without_gradients(&self) -> CalibrationError {
+        match &self.0 {
+            Source::Imatrix(matrix) => {
+                CalibrationError::ImatrixGradients { path: matrix.path().into() }
+            }
+            _ => CalibrationError::NoGradients,
+        }
+    }
+
+    /// Which labels the gradients are for, and the seed with which they were drawn if they are the
+    /// model's own; `None` without gradients, and for a calibration in memory.
+    pub fn gradient_labels(&self) -> Option<(GradientLabels, Option<u64>)> {
+        let Source::File(file) = &self.0 else { return None };
+        let manifest = file.manifest();
+        let labels = (manifest.gradient_labels, manifest.label_seed);
+        (manifest.gradient_windows > 0).then_some(labels)
+    }
+
+    /// Whether only the diagonals of the second moments of inputs are known.
+    pub fn is_diagonal(&self) -> bool {
+        matches!(self.0, Source::Imatrix(_))
+    }
+
+    /// The matrices whose inputs were measured: in the model's order in a file from
+    /// [`calibrate`](super::calibrate), otherwise by name.
+    pub fn names(&self) -> impl Iterator<Item = &MatrixName> {
+        let names: Vec<&MatrixName> = match &self.0 {
+            Source::File(file) => file.manifest().matrices.iter().map(|m| &m.name).collect(),
+            Source::Imatrix(matrix) => matrix.inputs().keys().collect(),
+            Source::Memory { inputs, .. } => inputs.keys().collect(),
+        };
+        names.into_iter()
     }
 
     /// The name under which the inputs of a matrix are stored: matrices with the same inputs share
@@ -66,8 +128,36 @@ impl Calibration {
     ) -> Result<&'a MatrixName, CalibrationError> {
         match &self.0 {
             Source::File(file) => file.inputs_of(name),
-            Source::Memory { .. } => Ok(name),
+            Source::Imatrix(_) | Source::Memory { .. } => Ok(name),
         }
+    }
+
+    /// Number of inputs of a matrix.
+    ///
+    /// # Errors
+    ///
+    /// [`CalibrationError::Foreign`].
+    pub fn input_width(&self, name: &MatrixName) -> Result<usize, CalibrationError> {
+        match &self.0 {
+            Source::File(file) => Ok(file.shape(name)?[1]),
+            Source::Imatrix(matrix) => Ok(known(matrix.inputs(), name)?.size()),
+            Source::Memory { inputs, .. } => Ok(known(inputs, name)?.size()),
+        }
+    }
+
+    /// The diagonal of the second moment of the inputs of a matrix. Less is read for it than for
+    /// [`inputs`](Self::inputs).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Calibration::inputs`].
+    pub fn input_squares(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
+        if let Source::File(file) = &self.0 {
+            return file.input_squares(name);
+        }
+        let moment = self.inputs(name)?;
+        SecondMoment::from_squares(&moment.squares(), moment.count())
+            .map_err(|source| CalibrationError::Linalg { name: name.clone(), source })
     }
 
     /// The second moment of the inputs of a matrix.
@@ -78,6 +168,7 @@ impl Calibration {
     pub fn inputs(&self, name: &MatrixName) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
         match &self.0 {
             Source::File(file) => Ok(Cow::Owned(file.inputs(name)?)),
+            Source::Imatrix(matrix) => known(matrix.inputs(), name),
             Source::Memory { inputs, .. } => known(inputs, name),
         }
     }
@@ -89,10 +180,11 @@ impl Calibration {
     /// Those of [`Calibration::inputs`], and [`CalibrationError::NoGradients`].
     pub fn outputs(&self, name: &MatrixName) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
         if !self.has_gradients() {
-            return Err(CalibrationError::NoGradients);
+            return Err(self.without_gradients());
         }
         match &self.0 {
             Source::File(file) => Ok(Cow::Owned(file.outputs(name)?)),
+            Source::Imatrix(_) => Err(self.without_gradients()),
             Source::Memory { outputs, .. } => known(outputs, name),
         }
     }
@@ -101,11 +193,28 @@ impl Calibration {
     pub fn digest(&self) -> &str {
         match &self.0 {
             Source::File(file) => file.digest(),
+            Source::Imatrix(matrix) => matrix.digest(),
             Source::Memory { digest, .. } => digest,
         }
     }
 
-    /// The windows of tokens that were read; none for a calibration in memory.
+    /// Number of windows whose inputs were measured, and of tokens in each. An importance matrix of
+    /// the format before GGUF does not state how long its windows are: they count as one token.
+    pub(crate) fn amount(&self) -> (usize, usize) {
+        let of_counts = |inputs: &BTreeMap<MatrixName, SecondMoment>, windows: usize| {
+            let count = inputs.values().map(SecondMoment::count).max().unwrap_or(0) as usize;
+            let windows = windows.clamp(1, count.max(1));
+            (windows, count / windows)
+        };
+        match &self.0 {
+            Source::File(file) => (file.manifest().windows, file.manifest().seq_len),
+            Source::Imatrix(matrix) => of_counts(matrix.inputs(), matrix.windows()),
+            Source::Memory { inputs, .. } => of_counts(inputs, 1),
+        }
+    }
+
+    /// The windows of tokens that were read; none for a calibration in memory, and for an importance
+    /// matrix.
     ///
     /// # Errors
     ///
@@ -113,15 +222,17 @@ impl Calibration {
     pub fn windows(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {
         match &self.0 {
             Source::File(file) => file.windows(),
-            Source::Memory { .. } => Ok(Vec::new()),
+            Source::Imatrix(_) | Source::Memory { .. } => Ok(Vec::new()),
         }
     }
 
     /// The texts that the windows were taken from, in turn; none for a calibration in memory, and in
-    /// files of an earlier version.
+    /// files of an earlier version. Those of an importance matrix have only names, and a number of
+    /// windows if there is one text.
     pub fn texts(&self) -> &[TextRecord] {
         match &self.0 {
             Source::File(file) => &file.manifest().texts,
+            Source::Imatrix(matrix) => matrix.texts(),
             Source::Memory { .. } => &[],
         }
     }
@@ -130,7 +241,7 @@ impl Calibration {
     pub fn probe(&self, name: &MatrixName) -> Option<f64> {
         match &self.0 {
             Source::File(file) => file.probe(name),
-            Source::Memory { .. } => None,
+            Source::Imatrix(_) | Source::Memory { .. } => None,
         }
     }
 
@@ -138,7 +249,7 @@ impl Calibration {
     pub fn has_probes(&self) -> bool {
         match &self.0 {
             Source::File(file) => file.has_probes(),
-            Source::Memory { .. } => false,
+            Source::Imatrix(_) | Source::Memory { .. } => false,
         }
     }
 
@@ -157,6 +268,7 @@ impl Calibration {
         };
         let fits = match &self.0 {
             Source::File(file) => file.shape(name)? == shape,
+            Source::Imatrix(matrix) => known(matrix.inputs(), name)?.size() == shape[1],
             Source::Memory { inputs, outputs, .. } => {
                 fits(shape[1], inputs) && fits(shape[0], outputs)
             }
@@ -177,7 +289,7 @@ impl Calibration {
     pub fn check(&self, name: &MatrixName, digest: &str) -> Result<(), CalibrationError> {
         match &self.0 {
             Source::File(file) => file.check(name, digest),
-            Source::Memory { .. } => Ok(()),
+            Source::Imatrix(_) | Source::Memory { .. } => Ok(()),
         }
     }
 }

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use crate::checkpoint::CheckpointError;
 use crate::files::FileError;
 use crate::forms::FormError;
+use crate::ggml::ContainerError;
 use crate::linalg::LinalgError;
 use crate::modules::MatrixName;
 use crate::progress::Interrupted;
@@ -41,6 +42,36 @@ pub enum CalibrationError {
         /// Its version.
         version: u32,
     },
+    /// A GGUF file cannot be read or written.
+    #[error("{0}")]
+    Container(#[from] ContainerError),
+    /// The file is not an importance matrix of llama.cpp.
+    #[error("{path}: not an importance matrix: {reason}", path = path.display())]
+    NotImatrix {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An entry of an importance matrix cannot be used.
+    #[error("{path}: `{entry}` {reason}", path = path.display())]
+    ImatrixEntry {
+        /// The file.
+        path: PathBuf,
+        /// llama.cpp's name of the matrix.
+        entry: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// An importance matrix is given to a method that needs gradients.
+    #[error("{path}: an importance matrix has no gradients, which this method needs", path = path.display())]
+    ImatrixGradients {
+        /// The file.
+        path: PathBuf,
+    },
+    /// A matrix cannot be in an importance matrix.
+    #[error("`{0}` has no name in llama.cpp's files")]
+    NoTensor(MatrixName),
     /// The calibration lacks a matrix, or has other weights under its name.
     #[error("the calibration was made for another model: {reason}")]
     Foreign {

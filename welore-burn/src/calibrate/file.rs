@@ -10,6 +10,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::error::CalibrationError;
+use super::labels::GradientLabels;
 use super::text::TextRecord;
 use crate::artifact::{Header, in_words};
 use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
@@ -19,8 +20,8 @@ use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-calibration";
-/// Version 1 has no `texts`.
-const VERSION: u32 = 2;
+/// Version 1 has no `texts`, and version 2 no `gradient_labels`: they are those of the text.
+const VERSION: u32 = 3;
 const MANIFEST: &str = "manifest";
 const TOKENS: &str = "tokens";
 const PROBES: &str = "probes";
@@ -41,6 +42,12 @@ pub(super) struct Manifest {
     /// Number of windows whose gradients were measured.
     #[serde(rename = "gradient_blocks")]
     pub gradient_windows: usize,
+    /// Which labels the gradients are for.
+    #[serde(default)]
+    pub gradient_labels: GradientLabels,
+    /// The seed with which they were drawn, if they are the model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub label_seed: Option<u64>,
     /// The texts that the windows were taken from, in turn.
     #[serde(default)]
     pub texts: Vec<TextRecord>,
@@ -70,8 +77,27 @@ impl Manifest {
         texts: Vec<TextRecord>,
         matrices: Vec<MatrixEntry>,
     ) -> Self {
-        let (format, version) = (FORMAT.into(), VERSION);
-        Self { format, version, source, seq_len, windows, gradient_windows, texts, matrices }
+        Self {
+            format: FORMAT.into(),
+            version: VERSION,
+            source,
+            seq_len,
+            windows,
+            gradient_windows,
+            gradient_labels: GradientLabels::Text,
+            label_seed: None,
+            texts,
+            matrices,
+        }
+    }
+
+    /// States which labels the gradients are for, if there are gradients.
+    pub fn with_labels(mut self, labels: GradientLabels, seed: u64) -> Self {
+        if self.gradient_windows > 0 {
+            self.gradient_labels = labels;
+            self.label_seed = (labels == GradientLabels::Model).then_some(seed);
+        }
+        self
     }
 
     fn tensors(&self, text: &str) -> Vec<TensorSpec> {
@@ -191,6 +217,14 @@ impl CalibrationWriter {
     }
 }
 
+/// Identifies a file by its content.
+pub(super) fn digest_of_file(path: &Path) -> Result<String, FileError> {
+    let mut hasher = blake3::Hasher::new();
+    let file = File::open(path).map_err(FileError::io(path))?;
+    hasher.update_reader(file).map_err(FileError::io(path))?;
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
 /// A calibration file being read.
 #[derive(Debug)]
 pub(super) struct CalibrationFile {
@@ -245,10 +279,7 @@ impl CalibrationFile {
                 return Err(not(format!("`{}` is missing or has another shape", spec.name)));
             }
         }
-        let mut hasher = blake3::Hasher::new();
-        let file = File::open(path).map_err(FileError::io(path))?;
-        hasher.update_reader(file).map_err(FileError::io(path))?;
-        let digest = hasher.finalize().to_hex().to_string();
+        let digest = digest_of_file(path)?;
         Ok(Self { path: path.into(), tensors, manifest, places, digest })
     }
 
@@ -266,8 +297,27 @@ impl CalibrationFile {
 
     pub fn inputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        let count = self.manifest.windows.saturating_mul(self.manifest.seq_len);
-        self.moment(name, &inputs(&entry.inputs_of), entry.shape[1], count)
+        self.moment(name, &inputs(&entry.inputs_of), entry.shape[1], self.rows())
+    }
+
+    /// The diagonal of the second moment of the inputs, without the rest of it.
+    pub fn input_squares(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
+        let entry = self.entry(name)?;
+        let tensor = inputs(&entry.inputs_of);
+        let (_, bytes) = self.tensors.raw(&tensor)?;
+        let (entries, _) = bytes.as_chunks::<4>();
+        // The last entry of each row of the lower half.
+        let square = |i: usize| f64::from(f32::from_le_bytes(entries[packed_len(i + 1) - 1]));
+        let squares: Vec<f64> = (0..entry.shape[1]).map(square).collect();
+        self.tensors.release(&tensor);
+        self.tensors.check_unchanged()?;
+        SecondMoment::from_squares(&squares, self.rows() as u64)
+            .map_err(|source| CalibrationError::Linalg { name: name.clone(), source })
+    }
+
+    /// Number of tokens whose inputs were measured.
+    fn rows(&self) -> usize {
+        self.manifest.windows.saturating_mul(self.manifest.seq_len)
     }
 
     pub fn inputs_of(&self, name: &MatrixName) -> Result<&MatrixName, CalibrationError> {

@@ -6,13 +6,19 @@
 //! result is a [`Calibration`]. It defines the norms in which spectra are measured and matrices are
 //! factored ([`Norms`](crate::spectrum::Norms)).
 //!
+//! llama.cpp's importance matrices are calibrations too, and [`write_imatrix`] makes one of a
+//! calibration.
+//!
 //! A [`CalibrationText`] is one text or a mixture of several. One of them can be a text that the
 //! model writes itself, with [`own_text`].
 
 mod calibration;
 mod collector;
+mod draw;
 mod error;
 mod file;
+mod imatrix;
+mod labels;
 mod own_text;
 mod pass;
 mod probe;
@@ -23,6 +29,8 @@ pub use calibration::Calibration;
 pub use collector::{Collector, Seen};
 pub(crate) use collector::{SharedInputs, Watch};
 pub use error::CalibrationError;
+pub use imatrix::{ImatrixSummary, write_imatrix};
+pub use labels::GradientLabels;
 pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text};
 pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, preview_calibration};
 pub use text::{CalibrationText, SampledText, TextRecord, share_windows};

@@ -7,6 +7,7 @@ use burn::tensor::{Device, Tensor};
 use super::collector::{SharedInputs, Watch, to_rows};
 use super::error::CalibrationError;
 use super::file::{CalibrationWriter, Manifest, MatrixEntry};
+use super::labels::{GradientLabels, labels_of_model};
 use super::probe::Probing;
 use super::text::CalibrationText;
 use crate::checkpoint::Checkpoint;
@@ -26,6 +27,11 @@ pub struct CalibrationOptions {
     pub windows: Option<usize>,
     /// Maximum number of windows whose gradients are also measured; 0 for none.
     pub gradient_windows: usize,
+    /// Which tokens the loss takes for the right ones where its gradients are measured.
+    pub gradient_labels: GradientLabels,
+    /// The seed with which the model's own labels are drawn: each window has a stream of random
+    /// numbers of its own.
+    pub label_seed: u64,
     /// Maximum number of windows on which every matrix is probed, which takes a pass through part
     /// of the model per matrix and window; 0 for none. Without gradients nothing is probed.
     pub probe_windows: usize,
@@ -38,12 +44,15 @@ pub struct CalibrationOptions {
 }
 
 impl Default for CalibrationOptions {
-    /// 64 windows of 512 tokens, with gradients for 16 of them, one window at a time.
+    /// 64 windows of 512 tokens, with gradients for 16 of them with the labels of the text, one window
+    /// at a time.
     fn default() -> Self {
         Self {
             seq_len: 512,
             windows: Some(64),
             gradient_windows: 16,
+            gradient_labels: GradientLabels::Text,
+            label_seed: 0,
             probe_windows: 0,
             allow_deficient: false,
             at_once: NonZeroUsize::MIN,
@@ -117,14 +126,16 @@ pub fn calibrate<M: LanguageModel>(
     check_used(model, &layers)?;
     let matrices = entries(checkpoint, &watch, &layers)?;
     let source = checkpoint.map(|from| from.dir().display().to_string()).unwrap_or_default();
-    let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, records, matrices);
+    let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, records, matrices)
+        .with_labels(options.gradient_labels, options.label_seed);
     let writer = CalibrationWriter::new(path, &manifest, &text)?;
 
     let steps = layers.len() * (1 + usize::from(gradient_windows > 0));
     progress.begin(&format!("calibrating on {}", number_of(text.len(), "window")), steps);
     progress.count_in("block passes");
     let workers = Workers::new(options.at_once);
-    let pass = Calibrating { model: &frozen, watch: &watch, layers, workers, device, writer };
+    let pass =
+        Calibrating { model: &frozen, watch: &watch, layers, workers, device, writer, options };
     let (kept, last) = pass.forward(&text, gradient_windows, progress)?;
     if gradient_windows > 0 {
         pass.backward(&text[..gradient_windows], kept, last, progress)?;
@@ -243,6 +254,7 @@ struct Calibrating<'a, M> {
     workers: Workers,
     device: Device,
     writer: CalibrationWriter,
+    options: &'a CalibrationOptions,
 }
 
 /// Second moments of the matrices of a block.
@@ -302,7 +314,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let model = self.model;
         let (_, pass) = model.begin(as_tensor(&text[0], &self.device));
         let head = |window: usize| {
-            (self.gradient_of_loss(&text[window], last[window].clone()), Moments::new())
+            (self.gradient_of_loss(window, &text[window], last[window].clone()), Moments::new())
         };
         let (mut gradients, _) = self.spread(text.len(), head);
         // The inputs of a block are freed once it is done.
@@ -350,15 +362,24 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         self.writer.write_probes(&probing.run(text, progress)?)
     }
 
-    /// The gradient of the summed loss of a window with respect to the last hidden states.
-    fn gradient_of_loss(&self, tokens: &[u32], last: Tensor<3>) -> Tensor<3> {
+    /// The gradient of the summed loss of window number `window` with respect to the last hidden
+    /// states.
+    fn gradient_of_loss(&self, window: usize, tokens: &[u32], last: Tensor<3>) -> Tensor<3> {
         let positions = tokens.len() - 1;
         let end = leaf(last);
         let hidden = self.model.end(end.clone()).narrow(1, 0, positions);
         let logits = self.model.logits(hidden).squeeze_dim::<2>(0);
-        let targets = as_tensor(&tokens[1..], &self.device.clone().inner());
+        let plain = logits.clone().inner();
+        let of_text = &tokens[1..];
+        let labels = match self.options.gradient_labels {
+            GradientLabels::Text => of_text.to_vec(),
+            GradientLabels::Model => {
+                labels_of_model(plain.clone(), of_text, self.options.label_seed, window)
+            }
+        };
+        let targets = as_tensor(&labels, &self.device.clone().inner());
         let targets = targets.reshape([positions, 1]);
-        let (_, gradient) = cross_entropy(logits.clone().inner(), targets, 1.0);
+        let (_, gradient) = cross_entropy(plain, targets, 1.0);
         let mut backward = (logits * Tensor::from_inner(gradient)).sum().backward();
         end.grad_remove(&mut backward).expect("the end is a leaf")
     }

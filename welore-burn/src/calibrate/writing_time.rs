@@ -2,7 +2,8 @@ use std::time::{Duration, Instant};
 
 use rand_chacha::ChaCha12Rng;
 
-use super::own_text::{OwnTextError, OwnTextOptions, Writer, samples, stream};
+use super::draw::stream;
+use super::own_text::{OwnTextError, OwnTextOptions, Writer, samples};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::progress::Progress;
 
@@ -95,7 +96,7 @@ impl<M: LanguageModel> Writer<'_, M> {
         progress: &mut dyn Progress,
     ) -> Result<Tried, OwnTextError> {
         let mut random: Vec<ChaCha12Rng> =
-            (0..count).map(|number| stream(self.options.seed, number)).collect();
+            (0..count).map(|number| stream(self.options.seed, number as u64)).collect();
         let mut cache = self.model.cache();
         let mut last = vec![self.start; count];
         let mut began = Instant::now();

@@ -1,21 +1,46 @@
 //! Second moments of rows, and their roots.
 
 use faer::linalg::matmul::triangular::{self, BlockStructure};
+use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
 use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
 use super::matrix::{LinalgError, Matrix};
 
-/// `Σ x xᵀ` over rows `x`, summed in f64. Symmetric: only the lower half is kept.
+/// `Σ x xᵀ` over rows `x`, summed in f64; or only its diagonal, where nothing else is known.
 #[derive(Debug, Clone)]
 pub struct SecondMoment {
-    sum: Mat<f64>,
+    sum: Sum,
     count: u64,
+}
+
+#[derive(Debug, Clone)]
+enum Sum {
+    /// Symmetric: only the lower half is kept.
+    Full(Mat<f64>),
+    /// Everything beside the diagonal is taken for zero. The wide inputs of large models have
+    /// gigabytes of it.
+    Diagonal(Vec<f64>),
 }
 
 impl SecondMoment {
     /// The sum over no rows, for rows of `size` entries.
     pub fn new(size: usize) -> Self {
-        Self { sum: Mat::zeros(size, size), count: 0 }
+        Self { sum: Sum::Full(Mat::zeros(size, size)), count: 0 }
+    }
+
+    /// From the mean squares `E[xᵢ²]` of `count` rows; what is beside the diagonal is taken for
+    /// zero.
+    ///
+    /// # Errors
+    ///
+    /// [`LinalgError::NotFinite`].
+    pub fn from_squares(squares: &[f64], count: u64) -> Result<Self, LinalgError> {
+        if let Some((i, value)) = squares.iter().copied().enumerate().find(|(_, x)| !x.is_finite())
+        {
+            return Err(LinalgError::NotFinite { row: i, col: i, value });
+        }
+        let sum = squares.iter().map(|x| x * count as f64).collect();
+        Ok(Self { sum: Sum::Diagonal(sum), count })
     }
 
     /// From the mean second moment `E[x xᵀ]` of `count` rows, given as its lower half row after
@@ -38,19 +63,42 @@ impl SecondMoment {
                 sum[(row, col)] = f64::from(*x) * count as f64;
             }
         }
-        Ok(Self { sum, count })
+        Ok(Self { sum: Sum::Full(sum), count })
     }
 
     /// The inverse of [`from_packed`](SecondMoment::from_packed), in f32.
     pub fn packed(&self) -> Vec<f32> {
         let scale = 1.0 / self.count.max(1) as f64;
-        let row = |row: usize| (0..=row).map(move |col| (self.sum[(row, col)] * scale) as f32);
+        let row = |row: usize| (0..=row).map(move |col| (self.entry(row, col) * scale) as f32);
         (0..self.size()).flat_map(row).collect()
+    }
+
+    /// The mean squares `E[xᵢ²]`: the diagonal of the mean.
+    pub fn squares(&self) -> Vec<f64> {
+        let scale = 1.0 / self.count.max(1) as f64;
+        (0..self.size()).map(|i| self.entry(i, i) * scale).collect()
+    }
+
+    /// Whether only the diagonal is known.
+    pub fn is_diagonal(&self) -> bool {
+        matches!(self.sum, Sum::Diagonal(_))
     }
 
     /// Length of a row.
     pub fn size(&self) -> usize {
-        self.sum.nrows()
+        match &self.sum {
+            Sum::Full(sum) => sum.nrows(),
+            Sum::Diagonal(sum) => sum.len(),
+        }
+    }
+
+    /// An entry of the sum, in its lower half.
+    fn entry(&self, row: usize, col: usize) -> f64 {
+        match &self.sum {
+            Sum::Full(sum) => sum[(row, col)],
+            Sum::Diagonal(sum) if row == col => sum[row],
+            Sum::Diagonal(_) => 0.0,
+        }
     }
 
     /// Number of rows so far.
@@ -58,13 +106,22 @@ impl SecondMoment {
         self.count
     }
 
-    /// Adds another sum.
+    /// Adds another sum. A sum of which only the diagonal is known stays one.
     ///
     /// # Panics
     ///
     /// Panics if the sizes differ.
     pub fn merge(&mut self, other: &Self) {
-        self.sum += &other.sum;
+        assert_eq!(self.size(), other.size(), "sums of rows of one length");
+        match (&mut self.sum, &other.sum) {
+            (Sum::Full(sum), Sum::Full(added)) => *sum += added,
+            (Sum::Full(sum), Sum::Diagonal(added)) => {
+                added.iter().enumerate().for_each(|(i, x)| sum[(i, i)] += x);
+            }
+            (Sum::Diagonal(sum), _) => {
+                sum.iter_mut().enumerate().for_each(|(i, sum)| *sum += other.entry(i, i));
+            }
+        }
         self.count += other.count;
     }
 
@@ -77,6 +134,16 @@ impl SecondMoment {
     pub fn add(&mut self, rows: &[f32]) {
         let size = self.size();
         let x = view(rows, size);
+        self.count += x.nrows() as u64;
+        let sum = match &mut self.sum {
+            Sum::Full(sum) => sum,
+            Sum::Diagonal(sum) => {
+                for row in rows.chunks(size) {
+                    sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x).powi(2));
+                }
+                return;
+            }
+        };
         let mut part = Mat::<f32>::zeros(size, size);
         triangular::matmul(
             part.as_mut(),
@@ -91,15 +158,19 @@ impl SecondMoment {
         );
         for col in 0..size {
             for row in col..size {
-                self.sum[(row, col)] += f64::from(part[(row, col)]);
+                sum[(row, col)] += f64::from(part[(row, col)]);
             }
         }
-        self.count += x.nrows() as u64;
     }
 
     /// Whether every entry is a number.
     pub fn is_finite(&self) -> bool {
-        (0..self.size()).all(|col| self.sum.col(col).iter().all(|x| x.is_finite()))
+        match &self.sum {
+            Sum::Full(sum) => {
+                (0..sum.ncols()).all(|col| sum.col(col).iter().all(|x| x.is_finite()))
+            }
+            Sum::Diagonal(sum) => sum.iter().all(|x| x.is_finite()),
+        }
     }
 
     /// The root of the mean, with `shrink` times the mean of its diagonal added to the diagonal.
@@ -108,15 +179,25 @@ impl SecondMoment {
     ///
     /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
     pub fn root(&self, shrink: f64) -> Result<Root, LinalgError> {
-        Ok(Root(root(&self.shrunk(shrink))?))
+        if !self.is_diagonal() {
+            return Ok(Root::full(root(&self.shrunk(shrink))?));
+        }
+        let (squares, added) = (self.squares(), shrink * self.mean_square());
+        diagonal_root(squares.into_iter().map(|x| x + added).collect())
+    }
+
+    /// The mean of the diagonal of the mean.
+    fn mean_square(&self) -> f64 {
+        let (size, scale) = (self.size(), 1.0 / self.count.max(1) as f64);
+        (0..size).map(|i| self.entry(i, i)).sum::<f64>() * scale / size as f64
     }
 
     /// The mean `E[x xᵀ]`, with `shrink` times the mean of its diagonal added to the diagonal.
     pub(super) fn shrunk(&self, shrink: f64) -> Mat<f64> {
         let (size, scale) = (self.size(), 1.0 / self.count.max(1) as f64);
-        let mean = (0..size).map(|i| self.sum[(i, i)]).sum::<f64>() * scale / size as f64;
+        let mean = self.mean_square();
         Mat::from_fn(size, size, |i, j| {
-            let entry = self.sum[(i.max(j), i.min(j))] * scale;
+            let entry = self.entry(i.max(j), i.min(j)) * scale;
             if i == j { entry + shrink * mean } else { entry }
         })
     }
@@ -124,17 +205,72 @@ impl SecondMoment {
 
 /// The lower triangular `L` for which `L Lᵀ` is a second moment.
 #[derive(Debug, Clone)]
-pub struct Root(pub(super) Mat<f64>);
+pub struct Root(Triangle);
+
+#[derive(Debug, Clone)]
+enum Triangle {
+    Full(Mat<f64>),
+    Diagonal(Vec<f64>),
+}
 
 impl Root {
+    pub(super) fn full(lower: Mat<f64>) -> Self {
+        Self(Triangle::Full(lower))
+    }
+
     /// Number of rows and columns.
     pub fn size(&self) -> usize {
-        self.0.nrows()
+        match &self.0 {
+            Triangle::Full(lower) => lower.nrows(),
+            Triangle::Diagonal(roots) => roots.len(),
+        }
     }
 
     /// Bytes in memory.
     pub fn bytes(&self) -> u64 {
-        (self.size() * self.size() * size_of::<f64>()) as u64
+        let entries = match &self.0 {
+            Triangle::Full(lower) => lower.nrows() * lower.ncols(),
+            Triangle::Diagonal(roots) => roots.len(),
+        };
+        (entries * size_of::<f64>()) as u64
+    }
+
+    /// `M L`.
+    pub(super) fn after(&self, matrix: MatRef<'_, f64>) -> Mat<f64> {
+        match &self.0 {
+            Triangle::Full(lower) => matrix * lower,
+            Triangle::Diagonal(roots) => {
+                Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)] * roots[j])
+            }
+        }
+    }
+
+    /// `Lᵀ M`.
+    pub(super) fn transposed_before(&self, matrix: MatRef<'_, f64>) -> Mat<f64> {
+        match &self.0 {
+            Triangle::Full(lower) => lower.transpose() * matrix,
+            Triangle::Diagonal(roots) => {
+                Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| roots[i] * matrix[(i, j)])
+            }
+        }
+    }
+
+    /// Solves `Lᵀ X = M`, with `M` replaced by `X`.
+    pub(super) fn divide_transposed(&self, matrix: &mut Mat<f64>) {
+        match &self.0 {
+            Triangle::Full(lower) => solve_upper_triangular_in_place(
+                lower.transpose(),
+                matrix.as_mut(),
+                get_global_parallelism(),
+            ),
+            Triangle::Diagonal(roots) => {
+                for col in 0..matrix.ncols() {
+                    for (row, root) in roots.iter().enumerate() {
+                        matrix[(row, col)] /= root;
+                    }
+                }
+            }
+        }
     }
 
     /// Its entries.
@@ -143,7 +279,13 @@ impl Root {
     ///
     /// [`LinalgError::NotFinite`], [`LinalgError::Empty`].
     pub fn to_matrix(&self) -> Result<Matrix, LinalgError> {
-        Matrix::from_view(self.0.as_ref())
+        match &self.0 {
+            Triangle::Full(lower) => Matrix::from_view(lower.as_ref()),
+            Triangle::Diagonal(roots) => {
+                let entry = |i: usize, j: usize| if i == j { roots[i] } else { 0.0 };
+                Matrix::from_view(Mat::from_fn(roots.len(), roots.len(), entry).as_ref())
+            }
+        }
     }
 }
 
@@ -207,11 +349,29 @@ fn view(rows: &[f32], size: usize) -> MatRef<'_, f32> {
     MatRef::from_row_major_slice(rows, rows.len() / size, size)
 }
 
+/// The smallest eigenvalue of a second moment that has a root, as a share of the largest.
+const SMALLEST: f64 = 1e-10;
+
+/// The least that eigenvalues are raised to.
+fn floor_of(values: &[f64]) -> f64 {
+    let largest = values.iter().fold(0.0f64, |most, value| most.max(*value));
+    // All zero: any invertible root will do.
+    if largest > 0.0 { SMALLEST * largest } else { 1.0 }
+}
+
+/// The same for a diagonal matrix, whose entries are its eigenvalues.
+fn diagonal_root(squares: Vec<f64>) -> Result<Root, LinalgError> {
+    if let Some(i) = squares.iter().position(|x| !x.is_finite()) {
+        return Err(LinalgError::NotFinite { row: i, col: i, value: squares[i] });
+    }
+    let floor = floor_of(&squares);
+    Ok(Root(Triangle::Diagonal(squares.into_iter().map(|x| x.max(floor).sqrt()).collect())))
+}
+
 /// The lower triangular `L` with `L Lᵀ = M` for a symmetric positive semidefinite matrix, by
 /// Cholesky. Where rounding or missing data leave no positive pivots, it comes from the
 /// eigenvalues, and those below `1e-10` of the largest are raised to that.
 pub(super) fn root(matrix: &Mat<f64>) -> Result<Mat<f64>, LinalgError> {
-    const SMALLEST: f64 = 1e-10;
     // The comparisons below would pass over what is not a number.
     let mut places =
         (0..matrix.ncols()).flat_map(|col| (col..matrix.nrows()).map(move |row| (row, col)));
@@ -228,9 +388,7 @@ pub(super) fn root(matrix: &Mat<f64>) -> Result<Mat<f64>, LinalgError> {
     }
     let eigen = matrix.self_adjoint_eigen(Side::Lower).map_err(|_| LinalgError::NoConvergence)?;
     let values: Vec<f64> = eigen.S().column_vector().iter().copied().collect();
-    let largest = values.iter().fold(0.0f64, |most, value| most.max(*value));
-    // All zero: any invertible root will do.
-    let floor = if largest > 0.0 { SMALLEST * largest } else { 1.0 };
+    let floor = floor_of(&values);
     let size = values.len();
     // M = (Λ½ Qᵀ)ᵀ (Λ½ Qᵀ), and the triangle of its QR decomposition is a root.
     let half = Mat::from_fn(size, size, |i, j| values[i].max(floor).sqrt() * eigen.U()[(j, i)]);

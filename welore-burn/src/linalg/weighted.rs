@@ -84,7 +84,7 @@ impl Weighting {
         solve_lower_triangular_in_place(ridged.as_ref(), map.as_mut(), par);
         solve_upper_triangular_in_place(ridged.transpose(), map.as_mut(), par);
         let target = &lower + Scale(follow) * (map.transpose() * &lower);
-        Ok(Self { input: Some(Arc::new(Root(lower))), target: Some(target), output })
+        Ok(Self { input: Some(Arc::new(Root::full(lower))), target: Some(target), output })
     }
 
     /// The matrix whose plain norm is this norm.
@@ -96,19 +96,21 @@ impl Weighting {
         let (rows, cols) = (matrix.rows(), matrix.cols());
         let view = matrix.view();
         let mut product = None;
-        let input = self.input.as_ref().map(|root| &root.0);
-        if let Some(right) = self.target.as_ref().or(input) {
-            if right.nrows() != cols {
-                return Err(LinalgError::Inner { left: cols, right: right.nrows() });
+        if let Some(input) = self.input.as_deref() {
+            if input.size() != cols {
+                return Err(LinalgError::Inner { left: cols, right: input.size() });
             }
-            product = Some(view * right);
+            product = Some(match &self.target {
+                Some(target) => view * target,
+                None => input.after(view),
+            });
         }
-        if let Some(Root(output)) = self.output.as_deref() {
-            if output.nrows() != rows {
-                return Err(LinalgError::Inner { left: output.nrows(), right: rows });
+        if let Some(output) = self.output.as_deref() {
+            if output.size() != rows {
+                return Err(LinalgError::Inner { left: output.size(), right: rows });
             }
             let so_far = product.as_ref().map_or(view, |product| product.as_ref());
-            product = Some(output.transpose() * so_far);
+            product = Some(output.transposed_before(so_far));
         }
         match product {
             Some(product) => Matrix::from_view(product.as_ref()),
@@ -152,17 +154,16 @@ impl Weighting {
         rank: usize,
     ) -> Result<BalancedFactors, LinalgError> {
         let mut factors = balanced_factors(&self.apply(matrix)?, rank)?;
-        let par = get_global_parallelism();
-        if let Some(Root(output)) = self.output.as_deref() {
+        if let Some(output) = self.output.as_deref() {
             // R U = U', with R upper triangular.
             let mut left = factors.left.view().to_owned();
-            solve_upper_triangular_in_place(output.transpose(), left.as_mut(), par);
+            output.divide_transposed(&mut left);
             factors.left = Matrix::from_view(left.as_ref())?;
         }
-        if let Some(Root(input)) = self.input.as_deref() {
+        if let Some(input) = self.input.as_deref() {
             // V L = V', that is Lᵀ Vᵀ = V'ᵀ.
             let mut right = factors.right.view().transpose().to_owned();
-            solve_upper_triangular_in_place(input.transpose(), right.as_mut(), par);
+            input.divide_transposed(&mut right);
             factors.right = Matrix::from_view(right.transpose())?;
         }
         Ok(factors)

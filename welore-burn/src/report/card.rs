@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use crate::calibrate::GradientLabels;
 use crate::escape::{markdown, markdown_code};
 use crate::forms::Precision;
 use crate::plan::{RankPlan, Target};
@@ -27,6 +28,8 @@ pub struct ModelCard<'a> {
     pub base_card: Option<&'a str>,
     /// How it was compressed.
     pub plan: &'a RankPlan,
+    /// Which labels the gradients of its calibration are for, if that is known.
+    pub gradient_labels: Option<GradientLabels>,
     /// The program that made it.
     pub made_by: &'a str,
 }
@@ -72,6 +75,13 @@ impl ModelCard<'_> {
             SpectrumUnit::Inputs => "the weights times their inputs",
             SpectrumUnit::Loss => "the weights in the norm of the loss",
         };
+        let calibrated = match (plan.calibration.is_some(), plan.unit, self.gradient_labels) {
+            (false, ..) => "",
+            (true, SpectrumUnit::Loss, Some(GradientLabels::Model)) => {
+                " on a calibration text, with gradients for tokens that the model drew"
+            }
+            (true, ..) => " on a calibration text",
+        };
         let prospect = plan
             .prospect()
             .map(|prospect| format!("- Without tuning, this compression {prospect}.\n"));
@@ -95,7 +105,7 @@ impl ModelCard<'_> {
             bytes_row(plan),
             markdown_code(&plan.policy),
             unit,
-            if plan.calibration.is_some() { " on a calibration text" } else { "" },
+            calibrated,
             totals.lrcs,
             number_of_matrices(totals.matrices),
             totals.err_applied,
@@ -301,7 +311,8 @@ mod tests {
 
     fn card(base: &str, base_card: Option<&str>) -> String {
         let plan = plan();
-        ModelCard { base, base_card, plan: &plan, made_by: "test 1" }.to_markdown()
+        let gradient_labels = None;
+        ModelCard { base, base_card, plan: &plan, gradient_labels, made_by: "test 1" }.to_markdown()
     }
 
     #[test]
@@ -379,7 +390,9 @@ mod tests {
             plan.policy = hostile.clone();
             for base in [hostile.clone(), format!("{hostile}/name"), format!("org/{hostile}")] {
                 let base = base.as_str();
-                let text = ModelCard { base, base_card: None, plan: &plan, made_by: base };
+                let (base_card, gradient_labels) = (None, None);
+                let text =
+                    ModelCard { base, base_card, plan: &plan, gradient_labels, made_by: base };
                 let text = text.to_markdown();
                 assert!(text.starts_with("---\ntags:\n- welore\n- low-rank\n---\n\n# "), "{text}");
                 for mark in [MEASURED, MEASURED_TITLE, "<"] {

@@ -74,14 +74,15 @@ impl<'a> Norms<'a> {
     ///
     /// # Errors
     ///
-    /// [`CalibrationError::NoGradients`] if the method needs gradients and there are none.
+    /// [`CalibrationError::NoGradients`] or [`CalibrationError::ImatrixGradients`] if the method needs
+    /// gradients and there are none.
     pub fn new(
         calibration: &'a Calibration,
         method: Method,
         shrink: Shrinkage,
     ) -> Result<Self, CalibrationError> {
         if method == Method::TwoSided && !calibration.has_gradients() {
-            return Err(CalibrationError::NoGradients);
+            return Err(calibration.without_gradients());
         }
         let calibration = (method != Method::Svd).then_some(calibration);
         Ok(Self { calibration, method, shrink, roots: Arc::default() })
@@ -158,6 +159,10 @@ impl<'a> Norms<'a> {
     pub(crate) fn cost(&self, shape: [usize; 2]) -> Cost {
         match self.method {
             Method::Svd => Cost::default(),
+            // A diagonal costs next to nothing.
+            Method::Whitened if self.calibration.is_some_and(Calibration::is_diagonal) => {
+                Cost::default()
+            }
             Method::Whitened => Cost::of_root(shape[1]),
             Method::TwoSided => Cost::of_root(shape[1]) + Cost::of_root(shape[0]),
         }

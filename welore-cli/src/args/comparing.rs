@@ -33,7 +33,8 @@ pub struct CompareArgs {
         help_heading = "Calibration"
     )]
     pub calibrate: Vec<TextArg>,
-    /// Calibration file from `calibrate`
+    /// Calibration file from `calibrate`, or importance matrix from llama.cpp's `llama-imatrix`, which
+    /// has no gradients and so needs --methods svd,whitened
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
     /// Do not calibrate; only with methods that work on the weights alone

@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
+use welore_burn::calibrate::GradientLabels;
 use welore_burn::forms::Storage;
 use welore_burn::plan::{Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
 
@@ -208,7 +209,8 @@ impl GoalArgs {
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Method")]
 pub struct MethodArgs {
-    /// Calibration file from `calibrate`
+    /// Calibration file from `calibrate`, or importance matrix from llama.cpp's `llama-imatrix`, which
+    /// has no gradients and so needs --method whitened
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
     /// How matrices are approximated [default: two-sided with a calibration, else svd]
@@ -278,6 +280,23 @@ pub struct AmountArgs {
     /// Maximum number of windows to compute gradients on; 0 is enough for --method whitened
     #[arg(long, alias = "gradient-blocks", value_name = "N", default_value_t = 16)]
     pub gradient_windows: usize,
+    /// Which tokens the loss takes for the right ones where its gradients are measured
+    #[arg(
+        long,
+        value_name = "LABELS",
+        value_parser = named::<GradientLabels>(),
+        default_value = "text"
+    )]
+    pub gradient_labels: GradientLabels,
+    /// Random seed with which the model's own labels are drawn
+    #[arg(
+        long,
+        value_name = "N",
+        value_parser = whole::<u64>,
+        allow_negative_numbers = true,
+        default_value_t = 0
+    )]
+    pub label_seed: u64,
     /// Number of windows to probe every matrix on, for --policy probed; needs gradients, and takes
     /// about as long as the rest of the calibration
     #[arg(long, alias = "probe-blocks", value_name = "N", default_value_t = 0)]

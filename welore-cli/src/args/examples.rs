@@ -21,7 +21,13 @@ pub const CALIBRATE: &str = "\
 Examples:
   welore-cli calibrate MODEL --text valid.txt -o calibration
   welore-cli calibrate MODEL --text self,valid.txt --calibration-windows 128 -o mixed
-  welore-cli calibrate MODEL --text valid.txt --gradient-windows 0 -o inputs-only";
+  welore-cli calibrate MODEL --text valid.txt --gradient-windows 0 -o inputs-only
+  welore-cli calibrate MODEL --text valid.txt --gradient-labels model -o fisher";
+
+/// For `imatrix`.
+pub const IMATRIX: &str = "\
+Examples:
+  welore-cli imatrix calibration -o imatrix.gguf";
 
 /// For `plan`.
 pub const PLAN: &str = "\

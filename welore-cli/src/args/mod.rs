@@ -47,6 +47,9 @@ pub enum Command {
     /// Measure the inputs and gradients of a model's matrices on a text, for better compression
     #[command(after_long_help = examples::CALIBRATE)]
     Calibrate(CalibrateArgs),
+    /// Write a calibration as an importance matrix for llama.cpp
+    #[command(after_long_help = examples::IMATRIX)]
+    Imatrix(ImatrixArgs),
     /// Choose which matrices to factor, and at which ranks
     #[command(after_long_help = examples::PLAN)]
     Plan(Box<PlanArgs>),

@@ -137,6 +137,19 @@ pub struct ExportArgs {
     pub json: bool,
 }
 
+/// Arguments of `imatrix`.
+#[derive(Args, Debug)]
+pub struct ImatrixArgs {
+    /// Calibration file from `calibrate`, or an importance matrix of the format before GGUF
+    pub calibration: PathBuf,
+    /// Write the importance matrix to this file, for llama.cpp's `llama-quantize --imatrix`
+    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
+    pub output: PathBuf,
+    /// Print JSON instead of a summary
+    #[arg(long, help_heading = "Output")]
+    pub json: bool,
+}
+
 /// Arguments of `inspect`.
 #[derive(Args, Debug)]
 pub struct InspectArgs {

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
+use welore_burn::calibrate::{CalibrationSummary, GradientLabels};
 use welore_burn::files::check_staged;
 use welore_burn::model::open_model;
 
@@ -12,12 +13,13 @@ use crate::devices::Compute;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim};
 use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
-use crate::shared::effects::of_own_text;
+use crate::shared::effects::{of_labels, of_own_text};
 use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     typed.check(of_own_text(&args.text))?;
+    typed.check(of_labels(&args.amount))?;
     check_amount(&args.text, &args.amount, typed)?;
     memory::keep_pages();
     let started = Instant::now();
@@ -42,6 +44,7 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
             "matrices": summary.matrices,
             "windows": summary.windows,
             "gradient_windows": summary.gradient_windows,
+            "gradient_labels": labels(&args, &summary),
             "seq_len": summary.seq_len,
             "texts": texts,
             "bytes": bytes,
@@ -49,15 +52,29 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
         }));
     }
     say!(
-        "measured {} on {} of {} tokens, gradients on {} of the windows",
+        "measured {} on {} of {} tokens, gradients on {} of the windows{}",
         format::matrices(summary.matrices),
         format::number_of(summary.windows, "window"),
         summary.seq_len,
-        summary.gradient_windows
+        summary.gradient_windows,
+        of_labels_in_words(&args, &summary)
     );
     let time = format::time(seconds);
     say!("wrote {} ({}) in {time}", args.output.display(), format::bytes(bytes));
     Ok(())
+}
+
+/// Which labels the gradients are for, if there are gradients.
+fn labels(args: &CalibrateArgs, summary: &CalibrationSummary) -> Option<GradientLabels> {
+    (summary.gradient_windows > 0).then_some(args.amount.gradient_labels)
+}
+
+/// The same as the end of a sentence, unless they are the usual ones.
+fn of_labels_in_words(args: &CalibrateArgs, summary: &CalibrationSummary) -> &'static str {
+    match labels(args, summary) {
+        Some(GradientLabels::Model) => ", for labels that the model draws",
+        _ => "",
+    }
 }
 
 /// Shows what would be measured, and what that is expected to take.
@@ -71,6 +88,7 @@ fn preview(args: &CalibrateArgs, work: CalibrationWork<'_>, compute: &Compute) -
             "matrices": summary.matrices,
             "windows": summary.windows,
             "gradient_windows": summary.gradient_windows,
+            "gradient_labels": labels(args, &summary),
             "seq_len": summary.seq_len,
             "tokens": tokens,
             "self": own.map(|own| json!({ "samples": own.samples, "length": own.length })),
@@ -86,12 +104,13 @@ fn preview(args: &CalibrateArgs, work: CalibrationWork<'_>, compute: &Compute) -
     }
     say!(
         "would measure {} on {} of {} tokens, out of {} tokens in total, and \
-         gradients on {} of the windows",
+         gradients on {} of the windows{}",
         format::matrices(summary.matrices),
         format::number_of(summary.windows, "window"),
         summary.seq_len,
         tokens,
-        summary.gradient_windows
+        summary.gradient_windows,
+        of_labels_in_words(args, &summary)
     );
     say!("{}", work.forecast(compute)?.line());
     Ok(())

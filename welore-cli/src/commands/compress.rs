@@ -42,6 +42,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let request = Request::check(&args, typed)?;
     let calibration = request.calibration(&args, scratch.path(), by_default)?;
     let norms = request.recipe.norms(calibration.as_ref())?;
+    request.recipe.check_text(&args.blockwise, calibration.as_ref())?;
     let Request { recipe, goal, opened, output, compute } = request;
     let selected = of_model(&args.selection, opened.skeleton())?;
     let planned = goal.plan(&opened.checkpoint, &selected, norms.clone(), &args.resources)?;
@@ -82,7 +83,10 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
         Ok(report) => report,
     };
     let base = args.model.to_string_lossy();
-    in_target(write_card(output.path(), checkpoint.dir(), &base, &planned.plan), &output)?;
+    let labels = calibration.as_ref().and_then(Calibration::gradient_labels);
+    let labels = labels.map(|(labels, _)| labels);
+    let card = write_card(output.path(), checkpoint.dir(), &base, &planned.plan, labels);
+    in_target(card, &output)?;
     output.commit()?;
     let known = Known::of(&bar, report.compressed.len());
     tell(&args, &planned, &report, started.elapsed().as_secs_f64())?;
@@ -227,7 +231,8 @@ impl Request {
             return Ok(None);
         }
         let Some(compute) = self.compute.as_ref().filter(|_| !args.calibrate.is_empty()) else {
-            return open_calibration(args.method.calibration.as_deref());
+            let model = self.opened.skeleton();
+            return open_calibration(args.method.calibration.as_deref(), model);
         };
         let kept = args.save_calibration.clone();
         let file = kept.clone().unwrap_or_else(|| scratch.join("calibration"));
@@ -289,7 +294,7 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
     let (is_sequential, calibrates) = (recipe.way.is_sequential, !args.calibrate.is_empty());
     check_blocks(&args.blockwise, is_sequential, typed)?;
     typed.check(of_method(recipe))?;
-    typed.check(of_amount(&args.calibrate))?;
+    typed.check(of_amount(&args.calibrate, &args.amount))?;
     if calibrates {
         check_calibrating(&args.calibrate, &args.amount, [recipe], typed)?;
     }

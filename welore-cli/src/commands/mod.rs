@@ -10,6 +10,7 @@ pub mod devices;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod imatrix;
 pub mod inspect;
 pub mod plan;
 pub mod reference;

@@ -196,7 +196,8 @@ impl Source {
         let matrices = selected_matrices(&opened.checkpoint, &selected)?;
         check_limits(options, &opened.checkpoint, &selected)?;
         check_filter(&args.view, matrices.iter().map(|(name, _)| name.as_str()))?;
-        let calibration = open_calibration(args.method.calibration.as_deref())?;
+        let file = args.method.calibration.as_deref();
+        let calibration = open_calibration(file, opened.skeleton())?;
         let norms = recipe.norms(calibration.as_ref())?;
         measure_within(&opened.checkpoint, &selected, norms, &args.resources)
     }

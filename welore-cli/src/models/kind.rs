@@ -22,6 +22,7 @@ const TEXT: &str = "a text";
 const MODEL: &str = "a model directory";
 const PAGE: &str = "a page";
 const GGUF: &str = "a GGUF file";
+const IMATRIX: &str = "an importance matrix";
 
 /// The artifacts of this program in JSON, by what their files contain near the beginning.
 static ARTIFACTS: [(&str, &str); 4] = [
@@ -38,12 +39,14 @@ pub enum Artifact {
     Plan,
     Calibration,
     Page,
+    Imatrix,
     /// Which is a model, unlike the others.
     Gguf,
 }
 
 impl Artifact {
-    const BESIDE_MODELS: [Self; 4] = [Self::Spectra, Self::Plan, Self::Calibration, Self::Page];
+    const BESIDE_MODELS: [Self; 5] =
+        [Self::Spectra, Self::Plan, Self::Calibration, Self::Page, Self::Imatrix];
 
     /// What such a file is, for messages.
     pub fn what(self) -> &'static str {
@@ -52,6 +55,7 @@ impl Artifact {
             Self::Plan => PLAN,
             Self::Calibration => CALIBRATION,
             Self::Page => PAGE,
+            Self::Imatrix => IMATRIX,
             Self::Gguf => GGUF,
         }
     }
@@ -220,13 +224,16 @@ fn what_is(path: &Path) -> &'static str {
     if read.is_err() {
         return "a file that cannot be read";
     }
+    let text = String::from_utf8_lossy(&head);
+    if head.starts_with(b"GGUF") && text.contains("imatrix.chunk_count") {
+        return IMATRIX;
+    }
     if head.starts_with(b"GGUF") {
         return match has_end(&path.to_string_lossy(), &[".gguf"]) {
             true => GGUF,
             false => "a GGUF file whose name does not end in .gguf",
         };
     }
-    let text = String::from_utf8_lossy(&head);
     if head.get(8) == Some(&b'{') && head[6..8] == [0, 0] {
         return if text.contains(PROBES) { CALIBRATION } else { "a safetensors file" };
     }

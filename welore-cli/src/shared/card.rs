@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use welore_burn::calibrate::GradientLabels;
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::files::{FileError, read_file, replace_file, write_file};
 use welore_burn::forms::Precision;
@@ -20,10 +21,17 @@ const LARGEST: u64 = 4 << 20;
 pub const MADE_BY: &str = concat!("welore-cli ", env!("CARGO_PKG_VERSION"));
 
 /// Writes the card of a model that was compressed from the one in `from`, which the user named
-/// `base`.
-pub fn write_card(directory: &Path, from: &Path, base: &str, plan: &RankPlan) -> Result<()> {
+/// `base`. `gradient_labels` are those of its calibration, if that is at hand.
+pub fn write_card(
+    directory: &Path,
+    from: &Path,
+    base: &str,
+    plan: &RankPlan,
+    gradient_labels: Option<GradientLabels>,
+) -> Result<()> {
     let (name, base_card) = (name_of(base), read_card(from));
-    let card = ModelCard { base: &name, base_card: base_card.as_deref(), plan, made_by: MADE_BY };
+    let base_card = base_card.as_deref();
+    let card = ModelCard { base: &name, base_card, plan, gradient_labels, made_by: MADE_BY };
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
 }
 
@@ -52,7 +60,7 @@ pub fn write_converted_card(
             match read_card(from).and_then(convert) {
                 Some(card) => Some(card),
                 None => {
-                    write_card(directory, from, base, plan)?;
+                    write_card(directory, from, base, plan, None)?;
                     read_card(directory).and_then(convert)
                 }
             }
@@ -84,7 +92,7 @@ pub fn write_tuned_card(directory: &Path, from: &Path, plan: &RankPlan, how: &st
     let before = match read_card(from) {
         Some(card) if tuned_card(&card, how).is_some() => Some(card),
         _ => {
-            write_card(directory, from, &from.to_string_lossy(), plan)?;
+            write_card(directory, from, &from.to_string_lossy(), plan, None)?;
             read_card(directory)
         }
     };

@@ -1,6 +1,7 @@
 //! When the options that several commands share have an effect.
 
 use anyhow::Result;
+use welore_burn::calibrate::GradientLabels;
 use welore_burn::plan::{PlanError, RankPolicy};
 use welore_burn::spectrum::Method;
 
@@ -26,17 +27,19 @@ pub fn of_method(recipe: &Recipe) -> [Rule; 2] {
 }
 
 /// The rules of the options on the texts to calibrate on, if there are any.
-pub fn of_amount(texts: &[TextArg]) -> impl Iterator<Item = Rule> {
+pub fn of_amount(texts: &[TextArg], amount: &AmountArgs) -> impl Iterator<Item = Rule> {
     let calibrates = !texts.is_empty();
     let options = [
         "calibration-windows",
         "gradient-windows",
+        "gradient-labels",
+        "label-seed",
         "probe-windows",
         "calibration-seq-len",
         "too-little",
     ];
     let rules = options.map(|option| rule(option, calibrates, "only with --calibrate"));
-    rules.into_iter().chain(of_own_text(texts))
+    rules.into_iter().chain(of_own_text(texts)).chain(of_labels(amount))
 }
 
 /// The rules of the options on the text that the model writes.
@@ -44,6 +47,16 @@ pub fn of_own_text(texts: &[TextArg]) -> [Rule; 5] {
     let writes = texts.contains(&TextArg::Own);
     let options = ["self-samples", "self-length", "self-temperature", "self-seed", "self-start"];
     options.map(|option| rule(option, writes, "only if the model calibrates on the text `self`"))
+}
+
+/// The rules of the options on the labels of gradients.
+pub fn of_labels(amount: &AmountArgs) -> [Rule; 2] {
+    let has_gradients = amount.gradient_windows > 0;
+    let draws = amount.gradient_labels == GradientLabels::Model;
+    [
+        rule("gradient-labels", has_gradients, "needs --gradient-windows"),
+        rule("label-seed", has_gradients && draws, "only with --gradient-labels model"),
+    ]
 }
 
 /// The rules of the options on compressing block by block.
@@ -58,13 +71,15 @@ pub fn of_blockwise(args: &BlockwiseArgs, is_sequential: bool) -> [Rule; 3] {
 
 /// The rules of the options on what is measured on a text, beside the inputs of matrices. No
 /// gradients at all is less work for every method.
-fn of_measurements(recipes: &[&Recipe], amount: &AmountArgs) -> [Rule; 2] {
+fn of_measurements(recipes: &[&Recipe], amount: &AmountArgs) -> [Rule; 4] {
     let probes = recipes.iter().any(|recipe| recipe.policy.reads().probes);
     let gradients = recipes.iter().any(|recipe| recipe.way.method == Method::TwoSided);
     let with_gradients = "only with method two-sided, sequential or best; others read no gradients";
     [
         rule("gradient-windows", gradients || amount.gradient_windows == 0, with_gradients)
             .with_hint("--gradient-windows 0 saves computing gradients"),
+        rule("gradient-labels", gradients, with_gradients),
+        rule("label-seed", gradients, with_gradients),
         rule("probe-windows", probes, "only with policy probed; others read no probes"),
     ]
 }

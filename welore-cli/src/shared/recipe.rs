@@ -4,9 +4,10 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::calibrate::Calibration;
-use welore_burn::compress::{BlockwiseOptions, RefineOptions};
+use welore_burn::compress::{BlockwiseOptions, CompressError, RefineOptions};
 use welore_burn::forms::Storage;
 use welore_burn::linalg::Shrinkage;
+use welore_burn::model::LanguageModel;
 use welore_burn::plan::{Energy, PlanError, PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::{Method, Norms, SpectrumUnit};
 
@@ -136,6 +137,21 @@ impl Recipe {
         }
     }
 
+    /// Checks that a calibration has the text that compressing block by block needs.
+    pub fn check_text(
+        &self,
+        args: &BlockwiseArgs,
+        calibration: Option<&Calibration>,
+    ) -> Result<()> {
+        let by_block = self.way.is_sequential || args.refine > 0;
+        match calibration {
+            Some(calibration) if by_block && calibration.is_diagonal() => {
+                Err(CompressError::NoText.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// How the model is compressed block by block. `None` unless blocks correct the errors of
     /// earlier blocks or are refined.
     pub fn blockwise<'a>(
@@ -206,9 +222,14 @@ pub fn check_calibration_file(path: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
-/// Opens the given calibration, if any.
-pub fn open_calibration(path: Option<&Path>) -> Result<Option<Calibration>> {
-    Ok(path.map(Calibration::open).transpose()?)
+/// Opens the given calibration for a model, if any.
+pub fn open_calibration(
+    path: Option<&Path>,
+    model: &impl LanguageModel,
+) -> Result<Option<Calibration>> {
+    let calibration = path.map(Calibration::open).transpose()?;
+    calibration.iter().try_for_each(|calibration| calibration.check_model(model))?;
+    Ok(calibration)
 }
 
 fn refuse<T>(message: impl Into<String>) -> Result<T> {

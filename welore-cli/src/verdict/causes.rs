@@ -316,11 +316,22 @@ fn compress(error: &CompressError) -> Option<Verdict> {
 fn calibration(error: &CalibrationError) -> Option<Verdict> {
     use CalibrationError as E;
     Some(match error {
-        E::Checkpoint(_) | E::File(_) | E::Form { .. } | E::Shared(_) | E::Interrupted(_) => {
-            return None;
-        }
+        E::Checkpoint(_)
+        | E::Container(_)
+        | E::File(_)
+        | E::Form { .. }
+        | E::Shared(_)
+        | E::Interrupted(_) => return None,
         E::Missing { .. } | E::NotCalibration { .. } | E::Version { .. } => {
             Verdict::input("make a calibration with `welore-cli calibrate`")
+        }
+        E::NotImatrix { .. } => {
+            Verdict::input("give a file from llama.cpp's `llama-imatrix` or from `calibrate`")
+        }
+        E::ImatrixGradients { .. } => {
+            let hint = "use --method whitened, or for `compare` --methods svd,whitened; \
+                        a calibration from `welore-cli calibrate` has gradients";
+            Verdict::input(hint)
         }
         E::Foreign { .. } => Verdict::input("calibrate this model"),
         E::TooShort { .. } => {

@@ -14,7 +14,7 @@ use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::check_plan;
 use welore_burn::eval::{PerplexityOptions, check_text};
-use welore_burn::model::{OpenedModel, load_model, open_model};
+use welore_burn::model::{Decoder, OpenedModel, load_model, open_model};
 use welore_burn::modules::Selection;
 use welore_burn::spectrum::Method;
 
@@ -31,7 +31,7 @@ use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::identity::Identity;
 use crate::shared::page::check_page;
 use crate::shared::planning::check_limits;
-use crate::shared::recipe::{Recipe, check_calibration_file};
+use crate::shared::recipe::{Recipe, check_calibration_file, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::shared::text::{TextReader, window_of};
@@ -68,7 +68,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     scratch.check_room(opened.checkpoint.bytes().saturating_mul(2))?;
     let texts = texts(&args, &model, &opened, compute.at_once())?;
     let started = Instant::now();
-    let calibration = source.open(&args, &model, &compute, scratch.path())?;
+    let calibration = source.open(&args, &model, opened.skeleton(), &compute, scratch.path())?;
     let calibration_seconds = started.elapsed().as_secs_f64();
     check_calibrated(&args, &requests, calibration.as_ref())?;
     requested.tell_left_out();
@@ -181,12 +181,13 @@ impl Source {
         &self,
         args: &CompareArgs,
         model: &Path,
+        skeleton: &Decoder,
         compute: &Compute,
         scratch: &Path,
     ) -> Result<Option<Calibration>> {
         let file = match self {
             Self::None => return Ok(None),
-            Self::File(file) => return Ok(Some(Calibration::open(file)?)),
+            Self::File(file) => return open_calibration(Some(file), skeleton),
             Self::Texts(_) | Self::Own => scratch.join("calibration"),
         };
         let opened = open_model(model, &compute.device.clone().autodiff())?;
@@ -213,7 +214,7 @@ fn check_options(
     let is_sequential = recipes().any(|recipe: &Recipe| recipe.way.is_sequential);
     check_blocks(&args.blockwise, is_sequential, typed)?;
     check_effects(requests, source.is_any(), typed)?;
-    typed.check(of_amount(source.texts()))?;
+    typed.check(of_amount(source.texts(), &args.amount))?;
     if source.texts().is_empty() {
         return Ok(());
     }
@@ -239,6 +240,7 @@ fn check_calibrated(
 ) -> Result<()> {
     for request in requests {
         let norms = request.recipe.norms(calibration)?;
+        request.recipe.check_text(&args.blockwise, calibration)?;
         if let RowGoal::Given(given) = &request.goal
             && request.recipe.way.method != Method::Svd
         {

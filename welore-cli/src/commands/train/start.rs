@@ -105,7 +105,7 @@ fn base_of(args: &TrainArgs, model: &Path, goal: Option<Goal>, dir: &Path) -> Re
     Compressor::new(&plan).directory(&opened.checkpoint, &output, &mut bar)?;
     bar.finish();
     let name = args.start.model.as_deref().unwrap_or(model).to_string_lossy();
-    in_target(write_card(output.path(), model, &name, &plan), &output)?;
+    in_target(write_card(output.path(), model, &name, &plan, None), &output)?;
     output.commit()?;
     absolute_path(&dir.join("base"))
 }

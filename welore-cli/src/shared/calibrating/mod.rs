@@ -282,6 +282,8 @@ fn options(amount: &AmountArgs, seq_len: usize, at_once: NonZeroUsize) -> Calibr
         seq_len,
         windows: Some(amount.calibration_windows),
         gradient_windows: amount.gradient_windows,
+        gradient_labels: amount.gradient_labels,
+        label_seed: amount.label_seed,
         probe_windows: amount.probe_windows,
         allow_deficient: amount.too_little == TooLittleArg::Shrink,
         at_once,

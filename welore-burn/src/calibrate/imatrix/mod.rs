@@ -1,0 +1,171 @@
+//! The importance matrices of llama.cpp: for each matrix, the sum of the squares of each of its
+//! inputs, which is the diagonal of their second moment.
+//!
+//! `llama-imatrix` writes GGUF files, and earlier versions wrote files of their own; both are read.
+//! Files are written as GGUF, which is what `llama-quantize` reads. Inputs are columns, whose order
+//! llama.cpp does not change.
+
+mod gguf;
+mod legacy;
+mod write;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use super::error::CalibrationError;
+use super::file::digest_of_file;
+use super::text::TextRecord;
+use crate::ggml::matrix_of_tensor;
+use crate::linalg::SecondMoment;
+use crate::modules::MatrixName;
+
+pub use write::{ImatrixSummary, write_imatrix};
+
+/// Matrices that `llama-imatrix` can measure besides those of the layers. They are not compressed.
+const OUTSIDE_LAYERS: [&str; 2] = ["output.weight", "token_embd.weight"];
+
+/// An importance matrix that was read.
+#[derive(Debug)]
+pub(super) struct ImportanceMatrix {
+    path: PathBuf,
+    inputs: BTreeMap<MatrixName, SecondMoment>,
+    texts: Vec<TextRecord>,
+    windows: usize,
+    digest: String,
+}
+
+/// What a file says, whichever format it has.
+#[derive(Debug, Default)]
+struct Content {
+    /// By llama.cpp's names.
+    entries: BTreeMap<String, Entry>,
+    /// Names of the texts that were read.
+    datasets: Vec<String>,
+    /// Number of windows that were read; 0 if that is unknown.
+    chunks: usize,
+}
+
+/// What a file says of a matrix.
+#[derive(Debug)]
+struct Entry {
+    /// Mean square of each input.
+    squares: Vec<f64>,
+    /// Number of tokens, or of windows in the earlier format, which does not state how long they are.
+    count: u64,
+}
+
+/// The formats of files.
+#[derive(Debug, Clone, Copy)]
+enum Format {
+    Gguf,
+    Legacy,
+}
+
+impl Format {
+    /// What a file is by its first bytes; `None` if it is neither.
+    fn of(path: &Path) -> Option<Self> {
+        if !path.is_file() {
+            return None;
+        }
+        let mut start = Vec::new();
+        File::open(path).ok()?.take(8).read_to_end(&mut start).ok()?;
+        match start.starts_with(b"GGUF") {
+            true => Some(Self::Gguf),
+            false => legacy::is_start(&start).then_some(Self::Legacy),
+        }
+    }
+}
+
+impl ImportanceMatrix {
+    /// Reads a file; `None` if its first bytes are not those of one.
+    pub fn open(path: &Path) -> Result<Option<Self>, CalibrationError> {
+        let content = match Format::of(path) {
+            Some(Format::Gguf) => gguf::read(path)?,
+            Some(Format::Legacy) => legacy::read(path)?,
+            None => return Ok(None),
+        };
+        let mut inputs = BTreeMap::new();
+        for (entry, Entry { squares, count }) in content.entries {
+            let Some(name) = matrix_of_tensor(&entry) else {
+                match OUTSIDE_LAYERS.contains(&entry.as_str()) {
+                    true => continue,
+                    false => return Err(wrong(path, &entry, UNKNOWN)),
+                }
+            };
+            let (name, moment) =
+                (MatrixName::new(name), SecondMoment::from_squares(&squares, count));
+            let failed = |source| CalibrationError::Linalg { name: name.clone(), source };
+            let moment = moment.map_err(failed)?;
+            inputs.insert(name, moment);
+        }
+        if inputs.is_empty() {
+            let reason = "it has no matrix of a layer".into();
+            return Err(CalibrationError::NotImatrix { path: path.into(), reason });
+        }
+        let windows = if content.datasets.len() == 1 { content.chunks } else { 0 };
+        let record = |name| TextRecord { name, windows, digest: String::new(), sampled: None };
+        let texts = content.datasets.into_iter().map(record).collect();
+        let (path, digest) = (path.into(), digest_of_file(path)?);
+        Ok(Some(Self { path, inputs, texts, windows: content.chunks, digest }))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The matrices, by name.
+    pub fn inputs(&self) -> &BTreeMap<MatrixName, SecondMoment> {
+        &self.inputs
+    }
+
+    /// The texts, as far as the file says what they were: it has no tokens.
+    pub fn texts(&self) -> &[TextRecord] {
+        &self.texts
+    }
+
+    /// Number of windows that were read; 0 if that is unknown.
+    pub fn windows(&self) -> usize {
+        self.windows
+    }
+
+    pub fn digest(&self) -> &str {
+        &self.digest
+    }
+
+    /// Refuses the importance matrix of a model that has other matrices.
+    pub fn check_names(&self, model: &[&MatrixName]) -> Result<(), CalibrationError> {
+        match self.inputs.keys().find(|name| !model.contains(name)) {
+            None => Ok(()),
+            Some(name) => {
+                let path = self.path.display();
+                let reason = format!("{path} has `{name}`, which is no matrix of this one");
+                Err(CalibrationError::Foreign { reason })
+            }
+        }
+    }
+}
+
+const UNKNOWN: &str = "is no matrix of the architectures that can be compressed";
+
+/// An error about an entry.
+fn wrong(path: &Path, entry: &str, reason: impl Into<String>) -> CalibrationError {
+    CalibrationError::ImatrixEntry { path: path.into(), entry: entry.into(), reason: reason.into() }
+}
+
+/// The mean squares of an entry from the sums that a file has for them, `sums` as little-endian f32.
+fn mean_squares(
+    path: &Path,
+    entry: &str,
+    sums: &[u8],
+    count: f64,
+) -> Result<Vec<f64>, CalibrationError> {
+    let (sums, _) = sums.as_chunks::<4>();
+    let sums = sums.iter().map(|sum| f64::from(f32::from_le_bytes(*sum)));
+    let mean = |sum: f64| match sum.is_finite() && sum >= 0.0 {
+        true => Ok(sum / count),
+        false => Err(wrong(path, entry, format!("has {sum} for a sum of squares"))),
+    };
+    sums.map(mean).collect()
+}
