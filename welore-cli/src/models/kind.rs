@@ -15,12 +15,13 @@ use crate::failure::WrongInput;
 const HEAD: u64 = 4096;
 
 /// The artifacts of this program, by what their files contain near the beginning.
-static ARTIFACTS: [(&str, &str); 6] = [
+static ARTIFACTS: [(&str, &str); 7] = [
     ("\"welore-spectra\"", "a file of spectra"),
     ("\"welore-plan\"", "a plan"),
     ("\"welore-run\"", "the description of a run"),
     ("\"welore-gradients\"", "a summary of gradients"),
     ("{\"manifest\":", "a calibration"),
+    ("\"saved_logits.losses\"", "a file of saved logits"),
     ("<!DOCTYPE html", "a page"),
 ];
 
@@ -40,6 +41,9 @@ pub fn no_model(path: &Path) -> WrongInput {
         "a plan" => format!("`welore-cli compress MODEL --plan {path} -o DIR` carries it out"),
         "a file of spectra" => format!("`welore-cli plan {path} --err 0.3` makes a plan of it"),
         "a calibration" => format!("give the model as MODEL, and this with --calibration {path}"),
+        "a file of saved logits" => {
+            format!("give the model to compare as MODEL, and this with --against {path}")
+        }
         _ => WHAT_MODEL_IS.into(),
     };
     WrongInput::with_hint(format!("{path} is {what}, not a model directory"), hint)
@@ -131,9 +135,10 @@ fn what_is(path: &Path) -> &'static str {
 }
 
 /// Whether a file is one that commands of this program write beside models: spectra, plans,
-/// calibrations and pages.
+/// calibrations, saved logits and pages.
 pub fn is_artifact(path: &Path) -> bool {
-    ["a file of spectra", "a plan", "a calibration", "a page"].contains(&what_is(path))
+    let ours = ["a file of spectra", "a plan", "a calibration", "a file of saved logits", "a page"];
+    ours.contains(&what_is(path))
 }
 
 /// Whether a file is a page of a report.

@@ -79,8 +79,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
         &texts,
         scratch.path(),
     );
-    let mut rows = vec![comparison.dense(&loaded.model)?];
-    drop(loaded.model);
+    let mut rows = vec![comparison.dense(loaded.model)?];
     for request in &requests {
         rows.push(comparison.row(request)?);
     }
@@ -256,5 +255,6 @@ fn texts(
 
 /// How perplexity is measured.
 fn measuring(args: &CompareArgs, at_once: NonZeroUsize) -> PerplexityOptions {
-    PerplexityOptions { seq_len: args.seq_len, windows: Some(args.windows), at_once }
+    let (seq_len, windows, skip) = (args.seq_len, Some(args.windows), args.skip);
+    PerplexityOptions { seq_len, windows, skip, at_once }
 }
