@@ -135,7 +135,7 @@ fn what_cannot_be_compared_is_refused_before_weights_are_read() {
     sandbox.refuses(&format!("eval low {EVAL} --against renumbered"), "renumbered: its tokens");
     sandbox.refuses(&format!("eval low {EVAL} --against nowhere"), "nowhere");
     sandbox.misused("eval low --against model", "--text");
-    sandbox.misused("eval low --task coinflip --data nowhere --against model", "--text");
+    sandbox.misused("eval low --task coinflip --data nowhere --against model", "--against");
     sandbox.misused(&format!("eval low {EVAL} --against model --save-logits out"), "--against");
     sandbox.misused("eval low --task coinflip --data nowhere --skip 1", "--skip");
     sandbox.refuses(&format!("eval model {EVAL} --skip 47"), "a skip of 47");

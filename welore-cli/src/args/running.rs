@@ -64,7 +64,13 @@ pub struct EvalArgs {
     pub skip: usize,
     /// Dense model that this one was made from, or what --save-logits wrote of it: measure how far
     /// the predictions are from its own as well (KL divergence)
-    #[arg(long, value_name = "DENSE", requires = "text", help_heading = "Evaluation")]
+    #[arg(
+        long,
+        value_name = "DENSE",
+        requires = "text",
+        conflicts_with = "task",
+        help_heading = "Evaluation"
+    )]
     pub against: Option<PathBuf>,
     /// Maximum number of windows or examples to use [default: all]
     #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
@@ -78,7 +84,7 @@ pub struct EvalArgs {
         long,
         value_name = "FILE",
         requires = "text",
-        conflicts_with = "against",
+        conflicts_with_all = ["against", "task"],
         help_heading = "Output"
     )]
     pub save_logits: Option<PathBuf>,
