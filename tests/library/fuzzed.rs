@@ -35,6 +35,7 @@ const FORMATS: &[Format] = formats![
     stored_plan,
     spectra,
     calibration,
+    logits,
     weights,
     index,
     config,
@@ -103,6 +104,11 @@ fn damaged_spectra_are_refused_or_can_be_planned_from() {
 #[test]
 fn damaged_calibrations_are_refused_or_have_moments() {
     withstands("calibration", 300);
+}
+
+#[test]
+fn damaged_logits_are_refused_or_can_be_compared_with() {
+    withstands("logits", 300);
 }
 
 #[test]

@@ -25,8 +25,9 @@ pub struct Row {
 impl Row {
     /// Whether a file may hold it.
     pub fn is_possible(&self, vocab_size: usize) -> bool {
+        let is_loss = (0.0..f64::INFINITY).contains(&self.nll);
         let is_depth = (0.0..=DEPTH).contains(&f64::from(self.depth));
-        self.nll.is_finite() && is_depth && (self.top as usize) < vocab_size
+        is_loss && is_depth && (self.top as usize) < vocab_size
     }
 }
 
