@@ -1,7 +1,7 @@
 //! How good a model is: perplexity on a text, accuracy on a task, and how far its predictions are
 //! from those of the dense model that it was made from. Uses no autodiff.
 //!
-//! [`divergence`] needs both models in memory; [`save_logits`] keeps what the dense one says in a
+//! [`divergence()`] needs both models in memory; [`save_logits`] keeps what the dense one says in a
 //! file, and [`SavedLogits`] compares others with that.
 
 mod accuracy;
