@@ -218,7 +218,7 @@ fn score_row(own: &[f32], dense: &[f32], target: usize, known: Option<Known>) ->
     let (top, most) = largest(own);
     let (dense_top, dense_most) = largest(dense);
     let (most, dense_most) = (f64::from(most), f64::from(dense_most));
-    let (mut sum, mut dense_sum, mut distance) = (0.0, 0.0, 0.0);
+    let (mut sum, mut dense_sum, mut distance) = (0.0f64, 0.0f64, 0.0f64);
     for (q, p) in own.iter().zip(dense) {
         let (q, p) = (f64::from(*q) - most, f64::from(*p) - dense_most);
         let weight = p.exp();
@@ -243,13 +243,13 @@ fn score_row(own: &[f32], dense: &[f32], target: usize, known: Option<Known>) ->
 
 /// The place of the first of the largest entries of a row, and its value.
 pub(super) fn largest(row: &[f32]) -> (usize, f32) {
-    let first = (0, f32::NEG_INFINITY);
-    row.iter().copied().enumerate().fold(
-        first,
-        |best, entry| {
-            if entry.1 > best.1 { entry } else { best }
-        },
-    )
+    let mut best = (0, f32::NEG_INFINITY);
+    for (place, value) in row.iter().enumerate() {
+        if *value > best.1 {
+            best = (place, *value);
+        }
+    }
+    best
 }
 
 #[cfg(test)]

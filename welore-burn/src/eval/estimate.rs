@@ -83,7 +83,7 @@ pub(super) fn correlation(pairs: impl ExactSizeIterator<Item = (f64, f64)> + Clo
     let count = pairs.len() as f64;
     let mean = |side: fn((f64, f64)) -> f64| pairs.clone().map(side).sum::<f64>() / count;
     let (left, right) = (mean(|pair| pair.0), mean(|pair| pair.1));
-    let (mut product, mut lefts, mut rights) = (0.0, 0.0, 0.0);
+    let (mut product, mut lefts, mut rights) = (0.0f64, 0.0f64, 0.0f64);
     for (a, b) in pairs.map(|(a, b)| (a - left, b - right)) {
         product += a * b;
         lefts += a * a;

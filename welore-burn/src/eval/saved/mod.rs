@@ -132,8 +132,9 @@ pub fn saved_bytes(vocab_size: usize, tokens: usize, options: &PerplexityOptions
 /// `h`, a 131070th of the distance between the largest and the smallest of its token, which counts
 /// up to 32: 2.5 · 10⁻⁴ at most. Where the exact divergence of a token is `d`, the one that is
 /// measured differs by less than `(e²ʰ − 1) (d + √(2d) + 2h)`: less than 8 · 10⁻⁴ for a `d` of 0.5,
-/// 8 · 10⁻⁵ for 0.01, and 3 · 10⁻⁷ for 0. Errors of both signs cancel, so a mean differs by less. Perplexities, their ratio, the
-/// probability of the right token and the dense model's most likely token are exact.
+/// 8 · 10⁻⁵ for 0.01, and 3 · 10⁻⁷ for 0. Errors of both signs cancel, so a mean differs by less.
+/// Perplexities, their ratio, the probability of the right token and the dense model's most likely
+/// token are exact.
 #[derive(Debug)]
 pub struct SavedLogits {
     file: LogitsFile,

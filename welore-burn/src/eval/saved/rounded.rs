@@ -53,7 +53,7 @@ pub fn round(logits: &[f32], targets: &[u32], vocab_size: usize, into: &mut Roun
 fn round_row(logits: &[f32], target: u32, steps: &mut [u8]) -> Row {
     let (top, most) = largest(logits);
     let most = f64::from(most);
-    let (mut sum, mut least) = (0.0, most);
+    let (mut sum, mut least) = (0.0f64, most);
     for logit in logits {
         let logit = f64::from(*logit);
         sum += (logit - most).exp();
