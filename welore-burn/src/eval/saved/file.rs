@@ -195,8 +195,9 @@ impl LogitsFile {
         }
         // Each is looked for in the header, and the first that is missing ends the loop.
         let tables = manifest.tables().into_iter();
-        let mut specs = tables.chain((0..manifest.windows).map(|index| manifest.window(index)));
-        if let Some(spec) = specs.find(|spec| !is_there(spec)) {
+        let windows = (0..manifest.windows).map(|index| manifest.window(index));
+        let missing = tables.chain(windows).find(|spec| !is_there(spec));
+        if let Some(spec) = missing {
             return Err(not(format!("`{}` is missing or has another shape", spec.name)));
         }
         let tokens = numbers(&tensors, TOKENS, u32::from_le_bytes)?;
