@@ -10,15 +10,16 @@
 use std::fs;
 use std::path::Path;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, FloatDType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use welore_burn::calibrate::{Calibration, write_imatrix};
 use welore_burn::checkpoint::{Checkpoint, PLAN_FILE};
 use welore_burn::data::{Task, TaskKind, TextTokenizer, read_documents, read_rows, write_rows};
+use welore_burn::eval::{PerplexityOptions, SavedLogits};
 use welore_burn::files::OutputDir;
 use welore_burn::gguf::convert_gguf;
-use welore_burn::model::{DecoderConfig, open_model, read_config};
+use welore_burn::model::{DecoderConfig, load_model, open_model, read_config};
 use welore_burn::modules::MatrixName;
 use welore_burn::named::Named;
 use welore_burn::plan::{
@@ -196,6 +197,30 @@ pub fn imatrix(data: &[u8]) -> bool {
     if write_imatrix(&calibration, &again).is_ok() {
         let read = Calibration::open(&again).expect("what is written can be opened");
         assert!(read.names().eq(calibration.names()));
+    }
+    true
+}
+
+/// The text that logits are saved of: two windows and a rest.
+pub const LOGITS_TOKENS: [u32; 18] =
+    [5, 70, 71, 300, 72, 5, 383, 0, 9, 9, 10, 200, 201, 5, 70, 71, 1, 2];
+
+/// The windows that logits are saved of.
+pub fn logits_options() -> PerplexityOptions {
+    PerplexityOptions { seq_len: 8, skip: 1, ..PerplexityOptions::default() }
+}
+
+/// `eval --save-logits`: whatever is in it, a divergence from it is finite and not negative.
+pub fn logits(data: &[u8]) -> bool {
+    let model = [("model/config.json", CONFIG), ("model/model.safetensors", WEIGHTS)];
+    let dir = directory(&[model[0], model[1], ("logits", data)]);
+    let Ok(saved) = SavedLogits::open(&dir.path().join("logits")) else { return false };
+    let device = Device::flex();
+    let model = load_model(dir.path().join("model"), &device, FloatDType::F32, &mut ());
+    let model = model.expect("the model is whole").model;
+    if let Ok(found) = saved.divergence(&model, &LOGITS_TOKENS, &logits_options(), &mut ()) {
+        assert!(found.spread.minimum >= 0.0 && found.kl.value.is_finite(), "{found:?}");
+        assert_eq!((found.model.tokens, found.dense.tokens), (12, 12));
     }
     true
 }

@@ -27,8 +27,8 @@ const ALWAYS: [(&str, &str); 14] = [
     ),
     (
         "compare",
-        "text windows seq-len no-calibration keep-params max-bytes err err-applied plan jobs max-memory \
-         refine backend device dtype report json csv",
+        "text windows seq-len skip kl no-calibration keep-params max-bytes err err-applied plan jobs \
+         max-memory refine backend device dtype report json csv",
     ),
     (
         "train",
@@ -36,7 +36,10 @@ const ALWAYS: [(&str, &str); 14] = [
          trainable seq-len batch-size accumulate steps lr schedule warmup weight-decay clip \
          no-shuffle recompute save-every backend device dtype report json",
     ),
-    ("eval", "text task data seq-len windows record json backend device dtype"),
+    (
+        "eval",
+        "text task data seq-len skip windows against save-logits record json backend device dtype",
+    ),
     ("report", "spectra plan compare run title output"),
     ("generate", "prompt max-new-tokens temperature backend device dtype json"),
     ("export", "dtype output gguf dry-run json"),

@@ -2,8 +2,6 @@
 //!
 //! `BURN_DEVICE` chooses the backend. On flex itself only the half-precision types are compared.
 
-use std::num::NonZeroUsize;
-
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::optim::GradientsParams;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
@@ -90,7 +88,7 @@ fn perplexity_and_generation_agree() {
     let measure = |device: &Device, dtype| {
         let loaded = load_model(&dir, device, dtype, &mut ()).unwrap();
         let options =
-            PerplexityOptions { seq_len: 64, windows: Some(3), at_once: NonZeroUsize::MIN };
+            PerplexityOptions { seq_len: 64, windows: Some(3), ..PerplexityOptions::default() };
         let tokens = story_tokens();
         let perplexity = perplexity(&loaded.model, &tokens, &options, &mut ()).unwrap();
         let mut sampler = Sampler::greedy();

@@ -312,7 +312,8 @@ fn planned(calibration: &Calibration, keep: f64, storage: Storage) -> (RankPlan,
 }
 
 fn measured(model: &Decoder) -> f64 {
-    let options = PerplexityOptions { seq_len: 64, windows: Some(8), at_once: NonZeroUsize::MIN };
+    let options =
+        PerplexityOptions { seq_len: 64, windows: Some(8), ..PerplexityOptions::default() };
     perplexity(model, &story_tokens(), &options, &mut ()).unwrap().perplexity
 }
 

@@ -174,8 +174,8 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
     assert_eq!(tokenizer.decode(&ids(&figures["tokens"])).unwrap(), sentence);
 
     let text = story_tokens();
-    let options =
-        PerplexityOptions { seq_len: 64, windows: Some(8), at_once: NonZeroUsize::new(3).unwrap() };
+    let at_once = NonZeroUsize::new(3).unwrap();
+    let options = PerplexityOptions { seq_len: 64, windows: Some(8), at_once, skip: 0 };
     let measure = |model: &Decoder| perplexity(model, &text, &options, &mut ()).unwrap().perplexity;
     let dense = load("tiny-llama");
     assert_eq!(dense.model.num_params() as u64, figures["params"].as_u64().unwrap());
@@ -245,13 +245,16 @@ fn embeddings_and_biased_projections_can_be_factored_too() {
 fn perplexity_refuses_what_it_cannot_measure() {
     let model = load("tiny-llama").model;
     let refuse = |tokens: &[u32], seq_len, windows| {
-        let options = PerplexityOptions { seq_len, windows, at_once: NonZeroUsize::MIN };
+        let options = PerplexityOptions { seq_len, windows, ..PerplexityOptions::default() };
         perplexity(&model, tokens, &options, &mut ()).unwrap_err()
     };
     assert_eq!(refuse(&[1; 10], 16, None), EvalError::TooShort { tokens: 10, seq_len: 16 });
     assert_eq!(refuse(&[1; 10], 1, None), EvalError::SeqLen(1));
     assert_eq!(refuse(&[1; 10], 5, Some(0)), EvalError::NoWindows);
     assert!(matches!(refuse(&[1; 1000], 600, None), EvalError::Context { .. }));
+    let options = PerplexityOptions { seq_len: 5, skip: 4, ..PerplexityOptions::default() };
+    let error = perplexity(&model, &[1; 10], &options, &mut ()).unwrap_err();
+    assert_eq!(error, EvalError::Skip { skip: 4, seq_len: 5 });
     assert!(matches!(refuse(&[9999; 10], 5, None), EvalError::UnknownToken { token: 9999, .. }));
 }
 

@@ -36,6 +36,7 @@ const FORMATS: &[Format] = formats![
     spectra,
     calibration,
     imatrix,
+    logits,
     weights,
     index,
     config,
@@ -105,6 +106,11 @@ fn damaged_spectra_are_refused_or_can_be_planned_from() {
 fn damaged_calibrations_are_refused_or_have_moments() {
     withstands("calibration", 300);
     withstands("imatrix", 300);
+}
+
+#[test]
+fn damaged_logits_are_refused_or_can_be_compared_with() {
+    withstands("logits", 300);
 }
 
 #[test]

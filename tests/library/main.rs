@@ -8,6 +8,7 @@ mod checkpoint;
 mod compress;
 mod convert;
 mod decoder;
+mod divergence;
 mod files;
 mod frontier;
 mod fuzzed;

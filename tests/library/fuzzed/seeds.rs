@@ -3,11 +3,15 @@
 
 use std::fs;
 
+use burn::tensor::{Device, FloatDType};
 use serde_json::{Value, json};
+use welore_burn::eval::{LogitsSource, save_logits};
+use welore_burn::model::load_model;
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Spectra;
 use welore_burn::train::{GradientDynamics, read_gradients};
 
+use super::bodies::{LOGITS_TOKENS, logits_options};
 use super::mutate::{Seed, Tensors};
 use crate::fixture;
 use crate::gguf::writer::{Gguf, Meta, tiny};
@@ -79,6 +83,17 @@ pub fn imatrix() -> Vec<Seed> {
 
 pub fn calibration_file() -> Tensors {
     Tensors::parse(&read("earlier/calibration"), Some("manifest"))
+}
+
+pub fn logits() -> Vec<Seed> {
+    let (dir, device) = (tempfile::tempdir().unwrap(), Device::flex());
+    let loaded = load_model(fixture("earlier/model"), &device, FloatDType::F32, &mut ()).unwrap();
+    let path = dir.path().join("logits");
+    let source = LogitsSource { model: "model".into(), model_digest: "0123".into() };
+    let options = logits_options();
+    save_logits(&path, &loaded.model, &source, &LOGITS_TOKENS, &options, &mut ()).unwrap();
+    let file = fs::read(&path).unwrap();
+    vec![Seed::Tensors(Tensors::parse(&file, Some("saved_logits.manifest")))]
 }
 
 pub fn weights() -> Vec<Seed> {

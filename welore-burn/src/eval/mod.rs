@@ -1,8 +1,19 @@
-//! How good a model is: perplexity on a text, accuracy on a task. Uses no autodiff and writes
-//! nothing.
+//! How good a model is: perplexity on a text, accuracy on a task, and how far its predictions are
+//! from those of the dense model that it was made from. Uses no autodiff.
+//!
+//! [`divergence()`] needs both models in memory; [`save_logits`] keeps what the dense one says in a
+//! file, and [`SavedLogits`] compares others with that.
 
 mod accuracy;
+mod divergence;
+mod estimate;
 mod perplexity;
+mod saved;
+mod windows;
 
 pub use accuracy::{Accuracy, accuracy};
-pub use perplexity::{EvalError, Perplexity, PerplexityOptions, check_text, perplexity};
+pub use divergence::{Divergence, divergence};
+pub use estimate::{Estimate, Spread};
+pub use perplexity::{Perplexity, perplexity};
+pub use saved::{LogitsError, LogitsSource, SavedLogits, save_logits, saved_bytes};
+pub use windows::{EvalError, PerplexityOptions, check_text};

@@ -18,15 +18,35 @@ pub(crate) fn token_losses<M: LanguageModel>(
     targets: Tensor<2, Int>,
     logits_at_once: usize,
 ) -> impl Iterator<Item = Tensor<2>> {
+    let mut start = 0;
+    logit_pieces(model, hidden, logits_at_once).map(move |logits| {
+        let [rows, _] = logits.dims();
+        let target = logits.clone().gather(1, targets.clone().narrow(0, start, rows));
+        start += rows;
+        log_sum_exp(logits) - target
+    })
+}
+
+/// Logits of hidden states `[tokens, width]`, piece by piece: tensors `[piece, vocab_size]` of
+/// [`rows_at_once`] rows each, but for the last one.
+pub(crate) fn logit_pieces<M: LanguageModel>(
+    model: &M,
+    hidden: Tensor<2>,
+    logits_at_once: usize,
+) -> impl Iterator<Item = Tensor<2>> {
     let [tokens, _] = hidden.dims();
-    let most = (logits_at_once / model.vocab_size()).max(1);
+    let most = rows_at_once(model.vocab_size(), logits_at_once);
     (0..tokens).step_by(most).map(move |start| {
         let rows = most.min(tokens - start);
         let piece = hidden.clone().narrow(0, start, rows).unsqueeze_dim::<3>(0);
-        let logits = model.logits(piece).squeeze_dim::<2>(0);
-        let target = logits.clone().gather(1, targets.clone().narrow(0, start, rows));
-        log_sum_exp(logits) - target
+        model.logits(piece).squeeze_dim::<2>(0)
     })
+}
+
+/// The number of tokens whose logits are computed at once: no more than `logits_at_once` logits, but
+/// those of at least one token.
+pub(crate) fn rows_at_once(vocab_size: usize, logits_at_once: usize) -> usize {
+    (logits_at_once / vocab_size).max(1)
 }
 
 /// `log Σ exp x` of every row, `[rows, n]` to `[rows, 1]`.

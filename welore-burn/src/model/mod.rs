@@ -24,7 +24,7 @@ pub use attention::{Attention, AttentionConfig, CausalMask};
 pub use block::{Block, Mlp};
 pub use cache::{KvCache, TokenCache};
 pub use config::{DecoderConfig, RopeScaling};
-pub(crate) use cross_entropy::{cross_entropy, leaf, token_losses};
+pub(crate) use cross_entropy::{cross_entropy, leaf, logit_pieces, rows_at_once, token_losses};
 pub use decoder::{Decoder, DecoderBody, Pass};
 pub use families::model_types;
 pub use generate::{GenerateError, GenerateOptions, check_prompt, generate, most_new_tokens};

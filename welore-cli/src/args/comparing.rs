@@ -86,6 +86,14 @@ pub struct CompareArgs {
     /// [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "N", help_heading = "Evaluation")]
     pub seq_len: Option<usize>,
+    /// Predictions at the start of each window that are not scored, because they are made from few
+    /// tokens
+    #[arg(long, value_name = "N", default_value_t = 0, help_heading = "Evaluation")]
+    pub skip: usize,
+    /// Also measure how far the predictions of each row are from the dense model's (KL divergence);
+    /// the dense model stays in memory
+    #[arg(long, help_heading = "Evaluation")]
+    pub kl: bool,
     /// Which matrices are factored, and which ranks they may have.
     #[command(flatten)]
     pub ranks: RankArgs,

@@ -62,7 +62,8 @@ pub enum Command {
     /// Fine-tune a model on a text or a task, by default only its low-rank components
     #[command(after_long_help = examples::TRAIN)]
     Train(Box<TrainArgs>),
-    /// Measure a model's perplexity on a text, or its accuracy on a task
+    /// Measure a model's perplexity on a text, alone or against the dense model, or its accuracy on a
+    /// task
     #[command(after_long_help = examples::EVAL)]
     Eval(EvalArgs),
     /// Draw results as a single HTML page

@@ -47,12 +47,42 @@ pub struct EvalArgs {
     /// [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "N", conflicts_with = "task", help_heading = "Evaluation")]
     pub seq_len: Option<usize>,
+    /// Predictions at the start of each window that are not scored, because they are made from few
+    /// tokens; half of --seq-len is what llama-perplexity does
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        conflicts_with = "task",
+        help_heading = "Evaluation"
+    )]
+    pub skip: usize,
+    /// Dense model that this one was made from, or what --save-logits wrote of it: measure how far
+    /// the predictions are from its own as well (KL divergence)
+    #[arg(
+        long,
+        value_name = "DENSE",
+        requires = "text",
+        conflicts_with = "task",
+        help_heading = "Evaluation"
+    )]
+    pub against: Option<PathBuf>,
     /// Maximum number of windows or examples to use [default: all]
     #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
     pub windows: Option<usize>,
     /// Add the result to the model card that `compress` or `train` wrote in the directory
     #[arg(long, help_heading = "Output")]
     pub record: bool,
+    /// Write the predictions of this model to a file that --against takes in its place; 2 bytes for
+    /// each token and entry of the vocabulary
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "text",
+        conflicts_with_all = ["against", "task"],
+        help_heading = "Output"
+    )]
+    pub save_logits: Option<PathBuf>,
     /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,

@@ -22,6 +22,7 @@ const TEXT: &str = "a text";
 const MODEL: &str = "a model directory";
 const PAGE: &str = "a page";
 const GGUF: &str = "a GGUF file";
+const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
 
 /// The artifacts of this program in JSON, by what their files contain near the beginning.
@@ -40,13 +41,14 @@ pub enum Artifact {
     Calibration,
     Page,
     Imatrix,
+    Logits,
     /// Which is a model, unlike the others.
     Gguf,
 }
 
 impl Artifact {
-    const BESIDE_MODELS: [Self; 5] =
-        [Self::Spectra, Self::Plan, Self::Calibration, Self::Page, Self::Imatrix];
+    const BESIDE_MODELS: [Self; 6] =
+        [Self::Spectra, Self::Plan, Self::Calibration, Self::Page, Self::Imatrix, Self::Logits];
 
     /// What such a file is, for messages.
     pub fn what(self) -> &'static str {
@@ -56,6 +58,7 @@ impl Artifact {
             Self::Calibration => CALIBRATION,
             Self::Page => PAGE,
             Self::Imatrix => IMATRIX,
+            Self::Logits => LOGITS,
             Self::Gguf => GGUF,
         }
     }
@@ -68,6 +71,9 @@ impl Artifact {
 
 /// A tensor that only calibrations have, as their headers begin with it.
 const PROBES: &str = "\"probes\":{\"dtype\":\"F64\"";
+
+/// One that only saved logits have.
+const LOSSES: &str = "\"saved_logits.losses\"";
 
 /// What an option takes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +153,9 @@ pub fn no_model(path: &Path) -> WrongInput {
         PLAN => format!("`welore-cli compress MODEL --plan {path} -o DIR` carries it out"),
         SPECTRA => format!("`welore-cli plan {path} --err 0.3` makes a plan of it"),
         CALIBRATION => format!("give the model as MODEL, and this with --calibration {path}"),
+        LOGITS => {
+            format!("give the model to compare as MODEL, and this with --against {path}")
+        }
         _ => WHAT_MODEL_IS.into(),
     };
     WrongInput::with_hint(format!("{path} is {what}, not a model directory"), hint)
@@ -235,7 +244,11 @@ fn what_is(path: &Path) -> &'static str {
         };
     }
     if head.get(8) == Some(&b'{') && head[6..8] == [0, 0] {
-        return if text.contains(PROBES) { CALIBRATION } else { "a safetensors file" };
+        return match () {
+            () if text.contains(PROBES) => CALIBRATION,
+            () if text.contains(LOSSES) => LOGITS,
+            () => "a safetensors file",
+        };
     }
     if text.starts_with("<!DOCTYPE html") {
         return PAGE;

@@ -45,6 +45,11 @@ impl Identity {
         })
     }
 
+    /// BLAKE3 of the files that define the model.
+    pub fn model_digest(&self) -> &str {
+        &self.model_digest
+    }
+
     /// An object with these fields and those of a result.
     pub fn with(&self, result: Value) -> Value {
         let mut all = serde_json::to_value(self).expect("strings serialize");

@@ -9,7 +9,7 @@ use welore_burn::calibrate::{CalibrationError, OwnTextError};
 use welore_burn::checkpoint::{CheckpointError, MissingKind};
 use welore_burn::compress::CompressError;
 use welore_burn::data::{DataError, TaskError};
-use welore_burn::eval::EvalError;
+use welore_burn::eval::{EvalError, LogitsError};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
 use welore_burn::ggml::ContainerError;
@@ -120,6 +120,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         DataError => data,
         TaskError => task,
         EvalError => eval,
+        LogitsError => logits,
         GenerateError => |e: &GenerateError| Some(match e {
             GenerateError::NotFinite { .. } => Verdict::failed(None),
             _ => Verdict::input(None),
@@ -512,7 +513,25 @@ fn eval(error: &EvalError) -> Option<Verdict> {
     Some(match error {
         EvalError::TooShort { .. } => Verdict::input("use a longer text or a smaller --seq-len"),
         EvalError::Context { .. } => Verdict::input("use a smaller --seq-len"),
+        EvalError::Skip { .. } => Verdict::input("give a smaller --skip"),
+        EvalError::Vocabulary { .. } => {
+            Verdict::input("give the dense model that this one was made from")
+        }
         EvalError::NotFinite { .. } | EvalError::Interrupted(_) => Verdict::failed(None),
         _ => Verdict::input(None),
     })
+}
+
+fn logits(error: &LogitsError) -> Option<Verdict> {
+    use LogitsError as E;
+    match error {
+        E::Checkpoint(_) | E::File(_) | E::Eval(_) => None,
+        E::NotLogits { .. } | E::Version { .. } => Some(Verdict::input(
+            "`welore-cli eval DENSE --text FILE --save-logits LOGITS` writes such a file",
+        )),
+        E::Foreign { .. } => Some(Verdict::input(
+            "give the --text, --windows, --seq-len and --skip that the logits were saved with",
+        )),
+        _ => Some(Verdict::input(None)),
+    }
 }

@@ -82,8 +82,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
         &texts,
         scratch.path(),
     )?;
-    let mut rows = vec![comparison.dense(&loaded.model)?];
-    drop(loaded.model);
+    let mut rows = vec![comparison.dense(loaded.model)?];
     for request in &requests {
         rows.push(comparison.row(request)?);
     }
@@ -276,5 +275,6 @@ fn texts(
 
 /// How perplexity is measured.
 fn measuring(args: &CompareArgs, text: &Text, at_once: NonZeroUsize) -> PerplexityOptions {
-    PerplexityOptions { seq_len: text.seq_len, windows: Some(args.windows), at_once }
+    let (seq_len, windows, skip) = (text.seq_len, Some(args.windows), args.skip);
+    PerplexityOptions { seq_len, windows, skip, at_once }
 }

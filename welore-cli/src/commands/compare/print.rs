@@ -48,6 +48,7 @@ impl Results<'_> {
             "text_digests": digests,
             "windows": self.args.windows,
             "seq_len": self.texts.first().map(|text| text.seq_len),
+            "skip": self.args.skip,
             "calibration": self.calibration.map(Calibration::digest),
             "calibrated_on": self.calibration.map(Calibration::texts),
             "calibration_seconds": self.calibration_seconds,
@@ -62,16 +63,24 @@ impl Results<'_> {
         others.map(|text| text.path.file_name().unwrap_or_default().display().to_string()).collect()
     }
 
+    /// The headers of the scores: `name` for the first text, and what `on` makes of the file name of
+    /// each other one.
+    fn scores(&self, name: &str, on: impl Fn(String) -> String) -> Vec<String> {
+        [name.to_string()].into_iter().chain(self.others().into_iter().map(on)).collect()
+    }
+
     fn print_csv(&self) -> Result<()> {
-        let others: Vec<String> =
-            self.others().iter().map(|name| format!("perplexity on {name}")).collect();
-        let mut header = vec!["target", "method", "policy", "storage", "norm", "perplexity"];
-        header.extend(others.iter().map(String::as_str));
+        let mut scores = self.scores("perplexity", |text| format!("perplexity on {text}"));
+        if self.args.kl {
+            scores.extend(self.scores("kl", |text| format!("kl on {text}")));
+        }
+        let mut header = vec!["target", "method", "policy", "storage", "norm"];
+        header.extend(scores.iter().map(String::as_str));
         header.extend(["parameters", "bytes", "kept", "lrcs", "seconds"]);
         let cells = |row: &Row| {
             let mut cells = names(row);
             cells.push(row.norm.clone());
-            cells.extend(row.perplexities.iter().map(f64::to_string));
+            cells.extend(row.perplexities.iter().chain(&row.kls).map(f64::to_string));
             cells.extend([row.parameters.to_string(), row.bytes.to_string()]);
             cells.extend([row.kept.to_string(), row.lrcs.to_string(), row.seconds.to_string()]);
             cells
@@ -81,14 +90,18 @@ impl Results<'_> {
     }
 
     fn print_table(&self) -> Result<()> {
-        let mut header = vec!["target", "method", "policy", "storage", "norm", "perplexity"];
-        let others = self.others();
-        header.extend(others.iter().map(String::as_str));
+        let mut scores = self.scores("perplexity", |text| text);
+        if self.args.kl {
+            scores.extend(self.scores("KL", |text| format!("KL on {text}")));
+        }
+        let mut header = vec!["target", "method", "policy", "storage", "norm"];
+        header.extend(scores.iter().map(String::as_str));
         header.extend(["parameters", "size", "LRCs", "seconds"]);
         let cells = |row: &Row| {
             let mut cells = names(row);
             cells.push(row.norm.clone());
             cells.extend(row.perplexities.iter().map(|value| format::perplexity(*value)));
+            cells.extend(row.kls.iter().map(|value| format!("{value:.4}")));
             cells.extend([
                 format::count(row.parameters),
                 format::bytes(row.bytes),

@@ -4,12 +4,13 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use burn::module::Module;
 use serde::Serialize;
 use serde_json::Value;
 use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::KeptMatrices;
-use welore_burn::eval::{Perplexity, perplexity};
+use welore_burn::eval::{Perplexity, divergence, perplexity};
 use welore_burn::files::OutputDir;
 use welore_burn::forms::Form;
 use welore_burn::model::{Decoder, LanguageModel, load_model};
@@ -53,6 +54,12 @@ pub struct Row {
     pub perplexity: f64,
     /// On every text, in the order of the command line.
     pub perplexities: Vec<f64>,
+    /// Mean KL divergence from the dense model on the first text, where it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kl: Option<f64>,
+    /// The same on every text.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub kls: Vec<f64>,
     /// Number of windows of every text.
     pub windows: Vec<usize>,
     pub parameters: u64,
@@ -70,6 +77,8 @@ pub struct Comparison<'a> {
     args: &'a CompareArgs,
     /// The dense model.
     checkpoint: Checkpoint,
+    /// Its weights, where other models are compared with its predictions.
+    dense: Option<Decoder>,
     selection: Selection,
     calibration: Option<&'a Calibration>,
     compute: &'a Compute,
@@ -106,6 +115,8 @@ struct Made {
 #[derive(Debug, Clone)]
 struct Quality {
     perplexities: Vec<f64>,
+    /// Mean KL divergences from the dense model; none unless they were asked for.
+    kls: Vec<f64>,
     windows: Vec<usize>,
 }
 
@@ -125,6 +136,7 @@ impl<'a> Comparison<'a> {
         Ok(Self {
             args,
             checkpoint,
+            dense: None,
             selection,
             calibration,
             compute,
@@ -137,9 +149,12 @@ impl<'a> Comparison<'a> {
         })
     }
 
-    /// The row of the dense model.
-    pub fn dense(&self, model: &impl LanguageModel) -> Result<Row> {
-        let Quality { perplexities, windows } = self.quality(model, "dense")?;
+    /// The row of the dense model, which is kept if others are compared with its predictions.
+    pub fn dense(&mut self, model: Decoder) -> Result<Row> {
+        let Quality { perplexities, windows, .. } = self.quality(&model, "dense")?;
+        let parameters = model.num_params() as u64;
+        self.dense = self.args.kl.then_some(model);
+        let kls = if self.args.kl { vec![0.0; perplexities.len()] } else { Vec::new() };
         Ok(Row {
             label: String::new(),
             keep: Some(1.0),
@@ -151,8 +166,10 @@ impl<'a> Comparison<'a> {
             storage: None,
             perplexity: perplexities[0],
             perplexities,
+            kl: kls.first().copied(),
+            kls,
             windows,
-            parameters: model.num_params() as u64,
+            parameters,
             bytes: self.checkpoint.bytes(),
             kept: 1.0,
             lrcs: 0,
@@ -264,19 +281,27 @@ impl<'a> Comparison<'a> {
         let measure = |text: &Text| {
             let options = measuring(self.args, text, self.compute.at_once());
             let mut bar = Bar::for_subject(label);
-            perplexity(model, &text.tokens, &options, &mut bar)
-                .with_context(|| text.path.display().to_string())
+            let measured = match &self.dense {
+                Some(dense) => divergence(model, dense, &text.tokens, &options, &mut bar)
+                    .map(|found| (found.model, Some(found.kl.value))),
+                None => {
+                    perplexity(model, &text.tokens, &options, &mut bar).map(|found| (found, None))
+                }
+            };
+            measured.with_context(|| text.path.display().to_string())
         };
-        let measured = self.texts.iter().map(measure).collect::<Result<Vec<Perplexity>>>()?;
+        let measured = self.texts.iter().map(measure);
+        let measured = measured.collect::<Result<Vec<(Perplexity, Option<f64>)>>>()?;
         Ok(Quality {
-            perplexities: measured.iter().map(|measured| measured.perplexity).collect(),
-            windows: measured.iter().map(|measured| measured.windows).collect(),
+            perplexities: measured.iter().map(|(found, _)| found.perplexity).collect(),
+            kls: measured.iter().filter_map(|(_, kl)| *kl).collect(),
+            windows: measured.iter().map(|(found, _)| found.windows).collect(),
         })
     }
 }
 
 fn row_of(request: &Request, plan: &RankPlan, quality: Quality, seconds: f64) -> Row {
-    let Quality { perplexities, windows } = quality;
+    let Quality { perplexities, kls, windows } = quality;
     let (recipe, totals) = (&request.recipe, &plan.totals);
     let (given, storage) = match &request.goal {
         RowGoal::Target(_) => (None, Some(recipe.storage.name().into())),
@@ -297,6 +322,8 @@ fn row_of(request: &Request, plan: &RankPlan, quality: Quality, seconds: f64) ->
         storage,
         perplexity: perplexities[0],
         perplexities,
+        kl: kls.first().copied(),
+        kls,
         windows,
         parameters: totals.parameters_after,
         bytes: totals.bytes_after,

@@ -116,6 +116,7 @@ impl Run<'_> {
         PerplexityOptions {
             seq_len: self.run.eval_window(),
             windows: self.run.eval_windows,
+            skip: 0,
             at_once: self.compute.at_once(),
         }
     }

@@ -1,0 +1,103 @@
+//! `eval`: perplexity on a text, how far it is from what a dense model predicts, accuracy on a task.
+
+mod against;
+mod text;
+
+use std::path::Path;
+use std::time::Instant;
+
+use anyhow::Result;
+use burn::module::Module;
+use serde_json::json;
+use welore_burn::data::{Task, TaskExample, TaskKind, TextTokenizer};
+use welore_burn::eval::Accuracy;
+use welore_burn::model::{LoadedModel, open_model};
+use welore_burn::named::Named;
+use welore_burn::report::Measurement;
+
+use crate::args::EvalArgs;
+use crate::devices::Compute;
+use crate::failure::WrongInput;
+use crate::shared::card::{MADE_BY, check_record, record};
+use crate::shared::identity::Identity;
+use crate::shared::task::Speaker;
+use crate::terminal::Bar;
+use crate::{format, models, output};
+
+/// Runs the command.
+pub fn run(args: EvalArgs) -> Result<()> {
+    if args.record {
+        if args.model.is_dir() {
+            // What holds no model holds no card either, and this says what to give instead.
+            models::directory_of(&args.model)?;
+        }
+        check_record(&args.model)?;
+    }
+    match (&args.text, args.task, &args.data) {
+        (_, Some(task), Some(path)) => answer_task(&args, task, path),
+        (Some(text), _, _) => text::predict(&args, text),
+        _ => unreachable!("clap asks for --text, or for --task with --data"),
+    }
+}
+
+fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
+    if args.windows == Some(0) {
+        return Err(WrongInput::new("--windows: must be at least 1").into());
+    }
+    let mut examples = Task::read(kind, path)?.test;
+    examples.truncate(args.windows.unwrap_or(usize::MAX));
+    let compute = Compute::choose(args.compute.choice())?;
+    let model = models::directory_of(&args.model)?;
+    let opened = open_model(&model, &compute.device)?;
+    let speaker = Speaker::new(TextTokenizer::open(&model)?, &opened.config);
+    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
+    let started = Instant::now();
+    let score = speaker.score(&loaded.model, &examples, &compute)?;
+    let seconds = started.elapsed().as_secs_f64();
+    if args.record {
+        let of = format!("{}, {}", kind.name(), format::number_of(examples.len(), "example"));
+        let score =
+            Measurement { score: "accuracy", value: score.accuracy, of: &of, made_by: MADE_BY };
+        record(&args.model, score)?;
+    }
+    if args.json {
+        let identity = Identity::of(&args.model, &model, &compute)?;
+        return print_answers(kind, &identity, &loaded, &examples, &score, seconds);
+    }
+    say!(
+        "accuracy {} on {}: {} of {}",
+        format::percent(score.accuracy),
+        kind.name(),
+        score.right(),
+        format::number_of(examples.len(), "example")
+    );
+    say!("{:.1} examples/s", examples.len() as f64 / seconds);
+    Ok(())
+}
+
+fn print_answers(
+    kind: TaskKind,
+    identity: &Identity,
+    loaded: &LoadedModel,
+    examples: &[TaskExample],
+    score: &Accuracy,
+    seconds: f64,
+) -> Result<()> {
+    let answers: Vec<_> = examples
+        .iter()
+        .zip(&score.answers)
+        .map(|(example, (answer, right))| {
+            json!({ "expected": example.response, "answer": answer, "right": right })
+        })
+        .collect();
+    output::print_json(&identity.with(json!({
+        "task": kind.name(),
+        "accuracy": score.accuracy,
+        "right": score.right(),
+        "examples": examples.len(),
+        "parameters": loaded.model.num_params(),
+        "bytes": loaded.checkpoint.bytes(),
+        "seconds": seconds,
+        "answers": answers,
+    })))
+}
