@@ -7,11 +7,13 @@
 
 mod error;
 mod file;
+mod quantize;
 mod tensor_type;
 mod writer;
 
 pub use anamnesis::{GgufMetadataArray as Values, GgufMetadataValue as Value};
 pub use error::ContainerError;
 pub(crate) use file::GgufFile;
+pub use quantize::QuantizeError;
 pub use tensor_type::TensorType;
 pub use writer::{GgufLayout, GgufTensorSpec, GgufWriter};

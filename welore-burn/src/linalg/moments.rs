@@ -97,6 +97,12 @@ impl SecondMoment {
         self.count += x.nrows() as u64;
     }
 
+    /// The mean square of each entry of a row: the diagonal of the mean, in f32.
+    pub fn mean_squares(&self) -> Vec<f32> {
+        let scale = 1.0 / self.count.max(1) as f64;
+        (0..self.size()).map(|i| (self.sum[(i, i)] * scale) as f32).collect()
+    }
+
     /// Whether every entry is a number.
     pub fn is_finite(&self) -> bool {
         (0..self.size()).all(|col| self.sum.col(col).iter().all(|x| x.is_finite()))
