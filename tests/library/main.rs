@@ -19,6 +19,7 @@ mod limits;
 mod linear;
 mod own_text;
 mod plan;
+mod quantize;
 mod spectrum;
 mod targets;
 mod tokenizer;

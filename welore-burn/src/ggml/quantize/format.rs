@@ -135,6 +135,14 @@ impl Levels {
         }
     }
 
+    /// The mean distance of neighbours.
+    pub fn gap(self) -> f32 {
+        match self {
+            Self::Even(..) => 1.0,
+            Self::Uneven => (UNEVEN[15] - UNEVEN[0]) / 15.0,
+        }
+    }
+
     /// Whether the levels are the same with other signs, so a negative scale is of no use.
     pub fn is_symmetric(self) -> bool {
         matches!(self, Self::Even(lowest, highest) if lowest == -highest)

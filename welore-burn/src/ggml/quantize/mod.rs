@@ -38,9 +38,10 @@ impl TensorType {
     /// [`SecondMoment::mean_squares`](crate::linalg::SecondMoment::mean_squares); without them all
     /// columns count the same. Floats are rounded to the nearest.
     ///
-    /// A scale by itself is the best one, of all scales, signs and ways to round; scales with
-    /// minima, and those of parts, are the best of many. Rows are spread over the threads of the
-    /// rayon pool that this is called in; results do not depend on their number.
+    /// A scale by itself is found by going through every way to round that uses more than about
+    /// half of the levels; scales with minima, and those of parts, are the best of many. Rows are
+    /// spread over the threads of the rayon pool that this is called in; results do not depend on
+    /// their number.
     ///
     /// # Errors
     ///

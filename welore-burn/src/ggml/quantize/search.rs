@@ -84,7 +84,10 @@ impl<'a> Parts<'a> {
             self.parts.iter().map(|(x, w)| best_scales(self.levels, x, w)[0]).collect();
         let widest =
             fits.iter().fold(0.0f32, |w, f| if f.scale.abs() > w.abs() { f.scale } else { w });
-        let wanted: Vec<(f32, f64)> = fits.iter().map(|fit| (fit.scale, fit.curvature)).collect();
+        let want = |((_, weights), fit): (&(&[f32], &[f32]), &symmetric::Fit)| {
+            Want::scale(self.levels, fit.scale, fit.curvature, weights)
+        };
+        let wanted: Vec<Want> = self.parts.iter().zip(&fits).map(want).collect();
         // The widest scale takes one of the larger multiples, of either sign; where there are very
         // many, the sign hardly matters.
         let signs: &[f32] = if highest > 100.0 { &[1.0] } else { &[1.0, -1.0] };
@@ -150,12 +153,16 @@ impl<'a> Parts<'a> {
     fn offset(&self, highest: f32) -> Scales {
         let fits: Vec<offset::Fit> =
             self.parts.iter().map(|(x, w)| offset::best_offset(self.levels, x, w, true)).collect();
-        let candidates = |wanted: &[(f32, f64)]| {
-            let widest = wanted.iter().fold(0.0f32, |most, (want, _)| most.max(*want));
+        let candidates = |wanted: &[Want]| {
+            let widest = wanted.iter().fold(0.0f32, |most, want| most.max(want.value));
             promising(large(highest).map(|multiple| widest / multiple), wanted, 0.0, highest)
         };
-        let scales: Vec<_> = fits.iter().map(|fit| (fit.scale, fit.curvature)).collect();
-        let minima: Vec<_> = fits.iter().map(|fit| (-fit.minimum, fit.weight)).collect();
+        let want = |((_, weights), fit): (&(&[f32], &[f32]), &offset::Fit)| {
+            Want::scale(self.levels, fit.scale, fit.curvature, weights)
+        };
+        let scales: Vec<Want> = self.parts.iter().zip(&fits).map(want).collect();
+        let minima: Vec<Want> =
+            fits.iter().map(|fit| Want::minimum(fit.minimum, fit.weight)).collect();
         let (scales, minima) = (candidates(&scales), candidates(&minima));
         let (mut least, mut best) = (f64::INFINITY, Scales::default());
         for scale in &scales[..TRIED - 1] {
@@ -260,11 +267,39 @@ fn large(most: f32) -> impl Iterator<Item = f32> {
     (0..count).map(move |k| most + step * (1.0 - k as f32))
 }
 
-/// The stored scales whose multiples are nearest to what the parts want, the best first. The
-/// second number of a want is what its square costs.
+/// A scale or a minimum that a part wants, and what another one costs.
+struct Want {
+    value: f32,
+    /// The cost of the square of a small change.
+    curvature: f64,
+    /// The most that a wider scale costs, as a share of its square: entries are rounded to it anew.
+    rounding: f64,
+}
+
+impl Want {
+    fn scale(levels: Levels, value: f32, curvature: f64, weights: &[f32]) -> Self {
+        let weight: f64 = weights.iter().map(|w| f64::from(*w)).sum();
+        Self { value, curvature, rounding: weight * f64::from(levels.gap()).powi(2) / 12.0 }
+    }
+
+    fn minimum(value: f32, curvature: f64) -> Self {
+        Self { value: -value, curvature, rounding: f64::INFINITY }
+    }
+
+    /// What it costs to have this instead.
+    fn cost(&self, stored: f32) -> f64 {
+        let change = self.curvature * f64::from(stored - self.value).powi(2);
+        match stored.abs() > self.value.abs() {
+            true => change.min(self.rounding * f64::from(stored).powi(2)),
+            false => change,
+        }
+    }
+}
+
+/// The stored scales whose multiples are nearest to what the parts want, the best first.
 fn promising(
     candidates: impl Iterator<Item = f32>,
-    wanted: &[(f32, f64)],
+    wanted: &[Want],
     lowest: f32,
     highest: f32,
 ) -> [f16; TRIED] {
@@ -273,11 +308,8 @@ fn promising(
         let stored = nearest(f64::from(candidate));
         let unit = stored.to_f32();
         let inverse = if unit == 0.0 { 0.0 } else { 1.0 / unit };
-        let mut cost = 0.0;
-        for (want, curvature) in wanted {
-            let multiple = Levels::Even(lowest, highest).nearest(want * inverse);
-            cost += curvature * f64::from(unit * multiple - want).powi(2);
-        }
+        let multiple = |want: &Want| Levels::Even(lowest, highest).nearest(want.value * inverse);
+        let cost = wanted.iter().map(|want| want.cost(unit * multiple(want))).sum::<f64>();
         let worst = TRIED - 1;
         if cost < best[worst].0 && best.iter().all(|(_, other)| *other != stored) {
             best[worst] = (cost, stored);

@@ -2,6 +2,10 @@
 
 use super::format::{Grid, Levels, PART_LEN};
 
+/// Among errors that are alike the narrowest scale is the best: an outlier by itself fits any level,
+/// and other parts want what is left of a block's range.
+const ALIKE: f64 = 1.0001;
+
 /// The scale of the least weighted squared error.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Fit {
@@ -15,18 +19,16 @@ pub(super) struct Fit {
 /// All scales that round the entries to the same levels have the same best one, `Σ w x l / Σ w l²`.
 /// So it is enough to go through the scales at which a level changes, in order, with these sums.
 pub(super) fn best_scales(levels: Levels, entries: &[f32], weights: &[f32]) -> [Fit; 2] {
-    let zeros = entries.iter().zip(weights);
-    let zeros: f64 = zeros.map(|(x, w)| f64::from(*w) * f64::from(*x).powi(2)).sum();
-    let up = sweep(levels, entries, weights, 1.0, zeros);
+    let up = sweep(levels, entries, weights, 1.0, f64::INFINITY);
     if levels.is_symmetric() {
         return [up.1, up.1];
     }
-    let down = sweep(levels, entries, weights, -1.0, zeros - up.0);
-    if down.0 > up.0 { [down.1, up.1] } else { [up.1, down.1] }
+    let down = sweep(levels, entries, weights, -1.0, up.0);
+    if down.0 < up.0 { [down.1, up.1] } else { [up.1, down.1] }
 }
 
-/// The best scale of a sign, and by how much it lowers the error of zeros. Scales that are worse than
-/// `known`, an error that is reached anyway, may be passed over.
+/// The error of the best scale of a sign, and this scale. Scales that are worse than `known`, an
+/// error that is reached anyway, may be passed over.
 fn sweep(levels: Levels, entries: &[f32], weights: &[f32], sign: f32, known: f64) -> (f64, Fit) {
     let sides = [levels.side(false), levels.side(true)];
     let side = |x: f32| &sides[usize::from(x * sign >= 0.0)];
@@ -52,11 +54,14 @@ fn sweep(levels: Levels, entries: &[f32], weights: &[f32], sign: f32, known: f64
         }
     }
     changes.sort_unstable();
-    let mut best = (0.0, Fit::default());
+    let squares = entries.iter().zip(weights).map(|(x, w)| f64::from(*w) * f64::from(*x).powi(2));
+    let zeros: f64 = squares.sum();
+    let (mut least, mut best) = (zeros, Fit::default());
     let mut consider = |product: f64, square: f64| {
-        if square > 0.0 && product * product > best.0 * square {
+        if square > 0.0 && zeros - product * product / square <= least * ALIKE {
             let scale = (product / square) as f32 * sign;
-            best = (product * product / square, Fit { scale, curvature: square });
+            best = Fit { scale, curvature: square };
+            least = least.min(zeros - product * product / square);
         }
     };
     consider(product, square);
@@ -68,12 +73,12 @@ fn sweep(levels: Levels, entries: &[f32], weights: &[f32], sign: f32, known: f64
         square += w * (new * new - old * old);
         consider(product, square);
     }
-    best
+    (least, best)
 }
 
 /// The smallest inverse scale that is tried, as a share of the one that uses all levels. Entries
-/// that fit fewer levels also fit a multiple of these that uses more than 0.43 of all; with very
-/// many levels, much fewer are never better.
+/// that fit fewer levels also fit a multiple of these that uses more than 0.43 of all. The more
+/// levels there are, the less can luck make up for wider steps.
 fn lowest_share(levels: Levels) -> f32 {
     match levels {
         Levels::Even(_, highest) if highest > 100.0 => 0.85,
