@@ -164,13 +164,18 @@ impl<'a> Parts<'a> {
         let minima: Vec<Want> =
             fits.iter().map(|fit| Want::minimum(fit.minimum, fit.weight)).collect();
         let (scales, minima) = (candidates(&scales), candidates(&minima));
+        // First the scale, with the likeliest minimum, then the minimum.
         let (mut least, mut best) = (f64::INFINITY, Scales::default());
-        for scale in &scales[..TRIED - 1] {
-            for minimum in &minima[..TRIED - 1] {
-                let tried = self.offset_at(*scale, *minimum, &fits, highest, 0);
-                if tried.0 < least {
-                    (least, best) = tried;
-                }
+        for scale in scales {
+            let tried = self.offset_at(scale, minima[0], &fits, highest, 0);
+            if tried.0 < least {
+                (least, best) = tried;
+            }
+        }
+        for minimum in &minima[1..] {
+            let tried = self.offset_at(best.scale, *minimum, &fits, highest, 0);
+            if tried.0 < least {
+                (least, best) = tried;
             }
         }
         for _ in 0..4 {

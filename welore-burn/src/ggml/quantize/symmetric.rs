@@ -39,41 +39,61 @@ fn sweep(levels: Levels, entries: &[f32], weights: &[f32], sign: f32, known: f64
     }
     let from = lowest_share(levels) / widest;
     let to = last_inverse(levels, entries, weights, sign * widest, known);
-    let (mut product, mut square) = (0.0f64, 0.0f64);
+    // What a level adds to the sums: to the first, and its square to the second.
+    let mut shares = [(0.0f64, 0.0f64, &sides[0]); PART_LEN];
+    let (mut product, mut square, mut zeros) = (0.0, 0.0, 0.0);
     // Inverse scale, entry, level; as integers, which order like the positive floats in them.
     let mut changes: Vec<u64> = Vec::with_capacity(PART_LEN * 8);
-    for (i, x) in entries.iter().enumerate() {
-        let (side, size) = (side(*x), x.abs());
+    for (i, (x, w)) in entries.iter().zip(weights).enumerate() {
+        let (side, size, w) = (side(*x), x.abs(), f64::from(*w));
+        shares[i] = (w * f64::from(*x * sign), w, side);
+        zeros += w * f64::from(*x).powi(2);
         let passed = side.steps.partition_point(|step| *step < size * from);
-        let (level, w) = (f64::from(side.levels[passed]), f64::from(weights[i]));
-        product += w * f64::from(*x * sign) * level;
+        let level = f64::from(side.levels[passed]);
+        product += shares[i].0 * level;
         square += w * level * level;
-        let within = side.steps[passed..].iter().map(|step| step / size);
+        let inverse = 1.0 / size;
+        let within = side.steps[passed..].iter().map(|step| step * inverse);
         for (k, inverse) in within.take_while(|inverse| *inverse <= to).enumerate() {
             changes.push((u64::from(inverse.to_bits()) << 32) | ((i << 8) | (passed + k)) as u64);
         }
     }
     changes.sort_unstable();
-    let squares = entries.iter().zip(weights).map(|(x, w)| f64::from(*w) * f64::from(*x).powi(2));
-    let zeros: f64 = squares.sum();
-    let (mut least, mut best) = (zeros, Fit::default());
-    let mut consider = |product: f64, square: f64| {
-        if square > 0.0 && zeros - product * product / square <= least * ALIKE {
-            let scale = (product / square) as f32 * sign;
-            best = Fit { scale, curvature: square };
-            least = least.min(zeros - product * product / square);
-        }
-    };
-    consider(product, square);
+    let mut best = Best { zeros, least: zeros, enough: -1.0, fit: Fit::default() };
+    best.consider(product, square);
     for change in changes {
         let (i, k) = (((change >> 8) & 0xff) as usize, (change & 0xff) as usize);
-        let (x, w, side) = (entries[i], f64::from(weights[i]), side(entries[i]));
+        let (share, w, side) = shares[i];
         let (old, new) = (f64::from(side.levels[k]), f64::from(side.levels[k + 1]));
-        product += w * f64::from(x * sign) * (new - old);
+        product += share * (new - old);
         square += w * (new * new - old * old);
-        consider(product, square);
+        best.consider(product, square);
     }
-    (least, best)
+    best.fit.scale *= sign;
+    (best.least, best.fit)
+}
+
+/// The best way to round so far.
+struct Best {
+    /// The error of zeros.
+    zeros: f64,
+    least: f64,
+    /// By how much the error of zeros must be lowered to be considered.
+    enough: f64,
+    fit: Fit,
+}
+
+impl Best {
+    #[inline(always)]
+    fn consider(&mut self, product: f64, square: f64) {
+        // Most are not good enough, and need no division.
+        if product * product > self.enough * square && square > 0.0 {
+            let scale = product / square;
+            self.fit = Fit { scale: scale as f32, curvature: square };
+            self.least = self.least.min(self.zeros - scale * product);
+            self.enough = self.zeros - self.least * ALIKE;
+        }
+    }
 }
 
 /// The smallest inverse scale that is tried, as a share of the one that uses all levels. Entries
