@@ -19,10 +19,15 @@ pub(super) struct Fit {
 /// All scales that round the entries to the same levels have the same best one, `Σ w x l / Σ w l²`.
 /// So it is enough to go through the scales at which a level changes, in order, with these sums.
 pub(super) fn best_scales(levels: Levels, entries: &[f32], weights: &[f32]) -> [Fit; 2] {
-    let up = sweep(levels, entries, weights, 1.0, f64::INFINITY);
-    if levels.is_symmetric() {
-        return [up.1, up.1];
+    if levels.largest() > 16.0 && levels != Levels::Uneven {
+        // With many levels the sign is worth next to nothing: the largest entry gets the lowest.
+        let largest =
+            entries.iter().fold(0.0f32, |most, x| if x.abs() > most.abs() { *x } else { most });
+        let sign = if largest > 0.0 && !levels.is_symmetric() { -1.0 } else { 1.0 };
+        let fit = sweep(levels, entries, weights, sign, f64::INFINITY).1;
+        return [fit, fit];
     }
+    let up = sweep(levels, entries, weights, 1.0, f64::INFINITY);
     let down = sweep(levels, entries, weights, -1.0, up.0);
     if down.0 < up.0 { [down.1, up.1] } else { [up.1, down.1] }
 }
