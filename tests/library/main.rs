@@ -22,6 +22,7 @@ mod limits;
 mod linear;
 mod own_text;
 mod plan;
+mod quantize;
 mod replacing;
 mod spectrum;
 mod targets;

@@ -8,6 +8,7 @@
 mod error;
 mod file;
 mod layer_names;
+mod quantize;
 mod tensor_type;
 mod writer;
 
@@ -15,5 +16,6 @@ pub use anamnesis::{GgufMetadataArray as Values, GgufMetadataValue as Value};
 pub use error::ContainerError;
 pub(crate) use file::GgufFile;
 pub(crate) use layer_names::{matrix_of_tensor, tensor_of_matrix};
+pub use quantize::QuantizeError;
 pub use tensor_type::TensorType;
 pub use writer::{GgufLayout, GgufTensorSpec, GgufWriter};

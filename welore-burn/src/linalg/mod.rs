@@ -6,7 +6,9 @@
 mod band;
 mod cost;
 mod eigen;
+mod feedback;
 mod leading;
+mod loss;
 mod matrix;
 mod moments;
 mod pivot;
@@ -15,6 +17,8 @@ mod svd;
 mod weighted;
 
 pub(crate) use cost::{Cost, DECOMPOSITION};
+pub use feedback::{FedBlock, Feedback};
+pub use loss::loss_of_error;
 pub use matrix::{LinalgError, Matrix, transpose};
 pub use moments::{CrossMoment, Root, SecondMoment, packed_len};
 pub use pivot::{PivotFactors, pivot_factors};
