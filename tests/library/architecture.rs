@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 23] = [
+const LIBRARY: [&str; 24] = [
     "words",
     "named",
     "escape",
@@ -29,6 +29,7 @@ const LIBRARY: [&str; 23] = [
     "eval",
     "train",
     "gguf",
+    "types",
     "report",
 ];
 

@@ -227,5 +227,6 @@ pub mod progress;
 pub mod report;
 pub mod spectrum;
 pub mod train;
+pub mod types;
 mod words;
 pub mod workers;

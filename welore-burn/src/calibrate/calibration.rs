@@ -116,6 +116,11 @@ impl Calibration {
         names.into_iter()
     }
 
+    /// Whether the inputs of a matrix were measured.
+    pub fn knows(&self, name: &MatrixName) -> bool {
+        self.names().any(|known| known == name)
+    }
+
     /// The name under which the inputs of a matrix are stored: matrices with the same inputs share
     /// them.
     ///

@@ -18,4 +18,5 @@ pub(crate) use file::GgufFile;
 pub(crate) use layer_names::{matrix_of_tensor, tensor_of_matrix};
 pub use quantize::QuantizeError;
 pub use tensor_type::TensorType;
+pub(crate) use writer::ALIGNMENT;
 pub use writer::{GgufLayout, GgufTensorSpec, GgufWriter};

@@ -11,7 +11,7 @@ use crate::files::{FileError, StagedFile};
 use crate::named::Named;
 
 /// Tensors begin at multiples of this many bytes, llama.cpp's default.
-const ALIGNMENT: usize = 32;
+pub(crate) const ALIGNMENT: usize = 32;
 
 /// The name of the file while it is written.
 const STAGED: &str = "model.gguf";

@@ -1,8 +1,10 @@
 use std::path::PathBuf;
 
+use crate::calibrate::CalibrationError;
 use crate::checkpoint::CheckpointError;
 use crate::files::FileError;
-use crate::ggml::{ContainerError, TensorType};
+use crate::ggml::{ContainerError, QuantizeError, TensorType};
+use crate::linalg::LinalgError;
 use crate::model::ConfigError;
 use crate::named::Named;
 use crate::progress::Interrupted;
@@ -88,6 +90,25 @@ pub enum GgufError {
         /// Its type.
         dtype: TensorType,
     },
+    /// A matrix cannot be rounded into the blocks of its type.
+    #[error("tensor `{tensor}`: {source}")]
+    Quantize {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: QuantizeError,
+    },
+    /// The second moments of a matrix cannot be used.
+    #[error("tensor `{tensor}`: {source}")]
+    Linalg {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: LinalgError,
+    },
+    /// A calibration cannot be used.
+    #[error("{0}")]
+    Calibration(#[from] CalibrationError),
     /// A merged matrix that does not fit the memory of this machine.
     #[error("{0}")]
     Oversized(#[from] Oversized),

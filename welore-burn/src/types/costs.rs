@@ -1,0 +1,207 @@
+//! What matrices cost in each type.
+
+use burn::module::Module;
+use burn::tensor::{DType, TensorData};
+
+use super::error::TypesError;
+use super::rounding::{Inputs, Rounding};
+use crate::calibrate::Calibration;
+use crate::checkpoint::Checkpoint;
+use crate::eval::{PerplexityOptions, divergence};
+use crate::ggml::{QuantizeError, TensorType};
+use crate::linalg::{LinalgError, loss_of_error, transpose};
+use crate::model::LanguageModel;
+use crate::modules::{MatrixName, load_values};
+use crate::named::Named;
+use crate::progress::{Part, Progress};
+use crate::workers::Budget;
+
+/// What a tensor costs in a type.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TypeCost {
+    /// The type.
+    pub tensor_type: TensorType,
+    /// Bytes that the tensor takes in a file, with the padding behind it.
+    pub bytes: u64,
+    /// Estimated rise of the loss, in nats per token.
+    pub loss: f64,
+}
+
+/// What a tensor costs in each type that it may have.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TensorCosts {
+    /// Hugging Face name of the tensor.
+    pub tensor: String,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    /// Its types, in any order.
+    pub candidates: Vec<TypeCost>,
+}
+
+/// How costs are measured.
+#[derive(Debug, Clone)]
+pub struct CostOptions {
+    /// The types that may be used. Those whose blocks the rows of a matrix do not fill are left
+    /// out.
+    pub types: Vec<TensorType>,
+    /// How matrices are rounded.
+    pub rounding: Rounding,
+    /// How many matrices may be in flight at once, and in how much memory.
+    pub budget: Budget,
+}
+
+/// The costs of matrices whose inputs and output gradients a calibration has, from what really is
+/// stored in each type.
+///
+/// # Errors
+///
+/// [`TypesError`]; [`CalibrationError::NoGradients`](crate::calibrate::CalibrationError) for a
+/// calibration of inputs alone.
+pub fn measure_types(
+    checkpoint: &Checkpoint,
+    calibration: &Calibration,
+    names: &[MatrixName],
+    options: &CostOptions,
+    progress: &mut dyn Progress,
+) -> Result<Vec<TensorCosts>, TypesError> {
+    let shapes = names
+        .iter()
+        .map(|name| {
+            let shape = checkpoint.matrix_shape(&name.weight())?;
+            calibration.check_shape(name, shape)?;
+            Ok(shape)
+        })
+        .collect::<Result<Vec<_>, TypesError>>()?;
+    let needs: Vec<u64> = shapes.iter().map(|shape| memory(*shape)).collect();
+    let items = names.iter().map(MatrixName::as_str).zip(needs.iter().copied());
+    options.budget.check(items)?;
+    let operations: Vec<u64> = shapes.iter().map(|shape| work(*shape)).collect();
+    progress.begin_work("costs of types", names.len(), operations.iter().sum());
+    let mut found: Vec<Option<TensorCosts>> = names.iter().map(|_| None).collect();
+    options.budget.workers().try_spread_within(
+        options.budget.memory,
+        &needs,
+        |index| costs_of(checkpoint, calibration, &names[index], options),
+        |index, costs| -> Result<(), TypesError> {
+            found[index] = Some(costs);
+            let (item, operations) = (names[index].as_str(), operations[index]);
+            Ok(progress.part(Part { item, steps: 1, operations, known: false })?)
+        },
+    )?;
+    checkpoint.check_unchanged()?;
+    Ok(found.into_iter().flatten().collect())
+}
+
+/// Bytes that a matrix needs while it is in flight: its entries, what is stored, the errors and
+/// their products in f64, and both second moments.
+fn memory([rows, columns]: [usize; 2]) -> u64 {
+    let [m, n] = [rows as u64, columns as u64];
+    m.saturating_mul(n).saturating_mul(40).saturating_add(16 * (m * m + n * n))
+}
+
+/// Number of products of numbers.
+fn work([rows, columns]: [usize; 2]) -> u64 {
+    let [m, n] = [rows as u64, columns as u64];
+    m.saturating_mul(n).saturating_mul(m + n)
+}
+
+fn costs_of(
+    checkpoint: &Checkpoint,
+    calibration: &Calibration,
+    name: &MatrixName,
+    options: &CostOptions,
+) -> Result<TensorCosts, TypesError> {
+    let tensor = name.weight();
+    let shape = checkpoint.matrix_shape(&tensor)?;
+    calibration.check(name, &checkpoint.digest(&tensor)?)?;
+    let entries = checkpoint.read_f32(&tensor)?;
+    checkpoint.release(&tensor);
+    let linalg = |source: LinalgError| TypesError::Linalg { tensor: tensor.clone(), source };
+    let (inputs, outputs) = (calibration.inputs(name)?, calibration.outputs(name)?);
+    let rounding = Inputs::of(&inputs, options.rounding).map_err(linalg)?;
+    let mut candidates = Vec::new();
+    for (tensor_type, bytes) in types_for(shape, &options.types) {
+        let stored = stored(&rounding, tensor_type, &entries, shape[1])
+            .map_err(|source| TypesError::Quantize { tensor: tensor.clone(), source })?;
+        let error: Vec<f32> = stored.iter().zip(&entries).map(|(new, old)| new - old).collect();
+        let loss = loss_of_error(&error, &inputs, Some(&outputs)).map_err(linalg)?;
+        candidates.push(TypeCost { tensor_type, bytes, loss });
+    }
+    tracing::debug!("{name} {shape:?}: {} types", candidates.len());
+    Ok(TensorCosts { tensor, shape, candidates })
+}
+
+/// The types that a matrix can have, and its bytes in them.
+fn types_for(
+    [rows, columns]: [usize; 2],
+    types: &[TensorType],
+) -> impl Iterator<Item = (TensorType, u64)> + '_ {
+    types.iter().filter_map(move |dtype| {
+        let row = dtype.row_bytes(columns)?;
+        Some((*dtype, ((row * rows) as u64).next_multiple_of(crate::ggml::ALIGNMENT as u64)))
+    })
+}
+
+/// The numbers that a type stores in place of these.
+fn stored(
+    inputs: &Inputs,
+    tensor_type: TensorType,
+    entries: &[f32],
+    columns: usize,
+) -> Result<Vec<f32>, QuantizeError> {
+    tensor_type.dequantize_rows(&inputs.quantize(tensor_type, entries, columns)?, columns)
+}
+
+/// The tensors of embedding and head of a model, which calibrations do not have.
+pub fn token_matrices(checkpoint: &Checkpoint) -> Vec<String> {
+    let names = ["model.embed_tokens.weight", "lm_head.weight"];
+    names
+        .iter()
+        .filter(|name| checkpoint.meta(name).is_some())
+        .map(|name| name.to_string())
+        .collect()
+}
+
+/// The costs of a tensor, measured: the mean KL divergence from the model on a text, with that tensor
+/// alone in each type.
+///
+/// # Errors
+///
+/// [`TypesError`].
+pub fn measure_alone<M: LanguageModel + Module + Clone>(
+    model: &M,
+    checkpoint: &Checkpoint,
+    tensor: &str,
+    types: &[TensorType],
+    tokens: &[u32],
+    options: &PerplexityOptions,
+    progress: &mut dyn Progress,
+) -> Result<TensorCosts, TypesError> {
+    let shape = checkpoint.matrix_shape(tensor)?;
+    let entries = checkpoint.read_f32(tensor)?;
+    let mut candidates = Vec::new();
+    for (tensor_type, bytes) in types_for(shape, types) {
+        let stored = stored(&Inputs::Unknown, tensor_type, &entries, shape[1])
+            .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?;
+        let changed = with_values(model.clone(), tensor, stored, shape);
+        tracing::debug!("{tensor} in {}", tensor_type.name());
+        let loss = divergence(&changed, model, tokens, options, progress)?.kl.value;
+        candidates.push(TypeCost { tensor_type, bytes, loss });
+    }
+    Ok(TensorCosts { tensor: tensor.into(), shape, candidates })
+}
+
+/// The model with other numbers in a matrix.
+fn with_values<M: Module>(model: M, tensor: &str, values: Vec<f32>, shape: [usize; 2]) -> M {
+    load_values(model, |place, param| {
+        (place.path == tensor).then(|| {
+            let [rows, columns] = shape;
+            let data = match place.is_linear() {
+                true => TensorData::new(transpose(&values, rows, columns), [columns, rows]),
+                false => TensorData::new(values.clone(), shape),
+            };
+            let dtype: DType = param.dtype();
+            (data, dtype)
+        })
+    })
+}

@@ -1,0 +1,44 @@
+use crate::calibrate::CalibrationError;
+use crate::checkpoint::CheckpointError;
+use crate::eval::EvalError;
+use crate::ggml::QuantizeError;
+use crate::linalg::LinalgError;
+use crate::progress::Interrupted;
+use crate::workers::Oversized;
+
+/// Why the costs of types cannot be measured.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum TypesError {
+    /// The model cannot be read.
+    #[error("{0}")]
+    Checkpoint(#[from] CheckpointError),
+    /// The calibration cannot be used.
+    #[error("{0}")]
+    Calibration(#[from] CalibrationError),
+    /// A matrix cannot be rounded.
+    #[error("tensor `{tensor}`: {source}")]
+    Quantize {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: QuantizeError,
+    },
+    /// The second moments of a matrix cannot be used.
+    #[error("tensor `{tensor}`: {source}")]
+    Linalg {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: LinalgError,
+    },
+    /// The predictions of the model cannot be compared.
+    #[error("{0}")]
+    Eval(#[from] EvalError),
+    /// A matrix does not fit the memory limit.
+    #[error("{0}")]
+    Oversized(#[from] Oversized),
+    /// The user stopped the work.
+    #[error("{0}")]
+    Interrupted(#[from] Interrupted),
+}

@@ -1,0 +1,19 @@
+//! Which type of llama.cpp every matrix of a model gets, within a budget of bytes.
+//!
+//! [`measure_types`] quantizes each matrix in every type that it may have, and says what each is
+//! expected to cost: `½ tr(G ΔW C ΔWᵀ)`, with the error `ΔW` of what is really stored, and the second
+//! moments of inputs and of output gradients of a calibration. [`measure_alone`] measures what
+//! embedding and head cost, which no calibration has. [`TypePlan`] chooses the types, on the same
+//! hulls as ranks are chosen on, and [`QuantizedSource`] gives a file its tensors.
+
+mod costs;
+mod error;
+mod rounding;
+mod source;
+mod type_plan;
+
+pub use costs::{CostOptions, TensorCosts, TypeCost, measure_alone, measure_types, token_matrices};
+pub use error::TypesError;
+pub use rounding::{Inputs, Rounding};
+pub use source::QuantizedSource;
+pub use type_plan::{TypeChoice, TypePlan, TypePlanError, TypePlanFileError};

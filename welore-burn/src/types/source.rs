@@ -1,0 +1,71 @@
+//! Tensors in block types, quantized with a calibration.
+
+use std::borrow::Cow;
+
+use super::rounding::{Inputs, Rounding};
+use crate::calibrate::Calibration;
+use crate::checkpoint::Checkpoint;
+use crate::gguf::{CheckpointSource, GgufError, GgufTensor, TensorSource};
+use crate::model::OpenedModel;
+use crate::modules::MatrixName;
+
+/// The tensors of a dense model directory, in any type: floats are rounded to the nearest, matrices
+/// in block types with what a calibration knows about their inputs. Embedding and head are in no
+/// calibration, and all their columns count the same.
+#[derive(Debug)]
+pub struct QuantizedSource<'a> {
+    checkpoint: &'a Checkpoint,
+    floats: CheckpointSource<'a>,
+    calibration: Option<&'a Calibration>,
+    rounding: Rounding,
+}
+
+impl<'a> QuantizedSource<'a> {
+    /// The tensors of an opened model.
+    pub fn new(
+        opened: &'a OpenedModel,
+        calibration: Option<&'a Calibration>,
+        rounding: Rounding,
+    ) -> Self {
+        let (checkpoint, floats) = (&opened.checkpoint, CheckpointSource::new(opened));
+        Self { checkpoint, floats, calibration, rounding }
+    }
+
+    fn inputs_of(&self, tensor: &str) -> Result<Inputs, GgufError> {
+        let name = MatrixName::of_weight(tensor);
+        let Some((calibration, name)) = self.calibration.zip(name) else {
+            return Ok(Inputs::Unknown);
+        };
+        if !calibration.knows(&name) {
+            return Ok(Inputs::Unknown);
+        }
+        let about = |source| GgufError::Linalg { tensor: tensor.into(), source };
+        let moment = calibration.inputs(&name)?;
+        Inputs::of(&moment, self.rounding).map_err(about)
+    }
+}
+
+impl TensorSource for QuantizedSource<'_> {
+    fn check(&self, tensor: &GgufTensor) -> Result<(), GgufError> {
+        match tensor.dtype.is_float() {
+            true => self.floats.check(tensor),
+            // A matrix in another form has no tensor of this name.
+            false => self.checkpoint.matrix_shape(&tensor.name).map(drop).map_err(GgufError::from),
+        }
+    }
+
+    fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError> {
+        if tensor.dtype.is_float() {
+            return self.floats.bytes(tensor);
+        }
+        let [_, columns] = self.checkpoint.matrix_shape(&tensor.name)?;
+        let entries = self.checkpoint.read_f32(&tensor.name)?;
+        let inputs = self.inputs_of(&tensor.name)?;
+        let about = |source| GgufError::Quantize { tensor: tensor.name.clone(), source };
+        Ok(Cow::Owned(inputs.quantize(tensor.dtype, &entries, columns).map_err(about)?))
+    }
+
+    fn release(&self, tensor: &GgufTensor) {
+        self.floats.release(tensor);
+    }
+}
