@@ -220,9 +220,11 @@ fn model_becomes_a_file_for_llama_cpp_and_a_directory_again() {
 }
 
 #[test]
-fn file_for_llama_cpp_has_the_type_that_is_asked_for_and_replaces_a_file() {
+fn file_for_llama_cpp_has_the_type_that_is_asked_for_and_replaces_only_such_a_file() {
     let sandbox = Sandbox::new();
     sandbox.write("out.gguf", "mine");
+    sandbox.refuses("export model --gguf out.gguf --dtype f16", "out.gguf exists and is not");
+    sandbox.write("out.gguf", "GGUF of an earlier model");
     let told = sandbox.gives("export model --gguf out.gguf --dtype f16").stdout;
     assert!(told.contains("29 tensors in f16") && told.contains("9 tensors in f32"), "{told}");
     assert!(sandbox.read("out.gguf").starts_with(b"GGUF"));

@@ -21,7 +21,7 @@ const ALWAYS: [(&str, &str); 14] = [
     ),
     (
         "compress",
-        "plan err err-applied keep-params max-bytes output force dry-run shard-size report json policy \
+        "plan err err-applied keep-params max-bytes output for force dry-run shard-size report json policy \
          rank-multiple never-grow storage keep-dense set-rank min-rank max-rank min-saving method refine \
          include exclude jobs max-memory",
     ),
@@ -95,7 +95,16 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 33] = [
+const IDLE_TOO: [(&str, &str); 35] = [
+    ("compress model --err 0.5 -o out", "types=q8_0 save-types=types.json"),
+    (
+        "compress model --for llama.cpp --max-bytes 1GB --calibration seen -o out.gguf",
+        "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \
+         set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 include=q_proj exclude=q_proj \
+         method=two-sided shrink-inputs=1 shrink-gradients=1 follow=0.2 fit-windows=4 refine=1 \
+         refine-lr=0.1 no-cache force shard-size=1GB report=page.html save-calibration=kept \
+         calibration-windows=4 gradient-windows=4",
+    ),
     ("export model --gguf out.gguf", "dense shard-size=1GB force"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (

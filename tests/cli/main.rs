@@ -24,6 +24,7 @@ mod imatrix;
 #[cfg(unix)]
 mod killing;
 mod limits;
+mod llama_cpp;
 mod manners;
 mod messages;
 mod odd_files;

@@ -95,6 +95,12 @@ impl GgufLayout {
         Ok(Self { header, places })
     }
 
+    /// Number of bytes of a tensor, with the padding behind it; 0 if there is none of this name.
+    pub fn bytes_of(&self, name: &str) -> u64 {
+        let place = self.places.iter().find(|(tensor, ..)| tensor == name);
+        place.map_or(0, |(_, bytes, padding)| (bytes + padding) as u64)
+    }
+
     /// Number of bytes of the whole file.
     pub fn bytes(&self) -> u64 {
         let tensors: usize = self.places.iter().map(|(_, bytes, padding)| bytes + padding).sum();

@@ -131,6 +131,13 @@ impl<'a> GgufExport<'a> {
         self.tensors.iter().map(|outgoing| &outgoing.tensor)
     }
 
+    /// Bytes of the file without the tensors of these names, and without the padding behind them.
+    pub fn bytes_without(&self, is_left_out: impl Fn(&str) -> bool) -> u64 {
+        let left_out = self.tensors.iter().filter(|outgoing| is_left_out(&outgoing.tensor.name));
+        let bytes = left_out.map(|outgoing| self.layout.bytes_of(&outgoing.gguf));
+        self.layout.bytes() - bytes.sum::<u64>()
+    }
+
     /// What the file will hold.
     pub fn summary(&self) -> GgufWritten {
         let mut types = BTreeMap::new();

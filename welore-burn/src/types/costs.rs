@@ -8,7 +8,7 @@ use super::rounding::{Inputs, Rounding};
 use crate::calibrate::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::eval::{PerplexityOptions, divergence};
-use crate::ggml::{QuantizeError, TensorType};
+use crate::ggml::{ALIGNMENT, QuantizeError, TensorType};
 use crate::linalg::{LinalgError, loss_of_error, transpose};
 use crate::model::LanguageModel;
 use crate::modules::{MatrixName, load_values};
@@ -119,26 +119,27 @@ fn costs_of(
     let linalg = |source: LinalgError| TypesError::Linalg { tensor: tensor.clone(), source };
     let (inputs, outputs) = (calibration.inputs(name)?, calibration.outputs(name)?);
     let rounding = Inputs::of(&inputs, options.rounding).map_err(linalg)?;
-    let mut candidates = Vec::new();
-    for (tensor_type, bytes) in types_for(shape, &options.types) {
+    let mut costs = Vec::new();
+    for (tensor_type, bytes) in candidates(shape, &options.types) {
         let stored = stored(&rounding, tensor_type, &entries, shape[1])
             .map_err(|source| TypesError::Quantize { tensor: tensor.clone(), source })?;
         let error: Vec<f32> = stored.iter().zip(&entries).map(|(new, old)| new - old).collect();
         let loss = loss_of_error(&error, &inputs, Some(&outputs)).map_err(linalg)?;
-        candidates.push(TypeCost { tensor_type, bytes, loss });
+        costs.push(TypeCost { tensor_type, bytes, loss });
     }
-    tracing::debug!("{name} {shape:?}: {} types", candidates.len());
-    Ok(TensorCosts { tensor, shape, candidates })
+    tracing::debug!("{name} {shape:?}: {} types", costs.len());
+    Ok(TensorCosts { tensor, shape, candidates: costs })
 }
 
-/// The types that a matrix can have, and its bytes in them.
-fn types_for(
+/// The types that a matrix `[out, in]` can have, and the bytes that it takes in each, with the padding
+/// behind it.
+pub fn candidates(
     [rows, columns]: [usize; 2],
     types: &[TensorType],
 ) -> impl Iterator<Item = (TensorType, u64)> + '_ {
     types.iter().filter_map(move |dtype| {
         let row = dtype.row_bytes(columns)?;
-        Some((*dtype, ((row * rows) as u64).next_multiple_of(crate::ggml::ALIGNMENT as u64)))
+        Some((*dtype, ((row * rows) as u64).next_multiple_of(ALIGNMENT as u64)))
     })
 }
 
@@ -179,16 +180,16 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
 ) -> Result<TensorCosts, TypesError> {
     let shape = checkpoint.matrix_shape(tensor)?;
     let entries = checkpoint.read_f32(tensor)?;
-    let mut candidates = Vec::new();
-    for (tensor_type, bytes) in types_for(shape, types) {
+    let mut costs = Vec::new();
+    for (tensor_type, bytes) in candidates(shape, types) {
         let stored = stored(&Inputs::Unknown, tensor_type, &entries, shape[1])
             .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?;
         let changed = with_values(model.clone(), tensor, stored, shape);
         tracing::debug!("{tensor} in {}", tensor_type.name());
         let loss = divergence(&changed, model, tokens, options, progress)?.kl.value;
-        candidates.push(TypeCost { tensor_type, bytes, loss });
+        costs.push(TypeCost { tensor_type, bytes, loss });
     }
-    Ok(TensorCosts { tensor: tensor.into(), shape, candidates })
+    Ok(TensorCosts { tensor: tensor.into(), shape, candidates: costs })
 }
 
 /// The model with other numbers in a matrix.

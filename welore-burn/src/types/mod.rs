@@ -12,7 +12,9 @@ mod rounding;
 mod source;
 mod type_plan;
 
-pub use costs::{CostOptions, TensorCosts, TypeCost, measure_alone, measure_types, token_matrices};
+pub use costs::{
+    CostOptions, TensorCosts, TypeCost, candidates, measure_alone, measure_types, token_matrices,
+};
 pub use error::TypesError;
 pub use rounding::{Inputs, Rounding};
 pub use source::QuantizedSource;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use welore_burn::calibrate::GradientLabels;
 use welore_burn::forms::Storage;
+use welore_burn::ggml::TensorType;
 use welore_burn::plan::{Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
 
 use super::choices::named;
@@ -407,6 +408,14 @@ pub struct PlanArgs {
     pub json: bool,
 }
 
+/// A program that files are written for.
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EngineArg {
+    /// a GGUF file
+    #[value(name = "llama.cpp")]
+    LlamaCpp,
+}
+
 /// Arguments of `compress`.
 #[derive(Args, Debug)]
 #[command(group(clap::ArgGroup::new("goal").required(true).args(["plan", "err", "err_applied", "keep_params", "max_bytes"])))]
@@ -444,8 +453,24 @@ pub struct CompressArgs {
     /// with --dry-run
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub save_calibration: Option<PathBuf>,
-    /// Model directory to write
-    #[arg(short, long, value_name = "DIR", help_heading = "Output")]
+    /// Write a file for this program in place of a directory: a dense model, each matrix in the type
+    /// that costs the loss least within --max-bytes
+    #[arg(long = "for", id = "for", value_name = "PROGRAM", value_enum, help_heading = "Types")]
+    pub engine: Option<EngineArg>,
+    /// Types that matrices may have with --for, separated by commas [default: all but f32 and bf16]
+    #[arg(
+        long,
+        value_name = "TYPE",
+        value_delimiter = ',',
+        value_parser = named::<TensorType>(),
+        help_heading = "Types"
+    )]
+    pub types: Vec<TensorType>,
+    /// Write the chosen types to this file, as JSON
+    #[arg(long, value_name = "FILE", help_heading = "Types")]
+    pub save_types: Option<PathBuf>,
+    /// Model directory to write, or file with --for
+    #[arg(short, long, value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Replace the output directory if it is a model directory with nothing else in it
     #[arg(long, help_heading = "Output")]

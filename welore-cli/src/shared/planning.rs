@@ -104,13 +104,13 @@ pub fn read_plan(path: &Path) -> Result<RankPlan> {
 
 /// The plan in a plan file or in a compressed model directory.
 pub fn plan_in(path: &Path) -> Result<RankPlan> {
+    check_kind(path, Wanted::Plan)?;
     if path.is_dir() {
         return welore_burn::plan::read_plan(path)?.ok_or_else(|| {
             let message = format!("{}: this directory has no plan", path.display());
             WrongInput::with_hint(message, "give a plan file, or what `compress` wrote").into()
         });
     }
-    check_kind(path, Wanted::Plan)?;
     in_file(RankPlan::from_json(&read_artifact(path)?), path)
 }
 

@@ -1,5 +1,7 @@
 //! `compress`: from a dense model directory to a compressed one.
 
+mod types;
+
 use std::path::Path;
 use std::time::Instant;
 
@@ -35,6 +37,12 @@ use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
+    if args.engine.is_some() {
+        return types::run(args, typed);
+    }
+    typed.check(
+        ["types", "save-types"].map(|option| rule(option, false, "only with --for llama.cpp")),
+    )?;
     let started = Instant::now();
     let by_default = calibrate_by_default(&mut args, typed)?;
     // Everything that can be wrong is found before any work that would be lost.
@@ -234,26 +242,38 @@ impl Request {
             let model = self.opened.skeleton();
             return open_calibration(args.method.calibration.as_deref(), model);
         };
-        let kept = args.save_calibration.clone();
-        let file = kept.clone().unwrap_or_else(|| scratch.join("calibration"));
-        let device = compute.device.clone().autodiff();
-        let opened = open_model(self.opened.checkpoint.dir(), &device)?;
-        let work = CalibrationWork::new(opened, &args.calibrate, &args.amount, compute)?;
-        if let Some(own) = work.own().filter(|_| by_default) {
-            tell_default(own);
-        }
-        if kept.is_none() {
-            note!(
-                "the calibration is removed at the end; --save-calibration FILE keeps it for \
-                 `plan` and other targets"
-            );
-        }
-        work.run(compute, &file)?;
-        if let Some(kept) = kept {
-            note!("wrote {}", kept.display());
-        }
-        Ok(Some(Calibration::open(file)?))
+        let dir = self.opened.checkpoint.dir();
+        calibration_of(args, dir, compute, scratch, by_default).map(Some)
     }
+}
+
+/// The calibration on the texts in the arguments, made in `scratch` unless it is to be kept;
+/// `by_default` states whether nobody asked for it.
+fn calibration_of(
+    args: &CompressArgs,
+    model: &Path,
+    compute: &Compute,
+    scratch: &Path,
+    by_default: bool,
+) -> Result<Calibration> {
+    let kept = args.save_calibration.clone();
+    let file = kept.clone().unwrap_or_else(|| scratch.join("calibration"));
+    let opened = open_model(model, &compute.device.clone().autodiff())?;
+    let work = CalibrationWork::new(opened, &args.calibrate, &args.amount, compute)?;
+    if let Some(own) = work.own().filter(|_| by_default) {
+        tell_default(own);
+    }
+    if kept.is_none() {
+        note!(
+            "the calibration is removed at the end; --save-calibration FILE keeps it for `plan` and \
+             other targets"
+        );
+    }
+    work.run(compute, &file)?;
+    if let Some(kept) = kept {
+        note!("wrote {}", kept.display());
+    }
+    Ok(Calibration::open(file)?)
 }
 
 /// What the command reads.
