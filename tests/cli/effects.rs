@@ -102,7 +102,7 @@ const IDLE_TOO: [(&str, &str); 35] = [
         "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \
          set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 include=q_proj exclude=q_proj \
          method=two-sided shrink-inputs=1 shrink-gradients=1 follow=0.2 fit-windows=4 refine=1 \
-         refine-lr=0.1 no-cache force shard-size=1GB report=page.html save-calibration=kept \
+         refine-lr=0.1 force shard-size=1GB report=page.html save-calibration=kept \
          calibration-windows=4 gradient-windows=4",
     ),
     ("export model --gguf out.gguf", "dense shard-size=1GB force"),

@@ -1,8 +1,12 @@
 //! What matrices cost in each type.
 
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
 use burn::module::Module;
 use burn::tensor::{DType, TensorData};
 
+use super::cache::CostCache;
 use super::error::TypesError;
 use super::rounding::{Inputs, Rounding};
 use crate::calibrate::Calibration;
@@ -12,7 +16,6 @@ use crate::ggml::{ALIGNMENT, QuantizeError, TensorType};
 use crate::linalg::{LinalgError, loss_of_error, transpose};
 use crate::model::LanguageModel;
 use crate::modules::{MatrixName, load_values};
-use crate::named::Named;
 use crate::progress::{Part, Progress};
 use crate::workers::Budget;
 
@@ -48,6 +51,14 @@ pub struct CostOptions {
     pub rounding: Rounding,
     /// How many matrices may be in flight at once, and in how much memory.
     pub budget: Budget,
+    /// Number of windows of the calibration's text on which embedding and head are measured, at most.
+    pub windows: usize,
+    /// The number of these windows that are computed at the same time.
+    pub at_once: NonZeroUsize,
+    /// Directory in which costs are cached by what they depend on, so that another budget measures
+    /// nothing. It need not exist. A damaged file in it is ignored and rewritten; a directory that
+    /// cannot be written is not an error.
+    pub cache: Option<PathBuf>,
 }
 
 /// The costs of matrices whose inputs and output gradients a calibration has, from what really is
@@ -82,10 +93,10 @@ pub fn measure_types(
         options.budget.memory,
         &needs,
         |index| costs_of(checkpoint, calibration, &names[index], options),
-        |index, costs| -> Result<(), TypesError> {
+        |index, (costs, known)| -> Result<(), TypesError> {
             found[index] = Some(costs);
             let (item, operations) = (names[index].as_str(), operations[index]);
-            Ok(progress.part(Part { item, steps: 1, operations, known: false })?)
+            Ok(progress.part(Part { item, steps: 1, operations, known })?)
         },
     )?;
     checkpoint.check_unchanged()?;
@@ -105,15 +116,24 @@ fn work([rows, columns]: [usize; 2]) -> u64 {
     m.saturating_mul(n).saturating_mul(m + n)
 }
 
+/// The costs of a matrix, and whether they were known before.
 fn costs_of(
     checkpoint: &Checkpoint,
     calibration: &Calibration,
     name: &MatrixName,
     options: &CostOptions,
-) -> Result<TensorCosts, TypesError> {
+) -> Result<(TensorCosts, bool), TypesError> {
     let tensor = name.weight();
     let shape = checkpoint.matrix_shape(&tensor)?;
-    calibration.check(name, &checkpoint.digest(&tensor)?)?;
+    let digest = checkpoint.digest(&tensor)?;
+    calibration.check(name, &digest)?;
+    let rounding = options.rounding.key();
+    let key = format!("{digest} {name} {} {rounding}", calibration.digest());
+    let cache = options.cache.as_deref().map(CostCache::new);
+    if let Some(candidates) = known(cache.as_ref(), &key, shape, &options.types) {
+        checkpoint.release(&tensor);
+        return Ok((TensorCosts { tensor, shape, candidates }, true));
+    }
     let entries = checkpoint.read_f32(&tensor)?;
     checkpoint.release(&tensor);
     let linalg = |source: LinalgError| TypesError::Linalg { tensor: tensor.clone(), source };
@@ -121,14 +141,33 @@ fn costs_of(
     let rounding = Inputs::of(&inputs, options.rounding).map_err(linalg)?;
     let mut costs = Vec::new();
     for (tensor_type, bytes) in candidates(shape, &options.types) {
-        let stored = stored(&rounding, tensor_type, &entries, shape[1])
-            .map_err(|source| TypesError::Quantize { tensor: tensor.clone(), source })?;
+        let Some(stored) = stored(&rounding, tensor_type, &entries, shape[1])
+            .map_err(|source| TypesError::Quantize { tensor: tensor.clone(), source })?
+        else {
+            continue;
+        };
         let error: Vec<f32> = stored.iter().zip(&entries).map(|(new, old)| new - old).collect();
         let loss = loss_of_error(&error, &inputs, Some(&outputs)).map_err(linalg)?;
         costs.push(TypeCost { tensor_type, bytes, loss });
     }
-    tracing::debug!("{name} {shape:?}: {} types", costs.len());
-    Ok(TensorCosts { tensor, shape, candidates: costs })
+    if let Some(cache) = cache {
+        cache.keep(&key, &costs);
+    }
+    Ok((TensorCosts { tensor, shape, candidates: costs }, false))
+}
+
+/// The costs that a cache has for all types that a matrix can have.
+fn known(
+    cache: Option<&CostCache>,
+    key: &str,
+    shape: [usize; 2],
+    types: &[TensorType],
+) -> Option<Vec<TypeCost>> {
+    let possible: Vec<(TensorType, u64)> = candidates(shape, types).collect();
+    let of_types: Vec<TensorType> = possible.iter().map(|(tensor_type, _)| *tensor_type).collect();
+    let losses = cache?.find(key, &of_types)?;
+    let cost = |((tensor_type, bytes), loss)| TypeCost { tensor_type, bytes, loss };
+    Some(possible.into_iter().zip(losses).map(cost).collect())
 }
 
 /// The types that a matrix `[out, in]` can have, and the bytes that it takes in each, with the padding
@@ -143,14 +182,18 @@ pub fn candidates(
     })
 }
 
-/// The numbers that a type stores in place of these.
+/// The numbers that a type stores in place of these; `None` if they are too large for it.
 fn stored(
     inputs: &Inputs,
     tensor_type: TensorType,
     entries: &[f32],
     columns: usize,
-) -> Result<Vec<f32>, QuantizeError> {
-    tensor_type.dequantize_rows(&inputs.quantize(tensor_type, entries, columns)?, columns)
+) -> Result<Option<Vec<f32>>, QuantizeError> {
+    match inputs.quantize(tensor_type, entries, columns) {
+        Ok(bytes) => tensor_type.dequantize_rows(&bytes, columns).map(Some),
+        Err(QuantizeError::Overflow { .. }) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 /// The tensors of embedding and head of a model, which calibrations do not have.
@@ -163,8 +206,8 @@ pub fn token_matrices(checkpoint: &Checkpoint) -> Vec<String> {
         .collect()
 }
 
-/// The costs of a tensor, measured: the mean KL divergence from the model on a text, with that tensor
-/// alone in each type.
+/// The costs of a tensor, measured: the mean KL divergence from the model on the text of a
+/// calibration, with that tensor alone in each type.
 ///
 /// # Errors
 ///
@@ -173,21 +216,36 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
     model: &M,
     checkpoint: &Checkpoint,
     tensor: &str,
-    types: &[TensorType],
-    tokens: &[u32],
-    options: &PerplexityOptions,
+    calibration: &Calibration,
+    options: &CostOptions,
     progress: &mut dyn Progress,
 ) -> Result<TensorCosts, TypesError> {
     let shape = checkpoint.matrix_shape(tensor)?;
-    let entries = checkpoint.read_f32(tensor)?;
+    let digest = checkpoint.digest(tensor)?;
+    // The calibration knows the rest of the model.
+    let key = format!("{digest} {tensor} {} {} windows", calibration.digest(), options.windows);
+    let cache = options.cache.as_deref().map(CostCache::new);
+    if let Some(candidates) = known(cache.as_ref(), &key, shape, &options.types) {
+        return Ok(TensorCosts { tensor: tensor.into(), shape, candidates });
+    }
+    let text: Vec<Vec<u32>> = calibration.windows()?.into_iter().take(options.windows).collect();
+    let seq_len = text.first().map_or(0, Vec::len);
+    let at_once = options.at_once;
+    let measuring = PerplexityOptions { seq_len, at_once, ..PerplexityOptions::default() };
+    let (text, entries) = (text.concat(), checkpoint.read_f32(tensor)?);
     let mut costs = Vec::new();
-    for (tensor_type, bytes) in candidates(shape, types) {
-        let stored = stored(&Inputs::Unknown, tensor_type, &entries, shape[1])
-            .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?;
+    for (tensor_type, bytes) in candidates(shape, &options.types) {
+        let Some(stored) = stored(&Inputs::Unknown, tensor_type, &entries, shape[1])
+            .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?
+        else {
+            continue;
+        };
         let changed = with_values(model.clone(), tensor, stored, shape);
-        tracing::debug!("{tensor} in {}", tensor_type.name());
-        let loss = divergence(&changed, model, tokens, options, progress)?.kl.value;
+        let loss = divergence(&changed, model, &text, &measuring, progress)?.kl.value;
         costs.push(TypeCost { tensor_type, bytes, loss });
+    }
+    if let Some(cache) = cache {
+        cache.keep(&key, &costs);
     }
     Ok(TensorCosts { tensor: tensor.into(), shape, candidates: costs })
 }

@@ -6,6 +6,7 @@
 //! embedding and head cost, which no calibration has. [`TypePlan`] chooses the types, on the same
 //! hulls as ranks are chosen on, and [`QuantizedSource`] gives a file its tensors.
 
+mod cache;
 mod costs;
 mod error;
 mod rounding;

@@ -13,6 +13,13 @@ pub struct Rounding {
     pub shrink: f64,
 }
 
+impl Rounding {
+    /// Identifies it where costs are kept.
+    pub(super) fn key(self) -> String {
+        format!("feedback {} shrink {}", self.feedback, self.shrink)
+    }
+}
+
 impl Default for Rounding {
     /// With feedback, and 0.01 as in GPTQ.
     fn default() -> Self {

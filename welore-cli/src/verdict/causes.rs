@@ -20,6 +20,7 @@ use welore_burn::plan::{PlanError, PlanFileError, ReadPlanError};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{SpectraError, SpectrumError};
 use welore_burn::train::{DynamicsError, RunFileError, TrainError, Trainable};
+use welore_burn::types::{TypePlanError, TypesError};
 use welore_burn::workers::Oversized;
 
 use super::Verdict;
@@ -109,6 +110,15 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         FormError => form,
         LoadError => load,
         GgufError => gguf,
+        TypePlanError => |e: &TypePlanError| Some(Verdict::input(match e {
+            TypePlanError::OutOfReach { .. } => "give a larger --max-bytes, or other --types",
+            _ => "q8_0, q5_1, q5_0, q4_1, q4_0 and iq4_nl need rows of a multiple of 32",
+        })),
+        TypesError => |e: &TypesError| match e {
+            TypesError::Quantize { .. } => Some(Verdict::input(None)),
+            TypesError::Linalg { .. } => Some(Verdict::failed(None)),
+            _ => None,
+        },
         ContainerError => container,
         CompressError => compress,
         CalibrationError => calibration,

@@ -7,7 +7,6 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::{Map, Value, json};
 use welore_burn::calibrate::{Calibration, CalibrationError};
-use welore_burn::eval::PerplexityOptions;
 use welore_burn::files::check_staged;
 use welore_burn::ggml::TensorType;
 use welore_burn::gguf::{GgufExport, GgufOptions};
@@ -21,6 +20,7 @@ use welore_burn::types::{
 
 use super::{calibration_of, inputs};
 use crate::args::{CompressArgs, TextArg, Typed, rule};
+use crate::cache::cache_dir;
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models::Artifact;
@@ -37,7 +37,7 @@ use crate::{format, memory, models, output};
 const WINDOWS: usize = 8;
 
 /// Options that concern ranks.
-const OF_RANKS: [&str; 26] = [
+const OF_RANKS: [&str; 25] = [
     "plan",
     "err",
     "err-applied",
@@ -63,7 +63,6 @@ const OF_RANKS: [&str; 26] = [
     "refine-lr",
     "other-calibration",
     "probe-windows",
-    "no-cache",
 ];
 
 /// Runs the command.
@@ -196,35 +195,29 @@ impl<'a> Problem<'a> {
             return Err(CalibrationError::NoGradients.into());
         }
         let checkpoint = &self.opened.checkpoint;
+        let resources = &self.args.resources;
         let options = CostOptions {
             types: self.types.clone(),
             rounding: Rounding::default(),
-            budget: budget(&self.args.resources),
+            budget: budget(resources),
+            windows: WINDOWS,
+            at_once: compute.at_once(),
+            cache: if resources.no_cache { None } else { cache_dir("types") },
         };
         let mut bar = Bar::default();
         let of_matrices = measure_types(checkpoint, calibration, &self.names, &options, &mut bar)?;
         bar.finish();
-        let windows: Vec<Vec<u32>> = calibration.windows()?.into_iter().take(WINDOWS).collect();
-        let seq_len = windows.first().map_or(0, Vec::len);
-        let text = windows.concat();
-        let measuring = PerplexityOptions {
-            seq_len,
-            windows: None,
-            at_once: compute.at_once(),
-            ..PerplexityOptions::default()
-        };
-        let loaded =
-            load_model(checkpoint.dir(), &compute.device, compute.dtype, &mut Bar::default())?;
         let mut costs = Vec::new();
+        let (device, dtype) = (&compute.device, compute.dtype);
+        let loaded = load_model(checkpoint.dir(), device, dtype, &mut Bar::default())?;
         for tensor in &self.of_tokens {
             let mut bar = Bar::for_subject(tensor);
             costs.push(measure_alone(
                 &loaded.model,
                 checkpoint,
                 tensor,
-                &self.types,
-                &text,
-                &measuring,
+                calibration,
+                &options,
                 &mut bar,
             )?);
             bar.finish();
@@ -280,7 +273,7 @@ impl<'a> Problem<'a> {
             .collect();
         say!("types      {}", types.join(", "));
         say!("projections have {bits:.2} bits a weight, scales included");
-        say!("expected   the loss rises by {:.4} nats per token", plan.expected_loss);
+        say!("expected   the loss rises by {:.2e} nats per token", plan.expected_loss);
         let did = if dry_run { "would write" } else { "wrote" };
         say!(
             "{did} {}: {} of {} in {}",
