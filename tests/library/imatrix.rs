@@ -334,11 +334,18 @@ fn damaged_and_foreign_files_are_refused_by_what_is_wrong() {
     for (named, error) in cases {
         assert!(error.contains(named), "{named}: {error}");
     }
+}
 
-    // What only the model shows.
+#[test]
+fn files_of_another_model_are_refused_where_the_model_is_known() {
+    let dir = tempdir().unwrap();
+    let sums = "blk.2.attn_v.weight.in_sum2";
     let model = open_model(fixture("tiny-llama"), &device()).unwrap();
     let mut file = gguf();
-    rename(&mut file, "blk.4.attn_v.weight");
+    for end in ["in_sum2", "counts"] {
+        file.tensor(&format!("blk.2.attn_v.weight.{end}")).name =
+            format!("blk.4.attn_v.weight.{end}");
+    }
     let other = open(dir.path(), &file.bytes()).unwrap();
     let error = other.check_model(model.skeleton()).unwrap_err().to_string();
     assert!(error.contains("model.layers.4.self_attn.v_proj"), "{error}");

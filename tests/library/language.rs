@@ -289,10 +289,10 @@ fn it_is_trained_in_every_way() {
             trainable,
             seq_len: 16,
             batch_size: 4,
-            steps: 6,
+            steps: 4,
             warmup: 1,
             lr: 1e-2,
-            eval_every: 3,
+            eval_every: 2,
             recompute: trainable == Trainable::Full,
             ..TrainOptions::default()
         };
@@ -311,7 +311,7 @@ fn it_is_trained_in_every_way() {
         };
         let rows = TokenRows::windows(text(200), 16);
         training.run(&rows, execution, evaluate, observe).unwrap();
-        assert!(losses[5] < losses[0], "{trainable:?}: {losses:?}");
+        assert!(losses[3] < losses[0], "{trainable:?}: {losses:?}");
         let best = training.position().best.unwrap().value();
         let result = measured(&training.result().unwrap());
         assert!((result / best - 1.0).abs() < 1e-4, "{trainable:?}: {result} for {best}");

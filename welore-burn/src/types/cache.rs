@@ -40,7 +40,7 @@ impl CostCache {
 
     /// The losses of these types, in their order, if all are known.
     pub fn find(&self, key: &str, types: &[TensorType]) -> Option<Vec<f64>> {
-        let text = read_existing(&self.path(key), LARGEST).ok()??;
+        let text = read_existing(self.path(key), LARGEST).ok()??;
         let entry: Entry = serde_json::from_slice(&text).ok()?;
         let is_sound = (entry.format.as_str(), entry.version) == (FORMAT, VERSION)
             && entry.check == check_of(&entry.losses)

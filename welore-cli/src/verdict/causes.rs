@@ -110,15 +110,8 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         FormError => form,
         LoadError => load,
         GgufError => gguf,
-        TypePlanError => |e: &TypePlanError| Some(Verdict::input(match e {
-            TypePlanError::OutOfReach { .. } => "give a larger --max-bytes, or other --types",
-            _ => "q8_0, q5_1, q5_0, q4_1, q4_0 and iq4_nl need rows of a multiple of 32",
-        })),
-        TypesError => |e: &TypesError| match e {
-            TypesError::Quantize { .. } => Some(Verdict::input(None)),
-            TypesError::Linalg { .. } => Some(Verdict::failed(None)),
-            _ => None,
-        },
+        TypePlanError => type_plan,
+        TypesError => types,
         ContainerError => container,
         CompressError => compress,
         CalibrationError => calibration,
@@ -294,6 +287,21 @@ fn gguf(error: &GgufError) -> Option<Verdict> {
         }
         _ => Verdict::input(None),
     })
+}
+
+fn type_plan(error: &TypePlanError) -> Option<Verdict> {
+    Some(Verdict::input(match error {
+        TypePlanError::OutOfReach { .. } => "give a larger --max-bytes, or other --types",
+        _ => "q8_0, q5_1, q5_0, q4_1, q4_0 and iq4_nl need rows of a multiple of 32",
+    }))
+}
+
+fn types(error: &TypesError) -> Option<Verdict> {
+    match error {
+        TypesError::Quantize { .. } => Some(Verdict::input(None)),
+        TypesError::Linalg { .. } => Some(Verdict::failed(None)),
+        _ => None,
+    }
 }
 
 fn container(error: &ContainerError) -> Option<Verdict> {

@@ -273,7 +273,7 @@ fn read_settings(dir: &Path) -> Result<Value, GgufError> {
 /// The chat template: of its own file, which newer models have, or of the settings, where the one
 /// named `default` stands for all.
 fn chat_template(dir: &Path, settings: &Value) -> Result<Option<String>, GgufError> {
-    if let Some(content) = read_existing(&dir.join("chat_template.jinja"), LARGEST_CONFIG)? {
+    if let Some(content) = read_existing(dir.join("chat_template.jinja"), LARGEST_CONFIG)? {
         return Ok(String::from_utf8(content).ok());
     }
     let template = match &settings["chat_template"] {

@@ -40,9 +40,6 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     if args.engine.is_some() {
         return types::run(args, typed);
     }
-    typed.check(
-        ["types", "save-types"].map(|option| rule(option, false, "only with --for llama.cpp")),
-    )?;
     let started = Instant::now();
     let by_default = calibrate_by_default(&mut args, typed)?;
     // Everything that can be wrong is found before any work that would be lost.
@@ -329,7 +326,10 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
     let made = "only where a calibration is made: by default with --keep-params and --max-bytes, \
                 or with --calibrate";
     let in_f32 = "only with --calibrate; blocks are compressed in f32";
+    let for_engine = "only with --for llama.cpp";
     typed.check([
+        rule("types", false, for_engine),
+        rule("save-types", false, for_engine),
         min_ratio(recipe.policy),
         rule("calibration", reads, unused),
         rule("calibrate", reads, unused),
