@@ -232,9 +232,10 @@ fn files_that_are_taken_for_each_other_are_told_apart() {
         ("train model --text story.txt -o run --eval-text".into(), "a text"),
     ];
     for (line, wanted) in &lines {
-        // A directory with a plan is taken for one.
-        let is_taken =
-            |file: &str, what: &str| what == *wanted || (file, *wanted) == ("low", "a plan");
+        // A directory may have a plan.
+        let is_taken = |file: &str, what: &str| {
+            what == *wanted || matches!((file, *wanted), ("low" | "model", "a plan"))
+        };
         for (file, what, hint) in files.iter().filter(|(file, what, _)| !is_taken(file, what)) {
             let outcome = sandbox.run(&format!("{line} {file}"));
             let message = outcome.complaint(2);

@@ -76,6 +76,11 @@ fn what_no_types_can_do_is_refused_before_any_work() {
     sandbox.refuses(&goal.replace("model", "low"), "not dense");
     sandbox.write("notes", "mine");
     sandbox.refuses(&goal.replace("out.gguf", "notes"), "notes exists and is not a GGUF file");
+    for option in ["save-types", "save-calibration"] {
+        sandbox.refuses(&format!("{goal} --{option} notes"), "notes exists and is not");
+        sandbox.refuses(&format!("{goal} --{option} model/config.json"), "model/config.json");
+        sandbox.refuses(&format!("{goal} --{option} out.gguf"), "out.gguf");
+    }
     sandbox
         .refuses("compress model --for llama.cpp --keep-params 0.8 -o out.gguf", "--keep-params");
 }

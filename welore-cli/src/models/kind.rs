@@ -5,7 +5,6 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
-use welore_burn::checkpoint::PLAN_FILE;
 use welore_burn::train::RUN_FILE;
 
 use super::WHAT_MODEL_IS;
@@ -21,14 +20,16 @@ const CALIBRATION: &str = "a calibration";
 const TEXT: &str = "a text";
 const MODEL: &str = "a model directory";
 const PAGE: &str = "a page";
+const TYPES: &str = "a plan of types";
 const GGUF: &str = "a GGUF file";
 const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
 
 /// The artifacts of this program in JSON, by what their files contain near the beginning.
-static ARTIFACTS: [(&str, &str); 4] = [
+static ARTIFACTS: [(&str, &str); 5] = [
     ("\"welore-spectra\"", SPECTRA),
     ("\"welore-plan\"", PLAN),
+    ("\"welore-types\"", TYPES),
     ("\"welore-run\"", "the description of a run"),
     ("\"welore-gradients\"", "a summary of gradients"),
 ];
@@ -42,13 +43,21 @@ pub enum Artifact {
     Page,
     Imatrix,
     Logits,
+    Types,
     /// Which is a model, unlike the others.
     Gguf,
 }
 
 impl Artifact {
-    const BESIDE_MODELS: [Self; 6] =
-        [Self::Spectra, Self::Plan, Self::Calibration, Self::Page, Self::Imatrix, Self::Logits];
+    const BESIDE_MODELS: [Self; 7] = [
+        Self::Spectra,
+        Self::Plan,
+        Self::Calibration,
+        Self::Page,
+        Self::Imatrix,
+        Self::Logits,
+        Self::Types,
+    ];
 
     /// What such a file is, for messages.
     pub fn what(self) -> &'static str {
@@ -59,13 +68,18 @@ impl Artifact {
             Self::Page => PAGE,
             Self::Imatrix => IMATRIX,
             Self::Logits => LOGITS,
+            Self::Types => TYPES,
             Self::Gguf => GGUF,
         }
     }
 
     /// Whether a file is one.
     pub fn is_in(self, path: &Path) -> bool {
-        what_is(path).starts_with(self.what())
+        match self {
+            // A name that does not end in .gguf is a mistake only where the file is read.
+            Self::Gguf => what_is(path).starts_with(GGUF),
+            _ => what_is(path) == self.what(),
+        }
     }
 }
 
@@ -123,8 +137,8 @@ pub fn check_kind(path: &Path, wanted: Wanted) -> Result<(), WrongInput> {
             Wanted::Calibration => {
                 format!("`welore-cli calibrate {shown} --text TEXT -o FILE` makes a calibration")
             }
-            Wanted::Plan if path.join(PLAN_FILE).is_file() => return Ok(()),
-            Wanted::Plan => format!("`welore-cli plan {shown} --err 0.3 -o FILE` makes a plan"),
+            // One that was compressed has a plan.
+            Wanted::Plan => return Ok(()),
             Wanted::Text => "models are given as MODEL".into(),
         },
         _ => return Ok(()),

@@ -18,15 +18,17 @@ use welore_burn::types::{
     measure_alone, measure_types, token_matrices,
 };
 
-use super::{calibration_of, inputs};
+use super::{calibration_of, check_saved, inputs};
 use crate::args::{CompressArgs, TextArg, Typed, rule};
 use crate::cache::cache_dir;
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, check_space, write_artifact};
+use crate::shared::calibrating::check_amount;
 use crate::shared::card::name_of;
 use crate::shared::effects::of_amount;
+use crate::shared::inputs::place_of;
 use crate::shared::measuring::budget;
 use crate::shared::recipe::{check_calibration_file, open_calibration};
 use crate::shared::scratch::Scratch;
@@ -110,13 +112,16 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<u64> {
     };
     check_artifact(Some(&args.output), Artifact::Gguf, inputs(args))?;
     check_staged(&args.output)?;
+    check_saved(args)?;
+    check_artifact(args.save_types.as_deref(), Artifact::Types, inputs(args))?;
+    check_distinct(args)?;
     check_calibration_file(args.method.calibration.as_deref())?;
     if args.method.calibration.is_none() && args.calibrate.is_empty() {
         args.calibrate.push(TextArg::Own);
     }
     typed.check(of_amount(&args.calibrate, &args.amount))?;
     if !args.calibrate.is_empty() {
-        crate::shared::calibrating::check_amount(&args.calibrate, &args.amount, typed)?;
+        check_amount(&args.calibrate, &args.amount, typed)?;
         if args.amount.gradient_windows == 0 {
             return Err(
                 WrongInput::new("--gradient-windows 0: types are weighed by gradients").into()
@@ -124,6 +129,19 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<u64> {
         }
     }
     Ok(max_bytes)
+}
+
+/// Refuses one place for two files.
+fn check_distinct(args: &CompressArgs) -> Result<()> {
+    let files = [Some(&args.output), args.save_calibration.as_ref(), args.save_types.as_ref()];
+    let places: Vec<_> = files.into_iter().flatten().map(|file| (file, place_of(file))).collect();
+    for (at, (file, place)) in places.iter().enumerate() {
+        if place.is_some() && places[..at].iter().any(|(_, other)| other == place) {
+            let message = format!("{} is given for two files", file.display());
+            return Err(WrongInput::with_hint(message, "give each its own name").into());
+        }
+    }
+    Ok(())
 }
 
 /// A file that is to be made, and the types that it may have.
