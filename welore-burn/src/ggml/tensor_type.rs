@@ -48,11 +48,11 @@ impl TensorType {
     pub(crate) fn of(dtype: GgufType) -> Option<Self> {
         use crate::named::Named;
 
-        Self::all().iter().find(|own| own.library() == dtype).copied()
+        Self::all().iter().find(|own| own.gguf_type() == dtype).copied()
     }
 
     /// What the library that reads files calls it.
-    fn library(self) -> GgufType {
+    fn gguf_type(self) -> GgufType {
         match self {
             Self::F32 => GgufType::F32,
             Self::F16 => GgufType::F16,
@@ -95,12 +95,12 @@ impl TensorType {
 
     /// Number of entries in a block; 1 for floats. Rows are whole blocks.
     pub fn block_len(self) -> usize {
-        self.library().block_size()
+        self.gguf_type().block_size()
     }
 
     /// Number of bytes of a block.
     pub fn block_bytes(self) -> usize {
-        self.library().type_size().expect("the library knows the sizes of all types here")
+        self.gguf_type().type_size().expect("the library knows the sizes of all types here")
     }
 
     /// Number of bytes of a row; `None` if the row does not fill blocks.
@@ -134,7 +134,7 @@ impl TensorType {
             entries.extend_from_slice(block);
             Ok(())
         };
-        dequantize_gguf_blocks::<F32Out, _>(row, self.library(), columns, append)
+        dequantize_gguf_blocks::<F32Out, _>(row, self.gguf_type(), columns, append)
             .map_err(|error| error.to_string())
     }
 }

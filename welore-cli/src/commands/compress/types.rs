@@ -19,7 +19,7 @@ use welore_burn::types::{
 };
 
 use super::{calibration_of, check_saved, inputs};
-use crate::args::{CompressArgs, TextArg, Typed, rule};
+use crate::args::{CompressArgs, RANK_OPTIONS, TextArg, Typed, rule};
 use crate::cache::cache_dir;
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
@@ -38,24 +38,12 @@ use crate::{format, memory, models, output};
 /// Windows of the calibration's text on which the types of embedding and head are measured.
 const WINDOWS: usize = 8;
 
-/// Options that concern ranks.
-const OF_RANKS: [&str; 25] = [
+/// Options that concern ranks and factors, beside [`RANK_OPTIONS`].
+const OF_RANKS: [&str; 13] = [
     "plan",
     "err",
     "err-applied",
     "keep-params",
-    "policy",
-    "min-ratio",
-    "rank-multiple",
-    "never-grow",
-    "storage",
-    "keep-dense",
-    "set-rank",
-    "min-rank",
-    "max-rank",
-    "min-saving",
-    "include",
-    "exclude",
     "method",
     "shrink-inputs",
     "shrink-gradients",
@@ -97,7 +85,8 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
 /// Checks everything that the arguments alone tell, and returns the budget.
 fn check(args: &mut CompressArgs, typed: &Typed) -> Result<u64> {
     let of_ranks = "only without --for llama.cpp, which chooses types, not ranks";
-    typed.check(OF_RANKS.map(|option| rule(option, false, of_ranks)))?;
+    let options = RANK_OPTIONS.into_iter().chain(OF_RANKS);
+    typed.check(options.map(|option| rule(option, false, of_ranks)))?;
     let calibrates = !args.calibrate.is_empty() || args.method.calibration.is_none();
     typed.check([
         rule("no-calibration", false, "types are weighed with a calibration"),
