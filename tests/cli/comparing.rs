@@ -267,3 +267,38 @@ fn a_matrix_that_two_rows_compress_in_the_same_way_is_compressed_once() {
     let [a, b] = [&compared["rows"][2], &measured].map(|of| of["perplexity"].as_f64().unwrap());
     assert!((a / b - 1.0).abs() < 1e-9, "{a} for {b}");
 }
+
+#[test]
+fn models_that_exist_are_measured_as_they_are() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("compress model --err 0.5 -o low");
+    sandbox.gives("export low --gguf low.gguf --dtype f16");
+    let line = format!("compare model {EVAL} --models low,low.gguf --kl");
+    let outcome = sandbox.gives(&format!("{line} --json --report page.html"));
+    let compared: Value = serde_json::from_str(&outcome.stdout).unwrap();
+    let rows = compared["rows"].as_array().unwrap();
+    assert_eq!(rows.len(), 3, "no target is added to models");
+    for (row, name) in rows[1..].iter().zip(["low", "low.gguf"]) {
+        let measured = sandbox.json(&format!("eval {name} {EVAL} --against model --json"));
+        assert_eq!((&row["model"], &row["method"]), (&json!(name), &json!("as given")));
+        let measures = [
+            [&row["perplexity"], &measured["perplexity"]],
+            [&row["kl"], &measured["against"]["kl"]["value"]],
+        ];
+        for [found, expected] in measures.map(|pair| pair.map(|value| value.as_f64().unwrap())) {
+            assert!((found / expected - 1.0).abs() < 1e-9, "{found} for {expected} of {name}");
+        }
+    }
+    let plan = sandbox.json_file("low/welore_plan.json");
+    assert_eq!(rows[1]["lrcs"], plan["totals"]["lrcs"]);
+    assert_eq!(rows[1]["kept"], plan["totals"]["keep_params"]);
+    assert_eq!((&rows[2]["lrcs"], &rows[2]["kept"]), (&json!(0), &json!(1.0)));
+    assert_eq!(rows[2]["bytes"], sandbox.read("low.gguf").len(), "the whole file counts");
+    let page = String::from_utf8(sandbox.read("page.html")).unwrap();
+    assert!(page.contains("\"divergences\":{\"story.txt\""));
+
+    sandbox.refuses(&format!("{line},missing"), "missing");
+    sandbox.refuses(&format!("{line} --methods svd"), "--methods");
+    sandbox.edit_json("low/config.json", |config| config["vocab_size"] = json!(9));
+    sandbox.refuses(&line, "low: ");
+}

@@ -145,7 +145,7 @@ fn feedback_lowers_the_error_of_outputs_of_correlated_inputs() {
     };
     for dtype in blocks() {
         let plain = loss(stored(dtype, &entries, COLUMNS, Some(&inputs.squares())));
-        let bytes = dtype.quantize_with_feedback(&entries, COLUMNS, &feedback).unwrap();
+        let bytes = dtype.quantize_with_feedback(&entries, COLUMNS, &feedback, None).unwrap();
         let fed = loss(dtype.dequantize_rows(&bytes, COLUMNS).unwrap());
         assert!(fed < 0.7 * plain, "{dtype:?}: {fed} for {plain}");
     }
@@ -156,7 +156,7 @@ fn without_correlation_there_is_nothing_to_feed_back() {
     let entries = normal(4 * COLUMNS, 7);
     let feedback = Feedback::new(&correlated(COLUMNS, 0.0), 0.01).unwrap();
     for dtype in TensorType::all() {
-        let fed = dtype.quantize_with_feedback(&entries, COLUMNS, &feedback).unwrap();
+        let fed = dtype.quantize_with_feedback(&entries, COLUMNS, &feedback, None).unwrap();
         assert_eq!(fed, dtype.quantize(&entries, COLUMNS, None).unwrap(), "{dtype:?}");
     }
 }
@@ -178,6 +178,61 @@ fn loss_is_the_sum_of_what_was_rounded_away_at_each_turn() {
     assert!(rounded.iter().all(|x| *x == x.round()), "the matrix has what entries became");
     let error: Vec<f32> = entries.iter().zip(&rounded).map(|(x, y)| x - y).collect();
     let loss = 2.0 * loss_of_error(&error, &inputs, None).unwrap();
+    assert!((paid - loss).abs() < 1e-4 * loss, "{paid} {loss}");
+}
+
+#[test]
+fn rows_make_up_for_each_other_where_the_gradients_of_outputs_are_correlated() {
+    // More rows than are shifted at once.
+    let rows = 72;
+    let entries = normal(rows * COLUMNS, 10);
+    let [inputs, outputs] = [correlated(COLUMNS, 0.6), correlated(rows, 0.9)];
+    let [columns, both] = [&inputs, &outputs].map(|of| Feedback::new(of, 0.01).unwrap());
+    let alone = Feedback::new(&correlated(rows, 0.0), 0.01).unwrap();
+    let loss = |bytes: &[u8], dtype: TensorType| {
+        let stored = dtype.dequantize_rows(bytes, COLUMNS).unwrap();
+        let error: Vec<f32> = entries.iter().zip(&stored).map(|(x, y)| x - y).collect();
+        loss_of_error(&error, &inputs, Some(&outputs)).unwrap()
+    };
+    for dtype in blocks() {
+        let stored = |outputs: Option<&Feedback>| {
+            dtype.quantize_with_feedback(&entries, COLUMNS, &columns, outputs).unwrap()
+        };
+        let [one, two] = [None, Some(&both)].map(|outputs| loss(&stored(outputs), dtype));
+        assert!(two < 0.6 * one, "{dtype:?}: {two} for {one}");
+        assert_eq!(stored(Some(&alone)), stored(None), "{dtype:?}: nothing to make up for");
+    }
+    let wrong =
+        TensorType::Q4_0.quantize_with_feedback(&entries, COLUMNS, &columns, Some(&columns));
+    assert_eq!(wrong, Err(QuantizeError::Outputs { given: COLUMNS, rows }));
+}
+
+#[test]
+fn loss_is_the_sum_over_rows_and_columns_of_what_was_rounded_away_at_each_turn() {
+    let (size, rows, width) = (24, 70, 8);
+    let [inputs, outputs] = [correlated(size, 0.8), correlated(rows, -0.7)];
+    let [columns, between] = [&inputs, &outputs].map(|of| Feedback::new(of, 0.0).unwrap());
+    let entries = normal(rows * size, 11);
+    let (mut rounded, mut paid) = (entries.clone(), 0.0f64);
+    columns.pass_both(
+        &between,
+        &mut rounded,
+        width,
+        |from, block| {
+            assert_eq!(block.len(), width);
+            from
+        },
+        |row, from, block| {
+            let weight = |at: usize| columns.weights()[from + at] * between.weights()[row];
+            block.round(|at, entry| {
+                paid += weight(at) * f64::from(entry - entry.round()).powi(2);
+                entry.round()
+            });
+        },
+    );
+    assert!(rounded.iter().all(|x| *x == x.round()), "the matrix has what entries became");
+    let error: Vec<f32> = entries.iter().zip(&rounded).map(|(x, y)| x - y).collect();
+    let loss = 2.0 * loss_of_error(&error, &inputs, Some(&outputs)).unwrap();
     assert!((paid - loss).abs() < 1e-4 * loss, "{paid} {loss}");
 }
 
@@ -287,7 +342,7 @@ fn results_do_not_depend_on_the_number_of_threads() {
     let with = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         pool.install(|| {
-            let fed = TensorType::Q4K.quantize_with_feedback(&entries, columns, &feedback);
+            let fed = TensorType::Q4K.quantize_with_feedback(&entries, columns, &feedback, None);
             (TensorType::Q4_0.quantize(&entries, columns, None).unwrap(), fed.unwrap())
         })
     };

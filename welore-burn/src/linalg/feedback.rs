@@ -3,9 +3,13 @@
 use faer::linalg::matmul::matmul;
 use faer::linalg::triangular_solve::solve_lower_triangular_in_place;
 use faer::{Accum, Mat, MatMut, MatRef, Par, get_global_parallelism};
+use rayon::prelude::*;
 
 use super::matrix::LinalgError;
 use super::moments::{SecondMoment, root};
+
+/// Rows whose shifts are computed together; see [`Feedback::pass_both`].
+const ROWS_AT_ONCE: usize = 64;
 
 /// How the error of one column of a matrix is best made up for by the columns behind it, for inputs
 /// of a second moment `C` (GPTQ, arXiv 2210.17323; as `L D Lᵀ` in QuIP, arXiv 2307.13304).
@@ -74,32 +78,118 @@ impl Feedback {
         mut choose: impl FnMut(usize, usize, FedBlock<'_>),
     ) {
         let columns = self.size();
+        let rows = self.rows_of(matrix, width);
+        let mut errors = vec![0.0; rows * width];
+        for from in (0..columns).step_by(width) {
+            let corner = self.corner(from, width);
+            for (row, errors) in errors.chunks_exact_mut(width).enumerate() {
+                let entries = &mut matrix[row * columns + from..][..width];
+                choose(row, from, FedBlock { entries, errors, corner: &corner, between: None });
+            }
+            self.hand_on(matrix, &errors, from, width);
+        }
+    }
+
+    /// The same for rows that make up for each other as well, so that `tr(G ΔW C ΔWᵀ)` is small for
+    /// the second moment `G` of the gradients of the outputs, which `outputs` is of (YAQA, arXiv
+    /// 2505.22988, within blocks). With `G = V⁻¹ D V⁻ᵀ`, what is rounded away of an entry at its turn,
+    /// `u`, is made up for by subtracting `u · V[i, k]` from the same column of each later row `k`.
+    /// The trace is the sum of `u²`, times both diagonals.
+    ///
+    /// `choose` gets the first column of a block and its entries, for all rows of a block of columns
+    /// at once, before the first of these rows is rounded; it is called on the threads of the rayon
+    /// pool that this is called in. `round` gets the row and what was chosen for it.
+    ///
+    /// # Panics
+    ///
+    /// As [`pass`](Feedback::pass), and if there are not as many rows as `outputs` has.
+    pub fn pass_both<S: Send>(
+        &self,
+        outputs: &Self,
+        matrix: &mut [f32],
+        width: usize,
+        choose: impl Fn(usize, &[f32]) -> S + Sync,
+        mut round: impl FnMut(usize, S, FedBlock<'_>),
+    ) {
+        let columns = self.size();
+        let rows = self.rows_of(matrix, width);
+        assert_eq!(rows, outputs.size(), "every row is an output");
+        let [mut errors, mut turns, mut shifts] = [const { Vec::new() }; 3].map(|mut numbers| {
+            numbers.resize(rows * width, 0.0f32);
+            numbers
+        });
+        for from in (0..columns).step_by(width) {
+            let corner = self.corner(from, width);
+            let blocks = matrix.par_chunks_exact(columns);
+            let chosen: Vec<S> = blocks.map(|row| choose(from, &row[from..from + width])).collect();
+            for (row, chosen) in chosen.into_iter().enumerate() {
+                let first = row - row % ROWS_AT_ONCE;
+                if row == first {
+                    outputs.shift_rows(&turns, &mut shifts, first, width);
+                }
+                let shift = &mut shifts[row * width..][..width];
+                for k in first..row {
+                    let share = outputs.unit[(k, row)];
+                    let turns = &turns[k * width..][..width];
+                    shift.iter_mut().zip(turns).for_each(|(shift, turn)| *shift += turn * share);
+                }
+                let between = Some((&*shift, &mut turns[row * width..][..width]));
+                let entries = &mut matrix[row * columns + from..][..width];
+                let errors = &mut errors[row * width..][..width];
+                round(row, chosen, FedBlock { entries, errors, corner: &corner, between });
+            }
+            self.hand_on(matrix, &errors, from, width);
+        }
+    }
+
+    /// The number of rows of a matrix.
+    fn rows_of(&self, matrix: &[f32], width: usize) -> usize {
+        let columns = self.size();
         assert!(
             columns > 0 && matrix.len().is_multiple_of(columns) && columns.is_multiple_of(width),
             "there are whole rows of whole blocks"
         );
-        let rows = matrix.len() / columns;
-        let mut errors = vec![0.0; rows * width];
-        for from in (0..columns).step_by(width) {
-            let (next, rest) = (from + width, columns - from - width);
-            let corner = self.unit.as_ref().submatrix(from, from, width, width);
-            let corner: Vec<f32> =
-                (0..width * width).map(|at| corner[(at / width, at % width)]).collect();
-            for (row, errors) in errors.chunks_exact_mut(width).enumerate() {
-                let entries = &mut matrix[row * columns + from..][..width];
-                choose(row, from, FedBlock { entries, errors, corner: &corner });
-            }
-            if rest > 0 {
-                matmul(
-                    MatMut::from_row_major_slice_mut(matrix, rows, columns)
-                        .submatrix_mut(0, next, rows, rest),
-                    Accum::Add,
-                    MatRef::from_row_major_slice(&errors, rows, width),
-                    self.unit.as_ref().submatrix(from, next, width, rest),
-                    -1.0f32,
-                    Par::Seq,
-                );
-            }
+        matrix.len() / columns
+    }
+
+    /// The part of `V` for a block of columns, row-major.
+    fn corner(&self, from: usize, width: usize) -> Vec<f32> {
+        let corner = self.unit.as_ref().submatrix(from, from, width, width);
+        (0..width * width).map(|at| corner[(at / width, at % width)]).collect()
+    }
+
+    /// Lets all columns behind a block make up for its errors, which are row-major.
+    fn hand_on(&self, matrix: &mut [f32], errors: &[f32], from: usize, width: usize) {
+        let (columns, next) = (self.size(), from + width);
+        let (rows, rest) = (matrix.len() / columns, columns - next);
+        if rest > 0 {
+            matmul(
+                MatMut::from_row_major_slice_mut(matrix, rows, columns)
+                    .submatrix_mut(0, next, rows, rest),
+                Accum::Add,
+                MatRef::from_row_major_slice(errors, rows, width),
+                self.unit.as_ref().submatrix(from, next, width, rest),
+                -1.0f32,
+                Par::Seq,
+            );
+        }
+    }
+
+    /// What all rows before row number `first` are made up for by the rows from there on, up to
+    /// [`ROWS_AT_ONCE`]; row-major, as `turns`, what was rounded away at the turn of each entry.
+    fn shift_rows(&self, turns: &[f32], shifts: &mut [f32], first: usize, width: usize) {
+        let count = ROWS_AT_ONCE.min(self.size() - first);
+        let shifts = &mut shifts[first * width..][..count * width];
+        shifts.fill(0.0);
+        if first > 0 {
+            matmul(
+                MatMut::from_row_major_slice_mut(shifts, count, width),
+                Accum::Replace,
+                self.unit.as_ref().submatrix(0, first, first, count).transpose(),
+                MatRef::from_row_major_slice(&turns[..first * width], first, width),
+                1.0f32,
+                Par::Seq,
+            );
         }
     }
 }
@@ -111,21 +201,31 @@ pub struct FedBlock<'a> {
     errors: &'a mut [f32],
     /// The part of `V` for these columns, row-major.
     corner: &'a [f32],
+    /// What is subtracted from each entry for the rows before, and what is rounded away of it then.
+    between: Option<(&'a [f32], &'a mut [f32])>,
 }
 
 impl FedBlock<'_> {
-    /// The entries, as the columns before them left them.
+    /// The entries, as the columns before them left them; rows before this one are not made up for.
     pub fn entries(&self) -> &[f32] {
         self.entries
     }
 
     /// Rounds the entries in turn: `nearest` gets the place of each in the block and what it is by
     /// then, and returns what it becomes.
-    pub fn round(self, mut nearest: impl FnMut(usize, f32) -> f32) {
+    pub fn round(mut self, mut nearest: impl FnMut(usize, f32) -> f32) {
         let width = self.entries.len();
         for at in 0..width {
             let (entry, later) = self.entries[at..].split_first_mut().expect("an entry is here");
-            let rounded = nearest(at, *entry);
+            let rounded = match &mut self.between {
+                None => nearest(at, *entry),
+                Some((shifts, turns)) => {
+                    let wanted = *entry - shifts[at];
+                    let rounded = nearest(at, wanted);
+                    turns[at] = wanted - rounded;
+                    rounded
+                }
+            };
             let error = *entry - rounded;
             (*entry, self.errors[at]) = (rounded, error);
             let share = &self.corner[at * width + at + 1..][..later.len()];

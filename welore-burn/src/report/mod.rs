@@ -45,6 +45,8 @@ pub struct ReportModel {
     pub label: String,
     /// Perplexity by text.
     pub perplexities: Map<String, Value>,
+    /// Mean KL divergence from the dense model by text; empty if it was not measured.
+    pub divergences: Map<String, Value>,
     /// Number of parameters of the whole model.
     pub parameters: u64,
     /// Bytes of the whole model.

@@ -138,7 +138,7 @@ fn costs_of(
     checkpoint.release(&tensor);
     let linalg = |source: LinalgError| TypesError::Linalg { tensor: tensor.clone(), source };
     let (inputs, outputs) = (calibration.inputs(name)?, calibration.outputs(name)?);
-    let rounding = Inputs::of(&inputs, options.rounding).map_err(linalg)?;
+    let rounding = Inputs::of(&inputs, Some(&outputs), options.rounding).map_err(linalg)?;
     let mut costs = Vec::new();
     for (tensor_type, bytes) in candidates(shape, &options.types) {
         let Some(stored) = stored(&rounding, tensor_type, &entries, shape[1])

@@ -40,8 +40,10 @@ impl<'a> QuantizedSource<'a> {
             return Ok(Inputs::Unknown);
         }
         let about = |source| GgufError::Linalg { tensor: tensor.into(), source };
-        let moment = calibration.inputs(&name)?;
-        Inputs::of(&moment, self.rounding).map_err(about)
+        let inputs = calibration.inputs(&name)?;
+        let outputs = calibration.has_gradients().then(|| calibration.outputs(&name));
+        let outputs = outputs.transpose()?;
+        Inputs::of(&inputs, outputs.as_deref(), self.rounding).map_err(about)
     }
 }
 

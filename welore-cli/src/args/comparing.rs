@@ -128,7 +128,7 @@ pub struct CompareArgs {
 #[command(next_help_heading = "Target")]
 pub struct GoalsArgs {
     /// Largest shares of the selected matrices' parameters to keep, separated by commas
-    /// [default: 0.9,0.8,0.7 without any other target or plan]
+    /// [default: 0.9,0.8,0.7 without any other target, plan or model]
     #[arg(long, value_name = "SHARES", value_delimiter = ',', allow_negative_numbers = true)]
     pub keep_params: Vec<f64>,
     /// Largest sizes of the whole model, such as 400MB, separated by commas
@@ -144,6 +144,10 @@ pub struct GoalsArgs {
     /// commas, each in the norm that it was made in
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     pub plan: Vec<PathBuf>,
+    /// Measure these models as well, separated by commas: dense or compressed directories and .gguf
+    /// files that were made from MODEL
+    #[arg(long, value_name = "MODELS", value_delimiter = ',')]
+    pub models: Vec<PathBuf>,
 }
 
 impl GoalsArgs {
@@ -166,7 +170,7 @@ impl GoalsArgs {
         targets.extend(sizes.into_iter().map(Target::MaxBytes));
         targets.extend(rising(&self.err).into_iter().map(Target::Err));
         targets.extend(rising(&self.err_applied).into_iter().map(Target::ErrApplied));
-        if targets.is_empty() && self.plan.is_empty() {
+        if targets.is_empty() && self.plan.is_empty() && self.models.is_empty() {
             targets.extend(Self::KEPT.map(Target::KeepParams));
         }
         targets.dedup();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use welore_burn::files::{OutputDir, is_temporary};
 use welore_burn::named::Named;
 use welore_burn::plan::RankPlan;
@@ -187,6 +187,7 @@ impl Demo {
                 perplexities: [("test.txt".to_string(), json!(row.perplexity))]
                     .into_iter()
                     .collect(),
+                divergences: Map::new(),
                 parameters: row.parameters,
                 bytes: row.bytes,
             })

@@ -73,17 +73,25 @@ pub fn compared_models(value: &Value) -> Option<Vec<ReportModel>> {
     let texts = value["texts"].as_array()?.iter();
     let texts = shown(texts.map(|text| text.as_str().unwrap_or_default()).collect());
     let rows = value["rows"].as_array()?;
-    let plans: Vec<&str> = rows.iter().filter_map(|row| row["plan"].as_str()).collect();
-    let names: BTreeMap<&str, String> = plans.iter().copied().zip(shown(plans.clone())).collect();
+    let files: Vec<&str> = rows.iter().filter_map(file_of).collect();
+    let names: BTreeMap<&str, String> = files.iter().copied().zip(shown(files.clone())).collect();
+    let by_text = |measured: &[Value]| -> Map<String, Value> {
+        texts.iter().cloned().zip(measured.iter().cloned()).collect()
+    };
     let model = |row: &Value| {
-        let measured = row["perplexities"].as_array()?;
-        let perplexities: Map<String, Value> =
-            texts.iter().cloned().zip(measured.iter().cloned()).collect();
+        let perplexities = by_text(row["perplexities"].as_array()?);
+        // Earlier versions did not measure them.
+        let divergences = by_text(row["kls"].as_array().map_or(&[], Vec::as_slice));
         let label = label_of(row, &names)?;
         let (parameters, bytes) = (row["parameters"].as_u64()?, row["bytes"].as_u64()?);
-        Some(ReportModel { label, perplexities, parameters, bytes })
+        Some(ReportModel { label, perplexities, divergences, parameters, bytes })
     };
     rows.iter().map(model).collect()
+}
+
+/// The plan or the model that a row is about, if it was given.
+fn file_of(row: &Value) -> Option<&str> {
+    row["plan"].as_str().or(row["model"].as_str())
 }
 
 /// Files as a page shows them: directories are private, so they are shown only if names alone do not
@@ -98,11 +106,14 @@ fn shown(paths: Vec<&str>) -> Vec<String> {
 }
 
 /// Method, policy, storage and target of a row, as far as it states them: earlier versions had no
-/// other target than a share of the parameters. `names` are those of plans.
+/// other target than a share of the parameters. `names` are those of plans and models.
 fn label_of(row: &Value, names: &BTreeMap<&str, String>) -> Option<String> {
     let method = row["method"].as_str()?;
     if method == "dense" {
         return Some(method.into());
+    }
+    if let Some(model) = row["model"].as_str() {
+        return names.get(model).cloned();
     }
     let parts = ["policy", "storage"].into_iter().filter_map(|part| row[part].as_str());
     let how: Vec<&str> =

@@ -33,6 +33,14 @@ pub enum QuantizeError {
         /// Columns of the matrix.
         columns: usize,
     },
+    /// The feedback of outputs is not for as many as there are rows.
+    #[error("feedback between {given} outputs for {rows} rows")]
+    Outputs {
+        /// Outputs of the feedback.
+        given: usize,
+        /// Rows of the matrix.
+        rows: usize,
+    },
     /// The weight of a column is negative, infinite or not a number.
     #[error("the weight of column {column} is {value}")]
     Weight {

@@ -21,7 +21,7 @@ use self::format::{Format, Scales};
 use self::pack::pack;
 use self::search::choose_scales;
 use super::tensor_type::TensorType;
-use crate::linalg::Feedback;
+use crate::linalg::{FedBlock, Feedback};
 
 /// Rows that go through [`Feedback::pass`] together. Fixed, so that results do not depend on the
 /// number of threads.
@@ -81,35 +81,65 @@ impl TensorType {
     /// blocks before left them, weighted with what errors cost by then
     /// ([`Feedback::weights`]). Floats are rounded as they are.
     ///
+    /// With `outputs`, for outputs whose gradients are correlated, rows make up for each other as
+    /// well ([`Feedback::pass_both`]).
+    ///
     /// # Errors
     ///
-    /// Those of [`quantize`](TensorType::quantize).
+    /// Those of [`quantize`](TensorType::quantize); [`QuantizeError::Outputs`].
     pub fn quantize_with_feedback(
         self,
         entries: &[f32],
         columns: usize,
         feedback: &Feedback,
+        outputs: Option<&Feedback>,
     ) -> Result<Vec<u8>, QuantizeError> {
         let weights = normalized(feedback.weights(), columns)?;
         let Some(format) = self.checked(entries, columns)? else { return Ok(self.floats(entries)) };
         let (width, columns) = (self.block_len(), columns.max(1));
+        if let Some(outputs) = outputs {
+            let (given, rows) = (outputs.size(), entries.len() / columns);
+            if given != rows {
+                return Err(QuantizeError::Outputs { given, rows });
+            }
+            let mut rows = vec![Vec::new(); rows];
+            feedback.pass_both(
+                outputs,
+                &mut entries.to_vec(),
+                width,
+                |from, block| choose_scales(&format, block, &weights[from..from + width]),
+                |row, scales, block| self.round_and_pack(&format, &scales, block, &mut rows[row]),
+            );
+            return Ok(rows.concat());
+        }
         let parts = entries.par_chunks(ROWS_AT_ONCE * columns).map(|part| {
             let mut part = part.to_vec();
             let mut rows = vec![Vec::new(); part.len() / columns];
             feedback.pass(&mut part, width, |row, from, block| {
                 let weights = &weights[from..from + width];
-                let scales: Scales = choose_scales(&format, block.entries(), weights);
-                let mut codes = [0; MOST];
-                block.round(|at, entry| {
-                    let (code, nearest) = format.nearest(&scales, at, entry);
-                    codes[at] = code;
-                    nearest
-                });
-                pack(self, &scales, &codes[..width], &mut rows[row]);
+                let scales = choose_scales(&format, block.entries(), weights);
+                self.round_and_pack(&format, &scales, block, &mut rows[row]);
             });
             rows.concat()
         });
         Ok(parts.collect::<Vec<_>>().concat())
+    }
+
+    /// Rounds a block to what these scales can hold, and appends its bytes.
+    fn round_and_pack(
+        self,
+        format: &Format,
+        scales: &Scales,
+        block: FedBlock<'_>,
+        bytes: &mut Vec<u8>,
+    ) {
+        let (width, mut codes) = (self.block_len(), [0; MOST]);
+        block.round(|at, entry| {
+            let (code, nearest) = format.nearest(scales, at, entry);
+            codes[at] = code;
+            nearest
+        });
+        pack(self, scales, &codes[..width], bytes);
     }
 
     /// The entries that llama.cpp computes with, of a matrix of rows of `columns` entries; row-major.

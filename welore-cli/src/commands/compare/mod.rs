@@ -1,6 +1,7 @@
 //! `compare`: several ways to compress, side by side. Each row is what `compress` with the same
-//! options and `eval` of its result give.
+//! options and `eval` of its result give, or a model that exists already.
 
+mod given;
 mod print;
 mod requests;
 mod rows;
@@ -18,6 +19,7 @@ use welore_burn::model::{Decoder, OpenedModel, load_model, open_model};
 use welore_burn::modules::Selection;
 use welore_burn::spectrum::Method;
 
+use self::given::GivenModel;
 use self::print::Results;
 use self::requests::{Request, Requested, RowGoal, check_effects};
 use self::rows::Comparison;
@@ -67,6 +69,8 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     // No row exceeds the model by much, nor does what is kept of earlier rows.
     scratch.check_room(opened.checkpoint.bytes().saturating_mul(2))?;
     let texts = texts(&args, &model, &opened, compute.at_once())?;
+    let open = |path: &PathBuf| GivenModel::open(path, &opened, &texts, &args, &compute);
+    let given = args.goals.models.iter().map(open).collect::<Result<Vec<_>>>()?;
     let started = Instant::now();
     let calibration = source.open(&args, &model, opened.skeleton(), &compute, scratch.path())?;
     let calibration_seconds = started.elapsed().as_secs_f64();
@@ -85,6 +89,9 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     let mut rows = vec![comparison.dense(loaded.model)?];
     for request in &requests {
         rows.push(comparison.row(request)?);
+    }
+    for model in &given {
+        rows.push(comparison.given(model)?);
     }
     comparison.warn();
     let identity = match args.json {
@@ -105,6 +112,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
 /// What the command reads.
 fn inputs(args: &CompareArgs) -> impl Iterator<Item = &Path> {
     let files = args.text.iter().chain(&args.calibration).chain(&args.goals.plan);
+    let files = files.chain(&args.goals.models);
     let texts = args.calibrate.iter().filter_map(TextArg::file);
     [args.model.as_path()].into_iter().chain(files.map(PathBuf::as_path)).chain(texts)
 }

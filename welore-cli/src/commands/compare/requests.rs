@@ -111,7 +111,7 @@ impl Requested {
     pub fn read(args: &CompareArgs, typed: &Typed) -> Result<Self> {
         let targets = args.goals.targets();
         let (entries, left_out) = if targets.is_empty() {
-            let only = "only with a target; plans were made with their own";
+            let only = "only with a target; plans and models were made with their own";
             typed.check(of_targets().map(|option| rule(option, false, only)))?;
             (Vec::new(), Vec::new())
         } else {

@@ -19,6 +19,7 @@ use welore_burn::named::Named;
 use welore_burn::plan::{RankPlan, Target, make_plan};
 use welore_burn::spectrum::{Method, Norms, Spectra};
 
+use super::given::GivenModel;
 use super::requests::{Request, RowGoal};
 use super::{Text, measuring};
 use crate::args::CompareArgs;
@@ -44,6 +45,9 @@ pub struct Row {
     pub target: Value,
     /// The file of the plan, if one was given.
     pub plan: Option<String>,
+    /// The model, if it existed already.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
     pub method: String,
     /// The norm in which matrices are approximated: weights, inputs or loss.
     pub norm: String,
@@ -160,6 +164,7 @@ impl<'a> Comparison<'a> {
             keep: Some(1.0),
             target: Value::Null,
             plan: None,
+            model: None,
             method: "dense".into(),
             norm: String::new(),
             policy: String::new(),
@@ -198,6 +203,37 @@ impl<'a> Comparison<'a> {
         let (found, time) = (format::perplexity(row.perplexity), format::time(row.seconds));
         note!("{label}: perplexity {found}, {time}");
         Ok(row)
+    }
+
+    /// The row of a model that exists already.
+    pub fn given(&mut self, given: &GivenModel) -> Result<Row> {
+        let label = given.path.display().to_string();
+        let mut bar = Bar::for_subject(&label);
+        let model = given.load(self.compute, &mut bar)?;
+        bar.finish();
+        let Quality { perplexities, kls, windows } = self.quality(&model, &label)?;
+        note!("{label}: perplexity {}", format::perplexity(perplexities[0]));
+        Ok(Row {
+            label: label.clone(),
+            keep: None,
+            target: Value::Null,
+            plan: None,
+            model: Some(label),
+            method: "as given".into(),
+            norm: String::new(),
+            policy: String::new(),
+            storage: None,
+            perplexity: perplexities[0],
+            perplexities,
+            kl: kls.first().copied(),
+            kls,
+            windows,
+            parameters: model.num_params() as u64,
+            bytes: given.bytes,
+            kept: given.kept,
+            lrcs: given.lrcs,
+            seconds: 0.0,
+        })
     }
 
     /// Warns about the plans of all rows.
@@ -316,6 +352,7 @@ fn row_of(request: &Request, plan: &RankPlan, quality: Quality, seconds: f64) ->
         keep,
         target: serde_json::to_value(plan.target).expect("targets serialize"),
         plan: given,
+        model: None,
         method: recipe.way.name.into(),
         norm: request.norm().into(),
         policy: plan.policy.clone(),

@@ -1,0 +1,84 @@
+//! Models that exist already, measured beside those that are made.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use welore_burn::eval::{EvalError, check_text};
+use welore_burn::forms::matrices;
+use welore_burn::model::{Decoder, LanguageModel, OpenedModel, load_model, open_model};
+use welore_burn::modules::MatrixName;
+
+use super::{Text, measuring};
+use crate::args::CompareArgs;
+use crate::devices::{Compute, host};
+use crate::failure::WrongInput;
+use crate::models;
+use crate::shared::text::TextReader;
+use crate::terminal::Bar;
+
+/// A model that was given.
+pub struct GivenModel {
+    /// As it was typed.
+    pub path: PathBuf,
+    /// Where its weights are.
+    dir: PathBuf,
+    /// Bytes of its weights; of the whole file, for a GGUF file.
+    pub bytes: u64,
+    /// Parameters of the matrices that can be compressed, as a share of those of the dense model.
+    pub kept: f64,
+    /// Number of its matrices that are of low rank.
+    pub lrcs: usize,
+}
+
+impl GivenModel {
+    /// Opens a model, after checking that it can be compared with the dense one on all texts. Reads
+    /// no weights.
+    pub fn open(
+        path: &Path,
+        dense: &OpenedModel,
+        texts: &[Text],
+        args: &CompareArgs,
+        compute: &Compute,
+    ) -> Result<Self> {
+        let dir = models::directory_of(path)?;
+        let opened = open_model(&dir, &host())?;
+        let skeleton = opened.skeleton();
+        let [vocab_size, of_dense] = [skeleton, dense.skeleton()].map(LanguageModel::vocab_size);
+        if vocab_size != of_dense {
+            let error = EvalError::Vocabulary { vocab_size, dense: of_dense };
+            return Err(error).with_context(|| path.display().to_string());
+        }
+        let reader = TextReader::open(&dir, &opened.config)?;
+        for text in texts {
+            if reader.read(&text.path)? != text.tokens {
+                let message = format!("{}: its tokens of the text are not MODEL's", path.display());
+                let hint = "give models that were made from MODEL";
+                return Err(WrongInput::with_hint(message, hint).into());
+            }
+            let options = measuring(args, text, compute.at_once());
+            check_text(skeleton, &text.tokens, &options)
+                .with_context(|| path.display().to_string())?;
+        }
+        let bytes = match path.metadata() {
+            Ok(file) if file.is_file() => file.len(),
+            Ok(_) | Err(_) => opened.checkpoint.bytes(),
+        };
+        let kept = parameters(skeleton) as f64 / parameters(dense.skeleton()).max(1) as f64;
+        let lrcs = opened.compressed.iter().filter(|matrix| matrix.form.rank().is_some()).count();
+        Ok(Self { path: path.into(), dir, bytes, kept, lrcs })
+    }
+
+    /// Reads its weights.
+    pub fn load(&self, compute: &Compute, bar: &mut Bar) -> Result<Decoder> {
+        Ok(load_model(&self.dir, &compute.device, compute.dtype, bar)?.model)
+    }
+}
+
+/// Parameters of the matrices that can be compressed.
+fn parameters(skeleton: &Decoder) -> u64 {
+    let names: BTreeSet<MatrixName> =
+        skeleton.matrices().into_iter().map(|matrix| matrix.name).collect();
+    let of = matrices(skeleton).into_iter().filter(|matrix| names.contains(&matrix.name));
+    of.map(|matrix| matrix.parameters()).sum()
+}
