@@ -33,7 +33,7 @@ impl TypeBudget {
         rest: u64,
     ) -> Result<(), TypePlanError> {
         let mut smallest_file = rest;
-        let (mut fewest, mut most, mut weights) = (0, 0, 0);
+        let (mut fewest, mut most, mut weights) = (0u64, 0u64, 0u64);
         for (tensor, shape) in tensors {
             let shape = *shape;
             let padded = candidates(shape, types).map(|(_, bytes)| bytes).min();
