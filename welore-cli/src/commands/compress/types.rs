@@ -85,7 +85,7 @@ fn check(args: &CompressArgs, typing: &Typing<'_>, typed: &Typed) -> Result<Aim>
     check_staged(&args.output)?;
     check_saved(args)?;
     typing.check_files(&[
-        (Some(&args.output), Artifact::Gguf),
+        (Some(args.output.as_path()), Artifact::Gguf),
         (args.save_calibration.as_deref(), Artifact::Calibration),
         (args.save_types.as_deref(), Artifact::Types),
     ])?;

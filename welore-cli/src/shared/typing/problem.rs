@@ -227,8 +227,9 @@ impl<'a> Problem<'a> {
         match aim {
             Aim::Budget(budget) => self.solve(budget, calibration, dense),
             Aim::Given(plan) => {
-                let bytes = self.export(&plan)?.summary().bytes;
-                Ok(TypePlan { bytes, ..*plan })
+                let mut plan = *plan;
+                plan.bytes = self.export(&plan)?.summary().bytes;
+                Ok(plan)
             }
         }
     }
