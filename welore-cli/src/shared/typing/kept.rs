@@ -20,7 +20,7 @@ const VERSION: u32 = 1;
 const FATE: &str = "the calibration is kept in the cache, until another one is made by default for \
                     this model; --save-calibration FILE keeps it elsewhere";
 
-/// Of a command that holds its place in the cache.
+/// The place of a default calibration in the cache.
 #[derive(Debug)]
 pub(super) struct Kept {
     dir: PathBuf,

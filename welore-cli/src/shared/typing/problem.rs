@@ -21,6 +21,7 @@ use super::{Aim, HOW_TO_GIVE, Typing};
 use crate::cache::cache_dir;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
+use crate::shared::artifacts::in_file;
 use crate::shared::calibrating::Making;
 use crate::shared::card::name_of;
 use crate::shared::measuring::budget;
@@ -116,7 +117,8 @@ impl<'a> Problem<'a> {
             Aim::Given(plan) => {
                 let tensors: Vec<String> =
                     self.tensors.iter().map(|(tensor, _)| tensor.clone()).collect();
-                plan.check(&self.opened.checkpoint, &tensors)?;
+                let file = self.typing.plan.unwrap_or(Path::new("the plan"));
+                in_file(plan.check(&self.opened.checkpoint, &tensors), file)?;
                 let bytes = self.export(plan)?.summary().bytes;
                 match plan.target {
                     // The header names the model, which may have got a longer name.
