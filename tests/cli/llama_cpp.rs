@@ -35,8 +35,8 @@ fn file_is_never_larger_than_asked_and_a_larger_one_is_expected_to_lose_less() {
         let loss = told["expected_loss"].as_f64().unwrap();
         assert!(loss >= 0.0 && loss < *losses.last().unwrap(), "{loss} after {losses:?}");
         losses.push(loss);
-        let kl = told["measured"]["value"].as_f64().unwrap();
-        assert!(told["measured"] == dry["measured"] && kl > 0.0, "{told} after {dry}");
+        let [kl, expected] = [&told, &dry].map(|told| told["measured"]["value"].as_f64().unwrap());
+        assert!((kl - expected).abs() < 1e-6 && kl > -1e-6, "{kl} after {expected}");
         // The estimate is of the text that it was made from, and to second order.
         let rise = (perplexity(&sandbox, "out.gguf") / dense).ln();
         assert!(rise.abs() < 3.0 * loss + 0.01, "a rise of {rise} for {loss} at {size}");
@@ -70,7 +70,7 @@ fn what_is_measured_is_the_divergence_of_the_file() {
     let line = format!("{COMPRESS} --bits 5 --save-types types.json --json");
     let told = sandbox.json(&line);
     let bits = told["bits"].as_f64().unwrap();
-    // The smallest matrices have 2048 of the 176128 weights of projections, and steps of 4 bits.
+    // The smallest matrices have 2048 of the 172032 weights of projections, and no step of more than 8 bits.
     assert!(bits <= 5.0 && bits > 5.0 - 0.25, "{bits}");
     let eval = "eval out.gguf --text story.txt --seq-len 64 --windows 8 --against model --json";
     let kl = sandbox.json(eval)["divergence"]["kl"]["value"].as_f64().unwrap();
