@@ -16,7 +16,7 @@ const ALWAYS: [(&str, &str); 14] = [
     ("imatrix", "output json"),
     (
         "plan",
-        "err err-applied keep-params max-bytes output report json policy rank-multiple never-grow storage \
+        "err err-applied keep-params max-bytes for output report json policy rank-multiple never-grow storage \
          keep-dense set-rank min-rank max-rank min-saving include exclude",
     ),
     (
@@ -95,8 +95,29 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 35] = [
-    ("compress model --err 0.5 -o out", "types=q8_0 save-types=types.json"),
+const IDLE_TOO: [(&str, &str); 41] = [
+    ("compress model --err 0.5 -o out", "types=q8_0 save-types=types.json no-measure"),
+    ("compress model -o out", "bits=4.5"),
+    (
+        "compress model --for llama.cpp --plan types.json --calibration seen -o out.gguf",
+        "types=q8_0 save-types=other.json",
+    ),
+    ("plan model", "bits=4.5"),
+    (
+        "plan model --err 0.5",
+        "types=q8_0 no-measure tensor-types=types.txt calibrate=story.txt save-calibration=kept \
+         calibration-windows=4 gradient-windows=4 gradient-labels=model label-seed=1 \
+         probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
+         self-temperature=2 self-seed=1 self-start=1 backend=flex device=0 dtype=f32",
+    ),
+    (
+        "plan model --for llama.cpp --max-bytes 1GB --calibration seen",
+        "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \
+         set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 include=q_proj exclude=q_proj \
+         method=two-sided shrink-inputs=1 shrink-gradients=1 report=page.html sort=kept \
+         filter=q_proj save-calibration=kept calibration-windows=4 gradient-windows=4",
+    ),
+    ("plan model --for llama.cpp --bits 4.5", "probe-windows=2"),
     (
         "compress model --for llama.cpp --max-bytes 1GB --calibration seen -o out.gguf",
         "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \

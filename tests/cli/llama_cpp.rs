@@ -1,4 +1,5 @@
-//! `compress --for llama.cpp`: a file of at most so many bytes, every matrix in a type of its own.
+//! `plan` and `compress --for llama.cpp`: a file of at most so many bytes, or bits of a weight, every
+//! matrix in a type of its own.
 
 use serde_json::Value;
 
@@ -34,6 +35,8 @@ fn file_is_never_larger_than_asked_and_a_larger_one_is_expected_to_lose_less() {
         let loss = told["expected_loss"].as_f64().unwrap();
         assert!(loss >= 0.0 && loss < *losses.last().unwrap(), "{loss} after {losses:?}");
         losses.push(loss);
+        let [kl, expected] = [&told, &dry].map(|told| told["measured"]["value"].as_f64().unwrap());
+        assert!((kl - expected).abs() < 1e-6 && kl > -1e-6, "{kl} after {expected}");
         // The estimate is of the text that it was made from, and to second order.
         let rise = (perplexity(&sandbox, "out.gguf") / dense).ln();
         assert!(rise.abs() < 3.0 * loss + 0.01, "a rise of {rise} for {loss} at {size}");
@@ -58,6 +61,89 @@ fn chosen_types_are_those_of_the_file_and_of_the_list() {
     }
     let told = sandbox.json("inspect out.gguf --json");
     assert!(told.is_object(), "the file is a model that can be read");
+}
+
+#[test]
+fn what_is_measured_is_the_divergence_of_the_file() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(CALIBRATE);
+    let line = format!("{COMPRESS} --bits 5 --save-types types.json --json");
+    let told = sandbox.json(&line);
+    let bits = told["bits"].as_f64().unwrap();
+    // The smallest matrices have 2048 of the 172032 weights of projections, and no step of more than 8 bits.
+    assert!(bits <= 5.0 && bits > 5.0 - 0.25, "{bits}");
+    let eval = "eval out.gguf --text story.txt --seq-len 64 --windows 8 --against model --json";
+    let kl = sandbox.json(eval)["divergence"]["kl"]["value"].as_f64().unwrap();
+    let measured = told["measured"]["value"].as_f64().unwrap();
+    assert!((measured / kl - 1.0).abs() < 1e-3, "{measured} for {kl}");
+    assert_eq!(sandbox.json_file("types.json")["measured_kl"], measured);
+    let without = sandbox.json(&format!("{line} --no-measure"));
+    assert_eq!((&without["measured"], &without["bytes"]), (&Value::Null, &told["bytes"]));
+    assert!(sandbox.json_file("types.json")["measured_kl"].is_null());
+    let message = sandbox.refuses(&format!("{COMPRESS} --bits 3"), "3 bits");
+    assert!(message.contains("4.5 to 16"), "{message}");
+    sandbox.refuses(&format!("{COMPRESS} --bits 17"), "17 bits");
+}
+
+#[test]
+fn a_plan_of_types_is_carried_out_as_if_it_were_made_at_once() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(CALIBRATE);
+    let plan = "plan model --for llama.cpp --calibration seen --max-bytes 170000 --no-measure";
+    let outcome = sandbox.gives(&format!("{plan} -o types.json --tensor-types types.txt"));
+    assert!(
+        outcome
+            .stderr
+            .contains("llama-quantize --tensor-type-file types.txt --token-embedding-type")
+    );
+    let lines = String::from_utf8(sandbox.read("types.txt")).unwrap();
+    let choices = sandbox.json_file("types.json")["matrices"].as_array().unwrap().clone();
+    assert_eq!(lines.lines().count(), choices.len() - 1);
+    for choice in &choices[1..] {
+        let (name, dtype) = (choice["tensor"].as_str().unwrap(), choice["type"].as_str().unwrap());
+        let layer = name.split('.').nth(2).unwrap();
+        let of_layer = lines.lines().filter(|line| line.starts_with(&format!(r"^blk\.{layer}\.")));
+        assert!(of_layer.into_iter().any(|line| line.to_lowercase().ends_with(dtype)), "{name}");
+    }
+    sandbox.gives(&format!("{COMPRESS} --max-bytes 170000"));
+    let once = sandbox.read("out.gguf");
+    let carried = COMPRESS.replace("--calibration seen", "--plan types.json --no-measure");
+    sandbox.gives(&format!("{carried} --calibration seen"));
+    assert!(sandbox.read("out.gguf") == once, "the files differ");
+    // What was written before may be written again, and nothing else.
+    sandbox.gives(&format!("{plan} -o types.json --tensor-types types.txt"));
+    sandbox.refuses(&format!("{plan} --tensor-types story.txt"), "story.txt exists and is not");
+    sandbox.refuses(&format!("{plan} -o types.txt --tensor-types types.txt"), "types.txt");
+
+    sandbox.refuses(&carried, "made with a calibration");
+    sandbox.refuses(&format!("{carried} --calibrate story.txt"), "--calibrate makes another");
+    sandbox.gives(&CALIBRATE.replace("windows 8 -o seen", "windows 4 -o other"));
+    sandbox.refuses(&format!("{carried} --calibration other"), "another calibration");
+    sandbox.gives(&format!("{carried} --calibration other --other-calibration --dry-run"));
+    let both = format!("{carried} --calibration seen --other-calibration");
+    sandbox.refuses(&both, "--other-calibration");
+    sandbox.refuses("compress model --plan types.json -o low", "is a plan of types, not a plan");
+    sandbox.edit_json("types.json", |plan| plan["matrices"][3]["digest"] = "other".into());
+    sandbox.refuses(&format!("{carried} --calibration seen"), "types.json");
+    sandbox.gives("plan model --err 0.5 -o ranks.json");
+    let ranks = carried.replace("types.json", "ranks.json");
+    sandbox.refuses(&format!("{ranks} --calibration seen"), "not a plan of types");
+}
+
+#[test]
+fn the_calibration_that_is_made_by_default_is_found_again() {
+    let sandbox = Sandbox::new();
+    let amount = "--calibration-seq-len 64 --calibration-windows 4 --gradient-windows 2";
+    let plan = format!("plan model --for llama.cpp --max-bytes 170000 --no-measure {amount}");
+    let first = sandbox.gives(&format!("{plan} -o types.json")).stderr;
+    assert!(first.contains("the model first writes a text") && first.contains("kept in the cache"));
+    let again = sandbox.gives(&format!("{plan} -o again.json")).stderr;
+    assert!(!again.contains("first writes a text") && again.contains("before"), "{again}");
+    assert!(sandbox.read("types.json") == sandbox.read("again.json"), "the plans differ");
+    let compress = format!("compress model --for llama.cpp --plan types.json {amount} -o out.gguf");
+    sandbox.gives(&compress);
+    sandbox.refuses(&format!("{compress} --self-seed 1"), "made with a calibration");
+    sandbox.refuses(&format!("{compress} --no-cache"), "made with a calibration");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The smallest sum of losses within a budget.
 
 use proptest::prelude::*;
-use welore_burn::plan::{Point, least_loss};
+use welore_burn::plan::{Point, descend, least_loss, point_at};
 
 /// Points of increasing cost; losses may rise, as measured ones do now and then.
 fn curve() -> impl Strategy<Value = Vec<Point>> {
@@ -84,4 +84,30 @@ fn of_equal_steps_the_first_in_order_is_taken() {
     let curves = [curve.clone(), curve];
     assert_eq!(least_loss(&curves, 3, |a, b| a.cmp(&b)).unwrap(), [1, 0]);
     assert_eq!(least_loss(&curves, 3, |a, b| b.cmp(&a)).unwrap(), [0, 1]);
+}
+
+#[test]
+fn the_price_is_that_of_the_step_at_which_the_budget_ended() {
+    // Steps that save 4, 2 and 1 for each unit.
+    let steep = vec![Point { cost: 1, loss: 9.0 }, Point { cost: 2, loss: 5.0 }];
+    let flat = vec![
+        Point { cost: 1, loss: 9.0 },
+        Point { cost: 3, loss: 5.0 },
+        Point { cost: 5, loss: 3.0 },
+    ];
+    let curves = [steep, flat.clone()];
+    for (budget, price, at) in [(2, 4.0, 0), (3, 2.0, 0), (5, 1.0, 1), (7, 0.0, 2), (99, 0.0, 2)] {
+        let found = descend(&curves, budget, |a, b| a.cmp(&b)).unwrap();
+        assert_eq!(found.price, price, "with {budget}");
+        assert_eq!(found.chosen[1], at, "with {budget}");
+        // What the curve would be given alone, at that price.
+        assert_eq!(point_at(&flat, price), at, "at {price}");
+    }
+}
+
+#[test]
+fn at_no_price_nothing_is_paid_for_nothing() {
+    let curve = [(1, 1.0), (2, 0.25), (3, 0.25), (4, 0.5)].map(|(cost, loss)| Point { cost, loss });
+    assert_eq!(point_at(&curve, 0.0), 1);
+    assert_eq!(point_at(&curve, 1.0), 0);
 }

@@ -29,6 +29,7 @@ mod targets;
 mod tokenizer;
 mod train;
 mod tuning;
+mod types;
 
 use std::path::{Path, PathBuf};
 

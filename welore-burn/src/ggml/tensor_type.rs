@@ -93,6 +93,13 @@ impl TensorType {
         }
     }
 
+    /// How ggml spells its name, such as `q4_K`.
+    pub fn ggml_name(self) -> String {
+        use crate::named::Named;
+
+        self.name().replace("_k", "_K")
+    }
+
     /// Number of entries in a block; 1 for floats. Rows are whole blocks.
     pub fn block_len(self) -> usize {
         self.gguf_type().block_size()

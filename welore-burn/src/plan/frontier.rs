@@ -9,6 +9,33 @@ pub struct Point {
     pub loss: f64,
 }
 
+/// One point of each curve, and where the budget ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Descent {
+    /// The point of each curve, by its number.
+    pub chosen: Vec<usize>,
+    /// What the first step that did not fit would have saved for each unit of its cost; 0 if all
+    /// steps fitted.
+    pub price: f64,
+}
+
+/// The points that [`descend`] chooses.
+///
+/// # Errors
+///
+/// The lowest cost of all curves together, if that is above the budget.
+///
+/// # Panics
+///
+/// If a curve has no points, or costs do not increase.
+pub fn least_loss(
+    curves: &[Vec<Point>],
+    budget: u64,
+    order: impl Fn(usize, usize) -> std::cmp::Ordering,
+) -> Result<Vec<usize>, u64> {
+    descend(curves, budget, order).map(|descent| descent.chosen)
+}
+
 /// Chooses one point of each curve, so that the sum of the losses is as small as the budget allows
 /// (a Lagrangian, exact up to the steps that do not fit): down the lower convex hulls of all curves,
 /// the steepest step first. A step that does not fit is skipped, with all later ones of its curve,
@@ -26,11 +53,11 @@ pub struct Point {
 /// # Panics
 ///
 /// If a curve has no points, or costs do not increase.
-pub fn least_loss(
+pub fn descend(
     curves: &[Vec<Point>],
     budget: u64,
     order: impl Fn(usize, usize) -> std::cmp::Ordering,
-) -> Result<Vec<usize>, u64> {
+) -> Result<Descent, u64> {
     let hulls: Vec<Vec<usize>> = curves.iter().map(|points| lower_hull(points)).collect();
     let mut at: Vec<usize> = hulls.iter().map(|hull| hull[0]).collect();
     let mut spent: u64 = curves.iter().map(|points| points[0].cost).sum();
@@ -49,7 +76,8 @@ pub fn least_loss(
     // The curves with a step that did not fit, in the order of these steps.
     let mut stopped: Vec<usize> = Vec::new();
     let mut is_stopped = vec![false; curves.len()];
-    for (_, index, step) in steps {
+    let mut price = None;
+    for (slope, index, step) in steps {
         if is_stopped[index] {
             continue;
         }
@@ -57,6 +85,7 @@ pub fn least_loss(
         let more = curves[index][to].cost - curves[index][from].cost;
         if spent + more > budget {
             // Other curves may have smaller steps.
+            price.get_or_insert(slope);
             is_stopped[index] = true;
             stopped.push(index);
             continue;
@@ -72,7 +101,20 @@ pub fn least_loss(
         spent += points[to].cost - points[from].cost;
         at[index] = to;
     }
-    Ok(at)
+    Ok(Descent { chosen: at, price: price.unwrap_or(0.0) })
+}
+
+/// The point of a curve at a price: down its lower convex hull, as long as a step saves more than
+/// `price` for each unit of its cost.
+///
+/// # Panics
+///
+/// If the curve has no points, or costs do not increase.
+pub fn point_at(points: &[Point], price: f64) -> usize {
+    let hull = lower_hull(points);
+    let dear = |pair: &&[usize]| slope(points, pair[0], pair[1]) > price;
+    let steps = hull.windows(2).take_while(dear).count();
+    hull[steps]
 }
 
 /// The points that lose no more than any cheaper one.

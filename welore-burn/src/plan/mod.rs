@@ -16,7 +16,7 @@ mod table;
 mod target;
 
 pub use cost::ExpectedSpeed;
-pub use frontier::{Point, least_loss};
+pub use frontier::{Descent, Point, descend, least_loss, point_at};
 pub use limits::Constraint;
 pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};
 pub use policy::{Energy, Loss, PolicyReads, Probed, RankPolicy, Uniform, WeLore};

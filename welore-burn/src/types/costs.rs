@@ -37,6 +37,8 @@ pub struct TensorCosts {
     pub tensor: String,
     /// `[out, in]`.
     pub shape: [usize; 2],
+    /// BLAKE3 digest of its type, shape and bytes in the model.
+    pub digest: String,
     /// Its types, in any order.
     pub candidates: Vec<TypeCost>,
 }
@@ -132,7 +134,7 @@ fn costs_of(
     let cache = options.cache.as_deref().map(CostCache::new);
     if let Some(candidates) = known(cache.as_ref(), &key, shape, &options.types) {
         checkpoint.release(&tensor);
-        return Ok((TensorCosts { tensor, shape, candidates }, true));
+        return Ok((TensorCosts { tensor, shape, digest, candidates }, true));
     }
     let entries = checkpoint.read_f32(&tensor)?;
     checkpoint.release(&tensor);
@@ -153,7 +155,7 @@ fn costs_of(
     if let Some(cache) = cache {
         cache.keep(&key, &costs);
     }
-    Ok((TensorCosts { tensor, shape, candidates: costs }, false))
+    Ok((TensorCosts { tensor, shape, digest, candidates: costs }, false))
 }
 
 /// The costs that a cache has for all types that a matrix can have.
@@ -196,14 +198,55 @@ fn stored(
     }
 }
 
-/// The tensors of embedding and head of a model, which calibrations do not have.
+/// The embedding of a model.
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// Its head, unless that is the embedding.
+pub(super) const HEAD: &str = "lm_head.weight";
+
+/// Whether a tensor is embedding or head, which calibrations do not have.
+pub fn is_token_matrix(tensor: &str) -> bool {
+    [EMBEDDING, HEAD].contains(&tensor)
+}
+
+/// The tensors of embedding and head of a model.
 pub fn token_matrices(checkpoint: &Checkpoint) -> Vec<String> {
-    let names = ["model.embed_tokens.weight", "lm_head.weight"];
-    names
-        .iter()
-        .filter(|name| checkpoint.meta(name).is_some())
-        .map(|name| name.to_string())
-        .collect()
+    let there = [EMBEDDING, HEAD].into_iter().filter(|name| checkpoint.meta(name).is_some());
+    there.map(String::from).collect()
+}
+
+/// What [`measure_alone`] depends on, for the cache. The calibration knows the rest of the model.
+fn key_alone(
+    digest: &str,
+    tensor: &str,
+    calibration: &Calibration,
+    options: &CostOptions,
+) -> String {
+    format!("{digest} {tensor} {} {} windows", calibration.digest(), options.windows)
+}
+
+/// The costs of a tensor that [`measure_alone`] has measured before, if the cache still has them: it
+/// takes no model to find them.
+///
+/// # Errors
+///
+/// [`TypesError::Checkpoint`].
+pub fn known_alone(
+    checkpoint: &Checkpoint,
+    tensor: &str,
+    calibration: &Calibration,
+    options: &CostOptions,
+) -> Result<Option<TensorCosts>, TypesError> {
+    let (shape, digest) = (checkpoint.matrix_shape(tensor)?, checkpoint.digest(tensor)?);
+    let key = key_alone(&digest, tensor, calibration, options);
+    let cache = options.cache.as_deref().map(CostCache::new);
+    let candidates = known(cache.as_ref(), &key, shape, &options.types);
+    Ok(candidates.map(|candidates| TensorCosts {
+        tensor: tensor.into(),
+        shape,
+        digest,
+        candidates,
+    }))
 }
 
 /// The costs of a tensor, measured: the mean KL divergence from the model on the text of a
@@ -220,14 +263,10 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
     options: &CostOptions,
     progress: &mut dyn Progress,
 ) -> Result<TensorCosts, TypesError> {
-    let shape = checkpoint.matrix_shape(tensor)?;
-    let digest = checkpoint.digest(tensor)?;
-    // The calibration knows the rest of the model.
-    let key = format!("{digest} {tensor} {} {} windows", calibration.digest(), options.windows);
-    let cache = options.cache.as_deref().map(CostCache::new);
-    if let Some(candidates) = known(cache.as_ref(), &key, shape, &options.types) {
-        return Ok(TensorCosts { tensor: tensor.into(), shape, candidates });
+    if let Some(costs) = known_alone(checkpoint, tensor, calibration, options)? {
+        return Ok(costs);
     }
+    let (shape, digest) = (checkpoint.matrix_shape(tensor)?, checkpoint.digest(tensor)?);
     let text: Vec<Vec<u32>> = calibration.windows()?.into_iter().take(options.windows).collect();
     let seq_len = text.first().map_or(0, Vec::len);
     let at_once = options.at_once;
@@ -244,14 +283,19 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
         let loss = divergence(&changed, model, &text, &measuring, progress)?.kl.value;
         costs.push(TypeCost { tensor_type, bytes, loss });
     }
-    if let Some(cache) = cache {
-        cache.keep(&key, &costs);
+    if let Some(cache) = options.cache.as_deref().map(CostCache::new) {
+        cache.keep(&key_alone(&digest, tensor, calibration, options), &costs);
     }
-    Ok(TensorCosts { tensor: tensor.into(), shape, candidates: costs })
+    Ok(TensorCosts { tensor: tensor.into(), shape, digest, candidates: costs })
 }
 
 /// The model with other numbers in a matrix.
-fn with_values<M: Module>(model: M, tensor: &str, values: Vec<f32>, shape: [usize; 2]) -> M {
+pub(super) fn with_values<M: Module>(
+    model: M,
+    tensor: &str,
+    values: Vec<f32>,
+    shape: [usize; 2],
+) -> M {
     load_values(model, |place, param| {
         (place.path == tensor).then(|| {
             let [rows, columns] = shape;

@@ -6,7 +6,7 @@ use crate::linalg::LinalgError;
 use crate::progress::Interrupted;
 use crate::workers::Oversized;
 
-/// Why the costs of types cannot be measured.
+/// Why the costs of types cannot be measured, or a plan of types not be carried out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TypesError {
@@ -35,6 +35,14 @@ pub enum TypesError {
     /// The predictions of the model cannot be compared.
     #[error("{0}")]
     Eval(#[from] EvalError),
+    /// A plan of types is for another model, or for another version of this one.
+    #[error("the plan of types is not for this model: `{tensor}` {reason}")]
+    Foreign {
+        /// The tensor.
+        tensor: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A matrix does not fit the memory limit.
     #[error("{0}")]
     Oversized(#[from] Oversized),

@@ -1,22 +1,31 @@
-//! Which type of llama.cpp every matrix of a model gets, within a budget of bytes.
+//! Which type of llama.cpp every matrix of a model gets, within a budget of bytes or bits.
 //!
 //! [`measure_types`] quantizes each matrix in every type that it may have, and says what each is
 //! expected to cost: `½ tr(G ΔW C ΔWᵀ)`, with the error `ΔW` of what is really stored, and the second
 //! moments of inputs and of output gradients of a calibration. [`measure_alone`] measures what
 //! embedding and head cost, which no calibration has. [`TypePlan`] chooses the types, on the same
-//! hulls as ranks are chosen on, and [`QuantizedSource`] gives a file its tensors.
+//! hulls as ranks are chosen on, and [`QuantizedSource`] gives a file its tensors. [`StoredModel`]
+//! sees them on their way, so that [`measure_stored`] can say what the whole file really loses: the
+//! estimate is the sum of what each matrix loses alone.
 
+mod budget;
 mod cache;
 mod costs;
 mod error;
+mod llama_quantize;
 mod rounding;
 mod source;
+mod stored_model;
 mod type_plan;
 
+pub use budget::TypeBudget;
 pub use costs::{
-    CostOptions, TensorCosts, TypeCost, candidates, measure_alone, measure_types, token_matrices,
+    CostOptions, TensorCosts, TypeCost, candidates, is_token_matrix, known_alone, measure_alone,
+    measure_types, token_matrices,
 };
 pub use error::TypesError;
+pub use llama_quantize::LlamaQuantize;
 pub use rounding::{Inputs, Rounding};
 pub use source::QuantizedSource;
+pub use stored_model::{StoredModel, measure_stored};
 pub use type_plan::{TypeChoice, TypePlan, TypePlanError, TypePlanFileError};

@@ -1,15 +1,20 @@
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
-use super::costs::{TensorCosts, TypeCost};
+use super::budget::{TypeBudget, stored_bytes, weights_of};
+use super::costs::{TensorCosts, TypeCost, is_token_matrix};
+use super::error::TypesError;
 use crate::artifact::{Header, in_words};
+use crate::checkpoint::Checkpoint;
 use crate::ggml::TensorType;
-use crate::plan::{Point, least_loss};
+use crate::named::Named;
 use crate::words::number_of;
 
 const FORMAT: &str = "welore-types";
 const VERSION: u32 = 1;
 
-/// The type of every matrix of a model, for a budget of bytes.
+/// The type of every matrix of a model, for a budget.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct TypePlan {
@@ -19,12 +24,16 @@ pub struct TypePlan {
     pub source: String,
     /// Digest of the calibration that they were measured with.
     pub calibration: String,
-    /// The budget, in bytes of the whole file.
-    pub max_bytes: u64,
+    /// The budget.
+    pub target: TypeBudget,
     /// Bytes of the whole file.
     pub bytes: u64,
     /// Estimated rise of the loss in nats per token: the sum over all matrices.
     pub expected_loss: f64,
+    /// Mean KL divergence of the whole quantized model from the dense one in nats per token, if it was
+    /// measured: see [`measure_stored`](super::measure_stored).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub measured_kl: Option<f64>,
     /// One entry per matrix, in the model's order.
     pub matrices: Vec<TypeChoice>,
 }
@@ -37,6 +46,8 @@ pub struct TypeChoice {
     pub tensor: String,
     /// `[out, in]`.
     pub shape: [usize; 2],
+    /// BLAKE3 digest of its type, shape and bytes in the model.
+    pub digest: String,
     /// How it is stored.
     #[serde(rename = "type")]
     pub tensor_type: TensorType,
@@ -62,6 +73,19 @@ pub enum TypePlanError {
         /// The smallest size.
         reachable: u64,
     },
+    /// No choice of types has so few bits, or so many.
+    #[error(
+        "{bits} bits a weight are out of reach; the projections can have {least} to {most} in these \
+         types"
+    )]
+    BitsOutOfReach {
+        /// The budget.
+        bits: f64,
+        /// The fewest, rounded up.
+        least: f64,
+        /// The most, rounded down.
+        most: f64,
+    },
     /// A matrix can have none of the types that may be used.
     #[error("`{tensor}` has rows of {columns} entries, which none of the types can hold")]
     NoType {
@@ -82,14 +106,17 @@ pub enum TypePlanFileError {
     /// Another kind of JSON file.
     #[error("not a plan of types: its format is `{0}`, not `{FORMAT}`")]
     Format(String),
+    /// A matrix of a shape that none can have.
+    #[error("not a plan of types: `{0}` has an impossible shape")]
+    Shape(String),
     /// Written by another version.
     #[error("version {0} of plans of types is not supported (only up to version {VERSION})")]
     Version(u32),
 }
 
 impl TypePlan {
-    /// Chooses the types that raise the loss least in a file of at most `max_bytes`. `rest` is what
-    /// the file has besides these matrices: its header, its vectors and their padding.
+    /// Chooses the types that raise the loss least within a budget. `rest` is what the file has
+    /// besides these matrices: its header, its vectors and their padding.
     ///
     /// The budget is never exceeded, and what is left of it is too little for any type that would
     /// lose less.
@@ -102,31 +129,16 @@ impl TypePlan {
         calibration: impl Into<String>,
         costs: &[TensorCosts],
         rest: u64,
-        max_bytes: u64,
+        target: TypeBudget,
     ) -> Result<Self, TypePlanError> {
         let candidates = costs.iter().map(useful).collect::<Result<Vec<_>, _>>()?;
-        let point = |cost: &TypeCost| Point { cost: cost.bytes, loss: cost.loss };
-        let curves: Vec<Vec<Point>> =
-            candidates.iter().map(|of_one| of_one.iter().map(point).collect()).collect();
-        let name = |index: usize| &costs[index].tensor;
-        let chosen =
-            least_loss(&curves, max_bytes.saturating_sub(rest), |a, b| name(a).cmp(name(b)))
-                .map_err(|least| TypePlanError::OutOfReach {
-                    max_bytes,
-                    reachable: rest + least,
-                })?;
-        let smallest = || curves.iter().map(|points| points[0].cost).sum::<u64>();
-        if rest > max_bytes {
-            return Err(TypePlanError::OutOfReach { max_bytes, reachable: rest + smallest() });
-        }
-        let matrices: Vec<TypeChoice> = costs
-            .iter()
-            .zip(candidates)
-            .zip(chosen)
+        let chosen = target.choose(costs, &candidates, rest)?;
+        let choices = costs.iter().zip(candidates).zip(chosen);
+        let matrices: Vec<TypeChoice> = choices
             .map(|((costs, candidates), at)| {
                 let TypeCost { tensor_type, bytes, loss } = candidates[at];
-                let (tensor, shape) = (costs.tensor.clone(), costs.shape);
-                TypeChoice { tensor, shape, tensor_type, bytes, loss }
+                let TensorCosts { tensor, shape, digest, .. } = costs.clone();
+                TypeChoice { tensor, shape, digest, tensor_type, bytes, loss }
             })
             .collect();
         Ok(Self {
@@ -134,11 +146,51 @@ impl TypePlan {
             version: VERSION,
             source: source.into(),
             calibration: calibration.into(),
-            max_bytes,
+            target,
             bytes: rest + matrices.iter().map(|matrix| matrix.bytes).sum::<u64>(),
             expected_loss: matrices.iter().map(|matrix| matrix.loss).sum(),
+            measured_kl: None,
             matrices,
         })
+    }
+
+    /// Checks that the plan is for a model: that it has a type for each of `tensors`, the matrices of
+    /// the model, and for no others, and that their weights are those that it was made for.
+    ///
+    /// # Errors
+    ///
+    /// [`TypesError::Foreign`], [`TypesError::Checkpoint`].
+    pub fn check(&self, checkpoint: &Checkpoint, tensors: &[String]) -> Result<(), TypesError> {
+        let foreign =
+            |tensor: &str, reason: String| TypesError::Foreign { tensor: tensor.into(), reason };
+        let mut planned: BTreeMap<&str, &TypeChoice> = BTreeMap::new();
+        for choice in &self.matrices {
+            if planned.insert(&choice.tensor, choice).is_some() {
+                return Err(foreign(&choice.tensor, "is in it twice".into()));
+            }
+        }
+        for tensor in tensors {
+            let Some(choice) = planned.remove(tensor.as_str()) else {
+                return Err(foreign(tensor, "has no type in it".into()));
+            };
+            let shape = checkpoint.matrix_shape(tensor)?;
+            if choice.shape != shape {
+                let reason = format!("is {:?} in it, and {shape:?} here", choice.shape);
+                return Err(foreign(tensor, reason));
+            }
+            if choice.tensor_type.row_bytes(shape[1]).is_none() {
+                let (name, columns) = (choice.tensor_type.name(), shape[1]);
+                let reason = format!("has rows of {columns} entries, which {name} cannot hold");
+                return Err(foreign(tensor, reason));
+            }
+            if choice.digest != checkpoint.digest(tensor)? {
+                return Err(foreign(tensor, "has weights other than the planned ones".into()));
+            }
+        }
+        match planned.keys().next() {
+            Some(tensor) => Err(foreign(tensor, "is no matrix here".into())),
+            None => Ok(()),
+        }
     }
 
     /// Reads the text of a file.
@@ -151,9 +203,14 @@ impl TypePlan {
         if header.format != FORMAT {
             return Err(TypePlanFileError::Format(header.format));
         }
-        match header.version {
-            VERSION => Ok(serde_json::from_str(text)?),
-            version => Err(TypePlanFileError::Version(version)),
+        if header.version != VERSION {
+            return Err(TypePlanFileError::Version(header.version));
+        }
+        let plan: Self = serde_json::from_str(text)?;
+        let possible = |side: &usize| (1..1 << 28).contains(side);
+        match plan.matrices.iter().find(|matrix| !matrix.shape.iter().all(possible)) {
+            Some(matrix) => Err(TypePlanFileError::Shape(matrix.tensor.clone())),
+            None => Ok(plan),
         }
     }
 
@@ -162,15 +219,13 @@ impl TypePlan {
         serde_json::to_string_pretty(self).expect("finite numbers and strings always serialize")
     }
 
-    /// The mean number of bits of a weight of the matrices that a selection names, scales included.
-    pub fn bits(&self, selected: impl Fn(&str) -> bool) -> f64 {
-        let of = self.matrices.iter().filter(|matrix| selected(&matrix.tensor));
-        let (bytes, weights) = of.fold((0.0, 0.0), |(bytes, weights), matrix| {
-            let [rows, columns] = matrix.shape;
-            let row = matrix.tensor_type.row_bytes(columns).unwrap_or(0);
-            (bytes + (row * rows) as f64, weights + (rows * columns) as f64)
-        });
-        8.0 * bytes / f64::max(weights, 1.0)
+    /// The mean number of bits of a weight of the projections, which are all matrices but embedding
+    /// and head, scales included.
+    pub fn bits(&self) -> f64 {
+        let of = || self.matrices.iter().filter(|matrix| !is_token_matrix(&matrix.tensor));
+        let bytes: f64 = of().map(|m| stored_bytes(m.tensor_type, m.shape) as f64).sum();
+        let weights: f64 = of().map(|m| weights_of(m.shape) as f64).sum();
+        8.0 * bytes / weights.max(1.0)
     }
 }
 

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use welore_burn::calibrate::GradientLabels;
 use welore_burn::forms::Storage;
-use welore_burn::ggml::TensorType;
 use welore_burn::plan::{Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
 
 use super::choices::named;
@@ -14,6 +13,7 @@ use super::compute::ComputeArgs;
 use super::general::{PageArgs, size, size_above_0, whole};
 use super::method::Way;
 use super::texts::{TextArg, calibration_text};
+use super::typing::TypeArgs;
 
 /// Arguments of `analyze`.
 #[derive(Args, Debug)]
@@ -373,7 +373,7 @@ pub struct BlockwiseArgs {
 
 /// Arguments of `plan`.
 #[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("goal").args(["err", "err_applied", "keep_params", "max_bytes"])))]
+#[command(group(clap::ArgGroup::new("goal").args(["err", "err_applied", "keep_params", "max_bytes", "bits"])))]
 pub struct PlanArgs {
     /// Model directory, .gguf file, org/name(@revision) on the Hub, or spectra file from `analyze`;
     /// without a target, a plan file or compressed model directory whose plan is shown
@@ -382,15 +382,42 @@ pub struct PlanArgs {
     /// How far the model is compressed.
     #[command(flatten)]
     pub goal: GoalArgs,
+    /// Which types are chosen, if types are.
+    #[command(flatten)]
+    pub typing: TypeArgs,
+    /// Also write the types to this file, one line for each matrix, for llama.cpp's
+    /// `llama-quantize --tensor-type-file`
+    #[arg(long, value_name = "FILE", help_heading = "Types")]
+    pub tensor_types: Option<PathBuf>,
     /// Write the plan to this file, for `compress`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// How ranks are chosen.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// Calibrate on these texts first with --for, separated by commas; `self` is one that the model
+    /// writes [default: self with --for]
+    #[arg(
+        long,
+        value_name = "TEXT",
+        value_delimiter = ',',
+        value_parser = calibration_text(),
+        conflicts_with = "calibration",
+        help_heading = "Calibration"
+    )]
+    pub calibrate: Vec<TextArg>,
+    /// Keep the calibration that is made in this file, for `compress` and other targets
+    #[arg(long, value_name = "FILE", help_heading = "Calibration")]
+    pub save_calibration: Option<PathBuf>,
     /// How matrices will be approximated.
     #[command(flatten)]
     pub method: MethodArgs,
+    /// How much of the text is read to calibrate.
+    #[command(flatten)]
+    pub amount: AmountArgs,
+    /// Where the calibration is computed.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
@@ -408,21 +435,14 @@ pub struct PlanArgs {
     pub json: bool,
 }
 
-/// A program that files are written for.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EngineArg {
-    /// a GGUF file
-    #[value(name = "llama.cpp")]
-    LlamaCpp,
-}
-
 /// Arguments of `compress`.
 #[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("goal").required(true).args(["plan", "err", "err_applied", "keep_params", "max_bytes"])))]
+#[command(group(clap::ArgGroup::new("goal").required(true).args(["plan", "err", "err_applied", "keep_params", "max_bytes", "bits"])))]
 pub struct CompressArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// Carry out the plan in this file, or in this compressed model directory
+    /// Carry out the plan in this file, or in this compressed model directory; with --for a plan of
+    /// types
     #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude"])]
     pub plan: Option<PathBuf>,
     /// Carry out the plan with a calibration other than the one that it was made with
@@ -432,7 +452,7 @@ pub struct CompressArgs {
     #[command(flatten)]
     pub goal: GoalArgs,
     /// Calibrate on these texts first, separated by commas; `self` is one that the model writes
-    /// [default: self with --keep-params or --max-bytes]
+    /// [default: self with --keep-params, --max-bytes or --for]
     #[arg(
         long,
         value_name = "TEXT",
@@ -453,20 +473,10 @@ pub struct CompressArgs {
     /// with --dry-run
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub save_calibration: Option<PathBuf>,
-    /// Write a file for this program in place of a directory: a dense model, each matrix in the type
-    /// that costs the loss least within --max-bytes
-    #[arg(long = "for", id = "for", value_name = "PROGRAM", value_enum, help_heading = "Types")]
-    pub engine: Option<EngineArg>,
-    /// Types that matrices may have with --for, separated by commas [default: all but f32 and bf16]
-    #[arg(
-        long,
-        value_name = "TYPE",
-        value_delimiter = ',',
-        value_parser = named::<TensorType>(),
-        help_heading = "Types"
-    )]
-    pub types: Vec<TensorType>,
-    /// Write the chosen types to this file, as JSON
+    /// Which types are chosen, if types are.
+    #[command(flatten)]
+    pub typing: TypeArgs,
+    /// Write the chosen types to this file, as JSON, for --plan
     #[arg(long, value_name = "FILE", help_heading = "Types")]
     pub save_types: Option<PathBuf>,
     /// Model directory to write, or file with --for

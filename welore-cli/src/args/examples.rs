@@ -36,6 +36,7 @@ Examples:
   welore-cli plan spectra.json --err 0.3 --min-ratio 0 -o plan.json
   welore-cli plan MODEL --max-bytes 400MB --calibration calibration -o plan.json
   welore-cli plan MODEL --keep-params 0.8 --keep-dense \"*.layers.0.*\" --set-rank k_proj=64
+  welore-cli plan MODEL --for llama.cpp --bits 4.5 -o types.json --tensor-types types.txt
   welore-cli plan plan.json --sort kept --filter down_proj";
 
 /// For `compress`.
@@ -45,11 +46,12 @@ Examples:
   welore-cli compress MODEL --keep-params 0.8 --calibrate self,valid.txt -o low
   welore-cli compress MODEL --keep-params 0.8 --save-calibration calibration -o low
   welore-cli compress MODEL --for llama.cpp --max-bytes 100MB -o model.gguf
+  welore-cli compress MODEL --for llama.cpp --plan types.json -o model.gguf
   welore-cli compress MODEL --max-bytes 400MB --no-calibration -o low --dry-run
   welore-cli compress MODEL --err 0.3 -o low
   welore-cli compress MODEL --plan plan.json -o low
 
-With --keep-params or --max-bytes the model first writes a text of its own to calibrate on.";
+With --keep-params, --max-bytes or --for the model first writes a text of its own to calibrate on.";
 
 /// For `compare`.
 pub const COMPARE: &str = "\

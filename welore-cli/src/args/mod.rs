@@ -11,6 +11,7 @@ mod running;
 mod texts;
 mod training;
 mod typed;
+mod typing;
 
 use clap::{Parser, Subcommand};
 
@@ -24,6 +25,7 @@ pub use running::*;
 pub use texts::TextArg;
 pub use training::*;
 pub use typed::{Rule, Typed, rule};
+pub use typing::TypeArgs;
 
 /// Low-rank compression and fine-tuning of language models (WeLore), built on Burn.
 #[derive(Parser, Debug)]

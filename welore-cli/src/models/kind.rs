@@ -21,6 +21,7 @@ const TEXT: &str = "a text";
 const MODEL: &str = "a model directory";
 const PAGE: &str = "a page";
 const TYPES: &str = "a plan of types";
+const TENSOR_TYPES: &str = "a list of the types of tensors";
 const GGUF: &str = "a GGUF file";
 const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
@@ -44,12 +45,14 @@ pub enum Artifact {
     Imatrix,
     Logits,
     Types,
+    /// For `llama-quantize`.
+    TensorTypes,
     /// Which is a model, unlike the others.
     Gguf,
 }
 
 impl Artifact {
-    const BESIDE_MODELS: [Self; 7] = [
+    const BESIDE_MODELS: [Self; 8] = [
         Self::Spectra,
         Self::Plan,
         Self::Calibration,
@@ -57,6 +60,7 @@ impl Artifact {
         Self::Imatrix,
         Self::Logits,
         Self::Types,
+        Self::TensorTypes,
     ];
 
     /// What such a file is, for messages.
@@ -69,6 +73,7 @@ impl Artifact {
             Self::Imatrix => IMATRIX,
             Self::Logits => LOGITS,
             Self::Types => TYPES,
+            Self::TensorTypes => TENSOR_TYPES,
             Self::Gguf => GGUF,
         }
     }
@@ -83,6 +88,9 @@ impl Artifact {
     }
 }
 
+/// How the first line of a list of types begins.
+const FIRST_LINE: &str = r"^blk\.";
+
 /// A tensor that only calibrations have, as their headers begin with it.
 const PROBES: &str = "\"probes\":{\"dtype\":\"F64\"";
 
@@ -94,6 +102,7 @@ const LOSSES: &str = "\"saved_logits.losses\"";
 pub enum Wanted {
     Calibration,
     Plan,
+    Types,
     Text,
 }
 
@@ -102,6 +111,7 @@ impl Wanted {
         match self {
             Self::Calibration => CALIBRATION,
             Self::Plan => PLAN,
+            Self::Types => TYPES,
             Self::Text => TEXT,
         }
     }
@@ -131,7 +141,11 @@ pub fn check_kind(path: &Path, wanted: Wanted) -> Result<(), WrongInput> {
         CALIBRATION => {
             format!("`plan`, `compress` and `compare` take it with --calibration {shown}")
         }
+        PLAN if wanted == Wanted::Types => {
+            format!("it is about ranks: `compress` takes it with --plan {shown}, without --for")
+        }
         PLAN => format!("`compress`, `compare` and `train` take it with --plan {shown}"),
+        TYPES => format!("`compress --for llama.cpp` takes it with --plan {shown}"),
         SPECTRA => format!("`welore-cli plan {shown} --err 0.3 -o FILE` makes a plan of it"),
         MODEL => match wanted {
             Wanted::Calibration => {
@@ -139,6 +153,11 @@ pub fn check_kind(path: &Path, wanted: Wanted) -> Result<(), WrongInput> {
             }
             // One that was compressed has a plan.
             Wanted::Plan => return Ok(()),
+            Wanted::Types => {
+                format!(
+                    "`welore-cli plan {shown} --for llama.cpp --max-bytes 100MB -o FILE` makes one"
+                )
+            }
             Wanted::Text => "models are given as MODEL".into(),
         },
         _ => return Ok(()),
@@ -267,6 +286,9 @@ fn what_is(path: &Path) -> &'static str {
     if text.starts_with("<!DOCTYPE html") {
         return PAGE;
     }
+    if text.starts_with(FIRST_LINE) {
+        return TENSOR_TYPES;
+    }
     if text.trim_start().starts_with('{') {
         let artifact = ARTIFACTS.iter().find(|(mark, _)| text.contains(*mark));
         let is_lines = path.extension().is_some_and(|end| end.eq_ignore_ascii_case("jsonl"));
@@ -336,7 +358,7 @@ mod tests {
     fn files_say_what_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let files: [(&[u8], &str); 10] = [
+        let files: [(&[u8], &str); 11] = [
             (b"", "a file"),
             (b"{\"a\": 1}", "a file"),
             (b"\xff\xfe", "a file"),
@@ -350,6 +372,7 @@ mod tests {
                 "a calibration",
             ),
             (b"<!DOCTYPE html>", "a page"),
+            (b"^blk\\.0\\.attn_q\\.weight$=q4_K\n", "a list of the types of tensors"),
         ];
         for (content, what) in files {
             std::fs::write(&path, content).unwrap();

@@ -15,6 +15,11 @@ pub fn min_ratio(policy: &dyn RankPolicy) -> Rule {
     rule("min-ratio", policy.reads().min_ratio, "only with --policy welore or uniform")
 }
 
+/// The rule of an option that concerns types, where ranks are chosen.
+pub fn without_engine(option: &'static str) -> Rule {
+    rule(option, false, "only with --for llama.cpp")
+}
+
 /// The rules of the options on how matrices are approximated.
 pub fn of_method(recipe: &Recipe) -> [Rule; 2] {
     let method = recipe.way.method;

@@ -18,4 +18,5 @@ pub mod scratch;
 pub mod selecting;
 pub mod task;
 pub mod text;
+pub mod typing;
 pub mod writing;

@@ -20,7 +20,7 @@ use welore_burn::plan::{PlanError, PlanFileError, ReadPlanError};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{SpectraError, SpectrumError};
 use welore_burn::train::{DynamicsError, RunFileError, TrainError, Trainable};
-use welore_burn::types::{TypePlanError, TypesError};
+use welore_burn::types::{TypePlanError, TypePlanFileError, TypesError};
 use welore_burn::workers::Oversized;
 
 use super::Verdict;
@@ -111,6 +111,9 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         LoadError => load,
         GgufError => gguf,
         TypePlanError => type_plan,
+        TypePlanFileError => |_| {
+            Some(Verdict::input("make a plan with `welore-cli plan MODEL --for llama.cpp`"))
+        },
         TypesError => types,
         ContainerError => container,
         CompressError => compress,
@@ -292,6 +295,7 @@ fn gguf(error: &GgufError) -> Option<Verdict> {
 fn type_plan(error: &TypePlanError) -> Option<Verdict> {
     Some(Verdict::input(match error {
         TypePlanError::OutOfReach { .. } => "give a larger --max-bytes, or other --types",
+        TypePlanError::BitsOutOfReach { .. } => "give --bits within these limits, or other --types",
         _ => "q8_0, q5_1, q5_0, q4_1, q4_0 and iq4_nl need rows of a multiple of 32",
     }))
 }
@@ -300,6 +304,9 @@ fn types(error: &TypesError) -> Option<Verdict> {
     match error {
         TypesError::Quantize { .. } => Some(Verdict::input(None)),
         TypesError::Linalg { .. } => Some(Verdict::failed(None)),
+        TypesError::Foreign { .. } => Some(Verdict::input(
+            "make a plan for this model with `welore-cli plan MODEL --for llama.cpp`",
+        )),
         _ => None,
     }
 }

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::calibrate::{Calibration, OwnTextOptions};
+use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{CompressReport, check_plan};
 use welore_burn::files::{OutputDir, check_staged, is_within};
 use welore_burn::model::{OpenedModel, open_model};
@@ -19,10 +19,12 @@ use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, check_output, in_target};
-use crate::shared::calibrating::CalibrationWork;
+use crate::shared::calibrating::Making;
 use crate::shared::card::write_card;
 use crate::shared::compressing::{check_norms, check_other, compressor, load_for_blocks};
-use crate::shared::effects::{check_blocks, check_calibrating, min_ratio, of_amount, of_method};
+use crate::shared::effects::{
+    check_blocks, check_calibrating, min_ratio, of_amount, of_method, without_engine,
+};
 use crate::shared::inputs::{check_not_left, check_outside, place_of};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::page::{check_page, write_page};
@@ -37,8 +39,12 @@ use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
-    if args.engine.is_some() {
-        return types::run(args, typed);
+    if args.typing.engine.is_some() {
+        return types::run(&args, typed);
+    }
+    typed.check(["types", "no-measure", "save-types"].map(without_engine))?;
+    if args.typing.bits.is_some() {
+        return Err(WrongInput::new("--bits: only with --for llama.cpp").into());
     }
     let started = Instant::now();
     let by_default = calibrate_by_default(&mut args, typed)?;
@@ -131,16 +137,6 @@ fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> 
         args.calibrate.push(TextArg::Own);
     }
     Ok(by_default)
-}
-
-/// Says what is done first by default, and what else can be.
-fn tell_default(own: &OwnTextOptions) {
-    note!(
-        "the model first writes a text of its own to calibrate on, {} of {} tokens; --calibrate \
-         FILE uses a text of yours, --no-calibration the weights alone",
-        format::number_of(own.samples, "sample"),
-        own.length,
-    );
 }
 
 /// Refuses a place for the calibration that is replaced by what the command writes later, or in
@@ -239,38 +235,19 @@ impl Request {
             let model = self.opened.skeleton();
             return open_calibration(args.method.calibration.as_deref(), model);
         };
-        let dir = self.opened.checkpoint.dir();
-        calibration_of(args, dir, compute, scratch, by_default).map(Some)
+        let making = Making {
+            model: self.opened.checkpoint.dir(),
+            texts: &args.calibrate,
+            amount: &args.amount,
+            kept: args.save_calibration.as_deref(),
+            instead: by_default.then_some(
+                "--calibrate FILE uses a text of yours, --no-calibration the weights alone",
+            ),
+        };
+        let fate = "the calibration is removed at the end; --save-calibration FILE keeps it for \
+                    `plan` and other targets";
+        making.make(compute, &scratch.join("calibration"), fate).map(Some)
     }
-}
-
-/// The calibration on the texts in the arguments, made in `scratch` unless it is to be kept;
-/// `by_default` states whether nobody asked for it.
-fn calibration_of(
-    args: &CompressArgs,
-    model: &Path,
-    compute: &Compute,
-    scratch: &Path,
-    by_default: bool,
-) -> Result<Calibration> {
-    let kept = args.save_calibration.clone();
-    let file = kept.clone().unwrap_or_else(|| scratch.join("calibration"));
-    let opened = open_model(model, &compute.device.clone().autodiff())?;
-    let work = CalibrationWork::new(opened, &args.calibrate, &args.amount, compute)?;
-    if let Some(own) = work.own().filter(|_| by_default) {
-        tell_default(own);
-    }
-    if kept.is_none() {
-        note!(
-            "the calibration is removed at the end; --save-calibration FILE keeps it for `plan` and \
-             other targets"
-        );
-    }
-    work.run(compute, &file)?;
-    if let Some(kept) = kept {
-        note!("wrote {}", kept.display());
-    }
-    Ok(Calibration::open(file)?)
 }
 
 /// What the command reads.
@@ -326,10 +303,7 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
     let made = "only where a calibration is made: by default with --keep-params and --max-bytes, \
                 or with --calibrate";
     let in_f32 = "only with --calibrate; blocks are compressed in f32";
-    let for_engine = "only with --for llama.cpp";
     typed.check([
-        rule("types", false, for_engine),
-        rule("save-types", false, for_engine),
         min_ratio(recipe.policy),
         rule("calibration", reads, unused),
         rule("calibrate", reads, unused),

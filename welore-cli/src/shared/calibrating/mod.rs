@@ -1,5 +1,6 @@
 //! Calibrating a model on texts, for `calibrate`, `compress` and `compare`.
 
+mod making;
 mod trial;
 
 use std::num::NonZeroUsize;
@@ -15,6 +16,7 @@ use welore_burn::calibrate::{
 };
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
 
+pub use self::making::Making;
 use crate::args::{AmountArgs, TextArg, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;

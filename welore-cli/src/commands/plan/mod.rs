@@ -1,4 +1,6 @@
-//! `plan`: which matrices to factor, and at which ranks.
+//! `plan`: which matrices to factor, and at which ranks; or which type each matrix gets.
+
+mod types;
 
 use std::path::Path;
 
@@ -13,7 +15,7 @@ use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim, in_file, read_artifact, write_artifact};
-use crate::shared::effects::{min_ratio, of_method};
+use crate::shared::effects::{min_ratio, of_method, without_engine};
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{check_limits, check_size, plan_for, print_plan, warn_of_prospect};
@@ -23,6 +25,13 @@ use crate::{models, output};
 
 /// Runs the command.
 pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
+    if args.typing.engine.is_some() {
+        return types::run(&args, typed);
+    }
+    typed.check(OF_TYPES.map(without_engine))?;
+    if args.typing.bits.is_some() {
+        return Err(WrongInput::new("--bits: only with --for llama.cpp").into());
+    }
     let inputs = || [Some(args.source.as_path()), args.method.calibration.as_deref()].into_iter();
     check_artifact(args.output.as_deref(), Artifact::Plan, inputs().flatten())?;
     check_page(&args.page, args.output.as_deref(), inputs().flatten())?;
@@ -116,6 +125,30 @@ fn check_filter<'a>(view: &ViewArgs, names: impl Iterator<Item = &'a str>) -> Re
         }
     }
 }
+
+/// Options that concern types, and the calibration that is made for them.
+const OF_TYPES: [&str; 20] = [
+    "types",
+    "no-measure",
+    "tensor-types",
+    "calibrate",
+    "save-calibration",
+    "calibration-windows",
+    "gradient-windows",
+    "gradient-labels",
+    "label-seed",
+    "probe-windows",
+    "calibration-seq-len",
+    "too-little",
+    "self-samples",
+    "self-length",
+    "self-temperature",
+    "self-seed",
+    "self-start",
+    "backend",
+    "device",
+    "dtype",
+];
 
 /// The options on how matrices are measured.
 const MEASURING: [&str; 7] = [

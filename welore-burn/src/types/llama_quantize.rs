@@ -1,0 +1,74 @@
+//! A plan of types in the words of llama.cpp's `llama-quantize`.
+
+use std::collections::BTreeMap;
+
+use super::budget::weights_of;
+use super::costs::{EMBEDDING, HEAD};
+use super::type_plan::TypePlan;
+use crate::ggml::{TensorType, tensor_of_matrix};
+use crate::modules::MatrixName;
+
+/// What `llama-quantize` has to be told to give every matrix the type of a plan.
+///
+/// It chooses the entries of the blocks itself, as it always does, so its file is as large as the
+/// plan says, and loses more.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LlamaQuantize {
+    /// The lines of a `--tensor-type-file`, one for each projection: a regular expression that
+    /// matches this tensor alone, and its type.
+    pub lines: Vec<String>,
+    /// For `--token-embedding-type`.
+    pub embedding: Option<TensorType>,
+    /// For `--output-tensor-type`; none if the head is the embedding.
+    pub head: Option<TensorType>,
+    /// The name of the type that most weights have, which is its last argument. It is one of blocks:
+    /// with a type of floats, no lines are read.
+    pub base: String,
+}
+
+impl TypePlan {
+    /// The plan for `llama-quantize`.
+    pub fn for_llama_quantize(&self) -> LlamaQuantize {
+        let type_of = |tensor: &str| {
+            let found = self.matrices.iter().find(|matrix| matrix.tensor == tensor);
+            found.map(|matrix| matrix.tensor_type)
+        };
+        let mut weights: BTreeMap<TensorType, f64> = BTreeMap::new();
+        for matrix in self.matrices.iter().filter(|matrix| !matrix.tensor_type.is_float()) {
+            *weights.entry(matrix.tensor_type).or_insert(0.0) += weights_of(matrix.shape) as f64;
+        }
+        let most = weights.into_iter().max_by(|a, b| a.1.total_cmp(&b.1));
+        let base = most.map_or(TensorType::Q8_0, |(tensor_type, _)| tensor_type);
+        let line = |tensor: &str, tensor_type: TensorType| {
+            let name = tensor_of_matrix(MatrixName::of_weight(tensor)?.as_str())?;
+            // Searched for in the names of all tensors, so `blk.1` must not be found in `blk.11`.
+            Some(format!("^{}$={}", name.replace('.', r"\."), tensor_type.ggml_name()))
+        };
+        let lines = self.matrices.iter().filter_map(|m| line(&m.tensor, m.tensor_type)).collect();
+        let (embedding, head) = (type_of(EMBEDDING), type_of(HEAD));
+        LlamaQuantize { lines, embedding, head, base: base.ggml_name().to_uppercase() }
+    }
+}
+
+impl LlamaQuantize {
+    /// The text of a `--tensor-type-file`, whose path is an argument of
+    /// [`arguments`](Self::arguments).
+    pub fn file(&self) -> String {
+        self.lines.join("\n")
+    }
+
+    /// The arguments that go with the file of lines, from the first option to the files of tensors:
+    /// of `input`, a GGUF file in floats, it makes `output`.
+    pub fn arguments(&self, file: &str, input: &str, output: &str) -> Vec<String> {
+        let mut arguments = vec!["--tensor-type-file".to_string(), file.into()];
+        let options =
+            [("--token-embedding-type", self.embedding), ("--output-tensor-type", self.head)];
+        for (option, tensor_type) in options {
+            if let Some(tensor_type) = tensor_type {
+                arguments.extend([option.into(), tensor_type.ggml_name()]);
+            }
+        }
+        arguments.extend([input.into(), output.into(), self.base.clone()]);
+        arguments
+    }
+}

@@ -1,0 +1,76 @@
+//! `plan --for llama.cpp`: the type of each matrix within a budget, without the file.
+
+use anyhow::Result;
+use welore_burn::files::check_staged;
+use welore_burn::model::open_model;
+
+use crate::args::{PlanArgs, Typed};
+use crate::devices::{Compute, host};
+use crate::models::Artifact;
+use crate::shared::artifacts::{claim, write_artifact};
+use crate::shared::scratch::Scratch;
+use crate::shared::typing::{Dense, Problem, Typing, say_choice, say_llama_quantize};
+use crate::{memory, models, output};
+
+/// Runs the command.
+pub fn run(args: &PlanArgs, typed: &Typed) -> Result<()> {
+    let typing = typing(args);
+    let aim = typing.check(typed)?;
+    if let Some(path) = &args.save_calibration {
+        check_staged(path)?;
+    }
+    typing.check_files(&[
+        (args.output.as_deref(), Artifact::Types),
+        (args.tensor_types.as_deref(), Artifact::TensorTypes),
+        (args.save_calibration.as_deref(), Artifact::Calibration),
+    ])?;
+    let _claim = claim(args.output.as_deref())?;
+    let model = models::directory_of(&args.source)?;
+    let opened = open_model(&model, &host())?;
+    let problem = Problem::of(typing, &opened)?;
+    problem.check(&aim)?;
+    memory::keep_pages();
+    let compute = Compute::choose(args.compute.choice())?;
+    let makes = !typing.texts().is_empty() && args.save_calibration.is_none();
+    let scratch = Scratch::new(makes)?;
+    let calibration = problem.calibration(&aim, &compute, scratch.path())?;
+    let mut dense = Dense::new(&model, &compute);
+    let mut plan = problem.plan(aim, &calibration, &mut dense)?;
+    let measures = !args.typing.no_measure;
+    let measured = problem.carry_out(&plan, &calibration, &mut dense, None, measures)?;
+    if let Some(kl) = measured {
+        plan.measured_kl = Some(kl.value);
+    }
+    if let Some(path) = &args.output {
+        write_artifact(path, &plan.to_json())?;
+    }
+    let told = plan.for_llama_quantize();
+    if let Some(path) = &args.tensor_types {
+        write_artifact(path, &told.file())?;
+    }
+    if args.json {
+        output::print_json(&plan)?;
+    } else {
+        let size = say_choice(&plan, measured)?;
+        say!("the file would have {size}");
+    }
+    if let Some(path) = &args.tensor_types {
+        say_llama_quantize(&told, path, &args.source);
+    }
+    Ok(())
+}
+
+fn typing(args: &PlanArgs) -> Typing<'_> {
+    Typing {
+        model: &args.source,
+        options: &args.typing,
+        max_bytes: args.goal.max_bytes,
+        plan: None,
+        other_calibration: false,
+        calibration: args.method.calibration.as_deref(),
+        calibrate: &args.calibrate,
+        save_calibration: args.save_calibration.as_deref(),
+        amount: &args.amount,
+        resources: &args.resources,
+    }
+}
