@@ -158,7 +158,8 @@ fn a_plan_is_refused_for_other_matrices_and_other_weights() {
     let (plan, tensors) = tiny_plan();
     let opened = open_model(fixture("tiny-llama"), &device()).unwrap();
     plan.check(&opened.checkpoint, &tensors).unwrap();
-    let changes: [(fn(&mut TypePlan), &str); 5] = [
+    type Change = fn(&mut TypePlan);
+    let changes: [(Change, &str); 5] = [
         (|plan| drop(plan.matrices.remove(3)), "has no type in it"),
         (|plan| plan.matrices.push(plan.matrices[3].clone()), "twice"),
         (|plan| plan.matrices[3].tensor = "model.norm.weight".into(), "has no type in it"),

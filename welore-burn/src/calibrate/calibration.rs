@@ -194,6 +194,32 @@ impl Calibration {
         }
     }
 
+    /// The second moment of the inputs of the head: the hidden states at the end of the model. `None`
+    /// if they were not measured, as in files of earlier versions.
+    ///
+    /// # Errors
+    ///
+    /// Errors of reading.
+    pub fn head_inputs(&self) -> Result<Option<SecondMoment>, CalibrationError> {
+        match &self.0 {
+            Source::File(file) => file.head(),
+            Source::Imatrix(_) | Source::Memory { .. } => Ok(None),
+        }
+    }
+
+    /// The second moment of the gradients of what the embedding gives. `None` if they were not
+    /// measured.
+    ///
+    /// # Errors
+    ///
+    /// Errors of reading.
+    pub fn embedding_outputs(&self) -> Result<Option<SecondMoment>, CalibrationError> {
+        match &self.0 {
+            Source::File(file) => file.embedding(),
+            Source::Imatrix(_) | Source::Memory { .. } => Ok(None),
+        }
+    }
+
     /// Identifies the content.
     pub fn digest(&self) -> &str {
         match &self.0 {

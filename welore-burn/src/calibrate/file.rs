@@ -20,11 +20,14 @@ use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-calibration";
-/// Version 1 has no `texts`, and version 2 no `gradient_labels`: they are those of the text.
-const VERSION: u32 = 3;
+/// Version 1 has no `texts`, version 2 no `gradient_labels`, which are those of the text, and version
+/// 3 no `width`.
+const VERSION: u32 = 4;
 const MANIFEST: &str = "manifest";
 const TOKENS: &str = "tokens";
 const PROBES: &str = "probes";
+const HEAD: &str = "head.inputs";
+const EMBEDDING: &str = "embedding.outputs";
 
 /// What a calibration file holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,6 +54,9 @@ pub(super) struct Manifest {
     /// The texts that the windows were taken from, in turn.
     #[serde(default)]
     pub texts: Vec<TextRecord>,
+    /// The width of hidden states, if those at both ends of the model were measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub width: Option<usize>,
     pub matrices: Vec<MatrixEntry>,
 }
 
@@ -87,8 +93,14 @@ impl Manifest {
             gradient_labels: GradientLabels::Text,
             label_seed: None,
             texts,
+            width: None,
             matrices,
         }
+    }
+
+    /// States that the hidden states at both ends of the model, of this width, are measured.
+    pub fn with_ends(self, width: usize) -> Self {
+        Self { width: Some(width), ..self }
     }
 
     /// States which labels the gradients are for, if there are gradients.
@@ -107,6 +119,12 @@ impl Manifest {
             spec(TOKENS.into(), Dtype::U32, vec![self.windows, self.seq_len]),
             spec(PROBES.into(), Dtype::F64, vec![self.matrices.len()]),
         ];
+        if let Some(width) = self.width {
+            tensors.push(spec(HEAD.into(), Dtype::F32, vec![packed_len(width)]));
+            if self.gradient_windows > 0 {
+                tensors.push(spec(EMBEDDING.into(), Dtype::F32, vec![packed_len(width)]));
+            }
+        }
         for matrix in &self.matrices {
             let [rows, cols] = matrix.shape;
             if matrix.inputs_of == matrix.name {
@@ -182,6 +200,16 @@ impl CalibrationWriter {
         moment: &SecondMoment,
     ) -> Result<(), CalibrationError> {
         self.write("gradients", name, outputs(name), moment)
+    }
+
+    /// Writes the second moment of the inputs of the head.
+    pub fn write_head(&self, moment: &SecondMoment) -> Result<(), CalibrationError> {
+        self.write("inputs", &"head".into(), HEAD.into(), moment)
+    }
+
+    /// Writes the second moment of the gradients of what the embedding gives.
+    pub fn write_embedding(&self, moment: &SecondMoment) -> Result<(), CalibrationError> {
+        self.write("gradients", &"embedding".into(), EMBEDDING.into(), moment)
     }
 
     fn write(
@@ -266,6 +294,9 @@ impl CalibrationFile {
         if !manifest.matrices.iter().all(|matrix| matrix.shape.iter().all(possible)) {
             return Err(not("a matrix in it has an impossible shape".into()));
         }
+        if !manifest.width.iter().all(possible) {
+            return Err(not("its hidden states have an impossible width".into()));
+        }
         let has_inputs = |matrix: &MatrixEntry| {
             let leader = places.get(&matrix.inputs_of).map(|place| &manifest.matrices[*place]);
             leader.is_some_and(|of| of.inputs_of == of.name && of.shape[1] == matrix.shape[1])
@@ -320,14 +351,31 @@ impl CalibrationFile {
         self.manifest.windows.saturating_mul(self.manifest.seq_len)
     }
 
+    /// Number of tokens whose gradients were measured.
+    fn gradient_rows(&self) -> usize {
+        self.manifest.gradient_windows.saturating_mul(self.manifest.seq_len)
+    }
+
     pub fn inputs_of(&self, name: &MatrixName) -> Result<&MatrixName, CalibrationError> {
         Ok(&self.entry(name)?.inputs_of)
     }
 
     pub fn outputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        let count = self.manifest.gradient_windows.saturating_mul(self.manifest.seq_len);
-        self.moment(name, &outputs(name), entry.shape[0], count)
+        self.moment(name, &outputs(name), entry.shape[0], self.gradient_rows())
+    }
+
+    /// The second moment of the inputs of the head, if it was measured.
+    pub fn head(&self) -> Result<Option<SecondMoment>, CalibrationError> {
+        let Some(width) = self.manifest.width else { return Ok(None) };
+        self.moment(&"head".into(), HEAD, width, self.rows()).map(Some)
+    }
+
+    /// The second moment of the gradients of what the embedding gives, if it was measured.
+    pub fn embedding(&self) -> Result<Option<SecondMoment>, CalibrationError> {
+        let width = self.manifest.width.filter(|_| self.manifest.gradient_windows > 0);
+        let Some(width) = width else { return Ok(None) };
+        self.moment(&"embedding".into(), EMBEDDING, width, self.gradient_rows()).map(Some)
     }
 
     fn moment(

@@ -93,7 +93,8 @@ pub struct CalibrationSummary {
 /// Measures a dense language model on a text, or on several, and writes the result to `path`, whole
 /// or not at all. For every matrix that can be compressed, it measures the second moment of the
 /// inputs and that of the gradients of the loss, summed over the tokens of a window, with respect to
-/// the outputs.
+/// the outputs. For embedding and head, it measures the gradients with respect to what the embedding
+/// gives, and the inputs of the head.
 ///
 /// The text passes through one block of the model at a time, forward and, for the gradients,
 /// backward. Memory holds the model, the hidden states of all windows (at every block for those
@@ -122,12 +123,13 @@ pub fn calibrate<M: LanguageModel>(
     let watch = Watch::new(model)?;
     let frozen = model.clone().no_grad();
     let device = device_of(&frozen);
-    let layers = survey(&frozen.valid(), &watch, &text[0], &device.clone().inner());
+    let (layers, width) = survey(&frozen.valid(), &watch, &text[0], &device.clone().inner());
     check_used(model, &layers)?;
     let matrices = entries(checkpoint, &watch, &layers)?;
     let source = checkpoint.map(|from| from.dir().display().to_string()).unwrap_or_default();
     let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, records, matrices)
-        .with_labels(options.gradient_labels, options.label_seed);
+        .with_labels(options.gradient_labels, options.label_seed)
+        .with_ends(width);
     let writer = CalibrationWriter::new(path, &manifest, &text)?;
 
     let steps = layers.len() * (1 + usize::from(gradient_windows > 0));
@@ -220,8 +222,14 @@ fn check_text(
 /// The matrices of a block, in the order of their use.
 pub(super) type Layer = Vec<SharedInputs>;
 
-/// Runs a few tokens to find which matrices each block has and which of them share inputs.
-fn survey<M: LanguageModel>(plain: &M, watch: &Watch, text: &[u32], device: &Device) -> Vec<Layer> {
+/// Runs a few tokens to find which matrices each block has, which of them share inputs, and the width
+/// of hidden states.
+fn survey<M: LanguageModel>(
+    plain: &M,
+    watch: &Watch,
+    text: &[u32],
+    device: &Device,
+) -> (Vec<Layer>, usize) {
     let few = &text[..text.len().min(4)];
     let (mut x, pass) = plain.begin(as_tensor(few, device));
     let mut layers = Vec::new();
@@ -230,7 +238,8 @@ fn survey<M: LanguageModel>(plain: &M, watch: &Watch, text: &[u32], device: &Dev
         x = output;
         layers.push(watch.groups(&seen));
     }
-    layers
+    let [_, _, width] = x.dims();
+    (layers, width)
 }
 
 fn entries(
@@ -299,6 +308,8 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             kept.push(hidden[..gradient_windows].to_vec());
             hidden = outputs;
         }
+        let head = self.sum_up(text.len(), |window| plain.end(hidden[window].clone()));
+        self.writer.write_head(&head)?;
         hidden.truncate(gradient_windows);
         Ok((kept, hidden))
     }
@@ -342,7 +353,25 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             }
             gradients = next;
         }
-        Ok(())
+        let embedding = self.sum_up(text.len(), |window| gradients[window].clone());
+        self.writer.write_embedding(&embedding)
+    }
+
+    /// The second moment of hidden states of all windows.
+    fn sum_up(&self, count: usize, states: impl Fn(usize) -> Tensor<3> + Sync) -> SecondMoment {
+        let mut sum = None::<SecondMoment>;
+        let work = |window: usize| {
+            let states = states(window).flatten::<2>(0, 1);
+            let [_, width] = states.dims();
+            let mut moment = SecondMoment::new(width);
+            moment.add(&to_rows(states));
+            moment
+        };
+        self.workers.spread_in_order(count, work, |_, moment| match &mut sum {
+            Some(sum) => sum.merge(&moment),
+            None => sum = Some(moment),
+        });
+        sum.expect("there are windows")
     }
 
     fn probe(

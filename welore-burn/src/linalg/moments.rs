@@ -84,6 +84,20 @@ impl SecondMoment {
         matches!(self.sum, Sum::Diagonal(_))
     }
 
+    /// The second moment whose mean is the sum of both means, of as many rows as this one.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the sizes differ.
+    pub fn plus(&self, other: &Self) -> Self {
+        let scale = self.count.max(1) as f64 / other.count.max(1) as f64;
+        let size = self.size();
+        assert_eq!(size, other.size(), "moments of rows of one length");
+        let of = |row, col| self.entry(row, col) + scale * other.entry(row, col);
+        let lower = |row, col| if col <= row { of(row, col) } else { 0.0 };
+        Self { sum: Sum::Full(Mat::from_fn(size, size, lower)), count: self.count }
+    }
+
     /// Length of a row.
     pub fn size(&self) -> usize {
         match &self.sum {

@@ -8,7 +8,7 @@ use burn::tensor::{DType, TensorData};
 
 use super::cache::CostCache;
 use super::error::TypesError;
-use super::rounding::{Inputs, Rounding};
+use super::rounding::{Inputs, Rounding, moment_of_rows};
 use crate::calibrate::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::eval::{PerplexityOptions, divergence};
@@ -222,7 +222,8 @@ fn key_alone(
     calibration: &Calibration,
     options: &CostOptions,
 ) -> String {
-    format!("{digest} {tensor} {} {} windows", calibration.digest(), options.windows)
+    let (rounding, windows) = (options.rounding.key(), options.windows);
+    format!("{digest} {tensor} {} {windows} windows {rounding}", calibration.digest())
 }
 
 /// The costs of a tensor that [`measure_alone`] has measured before, if the cache still has them: it
@@ -272,9 +273,14 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
     let at_once = options.at_once;
     let measuring = PerplexityOptions { seq_len, at_once, ..PerplexityOptions::default() };
     let (text, entries) = (text.concat(), checkpoint.read_f32(tensor)?);
+    let inputs = match moment_of_rows(tensor, checkpoint, calibration)? {
+        None => Inputs::Unknown,
+        Some(moment) => Inputs::of(&moment, None, options.rounding)
+            .map_err(|source| TypesError::Linalg { tensor: tensor.into(), source })?,
+    };
     let mut costs = Vec::new();
     for (tensor_type, bytes) in candidates(shape, &options.types) {
-        let Some(stored) = stored(&Inputs::Unknown, tensor_type, &entries, shape[1])
+        let Some(stored) = stored(&inputs, tensor_type, &entries, shape[1])
             .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?
         else {
             continue;

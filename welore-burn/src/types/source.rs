@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::rounding::{Inputs, Rounding};
+use super::rounding::{Inputs, Rounding, moment_of_rows};
 use crate::calibrate::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::gguf::{CheckpointSource, GgufError, GgufTensor, TensorSource};
@@ -10,8 +10,7 @@ use crate::model::OpenedModel;
 use crate::modules::MatrixName;
 
 /// The tensors of a dense model directory, in any type: floats are rounded to the nearest, matrices
-/// in block types with what a calibration knows about their inputs. Embedding and head are in no
-/// calibration, and all their columns count the same.
+/// in block types with what a calibration knows about their inputs and outputs.
 #[derive(Debug)]
 pub struct QuantizedSource<'a> {
     checkpoint: &'a Checkpoint,
@@ -36,10 +35,12 @@ impl<'a> QuantizedSource<'a> {
         let Some((calibration, name)) = self.calibration.zip(name) else {
             return Ok(Inputs::Unknown);
         };
-        if !calibration.knows(&name) {
-            return Ok(Inputs::Unknown);
-        }
         let about = |source| GgufError::Linalg { tensor: tensor.into(), source };
+        if !calibration.knows(&name) {
+            let moment = moment_of_rows(tensor, self.checkpoint, calibration)?;
+            let inputs = moment.map(|moment| Inputs::of(&moment, None, self.rounding));
+            return inputs.transpose().map_err(about).map(|known| known.unwrap_or(Inputs::Unknown));
+        }
         let inputs = calibration.inputs(&name)?;
         let outputs = calibration.has_gradients().then(|| calibration.outputs(&name));
         let outputs = outputs.transpose()?;

@@ -275,12 +275,13 @@ pub struct CalibrateArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Calibration")]
 pub struct AmountArgs {
-    /// Maximum number of windows of the text to read
-    #[arg(long, alias = "calibration-blocks", value_name = "N", default_value_t = 64)]
-    pub calibration_windows: usize,
+    /// Maximum number of windows of the text to read [default: 64; 128 of the model's own text alone]
+    #[arg(long, alias = "calibration-blocks", value_name = "N")]
+    pub calibration_windows: Option<usize>,
     /// Maximum number of windows to compute gradients on; 0 is enough for --method whitened
-    #[arg(long, alias = "gradient-blocks", value_name = "N", default_value_t = 16)]
-    pub gradient_windows: usize,
+    /// [default: 16; 32 of the model's own text alone]
+    #[arg(long, alias = "gradient-blocks", value_name = "N")]
+    pub gradient_windows: Option<usize>,
     /// Which tokens the loss takes for the right ones where its gradients are measured
     #[arg(
         long,
@@ -302,8 +303,8 @@ pub struct AmountArgs {
     /// about as long as the rest of the calibration
     #[arg(long, alias = "probe-blocks", value_name = "N", default_value_t = 0)]
     pub probe_windows: usize,
-    /// Tokens per window of the calibration
-    /// [default: 512, or the model's context if that is shorter]
+    /// Tokens per window of the calibration [default: 512, and 256 of the model's own text alone; at
+    /// most the model's context]
     #[arg(long, value_name = "N")]
     pub calibration_seq_len: Option<usize>,
     /// How the model writes its own text.

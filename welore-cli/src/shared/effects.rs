@@ -56,7 +56,7 @@ pub fn of_own_text(texts: &[TextArg]) -> [Rule; 5] {
 
 /// The rules of the options on the labels of gradients.
 pub fn of_labels(amount: &AmountArgs) -> [Rule; 2] {
-    let has_gradients = amount.gradient_windows > 0;
+    let has_gradients = amount.gradient_windows != Some(0);
     let draws = amount.gradient_labels == GradientLabels::Model;
     [
         rule("gradient-labels", has_gradients, "needs --gradient-windows"),
@@ -81,7 +81,7 @@ fn of_measurements(recipes: &[&Recipe], amount: &AmountArgs) -> [Rule; 4] {
     let gradients = recipes.iter().any(|recipe| recipe.way.method == Method::TwoSided);
     let with_gradients = "only with method two-sided, sequential or best; others read no gradients";
     [
-        rule("gradient-windows", gradients || amount.gradient_windows == 0, with_gradients)
+        rule("gradient-windows", gradients || amount.gradient_windows == Some(0), with_gradients)
             .with_hint("--gradient-windows 0 saves computing gradients"),
         rule("gradient-labels", gradients, with_gradients),
         rule("label-seed", gradients, with_gradients),
@@ -100,7 +100,7 @@ pub fn check_calibrating<'a>(
     let recipes: Vec<&Recipe> = recipes.into_iter().collect();
     typed.check(of_measurements(&recipes, amount))?;
     for Recipe { way, policy, .. } in recipes {
-        if way.method == Method::TwoSided && amount.gradient_windows == 0 {
+        if way.method == Method::TwoSided && amount.gradient_windows == Some(0) {
             let message = format!("--gradient-windows 0: method {} needs gradients", way.name);
             return Err(WrongInput::with_hint(message, "give more, or method whitened").into());
         }

@@ -42,10 +42,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     if args.typing.engine.is_some() {
         return types::run(&args, typed);
     }
-    typed.check(["types", "no-measure", "save-types"].map(without_engine))?;
-    if args.typing.bits.is_some() {
-        return Err(WrongInput::new("--bits: only with --for llama.cpp").into());
-    }
+    check_no_types(&args, typed)?;
     let started = Instant::now();
     let by_default = calibrate_by_default(&mut args, typed)?;
     // Everything that can be wrong is found before any work that would be lost.
@@ -63,9 +60,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
         check_other(args.other_calibration, given, [&planned.plan])?;
     }
     warn_of_prospect(&planned.plan);
-    let Some(output) = output else {
-        return show(&args, &opened, &planned);
-    };
+    let Some(output) = output else { return show(&args, &opened, &planned) };
     let blockwise = compute
         .as_ref()
         .and_then(|compute| recipe.blockwise(&args.blockwise, calibration.as_ref(), compute));
@@ -104,6 +99,15 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     planned.measured.tell("measured");
     known.tell("compressed");
     Ok(())
+}
+
+/// Refuses options on types, which only the file of another engine has.
+fn check_no_types(args: &CompressArgs, typed: &Typed) -> Result<()> {
+    typed.check(["types", "no-measure", "save-types"].map(without_engine))?;
+    match args.typing.bits {
+        Some(_) => Err(WrongInput::new("--bits: only with --for llama.cpp").into()),
+        None => Ok(()),
+    }
 }
 
 /// Whether the model writes its own text to calibrate on unless `--no-calibration` is given: for a

@@ -38,8 +38,24 @@ const MOST_TOKENS: usize = 1 << 26;
 /// Texts whose tokens are spread more evenly are as good as random.
 const MOST_EVEN: f64 = 0.85;
 
-/// Tokens per window, unless the model's context is shorter.
-const USUAL_LENGTH: usize = 512;
+/// How much is read of which texts, unless it was typed.
+#[derive(Debug, Clone, Copy)]
+struct Usual {
+    windows: usize,
+    gradient_windows: usize,
+    /// Tokens per window, unless the model's context is shorter.
+    seq_len: usize,
+}
+
+impl Usual {
+    fn of(texts: &[TextArg]) -> Self {
+        match texts {
+            // As many tokens in shorter samples are about more things.
+            [TextArg::Own] => Self { windows: 128, gradient_windows: 32, seq_len: 256 },
+            _ => Self { windows: 64, gradient_windows: 16, seq_len: 512 },
+        }
+    }
+}
 
 /// A model opened on its autodiff device, and the texts to calibrate it on.
 #[derive(Debug)]
@@ -76,8 +92,8 @@ impl<'a> CalibrationWork<'a> {
         amount: &AmountArgs,
         compute: &Compute,
     ) -> Result<Self> {
-        let seq_len = seq_len(amount, opened.config.max_position_embeddings);
-        let options = options(amount, seq_len, compute.at_once());
+        let context = opened.config.max_position_embeddings;
+        let options = options(texts, amount, context, compute.at_once());
         let texts = texts.iter().map(|named| Text { named, tokens: Vec::new() }).collect();
         let mut work = Self { opened, texts, own: None, options };
         work.read_files()?;
@@ -112,7 +128,7 @@ impl<'a> CalibrationWork<'a> {
         // A text begins with it, also where another token ends one.
         own.start = own.start.or(config.bos_token_id).or(config.eos_token_ids.first().copied());
         if amount.own.self_samples.is_none() {
-            let windows = amount.calibration_windows;
+            let windows = self.options.windows.unwrap_or(usize::MAX);
             let full = |text: &Text| match text.named {
                 TextArg::Own => usize::MAX,
                 TextArg::File(_) => text.tokens.len() / seq_len,
@@ -240,18 +256,18 @@ fn name_of(text: &TextArg) -> String {
 
 /// Checks how much is to be read of which texts, before they are.
 pub fn check_amount(texts: &[TextArg], amount: &AmountArgs, typed: &Typed) -> Result<()> {
-    let seq_len = seq_len(amount, usize::MAX);
-    options(amount, seq_len, NonZeroUsize::MIN).check()?;
-    let probes = rule("probe-windows", amount.gradient_windows > 0, "needs --gradient-windows");
+    let options = options(texts, amount, usize::MAX, NonZeroUsize::MIN);
+    options.check()?;
+    let probes = rule("probe-windows", options.gradient_windows > 0, "needs --gradient-windows");
     typed.check([probes])?;
-    let (windows, count) = (amount.calibration_windows, texts.len());
+    let (windows, count) = (options.windows.unwrap_or(usize::MAX), texts.len());
     if windows < count {
         let message = format!("--calibration-windows {windows}: fewer than the {count} texts");
         return Err(WrongInput::with_hint(message, "every text gives at least one").into());
     }
     match texts.iter().filter(|text| **text == TextArg::Own).count() {
         0 => Ok(()),
-        1 => Ok(own_options(amount, seq_len).check()?),
+        1 => Ok(own_options(amount, options.seq_len).check()?),
         _ => {
             let hint = "--self-samples says how much the model writes";
             Err(WrongInput::with_hint("the text `self` is given twice", hint).into())
@@ -273,17 +289,18 @@ fn own_options(amount: &AmountArgs, seq_len: usize) -> OwnTextOptions {
     }
 }
 
-/// Tokens per window for a model with this context.
-fn seq_len(amount: &AmountArgs, context: usize) -> usize {
-    amount.calibration_seq_len.unwrap_or(USUAL_LENGTH.min(context).max(2))
-}
-
-/// The library's options.
-fn options(amount: &AmountArgs, seq_len: usize, at_once: NonZeroUsize) -> CalibrationOptions {
+/// The library's options for a model with this context.
+fn options(
+    texts: &[TextArg],
+    amount: &AmountArgs,
+    context: usize,
+    at_once: NonZeroUsize,
+) -> CalibrationOptions {
+    let usual = Usual::of(texts);
     CalibrationOptions {
-        seq_len,
-        windows: Some(amount.calibration_windows),
-        gradient_windows: amount.gradient_windows,
+        seq_len: amount.calibration_seq_len.unwrap_or(usual.seq_len.min(context).max(2)),
+        windows: Some(amount.calibration_windows.unwrap_or(usual.windows)),
+        gradient_windows: amount.gradient_windows.unwrap_or(usual.gradient_windows),
         gradient_labels: amount.gradient_labels,
         label_seed: amount.label_seed,
         probe_windows: amount.probe_windows,

@@ -109,7 +109,7 @@ impl<'a> Typing<'a> {
         if !texts.is_empty() {
             check_amount(texts, self.amount, typed)?;
         }
-        if !texts.is_empty() && is_new && self.amount.gradient_windows == 0 {
+        if !texts.is_empty() && is_new && self.amount.gradient_windows == Some(0) {
             let message = "--gradient-windows 0: types are weighed by gradients";
             return Err(WrongInput::new(message).into());
         }
