@@ -147,6 +147,17 @@ impl ChannelPlan {
         self.layers.iter().map(|layer| layer.kept.len()).collect()
     }
 
+    /// Widths in words: `128 of 160`, or `96 to 160 of 160` where they differ.
+    pub fn describe_widths(&self) -> String {
+        let widths = self.widths_of_layers();
+        let most = self.layers.iter().map(|layer| layer.channels).max().unwrap_or(0);
+        match (widths.iter().min(), widths.iter().max()) {
+            (Some(low), Some(high)) if low < high => format!("{low} to {high} of {most}"),
+            (Some(width), _) => format!("{width} of {most}"),
+            (None, _) => "none".into(),
+        }
+    }
+
     /// Reads the text of a file.
     ///
     /// # Errors

@@ -65,7 +65,7 @@ pub fn write_channels(
     options.budget.check(needs)?;
     let layout = ShardLayout::new(&specs(checkpoint, &cuts)?, options.shard_bytes)?;
     let work = Work { checkpoint, calibration, plan, cuts };
-    let write = || -> Result<ChannelReport, ChannelsError> {
+    let mut write = || -> Result<ChannelReport, ChannelsError> {
         // Replaces what a killed process left here.
         output.begin::<()>("channels", |_| false)?;
         let files = ShardWriter::new(output.path(), &layout)?;

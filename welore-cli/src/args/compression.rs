@@ -5,9 +5,10 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use welore_burn::calibrate::GradientLabels;
+use welore_burn::channels::Widths;
 use welore_burn::forms::Storage;
 use welore_burn::ggml::TensorType;
-use welore_burn::plan::{Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
+use welore_burn::plan::{Candidate, Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
 
 use super::choices::named;
 use super::compute::ComputeArgs;
@@ -411,9 +412,11 @@ pub struct PlanArgs {
 /// A program that files are written for.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineArg {
-    /// a GGUF file
+    /// a GGUF file, each matrix in the type that costs the loss least within --max-bytes
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    /// a directory that transformers loads without other code; needs --forms channels
+    Transformers,
 }
 
 /// Arguments of `compress`.
@@ -453,11 +456,11 @@ pub struct CompressArgs {
     /// with --dry-run
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub save_calibration: Option<PathBuf>,
-    /// Write a file for this program in place of a directory: a dense model, each matrix in the type
-    /// that costs the loss least within --max-bytes
+    /// Write a dense model that this program loads
     #[arg(long = "for", id = "for", value_name = "PROGRAM", value_enum, help_heading = "Types")]
     pub engine: Option<EngineArg>,
-    /// Types that matrices may have with --for, separated by commas [default: all but f32 and bf16]
+    /// Types that matrices may have with --for llama.cpp, separated by commas [default: all but f32
+    /// and bf16]
     #[arg(
         long,
         value_name = "TYPE",
@@ -469,7 +472,29 @@ pub struct CompressArgs {
     /// Write the chosen types to this file, as JSON
     #[arg(long, value_name = "FILE", help_heading = "Types")]
     pub save_types: Option<PathBuf>,
-    /// Model directory to write, or file with --for
+    /// What the model may be made of, separated by commas; so far only `channels` alone [default:
+    /// dense matrices and those of --storage]
+    #[arg(
+        long,
+        value_name = "FORM",
+        value_delimiter = ',',
+        value_parser = named::<Candidate>(),
+        help_heading = "Channels"
+    )]
+    pub forms: Vec<Candidate>,
+    /// Which widths the MLPs may have with --forms channels
+    #[arg(
+        long,
+        value_name = "WIDTHS",
+        value_parser = named::<Widths>(),
+        default_value = "one",
+        help_heading = "Channels"
+    )]
+    pub widths: Widths,
+    /// Round the widths of MLPs to a multiple of this with --forms channels
+    #[arg(long, value_name = "N", default_value = "32", help_heading = "Channels")]
+    pub width_multiple: NonZeroUsize,
+    /// Model directory to write, or file with --for llama.cpp
     #[arg(short, long, value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Replace the output directory if it is a model directory with nothing else in it

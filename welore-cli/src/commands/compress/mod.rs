@@ -1,5 +1,6 @@
 //! `compress`: from a dense model directory to a compressed one.
 
+mod channels;
 mod types;
 
 use std::path::Path;
@@ -14,7 +15,7 @@ use welore_burn::model::{OpenedModel, open_model};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::Method;
 
-use crate::args::{CompressArgs, TextArg, Typed, rule};
+use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models::Artifact;
@@ -37,6 +38,9 @@ use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
+    if !args.forms.is_empty() || args.engine == Some(EngineArg::Transformers) {
+        return channels::run(args, typed);
+    }
     if args.engine.is_some() {
         return types::run(args, typed);
     }
@@ -327,9 +331,12 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
                 or with --calibrate";
     let in_f32 = "only with --calibrate; blocks are compressed in f32";
     let for_engine = "only with --for llama.cpp";
+    let for_channels = "only with --forms channels";
     typed.check([
         rule("types", false, for_engine),
         rule("save-types", false, for_engine),
+        rule("widths", false, for_channels),
+        rule("width-multiple", false, for_channels),
         min_ratio(recipe.policy),
         rule("calibration", reads, unused),
         rule("calibrate", reads, unused),

@@ -91,6 +91,8 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<u64> {
     typed.check([
         rule("no-calibration", false, "types are weighed with a calibration"),
         rule("force", false, "with --for llama.cpp the output is a file"),
+        rule("widths", false, "only with --forms channels"),
+        rule("width-multiple", false, "only with --forms channels"),
         rule("shard-size", false, "a GGUF file has no shards"),
         rule("report", false, "not with --for llama.cpp"),
         rule("save-calibration", calibrates, "only where a calibration is made"),
