@@ -79,7 +79,9 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
 
 /// Refuses forms that cannot be combined yet, with what can be done instead.
 fn check_forms(args: &CompressArgs) -> Result<()> {
-    let refuse = |message: String, hint: &str| Err(WrongInput::with_hint(message, hint).into());
+    let refuse = |message: String, hint: &str| -> Result<()> {
+        Err(WrongInput::with_hint(message, hint).into())
+    };
     if args.forms.is_empty() {
         return refuse(
             "--for transformers needs --forms channels".into(),
@@ -127,8 +129,10 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<Target> {
         rule("device", calibrates, only_if_run),
         rule("dtype", calibrates, only_if_run),
     ])?;
+    // A plan in a file of settings was not typed.
     let Some(target) = args.goal.target() else {
-        unreachable!("clap asks for a target, and a plan was refused")
+        let message = "--forms channels needs --keep-params or --max-bytes";
+        return Err(WrongInput::with_hint(message, "such as --keep-params 0.9").into());
     };
     let shrink = args.method.shrink.shrink_inputs;
     if shrink.is_some_and(|shrink| !shrink.is_finite() || shrink < 0.0) {
