@@ -1,6 +1,6 @@
 //! `compress --forms channels`: a dense model whose MLPs have fewer channels.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::Sandbox;
 
@@ -22,7 +22,8 @@ fn narrow_model_is_dense_and_as_small_as_was_told() {
     let dry = sandbox.json(&format!("{line} --dry-run -o narrow"));
     assert!(!sandbox.path("narrow").exists(), "a dry run writes nothing");
     let told = sandbox.json(&format!("{line} --for transformers -o narrow"));
-    assert_eq!((&told["widths"], &dry["widths"]), (&vec![96; 4].into(), &vec![96; 4].into()));
+    let widths = json!([96, 96, 96, 96]);
+    assert_eq!((&told["widths"], &dry["widths"]), (&widths, &widths));
     assert!(told["keep_params"].as_f64().unwrap() <= 0.8);
     assert!(told["expected_loss"].as_f64().unwrap() > 0.0);
     let found = sandbox.json("inspect narrow --json");
