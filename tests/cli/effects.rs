@@ -21,7 +21,7 @@ const ALWAYS: [(&str, &str); 14] = [
     ),
     (
         "compress",
-        "plan err err-applied keep-params max-bytes output for force dry-run shard-size report json policy \
+        "plan err err-applied keep-params max-bytes output for forms force dry-run shard-size report json policy \
          rank-multiple never-grow storage keep-dense set-rank min-rank max-rank min-saving method refine \
          include exclude jobs max-memory",
     ),
@@ -95,8 +95,11 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 41] = [
-    ("compress model --err 0.5 -o out", "types=q8_0 save-types=types.json no-measure"),
+const IDLE_TOO: [(&str, &str); 42] = [
+    (
+        "compress model --err 0.5 -o out",
+        "types=q8_0 save-types=types.json no-measure widths=each width-multiple=16",
+    ),
     ("compress model -o out", "bits=4.5"),
     (
         "compress model --for llama.cpp --plan types.json --calibration seen -o out.gguf",
@@ -118,6 +121,14 @@ const IDLE_TOO: [(&str, &str); 41] = [
          filter=q_proj save-calibration=kept calibration-windows=4 gradient-windows=4",
     ),
     ("plan model --for llama.cpp --bits 4.5", "probe-windows=2"),
+    (
+        "compress model --forms channels --keep-params 0.9 --calibration seen -o out",
+        "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \
+         set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 method=two-sided shrink-gradients=1 \
+         follow=0.2 fit-windows=4 refine=1 refine-lr=0.1 types=q8_0 no-measure save-types=types.json \
+         report=page.html no-cache save-calibration=kept calibration-windows=4 gradient-windows=4 \
+         backend=flex device=0 dtype=f32",
+    ),
     (
         "compress model --for llama.cpp --max-bytes 1GB --calibration seen -o out.gguf",
         "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \

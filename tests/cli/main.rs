@@ -8,6 +8,7 @@ mod bad_request;
 mod browser;
 mod calibrated;
 mod cards;
+mod channels;
 mod comparing;
 mod converting;
 mod defaults;

@@ -4,6 +4,7 @@ mod adapters;
 mod architecture;
 mod backends;
 mod calibrate;
+mod channels;
 mod checkpoint;
 mod compress;
 mod convert;

@@ -206,6 +206,7 @@
 
 mod artifact;
 pub mod calibrate;
+pub mod channels;
 pub mod checkpoint;
 pub mod compress;
 pub mod data;

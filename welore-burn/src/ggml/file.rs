@@ -113,6 +113,18 @@ impl GgufFile {
         self.array(key, "a list of whole numbers", Array::as_i32_slice)
     }
 
+    /// A list of whole numbers that are not negative, of 32 bits; `None` if there is no list.
+    pub fn list(&self, key: &str) -> Option<Result<Vec<u32>, ContainerError>> {
+        let read = |list: &Array| match list {
+            Array::U32(list) => Some(list.clone()),
+            Array::I32(list) => list.iter().map(|x| u32::try_from(*x).ok()).collect(),
+            _ => None,
+        };
+        let list = self.metadata.get(key)?.as_array()?;
+        let wrong = || self.wrong(key, "is not a list of whole numbers".into());
+        Some(read(list).ok_or_else(wrong))
+    }
+
     pub fn numbers(&self, key: &str) -> Result<Option<&[f32]>, ContainerError> {
         self.array(key, "a list of numbers", Array::as_f32_slice)
     }

@@ -9,12 +9,15 @@ pub(super) enum Architecture {
     Llama,
     /// Qwen2: biases at queries, keys and values.
     Qwen2,
+    /// As LLaMA, with MLPs whose widths differ between layers: in llama.cpp, `llama` and `qwen2` give
+    /// all layers the width of the first one.
+    Deci,
 }
 
 impl Architecture {
     /// The architecture of this name.
     pub fn named(name: &str) -> Option<Self> {
-        [Self::Llama, Self::Qwen2].into_iter().find(|known| known.name() == name)
+        [Self::Llama, Self::Qwen2, Self::Deci].into_iter().find(|known| known.name() == name)
     }
 
     /// Its name in files.
@@ -22,6 +25,7 @@ impl Architecture {
         match self {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
+            Self::Deci => "deci",
         }
     }
 
@@ -33,7 +37,7 @@ impl Architecture {
     /// Whether llama.cpp rotates neighbouring channels of this architecture, so that rows of the
     /// query and key projections are stored in another order than in Hugging Face's files.
     pub fn is_interleaved(self) -> bool {
-        self == Self::Llama
+        matches!(self, Self::Llama | Self::Deci)
     }
 
     /// The architecture that computes what a model does; what it cannot compute, if there is none.
@@ -52,10 +56,14 @@ impl Architecture {
             (true, false) if config.sliding_window.is_some() => {
                 Err("`qwen2` of llama.cpp has no sliding window".into())
             }
+            (true, false) if config.intermediate_sizes.is_some() => {
+                Err("`qwen2` of llama.cpp has one width for the MLPs of all layers".into())
+            }
             (true, false) => Ok(Self::Qwen2),
             _ if config.sliding_window.is_some() && config.first_window_layer > 0 => {
                 Err("`llama` of llama.cpp has no sliding window on some layers only".into())
             }
+            _ if config.intermediate_sizes.is_some() => Ok(Self::Deci),
             _ => Ok(Self::Llama),
         }
     }

@@ -105,15 +105,17 @@ impl Metadata<'_> {
         // In this family only Mistral has a sliding window; otherwise it is the same model.
         let (model_type, class) = match (self.architecture, window) {
             (Architecture::Qwen2, _) => ("qwen2", "Qwen2ForCausalLM"),
-            (Architecture::Llama, Some(_)) => ("mistral", "MistralForCausalLM"),
-            (Architecture::Llama, None) => ("llama", "LlamaForCausalLM"),
+            (Architecture::Llama | Architecture::Deci, Some(_)) => {
+                ("mistral", "MistralForCausalLM")
+            }
+            (Architecture::Llama | Architecture::Deci, None) => ("llama", "LlamaForCausalLM"),
         };
         let mut json = json!({
             "architectures": [class],
             "model_type": model_type,
             "vocab_size": self.vocab_size()?,
             "hidden_size": hidden,
-            "intermediate_size": self.needed(keys::MLP)?,
+            "intermediate_size": self.mlp_widths()?,
             "num_hidden_layers": self.needed(keys::LAYERS)?,
             "num_attention_heads": heads,
             "num_key_value_heads": self.integer(keys::KV_HEADS)?.unwrap_or(heads),
@@ -148,6 +150,15 @@ impl Metadata<'_> {
             ref ends => json["eos_token_id"] = ends.into(),
         }
         Ok(json)
+    }
+
+    /// The width of the MLPs: one number, or a list with one for each layer.
+    fn mlp_widths(&self) -> Result<Value, GgufError> {
+        let name = self.name(keys::MLP);
+        if let Some(widths) = self.file.list(&name) {
+            return Ok(widths?.into());
+        }
+        Ok(self.needed(keys::MLP)?.into())
     }
 
     /// The number of rows of the embedding: `vocab_size` in the metadata and the list of tokens may

@@ -2,7 +2,7 @@
 
 use super::architecture::Architecture;
 use super::keys;
-use crate::ggml::{TensorType, Value};
+use crate::ggml::{TensorType, Value, Values};
 use crate::model::{DecoderConfig, RopeScaling};
 
 /// The version of ggml's quantized types.
@@ -33,7 +33,6 @@ pub(super) fn describe(
         (keys::CONTEXT, Some(config.max_position_embeddings)),
         (keys::HIDDEN, Some(config.hidden_size)),
         (keys::LAYERS, Some(config.num_hidden_layers)),
-        (keys::MLP, Some(config.intermediate_size)),
         (keys::HEADS, Some(config.num_attention_heads)),
         (keys::KV_HEADS, Some(config.num_key_value_heads)),
         (keys::KEY_WIDTH, Some(config.head_dim)),
@@ -44,10 +43,16 @@ pub(super) fn describe(
     ];
     for (key, size) in sizes {
         let Some(size) = size else { continue };
-        let size = u32::try_from(size)
-            .map_err(|_| format!("{key} is {size}, which 32 bits cannot hold"))?;
-        entries.push((architecture.key(key), Value::U32(size)));
+        entries.push((architecture.key(key), Value::U32(in_32_bits(key, size)?)));
     }
+    let widths = match &config.intermediate_sizes {
+        Some(widths) => {
+            let widths = widths.iter().map(|width| in_32_bits(keys::MLP, *width));
+            Value::Array(Box::new(Values::U32(widths.collect::<Result<_, _>>()?)))
+        }
+        None => Value::U32(in_32_bits(keys::MLP, config.intermediate_size)?),
+    };
+    entries.push((architecture.key(keys::MLP), widths));
     let factor = match config.rope_scaling {
         RopeScaling::Linear { factor } => Some(factor),
         _ => None,
@@ -69,6 +74,10 @@ pub(super) fn describe(
         entries.push((architecture.key(key), Value::F32(stored)));
     }
     Ok(entries)
+}
+
+fn in_32_bits(key: &str, size: usize) -> Result<u32, String> {
+    u32::try_from(size).map_err(|_| format!("{key} is {size}, which 32 bits cannot hold"))
 }
 
 /// What llama.cpp calls a file most of whose entries have a type, `llama_ftype`.

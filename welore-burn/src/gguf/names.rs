@@ -146,7 +146,7 @@ fn check(entry: Entry, file: &GgufFile) -> Result<Planned, GgufError> {
 /// The tensors of a model of an architecture, in its order, without the divisors of rotary
 /// frequencies, which are no parameters.
 pub(super) fn entries(config: &DecoderConfig, architecture: Architecture) -> Vec<Entry> {
-    let (hidden, mlp) = (config.hidden_size, config.intermediate_size);
+    let hidden = config.hidden_size;
     let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
     let (q, kv) = (heads * config.head_dim, kv_heads * config.head_dim);
     let rotated = |heads| architecture.is_interleaved().then_some(heads);
@@ -157,6 +157,7 @@ pub(super) fn entries(config: &DecoderConfig, architecture: Architecture) -> Vec
         for (gguf, name) in norms {
             list.add_of(layer, gguf, name, "weight", &[hidden], None);
         }
+        let mlp = config.mlp_width(layer);
         let matrices = [
             ("attn_q", "self_attn.q_proj", [q, hidden], config.qkv_bias, rotated(heads)),
             ("attn_k", "self_attn.k_proj", [kv, hidden], config.qkv_bias, rotated(kv_heads)),

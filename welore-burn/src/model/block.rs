@@ -23,13 +23,13 @@ pub struct Block {
 }
 
 impl Block {
-    pub(super) fn new(config: &DecoderConfig, device: &Device) -> Self {
+    pub(super) fn new(config: &DecoderConfig, layer: usize, device: &Device) -> Self {
         let norm = || {
             RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device)
         };
         Self {
             self_attn: AttentionConfig::from(config).init(device),
-            mlp: Mlp::new(config, device),
+            mlp: Mlp::new(config, layer, device),
             input_layernorm: norm(),
             post_attention_layernorm: norm(),
         }
@@ -65,23 +65,24 @@ pub(super) fn normed<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> 
 /// The gated MLP `down(silu(gate(x)) * up(x))` (SwiGLU, arXiv 2002.05202).
 #[derive(Module, Debug)]
 pub struct Mlp {
-    /// Gate projection, `[hidden_size, intermediate_size]`.
+    /// Gate projection, `[hidden_size, width]`, with the [width](DecoderConfig::mlp_width) of the
+    /// layer.
     pub gate_proj: LowRankLinear,
-    /// Up projection, `[hidden_size, intermediate_size]`.
+    /// Up projection, `[hidden_size, width]`.
     pub up_proj: LowRankLinear,
-    /// Down projection, `[intermediate_size, hidden_size]`.
+    /// Down projection, `[width, hidden_size]`.
     pub down_proj: LowRankLinear,
 }
 
 impl Mlp {
-    fn new(config: &DecoderConfig, device: &Device) -> Self {
+    fn new(config: &DecoderConfig, layer: usize, device: &Device) -> Self {
         let linear = |d_input, d_output| {
             LowRankLinearConfig::new(d_input, d_output)
                 .with_bias(config.mlp_bias)
                 .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
                 .init(device)
         };
-        let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+        let (hidden, inner) = (config.hidden_size, config.mlp_width(layer));
         Self {
             gate_proj: linear(hidden, inner),
             up_proj: linear(hidden, inner),

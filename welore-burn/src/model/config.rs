@@ -10,7 +10,7 @@ pub struct DecoderConfig {
     pub vocab_size: usize,
     /// Width of the residual stream.
     pub hidden_size: usize,
-    /// Width of the MLP.
+    /// Width of the MLP; the largest one if layers differ.
     pub intermediate_size: usize,
     /// Number of blocks.
     pub num_hidden_layers: usize,
@@ -52,6 +52,9 @@ pub struct DecoderConfig {
     /// Standard deviation of newly initialized weights.
     #[config(default = 0.02)]
     pub initializer_range: f64,
+    /// Width of the MLP of each layer, one for each, if layers differ. transformers and most programs
+    /// want one width for all.
+    pub intermediate_sizes: Option<Vec<usize>>,
     /// The token that begins a text.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
@@ -63,19 +66,30 @@ impl DecoderConfig {
     /// Number of parameters of the dense model, counted without building it.
     pub fn parameters(&self) -> u128 {
         let size = |size: usize| size as u128;
-        let (width, mlp) = (size(self.hidden_size), size(self.intermediate_size));
+        let (width, layers) = (size(self.hidden_size), size(self.num_hidden_layers));
+        let channels: u128 = match &self.intermediate_sizes {
+            Some(widths) => widths.iter().map(|width| *width as u128).sum(),
+            None => layers * size(self.intermediate_size),
+        };
         let queries = size(self.num_attention_heads) * size(self.head_dim);
         let keys = size(self.num_key_value_heads) * size(self.head_dim);
         let biases = [
             (self.qkv_bias, queries + 2 * keys),
             (self.output_bias, width),
-            (self.mlp_bias, 2 * mlp + width),
+            (self.mlp_bias, width),
         ];
         let biases: u128 = biases.iter().filter(|(has, _)| *has).map(|(_, size)| size).sum();
         let norms = 2 * width;
-        let layer = 2 * width * (queries + keys) + 3 * width * mlp + biases + norms;
+        let layer = 2 * width * (queries + keys) + biases + norms;
+        let channel = 3 * width + if self.mlp_bias { 2 } else { 0 };
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        tables * size(self.vocab_size) * width + size(self.num_hidden_layers) * layer + width
+        tables * size(self.vocab_size) * width + layers * layer + channels * channel + width
+    }
+
+    /// Width of the MLP of a layer.
+    pub fn mlp_width(&self, layer: usize) -> usize {
+        let own = self.intermediate_sizes.as_ref().and_then(|widths| widths.get(layer));
+        own.copied().unwrap_or(self.intermediate_size)
     }
 
     /// Number of keys and values that a cache holds for this many positions of one sequence.

@@ -59,7 +59,9 @@ impl DecoderConfig {
                 embed_tokens: EmbeddingConfig::new(self.vocab_size, self.hidden_size)
                     .with_initializer(initializer.clone())
                     .init(device),
-                layers: (0..self.num_hidden_layers).map(|_| Block::new(self, device)).collect(),
+                layers: (0..self.num_hidden_layers)
+                    .map(|layer| Block::new(self, layer, device))
+                    .collect(),
                 norm: RmsNormConfig::new(self.hidden_size)
                     .with_epsilon(self.rms_norm_eps)
                     .init(device),

@@ -46,7 +46,7 @@ pub enum ConfigError {
 pub(super) struct HfConfig {
     pub vocab_size: usize,
     pub hidden_size: usize,
-    pub intermediate_size: usize,
+    pub intermediate_size: Widths,
     pub num_hidden_layers: usize,
     pub num_attention_heads: usize,
     pub num_key_value_heads: Option<usize>,
@@ -89,6 +89,34 @@ pub(super) struct HfRope {
     low_freq_factor: Option<f64>,
     high_freq_factor: Option<f64>,
     original_max_position_embeddings: Option<f64>,
+}
+
+/// One width for all layers, or one for each, which only this library writes.
+#[derive(Deserialize, Clone)]
+#[serde(untagged, expecting = "intermediate_size must be a whole number or a list of them")]
+pub(super) enum Widths {
+    One(usize),
+    Each(Vec<usize>),
+}
+
+impl Widths {
+    fn all(&self) -> &[usize] {
+        match self {
+            Self::One(width) => std::slice::from_ref(width),
+            Self::Each(widths) => widths,
+        }
+    }
+
+    /// The widths of all layers, if they differ.
+    fn each(&self) -> Option<Vec<usize>> {
+        let widths = self.all();
+        let differ = widths.iter().any(|width| *width != widths[0]);
+        differ.then(|| widths.to_vec())
+    }
+
+    fn largest(&self) -> usize {
+        self.all().iter().copied().max().unwrap_or(0)
+    }
 }
 
 /// One token id, several, or none.
@@ -203,7 +231,6 @@ impl HfConfig {
         let sizes = [
             ("vocab_size", Some(self.vocab_size)),
             ("hidden_size", Some(self.hidden_size)),
-            ("intermediate_size", Some(self.intermediate_size)),
             ("num_attention_heads", Some(self.num_attention_heads)),
             ("num_key_value_heads", self.num_key_value_heads),
             ("head_dim", self.head_dim),
@@ -214,6 +241,7 @@ impl HfConfig {
             check_count(field, size.unwrap_or(1), LARGEST)?;
         }
         check_count("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)?;
+        self.check_widths()?;
         check_count("head_dim", self.head_width(), WIDEST_HEADS / self.num_attention_heads)?;
         let (heads, kv) = (self.num_attention_heads, self.kv_heads());
         if !heads.is_multiple_of(kv) {
@@ -229,6 +257,17 @@ impl HfConfig {
             return Err(invalid("head_dim", format!("{} is odd", self.head_width())));
         }
         Ok(())
+    }
+
+    fn check_widths(&self) -> Result<(), ConfigError> {
+        let (widths, layers) = (self.intermediate_size.all(), self.num_hidden_layers);
+        if let Widths::Each(widths) = &self.intermediate_size
+            && widths.len() != layers
+        {
+            let reason = format!("{} widths are not one for each of {layers} layers", widths.len());
+            return Err(invalid("intermediate_size", reason));
+        }
+        widths.iter().try_for_each(|width| check_count("intermediate_size", *width, LARGEST))
     }
 
     fn kv_heads(&self) -> usize {
@@ -251,7 +290,7 @@ impl HfConfig {
         let config = DecoderConfig::new(
             self.vocab_size,
             self.hidden_size,
-            self.intermediate_size,
+            self.intermediate_size.largest(),
             self.num_hidden_layers,
             self.num_attention_heads,
             self.kv_heads(),
@@ -264,6 +303,7 @@ impl HfConfig {
             .with_max_position_embeddings(context)
             .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
             .with_mlp_bias(self.mlp_bias.unwrap_or(false))
+            .with_intermediate_sizes(self.intermediate_size.each())
             .with_initializer_range(self.initializer_range.unwrap_or(0.02))
             .with_bos_token_id(self.first_token())
             .with_eos_token_ids(self.eos_token_id.clone().into()))

@@ -8,6 +8,7 @@
 mod attention;
 mod block;
 mod cache;
+mod changed_config;
 mod config;
 mod cross_entropy;
 mod decoder;
@@ -18,11 +19,11 @@ mod language;
 mod load;
 mod rotary;
 mod sampling;
-mod stored_type;
 
 pub use attention::{Attention, AttentionConfig, CausalMask};
 pub use block::{Block, Mlp};
 pub use cache::{KvCache, TokenCache};
+pub use changed_config::{with_mlp_widths, with_stored_type};
 pub use config::{DecoderConfig, RopeScaling};
 pub(crate) use cross_entropy::{cross_entropy, leaf, logit_pieces, rows_at_once, token_losses};
 pub use decoder::{Decoder, DecoderBody, Pass};
@@ -34,4 +35,3 @@ pub use language::{LanguageModel, ModelMatrix, device_of, projections};
 pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
 pub use rotary::{Rotary, RotaryTable};
 pub use sampling::{Sampler, SamplerError};
-pub use stored_type::with_stored_type;

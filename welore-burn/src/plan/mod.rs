@@ -4,6 +4,7 @@
 //! [`RankProblem`] has the two ways to allocate them: removing the lowest scores over all matrices,
 //! or minimizing the sum of losses within a budget.
 
+mod candidate;
 mod cost;
 mod frontier;
 mod limits;
@@ -15,6 +16,7 @@ mod solve;
 mod table;
 mod target;
 
+pub use candidate::Candidate;
 pub use cost::ExpectedSpeed;
 pub use frontier::{Descent, Point, descend, least_loss, point_at};
 pub use limits::Constraint;

@@ -13,10 +13,10 @@ use crate::words::number_of_matrices;
 const SNIPPET: &str = include_str!("load_factored.py");
 
 /// Rows of measured quality go before this line.
-const MEASURED: &str = "<!-- measured -->";
+pub(super) const MEASURED: &str = "<!-- measured -->";
 
-const MEASURED_TITLE: &str = "## Measured quality";
-const HEADER: &str = "| score | value | of | by |\n|---|---|---|---|";
+pub(super) const MEASURED_TITLE: &str = "## Measured quality";
+pub(super) const HEADER: &str = "| score | value | of | by |\n|---|---|---|---|";
 
 /// What a model card is made from.
 #[derive(Debug, Clone, Copy)]
@@ -161,12 +161,12 @@ impl ConvertedCard<'_> {
 }
 
 /// The last part of a base model's name.
-fn name_of(base: &str) -> &str {
+pub(super) fn name_of(base: &str) -> &str {
     base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base)
 }
 
 /// The metadata on the licence and the base model.
-fn metadata_of(base: &str, base_card: Option<&str>) -> String {
+pub(super) fn metadata_of(base: &str, base_card: Option<&str>) -> String {
     let mut lines = licence_of(base_card).join("\n");
     if !lines.is_empty() {
         lines.push('\n');
@@ -178,7 +178,7 @@ fn metadata_of(base: &str, base_card: Option<&str>) -> String {
 }
 
 /// The lines of the base model's card that state its licence.
-fn licence_of(base_card: Option<&str>) -> Vec<&str> {
+pub(super) fn licence_of(base_card: Option<&str>) -> Vec<&str> {
     let Some(rest) = base_card.and_then(|card| card.strip_prefix("---\n")) else {
         return Vec::new();
     };
@@ -195,7 +195,7 @@ fn licence_of(base_card: Option<&str>) -> Vec<&str> {
 }
 
 /// Where a reader finds the licence.
-fn where_stated(licence: &[&str]) -> &'static str {
+pub(super) fn where_stated(licence: &[&str]) -> &'static str {
     match licence.is_empty() {
         true => " (it was not stated next to the weights that this was made from)",
         false => "; see above and the licence files in this directory",

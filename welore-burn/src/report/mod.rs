@@ -3,12 +3,14 @@
 //!
 //! [`Report`] gathers spectra, a plan, measured models, runs and their gradients, and fills a page
 //! that draws them: curves, maps of layers and matrices, tables. [`ModelCard`] is the `README.md`
-//! of a compressed model. This room uses no tensors and no files.
+//! of a compressed model, [`ChannelCard`] that of one with fewer channels. This room uses no tensors and no files.
 
 mod card;
+mod channel_card;
 
 use bytesize::ByteSize;
 pub use card::{ConvertedCard, Measurement, ModelCard, converted_card, tuned_card};
+pub use channel_card::ChannelCard;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 

@@ -5,8 +5,9 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use welore_burn::calibrate::GradientLabels;
+use welore_burn::channels::Widths;
 use welore_burn::forms::Storage;
-use welore_burn::plan::{Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
+use welore_burn::plan::{Candidate, Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
 
 use super::choices::named;
 use super::compute::ComputeArgs;
@@ -480,7 +481,29 @@ pub struct CompressArgs {
     /// Write the chosen types to this file, as JSON, for --plan
     #[arg(long, value_name = "FILE", help_heading = "Types")]
     pub save_types: Option<PathBuf>,
-    /// Model directory to write, or file with --for
+    /// What the model may be made of, separated by commas; so far only `channels` alone [default:
+    /// dense matrices and those of --storage]
+    #[arg(
+        long,
+        value_name = "FORM",
+        value_delimiter = ',',
+        value_parser = named::<Candidate>(),
+        help_heading = "Channels"
+    )]
+    pub forms: Vec<Candidate>,
+    /// Which widths the MLPs may have with --forms channels
+    #[arg(
+        long,
+        value_name = "WIDTHS",
+        value_parser = named::<Widths>(),
+        default_value = "one",
+        help_heading = "Channels"
+    )]
+    pub widths: Widths,
+    /// Round the widths of MLPs to a multiple of this with --forms channels
+    #[arg(long, value_name = "N", default_value = "32", help_heading = "Channels")]
+    pub width_multiple: NonZeroUsize,
+    /// Model directory to write, or file with --for llama.cpp
     #[arg(short, long, value_name = "PATH", help_heading = "Output")]
     pub output: PathBuf,
     /// Replace the output directory if it is a model directory with nothing else in it

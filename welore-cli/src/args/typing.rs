@@ -5,21 +5,23 @@ use welore_burn::ggml::TensorType;
 
 use super::choices::named;
 
-/// A program that types are chosen for.
+/// A program that files are written for.
 #[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EngineArg {
-    /// its types, in a GGUF file
+    /// a GGUF file, each matrix in the type that costs the loss least
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    /// a directory that transformers loads without other code; needs --forms channels
+    Transformers,
 }
 
 /// Which types are chosen.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Types")]
 pub struct TypeArgs {
-    /// Choose a type of this program for each matrix in place of ranks, those that cost the loss
-    /// least within --max-bytes or --bits; `compress` then writes a file for it, dense, in place of a
-    /// directory
+    /// Make a dense model that this program loads. For llama.cpp, types are chosen in place of ranks,
+    /// those that cost the loss least within --max-bytes or --bits, and `compress` writes a file in
+    /// place of a directory
     #[arg(long = "for", id = "for", value_name = "PROGRAM", value_enum)]
     pub engine: Option<EngineArg>,
     /// With --for, the largest mean number of bits of a weight of the attention and MLP projections,

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Value, json};
 use welore_burn::checkpoint::{Checkpoint, StoredMatrix};
-use welore_burn::model::{OpenedModel, open_model};
+use welore_burn::model::{DecoderConfig, OpenedModel, open_model};
 use welore_burn::plan::read_plan;
 
 use crate::args::InspectArgs;
@@ -43,7 +43,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
         args.model.display(),
         format::number_of(config.num_hidden_layers, "layer"),
         config.hidden_size,
-        config.intermediate_size,
+        mlp_widths(&config),
         format::number_of(config.num_attention_heads, "head"),
         config.num_key_value_heads,
         config.head_dim,
@@ -80,6 +80,14 @@ fn print_matrices(compressed: &[StoredMatrix]) -> Result<()> {
         })
         .collect();
     output::print_block(&format::table(&["matrix", "shape", "form"], rows))
+}
+
+/// `160`, or `96 to 160` where layers differ.
+fn mlp_widths(config: &DecoderConfig) -> String {
+    match config.intermediate_sizes.iter().flatten().min() {
+        Some(least) => format!("{least} to {}", config.intermediate_size),
+        None => config.intermediate_size.to_string(),
+    }
 }
 
 /// The number of tensors of each stored type.

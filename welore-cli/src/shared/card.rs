@@ -4,11 +4,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::calibrate::GradientLabels;
+use welore_burn::channels::ChannelPlan;
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::files::{FileError, read_file, replace_file, write_file};
 use welore_burn::forms::Precision;
 use welore_burn::plan::RankPlan;
-use welore_burn::report::{ConvertedCard, Measurement, ModelCard, converted_card, tuned_card};
+use welore_burn::report::{
+    ChannelCard, ConvertedCard, Measurement, ModelCard, converted_card, tuned_card,
+};
 
 use crate::failure::WrongInput;
 
@@ -32,6 +35,21 @@ pub fn write_card(
     let (name, base_card) = (name_of(base), read_card(from));
     let base_card = base_card.as_deref();
     let card = ModelCard { base: &name, base_card, plan, gradient_labels, made_by: MADE_BY };
+    Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
+}
+
+/// Writes the card of a model with fewer channels than the one in `from`, which the user named
+/// `base`. `loss` is what is expected of what is stored.
+pub fn write_channel_card(
+    directory: &Path,
+    from: &Path,
+    base: &str,
+    plan: &ChannelPlan,
+    loss: f64,
+) -> Result<()> {
+    let (name, base_card) = (name_of(base), read_card(from));
+    let base_card = base_card.as_deref();
+    let card = ChannelCard { base: &name, base_card, plan, loss, made_by: MADE_BY };
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
 }
 

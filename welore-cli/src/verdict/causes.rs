@@ -6,6 +6,7 @@ use std::path::Path;
 
 use safetensors::Dtype;
 use welore_burn::calibrate::{CalibrationError, OwnTextError};
+use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::checkpoint::{CheckpointError, MissingKind};
 use welore_burn::compress::CompressError;
 use welore_burn::data::{DataError, TaskError};
@@ -115,6 +116,8 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
             Some(Verdict::input("make a plan with `welore-cli plan MODEL --for llama.cpp`"))
         },
         TypesError => types,
+        ChannelPlanError => channel_plan,
+        ChannelsError => channels,
         ContainerError => container,
         CompressError => compress,
         CalibrationError => calibration,
@@ -307,6 +310,33 @@ fn types(error: &TypesError) -> Option<Verdict> {
         TypesError::Foreign { .. } => Some(Verdict::input(
             "make a plan for this model with `welore-cli plan MODEL --for llama.cpp`",
         )),
+        _ => None,
+    }
+}
+
+fn channel_plan(error: &ChannelPlanError) -> Option<Verdict> {
+    Some(Verdict::input(match error {
+        ChannelPlanError::Share(kept) => {
+            return Some(share("give the share of parameters to keep, such as 0.9", *kept));
+        }
+        ChannelPlanError::OutOfReach { width: 2.., .. } => {
+            "a smaller --width-multiple reaches further"
+        }
+        ChannelPlanError::OutOfReach { .. } => "factors of attention save more: leave out --forms",
+        ChannelPlanError::NotSelected { .. } => "select all gate, up and down projections",
+        _ => "give --keep-params or --max-bytes",
+    }))
+}
+
+fn channels(error: &ChannelsError) -> Option<Verdict> {
+    match error {
+        ChannelsError::NotDense { .. } => {
+            Some(Verdict::input("give the dense model, or `welore-cli export DIR --dense -o OUT`"))
+        }
+        ChannelsError::NoMlp { .. }
+        | ChannelsError::Foreign { .. }
+        | ChannelsError::Config { .. } => Some(Verdict::input(None)),
+        ChannelsError::Linalg { .. } => Some(Verdict::failed(None)),
         _ => None,
     }
 }

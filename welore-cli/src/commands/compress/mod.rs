@@ -1,5 +1,6 @@
 //! `compress`: from a dense model directory to a compressed one.
 
+mod channels;
 mod types;
 
 use std::path::Path;
@@ -14,7 +15,7 @@ use welore_burn::model::{OpenedModel, open_model};
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::Method;
 
-use crate::args::{CompressArgs, TextArg, Typed, rule};
+use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models::Artifact;
@@ -39,6 +40,10 @@ use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
+    let of_transformers = args.typing.engine == Some(EngineArg::Transformers);
+    if !args.forms.is_empty() || of_transformers {
+        return channels::run(args, typed);
+    }
     if args.typing.engine.is_some() {
         return types::run(&args, typed);
     }
@@ -101,9 +106,11 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     Ok(())
 }
 
-/// Refuses options on types, which only the file of another engine has.
+/// Refuses options on types, which only the file of another engine has, and on channels.
 fn check_no_types(args: &CompressArgs, typed: &Typed) -> Result<()> {
     typed.check(["types", "no-measure", "save-types"].map(without_engine))?;
+    let only = "only with --forms channels";
+    typed.check(["widths", "width-multiple"].map(|option| rule(option, false, only)))?;
     match args.typing.bits {
         Some(_) => Err(WrongInput::new("--bits: only with --for llama.cpp").into()),
         None => Ok(()),
@@ -239,19 +246,26 @@ impl Request {
             let model = self.opened.skeleton();
             return open_calibration(args.method.calibration.as_deref(), model);
         };
-        let making = Making {
-            model: self.opened.checkpoint.dir(),
-            texts: &args.calibrate,
-            amount: &args.amount,
-            kept: args.save_calibration.as_deref(),
-            instead: by_default.then_some(
-                "--calibrate FILE uses a text of yours, --no-calibration the weights alone",
-            ),
-        };
-        let fate = "the calibration is removed at the end; --save-calibration FILE keeps it for \
-                    `plan` and other targets";
-        making.make(compute, &scratch.join("calibration"), fate).map(Some)
+        let instead = "--calibrate FILE uses a text of yours, --no-calibration the weights alone";
+        let model = self.opened.checkpoint.dir();
+        calibration_of(args, model, compute, scratch, by_default.then_some(instead)).map(Some)
     }
+}
+
+/// The calibration on the texts that are named, made first. `instead` says what else can be done, where
+/// nobody named any.
+fn calibration_of(
+    args: &CompressArgs,
+    model: &Path,
+    compute: &Compute,
+    scratch: &Path,
+    instead: Option<&str>,
+) -> Result<Calibration> {
+    let (texts, amount) = (&args.calibrate, &args.amount);
+    let making = Making { model, texts, amount, kept: args.save_calibration.as_deref(), instead };
+    let fate = "the calibration is removed at the end; --save-calibration FILE keeps it for `plan` \
+                and other targets";
+    making.make(compute, &scratch.join("calibration"), fate)
 }
 
 /// What the command reads.

@@ -4,8 +4,9 @@ use anyhow::Result;
 use welore_burn::files::check_staged;
 use welore_burn::model::open_model;
 
-use crate::args::{PlanArgs, Typed};
+use crate::args::{EngineArg, PlanArgs, Typed};
 use crate::devices::{Compute, host};
+use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{claim, write_artifact};
 use crate::shared::scratch::Scratch;
@@ -14,6 +15,11 @@ use crate::{memory, models, output};
 
 /// Runs the command.
 pub fn run(args: &PlanArgs, typed: &Typed) -> Result<()> {
+    if args.typing.engine == Some(EngineArg::Transformers) {
+        let message = "--for transformers: it has no types to plan";
+        let hint = "`welore-cli compress MODEL --for transformers --forms channels` makes a model";
+        return Err(WrongInput::with_hint(message, hint).into());
+    }
     let typing = typing(args);
     let aim = typing.check(typed)?;
     if let Some(path) = &args.save_calibration {

@@ -1,3 +1,5 @@
+//! Texts of `config.json` with one thing changed.
+
 use serde_json::{Map, Value};
 
 use super::hf_config::ConfigError;
@@ -26,6 +28,23 @@ pub fn with_stored_type(text: &str, precision: Precision) -> Result<String, Conf
     Ok(format!("{:#}\n", Value::Object(config)))
 }
 
+/// The text of a Hugging Face `config.json`, changed to state the width of the MLP of each layer, as one
+/// number if all have the same. Everything else stays.
+///
+/// # Errors
+///
+/// [`ConfigError::Json`] if it is not a JSON object.
+pub fn with_mlp_widths(text: &str, widths: &[usize]) -> Result<String, ConfigError> {
+    let mut config: Map<String, Value> =
+        serde_json::from_str(text).map_err(|error| ConfigError::Json(in_words(&error)))?;
+    let value: Value = match widths {
+        [first, rest @ ..] if rest.iter().all(|width| width == first) => (*first).into(),
+        widths => widths.into(),
+    };
+    config.insert("intermediate_size".into(), value);
+    Ok(format!("{:#}\n", Value::Object(config)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,5 +66,16 @@ mod tests {
             assert_eq!(changed(before), serde_json::from_str::<Value>(after).unwrap(), "{before}");
         }
         assert!(with_stored_type("[]", Precision::F32).is_err());
+    }
+
+    #[test]
+    fn widths_are_a_list_only_where_they_differ() {
+        let changed = |widths: &[usize]| -> Value {
+            let text = with_mlp_widths(r#"{"a": 1e-05, "intermediate_size": 9}"#, widths);
+            serde_json::from_str(&text.unwrap()).unwrap()
+        };
+        assert_eq!(changed(&[4, 4]), serde_json::json!({ "a": 1e-5, "intermediate_size": 4 }));
+        assert_eq!(changed(&[4, 2]), serde_json::json!({ "a": 1e-5, "intermediate_size": [4, 2] }));
+        assert!(with_mlp_widths("[]", &[1]).is_err());
     }
 }

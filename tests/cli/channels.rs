@@ -1,0 +1,92 @@
+//! `compress --forms channels`: a dense model whose MLPs have fewer channels.
+
+use serde_json::{Value, json};
+
+use crate::support::Sandbox;
+
+const CALIBRATE: &str = "calibrate model --text story.txt --calibration-seq-len 64 \
+                         --calibration-windows 6 --gradient-windows 2 -o seen";
+const COMPRESS: &str = "compress model --forms channels --calibration seen";
+
+fn calibrated() -> Sandbox {
+    let sandbox = Sandbox::new();
+    sandbox.gives(CALIBRATE);
+    sandbox
+}
+
+#[test]
+fn narrow_model_is_dense_and_as_small_as_was_told() {
+    let sandbox = calibrated();
+    sandbox.write("model/README.md", "---\nlicense: mit\n---\n# The base\n");
+    let line = format!("{COMPRESS} --keep-params 0.8 --json");
+    let dry = sandbox.json(&format!("{line} --dry-run -o narrow"));
+    assert!(!sandbox.path("narrow").exists(), "a dry run writes nothing");
+    let told = sandbox.json(&format!("{line} --for transformers -o narrow"));
+    let widths = json!([96, 96, 96, 96]);
+    assert_eq!((&told["widths"], &dry["widths"]), (&widths, &widths));
+    assert!(told["keep_params"].as_f64().unwrap() <= 0.8);
+    assert!(told["expected_loss"].as_f64().unwrap() > 0.0);
+    let found = sandbox.json("inspect narrow --json");
+    for (key, after) in [("parameters", "parameters_after"), ("bytes", "bytes_after")] {
+        assert_eq!(found[key], told[after], "{key}");
+        assert_eq!(found[key], dry[after], "{key}");
+    }
+    assert_eq!((&found["factored"], &found["plan"]), (&Value::Array(vec![]), &Value::Null));
+    let (before, mut after) =
+        (sandbox.json_file("model/config.json"), sandbox.json_file("narrow/config.json"));
+    assert_eq!(after["intermediate_size"], 96);
+    after["intermediate_size"] = before["intermediate_size"].clone();
+    assert_eq!(after, before, "nothing else changed");
+    // It is a model like any other, with a card to which scores can be added.
+    sandbox.gives("eval narrow --text story.txt --seq-len 64 --windows 2 --record");
+    let card = String::from_utf8(sandbox.read("narrow/README.md")).unwrap();
+    assert!(card.starts_with("---\nlicense: mit\n") && card.contains("# model, fewer channels\n"));
+    assert!(card.contains("96 of 160 in each MLP") && card.contains("| perplexity | "), "{card}");
+    // Without JSON it says the same, and the same command gives the same bytes.
+    let said = sandbox.gives(&format!("{COMPRESS} --keep-params 0.8 -o again")).stdout;
+    assert!(said.contains("96 of 160 in each MLP") && said.contains("wrote again"), "{said}");
+    assert!(sandbox.read("again/model.safetensors") == sandbox.read("narrow/model.safetensors"));
+}
+
+#[test]
+fn each_layer_has_its_own_width_where_that_is_asked_for() {
+    let sandbox = calibrated();
+    let goal = "--widths each --width-multiple 1 --keep-params 0.7";
+    let told = sandbox.json(&format!("{COMPRESS} {goal} -o narrow --json"));
+    assert_eq!(sandbox.json_file("narrow/config.json")["intermediate_size"], told["widths"]);
+    sandbox.gives("eval narrow --text story.txt --seq-len 64 --windows 2");
+    sandbox.gives("export narrow --gguf narrow.gguf");
+    let found = sandbox.json("inspect narrow.gguf --json");
+    assert_eq!(found["config"]["intermediate_sizes"], told["widths"]);
+    let said = sandbox.gives("inspect narrow").stdout;
+    assert!(said.contains(" to "), "{said}");
+}
+
+#[test]
+fn what_is_not_possible_is_refused_before_any_work() {
+    let sandbox = calibrated();
+    sandbox.gives("compress model --err 0.5 -o low");
+    sandbox.gives(
+        &CALIBRATE.replace("--gradient-windows 2 -o seen", "--gradient-windows 0 -o inputs"),
+    );
+    let goal = format!("{COMPRESS} -o out --keep-params");
+    for (line, named) in [
+        (format!("{goal} 0.2"), "the nearest is a share of 0.4286 of the parameters"),
+        (format!("{goal} 80"), "80"),
+        (format!("{goal} 0.8 --exclude down_proj"), "down_proj` is not selected"),
+        (format!("{goal} 0.8 --exclude nosuch"), "`nosuch`"),
+        (format!("{goal} 0.8 --shrink-inputs -1"), "--shrink-inputs"),
+        (goal.replace("channels", "dense,channels") + " 0.8", "only `channels` alone"),
+        (goal.replace("channels", "pivot") + " 0.8", "--forms pivot"),
+        (goal.replace("--forms channels", "--for transformers") + " 0.8", "--forms channels"),
+        (format!("{goal} 0.8 --for llama.cpp"), "--for llama.cpp"),
+        (format!("{goal} 0.8 --for transformers --widths each"), "--widths each"),
+        (goal.replace("model", "low") + " 0.8", "not dense"),
+        (goal.replace("seen", "inputs") + " 0.8", "gradients"),
+        (format!("{COMPRESS} -o out --max-bytes 1GB"), "no channel would be left out"),
+        (format!("{COMPRESS} -o out --err 0.5"), "--err"),
+        (format!("{COMPRESS} -o model --keep-params 0.8"), "model"),
+    ] {
+        sandbox.refuses(&line, named);
+    }
+}
