@@ -286,7 +286,7 @@ fn mlps_may_have_a_width_for_each_layer() {
     let with = |widths: Value| short_config("llama", json!({ "intermediate_size": widths }));
     let config = with(json!([64, 96])).unwrap();
     assert_eq!((config.intermediate_size, config.mlp_width(0), config.mlp_width(1)), (96, 64, 96));
-    assert_eq!(config.parameters(), u128::from(config.init(&device()).num_params() as u64));
+    assert_eq!(config.parameters(), config.init(&device()).num_params() as u128);
     assert_eq!(with(json!([96, 96])), short_config("llama", json!({})), "they do not differ");
     for wrong in [json!([96]), json!([]), json!([96, 0]), json!([96, -1]), json!("wide")] {
         let error = with(wrong).unwrap_err().to_string();
