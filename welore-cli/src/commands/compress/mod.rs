@@ -37,13 +37,18 @@ use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
-pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
+pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     if !args.forms.is_empty() || args.engine == Some(EngineArg::Transformers) {
         return channels::run(args, typed);
     }
-    if args.engine.is_some() {
-        return types::run(args, typed);
+    match args.engine {
+        Some(_) => types::run(args, typed),
+        None => to_ranks(args, typed),
     }
+}
+
+/// Compresses to matrices of low rank.
+fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
     let by_default = calibrate_by_default(&mut args, typed)?;
     // Everything that can be wrong is found before any work that would be lost.
