@@ -282,6 +282,19 @@ fn short_config(model_type: &str, more: Value) -> Result<DecoderConfig, ConfigEr
 }
 
 #[test]
+fn mlps_may_have_a_width_for_each_layer() {
+    let with = |widths: Value| short_config("llama", json!({ "intermediate_size": widths }));
+    let config = with(json!([64, 96])).unwrap();
+    assert_eq!((config.intermediate_size, config.mlp_width(0), config.mlp_width(1)), (96, 64, 96));
+    assert_eq!(config.parameters(), config.init(&device()).num_params() as u128);
+    assert_eq!(with(json!([96, 96])), short_config("llama", json!({})), "they do not differ");
+    for wrong in [json!([96]), json!([]), json!([96, 0]), json!([96, -1]), json!("wide")] {
+        let error = with(wrong).unwrap_err().to_string();
+        assert!(error.contains("intermediate_size"), "{error}");
+    }
+}
+
+#[test]
 fn fields_that_a_configuration_lacks_are_those_of_transformers() {
     let (none, nothing) = (None::<usize>, Vec::<u32>::new());
     for (model_type, more, kv_heads, context, window, ends) in [

@@ -52,6 +52,7 @@ pub fn measure_channels(
     let needs: Vec<u64> = shapes.iter().map(|shape| memory(*shape)).collect();
     let operations: Vec<u64> = shapes.iter().map(|shape| ChannelOrder::work(*shape)).collect();
     progress.begin_work("costs of channels", mlps.len(), operations.iter().sum());
+    progress.count_in("MLPs");
     let mut found: Vec<Option<ChannelOrder>> = mlps.iter().map(|_| None).collect();
     options.budget.workers().try_spread_within(
         options.budget.memory,

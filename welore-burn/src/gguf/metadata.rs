@@ -48,7 +48,7 @@ pub(super) fn describe(
     let widths = match &config.intermediate_sizes {
         Some(widths) => {
             let widths = widths.iter().map(|width| in_32_bits(keys::MLP, *width));
-            Value::Array(Box::new(Values::U32(widths.collect::<Result<_, _>>()?)))
+            Value::Array(Box::new(Values::U32(widths.collect::<Result<Vec<u32>, String>>()?)))
         }
         None => Value::U32(in_32_bits(keys::MLP, config.intermediate_size)?),
     };

@@ -38,8 +38,8 @@ const BLOCK: usize = 64;
 ///
 /// So a channel costs two columns and the diagonals of `B` and `N`, which are corrected for the
 /// updates that are still pending; 64 of these are carried out in one product. In all there are about
-/// `2 channels³` multiplications, and `48 channels²` bytes: below a second and 0.1 GB for 1536
-/// channels, minutes and 10 GB for 14 336.
+/// `2 channels³` multiplications, and `48 channels²` bytes: about a second and 0.1 GB for
+/// 1536 channels, minutes and 10 GB for 14 336.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelOrder {
     /// All channels, the first one to be left out first. The last one is never left out.

@@ -27,10 +27,11 @@ const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
 
 /// The artifacts of this program in JSON, by what their files contain near the beginning.
-static ARTIFACTS: [(&str, &str); 5] = [
+static ARTIFACTS: [(&str, &str); 6] = [
     ("\"welore-spectra\"", SPECTRA),
     ("\"welore-plan\"", PLAN),
     ("\"welore-types\"", TYPES),
+    ("\"welore-channels\"", "a plan of channels"),
     ("\"welore-run\"", "the description of a run"),
     ("\"welore-gradients\"", "a summary of gradients"),
 ];

@@ -39,14 +39,19 @@ use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
-pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
+pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let of_transformers = args.typing.engine == Some(EngineArg::Transformers);
     if !args.forms.is_empty() || of_transformers {
         return channels::run(args, typed);
     }
-    if args.typing.engine.is_some() {
-        return types::run(&args, typed);
+    match args.typing.engine {
+        Some(_) => types::run(&args, typed),
+        None => to_ranks(args, typed),
     }
+}
+
+/// Compresses to matrices of low rank.
+fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     check_no_types(&args, typed)?;
     let started = Instant::now();
     let by_default = calibrate_by_default(&mut args, typed)?;
