@@ -25,7 +25,7 @@ pub use running::*;
 pub use texts::TextArg;
 pub use training::*;
 pub use typed::{Rule, Typed, rule};
-pub use typing::TypeArgs;
+pub use typing::{EngineArg, TypeArgs};
 
 /// Low-rank compression and fine-tuning of language models (WeLore), built on Burn.
 #[derive(Parser, Debug)]
