@@ -4,6 +4,7 @@
 //! are f32 or narrower, so the decomposition adds no error that a stored factor could show.
 
 mod band;
+mod cholesky;
 mod cost;
 mod eigen;
 mod feedback;
@@ -16,6 +17,7 @@ mod subspace;
 mod svd;
 mod weighted;
 
+pub(crate) use cholesky::Cholesky;
 pub(crate) use cost::{Cost, DECOMPOSITION};
 pub use feedback::{FedBlock, Feedback};
 pub use loss::loss_of_error;
