@@ -34,11 +34,7 @@ impl Cholesky {
             return Err(LinalgError::Inner { left: self.0.nrows(), right: matrix.rows() });
         }
         let mut solved = matrix.view().to_owned();
-        solve_lower_triangular_in_place(
-            self.0.as_ref(),
-            solved.as_mut(),
-            get_global_parallelism(),
-        );
+        solve_lower_triangular_in_place(self.0.as_ref(), solved.as_mut(), get_global_parallelism());
         Matrix::from_view(solved.as_ref())
     }
 

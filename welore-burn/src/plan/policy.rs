@@ -49,12 +49,8 @@ pub struct PolicyReads {
 
 impl PolicyReads {
     const MIN_RATIO: Self = Self { unit: None, probes: false, min_ratio: true, searches: None };
-    const LOSS: Self = Self {
-        unit: Some(SpectrumUnit::Loss),
-        probes: false,
-        min_ratio: false,
-        searches: None,
-    };
+    const LOSS: Self =
+        Self { unit: Some(SpectrumUnit::Loss), probes: false, min_ratio: false, searches: None };
 }
 
 /// The policies that the command line offers by name. Register a new one here.

@@ -2,17 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use crate::linalg::LinalgError;
-use crate::model::LanguageModel;
-use crate::modules::MatrixName;
-use crate::plan::SearchSpace;
-use crate::spectrum::Spectra;
-
 use rand::SeedableRng;
 use rand_chacha::ChaCha12Rng;
 
 use super::run::Evaluation;
 use super::{bayes, evolution};
+use crate::linalg::LinalgError;
+use crate::model::LanguageModel;
+use crate::modules::MatrixName;
+use crate::plan::SearchSpace;
+use crate::spectrum::Spectra;
 
 /// Logarithms of weights are kept within this, so that weights are finite.
 const FURTHEST: f64 = 50.0;
@@ -33,7 +32,9 @@ impl Space {
         let blocks: BTreeMap<MatrixName, usize> =
             model.matrices().into_iter().map(|matrix| (matrix.name, matrix.block)).collect();
         let last = model.blocks().saturating_sub(1).max(1) as f64;
-        let depth = |name| blocks.get(name).map_or(0.0, |block| 2.0 * *block as f64 / last - 1.0);
+        let depth = |name: &MatrixName| {
+            blocks.get(name).map_or(0.0, |block| 2.0 * *block as f64 / last - 1.0)
+        };
         let mut groups: Vec<String> =
             spectra.matrices.iter().map(|matrix| group_of(kind, &matrix.name)).collect();
         groups.sort_unstable();
@@ -90,7 +91,7 @@ impl Space {
         }
         let mut random = ChaCha12Rng::seed_from_u64(seed);
         random.set_stream(history.len() as u64);
-        let centered = |point| self.centered(point);
+        let centered = |point: Vec<f64>| self.centered(point);
         match self.kind {
             SearchSpace::Losses => Ok(centered(evolution::next(history, &mut random))),
             SearchSpace::Ratios => bayes::next(history, centered, &mut random),
