@@ -13,6 +13,7 @@ use super::choices::named;
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, size, size_above_0, whole};
 use super::method::Way;
+use super::searching::SearchArgs;
 use super::texts::{TextArg, calibration_text};
 
 /// Arguments of `analyze`.
@@ -394,6 +395,12 @@ pub struct PlanArgs {
     /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// How plans are measured by a policy that searches.
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// Where they are measured.
+    #[command(flatten)]
+    pub compute: ComputeArgs,
     /// Limits on measuring and factoring.
     #[command(flatten)]
     pub resources: ResourceArgs,

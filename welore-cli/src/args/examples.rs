@@ -36,6 +36,8 @@ Examples:
   welore-cli plan spectra.json --err 0.3 --min-ratio 0 -o plan.json
   welore-cli plan MODEL --max-bytes 400MB --calibration calibration -o plan.json
   welore-cli plan MODEL --keep-params 0.8 --keep-dense \"*.layers.0.*\" --set-rank k_proj=64
+  welore-cli plan MODEL --keep-params 0.8 --calibration calibration --policy searched \\
+    --search-text other.txt --journal search.jsonl -o plan.json
   welore-cli plan plan.json --sort kept --filter down_proj";
 
 /// For `compress`.

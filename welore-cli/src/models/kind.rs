@@ -24,12 +24,14 @@ const TYPES: &str = "a plan of types";
 const GGUF: &str = "a GGUF file";
 const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
+const SEARCH: &str = "the journal of a search";
 
 /// The artifacts of this program in JSON, by what their files contain near the beginning.
-static ARTIFACTS: [(&str, &str); 5] = [
+static ARTIFACTS: [(&str, &str); 6] = [
     ("\"welore-spectra\"", SPECTRA),
     ("\"welore-plan\"", PLAN),
     ("\"welore-types\"", TYPES),
+    ("\"welore-search\"", SEARCH),
     ("\"welore-run\"", "the description of a run"),
     ("\"welore-gradients\"", "a summary of gradients"),
 ];
@@ -44,12 +46,13 @@ pub enum Artifact {
     Imatrix,
     Logits,
     Types,
+    Search,
     /// Which is a model, unlike the others.
     Gguf,
 }
 
 impl Artifact {
-    const BESIDE_MODELS: [Self; 7] = [
+    const BESIDE_MODELS: [Self; 8] = [
         Self::Spectra,
         Self::Plan,
         Self::Calibration,
@@ -57,6 +60,7 @@ impl Artifact {
         Self::Imatrix,
         Self::Logits,
         Self::Types,
+        Self::Search,
     ];
 
     /// What such a file is, for messages.
@@ -69,6 +73,7 @@ impl Artifact {
             Self::Imatrix => IMATRIX,
             Self::Logits => LOGITS,
             Self::Types => TYPES,
+            Self::Search => SEARCH,
             Self::Gguf => GGUF,
         }
     }
