@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 24] = [
+const LIBRARY: [&str; 25] = [
     "words",
     "named",
     "escape",
@@ -27,6 +27,7 @@ const LIBRARY: [&str; 24] = [
     "compress",
     "data",
     "eval",
+    "search",
     "train",
     "gguf",
     "types",

@@ -15,6 +15,7 @@ mod fuzzed;
 mod gguf;
 mod gradients;
 mod imatrix;
+mod kernels;
 mod language;
 #[cfg(feature = "learner")]
 mod learner;
@@ -24,6 +25,7 @@ mod own_text;
 mod plan;
 mod quantize;
 mod replacing;
+mod search;
 mod spectrum;
 mod targets;
 mod tokenizer;
