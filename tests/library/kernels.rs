@@ -105,11 +105,12 @@ fn a_bias_helps_no_matrix_by_more_than_a_rank() {
         let bias: Vec<f64> = rows_of.map(bias).collect();
         error_of(&matrix, &other, &bias, &rows)
     };
-    // Moments are kept in f32 for a call.
+    // Moments are summed in f32 within a call, and the Gram matrix costs a few digits.
     let slack = 1e-5 * total;
+    let at_most = |error: f64, other: f64| error <= 1.001 * other + slack;
     for rank in [1, 2, 4, 8, 16, 32] {
-        assert!(with(rank) <= without(rank) + slack, "rank {rank}: a bias is never worse");
-        assert!(without(rank + 1) <= with(rank) + slack, "rank {rank}: than a rank less");
+        assert!(at_most(with(rank), without(rank)), "rank {rank}: a bias is never worse");
+        assert!(at_most(without(rank + 1), with(rank)), "rank {rank}: than a rank less");
     }
-    assert!(with(1) < without(1) - slack, "the mean is not nothing");
+    assert!(!at_most(without(1), with(1)), "the mean is not nothing");
 }
