@@ -51,7 +51,11 @@ const ALWAYS: [(&str, &str); 14] = [
 /// Command lines with options that would have no effect. Files that are named need not exist,
 /// because options are looked at first.
 const IDLE: [(&str, &str); 14] = [
-    ("plan model --err 0.5", "shrink-inputs=0.1 shrink-gradients=0.1"),
+    (
+        "plan model --err 0.5",
+        "shrink-inputs=0.1 shrink-gradients=0.1 evaluations=3 search-seed=1 search-text=story.txt \
+         search-windows=2 journal=noted backend=flex device=0 dtype=f32",
+    ),
     ("plan model --err 0.5 --method svd", "calibration=seen"),
     ("plan model --err 0.5 --policy energy", "min-ratio=0.2"),
     ("plan model --err 0.5 --calibration seen --method whitened", "shrink-gradients=0.1"),
@@ -144,7 +148,7 @@ const IDLE_TOO: [(&str, &str); 42] = [
         "output=other.json policy=welore min-ratio=0.2 rank-multiple=2 never-grow storage=pivot \
          keep-dense=q_proj set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 include=q_proj \
          exclude=q_proj method=svd calibration=seen shrink-inputs=1 shrink-gradients=1 jobs=2 \
-         max-memory=1GB no-cache",
+         max-memory=1GB no-cache evaluations=3 journal=noted",
     ),
     ("train model --text story.txt --trainable lora -o run", "track-gradients=2"),
     ("train model --text story.txt --err 0.5 --policy energy -o run", "min-ratio=0.2"),
@@ -301,6 +305,14 @@ fn mistakes_are_found_before_the_work_that_they_would_waste() {
         (format!("{compare},self --self-temperature 0"), "temperature"),
         ("compress model --keep-params 0.8 --policy probed -o out".into(), "probed"),
         ("plan model --keep-params 0.8 --policy loss".into(), "loss"),
+        (format!("{calibrate} --policy searched"), "policy `searched`"),
+        (format!("{compare} --methods best/bolaco"), "policy `bolaco`"),
+        (
+            "compress model --keep-params 0.8 --no-calibration --policy bolaco -o out".into(),
+            "bolaco",
+        ),
+        ("train model --text nowhere.txt --err 0.5 --policy searched -o run".into(), "searched"),
+        ("plan model --keep-params 0.8 --policy searched".into(), "no text"),
     ] {
         sandbox.refuses(&line, named);
     }

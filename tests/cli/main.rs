@@ -35,6 +35,7 @@ mod pipeline;
 mod places;
 mod printing;
 mod resuming;
+mod searching;
 mod settings;
 #[path = "../skipped.rs"]
 mod skipped;

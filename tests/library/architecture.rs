@@ -28,6 +28,7 @@ const LIBRARY: [&str; 25] = [
     "channels",
     "data",
     "eval",
+    "search",
     "train",
     "gguf",
     "types",

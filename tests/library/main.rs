@@ -16,6 +16,7 @@ mod fuzzed;
 mod gguf;
 mod gradients;
 mod imatrix;
+mod kernels;
 mod language;
 #[cfg(feature = "learner")]
 mod learner;
@@ -25,6 +26,7 @@ mod own_text;
 mod plan;
 mod quantize;
 mod replacing;
+mod search;
 mod spectrum;
 mod targets;
 mod tokenizer;

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use welore_burn::forms::{Form, Storage};
 use welore_burn::plan::{
-    Allocation, Choice, Energy, Loss, PlanError, PlanOptions, Probed, RankPlan, RankPolicy,
+    Allocation, Choice, Energy, Lorap, Loss, PlanError, PlanOptions, Probed, RankPlan, RankPolicy,
     RankProblem, Target, Uniform, WeLore, make_plan,
 };
 use welore_burn::spectrum::{PROBE, Spectra, SpectrumUnit};
@@ -11,7 +11,7 @@ use welore_burn::spectrum::{PROBE, Spectra, SpectrumUnit};
 use crate::plan::{Fixed, any_spectra, any_storage, matrix, small, spectra};
 use crate::tiny_spectra;
 
-const POLICIES: [&dyn RankPolicy; 5] = [&WeLore, &Uniform, &Energy, &Loss, &Probed];
+const POLICIES: [&dyn RankPolicy; 6] = [&WeLore, &Uniform, &Lorap, &Energy, &Loss, &Probed];
 
 pub(crate) fn any_policy() -> impl Strategy<Value = &'static dyn RankPolicy> {
     (0..POLICIES.len()).prop_map(|index| POLICIES[index])

@@ -226,6 +226,7 @@ pub mod named;
 pub mod plan;
 pub mod progress;
 pub mod report;
+pub mod search;
 pub mod spectrum;
 pub mod train;
 pub mod types;

@@ -5,6 +5,7 @@
 
 mod band;
 mod channels;
+mod cholesky;
 mod cost;
 mod eigen;
 mod feedback;
@@ -18,6 +19,7 @@ mod svd;
 mod weighted;
 
 pub use channels::{ChannelOrder, refit_channels};
+pub(crate) use cholesky::Cholesky;
 pub(crate) use cost::{Cost, DECOMPOSITION};
 pub use feedback::{FedBlock, Feedback};
 pub use loss::loss_of_error;

@@ -33,6 +33,12 @@ impl MatrixName {
         &self.0
     }
 
+    /// The last part of the name, such as `q_proj`: what kind of matrix it is in a model whose layers
+    /// are alike.
+    pub fn kind(&self) -> &str {
+        self.0.rsplit('.').next().unwrap_or_default()
+    }
+
     /// The tensor name of the dense weight, which is also its path in a module: `NAME.weight`.
     pub fn weight(&self) -> String {
         self.part(WEIGHT)

@@ -6,6 +6,7 @@ use super::problem::Choice;
 use super::target::{PlanError, PlanOptions};
 use crate::forms::Form;
 use crate::modules::{MatrixName, Selection};
+use crate::spectrum::MatrixSpectrum;
 
 /// A form that is decided before the policy is asked, for all matrices that match a pattern.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +137,16 @@ impl PlanOptions {
         let form = self.storage.at_rank(rank);
         let is_factored = rank < shape[0].min(shape[1]);
         (is_factored && self.broken_limit(shape, form).is_none()).then_some(form)
+    }
+
+    /// The highest rank at which the limits let a matrix be factored, and at which it costs less than
+    /// the dense one; `None` if there is none.
+    pub(crate) fn highest_rank(&self, spectrum: &MatrixSpectrum) -> Option<usize> {
+        let dense = self.cost(spectrum, Form::dense());
+        (1..spectrum.full_rank()).rev().find(|rank| {
+            let form = self.factored_at(spectrum.shape, *rank);
+            form.is_some_and(|form| self.cost(spectrum, form) < dense)
+        })
     }
 
     /// The first limit that a matrix of shape `[out, in]` breaks in this form. `None` for a dense

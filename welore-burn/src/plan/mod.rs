@@ -1,17 +1,19 @@
 //! From spectra and a target to a [`RankPlan`]: the form and the rank of every matrix.
 //!
 //! Pure except for [`read_plan`]: no tensors and no devices. A [`RankPolicy`] scores ranks;
-//! [`RankProblem`] has the two ways to allocate them: removing the lowest scores over all matrices,
-//! or minimizing the sum of losses within a budget.
+//! [`RankProblem`] has the ways to allocate them: removing the lowest scores over all matrices,
+//! minimizing the sum of losses within a budget, or the same share of ranks times a weight.
 
 mod candidate;
 mod cost;
 mod frontier;
 mod limits;
+mod lorap;
 mod plan_file;
 mod policy;
 mod problem;
 mod prospect;
+mod searched;
 mod solve;
 mod table;
 mod target;
@@ -20,10 +22,13 @@ pub use candidate::Candidate;
 pub use cost::ExpectedSpeed;
 pub use frontier::{Descent, Point, descend, least_loss, point_at};
 pub use limits::Constraint;
+pub use lorap::Lorap;
 pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};
 pub use policy::{Energy, Loss, PolicyReads, Probed, RankPolicy, Uniform, WeLore};
 pub use problem::{Allocation, Choice, RankProblem};
 pub use prospect::Prospect;
+pub(crate) use searched::Weighed;
+pub use searched::{Bolaco, SearchRecord, SearchSpace, Searched};
 pub use solve::make_plan;
 pub use table::{PlanColumn, PlanTable};
 pub use target::{PlanError, PlanOptions, Target};

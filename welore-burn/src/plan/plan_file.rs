@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::cost::ExpectedSpeed;
+use super::searched::SearchRecord;
 use super::target::Target;
 use crate::artifact::{Header, in_words};
 use crate::checkpoint::PLAN_FILE;
@@ -63,6 +64,9 @@ pub struct RankPlan {
     /// The highest rank that a factored matrix could get, if there was such a limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_rank: Option<usize>,
+    /// How the ranks were searched for, if they were.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<SearchRecord>,
     /// Sums over the model.
     pub totals: PlanTotals,
     /// One entry per matrix, in the model's order.
@@ -254,6 +258,7 @@ impl RankPlan {
             min_saving: 0.0,
             min_rank: None,
             max_rank: None,
+            search: None,
             totals,
             matrices,
         };

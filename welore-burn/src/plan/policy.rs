@@ -1,10 +1,12 @@
+use super::lorap::Lorap;
 use super::problem::{Allocation, RankProblem};
+use super::searched::{Bolaco, SearchSpace, Searched};
 use super::target::PlanError;
 use crate::named::Named;
 use crate::spectrum::{MatrixSpectrum, PROBE, SpectrumUnit};
 
 /// Decides which matrices are factored, and at which rank. A policy scores ranks, or gives their
-/// losses, and leaves the rest to one of the two methods of [`RankProblem`].
+/// losses, and leaves the rest to one of the methods of [`RankProblem`].
 pub trait RankPolicy: std::fmt::Debug + Sync {
     /// The name written into the plan.
     fn name(&self) -> &'static str;
@@ -39,15 +41,21 @@ pub struct PolicyReads {
     /// stay dense, as it does with [`RankProblem::remove_lowest`]. The command line refuses the
     /// option for policies that do not say so.
     pub min_ratio: bool,
+    /// What it varies, if it measures plans on the model itself. Then it allocates nothing from
+    /// spectra alone: [`make_plan`](super::make_plan) refuses it, and
+    /// [`search`](fn@crate::search::search) carries it out.
+    pub searches: Option<SearchSpace>,
 }
 
 impl PolicyReads {
-    const MIN_RATIO: Self = Self { unit: None, probes: false, min_ratio: true };
-    const LOSS: Self = Self { unit: Some(SpectrumUnit::Loss), probes: false, min_ratio: false };
+    const MIN_RATIO: Self = Self { unit: None, probes: false, min_ratio: true, searches: None };
+    const LOSS: Self =
+        Self { unit: Some(SpectrumUnit::Loss), probes: false, min_ratio: false, searches: None };
 }
 
 /// The policies that the command line offers by name. Register a new one here.
-static POLICIES: [&dyn RankPolicy; 5] = [&WeLore, &Uniform, &Energy, &Loss, &Probed];
+static POLICIES: [&dyn RankPolicy; 8] =
+    [&WeLore, &Uniform, &Lorap, &Energy, &Loss, &Probed, &Searched, &Bolaco];
 
 impl Named for &'static dyn RankPolicy {
     fn all() -> &'static [Self] {
@@ -138,12 +146,7 @@ impl RankPolicy for Energy {
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
-        problem.least_loss(|spectrum| {
-            let tails = tails(spectrum);
-            let total = tails[0] + spectrum.singular_values[0].powi(2);
-            let scale = if total > 0.0 { 1.0 / total } else { 0.0 };
-            tails.into_iter().map(|tail| tail * scale).collect()
-        })
+        problem.least_loss(relative_tails)
     }
 }
 
@@ -195,9 +198,17 @@ impl RankPolicy for Probed {
     }
 }
 
+/// [`tails`] as shares of the squared norm of the matrix.
+pub(super) fn relative_tails(spectrum: &MatrixSpectrum) -> Vec<f64> {
+    let tails = tails(spectrum);
+    let total = tails[0] + spectrum.singular_values[0].powi(2);
+    let scale = if total > 0.0 { 1.0 / total } else { 0.0 };
+    tails.into_iter().map(|tail| tail * scale).collect()
+}
+
 /// Squared error of the best approximation at every rank from 1 on, summed from the smallest
 /// singular value up, so that small tails are accurate.
-fn tails(spectrum: &MatrixSpectrum) -> Vec<f64> {
+pub(super) fn tails(spectrum: &MatrixSpectrum) -> Vec<f64> {
     let values = &spectrum.singular_values;
     let mut tails = vec![0.0; values.len()];
     for rank in (1..values.len()).rev() {

@@ -1,9 +1,17 @@
-//! The two ways to allocate ranks. A policy uses one of them.
+//! The ways to allocate ranks. A policy uses one of them.
 
 use super::frontier::{Point, least_loss};
 use super::target::{PlanError, PlanOptions, Target};
 use crate::forms::Form;
 use crate::spectrum::{MatrixSpectrum, Spectra};
+
+/// Steps in which the share of ranks is found: as many as an f64 has digits, and some for its
+/// exponent.
+const BISECTIONS: usize = 80;
+
+/// The smallest weight of a matrix, and the largest is its inverse: products with shares then stay
+/// finite.
+const LIGHTEST: f64 = 1e-100;
 
 /// The problem that a policy solves: spectra, a target, and other options of the plan.
 #[derive(Debug, Clone, Copy)]
@@ -116,6 +124,91 @@ impl RankProblem<'_> {
             .map_err(|least| self.out_of_reach(least, &fixed))?;
         let choices = curves.iter().zip(chosen).map(|(curve, at)| curve[at].1).collect();
         Ok(Allocation { choices, threshold: None, min_ratio: None })
+    }
+
+    /// Gives every matrix the same share of its ranks, times its weight: the largest share with which
+    /// the target is met. A matrix whose rank would save nothing, or too little, stays dense.
+    /// `weight` returns a finite number above 0; only ratios of weights matter.
+    ///
+    /// Parameters and bytes are never exceeded; an effective rank reduction is at least met. Of the
+    /// matrices that would gain a rank next, as many do as fit, by name. `min_ratio` is not used.
+    ///
+    /// # Errors
+    ///
+    /// [`PlanError::OutOfReach`], [`PlanError::Scores`], and those of impossible spectra and
+    /// options.
+    pub fn by_ratio(
+        &self,
+        weight: impl Fn(&MatrixSpectrum) -> f64,
+    ) -> Result<Allocation, PlanError> {
+        self.check()?;
+        let (weights, fixed) = (self.weights(weight)?, self.fixed()?);
+        let matrices = &self.spectra.matrices;
+        let at = |share: f64| -> Vec<Choice> {
+            let choice = |(index, spectrum): (usize, &MatrixSpectrum)| {
+                fixed[index].unwrap_or_else(|| self.at_share(spectrum, share * weights[index]))
+            };
+            matrices.iter().enumerate().map(choice).collect()
+        };
+        let cost_of = |index: usize, choice: Choice| -> u64 {
+            self.options.cost(&matrices[index], choice.form)
+        };
+        let cost = |choices: &[Choice]| -> u64 {
+            choices.iter().enumerate().map(|(index, choice)| cost_of(index, *choice)).sum()
+        };
+        let budget = self.budget();
+        // At no share every matrix has its lowest rank, at the highest one it is dense.
+        let (mut low, mut high) = (0.0, 1.0 / weights.iter().copied().fold(f64::MAX, f64::min));
+        let (mut chosen, mut beyond) = (at(low), at(high));
+        if cost(&chosen) > budget {
+            return Err(self.out_of_reach(cost(&chosen), &fixed));
+        }
+        for _ in 0..BISECTIONS {
+            let middle = 0.5 * (low + high);
+            let found = at(middle);
+            match cost(&found) <= budget {
+                true => (low, chosen) = (middle, found),
+                false => (high, beyond) = (middle, found),
+            }
+        }
+        let mut spent = cost(&chosen);
+        let mut order: Vec<usize> = (0..matrices.len()).collect();
+        order.sort_by(|a, b| matrices[*a].name.cmp(&matrices[*b].name));
+        for index in order {
+            let rest = spent - cost_of(index, chosen[index]);
+            let with = rest.saturating_add(cost_of(index, beyond[index]));
+            if with <= budget {
+                (chosen[index], spent) = (beyond[index], with);
+            }
+        }
+        Ok(Allocation { choices: chosen, threshold: None, min_ratio: None })
+    }
+
+    /// The weights that a policy gives the matrices, checked.
+    fn weights(&self, weight: impl Fn(&MatrixSpectrum) -> f64) -> Result<Vec<f64>, PlanError> {
+        let checked = |spectrum: &MatrixSpectrum| match weight(spectrum) {
+            weight if LIGHTEST <= weight && weight <= 1.0 / LIGHTEST => Ok(weight),
+            weight => {
+                let reason = format!("a weight of {weight}, which is not above 0 and finite");
+                Err(PlanError::Scores { name: spectrum.name.clone(), reason })
+            }
+        };
+        self.spectra.matrices.iter().map(checked).collect()
+    }
+
+    /// The choice for a matrix that keeps this share of its ranks, or a little more.
+    fn at_share(&self, spectrum: &MatrixSpectrum, share: f64) -> Choice {
+        let (full, options) = (spectrum.full_rank(), self.options);
+        let dense = Choice { rank: full, form: Form::dense() };
+        // A float beyond the range saturates.
+        let exact = ((share * full as f64) as usize).max(options.least_rank()).min(full);
+        let rank = options.rounded(exact, full);
+        match options.factored_at(spectrum.shape, rank) {
+            Some(form) if options.cost(spectrum, form) < options.cost(spectrum, dense.form) => {
+                Choice { rank, form }
+            }
+            _ => dense,
+        }
     }
 
     /// Checks spectra and options: all their fields are public.

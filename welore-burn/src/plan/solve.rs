@@ -9,7 +9,7 @@ use crate::spectrum::{MatrixSpectrum, PROBE, Spectra};
 /// # Errors
 ///
 /// [`PlanError`] for options out of range, for constraints that cannot be met, for impossible
-/// spectra and those that lack what the policy needs, for a target out of reach, and for a policy
+/// spectra and those that lack what the policy needs, for a policy that searches, for a target out of reach, and for a policy
 /// that gives unusable scores or makes impossible choices.
 pub fn make_plan(
     spectra: &Spectra,
@@ -61,7 +61,10 @@ pub fn make_plan(
 
 /// Checks that the spectra have what the policy needs.
 fn check_spectra(spectra: &Spectra, policy: &dyn RankPolicy) -> Result<(), PlanError> {
-    let PolicyReads { unit, probes, .. } = policy.reads();
+    let PolicyReads { unit, probes, searches, .. } = policy.reads();
+    if searches.is_some() {
+        return Err(PlanError::NotSearched { policy: policy.name() });
+    }
     let is_probed = |matrix: &MatrixSpectrum| matrix.measurement(PROBE).is_some();
     if unit.is_some_and(|unit| unit != spectra.unit) {
         return Err(PlanError::NotCalibrated { policy: policy.name() });

@@ -263,6 +263,12 @@ pub enum PlanError {
         /// The policy.
         policy: &'static str,
     },
+    /// The policy measures plans on the model, which spectra are not.
+    #[error("policy `{policy}` searches: it needs the model and a text")]
+    NotSearched {
+        /// The policy.
+        policy: &'static str,
+    },
     /// The policy needs probes of all matrices.
     #[error("policy `{policy}` needs a calibration with probes")]
     NotProbed {

@@ -13,6 +13,7 @@ use super::choices::named;
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, size, size_above_0, whole};
 use super::method::Way;
+use super::searching::SearchArgs;
 use super::texts::{TextArg, calibration_text};
 use super::typing::TypeArgs;
 
@@ -417,12 +418,15 @@ pub struct PlanArgs {
     /// How much of the text is read to calibrate.
     #[command(flatten)]
     pub amount: AmountArgs,
-    /// Where the calibration is computed.
+    /// Where a calibration is computed, and where plans are measured.
     #[command(flatten)]
     pub compute: ComputeArgs,
     /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// How plans are measured by a policy that searches.
+    #[command(flatten)]
+    pub search: SearchArgs,
     /// Limits on measuring and factoring.
     #[command(flatten)]
     pub resources: ResourceArgs,

@@ -37,6 +37,8 @@ Examples:
   welore-cli plan MODEL --max-bytes 400MB --calibration calibration -o plan.json
   welore-cli plan MODEL --keep-params 0.8 --keep-dense \"*.layers.0.*\" --set-rank k_proj=64
   welore-cli plan MODEL --for llama.cpp --bits 4.5 -o types.json --tensor-types types.txt
+  welore-cli plan MODEL --keep-params 0.8 --calibration calibration --policy searched \\
+    --search-text other.txt --journal search.jsonl -o plan.json
   welore-cli plan plan.json --sort kept --filter down_proj";
 
 /// For `compress`.

@@ -25,13 +25,15 @@ const TENSOR_TYPES: &str = "a list of the types of tensors";
 const GGUF: &str = "a GGUF file";
 const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
+const SEARCH: &str = "the journal of a search";
 
 /// The artifacts of this program in JSON, by what their files contain near the beginning.
-static ARTIFACTS: [(&str, &str); 6] = [
+static ARTIFACTS: [(&str, &str); 7] = [
     ("\"welore-spectra\"", SPECTRA),
     ("\"welore-plan\"", PLAN),
     ("\"welore-types\"", TYPES),
     ("\"welore-channels\"", "a plan of channels"),
+    ("\"welore-search\"", SEARCH),
     ("\"welore-run\"", "the description of a run"),
     ("\"welore-gradients\"", "a summary of gradients"),
 ];
@@ -48,12 +50,13 @@ pub enum Artifact {
     Types,
     /// For `llama-quantize`.
     TensorTypes,
+    Search,
     /// Which is a model, unlike the others.
     Gguf,
 }
 
 impl Artifact {
-    const BESIDE_MODELS: [Self; 8] = [
+    const BESIDE_MODELS: [Self; 9] = [
         Self::Spectra,
         Self::Plan,
         Self::Calibration,
@@ -62,6 +65,7 @@ impl Artifact {
         Self::Logits,
         Self::Types,
         Self::TensorTypes,
+        Self::Search,
     ];
 
     /// What such a file is, for messages.
@@ -75,6 +79,7 @@ impl Artifact {
             Self::Logits => LOGITS,
             Self::Types => TYPES,
             Self::TensorTypes => TENSOR_TYPES,
+            Self::Search => SEARCH,
             Self::Gguf => GGUF,
         }
     }

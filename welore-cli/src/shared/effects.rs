@@ -20,6 +20,29 @@ pub fn without_engine(option: &'static str) -> Rule {
     rule(option, false, "only with --for llama.cpp")
 }
 
+/// The options of a search.
+pub const OF_SEARCH: [&str; 5] =
+    ["evaluations", "search-seed", "search-text", "search-windows", "journal"];
+
+/// The options on how plans are measured on a model.
+pub const SEARCHING: [&str; 8] = [
+    "evaluations",
+    "search-seed",
+    "search-text",
+    "search-windows",
+    "journal",
+    "backend",
+    "device",
+    "dtype",
+];
+
+/// The rules of the options on how plans are measured on a model.
+pub fn of_search(policy: &dyn RankPolicy) -> [Rule; 8] {
+    let searches = policy.reads().searches.is_some();
+    let only = "only with --policy searched or bolaco, which measure plans on the model";
+    SEARCHING.map(|option| rule(option, searches, only))
+}
+
 /// The rules of the options on how matrices are approximated.
 pub fn of_method(recipe: &Recipe) -> [Rule; 2] {
     let method = recipe.way.method;

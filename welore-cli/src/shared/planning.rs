@@ -4,10 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
+use welore_burn::escape;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{
     Energy, ExpectedSpeed, PlanError, PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan,
-    RankPolicy, Target, make_plan,
+    RankPolicy, SearchRecord, Target, make_plan,
 };
 use welore_burn::spectrum::{Norms, Spectra, SpectrumUnit, flat_spectra, selected_matrices};
 
@@ -183,7 +184,7 @@ pub fn oddities(plan: &RankPlan) -> impl Iterator<Item = Oddity> + use<> {
 }
 
 /// Warns about results of a plan that may be unexpected.
-fn warn_about(plan: &RankPlan) {
+pub fn warn_about(plan: &RankPlan) {
     for oddity in oddities(plan) {
         match oddity {
             Oddity::Growing { growing, lrcs } => {
@@ -259,7 +260,7 @@ pub fn describe(plan: &RankPlan) -> String {
          ranks      {ranks}\n\
          parameters {} -> {} ({})\n\
          bytes      {} -> {} ({})\n\
-         speed      {}",
+         speed      {}{}",
         format::some_matrices(t.lrcs, t.matrices, is_factored),
         format::percent(t.keep_params),
         format::count(t.parameters_before),
@@ -269,6 +270,22 @@ pub fn describe(plan: &RankPlan) -> String {
         format::bytes(t.bytes_after),
         change(t.bytes_before, t.bytes_after),
         speed_of(t.expected_speed),
+        plan.search.as_ref().map(found_by).unwrap_or_default(),
+    )
+}
+
+/// How the ranks were found, as another line.
+fn found_by(search: &SearchRecord) -> String {
+    let SearchRecord { evaluations, windows: [windows, tokens], start_kl, kl, .. } = search;
+    let multiplied = search.multipliers.iter().map(|(group, by)| format!("{group} x{by:.2}"));
+    let slope = search.slope.map(|slope| format!("depth {slope:+.2}"));
+    let weights: Vec<String> = multiplied.chain(slope).collect();
+    format!(
+        "\nsearch     KL divergence {start_kl:.4} -> {kl:.4} nats per token, the best of {} on {} \
+         of {tokens} tokens: {}",
+        format::number_of(*evaluations, "plan"),
+        format::number_of(*windows, "window"),
+        escape::terminal(&weights.join(", ")),
     )
 }
 

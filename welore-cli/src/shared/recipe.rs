@@ -46,8 +46,20 @@ impl Recipe {
     }
 
     /// What the command line asks for; `goal` is `None` for a given plan, and `calibrated` states
-    /// whether there is or will be a calibration.
+    /// whether there is or will be a calibration. Refuses a policy that searches.
     pub fn choose(
+        args: &MethodArgs,
+        target: &TargetArgs,
+        goal: Option<Target>,
+        calibrated: bool,
+    ) -> Result<Self> {
+        let recipe = Self::choose_any(args, target, goal, calibrated)?;
+        recipe.check_policy(calibrated)?;
+        Ok(recipe)
+    }
+
+    /// The same, for a command that can search.
+    pub fn choose_any(
         args: &MethodArgs,
         target: &TargetArgs,
         goal: Option<Target>,
@@ -65,7 +77,7 @@ impl Recipe {
         let mut recipe = Self::of(way).towards(goal);
         recipe.policy = target.policy.unwrap_or(recipe.policy);
         recipe.storage = target.storage.unwrap_or(recipe.storage);
-        recipe.check_policy(calibrated)?;
+        recipe.check_unit(calibrated)?;
         let shrink = [
             ("--shrink-inputs", args.shrink.shrink_inputs, &mut recipe.shrink.input),
             ("--shrink-gradients", args.shrink.shrink_gradients, &mut recipe.shrink.output),
@@ -81,9 +93,16 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// Checks that the policy can use what the method measures; `calibrated` as for
-    /// [`choose`](Self::choose).
+    /// Checks that the policy can use what the method measures, and does not search; `calibrated` as
+    /// for [`choose`](Self::choose).
     pub fn check_policy(&self, calibrated: bool) -> Result<()> {
+        match self.policy.reads().searches {
+            Some(_) => Err(PlanError::NotSearched { policy: self.policy.name() }.into()),
+            None => self.check_unit(calibrated),
+        }
+    }
+
+    fn check_unit(&self, calibrated: bool) -> Result<()> {
         let (policy, method) = (self.policy.name(), self.way.method);
         match self.policy.reads().unit {
             Some(needed) if needed == method.unit() => Ok(()),

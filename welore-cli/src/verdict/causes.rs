@@ -19,6 +19,7 @@ use welore_burn::model::{GenerateError, LoadError, SamplerError};
 use welore_burn::modules::PatternError;
 use welore_burn::plan::{PlanError, PlanFileError, ReadPlanError};
 use welore_burn::progress::Interrupted;
+use welore_burn::search::SearchError;
 use welore_burn::spectrum::{SpectraError, SpectrumError};
 use welore_burn::train::{DynamicsError, RunFileError, TrainError, Trainable};
 use welore_burn::types::{TypePlanError, TypePlanFileError, TypesError};
@@ -135,6 +136,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
             _ => Verdict::input(None),
         }),
         PlanError => plan,
+        SearchError => search,
         PlanFileError => |_| Some(Verdict::input("make a plan with `welore-cli plan`")),
         ReadPlanError => read_plan,
         SpectraError => spectra,
@@ -452,6 +454,10 @@ fn plan(error: &PlanError) -> Option<Verdict> {
             Verdict::input("give a --calibration FILE from `welore-cli calibrate`")
         }
         PlanError::NotProbed { .. } => Verdict::input("calibrate with --probe-windows"),
+        PlanError::NotSearched { .. } => Verdict::input(
+            "search with `welore-cli plan MODEL --policy POLICY --calibration FILE -o PLAN`, then \
+             give --plan PLAN",
+        ),
         _ => Verdict::input(None),
     })
 }
@@ -464,6 +470,20 @@ fn unmatched(meant: Option<&str>) -> Verdict {
             "names look like `model.layers.0.self_attn.q_proj`; `welore-cli analyze MODEL` lists them",
         ),
     }
+}
+
+fn search(error: &SearchError) -> Option<Verdict> {
+    use SearchError as E;
+    Some(match error {
+        E::Evaluations { .. } => Verdict::input("give other --evaluations"),
+        E::NotJournal { .. } | E::Version { .. } | E::OtherSearch { .. } => {
+            Verdict::input("give another --journal, which is made if it does not exist")
+        }
+        E::BrokenStart => Verdict::failed("keep more of the model"),
+        E::NoSpace { .. } | E::OtherNorms | E::Missing { .. } => Verdict::input(None),
+        E::Linalg { .. } | E::Fit(_) => Verdict::failed(None),
+        _ => return None,
+    })
 }
 
 fn read_plan(error: &ReadPlanError) -> Option<Verdict> {

@@ -1,21 +1,25 @@
 //! `plan`: which matrices to factor, and at which ranks; or which type each matrix gets.
 
+mod search;
 mod types;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::model::open_model;
+use welore_burn::calibrate::Calibration;
+use welore_burn::model::{OpenedModel, open_model};
 use welore_burn::modules::Selection;
 use welore_burn::plan::{PlanFileError, PlanOptions, RankPlan, Target, read_plan};
-use welore_burn::spectrum::{Method, Spectra, SpectrumError, SpectrumUnit, selected_matrices};
+use welore_burn::spectrum::{
+    Method, Norms, Spectra, SpectrumError, SpectrumUnit, selected_matrices,
+};
 
-use crate::args::{PlanArgs, RANK_OPTIONS, Typed, ViewArgs, rule};
+use crate::args::{PlanArgs, RANK_OPTIONS, ResourceArgs, Typed, ViewArgs, rule};
 use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim, in_file, read_artifact, write_artifact};
-use crate::shared::effects::{min_ratio, of_method, without_engine};
+use crate::shared::effects::{SEARCHING, min_ratio, of_method, of_search, without_engine};
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{check_limits, check_size, plan_for, print_plan, warn_of_prospect};
@@ -32,9 +36,11 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     if args.typing.bits.is_some() {
         return Err(WrongInput::new("--bits: only with --for llama.cpp").into());
     }
-    let inputs = || [Some(args.source.as_path()), args.method.calibration.as_deref()].into_iter();
-    check_artifact(args.output.as_deref(), Artifact::Plan, inputs().flatten())?;
-    check_page(&args.page, args.output.as_deref(), inputs().flatten())?;
+    let (calibration, text) = (&args.method.calibration, &args.search.search_text);
+    let inputs = || [Some(&args.source), calibration.as_ref(), text.as_ref()].into_iter().flatten();
+    check_artifact(args.output.as_deref(), Artifact::Plan, inputs().map(PathBuf::as_path))?;
+    check_page(&args.page, args.output.as_deref(), inputs().map(PathBuf::as_path))?;
+    search::check_place(&args, inputs().map(PathBuf::as_path))?;
     check_calibration_file(args.method.calibration.as_deref())?;
     check_patterns(&args.selection)?;
     Selection::of(&args.view.filter)?;
@@ -45,9 +51,16 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     let source = Source::open(&args)?;
     let recipe = source.recipe(&args, goal, typed)?;
     typed.check([min_ratio(recipe.policy)])?;
+    typed.check(of_search(recipe.policy))?;
     let options = recipe.plan_options(goal, &args.target)?;
-    let (spectra, known) = source.spectra(&args, &recipe, &options)?;
-    let plan = plan_for(&spectra, recipe.policy, &options)?;
+    let Made { spectra, plan, known } = match (source, recipe.policy.reads().searches) {
+        (Source::Model, Some(_)) => search::searched(&args, &recipe, &options)?,
+        (source, _) => {
+            let (spectra, known) = source.spectra(&args, &recipe, &options)?;
+            let plan = plan_for(&spectra, recipe.policy, &options)?;
+            Made { spectra, plan, known }
+        }
+    };
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
     }
@@ -68,6 +81,13 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     Ok(())
 }
 
+/// A plan, and what was measured for it.
+struct Made {
+    spectra: Spectra,
+    plan: RankPlan,
+    known: Known,
+}
+
 /// Shows a plan that was made before.
 fn show(args: &PlanArgs, typed: &Typed) -> Result<()> {
     let Some(plan) = plan_in(&args.source)? else {
@@ -76,7 +96,7 @@ fn show(args: &PlanArgs, typed: &Typed) -> Result<()> {
         return Err(WrongInput::with_hint(message, hint).into());
     };
     let made = "not for a plan, which has been made already";
-    let options = MEASURING.into_iter().chain(RANK_OPTIONS).chain(["output"]);
+    let options = MEASURING.into_iter().chain(RANK_OPTIONS).chain(SEARCHING).chain(["output"]);
     typed.check(options.map(|option| rule(option, false, made)))?;
     check_filter(&args.view, plan.matrices.iter().map(|matrix| matrix.name.as_str()))?;
     write_page(&args.page, &format!("Plan in {}", args.source.display()), |page| {
@@ -127,7 +147,7 @@ fn check_filter<'a>(view: &ViewArgs, names: impl Iterator<Item = &'a str>) -> Re
 }
 
 /// Options that concern types, and the calibration that is made for them.
-const OF_TYPES: [&str; 20] = [
+const OF_TYPES: [&str; 17] = [
     "types",
     "no-measure",
     "tensor-types",
@@ -145,9 +165,6 @@ const OF_TYPES: [&str; 20] = [
     "self-temperature",
     "self-seed",
     "self-start",
-    "backend",
-    "device",
-    "dtype",
 ];
 
 /// The options on how matrices are measured.
@@ -193,7 +210,8 @@ impl Source {
             }
             Self::Model => {
                 let calibrated = args.method.calibration.is_some();
-                let recipe = Recipe::choose(&args.method, &args.target, Some(goal), calibrated)?;
+                let recipe =
+                    Recipe::choose_any(&args.method, &args.target, Some(goal), calibrated)?;
                 typed.check(of_method(&recipe))?;
                 let uses = recipe.way.method != Method::Svd;
                 typed.check([rule(
@@ -218,20 +236,42 @@ impl Source {
             check_size(options, spectra.model.bytes)?;
             return Ok((*spectra, Known::default()));
         }
-        let model = models::directory_of(&args.source)?;
-        if !model.exists() {
+        let subject = Subject::open(args, options)?;
+        let norms = recipe.norms(subject.calibration.as_ref())?;
+        subject.measure(norms, &args.resources)
+    }
+}
+
+/// A model whose matrices are planned.
+struct Subject {
+    /// Its directory.
+    dir: PathBuf,
+    opened: OpenedModel,
+    selected: Selection,
+    calibration: Option<Calibration>,
+}
+
+impl Subject {
+    /// Opens the model, and checks what was asked for.
+    fn open(args: &PlanArgs, options: &PlanOptions) -> Result<Self> {
+        let dir = models::directory_of(&args.source)?;
+        if !dir.exists() {
             let message =
                 format!("{}: no such model directory or spectra file", args.source.display());
             return Err(WrongInput::with_hint(message, models::WHAT_MODEL_IS).into());
         }
-        let opened = open_model(&model, &host())?;
+        let opened = open_model(&dir, &host())?;
         let selected = of_model(&args.selection, opened.skeleton())?;
         let matrices = selected_matrices(&opened.checkpoint, &selected)?;
         check_limits(options, &opened.checkpoint, &selected)?;
         check_filter(&args.view, matrices.iter().map(|(name, _)| name.as_str()))?;
         let file = args.method.calibration.as_deref();
         let calibration = open_calibration(file, opened.skeleton())?;
-        let norms = recipe.norms(calibration.as_ref())?;
-        measure_within(&opened.checkpoint, &selected, norms, &args.resources)
+        Ok(Self { dir, opened, selected, calibration })
+    }
+
+    /// The spectra of its matrices.
+    fn measure(&self, norms: Norms<'_>, resources: &ResourceArgs) -> Result<(Spectra, Known)> {
+        measure_within(&self.opened.checkpoint, &self.selected, norms, resources)
     }
 }

@@ -4,11 +4,12 @@ use anyhow::Result;
 use welore_burn::files::check_staged;
 use welore_burn::model::open_model;
 
-use crate::args::{EngineArg, PlanArgs, Typed};
+use crate::args::{EngineArg, PlanArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{claim, write_artifact};
+use crate::shared::effects::OF_SEARCH;
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Dense, Problem, Typing, say_choice, say_llama_quantize};
 use crate::{memory, models, output};
@@ -20,6 +21,8 @@ pub fn run(args: &PlanArgs, typed: &Typed) -> Result<()> {
         let hint = "`welore-cli compress MODEL --for transformers --forms channels` makes a model";
         return Err(WrongInput::with_hint(message, hint).into());
     }
+    let ranks = "only where ranks are searched for, not with --for";
+    typed.check(OF_SEARCH.map(|option| rule(option, false, ranks)))?;
     let typing = typing(args);
     let aim = typing.check(typed)?;
     if let Some(path) = &args.save_calibration {
