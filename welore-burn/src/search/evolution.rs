@@ -43,7 +43,8 @@ mod tests {
     #[test]
     fn a_bowl_is_descended() {
         let target = [0.7, -0.3, 0.1];
-        let kl = |point: &[f64]| point.iter().zip(target).map(|(x, y)| (x - y).powi(2)).sum::<f64>();
+        let kl =
+            |point: &[f64]| point.iter().zip(target).map(|(x, y)| (x - y).powi(2)).sum::<f64>();
         let start = vec![0.0; 3];
         let mut history = vec![Evaluation { kl: Some(kl(&start)), point: start }];
         for number in 1..60 {
