@@ -187,7 +187,7 @@ impl RankProblem<'_> {
     /// The weights that a policy gives the matrices, checked.
     fn weights(&self, weight: impl Fn(&MatrixSpectrum) -> f64) -> Result<Vec<f64>, PlanError> {
         let checked = |spectrum: &MatrixSpectrum| match weight(spectrum) {
-            weight if LIGHTEST <= weight && weight <= 1.0 / LIGHTEST => Ok(weight),
+            weight if (LIGHTEST..=1.0 / LIGHTEST).contains(&weight) => Ok(weight),
             weight => {
                 let reason = format!("a weight of {weight}, which is not above 0 and finite");
                 Err(PlanError::Scores { name: spectrum.name.clone(), reason })

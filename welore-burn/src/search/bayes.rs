@@ -155,7 +155,7 @@ fn expected_improvement(mean: f64, deviation: f64) -> f64 {
 fn normal_share(z: f64) -> f64 {
     const TERMS: [f64; 5] = [0.319381530, -0.356563782, 1.781477937, -1.821255978, 1.330274429];
     let t = 1.0 / (1.0 + 0.2316419 * z.abs());
-    let sum = TERMS.iter().rev().fold(0.0, |sum, term| (sum + term) * t);
+    let sum = TERMS.iter().rev().fold(0.0f64, |sum, term| (sum + term) * t);
     let above = (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt() * sum;
     if z < 0.0 { above } else { 1.0 - above }
 }
