@@ -46,7 +46,7 @@ pub use factors::Factors;
 pub(crate) use form::is_factor;
 pub use form::{Form, Made};
 pub(crate) use live::to_matrix;
-pub use live::{LiveMatrix, is_transposed_layout, matrices};
+pub use live::{LiveMatrix, is_transposed_layout, matrices, parameters};
 pub use low_rank::{LowRank, Rest, attach_factors};
 pub use order::{order_of_pivots, pivots_of_order};
 pub use packed::Packed;
