@@ -78,8 +78,8 @@ pub(super) trait Machine: Copy + Send + Sync {
         let ((left, left_rest), (right, right_rest)) =
             (left.as_chunks::<16>(), right.as_chunks::<16>());
         for (left, right) in left.iter().zip(right) {
-            for i in 0..16 {
-                sums[i] += left[i] * right[i];
+            for ((sum, left), right) in sums.iter_mut().zip(left).zip(right) {
+                *sum += left * right;
             }
         }
         sums.iter().sum::<f32>() + rest(left_rest, right_rest)
