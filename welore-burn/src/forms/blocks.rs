@@ -24,7 +24,7 @@ pub struct Blocks {
 }
 
 /// The types that stay packed, with the suffix of the tensor of each.
-const TYPES: [(TensorType, &str); 14] = [
+static TYPES: [(TensorType, &str); 14] = [
     (TensorType::F16, "weight.f16"),
     (TensorType::Bf16, "weight.bf16"),
     (TensorType::Q8_0, "weight.q8_0"),
