@@ -18,7 +18,7 @@ use welore_burn::checkpoint::{Checkpoint, PLAN_FILE};
 use welore_burn::data::{Task, TaskKind, TextTokenizer, read_documents, read_rows, write_rows};
 use welore_burn::eval::{PerplexityOptions, SavedLogits};
 use welore_burn::files::OutputDir;
-use welore_burn::gguf::convert_gguf;
+use welore_burn::gguf::{GgufConversion, convert_gguf};
 use welore_burn::model::{DecoderConfig, load_model, open_model, read_config};
 use welore_burn::modules::MatrixName;
 use welore_burn::named::Named;
@@ -327,7 +327,9 @@ pub fn gguf(data: &[u8]) -> bool {
     let dir = directory(&[("model.gguf", data)]);
     let model = dir.path().join("model");
     let output = OutputDir::create(&model, false).expect("the place is free");
-    let Ok(summary) = convert_gguf(dir.path().join("model.gguf"), &output, &mut ()) else {
+    let Ok(summary) =
+        convert_gguf(dir.path().join("model.gguf"), GgufConversion::default(), &output, &mut ())
+    else {
         drop(output);
         let left = fs::read_dir(dir.path()).expect("the directory is there").count();
         assert_eq!(left, 1, "a file that is refused leaves nothing");

@@ -15,7 +15,7 @@ use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::{TextTokenizer, read_text};
 use welore_burn::files::OutputDir;
 use welore_burn::ggml::ContainerError;
-use welore_burn::gguf::{GgufError, GgufSummary, convert_gguf};
+use welore_burn::gguf::{GgufConversion, GgufError, GgufSummary, convert_gguf};
 use welore_burn::model::{DecoderConfig, load_model, read_config};
 
 use self::writer::{Gguf, Meta, of_fixture, tiny};
@@ -26,7 +26,7 @@ fn convert(gguf: &[u8], dir: &Path) -> Result<GgufSummary, GgufError> {
     let path = dir.join("model.gguf");
     fs::write(&path, gguf).unwrap();
     let output = OutputDir::create(dir.join("model"), true).unwrap();
-    let summary = convert_gguf(&path, &output, &mut ())?;
+    let summary = convert_gguf(&path, GgufConversion::default(), &output, &mut ())?;
     output.commit().unwrap();
     Ok(summary)
 }
@@ -401,7 +401,7 @@ fn a_directory_that_outlives_its_process_can_be_written_to() {
     let path = dir.path().join("model.gguf");
     fs::write(&path, tiny(2, 2).bytes()).unwrap();
     let output = OutputDir::resumable(dir.path().join("model"), false).unwrap();
-    convert_gguf(&path, &output, &mut ()).unwrap();
+    convert_gguf(&path, GgufConversion::default(), &output, &mut ()).unwrap();
     output.commit().unwrap();
     Checkpoint::open(dir.path().join("model")).unwrap();
 }

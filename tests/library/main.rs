@@ -23,6 +23,7 @@ mod learner;
 mod limits;
 mod linear;
 mod own_text;
+mod packed;
 mod plan;
 mod quantize;
 mod replacing;

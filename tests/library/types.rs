@@ -8,7 +8,7 @@ use welore_burn::calibrate::{Calibration, CalibrationOptions, calibrate};
 use welore_burn::eval::{PerplexityOptions, divergence};
 use welore_burn::files::OutputDir;
 use welore_burn::ggml::TensorType;
-use welore_burn::gguf::{GgufExport, GgufOptions, convert_gguf};
+use welore_burn::gguf::{GgufConversion, GgufExport, GgufOptions, convert_gguf};
 use welore_burn::model::{Decoder, LanguageModel, load_model, open_model};
 use welore_burn::named::Named;
 use welore_burn::types::{
@@ -217,7 +217,7 @@ fn what_is_measured_is_what_is_in_the_file() {
         export.write(&file, model, &mut ()).unwrap();
     });
     let output = OutputDir::create(dir.path().join("back"), false).unwrap();
-    convert_gguf(&file, &output, &mut ()).unwrap();
+    convert_gguf(&file, GgufConversion::default(), &output, &mut ()).unwrap();
     output.commit().unwrap();
     let back = load_model(dir.path().join("back"), &device(), FloatDType::F32, &mut ()).unwrap();
     let tokens = story_tokens();

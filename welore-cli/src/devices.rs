@@ -281,6 +281,12 @@ impl Compute {
         named.map_or("", |precision| precision.name())
     }
 
+    /// Whether it multiplies by matrices in llama.cpp's blocks as they are, without unpacking all of
+    /// them first.
+    pub fn multiplies_blocks(&self) -> bool {
+        self.backend == Backend::Flex
+    }
+
     /// Whether the device uses the memory of this machine.
     pub fn is_host(&self) -> bool {
         !self.backend.is_gpu()

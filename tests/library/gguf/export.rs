@@ -12,8 +12,8 @@ use welore_burn::data::{TextTokenizer, read_text};
 use welore_burn::files::OutputDir;
 use welore_burn::ggml::{ContainerError, TensorType};
 use welore_burn::gguf::{
-    CheckpointSource, GgufError, GgufExport, GgufOptions, GgufTensor, GgufWritten, TensorSource,
-    convert_gguf, export_gguf,
+    CheckpointSource, GgufConversion, GgufError, GgufExport, GgufOptions, GgufTensor, GgufWritten,
+    TensorSource, convert_gguf, export_gguf,
 };
 use welore_burn::model::{DecoderConfig, open_model, read_config};
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
@@ -77,7 +77,7 @@ fn there_and_back(model: &Path, dir: &Path) -> (GgufWritten, PathBuf) {
     let written = export(model, &file, &GgufOptions::default()).unwrap();
     assert_eq!(written.bytes, fs::metadata(&file).unwrap().len());
     let output = OutputDir::create(&back, true).unwrap();
-    convert_gguf(&file, &output, &mut ()).unwrap();
+    convert_gguf(&file, GgufConversion::default(), &output, &mut ()).unwrap();
     output.commit().unwrap();
     (written, back)
 }

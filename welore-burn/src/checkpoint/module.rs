@@ -15,7 +15,8 @@ use crate::progress::Progress;
 
 /// Fills a module's float parameters from a checkpoint, on the parameters' device, each in the
 /// type that `dtype_of` gives for its path; vectors, such as norms and biases, in f32. The pivots
-/// of its matrices in pivoted storage are those of the checkpoint too.
+/// of its matrices in pivoted storage are those of the checkpoint too, and so are the blocks of
+/// packed ones, as they are.
 ///
 /// A parameter's path is the name of its tensor, except that Burn's norm fields have their PyTorch
 /// names (`gamma` is `weight`, `beta` is `bias`), and a matrix that is not dense is in the tensors
@@ -29,7 +30,8 @@ use crate::progress::Progress;
 /// # Errors
 ///
 /// Those of [`check_module`], before anything is read; [`CheckpointError::Form`] for pivots that are
-/// not distinct rows, before weights are read; errors of [`Checkpoint::read_f32`];
+/// not distinct rows, before weights are read, and for blocks with scales that are not finite; errors
+/// of [`Checkpoint::read_f32`];
 /// [`CheckpointError::Interrupted`].
 pub fn load_module<M: Module>(
     module: M,
@@ -63,11 +65,8 @@ fn load_indices<M: Module>(
     let slots: BTreeMap<&str, &Slot> = indices.map(|slot| (slot.path.as_str(), slot)).collect();
     let read = |slot: &Slot, place: &Place, param: &[usize]| {
         // The type of indices does not depend on that of the numbers.
-        let dtype = slot.kind.dtype(Dtype::F32);
-        let spec = TensorSpec { name: slot.tensor.clone(), dtype, shape: slot.shape.clone() };
-        let bytes = checkpoint.expected_bytes(&spec)?;
-        let matrix = place.matrix().unwrap_or_else(|| slot.tensor.as_str().into());
-        slot.load_indices(bytes, param).map_err(checkpoint.form_error(&matrix))
+        let bytes = checkpoint.expected_bytes(&slot.spec(Dtype::F32))?;
+        slot.load_indices(bytes, param).map_err(checkpoint.form_error(&matrix_of(place, slot)))
     };
     let mut failed = None;
     let module = load_values(module, |place, param| {
@@ -83,7 +82,12 @@ fn load_indices<M: Module>(
     failed.map_or(Ok(module), Err)
 }
 
-/// Fills the float parameters of a module.
+/// The matrix that a parameter belongs to.
+fn matrix_of(place: &Place, slot: &Slot) -> MatrixName {
+    place.matrix().unwrap_or_else(|| slot.tensor.as_str().into())
+}
+
+/// Fills the float parameters of a module, and the blocks of its packed weights.
 fn load_numbers<M: Module>(
     module: M,
     slots: Vec<Slot>,
@@ -91,20 +95,27 @@ fn load_numbers<M: Module>(
     dtype_of: impl Fn(&str) -> FloatDType,
     progress: &mut dyn Progress,
 ) -> Result<M, CheckpointError> {
-    let numbers = slots.into_iter().filter(|slot| slot.kind == PartKind::Numbers);
+    let numbers = slots.into_iter().filter(|slot| slot.kind != PartKind::Indices);
     let slots: BTreeMap<String, Slot> = numbers.map(|slot| (slot.path.clone(), slot)).collect();
     progress.begin("loading", slots.len());
     progress.count_in("tensors");
     let mut failed = None;
-    let mut read = |slot: &Slot| -> Result<TensorData, CheckpointError> {
+    let mut read = |slot: &Slot, place: &Place| -> Result<TensorData, CheckpointError> {
         progress.step(&slot.tensor)?;
-        let values = checkpoint.read_f32(&slot.tensor)?;
+        let data = match slot.kind {
+            PartKind::Blocks => {
+                let bytes = checkpoint.expected_bytes(&slot.spec(Dtype::F32))?;
+                slot.load_blocks(bytes).map_err(checkpoint.form_error(&matrix_of(place, slot)))?
+            }
+            _ => slot.codec.load(checkpoint.read_f32(&slot.tensor)?, &slot.shape),
+        };
         checkpoint.release(&slot.tensor);
-        Ok(slot.codec.load(values, &slot.shape))
+        Ok(data)
     };
     let module = load_values(module, |place, _| {
         let slot = slots.get(&place.path).filter(|_| failed.is_none())?;
-        match read(slot) {
+        match read(slot, place) {
+            Ok(data) if slot.kind == PartKind::Blocks => Some((data, DType::U8)),
             Ok(data) => {
                 let is_vector = data.shape().len() == 1;
                 let dtype = if is_vector { FloatDType::F32 } else { dtype_of(&place.path) };
@@ -194,10 +205,7 @@ pub fn save_module<M: Module>(
         return Err(about(dir)((matrix.name, FormError::Adapted)));
     }
     let slots = slots(module).map_err(about(dir))?;
-    let spec = |slot: &Slot| {
-        let dtype = slot.kind.dtype(dtype_of(&slot.tensor));
-        TensorSpec { name: slot.tensor.clone(), dtype, shape: slot.shape.clone() }
-    };
+    let spec = |slot: &Slot| slot.spec(dtype_of(&slot.tensor));
     let specs: Vec<TensorSpec> = slots.iter().map(spec).collect();
     let layout = ShardLayout::new(&specs, shard_bytes)?;
     let writer = ShardWriter::new(dir, &layout)?;

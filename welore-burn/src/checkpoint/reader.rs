@@ -12,7 +12,7 @@ use super::error::{CheckpointError, MissingKind, TensorProblem};
 use super::shards::LONGEST_HEADER;
 use crate::artifact::in_words;
 use crate::files::{FileError, LARGEST_INDEX, MappedFile, read_file};
-use crate::forms::{FormError, TensorSpec};
+use crate::forms::{FormError, TensorSpec, parameters_in};
 use crate::linalg::{LinalgError, Matrix};
 use crate::modules::{MatrixName, natural_key};
 
@@ -217,10 +217,11 @@ impl Checkpoint {
         self.tensors.get(tensor).map(|(_, meta)| meta)
     }
 
-    /// Number of parameters of all tensors. Indices do not count.
+    /// Number of parameters of all tensors. Indices do not count, and blocks count as the numbers in
+    /// them.
     pub fn parameters(&self) -> u64 {
-        let counted = self.tensors.values().filter(|(_, meta)| meta.dtype != Dtype::I32);
-        counted.map(|(_, meta)| meta.parameters()).sum()
+        let tensors = self.tensors.iter();
+        tensors.map(|(name, (_, meta))| parameters_in(name, meta.dtype, &meta.shape)).sum()
     }
 
     /// Bytes of all tensors.

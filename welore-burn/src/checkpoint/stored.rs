@@ -24,7 +24,7 @@ pub struct StoredMatrix {
     pub form: Form,
     /// `[out, in]`.
     pub shape: [usize; 2],
-    /// Type of its numbers.
+    /// Type of its numbers; F32 for blocks, which have none until they are unpacked.
     pub dtype: Dtype,
 }
 
@@ -40,8 +40,11 @@ impl Checkpoint {
     pub fn stored_matrix(&self, name: &MatrixName) -> Option<StoredMatrix> {
         let shape_of = |tensor: &str| Some(self.meta(tensor)?.shape.clone());
         let (form, shape) = Form::stored(name, shape_of)?;
-        let first = form.parts(shape).into_iter().find(|part| part.kind == PartKind::Numbers)?;
-        let dtype = self.meta(&name.part(first.suffix))?.dtype;
+        let mut parts = form.parts(shape).into_iter();
+        let dtype = match parts.find(|part| part.kind == PartKind::Numbers) {
+            Some(first) => self.meta(&name.part(first.suffix))?.dtype,
+            None => Dtype::F32,
+        };
         Some(StoredMatrix { name: name.clone(), form, shape, dtype })
     }
 

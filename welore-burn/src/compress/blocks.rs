@@ -383,7 +383,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
                 false => norms.of(name)?,
             };
             let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
-            plan.form.make(&dense, &norm).map_err(CompressError::of_linalg(name))
+            plan.form.make(&dense, &norm).map_err(CompressError::of_making(name))
         };
         let mut block = Block::new();
         let memory = self.compressor.write.budget.memory;

@@ -10,7 +10,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, PLAN_FILE, StoredMatrix, check_companions, copy_companions,
 };
 use crate::files::{LARGEST_CONFIG, OutputDir, read_existing, write_file};
-use crate::forms::Precision;
+use crate::forms::{Precision, parameters_in};
 use crate::model::{ConfigError, with_stored_type};
 use crate::plan::{RankPlan, read_plan};
 use crate::progress::Progress;
@@ -120,9 +120,8 @@ fn size_made(checkpoint: &Checkpoint, pieces: &[Piece<'_>]) -> Result<ModelSize,
     let mut size = ModelSize::default();
     for piece in pieces {
         for tensor in piece.tensors(checkpoint)? {
-            if tensor.dtype != Dtype::I32 {
-                size.parameters = size.parameters.saturating_add(tensor.entries());
-            }
+            let parameters = parameters_in(&tensor.name, tensor.dtype, &tensor.shape);
+            size.parameters = size.parameters.saturating_add(parameters);
             size.bytes = size.bytes.saturating_add(tensor.bytes());
         }
     }

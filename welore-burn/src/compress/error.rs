@@ -111,6 +111,15 @@ impl CompressError {
         move |source| Self::Linalg { name, source }
     }
 
+    /// Adds the name of the matrix to an error of bringing it into its form.
+    pub(super) fn of_making(name: &MatrixName) -> impl FnOnce(FormError) -> Self {
+        let name = name.clone();
+        move |source| match source {
+            FormError::Linalg(source) => Self::Linalg { name, source },
+            source => Self::Form { name, source },
+        }
+    }
+
     /// Whether the user stopped the work.
     pub fn is_interruption(&self) -> bool {
         matches!(

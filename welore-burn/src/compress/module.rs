@@ -7,7 +7,7 @@ use super::check::planned_matrices;
 use super::error::CompressError;
 use super::options::Compressor;
 use super::report::{CompressReport, CompressedMatrix};
-use crate::forms::{FactorParams, Form, LiveMatrix, Made, attach_factors, params_of};
+use crate::forms::{Form, LiveMatrix, Made, NewParams, attach_params, params_of};
 use crate::linalg::Cost;
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
@@ -56,7 +56,7 @@ impl Compressor<'_> {
         let matrices = planned_matrices(&module, self.plan)?;
         let (mut params, report) = self.factor_all(&matrices, progress)?;
         let attach = |path: &str, _: &_| params.remove(&MatrixName::of_weight(path)?);
-        Ok((attach_factors(module, attach, self.rest), report))
+        Ok((attach_params(module, attach, self.rest), report))
     }
 
     /// Factors matrices, as many at a time as the budget allows. Factors are moved to the device as
@@ -65,7 +65,7 @@ impl Compressor<'_> {
         &self,
         matrices: &[LiveMatrix],
         progress: &mut dyn Progress,
-    ) -> Result<(BTreeMap<MatrixName, FactorParams>, CompressReport), CompressError> {
+    ) -> Result<(BTreeMap<MatrixName, NewParams>, CompressReport), CompressError> {
         let plans: Vec<&MatrixPlan> = self.plan.compressed().collect();
         let costs: Vec<Cost> = plans.iter().map(|plan| self.cost(plan)).collect();
         let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
@@ -101,11 +101,11 @@ impl Compressor<'_> {
         &self,
         plan: &MatrixPlan,
         matrix: &LiveMatrix,
-    ) -> Result<(Option<FactorParams>, f64), CompressError> {
+    ) -> Result<(Option<NewParams>, f64), CompressError> {
         let name = &plan.name;
         let dense = matrix.to_matrix().map_err(CompressError::of_form(name))?;
         let norm = self.norms.of(name)?;
-        let made = plan.form.make(&dense, &norm).map_err(CompressError::of_linalg(name))?;
+        let made = plan.form.make(&dense, &norm).map_err(CompressError::of_making(name))?;
         drop(dense);
         let (dtype, device) = place_of(matrix);
         let shape = [plan.shape[1], plan.shape[0]];

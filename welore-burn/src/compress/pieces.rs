@@ -123,7 +123,7 @@ impl<'a> Piece<'a> {
                 let norm = norms.of(&matrix.name)?;
                 let made = matrix.form.make(&dense, &norm);
                 drop(dense);
-                encode(matrix, &made.map_err(CompressError::of_linalg(&matrix.name))?)
+                encode(matrix, &made.map_err(CompressError::of_making(&matrix.name))?)
             }
             Self::Merge(matrix, dtype) => {
                 let merged = checkpoint.read_merged(matrix)?;

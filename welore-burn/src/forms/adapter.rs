@@ -66,7 +66,10 @@ impl LiveMatrix {
     pub fn has_adapter(&self) -> bool {
         // The parameters of its form have the same names in every layer.
         let slots = self.form.slots(true).unwrap_or_default();
-        self.params.keys().any(|part| !slots.iter().any(|slot| slot.param == part))
+        self.params.keys().any(|part| {
+            // The base of a packed weight is in no slot.
+            !part.is_empty() && !slots.iter().any(|slot| slot.param == part)
+        })
     }
 }
 

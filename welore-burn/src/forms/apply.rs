@@ -1,14 +1,16 @@
 //! The forward pass of a weight: what a layer multiplies by, whatever the form of its weight.
 
 use burn::module::Param;
-use burn::tensor::module::linear;
-use burn::tensor::{DType, FloatDType, Tensor};
+use burn::tensor::module::{embedding, linear};
+use burn::tensor::{DType, FloatDType, Int, Tensor};
 
 use super::low_rank::LowRank;
+use super::packed::Packed;
 
 /// `input · weight + bias`, in the type of the input: parameters of another type are cast for the
 /// pass. The input is multiplied by one factor after the other, and by an adapter separately from
-/// the weight; their products are never built. A quantized weight stays quantized.
+/// the weight; their products are never built. A quantized weight stays quantized, and a packed one
+/// packed.
 ///
 /// # Shapes
 ///
@@ -30,11 +32,67 @@ pub(crate) fn apply<const D: usize>(
             None => output,
         };
     }
+    if let Some(packed) = weight.reparameterization::<Packed>() {
+        let output = packed.product(input);
+        return match bias {
+            Some(bias) => output + bias.unsqueeze(),
+            None => output,
+        };
+    }
     if let Some(adapter) = weight.adapter() {
         let adapted = adapter_output(input.clone(), &adapter.a, &adapter.b, adapter.scale);
         return product(input, weight.base(), bias) + adapted;
     }
     product(input, weight.val(), bias)
+}
+
+/// `input · tableᵀ`, in the type of the input: the head that an embedding is at the same time.
+///
+/// # Shapes
+///
+/// - table: `[rows, columns]`
+/// - input: `[batch, positions, columns]`
+/// - output: `[batch, positions, rows]`
+pub(crate) fn apply_transposed(table: &Param<Tensor<2>>, input: Tensor<3>) -> Tensor<3> {
+    if let Some(packed) = table.reparameterization::<Packed>() {
+        return packed.product(input);
+    }
+    // A product of matrices reads the transposed table in place; a batched product would copy all of
+    // it first.
+    let [batch, positions, width] = input.dims();
+    let table = table.val();
+    let [rows, _] = table.dims();
+    let table = table.cast(FloatDType::from(input.dtype()));
+    let output = input.reshape([batch * positions, width]).matmul(table.transpose());
+    output.reshape([batch, positions, rows])
+}
+
+/// Rows of a table, by their numbers.
+///
+/// # Shapes
+///
+/// - table: `[rows, columns]`
+/// - rows: `[batch, positions]`
+/// - output: `[batch, positions, columns]`
+pub(crate) fn look_up(table: &Param<Tensor<2>>, rows: Tensor<2, Int>) -> Tensor<3> {
+    match table.reparameterization::<Packed>() {
+        Some(packed) => packed.rows(rows, &table.lazy_device()),
+        None => embedding(table.val(), rows),
+    }
+}
+
+/// The shape of a weight as layers see it, whatever its form: `[d_input, d_output]` in a linear
+/// layer. Initializes nothing.
+pub(crate) fn weight_shape(weight: &Param<Tensor<2>>) -> [usize; 2] {
+    if let Some(packed) = weight.reparameterization::<Packed>() {
+        return packed.weight_shape();
+    }
+    let [first, second] = weight.lazy_shape().dims();
+    match weight.reparameterization::<LowRank>() {
+        None => [first, second],
+        Some(LowRank { order: Some(order), .. }) => [first, order.lazy_shape()[0]],
+        Some(LowRank { up, order: None }) => [first, up.lazy_shape()[1]],
+    }
 }
 
 fn factored<const D: usize>(

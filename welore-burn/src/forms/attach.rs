@@ -1,6 +1,6 @@
 //! Puts matrices in their forms into modules, and takes them out again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Module, Param, ParamId};
 use burn::tensor::{DType, Device, Int, Tensor};
@@ -9,6 +9,7 @@ use super::error::FormError;
 use super::form::Form;
 use super::live::{LiveMatrix, matrices};
 use super::low_rank::{Rest, attach_factors};
+use super::packed::{AttachPacked, NewPacked};
 use super::part::Part;
 use super::slots::slots;
 use crate::modules::{MatrixName, load_values, walk};
@@ -24,6 +25,40 @@ pub struct FactorParams {
     pub order: Option<Tensor<1, Int>>,
 }
 
+/// The parameters that replace a dense weight, whatever its form.
+#[derive(Debug)]
+pub(crate) enum NewParams {
+    /// Factors, in either form.
+    Factors(FactorParams),
+    /// Blocks.
+    Packed(NewPacked),
+}
+
+/// [`attach_factors`] for all forms.
+pub(crate) fn attach_params<M: Module>(
+    module: M,
+    mut choose: impl FnMut(&str, &Param<Tensor<2>>) -> Option<NewParams>,
+    rest: Rest,
+) -> M {
+    // Burn attaches one kind of reparameterization at a time.
+    let mut packed = BTreeMap::new();
+    let module = attach_factors(
+        module,
+        |path, weight| match choose(path, weight)? {
+            NewParams::Factors(params) => Some(params),
+            NewParams::Packed(params) => {
+                packed.insert(path.to_string(), params);
+                None
+            }
+        },
+        rest,
+    );
+    match packed.is_empty() {
+        true => module,
+        false => module.apply_reparameterization(AttachPacked(packed)),
+    }
+}
+
 /// A parameter that allocates nothing until a weight is loaded into it. If read before that, it is
 /// zero.
 pub(super) fn empty_param(shape: [usize; 2], device: &Device) -> Param<Tensor<2>> {
@@ -37,8 +72,8 @@ pub(super) fn empty_param(shape: [usize; 2], device: &Device) -> Param<Tensor<2>
 }
 
 /// Puts matrices in their forms into a module: those for which `choose` gives a form and its
-/// parts. `rest` decides about all other parameters. An attached weight trains, and keeps the id,
-/// the type and the device of the dense weight.
+/// parts. `rest` decides about all other parameters. An attached weight trains, unless it is packed, and
+/// keeps the id, the type and the device of the dense weight.
 ///
 /// # Errors
 ///
@@ -49,7 +84,7 @@ pub(crate) fn attach<M: Module>(
     rest: Rest,
 ) -> Result<M, (MatrixName, FormError)> {
     let mut failed = None;
-    let module = attach_factors(
+    let module = attach_params(
         module,
         |path, weight| {
             let name = MatrixName::of_weight(path)?;
@@ -77,15 +112,22 @@ pub(crate) fn params_of(
     id: ParamId,
     dtype: DType,
     device: &Device,
-) -> Result<Option<FactorParams>, FormError> {
+) -> Result<Option<NewParams>, FormError> {
     let indices: Vec<Vec<i32>> = parts
         .iter()
         .filter_map(|part| match part {
             Part::Indices(indices) => Some(indices.clone()),
-            Part::Numbers(_) => None,
+            Part::Numbers(_) | Part::Blocks(_) => None,
         })
         .collect();
-    let Some(mut params) = form.skeleton(shape, &indices, device)? else { return Ok(None) };
+    let mut params = match form.skeleton(shape, true, &indices, device)? {
+        None => return Ok(None),
+        Some(NewParams::Packed(params)) => {
+            let [Part::Blocks(bytes)] = &parts[..] else { return Err(FormError::Parts("packed")) };
+            return Ok(Some(NewParams::Packed(params.filled(bytes.clone(), id)?)));
+        }
+        Some(NewParams::Factors(params)) => params,
+    };
     let slots = form.slots(true).ok_or(FormError::Parts(form_name(form)))?;
     for slot in slots {
         let part = parts.get(slot.tensor);
@@ -96,7 +138,7 @@ pub(crate) fn params_of(
             _ => params.up = Param::from_tensor(value),
         }
     }
-    Ok(Some(params))
+    Ok(Some(NewParams::Factors(params)))
 }
 
 fn form_name(form: Form) -> &'static str {
@@ -116,14 +158,20 @@ pub(crate) fn skeleton<M: Module>(
     module: M,
     form_of: impl Fn(&MatrixName) -> Option<(Form, Vec<Vec<i32>>)>,
 ) -> Result<M, (MatrixName, FormError)> {
+    let linear: BTreeSet<MatrixName> = matrices(&module)
+        .into_iter()
+        .filter(|matrix| matrix.of_linear)
+        .map(|matrix| matrix.name)
+        .collect();
     let mut failed = None;
-    let module = attach_factors(
+    let module = attach_params(
         module,
         |path, weight| {
             let name = MatrixName::of_weight(path)?;
             let (form, indices) = form_of(&name)?;
-            let shape = weight.lazy_shape();
-            match form.skeleton([shape[0], shape[1]], &indices, &weight.lazy_device()) {
+            let ([first, second], of_linear) = (weight.lazy_shape().dims(), linear.contains(&name));
+            let device = weight.lazy_device();
+            match form.skeleton([first, second], of_linear, &indices, &device) {
                 Ok(params) => params,
                 Err(error) => {
                     failed.get_or_insert((name, error));
@@ -175,7 +223,7 @@ pub(crate) fn read_matrices(
 }
 
 /// Replaces the numbers of some matrices of a module with the content of tensors, by matrix name.
-/// Forms and indices stay as they are.
+/// Forms, indices and blocks stay as they are.
 pub(crate) fn fill<M: Module>(module: M, parts: &BTreeMap<MatrixName, Vec<Part>>) -> M {
     let found: BTreeMap<MatrixName, LiveMatrix> =
         matrices(&module).into_iter().map(|matrix| (matrix.name.clone(), matrix)).collect();

@@ -1,13 +1,14 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::attach::FactorParams;
+use super::attach::NewParams;
 use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
+use super::packed::BLOCKS;
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
-use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
+use crate::linalg::{Cost, Matrix, Weighting};
 
 /// All entries of a matrix, in `X.weight [out, in]`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -23,7 +24,7 @@ fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
 }
 
 fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
-    if shape_of("low_rank.up").is_some() {
+    if shape_of("low_rank.up").is_some() || shape_of(BLOCKS).is_some() {
         return None;
     }
     let [d_input, d_output] = shape_of("")?.try_into().ok()?;
@@ -43,7 +44,7 @@ impl MatrixForm for Dense {
         vec![PartSpec { suffix: WEIGHT, shape: shape.into(), kind: PartKind::Numbers }]
     }
 
-    fn make(&self, matrix: &Matrix, _norm: &Weighting) -> Result<Made, LinalgError> {
+    fn make(&self, matrix: &Matrix, _norm: &Weighting) -> Result<Made, FormError> {
         Ok(Made { parts: vec![Part::Numbers(matrix.clone())], relative_error: 0.0 })
     }
 
@@ -79,9 +80,10 @@ impl MatrixForm for Dense {
     fn skeleton(
         &self,
         _shape: [usize; 2],
+        _of_linear: bool,
         _indices: &[Vec<i32>],
         _device: &Device,
-    ) -> Result<Option<FactorParams>, FormError> {
+    ) -> Result<Option<NewParams>, FormError> {
         Ok(None)
     }
 }

@@ -1,5 +1,6 @@
 use safetensors::Dtype;
 
+use crate::ggml::QuantizeError;
 use crate::linalg::LinalgError;
 use crate::words::number_of;
 
@@ -32,8 +33,8 @@ pub enum FormError {
     /// The weight is transposed in records.
     #[error("the weight has LinearLayout::Col, which cannot be factored; use LinearLayout::Row")]
     Layout,
-    /// The weight is already factored, or has an adapter.
-    #[error("the weight is already factored or has an adapter; merge it first")]
+    /// The weight is already factored or packed, or has an adapter.
+    #[error("the weight is already factored or packed, or has an adapter; merge it first")]
     NotDense,
     /// The weight has an adapter.
     #[error("the weight has an adapter; merge it first")]
@@ -41,6 +42,15 @@ pub enum FormError {
     /// The weight is quantized, so its values are not those that it was trained with.
     #[error("the weight is quantized; factor it before quantizing it")]
     Quantized,
+    /// A block has a scale that is infinite or not a number.
+    #[error("a scale of block {block} is infinite or not a number")]
+    Scale {
+        /// Position of the first such block, row after row.
+        block: usize,
+    },
+    /// The matrix cannot be stored in blocks, or read from them.
+    #[error("{0}")]
+    Blocks(#[from] QuantizeError),
     /// A decomposition or a product failed.
     #[error("{0}")]
     Linalg(#[from] LinalgError),

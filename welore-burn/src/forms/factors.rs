@@ -1,13 +1,13 @@
 use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
-use super::attach::{FactorParams, empty_param};
+use super::attach::{FactorParams, NewParams, empty_param};
 use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
-use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
+use crate::linalg::{Cost, Matrix, Weighting};
 
 /// Two factors `U V`, `r (m + n)` parameters: `X.V.weight [rank, in]` and `X.U.weight [out, rank]`,
 /// as in the published WeLore checkpoints.
@@ -60,7 +60,7 @@ impl MatrixForm for Factors {
         vec![part(V, [self.rank, d_input]), part(U, [d_output, self.rank])]
     }
 
-    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError> {
+    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
         let factors = norm.factors(matrix, self.rank)?;
         let parts = vec![Part::Numbers(factors.right), Part::Numbers(factors.left)];
         Ok(Made { parts, relative_error: factors.relative_error })
@@ -105,13 +105,14 @@ impl MatrixForm for Factors {
     fn skeleton(
         &self,
         [d_input, d_output]: [usize; 2],
+        _of_linear: bool,
         _indices: &[Vec<i32>],
         device: &Device,
-    ) -> Result<Option<FactorParams>, FormError> {
-        Ok(Some(FactorParams {
+    ) -> Result<Option<NewParams>, FormError> {
+        Ok(Some(NewParams::Factors(FactorParams {
             down: empty_param([d_input, self.rank], device),
             up: empty_param([self.rank, d_output], device),
             order: None,
-        }))
+        })))
     }
 }

@@ -4,7 +4,8 @@ use burn::tensor::Device;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
-use super::attach::FactorParams;
+use super::attach::NewParams;
+use super::blocks::{self, Blocks};
 use super::dense::{self, Dense};
 use super::error::FormError;
 use super::factors::{self, Factors};
@@ -12,7 +13,8 @@ use super::part::{Part, PartKind, PartSpec, TensorSpec};
 use super::pivot::{self, Pivot};
 use super::slots::LiveSlot;
 use super::work::Work;
-use crate::linalg::{Cost, LinalgError, Matrix, Weighting};
+use crate::ggml::TensorType;
+use crate::linalg::{Cost, Matrix, Weighting};
 use crate::modules::MatrixName;
 
 // A form is one variant, a line in each of the two tables below, and a file that implements
@@ -28,6 +30,8 @@ pub enum Form {
     Factors(Factors),
     /// Some of the rows, and coefficients that rebuild the others.
     Pivot(Pivot),
+    /// Blocks of one of llama.cpp's types.
+    Blocks(Blocks),
 }
 
 impl Form {
@@ -36,12 +40,15 @@ impl Form {
             Self::Dense(form) => form,
             Self::Factors(form) => form,
             Self::Pivot(form) => form,
+            Self::Blocks(form) => form,
         }
     }
 }
 
 /// How matrices are recognized. If several forms match, the first one applies.
-const KINDS: [&Kind; 3] = [&dense::KIND, &factors::KIND, &pivot::KIND];
+fn kinds() -> impl DoubleEndedIterator<Item = &'static Kind> {
+    [&dense::KIND, &factors::KIND, &pivot::KIND].into_iter().chain(&blocks::KINDS)
+}
 
 /// How a form is recognized.
 pub(super) struct Kind {
@@ -72,11 +79,18 @@ pub(super) trait MatrixForm: Debug {
     /// Why a matrix of this shape cannot have this form. `None` if it can.
     fn problem(&self, shape: [usize; 2]) -> Option<String>;
 
+    /// Number of parameters of a matrix of this shape: its numbers. Indices do not count.
+    fn parameters(&self, shape: [usize; 2]) -> u64 {
+        let tensors = self.tensors(shape).into_iter();
+        let counted = tensors.filter(|part| part.kind == PartKind::Numbers);
+        counted.map(|part| part.entries()).fold(0, u64::saturating_add)
+    }
+
     /// The tensors that a matrix of this shape is stored in.
     fn tensors(&self, shape: [usize; 2]) -> Vec<PartSpec>;
 
     /// The matrix in this form, with the smallest error in a norm.
-    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError>;
+    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError>;
 
     /// The cost of `make`, without its norm.
     fn cost_to_make(&self, shape: [usize; 2]) -> Cost;
@@ -96,14 +110,15 @@ pub(super) trait MatrixForm: Debug {
     /// `None` if such a module cannot have this form.
     fn slots(&self, of_linear: bool) -> Option<&'static [LiveSlot]>;
 
-    /// The parameters of a weight `[in, out]` in this form, without their values. `None` if the
-    /// dense parameter is used.
+    /// The parameters of a weight of this shape in this form, without their values. The weight of a
+    /// linear layer is `[in, out]`. `None` if the dense parameter is used.
     fn skeleton(
         &self,
         shape: [usize; 2],
+        of_linear: bool,
         indices: &[Vec<i32>],
         device: &Device,
-    ) -> Result<Option<FactorParams>, FormError>;
+    ) -> Result<Option<NewParams>, FormError>;
 
     /// Describes the form for people, such as `dense` or `two factors of rank 12`.
     fn fmt_for_people(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result;
@@ -140,6 +155,19 @@ impl Form {
         Self::Pivot(Pivot { rank })
     }
 
+    /// The blocks of one of llama.cpp's types.
+    pub const fn blocks(tensor_type: TensorType) -> Self {
+        Self::Blocks(Blocks { tensor_type })
+    }
+
+    /// The type of its blocks, if it has blocks.
+    pub fn tensor_type(&self) -> Option<TensorType> {
+        match self {
+            Self::Blocks(blocks) => Some(blocks.tensor_type),
+            _ => None,
+        }
+    }
+
     /// The rank, if the form limits it: then the matrix is a low-rank component (LRC).
     pub fn rank(&self) -> Option<usize> {
         self.as_form().rank()
@@ -152,9 +180,7 @@ impl Form {
 
     /// Number of parameters of a matrix of shape `[out, in]`. Indices do not count.
     pub fn parameters(&self, shape: [usize; 2]) -> u64 {
-        let tensors = self.as_form().tensors(shape).into_iter();
-        let counted = tensors.filter(|part| part.kind == PartKind::Numbers);
-        counted.map(|part| part.entries()).fold(0, u64::saturating_add)
+        self.as_form().parameters(shape)
     }
 
     /// Bytes of a matrix of shape `[out, in]` whose numbers are of type `dtype`, indices included.
@@ -179,8 +205,8 @@ impl Form {
     ///
     /// # Errors
     ///
-    /// [`LinalgError`].
-    pub fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError> {
+    /// [`FormError`].
+    pub fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
         self.as_form().make(matrix, norm)
     }
 
@@ -217,10 +243,11 @@ impl Form {
     pub(super) fn skeleton(
         &self,
         shape: [usize; 2],
+        of_linear: bool,
         indices: &[Vec<i32>],
         device: &Device,
-    ) -> Result<Option<FactorParams>, FormError> {
-        self.as_form().skeleton(shape, indices, device)
+    ) -> Result<Option<NewParams>, FormError> {
+        self.as_form().skeleton(shape, of_linear, indices, device)
     }
 
     /// Indices that a matrix in this form could have, in order: for modules that are only counted,
@@ -236,7 +263,7 @@ impl Form {
         shape_of: impl Fn(&str) -> Option<Vec<usize>>,
     ) -> Option<(Self, [usize; 2])> {
         let shape_of = |suffix: &str| shape_of(&name.part(suffix));
-        KINDS.iter().find_map(|kind| (kind.stored)(&shape_of))
+        kinds().find_map(|kind| (kind.stored)(&shape_of))
     }
 
     /// A missing tensor of a matrix that has some of its tensors, for the form that most of them
@@ -246,8 +273,8 @@ impl Form {
         is_there: impl Fn(&str) -> bool,
     ) -> Option<String> {
         let there = |suffix: &&str| is_there(&name.part(suffix));
-        let found = |kind: &&&Kind| kind.suffixes.iter().filter(|suffix| there(suffix)).count();
-        let begun = KINDS.iter().filter(|kind| there(&kind.suffixes[0]));
+        let found = |kind: &&Kind| kind.suffixes.iter().filter(|suffix| there(suffix)).count();
+        let begun = kinds().filter(|kind| there(&kind.suffixes[0]));
         // `rev`, because `max_by_key` returns the last of several: the first form should win.
         let kind = begun.rev().max_by_key(found)?;
         let missing = kind.suffixes.iter().find(|suffix| !there(suffix))?;
@@ -256,13 +283,13 @@ impl Form {
 
     /// The form of a weight of a module, and its shape `[out, in]`.
     pub(super) fn live(shape_of: &Shapes<'_>) -> Option<(Self, [usize; 2])> {
-        KINDS.iter().find_map(|kind| (kind.live)(shape_of))
+        kinds().find_map(|kind| (kind.live)(shape_of))
     }
 
     /// The matrices whose leading tensor a tensor of a checkpoint may be: every matrix has exactly
     /// one leading tensor.
     pub(crate) fn led_by(tensor: &str) -> impl Iterator<Item = MatrixName> + '_ {
-        let mut leads: Vec<&str> = KINDS.iter().map(|kind| kind.suffixes[0]).collect();
+        let mut leads: Vec<&str> = kinds().map(|kind| kind.suffixes[0]).collect();
         leads.dedup();
         leads.into_iter().filter_map(|lead| {
             let name = tensor.strip_suffix(lead)?;
@@ -277,7 +304,7 @@ impl Form {
 /// Whether the last part of a name is that of a factor, such as `q_proj.V`: where factors are
 /// treated one by one, they are named like matrices.
 pub(crate) fn is_factor(name: &str) -> bool {
-    let suffixes = KINDS.iter().flat_map(|kind| kind.suffixes);
+    let suffixes = kinds().flat_map(|kind| kind.suffixes);
     let mut factors = suffixes.filter_map(|suffix| suffix.strip_suffix(".weight"));
     let last = name.rsplit('.').next();
     factors.any(|factor| last == Some(factor))

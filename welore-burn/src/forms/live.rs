@@ -17,10 +17,10 @@ pub struct LiveMatrix {
     pub name: MatrixName,
     /// Its form.
     pub form: Form,
-    /// `[out, in]`: the weight of a linear layer as PyTorch stores it.
+    /// `[out, in]`: the weight of a linear layer as PyTorch stores it, and blocks as they are stored.
     pub shape: [usize; 2],
     /// The base of its weight, a parameter that every form has: the dense weight
-    /// `[d_input, d_output]`, or the down factor.
+    /// `[d_input, d_output]`, the down factor, or, of blocks, a parameter without entries.
     pub base: Param<Tensor<2>>,
     /// Whether it is the weight of a linear layer.
     pub of_linear: bool,
@@ -91,6 +91,13 @@ pub fn matrices(module: &impl Module) -> Vec<LiveMatrix> {
         Some(LiveMatrix { name, form, shape, base: base?, of_linear, params })
     };
     found.into_iter().filter_map(matrix).collect()
+}
+
+/// Number of parameters of a module. Unlike Burn's `num_params`, it has the numbers in blocks.
+/// Initializes nothing.
+pub fn parameters(module: &impl Module) -> u64 {
+    let packed = matrices(module).into_iter().filter(|matrix| matrix.form.tensor_type().is_some());
+    module.num_params() as u64 + packed.map(|matrix| matrix.parameters()).sum::<u64>()
 }
 
 /// A weight `[d_input, d_output]` as the PyTorch-oriented matrix `[d_output, d_input]`, f64, on

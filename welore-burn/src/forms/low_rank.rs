@@ -144,7 +144,7 @@ fn as_matrix<const D: usize>(param: &Param<Tensor<D>>) -> Option<&Param<Tensor<2
 }
 
 /// The inverse of [`as_matrix`].
-fn from_matrix<const D: usize>(param: Param<Tensor<2>>) -> Option<Param<Tensor<D>>> {
+pub(super) fn from_matrix<const D: usize>(param: Param<Tensor<2>>) -> Option<Param<Tensor<D>>> {
     let param: Box<dyn core::any::Any> = Box::new(param);
     param.downcast().ok().map(|param| *param)
 }

@@ -5,12 +5,13 @@
 //! outside this room depends on which form a matrix has. Each form is a file here and a line in the
 //! tables of `form.rs`.
 //!
-//! In a module, a factored weight uses Burn's own parameter reparameterization, as [`LowRank`]. A
-//! weight in any form can have a LoRA adapter.
+//! In a module, a factored weight uses Burn's own parameter reparameterization, as [`LowRank`], and so
+//! does one in llama.cpp's blocks, as [`Packed`]. A weight that trains can have a LoRA adapter.
 
 mod adapter;
 mod apply;
 mod attach;
+mod blocks;
 mod cast;
 mod declared;
 mod dense;
@@ -20,6 +21,7 @@ mod form;
 mod live;
 mod low_rank;
 mod order;
+mod packed;
 mod part;
 mod pivot;
 mod precision;
@@ -29,9 +31,13 @@ mod work;
 
 pub use adapter::FactorAdapter;
 pub(crate) use adapter::attach_adapters;
-pub(crate) use apply::apply;
+pub(crate) use apply::{apply, apply_transposed, look_up, weight_shape};
 pub use attach::FactorParams;
-pub(crate) use attach::{attach, fill, params_of, read_matrices, skeleton};
+pub(crate) use attach::{
+    NewParams, attach, attach_params, fill, params_of, read_matrices, skeleton,
+};
+pub use blocks::Blocks;
+pub(crate) use blocks::parameters_in;
 pub(crate) use cast::{cast_floats, encode_nearest};
 pub(crate) use declared::{declared_form, rank_problem, update_entry};
 pub use dense::Dense;
@@ -40,9 +46,10 @@ pub use factors::Factors;
 pub(crate) use form::is_factor;
 pub use form::{Form, Made};
 pub(crate) use live::to_matrix;
-pub use live::{LiveMatrix, is_transposed_layout, matrices};
+pub use live::{LiveMatrix, is_transposed_layout, matrices, parameters};
 pub use low_rank::{LowRank, Rest, attach_factors};
 pub use order::{order_of_pivots, pivots_of_order};
+pub use packed::Packed;
 pub use part::{Part, PartKind, PartSpec, TensorSpec, encode_floats};
 pub use pivot::Pivot;
 pub use precision::Precision;

@@ -22,6 +22,8 @@ pub enum PartKind {
     Numbers,
     /// Indices, I32. They do not count as parameters.
     Indices,
+    /// Blocks of one of llama.cpp's types, U8; see [`Blocks`](super::Blocks).
+    Blocks,
 }
 
 impl PartKind {
@@ -30,6 +32,7 @@ impl PartKind {
         match self {
             Self::Numbers => numbers,
             Self::Indices => Dtype::I32,
+            Self::Blocks => Dtype::U8,
         }
     }
 }
@@ -41,6 +44,8 @@ pub enum Part {
     Numbers(Matrix),
     /// Indices.
     Indices(Vec<i32>),
+    /// Blocks.
+    Blocks(Vec<u8>),
 }
 
 /// A tensor that will be written.
@@ -76,6 +81,7 @@ impl Part {
         match self {
             Self::Numbers(matrix) => encode_floats(matrix.data(), dtype),
             Self::Indices(indices) => Ok(indices.iter().flat_map(|i| i.to_le_bytes()).collect()),
+            Self::Blocks(bytes) => Ok(bytes.clone()),
         }
     }
 
@@ -86,8 +92,13 @@ impl Part {
     /// [`FormError::Parts`] if the number of bytes does not fit the shape,
     /// [`FormError::Linalg`] for numbers that are not finite.
     pub fn decode(spec: &PartSpec, dtype: Dtype, bytes: &[u8]) -> Result<Self, FormError> {
-        if spec.kind == PartKind::Indices {
-            return Ok(Self::Indices(entries(bytes, i32::from_le_bytes)));
+        match spec.kind {
+            PartKind::Indices => return Ok(Self::Indices(entries(bytes, i32::from_le_bytes))),
+            PartKind::Blocks if spec.shape.iter().product::<usize>() != bytes.len() => {
+                return Err(FormError::Parts("stored"));
+            }
+            PartKind::Blocks => return Ok(Self::Blocks(bytes.to_vec())),
+            PartKind::Numbers => {}
         }
         let &[rows, cols] = &spec.shape[..] else { return Err(FormError::Parts("stored")) };
         let values = match dtype {

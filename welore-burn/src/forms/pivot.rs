@@ -1,7 +1,7 @@
 use burn::tensor::{Device, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
-use super::attach::{FactorParams, empty_param};
+use super::attach::{FactorParams, NewParams, empty_param};
 use super::error::FormError;
 use super::factors::{V, rank_problem};
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
@@ -9,7 +9,7 @@ use super::order::checked_order;
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
-use crate::linalg::{Cost, LinalgError, Matrix, Weighting, pivot_factors};
+use crate::linalg::{Cost, Matrix, Weighting, pivot_factors};
 
 /// `r` rows of a matrix and the coefficients that rebuild the others: `r (m + n - r)` parameters
 /// for the matrix that two factors store in `r (m + n)` (PIFA, arXiv 2501.19090).
@@ -61,7 +61,7 @@ impl MatrixForm for Pivot {
         ]
     }
 
-    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, LinalgError> {
+    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
         let factors = norm.unbalanced_factors(matrix, self.rank)?;
         let pivoted = pivot_factors(&factors)?;
         let pivots = pivoted.pivots.into_iter().map(|pivot| pivot as i32).collect();
@@ -127,15 +127,16 @@ impl MatrixForm for Pivot {
     fn skeleton(
         &self,
         [d_input, d_output]: [usize; 2],
+        _of_linear: bool,
         indices: &[Vec<i32>],
         device: &Device,
-    ) -> Result<Option<FactorParams>, FormError> {
+    ) -> Result<Option<NewParams>, FormError> {
         let [pivots] = indices else { return Err(FormError::Parts("pivoted")) };
         let order = TensorData::new(checked_order(pivots, d_output)?, [d_output]);
-        Ok(Some(FactorParams {
+        Ok(Some(NewParams::Factors(FactorParams {
             down: empty_param([d_input, self.rank], device),
             up: empty_param([self.rank, d_output.saturating_sub(self.rank)], device),
             order: Some(Tensor::from_data(order, device)),
-        }))
+        })))
     }
 }

@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 
 use burn::module::Module;
-use burn::tensor::TensorData;
+use burn::tensor::{DType, TensorData};
 use safetensors::Dtype;
 
 use super::error::FormError;
 use super::live::{LiveMatrix, is_transposed_layout, matrices};
 use super::order::{checked_order, pivots_of_order};
-use super::part::{Part, PartKind, PartSpec};
+use super::part::{Part, PartKind, PartSpec, TensorSpec};
+use crate::ggml::TensorType;
 use crate::linalg::{LinalgError, Matrix, transpose};
 use crate::modules::{MatrixName, Place, walk};
 
@@ -33,6 +34,8 @@ pub(crate) enum Codec {
     Transposed,
     /// The tensor holds pivots, the parameter an order.
     Order,
+    /// Both hold the bytes of blocks.
+    Blocks,
 }
 
 impl Codec {
@@ -54,7 +57,7 @@ impl Codec {
         }
     }
 
-    /// The content of a tensor as the value of the parameter, in f64. `None` for indices.
+    /// The content of a tensor as the value of the parameter, in f64. `None` for indices and blocks.
     pub(super) fn value(self, part: &Part) -> Option<TensorData> {
         let Part::Numbers(matrix) = part else { return None };
         let turned = self == Self::Transposed;
@@ -71,6 +74,7 @@ impl Codec {
                 let order: Vec<i32> = data.iter::<i32>().collect();
                 Ok(Part::Indices(pivots_of_order(&order, rank)))
             }
+            (Self::Blocks, _) => Ok(Part::Blocks(data.as_bytes().to_vec())),
             (codec, [rows, cols]) => {
                 let matrix = Matrix::new(*rows, *cols, data.iter::<f64>().collect())?;
                 let turned = codec == Self::Transposed;
@@ -97,12 +101,33 @@ pub(crate) struct Slot {
     pub codec: Codec,
     /// The number of pivots, if the parameter is an order.
     rank: usize,
+    /// The type of the blocks, if it holds blocks.
+    tensor_type: Option<TensorType>,
 }
 
 impl Slot {
     /// The content of the tensor for the value of the parameter.
     pub fn store(&self, values: TensorData) -> Result<Part, LinalgError> {
         self.codec.store(values, self.rank)
+    }
+
+    /// The tensor, in a checkpoint whose numbers have the type `numbers` there.
+    pub fn spec(&self, numbers: Dtype) -> TensorSpec {
+        let dtype = self.kind.dtype(numbers);
+        TensorSpec { name: self.tensor.clone(), dtype, shape: self.shape.clone() }
+    }
+
+    /// The value of a parameter that holds blocks, for the bytes of its tensor.
+    ///
+    /// # Errors
+    ///
+    /// [`FormError::Scale`] for blocks with entries that are not finite.
+    pub fn load_blocks(&self, bytes: &[u8]) -> Result<TensorData, FormError> {
+        let tensor_type = self.tensor_type.ok_or(FormError::Parts("stored"))?;
+        match tensor_type.not_finite(bytes) {
+            Some(block) => Err(FormError::Scale { block }),
+            None => Ok(TensorData::from_bytes_vec(bytes.to_vec(), self.shape.clone(), DType::U8)),
+        }
     }
 
     /// The value of a parameter of this shape that holds indices, for the bytes of its tensor.
@@ -157,6 +182,7 @@ pub(crate) fn slots(module: &impl Module) -> Result<Vec<Slot>, (MatrixName, Form
                 kind: PartKind::Numbers,
                 codec: Codec::AsIs,
                 rank: 0,
+                tensor_type: None,
             }),
             None => None,
         };
@@ -190,6 +216,7 @@ fn matrix_slot(
         kind: part.kind,
         codec: slot.codec,
         rank: matrix.form.rank().unwrap_or(0),
+        tensor_type: matrix.form.tensor_type(),
     }))
 }
 

@@ -8,6 +8,7 @@
 mod error;
 mod file;
 mod layer_names;
+mod product;
 mod quantize;
 mod tensor_type;
 mod writer;

@@ -2,7 +2,8 @@
 //!
 //! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of the LLaMA
 //! or the Qwen2 architecture. Everything else in this library works on the result. Quantized
-//! tensors become F32, others keep their type.
+//! tensors become F32, others keep their type; or matrices stay in their blocks, for a model that is
+//! only run ([`GgufConversion`]).
 //!
 //! [`export_gguf`] writes a file of a model directory. Factored matrices are multiplied together,
 //! because llama.cpp does not know them. [`GgufExport`] does the same in steps: it tells the size of
@@ -27,7 +28,7 @@ use self::architecture::Architecture;
 use self::names::Planned;
 use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 use crate::files::{OutputDir, write_file};
-use crate::forms::TensorSpec;
+use crate::forms::{TensorSpec, parameters_in};
 use crate::ggml::GgufFile;
 use crate::progress::Progress;
 
@@ -48,6 +49,15 @@ pub struct GgufSummary {
     pub bytes: u64,
 }
 
+/// How [`convert_gguf`] stores what it reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct GgufConversion {
+    /// Whether matrices stay in their blocks, as [`Form::blocks`](crate::forms::Form::blocks), in any
+    /// type but F32. The model computes the same, and is as small in memory as in the file; it does
+    /// not train, and its matrices cannot be compressed.
+    pub packed: bool,
+}
+
 /// The version of the conversion, for callers that keep its result: raised when the same file would
 /// become something else.
 pub const GGUF_CONVERSION: u32 = 3;
@@ -66,13 +76,14 @@ pub const GGUF_CONVERSION: u32 = 3;
 /// not supported, and for weights that are not finite.
 pub fn convert_gguf(
     path: impl AsRef<Path>,
+    conversion: GgufConversion,
     output: &OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<GgufSummary, GgufError> {
     let file = GgufFile::open(path.as_ref())?;
     let special = tokenizer::SpecialTokens::read(&file)?;
     let model = config::read_config(&file, &special)?;
-    let planned = names::plan(&file, &model)?;
+    let planned = names::plan(&file, &model, conversion)?;
     let tokenizer = tokenizer::read_tokenizer(&file, &special, &model.config)?;
     // Replaces what a killed process left here.
     output.begin::<()>("gguf", |_| false)?;
@@ -129,7 +140,7 @@ fn summary(file: &GgufFile, architecture: Architecture, planned: &[Planned]) -> 
     let (mut parameters, mut bytes) = (0, 0);
     for Planned { source, spec, .. } in planned {
         *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
-        parameters += spec.entries();
+        parameters += parameters_in(&spec.name, spec.dtype, &spec.shape);
         bytes += spec.bytes();
     }
     GgufSummary { architecture: architecture.name().into(), types, parameters, bytes }

@@ -3,15 +3,19 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use safetensors::Dtype;
+
+use super::GgufConversion;
 use super::architecture::Architecture;
 use super::config::ModelConfig;
 use super::error::GgufError;
 use super::keys;
 use super::rope::FACTORS;
 use super::tensors::stored_dtype;
-use crate::forms::TensorSpec;
-use crate::ggml::GgufFile;
+use crate::forms::{Form, TensorSpec};
+use crate::ggml::{GgufFile, TensorType};
 use crate::model::DecoderConfig;
+use crate::modules::MatrixName;
 
 /// A tensor of a model, in both formats.
 #[derive(Debug, Clone)]
@@ -89,6 +93,8 @@ pub(super) struct Planned {
     pub spec: TensorSpec,
     /// How the file orders its rows.
     pub order: RowOrder,
+    /// The type of its blocks, if it stays in them.
+    pub packed: Option<TensorType>,
 }
 
 /// All tensors of the model, in its order.
@@ -98,7 +104,11 @@ pub(super) struct Planned {
 /// [`GgufError::TensorType`], [`GgufError::Metadata`] for more layers than tensors, and
 /// [`GgufError::Tensor`] for a tensor that is missing, that the model does not have, or whose shape
 /// is not the one that the metadata gives.
-pub(super) fn plan(file: &GgufFile, model: &ModelConfig) -> Result<Vec<Planned>, GgufError> {
+pub(super) fn plan(
+    file: &GgufFile,
+    model: &ModelConfig,
+    conversion: GgufConversion,
+) -> Result<Vec<Planned>, GgufError> {
     // A hostile count must not make us list a billion layers before a tensor is found missing.
     let (layers, tensors) = (model.config.num_hidden_layers, file.tensors().len());
     if layers > tensors {
@@ -109,7 +119,7 @@ pub(super) fn plan(file: &GgufFile, model: &ModelConfig) -> Result<Vec<Planned>,
     }
     let planned = entries(&model.config, model.architecture)
         .into_iter()
-        .map(|entry| check(entry, file))
+        .map(|entry| check(entry, file, conversion))
         .collect::<Result<Vec<_>, _>>()?;
     let known: BTreeSet<&str> = planned.iter().map(|tensor| tensor.source.as_str()).collect();
     let mut names = file.tensors().keys();
@@ -120,7 +130,7 @@ pub(super) fn plan(file: &GgufFile, model: &ModelConfig) -> Result<Vec<Planned>,
 }
 
 /// The tensor of the file for an entry, if it is the expected one.
-fn check(entry: Entry, file: &GgufFile) -> Result<Planned, GgufError> {
+fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Planned, GgufError> {
     let Entry { gguf: source, name, shape, order } = entry;
     let wrong = |reason: String| file.wrong_tensor(&source, reason);
     let Some(info) = file.tensors().get(&source) else {
@@ -140,7 +150,22 @@ fn check(entry: Entry, file: &GgufFile) -> Result<Planned, GgufError> {
         let reason = format!("has rows of length {columns}, which do not fill blocks of {block}");
         return Err(wrong(reason));
     }
-    Ok(Planned { source, spec: TensorSpec { name, dtype, shape }, order })
+    let kept = TensorType::of(info.dtype).filter(|_| conversion.packed);
+    let in_blocks = kept.and_then(|kept| Some((kept, as_blocks(kept, &name, &shape)?)));
+    Ok(match in_blocks {
+        Some((kept, spec)) => Planned { source, spec, order, packed: Some(kept) },
+        None => Planned { source, spec: TensorSpec { name, dtype, shape }, order, packed: None },
+    })
+}
+
+/// The tensor of a matrix that stays in its blocks. `None` for what does not.
+fn as_blocks(kept: TensorType, name: &str, shape: &[usize]) -> Option<TensorSpec> {
+    let (form, shape) = (Form::blocks(kept), shape.try_into().ok()?);
+    let matrix = MatrixName::of_weight(name)?;
+    match form.problem(shape) {
+        Some(_) => None,
+        None => form.tensors(&matrix, shape, Dtype::F32).pop(),
+    }
 }
 
 /// The tensors of a model of an architecture, in its order, without the divisors of rotary

@@ -24,7 +24,7 @@ pub(super) fn stored_dtype(dtype: GgufType) -> Option<Dtype> {
     })
 }
 
-/// The entries of a tensor as planned, little-endian, row-major.
+/// The content of a tensor as planned, row-major: entries, little-endian, or blocks.
 pub(super) fn decode(
     file: &GgufFile,
     info: &GgufTensorInfo,
@@ -40,17 +40,19 @@ pub(super) fn decode(
     for row in 0..rows {
         let start = planned.order.file_row(row, rows) * stride;
         let row = &bytes[start..start + stride];
-        match TensorType::of(info.dtype).filter(|dtype| !dtype.is_float()) {
+        let blocks = TensorType::of(info.dtype).filter(|dtype| !dtype.is_float());
+        match blocks.filter(|_| planned.packed.is_none()) {
             None => data.extend_from_slice(row),
             Some(dtype) => dtype.dequantize(row, columns, &mut data).map_err(|error| {
                 file.wrong_tensor::<GgufError>(&info.name, format!("is damaged: {error}"))
             })?,
         }
     }
-    let found = match spec.dtype {
-        Dtype::F16 => not_finite(&data, |x| f16::from_le_bytes(x).to_f32()),
-        Dtype::BF16 => not_finite(&data, |x| bf16::from_le_bytes(x).to_f32()),
-        _ => not_finite(&data, f32::from_le_bytes),
+    let found = match (planned.packed, spec.dtype) {
+        (Some(kept), _) => infinite(kept, &data),
+        (None, Dtype::F16) => not_finite(&data, |x| f16::from_le_bytes(x).to_f32()),
+        (None, Dtype::BF16) => not_finite(&data, |x| bf16::from_le_bytes(x).to_f32()),
+        (None, _) => not_finite(&data, f32::from_le_bytes),
     };
     match found {
         None => Ok(data),
@@ -59,6 +61,15 @@ pub(super) fn decode(
             Err(GgufError::NotFinite { path, tensor, index, value })
         }
     }
+}
+
+/// The first entry in blocks that is infinite or not a number, and its position.
+fn infinite(kept: TensorType, blocks: &[u8]) -> Option<(usize, f32)> {
+    let block = kept.not_finite(blocks)?;
+    let (size, len) = (kept.block_bytes(), kept.block_len());
+    let entries = kept.unpack_rows(&blocks[block * size..][..size], len);
+    let at = entries.iter().position(|x| !x.is_finite()).unwrap_or(0);
+    Some((block * len + at, entries[at]))
 }
 
 /// The entries of a small F32 vector of the length `count`.

@@ -5,7 +5,7 @@ use burn::tensor::{Device, Int, Tensor, TensorData};
 
 use crate::forms::{
     FactorParams, Form, FormError, LiveMatrix, LowRank, Rest, apply, attach, attach_factors,
-    matrices, order_of_pivots,
+    matrices, order_of_pivots, weight_shape,
 };
 use crate::linalg::Weighting;
 use crate::modules::{see_input, see_output};
@@ -71,13 +71,14 @@ impl LowRankLinearConfig {
     }
 }
 
-/// Applies a linear transformation, dense or factored, to the input tensor.
+/// Applies a linear transformation, dense, factored or in blocks, to the input tensor.
 ///
 /// Should be created with [`LowRankLinearConfig`], or from an `nn::Linear`.
 ///
 /// Dense: `O = I W + b`. Factored: `O = (I down) up + b`; the product `down · up` is never
 /// built, and neither is the product of a LoRA adapter. In pivoted storage (see [`LowRank`]),
-/// `I down` already gives some of the outputs.
+/// `I down` already gives some of the outputs. Blocks are multiplied by as they are where they can be
+/// (see [`Packed`](crate::forms::Packed)).
 ///
 /// The fields are those of Burn's `nn::Linear`, and a factored weight is Burn's own parameter
 /// reparameterization, so records, optimizers, `valid`, `train`, `to_device`, `num_params` and
@@ -193,13 +194,15 @@ impl LowRankLinear {
     /// The layer with its weight in another form, such as [`Form::factors`] at a rank, with the
     /// smallest error in the weights that the form allows; see
     /// [`balanced_factors`](crate::linalg::balanced_factors). The decomposition runs on the CPU in
-    /// f64. The parts train, and keep the weight's type, device and id. The bias stays as it is.
+    /// f64. The parts train, except blocks, and keep the weight's type, device and id. The bias stays as
+    /// it is.
     ///
     /// # Errors
     ///
     /// [`FormError::Impossible`] for a rank that the weight does not have,
-    /// [`FormError::NotDense`], [`FormError::Layout`], [`FormError::Quantized`], and
-    /// [`FormError::Linalg`] for a weight that is not finite.
+    /// [`FormError::NotDense`], [`FormError::Layout`], [`FormError::Quantized`],
+    /// [`FormError::Blocks`] for entries that blocks cannot hold, and [`FormError::Linalg`] for a
+    /// weight that is not finite.
     pub fn to_form(self, form: Form) -> Result<Self, FormError> {
         let weight = self.stored();
         if let Some(problem) = form.problem(weight.shape) {
@@ -240,12 +243,12 @@ impl LowRankLinear {
 
     /// The size of the input features. Initializes nothing.
     pub fn d_input(&self) -> usize {
-        self.weight.lazy_shape()[0]
+        weight_shape(&self.weight)[0]
     }
 
     /// The size of the output features. Initializes nothing.
     pub fn d_output(&self) -> usize {
-        self.stored().shape[0]
+        weight_shape(&self.weight)[1]
     }
 
     /// The weight and its form.

@@ -8,6 +8,7 @@ use super::cache::KvCache;
 use super::config::DecoderConfig;
 use super::language::{LanguageModel, ModelMatrix};
 use super::rotary::{Rotary, RotaryTable};
+use crate::forms::{apply_transposed, look_up, weight_shape};
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
 /// A decoder-only language model, described by a [`DecoderConfig`].
@@ -115,18 +116,7 @@ impl Decoder {
     pub fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         let logits = match &self.lm_head {
             Some(head) => head.forward(hidden),
-            None => {
-                // A product of matrices reads the transposed embedding in place; a batched
-                // product would copy all of it first.
-                let [batch, positions, width] = hidden.dims();
-                let embedding = self.model.embed_tokens.weight.val();
-                let [vocab_size, _] = embedding.dims();
-                let embedding = embedding.cast(FloatDType::from(hidden.dtype()));
-                hidden
-                    .reshape([batch * positions, width])
-                    .matmul(embedding.transpose())
-                    .reshape([batch, positions, vocab_size])
-            }
+            None => apply_transposed(&self.model.embed_tokens.weight, hidden),
         };
         logits.cast(FloatDType::F32)
     }
@@ -157,7 +147,7 @@ impl LanguageModel for Decoder {
     }
 
     fn vocab_size(&self) -> usize {
-        self.model.embed_tokens.weight.lazy_shape()[0]
+        weight_shape(&self.model.embed_tokens.weight)[0]
     }
 
     fn context(&self) -> usize {
@@ -232,7 +222,7 @@ impl DecoderBody {
         let full = mask(None);
         let windowed = self.window.map_or_else(|| full.clone(), |window| mask(Some(window.size)));
         let rotary = self.rotary.table(start, positions, &device);
-        let embedded = self.embed_tokens.forward(tokens).cast(self.dtype);
+        let embedded = look_up(&self.embed_tokens.weight, tokens).cast(self.dtype);
         (embedded, Pass { rotary, full, windowed })
     }
 

@@ -30,7 +30,8 @@ use crate::modules::{MatrixName, Selection};
 ///
 /// [`TrainError::Option`] for a rank that is 0 or larger than the full rank of a selected matrix,
 /// and for a scale that is not above 0; [`TrainError::UnmatchedPattern`],
-/// [`TrainError::NothingSelected`]; [`TrainError::Form`] for a matrix that has an adapter already.
+/// [`TrainError::NothingSelected`]; [`TrainError::Form`] for a matrix that has an adapter already,
+/// and for one in blocks.
 ///
 /// # Examples
 ///
@@ -71,6 +72,10 @@ pub fn add_adapters<M: Module>(
     if let Some(matrix) = selected.iter().find(|matrix| matrix.has_adapter()) {
         let name = matrix.name.clone();
         return Err(TrainError::Form { name, source: FormError::Adapted });
+    }
+    if let Some(matrix) = selected.iter().find(|matrix| matrix.form.tensor_type().is_some()) {
+        let name = matrix.name.clone();
+        return Err(TrainError::Form { name, source: FormError::NotDense });
     }
     check_rank(options.rank, selected.iter().map(|matrix| matrix.shape))?;
     let names: BTreeSet<MatrixName> = selected.iter().map(|matrix| matrix.name.clone()).collect();

@@ -34,7 +34,7 @@ pub enum TrainError {
         /// The patterns.
         patterns: String,
     },
-    /// A matrix cannot have an adapter.
+    /// A matrix cannot train, or have an adapter.
     #[error("`{name}`: {source}")]
     Form {
         /// Name of the matrix.

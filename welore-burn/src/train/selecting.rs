@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
-use crate::forms::{LiveMatrix, matrices};
+use super::error::TrainError;
+use crate::forms::{FormError, LiveMatrix, matrices};
 use crate::model::LanguageModel;
 use crate::modules::{MatrixName, Place, walk};
 
@@ -26,6 +27,8 @@ pub(super) struct Projections {
     /// The matrices that are compressed, projections or not.
     low_rank: BTreeSet<MatrixName>,
     params: Vec<(Place, u64)>,
+    /// A matrix in blocks, which do not train.
+    packed: Option<MatrixName>,
 }
 
 impl Projections {
@@ -34,6 +37,8 @@ impl Projections {
             model.matrices().into_iter().map(|matrix| matrix.name).collect();
         let all = matrices(model);
         let is_low_rank = |matrix: &&LiveMatrix| matrix.form.rank().is_some();
+        let packed = all.iter().find(|matrix| matrix.form.tensor_type().is_some());
+        let packed = packed.map(|matrix| matrix.name.clone());
         let low_rank = all.iter().filter(is_low_rank).map(|matrix| matrix.name.clone()).collect();
         let projections = all.into_iter().filter(|matrix| names.contains(&matrix.name));
         let mut params = Vec::new();
@@ -46,6 +51,7 @@ impl Projections {
             matrices: projections.map(|matrix| (matrix.name.clone(), matrix)).collect(),
             low_rank,
             params,
+            packed,
         }
     }
 
@@ -57,6 +63,14 @@ impl Projections {
     /// Whether a parameter belongs to a compressed matrix, projection or not.
     pub fn is_low_rank(&self, place: &Place) -> bool {
         place.matrix().is_some_and(|name| self.low_rank.contains(&name))
+    }
+
+    /// Refuses a model with matrices in blocks.
+    pub fn check_unpacked(&self) -> Result<(), TrainError> {
+        match self.packed.clone() {
+            Some(name) => Err(TrainError::Form { name, source: FormError::NotDense }),
+            None => Ok(()),
+        }
     }
 
     /// Paths of the wanted parameters.

@@ -22,15 +22,15 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let (samples, only) = (args.temperature != 0.0, "only with a --temperature above 0");
     typed.check(["top-k", "top-p", "seed"].map(|option| rule(option, samples, only)))?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
-    let Compute { device, dtype, .. } = Compute::choose(args.compute.choice())?;
-    let model = models::directory_of(&args.model)?;
-    let opened = open_model(&model, &device)?;
+    let compute = Compute::choose(args.compute.choice())?;
+    let model = models::directory_to_run(&args.model, &compute)?;
+    let opened = open_model(&model, &compute.device)?;
     let tokenizer = TextTokenizer::open(&model)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     // Checked here because loading weights may take long.
     check_prompt(opened.skeleton(), &prompt)?;
     let room = Room::of(opened.skeleton(), &prompt, &args, typed);
-    let loaded = opened.load(dtype, |_| false, &mut Bar::default())?;
+    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         stop: loaded.config.eos_token_ids.clone(),

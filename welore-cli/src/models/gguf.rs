@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::{FileError, OutputDir};
-use welore_burn::gguf::{GGUF_CONVERSION, convert_gguf};
+use welore_burn::gguf::{GGUF_CONVERSION, GgufConversion, convert_gguf};
 
 use crate::cache::cache_dir;
 use crate::failure::WrongInput;
@@ -14,17 +14,17 @@ use crate::terminal::Bar;
 
 /// The model directory that a GGUF file is converted into: `gguf/DIGEST` in `$WELORE_CACHE`, else
 /// in `$XDG_CACHE_HOME/welore`, else in `~/.cache/welore`. A file that was converted before is only
-/// read through once.
+/// read through once. Different conversions of a file are different directories.
 ///
 /// # Errors
 ///
 /// [`GgufError`](welore_burn::gguf::GgufError), and others if there is no usable cache.
-pub fn directory_of(path: &Path) -> Result<PathBuf> {
+pub fn directory_of(path: &Path, conversion: GgufConversion) -> Result<PathBuf> {
     let cache = cache_dir("gguf").ok_or_else(|| WrongInput {
         message: format!("{}: there is no cache directory for the converted model", path.display()),
         hint: Some("set WELORE_CACHE to a directory".into()),
     })?;
-    let dir = cache.join(digest_of(path)?);
+    let dir = cache.join(digest_of(path, conversion)?);
     if is_model(&dir) {
         return Ok(dir);
     }
@@ -40,18 +40,19 @@ pub fn directory_of(path: &Path) -> Result<PathBuf> {
     };
     note!("converting {} into {}, which is done only once", path.display(), dir.display());
     let mut bar = Bar::default();
-    let converted = convert_gguf(path, &output, &mut bar);
+    let converted = convert_gguf(path, conversion, &output, &mut bar);
     bar.finish();
     converted?;
     output.commit()?;
     Ok(dir)
 }
 
-/// Identifies a file's content and this version of the conversion.
-fn digest_of(path: &Path) -> Result<String, FileError> {
+/// Identifies a file's content, the conversion and its version.
+fn digest_of(path: &Path, conversion: GgufConversion) -> Result<String, FileError> {
     let io = |source| FileError::Io { path: path.into(), source };
     let mut hasher = blake3::Hasher::new();
-    hasher.update(format!("welore-gguf {GGUF_CONVERSION}\n").as_bytes());
+    let how = if conversion.packed { " packed" } else { "" };
+    hasher.update(format!("welore-gguf {GGUF_CONVERSION}{how}\n").as_bytes());
     hasher.update_reader(File::open(path).map_err(io)?).map_err(io)?;
     Ok(hasher.finalize().to_hex().to_string())
 }

@@ -26,6 +26,9 @@ pub use error::HubError;
 use id::HubId;
 pub use kind::{Artifact, Wanted, check_kind, is_artifact, is_model_part};
 use welore_burn::files::FileError;
+use welore_burn::gguf::GgufConversion;
+
+use crate::devices::Compute;
 
 /// What can be given as MODEL, as a hint for a user who gave something else.
 pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model of the Hugging Face Hub such as \
@@ -40,7 +43,21 @@ pub const WHAT_MODEL_IS: &str = "MODEL is a directory, a .gguf file, or a model 
 /// be looked at, and [`WrongInput`](crate::failure::WrongInput) for a file that is no model or a
 /// directory that holds something else.
 pub fn directory_of(model: &Path) -> Result<PathBuf> {
-    let found = resolve(model, true)?;
+    checked(model, GgufConversion::default())
+}
+
+/// The same for a model that is only run on a device: where it multiplies by blocks as they are, the
+/// matrices of a `.gguf` file stay in theirs.
+///
+/// # Errors
+///
+/// As [`directory_of`].
+pub fn directory_to_run(model: &Path, compute: &Compute) -> Result<PathBuf> {
+    checked(model, GgufConversion { packed: compute.multiplies_blocks() })
+}
+
+fn checked(model: &Path, conversion: GgufConversion) -> Result<PathBuf> {
+    let found = resolve(model, true, conversion)?;
     if found.is_dir() {
         kind::check_directory(&found)?;
     } else if found.exists() {
@@ -55,10 +72,10 @@ pub fn directory_of(model: &Path) -> Result<PathBuf> {
 ///
 /// As [`directory_of`].
 pub fn configuration_of(model: &Path) -> Result<PathBuf> {
-    resolve(model, false)
+    resolve(model, false, GgufConversion::default())
 }
 
-fn resolve(model: &Path, weights: bool) -> Result<PathBuf> {
+fn resolve(model: &Path, weights: bool, conversion: GgufConversion) -> Result<PathBuf> {
     // What may not be looked at does not seem to exist, and would be reported as missing.
     if let Err(error) = model.metadata()
         && error.kind() == ErrorKind::PermissionDenied
@@ -68,7 +85,7 @@ fn resolve(model: &Path, weights: bool) -> Result<PathBuf> {
     match HubId::parse(model) {
         // If `run` is a directory, `run/modle` is a misspelt path in it.
         Some(id) if !model.exists() && !is_within_a_directory(model) => hub::fetch(&id, weights),
-        _ if is_model_file(model) && model.is_file() => gguf::directory_of(model),
+        _ if is_model_file(model) && model.is_file() => gguf::directory_of(model, conversion),
         _ => Ok(model.into()),
     }
 }

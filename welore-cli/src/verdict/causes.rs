@@ -257,10 +257,11 @@ fn form(error: &FormError) -> Option<Verdict> {
         FormError::NotDense => {
             Verdict::input("this is a compressed model; `export --dense` turns it into a dense one")
         }
+        FormError::Scale { .. } => Verdict::input("the weights are damaged; download them again"),
         FormError::Pivots { .. } | FormError::Parts(_) => {
             Verdict::input("the model is damaged; compress the dense model again")
         }
-        FormError::Impossible(_) => Verdict::input(None),
+        FormError::Impossible(_) | FormError::Blocks(_) => Verdict::input(None),
         FormError::Overflow { dtype: Dtype::F16, .. } => Verdict::input(
             "f16 holds nothing above 65504; `welore-cli export MODEL --dtype bf16` stores such numbers",
         ),

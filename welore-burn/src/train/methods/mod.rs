@@ -218,9 +218,12 @@ methods! {
 ///
 /// # Errors
 ///
-/// [`TrainError::Option`], such as for a rank of GaLore at which no gradient is projected.
+/// [`TrainError::Option`], such as for a rank of GaLore at which no gradient is projected;
+/// [`TrainError::Form`] for a model with matrices in blocks, which do not train.
 pub fn check_method(model: &impl LanguageModel, options: &TrainOptions) -> Result<(), TrainError> {
-    options.trainable.check_model(&Projections::of(model), options)
+    let projections = Projections::of(model);
+    projections.check_unpacked()?;
+    options.trainable.check_model(&projections, options)
 }
 
 /// Makes exactly the chosen parameters trainable, and returns which and how many they are. They
@@ -229,11 +232,13 @@ pub fn check_method(model: &impl LanguageModel, options: &TrainOptions) -> Resul
 /// # Errors
 ///
 /// [`TrainError::NothingTrainable`] if the model has no such parameter, [`TrainError::Option`] for
-/// options of the method that the model does not allow.
+/// options of the method that the model does not allow, [`TrainError::Form`] for a model with matrices
+/// in blocks.
 pub fn select_trainable<M: LanguageModel>(
     model: M,
     options: &TrainOptions,
 ) -> Result<(M, ParamGroup, TrainableCount), TrainError> {
+    Projections::of(&model).check_unpacked()?;
     let model = options.trainable.select(model, options)?;
     let (paths, count) = super::selecting::trainable(&model);
     if count.trainable == 0 {
@@ -259,7 +264,9 @@ pub fn count_trainable(
     model: &impl LanguageModel,
     options: &TrainOptions,
 ) -> Result<TrainableCount, TrainError> {
-    let count = options.trainable.count(&Projections::of(model), options)?;
+    let projections = Projections::of(model);
+    projections.check_unpacked()?;
+    let count = options.trainable.count(&projections, options)?;
     match count.trainable {
         0 => Err(TrainError::NothingTrainable(options.trainable)),
         _ => Ok(count),

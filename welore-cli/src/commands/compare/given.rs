@@ -41,7 +41,7 @@ impl GivenModel {
         args: &CompareArgs,
         compute: &Compute,
     ) -> Result<Self> {
-        let dir = models::directory_of(path)?;
+        let dir = models::directory_to_run(path, compute)?;
         let opened = open_model(&dir, &host())?;
         let skeleton = opened.skeleton();
         let [vocab_size, of_dense] = [skeleton, dense.skeleton()].map(LanguageModel::vocab_size);

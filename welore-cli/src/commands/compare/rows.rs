@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::{Context, Result};
-use burn::module::Module;
 use serde::Serialize;
 use serde_json::Value;
 use welore_burn::calibrate::Calibration;
@@ -12,7 +11,7 @@ use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::KeptMatrices;
 use welore_burn::eval::{Perplexity, divergence, perplexity};
 use welore_burn::files::OutputDir;
-use welore_burn::forms::Form;
+use welore_burn::forms::{Form, parameters};
 use welore_burn::model::{Decoder, LanguageModel, load_model};
 use welore_burn::modules::{MatrixName, Selection};
 use welore_burn::named::Named;
@@ -156,7 +155,7 @@ impl<'a> Comparison<'a> {
     /// The row of the dense model, which is kept if others are compared with its predictions.
     pub fn dense(&mut self, model: Decoder) -> Result<Row> {
         let Quality { perplexities, windows, .. } = self.quality(&model, "dense")?;
-        let parameters = model.num_params() as u64;
+        let parameters = parameters(&model);
         self.dense = self.args.kl.then_some(model);
         let kls = if self.args.kl { vec![0.0; perplexities.len()] } else { Vec::new() };
         Ok(Row {
@@ -228,7 +227,7 @@ impl<'a> Comparison<'a> {
             kl: kls.first().copied(),
             kls,
             windows,
-            parameters: model.num_params() as u64,
+            parameters: parameters(&model),
             bytes: given.bytes,
             kept: given.kept,
             lrcs: given.lrcs,

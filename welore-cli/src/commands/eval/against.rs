@@ -45,7 +45,7 @@ impl Against {
             saved.check(vocab_size, tokens, options)?;
             return Ok(Self::Saved(Box::new(saved)));
         }
-        let dense_dir = models::directory_of(path)?;
+        let dense_dir = models::directory_to_run(path, compute)?;
         let place = |dir: &Path| dir.canonicalize().ok();
         if place(&dense_dir).is_some_and(|dense| Some(dense) == place(dir)) {
             return Ok(Self::Itself);

@@ -7,10 +7,10 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use burn::module::Module;
 use serde_json::json;
 use welore_burn::data::{Task, TaskExample, TaskKind, TextTokenizer};
 use welore_burn::eval::Accuracy;
+use welore_burn::forms::parameters;
 use welore_burn::model::{LoadedModel, open_model};
 use welore_burn::named::Named;
 use welore_burn::report::Measurement;
@@ -47,7 +47,7 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     let mut examples = Task::read(kind, path)?.test;
     examples.truncate(args.windows.unwrap_or(usize::MAX));
     let compute = Compute::choose(args.compute.choice())?;
-    let model = models::directory_of(&args.model)?;
+    let model = models::directory_to_run(&args.model, &compute)?;
     let opened = open_model(&model, &compute.device)?;
     let speaker = Speaker::new(TextTokenizer::open(&model)?, &opened.config);
     let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
@@ -95,7 +95,7 @@ fn print_answers(
         "accuracy": score.accuracy,
         "right": score.right(),
         "examples": examples.len(),
-        "parameters": loaded.model.num_params(),
+        "parameters": parameters(&loaded.model),
         "bytes": loaded.checkpoint.bytes(),
         "seconds": seconds,
         "answers": answers,

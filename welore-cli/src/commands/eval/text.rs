@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use burn::module::Module;
 use burn::tensor::FloatDType;
 use serde_json::{Value, json};
 use welore_burn::eval::{
@@ -12,6 +11,7 @@ use welore_burn::eval::{
     perplexity, save_logits, saved_bytes,
 };
 use welore_burn::files::check_staged;
+use welore_burn::forms::parameters;
 use welore_burn::model::{LanguageModel, LoadedModel, open_model};
 use welore_burn::report::Measurement;
 
@@ -43,7 +43,7 @@ pub fn predict(args: &EvalArgs, path: &Path) -> Result<()> {
     }
     let documents = documents_of(path)?;
     let compute = Compute::choose(args.compute.choice())?;
-    let model = models::directory_of(&args.model)?;
+    let model = models::directory_to_run(&args.model, &compute)?;
     let opened = open_model(&model, &compute.device)?;
     let tokens = TextReader::open(&model, &opened.config)?.tokens(&documents)?;
     let options = PerplexityOptions {
@@ -177,7 +177,7 @@ fn print_found(
         "windows": result.windows,
         "seq_len": seq_len,
         "skip": args.skip,
-        "parameters": loaded.model.num_params(),
+        "parameters": parameters(&loaded.model),
         "bytes": loaded.checkpoint.bytes(),
         "seconds": seconds,
         "tokens_per_second": speed(found),
@@ -228,7 +228,7 @@ fn print_summary(args: &EvalArgs, loaded: &LoadedModel, found: &Found) -> Result
     );
     say!(
         "parameters {}, {} on disk, {:.0} tokens/s",
-        format::count(loaded.model.num_params() as u64),
+        format::count(parameters(&loaded.model)),
         format::bytes(loaded.checkpoint.bytes()),
         speed(found)
     );
