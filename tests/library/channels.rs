@@ -18,7 +18,7 @@ use welore_burn::checkpoint::{Checkpoint, DEFAULT_SHARD_BYTES, ShardLayout, Shar
 use welore_burn::compress::WriteOptions;
 use welore_burn::files::OutputDir;
 use welore_burn::forms::TensorSpec;
-use welore_burn::gguf::{GgufOptions, convert_gguf, export_gguf};
+use welore_burn::gguf::{GgufConversion, GgufOptions, convert_gguf, export_gguf};
 use welore_burn::model::{OpenedModel, load_model, open_model, read_config};
 use welore_burn::modules::Selection;
 use welore_burn::plan::Target;
@@ -230,7 +230,7 @@ fn widths_that_differ_are_read_here_and_go_to_a_gguf_file_and_back() {
     let told = export_gguf(&opened, &file, &GgufOptions::default(), &mut ()).unwrap();
     assert_eq!(told.architecture, "deci");
     let output = OutputDir::create(&back, false).unwrap();
-    convert_gguf(&file, &output, &mut ()).unwrap();
+    convert_gguf(&file, GgufConversion::default(), &output, &mut ()).unwrap();
     output.commit().unwrap();
     assert_eq!(read_config(&back).unwrap().intermediate_sizes, Some(widths));
     let back = Checkpoint::open(&back).unwrap();
