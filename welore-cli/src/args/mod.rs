@@ -23,7 +23,6 @@ pub use compute::*;
 pub use general::*;
 pub use method::Way;
 pub use running::*;
-pub use searching::SearchArgs;
 pub use texts::TextArg;
 pub use training::*;
 pub use typed::{Rule, Typed, rule};
