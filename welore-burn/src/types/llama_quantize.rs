@@ -51,24 +51,8 @@ impl TypePlan {
 }
 
 impl LlamaQuantize {
-    /// The text of a `--tensor-type-file`, whose path is an argument of
-    /// [`arguments`](Self::arguments).
+    /// The text of a `--tensor-type-file`.
     pub fn file(&self) -> String {
         self.lines.join("\n")
-    }
-
-    /// The arguments that go with the file of lines, from the first option to the files of tensors:
-    /// of `input`, a GGUF file in floats, it makes `output`.
-    pub fn arguments(&self, file: &str, input: &str, output: &str) -> Vec<String> {
-        let mut arguments = vec!["--tensor-type-file".to_string(), file.into()];
-        let options =
-            [("--token-embedding-type", self.embedding), ("--output-tensor-type", self.head)];
-        for (option, tensor_type) in options {
-            if let Some(tensor_type) = tensor_type {
-                arguments.extend([option.into(), tensor_type.ggml_name()]);
-            }
-        }
-        arguments.extend([input.into(), output.into(), self.base.clone()]);
-        arguments
     }
 }

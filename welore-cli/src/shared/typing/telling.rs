@@ -62,7 +62,21 @@ pub fn say_llama_quantize(told: &LlamaQuantize, file: &Path, model: &Path) {
         |words: Vec<String>| words.iter().map(|word| quoted(word)).collect::<Vec<_>>().join(" ");
     let model = quoted(&model.display().to_string());
     note!("`welore-cli export {model} --gguf {input}` writes what llama-quantize reads; then");
-    note!("llama-quantize {}", words(told.arguments(&file, input, output)));
+    note!("llama-quantize {}", words(arguments(told, &file, input, output)));
+}
+
+/// The arguments of `llama-quantize` that go with a file of lines: of `input`, a GGUF file in floats,
+/// it makes `output`.
+fn arguments(told: &LlamaQuantize, file: &str, input: &str, output: &str) -> Vec<String> {
+    let mut arguments = vec!["--tensor-type-file".to_string(), file.into()];
+    let options = [("--token-embedding-type", told.embedding), ("--output-tensor-type", told.head)];
+    for (option, tensor_type) in options {
+        if let Some(tensor_type) = tensor_type {
+            arguments.extend([option.into(), tensor_type.ggml_name()]);
+        }
+    }
+    arguments.extend([input.into(), output.into(), told.base.clone()]);
+    arguments
 }
 
 /// A word as shells read it.
@@ -85,6 +99,16 @@ fn counts(plan: &TypePlan) -> BTreeMap<TensorType, usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn types_of_embedding_and_head_are_options_and_the_files_come_last() {
+        let (embedding, base) = (Some(TensorType::Q8_0), "Q4_0".to_string());
+        let told = LlamaQuantize { lines: Vec::new(), embedding, head: None, base };
+        assert_eq!(
+            arguments(&told, "types.txt", "in.gguf", "out.gguf").join(" "),
+            "--tensor-type-file types.txt --token-embedding-type q8_0 in.gguf out.gguf Q4_0"
+        );
+    }
 
     #[test]
     fn words_are_quoted_where_a_shell_would_split_or_change_them() {
