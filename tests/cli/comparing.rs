@@ -283,7 +283,7 @@ fn models_that_exist_are_measured_as_they_are() {
         assert_eq!((&row["model"], &row["method"]), (&json!(name), &json!("as given")));
         let measures = [
             [&row["perplexity"], &measured["perplexity"]],
-            [&row["kl"], &measured["against"]["kl"]["value"]],
+            [&row["kl"], &measured["divergence"]["kl"]["value"]],
         ];
         for [found, expected] in measures.map(|pair| pair.map(|value| value.as_f64().unwrap())) {
             assert!((found / expected - 1.0).abs() < 1e-9, "{found} for {expected} of {name}");
