@@ -103,7 +103,7 @@ fn load_numbers<M: Module>(
     let mut read = |slot: &Slot, place: &Place| -> Result<TensorData, CheckpointError> {
         progress.step(&slot.tensor)?;
         let data = match slot.kind {
-            PartKind::Blocks => {
+            PartKind::Blocks(_) => {
                 let bytes = checkpoint.expected_bytes(&slot.spec(Dtype::F32))?;
                 slot.load_blocks(bytes).map_err(checkpoint.form_error(&matrix_of(place, slot)))?
             }
@@ -115,7 +115,7 @@ fn load_numbers<M: Module>(
     let module = load_values(module, |place, _| {
         let slot = slots.get(&place.path).filter(|_| failed.is_none())?;
         match read(slot, place) {
-            Ok(data) if slot.kind == PartKind::Blocks => Some((data, DType::U8)),
+            Ok(data) if matches!(slot.kind, PartKind::Blocks(_)) => Some((data, DType::U8)),
             Ok(data) => {
                 let is_vector = data.shape().len() == 1;
                 let dtype = if is_vector { FloatDType::F32 } else { dtype_of(&place.path) };

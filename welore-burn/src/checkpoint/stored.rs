@@ -1,4 +1,4 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use safetensors::Dtype;
@@ -56,8 +56,11 @@ impl Checkpoint {
     /// [`CheckpointError::Plan`] for a plan that cannot be read, and
     /// [`CheckpointError::PlanDisagrees`] if the tensors do not have the forms in the plan.
     pub fn compressed_matrices(&self) -> Result<Vec<StoredMatrix>, CheckpointError> {
-        let mut found = Vec::new();
+        let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         for name in self.names().flat_map(Form::led_by) {
+            if !seen.insert(name.clone()) {
+                continue;
+            }
             match self.stored_matrix(&name) {
                 Some(matrix) if matrix.form == Form::dense() => {}
                 Some(matrix) => found.push(matrix),

@@ -124,8 +124,7 @@ pub(crate) fn params_of(
     let mut params = match form.skeleton(shape, true, &indices, device)? {
         None => return Ok(None),
         Some(NewParams::Packed(params)) => {
-            let [Part::Blocks(bytes)] = &parts[..] else { return Err(FormError::Parts("packed")) };
-            return Ok(Some(NewParams::Packed(params.filled(bytes.clone(), id)?)));
+            return Ok(Some(NewParams::Packed(params.filled(&parts, id)?)));
         }
         Some(NewParams::Factors(params)) => params,
     };

@@ -1,86 +1,62 @@
+use std::sync::Arc;
+
 use burn::tensor::Device;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::attach::NewParams;
+use super::block_names::{BlockNames, NAMES, sets_of_blocks, type_in};
 use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
-use super::packed::{BLOCKS, NewPacked, type_of_base};
+use super::packed::{BASE, NewPacked, code};
 use super::part::{Part, PartKind, PartSpec};
+use super::rounding::{relative_error, round_into, unpacked};
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
 use crate::ggml::TensorType;
-use crate::linalg::{Cost, Matrix, Weighting};
+use crate::linalg::{Cost, Feedback, Matrix, Weighting};
 use crate::named::Named;
 
 /// The blocks of one of llama.cpp's types, in `X.weight.TYPE [out, bytes of a row]`, U8: the bytes
-/// that a GGUF file has, with the rows in the order of the model directory. What is computed with are
-/// the numbers that llama.cpp computes with. They do not train.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// that a GGUF file has, with the rows in the order of the model directory; or by columns, in
+/// `X.weight_t.TYPE [in, bytes of a column]`. What is computed with are the numbers that llama.cpp
+/// computes with. They do not train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Blocks {
     /// The type. F32 has no blocks; it is the dense form.
     #[serde(rename = "type")]
     pub tensor_type: TensorType,
+    /// Whether blocks are parts of columns, not of rows.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub turned: bool,
 }
 
-/// The types that stay packed, with the suffix of the tensor of each.
-static TYPES: [(TensorType, &str); 14] = [
-    (TensorType::F16, "weight.f16"),
-    (TensorType::Bf16, "weight.bf16"),
-    (TensorType::Q8_0, "weight.q8_0"),
-    (TensorType::Q6K, "weight.q6_k"),
-    (TensorType::Q5K, "weight.q5_k"),
-    (TensorType::Q5_1, "weight.q5_1"),
-    (TensorType::Q5_0, "weight.q5_0"),
-    (TensorType::Q4K, "weight.q4_k"),
-    (TensorType::Q4_1, "weight.q4_1"),
-    (TensorType::Q4_0, "weight.q4_0"),
-    (TensorType::Iq4Nl, "weight.iq4_nl"),
-    (TensorType::Iq4Xs, "weight.iq4_xs"),
-    (TensorType::Q3K, "weight.q3_k"),
-    (TensorType::Q2K, "weight.q2_k"),
-];
-
-/// One for each type, because every kind has a leading tensor.
-pub(super) static KINDS: [Kind; 14] = [
-    kind(&["weight.f16"]),
-    kind(&["weight.bf16"]),
-    kind(&["weight.q8_0"]),
-    kind(&["weight.q6_k"]),
-    kind(&["weight.q5_k"]),
-    kind(&["weight.q5_1"]),
-    kind(&["weight.q5_0"]),
-    kind(&["weight.q4_k"]),
-    kind(&["weight.q4_1"]),
-    kind(&["weight.q4_0"]),
-    kind(&["weight.iq4_nl"]),
-    kind(&["weight.iq4_xs"]),
-    kind(&["weight.q3_k"]),
-    kind(&["weight.q2_k"]),
-];
-
-const fn kind(suffixes: &'static [&'static str]) -> Kind {
-    Kind { stored, live, suffixes }
-}
+pub(super) const KIND: Kind = Kind { stored, live, sets: sets_of_blocks };
 
 fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
-    TYPES.iter().find_map(|(tensor_type, suffix)| {
-        let shape = shape_of(suffix)?.try_into().ok()?;
-        Some((Form::blocks(*tensor_type), matrix_shape(*tensor_type, shape)?))
+    let (blocks, shape) = stored_blocks(shape_of)?;
+    let has_factor =
+        NAMES.iter().any(|of| shape_of(of.right).is_some() || shape_of(of.left).is_some());
+    (!has_factor).then_some((Form::Blocks(blocks), shape))
+}
+
+/// The blocks that hold all entries of a matrix, and its shape.
+pub(super) fn stored_blocks(shape_of: &Shapes<'_>) -> Option<(Blocks, [usize; 2])> {
+    NAMES.iter().find_map(|names| {
+        [(names.whole, false), (names.turned, true)].into_iter().find_map(|(suffix, turned)| {
+            let shape = shape_of(suffix)?.try_into().ok()?;
+            let blocks = Blocks { tensor_type: names.tensor_type, turned };
+            Some((blocks, blocks.matrix_shape(shape)?))
+        })
     })
 }
 
 fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
-    let shape = shape_of(BLOCKS)?.try_into().ok()?;
-    let tensor_type = type_of_base(&shape_of("")?)?;
-    Some((Form::blocks(tensor_type), matrix_shape(tensor_type, shape)?))
-}
-
-/// The shape of a matrix, from that of its tensor. `None` if its rows are not whole blocks.
-fn matrix_shape(tensor_type: TensorType, [rows, row_bytes]: [usize; 2]) -> Option<[usize; 2]> {
-    let bytes = tensor_type.block_bytes();
-    let columns = (row_bytes / bytes).checked_mul(tensor_type.block_len())?;
-    row_bytes.is_multiple_of(bytes).then_some([rows, columns])
+    let (base, None) = code::types_of(&shape_of("")?)? else { return None };
+    let blocks = base?;
+    let shape = shape_of(BASE)?.try_into().ok()?;
+    Some((Form::Blocks(blocks), blocks.matrix_shape(shape)?))
 }
 
 /// Number of parameters in a tensor of a checkpoint: as many as it has entries, except that indices
@@ -90,11 +66,8 @@ pub(crate) fn parameters_in(tensor: &str, dtype: Dtype, shape: &[usize]) -> u64 
     match (dtype, shape) {
         (Dtype::I32, _) => 0,
         (Dtype::U8, [rows, row_bytes]) => {
-            let of_blocks = TYPES.iter().find(|(_, suffix)| {
-                let name = tensor.strip_suffix(suffix);
-                name.is_some_and(|name| name.is_empty() || name.ends_with('.'))
-            });
-            let matrix = of_blocks.and_then(|(of, _)| matrix_shape(*of, [*rows, *row_bytes]));
+            let blocks = type_in(tensor).map(|of| Blocks { tensor_type: of, turned: false });
+            let matrix = blocks.and_then(|blocks| blocks.matrix_shape([*rows, *row_bytes]));
             product(matrix.as_ref().map_or(shape, |matrix| &matrix[..]))
         }
         _ => product(shape),
@@ -102,8 +75,49 @@ pub(crate) fn parameters_in(tensor: &str, dtype: Dtype, shape: &[usize]) -> u64 
 }
 
 impl Blocks {
-    fn suffix(self) -> Option<&'static str> {
-        TYPES.iter().find(|(tensor_type, _)| *tensor_type == self.tensor_type).map(|(_, s)| *s)
+    /// The name of the tensor. Where [`problem`](MatrixForm::problem) has something to say, nothing is
+    /// stored.
+    fn suffix(self) -> &'static str {
+        match BlockNames::of(self.tensor_type) {
+            Some(names) if self.turned => names.turned,
+            Some(names) => names.whole,
+            None => "weight",
+        }
+    }
+
+    /// `[rows, bytes of a row]` of the tensor of a matrix.
+    pub(super) fn tensor_shape(self, [rows, columns]: [usize; 2]) -> [usize; 2] {
+        let (rows, columns) = if self.turned { (columns, rows) } else { (rows, columns) };
+        [rows, self.tensor_type.row_bytes(columns).unwrap_or(0)]
+    }
+
+    /// The shape of a matrix, from that of its tensor. `None` if its rows are not whole blocks.
+    pub(super) fn matrix_shape(self, [rows, row_bytes]: [usize; 2]) -> Option<[usize; 2]> {
+        let bytes = self.tensor_type.block_bytes();
+        let columns = (row_bytes / bytes).checked_mul(self.tensor_type.block_len())?;
+        let shape = if self.turned { [columns, rows] } else { [rows, columns] };
+        row_bytes.is_multiple_of(bytes).then_some(shape)
+    }
+
+    /// The bytes of a matrix in a norm; see [`round_into`].
+    pub(super) fn round(
+        self,
+        matrix: &Matrix,
+        feedback: &[Option<Arc<Feedback>>; 2],
+    ) -> Result<Vec<u8>, FormError> {
+        let feedback = feedback.each_ref().map(|of| of.as_deref());
+        round_into(self.tensor_type, self.turned, matrix, feedback)
+    }
+
+    /// The matrix that bytes stand for.
+    pub(super) fn unpack(self, shape: [usize; 2], bytes: &[u8]) -> Result<Matrix, FormError> {
+        unpacked(self.tensor_type, self.turned, shape, bytes)
+    }
+
+    /// Its tensor.
+    pub(super) fn part(self, shape: [usize; 2]) -> PartSpec {
+        let kind = PartKind::Blocks(self.tensor_type);
+        PartSpec { suffix: self.suffix(), shape: self.tensor_shape(shape).into(), kind }
     }
 }
 
@@ -112,48 +126,40 @@ impl MatrixForm for Blocks {
         None
     }
 
-    fn problem(&self, [_, columns]: [usize; 2]) -> Option<String> {
+    fn problem(&self, [rows, columns]: [usize; 2]) -> Option<String> {
         let (name, block) = (self.tensor_type.name(), self.tensor_type.block_len());
-        if self.suffix().is_none() {
+        if BlockNames::of(self.tensor_type).is_none() {
             return Some(format!("{name} has no blocks"));
         }
-        let fills = columns.is_multiple_of(block);
-        (!fills).then(|| format!("rows of {columns} entries; {name} needs a multiple of {block}"))
+        let (what, len) = if self.turned { ("columns", rows) } else { ("rows", columns) };
+        let fills = len.is_multiple_of(block);
+        (!fills).then(|| format!("{what} of {len} entries; {name} needs a multiple of {block}"))
     }
 
     fn parameters(&self, [rows, columns]: [usize; 2]) -> u64 {
         (rows as u64).saturating_mul(columns as u64)
     }
 
-    fn tensors(&self, [rows, columns]: [usize; 2]) -> Vec<PartSpec> {
-        // Where `problem` has something to say, nothing is stored.
-        let suffix = self.suffix().unwrap_or("weight");
-        let row_bytes = self.tensor_type.row_bytes(columns).unwrap_or(0);
-        vec![PartSpec { suffix, shape: vec![rows, row_bytes], kind: PartKind::Blocks }]
+    fn tensors(&self, shape: [usize; 2]) -> Vec<PartSpec> {
+        vec![self.part(shape)]
     }
 
     fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
-        let (rows, columns) = (matrix.rows(), matrix.cols());
-        let entries: Vec<f32> = matrix.data().iter().map(|x| *x as f32).collect();
-        let bytes = self.tensor_type.quantize(&entries, columns, None)?;
-        let stored = self.tensor_type.dequantize_rows(&bytes, columns)?;
-        let gaps = stored.iter().zip(matrix.data()).map(|(a, b)| f64::from(*a) - b).collect();
-        let error = norm.apply(&Matrix::new(rows, columns, gaps)?)?.norm();
-        let size = norm.apply(matrix)?.norm();
-        let relative_error = if size == 0.0 { 0.0 } else { error / size };
+        let best = norm.best(matrix)?;
+        let bytes = self.round(&best, &norm.feedback()?)?;
+        let stored = self.unpack([matrix.rows(), matrix.cols()], &bytes)?;
+        let relative_error = relative_error(&norm.of_best(), &best, &stored)?;
         Ok(Made { parts: vec![Part::Blocks(bytes)], relative_error })
     }
 
-    fn cost_to_make(&self, shape: [usize; 2]) -> Cost {
-        Cost::of_product(shape, 0)
+    fn cost_to_make(&self, [rows, columns]: [usize; 2]) -> Cost {
+        // As many operations as products of the matrix with something as large as each side.
+        Cost::of_product([rows, columns], rows + columns)
     }
 
-    fn merge(&self, [rows, columns]: [usize; 2], parts: Vec<Part>) -> Result<Matrix, FormError> {
+    fn merge(&self, shape: [usize; 2], parts: Vec<Part>) -> Result<Matrix, FormError> {
         match <[Part; 1]>::try_from(parts) {
-            Ok([Part::Blocks(bytes)]) => {
-                let entries = self.tensor_type.dequantize_rows(&bytes, columns)?;
-                Ok(Matrix::new(rows, columns, entries.into_iter().map(f64::from).collect())?)
-            }
+            Ok([Part::Blocks(bytes)]) => self.unpack(shape, &bytes),
             _ => Err(FormError::Parts("packed")),
         }
     }
@@ -167,7 +173,7 @@ impl MatrixForm for Blocks {
     }
 
     fn slots(&self, _of_linear: bool) -> Option<&'static [LiveSlot]> {
-        const SLOTS: [LiveSlot; 1] = [LiveSlot { param: BLOCKS, tensor: 0, codec: Codec::Blocks }];
+        const SLOTS: [LiveSlot; 1] = [LiveSlot { param: BASE, tensor: 0, codec: Codec::Blocks }];
         Some(&SLOTS)
     }
 
@@ -183,12 +189,12 @@ impl MatrixForm for Blocks {
         if let Some(problem) = self.problem(matrix) {
             return Err(FormError::Impossible(problem));
         }
-        let packed = NewPacked::empty(self.tensor_type, matrix, of_linear, device);
-        Ok(Some(NewParams::Packed(packed)))
+        Ok(Some(NewPacked::empty(Some(*self), None, shape, of_linear, device)))
     }
 
     fn fmt_for_people(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "blocks of {}", self.tensor_type.name())
+        let by = if self.turned { ", by columns" } else { "" };
+        write!(f, "blocks of {}{by}", self.tensor_type.name())
     }
 }
 
@@ -197,18 +203,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_type_but_f32_stays_packed_under_its_name() {
-        for tensor_type in TensorType::all() {
-            let form = Blocks { tensor_type: *tensor_type };
-            match tensor_type {
-                TensorType::F32 => assert!(form.problem([2, 256]).is_some()),
-                other => {
-                    assert_eq!(form.suffix().unwrap(), format!("weight.{}", other.name()));
-                    assert_eq!(form.problem([2, 256]), None);
-                }
-            }
-        }
-        assert!(KINDS.iter().zip(TYPES).all(|(kind, (_, suffix))| kind.suffixes == [suffix]));
+    fn rows_or_columns_have_to_fill_blocks() {
+        let problem = |tensor_type, turned, shape| Blocks { tensor_type, turned }.problem(shape);
+        assert!(problem(TensorType::F32, false, [2, 256]).is_some());
+        assert_eq!(problem(TensorType::Q4K, false, [2, 256]), None);
+        assert_eq!(problem(TensorType::Q4K, true, [256, 2]), None);
+        assert!(problem(TensorType::Q4K, false, [256, 2]).unwrap().starts_with("rows of 2"));
+        assert!(problem(TensorType::Q4K, true, [2, 256]).unwrap().starts_with("columns of 2"));
     }
 
     #[test]
@@ -216,6 +217,8 @@ mod tests {
         let count = |name, shape: &[usize]| parameters_in(name, Dtype::U8, shape);
         assert_eq!(count("a.weight.q4_k", &[3, 144]), 3 * 256);
         assert_eq!(count("weight.q8_0", &[2, 68]), 2 * 64);
+        assert_eq!(count("a.weight_t.q8_0", &[2, 68]), 2 * 64);
+        assert_eq!(count("a.U.weight_t.q8_0", &[2, 68]), 2 * 64);
         // Not whole blocks, not of a matrix, not blocks at all.
         assert_eq!(count("a.weight.q4_k", &[3, 145]), 3 * 145);
         assert_eq!(count("aweight.q4_k", &[3, 144]), 3 * 144);

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use super::attach::NewParams;
 use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
-use super::packed::BLOCKS;
+use super::packed::{BASE, RIGHT};
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
@@ -14,7 +14,7 @@ use crate::linalg::{Cost, Matrix, Weighting};
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Dense {}
 
-pub(super) const KIND: Kind = Kind { stored, live, suffixes: &[WEIGHT] };
+pub(super) const KIND: Kind = Kind { stored, live, sets: || vec![vec![WEIGHT]] };
 
 const WEIGHT: &str = "weight";
 
@@ -24,7 +24,8 @@ fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
 }
 
 fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
-    if shape_of("low_rank.up").is_some() || shape_of(BLOCKS).is_some() {
+    let is_other = |param: &str| shape_of(param).is_some();
+    if ["low_rank.up", BASE, RIGHT].into_iter().any(is_other) {
         return None;
     }
     let [d_input, d_output] = shape_of("")?.try_into().ok()?;

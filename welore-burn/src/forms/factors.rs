@@ -17,7 +17,7 @@ pub struct Factors {
     pub rank: usize,
 }
 
-pub(super) const KIND: Kind = Kind { stored, live, suffixes: &[V, U] };
+pub(super) const KIND: Kind = Kind { stored, live, sets: || vec![vec![V, U]] };
 
 pub(super) const V: &str = "V.weight";
 const U: &str = "U.weight";

@@ -1,4 +1,6 @@
+use std::collections::BTreeSet;
 use std::fmt::Debug;
+use std::sync::LazyLock;
 
 use burn::tensor::Device;
 use safetensors::Dtype;
@@ -9,6 +11,7 @@ use super::blocks::{self, Blocks};
 use super::dense::{self, Dense};
 use super::error::FormError;
 use super::factors::{self, Factors};
+use super::packed_factors::{self, PackedFactors};
 use super::part::{Part, PartKind, PartSpec, TensorSpec};
 use super::pivot::{self, Pivot};
 use super::slots::LiveSlot;
@@ -32,6 +35,9 @@ pub enum Form {
     Pivot(Pivot),
     /// Blocks of one of llama.cpp's types.
     Blocks(Blocks),
+    /// Two factors in blocks, alone or added to a matrix in blocks.
+    #[serde(rename = "packed_factors")]
+    PackedFactors(PackedFactors),
 }
 
 impl Form {
@@ -41,14 +47,18 @@ impl Form {
             Self::Factors(form) => form,
             Self::Pivot(form) => form,
             Self::Blocks(form) => form,
+            Self::PackedFactors(form) => form,
         }
     }
 }
 
 /// How matrices are recognized. If several forms match, the first one applies.
-fn kinds() -> impl DoubleEndedIterator<Item = &'static Kind> {
-    [&dense::KIND, &factors::KIND, &pivot::KIND].into_iter().chain(&blocks::KINDS)
-}
+static KINDS: [Kind; 5] =
+    [dense::KIND, factors::KIND, pivot::KIND, packed_factors::KIND, blocks::KIND];
+
+/// All sets of suffixes, in the same order.
+static SETS: LazyLock<Vec<Vec<&'static str>>> =
+    LazyLock::new(|| KINDS.iter().flat_map(|kind| (kind.sets)()).collect());
 
 /// How a form is recognized.
 pub(super) struct Kind {
@@ -58,8 +68,9 @@ pub(super) struct Kind {
     /// The same for a weight of a module. The function gives the shape of a parameter that belongs
     /// to it, such as `low_rank.up`; an empty name stands for the base.
     pub live: fn(&Shapes<'_>) -> Option<FormAndShape>,
-    /// The suffixes of its tensors. Every matrix has exactly one tensor with the first suffix.
-    pub suffixes: &'static [&'static str],
+    /// The suffixes of its tensors, in each way that it has tensors. Every matrix has a tensor with
+    /// the first suffix of its set.
+    pub sets: fn() -> Vec<Vec<&'static str>>,
 }
 
 /// A form, and the shape `[out, in]` of a matrix in it.
@@ -155,16 +166,31 @@ impl Form {
         Self::Pivot(Pivot { rank })
     }
 
-    /// The blocks of one of llama.cpp's types.
+    /// The blocks of one of llama.cpp's types, by rows, as llama.cpp has them.
     pub const fn blocks(tensor_type: TensorType) -> Self {
-        Self::Blocks(Blocks { tensor_type })
+        Self::Blocks(Blocks { tensor_type, turned: false })
     }
 
-    /// The type of its blocks, if it has blocks.
-    pub fn tensor_type(&self) -> Option<TensorType> {
+    /// The blocks of one of llama.cpp's types, by columns: for matrices whose rows do not fill
+    /// blocks, but whose columns do.
+    pub const fn turned_blocks(tensor_type: TensorType) -> Self {
+        Self::Blocks(Blocks { tensor_type, turned: true })
+    }
+
+    /// Two factors in blocks of a type, added to a matrix in blocks if there is one.
+    pub const fn packed_factors(
+        rank: usize,
+        tensor_type: TensorType,
+        base: Option<Blocks>,
+    ) -> Self {
+        Self::PackedFactors(PackedFactors { rank, tensor_type, base })
+    }
+
+    /// Whether it is made of blocks, which do not train.
+    pub fn is_packed(&self) -> bool {
         match self {
-            Self::Blocks(blocks) => Some(blocks.tensor_type),
-            _ => None,
+            Self::Blocks(_) | Self::PackedFactors(_) => true,
+            Self::Dense(_) | Self::Factors(_) | Self::Pivot(_) => false,
         }
     }
 
@@ -263,7 +289,7 @@ impl Form {
         shape_of: impl Fn(&str) -> Option<Vec<usize>>,
     ) -> Option<(Self, [usize; 2])> {
         let shape_of = |suffix: &str| shape_of(&name.part(suffix));
-        kinds().find_map(|kind| (kind.stored)(&shape_of))
+        KINDS.iter().find_map(|kind| (kind.stored)(&shape_of))
     }
 
     /// A missing tensor of a matrix that has some of its tensors, for the form that most of them
@@ -273,25 +299,25 @@ impl Form {
         is_there: impl Fn(&str) -> bool,
     ) -> Option<String> {
         let there = |suffix: &&str| is_there(&name.part(suffix));
-        let found = |kind: &&Kind| kind.suffixes.iter().filter(|suffix| there(suffix)).count();
-        let begun = kinds().filter(|kind| there(&kind.suffixes[0]));
+        let found = |set: &&Vec<&str>| set.iter().filter(|suffix| there(suffix)).count();
+        let begun = SETS.iter().filter(|set| there(&set[0]));
         // `rev`, because `max_by_key` returns the last of several: the first form should win.
-        let kind = begun.rev().max_by_key(found)?;
-        let missing = kind.suffixes.iter().find(|suffix| !there(suffix))?;
+        let set = begun.rev().max_by_key(found)?;
+        let missing = set.iter().find(|suffix| !there(suffix))?;
         Some(name.part(missing))
     }
 
     /// The form of a weight of a module, and its shape `[out, in]`.
     pub(super) fn live(shape_of: &Shapes<'_>) -> Option<(Self, [usize; 2])> {
-        kinds().find_map(|kind| (kind.live)(shape_of))
+        KINDS.iter().find_map(|kind| (kind.live)(shape_of))
     }
 
-    /// The matrices whose leading tensor a tensor of a checkpoint may be: every matrix has exactly
-    /// one leading tensor.
+    /// The matrices whose leading tensor a tensor of a checkpoint may be. A matrix can have several
+    /// such tensors.
     pub(crate) fn led_by(tensor: &str) -> impl Iterator<Item = MatrixName> + '_ {
-        let mut leads: Vec<&str> = kinds().map(|kind| kind.suffixes[0]).collect();
-        leads.dedup();
-        leads.into_iter().filter_map(|lead| {
+        static LEADS: LazyLock<BTreeSet<&'static str>> =
+            LazyLock::new(|| SETS.iter().map(|set| set[0]).collect());
+        LEADS.iter().filter_map(|lead| {
             let name = tensor.strip_suffix(lead)?;
             match name.strip_suffix('.') {
                 Some(name) => Some(name.into()),
@@ -304,7 +330,7 @@ impl Form {
 /// Whether the last part of a name is that of a factor, such as `q_proj.V`: where factors are
 /// treated one by one, they are named like matrices.
 pub(crate) fn is_factor(name: &str) -> bool {
-    let suffixes = kinds().flat_map(|kind| kind.suffixes);
+    let suffixes = SETS.iter().flatten();
     let mut factors = suffixes.filter_map(|suffix| suffix.strip_suffix(".weight"));
     let last = name.rsplit('.').next();
     factors.any(|factor| last == Some(factor))

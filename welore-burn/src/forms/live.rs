@@ -96,7 +96,7 @@ pub fn matrices(module: &impl Module) -> Vec<LiveMatrix> {
 /// Number of parameters of a module. Unlike Burn's `num_params`, it has the numbers in blocks.
 /// Initializes nothing.
 pub fn parameters(module: &impl Module) -> u64 {
-    let packed = matrices(module).into_iter().filter(|matrix| matrix.form.tensor_type().is_some());
+    let packed = matrices(module).into_iter().filter(|matrix| matrix.form.is_packed());
     module.num_params() as u64 + packed.map(|matrix| matrix.parameters()).sum::<u64>()
 }
 

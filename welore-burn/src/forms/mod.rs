@@ -11,6 +11,8 @@
 mod adapter;
 mod apply;
 mod attach;
+mod block_matrix;
+mod block_names;
 mod blocks;
 mod cast;
 mod declared;
@@ -22,9 +24,11 @@ mod live;
 mod low_rank;
 mod order;
 mod packed;
+mod packed_factors;
 mod part;
 mod pivot;
 mod precision;
+mod rounding;
 mod slots;
 mod storage;
 mod work;
@@ -36,6 +40,7 @@ pub use attach::FactorParams;
 pub(crate) use attach::{
     NewParams, attach, attach_params, fill, params_of, read_matrices, skeleton,
 };
+pub use block_matrix::BlockMatrix;
 pub use blocks::Blocks;
 pub(crate) use blocks::parameters_in;
 pub(crate) use cast::{cast_floats, encode_nearest};
@@ -50,6 +55,7 @@ pub use live::{LiveMatrix, is_transposed_layout, matrices, parameters};
 pub use low_rank::{LowRank, Rest, attach_factors};
 pub use order::{order_of_pivots, pivots_of_order};
 pub use packed::Packed;
+pub use packed_factors::PackedFactors;
 pub use part::{Part, PartKind, PartSpec, TensorSpec, encode_floats};
 pub use pivot::Pivot;
 pub use precision::Precision;

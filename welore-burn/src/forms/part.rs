@@ -2,6 +2,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::error::FormError;
+use crate::ggml::TensorType;
 use crate::linalg::Matrix;
 
 /// One of the tensors that a matrix is stored in.
@@ -23,7 +24,7 @@ pub enum PartKind {
     /// Indices, I32. They do not count as parameters.
     Indices,
     /// Blocks of one of llama.cpp's types, U8; see [`Blocks`](super::Blocks).
-    Blocks,
+    Blocks(TensorType),
 }
 
 impl PartKind {
@@ -32,7 +33,7 @@ impl PartKind {
         match self {
             Self::Numbers => numbers,
             Self::Indices => Dtype::I32,
-            Self::Blocks => Dtype::U8,
+            Self::Blocks(_) => Dtype::U8,
         }
     }
 }
@@ -94,10 +95,10 @@ impl Part {
     pub fn decode(spec: &PartSpec, dtype: Dtype, bytes: &[u8]) -> Result<Self, FormError> {
         match spec.kind {
             PartKind::Indices => return Ok(Self::Indices(entries(bytes, i32::from_le_bytes))),
-            PartKind::Blocks if spec.shape.iter().product::<usize>() != bytes.len() => {
+            PartKind::Blocks(_) if spec.shape.iter().product::<usize>() != bytes.len() => {
                 return Err(FormError::Parts("stored"));
             }
-            PartKind::Blocks => return Ok(Self::Blocks(bytes.to_vec())),
+            PartKind::Blocks(_) => return Ok(Self::Blocks(bytes.to_vec())),
             PartKind::Numbers => {}
         }
         let &[rows, cols] = &spec.shape[..] else { return Err(FormError::Parts("stored")) };

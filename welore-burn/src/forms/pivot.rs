@@ -22,7 +22,7 @@ pub struct Pivot {
     pub rank: usize,
 }
 
-pub(super) const KIND: Kind = Kind { stored, live, suffixes: &[V, C, PIVOTS] };
+pub(super) const KIND: Kind = Kind { stored, live, sets: || vec![vec![V, C, PIVOTS]] };
 
 const C: &str = "C.weight";
 const PIVOTS: &str = "pivots";

@@ -10,7 +10,6 @@ use super::error::FormError;
 use super::live::{LiveMatrix, is_transposed_layout, matrices};
 use super::order::{checked_order, pivots_of_order};
 use super::part::{Part, PartKind, PartSpec, TensorSpec};
-use crate::ggml::TensorType;
 use crate::linalg::{LinalgError, Matrix, transpose};
 use crate::modules::{MatrixName, Place, walk};
 
@@ -101,8 +100,6 @@ pub(crate) struct Slot {
     pub codec: Codec,
     /// The number of pivots, if the parameter is an order.
     rank: usize,
-    /// The type of the blocks, if it holds blocks.
-    tensor_type: Option<TensorType>,
 }
 
 impl Slot {
@@ -123,7 +120,9 @@ impl Slot {
     ///
     /// [`FormError::Scale`] for blocks with entries that are not finite.
     pub fn load_blocks(&self, bytes: &[u8]) -> Result<TensorData, FormError> {
-        let tensor_type = self.tensor_type.ok_or(FormError::Parts("stored"))?;
+        let PartKind::Blocks(tensor_type) = self.kind else {
+            return Err(FormError::Parts("stored"));
+        };
         match tensor_type.not_finite(bytes) {
             Some(block) => Err(FormError::Scale { block }),
             None => Ok(TensorData::from_bytes_vec(bytes.to_vec(), self.shape.clone(), DType::U8)),
@@ -182,7 +181,6 @@ pub(crate) fn slots(module: &impl Module) -> Result<Vec<Slot>, (MatrixName, Form
                 kind: PartKind::Numbers,
                 codec: Codec::AsIs,
                 rank: 0,
-                tensor_type: None,
             }),
             None => None,
         };
@@ -216,7 +214,6 @@ fn matrix_slot(
         kind: part.kind,
         codec: slot.codec,
         rank: matrix.form.rank().unwrap_or(0),
-        tensor_type: matrix.form.tensor_type(),
     }))
 }
 

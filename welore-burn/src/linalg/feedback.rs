@@ -34,10 +34,16 @@ impl Feedback {
     ///
     /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
     pub fn new(inputs: &SecondMoment, shrink: f64) -> Result<Self, LinalgError> {
-        let (size, mean) = (inputs.size(), inputs.shrunk(shrink));
+        Self::of_mean(&inputs.shrunk(shrink))
+    }
+
+    /// For inputs whose second moment has the lower half of this matrix.
+    pub(super) fn of_mean(mean: &Mat<f64>) -> Result<Self, LinalgError> {
+        let size = mean.nrows();
         // An upper root is the lower one of the reversed matrix; so C is never inverted.
         let turn = |i: usize| size - 1 - i;
-        let lower = root(&Mat::from_fn(size, size, |i, j| mean[(turn(i), turn(j))]))?;
+        let entry = |i: usize, j: usize| mean[(turn(i).max(turn(j)), turn(i).min(turn(j)))];
+        let lower = root(&Mat::from_fn(size, size, entry))?;
         let mut inverse = Mat::<f64>::identity(size, size);
         solve_lower_triangular_in_place(lower.as_ref(), inverse.as_mut(), get_global_parallelism());
         let unit = Mat::from_fn(size, size, |i, j| {
@@ -46,6 +52,11 @@ impl Feedback {
         });
         let weights = (0..size).map(|i| lower[(turn(i), turn(i))].powi(2)).collect();
         Ok(Self { unit, weights })
+    }
+
+    /// For inputs that are not correlated and all of one size: nothing makes up for anything.
+    pub fn even(size: usize) -> Self {
+        Self { unit: Mat::identity(size, size), weights: vec![1.0; size] }
     }
 
     /// Number of columns.

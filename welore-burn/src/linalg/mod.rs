@@ -14,6 +14,7 @@ mod loss;
 mod matrix;
 mod moments;
 mod pivot;
+mod rounded;
 mod rows;
 mod subspace;
 mod svd;

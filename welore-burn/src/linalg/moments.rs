@@ -1,10 +1,13 @@
 //! Second moments of rows, and their roots.
 
+use std::sync::{Arc, OnceLock};
+
 use faer::linalg::matmul::triangular::{self, BlockStructure};
 use faer::linalg::triangular_solve::solve_upper_triangular_in_place;
 use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
-use super::matrix::{LinalgError, Matrix};
+use super::feedback::Feedback;
+use super::matrix::{LinalgError, Matrix, lower_product};
 
 /// `Σ x xᵀ` over rows `x`, summed in f64; or only its diagonal, where nothing else is known.
 #[derive(Debug, Clone)]
@@ -219,7 +222,11 @@ impl SecondMoment {
 
 /// The lower triangular `L` for which `L Lᵀ` is a second moment.
 #[derive(Debug, Clone)]
-pub struct Root(Triangle);
+pub struct Root {
+    triangle: Triangle,
+    /// Made when a matrix is first rounded with it.
+    feedback: OnceLock<Arc<Feedback>>,
+}
 
 #[derive(Debug, Clone)]
 enum Triangle {
@@ -229,12 +236,35 @@ enum Triangle {
 
 impl Root {
     pub(super) fn full(lower: Mat<f64>) -> Self {
-        Self(Triangle::Full(lower))
+        Self::of(Triangle::Full(lower))
+    }
+
+    fn of(triangle: Triangle) -> Self {
+        Self { triangle, feedback: OnceLock::new() }
+    }
+
+    /// How the entries of a matrix make up for each other that are rounded in the norm of this root.
+    ///
+    /// # Errors
+    ///
+    /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
+    pub(super) fn feedback(&self) -> Result<Arc<Feedback>, LinalgError> {
+        if let Some(made) = self.feedback.get() {
+            return Ok(made.clone());
+        }
+        let square = match &self.triangle {
+            Triangle::Full(lower) => lower_product(lower.as_ref(), lower.transpose()),
+            Triangle::Diagonal(roots) => Mat::from_fn(roots.len(), roots.len(), |i, j| {
+                if i == j { roots[i] * roots[i] } else { 0.0 }
+            }),
+        };
+        let made = Arc::new(Feedback::of_mean(&square)?);
+        Ok(self.feedback.get_or_init(|| made).clone())
     }
 
     /// Number of rows and columns.
     pub fn size(&self) -> usize {
-        match &self.0 {
+        match &self.triangle {
             Triangle::Full(lower) => lower.nrows(),
             Triangle::Diagonal(roots) => roots.len(),
         }
@@ -242,7 +272,7 @@ impl Root {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> u64 {
-        let entries = match &self.0 {
+        let entries = match &self.triangle {
             Triangle::Full(lower) => lower.nrows() * lower.ncols(),
             Triangle::Diagonal(roots) => roots.len(),
         };
@@ -251,7 +281,7 @@ impl Root {
 
     /// `M L`.
     pub(super) fn after(&self, matrix: MatRef<'_, f64>) -> Mat<f64> {
-        match &self.0 {
+        match &self.triangle {
             Triangle::Full(lower) => matrix * lower,
             Triangle::Diagonal(roots) => {
                 Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| matrix[(i, j)] * roots[j])
@@ -261,7 +291,7 @@ impl Root {
 
     /// `Lᵀ M`.
     pub(super) fn transposed_before(&self, matrix: MatRef<'_, f64>) -> Mat<f64> {
-        match &self.0 {
+        match &self.triangle {
             Triangle::Full(lower) => lower.transpose() * matrix,
             Triangle::Diagonal(roots) => {
                 Mat::from_fn(matrix.nrows(), matrix.ncols(), |i, j| roots[i] * matrix[(i, j)])
@@ -271,7 +301,7 @@ impl Root {
 
     /// Solves `Lᵀ X = M`, with `M` replaced by `X`.
     pub(super) fn divide_transposed(&self, matrix: &mut Mat<f64>) {
-        match &self.0 {
+        match &self.triangle {
             Triangle::Full(lower) => solve_upper_triangular_in_place(
                 lower.transpose(),
                 matrix.as_mut(),
@@ -293,7 +323,7 @@ impl Root {
     ///
     /// [`LinalgError::NotFinite`], [`LinalgError::Empty`].
     pub fn to_matrix(&self) -> Result<Matrix, LinalgError> {
-        match &self.0 {
+        match &self.triangle {
             Triangle::Full(lower) => Matrix::from_view(lower.as_ref()),
             Triangle::Diagonal(roots) => {
                 let entry = |i: usize, j: usize| if i == j { roots[i] } else { 0.0 };
@@ -379,7 +409,8 @@ fn diagonal_root(squares: Vec<f64>) -> Result<Root, LinalgError> {
         return Err(LinalgError::NotFinite { row: i, col: i, value: squares[i] });
     }
     let floor = floor_of(&squares);
-    Ok(Root(Triangle::Diagonal(squares.into_iter().map(|x| x.max(floor).sqrt()).collect())))
+    let roots = squares.into_iter().map(|x| x.max(floor).sqrt()).collect();
+    Ok(Root::of(Triangle::Diagonal(roots)))
 }
 
 /// The lower triangular `L` with `L Lᵀ = M` for a symmetric positive semidefinite matrix, by

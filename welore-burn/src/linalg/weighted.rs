@@ -26,11 +26,11 @@ const RIDGE: f64 = 0.1;
 #[derive(Debug, Clone, Default)]
 pub struct Weighting {
     /// `L`, of the inputs.
-    input: Option<Arc<Root>>,
+    pub(super) input: Option<Arc<Root>>,
     /// `(I + K) L` for a target `W (I + K)`; `None` if the target is `W`.
-    target: Option<Mat<f64>>,
+    pub(super) target: Option<Mat<f64>>,
     /// `Rᵀ`, of the gradients of the outputs.
-    output: Option<Arc<Root>>,
+    pub(super) output: Option<Arc<Root>>,
 }
 
 /// What is added to the diagonals of second moments, as a share of their mean.

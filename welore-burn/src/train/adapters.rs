@@ -73,7 +73,7 @@ pub fn add_adapters<M: Module>(
         let name = matrix.name.clone();
         return Err(TrainError::Form { name, source: FormError::Adapted });
     }
-    if let Some(matrix) = selected.iter().find(|matrix| matrix.form.tensor_type().is_some()) {
+    if let Some(matrix) = selected.iter().find(|matrix| matrix.form.is_packed()) {
         let name = matrix.name.clone();
         return Err(TrainError::Form { name, source: FormError::NotDense });
     }

@@ -37,7 +37,7 @@ impl Projections {
             model.matrices().into_iter().map(|matrix| matrix.name).collect();
         let all = matrices(model);
         let is_low_rank = |matrix: &&LiveMatrix| matrix.form.rank().is_some();
-        let packed = all.iter().find(|matrix| matrix.form.tensor_type().is_some());
+        let packed = all.iter().find(|matrix| matrix.form.is_packed());
         let packed = packed.map(|matrix| matrix.name.clone());
         let low_rank = all.iter().filter(is_low_rank).map(|matrix| matrix.name.clone()).collect();
         let projections = all.into_iter().filter(|matrix| names.contains(&matrix.name));

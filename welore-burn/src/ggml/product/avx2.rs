@@ -5,6 +5,7 @@ use std::arch::x86_64::*;
 use super::super::tensor_type::TensorType;
 use super::Product;
 use super::machine::{Machine, UNEVEN, few_rows, rest};
+use super::turned::{Turned, few_columns};
 use super::unpack::unpack;
 
 /// A processor with AVX2, FMA and F16C. Whoever has one has asked the processor, which is what
@@ -138,6 +139,10 @@ impl Machine for Avx2 {
         unsafe { few_rows_here(self, product, first, out) }
     }
 
+    fn few_columns(self, product: &Turned<'_>, first: usize, out: &mut [f32]) {
+        unsafe { few_columns_here(self, product, first, out) }
+    }
+
     fn unpack(self, dtype: TensorType, bytes: &[u8], entries: &mut [f32]) {
         unsafe { unpack_here(self, dtype, bytes, entries) }
     }
@@ -161,6 +166,11 @@ fn floats(numbers: [i8; 16]) -> [__m256; 2] {
 #[target_feature(enable = "avx2,fma,f16c")]
 fn few_rows_here(machine: Avx2, product: &Product<'_>, first: usize, out: &mut [f32]) {
     few_rows(machine, product, first, out);
+}
+
+#[target_feature(enable = "avx2,fma,f16c")]
+fn few_columns_here(machine: Avx2, product: &Turned<'_>, first: usize, out: &mut [f32]) {
+    few_columns(machine, product, first, out);
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]

@@ -8,6 +8,7 @@
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod machine;
+mod turned;
 mod unpack;
 
 use rayon::prelude::*;
