@@ -70,10 +70,13 @@ fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     })
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
+fn live(shape_of: &Shapes<'_>, of_linear: bool) -> Option<FormAndShape> {
     let shape = shape_of(BLOCKS)?.try_into().ok()?;
     let tensor_type = type_of_base(&shape_of("")?)?;
-    Some((Form::blocks(tensor_type), matrix_shape(tensor_type, shape)?))
+    let [rows, columns] = matrix_shape(tensor_type, shape)?;
+    // The blocks of a linear layer are those of `[out, in]`. An embedding has a row for each input.
+    let shape = if of_linear { [rows, columns] } else { [columns, rows] };
+    Some((Form::blocks(tensor_type), shape))
 }
 
 /// The shape of a matrix, from that of its tensor. `None` if its rows are not whole blocks.

@@ -23,7 +23,7 @@ fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     Some((Form::dense(), shape))
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
+fn live(shape_of: &Shapes<'_>, _of_linear: bool) -> Option<FormAndShape> {
     if shape_of("low_rank.up").is_some() || shape_of(BLOCKS).is_some() {
         return None;
     }
