@@ -7,6 +7,11 @@
 
 #![allow(dead_code)] // A fuzz target calls one of them.
 
+#[path = "bodies/gguf.rs"]
+mod gguf_files;
+#[path = "bodies/search.rs"]
+mod searches;
+
 use std::fs;
 use std::path::Path;
 
@@ -17,8 +22,6 @@ use welore_burn::calibrate::{Calibration, write_imatrix};
 use welore_burn::checkpoint::{Checkpoint, PLAN_FILE};
 use welore_burn::data::{Task, TaskKind, TextTokenizer, read_documents, read_rows, write_rows};
 use welore_burn::eval::{PerplexityOptions, SavedLogits};
-use welore_burn::files::OutputDir;
-use welore_burn::gguf::{GgufConversion, convert_gguf};
 use welore_burn::model::{DecoderConfig, load_model, open_model, read_config};
 use welore_burn::modules::MatrixName;
 use welore_burn::named::Named;
@@ -31,6 +34,11 @@ use welore_burn::train::{
     Checkpoints, GradientDynamics, GradientRecord, Metrics, Position, RUN_FILE, RunFile,
     TrainOptions, read_gradients,
 };
+
+#[allow(unused_imports)] // For the same reason.
+pub use gguf_files::{gguf, packed_gguf};
+#[allow(unused_imports)]
+pub use searches::{NOTED, SEARCHING, journal, search_fixture, search_options};
 
 // What stands beside the file in question. The weights are those of the configuration.
 const CONFIG: &[u8] = include_bytes!("../tests/fixtures/earlier/model/config.json");
@@ -319,27 +327,6 @@ pub fn generation_config(data: &[u8]) -> bool {
     assert!(config.eos_token_ids.starts_with(&own.eos_token_ids));
     config.eos_token_ids.truncate(own.eos_token_ids.len());
     assert_eq!(config, own);
-    true
-}
-
-/// A GGUF file becomes a model that can be opened, or nothing is left of it.
-pub fn gguf(data: &[u8]) -> bool {
-    let dir = directory(&[("model.gguf", data)]);
-    let model = dir.path().join("model");
-    let output = OutputDir::create(&model, false).expect("the place is free");
-    let Ok(summary) =
-        convert_gguf(dir.path().join("model.gguf"), GgufConversion::default(), &output, &mut ())
-    else {
-        drop(output);
-        let left = fs::read_dir(dir.path()).expect("the directory is there").count();
-        assert_eq!(left, 1, "a file that is refused leaves nothing");
-        return false;
-    };
-    output.commit().expect("the place is free");
-    let opened = open_model(&model, &Device::flex()).expect("what is written can be opened");
-    assert_eq!(opened.checkpoint.parameters(), summary.parameters);
-    assert_eq!(opened.checkpoint.bytes(), summary.bytes);
-    TextTokenizer::open(&model).expect("what is written can be opened");
     true
 }
 

@@ -34,6 +34,7 @@ const FORMATS: &[Format] = formats![
     plan,
     stored_plan,
     spectra,
+    journal,
     calibration,
     imatrix,
     logits,
@@ -42,6 +43,7 @@ const FORMATS: &[Format] = formats![
     config,
     generation_config,
     gguf,
+    packed_gguf,
     tokenizer,
     run,
     pointer,
@@ -103,6 +105,11 @@ fn damaged_spectra_are_refused_or_can_be_planned_from() {
 }
 
 #[test]
+fn damaged_journals_are_refused_or_can_be_continued() {
+    withstands("journal", 200);
+}
+
+#[test]
 fn damaged_calibrations_are_refused_or_have_moments() {
     withstands("calibration", 300);
     withstands("imatrix", 300);
@@ -128,6 +135,7 @@ fn damaged_configurations_are_refused_or_fit_together() {
 #[test]
 fn damaged_gguf_files_are_refused_or_become_models() {
     withstands("gguf", 300);
+    withstands("packed_gguf", 200);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Weights in llama.cpp's block types stay as they are in modules, in directories, and from GGUF files.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
@@ -9,7 +10,7 @@ use safetensors::Dtype;
 use tempfile::tempdir;
 use welore_burn::checkpoint::{Checkpoint, ShardLayout, ShardWriter, copy_companions, save_module};
 use welore_burn::files::OutputDir;
-use welore_burn::forms::{Form, FormError, TensorSpec, parameters};
+use welore_burn::forms::{Form, FormError, TensorSpec, matrices, parameters};
 use welore_burn::ggml::TensorType;
 use welore_burn::gguf::{GgufConversion, convert_gguf};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
@@ -134,6 +135,20 @@ fn a_packed_model_computes_what_its_numbers_do_and_stays_as_it_is() {
             assert!(saved.raw(name).unwrap().1 == stored.raw(name).unwrap().1, "{name}");
         }
     }
+}
+
+#[test]
+fn a_matrix_in_blocks_has_the_shape_of_the_dense_one() {
+    let dir = tempdir().unwrap();
+    write_both("tiny-llama", dir.path());
+    let shapes = |name: &str| -> BTreeMap<MatrixName, [usize; 2]> {
+        let found = matrices(&load(&dir.path().join(name)));
+        found.into_iter().map(|matrix| (matrix.name, matrix.shape)).collect()
+    };
+    let (packed, dense) = (shapes("packed"), shapes("dense"));
+    assert_eq!(packed, dense);
+    // `[out, in]`: a token goes in, and a hidden state comes out.
+    assert_eq!(packed["model.embed_tokens"], [64, 384]);
 }
 
 #[test]

@@ -6,12 +6,15 @@ use std::fs;
 use burn::tensor::{Device, FloatDType};
 use serde_json::{Value, json};
 use welore_burn::eval::{LogitsSource, save_logits};
+use welore_burn::ggml::TensorType;
 use welore_burn::model::load_model;
-use welore_burn::plan::RankPlan;
+use welore_burn::plan::{RankPlan, RankPolicy};
 use welore_burn::spectrum::Spectra;
 use welore_burn::train::{GradientDynamics, read_gradients};
 
-use super::bodies::{LOGITS_TOKENS, logits_options};
+use super::bodies::{
+    LOGITS_TOKENS, NOTED, SEARCHING, logits_options, search_fixture, search_options,
+};
 use super::mutate::{Seed, Tensors};
 use crate::fixture;
 use crate::gguf::writer::{Gguf, Meta, tiny};
@@ -62,6 +65,19 @@ pub fn spectra() -> Vec<Seed> {
     let mut seeds = files(&["earlier/spectra.json"]);
     seeds.extend([now, loss].map(Seed::Json));
     seeds
+}
+
+pub fn journal() -> Vec<Seed> {
+    let (dir, device) = (tempfile::tempdir().unwrap(), Device::flex());
+    let loaded = load_model(fixture("earlier/model"), &device, FloatDType::F32, &mut ()).unwrap();
+    let noted = |policy: &dyn RankPolicy| {
+        let path = dir.path().join(policy.name());
+        let options = search_options(NOTED, &path, dir.path());
+        search_fixture(&loaded.model, policy, &options).unwrap();
+        let text = fs::read_to_string(&path).unwrap();
+        Seed::Lines(text.lines().map(parsed).collect())
+    };
+    SEARCHING.map(noted).into()
 }
 
 pub fn calibration() -> Vec<Seed> {
@@ -129,6 +145,33 @@ pub fn gguf() -> Vec<Seed> {
     embedding.kind = 8;
     embedding.data = [&[0x00, 0x3c][..], &[1; 32]].concat().repeat(2);
     [tiny(4, 2), quantized, sentence_piece()].map(Seed::Gguf).into()
+}
+
+/// All types that have blocks, by their numbers in ggml, in two models: those whose blocks have 32
+/// entries, and those with 256.
+pub fn packed_gguf() -> Vec<Seed> {
+    use TensorType::*;
+
+    let short = [(8, Q8_0), (7, Q5_1), (6, Q5_0), (3, Q4_1), (2, Q4_0), (20, Iq4Nl)];
+    let long = [(14, Q6K), (13, Q5K), (12, Q4K), (23, Iq4Xs), (11, Q3K), (10, Q2K)];
+    [in_blocks(32, short), in_blocks(256, long)].map(Seed::Gguf).into()
+}
+
+/// A model with its matrices in these types one after the other, and in floats of 16 bits where rows
+/// are too short.
+fn in_blocks(hidden: usize, types: [(u32, TensorType); 6]) -> Gguf {
+    let mut gguf = tiny(2, hidden);
+    let mut fitting = types.into_iter().cycle();
+    let mut narrow = [(1, TensorType::F16), (30, TensorType::Bf16)].into_iter().cycle();
+    for tensor in &mut gguf.tensors {
+        let [_, columns] = tensor.shape[..] else { continue };
+        let next = if columns == hidden { fitting.next() } else { narrow.next() };
+        let (kind, kept) = next.unwrap();
+        let (entries, _) = tensor.data.as_chunks::<4>();
+        let entries: Vec<f32> = entries.iter().map(|x| f32::from_le_bytes(*x)).collect();
+        (tensor.kind, tensor.data) = (kind, kept.quantize(&entries, columns, None).unwrap());
+    }
+    gguf
 }
 
 fn sentence_piece() -> Gguf {

@@ -52,11 +52,17 @@ pub(super) fn stored_blocks(shape_of: &Shapes<'_>) -> Option<(Blocks, [usize; 2]
     })
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
+fn live(shape_of: &Shapes<'_>, of_linear: bool) -> Option<FormAndShape> {
     let (base, None) = code::types_of(&shape_of("")?)? else { return None };
     let blocks = base?;
-    let shape = shape_of(BASE)?.try_into().ok()?;
-    Some((Form::Blocks(blocks), blocks.matrix_shape(shape)?))
+    let shape = blocks.matrix_shape(shape_of(BASE)?.try_into().ok()?)?;
+    Some((Form::Blocks(blocks), live_shape(shape, of_linear)))
+}
+
+/// The shape `[out, in]` of a weight whose tensor has this shape: that of a linear layer is
+/// `[out, in]`, an embedding has a row for each input.
+pub(super) fn live_shape([rows, columns]: [usize; 2], of_linear: bool) -> [usize; 2] {
+    if of_linear { [rows, columns] } else { [columns, rows] }
 }
 
 /// Number of parameters in a tensor of a checkpoint: as many as it has entries, except that indices

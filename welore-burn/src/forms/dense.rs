@@ -23,7 +23,7 @@ fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     Some((Form::dense(), shape))
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
+fn live(shape_of: &Shapes<'_>, _of_linear: bool) -> Option<FormAndShape> {
     let is_other = |param: &str| shape_of(param).is_some();
     if ["low_rank.up", BASE, RIGHT].into_iter().any(is_other) {
         return None;

@@ -28,7 +28,7 @@ fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     Some((Form::factors(rank), [d_output, d_input]))
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
+fn live(shape_of: &Shapes<'_>, _of_linear: bool) -> Option<FormAndShape> {
     if shape_of("low_rank.order").is_some() {
         return None;
     }

@@ -66,8 +66,9 @@ pub(super) struct Kind {
     /// shape of the tensor with a suffix. `None` if the matrix has another form.
     pub stored: fn(&Shapes<'_>) -> Option<FormAndShape>,
     /// The same for a weight of a module. The function gives the shape of a parameter that belongs
-    /// to it, such as `low_rank.up`; an empty name stands for the base.
-    pub live: fn(&Shapes<'_>) -> Option<FormAndShape>,
+    /// to it, such as `low_rank.up`; an empty name stands for the base. The weight is that of a
+    /// linear layer, or of another module, such as an embedding.
+    pub live: fn(&Shapes<'_>, bool) -> Option<FormAndShape>,
     /// The suffixes of its tensors, in each way that it has tensors. Every matrix has a tensor with
     /// the first suffix of its set.
     pub sets: fn() -> Vec<Vec<&'static str>>,
@@ -307,9 +308,10 @@ impl Form {
         Some(name.part(missing))
     }
 
-    /// The form of a weight of a module, and its shape `[out, in]`.
-    pub(super) fn live(shape_of: &Shapes<'_>) -> Option<(Self, [usize; 2])> {
-        KINDS.iter().find_map(|kind| (kind.live)(shape_of))
+    /// The form of a weight of a module, and its shape `[out, in]`. The weight is that of a linear
+    /// layer, or of another module, such as an embedding.
+    pub(super) fn live(shape_of: &Shapes<'_>, of_linear: bool) -> Option<(Self, [usize; 2])> {
+        KINDS.iter().find_map(|kind| (kind.live)(shape_of, of_linear))
     }
 
     /// The matrices whose leading tensor a tensor of a checkpoint may be. A matrix can have several

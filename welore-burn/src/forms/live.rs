@@ -17,7 +17,8 @@ pub struct LiveMatrix {
     pub name: MatrixName,
     /// Its form.
     pub form: Form,
-    /// `[out, in]`: the weight of a linear layer as PyTorch stores it, and blocks as they are stored.
+    /// `[out, in]`, whatever the form: the weight of a linear layer as PyTorch stores it, and the
+    /// transpose of that of another module, so `[width, tokens]` for an embedding.
     pub shape: [usize; 2],
     /// The base of its weight, a parameter that every form has: the dense weight
     /// `[d_input, d_output]`, the down factor, or, of blocks, a parameter without entries.
@@ -86,8 +87,8 @@ pub fn matrices(module: &impl Module) -> Vec<LiveMatrix> {
     });
     let matrix = |Weight { place, base, params }| {
         let shape_of = |part: &str| params.get(part).cloned();
-        let (form, shape) = Form::live(&shape_of)?;
         let (name, of_linear) = (place.matrix()?, place.is_linear());
+        let (form, shape) = Form::live(&shape_of, of_linear)?;
         Some(LiveMatrix { name, form, shape, base: base?, of_linear, params })
     };
     found.into_iter().filter_map(matrix).collect()

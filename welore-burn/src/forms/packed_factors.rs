@@ -3,7 +3,7 @@ use serde::{Deserialize, Serialize};
 
 use super::attach::NewParams;
 use super::block_names::{BlockNames, NAMES, sets_of_factors};
-use super::blocks::{Blocks, stored_blocks};
+use super::blocks::{Blocks, live_shape, stored_blocks};
 use super::error::FormError;
 use super::factors::rank_problem;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
@@ -60,13 +60,14 @@ fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     }
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
+fn live(shape_of: &Shapes<'_>, of_linear: bool) -> Option<FormAndShape> {
     let (base, Some(tensor_type)) = code::types_of(&shape_of("")?)? else { return None };
     let matrix = |param: &str, turned: bool| {
         Blocks { tensor_type, turned }.matrix_shape(shape_of(param)?.try_into().ok()?)
     };
     let ([rank, columns], [rows, _]) = (matrix(RIGHT, false)?, matrix(LEFT, true)?);
-    Some((Form::PackedFactors(PackedFactors { rank, tensor_type, base }), [rows, columns]))
+    let form = Form::PackedFactors(PackedFactors { rank, tensor_type, base });
+    Some((form, live_shape([rows, columns], of_linear)))
 }
 
 /// What was made, and how far from the matrix it is in the norm.

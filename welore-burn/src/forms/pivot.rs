@@ -34,7 +34,7 @@ fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     Some((Form::pivot(rank), [others.checked_add(rank)?, d_input]))
 }
 
-fn live(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
+fn live(shape_of: &Shapes<'_>, _of_linear: bool) -> Option<FormAndShape> {
     let [d_output] = shape_of("low_rank.order")?.try_into().ok()?;
     let [d_input, rank] = shape_of("")?.try_into().ok()?;
     Some((Form::pivot(rank), [d_output, d_input]))

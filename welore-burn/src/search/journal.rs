@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::SearchError;
 use super::run::Evaluation;
+use super::space::BOUND;
 use crate::artifact::Header;
 use crate::files::{FileError, check_writable, read_existing, write_file};
 
@@ -98,7 +99,7 @@ impl Line {
         let is_first = number == 0;
         self.evaluation == number
             && self.point.len() == size
-            && self.point.iter().all(|x| x.is_finite())
+            && self.point.iter().all(|x| x.abs() <= BOUND)
             && self.kl.map_or(!is_first, |kl| kl.is_finite() && kl >= 0.0)
     }
 }
@@ -200,6 +201,7 @@ mod tests {
             r#"{"evaluation":0,"point":[0.0],"kl":0.5}"#,
             r#"{"evaluation":0,"point":[0.0,0.0],"kl":-0.5}"#,
             r#"{"evaluation":0,"point":[0.0,0.0],"kl":null}"#,
+            r#"{"evaluation":0,"point":[1e300,0.0],"kl":0.5}"#,
         ] {
             std::fs::write(&path, format!("{first}{line}\n")).unwrap();
             assert!(Journal::open(Some(&path), &head("a")).unwrap().1.is_empty(), "{line}");

@@ -16,6 +16,10 @@ use crate::spectrum::Spectra;
 /// Logarithms of weights are kept within this, so that weights are finite.
 const FURTHEST: f64 = 50.0;
 
+/// No coordinate of a point is beyond this. Searches do not come near it, but a journal may be
+/// damaged, and sums and squares of coordinates must be finite.
+pub(super) const BOUND: f64 = 1e6;
+
 /// The coordinates of a search. A point has the natural logarithm of the multiplier of each group,
 /// and then the slope over depth if there is one.
 #[derive(Debug)]
@@ -92,10 +96,11 @@ impl Space {
         let mut random = ChaCha12Rng::seed_from_u64(seed);
         random.set_stream(history.len() as u64);
         let centered = |point: Vec<f64>| self.centered(point);
-        match self.kind {
-            SearchSpace::Losses => Ok(centered(evolution::next(history, &mut random))),
-            SearchSpace::Ratios => bayes::next(history, centered, &mut random),
-        }
+        let point = match self.kind {
+            SearchSpace::Losses => centered(evolution::next(history, &mut random)),
+            SearchSpace::Ratios => bayes::next(history, centered, &mut random)?,
+        };
+        Ok(point.into_iter().map(|x| x.clamp(-BOUND, BOUND)).collect())
     }
 
     /// The same point with multipliers whose logarithms have the mean 0: a factor of all of them

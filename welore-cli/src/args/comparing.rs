@@ -6,12 +6,12 @@ use clap::Args;
 use welore_burn::forms::Storage;
 use welore_burn::plan::{RankPolicy, Target};
 
+use super::calibrating::AmountArgs;
 use super::choices::named;
-use super::compression::{
-    AmountArgs, BlockwiseArgs, RankArgs, ResourceArgs, SelectionArgs, ShrinkArgs,
-};
+use super::compression::{BlockwiseArgs, ResourceArgs, SelectionArgs, ShrinkArgs};
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, size};
+use super::ranks::RankArgs;
 use super::texts::{TextArg, calibration_text};
 
 /// Arguments of `compare`.

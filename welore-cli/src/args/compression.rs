@@ -3,16 +3,16 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, ValueEnum};
-use welore_burn::calibrate::GradientLabels;
+use clap::Args;
 use welore_burn::channels::Widths;
-use welore_burn::forms::Storage;
-use welore_burn::plan::{Candidate, Constraint, PlanColumn, PlanOptions, RankPolicy, Target};
+use welore_burn::plan::{Candidate, PlanColumn};
 
+use super::calibrating::AmountArgs;
 use super::choices::named;
 use super::compute::ComputeArgs;
-use super::general::{PageArgs, size, size_above_0, whole};
+use super::general::{PageArgs, size, size_above_0};
 use super::method::Way;
+use super::ranks::{GoalArgs, TargetArgs};
 use super::searching::SearchArgs;
 use super::texts::{TextArg, calibration_text};
 use super::typing::TypeArgs;
@@ -78,95 +78,6 @@ pub struct SelectionArgs {
     pub exclude: Vec<String>,
 }
 
-/// How ranks are chosen.
-#[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Ranks")]
-pub struct TargetArgs {
-    /// How ranks are chosen [default: from weights alone, welore with --err or --err-applied, energy
-    /// with --keep-params or --max-bytes; energy with --method whitened, loss with the other methods
-    /// that use a calibration]
-    #[arg(long, value_parser = named::<&dyn RankPolicy>())]
-    pub policy: Option<&'static dyn RankPolicy>,
-    /// Which matrices are factored, and which ranks they may have.
-    #[command(flatten)]
-    pub ranks: RankArgs,
-    /// How low-rank matrices are stored [default: pivot with a method that uses a calibration, else
-    /// factors]
-    #[arg(long, value_parser = named::<Storage>())]
-    pub storage: Option<Storage>,
-}
-
-/// Which matrices are factored, and which ranks they may have.
-#[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Ranks")]
-pub struct RankArgs {
-    /// Factor a matrix only if it loses at least this share of its ranks, and at least one
-    /// (policies welore and uniform only)
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
-    pub min_ratio: f64,
-    /// Round ranks up to a multiple of this
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    pub rank_multiple: usize,
-    /// Keep a matrix dense where factoring would make it larger
-    #[arg(long)]
-    pub never_grow: bool,
-    /// What matrices may become.
-    #[command(flatten)]
-    pub limits: LimitArgs,
-}
-
-/// What matrices may become, whatever the policy would choose.
-#[derive(Args, Debug, Clone, Default)]
-#[command(next_help_heading = "Ranks")]
-pub struct LimitArgs {
-    /// Keep the matrices dense whose names match one of these patterns, separated by commas; the
-    /// others meet the target
-    #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
-    pub keep_dense: Vec<String>,
-    /// Factor the matrices whose names match the pattern at exactly rank R, such as `q_proj=64`; for
-    /// several patterns, separate by commas or repeat
-    #[arg(long, value_name = "PATTERN=R", value_delimiter = ',', value_parser = pattern_and_rank)]
-    pub set_rank: Vec<Constraint>,
-    /// Lowest rank of a factored matrix
-    #[arg(long, value_name = "R")]
-    pub min_rank: Option<NonZeroUsize>,
-    /// Highest rank of a factored matrix; a matrix that would keep more ranks stays dense
-    #[arg(long, value_name = "R")]
-    pub max_rank: Option<NonZeroUsize>,
-    /// Keep a matrix dense where factoring would save less than this share of its parameters; 0 for
-    /// no limit [default: 0.05 with --keep-params or --max-bytes, otherwise 0]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    pub min_saving: Option<f64>,
-}
-
-impl LimitArgs {
-    /// Plan options with these limits.
-    pub fn over(&self, options: PlanOptions) -> PlanOptions {
-        let dense = self.keep_dense.iter().map(Constraint::keep_dense);
-        PlanOptions {
-            min_saving: self.min_saving.unwrap_or(options.min_saving),
-            min_rank: self.min_rank.map(NonZeroUsize::get),
-            max_rank: self.max_rank.map(NonZeroUsize::get),
-            constraints: dense.chain(self.set_rank.iter().cloned()).collect(),
-            ..options
-        }
-    }
-}
-
-/// Parses a pattern and the rank of the matrices that match it.
-fn pattern_and_rank(text: &str) -> Result<Constraint, String> {
-    let (pattern, rank) = text
-        .rsplit_once('=')
-        .filter(|(pattern, _)| !pattern.is_empty())
-        .ok_or("must be a pattern and a rank, such as `q_proj=64`")?;
-    let rank = match whole::<usize>(rank) {
-        Ok(0) => Err("must be at least 1".into()),
-        rank => rank,
-    };
-    let rank = rank.map_err(|why| format!("the rank of `{pattern}`: {why}"))?;
-    Ok(Constraint::set_rank(pattern, rank))
-}
-
 /// How the table of a plan is shown.
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Output")]
@@ -178,34 +89,6 @@ pub struct ViewArgs {
     /// count all of them
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub filter: Vec<String>,
-}
-
-/// How far a model is compressed.
-#[derive(Args, Debug, Clone, Default)]
-#[command(next_help_heading = "Target")]
-pub struct GoalArgs {
-    /// Effective rank reduction (ERR) to reach: the share of all ranks to remove, such as 0.3 or
-    /// 30%, also from matrices that then stay dense
-    #[arg(long, allow_negative_numbers = true)]
-    pub err: Option<f64>,
-    /// The same, but only ranks of factored matrices count: the paper's ERR
-    #[arg(long, value_name = "ERR", allow_negative_numbers = true, conflicts_with = "err")]
-    pub err_applied: Option<f64>,
-    /// Largest share of the selected matrices' parameters to keep, such as 0.8 or 80%
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true, conflicts_with_all = ["err", "err_applied"])]
-    pub keep_params: Option<f64>,
-    /// Largest size of the whole model, such as 400MB
-    #[arg(long, value_name = "SIZE", value_parser = size, conflicts_with_all = ["err", "err_applied", "keep_params"])]
-    pub max_bytes: Option<u64>,
-}
-
-impl GoalArgs {
-    /// The target, if one was given.
-    pub fn target(&self) -> Option<Target> {
-        let err = self.err.map(Target::Err).or(self.err_applied.map(Target::ErrApplied));
-        let keep = self.keep_params.map(Target::KeepParams);
-        err.or(keep).or(self.max_bytes.map(Target::MaxBytes))
-    }
 }
 
 /// How matrices are approximated.
@@ -236,123 +119,6 @@ pub struct ShrinkArgs {
     /// [default: 0.3]
     #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
     pub shrink_gradients: Option<f64>,
-}
-
-/// Arguments of `calibrate`.
-#[derive(Args, Debug)]
-pub struct CalibrateArgs {
-    /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
-    pub model: PathBuf,
-    /// UTF-8 texts to calibrate on, or .jsonl files with a `text` on each line, separated by
-    /// commas; `self` is a text that the model writes first (a file of this name is ./self);
-    /// several texts give the same number of windows
-    #[arg(
-        long,
-        value_name = "TEXT",
-        value_delimiter = ',',
-        value_parser = calibration_text(),
-        required = true,
-        help_heading = "Calibration"
-    )]
-    pub text: Vec<TextArg>,
-    /// Write the calibration to this file, for `plan`, `compress` and `compare`
-    #[arg(short, long, value_name = "FILE", help_heading = "Output")]
-    pub output: PathBuf,
-    /// Show what would be measured, and the time and memory that it is expected to take: tries a few
-    /// windows with temporary files, and writes nothing else
-    #[arg(long, help_heading = "Output")]
-    pub dry_run: bool,
-    /// How much of the text is read.
-    #[command(flatten)]
-    pub amount: AmountArgs,
-    /// Where numbers are computed.
-    #[command(flatten)]
-    pub compute: ComputeArgs,
-    /// Print JSON instead of a summary
-    #[arg(long, help_heading = "Output")]
-    pub json: bool,
-}
-
-/// How much of a text is read to calibrate.
-#[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Calibration")]
-pub struct AmountArgs {
-    /// Maximum number of windows of the text to read [default: 64; 128 of the model's own text alone]
-    #[arg(long, alias = "calibration-blocks", value_name = "N")]
-    pub calibration_windows: Option<usize>,
-    /// Maximum number of windows to compute gradients on; 0 is enough for --method whitened
-    /// [default: 16; 32 of the model's own text alone]
-    #[arg(long, alias = "gradient-blocks", value_name = "N")]
-    pub gradient_windows: Option<usize>,
-    /// Which tokens the loss takes for the right ones where its gradients are measured
-    #[arg(
-        long,
-        value_name = "LABELS",
-        value_parser = named::<GradientLabels>(),
-        default_value = "text"
-    )]
-    pub gradient_labels: GradientLabels,
-    /// Random seed with which the model's own labels are drawn
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = whole::<u64>,
-        allow_negative_numbers = true,
-        default_value_t = 0
-    )]
-    pub label_seed: u64,
-    /// Number of windows to probe every matrix on, for --policy probed; needs gradients, and takes
-    /// about as long as the rest of the calibration
-    #[arg(long, alias = "probe-blocks", value_name = "N", default_value_t = 0)]
-    pub probe_windows: usize,
-    /// Tokens per window of the calibration [default: 512, and 256 of the model's own text alone; at
-    /// most the model's context]
-    #[arg(long, value_name = "N")]
-    pub calibration_seq_len: Option<usize>,
-    /// How the model writes its own text.
-    #[command(flatten)]
-    pub own: OwnTextArgs,
-    /// What to do if the text has fewer tokens than a matrix has inputs
-    #[arg(long, value_enum, value_name = "ACTION", default_value_t = TooLittleArg::Refuse)]
-    pub too_little: TooLittleArg,
-}
-
-/// How the model writes the text `self`.
-#[derive(Args, Debug, Clone)]
-#[command(next_help_heading = "Calibration")]
-pub struct OwnTextArgs {
-    /// Number of samples in the text that the model writes, `self` [default: as many as fill its
-    /// windows]
-    #[arg(long, value_name = "N")]
-    pub self_samples: Option<usize>,
-    /// Tokens per sample [default: --calibration-seq-len]
-    #[arg(long, value_name = "N")]
-    pub self_length: Option<usize>,
-    /// Temperature of sampling; at 1, tokens have the probabilities that the model gives them
-    #[arg(long, value_name = "T", default_value_t = 1.0, allow_negative_numbers = true)]
-    pub self_temperature: f64,
-    /// Random seed for sampling
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = whole::<u64>,
-        allow_negative_numbers = true,
-        default_value_t = 0
-    )]
-    pub self_seed: u64,
-    /// Number of the token that every sample starts from [default: the one that begins a text
-    /// according to config.json, or else the first that ends one]
-    #[arg(long, value_name = "ID", value_parser = whole::<u32>, allow_negative_numbers = true)]
-    pub self_start: Option<u32>,
-}
-
-/// What to do if there is too little text.
-#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TooLittleArg {
-    /// stop, and report how much text is needed
-    Refuse,
-    /// continue; shrinkage makes up for the missing directions
-    Shrink,
 }
 
 /// How a model is compressed block by block.

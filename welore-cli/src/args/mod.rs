@@ -1,5 +1,6 @@
 //! The command line, as clap reads it.
 
+mod calibrating;
 mod choices;
 mod comparing;
 mod compression;
@@ -7,6 +8,7 @@ mod compute;
 mod examples;
 mod general;
 mod method;
+mod ranks;
 mod running;
 mod searching;
 mod texts;
@@ -16,12 +18,14 @@ mod typing;
 
 use clap::{Parser, Subcommand};
 
+pub use calibrating::*;
 pub use choices::names;
 pub use comparing::*;
 pub use compression::*;
 pub use compute::*;
 pub use general::*;
 pub use method::Way;
+pub use ranks::*;
 pub use running::*;
 pub use texts::TextArg;
 pub use training::*;

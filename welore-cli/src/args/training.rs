@@ -11,9 +11,10 @@ use welore_burn::named::Named;
 use welore_burn::train::{ScheduleKind, TrainOptions, Trainable};
 
 use super::choices::named;
-use super::compression::{GoalArgs, SelectionArgs, TargetArgs};
+use super::compression::SelectionArgs;
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, whole};
+use super::ranks::{GoalArgs, TargetArgs};
 
 /// Arguments of `train`.
 #[derive(Args, Debug)]

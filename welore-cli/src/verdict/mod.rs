@@ -1,6 +1,10 @@
 //! From an error to one line, a hint and an exit code.
 
 mod causes;
+mod compression;
+mod files;
+mod ranges;
+mod running;
 
 use std::error::Error;
 use std::io::ErrorKind;
@@ -9,7 +13,8 @@ use std::process::ExitCode;
 use welore_burn::progress::Interrupted;
 use welore_burn::train::{RunFileError, TrainError};
 
-use self::causes::{judge_cause, out_of_range};
+use self::causes::judge_cause;
+use self::ranges::out_of_range;
 use crate::args::flag_of;
 use crate::failure::{NotImproved, Panic};
 use crate::terminal::is_part;

@@ -1,0 +1,157 @@
+//! What errors about files mean: those of models, in every format, and all others.
+
+use std::io::ErrorKind;
+
+use safetensors::Dtype;
+use welore_burn::checkpoint::{CheckpointError, MissingKind};
+use welore_burn::files::FileError;
+use welore_burn::forms::FormError;
+use welore_burn::ggml::ContainerError;
+use welore_burn::gguf::GgufError;
+use welore_burn::model::LoadError;
+
+use super::Verdict;
+use crate::models::WHAT_MODEL_IS;
+
+pub(super) fn file(error: &FileError) -> Option<Verdict> {
+    use FileError as E;
+    Some(match error {
+        E::Io { source, .. } => match source.kind() {
+            ErrorKind::NotFound => {
+                Verdict::input("check the path; a relative one starts from the working directory")
+            }
+            ErrorKind::IsADirectory
+            | ErrorKind::NotADirectory
+            | ErrorKind::AlreadyExists
+            | ErrorKind::InvalidData
+            | ErrorKind::InvalidInput
+            | ErrorKind::InvalidFilename => Verdict::input(None),
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                Verdict::failed("there is not enough space; existing files are unchanged")
+            }
+            _ => Verdict::failed(None),
+        },
+        E::TooLarge { .. } => Verdict::input(None),
+        E::LfsPointer { .. } => Verdict::input(
+            "`git lfs pull` in its repository fetches the file; MODEL may also be org/name on the Hub",
+        ),
+        E::Doubled { .. } => Verdict::input("move one of them away"),
+        E::OutputExists { .. } => Verdict::input("use --force to replace it"),
+        E::OutputForeign { .. }
+        | E::NotADirectory { .. }
+        | E::PartialForeign { .. }
+        | E::MountPoint { .. }
+        | E::WorkingDirectory { .. }
+        | E::InputInside { .. } => Verdict::input("give another directory"),
+        E::OutputHolds { .. } => Verdict::input(
+            "move it away, or give another directory; runs and models go beside a model directory, \
+             not into it",
+        ),
+        E::InsideModel { .. } => Verdict::input(
+            "give a directory beside the model: one inside it would go when the model is replaced",
+        ),
+        E::NoParent { .. } | E::Unnamed { .. } => {
+            Verdict::input("give the path of a file to write")
+        }
+        E::NotAFile { .. } => Verdict::input("give the path of a regular file"),
+        E::Changed { .. } => Verdict::failed("let the file be finished first, then run this again"),
+        E::OutputBusy { .. } => Verdict::input("wait for it to finish, or give another output"),
+        E::NotLockable { .. } => {
+            Verdict::input("if no other process is writing this output, remove that file")
+        }
+        E::Undelivered { .. } => {
+            Verdict::failed("move it from there; the next run with this output removes it")
+        }
+        _ => Verdict::failed(None),
+    })
+}
+
+pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
+    use CheckpointError as E;
+    Some(match error {
+        E::File(_) | E::Form { .. } | E::Encoding { .. } | E::Interrupted(_) => return None,
+        E::Missing { what: MissingKind::Directory, .. } => Verdict::input(WHAT_MODEL_IS),
+        E::Missing { .. } => Verdict::input(
+            "a model directory contains config.json, tokenizer.json and model.safetensors (or shards with their index)",
+        ),
+        E::LeadsOut { .. } => {
+            Verdict::input("if it belongs to the model, put a copy in the place of the link")
+        }
+        E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
+        E::Prefixed { prefix, .. } if prefix.starts_with("base_model.") => Verdict::input(
+            "its adapters are not merged: in Python, `model.merge_and_unload().save_pretrained(DIR)` \
+             writes a whole model",
+        ),
+        E::Prefixed { .. } => Verdict::input(
+            "save the model without what wraps it, so that the names begin with `model.layers`",
+        ),
+        E::Mismatch { .. } | E::TensorMissing { .. } => {
+            Verdict::input("config.json and the weights must belong to the same model")
+        }
+        E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
+        E::Plan { .. } | E::PlanDisagrees { .. } => {
+            Verdict::input("compress the dense model again")
+        }
+        E::NotStorable { .. } | E::Index { .. } | E::Dtype { .. } | E::NotMatrix { .. } => {
+            Verdict::input(None)
+        }
+        _ => Verdict::failed(None),
+    })
+}
+
+pub(super) fn form(error: &FormError) -> Option<Verdict> {
+    Some(match error {
+        FormError::NotDense => {
+            Verdict::input("this is a compressed model; `export --dense` turns it into a dense one")
+        }
+        FormError::Scale { .. } => Verdict::input("the weights are damaged; download them again"),
+        FormError::Pivots { .. } | FormError::Parts(_) => {
+            Verdict::input("the model is damaged; compress the dense model again")
+        }
+        FormError::Impossible(_) | FormError::Blocks(_) => Verdict::input(None),
+        FormError::Overflow { dtype: Dtype::F16, .. } => Verdict::input(
+            "f16 holds nothing above 65504; `welore-cli export MODEL --dtype bf16` stores such numbers",
+        ),
+        _ => Verdict::failed(None),
+    })
+}
+
+pub(super) fn load(error: &LoadError) -> Option<Verdict> {
+    match error {
+        LoadError::Config { .. } => Some(Verdict::input(None)),
+        _ => None,
+    }
+}
+
+pub(super) fn gguf(error: &GgufError) -> Option<Verdict> {
+    use GgufError as E;
+    Some(match error {
+        E::Checkpoint(_) | E::Container(_) | E::File(_) => return None,
+        E::Oversized(_) | E::Interrupted(_) => return None,
+        E::Architecture { .. } => {
+            Verdict::input("GGUF files of LLaMA 2 and 3, Mistral, Qwen2 and SmolLM2 are supported")
+        }
+        E::TensorType { .. } => Verdict::input(
+            "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 are supported; use another file of the model",
+        ),
+        E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
+        E::Unsupported { .. } => Verdict::input(
+            "llama.cpp's own convert_hf_to_gguf.py knows more models, and reads dense model directories",
+        ),
+        E::Tokenizer { .. } | E::Config { .. } => {
+            Verdict::input("try the model's Hugging Face directory instead")
+        }
+        _ => Verdict::input(None),
+    })
+}
+
+pub(super) fn container(error: &ContainerError) -> Option<Verdict> {
+    use ContainerError as E;
+    match error {
+        E::File(_) => None,
+        E::Header { .. } => {
+            Some(Verdict::input("the file is damaged or incomplete; download it again"))
+        }
+        _ => Some(Verdict::input(None)),
+    }
+}
