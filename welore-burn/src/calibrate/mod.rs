@@ -23,6 +23,7 @@ mod own_text;
 mod pass;
 mod probe;
 mod text;
+mod token_rows;
 mod writing_time;
 
 pub use calibration::Calibration;
@@ -34,4 +35,5 @@ pub use labels::GradientLabels;
 pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text};
 pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, preview_calibration};
 pub use text::{CalibrationText, SampledText, TextRecord, share_windows};
+pub use token_rows::{EMBEDDING, HEAD, is_token_matrix};
 pub use writing_time::own_text_time;

@@ -118,7 +118,7 @@ impl Compressor<'_> {
     pub(super) fn cost(&self, plan: &MatrixPlan) -> Cost {
         match plan.form == Form::dense() {
             true => Cost::default(),
-            false => plan.form.cost_to_make(plan.shape) + self.norms.cost(plan.shape),
+            false => plan.form.cost_to_make(plan.shape) + self.norms.cost(&plan.name, plan.shape),
         }
     }
 }

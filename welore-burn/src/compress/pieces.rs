@@ -60,7 +60,7 @@ impl<'a> Piece<'a> {
                 spec.map(|spec| Cost::of_cast(spec.entries(), spec.bytes())).unwrap_or_default()
             }
             Self::Compress(matrix) => {
-                matrix.form.cost_to_make(matrix.shape) + norms.cost(matrix.shape)
+                matrix.form.cost_to_make(matrix.shape) + norms.cost(&matrix.name, matrix.shape)
             }
             Self::Merge(matrix, _) => matrix.form.cost_to_merge(matrix.shape),
         }

@@ -10,6 +10,8 @@ pub enum Candidate {
     Factors,
     /// Rows of the matrix, and the coefficients that rebuild the others.
     Pivot,
+    /// Blocks of llama.cpp's types.
+    Blocks,
     /// MLPs with fewer channels, whose matrices are smaller and dense.
     Channels,
 }
@@ -18,5 +20,6 @@ named!(Candidate {
     Dense => "dense", "matrices as they are";
     Factors => "factors", "two factors of a matrix";
     Pivot => "pivot", "rows of a matrix and the coefficients that rebuild the others";
+    Blocks => "blocks", "blocks of llama.cpp's types, which stay packed";
     Channels => "channels", "MLPs with fewer channels: smaller dense matrices";
 });

@@ -153,7 +153,8 @@ fn wanted<'m, M>(
         }
         let highest = if planned.fixed { None } else { job.options.highest_rank(spectrum) };
         let rank = highest.unwrap_or(0).max(asked);
-        let cost = Cost::of_factors(planned.shape, rank) + job.norms.cost(planned.shape);
+        let cost =
+            Cost::of_factors(planned.shape, rank) + job.norms.cost(&planned.name, planned.shape);
         Some(Wanted { matrix: matrices.get(&planned.name)?, rank, cost })
     });
     wanted.collect()

@@ -100,7 +100,7 @@ pub fn measure_checkpoint(
             if let Some(calibration) = options.norms.calibration() {
                 calibration.check_shape(name, shape)?;
             }
-            Ok(options.norms.cost(shape) + Cost::of_values(shape))
+            Ok(options.norms.cost(name, shape) + Cost::of_values(shape))
         })
         .collect::<Result<Vec<_>, SpectrumError>>()?;
     let cache = options.cache.as_deref().map(SpectrumCache::new);
@@ -315,7 +315,7 @@ pub fn measure_module<M: Module>(
     let norms = &options.norms;
     let costs: Vec<Cost> = selected
         .iter()
-        .map(|matrix| norms.cost(matrix.shape) + Cost::of_values(matrix.shape))
+        .map(|matrix| norms.cost(&matrix.name, matrix.shape) + Cost::of_values(matrix.shape))
         .collect();
     let names: Vec<&str> = selected.iter().map(|matrix| matrix.name.as_str()).collect();
     let measured = in_budget(&options.budget, &names, &costs, progress, |index| {

@@ -2,7 +2,7 @@ use std::sync::Arc;
 
 use super::roots::{Key, Roots};
 use super::spectra::SpectrumUnit;
-use crate::calibrate::{Calibration, CalibrationError};
+use crate::calibrate::{Calibration, CalibrationError, is_token_matrix};
 use crate::linalg::{Cost, Root, SecondMoment, Shrinkage, Weighting};
 use crate::modules::MatrixName;
 use crate::named::named;
@@ -53,6 +53,8 @@ pub struct Norms<'a> {
     calibration: Option<&'a Calibration>,
     method: Method,
     shrink: Shrinkage,
+    /// Whether the head of the model is its embedding.
+    is_tied: bool,
     roots: Arc<Roots>,
 }
 
@@ -67,7 +69,7 @@ impl<'a> Norms<'a> {
     /// The norm of the weights.
     pub fn plain() -> Self {
         let (calibration, method, shrink) = (None, Method::Svd, Shrinkage::default());
-        Self { calibration, method, shrink, roots: Arc::default() }
+        Self { calibration, method, shrink, is_tied: false, roots: Arc::default() }
     }
 
     /// The norms of a calibration.
@@ -85,12 +87,18 @@ impl<'a> Norms<'a> {
             return Err(calibration.without_gradients());
         }
         let calibration = (method != Method::Svd).then_some(calibration);
-        Ok(Self { calibration, method, shrink, roots: Arc::default() })
+        Ok(Self { calibration, method, shrink, is_tied: false, roots: Arc::default() })
     }
 
     /// Keeps at most this many bytes of roots that are not in use, and a few recent ones.
     pub fn keeping(mut self, bytes: u64) -> Self {
         self.roots = Arc::new(Roots::keeping(bytes));
+        self
+    }
+
+    /// For a model whose head is its embedding, or has weights of its own.
+    pub fn for_tied(mut self, is_tied: bool) -> Self {
+        self.is_tied = is_tied;
         self
     }
 
@@ -109,13 +117,23 @@ impl<'a> Norms<'a> {
         self.calibration
     }
 
-    /// The norm of a matrix.
+    /// The norm of a matrix. That of embedding and head is the one of their rows; it is the plain norm
+    /// if the calibration knows nothing about them.
     ///
     /// # Errors
     ///
     /// [`CalibrationError`].
     pub fn of(&self, name: &MatrixName) -> Result<Weighting, CalibrationError> {
         let Some(calibration) = self.calibration else { return Ok(Weighting::plain()) };
+        let tensor = name.weight();
+        if is_token_matrix(&tensor) && !calibration.knows(name) {
+            let Some(moment) = calibration.token_rows(&tensor, self.is_tied)? else {
+                return Ok(Weighting::plain());
+            };
+            let root =
+                self.root(Key::Rows(name.clone()), name, self.shrink.input, || Ok(moment))?;
+            return Ok(Weighting::new(Some(root), None));
+        }
         let shared = calibration.inputs_of(name)?;
         let input = self.root(Key::Inputs(shared.clone()), name, self.shrink.input, || {
             Ok(calibration.inputs(shared)?.into_owned())
@@ -156,8 +174,9 @@ impl<'a> Norms<'a> {
     }
 
     /// The cost of computing the norm of a matrix of this shape, without the decomposition.
-    pub(crate) fn cost(&self, shape: [usize; 2]) -> Cost {
+    pub(crate) fn cost(&self, name: &MatrixName, shape: [usize; 2]) -> Cost {
         match self.method {
+            Method::TwoSided if is_token_matrix(&name.weight()) => Cost::of_root(shape[1]),
             Method::Svd => Cost::default(),
             // A diagonal costs next to nothing.
             Method::Whitened if self.calibration.is_some_and(Calibration::is_diagonal) => {

@@ -46,6 +46,7 @@ type Cell = OnceLock<Result<Arc<Root>, Arc<CalibrationError>>>;
 pub(super) enum Key {
     Inputs(MatrixName),
     Outputs(MatrixName),
+    Rows(MatrixName),
 }
 
 impl Default for Roots {

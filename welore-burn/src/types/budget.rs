@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::costs::{TensorCosts, TypeCost, candidates, is_token_matrix};
+use super::costs::{TensorCosts, TypeCost, candidates};
 use super::type_plan::TypePlanError;
+use crate::calibrate::is_token_matrix;
 use crate::ggml::TensorType;
 use crate::plan::{Point, descend, least_loss, point_at};
 

@@ -2,10 +2,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::costs::TypeCost;
 use crate::files::{read_existing, replace_file};
-use crate::ggml::TensorType;
-use crate::named::Named;
 
 const FORMAT: &str = "welore-type-costs";
 /// Raised when the same matrix would cost something else.
@@ -14,7 +11,7 @@ const VERSION: u32 = 1;
 /// No tensor has costs that take more bytes.
 const LARGEST: u64 = 1 << 16;
 
-/// What matrices cost in types, by a digest of all that it depends on: one small file per matrix. A
+/// What matrices cost in types and forms, by a digest of all that it depends on: one small file per matrix. A
 /// cache never fails: costs that cannot be read are measured again, costs that cannot be written are
 /// dropped.
 #[derive(Debug)]
@@ -29,7 +26,7 @@ struct Entry {
     version: u32,
     /// BLAKE3 digest of the losses: a number with a flipped bit is still a number.
     check: String,
-    losses: Vec<(TensorType, f64)>,
+    losses: Vec<(String, f64)>,
 }
 
 impl CostCache {
@@ -38,23 +35,22 @@ impl CostCache {
         Self { dir: dir.into() }
     }
 
-    /// The losses of these types, in their order, if all are known.
-    pub fn find(&self, key: &str, types: &[TensorType]) -> Option<Vec<f64>> {
+    /// The losses of what has these names, in their order, if all are known.
+    pub fn find(&self, key: &str, names: &[String]) -> Option<Vec<f64>> {
         let text = read_existing(self.path(key), LARGEST).ok()??;
         let entry: Entry = serde_json::from_slice(&text).ok()?;
         let is_sound = (entry.format.as_str(), entry.version) == (FORMAT, VERSION)
             && entry.check == check_of(&entry.losses)
             && entry.losses.iter().all(|(_, loss)| loss.is_finite());
-        let of = |wanted: &TensorType| {
+        let of = |wanted: &String| {
             let found = entry.losses.iter().find(|(known, _)| known == wanted);
             found.map(|(_, loss)| *loss)
         };
-        types.iter().map(of).collect::<Option<Vec<f64>>>().filter(|_| is_sound)
+        names.iter().map(of).collect::<Option<Vec<f64>>>().filter(|_| is_sound)
     }
 
     /// Keeps costs for later processes, whole or not at all.
-    pub fn keep(&self, key: &str, costs: &[TypeCost]) {
-        let losses: Vec<_> = costs.iter().map(|cost| (cost.tensor_type, cost.loss)).collect();
+    pub fn keep(&self, key: &str, losses: Vec<(String, f64)>) {
         let (format, check) = (FORMAT.into(), check_of(&losses));
         let entry = Entry { format, version: VERSION, check, losses };
         let text = serde_json::to_vec(&entry).expect("finite numbers and names serialize");
@@ -71,10 +67,10 @@ impl CostCache {
     }
 }
 
-fn check_of(losses: &[(TensorType, f64)]) -> String {
+fn check_of(losses: &[(String, f64)]) -> String {
     let mut hasher = blake3::Hasher::new();
-    for (tensor_type, loss) in losses {
-        hasher.update(tensor_type.name().as_bytes()).update(&loss.to_le_bytes());
+    for (name, loss) in losses {
+        hasher.update(name.as_bytes()).update(&loss.to_le_bytes());
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -89,12 +85,12 @@ mod tests {
     fn damaged_files_and_other_types_are_measured_again() {
         let dir = tempfile::tempdir().unwrap();
         let cache = CostCache::new(dir.path());
-        let cost = |tensor_type, loss| TypeCost { tensor_type, bytes: 1, loss };
-        cache.keep("key", &[cost(TensorType::Q8_0, 0.1), cost(TensorType::Q4_0, 1.0 / 3.0)]);
-        let types = [TensorType::Q4_0, TensorType::Q8_0];
+        let named = |names: &[&str]| names.iter().map(|name| name.to_string()).collect::<Vec<_>>();
+        cache.keep("key", vec![("q8_0".into(), 0.1), ("q4_0".into(), 1.0 / 3.0)]);
+        let types = named(&["q4_0", "q8_0"]);
         assert_eq!(cache.find("key", &types), Some(vec![1.0 / 3.0, 0.1]));
         assert_eq!(cache.find("other", &types), None);
-        assert_eq!(cache.find("key", &[TensorType::Q2K]), None);
+        assert_eq!(cache.find("key", &named(&["q2_k"])), None);
         let path = fs::read_dir(dir.path()).unwrap().next().unwrap().unwrap().path();
         let good = fs::read_to_string(&path).unwrap();
         for bad in [

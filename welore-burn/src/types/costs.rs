@@ -8,14 +8,15 @@ use burn::tensor::{DType, TensorData};
 
 use super::cache::CostCache;
 use super::error::TypesError;
-use super::rounding::{Inputs, Rounding, moment_of_rows};
-use crate::calibrate::Calibration;
+use super::rounding::{Inputs, Rounding};
+use crate::calibrate::{Calibration, EMBEDDING, HEAD};
 use crate::checkpoint::Checkpoint;
 use crate::eval::{PerplexityOptions, divergence};
 use crate::ggml::{ALIGNMENT, QuantizeError, TensorType};
 use crate::linalg::{LinalgError, loss_of_error, transpose};
 use crate::model::LanguageModel;
 use crate::modules::{MatrixName, load_values};
+use crate::named::Named;
 use crate::progress::{Part, Progress};
 use crate::workers::Budget;
 
@@ -153,7 +154,7 @@ fn costs_of(
         costs.push(TypeCost { tensor_type, bytes, loss });
     }
     if let Some(cache) = cache {
-        cache.keep(&key, &costs);
+        cache.keep(&key, named(&costs));
     }
     Ok((TensorCosts { tensor, shape, digest, candidates: costs }, false))
 }
@@ -166,10 +167,15 @@ fn known(
     types: &[TensorType],
 ) -> Option<Vec<TypeCost>> {
     let possible: Vec<(TensorType, u64)> = candidates(shape, types).collect();
-    let of_types: Vec<TensorType> = possible.iter().map(|(tensor_type, _)| *tensor_type).collect();
+    let of_types: Vec<String> = possible.iter().map(|(of, _)| of.name().to_string()).collect();
     let losses = cache?.find(key, &of_types)?;
     let cost = |((tensor_type, bytes), loss)| TypeCost { tensor_type, bytes, loss };
     Some(possible.into_iter().zip(losses).map(cost).collect())
+}
+
+/// Losses by the names of their types, for the cache.
+fn named(costs: &[TypeCost]) -> Vec<(String, f64)> {
+    costs.iter().map(|cost| (cost.tensor_type.name().to_string(), cost.loss)).collect()
 }
 
 /// The types that a matrix `[out, in]` can have, and the bytes that it takes in each, with the padding
@@ -198,25 +204,19 @@ fn stored(
     }
 }
 
-/// The embedding of a model.
-pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
-
-/// Its head, unless that is the embedding.
-pub(super) const HEAD: &str = "lm_head.weight";
-
-/// Whether a tensor is embedding or head, which calibrations do not have.
-pub fn is_token_matrix(tensor: &str) -> bool {
-    [EMBEDDING, HEAD].contains(&tensor)
-}
-
 /// The tensors of embedding and head of a model.
 pub fn token_matrices(checkpoint: &Checkpoint) -> Vec<String> {
     let there = [EMBEDDING, HEAD].into_iter().filter(|name| checkpoint.meta(name).is_some());
     there.map(String::from).collect()
 }
 
+/// Whether the head of a model is its embedding.
+pub(super) fn is_tied(checkpoint: &Checkpoint) -> bool {
+    checkpoint.meta(HEAD).is_none()
+}
+
 /// What [`measure_alone`] depends on, for the cache. The calibration knows the rest of the model.
-fn key_alone(
+pub(super) fn key_alone(
     digest: &str,
     tensor: &str,
     calibration: &Calibration,
@@ -273,7 +273,7 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
     let at_once = options.at_once;
     let measuring = PerplexityOptions { seq_len, at_once, ..PerplexityOptions::default() };
     let (text, entries) = (text.concat(), checkpoint.read_f32(tensor)?);
-    let inputs = match moment_of_rows(tensor, checkpoint, calibration)? {
+    let inputs = match calibration.token_rows(tensor, is_tied(checkpoint))? {
         None => Inputs::Unknown,
         Some(moment) => Inputs::of(&moment, None, options.rounding)
             .map_err(|source| TypesError::Linalg { tensor: tensor.into(), source })?,
@@ -290,7 +290,8 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
         costs.push(TypeCost { tensor_type, bytes, loss });
     }
     if let Some(cache) = options.cache.as_deref().map(CostCache::new) {
-        cache.keep(&key_alone(&digest, tensor, calibration, options), &costs);
+        let key = key_alone(&digest, tensor, calibration, options);
+        cache.keep(&key, named(&costs));
     }
     Ok(TensorCosts { tensor: tensor.into(), shape, digest, candidates: costs })
 }

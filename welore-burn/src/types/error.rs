@@ -1,6 +1,7 @@
 use crate::calibrate::CalibrationError;
 use crate::checkpoint::CheckpointError;
 use crate::eval::EvalError;
+use crate::forms::FormError;
 use crate::ggml::QuantizeError;
 use crate::linalg::LinalgError;
 use crate::progress::Interrupted;
@@ -23,6 +24,14 @@ pub enum TypesError {
         tensor: String,
         /// Why.
         source: QuantizeError,
+    },
+    /// A matrix cannot be brought into a form.
+    #[error("tensor `{tensor}`: {source}")]
+    Form {
+        /// The tensor.
+        tensor: String,
+        /// Why.
+        source: FormError,
     },
     /// The second moments of a matrix cannot be used.
     #[error("tensor `{tensor}`: {source}")]

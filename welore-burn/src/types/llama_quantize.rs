@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::budget::weights_of;
-use super::costs::{EMBEDDING, HEAD};
 use super::type_plan::TypePlan;
+use crate::calibrate::{EMBEDDING, HEAD};
 use crate::ggml::{TensorType, tensor_of_matrix};
 use crate::modules::MatrixName;
 

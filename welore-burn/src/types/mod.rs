@@ -12,6 +12,8 @@ mod budget;
 mod cache;
 mod costs;
 mod error;
+mod form_costs;
+mod form_plan;
 mod llama_quantize;
 mod rounding;
 mod source;
@@ -20,10 +22,12 @@ mod type_plan;
 
 pub use budget::TypeBudget;
 pub use costs::{
-    CostOptions, TensorCosts, TypeCost, candidates, is_token_matrix, known_alone, measure_alone,
-    measure_types, token_matrices,
+    CostOptions, TensorCosts, TypeCost, candidates, known_alone, measure_alone, measure_types,
+    token_matrices,
 };
 pub use error::TypesError;
+pub use form_costs::{FormCost, FormCosts, measure_forms, measure_token_forms, norms, own_forms};
+pub use form_plan::plan_forms;
 pub use llama_quantize::LlamaQuantize;
 pub use rounding::{Inputs, Rounding};
 pub use source::QuantizedSource;

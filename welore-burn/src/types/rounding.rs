@@ -1,8 +1,5 @@
 //! How matrices are rounded into blocks.
 
-use super::costs::{EMBEDDING, HEAD};
-use crate::calibrate::{Calibration, CalibrationError};
-use crate::checkpoint::Checkpoint;
 use crate::ggml::{QuantizeError, TensorType};
 use crate::linalg::{Feedback, LinalgError, SecondMoment};
 
@@ -86,31 +83,4 @@ impl Inputs {
             }
         }
     }
-}
-
-/// What a calibration says about the rows of embedding or head, as if it were the second moment of
-/// their inputs: to second order, an error `e` of the row of a token costs `½ e M eᵀ` times how often
-/// the token occurs, with the second moment `M` of the gradients of what the embedding gives, of the
-/// inputs of the head, or both for a matrix that is both. `None` if it says nothing.
-///
-/// # Errors
-///
-/// Errors of reading.
-pub(super) fn moment_of_rows(
-    tensor: &str,
-    checkpoint: &Checkpoint,
-    calibration: &Calibration,
-) -> Result<Option<SecondMoment>, CalibrationError> {
-    let is_tied = checkpoint.meta(HEAD).is_none();
-    Ok(match tensor {
-        HEAD => calibration.head_inputs()?,
-        EMBEDDING if is_tied => {
-            match (calibration.head_inputs()?, calibration.embedding_outputs()?) {
-                (Some(head), Some(embedding)) => Some(head.plus(&embedding)),
-                _ => None,
-            }
-        }
-        EMBEDDING => calibration.embedding_outputs()?,
-        _ => None,
-    })
 }

@@ -2,7 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::rounding::{Inputs, Rounding, moment_of_rows};
+use super::costs::is_tied;
+use super::rounding::{Inputs, Rounding};
 use crate::calibrate::Calibration;
 use crate::checkpoint::Checkpoint;
 use crate::gguf::{CheckpointSource, GgufError, GgufTensor, TensorSource};
@@ -37,7 +38,7 @@ impl<'a> QuantizedSource<'a> {
         };
         let about = |source| GgufError::Linalg { tensor: tensor.into(), source };
         if !calibration.knows(&name) {
-            let moment = moment_of_rows(tensor, self.checkpoint, calibration)?;
+            let moment = calibration.token_rows(tensor, is_tied(self.checkpoint))?;
             let inputs = moment.map(|moment| Inputs::of(&moment, None, self.rounding));
             return inputs.transpose().map_err(about).map(|known| known.unwrap_or(Inputs::Unknown));
         }

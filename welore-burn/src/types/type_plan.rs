@@ -3,9 +3,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::budget::{TypeBudget, stored_bytes, weights_of};
-use super::costs::{TensorCosts, TypeCost, is_token_matrix};
+use super::costs::{TensorCosts, TypeCost};
 use super::error::TypesError;
 use crate::artifact::{Header, in_words};
+use crate::calibrate::is_token_matrix;
 use crate::checkpoint::Checkpoint;
 use crate::ggml::TensorType;
 use crate::named::Named;
@@ -86,6 +87,9 @@ pub enum TypePlanError {
         /// The most, rounded down.
         most: f64,
     },
+    /// The choice makes no plan.
+    #[error("the forms make no plan: {0}")]
+    Impossible(String),
     /// A matrix can have none of the types that may be used.
     #[error("`{tensor}` has rows of {columns} entries, which none of the types can hold")]
     NoType {
