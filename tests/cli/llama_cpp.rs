@@ -64,6 +64,20 @@ fn chosen_types_are_those_of_the_file_and_of_the_list() {
 }
 
 #[test]
+fn numbers_that_are_too_large_for_all_types_are_named_with_what_holds_them() {
+    let sandbox = Sandbox::new();
+    let tensor = "model.layers.1.mlp.up_proj.weight";
+    sandbox.edit_tensors("model/model.safetensors", |tensors| {
+        // 2^30 as bf16: its scale is beyond f16 in all types.
+        tensors.get_mut(tensor).unwrap().data[10..12].copy_from_slice(&[0x80, 0x4e]);
+    });
+    sandbox.gives(&CALIBRATE.replace("windows 8", "windows 4"));
+    let message = sandbox.refuses(&format!("{COMPRESS} --bits 5"), tensor);
+    assert!(message.contains("row 0, column 5 is 1073741"), "{message}");
+    sandbox.gives(&format!("{COMPRESS} --bits 7 --types q5_0,bf16 --no-measure"));
+}
+
+#[test]
 fn what_is_measured_is_the_divergence_of_the_file() {
     let sandbox = Sandbox::new();
     sandbox.gives(CALIBRATE);

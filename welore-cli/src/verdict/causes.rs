@@ -311,6 +311,9 @@ fn type_plan(error: &TypePlanError) -> Option<Verdict> {
 
 fn types(error: &TypesError) -> Option<Verdict> {
     match error {
+        error if error.is_overflow() => Some(Verdict::input(
+            "f32 and bf16 hold larger numbers: name them beside others, as --types bf16,q8_0,q4_k",
+        )),
         TypesError::Quantize { .. } => Some(Verdict::input(None)),
         TypesError::Linalg { .. } => Some(Verdict::failed(None)),
         TypesError::Foreign { .. } => Some(Verdict::input(
