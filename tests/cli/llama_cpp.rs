@@ -137,6 +137,14 @@ fn a_plan_of_types_is_carried_out_as_if_it_were_made_at_once() {
     let both = format!("{carried} --calibration seen --other-calibration");
     sandbox.refuses(&both, "--other-calibration");
     sandbox.refuses("compress model --plan types.json -o low", "is a plan of types, not a plan");
+    sandbox.refuses("plan types.json", "types.json is a plan of types, not a model");
+    sandbox.refuses("plan types.json --keep-params 0.8", "types.json is a plan of types, not");
+    // An edited plan has to keep to its own budget.
+    let bits = "plan model --for llama.cpp --calibration seen --bits 5 --no-measure -o bits.json";
+    sandbox.gives(bits);
+    sandbox.edit_json("bits.json", |plan| plan["matrices"][3]["type"] = "f16".into());
+    let edited = carried.replace("types.json", "bits.json");
+    sandbox.refuses(&format!("{edited} --calibration seen"), "bits.json: its types have");
     sandbox.edit_json("types.json", |plan| plan["matrices"][3]["digest"] = "other".into());
     sandbox.refuses(&format!("{carried} --calibration seen"), "types.json");
     sandbox.gives("plan model --err 0.5 -o ranks.json");

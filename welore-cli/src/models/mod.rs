@@ -24,7 +24,7 @@ use anyhow::Result;
 
 pub use error::HubError;
 use id::HubId;
-pub use kind::{Artifact, Wanted, check_kind, is_artifact, is_model_part};
+pub use kind::{Artifact, Wanted, check_kind, check_planned, is_artifact, is_model_part};
 use welore_burn::files::FileError;
 use welore_burn::gguf::GgufConversion;
 
@@ -85,7 +85,10 @@ fn resolve(model: &Path, weights: bool, conversion: GgufConversion) -> Result<Pa
     match HubId::parse(model) {
         // If `run` is a directory, `run/modle` is a misspelt path in it.
         Some(id) if !model.exists() && !is_within_a_directory(model) => hub::fetch(&id, weights),
-        _ if is_model_file(model) && model.is_file() => gguf::directory_of(model, conversion),
+        _ if is_model_file(model) && model.is_file() => {
+            kind::check_model_file(model)?;
+            gguf::directory_of(model, conversion)
+        }
         _ => Ok(model.into()),
     }
 }

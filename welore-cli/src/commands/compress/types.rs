@@ -38,13 +38,15 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let measures = !args.typing.no_measure && !is_shown;
     let mut plan = problem.plan(aim, &calibration, &mut dense)?;
     let output = Some(args.output.as_path()).filter(|_| !args.dry_run);
-    let measured = problem.carry_out(&plan, &calibration, &mut dense, output, measures)?;
-    if let Some(kl) = measured {
+    let measured = problem.carry_out(&plan, &calibration, &mut dense, output, measures);
+    if let Ok(Some(kl)) = &measured {
         plan.measured_kl = Some(kl.value);
     }
+    // Types that were chosen are kept, also if measuring what they lose was stopped.
     if let Some(path) = &args.save_types {
         write_artifact(path, &plan.to_json())?;
     }
+    let measured = measured?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         let mut fields = summary(&plan, measured);
