@@ -17,6 +17,9 @@ const VERSION: u32 = 1;
 /// No real journal is longer.
 const LARGEST: u64 = 64 << 20;
 
+/// No search goes as far, and squares of larger numbers may overflow.
+const FURTHEST: f64 = 1e6;
+
 /// The first line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -98,7 +101,7 @@ impl Line {
         let is_first = number == 0;
         self.evaluation == number
             && self.point.len() == size
-            && self.point.iter().all(|x| x.is_finite())
+            && self.point.iter().all(|x| x.abs() <= FURTHEST)
             && self.kl.map_or(!is_first, |kl| kl.is_finite() && kl >= 0.0)
     }
 }
@@ -198,6 +201,7 @@ mod tests {
         for line in [
             r#"{"evaluation":1,"point":[0.0,0.0],"kl":0.5}"#,
             r#"{"evaluation":0,"point":[0.0],"kl":0.5}"#,
+            r#"{"evaluation":0,"point":[1e300,0.0],"kl":0.5}"#,
             r#"{"evaluation":0,"point":[0.0,0.0],"kl":-0.5}"#,
             r#"{"evaluation":0,"point":[0.0,0.0],"kl":null}"#,
         ] {
