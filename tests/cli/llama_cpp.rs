@@ -162,6 +162,11 @@ fn the_calibration_that_is_made_by_default_is_found_again() {
     let again = sandbox.gives(&format!("{plan} -o again.json")).stderr;
     assert!(!again.contains("first writes a text") && again.contains("before"), "{again}");
     assert!(sandbox.read("types.json") == sandbox.read("again.json"), "the plans differ");
+    // A command that fails does not remove it.
+    let too_little =
+        plan.replace("windows 4 --gradient-windows 2", "windows 1 --gradient-windows 1");
+    sandbox.refuses(&too_little, "only 64 tokens");
+    assert!(sandbox.gives(&plan).stderr.contains("before"), "it is gone");
     let compress = format!("compress model --for llama.cpp --plan types.json {amount} -o out.gguf");
     sandbox.gives(&compress);
     sandbox.refuses(&format!("{compress} --self-seed 1"), "made with a calibration");
