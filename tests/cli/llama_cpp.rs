@@ -60,7 +60,12 @@ fn chosen_types_are_those_of_the_file_and_of_the_list() {
         assert!(types.split(',').any(|name| matrix["type"] == name), "{matrix}");
     }
     let told = sandbox.json("inspect out.gguf --json");
-    assert!(told.is_object(), "the file is a model that can be read");
+    let size = sandbox.read("out.gguf").len();
+    assert_eq!((&told["bytes"], &told["dtypes"]["U8"]), (&size.into(), &29.into()), "{told}");
+    let shown = sandbox.gives("inspect out.gguf").stdout;
+    assert!(shown.contains("blocks of q"), "{shown}");
+    let line = "eval out.gguf --text story.txt --seq-len 64 --windows 1 --json";
+    assert_eq!(sandbox.json(line)["bytes"], size);
 }
 
 #[test]

@@ -38,7 +38,7 @@ pub fn directory_of(path: &Path, conversion: GgufConversion) -> Result<PathBuf> 
         Err(FileError::OutputExists { .. }) => return Ok(dir),
         output => output?,
     };
-    note!("converting {} into {}, which is done only once", path.display(), dir.display());
+    note!("converting {} into {}, where later commands find it", path.display(), dir.display());
     let mut bar = Bar::default();
     let converted = convert_gguf(path, conversion, &output, &mut bar);
     bar.finish();

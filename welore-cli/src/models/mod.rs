@@ -25,6 +25,7 @@ use anyhow::Result;
 pub use error::HubError;
 use id::HubId;
 pub use kind::{Artifact, Wanted, check_kind, check_planned, is_artifact, is_model_part};
+use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::FileError;
 use welore_burn::gguf::GgufConversion;
 
@@ -54,6 +55,25 @@ pub fn directory_of(model: &Path) -> Result<PathBuf> {
 /// As [`directory_of`].
 pub fn directory_to_run(model: &Path, compute: &Compute) -> Result<PathBuf> {
     checked(model, GgufConversion { packed: compute.multiplies_blocks() })
+}
+
+/// The same for a model that is only looked at: the matrices of a `.gguf` file stay in the types that
+/// they have there.
+///
+/// # Errors
+///
+/// As [`directory_of`].
+pub fn directory_to_show(model: &Path) -> Result<PathBuf> {
+    checked(model, GgufConversion { packed: true })
+}
+
+/// Bytes of a model's weights on disk; of the whole file, for a `.gguf` file, which was converted into
+/// `checkpoint`.
+pub fn bytes_on_disk(model: &Path, checkpoint: &Checkpoint) -> u64 {
+    match model.metadata() {
+        Ok(file) if file.is_file() => file.len(),
+        Ok(_) | Err(_) => checkpoint.bytes(),
+    }
 }
 
 fn checked(model: &Path, conversion: GgufConversion) -> Result<PathBuf> {
