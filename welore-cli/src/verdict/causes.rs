@@ -482,7 +482,7 @@ fn unmatched(meant: Option<&str>) -> Verdict {
 fn search(error: &SearchError) -> Option<Verdict> {
     use SearchError as E;
     Some(match error {
-        E::Evaluations { .. } => Verdict::input("give other --evaluations"),
+        E::Evaluations { .. } => Verdict::input("give another number of --evaluations"),
         E::NotJournal { .. } | E::Version { .. } | E::OtherSearch { .. } => {
             Verdict::input("give another --journal, which is made if it does not exist")
         }

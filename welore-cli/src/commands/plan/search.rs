@@ -87,7 +87,8 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
     }
     let found = found?;
     if found.known > 0 {
-        note!("{} of {} plans were measured before", found.known, found.evaluations.len());
+        let were = if found.known == 1 { "was" } else { "were" };
+        note!("{} of {} plans {were} measured before", found.known, found.evaluations.len());
     }
     warn_about(&found.plan);
     Ok(Made { plan: found.plan, spectra, known })
