@@ -102,6 +102,7 @@ fn what_is_measured_is_the_divergence_of_the_file() {
     let message = sandbox.refuses(&format!("{COMPRESS} --bits 3"), "3 bits");
     assert!(message.contains("4.5 to 16"), "{message}");
     sandbox.refuses(&format!("{COMPRESS} --bits 17"), "17 bits");
+    sandbox.refuses(&format!("{COMPRESS} --bits 5 --other-calibration"), "--other-calibration");
 }
 
 #[test]
