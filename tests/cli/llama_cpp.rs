@@ -83,6 +83,20 @@ fn numbers_that_are_too_large_for_all_types_are_named_with_what_holds_them() {
 }
 
 #[test]
+fn costs_that_were_computed_in_another_type_are_not_taken() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(CALIBRATE);
+    let known = |dtype: &str| {
+        let line = format!("{COMPRESS} --bits 5 --no-measure --dry-run --dtype {dtype}");
+        sandbox.gives(&line);
+        sandbox.cached().len()
+    };
+    let first = known("f32");
+    // Only those of the embedding are measured on the model.
+    assert_eq!([known("f32"), known("bf16"), known("bf16")], [first, first + 1, first + 1]);
+}
+
+#[test]
 fn what_is_measured_is_the_divergence_of_the_file() {
     let sandbox = Sandbox::new();
     sandbox.gives(CALIBRATE);

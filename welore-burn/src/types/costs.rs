@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use burn::module::Module;
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, FloatDType, TensorData};
 
 use super::cache::CostCache;
 use super::error::TypesError;
@@ -57,6 +57,8 @@ pub struct CostOptions {
     pub windows: usize,
     /// The number of these windows that are computed at the same time.
     pub at_once: NonZeroUsize,
+    /// The type that the model computes in, for the cache.
+    pub dtype: FloatDType,
     /// Directory in which costs are cached by what they depend on, so that another budget measures
     /// nothing. It need not exist. A damaged file in it is ignored and rewritten; a directory that
     /// cannot be written is not an error.
@@ -235,7 +237,11 @@ fn key_alone(
     options: &CostOptions,
 ) -> String {
     let (rounding, windows) = (options.rounding.key(), options.windows);
-    format!("{digest} {tensor} {} {windows} windows {rounding}", calibration.digest())
+    let computed = match options.dtype {
+        FloatDType::F32 => String::new(),
+        other => format!(" in {other:?}"),
+    };
+    format!("{digest} {tensor} {} {windows} windows {rounding}{computed}", calibration.digest())
 }
 
 /// The costs of a tensor that [`measure_alone`] has measured before, if the cache still has them: it

@@ -258,6 +258,7 @@ impl<'a> Problem<'a> {
             budget: budget(resources),
             windows: WINDOWS,
             at_once: dense.compute.at_once(),
+            dtype: dense.compute.dtype,
             cache: if resources.no_cache { None } else { cache_dir("types") },
         };
         let mut bar = Bar::default();
