@@ -89,7 +89,7 @@ fn costs_that_were_computed_in_another_type_are_not_taken() {
     let known = |dtype: &str| {
         let line = format!("{COMPRESS} --bits 5 --no-measure --dry-run --dtype {dtype}");
         sandbox.gives(&line);
-        sandbox.cached().len()
+        sandbox.cached_in("types").len()
     };
     let first = known("f32");
     // Only those of the embedding are measured on the model.
