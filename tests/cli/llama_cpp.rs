@@ -63,7 +63,10 @@ fn chosen_types_are_those_of_the_file_and_of_the_list() {
     let size = sandbox.read("out.gguf").len();
     assert_eq!((&told["bytes"], &told["dtypes"]["U8"]), (&size.into(), &29.into()), "{told}");
     let shown = sandbox.gives("inspect out.gguf").stdout;
-    assert!(shown.contains("blocks of q"), "{shown}");
+    assert!(
+        shown.contains("in types of llama.cpp: 29 matrices") && shown.contains("blocks of q"),
+        "{shown}"
+    );
     let line = "eval out.gguf --text story.txt --seq-len 64 --windows 1 --json";
     assert_eq!(sandbox.json(line)["bytes"], size);
 }

@@ -59,6 +59,9 @@ pub fn run(args: InspectArgs) -> Result<()> {
     );
     match (compressed.len(), plan) {
         (0, _) => say!("dense: no matrix is compressed"),
+        (n, None) if compressed.iter().all(|m| m.form.rank().is_none()) => {
+            say!("in types of llama.cpp: {}", format::matrices(n));
+        }
         (n, None) => say!("compressed: {}", format::matrices(n)),
         (n, Some(plan)) => {
             let target = plan.target.map(|target| format!(" for {target}")).unwrap_or_default();
