@@ -304,6 +304,29 @@ fn tensors_that_do_not_fit_the_configuration_are_named() {
 }
 
 #[test]
+fn a_stored_head_has_to_be_the_embedding_where_both_are_one() {
+    let embedding = "model.embed_tokens.weight";
+    let sandbox = Sandbox::new();
+    let perplexity = || sandbox.json(&format!("{EVAL} --json"))["perplexity"].clone();
+    let tied = perplexity();
+    let heads: [fn(&Tensor) -> Tensor; 2] = [Tensor::clone, Tensor::in_f32];
+    for head in heads {
+        sandbox.edit_tensors(WEIGHTS, |tensors| {
+            tensors.insert("lm_head.weight".into(), head(&tensors[embedding]));
+        });
+        assert_eq!(perplexity(), tied, "the same numbers are the same head");
+    }
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        tensors.get_mut("lm_head.weight").unwrap().data[200] ^= 1;
+    });
+    for line in ["inspect model", "compress model --err 0.5 -o out", EVAL] {
+        sandbox.refuses(line, "model: `lm_head.weight` is not the embedding");
+    }
+    sandbox.edit_json("model/config.json", |config| config["tie_word_embeddings"] = false.into());
+    sandbox.gives(EVAL);
+}
+
+#[test]
 fn weights_of_a_type_without_decimals_are_refused() {
     let sandbox = Sandbox::new();
     sandbox.edit_tensors(WEIGHTS, |tensors| {

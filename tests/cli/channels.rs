@@ -60,6 +60,14 @@ fn each_layer_has_its_own_width_where_that_is_asked_for() {
     assert_eq!(found["config"]["intermediate_sizes"], told["widths"]);
     let said = sandbox.gives("inspect narrow").stdout;
     assert!(said.contains(" to "), "{said}");
+    // Of such a model even more can be left out.
+    let calibrate = CALIBRATE.replace("calibrate model", "calibrate narrow");
+    sandbox.gives(&calibrate.replace("-o seen", "-o again"));
+    let line = "compress narrow --forms channels --calibration again --keep-params 0.7 -o narrower";
+    let widths = || told["widths"].as_array().unwrap().iter().map(|width| width.as_u64().unwrap());
+    let (least, most) = (widths().min().unwrap(), widths().max().unwrap());
+    let said = sandbox.gives(line).stdout;
+    assert!(least < most && said.contains(&format!(" of {least} to {most} in each MLP")), "{said}");
 }
 
 #[test]

@@ -307,6 +307,7 @@ fn mistakes_are_found_before_the_work_that_they_would_waste() {
         ("plan model --keep-params 0.8 --policy loss".into(), "loss"),
         (format!("{calibrate} --policy searched"), "policy `searched`"),
         (format!("{compare} --methods best/bolaco"), "policy `bolaco`"),
+        (format!("{compare} --policies searched,loss"), "policy `searched` searches"),
         (
             "compress model --keep-params 0.8 --no-calibration --policy bolaco -o out".into(),
             "bolaco",

@@ -43,6 +43,17 @@ fn legacy(sandbox: &Sandbox) -> Vec<u8> {
 }
 
 #[test]
+fn types_and_channels_need_gradients_which_an_importance_matrix_lacks() {
+    let sandbox = with_imatrix();
+    for way in ["--for llama.cpp --bits 5", "--forms channels --keep-params 0.8"] {
+        let line = format!("compress model {way} --calibration imatrix.gguf -o out");
+        sandbox.refuses(&line, "the importance matrix has no gradients");
+        assert!(!sandbox.run(&line).stderr.contains("--method"), "{way} takes no --method");
+    }
+    sandbox.refuses("inspect imatrix.gguf", "is an importance matrix, not a model");
+}
+
+#[test]
 fn an_importance_matrix_is_a_calibration_for_the_whitened_method() {
     let sandbox = with_imatrix();
     let options = "--calibration imatrix.gguf --method whitened --keep-params 0.7";

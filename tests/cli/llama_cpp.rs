@@ -60,7 +60,43 @@ fn chosen_types_are_those_of_the_file_and_of_the_list() {
         assert!(types.split(',').any(|name| matrix["type"] == name), "{matrix}");
     }
     let told = sandbox.json("inspect out.gguf --json");
-    assert!(told.is_object(), "the file is a model that can be read");
+    let size = sandbox.read("out.gguf").len();
+    assert_eq!((&told["bytes"], &told["dtypes"]["U8"]), (&size.into(), &29.into()), "{told}");
+    let shown = sandbox.gives("inspect out.gguf").stdout;
+    assert!(
+        shown.contains("in types of llama.cpp: 29 matrices") && shown.contains("blocks of q"),
+        "{shown}"
+    );
+    let line = "eval out.gguf --text story.txt --seq-len 64 --windows 1 --json";
+    assert_eq!(sandbox.json(line)["bytes"], size);
+}
+
+#[test]
+fn numbers_that_are_too_large_for_all_types_are_named_with_what_holds_them() {
+    let sandbox = Sandbox::new();
+    let tensor = "model.layers.1.mlp.up_proj.weight";
+    sandbox.edit_tensors("model/model.safetensors", |tensors| {
+        // 2^30 as bf16: its scale is beyond f16 in all types.
+        tensors.get_mut(tensor).unwrap().data[10..12].copy_from_slice(&[0x80, 0x4e]);
+    });
+    sandbox.gives(&CALIBRATE.replace("windows 8", "windows 4"));
+    let message = sandbox.refuses(&format!("{COMPRESS} --bits 5"), tensor);
+    assert!(message.contains("row 0, column 5 is 1073741"), "{message}");
+    sandbox.gives(&format!("{COMPRESS} --bits 7 --types q5_0,bf16 --no-measure"));
+}
+
+#[test]
+fn costs_that_were_computed_in_another_type_are_not_taken() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(CALIBRATE);
+    let known = |dtype: &str| {
+        let line = format!("{COMPRESS} --bits 5 --no-measure --dry-run --dtype {dtype}");
+        sandbox.gives(&line);
+        sandbox.cached_in("types").len()
+    };
+    let first = known("f32");
+    // Only those of the embedding are measured on the model.
+    assert_eq!([known("f32"), known("bf16"), known("bf16")], [first, first + 1, first + 1]);
 }
 
 #[test]
@@ -83,6 +119,7 @@ fn what_is_measured_is_the_divergence_of_the_file() {
     let message = sandbox.refuses(&format!("{COMPRESS} --bits 3"), "3 bits");
     assert!(message.contains("4.5 to 16"), "{message}");
     sandbox.refuses(&format!("{COMPRESS} --bits 17"), "17 bits");
+    sandbox.refuses(&format!("{COMPRESS} --bits 5 --other-calibration"), "--other-calibration");
 }
 
 #[test]
@@ -123,6 +160,14 @@ fn a_plan_of_types_is_carried_out_as_if_it_were_made_at_once() {
     let both = format!("{carried} --calibration seen --other-calibration");
     sandbox.refuses(&both, "--other-calibration");
     sandbox.refuses("compress model --plan types.json -o low", "is a plan of types, not a plan");
+    sandbox.refuses("plan types.json", "types.json is a plan of types, not a model");
+    sandbox.refuses("plan types.json --keep-params 0.8", "types.json is a plan of types, not");
+    // An edited plan has to keep to its own budget.
+    let bits = "plan model --for llama.cpp --calibration seen --bits 5 --no-measure -o bits.json";
+    sandbox.gives(bits);
+    sandbox.edit_json("bits.json", |plan| plan["matrices"][3]["type"] = "f16".into());
+    let edited = carried.replace("types.json", "bits.json");
+    sandbox.refuses(&format!("{edited} --calibration seen"), "bits.json: its types have");
     sandbox.edit_json("types.json", |plan| plan["matrices"][3]["digest"] = "other".into());
     sandbox.refuses(&format!("{carried} --calibration seen"), "types.json");
     sandbox.gives("plan model --err 0.5 -o ranks.json");
@@ -140,6 +185,11 @@ fn the_calibration_that_is_made_by_default_is_found_again() {
     let again = sandbox.gives(&format!("{plan} -o again.json")).stderr;
     assert!(!again.contains("first writes a text") && again.contains("before"), "{again}");
     assert!(sandbox.read("types.json") == sandbox.read("again.json"), "the plans differ");
+    // A command that fails does not remove it.
+    let too_little =
+        plan.replace("windows 4 --gradient-windows 2", "windows 1 --gradient-windows 1");
+    sandbox.refuses(&too_little, "only 64 tokens");
+    assert!(sandbox.gives(&plan).stderr.contains("before"), "it is gone");
     let compress = format!("compress model --for llama.cpp --plan types.json {amount} -o out.gguf");
     sandbox.gives(&compress);
     sandbox.refuses(&format!("{compress} --self-seed 1"), "made with a calibration");

@@ -110,7 +110,7 @@ fn standard_output_may_go_to_any_file() {
 #[test]
 fn a_second_process_with_the_same_output_stops_before_its_work() {
     let sandbox = Sandbox::new();
-    let claims = ["spectra.json", "plan.json", "seen"]
+    let claims = ["spectra.json", "plan.json", "seen", "out.gguf"]
         .map(|name| FileClaim::take(sandbox.path(name)).unwrap());
     let out = OutputDir::create(sandbox.path("out"), false).unwrap();
     for (line, output) in [
@@ -118,6 +118,7 @@ fn a_second_process_with_the_same_output_stops_before_its_work() {
         ("plan model --err 0.5", "plan.json"),
         ("calibrate model --text self", "seen"),
         ("compress model --keep-params 0.8", "out"),
+        ("compress model --for llama.cpp --bits 5", "out.gguf"),
     ] {
         let busy = format!("{output}: another process is writing it");
         sandbox.refuses(&format!("{line} -o {output}"), &busy);

@@ -30,6 +30,11 @@ fn a_search_is_a_plan_that_is_carried_out_and_continued_from_its_journal() {
     assert_eq!(sandbox.read("again.json"), sandbox.read("plan.json"));
     assert_eq!(sandbox.read("noted.jsonl"), noted);
     sandbox.refuses(&format!("{search} --search-seed 1"), "another search");
+    sandbox.write("short.txt", "a");
+    let short = format!("{SEARCH} --policy searched --search-text short.txt");
+    sandbox.refuses(&short, "short.txt: the text has 1 token, too few");
+    assert!(!sandbox.run(&short).stderr.contains("--seq-len"), "`plan` has no --seq-len");
+    sandbox.refuses("plan noted.jsonl", "noted.jsonl is the journal of a search, not a model");
     sandbox.refuses(&format!("{SEARCH} --policy bolaco --journal plan.json"), "plan.json");
     sandbox.refuses(&format!("{SEARCH} --policy bolaco --journal story.txt"), "story.txt");
 }

@@ -39,7 +39,12 @@ impl Sandbox {
 
     /// The files of cached spectra.
     pub fn cached(&self) -> Vec<PathBuf> {
-        let dir = fs::read_dir(self.1.path().join("spectra"));
+        self.cached_in("spectra")
+    }
+
+    /// The files of a directory of the cache.
+    pub fn cached_in(&self, kind: &str) -> Vec<PathBuf> {
+        let dir = fs::read_dir(self.1.path().join(kind));
         dir.into_iter().flatten().map(|entry| entry.unwrap().path()).collect()
     }
 

@@ -149,12 +149,10 @@ impl ChannelPlan {
 
     /// Widths in words: `128 of 160`, or `96 to 160 of 160` where they differ.
     pub fn describe_widths(&self) -> String {
-        let widths = self.widths_of_layers();
-        let most = self.layers.iter().map(|layer| layer.channels).max().unwrap_or(0);
-        match (widths.iter().min(), widths.iter().max()) {
-            (Some(low), Some(high)) if low < high => format!("{low} to {high} of {most}"),
-            (Some(width), _) => format!("{width} of {most}"),
-            (None, _) => "none".into(),
+        let channels: Vec<usize> = self.layers.iter().map(|layer| layer.channels).collect();
+        match (range_of(&self.widths_of_layers()), range_of(&channels)) {
+            (Some(widths), Some(channels)) => format!("{widths} of {channels}"),
+            _ => "none".into(),
         }
     }
 
@@ -184,6 +182,12 @@ impl ChannelPlan {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("finite numbers and strings always serialize")
     }
+}
+
+/// `160`, or `96 to 160` for numbers that differ; `None` for no numbers.
+fn range_of(numbers: &[usize]) -> Option<String> {
+    let (low, high) = (numbers.iter().min()?, numbers.iter().max()?);
+    Some(if low < high { format!("{low} to {high}") } else { high.to_string() })
 }
 
 impl KeptChannels {

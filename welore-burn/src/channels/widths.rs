@@ -21,7 +21,7 @@ pub enum Widths {
 
 named!(Widths {
     One => "one", "one width for all layers, as transformers wants it";
-    Each => "each", "for each layer its own, which only welore and llama.cpp read";
+    Each => "each", "a width of its own for each layer, which only welore and llama.cpp read";
 });
 
 /// How far channels are left out.

@@ -62,6 +62,8 @@ pub(super) struct HfConfig {
     pub rope_parameters: Option<HfRope>,
     pub max_position_embeddings: Option<usize>,
     pub tie_word_embeddings: Option<bool>,
+    /// Whether tokens see only those before them. Embedding models may say no.
+    pub is_causal: Option<bool>,
     pub attention_bias: Option<bool>,
     pub mlp_bias: Option<bool>,
     pub sliding_window: Option<usize>,
@@ -207,6 +209,13 @@ impl HfConfig {
                 supported: "silu",
             });
         }
+        if self.is_causal == Some(false) {
+            return Err(ConfigError::Unsupported {
+                field: "is_causal",
+                value: "false".into(),
+                supported: "true: each token sees those before it",
+            });
+        }
         let ropes = [&self.rope_parameters, &self.rope_scaling].into_iter().flatten();
         let mut factors =
             ropes.map(|rope| rope.partial_rotary_factor).chain([self.partial_rotary_factor]);
@@ -281,11 +290,9 @@ impl HfConfig {
     /// The part that all families have in common, with no biases in attention and no sliding
     /// window.
     pub fn describe(&self) -> Result<DecoderConfig, ConfigError> {
-        let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta).unwrap_or(10000.0);
         // What is the same in all families is here, the rest in `Family::defaults`.
         let context = self.max_position_embeddings.unwrap_or(2048);
-        let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context))?;
+        let (theta, scaling) = self.rope(context)?;
         self.first_window_layer()?;
         let config = DecoderConfig::new(
             self.vocab_size,
@@ -298,7 +305,7 @@ impl HfConfig {
         );
         Ok(config
             .with_rms_norm_eps(positive("rms_norm_eps", self.rms_norm_eps.unwrap_or(1e-6))?)
-            .with_rope_theta(positive("rope_theta", theta)?)
+            .with_rope_theta(theta)
             .with_rope_scaling(scaling)
             .with_max_position_embeddings(context)
             .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
@@ -307,6 +314,29 @@ impl HfConfig {
             .with_initializer_range(self.initializer_range.unwrap_or(0.02))
             .with_bos_token_id(self.first_token())
             .with_eos_token_ids(self.eos_token_id.clone().into()))
+    }
+
+    /// Base and scaling of the rotary positions. Programs differ in which of two settings they
+    /// read, so two that are not the same are refused.
+    fn rope(&self, context: usize) -> Result<(f64, RopeScaling), ConfigError> {
+        let of = |rope: Option<&HfRope>| -> Result<(f64, RopeScaling), ConfigError> {
+            let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta);
+            let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context))?;
+            Ok((positive("rope_theta", theta.unwrap_or(10000.0))?, scaling))
+        };
+        let older = self.rope_scaling.as_ref().filter(|rope| rope.kind().is_some());
+        match (self.rope_parameters.as_ref(), older) {
+            (Some(newer), Some(older)) => {
+                let (newer, older) = (of(Some(newer))?, of(Some(older))?);
+                match newer == older {
+                    true => Ok(newer),
+                    false => {
+                        Err(invalid("rope_scaling", "is not what `rope_parameters` says".into()))
+                    }
+                }
+            }
+            (newer, _) => of(newer.or(self.rope_scaling.as_ref())),
+        }
     }
 
     /// The token that begins a text, if it is one of the vocabulary.
@@ -368,12 +398,17 @@ impl From<TokenIds> for Vec<u32> {
 }
 
 impl HfRope {
+    /// How frequencies are scaled.
+    fn kind(&self) -> Option<&str> {
+        self.rope_type.as_deref().or(self.old_rope_type.as_deref())
+    }
+
     fn scaling(&self, context: usize) -> Result<RopeScaling, ConfigError> {
         let needed = |field, value: Option<f64>| match value {
             Some(value) => positive(field, value),
             None => Err(invalid(field, "is missing from the rope settings".into())),
         };
-        match self.rope_type.as_deref().or(self.old_rope_type.as_deref()) {
+        match self.kind() {
             None | Some("default") => Ok(RopeScaling::None),
             Some("linear") => Ok(RopeScaling::Linear { factor: needed("factor", self.factor)? }),
             Some("llama3") => {

@@ -30,6 +30,16 @@ pub enum LoadError {
         /// What is wrong.
         source: ConfigError,
     },
+    /// It has a head of its own, though its `config.json` says that the embedding is the head.
+    #[error(
+        "{path}: `lm_head.weight` is not the embedding, though config.json says so \
+         (`tie_word_embeddings`)",
+        path = dir.display()
+    )]
+    OwnHead {
+        /// The model directory.
+        dir: PathBuf,
+    },
 }
 
 /// A loaded model, with its configuration and its directory.
@@ -88,7 +98,7 @@ pub struct OpenedModel {
 }
 
 /// Opens a Hugging Face model directory, dense or compressed, and checks it without reading
-/// weights.
+/// weights, except that a head which should be the embedding is compared with it.
 ///
 /// # Errors
 ///
@@ -96,7 +106,9 @@ pub struct OpenedModel {
 pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel, LoadError> {
     let dir = dir.as_ref();
     let config = read_config(dir)?;
-    let checkpoint = Checkpoint::open(dir)?.without(ignored(&config));
+    let checkpoint = Checkpoint::open(dir)?;
+    check_tied_head(&config, &checkpoint)?;
+    let checkpoint = checkpoint.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;
     let compressed = checkpoint.compressed_matrices()?;
     let skeleton = with_forms(config.init(device), &checkpoint, &compressed)?;
@@ -170,11 +182,35 @@ pub fn load_model(
     open_model(dir, device)?.load(dtype, |_| false, progress)
 }
 
+/// Refuses a head that is not the embedding, though the configuration says so. Programs differ in
+/// which of the two they compute with.
+fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+    let both = ["model.embed_tokens.weight", HEAD];
+    let has_both = both.iter().all(|name| checkpoint.meta(name).is_some());
+    if !config.tie_word_embeddings || !has_both {
+        return Ok(());
+    }
+    let [(meta, embedding), (of_head, head)] = [checkpoint.raw(both[0])?, checkpoint.raw(both[1])?];
+    let is_same = meta.shape == of_head.shape
+        && match meta.dtype == of_head.dtype {
+            true => embedding == head,
+            false => checkpoint.read_f32(both[0])? == checkpoint.read_f32(both[1])?,
+        };
+    both.iter().for_each(|name| checkpoint.release(name));
+    match is_same {
+        true => Ok(()),
+        false => Err(LoadError::OwnHead { dir: checkpoint.dir().into() }),
+    }
+}
+
+/// The head, where it is not the embedding.
+const HEAD: &str = "lm_head.weight";
+
 /// Tensors of a checkpoint that are not parameters: old checkpoints store the rotary frequencies,
 /// and some store a tied head a second time.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
     let tied = config.tie_word_embeddings;
-    move |name| name.ends_with("rotary_emb.inv_freq") || (tied && name == "lm_head.weight")
+    move |name| name.ends_with("rotary_emb.inv_freq") || (tied && name == HEAD)
 }
 
 /// A hostile `config.json` must not make us build a billion layers before we find a tensor missing:

@@ -22,8 +22,8 @@ impl RankPolicy for Lorap {
     }
 
     fn about(&self) -> &'static str {
-        "fixed shares of ranks, those of v and o three times those of q and k; LoRAP removes channels \
-         of the MLP, this gives its matrices an equal share of ranks"
+        "fixed shares of ranks, those of v and o three times those of q and k; where LoRAP removes \
+         channels of the MLP, this gives its matrices an equal share of ranks"
     }
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {

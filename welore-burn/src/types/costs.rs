@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use burn::module::Module;
-use burn::tensor::{DType, TensorData};
+use burn::tensor::{DType, FloatDType, TensorData};
 
 use super::cache::CostCache;
 use super::error::TypesError;
@@ -58,6 +58,8 @@ pub struct CostOptions {
     pub windows: usize,
     /// The number of these windows that are computed at the same time.
     pub at_once: NonZeroUsize,
+    /// The type that the model computes in, for the cache.
+    pub dtype: FloatDType,
     /// Directory in which costs are cached by what they depend on, so that another budget measures
     /// nothing. It need not exist. A damaged file in it is ignored and rewritten; a directory that
     /// cannot be written is not an error.
@@ -142,17 +144,12 @@ fn costs_of(
     let linalg = |source: LinalgError| TypesError::Linalg { tensor: tensor.clone(), source };
     let (inputs, outputs) = (calibration.inputs(name)?, calibration.outputs(name)?);
     let rounding = Inputs::of(&inputs, Some(&outputs), options.rounding).map_err(linalg)?;
-    let mut costs = Vec::new();
-    for (tensor_type, bytes) in candidates(shape, &options.types) {
-        let Some(stored) = stored(&rounding, tensor_type, &entries, shape[1])
-            .map_err(|source| TypesError::Quantize { tensor: tensor.clone(), source })?
-        else {
-            continue;
-        };
+    let costs = costs_in(shape, &options.types, |tensor_type| {
+        let stored = stored(&rounding, tensor_type, &entries, shape[1])
+            .map_err(|source| TypesError::Quantize { tensor: tensor.clone(), source })?;
         let error: Vec<f32> = stored.iter().zip(&entries).map(|(new, old)| new - old).collect();
-        let loss = loss_of_error(&error, &inputs, Some(&outputs)).map_err(linalg)?;
-        costs.push(TypeCost { tensor_type, bytes, loss });
-    }
+        loss_of_error(&error, &inputs, Some(&outputs)).map_err(linalg)
+    })?;
     if let Some(cache) = cache {
         cache.keep(&key, named(&costs));
     }
@@ -190,18 +187,35 @@ pub fn candidates(
     })
 }
 
-/// The numbers that a type stores in place of these; `None` if they are too large for it.
+/// The costs in the types that can hold the numbers of a matrix, of which there has to be one.
+fn costs_in(
+    shape: [usize; 2],
+    types: &[TensorType],
+    mut loss_in: impl FnMut(TensorType) -> Result<f64, TypesError>,
+) -> Result<Vec<TypeCost>, TypesError> {
+    let (mut costs, mut too_large) = (Vec::new(), None);
+    for (tensor_type, bytes) in candidates(shape, types) {
+        match loss_in(tensor_type) {
+            Ok(loss) => costs.push(TypeCost { tensor_type, bytes, loss }),
+            Err(error) if error.is_overflow() => too_large = Some(error),
+            Err(error) => return Err(error),
+        }
+    }
+    match too_large.filter(|_| costs.is_empty()) {
+        Some(error) => Err(error),
+        None => Ok(costs),
+    }
+}
+
+/// The numbers that a type stores in place of these.
 fn stored(
     inputs: &Inputs,
     tensor_type: TensorType,
     entries: &[f32],
     columns: usize,
-) -> Result<Option<Vec<f32>>, QuantizeError> {
-    match inputs.quantize(tensor_type, entries, columns) {
-        Ok(bytes) => tensor_type.dequantize_rows(&bytes, columns).map(Some),
-        Err(QuantizeError::Overflow { .. }) => Ok(None),
-        Err(error) => Err(error),
-    }
+) -> Result<Vec<f32>, QuantizeError> {
+    let bytes = inputs.quantize(tensor_type, entries, columns)?;
+    tensor_type.dequantize_rows(&bytes, columns)
 }
 
 /// The tensors of embedding and head of a model.
@@ -223,7 +237,11 @@ pub(super) fn key_alone(
     options: &CostOptions,
 ) -> String {
     let (rounding, windows) = (options.rounding.key(), options.windows);
-    format!("{digest} {tensor} {} {windows} windows {rounding}", calibration.digest())
+    let computed = match options.dtype {
+        FloatDType::F32 => String::new(),
+        other => format!(" in {other:?}"),
+    };
+    format!("{digest} {tensor} {} {windows} windows {rounding}{computed}", calibration.digest())
 }
 
 /// The costs of a tensor that [`measure_alone`] has measured before, if the cache still has them: it
@@ -278,17 +296,12 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
         Some(moment) => Inputs::of(&moment, None, options.rounding)
             .map_err(|source| TypesError::Linalg { tensor: tensor.into(), source })?,
     };
-    let mut costs = Vec::new();
-    for (tensor_type, bytes) in candidates(shape, &options.types) {
-        let Some(stored) = stored(&inputs, tensor_type, &entries, shape[1])
-            .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?
-        else {
-            continue;
-        };
+    let costs = costs_in(shape, &options.types, |tensor_type| {
+        let stored = stored(&inputs, tensor_type, &entries, shape[1])
+            .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?;
         let changed = with_values(model.clone(), tensor, stored, shape);
-        let loss = divergence(&changed, model, &text, &measuring, progress)?.kl.value;
-        costs.push(TypeCost { tensor_type, bytes, loss });
-    }
+        Ok(divergence(&changed, model, &text, &measuring, progress)?.kl.value)
+    })?;
     if let Some(cache) = options.cache.as_deref().map(CostCache::new) {
         let key = key_alone(&digest, tensor, calibration, options);
         cache.keep(&key, named(&costs));

@@ -59,3 +59,10 @@ pub enum TypesError {
     #[error("{0}")]
     Interrupted(#[from] Interrupted),
 }
+
+impl TypesError {
+    /// Whether a matrix has a number that is too large for a type.
+    pub fn is_overflow(&self) -> bool {
+        matches!(self, Self::Quantize { source: QuantizeError::Overflow { .. }, .. })
+    }
+}

@@ -25,7 +25,7 @@ pub struct TypeArgs {
     #[arg(long = "for", id = "for", value_name = "PROGRAM", value_enum)]
     pub engine: Option<EngineArg>,
     /// With --for, the largest mean number of bits of a weight of the attention and MLP projections,
-    /// scales included, such as 4.5; embedding and head get the types that are as worth their bytes
+    /// scales included, such as 4.5; embedding and head get types whose bytes save as much
     #[arg(long, value_name = "BITS", help_heading = "Target", allow_negative_numbers = true)]
     pub bits: Option<f64>,
     /// Types that matrices may have with --for, separated by commas [default: all but f32 and bf16]
@@ -36,8 +36,8 @@ pub struct TypeArgs {
         value_parser = named::<TensorType>()
     )]
     pub types: Vec<TensorType>,
-    /// With --for, do not measure what the whole quantized model loses: the sum of what each matrix
-    /// loses alone is too low
+    /// With --for, do not measure what the whole quantized model loses, which is more than the sum of
+    /// what each matrix loses alone
     #[arg(long)]
     pub no_measure: bool,
 }

@@ -14,10 +14,10 @@ use crate::{format, models, output};
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Result<()> {
-    let model = models::directory_of(&args.model)?;
+    let model = models::directory_to_show(&args.model)?;
     let OpenedModel { config, checkpoint, compressed, .. } = open_model(&model, &host())?;
     let plan = read_plan(&model)?;
-    let dtypes = dtypes(&checkpoint);
+    let (dtypes, bytes) = (dtypes(&checkpoint), models::bytes_on_disk(&args.model, &checkpoint));
     if args.json {
         let compressed: Vec<Value> = compressed
             .iter()
@@ -26,7 +26,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
         return output::print_json(&json!({
             "config": config,
             "parameters": checkpoint.parameters(),
-            "bytes": checkpoint.bytes(),
+            "bytes": bytes,
             "tensors": checkpoint.names().count(),
             "dtypes": dtypes,
             "factored": compressed,
@@ -54,11 +54,14 @@ pub fn run(args: InspectArgs) -> Result<()> {
     say!(
         "{} parameters, {}, tensors: {}",
         format::count(checkpoint.parameters()),
-        format::bytes(checkpoint.bytes()),
+        format::bytes(bytes),
         dtypes.join(", ")
     );
     match (compressed.len(), plan) {
         (0, _) => say!("dense: no matrix is compressed"),
+        (n, None) if compressed.iter().all(|m| m.form.rank().is_none()) => {
+            say!("in types of llama.cpp: {}", format::matrices(n));
+        }
         (n, None) => say!("compressed: {}", format::matrices(n)),
         (n, Some(plan)) => {
             let target = plan.target.map(|target| format!(" for {target}")).unwrap_or_default();

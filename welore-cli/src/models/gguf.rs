@@ -2,15 +2,17 @@
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::{FileError, OutputDir};
 use welore_burn::gguf::{GGUF_CONVERSION, GgufConversion, convert_gguf};
+use welore_burn::progress::Interrupted;
 
 use crate::cache::cache_dir;
 use crate::failure::WrongInput;
-use crate::terminal::Bar;
+use crate::terminal::{Bar, must_stop};
 
 /// The model directory that a GGUF file is converted into: `gguf/DIGEST` in `$WELORE_CACHE`, else
 /// in `$XDG_CACHE_HOME/welore`, else in `~/.cache/welore`. A file that was converted before is only
@@ -33,18 +35,34 @@ pub fn directory_of(path: &Path, conversion: GgufConversion) -> Result<PathBuf> 
         std::fs::remove_dir_all(&dir)
             .map_err(|source| FileError::Io { path: dir.clone(), source })?;
     }
-    let output = match OutputDir::resumable(&dir, false) {
-        // Another process has just finished it.
-        Err(FileError::OutputExists { .. }) => return Ok(dir),
-        output => output?,
+    let mut waits = false;
+    let output = loop {
+        match OutputDir::resumable(&dir, false) {
+            // Another process has just finished it.
+            Err(FileError::OutputExists { .. }) => return Ok(dir),
+            Err(FileError::OutputBusy { .. }) => wait(path, &mut waits)?,
+            output => break output?,
+        }
     };
-    note!("converting {} into {}, which is done only once", path.display(), dir.display());
+    note!("converting {} into {}, where later commands find it", path.display(), dir.display());
     let mut bar = Bar::default();
     let converted = convert_gguf(path, conversion, &output, &mut bar);
     bar.finish();
     converted?;
     output.commit()?;
     Ok(dir)
+}
+
+/// Waits a moment for another process that converts the file.
+fn wait(path: &Path, waits: &mut bool) -> Result<(), Interrupted> {
+    if !std::mem::replace(waits, true) {
+        note!("another process is converting {}; waiting for it", path.display());
+    }
+    if must_stop() {
+        return Err(Interrupted);
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    Ok(())
 }
 
 /// Identifies a file's content, the conversion and its version.

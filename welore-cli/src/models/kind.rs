@@ -26,13 +26,14 @@ const GGUF: &str = "a GGUF file";
 const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
 const SEARCH: &str = "the journal of a search";
+const CHANNELS: &str = "a plan of channels";
 
 /// The artifacts of this program in JSON, by what their files contain near the beginning.
 static ARTIFACTS: [(&str, &str); 7] = [
     ("\"welore-spectra\"", SPECTRA),
     ("\"welore-plan\"", PLAN),
     ("\"welore-types\"", TYPES),
-    ("\"welore-channels\"", "a plan of channels"),
+    ("\"welore-channels\"", CHANNELS),
     ("\"welore-search\"", SEARCH),
     ("\"welore-run\"", "the description of a run"),
     ("\"welore-gradients\"", "a summary of gradients"),
@@ -192,12 +193,49 @@ pub fn no_model(path: &Path) -> WrongInput {
         PLAN => format!("`welore-cli compress MODEL --plan {path} -o DIR` carries it out"),
         SPECTRA => format!("`welore-cli plan {path} --err 0.3` makes a plan of it"),
         CALIBRATION => format!("give the model as MODEL, and this with --calibration {path}"),
+        IMATRIX => {
+            format!("give the model as MODEL, and this with --calibration {path} --method whitened")
+        }
+        TYPES => {
+            format!(
+                "`welore-cli compress MODEL --for llama.cpp --plan {path} -o FILE` carries it out"
+            )
+        }
+        SEARCH => format!("give the model as MODEL, and this with --journal {path}"),
         LOGITS => {
             format!("give the model to compare as MODEL, and this with --against {path}")
         }
         _ => WHAT_MODEL_IS.into(),
     };
     WrongInput::with_hint(format!("{path} is {what}, not a model directory"), hint)
+}
+
+/// Refuses a `.gguf` file that holds no model, if it is known what it is.
+///
+/// # Errors
+///
+/// [`WrongInput`] that says what to give.
+pub fn check_model_file(path: &Path) -> Result<(), WrongInput> {
+    match what_is(path) {
+        IMATRIX => Err(no_model(path)),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a file that `plan` cannot take in place of a model, if it is known what it is. Plans and
+/// spectra are told apart where they are read.
+///
+/// # Errors
+///
+/// [`WrongInput`] that says what to give.
+pub fn check_planned(path: &Path) -> Result<(), WrongInput> {
+    if !path.is_file() {
+        return Ok(());
+    }
+    match what_is(path) {
+        CALIBRATION | LOGITS | TYPES | CHANNELS | SEARCH => Err(no_model(path)),
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a directory without weights that can be read, if it is known what it holds instead.

@@ -24,7 +24,8 @@ use anyhow::Result;
 
 pub use error::HubError;
 use id::HubId;
-pub use kind::{Artifact, Wanted, check_kind, is_artifact, is_model_part};
+pub use kind::{Artifact, Wanted, check_kind, check_planned, is_artifact, is_model_part};
+use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::FileError;
 use welore_burn::gguf::GgufConversion;
 
@@ -56,6 +57,25 @@ pub fn directory_to_run(model: &Path, compute: &Compute) -> Result<PathBuf> {
     checked(model, GgufConversion { packed: compute.multiplies_blocks() })
 }
 
+/// The same for a model that is only looked at: the matrices of a `.gguf` file stay in the types that
+/// they have there.
+///
+/// # Errors
+///
+/// As [`directory_of`].
+pub fn directory_to_show(model: &Path) -> Result<PathBuf> {
+    checked(model, GgufConversion { packed: true })
+}
+
+/// Bytes of a model's weights on disk; of the whole file, for a `.gguf` file, which was converted into
+/// `checkpoint`.
+pub fn bytes_on_disk(model: &Path, checkpoint: &Checkpoint) -> u64 {
+    match model.metadata() {
+        Ok(file) if file.is_file() => file.len(),
+        Ok(_) | Err(_) => checkpoint.bytes(),
+    }
+}
+
 fn checked(model: &Path, conversion: GgufConversion) -> Result<PathBuf> {
     let found = resolve(model, true, conversion)?;
     if found.is_dir() {
@@ -85,7 +105,10 @@ fn resolve(model: &Path, weights: bool, conversion: GgufConversion) -> Result<Pa
     match HubId::parse(model) {
         // If `run` is a directory, `run/modle` is a misspelt path in it.
         Some(id) if !model.exists() && !is_within_a_directory(model) => hub::fetch(&id, weights),
-        _ if is_model_file(model) && model.is_file() => gguf::directory_of(model, conversion),
+        _ if is_model_file(model) && model.is_file() => {
+            kind::check_model_file(model)?;
+            gguf::directory_of(model, conversion)
+        }
         _ => Ok(model.into()),
     }
 }

@@ -251,6 +251,22 @@ pub fn open_calibration(
     Ok(calibration)
 }
 
+/// Refuses a calibration without gradients, for what needs them with every method.
+pub fn check_gradients(calibration: &Calibration) -> Result<()> {
+    if calibration.has_gradients() {
+        return Ok(());
+    }
+    let (what, hint) = match calibration.is_diagonal() {
+        true => (
+            "importance matrix",
+            "`welore-cli calibrate MODEL --text TEXT -o FILE` makes a calibration that has them",
+        ),
+        false => ("calibration", "calibrate with --gradient-windows above 0"),
+    };
+    let message = format!("the {what} has no gradients, which are needed here");
+    Err(WrongInput::with_hint(message, hint).into())
+}
+
 fn refuse<T>(message: impl Into<String>) -> Result<T> {
     Err(WrongInput::new(message).into())
 }

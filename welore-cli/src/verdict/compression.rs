@@ -21,6 +21,9 @@ pub(super) fn type_plan(error: &TypePlanError) -> Option<Verdict> {
 
 pub(super) fn types(error: &TypesError) -> Option<Verdict> {
     match error {
+        error if error.is_overflow() => Some(Verdict::input(
+            "f32 and bf16 hold larger numbers: name them beside others, as --types bf16,q8_0,q4_k",
+        )),
         TypesError::Quantize { .. } => Some(Verdict::input(None)),
         TypesError::Linalg { .. } => Some(Verdict::failed(None)),
         TypesError::Foreign { .. } => Some(Verdict::input(
@@ -178,7 +181,7 @@ fn unmatched(meant: Option<&str>) -> Verdict {
 pub(super) fn search(error: &SearchError) -> Option<Verdict> {
     use SearchError as E;
     Some(match error {
-        E::Evaluations { .. } => Verdict::input("give other --evaluations"),
+        E::Evaluations { .. } => Verdict::input("give another number of --evaluations"),
         E::NotJournal { .. } | E::Version { .. } | E::OtherSearch { .. } => {
             Verdict::input("give another --journal, which is made if it does not exist")
         }

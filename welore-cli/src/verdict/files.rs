@@ -119,6 +119,9 @@ pub(super) fn form(error: &FormError) -> Option<Verdict> {
 pub(super) fn load(error: &LoadError) -> Option<Verdict> {
     match error {
         LoadError::Config { .. } => Some(Verdict::input(None)),
+        LoadError::OwnHead { .. } => Some(Verdict::input(
+            "set `tie_word_embeddings` to false to use it, or remove it from the weights",
+        )),
         _ => None,
     }
 }

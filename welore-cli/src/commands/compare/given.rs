@@ -60,10 +60,7 @@ impl GivenModel {
             check_text(skeleton, &text.tokens, &options)
                 .with_context(|| path.display().to_string())?;
         }
-        let bytes = match path.metadata() {
-            Ok(file) if file.is_file() => file.len(),
-            Ok(_) | Err(_) => opened.checkpoint.bytes(),
-        };
+        let bytes = models::bytes_on_disk(path, &opened.checkpoint);
         let kept = parameters(skeleton) as f64 / parameters(dense.skeleton()).max(1) as f64;
         let lrcs = opened.compressed.iter().filter(|matrix| matrix.form.rank().is_some()).count();
         Ok(Self { path: path.into(), dir, bytes, kept, lrcs })

@@ -219,7 +219,7 @@ fn entries(args: &CompareArgs, typed: &Typed) -> Result<(Vec<Entry>, Vec<String>
     let (mut found, mut left_out) = (Vec::new(), Vec::new());
     for entry in written.iter().flat_map(|entry| multiplied(*entry, args)) {
         match (entry.check(), entry.policy) {
-            (Err(_), Some(policy)) if entry.is_listed => {
+            (Err(_), Some(policy)) if entry.is_listed && policy.reads().searches.is_none() => {
                 let name = format!("{}/{}", entry.way.name, policy.name());
                 if !left_out.contains(&name) {
                     left_out.push(name);

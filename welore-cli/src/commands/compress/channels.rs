@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::calibrate::{Calibration, CalibrationError};
+use welore_burn::calibrate::Calibration;
 use welore_burn::channels::{
     ChannelGoal, ChannelPlan, ChannelReport, CurveOptions, Mlp, Widths, measure_channels, mlps,
     write_channels,
@@ -26,7 +26,7 @@ use crate::shared::card::{name_of, write_channel_card};
 use crate::shared::effects::{of_amount, without_engine};
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::budget;
-use crate::shared::recipe::{check_calibration_file, open_calibration};
+use crate::shared::recipe::{check_calibration_file, check_gradients, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
@@ -198,9 +198,7 @@ impl<'a> Problem<'a> {
 
     /// Measures what channels cost, and chooses widths.
     fn solve(&self, calibration: &Calibration) -> Result<ChannelPlan> {
-        if !calibration.has_gradients() {
-            return Err(CalibrationError::NoGradients.into());
-        }
+        check_gradients(calibration)?;
         let checkpoint = &self.opened.checkpoint;
         let mut bar = Bar::default();
         let curves = measure_channels(checkpoint, calibration, &self.mlps, &self.curves, &mut bar)?;

@@ -12,7 +12,7 @@ use super::check_saved;
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::models::Artifact;
-use crate::shared::artifacts::{check_space, write_artifact};
+use crate::shared::artifacts::{check_space, claim, write_artifact};
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Aim, Dense, Problem, Typing, say_choice, summary};
 use crate::{format, memory, models, output};
@@ -22,6 +22,7 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let started = Instant::now();
     let typing = typing(args);
     let aim = check(args, &typing, typed)?;
+    let _claim = claim(Some(args.output.as_path()).filter(|_| !args.dry_run))?;
     let model = models::directory_of(&args.model)?;
     let opened = open_model(&model, &host())?;
     let problem = Problem::of(typing, &opened)?;
@@ -38,13 +39,15 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let measures = !args.typing.no_measure && !is_shown;
     let mut plan = problem.plan(aim, &calibration, &mut dense)?;
     let output = Some(args.output.as_path()).filter(|_| !args.dry_run);
-    let measured = problem.carry_out(&plan, &calibration, &mut dense, output, measures)?;
-    if let Some(kl) = measured {
+    let measured = problem.carry_out(&plan, &calibration, &mut dense, output, measures);
+    if let Ok(Some(kl)) = &measured {
         plan.measured_kl = Some(kl.value);
     }
+    // Types that were chosen are kept, also if measuring what they lose was stopped.
     if let Some(path) = &args.save_types {
         write_artifact(path, &plan.to_json())?;
     }
+    let measured = measured?;
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         let mut fields = summary(&plan, measured);

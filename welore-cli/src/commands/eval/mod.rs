@@ -62,7 +62,7 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     }
     if args.json {
         let identity = Identity::of(&args.model, &model, &compute)?;
-        return print_answers(kind, &identity, &loaded, &examples, &score, seconds);
+        return print_answers(args, kind, &identity, &loaded, &examples, &score, seconds);
     }
     say!(
         "accuracy {} on {}: {} of {}",
@@ -76,6 +76,7 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
 }
 
 fn print_answers(
+    args: &EvalArgs,
     kind: TaskKind,
     identity: &Identity,
     loaded: &LoadedModel,
@@ -96,7 +97,7 @@ fn print_answers(
         "right": score.right(),
         "examples": examples.len(),
         "parameters": parameters(&loaded.model),
-        "bytes": loaded.checkpoint.bytes(),
+        "bytes": models::bytes_on_disk(&args.model, &loaded.checkpoint),
         "seconds": seconds,
         "answers": answers,
     })))

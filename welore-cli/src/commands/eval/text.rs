@@ -178,7 +178,7 @@ fn print_found(
         "seq_len": seq_len,
         "skip": args.skip,
         "parameters": parameters(&loaded.model),
-        "bytes": loaded.checkpoint.bytes(),
+        "bytes": models::bytes_on_disk(&args.model, &loaded.checkpoint),
         "seconds": seconds,
         "tokens_per_second": speed(found),
     });
@@ -229,7 +229,7 @@ fn print_summary(args: &EvalArgs, loaded: &LoadedModel, found: &Found) -> Result
     say!(
         "parameters {}, {} on disk, {:.0} tokens/s",
         format::count(parameters(&loaded.model)),
-        format::bytes(loaded.checkpoint.bytes()),
+        format::bytes(models::bytes_on_disk(&args.model, &loaded.checkpoint)),
         speed(found)
     );
     match &found.divergence {

@@ -46,6 +46,7 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     Selection::of(&args.view.filter)?;
     let in_table = "only in the table, not with --json";
     typed.check(["sort", "filter"].map(|option| rule(option, !args.json, in_table)))?;
+    models::check_planned(&args.source)?;
     let Some(goal) = args.goal.target() else { return show(&args, typed) };
     let _claim = claim(args.output.as_deref())?;
     let source = Source::open(&args)?;

@@ -13,7 +13,7 @@ use crate::args::PlanArgs;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::models::{Artifact, Wanted, check_kind};
-use crate::shared::artifacts::{check_artifact, claim, in_file};
+use crate::shared::artifacts::{check_artifact, claim};
 use crate::shared::inputs::place_of;
 use crate::shared::measuring::budget;
 use crate::shared::planning::warn_about;
@@ -56,7 +56,10 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
     };
     let skeleton = subject.opened.skeleton();
     match (check_text(skeleton, &tokens, &measuring), &search_args.search_text) {
-        (Err(error @ EvalError::TooShort { .. }), Some(path)) => in_file(Err(error), path)?,
+        (Err(error @ EvalError::TooShort { .. }), Some(path)) => {
+            let message = format!("{}: {error}", path.display());
+            return Err(WrongInput::with_hint(message, "give a longer --search-text").into());
+        }
         (other, _) => other?,
     }
     let scratch = Scratch::new(true)?;
@@ -84,7 +87,8 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
     }
     let found = found?;
     if found.known > 0 {
-        note!("{} of {} plans were measured before", found.known, found.evaluations.len());
+        let were = if found.known == 1 { "was" } else { "were" };
+        note!("{} of {} plans {were} measured before", found.known, found.evaluations.len());
     }
     warn_about(&found.plan);
     Ok(Made { plan: found.plan, spectra, known })

@@ -46,13 +46,15 @@ pub fn run(args: &PlanArgs, typed: &Typed) -> Result<()> {
     let mut dense = Dense::new(&model, &compute);
     let mut plan = problem.plan(aim, &calibration, &mut dense)?;
     let measures = !args.typing.no_measure;
-    let measured = problem.carry_out(&plan, &calibration, &mut dense, None, measures)?;
-    if let Some(kl) = measured {
+    let measured = problem.carry_out(&plan, &calibration, &mut dense, None, measures);
+    if let Ok(Some(kl)) = &measured {
         plan.measured_kl = Some(kl.value);
     }
+    // Types that were chosen are kept, also if measuring what they lose was stopped.
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
     }
+    let measured = measured?;
     let told = plan.for_llama_quantize();
     if let Some(path) = &args.tensor_types {
         write_artifact(path, &told.file())?;

@@ -31,6 +31,8 @@ impl Making<'_> {
     pub fn make(&self, compute: &Compute, file: &Path, fate: &str) -> Result<Calibration> {
         let opened = open_model(self.model, &compute.device.clone().autodiff())?;
         let work = CalibrationWork::new(opened, self.texts, self.amount, compute)?;
+        // Nothing is promised that is then refused.
+        work.preview()?;
         if let Some((own, instead)) = work.own().zip(self.instead) {
             tell_default(own, instead);
         }

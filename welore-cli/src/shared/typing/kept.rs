@@ -60,18 +60,22 @@ impl Kept {
         let is_there = fs::create_dir_all(&self.dir).is_ok();
         let claim = is_there.then(|| FileClaim::take(self.file()).ok()).flatten();
         let Some(_claim) = claim else { return making.make(compute, scratch, fate) };
-        self.remove_all_of_model();
+        // It was not found, so what has its name is damaged.
+        self.remove(|name| name.starts_with(&self.name));
         let calibration = making.make(compute, &self.file(), FATE)?;
+        // Only now: a command that is refused or stopped must not cost what another one made.
+        self.remove(|name| name.starts_with(&self.model) && !name.starts_with(&self.name));
         if let Err(error) = write_file(self.digest_file(), calibration.digest().as_bytes()) {
             tracing::warn!("{}: the calibration cannot be kept: {error}", self.dir.display());
         }
         Ok(calibration)
     }
 
-    /// One calibration of a model is enough: they are large. What cannot be removed stays.
-    fn remove_all_of_model(&self) {
+    /// Removes the files of these names: calibrations are large, and one of a model is enough. What
+    /// cannot be removed stays.
+    fn remove(&self, is_chosen: impl Fn(&str) -> bool) {
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
-            if entry.file_name().to_string_lossy().starts_with(&self.model) {
+            if is_chosen(&entry.file_name().to_string_lossy()) {
                 let _ = fs::remove_file(entry.path());
             }
         }

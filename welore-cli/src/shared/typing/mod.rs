@@ -101,6 +101,7 @@ impl<'a> Typing<'a> {
         typed.check([
             rule("types", is_new, "the plan says which type each matrix has"),
             rule("save-types", is_new, "the types are in the plan already"),
+            rule("other-calibration", !is_new, "only with --plan"),
             rule("save-calibration", !texts.is_empty(), "only where a calibration is made"),
             rule("report", false, "not with --for llama.cpp"),
         ])?;

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
-use welore_burn::calibrate::{Calibration, CalibrationError};
+use welore_burn::calibrate::Calibration;
 use welore_burn::eval::Estimate;
 use welore_burn::ggml::TensorType;
 use welore_burn::gguf::{GgufExport, GgufOptions};
@@ -25,7 +25,7 @@ use crate::shared::artifacts::in_file;
 use crate::shared::calibrating::Making;
 use crate::shared::card::name_of;
 use crate::shared::measuring::budget;
-use crate::shared::recipe::open_calibration;
+use crate::shared::recipe::{check_gradients, open_calibration};
 use crate::terminal::Bar;
 
 /// Windows of the calibration's text on which the types of embedding and head are measured.
@@ -124,6 +124,13 @@ impl<'a> Problem<'a> {
                     // The header names the model, which may have got a longer name.
                     TypeBudget::MaxBytes(most) if bytes > most => {
                         let message = format!("the file would have {bytes} bytes, not {most}");
+                        let hint = "make a plan for this model again";
+                        Err(WrongInput::with_hint(message, hint).into())
+                    }
+                    TypeBudget::Bits(most) if plan.bits() > most * (1.0 + 1e-9) => {
+                        let (file, bits) = (file.display(), plan.bits());
+                        let message =
+                            format!("{file}: its types have {bits:.4} bits a weight, not {most}");
                         let hint = "make a plan for this model again";
                         Err(WrongInput::with_hint(message, hint).into())
                     }
@@ -242,9 +249,7 @@ impl<'a> Problem<'a> {
         calibration: &Calibration,
         dense: &mut Dense<'_>,
     ) -> Result<TypePlan> {
-        if !calibration.has_gradients() {
-            return Err(CalibrationError::NoGradients.into());
-        }
+        check_gradients(calibration)?;
         let checkpoint = &self.opened.checkpoint;
         let resources = self.typing.resources;
         let options = CostOptions {
@@ -253,6 +258,7 @@ impl<'a> Problem<'a> {
             budget: budget(resources),
             windows: WINDOWS,
             at_once: dense.compute.at_once(),
+            dtype: dense.compute.dtype,
             cache: if resources.no_cache { None } else { cache_dir("types") },
         };
         let mut bar = Bar::default();
@@ -300,6 +306,9 @@ impl<'a> Problem<'a> {
         debug_assert_eq!(export.summary().bytes, plan.bytes);
         let source = QuantizedSource::new(self.opened, Some(calibration), Rounding::default());
         let mut bar = Bar::default();
+        if measures && calibration.is_diagonal() {
+            note!("an importance matrix has no text to measure the whole quantized model on");
+        }
         if !measures || calibration.is_diagonal() {
             if let Some(path) = output {
                 export.write(path, &source, &mut bar)?;

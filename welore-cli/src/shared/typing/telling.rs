@@ -41,10 +41,12 @@ pub fn say_choice(plan: &TypePlan, measured: Option<Estimate>) -> Result<String>
     say!("projections have {bits:.2} bits a weight, scales included");
     say!("expected   the loss rises by {:.2e} nats per token", plan.expected_loss);
     if let Some(Estimate { value, standard_error }) = measured {
-        say!(
-            "measured   all of them together diverge by {value:.2e} ± {standard_error:.0e} nats per \
-             token"
-        );
+        // It is not known of a single token.
+        let error = match standard_error.is_finite() {
+            true => format!(" ± {standard_error:.0e}"),
+            false => String::new(),
+        };
+        say!("measured   all of them together diverge by {value:.2e}{error} nats per token");
     }
     let bytes = format::bytes(plan.bytes);
     Ok(match plan.target {
