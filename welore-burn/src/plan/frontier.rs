@@ -131,7 +131,7 @@ fn useful(points: &[Point]) -> impl DoubleEndedIterator<Item = usize> + use<> {
 }
 
 /// The points on the lower convex hull, including the first and the last useful one.
-fn lower_hull(points: &[Point]) -> Vec<usize> {
+pub fn lower_hull(points: &[Point]) -> Vec<usize> {
     assert!(!points.is_empty(), "a curve has points");
     assert!(points.windows(2).all(|pair| pair[0].cost < pair[1].cost), "costs increase");
     let mut hull: Vec<usize> = Vec::new();

@@ -20,7 +20,7 @@ mod target;
 
 pub use candidate::Candidate;
 pub use cost::ExpectedSpeed;
-pub use frontier::{Descent, Point, descend, least_loss, point_at};
+pub use frontier::{Descent, Point, descend, least_loss, lower_hull, point_at};
 pub use limits::Constraint;
 pub use lorap::Lorap;
 pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};

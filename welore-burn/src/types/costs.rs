@@ -44,6 +44,14 @@ pub struct TensorCosts {
     pub candidates: Vec<TypeCost>,
 }
 
+impl TensorCosts {
+    /// With all losses times a scale, such as that of [`measure_scale`](super::measure_scale).
+    pub fn scaled(mut self, scale: f64) -> Self {
+        self.candidates.iter_mut().for_each(|cost| cost.loss *= scale);
+        self
+    }
+}
+
 /// How costs are measured.
 #[derive(Debug, Clone)]
 pub struct CostOptions {

@@ -4,26 +4,24 @@
 use burn::module::Module;
 
 use super::cache::CostCache;
-use super::costs::{
-    CostOptions, TensorCosts, is_tied, key_alone, measure_alone, measure_types, with_values,
-};
+use super::costs::{CostOptions, TensorCosts, is_tied, key_alone, measure_alone, with_values};
 use super::error::TypesError;
-use crate::calibrate::{Calibration, is_token_matrix};
+use crate::calibrate::{Calibration, CalibrationError, is_token_matrix};
 use crate::checkpoint::Checkpoint;
 use crate::eval::{PerplexityOptions, divergence};
 use crate::forms::{Blocks, Form, FormError};
 use crate::ggml::{QuantizeError, TensorType};
-use crate::linalg::{LinalgError, Matrix, Shrinkage, Weighting, loss_of_error};
+use crate::linalg::{Matrix, SecondMoment, Shrinkage, Weighting, loss_of_error};
 use crate::model::LanguageModel;
 use crate::modules::MatrixName;
-use crate::plan::Candidate;
+use crate::plan::{Candidate, Point, lower_hull};
 use crate::progress::{Part, Progress};
 use crate::spectrum::{Method, Norms};
 
 /// The type of factors.
 const OF_FACTORS: TensorType = TensorType::Q8_0;
 
-/// Ranks of factors on a base. What they add is lost in few directions, so more pay rarely.
+/// Ranks of factors on a base.
 const ON_BASE: [usize; 2] = [8, 32];
 
 /// Ranks of factors alone, as shares of the full rank: below what blocks of the fewest bits take.
@@ -58,6 +56,12 @@ pub struct FormCosts {
 }
 
 impl FormCosts {
+    /// With all losses times a scale, such as that of [`measure_scale`](super::measure_scale).
+    pub fn scaled(mut self, scale: f64) -> Self {
+        self.candidates.iter_mut().for_each(|cost| cost.loss *= scale);
+        self
+    }
+
     /// Of blocks by rows, as their types cost.
     fn of_types(costs: TensorCosts) -> Self {
         let TensorCosts { tensor, shape, digest, candidates } = costs;
@@ -77,100 +81,85 @@ impl FormCost {
     }
 }
 
-/// The forms of blocks that a matrix `[out, in]` of a model can have, beside blocks by rows: blocks by
-/// columns where rows do not fill blocks, and, for the matrices of layers, factors, if these are among
-/// the `kinds` that may be used.
-pub fn own_forms(
+/// The forms of blocks by columns that a matrix `[out, in]` can have.
+pub fn by_columns(shape: [usize; 2], types: &[TensorType]) -> Vec<Form> {
+    let turned = types.iter().map(|of| Form::turned_blocks(*of));
+    // Floats are the same by columns.
+    let has_blocks = |form: &Form| match form {
+        Form::Blocks(blocks) => blocks.tensor_type.block_len() > 1,
+        _ => false,
+    };
+    turned.filter(|form| has_blocks(form) && form.problem(shape).is_none()).collect()
+}
+
+/// The forms of factors in blocks that a matrix `[out, in]` can have: alone, and on these bases.
+fn factors_on(shape: [usize; 2], bases: &[Blocks]) -> Vec<Form> {
+    let full = shape[0].min(shape[1]);
+    let alone = ALONE.iter().map(|share| Form::packed_factors(full / share, OF_FACTORS, None));
+    let based = bases
+        .iter()
+        .flat_map(|base| ON_BASE.map(|rank| Form::packed_factors(rank, OF_FACTORS, Some(*base))));
+    alone.chain(based).filter(|form| form.problem(shape).is_none()).collect()
+}
+
+/// The smallest number of bytes of a matrix `[out, in]` in forms of these kinds; `None` if it can have
+/// none of them.
+pub fn least_bytes(
     shape: [usize; 2],
     of_tokens: bool,
     kinds: &[Candidate],
     types: &[TensorType],
-) -> Vec<Form> {
-    let is_possible = |form: &Form| form.problem(shape).is_none();
-    // Types as small as these take no f16 by columns: all of them have blocks of several entries.
-    let by_columns = |of: &TensorType| {
-        let turned = Form::turned_blocks(*of);
-        (!is_possible(&Form::blocks(*of)) && is_possible(&turned)).then_some(turned)
-    };
+) -> Option<u64> {
     let mut forms = Vec::new();
-    if kinds.contains(&Candidate::Blocks) {
-        forms.extend(types.iter().filter_map(by_columns));
+    // Embedding and head have blocks whatever else may be used.
+    if of_tokens || kinds.contains(&Candidate::Blocks) {
+        forms.extend(types.iter().map(|of| Form::blocks(*of)));
+        forms.extend(by_columns(shape, types));
     }
-    let full = shape[0].min(shape[1]);
-    if kinds.contains(&Candidate::Factors) && !of_tokens {
-        let alone = ALONE.iter().map(|share| Form::packed_factors(full / share, OF_FACTORS, None));
-        forms.extend(alone.filter(is_possible));
+    if !of_tokens && kinds.contains(&Candidate::Factors) {
+        forms.extend(factors_on(shape, &[]));
     }
-    if kinds.contains(&Candidate::Factors) && kinds.contains(&Candidate::Blocks) && !of_tokens {
-        let bases = types.iter().filter(|of| bits_of(**of) <= MOST_BITS_OF_BASE);
-        let based = bases.flat_map(|of| {
-            let turned = !is_possible(&Form::blocks(*of));
-            let base = Blocks { tensor_type: *of, turned };
-            ON_BASE.map(|rank| Form::packed_factors(rank, OF_FACTORS, Some(base)))
-        });
-        forms.extend(based.filter(is_possible));
-    }
-    forms
+    let possible = forms.into_iter().filter(|form| form.problem(shape).is_none());
+    possible.map(|form| FormCost::of(form, shape, 0.0).bytes).min()
 }
 
-fn bits_of(tensor_type: TensorType) -> f64 {
-    8.0 * tensor_type.block_bytes() as f64 / tensor_type.block_len() as f64
-}
-
-/// The costs of matrices in blocks by rows ([`measure_types`]) and in [`own_forms`].
+/// The costs of matrices in forms of these kinds. `of_types` are their costs in blocks by rows
+/// ([`measure_types`](super::measure_types)); blocks by columns are measured, and factors: alone, and
+/// on the bases of few bits that are on the lower convex hull.
 ///
 /// # Errors
 ///
-/// Those of [`measure_types`].
+/// [`TypesError`]; [`CalibrationError::NoGradients`](crate::calibrate::CalibrationError) for a
+/// calibration of inputs alone.
 pub fn measure_forms(
     checkpoint: &Checkpoint,
     calibration: &Calibration,
-    names: &[MatrixName],
+    of_types: Vec<TensorCosts>,
     kinds: &[Candidate],
     options: &CostOptions,
     progress: &mut dyn Progress,
 ) -> Result<Vec<FormCosts>, TypesError> {
-    let mut found: Vec<FormCosts> = match kinds.contains(&Candidate::Blocks) {
-        true => measure_types(checkpoint, calibration, names, options, progress)?
-            .into_iter()
-            .map(FormCosts::of_types)
-            .collect(),
-        false => names
-            .iter()
-            .map(|name| {
-                let tensor = name.weight();
-                let shape = checkpoint.matrix_shape(&tensor)?;
-                let digest = checkpoint.digest(&tensor)?;
-                Ok(FormCosts { tensor, shape, digest, candidates: Vec::new() })
-            })
-            .collect::<Result<_, TypesError>>()?,
-    };
     let norms = norms(checkpoint, calibration, options)?;
-    let forms: Vec<Vec<Form>> =
-        found.iter().map(|of| own_forms(of.shape, false, kinds, &options.types)).collect();
+    let found: Vec<FormCosts> = of_types.into_iter().map(FormCosts::of_types).collect();
     let needs: Vec<u64> = found.iter().map(|of| memory(of.shape)).collect();
-    let items = names.iter().map(MatrixName::as_str).zip(needs.iter().copied());
+    let items = found.iter().map(|of| of.tensor.as_str()).zip(needs.iter().copied());
     options.budget.check(items)?;
-    let operations: Vec<u64> = found
-        .iter()
-        .zip(&forms)
-        .map(|(of, forms)| forms.iter().map(|form| form.cost_to_make(of.shape).operations).sum())
-        .collect();
-    progress.begin_work("costs of forms", names.len(), operations.iter().sum());
-    let mut costs: Vec<Vec<FormCost>> = vec![Vec::new(); names.len()];
+    let operations: Vec<u64> = found.iter().map(|of| Form::dense().parameters(of.shape)).collect();
+    progress.begin_work("costs of forms", found.len(), operations.iter().sum());
+    let mut costs: Vec<Vec<FormCost>> = vec![Vec::new(); found.len()];
     options.budget.workers().try_spread_within(
         options.budget.memory,
         &needs,
-        |index| costs_of(checkpoint, &norms, &found[index], &forms[index], options),
+        |index| Subject::new(checkpoint, &norms, &found[index], options).costs(kinds),
         |index, (of_one, known)| -> Result<(), TypesError> {
             costs[index] = of_one;
-            let (item, operations) = (names[index].as_str(), operations[index]);
+            let (item, operations) = (found[index].tensor.as_str(), operations[index]);
             Ok(progress.part(Part { item, steps: 1, operations, known })?)
         },
     )?;
     checkpoint.check_unchanged()?;
-    found.iter_mut().zip(costs).for_each(|(found, costs)| found.candidates.extend(costs));
-    Ok(found)
+    let with = |(of, candidates)| FormCosts { candidates, ..of };
+    Ok(found.into_iter().zip(costs).map(with).collect())
 }
 
 /// The norms that matrices are rounded in, and in which their factors are best.
@@ -196,44 +185,122 @@ fn memory([rows, columns]: [usize; 2]) -> u64 {
     m.saturating_mul(n).saturating_mul(80).saturating_add(32 * (m * m + n * n))
 }
 
-/// The costs of a matrix in these forms, and whether they were known before.
-fn costs_of(
-    checkpoint: &Checkpoint,
-    norms: &Norms<'_>,
-    of: &FormCosts,
-    forms: &[Form],
-    options: &CostOptions,
-) -> Result<(Vec<FormCost>, bool), TypesError> {
-    let FormCosts { tensor, shape, digest, .. } = of;
-    let Some(name) = MatrixName::of_weight(tensor) else { return Ok((Vec::new(), true)) };
-    let Some(calibration) = norms.calibration() else { return Ok((Vec::new(), true)) };
-    calibration.check(&name, digest)?;
-    let key = format!("{digest} {name} forms {}", norms.identity().unwrap_or_default());
-    let cache = options.cache.as_deref().map(CostCache::new);
-    if let Some(known) = known(cache.as_ref(), &key, *shape, forms) {
-        return Ok((known, true));
+/// A matrix whose costs are measured.
+struct Subject<'s> {
+    checkpoint: &'s Checkpoint,
+    norms: &'s Norms<'s>,
+    of: &'s FormCosts,
+    options: &'s CostOptions,
+    /// What costs are measured with, once something is measured.
+    material: Option<Material>,
+}
+
+struct Material {
+    dense: Matrix,
+    norm: Weighting,
+    inputs: SecondMoment,
+    outputs: SecondMoment,
+}
+
+impl<'s> Subject<'s> {
+    fn new(
+        checkpoint: &'s Checkpoint,
+        norms: &'s Norms<'s>,
+        of: &'s FormCosts,
+        options: &'s CostOptions,
+    ) -> Self {
+        Self { checkpoint, norms, of, options, material: None }
     }
-    let about = |source: LinalgError| TypesError::Linalg { tensor: tensor.clone(), source };
-    let dense = checkpoint.read_matrix(tensor)?;
-    checkpoint.release(tensor);
-    let (inputs, outputs) = (calibration.inputs(&name)?, calibration.outputs(&name)?);
-    let norm = norms.of(&name)?;
-    let mut costs = Vec::new();
-    for form in forms {
-        let Some(stored) = stored(form, &dense, &norm)
-            .map_err(|source| TypesError::Form { tensor: tensor.clone(), source })?
-        else {
-            continue;
+
+    /// The costs in all forms of these kinds, and whether they were known before.
+    fn costs(mut self, kinds: &[Candidate]) -> Result<(Vec<FormCost>, bool), TypesError> {
+        let (mut costs, mut all_known) = (Vec::new(), true);
+        if kinds.contains(&Candidate::Blocks) {
+            let forms = by_columns(self.of.shape, &self.options.types);
+            let (turned, known) = self.costs_in("by columns", &forms)?;
+            costs.extend(self.of.candidates.iter().copied().chain(turned));
+            all_known &= known;
+        }
+        if kinds.contains(&Candidate::Factors) {
+            let forms = factors_on(self.of.shape, &bases(&costs));
+            let (factors, known) = self.costs_in("factors", &forms)?;
+            costs.extend(factors);
+            all_known &= known;
+        }
+        Ok((costs, all_known))
+    }
+
+    fn costs_in(
+        &mut self,
+        what: &str,
+        forms: &[Form],
+    ) -> Result<(Vec<FormCost>, bool), TypesError> {
+        let (tensor, shape) = (&self.of.tensor, self.of.shape);
+        let norms = self.norms.identity().unwrap_or_default();
+        let key = format!("{} {tensor} {what} {norms}", self.of.digest);
+        let cache = self.options.cache.as_deref().map(CostCache::new);
+        if let Some(known) = known(cache.as_ref(), &key, shape, forms) {
+            return Ok((known, true));
+        }
+        let material = match self.material.take() {
+            Some(material) => material,
+            None => self.material()?,
         };
-        let pairs = stored.data().iter().zip(dense.data());
-        let error: Vec<f32> = pairs.map(|(new, old)| (new - old) as f32).collect();
-        let loss = loss_of_error(&error, &inputs, Some(&outputs)).map_err(about)?;
-        costs.push(FormCost::of(*form, *shape, loss));
+        let mut costs = Vec::new();
+        for form in forms {
+            let Some(stored) = stored(form, &material.dense, &material.norm)
+                .map_err(|source| TypesError::Form { tensor: tensor.clone(), source })?
+            else {
+                continue;
+            };
+            let pairs = stored.data().iter().zip(material.dense.data());
+            let error: Vec<f32> = pairs.map(|(new, old)| (new - old) as f32).collect();
+            let loss = loss_of_error(&error, &material.inputs, Some(&material.outputs))
+                .map_err(|source| TypesError::Linalg { tensor: tensor.clone(), source })?;
+            costs.push(FormCost::of(*form, shape, loss));
+        }
+        self.material = Some(material);
+        if let Some(cache) = cache {
+            cache.keep(&key, named(&costs));
+        }
+        Ok((costs, false))
     }
-    if let Some(cache) = cache {
-        cache.keep(&key, named(&costs));
+
+    fn material(&self) -> Result<Material, TypesError> {
+        let FormCosts { tensor, digest, .. } = self.of;
+        let name = MatrixName::of_weight(tensor).unwrap_or_else(|| tensor.as_str().into());
+        let calibration = self.norms.calibration().ok_or(CalibrationError::NoGradients)?;
+        calibration.check(&name, digest)?;
+        let dense = self.checkpoint.read_matrix(tensor)?;
+        self.checkpoint.release(tensor);
+        let inputs = calibration.inputs(&name)?.into_owned();
+        let outputs = calibration.outputs(&name)?.into_owned();
+        Ok(Material { dense, norm: self.norms.of(&name)?, inputs, outputs })
     }
-    Ok((costs, false))
+}
+
+/// The blocks of few bits that are on the lower convex hull of these costs.
+fn bases(costs: &[FormCost]) -> Vec<Blocks> {
+    let costs = by_size(costs.to_vec());
+    let points: Vec<Point> =
+        costs.iter().map(|cost| Point { cost: cost.bytes, loss: cost.loss }).collect();
+    let hull = if points.is_empty() { Vec::new() } else { lower_hull(&points) };
+    let blocks = hull.into_iter().filter_map(|at| match costs[at].form {
+        Form::Blocks(blocks) => Some(blocks),
+        _ => None,
+    });
+    blocks.filter(|blocks| bits_of(blocks.tensor_type) <= MOST_BITS_OF_BASE).collect()
+}
+
+fn bits_of(tensor_type: TensorType) -> f64 {
+    8.0 * tensor_type.block_bytes() as f64 / tensor_type.block_len() as f64
+}
+
+/// Costs in order of increasing size; of several of one size, the best.
+pub(super) fn by_size(mut costs: Vec<FormCost>) -> Vec<FormCost> {
+    costs.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.loss.total_cmp(&b.loss)));
+    costs.dedup_by_key(|cost| cost.bytes);
+    costs
 }
 
 /// What a form stores in place of a matrix; `None` if its entries are too large for it.
@@ -283,7 +350,7 @@ pub fn measure_token_forms<M: LanguageModel + Module + Clone>(
     debug_assert!(is_token_matrix(tensor));
     let of_types = measure_alone(model, checkpoint, tensor, calibration, options, progress)?;
     let mut costs = FormCosts::of_types(of_types);
-    let forms = own_forms(costs.shape, true, &[Candidate::Blocks], &options.types);
+    let forms = by_columns(costs.shape, &options.types);
     let key = format!("{} forms", key_alone(&costs.digest, tensor, calibration, options));
     let cache = options.cache.as_deref().map(CostCache::new);
     if let Some(known) = known(cache.as_ref(), &key, costs.shape, &forms) {

@@ -1,10 +1,12 @@
 //! The form of every matrix within a budget of bytes.
 
-use super::form_costs::{FormCost, FormCosts};
+use super::form_costs::{FormCost, FormCosts, by_size, least_bytes};
 use super::type_plan::TypePlanError;
+use crate::calibrate::is_token_matrix;
 use crate::checkpoint::Checkpoint;
+use crate::ggml::TensorType;
 use crate::modules::MatrixName;
-use crate::plan::{MatrixPlan, Point, RankPlan, Target, least_loss};
+use crate::plan::{Candidate, MatrixPlan, Point, RankPlan, Target, least_loss};
 use crate::spectrum::{ModelSize, SpectrumUnit};
 
 /// The policy of plans that choose among forms.
@@ -60,16 +62,41 @@ pub fn plan_forms(
     Ok(plan)
 }
 
-/// The candidates of a matrix in order of increasing size; of several of one size, the best.
+/// The candidates of a matrix, of which there has to be one.
 fn useful(costs: &FormCosts) -> Result<Vec<FormCost>, TypePlanError> {
-    let mut candidates = costs.candidates.clone();
-    candidates.sort_by(|a, b| a.bytes.cmp(&b.bytes).then(a.loss.total_cmp(&b.loss)));
-    candidates.dedup_by_key(|candidate| candidate.bytes);
+    let candidates = by_size(costs.candidates.clone());
     match candidates.is_empty() {
         true => {
             let (tensor, columns) = (costs.tensor.clone(), costs.shape[1]);
             Err(TypePlanError::NoType { tensor, columns })
         }
         false => Ok(candidates),
+    }
+}
+
+/// Refuses a budget that no forms of these kinds meet. `tensors` are the matrices with their shapes
+/// `[out, in]`. Nothing is read.
+///
+/// # Errors
+///
+/// [`TypePlanError`].
+pub fn check_form_budget(
+    checkpoint: &Checkpoint,
+    tensors: &[(String, [usize; 2])],
+    kinds: &[Candidate],
+    types: &[TensorType],
+    max_bytes: u64,
+) -> Result<(), TypePlanError> {
+    let stored = |tensor: &str| checkpoint.meta(tensor).map_or(0, |meta| meta.bytes());
+    let matrices: u64 = tensors.iter().map(|(tensor, _)| stored(tensor)).sum();
+    let mut reachable = checkpoint.bytes().saturating_sub(matrices);
+    for (tensor, shape) in tensors {
+        let least = least_bytes(*shape, is_token_matrix(tensor), kinds, types);
+        let (tensor, columns) = (tensor.clone(), shape[1]);
+        reachable += least.ok_or(TypePlanError::NoType { tensor, columns })?;
+    }
+    match reachable > max_bytes {
+        true => Err(TypePlanError::OutOfReach { max_bytes, reachable }),
+        false => Ok(()),
     }
 }

@@ -16,6 +16,7 @@ mod form_costs;
 mod form_plan;
 mod llama_quantize;
 mod rounding;
+mod scale;
 mod source;
 mod stored_model;
 mod type_plan;
@@ -26,10 +27,13 @@ pub use costs::{
     token_matrices,
 };
 pub use error::TypesError;
-pub use form_costs::{FormCost, FormCosts, measure_forms, measure_token_forms, norms, own_forms};
-pub use form_plan::plan_forms;
+pub use form_costs::{
+    FormCost, FormCosts, by_columns, least_bytes, measure_forms, measure_token_forms, norms,
+};
+pub use form_plan::{check_form_budget, plan_forms};
 pub use llama_quantize::LlamaQuantize;
 pub use rounding::{Inputs, Rounding};
+pub use scale::{known_scale, measure_scale};
 pub use source::QuantizedSource;
 pub use stored_model::{StoredModel, measure_stored};
 pub use type_plan::{TypeChoice, TypePlan, TypePlanError, TypePlanFileError};

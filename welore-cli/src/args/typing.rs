@@ -11,6 +11,8 @@ pub enum EngineArg {
     /// a GGUF file, each matrix in the type that costs the loss least
     #[value(name = "llama.cpp")]
     LlamaCpp,
+    /// a directory in the forms of this program, each matrix in the one that costs the loss least
+    Welore,
     /// a directory that transformers loads without other code; needs --forms channels
     Transformers,
 }
@@ -19,9 +21,10 @@ pub enum EngineArg {
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Types")]
 pub struct TypeArgs {
-    /// Make a dense model that this program loads. For llama.cpp, types are chosen in place of ranks,
-    /// those that cost the loss least within --max-bytes or --bits, and `compress` writes a file in
-    /// place of a directory
+    /// Make a model that this program loads. For llama.cpp, types are chosen in place of ranks, those
+    /// that cost the loss least within --max-bytes or --bits, and `compress` writes a file in place of
+    /// a directory. For welore, forms are chosen within --max-bytes: blocks of these types by rows or by
+    /// columns, which stay packed in memory, and factors in blocks with --forms blocks,factors
     #[arg(long = "for", id = "for", value_name = "PROGRAM", value_enum)]
     pub engine: Option<EngineArg>,
     /// With --for, the largest mean number of bits of a weight of the attention and MLP projections,

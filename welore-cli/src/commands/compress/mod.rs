@@ -1,6 +1,7 @@
 //! `compress`: from a dense model directory to a compressed one.
 
 mod channels;
+mod mixed;
 mod types;
 
 use std::path::Path;
@@ -35,18 +36,38 @@ use crate::shared::planning::{
 use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
+use crate::shared::typing::Typing;
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let of_transformers = args.typing.engine == Some(EngineArg::Transformers);
+    if args.typing.engine == Some(EngineArg::Welore) {
+        return mixed::run(&args, typed);
+    }
     if !args.forms.is_empty() || of_transformers {
         return channels::run(args, typed);
     }
     match args.typing.engine {
         Some(_) => types::run(&args, typed),
         None => to_ranks(args, typed),
+    }
+}
+
+/// What a command that chooses types or forms is asked for.
+fn typing(args: &CompressArgs) -> Typing<'_> {
+    Typing {
+        model: &args.model,
+        options: &args.typing,
+        max_bytes: args.goal.max_bytes,
+        plan: args.plan.as_deref(),
+        other_calibration: args.other_calibration,
+        calibration: args.method.calibration.as_deref(),
+        calibrate: &args.calibrate,
+        save_calibration: args.save_calibration.as_deref(),
+        amount: &args.amount,
+        resources: &args.resources,
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use welore_burn::files::check_staged;
 use welore_burn::model::open_model;
 
-use super::check_saved;
+use super::{check_saved, typing};
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::models::Artifact;
@@ -60,21 +60,6 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let did = if args.dry_run { "would write" } else { "wrote" };
     say!("{did} {}: {size} in {}", args.output.display(), format::time(seconds));
     Ok(())
-}
-
-fn typing(args: &CompressArgs) -> Typing<'_> {
-    Typing {
-        model: &args.model,
-        options: &args.typing,
-        max_bytes: args.goal.max_bytes,
-        plan: args.plan.as_deref(),
-        other_calibration: args.other_calibration,
-        calibration: args.method.calibration.as_deref(),
-        calibrate: &args.calibrate,
-        save_calibration: args.save_calibration.as_deref(),
-        amount: &args.amount,
-        resources: &args.resources,
-    }
 }
 
 /// Checks everything that the arguments alone tell.

@@ -21,6 +21,11 @@ pub fn run(args: &PlanArgs, typed: &Typed) -> Result<()> {
         let hint = "`welore-cli compress MODEL --for transformers --forms channels` makes a model";
         return Err(WrongInput::with_hint(message, hint).into());
     }
+    if args.typing.engine == Some(EngineArg::Welore) {
+        let message = "--for welore: forms are planned where they are carried out";
+        let hint = "`welore-cli compress MODEL --for welore --dry-run` shows the plan";
+        return Err(WrongInput::with_hint(message, hint).into());
+    }
     let ranks = "only where ranks are searched for, not with --for";
     typed.check(OF_SEARCH.map(|option| rule(option, false, ranks)))?;
     let typing = typing(args);

@@ -1,6 +1,8 @@
 //! Choosing types for another program, for `plan` and `compress`.
 
 mod kept;
+mod matrices;
+mod mixed;
 mod problem;
 mod telling;
 
@@ -9,7 +11,9 @@ use std::path::Path;
 use anyhow::Result;
 use welore_burn::types::{TypeBudget, TypePlan};
 
-pub use self::problem::{Dense, Problem};
+pub use self::matrices::Dense;
+pub use self::mixed::Mixed;
+pub use self::problem::Problem;
 pub use self::telling::{say_choice, say_llama_quantize, summary};
 use super::artifacts::{check_artifact, in_file, read_artifact};
 use super::calibrating::check_amount;
