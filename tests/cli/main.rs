@@ -28,6 +28,7 @@ mod limits;
 mod llama_cpp;
 mod manners;
 mod messages;
+mod mixed;
 mod odd_files;
 mod outputs;
 mod own_text;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
 
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::tensor::{Distribution, FloatDType, Int, Tensor, TensorData, Tolerance};
@@ -10,9 +11,10 @@ use safetensors::Dtype;
 use tempfile::tempdir;
 use welore_burn::checkpoint::{Checkpoint, ShardLayout, ShardWriter, copy_companions, save_module};
 use welore_burn::files::OutputDir;
-use welore_burn::forms::{Form, FormError, TensorSpec, matrices, parameters};
+use welore_burn::forms::{Blocks, Form, FormError, TensorSpec, matrices, parameters};
 use welore_burn::ggml::TensorType;
 use welore_burn::gguf::{GgufConversion, convert_gguf};
+use welore_burn::linalg::{Matrix, SecondMoment, Weighting};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
 use welore_burn::model::{Decoder, load_model};
 use welore_burn::modules::{MatrixName, Selection};
@@ -268,6 +270,138 @@ fn layers_in_blocks_have_the_outputs_and_input_gradients_of_their_numbers() {
     let plain = LowRankLinearConfig::new(250, 10).init(&device());
     let refused = plain.to_form(Form::blocks(TensorType::Q4K)).unwrap_err();
     assert!(matches!(refused, FormError::Impossible(_)), "{refused}");
+}
+
+/// Forms of a matrix `[64, 96]` that are not plain blocks.
+fn other_forms() -> Vec<Form> {
+    let base = |tensor_type, turned| Some(Blocks { tensor_type, turned });
+    vec![
+        Form::turned_blocks(TensorType::Q5_1),
+        Form::turned_blocks(TensorType::Bf16),
+        Form::packed_factors(5, TensorType::Q8_0, None),
+        Form::packed_factors(3, TensorType::Q8_0, base(TensorType::Q4_0, false)),
+        Form::packed_factors(3, TensorType::F16, base(TensorType::Iq4Nl, true)),
+    ]
+}
+
+#[test]
+fn layers_in_all_packed_forms_have_the_outputs_of_their_numbers() {
+    let close = Tolerance::rel_abs(1e-4, 1e-4);
+    for form in other_forms() {
+        let layer = || LowRankLinearConfig::new(96, 64).init(&device());
+        let packed = layer().to_form(form).unwrap();
+        let dense = packed.clone().materialize();
+        assert_eq!((packed.form(), dense.form()), (form, Form::dense()));
+        assert_eq!((packed.d_input(), packed.d_output()), (96, 64));
+        // One row, few, and many: three ways to multiply.
+        for rows in [1, 3, 20] {
+            let x = Tensor::<2>::random([rows, 96], Distribution::Normal(0.0, 1.0), &device());
+            let (found, wanted) = (packed.forward(x.clone()), dense.forward(x));
+            found.into_data().assert_approx_eq::<f32>(&wanted.into_data(), close);
+        }
+        let x = Tensor::<2>::random([2, 96], Distribution::Normal(0.0, 1.0), &device());
+        let loaded = layer().to_form(form).unwrap().load_record(packed.clone().into_record());
+        assert_eq!(loaded.forward(x.clone()).into_data(), packed.forward(x).into_data());
+    }
+}
+
+#[test]
+fn directories_keep_all_packed_forms_and_name_what_is_missing() {
+    let original = checkpoint("tiny-llama");
+    let dir = tempdir().unwrap();
+    let mut forms: BTreeMap<String, Form> = BTreeMap::new();
+    let (mut packed, mut dense) = (Vec::new(), Vec::new());
+    let mut choices = other_forms().into_iter().cycle();
+    for name in original.names() {
+        let (meta, bytes) = original.raw(name).unwrap();
+        let spec = TensorSpec { name: name.into(), dtype: meta.dtype, shape: meta.shape.clone() };
+        let [rows, columns] = meta.shape[..] else {
+            packed.push((spec.clone(), bytes.to_vec()));
+            dense.push((spec, bytes.to_vec()));
+            continue;
+        };
+        let (form, shape) = (choices.next().unwrap(), [rows, columns]);
+        assert_eq!(form.problem(shape), None, "{name}");
+        let matrix = MatrixName::of_weight(name).unwrap();
+        let made = form.make(&original.read_matrix(name).unwrap(), &Weighting::plain()).unwrap();
+        let parts = form.tensors(&matrix, shape, Dtype::F32).into_iter().zip(&made.parts);
+        packed.extend(parts.map(|(spec, part)| (spec, part.encode(Dtype::F32).unwrap())));
+        let merged = form.merge(shape, made.parts).unwrap();
+        let numbers = merged.data().iter().flat_map(|x| (*x as f32).to_le_bytes()).collect();
+        dense.push((TensorSpec { dtype: Dtype::F32, ..spec }, numbers));
+        forms.insert(matrix.to_string(), form);
+    }
+    write(&original, &dir.path().join("packed"), packed.clone());
+    write(&original, &dir.path().join("dense"), dense);
+    let stored = Checkpoint::open(dir.path().join("packed")).unwrap();
+    let found = stored.compressed_matrices().unwrap();
+    assert_eq!(found.len(), forms.len(), "each matrix once");
+    for matrix in &found {
+        assert_eq!(matrix.form, forms[matrix.name.as_str()], "{}", matrix.name);
+    }
+    let [model, unpacked] = ["packed", "dense"].map(|name| load(&dir.path().join(name)));
+    assert_alike(&model, &unpacked, &ids(&expected("tiny-llama")["input"]));
+
+    // A matrix without one of its factors is neither the other factor nor its base.
+    for lost in ["U.weight_t.", "V.weight."] {
+        let name = packed.iter().rev().find(|(spec, _)| spec.name.contains(lost)).unwrap();
+        let lost = name.0.name.clone();
+        let rest = packed.iter().filter(|(spec, _)| spec.name != lost).cloned().collect();
+        let damaged = dir.path().join(&lost);
+        write(&original, &damaged, rest);
+        let error = Checkpoint::open(&damaged).unwrap().compressed_matrices();
+        assert!(error.unwrap_err().to_string().contains(&lost), "{lost}");
+    }
+}
+
+#[test]
+fn a_base_with_factors_is_closer_than_the_base_in_the_norm_that_it_is_made_in() {
+    let root = |size: usize, phase: f32| {
+        let mut moment = SecondMoment::new(size);
+        let row = |i: usize| ((i * i) as f32 * 0.37 + phase).sin() * (1.0 + (i % size) as f32);
+        moment.add(&(0..8 * size * size).map(row).collect::<Vec<f32>>());
+        Arc::new(moment.root(1e-2).unwrap())
+    };
+    let norm = Weighting::new(Some(root(96, 1.0)), Some(root(64, 2.0)));
+    let entries = (0..64 * 96).map(|i| f64::from((i * i % 1009) as u32).sin()).collect();
+    let matrix = Matrix::new(64, 96, entries).unwrap();
+    let error = |form: Form, norm: &Weighting| form.make(&matrix, norm).unwrap().relative_error;
+    for turned in [false, true] {
+        let base = Blocks { tensor_type: TensorType::Q4_0, turned };
+        let alone = error(Form::Blocks(base), &norm);
+        let mut last = alone;
+        for rank in [1, 4, 16] {
+            let both = error(Form::packed_factors(rank, TensorType::Q8_0, Some(base)), &norm);
+            assert!(both < last, "{both} after {last} at rank {rank}");
+            last = both;
+        }
+        // What is rounded in a norm has a smaller error in it than what is not.
+        let made = Form::Blocks(base).make(&matrix, &Weighting::plain()).unwrap();
+        let plain = Form::Blocks(base).merge([64, 96], made.parts).unwrap();
+        let gaps = plain.data().iter().zip(matrix.data()).map(|(a, b)| a - b).collect();
+        let gap = norm.apply(&Matrix::new(64, 96, gaps).unwrap()).unwrap().norm();
+        assert!(alone < 0.9 * gap / norm.apply(&matrix).unwrap().norm(), "{alone}");
+    }
+    // All ranks in 8 bits are nearly the matrix itself.
+    assert!(error(Form::packed_factors(64, TensorType::Q8_0, None), &norm) < 0.02);
+}
+
+#[test]
+fn plans_name_the_types_of_factors_and_bases() {
+    let base = Some(Blocks { tensor_type: TensorType::Q3K, turned: true });
+    let form = Form::packed_factors(8, TensorType::Q8_0, base);
+    let text = serde_json::to_string(&form).unwrap();
+    let wanted = r#"{"kind":"packed_factors","rank":8,"type":"q8_0","base":{"type":"q3_k","turned":true}}"#;
+    assert_eq!(text, wanted);
+    assert_eq!(serde_json::from_str::<Form>(&text).unwrap(), form);
+    assert_eq!(form.to_string(), "blocks of q3_k, by columns and two factors of rank 8 in q8_0");
+    assert_eq!((form.rank(), form.parameters([256, 64])), (None, 256 * 64 + 8 * (256 + 64)));
+    let bytes = 64 * 110 + 8 * (34 * 8 + 34 * 2);
+    assert_eq!(form.bytes([256, 64], Dtype::F32), bytes);
+    assert!(form.problem([100, 64]).is_some() && form.problem([256, 60]).is_some());
+    let alone = Form::packed_factors(8, TensorType::Q8_0, None);
+    assert_eq!((alone.rank(), alone.problem([32, 64])), (Some(8), None));
+    assert!(alone.problem([4, 64]).is_some());
 }
 
 #[test]
