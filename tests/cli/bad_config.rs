@@ -47,7 +47,7 @@ fn text_that_is_no_configuration_is_refused() {
 fn variations_that_are_not_implemented_are_named() {
     for (field, value, named) in [
         ("rope_parameters", json!({ "rope_type": "yarn", "factor": 4.0 }), "yarn"),
-        ("hidden_act", json!("gelu"), "gelu"),
+        ("hidden_act", json!("quick_gelu"), "quick_gelu"),
         ("quantization_config", json!({ "bits": 4 }), "quantiz"),
     ] {
         let message = with(field, value).refuses(EVAL, CONFIG);

@@ -81,7 +81,7 @@ fn recorded_gradients_are_those_of_the_step_before_clipping() {
     let targets: usize = rows.iter().map(|row| row.predicted()).sum();
     let model = chosen(dense(), Trainable::Nlrc);
     let (_, gradients) = by_definition(&model, &rows, 1.0 / targets as f64);
-    let weight = &model.model.layers[2].mlp.up_proj.weight;
+    let weight = &model.model.layers[2].mlp.up_proj.as_ref().unwrap().weight;
     let gradient = gradients.get::<2>(weight.id).unwrap();
     let [d_input, d_output] = gradient.dims();
     let entries = gradient.into_data().iter::<f64>().collect();

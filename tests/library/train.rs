@@ -457,7 +457,8 @@ fn galore_moves_projections_within_the_leading_directions_of_the_gradient() {
     let mut options = TrainOptions { trainable: Trainable::Galore, steps: 1, ..options() };
     options.galore = GaloreOptions { rank: 3, ..options.galore };
     let model = dense();
-    let weight = |model: &Decoder| model.model.layers[0].mlp.up_proj.weight.val().inner();
+    let weight =
+        |model: &Decoder| model.model.layers[0].mlp.up_proj.as_ref().unwrap().weight.val().inner();
     let before = weight(&model);
     let mut training = start(model, options, scratch.path());
     run(&mut training, usize::MAX).unwrap();

@@ -42,6 +42,9 @@ impl Architecture {
 
     /// The architecture that computes what a model does; what it cannot compute, if there is none.
     pub fn of(config: &DecoderConfig) -> Result<Self, String> {
+        if let Some(what) = config.beyond_llama() {
+            return Err(format!("it has {what}, and `llama` and `qwen2` of llama.cpp have not"));
+        }
         let scaled_by_parts = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
         match (config.qkv_bias, config.output_bias) {
             (false, true) => {
@@ -60,7 +63,9 @@ impl Architecture {
                 Err("`qwen2` of llama.cpp has one width for the MLPs of all layers".into())
             }
             (true, false) => Ok(Self::Qwen2),
-            _ if config.sliding_window.is_some() && config.first_window_layer > 0 => {
+            _ if config.sliding_window.is_some()
+                && (config.first_window_layer > 0 || config.window_layers.is_some()) =>
+            {
                 Err("`llama` of llama.cpp has no sliding window on some layers only".into())
             }
             _ if config.intermediate_sizes.is_some() => Ok(Self::Deci),

@@ -7,7 +7,8 @@ use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
 
 use super::cache::KvCache;
-use super::config::DecoderConfig;
+use super::config::{DecoderConfig, QkNorm};
+use super::norm::{Norm, NormConfig, NormKind};
 use super::rotary::RotaryTable;
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
@@ -28,6 +29,24 @@ pub struct AttentionConfig {
     /// Whether the output projection has a bias.
     #[config(default = false)]
     pub output_bias: bool,
+    /// Whether one matrix projects to queries, keys and values.
+    #[config(default = false)]
+    pub fused: bool,
+    /// Norms of queries and keys.
+    #[config(default = "QkNorm::None")]
+    pub qk_norm: QkNorm,
+    /// What these norms do.
+    #[config(default = "NormKind::Rms")]
+    pub norm: NormKind,
+    /// Added to the mean square, or to the variance, in these norms.
+    #[config(default = 1e-5)]
+    pub epsilon: f64,
+    /// What scores are multiplied by; `None` for `head_dim^(-1/2)`.
+    pub scale: Option<f64>,
+    /// The cap of scores.
+    pub cap: Option<f64>,
+    /// The largest absolute value of numbers in queries, keys and values.
+    pub clip: Option<f64>,
     /// The type of function used to initialize weights.
     #[config(default = "Initializer::Normal{mean: 0.0, std: 0.02}")]
     pub initializer: Initializer,
@@ -43,6 +62,13 @@ impl From<&DecoderConfig> for AttentionConfig {
         )
         .with_qkv_bias(config.qkv_bias)
         .with_output_bias(config.output_bias)
+        .with_fused(config.fused_qkv)
+        .with_qk_norm(config.qk_norm)
+        .with_norm(config.norm)
+        .with_epsilon(config.rms_norm_eps)
+        .with_scale(config.attention_scale)
+        .with_cap(config.attention_cap)
+        .with_clip(config.qkv_clip)
         .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
     }
 }
@@ -57,14 +83,32 @@ impl AttentionConfig {
                 .init(device)
         };
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+        let own = |width| (!self.fused).then(|| linear(self.hidden_size, width, self.qkv_bias));
+        let norm =
+            |width| NormConfig { width, kind: self.norm, epsilon: self.epsilon }.init(device);
+        let norms = match self.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Head => Some([self.head_dim, self.head_dim].map(norm)),
+            QkNorm::Whole => Some([queries, keys].map(norm)),
+        };
+        let (q_norm, k_norm) = norms.map(|[of_queries, of_keys]| (of_queries, of_keys)).unzip();
         Attention {
-            q_proj: linear(self.hidden_size, queries, self.qkv_bias),
-            k_proj: linear(self.hidden_size, keys, self.qkv_bias),
-            v_proj: linear(self.hidden_size, keys, self.qkv_bias),
+            q_proj: own(queries),
+            k_proj: own(keys),
+            v_proj: own(keys),
+            qkv_proj: self
+                .fused
+                .then(|| linear(self.hidden_size, queries + 2 * keys, self.qkv_bias)),
             o_proj: linear(queries, self.hidden_size, self.output_bias),
+            q_norm,
+            k_norm,
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
+            norms_heads: self.qk_norm == QkNorm::Head,
+            query_scale: self.scale.map(|scale| scale * (self.head_dim as f64).sqrt()),
+            cap: self.cap,
+            clip: self.clip,
         }
     }
 }
@@ -76,23 +120,39 @@ impl AttentionConfig {
 #[derive(Module, Debug)]
 pub struct Attention {
     /// Query projection, `[hidden_size, heads * head_dim]`.
-    pub q_proj: LowRankLinear,
+    pub q_proj: Option<LowRankLinear>,
     /// Key projection, `[hidden_size, kv_heads * head_dim]`.
-    pub k_proj: LowRankLinear,
+    pub k_proj: Option<LowRankLinear>,
     /// Value projection, `[hidden_size, kv_heads * head_dim]`.
-    pub v_proj: LowRankLinear,
+    pub v_proj: Option<LowRankLinear>,
+    /// The three of them in one, `[hidden_size, (heads + 2 * kv_heads) * head_dim]`.
+    pub qkv_proj: Option<LowRankLinear>,
     /// Output projection, `[heads * head_dim, hidden_size]`.
     pub o_proj: LowRankLinear,
+    /// Norm of queries.
+    pub q_norm: Option<Norm>,
+    /// Norm of keys.
+    pub k_norm: Option<Norm>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    /// Whether the norms are of each head, not of all together.
+    #[module(skip)]
+    norms_heads: bool,
+    /// What queries are multiplied by, beside the usual scale of the scores.
+    #[module(skip)]
+    query_scale: Option<f64>,
+    #[module(skip)]
+    cap: Option<f64>,
+    #[module(skip)]
+    clip: Option<f64>,
 }
 
 impl Attention {
     /// Applies the forward pass on the input tensor.
     ///
     /// `cache` is a cache and the number of this layer; with one, the input continues the cached
-    /// positions.
+    /// positions. Without `rotary`, nothing tells positions apart but the order of what is seen.
     ///
     /// # Shapes
     ///
@@ -100,15 +160,26 @@ impl Attention {
     pub fn forward(
         &self,
         x: Tensor<3>,
-        rotary: &RotaryTable,
+        rotary: Option<&RotaryTable>,
         mask: &CausalMask,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
         let [batch, positions, _] = x.dims();
-        let split = |x: Tensor<3>, heads| x.reshape([batch, positions, heads, self.head_dim]);
-        let queries = rotary.rotate(split(self.q_proj.forward(x.clone()), self.heads));
-        let keys = rotary.rotate(split(self.k_proj.forward(x.clone()), self.kv_heads));
-        let values = split(self.v_proj.forward(x), self.kv_heads);
+        let [queries, keys, values] = self.projected(x);
+        let placed = |x: Tensor<3>, norm: Option<&Norm>, heads| {
+            let x = self.normed(x, norm, heads);
+            match rotary {
+                Some(rotary) => rotary.rotate(x),
+                None => x,
+            }
+        };
+        let queries = placed(queries, self.q_norm.as_ref(), self.heads);
+        let keys = placed(keys, self.k_norm.as_ref(), self.kv_heads);
+        let values = values.reshape([batch, positions, self.kv_heads, self.head_dim]);
+        let queries = match self.query_scale {
+            Some(scale) => queries.mul_scalar(scale),
+            None => queries,
+        };
 
         let queries = queries.swap_dims(1, 2);
         let (keys, values) = (keys.swap_dims(1, 2), values.swap_dims(1, 2));
@@ -116,10 +187,53 @@ impl Attention {
             Some((cache, layer)) => cache.extend(layer, keys, values),
             None => (keys, values),
         };
-        let context = attend(queries, keys, values, mask);
+        let context = attend(queries, keys, values, mask, self.cap);
         let context =
             context.swap_dims(1, 2).reshape([batch, positions, self.heads * self.head_dim]);
         self.o_proj.forward(context)
+    }
+
+    /// Queries, keys and values, each `[batch, positions, heads * head_dim]` with its own heads.
+    fn projected(&self, x: Tensor<3>) -> [Tensor<3>; 3] {
+        let all = match &self.qkv_proj {
+            Some(fused) => {
+                let all = fused.forward(x);
+                let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
+                [(0, queries), (queries, keys), (queries + keys, keys)]
+                    .map(|(start, width)| all.clone().narrow(2, start, width))
+            }
+            None => [&self.q_proj, &self.k_proj, &self.v_proj].map(|projection| {
+                let projection = projection.as_ref().expect("there are three, or the fused one");
+                projection.forward(x.clone())
+            }),
+        };
+        match self.clip {
+            Some(most) => all.map(|x| x.clamp(-most, most)),
+            None => all,
+        }
+    }
+
+    /// Queries or keys by heads, `[batch, positions, heads, head_dim]`, normed if there is a norm.
+    fn normed(&self, x: Tensor<3>, norm: Option<&Norm>, heads: usize) -> Tensor<4> {
+        let [batch, positions, _] = x.dims();
+        let shape = [batch, positions, heads, self.head_dim];
+        match norm {
+            Some(norm) if self.norms_heads => norm.forward(x.reshape(shape)),
+            Some(norm) => norm.forward(x).reshape(shape),
+            None => x.reshape(shape),
+        }
+    }
+
+    /// Its matrices by their paths in a block, and whether each gives the output.
+    pub(super) fn matrices(&self) -> Vec<(&'static str, bool)> {
+        let inputs = [
+            ("self_attn.q_proj", &self.q_proj),
+            ("self_attn.k_proj", &self.k_proj),
+            ("self_attn.v_proj", &self.v_proj),
+            ("self_attn.qkv_proj", &self.qkv_proj),
+        ];
+        let present = inputs.into_iter().filter(|(_, matrix)| matrix.is_some());
+        present.map(|(path, _)| (path, false)).chain([("self_attn.o_proj", true)]).collect()
     }
 }
 
@@ -131,8 +245,15 @@ const PARTS: usize = 4;
 /// Causal attention of queries `[batch, heads, rows, width]` to keys and values
 /// `[batch, kv_heads, cols, width]`. Many queries are split into parts, each of which uses only
 /// the keys up to its end: four parts skip 3/8 of the work and of the memory, all of it masked, and
-/// the scores of all queries never exist at once unless gradients need them.
-fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalMask) -> Tensor<4> {
+/// the scores of all queries never exist at once unless gradients need them. With a `cap`, scores
+/// are [capped] before they are masked.
+fn attend(
+    queries: Tensor<4>,
+    keys: Tensor<4>,
+    values: Tensor<4>,
+    mask: &CausalMask,
+    cap: Option<f64>,
+) -> Tensor<4> {
     let ([_, _, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
     let part = |start: usize, len: usize| {
         // The last query and the last key have the same position.
@@ -142,12 +263,12 @@ fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalM
         match &mask.bias {
             Some(bias) => {
                 let bias = bias.clone().narrow(2, start, len).narrow(3, 0, seen);
-                attend_tracked(queries, keys, values, bias)
+                attend_tracked(queries, keys, values, bias, cap)
             }
             None if rows == 1 && queries.dtype() == DType::F32 => {
-                attend_last(queries, keys, values, mask)
+                attend_last(queries, keys, values, mask, cap)
             }
-            None => attend_plain(queries, keys, values, mask, start),
+            None => attend_plain([queries, keys, values], mask, start, cap),
         }
     };
     if rows < LONG {
@@ -158,6 +279,14 @@ fn attend(queries: Tensor<4>, keys: Tensor<4>, values: Tensor<4>, mask: &CausalM
     Tensor::cat(parts.collect(), 2)
 }
 
+/// Scores between `-cap` and `cap`: `cap · tanh(scores / cap)`.
+fn capped(scores: Tensor<4>, cap: Option<f64>) -> Tensor<4> {
+    match cap {
+        Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
+        None => scores,
+    }
+}
+
 /// Attention of the last position alone, as in generation. Heads that share keys are rows of one
 /// product, which reads keys and values where the cache has them: Burn's attention would copy them,
 /// once for each head.
@@ -166,11 +295,12 @@ fn attend_last(
     keys: Tensor<4>,
     values: Tensor<4>,
     mask: &CausalMask,
+    cap: Option<f64>,
 ) -> Tensor<4> {
     let ([batch, heads, _, width], [_, kv_heads, _, _]) = (queries.dims(), keys.dims());
     let queries = queries.mul_scalar((width as f64).powf(-0.5));
     let queries = queries.reshape([batch, kv_heads, heads / kv_heads, width]);
-    let scores = queries.matmul(keys.swap_dims(2, 3));
+    let scores = capped(queries.matmul(keys.swap_dims(2, 3)), cap);
     let scores = match &mask.outside {
         Some(outside) => {
             let outside = outside.clone().expand(scores.dims());
@@ -183,13 +313,12 @@ fn attend_last(
 
 /// Burn's attention, a fused kernel where the device has one.
 fn attend_plain(
-    queries: Tensor<4>,
-    keys: Tensor<4>,
-    values: Tensor<4>,
+    [queries, keys, values]: [Tensor<4>; 3],
     mask: &CausalMask,
     start: usize,
+    cap: Option<f64>,
 ) -> Tensor<4> {
-    let options = AttentionModuleOptions { is_causal: true, ..Default::default() };
+    let options = AttentionModuleOptions { is_causal: true, softcap: cap, ..Default::default() };
     let ([_, heads, _, _], [batch, kv_heads, cols, width]) = (queries.dims(), keys.dims());
     let group = heads / kv_heads;
     let per_query = |x: Tensor<4>| match group {
@@ -210,13 +339,14 @@ fn attend_tracked(
     keys: Tensor<4>,
     values: Tensor<4>,
     bias: Tensor<4>,
+    cap: Option<f64>,
 ) -> Tensor<4> {
     let ([batch, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
     let shared = [batch, kv_heads, heads / kv_heads * rows, width];
     let dtype = FloatDType::from(queries.dtype());
     let queries = queries.mul_scalar((width as f64).powf(-0.5)).reshape(shared);
     let scores = queries.matmul(keys.swap_dims(2, 3)).cast(FloatDType::F32);
-    let scores = scores.reshape([batch, heads, rows, cols]) + bias;
+    let scores = capped(scores.reshape([batch, heads, rows, cols]), cap) + bias;
     // The largest score only keeps the exponential in range; it cancels in the result and in the
     // gradient.
     let largest = Tensor::from_inner(scores.clone().inner().max_dim(3));
@@ -293,6 +423,16 @@ mod tests {
 
     /// Attention by definition: all scores, mask, softmax, values.
     fn by_definition(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, window: usize) -> Tensor<4> {
+        capped_by_definition(q, k, v, window, None)
+    }
+
+    fn capped_by_definition(
+        q: Tensor<4>,
+        k: Tensor<4>,
+        v: Tensor<4>,
+        window: usize,
+        cap: Option<f64>,
+    ) -> Tensor<4> {
         let device = q.device();
         let ([_, _, rows, width], [_, _, cols, _]) = (q.dims(), k.dims());
         let visible = |row: usize, col: usize| {
@@ -306,7 +446,12 @@ mod tests {
             burn::tensor::TensorData::new(hidden, [1, 1, rows, cols]),
             &device,
         );
-        let scores = q.matmul(k.swap_dims(2, 3)).div_scalar((width as f64).sqrt()) + bias;
+        let scores = q.matmul(k.swap_dims(2, 3)).div_scalar((width as f64).sqrt());
+        let scores = match cap {
+            Some(cap) => (scores / cap).tanh() * cap,
+            None => scores,
+        };
+        let scores = scores + bias;
         burn::tensor::activation::softmax(scores, 3).matmul(v)
     }
 
@@ -327,7 +472,7 @@ mod tests {
             let (q, k, v) = (random(rows), random(cols), random(cols));
             let mask = CausalMask::new(Some(window), rows, cols, &device);
             let expected = by_definition(q.clone(), k.clone(), v.clone(), window).into_data();
-            let got = attend(q, k, v, &mask).into_data();
+            let got = attend(q, k, v, &mask, None).into_data();
             got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
         }
     }
@@ -347,8 +492,30 @@ mod tests {
             let expected =
                 by_definition(q.clone(), per_query(seen(&k)), per_query(seen(&v)), window);
             let mask = CausalMask::new(Some(window), 1, 20, &device);
-            let got = attend(q, seen(&k), seen(&v), &mask).into_data();
+            let got = attend(q, seen(&k), seen(&v), &mask, None).into_data();
             got.assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+
+    #[test]
+    fn scores_are_capped_in_every_way_to_attend() {
+        let plain = Device::default();
+        let tracked = plain.clone().autodiff();
+        let random =
+            |len| Tensor::<4>::random([2, 3, len, 8], Distribution::Normal(0.0, 2.0), &plain);
+        // One position, several, and so many that they are split; with and without a window.
+        for (rows, cols, window) in [(1, 9, 99), (1, 9, 4), (7, 9, 4), (257, 257, 999)] {
+            let (q, k, v) = (random(rows), random(cols), random(cols));
+            let cap = Some(1.5);
+            let expected = capped_by_definition(q.clone(), k.clone(), v.clone(), window, cap);
+            let expected = expected.into_data();
+            let mask = CausalMask::new(Some(window), rows, cols, &plain);
+            let got = attend(q.clone(), k.clone(), v.clone(), &mask, cap).into_data();
+            got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            let mask = CausalMask::new(Some(window), rows, cols, &tracked);
+            let [q, k, v] = [q, k, v].map(Tensor::from_inner);
+            let got = attend(q, k, v, &mask, cap).inner().into_data();
+            got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
         }
     }
 
@@ -371,7 +538,7 @@ mod tests {
             let weights = Tensor::from_inner(random(4, rows, 1.0));
             let mask = CausalMask::new(Some(window), rows, rows, &device);
             let [q, k, v] = leaves.clone();
-            let got = attend(q, k, v, &mask);
+            let got = attend(q, k, v, &mask, None);
             let backward = (got.clone() * weights.clone()).sum().backward();
 
             let reference = given.map(|x| Tensor::from_inner(x).require_grad());

@@ -1,37 +1,59 @@
 use burn::module::Module;
-use burn::nn::{Initializer, RmsNorm, RmsNormConfig};
-use burn::tensor::activation::silu;
-use burn::tensor::{Device, FloatDType, Tensor};
+use burn::tensor::{Device, Tensor};
 
 use super::attention::{Attention, AttentionConfig, CausalMask};
 use super::cache::KvCache;
-use super::config::DecoderConfig;
+use super::config::{BlockLayout, DecoderConfig};
+use super::mlp::Mlp;
+use super::norm::{Norm, NormConfig};
 use super::rotary::RotaryTable;
-use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
-/// One pre-norm transformer block: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+/// One transformer block: attention and an MLP, each added to the residual stream. Which norms there
+/// are, and where, is its [layout](BlockLayout).
 #[derive(Module, Debug)]
 pub struct Block {
     /// Self-attention.
     pub self_attn: Attention,
-    /// Gated MLP.
+    /// MLP.
     pub mlp: Mlp,
     /// Norm before attention.
-    pub input_layernorm: RmsNorm,
-    /// Norm before the MLP.
-    pub post_attention_layernorm: RmsNorm,
+    pub input_layernorm: Option<Norm>,
+    /// Norm after attention, where GLM-4 has it.
+    pub post_self_attn_layernorm: Option<Norm>,
+    /// Norm after attention, or before the MLP.
+    pub post_attention_layernorm: Option<Norm>,
+    /// Norm before the MLP, where that after attention has the other name.
+    pub pre_feedforward_layernorm: Option<Norm>,
+    /// Norm after the MLP.
+    pub post_feedforward_layernorm: Option<Norm>,
+    /// Norm after the MLP, as GLM-4 names it.
+    pub post_mlp_layernorm: Option<Norm>,
+    #[module(skip)]
+    layout: BlockLayout,
+    #[module(skip)]
+    residual_scale: Option<f64>,
 }
 
 impl Block {
     pub(super) fn new(config: &DecoderConfig, layer: usize, device: &Device) -> Self {
-        let norm = || {
-            RmsNormConfig::new(config.hidden_size).with_epsilon(config.rms_norm_eps).init(device)
+        let names = config.layout.norms();
+        let norm = |name: &str| {
+            let config = NormConfig::new(config.hidden_size)
+                .with_kind(config.norm)
+                .with_epsilon(config.rms_norm_eps);
+            names.contains(&Some(name)).then(|| config.init(device))
         };
         Self {
             self_attn: AttentionConfig::from(config).init(device),
             mlp: Mlp::new(config, layer, device),
-            input_layernorm: norm(),
-            post_attention_layernorm: norm(),
+            input_layernorm: norm("input_layernorm"),
+            post_self_attn_layernorm: norm("post_self_attn_layernorm"),
+            post_attention_layernorm: norm("post_attention_layernorm"),
+            pre_feedforward_layernorm: norm("pre_feedforward_layernorm"),
+            post_feedforward_layernorm: norm("post_feedforward_layernorm"),
+            post_mlp_layernorm: norm("post_mlp_layernorm"),
+            layout: config.layout,
+            residual_scale: config.residual_scale,
         }
     }
 
@@ -43,60 +65,60 @@ impl Block {
     pub fn forward(
         &self,
         x: Tensor<3>,
-        rotary: &RotaryTable,
+        rotary: Option<&RotaryTable>,
         mask: &CausalMask,
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
-        let attended =
-            self.self_attn.forward(normed(&self.input_layernorm, x.clone()), rotary, mask, cache);
-        let x = x + attended;
-        let mixed = self.mlp.forward(normed(&self.post_attention_layernorm, x.clone()));
-        x + mixed
-    }
-}
-
-/// Applies a norm in f32, whatever the type of its input: in half precision, squares of small
-/// numbers underflow and those of large numbers overflow.
-pub(super) fn normed<const D: usize>(norm: &RmsNorm, x: Tensor<D>) -> Tensor<D> {
-    let dtype = FloatDType::from(x.dtype());
-    norm.forward(x.cast(FloatDType::F32)).cast(dtype)
-}
-
-/// The gated MLP `down(silu(gate(x)) * up(x))` (SwiGLU, arXiv 2002.05202).
-#[derive(Module, Debug)]
-pub struct Mlp {
-    /// Gate projection, `[hidden_size, width]`, with the [width](DecoderConfig::mlp_width) of the
-    /// layer.
-    pub gate_proj: LowRankLinear,
-    /// Up projection, `[hidden_size, width]`.
-    pub up_proj: LowRankLinear,
-    /// Down projection, `[width, hidden_size]`.
-    pub down_proj: LowRankLinear,
-}
-
-impl Mlp {
-    fn new(config: &DecoderConfig, layer: usize, device: &Device) -> Self {
-        let linear = |d_input, d_output| {
-            LowRankLinearConfig::new(d_input, d_output)
-                .with_bias(config.mlp_bias)
-                .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
-                .init(device)
+        let [before_attention, after_attention, before_mlp, after_mlp] = self.norms();
+        let inner = normed(before_attention, x.clone());
+        let attended = self.self_attn.forward(inner.clone(), rotary, mask, cache);
+        let x = x + self.scaled(normed(after_attention, attended));
+        let inner = match self.layout {
+            BlockLayout::SharedNorm => inner,
+            _ => normed(before_mlp, x.clone()),
         };
-        let (hidden, inner) = (config.hidden_size, config.mlp_width(layer));
-        Self {
-            gate_proj: linear(hidden, inner),
-            up_proj: linear(hidden, inner),
-            down_proj: linear(inner, hidden),
+        x + self.scaled(normed(after_mlp, self.mlp.forward(inner)))
+    }
+
+    /// Its matrices by their paths, and whether the output of each is added to the residual stream,
+    /// in the model's order.
+    pub(super) fn matrices(&self) -> Vec<(&'static str, bool)> {
+        let adds = self.layout.adds_outputs();
+        let all = self.self_attn.matrices().into_iter().chain(self.mlp.matrices());
+        all.map(|(path, is_output)| (path, is_output && adds)).collect()
+    }
+
+    /// The norms before and after attention, then before and after the MLP.
+    fn norms(&self) -> [Option<&Norm>; 4] {
+        let [input, own, second] =
+            [&self.input_layernorm, &self.post_self_attn_layernorm, &self.post_attention_layernorm]
+                .map(Option::as_ref);
+        let [before_mlp, last, own_last] = [
+            &self.pre_feedforward_layernorm,
+            &self.post_feedforward_layernorm,
+            &self.post_mlp_layernorm,
+        ]
+        .map(Option::as_ref);
+        match self.layout {
+            BlockLayout::Before => [input, None, second, None],
+            BlockLayout::After => [None, second, None, last],
+            BlockLayout::Around => [input, second, before_mlp, last],
+            BlockLayout::AroundGlm => [input, own, second, own_last],
+            BlockLayout::SharedNorm => [input, None, None, None],
         }
     }
 
-    /// Applies the forward pass on the input tensor.
-    ///
-    /// # Shapes
-    ///
-    /// - input and output: `[batch, positions, hidden_size]`
-    pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
-        let gate = silu(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+    fn scaled(&self, x: Tensor<3>) -> Tensor<3> {
+        match self.residual_scale {
+            Some(scale) => x.mul_scalar(scale),
+            None => x,
+        }
+    }
+}
+
+fn normed(norm: Option<&Norm>, x: Tensor<3>) -> Tensor<3> {
+    match norm {
+        Some(norm) => norm.forward(x),
+        None => x,
     }
 }

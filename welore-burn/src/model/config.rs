@@ -1,6 +1,9 @@
 use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
+use super::activation::Activation;
+use super::norm::NormKind;
+
 /// Configuration to create a [`Decoder`](super::Decoder) model using its `init` function.
 ///
 /// The fields follow a Hugging Face `config.json`; see [`read_config`](super::read_config).
@@ -44,11 +47,58 @@ pub struct DecoderConfig {
     /// Whether the MLP projections have a bias.
     #[config(default = false)]
     pub mlp_bias: bool,
+    /// Where the norms of a block are, and whether its two parts have the same input.
+    #[config(default = "BlockLayout::Before")]
+    pub layout: BlockLayout,
+    /// What norms do.
+    #[config(default = "NormKind::Rms")]
+    pub norm: NormKind,
+    /// Norms of queries and keys.
+    #[config(default = "QkNorm::None")]
+    pub qk_norm: QkNorm,
+    /// Whether one matrix, `qkv_proj`, projects to queries, keys and values (Phi-3).
+    #[config(default = false)]
+    pub fused_qkv: bool,
+    /// Which matrices an MLP has.
+    #[config(default = "MlpLayout::Gated")]
+    pub mlp: MlpLayout,
+    /// The function between the matrices of an MLP.
+    #[config(default = "Activation::Silu")]
+    pub activation: Activation,
+    /// What scores of attention are multiplied by; `None` for `head_dim^(-1/2)`.
+    pub attention_scale: Option<f64>,
+    /// The cap `c` of scores of attention `s`, which become `c · tanh(s / c)` (Gemma 2).
+    pub attention_cap: Option<f64>,
+    /// The largest absolute value of numbers in queries, keys and values (OLMo 1).
+    pub qkv_clip: Option<f64>,
+    /// What embeddings are multiplied by (Gemma, Granite).
+    pub embedding_scale: Option<f64>,
+    /// What attention and MLP are multiplied by before they are added to the residual stream
+    /// (Granite).
+    pub residual_scale: Option<f64>,
+    /// What logits are multiplied by (Cohere, Granite).
+    pub logit_scale: Option<f64>,
+    /// The cap of logits, as that of scores (Gemma 2).
+    pub logit_cap: Option<f64>,
+    /// Number of channels of a head that are rotated, the first ones; even. `None` for all.
+    pub rotary_width: Option<usize>,
+    /// Whether neighbouring channels are rotated with each other (GLM, Cohere); otherwise those at
+    /// the same place in the first and in the second half.
+    #[config(default = false)]
+    pub rotary_neighbours: bool,
+    /// Whether each layer has rotary positions, one for each layer; `None` if all have them.
+    pub rotary_layers: Option<Vec<bool>>,
+    /// Base of the rotary frequencies in layers with the sliding window, where they are not scaled
+    /// (Gemma 3); `None` if all layers have the same frequencies.
+    pub window_rope_theta: Option<f64>,
     /// Number of tokens that a query sees, including its own (Mistral); `None` for all up to it.
     pub sliding_window: Option<usize>,
     /// First layer with the sliding window.
     #[config(default = 0)]
     pub first_window_layer: usize,
+    /// Whether each layer has the sliding window, one for each layer; `None` if those from
+    /// `first_window_layer` on have it.
+    pub window_layers: Option<Vec<bool>>,
     /// Standard deviation of newly initialized weights.
     #[config(default = 0.02)]
     pub initializer_range: f64,
@@ -79,11 +129,58 @@ impl DecoderConfig {
             (self.mlp_bias, width),
         ];
         let biases: u128 = biases.iter().filter(|(has, _)| *has).map(|(_, size)| size).sum();
-        let norms = 2 * width;
+        let norm = |width: u128| width * self.norm.vectors();
+        let head_norms = match self.qk_norm {
+            QkNorm::None => 0,
+            QkNorm::Head => 2 * norm(size(self.head_dim)),
+            QkNorm::Whole => norm(queries) + norm(keys),
+        };
+        let norms = norm(width) * self.layout.norms().iter().flatten().count() as u128 + head_norms;
         let layer = 2 * width * (queries + keys) + biases + norms;
-        let channel = 3 * width + if self.mlp_bias { 2 } else { 0 };
+        let inputs: u128 = if self.mlp.is_gated() { 2 } else { 1 };
+        let channel = (inputs + 1) * width + if self.mlp_bias { inputs } else { 0 };
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        tables * size(self.vocab_size) * width + layers * layer + channels * channel + width
+        let outer = tables * size(self.vocab_size) * width + norm(width);
+        outer + layers * layer + channels * channel
+    }
+
+    /// Whether a layer has the sliding window.
+    pub fn has_window(&self, layer: usize) -> bool {
+        self.sliding_window.is_some()
+            && match &self.window_layers {
+                Some(layers) => layers.get(layer) == Some(&true),
+                None => layer >= self.first_window_layer,
+            }
+    }
+
+    /// Whether a layer has rotary positions.
+    pub fn has_rotary(&self, layer: usize) -> bool {
+        self.rotary_layers.as_ref().is_none_or(|layers| layers.get(layer) == Some(&true))
+    }
+
+    /// What this decoder has and LLaMA, Mistral and Qwen2 do not, for messages; `None` if there is
+    /// nothing.
+    pub fn beyond_llama(&self) -> Option<&'static str> {
+        let variations = [
+            (self.layout != BlockLayout::Before, "norms in other places"),
+            (self.norm != NormKind::Rms, "norms of another kind"),
+            (self.qk_norm != QkNorm::None, "norms of queries and keys"),
+            (self.fused_qkv, "one matrix for queries, keys and values"),
+            (self.mlp != MlpLayout::Gated, "other matrices in the MLP"),
+            (self.activation != Activation::Silu, "an activation other than silu"),
+            (self.attention_scale.is_some(), "a scale of attention of its own"),
+            (self.attention_cap.is_some(), "a cap of the scores of attention"),
+            (self.qkv_clip.is_some(), "a limit of queries, keys and values"),
+            (self.embedding_scale.is_some(), "a scale of embeddings"),
+            (self.residual_scale.is_some(), "a scale of the residual stream"),
+            (self.logit_scale.is_some(), "a scale of logits"),
+            (self.logit_cap.is_some(), "a cap of logits"),
+            (self.rotary_width.is_some(), "heads that are rotated in part"),
+            (self.rotary_neighbours, "rotation of neighbouring channels"),
+            (self.rotary_layers.is_some(), "layers without rotary positions"),
+            (self.window_rope_theta.is_some(), "rotary frequencies that differ between layers"),
+        ];
+        variations.iter().find(|(has, _)| *has).map(|(_, what)| *what)
     }
 
     /// Width of the MLP of a layer.
@@ -97,6 +194,79 @@ impl DecoderConfig {
         let size = |size: usize| size as u128;
         let keys = size(self.num_key_value_heads) * size(self.head_dim);
         2 * size(self.num_hidden_layers) * keys * size(positions)
+    }
+}
+
+/// Where the norms of a block are, and whether its two parts have the same input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum BlockLayout {
+    /// A norm before each part: `x + attention(norm(x))`, then `x + mlp(norm(x))`.
+    #[default]
+    Before,
+    /// A norm after each part: `x + norm(attention(x))`, then `x + norm(mlp(x))` (OLMo 2).
+    After,
+    /// A norm before and after each part (Gemma 2).
+    Around,
+    /// The same with the names of GLM-4.
+    AroundGlm,
+    /// Both parts have the same input and the same norm: `x + attention(norm(x)) + mlp(norm(x))`
+    /// (Cohere).
+    SharedNorm,
+}
+
+impl BlockLayout {
+    /// The norms before and after attention, then before and after the MLP, as files name them.
+    pub(super) fn norms(self) -> [Option<&'static str>; 4] {
+        let (input, second) = (Some("input_layernorm"), Some("post_attention_layernorm"));
+        let last = Some("post_feedforward_layernorm");
+        match self {
+            Self::Before => [input, None, second, None],
+            Self::After => [None, second, None, last],
+            Self::Around => [input, second, Some("pre_feedforward_layernorm"), last],
+            Self::AroundGlm => {
+                [input, Some("post_self_attn_layernorm"), second, Some("post_mlp_layernorm")]
+            }
+            Self::SharedNorm => [input, None, None, None],
+        }
+    }
+
+    /// Whether attention and MLP are added to the residual stream as they are.
+    pub(super) fn adds_outputs(self) -> bool {
+        let [_, after_attention, _, after_mlp] = self.norms();
+        after_attention.is_none() && after_mlp.is_none()
+    }
+}
+
+/// Norms of queries and keys, before they are rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum QkNorm {
+    /// There are none.
+    #[default]
+    None,
+    /// Each head by itself, with the same weight for all (Qwen3).
+    Head,
+    /// All heads together (OLMo 2).
+    Whole,
+}
+
+/// Which matrices an MLP has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum MlpLayout {
+    /// `down_proj(f(gate_proj(x)) · up_proj(x))` (arXiv 2002.05202).
+    #[default]
+    Gated,
+    /// The same with one matrix, `gate_up_proj`, for both inputs (Phi-3).
+    FusedGated,
+    /// `down_proj(f(up_proj(x)))` (Arcee).
+    Plain,
+    /// `c_proj(f(c_fc(x)))` (StarCoder2).
+    PlainC,
+}
+
+impl MlpLayout {
+    /// Whether there is a gate.
+    pub(super) fn is_gated(self) -> bool {
+        matches!(self, Self::Gated | Self::FusedGated)
     }
 }
 

@@ -1,12 +1,13 @@
 use burn::module::Module;
-use burn::nn::{Embedding, EmbeddingConfig, Initializer, RmsNorm, RmsNormConfig};
+use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, FloatDType, Int, Tensor};
 
 use super::attention::CausalMask;
-use super::block::{Block, normed};
+use super::block::Block;
 use super::cache::KvCache;
-use super::config::DecoderConfig;
+use super::config::{DecoderConfig, RopeScaling};
 use super::language::{LanguageModel, ModelMatrix};
+use super::norm::{Norm, NormConfig};
 use super::rotary::{Rotary, RotaryTable};
 use crate::forms::{apply_transposed, look_up, weight_shape};
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
@@ -22,6 +23,10 @@ pub struct Decoder {
     pub model: DecoderBody,
     /// Head, `[hidden_size, vocab_size]`; `None` if it is the transposed embedding.
     pub lm_head: Option<LowRankLinear>,
+    #[module(skip)]
+    logit_scale: Option<f64>,
+    #[module(skip)]
+    logit_cap: Option<f64>,
 }
 
 /// Everything below the head.
@@ -32,22 +37,32 @@ pub struct DecoderBody {
     /// The blocks.
     pub layers: Vec<Block>,
     /// Norm after the last block.
-    pub norm: RmsNorm,
+    pub norm: Norm,
     #[module(skip)]
     rotary: Rotary,
+    /// The rotary positions of layers with the sliding window, if they differ.
     #[module(skip)]
-    window: Option<Window>,
+    window_rotary: Option<Rotary>,
+    #[module(skip)]
+    window: Option<usize>,
+    /// What each layer sees.
+    #[module(skip)]
+    sights: Vec<Sight>,
+    #[module(skip)]
+    embedding_scale: Option<f64>,
     #[module(skip)]
     dtype: FloatDType,
     #[module(skip)]
     context: usize,
 }
 
-/// Layers from `first_layer` on see only `size` tokens.
+/// What a layer sees of the tokens before it.
 #[derive(Debug, Clone, Copy)]
-struct Window {
-    size: usize,
-    first_layer: usize,
+struct Sight {
+    /// Whether it sees only those in the sliding window.
+    in_window: bool,
+    /// Whether it sees their positions.
+    rotary: bool,
 }
 
 impl DecoderConfig {
@@ -63,13 +78,23 @@ impl DecoderConfig {
                 layers: (0..self.num_hidden_layers)
                     .map(|layer| Block::new(self, layer, device))
                     .collect(),
-                norm: RmsNormConfig::new(self.hidden_size)
+                norm: NormConfig::new(self.hidden_size)
+                    .with_kind(self.norm)
                     .with_epsilon(self.rms_norm_eps)
                     .init(device),
                 rotary: Rotary::new(self),
-                window: self
-                    .sliding_window
-                    .map(|size| Window { size, first_layer: self.first_window_layer }),
+                window_rotary: self.window_rope_theta.map(|theta| {
+                    let scaling = RopeScaling::None;
+                    Rotary::new(&self.clone().with_rope_theta(theta).with_rope_scaling(scaling))
+                }),
+                window: self.sliding_window,
+                sights: (0..self.num_hidden_layers)
+                    .map(|layer| Sight {
+                        in_window: self.has_window(layer),
+                        rotary: self.has_rotary(layer),
+                    })
+                    .collect(),
+                embedding_scale: self.embedding_scale,
                 dtype: FloatDType::F32,
                 context: self.max_position_embeddings,
             },
@@ -79,6 +104,8 @@ impl DecoderConfig {
                     .with_initializer(initializer)
                     .init(device)
             }),
+            logit_scale: self.logit_scale,
+            logit_cap: self.logit_cap,
         }
     }
 }
@@ -118,7 +145,15 @@ impl Decoder {
             Some(head) => head.forward(hidden),
             None => apply_transposed(&self.model.embed_tokens.weight, hidden),
         };
-        logits.cast(FloatDType::F32)
+        let logits = logits.cast(FloatDType::F32);
+        let logits = match self.logit_scale {
+            Some(scale) => logits.mul_scalar(scale),
+            None => logits,
+        };
+        match self.logit_cap {
+            Some(cap) => logits.div_scalar(cap).tanh().mul_scalar(cap),
+            None => logits,
+        }
     }
 }
 
@@ -139,7 +174,7 @@ impl LanguageModel for Decoder {
     }
 
     fn end(&self, x: Tensor<3>) -> Tensor<3> {
-        normed(&self.model.norm, x)
+        self.model.norm.forward(x)
     }
 
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
@@ -155,14 +190,17 @@ impl LanguageModel for Decoder {
     }
 
     fn matrices(&self) -> Vec<ModelMatrix> {
-        let matrices = (0..self.blocks()).flat_map(|block| {
-            PROJECTIONS.map(|(path, writes_residual)| ModelMatrix {
-                name: format!("model.layers.{block}.{path}").into(),
-                block,
-                writes_residual,
-            })
-        });
-        matrices.collect()
+        let of_block = |(block, layer): (usize, &Block)| {
+            let matrices = layer.matrices().into_iter();
+            matrices
+                .map(|(path, writes_residual)| ModelMatrix {
+                    name: format!("model.layers.{block}.{path}").into(),
+                    block,
+                    writes_residual,
+                })
+                .collect::<Vec<_>>()
+        };
+        self.model.layers.iter().enumerate().flat_map(of_block).collect()
     }
 
     fn cache(&self) -> KvCache {
@@ -174,21 +212,11 @@ impl LanguageModel for Decoder {
     }
 }
 
-/// The projections of a block, and whether they write to the residual stream.
-const PROJECTIONS: [(&str, bool); 7] = [
-    ("self_attn.q_proj", false),
-    ("self_attn.k_proj", false),
-    ("self_attn.v_proj", false),
-    ("self_attn.o_proj", true),
-    ("mlp.gate_proj", false),
-    ("mlp.up_proj", false),
-    ("mlp.down_proj", true),
-];
-
 /// Positions and masks of one pass over tokens, shared by all blocks.
 #[derive(Debug, Clone)]
 pub struct Pass {
     rotary: RotaryTable,
+    window_rotary: Option<RotaryTable>,
     full: CausalMask,
     windowed: CausalMask,
 }
@@ -211,7 +239,7 @@ impl DecoderBody {
         if let Some(cache) = cache {
             cache.advance(positions);
         }
-        normed(&self.norm, x)
+        self.norm.forward(x)
     }
 
     /// Embeds tokens, the first of which has position `start`.
@@ -220,10 +248,15 @@ impl DecoderBody {
         let device = tokens.device();
         let mask = |window| CausalMask::new(window, positions, start + positions, &device);
         let full = mask(None);
-        let windowed = self.window.map_or_else(|| full.clone(), |window| mask(Some(window.size)));
-        let rotary = self.rotary.table(start, positions, &device);
+        let windowed = self.window.map_or_else(|| full.clone(), |window| mask(Some(window)));
+        let table = |rotary: &Rotary| rotary.table(start, positions, &device);
+        let (rotary, window_rotary) = (table(&self.rotary), self.window_rotary.as_ref().map(table));
         let embedded = look_up(&self.embed_tokens.weight, tokens).cast(self.dtype);
-        (embedded, Pass { rotary, full, windowed })
+        let embedded = match self.embedding_scale {
+            Some(scale) => embedded.mul_scalar(scale),
+            None => embedded,
+        };
+        (embedded, Pass { rotary, window_rotary, full, windowed })
     }
 
     fn block(
@@ -233,10 +266,12 @@ impl DecoderBody {
         pass: &Pass,
         cache: Option<&mut KvCache>,
     ) -> Tensor<3> {
-        let mask = match self.window {
-            Some(window) if index >= window.first_layer => &pass.windowed,
-            _ => &pass.full,
+        let sight = self.sights[index];
+        let (mask, rotary) = match sight.in_window {
+            true => (&pass.windowed, pass.window_rotary.as_ref().unwrap_or(&pass.rotary)),
+            false => (&pass.full, &pass.rotary),
         };
-        self.layers[index].forward(x, &pass.rotary, mask, cache.map(|cache| (cache, index)))
+        let rotary = sight.rotary.then_some(rotary);
+        self.layers[index].forward(x, rotary, mask, cache.map(|cache| (cache, index)))
     }
 }

@@ -1,8 +1,10 @@
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use super::activation::{Activation, KNOWN};
 use super::config::{DecoderConfig, RopeScaling};
-use super::families::family_of;
+use super::families::{Family, family_of};
 use crate::artifact::in_words;
 
 /// A `config.json` that does not describe a supported model.
@@ -76,6 +78,9 @@ pub(super) struct HfConfig {
     #[serde(default)]
     pub eos_token_id: TokenIds,
     pub quantization_config: Option<Value>,
+    /// The whole file, for what only one family reads.
+    #[serde(skip)]
+    own: Value,
 }
 
 /// Settings of the rotary position encoding.
@@ -162,10 +167,12 @@ impl DecoderConfig {
         let family = family_of(model_type)?;
         // Parsing the text again lets errors name the line.
         serde_json::from_str::<HfConfig>(text).map_err(json)?;
+        family.prepare(&mut value);
         check_rope_is_flat(&value)?;
         fill(&mut value, family.defaults());
-        let hf: HfConfig = serde_json::from_value(value).map_err(json)?;
-        hf.check_supported()?;
+        let mut hf: HfConfig = serde_json::from_value(value.clone()).map_err(json)?;
+        hf.own = value;
+        hf.check_supported(family)?;
         hf.check_sizes()?;
         family.describe(&hf)
     }
@@ -201,14 +208,7 @@ pub(super) fn states_end(text: &str) -> bool {
 }
 
 impl HfConfig {
-    fn check_supported(&self) -> Result<(), ConfigError> {
-        if self.hidden_act != "silu" {
-            return Err(ConfigError::Unsupported {
-                field: "hidden_act",
-                value: self.hidden_act.clone(),
-                supported: "silu",
-            });
-        }
+    fn check_supported(&self, family: &dyn Family) -> Result<(), ConfigError> {
         if self.is_causal == Some(false) {
             return Err(ConfigError::Unsupported {
                 field: "is_causal",
@@ -219,7 +219,8 @@ impl HfConfig {
         let ropes = [&self.rope_parameters, &self.rope_scaling].into_iter().flatten();
         let mut factors =
             ropes.map(|rope| rope.partial_rotary_factor).chain([self.partial_rotary_factor]);
-        if let Some(factor) = factors.find_map(|factor| factor.filter(|factor| *factor != 1.0)) {
+        let factor = factors.find_map(|factor| factor.filter(|factor| *factor != 1.0));
+        if let Some(factor) = factor.filter(|_| !family.rotates_in_part()) {
             return Err(ConfigError::Unsupported {
                 field: "partial_rotary_factor",
                 value: factor.to_string(),
@@ -293,7 +294,7 @@ impl HfConfig {
         // What is the same in all families is here, the rest in `Family::defaults`.
         let context = self.max_position_embeddings.unwrap_or(2048);
         let (theta, scaling) = self.rope(context)?;
-        self.first_window_layer()?;
+        self.windows()?;
         let config = DecoderConfig::new(
             self.vocab_size,
             self.hidden_size,
@@ -310,6 +311,8 @@ impl HfConfig {
             .with_max_position_embeddings(context)
             .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
             .with_mlp_bias(self.mlp_bias.unwrap_or(false))
+            .with_activation(self.activation(&self.hidden_act)?)
+            .with_rotary_width(self.rotary_width()?)
             .with_intermediate_sizes(self.intermediate_size.each())
             .with_initializer_range(self.initializer_range.unwrap_or(0.02))
             .with_bos_token_id(self.first_token())
@@ -352,26 +355,81 @@ impl HfConfig {
         config: DecoderConfig,
         first: usize,
     ) -> Result<DecoderConfig, ConfigError> {
-        let first = self.first_window_layer()?.unwrap_or(first);
-        let window = self.sliding_window.filter(|_| first < self.num_hidden_layers);
-        Ok(config.with_sliding_window(window).with_first_window_layer(first))
+        let from_first = (0..self.num_hidden_layers).map(|layer| layer >= first).collect();
+        self.with_windows(config, from_first)
     }
 
-    /// The first layer with a sliding window, if there are `layer_types`; the number of layers if
-    /// none has a window.
-    fn first_window_layer(&self) -> Result<Option<usize>, ConfigError> {
+    /// Adds the sliding window on the layers that `layer_types` names; without it, on those for
+    /// which `otherwise` is true.
+    pub fn with_windows(
+        &self,
+        config: DecoderConfig,
+        otherwise: Vec<bool>,
+    ) -> Result<DecoderConfig, ConfigError> {
+        let windows = self.windows()?.unwrap_or(otherwise);
+        let layers = self.num_hidden_layers;
+        let first = windows.iter().position(|window| *window).unwrap_or(layers);
+        let window = self.sliding_window.filter(|_| first < layers);
+        let is_mixed = window.is_some() && !windows.iter().skip(first).all(|window| *window);
+        Ok(config
+            .with_sliding_window(window)
+            .with_first_window_layer(first)
+            .with_window_layers(is_mixed.then_some(windows)))
+    }
+
+    /// Whether each layer has the sliding window, if there are `layer_types`.
+    fn windows(&self) -> Result<Option<Vec<bool>>, ConfigError> {
         let Some(types) = &self.layer_types else { return Ok(None) };
-        let sliding: Vec<bool> = types.iter().map(|kind| kind == "sliding_attention").collect();
-        let first = sliding.iter().position(|sliding| *sliding).unwrap_or(self.num_hidden_layers);
-        let known = types.iter().all(|t| t == "full_attention" || t == "sliding_attention");
-        if known && sliding.iter().skip(first).all(|sliding| *sliding) {
-            return Ok(Some(first));
+        let layers = self.num_hidden_layers;
+        if types.len() != layers {
+            let reason = format!("{} types are not one for each of {layers} layers", types.len());
+            return Err(invalid("layer_types", reason));
         }
-        Err(ConfigError::Unsupported {
-            field: "layer_types",
-            value: "a mixture of attention types".into(),
-            supported: "full attention first, then a sliding window",
+        let in_window = |kind: &String| match kind.as_str() {
+            "full_attention" => Ok(false),
+            "sliding_attention" => Ok(true),
+            _ => Err(ConfigError::Unsupported {
+                field: "layer_types",
+                value: kind.clone(),
+                supported: "full_attention and sliding_attention",
+            }),
+        };
+        types.iter().map(in_window).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The fields that only one family reads.
+    pub fn own<T: DeserializeOwned>(&self) -> Result<T, ConfigError> {
+        serde_json::from_value(self.own.clone()).map_err(|e| ConfigError::Json(in_words(&e)))
+    }
+
+    /// The activation of this name.
+    pub fn activation(&self, name: &str) -> Result<Activation, ConfigError> {
+        Activation::named(name).ok_or_else(|| ConfigError::Unsupported {
+            field: "hidden_act",
+            value: name.into(),
+            supported: KNOWN,
         })
+    }
+
+    /// How many channels of a head are rotated, if not all are.
+    fn rotary_width(&self) -> Result<Option<usize>, ConfigError> {
+        let ropes = [&self.rope_parameters, &self.rope_scaling].into_iter().flatten();
+        let stated = ropes.filter_map(|rope| rope.partial_rotary_factor).next();
+        let Some(factor) = stated.or(self.partial_rotary_factor).filter(|f| *f != 1.0) else {
+            return Ok(None);
+        };
+        let width = (self.head_width() as f64 * factor) as usize;
+        let fits = width.is_multiple_of(2) && (2..=self.head_width()).contains(&width);
+        match fits {
+            true => Ok(Some(width)),
+            false => {
+                let reason = format!(
+                    "{factor} of {} channels is not an even number of them",
+                    self.head_width()
+                );
+                Err(invalid("partial_rotary_factor", reason))
+            }
+        }
     }
 }
 
@@ -442,11 +500,11 @@ fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), Con
     }
 }
 
-fn invalid(field: &'static str, reason: String) -> ConfigError {
+pub(super) fn invalid(field: &'static str, reason: String) -> ConfigError {
     ConfigError::Invalid { field, reason }
 }
 
-fn positive(field: &'static str, value: f64) -> Result<f64, ConfigError> {
+pub(super) fn positive(field: &'static str, value: f64) -> Result<f64, ConfigError> {
     if value.is_finite() && value > 0.0 {
         Ok(value)
     } else {

@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType};
@@ -6,6 +7,7 @@ use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
+use super::norm::NormKind;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_directory, check_module,
     load_weights, with_forms,
@@ -214,16 +216,23 @@ fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
 }
 
 /// A hostile `config.json` must not make us build a billion layers before we find a tensor missing:
-/// every layer has a norm, so there cannot be more layers than tensors.
+/// every layer has tensors, so there cannot be more layers than tensors.
 fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
-    let norm = |layer| format!("model.layers.{layer}.input_layernorm.weight");
-    let missing =
-        (0..config.num_hidden_layers).map(norm).find(|name| checkpoint.meta(name).is_none());
-    match missing {
-        Some(tensor) => Err(absent(checkpoint, tensor).into()),
-        None => Ok(()),
-    }
+    let number = |name: &str| -> Option<usize> {
+        name.strip_prefix(LAYERS)?.split('.').next()?.parse().ok()
+    };
+    let layers: BTreeSet<usize> = checkpoint.names().filter_map(number).collect();
+    let Some(missing) = (0..config.num_hidden_layers).find(|layer| !layers.contains(layer)) else {
+        return Ok(());
+    };
+    let first = config.layout.norms().into_iter().flatten().next();
+    let first = first.filter(|_| config.norm != NormKind::LayerAlone);
+    let tensor = format!("{LAYERS}{missing}.{}.weight", first.unwrap_or("self_attn.o_proj"));
+    Err(absent(checkpoint, tensor).into())
 }
+
+/// What is before the numbers of layers in the names of tensors.
+const LAYERS: &str = "model.layers.";
 
 /// What is before the names of tensors that adapters of the PEFT library wrap.
 const ADAPTED: &str = "base_model.model.";

@@ -5,6 +5,7 @@
 //! [`families`](model_types) creates that configuration from a Hugging Face `config.json`.
 //! [`load_model`] loads a model directory, dense or compressed.
 
+mod activation;
 mod attention;
 mod block;
 mod cache;
@@ -17,14 +18,17 @@ mod generate;
 mod hf_config;
 mod language;
 mod load;
+mod mlp;
+mod norm;
 mod rotary;
 mod sampling;
 
+pub use activation::Activation;
 pub use attention::{Attention, AttentionConfig, CausalMask};
-pub use block::{Block, Mlp};
+pub use block::Block;
 pub use cache::{KvCache, TokenCache};
 pub use changed_config::{with_mlp_widths, with_stored_type};
-pub use config::{DecoderConfig, RopeScaling};
+pub use config::{BlockLayout, DecoderConfig, MlpLayout, QkNorm, RopeScaling};
 pub(crate) use cross_entropy::{cross_entropy, leaf, logit_pieces, rows_at_once, token_losses};
 pub use decoder::{Decoder, DecoderBody, Pass};
 pub use families::model_types;
@@ -33,5 +37,7 @@ pub use hf_config::ConfigError;
 pub(crate) use language::as_tensor;
 pub use language::{LanguageModel, ModelMatrix, device_of, projections};
 pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
+pub use mlp::Mlp;
+pub use norm::{Norm, NormConfig, NormKind};
 pub use rotary::{Rotary, RotaryTable};
 pub use sampling::{Sampler, SamplerError};

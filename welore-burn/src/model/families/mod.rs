@@ -22,11 +22,20 @@ pub(super) trait Family: Sync {
     /// What transformers takes for fields that a `config.json` lacks, where families differ.
     fn defaults(&self) -> Value;
 
+    /// Rewrites what a `config.json` says in another way than those of other families. Fields that
+    /// are not as they should be stay as they are.
+    fn prepare(&self, _config: &mut Value) {}
+
+    /// Whether it may rotate a part of the channels of a head.
+    fn rotates_in_part(&self) -> bool {
+        false
+    }
+
     /// The decoder that a `config.json` describes. The sizes in it have been checked.
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError>;
 }
 
-static FAMILIES: [&dyn Family; 3] = [&llama::Llama, &mistral::Mistral, &qwen2::Qwen2];
+static FAMILIES: &[&dyn Family] = &[&llama::Llama, &mistral::Mistral, &qwen2::Qwen2];
 
 /// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {

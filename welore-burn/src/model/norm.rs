@@ -1,0 +1,113 @@
+use burn::config::Config;
+use burn::module::{Module, Param};
+use burn::nn::Initializer;
+use burn::tensor::{Device, FloatDType, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// What a norm does to its input before it scales the result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum NormKind {
+    /// Divides by the root of the mean square, then multiplies by the weight (arXiv 1910.07467).
+    #[default]
+    Rms,
+    /// The same with a weight that is stored without the 1 that it is near to (Gemma).
+    RmsFromOne,
+    /// Takes the mean off and divides by the standard deviation, then multiplies by the weight
+    /// (arXiv 1607.06450).
+    Layer,
+    /// The same, and then adds a bias.
+    LayerWithBias,
+    /// Takes the mean off and divides by the standard deviation; nothing is learned (OLMo 1).
+    LayerAlone,
+}
+
+impl NormKind {
+    /// Number of vectors that it learns.
+    pub(super) fn vectors(self) -> u128 {
+        match self {
+            Self::Rms | Self::RmsFromOne | Self::Layer => 1,
+            Self::LayerWithBias => 2,
+            Self::LayerAlone => 0,
+        }
+    }
+
+    fn takes_mean_off(self) -> bool {
+        matches!(self, Self::Layer | Self::LayerWithBias | Self::LayerAlone)
+    }
+}
+
+/// Configuration to create a [`Norm`] using the [init function](NormConfig::init).
+#[derive(Config, Debug)]
+pub struct NormConfig {
+    /// The size of the input features.
+    pub width: usize,
+    /// What it does.
+    #[config(default = "NormKind::Rms")]
+    pub kind: NormKind,
+    /// Added to the mean square, or to the variance.
+    #[config(default = 1e-5)]
+    pub epsilon: f64,
+}
+
+impl NormConfig {
+    /// Initialize a new [`Norm`].
+    pub fn init(&self, device: &Device) -> Norm {
+        let vector = |initializer: Initializer| initializer.init::<1, _>([self.width], device);
+        let gamma = match self.kind {
+            NormKind::LayerAlone => None,
+            NormKind::RmsFromOne => Some(vector(Initializer::Zeros)),
+            _ => Some(vector(Initializer::Ones)),
+        };
+        let has_bias = self.kind == NormKind::LayerWithBias;
+        Norm {
+            gamma,
+            beta: has_bias.then(|| vector(Initializer::Zeros)),
+            kind: self.kind,
+            epsilon: self.epsilon,
+        }
+    }
+}
+
+/// Normalizes the last axis of its input.
+///
+/// Should be created with [`NormConfig`]. The names of its parameters are Burn's.
+#[derive(Module, Debug)]
+pub struct Norm {
+    /// Weight, `[width]`, if there is one.
+    pub gamma: Option<Param<Tensor<1>>>,
+    /// Bias, `[width]`, if there is one.
+    pub beta: Option<Param<Tensor<1>>>,
+    #[module(skip)]
+    kind: NormKind,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl Norm {
+    /// Applies the norm in f32, whatever the type of its input, which the output has too: in half
+    /// precision, squares of small numbers underflow and those of large numbers overflow.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[..., width]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let dtype = FloatDType::from(x.dtype());
+        let x = x.cast(FloatDType::F32);
+        let x = match self.kind.takes_mean_off() {
+            true => x.clone() - x.mean_dim(D - 1),
+            false => x,
+        };
+        let scale = (x.clone().square().mean_dim(D - 1) + self.epsilon).sqrt();
+        let x = x / scale;
+        let x = match (&self.gamma, self.kind) {
+            (Some(gamma), NormKind::RmsFromOne) => x * (gamma.val() + 1.0).unsqueeze(),
+            (Some(gamma), _) => x * gamma.val().unsqueeze(),
+            (None, _) => x,
+        };
+        let x = match &self.beta {
+            Some(beta) => x + beta.val().unsqueeze(),
+            None => x,
+        };
+        x.cast(dtype)
+    }
+}
