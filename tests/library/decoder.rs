@@ -25,12 +25,8 @@ use crate::{
     checkpoint, compress_into, device, expected, fixture, floats, ids, story_tokens, tiny_spectra,
 };
 
-const FAMILIES: &[&str] = &[
-    "tiny-llama",
-    "tiny-llama3",
-    "tiny-qwen2",
-    "tiny-mistral",
-];
+const FAMILIES: &[&str] =
+    &["tiny-llama", "tiny-llama3", "tiny-qwen2", "tiny-mistral", "tiny-qwen3"];
 
 fn load(name: &str) -> LoadedModel {
     load_model(fixture(name), &device(), FloatDType::F32, &mut ()).unwrap()

@@ -5,6 +5,7 @@
 mod llama;
 mod mistral;
 mod qwen2;
+mod qwen3;
 
 use serde_json::Value;
 
@@ -35,7 +36,7 @@ pub(super) trait Family: Sync {
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError>;
 }
 
-static FAMILIES: &[&dyn Family] = &[&llama::Llama, &mistral::Mistral, &qwen2::Qwen2];
+static FAMILIES: &[&dyn Family] = &[&llama::Llama, &mistral::Mistral, &qwen2::Qwen2, &qwen3::Qwen3];
 
 /// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {
