@@ -6,6 +6,7 @@ mod llama;
 mod mistral;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use serde_json::Value;
 
@@ -36,7 +37,8 @@ pub(super) trait Family: Sync {
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError>;
 }
 
-static FAMILIES: &[&dyn Family] = &[&llama::Llama, &mistral::Mistral, &qwen2::Qwen2, &qwen3::Qwen3];
+static FAMILIES: &[&dyn Family] =
+    &[&llama::Llama, &mistral::Mistral, &qwen2::Qwen2, &qwen3::Qwen3, &smollm3::SmolLm3];
 
 /// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {
