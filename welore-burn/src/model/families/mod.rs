@@ -2,6 +2,7 @@
 //!
 //! A family turns its `config.json` into the configuration of a [`Decoder`](super::Decoder).
 
+mod granite;
 mod llama;
 mod mistral;
 mod qwen2;
@@ -37,8 +38,14 @@ pub(super) trait Family: Sync {
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError>;
 }
 
-static FAMILIES: &[&dyn Family] =
-    &[&llama::Llama, &mistral::Mistral, &qwen2::Qwen2, &qwen3::Qwen3, &smollm3::SmolLm3];
+static FAMILIES: &[&dyn Family] = &[
+    &llama::Llama,
+    &mistral::Mistral,
+    &qwen2::Qwen2,
+    &qwen3::Qwen3,
+    &smollm3::SmolLm3,
+    &granite::Granite,
+];
 
 /// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {
