@@ -5,6 +5,7 @@
 mod granite;
 mod llama;
 mod mistral;
+mod olmo2;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -45,6 +46,7 @@ static FAMILIES: &[&dyn Family] = &[
     &qwen3::Qwen3,
     &smollm3::SmolLm3,
     &granite::Granite,
+    &olmo2::Olmo2,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
