@@ -2,6 +2,9 @@
 //!
 //! A family turns its `config.json` into the configuration of a [`Decoder`](super::Decoder).
 
+mod gemma;
+mod gemma2;
+mod gemma3;
 mod granite;
 mod llama;
 mod mistral;
@@ -47,6 +50,9 @@ static FAMILIES: &[&dyn Family] = &[
     &smollm3::SmolLm3,
     &granite::Granite,
     &olmo2::Olmo2,
+    &gemma::Gemma,
+    &gemma2::Gemma2,
+    &gemma3::Gemma3,
 ];
 
 /// The supported values of `model_type` in a `config.json`.

@@ -1,0 +1,96 @@
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Family;
+use super::gemma::described;
+use super::gemma2::with_second_norms;
+use crate::model::config::{DecoderConfig, QkNorm, RopeScaling};
+use crate::model::hf_config::{ConfigError, HfConfig, invalid, positive};
+
+/// The text model of Gemma 3 (arXiv 2503.19786): Gemma 2 with norms of queries and keys in place of the
+/// cap of scores, and five layers with a sliding window, with rotary frequencies of their own, for
+/// each one without.
+pub(super) struct Gemma3;
+
+/// The fields that only this family has.
+#[derive(Deserialize)]
+struct Own {
+    rope_local_base_freq: f64,
+    /// The last one of so many layers has no window.
+    sliding_window_pattern: usize,
+}
+
+/// The base of the rotary frequencies in layers with the sliding window.
+#[derive(Deserialize)]
+pub(super) struct LocalRope {
+    pub rope_local_base_freq: Option<f64>,
+}
+
+/// Which layers have the sliding window if the last one of every `few` has not.
+pub(super) fn every_few_layers(layers: usize, few: usize) -> Vec<bool> {
+    (1..=layers).map(|layer| !layer.is_multiple_of(few)).collect()
+}
+
+/// Gives layers with the sliding window rotary frequencies of their own.
+pub(super) fn local_rope(decoder: DecoderConfig, theta: f64) -> Result<DecoderConfig, ConfigError> {
+    let theta = positive("rope_local_base_freq", theta)?;
+    let is_same = theta == decoder.rope_theta && decoder.rope_scaling == RopeScaling::None;
+    Ok(decoder.with_window_rope_theta((!is_same).then_some(theta)))
+}
+
+/// Puts the rotary settings of the two types of layers, which transformers 5 nests, where older files
+/// have them. Settings that have no place there stay as they are.
+pub(super) fn flatten_rope(config: &mut Value) {
+    let nest = &config["rope_parameters"];
+    let (full, local) = (nest["full_attention"].clone(), nest["sliding_attention"].clone());
+    let kind = local["rope_type"].as_str().unwrap_or("default");
+    if !full.is_object() || kind != "default" {
+        return;
+    }
+    if !local["rope_theta"].is_null() {
+        config["rope_local_base_freq"] = local["rope_theta"].clone();
+    }
+    config["rope_parameters"] = full;
+}
+
+impl Family for Gemma3 {
+    fn model_type(&self) -> &'static str {
+        "gemma3_text"
+    }
+
+    fn models(&self) -> &'static str {
+        "Gemma 3, text"
+    }
+
+    fn defaults(&self) -> Value {
+        json!({
+            "num_key_value_heads": 4,
+            "head_dim": 256,
+            "hidden_activation": "gelu_pytorch_tanh",
+            "max_position_embeddings": 131_072,
+            "rope_theta": 1_000_000.0,
+            "rope_local_base_freq": 10_000.0,
+            "sliding_window": 4096,
+            "sliding_window_pattern": 6,
+            "tie_word_embeddings": true,
+            "query_pre_attn_scalar": 256,
+            "bos_token_id": 2,
+            "eos_token_id": 1,
+        })
+    }
+
+    fn prepare(&self, config: &mut Value) {
+        flatten_rope(config);
+    }
+
+    fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+        let own: Own = config.own()?;
+        if own.sliding_window_pattern == 0 {
+            return Err(invalid("sliding_window_pattern", "0 is not a number of layers".into()));
+        }
+        let decoder = with_second_norms(config, described(config)?)?.with_qk_norm(QkNorm::Head);
+        let windows = every_few_layers(config.num_hidden_layers, own.sliding_window_pattern);
+        let decoder = config.with_windows(decoder, windows)?;
+        local_rope(decoder, own.rope_local_base_freq)
+    }
+}
