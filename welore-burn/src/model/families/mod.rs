@@ -9,6 +9,7 @@ mod granite;
 mod llama;
 mod mistral;
 mod olmo2;
+mod olmo3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -53,6 +54,7 @@ static FAMILIES: &[&dyn Family] = &[
     &gemma::Gemma,
     &gemma2::Gemma2,
     &gemma3::Gemma3,
+    &olmo3::Olmo3,
 ];
 
 /// The supported values of `model_type` in a `config.json`.

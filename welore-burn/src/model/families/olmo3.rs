@@ -1,0 +1,45 @@
+use serde_json::{Value, json};
+
+use super::Family;
+use super::gemma3::{LocalRope, every_few_layers, flatten_rope, local_rope};
+use crate::model::config::{BlockLayout, DecoderConfig, QkNorm};
+use crate::model::hf_config::{ConfigError, HfConfig};
+
+/// OLMo 3: OLMo 2 with a sliding window on three of four layers, whose rotary frequencies are not
+/// scaled.
+pub(super) struct Olmo3;
+
+impl Family for Olmo3 {
+    fn model_type(&self) -> &'static str {
+        "olmo3"
+    }
+
+    fn models(&self) -> &'static str {
+        "OLMo 3"
+    }
+
+    fn defaults(&self) -> Value {
+        json!({
+            "max_position_embeddings": 2048,
+            "rms_norm_eps": 1e-5,
+            "rope_theta": 500_000.0,
+            "sliding_window": 4096,
+            "eos_token_id": 50_279,
+        })
+    }
+
+    fn prepare(&self, config: &mut Value) {
+        flatten_rope(config);
+    }
+
+    fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+        let own: LocalRope = config.own()?;
+        let bias = config.attention_bias.unwrap_or(false);
+        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = decoder.with_layout(BlockLayout::After).with_qk_norm(QkNorm::Whole);
+        let windows = every_few_layers(config.num_hidden_layers, 4);
+        let decoder = config.with_windows(decoder, windows)?;
+        let theta = own.rope_local_base_freq.unwrap_or(decoder.rope_theta);
+        local_rope(decoder, theta)
+    }
+}
