@@ -10,6 +10,7 @@ mod llama;
 mod mistral;
 mod olmo2;
 mod olmo3;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -55,6 +56,7 @@ static FAMILIES: &[&dyn Family] = &[
     &gemma2::Gemma2,
     &gemma3::Gemma3,
     &olmo3::Olmo3,
+    &phi3::Phi3,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
