@@ -14,6 +14,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
+mod stablelm;
 
 use serde_json::Value;
 
@@ -57,6 +58,7 @@ static FAMILIES: &[&dyn Family] = &[
     &gemma3::Gemma3,
     &olmo3::Olmo3,
     &phi3::Phi3,
+    &stablelm::StableLm,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
