@@ -15,6 +15,7 @@ mod qwen2;
 mod qwen3;
 mod smollm3;
 mod stablelm;
+mod starcoder2;
 
 use serde_json::Value;
 
@@ -59,6 +60,7 @@ static FAMILIES: &[&dyn Family] = &[
     &olmo3::Olmo3,
     &phi3::Phi3,
     &stablelm::StableLm,
+    &starcoder2::StarCoder2,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
