@@ -8,6 +8,7 @@ mod gemma3;
 mod granite;
 mod llama;
 mod mistral;
+mod olmo;
 mod olmo2;
 mod olmo3;
 mod phi3;
@@ -61,6 +62,7 @@ static FAMILIES: &[&dyn Family] = &[
     &phi3::Phi3,
     &stablelm::StableLm,
     &starcoder2::StarCoder2,
+    &olmo::Olmo,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
