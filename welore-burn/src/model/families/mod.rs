@@ -2,6 +2,7 @@
 //!
 //! A family turns its `config.json` into the configuration of a [`Decoder`](super::Decoder).
 
+mod cohere;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -63,6 +64,7 @@ static FAMILIES: &[&dyn Family] = &[
     &stablelm::StableLm,
     &starcoder2::StarCoder2,
     &olmo::Olmo,
+    &cohere::Cohere,
 ];
 
 /// The supported values of `model_type` in a `config.json`.

@@ -1,0 +1,60 @@
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::Family;
+use crate::model::config::{BlockLayout, DecoderConfig};
+use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::norm::NormKind;
+
+/// Cohere's Command R: attention and MLP have the same input, norms take the mean off, and logits are
+/// scaled.
+pub(super) struct Cohere;
+
+/// The fields that only this family has.
+#[derive(Deserialize)]
+struct Own {
+    layer_norm_eps: f64,
+    logit_scale: f64,
+    use_qk_norm: Option<bool>,
+}
+
+impl Family for Cohere {
+    fn model_type(&self) -> &'static str {
+        "cohere"
+    }
+
+    fn models(&self) -> &'static str {
+        "Command R"
+    }
+
+    fn defaults(&self) -> Value {
+        json!({
+            "max_position_embeddings": 8192,
+            "rope_theta": 500_000.0,
+            "layer_norm_eps": 1e-5,
+            "logit_scale": 0.0625,
+            "tie_word_embeddings": true,
+            "bos_token_id": 5,
+            "eos_token_id": 255_001,
+        })
+    }
+
+    fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+        let own: Own = config.own()?;
+        if own.use_qk_norm == Some(true) {
+            return Err(ConfigError::Unsupported {
+                field: "use_qk_norm",
+                value: "true".into(),
+                supported: "false",
+            });
+        }
+        let bias = config.attention_bias.unwrap_or(false);
+        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        Ok(decoder
+            .with_layout(BlockLayout::SharedNorm)
+            .with_norm(NormKind::Layer)
+            .with_rms_norm_eps(positive("layer_norm_eps", own.layer_norm_eps)?)
+            .with_rotary_neighbours(true)
+            .with_logit_scale(Some(positive("logit_scale", own.logit_scale)?)))
+    }
+}
