@@ -6,6 +6,8 @@ mod cohere;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm;
+mod glm4;
 mod granite;
 mod llama;
 mod mistral;
@@ -65,6 +67,8 @@ static FAMILIES: &[&dyn Family] = &[
     &starcoder2::StarCoder2,
     &olmo::Olmo,
     &cohere::Cohere,
+    &glm::Glm,
+    &glm4::Glm4,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
