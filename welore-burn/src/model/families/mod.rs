@@ -2,13 +2,16 @@
 //!
 //! A family turns its `config.json` into the configuration of a [`Decoder`](super::Decoder).
 
+mod arcee;
 mod cohere;
+mod ernie4_5;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm;
 mod glm4;
 mod granite;
+mod helium;
 mod llama;
 mod mistral;
 mod olmo;
@@ -17,6 +20,7 @@ mod olmo3;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -69,6 +73,10 @@ static FAMILIES: &[&dyn Family] = &[
     &cohere::Cohere,
     &glm::Glm,
     &glm4::Glm4,
+    &helium::Helium,
+    &seed_oss::SeedOss,
+    &arcee::Arcee,
+    &ernie4_5::Ernie45,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
