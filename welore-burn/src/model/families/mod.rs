@@ -13,6 +13,7 @@ mod glm4;
 mod granite;
 mod helium;
 mod llama;
+mod ministral;
 mod mistral;
 mod olmo;
 mod olmo2;
@@ -77,6 +78,7 @@ static FAMILIES: &[&dyn Family] = &[
     &seed_oss::SeedOss,
     &arcee::Arcee,
     &ernie4_5::Ernie45,
+    &ministral::Ministral,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
