@@ -330,6 +330,77 @@ fn fields_that_a_configuration_lacks_are_those_of_transformers() {
     }
 }
 
+/// `families.json` has the defaults of the families that were added after the first three.
+#[test]
+fn families_have_the_defaults_of_transformers() {
+    let short = expected("short");
+    let defaults = expected("defaults");
+    for want in defaults.as_array().unwrap() {
+        let mut json = short.clone();
+        json["model_type"] = want["model_type"].clone();
+        let config = DecoderConfig::from_hf_json(&json.to_string()).unwrap();
+        let windows: Vec<Option<usize>> = (0..config.num_hidden_layers)
+            .map(|layer| config.sliding_window.filter(|_| config.has_window(layer)))
+            .collect();
+        let got = json!({
+            "model_type": want["model_type"],
+            "kv_heads": config.num_key_value_heads,
+            "head_dim": config.head_dim,
+            "context": config.max_position_embeddings,
+            "windows": windows,
+            "ends": config.eos_token_ids,
+            "theta": config.rope_theta,
+            "eps": config.rms_norm_eps,
+            "tied": config.tie_word_embeddings,
+        });
+        assert_eq!(&got, want);
+    }
+}
+
+#[test]
+fn layers_that_differ_are_described_one_by_one() {
+    let of = |model_type: &str, more: Value| {
+        let mut sizes = json!({
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+        });
+        sizes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        short_config(model_type, sizes)
+    };
+    let rotary = |more| {
+        let config = of("smollm3", more).unwrap();
+        (0..4).map(|layer| config.has_rotary(layer)).collect::<Vec<_>>()
+    };
+    assert_eq!(rotary(json!({})), [true, true, true, false]);
+    assert_eq!(rotary(json!({ "no_rope_layer_interval": 2 })), [true, false, true, false]);
+    assert_eq!(rotary(json!({ "no_rope_layers": [0, 1, 1, 1, 0] })), [false, true, true, true]);
+    let few = of("smollm3", json!({ "no_rope_layers": [0, 1] })).unwrap_err();
+    assert!(few.to_string().contains("no_rope_layers"), "{few}");
+
+    // As transformers 5 nests settings of the two types of layers, and as files had them before.
+    let scaled = json!({ "rope_type": "linear", "factor": 8.0, "rope_theta": 5e5 });
+    let nested = json!({
+        "rope_parameters": {
+            "full_attention": scaled,
+            "sliding_attention": { "rope_type": "default", "rope_theta": 1e3 },
+        },
+    });
+    let older = json!({
+        "rope_theta": 5e5,
+        "rope_local_base_freq": 1e3,
+        "rope_scaling": { "type": "linear", "factor": 8.0 },
+    });
+    let config = of("gemma3_text", nested.clone()).unwrap();
+    assert_eq!(of("gemma3_text", older), Ok(config.clone()));
+    assert_eq!((config.rope_theta, config.window_rope_theta), (5e5, Some(1e3)));
+    assert!(of("llama", nested).unwrap_err().to_string().contains("rope_parameters"));
+
+    let types = json!(["sliding_attention", "full_attention"]);
+    let few = of("ministral", json!({ "layer_types": types })).unwrap_err();
+    assert!(few.to_string().contains("layer_types"), "{few}");
+}
+
 #[test]
 fn a_default_end_of_text_gives_way_to_that_of_the_generation_settings() {
     let dir = tempfile::tempdir().unwrap();

@@ -391,7 +391,7 @@ fn merges_that_no_scores_stand_for_are_refused() {
 #[test]
 fn models_that_llama_cpp_does_not_compute_are_refused() {
     type Change = fn(&mut Value);
-    let cases: [(&str, &str, Change); 4] = [
+    let cases: [(&str, &str, Change); 7] = [
         ("tiny-qwen2", "no sliding window", |c| {
             (c["sliding_window"], c["use_sliding_window"]) = (8.into(), true.into());
             c.as_object_mut().unwrap().remove("layer_types");
@@ -407,6 +407,9 @@ fn models_that_llama_cpp_does_not_compute_are_refused() {
             c["layer_types"] = json!(["full_attention", "sliding_attention"]);
         }),
         ("tiny-mistral", "rope.freq_base", |c| c["rope_theta"] = 1e300.into()),
+        ("tiny-mistral", "an activation other than silu", |c| c["hidden_act"] = "gelu".into()),
+        ("tiny-qwen3", "norms of queries and keys", |_| {}),
+        ("tiny-gemma2", "norms in other places", |_| {}),
     ];
     for (name, named, change) in cases {
         let dir = tempdir().unwrap();

@@ -67,7 +67,8 @@ pub fn mlps(opened: &OpenedModel) -> Result<Vec<Mlp>, ChannelsError> {
     }
     let checkpoint = &opened.checkpoint;
     let matrices = opened.skeleton().matrices();
-    let stems = matrices.iter().filter_map(|matrix| matrix.name.as_str().strip_suffix("down_proj"));
+    // Fused matrices and MLPs without a gate have no gate projection.
+    let stems = matrices.iter().filter_map(|matrix| matrix.name.as_str().strip_suffix("gate_proj"));
     let mlps = stems
         .map(|stem| {
             let name = |part: &str| MatrixName::new(format!("{stem}{part}_proj"));

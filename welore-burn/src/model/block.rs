@@ -1,7 +1,8 @@
 use burn::module::Module;
 use burn::tensor::{Device, Tensor};
 
-use super::attention::{Attention, AttentionConfig, CausalMask};
+use super::attend::CausalMask;
+use super::attention::{Attention, AttentionConfig};
 use super::cache::KvCache;
 use super::config::{BlockLayout, DecoderConfig};
 use super::mlp::Mlp;

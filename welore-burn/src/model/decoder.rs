@@ -2,7 +2,7 @@ use burn::module::Module;
 use burn::nn::{Embedding, EmbeddingConfig, Initializer};
 use burn::tensor::{Device, FloatDType, Int, Tensor};
 
-use super::attention::CausalMask;
+use super::attend::CausalMask;
 use super::block::Block;
 use super::cache::KvCache;
 use super::config::{DecoderConfig, RopeScaling};

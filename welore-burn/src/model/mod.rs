@@ -6,6 +6,7 @@
 //! [`load_model`] loads a model directory, dense or compressed.
 
 mod activation;
+mod attend;
 mod attention;
 mod block;
 mod cache;
@@ -24,7 +25,8 @@ mod rotary;
 mod sampling;
 
 pub use activation::Activation;
-pub use attention::{Attention, AttentionConfig, CausalMask};
+pub use attend::CausalMask;
+pub use attention::{Attention, AttentionConfig};
 pub use block::Block;
 pub use cache::{KvCache, TokenCache};
 pub use changed_config::{with_mlp_widths, with_stored_type};
