@@ -25,8 +25,33 @@ use crate::{
     checkpoint, compress_into, device, expected, fixture, floats, ids, story_tokens, tiny_spectra,
 };
 
-const FAMILIES: &[&str] =
-    &["tiny-llama", "tiny-llama3", "tiny-qwen2", "tiny-mistral", "tiny-qwen3"];
+const FAMILIES: &[&str] = &[
+    "tiny-llama",
+    "tiny-llama3",
+    "tiny-qwen2",
+    "tiny-mistral",
+    "tiny-qwen3",
+    "tiny-smollm3",
+    "tiny-granite",
+    "tiny-olmo2",
+    "tiny-olmo3",
+    "tiny-gemma",
+    "tiny-gemma2",
+    "tiny-gemma3",
+    "tiny-phi3",
+    "tiny-stablelm",
+    "tiny-stablelm-parallel",
+    "tiny-starcoder2",
+    "tiny-olmo",
+    "tiny-cohere",
+    "tiny-glm",
+    "tiny-glm4",
+    "tiny-helium",
+    "tiny-seed-oss",
+    "tiny-arcee",
+    "tiny-ernie",
+    "tiny-ministral",
+];
 
 fn load(name: &str) -> LoadedModel {
     load_model(fixture(name), &device(), FloatDType::F32, &mut ()).unwrap()
