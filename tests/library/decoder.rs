@@ -51,6 +51,7 @@ const FAMILIES: &[&str] = &[
     "tiny-arcee",
     "tiny-ernie",
     "tiny-ministral",
+    "tiny-neox",
 ];
 
 fn load(name: &str) -> LoadedModel {

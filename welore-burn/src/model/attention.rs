@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::attend::{CausalMask, attend};
 use super::cache::KvCache;
-use super::config::{DecoderConfig, QkNorm};
+use super::config::{DecoderConfig, QkNorm, QkvLayout};
 use super::norm::{Norm, NormConfig, NormKind};
 use super::rotary::RotaryTable;
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
@@ -27,9 +27,9 @@ pub struct AttentionConfig {
     /// Whether the output projection has a bias.
     #[config(default = false)]
     pub output_bias: bool,
-    /// Whether one matrix projects to queries, keys and values.
-    #[config(default = false)]
-    pub fused: bool,
+    /// Which matrices project to queries, keys and values.
+    #[config(default = "QkvLayout::Separate")]
+    pub qkv: QkvLayout,
     /// Norms of queries and keys.
     #[config(default = "QkNorm::None")]
     pub qk_norm: QkNorm,
@@ -60,7 +60,7 @@ impl From<&DecoderConfig> for AttentionConfig {
         )
         .with_qkv_bias(config.qkv_bias)
         .with_output_bias(config.output_bias)
-        .with_fused(config.fused_qkv)
+        .with_qkv(config.qkv)
         .with_qk_norm(config.qk_norm)
         .with_norm(config.norm)
         .with_epsilon(config.rms_norm_eps)
@@ -81,7 +81,8 @@ impl AttentionConfig {
                 .init(device)
         };
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
-        let own = |width| (!self.fused).then(|| linear(self.hidden_size, width, self.qkv_bias));
+        let fused = self.qkv != QkvLayout::Separate;
+        let own = |width| (!fused).then(|| linear(self.hidden_size, width, self.qkv_bias));
         let norm =
             |width| NormConfig { width, kind: self.norm, epsilon: self.epsilon }.init(device);
         let norms = match self.qk_norm {
@@ -94,8 +95,7 @@ impl AttentionConfig {
             q_proj: own(queries),
             k_proj: own(keys),
             v_proj: own(keys),
-            qkv_proj: self
-                .fused
+            qkv_proj: fused
                 .then(|| linear(self.hidden_size, queries + 2 * keys, self.qkv_bias)),
             o_proj: linear(queries, self.hidden_size, self.output_bias),
             q_norm,
@@ -103,6 +103,7 @@ impl AttentionConfig {
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
+            by_head: self.qkv == QkvLayout::FusedByHead,
             norms_heads: self.qk_norm == QkNorm::Head,
             query_scale: self.scale.map(|scale| scale * (self.head_dim as f64).sqrt()),
             cap: self.cap,
@@ -134,6 +135,9 @@ pub struct Attention {
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
+    /// Whether the fused projection gives one head after the other.
+    #[module(skip)]
+    by_head: bool,
     /// Whether the norms are of each head, not of all together.
     #[module(skip)]
     norms_heads: bool,
@@ -194,6 +198,15 @@ impl Attention {
     /// Queries, keys and values, each `[batch, positions, heads * head_dim]` with its own heads.
     fn projected(&self, x: Tensor<3>) -> [Tensor<3>; 3] {
         let all = match &self.qkv_proj {
+            Some(fused) if self.by_head => {
+                let [batch, positions, _] = x.dims();
+                let (heads, width) = (self.heads, self.head_dim);
+                let all = fused.forward(x).reshape([batch, positions, heads, 3 * width]);
+                [0, 1, 2].map(|part| {
+                    let part = all.clone().narrow(3, part * width, width);
+                    part.reshape([batch, positions, heads * width])
+                })
+            }
             Some(fused) => {
                 let all = fused.forward(x);
                 let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);

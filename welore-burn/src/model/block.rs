@@ -73,10 +73,14 @@ impl Block {
         let [before_attention, after_attention, before_mlp, after_mlp] = self.norms();
         let inner = normed(before_attention, x.clone());
         let attended = self.self_attn.forward(inner.clone(), rotary, mask, cache);
-        let x = x + self.scaled(normed(after_attention, attended));
-        let inner = match self.layout {
-            BlockLayout::SharedNorm => inner,
-            _ => normed(before_mlp, x.clone()),
+        let attended = self.scaled(normed(after_attention, attended));
+        let (x, inner) = match self.layout {
+            BlockLayout::SharedNorm => (x + attended, inner),
+            BlockLayout::Parallel => (x.clone() + attended, normed(before_mlp, x)),
+            _ => {
+                let x = x + attended;
+                (x.clone(), normed(before_mlp, x))
+            }
         };
         x + self.scaled(normed(after_mlp, self.mlp.forward(inner)))
     }
@@ -101,7 +105,7 @@ impl Block {
         ]
         .map(Option::as_ref);
         match self.layout {
-            BlockLayout::Before => [input, None, second, None],
+            BlockLayout::Before | BlockLayout::Parallel => [input, None, second, None],
             BlockLayout::After => [None, second, None, last],
             BlockLayout::Around => [input, second, before_mlp, last],
             BlockLayout::AroundGlm => [input, own, second, own_last],

@@ -2,6 +2,7 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use super::activation::Activation;
+use super::names::Names;
 use super::norm::NormKind;
 
 /// Configuration to create a [`Decoder`](super::Decoder) model using its `init` function.
@@ -47,6 +48,9 @@ pub struct DecoderConfig {
     /// Whether the MLP projections have a bias.
     #[config(default = false)]
     pub mlp_bias: bool,
+    /// How files name its parts.
+    #[config(default = "Names::Llama")]
+    pub names: Names,
     /// Where the norms of a block are, and whether its two parts have the same input.
     #[config(default = "BlockLayout::Before")]
     pub layout: BlockLayout,
@@ -56,9 +60,9 @@ pub struct DecoderConfig {
     /// Norms of queries and keys.
     #[config(default = "QkNorm::None")]
     pub qk_norm: QkNorm,
-    /// Whether one matrix, `qkv_proj`, projects to queries, keys and values (Phi-3).
-    #[config(default = false)]
-    pub fused_qkv: bool,
+    /// Which matrices project to queries, keys and values.
+    #[config(default = "QkvLayout::Separate")]
+    pub qkv: QkvLayout,
     /// Which matrices an MLP has.
     #[config(default = "MlpLayout::Gated")]
     pub mlp: MlpLayout,
@@ -162,10 +166,11 @@ impl DecoderConfig {
     /// nothing.
     pub fn beyond_llama(&self) -> Option<&'static str> {
         let variations = [
+            (self.names != Names::Llama, "tensors of other names"),
             (self.layout != BlockLayout::Before, "norms in other places"),
             (self.norm != NormKind::Rms, "norms of another kind"),
             (self.qk_norm != QkNorm::None, "norms of queries and keys"),
-            (self.fused_qkv, "one matrix for queries, keys and values"),
+            (self.qkv != QkvLayout::Separate, "one matrix for queries, keys and values"),
             (self.mlp != MlpLayout::Gated, "other matrices in the MLP"),
             (self.activation != Activation::Silu, "an activation other than silu"),
             (self.attention_scale.is_some(), "a scale of attention of its own"),
@@ -212,6 +217,9 @@ pub enum BlockLayout {
     /// Both parts have the same input and the same norm: `x + attention(norm(x)) + mlp(norm(x))`
     /// (Cohere).
     SharedNorm,
+    /// Both parts have the same input, and each has a norm: `x + attention(norm(x)) + mlp(norm(x))`
+    /// (GPT-NeoX).
+    Parallel,
 }
 
 impl BlockLayout {
@@ -220,7 +228,7 @@ impl BlockLayout {
         let (input, second) = (Some("input_layernorm"), Some("post_attention_layernorm"));
         let last = Some("post_feedforward_layernorm");
         match self {
-            Self::Before => [input, None, second, None],
+            Self::Before | Self::Parallel => [input, None, second, None],
             Self::After => [None, second, None, last],
             Self::Around => [input, second, Some("pre_feedforward_layernorm"), last],
             Self::AroundGlm => {
@@ -235,6 +243,19 @@ impl BlockLayout {
         let [_, after_attention, _, after_mlp] = self.norms();
         after_attention.is_none() && after_mlp.is_none()
     }
+}
+
+/// Which matrices project to queries, keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum QkvLayout {
+    /// `q_proj`, `k_proj` and `v_proj`.
+    #[default]
+    Separate,
+    /// One matrix: all queries, then all keys, then all values (Phi-3).
+    Fused,
+    /// One matrix: query, key and value of each head, one head after the other (GPT-NeoX). There are as
+    /// many heads of keys as of queries.
+    FusedByHead,
 }
 
 /// Norms of queries and keys, before they are rotated.

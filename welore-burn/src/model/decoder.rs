@@ -7,6 +7,7 @@ use super::block::Block;
 use super::cache::KvCache;
 use super::config::{DecoderConfig, RopeScaling};
 use super::language::{LanguageModel, ModelMatrix};
+use super::names::Names;
 use super::norm::{Norm, NormConfig};
 use super::rotary::{Rotary, RotaryTable};
 use crate::forms::{apply_transposed, look_up, weight_shape};
@@ -15,18 +16,17 @@ use crate::linear::{LowRankLinear, LowRankLinearConfig};
 /// A decoder-only language model, described by a [`DecoderConfig`].
 ///
 /// Should be created with [`DecoderConfig`], or loaded with [`load_model`](super::load_model).
-/// Parameter paths are the Hugging Face tensor names (norms use Burn's `gamma` instead of
-/// `weight`), so plans apply by name.
-#[derive(Module, Debug)]
+/// Parameter paths are the Hugging Face tensor names, also where a family has [other ones](Names)
+/// than the fields here (norms use Burn's `gamma` instead of `weight`), so plans apply by name.
+#[derive(Debug, Clone)]
 pub struct Decoder {
     /// Embedding, blocks and final norm.
     pub model: DecoderBody,
     /// Head, `[hidden_size, vocab_size]`; `None` if it is the transposed embedding.
     pub lm_head: Option<LowRankLinear>,
-    #[module(skip)]
-    logit_scale: Option<f64>,
-    #[module(skip)]
-    logit_cap: Option<f64>,
+    pub(super) names: Names,
+    pub(super) logit_scale: Option<f64>,
+    pub(super) logit_cap: Option<f64>,
 }
 
 /// Everything below the head.
@@ -104,6 +104,7 @@ impl DecoderConfig {
                     .with_initializer(initializer)
                     .init(device)
             }),
+            names: self.names,
             logit_scale: self.logit_scale,
             logit_cap: self.logit_cap,
         }
@@ -194,7 +195,7 @@ impl LanguageModel for Decoder {
             let matrices = layer.matrices().into_iter();
             matrices
                 .map(|(path, writes_residual)| ModelMatrix {
-                    name: format!("model.layers.{block}.{path}").into(),
+                    name: self.names.of_path(&format!("model.layers.{block}.{path}")).into(),
                     block,
                     writes_residual,
                 })

@@ -187,7 +187,8 @@ pub fn load_model(
 /// Refuses a head that is not the embedding, though the configuration says so. Programs differ in
 /// which of the two they compute with.
 fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
-    let both = ["model.embed_tokens.weight", HEAD];
+    let both = [EMBEDDING, HEAD].map(|path| config.names.of_path(path));
+    let both = both.each_ref().map(String::as_str);
     let has_both = both.iter().all(|name| checkpoint.meta(name).is_some());
     if !config.tie_word_embeddings || !has_both {
         return Ok(());
@@ -205,21 +206,30 @@ fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<()
     }
 }
 
+/// The embedding.
+const EMBEDDING: &str = "model.embed_tokens.weight";
+
 /// The head, where it is not the embedding.
 const HEAD: &str = "lm_head.weight";
+
+/// Ends of the names of tensors that are not parameters: rotary frequencies, and masks of Pythia.
+const BUFFERS: [&str; 3] = ["rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"];
 
 /// Tensors of a checkpoint that are not parameters: old checkpoints store the rotary frequencies,
 /// and some store a tied head a second time.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
-    let tied = config.tie_word_embeddings;
-    move |name| name.ends_with("rotary_emb.inv_freq") || (tied && name == HEAD)
+    let (tied, head) = (config.tie_word_embeddings, config.names.of_path(HEAD));
+    move |name| {
+        BUFFERS.iter().any(|buffer| name.ends_with(buffer)) || (tied && name == head)
+    }
 }
 
 /// A hostile `config.json` must not make us build a billion layers before we find a tensor missing:
 /// every layer has tensors, so there cannot be more layers than tensors.
 fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+    let layers_at = config.names.of_path(LAYERS);
     let number = |name: &str| -> Option<usize> {
-        name.strip_prefix(LAYERS)?.split('.').next()?.parse().ok()
+        name.strip_prefix(layers_at.as_str())?.split('.').next()?.parse().ok()
     };
     let layers: BTreeSet<usize> = checkpoint.names().filter_map(number).collect();
     let Some(missing) = (0..config.num_hidden_layers).find(|layer| !layers.contains(layer)) else {
@@ -227,7 +237,7 @@ fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<
     };
     let first = config.layout.norms().into_iter().flatten().next();
     let first = first.filter(|_| config.norm != NormKind::LayerAlone);
-    let tensor = format!("{LAYERS}{missing}.{}.weight", first.unwrap_or("self_attn.o_proj"));
+    let tensor = format!("{layers_at}{missing}.{}.weight", first.unwrap_or("self_attn.o_proj"));
     Err(absent(checkpoint, tensor).into())
 }
 

@@ -10,6 +10,7 @@ mod gemma2;
 mod gemma3;
 mod glm;
 mod glm4;
+mod gpt_neox;
 mod granite;
 mod helium;
 mod llama;
@@ -79,6 +80,7 @@ static FAMILIES: &[&dyn Family] = &[
     &arcee::Arcee,
     &ernie4_5::Ernie45,
     &ministral::Ministral,
+    &gpt_neox::GptNeox,
 ];
 
 /// The supported values of `model_type` in a `config.json`.

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::Family;
-use crate::model::config::{DecoderConfig, MlpLayout};
+use crate::model::config::{DecoderConfig, MlpLayout, QkvLayout};
 use crate::model::hf_config::{ConfigError, HfConfig};
 
 /// Phi-3 and Phi-4 (arXiv 2404.14219): one matrix for queries, keys and values, one for gate and up
@@ -31,7 +31,7 @@ impl Family for Phi3 {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
-        let decoder = config.describe()?.with_fused_qkv(true).with_mlp(MlpLayout::FusedGated);
+        let decoder = config.describe()?.with_qkv(QkvLayout::Fused).with_mlp(MlpLayout::FusedGated);
         config.with_window(decoder, 0)
     }
 }

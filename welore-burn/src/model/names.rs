@@ -1,0 +1,105 @@
+//! Names of tensors where a family has others than LLaMA.
+
+use burn::module::{Flag, ModuleMapper, ModuleVisitor, Param};
+use burn::tensor::{Bool, Int, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// How files name the parts of a decoder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Names {
+    /// As the fields of [`Decoder`](super::Decoder) are called, which is what most families have.
+    #[default]
+    Llama,
+    /// GPT-NeoX.
+    GptNeox,
+}
+
+/// Fields, and what they are called in GPT-NeoX.
+const GPT_NEOX: [(&str, &str); 9] = [
+    ("model", "gpt_neox"),
+    ("embed_tokens", "embed_in"),
+    ("norm", "final_layer_norm"),
+    ("self_attn", "attention"),
+    ("qkv_proj", "query_key_value"),
+    ("o_proj", "dense"),
+    ("up_proj", "dense_h_to_4h"),
+    ("down_proj", "dense_4h_to_h"),
+    ("lm_head", "embed_out"),
+];
+
+impl Names {
+    /// The name of a field.
+    fn of(self, field: &str) -> &str {
+        let table: &[(&str, &'static str)] = match self {
+            Self::Llama => &[],
+            Self::GptNeox => &GPT_NEOX,
+        };
+        table.iter().find(|(own, _)| *own == field).map_or(field, |(_, name)| *name)
+    }
+
+    /// The name of what is at a path of fields, such as `model.layers.0.mlp`.
+    pub(super) fn of_path(self, path: &str) -> String {
+        path.split('.').map(|field| self.of(field)).collect::<Vec<_>>().join(".")
+    }
+}
+
+/// A visitor or a mapper to which fields have the names of files.
+pub(super) struct Named<'a, V> {
+    pub names: Names,
+    pub inner: &'a mut V,
+}
+
+impl<V: ModuleVisitor> ModuleVisitor for Named<'_, V> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.inner.visit_float(param);
+    }
+
+    fn visit_int<const D: usize>(&mut self, param: &Param<Tensor<D, Int>>) {
+        self.inner.visit_int(param);
+    }
+
+    fn visit_bool<const D: usize>(&mut self, param: &Param<Tensor<D, Bool>>) {
+        self.inner.visit_bool(param);
+    }
+
+    fn visit_flag(&mut self, flag: &Param<Flag>) {
+        self.inner.visit_flag(flag);
+    }
+
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.inner.enter_module(self.names.of(name), container_type);
+    }
+
+    fn exit_module(&mut self, name: &str, container_type: &str) {
+        self.inner.exit_module(self.names.of(name), container_type);
+    }
+}
+
+impl<M: ModuleMapper> ModuleMapper for Named<'_, M> {
+    fn enter_module(&mut self, name: &str, container_type: &str) {
+        self.inner.enter_module(self.names.of(name), container_type);
+    }
+
+    fn exit_module(&mut self, name: &str, container_type: &str) {
+        self.inner.exit_module(self.names.of(name), container_type);
+    }
+
+    fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
+        self.inner.map_float(param)
+    }
+
+    fn map_int<const D: usize>(&mut self, param: Param<Tensor<D, Int>>) -> Param<Tensor<D, Int>> {
+        self.inner.map_int(param)
+    }
+
+    fn map_bool<const D: usize>(
+        &mut self,
+        param: Param<Tensor<D, Bool>>,
+    ) -> Param<Tensor<D, Bool>> {
+        self.inner.map_bool(param)
+    }
+
+    fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
+        self.inner.map_flag(flag)
+    }
+}
