@@ -52,6 +52,8 @@ const FAMILIES: &[&str] = &[
     "tiny-ernie",
     "tiny-ministral",
     "tiny-neox",
+    "tiny-cohere2",
+    "tiny-exaone4",
 ];
 
 fn load(name: &str) -> LoadedModel {

@@ -18,6 +18,26 @@ struct Own {
     use_qk_norm: Option<bool>,
 }
 
+/// What both families of Command R have in common.
+pub(super) fn described(config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+    let own: Own = config.own()?;
+    if own.use_qk_norm == Some(true) {
+        return Err(ConfigError::Unsupported {
+            field: "use_qk_norm",
+            value: "true".into(),
+            supported: "false",
+        });
+    }
+    let bias = config.attention_bias.unwrap_or(false);
+    let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+    Ok(decoder
+        .with_layout(BlockLayout::SharedNorm)
+        .with_norm(NormKind::Layer)
+        .with_rms_norm_eps(positive("layer_norm_eps", own.layer_norm_eps)?)
+        .with_rotary_neighbours(true)
+        .with_logit_scale(Some(positive("logit_scale", own.logit_scale)?)))
+}
+
 impl Family for Cohere {
     fn model_type(&self) -> &'static str {
         "cohere"
@@ -40,21 +60,6 @@ impl Family for Cohere {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
-        let own: Own = config.own()?;
-        if own.use_qk_norm == Some(true) {
-            return Err(ConfigError::Unsupported {
-                field: "use_qk_norm",
-                value: "true".into(),
-                supported: "false",
-            });
-        }
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
-        Ok(decoder
-            .with_layout(BlockLayout::SharedNorm)
-            .with_norm(NormKind::Layer)
-            .with_rms_norm_eps(positive("layer_norm_eps", own.layer_norm_eps)?)
-            .with_rotary_neighbours(true)
-            .with_logit_scale(Some(positive("logit_scale", own.logit_scale)?)))
+        described(config)
     }
 }

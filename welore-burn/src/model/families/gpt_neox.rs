@@ -43,7 +43,9 @@ impl Family for GptNeox {
         // Each query head has its own keys, whatever a file says, and heads have one width.
         config["num_key_value_heads"] = Value::Null;
         config["head_dim"] = Value::Null;
-        for (older, field) in [("rotary_emb_base", "rope_theta"), ("rotary_pct", "partial_rotary_factor")] {
+        for (older, field) in
+            [("rotary_emb_base", "rope_theta"), ("rotary_pct", "partial_rotary_factor")]
+        {
             if !config[older].is_null() {
                 config[field] = config[older].clone();
             }

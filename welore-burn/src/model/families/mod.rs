@@ -4,7 +4,9 @@
 
 mod arcee;
 mod cohere;
+mod cohere2;
 mod ernie4_5;
+mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -73,6 +75,7 @@ static FAMILIES: &[&dyn Family] = &[
     &starcoder2::StarCoder2,
     &olmo::Olmo,
     &cohere::Cohere,
+    &cohere2::Cohere2,
     &glm::Glm,
     &glm4::Glm4,
     &helium::Helium,
@@ -81,6 +84,7 @@ static FAMILIES: &[&dyn Family] = &[
     &ernie4_5::Ernie45,
     &ministral::Ministral,
     &gpt_neox::GptNeox,
+    &exaone4::Exaone4,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
