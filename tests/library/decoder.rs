@@ -86,6 +86,23 @@ fn logits_agree_with_pytorch_for_every_architecture() {
     }
 }
 
+/// Training attends in another way than evaluation, and keeps all scores.
+#[test]
+fn families_compute_the_same_where_gradients_are_recorded() {
+    let device = device().autodiff();
+    for name in FAMILIES {
+        let figures = expected(name);
+        let model = load_model(fixture(name), &device, FloatDType::F32, &mut ()).unwrap().model;
+        let input: Vec<i32> = ids(&figures["input"]).iter().map(|id| *id as i32).collect();
+        let len = input.len();
+        let tokens = Tensor::<2, Int>::from_data(TensorData::new(input, [1, len]), &device);
+        let last = model.forward(tokens).inner().narrow(1, len - 1, 1).into_data();
+        for (got, want) in last.iter::<f64>().zip(floats(&figures["last_logits"])) {
+            assert!((got - want).abs() < 1e-3, "{name}: {got} for {want}");
+        }
+    }
+}
+
 #[test]
 fn parameters_are_counted_from_the_configuration_alone() {
     for name in FAMILIES {
