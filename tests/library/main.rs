@@ -15,6 +15,7 @@ mod frontier;
 mod fuzzed;
 mod gguf;
 mod gradients;
+mod hf_config;
 mod imatrix;
 mod kernels;
 mod language;

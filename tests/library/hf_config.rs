@@ -1,0 +1,227 @@
+//! What is read from a `config.json`, for every family.
+
+use burn::module::Module;
+use serde_json::{Value, json};
+use welore_burn::model::{ConfigError, DecoderConfig, RopeScaling, read_config};
+
+use crate::{device, expected, fixture};
+
+/// A configuration that states no more than sizes, with some more fields.
+fn short_config(model_type: &str, more: Value) -> Result<DecoderConfig, ConfigError> {
+    let mut config = json!({
+        "model_type": model_type,
+        "vocab_size": 64,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 32,
+    });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    DecoderConfig::from_hf_json(&config.to_string())
+}
+
+#[test]
+fn mlps_may_have_a_width_for_each_layer() {
+    let with = |widths: Value| short_config("llama", json!({ "intermediate_size": widths }));
+    let config = with(json!([64, 96])).unwrap();
+    assert_eq!((config.intermediate_size, config.mlp_width(0), config.mlp_width(1)), (96, 64, 96));
+    assert_eq!(config.parameters(), config.init(&device()).num_params() as u128);
+    assert_eq!(with(json!([96, 96])), short_config("llama", json!({})), "they do not differ");
+    for wrong in [json!([96]), json!([]), json!([96, 0]), json!([96, -1]), json!("wide")] {
+        let error = with(wrong).unwrap_err().to_string();
+        assert!(error.contains("intermediate_size"), "{error}");
+    }
+}
+
+#[test]
+fn fields_that_a_configuration_lacks_are_those_of_transformers() {
+    let (none, nothing) = (None::<usize>, Vec::<u32>::new());
+    for (model_type, more, kv_heads, context, window, ends) in [
+        ("llama", json!({}), 32, 2048, none, vec![2]),
+        ("llama", json!({ "eos_token_id": null }), 32, 2048, none, nothing.clone()),
+        ("mistral", json!({}), 8, 131_072, Some(4096), vec![2]),
+        ("mistral", json!({ "sliding_window": null }), 8, 131_072, none, vec![2]),
+        ("mistral", json!({ "num_key_value_heads": null }), 32, 131_072, Some(4096), vec![2]),
+        ("mistral", json!({ "num_key_value_heads": 4 }), 4, 131_072, Some(4096), vec![2]),
+        ("qwen2", json!({}), 32, 32_768, none, nothing.clone()),
+        (
+            "qwen2",
+            json!({ "use_sliding_window": true, "max_window_layers": 1 }),
+            32,
+            32_768,
+            Some(4096),
+            nothing.clone(),
+        ),
+        // All of the two layers are among the first 28.
+        ("qwen2", json!({ "use_sliding_window": true }), 32, 32_768, none, nothing.clone()),
+    ] {
+        let config = short_config(model_type, more.clone()).unwrap();
+        let case = format!("{model_type} {more}");
+        assert_eq!(config.num_key_value_heads, kv_heads, "{case}");
+        assert_eq!(config.max_position_embeddings, context, "{case}");
+        assert_eq!(config.sliding_window, window, "{case}");
+        assert_eq!(config.eos_token_ids, ends, "{case}");
+        assert_eq!((config.rope_theta, config.rms_norm_eps), (10000.0, 1e-6), "{case}");
+        assert_eq!((config.head_dim, config.initializer_range), (2, 0.02), "{case}");
+        assert!(!config.tie_word_embeddings && !config.mlp_bias && !config.output_bias, "{case}");
+        assert_eq!(config.qkv_bias, model_type == "qwen2", "{case}");
+    }
+}
+
+/// `families.json` has the defaults of the families that were added after the first three.
+#[test]
+fn families_have_the_defaults_of_transformers() {
+    let short = expected("short");
+    let defaults = expected("defaults");
+    for want in defaults.as_array().unwrap() {
+        let mut json = short.clone();
+        json["model_type"] = want["model_type"].clone();
+        let config = DecoderConfig::from_hf_json(&json.to_string()).unwrap();
+        let windows: Vec<Option<usize>> = (0..config.num_hidden_layers)
+            .map(|layer| config.sliding_window.filter(|_| config.has_window(layer)))
+            .collect();
+        let got = json!({
+            "model_type": want["model_type"],
+            "kv_heads": config.num_key_value_heads,
+            "head_dim": config.head_dim,
+            "context": config.max_position_embeddings,
+            "windows": windows,
+            "ends": config.eos_token_ids,
+            "theta": config.rope_theta,
+            "eps": config.rms_norm_eps,
+            "tied": config.tie_word_embeddings,
+        });
+        assert_eq!(&got, want);
+    }
+}
+
+#[test]
+fn layers_that_differ_are_described_one_by_one() {
+    let of = |model_type: &str, more: Value| {
+        let mut sizes = json!({
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 4,
+        });
+        sizes.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        short_config(model_type, sizes)
+    };
+    let rotary = |more| {
+        let config = of("smollm3", more).unwrap();
+        (0..4).map(|layer| config.has_rotary(layer)).collect::<Vec<_>>()
+    };
+    assert_eq!(rotary(json!({})), [true, true, true, false]);
+    assert_eq!(rotary(json!({ "no_rope_layer_interval": 2 })), [true, false, true, false]);
+    assert_eq!(rotary(json!({ "no_rope_layers": [0, 1, 1, 1, 0] })), [false, true, true, true]);
+    let few = of("smollm3", json!({ "no_rope_layers": [0, 1] })).unwrap_err();
+    assert!(few.to_string().contains("no_rope_layers"), "{few}");
+
+    // As transformers 5 nests settings of the two types of layers, and as files had them before.
+    let scaled = json!({ "rope_type": "linear", "factor": 8.0, "rope_theta": 5e5 });
+    let nested = json!({
+        "rope_parameters": {
+            "full_attention": scaled,
+            "sliding_attention": { "rope_type": "default", "rope_theta": 1e3 },
+        },
+    });
+    let older = json!({
+        "rope_theta": 5e5,
+        "rope_local_base_freq": 1e3,
+        "rope_scaling": { "type": "linear", "factor": 8.0 },
+    });
+    let config = of("gemma3_text", nested.clone()).unwrap();
+    assert_eq!(of("gemma3_text", older), Ok(config.clone()));
+    assert_eq!((config.rope_theta, config.window_rope_theta), (5e5, Some(1e3)));
+    assert!(of("llama", nested).unwrap_err().to_string().contains("rope_parameters"));
+
+    let types = json!(["sliding_attention", "full_attention"]);
+    let few = of("ministral", json!({ "layer_types": types })).unwrap_err();
+    assert!(few.to_string().contains("layer_types"), "{few}");
+}
+
+#[test]
+fn a_default_end_of_text_gives_way_to_that_of_the_generation_settings() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut config: Value =
+        serde_json::from_slice(&std::fs::read(fixture("tiny-llama/config.json")).unwrap()).unwrap();
+    config.as_object_mut().unwrap().remove("eos_token_id");
+    std::fs::write(dir.path().join("config.json"), config.to_string()).unwrap();
+    assert_eq!(read_config(dir.path()).unwrap().eos_token_ids, [2]);
+    std::fs::write(dir.path().join("generation_config.json"), r#"{"eos_token_id": [7, 9]}"#)
+        .unwrap();
+    assert_eq!(read_config(dir.path()).unwrap().eos_token_ids, [7, 9]);
+}
+
+#[test]
+fn rotary_settings_that_are_not_computed_are_refused() {
+    let default = |factor: f64| json!({ "rope_type": "default", "partial_rotary_factor": factor });
+    let nested = json!({
+        "full_attention": { "rope_type": "default", "rope_theta": 1e6 },
+        "sliding_attention": { "rope_type": "default", "rope_theta": 1e4 },
+    });
+    for place in ["rope_parameters", "rope_scaling"] {
+        for model_type in ["llama", "mistral", "qwen2"] {
+            let refused = |rope: Value| {
+                short_config(model_type, json!({ place: rope })).unwrap_err().to_string()
+            };
+            assert!(refused(default(0.5)).contains("`partial_rotary_factor`: 0.5"));
+            assert!(refused(nested.clone()).contains(&format!("`{place}`")));
+            assert!(short_config(model_type, json!({ place: default(1.0) })).is_ok());
+        }
+    }
+}
+
+#[test]
+fn two_rotary_settings_have_to_be_the_same() {
+    let linear = |factor: f64| json!({ "rope_type": "linear", "factor": factor });
+    let with = |older: Value, newer: Value| {
+        let both = json!({ "rope_scaling": older, "rope_parameters": newer });
+        short_config("llama", both).map_err(|error| error.to_string())
+    };
+    let config = with(linear(2.0), linear(2.0)).unwrap();
+    assert_eq!(config.rope_scaling, RopeScaling::Linear { factor: 2.0 });
+    assert_eq!(with(Value::Null, linear(2.0)), Ok(config.clone()));
+    assert_eq!(with(json!({}), linear(2.0)), Ok(config));
+    let default = json!({ "rope_type": "default", "rope_theta": 10000.0 });
+    assert!(with(linear(2.0), default.clone()).unwrap_err().contains("`rope_scaling`"));
+    assert!(with(linear(2.0), linear(4.0)).unwrap_err().contains("`rope_scaling`"));
+    let yarn = json!({ "rope_type": "yarn", "factor": 4.0 });
+    assert!(with(yarn, default).unwrap_err().contains("yarn"));
+}
+
+#[test]
+fn configurations_of_other_models_are_refused_by_field() {
+    let text = std::fs::read_to_string(fixture("tiny-llama/config.json")).unwrap();
+    let edited = |key: &str, value: serde_json::Value| {
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config[key] = value;
+        DecoderConfig::from_hf_json(&config.to_string()).unwrap_err()
+    };
+    let other = edited("model_type", json!("gpt2"));
+    let unknown = "gpt2".to_string();
+    assert!(
+        matches!(&other, ConfigError::Architecture { model_type, .. } if *model_type == unknown)
+    );
+    assert!(other.to_string().contains("qwen2"), "{other}");
+    for (key, value) in [
+        ("hidden_act", json!("quick_gelu")),
+        ("is_causal", json!(false)),
+        ("quantization_config", json!({"bits": 4})),
+        ("rope_parameters", json!({"rope_type": "yarn", "factor": 2.0})),
+        ("num_key_value_heads", json!(3)),
+        ("hidden_size", json!(0)),
+        ("hidden_size", json!(1u64 << 60)),
+        ("num_hidden_layers", json!(1u64 << 40)),
+        ("rms_norm_eps", json!(-1.0)),
+        ("rope_parameters", json!({"rope_type": "linear"})),
+        ("vocab_size", json!("many")),
+    ] {
+        // `rope_parameters` holds the fields that are at fault.
+        let field = if key == "rope_parameters" { "rope_type factor" } else { key };
+        let error = edited(key, value.clone()).to_string();
+        let named = field.split(' ').any(|field| error.contains(field));
+        assert!(named || error.contains("many"), "{key}: {error}");
+    }
+    assert!(matches!(DecoderConfig::from_hf_json("{"), Err(ConfigError::Json(_))));
+    assert!(matches!(DecoderConfig::from_hf_json("{}"), Err(ConfigError::Json(_))));
+}
