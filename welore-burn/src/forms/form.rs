@@ -187,6 +187,14 @@ impl Form {
         Self::PackedFactors(PackedFactors { rank, tensor_type, base })
     }
 
+    /// Its blocks, if these have all of its entries.
+    pub fn as_blocks(&self) -> Option<Blocks> {
+        match self {
+            Self::Blocks(blocks) => Some(*blocks),
+            _ => None,
+        }
+    }
+
     /// Whether it is made of blocks, which do not train.
     pub fn is_packed(&self) -> bool {
         match self {

@@ -83,13 +83,10 @@ impl FormCost {
 
 /// The forms of blocks by columns that a matrix `[out, in]` can have.
 pub fn by_columns(shape: [usize; 2], types: &[TensorType]) -> Vec<Form> {
-    let turned = types.iter().map(|of| Form::turned_blocks(*of));
     // Floats are the same by columns.
-    let has_blocks = |form: &Form| match form {
-        Form::Blocks(blocks) => blocks.tensor_type.block_len() > 1,
-        _ => false,
-    };
-    turned.filter(|form| has_blocks(form) && form.problem(shape).is_none()).collect()
+    let of_blocks = types.iter().filter(|of| of.block_len() > 1);
+    let turned = of_blocks.map(|of| Form::turned_blocks(*of));
+    turned.filter(|form| form.problem(shape).is_none()).collect()
 }
 
 /// The forms of factors in blocks that a matrix `[out, in]` can have: alone, and on these bases.
@@ -285,10 +282,7 @@ fn bases(costs: &[FormCost]) -> Vec<Blocks> {
     let points: Vec<Point> =
         costs.iter().map(|cost| Point { cost: cost.bytes, loss: cost.loss }).collect();
     let hull = if points.is_empty() { Vec::new() } else { lower_hull(&points) };
-    let blocks = hull.into_iter().filter_map(|at| match costs[at].form {
-        Form::Blocks(blocks) => Some(blocks),
-        _ => None,
-    });
+    let blocks = hull.into_iter().filter_map(|at| costs[at].form.as_blocks());
     blocks.filter(|blocks| bits_of(blocks.tensor_type) <= MOST_BITS_OF_BASE).collect()
 }
 
