@@ -43,12 +43,16 @@ fn missing_directory_is_named() {
 
 #[test]
 fn missing_file_is_named() {
-    for file in ["config.json", "model.safetensors"] {
-        let sandbox = Sandbox::new();
-        sandbox.remove(&format!("model/{file}"));
-        for line in READERS {
-            sandbox.refuses(line, &format!("model/{file}"));
-        }
+    let sandbox = Sandbox::new();
+    let config = sandbox.read("model/config.json");
+    sandbox.remove("model/config.json");
+    for line in [EVAL, "generate model --prompt Mia", "export model --gguf model.gguf"] {
+        refuses_with(&sandbox, line, "model/config.json", "need its weights only");
+    }
+    sandbox.write("model/config.json", config);
+    sandbox.remove(WEIGHTS);
+    for line in READERS {
+        sandbox.refuses(line, WEIGHTS);
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod companions;
 mod error;
+mod linear_layers;
 mod module;
 mod reader;
 mod shards;
@@ -14,6 +15,7 @@ mod stored;
 
 pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
+pub use linear_layers::{LinearLayers, NotLinear};
 pub use module::{as_stored, check_module, load_module, save_module};
 pub(crate) use module::{load_weights, with_forms};
 pub use reader::{Checkpoint, TensorMeta};

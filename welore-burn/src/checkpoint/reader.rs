@@ -59,6 +59,11 @@ impl TensorMeta {
         self.shape.iter().map(|n| *n as u64).product()
     }
 
+    /// Whether it holds numbers of a type that weights are read in.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+
     /// Stored bytes.
     pub fn bytes(&self) -> u64 {
         (self.range.1 - self.range.0) as u64

@@ -160,7 +160,7 @@ fn pieces(
 }
 
 /// A tensor that is not merged into another one.
-fn whole<'a>(
+pub(super) fn whole<'a>(
     checkpoint: &Checkpoint,
     tensor: &'a str,
     precision: Option<Precision>,

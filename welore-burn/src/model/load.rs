@@ -105,8 +105,8 @@ pub struct OpenedModel {
 /// [`LoadError`]. Missing, unused and misshaped tensors are all named.
 pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel, LoadError> {
     let dir = dir.as_ref();
-    let config = read_config(dir)?;
     let checkpoint = Checkpoint::open(dir)?;
+    let config = read_config(dir)?;
     check_tied_head(&config, &checkpoint)?;
     let checkpoint = checkpoint.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;

@@ -8,7 +8,7 @@ use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
 use welore_burn::ggml::ContainerError;
 use welore_burn::gguf::GgufError;
-use welore_burn::model::LoadError;
+use welore_burn::model::{ConfigError, LoadError, nearest_model_type};
 
 use super::Verdict;
 use crate::models::WHAT_MODEL_IS;
@@ -66,11 +66,16 @@ pub(super) fn file(error: &FileError) -> Option<Verdict> {
     })
 }
 
+/// What works on a model that cannot be run here.
+const OF_WEIGHTS: &str = "inspect, analyze, plan, compress with --err or --no-calibration, and export to a \
+                          directory need its weights only, and work";
+
 pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
     use CheckpointError as E;
     Some(match error {
         E::File(_) | E::Form { .. } | E::Encoding { .. } | E::Interrupted(_) => return None,
         E::Missing { what: MissingKind::Directory, .. } => Verdict::input(WHAT_MODEL_IS),
+        E::Missing { path, .. } if path.ends_with("config.json") => Verdict::input(OF_WEIGHTS),
         E::Missing { .. } => Verdict::input(
             "a model directory contains config.json, tokenizer.json and model.safetensors (or shards with their index)",
         ),
@@ -118,6 +123,10 @@ pub(super) fn form(error: &FormError) -> Option<Verdict> {
 
 pub(super) fn load(error: &LoadError) -> Option<Verdict> {
     match error {
+        LoadError::Config { source: ConfigError::Architecture { model_type, .. }, .. } => {
+            let nearest = nearest_model_type(model_type);
+            Some(Verdict::input_with(format!("the nearest of these is `{nearest}`; {OF_WEIGHTS}")))
+        }
         LoadError::Config { .. } => Some(Verdict::input(None)),
         LoadError::OwnHead { .. } => Some(Verdict::input(
             "set `tie_word_embeddings` to false to use it, or remove it from the weights",

@@ -100,7 +100,7 @@ fn base_of(args: &TrainArgs, model: &Path, goal: Option<Goal>, dir: &Path) -> Re
     let selected = of_model(&args.start.selection, opened.skeleton())?;
     let resources = ResourceArgs::default();
     let plan = goal.plan(&opened.checkpoint, &selected, Norms::plain(), &resources)?.plan;
-    warn_of_prospect(&plan);
+    warn_of_prospect(&plan, true);
     let mut bar = Bar::default();
     Compressor::new(&plan).directory(&opened.checkpoint, &output, &mut bar)?;
     bar.finish();
