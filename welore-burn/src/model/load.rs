@@ -6,6 +6,7 @@ use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
+use super::plain_names::open_weights;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_directory, check_module,
     load_weights, with_forms,
@@ -105,7 +106,7 @@ pub struct OpenedModel {
 /// [`LoadError`]. Missing, unused and misshaped tensors are all named.
 pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel, LoadError> {
     let dir = dir.as_ref();
-    let checkpoint = Checkpoint::open(dir)?;
+    let checkpoint = open_weights(dir)?;
     let config = read_config(dir)?;
     check_tied_head(&config, &checkpoint)?;
     let checkpoint = checkpoint.without(ignored(&config));
@@ -190,7 +191,8 @@ fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<()
     if !config.tie_word_embeddings || !has_both {
         return Ok(());
     }
-    let [(meta, embedding), (of_head, head)] = [checkpoint.raw(both[0])?, checkpoint.raw(both[1])?];
+    let [(meta, embedding), (of_head, head)] =
+        [checkpoint.content(both[0])?, checkpoint.content(both[1])?];
     let is_same = meta.shape == of_head.shape
         && match meta.dtype == of_head.dtype {
             true => embedding == head,
@@ -206,11 +208,10 @@ fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<()
 /// The head, where it is not the embedding.
 const HEAD: &str = "lm_head.weight";
 
-/// Tensors of a checkpoint that are not parameters: old checkpoints store the rotary frequencies,
-/// and some store a tied head a second time.
+/// Tensors of a checkpoint that are there twice: some checkpoints store a tied head as well.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
     let tied = config.tie_word_embeddings;
-    move |name| name.ends_with("rotary_emb.inv_freq") || (tied && name == HEAD)
+    move |name| tied && name == HEAD
 }
 
 /// A hostile `config.json` must not make us build a billion layers before we find a tensor missing:

@@ -18,6 +18,7 @@ mod generate;
 mod hf_config;
 mod language;
 mod load;
+mod plain_names;
 mod rotary;
 mod sampling;
 
@@ -35,5 +36,6 @@ pub use hf_config::ConfigError;
 pub(crate) use language::as_tensor;
 pub use language::{LanguageModel, ModelMatrix, device_of, projections};
 pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
+pub use plain_names::open_weights;
 pub use rotary::{Rotary, RotaryTable};
 pub use sampling::{Sampler, SamplerError};

@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 
 use safetensors::Dtype;
-use welore_burn::checkpoint::{CheckpointError, MissingKind};
+use welore_burn::checkpoint::{CheckpointError, MissingKind, Quantizer};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
 use welore_burn::ggml::ContainerError;
@@ -66,6 +66,27 @@ pub(super) fn file(error: &FileError) -> Option<Verdict> {
     })
 }
 
+/// What makes weights of quantized ones that are read here.
+fn dequantizes(by: Quantizer) -> &'static str {
+    match by {
+        Quantizer::Gptq => {
+            "take the model that it was quantized from; or, without `quantization_config` in \
+             config.json, what `amn remember` makes of the file (`cargo install anamnesis --features \
+             cli,gptq`)"
+        }
+        Quantizer::Awq => {
+            "take the model that it was quantized from; or, without `quantization_config` in \
+             config.json, what `amn remember` makes of the file (`cargo install anamnesis --features \
+             cli,awq`)"
+        }
+        Quantizer::BitsAndBytes => {
+            "in Python, `AutoModelForCausalLM.from_pretrained(DIR).dequantize()\
+             .save_pretrained(\"OUT\")` writes a model that is not quantized"
+        }
+        _ => "take the model that it was quantized from",
+    }
+}
+
 /// What works on a model that cannot be run here.
 const OF_WEIGHTS: &str = "inspect, analyze, plan, compress with --err or --no-calibration, and export to a \
                           directory need its weights only, and work";
@@ -83,6 +104,15 @@ pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
             Verdict::input("if it belongs to the model, put a copy in the place of the link")
         }
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
+        E::Adapter { .. } => Verdict::input(
+            "in Python, `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()\
+             .save_pretrained(\"OUT\")` writes a whole model",
+        ),
+        E::Quantized { by, .. } => Verdict::input(dequantizes(*by)),
+        E::Unscaled { .. } => Verdict::input(
+            "its numbers mean nothing without scales; take the model in bf16, or the files as they \
+             were published",
+        ),
         E::Prefixed { prefix, .. } if prefix.starts_with("base_model.") => Verdict::input(
             "its adapters are not merged: in Python, `model.merge_and_unload().save_pretrained(DIR)` \
              writes a whole model",
@@ -97,6 +127,10 @@ pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
         E::Plan { .. } | E::PlanDisagrees { .. } => {
             Verdict::input("compress the dense model again")
         }
+        E::Scales { .. } => Verdict::input(
+            "a scale is for all of a matrix, for a row, or for a block of `weight_block_size` in \
+             config.json, 128 by 128 unless it is stated",
+        ),
         E::NotStorable { .. } | E::Index { .. } | E::Dtype { .. } | E::NotMatrix { .. } => {
             Verdict::input(None)
         }
@@ -126,6 +160,11 @@ pub(super) fn load(error: &LoadError) -> Option<Verdict> {
         LoadError::Config { source: ConfigError::Architecture { model_type, .. }, .. } => {
             let nearest = nearest_model_type(model_type);
             Some(Verdict::input_with(format!("the nearest of these is `{nearest}`; {OF_WEIGHTS}")))
+        }
+        LoadError::Config { source: ConfigError::Unsupported { field, .. }, .. }
+            if *field == "quantization_config" =>
+        {
+            Some(Verdict::input("take the model that it was quantized from"))
         }
         LoadError::Config { .. } => Some(Verdict::input(None)),
         LoadError::OwnHead { .. } => Some(Verdict::input(

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::eval::{EvalError, PerplexityOptions, check_text, saved_bytes};
-use welore_burn::model::{DecoderConfig, LanguageModel, open_model};
+use welore_burn::model::{DecoderConfig, LanguageModel};
 use welore_burn::plan::PlanOptions;
 use welore_burn::search::{SearchJob, SearchOptions, check_journal, search};
 
@@ -16,7 +16,7 @@ use crate::models::{Artifact, Wanted, check_kind};
 use crate::shared::artifacts::{check_artifact, claim};
 use crate::shared::inputs::place_of;
 use crate::shared::measuring::budget;
-use crate::shared::opening::to_run;
+use crate::shared::opening::{open_known, to_run};
 use crate::shared::planning::warn_about;
 use crate::shared::recipe::Recipe;
 use crate::shared::scratch::Scratch;
@@ -77,7 +77,7 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
     };
     how.check()?;
     let (spectra, known) = subject.measure(norms.clone(), &args.resources)?;
-    let opened = open_model(&subject.dir, &compute.device)?;
+    let opened = open_known(&subject.dir, &compute.device)?;
     let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
     let model = &loaded.model;
     let job = SearchJob { model, spectra: &spectra, norms, options, tokens: &tokens };
