@@ -281,3 +281,28 @@ fn weights_that_others_quantized_say_what_makes_them_readable() {
         }
     }
 }
+
+#[test]
+fn a_model_of_more_than_text_is_compressed_as_a_whole_and_its_text_is_run() {
+    let plain = Sandbox::new();
+    let perplexity = plain.json(&format!("{EVAL} --json"))["perplexity"].clone();
+    let sandbox = renamed(|name| format!("language_model.{name}"));
+    let text = sandbox.json_file(CONFIG);
+    sandbox.write(CONFIG, json!({ "model_type": "llava", "text_config": text }).to_string());
+    let vision = "vision_tower.encoder.layers.0.self_attn.q_proj";
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        let square = tensors["language_model.model.layers.0.self_attn.q_proj.weight"].clone();
+        tensors.insert(format!("{vision}.weight"), square);
+    });
+    let outcome = sandbox.gives(&format!("{EVAL} --json"));
+    assert!(outcome.stderr.contains("without 1 tensor of other parts"), "{}", outcome.stderr);
+    assert_eq!(sandbox.json(&format!("{EVAL} --json"))["perplexity"], perplexity);
+    let said = sandbox.gives("compress model --err 0.5 --min-ratio 0 -o low").stderr;
+    assert!(said.contains("`llava` has other parts than text"), "{said}");
+    let low = sandbox.tensors("low/model.safetensors");
+    assert!(low.contains_key(&format!("{vision}.V.weight")), "{:?}", low.keys());
+    assert!(
+        low.keys().any(|name| name.starts_with("language_model.") && name.ends_with(".V.weight"))
+    );
+    sandbox.gives("eval low --text story.txt --seq-len 64 --windows 1");
+}

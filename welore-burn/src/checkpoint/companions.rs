@@ -9,13 +9,17 @@ use crate::files::{FileError, LARGEST_COMPANION, check_input, read_file, write_f
 
 /// Beginnings of the names of files that a derived model keeps: configuration, tokenizer and
 /// licence.
-const COMPANIONS: [&str; 12] = [
+const COMPANIONS: [&str; 16] = [
     "config.json",
     "generation_config.json",
     "tokenizer",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
+    "vocab.",
+    "spiece.model",
+    "sentencepiece",
+    "preprocessor_config.json",
+    "processor_config.json",
     "merges.txt",
     "chat_template",
     "licen",

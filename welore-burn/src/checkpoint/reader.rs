@@ -38,6 +38,8 @@ pub struct Checkpoint {
     pub(super) scaled: BTreeMap<String, Scales>,
     order: Vec<String>,
     remarks: Vec<Remark>,
+    /// How names began in the files, and how they begin now.
+    pub(super) beginnings: Option<(String, String)>,
     /// Digests of tensors already hashed, so that none is hashed twice.
     digests: Mutex<HashMap<String, String>>,
 }
@@ -139,7 +141,8 @@ impl Checkpoint {
     fn empty(dir: &Path) -> Self {
         let (tensors, scaled, order) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let (shards, remarks, digests) = (Vec::new(), Vec::new(), Mutex::default());
-        Self { dir: dir.into(), shards, tensors, scaled, order, remarks, digests }
+        let beginnings = None;
+        Self { dir: dir.into(), shards, tensors, scaled, order, remarks, beginnings, digests }
     }
 
     fn in_order(mut self) -> Self {
@@ -218,8 +221,15 @@ impl Checkpoint {
         self
     }
 
-    /// The checkpoint with other names for its tensors, each of which has to get its own.
-    pub fn renamed(mut self, new_name: impl Fn(&str) -> String) -> Self {
+    /// The checkpoint with other names for its tensors, each of which has to get its own. The names
+    /// of matrices that begin with `from` begin with `to` instead, also those in its plan.
+    pub(crate) fn renamed(
+        mut self,
+        new_name: impl Fn(&str) -> String,
+        from: &str,
+        to: &str,
+    ) -> Self {
+        self.beginnings = Some((from.into(), to.into()));
         let tensors = std::mem::take(&mut self.tensors).into_iter();
         self.tensors = tensors.map(|(name, tensor)| (new_name(&name), tensor)).collect();
         let scaled = std::mem::take(&mut self.scaled).into_iter();

@@ -21,6 +21,11 @@ pub enum Remark {
         /// The first of them.
         first: String,
     },
+    /// It is of a model of more than text, of which only the text is used.
+    TextAlone {
+        /// How many tensors are of other parts.
+        tensors: usize,
+    },
     /// It has numbers of 8 bits with scales.
     Scaled {
         /// How many tensors of them.
@@ -45,6 +50,11 @@ impl fmt::Display for Remark {
                 f,
                 "{} such as `{first}` left out: what they hold is computed",
                 number_of(*tensors, "buffer")
+            ),
+            Self::TextAlone { tensors } => write!(
+                f,
+                "only the text of the model is used, without {} of other parts",
+                number_of(*tensors, "tensor")
             ),
             Self::Scaled { tensors } => write!(
                 f,

@@ -11,6 +11,7 @@ use super::families::model_types;
 use super::hf_config::ConfigError;
 use super::language::projections;
 use super::load::{LoadError, OpenedModel, open_model};
+use super::text_part::type_of_parts;
 use crate::checkpoint::{Checkpoint, CheckpointError, LinearLayers, MissingKind, StoredMatrix};
 use crate::files::{LARGEST_CONFIG, read_existing};
 use crate::modules::Selection;
@@ -21,7 +22,7 @@ pub enum FoundModel {
     /// Its model is known here, and fits its tensors.
     Familiar(Box<OpenedModel>),
     /// Only its weights are known.
-    Unfamiliar(UnfamiliarModel),
+    Unfamiliar(Box<UnfamiliarModel>),
 }
 
 /// The weights of a model that cannot be run here.
@@ -46,6 +47,9 @@ pub enum Unfamiliar {
     NoModelType,
     /// No family here has this `model_type`.
     ModelType(String),
+    /// It is of this `model_type`, which has other parts than text. All of them are compressed, though
+    /// only the text can be run.
+    Parts(String),
     /// The family is known, but not this variation of it: what is said about its `config.json`.
     Variation(String),
 }
@@ -60,6 +64,9 @@ impl fmt::Display for Unfamiliar {
                 "model_type `{model_type}` is not supported (the nearest that is: `{}`)",
                 nearest_model_type(model_type)
             ),
+            Self::Parts(model_type) => {
+                write!(f, "model_type `{model_type}` has other parts than text")
+            }
             Self::Variation(problem) => f.write_str(problem),
         }
     }
@@ -75,15 +82,18 @@ impl fmt::Display for Unfamiliar {
 /// does not fit its tensors.
 pub fn open_found(dir: impl AsRef<Path>, device: &Device) -> Result<FoundModel, LoadError> {
     let dir = dir.as_ref();
-    let error = match open_model(dir, device) {
-        Ok(model) => return Ok(FoundModel::Familiar(Box::new(model))),
-        Err(error) => error,
+    let why = match type_of_parts(dir) {
+        Some(model_type) => Unfamiliar::Parts(model_type),
+        None => match open_model(dir, device) {
+            Ok(model) => return Ok(FoundModel::Familiar(Box::new(model))),
+            Err(error) => unfamiliar(&error).ok_or(error)?,
+        },
     };
-    let Some(why) = unfamiliar(&error) else { return Err(error) };
     let checkpoint = Checkpoint::open(dir)?;
     let compressed = checkpoint.compressed_matrices()?;
     let layers = checkpoint.linear_layers(&compressed);
-    Ok(FoundModel::Unfamiliar(UnfamiliarModel { checkpoint, compressed, why, layers }))
+    let model = UnfamiliarModel { checkpoint, compressed, why, layers };
+    Ok(FoundModel::Unfamiliar(Box::new(model)))
 }
 
 /// Why a model cannot be run, if its weights may be read nevertheless.
@@ -165,8 +175,9 @@ impl FoundModel {
     pub fn selection(&self) -> Selection {
         match self {
             Self::Familiar(model) => projections(model.skeleton()),
-            Self::Unfamiliar(UnfamiliarModel { layers, .. }) => {
-                Selection::of_names(layers.names.iter().map(|name| name.as_str().to_string()))
+            Self::Unfamiliar(model) => {
+                let names = model.layers.names.iter();
+                Selection::of_names(names.map(|name| name.as_str().to_string()))
             }
         }
     }

@@ -7,6 +7,7 @@ use super::decoder::Decoder;
 use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
 use super::plain_names::open_weights;
+use super::text_part::text_part;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_directory, check_module,
     load_weights, with_forms,
@@ -54,7 +55,8 @@ pub struct LoadedModel {
     pub checkpoint: Checkpoint,
 }
 
-/// Reads the `config.json` of a model directory, and further tokens that end a text from its
+/// Reads the `config.json` of a model directory, or what it says of the text in a model of more than
+/// text, and further tokens that end a text from its
 /// `generation_config.json`, where chat models list them.
 ///
 /// # Errors
@@ -71,6 +73,7 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
         path: path.clone(),
         source: ConfigError::Json("not UTF-8 text".into()),
     })?;
+    let text = text_part(&text).unwrap_or(text);
     let mut config =
         DecoderConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })?;
     let path = dir.join("generation_config.json");

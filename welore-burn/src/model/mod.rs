@@ -21,6 +21,7 @@ mod load;
 mod plain_names;
 mod rotary;
 mod sampling;
+mod text_part;
 
 pub use attention::{Attention, AttentionConfig, CausalMask};
 pub use block::{Block, Mlp};

@@ -5,18 +5,25 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::load::LoadError;
+use super::text_part::type_of_parts;
 use crate::checkpoint::{Checkpoint, Remark, TensorMeta};
 
 /// Opens the weights of a model that is known here, with the names that its decoder gives them and
-/// without buffers; [`Checkpoint::remarks`] says what was changed. What is written from it has these
+/// without buffers, and of a model of more than text only the text; [`Checkpoint::remarks`] says what was changed. What is written from it has these
 /// names.
 ///
 /// # Errors
 ///
 /// [`LoadError::Checkpoint`], as [`Checkpoint::open`].
 pub fn open_weights(dir: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
+    let dir = dir.as_ref();
     let checkpoint = Checkpoint::open(dir)?;
-    let checkpoint = match Renaming::of(&checkpoint) {
+    let renaming = Renaming::of(&checkpoint);
+    let checkpoint = match type_of_parts(dir) {
+        Some(_) => text_alone(checkpoint, renaming.as_ref()),
+        None => checkpoint,
+    };
+    let checkpoint = match renaming {
         Some(renaming) => renaming.apply(checkpoint),
         None => checkpoint,
     };
@@ -92,7 +99,7 @@ impl Renaming {
         let Self { wrapper, body } = &self;
         let from = format!("{wrapper}{}", body.unwrap_or_default());
         let to = if body.is_some() { BODY.to_string() } else { String::new() };
-        checkpoint.renamed(new_name).with_remark(Remark::Renamed { from, to })
+        checkpoint.renamed(new_name, &from, &to).with_remark(Remark::Renamed { from, to })
     }
 }
 
@@ -113,6 +120,22 @@ fn unwrapped(mut place: &str) -> &str {
         place = inner;
     }
     place
+}
+
+/// The beginnings of a decoder's names, where nothing else tells its tensors from others.
+const DECODER: [&str; 4] = ["model.layers.", "model.embed_tokens.", "model.norm.", HEAD];
+
+/// Leaves out what does not belong to the text.
+fn text_alone(checkpoint: Checkpoint, renaming: Option<&Renaming>) -> Checkpoint {
+    let is_other = |name: &str| match renaming {
+        Some(renaming) => renaming.renamed(name).is_none(),
+        None => !DECODER.iter().any(|start| name.starts_with(start)),
+    };
+    let tensors = checkpoint.names().filter(|name| is_other(name)).count();
+    match tensors {
+        0 => checkpoint,
+        _ => checkpoint.without(is_other).with_remark(Remark::TextAlone { tensors }),
+    }
 }
 
 /// Leaves out tensors that are no parameters.
