@@ -306,3 +306,19 @@ fn a_model_of_more_than_text_is_compressed_as_a_whole_and_its_text_is_run() {
     );
     sandbox.gives("eval low --text story.txt --seq-len 64 --windows 1");
 }
+
+#[test]
+fn a_model_without_a_language_models_head_is_compressed_and_not_run() {
+    let sandbox = Sandbox::new();
+    sandbox.edit_json(CONFIG, |config| config["tie_word_embeddings"] = false.into());
+    for classifies in [false, true] {
+        if classifies {
+            sandbox.edit_tensors(WEIGHTS, |tensors| {
+                tensors.insert("score.weight".into(), Tensor::zeros(Dtype::BF16, &[2, 64]));
+            });
+        }
+        let said = sandbox.gives("compress model --err 0.5 -o low --force").stderr;
+        assert!(said.contains("28 linear layers") && said.contains("another head"), "{said}");
+        sandbox.refuses(EVAL, "`lm_head.weight` is missing");
+    }
+}

@@ -57,8 +57,7 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
     },
-    /// The tensors have the names that a wrapper of the model gives them, such as adapters that are
-    /// not merged.
+    /// The names of the tensors begin with something before the model's, and it is not known what.
     #[error("{path}: the names of its tensors begin with `{prefix}`, as in `{tensor}`", path = dir.display())]
     Prefixed {
         /// The model directory.

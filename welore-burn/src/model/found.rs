@@ -12,7 +12,9 @@ use super::hf_config::ConfigError;
 use super::language::projections;
 use super::load::{LoadError, OpenedModel, open_model};
 use super::text_part::type_of_parts;
-use crate::checkpoint::{Checkpoint, CheckpointError, LinearLayers, MissingKind, StoredMatrix};
+use crate::checkpoint::{
+    Checkpoint, CheckpointError, LinearLayers, MissingKind, StoredMatrix, TensorProblem,
+};
 use crate::files::{LARGEST_CONFIG, read_existing};
 use crate::modules::Selection;
 
@@ -47,6 +49,9 @@ pub enum Unfamiliar {
     NoModelType,
     /// No family here has this `model_type`.
     ModelType(String),
+    /// The family is known, but the model classifies or embeds: it lacks the head of a language model,
+    /// or has more beside its layers.
+    OtherHead,
     /// It is of this `model_type`, which has other parts than text. All of them are compressed, though
     /// only the text can be run.
     Parts(String),
@@ -64,6 +69,9 @@ impl fmt::Display for Unfamiliar {
                 "model_type `{model_type}` is not supported (the nearest that is: `{}`)",
                 nearest_model_type(model_type)
             ),
+            Self::OtherHead => {
+                f.write_str("the model has another head than a language model's, or none")
+            }
             Self::Parts(model_type) => {
                 write!(f, "model_type `{model_type}` has other parts than text")
             }
@@ -107,6 +115,11 @@ fn unfamiliar(error: &LoadError) -> Option<Unfamiliar> {
         LoadError::Config { source: ConfigError::Architecture { model_type, .. }, .. } => {
             Some(Unfamiliar::ModelType(model_type.clone()))
         }
+        LoadError::Checkpoint(CheckpointError::Mismatch { problems, .. })
+            if problems.iter().all(is_of_head) =>
+        {
+            Some(Unfamiliar::OtherHead)
+        }
         // What is quantized has other tensors in the place of weights.
         LoadError::Config { source: source @ ConfigError::Unsupported { field, .. }, path }
             if *field != "quantization_config" && path.ends_with("config.json") =>
@@ -117,6 +130,15 @@ fn unfamiliar(error: &LoadError) -> Option<Unfamiliar> {
             Some(Unfamiliar::NoModelType)
         }
         _ => None,
+    }
+}
+
+/// Whether all that does not fit is beside the layers of a decoder.
+fn is_of_head(problem: &TensorProblem) -> bool {
+    match problem {
+        TensorProblem::Missing { tensor, .. } => tensor == "lm_head.weight",
+        TensorProblem::Unused { tensor } => !tensor.starts_with("model."),
+        TensorProblem::Shape { .. } => false,
     }
 }
 

@@ -229,15 +229,11 @@ fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<
     }
 }
 
-/// What is before the names of tensors that adapters of the PEFT library wrap.
-const ADAPTED: &str = "base_model.model.";
-
 /// The error for a missing tensor, which may be there under a longer name.
 fn absent(checkpoint: &Checkpoint, tensor: String) -> CheckpointError {
     let dir = checkpoint.dir().into();
     let prefixed = checkpoint.names().find_map(|name| {
-        let prefix = name.strip_suffix(tensor.as_str()).filter(|prefix| prefix.ends_with('.'));
-        let prefix = prefix.or_else(|| name.starts_with(ADAPTED).then_some(ADAPTED))?;
+        let prefix = name.strip_suffix(tensor.as_str()).filter(|prefix| prefix.ends_with('.'))?;
         Some((prefix.to_string(), name.to_string()))
     });
     match prefixed {

@@ -113,10 +113,6 @@ pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
             "its numbers mean nothing without scales; take the model in bf16, or the files as they \
              were published",
         ),
-        E::Prefixed { prefix, .. } if prefix.starts_with("base_model.") => Verdict::input(
-            "its adapters are not merged: in Python, `model.merge_and_unload().save_pretrained(DIR)` \
-             writes a whole model",
-        ),
         E::Prefixed { .. } => Verdict::input(
             "save the model without what wraps it, so that the names begin with `model.layers`",
         ),
