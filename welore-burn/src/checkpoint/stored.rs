@@ -85,10 +85,11 @@ impl Checkpoint {
     /// of a part that was left out.
     fn present_name(&self, name: MatrixName) -> Option<MatrixName> {
         let Some((from, to)) = &self.beginnings else { return Some(name) };
-        let new = match name.as_str().strip_prefix(from) {
-            Some(rest) => MatrixName::new(format!("{to}{rest}")),
-            None => name,
-        };
+        if self.stored_matrix(&name).is_some() {
+            return Some(name);
+        }
+        let rest = name.as_str().strip_prefix(from)?;
+        let new = MatrixName::new(format!("{to}{rest}"));
         self.stored_matrix(&new).map(|_| new)
     }
 
