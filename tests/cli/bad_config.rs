@@ -17,18 +17,20 @@ fn with(field: &str, value: Value) -> Sandbox {
 }
 
 #[test]
-fn other_architectures_are_refused_before_anything_is_measured() {
-    let sandbox = with("model_type", json!("gpt2"));
+fn other_architectures_are_refused_where_the_model_has_to_run() {
+    let sandbox = with("model_type", json!("qwen2x"));
     for line in [
-        "inspect model",
-        "analyze model -o spectra.json",
-        "plan model --err 0.5 -o plan.json",
-        "compress model --err 0.5 -o out",
         EVAL,
         "generate model --prompt Mia",
+        "calibrate model --text story.txt -o calibration",
+        "train model --text story.txt -o run",
+        "export model --gguf model.gguf",
     ] {
         let message = sandbox.refuses(line, CONFIG);
-        assert!(message.contains("gpt2"), "{message}");
+        assert!(message.contains("qwen2x"), "{message}");
+        let said = sandbox.run(line).stderr;
+        let hint = said.lines().nth(1).unwrap_or_default();
+        assert!(hint.contains("`qwen2`") && hint.contains("weights only"), "{said}");
     }
 }
 
@@ -78,7 +80,7 @@ fn rope_settings_are_read_in_all_their_spellings() {
         json!({ "type": "dynamic", "rope_type": "dynamic", "factor": 2.0 }),
     ] {
         scaling(settings);
-        sandbox.refuses("inspect older", "`rope_type`");
+        sandbox.refuses("eval older --text story.txt", "`rope_type`");
     }
 }
 

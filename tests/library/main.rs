@@ -11,6 +11,7 @@ mod convert;
 mod decoder;
 mod divergence;
 mod files;
+mod found;
 mod frontier;
 mod fuzzed;
 mod gguf;

@@ -72,12 +72,25 @@ impl Checkpoint {
         let forms: BTreeMap<&MatrixName, Form> =
             found.iter().map(|matrix| (&matrix.name, matrix.form)).collect();
         for (name, planned) in planned {
+            let Some(name) = self.present_name(name) else { continue };
             let stored = forms.get(&name).copied().unwrap_or(Form::dense());
             if planned != stored {
                 return Err(CheckpointError::PlanDisagrees { path, name, planned, stored });
             }
         }
         Ok(found)
+    }
+
+    /// The name that a matrix has here, given that in the plan beside the files. `None` for a matrix
+    /// of a part that was left out.
+    fn present_name(&self, name: MatrixName) -> Option<MatrixName> {
+        let Some((from, to)) = &self.beginnings else { return Some(name) };
+        if self.stored_matrix(&name).is_some() {
+            return Some(name);
+        }
+        let rest = name.as_str().strip_prefix(from)?;
+        let new = MatrixName::new(format!("{to}{rest}"));
+        self.stored_matrix(&new).map(|_| new)
     }
 
     /// Refuses a matrix that has only some of its tensors.

@@ -4,6 +4,7 @@ use serde_json::Value;
 use super::config::{DecoderConfig, RopeScaling};
 use super::families::family_of;
 use crate::artifact::in_words;
+use crate::checkpoint::has_scales;
 
 /// A `config.json` that does not describe a supported model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -227,11 +228,13 @@ impl HfConfig {
             });
         }
         match &self.quantization_config {
-            Some(config) if !config.is_null() => Err(ConfigError::Unsupported {
-                field: "quantization_config",
-                value: "a quantized checkpoint".into(),
-                supported: "F32, F16 and BF16",
-            }),
+            Some(config) if !config.is_null() && !has_scales(config) => {
+                Err(ConfigError::Unsupported {
+                    field: "quantization_config",
+                    value: "a quantized checkpoint".into(),
+                    supported: "F32, F16, BF16, and F8_E4M3 with scales",
+                })
+            }
             _ => Ok(()),
         }
     }

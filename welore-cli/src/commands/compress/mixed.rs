@@ -8,7 +8,6 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use welore_burn::eval::Estimate;
 use welore_burn::files::OutputDir;
-use welore_burn::model::open_model;
 use welore_burn::named::Named;
 use welore_burn::plan::{Candidate, RankPlan};
 use welore_burn::progress::Interrupted;
@@ -21,6 +20,7 @@ use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, in_target};
 use crate::shared::card::write_card;
 use crate::shared::inputs::{check_not_left, check_outside};
+use crate::shared::opening::open_known;
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Aim, Dense, Mixed};
 use crate::{format, memory, models, output};
@@ -36,7 +36,7 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     check_forms(kinds)?;
     let (aim, max_bytes) = check(args, typed)?;
     let model = models::directory_of(&args.model)?;
-    let opened = open_model(&model, &host())?;
+    let opened = open_known(&model, &host())?;
     check_output(&args.output, &model)?;
     let target = match args.dry_run {
         true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
