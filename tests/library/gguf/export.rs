@@ -113,7 +113,7 @@ fn every_model_comes_back() {
             .unwrap()
             .with_initializer_range(want.initializer_range)
             .with_first_window_layer(want.first_window_layer)
-            .with_rope_scaling(want.rope_scaling);
+            .with_rope_scaling(want.rope_scaling.clone());
         assert_eq!(got, want, "{name}");
 
         let tokens = ids(&expected(name)["input"]);
