@@ -48,7 +48,7 @@ fn text_that_is_no_configuration_is_refused() {
 #[test]
 fn variations_that_are_not_implemented_are_named() {
     for (field, value, named) in [
-        ("rope_parameters", json!({ "rope_type": "yarn", "factor": 4.0 }), "yarn"),
+        ("rope_parameters", json!({ "rope_type": "spline", "factor": 4.0 }), "spline"),
         ("hidden_act", json!("gelu"), "gelu"),
         ("quantization_config", json!({ "bits": 4 }), "quantiz"),
     ] {
@@ -76,8 +76,8 @@ fn rope_settings_are_read_in_all_their_spellings() {
         assert_eq!(sandbox.json("inspect older --json"), linear);
     }
     for settings in [
-        json!({ "rope_type": "yarn", "factor": 2.0 }),
-        json!({ "type": "dynamic", "rope_type": "dynamic", "factor": 2.0 }),
+        json!({ "rope_type": "spline", "factor": 2.0 }),
+        json!({ "type": "spline", "rope_type": "spline", "factor": 2.0 }),
     ] {
         scaling(settings);
         sandbox.refuses("eval older --text story.txt", "`rope_type`");

@@ -28,6 +28,7 @@ mod packed;
 mod plan;
 mod quantize;
 mod replacing;
+mod rope;
 mod search;
 mod spectrum;
 mod targets;

@@ -1,5 +1,6 @@
 use burn::config::Config;
-use serde::{Deserialize, Serialize};
+
+use super::rope::RopeScaling;
 
 /// Configuration to create a [`Decoder`](super::Decoder) model using its `init` function.
 ///
@@ -29,7 +30,8 @@ pub struct DecoderConfig {
     /// How the rotary frequencies are scaled for contexts longer than the trained one.
     #[config(default = "RopeScaling::None")]
     pub rope_scaling: RopeScaling,
-    /// Longest context that the model supports, in tokens.
+    /// Longest context that the model supports, in tokens, if the scaling of its rotary frequencies
+    /// does not give a longer one; see [`context`](Self::context).
     #[config(default = 2048)]
     pub max_position_embeddings: usize,
     /// Whether the head is the transposed embedding.
@@ -86,6 +88,12 @@ impl DecoderConfig {
         tables * size(self.vocab_size) * width + layers * layer + channels * channel + width
     }
 
+    /// Longest context that the model supports, in tokens: `max_position_embeddings`, or what
+    /// dynamic scaling and YaRN make of the context that they scale, if that is longer.
+    pub fn context(&self) -> usize {
+        self.rope_scaling.context(self.max_position_embeddings)
+    }
+
     /// Width of the MLP of a layer.
     pub fn mlp_width(&self, layer: usize) -> usize {
         let own = self.intermediate_sizes.as_ref().and_then(|widths| widths.get(layer));
@@ -98,29 +106,4 @@ impl DecoderConfig {
         let keys = size(self.num_key_value_heads) * size(self.head_dim);
         2 * size(self.num_hidden_layers) * keys * size(positions)
     }
-}
-
-/// How rotary frequencies are scaled for contexts longer than the one that a model was first
-/// trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub enum RopeScaling {
-    /// Not scaled.
-    None,
-    /// Every frequency is divided by `factor` (position interpolation, arXiv 2306.15595).
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// LLaMA 3.1: low frequencies are divided, high ones are kept, with a smooth transition between
-    /// them.
-    Llama3 {
-        /// The divisor of low frequencies.
-        factor: f64,
-        /// Wavelengths above `original_context / low_freq_factor` are low frequencies.
-        low_freq_factor: f64,
-        /// Wavelengths below `original_context / high_freq_factor` are high frequencies.
-        high_freq_factor: f64,
-        /// Context in the first training, in tokens.
-        original_context: f64,
-    },
 }

@@ -71,7 +71,7 @@ impl DecoderConfig {
                     .sliding_window
                     .map(|size| Window { size, first_layer: self.first_window_layer }),
                 dtype: FloatDType::F32,
-                context: self.max_position_embeddings,
+                context: self.context(),
             },
             lm_head: (!self.tie_word_embeddings).then(|| {
                 LowRankLinearConfig::new(self.hidden_size, self.vocab_size)
@@ -197,11 +197,31 @@ impl DecoderBody {
     /// Hidden states of every position after the final norm. With a cache, `tokens` continue the
     /// cached positions and are added to the cache.
     ///
+    /// Where the rotary frequencies depend on the length and these tokens change them, all cached
+    /// positions are computed again, so that the result is that of the whole sequence.
+    ///
     /// # Shapes
     ///
     /// - tokens: `[batch, positions]`
     /// - output: `[batch, positions, hidden_size]`
-    pub fn forward(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
+    pub fn forward(&self, tokens: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let cache = match cache {
+            Some(cache) if self.rotary.depends_on_length() => cache,
+            cache => return self.pass(tokens, cache),
+        };
+        let [_, new] = tokens.dims();
+        let seen = cache.len();
+        let all = cache.remember(tokens.clone());
+        if seen == 0 || self.rotary.is_same(seen, seen + new) {
+            return self.pass(tokens, Some(cache));
+        }
+        // Other frequencies give other scores, so all that is cached but the first layer's values
+        // is another model's.
+        cache.forget();
+        self.pass(all, Some(cache)).narrow(1, seen, new)
+    }
+
+    fn pass(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
         let [_, positions] = tokens.dims();
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let (mut x, pass) = self.begin(tokens, start);

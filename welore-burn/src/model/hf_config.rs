@@ -1,8 +1,9 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::config::{DecoderConfig, RopeScaling};
+use super::config::DecoderConfig;
 use super::families::family_of;
+use super::hf_rope::{HfRope, check_nests};
 use crate::artifact::in_words;
 use crate::checkpoint::has_scales;
 
@@ -62,6 +63,8 @@ pub(super) struct HfConfig {
     /// As transformers 5 writes it.
     pub rope_parameters: Option<HfRope>,
     pub max_position_embeddings: Option<usize>,
+    /// The context before it was extended, beside the rope settings.
+    pub original_max_position_embeddings: Option<f64>,
     pub tie_word_embeddings: Option<bool>,
     /// Whether tokens see only those before them. Embedding models may say no.
     pub is_causal: Option<bool>,
@@ -77,21 +80,6 @@ pub(super) struct HfConfig {
     #[serde(default)]
     pub eos_token_id: TokenIds,
     pub quantization_config: Option<Value>,
-}
-
-/// Settings of the rotary position encoding.
-#[derive(Deserialize)]
-pub(super) struct HfRope {
-    rope_type: Option<String>,
-    /// The older name; transformers 4 wrote both.
-    #[serde(rename = "type")]
-    old_rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    partial_rotary_factor: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
 }
 
 /// One width for all layers, or one for each, which only this library writes.
@@ -163,7 +151,7 @@ impl DecoderConfig {
         let family = family_of(model_type)?;
         // Parsing the text again lets errors name the line.
         serde_json::from_str::<HfConfig>(text).map_err(json)?;
-        check_rope_is_flat(&value)?;
+        check_nests(&value)?;
         fill(&mut value, family.defaults());
         let hf: HfConfig = serde_json::from_value(value).map_err(json)?;
         hf.check_supported()?;
@@ -179,21 +167,6 @@ fn fill(config: &mut Value, defaults: Value) {
             config.entry(field).or_insert(value);
         }
     }
-}
-
-/// Refuses rotary settings of their own for each type of layer, which nest one level deeper.
-fn check_rope_is_flat(config: &Value) -> Result<(), ConfigError> {
-    for field in ["rope_parameters", "rope_scaling"] {
-        let mut settings = config[field].as_object().into_iter().flat_map(|rope| rope.values());
-        if settings.any(Value::is_object) {
-            return Err(ConfigError::Unsupported {
-                field,
-                value: "settings for each type of layer".into(),
-                supported: "the same settings for all layers",
-            });
-        }
-    }
-    Ok(())
 }
 
 /// Whether a `config.json` says which tokens end a text.
@@ -217,10 +190,7 @@ impl HfConfig {
                 supported: "true: each token sees those before it",
             });
         }
-        let ropes = [&self.rope_parameters, &self.rope_scaling].into_iter().flatten();
-        let mut factors =
-            ropes.map(|rope| rope.partial_rotary_factor).chain([self.partial_rotary_factor]);
-        if let Some(factor) = factors.find_map(|factor| factor.filter(|factor| *factor != 1.0)) {
+        if let Some(factor) = self.rotated_share().filter(|factor| *factor != 1.0) {
             return Err(ConfigError::Unsupported {
                 field: "partial_rotary_factor",
                 value: factor.to_string(),
@@ -286,16 +256,21 @@ impl HfConfig {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    fn head_width(&self) -> usize {
+    /// Width of a head.
+    pub fn head_width(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    /// Longest context, in tokens, before rotary positions are scaled in the model.
+    pub fn context(&self) -> usize {
+        // What is the same in all families is here, the rest in `Family::defaults`.
+        self.max_position_embeddings.unwrap_or(2048)
     }
 
     /// The part that all families have in common, with no biases in attention and no sliding
     /// window.
     pub fn describe(&self) -> Result<DecoderConfig, ConfigError> {
-        // What is the same in all families is here, the rest in `Family::defaults`.
-        let context = self.max_position_embeddings.unwrap_or(2048);
-        let (theta, scaling) = self.rope(context)?;
+        let (theta, scaling) = self.rope(None, self.rope_theta.unwrap_or(10000.0))?;
         self.first_window_layer()?;
         let config = DecoderConfig::new(
             self.vocab_size,
@@ -310,36 +285,13 @@ impl HfConfig {
             .with_rms_norm_eps(positive("rms_norm_eps", self.rms_norm_eps.unwrap_or(1e-6))?)
             .with_rope_theta(theta)
             .with_rope_scaling(scaling)
-            .with_max_position_embeddings(context)
+            .with_max_position_embeddings(self.context())
             .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
             .with_mlp_bias(self.mlp_bias.unwrap_or(false))
             .with_intermediate_sizes(self.intermediate_size.each())
             .with_initializer_range(self.initializer_range.unwrap_or(0.02))
             .with_bos_token_id(self.first_token())
             .with_eos_token_ids(self.eos_token_id.clone().into()))
-    }
-
-    /// Base and scaling of the rotary positions. Programs differ in which of two settings they
-    /// read, so two that are not the same are refused.
-    fn rope(&self, context: usize) -> Result<(f64, RopeScaling), ConfigError> {
-        let of = |rope: Option<&HfRope>| -> Result<(f64, RopeScaling), ConfigError> {
-            let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta);
-            let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context))?;
-            Ok((positive("rope_theta", theta.unwrap_or(10000.0))?, scaling))
-        };
-        let older = self.rope_scaling.as_ref().filter(|rope| rope.kind().is_some());
-        match (self.rope_parameters.as_ref(), older) {
-            (Some(newer), Some(older)) => {
-                let (newer, older) = (of(Some(newer))?, of(Some(older))?);
-                match newer == older {
-                    true => Ok(newer),
-                    false => {
-                        Err(invalid("rope_scaling", "is not what `rope_parameters` says".into()))
-                    }
-                }
-            }
-            (newer, _) => of(newer.or(self.rope_scaling.as_ref())),
-        }
     }
 
     /// The token that begins a text, if it is one of the vocabulary.
@@ -400,44 +352,6 @@ impl From<TokenIds> for Vec<u32> {
     }
 }
 
-impl HfRope {
-    /// How frequencies are scaled.
-    fn kind(&self) -> Option<&str> {
-        self.rope_type.as_deref().or(self.old_rope_type.as_deref())
-    }
-
-    fn scaling(&self, context: usize) -> Result<RopeScaling, ConfigError> {
-        let needed = |field, value: Option<f64>| match value {
-            Some(value) => positive(field, value),
-            None => Err(invalid(field, "is missing from the rope settings".into())),
-        };
-        match self.kind() {
-            None | Some("default") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear { factor: needed("factor", self.factor)? }),
-            Some("llama3") => {
-                let low = needed("low_freq_factor", self.low_freq_factor)?;
-                let high = needed("high_freq_factor", self.high_freq_factor)?;
-                if high <= low {
-                    let reason = format!("{high} is not above low_freq_factor {low}");
-                    return Err(invalid("high_freq_factor", reason));
-                }
-                let original = self.original_max_position_embeddings.unwrap_or(context as f64);
-                Ok(RopeScaling::Llama3 {
-                    factor: needed("factor", self.factor)?,
-                    low_freq_factor: low,
-                    high_freq_factor: high,
-                    original_context: positive("original_max_position_embeddings", original)?,
-                })
-            }
-            Some(other) => Err(ConfigError::Unsupported {
-                field: "rope_type",
-                value: other.into(),
-                supported: "default, linear and llama3",
-            }),
-        }
-    }
-}
-
 fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), ConfigError> {
     match (1..=most).contains(&count) {
         true => Ok(()),
@@ -445,11 +359,11 @@ fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), Con
     }
 }
 
-fn invalid(field: &'static str, reason: String) -> ConfigError {
+pub(super) fn invalid(field: &'static str, reason: String) -> ConfigError {
     ConfigError::Invalid { field, reason }
 }
 
-fn positive(field: &'static str, value: f64) -> Result<f64, ConfigError> {
+pub(super) fn positive(field: &'static str, value: f64) -> Result<f64, ConfigError> {
     if value.is_finite() && value > 0.0 {
         Ok(value)
     } else {

@@ -1,6 +1,7 @@
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
-use super::config::{DecoderConfig, RopeScaling};
+use super::config::DecoderConfig;
+use super::rope::RopeScaling;
 
 /// Rotary position encoding in Hugging Face's rotate-half form: each channel in the first half of
 /// a head is rotated with its counterpart in the second half (RoFormer, arXiv 2104.09864).
@@ -8,7 +9,9 @@ use super::config::{DecoderConfig, RopeScaling};
 /// Burn's `RotaryEncoding` follows the other convention: it rotates neighbouring channels.
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    inverse_frequencies: Vec<f64>,
+    theta: f64,
+    width: usize,
+    scaling: RopeScaling,
 }
 
 /// Cosines and sines of consecutive positions, shared by all layers of one forward pass.
@@ -19,26 +22,39 @@ pub struct RotaryTable {
 }
 
 impl Rotary {
-    /// The frequencies `theta^(-2i / head_dim)`, scaled according to the configuration.
+    /// The positions of a model.
     pub fn new(config: &DecoderConfig) -> Self {
-        let width = config.head_dim as f64;
-        let inverse_frequencies = (0..config.head_dim / 2)
-            .map(|i| config.rope_theta.powf(-2.0 * i as f64 / width))
-            .map(|frequency| scale(frequency, config.rope_scaling))
-            .collect();
-        Self { inverse_frequencies }
+        Self::with(config.rope_theta, config.head_dim, config.rope_scaling.clone())
     }
 
-    /// The table of `len` positions, beginning at `start`. Angles are computed in f64: in f32 they
+    /// Positions with the frequencies `theta^(-2i / width)`, scaled, where `width` channels of a
+    /// head are rotated.
+    pub fn with(theta: f64, width: usize, scaling: RopeScaling) -> Self {
+        Self { theta, width, scaling }
+    }
+
+    /// Whether the frequencies depend on the length of the sequence.
+    pub fn depends_on_length(&self) -> bool {
+        self.scaling.depends_on_length()
+    }
+
+    /// Whether sequences of these two lengths have the same frequencies. If not, nothing that was
+    /// computed for one of them holds for the other.
+    pub fn is_same(&self, a: usize, b: usize) -> bool {
+        self.scaling.is_same(a, b)
+    }
+
+    /// The table of the last `len` positions of a sequence, of which the first is number `start`;
+    /// the frequencies are those of the whole sequence. Angles are computed in f64: in f32 they
     /// lose precision at long contexts.
     pub fn table(&self, start: usize, len: usize, device: &Device) -> RotaryTable {
-        let half = self.inverse_frequencies.len();
+        let frequencies = self.scaling.frequencies(self.theta, self.width, start + len);
+        let (half, factor) = (frequencies.len(), self.scaling.attention_factor());
         let angles = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = (start..start + len)
-                .flat_map(|position| {
-                    self.inverse_frequencies.iter().map(move |w| f(position as f64 * w) as f32)
-                })
-                .collect();
+            let at = |position: usize| {
+                frequencies.iter().map(move |w| (factor * f(position as f64 * w)) as f32)
+            };
+            let values: Vec<f32> = (start..start + len).flat_map(at).collect();
             Tensor::from_data(TensorData::new(values, [1, len, 1, half]), device)
         };
         RotaryTable { cos: angles(f64::cos), sin: angles(f64::sin) }
@@ -67,20 +83,5 @@ impl RotaryTable {
             3,
         )
         .cast(dtype)
-    }
-}
-
-fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
-        RopeScaling::None => frequency,
-        RopeScaling::Linear { factor } => frequency / factor,
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-            let wavelength = std::f64::consts::TAU / frequency;
-            let smooth = (original_context / wavelength - low_freq_factor)
-                / (high_freq_factor - low_freq_factor);
-            // 0 for low frequencies and 1 for high ones.
-            let smooth = smooth.clamp(0.0, 1.0);
-            (1.0 - smooth) * frequency / factor + smooth * frequency
-        }
     }
 }
