@@ -382,8 +382,10 @@ fn a_base_with_factors_is_closer_than_the_base_in_the_norm_that_it_is_made_in() 
         let gap = norm.apply(&Matrix::new(64, 96, gaps).unwrap()).unwrap().norm();
         assert!(alone < 0.9 * gap / norm.apply(&matrix).unwrap().norm(), "{alone}");
     }
-    // All ranks in 8 bits are nearly the matrix itself.
-    assert!(error(Form::packed_factors(64, TensorType::Q8_0, None), &norm) < 0.02);
+    // Factors alone come closer with every rank.
+    let errors = [8, 16, 32, 64]
+        .map(|rank| error(Form::packed_factors(rank, TensorType::Q8_0, None), &norm));
+    assert!(errors.is_sorted_by(|a, b| b < a) && errors[3] < 0.1, "{errors:?}");
 }
 
 #[test]
@@ -391,7 +393,8 @@ fn plans_name_the_types_of_factors_and_bases() {
     let base = Some(Blocks { tensor_type: TensorType::Q3K, turned: true });
     let form = Form::packed_factors(8, TensorType::Q8_0, base);
     let text = serde_json::to_string(&form).unwrap();
-    let wanted = r#"{"kind":"packed_factors","rank":8,"type":"q8_0","base":{"type":"q3_k","turned":true}}"#;
+    let wanted =
+        r#"{"kind":"packed_factors","rank":8,"type":"q8_0","base":{"type":"q3_k","turned":true}}"#;
     assert_eq!(text, wanted);
     assert_eq!(serde_json::from_str::<Form>(&text).unwrap(), form);
     assert_eq!(form.to_string(), "blocks of q3_k, by columns and two factors of rank 8 in q8_0");

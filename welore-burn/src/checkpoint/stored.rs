@@ -67,6 +67,17 @@ impl Checkpoint {
                 None => self.check_complete(&name)?,
             }
         }
+        // A factor in blocks has a name like that of a matrix in blocks.
+        let parts: BTreeSet<String> = found
+            .iter()
+            .map(StoredMatrix::tensors)
+            .filter(|tensors| tensors.len() > 1)
+            .flat_map(|tensors| tensors.into_iter().map(|tensor| tensor.name))
+            .collect();
+        found.retain(|matrix| match &matrix.tensors()[..] {
+            [only] => !parts.contains(&only.name),
+            _ => true,
+        });
         let path = self.dir().join(PLAN_FILE);
         let Some(planned) = planned_forms(&path)? else { return Ok(found) };
         let forms: BTreeMap<&MatrixName, Form> =

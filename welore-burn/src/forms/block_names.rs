@@ -101,6 +101,9 @@ mod tests {
                         assert!(name.ends_with(&format!(".{}", other.name())), "{name}");
                         assert_eq!(type_in(&format!("model.{name}")), Some(*other));
                         assert_eq!(type_in(name), Some(*other));
+                    }
+                    let names = names.unwrap();
+                    for name in [names.whole, names.turned] {
                         assert_eq!(type_in(&format!("model{name}")), None);
                     }
                 }
