@@ -38,7 +38,8 @@ fn assert_honest_card(sandbox: &Sandbox, directory: &str) {
 fn names_in_refusals_reach_the_terminal_spelt_out() {
     let sandbox = Sandbox::new();
     sandbox.edit_json(CONFIG, |config| config["model_type"] = HOSTILE.into());
-    for line in ["inspect model", EVAL] {
+    assert_harmless(&sandbox.gives("inspect model"));
+    for line in [EVAL, "generate model --prompt Once --max-new-tokens 1"] {
         let outcome = sandbox.run(line);
         assert_harmless(&outcome);
         assert!(outcome.complaint(2).contains("x\\u{1b}]0;owned"), "{outcome:?}");
