@@ -118,7 +118,8 @@ fn names_with_something_before_them_are_read_and_written_plain() {
     let bare = |name: &str| name.replace("model.", "");
     let wrapped = |name: &str| format!("module._orig_mod.{name}");
     let merged = |name: &str| format!("base_model.model.{name}");
-    let namings: [(&dyn Fn(&str) -> String, &str); 5] = [
+    type Naming<'a> = &'a dyn Fn(&str) -> String;
+    let namings: [(Naming<'_>, &str); 5] = [
         (&text, "with `model.` in the place of `model.language_model.`"),
         (&inner, "with `model.` in the place of `language_model.model.`"),
         (&bare, "with `model.` before them"),

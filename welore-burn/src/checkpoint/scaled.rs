@@ -124,7 +124,7 @@ fn numbers() -> [f32; 256] {
 
 /// The rows and columns that share a scale, from a `config.json`.
 fn stated_block(dir: &Path) -> Option<[usize; 2]> {
-    let bytes = read_existing(&dir.join("config.json"), LARGEST_CONFIG).ok()??;
+    let bytes = read_existing(dir.join("config.json"), LARGEST_CONFIG).ok()??;
     let config: Value = serde_json::from_slice(&bytes).ok()?;
     let block = config.get("quantization_config")?.get("weight_block_size")?.as_array()?;
     let sizes: Option<Vec<usize>> =

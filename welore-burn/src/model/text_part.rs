@@ -31,7 +31,7 @@ pub(super) fn text_part(config: &str) -> Option<String> {
 
 /// The `model_type` of a model of more than text in a directory, if its text can be run.
 pub(super) fn type_of_parts(dir: &Path) -> Option<String> {
-    let bytes = read_existing(&dir.join("config.json"), LARGEST_CONFIG).ok()??;
+    let bytes = read_existing(dir.join("config.json"), LARGEST_CONFIG).ok()??;
     let config = String::from_utf8(bytes).ok()?;
     text_part(&config)?;
     let whole: Value = serde_json::from_str(&config).ok()?;
