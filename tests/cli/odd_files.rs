@@ -48,11 +48,13 @@ fn names_in_refusals_reach_the_terminal_spelt_out() {
     sandbox.edit_tensors(WEIGHTS, |tensors| {
         tensors.insert(format!("{HOSTILE}.weight"), Tensor::zeros(Dtype::BF16, &[4, 4]));
     });
-    for line in ["inspect model", EVAL, "compress model --err 0.5 -o out"] {
-        let outcome = sandbox.run(line);
-        assert_harmless(&outcome);
-        outcome.complaint(2);
+    // Its weights alone are read; it cannot be run.
+    for line in ["inspect model", "compress model --err 0.5 -o out"] {
+        assert_harmless(&sandbox.gives(line));
     }
+    let outcome = sandbox.run(EVAL);
+    assert_harmless(&outcome);
+    outcome.complaint(2);
 }
 
 #[test]
