@@ -51,7 +51,7 @@ fn more_forms_are_never_expected_to_lose_more() {
     let sandbox = Sandbox::new();
     sandbox.gives(CALIBRATE);
     let loss = |options: &str| {
-        let line = format!("{COMPRESS} --max-bytes 130000 --no-measure --dry-run --json {options}");
+        let line = format!("{COMPRESS} --max-bytes 130000 --dry-run --json {options}");
         sandbox.json(&line)["expected_loss"].as_f64().unwrap()
     };
     let [default, all, few] = ["", "--forms blocks,factors", "--types q8_0,q4_0"].map(loss);
@@ -78,6 +78,12 @@ fn what_has_no_effect_and_what_no_forms_can_do_is_refused_before_any_work() {
     sandbox.refuses(&format!("{line} --width-multiple 8"), "--width-multiple");
     sandbox.refuses(&format!("{line} --method svd"), "--method");
     sandbox.refuses(&format!("{line} --no-calibration"), "--no-calibration");
+    sandbox.refuses(&format!("{line} --dry-run --no-measure"), "--no-measure");
+    sandbox.refuses(&format!("{line} --report page.html"), "--report");
+    sandbox.refuses("compress model --for welore --plan plan.json -o low", "--plan");
+    let message =
+        sandbox.refuses("compress model --forms blocks --keep-params 0.5 -o low", "blocks");
+    assert!(message.contains("--for welore"), "{message}");
     sandbox.refuses("plan model --for welore --max-bytes 130000", "--for welore");
     assert!(!sandbox.path("low").exists());
 }

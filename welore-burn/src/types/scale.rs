@@ -4,13 +4,12 @@ use burn::module::Module;
 
 use super::budget::TypeBudget;
 use super::cache::CostCache;
-use super::costs::{CostOptions, TensorCosts, TypeCost, with_values};
+use super::costs::{CostOptions, TensorCosts, TypeCost, divergence_on_first, stored, with_values};
 use super::error::TypesError;
 use super::rounding::Inputs;
 use super::type_plan::{TypeChoice, TypePlan, TypePlanError};
 use crate::calibrate::Calibration;
 use crate::checkpoint::Checkpoint;
-use crate::eval::{PerplexityOptions, divergence};
 use crate::ggml::TensorType;
 use crate::model::LanguageModel;
 use crate::modules::MatrixName;
@@ -27,9 +26,7 @@ const NAME: &str = "scale";
 fn reference(costs: &[TensorCosts]) -> Result<Vec<TypeCost>, TypePlanError> {
     let plan = |bits: f64| TypePlan::new("", "", costs, 0, TypeBudget::Bits(bits));
     let plan = match plan(BITS) {
-        Err(TypePlanError::BitsOutOfReach { least, most, .. }) => {
-            plan(if least > BITS { least } else { most })?
-        }
+        Err(TypePlanError::BitsOutOfReach { least, .. }) => plan(least)?,
         other => other?,
     };
     let cost =
@@ -111,11 +108,7 @@ pub fn measure_scale<M: LanguageModel + Module + Clone>(
         },
     )?;
     let Some(changed) = changed else { return Ok(1.0) };
-    let text: Vec<Vec<u32>> = calibration.windows()?.into_iter().take(options.windows).collect();
-    let seq_len = text.first().map_or(0, Vec::len);
-    let at_once = options.at_once;
-    let measuring = PerplexityOptions { seq_len, at_once, ..PerplexityOptions::default() };
-    let kl = divergence(&changed, model, &text.concat(), &measuring, progress)?.kl.value;
+    let kl = divergence_on_first(&changed, model, calibration, options, progress)?;
     let scale = kl / chosen.iter().map(|cost| cost.loss).sum::<f64>();
     // A model that predicts nothing tells nothing.
     let scale = if scale.is_finite() && scale > 0.0 { scale } else { 1.0 };
@@ -141,9 +134,8 @@ fn rounded(
     let (inputs, outputs) = (calibration.inputs(&name)?, calibration.outputs(&name)?);
     let inputs = Inputs::of(&inputs, Some(&outputs), options.rounding)
         .map_err(|source| TypesError::Linalg { tensor: tensor.into(), source })?;
-    let about = |source| TypesError::Quantize { tensor: tensor.into(), source };
-    let bytes = inputs.quantize(tensor_type, &entries, columns).map_err(about)?;
-    tensor_type.dequantize_rows(&bytes, columns).map_err(about)
+    stored(&inputs, tensor_type, &entries, columns)
+        .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })
 }
 
 /// Bytes that a matrix needs while it is rounded.

@@ -95,7 +95,8 @@ fn check_forms(args: &CompressArgs) -> Result<()> {
         let (given, channels) = (names.join(","), Candidate::Channels.name());
         return refuse(
             format!("--forms {given}: so far only `{channels}` alone can be chosen"),
-            "without --forms, matrices are dense or in the form of --storage",
+            "`blocks` and `factors` go with --for welore; without --forms, matrices are dense or in the \
+             form of --storage",
         );
     }
     match (args.typing.engine, args.widths) {

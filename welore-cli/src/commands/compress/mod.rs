@@ -10,7 +10,7 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::Calibration;
-use welore_burn::compress::{CompressReport, check_plan};
+use welore_burn::compress::{CompressError, CompressReport, check_plan};
 use welore_burn::files::{OutputDir, check_staged, is_within};
 use welore_burn::model::FoundModel;
 use welore_burn::progress::Interrupted;
@@ -111,18 +111,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
         _ => compressor.directory(checkpoint, &output, &mut bar),
     };
     bar.finish();
-    let report = match written {
-        Err(error) if error.is_interruption() => {
-            tell_kept(&output);
-            output.suspend();
-            return Err(Interrupted.into());
-        }
-        Err(error) => {
-            tell_kept(&output);
-            return Err(error.into());
-        }
-        Ok(report) => report,
-    };
+    let (output, report) = or_kept(output, written)?;
     let base = args.model.to_string_lossy();
     let labels = calibration.as_ref().and_then(Calibration::gradient_labels);
     let labels = labels.map(|(labels, _)| labels);
@@ -198,6 +187,21 @@ fn check_saved(args: &CompressArgs) -> Result<()> {
         return Ok(());
     };
     Err(WrongInput::with_hint(message, "give --save-calibration another file").into())
+}
+
+/// The directory that was written. Where that failed or was stopped, what is finished is kept.
+fn or_kept<T>(output: OutputDir, written: Result<T, CompressError>) -> Result<(OutputDir, T)> {
+    match written {
+        Ok(report) => Ok((output, report)),
+        Err(error) => {
+            tell_kept(&output);
+            if error.is_interruption() {
+                output.suspend();
+                return Err(Interrupted.into());
+            }
+            Err(error.into())
+        }
+    }
 }
 
 /// Where finished matrices are kept, if any are: they take as much room as a model.
