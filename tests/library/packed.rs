@@ -342,6 +342,15 @@ fn directories_keep_all_packed_forms_and_name_what_is_missing() {
     let [model, unpacked] = ["packed", "dense"].map(|name| load(&dir.path().join(name)));
     assert_alike(&model, &unpacked, &ids(&expected("tiny-llama")["input"]));
 
+    // A layer that is called like a factor is none beside a dense matrix.
+    let mut beside: Vec<(TensorSpec, Vec<u8>)> =
+        packed.iter().filter(|(spec, _)| spec.dtype != Dtype::U8).cloned().collect();
+    let spec = |name: &str| TensorSpec { name: name.into(), dtype: Dtype::F32, shape: vec![2, 2] };
+    beside.extend(["x.weight", "x.V.weight"].map(|name| (spec(name), vec![0; 16])));
+    write(&original, &dir.path().join("beside"), beside);
+    let found = Checkpoint::open(dir.path().join("beside")).unwrap().compressed_matrices();
+    assert!(found.unwrap().is_empty());
+
     // A matrix without one of its factors is neither the other factor nor its base.
     for lost in ["U.weight_t.", "V.weight."] {
         let name = packed.iter().rev().find(|(spec, _)| spec.name.contains(lost)).unwrap();

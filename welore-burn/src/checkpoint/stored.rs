@@ -118,7 +118,9 @@ impl Checkpoint {
 
     /// Refuses a matrix that has only some of its tensors.
     fn check_complete(&self, name: &MatrixName, lead: &Lead) -> Result<(), CheckpointError> {
-        match Form::missing_part(lead, name, |tensor| self.meta(tensor).is_some()) {
+        let missing = Form::missing_part(lead, name, |tensor| self.meta(tensor).is_some());
+        // It may be another matrix's: a dense one can have a tensor beside it that is called like a factor.
+        match missing.filter(|_| self.stored_matrix(name).is_none()) {
             Some(tensor) => Err(CheckpointError::TensorMissing { dir: self.dir().into(), tensor }),
             None => Ok(()),
         }

@@ -9,8 +9,8 @@ use super::text_part::type_of_parts;
 use crate::checkpoint::{Checkpoint, Remark, TensorMeta};
 
 /// Opens the weights of a model that is known here, with the names that its decoder gives them and
-/// without buffers, and of a model of more than text only the text; [`Checkpoint::remarks`] says what was changed. What is written from it has these
-/// names.
+/// without buffers, and of a model of more than text only the text; [`Checkpoint::remarks`] says what
+/// was changed. What is written from it has these names.
 ///
 /// # Errors
 ///
