@@ -312,6 +312,7 @@ pub fn config(data: &[u8]) -> bool {
     for number in [config.rms_norm_eps, config.rope_theta] {
         assert!(number.is_finite() && number > 0.0, "{config:?}");
     }
+    assert!(config.context() >= config.max_position_embeddings, "{config:?}");
     if let Ok(opened) = open_model(dir.path(), &Device::flex()) {
         assert_eq!(opened.config, config);
     }

@@ -59,7 +59,7 @@ fn converted(data: &[u8], conversion: GgufConversion) -> Option<(TempDir, Opened
 fn check_blocks(opened: &OpenedModel) -> usize {
     let mut bytes = 0;
     for matrix in &opened.compressed {
-        assert!(matrix.form.tensor_type().is_some(), "{matrix:?}");
+        assert!(matrix.form.is_packed(), "{matrix:?}");
         for tensor in matrix.tensors() {
             let (_, blocks) = opened.checkpoint.raw(&tensor.name).expect("it is listed");
             bytes += blocks.len();

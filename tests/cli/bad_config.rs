@@ -17,18 +17,20 @@ fn with(field: &str, value: Value) -> Sandbox {
 }
 
 #[test]
-fn other_architectures_are_refused_before_anything_is_measured() {
-    let sandbox = with("model_type", json!("gpt2"));
+fn other_architectures_are_refused_where_the_model_has_to_run() {
+    let sandbox = with("model_type", json!("qwen2x"));
     for line in [
-        "inspect model",
-        "analyze model -o spectra.json",
-        "plan model --err 0.5 -o plan.json",
-        "compress model --err 0.5 -o out",
         EVAL,
         "generate model --prompt Mia",
+        "calibrate model --text story.txt -o calibration",
+        "train model --text story.txt -o run",
+        "export model --gguf model.gguf",
     ] {
         let message = sandbox.refuses(line, CONFIG);
-        assert!(message.contains("gpt2"), "{message}");
+        assert!(message.contains("qwen2x"), "{message}");
+        let said = sandbox.run(line).stderr;
+        let hint = said.lines().nth(1).unwrap_or_default();
+        assert!(hint.contains("`qwen2`") && hint.contains("weights only"), "{said}");
     }
 }
 
@@ -46,7 +48,7 @@ fn text_that_is_no_configuration_is_refused() {
 #[test]
 fn variations_that_are_not_implemented_are_named() {
     for (field, value, named) in [
-        ("rope_parameters", json!({ "rope_type": "yarn", "factor": 4.0 }), "yarn"),
+        ("rope_parameters", json!({ "rope_type": "spline", "factor": 4.0 }), "spline"),
         ("hidden_act", json!("quick_gelu"), "quick_gelu"),
         ("quantization_config", json!({ "bits": 4 }), "quantiz"),
     ] {
@@ -74,11 +76,11 @@ fn rope_settings_are_read_in_all_their_spellings() {
         assert_eq!(sandbox.json("inspect older --json"), linear);
     }
     for settings in [
-        json!({ "rope_type": "yarn", "factor": 2.0 }),
-        json!({ "type": "dynamic", "rope_type": "dynamic", "factor": 2.0 }),
+        json!({ "rope_type": "spline", "factor": 2.0 }),
+        json!({ "type": "spline", "rope_type": "spline", "factor": 2.0 }),
     ] {
         scaling(settings);
-        sandbox.refuses("inspect older", "`rope_type`");
+        sandbox.refuses("eval older --text story.txt", "`rope_type`");
     }
 }
 

@@ -43,12 +43,16 @@ fn missing_directory_is_named() {
 
 #[test]
 fn missing_file_is_named() {
-    for file in ["config.json", "model.safetensors"] {
-        let sandbox = Sandbox::new();
-        sandbox.remove(&format!("model/{file}"));
-        for line in READERS {
-            sandbox.refuses(line, &format!("model/{file}"));
-        }
+    let sandbox = Sandbox::new();
+    let config = sandbox.read("model/config.json");
+    sandbox.remove("model/config.json");
+    for line in [EVAL, "generate model --prompt Mia", "export model --gguf model.gguf"] {
+        refuses_with(&sandbox, line, "model/config.json", "need its weights only");
+    }
+    sandbox.write("model/config.json", config);
+    sandbox.remove(WEIGHTS);
+    for line in READERS {
+        sandbox.refuses(line, WEIGHTS);
     }
 }
 
@@ -115,26 +119,35 @@ fn directories_of_other_formats_are_told_with_what_to_do() {
 }
 
 #[test]
-fn tensors_under_the_names_of_a_wrapper_are_told() {
-    for (prefix, hint) in [("base_model.model.", "merge_and_unload"), ("module.", "what wraps it")]
-    {
-        let sandbox = Sandbox::new();
-        sandbox.edit_tensors(WEIGHTS, |tensors| {
-            let wrapped = std::mem::take(tensors).into_iter();
-            *tensors = wrapped.map(|(name, tensor)| (format!("{prefix}{name}"), tensor)).collect();
-        });
-        for line in READERS {
-            refuses_with(&sandbox, line, &format!("begin with `{prefix}`"), hint);
-        }
-    }
-    // An adapter alone.
+fn tensors_under_the_names_of_an_unknown_wrapper_are_told() {
     let sandbox = Sandbox::new();
     sandbox.edit_tensors(WEIGHTS, |tensors| {
-        tensors.clear();
-        let name = format!("base_model.model.{Q_PROJ}.lora_A.weight");
-        tensors.insert(name, Tensor::zeros(Dtype::F32, &[4, 64]));
+        let wrapped = std::mem::take(tensors).into_iter();
+        *tensors = wrapped.map(|(name, tensor)| (format!("student.{name}"), tensor)).collect();
     });
-    refuses_with(&sandbox, EVAL, "begin with `base_model.model.`", "merge_and_unload");
+    for line in READERS {
+        refuses_with(&sandbox, line, "begin with `student.`", "what wraps it");
+    }
+}
+
+#[test]
+fn an_adapter_that_is_not_merged_is_told() {
+    let lora = format!("base_model.model.{Q_PROJ}.lora_A.weight");
+    let beside = |tensors: &mut Tensors| {
+        tensors.insert(lora.clone(), Tensor::zeros(Dtype::F32, &[4, 64]));
+    };
+    let alone = |tensors: &mut Tensors| {
+        tensors.clear();
+        beside(tensors);
+    };
+    let edits: [&dyn Fn(&mut Tensors); 2] = [&beside, &alone];
+    for edit in edits {
+        let sandbox = Sandbox::new();
+        sandbox.edit_tensors(WEIGHTS, edit);
+        for line in READERS {
+            refuses_with(&sandbox, line, "a LoRA adapter that is not merged", "merge_and_unload");
+        }
+    }
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn the_directory_is_never_larger_than_asked_and_loses_what_was_measured() {
     }
     let told = sandbox.json("inspect low --json");
     assert_eq!(told["factored"].as_array().unwrap().len(), 29, "{told}");
-    sandbox.gives("generate low --prompt Once --max-tokens 4");
+    sandbox.gives("generate low --prompt Once --max-new-tokens 4");
     // Unpacked it is the same model.
     sandbox.gives("export low --dense -o unpacked");
     let perplexity =
@@ -51,7 +51,7 @@ fn more_forms_are_never_expected_to_lose_more() {
     let sandbox = Sandbox::new();
     sandbox.gives(CALIBRATE);
     let loss = |options: &str| {
-        let line = format!("{COMPRESS} --max-bytes 130000 --no-measure --dry-run --json {options}");
+        let line = format!("{COMPRESS} --max-bytes 130000 --dry-run --json {options}");
         sandbox.json(&line)["expected_loss"].as_f64().unwrap()
     };
     let [default, all, few] = ["", "--forms blocks,factors", "--types q8_0,q4_0"].map(loss);
@@ -69,7 +69,6 @@ fn more_forms_are_never_expected_to_lose_more() {
 fn what_has_no_effect_and_what_no_forms_can_do_is_refused_before_any_work() {
     let sandbox = Sandbox::new();
     let line = "compress model --for welore -o low";
-    sandbox.refuses(line, "--max-bytes");
     sandbox.refuses(&format!("{line} --bits 5"), "--max-bytes");
     let message = sandbox.refuses(&format!("{line} --max-bytes 1000"), "out of reach");
     assert!(message.contains("smallest"), "{message}");
@@ -79,6 +78,13 @@ fn what_has_no_effect_and_what_no_forms_can_do_is_refused_before_any_work() {
     sandbox.refuses(&format!("{line} --width-multiple 8"), "--width-multiple");
     sandbox.refuses(&format!("{line} --method svd"), "--method");
     sandbox.refuses(&format!("{line} --no-calibration"), "--no-calibration");
+    sandbox.refuses(&format!("{line} --dry-run --no-measure"), "--no-measure");
+    sandbox.refuses(&format!("{line} --report page.html"), "--report");
+    sandbox.refuses("compress model --for welore --plan plan.json -o low", "--plan");
+    let channels = "compress model --forms blocks --keep-params 0.5 -o low";
+    sandbox.refuses(channels, "--forms blocks");
+    let hint = sandbox.run(channels).stderr;
+    assert!(hint.contains("--for welore"), "{hint}");
     sandbox.refuses("plan model --for welore --max-bytes 130000", "--for welore");
     assert!(!sandbox.path("low").exists());
 }

@@ -38,7 +38,8 @@ fn assert_honest_card(sandbox: &Sandbox, directory: &str) {
 fn names_in_refusals_reach_the_terminal_spelt_out() {
     let sandbox = Sandbox::new();
     sandbox.edit_json(CONFIG, |config| config["model_type"] = HOSTILE.into());
-    for line in ["inspect model", EVAL] {
+    assert_harmless(&sandbox.gives("inspect model"));
+    for line in [EVAL, "generate model --prompt Once --max-new-tokens 1"] {
         let outcome = sandbox.run(line);
         assert_harmless(&outcome);
         assert!(outcome.complaint(2).contains("x\\u{1b}]0;owned"), "{outcome:?}");
@@ -47,11 +48,13 @@ fn names_in_refusals_reach_the_terminal_spelt_out() {
     sandbox.edit_tensors(WEIGHTS, |tensors| {
         tensors.insert(format!("{HOSTILE}.weight"), Tensor::zeros(Dtype::BF16, &[4, 4]));
     });
-    for line in ["inspect model", EVAL, "compress model --err 0.5 -o out"] {
-        let outcome = sandbox.run(line);
-        assert_harmless(&outcome);
-        outcome.complaint(2);
+    // Its weights alone are read; it cannot be run.
+    for line in ["inspect model", "compress model --err 0.5 -o out"] {
+        assert_harmless(&sandbox.gives(line));
     }
+    let outcome = sandbox.run(EVAL);
+    assert_harmless(&outcome);
+    outcome.complaint(2);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use welore_burn::data::{TextTokenizer, read_text};
 use welore_burn::files::OutputDir;
 use welore_burn::ggml::ContainerError;
 use welore_burn::gguf::{GgufConversion, GgufError, GgufSummary, convert_gguf};
-use welore_burn::model::{DecoderConfig, load_model, read_config};
+use welore_burn::model::{DecoderConfig, RopeScaling, load_model, read_config};
 
 use self::writer::{Gguf, Meta, of_fixture, tiny};
 use crate::{device, expected, fixture, ids};
@@ -68,7 +68,7 @@ fn every_architecture_comes_back_and_computes_the_same() {
             .unwrap()
             .with_initializer_range(want.initializer_range)
             .with_first_window_layer(want.first_window_layer)
-            .with_rope_scaling(want.rope_scaling);
+            .with_rope_scaling(want.rope_scaling.clone());
         assert_eq!(got, want, "{name}");
 
         let tokens = ids(&expected(name)["input"]);
@@ -281,6 +281,37 @@ fn scaled_frequencies_are_read() {
     assert_eq!(config["rope_scaling"]["factor"], 4.0);
 }
 
+#[test]
+fn yarn_is_read_as_llama_cpp_computes_it_and_as_its_converter_states_it() {
+    let scaling = |changes: &[(&str, f32)]| {
+        let mut gguf = tiny(1, 2);
+        gguf.set("llama.rope.scaling.type", Meta::Text("yarn".into()));
+        gguf.set("llama.rope.scaling.factor", Meta::F32(4.0));
+        gguf.set("llama.rope.scaling.original_context_length", Meta::U32(32));
+        for (key, value) in changes {
+            gguf.set(&format!("llama.rope.scaling.{key}"), Meta::F32(*value));
+        }
+        let dir = tempdir().unwrap();
+        convert(&gguf.bytes(), dir.path()).unwrap();
+        read_config(dir.path().join("model")).unwrap().rope_scaling
+    };
+    let usual = 0.1 * 4f64.ln() + 1.0;
+    let yarn = |attention_factor: f64, beta_fast: f64| RopeScaling::Yarn {
+        factor: 4.0,
+        original_context: 32.0,
+        beta_fast,
+        beta_slow: 1.0,
+        truncate: true,
+        attention_factor,
+    };
+    assert_eq!(scaling(&[]), yarn(usual, 32.0));
+    // llama.cpp multiplies its own factor by this one.
+    assert_eq!(scaling(&[("attn_factor", 2.0)]), yarn(2.0 * usual, 32.0));
+    // What the model's configuration said.
+    let stated = [("yarn_attn_factor", 1.5), ("yarn_beta_fast", 16.0)];
+    assert_eq!(scaling(&stated), yarn(1.5, 16.0));
+}
+
 type Change = fn(&mut Gguf);
 
 /// Every change to a good file gives an error that names it.
@@ -315,7 +346,10 @@ fn metadata_that_are_not_supported_are_an_error_that_names_them() {
         }),
         ("llama.expert_count", |g| g.set("llama.expert_count", Meta::U32(8))),
         ("split.count", |g| g.set("split.count", Meta::U32(3))),
-        ("yarn", |g| g.set("llama.rope.scaling.type", Meta::Text("yarn".into()))),
+        ("spline", |g| g.set("llama.rope.scaling.type", Meta::Text("spline".into()))),
+        ("rope_factors_short.weight` is missing", |g| {
+            g.set("llama.rope.scaling.type", Meta::Text("longrope".into()));
+        }),
     ]);
 }
 
@@ -323,6 +357,9 @@ fn metadata_that_are_not_supported_are_an_error_that_names_them() {
 fn tensors_that_are_not_supported_are_an_error_that_names_them() {
     refuses_each([
         ("rope_freqs.weight", |g| g.add_f32("rope_freqs.weight", &[1], &[0.5])),
+        ("rope_factors_long.weight` does not belong", |g| {
+            g.add_f32("rope_factors_long.weight", &[1], &[1.0]);
+        }),
         ("`blk.0.ffn_up.weight` is I32", |g| g.tensor("blk.0.ffn_up.weight").kind = 26),
         ("`blk.0.ffn_up.weight` is missing", |g| {
             g.tensors.retain(|tensor| tensor.name != "blk.0.ffn_up.weight");

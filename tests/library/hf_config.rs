@@ -131,7 +131,7 @@ fn layers_that_differ_are_described_one_by_one() {
     });
     let config = of("gemma3_text", nested.clone()).unwrap();
     assert_eq!(of("gemma3_text", older), Ok(config.clone()));
-    assert_eq!((config.rope_theta, config.window_rope_theta), (5e5, Some(1e3)));
+    assert_eq!((config.rope_theta, config.window_rope), (5e5, Some((1e3, RopeScaling::None))));
     assert!(of("llama", nested).unwrap_err().to_string().contains("rope_parameters"));
 
     let types = json!(["sliding_attention", "full_attention"]);
@@ -172,24 +172,6 @@ fn rotary_settings_that_are_not_computed_are_refused() {
 }
 
 #[test]
-fn two_rotary_settings_have_to_be_the_same() {
-    let linear = |factor: f64| json!({ "rope_type": "linear", "factor": factor });
-    let with = |older: Value, newer: Value| {
-        let both = json!({ "rope_scaling": older, "rope_parameters": newer });
-        short_config("llama", both).map_err(|error| error.to_string())
-    };
-    let config = with(linear(2.0), linear(2.0)).unwrap();
-    assert_eq!(config.rope_scaling, RopeScaling::Linear { factor: 2.0 });
-    assert_eq!(with(Value::Null, linear(2.0)), Ok(config.clone()));
-    assert_eq!(with(json!({}), linear(2.0)), Ok(config));
-    let default = json!({ "rope_type": "default", "rope_theta": 10000.0 });
-    assert!(with(linear(2.0), default.clone()).unwrap_err().contains("`rope_scaling`"));
-    assert!(with(linear(2.0), linear(4.0)).unwrap_err().contains("`rope_scaling`"));
-    let yarn = json!({ "rope_type": "yarn", "factor": 4.0 });
-    assert!(with(yarn, default).unwrap_err().contains("yarn"));
-}
-
-#[test]
 fn configurations_of_other_models_are_refused_by_field() {
     let text = std::fs::read_to_string(fixture("tiny-llama/config.json")).unwrap();
     let edited = |key: &str, value: serde_json::Value| {
@@ -207,7 +189,7 @@ fn configurations_of_other_models_are_refused_by_field() {
         ("hidden_act", json!("quick_gelu")),
         ("is_causal", json!(false)),
         ("quantization_config", json!({"bits": 4})),
-        ("rope_parameters", json!({"rope_type": "yarn", "factor": 2.0})),
+        ("rope_parameters", json!({"rope_type": "spline", "factor": 2.0})),
         ("num_key_value_heads", json!(3)),
         ("hidden_size", json!(0)),
         ("hidden_size", json!(1u64 << 60)),

@@ -122,14 +122,23 @@ pub fn index() -> Vec<Seed> {
     files(&["tiny-llama3/model.safetensors.index.json"])
 }
 
+/// Those of the fixtures, and one with each of the rotary settings there.
 pub fn config() -> Vec<Seed> {
-    files(&[
+    let mut seeds = files(&[
         "earlier/model/config.json",
         "tiny-llama/config.json",
         "tiny-llama3/config.json",
         "tiny-mistral/config.json",
         "tiny-qwen2/config.json",
-    ])
+    ]);
+    for case in json_of("rope.json").as_array().unwrap() {
+        let mut config = json_of("tiny-llama3/config.json");
+        let fields = config.as_object_mut().unwrap();
+        fields.remove("rope_scaling");
+        fields.extend(case["config"].as_object().unwrap().clone());
+        seeds.push(Seed::Json(config));
+    }
+    seeds
 }
 
 pub fn generation_config() -> Vec<Seed> {

@@ -15,7 +15,7 @@ use welore_burn::gguf::{
     CheckpointSource, GgufConversion, GgufError, GgufExport, GgufOptions, GgufTensor, GgufWritten,
     TensorSource, convert_gguf, export_gguf,
 };
-use welore_burn::model::{DecoderConfig, open_model, read_config};
+use welore_burn::model::{DecoderConfig, RopeScaling, open_model, read_config};
 use welore_burn::plan::{PlanOptions, WeLore, make_plan};
 use welore_burn::progress::{Interrupted, Progress};
 
@@ -113,7 +113,7 @@ fn every_model_comes_back() {
             .unwrap()
             .with_initializer_range(want.initializer_range)
             .with_first_window_layer(want.first_window_layer)
-            .with_rope_scaling(want.rope_scaling);
+            .with_rope_scaling(want.rope_scaling.clone());
         assert_eq!(got, want, "{name}");
 
         let tokens = ids(&expected(name)["input"]);
@@ -324,6 +324,7 @@ fn merges_of_sentence_piece_become_scores_again() {
 #[test]
 fn tokenizers_that_llama_cpp_does_not_have_are_refused_by_what_they_do() {
     type Change = fn(&mut Value);
+    let cases: [(&str, &str, Change); 5] = [
     let cases: [(&str, Change); 9] = [
         ("splits text in a way", |t| t["pre_tokenizer"]["add_prefix_space"] = true.into()),
         ("splits text in a way", |t| t["normalizer"] = json!({ "type": "Lowercase" })),
@@ -389,9 +390,52 @@ fn merges_that_no_scores_stand_for_are_refused() {
 }
 
 #[test]
+fn rotary_positions_that_llama_cpp_has_come_back() {
+    let cases: Vec<Value> =
+        serde_json::from_slice(&fs::read(fixture("rope.json")).unwrap()).unwrap();
+    let mut kinds = Vec::new();
+    for case in cases {
+        let dir = tempdir().unwrap();
+        let model = model(case["model"].as_str().unwrap(), dir.path());
+        edit(&model.join("config.json"), |config| {
+            let config = config.as_object_mut().unwrap();
+            for field in ["rope_theta", "rope_scaling", "rope_parameters"] {
+                config.remove(field);
+            }
+            config.extend(case["config"].as_object().unwrap().clone());
+        });
+        let kept = match read_config(&model).unwrap().rope_scaling {
+            RopeScaling::Dynamic { .. } => Err("dynamic"),
+            RopeScaling::Yarn { truncate: false, .. } => Err("beta_fast 32"),
+            RopeScaling::Yarn { .. } => Ok("yarn"),
+            RopeScaling::LongRope { .. } => Ok("longrope"),
+            _ => Ok("other"),
+        };
+        match kept {
+            Ok(kind) => kinds.push(kind),
+            Err(named) => {
+                let file = dir.path().join("model.gguf");
+                let error = export(&model, &file, &GgufOptions::default()).unwrap_err();
+                assert!(error.to_string().contains(named), "{error}");
+                continue;
+            }
+        }
+        let (_, back) = there_and_back(&model, dir.path());
+        let tokens = ids(&case["input"]);
+        // Within the original context, where that matters, and beyond.
+        for tokens in [&tokens[..12], &tokens[..]] {
+            let (got, want) = (logits(&back, tokens), logits(&model, tokens));
+            let gap = got.iter().zip(&want).map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+            let scale = want.iter().fold(0.0, |most: f64, x| most.max(x.abs()));
+            assert!(gap < 1e-4 * scale, "{}: {gap} of {scale}", case["name"]);
+        }
+    }
+    assert!(kinds.contains(&"yarn") && kinds.contains(&"longrope"), "{kinds:?}");
+}
+
+#[test]
 fn models_that_llama_cpp_does_not_compute_are_refused() {
     type Change = fn(&mut Value);
-    let cases: [(&str, &str, Change); 7] = [
         ("tiny-qwen2", "no sliding window", |c| {
             (c["sliding_window"], c["use_sliding_window"]) = (8.into(), true.into());
             c.as_object_mut().unwrap().remove("layer_types");
@@ -401,6 +445,12 @@ fn models_that_llama_cpp_does_not_compute_are_refused() {
             c["rope_parameters"] = json!({
                 "rope_type": "llama3", "rope_theta": 1e6, "factor": 8.0, "low_freq_factor": 1.0,
                 "high_freq_factor": 4.0, "original_max_position_embeddings": 64,
+            });
+        }),
+        ("tiny-qwen2", "scale RoPE as longrope", |c| {
+            c["rope_parameters"] = json!({
+                "rope_type": "longrope", "rope_theta": 1e6, "short_factor": vec![1.0; 4],
+                "long_factor": vec![2.0; 4], "original_max_position_embeddings": 64,
             });
         }),
         ("tiny-mistral", "on some layers only", |c| {

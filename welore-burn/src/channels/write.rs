@@ -207,7 +207,7 @@ impl Work<'_> {
         let in_rows = cut.mlp.in_rows();
         for tensor in in_rows.into_iter().filter(|tensor| checkpoint.meta(tensor).is_some()) {
             checkpoint.check_finite(&tensor)?;
-            let (_, bytes) = checkpoint.raw(&tensor)?;
+            let (_, bytes) = checkpoint.content(&tensor)?;
             let row = bytes.len() / cut.mlp.channels;
             let mut data = Vec::with_capacity(row * cut.kept.len());
             cut.kept.iter().for_each(|at| data.extend_from_slice(&bytes[at * row..][..row]));
@@ -244,7 +244,7 @@ impl Work<'_> {
         for name in same {
             progress.check()?;
             self.checkpoint.check_finite(name)?;
-            files.write(name, self.checkpoint.raw(name)?.1)?;
+            files.write(name, &self.checkpoint.content(name)?.1)?;
             self.checkpoint.release(name);
         }
         Ok(())

@@ -1,18 +1,25 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
 use super::error::CheckpointError;
+use super::scaled::forget_scales;
 use crate::files::{FileError, LARGEST_COMPANION, check_input, read_file, write_file};
 
 /// Beginnings of the names of files that a derived model keeps: configuration, tokenizer and
 /// licence.
-const COMPANIONS: [&str; 12] = [
+const COMPANIONS: [&str; 16] = [
     "config.json",
     "generation_config.json",
     "tokenizer",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
+    "vocab.",
+    "spiece.model",
+    "sentencepiece",
+    "preprocessor_config.json",
+    "processor_config.json",
     "merges.txt",
     "chat_template",
     "licen",
@@ -22,17 +29,30 @@ const COMPANIONS: [&str; 12] = [
 ];
 
 /// Copies configuration, tokenizer and licence from one model directory to another, if they
-/// exist.
+/// exist. A configuration that says that weights are numbers of 8 bits with scales no longer does: they
+/// are written as they are read.
 ///
 /// # Errors
 ///
 /// Those of [`check_companions`].
 pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     for companion in companions(from)? {
-        let content = read_file(&companion, LARGEST_COMPANION)?;
-        write_file(to.join(companion.file_name().unwrap_or_default()), &content)?;
+        let mut content = read_file(&companion, LARGEST_COMPANION)?;
+        let name = companion.file_name().unwrap_or_default();
+        if name == "config.json"
+            && let Some(changed) = without_scales(&content)
+        {
+            content = changed;
+        }
+        write_file(to.join(name), &content)?;
     }
     Ok(())
+}
+
+/// A configuration that no longer says that weights have scales; `None` if it does not say that.
+fn without_scales(config: &[u8]) -> Option<Vec<u8>> {
+    let mut config = serde_json::from_slice(config).ok()?;
+    forget_scales(&mut config).then(|| format!("{:#}\n", Value::Object(config)).into_bytes())
 }
 
 /// Checks that [`copy_companions`] can copy everything from a model directory, before long work.

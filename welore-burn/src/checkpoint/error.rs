@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use safetensors::Dtype;
 
+use super::foreign::Quantizer;
 use crate::files::{FileError, OutputDir};
 use crate::forms::{Form, FormError};
 use crate::linalg::LinalgError;
@@ -56,8 +57,7 @@ pub enum CheckpointError {
         /// The tensor.
         tensor: String,
     },
-    /// The tensors have the names that a wrapper of the model gives them, such as adapters that are
-    /// not merged.
+    /// The names of the tensors begin with something before the model's, and it is not known what.
     #[error("{path}: the names of its tensors begin with `{prefix}`, as in `{tensor}`", path = dir.display())]
     Prefixed {
         /// The model directory.
@@ -76,6 +76,46 @@ pub enum CheckpointError {
         tensor: String,
         /// Its type.
         dtype: Dtype,
+    },
+    /// Numbers of 8 bits have no scales.
+    #[error("{path}: tensor `{tensor}` is F8_E4M3, and there is neither `{tensor}_scale_inv` nor `{tensor}_scale`", path = dir.display())]
+    Unscaled {
+        /// The model directory.
+        dir: PathBuf,
+        /// The tensor.
+        tensor: String,
+    },
+    /// The scales of a tensor do not fit it.
+    #[error("{path}: the scales of tensor `{tensor}` {shape:?} do not fit it: they are {dtype} {scales:?}", path = dir.display())]
+    Scales {
+        /// The model directory.
+        dir: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its shape.
+        shape: Vec<usize>,
+        /// The shape of the scales.
+        scales: Vec<usize>,
+        /// Their type.
+        dtype: Dtype,
+    },
+    /// Another program has quantized the weights, in a way that is not read.
+    #[error("{path}: the weights are quantized by {by}, as in `{tensor}`", path = dir.display())]
+    Quantized {
+        /// The model directory.
+        dir: PathBuf,
+        /// How.
+        by: Quantizer,
+        /// One of the tensors.
+        tensor: String,
+    },
+    /// Beside the weights, or in their place, there is an adapter.
+    #[error("{path}: a LoRA adapter that is not merged, as in `{tensor}`", path = dir.display())]
+    Adapter {
+        /// The model directory.
+        dir: PathBuf,
+        /// One of its tensors.
+        tensor: String,
     },
     /// A tensor should be a matrix, but is not.
     #[error("{path}: tensor `{tensor}` has shape {shape:?}, but must be a matrix", path = dir.display())]

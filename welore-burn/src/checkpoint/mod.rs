@@ -7,16 +7,24 @@
 
 mod companions;
 mod error;
+mod foreign;
+mod linear_layers;
 mod module;
 mod reader;
+mod remark;
+mod scaled;
 mod shards;
 mod stored;
 
 pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
+pub use foreign::Quantizer;
+pub use linear_layers::{LinearLayers, NotLinear};
 pub use module::{as_stored, check_module, load_module, save_module};
 pub(crate) use module::{load_weights, with_forms};
 pub use reader::{Checkpoint, TensorMeta};
 pub(crate) use reader::{check_directory, not_finite};
+pub use remark::Remark;
+pub(crate) use scaled::{forget_scales, has_scales};
 pub use shards::{DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 pub use stored::{PLAN_FILE, StoredMatrix};

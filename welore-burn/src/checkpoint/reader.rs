@@ -9,6 +9,8 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{CheckpointError, MissingKind, TensorProblem};
+use super::remark::Remark;
+use super::scaled::Scales;
 use super::shards::LONGEST_HEADER;
 use crate::artifact::in_words;
 use crate::files::{FileError, LARGEST_INDEX, MappedFile, read_file};
@@ -31,8 +33,13 @@ const MOST_TENSORS: usize = 1 << 20;
 pub struct Checkpoint {
     dir: PathBuf,
     shards: Vec<Shard>,
-    tensors: BTreeMap<String, (usize, TensorMeta)>,
+    pub(super) tensors: BTreeMap<String, (usize, TensorMeta)>,
+    /// The scales of tensors whose bytes are numbers of 8 bits, though they are read as BF16.
+    pub(super) scaled: BTreeMap<String, Scales>,
     order: Vec<String>,
+    remarks: Vec<Remark>,
+    /// How names began in the files, and how they begin now.
+    pub(super) beginnings: Option<(String, String)>,
     /// Digests of tensors already hashed, so that none is hashed twice.
     digests: Mutex<HashMap<String, String>>,
 }
@@ -46,7 +53,7 @@ struct Shard {
 /// Type, shape and place of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorMeta {
-    /// Stored type.
+    /// Stored type; BF16 for numbers of 8 bits with scales.
     pub dtype: Dtype,
     /// Stored shape; `[out, in]` for a matrix.
     pub shape: Vec<usize>,
@@ -59,8 +66,18 @@ impl TensorMeta {
         self.shape.iter().map(|n| *n as u64).product()
     }
 
-    /// Stored bytes.
+    /// Whether it holds numbers of a type that weights are read in.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
+    }
+
+    /// Bytes of its entries in this type.
     pub fn bytes(&self) -> u64 {
+        self.parameters().saturating_mul(self.dtype.bitsize() as u64) / 8
+    }
+
+    /// Bytes in its file.
+    fn stored_bytes(&self) -> u64 {
         (self.range.1 - self.range.0) as u64
     }
 }
@@ -101,7 +118,8 @@ impl Checkpoint {
         } else {
             return Err(missing(&single, MissingKind::Weights));
         }
-        Ok(checkpoint.in_order())
+        checkpoint.check_not_foreign()?;
+        Ok(checkpoint.with_scales()?.in_order())
     }
 
     /// Opens a single safetensors file of any kind.
@@ -121,9 +139,10 @@ impl Checkpoint {
     }
 
     fn empty(dir: &Path) -> Self {
-        let (tensors, order) = (BTreeMap::new(), Vec::new());
-        let (shards, digests) = (Vec::new(), Mutex::default());
-        Self { dir: dir.into(), shards, tensors, order, digests }
+        let (tensors, scaled, order) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
+        let (shards, remarks, digests) = (Vec::new(), Vec::new(), Mutex::default());
+        let beginnings = None;
+        Self { dir: dir.into(), shards, tensors, scaled, order, remarks, beginnings, digests }
     }
 
     fn in_order(mut self) -> Self {
@@ -202,6 +221,34 @@ impl Checkpoint {
         self
     }
 
+    /// The checkpoint with other names for its tensors, each of which has to get its own. The names
+    /// of matrices that begin with `from` begin with `to` instead, also those in its plan.
+    pub(crate) fn renamed(
+        mut self,
+        new_name: impl Fn(&str) -> String,
+        from: &str,
+        to: &str,
+    ) -> Self {
+        self.beginnings = Some((from.into(), to.into()));
+        let tensors = std::mem::take(&mut self.tensors).into_iter();
+        self.tensors = tensors.map(|(name, tensor)| (new_name(&name), tensor)).collect();
+        let scaled = std::mem::take(&mut self.scaled).into_iter();
+        self.scaled = scaled.map(|(name, scales)| (new_name(&name), scales)).collect();
+        self.digests = Mutex::default();
+        self.in_order()
+    }
+
+    /// Adds to what [`remarks`](Checkpoint::remarks) says.
+    pub(crate) fn with_remark(mut self, remark: Remark) -> Self {
+        self.remarks.push(remark);
+        self
+    }
+
+    /// What was unusual about it and has been put right.
+    pub fn remarks(&self) -> &[Remark] {
+        &self.remarks
+    }
+
     /// The model directory.
     pub fn dir(&self) -> &Path {
         &self.dir
@@ -229,7 +276,15 @@ impl Checkpoint {
         self.tensors.values().map(|(_, meta)| meta.bytes()).sum()
     }
 
-    /// The stored bytes of a tensor, little-endian, row-major.
+    /// Bytes of all tensors in their files, scales included.
+    pub fn stored_bytes(&self) -> u64 {
+        let tensors = self.tensors.values().map(|(_, meta)| meta);
+        let scales = self.scaled.values().map(|scales| &scales.meta);
+        tensors.chain(scales).map(TensorMeta::stored_bytes).sum()
+    }
+
+    /// The stored bytes of a tensor, little-endian, row-major: without their scales, where it has
+    /// some. [`content`](Checkpoint::content) multiplies by them.
     ///
     /// # Errors
     ///
@@ -238,9 +293,13 @@ impl Checkpoint {
         let (shard, meta) = self.tensors.get(tensor).ok_or_else(|| {
             CheckpointError::TensorMissing { dir: self.dir.clone(), tensor: tensor.into() }
         })?;
-        let shard = &self.shards[*shard];
+        Ok((meta, self.bytes_at(*shard, meta)))
+    }
+
+    pub(super) fn bytes_at(&self, shard: usize, meta: &TensorMeta) -> &[u8] {
+        let shard = &self.shards[shard];
         let (start, end) = meta.range;
-        Ok((meta, &shard.map[shard.data_start + start..shard.data_start + end]))
+        &shard.map[shard.data_start + start..shard.data_start + end]
     }
 
     /// The entries of a tensor as f32, row-major.
@@ -279,12 +338,12 @@ impl Checkpoint {
     ///
     /// As [`Checkpoint::read_f32`].
     pub fn check_finite(&self, tensor: &str) -> Result<(), CheckpointError> {
-        let (meta, bytes) = self.raw(tensor)?;
+        let (meta, bytes) = self.content(tensor)?;
         let found = match meta.dtype {
-            Dtype::F32 => not_finite(bytes, f32::from_le_bytes),
-            Dtype::F16 => not_finite(bytes, |b| f16::from_le_bytes(b).to_f32()),
-            Dtype::BF16 => not_finite(bytes, |b| bf16::from_le_bytes(b).to_f32()),
-            Dtype::F64 => not_finite(bytes, |b| f64::from_le_bytes(b) as f32),
+            Dtype::F32 => not_finite(&bytes, f32::from_le_bytes),
+            Dtype::F16 => not_finite(&bytes, |b| f16::from_le_bytes(b).to_f32()),
+            Dtype::BF16 => not_finite(&bytes, |b| bf16::from_le_bytes(b).to_f32()),
+            Dtype::F64 => not_finite(&bytes, |b| f64::from_le_bytes(b) as f32),
             dtype => return Err(self.unsupported(tensor, dtype)),
         };
         match found {
@@ -364,6 +423,9 @@ impl Checkpoint {
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{} {:?}\n", meta.dtype, meta.shape).as_bytes());
         hasher.update(bytes);
+        if let Some(scales) = self.scaled.get(tensor) {
+            hasher.update(self.bytes_at(scales.shard, &scales.meta));
+        }
         let digest = hasher.finalize().to_hex().to_string();
         known().insert(tensor.into(), digest.clone());
         Ok(digest)
@@ -386,12 +448,12 @@ impl Checkpoint {
         from_bf16: impl Fn(bf16) -> T,
         from_f64: impl Fn(f64) -> T,
     ) -> Result<Vec<T>, CheckpointError> {
-        let (meta, bytes) = self.raw(tensor)?;
+        let (meta, bytes) = self.content(tensor)?;
         Ok(match meta.dtype {
-            Dtype::F32 => entries(bytes, |b| from_f32(f32::from_le_bytes(b))),
-            Dtype::F16 => entries(bytes, |b| from_f16(f16::from_le_bytes(b))),
-            Dtype::BF16 => entries(bytes, |b| from_bf16(bf16::from_le_bytes(b))),
-            Dtype::F64 => entries(bytes, |b| from_f64(f64::from_le_bytes(b))),
+            Dtype::F32 => entries(&bytes, |b| from_f32(f32::from_le_bytes(b))),
+            Dtype::F16 => entries(&bytes, |b| from_f16(f16::from_le_bytes(b))),
+            Dtype::BF16 => entries(&bytes, |b| from_bf16(bf16::from_le_bytes(b))),
+            Dtype::F64 => entries(&bytes, |b| from_f64(f64::from_le_bytes(b))),
             dtype => return Err(self.unsupported(tensor, dtype)),
         })
     }

@@ -8,7 +8,7 @@ use super::error::CheckpointError;
 use super::reader::Checkpoint;
 use crate::artifact::in_words;
 use crate::files::{LARGEST_PLAN, read_existing};
-use crate::forms::{Form, Part, PartKind, PartSpec, TensorSpec, declared_form};
+use crate::forms::{Form, Lead, Part, PartKind, PartSpec, TensorSpec, declared_form};
 use crate::linalg::Matrix;
 use crate::modules::MatrixName;
 
@@ -39,7 +39,15 @@ impl Checkpoint {
     /// The matrix of this name, in the form that its tensors have; `None` if there is none.
     pub fn stored_matrix(&self, name: &MatrixName) -> Option<StoredMatrix> {
         let shape_of = |tensor: &str| Some(self.meta(tensor)?.shape.clone());
-        let (form, shape) = Form::stored(name, shape_of)?;
+        self.with_dtype(name, Form::stored(name, shape_of)?)
+    }
+
+    /// A matrix of this form and shape, with the type of its numbers.
+    fn with_dtype(
+        &self,
+        name: &MatrixName,
+        (form, shape): (Form, [usize; 2]),
+    ) -> Option<StoredMatrix> {
         let mut parts = form.parts(shape).into_iter();
         let dtype = match parts.find(|part| part.kind == PartKind::Numbers) {
             Some(first) => self.meta(&name.part(first.suffix))?.dtype,
@@ -57,21 +65,37 @@ impl Checkpoint {
     /// [`CheckpointError::PlanDisagrees`] if the tensors do not have the forms in the plan.
     pub fn compressed_matrices(&self) -> Result<Vec<StoredMatrix>, CheckpointError> {
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
-        for name in self.names().flat_map(Form::led_by) {
-            if !seen.insert(name.clone()) {
+        let shape_of = |tensor: &str| Some(self.meta(tensor)?.shape.clone());
+        for (name, lead) in self.names().flat_map(Form::led_by) {
+            if seen.contains(&name) {
                 continue;
             }
-            match self.stored_matrix(&name) {
-                Some(matrix) if matrix.form == Form::dense() => {}
-                Some(matrix) => found.push(matrix),
-                None => self.check_complete(&name)?,
+            match Form::stored_with(lead, &name, shape_of) {
+                Some((form, _)) if form == Form::dense() => {}
+                Some(form) => {
+                    found.extend(self.with_dtype(&name, form));
+                    seen.insert(name);
+                }
+                None => self.check_complete(&name, lead)?,
             }
         }
+        // A factor in blocks has a name like that of a matrix in blocks.
+        let parts: BTreeSet<String> = found
+            .iter()
+            .map(StoredMatrix::tensors)
+            .filter(|tensors| tensors.len() > 1)
+            .flat_map(|tensors| tensors.into_iter().map(|tensor| tensor.name))
+            .collect();
+        found.retain(|matrix| match &matrix.tensors()[..] {
+            [only] => !parts.contains(&only.name),
+            _ => true,
+        });
         let path = self.dir().join(PLAN_FILE);
         let Some(planned) = planned_forms(&path)? else { return Ok(found) };
         let forms: BTreeMap<&MatrixName, Form> =
             found.iter().map(|matrix| (&matrix.name, matrix.form)).collect();
         for (name, planned) in planned {
+            let Some(name) = self.present_name(name) else { continue };
             let stored = forms.get(&name).copied().unwrap_or(Form::dense());
             if planned != stored {
                 return Err(CheckpointError::PlanDisagrees { path, name, planned, stored });
@@ -80,9 +104,23 @@ impl Checkpoint {
         Ok(found)
     }
 
+    /// The name that a matrix has here, given that in the plan beside the files. `None` for a matrix
+    /// of a part that was left out.
+    fn present_name(&self, name: MatrixName) -> Option<MatrixName> {
+        let Some((from, to)) = &self.beginnings else { return Some(name) };
+        if self.stored_matrix(&name).is_some() {
+            return Some(name);
+        }
+        let rest = name.as_str().strip_prefix(from)?;
+        let new = MatrixName::new(format!("{to}{rest}"));
+        self.stored_matrix(&new).map(|_| new)
+    }
+
     /// Refuses a matrix that has only some of its tensors.
-    fn check_complete(&self, name: &MatrixName) -> Result<(), CheckpointError> {
-        match Form::missing_part(name, |tensor| self.meta(tensor).is_some()) {
+    fn check_complete(&self, name: &MatrixName, lead: &Lead) -> Result<(), CheckpointError> {
+        let missing = Form::missing_part(lead, name, |tensor| self.meta(tensor).is_some());
+        // It may be another matrix's: a dense one can have a tensor beside it that is called like a factor.
+        match missing.filter(|_| self.stored_matrix(name).is_none()) {
             Some(tensor) => Err(CheckpointError::TensorMissing { dir: self.dir().into(), tensor }),
             None => Ok(()),
         }

@@ -112,7 +112,8 @@ pub fn changes_tensors(
     checkpoint: &Checkpoint,
     conversion: Conversion,
 ) -> Result<bool, CompressError> {
-    Ok(pieces(checkpoint, conversion)?.iter().any(|piece| piece.steps() > 0))
+    let changes = pieces(checkpoint, conversion)?.iter().any(|piece| piece.steps() > 0);
+    Ok(changes || checkpoint.names().any(|tensor| checkpoint.is_scaled(tensor)))
 }
 
 /// The size of what the pieces make. Indices are no parameters.
@@ -160,7 +161,7 @@ fn pieces(
 }
 
 /// A tensor that is not merged into another one.
-fn whole<'a>(
+pub(super) fn whole<'a>(
     checkpoint: &Checkpoint,
     tensor: &'a str,
     precision: Option<Precision>,

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 
 use super::blocks::{Blocks, Sink};
 use super::check::{check_calibration, check_plan};
+use super::convert::whole;
 use super::error::CompressError;
 use super::job::{Job, Work};
 use super::options::Compressor;
@@ -67,7 +68,12 @@ impl Compressor<'_> {
         };
         let blocks = Blocks::new(self, options, &model)?;
         self.write(checkpoint, output, |job| {
-            job.make("copying", "tensors", |piece| matches!(piece, Piece::Copy(_)), progress)?;
+            job.make(
+                "copying",
+                "tensors",
+                |piece| matches!(piece, Piece::Copy(_) | Piece::Integers(_)),
+                progress,
+            )?;
             blocks.run(model, &mut Written(job), progress).map(drop)
         })
     }
@@ -88,11 +94,11 @@ impl Compressor<'_> {
         let piece = |tensor| {
             let name = MatrixName::of_weight(tensor);
             match name.and_then(|name| planned.get(&name).copied()) {
-                Some(matrix) => Piece::Compress(matrix),
-                None => Piece::Copy(tensor),
+                Some(matrix) => Ok(Piece::Compress(matrix)),
+                None => whole(checkpoint, tensor, None),
             }
         };
-        let pieces = checkpoint.names().map(piece).collect();
+        let pieces = checkpoint.names().map(piece).collect::<Result<Vec<_>, CompressError>>()?;
         let plan = self.plan.to_json();
         let is_tied = checkpoint.meta(HEAD).is_none();
         let norms = self.norms.clone().for_tied(is_tied);

@@ -52,6 +52,10 @@ impl<'a> Piece<'a> {
     /// The cost of making it.
     pub fn cost(&self, checkpoint: &Checkpoint, norms: &Norms<'_>) -> Cost {
         match self {
+            Self::Copy(tensor) if checkpoint.is_scaled(tensor) => checkpoint
+                .meta(tensor)
+                .map(|meta| Cost::of_cast(meta.parameters(), meta.bytes()))
+                .unwrap_or_default(),
             Self::Copy(tensor) | Self::Integers(tensor) => {
                 Cost::of_copy(checkpoint.meta(tensor).map_or(0, |meta| meta.parameters()))
             }
@@ -104,8 +108,8 @@ impl<'a> Piece<'a> {
         match self {
             Self::Copy(tensor) => {
                 checkpoint.check_finite(tensor)?;
-                let (_, bytes) = checkpoint.raw(tensor)?;
-                Ok(Content { data: vec![Cow::Borrowed(bytes)], relative_error: None })
+                let (_, bytes) = checkpoint.content(tensor)?;
+                Ok(Content { data: vec![bytes], relative_error: None })
             }
             Self::Integers(tensor) => {
                 let (_, bytes) = checkpoint.raw(tensor)?;
@@ -113,8 +117,8 @@ impl<'a> Piece<'a> {
             }
             Self::Cast(tensor, dtype) => {
                 checkpoint.check_finite(tensor)?;
-                let (meta, bytes) = checkpoint.raw(tensor)?;
-                let data = cast_floats(bytes, meta.dtype, *dtype);
+                let (meta, bytes) = checkpoint.content(tensor)?;
+                let data = cast_floats(&bytes, meta.dtype, *dtype);
                 let data = data.map_err(encoding(tensor.to_string()))?;
                 Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
             }

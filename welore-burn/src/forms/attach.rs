@@ -27,7 +27,6 @@ pub struct FactorParams {
 
 /// The parameters that replace a dense weight, whatever its form.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "there is one at a time")]
 pub(crate) enum NewParams {
     /// Factors, in either form.
     Factors(FactorParams),

@@ -61,11 +61,11 @@ impl BlockNames {
 
 /// The type of a tensor whose name ends with one of these suffixes, after a dot or as a whole.
 pub(super) fn type_in(tensor: &str) -> Option<TensorType> {
-    let ends = |suffix: &&str| {
+    let ends = |suffix: &str| {
         let name = tensor.strip_suffix(suffix);
         name.is_some_and(|name| name.is_empty() || name.ends_with('.'))
     };
-    NAMES.iter().find(|names| names.all().iter().any(|of| ends(&of))).map(|of| of.tensor_type)
+    NAMES.iter().find(|names| names.all().iter().any(|of| ends(of))).map(|of| of.tensor_type)
 }
 
 /// The tensors of one that has all its entries in blocks, whichever it is.
@@ -101,6 +101,9 @@ mod tests {
                         assert!(name.ends_with(&format!(".{}", other.name())), "{name}");
                         assert_eq!(type_in(&format!("model.{name}")), Some(*other));
                         assert_eq!(type_in(name), Some(*other));
+                    }
+                    let names = names.unwrap();
+                    for name in [names.whole, names.turned] {
                         assert_eq!(type_in(&format!("model{name}")), None);
                     }
                 }

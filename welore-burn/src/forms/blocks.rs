@@ -159,8 +159,8 @@ impl MatrixForm for Blocks {
     }
 
     fn cost_to_make(&self, [rows, columns]: [usize; 2]) -> Cost {
-        // As many operations as products of the matrix with something as large as each side.
-        Cost::of_product([rows, columns], rows + columns)
+        // Products with what the shorter side is made up for by; embeddings have a very long one.
+        Cost::of_product([rows, columns], rows.min(columns))
     }
 
     fn merge(&self, shape: [usize; 2], parts: Vec<Part>) -> Result<Matrix, FormError> {

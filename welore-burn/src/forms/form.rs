@@ -1,4 +1,4 @@
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::fmt::Debug;
 use std::sync::LazyLock;
 
@@ -59,6 +59,28 @@ static KINDS: [Kind; 5] =
 /// All sets of suffixes, in the same order.
 static SETS: LazyLock<Vec<Vec<&'static str>>> =
     LazyLock::new(|| KINDS.iter().flat_map(|kind| (kind.sets)()).collect());
+
+/// What may begin with a tensor of one suffix.
+pub(crate) struct Lead {
+    kinds: Vec<&'static Kind>,
+    sets: Vec<Vec<&'static str>>,
+}
+
+/// All suffixes of leading tensors.
+static LEADS: LazyLock<BTreeMap<&'static str, Lead>> = LazyLock::new(|| {
+    let mut leads: BTreeMap<&'static str, Lead> = BTreeMap::new();
+    for kind in &KINDS {
+        for set in (kind.sets)() {
+            let empty = || Lead { kinds: Vec::new(), sets: Vec::new() };
+            let lead = leads.entry(set[0]).or_insert_with(empty);
+            lead.sets.push(set);
+            if !lead.kinds.iter().any(|known| std::ptr::eq(*known, kind)) {
+                lead.kinds.push(kind);
+            }
+        }
+    }
+    leads
+});
 
 /// How a form is recognized.
 pub(super) struct Kind {
@@ -187,6 +209,14 @@ impl Form {
         Self::PackedFactors(PackedFactors { rank, tensor_type, base })
     }
 
+    /// Its blocks, if these have all of its entries.
+    pub fn as_blocks(&self) -> Option<Blocks> {
+        match self {
+            Self::Blocks(blocks) => Some(*blocks),
+            _ => None,
+        }
+    }
+
     /// Whether it is made of blocks, which do not train.
     pub fn is_packed(&self) -> bool {
         match self {
@@ -293,17 +323,28 @@ impl Form {
         KINDS.iter().find_map(|kind| (kind.stored)(&shape_of))
     }
 
-    /// A missing tensor of a matrix that has some of its tensors, for the form that most of them
-    /// belong to. `None` if none is missing, whatever the shapes.
+    /// The same, for a matrix that has the tensor with this leading suffix: other forms are not looked
+    /// for, because a file can have many names.
+    pub(crate) fn stored_with(
+        lead: &Lead,
+        name: &MatrixName,
+        shape_of: impl Fn(&str) -> Option<Vec<usize>>,
+    ) -> Option<(Self, [usize; 2])> {
+        let shape_of = |suffix: &str| shape_of(&name.part(suffix));
+        lead.kinds.iter().find_map(|kind| (kind.stored)(&shape_of))
+    }
+
+    /// A missing tensor of a matrix that has some of its tensors, among them the leading one, for the
+    /// form that most of them belong to. `None` if none is missing, whatever the shapes.
     pub(crate) fn missing_part(
+        lead: &Lead,
         name: &MatrixName,
         is_there: impl Fn(&str) -> bool,
     ) -> Option<String> {
         let there = |suffix: &&str| is_there(&name.part(suffix));
         let found = |set: &&Vec<&str>| set.iter().filter(|suffix| there(suffix)).count();
-        let begun = SETS.iter().filter(|set| there(&set[0]));
         // `rev`, because `max_by_key` returns the last of several: the first form should win.
-        let set = begun.rev().max_by_key(found)?;
+        let set = lead.sets.iter().rev().max_by_key(found)?;
         let missing = set.iter().find(|suffix| !there(suffix))?;
         Some(name.part(missing))
     }
@@ -316,15 +357,14 @@ impl Form {
 
     /// The matrices whose leading tensor a tensor of a checkpoint may be. A matrix can have several
     /// such tensors.
-    pub(crate) fn led_by(tensor: &str) -> impl Iterator<Item = MatrixName> + '_ {
-        static LEADS: LazyLock<BTreeSet<&'static str>> =
-            LazyLock::new(|| SETS.iter().map(|set| set[0]).collect());
-        LEADS.iter().filter_map(|lead| {
-            let name = tensor.strip_suffix(lead)?;
-            match name.strip_suffix('.') {
-                Some(name) => Some(name.into()),
-                None => name.is_empty().then(|| "".into()),
-            }
+    pub(crate) fn led_by(tensor: &str) -> impl Iterator<Item = (MatrixName, &'static Lead)> + '_ {
+        LEADS.iter().filter_map(|(suffix, lead)| {
+            let name = tensor.strip_suffix(suffix)?;
+            let name = match name.strip_suffix('.') {
+                Some(name) => name.into(),
+                None => name.is_empty().then(|| "".into())?,
+            };
+            Some((name, lead))
         })
     }
 }

@@ -192,7 +192,7 @@ impl MatrixForm for PackedFactors {
         match self.base {
             None => once,
             Some(_) => {
-                let all = once + Cost::of_product(shape, rows + columns);
+                let all = once + Cost::of_product(shape, rows.min(columns));
                 Cost { operations: all.operations.saturating_mul(ROUNDS as u64), ..all }
             }
         }

@@ -45,7 +45,11 @@ impl Architecture {
         if let Some(what) = config.beyond_llama() {
             return Err(format!("it has {what}, and `llama` and `qwen2` of llama.cpp have not"));
         }
-        let scaled_by_parts = matches!(config.rope_scaling, RopeScaling::Llama3 { .. });
+        let by_divisors = match config.rope_scaling {
+            RopeScaling::Llama3 { .. } => "LLaMA 3.1",
+            RopeScaling::LongRope { .. } => "longrope",
+            _ => "",
+        };
         match (config.qkv_bias, config.output_bias) {
             (false, true) => {
                 Err("it has biases at the outputs of attention, and none at queries".into())
@@ -53,8 +57,8 @@ impl Architecture {
             (true, false) if config.mlp_bias => {
                 Err("`qwen2` of llama.cpp has no biases in the MLP".into())
             }
-            (true, false) if scaled_by_parts => {
-                Err("`qwen2` of llama.cpp does not scale RoPE as LLaMA 3.1 does".into())
+            (true, false) if !by_divisors.is_empty() => {
+                Err(format!("`qwen2` of llama.cpp does not scale RoPE as {by_divisors} does"))
             }
             (true, false) if config.sliding_window.is_some() => {
                 Err("`qwen2` of llama.cpp has no sliding window".into())

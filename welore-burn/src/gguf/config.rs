@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::architecture::Architecture;
 use super::error::GgufError;
 use super::keys;
-use super::rope::rope_scaling;
+use super::rope::{Frequencies, rope_scaling};
 use super::tokenizer::SpecialTokens;
 use crate::ggml::{ContainerError, GgufFile};
 use crate::model::DecoderConfig;
@@ -100,6 +100,7 @@ impl Metadata<'_> {
         let head_dim = self.integer(keys::KEY_WIDTH)?;
         let eps = self.number(keys::NORM_EPS)?;
         let eps = self.file.needed(&self.name(keys::NORM_EPS), eps)?;
+        let context = self.needed(keys::CONTEXT)?;
         let theta = self.number(keys::ROPE_BASE)?.unwrap_or(10000.0);
         let window = self.integer(keys::WINDOW)?.filter(|window| *window > 0);
         // In this family only Mistral has a sliding window; otherwise it is the same model.
@@ -122,16 +123,14 @@ impl Metadata<'_> {
             "hidden_act": "silu",
             "rms_norm_eps": eps,
             "rope_theta": theta,
-            "max_position_embeddings": self.needed(keys::CONTEXT)?,
+            "max_position_embeddings": context,
             "tie_word_embeddings": !has("output.weight"),
         });
         if let Some(width) = head_dim {
             json["head_dim"] = width.into();
         }
         let width = head_dim.unwrap_or(hidden.checked_div(heads).unwrap_or(0)) as usize;
-        if let Some(scaling) = rope_scaling(self.file, self.architecture, theta, width)? {
-            json["rope_scaling"] = scaling;
-        }
+        self.scale(&mut json, &Frequencies { theta, width, context })?;
         match model_type {
             "llama" => {
                 json["attention_bias"] = has("blk.0.attn_q.bias").into();
@@ -150,6 +149,20 @@ impl Metadata<'_> {
             ref ends => json["eos_token_id"] = ends.into(),
         }
         Ok(json)
+    }
+
+    /// Adds the scaling of the rotary frequencies.
+    fn scale(&self, json: &mut Value, frequencies: &Frequencies) -> Result<(), GgufError> {
+        let Some(scaling) = rope_scaling(self.file, self.architecture, frequencies)? else {
+            return Ok(());
+        };
+        if scaling["rope_type"] == "longrope" {
+            // transformers 4 reads it nowhere else.
+            let field = "original_max_position_embeddings";
+            json[field] = scaling[field].clone();
+        }
+        json["rope_scaling"] = scaling;
+        Ok(())
     }
 
     /// The width of the MLPs: one number, or a list with one for each layer.

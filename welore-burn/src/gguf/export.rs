@@ -8,7 +8,7 @@ use super::architecture::Architecture;
 use super::error::GgufError;
 use super::metadata;
 use super::names::{Entry, RowOrder, entries};
-use super::rope::{FACTORS, stored_divisors};
+use super::rope::stored_divisors;
 use super::source::{CheckpointSource, GgufTensor, TensorSource};
 use super::tokenizer::describe_tokenizer;
 use crate::checkpoint::check_companions;
@@ -50,8 +50,8 @@ pub struct GgufExport<'a> {
     opened: &'a OpenedModel,
     architecture: Architecture,
     layout: GgufLayout,
-    /// The divisors of rotary frequencies, if there are any. They come first.
-    divisors: Option<Vec<u8>>,
+    /// The divisors of rotary frequencies, if there are any, by their names. They come first.
+    divisors: Vec<(&'static str, Vec<u8>)>,
     tensors: Vec<Outgoing>,
 }
 
@@ -106,13 +106,10 @@ impl<'a> GgufExport<'a> {
         let name = options.name.as_deref();
         let mut entries = metadata::describe(config, architecture, name, most).map_err(wrong)?;
         entries.extend(describe_tokenizer(dir, config)?);
-        let divisors = stored_divisors(config);
-        let divisors = divisors.map(|divisors| {
-            divisors.iter().flat_map(|divisor| divisor.to_le_bytes()).collect::<Vec<u8>>()
-        });
-        let first = divisors.as_ref().map(|_| GgufTensorSpec {
-            name: FACTORS.into(),
-            shape: vec![config.head_dim / 2],
+        let divisors = stored_divisors(config).map_err(wrong)?;
+        let first = divisors.iter().map(|(name, divisors)| GgufTensorSpec {
+            name: (*name).into(),
+            shape: vec![divisors.len()],
             dtype: TensorType::F32,
         });
         let others = tensors.iter().map(|Outgoing { gguf, tensor, .. }| GgufTensorSpec {
@@ -120,9 +117,14 @@ impl<'a> GgufExport<'a> {
             shape: tensor.shape.clone(),
             dtype: tensor.dtype,
         });
-        let specs: Vec<GgufTensorSpec> = first.into_iter().chain(others).collect();
+        let specs: Vec<GgufTensorSpec> = first.chain(others).collect();
         let entries: HashMap<String, Value> = entries.into_iter().collect();
         let layout = GgufLayout::new(&entries, &specs)?;
+        let as_bytes = |(name, divisors): (&'static str, Vec<f32>)| {
+            let bytes = divisors.iter().flat_map(|divisor| divisor.to_le_bytes());
+            (name, bytes.collect::<Vec<u8>>())
+        };
+        let divisors = divisors.into_iter().map(as_bytes).collect();
         Ok(Self { opened, architecture, layout, divisors, tensors })
     }
 
@@ -173,8 +175,8 @@ impl<'a> GgufExport<'a> {
         self.tensors().try_for_each(|tensor| source.check(tensor))?;
         let mut file = GgufWriter::create(path.as_ref(), &self.layout)?;
         progress.begin("converting", self.tensors.len());
-        if let Some(divisors) = &self.divisors {
-            file.write(FACTORS, divisors)?;
+        for (name, divisors) in &self.divisors {
+            file.write(name, divisors)?;
         }
         for Outgoing { gguf, order, tensor } in &self.tensors {
             progress.step(&tensor.name)?;

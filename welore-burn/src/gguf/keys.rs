@@ -17,6 +17,11 @@ pub(super) const ROPE_WIDTH: &str = "rope.dimension_count";
 pub(super) const ROPE_BASE: &str = "rope.freq_base";
 pub(super) const ROPE_SCALING: &str = "rope.scaling.type";
 pub(super) const ROPE_FACTOR: &str = "rope.scaling.factor";
+pub(super) const ROPE_CONTEXT: &str = "rope.scaling.original_context_length";
+pub(super) const ROPE_ATTENTION: &str = "rope.scaling.attn_factor";
+pub(super) const YARN_ATTENTION: &str = "rope.scaling.yarn_attn_factor";
+pub(super) const YARN_FAST: &str = "rope.scaling.yarn_beta_fast";
+pub(super) const YARN_SLOW: &str = "rope.scaling.yarn_beta_slow";
 
 // The tokenizer.
 pub(super) const TOKENIZER: &str = "tokenizer.ggml.model";

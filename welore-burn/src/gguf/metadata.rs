@@ -2,8 +2,9 @@
 
 use super::architecture::Architecture;
 use super::keys;
+use super::rope::stored_scaling;
 use crate::ggml::{TensorType, Value, Values};
-use crate::model::{DecoderConfig, RopeScaling};
+use crate::model::DecoderConfig;
 
 /// The version of ggml's quantized types.
 const QUANTIZATION: u32 = 2;
@@ -53,20 +54,20 @@ pub(super) fn describe(
         None => Value::U32(in_32_bits(keys::MLP, config.intermediate_size)?),
     };
     entries.push((architecture.key(keys::MLP), widths));
-    let factor = match config.rope_scaling {
-        RopeScaling::Linear { factor } => Some(factor),
-        _ => None,
-    };
-    if factor.is_some() {
-        entries.push((architecture.key(keys::ROPE_SCALING), text("linear")));
+    let scaling = stored_scaling(&config.rope_scaling)?;
+    entries.extend(scaling.kind.map(|kind| (architecture.key(keys::ROPE_SCALING), text(kind))));
+    if let Some(context) = scaling.original_context {
+        let key = keys::ROPE_CONTEXT;
+        if context.fract() != 0.0 {
+            return Err(format!("{key} is {context}, which is not a whole number"));
+        }
+        let context = Value::U32(in_32_bits(key, context as usize)?);
+        entries.push((architecture.key(key), context));
     }
-    let numbers = [
-        (keys::NORM_EPS, Some(config.rms_norm_eps)),
-        (keys::ROPE_BASE, Some(config.rope_theta)),
-        (keys::ROPE_FACTOR, factor),
-    ];
+    let mut numbers =
+        vec![(keys::NORM_EPS, config.rms_norm_eps), (keys::ROPE_BASE, config.rope_theta)];
+    numbers.extend(scaling.numbers);
     for (key, number) in numbers {
-        let Some(number) = number else { continue };
         let stored = number as f32;
         if !stored.is_finite() || stored <= 0.0 {
             return Err(format!("{key} is {number:e}, which 32 bits cannot hold"));

@@ -10,7 +10,7 @@ use super::architecture::Architecture;
 use super::config::ModelConfig;
 use super::error::GgufError;
 use super::keys;
-use super::rope::FACTORS;
+use super::rope;
 use super::tensors::stored_dtype;
 use crate::forms::{Form, TensorSpec};
 use crate::ggml::{GgufFile, TensorType};
@@ -123,7 +123,9 @@ pub(super) fn plan(
         .collect::<Result<Vec<_>, _>>()?;
     let known: BTreeSet<&str> = planned.iter().map(|tensor| tensor.source.as_str()).collect();
     let mut names = file.tensors().keys();
-    match names.find(|name| name.as_str() != FACTORS && !known.contains(name.as_str())) {
+    match names
+        .find(|name| !rope::TENSORS.contains(&name.as_str()) && !known.contains(name.as_str()))
+    {
         Some(name) => Err(file.wrong_tensor(name, "does not belong to this architecture".into())),
         None => Ok(planned),
     }

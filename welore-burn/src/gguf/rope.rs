@@ -1,7 +1,9 @@
 //! Scaling of rotary frequencies, from a GGUF file to a `config.json` and back.
 //!
-//! llama.cpp stores linear scaling as metadata, and the scaling of LLaMA 3.1 as a tensor of
-//! divisors, one for each frequency. Its parameters are recovered from the divisors.
+//! llama.cpp stores linear scaling and YaRN as metadata, and the scaling of LLaMA 3.1 as a tensor of
+//! divisors, one for each frequency. The parameters of the latter are recovered from the divisors.
+//! LongRoPE is two such tensors; llama.cpp chooses between them by the context that it is started
+//! with, and not by the length of the text. It has no dynamic scaling.
 
 use std::f64::consts::TAU;
 
@@ -15,69 +17,100 @@ use crate::ggml::GgufFile;
 use crate::model::{DecoderConfig, RopeScaling};
 
 /// The tensor of divisors.
-pub(super) const FACTORS: &str = "rope_freqs.weight";
+const FACTORS: &str = "rope_freqs.weight";
+/// The tensors of LongRoPE's divisors.
+const LONG: &str = "rope_factors_long.weight";
+const SHORT: &str = "rope_factors_short.weight";
+
+/// The tensors that are about rotary frequencies.
+pub(super) const TENSORS: [&str; 3] = [FACTORS, LONG, SHORT];
 
 /// Divisors are f32; recovered parameters must give them within this relative error.
 const TOLERANCE: f64 = 1e-5;
 
-/// The `rope_scaling` of a file whose rotary base is `theta` and whose heads are `width` wide;
-/// `None` if there is no scaling.
+/// The turns within the original context between which YaRN's ramp is in llama.cpp, whatever a file
+/// of the architectures here states.
+const TURNS: (f64, f64) = (32.0, 1.0);
+
+/// What a file states about the positions of a model whose frequencies are scaled.
+pub(super) struct Frequencies {
+    /// Their base.
+    pub theta: f64,
+    /// How many channels of a head are rotated.
+    pub width: usize,
+    /// The model's context, in tokens.
+    pub context: u64,
+}
+
+/// The `rope_scaling` of a file; `None` if there is no scaling.
 pub(super) fn rope_scaling(
     file: &GgufFile,
     architecture: Architecture,
-    theta: f64,
-    width: usize,
+    frequencies: &Frequencies,
 ) -> Result<Option<Value>, GgufError> {
-    let linear = linear_factor(file, architecture)?;
-    if !file.tensors().contains_key(FACTORS) {
-        return Ok(linear.map(|factor| json!({ "rope_type": "linear", "factor": factor })));
+    let key = architecture.key(keys::ROPE_SCALING);
+    let others =
+        |tensors: &[&str]| match tensors.iter().find(|name| file.tensors().contains_key(**name)) {
+            Some(name) => {
+                let reason = format!("does not belong to the scaling that `{key}` states");
+                Err(file.wrong_tensor::<GgufError>(name, reason))
+            }
+            None => Ok(()),
+        };
+    match file.text(&key)? {
+        Some("none") => {
+            others(&[LONG, SHORT])?;
+            by_divisors(file, None, frequencies)
+        }
+        None | Some("linear") => {
+            others(&[LONG, SHORT])?;
+            by_divisors(file, linear_factor(file, architecture)?, frequencies)
+        }
+        Some("yarn") => {
+            others(&TENSORS)?;
+            yarn(file, architecture, frequencies).map(Some)
+        }
+        Some("longrope") => {
+            others(&[FACTORS])?;
+            longrope(file, architecture, frequencies).map(Some)
+        }
+        Some(other) => {
+            let known = "none, linear, yarn and longrope are";
+            Err(file.wrong(&key, format!("is `{other}`, which is not supported; {known}")))
+        }
     }
-    let factors = read_factors(file, FACTORS, width / 2)?;
+}
+
+/// Scaling by the divisor of all frequencies that the metadata state, or by a tensor of divisors.
+fn by_divisors(
+    file: &GgufFile,
+    linear: Option<f64>,
+    frequencies: &Frequencies,
+) -> Result<Option<Value>, GgufError> {
+    let linear_alone =
+        || Ok(linear.map(|factor| json!({ "rope_type": "linear", "factor": factor })));
+    if !file.tensors().contains_key(FACTORS) {
+        return linear_alone();
+    }
+    let factors = read_factors(file, FACTORS, frequencies.width / 2)?;
     let wrong = |reason: &str| file.wrong_tensor(FACTORS, reason.into());
     if !factors.iter().all(|factor| factor.is_finite() && *factor >= 1.0 - TOLERANCE) {
         return Err(wrong("holds divisors that are below 1 or not finite"));
     }
     if factors.iter().all(|factor| (factor - 1.0).abs() < TOLERANCE) {
-        return Ok(linear.map(|factor| json!({ "rope_type": "linear", "factor": factor })));
+        return linear_alone();
     }
     if linear.is_some() {
         return Err(wrong("scales frequencies that the metadata scales as well"));
     }
-    match Llama3::of(theta, &factors) {
+    match Llama3::of(frequencies.theta, &factors) {
         Some(scaling) => Ok(Some(scaling.to_json())),
         None => Err(wrong("scales frequencies unlike LLaMA 3.1, which is not supported")),
     }
 }
 
-/// The divisors that a file stores for a model whose frequencies are scaled like those of LLaMA
-/// 3.1, one for each frequency; `None` for other models.
-pub(super) fn stored_divisors(config: &DecoderConfig) -> Option<Vec<f32>> {
-    let RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } =
-        config.rope_scaling
-    else {
-        return None;
-    };
-    let scaling = Llama3 {
-        factor,
-        high_freq_factor: high_freq_factor / low_freq_factor,
-        original_context: original_context / low_freq_factor,
-    };
-    let count = config.head_dim / 2;
-    let frequency = |i: usize| config.rope_theta.powf(-(i as f64) / count as f64);
-    Some((0..count).map(|i| scaling.divisor(frequency(i)) as f32).collect())
-}
-
 /// The divisor of all frequencies; `None` if it is 1.
 fn linear_factor(file: &GgufFile, architecture: Architecture) -> Result<Option<f64>, GgufError> {
-    let key = architecture.key(keys::ROPE_SCALING);
-    match file.text(&key)? {
-        Some("none") => return Ok(None),
-        None | Some("linear") => {}
-        Some(other) => {
-            let reason = format!("is `{other}`, which is not supported; none and linear are");
-            return Err(file.wrong(&key, reason));
-        }
-    }
     let mut key = architecture.key(keys::ROPE_FACTOR);
     let mut factor = file.number(&key)?;
     if factor.is_none() {
@@ -90,6 +123,160 @@ fn linear_factor(file: &GgufFile, architecture: Architecture) -> Result<Option<f
         // llama.cpp reads 0 as no scaling.
         factor => Ok(factor.filter(|factor| *factor != 0.0 && *factor != 1.0)),
     }
+}
+
+/// The context of the first training; llama.cpp reads 0 as the whole context.
+fn first_context(
+    file: &GgufFile,
+    architecture: Architecture,
+    frequencies: &Frequencies,
+) -> Result<u64, GgufError> {
+    let stated = file.integer(&architecture.key(keys::ROPE_CONTEXT))?;
+    Ok(stated.filter(|context| *context > 0).unwrap_or(frequencies.context))
+}
+
+/// YaRN. llama.cpp's converter writes more settings than llama.cpp reads; they are the model's.
+fn yarn(
+    file: &GgufFile,
+    architecture: Architecture,
+    frequencies: &Frequencies,
+) -> Result<Value, GgufError> {
+    let number = |key: &str| file.number(&architecture.key(key));
+    let factor = linear_factor(file, architecture)?.unwrap_or(1.0);
+    let mut scaling = json!({
+        "rope_type": "yarn",
+        "factor": factor,
+        "original_max_position_embeddings": first_context(file, architecture, frequencies)?,
+    });
+    let attention = match number(keys::ROPE_ATTENTION)? {
+        Some(own) => Some(own * sharpness(factor)),
+        None => number(keys::YARN_ATTENTION)?,
+    };
+    let settings = [
+        ("attention_factor", attention),
+        ("beta_fast", number(keys::YARN_FAST)?),
+        ("beta_slow", number(keys::YARN_SLOW)?),
+    ];
+    for (field, value) in settings {
+        if let Some(value) = value {
+            scaling[field] = value.into();
+        }
+    }
+    Ok(scaling)
+}
+
+fn longrope(
+    file: &GgufFile,
+    architecture: Architecture,
+    frequencies: &Frequencies,
+) -> Result<Value, GgufError> {
+    if let Some(factor) = linear_factor(file, architecture)? {
+        let key = architecture.key(keys::ROPE_FACTOR);
+        return Err(file.wrong(&key, format!("is {factor}, which longrope does not have")));
+    }
+    let factors = |name| read_factors(file, name, frequencies.width / 2);
+    let attention = file.number(&architecture.key(keys::ROPE_ATTENTION))?;
+    Ok(json!({
+        "rope_type": "longrope",
+        "short_factor": factors(SHORT)?,
+        "long_factor": factors(LONG)?,
+        "original_max_position_embeddings": first_context(file, architecture, frequencies)?,
+        "attention_factor": attention.unwrap_or(1.0),
+    }))
+}
+
+/// What llama.cpp multiplies cosines and sines by where YaRN divides low frequencies by `factor`.
+fn sharpness(factor: f64) -> f64 {
+    if factor > 1.0 { 0.1 * factor.ln() + 1.0 } else { 1.0 }
+}
+
+/// How a file states a scaling in its metadata.
+#[derive(Debug, Default, PartialEq)]
+pub(super) struct StoredScaling {
+    /// The type; `None` if no metadata state it.
+    pub kind: Option<&'static str>,
+    /// Numbers by their keys.
+    pub numbers: Vec<(&'static str, f64)>,
+    /// The context of the first training, in tokens.
+    pub original_context: Option<f64>,
+}
+
+/// The metadata of a scaling.
+///
+/// # Errors
+///
+/// What llama.cpp does not compute.
+pub(super) fn stored_scaling(scaling: &RopeScaling) -> Result<StoredScaling, String> {
+    match *scaling {
+        RopeScaling::None | RopeScaling::Llama3 { .. } => Ok(StoredScaling::default()),
+        RopeScaling::Linear { factor } => {
+            let (kind, numbers) = (Some("linear"), vec![(keys::ROPE_FACTOR, factor)]);
+            Ok(StoredScaling { kind, numbers, original_context: None })
+        }
+        RopeScaling::Dynamic { .. } => {
+            Err("llama.cpp does not scale RoPE by the length of the text, as `dynamic` does".into())
+        }
+        RopeScaling::Yarn { truncate, beta_fast, beta_slow, .. }
+            if !truncate || (beta_fast, beta_slow) != TURNS =>
+        {
+            let (fast, slow) = TURNS;
+            Err(format!(
+                "llama.cpp has YaRN with beta_fast {fast} and beta_slow {slow}, truncated, alone"
+            ))
+        }
+        RopeScaling::Yarn { factor, original_context, attention_factor, .. } => {
+            let mut numbers = vec![(keys::ROPE_FACTOR, factor)];
+            let own = attention_factor / sharpness(factor);
+            if (own - 1.0).abs() > 1e-9 {
+                numbers.push((keys::ROPE_ATTENTION, own));
+            }
+            Ok(StoredScaling {
+                kind: Some("yarn"),
+                numbers,
+                original_context: Some(original_context),
+            })
+        }
+        RopeScaling::LongRope { original_context, attention_factor, .. } => Ok(StoredScaling {
+            kind: Some("longrope"),
+            numbers: vec![(keys::ROPE_ATTENTION, attention_factor)],
+            original_context: Some(original_context),
+        }),
+    }
+}
+
+/// The tensors of divisors that a file stores for a model, by their names, each with one divisor for
+/// each frequency.
+///
+/// # Errors
+///
+/// A divisor that f32 cannot hold.
+pub(super) fn stored_divisors(
+    config: &DecoderConfig,
+) -> Result<Vec<(&'static str, Vec<f32>)>, String> {
+    let tensors: Vec<(&'static str, Vec<f64>)> = match &config.rope_scaling {
+        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
+            let scaling = Llama3 {
+                factor: *factor,
+                high_freq_factor: high_freq_factor / low_freq_factor,
+                original_context: original_context / low_freq_factor,
+            };
+            let count = config.head_dim / 2;
+            let frequency = |i: usize| config.rope_theta.powf(-(i as f64) / count as f64);
+            vec![(FACTORS, (0..count).map(|i| scaling.divisor(frequency(i))).collect())]
+        }
+        RopeScaling::LongRope { short_factors, long_factors, .. } => {
+            vec![(LONG, long_factors.clone()), (SHORT, short_factors.clone())]
+        }
+        _ => Vec::new(),
+    };
+    let stored = |(name, divisors): (&'static str, Vec<f64>)| {
+        let stored: Vec<f32> = divisors.iter().map(|divisor| *divisor as f32).collect();
+        match stored.iter().position(|divisor| !divisor.is_finite() || *divisor <= 0.0) {
+            Some(i) => Err(format!("{name} would hold {:e}, which 32 bits cannot", divisors[i])),
+            None => Ok((name, stored)),
+        }
+    };
+    tensors.into_iter().map(stored).collect()
 }
 
 /// The scaling of LLaMA 3.1 with a `low_freq_factor` of 1: multiplying the context and both
@@ -211,6 +398,32 @@ mod tests {
             for (a, b) in divisors(found, 500_000.0, count).iter().zip(&factors) {
                 assert!((a / b - 1.0).abs() < 2e-5, "{a} for {b}");
             }
+        }
+    }
+
+    fn yarn_with(attention_factor: f64, beta_fast: f64, truncate: bool) -> RopeScaling {
+        let (factor, original_context, beta_slow) = (4.0, 64.0, 1.0);
+        RopeScaling::Yarn {
+            factor,
+            original_context,
+            beta_fast,
+            beta_slow,
+            truncate,
+            attention_factor,
+        }
+    }
+
+    #[test]
+    fn yarn_is_stored_if_llama_cpp_computes_it() {
+        let usual = 0.1 * 4f64.ln() + 1.0;
+        let stored = stored_scaling(&yarn_with(usual, 32.0, true)).unwrap();
+        assert_eq!(stored.numbers, [(keys::ROPE_FACTOR, 4.0)]);
+        assert_eq!((stored.kind, stored.original_context), (Some("yarn"), Some(64.0)));
+        // llama.cpp multiplies by the usual one all the same.
+        let stored = stored_scaling(&yarn_with(2.0 * usual, 32.0, true)).unwrap();
+        assert_eq!(stored.numbers[1], (keys::ROPE_ATTENTION, 2.0));
+        for other in [yarn_with(usual, 16.0, true), yarn_with(usual, 32.0, false)] {
+            assert!(stored_scaling(&other).unwrap_err().contains("beta_fast 32"));
         }
     }
 

@@ -105,11 +105,11 @@ impl TensorSource for CheckpointSource<'_> {
             return Ok(Cow::Owned(data));
         }
         self.checkpoint.check_finite(&tensor.name)?;
-        let (meta, bytes) = self.checkpoint.raw(&tensor.name)?;
+        let (meta, bytes) = self.checkpoint.content(&tensor.name)?;
         if meta.dtype == dtype {
-            return Ok(Cow::Borrowed(bytes));
+            return Ok(bytes);
         }
-        Ok(Cow::Owned(cast_floats(bytes, meta.dtype, dtype).map_err(encoding)?))
+        Ok(Cow::Owned(cast_floats(&bytes, meta.dtype, dtype).map_err(encoding)?))
     }
 
     fn release(&self, tensor: &GgufTensor) {

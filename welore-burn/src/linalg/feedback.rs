@@ -20,8 +20,8 @@ const ROWS_AT_ONCE: usize = 64;
 /// entries: each `e` is what was rounded away at its turn.
 #[derive(Debug, Clone)]
 pub struct Feedback {
-    /// `V`, in columns.
-    unit: Mat<f32>,
+    /// `V`, in columns; `None` for the identity, which can be too large to write out.
+    unit: Option<Mat<f32>>,
     /// The diagonal of `D`.
     weights: Vec<f64>,
 }
@@ -51,12 +51,12 @@ impl Feedback {
             (inverse[(i, j)] * lower[(i, i)]) as f32
         });
         let weights = (0..size).map(|i| lower[(turn(i), turn(i))].powi(2)).collect();
-        Ok(Self { unit, weights })
+        Ok(Self { unit: Some(unit), weights })
     }
 
     /// For inputs that are not correlated and all of one size: nothing makes up for anything.
     pub fn even(size: usize) -> Self {
-        Self { unit: Mat::identity(size, size), weights: vec![1.0; size] }
+        Self { unit: None, weights: vec![1.0; size] }
     }
 
     /// Number of columns.
@@ -71,7 +71,8 @@ impl Feedback {
 
     /// Bytes in memory.
     pub fn bytes(&self) -> u64 {
-        (self.size() * (self.size() * size_of::<f32>() + size_of::<f64>())) as u64
+        let entries = self.unit.as_ref().map_or(0, |unit| unit.nrows() * unit.ncols());
+        (entries * size_of::<f32>() + self.size() * size_of::<f64>()) as u64
     }
 
     /// Goes through the columns of a matrix, `width` at a time, and through the rows of each of
@@ -140,7 +141,8 @@ impl Feedback {
                 }
                 let shift = &mut shifts[row * width..][..width];
                 for k in first..row {
-                    let share = outputs.unit[(k, row)];
+                    let Some(unit) = &outputs.unit else { break };
+                    let share = unit[(k, row)];
                     let turns = &turns[k * width..][..width];
                     shift.iter_mut().zip(turns).for_each(|(shift, turn)| *shift += turn * share);
                 }
@@ -163,9 +165,10 @@ impl Feedback {
         matrix.len() / columns
     }
 
-    /// The part of `V` for a block of columns, row-major.
+    /// The part of `V` for a block of columns, row-major; empty for the identity.
     fn corner(&self, from: usize, width: usize) -> Vec<f32> {
-        let corner = self.unit.as_ref().submatrix(from, from, width, width);
+        let Some(unit) = &self.unit else { return Vec::new() };
+        let corner = unit.as_ref().submatrix(from, from, width, width);
         (0..width * width).map(|at| corner[(at / width, at % width)]).collect()
     }
 
@@ -173,13 +176,13 @@ impl Feedback {
     fn hand_on(&self, matrix: &mut [f32], errors: &[f32], from: usize, width: usize) {
         let (columns, next) = (self.size(), from + width);
         let (rows, rest) = (matrix.len() / columns, columns - next);
-        if rest > 0 {
+        if let Some(unit) = self.unit.as_ref().filter(|_| rest > 0) {
             matmul(
                 MatMut::from_row_major_slice_mut(matrix, rows, columns)
                     .submatrix_mut(0, next, rows, rest),
                 Accum::Add,
                 MatRef::from_row_major_slice(errors, rows, width),
-                self.unit.as_ref().submatrix(from, next, width, rest),
+                unit.as_ref().submatrix(from, next, width, rest),
                 -1.0f32,
                 Par::Seq,
             );
@@ -192,11 +195,11 @@ impl Feedback {
         let count = ROWS_AT_ONCE.min(self.size() - first);
         let shifts = &mut shifts[first * width..][..count * width];
         shifts.fill(0.0);
-        if first > 0 {
+        if let Some(unit) = self.unit.as_ref().filter(|_| first > 0) {
             matmul(
                 MatMut::from_row_major_slice_mut(shifts, count, width),
                 Accum::Replace,
-                self.unit.as_ref().submatrix(0, first, first, count).transpose(),
+                unit.as_ref().submatrix(0, first, first, count).transpose(),
                 MatRef::from_row_major_slice(&turns[..first * width], first, width),
                 1.0f32,
                 Par::Seq,
@@ -210,7 +213,7 @@ impl Feedback {
 pub struct FedBlock<'a> {
     entries: &'a mut [f32],
     errors: &'a mut [f32],
-    /// The part of `V` for these columns, row-major.
+    /// The part of `V` for these columns, row-major; empty if columns make up for nothing.
     corner: &'a [f32],
     /// What is subtracted from each entry for the rows before, and what is rounded away of it then.
     between: Option<(&'a [f32], &'a mut [f32])>,
@@ -239,7 +242,7 @@ impl FedBlock<'_> {
             };
             let error = *entry - rounded;
             (*entry, self.errors[at]) = (rounded, error);
-            let share = &self.corner[at * width + at + 1..][..later.len()];
+            let share = self.corner.get(at * width + at + 1..).unwrap_or_default();
             later.iter_mut().zip(share).for_each(|(entry, share)| *entry -= error * share);
         }
     }

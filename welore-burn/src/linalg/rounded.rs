@@ -164,6 +164,34 @@ mod tests {
     }
 
     #[test]
+    fn what_makes_up_for_nothing_rounds_like_inputs_that_are_not_correlated_at_any_size() {
+        let [rows, cols] = SHAPE;
+        let rounded = |columns: &Feedback, between: &Feedback| {
+            let mut matrix: Vec<f32> = singles(rows * cols, 3.0).iter().map(|x| 9.0 * x).collect();
+            columns.pass_both(
+                between,
+                &mut matrix,
+                3,
+                |_, _| (),
+                |_, (), block| block.round(|_, x| x.round()),
+            );
+            matrix
+        };
+        let plain = |size: usize| {
+            Feedback::new(&SecondMoment::from_squares(&vec![1.0; size], 1).unwrap(), 0.0).unwrap()
+        };
+        let known = Feedback::new(&moment(rows), 1e-3).unwrap();
+        let found = rounded(&Feedback::even(cols), &known);
+        assert_eq!(found, rounded(&plain(cols), &known));
+        assert_eq!(
+            rounded(&Feedback::even(cols), &Feedback::even(rows)),
+            rounded(&plain(cols), &plain(rows))
+        );
+        // A vocabulary is too large for a square of it.
+        assert!(Feedback::even(1 << 20).bytes() < 1 << 24);
+    }
+
+    #[test]
     fn feedback_has_the_determinant_of_the_moment() {
         let [rows, cols] = SHAPE;
         let norm = Weighting::new(Some(root_of(cols)), None);

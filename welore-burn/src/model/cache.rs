@@ -15,6 +15,8 @@ pub struct KvCache {
     /// Keys and values of each layer, `[batch, kv_heads, room, head_dim]`.
     layers: Vec<Option<(Tensor<4>, Tensor<4>)>>,
     len: usize,
+    /// The tokens, `[batch, positions]`, where they may have to be computed again.
+    tokens: Option<Tensor<2, Int>>,
 }
 
 impl KvCache {
@@ -55,6 +57,26 @@ impl KvCache {
         self.layers[layer] = Some((keys.clone(), values.clone()));
         let seen = self.len + new;
         (keys.narrow(2, 0, seen), values.narrow(2, 0, seen))
+    }
+
+    /// Keeps new tokens, and returns all that were kept.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[batch, positions]`
+    pub(super) fn remember(&mut self, tokens: Tensor<2, Int>) -> Tensor<2, Int> {
+        let all = match self.tokens.take() {
+            Some(before) => Tensor::cat(vec![before, tokens], 1),
+            None => tokens,
+        };
+        self.tokens = Some(all.clone());
+        all
+    }
+
+    /// Forgets keys and values, but not the tokens.
+    pub(super) fn forget(&mut self) {
+        self.layers.clear();
+        self.len = 0;
     }
 
     /// Adds `positions` to the number of cached positions. Called once all layers have extended.

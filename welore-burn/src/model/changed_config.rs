@@ -4,6 +4,7 @@ use serde_json::{Map, Value};
 
 use super::hf_config::ConfigError;
 use crate::artifact::in_words;
+use crate::checkpoint::forget_scales;
 use crate::forms::Precision;
 
 /// The fields of a `config.json` that state the type of its weights: transformers 5 writes the first,
@@ -21,6 +22,7 @@ pub fn with_stored_type(text: &str, precision: Precision) -> Result<String, Conf
         serde_json::from_str(text).map_err(|error| ConfigError::Json(in_words(&error)))?;
     let stated: Vec<&str> =
         FIELDS.into_iter().filter(|field| config.contains_key(*field)).collect();
+    forget_scales(&mut config);
     let fields = if stated.is_empty() { vec![FIELDS[1]] } else { stated };
     for field in fields {
         config.insert(field.into(), precision.torch_name().into());
@@ -41,6 +43,7 @@ pub fn with_mlp_widths(text: &str, widths: &[usize]) -> Result<String, ConfigErr
         [first, rest @ ..] if rest.iter().all(|width| width == first) => (*first).into(),
         widths => widths.into(),
     };
+    forget_scales(&mut config);
     config.insert("intermediate_size".into(), value);
     Ok(format!("{:#}\n", Value::Object(config)))
 }

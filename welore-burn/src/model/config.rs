@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 use super::activation::Activation;
 use super::names::Names;
 use super::norm::NormKind;
+use super::rope::RopeScaling;
 
 /// Configuration to create a [`Decoder`](super::Decoder) model using its `init` function.
 ///
@@ -33,7 +34,8 @@ pub struct DecoderConfig {
     /// How the rotary frequencies are scaled for contexts longer than the trained one.
     #[config(default = "RopeScaling::None")]
     pub rope_scaling: RopeScaling,
-    /// Longest context that the model supports, in tokens.
+    /// Longest context that the model supports, in tokens, if the scaling of its rotary frequencies
+    /// does not give a longer one; see [`context`](Self::context).
     #[config(default = 2048)]
     pub max_position_embeddings: usize,
     /// Whether the head is the transposed embedding.
@@ -92,9 +94,9 @@ pub struct DecoderConfig {
     pub rotary_neighbours: bool,
     /// Whether each layer has rotary positions, one for each layer; `None` if all have them.
     pub rotary_layers: Option<Vec<bool>>,
-    /// Base of the rotary frequencies in layers with the sliding window, where they are not scaled
-    /// (Gemma 3); `None` if all layers have the same frequencies.
-    pub window_rope_theta: Option<f64>,
+    /// Base and scaling of the rotary frequencies in layers with the sliding window (Gemma 3); `None`
+    /// if all layers have the same frequencies.
+    pub window_rope: Option<(f64, RopeScaling)>,
     /// Number of tokens that a query sees, including its own (Mistral); `None` for all up to it.
     pub sliding_window: Option<usize>,
     /// First layer with the sliding window.
@@ -183,9 +185,15 @@ impl DecoderConfig {
             (self.rotary_width.is_some(), "heads that are rotated in part"),
             (self.rotary_neighbours, "rotation of neighbouring channels"),
             (self.rotary_layers.is_some(), "layers without rotary positions"),
-            (self.window_rope_theta.is_some(), "rotary frequencies that differ between layers"),
+            (self.window_rope.is_some(), "rotary frequencies that differ between layers"),
         ];
         variations.iter().find(|(has, _)| *has).map(|(_, what)| *what)
+    }
+
+    /// Longest context that the model supports, in tokens: `max_position_embeddings`, or what
+    /// dynamic scaling and YaRN make of the context that they scale, if that is longer.
+    pub fn context(&self) -> usize {
+        self.rope_scaling.context(self.max_position_embeddings)
     }
 
     /// Width of the MLP of a layer.
@@ -289,29 +297,4 @@ impl MlpLayout {
     pub(super) fn is_gated(self) -> bool {
         matches!(self, Self::Gated | Self::FusedGated)
     }
-}
-
-/// How rotary frequencies are scaled for contexts longer than the one that a model was first
-/// trained on.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub enum RopeScaling {
-    /// Not scaled.
-    None,
-    /// Every frequency is divided by `factor` (position interpolation, arXiv 2306.15595).
-    Linear {
-        /// The divisor.
-        factor: f64,
-    },
-    /// LLaMA 3.1: low frequencies are divided, high ones are kept, with a smooth transition between
-    /// them.
-    Llama3 {
-        /// The divisor of low frequencies.
-        factor: f64,
-        /// Wavelengths above `original_context / low_freq_factor` are low frequencies.
-        low_freq_factor: f64,
-        /// Wavelengths below `original_context / high_freq_factor` are high frequencies.
-        high_freq_factor: f64,
-        /// Context in the first training, in tokens.
-        original_context: f64,
-    },
 }

@@ -83,10 +83,7 @@ impl DecoderConfig {
                     .with_epsilon(self.rms_norm_eps)
                     .init(device),
                 rotary: Rotary::new(self),
-                window_rotary: self.window_rope_theta.map(|theta| {
-                    let scaling = RopeScaling::None;
-                    Rotary::new(&self.clone().with_rope_theta(theta).with_rope_scaling(scaling))
-                }),
+                window_rotary: Rotary::of_windows(self),
                 window: self.sliding_window,
                 sights: (0..self.num_hidden_layers)
                     .map(|layer| Sight {
@@ -96,7 +93,7 @@ impl DecoderConfig {
                     .collect(),
                 embedding_scale: self.embedding_scale,
                 dtype: FloatDType::F32,
-                context: self.max_position_embeddings,
+                context: self.context(),
             },
             lm_head: (!self.tie_word_embeddings).then(|| {
                 LowRankLinearConfig::new(self.hidden_size, self.vocab_size)
@@ -226,11 +223,35 @@ impl DecoderBody {
     /// Hidden states of every position after the final norm. With a cache, `tokens` continue the
     /// cached positions and are added to the cache.
     ///
+    /// Where the rotary frequencies depend on the length and these tokens change them, all cached
+    /// positions are computed again, so that the result is that of the whole sequence.
+    ///
     /// # Shapes
     ///
     /// - tokens: `[batch, positions]`
     /// - output: `[batch, positions, hidden_size]`
-    pub fn forward(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
+    pub fn forward(&self, tokens: Tensor<2, Int>, cache: Option<&mut KvCache>) -> Tensor<3> {
+        let cache = match cache {
+            Some(cache) if self.rotaries().any(Rotary::depends_on_length) => cache,
+            cache => return self.pass(tokens, cache),
+        };
+        let [_, new] = tokens.dims();
+        let seen = cache.len();
+        let all = cache.remember(tokens.clone());
+        if seen == 0 || self.rotaries().all(|rotary| rotary.is_same(seen, seen + new)) {
+            return self.pass(tokens, Some(cache));
+        }
+        // Other frequencies give other scores, so all that is cached but the first layer's values
+        // is another model's.
+        cache.forget();
+        self.pass(all, Some(cache)).narrow(1, seen, new)
+    }
+
+    fn rotaries(&self) -> impl Iterator<Item = &Rotary> {
+        [&self.rotary].into_iter().chain(&self.window_rotary)
+    }
+
+    fn pass(&self, tokens: Tensor<2, Int>, mut cache: Option<&mut KvCache>) -> Tensor<3> {
         let [_, positions] = tokens.dims();
         let start = cache.as_ref().map_or(0, |cache| cache.len());
         let (mut x, pass) = self.begin(tokens, start);

@@ -3,9 +3,11 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::activation::{Activation, KNOWN};
-use super::config::{DecoderConfig, RopeScaling};
+use super::config::DecoderConfig;
 use super::families::{Family, family_of};
+use super::hf_rope::{HfRope, check_nests};
 use crate::artifact::in_words;
+use crate::checkpoint::has_scales;
 
 /// A `config.json` that does not describe a supported model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -63,6 +65,8 @@ pub(super) struct HfConfig {
     /// As transformers 5 writes it.
     pub rope_parameters: Option<HfRope>,
     pub max_position_embeddings: Option<usize>,
+    /// The context before it was extended, beside the rope settings.
+    pub original_max_position_embeddings: Option<f64>,
     pub tie_word_embeddings: Option<bool>,
     /// Whether tokens see only those before them. Embedding models may say no.
     pub is_causal: Option<bool>,
@@ -81,21 +85,6 @@ pub(super) struct HfConfig {
     /// The whole file, for what only one family reads.
     #[serde(skip)]
     own: Value,
-}
-
-/// Settings of the rotary position encoding.
-#[derive(Deserialize)]
-pub(super) struct HfRope {
-    rope_type: Option<String>,
-    /// The older name; transformers 4 wrote both.
-    #[serde(rename = "type")]
-    old_rope_type: Option<String>,
-    rope_theta: Option<f64>,
-    partial_rotary_factor: Option<f64>,
-    factor: Option<f64>,
-    low_freq_factor: Option<f64>,
-    high_freq_factor: Option<f64>,
-    original_max_position_embeddings: Option<f64>,
 }
 
 /// One width for all layers, or one for each, which only this library writes.
@@ -168,7 +157,7 @@ impl DecoderConfig {
         // Parsing the text again lets errors name the line.
         serde_json::from_str::<HfConfig>(text).map_err(json)?;
         family.prepare(&mut value);
-        check_rope_is_flat(&value)?;
+        check_nests(&value)?;
         fill(&mut value, family.defaults());
         let mut hf: HfConfig = serde_json::from_value(value.clone()).map_err(json)?;
         hf.own = value;
@@ -187,21 +176,6 @@ fn fill(config: &mut Value, defaults: Value) {
     }
 }
 
-/// Refuses rotary settings of their own for each type of layer, which nest one level deeper.
-fn check_rope_is_flat(config: &Value) -> Result<(), ConfigError> {
-    for field in ["rope_parameters", "rope_scaling"] {
-        let mut settings = config[field].as_object().into_iter().flat_map(|rope| rope.values());
-        if settings.any(Value::is_object) {
-            return Err(ConfigError::Unsupported {
-                field,
-                value: "settings for each type of layer".into(),
-                supported: "the same settings for all layers",
-            });
-        }
-    }
-    Ok(())
-}
-
 /// Whether a `config.json` says which tokens end a text.
 pub(super) fn states_end(text: &str) -> bool {
     serde_json::from_str::<Value>(text).is_ok_and(|config| config.get("eos_token_id").is_some())
@@ -216,11 +190,8 @@ impl HfConfig {
                 supported: "true: each token sees those before it",
             });
         }
-        let ropes = [&self.rope_parameters, &self.rope_scaling].into_iter().flatten();
-        let mut factors =
-            ropes.map(|rope| rope.partial_rotary_factor).chain([self.partial_rotary_factor]);
-        let factor = factors.find_map(|factor| factor.filter(|factor| *factor != 1.0));
-        if let Some(factor) = factor.filter(|_| !family.rotates_in_part()) {
+        let in_part = self.rotated_share().filter(|factor| *factor != 1.0);
+        if let Some(factor) = in_part.filter(|_| !family.rotates_in_part()) {
             return Err(ConfigError::Unsupported {
                 field: "partial_rotary_factor",
                 value: factor.to_string(),
@@ -228,11 +199,13 @@ impl HfConfig {
             });
         }
         match &self.quantization_config {
-            Some(config) if !config.is_null() => Err(ConfigError::Unsupported {
-                field: "quantization_config",
-                value: "a quantized checkpoint".into(),
-                supported: "F32, F16 and BF16",
-            }),
+            Some(config) if !config.is_null() && !has_scales(config) => {
+                Err(ConfigError::Unsupported {
+                    field: "quantization_config",
+                    value: "a quantized checkpoint".into(),
+                    supported: "F32, F16, BF16, and F8_E4M3 with scales",
+                })
+            }
             _ => Ok(()),
         }
     }
@@ -284,16 +257,26 @@ impl HfConfig {
         self.num_key_value_heads.unwrap_or(self.num_attention_heads)
     }
 
-    fn head_width(&self) -> usize {
+    /// Width of a head.
+    pub fn head_width(&self) -> usize {
         self.head_dim.unwrap_or(self.hidden_size / self.num_attention_heads)
+    }
+
+    /// Longest context, in tokens, before rotary positions are scaled in the model.
+    pub fn context(&self) -> usize {
+        // What is the same in all families is here, the rest in `Family::defaults`.
+        self.max_position_embeddings.unwrap_or(2048)
     }
 
     /// The part that all families have in common, with no biases in attention and no sliding
     /// window.
     pub fn describe(&self) -> Result<DecoderConfig, ConfigError> {
-        // What is the same in all families is here, the rest in `Family::defaults`.
-        let context = self.max_position_embeddings.unwrap_or(2048);
-        let (theta, scaling) = self.rope(context)?;
+        self.describe_layers(None)
+    }
+
+    /// The same, where rotary positions may differ between types of layers: those of `layer_type`.
+    pub fn describe_layers(&self, layer_type: Option<&str>) -> Result<DecoderConfig, ConfigError> {
+        let (theta, scaling) = self.rope(layer_type, self.rope_theta.unwrap_or(10000.0))?;
         self.windows()?;
         let config = DecoderConfig::new(
             self.vocab_size,
@@ -308,7 +291,7 @@ impl HfConfig {
             .with_rms_norm_eps(positive("rms_norm_eps", self.rms_norm_eps.unwrap_or(1e-6))?)
             .with_rope_theta(theta)
             .with_rope_scaling(scaling)
-            .with_max_position_embeddings(context)
+            .with_max_position_embeddings(self.context())
             .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
             .with_mlp_bias(self.mlp_bias.unwrap_or(false))
             .with_activation(self.activation(&self.hidden_act)?)
@@ -317,29 +300,6 @@ impl HfConfig {
             .with_initializer_range(self.initializer_range.unwrap_or(0.02))
             .with_bos_token_id(self.first_token())
             .with_eos_token_ids(self.eos_token_id.clone().into()))
-    }
-
-    /// Base and scaling of the rotary positions. Programs differ in which of two settings they
-    /// read, so two that are not the same are refused.
-    fn rope(&self, context: usize) -> Result<(f64, RopeScaling), ConfigError> {
-        let of = |rope: Option<&HfRope>| -> Result<(f64, RopeScaling), ConfigError> {
-            let theta = rope.and_then(|rope| rope.rope_theta).or(self.rope_theta);
-            let scaling = rope.map_or(Ok(RopeScaling::None), |rope| rope.scaling(context))?;
-            Ok((positive("rope_theta", theta.unwrap_or(10000.0))?, scaling))
-        };
-        let older = self.rope_scaling.as_ref().filter(|rope| rope.kind().is_some());
-        match (self.rope_parameters.as_ref(), older) {
-            (Some(newer), Some(older)) => {
-                let (newer, older) = (of(Some(newer))?, of(Some(older))?);
-                match newer == older {
-                    true => Ok(newer),
-                    false => {
-                        Err(invalid("rope_scaling", "is not what `rope_parameters` says".into()))
-                    }
-                }
-            }
-            (newer, _) => of(newer.or(self.rope_scaling.as_ref())),
-        }
     }
 
     /// The token that begins a text, if it is one of the vocabulary.
@@ -413,9 +373,7 @@ impl HfConfig {
 
     /// How many channels of a head are rotated, if not all are.
     fn rotary_width(&self) -> Result<Option<usize>, ConfigError> {
-        let ropes = [&self.rope_parameters, &self.rope_scaling].into_iter().flatten();
-        let stated = ropes.filter_map(|rope| rope.partial_rotary_factor).next();
-        let Some(factor) = stated.or(self.partial_rotary_factor).filter(|f| *f != 1.0) else {
+        let Some(factor) = self.rotated_share().filter(|factor| *factor != 1.0) else {
             return Ok(None);
         };
         let width = (self.head_width() as f64 * factor) as usize;
@@ -451,44 +409,6 @@ impl From<TokenIds> for Vec<u32> {
             TokenIds::One(id) => vec![id],
             TokenIds::Many(ids) => ids,
             TokenIds::None => Vec::new(),
-        }
-    }
-}
-
-impl HfRope {
-    /// How frequencies are scaled.
-    fn kind(&self) -> Option<&str> {
-        self.rope_type.as_deref().or(self.old_rope_type.as_deref())
-    }
-
-    fn scaling(&self, context: usize) -> Result<RopeScaling, ConfigError> {
-        let needed = |field, value: Option<f64>| match value {
-            Some(value) => positive(field, value),
-            None => Err(invalid(field, "is missing from the rope settings".into())),
-        };
-        match self.kind() {
-            None | Some("default") => Ok(RopeScaling::None),
-            Some("linear") => Ok(RopeScaling::Linear { factor: needed("factor", self.factor)? }),
-            Some("llama3") => {
-                let low = needed("low_freq_factor", self.low_freq_factor)?;
-                let high = needed("high_freq_factor", self.high_freq_factor)?;
-                if high <= low {
-                    let reason = format!("{high} is not above low_freq_factor {low}");
-                    return Err(invalid("high_freq_factor", reason));
-                }
-                let original = self.original_max_position_embeddings.unwrap_or(context as f64);
-                Ok(RopeScaling::Llama3 {
-                    factor: needed("factor", self.factor)?,
-                    low_freq_factor: low,
-                    high_freq_factor: high,
-                    original_context: positive("original_max_position_embeddings", original)?,
-                })
-            }
-            Some(other) => Err(ConfigError::Unsupported {
-                field: "rope_type",
-                value: other.into(),
-                supported: "default, linear and llama3",
-            }),
         }
     }
 }

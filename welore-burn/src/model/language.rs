@@ -97,19 +97,7 @@ pub struct ModelMatrix {
 
 /// A selection of the matrices of a language model that can be compressed.
 pub fn projections(model: &impl LanguageModel) -> Selection {
-    let names = model.matrices().into_iter().map(|matrix| escaped(matrix.name.as_str()));
-    Selection::of(names).expect("names are valid patterns")
-}
-
-/// A pattern that matches only this name.
-fn escaped(name: &str) -> String {
-    name.chars().fold(String::new(), |mut pattern, c| {
-        match c {
-            '*' | '?' | '[' | ']' | '{' | '}' | '\\' => pattern.extend(['[', c, ']']),
-            c => pattern.push(c),
-        }
-        pattern
-    })
+    Selection::of_names(model.matrices().into_iter().map(|matrix| matrix.name.as_str().to_string()))
 }
 
 /// The device that a module is on.

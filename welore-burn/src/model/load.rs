@@ -8,6 +8,8 @@ use super::decoder::Decoder;
 use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
 use super::norm::NormKind;
+use super::plain_names::open_weights;
+use super::text_part::text_part;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_directory, check_module,
     load_weights, with_forms,
@@ -55,7 +57,8 @@ pub struct LoadedModel {
     pub checkpoint: Checkpoint,
 }
 
-/// Reads the `config.json` of a model directory, and further tokens that end a text from its
+/// Reads the `config.json` of a model directory, or what it says of the text in a model of more than
+/// text, and further tokens that end a text from its
 /// `generation_config.json`, where chat models list them.
 ///
 /// # Errors
@@ -72,6 +75,7 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
         path: path.clone(),
         source: ConfigError::Json("not UTF-8 text".into()),
     })?;
+    let text = text_part(&text).unwrap_or(text);
     let mut config =
         DecoderConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })?;
     let path = dir.join("generation_config.json");
@@ -107,8 +111,8 @@ pub struct OpenedModel {
 /// [`LoadError`]. Missing, unused and misshaped tensors are all named.
 pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel, LoadError> {
     let dir = dir.as_ref();
+    let checkpoint = open_weights(dir)?;
     let config = read_config(dir)?;
-    let checkpoint = Checkpoint::open(dir)?;
     check_tied_head(&config, &checkpoint)?;
     let checkpoint = checkpoint.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;
@@ -193,7 +197,8 @@ fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<()
     if !config.tie_word_embeddings || !has_both {
         return Ok(());
     }
-    let [(meta, embedding), (of_head, head)] = [checkpoint.raw(both[0])?, checkpoint.raw(both[1])?];
+    let [(meta, embedding), (of_head, head)] =
+        [checkpoint.content(both[0])?, checkpoint.content(both[1])?];
     let is_same = meta.shape == of_head.shape
         && match meta.dtype == of_head.dtype {
             true => embedding == head,
@@ -212,16 +217,13 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The head, where it is not the embedding.
 const HEAD: &str = "lm_head.weight";
 
-/// Ends of the names of tensors that are not parameters: rotary frequencies, and masks of Pythia.
-const BUFFERS: [&str; 3] = ["rotary_emb.inv_freq", ".attention.masked_bias", ".attention.bias"];
+/// What is before the numbers of layers in the names of tensors.
+const LAYERS: &str = "model.layers.";
 
-/// Tensors of a checkpoint that are not parameters: old checkpoints store the rotary frequencies,
-/// and some store a tied head a second time.
+/// Tensors of a checkpoint that are there twice: some checkpoints store a tied head as well.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
     let (tied, head) = (config.tie_word_embeddings, config.names.of_path(HEAD));
-    move |name| {
-        BUFFERS.iter().any(|buffer| name.ends_with(buffer)) || (tied && name == head)
-    }
+    move |name| tied && name == head
 }
 
 /// A hostile `config.json` must not make us build a billion layers before we find a tensor missing:
@@ -241,18 +243,11 @@ fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<
     Err(absent(checkpoint, tensor).into())
 }
 
-/// What is before the numbers of layers in the names of tensors.
-const LAYERS: &str = "model.layers.";
-
-/// What is before the names of tensors that adapters of the PEFT library wrap.
-const ADAPTED: &str = "base_model.model.";
-
 /// The error for a missing tensor, which may be there under a longer name.
 fn absent(checkpoint: &Checkpoint, tensor: String) -> CheckpointError {
     let dir = checkpoint.dir().into();
     let prefixed = checkpoint.names().find_map(|name| {
-        let prefix = name.strip_suffix(tensor.as_str()).filter(|prefix| prefix.ends_with('.'));
-        let prefix = prefix.or_else(|| name.starts_with(ADAPTED).then_some(ADAPTED))?;
+        let prefix = name.strip_suffix(tensor.as_str()).filter(|prefix| prefix.ends_with('.'))?;
         Some((prefix.to_string(), name.to_string()))
     });
     match prefixed {

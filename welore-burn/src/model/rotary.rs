@@ -1,13 +1,16 @@
 use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
-use super::config::{DecoderConfig, RopeScaling};
+use super::config::DecoderConfig;
+use super::rope::RopeScaling;
 
 /// Rotary position encoding (RoFormer, arXiv 2104.09864), mostly in Hugging Face's rotate-half form:
 /// each channel in the first half of a head is rotated with its counterpart in the second half. A
 /// few families rotate neighbouring channels, as Burn's `RotaryEncoding` does.
 #[derive(Debug, Clone)]
 pub struct Rotary {
-    inverse_frequencies: Vec<f64>,
+    theta: f64,
+    width: usize,
+    scaling: RopeScaling,
     /// Whether neighbouring channels are rotated with each other.
     neighbours: bool,
 }
@@ -21,26 +24,51 @@ pub struct RotaryTable {
 }
 
 impl Rotary {
-    /// The frequencies `theta^(-2i / width)` for the channels of a head that are rotated, scaled according to the configuration.
+    /// The positions of a model.
     pub fn new(config: &DecoderConfig) -> Self {
-        let width = config.rotary_width.unwrap_or(config.head_dim);
-        let inverse_frequencies = (0..width / 2)
-            .map(|i| config.rope_theta.powf(-2.0 * i as f64 / width as f64))
-            .map(|frequency| scale(frequency, config.rope_scaling))
-            .collect();
-        Self { inverse_frequencies, neighbours: config.rotary_neighbours }
+        Self::of(config, config.rope_theta, &config.rope_scaling)
     }
 
-    /// The table of `len` positions, beginning at `start`. Angles are computed in f64: in f32 they
+    /// The positions of layers with the sliding window, if they have their own.
+    pub fn of_windows(config: &DecoderConfig) -> Option<Self> {
+        let (theta, scaling) = config.window_rope.as_ref()?;
+        Some(Self::of(config, *theta, scaling))
+    }
+
+    fn of(config: &DecoderConfig, theta: f64, scaling: &RopeScaling) -> Self {
+        let width = config.rotary_width.unwrap_or(config.head_dim);
+        let all = Self::with(theta, width, scaling.clone());
+        Self { neighbours: config.rotary_neighbours, ..all }
+    }
+
+    /// Positions with the frequencies `theta^(-2i / width)`, scaled, where `width` channels of a
+    /// head are rotated.
+    pub fn with(theta: f64, width: usize, scaling: RopeScaling) -> Self {
+        Self { theta, width, scaling, neighbours: false }
+    }
+
+    /// Whether the frequencies depend on the length of the sequence.
+    pub fn depends_on_length(&self) -> bool {
+        self.scaling.depends_on_length()
+    }
+
+    /// Whether sequences of these two lengths have the same frequencies. If not, nothing that was
+    /// computed for one of them holds for the other.
+    pub fn is_same(&self, a: usize, b: usize) -> bool {
+        self.scaling.is_same(a, b)
+    }
+
+    /// The table of the last `len` positions of a sequence, of which the first is number `start`;
+    /// the frequencies are those of the whole sequence. Angles are computed in f64: in f32 they
     /// lose precision at long contexts.
     pub fn table(&self, start: usize, len: usize, device: &Device) -> RotaryTable {
-        let half = self.inverse_frequencies.len();
+        let frequencies = self.scaling.frequencies(self.theta, self.width, start + len);
+        let (half, factor) = (frequencies.len(), self.scaling.attention_factor());
         let angles = |f: fn(f64) -> f64| {
-            let values: Vec<f32> = (start..start + len)
-                .flat_map(|position| {
-                    self.inverse_frequencies.iter().map(move |w| f(position as f64 * w) as f32)
-                })
-                .collect();
+            let at = |position: usize| {
+                frequencies.iter().map(move |w| (factor * f(position as f64 * w)) as f32)
+            };
+            let values: Vec<f32> = (start..start + len).flat_map(at).collect();
             Tensor::from_data(TensorData::new(values, [1, len, 1, half]), device)
         };
         let neighbours = self.neighbours;
@@ -91,21 +119,6 @@ impl RotaryTable {
                 vec![pairs.reshape([batch, positions, heads, width])]
             }
             false => parts,
-        }
-    }
-}
-
-fn scale(frequency: f64, scaling: RopeScaling) -> f64 {
-    match scaling {
-        RopeScaling::None => frequency,
-        RopeScaling::Linear { factor } => frequency / factor,
-        RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
-            let wavelength = std::f64::consts::TAU / frequency;
-            let smooth = (original_context / wavelength - low_freq_factor)
-                / (high_freq_factor - low_freq_factor);
-            // 0 for low frequencies and 1 for high ones.
-            let smooth = smooth.clamp(0.0, 1.0);
-            (1.0 - smooth) * frequency / factor + smooth * frequency
         }
     }
 }

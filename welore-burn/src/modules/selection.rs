@@ -14,6 +14,8 @@ pub struct Selection {
     exclude: Vec<String>,
     include_set: GlobSet,
     exclude_set: GlobSet,
+    /// What is included, where whole names are given in place of patterns.
+    names: Option<BTreeSet<String>>,
 }
 
 /// A pattern that is not a glob.
@@ -41,7 +43,14 @@ impl Selection {
     pub fn of<P: AsRef<str>>(patterns: impl IntoIterator<Item = P>) -> Result<Self, PatternError> {
         let include: Vec<String> = patterns.into_iter().map(|p| p.as_ref().into()).collect();
         let (include_set, exclude_set) = (compile(&include)?, GlobSet::empty());
-        Ok(Self { include, exclude: Vec::new(), include_set, exclude_set })
+        Ok(Self { include, exclude: Vec::new(), include_set, exclude_set, names: None })
+    }
+
+    /// The matrices of these names, which are no patterns.
+    pub fn of_names<N: Into<String>>(names: impl IntoIterator<Item = N>) -> Self {
+        let names = Some(names.into_iter().map(Into::into).collect());
+        let (include_set, exclude_set) = (GlobSet::empty(), GlobSet::empty());
+        Self { include: Vec::new(), exclude: Vec::new(), include_set, exclude_set, names }
     }
 
     /// The same without the matrices that match one of these patterns.
@@ -60,20 +69,23 @@ impl Selection {
 
     /// Whether a matrix of this name is selected.
     pub fn matches(&self, name: &str) -> bool {
-        self.include_set.is_match(name) && !self.exclude_set.is_match(name)
+        let is_included = match &self.names {
+            Some(names) => names.contains(name),
+            None => self.include_set.is_match(name),
+        };
+        is_included && !self.exclude_set.is_match(name)
     }
 
-    /// The patterns, included and excluded, that match none of `names`: likely misspelt.
+    /// The patterns, included and excluded, that match none of `names`: likely misspelt. Included
+    /// names that are not among them, too.
     pub fn unmatched<'a>(&'a self, names: &[&str]) -> Vec<&'a str> {
-        self.include
-            .iter()
-            .chain(&self.exclude)
-            .filter(|pattern| {
-                let set = compile(std::slice::from_ref(pattern)).expect("compiled before");
-                !names.iter().any(|name| set.is_match(name))
-            })
-            .map(String::as_str)
-            .collect()
+        let known: BTreeSet<&str> = names.iter().copied().collect();
+        let absent = self.names.iter().flatten().filter(|name| !known.contains(name.as_str()));
+        let patterns = self.include.iter().chain(&self.exclude).filter(|pattern| {
+            let set = compile(std::slice::from_ref(pattern)).expect("compiled before");
+            !names.iter().any(|name| set.is_match(name))
+        });
+        absent.chain(patterns).map(String::as_str).collect()
     }
 
     /// The likely meaning of a pattern that matches none of `names`: each word that is in no name
@@ -169,6 +181,15 @@ mod tests {
     fn bare_names_match_the_end_and_exclusion_wins() {
         let selection = Selection::of(["q_proj", "mlp.*"]).unwrap().except(["*.11.*"]).unwrap();
         assert_eq!(picked(&selection), NAMES[..1]);
+    }
+
+    #[test]
+    fn whole_names_are_no_patterns() {
+        let selection = Selection::of_names(["lm_head", "a[0]"]);
+        assert_eq!(picked(&selection), ["lm_head"]);
+        assert!(selection.matches("a[0]") && !selection.matches("model.lm_head"));
+        assert_eq!(selection.unmatched(&NAMES), ["a[0]"]);
+        assert!(picked(&selection.except(["*head"]).unwrap()).is_empty());
     }
 
     #[test]

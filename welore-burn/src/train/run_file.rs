@@ -146,7 +146,7 @@ pub enum RunFileError {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        source: TrainError,
+        source: Box<TrainError>,
     },
 }
 
@@ -203,7 +203,7 @@ impl RunFile {
         let mut run: Self =
             serde_json::from_str(&text).map_err(|error| broken(in_words(&error)))?;
         (run.format, run.version) = (format(), version());
-        run.check().map_err(|source| RunFileError::Option { path, source })?;
+        run.check().map_err(|source| RunFileError::Option { path, source: source.into() })?;
         run.base = dir.join(&run.base);
         Ok(run)
     }

@@ -216,7 +216,7 @@ fn costs_in(
 }
 
 /// The numbers that a type stores in place of these.
-fn stored(
+pub(super) fn stored(
     inputs: &Inputs,
     tensor_type: TensorType,
     entries: &[f32],
@@ -294,11 +294,7 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
         return Ok(costs);
     }
     let (shape, digest) = (checkpoint.matrix_shape(tensor)?, checkpoint.digest(tensor)?);
-    let text: Vec<Vec<u32>> = calibration.windows()?.into_iter().take(options.windows).collect();
-    let seq_len = text.first().map_or(0, Vec::len);
-    let at_once = options.at_once;
-    let measuring = PerplexityOptions { seq_len, at_once, ..PerplexityOptions::default() };
-    let (text, entries) = (text.concat(), checkpoint.read_f32(tensor)?);
+    let entries = checkpoint.read_f32(tensor)?;
     let inputs = match calibration.token_rows(tensor, is_tied(checkpoint))? {
         None => Inputs::Unknown,
         Some(moment) => Inputs::of(&moment, None, options.rounding)
@@ -308,13 +304,29 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
         let stored = stored(&inputs, tensor_type, &entries, shape[1])
             .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?;
         let changed = with_values(model.clone(), tensor, stored, shape);
-        Ok(divergence(&changed, model, &text, &measuring, progress)?.kl.value)
+        divergence_on_first(&changed, model, calibration, options, progress)
     })?;
     if let Some(cache) = options.cache.as_deref().map(CostCache::new) {
         let key = key_alone(&digest, tensor, calibration, options);
         cache.keep(&key, named(&costs));
     }
     Ok(TensorCosts { tensor: tensor.into(), shape, digest, candidates: costs })
+}
+
+/// The mean KL divergence of a changed model from the dense one, in nats per token, on the first windows
+/// of a calibration's text, as many as the options say.
+pub(super) fn divergence_on_first<M: LanguageModel>(
+    changed: &M,
+    dense: &M,
+    calibration: &Calibration,
+    options: &CostOptions,
+    progress: &mut dyn Progress,
+) -> Result<f64, TypesError> {
+    let text: Vec<Vec<u32>> = calibration.windows()?.into_iter().take(options.windows).collect();
+    let seq_len = text.first().map_or(0, Vec::len);
+    let at_once = options.at_once;
+    let measuring = PerplexityOptions { seq_len, at_once, ..PerplexityOptions::default() };
+    Ok(divergence(changed, dense, &text.concat(), &measuring, progress)?.kl.value)
 }
 
 /// The model with other numbers in a matrix.

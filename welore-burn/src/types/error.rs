@@ -1,3 +1,4 @@
+use super::type_plan::TypePlanError;
 use crate::calibrate::CalibrationError;
 use crate::checkpoint::CheckpointError;
 use crate::eval::EvalError;
@@ -52,6 +53,9 @@ pub enum TypesError {
         /// What is wrong with it.
         reason: String,
     },
+    /// The types make no plan.
+    #[error("{0}")]
+    Plan(#[from] TypePlanError),
     /// A matrix does not fit the memory limit.
     #[error("{0}")]
     Oversized(#[from] Oversized),

@@ -4,11 +4,12 @@
 use burn::module::Module;
 
 use super::cache::CostCache;
-use super::costs::{CostOptions, TensorCosts, is_tied, key_alone, measure_alone, with_values};
+use super::costs::{
+    CostOptions, TensorCosts, divergence_on_first, is_tied, key_alone, measure_alone, with_values,
+};
 use super::error::TypesError;
 use crate::calibrate::{Calibration, CalibrationError, is_token_matrix};
 use crate::checkpoint::Checkpoint;
-use crate::eval::{PerplexityOptions, divergence};
 use crate::forms::{Blocks, Form, FormError};
 use crate::ggml::{QuantizeError, TensorType};
 use crate::linalg::{Matrix, SecondMoment, Shrinkage, Weighting, loss_of_error};
@@ -83,13 +84,10 @@ impl FormCost {
 
 /// The forms of blocks by columns that a matrix `[out, in]` can have.
 pub fn by_columns(shape: [usize; 2], types: &[TensorType]) -> Vec<Form> {
-    let turned = types.iter().map(|of| Form::turned_blocks(*of));
     // Floats are the same by columns.
-    let has_blocks = |form: &Form| match form {
-        Form::Blocks(blocks) => blocks.tensor_type.block_len() > 1,
-        _ => false,
-    };
-    turned.filter(|form| has_blocks(form) && form.problem(shape).is_none()).collect()
+    let of_blocks = types.iter().filter(|of| of.block_len() > 1);
+    let turned = of_blocks.map(|of| Form::turned_blocks(*of));
+    turned.filter(|form| form.problem(shape).is_none()).collect()
 }
 
 /// The forms of factors in blocks that a matrix `[out, in]` can have: alone, and on these bases.
@@ -162,7 +160,8 @@ pub fn measure_forms(
     Ok(found.into_iter().zip(costs).map(with).collect())
 }
 
-/// The norms that matrices are rounded in, and in which their factors are best.
+/// The norms that matrices are rounded in, and in which their factors are best. Of the way to round,
+/// these have the shrinkage: in them columns and rows always make up for each other.
 ///
 /// # Errors
 ///
@@ -285,10 +284,7 @@ fn bases(costs: &[FormCost]) -> Vec<Blocks> {
     let points: Vec<Point> =
         costs.iter().map(|cost| Point { cost: cost.bytes, loss: cost.loss }).collect();
     let hull = if points.is_empty() { Vec::new() } else { lower_hull(&points) };
-    let blocks = hull.into_iter().filter_map(|at| match costs[at].form {
-        Form::Blocks(blocks) => Some(blocks),
-        _ => None,
-    });
+    let blocks = hull.into_iter().filter_map(|at| costs[at].form.as_blocks());
     blocks.filter(|blocks| bits_of(blocks.tensor_type) <= MOST_BITS_OF_BASE).collect()
 }
 
@@ -359,11 +355,7 @@ pub fn measure_token_forms<M: LanguageModel + Module + Clone>(
     }
     let Some(name) = MatrixName::of_weight(tensor) else { return Ok(costs) };
     let norm = norms(checkpoint, calibration, options)?.of(&name)?;
-    let text: Vec<Vec<u32>> = calibration.windows()?.into_iter().take(options.windows).collect();
-    let seq_len = text.first().map_or(0, Vec::len);
-    let at_once = options.at_once;
-    let measuring = PerplexityOptions { seq_len, at_once, ..PerplexityOptions::default() };
-    let (text, dense) = (text.concat(), checkpoint.read_matrix(tensor)?);
+    let dense = checkpoint.read_matrix(tensor)?;
     let mut found = Vec::new();
     for form in forms {
         let Some(stored) = stored(&form, &dense, &norm)
@@ -373,7 +365,7 @@ pub fn measure_token_forms<M: LanguageModel + Module + Clone>(
         };
         let values = stored.into_data().into_iter().map(|x| x as f32).collect();
         let changed = with_values(model.clone(), tensor, values, costs.shape);
-        let loss = divergence(&changed, model, &text, &measuring, progress)?.kl.value;
+        let loss = divergence_on_first(&changed, model, calibration, options, progress)?;
         found.push(FormCost::of(form, costs.shape, loss));
     }
     if let Some(cache) = cache {

@@ -3,10 +3,14 @@
 //! [`measure_types`] quantizes each matrix in every type that it may have, and says what each is
 //! expected to cost: `½ tr(G ΔW C ΔWᵀ)`, with the error `ΔW` of what is really stored, and the second
 //! moments of inputs and of output gradients of a calibration. [`measure_alone`] measures what
-//! embedding and head cost, which no calibration has. [`TypePlan`] chooses the types, on the same
+//! embedding and head cost, which no calibration has, and [`measure_scale`] how much more the others
+//! lose together than the sum of these estimates. [`TypePlan`] chooses the types, on the same
 //! hulls as ranks are chosen on, and [`QuantizedSource`] gives a file its tensors. [`StoredModel`]
 //! sees them on their way, so that [`measure_stored`] can say what the whole file really loses: the
 //! estimate is the sum of what each matrix loses alone.
+//!
+//! [`measure_forms`] also weighs what llama.cpp does not have: blocks by columns, and two factors in
+//! blocks. [`plan_forms`] chooses among all of these, for a model directory.
 
 mod budget;
 mod cache;

@@ -2,37 +2,37 @@
 
 use burn::module::Module;
 
+use super::budget::TypeBudget;
 use super::cache::CostCache;
-use super::costs::{CostOptions, TensorCosts, TypeCost, with_values};
+use super::costs::{CostOptions, TensorCosts, TypeCost, divergence_on_first, stored, with_values};
 use super::error::TypesError;
 use super::rounding::Inputs;
+use super::type_plan::{TypeChoice, TypePlan, TypePlanError};
 use crate::calibrate::Calibration;
 use crate::checkpoint::Checkpoint;
-use crate::eval::{PerplexityOptions, divergence};
 use crate::ggml::TensorType;
 use crate::model::LanguageModel;
 use crate::modules::MatrixName;
 use crate::progress::{Part, Progress};
 
-/// The scale is measured with types of about this many bits, where models lose enough to measure, and
-/// not so much that the second order is wrong.
-const BITS: f64 = 4.5;
+/// The mean number of bits with which the scale is measured: models lose enough to measure, and
+/// matrices that lose most have types that are large enough for the second order to be right.
+const BITS: f64 = 5.0;
 
 /// The name of the scale in the cache.
 const NAME: &str = "scale";
 
-/// The type that a matrix has while the scale is measured: of those that are no larger than others
-/// of about so many bits, the one that loses least.
-fn type_of(costs: &TensorCosts) -> Option<TypeCost> {
-    let [rows, columns] = costs.shape;
-    let most = (BITS * (rows * columns) as f64 / 8.0).ceil() as u64 + ALIGNED;
-    let small = costs.candidates.iter().filter(|cost| cost.bytes <= most);
-    let least = small.min_by(|a, b| a.loss.total_cmp(&b.loss));
-    least.or_else(|| costs.candidates.iter().min_by_key(|cost| cost.bytes)).copied()
+/// The types that matrices have while the scale is measured: the best ones of about so many bits.
+fn reference(costs: &[TensorCosts]) -> Result<Vec<TypeCost>, TypePlanError> {
+    let plan = |bits: f64| TypePlan::new("", "", costs, 0, TypeBudget::Bits(bits));
+    let plan = match plan(BITS) {
+        Err(TypePlanError::BitsOutOfReach { least, .. }) => plan(least)?,
+        other => other?,
+    };
+    let cost =
+        |of: &TypeChoice| TypeCost { tensor_type: of.tensor_type, bytes: of.bytes, loss: of.loss };
+    Ok(plan.matrices.iter().map(cost).collect())
 }
-
-/// More than the padding behind a matrix.
-const ALIGNED: u64 = crate::ggml::ALIGNMENT as u64;
 
 /// Identifies the scale in the cache: what the costs depend on, and the types.
 fn key_of(
@@ -57,7 +57,7 @@ pub fn known_scale(
     costs: &[TensorCosts],
     options: &CostOptions,
 ) -> Option<f64> {
-    let chosen: Vec<TypeCost> = costs.iter().map(type_of).collect::<Option<_>>()?;
+    let chosen = reference(costs).ok()?;
     if chosen.iter().map(|cost| cost.loss).sum::<f64>() <= 0.0 {
         return Some(1.0);
     }
@@ -69,7 +69,7 @@ pub fn known_scale(
 /// What the matrices of a calibration lose together, divided by the sum of what each is estimated to
 /// lose: errors of several tokens and matrices add to each other, which [`measure_types`] does not
 /// see, and the divergences of embedding and head are measured, not estimated. All these matrices get
-/// types of about 4.5 bits, and the divergence of the model from the dense one is measured on the
+/// types of 5 bits in the mean, and the divergence of the model from the dense one is measured on the
 /// first windows of the calibration's text. The scale hardly depends on these types.
 ///
 /// [`measure_types`]: super::measure_types
@@ -88,7 +88,7 @@ pub fn measure_scale<M: LanguageModel + Module + Clone>(
     if let Some(known) = known_scale(calibration, costs, options) {
         return Ok(known);
     }
-    let chosen: Vec<TypeCost> = costs.iter().filter_map(type_of).collect();
+    let chosen = reference(costs)?;
     let mut changed = Some(model.clone());
     let needs: Vec<u64> = costs.iter().map(|of| memory(of.shape)).collect();
     progress.begin("rounding", costs.len());
@@ -108,11 +108,7 @@ pub fn measure_scale<M: LanguageModel + Module + Clone>(
         },
     )?;
     let Some(changed) = changed else { return Ok(1.0) };
-    let text: Vec<Vec<u32>> = calibration.windows()?.into_iter().take(options.windows).collect();
-    let seq_len = text.first().map_or(0, Vec::len);
-    let at_once = options.at_once;
-    let measuring = PerplexityOptions { seq_len, at_once, ..PerplexityOptions::default() };
-    let kl = divergence(&changed, model, &text.concat(), &measuring, progress)?.kl.value;
+    let kl = divergence_on_first(&changed, model, calibration, options, progress)?;
     let scale = kl / chosen.iter().map(|cost| cost.loss).sum::<f64>();
     // A model that predicts nothing tells nothing.
     let scale = if scale.is_finite() && scale > 0.0 { scale } else { 1.0 };
@@ -138,9 +134,8 @@ fn rounded(
     let (inputs, outputs) = (calibration.inputs(&name)?, calibration.outputs(&name)?);
     let inputs = Inputs::of(&inputs, Some(&outputs), options.rounding)
         .map_err(|source| TypesError::Linalg { tensor: tensor.into(), source })?;
-    let about = |source| TypesError::Quantize { tensor: tensor.into(), source };
-    let bytes = inputs.quantize(tensor_type, &entries, columns).map_err(about)?;
-    tensor_type.dequantize_rows(&bytes, columns).map_err(about)
+    stored(&inputs, tensor_type, &entries, columns)
+        .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })
 }
 
 /// Bytes that a matrix needs while it is rounded.

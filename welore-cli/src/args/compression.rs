@@ -70,7 +70,8 @@ pub struct ShardArgs {
 #[command(next_help_heading = "Matrices")]
 pub struct SelectionArgs {
     /// Select only the matrices whose names match one of these patterns, separated by commas, such
-    /// as `q_proj,k_proj` or `*.layers.3.*` [default: attention and MLP projections]
+    /// as `q_proj,k_proj` or `*.layers.3.*` [default: attention and MLP projections; linear layers by
+    /// name and shape in a model that is not known]
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub include: Vec<String>,
     /// Leave out the matrices whose names match one of these patterns, separated by commas

@@ -2,17 +2,17 @@
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::model::open_model;
+use welore_burn::model::FoundModel;
 use welore_burn::plan::{PlanOptions, RankPlan, WeLore, make_plan};
 use welore_burn::spectrum::{Norms, Spectra};
 
 use crate::args::AnalyzeArgs;
-use crate::devices::host;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim, write_artifact};
 use crate::shared::measuring::measure_within;
+use crate::shared::opening::open_any;
 use crate::shared::page::{check_page, write_page};
-use crate::shared::selecting::{check_patterns, of_model};
+use crate::shared::selecting::{check_patterns, of_found, tell_selected};
 use crate::{format, models, output};
 
 /// Effective rank reductions that the table shows.
@@ -24,10 +24,10 @@ pub fn run(args: AnalyzeArgs) -> Result<()> {
     check_page(&args.page, args.output.as_deref(), [args.model.as_path()])?;
     check_patterns(&args.selection)?;
     let _claim = claim(args.output.as_deref())?;
-    let opened = open_model(models::directory_of(&args.model)?, &host())?;
-    let selected = of_model(&args.selection, opened.skeleton())?;
+    let found = open_any(&models::directory_of(&args.model)?)?;
+    let selected = of_found(&args.selection, &found)?;
     let (spectra, known) =
-        measure_within(&opened.checkpoint, &selected, Norms::plain(), &args.resources)?;
+        measure_within(found.checkpoint(), &selected, Norms::plain(), &args.resources)?;
     if let Some(path) = &args.output {
         write_artifact(path, &spectra.to_json())?;
     }
@@ -37,10 +37,11 @@ pub fn run(args: AnalyzeArgs) -> Result<()> {
     })?;
     let plans = common_plans(&spectra);
     if args.json {
-        print_json(&spectra, &plans)?;
+        print_json(&spectra, &plans, &found)?;
     } else {
         print_table(&spectra, &plans)?;
     }
+    tell_selected(&args.selection, &found);
     known.tell("measured");
     Ok(())
 }
@@ -53,7 +54,7 @@ fn common_plans(spectra: &Spectra) -> Vec<(f64, RankPlan)> {
         .collect()
 }
 
-fn print_json(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
+fn print_json(spectra: &Spectra, plans: &[(f64, RankPlan)], found: &FoundModel) -> Result<()> {
     let matrices: Vec<_> = spectra
         .matrices
         .iter()
@@ -77,12 +78,19 @@ fn print_json(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {
             })
         })
         .collect();
-    output::print_json(&json!({
+    let mut told = json!({
         "source": spectra.source,
         "parameters": spectra.model.parameters,
         "bytes": spectra.model.bytes,
         "matrices": matrices,
-    }))
+    });
+    if let Some(model) = found.unfamiliar() {
+        let left_out = model.linear_layers().left_out.iter();
+        let left_out: Vec<_> =
+            left_out.map(|(name, why)| json!({ "name": name, "why": why.to_string() })).collect();
+        told["left_out"] = left_out.into();
+    }
+    output::print_json(&told)
 }
 
 fn print_table(spectra: &Spectra, plans: &[(f64, RankPlan)]) -> Result<()> {

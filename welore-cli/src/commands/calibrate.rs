@@ -6,7 +6,6 @@ use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::{CalibrationSummary, GradientLabels};
 use welore_burn::files::check_staged;
-use welore_burn::model::open_model;
 
 use crate::args::{CalibrateArgs, TextArg, Typed};
 use crate::devices::Compute;
@@ -14,6 +13,7 @@ use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim};
 use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
 use crate::shared::effects::{of_labels, of_own_text};
+use crate::shared::opening::open_known;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
@@ -30,7 +30,7 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     let _claim = claim(Some(args.output.as_path()).filter(|_| !args.dry_run))?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
-    let opened = open_model(&model, &compute.device.clone().autodiff())?;
+    let opened = open_known(&model, &compute.device.clone().autodiff())?;
     let work = CalibrationWork::new(opened, &args.text, &args.amount, &compute)?;
     if args.dry_run {
         return preview(&args, work, &compute);

@@ -8,12 +8,12 @@ use serde_json::json;
 use welore_burn::data::TextTokenizer;
 use welore_burn::model::{
     Decoder, GenerateOptions, LanguageModel, Sampler, check_prompt, generate, most_new_tokens,
-    open_model,
 };
 use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
+use crate::shared::opening::open_known;
 use crate::terminal::{Bar, Task, Unit, must_stop};
 use crate::{format, models, output};
 
@@ -24,7 +24,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_model(&model, &compute.device)?;
+    let opened = open_known(&model, &compute.device)?;
     let tokenizer = TextTokenizer::open(&model)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     // Checked here because loading weights may take long.

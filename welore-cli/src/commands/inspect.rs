@@ -5,19 +5,22 @@ use std::collections::BTreeMap;
 use anyhow::Result;
 use serde_json::{Value, json};
 use welore_burn::checkpoint::{Checkpoint, StoredMatrix};
-use welore_burn::model::{DecoderConfig, OpenedModel, open_model};
+use welore_burn::model::{DecoderConfig, FoundModel, UnfamiliarModel};
 use welore_burn::plan::read_plan;
 
 use crate::args::InspectArgs;
-use crate::devices::host;
+use crate::shared::opening::open_any;
+use crate::shared::selecting::left_out;
 use crate::{format, models, output};
 
 /// Runs the command.
 pub fn run(args: InspectArgs) -> Result<()> {
     let model = models::directory_to_show(&args.model)?;
-    let OpenedModel { config, checkpoint, compressed, .. } = open_model(&model, &host())?;
+    let found = open_any(&model)?;
+    let (checkpoint, compressed) = (found.checkpoint(), found.compressed());
+    let config = found.familiar().map(|model| &model.config);
     let plan = read_plan(&model)?;
-    let (dtypes, bytes) = (dtypes(&checkpoint), models::bytes_on_disk(&args.model, &checkpoint));
+    let (dtypes, bytes) = (dtypes(checkpoint), models::bytes_on_disk(&args.model, checkpoint));
     if args.json {
         let compressed: Vec<Value> = compressed
             .iter()
@@ -25,6 +28,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
             .collect();
         return output::print_json(&json!({
             "config": config,
+            "cannot_run": found.unfamiliar().map(|model| model.why.to_string()),
             "parameters": checkpoint.parameters(),
             "bytes": bytes,
             "tensors": checkpoint.names().count(),
@@ -38,18 +42,10 @@ pub fn run(args: InspectArgs) -> Result<()> {
             })),
         }));
     }
-    say!(
-        "{}: {}, hidden size {}, MLP size {}, {} ({} KV) of size {}, vocabulary {}, {} head",
-        args.model.display(),
-        format::number_of(config.num_hidden_layers, "layer"),
-        config.hidden_size,
-        mlp_widths(&config),
-        format::number_of(config.num_attention_heads, "head"),
-        config.num_key_value_heads,
-        config.head_dim,
-        config.vocab_size,
-        if config.tie_word_embeddings { "tied" } else { "untied" },
-    );
+    match &found {
+        FoundModel::Familiar(model) => say_config(&args, &model.config)?,
+        FoundModel::Unfamiliar(model) => say_layers(&args, model)?,
+    }
     let dtypes: Vec<_> = dtypes.iter().map(|(dtype, n)| format!("{n} {dtype}")).collect();
     say!(
         "{} parameters, {}, tensors: {}",
@@ -68,7 +64,38 @@ pub fn run(args: InspectArgs) -> Result<()> {
             say!("compressed: {}, by policy {}{target}", format::matrices(n), plan.policy);
         }
     }
-    print_matrices(&compressed)
+    print_matrices(compressed)
+}
+
+fn say_config(args: &InspectArgs, config: &DecoderConfig) -> Result<()> {
+    say!(
+        "{}: {}, hidden size {}, MLP size {}, {} ({} KV) of size {}, vocabulary {}, {} head",
+        args.model.display(),
+        format::number_of(config.num_hidden_layers, "layer"),
+        config.hidden_size,
+        mlp_widths(config),
+        format::number_of(config.num_attention_heads, "head"),
+        config.num_key_value_heads,
+        config.head_dim,
+        config.vocab_size,
+        if config.tie_word_embeddings { "tied" } else { "untied" },
+    );
+    Ok(())
+}
+
+/// What is known of a model by its weights alone.
+fn say_layers(args: &InspectArgs, model: &UnfamiliarModel) -> Result<()> {
+    let (why, layers) = (&model.why, model.linear_layers());
+    let linear = format::number_of(layers.names.len(), "linear layer");
+    say!("{}: {why}; by name and shape it has {linear}", args.model.display());
+    if !layers.left_out.is_empty() {
+        say!("not linear layers: {}", left_out(&layers.left_out));
+    }
+    say!(
+        "what needs weights only works: analyze, plan, compress with --err or --no-calibration, \
+         export to a directory"
+    );
+    Ok(())
 }
 
 fn print_matrices(compressed: &[StoredMatrix]) -> Result<()> {

@@ -26,7 +26,7 @@ const LONGEST_INDEX: u64 = 64 << 20;
 const MOST_COMPANIONS: u64 = 1 << 30;
 
 /// Beginnings of the names of files that belong to a model besides its weights.
-pub(super) const COMPANIONS: [&str; 16] = [
+pub(super) const COMPANIONS: [&str; 20] = [
     CONFIG,
     PLAN_FILE,
     "generation_config.json",
@@ -35,7 +35,11 @@ pub(super) const COMPANIONS: [&str; 16] = [
     "tokenizer.model",
     "special_tokens_map.json",
     "added_tokens.json",
-    "vocab.json",
+    "vocab.",
+    "spiece.model",
+    "sentencepiece",
+    "preprocessor_config.json",
+    "processor_config.json",
     "merges.txt",
     "chat_template",
     "readme",

@@ -72,7 +72,7 @@ pub fn directory_to_show(model: &Path) -> Result<PathBuf> {
 pub fn bytes_on_disk(model: &Path, checkpoint: &Checkpoint) -> u64 {
     match model.metadata() {
         Ok(file) if file.is_file() => file.len(),
-        Ok(_) | Err(_) => checkpoint.bytes(),
+        Ok(_) | Err(_) => checkpoint.stored_bytes(),
     }
 }
 

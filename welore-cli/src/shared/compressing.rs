@@ -6,10 +6,11 @@ use anyhow::Result;
 use burn::tensor::FloatDType;
 use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{BlockwiseOptions, Compressor, check_calibration};
-use welore_burn::model::{Decoder, open_model};
+use welore_burn::model::Decoder;
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Norms;
 
+use super::opening::open_known;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::terminal::Bar;
@@ -29,7 +30,7 @@ pub fn compressor<'a>(
 
 /// A model on its autodiff device in f32, which compressing block by block needs.
 pub fn load_for_blocks(dir: &Path, compute: &Compute, bar: &mut Bar) -> Result<Decoder> {
-    let opened = open_model(dir, &compute.device.clone().autodiff())?;
+    let opened = open_known(dir, &compute.device.clone().autodiff())?;
     Ok(opened.load(FloatDType::F32, |_| true, bar)?.model)
 }
 

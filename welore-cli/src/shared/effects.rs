@@ -17,7 +17,7 @@ pub fn min_ratio(policy: &dyn RankPolicy) -> Rule {
 
 /// The rule of an option that concerns types, where ranks are chosen.
 pub fn without_engine(option: &'static str) -> Rule {
-    rule(option, false, "only with --for llama.cpp")
+    rule(option, false, "only with --for")
 }
 
 /// The options of a search.

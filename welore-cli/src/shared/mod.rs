@@ -11,6 +11,7 @@ pub mod identity;
 pub mod inputs;
 pub mod labels;
 pub mod measuring;
+pub mod opening;
 pub mod page;
 pub mod planning;
 pub mod recipe;

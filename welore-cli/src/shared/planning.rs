@@ -225,11 +225,11 @@ pub fn warn_about_all(found: &[(Oddity, String)]) {
 }
 
 /// Warns if a plan is expected to do harm. For commands that are about to carry it out or to print
-/// it, when nothing can be refused any more.
-pub fn warn_of_prospect(plan: &RankPlan) {
+/// it, when nothing can be refused any more. `runs` is whether the model can be run, to calibrate.
+pub fn warn_of_prospect(plan: &RankPlan, runs: bool) {
     let Some(prospect) = plan.prospect() else { return };
     let advice = match prospect {
-        Prospect::WorseUncalibrated { .. } | Prospect::RuinedUncalibrated { .. } => {
+        Prospect::WorseUncalibrated { .. } | Prospect::RuinedUncalibrated { .. } if runs => {
             "; give --calibrate self to `compress`"
         }
         _ => "",

@@ -30,7 +30,7 @@ pub fn warn_of_marks(path: &Path, documents: &[String]) {
 /// number, or the model's context if that is shorter.
 pub fn window_of(given: Option<usize>, config: &DecoderConfig) -> usize {
     let usual = PerplexityOptions::default().seq_len;
-    given.unwrap_or(usual.min(config.max_position_embeddings).max(2))
+    given.unwrap_or(usual.min(config.context()).max(2))
 }
 
 /// The tokenizer of a model, and the token that ends its texts.

@@ -3,12 +3,12 @@
 use std::io::ErrorKind;
 
 use safetensors::Dtype;
-use welore_burn::checkpoint::{CheckpointError, MissingKind};
+use welore_burn::checkpoint::{CheckpointError, MissingKind, Quantizer};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
 use welore_burn::ggml::ContainerError;
 use welore_burn::gguf::GgufError;
-use welore_burn::model::LoadError;
+use welore_burn::model::{ConfigError, LoadError, nearest_model_type};
 
 use super::Verdict;
 use crate::models::WHAT_MODEL_IS;
@@ -66,11 +66,37 @@ pub(super) fn file(error: &FileError) -> Option<Verdict> {
     })
 }
 
+/// What makes weights of quantized ones that are read here.
+fn dequantizes(by: Quantizer) -> &'static str {
+    match by {
+        Quantizer::Gptq => {
+            "take the model that it was quantized from; or, without `quantization_config` in \
+             config.json, what `amn remember` makes of the file (`cargo install anamnesis --features \
+             cli,gptq`)"
+        }
+        Quantizer::Awq => {
+            "take the model that it was quantized from; or, without `quantization_config` in \
+             config.json, what `amn remember` makes of the file (`cargo install anamnesis --features \
+             cli,awq`)"
+        }
+        Quantizer::BitsAndBytes => {
+            "in Python, `AutoModelForCausalLM.from_pretrained(DIR).dequantize()\
+             .save_pretrained(\"OUT\")` writes a model that is not quantized"
+        }
+        _ => "take the model that it was quantized from",
+    }
+}
+
+/// What works on a model that cannot be run here.
+const OF_WEIGHTS: &str = "inspect, analyze, plan, compress with --err or --no-calibration, and export to a \
+                          directory need its weights only, and work";
+
 pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
     use CheckpointError as E;
     Some(match error {
         E::File(_) | E::Form { .. } | E::Encoding { .. } | E::Interrupted(_) => return None,
         E::Missing { what: MissingKind::Directory, .. } => Verdict::input(WHAT_MODEL_IS),
+        E::Missing { path, .. } if path.ends_with("config.json") => Verdict::input(OF_WEIGHTS),
         E::Missing { .. } => Verdict::input(
             "a model directory contains config.json, tokenizer.json and model.safetensors (or shards with their index)",
         ),
@@ -78,9 +104,14 @@ pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
             Verdict::input("if it belongs to the model, put a copy in the place of the link")
         }
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
-        E::Prefixed { prefix, .. } if prefix.starts_with("base_model.") => Verdict::input(
-            "its adapters are not merged: in Python, `model.merge_and_unload().save_pretrained(DIR)` \
-             writes a whole model",
+        E::Adapter { .. } => Verdict::input(
+            "in Python, `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()\
+             .save_pretrained(\"OUT\")` writes a whole model",
+        ),
+        E::Quantized { by, .. } => Verdict::input(dequantizes(*by)),
+        E::Unscaled { .. } => Verdict::input(
+            "its numbers mean nothing without scales; take the model in bf16, or the files as they \
+             were published",
         ),
         E::Prefixed { .. } => Verdict::input(
             "save the model without what wraps it, so that the names begin with `model.layers`",
@@ -92,6 +123,10 @@ pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
         E::Plan { .. } | E::PlanDisagrees { .. } => {
             Verdict::input("compress the dense model again")
         }
+        E::Scales { .. } => Verdict::input(
+            "a scale is for all of a matrix, for a row, or for a block of `weight_block_size` in \
+             config.json, 128 by 128 unless it is stated",
+        ),
         E::NotStorable { .. } | E::Index { .. } | E::Dtype { .. } | E::NotMatrix { .. } => {
             Verdict::input(None)
         }
@@ -118,6 +153,15 @@ pub(super) fn form(error: &FormError) -> Option<Verdict> {
 
 pub(super) fn load(error: &LoadError) -> Option<Verdict> {
     match error {
+        LoadError::Config { source: ConfigError::Architecture { model_type, .. }, .. } => {
+            let nearest = nearest_model_type(model_type);
+            Some(Verdict::input_with(format!("the nearest of these is `{nearest}`; {OF_WEIGHTS}")))
+        }
+        LoadError::Config { source: ConfigError::Unsupported { field, .. }, .. }
+            if *field == "quantization_config" =>
+        {
+            Some(Verdict::input("take the model that it was quantized from"))
+        }
         LoadError::Config { .. } => Some(Verdict::input(None)),
         LoadError::OwnHead { .. } => Some(Verdict::input(
             "set `tie_word_embeddings` to false to use it, or remove it from the weights",

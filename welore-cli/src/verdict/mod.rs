@@ -31,6 +31,11 @@ impl Verdict {
         Self { input: true, hint: hint.into().map(String::from) }
     }
 
+    /// A mistake whose hint depends on it.
+    fn input_with(hint: String) -> Self {
+        Self { input: true, hint: Some(hint) }
+    }
+
     fn failed(hint: impl Into<Option<&'static str>>) -> Self {
         Self { input: false, hint: hint.into().map(String::from) }
     }

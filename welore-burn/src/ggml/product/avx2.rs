@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::super::tensor_type::TensorType;
 use super::Product;
 use super::machine::{Machine, UNEVEN, few_rows, rest};
-use super::turned::{Turned, few_columns};
+use super::turned::few_columns;
 use super::unpack::unpack;
 
 /// A processor with AVX2, FMA and F16C. Whoever has one has asked the processor, which is what
@@ -139,7 +139,7 @@ impl Machine for Avx2 {
         unsafe { few_rows_here(self, product, first, out) }
     }
 
-    fn few_columns(self, product: &Turned<'_>, first: usize, out: &mut [f32]) {
+    fn few_columns(self, product: &Product<'_>, first: usize, out: &mut [f32]) {
         unsafe { few_columns_here(self, product, first, out) }
     }
 
@@ -169,7 +169,7 @@ fn few_rows_here(machine: Avx2, product: &Product<'_>, first: usize, out: &mut [
 }
 
 #[target_feature(enable = "avx2,fma,f16c")]
-fn few_columns_here(machine: Avx2, product: &Turned<'_>, first: usize, out: &mut [f32]) {
+fn few_columns_here(machine: Avx2, product: &Product<'_>, first: usize, out: &mut [f32]) {
     few_columns(machine, product, first, out);
 }
 

@@ -6,7 +6,7 @@ use half::f16;
 
 use super::super::tensor_type::TensorType;
 use super::Product;
-use super::turned::{Turned, few_columns};
+use super::turned::few_columns;
 use super::unpack::unpack;
 
 /// The levels of IQ4_NL and IQ4_XS, by code (`kvalues_iq4nl`).
@@ -90,7 +90,7 @@ pub(super) trait Machine: Copy + Send + Sync {
     fn few_rows(self, product: &Product<'_>, first: usize, out: &mut [f32]);
 
     /// [`few_columns`], compiled for this machine.
-    fn few_columns(self, product: &Turned<'_>, first: usize, out: &mut [f32]);
+    fn few_columns(self, product: &Product<'_>, first: usize, out: &mut [f32]);
 
     /// [`unpack`], compiled for this machine.
     fn unpack(self, dtype: TensorType, bytes: &[u8], entries: &mut [f32]);
@@ -111,7 +111,7 @@ impl Machine for Portable {
         few_rows(self, product, first, out);
     }
 
-    fn few_columns(self, product: &Turned<'_>, first: usize, out: &mut [f32]) {
+    fn few_columns(self, product: &Product<'_>, first: usize, out: &mut [f32]) {
         few_columns(self, product, first, out);
     }
 

@@ -8,6 +8,7 @@
 use rayon::prelude::*;
 
 use super::super::tensor_type::TensorType;
+use super::Product;
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
 use super::machine::{FEW, Machine, Portable, RUN};
@@ -32,41 +33,25 @@ impl TensorType {
     ///
     /// If blocks or numbers do not fill rows.
     pub(crate) fn product_turned(self, blocks: &[u8], columns: usize, input: &[f32]) -> Vec<f32> {
-        let product = Turned::new(self, blocks, columns, input);
+        let product = Product::turned(self, blocks, columns, input);
         #[cfg(target_arch = "x86_64")]
         if let Some(machine) = avx2::Avx2::detected() {
-            return product.compute(machine);
+            return product.compute_turned(machine);
         }
-        product.compute(Portable)
+        product.compute_turned(Portable)
     }
 }
 
-/// What is multiplied.
-pub(super) struct Turned<'a> {
-    dtype: TensorType,
-    blocks: &'a [u8],
-    columns: usize,
-    /// Bytes of a row of the matrix.
-    stride: usize,
-    /// Rows of the matrix.
-    rows: usize,
-    input: &'a [f32],
-    /// Rows of the input.
-    count: usize,
-}
-
-impl<'a> Turned<'a> {
-    fn new(dtype: TensorType, blocks: &'a [u8], columns: usize, input: &'a [f32]) -> Self {
-        let stride = dtype.row_bytes(columns).filter(|stride| *stride > 0);
-        let stride = stride.expect("rows are filled by blocks");
-        assert!(blocks.len().is_multiple_of(stride), "there are whole rows of the matrix");
-        let rows = blocks.len() / stride;
-        let count = input.len().checked_div(rows).unwrap_or(0);
-        assert_eq!(count * rows, input.len(), "there are whole rows of the input");
-        Self { dtype, blocks, columns, stride, rows, input, count }
+impl<'a> Product<'a> {
+    /// A product with the transpose: the input has rows as long as the matrix has rows.
+    fn turned(dtype: TensorType, blocks: &'a [u8], columns: usize, input: &'a [f32]) -> Self {
+        let matrix = Self::new(dtype, blocks, columns, &[]);
+        let count = input.len().checked_div(matrix.rows).unwrap_or(0);
+        assert_eq!(count * matrix.rows, input.len(), "there are whole rows of the input");
+        Self { input, count, ..matrix }
     }
 
-    fn compute<M: Machine>(&self, machine: M) -> Vec<f32> {
+    fn compute_turned<M: Machine>(&self, machine: M) -> Vec<f32> {
         if self.count == 0 {
             return Vec::new();
         }
@@ -77,7 +62,7 @@ impl<'a> Turned<'a> {
         match self.count <= FEW {
             true => runs.for_each(|(run, out)| machine.few_columns(self, run * RUN, out)),
             false => runs.for_each_init(Vec::new, |panel, (run, out)| {
-                self.many(machine, run * RUN, panel, out);
+                self.many_columns(machine, run * RUN, panel, out);
             }),
         }
         match self.count {
@@ -93,7 +78,13 @@ impl<'a> Turned<'a> {
         self.blocks.chunks_exact(self.stride).map(move |row| &row[first..first + len])
     }
 
-    fn many<M: Machine>(&self, machine: M, first: usize, panel: &mut Vec<f32>, out: &mut [f32]) {
+    fn many_columns<M: Machine>(
+        &self,
+        machine: M,
+        first: usize,
+        panel: &mut Vec<f32>,
+        out: &mut [f32],
+    ) {
         let len = out.len() / self.count;
         panel.resize(self.rows * len, 0.0);
         for (bytes, entries) in self.part(first, len).zip(panel.chunks_exact_mut(len)) {
@@ -108,7 +99,7 @@ impl<'a> Turned<'a> {
 #[inline(always)]
 pub(super) fn few_columns<M: Machine>(
     machine: M,
-    product: &Turned<'_>,
+    product: &Product<'_>,
     first: usize,
     out: &mut [f32],
 ) {
@@ -179,10 +170,11 @@ mod tests {
             for count in [1, 3, FEW, FEW + 1] {
                 let input: Vec<f32> =
                     (0..count * rows).map(|_| rng.random_range(-1.0..1.0)).collect();
-                let product = Turned::new(dtype, &blocks, columns, &input);
-                let mut results = vec![product.compute(Portable)];
+                let product = Product::turned(dtype, &blocks, columns, &input);
+                let mut results = vec![product.compute_turned(Portable)];
                 #[cfg(target_arch = "x86_64")]
-                results.extend(avx2::Avx2::detected().map(|machine| product.compute(machine)));
+                results
+                    .extend(avx2::Avx2::detected().map(|machine| product.compute_turned(machine)));
                 results.push(dtype.product_turned(&blocks, columns, &input));
                 let exact = exact(&dense, columns, &input);
                 for found in results {

@@ -18,7 +18,10 @@ struct Own {
 }
 
 /// What Gemma and its successors have in common.
-pub(super) fn described(config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+pub(super) fn described(
+    config: &HfConfig,
+    layer_type: Option<&str>,
+) -> Result<DecoderConfig, ConfigError> {
     let own: Own = config.own()?;
     if own.use_bidirectional_attention == Some(true) {
         return Err(ConfigError::Unsupported {
@@ -28,7 +31,7 @@ pub(super) fn described(config: &HfConfig) -> Result<DecoderConfig, ConfigError>
         });
     }
     let bias = config.attention_bias.unwrap_or(false);
-    let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+    let decoder = config.describe_layers(layer_type)?.with_qkv_bias(bias).with_output_bias(bias);
     let scale = (config.hidden_size as f64).sqrt();
     Ok(decoder.with_norm(NormKind::RmsFromOne).with_embedding_scale(Some(scale)))
 }
@@ -55,7 +58,7 @@ impl Family for Gemma {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
-        let decoder = described(config)?;
+        let decoder = described(config, None)?;
         // The first files of this family say `gelu` and mean its approximation.
         Ok(match decoder.activation {
             Activation::Gelu => decoder.with_activation(Activation::GeluTanh),

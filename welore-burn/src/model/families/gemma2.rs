@@ -64,7 +64,7 @@ impl Family for Gemma2 {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
-        let decoder = with_second_norms(config, described(config)?)?;
+        let decoder = with_second_norms(config, described(config, None)?)?;
         let own: Own = config.own()?;
         let cap = own.attn_logit_softcapping.map(|cap| positive("attn_logit_softcapping", cap));
         let windows = (0..config.num_hidden_layers).map(|layer| layer % 2 == 0).collect();

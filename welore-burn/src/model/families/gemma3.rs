@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use super::Family;
 use super::gemma::described;
 use super::gemma2::with_second_norms;
-use crate::model::config::{DecoderConfig, QkNorm, RopeScaling};
-use crate::model::hf_config::{ConfigError, HfConfig, invalid, positive};
+use crate::model::config::{DecoderConfig, QkNorm};
+use crate::model::hf_config::{ConfigError, HfConfig, invalid};
 
 /// The text model of Gemma 3 (arXiv 2503.19786): Gemma 2 with norms of queries and keys in place of the
 /// cap of scores, and five layers with a sliding window, with rotary frequencies of their own, for
@@ -31,26 +31,19 @@ pub(super) fn every_few_layers(layers: usize, few: usize) -> Vec<bool> {
     (1..=layers).map(|layer| !layer.is_multiple_of(few)).collect()
 }
 
-/// Gives layers with the sliding window rotary frequencies of their own.
-pub(super) fn local_rope(decoder: DecoderConfig, theta: f64) -> Result<DecoderConfig, ConfigError> {
-    let theta = positive("rope_local_base_freq", theta)?;
-    let is_same = theta == decoder.rope_theta && decoder.rope_scaling == RopeScaling::None;
-    Ok(decoder.with_window_rope_theta((!is_same).then_some(theta)))
-}
+/// The type of layers whose rotary positions are those of the model.
+pub(super) const FULL: Option<&str> = Some("full_attention");
 
-/// Puts the rotary settings of the two types of layers, which transformers 5 nests, where older files
-/// have them. Settings that have no place there stay as they are.
-pub(super) fn flatten_rope(config: &mut Value) {
-    let nest = &config["rope_parameters"];
-    let (full, local) = (nest["full_attention"].clone(), nest["sliding_attention"].clone());
-    let kind = local["rope_type"].as_str().unwrap_or("default");
-    if !full.is_object() || kind != "default" {
-        return;
-    }
-    if !local["rope_theta"].is_null() {
-        config["rope_local_base_freq"] = local["rope_theta"].clone();
-    }
-    config["rope_parameters"] = full;
+/// Gives layers with the sliding window rotary positions of their own. `theta` is their base where the
+/// file states none for this type of layers.
+pub(super) fn local_rope(
+    config: &HfConfig,
+    decoder: DecoderConfig,
+    theta: f64,
+) -> Result<DecoderConfig, ConfigError> {
+    let local = config.rope(Some("sliding_attention"), theta)?;
+    let is_same = local.0 == decoder.rope_theta && local.1 == decoder.rope_scaling;
+    Ok(decoder.with_window_rope((!is_same).then_some(local)))
 }
 
 impl Family for Gemma3 {
@@ -79,18 +72,14 @@ impl Family for Gemma3 {
         })
     }
 
-    fn prepare(&self, config: &mut Value) {
-        flatten_rope(config);
-    }
-
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: Own = config.own()?;
         if own.sliding_window_pattern == 0 {
             return Err(invalid("sliding_window_pattern", "0 is not a number of layers".into()));
         }
-        let decoder = with_second_norms(config, described(config)?)?.with_qk_norm(QkNorm::Head);
+        let decoder = with_second_norms(config, described(config, FULL)?)?.with_qk_norm(QkNorm::Head);
         let windows = every_few_layers(config.num_hidden_layers, own.sliding_window_pattern);
         let decoder = config.with_windows(decoder, windows)?;
-        local_rope(decoder, own.rope_local_base_freq)
+        local_rope(config, decoder, own.rope_local_base_freq)
     }
 }

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::Family;
-use super::gemma3::{LocalRope, every_few_layers, flatten_rope, local_rope};
+use super::gemma3::{FULL, LocalRope, every_few_layers, local_rope};
 use crate::model::config::{BlockLayout, DecoderConfig, QkNorm};
 use crate::model::hf_config::{ConfigError, HfConfig};
 
@@ -28,18 +28,14 @@ impl Family for Olmo3 {
         })
     }
 
-    fn prepare(&self, config: &mut Value) {
-        flatten_rope(config);
-    }
-
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: LocalRope = config.own()?;
         let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.describe_layers(FULL)?.with_qkv_bias(bias).with_output_bias(bias);
         let decoder = decoder.with_layout(BlockLayout::After).with_qk_norm(QkNorm::Whole);
         let windows = every_few_layers(config.num_hidden_layers, 4);
         let decoder = config.with_windows(decoder, windows)?;
         let theta = own.rope_local_base_freq.unwrap_or(decoder.rope_theta);
-        local_rope(decoder, theta)
+        local_rope(config, decoder, theta)
     }
 }

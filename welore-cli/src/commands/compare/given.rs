@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use welore_burn::eval::{EvalError, check_text};
 use welore_burn::forms::matrices;
-use welore_burn::model::{Decoder, LanguageModel, OpenedModel, load_model, open_model};
+use welore_burn::model::{Decoder, LanguageModel, OpenedModel, load_model};
 use welore_burn::modules::MatrixName;
 
 use super::{Text, measuring};
@@ -14,6 +14,7 @@ use crate::args::CompareArgs;
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models;
+use crate::shared::opening::open_known;
 use crate::shared::text::TextReader;
 use crate::terminal::Bar;
 
@@ -42,7 +43,7 @@ impl GivenModel {
         compute: &Compute,
     ) -> Result<Self> {
         let dir = models::directory_to_run(path, compute)?;
-        let opened = open_model(&dir, &host())?;
+        let opened = open_known(&dir, &host())?;
         let skeleton = opened.skeleton();
         let [vocab_size, of_dense] = [skeleton, dense.skeleton()].map(LanguageModel::vocab_size);
         if vocab_size != of_dense {

@@ -15,7 +15,7 @@ use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::check_plan;
 use welore_burn::eval::{PerplexityOptions, check_text};
-use welore_burn::model::{Decoder, OpenedModel, load_model, open_model};
+use welore_burn::model::{Decoder, OpenedModel, load_model};
 use welore_burn::modules::Selection;
 use welore_burn::spectrum::Method;
 
@@ -31,6 +31,7 @@ use crate::shared::calibrating::CalibrationWork;
 use crate::shared::compressing::{check_norms, check_other};
 use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::identity::Identity;
+use crate::shared::opening::open_known;
 use crate::shared::page::check_page;
 use crate::shared::planning::check_limits;
 use crate::shared::recipe::{Recipe, check_calibration_file, open_calibration};
@@ -63,7 +64,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     let scratch = Scratch::new(true)?;
     let model = models::directory_of(&args.model)?;
     let compute = Compute::choose(args.compute.choice())?;
-    let opened = open_model(&model, &host())?;
+    let opened = open_known(&model, &host())?;
     let selection = of_model(&args.selection, opened.skeleton())?;
     check_goals(&requests, &opened.checkpoint, &selection)?;
     // No row exceeds the model by much, nor does what is kept of earlier rows.
@@ -197,7 +198,7 @@ impl Source {
             Self::File(file) => return open_calibration(Some(file), skeleton),
             Self::Texts(_) | Self::Own => scratch.join("calibration"),
         };
-        let opened = open_model(model, &compute.device.clone().autodiff())?;
+        let opened = open_known(model, &compute.device.clone().autodiff())?;
         let work = CalibrationWork::new(opened, self.texts(), &args.amount, compute)?;
         if matches!(self, Self::Own) {
             note!(

@@ -11,7 +11,7 @@ use welore_burn::channels::{
 };
 use welore_burn::compress::WriteOptions;
 use welore_burn::files::OutputDir;
-use welore_burn::model::{OpenedModel, open_model};
+use welore_burn::model::OpenedModel;
 use welore_burn::named::Named;
 use welore_burn::plan::{Candidate, Target};
 use welore_burn::spectrum::selected_matrices;
@@ -26,6 +26,7 @@ use crate::shared::card::{name_of, write_channel_card};
 use crate::shared::effects::{of_amount, without_engine};
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::budget;
+use crate::shared::opening::open_known;
 use crate::shared::recipe::{check_calibration_file, check_gradients, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
@@ -53,7 +54,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     check_forms(&args)?;
     let target = check(&mut args, typed)?;
     let model = models::directory_of(&args.model)?;
-    let opened = open_model(&model, &host())?;
+    let opened = open_known(&model, &host())?;
     check_output(&args.output, &model)?;
     let output = match args.dry_run {
         true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
@@ -94,7 +95,8 @@ fn check_forms(args: &CompressArgs) -> Result<()> {
         let (given, channels) = (names.join(","), Candidate::Channels.name());
         return refuse(
             format!("--forms {given}: so far only `{channels}` alone can be chosen"),
-            "without --forms, matrices are dense or in the form of --storage",
+            "`blocks` and `factors` go with --for welore; without --forms, matrices are dense or in the \
+             form of --storage",
         );
     }
     match (args.typing.engine, args.widths) {

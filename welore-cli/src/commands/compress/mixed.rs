@@ -8,21 +8,21 @@ use anyhow::Result;
 use serde_json::{Map, Value, json};
 use welore_burn::eval::Estimate;
 use welore_burn::files::OutputDir;
-use welore_burn::model::open_model;
 use welore_burn::named::Named;
 use welore_burn::plan::{Candidate, RankPlan};
-use welore_burn::progress::Interrupted;
 use welore_burn::types::TypeBudget;
 
-use super::{check_saved, inputs, tell_kept, typing};
+use super::{check_saved, inputs, or_kept, typing};
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, in_target};
 use crate::shared::card::write_card;
 use crate::shared::inputs::{check_not_left, check_outside};
+use crate::shared::opening::open_known;
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Aim, Dense, Mixed};
+use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Forms that may be used unless others are named. Factors cost minutes to measure, and pay rarely.
@@ -36,7 +36,7 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     check_forms(kinds)?;
     let (aim, max_bytes) = check(args, typed)?;
     let model = models::directory_of(&args.model)?;
-    let opened = open_model(&model, &host())?;
+    let opened = open_known(&model, &host())?;
     check_output(&args.output, &model)?;
     let target = match args.dry_run {
         true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
@@ -52,15 +52,11 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let mut dense = Dense::new(&model, &compute);
     let plan = mixed.plan(&calibration, &mut dense)?;
     let Some(target) = target else { return tell(args, &plan, None, started) };
-    let shard_bytes = args.shards.shard_size;
-    let written = mixed.write(&plan, &calibration, shard_bytes, &target, &compute);
-    if let Err(error) = written {
-        tell_kept(&target);
-        if error.is::<Interrupted>() {
-            target.suspend();
-        }
-        return Err(error);
-    }
+    let compressor = mixed.compressor(&plan, &calibration, args.shards.shard_size, &compute)?;
+    let mut bar = Bar::default();
+    let written = compressor.directory(&opened.checkpoint, &target, &mut bar);
+    bar.finish();
+    let (target, _) = or_kept(target, written)?;
     let measured = match args.typing.no_measure {
         true => None,
         false => Some(mixed.measure(target.path(), &calibration, &mut dense)),
@@ -94,6 +90,8 @@ fn check_forms(kinds: &[Candidate]) -> Result<()> {
 
 /// Checks everything that the arguments alone tell, and returns the budget.
 fn check(args: &CompressArgs, typed: &Typed) -> Result<(Aim, u64)> {
+    let carries_out = "`compress --plan FILE` without --for carries a plan of forms out";
+    typed.check([rule("plan", false, carries_out)])?;
     let aim = typing(args).check(typed)?;
     let Aim::Budget(TypeBudget::MaxBytes(max_bytes)) = aim else {
         let message = "--for welore needs --max-bytes, the size of the weights";
@@ -101,6 +99,7 @@ fn check(args: &CompressArgs, typed: &Typed) -> Result<(Aim, u64)> {
     };
     typed.check([
         rule("no-calibration", false, "forms are weighed with a calibration"),
+        rule("no-measure", !args.dry_run, "a dry run writes nothing that could be measured"),
         rule("save-types", false, "the forms are in the plan of the directory"),
         rule("widths", false, "only with --forms channels"),
         rule("width-multiple", false, "only with --forms channels"),

@@ -10,14 +10,14 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::Calibration;
-use welore_burn::compress::{CompressReport, check_plan};
+use welore_burn::compress::{CompressError, CompressReport, check_plan};
 use welore_burn::files::{OutputDir, check_staged, is_within};
-use welore_burn::model::{OpenedModel, open_model};
+use welore_burn::model::FoundModel;
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::Method;
 
 use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
-use crate::devices::{Compute, host};
+use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, check_output, in_target};
@@ -29,13 +29,14 @@ use crate::shared::effects::{
 };
 use crate::shared::inputs::{check_not_left, check_outside, place_of};
 use crate::shared::measuring::{Known, budget};
+use crate::shared::opening::{open_any, to_run};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{
     Goal, Planned, check_limits, describe, print_plan, read_plan, warn_of_prospect,
 };
 use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
 use crate::shared::scratch::Scratch;
-use crate::shared::selecting::{check_patterns, of_model};
+use crate::shared::selecting::{check_patterns, of_found, tell_selected};
 use crate::shared::typing::Typing;
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
@@ -82,23 +83,26 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let calibration = request.calibration(&args, scratch.path(), by_default)?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     request.recipe.check_text(&args.blockwise, calibration.as_ref())?;
-    let Request { recipe, goal, opened, output, compute } = request;
-    let selected = of_model(&args.selection, opened.skeleton())?;
-    let planned = goal.plan(&opened.checkpoint, &selected, norms.clone(), &args.resources)?;
+    let Request { recipe, goal, found, output, compute } = request;
+    let selected = of_found(&args.selection, &found)?;
+    let planned = goal.plan(found.checkpoint(), &selected, norms.clone(), &args.resources)?;
     if args.plan.is_some() {
         check_norms(&norms, &planned.plan, args.other_calibration)?;
         let given = calibration.as_ref().filter(|_| args.method.calibration.is_some());
         check_other(args.other_calibration, given, [&planned.plan])?;
     }
-    warn_of_prospect(&planned.plan);
-    let Some(output) = output else { return show(&args, &opened, &planned) };
+    warn_of_prospect(&planned.plan, found.familiar().is_some());
+    if args.plan.is_none() {
+        tell_selected(&args.selection, &found);
+    }
+    let Some(output) = output else { return show(&args, &found, &planned) };
     let blockwise = compute
         .as_ref()
         .and_then(|compute| recipe.blockwise(&args.blockwise, calibration.as_ref(), compute));
     let compressor = compressor(&planned.plan, norms, blockwise)
         .with_budget(budget(&args.resources))
         .with_shard_bytes(args.shards.shard_size);
-    let (checkpoint, mut bar) = (&opened.checkpoint, Bar::default());
+    let (checkpoint, mut bar) = (found.checkpoint(), Bar::default());
     let written = match (&compute, blockwise) {
         (Some(compute), Some(_)) => {
             let model = load_for_blocks(checkpoint.dir(), compute, &mut bar)?;
@@ -107,18 +111,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
         _ => compressor.directory(checkpoint, &output, &mut bar),
     };
     bar.finish();
-    let report = match written {
-        Err(error) if error.is_interruption() => {
-            tell_kept(&output);
-            output.suspend();
-            return Err(Interrupted.into());
-        }
-        Err(error) => {
-            tell_kept(&output);
-            return Err(error.into());
-        }
-        Ok(report) => report,
-    };
+    let (output, report) = or_kept(output, written)?;
     let base = args.model.to_string_lossy();
     let labels = calibration.as_ref().and_then(Calibration::gradient_labels);
     let labels = labels.map(|(labels, _)| labels);
@@ -196,6 +189,21 @@ fn check_saved(args: &CompressArgs) -> Result<()> {
     Err(WrongInput::with_hint(message, "give --save-calibration another file").into())
 }
 
+/// The directory that was written. Where that failed or was stopped, what is finished is kept.
+fn or_kept<T>(output: OutputDir, written: Result<T, CompressError>) -> Result<(OutputDir, T)> {
+    match written {
+        Ok(report) => Ok((output, report)),
+        Err(error) => {
+            tell_kept(&output);
+            if error.is_interruption() {
+                output.suspend();
+                return Err(Interrupted.into());
+            }
+            Err(error.into())
+        }
+    }
+}
+
 /// Where finished matrices are kept, if any are: they take as much room as a model.
 fn tell_kept(output: &OutputDir) {
     if let Some(dir) = output.keeps_work() {
@@ -208,7 +216,7 @@ fn tell_kept(output: &OutputDir) {
 struct Request {
     recipe: Recipe,
     goal: Goal,
-    opened: OpenedModel,
+    found: FoundModel,
     /// `None` for a dry run, which writes nothing, not even beside the output.
     output: Option<OutputDir>,
     /// `None` if only weights are decomposed: this runs on the CPU and needs no device.
@@ -233,7 +241,10 @@ impl Request {
             .into());
         }
         let model = models::directory_of(&args.model)?;
-        let opened = open_model(&model, &host())?;
+        let found = open_any(&model)?;
+        if needs_model(args, &recipe) {
+            to_run(&found, "calibrating", without_running(&goal))?;
+        }
         check_output(&args.output, &model)?;
         let output = match args.dry_run {
             true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,
@@ -241,10 +252,10 @@ impl Request {
         };
         check_outside(&args.output, inputs(args))?;
         match &goal {
-            Goal::Given(plan) => check_plan(&opened.checkpoint, plan)?,
+            Goal::Given(plan) => check_plan(found.checkpoint(), plan)?,
             Goal::Target(options, _) => {
-                let selected = of_model(&args.selection, opened.skeleton())?;
-                check_limits(options, &opened.checkpoint, &selected)?;
+                let selected = of_found(&args.selection, &found)?;
+                check_limits(options, found.checkpoint(), &selected)?;
             }
         }
         let compute = match computes(args, &recipe) {
@@ -254,7 +265,7 @@ impl Request {
             }
             false => None,
         };
-        Ok(Self { recipe, goal, opened, output, compute })
+        Ok(Self { recipe, goal, found, output, compute })
     }
 
     /// The given calibration, or one of the given texts, made in `scratch` unless it is to be kept;
@@ -269,11 +280,16 @@ impl Request {
             return Ok(None);
         }
         let Some(compute) = self.compute.as_ref().filter(|_| !args.calibrate.is_empty()) else {
-            let model = self.opened.skeleton();
-            return open_calibration(args.method.calibration.as_deref(), model);
+            return match self.found.familiar() {
+                Some(model) => {
+                    open_calibration(args.method.calibration.as_deref(), model.skeleton())
+                }
+                // One that is given was refused.
+                None => Ok(None),
+            };
         };
         let instead = "--calibrate FILE uses a text of yours, --no-calibration the weights alone";
-        let model = self.opened.checkpoint.dir();
+        let model = self.found.checkpoint().dir();
         calibration_of(args, model, compute, scratch, by_default.then_some(instead)).map(Some)
     }
 }
@@ -325,6 +341,25 @@ fn reads_calibration(args: &CompressArgs, recipe: &Recipe) -> bool {
 fn computes(args: &CompressArgs, recipe: &Recipe) -> bool {
     let calibrates = !args.calibrate.is_empty() && reads_calibration(args, recipe);
     calibrates || recipe.way.is_sequential || args.blockwise.refine > 0
+}
+
+/// Whether the model has to be known, to run or to have been run for a calibration.
+fn needs_model(args: &CompressArgs, recipe: &Recipe) -> bool {
+    let reads = args.method.calibration.is_some() && reads_calibration(args, recipe);
+    computes(args, recipe) || reads
+}
+
+/// What works where the model cannot be run.
+fn without_running(goal: &Goal) -> &'static str {
+    match goal {
+        Goal::Target(options, _) if is_size(options.target) => {
+            "--no-calibration compresses by the weights alone"
+        }
+        Goal::Target(..) => "--method svd compresses by the weights alone",
+        Goal::Given(_) => {
+            "make a plan without a calibration: it is carried out by the weights alone"
+        }
+    }
 }
 
 /// Checks that what was typed has an effect, and the options of methods.
@@ -382,10 +417,10 @@ fn recipe_and_goal(args: &CompressArgs) -> Result<(Recipe, Goal)> {
 }
 
 /// Shows what a dry run would write.
-fn show(args: &CompressArgs, opened: &OpenedModel, planned: &Planned) -> Result<()> {
+fn show(args: &CompressArgs, found: &FoundModel, planned: &Planned) -> Result<()> {
     let Planned { plan, spectra, measured } = planned;
     if spectra.is_none() {
-        check_plan(&opened.checkpoint, plan)?;
+        check_plan(found.checkpoint(), plan)?;
     }
     let totals = &plan.totals;
     if args.json {

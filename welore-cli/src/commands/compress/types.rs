@@ -6,13 +6,13 @@ use std::time::Instant;
 use anyhow::Result;
 use serde_json::{Value, json};
 use welore_burn::files::check_staged;
-use welore_burn::model::open_model;
 
 use super::{check_saved, typing};
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_space, claim, write_artifact};
+use crate::shared::opening::open_known;
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Aim, Dense, Problem, Typing, say_choice, summary};
 use crate::{format, memory, models, output};
@@ -24,7 +24,7 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let aim = check(args, &typing, typed)?;
     let _claim = claim(Some(args.output.as_path()).filter(|_| !args.dry_run))?;
     let model = models::directory_of(&args.model)?;
-    let opened = open_model(&model, &host())?;
+    let opened = open_known(&model, &host())?;
     let problem = Problem::of(typing, &opened)?;
     problem.check(&aim)?;
     check_space(&args.output, problem.most_bytes(&aim)?)?;

@@ -6,12 +6,13 @@ use anyhow::Result;
 use welore_burn::eval::{
     Divergence, EvalError, PerplexityOptions, SavedLogits, check_text, divergence,
 };
-use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_model};
+use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
 use welore_burn::train::model_digest;
 
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::models;
+use crate::shared::opening::open_known;
 use crate::shared::text::TextReader;
 use crate::terminal::Bar;
 
@@ -50,7 +51,7 @@ impl Against {
         if place(&dense_dir).is_some_and(|dense| Some(dense) == place(dir)) {
             return Ok(Self::Itself);
         }
-        let dense = open_model(&dense_dir, &compute.device)?;
+        let dense = open_known(&dense_dir, &compute.device)?;
         let dense_size = dense.skeleton().vocab_size();
         if dense_size != vocab_size {
             return Err(EvalError::Vocabulary { vocab_size, dense: dense_size }.into());

@@ -11,7 +11,7 @@ use serde_json::json;
 use welore_burn::data::{Task, TaskExample, TaskKind, TextTokenizer};
 use welore_burn::eval::Accuracy;
 use welore_burn::forms::parameters;
-use welore_burn::model::{LoadedModel, open_model};
+use welore_burn::model::LoadedModel;
 use welore_burn::named::Named;
 use welore_burn::report::Measurement;
 
@@ -20,6 +20,7 @@ use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::card::{MADE_BY, check_record, record};
 use crate::shared::identity::Identity;
+use crate::shared::opening::open_known;
 use crate::shared::task::Speaker;
 use crate::terminal::Bar;
 use crate::{format, models, output};
@@ -48,7 +49,7 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     examples.truncate(args.windows.unwrap_or(usize::MAX));
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_model(&model, &compute.device)?;
+    let opened = open_known(&model, &compute.device)?;
     let speaker = Speaker::new(TextTokenizer::open(&model)?, &opened.config);
     let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
     let started = Instant::now();

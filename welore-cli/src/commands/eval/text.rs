@@ -12,7 +12,7 @@ use welore_burn::eval::{
 };
 use welore_burn::files::check_staged;
 use welore_burn::forms::parameters;
-use welore_burn::model::{LanguageModel, LoadedModel, open_model};
+use welore_burn::model::{LanguageModel, LoadedModel};
 use welore_burn::report::Measurement;
 
 use super::against::{Against, Dense, Subject};
@@ -22,6 +22,7 @@ use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, check_space, in_file};
 use crate::shared::card::{MADE_BY, record};
 use crate::shared::identity::{Identity, digest_of};
+use crate::shared::opening::open_known;
 use crate::shared::text::{TextReader, documents_of, window_of};
 use crate::terminal::Bar;
 use crate::{format, models, output};
@@ -44,7 +45,7 @@ pub fn predict(args: &EvalArgs, path: &Path) -> Result<()> {
     let documents = documents_of(path)?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_model(&model, &compute.device)?;
+    let opened = open_known(&model, &compute.device)?;
     let tokens = TextReader::open(&model, &opened.config)?.tokens(&documents)?;
     let options = PerplexityOptions {
         seq_len: window_of(args.seq_len, &opened.config),

@@ -9,15 +9,15 @@ use welore_burn::compress::{
     Conversion, WriteOptions, changes_tensors, convert_directory, converted_size,
 };
 use welore_burn::files::OutputDir;
-use welore_burn::model::{OpenedModel, open_model};
+use welore_burn::model::FoundModel;
 use welore_burn::spectrum::ModelSize;
 
 use crate::args::ExportArgs;
-use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, check_space, in_target};
 use crate::shared::card::write_converted_card;
 use crate::shared::inputs::{check_not_left, check_outside};
+use crate::shared::opening::open_any;
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -30,15 +30,15 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
     }
     check_not_left(target, [args.model.as_path()])?;
     let model = models::directory_of(&args.model)?;
-    let opened = open_model(&model, &host())?;
+    let found = open_any(&model)?;
     check_output(target, &model)?;
     let output = match args.dry_run {
         true => OutputDir::check_free(target, args.force).map(|()| None)?,
         false => Some(OutputDir::create(target, args.force)?),
     };
     check_outside(target, [args.model.as_path()])?;
-    let conversion = conversion(args, &opened)?;
-    let checkpoint = &opened.checkpoint;
+    let conversion = conversion(args, &found)?;
+    let checkpoint = found.checkpoint();
     let size = converted_size(checkpoint, conversion)?;
     check_space(target, size.bytes)?;
     let Some(output) = output else {
@@ -58,10 +58,10 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
 }
 
 /// What the user asked for, if it changes the model.
-fn conversion(args: &ExportArgs, opened: &OpenedModel) -> Result<Conversion> {
+fn conversion(args: &ExportArgs, found: &FoundModel) -> Result<Conversion> {
     let conversion = Conversion { dense: args.dense, precision: args.dtype };
     let model = args.model.display();
-    if args.dense && opened.compressed.is_empty() {
+    if args.dense && found.compressed().is_empty() {
         let message = format!("{model}: no matrix is compressed, so the model is dense already");
         let hint = match args.dtype.is_some() || models::is_model_file(&args.model) {
             true => "leave out --dense",
@@ -70,7 +70,7 @@ fn conversion(args: &ExportArgs, opened: &OpenedModel) -> Result<Conversion> {
         return Err(WrongInput::with_hint(message, hint).into());
     }
     let is_copy =
-        !models::is_model_file(&args.model) && !changes_tensors(&opened.checkpoint, conversion)?;
+        !models::is_model_file(&args.model) && !changes_tensors(found.checkpoint(), conversion)?;
     match args.dtype.filter(|_| is_copy) {
         Some(precision) => {
             let message = format!("{model}: all numbers are {} already", precision.dtype());

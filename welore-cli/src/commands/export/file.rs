@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use welore_burn::files::check_staged;
 use welore_burn::ggml::TensorType;
 use welore_burn::gguf::{CheckpointSource, GgufExport, GgufOptions, GgufWritten};
-use welore_burn::model::open_model;
 use welore_burn::named::Named;
 
 use crate::args::ExportArgs;
@@ -15,6 +14,7 @@ use crate::devices::host;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, check_space};
 use crate::shared::card::name_of;
+use crate::shared::opening::open_known;
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -23,7 +23,7 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
     check_artifact(Some(target), Artifact::Gguf, [args.model.as_path()])?;
     check_staged(target)?;
     let model = models::directory_of(&args.model)?;
-    let opened = open_model(&model, &host())?;
+    let opened = open_known(&model, &host())?;
     let dtype = args.dtype.map(TensorType::from);
     let options = GgufOptions {
         name: Some(name_of(&args.model.to_string_lossy())),

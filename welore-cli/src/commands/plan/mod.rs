@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::calibrate::Calibration;
-use welore_burn::model::{OpenedModel, open_model};
+use welore_burn::model::FoundModel;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{PlanFileError, PlanOptions, RankPlan, Target, read_plan};
 use welore_burn::spectrum::{
@@ -15,16 +15,16 @@ use welore_burn::spectrum::{
 };
 
 use crate::args::{PlanArgs, RANK_OPTIONS, ResourceArgs, Typed, ViewArgs, rule};
-use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim, in_file, read_artifact, write_artifact};
 use crate::shared::effects::{SEARCHING, min_ratio, of_method, of_search, without_engine};
 use crate::shared::measuring::{Known, measure_within};
+use crate::shared::opening::{open_any, to_run};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{check_limits, check_size, plan_for, print_plan, warn_of_prospect};
 use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
-use crate::shared::selecting::{check_patterns, of_file, of_model};
+use crate::shared::selecting::{check_patterns, of_file, of_found, tell_selected};
 use crate::{models, output};
 
 /// Runs the command.
@@ -54,13 +54,9 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
     typed.check([min_ratio(recipe.policy)])?;
     typed.check(of_search(recipe.policy))?;
     let options = recipe.plan_options(goal, &args.target)?;
-    let Made { spectra, plan, known } = match (source, recipe.policy.reads().searches) {
+    let Made { spectra, plan, known, runs } = match (source, recipe.policy.reads().searches) {
         (Source::Model, Some(_)) => search::searched(&args, &recipe, &options)?,
-        (source, _) => {
-            let (spectra, known) = source.spectra(&args, &recipe, &options)?;
-            let plan = plan_for(&spectra, recipe.policy, &options)?;
-            Made { spectra, plan, known }
-        }
+        (source, _) => source.planned(&args, &recipe, &options)?,
     };
     if let Some(path) = &args.output {
         write_artifact(path, &plan.to_json())?;
@@ -71,8 +67,8 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
         Ok(())
     })?;
     print(&args, &plan)?;
-    warn_of_prospect(&plan);
-    if plan.unit == SpectrumUnit::Weights && args.method.method.is_none() && is_size(goal) {
+    warn_of_prospect(&plan, runs);
+    if runs && plan.unit == SpectrumUnit::Weights && args.method.method.is_none() && is_size(goal) {
         note!(
             "planned from the weights alone; to plan as `compress` does, run `welore-cli calibrate \
              MODEL --text self -o FILE`, then `welore-cli plan MODEL --calibration FILE`"
@@ -87,6 +83,8 @@ struct Made {
     spectra: Spectra,
     plan: RankPlan,
     known: Known,
+    /// Whether the model can be run, as far as that is known.
+    runs: bool,
 }
 
 /// Shows a plan that was made before.
@@ -225,21 +223,21 @@ impl Source {
         }
     }
 
-    /// The spectra, measured where they have to be, after checking the limits on their matrices.
-    fn spectra(
-        self,
-        args: &PlanArgs,
-        recipe: &Recipe,
-        options: &PlanOptions,
-    ) -> Result<(Spectra, Known)> {
+    /// The plan for the spectra, which are measured where they have to be, after checking the limits
+    /// on their matrices.
+    fn planned(self, args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) -> Result<Made> {
         if let Self::Spectra(spectra) = self {
             check_filter(&args.view, spectra.matrices.iter().map(|matrix| matrix.name.as_str()))?;
             check_size(options, spectra.model.bytes)?;
-            return Ok((*spectra, Known::default()));
+            let plan = plan_for(&spectra, recipe.policy, options)?;
+            return Ok(Made { spectra: *spectra, plan, known: Known::default(), runs: true });
         }
         let subject = Subject::open(args, options)?;
         let norms = recipe.norms(subject.calibration.as_ref())?;
-        subject.measure(norms, &args.resources)
+        let (spectra, known) = subject.measure(norms, &args.resources)?;
+        let plan = plan_for(&spectra, recipe.policy, options)?;
+        tell_selected(&args.selection, &subject.found);
+        Ok(Made { spectra, plan, known, runs: subject.found.familiar().is_some() })
     }
 }
 
@@ -247,7 +245,7 @@ impl Source {
 struct Subject {
     /// Its directory.
     dir: PathBuf,
-    opened: OpenedModel,
+    found: FoundModel,
     selected: Selection,
     calibration: Option<Calibration>,
 }
@@ -261,18 +259,24 @@ impl Subject {
                 format!("{}: no such model directory or spectra file", args.source.display());
             return Err(WrongInput::with_hint(message, models::WHAT_MODEL_IS).into());
         }
-        let opened = open_model(&dir, &host())?;
-        let selected = of_model(&args.selection, opened.skeleton())?;
-        let matrices = selected_matrices(&opened.checkpoint, &selected)?;
-        check_limits(options, &opened.checkpoint, &selected)?;
+        let found = open_any(&dir)?;
+        let selected = of_found(&args.selection, &found)?;
+        let matrices = selected_matrices(found.checkpoint(), &selected)?;
+        check_limits(options, found.checkpoint(), &selected)?;
         check_filter(&args.view, matrices.iter().map(|(name, _)| name.as_str()))?;
         let file = args.method.calibration.as_deref();
-        let calibration = open_calibration(file, opened.skeleton())?;
-        Ok(Self { dir, opened, selected, calibration })
+        let calibration = match file {
+            Some(_) => {
+                let model = to_run(&found, "a calibration", "leave --calibration out")?;
+                open_calibration(file, model.skeleton())?
+            }
+            None => None,
+        };
+        Ok(Self { dir, found, selected, calibration })
     }
 
     /// The spectra of its matrices.
     fn measure(&self, norms: Norms<'_>, resources: &ResourceArgs) -> Result<(Spectra, Known)> {
-        measure_within(&self.opened.checkpoint, &self.selected, norms, resources)
+        measure_within(self.found.checkpoint(), &self.selected, norms, resources)
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::eval::{EvalError, PerplexityOptions, check_text, saved_bytes};
-use welore_burn::model::{LanguageModel, open_model};
+use welore_burn::model::{DecoderConfig, LanguageModel};
 use welore_burn::plan::PlanOptions;
 use welore_burn::search::{SearchJob, SearchOptions, check_journal, search};
 
@@ -16,6 +16,7 @@ use crate::models::{Artifact, Wanted, check_kind};
 use crate::shared::artifacts::{check_artifact, claim};
 use crate::shared::inputs::place_of;
 use crate::shared::measuring::budget;
+use crate::shared::opening::{open_known, to_run};
 use crate::shared::planning::warn_about;
 use crate::shared::recipe::Recipe;
 use crate::shared::scratch::Scratch;
@@ -47,14 +48,15 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
     let compute = Compute::choose(args.compute.choice())?;
     let subject = Subject::open(args, options)?;
     let norms = recipe.norms(subject.calibration.as_ref())?;
-    let (tokens, seq_len) = text_of(args, &subject)?;
+    let model = to_run(&subject.found, "a search", "--policy energy needs the weights alone")?;
+    let (tokens, seq_len) = text_of(args, &subject, &model.config)?;
     let measuring = PerplexityOptions {
         seq_len,
         windows: Some(search_args.search_windows),
         skip: 0,
         at_once: compute.at_once(),
     };
-    let skeleton = subject.opened.skeleton();
+    let skeleton = model.skeleton();
     match (check_text(skeleton, &tokens, &measuring), &search_args.search_text) {
         (Err(error @ EvalError::TooShort { .. }), Some(path)) => {
             let message = format!("{}: {error}", path.display());
@@ -75,7 +77,7 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
     };
     how.check()?;
     let (spectra, known) = subject.measure(norms.clone(), &args.resources)?;
-    let opened = open_model(&subject.dir, &compute.device)?;
+    let opened = open_known(&subject.dir, &compute.device)?;
     let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
     let model = &loaded.model;
     let job = SearchJob { model, spectra: &spectra, norms, options, tokens: &tokens };
@@ -91,7 +93,7 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
         note!("{} of {} plans {were} measured before", found.known, found.evaluations.len());
     }
     warn_about(&found.plan);
-    Ok(Made { plan: found.plan, spectra, known })
+    Ok(Made { plan: found.plan, spectra, known, runs: true })
 }
 
 /// Checks how much is asked for, before the model is opened.
@@ -113,8 +115,11 @@ fn no_text() -> anyhow::Error {
 }
 
 /// The text to measure plans on, and the number of tokens in a window of it.
-fn text_of(args: &PlanArgs, subject: &Subject) -> Result<(Vec<u32>, usize)> {
-    let config = &subject.opened.config;
+fn text_of(
+    args: &PlanArgs,
+    subject: &Subject,
+    config: &DecoderConfig,
+) -> Result<(Vec<u32>, usize)> {
     if let Some(path) = &args.search.search_text {
         let tokens = TextReader::open(&subject.dir, config)?.read(path)?;
         return Ok((tokens, window_of(None, config)));

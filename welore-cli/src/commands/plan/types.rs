@@ -2,7 +2,6 @@
 
 use anyhow::Result;
 use welore_burn::files::check_staged;
-use welore_burn::model::open_model;
 
 use crate::args::{EngineArg, PlanArgs, Typed, rule};
 use crate::devices::{Compute, host};
@@ -10,6 +9,7 @@ use crate::failure::WrongInput;
 use crate::models::Artifact;
 use crate::shared::artifacts::{claim, write_artifact};
 use crate::shared::effects::OF_SEARCH;
+use crate::shared::opening::open_known;
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Dense, Problem, Typing, say_choice, say_llama_quantize};
 use crate::{memory, models, output};
@@ -40,7 +40,7 @@ pub fn run(args: &PlanArgs, typed: &Typed) -> Result<()> {
     ])?;
     let _claim = claim(args.output.as_deref())?;
     let model = models::directory_of(&args.source)?;
-    let opened = open_model(&model, &host())?;
+    let opened = open_known(&model, &host())?;
     let problem = Problem::of(typing, &opened)?;
     problem.check(&aim)?;
     memory::keep_pages();

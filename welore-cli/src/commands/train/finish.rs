@@ -8,7 +8,7 @@ use anyhow::Result;
 use serde_json::json;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::{FileError, OutputDir, read_existing, replace_file};
-use welore_burn::model::LanguageModel;
+use welore_burn::model::{LanguageModel, open_weights};
 use welore_burn::plan::read_plan;
 use welore_burn::train::{Position, RunFile, Score, Training, model_digest};
 
@@ -125,7 +125,7 @@ fn write_result<M: LanguageModel>(
     output: OutputDir,
 ) -> Result<()> {
     let trainable = run.options.trainable;
-    let base = Checkpoint::open(&run.base)?;
+    let base = open_weights(&run.base)?;
     let plan = read_plan(&run.base)?.filter(|_| !trainable.merges());
     let (position, what) = (training.position(), trainable.trained());
     let (steps, tokens) =

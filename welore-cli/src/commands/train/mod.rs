@@ -18,7 +18,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::eval::{EvalError, PerplexityOptions, check_text, perplexity};
-use welore_burn::model::{LanguageModel, open_model};
+use welore_burn::model::LanguageModel;
 use welore_burn::named::Named;
 use welore_burn::plan::read_plan;
 use welore_burn::progress::Interrupted;
@@ -31,6 +31,7 @@ use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
 use crate::shared::gradients::sum_up;
+use crate::shared::opening::open_known;
 use crate::shared::page::{add_run, check_page, write_page};
 use crate::terminal::{Bar, Steps, is_part, must_stop};
 use crate::{format, memory};
@@ -76,7 +77,7 @@ impl Run<'_> {
     /// Loads the model, and checks that everything fits together.
     fn open(&self, inputs: Inputs) -> Result<(Training<impl LanguageModel + use<>>, Inputs)> {
         let Self { dir, run, compute, .. } = self;
-        let opened = open_model(&run.base, &compute.device.clone().autodiff())?;
+        let opened = open_known(&run.base, &compute.device.clone().autodiff())?;
         size::check_training(opened.skeleton(), &run.options, compute)?;
         let masters = trainable_paths(opened.skeleton(), run.options.trainable);
         let is_master = |path: &str| masters.contains(path);

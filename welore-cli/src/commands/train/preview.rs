@@ -10,7 +10,7 @@ use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::check_plan;
 use welore_burn::data::TokenRows;
 use welore_burn::forms::Precision;
-use welore_burn::model::{Decoder, DecoderConfig, LanguageModel, OpenedModel, open_model};
+use welore_burn::model::{Decoder, DecoderConfig, LanguageModel, OpenedModel};
 use welore_burn::named::Named;
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::Norms;
@@ -29,6 +29,7 @@ use crate::cache::cache_dir;
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::in_file;
 use crate::shared::forecast::Forecast;
+use crate::shared::opening::open_known;
 use crate::shared::planning::{Goal, Planned, describe};
 use crate::shared::selecting::of_model;
 use crate::shared::text::TextReader;
@@ -167,7 +168,7 @@ fn skeleton(
     if args.start.from_scratch {
         return Ok((described_model(from)?.0.init(&host()), None));
     }
-    let opened = open_model(from, &host())?;
+    let opened = open_known(from, &host())?;
     let Some(goal) = goal else { return Ok((opened.into_skeleton(), None)) };
     let plan = planned(args, &opened, goal)?;
     let form_of = |name: &_| plan.find_compressed(name).map(|matrix| matrix.form);

@@ -86,7 +86,7 @@ impl Request {
         }
         let config = read_config(&model)?;
         if start.options.seq_len.is_none() {
-            options.seq_len = options.seq_len.min(config.max_position_embeddings).max(2);
+            options.seq_len = options.seq_len.min(config.context()).max(2);
         }
         check_context(args, options.seq_len, &config)?;
         if let TrainingData::Text(documents) = &data {
@@ -218,7 +218,7 @@ pub fn check_options(args: &OptionsArgs, chosen: Trainable) -> Result<()> {
 
 /// Refuses rows that are longer than the model's context, and windows to evaluate on.
 pub fn check_context(args: &TrainArgs, seq_len: usize, config: &DecoderConfig) -> Result<()> {
-    let context = config.max_position_embeddings;
+    let context = config.context();
     if let Some(window) = args.start.eval_seq_len.filter(|window| *window > context) {
         let message =
             format!("--eval-seq-len {window} is more than the model's context of {context} tokens");

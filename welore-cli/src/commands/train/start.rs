@@ -6,7 +6,6 @@ use anyhow::Result;
 use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::Compressor;
 use welore_burn::files::OutputDir;
-use welore_burn::model::open_model;
 use welore_burn::spectrum::Norms;
 use welore_burn::train::{RunFile, check_method, check_rows, model_digest};
 
@@ -19,6 +18,7 @@ use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::{in_file, in_target};
 use crate::shared::card::write_card;
+use crate::shared::opening::open_known;
 use crate::shared::planning::{Goal, warn_of_prospect};
 use crate::shared::selecting::of_model;
 use crate::shared::text::TextReader;
@@ -94,13 +94,13 @@ pub fn prepare(
 /// The model directory that training starts from: the given one, or `RUN/base`, into which the
 /// given one is compressed.
 fn base_of(args: &TrainArgs, model: &Path, goal: Option<Goal>, dir: &Path) -> Result<PathBuf> {
-    let opened = open_model(model, &host())?;
+    let opened = open_known(model, &host())?;
     let Some(goal) = goal else { return absolute_path(model) };
     let output = OutputDir::create(dir.join("base"), false)?;
     let selected = of_model(&args.start.selection, opened.skeleton())?;
     let resources = ResourceArgs::default();
     let plan = goal.plan(&opened.checkpoint, &selected, Norms::plain(), &resources)?.plan;
-    warn_of_prospect(&plan);
+    warn_of_prospect(&plan, true);
     let mut bar = Bar::default();
     Compressor::new(&plan).directory(&opened.checkpoint, &output, &mut bar)?;
     bar.finish();

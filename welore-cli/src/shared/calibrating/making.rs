@@ -4,12 +4,12 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::calibrate::{Calibration, OwnTextOptions};
-use welore_burn::model::open_model;
 
 use super::CalibrationWork;
 use crate::args::{AmountArgs, TextArg};
 use crate::devices::Compute;
 use crate::format;
+use crate::shared::opening::open_known;
 
 /// A calibration to make.
 #[derive(Debug, Clone, Copy)]
@@ -29,7 +29,7 @@ pub struct Making<'a> {
 impl Making<'_> {
     /// Makes it in `file`, unless it is kept elsewhere. `fate` says what becomes of it there.
     pub fn make(&self, compute: &Compute, file: &Path, fate: &str) -> Result<Calibration> {
-        let opened = open_model(self.model, &compute.device.clone().autodiff())?;
+        let opened = open_known(self.model, &compute.device.clone().autodiff())?;
         let work = CalibrationWork::new(opened, self.texts, self.amount, compute)?;
         // Nothing is promised that is then refused.
         work.preview()?;

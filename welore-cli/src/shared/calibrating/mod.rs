@@ -92,7 +92,7 @@ impl<'a> CalibrationWork<'a> {
         amount: &AmountArgs,
         compute: &Compute,
     ) -> Result<Self> {
-        let context = opened.config.max_position_embeddings;
+        let context = opened.config.context();
         let options = options(texts, amount, context, compute.at_once());
         let texts = texts.iter().map(|named| Text { named, tokens: Vec::new() }).collect();
         let mut work = Self { opened, texts, own: None, options };

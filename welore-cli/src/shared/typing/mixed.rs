@@ -4,9 +4,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::calibrate::Calibration;
-use welore_burn::compress::{CompressReport, Compressor};
+use welore_burn::compress::Compressor;
 use welore_burn::eval::Estimate;
-use welore_burn::files::OutputDir;
 use welore_burn::model::{OpenedModel, load_model};
 use welore_burn::plan::{Candidate, RankPlan};
 use welore_burn::types::{check_form_budget, measure_stored, norms, plan_forms};
@@ -53,25 +52,20 @@ impl<'a> Mixed<'a> {
         Ok(plan_forms(source, calibration.digest(), checkpoint, &costs, self.max_bytes)?)
     }
 
-    /// Writes the matrices of the directory, in the norms that their costs were measured in.
-    pub fn write(
+    /// What writes the directory, in the norms that costs were measured in.
+    pub fn compressor<'p>(
         &self,
-        plan: &RankPlan,
-        calibration: &Calibration,
+        plan: &'p RankPlan,
+        calibration: &'p Calibration,
         shard_bytes: u64,
-        output: &OutputDir,
         compute: &Compute,
-    ) -> Result<CompressReport> {
+    ) -> Result<Compressor<'p>> {
         let options = self.matrices.cost_options(compute);
         let checkpoint = &self.matrices.opened.checkpoint;
-        let compressor = Compressor::new(plan)
+        Ok(Compressor::new(plan)
             .with_norms(norms(checkpoint, calibration, &options)?)
             .with_budget(options.budget)
-            .with_shard_bytes(shard_bytes);
-        let mut bar = Bar::default();
-        let written = compressor.directory(checkpoint, output, &mut bar);
-        bar.finish();
-        Ok(written?)
+            .with_shard_bytes(shard_bytes))
     }
 
     /// What the model that was written loses.

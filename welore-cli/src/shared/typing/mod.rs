@@ -98,7 +98,7 @@ impl<'a> Typing<'a> {
 
     /// Checks everything that the arguments alone tell, and reads a plan that is given.
     pub fn check(&self, typed: &Typed) -> Result<Aim> {
-        let of_ranks = "only without --for llama.cpp, which chooses types, not ranks";
+        let of_ranks = "only without --for, which chooses types or forms, not ranks";
         let options = RANK_OPTIONS.into_iter().chain(OF_RANKS);
         typed.check(options.map(|option| rule(option, false, of_ranks)))?;
         let (texts, is_new) = (self.texts(), self.plan.is_none());
@@ -107,7 +107,7 @@ impl<'a> Typing<'a> {
             rule("save-types", is_new, "the types are in the plan already"),
             rule("other-calibration", !is_new, "only with --plan"),
             rule("save-calibration", !texts.is_empty(), "only where a calibration is made"),
-            rule("report", false, "not with --for llama.cpp"),
+            rule("report", false, "not with --for"),
         ])?;
         check_calibration_file(self.calibration)?;
         typed.check(of_amount(texts, self.amount))?;

@@ -1,0 +1,115 @@
+//! Model directories as they are found: what is opened of them, and what is said about it.
+
+use std::fs;
+use std::path::Path;
+
+use safetensors::Dtype;
+use safetensors::tensor::{TensorView, serialize_to_file};
+use serde_json::json;
+use tempfile::{TempDir, tempdir};
+use welore_burn::checkpoint::{Checkpoint, CheckpointError, NotLinear, Remark};
+use welore_burn::model::{LoadError, Unfamiliar, nearest_model_type, open_found, open_model};
+use welore_burn::modules::MatrixName;
+
+use crate::{device, fixture};
+
+/// A directory with these tensors, of zeros, and this configuration.
+fn model(tensors: &[(&str, Dtype, &[usize])], config: Option<&str>) -> TempDir {
+    let dir = tempdir().unwrap();
+    let of = |(_, dtype, shape): &(&str, Dtype, &[usize])| {
+        vec![0u8; shape.iter().product::<usize>() * dtype.bitsize() / 8]
+    };
+    let data: Vec<Vec<u8>> = tensors.iter().map(of).collect();
+    let views = tensors.iter().zip(&data).map(|((name, dtype, shape), data)| {
+        (name.to_string(), TensorView::new(*dtype, shape.to_vec(), data).unwrap())
+    });
+    serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    if let Some(config) = config {
+        fs::write(dir.path().join("config.json"), config).unwrap();
+    }
+    dir
+}
+
+const BERT: [(&str, Dtype, &[usize]); 6] = [
+    ("bert.embeddings.word_embeddings.weight", Dtype::F32, &[16, 4]),
+    ("bert.embeddings.position_ids", Dtype::I64, &[1, 8]),
+    ("bert.encoder.layer.0.attention.self.query.weight", Dtype::F32, &[4, 4]),
+    ("bert.encoder.layer.0.attention.self.query.bias", Dtype::F32, &[4]),
+    ("cls.predictions.decoder.weight", Dtype::F32, &[16, 4]),
+    ("conv.weight", Dtype::F32, &[4, 4, 3, 3]),
+];
+
+#[test]
+fn linear_layers_are_told_by_name_and_shape_and_the_rest_with_the_reason() {
+    let dir = model(&BERT, None);
+    let layers = Checkpoint::open(dir.path()).unwrap().linear_layers(&[]);
+    assert_eq!(layers.names, [MatrixName::new("bert.encoder.layer.0.attention.self.query")]);
+    let left_out = layers.left_out.iter().map(|(name, why)| (name.as_str(), *why));
+    let wanted = [
+        ("bert.embeddings.position_ids", NotLinear::Integers),
+        ("bert.embeddings.word_embeddings", NotLinear::Embedding),
+        ("cls.predictions.decoder", NotLinear::Head),
+        ("conv", NotLinear::Dimensions),
+    ];
+    assert_eq!(left_out.collect::<Vec<_>>(), wanted);
+}
+
+#[test]
+fn a_model_is_unfamiliar_for_one_of_these_reasons() {
+    let why = |config| {
+        let found = open_found(model(&BERT, config).path(), &device()).unwrap();
+        assert!(found.familiar().is_none());
+        found.unfamiliar().unwrap().why.clone()
+    };
+    assert_eq!(why(None), Unfamiliar::NoConfig);
+    assert_eq!(why(Some("{}")), Unfamiliar::NoModelType);
+    let bert = r#"{"model_type": "bert"}"#;
+    assert_eq!(why(Some(bert)), Unfamiliar::ModelType("bert".into()));
+    for broken in ["[]", "{", r#"{"model_type": "llama"}"#] {
+        let error = open_found(model(&BERT, Some(broken)).path(), &device()).unwrap_err();
+        assert!(matches!(error, LoadError::Config { .. }), "{error}");
+    }
+    assert!(open_found(fixture("tiny-llama"), &device()).unwrap().familiar().is_some());
+    assert_eq!(nearest_model_type("qwen2x"), "qwen2");
+    assert_eq!(nearest_model_type("lama"), "llama");
+}
+
+/// Names that would be one after their prefixes went are left as they are.
+#[test]
+fn two_models_in_one_file_are_not_made_one() {
+    let both = [
+        ("module.model.layers.0.mlp.up_proj.weight", Dtype::F32, &[2, 2][..]),
+        ("model.layers.0.mlp.up_proj.weight", Dtype::F32, &[2, 2][..]),
+    ];
+    let config = fs::read_to_string(fixture("tiny-llama/config.json")).unwrap();
+    let error = open_model(model(&both, Some(&config)).path(), &device()).unwrap_err();
+    assert!(matches!(error, LoadError::Checkpoint(_)), "{error}");
+}
+
+fn codes(tensors: &[(&str, Dtype, &[usize])], config: &str) -> Result<Checkpoint, CheckpointError> {
+    let dir = model(tensors, Some(config));
+    Checkpoint::open(dir.path() as &Path)
+}
+
+#[test]
+fn numbers_of_8_bits_have_the_size_of_bf16_and_no_scales_among_the_tensors() {
+    let config = json!({ "quantization_config": { "weight_block_size": [2, 3] } }).to_string();
+    let tensors = [
+        ("a.weight", Dtype::F8_E4M3, &[3, 5][..]),
+        ("a.weight_scale_inv", Dtype::F32, &[2, 2][..]),
+        ("b.weight", Dtype::BF16, &[2][..]),
+    ];
+    let checkpoint = codes(&tensors, &config).unwrap();
+    assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a.weight", "b.weight"]);
+    assert_eq!(checkpoint.remarks(), [Remark::Scaled { tensors: 1 }]);
+    assert_eq!(checkpoint.meta("a.weight").unwrap().dtype, Dtype::BF16);
+    assert_eq!((checkpoint.bytes(), checkpoint.stored_bytes()), (30 + 4, 15 + 16 + 4));
+    assert_eq!(checkpoint.parameters(), 17);
+    let (_, content) = checkpoint.content("a.weight").unwrap();
+    assert_eq!((content.len(), checkpoint.raw("a.weight").unwrap().1.len()), (30, 15));
+    // The usual blocks are larger, so that there would be one scale.
+    let error = codes(&tensors, "{}").unwrap_err();
+    assert!(matches!(error, CheckpointError::Scales { .. }), "{error}");
+    let error = codes(&tensors[..1], &config).unwrap_err();
+    assert!(matches!(error, CheckpointError::Unscaled { .. }), "{error}");
+}

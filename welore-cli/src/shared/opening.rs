@@ -1,0 +1,51 @@
+//! Opening models, also those that cannot be run here, and saying what is unusual about them.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
+
+use anyhow::Result;
+use burn::tensor::Device;
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::model::{FoundModel, OpenedModel, open_found, open_model};
+
+use crate::devices::host;
+use crate::failure::WrongInput;
+
+/// A model directory whose model is to run.
+pub fn open_known(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel> {
+    let opened = open_model(dir, device)?;
+    tell_remarks(&opened.checkpoint);
+    Ok(opened)
+}
+
+/// A model directory for work from file to file, whatever model it is of.
+pub fn open_any(dir: &Path) -> Result<FoundModel> {
+    let found = open_found(dir, &host())?;
+    tell_remarks(found.checkpoint());
+    Ok(found)
+}
+
+/// The model that `what` needs to run, if it can be. `hint` says what works without that.
+pub fn to_run<'f>(found: &'f FoundModel, what: &str, hint: &str) -> Result<&'f OpenedModel> {
+    match found {
+        FoundModel::Familiar(model) => Ok(model),
+        FoundModel::Unfamiliar(model) => {
+            let (dir, why) = (model.checkpoint.dir().display(), &model.why);
+            let message = format!("{dir}: {why}, so it cannot be run, and {what} needs that");
+            Err(WrongInput::with_hint(message, hint).into())
+        }
+    }
+}
+
+/// What has been said: commands open the same model several times.
+static TOLD: Mutex<BTreeSet<String>> = Mutex::new(BTreeSet::new());
+
+fn tell_remarks(checkpoint: &Checkpoint) {
+    for remark in checkpoint.remarks() {
+        let told = format!("{}: {remark}", checkpoint.dir().display());
+        if TOLD.lock().unwrap_or_else(PoisonError::into_inner).insert(told.clone()) {
+            note!("{told}");
+        }
+    }
+}
