@@ -95,8 +95,7 @@ impl AttentionConfig {
             q_proj: own(queries),
             k_proj: own(keys),
             v_proj: own(keys),
-            qkv_proj: fused
-                .then(|| linear(self.hidden_size, queries + 2 * keys, self.qkv_bias)),
+            qkv_proj: fused.then(|| linear(self.hidden_size, queries + 2 * keys, self.qkv_bias)),
             o_proj: linear(queries, self.hidden_size, self.output_bias),
             q_norm,
             k_norm,

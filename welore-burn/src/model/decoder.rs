@@ -5,7 +5,7 @@ use burn::tensor::{Device, FloatDType, Int, Tensor};
 use super::attend::CausalMask;
 use super::block::Block;
 use super::cache::KvCache;
-use super::config::{DecoderConfig, RopeScaling};
+use super::config::DecoderConfig;
 use super::language::{LanguageModel, ModelMatrix};
 use super::names::Names;
 use super::norm::{Norm, NormConfig};

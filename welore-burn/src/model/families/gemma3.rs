@@ -77,7 +77,8 @@ impl Family for Gemma3 {
         if own.sliding_window_pattern == 0 {
             return Err(invalid("sliding_window_pattern", "0 is not a number of layers".into()));
         }
-        let decoder = with_second_norms(config, described(config, FULL)?)?.with_qk_norm(QkNorm::Head);
+        let decoder =
+            with_second_norms(config, described(config, FULL)?)?.with_qk_norm(QkNorm::Head);
         let windows = every_few_layers(config.num_hidden_layers, own.sliding_window_pattern);
         let decoder = config.with_windows(decoder, windows)?;
         local_rope(config, decoder, own.rope_local_base_freq)
