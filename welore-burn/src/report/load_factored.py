@@ -30,7 +30,10 @@ for x in [name.removesuffix(".V.weight") for name in tensors if name.endswith(".
     made = tensors.pop(f"{x}.U.weight" if f"{x}.U.weight" in tensors else f"{x}.C.weight")
     pivots, bias = (tensors.pop(f"{x}.{part}", None) for part in ("pivots", "bias"))
     model.set_submodule(x, LowRank(tensors.pop(f"{x}.V.weight"), made, pivots, bias))
-assert set(model.load_state_dict(tensors, strict=False).missing_keys) <= {"lm_head.weight", "embed_out.weight"}
+if "embed_out.weight" in tensors and "lm_head.weight" in model.state_dict():  # GPT-NeoX in transformers 5
+    tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
+loaded = model.load_state_dict(tensors, strict=False)
+assert not loaded.unexpected_keys and set(loaded.missing_keys) <= {"lm_head.weight"}
 tokenizer = AutoTokenizer.from_pretrained(".")
 output = model.eval().generate(**tokenizer("The capital of France is", return_tensors="pt"), max_new_tokens=20)
 print(tokenizer.decode(output[0]))
