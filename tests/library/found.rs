@@ -9,7 +9,7 @@ use serde_json::json;
 use tempfile::{TempDir, tempdir};
 use welore_burn::checkpoint::{Checkpoint, CheckpointError, NotLinear, Remark};
 use welore_burn::model::{
-    LoadError, TokenMatrix, Unfamiliar, nearest_model_type, open_found, open_model,
+    LoadError, TokenMatrix, Unfamiliar, nearest_model_type, open_found, open_model, open_weights,
 };
 use welore_burn::modules::MatrixName;
 
@@ -97,6 +97,24 @@ fn a_known_body_with_another_head_is_compressed_by_its_weights() {
         let found = open_found(model(&tensors, Some(&config)).path(), &device()).unwrap();
         assert_eq!(found.unfamiliar().unwrap().why, Unfamiliar::OtherHead, "{name}");
     }
+}
+
+#[test]
+fn gpt_neox_without_its_head_has_the_names_of_its_family() {
+    let files = checkpoint("tiny-neox");
+    let bodies = files.names().filter_map(|name| Some((name, name.strip_prefix("gpt_neox.")?)));
+    let tensors: Vec<(&str, Dtype, &[usize])> = bodies
+        .map(|(name, inner)| {
+            let meta = files.meta(name).unwrap();
+            (inner, meta.dtype, meta.shape.as_slice())
+        })
+        .collect();
+    let config = fs::read_to_string(fixture("tiny-neox/config.json")).unwrap();
+    let dir = model(&tensors, Some(&config));
+    let renamed = open_weights(dir.path()).unwrap();
+    assert!(renamed.names().all(|name| name.starts_with("gpt_neox.")));
+    let found = open_found(dir.path(), &device()).unwrap();
+    assert_eq!(found.unfamiliar().unwrap().why, Unfamiliar::OtherHead);
 }
 
 /// Names that would be one after their prefixes went are left as they are.
