@@ -138,7 +138,7 @@ fn unfamiliar(error: &LoadError) -> Option<Unfamiliar> {
 fn is_of_head(problem: &TensorProblem) -> bool {
     match problem {
         TensorProblem::Missing { tensor, .. } => TokenMatrix::of(tensor) == Some(TokenMatrix::Head),
-        TensorProblem::Unused { tensor } => !Names::are_of_body(tensor),
+        TensorProblem::Unused { tensor } => !Names::is_in_body(tensor),
         TensorProblem::Shape { .. } => false,
     }
 }

@@ -41,7 +41,7 @@ impl Names {
     const ALL: [Self; 2] = [Self::Llama, Self::GptNeox];
 
     /// Whether a tensor is in the body of a decoder, by what its name begins with in any family.
-    pub(super) fn are_of_body(tensor: &str) -> bool {
+    pub(super) fn is_in_body(tensor: &str) -> bool {
         let inner = |names: Self| tensor.strip_prefix(names.of("model"));
         Self::ALL.into_iter().filter_map(inner).any(|rest| rest.starts_with('.'))
     }
@@ -159,7 +159,7 @@ mod tests {
             ("score.weight", None, false),
         ] {
             assert_eq!(TokenMatrix::of(tensor), matrix, "{tensor}");
-            assert_eq!(Names::are_of_body(tensor), in_body, "{tensor}");
+            assert_eq!(Names::is_in_body(tensor), in_body, "{tensor}");
         }
     }
 }
