@@ -15,6 +15,7 @@ mod defaults;
 mod devices;
 mod earlier;
 mod effects;
+mod families;
 mod found;
 #[allow(dead_code)]
 #[path = "../library/gguf/writer.rs"]

@@ -60,7 +60,7 @@ fn block(number: usize, device: &Device) -> Tensor<2, Int> {
 }
 
 /// The largest difference of the means, relative to the largest entry.
-fn gap(a: &SecondMoment, b: &SecondMoment) -> f64 {
+pub fn gap(a: &SecondMoment, b: &SecondMoment) -> f64 {
     let (a, b) = (a.packed(), b.packed());
     assert_eq!(a.len(), b.len());
     let scale = b.iter().fold(0.0f32, |most, x| most.max(x.abs()));

@@ -24,7 +24,7 @@ use crate::{
     checkpoint, compress_into, device, expected, fixture, floats, ids, story_tokens, tiny_spectra,
 };
 
-const FAMILIES: &[&str] = &[
+pub const FAMILIES: &[&str] = &[
     "tiny-llama",
     "tiny-llama3",
     "tiny-qwen2",

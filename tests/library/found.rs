@@ -8,10 +8,12 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::json;
 use tempfile::{TempDir, tempdir};
 use welore_burn::checkpoint::{Checkpoint, CheckpointError, NotLinear, Remark};
-use welore_burn::model::{LoadError, Unfamiliar, nearest_model_type, open_found, open_model};
+use welore_burn::model::{
+    LoadError, TokenMatrix, Unfamiliar, nearest_model_type, open_found, open_model, open_weights,
+};
 use welore_burn::modules::MatrixName;
 
-use crate::{device, fixture};
+use crate::{checkpoint, device, fixture};
 
 /// A directory with these tensors, of zeros, and this configuration.
 fn model(tensors: &[(&str, Dtype, &[usize])], config: Option<&str>) -> TempDir {
@@ -72,6 +74,47 @@ fn a_model_is_unfamiliar_for_one_of_these_reasons() {
     assert!(open_found(fixture("tiny-llama"), &device()).unwrap().familiar().is_some());
     assert_eq!(nearest_model_type("qwen2x"), "qwen2");
     assert_eq!(nearest_model_type("lama"), "llama");
+}
+
+/// A model that classifies has the body of a known decoder, whatever its family calls the head that it
+/// lacks.
+#[test]
+fn a_known_body_with_another_head_is_compressed_by_its_weights() {
+    for name in ["tiny-phi3", "tiny-neox"] {
+        let (files, dir) = (checkpoint(name), fixture(name));
+        let renamed = |tensor| match TokenMatrix::of(tensor) {
+            Some(TokenMatrix::Head) => "score.weight",
+            _ => tensor,
+        };
+        let tensors: Vec<(&str, Dtype, &[usize])> = files
+            .names()
+            .map(|tensor| {
+                let meta = files.meta(tensor).unwrap();
+                (renamed(tensor), meta.dtype, meta.shape.as_slice())
+            })
+            .collect();
+        let config = fs::read_to_string(dir.join("config.json")).unwrap();
+        let found = open_found(model(&tensors, Some(&config)).path(), &device()).unwrap();
+        assert_eq!(found.unfamiliar().unwrap().why, Unfamiliar::OtherHead, "{name}");
+    }
+}
+
+#[test]
+fn gpt_neox_without_its_head_has_the_names_of_its_family() {
+    let files = checkpoint("tiny-neox");
+    let bodies = files.names().filter_map(|name| Some((name, name.strip_prefix("gpt_neox.")?)));
+    let tensors: Vec<(&str, Dtype, &[usize])> = bodies
+        .map(|(name, inner)| {
+            let meta = files.meta(name).unwrap();
+            (inner, meta.dtype, meta.shape.as_slice())
+        })
+        .collect();
+    let config = fs::read_to_string(fixture("tiny-neox/config.json")).unwrap();
+    let dir = model(&tensors, Some(&config));
+    let renamed = open_weights(dir.path()).unwrap();
+    assert!(renamed.names().all(|name| name.starts_with("gpt_neox.")));
+    let found = open_found(dir.path(), &device()).unwrap();
+    assert_eq!(found.unfamiliar().unwrap().why, Unfamiliar::OtherHead);
 }
 
 /// Names that would be one after their prefixes went are left as they are.

@@ -10,6 +10,7 @@ mod compress;
 mod convert;
 mod decoder;
 mod divergence;
+mod families;
 mod files;
 mod found;
 mod frontier;

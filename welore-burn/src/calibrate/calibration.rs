@@ -194,8 +194,9 @@ impl Calibration {
         }
     }
 
-    /// The second moment of the inputs of the head: the hidden states at the end of the model. `None`
-    /// if they were not measured, as in files of earlier versions.
+    /// The second moment of the inputs of the head: the hidden states at the end of the model, as many
+    /// times as the model multiplies logits. `None` if they were not measured, as in files of earlier
+    /// versions.
     ///
     /// # Errors
     ///
@@ -207,8 +208,8 @@ impl Calibration {
         }
     }
 
-    /// The second moment of the gradients of what the embedding gives. `None` if they were not
-    /// measured.
+    /// The second moment of the gradients with respect to rows of the embedding, where they are looked
+    /// up. `None` if they were not measured.
     ///
     /// # Errors
     ///

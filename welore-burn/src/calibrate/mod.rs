@@ -35,5 +35,5 @@ pub use labels::GradientLabels;
 pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text};
 pub use pass::{CalibrationOptions, CalibrationSummary, calibrate, preview_calibration};
 pub use text::{CalibrationText, SampledText, TextRecord, share_windows};
-pub use token_rows::{EMBEDDING, HEAD, is_token_matrix};
+pub use token_rows::{is_tied, is_token_matrix};
 pub use writing_time::own_text_time;

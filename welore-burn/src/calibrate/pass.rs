@@ -93,8 +93,9 @@ pub struct CalibrationSummary {
 /// Measures a dense language model on a text, or on several, and writes the result to `path`, whole
 /// or not at all. For every matrix that can be compressed, it measures the second moment of the
 /// inputs and that of the gradients of the loss, summed over the tokens of a window, with respect to
-/// the outputs. For embedding and head, it measures the gradients with respect to what the embedding
-/// gives, and the inputs of the head.
+/// the outputs. For embedding and head, it measures the gradients with respect to rows of the embedding,
+/// and the inputs of the head, as many times as the model [multiplies](LanguageModel::token_scales)
+/// logits.
 ///
 /// The text passes through one block of the model at a time, forward and, for the gradients,
 /// backward. Memory holds the model, the hidden states of all windows (at every block for those
@@ -308,7 +309,8 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             kept.push(hidden[..gradient_windows].to_vec());
             hidden = outputs;
         }
-        let head = self.sum_up(text.len(), |window| plain.end(hidden[window].clone()));
+        let scale = self.model.token_scales().head;
+        let head = self.sum_up(text.len(), scale, |window| plain.end(hidden[window].clone()));
         self.writer.write_head(&head)?;
         hidden.truncate(gradient_windows);
         Ok((kept, hidden))
@@ -353,18 +355,26 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             }
             gradients = next;
         }
-        let embedding = self.sum_up(text.len(), |window| gradients[window].clone());
+        let scale = self.model.token_scales().embedding;
+        let embedding = self.sum_up(text.len(), scale, |window| gradients[window].clone());
         self.writer.write_embedding(&embedding)
     }
 
-    /// The second moment of hidden states of all windows.
-    fn sum_up(&self, count: usize, states: impl Fn(usize) -> Tensor<3> + Sync) -> SecondMoment {
+    /// The second moment of hidden states of all windows, each times `scale`.
+    fn sum_up(
+        &self,
+        count: usize,
+        scale: f64,
+        states: impl Fn(usize) -> Tensor<3> + Sync,
+    ) -> SecondMoment {
         let mut sum = None::<SecondMoment>;
         let work = |window: usize| {
             let states = states(window).flatten::<2>(0, 1);
             let [_, width] = states.dims();
+            let mut rows = to_rows(states);
+            rows.iter_mut().for_each(|x| *x *= scale as f32);
             let mut moment = SecondMoment::new(width);
-            moment.add(&to_rows(states));
+            moment.add(&rows);
             moment
         };
         self.workers.spread_in_order(count, work, |_, moment| match &mut sum {

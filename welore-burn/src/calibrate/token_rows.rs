@@ -2,17 +2,18 @@
 
 use super::calibration::Calibration;
 use super::error::CalibrationError;
+use crate::checkpoint::Checkpoint;
 use crate::linalg::SecondMoment;
-
-/// The embedding of a model.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
-
-/// Its head, unless that is the embedding.
-pub const HEAD: &str = "lm_head.weight";
+use crate::model::TokenMatrix;
 
 /// Whether a tensor is embedding or head, whose rows belong to tokens.
 pub fn is_token_matrix(tensor: &str) -> bool {
-    [EMBEDDING, HEAD].contains(&tensor)
+    TokenMatrix::of(tensor).is_some()
+}
+
+/// Whether the head of a model is its embedding.
+pub fn is_tied(checkpoint: &Checkpoint) -> bool {
+    !checkpoint.names().any(|name| TokenMatrix::of(name) == Some(TokenMatrix::Head))
 }
 
 impl Calibration {
@@ -31,14 +32,16 @@ impl Calibration {
         tensor: &str,
         is_tied: bool,
     ) -> Result<Option<SecondMoment>, CalibrationError> {
-        Ok(match tensor {
-            HEAD => self.head_inputs()?,
-            EMBEDDING if is_tied => match (self.head_inputs()?, self.embedding_outputs()?) {
-                (Some(head), Some(embedding)) => Some(head.plus(&embedding)),
-                _ => None,
-            },
-            EMBEDDING => self.embedding_outputs()?,
-            _ => None,
+        Ok(match TokenMatrix::of(tensor) {
+            Some(TokenMatrix::Head) => self.head_inputs()?,
+            Some(TokenMatrix::Embedding) if is_tied => {
+                match (self.head_inputs()?, self.embedding_outputs()?) {
+                    (Some(head), Some(embedding)) => Some(head.plus(&embedding)),
+                    _ => None,
+                }
+            }
+            Some(TokenMatrix::Embedding) => self.embedding_outputs()?,
+            None => None,
         })
     }
 }

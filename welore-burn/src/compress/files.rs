@@ -8,7 +8,7 @@ use super::job::{Job, Work};
 use super::options::Compressor;
 use super::pieces::Piece;
 use super::report::{CompressReport, CompressedMatrix};
-use crate::calibrate::HEAD;
+use crate::calibrate::is_tied;
 use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
 use crate::files::{OutputDir, write_file};
 use crate::forms::Made;
@@ -100,8 +100,7 @@ impl Compressor<'_> {
         };
         let pieces = checkpoint.names().map(piece).collect::<Result<Vec<_>, CompressError>>()?;
         let plan = self.plan.to_json();
-        let is_tied = checkpoint.meta(HEAD).is_none();
-        let norms = self.norms.clone().for_tied(is_tied);
+        let norms = self.norms.clone().for_tied(is_tied(checkpoint));
         let origin = format!("{plan}{}", self.identity());
         let write = || -> Result<CompressReport, CompressError> {
             let mut work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;

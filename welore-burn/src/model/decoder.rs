@@ -6,7 +6,7 @@ use super::attend::CausalMask;
 use super::block::Block;
 use super::cache::KvCache;
 use super::config::DecoderConfig;
-use super::language::{LanguageModel, ModelMatrix};
+use super::language::{LanguageModel, ModelMatrix, TokenScales};
 use super::names::Names;
 use super::norm::{Norm, NormConfig};
 use super::rotary::{Rotary, RotaryTable};
@@ -177,6 +177,13 @@ impl LanguageModel for Decoder {
 
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3> {
         Decoder::logits(self, hidden)
+    }
+
+    fn token_scales(&self) -> TokenScales {
+        TokenScales {
+            embedding: self.model.embedding_scale.unwrap_or(1.0),
+            head: self.logit_scale.unwrap_or(1.0),
+        }
     }
 
     fn vocab_size(&self) -> usize {

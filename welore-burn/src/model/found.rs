@@ -11,6 +11,7 @@ use super::families::model_types;
 use super::hf_config::ConfigError;
 use super::language::projections;
 use super::load::{LoadError, OpenedModel, open_model};
+use super::names::{Names, TokenMatrix};
 use super::text_part::type_of_parts;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, LinearLayers, MissingKind, StoredMatrix, TensorProblem,
@@ -136,8 +137,8 @@ fn unfamiliar(error: &LoadError) -> Option<Unfamiliar> {
 /// Whether all that does not fit is beside the layers of a decoder.
 fn is_of_head(problem: &TensorProblem) -> bool {
     match problem {
-        TensorProblem::Missing { tensor, .. } => tensor == "lm_head.weight",
-        TensorProblem::Unused { tensor } => !tensor.starts_with("model."),
+        TensorProblem::Missing { tensor, .. } => TokenMatrix::of(tensor) == Some(TokenMatrix::Head),
+        TensorProblem::Unused { tensor } => !Names::is_in_body(tensor),
         TensorProblem::Shape { .. } => false,
     }
 }

@@ -51,6 +51,11 @@ pub trait LanguageModel: Module + Sync {
     /// - output: `[batch, positions, vocab_size]`
     fn logits(&self, hidden: Tensor<3>) -> Tensor<3>;
 
+    /// What the rows of embedding and head are multiplied by; 1 unless a model says otherwise.
+    fn token_scales(&self) -> TokenScales {
+        TokenScales::default()
+    }
+
     /// Number of tokens in the vocabulary.
     fn vocab_size(&self) -> usize;
 
@@ -81,6 +86,22 @@ pub trait LanguageModel: Module + Sync {
     fn hidden(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         let (x, pass) = self.begin(tokens);
         self.end((0..self.blocks()).fold(x, |x, index| self.block(index, x, &pass)))
+    }
+}
+
+/// What a model multiplies rows of embedding and head by, so that an error of a row counts as much more
+/// as it is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct TokenScales {
+    /// What rows of the embedding are multiplied by before the first block.
+    pub embedding: f64,
+    /// What products with rows of the head are multiplied by before they are logits.
+    pub head: f64,
+}
+
+impl Default for TokenScales {
+    fn default() -> Self {
+        Self { embedding: 1.0, head: 1.0 }
     }
 }
 

@@ -7,6 +7,7 @@ use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
+use super::names::{EMBEDDING, HEAD, LAYERS};
 use super::norm::NormKind;
 use super::plain_names::open_weights;
 use super::text_part::text_part;
@@ -210,15 +211,6 @@ fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<()
         false => Err(LoadError::OwnHead { dir: checkpoint.dir().into() }),
     }
 }
-
-/// The embedding.
-const EMBEDDING: &str = "model.embed_tokens.weight";
-
-/// The head, where it is not the embedding.
-const HEAD: &str = "lm_head.weight";
-
-/// What is before the numbers of layers in the names of tensors.
-const LAYERS: &str = "model.layers.";
 
 /// Tensors of a checkpoint that are there twice: some checkpoints store a tied head as well.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {

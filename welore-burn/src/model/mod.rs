@@ -45,10 +45,10 @@ pub use found::{FoundModel, Unfamiliar, UnfamiliarModel, nearest_model_type, ope
 pub use generate::{GenerateError, GenerateOptions, check_prompt, generate, most_new_tokens};
 pub use hf_config::ConfigError;
 pub(crate) use language::as_tensor;
-pub use language::{LanguageModel, ModelMatrix, device_of, projections};
+pub use language::{LanguageModel, ModelMatrix, TokenScales, device_of, projections};
 pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
 pub use mlp::Mlp;
-pub use names::Names;
+pub use names::{Names, TokenMatrix};
 pub use norm::{Norm, NormConfig, NormKind};
 pub use plain_names::open_weights;
 pub use rope::RopeScaling;

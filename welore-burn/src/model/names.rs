@@ -14,6 +14,15 @@ pub enum Names {
     GptNeox,
 }
 
+/// The embedding, as a path of fields.
+pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+
+/// The head, where it is not the embedding.
+pub(super) const HEAD: &str = "lm_head.weight";
+
+/// What is before the numbers of layers.
+pub(super) const LAYERS: &str = "model.layers.";
+
 /// Fields, and what they are called in GPT-NeoX.
 const GPT_NEOX: [(&str, &str); 9] = [
     ("model", "gpt_neox"),
@@ -28,6 +37,15 @@ const GPT_NEOX: [(&str, &str); 9] = [
 ];
 
 impl Names {
+    /// All of them.
+    const ALL: [Self; 2] = [Self::Llama, Self::GptNeox];
+
+    /// Whether a tensor is in the body of a decoder, by what its name begins with in any family.
+    pub(super) fn is_in_body(tensor: &str) -> bool {
+        let inner = |names: Self| tensor.strip_prefix(names.of("model"));
+        Self::ALL.into_iter().filter_map(inner).any(|rest| rest.starts_with('.'))
+    }
+
     /// The name of a field.
     fn of(self, field: &str) -> &str {
         let table: &[(&str, &'static str)] = match self {
@@ -40,6 +58,27 @@ impl Names {
     /// The name of what is at a path of fields, such as `model.layers.0.mlp`.
     pub(super) fn of_path(self, path: &str) -> String {
         path.split('.').map(|field| self.of(field)).collect::<Vec<_>>().join(".")
+    }
+}
+
+/// A matrix that has a row for each token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TokenMatrix {
+    /// The embedding, which is the head as well if there is no other.
+    Embedding,
+    /// The head.
+    Head,
+}
+
+impl TokenMatrix {
+    /// Which one a tensor is, by its name in any family.
+    pub fn of(tensor: &str) -> Option<Self> {
+        let is = |path: &str| Names::ALL.iter().any(|names| names.of_path(path) == tensor);
+        match (is(EMBEDDING), is(HEAD)) {
+            (true, _) => Some(Self::Embedding),
+            (_, true) => Some(Self::Head),
+            _ => None,
+        }
     }
 }
 
@@ -101,5 +140,26 @@ impl<M: ModuleMapper> ModuleMapper for Named<'_, M> {
 
     fn map_flag(&mut self, flag: Param<Flag>) -> Param<Flag> {
         self.inner.map_flag(flag)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn embedding_head_and_body_are_told_in_every_family() {
+        for (tensor, matrix, in_body) in [
+            ("model.embed_tokens.weight", Some(TokenMatrix::Embedding), true),
+            ("gpt_neox.embed_in.weight", Some(TokenMatrix::Embedding), true),
+            ("lm_head.weight", Some(TokenMatrix::Head), false),
+            ("embed_out.weight", Some(TokenMatrix::Head), false),
+            ("model.layers.0.mlp.up_proj.weight", None, true),
+            ("modelled.weight", None, false),
+            ("score.weight", None, false),
+        ] {
+            assert_eq!(TokenMatrix::of(tensor), matrix, "{tensor}");
+            assert_eq!(Names::is_in_body(tensor), in_body, "{tensor}");
+        }
     }
 }

@@ -37,6 +37,9 @@ const WRAPPERS: [&str; 4] = ["base_model.model.", "_orig_mod.", "_fsdp_wrapped_m
 /// What is before `layers.0.` in the names of a decoder.
 const BODY: &str = "model.";
 
+/// The same in GPT-NeoX, whose embedding has another name, too.
+const GPT_NEOX: (&str, &str) = ("gpt_neox.", "embed_in.weight");
+
 /// What may be there instead: the names of decoders within models of more than text, and those of a
 /// decoder that was saved without its head. The first that is found counts.
 const OTHER_BODIES: [&str; 4] =
@@ -48,24 +51,30 @@ const FIRST_LAYERS: [&str; 2] = ["layers.0.", "h.0."];
 /// The head, which is beside the body.
 const HEAD: &str = "lm_head.";
 
+/// The same in any family.
+const HEADS: [&str; 2] = [HEAD, "embed_out."];
+
 /// How names in a checkpoint become those of the decoder.
 #[derive(Debug, PartialEq, Eq)]
 struct Renaming {
     wrapper: String,
-    /// What is replaced by [`BODY`]; `None` if only the wrapper goes.
+    /// What is replaced by what the decoder has there; `None` if only the wrapper goes.
     body: Option<&'static str>,
+    /// What the decoder has there.
+    own: &'static str,
 }
 
 impl Renaming {
     /// The renaming that a checkpoint needs, if any.
     fn of(checkpoint: &Checkpoint) -> Option<Self> {
         let places: BTreeSet<&str> = checkpoint.names().filter_map(before_layers).collect();
+        let own = own_body(checkpoint);
         // A vision tower has layers too, and is before the text in the alphabet.
         let split = |place: &&str| {
             let inner = unwrapped(place);
             let wrapper = place[..place.len() - inner.len()].to_string();
             let body = OTHER_BODIES.iter().position(|body| *body == inner);
-            match (inner == BODY, body, wrapper.is_empty()) {
+            match (inner == own, body, wrapper.is_empty()) {
                 (true, _, _) => Some((0, wrapper, None)),
                 (false, Some(rank), _) => Some((1 + rank, wrapper, Some(OTHER_BODIES[rank]))),
                 // The names of another decoder, which only has to be unwrapped.
@@ -74,7 +83,7 @@ impl Renaming {
             }
         };
         let (_, wrapper, body) = places.iter().filter_map(split).min()?;
-        let renaming = Self { wrapper, body };
+        let renaming = Self { wrapper, body, own };
         (!renaming.wrapper.is_empty() || renaming.body.is_some()).then_some(renaming)
     }
 
@@ -83,10 +92,11 @@ impl Renaming {
         let inner = name.strip_prefix(&self.wrapper)?;
         let Some(body) = self.body else { return Some(inner.into()) };
         let head = [inner, inner.strip_prefix("language_model.").unwrap_or(inner)];
-        if let Some(head) = head.into_iter().find(|name| name.starts_with(HEAD)) {
+        let is_head = |name: &&str| HEADS.iter().any(|head| name.starts_with(head));
+        if let Some(head) = head.into_iter().find(is_head) {
             return Some(head.into());
         }
-        Some(format!("{BODY}{}", inner.strip_prefix(body)?))
+        Some(format!("{}{}", self.own, inner.strip_prefix(body)?))
     }
 
     fn apply(self, checkpoint: Checkpoint) -> Checkpoint {
@@ -96,11 +106,20 @@ impl Renaming {
             // Two tensors would have one name: neither is the model's alone.
             return checkpoint;
         }
-        let Self { wrapper, body } = &self;
+        let Self { wrapper, body, own } = &self;
         let from = format!("{wrapper}{}", body.unwrap_or_default());
-        let to = if body.is_some() { BODY.to_string() } else { String::new() };
+        let to = if body.is_some() { own.to_string() } else { String::new() };
         checkpoint.renamed(new_name, &from, &to).with_remark(Remark::Renamed { from, to })
     }
+}
+
+/// What the decoder that a checkpoint is of has before its layers.
+fn own_body(checkpoint: &Checkpoint) -> &'static str {
+    let (own, embedding) = GPT_NEOX;
+    let is_there = |name: &str| {
+        name.strip_suffix(embedding).is_some_and(|place| place.is_empty() || place.ends_with('.'))
+    };
+    if checkpoint.names().any(is_there) { own } else { BODY }
 }
 
 /// What is before the first layer in a name, if the name is of a tensor in it.
@@ -173,7 +192,7 @@ mod tests {
     use super::*;
 
     fn renaming(wrapper: &str, body: Option<&'static str>) -> Renaming {
-        Renaming { wrapper: wrapper.into(), body }
+        Renaming { wrapper: wrapper.into(), body, own: BODY }
     }
 
     #[test]
@@ -203,6 +222,10 @@ mod tests {
             let got = found.map(|name| renaming.renamed(name).unwrap());
             assert_eq!(got, plain, "{renaming:?}");
         }
+        let (own, _) = GPT_NEOX;
+        let neox = Renaming { own, ..renaming("", Some("")) };
+        assert_eq!(neox.renamed("layers.0.a").unwrap(), "gpt_neox.layers.0.a");
+        assert_eq!(neox.renamed("embed_out.weight").unwrap(), "embed_out.weight");
     }
 
     #[test]

@@ -36,6 +36,9 @@ fn weight(name: &MatrixName) -> f64 {
     match name.kind() {
         "q_proj" | "k_proj" => least,
         "v_proj" | "o_proj" => MORE * least,
+        // As GPT-NeoX and BERT name it.
+        "dense" if name.as_str().ends_with("attention.dense") => MORE * least,
+        // One matrix for all of q, k and v is between them.
         _ => 1.0,
     }
 }

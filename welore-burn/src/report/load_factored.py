@@ -24,12 +24,16 @@ class LowRank(nn.Module):
 index = Path("model.safetensors.index.json")
 files = set(json.loads(index.read_text())["weight_map"].values()) if index.exists() else ["model.safetensors"]
 tensors = {name: tensor for file in files for name, tensor in load_file(file).items()}
-model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained("."), dtype=tensors["model.norm.weight"].dtype)
+dtype = next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point())
+model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained("."), dtype=dtype)
 for x in [name.removesuffix(".V.weight") for name in tensors if name.endswith(".V.weight")]:
     made = tensors.pop(f"{x}.U.weight" if f"{x}.U.weight" in tensors else f"{x}.C.weight")
     pivots, bias = (tensors.pop(f"{x}.{part}", None) for part in ("pivots", "bias"))
     model.set_submodule(x, LowRank(tensors.pop(f"{x}.V.weight"), made, pivots, bias))
-assert set(model.load_state_dict(tensors, strict=False).missing_keys) <= {"lm_head.weight"}
+if "embed_out.weight" in tensors and "lm_head.weight" in model.state_dict():  # GPT-NeoX in transformers 5
+    tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
+loaded = model.load_state_dict(tensors, strict=False)
+assert not loaded.unexpected_keys and set(loaded.missing_keys) <= {"lm_head.weight"}
 tokenizer = AutoTokenizer.from_pretrained(".")
 output = model.eval().generate(**tokenizer("The capital of France is", return_tensors="pt"), max_new_tokens=20)
 print(tokenizer.decode(output[0]))

@@ -9,12 +9,12 @@ use burn::tensor::{DType, FloatDType, TensorData};
 use super::cache::CostCache;
 use super::error::TypesError;
 use super::rounding::{Inputs, Rounding};
-use crate::calibrate::{Calibration, EMBEDDING, HEAD};
+use crate::calibrate::{Calibration, is_tied};
 use crate::checkpoint::Checkpoint;
 use crate::eval::{PerplexityOptions, divergence};
 use crate::ggml::{ALIGNMENT, QuantizeError, TensorType};
 use crate::linalg::{LinalgError, loss_of_error, transpose};
-use crate::model::LanguageModel;
+use crate::model::{LanguageModel, TokenMatrix};
 use crate::modules::{MatrixName, load_values};
 use crate::named::Named;
 use crate::progress::{Part, Progress};
@@ -226,15 +226,11 @@ pub(super) fn stored(
     tensor_type.dequantize_rows(&bytes, columns)
 }
 
-/// The tensors of embedding and head of a model.
+/// The tensors of embedding and head of a model, in this order.
 pub fn token_matrices(checkpoint: &Checkpoint) -> Vec<String> {
-    let there = [EMBEDDING, HEAD].into_iter().filter(|name| checkpoint.meta(name).is_some());
-    there.map(String::from).collect()
-}
-
-/// Whether the head of a model is its embedding.
-pub(super) fn is_tied(checkpoint: &Checkpoint) -> bool {
-    checkpoint.meta(HEAD).is_none()
+    let of = |matrix| checkpoint.names().filter(move |name| TokenMatrix::of(name) == Some(matrix));
+    let both = of(TokenMatrix::Embedding).chain(of(TokenMatrix::Head));
+    both.map(String::from).collect()
 }
 
 /// What [`measure_alone`] depends on, for the cache. The calibration knows the rest of the model.

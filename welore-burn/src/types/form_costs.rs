@@ -5,10 +5,10 @@ use burn::module::Module;
 
 use super::cache::CostCache;
 use super::costs::{
-    CostOptions, TensorCosts, divergence_on_first, is_tied, key_alone, measure_alone, with_values,
+    CostOptions, TensorCosts, divergence_on_first, key_alone, measure_alone, with_values,
 };
 use super::error::TypesError;
-use crate::calibrate::{Calibration, CalibrationError, is_token_matrix};
+use crate::calibrate::{Calibration, CalibrationError, is_tied, is_token_matrix};
 use crate::checkpoint::Checkpoint;
 use crate::forms::{Blocks, Form, FormError};
 use crate::ggml::{QuantizeError, TensorType};

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use super::budget::weights_of;
 use super::type_plan::TypePlan;
-use crate::calibrate::{EMBEDDING, HEAD};
 use crate::ggml::{TensorType, tensor_of_matrix};
+use crate::model::TokenMatrix;
 use crate::modules::MatrixName;
 
 /// What `llama-quantize` has to be told to give every matrix the type of a plan.
@@ -29,9 +29,10 @@ pub struct LlamaQuantize {
 impl TypePlan {
     /// The plan for `llama-quantize`.
     pub fn for_llama_quantize(&self) -> LlamaQuantize {
-        let type_of = |tensor: &str| {
-            let found = self.matrices.iter().find(|matrix| matrix.tensor == tensor);
-            found.map(|matrix| matrix.tensor_type)
+        let type_of = |matrix: TokenMatrix| {
+            let mut all = self.matrices.iter();
+            let found = all.find(|choice| TokenMatrix::of(&choice.tensor) == Some(matrix));
+            found.map(|choice| choice.tensor_type)
         };
         let mut weights: BTreeMap<TensorType, f64> = BTreeMap::new();
         for matrix in self.matrices.iter().filter(|matrix| !matrix.tensor_type.is_float()) {
@@ -45,7 +46,7 @@ impl TypePlan {
             Some(format!("^{}$={}", name.replace('.', r"\."), tensor_type.ggml_name()))
         };
         let lines = self.matrices.iter().filter_map(|m| line(&m.tensor, m.tensor_type)).collect();
-        let (embedding, head) = (type_of(EMBEDDING), type_of(HEAD));
+        let (embedding, head) = (type_of(TokenMatrix::Embedding), type_of(TokenMatrix::Head));
         LlamaQuantize { lines, embedding, head, base: base.ggml_name().to_uppercase() }
     }
 }

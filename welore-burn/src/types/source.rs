@@ -2,9 +2,8 @@
 
 use std::borrow::Cow;
 
-use super::costs::is_tied;
 use super::rounding::{Inputs, Rounding};
-use crate::calibrate::Calibration;
+use crate::calibrate::{Calibration, is_tied};
 use crate::checkpoint::Checkpoint;
 use crate::gguf::{CheckpointSource, GgufError, GgufTensor, TensorSource};
 use crate::model::OpenedModel;
