@@ -127,11 +127,11 @@ pub fn parameters(module: &impl Module) -> Vec<(String, Vec<f32>)> {
 }
 
 /// Two rows of different lengths, the second with a prompt that is given.
-fn rows(tokens: &[u32]) -> [TokenRow<'_>; 2] {
+pub fn rows(tokens: &[u32]) -> [TokenRow<'_>; 2] {
     [TokenRow { tokens: &tokens[..24], given: 1 }, TokenRow { tokens: &tokens[24..41], given: 9 }]
 }
 
-fn some_tokens() -> Vec<u32> {
+pub fn some_tokens() -> Vec<u32> {
     (0..48).map(|i| (i * 37 + 11) % 384).collect()
 }
 
@@ -177,12 +177,12 @@ fn loss_in_pieces_and_recomputed_has_the_gradients_of_the_whole() {
     }
 }
 
-fn norm(model: &Decoder, gradients: &GradientsParams) -> f64 {
+pub fn norm(model: &Decoder, gradients: &GradientsParams) -> f64 {
     global_norm(model, gradients).unwrap().into_scalar()
 }
 
 /// The norm of the difference of two gradients.
-fn difference(model: &Decoder, a: &GradientsParams, b: &GradientsParams) -> f64 {
+pub fn difference(model: &Decoder, a: &GradientsParams, b: &GradientsParams) -> f64 {
     struct Gap<'a>(&'a GradientsParams, &'a GradientsParams, f64);
     impl ModuleVisitor for Gap<'_> {
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {

@@ -83,7 +83,7 @@ impl Projections {
 
     /// Whether a parameter belongs to a matrix with factors or with blocks, projection or not.
     pub fn is_compressed(&self, place: &Place) -> bool {
-        let known = |name| self.factored.contains(&name) || self.packed.contains(&name);
+        let known = |name: MatrixName| self.factored.contains(&name) || self.packed.contains(&name);
         place.matrix().is_some_and(known)
     }
 
