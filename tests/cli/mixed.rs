@@ -1,5 +1,7 @@
 //! `compress --for welore`: a directory of at most so many bytes, every matrix in a form of its own.
 
+use safetensors::Dtype;
+
 use crate::support::Sandbox;
 
 const CALIBRATE: &str = "calibrate model --text story.txt --calibration-seq-len 64 \
@@ -63,6 +65,25 @@ fn more_forms_are_never_expected_to_lose_more() {
     let of_factors = forms.iter().filter(|(form, _)| form.starts_with("two factors"));
     assert_eq!(of_factors.map(|(_, count)| count.as_u64().unwrap()).sum::<u64>(), 28, "{told}");
     assert!(divergence(&sandbox, "low").is_finite());
+
+    // The factors train, and are numbers from then on; blocks stay as they are.
+    let train =
+        "train low --text story.txt -o run --seq-len 32 --batch-size 2 --steps 3 --recompute";
+    let dry = sandbox.json(&format!("{train} --dry-run --json"));
+    sandbox.refuses(&format!("{train} --trainable full"), "merge it first");
+    let told = sandbox.json(&format!("{train} --json"));
+    assert_eq!((&dry["trainable"], &dry["parameters"]), (&told["trainable"], &told["parameters"]));
+    assert!(told["trainable"].as_u64().unwrap() > 0, "{told}");
+    let [before, after] =
+        ["low", "run/model"].map(|model| sandbox.tensors(&format!("{model}/model.safetensors")));
+    let kept = before.keys().filter(|name| after.contains_key(*name));
+    let blocks: Vec<&String> = kept.filter(|name| before[*name].dtype == Dtype::U8).collect();
+    assert!(!blocks.is_empty());
+    assert!(blocks.iter().all(|name| before[*name].data == after[*name].data), "{blocks:?}");
+    assert!(after.keys().any(|name| name.ends_with(".V.weight")));
+    assert!(divergence(&sandbox, "run/model").is_finite());
+    sandbox
+        .gives("train run/model --text story.txt -o again --seq-len 32 --batch-size 2 --steps 1");
 }
 
 #[test]
@@ -98,6 +119,8 @@ fn the_same_command_and_the_plan_of_the_directory_write_the_same_bytes() {
     let once = sandbox.read("low/model.safetensors");
     sandbox.gives(&format!("{line} --force"));
     assert!(sandbox.read("low/model.safetensors") == once, "the directories differ");
+    // Blocks alone do not train.
+    sandbox.refuses("train low --text story.txt -o run --seq-len 32", "in blocks");
     // The plan of the directory makes it again, in the norm of its own.
     sandbox.write("plan.json", sandbox.read("low/welore_plan.json"));
     let again = "compress model --plan plan.json --calibration seen -o again --shrink-inputs 0.01 \

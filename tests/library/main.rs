@@ -27,6 +27,7 @@ mod limits;
 mod linear;
 mod own_text;
 mod packed;
+mod packed_training;
 mod plan;
 mod quantize;
 mod replacing;

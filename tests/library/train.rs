@@ -127,11 +127,11 @@ pub fn parameters(module: &impl Module) -> Vec<(String, Vec<f32>)> {
 }
 
 /// Two rows of different lengths, the second with a prompt that is given.
-fn rows(tokens: &[u32]) -> [TokenRow<'_>; 2] {
+pub fn rows(tokens: &[u32]) -> [TokenRow<'_>; 2] {
     [TokenRow { tokens: &tokens[..24], given: 1 }, TokenRow { tokens: &tokens[24..41], given: 9 }]
 }
 
-fn some_tokens() -> Vec<u32> {
+pub fn some_tokens() -> Vec<u32> {
     (0..48).map(|i| (i * 37 + 11) % 384).collect()
 }
 

@@ -8,6 +8,7 @@ use burn::tensor::{DType, Distribution, FloatDType, Tensor};
 use super::form::Form;
 use super::live::{LiveMatrix, matrices};
 use super::low_rank::LowRank;
+use super::packed::Packed;
 use crate::modules::MatrixName;
 
 /// A LoRA adapter on a factored weight: the effective weight is `W + scale · a b`, where `W` is
@@ -67,8 +68,9 @@ impl LiveMatrix {
         // The parameters of its form have the same names in every layer.
         let slots = self.form.slots(true).unwrap_or_default();
         self.params.keys().any(|part| {
-            // The base of a packed weight is in no slot.
-            !part.is_empty() && !slots.iter().any(|slot| slot.param == part)
+            // Some parameters of a packed weight are in no slot.
+            let is_of_form = part.is_empty() || part.starts_with(Packed::NAME);
+            !is_of_form && !slots.iter().any(|slot| slot.param == part)
         })
     }
 }

@@ -123,7 +123,7 @@ pub(crate) fn params_of(
     let mut params = match form.skeleton(shape, true, &indices, device)? {
         None => return Ok(None),
         Some(NewParams::Packed(params)) => {
-            return Ok(Some(NewParams::Packed(params.filled(&parts, id)?)));
+            return Ok(Some(NewParams::Packed(params.filled(&parts, id, dtype)?)));
         }
         Some(NewParams::Factors(params)) => params,
     };

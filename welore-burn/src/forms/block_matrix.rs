@@ -80,6 +80,21 @@ impl BlockMatrix {
         })
     }
 
+    /// The products of rows of numbers with the columns of the matrix, f32: what gradients of
+    /// [`product`](BlockMatrix::product) are multiplied by.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[n, rows]`, row-major
+    /// - output: `[n, columns]`
+    pub(super) fn product_back(&self, input: &[f32]) -> Vec<f32> {
+        let ([rows, columns], of) = (self.shape(), self.tensor_type);
+        self.with_bytes(|blocks| match self.turned {
+            false => of.product_turned(blocks, columns, input),
+            true => of.product(blocks, rows, input),
+        })
+    }
+
     /// The entries of some rows of the matrix. Nothing else is unpacked, except that blocks by columns
     /// have no rows.
     ///

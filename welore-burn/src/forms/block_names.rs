@@ -2,6 +2,7 @@
 
 use std::sync::LazyLock;
 
+use super::factors::{U, V};
 use crate::ggml::TensorType;
 
 /// What the tensors of a matrix in blocks of a type are called.
@@ -71,6 +72,12 @@ pub(super) fn type_in(tensor: &str) -> Option<TensorType> {
 /// The tensors of one that has all its entries in blocks, whichever it is.
 pub(super) fn sets_of_blocks() -> Vec<Vec<&'static str>> {
     NAMES.iter().flat_map(|names| [vec![names.whole], vec![names.turned]]).collect()
+}
+
+/// The tensors of two factors of numbers on a base in blocks, any of which may be the first in a file.
+pub(super) fn sets_of_based() -> Vec<Vec<&'static str>> {
+    let bases = NAMES.iter().flat_map(|names| [names.whole, names.turned]);
+    bases.flat_map(|base| [vec![V, U, base], vec![base, V, U]]).collect()
 }
 
 /// The tensors of two factors in blocks, with and without a base.

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::attach::NewParams;
 use super::block_names::{BlockNames, NAMES, sets_of_blocks, type_in};
 use super::error::FormError;
+use super::factors::{U, V};
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::packed::{BASE, NewPacked, code};
 use super::part::{Part, PartKind, PartSpec};
@@ -36,8 +37,8 @@ pub(super) const KIND: Kind = Kind { stored, live, sets: sets_of_blocks };
 
 fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     let (blocks, shape) = stored_blocks(shape_of)?;
-    let has_factor =
-        NAMES.iter().any(|of| shape_of(of.right).is_some() || shape_of(of.left).is_some());
+    let in_blocks = NAMES.iter().flat_map(|of| [of.right, of.left]);
+    let has_factor = in_blocks.chain([V, U]).any(|factor| shape_of(factor).is_some());
     (!has_factor).then_some((Form::Blocks(blocks), shape))
 }
 

@@ -2,6 +2,7 @@ use burn::tensor::Device;
 use serde::{Deserialize, Serialize};
 
 use super::attach::{FactorParams, NewParams, empty_param};
+use super::based_factors;
 use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::part::{Part, PartKind, PartSpec};
@@ -20,9 +21,12 @@ pub struct Factors {
 pub(super) const KIND: Kind = Kind { stored, live, sets: || vec![vec![V, U]] };
 
 pub(super) const V: &str = "V.weight";
-const U: &str = "U.weight";
+pub(super) const U: &str = "U.weight";
 
 fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
+    if based_factors::stored(shape_of).is_some() {
+        return None;
+    }
     let [rank, d_input] = shape_of(V)?.try_into().ok()?;
     let [d_output, _] = shape_of(U)?.try_into().ok()?;
     Some((Form::factors(rank), [d_output, d_input]))

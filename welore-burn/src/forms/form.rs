@@ -7,6 +7,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::attach::NewParams;
+use super::based_factors::{self, BasedFactors};
 use super::blocks::{self, Blocks};
 use super::dense::{self, Dense};
 use super::error::FormError;
@@ -38,6 +39,9 @@ pub enum Form {
     /// Two factors in blocks, alone or added to a matrix in blocks.
     #[serde(rename = "packed_factors")]
     PackedFactors(PackedFactors),
+    /// Two factors, added to a matrix in blocks.
+    #[serde(rename = "based_factors")]
+    BasedFactors(BasedFactors),
 }
 
 impl Form {
@@ -48,13 +52,20 @@ impl Form {
             Self::Pivot(form) => form,
             Self::Blocks(form) => form,
             Self::PackedFactors(form) => form,
+            Self::BasedFactors(form) => form,
         }
     }
 }
 
 /// How matrices are recognized. If several forms match, the first one applies.
-static KINDS: [Kind; 5] =
-    [dense::KIND, factors::KIND, pivot::KIND, packed_factors::KIND, blocks::KIND];
+static KINDS: [Kind; 6] = [
+    dense::KIND,
+    factors::KIND,
+    pivot::KIND,
+    based_factors::KIND,
+    packed_factors::KIND,
+    blocks::KIND,
+];
 
 /// All sets of suffixes, in the same order.
 static SETS: LazyLock<Vec<Vec<&'static str>>> =
@@ -209,6 +220,48 @@ impl Form {
         Self::PackedFactors(PackedFactors { rank, tensor_type, base })
     }
 
+    /// Two factors, added to a matrix in blocks.
+    pub const fn based_factors(rank: usize, base: Blocks) -> Self {
+        Self::BasedFactors(BasedFactors { rank, base: Some(base) })
+    }
+
+    /// The form that it has once its factors train, which in blocks they do not.
+    pub(crate) fn with_factors_unpacked(self) -> Self {
+        match self {
+            Self::PackedFactors(PackedFactors { rank, base: None, .. }) => Self::factors(rank),
+            Self::PackedFactors(PackedFactors { rank, base: Some(base), .. }) => {
+                Self::based_factors(rank, base)
+            }
+            other => other,
+        }
+    }
+
+    /// Whether it has factors, which train once they are no blocks.
+    pub(crate) fn has_factors(&self) -> bool {
+        match self {
+            Self::Factors(_) | Self::Pivot(_) => true,
+            Self::PackedFactors(_) | Self::BasedFactors(_) => true,
+            Self::Dense(_) | Self::Blocks(_) => false,
+        }
+    }
+
+    /// The rank of its factors, if these are in blocks.
+    pub(crate) fn packed_rank(&self) -> Option<usize> {
+        match self {
+            Self::PackedFactors(form) => Some(form.rank),
+            _ => None,
+        }
+    }
+
+    /// Number of the parameters of a matrix of shape `[out, in]` that are in blocks.
+    pub(crate) fn packed_parameters(&self, shape: [usize; 2]) -> u64 {
+        match self {
+            Self::Dense(_) | Self::Factors(_) | Self::Pivot(_) => 0,
+            Self::Blocks(_) | Self::PackedFactors(_) => self.parameters(shape),
+            Self::BasedFactors(form) => form.base.map_or(0, |base| base.parameters(shape)),
+        }
+    }
+
     /// Its blocks, if these have all of its entries.
     pub fn as_blocks(&self) -> Option<Blocks> {
         match self {
@@ -217,10 +270,10 @@ impl Form {
         }
     }
 
-    /// Whether it is made of blocks, which do not train.
+    /// Whether it has blocks, which do not train.
     pub fn is_packed(&self) -> bool {
         match self {
-            Self::Blocks(_) | Self::PackedFactors(_) => true,
+            Self::Blocks(_) | Self::PackedFactors(_) | Self::BasedFactors(_) => true,
             Self::Dense(_) | Self::Factors(_) | Self::Pivot(_) => false,
         }
     }

@@ -7,6 +7,7 @@ use burn::tensor::{DType, Tensor};
 
 use super::error::FormError;
 use super::form::Form;
+use super::packed::{BASE, LEFT, RIGHT};
 use crate::linalg::Matrix;
 use crate::modules::{MatrixName, Place, walk};
 
@@ -97,8 +98,21 @@ pub fn matrices(module: &impl Module) -> Vec<LiveMatrix> {
 /// Number of parameters of a module. Unlike Burn's `num_params`, it has the numbers in blocks.
 /// Initializes nothing.
 pub fn parameters(module: &impl Module) -> u64 {
-    let packed = matrices(module).into_iter().filter(|matrix| matrix.form.is_packed());
-    module.num_params() as u64 + packed.map(|matrix| matrix.parameters()).sum::<u64>()
+    module.num_params() as u64 + packed_parameters(module)
+}
+
+/// Number of parameters of a module that are in blocks. Initializes nothing.
+pub(crate) fn packed_parameters(module: &impl Module) -> u64 {
+    let matrices = matrices(module).into_iter();
+    matrices.map(|matrix| matrix.form.packed_parameters(matrix.shape)).sum()
+}
+
+/// Bytes of the blocks of a module. Initializes nothing.
+pub fn packed_bytes(module: &impl Module) -> u64 {
+    let matrices = matrices(module).into_iter();
+    let params = matrices.flat_map(|matrix| matrix.params);
+    let blocks = params.filter(|(part, _)| [BASE, RIGHT, LEFT].contains(&part.as_str()));
+    blocks.map(|(_, shape)| shape.iter().map(|n| *n as u64).product::<u64>()).sum()
 }
 
 /// A weight `[d_input, d_output]` as the PyTorch-oriented matrix `[d_output, d_input]`, f64, on

@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 
 use burn::module::{Module, Param, ParamId, Reparameterization, Reparameterizer};
-use burn::tensor::module::linear;
-use burn::tensor::{DType, Device, FloatDType, Int, Tensor, TensorData};
+use burn::tensor::module::{embedding, linear};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 
 use super::attach::NewParams;
 use super::block_matrix::BlockMatrix;
 use super::blocks::Blocks;
 use super::error::FormError;
 use super::low_rank::from_matrix;
+use super::packed_product::Frozen;
 use super::part::Part;
+use super::slots::Codec;
 use crate::ggml::TensorType;
 use crate::named::Named;
 
@@ -20,30 +22,50 @@ pub(super) const BASE: &str = "packed.base.blocks";
 pub(super) const RIGHT: &str = "packed.right.blocks";
 pub(super) const LEFT: &str = "packed.left.blocks";
 
-/// The state of a packed weight: its blocks, in types of llama.cpp. They do not train, and are no
-/// parameters that Burn counts. The matrix is `base`, `left · right`, or the sum of both.
+/// The paths of the factors that train.
+pub(super) const DOWN: &str = "packed.down";
+pub(super) const UP: &str = "packed.up";
+
+/// Whether the path of a parameter within its weight is that of a factor which was unpacked, or which
+/// has no entries until it is.
+pub(crate) fn is_unpacked_factor(part: &str) -> bool {
+    [DOWN, UP].contains(&part)
+}
+
+/// The state of a packed weight: its blocks, in types of llama.cpp, and factors that train. Blocks do
+/// not train, and are no parameters that Burn counts. The matrix is `base`, `left · right` or
+/// `(down · up)ᵀ`, or the sum of a base and one of the products.
 ///
 /// [`LowRankLinear`](crate::linear::LowRankLinear), and the embedding and the head of a
 /// [`Decoder`](crate::model::Decoder), multiply by the blocks as they are, if these are on Burn's CPU
-/// backend and no gradients are asked for. All other layers, other devices, and inputs with autodiff
-/// get the dense weight, which is unpacked on the host in every pass.
+/// backend. Elsewhere the dense weight is unpacked on the host for each product, and freed. Gradients
+/// flow through either, and keep no dense weight. All other layers get the dense weight, which is
+/// unpacked in every pass.
+///
+/// Factors in blocks become ones that train when training begins.
 ///
 /// # Shapes
 ///
 /// - base of the parameter: `[N, 0]`, where `N` is a number for the types. It has no entries: every
 ///   parameter has a base, and its shape keeps records of different types apart.
 /// - `base`: `[rows, columns]`
-/// - `right`: `[rank, columns]`
-/// - `left`: `[rows, rank]`
+/// - `right`: `[rank, columns]`, or `[0, columns]` once `down` and `up` train
+/// - `left`: `[rows, rank]`, or `[rows, 0]`
+/// - `down`: `[columns, rank]`, or `[columns, 0]` until it trains
+/// - `up`: `[rank, rows]`, or `[0, rows]`
 /// - effective weight: `[rows, columns]`, as in an embedding, or its transpose, as in a linear layer
 #[derive(Module, Debug)]
 pub struct Packed {
     /// The matrix, or what the factors are added to.
     pub base: Option<BlockMatrix>,
-    /// The right factor, if there are factors.
+    /// The right factor, if there are factors in blocks.
     pub right: Option<BlockMatrix>,
-    /// The left factor, if there are factors.
+    /// The left factor, if there are factors in blocks.
     pub left: Option<BlockMatrix>,
+    /// The transpose of the right factor, if there are factors.
+    pub down: Option<Param<Tensor<2>>>,
+    /// The transpose of the left factor, if there are factors.
+    pub up: Option<Param<Tensor<2>>>,
     /// Whether the weight is the transpose of the matrix.
     #[module(skip)]
     turned: bool,
@@ -59,7 +81,11 @@ impl Reparameterization for Packed {
     /// Panics if `D` is not 2: only matrices are packed.
     fn apply<const D: usize>(&self, base: Tensor<D>) -> Tensor<D> {
         assert_eq!(D, 2, "a packed parameter must be a matrix");
-        let matrix = self.unpacked(&base.device());
+        let frozen = self.frozen().map(|frozen| frozen.unpacked(&base.device()));
+        let factors = self.factors().map(|(down, up)| {
+            down.cast(FloatDType::F32).matmul(up.cast(FloatDType::F32)).transpose()
+        });
+        let matrix = sum(frozen, factors);
         let weight = if self.turned { matrix.transpose() } else { matrix };
         weight.cast(FloatDType::from(base.dtype())).unsqueeze::<D>()
     }
@@ -68,9 +94,9 @@ impl Reparameterization for Packed {
 impl Packed {
     /// The shape of the matrix, `[rows, columns]`. Initializes nothing.
     pub fn shape(&self) -> [usize; 2] {
-        match (&self.base, &self.left, &self.right) {
+        match (&self.base, &self.down, &self.up) {
             (Some(base), _, _) => base.shape(),
-            (None, Some(left), Some(right)) => [left.shape()[0], right.shape()[1]],
+            (None, Some(down), Some(up)) => [up.lazy_shape()[1], down.lazy_shape()[0]],
             _ => [0, 0],
         }
     }
@@ -88,23 +114,13 @@ impl Packed {
     /// - input: `[..., columns]`
     /// - output: `[..., rows]`
     pub(super) fn product<const D: usize>(&self, input: Tensor<D>) -> Tensor<D> {
-        let (device, dtype) = (input.device(), FloatDType::from(input.dtype()));
-        let mut parts = self.parts();
-        if input.is_autodiff() || !parts.all(BlockMatrix::is_on_host) {
-            return linear(input, self.unpacked(&device).transpose().cast(dtype), None);
-        }
-        let mut dims = input.dims();
-        let input = input.cast(FloatDType::F32).into_data().try_into_vec::<f32>();
-        let input = input.expect("it was cast");
-        let of_base = self.base.as_ref().map(|base| base.product(&input));
-        let of_factors = self.factors().map(|(left, right)| left.product(&right.product(&input)));
-        let output = match (of_base, of_factors) {
-            (Some(base), Some(factors)) => added(base, &factors),
-            (base, factors) => base.or(factors).unwrap_or_default(),
+        let Some((down, up)) = self.factors() else {
+            return self.frozen().expect("a packed weight has entries").product(input);
         };
-        dims[D - 1] = self.shape()[0];
-        let output = TensorData::new(output, dims);
-        Tensor::<D>::from_data(output, (&device, DType::F32)).cast(dtype)
+        let dtype = FloatDType::from(input.dtype());
+        let frozen = self.frozen().map(|frozen| frozen.product(input.clone()));
+        let inner = linear(input, down.cast(dtype), None);
+        sum(frozen, Some(linear(inner, up.cast(dtype), None)))
     }
 
     /// Some rows of the matrix, f32, on a device. Only they are unpacked.
@@ -118,64 +134,33 @@ impl Packed {
     ///
     /// Panics if there is no such row.
     pub(super) fn rows(&self, rows: Tensor<2, Int>, device: &Device) -> Tensor<3> {
-        let ([batch, positions], [_, columns]) = (rows.dims(), self.shape());
-        let rows = rows.without_autodiff().into_data();
-        // A negative number is no row either.
-        let row = |row: i64| usize::try_from(row).unwrap_or(usize::MAX);
-        let rows: Vec<usize> = rows.iter::<i64>().map(row).collect();
-        let of_base = self.base.as_ref().map(|base| base.rows(&rows));
-        let of_factors = self.factors().map(|(left, right)| {
-            let shares = left.rows(&rows);
-            combined(&shares, &right.entries(), columns)
+        let frozen = self.frozen().map(|frozen| frozen.rows(rows.clone(), device));
+        let factors = self.factors().map(|(down, up)| {
+            let shares = embedding(up.cast(FloatDType::F32).transpose(), rows);
+            linear(shares, down.cast(FloatDType::F32).transpose(), None)
         });
-        let entries = match (of_base, of_factors) {
-            (Some(base), Some(factors)) => added(base, &factors),
-            (base, factors) => base.or(factors).unwrap_or_default(),
-        };
-        let entries = TensorData::new(entries, [batch, positions, columns]);
-        Tensor::from_data(entries, (device, DType::F32))
+        sum(frozen, factors)
     }
 
-    /// The matrix `[rows, columns]`, unpacked on the host, f32, on a device.
-    fn unpacked(&self, device: &Device) -> Tensor<2> {
-        let dense = |part: &BlockMatrix| {
-            let entries = TensorData::new(part.entries(), part.shape());
-            Tensor::<2>::from_data(entries, (device, DType::F32))
-        };
-        let base = self.base.as_ref().map(dense);
-        let factors = self.factors().map(|(left, right)| dense(left).matmul(dense(right)));
-        match (base, factors) {
-            (Some(base), Some(factors)) => base + factors,
-            (base, factors) => base.or(factors).expect("a packed weight has blocks"),
-        }
+    /// What is in blocks, if anything is.
+    fn frozen(&self) -> Option<Frozen> {
+        let factors = self.left.as_ref().zip(self.right.as_ref());
+        let factors = factors.filter(|(_, right)| right.shape()[0] > 0);
+        Frozen::of(self.base.as_ref(), factors.map(|(left, right)| [left, right]))
     }
 
-    fn factors(&self) -> Option<(&BlockMatrix, &BlockMatrix)> {
-        self.left.as_ref().zip(self.right.as_ref())
-    }
-
-    fn parts(&self) -> impl Iterator<Item = &BlockMatrix> {
-        [&self.base, &self.right, &self.left].into_iter().flatten()
+    /// `(down, up)`, if they have entries.
+    fn factors(&self) -> Option<(Tensor<2>, Tensor<2>)> {
+        let (down, up) = self.down.as_ref().zip(self.up.as_ref())?;
+        (up.lazy_shape()[0] > 0).then(|| (down.val(), up.val()))
     }
 }
 
-fn added(mut to: Vec<f32>, what: &[f32]) -> Vec<f32> {
-    to.iter_mut().zip(what).for_each(|(to, what)| *to += what);
-    to
-}
-
-/// `shares · rows`, for few rows of shares.
-fn combined(shares: &[f32], rows: &[f32], columns: usize) -> Vec<f32> {
-    let rank = rows.len() / columns.max(1);
-    let mut entries = Vec::with_capacity(shares.len() / rank.max(1) * columns);
-    for shares in shares.chunks_exact(rank.max(1)) {
-        let mut sums = vec![0.0f32; columns];
-        for (share, row) in shares.iter().zip(rows.chunks_exact(columns)) {
-            sums.iter_mut().zip(row).for_each(|(sum, entry)| *sum += share * entry);
-        }
-        entries.extend(sums);
+fn sum<const D: usize>(one: Option<Tensor<D>>, other: Option<Tensor<D>>) -> Tensor<D> {
+    match (one, other) {
+        (Some(one), Some(other)) => one + other,
+        (one, other) => one.or(other).expect("a packed weight has entries"),
     }
-    entries
 }
 
 /// Numbers that stand for the types of a packed weight.
@@ -214,46 +199,53 @@ pub(crate) struct NewPacked {
     packed: Packed,
 }
 
+/// The factors of a packed weight.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct NewFactors {
+    pub rank: usize,
+    /// Their type in blocks; `None` if they are numbers, which train.
+    pub tensor_type: Option<TensorType>,
+}
+
 impl NewPacked {
     /// Those of a weight of this shape. The weight of a linear layer is `[columns, rows]`. Allocates
     /// nothing until blocks are loaded.
     pub fn empty(
         blocks: Option<Blocks>,
-        factors: Option<(usize, TensorType)>,
+        factors: Option<NewFactors>,
         weight: [usize; 2],
         of_linear: bool,
         device: &Device,
     ) -> NewParams {
         let [first, second] = weight;
         let shape @ [rows, columns] = if of_linear { [second, first] } else { weight };
-        let code = [code::of(blocks, factors.map(|(_, of)| of)), 0];
-        let base = Param::uninitialized(
-            ParamId::new(),
-            move |device, _| Tensor::empty(code, (device, DType::F32)),
-            device.clone(),
-            false,
-            code.into(),
-        );
-        let factor = |shape: [usize; 2], turned: bool| {
-            let (_, tensor_type) = factors?;
+        let in_blocks = factors.and_then(|of| Some((of.rank, of.tensor_type?)));
+        let code = [code::of(blocks, in_blocks.map(|(_, of)| of)), 0];
+        let factor = |shape: fn(usize, [usize; 2]) -> [usize; 2], turned: bool| {
+            let (rank, tensor_type) = in_blocks?;
+            let shape = shape(rank, [rows, columns]);
             Some(BlockMatrix::empty(Blocks { tensor_type, turned }, shape, device))
         };
-        let rank = factors.map_or(0, |(rank, _)| rank);
+        // Factors in blocks have no numbers until they train.
+        let rank = factors.map(|of| if of.tensor_type.is_none() { of.rank } else { 0 });
         let packed = Packed {
             base: blocks.map(|blocks| BlockMatrix::empty(blocks, shape, device)),
-            right: factor([rank, columns], false),
-            left: factor([rows, rank], true),
+            right: factor(|rank, [_, columns]| [rank, columns], false),
+            left: factor(|rank, [rows, _]| [rows, rank], true),
+            down: rank.map(|rank| unfilled([columns, rank], rank > 0, device)),
+            up: rank.map(|rank| unfilled([rank, rows], rank > 0, device)),
             turned: of_linear,
         };
-        NewParams::Packed(Self { base, packed })
+        NewParams::Packed(Self { base: unfilled(code, false, device), packed })
     }
 
-    /// The same with the blocks of these parts, in the order of the form, under the id of the weight.
+    /// The same with the content of these parts, in the order of the form, under the id of the weight.
+    /// Numbers are of type `dtype`.
     ///
     /// # Errors
     ///
     /// [`FormError::Parts`] if there are not as many bytes as the shapes need.
-    pub fn filled(self, parts: &[Part], id: ParamId) -> Result<Self, FormError> {
+    pub fn filled(self, parts: &[Part], id: ParamId, dtype: DType) -> Result<Self, FormError> {
         let Self { mut base, packed } = self;
         let mut parts = parts.iter();
         let mut fill = |matrix: Option<BlockMatrix>| {
@@ -263,15 +255,38 @@ impl NewPacked {
             };
             matrix.map(fill).transpose()
         };
-        let packed = Packed {
-            base: fill(packed.base)?,
-            right: fill(packed.right)?,
-            left: fill(packed.left)?,
-            turned: packed.turned,
+        let (of_base, right, left) = (fill(packed.base)?, fill(packed.right)?, fill(packed.left)?);
+        let mut fill = |param: Option<Param<Tensor<2>>>| match param {
+            Some(param) if param.lazy_shape().num_elements() > 0 => {
+                let part = parts.next().ok_or(FormError::Parts("packed"))?;
+                let data = Codec::Transposed.value(part).ok_or(FormError::Parts("packed"))?;
+                if data.shape().to_vec() != param.lazy_shape().to_vec() {
+                    return Err(FormError::Parts("packed"));
+                }
+                let place = (&param.lazy_device(), dtype);
+                Ok(Some(Param::from_tensor(Tensor::from_data(data.convert_dtype(dtype), place))))
+            }
+            other => Ok(other),
         };
+        let (down, up) = (fill(packed.down)?, fill(packed.up)?);
         base.id = id;
-        Ok(Self { base, packed })
+        let turned = packed.turned;
+        Ok(Self { base, packed: Packed { base: of_base, right, left, down, up, turned } })
     }
+}
+
+/// A parameter that allocates nothing until it is read or loaded.
+fn unfilled(shape: [usize; 2], trains: bool, device: &Device) -> Param<Tensor<2>> {
+    Param::uninitialized(
+        ParamId::new(),
+        move |device, _| match shape.contains(&0) {
+            true => Tensor::empty(shape, (device, DType::F32)),
+            false => Tensor::zeros(shape, device),
+        },
+        device.clone(),
+        trains,
+        shape.into(),
+    )
 }
 
 /// Gives parameters their blocks, by path.

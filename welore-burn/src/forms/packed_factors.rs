@@ -7,7 +7,7 @@ use super::blocks::{Blocks, live_shape, stored_blocks};
 use super::error::FormError;
 use super::factors::rank_problem;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
-use super::packed::{BASE, LEFT, NewPacked, RIGHT, code};
+use super::packed::{BASE, LEFT, NewFactors, NewPacked, RIGHT, code};
 use super::part::{Part, PartKind, PartSpec};
 use super::rounding::{gap, relative_error, round_into, sum, unpacked};
 use super::slots::{Codec, LiveSlot};
@@ -22,6 +22,8 @@ const ROUNDS: usize = 4;
 /// Two factors in blocks of one of llama.cpp's types, `X.V.weight.TYPE [rank, bytes of a row]` and
 /// `X.U.weight_t.TYPE [rank, bytes of a column]`: the product `U V`, or, with a base, what is added to
 /// the matrix in the blocks of the base, whose tensor is that of [`Blocks`].
+///
+/// When training begins, the factors become numbers, and the form [`BasedFactors`](super::BasedFactors).
 ///
 /// The right factor is rounded first, and the left one fitted to what that became. With a base, base
 /// and factors are made in turn, each for what the other leaves, until the error rises (LQ-LoRA, arXiv
@@ -247,7 +249,8 @@ impl MatrixForm for PackedFactors {
         if let Some(problem) = self.problem(shape) {
             return Err(FormError::Impossible(problem));
         }
-        let factors = Some((self.rank, self.tensor_type));
+        let (rank, tensor_type) = (self.rank, Some(self.tensor_type));
+        let factors = Some(NewFactors { rank, tensor_type });
         Ok(Some(NewPacked::empty(self.base, factors, weight, of_linear, device)))
     }
 

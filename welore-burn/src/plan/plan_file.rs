@@ -335,6 +335,19 @@ impl RankPlan {
         self
     }
 
+    /// The plan of the model that results when the factors of this one train: those in blocks became
+    /// numbers, in the types of their matrices.
+    pub fn with_factors_unpacked(mut self) -> Self {
+        let unpacked = |matrix: MatrixPlan| {
+            MatrixPlan { form: matrix.form.with_factors_unpacked(), ..matrix }.recounted()
+        };
+        self.matrices = self.matrices.into_iter().map(unpacked).collect();
+        let PlanTotals { parameters_before: parameters, bytes_before: bytes, .. } = self.totals;
+        let before = ModelSize { parameters, bytes };
+        self.totals = PlanTotals::of(&self.matrices, before).keeping_estimates_of(&self.totals);
+        self
+    }
+
     /// The text of a plan file.
     pub fn to_json(&self) -> String {
         serde_json::to_string_pretty(self).expect("finite numbers and strings always serialize")

@@ -25,6 +25,11 @@ pub enum TrainError {
     /// Nothing to train.
     #[error("`{}` leaves nothing to train in this model", .0.name())]
     NothingTrainable(Trainable),
+    /// Nothing to train beside blocks, which do not train.
+    #[error(
+        "`{}` leaves nothing to train in this model, whose matrices are in blocks", .0.name()
+    )]
+    OnlyBlocks(Trainable),
     /// The selection matches nothing.
     #[error("no matrix is selected")]
     NothingSelected,

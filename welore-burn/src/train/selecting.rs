@@ -6,7 +6,7 @@ use burn::module::Module;
 use serde::{Deserialize, Serialize};
 
 use super::error::TrainError;
-use crate::forms::{FormError, LiveMatrix, matrices};
+use crate::forms::{Form, FormError, LiveMatrix, is_unpacked_factor, matrices, packed_parameters};
 use crate::model::LanguageModel;
 use crate::modules::{MatrixName, Place, walk};
 
@@ -17,6 +17,9 @@ pub struct TrainableCount {
     pub trainable: u64,
     /// All parameters.
     pub total: u64,
+    /// Parameters that stay in blocks.
+    #[serde(default)]
+    pub packed: u64,
 }
 
 /// The parameters of a language model, and which of them belong to its projections, the matrices
@@ -24,11 +27,14 @@ pub struct TrainableCount {
 #[derive(Debug)]
 pub(super) struct Projections {
     matrices: BTreeMap<MatrixName, LiveMatrix>,
-    /// The matrices that are compressed, projections or not.
-    low_rank: BTreeSet<MatrixName>,
+    /// The matrices that have factors, projections or not.
+    factored: BTreeSet<MatrixName>,
+    /// The matrices that have blocks, which do not train.
+    packed: BTreeSet<MatrixName>,
+    /// Places and sizes. Factors in blocks are as large as they will be when they train.
     params: Vec<(Place, u64)>,
-    /// A matrix in blocks, which do not train.
-    packed: Option<MatrixName>,
+    /// Number of parameters that stay in blocks.
+    in_blocks: u64,
 }
 
 impl Projections {
@@ -36,23 +42,31 @@ impl Projections {
         let names: BTreeSet<MatrixName> =
             model.matrices().into_iter().map(|matrix| matrix.name).collect();
         let all = matrices(model);
-        let is_low_rank = |matrix: &&LiveMatrix| matrix.form.rank().is_some();
-        let packed = all.iter().find(|matrix| matrix.form.is_packed());
-        let packed = packed.map(|matrix| matrix.name.clone());
-        let low_rank = all.iter().filter(is_low_rank).map(|matrix| matrix.name.clone()).collect();
-        let projections = all.into_iter().filter(|matrix| names.contains(&matrix.name));
+        let those = |wanted: fn(&Form) -> bool| -> BTreeSet<MatrixName> {
+            let wanted = all.iter().filter(|matrix| wanted(&matrix.form));
+            wanted.map(|matrix| matrix.name.clone()).collect()
+        };
+        let (factored, packed) = (those(Form::has_factors), those(Form::is_packed));
+        let ranks: BTreeMap<&MatrixName, usize> = all
+            .iter()
+            .filter_map(|matrix| Some((&matrix.name, matrix.form.packed_rank()?)))
+            .collect();
         let mut params = Vec::new();
         walk(model, |place, param| {
             if param.is_float() {
-                params.push((place.clone(), size(&param.shape())));
+                let shape = param.shape();
+                let rank = place.matrix().and_then(|name| ranks.get(&name).copied());
+                params.push((place.clone(), size(&shape_with(rank, place, shape))));
             }
         });
-        Self {
-            matrices: projections.map(|matrix| (matrix.name.clone(), matrix)).collect(),
-            low_rank,
-            params,
-            packed,
-        }
+        let unpacked = |matrix: &LiveMatrix| {
+            let form = matrix.form.with_factors_unpacked();
+            form.packed_parameters(matrix.shape)
+        };
+        let in_blocks = all.iter().map(unpacked).sum();
+        let projections = all.iter().filter(|matrix| names.contains(&matrix.name));
+        let matrices = projections.map(|matrix| (matrix.name.clone(), matrix.clone())).collect();
+        Self { matrices, factored, packed, params, in_blocks }
     }
 
     /// Whether a parameter belongs to a projection.
@@ -60,17 +74,30 @@ impl Projections {
         place.matrix().is_some_and(|name| self.matrices.contains_key(&name))
     }
 
-    /// Whether a parameter belongs to a compressed matrix, projection or not.
-    pub fn is_low_rank(&self, place: &Place) -> bool {
-        place.matrix().is_some_and(|name| self.low_rank.contains(&name))
+    /// Whether a parameter is a factor of a matrix, projection or not.
+    pub fn is_factor(&self, place: &Place) -> bool {
+        let Some(name) = place.matrix() else { return false };
+        let is_packed = self.packed.contains(&name);
+        self.factored.contains(&name) && (!is_packed || is_unpacked_factor(&place.part))
+    }
+
+    /// Whether a parameter belongs to a matrix with factors or with blocks, projection or not.
+    pub fn is_compressed(&self, place: &Place) -> bool {
+        let known = |name: MatrixName| self.factored.contains(&name) || self.packed.contains(&name);
+        place.matrix().is_some_and(known)
     }
 
     /// Refuses a model with matrices in blocks.
     pub fn check_unpacked(&self) -> Result<(), TrainError> {
-        match self.packed.clone() {
+        match self.packed.first().cloned() {
             Some(name) => Err(TrainError::Form { name, source: FormError::NotDense }),
             None => Ok(()),
         }
+    }
+
+    /// Whether there are matrices in blocks.
+    pub fn has_blocks(&self) -> bool {
+        !self.packed.is_empty()
     }
 
     /// Paths of the wanted parameters.
@@ -85,7 +112,8 @@ impl Projections {
             let wanted = self.params.iter().filter(|(place, _)| wanted(place));
             wanted.map(|(_, size)| size).sum()
         };
-        TrainableCount { trainable: sum(&trains), total: sum(&|_| true) }
+        let total = sum(&|_| true) + self.in_blocks;
+        TrainableCount { trainable: sum(&trains), total, packed: self.in_blocks }
     }
 
     /// Shapes of the projections as dense matrices.
@@ -103,7 +131,9 @@ impl Projections {
 
 /// Paths of the parameters of a module that train, and how many there are.
 pub(super) fn trainable(module: &impl Module) -> (Vec<String>, TrainableCount) {
-    let (mut paths, mut count) = (Vec::new(), TrainableCount::default());
+    let packed = packed_parameters(module);
+    let mut count = TrainableCount { trainable: 0, total: packed, packed };
+    let mut paths = Vec::new();
     walk(module, |place, param| {
         if !param.is_float() {
             return;
@@ -116,6 +146,17 @@ pub(super) fn trainable(module: &impl Module) -> (Vec<String>, TrainableCount) {
         }
     });
     (paths, count)
+}
+
+/// The shape of a parameter, or of what it becomes when factors of this rank are unpacked.
+fn shape_with(rank: Option<usize>, place: &Place, shape: Vec<usize>) -> Vec<usize> {
+    match (rank, is_unpacked_factor(&place.part)) {
+        // An axis of an empty factor has no entries: that of its rank.
+        (Some(rank), true) => {
+            shape.into_iter().map(|side| if side == 0 { rank } else { side }).collect()
+        }
+        _ => shape,
+    }
 }
 
 fn size(shape: &[usize]) -> u64 {

@@ -17,10 +17,12 @@ use super::card::write_tuned_card;
 use crate::terminal::Bar;
 
 /// The types to store the tensors of a model in, if it was loaded from a checkpoint: each tensor in
-/// the type that it has there, a merged weight in the type of its factors.
+/// the type that it has there, a merged weight in the type of its factors, and factors that were in
+/// blocks in the type of the first tensor of numbers.
 pub fn stored_types(checkpoint: &Checkpoint) -> impl Fn(&str) -> Dtype {
     let of = |name: &str| checkpoint.meta(name).map(|meta| meta.dtype);
-    let first = checkpoint.names().next().and_then(of).unwrap_or(Dtype::F32);
+    let is_float = |dtype: &Dtype| !matches!(dtype, Dtype::U8 | Dtype::I32);
+    let first = checkpoint.names().filter_map(of).find(is_float).unwrap_or(Dtype::F32);
     move |tensor| {
         let parts = || Some(checkpoint.stored_matrix(&MatrixName::of_weight(tensor)?)?.dtype);
         of(tensor).or_else(parts).unwrap_or(first)

@@ -19,6 +19,10 @@ pub(super) fn train(error: &TrainError) -> Option<Verdict> {
         E::NothingTrainable(Trainable::Lrc) => Verdict::input(
             "compress the model first, with --keep-params, --max-bytes, --err, --err-applied or --plan, or train it with --trainable full",
         ),
+        E::OnlyBlocks(_) => Verdict::input(
+            "blocks do not train, but factors that are added to them do: `compress --for welore \
+             --forms blocks,factors` makes such; `export --dense` turns this model into a dense one",
+        ),
         E::Option { name: "eval_every", .. } => {
             Verdict::input("give --eval-text FILE, or --eval-every 0")
         }

@@ -40,7 +40,7 @@ impl TrainingMethod for Lora {
         check_rank(rank, projections.dense_shapes())?;
         let sides: usize = projections.dense_shapes().flatten().sum();
         let trainable = (rank * sides) as u64;
-        Ok(TrainableCount { trainable, total: projections.merged_total() + trainable })
+        Ok(TrainableCount { trainable, total: projections.merged_total() + trainable, packed: 0 })
     }
 
     fn select<M: LanguageModel>(model: M, options: &TrainOptions) -> Result<M, TrainError> {

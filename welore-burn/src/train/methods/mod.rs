@@ -18,6 +18,7 @@ use burn::optim::{AdamWConfig, ModuleOptimizer};
 use super::error::TrainError;
 use super::options::TrainOptions;
 use super::selecting::{Projections, TrainableCount};
+use crate::forms::unpack_factors;
 use crate::model::LanguageModel;
 use crate::modules::{Change, Place, map_floats};
 use crate::named::named;
@@ -35,6 +36,12 @@ pub(super) trait TrainingMethod {
 
     /// Whether existing weights of the model train, so that their gradients can be tracked.
     const TRACKED: bool = true;
+
+    /// Whether it trains something beside matrices in blocks, which stay as they are.
+    const PACKED: bool = false;
+
+    /// Whether factors in blocks become numbers, which train.
+    const UNPACKS: bool = false;
 
     /// Whether it reads [`TrainOptions::seed`].
     const RANDOM: bool = false;
@@ -68,6 +75,7 @@ pub(super) trait TrainingMethod {
 
     /// Makes exactly the chosen parameters trainable.
     fn select<M: LanguageModel>(model: M, _options: &TrainOptions) -> Result<M, TrainError> {
+        let model = if Self::UNPACKS { unpack_factors(model) } else { model };
         let projections = Projections::of(&model);
         Ok(map_floats(model, |place, _| Change::Train(Self::trains(place, &projections))))
     }
@@ -128,6 +136,15 @@ macro_rules! methods {
             /// Whether existing weights of the model train, so that their gradients can be tracked.
             pub fn is_tracked(self) -> bool {
                 match self { $(Self::$variant => <$method>::TRACKED),+ }
+            }
+
+            /// Whether factors in blocks train, and are numbers in the resulting model.
+            pub fn unpacks_factors(self) -> bool {
+                match self { $(Self::$variant => <$method>::UNPACKS),+ }
+            }
+
+            fn trains_beside_blocks(self) -> bool {
+                match self { $(Self::$variant => <$method>::PACKED),+ }
             }
 
             /// Whether it begins with random numbers.
@@ -219,30 +236,50 @@ methods! {
 /// # Errors
 ///
 /// [`TrainError::Option`], such as for a rank of GaLore at which no gradient is projected;
-/// [`TrainError::Form`] for a model with matrices in blocks, which do not train.
+/// [`TrainError::Form`] for a model with matrices in blocks, which do not train, if the method is to
+/// train all matrices.
 pub fn check_method(model: &impl LanguageModel, options: &TrainOptions) -> Result<(), TrainError> {
-    let projections = Projections::of(model);
-    projections.check_unpacked()?;
+    let projections = checked(model, options.trainable)?;
     options.trainable.check_model(&projections, options)
 }
 
+/// The projections of a model that a method can train.
+fn checked(model: &impl LanguageModel, trainable: Trainable) -> Result<Projections, TrainError> {
+    let projections = Projections::of(model);
+    if !trainable.trains_beside_blocks() {
+        projections.check_unpacked()?;
+    }
+    Ok(projections)
+}
+
+/// The error for a method that finds nothing to train.
+fn nothing_for(trainable: Trainable, has_blocks: bool) -> TrainError {
+    match has_blocks {
+        true => TrainError::OnlyBlocks(trainable),
+        false => TrainError::NothingTrainable(trainable),
+    }
+}
+
 /// Makes exactly the chosen parameters trainable, and returns which and how many they are. They
-/// must be f32; frozen parameters may be of any type.
+/// must be f32; frozen parameters may be of any type. Matrices in blocks stay packed, except for
+/// factors in blocks, which become f32 numbers if they train.
 ///
 /// # Errors
 ///
-/// [`TrainError::NothingTrainable`] if the model has no such parameter, [`TrainError::Option`] for
-/// options of the method that the model does not allow, [`TrainError::Form`] for a model with matrices
-/// in blocks.
+/// [`TrainError::NothingTrainable`] if the model has no such parameter, and
+/// [`TrainError::OnlyBlocks`] if it has blocks in their place; [`TrainError::Option`] for options of
+/// the method that the model does not allow; [`TrainError::Form`] for a model with matrices in blocks,
+/// if the method is to train all matrices.
 pub fn select_trainable<M: LanguageModel>(
     model: M,
     options: &TrainOptions,
 ) -> Result<(M, ParamGroup, TrainableCount), TrainError> {
-    Projections::of(&model).check_unpacked()?;
+    // What is checked is not kept: it shares the parameters of the model.
+    let has_blocks = checked(&model, options.trainable)?.has_blocks();
     let model = options.trainable.select(model, options)?;
     let (paths, count) = super::selecting::trainable(&model);
     if count.trainable == 0 {
-        return Err(TrainError::NothingTrainable(options.trainable));
+        return Err(nothing_for(options.trainable, has_blocks));
     }
     Ok((model, ParamGroup::from_paths(paths), count))
 }
@@ -264,11 +301,10 @@ pub fn count_trainable(
     model: &impl LanguageModel,
     options: &TrainOptions,
 ) -> Result<TrainableCount, TrainError> {
-    let projections = Projections::of(model);
-    projections.check_unpacked()?;
+    let projections = checked(model, options.trainable)?;
     let count = options.trainable.count(&projections, options)?;
     match count.trainable {
-        0 => Err(TrainError::NothingTrainable(options.trainable)),
+        0 => Err(nothing_for(options.trainable, projections.has_blocks())),
         _ => Ok(count),
     }
 }

@@ -7,8 +7,9 @@ pub(super) struct Nlrc;
 
 impl TrainingMethod for Nlrc {
     const TRAINED: &'static str = "its dense projections";
+    const PACKED: bool = true;
 
     fn trains(place: &Place, projections: &Projections) -> bool {
-        projections.contains(place) && !projections.is_low_rank(place)
+        projections.contains(place) && !projections.is_compressed(place)
     }
 }

@@ -127,6 +127,10 @@ fn write_result<M: LanguageModel>(
     let trainable = run.options.trainable;
     let base = open_weights(&run.base)?;
     let plan = read_plan(&run.base)?.filter(|_| !trainable.merges());
+    let plan = plan.map(|plan| match trainable.unpacks_factors() {
+        true => plan.with_factors_unpacked(),
+        false => plan,
+    });
     let (position, what) = (training.position(), trainable.trained());
     let (steps, tokens) =
         (format::number_of(position.step, "step"), format::count(position.tokens));

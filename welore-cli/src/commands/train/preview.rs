@@ -131,7 +131,7 @@ impl Preview {
     }
 
     fn print(&self, args: &TrainArgs, dir: &Path) -> Result<()> {
-        let TrainableCount { trainable, total } = self.count;
+        let TrainableCount { trainable, total, .. } = self.count;
         let rows = self.lines(args)?;
         output::print_block(&(format::table(&["option", "value"], rows) + "\n"))?;
         if let Some(plan) = &self.plan {

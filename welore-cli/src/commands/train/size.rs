@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 use burn::tensor::FloatDType;
+use welore_burn::forms::packed_bytes;
 use welore_burn::model::LanguageModel;
 use welore_burn::train::{TrainOptions, Trainable, TrainableCount, count_trainable};
 use welore_burn::workers::machine_memory;
@@ -14,7 +15,8 @@ use crate::format;
 const TRAINED: u128 = size_of::<f32>() as u128;
 
 /// How much of a model trains, if there is memory to train it: for its parameters, for the gradients
-/// of those that train, and for the averages that the optimizer keeps of them. Activations need more.
+/// of those that train, and for the averages that the optimizer keeps of them. What is in blocks stays
+/// there. Activations need more.
 /// The memory of GPUs is not checked.
 pub fn check_training(
     model: &impl LanguageModel,
@@ -24,13 +26,14 @@ pub fn check_training(
     let count = count_trainable(model, options)?;
     if compute.is_host() {
         let trains = u128::from(count.trainable);
-        let frozen = u128::from(count.total).saturating_sub(trains);
+        let frozen = u128::from(count.total.saturating_sub(count.packed)).saturating_sub(trains);
         let averages = match options.trainable {
             // In a space of low rank.
             Trainable::Galore => 0,
             _ => 2,
         };
-        let need = frozen * bytes_of(compute.dtype) + trains * TRAINED * (2 + averages);
+        let numbers = frozen * bytes_of(compute.dtype) + trains * TRAINED * (2 + averages);
+        let need = numbers + u128::from(packed_bytes(model));
         check(need, &format!("training {} parameters", format::count(count.trainable)))?;
     }
     Ok(count)

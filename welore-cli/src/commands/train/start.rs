@@ -41,6 +41,11 @@ pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path, compute: &Compute) -> 
     if args.start.from_scratch {
         let (config, _) = described_model(&request.model)?;
         check_training(&config.init(&host()), &request.options, compute)?;
+    } else if request.goal.is_none() {
+        // As it is stored, it may have nothing that trains.
+        let opened = open_known(&request.model, &host())?;
+        check_method(opened.skeleton(), &request.options)?;
+        check_training(opened.skeleton(), &request.options, compute)?;
     }
     let place = NewPlace::create(dir)?;
     let (run, inputs) = prepare(args, typed, request, dir)?;
