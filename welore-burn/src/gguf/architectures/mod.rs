@@ -1,0 +1,161 @@
+//! The registry of llama.cpp's architectures: one file for each, and one line here.
+//!
+//! An architecture says what llama.cpp computes for its files. A model is written as one that computes
+//! the same, and refused if there is none.
+
+mod computed;
+mod deci;
+mod llama;
+mod qwen2;
+
+use std::fmt::Debug;
+
+use serde_json::Value;
+
+use self::computed::difference;
+use super::error::GgufError;
+use super::keys;
+use super::stated::Stated;
+use crate::model::DecoderConfig;
+
+/// An architecture of the registry.
+pub(super) type Known = &'static dyn Architecture;
+
+/// What a file states under a key.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) enum Statement {
+    /// A positive number.
+    Number(f64),
+    Flag(bool),
+    Text(&'static str),
+}
+
+/// An architecture of llama.cpp.
+pub(super) trait Architecture: Debug + Sync {
+    /// Its name in files.
+    fn name(&self) -> &'static str;
+
+    /// The families that are written as it, if it computes the same.
+    fn model_types(&self) -> &'static [&'static str];
+
+    /// What llama.cpp computes for a file of this model, and what is read back from it: the
+    /// configuration itself if it is the same. Sizes and whatever else a file states are those of the
+    /// configuration.
+    fn computed(&self, config: &DecoderConfig) -> DecoderConfig;
+
+    /// Fills in what is particular to it in the `config.json` of a file: `model_type`, and all that
+    /// LLaMA does not have.
+    fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError>;
+
+    /// What a file states beside what all architectures have.
+    fn statements(&self, _config: &DecoderConfig) -> Vec<(&'static str, Statement)> {
+        Vec::new()
+    }
+
+    /// Keys that it reads and most others do not, so that any value is fine.
+    fn reads(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// The key of the epsilon of norms, and the field of a `config.json`.
+    fn epsilon(&self) -> (&'static str, &'static str) {
+        (keys::RMS_EPS, "rms_norm_eps")
+    }
+
+    /// Whether llama.cpp rotates neighbouring channels with each other. Rows of queries and keys are
+    /// then stored in another order than in Hugging Face's files of most families.
+    fn rotates_neighbours(&self) -> bool {
+        false
+    }
+
+    /// The number of layers of which the last has no sliding window, unless a file says which ones
+    /// have it; `None` if windows are not for some layers alone.
+    fn window_period(&self) -> Option<usize> {
+        None
+    }
+
+    /// What it calls the norm before the MLP.
+    fn norm_before_mlp(&self) -> &'static str {
+        "ffn_norm"
+    }
+
+    /// Whether its files may have the divisors of LongRoPE without stating that type of scaling.
+    fn implies_longrope(&self) -> bool {
+        false
+    }
+
+    /// What llama.cpp does not do quite as the model does, for whoever exports it.
+    fn remark(&self, _config: &DecoderConfig) -> Option<String> {
+        None
+    }
+}
+
+impl dyn Architecture {
+    /// The whole key of one of its metadata.
+    pub(super) fn key(&self, key: &str) -> String {
+        format!("{}.{key}", self.name())
+    }
+}
+
+/// All architectures. A model whose family has none of its own is written as the first one that
+/// computes the same.
+static ARCHITECTURES: &[Known] = &[&llama::Llama, &qwen2::Qwen2, &deci::Deci];
+
+/// The architecture of this name.
+pub(super) fn named(name: &str) -> Option<Known> {
+    ARCHITECTURES.iter().copied().find(|known| known.name() == name)
+}
+
+/// Their names, for messages.
+pub(super) fn names() -> String {
+    let names: Vec<&str> = ARCHITECTURES.iter().map(|known| known.name()).collect();
+    names.join(", ")
+}
+
+/// The architecture that computes what a model does: that of its family, or else any.
+///
+/// # Errors
+///
+/// What the architecture of its family computes otherwise, if no other one is right either.
+pub(super) fn of(config: &DecoderConfig, model_type: &str) -> Result<Known, String> {
+    let is_own = |known: &Known| known.model_types().contains(&model_type);
+    let own = ARCHITECTURES.iter().copied().find(is_own);
+    let computes = |known: &Known| difference(config, &known.computed(config)).is_none();
+    let found = own.into_iter().chain(ARCHITECTURES.iter().copied()).find(computes);
+    found.ok_or_else(|| {
+        let nearest = own.unwrap_or(&llama::Llama);
+        let what = difference(config, &nearest.computed(config)).unwrap_or_default();
+        format!("`{}` of llama.cpp {what}", nearest.name())
+    })
+}
+
+/// Says of which family a `config.json` is.
+fn set_family(json: &mut Value, model_type: &str, class: &str) {
+    json["model_type"] = model_type.into();
+    json["architectures"] = vec![class].into();
+}
+
+/// What is said of an architecture for which llama.cpp ignores the sliding window.
+fn ignored_window(config: &DecoderConfig) -> Option<String> {
+    let window = config.sliding_window?;
+    Some(format!(
+        "llama.cpp ignores the sliding window: up to {window} tokens it computes the same"
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_families_are_unique() {
+        let names: BTreeSet<&str> = ARCHITECTURES.iter().map(|known| known.name()).collect();
+        assert_eq!(names.len(), ARCHITECTURES.len());
+        let types = || ARCHITECTURES.iter().flat_map(|known| known.model_types().iter().copied());
+        assert_eq!(types().collect::<BTreeSet<_>>().len(), types().count());
+        let known: BTreeSet<&str> = crate::model::model_types().collect();
+        assert!(types().all(|model_type| known.contains(model_type)));
+    }
+}
