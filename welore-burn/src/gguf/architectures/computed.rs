@@ -51,6 +51,24 @@ pub(super) fn with_even_heads(mut config: DecoderConfig) -> DecoderConfig {
     config
 }
 
+/// Adds the sliding windows of a model, which llama.cpp computes in any layers. Without one, where it
+/// has them in every model: of this size, and not in the last one of every so many layers.
+pub(super) fn with_windows(
+    mut computed: DecoderConfig,
+    config: &DecoderConfig,
+    otherwise: Option<(usize, usize)>,
+) -> DecoderConfig {
+    computed.sliding_window = config.sliding_window;
+    computed.first_window_layer = config.first_window_layer;
+    computed.window_layers = config.window_layers.clone();
+    if let (None, Some((window, period))) = (config.sliding_window, otherwise) {
+        let layers = 1..=config.num_hidden_layers;
+        computed.sliding_window = Some(window);
+        computed.window_layers = Some(layers.map(|layer| !layer.is_multiple_of(period)).collect());
+    }
+    computed
+}
+
 /// The first thing that llama.cpp does otherwise than the model, as a predicate: `has no …`.
 pub(super) fn difference(model: &DecoderConfig, computed: &DecoderConfig) -> Option<String> {
     in_structure(model, computed)

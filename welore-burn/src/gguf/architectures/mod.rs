@@ -7,6 +7,7 @@ mod computed;
 mod deci;
 mod llama;
 mod qwen2;
+mod qwen3;
 
 use std::fmt::Debug;
 
@@ -99,7 +100,12 @@ impl dyn Architecture {
 
 /// All architectures. A model whose family has none of its own is written as the first one that
 /// computes the same.
-static ARCHITECTURES: &[Known] = &[&llama::Llama, &qwen2::Qwen2, &deci::Deci];
+static ARCHITECTURES: &[Known] = &[
+    &llama::Llama,
+    &qwen2::Qwen2,
+    &deci::Deci,
+    &qwen3::Qwen3,
+];
 
 /// The architecture of this name.
 pub(super) fn named(name: &str) -> Option<Known> {
