@@ -8,6 +8,7 @@ mod deci;
 mod llama;
 mod qwen2;
 mod qwen3;
+mod smollm3;
 
 use std::fmt::Debug;
 
@@ -105,6 +106,7 @@ static ARCHITECTURES: &[Known] = &[
     &qwen2::Qwen2,
     &deci::Deci,
     &qwen3::Qwen3,
+    &smollm3::SmolLm3,
 ];
 
 /// The architecture of this name.
