@@ -5,6 +5,7 @@
 
 mod computed;
 mod deci;
+mod granite;
 mod llama;
 mod qwen2;
 mod qwen3;
@@ -107,6 +108,7 @@ static ARCHITECTURES: &[Known] = &[
     &deci::Deci,
     &qwen3::Qwen3,
     &smollm3::SmolLm3,
+    &granite::Granite,
 ];
 
 /// The architecture of this name.
