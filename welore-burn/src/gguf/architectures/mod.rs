@@ -5,6 +5,7 @@
 
 mod computed;
 mod deci;
+mod gemma;
 mod granite;
 mod llama;
 mod qwen2;
@@ -109,6 +110,7 @@ static ARCHITECTURES: &[Known] = &[
     &qwen3::Qwen3,
     &smollm3::SmolLm3,
     &granite::Granite,
+    &gemma::Gemma,
 ];
 
 /// The architecture of this name.
