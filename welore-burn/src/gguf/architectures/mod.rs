@@ -6,6 +6,7 @@
 mod computed;
 mod deci;
 mod gemma;
+mod gemma2;
 mod granite;
 mod llama;
 mod qwen2;
@@ -111,6 +112,7 @@ static ARCHITECTURES: &[Known] = &[
     &smollm3::SmolLm3,
     &granite::Granite,
     &gemma::Gemma,
+    &gemma2::Gemma2,
 ];
 
 /// The architecture of this name.
