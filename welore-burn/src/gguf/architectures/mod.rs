@@ -7,6 +7,7 @@ mod computed;
 mod deci;
 mod gemma;
 mod gemma2;
+mod gemma3;
 mod granite;
 mod llama;
 mod qwen2;
@@ -113,6 +114,7 @@ static ARCHITECTURES: &[Known] = &[
     &granite::Granite,
     &gemma::Gemma,
     &gemma2::Gemma2,
+    &gemma3::Gemma3,
 ];
 
 /// The architecture of this name.
