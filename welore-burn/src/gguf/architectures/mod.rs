@@ -10,6 +10,7 @@ mod gemma2;
 mod gemma3;
 mod granite;
 mod llama;
+mod olmo2;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -115,6 +116,7 @@ static ARCHITECTURES: &[Known] = &[
     &gemma::Gemma,
     &gemma2::Gemma2,
     &gemma3::Gemma3,
+    &olmo2::Olmo2,
 ];
 
 /// The architecture of this name.
