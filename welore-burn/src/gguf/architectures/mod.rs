@@ -11,6 +11,7 @@ mod gemma3;
 mod granite;
 mod llama;
 mod olmo2;
+mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
@@ -117,6 +118,7 @@ static ARCHITECTURES: &[Known] = &[
     &gemma2::Gemma2,
     &gemma3::Gemma3,
     &olmo2::Olmo2,
+    &phi3::Phi3,
 ];
 
 /// The architecture of this name.
