@@ -15,6 +15,7 @@ mod phi3;
 mod qwen2;
 mod qwen3;
 mod smollm3;
+mod stablelm;
 
 use std::fmt::Debug;
 
@@ -119,6 +120,7 @@ static ARCHITECTURES: &[Known] = &[
     &gemma3::Gemma3,
     &olmo2::Olmo2,
     &phi3::Phi3,
+    &stablelm::StableLm,
 ];
 
 /// The architecture of this name.
