@@ -16,6 +16,7 @@ mod qwen2;
 mod qwen3;
 mod smollm3;
 mod stablelm;
+mod starcoder2;
 
 use std::fmt::Debug;
 
@@ -121,6 +122,7 @@ static ARCHITECTURES: &[Known] = &[
     &olmo2::Olmo2,
     &phi3::Phi3,
     &stablelm::StableLm,
+    &starcoder2::StarCoder2,
 ];
 
 /// The architecture of this name.
