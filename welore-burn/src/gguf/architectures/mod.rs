@@ -3,6 +3,7 @@
 //! An architecture says what llama.cpp computes for its files. A model is written as one that computes
 //! the same, and refused if there is none.
 
+mod command_r;
 mod computed;
 mod deci;
 mod gemma;
@@ -123,6 +124,7 @@ static ARCHITECTURES: &[Known] = &[
     &phi3::Phi3,
     &stablelm::StableLm,
     &starcoder2::StarCoder2,
+    &command_r::CommandR,
 ];
 
 /// The architecture of this name.
