@@ -3,6 +3,7 @@
 //! An architecture says what llama.cpp computes for its files. A model is written as one that computes
 //! the same, and refused if there is none.
 
+mod cohere2;
 mod command_r;
 mod computed;
 mod deci;
@@ -125,6 +126,7 @@ static ARCHITECTURES: &[Known] = &[
     &stablelm::StableLm,
     &starcoder2::StarCoder2,
     &command_r::CommandR,
+    &cohere2::Cohere2,
 ];
 
 /// The architecture of this name.
