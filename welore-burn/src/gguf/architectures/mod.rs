@@ -10,6 +10,7 @@ mod deci;
 mod gemma;
 mod gemma2;
 mod gemma3;
+mod glm4;
 mod granite;
 mod llama;
 mod olmo2;
@@ -127,6 +128,7 @@ static ARCHITECTURES: &[Known] = &[
     &starcoder2::StarCoder2,
     &command_r::CommandR,
     &cohere2::Cohere2,
+    &glm4::Glm4,
 ];
 
 /// The architecture of this name.
