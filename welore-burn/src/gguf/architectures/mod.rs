@@ -3,6 +3,7 @@
 //! An architecture says what llama.cpp computes for its files. A model is written as one that computes
 //! the same, and refused if there is none.
 
+mod chatglm;
 mod cohere2;
 mod command_r;
 mod computed;
@@ -129,6 +130,7 @@ static ARCHITECTURES: &[Known] = &[
     &command_r::CommandR,
     &cohere2::Cohere2,
     &glm4::Glm4,
+    &chatglm::ChatGlm,
 ];
 
 /// The architecture of this name.
