@@ -12,6 +12,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gptneox;
 mod granite;
 mod llama;
 mod olmo2;
@@ -131,6 +132,7 @@ static ARCHITECTURES: &[Known] = &[
     &cohere2::Cohere2,
     &glm4::Glm4,
     &chatglm::ChatGlm,
+    &gptneox::GptNeox,
 ];
 
 /// The architecture of this name.
