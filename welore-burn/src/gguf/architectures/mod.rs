@@ -15,6 +15,7 @@ mod glm4;
 mod gptneox;
 mod granite;
 mod llama;
+mod olmo;
 mod olmo2;
 mod phi3;
 mod qwen2;
@@ -133,6 +134,7 @@ static ARCHITECTURES: &[Known] = &[
     &glm4::Glm4,
     &chatglm::ChatGlm,
     &gptneox::GptNeox,
+    &olmo::Olmo,
 ];
 
 /// The architecture of this name.
