@@ -20,6 +20,7 @@ mod olmo2;
 mod phi3;
 mod qwen2;
 mod qwen3;
+mod seed_oss;
 mod smollm3;
 mod stablelm;
 mod starcoder2;
@@ -135,6 +136,7 @@ static ARCHITECTURES: &[Known] = &[
     &chatglm::ChatGlm,
     &gptneox::GptNeox,
     &olmo::Olmo,
+    &seed_oss::SeedOss,
 ];
 
 /// The architecture of this name.
