@@ -3,6 +3,7 @@
 //! An architecture says what llama.cpp computes for its files. A model is written as one that computes
 //! the same, and refused if there is none.
 
+mod arcee;
 mod chatglm;
 mod cohere2;
 mod command_r;
@@ -137,6 +138,7 @@ static ARCHITECTURES: &[Known] = &[
     &gptneox::GptNeox,
     &olmo::Olmo,
     &seed_oss::SeedOss,
+    &arcee::Arcee,
 ];
 
 /// The architecture of this name.
