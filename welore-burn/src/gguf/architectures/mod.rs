@@ -9,6 +9,7 @@ mod cohere2;
 mod command_r;
 mod computed;
 mod deci;
+mod ernie4_5;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -139,6 +140,7 @@ static ARCHITECTURES: &[Known] = &[
     &olmo::Olmo,
     &seed_oss::SeedOss,
     &arcee::Arcee,
+    &ernie4_5::Ernie45,
 ];
 
 /// The architecture of this name.
