@@ -10,6 +10,7 @@ mod command_r;
 mod computed;
 mod deci;
 mod ernie4_5;
+mod exaone4;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -141,6 +142,7 @@ static ARCHITECTURES: &[Known] = &[
     &seed_oss::SeedOss,
     &arcee::Arcee,
     &ernie4_5::Ernie45,
+    &exaone4::Exaone4,
 ];
 
 /// The architecture of this name.
