@@ -1,6 +1,7 @@
 //! GGUF files become model directories, and hostile files give errors.
 
 mod export;
+mod families;
 pub mod writer;
 
 use std::collections::BTreeMap;

@@ -49,7 +49,7 @@ fn small_tokenizer() -> Value {
 }
 
 /// A copy of a fixture, with a small tokenizer if it has none.
-fn model(name: &str, dir: &Path) -> PathBuf {
+pub(super) fn model(name: &str, dir: &Path) -> PathBuf {
     let copy = dir.join(name);
     fs::create_dir(&copy).unwrap();
     for entry in fs::read_dir(fixture(name)).unwrap().map(Result::unwrap) {
@@ -61,18 +61,18 @@ fn model(name: &str, dir: &Path) -> PathBuf {
     copy
 }
 
-fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
+pub(super) fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
     let mut value: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
     change(&mut value);
     fs::write(path, value.to_string()).unwrap();
 }
 
-fn export(model: &Path, to: &Path, options: &GgufOptions) -> Result<GgufWritten, GgufError> {
+pub(super) fn export(model: &Path, to: &Path, options: &GgufOptions) -> Result<GgufWritten, GgufError> {
     export_gguf(&open_model(model, &device()).unwrap(), to, options, &mut ())
 }
 
 /// Writes a model as a file, and the file as the directory `back`.
-fn there_and_back(model: &Path, dir: &Path) -> (GgufWritten, PathBuf) {
+pub(super) fn there_and_back(model: &Path, dir: &Path) -> (GgufWritten, PathBuf) {
     let (file, back) = (dir.join("model.gguf"), dir.join("back"));
     let written = export(model, &file, &GgufOptions::default()).unwrap();
     assert_eq!(written.bytes, fs::metadata(&file).unwrap().len());

@@ -192,6 +192,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::model::{BlockLayout, NormKind, QkNorm};
 
     #[test]
     fn names_and_families_are_unique() {
@@ -201,5 +202,49 @@ mod tests {
         assert_eq!(types().collect::<BTreeSet<_>>().len(), types().count());
         let known: BTreeSet<&str> = crate::model::model_types().collect();
         assert!(types().all(|model_type| known.contains(model_type)));
+    }
+
+    /// A decoder of so many layers.
+    fn decoder(layers: usize) -> DecoderConfig {
+        DecoderConfig::new(64, 32, 40, layers, 4, 2, 8)
+    }
+
+    #[test]
+    fn what_llama_cpp_tells_by_the_number_of_layers_is_as_it_tells_it() {
+        let windowed = |layers: usize| {
+            let windows: Vec<bool> = (1..=layers).map(|layer| layer % 4 != 0).collect();
+            let mut config = decoder(layers)
+                .with_layout(BlockLayout::After)
+                .with_qk_norm(QkNorm::Head)
+                .with_sliding_window(Some(8))
+                .with_rotary_layers(Some(windows.clone()));
+            config.window_layers = Some(windows);
+            config
+        };
+        assert_eq!(of(&windowed(64), "exaone4").map(|known| known.name()), Ok("exaone4"));
+        assert!(of(&windowed(32), "exaone4").is_err());
+
+        let command_r = |layers: usize| {
+            decoder(layers)
+                .with_layout(BlockLayout::SharedNorm)
+                .with_norm(NormKind::Layer)
+                .with_rotary_neighbours(true)
+                .with_tie_word_embeddings(true)
+        };
+        assert_eq!(of(&command_r(40), "cohere").map(|known| known.name()), Ok("command-r"));
+        let message = of(&command_r(64), "cohere").map(|known| known.name()).unwrap_err();
+        assert_eq!(message, "`command-r` of llama.cpp needs norms of queries and keys");
+
+        let rotary = (1..=8).map(|layer| layer % 4 != 0).collect();
+        let smollm3 = decoder(8).with_rotary_layers(Some(rotary));
+        assert_eq!(of(&smollm3, "smollm3").map(|known| known.name()), Ok("smollm3"));
+    }
+
+    #[test]
+    fn the_largest_gemmas_have_a_scale_of_attention_of_their_own() {
+        // Gemma 2 27B and Gemma 3 27B, as their own files have it, and Gemma 2 9B.
+        assert_eq!(gemma2::divisor(46, 46, [4608, 32, 128]), 144);
+        assert_eq!(gemma2::divisor(62, 62, [5376, 32, 128]), 168);
+        assert_eq!(gemma2::divisor(42, 46, [3584, 16, 256]), 256);
     }
 }
