@@ -67,7 +67,11 @@ pub(super) fn edit(path: &Path, change: impl FnOnce(&mut Value)) {
     fs::write(path, value.to_string()).unwrap();
 }
 
-pub(super) fn export(model: &Path, to: &Path, options: &GgufOptions) -> Result<GgufWritten, GgufError> {
+pub(super) fn export(
+    model: &Path,
+    to: &Path,
+    options: &GgufOptions,
+) -> Result<GgufWritten, GgufError> {
     export_gguf(&open_model(model, &device()).unwrap(), to, options, &mut ())
 }
 
@@ -287,6 +291,15 @@ fn ways_to_split_text_are_named_again() {
         ("megrez", "deepseek-r1-qwen"),
         ("tekken", "tekken"),
         ("default", "default"),
+        ("olmo", "olmo"),
+        ("exaone4", "gpt-2"),
+        ("refact", "smollm"),
+        ("command-r", "command-r"),
+        ("dbrx", "smaug-bpe"),
+        ("glm4", "llama-bpe"),
+        ("stablelm2", "deepseek-r1-qwen"),
+        ("seed-coder", "seed-coder"),
+        ("gpt-4o", "gpt-4o"),
     ] {
         let dir = tempdir().unwrap();
         let mut gguf = byte_level();
@@ -319,6 +332,28 @@ fn merges_of_sentence_piece_become_scores_again() {
             }
         }
     }
+}
+
+#[test]
+fn a_split_at_spaces_is_none_where_no_spaces_are_left() {
+    let (mut gguf, _) = sentence_piece();
+    gguf.set("tokenizer.ggml.add_space_prefix", Meta::Bool(false));
+    let dir = tempdir().unwrap();
+    convert(&gguf.bytes(), dir.path()).unwrap();
+    let model = dir.path().join("model");
+    let file = dir.path().join("out.gguf");
+    let splits_at = |text: &str| {
+        edit(&model.join("tokenizer.json"), |t| {
+            t["pre_tokenizer"] = json!({
+                "type": "Split", "pattern": { "String": text }, "behavior": "MergedWithPrevious",
+                "invert": false,
+            });
+        });
+        export(&model, &file, &GgufOptions::default())
+    };
+    splits_at(" ").unwrap();
+    let error = splits_at("a").unwrap_err().to_string();
+    assert!(error.contains("treats spaces in another way"), "{error}");
 }
 
 #[test]
