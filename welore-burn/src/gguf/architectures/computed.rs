@@ -1,40 +1,27 @@
 //! What llama.cpp computes, compared with what a model does.
 
-use crate::model::{
-    BlockLayout, DecoderConfig, MlpLayout, Names, NormKind, QkNorm, QkvLayout, RopeScaling,
-};
+use crate::model::{DecoderConfig, QkNorm, RopeScaling};
 
-/// A decoder of the sizes of another, with nothing that LLaMA does not have, and without biases and
-/// sliding window. Rotary positions and their scaling stay.
+/// A decoder of the sizes of another, and with its rotary positions, and otherwise LLaMA without biases.
 pub(super) fn plain(config: &DecoderConfig) -> DecoderConfig {
-    DecoderConfig {
-        qkv_bias: false,
-        output_bias: false,
-        mlp_bias: false,
-        names: Names::Llama,
-        layout: BlockLayout::Before,
-        norm: NormKind::Rms,
-        qk_norm: QkNorm::None,
-        qkv: QkvLayout::Separate,
-        mlp: MlpLayout::Gated,
-        activation: Default::default(),
-        attention_scale: None,
-        attention_cap: None,
-        qkv_clip: None,
-        embedding_scale: None,
-        residual_scale: None,
-        logit_scale: None,
-        logit_cap: None,
-        rotary_width: None,
-        rotary_neighbours: false,
-        rotary_layers: None,
-        window_rope: None,
-        sliding_window: None,
-        first_window_layer: 0,
-        window_layers: None,
-        intermediate_sizes: None,
-        ..config.clone()
-    }
+    let mut plain = DecoderConfig::new(
+        config.vocab_size,
+        config.hidden_size,
+        config.intermediate_size,
+        config.num_hidden_layers,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+    )
+    .with_rms_norm_eps(config.rms_norm_eps)
+    .with_rope_theta(config.rope_theta)
+    .with_rope_scaling(config.rope_scaling.clone())
+    .with_max_position_embeddings(config.max_position_embeddings)
+    .with_tie_word_embeddings(config.tie_word_embeddings)
+    .with_initializer_range(config.initializer_range);
+    plain.bos_token_id = config.bos_token_id;
+    plain.eos_token_ids = config.eos_token_ids.clone();
+    plain
 }
 
 /// Takes the scaling of rotary frequencies off that llama.cpp computes from a tensor of divisors.
@@ -75,6 +62,7 @@ pub(super) fn difference(model: &DecoderConfig, computed: &DecoderConfig) -> Opt
         .or_else(|| in_numbers(model, computed))
         .or_else(|| in_layers(model, computed))
         .or_else(|| in_scaling(model, computed))
+        .or_else(|| in_the_rest(model, computed))
 }
 
 fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<String> {
@@ -192,4 +180,41 @@ fn in_scaling(model: &DecoderConfig, computed: &DecoderConfig) -> Option<String>
     };
     let differs = model.rope_scaling != computed.rope_scaling;
     differs.then(|| format!("does not scale RoPE as {name} does"))
+}
+
+/// What nothing above compares: a field that is new is refused until an architecture has it.
+fn in_the_rest(model: &DecoderConfig, computed: &DecoderConfig) -> Option<String> {
+    let compared = DecoderConfig {
+        head_dim: model.head_dim,
+        rms_norm_eps: model.rms_norm_eps,
+        rope_scaling: model.rope_scaling.clone(),
+        tie_word_embeddings: model.tie_word_embeddings,
+        qkv_bias: model.qkv_bias,
+        output_bias: model.output_bias,
+        mlp_bias: model.mlp_bias,
+        names: model.names,
+        layout: model.layout,
+        norm: model.norm,
+        qk_norm: model.qk_norm,
+        qkv: model.qkv,
+        mlp: model.mlp,
+        activation: model.activation,
+        attention_scale: model.attention_scale,
+        attention_cap: model.attention_cap,
+        qkv_clip: model.qkv_clip,
+        embedding_scale: model.embedding_scale,
+        residual_scale: model.residual_scale,
+        logit_scale: model.logit_scale,
+        logit_cap: model.logit_cap,
+        rotary_width: model.rotary_width,
+        rotary_neighbours: model.rotary_neighbours,
+        rotary_layers: model.rotary_layers.clone(),
+        window_rope: model.window_rope.clone(),
+        sliding_window: model.sliding_window,
+        first_window_layer: model.first_window_layer,
+        window_layers: model.window_layers.clone(),
+        intermediate_sizes: model.intermediate_sizes.clone(),
+        ..computed.clone()
+    };
+    (compared != *model).then(|| "does not have all that the model has".into())
 }
