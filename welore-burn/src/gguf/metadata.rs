@@ -96,7 +96,7 @@ fn window_pattern(config: &DecoderConfig, architecture: Known) -> Option<(String
     let period = architecture.window_period().filter(|_| config.sliding_window.is_some())?;
     let layers = 0..config.num_hidden_layers;
     let windows: Vec<bool> = layers.map(|layer| config.has_window(layer)).collect();
-    let is_usual = |(layer, window): (usize, &bool)| *window == !(layer + 1).is_multiple_of(period);
+    let is_usual = |(layer, window): (usize, &bool)| *window != (layer + 1).is_multiple_of(period);
     let usual = windows.iter().enumerate().all(is_usual);
     let list = Value::Array(Box::new(Values::Bool(windows)));
     (!usual).then(|| (architecture.key(keys::WINDOW_PATTERN), list))
