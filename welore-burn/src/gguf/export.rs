@@ -155,8 +155,15 @@ impl<'a> GgufExport<'a> {
             types,
             parameters: self.tensors.iter().map(Outgoing::parameters).sum(),
             bytes: self.layout.bytes(),
-            remarks: self.architecture.remark(&self.opened.config).into_iter().collect(),
+            remarks: self.remarks(),
         }
+    }
+
+    /// What llama.cpp does not do quite as the model does.
+    fn remarks(&self) -> Vec<String> {
+        let config = &self.opened.config;
+        let own = self.architecture.remark(config);
+        own.into_iter().chain(metadata::window_remark(config, self.architecture)).collect()
     }
 
     /// Writes the file. It appears at `path` when it is complete, in place of a file that was there.

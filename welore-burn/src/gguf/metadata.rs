@@ -102,6 +102,16 @@ fn window_pattern(config: &DecoderConfig, architecture: Known) -> Option<(String
     (!usual).then(|| (architecture.key(keys::WINDOW_PATTERN), list))
 }
 
+/// What is said of a file that states which layers have the sliding window.
+pub(super) fn window_remark(config: &DecoderConfig, architecture: Known) -> Option<String> {
+    window_pattern(config, architecture)?;
+    Some(
+        "the file states which layers have the sliding window; older versions of llama.cpp take \
+         others"
+            .into(),
+    )
+}
+
 fn in_32_bits(key: &str, size: usize) -> Result<u32, String> {
     u32::try_from(size).map_err(|_| format!("{key} is {size}, which 32 bits cannot hold"))
 }
