@@ -125,6 +125,14 @@ impl GgufFile {
         Some(read(list).ok_or_else(wrong))
     }
 
+    /// A list of true and false, also as numbers; `None` if there is no list.
+    pub fn flags(&self, key: &str) -> Option<Result<Vec<bool>, ContainerError>> {
+        match self.metadata.get(key)?.as_array()? {
+            Array::Bool(list) => Some(Ok(list.clone())),
+            _ => Some(self.list(key)?.map(|list| list.iter().map(|x| *x != 0).collect())),
+        }
+    }
+
     pub fn numbers(&self, key: &str) -> Result<Option<&[f32]>, ContainerError> {
         self.array(key, "a list of numbers", Array::as_f32_slice)
     }

@@ -1,7 +1,8 @@
 //! What llama.cpp calls the matrices of a layer.
 
-/// llama.cpp's names, and those of Hugging Face.
-const MATRICES: [(&str, &str); 7] = [
+/// llama.cpp's names, and those of Hugging Face. Where several have one name in llama.cpp, the first
+/// is meant by it.
+const MATRICES: [(&str, &str); 11] = [
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
@@ -9,6 +10,10 @@ const MATRICES: [(&str, &str); 7] = [
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+    ("attn_qkv", "self_attn.qkv_proj"),
+    ("ffn_up", "mlp.gate_up_proj"),
+    ("ffn_up", "mlp.c_fc"),
+    ("ffn_down", "mlp.c_proj"),
 ];
 
 /// The tensor that holds a matrix of a layer: `blk.3.attn_q.weight` for
@@ -19,7 +24,7 @@ pub(crate) fn tensor_of_matrix(matrix: &str) -> Option<String> {
     Some(format!("blk.{layer}.{tensor}.weight"))
 }
 
-/// The inverse of [`tensor_of_matrix`].
+/// The inverse of [`tensor_of_matrix`], for the matrices that most models have.
 pub(crate) fn matrix_of_tensor(tensor: &str) -> Option<String> {
     let (layer, tensor) = layer_in(tensor.strip_prefix("blk.")?.strip_suffix(".weight")?)?;
     let (_, matrix) = MATRICES.iter().find(|(name, _)| *name == tensor)?;
@@ -47,6 +52,11 @@ mod tests {
         ] {
             assert_eq!(tensor_of_matrix(matrix).as_deref(), Some(tensor));
             assert_eq!(matrix_of_tensor(tensor).as_deref(), Some(matrix));
+        }
+        // Phi-3 and StarCoder2.
+        for matrix in ["mlp.gate_up_proj", "mlp.c_fc"] {
+            let tensor = tensor_of_matrix(&format!("model.layers.2.{matrix}"));
+            assert_eq!(tensor.as_deref(), Some("blk.2.ffn_up.weight"));
         }
         for tensor in [
             "output.weight",

@@ -21,12 +21,14 @@ pub enum GgufError {
     #[error("{0}")]
     File(#[from] FileError),
     /// A model of another family.
-    #[error("{path}: architecture `{architecture}` is not supported; llama and qwen2 are", path = path.display())]
+    #[error("{path}: architecture `{architecture}` is not supported, only {supported}", path = path.display())]
     Architecture {
         /// The file.
         path: PathBuf,
         /// The architecture that it names.
         architecture: String,
+        /// Supported architectures.
+        supported: String,
     },
     /// The metadata does not describe a supported model.
     #[error("{path}: its metadata: {source}", path = path.display())]

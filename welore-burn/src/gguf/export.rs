@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-use super::architecture::Architecture;
+use super::architectures::{self, Known};
 use super::error::GgufError;
 use super::metadata;
-use super::names::{Entry, RowOrder, entries};
+use super::names::{Entry, RowOrder, entries, shifted};
 use super::rope::stored_divisors;
 use super::source::{CheckpointSource, GgufTensor, TensorSource};
 use super::tokenizer::describe_tokenizer;
@@ -42,13 +42,15 @@ pub struct GgufWritten {
     pub parameters: u64,
     /// Bytes of the whole file.
     pub bytes: u64,
+    /// What llama.cpp does not do quite as the model does, one sentence each.
+    pub remarks: Vec<String>,
 }
 
 /// A GGUF file that is about to be written: all of it is known but the entries of its tensors.
 #[derive(Debug)]
 pub struct GgufExport<'a> {
     opened: &'a OpenedModel,
-    architecture: Architecture,
+    architecture: Known,
     layout: GgufLayout,
     /// The divisors of rotary frequencies, if there are any, by their names. They come first.
     divisors: Vec<(&'static str, Vec<u8>)>,
@@ -60,6 +62,8 @@ pub struct GgufExport<'a> {
 struct Outgoing {
     gguf: String,
     order: RowOrder,
+    /// Added to each entry.
+    shift: f32,
     tensor: GgufTensor,
 }
 
@@ -97,7 +101,7 @@ impl<'a> GgufExport<'a> {
     pub fn new(opened: &'a OpenedModel, options: &GgufOptions) -> Result<Self, GgufError> {
         let (config, dir) = (&opened.config, opened.checkpoint.dir());
         let wrong = |reason| GgufError::Unsupported { path: dir.into(), reason };
-        let architecture = Architecture::of(config).map_err(wrong)?;
+        let architecture = architectures::of(config, &opened.model_type).map_err(wrong)?;
         // The file may be published, with what links in the directory lead to.
         check_companions(dir)?;
         check_memory(opened)?;
@@ -151,7 +155,15 @@ impl<'a> GgufExport<'a> {
             types,
             parameters: self.tensors.iter().map(Outgoing::parameters).sum(),
             bytes: self.layout.bytes(),
+            remarks: self.remarks(),
         }
+    }
+
+    /// What llama.cpp does not do quite as the model does.
+    fn remarks(&self) -> Vec<String> {
+        let config = &self.opened.config;
+        let own = self.architecture.remark(config);
+        own.into_iter().chain(metadata::window_remark(config, self.architecture)).collect()
     }
 
     /// Writes the file. It appears at `path` when it is complete, in place of a file that was there.
@@ -178,9 +190,10 @@ impl<'a> GgufExport<'a> {
         for (name, divisors) in &self.divisors {
             file.write(name, divisors)?;
         }
-        for Outgoing { gguf, order, tensor } in &self.tensors {
+        for Outgoing { gguf, order, shift, tensor } in &self.tensors {
             progress.step(&tensor.name)?;
             let data: Cow<'_, [u8]> = source.bytes(tensor)?;
+            let data = if *shift == 0.0 { data } else { Cow::Owned(shifted(&data, *shift)) };
             file.write(gguf, &order.to_file(data, &tensor.shape))?;
             source.release(tensor);
         }
@@ -202,7 +215,7 @@ fn check_memory(opened: &OpenedModel) -> Result<(), GgufError> {
 /// The tensors of a model, with the types that are chosen for them.
 fn outgoing(
     opened: &OpenedModel,
-    architecture: Architecture,
+    architecture: Known,
     options: &GgufOptions,
 ) -> Result<Vec<Outgoing>, GgufError> {
     let stored = CheckpointSource::new(opened);
@@ -221,8 +234,8 @@ fn outgoing(
             (false, _, Some(dtype)) => dtype,
             (false, _, None) => stored.stored_type(&entry.name)?,
         };
-        let Entry { gguf, name, shape, order } = entry;
-        tensors.push(Outgoing { gguf, order, tensor: GgufTensor { name, shape, dtype } });
+        let Entry { gguf, name, shape, order, shift } = entry;
+        tensors.push(Outgoing { gguf, order, shift, tensor: GgufTensor { name, shape, dtype } });
     }
     match unknown.into_keys().next() {
         Some(tensor) => {

@@ -1,6 +1,6 @@
 //! Turns the configuration of a model into GGUF metadata.
 
-use super::architecture::Architecture;
+use super::architectures::{Known, Statement};
 use super::keys;
 use super::rope::stored_scaling;
 use crate::ggml::{TensorType, Value, Values};
@@ -14,10 +14,10 @@ const QUANTIZATION: u32 = 2;
 ///
 /// # Errors
 ///
-/// A number that no file can hold.
+/// What no file can hold, and what llama.cpp does not compute.
 pub(super) fn describe(
     config: &DecoderConfig,
-    architecture: Architecture,
+    architecture: Known,
     name: Option<&str>,
     most: TensorType,
 ) -> Result<Vec<(String, Value)>, String> {
@@ -29,6 +29,40 @@ pub(super) fn describe(
         ("general.quantization_version".into(), Value::U32(QUANTIZATION)),
     ];
     entries.extend(name.map(|name| ("general.name".into(), text(name))));
+    entries.extend(sizes(config, architecture)?);
+    let scaling = stored_scaling(&config.rope_scaling)?;
+    entries.extend(scaling.kind.map(|kind| (architecture.key(keys::ROPE_SCALING), text(kind))));
+    if let Some(context) = scaling.original_context {
+        let key = keys::ROPE_CONTEXT;
+        if context.fract() != 0.0 {
+            return Err(format!("{key} is {context}, which is not a whole number"));
+        }
+        let context = Value::U32(in_32_bits(key, context as usize)?);
+        entries.push((architecture.key(key), context));
+    }
+    entries.extend(window_pattern(config, architecture));
+    let (epsilon, _) = architecture.epsilon();
+    let mut numbers = vec![(epsilon, config.rms_norm_eps), (keys::ROPE_BASE, config.rope_theta)];
+    numbers.extend(scaling.numbers);
+    for (key, statement) in architecture.statements(config) {
+        match statement {
+            Statement::Number(number) => numbers.push((key, number)),
+            Statement::Flag(flag) => entries.push((architecture.key(key), Value::Bool(flag))),
+            Statement::Text(stated) => entries.push((architecture.key(key), text(stated))),
+        }
+    }
+    for (key, number) in numbers {
+        let stored = number as f32;
+        if !stored.is_finite() || stored <= 0.0 {
+            return Err(format!("{key} is {number:e}, which 32 bits cannot hold"));
+        }
+        entries.push((architecture.key(key), Value::F32(stored)));
+    }
+    Ok(entries)
+}
+
+/// The sizes of a model.
+fn sizes(config: &DecoderConfig, architecture: Known) -> Result<Vec<(String, Value)>, String> {
     let sizes = [
         ("vocab_size", Some(config.vocab_size)),
         (keys::CONTEXT, Some(config.max_position_embeddings)),
@@ -38,10 +72,10 @@ pub(super) fn describe(
         (keys::KV_HEADS, Some(config.num_key_value_heads)),
         (keys::KEY_WIDTH, Some(config.head_dim)),
         (keys::VALUE_WIDTH, Some(config.head_dim)),
-        (keys::ROPE_WIDTH, Some(config.head_dim)),
-        // llama.cpp attends to everything all the same; other readers do not.
+        (keys::ROPE_WIDTH, Some(config.rotary_width.unwrap_or(config.head_dim))),
         (keys::WINDOW, config.sliding_window),
     ];
+    let mut entries = Vec::new();
     for (key, size) in sizes {
         let Some(size) = size else { continue };
         entries.push((architecture.key(key), Value::U32(in_32_bits(key, size)?)));
@@ -54,27 +88,28 @@ pub(super) fn describe(
         None => Value::U32(in_32_bits(keys::MLP, config.intermediate_size)?),
     };
     entries.push((architecture.key(keys::MLP), widths));
-    let scaling = stored_scaling(&config.rope_scaling)?;
-    entries.extend(scaling.kind.map(|kind| (architecture.key(keys::ROPE_SCALING), text(kind))));
-    if let Some(context) = scaling.original_context {
-        let key = keys::ROPE_CONTEXT;
-        if context.fract() != 0.0 {
-            return Err(format!("{key} is {context}, which is not a whole number"));
-        }
-        let context = Value::U32(in_32_bits(key, context as usize)?);
-        entries.push((architecture.key(key), context));
-    }
-    let mut numbers =
-        vec![(keys::NORM_EPS, config.rms_norm_eps), (keys::ROPE_BASE, config.rope_theta)];
-    numbers.extend(scaling.numbers);
-    for (key, number) in numbers {
-        let stored = number as f32;
-        if !stored.is_finite() || stored <= 0.0 {
-            return Err(format!("{key} is {number:e}, which 32 bits cannot hold"));
-        }
-        entries.push((architecture.key(key), Value::F32(stored)));
-    }
     Ok(entries)
+}
+
+/// Which layers have the sliding window, unless they are those of which llama.cpp thinks so anyway.
+fn window_pattern(config: &DecoderConfig, architecture: Known) -> Option<(String, Value)> {
+    let period = architecture.window_period().filter(|_| config.sliding_window.is_some())?;
+    let layers = 0..config.num_hidden_layers;
+    let windows: Vec<bool> = layers.map(|layer| config.has_window(layer)).collect();
+    let is_usual = |(layer, window): (usize, &bool)| *window != (layer + 1).is_multiple_of(period);
+    let usual = windows.iter().enumerate().all(is_usual);
+    let list = Value::Array(Box::new(Values::Bool(windows)));
+    (!usual).then(|| (architecture.key(keys::WINDOW_PATTERN), list))
+}
+
+/// What is said of a file that states which layers have the sliding window.
+pub(super) fn window_remark(config: &DecoderConfig, architecture: Known) -> Option<String> {
+    window_pattern(config, architecture)?;
+    Some(
+        "the file states which layers have the sliding window; older versions of llama.cpp take \
+         others"
+            .into(),
+    )
 }
 
 fn in_32_bits(key: &str, size: usize) -> Result<u32, String> {

@@ -1,7 +1,7 @@
 //! Turns GGUF files, the model files of llama.cpp, into Hugging Face model directories, and back.
 //!
-//! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of the LLaMA
-//! or the Qwen2 architecture. Everything else in this library works on the result. Quantized
+//! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of a known
+//! architecture. Everything else in this library works on the result. Quantized
 //! tensors become F32, others keep their type; or matrices stay in their blocks, for a model that is
 //! only run ([`GgufConversion`]).
 //!
@@ -9,7 +9,7 @@
 //! because llama.cpp does not know them. [`GgufExport`] does the same in steps: it tells the size of
 //! the file before it is written, and takes the bytes of tensors from any [`TensorSource`].
 
-mod architecture;
+mod architectures;
 mod config;
 mod error;
 mod export;
@@ -18,13 +18,14 @@ mod metadata;
 mod names;
 mod rope;
 mod source;
+mod stated;
 mod tensors;
 mod tokenizer;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use self::architecture::Architecture;
+use self::architectures::Known;
 use self::names::Planned;
 use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 use crate::files::{OutputDir, write_file};
@@ -135,7 +136,7 @@ fn write_weights(
     Ok(())
 }
 
-fn summary(file: &GgufFile, architecture: Architecture, planned: &[Planned]) -> GgufSummary {
+fn summary(file: &GgufFile, architecture: Known, planned: &[Planned]) -> GgufSummary {
     let mut types = BTreeMap::new();
     let (mut parameters, mut bytes) = (0, 0);
     for Planned { source, spec, .. } in planned {

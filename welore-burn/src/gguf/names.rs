@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use safetensors::Dtype;
 
 use super::GgufConversion;
-use super::architecture::Architecture;
+use super::architectures::Known;
 use super::config::ModelConfig;
 use super::error::GgufError;
 use super::keys;
@@ -14,7 +14,7 @@ use super::rope;
 use super::tensors::stored_dtype;
 use crate::forms::{Form, TensorSpec};
 use crate::ggml::{GgufFile, TensorType};
-use crate::model::DecoderConfig;
+use crate::model::{DecoderConfig, MlpLayout, NormKind, QkNorm, QkvLayout};
 use crate::modules::MatrixName;
 
 /// A tensor of a model, in both formats.
@@ -28,6 +28,8 @@ pub(super) struct Entry {
     pub shape: Vec<usize>,
     /// How llama.cpp orders its rows.
     pub order: RowOrder,
+    /// What llama.cpp's entries have more than those of the model directory.
+    pub shift: f32,
 }
 
 impl Entry {
@@ -42,35 +44,51 @@ impl Entry {
     }
 }
 
-/// How llama.cpp orders the rows of a tensor: as Hugging Face does, or, with a number of heads, so
-/// that the two channels that are rotated together are neighbours.
+/// How llama.cpp orders the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct RowOrder(Option<usize>);
+pub(super) enum RowOrder {
+    /// As Hugging Face does.
+    Same,
+    /// In each of so many heads, the two channels that are rotated together are neighbours.
+    Neighbours(usize),
+    /// Of so many heads all queries, then all keys, then all values, where Hugging Face has one head
+    /// after the other.
+    ByKind(usize),
+}
 
 impl RowOrder {
     /// Number of entries that stay together: those of a row, or one if a vector is reordered.
     pub fn columns(self, shape: &[usize]) -> usize {
-        match (shape, self.0) {
-            ([_], Some(_)) => 1,
+        match (shape, self) {
+            ([_], Self::Neighbours(_) | Self::ByKind(_)) => 1,
             (shape, _) => shape.last().copied().unwrap_or(1),
         }
     }
 
     /// Where a row of the model directory is in the file.
-    ///
-    /// Within a head, llama.cpp rotates neighbouring channels and Hugging Face the first half
-    /// against the second, so the file has the channels `0, d/2, 1, d/2 + 1, ...`.
     pub fn file_row(self, row: usize, rows: usize) -> usize {
-        let Some(heads) = self.0 else { return row };
-        let width = rows / heads;
-        let (head, channel) = (row / width, row % width);
-        let (half, pair) = (channel / (width / 2), channel % (width / 2));
-        head * width + 2 * pair + half
+        match self {
+            Self::Same => row,
+            // Hugging Face rotates the first half of a head against the second, so the file has the
+            // channels `0, d/2, 1, d/2 + 1, ...`.
+            Self::Neighbours(heads) => {
+                let width = rows / heads;
+                let (head, channel) = (row / width, row % width);
+                let (half, pair) = (channel / (width / 2), channel % (width / 2));
+                head * width + 2 * pair + half
+            }
+            Self::ByKind(heads) => {
+                let width = rows / heads / 3;
+                let (head, channel) = (row / (3 * width), row % (3 * width));
+                let (kind, channel) = (channel / width, channel % width);
+                (kind * heads + head) * width + channel
+            }
+        }
     }
 
     /// The bytes of a tensor as the file has them. Rows stay whole, so they may be of any type.
     pub fn to_file<'a>(self, data: Cow<'a, [u8]>, shape: &[usize]) -> Cow<'a, [u8]> {
-        if self.0.is_none() {
+        if self == Self::Same {
             return data;
         }
         let rows = shape.iter().product::<usize>() / self.columns(shape);
@@ -93,6 +111,8 @@ pub(super) struct Planned {
     pub spec: TensorSpec,
     /// How the file orders its rows.
     pub order: RowOrder,
+    /// What its entries in the file have more; it is F32 then.
+    pub shift: f32,
     /// The type of its blocks, if it stays in them.
     pub packed: Option<TensorType>,
 }
@@ -133,7 +153,7 @@ pub(super) fn plan(
 
 /// The tensor of the file for an entry, if it is the expected one.
 fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Planned, GgufError> {
-    let Entry { gguf: source, name, shape, order } = entry;
+    let Entry { gguf: source, name, shape, order, shift } = entry;
     let wrong = |reason: String| file.wrong_tensor(&source, reason);
     let Some(info) = file.tensors().get(&source) else {
         return Err(wrong("is missing".into()));
@@ -152,11 +172,17 @@ fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Pl
         let reason = format!("has rows of length {columns}, which do not fill blocks of {block}");
         return Err(wrong(reason));
     }
+    if shift != 0.0 && dtype != Dtype::F32 {
+        return Err(wrong(format!("is {}, not F32", info.dtype)));
+    }
     let kept = TensorType::of(info.dtype).filter(|_| conversion.packed);
     let in_blocks = kept.and_then(|kept| Some((kept, as_blocks(kept, &name, &shape)?)));
     Ok(match in_blocks {
-        Some((kept, spec)) => Planned { source, spec, order, packed: Some(kept) },
-        None => Planned { source, spec: TensorSpec { name, dtype, shape }, order, packed: None },
+        Some((kept, spec)) => Planned { source, spec, order, shift, packed: Some(kept) },
+        None => {
+            let spec = TensorSpec { name, dtype, shape };
+            Planned { source, spec, order, shift, packed: None }
+        }
     })
 }
 
@@ -170,65 +196,140 @@ fn as_blocks(kept: TensorType, name: &str, shape: &[usize]) -> Option<TensorSpec
     }
 }
 
+/// Numbers of 32 bits with `shift` added.
+pub(super) fn shifted(data: &[u8], shift: f32) -> Vec<u8> {
+    let (entries, _) = data.as_chunks::<4>();
+    entries.iter().flat_map(|x| (f32::from_le_bytes(*x) + shift).to_le_bytes()).collect()
+}
+
 /// The tensors of a model of an architecture, in its order, without the divisors of rotary
 /// frequencies, which are no parameters.
-pub(super) fn entries(config: &DecoderConfig, architecture: Architecture) -> Vec<Entry> {
+pub(super) fn entries(config: &DecoderConfig, architecture: Known) -> Vec<Entry> {
+    let mut list = List { config, entries: Vec::new() };
+    let hidden = config.hidden_size;
+    let table = [config.vocab_size, hidden];
+    list.add("token_embd", "model.embed_tokens", "weight", &table, RowOrder::Same);
+    for layer in 0..config.num_hidden_layers {
+        list.add_layer(layer, architecture);
+    }
+    list.add_norm("output_norm", "model.norm", hidden);
+    if !config.tie_word_embeddings {
+        list.add("output", "lm_head", "weight", &table, RowOrder::Same);
+    }
+    list.entries
+}
+
+/// A matrix by its name in a layer of a file and in one of a model directory, its shape, whether it has
+/// a bias, and how its rows are ordered.
+type Matrix = (&'static str, &'static str, [usize; 2], bool, RowOrder);
+
+/// The matrices of attention.
+fn attention(config: &DecoderConfig, architecture: Known) -> Vec<Matrix> {
     let hidden = config.hidden_size;
     let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
     let (q, kv) = (heads * config.head_dim, kv_heads * config.head_dim);
-    let rotated = |heads| architecture.is_interleaved().then_some(heads);
-    let mut list = List::default();
-    list.add("token_embd.weight", "model.embed_tokens.weight", &[config.vocab_size, hidden], None);
-    for layer in 0..config.num_hidden_layers {
-        let norms = [("attn_norm", "input_layernorm"), ("ffn_norm", "post_attention_layernorm")];
-        for (gguf, name) in norms {
-            list.add_of(layer, gguf, name, "weight", &[hidden], None);
+    let reorders = architecture.rotates_neighbours() && !config.rotary_neighbours;
+    let of_heads = |heads: usize| match reorders {
+        true => RowOrder::Neighbours(heads),
+        false => RowOrder::Same,
+    };
+    let (bias, all, fused) = (config.qkv_bias, q + 2 * kv, "self_attn.qkv_proj");
+    let mut matrices: Vec<Matrix> = match config.qkv {
+        QkvLayout::Separate => vec![
+            ("attn_q", "self_attn.q_proj", [q, hidden], bias, of_heads(heads)),
+            ("attn_k", "self_attn.k_proj", [kv, hidden], bias, of_heads(kv_heads)),
+            ("attn_v", "self_attn.v_proj", [kv, hidden], bias, RowOrder::Same),
+        ],
+        QkvLayout::Fused => vec![("attn_qkv", fused, [all, hidden], bias, RowOrder::Same)],
+        QkvLayout::FusedByHead => {
+            vec![("attn_qkv", fused, [all, hidden], bias, RowOrder::ByKind(heads))]
         }
-        let mlp = config.mlp_width(layer);
-        let matrices = [
-            ("attn_q", "self_attn.q_proj", [q, hidden], config.qkv_bias, rotated(heads)),
-            ("attn_k", "self_attn.k_proj", [kv, hidden], config.qkv_bias, rotated(kv_heads)),
-            ("attn_v", "self_attn.v_proj", [kv, hidden], config.qkv_bias, None),
-            ("attn_output", "self_attn.o_proj", [hidden, q], config.output_bias, None),
-            ("ffn_gate", "mlp.gate_proj", [mlp, hidden], config.mlp_bias, None),
-            ("ffn_up", "mlp.up_proj", [mlp, hidden], config.mlp_bias, None),
-            ("ffn_down", "mlp.down_proj", [hidden, mlp], config.mlp_bias, None),
-        ];
-        for (gguf, name, shape, bias, heads) in matrices {
-            list.add_of(layer, gguf, name, "weight", &shape, heads);
+    };
+    let bias = config.output_bias;
+    matrices.push(("attn_output", "self_attn.o_proj", [hidden, q], bias, RowOrder::Same));
+    matrices
+}
+
+/// The matrices of an MLP.
+fn mlp(config: &DecoderConfig, layer: usize) -> Vec<Matrix> {
+    let (hidden, width) = (config.hidden_size, config.mlp_width(layer));
+    let matrix = |gguf: &'static str, name: &'static str, shape: [usize; 2]| -> Matrix {
+        (gguf, name, shape, config.mlp_bias, RowOrder::Same)
+    };
+    let up = |name: &'static str| matrix("ffn_up", name, [width, hidden]);
+    let down = |name: &'static str| matrix("ffn_down", name, [hidden, width]);
+    match config.mlp {
+        MlpLayout::Gated => vec![
+            matrix("ffn_gate", "mlp.gate_proj", [width, hidden]),
+            up("mlp.up_proj"),
+            down("mlp.down_proj"),
+        ],
+        // Both have the gate in the first rows.
+        MlpLayout::FusedGated => {
+            vec![matrix("ffn_up", "mlp.gate_up_proj", [2 * width, hidden]), down("mlp.down_proj")]
+        }
+        MlpLayout::Plain => vec![up("mlp.up_proj"), down("mlp.down_proj")],
+        MlpLayout::PlainC => vec![up("mlp.c_fc"), down("mlp.c_proj")],
+    }
+}
+
+/// The tensors of a model, one after the other.
+struct List<'a> {
+    config: &'a DecoderConfig,
+    entries: Vec<Entry>,
+}
+
+impl List<'_> {
+    fn add_layer(&mut self, layer: usize, architecture: Known) {
+        let config = self.config;
+        let gguf = |name: &str| format!("blk.{layer}.{name}");
+        let own = |name: &str| format!("model.layers.{layer}.{name}");
+        let before_mlp = architecture.norm_before_mlp();
+        let norms = ["attn_norm", "post_attention_norm", before_mlp, "post_ffw_norm"];
+        for (norm, name) in norms.into_iter().zip(config.layout.norms()) {
+            if let Some(name) = name {
+                self.add_norm(&gguf(norm), &own(name), config.hidden_size);
+            }
+        }
+        let all = |heads: usize| heads * config.head_dim;
+        let widths = match config.qk_norm {
+            QkNorm::None => None,
+            QkNorm::Head => Some((config.head_dim, config.head_dim)),
+            QkNorm::Whole => {
+                Some((all(config.num_attention_heads), all(config.num_key_value_heads)))
+            }
+        };
+        if let Some((queries, keys)) = widths {
+            self.add_norm(&gguf("attn_q_norm"), &own("self_attn.q_norm"), queries);
+            self.add_norm(&gguf("attn_k_norm"), &own("self_attn.k_norm"), keys);
+        }
+        let matrices = attention(config, architecture).into_iter().chain(mlp(config, layer));
+        for (tensor, name, shape, bias, order) in matrices {
+            self.add(&gguf(tensor), &own(name), "weight", &shape, order);
             if bias {
-                list.add_of(layer, gguf, name, "bias", &shape[..1], heads);
+                self.add(&gguf(tensor), &own(name), "bias", &shape[..1], order);
             }
         }
     }
-    list.add("output_norm.weight", "model.norm.weight", &[hidden], None);
-    if !config.tie_word_embeddings {
-        list.add("output.weight", "lm_head.weight", &[config.vocab_size, hidden], None);
+
+    /// Adds what a norm learns.
+    fn add_norm(&mut self, gguf: &str, name: &str, width: usize) {
+        let kinds: &[&str] = match self.config.norm {
+            NormKind::LayerAlone => &[],
+            NormKind::LayerWithBias => &["weight", "bias"],
+            _ => &["weight"],
+        };
+        for kind in kinds {
+            self.add(gguf, name, kind, &[width], RowOrder::Same);
+        }
+        if let (NormKind::RmsFromOne, Some(weight)) = (self.config.norm, self.entries.last_mut()) {
+            weight.shift = 1.0;
+        }
     }
-    list.0
-}
 
-#[derive(Default)]
-struct List(Vec<Entry>);
-
-impl List {
-    fn add(&mut self, gguf: &str, name: &str, shape: &[usize], heads: Option<usize>) {
-        let (gguf, name, shape) = (gguf.into(), name.into(), shape.to_vec());
-        self.0.push(Entry { gguf, name, shape, order: RowOrder(heads) });
-    }
-
-    /// Adds a tensor of a layer.
-    fn add_of(
-        &mut self,
-        layer: usize,
-        gguf: &str,
-        name: &str,
-        kind: &str,
-        shape: &[usize],
-        heads: Option<usize>,
-    ) {
-        let gguf = format!("blk.{layer}.{gguf}.{kind}");
-        let name = format!("model.layers.{layer}.{name}.{kind}");
-        self.add(&gguf, &name, shape, heads);
+    fn add(&mut self, gguf: &str, name: &str, kind: &str, shape: &[usize], order: RowOrder) {
+        let name = format!("{}.{kind}", self.config.names.of_path(name));
+        let gguf = format!("{gguf}.{kind}");
+        self.entries.push(Entry { gguf, name, shape: shape.to_vec(), order, shift: 0.0 });
     }
 }

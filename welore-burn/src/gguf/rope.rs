@@ -9,7 +9,7 @@ use std::f64::consts::TAU;
 
 use serde_json::{Value, json};
 
-use super::architecture::Architecture;
+use super::architectures::Known;
 use super::error::GgufError;
 use super::keys;
 use super::tensors::read_factors;
@@ -45,7 +45,7 @@ pub(super) struct Frequencies {
 /// The `rope_scaling` of a file; `None` if there is no scaling.
 pub(super) fn rope_scaling(
     file: &GgufFile,
-    architecture: Architecture,
+    architecture: Known,
     frequencies: &Frequencies,
 ) -> Result<Option<Value>, GgufError> {
     let key = architecture.key(keys::ROPE_SCALING);
@@ -58,6 +58,10 @@ pub(super) fn rope_scaling(
             None => Ok(()),
         };
     match file.text(&key)? {
+        None if architecture.implies_longrope() && file.tensors().contains_key(LONG) => {
+            others(&[FACTORS])?;
+            longrope(file, architecture, frequencies).map(Some)
+        }
         Some("none") => {
             others(&[LONG, SHORT])?;
             by_divisors(file, None, frequencies)
@@ -110,7 +114,7 @@ fn by_divisors(
 }
 
 /// The divisor of all frequencies; `None` if it is 1.
-fn linear_factor(file: &GgufFile, architecture: Architecture) -> Result<Option<f64>, GgufError> {
+fn linear_factor(file: &GgufFile, architecture: Known) -> Result<Option<f64>, GgufError> {
     let mut key = architecture.key(keys::ROPE_FACTOR);
     let mut factor = file.number(&key)?;
     if factor.is_none() {
@@ -128,7 +132,7 @@ fn linear_factor(file: &GgufFile, architecture: Architecture) -> Result<Option<f
 /// The context of the first training; llama.cpp reads 0 as the whole context.
 fn first_context(
     file: &GgufFile,
-    architecture: Architecture,
+    architecture: Known,
     frequencies: &Frequencies,
 ) -> Result<u64, GgufError> {
     let stated = file.integer(&architecture.key(keys::ROPE_CONTEXT))?;
@@ -138,7 +142,7 @@ fn first_context(
 /// YaRN. llama.cpp's converter writes more settings than llama.cpp reads; they are the model's.
 fn yarn(
     file: &GgufFile,
-    architecture: Architecture,
+    architecture: Known,
     frequencies: &Frequencies,
 ) -> Result<Value, GgufError> {
     let number = |key: &str| file.number(&architecture.key(key));
@@ -167,7 +171,7 @@ fn yarn(
 
 fn longrope(
     file: &GgufFile,
-    architecture: Architecture,
+    architecture: Known,
     frequencies: &Frequencies,
 ) -> Result<Value, GgufError> {
     if let Some(factor) = linear_factor(file, architecture)? {
@@ -260,7 +264,7 @@ pub(super) fn stored_divisors(
                 high_freq_factor: high_freq_factor / low_freq_factor,
                 original_context: original_context / low_freq_factor,
             };
-            let count = config.head_dim / 2;
+            let count = config.rotary_width.unwrap_or(config.head_dim) / 2;
             let frequency = |i: usize| config.rope_theta.powf(-(i as f64) / count as f64);
             vec![(FACTORS, (0..count).map(|i| scaling.divisor(frequency(i))).collect())]
         }

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::error::GgufError;
-use super::names::Planned;
+use super::names::{Planned, shifted};
 use crate::checkpoint::not_finite;
 use crate::ggml::{GgufFile, TensorType};
 
@@ -47,6 +47,9 @@ pub(super) fn decode(
                 file.wrong_tensor::<GgufError>(&info.name, format!("is damaged: {error}"))
             })?,
         }
+    }
+    if planned.shift != 0.0 {
+        data = shifted(&data, -planned.shift);
     }
     let found = match (planned.packed, spec.dtype) {
         (Some(kept), _) => infinite(kept, &data),

@@ -164,32 +164,6 @@ impl DecoderConfig {
         self.rotary_layers.as_ref().is_none_or(|layers| layers.get(layer) == Some(&true))
     }
 
-    /// What this decoder has and LLaMA, Mistral and Qwen2 do not, for messages; `None` if there is
-    /// nothing.
-    pub fn beyond_llama(&self) -> Option<&'static str> {
-        let variations = [
-            (self.names != Names::Llama, "tensors of other names"),
-            (self.layout != BlockLayout::Before, "norms in other places"),
-            (self.norm != NormKind::Rms, "norms of another kind"),
-            (self.qk_norm != QkNorm::None, "norms of queries and keys"),
-            (self.qkv != QkvLayout::Separate, "one matrix for queries, keys and values"),
-            (self.mlp != MlpLayout::Gated, "other matrices in the MLP"),
-            (self.activation != Activation::Silu, "an activation other than silu"),
-            (self.attention_scale.is_some(), "a scale of attention of its own"),
-            (self.attention_cap.is_some(), "a cap of the scores of attention"),
-            (self.qkv_clip.is_some(), "a limit of queries, keys and values"),
-            (self.embedding_scale.is_some(), "a scale of embeddings"),
-            (self.residual_scale.is_some(), "a scale of the residual stream"),
-            (self.logit_scale.is_some(), "a scale of logits"),
-            (self.logit_cap.is_some(), "a cap of logits"),
-            (self.rotary_width.is_some(), "heads that are rotated in part"),
-            (self.rotary_neighbours, "rotation of neighbouring channels"),
-            (self.rotary_layers.is_some(), "layers without rotary positions"),
-            (self.window_rope.is_some(), "rotary frequencies that differ between layers"),
-        ];
-        variations.iter().find(|(has, _)| *has).map(|(_, what)| *what)
-    }
-
     /// Longest context that the model supports, in tokens: `max_position_embeddings`, or what
     /// dynamic scaling and YaRN make of the context that they scale, if that is longer.
     pub fn context(&self) -> usize {
@@ -232,7 +206,7 @@ pub enum BlockLayout {
 
 impl BlockLayout {
     /// The norms before and after attention, then before and after the MLP, as files name them.
-    pub(super) fn norms(self) -> [Option<&'static str>; 4] {
+    pub(crate) fn norms(self) -> [Option<&'static str>; 4] {
         let (input, second) = (Some("input_layernorm"), Some("post_attention_layernorm"));
         let last = Some("post_feedforward_layernorm");
         match self {

@@ -181,6 +181,12 @@ pub(super) fn states_end(text: &str) -> bool {
     serde_json::from_str::<Value>(text).is_ok_and(|config| config.get("eos_token_id").is_some())
 }
 
+/// The family that a `config.json` names; empty if it names none.
+pub(super) fn model_type_in(text: &str) -> String {
+    let config = serde_json::from_str::<Value>(text).unwrap_or_default();
+    config.get("model_type").and_then(Value::as_str).unwrap_or_default().into()
+}
+
 impl HfConfig {
     fn check_supported(&self, family: &dyn Family) -> Result<(), ConfigError> {
         if self.is_causal == Some(false) {

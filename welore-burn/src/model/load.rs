@@ -5,7 +5,7 @@ use burn::tensor::{Device, FloatDType};
 
 use super::config::DecoderConfig;
 use super::decoder::Decoder;
-use super::hf_config::{ConfigError, states_end, stop_tokens};
+use super::hf_config::{ConfigError, model_type_in, states_end, stop_tokens};
 use super::language::device_of;
 use super::names::{EMBEDDING, HEAD, LAYERS};
 use super::norm::NormKind;
@@ -68,21 +68,32 @@ pub struct LoadedModel {
 /// [`LoadError::Config`] if it does not describe a supported model.
 pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
     let dir = dir.as_ref();
+    read_config_of(dir, &config_text(dir)?)
+}
+
+/// The text of the `config.json` of a model directory, or what it says of the text in a model of more
+/// than text.
+fn config_text(dir: &Path) -> Result<String, LoadError> {
     let path = dir.join("config.json");
     check_directory(dir)?;
     let bytes = read_existing(&path, LARGEST_CONFIG).map_err(file_error)?;
     let bytes = bytes.ok_or_else(|| missing(&path, MissingKind::File))?;
     let text = String::from_utf8(bytes).map_err(|_| LoadError::Config {
-        path: path.clone(),
+        path,
         source: ConfigError::Json("not UTF-8 text".into()),
     })?;
-    let text = text_part(&text).unwrap_or(text);
+    Ok(text_part(&text).unwrap_or(text))
+}
+
+/// Reads that text, and the tokens of a `generation_config.json` beside it.
+fn read_config_of(dir: &Path, text: &str) -> Result<DecoderConfig, LoadError> {
+    let path = dir.join("config.json");
     let mut config =
-        DecoderConfig::from_hf_json(&text).map_err(|source| LoadError::Config { path, source })?;
+        DecoderConfig::from_hf_json(text).map_err(|source| LoadError::Config { path, source })?;
     let path = dir.join("generation_config.json");
     if let Some(bytes) = read_existing(&path, LARGEST_CONFIG).map_err(file_error)? {
         let more = stop_tokens(&bytes).map_err(|source| LoadError::Config { path, source })?;
-        if !more.is_empty() && !states_end(&text) {
+        if !more.is_empty() && !states_end(text) {
             // A default counts only if neither file says which token it is.
             config.eos_token_ids.clear();
         }
@@ -97,6 +108,8 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
 pub struct OpenedModel {
     /// Its configuration.
     pub config: DecoderConfig,
+    /// The family that its `config.json` names.
+    pub model_type: String,
     /// Its tensors.
     pub checkpoint: Checkpoint,
     /// Its matrices that are not dense.
@@ -113,14 +126,15 @@ pub struct OpenedModel {
 pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel, LoadError> {
     let dir = dir.as_ref();
     let checkpoint = open_weights(dir)?;
-    let config = read_config(dir)?;
+    let text = config_text(dir)?;
+    let (config, model_type) = (read_config_of(dir, &text)?, model_type_in(&text));
     check_tied_head(&config, &checkpoint)?;
     let checkpoint = checkpoint.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;
     let compressed = checkpoint.compressed_matrices()?;
     let skeleton = with_forms(config.init(device), &checkpoint, &compressed)?;
     check_module(&skeleton, &checkpoint)?;
-    Ok(OpenedModel { config, checkpoint, compressed, skeleton })
+    Ok(OpenedModel { config, model_type, checkpoint, compressed, skeleton })
 }
 
 impl OpenedModel {

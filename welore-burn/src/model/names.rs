@@ -56,7 +56,7 @@ impl Names {
     }
 
     /// The name of what is at a path of fields, such as `model.layers.0.mlp`.
-    pub(super) fn of_path(self, path: &str) -> String {
+    pub(crate) fn of_path(self, path: &str) -> String {
         path.split('.').map(|field| self.of(field)).collect::<Vec<_>>().join(".")
     }
 }

@@ -175,9 +175,9 @@ pub(super) fn gguf(error: &GgufError) -> Option<Verdict> {
     Some(match error {
         E::Checkpoint(_) | E::Container(_) | E::File(_) => return None,
         E::Oversized(_) | E::Interrupted(_) => return None,
-        E::Architecture { .. } => {
-            Verdict::input("GGUF files of LLaMA 2 and 3, Mistral, Qwen2 and SmolLM2 are supported")
-        }
+        E::Architecture { .. } => Verdict::input(
+            "try the model's Hugging Face directory; of an unknown model the weights are enough",
+        ),
         E::TensorType { .. } => Verdict::input(
             "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 are supported; use another file of the model",
         ),

@@ -1,4 +1,4 @@
-//! Byte-level BPE, `gpt2` in GGUF: LLaMA 3, Qwen2, SmolLM2.
+//! Byte-level BPE, `gpt2` in GGUF: LLaMA 3, Qwen, SmolLM, and most newer models.
 
 use std::collections::HashSet;
 
@@ -29,6 +29,12 @@ const QWEN2: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N
 /// The pattern of Mistral's newer tokenizer.
 const TEKKEN: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
+/// The pattern of GPT-4o's tokenizer, which Phi-4-mini has as well.
+const GPT4O: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+
+/// The pattern of ByteDance's Seed models.
+const SEED: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1}| ?[^\s\p{L}\p{N}\r\n]+|\s*[\r\n]+|\s+(?!\S)|\s+";
+
 /// The patterns that llama.cpp splits by, one after the other, if a file names `default`.
 const DEFAULT: [&str; 4] = [
     r"[\p{P}\$\+<=>\^~\|]+",
@@ -38,30 +44,51 @@ const DEFAULT: [&str; 4] = [
 ];
 
 /// The names that are written. The others in [`Splitting::named`] split as one of these does.
-const WRITTEN: [&str; 8] =
-    ["gpt-2", "smollm", "llama-bpe", "smaug-bpe", "qwen2", "deepseek-r1-qwen", "tekken", "default"];
+const WRITTEN: [&str; 12] = [
+    "gpt-2",
+    "olmo",
+    "smollm",
+    "command-r",
+    "llama-bpe",
+    "smaug-bpe",
+    "qwen2",
+    "deepseek-r1-qwen",
+    "seed-coder",
+    "tekken",
+    "gpt-4o",
+    "default",
+];
+
+/// Those whose files of Hugging Face bring a text into a normal form first.
+const NORMALIZED: [&str; 3] = ["qwen2", "olmo", "command-r"];
 
 impl Splitting {
     fn named(name: &str) -> Option<Self> {
         let digits = json!({ "type": "Digits", "individual_digits": true });
         let pieces = match name {
-            "gpt-2" => vec![bytes(true)],
-            "smollm" | "starcoder" => vec![digits, bytes(true)],
-            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "smaug-bpe" => {
+            "gpt-2" | "olmo" | "exaone4" => vec![bytes(true)],
+            "smollm" | "starcoder" | "refact" | "command-r" => vec![digits, bytes(true)],
+            "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "glm4" | "smaug-bpe" | "dbrx"
+            | "chatglm-bpe" => {
                 vec![split(LLAMA3), bytes(false)]
             }
-            "qwen2" | "deepseek-r1-qwen" | "megrez" => vec![split(QWEN2), bytes(false)],
+            "qwen2" | "deepseek-r1-qwen" | "megrez" | "stablelm2" => {
+                vec![split(QWEN2), bytes(false)]
+            }
+            "seed-coder" => vec![split(SEED), bytes(false)],
             "tekken" => vec![split(TEKKEN), bytes(false)],
+            "gpt-4o" => vec![split(GPT4O), bytes(false)],
             "default" => DEFAULT.into_iter().map(split).chain([bytes(false)]).collect(),
             _ => return None,
         };
-        let whole = matches!(name, "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "tekken");
+        let adds_bos = matches!(name, "llama-bpe" | "llama3" | "llama-v3" | "falcon3" | "tekken");
+        let normalized = NORMALIZED.contains(&name);
         Some(Self {
             pre_tokenizer: json!({ "type": "Sequence", "pretokenizers": pieces }),
             // Not in llama.cpp, but in the tokenizer that the model was trained with.
-            normalizer: if name == "qwen2" { json!({ "type": "NFC" }) } else { Value::Null },
-            ignore_merges: whole,
-            adds_bos: whole,
+            normalizer: if normalized { json!({ "type": "NFC" }) } else { Value::Null },
+            ignore_merges: adds_bos || name == "glm4",
+            adds_bos,
         })
     }
 }

@@ -182,7 +182,8 @@ fn describe_byte_level(json: &Value) -> Result<Entries, String> {
     let pre = byte_level::splitting_name(&json["normalizer"], &json["pre_tokenizer"], whole);
     let Some(pre) = pre else {
         return Err("it splits text in a way that has no name here, and another one would give \
-                    wrong tokens; known are those of GPT-2, SmolLM, LLaMA 3, Qwen2 and Tekken"
+                    wrong tokens; known are those of GPT-2, GPT-4o, SmolLM, LLaMA 3, Qwen2, OLMo, \
+                    Command R, Seed and Tekken"
             .into());
     };
     let join = |(left, right): (String, String)| {
@@ -203,7 +204,7 @@ fn describe_byte_level(json: &Value) -> Result<Entries, String> {
 
 fn describe_sentence_piece(json: &Value, tokens: &Tokens) -> Result<Entries, String> {
     let prefix = sentence_piece::space_prefix(&json["normalizer"]);
-    let prefix = prefix.filter(|_| json["pre_tokenizer"].is_null());
+    let prefix = prefix.filter(|_| sentence_piece::splits_nothing(&json["pre_tokenizer"]));
     let Some(prefix) = prefix else {
         return Err("it treats spaces in another way than LLaMA 2, and another one would give \
                     wrong tokens"

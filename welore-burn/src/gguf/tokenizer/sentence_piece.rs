@@ -1,4 +1,4 @@
-//! SentencePiece BPE, `llama` in GGUF: LLaMA 2, Mistral.
+//! SentencePiece BPE, `llama` in GGUF: LLaMA 2, Mistral, Gemma.
 
 use std::cmp::Ordering;
 use std::collections::{HashMap, HashSet};
@@ -86,6 +86,14 @@ fn normalizer(prefix: bool) -> Value {
 pub(super) fn space_prefix(found: &Value) -> Option<bool> {
     let found = steps(found, "normalizers");
     [true, false].into_iter().find(|prefix| steps(&normalizer(*prefix), "normalizers") == found)
+}
+
+/// Whether a pre-tokenizer leaves texts whole, where the normalizer has replaced their spaces. Gemma's
+/// splits at spaces.
+pub(super) fn splits_nothing(pre_tokenizer: &Value) -> bool {
+    let at_spaces =
+        |step: &Value| step["type"] == "Split" && step["pattern"] == json!({ "String": " " });
+    steps(pre_tokenizer, "pretokenizers").into_iter().all(at_spaces)
 }
 
 /// Two tokens that can be merged into one, with the score of that one.

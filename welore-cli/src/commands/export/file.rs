@@ -55,6 +55,9 @@ fn tell(args: &ExportArgs, target: &Path, summary: &GgufWritten) -> Result<()> {
             "bytes": summary.bytes,
             "types": types,
         });
+        if !summary.remarks.is_empty() {
+            told["remarks"] = summary.remarks.clone().into();
+        }
         if args.dry_run {
             told["dry_run"] = true.into();
         }
@@ -71,5 +74,8 @@ fn tell(args: &ExportArgs, target: &Path, summary: &GgufWritten) -> Result<()> {
         format::bytes(summary.bytes),
         types.join(", ")
     );
+    for remark in &summary.remarks {
+        note!("{remark}");
+    }
     Ok(())
 }

@@ -152,6 +152,9 @@ impl<'a> Problem<'a> {
     ) -> Result<Option<Estimate>> {
         let export = self.export(plan)?;
         debug_assert_eq!(export.summary().bytes, plan.bytes);
+        for remark in export.summary().remarks.iter().filter(|_| output.is_some()) {
+            note!("{remark}");
+        }
         let source =
             QuantizedSource::new(self.matrices.opened, Some(calibration), Rounding::default());
         let mut bar = Bar::default();

@@ -1,0 +1,73 @@
+use serde_json::Value;
+
+use super::super::error::GgufError;
+use super::super::stated::Stated;
+use super::computed::plain;
+use super::{Architecture, ignored_window, set_family};
+use crate::model::DecoderConfig;
+
+/// LLaMA and Mistral: biases at all projections of attention, or at none.
+#[derive(Debug)]
+pub(super) struct Llama;
+
+/// What `llama` and `deci` have in common.
+pub(super) fn described(config: &DecoderConfig) -> DecoderConfig {
+    let mut computed = plain(config)
+        .with_qkv_bias(config.qkv_bias)
+        // In its `config.json` one field is about both.
+        .with_output_bias(config.qkv_bias)
+        .with_mlp_bias(config.mlp_bias)
+        .with_rotary_neighbours(config.rotary_neighbours);
+    // llama.cpp attends to everything all the same; other readers do not.
+    if (0..config.num_hidden_layers).all(|layer| config.has_window(layer)) {
+        computed.sliding_window = config.sliding_window;
+    }
+    computed
+}
+
+/// The family of `llama` and `deci`: only Mistral has a sliding window; otherwise it is the same
+/// model.
+pub(super) fn restored(stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {
+    let window = stated.window()?;
+    match window {
+        Some(window) => {
+            set_family(json, "mistral", "MistralForCausalLM");
+            json["sliding_window"] = window.into();
+        }
+        None => set_family(json, "llama", "LlamaForCausalLM"),
+    }
+    for (field, bias) in [("attention_bias", "attn_q"), ("mlp_bias", "ffn_up")] {
+        let has = stated.has(&format!("blk.0.{bias}.bias"));
+        // Mistral's own files have no such fields.
+        if has || window.is_none() {
+            json[field] = has.into();
+        }
+    }
+    Ok(())
+}
+
+impl Architecture for Llama {
+    fn name(&self) -> &'static str {
+        "llama"
+    }
+
+    fn model_types(&self) -> &'static [&'static str] {
+        &["llama", "mistral", "ministral"]
+    }
+
+    fn rotates_neighbours(&self) -> bool {
+        true
+    }
+
+    fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
+        described(config)
+    }
+
+    fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {
+        restored(stated, json)
+    }
+
+    fn remark(&self, config: &DecoderConfig) -> Option<String> {
+        ignored_window(config)
+    }
+}

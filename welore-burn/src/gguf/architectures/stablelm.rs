@@ -1,0 +1,53 @@
+use serde_json::Value;
+
+use super::super::error::GgufError;
+use super::super::keys;
+use super::super::stated::Stated;
+use super::computed::{plain, with_even_heads, without_divisors};
+use super::{Architecture, Statement, set_family};
+use crate::model::{BlockLayout, DecoderConfig, NormKind};
+
+/// StableLM: norms that take the mean off, rotary positions for a part of the channels, a head of its
+/// own, and no norm before the MLP where that has the input of attention.
+#[derive(Debug)]
+pub(super) struct StableLm;
+
+impl Architecture for StableLm {
+    fn name(&self) -> &'static str {
+        "stablelm"
+    }
+
+    fn model_types(&self) -> &'static [&'static str] {
+        &["stablelm"]
+    }
+
+    fn epsilon(&self) -> (&'static str, &'static str) {
+        (keys::LAYER_EPS, "layer_norm_eps")
+    }
+
+    fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
+        let layout = match config.layout {
+            BlockLayout::SharedNorm => BlockLayout::SharedNorm,
+            _ => BlockLayout::Before,
+        };
+        without_divisors(with_even_heads(plain(config)))
+            .with_tie_word_embeddings(false)
+            .with_layout(layout)
+            .with_norm(NormKind::LayerWithBias)
+            .with_qkv_bias(config.qkv_bias)
+            .with_rotary_width(config.rotary_width)
+    }
+
+    fn statements(&self, config: &DecoderConfig) -> Vec<(&'static str, Statement)> {
+        vec![(keys::PARALLEL, Statement::Flag(config.layout == BlockLayout::SharedNorm))]
+    }
+
+    fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {
+        set_family(json, "stablelm", "StableLmForCausalLM");
+        json["partial_rotary_factor"] = stated.rotated_share()?.into();
+        json["use_qkv_bias"] = stated.has("blk.0.attn_q.bias").into();
+        // As llama.cpp decides; its converter may state something else.
+        json["use_parallel_residual"] = (!stated.has("blk.0.ffn_norm.weight")).into();
+        Ok(())
+    }
+}
