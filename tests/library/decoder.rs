@@ -53,6 +53,10 @@ const FAMILIES: &[&str] = &[
     "tiny-neox",
     "tiny-cohere2",
     "tiny-exaone4",
+    "tiny-mixtral",
+    "tiny-qwen2-moe",
+    "tiny-qwen3-moe",
+    "tiny-olmoe",
 ];
 
 fn load(name: &str) -> LoadedModel {

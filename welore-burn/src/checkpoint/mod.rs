@@ -14,6 +14,7 @@ mod reader;
 mod remark;
 mod scaled;
 mod shards;
+mod stacks;
 mod stored;
 
 pub use companions::{check_companions, copy_companions};

@@ -22,7 +22,7 @@ const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The most tensors of a model.
-const MOST_TENSORS: usize = 1 << 20;
+pub(super) const MOST_TENSORS: usize = 1 << 20;
 
 /// The tensors of a model directory, memory-mapped: data is read only when it is requested.
 ///
@@ -74,6 +74,14 @@ impl TensorMeta {
     /// Bytes of its entries in this type.
     pub fn bytes(&self) -> u64 {
         self.parameters().saturating_mul(self.dtype.bitsize() as u64) / 8
+    }
+
+    /// A matrix of this shape within it, from this entry on, which is there.
+    pub(super) fn matrix_at(&self, start: usize, shape: [usize; 2]) -> Self {
+        let bytes = |entries: usize| entries * self.dtype.bitsize() / 8;
+        let start = self.range.0 + bytes(start);
+        let range = (start, start + bytes(shape[0] * shape[1]));
+        Self { dtype: self.dtype, shape: shape.to_vec(), range }
     }
 
     /// Bytes in its file.
@@ -145,7 +153,7 @@ impl Checkpoint {
         Self { dir: dir.into(), shards, tensors, scaled, order, remarks, beginnings, digests }
     }
 
-    fn in_order(mut self) -> Self {
+    pub(super) fn in_order(mut self) -> Self {
         // The parts of each name are found once, not at every comparison.
         let mut names: Vec<(Vec<Result<u64, &str>>, &String)> =
             self.tensors.keys().map(|name| (natural_key(name).collect(), name)).collect();

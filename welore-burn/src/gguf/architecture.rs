@@ -42,6 +42,9 @@ impl Architecture {
 
     /// The architecture that computes what a model does; what it cannot compute, if there is none.
     pub fn of(config: &DecoderConfig) -> Result<Self, String> {
+        if config.mixture.is_some() {
+            return Err("it has experts, which are not written to GGUF".into());
+        }
         if let Some(what) = config.beyond_llama() {
             return Err(format!("it has {what}, and `llama` and `qwen2` of llama.cpp have not"));
         }

@@ -95,8 +95,7 @@ impl AttentionConfig {
             q_proj: own(queries),
             k_proj: own(keys),
             v_proj: own(keys),
-            qkv_proj: fused
-                .then(|| linear(self.hidden_size, queries + 2 * keys, self.qkv_bias)),
+            qkv_proj: fused.then(|| linear(self.hidden_size, queries + 2 * keys, self.qkv_bias)),
             o_proj: linear(queries, self.hidden_size, self.output_bias),
             q_norm,
             k_norm,
@@ -169,7 +168,7 @@ impl Attention {
         let [batch, positions, _] = x.dims();
         let [queries, keys, values] = self.projected(x);
         let placed = |x: Tensor<3>, norm: Option<&Norm>, heads| {
-            let x = self.normed(x, norm, heads);
+            let x = self.clipped(self.normed(x, norm, heads));
             match rotary {
                 Some(rotary) => rotary.rotate(x),
                 None => x,
@@ -177,7 +176,7 @@ impl Attention {
         };
         let queries = placed(queries, self.q_norm.as_ref(), self.heads);
         let keys = placed(keys, self.k_norm.as_ref(), self.kv_heads);
-        let values = values.reshape([batch, positions, self.kv_heads, self.head_dim]);
+        let values = self.clipped(values).reshape([batch, positions, self.kv_heads, self.head_dim]);
         let queries = match self.query_scale {
             Some(scale) => queries.mul_scalar(scale),
             None => queries,
@@ -197,7 +196,7 @@ impl Attention {
 
     /// Queries, keys and values, each `[batch, positions, heads * head_dim]` with its own heads.
     fn projected(&self, x: Tensor<3>) -> [Tensor<3>; 3] {
-        let all = match &self.qkv_proj {
+        match &self.qkv_proj {
             Some(fused) if self.by_head => {
                 let [batch, positions, _] = x.dims();
                 let (heads, width) = (self.heads, self.head_dim);
@@ -217,10 +216,14 @@ impl Attention {
                 let projection = projection.as_ref().expect("there are three, or the fused one");
                 projection.forward(x.clone())
             }),
-        };
+        }
+    }
+
+    /// Within the limit of queries, keys and values, if there is one.
+    fn clipped<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.clip {
-            Some(most) => all.map(|x| x.clamp(-most, most)),
-            None => all,
+            Some(most) => x.clamp(-most, most),
+            None => x,
         }
     }
 

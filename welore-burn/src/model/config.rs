@@ -2,6 +2,7 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use super::activation::Activation;
+use super::mixture::MixtureConfig;
 use super::names::Names;
 use super::norm::NormKind;
 use super::rope::RopeScaling;
@@ -111,6 +112,8 @@ pub struct DecoderConfig {
     /// Width of the MLP of each layer, one for each, if layers differ. transformers and most programs
     /// want one width for all.
     pub intermediate_sizes: Option<Vec<usize>>,
+    /// Experts in the place of the MLP, on all layers or on some (Mixtral).
+    pub mixture: Option<MixtureConfig>,
     /// The token that begins a text.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
@@ -123,17 +126,16 @@ impl DecoderConfig {
     pub fn parameters(&self) -> u128 {
         let size = |size: usize| size as u128;
         let (width, layers) = (size(self.hidden_size), size(self.num_hidden_layers));
-        let channels: u128 = match &self.intermediate_sizes {
-            Some(widths) => widths.iter().map(|width| *width as u128).sum(),
-            None => layers * size(self.intermediate_size),
-        };
+        let (mut channels, mut experts) = (0, 0);
+        for layer in 0..self.num_hidden_layers {
+            match self.mixture_of(layer) {
+                Some(mixture) => experts += mixture.parameters(self.hidden_size),
+                None => channels += size(self.mlp_width(layer)),
+            }
+        }
         let queries = size(self.num_attention_heads) * size(self.head_dim);
         let keys = size(self.num_key_value_heads) * size(self.head_dim);
-        let biases = [
-            (self.qkv_bias, queries + 2 * keys),
-            (self.output_bias, width),
-            (self.mlp_bias, width),
-        ];
+        let biases = [(self.qkv_bias, queries + 2 * keys), (self.output_bias, width)];
         let biases: u128 = biases.iter().filter(|(has, _)| *has).map(|(_, size)| size).sum();
         let norm = |width: u128| width * self.norm.vectors();
         let head_norms = match self.qk_norm {
@@ -145,9 +147,11 @@ impl DecoderConfig {
         let layer = 2 * width * (queries + keys) + biases + norms;
         let inputs: u128 = if self.mlp.is_gated() { 2 } else { 1 };
         let channel = (inputs + 1) * width + if self.mlp_bias { inputs } else { 0 };
+        let dense = (0..self.num_hidden_layers).filter(|layer| self.mixture_of(*layer).is_none());
+        let down_biases = if self.mlp_bias { width * dense.count() as u128 } else { 0 };
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
         let outer = tables * size(self.vocab_size) * width + norm(width);
-        outer + layers * layer + channels * channel
+        outer + layers * layer + channels * channel + down_biases + experts
     }
 
     /// Whether a layer has the sliding window.
@@ -164,10 +168,16 @@ impl DecoderConfig {
         self.rotary_layers.as_ref().is_none_or(|layers| layers.get(layer) == Some(&true))
     }
 
+    /// The experts of a layer, if it has them in the place of one MLP.
+    pub fn mixture_of(&self, layer: usize) -> Option<&MixtureConfig> {
+        self.mixture.as_ref().filter(|mixture| mixture.is_in(layer))
+    }
+
     /// What this decoder has and LLaMA, Mistral and Qwen2 do not, for messages; `None` if there is
     /// nothing.
     pub fn beyond_llama(&self) -> Option<&'static str> {
         let variations = [
+            (self.mixture.is_some(), "experts"),
             (self.names != Names::Llama, "tensors of other names"),
             (self.layout != BlockLayout::Before, "norms in other places"),
             (self.norm != NormKind::Rms, "norms of another kind"),

@@ -12,6 +12,8 @@ pub enum Names {
     Llama,
     /// GPT-NeoX.
     GptNeox,
+    /// Mixtral.
+    Mixtral,
 }
 
 /// Fields, and what they are called in GPT-NeoX.
@@ -27,12 +29,17 @@ const GPT_NEOX: [(&str, &str); 9] = [
     ("lm_head", "embed_out"),
 ];
 
+/// Fields, and what they are called in Mixtral.
+const MIXTRAL: [(&str, &str); 4] =
+    [("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
+
 impl Names {
     /// The name of a field.
     fn of(self, field: &str) -> &str {
         let table: &[(&str, &'static str)] = match self {
             Self::Llama => &[],
             Self::GptNeox => &GPT_NEOX,
+            Self::Mixtral => &MIXTRAL,
         };
         table.iter().find(|(own, _)| *own == field).map_or(field, |(_, name)| *name)
     }

@@ -18,12 +18,16 @@ mod helium;
 mod llama;
 mod ministral;
 mod mistral;
+mod mixtral;
 mod olmo;
 mod olmo2;
 mod olmo3;
+mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -85,6 +89,10 @@ static FAMILIES: &[&dyn Family] = &[
     &ministral::Ministral,
     &gpt_neox::GptNeox,
     &exaone4::Exaone4,
+    &mixtral::Mixtral,
+    &qwen2_moe::Qwen2Moe,
+    &qwen3_moe::Qwen3Moe,
+    &olmoe::Olmoe,
 ];
 
 /// The supported values of `model_type` in a `config.json`.

@@ -1,0 +1,226 @@
+//! Mixtures of experts: MLPs between which a router chooses for each token.
+
+use burn::module::{Module, ParamId};
+use burn::tensor::activation::softmax;
+use burn::tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
+use serde::{Deserialize, Serialize};
+
+use super::activation::Activation;
+use crate::linear::{LowRankLinear, LowRankLinearConfig};
+use crate::modules::wants_all_rows;
+
+/// The experts of layers that have some in the place of one MLP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MixtureConfig {
+    /// Number of experts in a layer.
+    pub experts: usize,
+    /// Number of experts that see a token.
+    pub chosen: usize,
+    /// Width of an expert.
+    pub width: usize,
+    /// Width of the expert that sees all tokens, if there is one.
+    pub shared_width: Option<usize>,
+    /// Whether the weights of the chosen experts are divided by their sum.
+    pub rescales: bool,
+    /// Whether each layer has experts, one for each layer; `None` if all have them.
+    pub layers: Option<Vec<bool>>,
+}
+
+impl MixtureConfig {
+    /// Whether a layer has experts.
+    pub(super) fn is_in(&self, layer: usize) -> bool {
+        self.layers.as_ref().is_none_or(|layers| layers.get(layer) == Some(&true))
+    }
+
+    /// Number of parameters of the experts of a layer, and of what chooses between them.
+    pub(super) fn parameters(&self, hidden_size: usize) -> u128 {
+        let size = |size: usize| size as u128;
+        let hidden = size(hidden_size);
+        let shared = self.shared_width.map_or(0, |width| hidden * (3 * size(width) + 1));
+        size(self.experts) * hidden * (3 * size(self.width) + 1) + shared
+    }
+
+    pub(super) fn routing(&self) -> Routing {
+        Routing { chosen: self.chosen, rescales: self.rescales }
+    }
+}
+
+/// One of several MLPs: `down_proj(f(gate_proj(x)) · up_proj(x))`.
+#[derive(Module, Debug)]
+pub struct Expert {
+    /// Gate projection, `[hidden_size, width]`.
+    pub gate_proj: LowRankLinear,
+    /// Up projection, `[hidden_size, width]`.
+    pub up_proj: LowRankLinear,
+    /// Down projection, `[width, hidden_size]`.
+    pub down_proj: LowRankLinear,
+    #[module(skip)]
+    activation: Activation,
+}
+
+impl Expert {
+    /// The fields that are matrices.
+    pub(super) const MATRICES: [&str; 3] = ["gate_proj", "up_proj", "down_proj"];
+
+    /// `linear` has the sizes of its matrices to fill in.
+    pub(super) fn new(
+        linear: impl Fn(usize, usize) -> LowRankLinearConfig,
+        [hidden, width]: [usize; 2],
+        activation: Activation,
+        device: &Device,
+    ) -> Self {
+        Self {
+            gate_proj: linear(hidden, width).init(device),
+            up_proj: linear(hidden, width).init(device),
+            down_proj: linear(width, hidden).init(device),
+            activation,
+        }
+    }
+
+    /// Applies the forward pass on the input tensor.
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[..., hidden_size]`
+    pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
+        let gate = self.activation.forward(self.gate_proj.forward(x.clone()));
+        self.down_proj.forward(gate * self.up_proj.forward(x))
+    }
+
+    fn weights(&self) -> [ParamId; 3] {
+        [&self.gate_proj, &self.up_proj, &self.down_proj].map(|matrix| matrix.weight.id)
+    }
+}
+
+/// How experts are chosen: those with the largest probabilities among all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Routing {
+    /// Number of experts that see a token.
+    chosen: usize,
+    /// Whether their weights are divided by their sum.
+    rescales: bool,
+}
+
+/// Which experts see which tokens.
+#[derive(Debug)]
+struct Routes {
+    /// The numbers of the tokens that each expert sees, rising.
+    tokens: Vec<Vec<i32>>,
+    /// The weight of each expert for each token, `[tokens, experts]`, f32; 0 for those that are not
+    /// chosen.
+    weights: Tensor<2>,
+}
+
+impl Routing {
+    /// The sum of the outputs of the experts that are chosen for each row, by their weights. An
+    /// expert that is chosen for none computes nothing.
+    ///
+    /// # Shapes
+    ///
+    /// - logits: `[rows, experts]`
+    /// - rows and output: `[rows, hidden_size]`
+    pub fn mix(self, experts: &[Expert], logits: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
+        let Routes { tokens, weights } = self.routes(logits);
+        let (device, dtype) = (rows.device(), FloatDType::from(rows.dtype()));
+        let mut sum = rows.zeros_like();
+        for (number, (expert, tokens)) in experts.iter().zip(tokens).enumerate() {
+            // Who watches the inputs may want to see those that other experts get.
+            let of_all = wants_all_rows(&expert.weights()).then(|| expert.forward(rows.clone()));
+            if tokens.is_empty() {
+                continue;
+            }
+            let shape = [tokens.len()];
+            let places = Tensor::<1, Int>::from_data(TensorData::new(tokens, shape), &device);
+            let output = match of_all {
+                Some(output) => output.select(0, places.clone()),
+                None => expert.forward(rows.clone().select(0, places.clone())),
+            };
+            let weight = weights.clone().narrow(1, number, 1).select(0, places.clone());
+            let weighted = output * weight.cast(dtype);
+            sum = sum.select_assign(0, places, weighted, IndexingUpdateOp::Add);
+        }
+        sum
+    }
+
+    /// The choice is made on the host: it has no gradient, and the number of tokens of each expert is
+    /// needed there anyway.
+    fn routes(self, logits: Tensor<2>) -> Routes {
+        let probabilities = softmax(logits.cast(FloatDType::F32), 1);
+        let [count, experts] = probabilities.dims();
+        let plain = match probabilities.is_autodiff() {
+            true => probabilities.clone().inner(),
+            false => probabilities.clone(),
+        };
+        let values = plain.into_data().try_into_vec::<f32>().expect("it was cast");
+        let mut tokens = vec![Vec::new(); experts];
+        let mut is_chosen = vec![0f32; count * experts];
+        for (token, row) in values.chunks(experts).enumerate() {
+            for expert in largest(row, self.chosen) {
+                tokens[expert].push(token as i32);
+                is_chosen[token * experts + expert] = 1.0;
+            }
+        }
+        let is_chosen = TensorData::new(is_chosen, [count, experts]);
+        let weights = Tensor::<2>::from_data(is_chosen, &probabilities.device()) * probabilities;
+        let weights = match self.rescales {
+            true => weights.clone() / weights.sum_dim(1),
+            false => weights,
+        };
+        Routes { tokens, weights }
+    }
+}
+
+/// The places of the largest numbers, of equal ones the first.
+fn largest(numbers: &[f32], count: usize) -> Vec<usize> {
+    let mut places: Vec<usize> = (0..numbers.len()).collect();
+    places.sort_by(|a, b| numbers[*b].total_cmp(&numbers[*a]));
+    places.truncate(count);
+    places
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn routes(chosen: usize, rescales: bool, logits: &[[f32; 3]]) -> Routes {
+        let data = TensorData::new(logits.concat(), [logits.len(), 3]);
+        Routing { chosen, rescales }.routes(Tensor::from_data(data, &Device::default()))
+    }
+
+    #[test]
+    fn the_largest_are_chosen_and_of_equal_ones_the_first() {
+        assert_eq!(largest(&[0.1, 0.5, 0.4], 2), [1, 2]);
+        assert_eq!(largest(&[0.2, 0.4, 0.4], 1), [1]);
+        assert_eq!(largest(&[0.0, 0.0, 0.0], 2), [0, 1]);
+    }
+
+    #[test]
+    fn each_token_goes_to_as_many_experts_with_the_weights_of_its_probabilities() {
+        // Probabilities of 1/7, 2/7 and 4/7, in two orders.
+        let [one, two, four] = [1f32, 2.0, 4.0].map(f32::ln);
+        for (rescales, total) in [(false, 7.0), (true, 6.0)] {
+            let routes = routes(2, rescales, &[[one, two, four], [four, one, two]]);
+            assert_eq!(routes.tokens, [vec![1], vec![0], vec![0, 1]]);
+            let want = [0.0, 2.0, 4.0, 4.0, 0.0, 2.0].map(|weight| weight / total);
+            for (got, want) in routes.weights.into_data().iter::<f64>().zip(want) {
+                assert!((got - want).abs() < 1e-6, "{got} for {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_expert_that_is_chosen_for_no_token_has_no_part() {
+        let device = Device::default();
+        let linear =
+            |d_input, d_output| LowRankLinearConfig::new(d_input, d_output).with_bias(false);
+        let expert = || Expert::new(linear, [4, 6], Activation::Silu, &device);
+        let experts: Vec<Expert> = (0..3).map(|_| expert()).collect();
+        let rows = Tensor::<2>::ones([2, 4], &device);
+        let logits = TensorData::new(vec![9f32, 0.0, 0.0, 9.0, 0.0, 0.0], [2, 3]);
+        let logits = Tensor::<2>::from_data(logits, &device);
+        let routing = Routing { chosen: 1, rescales: true };
+        let mixed = routing.mix(&experts, logits, rows.clone());
+        let gap = (mixed - experts[0].forward(rows)).abs().max().into_scalar::<f64>();
+        assert!(gap < 1e-6, "{gap}");
+    }
+}
