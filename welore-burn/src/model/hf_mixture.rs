@@ -23,9 +23,9 @@ struct HfMixture {
     mlp_only_layers: Option<Vec<usize>>,
 }
 
-/// No model has more experts in a layer than this. The bound keeps small files from describing
-/// millions of them.
-const MOST_EXPERTS: usize = 4096;
+/// No model has more experts in all its layers together than this. The bound keeps small files from
+/// describing millions of them.
+const MOST_EXPERTS: usize = 1 << 17;
 
 impl HfConfig {
     /// Adds the experts that the file describes, `usual` of them in a layer where it does not say how
@@ -37,9 +37,10 @@ impl HfConfig {
         has_shared: bool,
     ) -> Result<DecoderConfig, ConfigError> {
         let own: HfMixture = self.own()?;
+        let most = MOST_EXPERTS / decoder.num_hidden_layers;
         let experts = match (own.num_experts, own.num_local_experts) {
-            (None, Some(experts)) => counted("num_local_experts", experts, MOST_EXPERTS)?,
-            (experts, _) => counted("num_experts", experts.unwrap_or(usual), MOST_EXPERTS)?,
+            (None, Some(experts)) => counted("num_local_experts", experts, most)?,
+            (experts, _) => counted("num_experts", experts.unwrap_or(usual), most)?,
         };
         let width = own.moe_intermediate_size.unwrap_or(decoder.intermediate_size);
         let shared_width = match own.shared_expert_intermediate_size.filter(|_| has_shared) {
