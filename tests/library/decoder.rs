@@ -57,6 +57,7 @@ const FAMILIES: &[&str] = &[
     "tiny-qwen2-moe",
     "tiny-qwen3-moe",
     "tiny-olmoe",
+    "tiny-gpt-oss",
 ];
 
 fn load(name: &str) -> LoadedModel {

@@ -334,3 +334,49 @@ fn experts_and_their_router_train() {
         assert_eq!(before != after, trainable == Trainable::Full, "{trainable:?}");
     }
 }
+
+#[test]
+fn experts_of_gpt_oss_are_read_from_numbers_of_four_bits() {
+    const SIZE: usize = 32;
+    // All numbers in a row are the same: that of the code that is the number of the row.
+    let codes = |rows: usize| -> Vec<u8> {
+        (0..2 * rows).flat_map(|row| [(row % 8 * 17) as u8; SIZE / 2]).collect()
+    };
+    let biases: Vec<u8> = (0..4 * SIZE).flat_map(|n| (n as f32).to_le_bytes()).collect();
+    let tensors = [
+        ("gate_up_proj_blocks", Dtype::U8, vec![2, 2 * SIZE, 1, 16], codes(2 * SIZE)),
+        ("gate_up_proj_scales", Dtype::U8, vec![2, 2 * SIZE, 1], vec![127; 4 * SIZE]),
+        ("down_proj_blocks", Dtype::U8, vec![2, SIZE, 1, 16], codes(SIZE)),
+        ("down_proj_scales", Dtype::U8, vec![2, SIZE, 1], vec![128; 2 * SIZE]),
+        ("gate_up_proj_bias", Dtype::F32, vec![2, 2 * SIZE], biases.clone()),
+        ("down_proj_bias", Dtype::F32, vec![2, SIZE], biases[..8 * SIZE].to_vec()),
+    ];
+    let dir = tempdir().unwrap();
+    let views = tensors.iter().map(|(name, dtype, shape, data)| {
+        let name = format!("model.layers.0.mlp.experts.{name}");
+        (name, TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    let checkpoint = open_weights(dir.path()).unwrap();
+    assert_eq!(checkpoint.remarks(), [Remark::Unstacked { tensors: 6 }]);
+    assert_eq!(checkpoint.names().count(), 12);
+    let read = |name: &str| {
+        let name = format!("model.layers.0.mlp.experts.1.{name}");
+        (checkpoint.meta(&name).unwrap().dtype, checkpoint.read_f32(&name).unwrap())
+    };
+    let numbers = [0.0f32, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
+    for (name, first, step, scale) in
+        [("gate_proj", 0, 2, 1.0), ("up_proj", 1, 2, 1.0), ("down_proj", 0, 1, 2.0)]
+    {
+        let want: Vec<f32> =
+            (0..SIZE).flat_map(|row| [scale * numbers[(first + step * row) % 8]; SIZE]).collect();
+        assert_eq!(read(&format!("{name}.weight")), (Dtype::BF16, want), "{name}");
+    }
+    let of_gate: Vec<f32> = (0..SIZE).map(|row| (2 * SIZE + 2 * row) as f32).collect();
+    assert_eq!(read("gate_proj.bias"), (Dtype::F32, of_gate));
+    let of_down: Vec<f32> = (0..SIZE).map(|row| (SIZE + row) as f32).collect();
+    assert_eq!(read("down_proj.bias"), (Dtype::F32, of_down));
+    let digest =
+        |name: &str| checkpoint.digest(&format!("model.layers.0.mlp.experts.0.{name}")).unwrap();
+    assert_ne!(digest("gate_proj.weight"), digest("up_proj.weight"));
+}

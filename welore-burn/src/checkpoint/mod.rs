@@ -8,6 +8,7 @@
 mod companions;
 mod error;
 mod foreign;
+mod interleaved;
 mod linear_layers;
 mod module;
 mod reader;

@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{CheckpointError, MissingKind, TensorProblem};
+use super::interleaved::Interleaved;
 use super::remark::Remark;
 use super::scaled::Scales;
 use super::shards::LONGEST_HEADER;
@@ -36,6 +37,8 @@ pub struct Checkpoint {
     pub(super) tensors: BTreeMap<String, (usize, TensorMeta)>,
     /// The scales of tensors whose bytes are numbers of 8 bits, though they are read as BF16.
     pub(super) scaled: BTreeMap<String, Scales>,
+    /// The places of entries that do not follow each other.
+    pub(super) interleaved: BTreeMap<String, Interleaved>,
     order: Vec<String>,
     remarks: Vec<Remark>,
     /// How names began in the files, and how they begin now.
@@ -57,7 +60,8 @@ pub struct TensorMeta {
     pub dtype: Dtype,
     /// Stored shape; `[out, in]` for a matrix.
     pub shape: Vec<usize>,
-    range: (usize, usize),
+    /// Where its bytes are; somewhere in them for a part of [`Interleaved`].
+    pub(super) range: (usize, usize),
 }
 
 impl TensorMeta {
@@ -74,14 +78,6 @@ impl TensorMeta {
     /// Bytes of its entries in this type.
     pub fn bytes(&self) -> u64 {
         self.parameters().saturating_mul(self.dtype.bitsize() as u64) / 8
-    }
-
-    /// A matrix of this shape within it, from this entry on, which is there.
-    pub(super) fn matrix_at(&self, start: usize, shape: [usize; 2]) -> Self {
-        let bytes = |entries: usize| entries * self.dtype.bitsize() / 8;
-        let start = self.range.0 + bytes(start);
-        let range = (start, start + bytes(shape[0] * shape[1]));
-        Self { dtype: self.dtype, shape: shape.to_vec(), range }
     }
 
     /// Bytes in its file.
@@ -149,8 +145,8 @@ impl Checkpoint {
     fn empty(dir: &Path) -> Self {
         let (tensors, scaled, order) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let (shards, remarks, digests) = (Vec::new(), Vec::new(), Mutex::default());
-        let beginnings = None;
-        Self { dir: dir.into(), shards, tensors, scaled, order, remarks, beginnings, digests }
+        let (interleaved, beginnings, dir) = (BTreeMap::new(), None, dir.into());
+        Self { dir, shards, tensors, scaled, interleaved, order, remarks, beginnings, digests }
     }
 
     pub(super) fn in_order(mut self) -> Self {
@@ -242,6 +238,8 @@ impl Checkpoint {
         self.tensors = tensors.map(|(name, tensor)| (new_name(&name), tensor)).collect();
         let scaled = std::mem::take(&mut self.scaled).into_iter();
         self.scaled = scaled.map(|(name, scales)| (new_name(&name), scales)).collect();
+        let interleaved = std::mem::take(&mut self.interleaved).into_iter();
+        self.interleaved = interleaved.map(|(name, part)| (new_name(&name), part)).collect();
         self.digests = Mutex::default();
         self.in_order()
     }
@@ -430,7 +428,10 @@ impl Checkpoint {
         let (meta, bytes) = self.raw(tensor)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{} {:?}\n", meta.dtype, meta.shape).as_bytes());
-        hasher.update(bytes);
+        match self.interleaved.contains_key(tensor) {
+            true => hasher.update(&self.content(tensor)?.1),
+            false => hasher.update(bytes),
+        };
         if let Some(scales) = self.scaled.get(tensor) {
             hasher.update(self.bytes_at(scales.shard, &scales.meta));
         }

@@ -10,6 +10,16 @@ const BOTH: &str = ".experts.gate_up_proj";
 /// How those of down projections end: `[experts, hidden_size, width]`.
 const DOWN: &str = ".experts.down_proj";
 
+impl TensorMeta {
+    /// A matrix of this shape within it, from this entry on, which is there.
+    pub(super) fn matrix_at(&self, start: usize, shape: [usize; 2]) -> Self {
+        let bytes = |entries: usize| entries * self.dtype.bitsize() / 8;
+        let start = self.range.0 + bytes(start);
+        let range = (start, start + bytes(shape[0] * shape[1]));
+        Self { dtype: self.dtype, shape: shape.to_vec(), range }
+    }
+}
+
 /// The stacks of a layer.
 struct Stacks {
     /// What is before the numbers of experts in the names of their matrices, without the dot.
@@ -65,7 +75,11 @@ impl Stacks {
 impl Checkpoint {
     /// The checkpoint with a matrix for each expert in the place of stacks of them.
     /// [`remarks`](Checkpoint::remarks) says whether there were some.
-    pub(crate) fn unstacked(mut self) -> Self {
+    pub(crate) fn unstacked(self) -> Self {
+        self.apart().without_interleaving()
+    }
+
+    fn apart(mut self) -> Self {
         let found: Vec<Stacks> = self.names().filter_map(|name| Stacks::of(&self, name)).collect();
         let experts: usize = found.iter().map(|stacks| stacks.down.1.shape[0]).sum();
         if found.is_empty() || self.tensors.len() + 3 * experts > MOST_TENSORS {

@@ -1,5 +1,5 @@
 use burn::config::Config;
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
@@ -45,6 +45,9 @@ pub struct AttentionConfig {
     pub cap: Option<f64>,
     /// The largest absolute value of numbers in queries, keys and values.
     pub clip: Option<f64>,
+    /// Whether each head has a score of something that it sees beside all keys, and that gives nothing.
+    #[config(default = false)]
+    pub sinks: bool,
     /// The type of function used to initialize weights.
     #[config(default = "Initializer::Normal{mean: 0.0, std: 0.02}")]
     pub initializer: Initializer,
@@ -67,6 +70,7 @@ impl From<&DecoderConfig> for AttentionConfig {
         .with_scale(config.attention_scale)
         .with_cap(config.attention_cap)
         .with_clip(config.qkv_clip)
+        .with_sinks(config.attention_sinks)
         .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
     }
 }
@@ -99,6 +103,7 @@ impl AttentionConfig {
             o_proj: linear(queries, self.hidden_size, self.output_bias),
             q_norm,
             k_norm,
+            sinks: self.sinks.then(|| Initializer::Zeros.init([self.heads], device)),
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
@@ -131,6 +136,8 @@ pub struct Attention {
     pub q_norm: Option<Norm>,
     /// Norm of keys.
     pub k_norm: Option<Norm>,
+    /// Scores that each head has beside those of keys, `[heads]`, where there are some (gpt-oss).
+    pub sinks: Option<Param<Tensor<1>>>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -188,7 +195,8 @@ impl Attention {
             Some((cache, layer)) => cache.extend(layer, keys, values),
             None => (keys, values),
         };
-        let context = attend(queries, keys, values, mask, self.cap);
+        let sinks = self.sinks.as_ref().map(|sinks| sinks.val());
+        let context = attend(queries, keys, values, mask, self.cap, sinks.as_ref());
         let context =
             context.swap_dims(1, 2).reshape([batch, positions, self.heads * self.head_dim]);
         self.o_proj.forward(context)

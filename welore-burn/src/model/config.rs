@@ -78,6 +78,10 @@ pub struct DecoderConfig {
     pub attention_cap: Option<f64>,
     /// The largest absolute value of numbers in queries, keys and values (OLMo 1).
     pub qkv_clip: Option<f64>,
+    /// Whether each head has a score of something that it sees beside all keys, and that gives nothing
+    /// (gpt-oss).
+    #[config(default = false)]
+    pub attention_sinks: bool,
     /// What embeddings are multiplied by (Gemma, Granite).
     pub embedding_scale: Option<f64>,
     /// What attention and MLP are multiplied by before they are added to the residual stream
@@ -144,7 +148,8 @@ impl DecoderConfig {
             QkNorm::Whole => norm(queries) + norm(keys),
         };
         let norms = norm(width) * self.layout.norms().iter().flatten().count() as u128 + head_norms;
-        let layer = 2 * width * (queries + keys) + biases + norms;
+        let sinks = if self.attention_sinks { size(self.num_attention_heads) } else { 0 };
+        let layer = 2 * width * (queries + keys) + biases + norms + sinks;
         let inputs: u128 = if self.mlp.is_gated() { 2 } else { 1 };
         let channel = (inputs + 1) * width + if self.mlp_bias { inputs } else { 0 };
         let dense = (0..self.num_hidden_layers).filter(|layer| self.mixture_of(*layer).is_none());
@@ -187,6 +192,7 @@ impl DecoderConfig {
             (self.activation != Activation::Silu, "an activation other than silu"),
             (self.attention_scale.is_some(), "a scale of attention of its own"),
             (self.attention_cap.is_some(), "a cap of the scores of attention"),
+            (self.attention_sinks, "scores beside those of keys"),
             (self.qkv_clip.is_some(), "a limit of queries, keys and values"),
             (self.embedding_scale.is_some(), "a scale of embeddings"),
             (self.residual_scale.is_some(), "a scale of the residual stream"),

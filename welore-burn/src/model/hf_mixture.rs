@@ -54,6 +54,8 @@ impl HfConfig {
             shared_width,
             rescales: own.norm_topk_prob.unwrap_or(false),
             layers: own.layers(decoder.num_hidden_layers)?,
+            biases: false,
+            clamped: None,
         };
         Ok(decoder.with_mixture(Some(mixture)))
     }

@@ -1,7 +1,7 @@
 //! Mixtures of experts: MLPs between which a router chooses for each token.
 
 use burn::module::{Module, ParamId};
-use burn::tensor::activation::softmax;
+use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
@@ -10,7 +10,7 @@ use crate::linear::{LowRankLinear, LowRankLinearConfig};
 use crate::modules::wants_all_rows;
 
 /// The experts of layers that have some in the place of one MLP.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct MixtureConfig {
     /// Number of experts in a layer.
     pub experts: usize,
@@ -24,6 +24,28 @@ pub struct MixtureConfig {
     pub rescales: bool,
     /// Whether each layer has experts, one for each layer; `None` if all have them.
     pub layers: Option<Vec<bool>>,
+    /// Whether the router and the matrices of experts have biases (gpt-oss).
+    pub biases: bool,
+    /// What is between the matrices of an expert, if not `f(gate) · up`.
+    pub clamped: Option<ClampedGlu>,
+}
+
+/// `(up + 1) · gate · sigmoid(alpha · gate)`, where `gate` is at most `limit`, and `up` between
+/// `-limit` and `limit` (gpt-oss).
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ClampedGlu {
+    /// What the gate is multiplied by in the sigmoid.
+    pub alpha: f64,
+    /// The limit of both.
+    pub limit: f64,
+}
+
+impl ClampedGlu {
+    fn forward<const D: usize>(self, gate: Tensor<D>, up: Tensor<D>) -> Tensor<D> {
+        let gate = gate.clamp_max(self.limit);
+        let up = up.clamp(-self.limit, self.limit) + 1.0;
+        up * gate.clone() * sigmoid(gate.mul_scalar(self.alpha))
+    }
 }
 
 impl MixtureConfig {
@@ -37,7 +59,8 @@ impl MixtureConfig {
         let size = |size: usize| size as u128;
         let hidden = size(hidden_size);
         let shared = self.shared_width.map_or(0, |width| hidden * (3 * size(width) + 1));
-        size(self.experts) * hidden * (3 * size(self.width) + 1) + shared
+        let biases = if self.biases { 2 * size(self.width) + hidden + 1 } else { 0 };
+        size(self.experts) * (hidden * (3 * size(self.width) + 1) + biases) + shared
     }
 
     pub(super) fn routing(&self) -> Routing {
@@ -56,6 +79,8 @@ pub struct Expert {
     pub down_proj: LowRankLinear,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    clamped: Option<ClampedGlu>,
 }
 
 impl Expert {
@@ -74,7 +99,13 @@ impl Expert {
             up_proj: linear(hidden, width).init(device),
             down_proj: linear(width, hidden).init(device),
             activation,
+            clamped: None,
         }
+    }
+
+    /// The same with something else between its matrices.
+    pub(super) fn with_clamped(self, clamped: Option<ClampedGlu>) -> Self {
+        Self { clamped, ..self }
     }
 
     /// Applies the forward pass on the input tensor.
@@ -83,8 +114,11 @@ impl Expert {
     ///
     /// - input and output: `[..., hidden_size]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
-        let gate = self.activation.forward(self.gate_proj.forward(x.clone()));
-        self.down_proj.forward(gate * self.up_proj.forward(x))
+        let (gate, up) = (self.gate_proj.forward(x.clone()), self.up_proj.forward(x));
+        self.down_proj.forward(match self.clamped {
+            Some(clamped) => clamped.forward(gate, up),
+            None => self.activation.forward(gate) * up,
+        })
     }
 
     fn weights(&self) -> [ParamId; 3] {

@@ -70,8 +70,12 @@ impl Mlp {
 
     fn of_experts(config: &DecoderConfig, mixture: &MixtureConfig, device: &Device) -> Self {
         let hidden = config.hidden_size;
-        let linear = |d_input, d_output| linear(config, d_input, d_output);
-        let expert = |width| Expert::new(linear, [hidden, width], config.activation, device);
+        let linear =
+            |d_input, d_output| linear(config, d_input, d_output).with_bias(mixture.biases);
+        let expert = |width| {
+            Expert::new(linear, [hidden, width], config.activation, device)
+                .with_clamped(mixture.clamped)
+        };
         Self {
             gate_proj: None,
             up_proj: None,

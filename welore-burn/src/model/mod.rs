@@ -49,7 +49,7 @@ pub use hf_config::ConfigError;
 pub(crate) use language::as_tensor;
 pub use language::{LanguageModel, ModelMatrix, device_of, projections};
 pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
-pub use mixture::{Expert, MixtureConfig};
+pub use mixture::{ClampedGlu, Expert, MixtureConfig};
 pub use mlp::Mlp;
 pub use names::Names;
 pub use norm::{Norm, NormConfig, NormKind};

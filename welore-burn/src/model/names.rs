@@ -14,6 +14,8 @@ pub enum Names {
     GptNeox,
     /// Mixtral.
     Mixtral,
+    /// gpt-oss.
+    GptOss,
 }
 
 /// Fields, and what they are called in GPT-NeoX.
@@ -33,6 +35,9 @@ const GPT_NEOX: [(&str, &str); 9] = [
 const MIXTRAL: [(&str, &str); 4] =
     [("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
 
+/// Fields, and what they are called in gpt-oss.
+const GPT_OSS: [(&str, &str); 1] = [("gate", "router")];
+
 impl Names {
     /// The name of a field.
     fn of(self, field: &str) -> &str {
@@ -40,6 +45,7 @@ impl Names {
             Self::Llama => &[],
             Self::GptNeox => &GPT_NEOX,
             Self::Mixtral => &MIXTRAL,
+            Self::GptOss => &GPT_OSS,
         };
         table.iter().find(|(own, _)| *own == field).map_or(field, |(_, name)| *name)
     }

@@ -13,6 +13,7 @@ mod gemma3;
 mod glm;
 mod glm4;
 mod gpt_neox;
+mod gpt_oss;
 mod granite;
 mod helium;
 mod llama;
@@ -93,6 +94,7 @@ static FAMILIES: &[&dyn Family] = &[
     &qwen2_moe::Qwen2Moe,
     &qwen3_moe::Qwen3Moe,
     &olmoe::Olmoe,
+    &gpt_oss::GptOss,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
