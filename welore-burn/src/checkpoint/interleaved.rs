@@ -111,7 +111,7 @@ impl Layer {
         let biases = [find("gate_up_proj_bias")?, find("down_proj_bias")?];
         let &[experts, both] = biases[0].1.shape.as_slice() else { return None };
         let &[same, hidden] = biases[1].1.shape.as_slice() else { return None };
-        let (width, is_even) = (both / 2, both % 2 == 0);
+        let (width, is_even) = (both / 2, both.is_multiple_of(2));
         let are_there = biases.iter().all(|(_, meta)| meta.is_float())
             && experts.min(width).min(hidden) > 0
             && (same, is_even) == (experts, true)
@@ -125,7 +125,7 @@ impl Layer {
                 (vec![up, down], shapes)
             }
             (_, [Some(up), Some(of_up)], [Some(down), Some(of_down)]) => {
-                if hidden % BLOCK != 0 || width % BLOCK != 0 {
+                if !hidden.is_multiple_of(BLOCK) || !width.is_multiple_of(BLOCK) {
                     return None;
                 }
                 let codes = |rows, cols| vec![experts, rows, cols / BLOCK, BLOCK / 2];
@@ -148,8 +148,8 @@ impl Layer {
 
     /// The tensors of the file that it consists of.
     fn sources(&self) -> impl Iterator<Item = String> {
-        let ends = match self.weights.len() {
-            2 => &["gate_up_proj", "down_proj"][..],
+        let ends: &[&str] = match self.weights.len() {
+            2 => &["gate_up_proj", "down_proj"],
             _ => &[
                 "gate_up_proj_blocks",
                 "gate_up_proj_scales",

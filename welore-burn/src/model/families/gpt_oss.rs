@@ -73,7 +73,7 @@ impl Family for GptOss {
         let with_biases =
             |mixture| MixtureConfig { biases: true, clamped: Some(clamped), ..mixture };
         let mixture = decoder.mixture.clone().map(with_biases);
-        let every_other = (0..config.num_hidden_layers).map(|layer| layer % 2 == 0).collect();
-        config.with_windows(decoder.with_mixture(mixture), every_other)
+        let every_other = (0..config.num_hidden_layers).map(|layer| layer.is_multiple_of(2));
+        config.with_windows(decoder.with_mixture(mixture), every_other.collect())
     }
 }
