@@ -58,6 +58,8 @@ const FAMILIES: &[&str] = &[
     "tiny-qwen3-moe",
     "tiny-olmoe",
     "tiny-gpt-oss",
+    "tiny-deepseek-v2",
+    "tiny-deepseek-v3",
 ];
 
 fn load(name: &str) -> LoadedModel {

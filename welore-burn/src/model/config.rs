@@ -2,6 +2,7 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use super::activation::Activation;
+use super::latent::LatentConfig;
 use super::mixture::MixtureConfig;
 use super::names::Names;
 use super::norm::NormKind;
@@ -78,6 +79,8 @@ pub struct DecoderConfig {
     pub attention_cap: Option<f64>,
     /// The largest absolute value of numbers in queries, keys and values (OLMo 1).
     pub qkv_clip: Option<f64>,
+    /// The widths of latent attention, whose queries and keys have the width `head_dim` (DeepSeek).
+    pub latent: Option<LatentConfig>,
     /// Whether each head has a score of something that it sees beside all keys, and that gives nothing
     /// (gpt-oss).
     #[config(default = false)]
@@ -149,7 +152,14 @@ impl DecoderConfig {
         };
         let norms = norm(width) * self.layout.norms().iter().flatten().count() as u128 + head_norms;
         let sinks = if self.attention_sinks { size(self.num_attention_heads) } else { 0 };
-        let layer = 2 * width * (queries + keys) + biases + norms + sinks;
+        let attention = match self.latent {
+            Some(latent) => {
+                let biases = [self.qkv_bias, self.output_bias];
+                latent.parameters(self.hidden_size, self.num_attention_heads, biases)
+            }
+            None => 2 * width * (queries + keys) + biases,
+        };
+        let layer = attention + norms + sinks;
         let inputs: u128 = if self.mlp.is_gated() { 2 } else { 1 };
         let channel = (inputs + 1) * width + if self.mlp_bias { inputs } else { 0 };
         let dense = (0..self.num_hidden_layers).filter(|layer| self.mixture_of(*layer).is_none());
@@ -192,6 +202,7 @@ impl DecoderConfig {
             (self.activation != Activation::Silu, "an activation other than silu"),
             (self.attention_scale.is_some(), "a scale of attention of its own"),
             (self.attention_cap.is_some(), "a cap of the scores of attention"),
+            (self.latent.is_some(), "latent attention"),
             (self.attention_sinks, "scores beside those of keys"),
             (self.qkv_clip.is_some(), "a limit of queries, keys and values"),
             (self.embedding_scale.is_some(), "a scale of embeddings"),
@@ -221,7 +232,8 @@ impl DecoderConfig {
     /// Number of keys and values that a cache holds for this many positions of one sequence.
     pub fn cached_values(&self, positions: usize) -> u128 {
         let size = |size: usize| size as u128;
-        let keys = size(self.num_key_value_heads) * size(self.head_dim);
+        let width = self.latent.map_or(self.head_dim, |latent| latent.width());
+        let keys = size(self.num_key_value_heads) * size(width);
         2 * size(self.num_hidden_layers) * keys * size(positions)
     }
 }

@@ -4,14 +4,15 @@ use serde::Deserialize;
 
 use super::config::DecoderConfig;
 use super::hf_config::{ConfigError, HfConfig, LARGEST, check_count, invalid};
-use super::mixture::MixtureConfig;
+use super::mixture::{MixtureConfig, Scoring};
 
 /// The fields that families with experts have.
 #[derive(Deserialize)]
 struct HfMixture {
-    /// Both are the number of experts.
+    /// All three are the number of experts.
     num_experts: Option<usize>,
     num_local_experts: Option<usize>,
+    n_routed_experts: Option<usize>,
     num_experts_per_tok: usize,
     /// The width of experts, where it is not that of other MLPs.
     moe_intermediate_size: Option<usize>,
@@ -38,9 +39,10 @@ impl HfConfig {
     ) -> Result<DecoderConfig, ConfigError> {
         let own: HfMixture = self.own()?;
         let most = MOST_EXPERTS / decoder.num_hidden_layers;
-        let experts = match (own.num_experts, own.num_local_experts) {
-            (None, Some(experts)) => counted("num_local_experts", experts, most)?,
-            (experts, _) => counted("num_experts", experts.unwrap_or(usual), most)?,
+        let experts = match (own.n_routed_experts, own.num_experts, own.num_local_experts) {
+            (Some(experts), ..) => counted("n_routed_experts", experts, most)?,
+            (None, None, Some(experts)) => counted("num_local_experts", experts, most)?,
+            (None, experts, _) => counted("num_experts", experts.unwrap_or(usual), most)?,
         };
         let width = own.moe_intermediate_size.unwrap_or(decoder.intermediate_size);
         let shared_width = match own.shared_expert_intermediate_size.filter(|_| has_shared) {
@@ -51,7 +53,12 @@ impl HfConfig {
             experts,
             chosen: counted("num_experts_per_tok", own.num_experts_per_tok, experts)?,
             width: counted("moe_intermediate_size", width, LARGEST)?,
+            scoring: Scoring::Softmax,
+            groups: None,
+            is_corrected: false,
+            scale: 1.0,
             shared_width,
+            has_shared_gate: shared_width.is_some(),
             rescales: own.norm_topk_prob.unwrap_or(false),
             layers: own.layers(decoder.num_hidden_layers)?,
             biases: false,
@@ -76,7 +83,12 @@ impl HfMixture {
     }
 }
 
-fn counted(field: &'static str, count: usize, most: usize) -> Result<usize, ConfigError> {
+/// A number that is at least 1.
+pub(super) fn counted(
+    field: &'static str,
+    count: usize,
+    most: usize,
+) -> Result<usize, ConfigError> {
     check_count(field, count, most)?;
     Ok(count)
 }

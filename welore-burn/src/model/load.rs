@@ -7,6 +7,7 @@ use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::hf_config::{ConfigError, states_end, stop_tokens};
 use super::language::device_of;
+use super::names::Names;
 use super::norm::NormKind;
 use super::plain_names::open_weights;
 use super::text_part::text_part;
@@ -221,10 +222,17 @@ const HEAD: &str = "lm_head.weight";
 /// What is before the numbers of layers in the names of tensors.
 const LAYERS: &str = "model.layers.";
 
-/// Tensors of a checkpoint that are there twice: some checkpoints store a tied head as well.
+/// Tensors of a checkpoint that are no part of the decoder: some checkpoints store a tied head as well,
+/// and those of DeepSeek have more layers, which predict further tokens and are no part of the stack.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
     let (tied, head) = (config.tie_word_embeddings, config.names.of_path(HEAD));
-    move |name| tied && name == head
+    let further = (config.names == Names::DeepSeek).then_some(config.num_hidden_layers);
+    move |name| {
+        let number = |rest: &str| rest.split('.').next()?.parse::<usize>().ok();
+        let layer = name.strip_prefix(LAYERS).and_then(number);
+        let is_further = further.zip(layer).is_some_and(|(first, layer)| layer >= first);
+        is_further || (tied && name == head)
+    }
 }
 
 /// A hostile `config.json` must not make us build a billion layers before we find a tensor missing:

@@ -1,11 +1,12 @@
 //! Mixtures of experts: MLPs between which a router chooses for each token.
 
-use burn::module::{Module, ParamId};
+use burn::module::{Module, Param, ParamId};
 use burn::tensor::activation::{sigmoid, softmax};
 use burn::tensor::{Device, FloatDType, IndexingUpdateOp, Int, Tensor, TensorData};
 use serde::{Deserialize, Serialize};
 
 use super::activation::Activation;
+use crate::forms::apply;
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 use crate::modules::wants_all_rows;
 
@@ -16,10 +17,20 @@ pub struct MixtureConfig {
     pub experts: usize,
     /// Number of experts that see a token.
     pub chosen: usize,
+    /// What the router's logits are turned into.
+    pub scoring: Scoring,
+    /// Groups of experts of which some are chosen first, if there are groups.
+    pub groups: Option<ExpertGroups>,
+    /// Whether scores are corrected for the choice alone (DeepSeek-V3).
+    pub is_corrected: bool,
+    /// What the weights of experts are multiplied by at last.
+    pub scale: f64,
     /// Width of an expert.
     pub width: usize,
     /// Width of the expert that sees all tokens, if there is one.
     pub shared_width: Option<usize>,
+    /// Whether that one has a weight for each token (Qwen2-MoE).
+    pub has_shared_gate: bool,
     /// Whether the weights of the chosen experts are divided by their sum.
     pub rescales: bool,
     /// Whether each layer has experts, one for each layer; `None` if all have them.
@@ -28,6 +39,27 @@ pub struct MixtureConfig {
     pub biases: bool,
     /// What is between the matrices of an expert, if not `f(gate) · up`.
     pub clamped: Option<ClampedGlu>,
+}
+
+/// What the logits of a router are turned into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub enum Scoring {
+    /// Probabilities that sum up to 1 over all experts.
+    #[default]
+    Softmax,
+    /// A number between 0 and 1 for each expert (DeepSeek-V3).
+    Sigmoid,
+}
+
+/// Groups of experts, as many in each: an expert is chosen only if its group is (DeepSeek).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpertGroups {
+    /// Number of groups.
+    pub count: usize,
+    /// Number of groups that are chosen for a token.
+    pub chosen: usize,
+    /// The best so many experts of a group make its score.
+    pub best: usize,
 }
 
 /// `(up + 1) · gate · sigmoid(alpha · gate)`, where `gate` is at most `limit`, and `up` between
@@ -58,13 +90,40 @@ impl MixtureConfig {
     pub(super) fn parameters(&self, hidden_size: usize) -> u128 {
         let size = |size: usize| size as u128;
         let hidden = size(hidden_size);
-        let shared = self.shared_width.map_or(0, |width| hidden * (3 * size(width) + 1));
+        let gate = u128::from(self.has_shared_gate);
+        let shared = self.shared_width.map_or(0, |width| hidden * (3 * size(width) + gate));
+        let correction = if self.is_corrected { size(self.experts) } else { 0 };
         let biases = if self.biases { 2 * size(self.width) + hidden + 1 } else { 0 };
-        size(self.experts) * (hidden * (3 * size(self.width) + 1) + biases) + shared
+        size(self.experts) * (hidden * (3 * size(self.width) + 1) + biases) + shared + correction
     }
 
     pub(super) fn routing(&self) -> Routing {
-        Routing { chosen: self.chosen, rescales: self.rescales }
+        let Self { chosen, rescales, scoring, groups, scale, .. } = *self;
+        Routing { chosen, rescales, scoring, groups, scale }
+    }
+}
+
+/// What chooses between experts.
+#[derive(Module, Debug)]
+pub struct Router {
+    /// Weight, `[hidden_size, experts]`.
+    pub weight: Param<Tensor<2>>,
+    /// Bias of the logits, `[experts]`, if there is one.
+    pub bias: Option<Param<Tensor<1>>>,
+    /// What is added to scores for the choice alone, `[experts]`, if there is something.
+    pub e_score_correction_bias: Option<Param<Tensor<1>>>,
+}
+
+impl Router {
+    /// A router with the weight of a linear layer, and without the names of one.
+    pub(super) fn new(linear: LowRankLinear, correction: Option<Param<Tensor<1>>>) -> Self {
+        let LowRankLinear { weight, bias } = linear;
+        Self { weight, bias, e_score_correction_bias: correction }
+    }
+
+    /// Logits of rows, in f32: a rounded one may be another choice.
+    fn forward(&self, rows: Tensor<2>) -> Tensor<2> {
+        apply(&self.weight, self.bias.as_ref(), rows.cast(FloatDType::F32))
     }
 }
 
@@ -127,12 +186,16 @@ impl Expert {
 }
 
 /// How experts are chosen: those with the largest probabilities among all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Routing {
     /// Number of experts that see a token.
     chosen: usize,
     /// Whether their weights are divided by their sum.
     rescales: bool,
+    scoring: Scoring,
+    groups: Option<ExpertGroups>,
+    /// What their weights are multiplied by at last.
+    scale: f64,
 }
 
 /// Which experts see which tokens.
@@ -151,10 +214,10 @@ impl Routing {
     ///
     /// # Shapes
     ///
-    /// - logits: `[rows, experts]`
     /// - rows and output: `[rows, hidden_size]`
-    pub fn mix(self, experts: &[Expert], logits: Tensor<2>, rows: Tensor<2>) -> Tensor<2> {
-        let Routes { tokens, weights } = self.routes(logits);
+    pub fn mix(self, experts: &[Expert], router: &Router, rows: Tensor<2>) -> Tensor<2> {
+        let correction = router.e_score_correction_bias.as_ref().map(|bias| on_host(bias.val()));
+        let Routes { tokens, weights } = self.routes(router.forward(rows.clone()), correction);
         let (device, dtype) = (rows.device(), FloatDType::from(rows.dtype()));
         let mut sum = rows.zeros_like();
         for (number, (expert, tokens)) in experts.iter().zip(tokens).enumerate() {
@@ -178,29 +241,55 @@ impl Routing {
 
     /// The choice is made on the host: it has no gradient, and the number of tokens of each expert is
     /// needed there anyway.
-    fn routes(self, logits: Tensor<2>) -> Routes {
-        let probabilities = softmax(logits.cast(FloatDType::F32), 1);
-        let [count, experts] = probabilities.dims();
-        let plain = match probabilities.is_autodiff() {
-            true => probabilities.clone().inner(),
-            false => probabilities.clone(),
+    fn routes(self, logits: Tensor<2>, correction: Option<Vec<f32>>) -> Routes {
+        let scores = match self.scoring {
+            Scoring::Softmax => softmax(logits, 1),
+            Scoring::Sigmoid => sigmoid(logits),
         };
-        let values = plain.into_data().try_into_vec::<f32>().expect("it was cast");
+        let [count, experts] = scores.dims();
+        let mut values = on_host(scores.clone());
         let mut tokens = vec![Vec::new(); experts];
         let mut is_chosen = vec![0f32; count * experts];
-        for (token, row) in values.chunks(experts).enumerate() {
+        for (token, row) in values.chunks_mut(experts).enumerate() {
+            let added = correction.iter().flatten();
+            row.iter_mut().zip(added).for_each(|(score, added)| *score += added);
+            if let Some(groups) = self.groups {
+                leave_groups_out(row, groups);
+            }
             for expert in largest(row, self.chosen) {
                 tokens[expert].push(token as i32);
                 is_chosen[token * experts + expert] = 1.0;
             }
         }
         let is_chosen = TensorData::new(is_chosen, [count, experts]);
-        let weights = Tensor::<2>::from_data(is_chosen, &probabilities.device()) * probabilities;
+        let weights = Tensor::<2>::from_data(is_chosen, &scores.device()) * scores;
         let weights = match self.rescales {
-            true => weights.clone() / weights.sum_dim(1),
+            // Sigmoids may all be 0.
+            true => weights.clone() / (weights.sum_dim(1) + 1e-20),
             false => weights,
         };
-        Routes { tokens, weights }
+        Routes { tokens, weights: weights.mul_scalar(self.scale) }
+    }
+}
+
+/// The numbers of a tensor, row-major.
+fn on_host<const D: usize>(x: Tensor<D>) -> Vec<f32> {
+    let x = if x.is_autodiff() { x.inner() } else { x };
+    x.cast(FloatDType::F32).into_data().try_into_vec::<f32>().expect("it was cast")
+}
+
+/// Makes the experts of all groups but the best ones the last to be chosen.
+fn leave_groups_out(scores: &mut [f32], groups: ExpertGroups) {
+    let size = scores.len() / groups.count.max(1);
+    let score = |group: &[f32]| -> f32 {
+        largest(group, groups.best).into_iter().map(|place| group[place]).sum()
+    };
+    let of_groups: Vec<f32> = scores.chunks(size.max(1)).map(score).collect();
+    let chosen = largest(&of_groups, groups.chosen);
+    for (number, group) in scores.chunks_mut(size.max(1)).enumerate() {
+        if !chosen.contains(&number) {
+            group.fill(f32::NEG_INFINITY);
+        }
     }
 }
 
@@ -218,7 +307,8 @@ mod tests {
 
     fn routes(chosen: usize, rescales: bool, logits: &[[f32; 3]]) -> Routes {
         let data = TensorData::new(logits.concat(), [logits.len(), 3]);
-        Routing { chosen, rescales }.routes(Tensor::from_data(data, &Device::default()))
+        let routing = Routing { chosen, rescales, scale: 1.0, ..Routing::default() };
+        routing.routes(Tensor::from_data(data, &Device::default()), None)
     }
 
     #[test]
@@ -249,12 +339,40 @@ mod tests {
             |d_input, d_output| LowRankLinearConfig::new(d_input, d_output).with_bias(false);
         let expert = || Expert::new(linear, [4, 6], Activation::Silu, &device);
         let experts: Vec<Expert> = (0..3).map(|_| expert()).collect();
+        // Its logits are 0, 4 and 0 for rows of ones.
+        let weight = TensorData::new([0f32, 1.0, 0.0].repeat(4), [4, 3]);
+        let weight = Param::from_tensor(Tensor::<2>::from_data(weight, &device));
+        let router = Router { weight, bias: None, e_score_correction_bias: None };
         let rows = Tensor::<2>::ones([2, 4], &device);
-        let logits = TensorData::new(vec![9f32, 0.0, 0.0, 9.0, 0.0, 0.0], [2, 3]);
-        let logits = Tensor::<2>::from_data(logits, &device);
-        let routing = Routing { chosen: 1, rescales: true };
-        let mixed = routing.mix(&experts, logits, rows.clone());
-        let gap = (mixed - experts[0].forward(rows)).abs().max().into_scalar::<f64>();
+        let routing = Routing { chosen: 1, rescales: true, scale: 0.5, ..Routing::default() };
+        let mixed = routing.mix(&experts, &router, rows.clone());
+        let gap = mixed - experts[1].forward(rows).mul_scalar(0.5);
+        let gap = gap.abs().max().into_scalar::<f64>();
         assert!(gap < 1e-6, "{gap}");
+    }
+
+    #[test]
+    fn only_the_best_groups_are_chosen_from() {
+        let of = |best, chosen| {
+            let mut scores = [0.9, 0.1, 0.6, 0.5, 0.7, 0.2];
+            leave_groups_out(&mut scores, ExpertGroups { count: 3, chosen, best });
+            largest(&scores, 2)
+        };
+        // By their best expert, and by the sum of two.
+        assert_eq!(of(1, 1), [0, 1]);
+        assert_eq!(of(2, 1), [2, 3]);
+        assert_eq!(of(1, 2), [0, 4]);
+    }
+
+    #[test]
+    fn a_correction_changes_the_choice_and_not_the_weights() {
+        let logits = TensorData::new(vec![0f32, 2.0, 1.0], [1, 3]);
+        let routing =
+            Routing { chosen: 1, scoring: Scoring::Sigmoid, scale: 2.0, ..Routing::default() };
+        let logits = Tensor::<2>::from_data(logits, &Device::default());
+        let routes = routing.routes(logits, Some(vec![1.0, 0.0, 0.0]));
+        assert_eq!(routes.tokens, [vec![0], vec![], vec![]]);
+        let weights: Vec<f64> = routes.weights.into_data().iter::<f64>().collect();
+        assert!((weights[0] - 1.0).abs() < 1e-6 && weights[1..] == [0.0, 0.0], "{weights:?}");
     }
 }

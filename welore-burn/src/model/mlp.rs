@@ -5,7 +5,7 @@ use burn::tensor::{Device, Tensor};
 
 use super::activation::Activation;
 use super::config::{DecoderConfig, MlpLayout};
-use super::mixture::{Expert, MixtureConfig, Routing};
+use super::mixture::{Expert, MixtureConfig, Router, Routing};
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
 /// An MLP, with or without a gate; which matrices there are is its [layout](MlpLayout). In the layers
@@ -25,13 +25,13 @@ pub struct Mlp {
     pub down_proj: Option<LowRankLinear>,
     /// Down projection, as StarCoder2 names it.
     pub c_proj: Option<LowRankLinear>,
-    /// Router, `[hidden_size, experts]`.
-    pub gate: Option<LowRankLinear>,
-    /// The experts between which it chooses.
+    /// Router, which chooses between experts.
+    pub gate: Option<Router>,
+    /// The experts.
     pub experts: Vec<Expert>,
-    /// An expert that sees all tokens (Qwen2-MoE).
+    /// An expert that sees all tokens.
     pub shared_expert: Option<Expert>,
-    /// What the sigmoid of is the weight of that expert, `[hidden_size, 1]`.
+    /// What the sigmoid of is the weight of that expert, `[hidden_size, 1]`, if it has one (Qwen2-MoE).
     pub shared_expert_gate: Option<LowRankLinear>,
     #[module(skip)]
     activation: Activation,
@@ -76,6 +76,8 @@ impl Mlp {
             Expert::new(linear, [hidden, width], config.activation, device)
                 .with_clamped(mixture.clamped)
         };
+        let correction =
+            mixture.is_corrected.then(|| Initializer::Zeros.init([mixture.experts], device));
         Self {
             gate_proj: None,
             up_proj: None,
@@ -83,10 +85,10 @@ impl Mlp {
             c_fc: None,
             down_proj: None,
             c_proj: None,
-            gate: Some(linear(hidden, mixture.experts).init(device)),
+            gate: Some(Router::new(linear(hidden, mixture.experts).init(device), correction)),
             experts: (0..mixture.experts).map(|_| expert(mixture.width)).collect(),
             shared_expert: mixture.shared_width.map(expert),
-            shared_expert_gate: mixture.shared_width.map(|_| linear(hidden, 1).init(device)),
+            shared_expert_gate: mixture.has_shared_gate.then(|| linear(hidden, 1).init(device)),
             activation: config.activation,
             routing: mixture.routing(),
         }
@@ -122,16 +124,15 @@ impl Mlp {
     }
 
     /// The output of the experts.
-    fn mixed(&self, router: &LowRankLinear, x: Tensor<3>) -> Tensor<3> {
+    fn mixed(&self, router: &Router, x: Tensor<3>) -> Tensor<3> {
         let rows = x.clone().flatten::<2>(0, 1);
-        let logits = router.forward(rows.clone());
-        let mixed = self.routing.mix(&self.experts, logits, rows).reshape(x.dims());
-        match (&self.shared_expert, &self.shared_expert_gate) {
-            (Some(shared), Some(gate)) => {
-                mixed + sigmoid(gate.forward(x.clone())) * shared.forward(x)
+        let mixed = self.routing.mix(&self.experts, router, rows).reshape(x.dims());
+        let Some(shared) = &self.shared_expert else { return mixed };
+        mixed
+            + match &self.shared_expert_gate {
+                Some(gate) => sigmoid(gate.forward(x.clone())) * shared.forward(x),
+                None => shared.forward(x),
             }
-            _ => mixed,
-        }
     }
 
     /// Its matrices by their paths in a block, and whether each gives the output: those of experts

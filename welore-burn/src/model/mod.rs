@@ -21,6 +21,7 @@ mod hf_config;
 mod hf_mixture;
 mod hf_rope;
 mod language;
+mod latent;
 mod load;
 mod mixture;
 mod mlp;
@@ -48,8 +49,9 @@ pub use generate::{GenerateError, GenerateOptions, check_prompt, generate, most_
 pub use hf_config::ConfigError;
 pub(crate) use language::as_tensor;
 pub use language::{LanguageModel, ModelMatrix, device_of, projections};
+pub use latent::LatentConfig;
 pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
-pub use mixture::{ClampedGlu, Expert, MixtureConfig};
+pub use mixture::{ClampedGlu, Expert, ExpertGroups, MixtureConfig, Router, Scoring};
 pub use mlp::Mlp;
 pub use names::Names;
 pub use norm::{Norm, NormConfig, NormKind};

@@ -16,6 +16,8 @@ pub enum Names {
     Mixtral,
     /// gpt-oss.
     GptOss,
+    /// DeepSeek.
+    DeepSeek,
 }
 
 /// Fields, and what they are called in GPT-NeoX.
@@ -38,6 +40,9 @@ const MIXTRAL: [(&str, &str); 4] =
 /// Fields, and what they are called in gpt-oss.
 const GPT_OSS: [(&str, &str); 1] = [("gate", "router")];
 
+/// Fields, and what they are called in DeepSeek.
+const DEEP_SEEK: [(&str, &str); 1] = [("shared_expert", "shared_experts")];
+
 impl Names {
     /// The name of a field.
     fn of(self, field: &str) -> &str {
@@ -46,6 +51,7 @@ impl Names {
             Self::GptNeox => &GPT_NEOX,
             Self::Mixtral => &MIXTRAL,
             Self::GptOss => &GPT_OSS,
+            Self::DeepSeek => &DEEP_SEEK,
         };
         table.iter().find(|(own, _)| *own == field).map_or(field, |(_, name)| *name)
     }

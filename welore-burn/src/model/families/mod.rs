@@ -5,6 +5,7 @@
 mod arcee;
 mod cohere;
 mod cohere2;
+mod deepseek;
 mod ernie4_5;
 mod exaone4;
 mod gemma;
@@ -95,6 +96,8 @@ static FAMILIES: &[&dyn Family] = &[
     &qwen3_moe::Qwen3Moe,
     &olmoe::Olmoe,
     &gpt_oss::GptOss,
+    &deepseek::DeepSeekV2,
+    &deepseek::DeepSeekV3,
 ];
 
 /// The supported values of `model_type` in a `config.json`.
