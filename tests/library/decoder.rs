@@ -53,6 +53,13 @@ pub const FAMILIES: &[&str] = &[
     "tiny-neox",
     "tiny-cohere2",
     "tiny-exaone4",
+    "tiny-mixtral",
+    "tiny-qwen2-moe",
+    "tiny-qwen3-moe",
+    "tiny-olmoe",
+    "tiny-gpt-oss",
+    "tiny-deepseek-v2",
+    "tiny-deepseek-v3",
 ];
 
 fn load(name: &str) -> LoadedModel {

@@ -25,6 +25,7 @@ mod language;
 mod learner;
 mod limits;
 mod linear;
+mod mixture;
 mod own_text;
 mod packed;
 mod packed_training;

@@ -46,6 +46,18 @@ pub struct Seen {
     pub(crate) inputs: Vec<(ParamId, usize, Arc<Vec<f32>>)>,
     /// Zeros that were added to outputs: their gradients are those of the outputs.
     pub(crate) probes: Vec<(ParamId, Tensor<2>)>,
+    /// The layers that see only those rows that a router gives them.
+    routed: BTreeSet<ParamId>,
+}
+
+/// Which layers of experts see all rows, and not only those that a router gives them.
+#[derive(Debug, Default)]
+enum SeesAll {
+    #[default]
+    None,
+    Every,
+    /// Those of the experts that have one of these weights.
+    Of(BTreeSet<ParamId>),
 }
 
 impl Collector {
@@ -64,7 +76,8 @@ impl Collector {
     /// outputs can be collected afterwards.
     pub fn observe<R>(&self, work: impl FnOnce() -> R) -> (R, Seen) {
         let ids = self.names.keys().copied().collect();
-        let (result, eye) = tapped(Eye { ids, inputs: true, seen: Seen::default() }, work);
+        let all = SeesAll::None;
+        let (result, eye) = tapped(Eye { ids, inputs: true, all, seen: Seen::default() }, work);
         (result, eye.seen)
     }
 
@@ -117,17 +130,34 @@ impl Watch {
 
     /// Runs a forward pass on this thread and records the inputs of the matrices.
     pub fn inputs<R>(&self, work: impl FnOnce() -> R) -> (R, Seen) {
-        self.watched(true, work)
+        self.watched(true, SeesAll::None, work)
+    }
+
+    /// Runs a forward pass on this thread and records the inputs of the matrices, where all experts
+    /// see all rows: so every matrix has some.
+    pub fn survey<R>(&self, work: impl FnOnce() -> R) -> (R, Seen) {
+        self.watched(true, SeesAll::Every, work)
+    }
+
+    /// Runs a forward pass on this thread and records the inputs of the matrices, where the experts
+    /// of these matrices see all rows.
+    pub fn inputs_of_all<R>(
+        &self,
+        names: &BTreeSet<MatrixName>,
+        work: impl FnOnce() -> R,
+    ) -> (R, Seen) {
+        let of = self.matrices.iter().filter(|(_, matrix)| names.contains(&matrix.name));
+        self.watched(true, SeesAll::Of(of.map(|(id, _)| *id).collect()), work)
     }
 
     /// Runs a forward pass on this thread and probes only the outputs, on an autodiff device.
     pub fn outputs<R>(&self, work: impl FnOnce() -> R) -> (R, Seen) {
-        self.watched(false, work)
+        self.watched(false, SeesAll::None, work)
     }
 
-    fn watched<R>(&self, inputs: bool, work: impl FnOnce() -> R) -> (R, Seen) {
+    fn watched<R>(&self, inputs: bool, all: SeesAll, work: impl FnOnce() -> R) -> (R, Seen) {
         let ids = self.matrices.keys().copied().collect();
-        let (result, eye) = tapped(Eye { ids, inputs, seen: Seen::default() }, work);
+        let (result, eye) = tapped(Eye { ids, inputs, all, seen: Seen::default() }, work);
         (result, eye.seen)
     }
 
@@ -165,6 +195,7 @@ impl Watch {
         let group = |(id, _, rows): &(ParamId, usize, Arc<Vec<f32>>)| SharedInputs {
             name: self.name(*id).clone(),
             inputs_of: self.name(first(rows)).clone(),
+            is_routed: seen.routed.contains(id),
         };
         seen.inputs.iter().map(group).collect()
     }
@@ -175,6 +206,8 @@ impl Watch {
 pub(crate) struct SharedInputs {
     pub name: MatrixName,
     pub inputs_of: MatrixName,
+    /// Whether it sees only those rows that a router gives it.
+    pub is_routed: bool,
 }
 
 /// A tap that records what some layers see.
@@ -182,6 +215,7 @@ struct Eye {
     ids: BTreeSet<ParamId>,
     /// Whether to record inputs; otherwise only outputs are probed.
     inputs: bool,
+    all: SeesAll,
     seen: Seen,
 }
 
@@ -205,6 +239,15 @@ impl Tap for Eye {
         let zeros = zeros.cast(FloatDType::from(output.dtype())).require_grad();
         self.seen.probes.push((weight, zeros.clone()));
         output + zeros
+    }
+
+    fn wants_all(&mut self, weights: &[ParamId]) -> bool {
+        self.seen.routed.extend(weights);
+        match &self.all {
+            SeesAll::None => false,
+            SeesAll::Every => true,
+            SeesAll::Of(ids) => weights.iter().any(|weight| ids.contains(weight)),
+        }
     }
 }
 

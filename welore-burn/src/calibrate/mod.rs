@@ -16,6 +16,7 @@ mod calibration;
 mod collector;
 mod draw;
 mod error;
+mod experts;
 mod file;
 mod imatrix;
 mod labels;

@@ -4,8 +4,9 @@ use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 
-use super::collector::{SharedInputs, Watch, to_rows};
+use super::collector::{Seen, SharedInputs, Watch, to_rows};
 use super::error::CalibrationError;
+use super::experts::{experts_of, fill_up, needs, spread_gradients};
 use super::file::{CalibrationWriter, Manifest, MatrixEntry};
 use super::labels::{GradientLabels, labels_of_model};
 use super::probe::Probing;
@@ -88,6 +89,10 @@ pub struct CalibrationSummary {
     pub gradient_windows: usize,
     /// Number of tokens in a window.
     pub seq_len: usize,
+    /// Number of experts that saw fewer tokens than twice the inputs of one of their matrices. The
+    /// second moments of these are mixed with those that all tokens would give; see [`calibrate`].
+    /// Known when it is done: 0 in a preview.
+    pub mixed_experts: usize,
 }
 
 /// Measures a dense language model on a text, or on several, and writes the result to `path`, whole
@@ -102,6 +107,11 @@ pub struct CalibrationSummary {
 /// with gradients), and the second moments of one block: their sum, and those of one window for each
 /// of the [`at_once`](CalibrationOptions::at_once) workers. Sums are f64, over products of a window
 /// in f32.
+///
+/// In a mixture of experts, the inputs of an expert are those of the tokens that it sees. If these are
+/// fewer than twice the inputs of a matrix, they are made up to that many with the mean over tokens of
+/// the text that other experts see. Gradients of an expert are means over all tokens, which are 0 for
+/// those that it does not see.
 ///
 /// `model` is on its autodiff device. `checkpoint` is the source of its weights, if known: the
 /// calibration is then refused for other weights.
@@ -139,7 +149,7 @@ pub fn calibrate<M: LanguageModel>(
     let workers = Workers::new(options.at_once);
     let pass =
         Calibrating { model: &frozen, watch: &watch, layers, workers, device, writer, options };
-    let (kept, last) = pass.forward(&text, gradient_windows, progress)?;
+    let Forward { kept, last, mixed_experts } = pass.forward(&text, gradient_windows, progress)?;
     if gradient_windows > 0 {
         pass.backward(&text[..gradient_windows], kept, last, progress)?;
         let probed = options.probe_windows.min(text.len());
@@ -149,7 +159,10 @@ pub fn calibrate<M: LanguageModel>(
     }
     checkpoint.map_or(Ok(()), Checkpoint::check_unchanged)?;
     pass.writer.finish()?;
-    Ok(summary)
+    if mixed_experts > 0 {
+        tracing::debug!("{mixed_experts} experts saw few tokens");
+    }
+    Ok(CalibrationSummary { mixed_experts, ..summary })
 }
 
 /// What [`calibrate`] would measure. Computes nothing: a model without weights will do.
@@ -168,7 +181,8 @@ pub fn preview_calibration(
     let gradient_windows = options.gradient_windows.min(windows);
     let watch = Watch::new(model)?;
     check_amount(&watch, windows * seq_len, options)?;
-    Ok(CalibrationSummary { matrices: watch.shapes().len(), windows, gradient_windows, seq_len })
+    let matrices = watch.shapes().len();
+    Ok(CalibrationSummary { matrices, windows, gradient_windows, seq_len, mixed_experts: 0 })
 }
 
 /// Refuses a model with a matrix that none of its blocks uses.
@@ -235,7 +249,7 @@ fn survey<M: LanguageModel>(
     let (mut x, pass) = plain.begin(as_tensor(few, device));
     let mut layers = Vec::new();
     for index in 0..plain.blocks() {
-        let (output, seen) = watch.inputs(|| plain.block(index, x, &pass));
+        let (output, seen) = watch.survey(|| plain.block(index, x, &pass));
         x = output;
         layers.push(watch.groups(&seen));
     }
@@ -248,7 +262,7 @@ fn entries(
     watch: &Watch,
     layers: &[Layer],
 ) -> Result<Vec<MatrixEntry>, CalibrationError> {
-    let entry = |SharedInputs { name, inputs_of }: &SharedInputs| {
+    let entry = |SharedInputs { name, inputs_of, .. }: &SharedInputs| {
         let digest = checkpoint.map(|from| from.digest(&name.weight())).transpose()?;
         let shape = watch.shape(name);
         Ok(MatrixEntry { name: name.clone(), shape, digest, inputs_of: inputs_of.clone() })
@@ -268,41 +282,43 @@ struct Calibrating<'a, M> {
 }
 
 /// Second moments of the matrices of a block.
-type Moments = BTreeMap<MatrixName, SecondMoment>;
+pub(super) type Moments = BTreeMap<MatrixName, SecondMoment>;
+
+/// What a pass forward leaves for the one backward.
+struct Forward {
+    /// The inputs of every block, for the windows with gradients.
+    kept: Vec<Vec<Tensor<3>>>,
+    /// The last hidden states of these windows.
+    last: Vec<Tensor<3>>,
+    /// Number of experts whose second moments were filled up.
+    mixed_experts: usize,
+}
 
 impl<M: LanguageModel> Calibrating<'_, M> {
-    /// Measures inputs. Returns the inputs of every block and the last hidden states, for the
-    /// windows with gradients.
+    /// Measures inputs.
     fn forward(
         &self,
         text: &[Vec<u32>],
         gradient_windows: usize,
         progress: &mut dyn Progress,
-    ) -> Result<(Vec<Vec<Tensor<3>>>, Vec<Tensor<3>>), CalibrationError> {
+    ) -> Result<Forward, CalibrationError> {
         let plain = self.model.valid();
         let device = self.device.clone().inner();
         let begin = |tokens: &Vec<u32>| plain.begin(as_tensor(tokens, &device));
         let (_, pass) = begin(&text[0]);
         let mut hidden: Vec<Tensor<3>> = text.iter().map(|tokens| begin(tokens).0).collect();
-        let mut kept = Vec::new();
+        let (mut kept, mut mixed_experts) = (Vec::new(), 0);
         for (index, layer) in self.layers.iter().enumerate() {
             progress.step(&format!("inputs of block {} of {}", index + 1, self.layers.len()))?;
-            let leaders: BTreeSet<&MatrixName> =
-                layer.iter().map(|matrix| &matrix.inputs_of).collect();
+            let leaders: BTreeSet<MatrixName> =
+                layer.iter().map(|matrix| matrix.inputs_of.clone()).collect();
+            let block = |window: usize| plain.block(index, hidden[window].clone(), &pass);
             let work = |window: usize| {
-                let x = hidden[window].clone();
-                let (output, seen) = self.watch.inputs(|| plain.block(index, x, &pass));
-                let mut moments = Moments::new();
-                for (id, size, rows) in &seen.inputs {
-                    let name = self.watch.name(*id);
-                    if leaders.contains(name) {
-                        let moment = moments.entry(name.clone());
-                        moment.or_insert_with(|| SecondMoment::new(*size)).add(rows);
-                    }
-                }
-                (output, moments)
+                let (output, seen) = self.watch.inputs(|| block(window));
+                (output, self.moments_of(&seen, &leaders))
             };
-            let (outputs, moments) = self.spread(text.len(), work);
+            let (outputs, mut moments) = self.spread(text.len(), work);
+            mixed_experts += self.fill_up(layer, &mut moments, text.len(), block);
             for (name, moment) in &moments {
                 self.writer.write_inputs(name, moment)?;
             }
@@ -313,7 +329,42 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let head = self.sum_up(text.len(), scale, |window| plain.end(hidden[window].clone()));
         self.writer.write_head(&head)?;
         hidden.truncate(gradient_windows);
-        Ok((kept, hidden))
+        Ok(Forward { kept, last: hidden, mixed_experts })
+    }
+
+    /// The second moments of the inputs of some matrices in one pass.
+    fn moments_of(&self, seen: &Seen, names: &BTreeSet<MatrixName>) -> Moments {
+        let mut moments = Moments::new();
+        for (id, size, rows) in &seen.inputs {
+            let name = self.watch.name(*id);
+            if names.contains(name) {
+                let moment = moments.entry(name.clone());
+                moment.or_insert_with(|| SecondMoment::new(*size)).add(rows);
+            }
+        }
+        moments
+    }
+
+    /// Fills up the second moments of the inputs of experts that saw few tokens, with what all tokens
+    /// of as many windows as that takes give. Returns the number of these experts.
+    fn fill_up(
+        &self,
+        layer: &Layer,
+        moments: &mut Moments,
+        windows: usize,
+        block: impl Fn(usize) -> Tensor<3> + Sync,
+    ) -> usize {
+        let needs = needs(layer, self.watch, moments);
+        let Some(most) = needs.values().max() else { return 0 };
+        let names: BTreeSet<MatrixName> = needs.keys().cloned().collect();
+        let enough = most.div_ceil(self.options.seq_len as u64).min(windows as u64);
+        let work = |window: usize| {
+            let (output, seen) = self.watch.inputs_of_all(&names, || block(window));
+            (output, self.moments_of(&seen, &names))
+        };
+        let (_, all) = self.spread(enough as usize, work);
+        fill_up(moments, &needs, &all);
+        experts_of(names.iter())
     }
 
     /// Measures gradients of the loss, block by block from the end of the model.
@@ -349,7 +400,9 @@ impl<M: LanguageModel> Calibrating<'_, M> {
                 }
                 (input.grad_remove(&mut backward).expect("the input is a leaf"), moments)
             };
-            let (next, moments) = self.spread(text.len(), work);
+            let (next, mut moments) = self.spread(text.len(), work);
+            let tokens = text.len() * self.options.seq_len;
+            spread_gradients(&self.layers[index], &mut moments, tokens as u64);
             for (name, moment) in &moments {
                 self.writer.write_outputs(name, moment)?;
             }

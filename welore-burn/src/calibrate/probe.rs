@@ -45,7 +45,8 @@ struct Text<M: LanguageModel> {
 
 impl<M: LanguageModel> Probing<'_, M> {
     /// For every matrix, the divergence from the dense model when only that matrix is factored,
-    /// over the squared error of its factors in the norm of inputs and gradients.
+    /// over the squared error of its factors in the norm of inputs and gradients. NaN where nothing
+    /// changes.
     pub fn run(
         &self,
         text: &[Vec<u32>],
@@ -119,6 +120,10 @@ impl<M: LanguageModel> Probing<'_, M> {
             let gap = dense.clone() - log_probabilities(&factored, x);
             let per_position = (dense.clone().exp() * gap).sum_dim(1).mean();
             divergence += per_position.into_scalar::<f64>() / text.dense.len() as f64;
+        }
+        if divergence == 0.0 {
+            // An expert that sees none of the text.
+            return Ok(f64::NAN);
         }
         correction(divergence, promised)
             .ok_or_else(|| CalibrationError::NotFinite { what: "probes", name: name.clone() })

@@ -41,6 +41,12 @@ pub enum ChannelsError {
         /// The model directory.
         dir: PathBuf,
     },
+    /// The model has experts, whose channels are not left out.
+    #[error("{dir}: it has experts, and channels of experts cannot be left out", dir = dir.display())]
+    Experts {
+        /// The model directory.
+        dir: PathBuf,
+    },
     /// The plan does not belong to this model or to this calibration.
     #[error("the plan of channels was made for another model: {reason}")]
     Foreign {

@@ -59,13 +59,16 @@ impl Mlp {
 ///
 /// # Errors
 ///
-/// [`ChannelsError::NotDense`] and [`ChannelsError::NoMlp`].
+/// [`ChannelsError::NotDense`], [`ChannelsError::NoMlp`] and [`ChannelsError::Experts`].
 pub fn mlps(opened: &OpenedModel) -> Result<Vec<Mlp>, ChannelsError> {
     if let Some(matrix) = opened.compressed.first() {
         let (name, form) = (matrix.name.clone(), matrix.form);
         return Err(ChannelsError::NotDense { name, form });
     }
     let checkpoint = &opened.checkpoint;
+    if opened.config.mixture.is_some() {
+        return Err(ChannelsError::Experts { dir: checkpoint.dir().into() });
+    }
     let matrices = opened.skeleton().matrices();
     // Fused matrices and MLPs without a gate have no gate projection.
     let stems = matrices.iter().filter_map(|matrix| matrix.name.as_str().strip_suffix("gate_proj"));

@@ -8,12 +8,14 @@
 mod companions;
 mod error;
 mod foreign;
+mod interleaved;
 mod linear_layers;
 mod module;
 mod reader;
 mod remark;
 mod scaled;
 mod shards;
+mod stacks;
 mod stored;
 
 pub use companions::{check_companions, copy_companions};

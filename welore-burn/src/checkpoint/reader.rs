@@ -9,6 +9,7 @@ use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
 use super::error::{CheckpointError, MissingKind, TensorProblem};
+use super::interleaved::Interleaved;
 use super::remark::Remark;
 use super::scaled::Scales;
 use super::shards::LONGEST_HEADER;
@@ -22,7 +23,7 @@ const SINGLE_FILE: &str = "model.safetensors";
 const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// The most tensors of a model.
-const MOST_TENSORS: usize = 1 << 20;
+pub(super) const MOST_TENSORS: usize = 1 << 20;
 
 /// The tensors of a model directory, memory-mapped: data is read only when it is requested.
 ///
@@ -36,6 +37,8 @@ pub struct Checkpoint {
     pub(super) tensors: BTreeMap<String, (usize, TensorMeta)>,
     /// The scales of tensors whose bytes are numbers of 8 bits, though they are read as BF16.
     pub(super) scaled: BTreeMap<String, Scales>,
+    /// The places of entries that do not follow each other.
+    pub(super) interleaved: BTreeMap<String, Interleaved>,
     order: Vec<String>,
     remarks: Vec<Remark>,
     /// How names began in the files, and how they begin now.
@@ -57,7 +60,8 @@ pub struct TensorMeta {
     pub dtype: Dtype,
     /// Stored shape; `[out, in]` for a matrix.
     pub shape: Vec<usize>,
-    range: (usize, usize),
+    /// Where its bytes are; somewhere in them for a part of [`Interleaved`].
+    pub(super) range: (usize, usize),
 }
 
 impl TensorMeta {
@@ -141,11 +145,11 @@ impl Checkpoint {
     fn empty(dir: &Path) -> Self {
         let (tensors, scaled, order) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let (shards, remarks, digests) = (Vec::new(), Vec::new(), Mutex::default());
-        let beginnings = None;
-        Self { dir: dir.into(), shards, tensors, scaled, order, remarks, beginnings, digests }
+        let (interleaved, beginnings, dir) = (BTreeMap::new(), None, dir.into());
+        Self { dir, shards, tensors, scaled, interleaved, order, remarks, beginnings, digests }
     }
 
-    fn in_order(mut self) -> Self {
+    pub(super) fn in_order(mut self) -> Self {
         // The parts of each name are found once, not at every comparison.
         let mut names: Vec<(Vec<Result<u64, &str>>, &String)> =
             self.tensors.keys().map(|name| (natural_key(name).collect(), name)).collect();
@@ -234,6 +238,8 @@ impl Checkpoint {
         self.tensors = tensors.map(|(name, tensor)| (new_name(&name), tensor)).collect();
         let scaled = std::mem::take(&mut self.scaled).into_iter();
         self.scaled = scaled.map(|(name, scales)| (new_name(&name), scales)).collect();
+        let interleaved = std::mem::take(&mut self.interleaved).into_iter();
+        self.interleaved = interleaved.map(|(name, part)| (new_name(&name), part)).collect();
         self.digests = Mutex::default();
         self.in_order()
     }
@@ -422,7 +428,10 @@ impl Checkpoint {
         let (meta, bytes) = self.raw(tensor)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(format!("{} {:?}\n", meta.dtype, meta.shape).as_bytes());
-        hasher.update(bytes);
+        match self.interleaved.contains_key(tensor) {
+            true => hasher.update(&self.content(tensor)?.1),
+            false => hasher.update(bytes),
+        };
         if let Some(scales) = self.scaled.get(tensor) {
             hasher.update(self.bytes_at(scales.shard, &scales.meta));
         }

@@ -26,6 +26,11 @@ pub enum Remark {
         /// How many tensors are of other parts.
         tensors: usize,
     },
+    /// It has the matrices of experts one above the other.
+    Unstacked {
+        /// How many tensors of them.
+        tensors: usize,
+    },
     /// It has numbers of 8 bits with scales.
     Scaled {
         /// How many tensors of them.
@@ -54,6 +59,11 @@ impl fmt::Display for Remark {
             Self::TextAlone { tensors } => write!(
                 f,
                 "only the text of the model is used, without {} of other parts",
+                number_of(*tensors, "tensor")
+            ),
+            Self::Unstacked { tensors } => write!(
+                f,
+                "{} of all experts of a layer: read, and written, as a matrix for each expert",
                 number_of(*tensors, "tensor")
             ),
             Self::Scaled { tensors } => write!(

@@ -19,8 +19,9 @@ const SCALES: [&str; 2] = ["_scale_inv", "_scale"];
 /// The rows and columns that share a scale, unless the configuration says otherwise.
 const USUAL_BLOCK: [usize; 2] = [128, 128];
 
-/// The values of `quant_method` in a `config.json` whose weights are numbers of 8 bits with scales.
-const METHODS: [&str; 4] = ["fp8", "fbgemm_fp8", "compressed-tensors", "modelopt"];
+/// The values of `quant_method` in a `config.json` whose weights are numbers of 8 bits with scales, or
+/// of 4 in the experts of gpt-oss.
+const METHODS: [&str; 5] = ["fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "mxfp4"];
 
 /// Whether a `quantization_config` is one of numbers of 8 bits with scales, which are read.
 pub(crate) fn has_scales(quantization: &Value) -> bool {
@@ -134,13 +135,16 @@ fn stated_block(dir: &Path) -> Option<[usize; 2]> {
 
 impl Checkpoint {
     /// The bytes of a tensor in the type that it states, little-endian, row-major. Only those of
-    /// numbers of 8 bits with scales have to be made.
+    /// numbers of 8 bits with scales have to be made, and those of the experts of gpt-oss.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::TensorMissing`].
     pub fn content(&self, tensor: &str) -> Result<(&TensorMeta, Cow<'_, [u8]>), CheckpointError> {
         let (meta, bytes) = self.raw(tensor)?;
+        if let Some(part) = self.interleaved.get(tensor) {
+            return Ok((meta, Cow::Owned(part.content(self, &meta.shape))));
+        }
         Ok((
             meta,
             match self.scaled.get(tensor) {
@@ -152,9 +156,10 @@ impl Checkpoint {
         ))
     }
 
-    /// Whether the bytes of a tensor are numbers of 8 bits with scales.
+    /// Whether the bytes of a tensor have to be made: of numbers of 8 bits with scales, or of the
+    /// experts of gpt-oss.
     pub(crate) fn is_scaled(&self, tensor: &str) -> bool {
-        self.scaled.contains_key(tensor)
+        self.scaled.contains_key(tensor) || self.interleaved.contains_key(tensor)
     }
 
     /// Takes the scales of numbers of 8 bits from among the tensors: these then are of type BF16.

@@ -205,7 +205,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         for index in 0..blocks {
             progress.check()?;
             let (_, seen) =
-                self.watch.inputs(|| self.dense.block(index, signal.dense[0].clone(), &pass));
+                self.watch.survey(|| self.dense.block(index, signal.dense[0].clone(), &pass));
             let mut layer = self.watch.groups(&seen);
             layer.retain(|matrix| self.planned.contains_key(&matrix.name));
             let turn = Turn { index, layer, pass: &pass };
@@ -304,14 +304,16 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
     }
 
     /// `L` with `L Lᵀ = E[g gᵀ]` of the gradients of the block's output, if the calibration has
-    /// gradients: those of the last matrix that writes to the residual stream.
+    /// gradients: those of its last matrix, if that writes to the residual stream. Experts do not,
+    /// each by itself.
     fn metric(&self, index: usize) -> Result<Option<Matrix>, CompressError> {
         let calibration = self.options.calibration;
         if !calibration.has_gradients() {
             return Ok(None);
         }
         let mut matrices = self.dense.matrices().into_iter().rev();
-        let last = matrices.find(|matrix| matrix.block == index && matrix.writes_residual);
+        let last = matrices.find(|matrix| matrix.block == index);
+        let last = last.filter(|matrix| matrix.writes_residual);
         let Some(name) = last.map(|matrix| matrix.name) else { return Ok(None) };
         let root = calibration.outputs(&name)?.root(self.compressor.norms.shrink().output);
         let metric = root.and_then(|root| root.to_matrix());
@@ -319,7 +321,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
     }
 
     /// The outputs of a block in the dense model, and statistics of the inputs that some of its
-    /// matrices have in the compressed model, together with those in the dense model.
+    /// matrices have in the compressed model, together with those in the dense model. Not those of
+    /// experts, which see other tokens in one than in the other.
     fn inputs_of(
         &self,
         index: usize,
@@ -327,7 +330,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         signal: &Signal,
         pass: &M::Pass,
     ) -> (Vec<Tensor<3>>, Inputs) {
-        let leaders: BTreeSet<&MatrixName> = layer.iter().map(|m| &m.inputs_of).collect();
+        let leaders = layer.iter().filter(|matrix| !matrix.is_routed);
+        let leaders: BTreeSet<&MatrixName> = leaders.map(|matrix| &matrix.inputs_of).collect();
         let work = |window: usize| {
             let x = signal.dense[window].clone();
             let mut inputs = Inputs::default();
@@ -337,11 +341,10 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let (output, should) = self.watch.inputs(|| self.dense.block(index, x, pass));
             let x = signal.compressed[window].clone();
             let (_, does) = self.watch.inputs(|| self.dense.block(index, x, pass));
-            for ((id, size, x), (_, _, y)) in should.inputs.iter().zip(&does.inputs) {
+            for (id, size, x) in &should.inputs {
                 let name = self.watch.name(*id);
-                if !leaders.contains(name) {
-                    continue;
-                }
+                let same = does.inputs.iter().find(|(other, ..)| other == id);
+                let (true, Some((_, _, y))) = (leaders.contains(name), same) else { continue };
                 let mut seen = SecondMoment::new(*size);
                 seen.add(y);
                 let mut cross = CrossMoment::new(*size);
@@ -371,8 +374,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let needs: Vec<u64> = plans.iter().map(|plan| self.compressor.cost(plan).bytes).collect();
         let norms = &self.compressor.norms;
         let work = |place: usize| -> Result<Made, CompressError> {
-            let (SharedInputs { name, inputs_of }, plan) = (&layer[place], plans[place]);
-            let norm = match follows {
+            let (SharedInputs { name, inputs_of, is_routed }, plan) = (&layer[place], plans[place]);
+            let norm = match follows && !is_routed {
                 true => {
                     let (seen, cross) = (&inputs.seen[inputs_of], &inputs.cross[inputs_of]);
                     let (follow, shrink) = (self.options.follow, norms.shrink().input);

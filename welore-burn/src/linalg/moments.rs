@@ -142,6 +142,49 @@ impl SecondMoment {
         self.count += other.count;
     }
 
+    /// Makes up for missing rows: as if there were `rows` of them, those that are missing with the mean
+    /// of another sum. Nothing changes if none are, or if the other sum has no rows.
+    ///
+    /// # Panics
+    ///
+    /// Panics if the sizes differ.
+    pub fn fill_up(&mut self, other: &Self, rows: u64) {
+        assert_eq!(self.size(), other.size(), "sums of rows of one length");
+        let missing = rows.saturating_sub(self.count);
+        if missing == 0 || other.count == 0 {
+            return;
+        }
+        let scale = missing as f64 / other.count as f64;
+        match &mut self.sum {
+            Sum::Full(sum) => {
+                for col in 0..sum.ncols() {
+                    for row in col..sum.nrows() {
+                        sum[(row, col)] += scale * other.entry(row, col);
+                    }
+                }
+            }
+            Sum::Diagonal(sum) => {
+                sum.iter_mut().enumerate().for_each(|(i, sum)| *sum += scale * other.entry(i, i));
+            }
+        }
+        self.count = rows;
+    }
+
+    /// The sum over `among` rows of which `rows` have the mean of this one, and the others are 0.
+    pub fn among(mut self, rows: u64, among: u64) -> Self {
+        let scale = rows as f64 / self.count.max(1) as f64;
+        match &mut self.sum {
+            Sum::Full(sum) => {
+                for col in 0..sum.ncols() {
+                    sum.col_mut(col).iter_mut().for_each(|sum| *sum *= scale);
+                }
+            }
+            Sum::Diagonal(sum) => sum.iter_mut().for_each(|sum| *sum *= scale),
+        }
+        self.count = among;
+        self
+    }
+
     /// Adds rows, one after the other in `rows`. Their products are summed in f32 here, so a
     /// call should add no more than a few thousand.
     ///

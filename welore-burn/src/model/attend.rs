@@ -14,13 +14,15 @@ const PARTS: usize = 4;
 /// `[batch, kv_heads, cols, width]`. Many queries are split into parts, each of which uses only
 /// the keys up to its end: four parts skip 3/8 of the work and of the memory, all of it masked, and
 /// the scores of all queries never exist at once unless gradients need them. With a `cap`, scores
-/// are [capped] before they are masked.
+/// are [capped] before they are masked. With `sinks`, one score for each head, each query also sees
+/// something that has this score, and nothing to give (gpt-oss).
 pub(super) fn attend(
     queries: Tensor<4>,
     keys: Tensor<4>,
     values: Tensor<4>,
     mask: &CausalMask,
     cap: Option<f64>,
+    sinks: Option<&Tensor<1>>,
 ) -> Tensor<4> {
     let ([_, _, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
     let part = |start: usize, len: usize| {
@@ -31,10 +33,13 @@ pub(super) fn attend(
         match &mask.bias {
             Some(bias) => {
                 let bias = bias.clone().narrow(2, start, len).narrow(3, 0, seen);
-                attend_tracked(queries, keys, values, bias, cap)
+                attend_tracked([queries, keys, values], bias, cap, sinks)
             }
             None if rows == 1 && queries.dtype() == DType::F32 => {
-                attend_last(queries, keys, values, mask, cap)
+                attend_last([queries, keys, values], mask, cap, sinks)
+            }
+            None if sinks.is_some() => {
+                attend_beside([queries, keys, values], mask, start, cap, sinks)
             }
             None => attend_plain([queries, keys, values], mask, start, cap),
         }
@@ -59,11 +64,10 @@ fn capped(scores: Tensor<4>, cap: Option<f64>) -> Tensor<4> {
 /// product, which reads keys and values where the cache has them: Burn's attention would copy them,
 /// once for each head.
 fn attend_last(
-    queries: Tensor<4>,
-    keys: Tensor<4>,
-    values: Tensor<4>,
+    [queries, keys, values]: [Tensor<4>; 3],
     mask: &CausalMask,
     cap: Option<f64>,
+    sinks: Option<&Tensor<1>>,
 ) -> Tensor<4> {
     let ([batch, heads, _, width], [_, kv_heads, _, _]) = (queries.dims(), keys.dims());
     let queries = queries.mul_scalar((width as f64).powf(-0.5));
@@ -76,7 +80,44 @@ fn attend_last(
         }
         None => scores,
     };
-    softmax(scores, 3).matmul(values).reshape([batch, heads, 1, width])
+    let sinks = sinks.map(|sinks| sinks.clone().reshape([1, kv_heads, heads / kv_heads, 1]));
+    softmax_beside(scores, sinks).matmul(values).reshape([batch, heads, 1, width])
+}
+
+/// The softmax of scores, and of one more score in each row if there are `sinks`, whose share is left
+/// out of the result.
+fn softmax_beside(scores: Tensor<4>, sinks: Option<Tensor<4>>) -> Tensor<4> {
+    let Some(sinks) = sinks else { return softmax(scores, 3) };
+    let [batch, heads, rows, cols] = scores.dims();
+    let sinks = sinks.cast(FloatDType::from(scores.dtype())).expand([batch, heads, rows, 1]);
+    softmax(Tensor::cat(vec![scores, sinks], 3), 3).narrow(3, 0, cols)
+}
+
+/// Attention with sinks, which Burn's has not. The softmax is f32.
+fn attend_beside(
+    [queries, keys, values]: [Tensor<4>; 3],
+    mask: &CausalMask,
+    start: usize,
+    cap: Option<f64>,
+    sinks: Option<&Tensor<1>>,
+) -> Tensor<4> {
+    let ([batch, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
+    let (dtype, device) = (FloatDType::from(queries.dtype()), queries.device());
+    let shared = [batch, kv_heads, heads / kv_heads * rows, width];
+    let outside = mask.for_scores(&queries, start, &keys);
+    let queries = queries.mul_scalar((width as f64).powf(-0.5)).reshape(shared);
+    let scores = queries.matmul(keys.swap_dims(2, 3)).cast(FloatDType::F32);
+    let scores = capped(scores.reshape([batch, heads, rows, cols]), cap);
+    let after = distances(rows, cols, &device).lower_scalar(0).reshape([1, 1, rows, cols]);
+    let scores = scores.mask_fill(after.expand([batch, heads, rows, cols]), f32::NEG_INFINITY);
+    let scores = match outside {
+        Some(outside) => scores.mask_fill(outside, f32::NEG_INFINITY),
+        None => scores,
+    };
+    let sinks = sinks.map(|sinks| sinks.clone().reshape([1, heads, 1, 1]));
+    let weights = softmax_beside(scores, sinks).cast(dtype);
+    let weights = weights.reshape([batch, kv_heads, shared[2], cols]);
+    weights.matmul(values).reshape([batch, heads, rows, width])
 }
 
 /// Burn's attention, a fused kernel where the device has one.
@@ -103,11 +144,10 @@ fn attend_plain(
 /// the softmax comes after the product with the values. Heads that share keys are rows of one
 /// product. The softmax is f32.
 fn attend_tracked(
-    queries: Tensor<4>,
-    keys: Tensor<4>,
-    values: Tensor<4>,
+    [queries, keys, values]: [Tensor<4>; 3],
     bias: Tensor<4>,
     cap: Option<f64>,
+    sinks: Option<&Tensor<1>>,
 ) -> Tensor<4> {
     let ([batch, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
     let shared = [batch, kv_heads, heads / kv_heads * rows, width];
@@ -117,7 +157,17 @@ fn attend_tracked(
     let scores = capped(scores.reshape([batch, heads, rows, cols]), cap) + bias;
     // The largest score only keeps the exponential in range; it cancels in the result and in the
     // gradient.
-    let largest = Tensor::from_inner(scores.clone().inner().max_dim(3));
+    let largest = scores.clone().inner().max_dim(3);
+    let sinks = sinks.map(|sinks| {
+        let sinks = sinks.clone().cast(FloatDType::F32).reshape([1, heads, 1, 1]);
+        sinks.expand([batch, heads, rows, 1])
+    });
+    let largest = Tensor::from_inner(match &sinks {
+        Some(sinks) => largest.max_pair(sinks.clone().inner()),
+        None => largest,
+    });
+    let beside =
+        sinks.map(|sinks| (sinks - largest.clone()).exp().reshape([batch, kv_heads, shared[2], 1]));
     let weights = (scores - largest).exp().reshape([batch, kv_heads, shared[2], cols]);
     let (sums, context) = if dtype == FloatDType::F32 {
         // A column of ones in the values gives the sums without another pass.
@@ -128,7 +178,20 @@ fn attend_tracked(
         let sums = weights.clone().sum_dim(3);
         (sums, weights.cast(dtype).matmul(values).cast(FloatDType::F32))
     };
+    let sums = match beside {
+        Some(beside) => sums + beside,
+        None => sums,
+    };
     (context / sums).cast(dtype).reshape([batch, heads, rows, width])
+}
+
+/// By how many positions a query is after a key, `[queries, keys]`. The last query and the last key have
+/// the same position.
+fn distances(queries: usize, keys: usize, device: &Device) -> Tensor<2, Int> {
+    let first = (keys - queries) as i64;
+    let rows = Tensor::<1, Int>::arange(first..keys as i64, device).reshape([queries, 1]);
+    let cols = Tensor::<1, Int>::arange(0..keys as i64, device).reshape([1, keys]);
+    rows.expand([queries, keys]) - cols.expand([queries, keys])
 }
 
 /// The positions that a query does not see.
@@ -151,10 +214,7 @@ impl CausalMask {
         if window.is_none() && !tracked {
             return Self { outside: None, bias: None };
         }
-        let first = (keys - queries) as i64;
-        let rows = Tensor::<1, Int>::arange(first..keys as i64, device).reshape([queries, 1]);
-        let cols = Tensor::<1, Int>::arange(0..keys as i64, device).reshape([1, keys]);
-        let distance = rows.expand([queries, keys]) - cols.expand([queries, keys]);
+        let distance = distances(queries, keys, device);
         let shape = [1, 1, queries, keys];
         let outside = window
             .map(|window| distance.clone().greater_equal_scalar(window as i64).reshape(shape));
@@ -240,7 +300,7 @@ mod tests {
             let (q, k, v) = (random(rows), random(cols), random(cols));
             let mask = CausalMask::new(Some(window), rows, cols, &device);
             let expected = by_definition(q.clone(), k.clone(), v.clone(), window).into_data();
-            let got = attend(q, k, v, &mask, None).into_data();
+            let got = attend(q, k, v, &mask, None, None).into_data();
             got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
         }
     }
@@ -260,7 +320,7 @@ mod tests {
             let expected =
                 by_definition(q.clone(), per_query(seen(&k)), per_query(seen(&v)), window);
             let mask = CausalMask::new(Some(window), 1, 20, &device);
-            let got = attend(q, seen(&k), seen(&v), &mask, None).into_data();
+            let got = attend(q, seen(&k), seen(&v), &mask, None, None).into_data();
             got.assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(1e-4, 1e-4));
         }
     }
@@ -278,12 +338,51 @@ mod tests {
             let expected = capped_by_definition(q.clone(), k.clone(), v.clone(), window, cap);
             let expected = expected.into_data();
             let mask = CausalMask::new(Some(window), rows, cols, &plain);
-            let got = attend(q.clone(), k.clone(), v.clone(), &mask, cap).into_data();
+            let got = attend(q.clone(), k.clone(), v.clone(), &mask, cap, None).into_data();
             got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
             let mask = CausalMask::new(Some(window), rows, cols, &tracked);
             let [q, k, v] = [q, k, v].map(Tensor::from_inner);
-            let got = attend(q, k, v, &mask, cap).inner().into_data();
+            let got = attend(q, k, v, &mask, cap, None).inner().into_data();
             got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+        }
+    }
+
+    /// A key whose score is that of the sink, in the place of the first one, and that gives nothing.
+    fn beside_by_definition(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, sinks: &[f32]) -> Tensor<4> {
+        let device = q.device();
+        let ([batch, heads, rows, width], [_, _, cols, _]) = (q.dims(), k.dims());
+        let scores = q.matmul(k.swap_dims(2, 3)).div_scalar((width as f64).sqrt());
+        let hidden: Vec<f32> = (0..rows * cols)
+            .map(|i| if i % cols <= i / cols + cols - rows { 0.0 } else { -1e30 })
+            .collect();
+        let hidden = burn::tensor::TensorData::new(hidden, [1, 1, rows, cols]);
+        let scores = scores + Tensor::<4>::from_data(hidden, &device);
+        let sinks = burn::tensor::TensorData::new(sinks.to_vec(), [1, heads, 1, 1]);
+        let sinks = Tensor::<4>::from_data(sinks, &device).expand([batch, heads, rows, 1]);
+        let weights = softmax(Tensor::cat(vec![sinks, scores], 3), 3).narrow(3, 1, cols);
+        weights.matmul(v)
+    }
+
+    #[test]
+    fn sinks_take_a_share_in_every_way_to_attend() {
+        let plain = Device::default();
+        let tracked = plain.clone().autodiff();
+        let random =
+            |len| Tensor::<4>::random([2, 3, len, 8], Distribution::Normal(0.0, 2.0), &plain);
+        let scores = [-1.0f32, 0.5, 9.0];
+        for (rows, cols) in [(1, 9), (7, 9), (257, 257)] {
+            let (q, k, v) = (random(rows), random(cols), random(cols));
+            let expected = beside_by_definition(q.clone(), k.clone(), v.clone(), &scores);
+            let expected = expected.into_data();
+            let sinks = Tensor::<1>::from_data(scores, &plain);
+            let mask = CausalMask::new(None, rows, cols, &plain);
+            let got = attend(q.clone(), k.clone(), v.clone(), &mask, None, Some(&sinks));
+            got.into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            let sinks = Tensor::from_inner(sinks);
+            let mask = CausalMask::new(None, rows, cols, &tracked);
+            let [q, k, v] = [q, k, v].map(Tensor::from_inner);
+            let got = attend(q, k, v, &mask, None, Some(&sinks)).inner();
+            got.into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
         }
     }
 
@@ -306,7 +405,7 @@ mod tests {
             let weights = Tensor::from_inner(random(4, rows, 1.0));
             let mask = CausalMask::new(Some(window), rows, rows, &device);
             let [q, k, v] = leaves.clone();
-            let got = attend(q, k, v, &mask, None);
+            let got = attend(q, k, v, &mask, None, None);
             let backward = (got.clone() * weights.clone()).sum().backward();
 
             let reference = given.map(|x| Tensor::from_inner(x).require_grad());

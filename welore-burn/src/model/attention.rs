@@ -1,11 +1,12 @@
 use burn::config::Config;
-use burn::module::Module;
+use burn::module::{Module, Param};
 use burn::nn::Initializer;
 use burn::tensor::{Device, Tensor};
 
 use super::attend::{CausalMask, attend};
 use super::cache::KvCache;
 use super::config::{DecoderConfig, QkNorm, QkvLayout};
+use super::latent::LatentConfig;
 use super::norm::{Norm, NormConfig, NormKind};
 use super::rotary::RotaryTable;
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
@@ -45,6 +46,11 @@ pub struct AttentionConfig {
     pub cap: Option<f64>,
     /// The largest absolute value of numbers in queries, keys and values.
     pub clip: Option<f64>,
+    /// Whether each head has a score of something that it sees beside all keys, and that gives nothing.
+    #[config(default = false)]
+    pub sinks: bool,
+    /// The widths of latent attention (DeepSeek).
+    pub latent: Option<LatentConfig>,
     /// The type of function used to initialize weights.
     #[config(default = "Initializer::Normal{mean: 0.0, std: 0.02}")]
     pub initializer: Initializer,
@@ -67,6 +73,8 @@ impl From<&DecoderConfig> for AttentionConfig {
         .with_scale(config.attention_scale)
         .with_cap(config.attention_cap)
         .with_clip(config.qkv_clip)
+        .with_sinks(config.attention_sinks)
+        .with_latent(config.latent)
         .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
     }
 }
@@ -82,7 +90,12 @@ impl AttentionConfig {
         };
         let (queries, keys) = (self.heads * self.head_dim, self.kv_heads * self.head_dim);
         let fused = self.qkv != QkvLayout::Separate;
-        let own = |width| (!fused).then(|| linear(self.hidden_size, width, self.qkv_bias));
+        let (hidden, bias, latent) = (self.hidden_size, self.qkv_bias, self.latent);
+        let own = |width| (!fused && latent.is_none()).then(|| linear(hidden, width, bias));
+        let short = latent.and_then(|latent| latent.queries_from);
+        // Those of the short vectors have the same epsilon in all files.
+        let of_short = |width| NormConfig::new(width).with_epsilon(1e-6).init(device);
+        let of_values = latent.map_or(self.head_dim, |latent| latent.values);
         let norm =
             |width| NormConfig { width, kind: self.norm, epsilon: self.epsilon }.init(device);
         let norms = match self.qk_norm {
@@ -92,22 +105,44 @@ impl AttentionConfig {
         };
         let (q_norm, k_norm) = norms.map(|[of_queries, of_keys]| (of_queries, of_keys)).unzip();
         Attention {
-            q_proj: own(queries),
+            q_proj: match latent {
+                Some(_) => short.is_none().then(|| linear(hidden, queries, false)),
+                None => own(queries),
+            },
             k_proj: own(keys),
             v_proj: own(keys),
-            qkv_proj: fused.then(|| linear(self.hidden_size, queries + 2 * keys, self.qkv_bias)),
-            o_proj: linear(queries, self.hidden_size, self.output_bias),
+            qkv_proj: fused.then(|| linear(hidden, queries + 2 * keys, bias)),
+            q_a_proj: short.map(|width| linear(hidden, width, bias)),
+            q_a_layernorm: short.map(of_short),
+            q_b_proj: short.map(|width| linear(width, queries, false)),
+            kv_a_proj_with_mqa: latent
+                .map(|latent| linear(hidden, latent.keys_from + latent.rotated, bias)),
+            kv_a_layernorm: latent.map(|latent| of_short(latent.keys_from)),
+            kv_b_proj: latent.map(|latent| {
+                let width = self.heads * (latent.plain + latent.values);
+                linear(latent.keys_from, width, false)
+            }),
+            o_proj: linear(self.heads * of_values, hidden, self.output_bias),
             q_norm,
             k_norm,
+            sinks: self.sinks.then(|| Initializer::Zeros.init([self.heads], device)),
             heads: self.heads,
             kv_heads: self.kv_heads,
             head_dim: self.head_dim,
             by_head: self.qkv == QkvLayout::FusedByHead,
             norms_heads: self.qk_norm == QkNorm::Head,
-            query_scale: self.scale.map(|scale| scale * (self.head_dim as f64).sqrt()),
+            query_scale: self.query_scale(),
             cap: self.cap,
             clip: self.clip,
+            latent,
         }
+    }
+
+    /// What queries are multiplied by, beside the root of the width in which heads attend.
+    fn query_scale(&self) -> Option<f64> {
+        let width = self.latent.map_or(self.head_dim, |latent| latent.width());
+        let usual = (width != self.head_dim).then(|| (self.head_dim as f64).powf(-0.5));
+        self.scale.or(usual).map(|scale| scale * (width as f64).sqrt())
     }
 }
 
@@ -125,12 +160,27 @@ pub struct Attention {
     pub v_proj: Option<LowRankLinear>,
     /// The three of them in one, `[hidden_size, (heads + 2 * kv_heads) * head_dim]`.
     pub qkv_proj: Option<LowRankLinear>,
+    /// Projection to the short vector of queries, in latent attention.
+    pub q_a_proj: Option<LowRankLinear>,
+    /// Norm of that vector.
+    pub q_a_layernorm: Option<Norm>,
+    /// Projection from there, `[width, heads * head_dim]`.
+    pub q_b_proj: Option<LowRankLinear>,
+    /// Projection to the short vector of keys and values and to the channels of keys that see
+    /// positions.
+    pub kv_a_proj_with_mqa: Option<LowRankLinear>,
+    /// Norm of that vector.
+    pub kv_a_layernorm: Option<Norm>,
+    /// Projection from there to the other channels of keys, and to values, head by head.
+    pub kv_b_proj: Option<LowRankLinear>,
     /// Output projection, `[heads * head_dim, hidden_size]`.
     pub o_proj: LowRankLinear,
     /// Norm of queries.
     pub q_norm: Option<Norm>,
     /// Norm of keys.
     pub k_norm: Option<Norm>,
+    /// Scores that each head has beside those of keys, `[heads]`, where there are some (gpt-oss).
+    pub sinks: Option<Param<Tensor<1>>>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
@@ -147,6 +197,8 @@ pub struct Attention {
     cap: Option<f64>,
     #[module(skip)]
     clip: Option<f64>,
+    #[module(skip)]
+    latent: Option<LatentConfig>,
 }
 
 impl Attention {
@@ -166,17 +218,10 @@ impl Attention {
         cache: Option<(&mut KvCache, usize)>,
     ) -> Tensor<3> {
         let [batch, positions, _] = x.dims();
-        let [queries, keys, values] = self.projected(x);
-        let placed = |x: Tensor<3>, norm: Option<&Norm>, heads| {
-            let x = self.normed(x, norm, heads);
-            match rotary {
-                Some(rotary) => rotary.rotate(x),
-                None => x,
-            }
+        let [queries, keys, values] = match self.latent {
+            Some(latent) => self.latent_parts(latent, x, rotary),
+            None => self.placed(x, rotary),
         };
-        let queries = placed(queries, self.q_norm.as_ref(), self.heads);
-        let keys = placed(keys, self.k_norm.as_ref(), self.kv_heads);
-        let values = values.reshape([batch, positions, self.kv_heads, self.head_dim]);
         let queries = match self.query_scale {
             Some(scale) => queries.mul_scalar(scale),
             None => queries,
@@ -188,15 +233,42 @@ impl Attention {
             Some((cache, layer)) => cache.extend(layer, keys, values),
             None => (keys, values),
         };
-        let context = attend(queries, keys, values, mask, self.cap);
-        let context =
-            context.swap_dims(1, 2).reshape([batch, positions, self.heads * self.head_dim]);
-        self.o_proj.forward(context)
+        let sinks = self.sinks.as_ref().map(|sinks| sinks.val());
+        let context = attend(queries, keys, values, mask, self.cap, sinks.as_ref());
+        let context = context.swap_dims(1, 2);
+        let (context, width) = match self.latent {
+            Some(latent) => (context.narrow(3, 0, latent.values), latent.values),
+            None => (context, self.head_dim),
+        };
+        self.o_proj.forward(context.reshape([batch, positions, self.heads * width]))
+    }
+
+    /// Number of query heads.
+    pub(super) fn heads(&self) -> usize {
+        self.heads
+    }
+
+    /// Queries, keys and values with their positions, `[batch, positions, heads, head_dim]`.
+    fn placed(&self, x: Tensor<3>, rotary: Option<&RotaryTable>) -> [Tensor<4>; 3] {
+        let [batch, positions, _] = x.dims();
+        let [queries, keys, values] = self.projected(x);
+        let placed = |x: Tensor<3>, norm: Option<&Norm>, heads| {
+            let x = self.clipped(self.normed(x, norm, heads));
+            match rotary {
+                Some(rotary) => rotary.rotate(x),
+                None => x,
+            }
+        };
+        let queries = placed(queries, self.q_norm.as_ref(), self.heads);
+        let keys = placed(keys, self.k_norm.as_ref(), self.kv_heads);
+        let values = self.clipped(values);
+        let values = values.reshape([batch, positions, self.kv_heads, self.head_dim]);
+        [queries, keys, values]
     }
 
     /// Queries, keys and values, each `[batch, positions, heads * head_dim]` with its own heads.
     fn projected(&self, x: Tensor<3>) -> [Tensor<3>; 3] {
-        let all = match &self.qkv_proj {
+        match &self.qkv_proj {
             Some(fused) if self.by_head => {
                 let [batch, positions, _] = x.dims();
                 let (heads, width) = (self.heads, self.head_dim);
@@ -216,10 +288,14 @@ impl Attention {
                 let projection = projection.as_ref().expect("there are three, or the fused one");
                 projection.forward(x.clone())
             }),
-        };
+        }
+    }
+
+    /// Within the limit of queries, keys and values, if there is one.
+    fn clipped<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         match self.clip {
-            Some(most) => all.map(|x| x.clamp(-most, most)),
-            None => all,
+            Some(most) => x.clamp(-most, most),
+            None => x,
         }
     }
 
@@ -241,6 +317,10 @@ impl Attention {
             ("self_attn.k_proj", &self.k_proj),
             ("self_attn.v_proj", &self.v_proj),
             ("self_attn.qkv_proj", &self.qkv_proj),
+            ("self_attn.q_a_proj", &self.q_a_proj),
+            ("self_attn.q_b_proj", &self.q_b_proj),
+            ("self_attn.kv_a_proj_with_mqa", &self.kv_a_proj_with_mqa),
+            ("self_attn.kv_b_proj", &self.kv_b_proj),
         ];
         let present = inputs.into_iter().filter(|(_, matrix)| matrix.is_some());
         present.map(|(path, _)| (path, false)).chain([("self_attn.o_proj", true)]).collect()

@@ -87,9 +87,11 @@ impl Block {
 
     /// Its matrices by their paths, and whether the output of each is added to the residual stream,
     /// in the model's order.
-    pub(super) fn matrices(&self) -> Vec<(&'static str, bool)> {
+    pub(super) fn matrices(&self) -> Vec<(String, bool)> {
         let adds = self.layout.adds_outputs();
-        let all = self.self_attn.matrices().into_iter().chain(self.mlp.matrices());
+        let attention = self.self_attn.matrices().into_iter();
+        let attention = attention.map(|(path, is_output)| (path.to_string(), is_output));
+        let all = attention.chain(self.mlp.matrices());
         all.map(|(path, is_output)| (path, is_output && adds)).collect()
     }
 

@@ -2,6 +2,8 @@ use burn::config::Config;
 use serde::{Deserialize, Serialize};
 
 use super::activation::Activation;
+use super::latent::LatentConfig;
+use super::mixture::MixtureConfig;
 use super::names::Names;
 use super::norm::NormKind;
 use super::rope::RopeScaling;
@@ -77,6 +79,12 @@ pub struct DecoderConfig {
     pub attention_cap: Option<f64>,
     /// The largest absolute value of numbers in queries, keys and values (OLMo 1).
     pub qkv_clip: Option<f64>,
+    /// The widths of latent attention, whose queries and keys have the width `head_dim` (DeepSeek).
+    pub latent: Option<LatentConfig>,
+    /// Whether each head has a score of something that it sees beside all keys, and that gives nothing
+    /// (gpt-oss).
+    #[config(default = false)]
+    pub attention_sinks: bool,
     /// What embeddings are multiplied by (Gemma, Granite).
     pub embedding_scale: Option<f64>,
     /// What attention and MLP are multiplied by before they are added to the residual stream
@@ -111,6 +119,8 @@ pub struct DecoderConfig {
     /// Width of the MLP of each layer, one for each, if layers differ. transformers and most programs
     /// want one width for all.
     pub intermediate_sizes: Option<Vec<usize>>,
+    /// Experts in the place of the MLP, on all layers or on some (Mixtral).
+    pub mixture: Option<MixtureConfig>,
     /// The token that begins a text.
     pub bos_token_id: Option<u32>,
     /// Tokens that end a text.
@@ -123,17 +133,16 @@ impl DecoderConfig {
     pub fn parameters(&self) -> u128 {
         let size = |size: usize| size as u128;
         let (width, layers) = (size(self.hidden_size), size(self.num_hidden_layers));
-        let channels: u128 = match &self.intermediate_sizes {
-            Some(widths) => widths.iter().map(|width| *width as u128).sum(),
-            None => layers * size(self.intermediate_size),
-        };
+        let (mut channels, mut experts) = (0, 0);
+        for layer in 0..self.num_hidden_layers {
+            match self.mixture_of(layer) {
+                Some(mixture) => experts += mixture.parameters(self.hidden_size),
+                None => channels += size(self.mlp_width(layer)),
+            }
+        }
         let queries = size(self.num_attention_heads) * size(self.head_dim);
         let keys = size(self.num_key_value_heads) * size(self.head_dim);
-        let biases = [
-            (self.qkv_bias, queries + 2 * keys),
-            (self.output_bias, width),
-            (self.mlp_bias, width),
-        ];
+        let biases = [(self.qkv_bias, queries + 2 * keys), (self.output_bias, width)];
         let biases: u128 = biases.iter().filter(|(has, _)| *has).map(|(_, size)| size).sum();
         let norm = |width: u128| width * self.norm.vectors();
         let head_norms = match self.qk_norm {
@@ -142,12 +151,22 @@ impl DecoderConfig {
             QkNorm::Whole => norm(queries) + norm(keys),
         };
         let norms = norm(width) * self.layout.norms().iter().flatten().count() as u128 + head_norms;
-        let layer = 2 * width * (queries + keys) + biases + norms;
+        let sinks = if self.attention_sinks { size(self.num_attention_heads) } else { 0 };
+        let attention = match self.latent {
+            Some(latent) => {
+                let biases = [self.qkv_bias, self.output_bias];
+                latent.parameters(self.hidden_size, self.num_attention_heads, biases)
+            }
+            None => 2 * width * (queries + keys) + biases,
+        };
+        let layer = attention + norms + sinks;
         let inputs: u128 = if self.mlp.is_gated() { 2 } else { 1 };
         let channel = (inputs + 1) * width + if self.mlp_bias { inputs } else { 0 };
+        let dense = (0..self.num_hidden_layers).filter(|layer| self.mixture_of(*layer).is_none());
+        let down_biases = if self.mlp_bias { width * dense.count() as u128 } else { 0 };
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
         let outer = tables * size(self.vocab_size) * width + norm(width);
-        outer + layers * layer + channels * channel
+        outer + layers * layer + channels * channel + down_biases + experts
     }
 
     /// Whether a layer has the sliding window.
@@ -162,6 +181,11 @@ impl DecoderConfig {
     /// Whether a layer has rotary positions.
     pub fn has_rotary(&self, layer: usize) -> bool {
         self.rotary_layers.as_ref().is_none_or(|layers| layers.get(layer) == Some(&true))
+    }
+
+    /// The experts of a layer, if it has them in the place of one MLP.
+    pub fn mixture_of(&self, layer: usize) -> Option<&MixtureConfig> {
+        self.mixture.as_ref().filter(|mixture| mixture.is_in(layer))
     }
 
     /// Longest context that the model supports, in tokens: `max_position_embeddings`, or what
@@ -179,7 +203,8 @@ impl DecoderConfig {
     /// Number of keys and values that a cache holds for this many positions of one sequence.
     pub fn cached_values(&self, positions: usize) -> u128 {
         let size = |size: usize| size as u128;
-        let keys = size(self.num_key_value_heads) * size(self.head_dim);
+        let width = self.latent.map_or(self.head_dim, |latent| latent.width());
+        let keys = size(self.num_key_value_heads) * size(width);
         2 * size(self.num_hidden_layers) * keys * size(positions)
     }
 }

@@ -130,7 +130,7 @@ fn silu() -> String {
 }
 
 /// No model is larger than this in any dimension. The bound keeps later products from overflowing.
-const LARGEST: usize = 1 << 24;
+pub(super) const LARGEST: usize = 1 << 24;
 
 /// No model has more layers than this. The bound keeps small files from describing millions of them,
 /// each of which takes a kilobyte even without weights.
@@ -419,7 +419,11 @@ impl From<TokenIds> for Vec<u32> {
     }
 }
 
-fn check_count(field: &'static str, count: usize, most: usize) -> Result<(), ConfigError> {
+pub(super) fn check_count(
+    field: &'static str,
+    count: usize,
+    most: usize,
+) -> Result<(), ConfigError> {
     match (1..=most).contains(&count) {
         true => Ok(()),
         false => Err(invalid(field, format!("{count} is not between 1 and {most}"))),

@@ -98,6 +98,17 @@ impl HfConfig {
         settings.or(self.partial_rotary_factor)
     }
 
+    /// What DeepSeek multiplies scores of attention by where contexts are extended.
+    pub fn sharpened(&self) -> f64 {
+        let settings = self.rope_settings().map(|(_, rope)| rope);
+        let settings = settings.filter(|rope| !matches!(rope.kind(), None | Some("default")));
+        let weight = settings.and_then(|rope| Some((rope.factor?, rope.mscale_all_dim?)));
+        match weight.filter(|(factor, weight)| *factor > 1.0 && *weight != 0.0) {
+            Some((factor, weight)) => (0.1 * weight * factor.ln() + 1.0).powi(2),
+            None => 1.0,
+        }
+    }
+
     /// The settings that count, and their field: all of `rope_scaling`, unless it is empty, comes
     /// before all of `rope_parameters`.
     fn rope_settings(&self) -> Option<(&'static str, &HfRope)> {

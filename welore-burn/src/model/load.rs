@@ -7,7 +7,7 @@ use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::hf_config::{ConfigError, model_type_in, states_end, stop_tokens};
 use super::language::device_of;
-use super::names::{EMBEDDING, HEAD, LAYERS};
+use super::names::{EMBEDDING, HEAD, LAYERS, Names};
 use super::norm::NormKind;
 use super::plain_names::open_weights;
 use super::text_part::text_part;
@@ -131,6 +131,7 @@ pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel,
     check_tied_head(&config, &checkpoint)?;
     let checkpoint = checkpoint.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;
+    check_expert_count(&config, &checkpoint)?;
     let compressed = checkpoint.compressed_matrices()?;
     let skeleton = with_forms(config.init(device), &checkpoint, &compressed)?;
     check_module(&skeleton, &checkpoint)?;
@@ -226,10 +227,17 @@ fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<()
     }
 }
 
-/// Tensors of a checkpoint that are there twice: some checkpoints store a tied head as well.
+/// Tensors of a checkpoint that are no part of the decoder: some checkpoints store a tied head as well,
+/// and those of DeepSeek have more layers, which predict further tokens and are no part of the stack.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
     let (tied, head) = (config.tie_word_embeddings, config.names.of_path(HEAD));
-    move |name| tied && name == head
+    let further = (config.names == Names::DeepSeek).then_some(config.num_hidden_layers);
+    move |name| {
+        let number = |rest: &str| rest.split('.').next()?.parse::<usize>().ok();
+        let layer = name.strip_prefix(LAYERS).and_then(number);
+        let is_further = further.zip(layer).is_some_and(|(first, layer)| layer >= first);
+        is_further || (tied && name == head)
+    }
 }
 
 /// A hostile `config.json` must not make us build a billion layers before we find a tensor missing:
@@ -247,6 +255,27 @@ fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<
     let first = first.filter(|_| config.norm != NormKind::LayerAlone);
     let tensor = format!("{layers_at}{missing}.{}.weight", first.unwrap_or("self_attn.o_proj"));
     Err(absent(checkpoint, tensor).into())
+}
+
+/// The same for the experts of layers.
+fn check_expert_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+    let Some(mixture) = &config.mixture else { return Ok(()) };
+    // The weight of a matrix that is not dense is called by one part more.
+    let present: BTreeSet<&str> = checkpoint
+        .names()
+        .flat_map(|name| name.match_indices('.').map(move |(end, _)| &name[..end]))
+        .filter(|stem| stem.contains(".experts."))
+        .collect();
+    let layers = (0..config.num_hidden_layers).filter(|layer| mixture.is_in(*layer));
+    let mut experts = layers.flat_map(|layer| (0..mixture.experts).map(move |n| (layer, n)));
+    let absent_one = experts.find_map(|(layer, expert)| {
+        let field = format!("{LAYERS}{layer}.mlp.experts.{expert}.down_proj");
+        Some(config.names.of_path(&field)).filter(|name| !present.contains(name.as_str()))
+    });
+    match absent_one {
+        Some(name) => Err(absent(checkpoint, format!("{name}.weight")).into()),
+        None => Ok(()),
+    }
 }
 
 /// The error for a missing tensor, which may be there under a longer name.

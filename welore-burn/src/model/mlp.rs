@@ -1,12 +1,15 @@
 use burn::module::Module;
 use burn::nn::Initializer;
+use burn::tensor::activation::sigmoid;
 use burn::tensor::{Device, Tensor};
 
 use super::activation::Activation;
 use super::config::{DecoderConfig, MlpLayout};
+use super::mixture::{Expert, MixtureConfig, Router, Routing};
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
-/// An MLP, with or without a gate; which matrices there are is its [layout](MlpLayout).
+/// An MLP, with or without a gate; which matrices there are is its [layout](MlpLayout). In the layers
+/// of a [mixture](MixtureConfig) it has experts instead, and a router that chooses between them.
 #[derive(Module, Debug)]
 pub struct Mlp {
     /// Gate projection, `[hidden_size, width]`, with the [width](DecoderConfig::mlp_width) of the
@@ -22,17 +25,27 @@ pub struct Mlp {
     pub down_proj: Option<LowRankLinear>,
     /// Down projection, as StarCoder2 names it.
     pub c_proj: Option<LowRankLinear>,
+    /// Router, which chooses between experts.
+    pub gate: Option<Router>,
+    /// The experts.
+    pub experts: Vec<Expert>,
+    /// An expert that sees all tokens.
+    pub shared_expert: Option<Expert>,
+    /// What the sigmoid of is the weight of that expert, `[hidden_size, 1]`, if it has one (Qwen2-MoE).
+    pub shared_expert_gate: Option<LowRankLinear>,
     #[module(skip)]
     activation: Activation,
+    #[module(skip)]
+    routing: Routing,
 }
 
 impl Mlp {
     pub(super) fn new(config: &DecoderConfig, layer: usize, device: &Device) -> Self {
+        if let Some(mixture) = config.mixture_of(layer) {
+            return Self::of_experts(config, mixture, device);
+        }
         let linear = |d_input, d_output| {
-            LowRankLinearConfig::new(d_input, d_output)
-                .with_bias(config.mlp_bias)
-                .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
-                .init(device)
+            linear(config, d_input, d_output).with_bias(config.mlp_bias).init(device)
         };
         let (hidden, inner) = (config.hidden_size, config.mlp_width(layer));
         let up = |has: bool| has.then(|| linear(hidden, inner));
@@ -46,7 +59,38 @@ impl Mlp {
             c_fc: up(is_short),
             down_proj: down(!is_short),
             c_proj: down(is_short),
+            gate: None,
+            experts: Vec::new(),
+            shared_expert: None,
+            shared_expert_gate: None,
             activation: config.activation,
+            routing: Routing::default(),
+        }
+    }
+
+    fn of_experts(config: &DecoderConfig, mixture: &MixtureConfig, device: &Device) -> Self {
+        let hidden = config.hidden_size;
+        let linear =
+            |d_input, d_output| linear(config, d_input, d_output).with_bias(mixture.biases);
+        let expert = |width| {
+            Expert::new(linear, [hidden, width], config.activation, device)
+                .with_clamped(mixture.clamped)
+        };
+        let correction =
+            mixture.is_corrected.then(|| Initializer::Zeros.init([mixture.experts], device));
+        Self {
+            gate_proj: None,
+            up_proj: None,
+            gate_up_proj: None,
+            c_fc: None,
+            down_proj: None,
+            c_proj: None,
+            gate: Some(Router::new(linear(hidden, mixture.experts).init(device), correction)),
+            experts: (0..mixture.experts).map(|_| expert(mixture.width)).collect(),
+            shared_expert: mixture.shared_width.map(expert),
+            shared_expert_gate: mixture.has_shared_gate.then(|| linear(hidden, 1).init(device)),
+            activation: config.activation,
+            routing: mixture.routing(),
         }
     }
 
@@ -56,6 +100,9 @@ impl Mlp {
     ///
     /// - input and output: `[batch, positions, hidden_size]`
     pub fn forward(&self, x: Tensor<3>) -> Tensor<3> {
+        if let Some(router) = &self.gate {
+            return self.mixed(router, x);
+        }
         let down = self.down_proj.as_ref().or(self.c_proj.as_ref());
         down.expect("an MLP has a down projection").forward(self.inner(x))
     }
@@ -76,17 +123,43 @@ impl Mlp {
         }
     }
 
-    /// Its matrices by their paths in a block, and whether each gives the output.
-    pub(super) fn matrices(&self) -> Vec<(&'static str, bool)> {
-        let all = [
-            ("mlp.gate_proj", &self.gate_proj, false),
-            ("mlp.up_proj", &self.up_proj, false),
-            ("mlp.gate_up_proj", &self.gate_up_proj, false),
-            ("mlp.c_fc", &self.c_fc, false),
-            ("mlp.down_proj", &self.down_proj, true),
-            ("mlp.c_proj", &self.c_proj, true),
-        ];
-        let present = all.into_iter().filter(|(_, matrix, _)| matrix.is_some());
-        present.map(|(path, _, is_output)| (path, is_output)).collect()
+    /// The output of the experts.
+    fn mixed(&self, router: &Router, x: Tensor<3>) -> Tensor<3> {
+        let rows = x.clone().flatten::<2>(0, 1);
+        let mixed = self.routing.mix(&self.experts, router, rows).reshape(x.dims());
+        let Some(shared) = &self.shared_expert else { return mixed };
+        mixed
+            + match &self.shared_expert_gate {
+                Some(gate) => sigmoid(gate.forward(x.clone())) * shared.forward(x),
+                None => shared.forward(x),
+            }
     }
+
+    /// Its matrices by their paths in a block, and whether each gives the output: those of experts
+    /// give a part of it. A router stays as it is, so it is none of them.
+    pub(super) fn matrices(&self) -> Vec<(String, bool)> {
+        let all = [
+            ("gate_proj", &self.gate_proj, false),
+            ("up_proj", &self.up_proj, false),
+            ("gate_up_proj", &self.gate_up_proj, false),
+            ("c_fc", &self.c_fc, false),
+            ("down_proj", &self.down_proj, true),
+            ("c_proj", &self.c_proj, true),
+        ];
+        let own = all.into_iter().filter(|(_, matrix, _)| matrix.is_some());
+        let own = own.map(|(field, _, is_output)| (format!("mlp.{field}"), is_output));
+        let experts = (0..self.experts.len()).map(|number| format!("experts.{number}"));
+        let shared = self.shared_expert.iter().map(|_| "shared_expert".to_string());
+        let of_experts = experts.chain(shared).flat_map(|expert| {
+            Expert::MATRICES.map(|field| (format!("mlp.{expert}.{field}"), false))
+        });
+        own.chain(of_experts).collect()
+    }
+}
+
+/// A matrix of an MLP, without biases.
+fn linear(config: &DecoderConfig, d_input: usize, d_output: usize) -> LowRankLinearConfig {
+    LowRankLinearConfig::new(d_input, d_output)
+        .with_bias(false)
+        .with_initializer(Initializer::Normal { mean: 0.0, std: config.initializer_range })
 }

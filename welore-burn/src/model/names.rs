@@ -12,6 +12,12 @@ pub enum Names {
     Llama,
     /// GPT-NeoX.
     GptNeox,
+    /// Mixtral.
+    Mixtral,
+    /// gpt-oss.
+    GptOss,
+    /// DeepSeek.
+    DeepSeek,
 }
 
 /// The embedding, as a path of fields.
@@ -36,9 +42,20 @@ const GPT_NEOX: [(&str, &str); 9] = [
     ("lm_head", "embed_out"),
 ];
 
+/// Fields, and what they are called in Mixtral.
+const MIXTRAL: [(&str, &str); 4] =
+    [("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
+
+/// Fields, and what they are called in gpt-oss.
+const GPT_OSS: [(&str, &str); 1] = [("gate", "router")];
+
+/// Fields, and what they are called in DeepSeek.
+const DEEP_SEEK: [(&str, &str); 1] = [("shared_expert", "shared_experts")];
+
 impl Names {
     /// All of them.
-    const ALL: [Self; 2] = [Self::Llama, Self::GptNeox];
+    const ALL: [Self; 5] =
+        [Self::Llama, Self::GptNeox, Self::Mixtral, Self::GptOss, Self::DeepSeek];
 
     /// Whether a tensor is in the body of a decoder, by what its name begins with in any family.
     pub(super) fn is_in_body(tensor: &str) -> bool {
@@ -51,6 +68,9 @@ impl Names {
         let table: &[(&str, &'static str)] = match self {
             Self::Llama => &[],
             Self::GptNeox => &GPT_NEOX,
+            Self::Mixtral => &MIXTRAL,
+            Self::GptOss => &GPT_OSS,
+            Self::DeepSeek => &DEEP_SEEK,
         };
         table.iter().find(|(own, _)| *own == field).map_or(field, |(_, name)| *name)
     }

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::load::LoadError;
-use super::text_part::type_of_parts;
+use super::names::Names;
+use super::text_part::{type_of_parts, type_of_text};
 use crate::checkpoint::{Checkpoint, Remark, TensorMeta};
 
 /// Opens the weights of a model that is known here, with the names that its decoder gives them and
@@ -17,7 +18,7 @@ use crate::checkpoint::{Checkpoint, Remark, TensorMeta};
 /// [`LoadError::Checkpoint`], as [`Checkpoint::open`].
 pub fn open_weights(dir: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
     let dir = dir.as_ref();
-    let checkpoint = Checkpoint::open(dir)?;
+    let checkpoint = of_experts(Checkpoint::open(dir)?, dir);
     let renaming = Renaming::of(&checkpoint);
     let checkpoint = match type_of_parts(dir) {
         Some(_) => text_alone(checkpoint, renaming.as_ref()),
@@ -120,6 +121,19 @@ fn own_body(checkpoint: &Checkpoint) -> &'static str {
         name.strip_suffix(embedding).is_some_and(|place| place.is_empty() || place.ends_with('.'))
     };
     if checkpoint.names().any(is_there) { own } else { BODY }
+}
+
+/// Gives each expert its matrices where a file has those of all in one tensor. Files of Mixtral that
+/// have one do not have Mixtral's names for the rest either.
+fn of_experts(checkpoint: Checkpoint, dir: &Path) -> Checkpoint {
+    let checkpoint = checkpoint.unstacked();
+    let is_new = |remark: &Remark| matches!(remark, Remark::Unstacked { .. });
+    let is_mixtral = checkpoint.remarks().iter().any(is_new)
+        && type_of_text(dir).is_some_and(|model_type| model_type == "mixtral");
+    match is_mixtral {
+        true => checkpoint.renamed(|name| Names::Mixtral.of_path(name), "", ""),
+        false => checkpoint,
+    }
 }
 
 /// What is before the first layer in a name, if the name is of a tensor in it.

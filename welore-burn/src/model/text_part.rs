@@ -38,6 +38,14 @@ pub(super) fn type_of_parts(dir: &Path) -> Option<String> {
     Some(whole.get("model_type").and_then(Value::as_str).unwrap_or("unnamed").into())
 }
 
+/// The `model_type` of the model in a directory, or of its text in a model of more than text.
+pub(super) fn type_of_text(dir: &Path) -> Option<String> {
+    let bytes = read_existing(dir.join("config.json"), LARGEST_CONFIG).ok()??;
+    let config = String::from_utf8(bytes).ok()?;
+    let config: Value = serde_json::from_str(&text_part(&config).unwrap_or(config)).ok()?;
+    config.get("model_type").and_then(Value::as_str).map(String::from)
+}
+
 fn is_known(config: &Value) -> bool {
     let model_type = config.get("model_type").and_then(Value::as_str);
     model_type.is_some_and(|model_type| model_types().any(|known| known == model_type))

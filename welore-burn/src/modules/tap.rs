@@ -17,6 +17,12 @@ pub trait Tap {
     fn output(&mut self, _weight: ParamId, output: Tensor<2>) -> Tensor<2> {
         output
     }
+
+    /// Whether these layers, which a model gives only some of its rows, as experts get some of the
+    /// tokens, are to see all of them here. What the model computes stays the same.
+    fn wants_all(&mut self, _weights: &[ParamId]) -> bool {
+        false
+    }
 }
 
 thread_local! {
@@ -64,6 +70,12 @@ pub(crate) fn see_output<const D: usize>(weight: ParamId, output: Tensor<D>) -> 
         }
         None => output,
     }
+}
+
+/// Whether layers of these weights, which see only some rows, are to see all of them because someone
+/// watches.
+pub(crate) fn wants_all_rows(weights: &[ParamId]) -> bool {
+    current().is_some_and(|tap| tap.borrow_mut().wants_all(weights))
 }
 
 fn as_rows<const D: usize>(x: Tensor<D>) -> Tensor<2> {

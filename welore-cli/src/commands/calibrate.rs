@@ -46,6 +46,7 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
             "gradient_windows": summary.gradient_windows,
             "gradient_labels": labels(&args, &summary),
             "seq_len": summary.seq_len,
+            "mixed_experts": summary.mixed_experts,
             "texts": texts,
             "bytes": bytes,
             "seconds": seconds,
@@ -59,6 +60,12 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
         summary.gradient_windows,
         of_labels_in_words(&args, &summary)
     );
+    if summary.mixed_experts > 0 {
+        say!(
+            "{} saw few tokens: their inputs are measured on tokens of other experts as well",
+            format::number_of(summary.mixed_experts, "expert")
+        );
+    }
     let time = format::time(seconds);
     say!("wrote {} ({}) in {time}", args.output.display(), format::bytes(bytes));
     Ok(())

@@ -74,6 +74,9 @@ fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<Strin
         _ => None,
     };
     let found = [
+        owns(a.mixture.is_some(), b.mixture.is_some(), "experts"),
+        owns(a.latent.is_some(), b.latent.is_some(), "latent attention"),
+        owns(a.attention_sinks, b.attention_sinks, "scores beside those of keys"),
         other(a.layout != b.layout, "norms in other places"),
         other(a.norm != b.norm, "norms of another kind"),
         owns(a.qk_norm != QkNorm::None, b.qk_norm != QkNorm::None, "norms of queries and keys"),

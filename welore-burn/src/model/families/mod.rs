@@ -5,6 +5,7 @@
 mod arcee;
 mod cohere;
 mod cohere2;
+mod deepseek;
 mod ernie4_5;
 mod exaone4;
 mod gemma;
@@ -13,17 +14,22 @@ mod gemma3;
 mod glm;
 mod glm4;
 mod gpt_neox;
+mod gpt_oss;
 mod granite;
 mod helium;
 mod llama;
 mod ministral;
 mod mistral;
+mod mixtral;
 mod olmo;
 mod olmo2;
 mod olmo3;
+mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2_moe;
 mod qwen3;
+mod qwen3_moe;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -85,6 +91,13 @@ static FAMILIES: &[&dyn Family] = &[
     &ministral::Ministral,
     &gpt_neox::GptNeox,
     &exaone4::Exaone4,
+    &mixtral::Mixtral,
+    &qwen2_moe::Qwen2Moe,
+    &qwen3_moe::Qwen3Moe,
+    &olmoe::Olmoe,
+    &gpt_oss::GptOss,
+    &deepseek::DeepSeekV2,
+    &deepseek::DeepSeekV3,
 ];
 
 /// The supported values of `model_type` in a `config.json`.

@@ -270,8 +270,13 @@ fn options_of(all: &CalibrationOptions, size: Size, probe_windows: usize) -> Cal
 mod tests {
     use super::*;
 
-    const ALL: CalibrationSummary =
-        CalibrationSummary { matrices: 210, windows: 64, gradient_windows: 16, seq_len: 512 };
+    const ALL: CalibrationSummary = CalibrationSummary {
+        matrices: 210,
+        windows: 64,
+        gradient_windows: 16,
+        seq_len: 512,
+        mixed_experts: 0,
+    };
 
     fn took(inputs: f64, gradients: f64) -> Seconds {
         Seconds { before: 4.0, inputs, gradients }
