@@ -85,6 +85,13 @@ families! {
     neox "tiny-neox"
     cohere2 "tiny-cohere2"
     exaone4 "tiny-exaone4"
+    mixtral "tiny-mixtral"
+    qwen2_moe "tiny-qwen2-moe"
+    qwen3_moe "tiny-qwen3-moe"
+    olmoe "tiny-olmoe"
+    gpt_oss "tiny-gpt-oss"
+    deepseek_v2 "tiny-deepseek-v2"
+    deepseek_v3 "tiny-deepseek-v3"
 }
 
 /// Those of LLaMA, which are stored in 16 bits, are in the other tests.

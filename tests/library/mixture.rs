@@ -160,12 +160,13 @@ fn gguf_is_refused_in_one_line() {
         let opened = open_model(fixture(name), &device()).unwrap();
         let file = dir.path().join("model.gguf");
         let error = export_gguf(&opened, &file, &GgufOptions::default(), &mut ()).unwrap_err();
-        assert!(error.to_string().contains("it has experts"), "{error}");
+        assert!(error.to_string().contains("has no experts"), "{error}");
         assert!(!file.exists());
     }
 }
 
 const SEQ_LEN: usize = 32;
+const WINDOWS: usize = 4;
 
 /// Tokens of the fixtures' vocabulary, without an order.
 fn text(len: usize) -> Vec<u32> {
@@ -185,7 +186,7 @@ fn calibrated(name: &str, path: &Path) -> (Calibration, CalibrationSummary) {
     let model = loaded(name, &device().autodiff());
     let options = CalibrationOptions {
         seq_len: SEQ_LEN,
-        windows: Some(8),
+        windows: Some(WINDOWS),
         gradient_windows: 4,
         probe_windows: 1,
         ..CalibrationOptions::default()
@@ -193,7 +194,7 @@ fn calibrated(name: &str, path: &Path) -> (Calibration, CalibrationSummary) {
     let summary = calibrate(
         &model,
         Some(&checkpoint(name)),
-        &text(8 * SEQ_LEN).into(),
+        &text(WINDOWS * SEQ_LEN).into(),
         &options,
         path,
         &mut (),
@@ -220,7 +221,7 @@ fn inputs_of_an_expert_are_those_of_the_tokens_that_it_sees() {
     let device = device();
     let model = loaded(name, &device);
     let mut collector = Collector::new(&model, &projections(&model)).unwrap();
-    for window in text(8 * SEQ_LEN).chunks(SEQ_LEN) {
+    for window in text(WINDOWS * SEQ_LEN).chunks(SEQ_LEN) {
         let window: Vec<i32> = window.iter().map(|token| *token as i32).collect();
         let tokens = TensorData::new(window, [1, SEQ_LEN]);
         let tokens = Tensor::<2, Int>::from_data(tokens, &device);
@@ -237,7 +238,7 @@ fn inputs_of_an_expert_are_those_of_the_tokens_that_it_sees() {
                 false => 0,
             }
         };
-        assert_eq!((0..4).map(count).sum::<u64>(), 2 * 8 * SEQ_LEN as u64, "two for each token");
+        assert_eq!((0..4).map(count).sum::<u64>(), (2 * WINDOWS * SEQ_LEN) as u64, "two for each token");
         for expert in 0..4 {
             mixed += usize::from(count(expert) < 2 * 32);
             for (matrix, width) in [("gate_proj", 32), ("up_proj", 32), ("down_proj", 8)] {
