@@ -179,7 +179,7 @@ pub(super) fn gguf(error: &GgufError) -> Option<Verdict> {
             "try the model's Hugging Face directory; of an unknown model the weights are enough",
         ),
         E::TensorType { .. } => Verdict::input(
-            "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 are supported; use another file of the model",
+            "weights are read in F32, F16, BF16 and all types of blocks; use another file of the model",
         ),
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
         E::Unsupported { .. } => Verdict::input(
@@ -199,6 +199,12 @@ pub(super) fn container(error: &ContainerError) -> Option<Verdict> {
         E::Header { .. } => {
             Some(Verdict::input("the file is damaged or incomplete; download it again"))
         }
+        E::MissingPart { .. } => Some(Verdict::input(
+            "all parts of a model belong in one directory; download this one too",
+        )),
+        E::Part { .. } => Some(Verdict::input(
+            "parts keep the names that they have on the Hub; `llama-gguf-split --merge` joins them",
+        )),
         _ => Some(Verdict::input(None)),
     }
 }
