@@ -6,7 +6,7 @@ use std::path::Path;
 use tempfile::tempdir;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::OutputDir;
-use welore_burn::ggml::TensorType;
+use welore_burn::ggml::{ContainerError, TensorType};
 use welore_burn::gguf::{GgufConversion, GgufError, convert_gguf};
 use welore_burn::named::Named;
 
@@ -82,7 +82,20 @@ fn nvfp4_is_multiplied_by_the_number_beside_it() {
 }
 
 #[test]
-fn types_of_activations_are_refused_by_name() {
+fn type_that_nobody_knows_is_refused_by_number() {
+    let (mut gguf, _) = with_row("F32");
+    // Q4_0 for ARM processors, which llama.cpp gave up.
+    gguf.tensor(MATRIX).kind = 31;
+    match convert(&gguf.bytes(), tempdir().unwrap().path()).unwrap_err() {
+        GgufError::Container(ContainerError::Unsupported { reason, .. }) => {
+            assert!(reason.contains("ggml_type") && reason.contains("31"), "{reason}");
+        }
+        other => panic!("{other}"),
+    }
+}
+
+#[test]
+fn types_that_no_weights_have_are_refused_by_name() {
     for (kind, bytes, name) in [(9, 36, "Q8_1"), (15, 292, "Q8_K"), (28, 8, "F64")] {
         let (mut gguf, _) = with_row("F32");
         let tensor = gguf.tensor(MATRIX);

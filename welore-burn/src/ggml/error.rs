@@ -41,6 +41,14 @@ pub enum ContainerError {
         /// The parser's message.
         reason: String,
     },
+    /// A file of another version of the format, or with a type of tensors that is not known.
+    #[error("{path}: not supported: {reason}", path = path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message.
+        reason: String,
+    },
     /// A metadata value that is missing, impossible or not supported.
     #[error("{path}: `{key}` {reason}", path = path.display())]
     Metadata {

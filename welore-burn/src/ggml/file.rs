@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anamnesis::{
-    GgufMetadataArray as Array, GgufMetadataValue as Value, GgufTensorInfo, GgufType, ParseLimits,
-    parse_gguf_front_matter_from_reader_with_limits,
+    AnamnesisError, GgufMetadataArray as Array, GgufMetadataValue as Value, GgufTensorInfo,
+    GgufType, ParseLimits, parse_gguf_front_matter_from_reader_with_limits,
 };
 
 use super::error::ContainerError;
@@ -64,7 +64,12 @@ impl GgufFile {
         // Not the library's own memory map, which reads all pages of the file at once.
         let header =
             parse_gguf_front_matter_from_reader_with_limits(Cursor::new(&map[..]), &limits)
-                .map_err(|error| broken(error.to_string()))?;
+                .map_err(|error| match error {
+                    AnamnesisError::Unsupported { detail: reason, .. } => {
+                        ContainerError::Unsupported { path: path.into(), reason }
+                    }
+                    other => broken(other.to_string()),
+                })?;
         let mut tensors = BTreeMap::new();
         for info in header.tensor_infos {
             let name = info.name.clone();

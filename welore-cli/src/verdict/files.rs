@@ -170,6 +170,9 @@ pub(super) fn load(error: &LoadError) -> Option<Verdict> {
     }
 }
 
+/// What to do about weights in a type that is not known.
+const OTHER_TYPE: &str = "use another file of the model, for example in Q8_0";
+
 pub(super) fn gguf(error: &GgufError) -> Option<Verdict> {
     use GgufError as E;
     Some(match error {
@@ -178,9 +181,7 @@ pub(super) fn gguf(error: &GgufError) -> Option<Verdict> {
         E::Architecture { .. } => Verdict::input(
             "try the model's Hugging Face directory; of an unknown model the weights are enough",
         ),
-        E::TensorType { .. } => Verdict::input(
-            "weights are read in F32, F16, BF16 and all types of blocks; use another file of the model",
-        ),
+        E::TensorType { .. } => Verdict::input(OTHER_TYPE),
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
         E::Unsupported { .. } => Verdict::input(
             "llama.cpp's own convert_hf_to_gguf.py knows more models, and reads dense model directories",
@@ -199,6 +200,7 @@ pub(super) fn container(error: &ContainerError) -> Option<Verdict> {
         E::Header { .. } => {
             Some(Verdict::input("the file is damaged or incomplete; download it again"))
         }
+        E::Unsupported { .. } => Some(Verdict::input(OTHER_TYPE)),
         E::MissingPart { .. } => Some(Verdict::input(
             "all parts of a model belong in one directory; download this one too",
         )),
