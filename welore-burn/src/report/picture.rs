@@ -68,7 +68,7 @@ const SHAPES: [&[[f64; 2]]; 7] = [
 /// equals; models without a series stand alone. Colours follow the scheme, light or dark, of whoever
 /// looks at it.
 ///
-/// A divergence far below all others is drawn at the lower edge, with its value. Models without a
+/// A divergence far below all others is drawn at the lower edge, with an arrow and its value. Models without a
 /// divergence above 0, such as the dense model, are named below the plot.
 pub fn frontier_svg(title: &str, models: &[ReportModel]) -> String {
     let mut series: Vec<&str> = Vec::new();
@@ -211,7 +211,8 @@ impl Plot {
         for spot in &mut spots {
             spot.at = [across.place(megabytes(spot.bytes)), up.place(spot.kl)];
             if spot.kl < up.low {
-                spot.label = format!("{} (KL {:.1e})", spot.label, spot.kl);
+                spot.at[1] -= 9.0;
+                spot.label = format!("{} \u{2193} KL {:.1e}", spot.label, spot.kl);
             }
         }
         let heading = format!(
@@ -392,7 +393,7 @@ mod tests {
         for label in [">f16<", ">llama.cpp<", ">low rank<", ">Q4_K_M<", ">Q4_0<", ">keep-0.9<"] {
             assert!(svg.contains(label), "{label}: {svg}");
         }
-        assert!(svg.contains("f16 (KL 5.0e-7)"), "far below the others: {svg}");
+        assert!(svg.contains("f16 \u{2193} KL 5.0e-7"), "far below the others: {svg}");
         assert!(svg.contains("without a divergence above 0: dense (538"), "{svg}");
     }
 
