@@ -28,7 +28,6 @@ pub use general::*;
 pub use method::Way;
 pub use ranks::*;
 pub use running::*;
-pub use series::SeriesArg;
 pub use texts::TextArg;
 pub use training::*;
 pub use typed::{Rule, Typed, rule};
