@@ -275,8 +275,9 @@ fn models_that_exist_are_measured_as_they_are() {
     let sandbox = Sandbox::new();
     sandbox.gives("compress model --err 0.5 -o low");
     sandbox.gives("export low --gguf low.gguf --dtype f16");
-    let line = format!("compare model {EVAL} --kl --models low,low.gguf");
-    let outcome = sandbox.gives(&format!("{line} --json --report page.html"));
+    let line = format!("compare model {EVAL} --kl --models low.rank=low --models low.gguf");
+    let drawn = "--report page.html --picture picture.svg";
+    let outcome = sandbox.gives(&format!("{line} --json {drawn}"));
     let compared: Value = serde_json::from_str(&outcome.stdout).unwrap();
     let rows = compared["rows"].as_array().unwrap();
     assert_eq!(rows.len(), 3, "no target is added to models");
@@ -298,9 +299,50 @@ fn models_that_exist_are_measured_as_they_are() {
     assert_eq!(rows[2]["bytes"], sandbox.read("low.gguf").len(), "the whole file counts");
     let page = String::from_utf8(sandbox.read("page.html")).unwrap();
     assert!(page.contains("\"divergences\":{\"story.txt\""));
+    let series = [&rows[0], &rows[1], &rows[2]].map(|row| &row["series"]);
+    assert_eq!(series, [&Value::Null, &json!("low.rank"), &Value::Null]);
+    assert!(page.contains("\"series\":\"low.rank\""));
+    let picture = String::from_utf8(sandbox.read("picture.svg")).unwrap();
+    assert!(picture.contains(">low.rank</text>") && picture.contains("story.txt"), "{picture}");
+
+    // What was measured is drawn again without measuring.
+    sandbox.write("compared.json", outcome.stdout);
+    sandbox.gives("report --compare compared.json -o other.html --picture other.svg");
+    let labels = |svg: &str| svg.matches("<text").count();
+    let again = String::from_utf8(sandbox.read("other.svg")).unwrap();
+    assert_eq!(labels(&again), labels(&picture));
 
     sandbox.refuses(&format!("{line},missing"), "missing");
     sandbox.refuses(&format!("{line} --methods svd"), "--methods");
     sandbox.edit_json("low/config.json", |config| config["vocab_size"] = json!(9));
     sandbox.refuses(&line, "low");
+}
+
+#[test]
+fn series_that_could_mean_two_things_are_refused_before_the_work() {
+    let sandbox = Sandbox::new();
+    let line = format!("compare model {EVAL} --kl --models");
+    sandbox.misused(&format!("{line} one=a,two=b"), "give `two=b` to another one");
+    sandbox.misused(&format!("{line} =a"), "needs a name");
+    sandbox.misused(&format!("{line} one=a,"), "a model is missing");
+    sandbox.refuses(&format!("{line} one=a --models two=b,a"), "a is given twice");
+    sandbox.duplicate("model", "one=a");
+    sandbox.refuses(&format!("{line} one=a"), "both a path and a model of a series `one`");
+    // It is known to be a path, and it is the dense model.
+    let compared = sandbox.json(&format!("{line} ./one=a --json"));
+    assert_eq!(compared["rows"][1]["kl"], 0.0);
+}
+
+#[test]
+fn pictures_need_divergences_and_a_file_of_their_own() {
+    let sandbox = Sandbox::new();
+    let line = format!("compare model {EVAL} --methods svd/energy --err 0.5");
+    sandbox.misused(&format!("{line} --picture new.svg"), "--kl");
+    sandbox.refuses(&format!("{line} --kl --report one --picture one"), "one: both");
+    let message = sandbox.refuses(&format!("{line} --kl --picture story.txt"), "story.txt");
+    assert!(message.contains("is an input"), "{message}");
+    sandbox.write("compared.json", sandbox.gives(&format!("{line} --json")).stdout);
+    let report = "report --compare compared.json -o page.html --picture new.svg";
+    sandbox.refuses(report, "compared.json: there are no KL divergences");
+    sandbox.misused("report -o page.html --picture new.svg", "--compare");
 }

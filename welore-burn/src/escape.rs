@@ -54,6 +54,25 @@ pub fn markdown_code(text: &str) -> String {
     }
 }
 
+/// Text within an element of XML, such as SVG, or a quoted attribute.
+pub fn xml(text: &str) -> String {
+    // XML cannot even hold most control characters.
+    let text = terminal(text);
+    let mut escaped = String::with_capacity(text.len());
+    for char in text.chars() {
+        match char {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            // No characters of XML.
+            '\u{fffe}' | '\u{ffff}' => escaped.extend(char.escape_unicode()),
+            _ => escaped.push(char),
+        }
+    }
+    escaped
+}
+
 /// JSON within a script element of HTML, where only the end tag has to be escaped. It stays the same
 /// JSON.
 pub fn script_json(json: &str) -> String {
@@ -172,6 +191,19 @@ mod tests {
         assert_eq!(markdown_code("a`b"), "a\\`b");
         assert_eq!(markdown_code("a\nb"), "a b");
         assert_eq!(markdown_code(" "), "");
+    }
+
+    #[test]
+    fn xml_has_neither_tags_nor_quotes_nor_control_characters() {
+        assert_eq!(xml("a<b> & \"c\""), "a&lt;b&gt; &amp; &quot;c&quot;");
+        let hostile: String = hostile().into_iter().chain(['\u{ffff}']).collect();
+        let text = xml(&hostile);
+        assert!(
+            text.starts_with("\\u{0}") && !text.chars().any(|char| char.is_control()),
+            "{text}"
+        );
+        assert!(!text.contains('\u{ffff}'));
+        assert_eq!(xml("größer → 模型"), "größer → 模型");
     }
 
     #[test]

@@ -1,16 +1,21 @@
-//! Output for people: one HTML page of the artifacts, which loads nothing from elsewhere, and model
-//! cards.
+//! Output for people: one HTML page of the artifacts, which loads nothing from elsewhere, a picture of
+//! sizes and divergences, and model cards.
 //!
 //! [`Report`] gathers spectra, a plan, measured models, runs and their gradients, and fills a page
-//! that draws them: curves, maps of layers and matrices, tables. [`ModelCard`] is the `README.md`
-//! of a compressed model, [`ChannelCard`] that of one with fewer channels. This room uses no tensors and no files.
+//! that draws them: curves, maps of layers and matrices, tables. [`frontier_svg`] draws measured models
+//! for documents. [`ModelCard`] is the `README.md` of a compressed model, [`ChannelCard`] that of one with
+//! fewer channels. This room uses no tensors and no files.
 
+mod axis;
 mod card;
 mod channel_card;
+mod labels;
+mod picture;
 
 use bytesize::ByteSize;
 pub use card::{ConvertedCard, Measurement, ModelCard, converted_card, tuned_card};
 pub use channel_card::ChannelCard;
+pub use picture::frontier_svg;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
@@ -45,6 +50,10 @@ pub struct Report {
 pub struct ReportModel {
     /// Its name on the page.
     pub label: String,
+    /// What it is one of several of, such as the same way to compress for another target: models of a
+    /// series have one colour and one line.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub series: Option<String>,
     /// Perplexity by text.
     pub perplexities: Map<String, Value>,
     /// Mean KL divergence from the dense model by text; empty if it was not measured.

@@ -1,6 +1,6 @@
 //! Arguments of `compare`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use welore_burn::forms::Storage;
@@ -12,6 +12,7 @@ use super::compression::{BlockwiseArgs, ResourceArgs, SelectionArgs, ShrinkArgs}
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, size};
 use super::ranks::RankArgs;
+use super::series::{SeriesArg, series};
 use super::texts::{TextArg, calibration_text};
 
 /// Arguments of `compare`.
@@ -115,6 +116,10 @@ pub struct CompareArgs {
     /// The page of the results.
     #[command(flatten)]
     pub page: PageArgs,
+    /// Also draw size against KL divergence as an SVG picture in this file, with a line for every
+    /// series of models and every way to compress
+    #[arg(long, value_name = "FILE", requires = "kl", help_heading = "Output")]
+    pub picture: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long, help_heading = "Output")]
     pub json: bool,
@@ -145,14 +150,23 @@ pub struct GoalsArgs {
     #[arg(long, value_name = "FILES", value_delimiter = ',')]
     pub plan: Vec<PathBuf>,
     /// Measure these models as well, separated by commas: dense or compressed directories and .gguf
-    /// files that were made from MODEL
-    #[arg(long, value_name = "MODELS", value_delimiter = ',')]
-    pub models: Vec<PathBuf>,
+    /// files that were made from MODEL; NAME=MODEL,MODEL makes them a series of that name, and every
+    /// series needs a --models of its own
+    #[arg(long, value_name = "MODELS", value_parser = series())]
+    pub models: Vec<SeriesArg>,
 }
 
 impl GoalsArgs {
     /// The shares of parameters that are kept if nothing is asked for.
     const KEPT: [f64; 3] = [0.9, 0.8, 0.7];
+
+    /// The models that exist already, with the names of their series.
+    pub fn given(&self) -> impl Iterator<Item = (Option<&str>, &Path)> {
+        self.models.iter().flat_map(|series| {
+            let name = series.name.as_deref();
+            series.models.iter().map(move |model| (name, model.as_path()))
+        })
+    }
 
     /// The targets, each once, of one kind after the other and from the largest model to the
     /// smallest.

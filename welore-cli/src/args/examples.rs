@@ -64,7 +64,9 @@ Examples:
     --policies energy,loss --storages factors,pivot --keep-params 0.8 --err 0.3
   welore-cli compare MODEL --calibration calibration --text test.txt --plan one.json,two.json
   welore-cli compare MODEL --calibration calibration --text test.txt --methods svd,best \\
-    --keep-params 0.9,0.8 --report methods.html";
+    --keep-params 0.9,0.8 --report methods.html
+  welore-cli compare MODEL --text test.txt --kl --models llama.cpp=Q4_K_M.gguf,Q5_K_M.gguf \\
+    --models mixed=small,smaller --picture frontier.svg";
 
 /// For `train`.
 pub const TRAIN: &str = "\

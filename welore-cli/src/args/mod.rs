@@ -11,6 +11,7 @@ mod method;
 mod ranks;
 mod running;
 mod searching;
+mod series;
 mod texts;
 mod training;
 mod typed;

@@ -209,6 +209,9 @@ pub struct ReportArgs {
     /// Title of the page
     #[arg(long, help_heading = "Output")]
     pub title: Option<String>,
+    /// Also draw size against KL divergence as an SVG picture in this file
+    #[arg(long, value_name = "FILE", requires = "compare", help_heading = "Output")]
+    pub picture: Option<PathBuf>,
     /// Write the page to this file
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,

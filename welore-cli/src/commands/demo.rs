@@ -184,6 +184,7 @@ impl Demo {
             .iter()
             .map(|row| ReportModel {
                 label: row.model.into(),
+                series: None,
                 perplexities: [("test.txt".to_string(), json!(row.perplexity))]
                     .into_iter()
                     .collect(),

@@ -20,6 +20,7 @@ const CALIBRATION: &str = "a calibration";
 const TEXT: &str = "a text";
 const MODEL: &str = "a model directory";
 const PAGE: &str = "a page";
+const PICTURE: &str = "an SVG picture";
 const TYPES: &str = "a plan of types";
 const TENSOR_TYPES: &str = "a list of the types of tensors";
 const GGUF: &str = "a GGUF file";
@@ -46,6 +47,7 @@ pub enum Artifact {
     Plan,
     Calibration,
     Page,
+    Picture,
     Imatrix,
     Logits,
     Types,
@@ -57,11 +59,12 @@ pub enum Artifact {
 }
 
 impl Artifact {
-    const BESIDE_MODELS: [Self; 9] = [
+    const BESIDE_MODELS: [Self; 10] = [
         Self::Spectra,
         Self::Plan,
         Self::Calibration,
         Self::Page,
+        Self::Picture,
         Self::Imatrix,
         Self::Logits,
         Self::Types,
@@ -76,6 +79,7 @@ impl Artifact {
             Self::Plan => PLAN,
             Self::Calibration => CALIBRATION,
             Self::Page => PAGE,
+            Self::Picture => PICTURE,
             Self::Imatrix => IMATRIX,
             Self::Logits => LOGITS,
             Self::Types => TYPES,
@@ -330,6 +334,9 @@ fn what_is(path: &Path) -> &'static str {
     if text.starts_with("<!DOCTYPE html") {
         return PAGE;
     }
+    if text.starts_with("<svg ") {
+        return PICTURE;
+    }
     if text.starts_with(FIRST_LINE) {
         return TENSOR_TYPES;
     }
@@ -402,7 +409,7 @@ mod tests {
     fn files_say_what_they_are() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
-        let files: [(&[u8], &str); 11] = [
+        let files: [(&[u8], &str); 12] = [
             (b"", "a file"),
             (b"{\"a\": 1}", "a file"),
             (b"\xff\xfe", "a file"),
@@ -416,6 +423,7 @@ mod tests {
                 "a calibration",
             ),
             (b"<!DOCTYPE html>", "a page"),
+            (b"<svg xmlns=\"http://www.w3.org/2000/svg\">", "an SVG picture"),
             (b"^blk\\.0\\.attn_q\\.weight$=q4_K\n", "a list of the types of tensors"),
         ];
         for (content, what) in files {

@@ -1,4 +1,4 @@
-//! `--report`: the page of a command's results.
+//! `--report` and `--picture`: the page and the picture of a command's results.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::{Map, Value};
 use welore_burn::files::write_file;
 use welore_burn::plan::Target;
-use welore_burn::report::{Report, ReportModel};
+use welore_burn::report::{Report, ReportModel, frontier_svg};
 
 use super::artifacts::{check_artifact, read_artifact};
 use super::inputs::place_of;
@@ -50,6 +50,28 @@ pub fn write_page(
     Ok(())
 }
 
+/// Checks that the requested picture, if any, can be written, and is neither the page nor one of the
+/// inputs.
+pub fn check_picture<'a>(
+    picture: Option<&Path>,
+    page: Option<&Path>,
+    inputs: impl IntoIterator<Item = &'a Path>,
+) -> Result<()> {
+    let Some(path) = picture else { return Ok(()) };
+    if page.is_some_and(|page| page == path || place_of(page) == place_of(path)) {
+        let message = format!("{}: both the page and the --picture", path.display());
+        return Err(WrongInput::with_hint(message, "give the picture another name").into());
+    }
+    check_artifact(Some(path), Artifact::Picture, inputs)
+}
+
+/// Writes the picture of measured models, with a note.
+pub fn write_picture(path: &Path, title: &str, models: &[ReportModel]) -> Result<()> {
+    write_file(path, frontier_svg(title, models).as_bytes())?;
+    note!("wrote {}", path.display());
+    Ok(())
+}
+
 /// What happened in the steps of a run.
 const METRICS_FILE: &str = "metrics.jsonl";
 
@@ -82,9 +104,9 @@ pub fn compared_models(value: &Value) -> Option<Vec<ReportModel>> {
         let perplexities = by_text(row["perplexities"].as_array()?);
         // Earlier versions did not measure them.
         let divergences = by_text(row["kls"].as_array().map_or(&[], Vec::as_slice));
-        let label = label_of(row, &names)?;
+        let (label, series) = (label_of(row, &names)?, series_of(row));
         let (parameters, bytes) = (row["parameters"].as_u64()?, row["bytes"].as_u64()?);
-        Some(ReportModel { label, perplexities, divergences, parameters, bytes })
+        Some(ReportModel { label, series, perplexities, divergences, parameters, bytes })
     };
     rows.iter().map(model).collect()
 }
@@ -105,6 +127,24 @@ fn shown(paths: Vec<&str>) -> Vec<String> {
     if distinct { names } else { paths.into_iter().map(String::from).collect() }
 }
 
+/// The series that a row is of: the one that was named for a model, or the way in which the model of the
+/// row was made.
+fn series_of(row: &Value) -> Option<String> {
+    if let Some(name) = row["series"].as_str() {
+        return Some(name.into());
+    }
+    let is_made = row["method"] != "dense" && row["model"].is_null();
+    if is_made { way_of(row) } else { None }
+}
+
+/// Method, policy and storage of a row, as far as it states them.
+fn way_of(row: &Value) -> Option<String> {
+    let method = row["method"].as_str()?;
+    let parts = ["policy", "storage"].into_iter().filter_map(|part| row[part].as_str());
+    let parts = parts.filter(|part| !part.is_empty());
+    Some([method].into_iter().chain(parts).collect::<Vec<&str>>().join("/"))
+}
+
 /// Method, policy, storage and target of a row, as far as it states them: earlier versions had no
 /// other target than a share of the parameters. `names` are those of plans and models.
 fn label_of(row: &Value, names: &BTreeMap<&str, String>) -> Option<String> {
@@ -115,9 +155,6 @@ fn label_of(row: &Value, names: &BTreeMap<&str, String>) -> Option<String> {
     if let Some(model) = row["model"].as_str() {
         return names.get(model).cloned();
     }
-    let parts = ["policy", "storage"].into_iter().filter_map(|part| row[part].as_str());
-    let how: Vec<&str> =
-        [method].into_iter().chain(parts.filter(|part| !part.is_empty())).collect();
     let target = match row["plan"].as_str() {
         Some(plan) => format!("plan {}", names.get(plan)?),
         None => match serde_json::from_value::<Target>(row["target"].clone()) {
@@ -127,7 +164,7 @@ fn label_of(row: &Value, names: &BTreeMap<&str, String>) -> Option<String> {
     };
     let norm =
         row["norm"].as_str().map(|norm| format!(" (norm of the {norm})")).unwrap_or_default();
-    Some(format!("{}{norm}, {target}", how.join("/")))
+    Some(format!("{}{norm}, {target}", way_of(row)?))
 }
 
 #[cfg(test)]
@@ -157,6 +194,10 @@ mod tests {
         assert_eq!(label_of(&earlier, &names).as_deref(), Some("svd/welore/factors, keep 0.8"));
         let dense = json!({ "method": "dense" });
         assert_eq!(label_of(&dense, &names).as_deref(), Some("dense"));
+        assert_eq!((series_of(&dense), series_of(&bytes)), (None, Some("best/loss/pivot".into())));
+        let model = json!({ "method": "as given", "model": "low", "series": "low rank" });
+        assert_eq!(series_of(&model).as_deref(), Some("low rank"));
+        assert_eq!(series_of(&json!({ "method": "as given", "model": "low" })), None);
     }
 
     #[test]

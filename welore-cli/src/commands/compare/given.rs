@@ -10,7 +10,7 @@ use welore_burn::model::{Decoder, LanguageModel, OpenedModel, load_model};
 use welore_burn::modules::MatrixName;
 
 use super::{Text, measuring};
-use crate::args::CompareArgs;
+use crate::args::{CompareArgs, GoalsArgs};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models;
@@ -20,6 +20,8 @@ use crate::terminal::Bar;
 
 /// A model that was given.
 pub struct GivenModel {
+    /// The series that it is of, if it was given with one.
+    pub series: Option<String>,
     /// As it was typed.
     pub path: PathBuf,
     /// Where its weights are.
@@ -36,7 +38,7 @@ impl GivenModel {
     /// Opens a model, after checking that it can be compared with the dense one on all texts. Reads
     /// no weights.
     pub fn open(
-        path: &Path,
+        (series, path): (Option<&str>, &Path),
         dense: &OpenedModel,
         texts: &[Text],
         args: &CompareArgs,
@@ -64,13 +66,50 @@ impl GivenModel {
         let bytes = models::bytes_on_disk(path, &opened.checkpoint);
         let kept = parameters(skeleton) as f64 / parameters(dense.skeleton()).max(1) as f64;
         let lrcs = opened.compressed.iter().filter(|matrix| matrix.form.rank().is_some()).count();
-        Ok(Self { path: path.into(), dir, bytes, kept, lrcs })
+        let (series, path) = (series.map(String::from), path.into());
+        Ok(Self { series, path, dir, bytes, kept, lrcs })
     }
 
     /// Reads its weights.
     pub fn load(&self, compute: &Compute, bar: &mut Bar) -> Result<Decoder> {
         Ok(load_model(&self.dir, &compute.device, compute.dtype, bar)?.model)
     }
+}
+
+/// Checks that no model is given twice, and that no name of a series may as well be a part of a path.
+///
+/// # Errors
+///
+/// [`WrongInput`].
+pub fn check_series(goals: &GoalsArgs) -> Result<()> {
+    for series in &goals.models {
+        let (Some(name), Some(first)) = (&series.name, series.models.first()) else { continue };
+        let path = format!("{name}={}", first.display());
+        if Path::new(&path).exists() {
+            let message = format!("--models {path}: both a path and a model of a series `{name}`");
+            let hint = format!("give the series another name, or write ./{path} for the path");
+            return Err(WrongInput::with_hint(message, hint).into());
+        }
+    }
+    let mut seen = BTreeSet::new();
+    match goals.given().find(|(_, model)| !seen.insert(*model)) {
+        None => Ok(()),
+        Some((_, model)) => {
+            let message = format!("--models: {} is given twice", model.display());
+            Err(WrongInput::with_hint(message, "give every model once").into())
+        }
+    }
+}
+
+/// Opens the models that exist already, in order, after checking that each can be compared.
+pub fn given_models(
+    args: &CompareArgs,
+    dense: &OpenedModel,
+    texts: &[Text],
+    compute: &Compute,
+) -> Result<Vec<GivenModel>> {
+    let models = args.goals.given();
+    models.map(|model| GivenModel::open(model, dense, texts, args, compute)).collect()
 }
 
 /// Parameters of the matrices that can be compressed.

@@ -19,7 +19,7 @@ use welore_burn::model::{Decoder, OpenedModel, load_model};
 use welore_burn::modules::Selection;
 use welore_burn::spectrum::Method;
 
-use self::given::GivenModel;
+use self::given::{GivenModel, check_series, given_models};
 use self::print::Results;
 use self::requests::{Request, Requested, RowGoal, check_effects};
 use self::rows::Comparison;
@@ -32,7 +32,7 @@ use crate::shared::compressing::{check_norms, check_other};
 use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::identity::Identity;
 use crate::shared::opening::open_known;
-use crate::shared::page::check_page;
+use crate::shared::page::{check_page, check_picture};
 use crate::shared::planning::check_limits;
 use crate::shared::recipe::{Recipe, check_calibration_file, open_calibration};
 use crate::shared::scratch::Scratch;
@@ -54,7 +54,9 @@ pub struct Text {
 pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
     let begun = Instant::now();
+    check_series(&args.goals)?;
     check_page(&args.page, None, inputs(&args))?;
+    check_picture(args.picture.as_deref(), args.page.report.as_deref(), inputs(&args))?;
     check_calibration_file(args.calibration.as_deref())?;
     check_patterns(&args.selection)?;
     let requested = Requested::read(&args, typed)?;
@@ -70,8 +72,7 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     // No row exceeds the model by much, nor does what is kept of earlier rows.
     scratch.check_room(opened.checkpoint.bytes().saturating_mul(2))?;
     let texts = texts(&args, &model, &opened, compute.at_once())?;
-    let open = |path: &PathBuf| GivenModel::open(path, &opened, &texts, &args, &compute);
-    let given = args.goals.models.iter().map(open).collect::<Result<Vec<_>>>()?;
+    let given = given_models(&args, &opened, &texts, &compute)?;
     let started = Instant::now();
     let calibration = source.open(&args, &model, opened.skeleton(), &compute, scratch.path())?;
     let calibration_seconds = started.elapsed().as_secs_f64();
@@ -113,9 +114,10 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
 /// What the command reads.
 fn inputs(args: &CompareArgs) -> impl Iterator<Item = &Path> {
     let files = args.text.iter().chain(&args.calibration).chain(&args.goals.plan);
-    let files = files.chain(&args.goals.models);
+    let models = args.goals.given().map(|(_, model)| model);
     let texts = args.calibrate.iter().filter_map(TextArg::file);
-    [args.model.as_path()].into_iter().chain(files.map(PathBuf::as_path)).chain(texts)
+    let files = files.map(PathBuf::as_path).chain(models).chain(texts);
+    [args.model.as_path()].into_iter().chain(files)
 }
 
 /// The text that the model writes.

@@ -8,7 +8,7 @@ use super::Text;
 use super::rows::Row;
 use crate::args::CompareArgs;
 use crate::shared::identity::{Identity, digest_of};
-use crate::shared::page::{compared_models, write_page};
+use crate::shared::page::{compared_models, write_page, write_picture};
 use crate::{format, output};
 
 /// What was compared.
@@ -27,11 +27,17 @@ impl Results<'_> {
     /// Prints the results, and writes the page if one was asked for.
     pub fn print(&self, identity: Option<&Identity>) -> Result<()> {
         let result = self.to_json();
-        let title = format!("Ways to compress {}", self.args.model.display());
-        write_page(&self.args.page, &title, |page| {
-            page.models(&compared_models(&result).context("the rows are those of `compare`")?);
+        let model = &self.args.model;
+        let models = || compared_models(&result).context("the rows are those of `compare`");
+        write_page(&self.args.page, &format!("Ways to compress {}", model.display()), |page| {
+            page.models(&models()?);
             Ok(())
         })?;
+        if let Some(path) = &self.args.picture {
+            // Where the model is does not belong in a document.
+            let name = model.file_name().unwrap_or(model.as_os_str());
+            write_picture(path, &format!("{}: size and divergence", name.display()), &models()?)?;
+        }
         match identity {
             Some(identity) => output::print_json(&identity.with(result)),
             None if self.args.csv => self.print_csv(),
@@ -69,17 +75,36 @@ impl Results<'_> {
         [name.to_string()].into_iter().chain(self.others().into_iter().map(on)).collect()
     }
 
+    /// Whether a row is of a series.
+    fn has_series(&self) -> bool {
+        self.rows.iter().any(|row| row.series.is_some())
+    }
+
+    /// The headers of what `names` gives.
+    fn header(&self) -> Vec<&'static str> {
+        let series = self.has_series().then_some("series");
+        let others = ["method", "policy", "storage", "norm"];
+        ["target"].into_iter().chain(series).chain(others).collect()
+    }
+
+    /// Target, series if there are any, method, policy, storage and norm of a row.
+    fn names(&self, row: &Row) -> Vec<String> {
+        let series = self.has_series().then(|| row.series.clone().unwrap_or_default());
+        let storage = row.storage.clone().unwrap_or_default();
+        let others = [row.method.clone(), row.policy.clone(), storage, row.norm.clone()];
+        [row.label.clone()].into_iter().chain(series).chain(others).collect()
+    }
+
     fn print_csv(&self) -> Result<()> {
         let mut scores = self.scores("perplexity", |text| format!("perplexity on {text}"));
         if self.args.kl {
             scores.extend(self.scores("kl", |text| format!("kl on {text}")));
         }
-        let mut header = vec!["target", "method", "policy", "storage", "norm"];
+        let mut header: Vec<&str> = self.header();
         header.extend(scores.iter().map(String::as_str));
         header.extend(["parameters", "bytes", "kept", "lrcs", "seconds"]);
         let cells = |row: &Row| {
-            let mut cells = names(row);
-            cells.push(row.norm.clone());
+            let mut cells = self.names(row);
             cells.extend(row.perplexities.iter().chain(&row.kls).map(f64::to_string));
             cells.extend([row.parameters.to_string(), row.bytes.to_string()]);
             cells.extend([row.kept.to_string(), row.lrcs.to_string(), row.seconds.to_string()]);
@@ -94,12 +119,11 @@ impl Results<'_> {
         if self.args.kl {
             scores.extend(self.scores("KL", |text| format!("KL on {text}")));
         }
-        let mut header = vec!["target", "method", "policy", "storage", "norm"];
+        let mut header: Vec<&str> = self.header();
         header.extend(scores.iter().map(String::as_str));
         header.extend(["parameters", "size", "LRCs", "seconds"]);
         let cells = |row: &Row| {
-            let mut cells = names(row);
-            cells.push(row.norm.clone());
+            let mut cells = self.names(row);
             cells.extend(row.perplexities.iter().map(|value| format::perplexity(*value)));
             cells.extend(row.kls.iter().map(|value| format!("{value:.4}")));
             cells.extend([
@@ -113,10 +137,4 @@ impl Results<'_> {
         let rows = self.rows.iter().map(cells).collect();
         output::print_block(&format::table(&header, rows))
     }
-}
-
-/// Target, method, policy and storage of a row.
-fn names(row: &Row) -> Vec<String> {
-    let storage = row.storage.clone().unwrap_or_default();
-    vec![row.label.clone(), row.method.clone(), row.policy.clone(), storage]
 }

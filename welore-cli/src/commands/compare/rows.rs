@@ -47,6 +47,9 @@ pub struct Row {
     /// The model, if it existed already.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
+    /// The series of models that it is of, if it was given with one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub series: Option<String>,
     pub method: String,
     /// The norm in which matrices are approximated: weights, inputs or loss.
     pub norm: String,
@@ -164,6 +167,7 @@ impl<'a> Comparison<'a> {
             target: Value::Null,
             plan: None,
             model: None,
+            series: None,
             method: "dense".into(),
             norm: String::new(),
             policy: String::new(),
@@ -218,6 +222,7 @@ impl<'a> Comparison<'a> {
             target: Value::Null,
             plan: None,
             model: Some(label),
+            series: given.series.clone(),
             method: "as given".into(),
             norm: String::new(),
             policy: String::new(),
@@ -352,6 +357,7 @@ fn row_of(request: &Request, plan: &RankPlan, quality: Quality, seconds: f64) ->
         target: serde_json::to_value(plan.target).expect("targets serialize"),
         plan: given,
         model: None,
+        series: None,
         method: recipe.way.name.into(),
         norm: request.norm().into(),
         policy: plan.policy.clone(),
