@@ -238,7 +238,11 @@ fn inputs_of_an_expert_are_those_of_the_tokens_that_it_sees() {
                 false => 0,
             }
         };
-        assert_eq!((0..4).map(count).sum::<u64>(), (2 * WINDOWS * SEQ_LEN) as u64, "two for each token");
+        assert_eq!(
+            (0..4).map(count).sum::<u64>(),
+            (2 * WINDOWS * SEQ_LEN) as u64,
+            "two for each token"
+        );
         for expert in 0..4 {
             mixed += usize::from(count(expert) < 2 * 32);
             for (matrix, width) in [("gate_proj", 32), ("up_proj", 32), ("down_proj", 8)] {

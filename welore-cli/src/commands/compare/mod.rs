@@ -19,7 +19,7 @@ use welore_burn::model::{Decoder, OpenedModel, load_model};
 use welore_burn::modules::Selection;
 use welore_burn::spectrum::Method;
 
-use self::given::{GivenModel, check_series, given_models};
+use self::given::{check_series, given_models};
 use self::print::Results;
 use self::requests::{Request, Requested, RowGoal, check_effects};
 use self::rows::Comparison;
