@@ -13,11 +13,13 @@ A factored matrix X, [out, in] and of rank r, is stored in one of two ways:
               the rows of X with the numbers in `pivots` are the rows of V;
               the others, in rising order, are the rows of C V
 
-A bias is still called X.bias, and all other tensors are those of the Hugging Face model.
+A bias is still called X.bias, and all other tensors are those of the Hugging Face model. Of a model with
+experts, and of one in llama.cpp's blocks (`compress --for welore`), load what `welore-cli export --dense` writes.
 """
 
 import argparse
 import json
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -65,6 +67,31 @@ def read_tensors(directory):
     return tensors
 
 
+@contextmanager
+def without_memory_for_weights():
+    """Parameters that are made meanwhile take no memory; buffers are made as always."""
+    register = nn.Module.register_parameter
+
+    def on_meta(module, name, parameter):
+        if parameter is not None:
+            parameter = nn.Parameter(parameter.to("meta"), requires_grad=False)
+        register(module, name, parameter)
+
+    nn.Module.register_parameter = on_meta
+    try:
+        yield
+    finally:
+        nn.Module.register_parameter = register
+
+
+def check(names):
+    """Refuses what transformers has no layers for."""
+    if any(".weight." in name or ".weight_t." in name for name in names):
+        raise ValueError("some matrices are in llama.cpp's blocks; load what `welore-cli export --dense` writes")
+    if any(".experts." in name for name in names):
+        raise ValueError("the model has experts; load what `welore-cli export --dense` writes")
+
+
 def load_factored(directory, dtype=None):
     """The model in a directory, in eval mode on the CPU. Matrices that are factored in the files stay factored.
 
@@ -73,10 +100,11 @@ def load_factored(directory, dtype=None):
     directory = Path(directory)
     config = AutoConfig.from_pretrained(directory)
     tensors = {name: t for name, t in read_tensors(directory).items() if "rotary_emb" not in name}
+    check(tensors)
     if dtype is not None:
         tensors = {name: t.to(dtype) if t.is_floating_point() else t for name, t in tensors.items()}
-    # Allocate nothing for weights that will be replaced.
-    with torch.device("meta"):
+    # All of them will be replaced.
+    with without_memory_for_weights():
         model = AutoModelForCausalLM.from_config(config)
     for name in [name.removesuffix(".V.weight") for name in tensors if name.endswith(".V.weight")]:
         dense = model.get_submodule(name)
@@ -84,12 +112,12 @@ def load_factored(directory, dtype=None):
         with torch.device("meta" if pivots is None else "cpu"):
             layer = LowRankLinear(dense.in_features, dense.out_features, rank, dense.bias is not None, pivots)
         model.set_submodule(name, layer)
+    if "embed_out.weight" in tensors and "lm_head.weight" in model.state_dict():  # GPT-NeoX in transformers 5
+        tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
     if config.tie_word_embeddings:
         tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
     model.load_state_dict(tensors, strict=True, assign=True)
     model.tie_weights()
-    # No file holds its frequencies.
-    model.model.rotary_emb = type(model.model.rotary_emb)(config)
     if (directory / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(directory)
     return model.eval()
