@@ -70,7 +70,12 @@ fn more_forms_are_never_expected_to_lose_more() {
     let train =
         "train low --text story.txt -o run --seq-len 32 --batch-size 2 --steps 3 --recompute";
     let dry = sandbox.json(&format!("{train} --dry-run --json"));
-    sandbox.refuses(&format!("{train} --trainable full"), "merge it first");
+    for method in ["full", "lora"] {
+        let line = format!("{train} --trainable {method}");
+        sandbox.refuses(&line, "merge it first");
+        let hint = sandbox.run(&line).stderr;
+        assert!(hint.contains("--trainable lrc") && hint.contains("export --dense"), "{hint}");
+    }
     let told = sandbox.json(&format!("{train} --json"));
     assert_eq!((&dry["trainable"], &dry["parameters"]), (&told["trainable"], &told["parameters"]));
     assert!(told["trainable"].as_u64().unwrap() > 0, "{told}");

@@ -136,6 +136,19 @@ fn every_model_comes_back() {
 }
 
 #[test]
+fn name_by_which_llama_cpp_would_split_text_otherwise_is_left_out() {
+    let dir = tempdir().unwrap();
+    let (model, file) = (model("tiny-llama3", dir.path()), dir.path().join("model.gguf"));
+    for (name, is_written) in [("My-Model", true), ("My-Phi-3-mini", false), ("phi3", false)] {
+        let options = GgufOptions { name: Some(name.into()), ..GgufOptions::default() };
+        export(&model, &file, &options).unwrap();
+        let content = fs::read(&file).unwrap();
+        let has = |text: &str| content.windows(text.len()).any(|part| part == text.as_bytes());
+        assert_eq!((has(name), has("general.name")), (is_written, is_written), "{name}");
+    }
+}
+
+#[test]
 fn biases_of_llama_are_ordered_like_its_rows() {
     let dir = tempdir().unwrap();
     let mut gguf = super::tiny(4, 2);

@@ -21,7 +21,8 @@ use crate::workers::Budget;
 /// llama.cpp wants them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GgufOptions {
-    /// The model's name, which llama.cpp shows.
+    /// The model's name, which llama.cpp shows. It is left out if llama.cpp would split text in another
+    /// way because of it, as with `phi-3` in it.
     pub name: Option<String>,
     /// The type of the projections; `None` for the type that each has in the directory.
     pub projections: Option<TensorType>,

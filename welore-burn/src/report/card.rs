@@ -12,6 +12,10 @@ use crate::words::number_of_matrices;
 /// Loads a factored directory in PyTorch; runs in that directory.
 const SNIPPET: &str = include_str!("load_factored.py");
 
+/// What is said of the dense model that a model with experts is exported as.
+const EXPERTS: &str = "with a matrix for each expert. transformers loads that, except for gpt-oss, \
+                       whose experts it wants in one tensor for each layer.";
+
 /// Rows of measured quality go before this line.
 pub(super) const MEASURED: &str = "<!-- measured -->";
 
@@ -43,20 +47,67 @@ impl ModelCard<'_> {
             "{MEASURED_TITLE}\n\n\
              `welore-cli eval DIR --text FILE --record` adds a row.\n\n\
              {HEADER}\n{MEASURED}\n\n\
-             ## Use\n\n\
-             With welore: `welore-cli generate DIR --prompt TEXT`; `welore-cli export DIR --dense -o \
-             OUT` writes a dense model that any tool for this architecture loads.\n\n\
-             With PyTorch, from within this directory:\n\n\
-             ```python\n{SNIPPET}```\n\n\
+             {}\
              ## Licence\n\n\
              A compressed model is a work derived from its base model, whose licence applies{}.\n",
+            self.usage(),
             where_stated(&licence_of(self.base_card))
         );
         card
     }
 
+    /// How the model is loaded. PyTorch code is given where it works: transformers has no layers
+    /// for blocks, and keeps all experts of a layer in one tensor.
+    fn usage(&self) -> String {
+        let matrices = &self.plan.matrices;
+        let has_experts = matrices.iter().any(|matrix| matrix.name.as_str().contains(".experts."));
+        let python = format!(
+            "that any tool for this architecture loads.\n\n\
+             With PyTorch, from within this directory:\n\n\
+             ```python\n{SNIPPET}```"
+        );
+        let loads = match (has_experts, self.packed()) {
+            (false, 0) => python.as_str(),
+            (false, _) => {
+                "that any tool for this architecture loads. This directory is for welore alone."
+            }
+            (true, _) => EXPERTS,
+        };
+        format!(
+            "## Use\n\n\
+             With welore: `welore-cli generate DIR --prompt TEXT`; `welore-cli export DIR --dense \
+             -o OUT` writes a dense model {loads}\n\n"
+        )
+    }
+
+    /// How many matrices are in blocks.
+    fn packed(&self) -> usize {
+        self.plan.matrices.iter().filter(|matrix| matrix.form.is_packed()).count()
+    }
+
+    /// What the plan was made from.
+    fn basis(&self) -> String {
+        let plan = self.plan;
+        let measured = match (self.packed(), plan.unit) {
+            (0, SpectrumUnit::Weights) => "singular values of the weights",
+            (0, SpectrumUnit::Inputs) => "singular values of the weights times their inputs",
+            (0, SpectrumUnit::Loss) => "singular values of the weights in the norm of the loss",
+            (_, SpectrumUnit::Loss) => "errors of what is stored, in the norm of the loss,",
+            _ => "errors of what is stored",
+        };
+        let calibrated = match (plan.calibration.is_some(), plan.unit, self.gradient_labels) {
+            (false, ..) => "",
+            (true, SpectrumUnit::Loss, Some(GradientLabels::Model)) => {
+                " on a calibration text, with gradients for tokens that the model drew"
+            }
+            (true, ..) => " on a calibration text",
+        };
+        format!("{measured}{calibrated}")
+    }
+
     /// What was done to which model.
     fn summary(&self) -> String {
+        const BLOCKS: &str = "its weight matrices stored in blocks of llama.cpp's types";
         let Self { base, plan, made_by, .. } = *self;
         let name = name_of(base);
         let totals = &plan.totals;
@@ -70,44 +121,38 @@ impl ModelCard<'_> {
             None => "chosen by hand".into(),
         };
         let are_factored = if totals.lrcs == 1 { "is factored" } else { "are factored" };
-        let unit = match plan.unit {
-            SpectrumUnit::Weights => "the weights",
-            SpectrumUnit::Inputs => "the weights times their inputs",
-            SpectrumUnit::Loss => "the weights in the norm of the loss",
-        };
-        let calibrated = match (plan.calibration.is_some(), plan.unit, self.gradient_labels) {
-            (false, ..) => "",
-            (true, SpectrumUnit::Loss, Some(GradientLabels::Model)) => {
-                " on a calibration text, with gradients for tokens that the model drew"
-            }
-            (true, ..) => " on a calibration text",
+        let all = number_of_matrices(totals.matrices);
+        let (stored, in_blocks) = match self.packed() {
+            0 => ("its low-rank weight matrices stored as factors", String::new()),
+            1 => (BLOCKS, format!("- 1 of {all} is in blocks.\n")),
+            packed => (BLOCKS, format!("- {packed} of {all} are in blocks.\n")),
         };
         let prospect = plan
             .prospect()
             .map(|prospect| format!("- Without tuning, this compression {prospect}.\n"));
         format!(
-            "# {}, low-rank\n\n\
-             This is {} with its low-rank weight matrices stored as factors, made by {} following \
+            "# {}, {}\n\n\
+             This is {} with {stored}, made by {} following \
              WeLore ([arXiv 2407.11239](https://arxiv.org/abs/2407.11239)).\n\n\
              | | before | after |\n|---|---|---|\n\
              | parameters | {} | {} |\n\
              {}\n\n\
-             - Target: {target}; policy {}, singular values of {}{}.\n\
-             - {} of {} {are_factored}. {:.4} of all ranks are removed; {:.4} were planned (ERR).\n\
+             - Target: {target}; policy {}, {}.\n\
+             {in_blocks}- {} of {all} {are_factored}. {:.4} of all ranks are removed; {:.4} were \
+             planned (ERR).\n\
              - Expected speed on a CPU: {:.2}x the dense model's with many tokens at a time, \
              {:.2}x with one.\n\
              {}- `welore_plan.json` lists the rank of every matrix.\n\n",
             markdown(name),
+            if in_blocks.is_empty() { "low-rank" } else { "compressed" },
             markdown_code(base),
             markdown(made_by),
             totals.parameters_before,
             totals.parameters_after,
             bytes_row(plan),
             markdown_code(&plan.policy),
-            unit,
-            calibrated,
+            self.basis(),
             totals.lrcs,
-            number_of_matrices(totals.matrices),
             totals.err_applied,
             totals.err,
             totals.expected_speed.many_tokens,
@@ -330,6 +375,27 @@ mod tests {
             "{text}"
         );
         assert!(text.contains("class LowRank(nn.Module)"));
+    }
+
+    #[test]
+    fn a_card_has_pytorch_code_only_where_transformers_has_such_layers() {
+        let text = |plan: &RankPlan| {
+            let (base, base_card, gradient_labels) = ("m", None, None);
+            ModelCard { base, base_card, plan, gradient_labels, made_by: "test 1" }.to_markdown()
+        };
+        let mut packed = plan();
+        packed.matrices[0].form =
+            serde_json::from_value(serde_json::json!({ "kind": "blocks", "type": "q8_0" }))
+                .unwrap();
+        let mut experts = plan();
+        experts.matrices[0].name = "model.layers.0.mlp.experts.3.up_proj".into();
+        for plan in [&packed, &experts] {
+            assert!(!text(plan).contains("```"), "{}", text(plan));
+        }
+        assert!(text(&packed).contains("1 of 1 matrix is in blocks"), "{}", text(&packed));
+        assert!(!text(&packed).contains("singular values"), "{}", text(&packed));
+        assert!(text(&experts).contains("gpt-oss"), "{}", text(&experts));
+        assert!(text(&plan()).contains("```python"));
     }
 
     #[test]

@@ -23,6 +23,10 @@ pub(super) fn train(error: &TrainError) -> Option<Verdict> {
             "blocks do not train, but factors that are added to them do: `compress --for welore \
              --forms blocks,factors` makes such; `export --dense` turns this model into a dense one",
         ),
+        E::Form { .. } => Verdict::input(
+            "of a model in blocks, only factors train (`--trainable lrc`); `export --dense` turns it \
+             into a dense one",
+        ),
         E::Option { name: "eval_every", .. } => {
             Verdict::input("give --eval-text FILE, or --eval-every 0")
         }
