@@ -101,3 +101,11 @@ fn gpt_neox_goes_the_whole_way_under_its_own_names() {
         ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"];
     goes_the_whole_way("tiny-neox", "gpt_neox.layers", matrices);
 }
+
+#[test]
+fn experts_that_transformers_would_not_load_are_written_with_a_warning() {
+    for (fixture, warns) in [("tiny-gpt-oss", true), ("tiny-mixtral", false)] {
+        let done = sandbox(fixture).run("export other --dtype bf16 -o half --dry-run");
+        assert_eq!(done.stderr.contains("only welore loads"), warns, "{}", done.stderr);
+    }
+}
