@@ -106,6 +106,9 @@ fn what_has_no_effect_and_what_no_forms_can_do_is_refused_before_any_work() {
     sandbox.refuses(&format!("{line} --no-calibration"), "--no-calibration");
     sandbox.refuses(&format!("{line} --dry-run --no-measure"), "--no-measure");
     sandbox.refuses(&format!("{line} --report page.html"), "--report");
+    let none = format!("{line} --types f32");
+    sandbox.refuses(&none, "can have none of the forms");
+    assert!(sandbox.run(&none).stderr.contains("f32 is no form"));
     sandbox.refuses("compress model --for welore --plan plan.json -o low", "--plan");
     let channels = "compress model --forms blocks --keep-params 0.5 -o low";
     sandbox.refuses(channels, "--forms blocks");
@@ -130,6 +133,7 @@ fn the_same_command_and_the_plan_of_the_directory_write_the_same_bytes() {
     sandbox.write("plan.json", sandbox.read("low/welore_plan.json"));
     let again = "compress model --plan plan.json --calibration seen -o again --shrink-inputs 0.01 \
                  --shrink-gradients 0.1";
-    sandbox.gives(again);
+    let said = sandbox.gives(again).stderr;
+    assert!(!said.contains("nothing is factored"), "blocks are no oddity: {said}");
     assert!(sandbox.read("again/model.safetensors") == once, "the plan makes another model");
 }

@@ -67,8 +67,8 @@ fn useful(costs: &FormCosts) -> Result<Vec<FormCost>, TypePlanError> {
     let candidates = by_size(costs.candidates.clone());
     match candidates.is_empty() {
         true => {
-            let (tensor, columns) = (costs.tensor.clone(), costs.shape[1]);
-            Err(TypePlanError::NoType { tensor, columns })
+            let (tensor, shape) = (costs.tensor.clone(), costs.shape);
+            Err(TypePlanError::NoForm { tensor, shape })
         }
         false => Ok(candidates),
     }
@@ -92,8 +92,8 @@ pub fn check_form_budget(
     let mut reachable = checkpoint.bytes().saturating_sub(matrices);
     for (tensor, shape) in tensors {
         let least = least_bytes(*shape, is_token_matrix(tensor), kinds, types);
-        let (tensor, columns) = (tensor.clone(), shape[1]);
-        reachable += least.ok_or(TypePlanError::NoType { tensor, columns })?;
+        let (tensor, shape) = (tensor.clone(), *shape);
+        reachable += least.ok_or(TypePlanError::NoForm { tensor, shape })?;
     }
     match reachable > max_bytes {
         true => Err(TypePlanError::OutOfReach { max_bytes, reachable }),

@@ -98,6 +98,18 @@ pub enum TypePlanError {
         /// Length of its rows.
         columns: usize,
     },
+    /// A matrix can have none of the forms that may be used.
+    #[error(
+        "`{tensor}`, of shape {rows}x{columns}, can have none of the forms and types that are allowed",
+        rows = shape[0],
+        columns = shape[1]
+    )]
+    NoForm {
+        /// The tensor.
+        tensor: String,
+        /// `[out, in]`.
+        shape: [usize; 2],
+    },
 }
 
 /// A file of types that cannot be used.

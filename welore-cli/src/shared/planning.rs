@@ -168,7 +168,7 @@ pub enum Oddity {
         /// Number of all factored matrices.
         lrcs: usize,
     },
-    /// No matrix is factored.
+    /// No matrix is factored, or in blocks.
     NothingFactored,
 }
 
@@ -180,7 +180,8 @@ const NO_GAIN: &str = "no matrix would gain from it (with the policies welore an
 pub fn oddities(plan: &RankPlan) -> impl Iterator<Item = Oddity> + use<> {
     let (growing, lrcs) = (plan.totals.growing, plan.totals.lrcs);
     let grows = (growing > 0).then_some(Oddity::Growing { growing, lrcs });
-    grows.into_iter().chain((lrcs == 0).then_some(Oddity::NothingFactored))
+    let nothing = lrcs == 0 && !plan.matrices.iter().any(|matrix| matrix.form.is_packed());
+    grows.into_iter().chain(nothing.then_some(Oddity::NothingFactored))
 }
 
 /// Warns about results of a plan that may be unexpected.

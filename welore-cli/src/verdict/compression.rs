@@ -15,6 +15,10 @@ pub(super) fn type_plan(error: &TypePlanError) -> Option<Verdict> {
     Some(Verdict::input(match error {
         TypePlanError::OutOfReach { .. } => "give a larger --max-bytes, or other --types",
         TypePlanError::BitsOutOfReach { .. } => "give --bits within these limits, or other --types",
+        TypePlanError::NoForm { .. } => {
+            "blocks of q8_0, q5_1, q5_0, q4_1, q4_0 and iq4_nl need rows or columns of a multiple of \
+             32, factors need both; f16 and bf16 hold every matrix, f32 is no form"
+        }
         _ => "q8_0, q5_1, q5_0, q4_1, q4_0 and iq4_nl need rows of a multiple of 32",
     }))
 }
@@ -53,6 +57,7 @@ pub(super) fn channels(error: &ChannelsError) -> Option<Verdict> {
             Some(Verdict::input("give the dense model, or `welore-cli export DIR --dense -o OUT`"))
         }
         ChannelsError::NoMlp { .. }
+        | ChannelsError::Experts { .. }
         | ChannelsError::Foreign { .. }
         | ChannelsError::Config { .. } => Some(Verdict::input(None)),
         ChannelsError::Linalg { .. } => Some(Verdict::failed(None)),
