@@ -149,6 +149,41 @@ fn name_by_which_llama_cpp_would_split_text_otherwise_is_left_out() {
 }
 
 #[test]
+fn special_tokens_of_phi_3_take_the_spaces_after_them_in_a_file_with_its_name() {
+    let dir = tempdir().unwrap();
+    let (model, file) = (model("tiny-llama3", dir.path()), dir.path().join("model.gguf"));
+    let tokens = [("<unk>", 0), ("<s>", 1), ("</s>", 2), ("<|endoftext|>", 10), ("<|user|>", 11)];
+    edit(&model.join("tokenizer.json"), |tokenizer| {
+        let added = tokens.map(|(token, id)| {
+            tokenizer["model"]["vocab"][token] = id.into();
+            let takes = token == "</s>" || token == "<|user|>";
+            json!({
+                "id": id, "content": token, "single_word": false, "lstrip": false,
+                "rstrip": takes, "normalized": false, "special": true,
+            })
+        });
+        tokenizer["added_tokens"] = json!(added);
+    });
+    for (name, found) in [(None, "Phi-3"), (Some("a"), "a (Phi-3)"), (Some("My-phi3"), "My-phi3")] {
+        let options = GgufOptions { name: name.map(String::from), ..GgufOptions::default() };
+        export(&model, &file, &options).unwrap();
+        let content = fs::read(&file).unwrap();
+        assert_eq!(text_of(&content, "general.name"), found);
+        convert(&content, dir.path()).unwrap();
+        let back = dir.path().join("model");
+        let tokenizers = [&model, &back].map(|dir| TextTokenizer::open(dir).unwrap());
+        for tokenizer in tokenizers {
+            assert_eq!(tokenizer.encode("</s>  a<|user|> b<s> c").unwrap(), [2, 3, 11, 4, 1, 9, 5]);
+        }
+    }
+    edit(&model.join("tokenizer.json"), |tokenizer| {
+        tokenizer["added_tokens"][4]["rstrip"] = false.into();
+    });
+    let error = export(&model, &file, &GgufOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("token 2 depends on the spaces around it"), "{error}");
+}
+
+#[test]
 fn biases_of_llama_are_ordered_like_its_rows() {
     let dir = tempdir().unwrap();
     let mut gguf = super::tiny(4, 2);

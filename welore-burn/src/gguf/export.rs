@@ -10,7 +10,7 @@ use super::metadata;
 use super::names::{Entry, RowOrder, entries, shifted};
 use super::rope::stored_divisors;
 use super::source::{CheckpointSource, GgufTensor, TensorSource};
-use super::tokenizer::describe_tokenizer;
+use super::tokenizer::{describe_tokenizer, file_name};
 use crate::checkpoint::check_companions;
 use crate::ggml::{GgufLayout, GgufTensorSpec, GgufWriter, TensorType, Value};
 use crate::model::OpenedModel;
@@ -21,8 +21,9 @@ use crate::workers::Budget;
 /// llama.cpp wants them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GgufOptions {
-    /// The model's name, which llama.cpp shows. It is left out if llama.cpp would split text in another
-    /// way because of it, as with `phi-3` in it.
+    /// The model's name, which llama.cpp shows. By `phi-3` or `phi3` in it llama.cpp also knows that
+    /// special tokens take the spaces after them, so it is put into the names of such models, and
+    /// other models with it in theirs are written without a name.
     pub name: Option<String>,
     /// The type of the projections; `None` for the type that each has in the directory.
     pub projections: Option<TensorType>,
@@ -108,9 +109,11 @@ impl<'a> GgufExport<'a> {
         check_memory(opened)?;
         let tensors = outgoing(opened, architecture, options)?;
         let most = type_of_most(&tensors);
-        let name = options.name.as_deref();
+        let (tokenizer, is_phi3) = describe_tokenizer(dir, config)?;
+        let name = file_name(options.name.as_deref(), is_phi3);
+        let name = name.as_deref();
         let mut entries = metadata::describe(config, architecture, name, most).map_err(wrong)?;
-        entries.extend(describe_tokenizer(dir, config)?);
+        entries.extend(tokenizer);
         let divisors = stored_divisors(config).map_err(wrong)?;
         let first = divisors.iter().map(|(name, divisors)| GgufTensorSpec {
             name: (*name).into(),

@@ -1,6 +1,7 @@
 //! Keys of metadata that are read and written.
 
 pub(super) const ARCHITECTURE: &str = "general.architecture";
+pub(super) const NAME: &str = "general.name";
 
 // These follow the name of the architecture.
 pub(super) const CONTEXT: &str = "context_length";

@@ -9,11 +9,6 @@ use crate::model::DecoderConfig;
 /// The version of ggml's quantized types.
 const QUANTIZATION: u32 = 2;
 
-/// In the name of a model these tell llama.cpp that special tokens take the spaces beside them. Tokens
-/// that do are not written, so with such a name it would split text in another way, or refuse a file
-/// that lacks tokens of Phi-3.
-const TELLING: [&str; 3] = ["phi-3", "phi3", "modern-bert"];
-
 /// The metadata of a model, without those of its tokenizer. `most` is the type that most of its
 /// entries have.
 ///
@@ -33,12 +28,7 @@ pub(super) fn describe(
         ("general.file_type".into(), Value::U32(file_type(most))),
         ("general.quantization_version".into(), Value::U32(QUANTIZATION)),
     ];
-    let is_telling = |name: &str| {
-        let name = name.to_ascii_lowercase();
-        TELLING.iter().any(|part| name.contains(part))
-    };
-    let name = name.filter(|name| !is_telling(name));
-    entries.extend(name.map(|name| ("general.name".into(), text(name))));
+    entries.extend(name.map(|name| (keys::NAME.into(), text(name))));
     entries.extend(sizes(config, architecture)?);
     let scaling = stored_scaling(&config.rope_scaling)?;
     entries.extend(scaling.kind.map(|kind| (architecture.key(keys::ROPE_SCALING), text(kind))));

@@ -3,6 +3,7 @@
 mod around;
 mod byte_level;
 mod outgoing;
+mod phi3;
 mod sentence_piece;
 mod vocabulary;
 
@@ -10,13 +11,14 @@ use serde_json::{Value, json};
 
 use self::vocabulary::{Kind, Vocabulary};
 use super::error::GgufError;
-use super::keys::{ADDS_BOS, ADDS_EOS, CHAT_TEMPLATE, TOKENIZER};
+use super::keys::{ADDS_BOS, ADDS_EOS, CHAT_TEMPLATE, NAME, TOKENIZER};
 use crate::data::load_tokenizer;
 use crate::ggml::GgufFile;
 use crate::model::DecoderConfig;
 use crate::words::number_of;
 
 pub(super) use outgoing::describe_tokenizer;
+pub(super) use phi3::file_name;
 pub(super) use vocabulary::SpecialTokens;
 
 /// The contents of the tokenizer's files.
@@ -69,11 +71,12 @@ pub(super) fn read_tokenizer(
     // A token that the file does not name is not added, as in llama.cpp.
     let around = |id: Option<u32>, added: bool| id.filter(|_| added);
     let (first, last) = (around(special.bos, adds_bos), around(special.eos, adds_eos));
+    let is_phi3 = file.text(NAME)?.is_some_and(phi3::is_name);
     let mut json = json!({
         "version": "1.0",
         "truncation": null,
         "padding": null,
-        "added_tokens": added_tokens(&vocabulary),
+        "added_tokens": added_tokens(&vocabulary, is_phi3),
         "normalizer": parts.normalizer,
         "pre_tokenizer": parts.pre_tokenizer,
         "post_processor": template(&vocabulary, first, last),
@@ -125,8 +128,8 @@ fn steps<'a>(part: &'a Value, list: &str) -> Vec<&'a Value> {
 }
 
 /// Tokens that are found in a text before it is split. They are in the model's vocabulary as well,
-/// which keeps their numbers.
-fn added_tokens(vocabulary: &Vocabulary<'_>) -> Value {
+/// which keeps their numbers. `is_phi3` is whether they take the spaces after them as in Phi-3.
+fn added_tokens(vocabulary: &Vocabulary<'_>, is_phi3: bool) -> Value {
     let added = vocabulary.iter().filter_map(|(id, token)| {
         let special = match vocabulary.kind(id) {
             Kind::Control | Kind::Unknown => true,
@@ -138,7 +141,7 @@ fn added_tokens(vocabulary: &Vocabulary<'_>) -> Value {
             "content": token,
             "single_word": false,
             "lstrip": false,
-            "rstrip": false,
+            "rstrip": is_phi3 && phi3::takes_spaces(token),
             "normalized": false,
             "special": special,
         }))

@@ -8,7 +8,7 @@ use super::super::error::GgufError;
 use super::super::keys;
 use super::around::Around;
 use super::vocabulary::Kind;
-use super::{byte_level, sentence_piece, steps};
+use super::{byte_level, phi3, sentence_piece, steps};
 use crate::data::load_tokenizer;
 use crate::files::{LARGEST_COMPANION, LARGEST_CONFIG, check_fetched, read_existing};
 use crate::ggml::{Value as Meta, Values};
@@ -18,7 +18,8 @@ use crate::words::number_of;
 /// Metadata of a file, by their whole keys.
 type Entries = Vec<(String, Meta)>;
 
-/// The metadata that describe the tokenizer of a model directory.
+/// The metadata that describe the tokenizer of a model directory, and whether special tokens take the
+/// spaces after them as in Phi-3, which only the name of a file says.
 ///
 /// # Errors
 ///
@@ -27,7 +28,7 @@ type Entries = Vec<(String, Meta)>;
 pub(in super::super) fn describe_tokenizer(
     dir: &Path,
     config: &DecoderConfig,
-) -> Result<Entries, GgufError> {
+) -> Result<(Entries, bool), GgufError> {
     let wrong = |reason: String| {
         let reason = format!("its tokenizer: {reason}");
         GgufError::Unsupported { path: dir.into(), reason }
@@ -48,11 +49,12 @@ pub(in super::super) fn describe_tokenizer(
     if let Some(template) = chat_template(dir, &settings)? {
         entries.push((keys::CHAT_TEMPLATE.into(), Meta::String(template)));
     }
+    let is_phi3 = tokens.is_phi3;
     let (texts, kinds): (Vec<String>, Vec<Kind>) = tokens.list.into_iter().unzip();
     let kinds = kinds.into_iter().map(Kind::number).collect();
     entries.push((keys::TOKENS.into(), list(Values::String(texts))));
     entries.push((keys::KINDS.into(), list(Values::I32(kinds))));
-    Ok(entries)
+    Ok((entries, is_phi3))
 }
 
 fn list(values: Values) -> Meta {
@@ -68,6 +70,8 @@ struct Tokens {
     list: Vec<(String, Kind)>,
     /// Whether bytes that no other token covers have tokens of their own.
     has_bytes: bool,
+    /// Whether special tokens take the spaces after them as in Phi-3.
+    is_phi3: bool,
 }
 
 impl Tokens {
@@ -82,15 +86,18 @@ impl Tokens {
         let unknown = model["unk_token"].as_str().filter(|_| has_bytes);
         let vocabulary = loaded.get_vocab(true);
         let added = loaded.get_added_tokens_decoder();
+        let is_phi3 =
+            phi3::are_tokens(added.values().map(|token| (token.content.as_str(), token.rstrip)));
         let mut found: Vec<Option<(String, Kind)>> = vec![None; rows];
         for (token, id) in &vocabulary {
             let Some(place) = found.get_mut(*id as usize) else {
                 let rows = number_of(rows, "row");
                 return Err(format!("token {id} has no row in the embedding, which has {rows}"));
             };
+            let takes = is_phi3 && phi3::takes_spaces(token);
             let kind = match added.get(id) {
                 _ if Some(token.as_str()) == unknown => Kind::Unknown,
-                Some(added) if added.lstrip || added.rstrip || added.single_word => {
+                Some(added) if added.lstrip || added.rstrip != takes || added.single_word => {
                     return Err(format!("token {id} depends on the spaces around it"));
                 }
                 Some(added) if added.special => Kind::Control,
@@ -118,7 +125,7 @@ impl Tokens {
         if has_bytes && list.iter().filter(|(_, kind)| *kind == Kind::Byte).count() != 256 {
             return Err("some bytes have no token".into());
         }
-        Ok((Self { list, has_bytes }, json))
+        Ok((Self { list, has_bytes, is_phi3 }, json))
     }
 
     /// The number of a token.
