@@ -326,6 +326,8 @@ fn series_that_could_mean_two_things_are_refused_before_the_work() {
     sandbox.misused(&format!("{line} =a"), "needs a name");
     sandbox.misused(&format!("{line} one=a,"), "a model is missing");
     sandbox.refuses(&format!("{line} one=a --models two=b,a"), "a is given twice");
+    let parts = "m-00001-of-00002.gguf,m-00002-of-00002.gguf";
+    sandbox.refuses(&format!("{line} {parts}"), "m-00002-of-00002.gguf is given twice");
     sandbox.duplicate("model", "one=a");
     sandbox.refuses(&format!("{line} one=a"), "both a path and a model of a series `one`");
     // It is known to be a path, and it is the dense model.

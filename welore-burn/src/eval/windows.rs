@@ -104,7 +104,7 @@ pub enum EvalError {
         dense: usize,
     },
     /// The loss of a window is infinite or not a number.
-    #[error("the loss of window {window} is not finite")]
+    #[error("the loss of window {} is not finite", window + 1)]
     NotFinite {
         /// Number of the window, from 0.
         window: usize,

@@ -76,7 +76,7 @@ impl GivenModel {
     }
 }
 
-/// Checks that no model is given twice, and that no name of a series may as well be a part of a path.
+/// Checks that no model is given twice, also by two of its files, and that no name of a series may as well be a part of a path.
 ///
 /// # Errors
 ///
@@ -91,10 +91,15 @@ pub fn check_series(goals: &GoalsArgs) -> Result<()> {
             return Err(WrongInput::with_hint(message, hint).into());
         }
     }
-    let mut seen = BTreeSet::new();
-    match goals.given().find(|(_, model)| !seen.insert(*model)) {
+    let given: Vec<&Path> = goals.given().map(|(_, model)| model).collect();
+    let is_same = |one: &Path, other: &Path| {
+        let is_beside = one.parent() == other.parent();
+        one == other || (is_beside && models::are_parts_of_one(one, other))
+    };
+    let is_known = |index: usize| given[..index].iter().any(|one| is_same(one, given[index]));
+    match (0..given.len()).find(|index| is_known(*index)).map(|index| given[index]) {
         None => Ok(()),
-        Some((_, model)) => {
+        Some(model) => {
             let message = format!("--models: {} is given twice", model.display());
             Err(WrongInput::with_hint(message, "give every model once").into())
         }
