@@ -103,9 +103,12 @@ fn gpt_neox_goes_the_whole_way_under_its_own_names() {
 }
 
 #[test]
-fn experts_that_transformers_would_not_load_are_written_with_a_warning() {
+fn experts_are_shown_and_written_with_a_warning_where_transformers_does_not_load_them() {
     for (fixture, warns) in [("tiny-gpt-oss", true), ("tiny-mixtral", false)] {
-        let done = sandbox(fixture).run("export other --dtype bf16 -o half --dry-run");
-        assert_eq!(done.stderr.contains("only welore loads"), warns, "{}", done.stderr);
+        let sandbox = sandbox(fixture);
+        let said = sandbox.gives("export other --dtype bf16 -o half --dry-run").stderr;
+        assert_eq!(said.contains("only welore loads"), warns, "{said}");
+        let shown = sandbox.gives("inspect other").stdout;
+        assert!(shown.contains("MLP size 16 (4 experts, 2 for each token)"), "{shown}");
     }
 }

@@ -112,11 +112,11 @@ fn print_matrices(compressed: &[StoredMatrix]) -> Result<()> {
     output::print_block(&format::table(&["matrix", "shape", "form"], rows))
 }
 
-/// `160`, or `96 to 160` where layers differ, or `2 of 8 experts of 160`.
+/// `160`, or `96 to 160` where layers differ, or `160 (8 experts, 2 for each token)`.
 fn mlp_widths(config: &DecoderConfig) -> String {
     if let Some(mixture) = &config.mixture {
         let experts = format::number_of(mixture.experts, "expert");
-        return format!("{} of {experts} of {}", mixture.chosen, mixture.width);
+        return format!("{} ({experts}, {} for each token)", mixture.width, mixture.chosen);
     }
     match config.intermediate_sizes.iter().flatten().min() {
         Some(least) => format!("{least} to {}", config.intermediate_size),
