@@ -10,6 +10,7 @@ use burn::tensor::{Distribution, FloatDType, Int, Tensor, TensorData, Tolerance}
 use safetensors::Dtype;
 use tempfile::tempdir;
 use welore_burn::checkpoint::{Checkpoint, ShardLayout, ShardWriter, copy_companions, save_module};
+use welore_burn::compress::{WriteOptions, merge_directory};
 use welore_burn::files::OutputDir;
 use welore_burn::forms::{Blocks, Form, FormError, TensorSpec, matrices, parameters};
 use welore_burn::ggml::TensorType;
@@ -199,8 +200,13 @@ fn damaged_blocks_are_refused_with_the_name_of_their_matrix() {
         (spec, bytes)
     });
     write(&stored, &damaged, tensors.collect());
-    let error = load_model(&damaged, &device(), FloatDType::F32, &mut ()).unwrap_err().to_string();
-    assert!(error.contains("`model.embed_tokens`: a scale of block 1"), "{error}");
+    let loaded = load_model(&damaged, &device(), FloatDType::F32, &mut ()).unwrap_err().to_string();
+    let output = OutputDir::create(dir.path().join("merged"), false).unwrap();
+    let options = WriteOptions::default();
+    let merged = merge_directory(&Checkpoint::open(&damaged).unwrap(), &output, &options, &mut ());
+    for error in [loaded, merged.unwrap_err().to_string()] {
+        assert!(error.contains("`model.embed_tokens`: a scale of block 1"), "{error}");
+    }
 }
 
 #[test]

@@ -39,7 +39,7 @@ pub(super) fn round_into(
 ///
 /// # Errors
 ///
-/// [`FormError::Blocks`] if they do not fill a matrix of this shape, [`FormError::Linalg`] for
+/// [`FormError::Blocks`] if they do not fill a matrix of this shape, [`FormError::Scale`] for
 /// entries that are not finite.
 pub(super) fn unpacked(
     tensor_type: TensorType,
@@ -49,6 +49,9 @@ pub(super) fn unpacked(
 ) -> Result<Matrix, FormError> {
     let width = if turned { rows } else { columns };
     let entries = tensor_type.dequantize_rows(bytes, width)?;
+    if let Some(block) = tensor_type.not_finite(bytes) {
+        return Err(FormError::Scale { block });
+    }
     let entries: Vec<f64> = entries.into_iter().map(f64::from).collect();
     Ok(match turned {
         false => Matrix::new(rows, columns, entries)?,
