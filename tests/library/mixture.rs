@@ -115,6 +115,27 @@ fn stacks_of_other_shapes_stay_as_they_are() {
     assert_eq!((checkpoint.names().count(), checkpoint.remarks()), (2, &[][..]));
 }
 
+#[test]
+fn experts_that_a_file_has_twice_are_refused() {
+    let stored = checkpoint("tiny-gpt-oss");
+    let raw = |name: &str| {
+        let (meta, bytes) = stored.raw(name).unwrap();
+        (name.to_string(), meta.shape.clone(), bytes.to_vec())
+    };
+    let mut tensors: Vec<(String, Vec<usize>, Vec<u8>)> = stored.names().map(raw).collect();
+    let own = "model.layers.0.mlp.experts.0.down_proj.weight";
+    tensors.push((own.into(), vec![32, 16], vec![0; 4 * 32 * 16]));
+    let views = tensors.iter().map(|(name, shape, data)| {
+        (name.clone(), TensorView::new(Dtype::F32, shape.clone(), data).unwrap())
+    });
+    let dir = tempdir().unwrap();
+    serialize_to_file(views, None, &dir.path().join("model.safetensors")).unwrap();
+    let config = fixture("tiny-gpt-oss").join("config.json");
+    fs::copy(config, dir.path().join("config.json")).unwrap();
+    let error = open_model(dir.path(), &device()).unwrap_err().to_string();
+    assert!(error.contains("model.layers.0.mlp.experts."), "{error}");
+}
+
 /// A copy of a fixture, with some fields of its `config.json` changed.
 fn changed(name: &str, fields: Value) -> TempDir {
     let dir = tempdir().unwrap();

@@ -143,7 +143,9 @@ impl Layer {
         };
         let fits = weights.iter().map(|(_, meta)| &meta.shape).eq(&shapes);
         let sizes = [experts, width, hidden];
-        (are_there && fits).then_some(Self { stem, sizes, weights, biases })
+        // An expert that has a matrix of its own as well has two, and neither is known to be right.
+        let is_twice = find("0.down_proj.weight").is_some();
+        (are_there && fits && !is_twice).then_some(Self { stem, sizes, weights, biases })
     }
 
     /// The tensors of the file that it consists of.
