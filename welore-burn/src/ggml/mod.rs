@@ -16,7 +16,9 @@ mod writer;
 pub use anamnesis::{GgufMetadataArray as Values, GgufMetadataValue as Value};
 pub use error::ContainerError;
 pub(crate) use file::GgufFile;
-pub(crate) use layer_names::{matrix_of_tensor, tensor_of_matrix};
+pub(crate) use layer_names::{
+    matrix_in_stack, matrix_of_tensor, stack_of_matrix, tensor_of_matrix,
+};
 pub use quantize::QuantizeError;
 pub use tensor_type::TensorType;
 pub(crate) use writer::ALIGNMENT;

@@ -24,7 +24,7 @@ pub(super) struct ModelConfig {
 
 /// Metadata that would change what is computed, unless the architecture has them, with the values
 /// that do not.
-const NEUTRAL: [(&str, f64); 8] = [
+const NEUTRAL: [(&str, f64); 10] = [
     (keys::ATTENTION_SCALE, 0.0),
     (keys::QKV_CLIP, 0.0),
     (keys::EMBEDDING_SCALE, 1.0),
@@ -32,7 +32,9 @@ const NEUTRAL: [(&str, f64); 8] = [
     (keys::LOGIT_SCALE, 1.0),
     (keys::ATTENTION_CAP, 0.0),
     (keys::LOGIT_CAP, 0.0),
-    ("expert_count", 0.0),
+    (keys::EXPERTS, 0.0),
+    ("expert_weights_scale", 1.0),
+    ("expert_group_count", 0.0),
 ];
 
 /// Describes the model of a file.

@@ -47,6 +47,9 @@ pub(super) fn describe(
     for (key, statement) in architecture.statements(config) {
         match statement {
             Statement::Number(number) => numbers.push((key, number)),
+            Statement::Size(size) => {
+                entries.push((architecture.key(key), Value::U32(in_32_bits(key, size)?)));
+            }
             Statement::Flag(flag) => entries.push((architecture.key(key), Value::Bool(flag))),
             Statement::Text(stated) => entries.push((architecture.key(key), text(stated))),
         }
@@ -74,6 +77,8 @@ fn sizes(config: &DecoderConfig, architecture: Known) -> Result<Vec<(String, Val
         (keys::VALUE_WIDTH, Some(config.head_dim)),
         (keys::ROPE_WIDTH, Some(config.rotary_width.unwrap_or(config.head_dim))),
         (keys::WINDOW, config.sliding_window),
+        (keys::EXPERTS, config.mixture.as_ref().map(|mixture| mixture.experts)),
+        (keys::CHOSEN_EXPERTS, config.mixture.as_ref().map(|mixture| mixture.chosen)),
     ];
     let mut entries = Vec::new();
     for (key, size) in sizes {

@@ -20,9 +20,12 @@ mod granite;
 mod llama;
 mod olmo;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -46,6 +49,7 @@ pub(super) type Known = &'static dyn Architecture;
 pub(super) enum Statement {
     /// A positive number.
     Number(f64),
+    Size(usize),
     Flag(bool),
     Text(&'static str),
 }
@@ -143,6 +147,9 @@ static ARCHITECTURES: &[Known] = &[
     &arcee::Arcee,
     &ernie4_5::Ernie45,
     &exaone4::Exaone4,
+    &qwen2moe::Qwen2Moe,
+    &qwen3moe::Qwen3Moe,
+    &olmoe::Olmoe,
 ];
 
 /// The architecture of this name.
