@@ -30,7 +30,7 @@ pub(super) fn describe(
     ];
     entries.extend(name.map(|name| ("general.name".into(), text(name))));
     entries.extend(sizes(config, architecture)?);
-    let scaling = stored_scaling(&config.rope_scaling)?;
+    let scaling = stored_scaling(&architecture.stated_scaling(config))?;
     entries.extend(scaling.kind.map(|kind| (architecture.key(keys::ROPE_SCALING), text(kind))));
     if let Some(context) = scaling.original_context {
         let key = keys::ROPE_CONTEXT;

@@ -346,6 +346,13 @@ impl List<'_> {
             self.add_norm(&gguf("attn_q_norm"), &own("self_attn.q_norm"), queries);
             self.add_norm(&gguf("attn_k_norm"), &own("self_attn.k_norm"), keys);
         }
+        if config.attention_sinks {
+            // The only tensor without a kind.
+            let name = config.names.of_path(&own("self_attn.sinks"));
+            let (gguf, shape) = (gguf("attn_sinks.weight"), vec![config.num_attention_heads]);
+            let order = RowOrder::Same;
+            self.entries.push(Entry { gguf, name, shape, order, shift: 0.0, part: None });
+        }
         let mixture = config.mixture_of(layer);
         let mlp = if mixture.is_some() { Vec::new() } else { mlp(config, layer) };
         for (tensor, name, shape, bias, order) in

@@ -15,6 +15,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gpt_oss;
 mod gptneox;
 mod granite;
 mod llama;
@@ -39,7 +40,7 @@ use self::computed::difference;
 use super::error::GgufError;
 use super::keys;
 use super::stated::Stated;
-use crate::model::DecoderConfig;
+use crate::model::{DecoderConfig, RopeScaling};
 
 /// An architecture of the registry.
 pub(super) type Known = &'static dyn Architecture;
@@ -98,6 +99,12 @@ pub(super) trait Architecture: Debug + Sync {
         None
     }
 
+    /// The scaling of rotary frequencies that a file states, which may be a little different from that
+    /// of the model; [`remark`](Self::remark) says so.
+    fn stated_scaling(&self, config: &DecoderConfig) -> RopeScaling {
+        config.rope_scaling.clone()
+    }
+
     /// What it calls the norm before the MLP.
     fn norm_before_mlp(&self) -> &'static str {
         "ffn_norm"
@@ -150,6 +157,7 @@ static ARCHITECTURES: &[Known] = &[
     &qwen2moe::Qwen2Moe,
     &qwen3moe::Qwen3Moe,
     &olmoe::Olmoe,
+    &gpt_oss::GptOss,
 ];
 
 /// The architecture of this name.
