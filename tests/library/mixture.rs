@@ -11,13 +11,12 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use welore_burn::calibrate::{
-    Calibration, CalibrationOptions, CalibrationSummary, Collector, calibrate,
+    Calibration, CalibrationOptions, CalibrationSummary, Collector, calibrate, write_imatrix,
 };
 use welore_burn::checkpoint::Remark;
 use welore_burn::compress::{BlockwiseOptions, Compressor, RefineOptions};
 use welore_burn::data::TokenRows;
 use welore_burn::eval::{PerplexityOptions, perplexity};
-use welore_burn::gguf::{GgufOptions, export_gguf};
 use welore_burn::linalg::{SecondMoment, Shrinkage};
 use welore_burn::model::{
     Decoder, LanguageModel, load_model, open_model, open_weights, projections,
@@ -153,18 +152,6 @@ fn matrices_of_experts_are_compressed_and_routers_are_not() {
     }
 }
 
-#[test]
-fn gguf_is_refused_in_one_line() {
-    let dir = tempdir().unwrap();
-    for name in ["tiny-mixtral", "tiny-olmoe"] {
-        let opened = open_model(fixture(name), &device()).unwrap();
-        let file = dir.path().join("model.gguf");
-        let error = export_gguf(&opened, &file, &GgufOptions::default(), &mut ()).unwrap_err();
-        assert!(error.to_string().contains("it has experts"), "{error}");
-        assert!(!file.exists());
-    }
-}
-
 const SEQ_LEN: usize = 32;
 
 /// Tokens of the fixtures' vocabulary, without an order.
@@ -253,6 +240,31 @@ fn inputs_of_an_expert_are_those_of_the_tokens_that_it_sees() {
     }
     assert_eq!(summary.mixed_experts, mixed);
     assert!(mixed > 0, "the test has an expert that sees few tokens");
+}
+
+#[test]
+fn importance_matrices_have_those_of_all_experts() {
+    let scratch = tempdir().unwrap();
+    let (ours, _) = calibrated("tiny-qwen2-moe", &scratch.path().join("calibration"));
+    let path = scratch.path().join("imatrix.gguf");
+    let written = write_imatrix(&ours, &path).unwrap();
+    assert_eq!(written.matrices, ours.names().count());
+    let back = Calibration::open(&path).unwrap();
+    back.check_model(open_model(fixture("tiny-qwen2-moe"), &device()).unwrap().skeleton()).unwrap();
+    assert_eq!(back.names().count(), written.matrices);
+    for name in ours.names() {
+        let [want, got] = [&ours, &back].map(|from| from.input_squares(name).unwrap());
+        assert_eq!(want.count(), got.count(), "{name}");
+        for (want, got) in want.squares().iter().zip(got.squares()) {
+            assert!((want - got).abs() <= 1e-6 * want, "{name}: {got} for {want}");
+        }
+    }
+    // Those of Mixtral have the same tensors.
+    let (ours, _) = calibrated("tiny-mixtral", &scratch.path().join("mixtral"));
+    write_imatrix(&ours, &path).unwrap();
+    let file = fs::read(&path).unwrap();
+    let name = b"blk.1.ffn_down_exps.weight.in_sum2";
+    assert!(file.windows(name.len()).any(|window| window == name));
 }
 
 #[test]
