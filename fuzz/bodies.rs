@@ -36,7 +36,7 @@ use welore_burn::train::{
 };
 
 #[allow(unused_imports)] // For the same reason.
-pub use gguf_files::{gguf, packed_gguf};
+pub use gguf_files::{gguf, gguf_part, packed_gguf};
 #[allow(unused_imports)]
 pub use searches::{NOTED, SEARCHING, journal, search_fixture, search_options};
 

@@ -13,16 +13,35 @@ use welore_burn::model::{OpenedModel, open_model};
 
 use super::directory;
 
+/// The names of the two parts of a model, and the parts of one.
+const NAMES: [&str; 2] = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+const PARTS: [&[u8]; 2] = [
+    include_bytes!("../../tests/fixtures/split/tiny-00001-of-00002.gguf"),
+    include_bytes!("../../tests/fixtures/split/tiny-00002-of-00002.gguf"),
+];
+
 /// A GGUF file becomes a model that can be opened, or nothing is left of it.
 pub fn gguf(data: &[u8]) -> bool {
-    converted(data, GgufConversion::default()).is_some()
+    converted(&[("model.gguf", data)], "model.gguf", GgufConversion::default()).is_some()
+}
+
+/// A part of a GGUF model of two files becomes a model with the other part, or nothing is left of it:
+/// as the first part and as the second one.
+pub fn gguf_part(data: &[u8]) -> bool {
+    let [first, second] = PARTS;
+    let conversion = GgufConversion::default();
+    let whole = |parts: [&[u8]; 2], given: &str| {
+        converted(&[(NAMES[0], parts[0]), (NAMES[1], parts[1])], given, conversion).is_some()
+    };
+    whole([data, second], NAMES[0]) | whole([first, data], NAMES[1])
 }
 
 /// A GGUF file whose matrices stay in their blocks becomes a model that can be loaded and run. Its
 /// blocks are as large as in the file, and have finite entries.
 pub fn packed_gguf(data: &[u8]) -> bool {
     let conversion = GgufConversion { packed: true };
-    let Some((_dir, opened)) = converted(data, conversion) else { return false };
+    let files = [("model.gguf", data)];
+    let Some((_dir, opened)) = converted(&files, "model.gguf", conversion) else { return false };
     let blocks = check_blocks(&opened);
     assert!(blocks <= data.len(), "{blocks} bytes of blocks in a file of {}", data.len());
     let (count, vocab_size) = (opened.checkpoint.parameters(), opened.config.vocab_size);
@@ -35,16 +54,19 @@ pub fn packed_gguf(data: &[u8]) -> bool {
     true
 }
 
-/// The model directory of a file, and where it is. `None` if the file is refused.
-fn converted(data: &[u8], conversion: GgufConversion) -> Option<(TempDir, OpenedModel)> {
-    let dir = directory(&[("model.gguf", data)]);
+/// The model directory of one of these files, and where it is. `None` if they are refused.
+fn converted(
+    files: &[(&str, &[u8])],
+    given: &str,
+    conversion: GgufConversion,
+) -> Option<(TempDir, OpenedModel)> {
+    let dir = directory(files);
     let model = dir.path().join("model");
     let output = OutputDir::create(&model, false).expect("the place is free");
-    let Ok(summary) = convert_gguf(dir.path().join("model.gguf"), conversion, &output, &mut ())
-    else {
+    let Ok(summary) = convert_gguf(dir.path().join(given), conversion, &output, &mut ()) else {
         drop(output);
         let left = fs::read_dir(dir.path()).expect("the directory is there").count();
-        assert_eq!(left, 1, "a file that is refused leaves nothing");
+        assert_eq!(left, files.len(), "a file that is refused leaves nothing");
         return None;
     };
     output.commit().expect("the place is free");

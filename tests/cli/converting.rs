@@ -181,6 +181,31 @@ fn gguf_file_becomes_a_directory_by_itself_or_in_another_type() {
 }
 
 #[test]
+fn gguf_model_of_several_files_is_read_from_any_of_them() {
+    let sandbox = Sandbox::new();
+    let whole = of_fixture("tiny-llama");
+    sandbox.write("tiny.gguf", whole.bytes());
+    let names = ["m-00001-of-00002.gguf", "m-00002-of-00002.gguf"];
+    let parts = whole.parts(&[5, whole.tensors.len() - 5]).into_iter().map(|part| part.bytes());
+    let mut bytes = 0;
+    for (name, part) in names.into_iter().zip(parts) {
+        sandbox.write(name, &part);
+        bytes += part.len();
+    }
+    for name in names {
+        assert_eq!(sandbox.json(&format!("inspect {name} --json"))["bytes"], bytes);
+        assert_eq!(perplexity(&sandbox, name), perplexity(&sandbox, "tiny.gguf"));
+    }
+    let [first, second] = names;
+    sandbox.refuses(&format!("export {second} --gguf {first}"), "is an input of this command");
+    sandbox.remove(first);
+    let outcome = sandbox.run(&format!("inspect {second}"));
+    let message = outcome.complaint(2);
+    assert!(message.contains(&format!("{first}: no such file; it is part 1 of 2")), "{message}");
+    assert!(outcome.stderr.contains("hint: all parts of a model belong in one directory"));
+}
+
+#[test]
 fn model_becomes_a_file_for_llama_cpp_and_a_directory_again() {
     let sandbox = Sandbox::new();
     sandbox.gives("compress model --err 0.5 -o low");

@@ -427,6 +427,7 @@ fn repositories_without_safetensors_say_what_they_have() {
     for (file, named, hint) in [
         ("pytorch_model.bin", "only pickled weights (pytorch_model.bin)", "pickles can run code"),
         ("name-Q8_0.gguf", "only GGUF (name-Q8_0.gguf)", "/org/name/resolve/"),
+        ("name-00001-of-00002.gguf", "only GGUF (name-0", "and the other parts"),
         ("notes.md", "has no model.safetensors", ""),
     ] {
         let (sandbox, server) = (Sandbox::new(), HubServer::of("tiny-llama"));

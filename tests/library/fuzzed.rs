@@ -43,6 +43,7 @@ const FORMATS: &[Format] = formats![
     config,
     generation_config,
     gguf,
+    gguf_part,
     packed_gguf,
     tokenizer,
     run,
@@ -135,6 +136,7 @@ fn damaged_configurations_are_refused_or_fit_together() {
 #[test]
 fn damaged_gguf_files_are_refused_or_become_models() {
     withstands("gguf", 300);
+    withstands("gguf_part", 150);
     withstands("packed_gguf", 200);
 }
 

@@ -265,7 +265,7 @@ fn edited_gguf(mut gguf: Gguf, random: &mut Random) -> Vec<u8> {
                 let side = random.below(shape.len());
                 shape[side] = *random.pick(&sides);
             }
-            _ => gguf.tensors[tensor].kind = random.below(40) as u32,
+            _ => gguf.tensors[tensor].kind = random.below(44) as u32,
         }
     }
     gguf.bytes()

@@ -153,7 +153,16 @@ pub fn gguf() -> Vec<Seed> {
     // Q8_0: a scale of 1 in 16 bits and 32 entries, for each of the two rows.
     embedding.kind = 8;
     embedding.data = [&[0x00, 0x3c][..], &[1; 32]].concat().repeat(2);
-    [tiny(4, 2), quantized, sentence_piece()].map(Seed::Gguf).into()
+    let mut unpacked = tiny(1, 256);
+    let embedding = unpacked.tensor("token_embd.weight");
+    // IQ2_XS: any bytes are blocks, as long as the scale is finite.
+    (embedding.kind, embedding.data) = (17, vec![0x2b; 74]);
+    [tiny(4, 2), quantized, unpacked, sentence_piece()].map(Seed::Gguf).into()
+}
+
+/// Both parts of a model, each of which fits the other part of the one in `split`.
+pub fn gguf_part() -> Vec<Seed> {
+    tiny(2, 2).parts(&[6, 5]).into_iter().map(Seed::Gguf).collect()
 }
 
 /// All types that have blocks, by their numbers in ggml, in two models: those whose blocks have 32

@@ -10,7 +10,9 @@ use crate::fixture;
 
 #[derive(Clone)]
 pub enum Meta {
+    U16(u16),
     U32(u32),
+    I32(i32),
     F32(f32),
     Bool(bool),
     Text(String),
@@ -68,6 +70,24 @@ impl Gguf {
         self.set("tokenizer.ggml.merges", Meta::Texts(Vec::new()));
     }
 
+    /// The same model in parts of so many tensors each, as `llama-gguf-split` makes them: the first one
+    /// has all metadata.
+    pub fn parts(&self, sizes: &[usize]) -> Vec<Gguf> {
+        let mut tensors = self.tensors.iter().cloned();
+        let part = |(number, size): (usize, &usize)| {
+            let mut part =
+                Gguf { tensors: tensors.by_ref().take(*size).collect(), ..Gguf::default() };
+            if number == 0 {
+                part.meta = self.meta.clone();
+            }
+            part.set("split.no", Meta::U16(number as u16));
+            part.set("split.count", Meta::U16(sizes.len() as u16));
+            part.set("split.tensors.count", Meta::I32(self.tensors.len() as i32));
+            part
+        };
+        sizes.iter().enumerate().map(part).collect()
+    }
+
     /// The file.
     pub fn bytes(&self) -> Vec<u8> {
         let mut header = b"GGUF".to_vec();
@@ -107,7 +127,9 @@ fn encode(value: &Meta) -> Vec<u8> {
         tagged(9, &[head, bytes].concat())
     };
     match value {
+        Meta::U16(x) => tagged(2, &x.to_le_bytes()),
         Meta::U32(x) => tagged(4, &x.to_le_bytes()),
+        Meta::I32(x) => tagged(5, &x.to_le_bytes()),
         Meta::F32(x) => tagged(6, &x.to_le_bytes()),
         Meta::Bool(x) => tagged(7, &[u8::from(*x)]),
         Meta::Text(x) => tagged(8, &text(x)),

@@ -15,9 +15,35 @@ pub enum ContainerError {
         /// Where it was expected.
         path: PathBuf,
     },
+    /// A part of a model of several files is not beside the others.
+    #[error("{path}: no such file; it is part {number} of {count} of this model", path = path.display())]
+    MissingPart {
+        /// Where it was expected.
+        path: PathBuf,
+        /// Its number, from 1.
+        number: u64,
+        /// The number of parts.
+        count: u64,
+    },
+    /// A file that is not the part of a model that it should be.
+    #[error("{path}: {reason}", path = path.display())]
+    Part {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
     /// A file that is truncated, damaged or not a GGUF file.
     #[error("{path}: not a valid GGUF file: {reason}", path = path.display())]
     Header {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message.
+        reason: String,
+    },
+    /// A file of another version of the format, or with a type of tensors that is not known.
+    #[error("{path}: not supported: {reason}", path = path.display())]
+    Unsupported {
         /// The file.
         path: PathBuf,
         /// The parser's message.

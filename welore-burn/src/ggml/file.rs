@@ -1,10 +1,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::io::Cursor;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use anamnesis::{
-    GgufMetadataArray as Array, GgufMetadataValue as Value, GgufTensorInfo, ParseLimits,
-    parse_gguf_front_matter_from_reader_with_limits,
+    AnamnesisError, GgufMetadataArray as Array, GgufMetadataValue as Value, GgufTensorInfo,
+    GgufType, ParseLimits, parse_gguf_front_matter_from_reader_with_limits,
 };
 
 use super::error::ContainerError;
@@ -13,18 +14,46 @@ use crate::files::MappedFile;
 /// The most bytes that metadata may take in memory; the largest vocabularies take a tenth of it.
 const MOST_METADATA: u64 = 1 << 30;
 
-/// A GGUF file, memory-mapped. Its header was checked: every tensor lies within the file and
-/// none shares bytes with another.
+/// A GGUF file, memory-mapped, or the files of one model. Their headers were checked: every tensor lies
+/// within its file and none shares bytes with another.
 #[derive(Debug)]
 pub(crate) struct GgufFile {
+    /// In order; the first one has the metadata.
+    files: Vec<OneFile>,
+    metadata: HashMap<String, Value>,
+    tensors: BTreeMap<String, StoredTensor>,
+}
+
+#[derive(Debug)]
+struct OneFile {
     path: PathBuf,
     map: MappedFile,
-    metadata: HashMap<String, Value>,
-    tensors: BTreeMap<String, GgufTensorInfo>,
+}
+
+/// A tensor as a file has it.
+#[derive(Debug)]
+pub(crate) struct StoredTensor {
+    pub name: String,
+    /// The fastest-varying dimension first.
+    pub shape: Vec<usize>,
+    pub dtype: GgufType,
+    /// The number of its file.
+    file: usize,
+    bytes: Range<usize>,
+}
+
+impl StoredTensor {
+    /// The parser checked that it lies within the file, so it fits `usize`.
+    fn new(info: GgufTensorInfo) -> Self {
+        let start = info.data_offset as usize;
+        let bytes = start..start + info.byte_len.unwrap_or(0) as usize;
+        Self { name: info.name, shape: info.shape, dtype: info.dtype, file: 0, bytes }
+    }
 }
 
 impl GgufFile {
-    pub fn open(path: &Path) -> Result<Self, ContainerError> {
+    /// Opens one file, whatever it says of others.
+    pub(super) fn open_alone(path: &Path) -> Result<Self, ContainerError> {
         let missing = || ContainerError::Missing { path: path.into() };
         if !path.is_file() {
             return Err(missing());
@@ -35,40 +64,72 @@ impl GgufFile {
         // Not the library's own memory map, which reads all pages of the file at once.
         let header =
             parse_gguf_front_matter_from_reader_with_limits(Cursor::new(&map[..]), &limits)
-                .map_err(|error| broken(error.to_string()))?;
+                .map_err(|error| match error {
+                    AnamnesisError::Unsupported { detail: reason, .. } => {
+                        ContainerError::Unsupported { path: path.into(), reason }
+                    }
+                    other => broken(other.to_string()),
+                })?;
         let mut tensors = BTreeMap::new();
         for info in header.tensor_infos {
             let name = info.name.clone();
-            if tensors.insert(name.clone(), info).is_some() {
+            if tensors.insert(name.clone(), StoredTensor::new(info)).is_some() {
                 return Err(broken(format!("there are two tensors `{name}`")));
             }
         }
-        Ok(Self { path: path.into(), map, metadata: header.metadata, tensors })
+        let files = vec![OneFile { path: path.into(), map }];
+        Ok(Self { files, metadata: header.metadata, tensors })
     }
 
+    /// Adds the tensors of another file, whose metadata are forgotten.
+    pub(super) fn absorb(&mut self, other: Self) -> Result<(), ContainerError> {
+        let first = self.files.len();
+        for (name, mut tensor) in other.tensors {
+            tensor.file += first;
+            if let Some(present) = self.tensors.get(&name) {
+                let twice = self.files[present.file].path.display();
+                let path = other.files[tensor.file - first].path.clone();
+                let reason = format!("has a tensor `{name}`, which is also in {twice}");
+                return Err(ContainerError::Part { path, reason });
+            }
+            self.tensors.insert(name, tensor);
+        }
+        self.files.extend(other.files);
+        Ok(())
+    }
+
+    /// The file with the metadata.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.files[0].path
     }
 
-    pub fn tensors(&self) -> &BTreeMap<String, GgufTensorInfo> {
+    /// All files, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(|file| file.path.as_path())
+    }
+
+    /// The file that a tensor is in.
+    pub fn path_of(&self, tensor: &StoredTensor) -> &Path {
+        &self.files[tensor.file].path
+    }
+
+    pub fn tensors(&self) -> &BTreeMap<String, StoredTensor> {
         &self.tensors
     }
 
     /// The stored bytes of a tensor.
-    pub fn bytes(&self, info: &GgufTensorInfo) -> &[u8] {
-        let (start, len) = place(info);
-        &self.map[start..start + len]
+    pub fn bytes(&self, tensor: &StoredTensor) -> &[u8] {
+        &self.files[tensor.file].map[tensor.bytes.clone()]
     }
 
     /// Releases the pages of a tensor that were read; see [`MappedFile::release`].
-    pub fn release(&self, info: &GgufTensorInfo) {
-        let (start, len) = place(info);
-        self.map.release(start..start + len);
+    pub fn release(&self, tensor: &StoredTensor) {
+        self.files[tensor.file].map.release(tensor.bytes.clone());
     }
 
-    /// Checks that nobody has written to the file since it was opened.
+    /// Checks that nobody has written to the files since they were opened.
     pub fn check_unchanged(&self) -> Result<(), ContainerError> {
-        Ok(self.map.check_unchanged()?)
+        self.files.iter().try_for_each(|file| Ok(file.map.check_unchanged()?))
     }
 
     pub fn text(&self, key: &str) -> Result<Option<&str>, ContainerError> {
@@ -144,12 +205,13 @@ impl GgufFile {
 
     /// An error about the value of a key.
     pub fn wrong<E: From<ContainerError>>(&self, key: &str, reason: String) -> E {
-        ContainerError::Metadata { path: self.path.clone(), key: key.into(), reason }.into()
+        ContainerError::Metadata { path: self.path().into(), key: key.into(), reason }.into()
     }
 
     /// An error about a tensor.
     pub fn wrong_tensor<E: From<ContainerError>>(&self, tensor: &str, reason: String) -> E {
-        ContainerError::Tensor { path: self.path.clone(), tensor: tensor.into(), reason }.into()
+        let path = self.tensors.get(tensor).map_or(self.path(), |found| self.path_of(found));
+        ContainerError::Tensor { path: path.into(), tensor: tensor.into(), reason }.into()
     }
 
     fn get<'a, T>(
@@ -175,9 +237,4 @@ impl GgufFile {
     ) -> Result<Option<&'a T>, ContainerError> {
         self.get(key, what, |value| value.as_array().and_then(read))
     }
-}
-
-/// Where a tensor is in the file. The parser checked that it lies within, so it fits `usize`.
-fn place(info: &GgufTensorInfo) -> (usize, usize) {
-    (info.data_offset as usize, info.byte_len.unwrap_or(0) as usize)
 }

@@ -10,16 +10,19 @@ mod file;
 mod layer_names;
 mod product;
 mod quantize;
+mod read_only;
+mod split;
 mod tensor_type;
 mod writer;
 
 pub use anamnesis::{GgufMetadataArray as Values, GgufMetadataValue as Value};
 pub use error::ContainerError;
-pub(crate) use file::GgufFile;
+pub(crate) use file::{GgufFile, StoredTensor};
 pub(crate) use layer_names::{
     matrix_in_stack, matrix_of_tensor, stack_of_matrix, tensor_of_matrix,
 };
 pub use quantize::QuantizeError;
+pub(crate) use read_only::{dequantize_row, is_read_only};
 pub use tensor_type::TensorType;
 pub(crate) use writer::ALIGNMENT;
 pub use writer::{GgufLayout, GgufTensorSpec, GgufWriter};

@@ -1,5 +1,6 @@
-use anamnesis::{F32Out, GgufType, dequantize_gguf_blocks};
+use anamnesis::GgufType;
 
+use super::read_only::dequantize_row;
 use crate::named::named;
 
 /// How llama.cpp stores the entries of a tensor: as floats, or in blocks of neighbouring entries of
@@ -137,11 +138,6 @@ impl TensorType {
         entries: &mut Vec<u8>,
     ) -> Result<(), String> {
         assert!(!self.is_float(), "floats have no blocks");
-        let append = |block: &[u8]| {
-            entries.extend_from_slice(block);
-            Ok(())
-        };
-        dequantize_gguf_blocks::<F32Out, _>(row, self.gguf_type(), columns, append)
-            .map_err(|error| error.to_string())
+        dequantize_row(self.gguf_type(), row, columns, entries)
     }
 }

@@ -48,11 +48,6 @@ pub(super) fn read_config(
         let supported = architectures::names();
         return Err(GgufError::Architecture { path, architecture, supported });
     };
-    let key = "split.count";
-    if let Some(parts) = file.integer(key)?.filter(|parts| *parts > 1) {
-        let reason = format!("is {parts}: join the parts with `llama-gguf-split --merge` first");
-        return Err(file.wrong(key, reason));
-    }
     let stated = Stated { file, architecture };
     check_neutral(&stated)?;
     let mut json = describe(&stated)?;

@@ -3,7 +3,7 @@
 //! [`convert_gguf`] writes `config.json`, `tokenizer.json` and the weights of a file of a known
 //! architecture. Everything else in this library works on the result. Quantized
 //! tensors become F32, others keep their type; or matrices stay in their blocks, for a model that is
-//! only run ([`GgufConversion`]).
+//! only run ([`GgufConversion`]). A model of several files is read from any of them.
 //!
 //! [`export_gguf`] writes a file of a model directory. Factored matrices are multiplied together,
 //! because llama.cpp does not know them. [`GgufExport`] does the same in steps: it tells the size of
@@ -23,7 +23,7 @@ mod tensors;
 mod tokenizer;
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use self::architectures::Known;
 use self::names::{Part, Planned};
@@ -54,8 +54,9 @@ pub struct GgufSummary {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct GgufConversion {
     /// Whether matrices stay in their blocks, as [`Form::blocks`](crate::forms::Form::blocks), in any
-    /// type but F32. The model computes the same, and is as small in memory as in the file; it does
-    /// not train, and its matrices cannot be compressed.
+    /// [`TensorType`](crate::ggml::TensorType) but F32. The model computes the same, and is as small
+    /// in memory as in the file; it does not train, and its matrices cannot be compressed. Blocks of
+    /// other types, such as IQ2_XS, become F32 all the same.
     pub packed: bool,
 }
 
@@ -63,13 +64,23 @@ pub struct GgufConversion {
 /// become something else.
 pub const GGUF_CONVERSION: u32 = 3;
 
+/// The files of the model that a GGUF file belongs to, in order: itself, or all parts if it is one of
+/// several. The others are beside it, under the names that `llama-gguf-split` gave them.
+///
+/// # Errors
+///
+/// [`GgufError::Container`], for example for parts that are missing or belong to another model.
+pub fn gguf_files(path: impl AsRef<Path>) -> Result<Vec<PathBuf>, GgufError> {
+    Ok(GgufFile::open(path.as_ref())?.paths().map(PathBuf::from).collect())
+}
+
 /// Writes the model of the GGUF file `path` as a Hugging Face model directory: `config.json`,
 /// `tokenizer.json`, `tokenizer_config.json`, `model.safetensors` or shards, and a `README.md` if
 /// the file states a licence.
 ///
-/// Only one tensor at a time is in memory. Nothing is written before all metadata is understood,
-/// the tokenizer is loaded, and the tensors are found to be those of the model. The caller commits
-/// `output`.
+/// All parts of a model of several files are read, whichever `path` is. Only one tensor at a time is
+/// in memory. Nothing is written before all metadata is understood, the tokenizer is loaded, and the
+/// tensors are found to be those of the model. The caller commits `output`.
 ///
 /// # Errors
 ///

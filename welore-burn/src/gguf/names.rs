@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
+use anamnesis::GgufType;
 use safetensors::Dtype;
 
 use super::GgufConversion;
@@ -11,11 +12,15 @@ use super::config::ModelConfig;
 use super::error::GgufError;
 use super::keys;
 use super::rope;
-use super::tensors::stored_dtype;
+use super::tensors::{read_factors, stored_dtype};
 use crate::forms::{Form, TensorSpec};
-use crate::ggml::{GgufFile, TensorType};
+use crate::ggml::{GgufFile, StoredTensor, TensorType};
 use crate::model::{DecoderConfig, MixtureConfig, MlpLayout, NormKind, QkNorm, QkvLayout};
 use crate::modules::MatrixName;
+
+/// What the names of the numbers that matrices in NVFP4 have beside them end in.
+const SCALE: &str = ".scale";
+const INPUT_SCALE: &str = ".input_scale";
 
 /// A tensor of a model, in both formats.
 #[derive(Debug, Clone)]
@@ -153,6 +158,8 @@ pub(super) struct Planned {
     pub shift: f32,
     /// Which part of the file's tensor it is made from, if not all of it.
     pub part: Option<Part>,
+    /// What its entries in the file are multiplied by; it is F32 then.
+    pub scale: f32,
     /// The type of its blocks, if it stays in them.
     pub packed: Option<TensorType>,
 }
@@ -182,10 +189,14 @@ pub(super) fn plan(
         .map(|entry| check(entry, file, conversion))
         .collect::<Result<Vec<_>, _>>()?;
     let known: BTreeSet<&str> = planned.iter().map(|tensor| tensor.source.as_str()).collect();
-    let mut names = file.tensors().keys();
-    match names
-        .find(|name| !rope::TENSORS.contains(&name.as_str()) && !known.contains(name.as_str()))
-    {
+    let belongs = |name: &str| {
+        rope::TENSORS.contains(&name)
+            || known.contains(name)
+            || matrix_of_scale(name).is_some_and(|matrix| {
+                known.contains(matrix.as_str()) && file.tensors()[&matrix].dtype == GgufType::NVFP4
+            })
+    };
+    match file.tensors().keys().find(|name| !belongs(name)) {
         Some(name) => Err(file.wrong_tensor(name, "does not belong to this architecture".into())),
         None => Ok(planned),
     }
@@ -200,7 +211,7 @@ fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Pl
         return Err(wrong("is missing".into()));
     };
     let Some(dtype) = stored_dtype(info.dtype) else {
-        let (path, dtype) = (file.path().into(), info.dtype.to_string());
+        let (path, dtype) = (file.path_of(info).into(), info.dtype.to_string());
         return Err(GgufError::TensorType { path, tensor: source, dtype });
     };
     // The file has the fastest-varying dimension first.
@@ -218,15 +229,39 @@ fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Pl
     if shift != 0.0 && dtype != Dtype::F32 {
         return Err(wrong(format!("is {}, not F32", info.dtype)));
     }
+    let scale = scale_of(info, part, file)?;
     let kept = TensorType::of(info.dtype).filter(|_| conversion.packed && !is_router);
     let in_blocks = kept.and_then(|kept| Some((kept, as_blocks(kept, &name, &shape)?)));
     Ok(match in_blocks {
-        Some((kept, spec)) => Planned { source, spec, order, shift, part, packed: Some(kept) },
+        Some((kept, spec)) => {
+            Planned { source, spec, order, shift, part, scale, packed: Some(kept) }
+        }
         None => {
             let spec = TensorSpec { name, dtype, shape };
-            Planned { source, spec, order, shift, part, packed: None }
+            Planned { source, spec, order, shift, part, scale, packed: None }
         }
     })
+}
+
+/// What the entries of a tensor are multiplied by: a matrix in NVFP4 may have such a number beside it, and
+/// a tensor of experts one for each.
+fn scale_of(tensor: &StoredTensor, part: Option<Part>, file: &GgufFile) -> Result<f32, GgufError> {
+    let stem = tensor.name.strip_suffix(".weight");
+    let Some(stem) = stem.filter(|_| tensor.dtype == GgufType::NVFP4) else { return Ok(1.0) };
+    let name = format!("{stem}{SCALE}");
+    if !file.tensors().contains_key(&name) {
+        return Ok(1.0);
+    }
+    // It is an f32 in the file.
+    let Part { number, of } = part.unwrap_or(Part { number: 0, of: 1 });
+    Ok(read_factors(file, &name, of)?[number] as f32)
+}
+
+/// The matrix that a tensor is a scale of, if its name is that of one: of the matrix itself, or of
+/// inputs that are rounded as well, which they are not here.
+fn matrix_of_scale(name: &str) -> Option<String> {
+    let stem = name.strip_suffix(SCALE).or_else(|| name.strip_suffix(INPUT_SCALE))?;
+    Some(format!("{stem}.weight"))
 }
 
 /// The tensor of a matrix that stays in its blocks. `None` for what does not.
@@ -243,6 +278,12 @@ fn as_blocks(kept: TensorType, name: &str, shape: &[usize]) -> Option<TensorSpec
 pub(super) fn shifted(data: &[u8], shift: f32) -> Vec<u8> {
     let (entries, _) = data.as_chunks::<4>();
     entries.iter().flat_map(|x| (f32::from_le_bytes(*x) + shift).to_le_bytes()).collect()
+}
+
+/// Numbers of 32 bits times `scale`.
+pub(super) fn scaled(data: &[u8], scale: f32) -> Vec<u8> {
+    let (entries, _) = data.as_chunks::<4>();
+    entries.iter().flat_map(|x| (f32::from_le_bytes(*x) * scale).to_le_bytes()).collect()
 }
 
 /// The tensors of a model of an architecture, in its order, without the divisors of rotary

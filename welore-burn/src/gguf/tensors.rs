@@ -1,13 +1,13 @@
 //! Decodes stored tensors into the rows of a model directory.
 
-use anamnesis::{GgufTensorInfo, GgufType};
+use anamnesis::GgufType;
 use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::error::GgufError;
-use super::names::{Part, Planned, shifted};
+use super::names::{Part, Planned, scaled, shifted};
 use crate::checkpoint::not_finite;
-use crate::ggml::{GgufFile, TensorType};
+use crate::ggml::{GgufFile, StoredTensor, TensorType, dequantize_row, is_read_only};
 
 /// The type that quantized tensors become: F32 loses nothing of what llama.cpp computes with.
 /// [`decode`] asks the library for the same type.
@@ -16,18 +16,19 @@ const DEQUANTIZED: Dtype = Dtype::F32;
 /// The type that a tensor has in the model directory; `None` if its type in the file is not
 /// supported.
 pub(super) fn stored_dtype(dtype: GgufType) -> Option<Dtype> {
-    Some(match TensorType::of(dtype)? {
-        TensorType::F32 => Dtype::F32,
-        TensorType::F16 => Dtype::F16,
-        TensorType::Bf16 => Dtype::BF16,
-        _ => DEQUANTIZED,
-    })
+    match TensorType::of(dtype) {
+        Some(TensorType::F32) => Some(Dtype::F32),
+        Some(TensorType::F16) => Some(Dtype::F16),
+        Some(TensorType::Bf16) => Some(Dtype::BF16),
+        Some(_) => Some(DEQUANTIZED),
+        None => is_read_only(dtype).then_some(DEQUANTIZED),
+    }
 }
 
 /// The content of a tensor as planned, row-major: entries, little-endian, or blocks.
 pub(super) fn decode(
     file: &GgufFile,
-    info: &GgufTensorInfo,
+    info: &StoredTensor,
     planned: &Planned,
 ) -> Result<Vec<u8>, GgufError> {
     let spec = &planned.spec;
@@ -40,13 +41,15 @@ pub(super) fn decode(
     for row in 0..rows {
         let start = planned.order.file_row(row, rows) * stride;
         let row = &bytes[start..start + stride];
-        let blocks = TensorType::of(info.dtype).filter(|dtype| !dtype.is_float());
-        match blocks.filter(|_| planned.packed.is_none()) {
-            None => data.extend_from_slice(row),
-            Some(dtype) => dtype.dequantize(row, columns, &mut data).map_err(|error| {
+        match info.dtype.is_quantized() && planned.packed.is_none() {
+            false => data.extend_from_slice(row),
+            true => dequantize_row(info.dtype, row, columns, &mut data).map_err(|error| {
                 file.wrong_tensor::<GgufError>(&info.name, format!("is damaged: {error}"))
             })?,
         }
+    }
+    if planned.scale != 1.0 {
+        data = scaled(&data, planned.scale);
     }
     if planned.shift != 0.0 {
         data = shifted(&data, -planned.shift);
@@ -60,7 +63,7 @@ pub(super) fn decode(
     match found {
         None => Ok(data),
         Some((index, value)) => {
-            let (path, tensor) = (file.path().into(), info.name.clone());
+            let (path, tensor) = (file.path_of(info).into(), info.name.clone());
             Err(GgufError::NotFinite { path, tensor, index, value })
         }
     }

@@ -1,6 +1,7 @@
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::kind::how_to_merge;
+use super::part_name;
 use crate::format;
 
 /// Why a model cannot be fetched from the Hugging Face Hub.
@@ -224,6 +225,9 @@ impl HubError {
             Self::Pickled { .. } => {
                 "pickles can run code, so they are not read; use a repository with safetensors"
                     .into()
+            }
+            Self::Gguf { file, url, .. } if part_name(Path::new(file)).is_some() => {
+                format!("download {url} and the other parts, and give any of these files as MODEL")
             }
             Self::Gguf { url, .. } => format!("download {url} and give that file as MODEL"),
             Self::Endpoint => "the default is https://huggingface.co".into(),

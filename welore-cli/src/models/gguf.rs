@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::{FileError, OutputDir};
-use welore_burn::gguf::{GGUF_CONVERSION, GgufConversion, convert_gguf};
+use welore_burn::gguf::{GGUF_CONVERSION, GgufConversion, convert_gguf, gguf_files};
 use welore_burn::progress::Interrupted;
 
 use crate::cache::cache_dir;
@@ -16,7 +16,8 @@ use crate::terminal::{Bar, must_stop};
 
 /// The model directory that a GGUF file is converted into: `gguf/DIGEST` in `$WELORE_CACHE`, else
 /// in `$XDG_CACHE_HOME/welore`, else in `~/.cache/welore`. A file that was converted before is only
-/// read through once. Different conversions of a file are different directories.
+/// read through once. Different conversions of a file are different directories; all parts of a model
+/// of several files are one.
 ///
 /// # Errors
 ///
@@ -65,13 +66,23 @@ fn wait(path: &Path, waits: &mut bool) -> Result<(), Interrupted> {
     Ok(())
 }
 
-/// Identifies a file's content, the conversion and its version.
-fn digest_of(path: &Path, conversion: GgufConversion) -> Result<String, FileError> {
-    let io = |source| FileError::Io { path: path.into(), source };
+/// Identifies the content of a file, with all parts of a model of several files, the conversion and its
+/// version.
+fn digest_of(path: &Path, conversion: GgufConversion) -> Result<String> {
+    let files = gguf_files(path)?;
     let mut hasher = blake3::Hasher::new();
     let how = if conversion.packed { " packed" } else { "" };
     hasher.update(format!("welore-gguf {GGUF_CONVERSION}{how}\n").as_bytes());
-    hasher.update_reader(File::open(path).map_err(io)?).map_err(io)?;
+    for path in &files {
+        let io = |source| FileError::Io { path: path.clone(), source };
+        let file = File::open(path).map_err(io)?;
+        if files.len() > 1 {
+            // Where one part ends is part of the content.
+            let bytes = file.metadata().map_err(io)?.len();
+            hasher.update(format!("part of {bytes}\n").as_bytes());
+        }
+        hasher.update_reader(file).map_err(io)?;
+    }
     Ok(hasher.finalize().to_hex().to_string())
 }
 

@@ -1,9 +1,10 @@
 //! What MODEL can be on the command line, and how it becomes a directory.
 //!
 //! A path that exists is used as it is, except that a `.gguf` file is converted into the cache of
-//! this program. Otherwise `org/name`, optionally with `@revision`, is a model of the Hugging Face
-//! Hub, which is fetched into the cache that the Hub's programs share. Commands look up their model
-//! once, after checking everything else they were given.
+//! this program, with all parts of a model of several files. Otherwise `org/name`, optionally with
+//! `@revision`, is a model of the Hugging Face Hub, which is fetched into the cache that the Hub's
+//! programs share. Commands look up their model once, after checking everything else they were
+//! given.
 
 mod error;
 mod gguf;
@@ -27,7 +28,7 @@ use id::HubId;
 pub use kind::{Artifact, Wanted, check_kind, check_planned, is_artifact, is_model_part};
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::FileError;
-use welore_burn::gguf::GgufConversion;
+use welore_burn::gguf::{GgufConversion, gguf_files};
 
 use crate::devices::Compute;
 
@@ -67,13 +68,13 @@ pub fn directory_to_show(model: &Path) -> Result<PathBuf> {
     checked(model, GgufConversion { packed: true })
 }
 
-/// Bytes of a model's weights on disk; of the whole file, for a `.gguf` file, which was converted into
-/// `checkpoint`.
+/// Bytes of a model's weights on disk; of the whole file, for a `.gguf` file, with all parts of a model
+/// of several files, which was converted into `checkpoint`.
 pub fn bytes_on_disk(model: &Path, checkpoint: &Checkpoint) -> u64 {
-    match model.metadata() {
-        Ok(file) if file.is_file() => file.len(),
-        Ok(_) | Err(_) => checkpoint.stored_bytes(),
-    }
+    let files = if model.is_file() { gguf_files(model).ok() } else { None };
+    let bytes_of = |file: &PathBuf| Some(file.metadata().ok()?.len());
+    let bytes = files.and_then(|files| files.iter().map(bytes_of).sum::<Option<u64>>());
+    bytes.unwrap_or_else(|| checkpoint.stored_bytes())
 }
 
 fn checked(model: &Path, conversion: GgufConversion) -> Result<PathBuf> {
@@ -120,6 +121,21 @@ fn is_within_a_directory(model: &Path) -> bool {
 /// Whether a path names a file that is a model by itself, unlike the files that commands write.
 pub fn is_model_file(path: &Path) -> bool {
     path.extension().is_some_and(|end| end.eq_ignore_ascii_case("gguf"))
+}
+
+/// Whether two files are parts of one GGUF model by their names, such as `m-00001-of-00002.gguf`.
+pub fn are_parts_of_one(one: &Path, other: &Path) -> bool {
+    part_name(one).is_some() && part_name(one) == part_name(other)
+}
+
+/// What the names of all parts of a GGUF model have in common, and the number of parts; `None` for other
+/// names.
+fn part_name(path: &Path) -> Option<(&str, &str)> {
+    let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+    let (rest, count) = name.rsplit_once("-of-")?;
+    let (stem, number) = rest.rsplit_once('-')?;
+    let is_number = |text: &str| text.len() >= 5 && text.bytes().all(|b| b.is_ascii_digit());
+    (is_number(number) && is_number(count)).then_some((stem, count))
 }
 
 /// Refuses to write into the Hub's cache, which other programs use as well.

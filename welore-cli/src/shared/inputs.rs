@@ -7,7 +7,7 @@ use welore_burn::checkpoint::PLAN_FILE;
 use welore_burn::files::{OutputDir, is_left_of, is_within};
 
 use crate::failure::WrongInput;
-use crate::models::{is_artifact, is_model_part};
+use crate::models::{are_parts_of_one, is_artifact, is_model_part};
 use crate::settings;
 
 /// Refuses an output file that is one of the inputs, that is a file in a directory that is one, or
@@ -33,8 +33,9 @@ pub fn check_apart<'a>(
         // A model of the Hub is no path.
         let Ok(input_place) = input.canonicalize() else { continue };
         let is_in = |dir: &Path, other: &Path| is_within(dir, other) && is_within(other, dir);
-        let is_input = place.file_name() == input_place.file_name()
-            && input_place.parent().is_some_and(|other| is_in(dir, other));
+        let is_named =
+            place.file_name() == input_place.file_name() || are_parts_of_one(&place, &input_place);
+        let is_input = is_named && input_place.parent().is_some_and(|other| is_in(dir, other));
         let message = if is_input {
             format!("{} is an input of this command", output.display())
         } else if is_in(dir, &input_place) && is_model_part(&name) {
@@ -121,11 +122,13 @@ mod tests {
             ("model/welore_plan.json", "{\"format\": \"welore-plan\"}"),
             ("model/page.html", "<!DOCTYPE html>"),
             ("model/spectra.json", "{\n  \"format\": \"welore-spectra\"}"),
+            ("m-00002-of-00003.gguf", "GGUF"),
         ];
         files.iter().for_each(|(name, text)| std::fs::write(path(name), text).unwrap());
         std::os::unix::fs::symlink(path("text"), path("link")).unwrap();
         std::os::unix::fs::symlink("model/merges.txt", path("dangling")).unwrap();
-        let inputs = [path("text"), path("model"), path("org/name")];
+        let part = path("m-00002-of-00003.gguf");
+        let inputs = [path("text"), path("model"), path("org/name"), part];
         let refused = |output: &str| {
             let inputs = inputs.iter().map(|input| input.as_path());
             check_apart(Some(&path(output)), inputs).is_err()
@@ -140,6 +143,7 @@ mod tests {
             "model/generation_config.json",
             "model/more.safetensors",
             "model/../model/tokenizer.json",
+            "m-00001-of-00003.gguf",
         ] {
             assert!(refused(output), "{output}");
         }
@@ -147,7 +151,15 @@ mod tests {
         let left = path(".new.welore-a1b2c3");
         assert!(check_apart(Some(&path("new")), [left.as_path()]).is_err());
         assert!(check_not_left(&path("new"), [left.as_path()]).is_err());
-        for output in ["other", "model/new", "model/page.html", "model/spectra.json", "org/name"] {
+        for output in [
+            "other",
+            "model/new",
+            "model/page.html",
+            "model/spectra.json",
+            "org/name",
+            "n-00001-of-00003.gguf",
+            "m-00001-of-00004.gguf",
+        ] {
             assert!(!refused(output), "{output}");
         }
         assert!(check_apart(None, inputs.iter().map(|input| input.as_path())).is_ok());

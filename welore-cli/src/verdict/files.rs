@@ -170,6 +170,9 @@ pub(super) fn load(error: &LoadError) -> Option<Verdict> {
     }
 }
 
+/// What to do about weights in a type that is not known.
+const OTHER_TYPE: &str = "use another file of the model, for example in Q8_0";
+
 pub(super) fn gguf(error: &GgufError) -> Option<Verdict> {
     use GgufError as E;
     Some(match error {
@@ -178,9 +181,7 @@ pub(super) fn gguf(error: &GgufError) -> Option<Verdict> {
         E::Architecture { .. } => Verdict::input(
             "try the model's Hugging Face directory; of an unknown model the weights are enough",
         ),
-        E::TensorType { .. } => Verdict::input(
-            "F32, F16, BF16, Q8_0, Q5, Q4, the K-quants Q2_K to Q6_K and IQ4 are supported; use another file of the model",
-        ),
+        E::TensorType { .. } => Verdict::input(OTHER_TYPE),
         E::NotFinite { .. } => Verdict::input("the weights are damaged; download them again"),
         E::Unsupported { .. } => Verdict::input(
             "llama.cpp's own convert_hf_to_gguf.py knows more models, and reads dense model directories",
@@ -199,6 +200,13 @@ pub(super) fn container(error: &ContainerError) -> Option<Verdict> {
         E::Header { .. } => {
             Some(Verdict::input("the file is damaged or incomplete; download it again"))
         }
+        E::Unsupported { .. } => Some(Verdict::input(OTHER_TYPE)),
+        E::MissingPart { .. } => Some(Verdict::input(
+            "all parts of a model belong in one directory; download this one too",
+        )),
+        E::Part { .. } => Some(Verdict::input(
+            "parts keep the names that they have on the Hub; `llama-gguf-split --merge` joins them",
+        )),
         _ => Some(Verdict::input(None)),
     }
 }
