@@ -15,8 +15,11 @@ use crate::model::{
 #[derive(Debug)]
 pub(super) struct DeepSeek2;
 
-/// The numbers of layers of which llama.cpp knows that queries are made of hidden states.
-const LITE: [usize; 2] = [26, 27];
+/// Whether llama.cpp knows of a model of these sizes that queries are made of hidden states.
+fn is_lite(config: &DecoderConfig) -> bool {
+    let (layers, tokens) = (config.num_hidden_layers, config.vocab_size);
+    [26, 27].contains(&layers) || (layers, tokens) == (48, 128_256)
+}
 
 /// How llama.cpp numbers what the logits of a router are turned into.
 const SOFTMAX: u64 = 1;
@@ -70,8 +73,8 @@ fn multiplier(config: &DecoderConfig) -> Option<f64> {
     };
     let sharpened = config.attention_scale? * (config.head_dim as f64).sqrt();
     let multiplier = (sharpened.sqrt() - 1.0) / (0.1 * factor.ln());
-    let is_so = (attention_factor - 1.0).abs() < 1e-9 && multiplier > 0.0;
-    (is_so && multiplier.is_finite()).then_some(multiplier)
+    let fits = (attention_factor - 1.0).abs() < 1e-9 && multiplier > 0.0;
+    (fits && multiplier.is_finite()).then_some(multiplier)
 }
 
 impl Architecture for DeepSeek2 {
@@ -95,7 +98,7 @@ impl Architecture for DeepSeek2 {
             rotated: 0,
             values: 0,
         });
-        let queries_from = match LITE.contains(&config.num_hidden_layers) {
+        let queries_from = match is_lite(config) {
             true => None,
             false => Some(own.queries_from.unwrap_or(0)),
         };
