@@ -57,7 +57,7 @@ fn with_all_heads(weights: &mut Weights) {
 /// and names in the file.
 type Case = (&'static str, &'static str, fn(&mut Value), fn(&mut Weights), &'static [&'static str]);
 
-const MODELS: [Case; 5] = [
+const MODELS: [Case; 6] = [
     ("tiny-mixtral", "llama", nothing, same, &["llama.expert_count", "llama.expert_used_count"]),
     (
         "tiny-qwen2-moe",
@@ -98,6 +98,13 @@ const MODELS: [Case; 5] = [
         same,
         &["blk.0.attn_sinks.weight", "blk.1.ffn_up_exps.bias", "blk.1.ffn_gate_inp.bias"],
     ),
+    (
+        "tiny-deepseek-v3",
+        "deepseek2",
+        |c| c["rope_parameters"]["mscale"] = 0.7.into(),
+        same,
+        &["blk.0.attn_kv_b.weight", "blk.1.exp_probs_b.bias", "rope.scaling.yarn_log_multiplier"],
+    ),
 ];
 
 /// A model of these, made in a directory.
@@ -117,8 +124,7 @@ fn models_with_experts_come_back() {
             .with_first_window_layer(want.first_window_layer);
         assert_eq!(got, want, "{name}");
         let file = fs::read(dir.path().join("model.gguf")).unwrap();
-        for text in ["blk.0.ffn_gate_inp.weight", "blk.0.ffn_down_exps.weight"].iter().chain(there)
-        {
+        for text in [".ffn_gate_inp.weight", ".ffn_down_exps.weight"].iter().chain(there) {
             assert!(holds(&file, text.as_bytes()), "{name}: {text}");
         }
         assert!(!holds(&file, b"experts."), "{name}");

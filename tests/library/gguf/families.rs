@@ -255,7 +255,7 @@ fn rows_of_gpt_neox_are_all_queries_then_all_keys_then_all_values() {
 
 #[test]
 fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
-    let cases: [(&str, &str, Change); 14] = [
+    let cases: [(&str, &str, Change); 15] = [
         ("tiny-gemma2", "0.25 as the scale of attention", nothing),
         ("tiny-gemma2", "50 as the cap of the scores of attention", |c| {
             c["query_pre_attn_scalar"] = 16.into();
@@ -280,7 +280,8 @@ fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
         ("tiny-qwen3-moe", "`qwen3moe` of llama.cpp has experts on all layers", nothing),
         ("tiny-olmoe", "a head of keys for each of queries", nothing),
         ("tiny-gpt-oss", "computes experts in another way", nothing),
-        ("tiny-deepseek-v2", "latent attention", nothing),
+        ("tiny-deepseek-v2", "short vectors for queries", nothing),
+        ("tiny-deepseek-v3", "as the scale of attention", nothing),
         ("tiny-arcee", "another activation", |c| c["hidden_act"] = "relu".into()),
     ];
     for (name, named, change) in cases {

@@ -2,7 +2,7 @@
 
 /// llama.cpp's names, and those of Hugging Face. Where several have one name in llama.cpp, the first
 /// is meant by it.
-const MATRICES: [(&str, &str); 14] = [
+const MATRICES: [(&str, &str); 21] = [
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
@@ -10,6 +10,10 @@ const MATRICES: [(&str, &str); 14] = [
     ("ffn_gate", "mlp.gate_proj"),
     ("ffn_up", "mlp.up_proj"),
     ("ffn_down", "mlp.down_proj"),
+    ("attn_q_a", "self_attn.q_a_proj"),
+    ("attn_q_b", "self_attn.q_b_proj"),
+    ("attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa"),
+    ("attn_kv_b", "self_attn.kv_b_proj"),
     ("ffn_gate_shexp", "mlp.shared_expert.gate_proj"),
     ("ffn_up_shexp", "mlp.shared_expert.up_proj"),
     ("ffn_down_shexp", "mlp.shared_expert.down_proj"),
@@ -17,6 +21,9 @@ const MATRICES: [(&str, &str); 14] = [
     ("ffn_up", "mlp.gate_up_proj"),
     ("ffn_up", "mlp.c_fc"),
     ("ffn_down", "mlp.c_proj"),
+    ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
+    ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
+    ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
 ];
 
 /// What is before the number of an expert in the names of its matrices: in most models, and in Mixtral.

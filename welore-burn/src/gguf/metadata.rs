@@ -74,7 +74,7 @@ fn sizes(config: &DecoderConfig, architecture: Known) -> Result<Vec<(String, Val
         (keys::HEADS, Some(config.num_attention_heads)),
         (keys::KV_HEADS, Some(config.num_key_value_heads)),
         (keys::KEY_WIDTH, Some(config.head_dim)),
-        (keys::VALUE_WIDTH, Some(config.head_dim)),
+        (keys::VALUE_WIDTH, Some(config.latent.map_or(config.head_dim, |latent| latent.values))),
         (keys::ROPE_WIDTH, Some(config.rotary_width.unwrap_or(config.head_dim))),
         (keys::WINDOW, config.sliding_window),
         (keys::EXPERTS, config.mixture.as_ref().map(|mixture| mixture.experts)),

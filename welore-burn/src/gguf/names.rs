@@ -15,7 +15,9 @@ use super::rope;
 use super::tensors::{read_factors, stored_dtype};
 use crate::forms::{Form, TensorSpec};
 use crate::ggml::{GgufFile, StoredTensor, TensorType};
-use crate::model::{DecoderConfig, MixtureConfig, MlpLayout, NormKind, QkNorm, QkvLayout};
+use crate::model::{
+    DecoderConfig, LatentConfig, MixtureConfig, MlpLayout, NormKind, QkNorm, QkvLayout,
+};
 use crate::modules::MatrixName;
 
 /// What the names of the numbers that matrices in NVFP4 have beside them end in.
@@ -317,6 +319,9 @@ fn attention(config: &DecoderConfig, architecture: Known) -> Vec<Matrix> {
         true => RowOrder::Neighbours(heads),
         false => RowOrder::Same,
     };
+    if let Some(latent) = config.latent {
+        return latent_attention(config, latent);
+    }
     let (bias, all, fused) = (config.qkv_bias, q + 2 * kv, "self_attn.qkv_proj");
     let mut matrices: Vec<Matrix> = match config.qkv {
         QkvLayout::Separate => vec![
@@ -331,6 +336,30 @@ fn attention(config: &DecoderConfig, architecture: Known) -> Vec<Matrix> {
     };
     let bias = config.output_bias;
     matrices.push(("attn_output", "self_attn.o_proj", [hidden, q], bias, RowOrder::Same));
+    matrices
+}
+
+/// The matrices of latent attention.
+fn latent_attention(config: &DecoderConfig, latent: LatentConfig) -> Vec<Matrix> {
+    let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
+    let LatentConfig { queries_from, keys_from, plain, rotated, values } = latent;
+    let matrix = |gguf: &'static str, name: &'static str, shape: [usize; 2]| -> Matrix {
+        (gguf, name, shape, false, RowOrder::Same)
+    };
+    let queries = heads * (plain + rotated);
+    let mut matrices = match queries_from {
+        Some(short) => vec![
+            matrix("attn_q_a", "self_attn.q_a_proj", [short, hidden]),
+            matrix("attn_q_b", "self_attn.q_b_proj", [queries, short]),
+        ],
+        None => vec![matrix("attn_q", "self_attn.q_proj", [queries, hidden])],
+    };
+    let (both, all) = (keys_from + rotated, heads * (plain + values));
+    matrices.extend([
+        matrix("attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa", [both, hidden]),
+        matrix("attn_kv_b", "self_attn.kv_b_proj", [all, keys_from]),
+        matrix("attn_output", "self_attn.o_proj", [hidden, heads * values]),
+    ]);
     matrices
 }
 
@@ -387,12 +416,16 @@ impl List<'_> {
             self.add_norm(&gguf("attn_q_norm"), &own("self_attn.q_norm"), queries);
             self.add_norm(&gguf("attn_k_norm"), &own("self_attn.k_norm"), keys);
         }
+        if let Some(latent) = config.latent {
+            if let Some(short) = latent.queries_from {
+                self.add_norm(&gguf("attn_q_a_norm"), &own("self_attn.q_a_layernorm"), short);
+            }
+            let keys = latent.keys_from;
+            self.add_norm(&gguf("attn_kv_a_norm"), &own("self_attn.kv_a_layernorm"), keys);
+        }
         if config.attention_sinks {
-            // The only tensor without a kind.
-            let name = config.names.of_path(&own("self_attn.sinks"));
-            let (gguf, shape) = (gguf("attn_sinks.weight"), vec![config.num_attention_heads]);
-            let order = RowOrder::Same;
-            self.entries.push(Entry { gguf, name, shape, order, shift: 0.0, part: None });
+            let heads = config.num_attention_heads;
+            self.add_vector(gguf("attn_sinks.weight"), &own("self_attn.sinks"), heads);
         }
         let mixture = config.mixture_of(layer);
         let mlp = if mixture.is_some() { Vec::new() } else { mlp(config, layer) };
@@ -418,6 +451,10 @@ impl List<'_> {
         self.add(&gguf("ffn_gate_inp"), &own("gate"), "weight", &[of, hidden], same);
         if mixture.biases {
             self.add(&gguf("ffn_gate_inp"), &own("gate"), "bias", &[of], same);
+        }
+        if mixture.is_corrected {
+            let name = own("gate.e_score_correction_bias");
+            self.add_vector(gguf("exp_probs_b.bias"), &name, of);
         }
         let of_expert = |width: usize| {
             [
@@ -463,6 +500,13 @@ impl List<'_> {
         if let (NormKind::RmsFromOne, Some(weight)) = (self.config.norm, self.entries.last_mut()) {
             weight.shift = 1.0;
         }
+    }
+
+    /// Adds a vector whose name in a model directory has another end than in a file.
+    fn add_vector(&mut self, gguf: String, name: &str, len: usize) {
+        let (name, shape) = (self.config.names.of_path(name), vec![len]);
+        let order = RowOrder::Same;
+        self.entries.push(Entry { gguf, name, shape, order, shift: 0.0, part: None });
     }
 
     fn add(&mut self, gguf: &str, name: &str, kind: &str, shape: &[usize], order: RowOrder) {

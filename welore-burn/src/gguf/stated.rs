@@ -68,8 +68,10 @@ impl Stated<'_> {
     pub fn add_experts(&self, field: &str, json: &mut Value) -> Result<(), GgufError> {
         let experts = self.needed(keys::EXPERTS)?;
         // Before as many are listed.
-        let tensor = "blk.0.ffn_down_exps.weight";
-        match self.file.tensors().get(tensor).and_then(|info| info.shape.get(2)) {
+        let mut tensors = self.file.tensors().iter();
+        let found = tensors.find(|(name, _)| name.ends_with(".ffn_down_exps.weight"));
+        let tensor = found.map_or("blk.0.ffn_down_exps.weight", |(name, _)| name.as_str());
+        match found.and_then(|(_, info)| info.shape.get(2)) {
             Some(found) if *found as u64 == experts => {}
             Some(found) => {
                 let reason = format!("is {experts}, but `{tensor}` is of {found}");

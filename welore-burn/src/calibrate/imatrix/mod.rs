@@ -9,7 +9,7 @@ mod gguf;
 mod legacy;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use super::error::CalibrationError;
 use super::file::digest_of_file;
 use super::text::TextRecord;
-use crate::ggml::{matrix_in_stack, matrix_of_tensor};
+use crate::ggml::{matrix_in_stack, matrix_of_tensor, stack_of_matrix};
 use crate::linalg::SecondMoment;
 use crate::modules::MatrixName;
 
@@ -113,9 +113,14 @@ impl ImportanceMatrix {
         &self.path
     }
 
-    /// The matrices, by name.
+    /// The matrices, by name: those of experts by the names that most models have.
     pub fn inputs(&self) -> &BTreeMap<MatrixName, SecondMoment> {
         &self.inputs
+    }
+
+    /// The second moment of the inputs of a matrix, by the name that it has in its model.
+    pub fn input(&self, name: &MatrixName) -> Option<&SecondMoment> {
+        self.inputs.get(name).or_else(|| self.inputs.get(&usual_name(name)?))
     }
 
     /// The texts, as far as the file says what they were: it has no tokens.
@@ -134,7 +139,9 @@ impl ImportanceMatrix {
 
     /// Refuses the importance matrix of a model that has other matrices.
     pub fn check_names(&self, model: &[&MatrixName]) -> Result<(), CalibrationError> {
-        match self.inputs.keys().find(|name| !model.contains(name)) {
+        let own = |name: &&MatrixName| usual_name(name).unwrap_or_else(|| (*name).clone());
+        let model: BTreeSet<MatrixName> = model.iter().map(own).collect();
+        match self.inputs.keys().find(|name| !model.contains(*name)) {
             None => Ok(()),
             Some(name) => {
                 let path = self.path.display();
@@ -143,6 +150,12 @@ impl ImportanceMatrix {
             }
         }
     }
+}
+
+/// The name that the matrix of an expert has in most models: those of Mixtral have others.
+fn usual_name(name: &MatrixName) -> Option<MatrixName> {
+    let (tensor, expert) = stack_of_matrix(name.as_str())?;
+    matrix_in_stack(&tensor, expert).map(MatrixName::new)
 }
 
 /// The matrices of a tensor of so many; none for a tensor that is not compressed.

@@ -100,6 +100,7 @@ fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<Strin
     let found = [
         owns(a.mixture.is_some(), b.mixture.is_some(), "experts"),
         owns(a.latent.is_some(), b.latent.is_some(), "latent attention"),
+        other(a.latent != b.latent, "other short vectors for queries in models of so many layers"),
         owns(a.attention_sinks, b.attention_sinks, "scores beside those of keys"),
         other(a.layout != b.layout, "norms in other places"),
         other(a.norm != b.norm, "norms of another kind"),

@@ -9,6 +9,7 @@ mod cohere2;
 mod command_r;
 mod computed;
 mod deci;
+mod deepseek2;
 mod ernie4_5;
 mod exaone4;
 mod gemma;
@@ -158,6 +159,7 @@ static ARCHITECTURES: &[Known] = &[
     &qwen3moe::Qwen3Moe,
     &olmoe::Olmoe,
     &gpt_oss::GptOss,
+    &deepseek2::DeepSeek2,
 ];
 
 /// The architecture of this name.
@@ -206,6 +208,8 @@ fn ignored_window(config: &DecoderConfig) -> Option<String> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::json;
+
     use super::*;
     use crate::model::{BlockLayout, NormKind, QkNorm};
 
@@ -253,6 +257,25 @@ mod tests {
         let rotary = (1..=8).map(|layer| layer % 4 != 0).collect();
         let smollm3 = decoder(8).with_rotary_layers(Some(rotary));
         assert_eq!(of(&smollm3, "smollm3").map(|known| known.name()), Ok("smollm3"));
+    }
+
+    #[test]
+    fn llama_cpp_knows_by_the_number_of_layers_what_queries_of_deepseek_are_made_of() {
+        let deepseek = |layers: usize, short: Value| {
+            let config = json!({
+                "model_type": "deepseek_v2", "vocab_size": 64, "hidden_size": 32,
+                "intermediate_size": 24, "num_hidden_layers": layers, "num_attention_heads": 4,
+                "q_lora_rank": short, "kv_lora_rank": 12, "qk_nope_head_dim": 8,
+                "qk_rope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 4,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+            });
+            let config = DecoderConfig::from_hf_json(&config.to_string()).unwrap();
+            of(&config, "deepseek_v2").map(|known| known.name())
+        };
+        assert_eq!(deepseek(27, Value::Null), Ok("deepseek2"));
+        assert_eq!(deepseek(4, 16.into()), Ok("deepseek2"));
+        assert!(deepseek(27, 16.into()).is_err());
+        assert!(deepseek(4, Value::Null).unwrap_err().contains("short vectors for queries"));
     }
 
     #[test]
