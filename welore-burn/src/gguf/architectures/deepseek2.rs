@@ -209,7 +209,8 @@ fn restore_attention(stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufEr
     json["qk_nope_head_dim"] = stated.head_width()?.saturating_sub(rotated).into();
     json["v_head_dim"] = stated.needed(keys::VALUE_WIDTH)?.into();
     let stored = stated.positive(keys::YARN_MULTIPLIER)?;
-    match (json["rope_scaling"]["rope_type"].as_str(), stored) {
+    let kind = json["rope_scaling"]["rope_type"].as_str().map(String::from);
+    match (kind.as_deref(), stored) {
         (None, _) => Ok(()),
         (Some("yarn"), Some(stored)) => {
             // As configurations have it, not with the last digits of a product.
