@@ -19,9 +19,9 @@ use crate::{expected, ids};
 type Change = fn(&mut Value);
 
 /// The weights of a model by their names: types, shapes and bytes.
-type Weights = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub(super) type Weights = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-fn nothing(_: &mut Value) {}
+pub(super) fn nothing(_: &mut Value) {}
 
 /// Changes the weights of a model in one file.
 fn rewrite(dir: &Path, change: impl FnOnce(&mut Weights)) {
@@ -41,7 +41,7 @@ fn rewrite(dir: &Path, change: impl FnOnce(&mut Weights)) {
 
 /// Asserts that a file and the directory that is made of it are a model of this architecture that
 /// computes what the first one does. Returns the configurations of both.
-fn assert_comes_back(
+pub(super) fn assert_comes_back(
     model: &Path,
     dir: &TempDir,
     name: &str,
@@ -103,7 +103,12 @@ fn families_with_an_architecture_of_their_own_come_back() {
 }
 
 /// Makes a model of a fixture with other weights.
-fn changed(name: &str, dir: &TempDir, config: Change, weights: fn(&mut Weights)) -> PathBuf {
+pub(super) fn changed(
+    name: &str,
+    dir: &TempDir,
+    config: Change,
+    weights: fn(&mut Weights),
+) -> PathBuf {
     let model = model(name, dir.path());
     edit(&model.join("config.json"), config);
     rewrite(&model, weights);
@@ -158,7 +163,7 @@ fn families_that_llama_computes_as_well_are_written_as_llama() {
     }
 }
 
-fn holds(file: &[u8], bytes: &[u8]) -> bool {
+pub(super) fn holds(file: &[u8], bytes: &[u8]) -> bool {
     file.windows(bytes.len()).any(|window| window == bytes)
 }
 
@@ -250,7 +255,7 @@ fn rows_of_gpt_neox_are_all_queries_then_all_keys_then_all_values() {
 
 #[test]
 fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
-    let cases: [(&str, &str, Change); 9] = [
+    let cases: [(&str, &str, Change); 15] = [
         ("tiny-gemma2", "0.25 as the scale of attention", nothing),
         ("tiny-gemma2", "50 as the cap of the scores of attention", |c| {
             c["query_pre_attn_scalar"] = 16.into();
@@ -271,6 +276,12 @@ fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
         ("tiny-olmo3", "needs a head beside the embedding", nothing),
         ("tiny-exaone4", "no sliding window on some layers only", nothing),
         ("tiny-ministral", "no sliding window on some layers only", nothing),
+        ("tiny-qwen2-moe", "needs a head beside the embedding", nothing),
+        ("tiny-qwen3-moe", "`qwen3moe` of llama.cpp has experts on all layers", nothing),
+        ("tiny-olmoe", "a head of keys for each of queries", nothing),
+        ("tiny-gpt-oss", "computes experts in another way", nothing),
+        ("tiny-deepseek-v2", "short vectors for queries", nothing),
+        ("tiny-deepseek-v3", "as the scale of attention", nothing),
         ("tiny-arcee", "another activation", |c| c["hidden_act"] = "relu".into()),
     ];
     for (name, named, change) in cases {
@@ -290,6 +301,7 @@ fn what_llama_cpp_computes_a_little_differently_is_said() {
         ("tiny-mistral", "ignores the sliding window"),
         ("tiny-phi3", "ignores the sliding window"),
         ("tiny-neox", "approximates"),
+        ("tiny-mixtral", "ignores the sliding window"),
         // Not those that llama.cpp takes for granted.
         ("tiny-cohere2", "older versions of llama.cpp take others"),
         ("tiny-qwen3", ""),

@@ -26,7 +26,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use self::architectures::Known;
-use self::names::Planned;
+use self::names::{Part, Planned};
 use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 use crate::files::{OutputDir, write_file};
 use crate::forms::{TensorSpec, parameters_in};
@@ -150,8 +150,10 @@ fn write_weights(
 fn summary(file: &GgufFile, architecture: Known, planned: &[Planned]) -> GgufSummary {
     let mut types = BTreeMap::new();
     let (mut parameters, mut bytes) = (0, 0);
-    for Planned { source, spec, .. } in planned {
-        *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
+    for Planned { source, spec, part, .. } in planned {
+        if Part::is_first(*part) {
+            *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
+        }
         parameters += parameters_in(&spec.name, spec.dtype, &spec.shape);
         bytes += spec.bytes();
     }
