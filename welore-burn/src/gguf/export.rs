@@ -17,8 +17,8 @@ use crate::model::OpenedModel;
 use crate::progress::Progress;
 use crate::workers::Budget;
 
-/// How a GGUF file is written. Vectors, such as norms and biases, are F32 whatever is chosen, as
-/// llama.cpp wants them.
+/// How a GGUF file is written. Vectors, such as norms and biases, and learned positions are F32 whatever
+/// is chosen, as llama.cpp wants them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GgufOptions {
     /// The model's name, which llama.cpp shows.
@@ -225,10 +225,11 @@ fn outgoing(
         let own = unknown.remove(&entry.name);
         let of_its_kind =
             if entry.is_of_tokens() { options.embedding } else { options.projections };
-        let dtype = match (entry.is_vector(), own, own.or(of_its_kind)) {
+        let dtype = match (entry.is_f32(), own, own.or(of_its_kind)) {
             (true, None | Some(TensorType::F32), _) => TensorType::F32,
             (true, Some(_), _) => {
-                let reason = "is a vector, and llama.cpp wants those in f32".into();
+                let what = if entry.is_vector() { "a vector" } else { "a table of positions" };
+                let reason = format!("is {what}, and llama.cpp wants those in f32");
                 return Err(GgufError::Choice { tensor: entry.name, reason });
             }
             (false, _, Some(dtype)) => dtype,

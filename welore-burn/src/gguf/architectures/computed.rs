@@ -76,6 +76,7 @@ fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<Strin
     let found = [
         owns(a.mixture.is_some(), b.mixture.is_some(), "experts"),
         owns(a.latent.is_some(), b.latent.is_some(), "latent attention"),
+        owns(a.learned_positions, b.learned_positions, "positions that are learned"),
         owns(a.attention_sinks, b.attention_sinks, "scores beside those of keys"),
         other(a.layout != b.layout, "norms in other places"),
         other(a.norm != b.norm, "norms of another kind"),

@@ -15,6 +15,7 @@ mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gpt2;
 mod gptneox;
 mod granite;
 mod llama;
@@ -138,6 +139,7 @@ static ARCHITECTURES: &[Known] = &[
     &glm4::Glm4,
     &chatglm::ChatGlm,
     &gptneox::GptNeox,
+    &gpt2::Gpt2,
     &olmo::Olmo,
     &seed_oss::SeedOss,
     &arcee::Arcee,

@@ -13,6 +13,7 @@ mod gemma2;
 mod gemma3;
 mod glm;
 mod glm4;
+mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
@@ -50,6 +51,11 @@ pub(super) trait Family: Sync {
 
     /// What transformers takes for fields that a `config.json` lacks, where families differ.
     fn defaults(&self) -> Value;
+
+    /// Fields that its files call otherwise than those of most families: by these names, and by theirs.
+    fn fields(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
 
     /// Rewrites what a `config.json` says in another way than those of other families. Fields that
     /// are not as they should be stay as they are.
@@ -90,6 +96,7 @@ static FAMILIES: &[&dyn Family] = &[
     &ernie4_5::Ernie45,
     &ministral::Ministral,
     &gpt_neox::GptNeox,
+    &gpt2::Gpt2,
     &exaone4::Exaone4,
     &mixtral::Mixtral,
     &qwen2_moe::Qwen2Moe,
