@@ -53,6 +53,7 @@ pub const FAMILIES: &[&str] = &[
     "tiny-neox",
     "tiny-cohere2",
     "tiny-exaone4",
+    "tiny-gpt2",
     "tiny-mixtral",
     "tiny-qwen2-moe",
     "tiny-qwen3-moe",

@@ -85,6 +85,7 @@ families! {
     neox "tiny-neox"
     cohere2 "tiny-cohere2"
     exaone4 "tiny-exaone4"
+    gpt2 "tiny-gpt2"
 }
 
 /// Those of LLaMA, which are stored in 16 bits, are in the other tests.

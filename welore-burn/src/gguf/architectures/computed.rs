@@ -81,6 +81,7 @@ fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<Strin
         other(a.layout != b.layout, "norms in other places"),
         other(a.norm != b.norm, "norms of another kind"),
         owns(a.qk_norm != QkNorm::None, b.qk_norm != QkNorm::None, "norms of queries and keys"),
+        other(a.scales_by_layer != b.scales_by_layer, "one scale of attention for all layers"),
         other(a.qk_norm != b.qk_norm, "other norms of queries and keys"),
         other(a.qkv != b.qkv, "other matrices for queries, keys and values"),
         other(a.mlp != b.mlp, "other matrices in the MLP"),
