@@ -144,7 +144,10 @@ fn layers_that_differ_are_described_one_by_one() {
 #[test]
 fn sizes_and_scales_of_gpt_2_are_read_from_its_own_fields() {
     let of = |more: Value| {
-        let mut config = json!({ "model_type": "gpt2", "vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4 });
+        let mut config = json!({ "model_type": "gpt2", "vocab_size": 64 });
+        for (field, size) in [("n_embd", 32), ("n_layer", 2), ("n_head", 4)] {
+            config[field] = size.into();
+        }
         config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         DecoderConfig::from_hf_json(&config.to_string())
     };

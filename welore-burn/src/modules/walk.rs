@@ -54,7 +54,7 @@ impl Place {
 
 /// The container of a linear layer whose files hold the dense weight as Burn does, `[in, out]`: `Conv1D` in
 /// PyTorch. A module that has such layers names them so to visitors.
-pub(crate) const TURNED_LINEAR: &str = "Struct:Conv1D";
+pub(crate) const TURNED_LINEAR: &str = "Turned:LowRankLinear";
 
 /// A parameter of any rank.
 pub(crate) trait AnyParam {
