@@ -1,7 +1,7 @@
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Family;
+use super::{Family, fill_width};
 use crate::model::config::{DecoderConfig, MlpLayout, QkvLayout};
 use crate::model::hf_config::{ConfigError, HfConfig, positive};
 use crate::model::names::Names;
@@ -64,13 +64,7 @@ impl Family for Gpt2 {
         for field in ["num_key_value_heads", "head_dim", "rope_scaling", "rope_parameters"] {
             config[field] = Value::Null;
         }
-        config["intermediate_size"] = match &config["n_inner"] {
-            Value::Null => {
-                let hidden = config["hidden_size"].as_u64().unwrap_or(HIDDEN);
-                hidden.saturating_mul(4).into()
-            }
-            inner => inner.clone(),
-        };
+        fill_width(config, "n_inner", HIDDEN);
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {

@@ -107,6 +107,15 @@ static FAMILIES: &[&dyn Family] = &[
     &deepseek::DeepSeekV3,
 ];
 
+/// The width of MLPs where a file has its own field for it: four times the hidden size if it states none.
+/// `hidden` is the hidden size that a file need not state.
+fn fill_width(config: &mut Value, field: &str, hidden: u64) {
+    config["intermediate_size"] = match &config[field] {
+        Value::Null => config["hidden_size"].as_u64().unwrap_or(hidden).saturating_mul(4).into(),
+        width => width.clone(),
+    };
+}
+
 /// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type())
