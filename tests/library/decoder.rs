@@ -54,6 +54,7 @@ pub const FAMILIES: &[&str] = &[
     "tiny-cohere2",
     "tiny-exaone4",
     "tiny-gpt2",
+    "tiny-falcon",
     "tiny-mixtral",
     "tiny-qwen2-moe",
     "tiny-qwen3-moe",

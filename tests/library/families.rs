@@ -86,6 +86,7 @@ families! {
     cohere2 "tiny-cohere2"
     exaone4 "tiny-exaone4"
     gpt2 "tiny-gpt2"
+    falcon "tiny-falcon"
 }
 
 /// Those of LLaMA, which are stored in 16 bits, are in the other tests.

@@ -182,6 +182,23 @@ fn sizes_and_scales_of_gpt_2_are_read_from_its_own_fields() {
 }
 
 #[test]
+fn falcons_of_other_sizes_are_refused_by_field() {
+    let of = |more| short_config("falcon", more);
+    let config = of(json!({ "ffn_hidden_size": null, "activation": "relu" })).unwrap();
+    assert_eq!((config.num_key_value_heads, config.intermediate_size), (1, 256));
+    assert_eq!(of(json!({ "ffn_hidden_size": 40 })).unwrap().intermediate_size, 40);
+    assert_eq!(of(json!({ "multi_query": false })).unwrap().num_key_value_heads, 32);
+    for (field, value) in [
+        ("alibi", json!(true)),
+        ("new_decoder_architecture", json!(true)),
+        ("num_ln_in_parallel_attn", json!(2)),
+    ] {
+        let error = of(json!({ field: value })).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+#[test]
 fn a_default_end_of_text_gives_way_to_that_of_the_generation_settings() {
     let dir = tempfile::tempdir().unwrap();
     let mut config: Value =

@@ -22,6 +22,8 @@ pub enum Names {
     DeepSeek,
     /// GPT-2.
     Gpt2,
+    /// Falcon.
+    Falcon,
 }
 
 /// The embedding, as a path of fields.
@@ -70,10 +72,30 @@ const GPT2: [(&str, &str); 10] = [
     ("norm", "ln_f"),
 ];
 
+/// Fields, and what they are called in Falcon.
+const FALCON: [(&str, &str); 9] = [
+    ("model", "transformer"),
+    ("embed_tokens", "word_embeddings"),
+    ("layers", "h"),
+    ("self_attn", "self_attention"),
+    ("qkv_proj", "query_key_value"),
+    ("o_proj", "dense"),
+    ("up_proj", "dense_h_to_4h"),
+    ("down_proj", "dense_4h_to_h"),
+    ("norm", "ln_f"),
+];
+
 impl Names {
     /// All of them.
-    const ALL: [Self; 6] =
-        [Self::Llama, Self::GptNeox, Self::Mixtral, Self::GptOss, Self::DeepSeek, Self::Gpt2];
+    const ALL: [Self; 7] = [
+        Self::Llama,
+        Self::GptNeox,
+        Self::Mixtral,
+        Self::GptOss,
+        Self::DeepSeek,
+        Self::Gpt2,
+        Self::Falcon,
+    ];
 
     /// Whether a tensor is in the body of a decoder, by what its name begins with in any family.
     pub(super) fn is_in_body(tensor: &str) -> bool {
@@ -90,6 +112,7 @@ impl Names {
             Self::GptOss => &GPT_OSS,
             Self::DeepSeek => &DEEP_SEEK,
             Self::Gpt2 => &GPT2,
+            Self::Falcon => &FALCON,
         };
         table.iter().find(|(own, _)| *own == field).map_or(field, |(_, name)| *name)
     }
@@ -208,6 +231,7 @@ mod tests {
             ("embed_out.weight", Some(TokenMatrix::Head), false),
             ("transformer.wte.weight", Some(TokenMatrix::Embedding), true),
             ("transformer.wpe.weight", None, true),
+            ("transformer.word_embeddings.weight", Some(TokenMatrix::Embedding), true),
             ("model.layers.0.mlp.up_proj.weight", None, true),
             ("modelled.weight", None, false),
             ("score.weight", None, false),

@@ -38,9 +38,12 @@ const WRAPPERS: [&str; 4] = ["base_model.model.", "_orig_mod.", "_fsdp_wrapped_m
 /// What is before `layers.0.` in the names of a decoder.
 const BODY: &str = "model.";
 
-/// The same in GPT-NeoX and in GPT-2, whose embeddings have other names, too.
-const OWN_BODIES: [(&str, &str); 2] =
-    [("gpt_neox.", "embed_in.weight"), ("transformer.", "wte.weight")];
+/// The same in GPT-NeoX, GPT-2 and Falcon, whose embeddings have other names, too.
+const OWN_BODIES: [(&str, &str); 3] = [
+    ("gpt_neox.", "embed_in.weight"),
+    ("transformer.", "wte.weight"),
+    ("transformer.", "word_embeddings.weight"),
+];
 
 /// What may be there instead: the names of decoders within models of more than text, and those of a
 /// decoder that was saved without its head. The first that is found counts.
@@ -238,7 +241,7 @@ mod tests {
             let got = found.map(|name| renaming.renamed(name).unwrap());
             assert_eq!(got, plain, "{renaming:?}");
         }
-        let [(neox, _), (gpt2, _)] = OWN_BODIES;
+        let [(neox, _), (gpt2, _), _] = OWN_BODIES;
         let neox = Renaming { own: neox, ..renaming("", Some("")) };
         assert_eq!(neox.renamed("layers.0.a").unwrap(), "gpt_neox.layers.0.a");
         assert_eq!(neox.renamed("embed_out.weight").unwrap(), "embed_out.weight");

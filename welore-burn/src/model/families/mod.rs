@@ -8,6 +8,7 @@ mod cohere2;
 mod deepseek;
 mod ernie4_5;
 mod exaone4;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -97,6 +98,7 @@ static FAMILIES: &[&dyn Family] = &[
     &ministral::Ministral,
     &gpt_neox::GptNeox,
     &gpt2::Gpt2,
+    &falcon::Falcon,
     &exaone4::Exaone4,
     &mixtral::Mixtral,
     &qwen2_moe::Qwen2Moe,
