@@ -61,7 +61,7 @@ fn assert_comes_back(
 }
 
 /// A model, the architecture that it is written as, and what was changed in it.
-const FAMILIES: [(&str, &str, Change); 20] = [
+const FAMILIES: [(&str, &str, Change); 21] = [
     ("tiny-qwen3", "qwen3", nothing),
     // Rotary positions are in all layers but every fourth.
     ("tiny-smollm3", "smollm3", |c| c["no_rope_layers"] = Value::Null),
@@ -81,6 +81,7 @@ const FAMILIES: [(&str, &str, Change); 20] = [
     ("tiny-glm4", "glm4", nothing),
     ("tiny-neox", "gptneox", nothing),
     ("tiny-gpt2", "gpt2", nothing),
+    ("tiny-falcon", "falcon", nothing),
     ("tiny-olmo", "olmo", nothing),
     ("tiny-arcee", "arcee", nothing),
     // The smaller models have no sliding window.
@@ -318,6 +319,7 @@ fn what_llama_cpp_computes_a_little_differently_is_said() {
         ("tiny-mistral", "ignores the sliding window"),
         ("tiny-phi3", "ignores the sliding window"),
         ("tiny-neox", "approximates"),
+        ("tiny-falcon", "approximates"),
         // Not those that llama.cpp takes for granted.
         ("tiny-cohere2", "older versions of llama.cpp take others"),
         ("tiny-qwen3", ""),

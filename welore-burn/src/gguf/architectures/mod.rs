@@ -11,6 +11,7 @@ mod computed;
 mod deci;
 mod ernie4_5;
 mod exaone4;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
@@ -140,6 +141,7 @@ static ARCHITECTURES: &[Known] = &[
     &chatglm::ChatGlm,
     &gptneox::GptNeox,
     &gpt2::Gpt2,
+    &falcon::Falcon,
     &olmo::Olmo,
     &seed_oss::SeedOss,
     &arcee::Arcee,
