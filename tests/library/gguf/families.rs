@@ -193,7 +193,7 @@ fn keys_and_tensors_have_the_names_of_llama_cpp() {
         (
             "tiny-gpt2",
             &["gpt2.attention.layer_norm_epsilon", "position_embd.weight", "blk.1.attn_qkv.bias"],
-            &["output.weight"],
+            &["layer_norm_rms_epsilon", "ffn_gate"],
         ),
         ("tiny-cohere2", &["cohere2.logit_scale", "blk.2.attn_norm.weight"], &["ffn_norm"]),
     ];
