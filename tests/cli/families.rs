@@ -101,3 +101,12 @@ fn gpt_neox_goes_the_whole_way_under_its_own_names() {
         ["attention.query_key_value", "attention.dense", "mlp.dense_h_to_4h", "mlp.dense_4h_to_h"];
     goes_the_whole_way("tiny-neox", "gpt_neox.layers", matrices);
 }
+
+#[test]
+fn gpt_2_goes_the_whole_way_with_weights_as_its_files_have_them() {
+    goes_the_whole_way(
+        "tiny-gpt2",
+        "transformer.h",
+        ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+    );
+}

@@ -85,6 +85,8 @@ families! {
     neox "tiny-neox"
     cohere2 "tiny-cohere2"
     exaone4 "tiny-exaone4"
+    gpt2 "tiny-gpt2"
+    falcon "tiny-falcon"
     mixtral "tiny-mixtral"
     qwen2_moe "tiny-qwen2-moe"
     qwen3_moe "tiny-qwen3-moe"

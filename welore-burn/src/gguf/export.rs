@@ -18,8 +18,8 @@ use crate::named::Named;
 use crate::progress::Progress;
 use crate::workers::Budget;
 
-/// How a GGUF file is written. Vectors, such as norms and biases, are F32 whatever is chosen, as
-/// llama.cpp wants them.
+/// How a GGUF file is written. Vectors, such as norms and biases, and learned positions are F32 whatever
+/// is chosen, as llama.cpp wants them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GgufOptions {
     /// The model's name, which llama.cpp shows.
@@ -236,11 +236,14 @@ fn outgoing(
         let own = unknown.remove(&entry.name);
         let of_its_kind =
             if entry.is_of_tokens() { options.embedding } else { options.projections };
-        let is_f32 = entry.is_vector() || entry.is_router();
-        let dtype = match (is_f32, own, own.or(of_its_kind)) {
+        let dtype = match (entry.is_f32(), own, own.or(of_its_kind)) {
             (true, None | Some(TensorType::F32), _) => TensorType::F32,
             (true, Some(_), _) => {
-                let what = if entry.is_vector() { "a vector" } else { "a router" };
+                let what = match (entry.is_vector(), entry.is_router()) {
+                    (true, _) => "a vector",
+                    (_, true) => "a router",
+                    _ => "a table of positions",
+                };
                 let reason = format!("is {what}, and llama.cpp wants those in f32");
                 return Err(GgufError::Choice { tensor: entry.name, reason });
             }

@@ -27,7 +27,7 @@ use std::path::{Path, PathBuf};
 
 use self::architectures::Known;
 use self::names::{Part, Planned};
-use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
+use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter, Turned};
 use crate::files::{OutputDir, write_file};
 use crate::forms::{TensorSpec, parameters_in};
 use crate::ggml::GgufFile;
@@ -108,7 +108,12 @@ pub fn convert_gguf(
     if let Some(card) = licence_card(&file) {
         write("README.md", card.as_bytes())?;
     }
-    write_weights(&file, &planned, output, progress)?;
+    let names = planned.iter().map(|tensor| tensor.spec.name.as_str());
+    let turned = match model.config.names.turns_layers() {
+        true => Turned::of(names),
+        false => Turned::default(),
+    };
+    write_weights(&file, &planned, &turned, output, progress)?;
     Ok(summary(&file, model.architecture, &planned))
 }
 
@@ -123,6 +128,7 @@ fn licence_card(file: &GgufFile) -> Option<String> {
 fn write_weights(
     file: &GgufFile,
     planned: &[Planned],
+    turned: &Turned,
     output: &OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<(), GgufError> {
@@ -131,7 +137,7 @@ fn write_weights(
         other => other.into(),
     };
     let specs: Vec<TensorSpec> = planned.iter().map(|tensor| tensor.spec.clone()).collect();
-    let layout = ShardLayout::new(&specs, DEFAULT_SHARD_BYTES)?;
+    let layout = ShardLayout::turning(&specs, DEFAULT_SHARD_BYTES, turned)?;
     let files = ShardWriter::new(output.path(), &layout).map_err(named)?;
     progress.begin("converting", planned.len());
     progress.count_in("tensors");

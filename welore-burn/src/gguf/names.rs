@@ -75,19 +75,26 @@ impl Entry {
         self.shape.len() == 1
     }
 
-    /// Whether it chooses between experts or weighs the shared one: llama.cpp wants it in F32.
+    /// Whether it chooses between experts or weighs the shared one.
     pub fn is_router(&self) -> bool {
         self.gguf.contains(ROUTER)
     }
 
+    /// Whether llama.cpp wants it in F32.
+    pub fn is_f32(&self) -> bool {
+        self.is_vector() || self.is_router() || self.gguf == POSITIONS
+    }
+
     /// Whether it has a row for each token: the embedding or the head.
     pub fn is_of_tokens(&self) -> bool {
-        !self.is_vector() && !self.gguf.starts_with("blk.")
+        !self.is_f32() && !self.gguf.starts_with("blk.")
     }
 }
 
 /// What is in the names of routers, and of the gate of an expert that sees all tokens.
 const ROUTER: &str = ".ffn_gate_inp";
+/// The table of learned positions in files.
+const POSITIONS: &str = "position_embd.weight";
 
 /// How llama.cpp orders the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,6 +302,10 @@ pub(super) fn entries(config: &DecoderConfig, architecture: Known) -> Vec<Entry>
     let hidden = config.hidden_size;
     let table = [config.vocab_size, hidden];
     list.add("token_embd", "model.embed_tokens", "weight", &table, RowOrder::Same);
+    if config.learned_positions {
+        let table = [config.max_position_embeddings, hidden];
+        list.add("position_embd", "model.embed_positions", "weight", &table, RowOrder::Same);
+    }
     for layer in 0..config.num_hidden_layers {
         list.add_layer(layer, architecture);
     }

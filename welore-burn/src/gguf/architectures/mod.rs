@@ -12,10 +12,12 @@ mod deci;
 mod deepseek2;
 mod ernie4_5;
 mod exaone4;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gpt2;
 mod gpt_oss;
 mod gptneox;
 mod granite;
@@ -150,6 +152,8 @@ static ARCHITECTURES: &[Known] = &[
     &glm4::Glm4,
     &chatglm::ChatGlm,
     &gptneox::GptNeox,
+    &gpt2::Gpt2,
+    &falcon::Falcon,
     &olmo::Olmo,
     &seed_oss::SeedOss,
     &arcee::Arcee,
