@@ -13,8 +13,10 @@ A factored matrix X, [out, in] and of rank r, is stored in one of two ways:
               the rows of X with the numbers in `pivots` are the rows of V;
               the others, in rising order, are the rows of C V
 
-A bias is still called X.bias, and all other tensors are those of the Hugging Face model. Of a model with
-experts, and of one in llama.cpp's blocks (`compress --for welore`), load what `welore-cli export --dense` writes.
+A bias is still called X.bias, and all other tensors are those of the Hugging Face model. Also where that
+model stores weights as [in, out] (GPT-2's Conv1D), the factors are as above, those of a linear layer. Of a
+model with experts, and of one in llama.cpp's blocks (`compress --for welore`), load what `welore-cli export
+--dense` writes.
 """
 
 import argparse
@@ -107,15 +109,18 @@ def load_factored(directory, dtype=None):
     with without_memory_for_weights():
         model = AutoModelForCausalLM.from_config(config)
     for name in [name.removesuffix(".V.weight") for name in tensors if name.endswith(".V.weight")]:
-        dense = model.get_submodule(name)
-        rank, pivots = tensors[f"{name}.V.weight"].shape[0], tensors.get(f"{name}.pivots")
+        rank, d_input = tensors[f"{name}.V.weight"].shape
+        pivots, has_bias = tensors.get(f"{name}.pivots"), f"{name}.bias" in tensors
+        d_output = len(tensors[f"{name}.U.weight"]) if pivots is None else rank + len(tensors[f"{name}.C.weight"])
         with torch.device("meta" if pivots is None else "cpu"):
-            layer = LowRankLinear(dense.in_features, dense.out_features, rank, dense.bias is not None, pivots)
+            layer = LowRankLinear(d_input, d_output, rank, has_bias, pivots)
         model.set_submodule(name, layer)
     if "embed_out.weight" in tensors and "lm_head.weight" in model.state_dict():  # GPT-NeoX in transformers 5
         tensors["lm_head.weight"] = tensors.pop("embed_out.weight")
     if config.tie_word_embeddings:
-        tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"]
+        names = {part: name for name, part in model.named_modules()}
+        embedding, head = (names[part] for part in (model.get_input_embeddings(), model.get_output_embeddings()))
+        tensors[f"{head}.weight"] = tensors[f"{embedding}.weight"]
     model.load_state_dict(tensors, strict=True, assign=True)
     model.tie_weights()
     if (directory / "generation_config.json").is_file():

@@ -103,6 +103,15 @@ fn gpt_neox_goes_the_whole_way_under_its_own_names() {
 }
 
 #[test]
+fn gpt_2_goes_the_whole_way_with_weights_as_its_files_have_them() {
+    goes_the_whole_way(
+        "tiny-gpt2",
+        "transformer.h",
+        ["attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"],
+    );
+}
+
+#[test]
 fn experts_are_shown_and_written_with_a_warning_where_transformers_does_not_load_them() {
     for (fixture, warns) in [("tiny-gpt-oss", true), ("tiny-mixtral", false)] {
         let sandbox = sandbox(fixture);

@@ -53,6 +53,8 @@ pub const FAMILIES: &[&str] = &[
     "tiny-neox",
     "tiny-cohere2",
     "tiny-exaone4",
+    "tiny-gpt2",
+    "tiny-falcon",
     "tiny-mixtral",
     "tiny-qwen2-moe",
     "tiny-qwen3-moe",

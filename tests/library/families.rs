@@ -23,7 +23,8 @@ use welore_burn::eval::{PerplexityOptions, perplexity};
 use welore_burn::files::OutputDir;
 use welore_burn::linalg::Shrinkage;
 use welore_burn::model::{
-    Decoder, LanguageModel, TokenScales, device_of, load_model, open_model, projections,
+    Decoder, LanguageModel, TokenScales, device_of, load_model, open_model, open_weights,
+    projections,
 };
 use welore_burn::plan::{Loss, PlanOptions, RankPlan, Target, make_plan};
 use welore_burn::progress::Interrupted;
@@ -85,6 +86,8 @@ families! {
     neox "tiny-neox"
     cohere2 "tiny-cohere2"
     exaone4 "tiny-exaone4"
+    gpt2 "tiny-gpt2"
+    falcon "tiny-falcon"
     mixtral "tiny-mixtral"
     qwen2_moe "tiny-qwen2-moe"
     qwen3_moe "tiny-qwen3-moe"
@@ -125,7 +128,7 @@ impl Case {
     fn new(name: &'static str) -> Self {
         let scratch = tempdir().unwrap();
         let calibration = calibrated(&fixture(name), &scratch.path().join("calibration"));
-        Self { name, checkpoint: crate::checkpoint(name), calibration, scratch }
+        Self { name, checkpoint: open_weights(fixture(name)).unwrap(), calibration, scratch }
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -153,6 +156,10 @@ impl Case {
         let whole = collector.finish().unwrap();
         for matrix in model.matrices() {
             let name = matrix.name;
+            // Those of experts that see few tokens are filled up with others.
+            if name.as_str().contains(".experts.") {
+                continue;
+            }
             let of_inputs =
                 gap(&self.calibration.inputs(&name).unwrap(), &whole.inputs(&name).unwrap());
             assert!(of_inputs < 1e-4, "inputs of {name} in {}: {of_inputs}", self.name);
@@ -360,7 +367,7 @@ fn calibrated(dir: &Path, path: &Path) -> Calibration {
         allow_deficient: true,
         ..CalibrationOptions::default()
     };
-    let (checkpoint, model) = (Checkpoint::open(dir).unwrap(), load(dir, &device().autodiff()));
+    let (checkpoint, model) = (open_weights(dir).unwrap(), load(dir, &device().autodiff()));
     let text = text(WINDOWS * SEQ_LEN).into();
     calibrate(&model, Some(&checkpoint), &text, &options, path, &mut ()).unwrap();
     Calibration::open(path).unwrap()

@@ -16,7 +16,7 @@ use welore_burn::modules::MatrixName;
 use crate::{checkpoint, device, fixture};
 
 /// A directory with these tensors, of zeros, and this configuration.
-fn model(tensors: &[(&str, Dtype, &[usize])], config: Option<&str>) -> TempDir {
+pub fn model(tensors: &[(&str, Dtype, &[usize])], config: Option<&str>) -> TempDir {
     let dir = tempdir().unwrap();
     let of = |(_, dtype, shape): &(&str, Dtype, &[usize])| {
         vec![0u8; shape.iter().product::<usize>() * dtype.bitsize() / 8]

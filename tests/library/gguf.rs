@@ -1,5 +1,6 @@
 //! GGUF files become model directories, and hostile files give errors.
 
+mod experts;
 mod export;
 mod families;
 mod read_only;
@@ -349,7 +350,16 @@ fn metadata_that_are_not_supported_are_an_error_that_names_them() {
         ("llama.attention.value_length", |g| {
             g.set("llama.attention.value_length", Meta::U32(4));
         }),
-        ("llama.expert_count", |g| g.set("llama.expert_count", Meta::U32(8))),
+        ("`blk.0.ffn_down_exps.weight` is missing", |g| {
+            g.set("llama.expert_count", Meta::U32(8));
+        }),
+        ("llama.expert_count` is 8, but `blk.0.ffn_down_exps.weight` is of 2", |g| {
+            g.set("llama.expert_count", Meta::U32(8));
+            g.add_f32("blk.0.ffn_down_exps.weight", &[2, 4, 1], &[1.0; 8]);
+        }),
+        ("expert_weights_scale` is 2; only 1", |g| {
+            g.set("llama.expert_weights_scale", Meta::F32(2.0));
+        }),
         ("split.no` is missing", |g| g.set("split.count", Meta::U32(3))),
         ("spline", |g| g.set("llama.rope.scaling.type", Meta::Text("spline".into()))),
         ("rope_factors_short.weight` is missing", |g| {

@@ -139,6 +139,65 @@ fn layers_that_differ_are_described_one_by_one() {
     assert!(few.to_string().contains("layer_types"), "{few}");
 }
 
+/// Fields of GPT-2 have names of their own, and its MLPs are four times as wide as the rest unless it is
+/// said how wide.
+#[test]
+fn sizes_and_scales_of_gpt_2_are_read_from_its_own_fields() {
+    let of = |more: Value| {
+        let mut config = json!({ "model_type": "gpt2", "vocab_size": 64 });
+        for (field, size) in [("n_embd", 32), ("n_layer", 2), ("n_head", 4)] {
+            config[field] = size.into();
+        }
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        DecoderConfig::from_hf_json(&config.to_string())
+    };
+    let config = of(json!({ "n_positions": 80, "intermediate_size": 9, "n_inner": null })).unwrap();
+    let sizes = [config.hidden_size, config.num_hidden_layers, config.num_attention_heads];
+    assert_eq!((sizes, config.intermediate_size, config.context()), ([32, 2, 4], 128, 80));
+    assert_eq!(of(json!({ "n_inner": 40 })).unwrap().intermediate_size, 40);
+    assert_eq!(of(json!({ "n_embd": null })).unwrap().hidden_size, 768);
+    assert_eq!(config.parameters(), config.init(&device()).num_params() as u128);
+
+    let scales = |more: Value| {
+        let config = of(more).unwrap();
+        [0, 1].map(|layer| config.attention_scale_of(layer))
+    };
+    assert_eq!(scales(json!({ "reorder_and_upcast_attn": true })), [None, None]);
+    assert_eq!(scales(json!({ "scale_attn_weights": false })), [Some(1.0), Some(1.0)]);
+    let by_layer = json!({ "scale_attn_weights": false, "scale_attn_by_inverse_layer_idx": true });
+    assert_eq!(scales(by_layer), [Some(1.0), Some(0.5)]);
+    let usual = 8f64.powf(-0.5);
+    let by_layer = json!({ "scale_attn_by_inverse_layer_idx": true });
+    assert_eq!(scales(by_layer), [Some(usual), Some(usual / 2.0)]);
+
+    for (field, value) in [
+        ("add_cross_attention", json!(true)),
+        ("layer_norm_epsilon", json!(0.0)),
+        ("n_inner", json!(0)),
+        ("n_layer", json!(1u64 << 40)),
+        ("n_embd", json!("wide")),
+    ] {
+        assert!(of(json!({ field: value })).is_err(), "{field}");
+    }
+}
+
+#[test]
+fn falcons_of_other_sizes_are_refused_by_field() {
+    let of = |more| short_config("falcon", more);
+    let config = of(json!({ "ffn_hidden_size": null, "activation": "relu" })).unwrap();
+    assert_eq!((config.num_key_value_heads, config.intermediate_size), (1, 256));
+    assert_eq!(of(json!({ "ffn_hidden_size": 40 })).unwrap().intermediate_size, 40);
+    assert_eq!(of(json!({ "multi_query": false })).unwrap().num_key_value_heads, 32);
+    for (field, value) in [
+        ("alibi", json!(true)),
+        ("new_decoder_architecture", json!(true)),
+        ("num_ln_in_parallel_attn", json!(2)),
+    ] {
+        let error = of(json!({ field: value })).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
 #[test]
 fn a_default_end_of_text_gives_way_to_that_of_the_generation_settings() {
     let dir = tempfile::tempdir().unwrap();
@@ -179,8 +238,8 @@ fn configurations_of_other_models_are_refused_by_field() {
         config[key] = value;
         DecoderConfig::from_hf_json(&config.to_string()).unwrap_err()
     };
-    let other = edited("model_type", json!("gpt2"));
-    let unknown = "gpt2".to_string();
+    let other = edited("model_type", json!("gptj"));
+    let unknown = "gptj".to_string();
     assert!(
         matches!(&other, ConfigError::Architecture { model_type, .. } if *model_type == unknown)
     );

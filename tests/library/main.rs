@@ -39,6 +39,7 @@ mod targets;
 mod tokenizer;
 mod train;
 mod tuning;
+mod turned;
 mod types;
 
 use std::path::{Path, PathBuf};

@@ -11,13 +11,12 @@ use safetensors::tensor::{TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use welore_burn::calibrate::{
-    Calibration, CalibrationOptions, CalibrationSummary, Collector, calibrate,
+    Calibration, CalibrationOptions, CalibrationSummary, Collector, calibrate, write_imatrix,
 };
 use welore_burn::checkpoint::Remark;
 use welore_burn::compress::{BlockwiseOptions, Compressor, RefineOptions};
 use welore_burn::data::TokenRows;
 use welore_burn::eval::{PerplexityOptions, perplexity};
-use welore_burn::gguf::{GgufOptions, export_gguf};
 use welore_burn::linalg::{SecondMoment, Shrinkage};
 use welore_burn::model::{
     Decoder, LanguageModel, load_model, open_model, open_weights, projections,
@@ -28,6 +27,7 @@ use welore_burn::train::{
     ExecutionOptions, RunPlace, Score, TrainOptions, Trainable, Training, TrainingEvent,
 };
 
+use crate::gguf::writer::{Gguf, Meta};
 use crate::{checkpoint, compress_into, device, expected, fixture, floats, ids};
 
 /// The tensors of a fixture of four experts, with those of all experts of a layer in one, as
@@ -174,18 +174,6 @@ fn matrices_of_experts_are_compressed_and_routers_are_not() {
     }
 }
 
-#[test]
-fn gguf_is_refused_in_one_line() {
-    let dir = tempdir().unwrap();
-    for name in ["tiny-mixtral", "tiny-olmoe"] {
-        let opened = open_model(fixture(name), &device()).unwrap();
-        let file = dir.path().join("model.gguf");
-        let error = export_gguf(&opened, &file, &GgufOptions::default(), &mut ()).unwrap_err();
-        assert!(error.to_string().contains("has no experts"), "{error}");
-        assert!(!file.exists());
-    }
-}
-
 const SEQ_LEN: usize = 32;
 const WINDOWS: usize = 4;
 
@@ -279,6 +267,57 @@ fn inputs_of_an_expert_are_those_of_the_tokens_that_it_sees() {
     }
     assert_eq!(summary.mixed_experts, mixed);
     assert!(mixed > 0, "the test has an expert that sees few tokens");
+}
+
+#[test]
+fn importance_matrices_have_those_of_all_experts() {
+    let scratch = tempdir().unwrap();
+    // Matrices of Mixtral have other names, and the same tensors.
+    for model in ["tiny-qwen2-moe", "tiny-mixtral"] {
+        let (ours, _) = calibrated(model, &scratch.path().join(model));
+        let path = scratch.path().join("imatrix.gguf");
+        let written = write_imatrix(&ours, &path).unwrap();
+        assert_eq!(written.matrices, ours.names().count());
+        let file = fs::read(&path).unwrap();
+        let tensor = b"blk.1.ffn_down_exps.weight.in_sum2";
+        assert!(file.windows(tensor.len()).any(|window| window == tensor));
+        let back = Calibration::open(&path).unwrap();
+        back.check_model(open_model(fixture(model), &device()).unwrap().skeleton()).unwrap();
+        assert_eq!(back.names().count(), written.matrices);
+        for name in ours.names() {
+            assert!(back.knows(name), "{name}");
+            let [want, got] = [&ours, &back].map(|from| from.input_squares(name).unwrap());
+            assert_eq!(want.count(), got.count(), "{name}");
+            for (want, got) in want.squares().iter().zip(got.squares()) {
+                assert!((want - got).abs() <= 1e-6 * want, "{name}: {got} for {want}");
+            }
+        }
+    }
+}
+
+#[test]
+fn an_expert_without_tokens_in_an_importance_matrix_has_the_mean_of_the_others() {
+    let mut file = Gguf::default();
+    file.set("general.type", Meta::Text("imatrix".into()));
+    let stack = "blk.0.ffn_up_exps.weight";
+    file.add_f32(&format!("{stack}.in_sum2"), &[3, 2], &[2.0, 4.0, 0.0, 0.0, 7.0, 2.0]);
+    file.add_f32(&format!("{stack}.counts"), &[3, 1], &[1.0, 0.0, 2.0]);
+    // Measured as well, and nothing that is compressed.
+    file.add_f32("blk.0.ffn_gate_inp.weight.in_sum2", &[1, 2], &[1.0, 1.0]);
+    file.add_f32("blk.0.ffn_gate_inp.weight.counts", &[1, 1], &[1.0]);
+    let dir = tempdir().unwrap();
+    let path = dir.path().join("imatrix.gguf");
+    fs::write(&path, file.bytes()).unwrap();
+    let found = Calibration::open(&path).unwrap();
+    assert_eq!(found.names().count(), 3);
+    for (expert, squares) in [(0, [2.0, 4.0]), (1, [3.0, 2.0]), (2, [3.5, 1.0])] {
+        let name = format!("model.layers.0.mlp.experts.{expert}.up_proj").into();
+        assert_eq!(found.inputs(&name).unwrap().squares(), squares, "{name}");
+    }
+    file.tensor("blk.0.ffn_up_exps.weight.counts").data = vec![0; 12];
+    fs::write(&path, file.bytes()).unwrap();
+    let error = Calibration::open(&path).unwrap_err().to_string();
+    assert!(error.contains("0 tokens"), "{error}");
 }
 
 #[test]

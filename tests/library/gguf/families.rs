@@ -8,20 +8,22 @@ use safetensors::tensor::{Dtype, TensorView, serialize_to_file};
 use serde_json::{Value, json};
 use tempfile::{TempDir, tempdir};
 use welore_burn::checkpoint::Checkpoint;
+use welore_burn::ggml::TensorType;
 use welore_burn::gguf::GgufOptions;
 use welore_burn::model::{DecoderConfig, read_config};
 
 use super::export::{edit, export, model, there_and_back};
 use super::logits;
+use crate::turned::stored;
 use crate::{expected, ids};
 
 /// What is changed in a model so that llama.cpp has it.
 type Change = fn(&mut Value);
 
 /// The weights of a model by their names: types, shapes and bytes.
-type Weights = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+pub(super) type Weights = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
 
-fn nothing(_: &mut Value) {}
+pub(super) fn nothing(_: &mut Value) {}
 
 /// Changes the weights of a model in one file.
 fn rewrite(dir: &Path, change: impl FnOnce(&mut Weights)) {
@@ -41,7 +43,7 @@ fn rewrite(dir: &Path, change: impl FnOnce(&mut Weights)) {
 
 /// Asserts that a file and the directory that is made of it are a model of this architecture that
 /// computes what the first one does. Returns the configurations of both.
-fn assert_comes_back(
+pub(super) fn assert_comes_back(
     model: &Path,
     dir: &TempDir,
     name: &str,
@@ -59,7 +61,7 @@ fn assert_comes_back(
 }
 
 /// A model, the architecture that it is written as, and what was changed in it.
-const FAMILIES: [(&str, &str, Change); 19] = [
+const FAMILIES: [(&str, &str, Change); 21] = [
     ("tiny-qwen3", "qwen3", nothing),
     // Rotary positions are in all layers but every fourth.
     ("tiny-smollm3", "smollm3", |c| c["no_rope_layers"] = Value::Null),
@@ -78,6 +80,8 @@ const FAMILIES: [(&str, &str, Change); 19] = [
     ("tiny-glm", "chatglm", nothing),
     ("tiny-glm4", "glm4", nothing),
     ("tiny-neox", "gptneox", nothing),
+    ("tiny-gpt2", "gpt2", nothing),
+    ("tiny-falcon", "falcon", nothing),
     ("tiny-olmo", "olmo", nothing),
     ("tiny-arcee", "arcee", nothing),
     // The smaller models have no sliding window.
@@ -103,7 +107,12 @@ fn families_with_an_architecture_of_their_own_come_back() {
 }
 
 /// Makes a model of a fixture with other weights.
-fn changed(name: &str, dir: &TempDir, config: Change, weights: fn(&mut Weights)) -> PathBuf {
+pub(super) fn changed(
+    name: &str,
+    dir: &TempDir,
+    config: Change,
+    weights: fn(&mut Weights),
+) -> PathBuf {
     let model = model(name, dir.path());
     edit(&model.join("config.json"), config);
     rewrite(&model, weights);
@@ -158,14 +167,14 @@ fn families_that_llama_computes_as_well_are_written_as_llama() {
     }
 }
 
-fn holds(file: &[u8], bytes: &[u8]) -> bool {
+pub(super) fn holds(file: &[u8], bytes: &[u8]) -> bool {
     file.windows(bytes.len()).any(|window| window == bytes)
 }
 
 #[test]
 fn keys_and_tensors_have_the_names_of_llama_cpp() {
     // What is there, then what is not.
-    let cases: [(&str, &[&str], &[&str]); 8] = [
+    let cases: [(&str, &[&str], &[&str]); 9] = [
         ("tiny-granite", &["granite.attention.scale", "granite.residual_scale"], &["softcapping"]),
         (
             "tiny-gemma2",
@@ -186,6 +195,11 @@ fn keys_and_tensors_have_the_names_of_llama_cpp() {
         ),
         ("tiny-olmo", &["olmo.attention.clamp_kqv"], &["attn_norm", "output_norm"]),
         ("tiny-neox", &["gptneox.use_parallel_residual", "blk.1.attn_qkv.bias"], &["gpt_neox"]),
+        (
+            "tiny-gpt2",
+            &["gpt2.attention.layer_norm_epsilon", "position_embd.weight", "blk.1.attn_qkv.bias"],
+            &["layer_norm_rms_epsilon", "ffn_gate"],
+        ),
         ("tiny-cohere2", &["cohere2.logit_scale", "blk.2.attn_norm.weight"], &["ffn_norm"]),
     ];
     for (name, there, not_there) in cases {
@@ -248,9 +262,26 @@ fn rows_of_gpt_neox_are_all_queries_then_all_keys_then_all_values() {
     }
 }
 
+/// llama.cpp has its matrices as those of others, and wants its positions in F32 whatever is chosen.
+#[test]
+fn weights_of_gpt_2_come_back_in_the_layout_of_its_files() {
+    let dir = tempdir().unwrap();
+    let model = model("tiny-gpt2", dir.path());
+    let (_, back) = there_and_back(&model, dir.path());
+    assert_eq!(stored(&back), stored(&model));
+
+    let path = dir.path().join("halves.gguf");
+    let half = Some(TensorType::F16);
+    let options = GgufOptions { projections: half, embedding: half, ..GgufOptions::default() };
+    export(&model, &path, &options).unwrap();
+    let file = fs::read(path).unwrap();
+    assert!(holds(&file, &bytes_of(entries(&model, "transformer.wpe.weight"))));
+    assert!(!holds(&file, &bytes_of(entries(&model, "transformer.wte.weight"))));
+}
+
 #[test]
 fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
-    let cases: [(&str, &str, Change); 9] = [
+    let cases: [(&str, &str, Change); 16] = [
         ("tiny-gemma2", "0.25 as the scale of attention", nothing),
         ("tiny-gemma2", "50 as the cap of the scores of attention", |c| {
             c["query_pre_attn_scalar"] = 16.into();
@@ -271,6 +302,15 @@ fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
         ("tiny-olmo3", "needs a head beside the embedding", nothing),
         ("tiny-exaone4", "no sliding window on some layers only", nothing),
         ("tiny-ministral", "no sliding window on some layers only", nothing),
+        ("tiny-qwen2-moe", "needs a head beside the embedding", nothing),
+        ("tiny-qwen3-moe", "`qwen3moe` of llama.cpp has experts on all layers", nothing),
+        ("tiny-olmoe", "a head of keys for each of queries", nothing),
+        ("tiny-gpt-oss", "computes experts in another way", nothing),
+        ("tiny-deepseek-v2", "short vectors for queries", nothing),
+        ("tiny-deepseek-v3", "as the scale of attention", nothing),
+        ("tiny-gpt2", "one scale of attention for all layers", |c| {
+            c["scale_attn_by_inverse_layer_idx"] = true.into();
+        }),
         ("tiny-arcee", "another activation", |c| c["hidden_act"] = "relu".into()),
     ];
     for (name, named, change) in cases {
@@ -290,6 +330,8 @@ fn what_llama_cpp_computes_a_little_differently_is_said() {
         ("tiny-mistral", "ignores the sliding window"),
         ("tiny-phi3", "ignores the sliding window"),
         ("tiny-neox", "approximates"),
+        ("tiny-mixtral", "ignores the sliding window"),
+        ("tiny-falcon", "approximates"),
         // Not those that llama.cpp takes for granted.
         ("tiny-cohere2", "older versions of llama.cpp take others"),
         ("tiny-qwen3", ""),

@@ -118,7 +118,10 @@ impl Calibration {
 
     /// Whether the inputs of a matrix were measured.
     pub fn knows(&self, name: &MatrixName) -> bool {
-        self.names().any(|known| known == name)
+        match &self.0 {
+            Source::Imatrix(matrix) => matrix.input(name).is_some(),
+            Source::File(_) | Source::Memory { .. } => self.names().any(|known| known == name),
+        }
     }
 
     /// The name under which the inputs of a matrix are stored: matrices with the same inputs share
@@ -145,7 +148,7 @@ impl Calibration {
     pub fn input_width(&self, name: &MatrixName) -> Result<usize, CalibrationError> {
         match &self.0 {
             Source::File(file) => Ok(file.shape(name)?[1]),
-            Source::Imatrix(matrix) => Ok(known(matrix.inputs(), name)?.size()),
+            Source::Imatrix(matrix) => Ok(of_imatrix(matrix, name)?.size()),
             Source::Memory { inputs, .. } => Ok(known(inputs, name)?.size()),
         }
     }
@@ -173,7 +176,7 @@ impl Calibration {
     pub fn inputs(&self, name: &MatrixName) -> Result<Cow<'_, SecondMoment>, CalibrationError> {
         match &self.0 {
             Source::File(file) => Ok(Cow::Owned(file.inputs(name)?)),
-            Source::Imatrix(matrix) => known(matrix.inputs(), name),
+            Source::Imatrix(matrix) => of_imatrix(matrix, name),
             Source::Memory { inputs, .. } => known(inputs, name),
         }
     }
@@ -300,7 +303,7 @@ impl Calibration {
         };
         let fits = match &self.0 {
             Source::File(file) => file.shape(name)? == shape,
-            Source::Imatrix(matrix) => known(matrix.inputs(), name)?.size() == shape[1],
+            Source::Imatrix(matrix) => of_imatrix(matrix, name)?.size() == shape[1],
             Source::Memory { inputs, outputs, .. } => {
                 fits(shape[1], inputs) && fits(shape[0], outputs)
             }
@@ -324,6 +327,14 @@ impl Calibration {
             Source::Imatrix(_) | Source::Memory { .. } => Ok(()),
         }
     }
+}
+
+fn of_imatrix<'a>(
+    matrix: &'a ImportanceMatrix,
+    name: &MatrixName,
+) -> Result<Cow<'a, SecondMoment>, CalibrationError> {
+    let foreign = || CalibrationError::Foreign { reason: format!("it has no `{name}`") };
+    matrix.input(name).map(Cow::Borrowed).ok_or_else(foreign)
 }
 
 fn known<'a>(

@@ -6,6 +6,7 @@ use safetensors::Dtype;
 
 use super::reader::{Checkpoint, MOST_TENSORS, TensorMeta};
 use super::remark::Remark;
+use super::turned::transposed;
 
 /// How the names of biases of gate and up projections end, `[experts, 2 * width]`. No other stacks of
 /// experts have some.
@@ -29,6 +30,8 @@ pub(super) enum Interleaved {
         /// From one row to the next, and from one column to the next.
         steps: [usize; 2],
     },
+    /// All of this tensor, whose columns are the rows.
+    Turned(At),
     /// In rows of MXFP4.
     Mxfp4 {
         /// Two numbers in a byte, the first in its lower half.
@@ -58,6 +61,9 @@ impl Interleaved {
                     }
                 }
                 made
+            }
+            Self::Turned((shard, whole)) => {
+                transposed(checkpoint.bytes_at(*shard, whole), [cols, rows])
             }
             Self::Mxfp4 { codes, exponents, first, step } => {
                 let codes = checkpoint.bytes_at(codes.0, &codes.1);

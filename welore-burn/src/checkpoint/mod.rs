@@ -17,6 +17,7 @@ mod scaled;
 mod shards;
 mod stacks;
 mod stored;
+mod turned;
 
 pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
@@ -30,3 +31,4 @@ pub use remark::Remark;
 pub(crate) use scaled::{forget_scales, has_scales};
 pub use shards::{DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 pub use stored::{PLAN_FILE, StoredMatrix};
+pub(crate) use turned::Turned;

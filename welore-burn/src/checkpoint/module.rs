@@ -9,6 +9,7 @@ use super::error::{CheckpointError, TensorProblem};
 use super::reader::Checkpoint;
 use super::shards::{ShardLayout, ShardWriter};
 use super::stored::StoredMatrix;
+use super::turned::Turned;
 use crate::forms::{FormError, LiveMatrix, PartKind, Slot, TensorSpec, matrices, skeleton, slots};
 use crate::modules::{MatrixName, Place, load_values, walk};
 use crate::progress::Progress;
@@ -207,7 +208,8 @@ pub fn save_module<M: Module>(
     let slots = slots(module).map_err(about(dir))?;
     let spec = |slot: &Slot| slot.spec(dtype_of(&slot.tensor));
     let specs: Vec<TensorSpec> = slots.iter().map(spec).collect();
-    let layout = ShardLayout::new(&specs, shard_bytes)?;
+    let turned = slots.iter().filter(|slot| slot.turned).map(|slot| slot.tensor.as_str());
+    let layout = ShardLayout::turning(&specs, shard_bytes, &Turned::of(turned))?;
     let writer = ShardWriter::new(dir, &layout)?;
     progress.begin("saving", slots.len());
     progress.count_in("tensors");

@@ -13,6 +13,7 @@ use super::interleaved::Interleaved;
 use super::remark::Remark;
 use super::scaled::Scales;
 use super::shards::LONGEST_HEADER;
+use super::turned::Turned;
 use crate::artifact::in_words;
 use crate::files::{FileError, LARGEST_INDEX, MappedFile, read_file};
 use crate::forms::{FormError, TensorSpec, parameters_in};
@@ -39,6 +40,8 @@ pub struct Checkpoint {
     pub(super) scaled: BTreeMap<String, Scales>,
     /// The places of entries that do not follow each other.
     pub(super) interleaved: BTreeMap<String, Interleaved>,
+    /// The layers whose weights are the transpose of what is read.
+    pub(super) turned: Turned,
     order: Vec<String>,
     remarks: Vec<Remark>,
     /// How names began in the files, and how they begin now.
@@ -58,7 +61,7 @@ struct Shard {
 pub struct TensorMeta {
     /// Stored type; BF16 for numbers of 8 bits with scales.
     pub dtype: Dtype,
-    /// Stored shape; `[out, in]` for a matrix.
+    /// Stored shape; `[out, in]` for a matrix, also where the file has `[in, out]` (GPT-2).
     pub shape: Vec<usize>,
     /// Where its bytes are; somewhere in them for a part of [`Interleaved`].
     pub(super) range: (usize, usize),
@@ -123,7 +126,7 @@ impl Checkpoint {
             return Err(missing(&single, MissingKind::Weights));
         }
         checkpoint.check_not_foreign()?;
-        Ok(checkpoint.with_scales()?.in_order())
+        Ok(checkpoint.with_scales()?.with_turned_layers().in_order())
     }
 
     /// Opens a single safetensors file of any kind.
@@ -145,8 +148,20 @@ impl Checkpoint {
     fn empty(dir: &Path) -> Self {
         let (tensors, scaled, order) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let (shards, remarks, digests) = (Vec::new(), Vec::new(), Mutex::default());
-        let (interleaved, beginnings, dir) = (BTreeMap::new(), None, dir.into());
-        Self { dir, shards, tensors, scaled, interleaved, order, remarks, beginnings, digests }
+        let (interleaved, turned) = (BTreeMap::new(), Turned::default());
+        let (beginnings, dir) = (None, dir.into());
+        Self {
+            dir,
+            shards,
+            tensors,
+            scaled,
+            interleaved,
+            turned,
+            order,
+            remarks,
+            beginnings,
+            digests,
+        }
     }
 
     pub(super) fn in_order(mut self) -> Self {
@@ -240,6 +255,7 @@ impl Checkpoint {
         self.scaled = scaled.map(|(name, scales)| (new_name(&name), scales)).collect();
         let interleaved = std::mem::take(&mut self.interleaved).into_iter();
         self.interleaved = interleaved.map(|(name, part)| (new_name(&name), part)).collect();
+        self.turned = std::mem::take(&mut self.turned).renamed(&new_name);
         self.digests = Mutex::default();
         self.in_order()
     }

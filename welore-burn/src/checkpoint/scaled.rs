@@ -135,7 +135,8 @@ fn stated_block(dir: &Path) -> Option<[usize; 2]> {
 
 impl Checkpoint {
     /// The bytes of a tensor in the type that it states, little-endian, row-major. Only those of
-    /// numbers of 8 bits with scales have to be made, and those of the experts of gpt-oss.
+    /// numbers of 8 bits with scales have to be made, those of the experts of gpt-oss, and those of
+    /// layers that are stored turned.
     ///
     /// # Errors
     ///
@@ -156,8 +157,8 @@ impl Checkpoint {
         ))
     }
 
-    /// Whether the bytes of a tensor have to be made: of numbers of 8 bits with scales, or of the
-    /// experts of gpt-oss.
+    /// Whether the bytes of a tensor have to be made: of numbers of 8 bits with scales, of the
+    /// experts of gpt-oss, or of layers that are stored turned.
     pub(crate) fn is_scaled(&self, tensor: &str) -> bool {
         self.scaled.contains_key(tensor) || self.interleaved.contains_key(tensor)
     }

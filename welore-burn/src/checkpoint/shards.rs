@@ -4,6 +4,7 @@
 //! file can be laid out first. Any thread can then write a tensor straight to its place, and no
 //! shard is ever in memory.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -13,6 +14,7 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Value, json};
 
 use super::error::CheckpointError;
+use super::turned::{Turned, transposed};
 use crate::files::{FileError, sync_dir, write_file};
 use crate::forms::TensorSpec;
 
@@ -45,6 +47,8 @@ struct Place {
     /// Offset from the beginning of the file.
     start: u64,
     bytes: u64,
+    /// Rows and columns of a matrix that the file has turned.
+    turned: Option<[usize; 2]>,
 }
 
 impl ShardLayout {
@@ -54,6 +58,16 @@ impl ShardLayout {
     ///
     /// [`CheckpointError::NotStorable`] if a name occurs twice or a header grows too large.
     pub fn new(tensors: &[TensorSpec], shard_bytes: u64) -> Result<Self, CheckpointError> {
+        Self::turning(tensors, shard_bytes, &Turned::default())
+    }
+
+    /// The same, where files have some matrices as `[in, out]`. Who writes and reads them has
+    /// `[out, in]`.
+    pub(crate) fn turning(
+        tensors: &[TensorSpec],
+        shard_bytes: u64,
+        turned: &Turned,
+    ) -> Result<Self, CheckpointError> {
         let mut shards: Vec<Vec<&TensorSpec>> = Vec::new();
         let (mut shard, mut filled) = (Vec::new(), 0u64);
         for tensor in tensors {
@@ -69,12 +83,21 @@ impl ShardLayout {
         let mut layout =
             Self { files: Vec::new(), places: BTreeMap::new(), bytes: 0, parameters: 0 };
         for (index, shard) in shards.into_iter().enumerate() {
-            layout.add(shard_name(index, count), shard)?;
+            layout.add(shard_name(index, count), shard, turned)?;
         }
         Ok(layout)
     }
 
-    fn add(&mut self, name: String, mut tensors: Vec<&TensorSpec>) -> Result<(), CheckpointError> {
+    fn add(
+        &mut self,
+        name: String,
+        mut tensors: Vec<&TensorSpec>,
+        turned: &Turned,
+    ) -> Result<(), CheckpointError> {
+        let sides = |tensor: &TensorSpec| match tensor.shape[..] {
+            [rows, cols] if turned.has(&tensor.name) => Some([rows, cols]),
+            _ => None,
+        };
         let unstorable = |reason: String| CheckpointError::NotStorable { reason };
         // As the safetensors library does, so that tensors stay aligned.
         tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
@@ -85,7 +108,7 @@ impl ShardLayout {
             end += tensor.bytes() as usize;
             let info = TensorInfo {
                 dtype: tensor.dtype,
-                shape: tensor.shape.clone(),
+                shape: sides(tensor).map_or(tensor.shape.clone(), |[rows, cols]| vec![cols, rows]),
                 data_offsets: (start, end),
             };
             infos.push((tensor.name.clone(), info));
@@ -103,7 +126,8 @@ impl ShardLayout {
         let head = [&(header.len() as u64).to_le_bytes()[..], &header[..]].concat();
         let mut start = head.len() as u64;
         for tensor in tensors {
-            let place = Place { file: self.files.len(), start, bytes: tensor.bytes() };
+            let (file, bytes, turned) = (self.files.len(), tensor.bytes(), sides(tensor));
+            let place = Place { file, start, bytes, turned };
             start += place.bytes;
             self.bytes += place.bytes;
             self.parameters += tensor.entries();
@@ -178,11 +202,15 @@ impl<'a> ShardWriter<'a> {
     pub fn write(&self, tensor: &str, data: &[u8]) -> Result<(), CheckpointError> {
         let place = self.layout.places[tensor];
         assert_eq!(data.len() as u64, place.bytes, "data does not fit its shape");
+        let data = match place.turned {
+            Some(sides) => Cow::Owned(transposed(data, sides)),
+            None => Cow::Borrowed(data),
+        };
         let path = self.dir.join(&self.layout.files[place.file].name);
         let write = || {
             let mut file = File::options().write(true).open(&path)?;
             file.seek(SeekFrom::Start(place.start))?;
-            file.write_all(data)
+            file.write_all(&data)
         };
         Ok(write().map_err(FileError::io(&path))?)
     }
@@ -206,7 +234,11 @@ impl<'a> ShardWriter<'a> {
             file.take(place.bytes).read_to_end(&mut data)?;
             Ok(data)
         };
-        Ok(read().map_err(FileError::io(&path))?)
+        let data = read().map_err(FileError::io(&path))?;
+        Ok(match place.turned {
+            Some([rows, cols]) => transposed(&data, [cols, rows]),
+            None => data,
+        })
     }
 
     /// Hashes the stored content of some tensors, one after the other.
@@ -222,6 +254,10 @@ impl<'a> ShardWriter<'a> {
         let mut hasher = blake3::Hasher::new();
         for tensor in tensors {
             let place = self.layout.places[&tensor.name];
+            if place.turned.is_some() {
+                hasher.update(&self.read(&tensor.name)?);
+                continue;
+            }
             let path = self.dir.join(&self.layout.files[place.file].name);
             let io = || FileError::io(&path);
             let mut file = File::open(&path).map_err(io())?;

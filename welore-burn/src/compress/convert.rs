@@ -112,8 +112,10 @@ pub fn changes_tensors(
     checkpoint: &Checkpoint,
     conversion: Conversion,
 ) -> Result<bool, CompressError> {
+    // What is stored turned is written so.
+    let is_made = |tensor: &str| checkpoint.is_scaled(tensor) && !checkpoint.turns(tensor);
     let changes = pieces(checkpoint, conversion)?.iter().any(|piece| piece.steps() > 0);
-    Ok(changes || checkpoint.names().any(|tensor| checkpoint.is_scaled(tensor)))
+    Ok(changes || checkpoint.names().any(is_made))
 }
 
 /// The size of what the pieces make. Indices are no parameters.

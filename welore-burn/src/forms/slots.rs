@@ -7,6 +7,7 @@ use burn::tensor::{DType, TensorData};
 use safetensors::Dtype;
 
 use super::error::FormError;
+use super::form::Form;
 use super::live::{LiveMatrix, is_transposed_layout, matrices};
 use super::order::{checked_order, pivots_of_order};
 use super::part::{Part, PartKind, PartSpec, TensorSpec};
@@ -94,10 +95,12 @@ pub(crate) struct Slot {
     pub path: String,
     /// Name of the tensor.
     pub tensor: String,
-    /// Shape in the file.
+    /// Shape in the file, or of its transpose if it is turned.
     pub shape: Vec<usize>,
     pub kind: PartKind,
     pub codec: Codec,
+    /// Whether it is a dense weight whose files hold the transpose of what they hold of others.
+    pub turned: bool,
     /// The number of pivots, if the parameter is an order.
     rank: usize,
 }
@@ -180,6 +183,7 @@ pub(crate) fn slots(module: &impl Module) -> Result<Vec<Slot>, (MatrixName, Form
                 shape: param.shape(),
                 kind: PartKind::Numbers,
                 codec: Codec::AsIs,
+                turned: false,
                 rank: 0,
             }),
             None => None,
@@ -213,6 +217,7 @@ fn matrix_slot(
         shape,
         kind: part.kind,
         codec: slot.codec,
+        turned: place.is_turned() && matrix.form == Form::dense(),
         rank: matrix.form.rank().unwrap_or(0),
     }))
 }

@@ -116,6 +116,8 @@ pub struct GgufWriter<'a> {
     staged: StagedFile,
     file: BufWriter<File>,
     next: usize,
+    /// Bytes of the next tensor that are in the file already.
+    begun: usize,
 }
 
 impl<'a> GgufWriter<'a> {
@@ -130,7 +132,7 @@ impl<'a> GgufWriter<'a> {
         let io = |error| staged.name_target(FileError::io(&at)(error));
         let mut file = BufWriter::new(File::create(&at).map_err(io)?);
         file.write_all(&layout.header).map_err(io)?;
-        Ok(Self { layout, staged, file, next: 0 })
+        Ok(Self { layout, staged, file, next: 0, begun: 0 })
     }
 
     /// Writes the next tensor: `data` as its type stores it, row-major.
@@ -143,16 +145,32 @@ impl<'a> GgufWriter<'a> {
     ///
     /// If `name` is not the next one of the layout, or `data` does not have its size.
     pub fn write(&mut self, name: &str, data: &[u8]) -> Result<(), ContainerError> {
+        let (_, bytes, _) = &self.layout.places[self.next];
+        assert_eq!(data.len(), *bytes, "tensor `{name}` has the size of its type");
+        self.append(name, data)
+    }
+
+    /// Writes the next part of a tensor, such as the matrix of one expert. When all of it is there, the
+    /// next tensor follows.
+    ///
+    /// # Errors
+    ///
+    /// [`ContainerError::File`].
+    ///
+    /// # Panics
+    ///
+    /// If `name` is not the next one of the layout, or has fewer bytes left than `data`.
+    pub fn append(&mut self, name: &str, data: &[u8]) -> Result<(), ContainerError> {
         let (expected, bytes, padding) = &self.layout.places[self.next];
         assert_eq!(name, expected, "tensors come in the order of the layout");
-        assert_eq!(data.len(), *bytes, "tensor `{name}` has the size of its type");
-        let written = self
-            .file
-            .write_all(data)
-            .and_then(|()| self.file.write_all(&[0; ALIGNMENT][..*padding]));
-        written.map_err(|error| self.named(error))?;
-        self.next += 1;
-        Ok(())
+        self.begun += data.len();
+        assert!(self.begun <= *bytes, "tensor `{name}` has the size of its type");
+        let mut written = self.file.write_all(data);
+        if self.begun == *bytes {
+            written = written.and_then(|()| self.file.write_all(&[0; ALIGNMENT][..*padding]));
+            (self.next, self.begun) = (self.next + 1, 0);
+        }
+        Ok(written.map_err(|error| self.named(error))?)
     }
 
     /// Puts the complete file at its place.

@@ -24,7 +24,7 @@ pub(super) struct ModelConfig {
 
 /// Metadata that would change what is computed, unless the architecture has them, with the values
 /// that do not.
-const NEUTRAL: [(&str, f64); 8] = [
+const NEUTRAL: [(&str, f64); 10] = [
     (keys::ATTENTION_SCALE, 0.0),
     (keys::QKV_CLIP, 0.0),
     (keys::EMBEDDING_SCALE, 1.0),
@@ -32,7 +32,9 @@ const NEUTRAL: [(&str, f64); 8] = [
     (keys::LOGIT_SCALE, 1.0),
     (keys::ATTENTION_CAP, 0.0),
     (keys::LOGIT_CAP, 0.0),
-    ("expert_count", 0.0),
+    (keys::EXPERTS, 0.0),
+    (keys::EXPERT_SCALE, 1.0),
+    (keys::EXPERT_GROUPS, 0.0),
 ];
 
 /// Describes the model of a file.
@@ -150,7 +152,8 @@ fn vocab_size(stated: &Stated<'_>) -> Result<usize, GgufError> {
 /// those of the family.
 fn check_heads(stated: &Stated<'_>, config: &DecoderConfig) -> Result<(), GgufError> {
     let (width, rotated) = (config.head_dim, config.rotary_width.unwrap_or(config.head_dim));
-    if let Some(found) = stated.integer(keys::VALUE_WIDTH)?.filter(|w| *w != width as u64) {
+    let of_values = config.latent.map_or(width, |latent| latent.values);
+    if let Some(found) = stated.integer(keys::VALUE_WIDTH)?.filter(|w| *w != of_values as u64) {
         return Err(
             stated.wrong(keys::VALUE_WIDTH, format!("is {found}, but heads are {width} wide"))
         );

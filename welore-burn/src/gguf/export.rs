@@ -7,18 +7,19 @@ use std::path::Path;
 use super::architectures::{self, Known};
 use super::error::GgufError;
 use super::metadata;
-use super::names::{Entry, RowOrder, entries, shifted};
+use super::names::{Entry, Part, RowOrder, entries, shifted};
 use super::rope::stored_divisors;
 use super::source::{CheckpointSource, GgufTensor, TensorSource};
 use super::tokenizer::{describe_tokenizer, file_name};
 use crate::checkpoint::check_companions;
 use crate::ggml::{GgufLayout, GgufTensorSpec, GgufWriter, TensorType, Value};
 use crate::model::OpenedModel;
+use crate::named::Named;
 use crate::progress::Progress;
 use crate::workers::Budget;
 
-/// How a GGUF file is written. Vectors, such as norms and biases, are F32 whatever is chosen, as
-/// llama.cpp wants them.
+/// How a GGUF file is written. Vectors, such as norms and biases, and learned positions are F32 whatever
+/// is chosen, as llama.cpp wants them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GgufOptions {
     /// The model's name, which llama.cpp shows. By `phi-3` or `phi3` in it llama.cpp also knows that
@@ -29,7 +30,8 @@ pub struct GgufOptions {
     pub projections: Option<TensorType>,
     /// The type of embedding and head; `None` for the type that each has in the directory.
     pub embedding: Option<TensorType>,
-    /// The types of single tensors, by their names in the model directory. They come first.
+    /// The types of single tensors, by their names in the model directory. They come first. The same
+    /// matrix of all experts of a layer is one tensor in the file, so it has one type.
     pub tensors: BTreeMap<String, TensorType>,
 }
 
@@ -66,12 +68,22 @@ struct Outgoing {
     order: RowOrder,
     /// Added to each entry.
     shift: f32,
+    /// Which part of the file's tensor it is, if not all of it.
+    part: Option<Part>,
     tensor: GgufTensor,
 }
 
 impl Outgoing {
     fn parameters(&self) -> u64 {
         self.tensor.shape.iter().map(|side| *side as u64).product()
+    }
+
+    /// The file's tensor, unless another part of it comes before.
+    fn spec(&self) -> Option<GgufTensorSpec> {
+        let Self { gguf, part, tensor, .. } = self;
+        let (name, dtype) = (gguf.clone(), tensor.dtype);
+        let shape = Part::whole(*part, &tensor.shape);
+        Part::is_first(*part).then_some(GgufTensorSpec { name, shape, dtype })
     }
 }
 
@@ -120,11 +132,7 @@ impl<'a> GgufExport<'a> {
             shape: vec![divisors.len()],
             dtype: TensorType::F32,
         });
-        let others = tensors.iter().map(|Outgoing { gguf, tensor, .. }| GgufTensorSpec {
-            name: gguf.clone(),
-            shape: tensor.shape.clone(),
-            dtype: tensor.dtype,
-        });
+        let others = tensors.iter().filter_map(Outgoing::spec);
         let specs: Vec<GgufTensorSpec> = first.chain(others).collect();
         let entries: HashMap<String, Value> = entries.into_iter().collect();
         let layout = GgufLayout::new(&entries, &specs)?;
@@ -136,14 +144,17 @@ impl<'a> GgufExport<'a> {
         Ok(Self { opened, architecture, layout, divisors, tensors })
     }
 
-    /// The tensors of the model, in the order in which they are written.
+    /// The tensors of the model, in the order in which they are written: of a tensor of all experts
+    /// the matrix of each.
     pub fn tensors(&self) -> impl Iterator<Item = &GgufTensor> {
         self.tensors.iter().map(|outgoing| &outgoing.tensor)
     }
 
-    /// Bytes of the file without the tensors of these names, and without the padding behind them.
+    /// Bytes of the file without the tensors of these names, and without the padding behind them. A
+    /// tensor of all experts has the name of the matrix of the first one.
     pub fn bytes_without(&self, is_left_out: impl Fn(&str) -> bool) -> u64 {
-        let left_out = self.tensors.iter().filter(|outgoing| is_left_out(&outgoing.tensor.name));
+        let whole = self.tensors.iter().filter(|outgoing| Part::is_first(outgoing.part));
+        let left_out = whole.filter(|outgoing| is_left_out(&outgoing.tensor.name));
         let bytes = left_out.map(|outgoing| self.layout.bytes_of(&outgoing.gguf));
         self.layout.bytes() - bytes.sum::<u64>()
     }
@@ -151,8 +162,8 @@ impl<'a> GgufExport<'a> {
     /// What the file will hold.
     pub fn summary(&self) -> GgufWritten {
         let mut types = BTreeMap::new();
-        for tensor in self.tensors() {
-            *types.entry(tensor.dtype).or_insert(0) += 1;
+        for outgoing in self.tensors.iter().filter(|outgoing| Part::is_first(outgoing.part)) {
+            *types.entry(outgoing.tensor.dtype).or_insert(0) += 1;
         }
         GgufWritten {
             architecture: self.architecture.name().into(),
@@ -194,11 +205,11 @@ impl<'a> GgufExport<'a> {
         for (name, divisors) in &self.divisors {
             file.write(name, divisors)?;
         }
-        for Outgoing { gguf, order, shift, tensor } in &self.tensors {
+        for Outgoing { gguf, order, shift, tensor, .. } in &self.tensors {
             progress.step(&tensor.name)?;
             let data: Cow<'_, [u8]> = source.bytes(tensor)?;
             let data = if *shift == 0.0 { data } else { Cow::Owned(shifted(&data, *shift)) };
-            file.write(gguf, &order.to_file(data, &tensor.shape))?;
+            file.append(gguf, &order.to_file(data, &tensor.shape))?;
             source.release(tensor);
         }
         self.opened.checkpoint.check_unchanged()?;
@@ -229,18 +240,25 @@ fn outgoing(
         let own = unknown.remove(&entry.name);
         let of_its_kind =
             if entry.is_of_tokens() { options.embedding } else { options.projections };
-        let dtype = match (entry.is_vector(), own, own.or(of_its_kind)) {
+        let dtype = match (entry.is_f32(), own, own.or(of_its_kind)) {
             (true, None | Some(TensorType::F32), _) => TensorType::F32,
             (true, Some(_), _) => {
-                let reason = "is a vector, and llama.cpp wants those in f32".into();
+                let what = match (entry.is_vector(), entry.is_router()) {
+                    (true, _) => "a vector",
+                    (_, true) => "a router",
+                    _ => "a table of positions",
+                };
+                let reason = format!("is {what}, and llama.cpp wants those in f32");
                 return Err(GgufError::Choice { tensor: entry.name, reason });
             }
             (false, _, Some(dtype)) => dtype,
             (false, _, None) => stored.stored_type(&entry.name)?,
         };
-        let Entry { gguf, name, shape, order, shift } = entry;
-        tensors.push(Outgoing { gguf, order, shift, tensor: GgufTensor { name, shape, dtype } });
+        let Entry { gguf, name, shape, order, shift, part } = entry;
+        let tensor = GgufTensor { name, shape, dtype };
+        tensors.push(Outgoing { gguf, order, shift, part, tensor });
     }
+    give_stacks_one_type(&mut tensors, &options.tensors)?;
     match unknown.into_keys().next() {
         Some(tensor) => {
             let reason = "is not one of the model, but a type was chosen for it".into();
@@ -248,6 +266,27 @@ fn outgoing(
         }
         None => Ok(tensors),
     }
+}
+
+/// Gives all parts of a tensor of experts one type: F32 where the directory has several. Other ones
+/// cannot be chosen.
+fn give_stacks_one_type(
+    tensors: &mut [Outgoing],
+    chosen: &BTreeMap<String, TensorType>,
+) -> Result<(), GgufError> {
+    for stack in tensors.chunk_by_mut(|one, next| one.gguf == next.gguf) {
+        let first = stack[0].tensor.dtype;
+        let Some(other) = stack.iter().find(|part| part.tensor.dtype != first) else { continue };
+        if stack.iter().any(|part| chosen.contains_key(&part.tensor.name)) {
+            let (one, another) = (first.name(), other.tensor.dtype.name());
+            let reason = format!(
+                "is to be {another}, and that of the first expert {one}, but they are one tensor"
+            );
+            return Err(GgufError::Choice { tensor: other.tensor.name.clone(), reason });
+        }
+        stack.iter_mut().for_each(|part| part.tensor.dtype = TensorType::F32);
+    }
+    Ok(())
 }
 
 /// The type that most entries have.

@@ -30,7 +30,7 @@ pub(super) fn describe(
     ];
     entries.extend(name.map(|name| (keys::NAME.into(), text(name))));
     entries.extend(sizes(config, architecture)?);
-    let scaling = stored_scaling(&config.rope_scaling)?;
+    let scaling = stored_scaling(&architecture.stated_scaling(config))?;
     entries.extend(scaling.kind.map(|kind| (architecture.key(keys::ROPE_SCALING), text(kind))));
     if let Some(context) = scaling.original_context {
         let key = keys::ROPE_CONTEXT;
@@ -47,6 +47,9 @@ pub(super) fn describe(
     for (key, statement) in architecture.statements(config) {
         match statement {
             Statement::Number(number) => numbers.push((key, number)),
+            Statement::Size(size) => {
+                entries.push((architecture.key(key), Value::U32(in_32_bits(key, size)?)));
+            }
             Statement::Flag(flag) => entries.push((architecture.key(key), Value::Bool(flag))),
             Statement::Text(stated) => entries.push((architecture.key(key), text(stated))),
         }
@@ -71,9 +74,11 @@ fn sizes(config: &DecoderConfig, architecture: Known) -> Result<Vec<(String, Val
         (keys::HEADS, Some(config.num_attention_heads)),
         (keys::KV_HEADS, Some(config.num_key_value_heads)),
         (keys::KEY_WIDTH, Some(config.head_dim)),
-        (keys::VALUE_WIDTH, Some(config.head_dim)),
+        (keys::VALUE_WIDTH, Some(config.latent.map_or(config.head_dim, |latent| latent.values))),
         (keys::ROPE_WIDTH, Some(config.rotary_width.unwrap_or(config.head_dim))),
         (keys::WINDOW, config.sliding_window),
+        (keys::EXPERTS, config.mixture.as_ref().map(|mixture| mixture.experts)),
+        (keys::CHOSEN_EXPERTS, config.mixture.as_ref().map(|mixture| mixture.chosen)),
     ];
     let mut entries = Vec::new();
     for (key, size) in sizes {

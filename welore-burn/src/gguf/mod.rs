@@ -26,8 +26,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use self::architectures::Known;
-use self::names::Planned;
-use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
+use self::names::{Part, Planned};
+use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter, Turned};
 use crate::files::{OutputDir, write_file};
 use crate::forms::{TensorSpec, parameters_in};
 use crate::ggml::GgufFile;
@@ -108,7 +108,12 @@ pub fn convert_gguf(
     if let Some(card) = licence_card(&file) {
         write("README.md", card.as_bytes())?;
     }
-    write_weights(&file, &planned, output, progress)?;
+    let names = planned.iter().map(|tensor| tensor.spec.name.as_str());
+    let turned = match model.config.names.turns_layers() {
+        true => Turned::of(names),
+        false => Turned::default(),
+    };
+    write_weights(&file, &planned, &turned, output, progress)?;
     Ok(summary(&file, model.architecture, &planned))
 }
 
@@ -123,6 +128,7 @@ fn licence_card(file: &GgufFile) -> Option<String> {
 fn write_weights(
     file: &GgufFile,
     planned: &[Planned],
+    turned: &Turned,
     output: &OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<(), GgufError> {
@@ -131,7 +137,7 @@ fn write_weights(
         other => other.into(),
     };
     let specs: Vec<TensorSpec> = planned.iter().map(|tensor| tensor.spec.clone()).collect();
-    let layout = ShardLayout::new(&specs, DEFAULT_SHARD_BYTES)?;
+    let layout = ShardLayout::turning(&specs, DEFAULT_SHARD_BYTES, turned)?;
     let files = ShardWriter::new(output.path(), &layout).map_err(named)?;
     progress.begin("converting", planned.len());
     progress.count_in("tensors");
@@ -150,8 +156,10 @@ fn write_weights(
 fn summary(file: &GgufFile, architecture: Known, planned: &[Planned]) -> GgufSummary {
     let mut types = BTreeMap::new();
     let (mut parameters, mut bytes) = (0, 0);
-    for Planned { source, spec, .. } in planned {
-        *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
+    for Planned { source, spec, part, .. } in planned {
+        if Part::is_first(*part) {
+            *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
+        }
         parameters += parameters_in(&spec.name, spec.dtype, &spec.shape);
         bytes += spec.bytes();
     }

@@ -15,7 +15,9 @@ use super::rope;
 use super::tensors::{read_factors, stored_dtype};
 use crate::forms::{Form, TensorSpec};
 use crate::ggml::{GgufFile, StoredTensor, TensorType};
-use crate::model::{DecoderConfig, MlpLayout, NormKind, QkNorm, QkvLayout};
+use crate::model::{
+    DecoderConfig, LatentConfig, MixtureConfig, MlpLayout, NormKind, QkNorm, QkvLayout,
+};
 use crate::modules::MatrixName;
 
 /// What the names of the numbers that matrices in NVFP4 have beside them end in.
@@ -35,6 +37,36 @@ pub(super) struct Entry {
     pub order: RowOrder,
     /// What llama.cpp's entries have more than those of the model directory.
     pub shift: f32,
+    /// Which part of the file's tensor it is, if that is of all experts of a layer.
+    pub part: Option<Part>,
+}
+
+/// What is of one expert in a tensor that has the same of all experts of a layer, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    /// The number of the expert.
+    pub number: usize,
+    /// The number of experts.
+    pub of: usize,
+}
+
+impl Part {
+    /// The shape of the file's tensor, row-major.
+    pub fn whole(part: Option<Self>, shape: &[usize]) -> Vec<usize> {
+        part.map(|part| part.of).into_iter().chain(shape.iter().copied()).collect()
+    }
+
+    /// Whether it is all of the file's tensor, or the first part of it.
+    pub fn is_first(part: Option<Self>) -> bool {
+        part.is_none_or(|part| part.number == 0)
+    }
+
+    /// The part of the bytes of the file's tensor.
+    pub fn of(part: Option<Self>, bytes: &[u8]) -> &[u8] {
+        let Some(Self { number, of }) = part else { return bytes };
+        let size = bytes.len() / of;
+        &bytes[number * size..][..size]
+    }
 }
 
 impl Entry {
@@ -43,11 +75,26 @@ impl Entry {
         self.shape.len() == 1
     }
 
+    /// Whether it chooses between experts or weighs the shared one.
+    pub fn is_router(&self) -> bool {
+        self.gguf.contains(ROUTER)
+    }
+
+    /// Whether llama.cpp wants it in F32.
+    pub fn is_f32(&self) -> bool {
+        self.is_vector() || self.is_router() || self.gguf == POSITIONS
+    }
+
     /// Whether it has a row for each token: the embedding or the head.
     pub fn is_of_tokens(&self) -> bool {
-        !self.is_vector() && !self.gguf.starts_with("blk.")
+        !self.is_f32() && !self.gguf.starts_with("blk.")
     }
 }
+
+/// What is in the names of routers, and of the gate of an expert that sees all tokens.
+const ROUTER: &str = ".ffn_gate_inp";
+/// The table of learned positions in files.
+const POSITIONS: &str = "position_embd.weight";
 
 /// How llama.cpp orders the rows of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -118,6 +165,8 @@ pub(super) struct Planned {
     pub order: RowOrder,
     /// What its entries in the file have more; it is F32 then.
     pub shift: f32,
+    /// Which part of the file's tensor it is made from, if not all of it.
+    pub part: Option<Part>,
     /// What its entries in the file are multiplied by; it is F32 then.
     pub scale: f32,
     /// The type of its blocks, if it stays in them.
@@ -164,7 +213,8 @@ pub(super) fn plan(
 
 /// The tensor of the file for an entry, if it is the expected one.
 fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Planned, GgufError> {
-    let Entry { gguf: source, name, shape, order, shift } = entry;
+    let is_router = entry.is_router();
+    let Entry { gguf: source, name, shape, order, shift, part } = entry;
     let wrong = |reason: String| file.wrong_tensor(&source, reason);
     let Some(info) = file.tensors().get(&source) else {
         return Err(wrong("is missing".into()));
@@ -175,8 +225,10 @@ fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Pl
     };
     // The file has the fastest-varying dimension first.
     let found: Vec<usize> = info.shape.iter().rev().copied().collect();
-    if found != shape {
-        return Err(wrong(format!("has shape {found:?}, not {shape:?}")));
+    let whole = Part::whole(part, &shape);
+    // A matrix of one row may be a vector there.
+    if found != whole && whole.strip_prefix(&[1]) != Some(&found[..]) {
+        return Err(wrong(format!("has shape {found:?}, not {whole:?}")));
     }
     let (columns, block) = (order.columns(&shape), info.dtype.block_size());
     if !columns.is_multiple_of(block) {
@@ -186,20 +238,23 @@ fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Pl
     if shift != 0.0 && dtype != Dtype::F32 {
         return Err(wrong(format!("is {}, not F32", info.dtype)));
     }
-    let scale = scale_of(info, file)?;
-    let kept = TensorType::of(info.dtype).filter(|_| conversion.packed);
+    let scale = scale_of(info, part, file)?;
+    let kept = TensorType::of(info.dtype).filter(|_| conversion.packed && !is_router);
     let in_blocks = kept.and_then(|kept| Some((kept, as_blocks(kept, &name, &shape)?)));
     Ok(match in_blocks {
-        Some((kept, spec)) => Planned { source, spec, order, shift, scale, packed: Some(kept) },
+        Some((kept, spec)) => {
+            Planned { source, spec, order, shift, part, scale, packed: Some(kept) }
+        }
         None => {
             let spec = TensorSpec { name, dtype, shape };
-            Planned { source, spec, order, shift, scale, packed: None }
+            Planned { source, spec, order, shift, part, scale, packed: None }
         }
     })
 }
 
-/// What the entries of a tensor are multiplied by: a matrix in NVFP4 may have such a number beside it.
-fn scale_of(tensor: &StoredTensor, file: &GgufFile) -> Result<f32, GgufError> {
+/// What the entries of a tensor are multiplied by: a matrix in NVFP4 may have such a number beside it, and
+/// a tensor of experts one for each.
+fn scale_of(tensor: &StoredTensor, part: Option<Part>, file: &GgufFile) -> Result<f32, GgufError> {
     let stem = tensor.name.strip_suffix(".weight");
     let Some(stem) = stem.filter(|_| tensor.dtype == GgufType::NVFP4) else { return Ok(1.0) };
     let name = format!("{stem}{SCALE}");
@@ -207,7 +262,8 @@ fn scale_of(tensor: &StoredTensor, file: &GgufFile) -> Result<f32, GgufError> {
         return Ok(1.0);
     }
     // It is an f32 in the file.
-    Ok(read_factors(file, &name, 1)?[0] as f32)
+    let Part { number, of } = part.unwrap_or(Part { number: 0, of: 1 });
+    Ok(read_factors(file, &name, of)?[number] as f32)
 }
 
 /// The matrix that a tensor is a scale of, if its name is that of one: of the matrix itself, or of
@@ -246,6 +302,10 @@ pub(super) fn entries(config: &DecoderConfig, architecture: Known) -> Vec<Entry>
     let hidden = config.hidden_size;
     let table = [config.vocab_size, hidden];
     list.add("token_embd", "model.embed_tokens", "weight", &table, RowOrder::Same);
+    if config.learned_positions {
+        let table = [config.max_position_embeddings, hidden];
+        list.add("position_embd", "model.embed_positions", "weight", &table, RowOrder::Same);
+    }
     for layer in 0..config.num_hidden_layers {
         list.add_layer(layer, architecture);
     }
@@ -270,6 +330,9 @@ fn attention(config: &DecoderConfig, architecture: Known) -> Vec<Matrix> {
         true => RowOrder::Neighbours(heads),
         false => RowOrder::Same,
     };
+    if let Some(latent) = config.latent {
+        return latent_attention(config, latent);
+    }
     let (bias, all, fused) = (config.qkv_bias, q + 2 * kv, "self_attn.qkv_proj");
     let mut matrices: Vec<Matrix> = match config.qkv {
         QkvLayout::Separate => vec![
@@ -284,6 +347,30 @@ fn attention(config: &DecoderConfig, architecture: Known) -> Vec<Matrix> {
     };
     let bias = config.output_bias;
     matrices.push(("attn_output", "self_attn.o_proj", [hidden, q], bias, RowOrder::Same));
+    matrices
+}
+
+/// The matrices of latent attention.
+fn latent_attention(config: &DecoderConfig, latent: LatentConfig) -> Vec<Matrix> {
+    let (hidden, heads) = (config.hidden_size, config.num_attention_heads);
+    let LatentConfig { queries_from, keys_from, plain, rotated, values } = latent;
+    let matrix = |gguf: &'static str, name: &'static str, shape: [usize; 2]| -> Matrix {
+        (gguf, name, shape, false, RowOrder::Same)
+    };
+    let queries = heads * (plain + rotated);
+    let mut matrices = match queries_from {
+        Some(short) => vec![
+            matrix("attn_q_a", "self_attn.q_a_proj", [short, hidden]),
+            matrix("attn_q_b", "self_attn.q_b_proj", [queries, short]),
+        ],
+        None => vec![matrix("attn_q", "self_attn.q_proj", [queries, hidden])],
+    };
+    let (both, all) = (keys_from + rotated, heads * (plain + values));
+    matrices.extend([
+        matrix("attn_kv_a_mqa", "self_attn.kv_a_proj_with_mqa", [both, hidden]),
+        matrix("attn_kv_b", "self_attn.kv_b_proj", [all, keys_from]),
+        matrix("attn_output", "self_attn.o_proj", [hidden, heads * values]),
+    ]);
     matrices
 }
 
@@ -340,12 +427,74 @@ impl List<'_> {
             self.add_norm(&gguf("attn_q_norm"), &own("self_attn.q_norm"), queries);
             self.add_norm(&gguf("attn_k_norm"), &own("self_attn.k_norm"), keys);
         }
-        let matrices = attention(config, architecture).into_iter().chain(mlp(config, layer));
-        for (tensor, name, shape, bias, order) in matrices {
+        if let Some(latent) = config.latent {
+            if let Some(short) = latent.queries_from {
+                self.add_norm(&gguf("attn_q_a_norm"), &own("self_attn.q_a_layernorm"), short);
+            }
+            let keys = latent.keys_from;
+            self.add_norm(&gguf("attn_kv_a_norm"), &own("self_attn.kv_a_layernorm"), keys);
+        }
+        if config.attention_sinks {
+            let heads = config.num_attention_heads;
+            self.add_vector(gguf("attn_sinks.weight"), &own("self_attn.sinks"), heads);
+        }
+        let mixture = config.mixture_of(layer);
+        let mlp = if mixture.is_some() { Vec::new() } else { mlp(config, layer) };
+        for (tensor, name, shape, bias, order) in
+            attention(config, architecture).into_iter().chain(mlp)
+        {
             self.add(&gguf(tensor), &own(name), "weight", &shape, order);
             if bias {
                 self.add(&gguf(tensor), &own(name), "bias", &shape[..1], order);
             }
+        }
+        if let Some(mixture) = mixture {
+            self.add_experts(layer, mixture);
+        }
+    }
+
+    /// Adds experts and what chooses between them.
+    fn add_experts(&mut self, layer: usize, mixture: &MixtureConfig) {
+        let gguf = |name: &str| format!("blk.{layer}.{name}");
+        let own = |name: &str| format!("model.layers.{layer}.mlp.{name}");
+        let (hidden, width, of) = (self.config.hidden_size, mixture.width, mixture.experts);
+        let same = RowOrder::Same;
+        self.add(&gguf("ffn_gate_inp"), &own("gate"), "weight", &[of, hidden], same);
+        if mixture.biases {
+            self.add(&gguf("ffn_gate_inp"), &own("gate"), "bias", &[of], same);
+        }
+        if mixture.is_corrected {
+            let name = own("gate.e_score_correction_bias");
+            self.add_vector(gguf("exp_probs_b.bias"), &name, of);
+        }
+        let of_expert = |width: usize| {
+            [
+                ("gate", "gate_proj", [width, hidden]),
+                ("up", "up_proj", [width, hidden]),
+                ("down", "down_proj", [hidden, width]),
+            ]
+        };
+        for (kind, name, shape) in of_expert(width) {
+            let tensor = gguf(&format!("ffn_{kind}_exps"));
+            let biases = mixture.biases.then_some(("bias", &shape[..1]));
+            for (content, shape) in [("weight", &shape[..])].into_iter().chain(biases) {
+                for number in 0..of {
+                    let name = own(&format!("experts.{number}.{name}"));
+                    self.add(&tensor, &name, content, shape, same);
+                    if let Some(entry) = self.entries.last_mut() {
+                        entry.part = Some(Part { number, of });
+                    }
+                }
+            }
+        }
+        let Some(width) = mixture.shared_width else { return };
+        for (kind, name, shape) in of_expert(width) {
+            let (tensor, name) = (format!("ffn_{kind}_shexp"), format!("shared_expert.{name}"));
+            self.add(&gguf(&tensor), &own(&name), "weight", &shape, same);
+        }
+        if mixture.has_shared_gate {
+            let (tensor, name) = (gguf("ffn_gate_inp_shexp"), own("shared_expert_gate"));
+            self.add(&tensor, &name, "weight", &[1, hidden], same);
         }
     }
 
@@ -364,9 +513,17 @@ impl List<'_> {
         }
     }
 
+    /// Adds a vector whose name in a model directory has another end than in a file.
+    fn add_vector(&mut self, gguf: String, name: &str, len: usize) {
+        let (name, shape) = (self.config.names.of_path(name), vec![len]);
+        let order = RowOrder::Same;
+        self.entries.push(Entry { gguf, name, shape, order, shift: 0.0, part: None });
+    }
+
     fn add(&mut self, gguf: &str, name: &str, kind: &str, shape: &[usize], order: RowOrder) {
         let name = format!("{}.{kind}", self.config.names.of_path(name));
         let gguf = format!("{gguf}.{kind}");
-        self.entries.push(Entry { gguf, name, shape: shape.to_vec(), order, shift: 0.0 });
+        let (shape, part) = (shape.to_vec(), None);
+        self.entries.push(Entry { gguf, name, shape, order, shift: 0.0, part });
     }
 }

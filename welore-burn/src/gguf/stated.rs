@@ -58,6 +58,44 @@ impl Stated<'_> {
         Ok(self.integer(keys::WINDOW)?.filter(|window| *window > 0))
     }
 
+    /// A size, where llama.cpp takes 0 for none.
+    pub fn positive_size(&self, key: &str) -> Result<Option<u64>, ContainerError> {
+        Ok(self.integer(key)?.filter(|size| *size > 0))
+    }
+
+    /// Adds to a `config.json` how many experts a layer has, in a field of this name, and how many of
+    /// them see a token.
+    pub fn add_experts(&self, field: &str, json: &mut Value) -> Result<(), GgufError> {
+        let experts = self.needed(keys::EXPERTS)?;
+        // Before as many are listed.
+        let mut tensors = self.file.tensors().iter();
+        let found = tensors.find(|(name, _)| name.ends_with(".ffn_down_exps.weight"));
+        let tensor = found.map_or("blk.0.ffn_down_exps.weight", |(name, _)| name.as_str());
+        match found.and_then(|(_, info)| info.shape.get(2)) {
+            Some(found) if *found as u64 == experts => {}
+            Some(found) => {
+                let reason = format!("is {experts}, but `{tensor}` is of {found}");
+                return Err(self.wrong(keys::EXPERTS, reason));
+            }
+            None => {
+                let reason = "is missing or not of several experts".into();
+                return Err(self.file.wrong_tensor(tensor, reason));
+            }
+        }
+        json[field] = experts.into();
+        json["num_experts_per_tok"] = self.needed(keys::CHOSEN_EXPERTS)?.into();
+        Ok(())
+    }
+
+    /// Width of an expert.
+    pub fn expert_width(&self) -> Result<u64, ContainerError> {
+        if let Some(width) = self.positive_size(keys::EXPERT_MLP)? {
+            return Ok(width);
+        }
+        let (all, chosen) = (self.needed(keys::MLP)?, self.needed(keys::CHOSEN_EXPERTS)?);
+        Ok(all.checked_div(chosen).unwrap_or(0))
+    }
+
     /// Width of a head.
     pub fn head_width(&self) -> Result<u64, ContainerError> {
         match self.integer(keys::KEY_WIDTH)? {

@@ -5,7 +5,7 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::error::GgufError;
-use super::names::{Planned, scaled, shifted};
+use super::names::{Part, Planned, scaled, shifted};
 use crate::checkpoint::not_finite;
 use crate::ggml::{GgufFile, StoredTensor, TensorType, dequantize_row, is_read_only};
 
@@ -35,7 +35,7 @@ pub(super) fn decode(
     let columns = planned.order.columns(&spec.shape);
     let entries: usize = spec.shape.iter().product();
     let rows = entries / columns;
-    let bytes = file.bytes(info);
+    let bytes = Part::of(planned.part, file.bytes(info));
     let stride = bytes.len() / rows;
     let mut data = Vec::with_capacity(entries * spec.dtype.bitsize() / 8);
     for row in 0..rows {

@@ -45,7 +45,9 @@ impl Block {
             names.contains(&Some(name)).then(|| config.init(device))
         };
         Self {
-            self_attn: AttentionConfig::from(config).init(device),
+            self_attn: AttentionConfig::from(config)
+                .with_scale(config.attention_scale_of(layer))
+                .init(device),
             mlp: Mlp::new(config, layer, device),
             input_layernorm: norm("input_layernorm"),
             post_self_attn_layernorm: norm("post_self_attn_layernorm"),

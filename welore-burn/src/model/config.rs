@@ -94,6 +94,13 @@ pub struct DecoderConfig {
     pub logit_scale: Option<f64>,
     /// The cap of logits, as that of scores (Gemma 2).
     pub logit_cap: Option<f64>,
+    /// Whether scores of attention are divided by the number of their layer, counted from 1 (GPT-2).
+    #[config(default = false)]
+    pub scales_by_layer: bool,
+    /// Whether each position has a vector that is added to the embedding of its token: a table with
+    /// `max_position_embeddings` rows (GPT-2).
+    #[config(default = false)]
+    pub learned_positions: bool,
     /// Number of channels of a head that are rotated, the first ones; even. `None` for all.
     pub rotary_width: Option<usize>,
     /// Whether neighbouring channels are rotated with each other (GLM, Cohere); otherwise those at
@@ -165,7 +172,8 @@ impl DecoderConfig {
         let dense = (0..self.num_hidden_layers).filter(|layer| self.mixture_of(*layer).is_none());
         let down_biases = if self.mlp_bias { width * dense.count() as u128 } else { 0 };
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        let outer = tables * size(self.vocab_size) * width + norm(width);
+        let positions = if self.learned_positions { size(self.max_position_embeddings) } else { 0 };
+        let outer = (tables * size(self.vocab_size) + positions) * width + norm(width);
         outer + layers * layer + channels * channel + down_biases + experts
     }
 
@@ -176,6 +184,15 @@ impl DecoderConfig {
                 Some(layers) => layers.get(layer) == Some(&true),
                 None => layer >= self.first_window_layer,
             }
+    }
+
+    /// What scores of attention are multiplied by in a layer; `None` for `head_dim^(-1/2)`.
+    pub fn attention_scale_of(&self, layer: usize) -> Option<f64> {
+        if !self.scales_by_layer {
+            return self.attention_scale;
+        }
+        let scale = self.attention_scale.unwrap_or((self.head_dim as f64).powf(-0.5));
+        Some(scale / (layer + 1) as f64)
     }
 
     /// Whether a layer has rotary positions.

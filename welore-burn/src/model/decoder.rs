@@ -34,6 +34,9 @@ pub struct Decoder {
 pub struct DecoderBody {
     /// Token embedding, `[vocab_size, hidden_size]`.
     pub embed_tokens: Embedding,
+    /// What is added to the embeddings of tokens, `[max_position_embeddings, hidden_size]`, where
+    /// positions are learned.
+    pub embed_positions: Option<Embedding>,
     /// The blocks.
     pub layers: Vec<Block>,
     /// Norm after the last block.
@@ -70,11 +73,16 @@ impl DecoderConfig {
     /// weights are loaded.
     pub fn init(&self, device: &Device) -> Decoder {
         let initializer = Initializer::Normal { mean: 0.0, std: self.initializer_range };
+        let embedding = |rows| {
+            EmbeddingConfig::new(rows, self.hidden_size)
+                .with_initializer(initializer.clone())
+                .init(device)
+        };
+        let positions = self.learned_positions.then_some(self.max_position_embeddings);
         Decoder {
             model: DecoderBody {
-                embed_tokens: EmbeddingConfig::new(self.vocab_size, self.hidden_size)
-                    .with_initializer(initializer.clone())
-                    .init(device),
+                embed_tokens: embedding(self.vocab_size),
+                embed_positions: positions.map(embedding),
                 layers: (0..self.num_hidden_layers)
                     .map(|layer| Block::new(self, layer, device))
                     .collect(),
@@ -127,7 +135,7 @@ impl Decoder {
     /// # Panics
     ///
     /// Depending on the backend, a token that is not below `vocab_size` panics or is clamped: check
-    /// ids first.
+    /// ids first. The same holds for positions beyond the context, where they are learned.
     pub fn forward(&self, tokens: Tensor<2, Int>) -> Tensor<3> {
         self.logits(self.model.forward(tokens, None))
     }
@@ -283,6 +291,14 @@ impl DecoderBody {
         let embedded = look_up(&self.embed_tokens.weight, tokens).cast(self.dtype);
         let embedded = match self.embedding_scale {
             Some(scale) => embedded.mul_scalar(scale),
+            None => embedded,
+        };
+        let embedded = match &self.embed_positions {
+            Some(table) => {
+                let numbers = start as i64..(start + positions) as i64;
+                let numbers = Tensor::<1, Int>::arange(numbers, &device).reshape([1, positions]);
+                embedded + look_up(&table.weight, numbers).cast(self.dtype)
+            }
             None => embedded,
         };
         (embedded, Pass { rotary, window_rotary, full, windowed })

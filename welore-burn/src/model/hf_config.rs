@@ -154,8 +154,11 @@ impl DecoderConfig {
             return Err(ConfigError::Json("it has no `model_type`".into()));
         };
         let family = family_of(model_type)?;
-        // Parsing the text again lets errors name the line.
-        serde_json::from_str::<HfConfig>(text).map_err(json)?;
+        match family.fields() {
+            // Parsing the text again lets errors name the line.
+            [] => drop(serde_json::from_str::<HfConfig>(text).map_err(json)?),
+            fields => rename(&mut value, fields),
+        }
         family.prepare(&mut value);
         check_nests(&value)?;
         fill(&mut value, family.defaults());
@@ -164,6 +167,15 @@ impl DecoderConfig {
         hf.check_supported(family)?;
         hf.check_sizes()?;
         family.describe(&hf)
+    }
+}
+
+/// Gives fields the names that most families have for them.
+fn rename(config: &mut Value, fields: &[(&str, &str)]) {
+    for (own, usual) in fields {
+        if let Some(value) = config.get(own).filter(|value| !value.is_null()).cloned() {
+            config[*usual] = value;
+        }
     }
 }
 

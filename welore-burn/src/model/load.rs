@@ -253,7 +253,8 @@ fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<
     };
     let first = config.layout.norms().into_iter().flatten().next();
     let first = first.filter(|_| config.norm != NormKind::LayerAlone);
-    let tensor = format!("{layers_at}{missing}.{}.weight", first.unwrap_or("self_attn.o_proj"));
+    let first = config.names.of_path(first.unwrap_or("self_attn.o_proj"));
+    let tensor = format!("{layers_at}{missing}.{first}.weight");
     Err(absent(checkpoint, tensor).into())
 }
 

@@ -82,7 +82,7 @@ impl ClampedGlu {
 
 impl MixtureConfig {
     /// Whether a layer has experts.
-    pub(super) fn is_in(&self, layer: usize) -> bool {
+    pub(crate) fn is_in(&self, layer: usize) -> bool {
         self.layers.as_ref().is_none_or(|layers| layers.get(layer) == Some(&true))
     }
 

@@ -60,7 +60,7 @@ impl Module for Decoder {
         self.model.visit(&mut named);
         named.exit_module("model", CONTAINER);
         named.enter_module("lm_head", CONTAINER);
-        self.lm_head.visit(&mut named);
+        self.lm_head.visit(named.inner);
         named.exit_module("lm_head", CONTAINER);
     }
 
@@ -71,7 +71,7 @@ impl Module for Decoder {
         named.exit_module("model", CONTAINER);
         named.enter_module("lm_head", CONTAINER);
         // `Option` has a `map` of its own.
-        let lm_head = Module::map(self.lm_head, &mut named);
+        let lm_head = Module::map(self.lm_head, named.inner);
         named.exit_module("lm_head", CONTAINER);
         Self { model, lm_head, ..self }
     }

@@ -4,6 +4,8 @@ use burn::module::{Flag, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::modules::TURNED_LINEAR;
+
 /// How files name the parts of a decoder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Names {
@@ -18,6 +20,10 @@ pub enum Names {
     GptOss,
     /// DeepSeek.
     DeepSeek,
+    /// GPT-2.
+    Gpt2,
+    /// Falcon.
+    Falcon,
 }
 
 /// The embedding, as a path of fields.
@@ -52,10 +58,44 @@ const GPT_OSS: [(&str, &str); 1] = [("gate", "router")];
 /// Fields, and what they are called in DeepSeek.
 const DEEP_SEEK: [(&str, &str); 1] = [("shared_expert", "shared_experts")];
 
+/// Fields, and what they are called in GPT-2.
+const GPT2: [(&str, &str); 10] = [
+    ("model", "transformer"),
+    ("embed_tokens", "wte"),
+    ("embed_positions", "wpe"),
+    ("layers", "h"),
+    ("input_layernorm", "ln_1"),
+    ("self_attn", "attn"),
+    ("qkv_proj", "c_attn"),
+    ("o_proj", "c_proj"),
+    ("post_attention_layernorm", "ln_2"),
+    ("norm", "ln_f"),
+];
+
+/// Fields, and what they are called in Falcon.
+const FALCON: [(&str, &str); 9] = [
+    ("model", "transformer"),
+    ("embed_tokens", "word_embeddings"),
+    ("layers", "h"),
+    ("self_attn", "self_attention"),
+    ("qkv_proj", "query_key_value"),
+    ("o_proj", "dense"),
+    ("up_proj", "dense_h_to_4h"),
+    ("down_proj", "dense_4h_to_h"),
+    ("norm", "ln_f"),
+];
+
 impl Names {
     /// All of them.
-    const ALL: [Self; 5] =
-        [Self::Llama, Self::GptNeox, Self::Mixtral, Self::GptOss, Self::DeepSeek];
+    const ALL: [Self; 7] = [
+        Self::Llama,
+        Self::GptNeox,
+        Self::Mixtral,
+        Self::GptOss,
+        Self::DeepSeek,
+        Self::Gpt2,
+        Self::Falcon,
+    ];
 
     /// Whether a tensor is in the body of a decoder, by what its name begins with in any family.
     pub(super) fn is_in_body(tensor: &str) -> bool {
@@ -71,6 +111,8 @@ impl Names {
             Self::Mixtral => &MIXTRAL,
             Self::GptOss => &GPT_OSS,
             Self::DeepSeek => &DEEP_SEEK,
+            Self::Gpt2 => &GPT2,
+            Self::Falcon => &FALCON,
         };
         table.iter().find(|(own, _)| *own == field).map_or(field, |(_, name)| *name)
     }
@@ -78,6 +120,19 @@ impl Names {
     /// The name of what is at a path of fields, such as `model.layers.0.mlp`.
     pub(crate) fn of_path(self, path: &str) -> String {
         path.split('.').map(|field| self.of(field)).collect::<Vec<_>>().join(".")
+    }
+
+    /// Whether files have the weights of layers as `[in, out]`, which others have as `[out, in]`.
+    pub(crate) fn turns_layers(self) -> bool {
+        self == Self::Gpt2
+    }
+
+    /// What the container of a parameter of the body is called to visitors.
+    fn container(self, container: &str) -> &str {
+        match container {
+            "Struct:LowRankLinear" if self.turns_layers() => TURNED_LINEAR,
+            other => other,
+        }
     }
 }
 
@@ -102,7 +157,7 @@ impl TokenMatrix {
     }
 }
 
-/// A visitor or a mapper to which fields have the names of files.
+/// A visitor or a mapper of the body of a decoder, to which fields have the names of files.
 pub(super) struct Named<'a, V> {
     pub names: Names,
     pub inner: &'a mut V,
@@ -126,21 +181,21 @@ impl<V: ModuleVisitor> ModuleVisitor for Named<'_, V> {
     }
 
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.inner.enter_module(self.names.of(name), container_type);
+        self.inner.enter_module(self.names.of(name), self.names.container(container_type));
     }
 
     fn exit_module(&mut self, name: &str, container_type: &str) {
-        self.inner.exit_module(self.names.of(name), container_type);
+        self.inner.exit_module(self.names.of(name), self.names.container(container_type));
     }
 }
 
 impl<M: ModuleMapper> ModuleMapper for Named<'_, M> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.inner.enter_module(self.names.of(name), container_type);
+        self.inner.enter_module(self.names.of(name), self.names.container(container_type));
     }
 
     fn exit_module(&mut self, name: &str, container_type: &str) {
-        self.inner.exit_module(self.names.of(name), container_type);
+        self.inner.exit_module(self.names.of(name), self.names.container(container_type));
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -174,6 +229,9 @@ mod tests {
             ("gpt_neox.embed_in.weight", Some(TokenMatrix::Embedding), true),
             ("lm_head.weight", Some(TokenMatrix::Head), false),
             ("embed_out.weight", Some(TokenMatrix::Head), false),
+            ("transformer.wte.weight", Some(TokenMatrix::Embedding), true),
+            ("transformer.wpe.weight", None, true),
+            ("transformer.word_embeddings.weight", Some(TokenMatrix::Embedding), true),
             ("model.layers.0.mlp.up_proj.weight", None, true),
             ("modelled.weight", None, false),
             ("score.weight", None, false),

@@ -38,8 +38,12 @@ const WRAPPERS: [&str; 4] = ["base_model.model.", "_orig_mod.", "_fsdp_wrapped_m
 /// What is before `layers.0.` in the names of a decoder.
 const BODY: &str = "model.";
 
-/// The same in GPT-NeoX, whose embedding has another name, too.
-const GPT_NEOX: (&str, &str) = ("gpt_neox.", "embed_in.weight");
+/// The same in GPT-NeoX, GPT-2 and Falcon, whose embeddings have other names, too.
+const OWN_BODIES: [(&str, &str); 3] = [
+    ("gpt_neox.", "embed_in.weight"),
+    ("transformer.", "wte.weight"),
+    ("transformer.", "word_embeddings.weight"),
+];
 
 /// What may be there instead: the names of decoders within models of more than text, and those of a
 /// decoder that was saved without its head. The first that is found counts.
@@ -116,11 +120,12 @@ impl Renaming {
 
 /// What the decoder that a checkpoint is of has before its layers.
 fn own_body(checkpoint: &Checkpoint) -> &'static str {
-    let (own, embedding) = GPT_NEOX;
-    let is_there = |name: &str| {
-        name.strip_suffix(embedding).is_some_and(|place| place.is_empty() || place.ends_with('.'))
+    let is_there = |embedding: &str| {
+        let mut places = checkpoint.names().filter_map(|name| name.strip_suffix(embedding));
+        places.any(|place| place.is_empty() || place.ends_with('.'))
     };
-    if checkpoint.names().any(is_there) { own } else { BODY }
+    let own = OWN_BODIES.into_iter().find(|(_, embedding)| is_there(embedding));
+    own.map_or(BODY, |(own, _)| own)
 }
 
 /// Gives each expert its matrices where a file has those of all in one tensor. Files of Mixtral that
@@ -236,10 +241,16 @@ mod tests {
             let got = found.map(|name| renaming.renamed(name).unwrap());
             assert_eq!(got, plain, "{renaming:?}");
         }
-        let (own, _) = GPT_NEOX;
-        let neox = Renaming { own, ..renaming("", Some("")) };
+        let [(neox, _), (gpt2, _), _] = OWN_BODIES;
+        let neox = Renaming { own: neox, ..renaming("", Some("")) };
         assert_eq!(neox.renamed("layers.0.a").unwrap(), "gpt_neox.layers.0.a");
         assert_eq!(neox.renamed("embed_out.weight").unwrap(), "embed_out.weight");
+        let gpt2 = Renaming { own: gpt2, ..renaming("", Some("")) };
+        assert_eq!(
+            gpt2.renamed("h.0.attn.c_attn.weight").unwrap(),
+            "transformer.h.0.attn.c_attn.weight"
+        );
+        assert_eq!(gpt2.renamed("wpe.weight").unwrap(), "transformer.wpe.weight");
     }
 
     #[test]

@@ -11,5 +11,5 @@ pub use names::{MatrixName, natural_order};
 pub use selection::{PatternError, Selection};
 pub use tap::{Tap, tapped};
 pub(crate) use tap::{see_input, see_output, wants_all_rows};
-pub(crate) use walk::{Change, Factor, Trained, load_values, map_floats, walk};
+pub(crate) use walk::{Change, Factor, TURNED_LINEAR, Trained, load_values, map_floats, walk};
 pub use walk::{Place, initialize};

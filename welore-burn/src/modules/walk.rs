@@ -38,6 +38,12 @@ impl Place {
     /// weight.
     pub fn is_linear(&self) -> bool {
         matches!(&*self.container, "Struct:Linear" | "Struct:LowRankLinear" | "Struct:Router")
+            || self.is_turned()
+    }
+
+    /// Whether the owner is the weight of a linear layer whose files hold it as Burn does.
+    pub fn is_turned(&self) -> bool {
+        self.container == TURNED_LINEAR
     }
 
     /// Whether the owner belongs to a norm.
@@ -45,6 +51,10 @@ impl Place {
         self.container.ends_with("Norm")
     }
 }
+
+/// The container of a linear layer whose files hold the dense weight as Burn does, `[in, out]`: `Conv1D` in
+/// PyTorch. A module that has such layers names them so to visitors.
+pub(crate) const TURNED_LINEAR: &str = "Turned:LowRankLinear";
 
 /// A parameter of any rank.
 pub(crate) trait AnyParam {

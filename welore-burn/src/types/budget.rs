@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::costs::{TensorCosts, TypeCost, candidates};
+use super::stacks::stacks;
 use super::type_plan::TypePlanError;
 use crate::calibrate::is_token_matrix;
 use crate::ggml::TensorType;
@@ -35,8 +36,9 @@ impl TypeBudget {
     ) -> Result<(), TypePlanError> {
         let mut smallest_file = rest;
         let (mut fewest, mut most, mut weights) = (0u64, 0u64, 0u64);
-        for (tensor, shape) in tensors {
-            let shape = *shape;
+        let stacks = stacks(tensors.iter().map(|(tensor, shape)| (tensor.as_str(), *shape)));
+        for stack in stacks {
+            let (shape, (tensor, _)) = (stack.shape, &tensors[stack.first()]);
             let padded = candidates(shape, types).map(|(_, bytes)| bytes).min();
             let stored: Vec<u64> =
                 candidates(shape, types).map(|(dtype, _)| stored_bytes(dtype, shape)).collect();

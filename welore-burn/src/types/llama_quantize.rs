@@ -1,6 +1,6 @@
 //! A plan of types in the words of llama.cpp's `llama-quantize`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::budget::weights_of;
 use super::type_plan::TypePlan;
@@ -14,8 +14,8 @@ use crate::modules::MatrixName;
 /// plan says, and loses more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LlamaQuantize {
-    /// The lines of a `--tensor-type-file`, one for each projection: a regular expression that
-    /// matches this tensor alone, and its type.
+    /// The lines of a `--tensor-type-file`, one for each projection, or for those of all experts of a
+    /// layer: a regular expression that matches this tensor alone, and its type.
     pub lines: Vec<String>,
     /// For `--token-embedding-type`.
     pub embedding: Option<TensorType>,
@@ -45,7 +45,10 @@ impl TypePlan {
             // Searched for in the names of all tensors, so `blk.1` must not be found in `blk.11`.
             Some(format!("^{}$={}", name.replace('.', r"\."), tensor_type.ggml_name()))
         };
-        let lines = self.matrices.iter().filter_map(|m| line(&m.tensor, m.tensor_type)).collect();
+        let lines = self.matrices.iter().filter_map(|m| line(&m.tensor, m.tensor_type));
+        // Experts share a tensor.
+        let mut told = BTreeSet::new();
+        let lines = lines.filter(|line| told.insert(line.clone())).collect();
         let (embedding, head) = (type_of(TokenMatrix::Embedding), type_of(TokenMatrix::Head));
         LlamaQuantize { lines, embedding, head, base: base.ggml_name().to_uppercase() }
     }

@@ -22,6 +22,7 @@ mod llama_quantize;
 mod rounding;
 mod scale;
 mod source;
+mod stacks;
 mod stored_model;
 mod type_plan;
 

@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::budget::{TypeBudget, stored_bytes, weights_of};
 use super::costs::{TensorCosts, TypeCost};
 use super::error::TypesError;
+use super::stacks::stacks;
 use crate::artifact::{Header, in_words};
 use crate::calibrate::is_token_matrix;
 use crate::checkpoint::Checkpoint;
@@ -132,7 +133,8 @@ pub enum TypePlanFileError {
 
 impl TypePlan {
     /// Chooses the types that raise the loss least within a budget. `rest` is what the file has
-    /// besides these matrices: its header, its vectors and their padding.
+    /// besides these matrices: its header, its vectors and their padding. The same matrix of all experts
+    /// of a layer is one tensor in a file, and has one type.
     ///
     /// The budget is never exceeded, and what is left of it is too little for any type that would
     /// lose less.
@@ -147,16 +149,15 @@ impl TypePlan {
         rest: u64,
         target: TypeBudget,
     ) -> Result<Self, TypePlanError> {
-        let candidates = costs.iter().map(useful).collect::<Result<Vec<_>, _>>()?;
-        let chosen = target.choose(costs, &candidates, rest)?;
-        let choices = costs.iter().zip(candidates).zip(chosen);
-        let matrices: Vec<TypeChoice> = choices
-            .map(|((costs, candidates), at)| {
-                let TypeCost { tensor_type, bytes, loss } = candidates[at];
-                let TensorCosts { tensor, shape, digest, .. } = costs.clone();
-                TypeChoice { tensor, shape, digest, tensor_type, bytes, loss }
-            })
-            .collect();
+        let stacks = stacks(costs.iter().map(|of| (of.tensor.as_str(), of.shape)));
+        let of_stacks: Vec<TensorCosts> = stacks.iter().map(|stack| stack.costs(costs)).collect();
+        let candidates = of_stacks.iter().map(useful).collect::<Result<Vec<_>, _>>()?;
+        let chosen = target.choose(&of_stacks, &candidates, rest)?;
+        let of_each = stacks.iter().zip(candidates).zip(chosen);
+        let of_each = of_each.flat_map(|((stack, of), at)| stack.choices(costs, of[at]));
+        let mut choices: Vec<(usize, TypeChoice)> = of_each.collect();
+        choices.sort_by_key(|(number, _)| *number);
+        let matrices: Vec<TypeChoice> = choices.into_iter().map(|(_, choice)| choice).collect();
         Ok(Self {
             format: FORMAT.into(),
             version: VERSION,

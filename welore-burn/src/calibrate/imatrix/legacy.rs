@@ -10,6 +10,7 @@ use std::path::Path;
 use super::{Content, Entry, mean_squares, wrong};
 use crate::calibrate::error::CalibrationError;
 use crate::files::MappedFile;
+use crate::ggml::matrix_in_stack;
 
 /// Longer names have no tensor of llama.cpp, which has room for 63 bytes.
 const LONGEST_NAME: i32 = 255;
@@ -34,8 +35,12 @@ pub(super) fn read(path: &Path) -> Result<Content, CalibrationError> {
     // Every entry takes bytes of the file, so a number that is too large ends with them.
     for _ in 0..rest.number()? {
         let name = rest.name()?;
+        if matrix_in_stack(&name, 0).is_some() {
+            let reason = "is of all experts of a layer, and this format does not say of how many";
+            return Err(wrong(path, &name, reason));
+        }
         let entry = rest.entry(&name)?;
-        if content.entries.insert(name.clone(), entry).is_some() {
+        if content.entries.insert(name.clone(), vec![entry]).is_some() {
             return Err(wrong(path, &name, "is there twice"));
         }
     }

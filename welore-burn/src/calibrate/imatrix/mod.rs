@@ -9,7 +9,7 @@ mod gguf;
 mod legacy;
 mod write;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use super::error::CalibrationError;
 use super::file::digest_of_file;
 use super::text::TextRecord;
-use crate::ggml::matrix_of_tensor;
+use crate::ggml::{matrix_in_stack, matrix_of_tensor, stack_of_matrix};
 use crate::linalg::SecondMoment;
 use crate::modules::MatrixName;
 
@@ -25,6 +25,9 @@ pub use write::{ImatrixSummary, write_imatrix};
 
 /// Matrices that `llama-imatrix` can measure besides those of the layers. They are not compressed.
 const OUTSIDE_LAYERS: [&str; 2] = ["output.weight", "token_embd.weight"];
+
+/// What is in the names of routers, and of the gate of an expert that sees all tokens.
+const ROUTER: &str = ".ffn_gate_inp";
 
 /// An importance matrix that was read.
 #[derive(Debug)]
@@ -39,8 +42,8 @@ pub(super) struct ImportanceMatrix {
 /// What a file says, whichever format it has.
 #[derive(Debug, Default)]
 struct Content {
-    /// By llama.cpp's names.
-    entries: BTreeMap<String, Entry>,
+    /// By llama.cpp's names: one for each matrix of the tensor, which are several where it is of experts.
+    entries: BTreeMap<String, Vec<Entry>>,
     /// Names of the texts that were read.
     datasets: Vec<String>,
     /// Number of windows that were read; 0 if that is unknown.
@@ -48,7 +51,7 @@ struct Content {
 }
 
 /// What a file says of a matrix.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Entry {
     /// Mean square of each input.
     squares: Vec<f64>,
@@ -87,18 +90,13 @@ impl ImportanceMatrix {
             None => return Ok(None),
         };
         let mut inputs = BTreeMap::new();
-        for (entry, Entry { squares, count }) in content.entries {
-            let Some(name) = matrix_of_tensor(&entry) else {
-                match OUTSIDE_LAYERS.contains(&entry.as_str()) {
-                    true => continue,
-                    false => return Err(wrong(path, &entry, UNKNOWN)),
-                }
-            };
-            let (name, moment) =
-                (MatrixName::new(name), SecondMoment::from_squares(&squares, count));
-            let failed = |source| CalibrationError::Linalg { name: name.clone(), source };
-            let moment = moment.map_err(failed)?;
-            inputs.insert(name, moment);
+        for (entry, matrices) in content.entries {
+            let names = names_of(path, &entry, matrices.len())?;
+            for (name, Entry { squares, count }) in names.into_iter().zip(matrices) {
+                let failed = |source| CalibrationError::Linalg { name: name.clone(), source };
+                let moment = SecondMoment::from_squares(&squares, count).map_err(failed)?;
+                inputs.insert(name, moment);
+            }
         }
         if inputs.is_empty() {
             let reason = "it has no matrix of a layer".into();
@@ -115,9 +113,14 @@ impl ImportanceMatrix {
         &self.path
     }
 
-    /// The matrices, by name.
+    /// The matrices, by name: those of experts by the names that most models have.
     pub fn inputs(&self) -> &BTreeMap<MatrixName, SecondMoment> {
         &self.inputs
+    }
+
+    /// The second moment of the inputs of a matrix, by the name that it has in its model.
+    pub fn input(&self, name: &MatrixName) -> Option<&SecondMoment> {
+        self.inputs.get(name).or_else(|| self.inputs.get(&usual_name(name)?))
     }
 
     /// The texts, as far as the file says what they were: it has no tokens.
@@ -136,7 +139,9 @@ impl ImportanceMatrix {
 
     /// Refuses the importance matrix of a model that has other matrices.
     pub fn check_names(&self, model: &[&MatrixName]) -> Result<(), CalibrationError> {
-        match self.inputs.keys().find(|name| !model.contains(name)) {
+        let own = |name: &&MatrixName| usual_name(name).unwrap_or_else(|| (*name).clone());
+        let model: BTreeSet<MatrixName> = model.iter().map(own).collect();
+        match self.inputs.keys().find(|name| !model.contains(*name)) {
             None => Ok(()),
             Some(name) => {
                 let path = self.path.display();
@@ -144,6 +149,32 @@ impl ImportanceMatrix {
                 Err(CalibrationError::Foreign { reason })
             }
         }
+    }
+}
+
+/// The name that the matrix of an expert has in most models: those of Mixtral have others.
+fn usual_name(name: &MatrixName) -> Option<MatrixName> {
+    let (tensor, expert) = stack_of_matrix(name.as_str())?;
+    matrix_in_stack(&tensor, expert).map(MatrixName::new)
+}
+
+/// The matrices of a tensor of so many; none for a tensor that is not compressed.
+fn names_of(path: &Path, entry: &str, count: usize) -> Result<Vec<MatrixName>, CalibrationError> {
+    if OUTSIDE_LAYERS.contains(&entry) || entry.contains(ROUTER) {
+        return Ok(Vec::new());
+    }
+    let one = matrix_of_tensor(entry);
+    let names: Option<Vec<String>> = match (&one, count) {
+        (Some(one), 1) => Some(vec![one.clone()]),
+        _ => (0..count).map(|expert| matrix_in_stack(entry, expert)).collect(),
+    };
+    match names {
+        Some(names) => Ok(names.into_iter().map(MatrixName::new).collect()),
+        None if one.is_some() => {
+            let reason = format!("is {count} matrices, as only those of experts are");
+            Err(wrong(path, entry, reason))
+        }
+        None => Err(wrong(path, entry, UNKNOWN)),
     }
 }
 

@@ -1,11 +1,12 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
 use super::gguf::{CHUNK_COUNT, CHUNK_SIZE, COUNTS, DATASETS, IMATRIX, SUMS, TYPE};
 use crate::calibrate::calibration::Calibration;
 use crate::calibrate::error::CalibrationError;
 use crate::ggml::{
-    GgufLayout, GgufTensorSpec, GgufWriter, TensorType, Value, Values, tensor_of_matrix,
+    GgufLayout, GgufTensorSpec, GgufWriter, TensorType, Value, Values, stack_of_matrix,
+    tensor_of_matrix,
 };
 use crate::modules::MatrixName;
 
@@ -33,43 +34,78 @@ pub fn write_imatrix(
     calibration: &Calibration,
     path: &Path,
 ) -> Result<ImatrixSummary, CalibrationError> {
-    let mut names: Vec<(&MatrixName, String)> = calibration
-        .names()
-        .map(|name| match tensor_of_matrix(name.as_str()) {
-            Some(tensor) => Ok((name, tensor)),
-            None => Err(CalibrationError::NoTensor(name.clone())),
-        })
-        .collect::<Result<_, _>>()?;
-    // llama.cpp's order.
-    names.sort_by(|(_, one), (_, other)| one.cmp(other));
+    let tensors = tensors_of(calibration)?;
     let mut specs = Vec::new();
-    for (name, tensor) in &names {
-        let width = calibration.input_width(name)?;
-        for (part, size) in [(SUMS, width), (COUNTS, 1)] {
+    for (tensor, names) in &tensors {
+        let width = width_of(calibration, names)?;
+        let [sums, counts] = match names.keys().any(Option::is_some) {
+            true => [vec![names.len(), width], vec![names.len(), 1]],
+            false => [vec![width], vec![1]],
+        };
+        for (part, shape) in [(SUMS, sums), (COUNTS, counts)] {
             let name = format!("{tensor}{part}");
-            specs.push(GgufTensorSpec { name, shape: vec![size], dtype: TensorType::F32 });
+            specs.push(GgufTensorSpec { name, shape, dtype: TensorType::F32 });
         }
     }
     let layout = GgufLayout::new(&metadata(calibration), &specs)?;
     let mut writer = GgufWriter::create(path, &layout)?;
-    for (name, tensor) in &names {
-        let moment = calibration.input_squares(name)?;
-        // Sums are divided by the count as the file has it.
-        let count = moment.count().max(1) as f32;
-        let mut sums = Vec::new();
-        for square in moment.squares() {
-            let sum = (square * f64::from(count)) as f32;
-            if !sum.is_finite() {
-                let (what, name) = ("inputs", (*name).clone());
-                return Err(CalibrationError::NotFinite { what, name });
+    for (tensor, names) in &tensors {
+        let mut counts = Vec::new();
+        for name in names.values() {
+            let moment = calibration.input_squares(name)?;
+            // Sums are divided by the count as the file has it.
+            let count = moment.count().max(1) as f32;
+            let mut sums = Vec::new();
+            for square in moment.squares() {
+                let sum = (square * f64::from(count)) as f32;
+                if !sum.is_finite() {
+                    let (what, name) = ("inputs", (*name).clone());
+                    return Err(CalibrationError::NotFinite { what, name });
+                }
+                sums.extend(sum.to_le_bytes());
             }
-            sums.extend(sum.to_le_bytes());
+            writer.append(&format!("{tensor}{SUMS}"), &sums)?;
+            counts.extend(count.to_le_bytes());
         }
-        writer.write(&format!("{tensor}{SUMS}"), &sums)?;
-        writer.write(&format!("{tensor}{COUNTS}"), &count.to_le_bytes())?;
+        writer.write(&format!("{tensor}{COUNTS}"), &counts)?;
     }
     writer.finish()?;
-    Ok(ImatrixSummary { matrices: names.len(), bytes: layout.bytes() })
+    let matrices = tensors.values().map(BTreeMap::len).sum();
+    Ok(ImatrixSummary { matrices, bytes: layout.bytes() })
+}
+
+/// The matrices of a tensor: one, or one for each expert, by its number.
+type Members<'c> = BTreeMap<Option<usize>, &'c MatrixName>;
+
+/// The tensors that llama.cpp has for these matrices, in its order.
+fn tensors_of(
+    calibration: &Calibration,
+) -> Result<BTreeMap<String, Members<'_>>, CalibrationError> {
+    let mut tensors: BTreeMap<String, Members<'_>> = BTreeMap::new();
+    for name in calibration.names() {
+        let place = match stack_of_matrix(name.as_str()) {
+            Some((tensor, expert)) => Some((tensor, Some(expert))),
+            None => tensor_of_matrix(name.as_str()).map(|tensor| (tensor, None)),
+        };
+        let none = || CalibrationError::NoTensor(name.clone());
+        let (tensor, expert) = place.ok_or_else(none)?;
+        if tensors.entry(tensor).or_default().insert(expert, name).is_some() {
+            return Err(none());
+        }
+    }
+    Ok(tensors)
+}
+
+/// The number of inputs of the matrices of a tensor. Experts are numbered without gaps.
+fn width_of(calibration: &Calibration, names: &Members<'_>) -> Result<usize, CalibrationError> {
+    let mut widths = Vec::new();
+    for ((expert, name), place) in names.iter().zip(0..) {
+        widths.push(calibration.input_width(name)?);
+        if widths[place] != widths[0] || expert.is_some_and(|expert| expert != place) {
+            return Err(CalibrationError::NoTensor((*name).clone()));
+        }
+    }
+    Ok(widths.first().copied().unwrap_or(0))
 }
 
 /// What the file says of the texts.

@@ -1,6 +1,6 @@
 //! What llama.cpp computes, compared with what a model does.
 
-use crate::model::{DecoderConfig, QkNorm, RopeScaling};
+use crate::model::{DecoderConfig, MixtureConfig, QkNorm, RopeScaling, Scoring};
 
 /// A decoder of the sizes of another, and with its rotary positions, and otherwise LLaMA without biases.
 pub(super) fn plain(config: &DecoderConfig) -> DecoderConfig {
@@ -56,9 +56,33 @@ pub(super) fn with_windows(
     computed
 }
 
+/// Experts as llama.cpp has them in most architectures, as many and as wide as those of a model: on all
+/// layers, each token chooses those with the largest probabilities, and none sees all tokens. `rescales`
+/// says whether the weights of the chosen ones are divided by their sum.
+pub(super) fn experts(config: &DecoderConfig, rescales: bool) -> MixtureConfig {
+    let sizes = |own: &MixtureConfig| [own.experts, own.chosen, own.width];
+    let [experts, chosen, width] = config.mixture.as_ref().map_or([0; 3], sizes);
+    MixtureConfig {
+        experts,
+        chosen,
+        width,
+        rescales,
+        scoring: Scoring::Softmax,
+        groups: None,
+        is_corrected: false,
+        scale: 1.0,
+        shared_width: None,
+        has_shared_gate: false,
+        layers: None,
+        biases: false,
+        clamped: None,
+    }
+}
+
 /// The first thing that llama.cpp does otherwise than the model, as a predicate: `has no …`.
 pub(super) fn difference(model: &DecoderConfig, computed: &DecoderConfig) -> Option<String> {
     in_structure(model, computed)
+        .or_else(|| in_experts(model, computed))
         .or_else(|| in_numbers(model, computed))
         .or_else(|| in_layers(model, computed))
         .or_else(|| in_scaling(model, computed))
@@ -76,10 +100,13 @@ fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<Strin
     let found = [
         owns(a.mixture.is_some(), b.mixture.is_some(), "experts"),
         owns(a.latent.is_some(), b.latent.is_some(), "latent attention"),
+        other(a.latent != b.latent, "other short vectors for queries in models of so many layers"),
+        owns(a.learned_positions, b.learned_positions, "positions that are learned"),
         owns(a.attention_sinks, b.attention_sinks, "scores beside those of keys"),
         other(a.layout != b.layout, "norms in other places"),
         other(a.norm != b.norm, "norms of another kind"),
         owns(a.qk_norm != QkNorm::None, b.qk_norm != QkNorm::None, "norms of queries and keys"),
+        other(a.scales_by_layer != b.scales_by_layer, "one scale of attention for all layers"),
         other(a.qk_norm != b.qk_norm, "other norms of queries and keys"),
         other(a.qkv != b.qkv, "other matrices for queries, keys and values"),
         other(a.mlp != b.mlp, "other matrices in the MLP"),
@@ -94,6 +121,7 @@ fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<Strin
             _ => None,
         },
         other(a.head_dim != b.head_dim, "heads that share the hidden size between them"),
+        other(a.num_key_value_heads != b.num_key_value_heads, "a head of keys for each of queries"),
         other(a.rotary_width != b.rotary_width, "heads that are rotated as a whole"),
         other(a.rotary_neighbours != b.rotary_neighbours, "other channels rotated with each other"),
         other(
@@ -102,6 +130,26 @@ fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<Strin
         ),
     ];
     found.into_iter().flatten().next()
+}
+
+fn in_experts(model: &DecoderConfig, computed: &DecoderConfig) -> Option<String> {
+    let (a, b) = (model.mixture.as_ref()?, computed.mixture.as_ref()?);
+    let with = |mixture: &MixtureConfig| -> Vec<bool> {
+        (0..model.num_hidden_layers).map(|layer| mixture.is_in(layer)).collect()
+    };
+    let shared = [a, b].map(|mixture| mixture.shared_width.is_some());
+    let found = [
+        (with(a) != with(b), "has experts on all layers"),
+        (a.rescales && !b.rescales, "does not divide the weights of experts by their sum"),
+        (!a.rescales && b.rescales, "divides the weights of experts by their sum"),
+        (shared == [true, false], "has no expert that sees all tokens"),
+        (shared == [false, true], "needs an expert that sees all tokens"),
+        (a.width != b.width, "has experts as wide as other MLPs"),
+        ((a.biases, a.clamped) != (b.biases, b.clamped), "computes experts in another way"),
+        (a != b, "chooses experts in another way"),
+    ];
+    let first = found.into_iter().find(|(differs, _)| *differs);
+    first.map(|(_, what)| what.into())
 }
 
 /// Where a number is in a configuration.

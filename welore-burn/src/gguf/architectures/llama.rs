@@ -1,12 +1,13 @@
 use serde_json::Value;
 
 use super::super::error::GgufError;
+use super::super::keys;
 use super::super::stated::Stated;
-use super::computed::plain;
+use super::computed::{experts, plain};
 use super::{Architecture, ignored_window, set_family};
-use crate::model::DecoderConfig;
+use crate::model::{DecoderConfig, MixtureConfig, Names};
 
-/// LLaMA and Mistral: biases at all projections of attention, or at none.
+/// LLaMA and Mistral: biases at all projections of attention, or at none. With experts it is Mixtral.
 #[derive(Debug)]
 pub(super) struct Llama;
 
@@ -52,19 +53,36 @@ impl Architecture for Llama {
     }
 
     fn model_types(&self) -> &'static [&'static str] {
-        &["llama", "mistral", "ministral"]
+        &["llama", "mistral", "ministral", "mixtral"]
     }
 
     fn rotates_neighbours(&self) -> bool {
         true
     }
 
+    fn reads(&self) -> &'static [&'static str] {
+        &[keys::EXPERTS]
+    }
+
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
-        described(config)
+        let computed = described(config);
+        if config.mixture.is_none() {
+            return computed;
+        }
+        let mixture = MixtureConfig { width: config.intermediate_size, ..experts(config, true) };
+        // Neither has any in a Mixtral.
+        let computed = computed.with_qkv_bias(false).with_output_bias(false).with_mlp_bias(false);
+        computed.with_names(Names::Mixtral).with_mixture(Some(mixture))
     }
 
     fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {
-        restored(stated, json)
+        if stated.positive_size(keys::EXPERTS)?.is_none() {
+            return restored(stated, json);
+        }
+        set_family(json, "mixtral", "MixtralForCausalLM");
+        stated.add_experts("num_local_experts", json)?;
+        json["sliding_window"] = stated.window()?.into();
+        Ok(())
     }
 
     fn remark(&self, config: &DecoderConfig) -> Option<String> {

@@ -9,20 +9,27 @@ mod cohere2;
 mod command_r;
 mod computed;
 mod deci;
+mod deepseek2;
 mod ernie4_5;
 mod exaone4;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm4;
+mod gpt2;
+mod gpt_oss;
 mod gptneox;
 mod granite;
 mod llama;
 mod olmo;
 mod olmo2;
+mod olmoe;
 mod phi3;
 mod qwen2;
+mod qwen2moe;
 mod qwen3;
+mod qwen3moe;
 mod seed_oss;
 mod smollm3;
 mod stablelm;
@@ -36,7 +43,7 @@ use self::computed::difference;
 use super::error::GgufError;
 use super::keys;
 use super::stated::Stated;
-use crate::model::DecoderConfig;
+use crate::model::{DecoderConfig, RopeScaling};
 
 /// An architecture of the registry.
 pub(super) type Known = &'static dyn Architecture;
@@ -46,6 +53,7 @@ pub(super) type Known = &'static dyn Architecture;
 pub(super) enum Statement {
     /// A positive number.
     Number(f64),
+    Size(usize),
     Flag(bool),
     Text(&'static str),
 }
@@ -94,6 +102,12 @@ pub(super) trait Architecture: Debug + Sync {
         None
     }
 
+    /// The scaling of rotary frequencies that a file states, which may be a little different from that
+    /// of the model; [`remark`](Self::remark) says so.
+    fn stated_scaling(&self, config: &DecoderConfig) -> RopeScaling {
+        config.rope_scaling.clone()
+    }
+
     /// What it calls the norm before the MLP.
     fn norm_before_mlp(&self) -> &'static str {
         "ffn_norm"
@@ -138,11 +152,18 @@ static ARCHITECTURES: &[Known] = &[
     &glm4::Glm4,
     &chatglm::ChatGlm,
     &gptneox::GptNeox,
+    &gpt2::Gpt2,
+    &falcon::Falcon,
     &olmo::Olmo,
     &seed_oss::SeedOss,
     &arcee::Arcee,
     &ernie4_5::Ernie45,
     &exaone4::Exaone4,
+    &qwen2moe::Qwen2Moe,
+    &qwen3moe::Qwen3Moe,
+    &olmoe::Olmoe,
+    &gpt_oss::GptOss,
+    &deepseek2::DeepSeek2,
 ];
 
 /// The architecture of this name.
@@ -191,6 +212,8 @@ fn ignored_window(config: &DecoderConfig) -> Option<String> {
 mod tests {
     use std::collections::BTreeSet;
 
+    use serde_json::json;
+
     use super::*;
     use crate::model::{BlockLayout, NormKind, QkNorm};
 
@@ -238,6 +261,25 @@ mod tests {
         let rotary = (1..=8).map(|layer| layer % 4 != 0).collect();
         let smollm3 = decoder(8).with_rotary_layers(Some(rotary));
         assert_eq!(of(&smollm3, "smollm3").map(|known| known.name()), Ok("smollm3"));
+    }
+
+    #[test]
+    fn llama_cpp_knows_by_the_number_of_layers_what_queries_of_deepseek_are_made_of() {
+        let deepseek = |layers: usize, short: Value| {
+            let config = json!({
+                "model_type": "deepseek_v2", "vocab_size": 64, "hidden_size": 32,
+                "intermediate_size": 24, "num_hidden_layers": layers, "num_attention_heads": 4,
+                "q_lora_rank": short, "kv_lora_rank": 12, "qk_nope_head_dim": 8,
+                "qk_rope_head_dim": 4, "v_head_dim": 8, "n_routed_experts": 4,
+                "num_experts_per_tok": 2, "moe_intermediate_size": 8,
+            });
+            let config = DecoderConfig::from_hf_json(&config.to_string()).unwrap();
+            of(&config, "deepseek_v2").map(|known| known.name())
+        };
+        assert_eq!(deepseek(27, Value::Null), Ok("deepseek2"));
+        assert_eq!(deepseek(4, 16.into()), Ok("deepseek2"));
+        assert!(deepseek(27, 16.into()).is_err());
+        assert!(deepseek(4, Value::Null).unwrap_err().contains("short vectors for queries"));
     }
 
     #[test]

@@ -8,11 +8,13 @@ mod cohere2;
 mod deepseek;
 mod ernie4_5;
 mod exaone4;
+mod falcon;
 mod gemma;
 mod gemma2;
 mod gemma3;
 mod glm;
 mod glm4;
+mod gpt2;
 mod gpt_neox;
 mod gpt_oss;
 mod granite;
@@ -50,6 +52,11 @@ pub(super) trait Family: Sync {
 
     /// What transformers takes for fields that a `config.json` lacks, where families differ.
     fn defaults(&self) -> Value;
+
+    /// Fields that its files call otherwise than those of most families: by these names, and by theirs.
+    fn fields(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
 
     /// Rewrites what a `config.json` says in another way than those of other families. Fields that
     /// are not as they should be stay as they are.
@@ -90,6 +97,8 @@ static FAMILIES: &[&dyn Family] = &[
     &ernie4_5::Ernie45,
     &ministral::Ministral,
     &gpt_neox::GptNeox,
+    &gpt2::Gpt2,
+    &falcon::Falcon,
     &exaone4::Exaone4,
     &mixtral::Mixtral,
     &qwen2_moe::Qwen2Moe,
@@ -99,6 +108,15 @@ static FAMILIES: &[&dyn Family] = &[
     &deepseek::DeepSeekV2,
     &deepseek::DeepSeekV3,
 ];
+
+/// The width of MLPs where a file has its own field for it: four times the hidden size if it states none.
+/// `hidden` is the hidden size that a file need not state.
+fn fill_width(config: &mut Value, field: &str, hidden: u64) {
+    config["intermediate_size"] = match &config[field] {
+        Value::Null => config["hidden_size"].as_u64().unwrap_or(hidden).saturating_mul(4).into(),
+        width => width.clone(),
+    };
+}
 
 /// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {

@@ -1,5 +1,6 @@
 //! From a model and a budget to a plan of types, and to the file that it describes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use anyhow::Result;
@@ -39,8 +40,11 @@ impl<'a> Problem<'a> {
             name: Some(name_of(&typing.model.to_string_lossy())),
             ..GgufOptions::default()
         };
-        let is_chosen = |name: &str| matrices.tensors.iter().any(|(tensor, _)| tensor == name);
-        let rest = GgufExport::new(opened, &options)?.bytes_without(is_chosen);
+        let rest = {
+            let chosen = matrices.tensors.iter().map(|(tensor, _)| tensor.as_str());
+            let chosen: BTreeSet<&str> = chosen.collect();
+            GgufExport::new(opened, &options)?.bytes_without(|name| chosen.contains(name))
+        };
         Ok(Self { matrices, options, rest })
     }
 
