@@ -13,16 +13,21 @@ use tempfile::{TempDir, tempdir};
 use welore_burn::calibrate::{
     Calibration, CalibrationOptions, CalibrationSummary, Collector, calibrate,
 };
-use welore_burn::checkpoint::Remark;
-use welore_burn::compress::{BlockwiseOptions, Compressor, RefineOptions};
+use welore_burn::checkpoint::{Checkpoint, Remark};
+use welore_burn::compress::{
+    BlockwiseOptions, Compressor, RefineOptions, WriteOptions, merge_directory,
+};
 use welore_burn::data::TokenRows;
 use welore_burn::eval::{PerplexityOptions, perplexity};
+use welore_burn::files::OutputDir;
+use welore_burn::forms::Form;
 use welore_burn::gguf::{GgufOptions, export_gguf};
 use welore_burn::linalg::{SecondMoment, Shrinkage};
 use welore_burn::model::{
     Decoder, LanguageModel, load_model, open_model, open_weights, projections,
 };
-use welore_burn::plan::{Loss, PlanOptions, Target, make_plan};
+use welore_burn::modules::Selection;
+use welore_burn::plan::{Loss, MatrixPlan, PlanOptions, RankPlan, Target, make_plan};
 use welore_burn::spectrum::{MeasureOptions, Method, Norms, measure_checkpoint};
 use welore_burn::train::{
     ExecutionOptions, RunPlace, Score, TrainOptions, Trainable, Training, TrainingEvent,
@@ -126,6 +131,35 @@ fn changed(name: &str, fields: Value) -> TempDir {
     config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     fs::write(path, config.to_string()).unwrap();
     dir
+}
+
+#[test]
+fn merged_experts_of_gpt_oss_are_in_the_tensors_that_transformers_reads() {
+    let source = open_weights(fixture("tiny-gpt-oss")).unwrap();
+    let (everything, measuring) = (Selection::all(), MeasureOptions::default());
+    let spectra = measure_checkpoint(&source, &everything, &measuring, &mut ()).unwrap();
+    // Some are merged and others copied.
+    let matrices = spectra.matrices.iter().filter(|m| !m.name.as_str().contains("experts.1."));
+    let matrices = matrices
+        .map(|m| MatrixPlan::new(m.name.clone(), m.shape, Form::factors(m.full_rank()), m.dtype));
+    let plan = RankPlan::new("full ranks", spectra.model, matrices.collect()).unwrap();
+    let dir = tempdir().unwrap();
+    let [low, dense] = ["low", "dense"].map(|name| dir.path().join(name));
+    compress_into(&low, &source, &Compressor::new(&plan));
+    let output = OutputDir::create(&dense, false).unwrap();
+    let low = Checkpoint::open(&low).unwrap();
+    assert!(low.names().any(|name| name.ends_with("experts.0.gate_proj.U.weight")));
+    merge_directory(&low, &output, &WriteOptions::default(), &mut ()).unwrap();
+    output.commit().unwrap();
+
+    let (made, file) = (Checkpoint::open(&dense).unwrap(), checkpoint("tiny-gpt-oss"));
+    assert!(made.names().eq(file.names()));
+    for tensor in file.names() {
+        assert_eq!(made.meta(tensor).unwrap().shape, file.meta(tensor).unwrap().shape, "{tensor}");
+        let [made, file] = [&made, &file].map(|files| files.read_f32(tensor).unwrap());
+        let is_near = made.iter().zip(&file).all(|(made, file)| (made - file).abs() < 1e-4);
+        assert!(is_near, "{tensor}");
+    }
 }
 
 #[test]

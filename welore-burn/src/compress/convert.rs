@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use safetensors::Dtype;
 
 use super::error::CompressError;
+use super::expert_stack::stacked;
 use super::job::{Job, Work};
 use super::options::WriteOptions;
 use super::pieces::Piece;
@@ -136,6 +137,7 @@ fn pieces(
 ) -> Result<Vec<Piece<'_>>, CompressError> {
     // Also where nothing is merged, because this checks the plan.
     let compressed = checkpoint.compressed_matrices()?;
+    let is_plain = conversion.dense || compressed.is_empty();
     let merged = if conversion.dense { compressed } else { Vec::new() };
     if conversion.dense && merged.is_empty() {
         return Err(CompressError::NotCompressed { dir: checkpoint.dir().into() });
@@ -157,7 +159,9 @@ fn pieces(
         Some(matrix) => matrix.map(merge),
         None => Some(whole(checkpoint, tensor, conversion.precision)),
     });
-    pieces.collect()
+    let pieces = pieces.collect::<Result<Vec<_>, CompressError>>()?;
+    // A compressed directory has matrices for each expert, which can be compressed one by one.
+    Ok(if is_plain { stacked(pieces, checkpoint)? } else { pieces })
 }
 
 /// A tensor that is not merged into another one.
