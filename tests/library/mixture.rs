@@ -15,12 +15,13 @@ use welore_burn::calibrate::{
 };
 use welore_burn::checkpoint::{Checkpoint, Remark};
 use welore_burn::compress::{
-    BlockwiseOptions, Compressor, RefineOptions, WriteOptions, merge_directory,
+    BlockwiseOptions, Compressor, Conversion, RefineOptions, WriteOptions, changes_tensors,
+    convert_directory, merge_directory,
 };
 use welore_burn::data::TokenRows;
 use welore_burn::eval::{PerplexityOptions, perplexity};
 use welore_burn::files::OutputDir;
-use welore_burn::forms::Form;
+use welore_burn::forms::{Form, Precision};
 use welore_burn::gguf::{GgufOptions, export_gguf};
 use welore_burn::linalg::{SecondMoment, Shrinkage};
 use welore_burn::model::{
@@ -151,8 +152,43 @@ fn merged_experts_of_gpt_oss_are_in_the_tensors_that_transformers_reads() {
     assert!(low.names().any(|name| name.ends_with("experts.0.gate_proj.U.weight")));
     merge_directory(&low, &output, &WriteOptions::default(), &mut ()).unwrap();
     output.commit().unwrap();
+    is_as_transformers_wrote_it(&dense);
+}
 
-    let (made, file) = (Checkpoint::open(&dense).unwrap(), checkpoint("tiny-gpt-oss"));
+#[test]
+fn experts_of_a_dense_gpt_oss_are_put_together_where_a_file_has_them_apart() {
+    // As training writes them.
+    let source = open_weights(fixture("tiny-gpt-oss")).unwrap();
+    let tensors: Vec<(&str, Vec<u8>)> = source
+        .names()
+        .map(|name| {
+            let numbers = source.read_f32(name).unwrap();
+            (name, numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, data)| {
+        let shape = source.meta(name).unwrap().shape.clone();
+        (name.to_string(), TensorView::new(Dtype::F32, shape, data).unwrap())
+    });
+    let dir = tempdir().unwrap();
+    let [apart, dense] = ["apart", "dense"].map(|name| dir.path().join(name));
+    fs::create_dir(&apart).unwrap();
+    serialize_to_file(views, None, &apart.join("model.safetensors")).unwrap();
+    fs::copy(fixture("tiny-gpt-oss/config.json"), apart.join("config.json")).unwrap();
+
+    let apart = Checkpoint::open(&apart).unwrap();
+    let conversion = Conversion { dense: false, precision: Some(Precision::F32) };
+    assert!(changes_tensors(&apart, conversion).unwrap());
+    let output = OutputDir::create(&dense, false).unwrap();
+    let options = WriteOptions::default();
+    convert_directory(&apart, conversion, &output, &options, &mut ()).unwrap();
+    output.commit().unwrap();
+    is_as_transformers_wrote_it(&dense);
+}
+
+/// Whether a directory has the tensors of tiny-gpt-oss, up to rounding.
+fn is_as_transformers_wrote_it(dir: &Path) {
+    let (made, file) = (Checkpoint::open(dir).unwrap(), checkpoint("tiny-gpt-oss"));
     assert!(made.names().eq(file.names()));
     for tensor in file.names() {
         assert_eq!(made.meta(tensor).unwrap().shape, file.meta(tensor).unwrap().shape, "{tensor}");

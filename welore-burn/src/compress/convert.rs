@@ -113,7 +113,8 @@ pub fn changes_tensors(
     checkpoint: &Checkpoint,
     conversion: Conversion,
 ) -> Result<bool, CompressError> {
-    let changes = pieces(checkpoint, conversion)?.iter().any(|piece| piece.steps() > 0);
+    let is_new = |piece: &Piece<'_>| piece.steps() > 0 || matches!(piece, Piece::Stack(_));
+    let changes = pieces(checkpoint, conversion)?.iter().any(is_new);
     Ok(changes || checkpoint.names().any(|tensor| checkpoint.is_scaled(tensor)))
 }
 
