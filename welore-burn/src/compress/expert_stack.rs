@@ -71,7 +71,10 @@ fn place(checkpoint: &Checkpoint, tensor: &str) -> Option<(String, usize, usize)
     };
     // Only gpt-oss has a router of this name.
     checkpoint.meta(&format!("{layer}.router.weight"))?;
-    Some((format!("{layer}.experts.{end}"), expert.parse().ok()?, turn))
+    // A number that is written otherwise is no expert, and would take the place of one.
+    let number: usize =
+        expert.parse().ok().filter(|number: &usize| number.to_string() == expert)?;
+    Some((format!("{layer}.experts.{end}"), number, turn))
 }
 
 const BOTH: &str = "gate_up_proj";
