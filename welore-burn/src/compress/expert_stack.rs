@@ -72,8 +72,7 @@ fn place(checkpoint: &Checkpoint, tensor: &str) -> Option<(String, usize, usize)
     // Only gpt-oss has a router of this name.
     checkpoint.meta(&format!("{layer}.router.weight"))?;
     // A number that is written otherwise is no expert, and would take the place of one.
-    let number: usize =
-        expert.parse().ok().filter(|number: &usize| number.to_string() == expert)?;
+    let number = expert.parse::<usize>().ok().filter(|number| number.to_string() == expert)?;
     Some((format!("{layer}.experts.{end}"), number, turn))
 }
 
