@@ -28,7 +28,7 @@ const ALWAYS: [(&str, &str); 14] = [
     (
         "compare",
         "text windows seq-len skip kl no-calibration keep-params max-bytes err err-applied plan models jobs \
-         max-memory refine backend device dtype report json csv",
+         max-memory refine backend device dtype report picture json csv",
     ),
     (
         "train",

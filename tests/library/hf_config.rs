@@ -127,12 +127,24 @@ fn layers_that_differ_are_described_one_by_one() {
     let older = json!({
         "rope_theta": 5e5,
         "rope_local_base_freq": 1e3,
-        "rope_scaling": { "type": "linear", "factor": 8.0 },
+        "rope_scaling": { "rope_type": "linear", "factor": 8.0 },
     });
     let config = of("gemma3_text", nested.clone()).unwrap();
     assert_eq!(of("gemma3_text", older), Ok(config.clone()));
     assert_eq!((config.rope_theta, config.window_rope), (5e5, Some((1e3, RopeScaling::None))));
-    assert!(of("llama", nested).unwrap_err().to_string().contains("rope_parameters"));
+    assert!(of("llama", nested.clone()).unwrap_err().to_string().contains("rope_parameters"));
+    // Settings beside these replace single ones, and those of no type of layers do not count.
+    let mut both = nested;
+    both["rope_scaling"] = json!({ "factor": 2.0 });
+    both["rope_parameters"]["rope_type"] = "dynamic".into();
+    let config = of("gemma3_text", both).unwrap();
+    assert_eq!(config.rope_scaling, RopeScaling::Linear { factor: 2.0 });
+    assert_eq!((config.rope_theta, config.window_rope), (5e5, Some((1e3, RopeScaling::None))));
+    let flat = json!({ "rope_parameters": { "rope_type": "linear", "factor": 8.0 } });
+    for model_type in ["gemma3_text", "olmo3"] {
+        let config = of(model_type, flat.clone()).unwrap();
+        assert_eq!(config.rope_scaling, RopeScaling::None, "{model_type}");
+    }
 
     let types = json!(["sliding_attention", "full_attention"]);
     let few = of("ministral", json!({ "layer_types": types })).unwrap_err();
@@ -196,6 +208,86 @@ fn falcons_of_other_sizes_are_refused_by_field() {
         let error = of(json!({ field: value })).unwrap_err().to_string();
         assert!(error.contains(field), "{error}");
     }
+}
+
+/// The configuration of a model with four layers, and four heads of 16 channels.
+fn small(model_type: &str, more: Value) -> Result<DecoderConfig, ConfigError> {
+    let mut config =
+        json!({ "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2 });
+    config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    short_config(model_type, config)
+}
+
+#[test]
+fn rotary_settings_are_read_where_the_family_has_them() {
+    // GPT-NeoX has its own names for base and share at the top level.
+    let neox =
+        small("gpt_neox", json!({ "rope_theta": 5e5, "partial_rotary_factor": 0.5 })).unwrap();
+    assert_eq!((neox.rope_theta, neox.rotary_width), (1e4, Some(4)));
+    let neox = small("gpt_neox", json!({ "rotary_emb_base": 5e5, "rotary_pct": 0.5 })).unwrap();
+    assert_eq!((neox.rope_theta, neox.rotary_width), (5e5, Some(8)));
+
+    // Phi-3 has its original context at the top level, and rope settings do not change it.
+    let divisors = json!(vec![1.0; 8]);
+    let original = |more: Value| {
+        let mut config = json!({ "rope_parameters": {
+            "rope_type": "longrope",
+            "short_factor": divisors,
+            "long_factor": divisors,
+            "original_max_position_embeddings": 16,
+        }});
+        config.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        match small("phi3", config).unwrap().rope_scaling {
+            RopeScaling::LongRope { original_context, .. } => original_context,
+            _ => 0.0,
+        }
+    };
+    assert_eq!(original(json!({})), 4096.0);
+    assert_eq!(original(json!({ "original_max_position_embeddings": 32 })), 32.0);
+
+    // The channels that see positions have divisors, not all of a head.
+    let divisors = json!([1.0, 2.0]);
+    let rope = json!({
+        "rope_type": "longrope",
+        "short_factor": divisors,
+        "long_factor": divisors,
+        "factor": 2.0,
+    });
+    let latent =
+        json!({ "qk_rope_head_dim": 4, "n_group": 1, "topk_group": 1, "rope_parameters": rope });
+    for model_type in ["deepseek_v2", "deepseek_v3"] {
+        let config = small(model_type, latent.clone()).unwrap();
+        assert!(matches!(config.rope_scaling, RopeScaling::LongRope { .. }), "{model_type}");
+    }
+}
+
+#[test]
+fn families_read_the_fields_that_are_theirs_and_no_others() {
+    let windows = |model_type: &str, more: Value| {
+        let config = small(model_type, more).unwrap();
+        (0..4).map(|layer| config.has_window(layer)).collect::<Vec<_>>()
+    };
+    let types = json!(["sliding_attention", "full_attention", "full_attention", "full_attention"]);
+    let stated = json!({ "layer_types": types, "sliding_window": 8, "use_sliding_window": false });
+    assert_eq!(windows("smollm3", stated.clone()), [true, false, false, false]);
+    assert_eq!(windows("qwen2", stated), [false; 4]);
+
+    let pattern = |pattern: Value| json!({ "sliding_window_pattern": pattern });
+    assert_eq!(windows("exaone4", json!({})), [true, true, true, false]);
+    assert_eq!(windows("exaone4", pattern(json!(2))), [true, false, true, false]);
+    assert_eq!(windows("exaone4", pattern(json!("LLG"))), [true, true, false, false]);
+    let mut listed = pattern(json!("LLLG"));
+    listed["layer_types"] = types;
+    assert_eq!(windows("exaone4", listed), [true, false, false, false]);
+    for wrong in [json!(0), json!(""), json!("LX"), json!(1.5), json!({})] {
+        let error = small("exaone4", pattern(wrong.clone())).unwrap_err().to_string();
+        assert!(error.contains("sliding_window_pattern"), "{wrong}: {error}");
+    }
+
+    // Command R7B has heads of one width and no norms of queries and keys.
+    let more = json!({ "head_dim": 6, "use_qk_norm": true });
+    assert_eq!(small("cohere2", more.clone()).unwrap().head_dim, 16);
+    assert!(small("cohere", more).unwrap_err().to_string().contains("use_qk_norm"));
 }
 
 #[test]

@@ -13,15 +13,21 @@ use tempfile::{TempDir, tempdir};
 use welore_burn::calibrate::{
     Calibration, CalibrationOptions, CalibrationSummary, Collector, calibrate, write_imatrix,
 };
-use welore_burn::checkpoint::Remark;
-use welore_burn::compress::{BlockwiseOptions, Compressor, RefineOptions};
+use welore_burn::checkpoint::{Checkpoint, Remark};
+use welore_burn::compress::{
+    BlockwiseOptions, Compressor, Conversion, RefineOptions, WriteOptions, changes_tensors,
+    convert_directory, merge_directory,
+};
 use welore_burn::data::TokenRows;
 use welore_burn::eval::{PerplexityOptions, perplexity};
+use welore_burn::files::OutputDir;
+use welore_burn::forms::{Form, Precision};
 use welore_burn::linalg::{SecondMoment, Shrinkage};
 use welore_burn::model::{
     Decoder, LanguageModel, load_model, open_model, open_weights, projections,
 };
-use welore_burn::plan::{Loss, PlanOptions, Target, make_plan};
+use welore_burn::modules::Selection;
+use welore_burn::plan::{Loss, MatrixPlan, PlanOptions, RankPlan, Target, make_plan};
 use welore_burn::spectrum::{MeasureOptions, Method, Norms, measure_checkpoint};
 use welore_burn::train::{
     ExecutionOptions, RunPlace, Score, TrainOptions, Trainable, Training, TrainingEvent,
@@ -147,6 +153,70 @@ fn changed(name: &str, fields: Value) -> TempDir {
     config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
     fs::write(path, config.to_string()).unwrap();
     dir
+}
+
+#[test]
+fn merged_experts_of_gpt_oss_are_in_the_tensors_that_transformers_reads() {
+    let source = open_weights(fixture("tiny-gpt-oss")).unwrap();
+    let (everything, measuring) = (Selection::all(), MeasureOptions::default());
+    let spectra = measure_checkpoint(&source, &everything, &measuring, &mut ()).unwrap();
+    // Some are merged and others copied.
+    let matrices = spectra.matrices.iter().filter(|m| !m.name.as_str().contains("experts.1."));
+    let matrices = matrices
+        .map(|m| MatrixPlan::new(m.name.clone(), m.shape, Form::factors(m.full_rank()), m.dtype));
+    let plan = RankPlan::new("full ranks", spectra.model, matrices.collect()).unwrap();
+    let dir = tempdir().unwrap();
+    let [low, dense] = ["low", "dense"].map(|name| dir.path().join(name));
+    compress_into(&low, &source, &Compressor::new(&plan));
+    let output = OutputDir::create(&dense, false).unwrap();
+    let low = Checkpoint::open(&low).unwrap();
+    assert!(low.names().any(|name| name.ends_with("experts.0.gate_proj.U.weight")));
+    merge_directory(&low, &output, &WriteOptions::default(), &mut ()).unwrap();
+    output.commit().unwrap();
+    is_as_transformers_wrote_it(&dense);
+}
+
+#[test]
+fn experts_of_a_dense_gpt_oss_are_put_together_where_a_file_has_them_apart() {
+    // As training writes them.
+    let source = open_weights(fixture("tiny-gpt-oss")).unwrap();
+    let tensors: Vec<(&str, Vec<u8>)> = source
+        .names()
+        .map(|name| {
+            let numbers = source.read_f32(name).unwrap();
+            (name, numbers.iter().flat_map(|number| number.to_le_bytes()).collect())
+        })
+        .collect();
+    let views = tensors.iter().map(|(name, data)| {
+        let shape = source.meta(name).unwrap().shape.clone();
+        (name.to_string(), TensorView::new(Dtype::F32, shape, data).unwrap())
+    });
+    let dir = tempdir().unwrap();
+    let [apart, dense] = ["apart", "dense"].map(|name| dir.path().join(name));
+    fs::create_dir(&apart).unwrap();
+    serialize_to_file(views, None, &apart.join("model.safetensors")).unwrap();
+    fs::copy(fixture("tiny-gpt-oss/config.json"), apart.join("config.json")).unwrap();
+
+    let apart = Checkpoint::open(&apart).unwrap();
+    let conversion = Conversion { dense: false, precision: Some(Precision::F32) };
+    assert!(changes_tensors(&apart, conversion).unwrap());
+    let output = OutputDir::create(&dense, false).unwrap();
+    let options = WriteOptions::default();
+    convert_directory(&apart, conversion, &output, &options, &mut ()).unwrap();
+    output.commit().unwrap();
+    is_as_transformers_wrote_it(&dense);
+}
+
+/// Whether a directory has the tensors of tiny-gpt-oss, up to rounding.
+fn is_as_transformers_wrote_it(dir: &Path) {
+    let (made, file) = (Checkpoint::open(dir).unwrap(), checkpoint("tiny-gpt-oss"));
+    assert!(made.names().eq(file.names()));
+    for tensor in file.names() {
+        assert_eq!(made.meta(tensor).unwrap().shape, file.meta(tensor).unwrap().shape, "{tensor}");
+        let [made, file] = [&made, &file].map(|files| files.read_f32(tensor).unwrap());
+        let is_near = made.iter().zip(&file).all(|(made, file)| (made - file).abs() < 1e-4);
+        assert!(is_near, "{tensor}");
+    }
 }
 
 #[test]

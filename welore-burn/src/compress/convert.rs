@@ -3,6 +3,7 @@ use std::collections::BTreeMap;
 use safetensors::Dtype;
 
 use super::error::CompressError;
+use super::expert_stack::stacked;
 use super::job::{Job, Work};
 use super::options::WriteOptions;
 use super::pieces::Piece;
@@ -114,7 +115,8 @@ pub fn changes_tensors(
 ) -> Result<bool, CompressError> {
     // What is stored turned is written so.
     let is_made = |tensor: &str| checkpoint.is_scaled(tensor) && !checkpoint.turns(tensor);
-    let changes = pieces(checkpoint, conversion)?.iter().any(|piece| piece.steps() > 0);
+    let is_new = |piece: &Piece<'_>| piece.steps() > 0 || matches!(piece, Piece::Stack(_));
+    let changes = pieces(checkpoint, conversion)?.iter().any(is_new);
     Ok(changes || checkpoint.names().any(is_made))
 }
 
@@ -138,6 +140,7 @@ fn pieces(
 ) -> Result<Vec<Piece<'_>>, CompressError> {
     // Also where nothing is merged, because this checks the plan.
     let compressed = checkpoint.compressed_matrices()?;
+    let is_plain = conversion.dense || compressed.is_empty();
     let merged = if conversion.dense { compressed } else { Vec::new() };
     if conversion.dense && merged.is_empty() {
         return Err(CompressError::NotCompressed { dir: checkpoint.dir().into() });
@@ -159,7 +162,9 @@ fn pieces(
         Some(matrix) => matrix.map(merge),
         None => Some(whole(checkpoint, tensor, conversion.precision)),
     });
-    pieces.collect()
+    let pieces = pieces.collect::<Result<Vec<_>, CompressError>>()?;
+    // A compressed directory has matrices for each expert, which can be compressed one by one.
+    Ok(if is_plain { stacked(pieces, checkpoint)? } else { pieces })
 }
 
 /// A tensor that is not merged into another one.

@@ -16,6 +16,7 @@ mod blocks;
 mod check;
 mod convert;
 mod error;
+mod expert_stack;
 mod files;
 mod job;
 mod kept;

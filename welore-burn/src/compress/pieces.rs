@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use safetensors::Dtype;
 
 use super::error::CompressError;
+use super::expert_stack::ExpertStack;
 use crate::checkpoint::{Checkpoint, CheckpointError, StoredMatrix, TensorMeta};
 use crate::forms::{Form, FormError, Made, TensorSpec, cast_floats, encode_nearest};
 use crate::linalg::Cost;
@@ -24,6 +25,8 @@ pub(super) enum Piece<'a> {
     Compress(&'a MatrixPlan),
     /// Merges the parts of a matrix into a dense matrix of a type.
     Merge(StoredMatrix, Dtype),
+    /// Makes one tensor of those of all experts of a layer.
+    Stack(ExpertStack<'a>),
 }
 
 /// The content of the tensors of a piece.
@@ -41,12 +44,17 @@ impl<'a> Piece<'a> {
             Self::Copy(tensor) | Self::Integers(tensor) | Self::Cast(tensor, _) => tensor,
             Self::Compress(matrix) => matrix.name.as_str(),
             Self::Merge(matrix, _) => matrix.name.as_str(),
+            Self::Stack(stack) => &stack.tensor().name,
         }
     }
 
     /// Number of steps that it counts in progress; copies count none.
     pub fn steps(&self) -> usize {
-        usize::from(!matches!(self, Self::Copy(_) | Self::Integers(_)))
+        match self {
+            Self::Copy(_) | Self::Integers(_) => 0,
+            Self::Stack(stack) => usize::from(stack.parts().iter().any(|part| part.steps() > 0)),
+            Self::Cast(..) | Self::Compress(_) | Self::Merge(..) => 1,
+        }
     }
 
     /// The cost of making it.
@@ -67,6 +75,7 @@ impl<'a> Piece<'a> {
                 matrix.form.cost_to_make(matrix.shape) + norms.cost(&matrix.name, matrix.shape)
             }
             Self::Merge(matrix, _) => matrix.form.cost_to_merge(matrix.shape),
+            Self::Stack(stack) => stack.cost(checkpoint, norms),
         }
     }
 
@@ -78,6 +87,7 @@ impl<'a> Piece<'a> {
             }
             Self::Compress(matrix) => vec![matrix.name.weight()],
             Self::Merge(matrix, _) => matrix.tensors().into_iter().map(|spec| spec.name).collect(),
+            Self::Stack(stack) => stack.parts().iter().flat_map(Self::sources).collect(),
         }
     }
 
@@ -96,6 +106,7 @@ impl<'a> Piece<'a> {
             Self::Cast(tensor, dtype) => vec![as_spec(tensor, *dtype, checkpoint.raw(tensor)?.0)],
             Self::Compress(matrix) => matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype),
             Self::Merge(matrix, dtype) => Form::dense().tensors(&matrix.name, matrix.shape, *dtype),
+            Self::Stack(stack) => vec![stack.tensor().clone()],
         })
     }
 
@@ -133,6 +144,10 @@ impl<'a> Piece<'a> {
                 let merged = checkpoint.read_merged(matrix)?;
                 let data = encode_nearest(merged.data().iter().copied(), *dtype);
                 let data = data.map_err(encoding(matrix.name.weight()))?;
+                Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
+            }
+            Self::Stack(stack) => {
+                let data = stack.content(checkpoint, norms)?;
                 Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
             }
         }

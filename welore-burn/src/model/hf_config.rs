@@ -55,6 +55,8 @@ pub(super) struct HfConfig {
     pub num_attention_heads: usize,
     pub num_key_value_heads: Option<usize>,
     pub head_dim: Option<usize>,
+    /// The channels of a head that see positions, beside others that do not (DeepSeek).
+    pub qk_rope_head_dim: Option<usize>,
     #[serde(default = "silu")]
     pub hidden_act: String,
     pub rms_norm_eps: Option<f64>,

@@ -60,10 +60,8 @@ pub(super) fn check_nests(config: &Value) -> Result<(), ConfigError> {
 impl HfConfig {
     /// Base and scaling of the rotary positions. `theta` is the base where the settings state none.
     ///
-    /// With a `layer_type` they are those of the layers of this type: what is nested under its
-    /// name, or else what is stated for all layers, which is about full attention alone.
-    /// `rope_scaling` comes before what `rope_parameters` says of full attention. Without one,
-    /// settings for each type of layer are refused.
+    /// With a `layer_type` they are those of the layers of this type, nested under its name in
+    /// `rope_parameters`. Without one, settings for each type of layer are refused.
     ///
     /// # Errors
     ///
@@ -86,10 +84,8 @@ impl HfConfig {
             let top = self.original_max_position_embeddings;
             return settings.resolved(self, theta, top);
         };
-        let newer = stated(&self.rope_parameters).and_then(|rope| rope.of(layer_type));
-        let older = stated(&self.rope_scaling).and_then(|rope| rope.of(layer_type));
-        let theta = newer.and_then(|rope| rope.rope_theta).unwrap_or(theta);
-        older.or(newer).unwrap_or(&none).resolved(self, theta, None)
+        let settings = self.rope_parameters.as_ref().and_then(|rope| rope.of(layer_type));
+        settings.unwrap_or(&none).resolved(self, theta, None)
     }
 
     /// The share of the channels of a head that are rotated, if the file states one.
@@ -119,6 +115,9 @@ impl HfConfig {
 
     /// Number of channels of a head that are rotated.
     fn rotated_width(&self) -> usize {
+        if let Some(width) = self.qk_rope_head_dim {
+            return width;
+        }
         (self.head_width() as f64 * self.rotated_share().unwrap_or(1.0)) as usize
     }
 }
@@ -132,8 +131,7 @@ impl HfRope {
     fn of(&self, layer_type: &str) -> Option<&Self> {
         match layer_type {
             "sliding_attention" => self.sliding_attention.as_deref(),
-            _ if self.is_nested() => self.full_attention.as_deref(),
-            _ => Some(self),
+            _ => self.full_attention.as_deref(),
         }
     }
 
@@ -292,16 +290,6 @@ mod tests {
         assert_eq!(rope(&nested, "full_attention"), (1e6, LINEAR));
         assert_eq!(rope(&nested, "sliding_attention"), (1e4, RopeScaling::None));
         assert!(nested.rope(None, 1e4).is_err());
-        // As older files of the same families have it: the scaling is that of full attention.
-        let older = config(json!({ "rope_scaling": { "rope_type": "linear", "factor": 8.0 } }));
-        assert_eq!(rope(&older, "full_attention"), (1e4, LINEAR));
-        assert_eq!(rope(&older, "sliding_attention"), (1e4, RopeScaling::None));
-        // Added to a newer file, it leaves the base alone.
-        let both = config(json!({
-            "rope_scaling": { "rope_type": "linear", "factor": 8.0 },
-            "rope_parameters": { "full_attention": { "rope_type": "default", "rope_theta": 1e6 } },
-        }));
-        assert_eq!(rope(&both, "full_attention"), (1e6, LINEAR));
     }
 
     #[test]

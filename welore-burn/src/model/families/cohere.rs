@@ -10,24 +10,22 @@ use crate::model::norm::NormKind;
 /// scaled.
 pub(super) struct Cohere;
 
-/// The fields that only this family has.
+/// The fields that only families of Command R have.
 #[derive(Deserialize)]
 struct Own {
     layer_norm_eps: f64,
     logit_scale: f64,
+}
+
+/// The field that only this family has.
+#[derive(Deserialize)]
+struct OwnNorms {
     use_qk_norm: Option<bool>,
 }
 
 /// What both families of Command R have in common.
 pub(super) fn described(config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
     let own: Own = config.own()?;
-    if own.use_qk_norm == Some(true) {
-        return Err(ConfigError::Unsupported {
-            field: "use_qk_norm",
-            value: "true".into(),
-            supported: "false",
-        });
-    }
     let bias = config.attention_bias.unwrap_or(false);
     let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
     Ok(decoder
@@ -60,6 +58,14 @@ impl Family for Cohere {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
+        let own: OwnNorms = config.own()?;
+        if own.use_qk_norm == Some(true) {
+            return Err(ConfigError::Unsupported {
+                field: "use_qk_norm",
+                value: "true".into(),
+                supported: "false",
+            });
+        }
         described(config)
     }
 }

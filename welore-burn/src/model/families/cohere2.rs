@@ -40,6 +40,11 @@ impl Family for Cohere2 {
         })
     }
 
+    fn prepare(&self, config: &mut Value) {
+        // Heads have one width, whatever a file says.
+        config["head_dim"] = Value::Null;
+    }
+
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: Own = config.own()?;
         let few = own.sliding_window_pattern;

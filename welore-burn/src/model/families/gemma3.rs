@@ -34,6 +34,28 @@ pub(super) fn every_few_layers(layers: usize, few: usize) -> Vec<bool> {
 /// The type of layers whose rotary positions are those of the model.
 pub(super) const FULL: Option<&str> = Some("full_attention");
 
+/// Nests rotary settings by types of layers, as transformers resolves them: single settings of
+/// `rope_scaling` replace those of full attention, and in `rope_parameters` those of no type do not
+/// count.
+pub(super) fn nest_rope(config: &mut Value) {
+    let added = std::mem::take(&mut config["rope_scaling"]);
+    let stated = &mut config["rope_parameters"];
+    if stated.is_null() {
+        *stated = json!({});
+    }
+    if !stated.is_object() {
+        return;
+    }
+    for kind in ["full_attention", "sliding_attention"] {
+        if stated[kind].is_null() {
+            stated[kind] = json!({ "rope_type": "default" });
+        }
+    }
+    if let (Value::Object(full), Value::Object(added)) = (&mut stated["full_attention"], added) {
+        full.extend(added);
+    }
+}
+
 /// Gives layers with the sliding window rotary positions of their own. `theta` is their base where the
 /// file states none for this type of layers.
 pub(super) fn local_rope(
@@ -70,6 +92,10 @@ impl Family for Gemma3 {
             "bos_token_id": 2,
             "eos_token_id": 1,
         })
+    }
+
+    fn prepare(&self, config: &mut Value) {
+        nest_rope(config);
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {

@@ -31,7 +31,6 @@ impl Family for GptNeox {
         json!({
             "hidden_act": "gelu",
             "max_position_embeddings": 2048,
-            "partial_rotary_factor": 0.25,
             "layer_norm_eps": 1e-5,
             "attention_bias": true,
             "bos_token_id": 0,
@@ -43,12 +42,15 @@ impl Family for GptNeox {
         // Each query head has its own keys, whatever a file says, and heads have one width.
         config["num_key_value_heads"] = Value::Null;
         config["head_dim"] = Value::Null;
-        for (older, field) in
-            [("rotary_emb_base", "rope_theta"), ("rotary_pct", "partial_rotary_factor")]
-        {
-            if !config[older].is_null() {
-                config[field] = config[older].clone();
-            }
+        // At the top level they have other names here, and the usual ones do not count.
+        for (own, field, usual) in [
+            ("rotary_emb_base", "rope_theta", 10_000.0),
+            ("rotary_pct", "partial_rotary_factor", 0.25),
+        ] {
+            config[field] = match &config[own] {
+                Value::Null => usual.into(),
+                stated => stated.clone(),
+            };
         }
     }
 

@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 
 use super::Family;
-use super::gemma3::{FULL, LocalRope, every_few_layers, local_rope};
+use super::gemma3::{FULL, LocalRope, every_few_layers, local_rope, nest_rope};
 use crate::model::config::{BlockLayout, DecoderConfig, QkNorm};
 use crate::model::hf_config::{ConfigError, HfConfig};
 
@@ -26,6 +26,10 @@ impl Family for Olmo3 {
             "sliding_window": 4096,
             "eos_token_id": 50_279,
         })
+    }
+
+    fn prepare(&self, config: &mut Value) {
+        nest_rope(config);
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {

@@ -20,6 +20,8 @@ impl Family for Phi3 {
     fn defaults(&self) -> Value {
         json!({
             "max_position_embeddings": 4096,
+            // Here it counts, not in the rope settings.
+            "original_max_position_embeddings": 4096,
             "rms_norm_eps": 1e-5,
             "bos_token_id": 1,
             "eos_token_id": 32_000,

@@ -59,12 +59,14 @@ impl Family for SmolLm3 {
         let rotary = rotary_layers(config.own()?, config.num_hidden_layers)?;
         let bias = config.attention_bias.unwrap_or(false);
         let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
-        let decoder = match config.use_sliding_window {
-            Some(true) => {
+        // Types of layers that a file states count whatever it says of windows.
+        let has_windows = config.use_sliding_window == Some(true) || config.layer_types.is_some();
+        let decoder = match has_windows {
+            true => {
                 let windows = rotary.iter().map(|rotary| !rotary).collect();
                 config.with_windows(decoder, windows)?
             }
-            _ => decoder,
+            false => decoder,
         };
         let all = rotary.iter().all(|rotary| *rotary);
         Ok(decoder.with_rotary_layers((!all).then_some(rotary)))

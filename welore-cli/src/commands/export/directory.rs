@@ -41,7 +41,6 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
     let checkpoint = found.checkpoint();
     let size = converted_size(checkpoint, conversion)?;
     check_space(target, size.bytes)?;
-    warn_of_experts(&found);
     let Some(output) = output else {
         return preview(args, target, size);
     };
@@ -78,17 +77,6 @@ fn conversion(args: &ExportArgs, found: &FoundModel) -> Result<Conversion> {
             Err(WrongInput::with_hint(message, "it can be used as it is").into())
         }
         None => Ok(conversion),
-    }
-}
-
-/// Warns of experts that transformers would take random numbers for: it reads those of gpt-oss from one
-/// tensor for each layer, and here each has matrices of its own.
-fn warn_of_experts(found: &FoundModel) {
-    if matches!(found, FoundModel::Familiar(model) if model.model_type == "gpt_oss") {
-        tell!(
-            "warning: only welore loads what is written: transformers reads the experts of gpt-oss \
-             from one tensor for each layer, and here each has matrices of its own"
-        );
     }
 }
 
