@@ -155,7 +155,8 @@ fn published_files_are_read_with_the_names_of_the_family() {
 fn weights_alone_tell_how_they_are_stored() {
     let gpt2 = Some(r#"{ "model_type": "gpt2" }"#);
     let part = Some(r#"{ "model_type": "pair", "decoder": { "model_type": "gpt2" } }"#);
-    let cases: [(&[usize], usize, Option<&str>, [usize; 2]); 7] = [
+    type Case<'a> = (&'a [usize], usize, Option<&'a str>, [usize; 2]);
+    let cases: [Case<'_>; 7] = [
         (&[4, 12], 12, None, [12, 4]),
         (&[12, 4], 12, None, [12, 4]),
         (&[12, 4], 12, gpt2, [12, 4]),

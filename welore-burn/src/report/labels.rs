@@ -103,8 +103,8 @@ impl Labels {
             let area = area(*place);
             is_free(place) && !self.lines.iter().any(|line| line.meets(&area))
         };
-        let clear = places.iter().find(|place| is_clear(*place));
-        let found = *clear.or_else(|| places.iter().find(|place| is_free(*place)))?;
+        let clear = places.iter().find(|place| is_clear(place));
+        let found = *clear.or_else(|| places.iter().find(|place| is_free(place)))?;
         self.taken.push(area(found));
         Some(found)
     }
