@@ -14,7 +14,7 @@ use super::keys;
 use super::rope;
 use super::tensors::{read_factors, stored_dtype};
 use crate::forms::{Form, TensorSpec};
-use crate::ggml::{GgufFile, StoredTensor, TensorType};
+use crate::ggml::{GgufFile, StoredTensor, TensorType, is_router};
 use crate::model::{
     DecoderConfig, LatentConfig, MixtureConfig, MlpLayout, NormKind, QkNorm, QkvLayout,
 };
@@ -77,7 +77,7 @@ impl Entry {
 
     /// Whether it chooses between experts or weighs the shared one.
     pub fn is_router(&self) -> bool {
-        self.gguf.contains(ROUTER)
+        is_router(&self.gguf)
     }
 
     /// Whether llama.cpp wants it in F32.
@@ -91,8 +91,6 @@ impl Entry {
     }
 }
 
-/// What is in the names of routers, and of the gate of an expert that sees all tokens.
-const ROUTER: &str = ".ffn_gate_inp";
 /// The table of learned positions in files.
 const POSITIONS: &str = "position_embd.weight";
 

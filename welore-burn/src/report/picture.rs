@@ -23,6 +23,10 @@ const LETTERS: f64 = 12.0;
 /// The most characters of a label.
 const LONGEST: usize = 40;
 
+/// The divergences that are drawn: others come from damaged files, and no axis could hold them.
+const LEAST: f64 = 1e-30;
+const MOST: f64 = 1e30;
+
 /// How many times the lowest divergence must be below the next one to be drawn at the edge.
 const FAR_BELOW: f64 = 30.0;
 
@@ -193,7 +197,7 @@ impl Plot {
             let label = model.label.strip_suffix(".gguf").unwrap_or(&model.label);
             let label = short(label, LONGEST);
             let kl = model.divergences.get(text).and_then(|value| value.as_f64());
-            match kl.filter(|kl| *kl > 0.0 && model.bytes > 0) {
+            match kl.filter(|kl| (LEAST..=MOST).contains(kl) && model.bytes > 0) {
                 Some(kl) => {
                     let name = model.series.as_deref();
                     let series = name.and_then(|name| series.iter().position(|of| *of == name));

@@ -7,7 +7,7 @@ use super::computed::{plain, with_even_heads, without_divisors};
 use super::{Architecture, ignored_window, set_family};
 use crate::model::{Activation, DecoderConfig, MlpLayout, NormKind};
 
-/// StarCoder2: norms that take the mean off, an MLP without a gate, and biases everywhere. llama.cpp
+/// StarCoder2: norms that subtract the mean, an MLP without a gate, and biases everywhere. llama.cpp
 /// ignores its sliding window.
 #[derive(Debug)]
 pub(super) struct StarCoder2;
