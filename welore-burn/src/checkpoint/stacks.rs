@@ -34,7 +34,7 @@ impl Stacks {
     fn of(checkpoint: &Checkpoint, both: &str) -> Option<Self> {
         let layer = both.strip_suffix(BOTH)?;
         let down = format!("{layer}{DOWN}");
-        if checkpoint.is_scaled(both) || checkpoint.is_scaled(&down) {
+        if checkpoint.is_made(both) || checkpoint.is_made(&down) {
             return None;
         }
         let (both, down) = (checkpoint.tensors.get(both)?, checkpoint.tensors.get(&down)?);

@@ -13,8 +13,8 @@ use crate::words::number_of_matrices;
 const SNIPPET: &str = include_str!("load_factored.py");
 
 /// What is said of the dense model that a model with experts is exported as.
-const EXPERTS: &str = "with a matrix for each expert. transformers loads that, except for gpt-oss, \
-                       whose experts it wants in one tensor for each layer.";
+const EXPERTS: &str = "that transformers loads: with a matrix for each expert, or for gpt-oss with \
+                       one tensor for all experts of a layer.";
 
 /// Rows of measured quality go before this line.
 pub(super) const MEASURED: &str = "<!-- measured -->";

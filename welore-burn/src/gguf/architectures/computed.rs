@@ -24,7 +24,7 @@ pub(super) fn plain(config: &DecoderConfig) -> DecoderConfig {
     plain
 }
 
-/// Takes the scaling of rotary frequencies off that llama.cpp computes from a tensor of divisors.
+/// Removes the scaling of rotary frequencies that llama.cpp computes from a tensor of divisors.
 pub(super) fn without_divisors(mut config: DecoderConfig) -> DecoderConfig {
     if matches!(config.rope_scaling, RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. }) {
         config.rope_scaling = RopeScaling::None;
