@@ -4,8 +4,9 @@
 use half::bf16;
 use safetensors::Dtype;
 
-use super::reader::{Checkpoint, MOST_TENSORS, TensorMeta};
+use super::reader::{Checkpoint, MOST_TENSORS};
 use super::remark::Remark;
+use super::tensor_meta::TensorMeta;
 use super::turned::transposed;
 
 /// How the names of biases of gate and up projections end, `[experts, 2 * width]`. No other stacks of

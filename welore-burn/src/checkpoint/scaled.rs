@@ -8,8 +8,9 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::error::CheckpointError;
-use super::reader::{Checkpoint, TensorMeta};
+use super::reader::Checkpoint;
 use super::remark::Remark;
+use super::tensor_meta::TensorMeta;
 use crate::files::{LARGEST_CONFIG, read_existing};
 
 /// What is added to the name of a tensor for that of its scales. Numbers are multiplied by either:

@@ -1,24 +1,15 @@
 //! Tensors of three dimensions with the matrices of all experts of a layer, as transformers 5 has them
 //! in memory and some files have them: one matrix for each expert, without copying any.
 
-use super::reader::{Checkpoint, MOST_TENSORS, TensorMeta};
+use super::reader::{Checkpoint, MOST_TENSORS};
 use super::remark::Remark;
+use super::tensor_meta::TensorMeta;
 
 /// How the names of stacks of gate and up projections end: `[experts, 2 * width, hidden_size]`.
 const BOTH: &str = ".experts.gate_up_proj";
 
 /// How those of down projections end: `[experts, hidden_size, width]`.
 const DOWN: &str = ".experts.down_proj";
-
-impl TensorMeta {
-    /// A matrix of this shape within it, from this entry on, which is there.
-    pub(super) fn matrix_at(&self, start: usize, shape: [usize; 2]) -> Self {
-        let bytes = |entries: usize| entries * self.dtype.bitsize() / 8;
-        let start = self.range.0 + bytes(start);
-        let range = (start, start + bytes(shape[0] * shape[1]));
-        Self { dtype: self.dtype, shape: shape.to_vec(), range }
-    }
-}
 
 /// The stacks of a layer.
 struct Stacks {

@@ -17,6 +17,7 @@ mod keys;
 mod metadata;
 mod names;
 mod rope;
+mod row_order;
 mod source;
 mod stated;
 mod tensors;

@@ -10,11 +10,13 @@ mod axis;
 mod card;
 mod channel_card;
 mod labels;
+mod measurement;
 mod picture;
 
 use bytesize::ByteSize;
-pub use card::{ConvertedCard, Measurement, ModelCard, converted_card, tuned_card};
+pub use card::{ConvertedCard, ModelCard, converted_card, tuned_card};
 pub use channel_card::ChannelCard;
+pub use measurement::Measurement;
 pub use picture::frontier_svg;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
