@@ -56,6 +56,18 @@ pub(super) fn with_windows(
     computed
 }
 
+/// Adds a sliding window that all layers of a model have: llama.cpp ignores it in some architectures, and
+/// other readers do not.
+pub(super) fn with_ignored_window(
+    mut computed: DecoderConfig,
+    config: &DecoderConfig,
+) -> DecoderConfig {
+    if (0..config.num_hidden_layers).all(|layer| config.has_window(layer)) {
+        computed.sliding_window = config.sliding_window;
+    }
+    computed
+}
+
 /// Experts as llama.cpp has them in most architectures, as many and as wide as those of a model: on all
 /// layers, each token chooses those with the largest probabilities, and none sees all tokens. `rescales`
 /// says whether the weights of the chosen ones are divided by their sum.
