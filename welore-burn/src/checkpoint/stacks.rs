@@ -36,7 +36,7 @@ impl Stacks {
             && !both.1.shape.contains(&0);
         let are_floats = both.1.is_float() && down.1.is_float();
         let stem = format!("{layer}.experts");
-        let is_there = checkpoint.tensors.contains_key(&format!("{stem}.0.down_proj.weight"));
+        let is_there = checkpoint.has_single_experts(&stem);
         (fits && are_floats && !is_there && experts <= MOST_TENSORS / 3).then(|| Self {
             stem,
             both: both.clone(),
@@ -68,6 +68,13 @@ impl Checkpoint {
     /// [`remarks`](Checkpoint::remarks) says whether there were some.
     pub(crate) fn unstacked(self) -> Self {
         self.apart().without_interleaving()
+    }
+
+    /// Whether an expert has tensors of its own. `stem` is what is before the numbers of experts in their
+    /// names, without the dot.
+    pub(super) fn has_single_experts(&self, stem: &str) -> bool {
+        // The character after 9 is a colon.
+        self.tensors.range(format!("{stem}.0")..format!("{stem}.:")).next().is_some()
     }
 
     fn apart(mut self) -> Self {

@@ -194,7 +194,7 @@ impl Own {
                 supported: "false",
             });
         }
-        let sharpened = config.sharpened();
+        let sharpened = positive("mscale_all_dim", config.sharpened())?;
         let scale = sharpened * (latent.head_dim() as f64).powf(-0.5);
         let decoder = decoder
             .with_names(Names::DeepSeek)
