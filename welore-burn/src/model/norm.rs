@@ -10,7 +10,7 @@ pub enum NormKind {
     /// Divides by the root of the mean square, then multiplies by the weight (arXiv 1910.07467).
     #[default]
     Rms,
-    /// The same with a weight that is stored without the 1 that it is near to (Gemma).
+    /// The same, but multiplies by 1 plus the weight (Gemma).
     RmsFromOne,
     /// Subtracts the mean and divides by the standard deviation, then multiplies by the weight
     /// (arXiv 1607.06450).

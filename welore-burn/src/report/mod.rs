@@ -52,7 +52,7 @@ pub struct Report {
 pub struct ReportModel {
     /// Its name on the page.
     pub label: String,
-    /// What it is one of several of, such as the same way to compress for another target: models of a
+    /// The series that it belongs to, such as one way to compress for several targets: the models of a
     /// series have one colour and one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub series: Option<String>,

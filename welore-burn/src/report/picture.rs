@@ -68,8 +68,8 @@ const SHAPES: [&[[f64; 2]]; 7] = [
 
 /// A static SVG picture of measured models: their sizes in MB against their mean KL divergences from the
 /// dense model in nats per token, the divergences on a logarithmic axis. There is one plot for each text.
-/// Each series has a colour, a marker, and a line through those of its models that no smaller one of it
-/// equals; models without a series stand alone. Colours follow the scheme, light or dark, of whoever
+/// Each series has a colour, a marker, and a line through those of its models that are better than all
+/// smaller ones; models without a series stand alone. Colours follow the scheme, light or dark, of whoever
 /// looks at it.
 ///
 /// A divergence far below all others is drawn at the lower edge, with an arrow and its value. Models without a
@@ -289,7 +289,7 @@ impl Plot {
         svg
     }
 
-    /// The points of a series that no smaller model of it equals, from the smallest to the largest.
+    /// The points of a series that are better than all smaller ones, from the smallest to the largest.
     fn frontier(&self, series: usize) -> Vec<[f64; 2]> {
         let mut of: Vec<&Spot> =
             self.spots.iter().filter(|spot| spot.series == Some(series)).collect();
