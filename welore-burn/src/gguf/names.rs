@@ -117,9 +117,9 @@ pub(super) struct Planned {
 ///
 /// # Errors
 ///
-/// [`GgufError::TensorType`], [`GgufError::Metadata`] for more layers than tensors, and
-/// [`GgufError::Tensor`] for a tensor that is missing, that the model does not have, or whose shape
-/// is not the one that the metadata gives.
+/// [`GgufError::TensorType`], and [`GgufError::Container`] for more layers than tensors, and for a
+/// tensor that is missing, that the model does not have, or whose shape is not the one that the metadata
+/// gives.
 pub(super) fn plan(
     file: &GgufFile,
     model: &ModelConfig,
