@@ -160,7 +160,7 @@ pub fn calibrate<M: LanguageModel>(
     checkpoint.map_or(Ok(()), Checkpoint::check_unchanged)?;
     pass.writer.finish()?;
     if mixed_experts > 0 {
-        tracing::debug!("{mixed_experts} experts saw few tokens");
+        tracing::debug!("{} saw few tokens", number_of(mixed_experts, "expert"));
     }
     Ok(CalibrationSummary { mixed_experts, ..summary })
 }

@@ -4,8 +4,9 @@
 use half::bf16;
 use safetensors::Dtype;
 
-use super::reader::{Checkpoint, MOST_TENSORS, TensorMeta};
+use super::reader::{Checkpoint, MOST_TENSORS};
 use super::remark::Remark;
+use super::tensor_meta::TensorMeta;
 use super::turned::transposed;
 
 /// How the names of biases of gate and up projections end, `[experts, 2 * width]`. No other stacks of
@@ -150,7 +151,7 @@ impl Layer {
         let fits = weights.iter().map(|(_, meta)| &meta.shape).eq(&shapes);
         let sizes = [experts, width, hidden];
         // An expert that has a matrix of its own as well has two, and neither is known to be right.
-        let is_twice = find("0.down_proj.weight").is_some();
+        let is_twice = checkpoint.has_single_experts(&stem);
         (are_there && fits && !is_twice).then_some(Self { stem, sizes, weights, biases })
     }
 

@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
-use super::reader::{Checkpoint, TensorMeta};
+use super::reader::Checkpoint;
 use super::stored::StoredMatrix;
+use super::tensor_meta::TensorMeta;
 use crate::modules::MatrixName;
 
 /// The linear layers of a checkpoint, and what was not taken for one.

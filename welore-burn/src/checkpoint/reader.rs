@@ -13,6 +13,7 @@ use super::interleaved::Interleaved;
 use super::remark::Remark;
 use super::scaled::Scales;
 use super::shards::LONGEST_HEADER;
+use super::tensor_meta::TensorMeta;
 use super::turned::Turned;
 use crate::artifact::in_words;
 use crate::files::{FileError, LARGEST_INDEX, MappedFile, read_file};
@@ -54,39 +55,6 @@ pub struct Checkpoint {
 struct Shard {
     map: MappedFile,
     data_start: usize,
-}
-
-/// Type, shape and place of a stored tensor.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TensorMeta {
-    /// Stored type; BF16 for numbers of 8 bits with scales.
-    pub dtype: Dtype,
-    /// Stored shape; `[out, in]` for a matrix, also where the file has `[in, out]` (GPT-2).
-    pub shape: Vec<usize>,
-    /// Where its bytes are; somewhere in them for a part of [`Interleaved`].
-    pub(super) range: (usize, usize),
-}
-
-impl TensorMeta {
-    /// Number of entries.
-    pub fn parameters(&self) -> u64 {
-        self.shape.iter().map(|n| *n as u64).product()
-    }
-
-    /// Whether it holds numbers of a type that weights are read in.
-    pub fn is_float(&self) -> bool {
-        matches!(self.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16)
-    }
-
-    /// Bytes of its entries in this type.
-    pub fn bytes(&self) -> u64 {
-        self.parameters().saturating_mul(self.dtype.bitsize() as u64) / 8
-    }
-
-    /// Bytes in its file.
-    fn stored_bytes(&self) -> u64 {
-        (self.range.1 - self.range.0) as u64
-    }
 }
 
 #[derive(Deserialize)]

@@ -63,7 +63,7 @@ impl fmt::Display for Remark {
             ),
             Self::Unstacked { tensors } => write!(
                 f,
-                "{} of all experts of a layer: read, and written, as a matrix for each expert",
+                "{} of all experts of a layer: read as a matrix for each expert",
                 number_of(*tensors, "tensor")
             ),
             Self::Scaled { tensors } => write!(

@@ -8,8 +8,9 @@ use safetensors::Dtype;
 use serde_json::{Map, Value};
 
 use super::error::CheckpointError;
-use super::reader::{Checkpoint, TensorMeta};
+use super::reader::Checkpoint;
 use super::remark::Remark;
+use super::tensor_meta::TensorMeta;
 use crate::files::{LARGEST_CONFIG, read_existing};
 
 /// What is added to the name of a tensor for that of its scales. Numbers are multiplied by either:
@@ -23,7 +24,8 @@ const USUAL_BLOCK: [usize; 2] = [128, 128];
 /// of 4 in the experts of gpt-oss.
 const METHODS: [&str; 5] = ["fp8", "fbgemm_fp8", "compressed-tensors", "modelopt", "mxfp4"];
 
-/// Whether a `quantization_config` is one of numbers of 8 bits with scales, which are read.
+/// Whether weights with this `quantization_config` are read: numbers of 8 bits with scales, or of 4 in
+/// the experts of gpt-oss.
 pub(crate) fn has_scales(quantization: &Value) -> bool {
     let method = quantization.get("quant_method").and_then(Value::as_str);
     method.is_some_and(|method| METHODS.contains(&method))
@@ -159,7 +161,7 @@ impl Checkpoint {
 
     /// Whether the bytes of a tensor have to be made: of numbers of 8 bits with scales, of the
     /// experts of gpt-oss, or of layers that are stored turned.
-    pub(crate) fn is_scaled(&self, tensor: &str) -> bool {
+    pub(crate) fn is_made(&self, tensor: &str) -> bool {
         self.scaled.contains_key(tensor) || self.interleaved.contains_key(tensor)
     }
 

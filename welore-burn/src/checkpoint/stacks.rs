@@ -1,24 +1,15 @@
 //! Tensors of three dimensions with the matrices of all experts of a layer, as transformers 5 has them
 //! in memory and some files have them: one matrix for each expert, without copying any.
 
-use super::reader::{Checkpoint, MOST_TENSORS, TensorMeta};
+use super::reader::{Checkpoint, MOST_TENSORS};
 use super::remark::Remark;
+use super::tensor_meta::TensorMeta;
 
 /// How the names of stacks of gate and up projections end: `[experts, 2 * width, hidden_size]`.
 const BOTH: &str = ".experts.gate_up_proj";
 
 /// How those of down projections end: `[experts, hidden_size, width]`.
 const DOWN: &str = ".experts.down_proj";
-
-impl TensorMeta {
-    /// A matrix of this shape within it, from this entry on, which is there.
-    pub(super) fn matrix_at(&self, start: usize, shape: [usize; 2]) -> Self {
-        let bytes = |entries: usize| entries * self.dtype.bitsize() / 8;
-        let start = self.range.0 + bytes(start);
-        let range = (start, start + bytes(shape[0] * shape[1]));
-        Self { dtype: self.dtype, shape: shape.to_vec(), range }
-    }
-}
 
 /// The stacks of a layer.
 struct Stacks {
@@ -34,7 +25,7 @@ impl Stacks {
     fn of(checkpoint: &Checkpoint, both: &str) -> Option<Self> {
         let layer = both.strip_suffix(BOTH)?;
         let down = format!("{layer}{DOWN}");
-        if checkpoint.is_scaled(both) || checkpoint.is_scaled(&down) {
+        if checkpoint.is_made(both) || checkpoint.is_made(&down) {
             return None;
         }
         let (both, down) = (checkpoint.tensors.get(both)?, checkpoint.tensors.get(&down)?);
@@ -45,7 +36,7 @@ impl Stacks {
             && !both.1.shape.contains(&0);
         let are_floats = both.1.is_float() && down.1.is_float();
         let stem = format!("{layer}.experts");
-        let is_there = checkpoint.tensors.contains_key(&format!("{stem}.0.down_proj.weight"));
+        let is_there = checkpoint.has_single_experts(&stem);
         (fits && are_floats && !is_there && experts <= MOST_TENSORS / 3).then(|| Self {
             stem,
             both: both.clone(),
@@ -77,6 +68,13 @@ impl Checkpoint {
     /// [`remarks`](Checkpoint::remarks) says whether there were some.
     pub(crate) fn unstacked(self) -> Self {
         self.apart().without_interleaving()
+    }
+
+    /// Whether an expert has tensors of its own. `stem` is what is before the numbers of experts in their
+    /// names, without the dot.
+    pub(super) fn has_single_experts(&self, stem: &str) -> bool {
+        // The character after 9 is a colon.
+        self.tensors.range(format!("{stem}.0")..format!("{stem}.:")).next().is_some()
     }
 
     fn apart(mut self) -> Self {

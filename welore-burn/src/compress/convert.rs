@@ -114,10 +114,10 @@ pub fn changes_tensors(
     conversion: Conversion,
 ) -> Result<bool, CompressError> {
     // What is stored turned is written so.
-    let is_made = |tensor: &str| checkpoint.is_scaled(tensor) && !checkpoint.turns(tensor);
+    let differs = |tensor: &str| checkpoint.is_made(tensor) && !checkpoint.turns(tensor);
     let is_new = |piece: &Piece<'_>| piece.steps() > 0 || matches!(piece, Piece::Stack(_));
     let changes = pieces(checkpoint, conversion)?.iter().any(is_new);
-    Ok(changes || checkpoint.names().any(is_made))
+    Ok(changes || checkpoint.names().any(differs))
 }
 
 /// The size of what the pieces make. Indices are no parameters.

@@ -60,7 +60,7 @@ impl<'a> Piece<'a> {
     /// The cost of making it.
     pub fn cost(&self, checkpoint: &Checkpoint, norms: &Norms<'_>) -> Cost {
         match self {
-            Self::Copy(tensor) if checkpoint.is_scaled(tensor) => checkpoint
+            Self::Copy(tensor) if checkpoint.is_made(tensor) => checkpoint
                 .meta(tensor)
                 .map(|meta| Cost::of_cast(meta.parameters(), meta.bytes()))
                 .unwrap_or_default(),

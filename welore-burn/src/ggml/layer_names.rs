@@ -80,6 +80,11 @@ pub(crate) fn matrix_in_stack(tensor: &str, expert: usize) -> Option<String> {
     Some(format!("model.layers.{layer}.{}{expert}.{field}", EXPERTS[0]))
 }
 
+/// Whether a tensor of a file is a router of experts, or the gate of an expert that sees all tokens.
+pub(crate) fn is_router(tensor: &str) -> bool {
+    tensor.contains(".ffn_gate_inp")
+}
+
 /// The number of a layer and the name behind it. Numbers are as they are written, so that a matrix
 /// has one name.
 fn layer_in(name: &str) -> Option<(u32, &str)> {

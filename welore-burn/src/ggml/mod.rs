@@ -19,7 +19,7 @@ pub use anamnesis::{GgufMetadataArray as Values, GgufMetadataValue as Value};
 pub use error::ContainerError;
 pub(crate) use file::{GgufFile, StoredTensor};
 pub(crate) use layer_names::{
-    matrix_in_stack, matrix_of_tensor, stack_of_matrix, tensor_of_matrix,
+    is_router, matrix_in_stack, matrix_of_tensor, stack_of_matrix, tensor_of_matrix,
 };
 pub use quantize::QuantizeError;
 pub(crate) use read_only::{dequantize_row, is_read_only};

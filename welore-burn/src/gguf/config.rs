@@ -154,13 +154,13 @@ fn check_heads(stated: &Stated<'_>, config: &DecoderConfig) -> Result<(), GgufEr
     let (width, rotated) = (config.head_dim, config.rotary_width.unwrap_or(config.head_dim));
     let of_values = config.latent.map_or(width, |latent| latent.values);
     if let Some(found) = stated.integer(keys::VALUE_WIDTH)?.filter(|w| *w != of_values as u64) {
-        return Err(
-            stated.wrong(keys::VALUE_WIDTH, format!("is {found}, but heads are {width} wide"))
-        );
+        let reason = format!("is {found}, but the values of a head are {of_values} wide");
+        return Err(stated.wrong(keys::VALUE_WIDTH, reason));
     }
     match stated.integer(keys::ROPE_WIDTH)?.filter(|w| *w != rotated as u64) {
         Some(found) => {
-            Err(stated.wrong(keys::ROPE_WIDTH, format!("is {found}, but heads are {width} wide")))
+            let reason = format!("is {found}, but {rotated} of {width} channels are rotated");
+            Err(stated.wrong(keys::ROPE_WIDTH, reason))
         }
         None => Ok(()),
     }

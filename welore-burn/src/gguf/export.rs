@@ -7,8 +7,9 @@ use std::path::Path;
 use super::architectures::{self, Known};
 use super::error::GgufError;
 use super::metadata;
-use super::names::{Entry, Part, RowOrder, entries, shifted};
+use super::names::{Entry, Part, entries, shifted};
 use super::rope::stored_divisors;
+use super::row_order::RowOrder;
 use super::source::{CheckpointSource, GgufTensor, TensorSource};
 use super::tokenizer::{describe_tokenizer, file_name};
 use crate::checkpoint::check_companions;
@@ -22,9 +23,9 @@ use crate::workers::Budget;
 /// is chosen, as llama.cpp wants them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GgufOptions {
-    /// The model's name, which llama.cpp shows. By `phi-3` or `phi3` in it llama.cpp also knows that
-    /// special tokens take the spaces after them, so it is put into the names of such models, and
-    /// other models with it in theirs are written without a name.
+    /// The model's name, which llama.cpp shows. If it contains `phi-3` or `phi3`, special tokens take
+    /// the spaces after them in llama.cpp. So the names of models with such tokens get it, and other
+    /// models that have it in their names are written without a name.
     pub name: Option<String>,
     /// The type of the projections; `None` for the type that each has in the directory.
     pub projections: Option<TensorType>,

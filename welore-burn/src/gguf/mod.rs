@@ -17,6 +17,7 @@ mod keys;
 mod metadata;
 mod names;
 mod rope;
+mod row_order;
 mod source;
 mod stated;
 mod tensors;
@@ -62,7 +63,7 @@ pub struct GgufConversion {
 
 /// The version of the conversion, for callers that keep its result: raised when the same file would
 /// become something else.
-pub const GGUF_CONVERSION: u32 = 3;
+pub const GGUF_CONVERSION: u32 = 4;
 
 /// The files of the model that a GGUF file belongs to, in order: itself, or all parts if it is one of
 /// several. The others are beside it, under the names that `llama-gguf-split` gave them.

@@ -1,6 +1,5 @@
-//! Which tensors a model has, their names in both formats, and where their rows are.
+//! Which tensors a model has, and their names in both formats.
 
-use std::borrow::Cow;
 use std::collections::BTreeSet;
 
 use anamnesis::GgufType;
@@ -12,9 +11,10 @@ use super::config::ModelConfig;
 use super::error::GgufError;
 use super::keys;
 use super::rope;
+use super::row_order::RowOrder;
 use super::tensors::{read_factors, stored_dtype};
 use crate::forms::{Form, TensorSpec};
-use crate::ggml::{GgufFile, StoredTensor, TensorType};
+use crate::ggml::{GgufFile, StoredTensor, TensorType, is_router};
 use crate::model::{
     DecoderConfig, LatentConfig, MixtureConfig, MlpLayout, NormKind, QkNorm, QkvLayout,
 };
@@ -77,7 +77,7 @@ impl Entry {
 
     /// Whether it chooses between experts or weighs the shared one.
     pub fn is_router(&self) -> bool {
-        self.gguf.contains(ROUTER)
+        is_router(&self.gguf)
     }
 
     /// Whether llama.cpp wants it in F32.
@@ -91,68 +91,8 @@ impl Entry {
     }
 }
 
-/// What is in the names of routers, and of the gate of an expert that sees all tokens.
-const ROUTER: &str = ".ffn_gate_inp";
 /// The table of learned positions in files.
 const POSITIONS: &str = "position_embd.weight";
-
-/// How llama.cpp orders the rows of a tensor.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum RowOrder {
-    /// As Hugging Face does.
-    Same,
-    /// In each of so many heads, the two channels that are rotated together are neighbours.
-    Neighbours(usize),
-    /// Of so many heads all queries, then all keys, then all values, where Hugging Face has one head
-    /// after the other.
-    ByKind(usize),
-}
-
-impl RowOrder {
-    /// Number of entries that stay together: those of a row, or one if a vector is reordered.
-    pub fn columns(self, shape: &[usize]) -> usize {
-        match (shape, self) {
-            ([_], Self::Neighbours(_) | Self::ByKind(_)) => 1,
-            (shape, _) => shape.last().copied().unwrap_or(1),
-        }
-    }
-
-    /// Where a row of the model directory is in the file.
-    pub fn file_row(self, row: usize, rows: usize) -> usize {
-        match self {
-            Self::Same => row,
-            // Hugging Face rotates the first half of a head against the second, so the file has the
-            // channels `0, d/2, 1, d/2 + 1, ...`.
-            Self::Neighbours(heads) => {
-                let width = rows / heads;
-                let (head, channel) = (row / width, row % width);
-                let (half, pair) = (channel / (width / 2), channel % (width / 2));
-                head * width + 2 * pair + half
-            }
-            Self::ByKind(heads) => {
-                let width = rows / heads / 3;
-                let (head, channel) = (row / (3 * width), row % (3 * width));
-                let (kind, channel) = (channel / width, channel % width);
-                (kind * heads + head) * width + channel
-            }
-        }
-    }
-
-    /// The bytes of a tensor as the file has them. Rows stay whole, so they may be of any type.
-    pub fn to_file<'a>(self, data: Cow<'a, [u8]>, shape: &[usize]) -> Cow<'a, [u8]> {
-        if self == Self::Same {
-            return data;
-        }
-        let rows = shape.iter().product::<usize>() / self.columns(shape);
-        let stride = data.len() / rows;
-        let mut ordered = vec![0; data.len()];
-        for (row, bytes) in data.chunks_exact(stride).enumerate() {
-            let start = self.file_row(row, rows) * stride;
-            ordered[start..start + stride].copy_from_slice(bytes);
-        }
-        Cow::Owned(ordered)
-    }
-}
 
 /// A tensor of the model directory, and the tensor of the file that it is made from.
 #[derive(Debug)]
@@ -177,9 +117,9 @@ pub(super) struct Planned {
 ///
 /// # Errors
 ///
-/// [`GgufError::TensorType`], [`GgufError::Metadata`] for more layers than tensors, and
-/// [`GgufError::Tensor`] for a tensor that is missing, that the model does not have, or whose shape
-/// is not the one that the metadata gives.
+/// [`GgufError::TensorType`], and [`GgufError::Container`] for more layers than tensors, and for a
+/// tensor that is missing, that the model does not have, or whose shape is not the one that the metadata
+/// gives.
 pub(super) fn plan(
     file: &GgufFile,
     model: &ModelConfig,

@@ -142,8 +142,8 @@ impl SecondMoment {
         self.count += other.count;
     }
 
-    /// Makes up for missing rows: as if there were `rows` of them, those that are missing with the mean
-    /// of another sum. Nothing changes if none are, or if the other sum has no rows.
+    /// Adds the mean of another sum as often as it takes to have `rows` rows. Nothing changes if there are
+    /// as many already, or if the other sum has no rows.
     ///
     /// # Panics
     ///
@@ -170,7 +170,7 @@ impl SecondMoment {
         self.count = rows;
     }
 
-    /// The sum over `among` rows of which `rows` have the mean of this one, and the others are 0.
+    /// The sum over `among` rows: `rows` of them have the mean of this sum, and the others are 0.
     pub fn among(mut self, rows: u64, among: u64) -> Self {
         let scale = rows as f64 / self.count.max(1) as f64;
         match &mut self.sum {

@@ -93,7 +93,7 @@ fn softmax_beside(scores: Tensor<4>, sinks: Option<Tensor<4>>) -> Tensor<4> {
     softmax(Tensor::cat(vec![scores, sinks], 3), 3).narrow(3, 0, cols)
 }
 
-/// Attention with sinks, which Burn's has not. The softmax is f32.
+/// Attention with sinks, which Burn's attention does not have. The softmax is f32.
 fn attend_beside(
     [queries, keys, values]: [Tensor<4>; 3],
     mask: &CausalMask,

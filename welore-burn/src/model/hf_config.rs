@@ -139,7 +139,7 @@ pub(super) const LARGEST: usize = 1 << 24;
 const MOST_LAYERS: usize = 10_000;
 
 /// The most numbers in all query heads of a token; wider ones do not exist either.
-const WIDEST_HEADS: usize = 1 << 28;
+pub(super) const WIDEST_HEADS: usize = 1 << 28;
 
 impl DecoderConfig {
     /// Reads the text of a Hugging Face `config.json`.

@@ -89,8 +89,7 @@ pub trait LanguageModel: Module + Sync {
     }
 }
 
-/// What a model multiplies rows of embedding and head by, so that an error of a row counts as much more
-/// as it is multiplied.
+/// What a model multiplies rows of embedding and head by, and with them the errors of these rows.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct TokenScales {
     /// What rows of the embedding are multiplied by before the first block.

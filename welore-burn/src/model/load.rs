@@ -71,8 +71,8 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
     read_config_of(dir, &config_text(dir)?)
 }
 
-/// The text of the `config.json` of a model directory, or what it says of the text in a model of more
-/// than text.
+/// The text of the `config.json` of a model directory; in a model of more than text, only the part about
+/// its text.
 fn config_text(dir: &Path) -> Result<String, LoadError> {
     let path = dir.join("config.json");
     check_directory(dir)?;
@@ -261,7 +261,7 @@ fn check_layer_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<
 /// The same for the experts of layers.
 fn check_expert_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
     let Some(mixture) = &config.mixture else { return Ok(()) };
-    // The weight of a matrix that is not dense is called by one part more.
+    // Tensors of a matrix that is not dense have longer names, such as `down_proj.V.weight`.
     let present: BTreeSet<&str> = checkpoint
         .names()
         .flat_map(|name| name.match_indices('.').map(move |(end, _)| &name[..end]))

@@ -23,7 +23,7 @@ pub struct MixtureConfig {
     pub groups: Option<ExpertGroups>,
     /// Whether scores are corrected for the choice alone (DeepSeek-V3).
     pub is_corrected: bool,
-    /// What the weights of experts are multiplied by at last.
+    /// What the weights of experts are multiplied by in the end.
     pub scale: f64,
     /// Width of an expert.
     pub width: usize,
@@ -51,14 +51,14 @@ pub enum Scoring {
     Sigmoid,
 }
 
-/// Groups of experts, as many in each: an expert is chosen only if its group is (DeepSeek).
+/// Groups of equally many experts: an expert is chosen only if its group is (DeepSeek).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ExpertGroups {
     /// Number of groups.
     pub count: usize,
     /// Number of groups that are chosen for a token.
     pub chosen: usize,
-    /// The best so many experts of a group make its score.
+    /// Number of experts, the best of a group, whose scores are added up for that of the group.
     pub best: usize,
 }
 
@@ -185,7 +185,7 @@ impl Expert {
     }
 }
 
-/// How experts are chosen: those with the largest probabilities among all.
+/// How experts are chosen and weighed.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Routing {
     /// Number of experts that see a token.
@@ -194,7 +194,7 @@ pub(super) struct Routing {
     rescales: bool,
     scoring: Scoring,
     groups: Option<ExpertGroups>,
-    /// What their weights are multiplied by at last.
+    /// What their weights are multiplied by in the end.
     scale: f64,
 }
 

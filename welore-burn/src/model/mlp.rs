@@ -31,7 +31,7 @@ pub struct Mlp {
     pub experts: Vec<Expert>,
     /// An expert that sees all tokens.
     pub shared_expert: Option<Expert>,
-    /// What the sigmoid of is the weight of that expert, `[hidden_size, 1]`, if it has one (Qwen2-MoE).
+    /// Gives the weight of that expert, by a sigmoid, `[hidden_size, 1]`, if it has one (Qwen2-MoE).
     pub shared_expert_gate: Option<LowRankLinear>,
     #[module(skip)]
     activation: Activation,

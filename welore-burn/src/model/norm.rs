@@ -10,14 +10,14 @@ pub enum NormKind {
     /// Divides by the root of the mean square, then multiplies by the weight (arXiv 1910.07467).
     #[default]
     Rms,
-    /// The same with a weight that is stored without the 1 that it is near to (Gemma).
+    /// The same, but multiplies by 1 plus the weight (Gemma).
     RmsFromOne,
-    /// Takes the mean off and divides by the standard deviation, then multiplies by the weight
+    /// Subtracts the mean and divides by the standard deviation, then multiplies by the weight
     /// (arXiv 1607.06450).
     Layer,
     /// The same, and then adds a bias.
     LayerWithBias,
-    /// Takes the mean off and divides by the standard deviation; nothing is learned (OLMo 1).
+    /// Subtracts the mean and divides by the standard deviation; nothing is learned (OLMo 1).
     LayerAlone,
 }
 
@@ -31,7 +31,7 @@ impl NormKind {
         }
     }
 
-    fn takes_mean_off(self) -> bool {
+    fn subtracts_mean(self) -> bool {
         matches!(self, Self::Layer | Self::LayerWithBias | Self::LayerAlone)
     }
 }
@@ -93,7 +93,7 @@ impl Norm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = FloatDType::from(x.dtype());
         let x = x.cast(FloatDType::F32);
-        let x = match self.kind.takes_mean_off() {
+        let x = match self.kind.subtracts_mean() {
             true => x.clone() - x.mean_dim(D - 1),
             false => x,
         };

@@ -18,8 +18,8 @@ pub trait Tap {
         output
     }
 
-    /// Whether these layers, which a model gives only some of its rows, as experts get some of the
-    /// tokens, are to see all of them here. What the model computes stays the same.
+    /// Whether these layers see all rows here, though the model gives them only some, as it gives experts
+    /// some of the tokens. What the model computes stays the same.
     fn wants_all(&mut self, _weights: &[ParamId]) -> bool {
         false
     }

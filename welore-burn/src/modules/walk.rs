@@ -34,8 +34,8 @@ impl Place {
         MatrixName::of_weight(&self.owner)
     }
 
-    /// Whether the owner is the weight of a linear layer, or of a router of experts, which holds the transpose of PyTorch's
-    /// weight.
+    /// Whether the owner is the weight of a linear layer or of a router of experts, which holds the
+    /// transpose of PyTorch's weight.
     pub fn is_linear(&self) -> bool {
         matches!(&*self.container, "Struct:Linear" | "Struct:LowRankLinear" | "Struct:Router")
             || self.is_turned()

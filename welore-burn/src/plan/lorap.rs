@@ -38,6 +38,8 @@ fn weight(name: &MatrixName) -> f64 {
         "v_proj" | "o_proj" => MORE * least,
         // As GPT-NeoX and BERT name it.
         "dense" if name.as_str().ends_with("attention.dense") => MORE * least,
+        // As GPT-2 names it, like the down projection of its MLP.
+        "c_proj" if name.as_str().ends_with("attn.c_proj") => MORE * least,
         // One matrix for all of q, k and v is between them.
         _ => 1.0,
     }

@@ -13,8 +13,8 @@ use crate::words::number_of_matrices;
 const SNIPPET: &str = include_str!("load_factored.py");
 
 /// What is said of the dense model that a model with experts is exported as.
-const EXPERTS: &str = "with a matrix for each expert. transformers loads that, except for gpt-oss, \
-                       whose experts it wants in one tensor for each layer.";
+const EXPERTS: &str = "that transformers loads: with a matrix for each expert, or for gpt-oss with \
+                       one tensor for all experts of a layer.";
 
 /// Rows of measured quality go before this line.
 pub(super) const MEASURED: &str = "<!-- measured -->";
@@ -294,34 +294,6 @@ fn bytes_row(plan: &RankPlan) -> String {
     format!("{BYTES}{} | {} |", plan.totals.bytes_before, plan.totals.bytes_after)
 }
 
-/// A measured score of a model.
-#[derive(Debug, Clone, Copy)]
-pub struct Measurement<'a> {
-    /// What is measured: `perplexity`, `accuracy`.
-    pub score: &'a str,
-    /// Its value, in the unit of the score.
-    pub value: f64,
-    /// What it was measured on: the text or task, and how much of it.
-    pub of: &'a str,
-    /// The program that measured.
-    pub made_by: &'a str,
-}
-
-impl Measurement<'_> {
-    /// The card with this measurement in its table, in place of an earlier one of the same score on
-    /// the same text or task. `None` if the card has no such table.
-    pub fn add_to(&self, card: &str) -> Option<String> {
-        let key = format!("| {} | ", markdown(self.score));
-        let of = format!(" | {} | ", markdown(self.of));
-        let (before, after) = card.split_once(&format!("{MEASURED}\n"))?;
-        let kept = before.lines().filter(|line| !(line.starts_with(&key) && line.contains(&of)));
-        let mut card = kept.fold(String::new(), |text, line| text + line + "\n");
-        let value = format!("{:.4}", self.value);
-        let _ = writeln!(card, "{key}{value}{of}{} |", markdown(self.made_by));
-        Some(card + MEASURED + "\n" + after)
-    }
-}
-
 /// Whether this has the form `owner/name`.
 fn is_hub_id(base: &str) -> bool {
     let parts: Vec<&str> = base.split('/').collect();
@@ -334,6 +306,7 @@ fn is_hub_id(base: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::measurement::Measurement;
     use super::*;
     use crate::plan::{PlanOptions, WeLore, make_plan};
     use crate::spectrum::Spectra;

@@ -10,11 +10,13 @@ mod axis;
 mod card;
 mod channel_card;
 mod labels;
+mod measurement;
 mod picture;
 
 use bytesize::ByteSize;
-pub use card::{ConvertedCard, Measurement, ModelCard, converted_card, tuned_card};
+pub use card::{ConvertedCard, ModelCard, converted_card, tuned_card};
 pub use channel_card::ChannelCard;
+pub use measurement::Measurement;
 pub use picture::frontier_svg;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -50,7 +52,7 @@ pub struct Report {
 pub struct ReportModel {
     /// Its name on the page.
     pub label: String,
-    /// What it is one of several of, such as the same way to compress for another target: models of a
+    /// The series that it belongs to, such as one way to compress for several targets: the models of a
     /// series have one colour and one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub series: Option<String>,

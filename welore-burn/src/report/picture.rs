@@ -23,6 +23,10 @@ const LETTERS: f64 = 12.0;
 /// The most characters of a label.
 const LONGEST: usize = 40;
 
+/// The divergences that are drawn: others come from damaged files, and no axis could hold them.
+const LEAST: f64 = 1e-30;
+const MOST: f64 = 1e30;
+
 /// How many times the lowest divergence must be below the next one to be drawn at the edge.
 const FAR_BELOW: f64 = 30.0;
 
@@ -64,8 +68,8 @@ const SHAPES: [&[[f64; 2]]; 7] = [
 
 /// A static SVG picture of measured models: their sizes in MB against their mean KL divergences from the
 /// dense model in nats per token, the divergences on a logarithmic axis. There is one plot for each text.
-/// Each series has a colour, a marker, and a line through those of its models that no smaller one of it
-/// equals; models without a series stand alone. Colours follow the scheme, light or dark, of whoever
+/// Each series has a colour, a marker, and a line through those of its models that are better than all
+/// smaller ones; models without a series stand alone. Colours follow the scheme, light or dark, of whoever
 /// looks at it.
 ///
 /// A divergence far below all others is drawn at the lower edge, with an arrow and its value. Models without a
@@ -193,7 +197,7 @@ impl Plot {
             let label = model.label.strip_suffix(".gguf").unwrap_or(&model.label);
             let label = short(label, LONGEST);
             let kl = model.divergences.get(text).and_then(|value| value.as_f64());
-            match kl.filter(|kl| *kl > 0.0 && model.bytes > 0) {
+            match kl.filter(|kl| (LEAST..=MOST).contains(kl) && model.bytes > 0) {
                 Some(kl) => {
                     let name = model.series.as_deref();
                     let series = name.and_then(|name| series.iter().position(|of| *of == name));
@@ -285,7 +289,7 @@ impl Plot {
         svg
     }
 
-    /// The points of a series that no smaller model of it equals, from the smallest to the largest.
+    /// The points of a series that are better than all smaller ones, from the smallest to the largest.
     fn frontier(&self, series: usize) -> Vec<[f64; 2]> {
         let mut of: Vec<&Spot> =
             self.spots.iter().filter(|spot| spot.series == Some(series)).collect();

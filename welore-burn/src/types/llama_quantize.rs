@@ -8,7 +8,7 @@ use crate::ggml::{TensorType, tensor_of_matrix};
 use crate::model::TokenMatrix;
 use crate::modules::MatrixName;
 
-/// What `llama-quantize` has to be told to give every matrix the type of a plan.
+/// The options of `llama-quantize` that give every matrix the type of a plan.
 ///
 /// It chooses the entries of the blocks itself, as it always does, so its file is as large as the
 /// plan says, and loses more.
@@ -47,8 +47,8 @@ impl TypePlan {
         };
         let lines = self.matrices.iter().filter_map(|m| line(&m.tensor, m.tensor_type));
         // Experts share a tensor.
-        let mut told = BTreeSet::new();
-        let lines = lines.filter(|line| told.insert(line.clone())).collect();
+        let mut seen = BTreeSet::new();
+        let lines = lines.filter(|line| seen.insert(line.clone())).collect();
         let (embedding, head) = (type_of(TokenMatrix::Embedding), type_of(TokenMatrix::Head));
         LlamaQuantize { lines, embedding, head, base: base.ggml_name().to_uppercase() }
     }

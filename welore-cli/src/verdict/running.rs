@@ -21,11 +21,11 @@ pub(super) fn train(error: &TrainError) -> Option<Verdict> {
         ),
         E::OnlyBlocks(_) => Verdict::input(
             "blocks do not train, but factors that are added to them do: `compress --for welore \
-             --forms blocks,factors` makes such; `export --dense` turns this model into a dense one",
+             --forms blocks,factors` makes some; `export --dense` makes this model dense",
         ),
         E::Form { .. } => Verdict::input(
-            "of a model in blocks, only factors train (`--trainable lrc`); `export --dense` turns it \
-             into a dense one",
+            "beside blocks, only factors (`--trainable lrc`) and dense projections (`--trainable nlrc`) \
+             train; `export --dense` makes the model dense",
         ),
         E::Option { name: "eval_every", .. } => {
             Verdict::input("give --eval-text FILE, or --eval-every 0")

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 use super::error::CalibrationError;
 use super::file::digest_of_file;
 use super::text::TextRecord;
-use crate::ggml::{matrix_in_stack, matrix_of_tensor, stack_of_matrix};
+use crate::ggml::{is_router, matrix_in_stack, matrix_of_tensor, stack_of_matrix};
 use crate::linalg::SecondMoment;
 use crate::modules::MatrixName;
 
@@ -25,9 +25,6 @@ pub use write::{ImatrixSummary, write_imatrix};
 
 /// Matrices that `llama-imatrix` can measure besides those of the layers. They are not compressed.
 const OUTSIDE_LAYERS: [&str; 2] = ["output.weight", "token_embd.weight"];
-
-/// What is in the names of routers, and of the gate of an expert that sees all tokens.
-const ROUTER: &str = ".ffn_gate_inp";
 
 /// An importance matrix that was read.
 #[derive(Debug)]
@@ -160,7 +157,7 @@ fn usual_name(name: &MatrixName) -> Option<MatrixName> {
 
 /// The matrices of a tensor of so many; none for a tensor that is not compressed.
 fn names_of(path: &Path, entry: &str, count: usize) -> Result<Vec<MatrixName>, CalibrationError> {
-    if OUTSIDE_LAYERS.contains(&entry) || entry.contains(ROUTER) {
+    if OUTSIDE_LAYERS.contains(&entry) || is_router(entry) {
         return Ok(Vec::new());
     }
     let one = matrix_of_tensor(entry);

@@ -7,7 +7,7 @@ use super::computed::{plain, with_even_heads, without_divisors};
 use super::{Architecture, Statement, set_family};
 use crate::model::{BlockLayout, DecoderConfig, NormKind, QkNorm};
 
-/// Command R: attention and MLP have the same input, norms take the mean off, logits are scaled, and
+/// Command R: attention and MLP have the same input, norms subtract the mean, logits are scaled, and
 /// the embedding is the head.
 #[derive(Debug)]
 pub(super) struct CommandR;

@@ -24,7 +24,7 @@ pub(super) fn plain(config: &DecoderConfig) -> DecoderConfig {
     plain
 }
 
-/// Takes the scaling of rotary frequencies off that llama.cpp computes from a tensor of divisors.
+/// Removes the scaling of rotary frequencies that llama.cpp computes from a tensor of divisors.
 pub(super) fn without_divisors(mut config: DecoderConfig) -> DecoderConfig {
     if matches!(config.rope_scaling, RopeScaling::Llama3 { .. } | RopeScaling::LongRope { .. }) {
         config.rope_scaling = RopeScaling::None;
@@ -52,6 +52,18 @@ pub(super) fn with_windows(
         let layers = 1..=config.num_hidden_layers;
         computed.sliding_window = Some(window);
         computed.window_layers = Some(layers.map(|layer| !layer.is_multiple_of(period)).collect());
+    }
+    computed
+}
+
+/// Adds a sliding window that all layers of a model have: llama.cpp ignores it in some architectures, and
+/// other readers do not.
+pub(super) fn with_ignored_window(
+    mut computed: DecoderConfig,
+    config: &DecoderConfig,
+) -> DecoderConfig {
+    if (0..config.num_hidden_layers).all(|layer| config.has_window(layer)) {
+        computed.sliding_window = config.sliding_window;
     }
     computed
 }

@@ -161,8 +161,8 @@ impl Architecture for DeepSeek2 {
 
     fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {
         if stated.integer(keys::LATENT_KEY_WIDTH)?.is_some() {
-            let reason = "is there, as in files with a tensor for keys alone (`attn_k_b`), which \
-                          are not read; the model directory is";
+            let reason = "says that keys have a tensor of their own (`attn_k_b`), which is not \
+                          supported; use the model's Hugging Face directory instead";
             return Err(stated.wrong(keys::LATENT_KEY_WIDTH, reason.into()));
         }
         restore_attention(stated, json)?;

@@ -3,7 +3,7 @@ use serde_json::Value;
 use super::super::error::GgufError;
 use super::super::keys;
 use super::super::stated::Stated;
-use super::computed::{experts, plain};
+use super::computed::{experts, plain, with_ignored_window};
 use super::{Architecture, ignored_window, set_family};
 use crate::model::{DecoderConfig, MixtureConfig, Names};
 
@@ -13,17 +13,13 @@ pub(super) struct Llama;
 
 /// What `llama` and `deci` have in common.
 pub(super) fn described(config: &DecoderConfig) -> DecoderConfig {
-    let mut computed = plain(config)
+    let computed = plain(config)
         .with_qkv_bias(config.qkv_bias)
         // In its `config.json` one field is about both.
         .with_output_bias(config.qkv_bias)
         .with_mlp_bias(config.mlp_bias)
         .with_rotary_neighbours(config.rotary_neighbours);
-    // llama.cpp attends to everything all the same; other readers do not.
-    if (0..config.num_hidden_layers).all(|layer| config.has_window(layer)) {
-        computed.sliding_window = config.sliding_window;
-    }
-    computed
+    with_ignored_window(computed, config)
 }
 
 /// The family of `llama` and `deci`: only Mistral has a sliding window; otherwise it is the same

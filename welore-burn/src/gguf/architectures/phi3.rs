@@ -2,7 +2,7 @@ use serde_json::Value;
 
 use super::super::error::GgufError;
 use super::super::stated::Stated;
-use super::computed::{plain, with_even_heads};
+use super::computed::{plain, with_even_heads, with_ignored_window};
 use super::{Architecture, ignored_window, set_family};
 use crate::model::{DecoderConfig, MlpLayout, QkvLayout, RopeScaling};
 
@@ -29,13 +29,10 @@ impl Architecture for Phi3 {
             .with_qkv(QkvLayout::Fused)
             .with_mlp(MlpLayout::FusedGated)
             .with_rotary_width(config.rotary_width);
-        if (0..config.num_hidden_layers).all(|layer| config.has_window(layer)) {
-            computed.sliding_window = config.sliding_window;
-        }
         if matches!(config.rope_scaling, RopeScaling::Llama3 { .. }) {
             computed.rope_scaling = RopeScaling::None;
         }
-        computed
+        with_ignored_window(computed, config)
     }
 
     fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {

@@ -7,7 +7,7 @@ use super::computed::{plain, with_even_heads, without_divisors};
 use super::{Architecture, Statement, set_family};
 use crate::model::{BlockLayout, DecoderConfig, NormKind};
 
-/// StableLM: norms that take the mean off, rotary positions for a part of the channels, a head of its
+/// StableLM: norms that subtract the mean, rotary positions for a part of the channels, a head of its
 /// own, and no norm before the MLP where that has the input of attention.
 #[derive(Debug)]
 pub(super) struct StableLm;

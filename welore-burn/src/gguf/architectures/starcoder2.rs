@@ -3,11 +3,11 @@ use serde_json::Value;
 use super::super::error::GgufError;
 use super::super::keys;
 use super::super::stated::Stated;
-use super::computed::{plain, with_even_heads, without_divisors};
+use super::computed::{plain, with_even_heads, with_ignored_window, without_divisors};
 use super::{Architecture, ignored_window, set_family};
 use crate::model::{Activation, DecoderConfig, MlpLayout, NormKind};
 
-/// StarCoder2: norms that take the mean off, an MLP without a gate, and biases everywhere. llama.cpp
+/// StarCoder2: norms that subtract the mean, an MLP without a gate, and biases everywhere. llama.cpp
 /// ignores its sliding window.
 #[derive(Debug)]
 pub(super) struct StarCoder2;
@@ -26,17 +26,14 @@ impl Architecture for StarCoder2 {
     }
 
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
-        let mut computed = without_divisors(with_even_heads(plain(config)))
+        let computed = without_divisors(with_even_heads(plain(config)))
             .with_norm(NormKind::LayerWithBias)
             .with_mlp(MlpLayout::PlainC)
             .with_activation(Activation::GeluTanh)
             .with_qkv_bias(true)
             .with_output_bias(true)
             .with_mlp_bias(true);
-        if (0..config.num_hidden_layers).all(|layer| config.has_window(layer)) {
-            computed.sliding_window = config.sliding_window;
-        }
-        computed
+        with_ignored_window(computed, config)
     }
 
     fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {

@@ -6,7 +6,7 @@ use crate::model::config::{BlockLayout, DecoderConfig};
 use crate::model::hf_config::{ConfigError, HfConfig, positive};
 use crate::model::norm::NormKind;
 
-/// Cohere's Command R: attention and MLP have the same input, norms take the mean off, and logits are
+/// Cohere's Command R: attention and MLP have the same input, norms subtract the mean, and logits are
 /// scaled.
 pub(super) struct Cohere;
 

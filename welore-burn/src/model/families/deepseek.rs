@@ -3,7 +3,9 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig, LARGEST, check_count, invalid, positive};
+use crate::model::hf_config::{
+    ConfigError, HfConfig, LARGEST, WIDEST_HEADS, check_count, invalid, positive,
+};
 use crate::model::hf_mixture::counted;
 use crate::model::latent::LatentConfig;
 use crate::model::mixture::{ExpertGroups, MixtureConfig, Scoring};
@@ -182,6 +184,8 @@ impl Own {
         change: impl Fn(MixtureConfig) -> MixtureConfig,
     ) -> Result<DecoderConfig, ConfigError> {
         let (latent, bias) = (self.latent()?, config.attention_bias.unwrap_or(false));
+        // As wide as that of keys, so that later products do not overflow.
+        check_count("v_head_dim", latent.values, WIDEST_HEADS / config.num_attention_heads)?;
         let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
         if decoder.mlp_bias {
             return Err(ConfigError::Unsupported {
@@ -190,7 +194,7 @@ impl Own {
                 supported: "false",
             });
         }
-        let sharpened = config.sharpened();
+        let sharpened = positive("mscale_all_dim", config.sharpened())?;
         let scale = sharpened * (latent.head_dim() as f64).powf(-0.5);
         let decoder = decoder
             .with_names(Names::DeepSeek)

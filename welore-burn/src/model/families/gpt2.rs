@@ -7,7 +7,7 @@ use crate::model::hf_config::{ConfigError, HfConfig, positive};
 use crate::model::names::Names;
 use crate::model::norm::NormKind;
 
-/// GPT-2: learned positions, one matrix for queries, keys and values, norms that take the mean off, an
+/// GPT-2: learned positions, one matrix for queries, keys and values, norms that subtract the mean, an
 /// MLP without a gate, and biases everywhere.
 pub(super) struct Gpt2;
 

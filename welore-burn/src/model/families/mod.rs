@@ -53,13 +53,14 @@ pub(super) trait Family: Sync {
     /// What transformers takes for fields that a `config.json` lacks, where families differ.
     fn defaults(&self) -> Value;
 
-    /// Fields that its files call otherwise than those of most families: by these names, and by theirs.
+    /// Fields that have other names in its files than in those of most families: the name there, and the
+    /// usual one.
     fn fields(&self) -> &'static [(&'static str, &'static str)] {
         &[]
     }
 
-    /// Rewrites what a `config.json` says in another way than those of other families. Fields that
-    /// are not as they should be stay as they are.
+    /// Rewrites what its files state in another way than those of most families. Invalid fields stay as
+    /// they are.
     fn prepare(&self, _config: &mut Value) {}
 
     /// Whether it may rotate a part of the channels of a head.

@@ -6,7 +6,7 @@ use crate::model::config::{BlockLayout, DecoderConfig};
 use crate::model::hf_config::{ConfigError, HfConfig, positive};
 use crate::model::norm::NormKind;
 
-/// StableLM (arXiv 2402.17834): norms that take the mean off, and rotary positions for a quarter of the
+/// StableLM (arXiv 2402.17834): norms that subtract the mean, and rotary positions for a quarter of the
 /// channels.
 pub(super) struct StableLm;
 

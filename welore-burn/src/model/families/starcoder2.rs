@@ -6,7 +6,7 @@ use crate::model::config::{DecoderConfig, MlpLayout};
 use crate::model::hf_config::{ConfigError, HfConfig, positive};
 use crate::model::norm::NormKind;
 
-/// StarCoder2 (arXiv 2402.19173): norms that take the mean off, an MLP without a gate, and biases
+/// StarCoder2 (arXiv 2402.19173): norms that subtract the mean, an MLP without a gate, and biases
 /// everywhere.
 pub(super) struct StarCoder2;
 

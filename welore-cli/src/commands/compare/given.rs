@@ -76,7 +76,8 @@ impl GivenModel {
     }
 }
 
-/// Checks that no model is given twice, also by two of its files, and that no name of a series may as well be a part of a path.
+/// Checks that no model is given twice, not even by two of its files, and that no `NAME=MODEL` is also a
+/// path that exists.
 ///
 /// # Errors
 ///
