@@ -199,7 +199,7 @@ impl Case {
         let names = |files: &Checkpoint| -> BTreeSet<String> {
             files.names().map(str::to_string).collect()
         };
-        assert_eq!(names(&exported), names(&self.checkpoint), "{name}");
+        assert_eq!(names(&exported), names(&crate::checkpoint(name)), "{name}");
 
         let [low, dense] = [low, dense.as_path()].map(|dir| load(dir, &device()));
         assert_eq!(low.num_params() as u64, plan.totals.parameters_after, "{name}");
@@ -338,8 +338,10 @@ impl Case {
             }
             let half = load_model(fixture(self.name), &device(), dtype, &mut ()).unwrap().model;
             let difference = relative(&logits(&half), &dense);
-            // A model rounds about twenty times in a row.
-            assert!(difference < 25.0 * unit, "{} in {dtype:?}: {difference}", self.name);
+            // A model rounds about twenty times in a row, and latent attention twice as often.
+            let roundings =
+                if half.model.layers[0].self_attn.kv_b_proj.is_some() { 50.0 } else { 25.0 };
+            assert!(difference < roundings * unit, "{} in {dtype:?}: {difference}", self.name);
         }
     }
 }

@@ -69,8 +69,8 @@ fn place(checkpoint: &Checkpoint, tensor: &str) -> Option<(String, usize, usize)
         "down_proj.bias" => ("down_proj_bias", 0),
         _ => return None,
     };
-    // Only gpt-oss has a router of this name.
-    checkpoint.meta(&format!("{layer}.router.weight"))?;
+    // Only gpt-oss has a router of this name. Its bias is there even where its weight is factored.
+    checkpoint.meta(&format!("{layer}.router.bias"))?;
     // A number that is written otherwise is no expert, and would take the place of one.
     let number = expert.parse::<usize>().ok().filter(|number| number.to_string() == expert)?;
     Some((format!("{layer}.experts.{end}"), number, turn))
