@@ -3,11 +3,14 @@
 #
 #   benches/gguf_speed.sh FILE.gguf LLAMA_BIN TEXT [ROUNDS]
 #
-# LLAMA_BIN is the directory of llama-bench. CARGO_TARGET_DIR is respected.
+# LLAMA_BIN is the directory of llama-bench. WELORE=FILE is a binary; otherwise it is built, and CARGO_TARGET_DIR is
+# respected.
 set -euo pipefail
 file=$1 llama=$2 text=$3 rounds=${4:-5}
 here=$(cd "$(dirname "$0")" && pwd)
-cargo build --release --quiet --manifest-path "$here/../Cargo.toml" -p welore-cli
+if [ -z "${WELORE:-}" ]; then
+    cargo build --release --quiet --manifest-path "$here/../Cargo.toml" -p welore-cli
+fi
 welore=${WELORE:-${CARGO_TARGET_DIR:-$here/../target}/release/welore-cli}
 export LD_LIBRARY_PATH=$llama${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 ours() { # generate | read
