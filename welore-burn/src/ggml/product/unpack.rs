@@ -7,6 +7,17 @@ use half::bf16;
 use super::super::tensor_type::TensorType;
 use super::machine::Machine;
 
+/// Unpacks one block after the other. A closure would be a function of its own, and those are not
+/// compiled for the processor that `machine` is.
+macro_rules! each {
+    ($bytes:ident, $entries:ident, [$size:literal; $len:literal], |$block:ident, $out:ident| $unpack:expr) => {{
+        let (blocks, entries) = ($bytes.as_chunks::<$size>().0, $entries.as_chunks_mut::<$len>().0);
+        for ($block, $out) in blocks.iter().zip(entries) {
+            $unpack;
+        }
+    }};
+}
+
 /// The entries of whole blocks, one after the other. As many blocks are read as there is room for
 /// entries.
 #[inline(always)]
@@ -14,33 +25,23 @@ pub(super) fn unpack<M: Machine>(machine: M, dtype: TensorType, bytes: &[u8], en
     use TensorType as T;
 
     match dtype {
-        T::F32 => each::<4, 1>(bytes, entries, |x, out| *out = [f32::from_le_bytes(*x)]),
+        T::F32 => each!(bytes, entries, [4; 1], |x, out| *out = [f32::from_le_bytes(*x)]),
         T::F16 => halves(machine, bytes, entries),
-        T::Bf16 => each::<2, 1>(bytes, entries, |x, out| *out = [bf16::from_le_bytes(*x).to_f32()]),
-        T::Q8_0 => each::<34, 32>(bytes, entries, |block, out| q8_0(machine, block, out)),
-        T::Q6K => each::<210, 256>(bytes, entries, |block, out| q6_k(machine, block, out)),
-        T::Q5K => each::<176, 256>(bytes, entries, |block, out| q5_k(machine, block, out)),
-        T::Q5_1 => each::<24, 32>(bytes, entries, |block, out| q5_1(machine, block, out)),
-        T::Q5_0 => each::<22, 32>(bytes, entries, |block, out| q5_0(machine, block, out)),
-        T::Q4K => each::<144, 256>(bytes, entries, |block, out| q4_k(machine, block, out)),
-        T::Q4_1 => each::<20, 32>(bytes, entries, |block, out| q4_1(machine, block, out)),
-        T::Q4_0 => each::<18, 32>(bytes, entries, |block, out| q4_0(machine, block, out)),
-        T::Iq4Nl => each::<18, 32>(bytes, entries, |block, out| iq4_nl(machine, block, out)),
-        T::Iq4Xs => each::<136, 256>(bytes, entries, |block, out| iq4_xs(machine, block, out)),
-        T::Q3K => each::<110, 256>(bytes, entries, |block, out| q3_k(machine, block, out)),
-        T::Q2K => each::<84, 256>(bytes, entries, |block, out| q2_k(machine, block, out)),
-    }
-}
-
-#[inline(always)]
-fn each<const BYTES: usize, const LEN: usize>(
-    bytes: &[u8],
-    entries: &mut [f32],
-    unpack: impl Fn(&[u8; BYTES], &mut [f32; LEN]),
-) {
-    let (blocks, entries) = (bytes.as_chunks::<BYTES>().0, entries.as_chunks_mut::<LEN>().0);
-    for (block, entries) in blocks.iter().zip(entries) {
-        unpack(block, entries);
+        T::Bf16 => {
+            each!(bytes, entries, [2; 1], |x, out| *out = [bf16::from_le_bytes(*x).to_f32()])
+        }
+        T::Q8_0 => each!(bytes, entries, [34; 32], |block, out| q8_0(machine, block, out)),
+        T::Q6K => each!(bytes, entries, [210; 256], |block, out| q6_k(machine, block, out)),
+        T::Q5K => each!(bytes, entries, [176; 256], |block, out| q5_k(machine, block, out)),
+        T::Q5_1 => each!(bytes, entries, [24; 32], |block, out| q5_1(machine, block, out)),
+        T::Q5_0 => each!(bytes, entries, [22; 32], |block, out| q5_0(machine, block, out)),
+        T::Q4K => each!(bytes, entries, [144; 256], |block, out| q4_k(machine, block, out)),
+        T::Q4_1 => each!(bytes, entries, [20; 32], |block, out| q4_1(machine, block, out)),
+        T::Q4_0 => each!(bytes, entries, [18; 32], |block, out| q4_0(machine, block, out)),
+        T::Iq4Nl => each!(bytes, entries, [18; 32], |block, out| iq4_nl(machine, block, out)),
+        T::Iq4Xs => each!(bytes, entries, [136; 256], |block, out| iq4_xs(machine, block, out)),
+        T::Q3K => each!(bytes, entries, [110; 256], |block, out| q3_k(machine, block, out)),
+        T::Q2K => each!(bytes, entries, [84; 256], |block, out| q2_k(machine, block, out)),
     }
 }
 
@@ -49,8 +50,8 @@ fn halves<M: Machine>(machine: M, bytes: &[u8], entries: &mut [f32]) {
     let whole = entries.len() / 8 * 8;
     let (first, rest) = bytes.split_at((2 * whole).min(bytes.len()));
     let (entries, last) = entries.split_at_mut(whole);
-    each::<16, 8>(first, entries, |x, out| *out = machine.halves(x));
-    each::<2, 1>(rest, last, |x, out| *out = [machine.half(*x)]);
+    each!(first, entries, [16; 8], |x, out| *out = machine.halves(x));
+    each!(rest, last, [2; 1], |x, out| *out = [machine.half(*x)]);
 }
 
 /// Some bytes of a block.
