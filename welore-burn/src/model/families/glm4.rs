@@ -1,7 +1,7 @@
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Family;
-use super::glm::described;
+use super::glm::{Glm, described};
 use crate::model::config::{BlockLayout, DecoderConfig};
 use crate::model::hf_config::{ConfigError, HfConfig};
 
@@ -18,15 +18,7 @@ impl Family for Glm4 {
     }
 
     fn defaults(&self) -> Value {
-        json!({
-            "num_key_value_heads": 2,
-            "head_dim": 128,
-            "max_position_embeddings": 131_072,
-            "partial_rotary_factor": 0.5,
-            "rms_norm_eps": 0.000_000_156_25,
-            "attention_bias": true,
-            "eos_token_id": [151_329, 151_336, 151_338],
-        })
+        Glm.defaults()
     }
 
     fn rotates_in_part(&self) -> bool {
