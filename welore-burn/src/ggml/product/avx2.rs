@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use super::super::tensor_type::TensorType;
 use super::Product;
-use super::machine::{Machine, UNEVEN, few_rows, rest};
+use super::machine::{Machine, Parts, UNEVEN, few_rows, one_row, rest};
 use super::turned::few_columns;
 use super::unpack::unpack;
 
@@ -23,34 +23,12 @@ impl Avx2 {
     }
 }
 
-/// The bytes of a register.
-#[inline(always)]
-fn stored(register: __m128i) -> [u8; 16] {
-    let mut bytes = [0; 16];
-    // SAFETY: every x86-64 processor has SSE2, and there is room for 16 bytes.
-    unsafe { _mm_storeu_si128(bytes.as_mut_ptr().cast(), register) };
-    bytes
-}
-
-#[inline(always)]
-fn loaded(bytes: &[u8; 16]) -> __m128i {
-    // SAFETY: every x86-64 processor has SSE2, and there are 16 bytes.
-    unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
-}
-
-#[inline(always)]
-fn signed(bytes: [u8; 16]) -> [i8; 16] {
-    bytes.map(|byte| byte as i8)
-}
-
-#[inline(always)]
-fn unsigned(numbers: [i8; 16]) -> [u8; 16] {
-    numbers.map(|number| number as u8)
-}
-
 // SAFETY, of all blocks here: the processor has what they use, see `Avx2`, and they read and write
 // only arrays of the sizes that they are made for.
 impl Machine for Avx2 {
+    type Bytes = __m128i;
+    type Sums = __m256;
+
     #[inline(always)]
     fn half(self, bytes: [u8; 2]) -> f32 {
         let bits = i32::from(u16::from_le_bytes(bytes));
@@ -60,40 +38,52 @@ impl Machine for Avx2 {
     #[inline(always)]
     fn halves(self, bytes: &[u8; 16]) -> [f32; 8] {
         let mut numbers = [0.0; 8];
-        unsafe { _mm256_storeu_ps(numbers.as_mut_ptr(), _mm256_cvtph_ps(loaded(bytes))) };
+        unsafe { _mm256_storeu_ps(numbers.as_mut_ptr(), _mm256_cvtph_ps(self.load(bytes))) };
         numbers
     }
 
     #[inline(always)]
-    fn bits(self, bytes: &[u8; 16], shift: u8, mask: u8) -> [u8; 16] {
+    fn load(self, bytes: &[u8; 16]) -> __m128i {
+        unsafe { _mm_loadu_si128(bytes.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn bits(self, bytes: __m128i, shift: u8, mask: u8) -> __m128i {
         // There is no shift of bytes. What comes over from a neighbour is not in the mask.
         unsafe {
-            let shifted = _mm_srl_epi16(loaded(bytes), _mm_cvtsi32_si128(shift.into()));
-            stored(_mm_and_si128(shifted, _mm_set1_epi8(mask as i8)))
+            let shifted = _mm_srl_epi16(bytes, _mm_cvtsi32_si128(shift.into()));
+            _mm_and_si128(shifted, _mm_set1_epi8(mask as i8))
         }
     }
 
     #[inline(always)]
-    fn joined(self, low: [u8; 16], high: [u8; 16], shift: u8) -> [u8; 16] {
+    fn spread(self, bits: [u8; 2]) -> __m128i {
         unsafe {
-            let high = _mm_sll_epi16(loaded(&high), _mm_cvtsi32_si128(shift.into()));
-            stored(_mm_or_si128(loaded(&low), high))
+            let both = _mm_set1_epi16(i16::from_le_bytes(bits));
+            let places = _mm_set_epi64x(0x0101_0101_0101_0101, 0);
+            let each = _mm_set1_epi64x(0x8040_2010_0804_0201_u64 as i64);
+            let bits = _mm_and_si128(_mm_shuffle_epi8(both, places), each);
+            _mm_and_si128(_mm_cmpeq_epi8(bits, each), _mm_set1_epi8(1))
         }
     }
 
     #[inline(always)]
-    fn minus(self, codes: [u8; 16], less: i8) -> [i8; 16] {
-        unsafe { signed(stored(_mm_sub_epi8(loaded(&codes), _mm_set1_epi8(less)))) }
+    fn joined(self, low: __m128i, high: __m128i, shift: u8) -> __m128i {
+        unsafe { _mm_or_si128(low, _mm_sll_epi16(high, _mm_cvtsi32_si128(shift.into()))) }
     }
 
     #[inline(always)]
-    fn levels(self, codes: [u8; 16]) -> [i8; 16] {
-        let levels = loaded(&unsigned(UNEVEN));
-        unsafe { signed(stored(_mm_shuffle_epi8(levels, loaded(&codes)))) }
+    fn minus(self, codes: __m128i, less: i8) -> __m128i {
+        unsafe { _mm_sub_epi8(codes, _mm_set1_epi8(less)) }
     }
 
     #[inline(always)]
-    fn scaled(self, numbers: [i8; 16], scale: f32, out: &mut [f32; 16]) {
+    fn levels(self, codes: __m128i) -> __m128i {
+        unsafe { _mm_shuffle_epi8(_mm_loadu_si128(UNEVEN.as_ptr().cast()), codes) }
+    }
+
+    #[inline(always)]
+    fn scaled(self, numbers: __m128i, scale: f32, out: &mut [f32; 16]) {
         unsafe {
             let scale = _mm256_set1_ps(scale);
             let [first, second] = floats(numbers);
@@ -103,7 +93,7 @@ impl Machine for Avx2 {
     }
 
     #[inline(always)]
-    fn shifted(self, numbers: [i8; 16], scale: f32, shift: f32, out: &mut [f32; 16]) {
+    fn shifted(self, numbers: __m128i, scale: f32, shift: f32, out: &mut [f32; 16]) {
         unsafe {
             let (scale, shift) = (_mm256_set1_ps(scale), _mm256_set1_ps(shift));
             let [first, second] = floats(numbers);
@@ -115,11 +105,63 @@ impl Machine for Avx2 {
     }
 
     #[inline(always)]
+    fn add_scaled(self, numbers: __m128i, scale: f32, out: &mut [f32; 16]) {
+        unsafe {
+            let scale = _mm256_set1_ps(scale);
+            let [first, second] = floats(numbers);
+            let [before, after] = eights(out);
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_fmadd_ps(scale, first, before));
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), _mm256_fmadd_ps(scale, second, after));
+        }
+    }
+
+    #[inline(always)]
+    fn add_shifted(self, numbers: __m128i, scale: f32, shift: f32, out: &mut [f32; 16]) {
+        unsafe {
+            let shift = _mm256_set1_ps(shift);
+            let [before, after] = eights(out);
+            _mm256_storeu_ps(out.as_mut_ptr(), _mm256_add_ps(before, shift));
+            _mm256_storeu_ps(out.as_mut_ptr().add(8), _mm256_add_ps(after, shift));
+        }
+        self.add_scaled(numbers, scale, out);
+    }
+
+    #[inline(always)]
+    fn no_sums(self) -> __m256 {
+        unsafe { _mm256_setzero_ps() }
+    }
+
+    #[inline(always)]
+    fn add_products(
+        self,
+        sums: __m256,
+        numbers: __m128i,
+        scale: f32,
+        inputs: &[f32; 16],
+    ) -> __m256 {
+        unsafe {
+            let ([first, second], inputs) = (floats(numbers), eights(inputs));
+            let products = _mm256_mul_ps(first, inputs[0]);
+            let products = _mm256_fmadd_ps(second, inputs[1], products);
+            _mm256_fmadd_ps(_mm256_set1_ps(scale), products, sums)
+        }
+    }
+
+    #[inline(always)]
+    fn total(self, sums: [__m256; 2]) -> f32 {
+        unsafe {
+            let sums = _mm256_add_ps(sums[0], sums[1]);
+            let sums = _mm_add_ps(_mm256_castps256_ps128(sums), _mm256_extractf128_ps(sums, 1));
+            let sums = _mm_add_ps(sums, _mm_movehl_ps(sums, sums));
+            _mm_cvtss_f32(_mm_add_ss(sums, _mm_movehdup_ps(sums)))
+        }
+    }
+
+    #[inline(always)]
     fn dot(self, left: &[f32], right: &[f32]) -> f32 {
         let ((left, left_rest), (right, right_rest)) =
             (left.as_chunks::<32>(), right.as_chunks::<32>());
-        let mut lanes = [0.0f32; 8];
-        unsafe {
+        let total = unsafe {
             let mut sums = [_mm256_setzero_ps(); 4];
             for (left, right) in left.iter().zip(right) {
                 for (i, sum) in sums.iter_mut().enumerate() {
@@ -128,11 +170,13 @@ impl Machine for Avx2 {
                     *sum = _mm256_fmadd_ps(left, right, *sum);
                 }
             }
-            let (first, second) =
-                (_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
-            _mm256_storeu_ps(lanes.as_mut_ptr(), _mm256_add_ps(first, second));
-        }
-        lanes.iter().sum::<f32>() + rest(left_rest, right_rest)
+            self.total([_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3])])
+        };
+        total + rest(left_rest, right_rest)
+    }
+
+    fn one_row(self, product: &Product<'_>, parts: &Parts<'_>, first: usize, out: &mut [f32]) {
+        unsafe { one_row_here(self, product, parts, first, out) }
     }
 
     fn few_rows(self, product: &Product<'_>, first: usize, out: &mut [f32]) {
@@ -150,8 +194,7 @@ impl Machine for Avx2 {
 
 /// Sixteen numbers in two registers.
 #[inline(always)]
-fn floats(numbers: [i8; 16]) -> [__m256; 2] {
-    let numbers = loaded(&unsigned(numbers));
+fn floats(numbers: __m128i) -> [__m256; 2] {
     // SAFETY: only `Avx2` calls this.
     unsafe {
         let second = _mm_unpackhi_epi64(numbers, numbers);
@@ -162,7 +205,25 @@ fn floats(numbers: [i8; 16]) -> [__m256; 2] {
     }
 }
 
+/// Sixteen floats in two registers.
+#[inline(always)]
+fn eights(floats: &[f32; 16]) -> [__m256; 2] {
+    // SAFETY: only `Avx2` calls this, and there are 16.
+    unsafe { [_mm256_loadu_ps(floats.as_ptr()), _mm256_loadu_ps(floats.as_ptr().add(8))] }
+}
+
 /// Everything that is inlined here is compiled for this processor.
+#[target_feature(enable = "avx2,fma,f16c")]
+fn one_row_here(
+    machine: Avx2,
+    product: &Product<'_>,
+    parts: &Parts<'_>,
+    first: usize,
+    out: &mut [f32],
+) {
+    one_row(machine, product, parts, first, out);
+}
+
 #[target_feature(enable = "avx2,fma,f16c")]
 fn few_rows_here(machine: Avx2, product: &Product<'_>, first: usize, out: &mut [f32]) {
     few_rows(machine, product, first, out);

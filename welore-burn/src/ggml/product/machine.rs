@@ -6,8 +6,9 @@ use half::f16;
 
 use super::super::tensor_type::TensorType;
 use super::Product;
+use super::sinks::Dot;
 use super::turned::few_columns;
-use super::unpack::unpack;
+use super::unpack::{read, unpack};
 
 /// The levels of IQ4_NL and IQ4_XS, by code (`kvalues_iq4nl`).
 pub(super) const UNEVEN: [i8; 16] =
@@ -16,9 +17,15 @@ pub(super) const UNEVEN: [i8; 16] =
 /// Entries that a product has in memory at once: whole blocks of every type.
 pub(super) const RUN: usize = 256;
 
-/// Steps on 16 bytes at a time. All machines give the same results, except that
-/// [`dot`](Machine::dot) may round differently.
+/// Steps on 16 bytes at a time. All machines give the same results, except that sums may be rounded
+/// differently.
 pub(super) trait Machine: Copy + Send + Sync {
+    /// Sixteen bytes: codes, or numbers with a sign.
+    type Bytes: Copy;
+
+    /// Sums side by side, f32.
+    type Sums: Copy;
+
     /// A number from its f16.
     #[inline(always)]
     fn half(self, bytes: [u8; 2]) -> f32 {
@@ -31,45 +38,50 @@ pub(super) trait Machine: Copy + Send + Sync {
         from_fn(|i| self.half([bytes[2 * i], bytes[2 * i + 1]]))
     }
 
+    /// Sixteen bytes of a block.
+    fn load(self, bytes: &[u8; 16]) -> Self::Bytes;
+
     /// The bits from number `shift` on that `mask` has, which are none beyond the byte.
-    #[inline(always)]
-    fn bits(self, bytes: &[u8; 16], shift: u8, mask: u8) -> [u8; 16] {
-        from_fn(|i| (bytes[i] >> shift) & mask)
-    }
+    fn bits(self, bytes: Self::Bytes, shift: u8, mask: u8) -> Self::Bytes;
+
+    /// Sixteen bits as bytes of 0 and 1, the lowest bit of the first byte first.
+    fn spread(self, bits: [u8; 2]) -> Self::Bytes;
 
     /// `low | high << shift`, where no bit leaves its byte.
-    #[inline(always)]
-    fn joined(self, low: [u8; 16], high: [u8; 16], shift: u8) -> [u8; 16] {
-        from_fn(|i| low[i] | high[i] << shift)
-    }
+    fn joined(self, low: Self::Bytes, high: Self::Bytes, shift: u8) -> Self::Bytes;
 
     /// `codes - less`, for differences that fit.
-    #[inline(always)]
-    fn minus(self, codes: [u8; 16], less: i8) -> [i8; 16] {
-        from_fn(|i| (codes[i] as i8).wrapping_sub(less))
-    }
+    fn minus(self, codes: Self::Bytes, less: i8) -> Self::Bytes;
 
     /// The uneven levels of codes below 16.
-    #[inline(always)]
-    fn levels(self, codes: [u8; 16]) -> [i8; 16] {
-        from_fn(|i| UNEVEN[usize::from(codes[i] & 15)])
-    }
+    fn levels(self, codes: Self::Bytes) -> Self::Bytes;
 
-    /// `scale · numbers`.
-    #[inline(always)]
-    fn scaled(self, numbers: [i8; 16], scale: f32, out: &mut [f32; 16]) {
-        for (out, number) in out.iter_mut().zip(numbers) {
-            *out = scale * f32::from(number);
-        }
-    }
+    /// `out = scale · numbers`.
+    fn scaled(self, numbers: Self::Bytes, scale: f32, out: &mut [f32; 16]);
 
-    /// `scale · numbers + shift`, rounded twice, as llama.cpp does.
-    #[inline(always)]
-    fn shifted(self, numbers: [i8; 16], scale: f32, shift: f32, out: &mut [f32; 16]) {
-        for (out, number) in out.iter_mut().zip(numbers) {
-            *out = scale * f32::from(number) + shift;
-        }
-    }
+    /// `out = scale · numbers + shift`, rounded twice, as llama.cpp does.
+    fn shifted(self, numbers: Self::Bytes, scale: f32, shift: f32, out: &mut [f32; 16]);
+
+    /// `out = out + scale · numbers`.
+    fn add_scaled(self, numbers: Self::Bytes, scale: f32, out: &mut [f32; 16]);
+
+    /// `out = out + scale · numbers + shift`.
+    fn add_shifted(self, numbers: Self::Bytes, scale: f32, shift: f32, out: &mut [f32; 16]);
+
+    /// No sums yet.
+    fn no_sums(self) -> Self::Sums;
+
+    /// The sums, and `scale · (numbers · inputs)`, spread over them.
+    fn add_products(
+        self,
+        sums: Self::Sums,
+        numbers: Self::Bytes,
+        scale: f32,
+        inputs: &[f32; 16],
+    ) -> Self::Sums;
+
+    /// What all the sums are together.
+    fn total(self, sums: [Self::Sums; 2]) -> f32;
 
     /// The sum of the products of as many numbers on both sides.
     #[inline(always)]
@@ -85,6 +97,9 @@ pub(super) trait Machine: Copy + Send + Sync {
         }
         sums.iter().sum::<f32>() + rest(left_rest, right_rest)
     }
+
+    /// [`one_row`], compiled for this machine.
+    fn one_row(self, product: &Product<'_>, parts: &Parts<'_>, first: usize, out: &mut [f32]);
 
     /// [`few_rows`], compiled for this machine.
     fn few_rows(self, product: &Product<'_>, first: usize, out: &mut [f32]);
@@ -107,6 +122,88 @@ pub(super) fn rest(left: &[f32], right: &[f32]) -> f32 {
 pub(super) struct Portable;
 
 impl Machine for Portable {
+    type Bytes = [u8; 16];
+    type Sums = [f32; 16];
+
+    #[inline(always)]
+    fn load(self, bytes: &[u8; 16]) -> [u8; 16] {
+        *bytes
+    }
+
+    #[inline(always)]
+    fn bits(self, bytes: [u8; 16], shift: u8, mask: u8) -> [u8; 16] {
+        bytes.map(|byte| (byte >> shift) & mask)
+    }
+
+    #[inline(always)]
+    fn spread(self, bits: [u8; 2]) -> [u8; 16] {
+        from_fn(|i| bits[i / 8] >> (i % 8) & 1)
+    }
+
+    #[inline(always)]
+    fn joined(self, low: [u8; 16], high: [u8; 16], shift: u8) -> [u8; 16] {
+        from_fn(|i| low[i] | high[i] << shift)
+    }
+
+    #[inline(always)]
+    fn minus(self, codes: [u8; 16], less: i8) -> [u8; 16] {
+        codes.map(|code| code.wrapping_sub(less as u8))
+    }
+
+    #[inline(always)]
+    fn levels(self, codes: [u8; 16]) -> [u8; 16] {
+        codes.map(|code| UNEVEN[usize::from(code & 15)] as u8)
+    }
+
+    #[inline(always)]
+    fn scaled(self, numbers: [u8; 16], scale: f32, out: &mut [f32; 16]) {
+        *out = numbers.map(|number| scale * f32::from(number as i8));
+    }
+
+    #[inline(always)]
+    fn shifted(self, numbers: [u8; 16], scale: f32, shift: f32, out: &mut [f32; 16]) {
+        *out = numbers.map(|number| scale * f32::from(number as i8) + shift);
+    }
+
+    #[inline(always)]
+    fn add_scaled(self, numbers: [u8; 16], scale: f32, out: &mut [f32; 16]) {
+        for (out, number) in out.iter_mut().zip(numbers) {
+            *out += scale * f32::from(number as i8);
+        }
+    }
+
+    #[inline(always)]
+    fn add_shifted(self, numbers: [u8; 16], scale: f32, shift: f32, out: &mut [f32; 16]) {
+        for (out, number) in out.iter_mut().zip(numbers) {
+            *out += scale * f32::from(number as i8) + shift;
+        }
+    }
+
+    #[inline(always)]
+    fn no_sums(self) -> [f32; 16] {
+        [0.0; 16]
+    }
+
+    #[inline(always)]
+    fn add_products(
+        self,
+        sums: [f32; 16],
+        numbers: [u8; 16],
+        scale: f32,
+        inputs: &[f32; 16],
+    ) -> [f32; 16] {
+        from_fn(|i| sums[i] + scale * (f32::from(numbers[i] as i8) * inputs[i]))
+    }
+
+    #[inline(always)]
+    fn total(self, sums: [[f32; 16]; 2]) -> f32 {
+        sums.as_flattened().iter().sum()
+    }
+
+    fn one_row(self, product: &Product<'_>, parts: &Parts<'_>, first: usize, out: &mut [f32]) {
+        one_row(self, product, parts, first, out);
+    }
+
     fn few_rows(self, product: &Product<'_>, first: usize, out: &mut [f32]) {
         few_rows(self, product, first, out);
     }
@@ -118,6 +215,37 @@ impl Machine for Portable {
     fn unpack(self, dtype: TensorType, bytes: &[u8], entries: &mut [f32]) {
         unpack(self, dtype, bytes, entries);
     }
+}
+
+/// A row of the input in parts of 32 numbers, as blocks have them, with the sums of the halves of each.
+pub(super) struct Parts<'a> {
+    inputs: &'a [[f32; 32]],
+    sums: Vec<[f32; 2]>,
+}
+
+impl<'a> Parts<'a> {
+    /// The parts of a row that fills blocks.
+    pub fn of(row: &'a [f32]) -> Self {
+        let inputs = row.as_chunks::<32>().0;
+        let sum = |half: &[f32]| half.iter().sum::<f32>();
+        let sums = inputs.iter().map(|part| [sum(&part[..16]), sum(&part[16..])]).collect();
+        Self { inputs, sums }
+    }
+}
+
+/// The products of one row of the input with the rows of a matrix of blocks from number `first` on,
+/// as many as `out` has room for. Nothing is unpacked into memory. Sums are f32, 16 side by side.
+#[inline(always)]
+pub(super) fn one_row<M: Machine>(
+    machine: M,
+    product: &Product<'_>,
+    parts: &Parts<'_>,
+    first: usize,
+    out: &mut [f32],
+) {
+    let rows = product.blocks[first * product.stride..].chunks_exact(product.stride);
+    let rows = rows.take(out.len());
+    read(machine, product.dtype, rows, &mut Dot::new(machine, parts.inputs, &parts.sums, out));
 }
 
 /// Most rows of an input for which each row of the matrix is unpacked once and forgotten.

@@ -1,19 +1,21 @@
 //! Products of rows of numbers with a matrix that stays in its blocks.
 //!
-//! For few rows, such as the one of a token that is generated, a row of the matrix is unpacked 256
-//! entries at a time, in cache, and forgotten: the blocks are read once, and nothing else is. For
-//! many rows, panels of the matrix are unpacked and multiplied as dense ones, so what is unpacked
-//! at once is bounded. `unpack` says what is in a block, `machine` in which steps.
+//! For one row, such as that of a token that is generated, entries are multiplied as they are read from
+//! their blocks. For few rows, a row of the matrix is unpacked 256 entries at a time, in cache, and
+//! forgotten. In both the blocks are read once, and nothing else is. For many rows, panels of the
+//! matrix are unpacked and multiplied as dense ones, so what is unpacked at once is bounded. `unpack`
+//! says what is in a block, `sinks` what is done with it, `machine` in which steps.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod machine;
+mod sinks;
 mod turned;
 mod unpack;
 
 use rayon::prelude::*;
 
-use self::machine::{FEW, Machine, Portable};
+use self::machine::{FEW, Machine, Parts, Portable};
 use super::tensor_type::TensorType;
 use crate::linalg::{multiply_rows, transpose};
 
@@ -21,12 +23,12 @@ use crate::linalg::{multiply_rows, transpose};
 const PANEL: usize = 64;
 
 /// Entries of the matrix below which a thread does not pay.
-const LEAST_WORK: usize = 1 << 14;
+const LEAST_WORK: usize = 1 << 15;
 
 impl TensorType {
     /// The products of rows of `columns` numbers with a matrix of rows in blocks: `input · blocksᵀ`,
-    /// f32, with sums over runs of 256 columns in f64. Rows of the matrix are spread over the threads
-    /// of the rayon pool that this is called in; results do not depend on their number.
+    /// f32. Rows of the matrix are spread over the threads of the rayon pool that this is called in;
+    /// results do not depend on their number.
     ///
     /// # Shapes
     ///
@@ -119,14 +121,21 @@ impl<'a> Product<'a> {
         // The products of a row of the matrix are side by side, so that threads have places of
         // their own.
         let mut out = vec![0.0; self.rows * self.count];
-        match self.count <= FEW {
-            true => self.few(machine, &mut out),
-            false => self.many(machine, &mut out),
+        match self.count {
+            1 if !self.dtype.is_float() => self.one(machine, &mut out),
+            ..=FEW => self.few(machine, &mut out),
+            _ => self.many(machine, &mut out),
         }
         match self.count {
             1 => out,
             count => transpose(&out, self.rows, count),
         }
+    }
+
+    fn one<M: Machine>(&self, machine: M, out: &mut [f32]) {
+        let (input, rows_at_once) = (Parts::of(self.input), (LEAST_WORK / self.columns).max(1));
+        let parts = out.par_chunks_mut(rows_at_once).enumerate();
+        parts.for_each(|(part, out)| machine.one_row(self, &input, part * rows_at_once, out));
     }
 
     fn few<M: Machine>(&self, machine: M, out: &mut [f32]) {

@@ -5,6 +5,8 @@
 //! matrix. For many rows of the input, panels of columns are unpacked, transposed, and multiplied as
 //! dense ones.
 
+use std::iter::once;
+
 use rayon::prelude::*;
 
 use super::super::tensor_type::TensorType;
@@ -12,7 +14,8 @@ use super::Product;
 #[cfg(target_arch = "x86_64")]
 use super::avx2;
 use super::machine::{FEW, Machine, Portable, RUN};
-use super::unpack::unpack;
+use super::sinks::Added;
+use super::unpack::{read, unpack};
 use crate::linalg::{multiply_rows, transpose};
 
 /// Rows of the matrix whose products are added up in f32 before the sum goes on in f64.
@@ -107,11 +110,17 @@ pub(super) fn few_columns<M: Machine>(
     let len = out.len() / count;
     let (mut sums, mut totals) = ([[0.0f32; RUN]; FEW], [[0.0f64; RUN]; FEW]);
     let mut unpacked = [0.0f32; RUN];
+    let at_once = count == 1 && !product.dtype.is_float();
     for (row, bytes) in product.part(first, len).enumerate() {
-        unpack(machine, product.dtype, bytes, &mut unpacked[..len]);
-        for (n, sums) in sums.iter_mut().take(count).enumerate() {
-            let share = product.input[n * rows + row];
-            sums.iter_mut().zip(&unpacked).for_each(|(sum, entry)| *sum += share * entry);
+        if at_once {
+            let (sums, factor) = (sums[0].as_chunks_mut().0, product.input[row]);
+            read(machine, product.dtype, once(bytes), &mut Added { sums, factor });
+        } else {
+            unpack(machine, product.dtype, bytes, &mut unpacked[..len]);
+            for (n, sums) in sums.iter_mut().take(count).enumerate() {
+                let share = product.input[n * rows + row];
+                sums.iter_mut().zip(&unpacked).for_each(|(sum, entry)| *sum += share * entry);
+            }
         }
         if (row + 1).is_multiple_of(IN_SINGLE) || row + 1 == rows {
             for (sums, totals) in sums.iter_mut().zip(&mut totals).take(count) {

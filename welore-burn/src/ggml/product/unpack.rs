@@ -1,14 +1,15 @@
 //! The entries of blocks, as ggml's `dequantize_row_*` make them.
 
-use std::array::from_fn;
+use std::iter::once;
 
 use half::bf16;
 
 use super::super::tensor_type::TensorType;
 use super::machine::Machine;
+use super::sinks::{Sink, Written};
 
-/// Unpacks one block after the other. A closure would be a function of its own, and those are not
-/// compiled for the processor that `machine` is.
+/// Does something with each block or number. A closure would be a function of its own, and those are
+/// not compiled for the processor that `machine` is.
 macro_rules! each {
     ($bytes:ident, $entries:ident, [$size:literal; $len:literal], |$block:ident, $out:ident| $unpack:expr) => {{
         let (blocks, entries) = ($bytes.as_chunks::<$size>().0, $entries.as_chunks_mut::<$len>().0);
@@ -18,8 +19,11 @@ macro_rules! each {
     }};
 }
 
-/// The entries of whole blocks, one after the other. As many blocks are read as there is room for
-/// entries.
+/// The entries of whole blocks, one after the other, written down.
+///
+/// # Panics
+///
+/// If there is no room for them.
 #[inline(always)]
 pub(super) fn unpack<M: Machine>(machine: M, dtype: TensorType, bytes: &[u8], entries: &mut [f32]) {
     use TensorType as T;
@@ -30,18 +34,7 @@ pub(super) fn unpack<M: Machine>(machine: M, dtype: TensorType, bytes: &[u8], en
         T::Bf16 => {
             each!(bytes, entries, [2; 1], |x, out| *out = [bf16::from_le_bytes(*x).to_f32()])
         }
-        T::Q8_0 => each!(bytes, entries, [34; 32], |block, out| q8_0(machine, block, out)),
-        T::Q6K => each!(bytes, entries, [210; 256], |block, out| q6_k(machine, block, out)),
-        T::Q5K => each!(bytes, entries, [176; 256], |block, out| q5_k(machine, block, out)),
-        T::Q5_1 => each!(bytes, entries, [24; 32], |block, out| q5_1(machine, block, out)),
-        T::Q5_0 => each!(bytes, entries, [22; 32], |block, out| q5_0(machine, block, out)),
-        T::Q4K => each!(bytes, entries, [144; 256], |block, out| q4_k(machine, block, out)),
-        T::Q4_1 => each!(bytes, entries, [20; 32], |block, out| q4_1(machine, block, out)),
-        T::Q4_0 => each!(bytes, entries, [18; 32], |block, out| q4_0(machine, block, out)),
-        T::Iq4Nl => each!(bytes, entries, [18; 32], |block, out| iq4_nl(machine, block, out)),
-        T::Iq4Xs => each!(bytes, entries, [136; 256], |block, out| iq4_xs(machine, block, out)),
-        T::Q3K => each!(bytes, entries, [110; 256], |block, out| q3_k(machine, block, out)),
-        T::Q2K => each!(bytes, entries, [84; 256], |block, out| q2_k(machine, block, out)),
+        _ => read(machine, dtype, once(bytes), &mut Written(entries.as_chunks_mut().0)),
     }
 }
 
@@ -54,96 +47,134 @@ fn halves<M: Machine>(machine: M, bytes: &[u8], entries: &mut [f32]) {
     each!(rest, last, [2; 1], |x, out| *out = [machine.half(*x)]);
 }
 
+/// Reads rows of blocks of so many bytes, each of so many parts of 32 entries.
+macro_rules! blocks {
+    ($rows:ident, [$size:literal; $parts:literal], $read:ident, $machine:ident, $sink:ident) => {{
+        for row in $rows {
+            let mut part = 0;
+            for block in row.as_chunks::<$size>().0 {
+                $read($machine, block, part, $sink);
+                part += $parts;
+            }
+            $sink.end_row($machine);
+        }
+    }};
+}
+
+/// Hands on the entries of rows of whole blocks, one after the other.
+///
+/// # Panics
+///
+/// If this is a type of floats, which have no blocks.
+#[inline(always)]
+pub(super) fn read<'a, M: Machine>(
+    machine: M,
+    dtype: TensorType,
+    rows: impl Iterator<Item = &'a [u8]>,
+    sink: &mut impl Sink<M>,
+) {
+    use TensorType as T;
+
+    match dtype {
+        T::F32 | T::F16 | T::Bf16 => unreachable!("floats have no blocks"),
+        T::Q8_0 => blocks!(rows, [34; 1], q8_0, machine, sink),
+        T::Q6K => blocks!(rows, [210; 8], q6_k, machine, sink),
+        T::Q5K => blocks!(rows, [176; 8], q5_k, machine, sink),
+        T::Q5_1 => blocks!(rows, [24; 1], q5_1, machine, sink),
+        T::Q5_0 => blocks!(rows, [22; 1], q5_0, machine, sink),
+        T::Q4K => blocks!(rows, [144; 8], q4_k, machine, sink),
+        T::Q4_1 => blocks!(rows, [20; 1], q4_1, machine, sink),
+        T::Q4_0 => blocks!(rows, [18; 1], q4_0, machine, sink),
+        T::Iq4Nl => blocks!(rows, [18; 1], iq4_nl, machine, sink),
+        T::Iq4Xs => blocks!(rows, [136; 8], iq4_xs, machine, sink),
+        T::Q3K => blocks!(rows, [110; 8], q3_k, machine, sink),
+        T::Q2K => blocks!(rows, [84; 8], q2_k, machine, sink),
+    }
+}
+
 /// Some bytes of a block.
 #[inline(always)]
 fn at<const N: usize>(block: &[u8], start: usize) -> &[u8; N] {
     block[start..].first_chunk().expect("the block goes on")
 }
 
-/// The places of the entries from number `16 index` on.
+/// Both halves of bytes that hold the codes of 32 entries, four bits each.
 #[inline(always)]
-fn part(out: &mut [f32], index: usize) -> &mut [f32; 16] {
-    &mut out.as_chunks_mut::<16>().0[index]
+fn fours<M: Machine>(machine: M, bytes: &[u8; 16]) -> [M::Bytes; 2] {
+    let bytes = machine.load(bytes);
+    [machine.bits(bytes, 0, 15), machine.bits(bytes, 4, 15)]
 }
 
-/// Codes as the numbers that they are.
+/// Sixteen bytes and the next sixteen.
 #[inline(always)]
-fn as_numbers(codes: [u8; 16]) -> [i8; 16] {
-    codes.map(|code| code as i8)
+fn two<M: Machine>(machine: M, block: &[u8], start: usize) -> [M::Bytes; 2] {
+    [machine.load(at(block, start)), machine.load(at(block, start + 16))]
 }
 
 #[inline(always)]
-fn q8_0<M: Machine>(machine: M, block: &[u8; 34], out: &mut [f32; 32]) {
+fn q8_0<M: Machine>(machine: M, block: &[u8; 34], part: usize, sink: &mut impl Sink<M>) {
     let scale = machine.half(*at(block, 0));
-    for i in 0..2 {
-        machine.scaled(as_numbers(*at(block, 2 + 16 * i)), scale, part(out, i));
-    }
+    sink.scaled(machine, part, two(machine, block, 2), [scale; 2]);
 }
 
 #[inline(always)]
-fn q4_0<M: Machine>(machine: M, block: &[u8; 18], out: &mut [f32; 32]) {
+fn q4_0<M: Machine>(machine: M, block: &[u8; 18], part: usize, sink: &mut impl Sink<M>) {
     let scale = machine.half(*at(block, 0));
-    for i in 0..2 {
-        let codes = machine.bits(at(block, 2), 4 * i, 15);
-        machine.scaled(machine.minus(codes, 8), scale, part(out, i.into()));
-    }
+    let [first, second] = fours(machine, at(block, 2));
+    let numbers = [machine.minus(first, 8), machine.minus(second, 8)];
+    sink.scaled(machine, part, numbers, [scale; 2]);
 }
 
 #[inline(always)]
-fn q4_1<M: Machine>(machine: M, block: &[u8; 20], out: &mut [f32; 32]) {
+fn q4_1<M: Machine>(machine: M, block: &[u8; 20], part: usize, sink: &mut impl Sink<M>) {
     let (scale, minimum) = (machine.half(*at(block, 0)), machine.half(*at(block, 2)));
-    for i in 0..2 {
-        let codes = machine.bits(at(block, 4), 4 * i, 15);
-        machine.shifted(as_numbers(codes), scale, minimum, part(out, i.into()));
-    }
+    sink.shifted(machine, part, fours(machine, at(block, 4)), [scale; 2], [minimum; 2]);
 }
 
 /// Codes of five bits: the low four of both halves in 16 bytes, and the fifth of all in 4.
 #[inline(always)]
-fn fives<M: Machine>(machine: M, low: &[u8; 16], fifth: [u8; 4], half: u8) -> [u8; 16] {
-    let fifth = u32::from_le_bytes(fifth) >> (16 * u32::from(half));
-    machine.joined(machine.bits(low, 4 * half, 15), from_fn(|i| (fifth >> i) as u8 & 1), 4)
+fn fives<M: Machine>(machine: M, low: &[u8; 16], fifth: [u8; 4]) -> [M::Bytes; 2] {
+    let [first, second] = fours(machine, low);
+    let [a, b, c, d] = fifth;
+    [
+        machine.joined(first, machine.spread([a, b]), 4),
+        machine.joined(second, machine.spread([c, d]), 4),
+    ]
 }
 
 #[inline(always)]
-fn q5_0<M: Machine>(machine: M, block: &[u8; 22], out: &mut [f32; 32]) {
+fn q5_0<M: Machine>(machine: M, block: &[u8; 22], part: usize, sink: &mut impl Sink<M>) {
     let scale = machine.half(*at(block, 0));
-    for i in 0..2 {
-        let codes = fives(machine, at(block, 6), *at(block, 2), i);
-        machine.scaled(machine.minus(codes, 16), scale, part(out, i.into()));
-    }
+    let [first, second] = fives(machine, at(block, 6), *at(block, 2));
+    let numbers = [machine.minus(first, 16), machine.minus(second, 16)];
+    sink.scaled(machine, part, numbers, [scale; 2]);
 }
 
 #[inline(always)]
-fn q5_1<M: Machine>(machine: M, block: &[u8; 24], out: &mut [f32; 32]) {
+fn q5_1<M: Machine>(machine: M, block: &[u8; 24], part: usize, sink: &mut impl Sink<M>) {
     let (scale, minimum) = (machine.half(*at(block, 0)), machine.half(*at(block, 2)));
-    for i in 0..2 {
-        let codes = fives(machine, at(block, 8), *at(block, 4), i);
-        machine.shifted(as_numbers(codes), scale, minimum, part(out, i.into()));
-    }
+    let codes = fives(machine, at(block, 8), *at(block, 4));
+    sink.shifted(machine, part, codes, [scale; 2], [minimum; 2]);
 }
 
 #[inline(always)]
-fn iq4_nl<M: Machine>(machine: M, block: &[u8; 18], out: &mut [f32; 32]) {
+fn iq4_nl<M: Machine>(machine: M, block: &[u8; 18], part: usize, sink: &mut impl Sink<M>) {
     let scale = machine.half(*at(block, 0));
-    for i in 0..2 {
-        let codes = machine.bits(at(block, 2), 4 * i, 15);
-        machine.scaled(machine.levels(codes), scale, part(out, i.into()));
-    }
+    let [first, second] = fours(machine, at(block, 2));
+    sink.scaled(machine, part, [machine.levels(first), machine.levels(second)], [scale; 2]);
 }
 
 #[inline(always)]
-fn iq4_xs<M: Machine>(machine: M, block: &[u8; 136], out: &mut [f32; 256]) {
+fn iq4_xs<M: Machine>(machine: M, block: &[u8; 136], part: usize, sink: &mut impl Sink<M>) {
     let scale = machine.half(*at(block, 0));
     let high = u16::from_le_bytes(*at(block, 2));
     for i in 0..8 {
         let low = block[4 + i / 2] >> (4 * (i % 2)) & 15;
         let stored = i16::from(low) | ((high >> (2 * i) & 3) << 4) as i16;
         let scale = scale * f32::from(stored - 32);
-        for k in 0..2 {
-            let codes = machine.bits(at(block, 8 + 16 * i), 4 * k, 15);
-            machine.scaled(machine.levels(codes), scale, part(out, 2 * i + usize::from(k)));
-        }
+        let [first, second] = fours(machine, at(block, 8 + 16 * i));
+        let numbers = [machine.levels(first), machine.levels(second)];
+        sink.scaled(machine, part + i, numbers, [scale; 2]);
     }
 }
 
@@ -160,73 +191,101 @@ fn scale_and_minimum(bytes: &[u8; 12], i: usize) -> (f32, f32) {
     (scale.into(), minimum.into())
 }
 
+/// Codes from their low bits and their high bits, which are `bits` up: bytes, a shift and a mask of
+/// each.
 #[inline(always)]
-fn q4_k<M: Machine>(machine: M, block: &[u8; 144], out: &mut [f32; 256]) {
+fn with_high<M: Machine>(
+    machine: M,
+    low: (M::Bytes, u8, u8),
+    high: (M::Bytes, u8, u8),
+    bits: u8,
+) -> M::Bytes {
+    let (low, high) = (machine.bits(low.0, low.1, low.2), machine.bits(high.0, high.1, high.2));
+    machine.joined(low, high, bits)
+}
+
+#[inline(always)]
+fn q4_k<M: Machine>(machine: M, block: &[u8; 144], part: usize, sink: &mut impl Sink<M>) {
     let (scale, minimum) = (machine.half(*at(block, 0)), machine.half(*at(block, 2)));
     for i in 0..8 {
         let (of_scale, of_minimum) = scale_and_minimum(at(block, 4), i);
-        let (scale, shift) = (scale * of_scale, -(minimum * of_minimum));
-        for k in 0..2 {
-            let bytes = at(block, 16 + 32 * (i / 2) + 16 * k);
-            let codes = machine.bits(bytes, 4 * (i % 2) as u8, 15);
-            machine.shifted(as_numbers(codes), scale, shift, part(out, 2 * i + k));
-        }
+        let [first, second] = two(machine, block, 16 + 32 * (i / 2));
+        let shift = 4 * (i % 2) as u8;
+        let codes = [machine.bits(first, shift, 15), machine.bits(second, shift, 15)];
+        let shift = -(minimum * of_minimum);
+        sink.shifted(machine, part + i, codes, [scale * of_scale; 2], [shift; 2]);
     }
 }
 
 #[inline(always)]
-fn q5_k<M: Machine>(machine: M, block: &[u8; 176], out: &mut [f32; 256]) {
+fn q5_k<M: Machine>(machine: M, block: &[u8; 176], part: usize, sink: &mut impl Sink<M>) {
     let (scale, minimum) = (machine.half(*at(block, 0)), machine.half(*at(block, 2)));
+    let fifths = two(machine, block, 16);
     for i in 0..8 {
         let (of_scale, of_minimum) = scale_and_minimum(at(block, 4), i);
-        let (scale, shift) = (scale * of_scale, -(minimum * of_minimum));
-        for k in 0..2 {
-            let bytes = at(block, 48 + 32 * (i / 2) + 16 * k);
-            let low = machine.bits(bytes, 4 * (i % 2) as u8, 15);
-            let fifth = machine.bits(at(block, 16 + 16 * k), i as u8, 1);
-            let codes = machine.joined(low, fifth, 4);
-            machine.shifted(as_numbers(codes), scale, shift, part(out, 2 * i + k));
-        }
+        let low = two(machine, block, 48 + 32 * (i / 2));
+        let shift = 4 * (i % 2) as u8;
+        let codes = [
+            with_high(machine, (low[0], shift, 15), (fifths[0], i as u8, 1), 4),
+            with_high(machine, (low[1], shift, 15), (fifths[1], i as u8, 1), 4),
+        ];
+        let shift = -(minimum * of_minimum);
+        sink.shifted(machine, part + i, codes, [scale * of_scale; 2], [shift; 2]);
     }
 }
 
 #[inline(always)]
-fn q6_k<M: Machine>(machine: M, block: &[u8; 210], out: &mut [f32; 256]) {
+fn q6_k<M: Machine>(machine: M, block: &[u8; 210], part: usize, sink: &mut impl Sink<M>) {
     let scale = machine.half(*at(block, 208));
-    for i in 0..16 {
-        // Two halves of the block, four parts of 32 in each, two of 16 in each of these.
-        let (half, j, k) = (i / 8, i / 2 % 4, i % 2);
-        let low = at(block, 64 * half + 32 * (j % 2) + 16 * k);
-        let low = machine.bits(low, 4 * (j / 2) as u8, 15);
-        let high = machine.bits(at(block, 128 + 32 * half + 16 * k), 2 * j as u8, 3);
-        let numbers = machine.minus(machine.joined(low, high, 4), 32);
-        machine.scaled(numbers, scale * f32::from(block[192 + i] as i8), part(out, i));
+    for i in 0..8 {
+        // Two halves of the block, four parts of 32 in each.
+        let (half, j) = (i / 4, i % 4);
+        let low = two(machine, block, 64 * half + 32 * (j % 2));
+        let high = two(machine, block, 128 + 32 * half);
+        let (shift, high_shift) = (4 * (j / 2) as u8, 2 * j as u8);
+        let first = with_high(machine, (low[0], shift, 15), (high[0], high_shift, 3), 4);
+        let second = with_high(machine, (low[1], shift, 15), (high[1], high_shift, 3), 4);
+        let numbers = [machine.minus(first, 32), machine.minus(second, 32)];
+        let [first, second] = [block[192 + 2 * i] as i8, block[193 + 2 * i] as i8];
+        let scales = [scale * f32::from(first), scale * f32::from(second)];
+        sink.scaled(machine, part + i, numbers, scales);
     }
 }
 
 #[inline(always)]
-fn q3_k<M: Machine>(machine: M, block: &[u8; 110], out: &mut [f32; 256]) {
+fn q3_k<M: Machine>(machine: M, block: &[u8; 110], part: usize, sink: &mut impl Sink<M>) {
     let scale = machine.half(*at(block, 108));
-    let scales: &[u8; 12] = at(block, 96);
-    for i in 0..16 {
-        let (half, j, k) = (i / 8, i / 2 % 4, i % 2);
-        let low = machine.bits(at(block, 32 + 32 * half + 16 * k), 2 * j as u8, 3);
-        let high = machine.bits(at(block, 16 * k), (i / 2) as u8, 1);
-        let numbers = machine.minus(machine.joined(low, high, 2), 4);
-        let low = scales[i % 8] >> (4 * (i / 8)) & 15;
-        let stored = low | (scales[8 + i % 4] >> (2 * (i / 4)) & 3) << 4;
-        machine.scaled(numbers, scale * f32::from(stored as i8 - 32), part(out, i));
+    let (scales, highs): (&[u8; 12], _) = (at(block, 96), two(machine, block, 0));
+    for i in 0..8 {
+        let (half, j) = (i / 4, i % 4);
+        let low = two(machine, block, 32 + 32 * half);
+        let shift = 2 * j as u8;
+        let first = with_high(machine, (low[0], shift, 3), (highs[0], i as u8, 1), 2);
+        let second = with_high(machine, (low[1], shift, 3), (highs[1], i as u8, 1), 2);
+        let numbers = [machine.minus(first, 4), machine.minus(second, 4)];
+        let of_scales = [scale_of_q3_k(scales, 2 * i), scale_of_q3_k(scales, 2 * i + 1)];
+        sink.scaled(machine, part + i, numbers, [scale * of_scales[0], scale * of_scales[1]]);
     }
 }
 
+/// Scale of a part of 16, from the twelve bytes that have six bits for each of 16.
 #[inline(always)]
-fn q2_k<M: Machine>(machine: M, block: &[u8; 84], out: &mut [f32; 256]) {
+fn scale_of_q3_k(bytes: &[u8; 12], i: usize) -> f32 {
+    let low = bytes[i % 8] >> (4 * (i / 8)) & 15;
+    let stored = low | (bytes[8 + i % 4] >> (2 * (i / 4)) & 3) << 4;
+    f32::from(stored as i8 - 32)
+}
+
+#[inline(always)]
+fn q2_k<M: Machine>(machine: M, block: &[u8; 84], part: usize, sink: &mut impl Sink<M>) {
     let (scale, minimum) = (machine.half(*at(block, 80)), machine.half(*at(block, 82)));
-    for i in 0..16 {
-        let (half, j, k) = (i / 8, i / 2 % 4, i % 2);
-        let codes = machine.bits(at(block, 16 + 32 * half + 16 * k), 2 * j as u8, 3);
-        let (of_scale, of_minimum) = (f32::from(block[i] & 15), f32::from(block[i] >> 4));
-        let (scale, shift) = (scale * of_scale, -(minimum * of_minimum));
-        machine.shifted(as_numbers(codes), scale, shift, part(out, i));
+    for i in 0..8 {
+        let (half, j) = (i / 4, 2 * (i % 4) as u8);
+        let [first, second] = two(machine, block, 16 + 32 * half);
+        let codes = [machine.bits(first, j, 3), machine.bits(second, j, 3)];
+        let [first, second] = [block[2 * i], block[2 * i + 1]];
+        let scales = [scale * f32::from(first & 15), scale * f32::from(second & 15)];
+        let shifts = [-(minimum * f32::from(first >> 4)), -(minimum * f32::from(second >> 4))];
+        sink.shifted(machine, part + i, codes, scales, shifts);
     }
 }
