@@ -74,7 +74,7 @@ pub fn generate<M: LanguageModel>(
     let mut generated = Vec::new();
     let mut input = prompt.to_vec();
     while generated.len() < most {
-        let logits = last_logits(model, &input, &mut cache, &device);
+        let logits = on_threads_of(&device, || last_logits(model, &input, &mut cache, &device));
         if logits.iter().any(|x| !x.is_finite()) {
             return Err(GenerateError::NotFinite { generated: generated.len() });
         }
@@ -126,4 +126,26 @@ fn last_logits<M: LanguageModel>(
     let hidden = model.extend(as_tensor(tokens, device), cache);
     let logits = model.logits(hidden.narrow(1, tokens.len() - 1, 1));
     logits.into_data().iter::<f32>().collect()
+}
+
+/// Computes on one of the threads that a CPU's operations are spread over, where a device has such:
+/// from outside, each operation would wait for one of them to wake up, and its caller for all.
+fn on_threads_of<T: Send>(device: &Device, compute: impl FnOnce() -> T + Send) -> T {
+    match is_flex(device) {
+        true => rayon::scope(|_| compute()),
+        false => compute(),
+    }
+}
+
+#[cfg(feature = "flex")]
+fn is_flex(device: &Device) -> bool {
+    use burn::backend::Flex;
+    use burn::tensor::Tensor;
+
+    Tensor::<1>::empty([1], device).try_into_primitive::<Flex>().is_ok()
+}
+
+#[cfg(not(feature = "flex"))]
+fn is_flex(_: &Device) -> bool {
+    false
 }
