@@ -333,7 +333,6 @@ fn mlp(config: &DecoderConfig, layer: usize) -> Vec<Matrix> {
             vec![matrix("ffn_up", "mlp.gate_up_proj", [2 * width, hidden]), down("mlp.down_proj")]
         }
         MlpLayout::Plain => vec![up("mlp.up_proj"), down("mlp.down_proj")],
-        MlpLayout::PlainC => vec![up("mlp.c_fc"), down("mlp.c_proj")],
     }
 }
 

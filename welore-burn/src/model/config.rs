@@ -53,7 +53,7 @@ pub struct DecoderConfig {
     #[config(default = false)]
     pub mlp_bias: bool,
     /// How files name its parts.
-    #[config(default = "Names::Llama")]
+    #[config(default = "Names::LLAMA")]
     pub names: Names,
     /// Where the norms of a block are, and whether its two parts have the same input.
     #[config(default = "BlockLayout::Before")]
@@ -236,8 +236,6 @@ pub enum BlockLayout {
     After,
     /// A norm before and after each part (Gemma 2).
     Around,
-    /// The same with the names of GLM-4.
-    AroundGlm,
     /// Both parts have the same input and the same norm: `x + attention(norm(x)) + mlp(norm(x))`
     /// (Cohere).
     SharedNorm,
@@ -247,7 +245,7 @@ pub enum BlockLayout {
 }
 
 impl BlockLayout {
-    /// The norms before and after attention, then before and after the MLP, as files name them.
+    /// The norms before and after attention, then before and after the MLP: their fields in a block.
     pub(crate) fn norms(self) -> [Option<&'static str>; 4] {
         let (input, second) = (Some("input_layernorm"), Some("post_attention_layernorm"));
         let last = Some("post_feedforward_layernorm");
@@ -255,9 +253,6 @@ impl BlockLayout {
             Self::Before | Self::Parallel => [input, None, second, None],
             Self::After => [None, second, None, last],
             Self::Around => [input, second, Some("pre_feedforward_layernorm"), last],
-            Self::AroundGlm => {
-                [input, Some("post_self_attn_layernorm"), second, Some("post_mlp_layernorm")]
-            }
             Self::SharedNorm => [input, None, None, None],
         }
     }
@@ -304,8 +299,6 @@ pub enum MlpLayout {
     FusedGated,
     /// `down_proj(f(up_proj(x)))` (Arcee).
     Plain,
-    /// `c_proj(f(c_fc(x)))` (StarCoder2).
-    PlainC,
 }
 
 impl MlpLayout {

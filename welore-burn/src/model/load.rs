@@ -7,7 +7,7 @@ use super::config::DecoderConfig;
 use super::decoder::Decoder;
 use super::hf_config::{ConfigError, model_type_in, states_end, stop_tokens};
 use super::language::device_of;
-use super::names::{EMBEDDING, HEAD, LAYERS, Names};
+use super::names::{EMBEDDING, HEAD, LAYERS};
 use super::norm::NormKind;
 use super::plain_names::open_weights;
 use super::text_part::text_part;
@@ -228,10 +228,10 @@ fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<()
 }
 
 /// Tensors of a checkpoint that are no part of the decoder: some checkpoints store a tied head as well,
-/// and those of DeepSeek have more layers, which predict further tokens and are no part of the stack.
+/// and those of some families have more layers than the stack.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
     let (tied, head) = (config.tie_word_embeddings, config.names.of_path(HEAD));
-    let further = (config.names == Names::DeepSeek).then_some(config.num_hidden_layers);
+    let further = config.names.has_further_layers.then_some(config.num_hidden_layers);
     move |name| {
         let number = |rest: &str| rest.split('.').next()?.parse::<usize>().ok();
         let layer = name.strip_prefix(LAYERS).and_then(number);

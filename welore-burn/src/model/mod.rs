@@ -53,6 +53,7 @@ pub use latent::LatentConfig;
 pub use load::{LoadError, LoadedModel, OpenedModel, load_model, open_model, read_config};
 pub use mixture::{ClampedGlu, Expert, ExpertGroups, MixtureConfig, Router, Scoring};
 pub use mlp::Mlp;
+pub(crate) use names::is_attention_output;
 pub use names::{Names, TokenMatrix};
 pub use norm::{Norm, NormConfig, NormKind};
 pub use plain_names::open_weights;

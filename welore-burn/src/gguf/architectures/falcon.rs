@@ -5,7 +5,7 @@ use super::super::keys;
 use super::super::stated::Stated;
 use super::computed::{plain, with_even_heads, without_divisors};
 use super::{Architecture, set_family};
-use crate::model::{Activation, BlockLayout, DecoderConfig, MlpLayout, Names, NormKind, QkvLayout};
+use crate::model::{Activation, BlockLayout, DecoderConfig, MlpLayout, NormKind, QkvLayout};
 
 /// Falcon 7B: attention and MLP side by side after one norm, without biases in matrices. llama.cpp has
 /// the approximation of GELU alone.
@@ -31,7 +31,6 @@ impl Architecture for Falcon {
             _ => QkvLayout::FusedByHead,
         };
         without_divisors(with_even_heads(plain(config)))
-            .with_names(Names::Falcon)
             .with_layout(BlockLayout::SharedNorm)
             .with_norm(NormKind::LayerWithBias)
             .with_qkv(qkv)

@@ -5,7 +5,7 @@ use super::super::keys;
 use super::super::stated::Stated;
 use super::computed::{experts, plain, with_windows, without_divisors};
 use super::{Architecture, Statement, set_family};
-use crate::model::{ClampedGlu, DecoderConfig, MixtureConfig, Names, RopeScaling};
+use crate::model::{ClampedGlu, DecoderConfig, MixtureConfig, RopeScaling};
 
 /// gpt-oss: a score beside those of keys, a sliding window on every other layer, experts with biases and
 /// a product of their own, and a head of its own.
@@ -50,7 +50,6 @@ impl Architecture for GptOss {
             .with_qkv_bias(true)
             .with_output_bias(true)
             .with_attention_sinks(true)
-            .with_names(Names::GptOss)
             .with_mixture(Some(mixture));
         with_windows(computed, config, Some((WINDOW, PERIOD)))
     }

@@ -26,8 +26,7 @@ struct OwnNorms {
 /// What both families of Command R have in common.
 pub(super) fn described(config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
     let own: Own = config.own()?;
-    let bias = config.attention_bias.unwrap_or(false);
-    let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+    let decoder = config.with_attention_biases(config.describe()?);
     Ok(decoder
         .with_layout(BlockLayout::SharedNorm)
         .with_norm(NormKind::Layer)

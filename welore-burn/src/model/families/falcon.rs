@@ -11,6 +11,23 @@ use crate::model::norm::NormKind;
 /// by side after one norm.
 pub(super) struct Falcon;
 
+const NAMES: Names = Names {
+    id: "Falcon",
+    fields: &[
+        ("model", "transformer"),
+        ("embed_tokens", "word_embeddings"),
+        ("layers", "h"),
+        ("self_attn", "self_attention"),
+        ("qkv_proj", "query_key_value"),
+        ("o_proj", "dense"),
+        ("up_proj", "dense_h_to_4h"),
+        ("down_proj", "dense_4h_to_h"),
+        ("norm", "ln_f"),
+    ],
+    told_by: Some("word_embeddings.weight"),
+    ..Names::LLAMA
+};
+
 /// The fields that only this family has.
 #[derive(Deserialize)]
 struct Own {
@@ -71,6 +88,10 @@ impl Family for Falcon {
         &[("n_embed", "hidden_size"), ("activation", "hidden_act")]
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
+    }
+
     fn prepare(&self, config: &mut Value) {
         let has_one = config["multi_query"] != Value::Bool(false);
         config["num_key_value_heads"] = if has_one { 1.into() } else { Value::Null };
@@ -91,7 +112,7 @@ impl Family for Falcon {
         );
         Ok(config
             .describe()?
-            .with_names(Names::Falcon)
+            .with_names(NAMES)
             .with_qkv(qkv)
             .with_qkv_bias(bias)
             .with_output_bias(bias)

@@ -41,6 +41,7 @@ use serde_json::Value;
 
 use super::config::DecoderConfig;
 use super::hf_config::{ConfigError, HfConfig};
+use super::names::Names;
 
 /// A model family.
 pub(super) trait Family: Sync {
@@ -56,6 +57,12 @@ pub(super) trait Family: Sync {
     /// Fields that have other names in its files than in those of most families: the name there, and the
     /// usual one.
     fn fields(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    /// How its files may name tensors, where fields of a decoder have other names there. What is
+    /// [described](Self::describe) has one of these.
+    fn names(&self) -> &'static [Names] {
         &[]
     }
 
@@ -122,6 +129,12 @@ fn fill_width(config: &mut Value, field: &str, hidden: u64) {
 /// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type())
+}
+
+/// All ways in which files name tensors.
+pub(super) fn all_names() -> impl Iterator<Item = Names> {
+    let own = FAMILIES.iter().flat_map(|family| family.names());
+    std::iter::once(Names::LLAMA).chain(own.copied())
 }
 
 /// The family of this `model_type`.
