@@ -156,6 +156,7 @@ impl DecoderConfig {
             QkNorm::None => 0,
             QkNorm::Head => 2 * norm(size(self.head_dim)),
             QkNorm::Whole => norm(queries) + norm(keys),
+            QkNorm::EachHead | QkNorm::EachHeadApart => queries + keys,
         };
         let norms = norm(width) * self.layout.norms().iter().flatten().count() as u128 + head_norms;
         let sinks = if self.attention_sinks { size(self.num_attention_heads) } else { 0 };
@@ -272,8 +273,8 @@ pub enum QkvLayout {
     Separate,
     /// One matrix: all queries, then all keys, then all values (Phi-3).
     Fused,
-    /// One matrix: query, key and value of each head, one head after the other (GPT-NeoX). There are as
-    /// many heads of keys as of queries.
+    /// One matrix: for each head of keys its queries, then its key and its value, one after the other
+    /// (GPT-NeoX, Falcon 40B).
     FusedByHead,
 }
 
@@ -287,6 +288,11 @@ pub enum QkNorm {
     Head,
     /// All heads together (OLMo 2).
     Whole,
+    /// Each head by itself, with weights of its own in one tensor for all. These norms subtract the mean
+    /// and have no bias, whatever others do (Command R+).
+    EachHead,
+    /// The same with a tensor for each head (StableLM 2 12B).
+    EachHeadApart,
 }
 
 /// Which matrices an MLP has.

@@ -55,7 +55,7 @@ pub use mixture::{ClampedGlu, Expert, ExpertGroups, MixtureConfig, Router, Scori
 pub use mlp::Mlp;
 pub(crate) use names::is_attention_output;
 pub use names::{Names, TokenMatrix};
-pub use norm::{Norm, NormConfig, NormKind};
+pub use norm::{HeadNorm, Norm, NormConfig, NormKind};
 pub use plain_names::open_weights;
 pub use rope::RopeScaling;
 pub use rotary::{Rotary, RotaryTable};

@@ -4,13 +4,16 @@ use super::super::error::GgufError;
 use super::super::keys;
 use super::super::stated::Stated;
 use super::computed::{plain, with_even_heads, without_divisors};
-use super::{Architecture, set_family};
+use super::{Architecture, NORMS, set_family};
 use crate::model::{Activation, BlockLayout, DecoderConfig, MlpLayout, NormKind, QkvLayout};
 
-/// Falcon 7B: attention and MLP side by side after one norm, without biases in matrices. llama.cpp has
-/// the approximation of GELU alone.
+/// Falcon: attention and MLP side by side, after one norm or each after its own, without biases in
+/// matrices. llama.cpp has the approximation of GELU alone.
 #[derive(Debug)]
 pub(super) struct Falcon;
+
+/// The norm before attention where the MLP has another.
+const SECOND: &str = "attn_norm_2";
 
 impl Architecture for Falcon {
     fn name(&self) -> &'static str {
@@ -25,13 +28,27 @@ impl Architecture for Falcon {
         (keys::LAYER_EPS, "layer_norm_epsilon")
     }
 
+    fn norms(&self, layout: BlockLayout) -> [&'static str; 4] {
+        let [first, second, before_mlp, last] = NORMS;
+        match layout {
+            // The one of smaller models is that of the MLP here.
+            BlockLayout::Parallel => [SECOND, second, first, last],
+            _ => [first, second, before_mlp, last],
+        }
+    }
+
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
-        let qkv = match config.num_key_value_heads {
-            1 => QkvLayout::Fused,
+        // With one head of keys they are the same.
+        let qkv = match (config.qkv, config.num_key_value_heads) {
+            (QkvLayout::Fused, 1) => QkvLayout::Fused,
             _ => QkvLayout::FusedByHead,
         };
+        let layout = match config.layout {
+            BlockLayout::Parallel => BlockLayout::Parallel,
+            _ => BlockLayout::SharedNorm,
+        };
         without_divisors(with_even_heads(plain(config)))
-            .with_layout(BlockLayout::SharedNorm)
+            .with_layout(layout)
             .with_norm(NormKind::LayerWithBias)
             .with_qkv(qkv)
             .with_mlp(MlpLayout::Plain)
@@ -42,9 +59,10 @@ impl Architecture for Falcon {
         set_family(json, "falcon", "FalconForCausalLM");
         let heads = [&json["num_attention_heads"], &json["num_key_value_heads"]];
         let [heads, kv_heads] = heads.map(|count| count.as_u64().unwrap_or(0));
-        if kv_heads != 1 && kv_heads != heads {
-            let reason = format!("is {kv_heads}; only 1 and the number of heads are supported");
-            return Err(stated.wrong(keys::KV_HEADS, reason));
+        let norms = if stated.has(&format!("blk.0.{SECOND}.weight")) { 2 } else { 1 };
+        if norms == 2 || (kv_heads != 1 && kv_heads != heads) {
+            json["new_decoder_architecture"] = true.into();
+            json["num_ln_in_parallel_attn"] = norms.into();
         }
         json["multi_query"] = (kv_heads == 1).into();
         json["num_kv_heads"] = kv_heads.into();
