@@ -70,3 +70,20 @@ impl RowOrder {
         Cow::Owned(ordered)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two heads of keys, each with two queries: q q k v, q q k v.
+    #[test]
+    fn heads_of_keys_with_their_queries_become_queries_then_keys_then_values() {
+        let order = RowOrder::ByKind { heads: 4, kv_heads: 2 };
+        let places: Vec<usize> = (0..8).map(|row| order.file_row(row, 8)).collect();
+        assert_eq!(places, [0, 1, 4, 6, 2, 3, 5, 7]);
+        let wide: Vec<usize> = (4..8).map(|row| order.file_row(row, 16)).collect();
+        assert_eq!(wide, [8, 9, 12, 13]);
+        let one = RowOrder::ByKind { heads: 3, kv_heads: 1 };
+        assert!((0..10).all(|row| one.file_row(row, 10) == row));
+    }
+}

@@ -80,3 +80,26 @@ impl Architecture for Falcon {
         Some("llama.cpp approximates this model's GELU by a hyperbolic tangent".into())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::super::names::entries;
+    use super::*;
+
+    #[test]
+    fn the_second_norm_of_a_layer_is_the_one_before_attention() {
+        let config = json!({
+            "model_type": "falcon", "vocab_size": 8, "hidden_size": 8, "num_hidden_layers": 1,
+            "num_attention_heads": 2, "new_decoder_architecture": true,
+        });
+        let config = DecoderConfig::from_hf_json(&config.to_string()).unwrap();
+        let of = |name: &str| {
+            let mut all = entries(&config, &Falcon).into_iter();
+            all.find(|entry| entry.name == format!("transformer.h.0.{name}")).unwrap().gguf
+        };
+        assert_eq!(of("ln_attn.weight"), "blk.0.attn_norm_2.weight");
+        assert_eq!(of("ln_mlp.bias"), "blk.0.attn_norm.bias");
+    }
+}
