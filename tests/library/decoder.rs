@@ -58,6 +58,7 @@ pub const FAMILIES: &[&str] = &[
     "tiny-cohere-plus",
     "tiny-stablelm-heads",
     "tiny-falcon-two-norms",
+    "tiny-opt",
     "tiny-mixtral",
     "tiny-qwen2-moe",
     "tiny-qwen3-moe",

@@ -91,6 +91,7 @@ families! {
     cohere_plus "tiny-cohere-plus"
     stablelm_heads "tiny-stablelm-heads"
     falcon_two_norms "tiny-falcon-two-norms"
+    opt "tiny-opt"
     mixtral "tiny-mixtral"
     qwen2_moe "tiny-qwen2-moe"
     qwen3_moe "tiny-qwen3-moe"

@@ -113,6 +113,16 @@ fn saved_alone(fixture_name: &str, above: &str) -> TempDir {
     model(&tensors, Some(&config))
 }
 
+/// Its body has two names, one within the other, and its head is the embedding.
+#[test]
+fn opt_without_its_head_is_opened() {
+    let dir = saved_alone("tiny-opt", "model.");
+    let (from, to) = ("decoder.".into(), "model.decoder.".into());
+    let opened = open_model(dir.path(), &device()).unwrap();
+    assert_eq!(opened.checkpoint.remarks(), [Remark::Renamed { from, to }]);
+    assert!(open_model(fixture("tiny-opt"), &device()).unwrap().checkpoint.remarks().is_empty());
+}
+
 /// Sizes in a hostile file must not make a norm for each of a million heads.
 #[test]
 fn a_head_without_its_norm_is_named() {

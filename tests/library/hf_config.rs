@@ -3,7 +3,7 @@
 use burn::module::Module;
 use serde_json::{Value, json};
 use welore_burn::model::{
-    BlockLayout, ConfigError, DecoderConfig, QkNorm, RopeScaling, read_config,
+    BlockLayout, ConfigError, DecoderConfig, NormKind, QkNorm, RopeScaling, read_config,
 };
 
 use crate::{device, expected, fixture};
@@ -216,6 +216,29 @@ fn falcons_of_all_sizes_are_read_from_their_own_fields() {
     assert_eq!(new(json!(null), json!(1)).unwrap(), (32, BlockLayout::SharedNorm));
     assert!(new(json!(5), json!(1)).is_err() && new(json!(8), json!(3)).is_err());
     for (field, value) in [("alibi", json!(true)), ("num_ln_in_parallel_attn", json!(2))] {
+        let error = of(json!({ field: value })).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+/// The 350M model has narrower embeddings and norms in other places.
+#[test]
+fn models_of_opt_are_read_from_their_own_fields_or_refused_by_them() {
+    let of = |more| short_config("opt", more);
+    let config = of(json!({ "ffn_dim": 40, "init_std": 0.1, "activation_function": "gelu" }));
+    let config = config.unwrap();
+    assert_eq!((config.intermediate_size, config.initializer_range), (40, 0.1));
+    assert_eq!((config.context(), config.position_rows()), (2048, 2050));
+    assert_eq!(config.parameters(), config.init(&device()).num_params() as u128);
+    let galactica = json!({ "enable_bias": false, "layer_norm_elementwise_affine": false });
+    let galactica = of(galactica).unwrap();
+    assert_eq!((galactica.qkv_bias, galactica.mlp_bias), (false, false));
+    assert_eq!(galactica.norm, NormKind::LayerAlone);
+    for (field, value) in [
+        ("word_embed_proj_dim", json!(32)),
+        ("do_layer_norm_before", json!(false)),
+        ("_remove_final_layer_norm", json!(true)),
+    ] {
         let error = of(json!({ field: value })).unwrap_err().to_string();
         assert!(error.contains(field), "{error}");
     }

@@ -312,7 +312,7 @@ fn weights_of_gpt_2_come_back_in_the_layout_of_its_files() {
 
 #[test]
 fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
-    let cases: [(&str, &str, Change); 17] = [
+    let cases: [(&str, &str, Change); 18] = [
         ("tiny-gemma2", "0.25 as the scale of attention", nothing),
         ("tiny-gemma2", "50 as the cap of the scores of attention", |c| {
             c["query_pre_attn_scalar"] = 16.into();
@@ -343,6 +343,7 @@ fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
             c["scale_attn_by_inverse_layer_idx"] = true.into();
         }),
         ("tiny-arcee", "another activation", |c| c["hidden_act"] = "relu".into()),
+        ("tiny-opt", "has no positions that are learned", nothing),
         ("tiny-cohere-plus", "has no norms of queries and keys", nothing),
     ];
     for (name, named, change) in cases {

@@ -98,9 +98,12 @@ pub struct DecoderConfig {
     #[config(default = false)]
     pub scales_by_layer: bool,
     /// Whether each position has a vector that is added to the embedding of its token: a table with
-    /// `max_position_embeddings` rows (GPT-2).
+    /// [`position_rows`](Self::position_rows) rows (GPT-2).
     #[config(default = false)]
     pub learned_positions: bool,
+    /// Number of rows of that table before the one of the first position (OPT).
+    #[config(default = 0)]
+    pub position_offset: usize,
     /// Number of channels of a head that are rotated, the first ones; even. `None` for all.
     pub rotary_width: Option<usize>,
     /// Whether neighbouring channels are rotated with each other (GLM, Cohere); otherwise those at
@@ -173,7 +176,7 @@ impl DecoderConfig {
         let dense = (0..self.num_hidden_layers).filter(|layer| self.mixture_of(*layer).is_none());
         let down_biases = if self.mlp_bias { width * dense.count() as u128 } else { 0 };
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        let positions = if self.learned_positions { size(self.max_position_embeddings) } else { 0 };
+        let positions = if self.learned_positions { size(self.position_rows()) } else { 0 };
         let outer = (tables * size(self.vocab_size) + positions) * width + norm(width);
         outer + layers * layer + channels * channel + down_biases + experts
     }
@@ -210,6 +213,11 @@ impl DecoderConfig {
     /// dynamic scaling and YaRN make of the context that they scale, if that is longer.
     pub fn context(&self) -> usize {
         self.rope_scaling.context(self.max_position_embeddings)
+    }
+
+    /// Number of rows of a table of learned positions.
+    pub fn position_rows(&self) -> usize {
+        self.position_offset + self.max_position_embeddings
     }
 
     /// Width of the MLP of a layer.

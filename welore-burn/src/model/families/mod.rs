@@ -27,6 +27,7 @@ mod olmo;
 mod olmo2;
 mod olmo3;
 mod olmoe;
+mod opt;
 mod phi3;
 mod qwen2;
 mod qwen2_moe;
@@ -106,6 +107,7 @@ static FAMILIES: &[&dyn Family] = &[
     &ministral::Ministral,
     &gpt_neox::GptNeox,
     &gpt2::Gpt2,
+    &opt::Opt,
     &falcon::Falcon,
     &exaone4::Exaone4,
     &mixtral::Mixtral,
