@@ -162,7 +162,7 @@ pub(super) fn plan(
 
 /// The tensor of the file for an entry, if it is the expected one.
 fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Planned, GgufError> {
-    let is_router = entry.is_router();
+    let stays_whole = entry.is_router() || entry.is_norm();
     let Entry { gguf: source, name, shape, order, shift, part } = entry;
     let wrong = |reason: String| file.wrong_tensor(&source, reason);
     let Some(info) = file.tensors().get(&source) else {
@@ -188,7 +188,7 @@ fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Pl
         return Err(wrong(format!("is {}, not F32", info.dtype)));
     }
     let scale = scale_of(info, part, file)?;
-    let kept = TensorType::of(info.dtype).filter(|_| conversion.packed && !is_router);
+    let kept = TensorType::of(info.dtype).filter(|_| conversion.packed && !stays_whole);
     let in_blocks = kept.and_then(|kept| Some((kept, as_blocks(kept, &name, &shape)?)));
     Ok(match in_blocks {
         Some((kept, spec)) => {
