@@ -99,18 +99,51 @@ fn a_known_body_with_another_head_is_compressed_by_its_weights() {
     }
 }
 
-#[test]
-fn gpt_neox_without_its_head_has_the_names_of_its_family() {
-    let files = checkpoint("tiny-neox");
-    let bodies = files.names().filter_map(|name| Some((name, name.strip_prefix("gpt_neox.")?)));
+/// A model of which only what is below a name was saved.
+fn saved_alone(fixture_name: &str, above: &str) -> TempDir {
+    let files = checkpoint(fixture_name);
+    let bodies = files.names().filter_map(|name| Some((name, name.strip_prefix(above)?)));
     let tensors: Vec<(&str, Dtype, &[usize])> = bodies
         .map(|(name, inner)| {
             let meta = files.meta(name).unwrap();
             (inner, meta.dtype, meta.shape.as_slice())
         })
         .collect();
-    let config = fs::read_to_string(fixture("tiny-neox/config.json")).unwrap();
-    let dir = model(&tensors, Some(&config));
+    let config = fs::read_to_string(fixture(fixture_name).join("config.json")).unwrap();
+    model(&tensors, Some(&config))
+}
+
+/// Its body has two names, one within the other, and its head is the embedding.
+#[test]
+fn opt_without_its_head_is_opened() {
+    let dir = saved_alone("tiny-opt", "model.");
+    let (from, to) = ("decoder.".into(), "model.decoder.".into());
+    let opened = open_model(dir.path(), &device()).unwrap();
+    assert_eq!(opened.checkpoint.remarks(), [Remark::Renamed { from, to }]);
+    assert!(open_model(fixture("tiny-opt"), &device()).unwrap().checkpoint.remarks().is_empty());
+}
+
+/// Sizes in a hostile file must not make a norm for each of a million heads.
+#[test]
+fn a_head_without_its_norm_is_named() {
+    let files = checkpoint("tiny-stablelm-heads");
+    let tensors: Vec<(&str, Dtype, &[usize])> = files
+        .names()
+        .map(|name| {
+            let meta = files.meta(name).unwrap();
+            (name, meta.dtype, meta.shape.as_slice())
+        })
+        .collect();
+    let config = fs::read_to_string(fixture("tiny-stablelm-heads/config.json")).unwrap();
+    let config = config
+        .replace("\"num_attention_heads\": 4", "\"head_dim\": 8, \"num_attention_heads\": 16");
+    let error = open_model(model(&tensors, Some(&config)).path(), &device()).unwrap_err();
+    assert!(error.to_string().contains("q_layernorm.norms.4.weight"), "{error}");
+}
+
+#[test]
+fn gpt_neox_without_its_head_has_the_names_of_its_family() {
+    let dir = saved_alone("tiny-neox", "gpt_neox.");
     let renamed = open_weights(dir.path()).unwrap();
     assert!(renamed.names().all(|name| name.starts_with("gpt_neox.")));
     let found = open_found(dir.path(), &device()).unwrap();

@@ -2,7 +2,9 @@
 
 use burn::module::Module;
 use serde_json::{Value, json};
-use welore_burn::model::{ConfigError, DecoderConfig, RopeScaling, read_config};
+use welore_burn::model::{
+    BlockLayout, ConfigError, DecoderConfig, NormKind, QkNorm, RopeScaling, read_config,
+};
 
 use crate::{device, expected, fixture};
 
@@ -193,17 +195,49 @@ fn sizes_and_scales_of_gpt_2_are_read_from_its_own_fields() {
     }
 }
 
+/// Falcons with the new architecture may have any number of heads of keys, and a norm each for attention
+/// and MLP.
 #[test]
-fn falcons_of_other_sizes_are_refused_by_field() {
+fn falcons_of_all_sizes_are_read_from_their_own_fields() {
     let of = |more| short_config("falcon", more);
     let config = of(json!({ "ffn_hidden_size": null, "activation": "relu" })).unwrap();
     assert_eq!((config.num_key_value_heads, config.intermediate_size), (1, 256));
     assert_eq!(of(json!({ "ffn_hidden_size": 40 })).unwrap().intermediate_size, 40);
     assert_eq!(of(json!({ "multi_query": false })).unwrap().num_key_value_heads, 32);
+    let new = |kv_heads: Value, norms: Value| {
+        let config = of(json!({
+            "new_decoder_architecture": true, "num_kv_heads": kv_heads,
+            "num_ln_in_parallel_attn": norms, "parallel_attn": false,
+        }));
+        config.map(|config| (config.num_key_value_heads, config.layout))
+    };
+    assert_eq!(new(json!(8), json!(null)).unwrap(), (8, BlockLayout::Parallel));
+    assert_eq!(new(json!(8), json!(2)).unwrap(), (8, BlockLayout::Parallel));
+    assert_eq!(new(json!(null), json!(1)).unwrap(), (32, BlockLayout::SharedNorm));
+    assert!(new(json!(5), json!(1)).is_err() && new(json!(8), json!(3)).is_err());
+    for (field, value) in [("alibi", json!(true)), ("num_ln_in_parallel_attn", json!(2))] {
+        let error = of(json!({ field: value })).unwrap_err().to_string();
+        assert!(error.contains(field), "{error}");
+    }
+}
+
+/// The 350M model has narrower embeddings and norms in other places.
+#[test]
+fn models_of_opt_are_read_from_their_own_fields_or_refused_by_them() {
+    let of = |more| short_config("opt", more);
+    let config = of(json!({ "ffn_dim": 40, "init_std": 0.1, "activation_function": "gelu" }));
+    let config = config.unwrap();
+    assert_eq!((config.intermediate_size, config.initializer_range), (40, 0.1));
+    assert_eq!((config.context(), config.position_rows()), (2048, 2050));
+    assert_eq!(config.parameters(), config.init(&device()).num_params() as u128);
+    let galactica = json!({ "enable_bias": false, "layer_norm_elementwise_affine": false });
+    let galactica = of(galactica).unwrap();
+    assert_eq!((galactica.qkv_bias, galactica.mlp_bias), (false, false));
+    assert_eq!(galactica.norm, NormKind::LayerAlone);
     for (field, value) in [
-        ("alibi", json!(true)),
-        ("new_decoder_architecture", json!(true)),
-        ("num_ln_in_parallel_attn", json!(2)),
+        ("word_embed_proj_dim", json!(32)),
+        ("do_layer_norm_before", json!(false)),
+        ("_remove_final_layer_norm", json!(true)),
     ] {
         let error = of(json!({ field: value })).unwrap_err().to_string();
         assert!(error.contains(field), "{error}");
@@ -284,10 +318,14 @@ fn families_read_the_fields_that_are_theirs_and_no_others() {
         assert!(error.contains("sliding_window_pattern"), "{wrong}: {error}");
     }
 
-    // Command R7B has heads of one width and no norms of queries and keys.
+    // Command R7B has heads of one width and no norms of queries and keys; Command R+ has them.
     let more = json!({ "head_dim": 6, "use_qk_norm": true });
-    assert_eq!(small("cohere2", more.clone()).unwrap().head_dim, 16);
-    assert!(small("cohere", more).unwrap_err().to_string().contains("use_qk_norm"));
+    let of = |model_type| {
+        let config = small(model_type, more.clone()).unwrap();
+        (config.head_dim, config.qk_norm)
+    };
+    assert_eq!(of("cohere2"), (16, QkNorm::None));
+    assert_eq!(of("cohere"), (6, QkNorm::EachHead));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use tempfile::{TempDir, tempdir};
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::ggml::TensorType;
 use welore_burn::gguf::GgufOptions;
-use welore_burn::model::{DecoderConfig, read_config};
+use welore_burn::model::{DecoderConfig, QkNorm, read_config};
 
 use super::export::{edit, export, model, there_and_back};
 use super::logits;
@@ -61,7 +61,7 @@ pub(super) fn assert_comes_back(
 }
 
 /// A model, the architecture that it is written as, and what was changed in it.
-const FAMILIES: [(&str, &str, Change); 21] = [
+const FAMILIES: [(&str, &str, Change); 23] = [
     ("tiny-qwen3", "qwen3", nothing),
     // Rotary positions are in all layers but every fourth.
     ("tiny-smollm3", "smollm3", |c| c["no_rope_layers"] = Value::Null),
@@ -82,6 +82,8 @@ const FAMILIES: [(&str, &str, Change); 21] = [
     ("tiny-neox", "gptneox", nothing),
     ("tiny-gpt2", "gpt2", nothing),
     ("tiny-falcon", "falcon", nothing),
+    ("tiny-falcon-two-norms", "falcon", nothing),
+    ("tiny-stablelm-heads", "stablelm", nothing),
     ("tiny-olmo", "olmo", nothing),
     ("tiny-arcee", "arcee", nothing),
     // The smaller models have no sliding window.
@@ -167,6 +169,29 @@ fn families_that_llama_computes_as_well_are_written_as_llama() {
     }
 }
 
+/// llama.cpp looks for norms of queries and keys in a Command R of 64 layers or more.
+#[test]
+fn norms_of_each_head_come_back_in_a_model_of_many_layers() {
+    let dir = tempdir().unwrap();
+    let many = |weights: &mut Weights| {
+        for layer in 2..64 {
+            let (from, to) =
+                (format!("model.layers.{}.", layer % 2), format!("model.layers.{layer}."));
+            let copies: Weights = weights
+                .iter()
+                .filter_map(|(name, tensor)| {
+                    let rest = name.strip_prefix(&from)?;
+                    Some((format!("{to}{rest}"), tensor.clone()))
+                })
+                .collect();
+            weights.extend(copies);
+        }
+    };
+    let model = changed("tiny-cohere-plus", &dir, |c| c["num_hidden_layers"] = 64.into(), many);
+    let [want, got] = assert_comes_back(&model, &dir, "tiny-cohere-plus", "command-r");
+    assert_eq!((got.qk_norm, want.qk_norm), (QkNorm::EachHead, QkNorm::EachHead));
+}
+
 pub(super) fn holds(file: &[u8], bytes: &[u8]) -> bool {
     file.windows(bytes.len()).any(|window| window == bytes)
 }
@@ -174,7 +199,7 @@ pub(super) fn holds(file: &[u8], bytes: &[u8]) -> bool {
 #[test]
 fn keys_and_tensors_have_the_names_of_llama_cpp() {
     // What is there, then what is not.
-    let cases: [(&str, &[&str], &[&str]); 9] = [
+    let cases: [(&str, &[&str], &[&str]); 11] = [
         ("tiny-granite", &["granite.attention.scale", "granite.residual_scale"], &["softcapping"]),
         (
             "tiny-gemma2",
@@ -200,6 +225,12 @@ fn keys_and_tensors_have_the_names_of_llama_cpp() {
             &["gpt2.attention.layer_norm_epsilon", "position_embd.weight", "blk.1.attn_qkv.bias"],
             &["layer_norm_rms_epsilon", "ffn_gate"],
         ),
+        (
+            "tiny-falcon-two-norms",
+            &["blk.1.attn_norm_2.bias", "blk.1.attn_norm.bias"],
+            &["ffn_norm"],
+        ),
+        ("tiny-stablelm-heads", &["blk.1.attn_q_norm.weight"], &["ffn_norm"]),
         ("tiny-cohere2", &["cohere2.logit_scale", "blk.2.attn_norm.weight"], &["ffn_norm"]),
     ];
     for (name, there, not_there) in cases {
@@ -281,7 +312,7 @@ fn weights_of_gpt_2_come_back_in_the_layout_of_its_files() {
 
 #[test]
 fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
-    let cases: [(&str, &str, Change); 16] = [
+    let cases: [(&str, &str, Change); 18] = [
         ("tiny-gemma2", "0.25 as the scale of attention", nothing),
         ("tiny-gemma2", "50 as the cap of the scores of attention", |c| {
             c["query_pre_attn_scalar"] = 16.into();
@@ -312,6 +343,8 @@ fn what_llama_cpp_takes_for_granted_in_a_family_is_not_lost() {
             c["scale_attn_by_inverse_layer_idx"] = true.into();
         }),
         ("tiny-arcee", "another activation", |c| c["hidden_act"] = "relu".into()),
+        ("tiny-opt", "has no positions that are learned", nothing),
+        ("tiny-cohere-plus", "has no norms of queries and keys", nothing),
     ];
     for (name, named, change) in cases {
         let dir = tempdir().unwrap();

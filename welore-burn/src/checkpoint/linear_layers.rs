@@ -114,6 +114,11 @@ const HEADS: [&str; 8] = [
 /// Names of what distributes tokens to experts.
 const ROUTERS: [&str; 3] = ["router", "gate", "shared_expert_gate"];
 
+/// Whether a name is that of a norm. Where each head has weights of its own, they are stored as a matrix.
+pub(crate) fn is_norm(name: &MatrixName) -> bool {
+    by_name(name) == Some(NotLinear::Norm)
+}
+
 /// What the words of a name say.
 fn by_name(name: &MatrixName) -> Option<NotLinear> {
     let kind = name.kind().to_lowercase();

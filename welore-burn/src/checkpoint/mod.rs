@@ -23,6 +23,7 @@ mod turned;
 pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
 pub use foreign::Quantizer;
+pub(crate) use linear_layers::is_norm;
 pub use linear_layers::{LinearLayers, NotLinear};
 pub use module::{as_stored, check_module, load_module, save_module};
 pub(crate) use module::{load_weights, with_forms};

@@ -15,7 +15,7 @@ use crate::modules::{MatrixName, Place, load_values, walk};
 use crate::progress::Progress;
 
 /// Fills a module's float parameters from a checkpoint, on the parameters' device, each in the
-/// type that `dtype_of` gives for its path; vectors, such as norms and biases, in f32. The pivots
+/// type that `dtype_of` gives for its path; norms, and vectors such as biases, in f32. The pivots
 /// of its matrices in pivoted storage are those of the checkpoint too, and so are the blocks of
 /// packed ones, as they are.
 ///
@@ -118,8 +118,8 @@ fn load_numbers<M: Module>(
         match read(slot, place) {
             Ok(data) if matches!(slot.kind, PartKind::Blocks(_)) => Some((data, DType::U8)),
             Ok(data) => {
-                let is_vector = data.shape().len() == 1;
-                let dtype = if is_vector { FloatDType::F32 } else { dtype_of(&place.path) };
+                let is_small = data.shape().len() == 1 || place.is_norm();
+                let dtype = if is_small { FloatDType::F32 } else { dtype_of(&place.path) };
                 Some((data, DType::from(dtype)))
             }
             Err(error) => {

@@ -244,9 +244,10 @@ fn outgoing(
         let dtype = match (entry.is_f32(), own, own.or(of_its_kind)) {
             (true, None | Some(TensorType::F32), _) => TensorType::F32,
             (true, Some(_), _) => {
-                let what = match (entry.is_vector(), entry.is_router()) {
-                    (true, _) => "a vector",
-                    (_, true) => "a router",
+                let what = match (entry.is_vector(), entry.is_norm(), entry.is_router()) {
+                    (true, ..) => "a vector",
+                    (_, true, _) => "a norm",
+                    (.., true) => "a router",
                     _ => "a table of positions",
                 };
                 let reason = format!("is {what}, and llama.cpp wants those in f32");

@@ -37,16 +37,17 @@ pub(super) struct Entry {
     pub order: RowOrder,
     /// What llama.cpp's entries have more than those of the model directory.
     pub shift: f32,
-    /// Which part of the file's tensor it is, if that is of all experts of a layer.
+    /// Which part of the file's tensor it is, if that is of all experts or heads of a layer.
     pub part: Option<Part>,
 }
 
-/// What is of one expert in a tensor that has the same of all experts of a layer, one after the other.
+/// What is of one expert in a tensor that has the same of all experts of a layer, one after the other, or
+/// of one head in a norm of all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Part {
-    /// The number of the expert.
+    /// The number of the expert or the head.
     pub number: usize,
-    /// The number of experts.
+    /// The number of experts or heads.
     pub of: usize,
 }
 
@@ -80,9 +81,14 @@ impl Entry {
         is_router(&self.gguf)
     }
 
+    /// Whether it belongs to a norm.
+    pub fn is_norm(&self) -> bool {
+        self.gguf.ends_with(NORM)
+    }
+
     /// Whether llama.cpp wants it in F32.
     pub fn is_f32(&self) -> bool {
-        self.is_vector() || self.is_router() || self.gguf == POSITIONS
+        self.is_vector() || self.is_norm() || self.is_router() || self.gguf == POSITIONS
     }
 
     /// Whether it has a row for each token: the embedding or the head.
@@ -90,6 +96,9 @@ impl Entry {
         !self.is_f32() && !self.gguf.starts_with("blk.")
     }
 }
+
+/// How the names of weights of norms end in files. Where each head has its own, they are no vector.
+const NORM: &str = "_norm.weight";
 
 /// The table of learned positions in files.
 const POSITIONS: &str = "position_embd.weight";
@@ -153,7 +162,7 @@ pub(super) fn plan(
 
 /// The tensor of the file for an entry, if it is the expected one.
 fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Planned, GgufError> {
-    let is_router = entry.is_router();
+    let stays_whole = entry.is_router() || entry.is_norm();
     let Entry { gguf: source, name, shape, order, shift, part } = entry;
     let wrong = |reason: String| file.wrong_tensor(&source, reason);
     let Some(info) = file.tensors().get(&source) else {
@@ -179,7 +188,7 @@ fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Pl
         return Err(wrong(format!("is {}, not F32", info.dtype)));
     }
     let scale = scale_of(info, part, file)?;
-    let kept = TensorType::of(info.dtype).filter(|_| conversion.packed && !is_router);
+    let kept = TensorType::of(info.dtype).filter(|_| conversion.packed && !stays_whole);
     let in_blocks = kept.and_then(|kept| Some((kept, as_blocks(kept, &name, &shape)?)));
     Ok(match in_blocks {
         Some((kept, spec)) => {
@@ -282,7 +291,7 @@ fn attention(config: &DecoderConfig, architecture: Known) -> Vec<Matrix> {
         ],
         QkvLayout::Fused => vec![("attn_qkv", fused, [all, hidden], bias, RowOrder::Same)],
         QkvLayout::FusedByHead => {
-            vec![("attn_qkv", fused, [all, hidden], bias, RowOrder::ByKind(heads))]
+            vec![("attn_qkv", fused, [all, hidden], bias, RowOrder::ByKind { heads, kv_heads })]
         }
     };
     let bias = config.output_bias;
@@ -333,7 +342,6 @@ fn mlp(config: &DecoderConfig, layer: usize) -> Vec<Matrix> {
             vec![matrix("ffn_up", "mlp.gate_up_proj", [2 * width, hidden]), down("mlp.down_proj")]
         }
         MlpLayout::Plain => vec![up("mlp.up_proj"), down("mlp.down_proj")],
-        MlpLayout::PlainC => vec![up("mlp.c_fc"), down("mlp.c_proj")],
     }
 }
 
@@ -348,24 +356,16 @@ impl List<'_> {
         let config = self.config;
         let gguf = |name: &str| format!("blk.{layer}.{name}");
         let own = |name: &str| format!("model.layers.{layer}.{name}");
-        let before_mlp = architecture.norm_before_mlp();
-        let norms = ["attn_norm", "post_attention_norm", before_mlp, "post_ffw_norm"];
-        for (norm, name) in norms.into_iter().zip(config.layout.norms()) {
+        let norms = architecture.norms(config.layout).into_iter();
+        for (norm, name) in norms.zip(config.layout.norms()) {
             if let Some(name) = name {
                 self.add_norm(&gguf(norm), &own(name), config.hidden_size);
             }
         }
-        let all = |heads: usize| heads * config.head_dim;
-        let widths = match config.qk_norm {
-            QkNorm::None => None,
-            QkNorm::Head => Some((config.head_dim, config.head_dim)),
-            QkNorm::Whole => {
-                Some((all(config.num_attention_heads), all(config.num_key_value_heads)))
-            }
-        };
-        if let Some((queries, keys)) = widths {
-            self.add_norm(&gguf("attn_q_norm"), &own("self_attn.q_norm"), queries);
-            self.add_norm(&gguf("attn_k_norm"), &own("self_attn.k_norm"), keys);
+        for (kind, heads) in [("q", config.num_attention_heads), ("k", config.num_key_value_heads)]
+        {
+            let (norm, field) = (gguf(&format!("attn_{kind}_norm")), format!("self_attn.{kind}_"));
+            self.add_norm_of_heads(&norm, &own(&field), heads);
         }
         if let Some(latent) = config.latent {
             if let Some(short) = latent.queries_from {
@@ -420,10 +420,7 @@ impl List<'_> {
             for (content, shape) in [("weight", &shape[..])].into_iter().chain(biases) {
                 for number in 0..of {
                     let name = own(&format!("experts.{number}.{name}"));
-                    self.add(&tensor, &name, content, shape, same);
-                    if let Some(entry) = self.entries.last_mut() {
-                        entry.part = Some(Part { number, of });
-                    }
+                    self.add_part(&tensor, &name, content, shape, Part { number, of });
                 }
             }
         }
@@ -435,6 +432,24 @@ impl List<'_> {
         if mixture.has_shared_gate {
             let (tensor, name) = (gguf("ffn_gate_inp_shexp"), own("shared_expert_gate"));
             self.add(&tensor, &name, "weight", &[1, hidden], same);
+        }
+    }
+
+    /// Adds the norm of queries or keys, if there is one. `name` is that of its field up to `norm`.
+    fn add_norm_of_heads(&mut self, gguf: &str, name: &str, heads: usize) {
+        let width = self.config.head_dim;
+        let (norm, of_each) = (format!("{name}norm"), format!("{name}head_norm"));
+        match self.config.qk_norm {
+            QkNorm::None => {}
+            QkNorm::Head => self.add_norm(gguf, &norm, width),
+            QkNorm::Whole => self.add_norm(gguf, &norm, heads * width),
+            QkNorm::EachHead => self.add(gguf, &of_each, "weight", &[heads, width], RowOrder::Same),
+            QkNorm::EachHeadApart => {
+                for number in 0..heads {
+                    let name = format!("{of_each}.norms.{number}");
+                    self.add_part(gguf, &name, "weight", &[width], Part { number, of: heads });
+                }
+            }
         }
     }
 
@@ -458,6 +473,14 @@ impl List<'_> {
         let (name, shape) = (self.config.names.of_path(name), vec![len]);
         let order = RowOrder::Same;
         self.entries.push(Entry { gguf, name, shape, order, shift: 0.0, part: None });
+    }
+
+    /// Adds what is a part of a tensor of the file.
+    fn add_part(&mut self, gguf: &str, name: &str, kind: &str, shape: &[usize], part: Part) {
+        self.add(gguf, name, kind, shape, RowOrder::Same);
+        if let Some(entry) = self.entries.last_mut() {
+            entry.part = Some(part);
+        }
     }
 
     fn add(&mut self, gguf: &str, name: &str, kind: &str, shape: &[usize], order: RowOrder) {

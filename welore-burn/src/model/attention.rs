@@ -7,7 +7,7 @@ use super::attend::{CausalMask, attend};
 use super::cache::KvCache;
 use super::config::{DecoderConfig, QkNorm, QkvLayout};
 use super::latent::LatentConfig;
-use super::norm::{Norm, NormConfig, NormKind};
+use super::norm::{HeadNorm, Norm, NormConfig, NormKind};
 use super::rotary::RotaryTable;
 use crate::linear::{LowRankLinear, LowRankLinearConfig};
 
@@ -34,7 +34,7 @@ pub struct AttentionConfig {
     /// Norms of queries and keys.
     #[config(default = "QkNorm::None")]
     pub qk_norm: QkNorm,
-    /// What these norms do.
+    /// What these norms do, unless each head has weights of its own.
     #[config(default = "NormKind::Rms")]
     pub norm: NormKind,
     /// Added to the mean square, or to the variance, in these norms.
@@ -96,14 +96,9 @@ impl AttentionConfig {
         // Those of the short vectors have the same epsilon in all files.
         let of_short = |width| NormConfig::new(width).with_epsilon(1e-6).init(device);
         let of_values = latent.map_or(self.head_dim, |latent| latent.values);
-        let norm =
-            |width| NormConfig { width, kind: self.norm, epsilon: self.epsilon }.init(device);
-        let norms = match self.qk_norm {
-            QkNorm::None => None,
-            QkNorm::Head => Some([self.head_dim, self.head_dim].map(norm)),
-            QkNorm::Whole => Some([queries, keys].map(norm)),
-        };
-        let (q_norm, k_norm) = norms.map(|[of_queries, of_keys]| (of_queries, of_keys)).unzip();
+        let heads = [self.heads, self.kv_heads];
+        let [q_norm, k_norm] = heads.map(|heads| self.norm(heads, device));
+        let [q_head_norm, k_head_norm] = heads.map(|heads| self.head_norm(heads, device));
         Attention {
             q_proj: match latent {
                 Some(_) => short.is_none().then(|| linear(hidden, queries, false)),
@@ -125,6 +120,8 @@ impl AttentionConfig {
             o_proj: linear(self.heads * of_values, hidden, self.output_bias),
             q_norm,
             k_norm,
+            q_head_norm,
+            k_head_norm,
             sinks: self.sinks.then(|| Initializer::Zeros.init([self.heads], device)),
             heads: self.heads,
             kv_heads: self.kv_heads,
@@ -135,6 +132,26 @@ impl AttentionConfig {
             cap: self.cap,
             clip: self.clip,
             latent,
+        }
+    }
+
+    /// The norm of so many heads, if they do not have weights of their own.
+    fn norm(&self, heads: usize, device: &Device) -> Option<Norm> {
+        let width = match self.qk_norm {
+            QkNorm::Head => self.head_dim,
+            QkNorm::Whole => heads * self.head_dim,
+            QkNorm::None | QkNorm::EachHead | QkNorm::EachHeadApart => return None,
+        };
+        Some(NormConfig { width, kind: self.norm, epsilon: self.epsilon }.init(device))
+    }
+
+    /// The norm of so many heads, if each has weights of its own.
+    fn head_norm(&self, heads: usize, device: &Device) -> Option<HeadNorm> {
+        let (width, epsilon) = (self.head_dim, self.epsilon);
+        match self.qk_norm {
+            QkNorm::EachHead => Some(HeadNorm::joined(heads, width, epsilon, device)),
+            QkNorm::EachHeadApart => Some(HeadNorm::apart(heads, width, epsilon, device)),
+            QkNorm::None | QkNorm::Head | QkNorm::Whole => None,
         }
     }
 
@@ -179,12 +196,16 @@ pub struct Attention {
     pub q_norm: Option<Norm>,
     /// Norm of keys.
     pub k_norm: Option<Norm>,
+    /// Norm of queries where each head has weights of its own.
+    pub q_head_norm: Option<HeadNorm>,
+    /// Norm of keys there.
+    pub k_head_norm: Option<HeadNorm>,
     /// Scores that each head has beside those of keys, `[heads]`, where there are some (gpt-oss).
     pub sinks: Option<Param<Tensor<1>>>,
     heads: usize,
     kv_heads: usize,
     head_dim: usize,
-    /// Whether the fused projection gives one head after the other.
+    /// Whether the fused projection gives one head of keys after the other, with its queries.
     #[module(skip)]
     by_head: bool,
     /// Whether the norms are of each head, not of all together.
@@ -252,15 +273,16 @@ impl Attention {
     fn placed(&self, x: Tensor<3>, rotary: Option<&RotaryTable>) -> [Tensor<4>; 3] {
         let [batch, positions, _] = x.dims();
         let [queries, keys, values] = self.projected(x);
-        let placed = |x: Tensor<3>, norm: Option<&Norm>, heads| {
-            let x = self.clipped(self.normed(x, norm, heads));
+        let placed = |x: Tensor<4>| {
+            let x = self.clipped(x);
             match rotary {
                 Some(rotary) => rotary.rotate(x),
                 None => x,
             }
         };
-        let queries = placed(queries, self.q_norm.as_ref(), self.heads);
-        let keys = placed(keys, self.k_norm.as_ref(), self.kv_heads);
+        let queries = self.normed(queries, &self.q_norm, &self.q_head_norm, self.heads);
+        let keys = self.normed(keys, &self.k_norm, &self.k_head_norm, self.kv_heads);
+        let (queries, keys) = (placed(queries), placed(keys));
         let values = self.clipped(values);
         let values = values.reshape([batch, positions, self.kv_heads, self.head_dim]);
         [queries, keys, values]
@@ -271,11 +293,13 @@ impl Attention {
         match &self.qkv_proj {
             Some(fused) if self.by_head => {
                 let [batch, positions, _] = x.dims();
-                let (heads, width) = (self.heads, self.head_dim);
-                let all = fused.forward(x).reshape([batch, positions, heads, 3 * width]);
-                [0, 1, 2].map(|part| {
-                    let part = all.clone().narrow(3, part * width, width);
-                    part.reshape([batch, positions, heads * width])
+                let (heads, width) = (self.kv_heads, self.head_dim);
+                // The queries of a head of keys.
+                let queries = self.heads / heads * width;
+                let all = fused.forward(x).reshape([batch, positions, heads, queries + 2 * width]);
+                [(0, queries), (queries, width), (queries + width, width)].map(|(start, len)| {
+                    let part = all.clone().narrow(3, start, len);
+                    part.reshape([batch, positions, heads * len])
                 })
             }
             Some(fused) => {
@@ -300,13 +324,20 @@ impl Attention {
     }
 
     /// Queries or keys by heads, `[batch, positions, heads, head_dim]`, normed if there is a norm.
-    fn normed(&self, x: Tensor<3>, norm: Option<&Norm>, heads: usize) -> Tensor<4> {
+    fn normed(
+        &self,
+        x: Tensor<3>,
+        norm: &Option<Norm>,
+        of_each: &Option<HeadNorm>,
+        heads: usize,
+    ) -> Tensor<4> {
         let [batch, positions, _] = x.dims();
         let shape = [batch, positions, heads, self.head_dim];
-        match norm {
-            Some(norm) if self.norms_heads => norm.forward(x.reshape(shape)),
-            Some(norm) => norm.forward(x).reshape(shape),
-            None => x.reshape(shape),
+        match (norm, of_each) {
+            (_, Some(of_each)) => of_each.forward(x.reshape(shape)),
+            (Some(norm), None) if self.norms_heads => norm.forward(x.reshape(shape)),
+            (Some(norm), None) => norm.forward(x).reshape(shape),
+            (None, None) => x.reshape(shape),
         }
     }
 

@@ -19,16 +19,12 @@ pub struct Block {
     pub mlp: Mlp,
     /// Norm before attention.
     pub input_layernorm: Option<Norm>,
-    /// Norm after attention, where GLM-4 has it.
-    pub post_self_attn_layernorm: Option<Norm>,
     /// Norm after attention, or before the MLP.
     pub post_attention_layernorm: Option<Norm>,
     /// Norm before the MLP, where that after attention has the other name.
     pub pre_feedforward_layernorm: Option<Norm>,
     /// Norm after the MLP.
     pub post_feedforward_layernorm: Option<Norm>,
-    /// Norm after the MLP, as GLM-4 names it.
-    pub post_mlp_layernorm: Option<Norm>,
     #[module(skip)]
     layout: BlockLayout,
     #[module(skip)]
@@ -50,11 +46,9 @@ impl Block {
                 .init(device),
             mlp: Mlp::new(config, layer, device),
             input_layernorm: norm("input_layernorm"),
-            post_self_attn_layernorm: norm("post_self_attn_layernorm"),
             post_attention_layernorm: norm("post_attention_layernorm"),
             pre_feedforward_layernorm: norm("pre_feedforward_layernorm"),
             post_feedforward_layernorm: norm("post_feedforward_layernorm"),
-            post_mlp_layernorm: norm("post_mlp_layernorm"),
             layout: config.layout,
             residual_scale: config.residual_scale,
         }
@@ -99,20 +93,17 @@ impl Block {
 
     /// The norms before and after attention, then before and after the MLP.
     fn norms(&self) -> [Option<&Norm>; 4] {
-        let [input, own, second] =
-            [&self.input_layernorm, &self.post_self_attn_layernorm, &self.post_attention_layernorm]
-                .map(Option::as_ref);
-        let [before_mlp, last, own_last] = [
+        let [input, second, before_mlp, last] = [
+            &self.input_layernorm,
+            &self.post_attention_layernorm,
             &self.pre_feedforward_layernorm,
             &self.post_feedforward_layernorm,
-            &self.post_mlp_layernorm,
         ]
         .map(Option::as_ref);
         match self.layout {
             BlockLayout::Before | BlockLayout::Parallel => [input, None, second, None],
             BlockLayout::After => [None, second, None, last],
             BlockLayout::Around => [input, second, before_mlp, last],
-            BlockLayout::AroundGlm => [input, own, second, own_last],
             BlockLayout::SharedNorm => [input, None, None, None],
         }
     }

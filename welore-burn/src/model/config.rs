@@ -53,7 +53,7 @@ pub struct DecoderConfig {
     #[config(default = false)]
     pub mlp_bias: bool,
     /// How files name its parts.
-    #[config(default = "Names::Llama")]
+    #[config(default = "Names::LLAMA")]
     pub names: Names,
     /// Where the norms of a block are, and whether its two parts have the same input.
     #[config(default = "BlockLayout::Before")]
@@ -98,9 +98,12 @@ pub struct DecoderConfig {
     #[config(default = false)]
     pub scales_by_layer: bool,
     /// Whether each position has a vector that is added to the embedding of its token: a table with
-    /// `max_position_embeddings` rows (GPT-2).
+    /// [`position_rows`](Self::position_rows) rows (GPT-2).
     #[config(default = false)]
     pub learned_positions: bool,
+    /// Number of rows of that table before the one of the first position (OPT).
+    #[config(default = 0)]
+    pub position_offset: usize,
     /// Number of channels of a head that are rotated, the first ones; even. `None` for all.
     pub rotary_width: Option<usize>,
     /// Whether neighbouring channels are rotated with each other (GLM, Cohere); otherwise those at
@@ -156,6 +159,7 @@ impl DecoderConfig {
             QkNorm::None => 0,
             QkNorm::Head => 2 * norm(size(self.head_dim)),
             QkNorm::Whole => norm(queries) + norm(keys),
+            QkNorm::EachHead | QkNorm::EachHeadApart => queries + keys,
         };
         let norms = norm(width) * self.layout.norms().iter().flatten().count() as u128 + head_norms;
         let sinks = if self.attention_sinks { size(self.num_attention_heads) } else { 0 };
@@ -172,7 +176,7 @@ impl DecoderConfig {
         let dense = (0..self.num_hidden_layers).filter(|layer| self.mixture_of(*layer).is_none());
         let down_biases = if self.mlp_bias { width * dense.count() as u128 } else { 0 };
         let tables = if self.tie_word_embeddings { 1 } else { 2 };
-        let positions = if self.learned_positions { size(self.max_position_embeddings) } else { 0 };
+        let positions = if self.learned_positions { size(self.position_rows()) } else { 0 };
         let outer = (tables * size(self.vocab_size) + positions) * width + norm(width);
         outer + layers * layer + channels * channel + down_biases + experts
     }
@@ -211,6 +215,11 @@ impl DecoderConfig {
         self.rope_scaling.context(self.max_position_embeddings)
     }
 
+    /// Number of rows of a table of learned positions.
+    pub fn position_rows(&self) -> usize {
+        self.position_offset + self.max_position_embeddings
+    }
+
     /// Width of the MLP of a layer.
     pub fn mlp_width(&self, layer: usize) -> usize {
         let own = self.intermediate_sizes.as_ref().and_then(|widths| widths.get(layer));
@@ -236,8 +245,6 @@ pub enum BlockLayout {
     After,
     /// A norm before and after each part (Gemma 2).
     Around,
-    /// The same with the names of GLM-4.
-    AroundGlm,
     /// Both parts have the same input and the same norm: `x + attention(norm(x)) + mlp(norm(x))`
     /// (Cohere).
     SharedNorm,
@@ -247,7 +254,7 @@ pub enum BlockLayout {
 }
 
 impl BlockLayout {
-    /// The norms before and after attention, then before and after the MLP, as files name them.
+    /// The norms before and after attention, then before and after the MLP: their fields in a block.
     pub(crate) fn norms(self) -> [Option<&'static str>; 4] {
         let (input, second) = (Some("input_layernorm"), Some("post_attention_layernorm"));
         let last = Some("post_feedforward_layernorm");
@@ -255,9 +262,6 @@ impl BlockLayout {
             Self::Before | Self::Parallel => [input, None, second, None],
             Self::After => [None, second, None, last],
             Self::Around => [input, second, Some("pre_feedforward_layernorm"), last],
-            Self::AroundGlm => {
-                [input, Some("post_self_attn_layernorm"), second, Some("post_mlp_layernorm")]
-            }
             Self::SharedNorm => [input, None, None, None],
         }
     }
@@ -277,8 +281,8 @@ pub enum QkvLayout {
     Separate,
     /// One matrix: all queries, then all keys, then all values (Phi-3).
     Fused,
-    /// One matrix: query, key and value of each head, one head after the other (GPT-NeoX). There are as
-    /// many heads of keys as of queries.
+    /// One matrix: for each head of keys its queries, then its key and its value, one after the other
+    /// (GPT-NeoX, Falcon 40B).
     FusedByHead,
 }
 
@@ -292,6 +296,11 @@ pub enum QkNorm {
     Head,
     /// All heads together (OLMo 2).
     Whole,
+    /// Each head by itself, with weights of its own in one tensor for all. These norms subtract the mean
+    /// and have no bias, whatever others do (Command R+).
+    EachHead,
+    /// The same with a tensor for each head (StableLM 2 12B).
+    EachHeadApart,
 }
 
 /// Which matrices an MLP has.
@@ -304,8 +313,6 @@ pub enum MlpLayout {
     FusedGated,
     /// `down_proj(f(up_proj(x)))` (Arcee).
     Plain,
-    /// `c_proj(f(c_fc(x)))` (StarCoder2).
-    PlainC,
 }
 
 impl MlpLayout {

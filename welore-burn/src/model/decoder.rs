@@ -34,8 +34,8 @@ pub struct Decoder {
 pub struct DecoderBody {
     /// Token embedding, `[vocab_size, hidden_size]`.
     pub embed_tokens: Embedding,
-    /// What is added to the embeddings of tokens, `[max_position_embeddings, hidden_size]`, where
-    /// positions are learned.
+    /// What is added to the embeddings of tokens, `[position_rows, hidden_size]`, where positions are
+    /// learned.
     pub embed_positions: Option<Embedding>,
     /// The blocks.
     pub layers: Vec<Block>,
@@ -53,6 +53,9 @@ pub struct DecoderBody {
     sights: Vec<Sight>,
     #[module(skip)]
     embedding_scale: Option<f64>,
+    /// Number of rows of `embed_positions` before the one of the first position.
+    #[module(skip)]
+    position_offset: usize,
     #[module(skip)]
     dtype: FloatDType,
     #[module(skip)]
@@ -78,7 +81,7 @@ impl DecoderConfig {
                 .with_initializer(initializer.clone())
                 .init(device)
         };
-        let positions = self.learned_positions.then_some(self.max_position_embeddings);
+        let positions = self.learned_positions.then_some(self.position_rows());
         Decoder {
             model: DecoderBody {
                 embed_tokens: embedding(self.vocab_size),
@@ -100,6 +103,7 @@ impl DecoderConfig {
                     })
                     .collect(),
                 embedding_scale: self.embedding_scale,
+                position_offset: self.position_offset,
                 dtype: FloatDType::F32,
                 context: self.context(),
             },
@@ -295,7 +299,8 @@ impl DecoderBody {
         };
         let embedded = match &self.embed_positions {
             Some(table) => {
-                let numbers = start as i64..(start + positions) as i64;
+                let first = self.position_offset + start;
+                let numbers = first as i64..(first + positions) as i64;
                 let numbers = Tensor::<1, Int>::arange(numbers, &device).reshape([1, positions]);
                 embedded + look_up(&table.weight, numbers).cast(self.dtype)
             }

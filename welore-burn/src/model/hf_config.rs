@@ -204,27 +204,17 @@ pub(super) fn model_type_in(text: &str) -> String {
 impl HfConfig {
     fn check_supported(&self, family: &dyn Family) -> Result<(), ConfigError> {
         if self.is_causal == Some(false) {
-            return Err(ConfigError::Unsupported {
-                field: "is_causal",
-                value: "false".into(),
-                supported: "true: each token sees those before it",
-            });
+            let supported = "true: each token sees those before it";
+            return Err(unsupported("is_causal", "false", supported));
         }
         let in_part = self.rotated_share().filter(|factor| *factor != 1.0);
         if let Some(factor) = in_part.filter(|_| !family.rotates_in_part()) {
-            return Err(ConfigError::Unsupported {
-                field: "partial_rotary_factor",
-                value: factor.to_string(),
-                supported: "1",
-            });
+            return Err(unsupported("partial_rotary_factor", factor.to_string(), "1"));
         }
         match &self.quantization_config {
             Some(config) if !config.is_null() && !has_scales(config) => {
-                Err(ConfigError::Unsupported {
-                    field: "quantization_config",
-                    value: "a quantized checkpoint".into(),
-                    supported: "F32, F16, BF16, and F8_E4M3 with scales",
-                })
+                let supported = "F32, F16, BF16, and F8_E4M3 with scales";
+                Err(unsupported("quantization_config", "a quantized checkpoint", supported))
             }
             _ => Ok(()),
         }
@@ -328,6 +318,26 @@ impl HfConfig {
         ((id as usize) < self.vocab_size).then_some(id)
     }
 
+    /// Adds the biases of all matrices of attention if `attention_bias` says so, as it does in most
+    /// families.
+    pub fn with_attention_biases(&self, config: DecoderConfig) -> DecoderConfig {
+        let bias = self.attention_bias.unwrap_or(false);
+        config.with_qkv_bias(bias).with_output_bias(bias)
+    }
+
+    /// Adds the sliding window as [`with_window`](Self::with_window) does if `use_sliding_window` says
+    /// so.
+    pub fn with_used_window(
+        &self,
+        config: DecoderConfig,
+        first: usize,
+    ) -> Result<DecoderConfig, ConfigError> {
+        match self.use_sliding_window {
+            Some(true) => self.with_window(config, first),
+            _ => Ok(config),
+        }
+    }
+
     /// Adds the sliding window on every layer from number `first` on, or on the layers that
     /// `layer_types` names.
     pub fn with_window(
@@ -368,11 +378,7 @@ impl HfConfig {
         let in_window = |kind: &String| match kind.as_str() {
             "full_attention" => Ok(false),
             "sliding_attention" => Ok(true),
-            _ => Err(ConfigError::Unsupported {
-                field: "layer_types",
-                value: kind.clone(),
-                supported: "full_attention and sliding_attention",
-            }),
+            kind => Err(unsupported("layer_types", kind, "full_attention and sliding_attention")),
         };
         types.iter().map(in_window).collect::<Result<_, _>>().map(Some)
     }
@@ -384,11 +390,7 @@ impl HfConfig {
 
     /// The activation of this name.
     pub fn activation(&self, name: &str) -> Result<Activation, ConfigError> {
-        Activation::named(name).ok_or_else(|| ConfigError::Unsupported {
-            field: "hidden_act",
-            value: name.into(),
-            supported: KNOWN,
-        })
+        Activation::named(name).ok_or_else(|| unsupported("hidden_act", name, KNOWN))
     }
 
     /// How many channels of a head are rotated, if not all are.
@@ -442,6 +444,26 @@ pub(super) fn check_count(
         true => Ok(()),
         false => Err(invalid(field, format!("{count} is not between 1 and {most}"))),
     }
+}
+
+/// Refuses a flag that is set. `supported` says what it stands against.
+pub(super) fn check_unset(
+    field: &'static str,
+    flag: Option<bool>,
+    supported: &'static str,
+) -> Result<(), ConfigError> {
+    match flag {
+        Some(true) => Err(unsupported(field, "true", supported)),
+        _ => Ok(()),
+    }
+}
+
+pub(super) fn unsupported(
+    field: &'static str,
+    value: impl Into<String>,
+    supported: &'static str,
+) -> ConfigError {
+    ConfigError::Unsupported { field, value: value.into(), supported }
 }
 
 pub(super) fn invalid(field: &'static str, reason: String) -> ConfigError {

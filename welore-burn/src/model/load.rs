@@ -3,11 +3,11 @@ use std::path::{Path, PathBuf};
 
 use burn::tensor::{Device, FloatDType};
 
-use super::config::DecoderConfig;
+use super::config::{DecoderConfig, QkNorm};
 use super::decoder::Decoder;
 use super::hf_config::{ConfigError, model_type_in, states_end, stop_tokens};
 use super::language::device_of;
-use super::names::{EMBEDDING, HEAD, LAYERS, Names};
+use super::names::{EMBEDDING, HEAD, LAYERS};
 use super::norm::NormKind;
 use super::plain_names::open_weights;
 use super::text_part::text_part;
@@ -132,6 +132,7 @@ pub fn open_model(dir: impl AsRef<Path>, device: &Device) -> Result<OpenedModel,
     let checkpoint = checkpoint.without(ignored(&config));
     check_layer_count(&config, &checkpoint)?;
     check_expert_count(&config, &checkpoint)?;
+    check_head_count(&config, &checkpoint)?;
     let compressed = checkpoint.compressed_matrices()?;
     let skeleton = with_forms(config.init(device), &checkpoint, &compressed)?;
     check_module(&skeleton, &checkpoint)?;
@@ -228,10 +229,10 @@ fn check_tied_head(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<()
 }
 
 /// Tensors of a checkpoint that are no part of the decoder: some checkpoints store a tied head as well,
-/// and those of DeepSeek have more layers, which predict further tokens and are no part of the stack.
+/// and those of some families have more layers than the stack.
 fn ignored(config: &DecoderConfig) -> impl Fn(&str) -> bool {
     let (tied, head) = (config.tie_word_embeddings, config.names.of_path(HEAD));
-    let further = (config.names == Names::DeepSeek).then_some(config.num_hidden_layers);
+    let further = config.names.has_further_layers.then_some(config.num_hidden_layers);
     move |name| {
         let number = |rest: &str| rest.split('.').next()?.parse::<usize>().ok();
         let layer = name.strip_prefix(LAYERS).and_then(number);
@@ -277,6 +278,25 @@ fn check_expert_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result
         Some(name) => Err(absent(checkpoint, format!("{name}.weight")).into()),
         None => Ok(()),
     }
+}
+
+/// The same for heads whose norms are tensors of their own.
+fn check_head_count(config: &DecoderConfig, checkpoint: &Checkpoint) -> Result<(), LoadError> {
+    if config.qk_norm != QkNorm::EachHeadApart {
+        return Ok(());
+    }
+    let both = [("q", config.num_attention_heads), ("k", config.num_key_value_heads)];
+    for layer in 0..config.num_hidden_layers {
+        for (kind, heads) in both {
+            let norms = format!("{LAYERS}{layer}.self_attn.{kind}_head_norm.norms");
+            let norms = config.names.of_path(&norms);
+            let mut tensors = (0..heads).map(|head| format!("{norms}.{head}.weight"));
+            if let Some(tensor) = tensors.find(|tensor| checkpoint.meta(tensor).is_none()) {
+                return Err(absent(checkpoint, tensor).into());
+            }
+        }
+    }
+    Ok(())
 }
 
 /// The error for a missing tensor, which may be there under a longer name.

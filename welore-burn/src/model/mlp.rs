@@ -19,12 +19,8 @@ pub struct Mlp {
     pub up_proj: Option<LowRankLinear>,
     /// Gate and up projection in one, `[hidden_size, 2 * width]`.
     pub gate_up_proj: Option<LowRankLinear>,
-    /// Up projection, as StarCoder2 names it.
-    pub c_fc: Option<LowRankLinear>,
     /// Down projection, `[width, hidden_size]`.
     pub down_proj: Option<LowRankLinear>,
-    /// Down projection, as StarCoder2 names it.
-    pub c_proj: Option<LowRankLinear>,
     /// Router, which chooses between experts.
     pub gate: Option<Router>,
     /// The experts.
@@ -49,16 +45,13 @@ impl Mlp {
         };
         let (hidden, inner) = (config.hidden_size, config.mlp_width(layer));
         let up = |has: bool| has.then(|| linear(hidden, inner));
-        let down = |has: bool| has.then(|| linear(inner, hidden));
         let layout = config.mlp;
-        let is_short = layout == MlpLayout::PlainC;
+        let is_fused = layout == MlpLayout::FusedGated;
         Self {
             gate_proj: up(layout == MlpLayout::Gated),
-            up_proj: up(matches!(layout, MlpLayout::Gated | MlpLayout::Plain)),
-            gate_up_proj: (layout == MlpLayout::FusedGated).then(|| linear(hidden, 2 * inner)),
-            c_fc: up(is_short),
-            down_proj: down(!is_short),
-            c_proj: down(is_short),
+            up_proj: up(!is_fused),
+            gate_up_proj: is_fused.then(|| linear(hidden, 2 * inner)),
+            down_proj: Some(linear(inner, hidden)),
             gate: None,
             experts: Vec::new(),
             shared_expert: None,
@@ -82,9 +75,7 @@ impl Mlp {
             gate_proj: None,
             up_proj: None,
             gate_up_proj: None,
-            c_fc: None,
             down_proj: None,
-            c_proj: None,
             gate: Some(Router::new(linear(hidden, mixture.experts).init(device), correction)),
             experts: (0..mixture.experts).map(|_| expert(mixture.width)).collect(),
             shared_expert: mixture.shared_width.map(expert),
@@ -103,7 +94,7 @@ impl Mlp {
         if let Some(router) = &self.gate {
             return self.mixed(router, x);
         }
-        let down = self.down_proj.as_ref().or(self.c_proj.as_ref());
+        let down = self.down_proj.as_ref();
         down.expect("an MLP has a down projection").forward(self.inner(x))
     }
 
@@ -115,8 +106,7 @@ impl Mlp {
             let gate = self.activation.forward(both.clone().narrow(2, 0, width));
             return gate * both.narrow(2, width, width);
         }
-        let up = self.up_proj.as_ref().or(self.c_fc.as_ref());
-        let up = up.expect("an MLP has an up projection");
+        let up = self.up_proj.as_ref().expect("an MLP has an up projection");
         match &self.gate_proj {
             Some(gate) => self.activation.forward(gate.forward(x.clone())) * up.forward(x),
             None => self.activation.forward(up.forward(x)),
@@ -142,9 +132,7 @@ impl Mlp {
             ("gate_proj", &self.gate_proj, false),
             ("up_proj", &self.up_proj, false),
             ("gate_up_proj", &self.gate_up_proj, false),
-            ("c_fc", &self.c_fc, false),
             ("down_proj", &self.down_proj, true),
-            ("c_proj", &self.c_proj, true),
         ];
         let own = all.into_iter().filter(|(_, matrix, _)| matrix.is_some());
         let own = own.map(|(field, _, is_output)| (format!("mlp.{field}"), is_output));

@@ -1,29 +1,33 @@
-//! Names of tensors where a family has others than LLaMA.
+//! Names of tensors where a family has others than LLaMA. They are data, which the file of the family
+//! hands over.
+
+use std::fmt;
 
 use burn::module::{Flag, ModuleMapper, ModuleVisitor, Param};
 use burn::tensor::{Bool, Int, Tensor};
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
+use super::families::all_names;
 use crate::modules::TURNED_LINEAR;
 
 /// How files name the parts of a decoder.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub enum Names {
-    /// As the fields of [`Decoder`](super::Decoder) are called, which is what most families have.
-    #[default]
-    Llama,
-    /// GPT-NeoX.
-    GptNeox,
-    /// Mixtral.
-    Mixtral,
-    /// gpt-oss.
-    GptOss,
-    /// DeepSeek.
-    DeepSeek,
-    /// GPT-2.
-    Gpt2,
-    /// Falcon.
-    Falcon,
+#[derive(Clone, Copy)]
+pub struct Names {
+    /// What stored configurations call it; no two are the same.
+    pub(super) id: &'static str,
+    /// Fields of a [`Decoder`](super::Decoder), and what files call them. Others have their own names, and
+    /// a field with an empty one is left out of paths.
+    pub(super) fields: &'static [(&'static str, &'static str)],
+    /// How the name of a tensor ends that no other family has, where the body has another name than
+    /// in most families.
+    pub(super) told_by: Option<&'static str>,
+    /// Whether files have the weights of layers as `[in, out]`, which others have as `[out, in]`.
+    pub(super) turned: bool,
+    /// Whether files may have more layers than the stack, which are no part of it.
+    pub(super) has_further_layers: bool,
+    /// Whether files that have the matrices of all experts in one tensor name tensors as the fields are
+    /// called.
+    pub(super) stacks_as_fields: bool,
 }
 
 /// The embedding, as a path of fields.
@@ -35,105 +39,97 @@ pub(super) const HEAD: &str = "lm_head.weight";
 /// What is before the numbers of layers.
 pub(super) const LAYERS: &str = "model.layers.";
 
-/// Fields, and what they are called in GPT-NeoX.
-const GPT_NEOX: [(&str, &str); 9] = [
-    ("model", "gpt_neox"),
-    ("embed_tokens", "embed_in"),
-    ("norm", "final_layer_norm"),
-    ("self_attn", "attention"),
-    ("qkv_proj", "query_key_value"),
-    ("o_proj", "dense"),
-    ("up_proj", "dense_h_to_4h"),
-    ("down_proj", "dense_4h_to_h"),
-    ("lm_head", "embed_out"),
-];
-
-/// Fields, and what they are called in Mixtral.
-const MIXTRAL: [(&str, &str); 4] =
-    [("mlp", "block_sparse_moe"), ("gate_proj", "w1"), ("down_proj", "w2"), ("up_proj", "w3")];
-
-/// Fields, and what they are called in gpt-oss.
-const GPT_OSS: [(&str, &str); 1] = [("gate", "router")];
-
-/// Fields, and what they are called in DeepSeek.
-const DEEP_SEEK: [(&str, &str); 1] = [("shared_expert", "shared_experts")];
-
-/// Fields, and what they are called in GPT-2.
-const GPT2: [(&str, &str); 10] = [
-    ("model", "transformer"),
-    ("embed_tokens", "wte"),
-    ("embed_positions", "wpe"),
-    ("layers", "h"),
-    ("input_layernorm", "ln_1"),
-    ("self_attn", "attn"),
-    ("qkv_proj", "c_attn"),
-    ("o_proj", "c_proj"),
-    ("post_attention_layernorm", "ln_2"),
-    ("norm", "ln_f"),
-];
-
-/// Fields, and what they are called in Falcon.
-const FALCON: [(&str, &str); 9] = [
-    ("model", "transformer"),
-    ("embed_tokens", "word_embeddings"),
-    ("layers", "h"),
-    ("self_attn", "self_attention"),
-    ("qkv_proj", "query_key_value"),
-    ("o_proj", "dense"),
-    ("up_proj", "dense_h_to_4h"),
-    ("down_proj", "dense_4h_to_h"),
-    ("norm", "ln_f"),
-];
-
 impl Names {
-    /// All of them.
-    const ALL: [Self; 7] = [
-        Self::Llama,
-        Self::GptNeox,
-        Self::Mixtral,
-        Self::GptOss,
-        Self::DeepSeek,
-        Self::Gpt2,
-        Self::Falcon,
-    ];
+    /// As the fields of [`Decoder`](super::Decoder) are called, which is what most families have.
+    pub const LLAMA: Self = Self {
+        id: "Llama",
+        fields: &[],
+        told_by: None,
+        turned: false,
+        has_further_layers: false,
+        stacks_as_fields: false,
+    };
 
     /// Whether a tensor is in the body of a decoder, by what its name begins with in any family.
     pub(super) fn is_in_body(tensor: &str) -> bool {
-        let inner = |names: Self| tensor.strip_prefix(names.of("model"));
-        Self::ALL.into_iter().filter_map(inner).any(|rest| rest.starts_with('.'))
+        all_names().any(|names| is_below(tensor, names.of("model")))
     }
 
-    /// The name of a field.
-    fn of(self, field: &str) -> &str {
-        let table: &[(&str, &'static str)] = match self {
-            Self::Llama => &[],
-            Self::GptNeox => &GPT_NEOX,
-            Self::Mixtral => &MIXTRAL,
-            Self::GptOss => &GPT_OSS,
-            Self::DeepSeek => &DEEP_SEEK,
-            Self::Gpt2 => &GPT2,
-            Self::Falcon => &FALCON,
-        };
-        table.iter().find(|(own, _)| *own == field).map_or(field, |(_, name)| *name)
+    /// Whether a tensor is the head of a decoder, or a part of it, by its name in any family.
+    pub(super) fn is_in_head(tensor: &str) -> bool {
+        all_names().any(|names| is_below(tensor, names.of("lm_head")))
+    }
+
+    /// The name of a field; empty if it has none.
+    pub(super) fn of(self, field: &str) -> &str {
+        let name = self.fields.iter().find(|(own, _)| *own == field);
+        name.map_or(field, |(_, name)| *name)
     }
 
     /// The name of what is at a path of fields, such as `model.layers.0.mlp`.
     pub(crate) fn of_path(self, path: &str) -> String {
-        path.split('.').map(|field| self.of(field)).collect::<Vec<_>>().join(".")
+        // What is empty in the path itself stays, so that it may end in a dot.
+        let fields = path.split('.').map(|field| (field, self.of(field)));
+        let named = fields.filter(|(field, name)| field.is_empty() || !name.is_empty());
+        named.map(|(_, name)| name).collect::<Vec<_>>().join(".")
     }
 
     /// Whether files have the weights of layers as `[in, out]`, which others have as `[out, in]`.
     pub(crate) fn turns_layers(self) -> bool {
-        self == Self::Gpt2
+        self.turned
     }
 
     /// What the container of a parameter of the body is called to visitors.
     fn container(self, container: &str) -> &str {
         match container {
-            "Struct:LowRankLinear" if self.turns_layers() => TURNED_LINEAR,
+            "Struct:LowRankLinear" if self.turned => TURNED_LINEAR,
             other => other,
         }
     }
+}
+
+impl Default for Names {
+    fn default() -> Self {
+        Self::LLAMA
+    }
+}
+
+impl PartialEq for Names {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for Names {}
+
+impl fmt::Debug for Names {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+impl Serialize for Names {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.id)
+    }
+}
+
+impl<'de> Deserialize<'de> for Names {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let id = String::deserialize(deserializer)?;
+        let found = all_names().find(|names| names.id == id);
+        found.ok_or_else(|| de::Error::custom(format!("no family has the names `{id}`")))
+    }
+}
+
+/// Whether a name is that of something in a module.
+pub(super) fn is_below(name: &str, module: &str) -> bool {
+    name.strip_prefix(module).is_some_and(|rest| rest.starts_with('.'))
+}
+
+/// Whether a matrix is the output projection of attention, by its name in any family.
+pub(crate) fn is_attention_output(matrix: &str) -> bool {
+    all_names().any(|names| matrix.ends_with(&names.of_path("self_attn.o_proj")))
 }
 
 /// A matrix that has a row for each token.
@@ -148,7 +144,7 @@ pub enum TokenMatrix {
 impl TokenMatrix {
     /// Which one a tensor is, by its name in any family.
     pub fn of(tensor: &str) -> Option<Self> {
-        let is = |path: &str| Names::ALL.iter().any(|names| names.of_path(path) == tensor);
+        let is = |path: &str| all_names().any(|names| names.of_path(path) == tensor);
         match (is(EMBEDDING), is(HEAD)) {
             (true, _) => Some(Self::Embedding),
             (_, true) => Some(Self::Head),
@@ -181,21 +177,33 @@ impl<V: ModuleVisitor> ModuleVisitor for Named<'_, V> {
     }
 
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.inner.enter_module(self.names.of(name), self.names.container(container_type));
+        let name = self.names.of(name);
+        if !name.is_empty() {
+            self.inner.enter_module(name, self.names.container(container_type));
+        }
     }
 
     fn exit_module(&mut self, name: &str, container_type: &str) {
-        self.inner.exit_module(self.names.of(name), self.names.container(container_type));
+        let name = self.names.of(name);
+        if !name.is_empty() {
+            self.inner.exit_module(name, self.names.container(container_type));
+        }
     }
 }
 
 impl<M: ModuleMapper> ModuleMapper for Named<'_, M> {
     fn enter_module(&mut self, name: &str, container_type: &str) {
-        self.inner.enter_module(self.names.of(name), self.names.container(container_type));
+        let name = self.names.of(name);
+        if !name.is_empty() {
+            self.inner.enter_module(name, self.names.container(container_type));
+        }
     }
 
     fn exit_module(&mut self, name: &str, container_type: &str) {
-        self.inner.exit_module(self.names.of(name), self.names.container(container_type));
+        let name = self.names.of(name);
+        if !name.is_empty() {
+            self.inner.exit_module(name, self.names.container(container_type));
+        }
     }
 
     fn map_float<const D: usize>(&mut self, param: Param<Tensor<D>>) -> Param<Tensor<D>> {
@@ -221,6 +229,48 @@ impl<M: ModuleMapper> ModuleMapper for Named<'_, M> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stored_configurations_find_the_names_again() {
+        let text = |names: &Names| serde_json::to_string(names).unwrap();
+        for names in all_names() {
+            let back: Names = serde_json::from_str(&text(&names)).unwrap();
+            assert_eq!((back, back.fields), (names, names.fields));
+        }
+        assert_eq!(text(&Names::LLAMA), "\"Llama\"");
+        assert!(serde_json::from_str::<Names>("\"Other\"").is_err());
+    }
+
+    /// What a checkpoint is of is told by its tensors alone.
+    #[test]
+    fn bodies_of_other_names_are_told_by_a_tensor() {
+        for names in all_names() {
+            let is_usual = names.of("model") == Names::LLAMA.of("model");
+            assert_eq!(names.told_by.is_none(), is_usual, "{names:?}");
+        }
+    }
+
+    #[test]
+    fn fields_without_a_name_are_left_out_of_paths() {
+        let names = Names { fields: &[("mlp", ""), ("up_proj", "fc1")], ..Names::LLAMA };
+        assert_eq!(names.of_path("model.layers.0.mlp.up_proj"), "model.layers.0.fc1");
+        assert_eq!(names.of_path("model.layers."), "model.layers.");
+    }
+
+    #[test]
+    fn outputs_of_attention_are_told_in_every_family() {
+        for matrix in [
+            "model.layers.0.self_attn.o_proj",
+            "gpt_neox.layers.1.attention.dense",
+            "transformer.h.0.self_attention.dense",
+            "transformer.h.0.attn.c_proj",
+        ] {
+            assert!(is_attention_output(matrix), "{matrix}");
+        }
+        for matrix in ["transformer.h.0.mlp.c_proj", "model.layers.0.self_attn.q_proj"] {
+            assert!(!is_attention_output(matrix), "{matrix}");
+        }
+    }
 
     #[test]
     fn embedding_head_and_body_are_told_in_every_family() {

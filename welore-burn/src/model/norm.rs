@@ -92,13 +92,7 @@ impl Norm {
     /// - input and output: `[..., width]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = FloatDType::from(x.dtype());
-        let x = x.cast(FloatDType::F32);
-        let x = match self.kind.subtracts_mean() {
-            true => x.clone() - x.mean_dim(D - 1),
-            false => x,
-        };
-        let scale = (x.clone().square().mean_dim(D - 1) + self.epsilon).sqrt();
-        let x = x / scale;
+        let x = normalized(x, self.kind.subtracts_mean(), self.epsilon);
         let x = match (&self.gamma, self.kind) {
             (Some(gamma), NormKind::RmsFromOne) => x * (gamma.val() + 1.0).unsqueeze(),
             (Some(gamma), _) => x * gamma.val().unsqueeze(),
@@ -109,5 +103,62 @@ impl Norm {
             None => x,
         };
         x.cast(dtype)
+    }
+}
+
+/// The input in f32, divided by the root of its mean square along the last axis, or by its standard
+/// deviation after its mean was subtracted.
+fn normalized<const D: usize>(x: Tensor<D>, subtracts_mean: bool, epsilon: f64) -> Tensor<D> {
+    let x = x.cast(FloatDType::F32);
+    let x = match subtracts_mean {
+        true => x.clone() - x.mean_dim(D - 1),
+        false => x,
+    };
+    let scale = (x.clone().square().mean_dim(D - 1) + epsilon).sqrt();
+    x / scale
+}
+
+/// Normalizes each head of its input and multiplies it by weights of its own: subtracts the mean, divides
+/// by the standard deviation, and adds no bias. The weights are one tensor, or one for each head, as files
+/// have them.
+#[derive(Module, Debug)]
+pub struct HeadNorm {
+    /// Weights of all heads, `[heads, head_dim]`, if they are one tensor (Command R+).
+    pub gamma: Option<Param<Tensor<2>>>,
+    /// A norm for each head, if they are not (StableLM 2 12B).
+    pub norms: Vec<Norm>,
+    #[module(skip)]
+    epsilon: f64,
+}
+
+impl HeadNorm {
+    /// Weights of 1 in one tensor.
+    pub(super) fn joined(heads: usize, head_dim: usize, epsilon: f64, device: &Device) -> Self {
+        let gamma = Initializer::Ones.init::<2, _>([heads, head_dim], device);
+        Self { gamma: Some(gamma), norms: Vec::new(), epsilon }
+    }
+
+    /// Weights of 1 in a tensor for each head.
+    pub(super) fn apart(heads: usize, head_dim: usize, epsilon: f64, device: &Device) -> Self {
+        let config = NormConfig { width: head_dim, kind: NormKind::Layer, epsilon };
+        Self { gamma: None, norms: (0..heads).map(|_| config.init(device)).collect(), epsilon }
+    }
+
+    /// Applies the norms in f32, as [`Norm::forward`].
+    ///
+    /// # Shapes
+    ///
+    /// - input and output: `[batch, positions, heads, head_dim]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
+        let dtype = FloatDType::from(x.dtype());
+        let gamma = match &self.gamma {
+            Some(gamma) => gamma.val(),
+            None => {
+                let weights = self.norms.iter().filter_map(|norm| norm.gamma.as_ref());
+                let weights: Vec<Tensor<1>> = weights.map(|gamma| gamma.val()).collect();
+                Tensor::stack::<2>(weights, 0)
+            }
+        };
+        (normalized(x, true, self.epsilon) * gamma.unsqueeze()).cast(dtype)
     }
 }

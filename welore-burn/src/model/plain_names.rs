@@ -4,8 +4,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
+use super::families::{all_names, family_of};
 use super::load::LoadError;
-use super::names::Names;
+use super::names::{Names, is_below};
 use super::text_part::{type_of_parts, type_of_text};
 use crate::checkpoint::{Checkpoint, Remark, TensorMeta};
 
@@ -19,9 +20,10 @@ use crate::checkpoint::{Checkpoint, Remark, TensorMeta};
 pub fn open_weights(dir: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
     let dir = dir.as_ref();
     let checkpoint = of_experts(Checkpoint::open(dir)?, dir);
-    let renaming = Renaming::of(&checkpoint);
+    let names = names_in(&checkpoint);
+    let renaming = Renaming::of(&checkpoint, names);
     let checkpoint = match type_of_parts(dir) {
-        Some(_) => text_alone(checkpoint, renaming.as_ref()),
+        Some(_) => text_alone(checkpoint, renaming.as_ref(), names),
         None => checkpoint,
     };
     let checkpoint = match renaming {
@@ -35,55 +37,39 @@ pub fn open_weights(dir: impl AsRef<Path>) -> Result<Checkpoint, LoadError> {
 /// `torch.compile`, and parallel training.
 const WRAPPERS: [&str; 4] = ["base_model.model.", "_orig_mod.", "_fsdp_wrapped_module.", "module."];
 
-/// What is before `layers.0.` in the names of a decoder.
-const BODY: &str = "model.";
-
-/// The same in GPT-NeoX, GPT-2 and Falcon, whose embeddings have other names, too.
-const OWN_BODIES: [(&str, &str); 3] = [
-    ("gpt_neox.", "embed_in.weight"),
-    ("transformer.", "wte.weight"),
-    ("transformer.", "word_embeddings.weight"),
-];
-
-/// What may be there instead: the names of decoders within models of more than text, and those of a
-/// decoder that was saved without its head. The first that is found counts.
-const OTHER_BODIES: [&str; 4] =
-    ["model.language_model.", "language_model.model.", "language_model.", ""];
-
-/// How the names of layers begin, after what is before them.
-const FIRST_LAYERS: [&str; 2] = ["layers.0.", "h.0."];
-
-/// The head, which is beside the body.
-const HEAD: &str = "lm_head.";
-
-/// The same in any family.
-const HEADS: [&str; 2] = [HEAD, "embed_out."];
+/// What may be in the place of a decoder's body: the names of decoders within models of more than text.
+/// The first that is found counts.
+const OTHER_BODIES: [&str; 3] =
+    ["model.language_model.", "language_model.model.", "language_model."];
 
 /// How names in a checkpoint become those of the decoder.
 #[derive(Debug, PartialEq, Eq)]
 struct Renaming {
     wrapper: String,
     /// What is replaced by what the decoder has there; `None` if only the wrapper goes.
-    body: Option<&'static str>,
+    body: Option<String>,
     /// What the decoder has there.
-    own: &'static str,
+    own: String,
 }
 
 impl Renaming {
-    /// The renaming that a checkpoint needs, if any.
-    fn of(checkpoint: &Checkpoint) -> Option<Self> {
-        let places: BTreeSet<&str> = checkpoint.names().filter_map(before_layers).collect();
-        let own = own_body(checkpoint);
+    /// The renaming that a checkpoint with these names needs, if any.
+    fn of(checkpoint: &Checkpoint, names: Names) -> Option<Self> {
+        let firsts = first_layers();
+        let before = |name| before_layers(name, &firsts);
+        let places: BTreeSet<&str> = checkpoint.names().filter_map(before).collect();
+        let own = names.of_path("model.");
+        let others: Vec<&str> = OTHER_BODIES.into_iter().chain([without_head(&own)]).collect();
         // A vision tower has layers too, and is before the text in the alphabet.
         let split = |place: &&str| {
             let inner = unwrapped(place);
             let wrapper = place[..place.len() - inner.len()].to_string();
-            let body = OTHER_BODIES.iter().position(|body| *body == inner);
+            let body = others.iter().position(|body| *body == inner);
             match (inner == own, body, wrapper.is_empty()) {
                 (true, _, _) => Some((0, wrapper, None)),
-                (false, Some(rank), _) => Some((1 + rank, wrapper, Some(OTHER_BODIES[rank]))),
+                (false, Some(rank), _) => Some((1 + rank, wrapper, Some(inner.to_string()))),
                 // The names of another decoder, which only has to be unwrapped.
-                (false, None, false) => Some((1 + OTHER_BODIES.len(), wrapper, None)),
+                (false, None, false) => Some((1 + others.len(), wrapper, None)),
                 (false, None, true) => None,
             }
         };
@@ -95,13 +81,13 @@ impl Renaming {
     /// The name that the decoder gives a tensor; `None` if it stays.
     fn renamed(&self, name: &str) -> Option<String> {
         let inner = name.strip_prefix(&self.wrapper)?;
-        let Some(body) = self.body else { return Some(inner.into()) };
+        let Some(body) = &self.body else { return Some(inner.into()) };
         let head = [inner, inner.strip_prefix("language_model.").unwrap_or(inner)];
-        let is_head = |name: &&str| HEADS.iter().any(|head| name.starts_with(head));
-        if let Some(head) = head.into_iter().find(is_head) {
+        // It is beside the body.
+        if let Some(head) = head.into_iter().find(|name| Names::is_in_head(name)) {
             return Some(head.into());
         }
-        Some(format!("{}{}", self.own, inner.strip_prefix(body)?))
+        Some(format!("{}{}", self.own, inner.strip_prefix(body.as_str())?))
     }
 
     fn apply(self, checkpoint: Checkpoint) -> Checkpoint {
@@ -112,39 +98,53 @@ impl Renaming {
             return checkpoint;
         }
         let Self { wrapper, body, own } = &self;
-        let from = format!("{wrapper}{}", body.unwrap_or_default());
-        let to = if body.is_some() { own.to_string() } else { String::new() };
+        let from = format!("{wrapper}{}", body.as_deref().unwrap_or_default());
+        let to = if body.is_some() { own.clone() } else { String::new() };
         checkpoint.renamed(new_name, &from, &to).with_remark(Remark::Renamed { from, to })
     }
 }
 
-/// What the decoder that a checkpoint is of has before its layers.
-fn own_body(checkpoint: &Checkpoint) -> &'static str {
-    let is_there = |embedding: &str| {
-        let mut places = checkpoint.names().filter_map(|name| name.strip_suffix(embedding));
+/// How a checkpoint names tensors, by one that no other family has.
+fn names_in(checkpoint: &Checkpoint) -> Names {
+    let is_there = |tensor: &str| {
+        let mut places = checkpoint.names().filter_map(|name| name.strip_suffix(tensor));
         places.any(|place| place.is_empty() || place.ends_with('.'))
     };
-    let own = OWN_BODIES.into_iter().find(|(_, embedding)| is_there(embedding));
-    own.map_or(BODY, |(own, _)| own)
+    let told = |names: &Names| names.told_by.is_some_and(is_there);
+    all_names().find(told).unwrap_or(Names::LLAMA)
 }
 
-/// Gives each expert its matrices where a file has those of all in one tensor. Files of Mixtral that
-/// have one do not have Mixtral's names for the rest either.
+/// What is before the layers of a decoder that was saved without its head.
+fn without_head(body: &str) -> &str {
+    body.split_once('.').map_or("", |(_, inner)| inner)
+}
+
+/// Gives each expert its matrices where a file has those of all in one tensor. Files that have one may
+/// not have the names of their family for the rest either.
 fn of_experts(checkpoint: Checkpoint, dir: &Path) -> Checkpoint {
     let checkpoint = checkpoint.unstacked();
     let is_new = |remark: &Remark| matches!(remark, Remark::Unstacked { .. });
-    let is_mixtral = checkpoint.remarks().iter().any(is_new)
-        && type_of_text(dir).is_some_and(|model_type| model_type == "mixtral");
-    match is_mixtral {
-        true => checkpoint.renamed(|name| Names::Mixtral.of_path(name), "", ""),
-        false => checkpoint,
+    if !checkpoint.remarks().iter().any(is_new) {
+        return checkpoint;
+    }
+    let family = type_of_text(dir).and_then(|model_type| family_of(&model_type).ok());
+    let mut names = family.iter().flat_map(|family| family.names());
+    match names.find(|names| names.stacks_as_fields) {
+        Some(names) => checkpoint.renamed(|name| names.of_path(name), "", ""),
+        None => checkpoint,
     }
 }
 
+/// How the names of first layers begin in all families, after what is before them.
+fn first_layers() -> Vec<String> {
+    let layers: BTreeSet<&str> = all_names().map(|names| names.of("layers")).collect();
+    layers.into_iter().map(|layers| format!("{layers}.0.")).collect()
+}
+
 /// What is before the first layer in a name, if the name is of a tensor in it.
-fn before_layers(name: &str) -> Option<&str> {
-    FIRST_LAYERS.iter().find_map(|first| {
-        let at = match name.starts_with(first) {
+fn before_layers<'a>(name: &'a str, firsts: &[String]) -> Option<&'a str> {
+    firsts.iter().find_map(|first| {
+        let at = match name.starts_with(first.as_str()) {
             true => 0,
             false => name.find(&format!(".{first}"))? + 1,
         };
@@ -160,14 +160,16 @@ fn unwrapped(mut place: &str) -> &str {
     place
 }
 
-/// The beginnings of a decoder's names, where nothing else tells its tensors from others.
-const DECODER: [&str; 4] = ["model.layers.", "model.embed_tokens.", "model.norm.", HEAD];
+/// The parts of a decoder, where nothing else tells its tensors from others.
+const DECODER: [&str; 5] =
+    ["model.layers", "model.embed_tokens", "model.embed_positions", "model.norm", "lm_head"];
 
 /// Leaves out what does not belong to the text.
-fn text_alone(checkpoint: Checkpoint, renaming: Option<&Renaming>) -> Checkpoint {
+fn text_alone(checkpoint: Checkpoint, renaming: Option<&Renaming>, names: Names) -> Checkpoint {
+    let parts = DECODER.map(|path| names.of_path(path));
     let is_other = |name: &str| match renaming {
         Some(renaming) => renaming.renamed(name).is_none(),
-        None => !DECODER.iter().any(|start| name.starts_with(start)),
+        None => !parts.iter().any(|part| is_below(name, part)),
     };
     let tensors = checkpoint.names().filter(|name| is_other(name)).count();
     match tensors {
@@ -210,8 +212,9 @@ fn is_buffer(name: &str, meta: &TensorMeta) -> bool {
 mod tests {
     use super::*;
 
-    fn renaming(wrapper: &str, body: Option<&'static str>) -> Renaming {
-        Renaming { wrapper: wrapper.into(), body, own: BODY }
+    fn renaming(wrapper: &str, body: Option<&str>) -> Renaming {
+        let body = body.map(String::from);
+        Renaming { wrapper: wrapper.into(), body, own: "model.".into() }
     }
 
     #[test]
@@ -241,11 +244,10 @@ mod tests {
             let got = found.map(|name| renaming.renamed(name).unwrap());
             assert_eq!(got, plain, "{renaming:?}");
         }
-        let [(neox, _), (gpt2, _), _] = OWN_BODIES;
-        let neox = Renaming { own: neox, ..renaming("", Some("")) };
+        let neox = Renaming { own: "gpt_neox.".into(), ..renaming("", Some("")) };
         assert_eq!(neox.renamed("layers.0.a").unwrap(), "gpt_neox.layers.0.a");
         assert_eq!(neox.renamed("embed_out.weight").unwrap(), "embed_out.weight");
-        let gpt2 = Renaming { own: gpt2, ..renaming("", Some("")) };
+        let gpt2 = Renaming { own: "transformer.".into(), ..renaming("", Some("")) };
         assert_eq!(
             gpt2.renamed("h.0.attn.c_attn.weight").unwrap(),
             "transformer.h.0.attn.c_attn.weight"
@@ -255,12 +257,20 @@ mod tests {
 
     #[test]
     fn places_of_layers_are_found_at_the_beginning_of_a_word() {
-        assert_eq!(before_layers("layers.0.a"), Some(""));
-        assert_eq!(before_layers("_orig_mod.model.layers.0.a"), Some("_orig_mod.model."));
-        assert_eq!(before_layers("transformer.h.0.a"), Some("transformer."));
+        let firsts = first_layers();
+        for (name, place) in [
+            ("layers.0.a", ""),
+            ("_orig_mod.model.layers.0.a", "_orig_mod.model."),
+            ("transformer.h.0.a", "transformer."),
+        ] {
+            assert_eq!(before_layers(name, &firsts), Some(place), "{name}");
+        }
         for name in ["players.0.a", "model.layers.10.a", "layers.0", "path.0.a"] {
-            assert_eq!(before_layers(name), None, "{name}");
+            assert_eq!(before_layers(name, &firsts), None, "{name}");
         }
         assert_eq!(unwrapped("module._orig_mod.model."), "model.");
+        for (body, inner) in [("model.", ""), ("model.decoder.", "decoder.")] {
+            assert_eq!(without_head(body), inner);
+        }
     }
 }

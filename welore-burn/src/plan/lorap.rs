@@ -1,6 +1,7 @@
 use super::policy::RankPolicy;
 use super::problem::{Allocation, RankProblem};
 use super::target::PlanError;
+use crate::model::is_attention_output;
 use crate::modules::MatrixName;
 
 /// The shares of LoRAP (arXiv 2404.09695): values and outputs of attention keep three times the
@@ -36,10 +37,8 @@ fn weight(name: &MatrixName) -> f64 {
     match name.kind() {
         "q_proj" | "k_proj" => least,
         "v_proj" | "o_proj" => MORE * least,
-        // As GPT-NeoX and BERT name it.
-        "dense" if name.as_str().ends_with("attention.dense") => MORE * least,
-        // As GPT-2 names it, like the down projection of its MLP.
-        "c_proj" if name.as_str().ends_with("attn.c_proj") => MORE * least,
+        // Where it has another name.
+        _ if is_attention_output(name.as_str()) => MORE * least,
         // One matrix for all of q, k and v is between them.
         _ => 1.0,
     }

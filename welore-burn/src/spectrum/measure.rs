@@ -9,7 +9,7 @@ use super::cache::SpectrumCache;
 use super::norms::Norms;
 use super::spectra::{MatrixSpectrum, ModelSize, PROBE, Spectra, SpectraError};
 use crate::calibrate::CalibrationError;
-use crate::checkpoint::{Checkpoint, CheckpointError};
+use crate::checkpoint::{Checkpoint, CheckpointError, is_norm};
 use crate::forms::{FormError, LiveMatrix, matrices};
 use crate::linalg::{Cost, LinalgError, Matrix};
 use crate::modules::{MatrixName, Selection, walk};
@@ -248,6 +248,7 @@ fn checkpoint_matrices(
         .names()
         .filter(|tensor| checkpoint.meta(tensor).is_some_and(|meta| meta.shape.len() == 2))
         .filter_map(MatrixName::of_weight)
+        .filter(|name| !is_norm(name))
         .collect();
     select(all, selection, |name| name)
 }

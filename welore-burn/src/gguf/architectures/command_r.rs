@@ -53,7 +53,7 @@ impl Architecture for CommandR {
 
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
         let has_norms = config.num_hidden_layers >= NORMED;
-        let norms = if has_norms { QkNorm::Head } else { QkNorm::None };
+        let norms = if has_norms { QkNorm::EachHead } else { QkNorm::None };
         described(config).with_qk_norm(norms)
     }
 

@@ -2,7 +2,8 @@
 
 use crate::model::{DecoderConfig, MixtureConfig, QkNorm, RopeScaling, Scoring};
 
-/// A decoder of the sizes of another, and with its rotary positions, and otherwise LLaMA without biases.
+/// A decoder of the sizes of another, with its rotary positions and the names of its tensors, and otherwise
+/// LLaMA without biases.
 pub(super) fn plain(config: &DecoderConfig) -> DecoderConfig {
     let mut plain = DecoderConfig::new(
         config.vocab_size,
@@ -13,6 +14,7 @@ pub(super) fn plain(config: &DecoderConfig) -> DecoderConfig {
         config.num_key_value_heads,
         config.head_dim,
     )
+    .with_names(config.names)
     .with_rms_norm_eps(config.rms_norm_eps)
     .with_rope_theta(config.rope_theta)
     .with_rope_scaling(config.rope_scaling.clone())
@@ -122,7 +124,6 @@ fn in_structure(model: &DecoderConfig, computed: &DecoderConfig) -> Option<Strin
         other(a.qk_norm != b.qk_norm, "other norms of queries and keys"),
         other(a.qkv != b.qkv, "other matrices for queries, keys and values"),
         other(a.mlp != b.mlp, "other matrices in the MLP"),
-        other(a.names != b.names, "tensors of other names"),
         other(a.activation != b.activation, "another activation in the MLP"),
         owns(a.qkv_bias, b.qkv_bias, "biases of queries, keys and values"),
         owns(a.output_bias, b.output_bias, "biases of the output of attention"),
@@ -255,7 +256,6 @@ fn in_the_rest(model: &DecoderConfig, computed: &DecoderConfig) -> Option<String
         qkv_bias: model.qkv_bias,
         output_bias: model.output_bias,
         mlp_bias: model.mlp_bias,
-        names: model.names,
         layout: model.layout,
         norm: model.norm,
         qk_norm: model.qk_norm,

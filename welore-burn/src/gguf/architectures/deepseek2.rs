@@ -6,7 +6,7 @@ use super::super::stated::Stated;
 use super::computed::{experts, plain};
 use super::{Architecture, Statement, set_family};
 use crate::model::{
-    DecoderConfig, ExpertGroups, LatentConfig, MixtureConfig, Names, RopeScaling, Scoring,
+    DecoderConfig, ExpertGroups, LatentConfig, MixtureConfig, RopeScaling, Scoring,
 };
 
 /// DeepSeek-V2 and V3: latent attention, and experts beside one that sees all tokens, after some layers
@@ -103,7 +103,6 @@ impl Architecture for DeepSeek2 {
             false => Some(own.queries_from.unwrap_or(0)),
         };
         let mut computed = plain(config)
-            .with_names(Names::DeepSeek)
             .with_rotary_width(Some(own.rotated))
             .with_rotary_neighbours(true)
             .with_latent(Some(LatentConfig { queries_from, ..own }))

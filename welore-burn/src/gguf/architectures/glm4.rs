@@ -41,7 +41,7 @@ impl Architecture for Glm4 {
     }
 
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
-        described(config).with_layout(BlockLayout::AroundGlm)
+        described(config).with_layout(BlockLayout::Around)
     }
 
     fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {

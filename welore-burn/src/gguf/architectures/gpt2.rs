@@ -5,7 +5,7 @@ use super::super::keys;
 use super::super::stated::Stated;
 use super::computed::{plain, with_even_heads, without_divisors};
 use super::{Architecture, set_family};
-use crate::model::{Activation, DecoderConfig, MlpLayout, Names, NormKind, QkvLayout};
+use crate::model::{Activation, DecoderConfig, MlpLayout, NormKind, QkvLayout};
 
 /// GPT-2: learned positions, one matrix for queries, keys and values, and biases everywhere.
 #[derive(Debug)]
@@ -39,14 +39,13 @@ impl Architecture for Gpt2 {
 
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
         without_divisors(with_even_heads(plain(config)))
-            .with_names(Names::Gpt2)
             .with_learned_positions(true)
             .with_rotary_layers(Some(vec![false; config.num_hidden_layers]))
             .with_norm(NormKind::LayerWithBias)
             .with_qkv(QkvLayout::Fused)
             .with_qkv_bias(true)
             .with_output_bias(true)
-            .with_mlp(MlpLayout::PlainC)
+            .with_mlp(MlpLayout::Plain)
             .with_mlp_bias(true)
             .with_activation(Activation::GeluTanh)
     }

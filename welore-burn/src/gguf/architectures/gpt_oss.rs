@@ -4,8 +4,8 @@ use super::super::error::GgufError;
 use super::super::keys;
 use super::super::stated::Stated;
 use super::computed::{experts, plain, with_windows, without_divisors};
-use super::{Architecture, Statement, set_family};
-use crate::model::{ClampedGlu, DecoderConfig, MixtureConfig, Names, RopeScaling};
+use super::{Architecture, NORMS, Statement, set_family};
+use crate::model::{BlockLayout, ClampedGlu, DecoderConfig, MixtureConfig, RopeScaling};
 
 /// gpt-oss: a score beside those of keys, a sliding window on every other layer, experts with biases and
 /// a product of their own, and a head of its own.
@@ -38,8 +38,9 @@ impl Architecture for GptOss {
         Some(PERIOD)
     }
 
-    fn norm_before_mlp(&self) -> &'static str {
-        "post_attention_norm"
+    fn norms(&self, _layout: BlockLayout) -> [&'static str; 4] {
+        let [first, second, _, last] = NORMS;
+        [first, second, second, last]
     }
 
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
@@ -50,7 +51,6 @@ impl Architecture for GptOss {
             .with_qkv_bias(true)
             .with_output_bias(true)
             .with_attention_sinks(true)
-            .with_names(Names::GptOss)
             .with_mixture(Some(mixture));
         with_windows(computed, config, Some((WINDOW, PERIOD)))
     }

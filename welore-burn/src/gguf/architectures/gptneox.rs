@@ -5,7 +5,7 @@ use super::super::keys;
 use super::super::stated::Stated;
 use super::computed::{plain, with_even_heads, without_divisors};
 use super::{Architecture, Statement, set_family};
-use crate::model::{Activation, BlockLayout, DecoderConfig, MlpLayout, Names, NormKind, QkvLayout};
+use crate::model::{Activation, BlockLayout, DecoderConfig, MlpLayout, NormKind, QkvLayout};
 
 /// GPT-NeoX and Pythia: attention and MLP side by side, one matrix for queries, keys and values,
 /// biases everywhere, and rotary positions for a part of the channels.
@@ -41,7 +41,6 @@ impl Architecture for GptNeox {
             _ => Activation::GeluTanh,
         };
         without_divisors(with_even_heads(plain(config)))
-            .with_names(Names::GptNeox)
             .with_tie_word_embeddings(false)
             .with_layout(layout)
             .with_norm(NormKind::LayerWithBias)

@@ -5,7 +5,7 @@ use super::super::keys;
 use super::super::stated::Stated;
 use super::computed::{experts, plain, with_ignored_window};
 use super::{Architecture, ignored_window, set_family};
-use crate::model::{DecoderConfig, MixtureConfig, Names};
+use crate::model::{DecoderConfig, MixtureConfig};
 
 /// LLaMA and Mistral: biases at all projections of attention, or at none. With experts it is Mixtral.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Architecture for Llama {
         let mixture = MixtureConfig { width: config.intermediate_size, ..experts(config, true) };
         // Neither has any in a Mixtral.
         let computed = computed.with_qkv_bias(false).with_output_bias(false).with_mlp_bias(false);
-        computed.with_names(Names::Mixtral).with_mixture(Some(mixture))
+        computed.with_mixture(Some(mixture))
     }
 
     fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {

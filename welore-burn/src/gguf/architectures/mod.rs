@@ -43,10 +43,13 @@ use self::computed::difference;
 use super::error::GgufError;
 use super::keys;
 use super::stated::Stated;
-use crate::model::{DecoderConfig, RopeScaling};
+use crate::model::{BlockLayout, DecoderConfig, RopeScaling};
 
 /// An architecture of the registry.
 pub(super) type Known = &'static dyn Architecture;
+
+/// What most architectures call the norms before and after attention, then before and after the MLP.
+const NORMS: [&str; 4] = ["attn_norm", "post_attention_norm", "ffn_norm", "post_ffw_norm"];
 
 /// What a file states under a key.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -108,9 +111,9 @@ pub(super) trait Architecture: Debug + Sync {
         config.rope_scaling.clone()
     }
 
-    /// What it calls the norm before the MLP.
-    fn norm_before_mlp(&self) -> &'static str {
-        "ffn_norm"
+    /// What it calls the norms before and after attention, then before and after the MLP.
+    fn norms(&self, _layout: BlockLayout) -> [&'static str; 4] {
+        NORMS
     }
 
     /// Whether its files may have the divisors of LongRoPE without stating that type of scaling.
@@ -215,7 +218,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::model::{BlockLayout, NormKind, QkNorm};
+    use crate::model::{NormKind, QkNorm};
 
     #[test]
     fn names_and_families_are_unique() {
@@ -255,6 +258,10 @@ mod tests {
                 .with_tie_word_embeddings(true)
         };
         assert_eq!(of(&command_r(40), "cohere").map(|known| known.name()), Ok("command-r"));
+        let of_each = command_r(64).with_qk_norm(QkNorm::EachHead);
+        assert_eq!(of(&of_each, "cohere").map(|known| known.name()), Ok("command-r"));
+        let of_few = command_r(40).with_qk_norm(QkNorm::EachHead);
+        assert!(of(&of_few, "cohere").unwrap_err().contains("no norms of queries and keys"));
         let message = of(&command_r(64), "cohere").map(|known| known.name()).unwrap_err();
         assert_eq!(message, "`command-r` of llama.cpp needs norms of queries and keys");
 

@@ -3,8 +3,8 @@ use serde_json::Value;
 use super::super::error::GgufError;
 use super::super::stated::Stated;
 use super::computed::{plain, without_divisors};
-use super::{Architecture, set_family};
-use crate::model::DecoderConfig;
+use super::{Architecture, NORMS, set_family};
+use crate::model::{BlockLayout, DecoderConfig};
 
 /// Seed-OSS: LLaMA with biases at queries, keys and values, and another name for the norm before the
 /// MLP.
@@ -20,8 +20,9 @@ impl Architecture for SeedOss {
         &["seed_oss"]
     }
 
-    fn norm_before_mlp(&self) -> &'static str {
-        "post_attention_norm"
+    fn norms(&self, _layout: BlockLayout) -> [&'static str; 4] {
+        let [first, second, _, last] = NORMS;
+        [first, second, second, last]
     }
 
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {

@@ -28,7 +28,7 @@ impl Architecture for StarCoder2 {
     fn computed(&self, config: &DecoderConfig) -> DecoderConfig {
         let computed = without_divisors(with_even_heads(plain(config)))
             .with_norm(NormKind::LayerWithBias)
-            .with_mlp(MlpLayout::PlainC)
+            .with_mlp(MlpLayout::Plain)
             .with_activation(Activation::GeluTanh)
             .with_qkv_bias(true)
             .with_output_bias(true)

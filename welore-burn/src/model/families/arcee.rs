@@ -27,8 +27,7 @@ impl Family for Arcee {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.with_attention_biases(config.describe()?);
         Ok(decoder.with_mlp(MlpLayout::Plain))
     }
 }

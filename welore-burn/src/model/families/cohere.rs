@@ -2,13 +2,20 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Family;
-use crate::model::config::{BlockLayout, DecoderConfig};
+use crate::model::config::{BlockLayout, DecoderConfig, QkNorm};
 use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::names::Names;
 use crate::model::norm::NormKind;
 
 /// Cohere's Command R: attention and MLP have the same input, norms subtract the mean, and logits are
-/// scaled.
+/// scaled. In Command R+ each head of queries and keys has a norm.
 pub(super) struct Cohere;
+
+const NAMES: Names = Names {
+    id: "Cohere",
+    fields: &[("q_head_norm", "q_norm"), ("k_head_norm", "k_norm")],
+    ..Names::LLAMA
+};
 
 /// The fields that only families of Command R have.
 #[derive(Deserialize)]
@@ -26,8 +33,7 @@ struct OwnNorms {
 /// What both families of Command R have in common.
 pub(super) fn described(config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
     let own: Own = config.own()?;
-    let bias = config.attention_bias.unwrap_or(false);
-    let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+    let decoder = config.with_attention_biases(config.describe()?);
     Ok(decoder
         .with_layout(BlockLayout::SharedNorm)
         .with_norm(NormKind::Layer)
@@ -42,7 +48,7 @@ impl Family for Cohere {
     }
 
     fn models(&self) -> &'static str {
-        "Command R"
+        "Command R and R+"
     }
 
     fn defaults(&self) -> Value {
@@ -57,15 +63,16 @@ impl Family for Cohere {
         })
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
+    }
+
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: OwnNorms = config.own()?;
-        if own.use_qk_norm == Some(true) {
-            return Err(ConfigError::Unsupported {
-                field: "use_qk_norm",
-                value: "true".into(),
-                supported: "false",
-            });
-        }
-        described(config)
+        let norms = match own.use_qk_norm {
+            Some(true) => QkNorm::EachHead,
+            _ => QkNorm::None,
+        };
+        Ok(described(config)?.with_names(NAMES).with_qk_norm(norms))
     }
 }

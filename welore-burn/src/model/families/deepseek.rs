@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use super::Family;
 use crate::model::config::DecoderConfig;
 use crate::model::hf_config::{
-    ConfigError, HfConfig, LARGEST, WIDEST_HEADS, check_count, invalid, positive,
+    ConfigError, HfConfig, LARGEST, WIDEST_HEADS, check_count, check_unset, invalid, positive,
+    unsupported,
 };
 use crate::model::hf_mixture::counted;
 use crate::model::latent::LatentConfig;
@@ -17,6 +18,14 @@ pub(super) struct DeepSeekV2;
 /// DeepSeek-V3 and R1 (arXiv 2412.19437): the same with sigmoids for scores, whose correction balances
 /// the experts, and groups of experts.
 pub(super) struct DeepSeekV3;
+
+const NAMES: Names = Names {
+    id: "DeepSeek",
+    fields: &[("shared_expert", "shared_experts")],
+    // They predict further tokens.
+    has_further_layers: true,
+    ..Names::LLAMA
+};
 
 /// The fields that only these families have.
 #[derive(Deserialize)]
@@ -64,6 +73,10 @@ impl Family for DeepSeekV2 {
         })
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
+    }
+
     fn prepare(&self, config: &mut Value) {
         prepared(config);
         // The weights of experts are what they are, whatever a file says, and neighbours are rotated.
@@ -77,11 +90,9 @@ impl Family for DeepSeekV2 {
             Some("greedy") => None,
             Some("group_limited_greedy") => Some(own.groups(1)?),
             other => {
-                return Err(ConfigError::Unsupported {
-                    field: "topk_method",
-                    value: other.unwrap_or("null").into(),
-                    supported: "greedy and group_limited_greedy",
-                });
+                let (method, supported) =
+                    (other.unwrap_or("null"), "greedy and group_limited_greedy");
+                return Err(unsupported("topk_method", method, supported));
             }
         };
         let change = |mixture| MixtureConfig { groups, ..mixture };
@@ -119,6 +130,10 @@ impl Family for DeepSeekV3 {
             "bos_token_id": 0,
             "eos_token_id": 1,
         })
+    }
+
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
     }
 
     fn prepare(&self, config: &mut Value) {
@@ -183,21 +198,15 @@ impl Own {
         config: &HfConfig,
         change: impl Fn(MixtureConfig) -> MixtureConfig,
     ) -> Result<DecoderConfig, ConfigError> {
-        let (latent, bias) = (self.latent()?, config.attention_bias.unwrap_or(false));
+        let latent = self.latent()?;
         // As wide as that of keys, so that later products do not overflow.
         check_count("v_head_dim", latent.values, WIDEST_HEADS / config.num_attention_heads)?;
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
-        if decoder.mlp_bias {
-            return Err(ConfigError::Unsupported {
-                field: "mlp_bias",
-                value: "true".into(),
-                supported: "false",
-            });
-        }
+        let decoder = config.with_attention_biases(config.describe()?);
+        check_unset("mlp_bias", config.mlp_bias, "false")?;
         let sharpened = positive("mscale_all_dim", config.sharpened())?;
         let scale = sharpened * (latent.head_dim() as f64).powf(-0.5);
         let decoder = decoder
-            .with_names(Names::DeepSeek)
+            .with_names(NAMES)
             .with_attention_scale((sharpened != 1.0).then_some(scale))
             .with_rotary_width(Some(latent.rotated))
             .with_rotary_neighbours(self.rope_interleave.unwrap_or(false))

@@ -3,13 +3,49 @@ use serde_json::{Value, json};
 
 use super::{Family, fill_width};
 use crate::model::config::{BlockLayout, DecoderConfig, MlpLayout, QkvLayout};
-use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::hf_config::{ConfigError, HfConfig, check_unset, positive, unsupported};
 use crate::model::names::Names;
 use crate::model::norm::NormKind;
 
-/// Falcon 7B (arXiv 2311.16867): one head of keys and values for all queries, and attention and MLP side
-/// by side after one norm.
+/// Falcon (arXiv 2311.16867): attention and MLP side by side after one norm, and one head of keys and
+/// values for all queries. The larger models have several, and some a norm each for attention and MLP.
 pub(super) struct Falcon;
+
+const NAMES: Names = Names {
+    id: "Falcon",
+    fields: &[
+        ("model", "transformer"),
+        ("embed_tokens", "word_embeddings"),
+        ("layers", "h"),
+        ("self_attn", "self_attention"),
+        ("qkv_proj", "query_key_value"),
+        ("o_proj", "dense"),
+        ("up_proj", "dense_h_to_4h"),
+        ("down_proj", "dense_4h_to_h"),
+        ("norm", "ln_f"),
+    ],
+    told_by: Some("word_embeddings.weight"),
+    ..Names::LLAMA
+};
+
+/// Those of models with a norm each for attention and MLP.
+const TWO_NORMS: Names = Names {
+    id: "FalconTwoNorms",
+    fields: &[
+        ("model", "transformer"),
+        ("embed_tokens", "word_embeddings"),
+        ("layers", "h"),
+        ("input_layernorm", "ln_attn"),
+        ("post_attention_layernorm", "ln_mlp"),
+        ("self_attn", "self_attention"),
+        ("qkv_proj", "query_key_value"),
+        ("o_proj", "dense"),
+        ("up_proj", "dense_h_to_4h"),
+        ("down_proj", "dense_4h_to_h"),
+        ("norm", "ln_f"),
+    ],
+    ..NAMES
+};
 
 /// The fields that only this family has.
 #[derive(Deserialize)]
@@ -24,21 +60,28 @@ struct Own {
 }
 
 impl Own {
-    /// Refuses what other sizes have.
-    fn check(&self) -> Result<(), ConfigError> {
-        let refused = |field, value: String, supported| {
-            Err(ConfigError::Unsupported { field, value, supported })
-        };
-        if self.alibi == Some(true) {
-            return refused("alibi", "true".into(), "false: rotary positions");
+    /// Where norms are, and what files call them.
+    fn layout(&self) -> Result<(BlockLayout, Names), ConfigError> {
+        let is_new = self.new_decoder_architecture == Some(true);
+        match (is_new, self.num_ln_in_parallel_attn) {
+            (true, None | Some(2)) => Ok((BlockLayout::Parallel, TWO_NORMS)),
+            (true, Some(1)) => Ok((BlockLayout::SharedNorm, NAMES)),
+            (false, None | Some(1)) => match self.parallel_attn {
+                Some(false) => Ok((BlockLayout::Before, NAMES)),
+                _ => Ok((BlockLayout::SharedNorm, NAMES)),
+            },
+            (_, Some(norms)) => {
+                let supported = "1, or 2 with `new_decoder_architecture`";
+                Err(unsupported("num_ln_in_parallel_attn", norms.to_string(), supported))
+            }
         }
-        if self.new_decoder_architecture == Some(true) {
-            let supported = "false: keys and values of one head or of all";
-            return refused("new_decoder_architecture", "true".into(), supported);
-        }
-        match self.num_ln_in_parallel_attn {
-            None | Some(1) => Ok(()),
-            Some(norms) => refused("num_ln_in_parallel_attn", norms.to_string(), "1"),
+    }
+
+    /// Which matrices project to queries, keys and values.
+    fn qkv(&self) -> QkvLayout {
+        match (self.new_decoder_architecture, self.multi_query) {
+            (Some(true), _) | (_, Some(false)) => QkvLayout::FusedByHead,
+            _ => QkvLayout::Fused,
         }
     }
 }
@@ -49,7 +92,7 @@ impl Family for Falcon {
     }
 
     fn models(&self) -> &'static str {
-        "Falcon 7B"
+        "Falcon 7B, 11B, 40B and 180B"
     }
 
     fn defaults(&self) -> Value {
@@ -71,28 +114,30 @@ impl Family for Falcon {
         &[("n_embed", "hidden_size"), ("activation", "hidden_act")]
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES, TWO_NORMS]
+    }
+
     fn prepare(&self, config: &mut Value) {
-        let has_one = config["multi_query"] != Value::Bool(false);
-        config["num_key_value_heads"] = if has_one { 1.into() } else { Value::Null };
+        let is = |field: &str, value: bool| config[field] == Value::Bool(value);
+        config["num_key_value_heads"] = match is("new_decoder_architecture", true) {
+            true => config["num_kv_heads"].clone(),
+            false if is("multi_query", false) => Value::Null,
+            false => 1.into(),
+        };
         config["head_dim"] = Value::Null;
         fill_width(config, "ffn_hidden_size", 4544);
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: Own = config.own()?;
-        own.check()?;
+        check_unset("alibi", own.alibi, "false: rotary positions")?;
         let bias = own.bias == Some(true);
-        let (qkv, layout) = (
-            if own.multi_query == Some(false) { QkvLayout::FusedByHead } else { QkvLayout::Fused },
-            match own.parallel_attn {
-                Some(false) => BlockLayout::Before,
-                _ => BlockLayout::SharedNorm,
-            },
-        );
+        let (layout, names) = own.layout()?;
         Ok(config
             .describe()?
-            .with_names(Names::Falcon)
-            .with_qkv(qkv)
+            .with_names(names)
+            .with_qkv(own.qkv())
             .with_qkv_bias(bias)
             .with_output_bias(bias)
             .with_mlp(MlpLayout::Plain)

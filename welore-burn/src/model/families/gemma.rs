@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::Family;
 use crate::model::activation::Activation;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::hf_config::{ConfigError, HfConfig, check_unset};
 use crate::model::norm::NormKind;
 
 /// Gemma (arXiv 2403.08295): scaled embeddings, norms whose weights are stored without their 1, and a
@@ -23,15 +23,12 @@ pub(super) fn described(
     layer_type: Option<&str>,
 ) -> Result<DecoderConfig, ConfigError> {
     let own: Own = config.own()?;
-    if own.use_bidirectional_attention == Some(true) {
-        return Err(ConfigError::Unsupported {
-            field: "use_bidirectional_attention",
-            value: "true".into(),
-            supported: "false: each token sees those before it",
-        });
-    }
-    let bias = config.attention_bias.unwrap_or(false);
-    let decoder = config.describe_layers(layer_type)?.with_qkv_bias(bias).with_output_bias(bias);
+    check_unset(
+        "use_bidirectional_attention",
+        own.use_bidirectional_attention,
+        "false: each token sees those before it",
+    )?;
+    let decoder = config.with_attention_biases(config.describe_layers(layer_type)?);
     let scale = (config.hidden_size as f64).sqrt();
     Ok(decoder.with_norm(NormKind::RmsFromOne).with_embedding_scale(Some(scale)))
 }

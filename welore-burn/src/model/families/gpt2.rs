@@ -3,13 +3,34 @@ use serde_json::{Value, json};
 
 use super::{Family, fill_width};
 use crate::model::config::{DecoderConfig, MlpLayout, QkvLayout};
-use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::hf_config::{ConfigError, HfConfig, check_unset, positive};
 use crate::model::names::Names;
 use crate::model::norm::NormKind;
 
 /// GPT-2: learned positions, one matrix for queries, keys and values, norms that subtract the mean, an
 /// MLP without a gate, and biases everywhere.
 pub(super) struct Gpt2;
+
+const NAMES: Names = Names {
+    id: "Gpt2",
+    fields: &[
+        ("model", "transformer"),
+        ("embed_tokens", "wte"),
+        ("embed_positions", "wpe"),
+        ("layers", "h"),
+        ("input_layernorm", "ln_1"),
+        ("self_attn", "attn"),
+        ("qkv_proj", "c_attn"),
+        ("o_proj", "c_proj"),
+        ("post_attention_layernorm", "ln_2"),
+        ("up_proj", "c_fc"),
+        ("down_proj", "c_proj"),
+        ("norm", "ln_f"),
+    ],
+    told_by: Some("wte.weight"),
+    turned: true,
+    ..Names::LLAMA
+};
 
 /// The fields that only this family has. `reorder_and_upcast_attn` is about the order of two products
 /// and about precision, and changes nothing that is computed here.
@@ -58,6 +79,10 @@ impl Family for Gpt2 {
         ]
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
+    }
+
     fn prepare(&self, config: &mut Value) {
         // Each query head has its own keys, whatever a file says, heads have one width, and nothing is
         // rotated.
@@ -69,24 +94,19 @@ impl Family for Gpt2 {
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: Own = config.own()?;
-        if own.add_cross_attention == Some(true) {
-            return Err(ConfigError::Unsupported {
-                field: "add_cross_attention",
-                value: "true".into(),
-                supported: "false: a model of text alone",
-            });
-        }
+        let alone = "false: a model of text alone";
+        check_unset("add_cross_attention", own.add_cross_attention, alone)?;
         let unscaled = own.scale_attn_weights == Some(false);
         let decoder = config.describe()?;
         let rotary = vec![false; decoder.num_hidden_layers];
         Ok(decoder
-            .with_names(Names::Gpt2)
+            .with_names(NAMES)
             .with_learned_positions(true)
             .with_rotary_layers(Some(rotary))
             .with_qkv(QkvLayout::Fused)
             .with_qkv_bias(true)
             .with_output_bias(true)
-            .with_mlp(MlpLayout::PlainC)
+            .with_mlp(MlpLayout::Plain)
             .with_mlp_bias(true)
             .with_norm(NormKind::LayerWithBias)
             .with_rms_norm_eps(positive("layer_norm_epsilon", own.layer_norm_epsilon)?)

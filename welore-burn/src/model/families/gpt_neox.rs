@@ -11,6 +11,23 @@ use crate::model::norm::NormKind;
 /// queries, keys and values, head by head, and rotary positions for a quarter of the channels.
 pub(super) struct GptNeox;
 
+const NAMES: Names = Names {
+    id: "GptNeox",
+    fields: &[
+        ("model", "gpt_neox"),
+        ("embed_tokens", "embed_in"),
+        ("norm", "final_layer_norm"),
+        ("self_attn", "attention"),
+        ("qkv_proj", "query_key_value"),
+        ("o_proj", "dense"),
+        ("up_proj", "dense_h_to_4h"),
+        ("down_proj", "dense_4h_to_h"),
+        ("lm_head", "embed_out"),
+    ],
+    told_by: Some("embed_in.weight"),
+    ..Names::LLAMA
+};
+
 /// The fields that only this family has.
 #[derive(Deserialize)]
 struct Own {
@@ -36,6 +53,10 @@ impl Family for GptNeox {
             "bos_token_id": 0,
             "eos_token_id": 2,
         })
+    }
+
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
     }
 
     fn prepare(&self, config: &mut Value) {
@@ -67,7 +88,7 @@ impl Family for GptNeox {
         };
         Ok(config
             .describe()?
-            .with_names(Names::GptNeox)
+            .with_names(NAMES)
             .with_qkv(QkvLayout::FusedByHead)
             .with_qkv_bias(bias)
             .with_output_bias(bias)

@@ -11,6 +11,8 @@ use crate::model::names::Names;
 /// keys, and a sliding window on every other layer.
 pub(super) struct GptOss;
 
+const NAMES: Names = Names { id: "GptOss", fields: &[("gate", "router")], ..Names::LLAMA };
+
 /// The fields that only this family has.
 #[derive(Deserialize)]
 struct Own {
@@ -42,6 +44,10 @@ impl Family for GptOss {
         })
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
+    }
+
     fn prepare(&self, config: &mut Value) {
         if config["rope_scaling"].is_null() && config["rope_parameters"].is_null() {
             config["rope_scaling"] = json!({
@@ -66,9 +72,8 @@ impl Family for GptOss {
             alpha: positive("swiglu_alpha", own.swiglu_alpha)?,
             limit: positive("swiglu_limit", own.swiglu_limit)?,
         };
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
-        let decoder = decoder.with_attention_sinks(true).with_names(Names::GptOss);
+        let decoder = config.with_attention_biases(config.describe()?);
+        let decoder = decoder.with_attention_sinks(true).with_names(NAMES);
         let decoder = config.with_mixture(decoder.with_mlp_bias(false), 128, false)?;
         let with_biases =
             |mixture| MixtureConfig { biases: true, clamped: Some(clamped), ..mixture };

@@ -45,8 +45,7 @@ impl Family for Granite {
         let embedding = positive("embedding_multiplier", own.embedding_multiplier)?;
         let residual = positive("residual_multiplier", own.residual_multiplier)?;
         let scaling = positive("logits_scaling", own.logits_scaling)?;
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.with_attention_biases(config.describe()?);
         Ok(decoder
             .with_embedding_scale(Some(embedding))
             .with_attention_scale(Some(attention))

@@ -22,7 +22,6 @@ impl Family for Llama {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
-        let bias = config.attention_bias.unwrap_or(false);
-        Ok(config.describe()?.with_qkv_bias(bias).with_output_bias(bias))
+        Ok(config.with_attention_biases(config.describe()?))
     }
 }

@@ -9,6 +9,18 @@ use crate::model::names::Names;
 /// sum up to 1.
 pub(super) struct Mixtral;
 
+const NAMES: Names = Names {
+    id: "Mixtral",
+    fields: &[
+        ("mlp", "block_sparse_moe"),
+        ("gate_proj", "w1"),
+        ("down_proj", "w2"),
+        ("up_proj", "w3"),
+    ],
+    stacks_as_fields: true,
+    ..Names::LLAMA
+};
+
 impl Family for Mixtral {
     fn model_type(&self) -> &'static str {
         "mixtral"
@@ -30,6 +42,10 @@ impl Family for Mixtral {
         })
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
+    }
+
     fn prepare(&self, config: &mut Value) {
         // Whatever a file says.
         config["norm_topk_prob"] = true.into();
@@ -40,6 +56,6 @@ impl Family for Mixtral {
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let decoder = config.with_mixture(config.describe()?, 8, false)?;
-        config.with_window(decoder.with_mlp_bias(false).with_names(Names::Mixtral), 0)
+        config.with_window(decoder.with_mlp_bias(false).with_names(NAMES), 0)
     }
 }

@@ -27,6 +27,7 @@ mod olmo;
 mod olmo2;
 mod olmo3;
 mod olmoe;
+mod opt;
 mod phi3;
 mod qwen2;
 mod qwen2_moe;
@@ -41,6 +42,7 @@ use serde_json::Value;
 
 use super::config::DecoderConfig;
 use super::hf_config::{ConfigError, HfConfig};
+use super::names::Names;
 
 /// A model family.
 pub(super) trait Family: Sync {
@@ -56,6 +58,12 @@ pub(super) trait Family: Sync {
     /// Fields that have other names in its files than in those of most families: the name there, and the
     /// usual one.
     fn fields(&self) -> &'static [(&'static str, &'static str)] {
+        &[]
+    }
+
+    /// How its files may name tensors, where fields of a decoder have other names there. What is
+    /// [described](Self::describe) has one of these.
+    fn names(&self) -> &'static [Names] {
         &[]
     }
 
@@ -99,6 +107,7 @@ static FAMILIES: &[&dyn Family] = &[
     &ministral::Ministral,
     &gpt_neox::GptNeox,
     &gpt2::Gpt2,
+    &opt::Opt,
     &falcon::Falcon,
     &exaone4::Exaone4,
     &mixtral::Mixtral,
@@ -122,6 +131,12 @@ fn fill_width(config: &mut Value, field: &str, hidden: u64) {
 /// The supported values of `model_type` in a `config.json`.
 pub fn model_types() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type())
+}
+
+/// All ways in which files name tensors.
+pub(super) fn all_names() -> impl Iterator<Item = Names> {
+    let own = FAMILIES.iter().flat_map(|family| family.names());
+    std::iter::once(Names::LLAMA).chain(own.copied())
 }
 
 /// The family of this `model_type`.

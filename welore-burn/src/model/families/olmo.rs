@@ -34,8 +34,7 @@ impl Family for Olmo {
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: Own = config.own()?;
         let clip = own.clip_qkv.map(|clip| positive("clip_qkv", clip)).transpose()?;
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.with_attention_biases(config.describe()?);
         Ok(decoder
             .with_norm(NormKind::LayerAlone)
             // Its files do not state it.

@@ -34,8 +34,7 @@ impl Family for Olmo3 {
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: LocalRope = config.own()?;
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe_layers(FULL)?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.with_attention_biases(config.describe_layers(FULL)?);
         let decoder = decoder.with_layout(BlockLayout::After).with_qk_norm(QkNorm::Whole);
         let windows = every_few_layers(config.num_hidden_layers, 4);
         let decoder = config.with_windows(decoder, windows)?;

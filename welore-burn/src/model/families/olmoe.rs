@@ -42,8 +42,7 @@ impl Family for Olmoe {
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: Own = config.own()?;
         let clip = own.clip_qkv.map(|clip| positive("clip_qkv", clip)).transpose()?;
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.with_attention_biases(config.describe()?);
         let decoder = decoder.with_qk_norm(QkNorm::Whole).with_qkv_clip(clip).with_mlp_bias(false);
         config.with_mixture(decoder, 64, false)
     }

@@ -29,9 +29,6 @@ impl Family for Qwen2 {
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let decoder = config.describe()?.with_qkv_bias(true);
         let first = config.max_window_layers.unwrap_or(config.num_hidden_layers);
-        match config.use_sliding_window {
-            Some(true) => config.with_window(decoder, first),
-            _ => Ok(decoder),
-        }
+        config.with_used_window(decoder, first)
     }
 }

@@ -28,13 +28,9 @@ impl Family for Qwen3 {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.with_attention_biases(config.describe()?);
         let decoder = decoder.with_qk_norm(QkNorm::Head);
         let first = config.max_window_layers.unwrap_or(config.num_hidden_layers);
-        match config.use_sliding_window {
-            Some(true) => config.with_window(decoder, first),
-            _ => Ok(decoder),
-        }
+        config.with_used_window(decoder, first)
     }
 }

@@ -32,14 +32,9 @@ impl Family for Qwen3Moe {
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.with_attention_biases(config.describe()?);
         let decoder = decoder.with_qk_norm(QkNorm::Head).with_mlp_bias(false);
-        let decoder = config.with_mixture(decoder, 128, false)?;
-        match config.use_sliding_window {
-            // On all layers, not as in Qwen3.
-            Some(true) => config.with_window(decoder, 0),
-            _ => Ok(decoder),
-        }
+        // On all layers, not as in Qwen3.
+        config.with_used_window(config.with_mixture(decoder, 128, false)?, 0)
     }
 }

@@ -57,8 +57,7 @@ impl Family for SmolLm3 {
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let rotary = rotary_layers(config.own()?, config.num_hidden_layers)?;
-        let bias = config.attention_bias.unwrap_or(false);
-        let decoder = config.describe()?.with_qkv_bias(bias).with_output_bias(bias);
+        let decoder = config.with_attention_biases(config.describe()?);
         // Types of layers that a file states count whatever it says of windows.
         let has_windows = config.use_sliding_window == Some(true) || config.layer_types.is_some();
         let decoder = match has_windows {

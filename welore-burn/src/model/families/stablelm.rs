@@ -2,13 +2,20 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::Family;
-use crate::model::config::{BlockLayout, DecoderConfig};
+use crate::model::config::{BlockLayout, DecoderConfig, QkNorm};
 use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::names::Names;
 use crate::model::norm::NormKind;
 
 /// StableLM (arXiv 2402.17834): norms that subtract the mean, and rotary positions for a quarter of the
-/// channels.
+/// channels. In StableLM 2 12B each head of queries and keys has a norm.
 pub(super) struct StableLm;
+
+const NAMES: Names = Names {
+    id: "StableLm",
+    fields: &[("q_head_norm", "q_layernorm"), ("k_head_norm", "k_layernorm")],
+    ..Names::LLAMA
+};
 
 /// The fields that only this family has.
 #[derive(Deserialize)]
@@ -26,7 +33,7 @@ impl Family for StableLm {
     }
 
     fn models(&self) -> &'static str {
-        "StableLM 3B and 2 1.6B"
+        "StableLM 3B, 2 1.6B and 2 12B"
     }
 
     fn defaults(&self) -> Value {
@@ -40,25 +47,28 @@ impl Family for StableLm {
         })
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
+    }
+
     fn rotates_in_part(&self) -> bool {
         true
     }
 
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: Own = config.own()?;
-        if own.qk_layernorm == Some(true) {
-            return Err(ConfigError::Unsupported {
-                field: "qk_layernorm",
-                value: "true".into(),
-                supported: "false",
-            });
-        }
+        let norms = match own.qk_layernorm {
+            Some(true) => QkNorm::EachHeadApart,
+            _ => QkNorm::None,
+        };
         let layout = match own.use_parallel_residual {
             Some(true) => BlockLayout::SharedNorm,
             _ => BlockLayout::Before,
         };
         Ok(config
             .describe()?
+            .with_names(NAMES)
+            .with_qk_norm(norms)
             .with_qkv_bias(own.use_qkv_bias.unwrap_or(false))
             .with_norm(NormKind::LayerWithBias)
             .with_rms_norm_eps(positive("layer_norm_eps", own.layer_norm_eps)?)

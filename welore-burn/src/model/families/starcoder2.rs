@@ -4,11 +4,18 @@ use serde_json::{Value, json};
 use super::Family;
 use crate::model::config::{DecoderConfig, MlpLayout};
 use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::names::Names;
 use crate::model::norm::NormKind;
 
 /// StarCoder2 (arXiv 2402.19173): norms that subtract the mean, an MLP without a gate, and biases
 /// everywhere.
 pub(super) struct StarCoder2;
+
+const NAMES: Names = Names {
+    id: "StarCoder2",
+    fields: &[("up_proj", "c_fc"), ("down_proj", "c_proj")],
+    ..Names::LLAMA
+};
 
 /// The fields that only this family has.
 #[derive(Deserialize)]
@@ -40,6 +47,10 @@ impl Family for StarCoder2 {
         })
     }
 
+    fn names(&self) -> &'static [Names] {
+        &[NAMES]
+    }
+
     fn describe(&self, config: &HfConfig) -> Result<DecoderConfig, ConfigError> {
         let own: Own = config.own()?;
         let decoder = config
@@ -49,7 +60,8 @@ impl Family for StarCoder2 {
             .with_mlp_bias(own.use_bias)
             .with_norm(NormKind::LayerWithBias)
             .with_rms_norm_eps(positive("norm_epsilon", own.norm_epsilon)?)
-            .with_mlp(MlpLayout::PlainC);
+            .with_names(NAMES)
+            .with_mlp(MlpLayout::Plain);
         config.with_window(decoder, 0)
     }
 }
