@@ -137,13 +137,12 @@ impl Machine for Avx2 {
         sums: __m256,
         numbers: __m128i,
         scale: f32,
-        inputs: &[f32; 16],
+        inputs: &[i16; 16],
     ) -> __m256 {
         unsafe {
-            let ([first, second], inputs) = (floats(numbers), eights(inputs));
-            let products = _mm256_mul_ps(first, inputs[0]);
-            let products = _mm256_fmadd_ps(second, inputs[1], products);
-            _mm256_fmadd_ps(_mm256_set1_ps(scale), products, sums)
+            let inputs = _mm256_loadu_si256(inputs.as_ptr().cast());
+            let products = _mm256_madd_epi16(_mm256_cvtepi8_epi16(numbers), inputs);
+            _mm256_fmadd_ps(_mm256_set1_ps(scale), _mm256_cvtepi32_ps(products), sums)
         }
     }
 
@@ -175,7 +174,7 @@ impl Machine for Avx2 {
         total + rest(left_rest, right_rest)
     }
 
-    fn one_row(self, product: &Product<'_>, parts: &Parts<'_>, first: usize, out: &mut [f32]) {
+    fn one_row(self, product: &Product<'_>, parts: &Parts, first: usize, out: &mut [f32]) {
         unsafe { one_row_here(self, product, parts, first, out) }
     }
 
@@ -217,7 +216,7 @@ fn eights(floats: &[f32; 16]) -> [__m256; 2] {
 fn one_row_here(
     machine: Avx2,
     product: &Product<'_>,
-    parts: &Parts<'_>,
+    parts: &Parts,
     first: usize,
     out: &mut [f32],
 ) {

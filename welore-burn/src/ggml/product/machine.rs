@@ -71,13 +71,13 @@ pub(super) trait Machine: Copy + Send + Sync {
     /// No sums yet.
     fn no_sums(self) -> Self::Sums;
 
-    /// The sums, and `scale · (numbers · inputs)`, spread over them.
+    /// The sums, and `scale · (numbers · inputs)`, spread over them; the product in brackets is exact.
     fn add_products(
         self,
         sums: Self::Sums,
         numbers: Self::Bytes,
         scale: f32,
-        inputs: &[f32; 16],
+        inputs: &[i16; 16],
     ) -> Self::Sums;
 
     /// What all the sums are together.
@@ -99,7 +99,7 @@ pub(super) trait Machine: Copy + Send + Sync {
     }
 
     /// [`one_row`], compiled for this machine.
-    fn one_row(self, product: &Product<'_>, parts: &Parts<'_>, first: usize, out: &mut [f32]);
+    fn one_row(self, product: &Product<'_>, parts: &Parts, first: usize, out: &mut [f32]);
 
     /// [`few_rows`], compiled for this machine.
     fn few_rows(self, product: &Product<'_>, first: usize, out: &mut [f32]);
@@ -190,9 +190,12 @@ impl Machine for Portable {
         sums: [f32; 16],
         numbers: [u8; 16],
         scale: f32,
-        inputs: &[f32; 16],
+        inputs: &[i16; 16],
     ) -> [f32; 16] {
-        from_fn(|i| sums[i] + scale * (f32::from(numbers[i] as i8) * inputs[i]))
+        from_fn(|i| {
+            let product = i32::from(numbers[i] as i8) * i32::from(inputs[i]);
+            sums[i] + scale * product as f32
+        })
     }
 
     #[inline(always)]
@@ -200,7 +203,7 @@ impl Machine for Portable {
         sums.as_flattened().iter().sum()
     }
 
-    fn one_row(self, product: &Product<'_>, parts: &Parts<'_>, first: usize, out: &mut [f32]) {
+    fn one_row(self, product: &Product<'_>, parts: &Parts, first: usize, out: &mut [f32]) {
         one_row(self, product, parts, first, out);
     }
 
@@ -217,19 +220,44 @@ impl Machine for Portable {
     }
 }
 
-/// A row of the input in parts of 32 numbers, as blocks have them, with the sums of the halves of each.
-pub(super) struct Parts<'a> {
-    inputs: &'a [[f32; 32]],
-    sums: Vec<[f32; 2]>,
+/// A row of the input in parts, as blocks have them.
+pub(super) struct Parts(Vec<Part>);
+
+/// Numbers that are multiplied by 32 entries of a block: whole ones of 16 bits times a scale. A
+/// product of these and of whole numbers of 8 bits is exact, and costs half of one of floats. At most
+/// 1/65534 of the largest number is lost of each, less than by f16 and by less than a hundredth of
+/// llama.cpp's 8 bits.
+pub(super) struct Part {
+    pub inputs: [i16; 32],
+    pub scale: f32,
+    /// The sums of both halves, of the numbers as they were.
+    pub sums: [f32; 2],
 }
 
-impl<'a> Parts<'a> {
+impl Parts {
     /// The parts of a row that fills blocks.
-    pub fn of(row: &'a [f32]) -> Self {
-        let inputs = row.as_chunks::<32>().0;
+    pub fn of(row: &[f32]) -> Self {
+        Self(row.as_chunks().0.iter().map(Part::of).collect())
+    }
+}
+
+impl Part {
+    /// Whatever is not finite makes all products so.
+    fn of(numbers: &[f32; 32]) -> Self {
+        // From here on floats have no fractions: adding it rounds to the nearest.
+        const WHOLE: f32 = 12_582_912.0;
+        const MOST: f32 = i16::MAX as f32;
+
         let sum = |half: &[f32]| half.iter().sum::<f32>();
-        let sums = inputs.iter().map(|part| [sum(&part[..16]), sum(&part[16..])]).collect();
-        Self { inputs, sums }
+        let sums = [sum(&numbers[..16]), sum(&numbers[16..])];
+        let most = numbers.iter().fold(0.0f32, |most, number| most.max(number.abs()));
+        let scale = match (sums[0] + sums[1]).is_finite() {
+            true => most / MOST,
+            false => f32::NAN,
+        };
+        let inverse = if most > 0.0 { MOST / most } else { 0.0 };
+        let whole = |number: f32| (number * inverse + WHOLE - WHOLE) as i16;
+        Self { inputs: numbers.map(whole), scale, sums }
     }
 }
 
@@ -239,13 +267,13 @@ impl<'a> Parts<'a> {
 pub(super) fn one_row<M: Machine>(
     machine: M,
     product: &Product<'_>,
-    parts: &Parts<'_>,
+    parts: &Parts,
     first: usize,
     out: &mut [f32],
 ) {
     let rows = product.blocks[first * product.stride..].chunks_exact(product.stride);
     let rows = rows.take(out.len());
-    read(machine, product.dtype, rows, &mut Dot::new(machine, parts.inputs, &parts.sums, out));
+    read(machine, product.dtype, rows, &mut Dot::new(machine, &parts.0, out));
 }
 
 /// Most rows of an input for which each row of the matrix is unpacked once and forgotten.

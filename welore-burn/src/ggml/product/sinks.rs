@@ -1,7 +1,7 @@
 //! Where the entries of blocks go, 32 at a time: into memory, into a product with a row of numbers,
 //! or, times a number, into sums.
 
-use super::machine::Machine;
+use super::machine::{Machine, Part};
 
 /// What takes the entries of rows. Those from number `32 at` of a row on are numbers times scales, 16
 /// with one scale each; some types add a shift.
@@ -24,12 +24,6 @@ pub(super) trait Sink<M: Machine> {
 }
 
 /// The halves of 32 numbers.
-#[inline(always)]
-fn halves(part: &[f32; 32]) -> [&[f32; 16]; 2] {
-    let halves = part.as_chunks::<16>().0;
-    [&halves[0], &halves[1]]
-}
-
 #[inline(always)]
 fn halves_mut(part: &mut [f32; 32]) -> &mut [[f32; 16]] {
     part.as_chunks_mut::<16>().0
@@ -65,11 +59,9 @@ impl<M: Machine> Sink<M> for Written<'_> {
 }
 
 /// Rows that are multiplied by a row of numbers, each for itself. Scales and shifts are multiplied
-/// last, so that an entry costs a conversion and a product.
+/// last.
 pub(super) struct Dot<'a, M: Machine> {
-    inputs: &'a [[f32; 32]],
-    /// The sums of the halves of `inputs`.
-    of_inputs: &'a [[f32; 2]],
+    parts: &'a [Part],
     sums: [M::Sums; 2],
     shifts: f32,
     /// The products of the rows that are still to come.
@@ -77,24 +69,21 @@ pub(super) struct Dot<'a, M: Machine> {
 }
 
 impl<'a, M: Machine> Dot<'a, M> {
-    /// Products with `inputs`, which have these sums.
+    /// Products with these numbers.
     #[inline(always)]
-    pub fn new(
-        machine: M,
-        inputs: &'a [[f32; 32]],
-        of_inputs: &'a [[f32; 2]],
-        out: &'a mut [f32],
-    ) -> Self {
-        Self { inputs, of_inputs, sums: [machine.no_sums(); 2], shifts: 0.0, out }
+    pub fn new(machine: M, parts: &'a [Part], out: &'a mut [f32]) -> Self {
+        Self { parts, sums: [machine.no_sums(); 2], shifts: 0.0, out }
     }
 }
 
 impl<M: Machine> Sink<M> for Dot<'_, M> {
     #[inline(always)]
     fn scaled(&mut self, machine: M, at: usize, numbers: [M::Bytes; 2], scales: [f32; 2]) {
-        let inputs = halves(&self.inputs[at]);
-        self.sums[0] = machine.add_products(self.sums[0], numbers[0], scales[0], inputs[0]);
-        self.sums[1] = machine.add_products(self.sums[1], numbers[1], scales[1], inputs[1]);
+        let part = &self.parts[at];
+        let inputs = part.inputs.as_chunks::<16>().0;
+        let scales = [part.scale * scales[0], part.scale * scales[1]];
+        self.sums[0] = machine.add_products(self.sums[0], numbers[0], scales[0], &inputs[0]);
+        self.sums[1] = machine.add_products(self.sums[1], numbers[1], scales[1], &inputs[1]);
     }
 
     #[inline(always)]
@@ -106,7 +95,7 @@ impl<M: Machine> Sink<M> for Dot<'_, M> {
         scales: [f32; 2],
         shifts: [f32; 2],
     ) {
-        let of_inputs = self.of_inputs[at];
+        let of_inputs = self.parts[at].sums;
         self.shifts += shifts[0] * of_inputs[0] + shifts[1] * of_inputs[1];
         self.scaled(machine, at, numbers, scales);
     }

@@ -1,5 +1,6 @@
 //! The entries of blocks, as ggml's `dequantize_row_*` make them.
 
+use std::array::from_fn;
 use std::iter::once;
 
 use half::bf16;
@@ -178,17 +179,16 @@ fn iq4_xs<M: Machine>(machine: M, block: &[u8; 136], part: usize, sink: &mut imp
     }
 }
 
-/// Scale and minimum of a part, from the twelve bytes that have eight of both (`get_scale_min_k4`).
+/// Scales and minima of the parts of a block, from the twelve bytes that have six bits for each of
+/// both (`get_scale_min_k4`).
 #[inline(always)]
-fn scale_and_minimum(bytes: &[u8; 12], i: usize) -> (f32, f32) {
-    let (scale, minimum) = match i {
-        0..4 => (bytes[i] & 63, bytes[i + 4] & 63),
-        _ => (
-            (bytes[i + 4] & 15) | (bytes[i - 4] >> 6) << 4,
-            (bytes[i + 4] >> 4) | (bytes[i] >> 6) << 4,
-        ),
-    };
-    (scale.into(), minimum.into())
+fn scales_and_minima(bytes: &[u8; 12]) -> [[u8; 8]; 2] {
+    let [a, b, c] = [0, 4, 8].map(|start| u32::from_le_bytes(*at(bytes, start)));
+    // The upper two bits of the last four are in the first bytes.
+    let high = |of: u32| ((of >> 6) & 0x0303_0303) << 4;
+    let scales = [a & 0x3f3f_3f3f, (c & 0x0f0f_0f0f) | high(a)];
+    let minima = [b & 0x3f3f_3f3f, ((c >> 4) & 0x0f0f_0f0f) | high(b)];
+    [scales, minima].map(|[low, high]| (u64::from(high) << 32 | u64::from(low)).to_le_bytes())
 }
 
 /// Codes from their low bits and their high bits, which are `bits` up: bytes, a shift and a mask of
@@ -207,30 +207,30 @@ fn with_high<M: Machine>(
 #[inline(always)]
 fn q4_k<M: Machine>(machine: M, block: &[u8; 144], part: usize, sink: &mut impl Sink<M>) {
     let (scale, minimum) = (machine.half(*at(block, 0)), machine.half(*at(block, 2)));
+    let [scales, minima] = scales_and_minima(at(block, 4));
     for i in 0..8 {
-        let (of_scale, of_minimum) = scale_and_minimum(at(block, 4), i);
         let [first, second] = two(machine, block, 16 + 32 * (i / 2));
         let shift = 4 * (i % 2) as u8;
         let codes = [machine.bits(first, shift, 15), machine.bits(second, shift, 15)];
-        let shift = -(minimum * of_minimum);
-        sink.shifted(machine, part + i, codes, [scale * of_scale; 2], [shift; 2]);
+        let (scale, shift) = (scale * f32::from(scales[i]), -(minimum * f32::from(minima[i])));
+        sink.shifted(machine, part + i, codes, [scale; 2], [shift; 2]);
     }
 }
 
 #[inline(always)]
 fn q5_k<M: Machine>(machine: M, block: &[u8; 176], part: usize, sink: &mut impl Sink<M>) {
     let (scale, minimum) = (machine.half(*at(block, 0)), machine.half(*at(block, 2)));
+    let [scales, minima] = scales_and_minima(at(block, 4));
     let fifths = two(machine, block, 16);
     for i in 0..8 {
-        let (of_scale, of_minimum) = scale_and_minimum(at(block, 4), i);
         let low = two(machine, block, 48 + 32 * (i / 2));
         let shift = 4 * (i % 2) as u8;
         let codes = [
             with_high(machine, (low[0], shift, 15), (fifths[0], i as u8, 1), 4),
             with_high(machine, (low[1], shift, 15), (fifths[1], i as u8, 1), 4),
         ];
-        let shift = -(minimum * of_minimum);
-        sink.shifted(machine, part + i, codes, [scale * of_scale; 2], [shift; 2]);
+        let (scale, shift) = (scale * f32::from(scales[i]), -(minimum * f32::from(minima[i])));
+        sink.shifted(machine, part + i, codes, [scale; 2], [shift; 2]);
     }
 }
 
@@ -255,7 +255,7 @@ fn q6_k<M: Machine>(machine: M, block: &[u8; 210], part: usize, sink: &mut impl 
 #[inline(always)]
 fn q3_k<M: Machine>(machine: M, block: &[u8; 110], part: usize, sink: &mut impl Sink<M>) {
     let scale = machine.half(*at(block, 108));
-    let (scales, highs): (&[u8; 12], _) = (at(block, 96), two(machine, block, 0));
+    let (scales, highs) = (scales_of_q3_k(at(block, 96)), two(machine, block, 0));
     for i in 0..8 {
         let (half, j) = (i / 4, i % 4);
         let low = two(machine, block, 32 + 32 * half);
@@ -263,17 +263,24 @@ fn q3_k<M: Machine>(machine: M, block: &[u8; 110], part: usize, sink: &mut impl 
         let first = with_high(machine, (low[0], shift, 3), (highs[0], i as u8, 1), 2);
         let second = with_high(machine, (low[1], shift, 3), (highs[1], i as u8, 1), 2);
         let numbers = [machine.minus(first, 4), machine.minus(second, 4)];
-        let of_scales = [scale_of_q3_k(scales, 2 * i), scale_of_q3_k(scales, 2 * i + 1)];
-        sink.scaled(machine, part + i, numbers, [scale * of_scales[0], scale * of_scales[1]]);
+        let [first, second] = [scales[2 * i], scales[2 * i + 1]];
+        let scales = [scale * f32::from(first), scale * f32::from(second)];
+        sink.scaled(machine, part + i, numbers, scales);
     }
 }
 
-/// Scale of a part of 16, from the twelve bytes that have six bits for each of 16.
+/// Scales of the parts of a block, from the twelve bytes that have six bits for each of 16.
 #[inline(always)]
-fn scale_of_q3_k(bytes: &[u8; 12], i: usize) -> f32 {
-    let low = bytes[i % 8] >> (4 * (i / 8)) & 15;
-    let stored = low | (bytes[8 + i % 4] >> (2 * (i / 4)) & 3) << 4;
-    f32::from(stored as i8 - 32)
+fn scales_of_q3_k(bytes: &[u8; 12]) -> [i8; 16] {
+    let (low, high) = (u64::from_le_bytes(*at(bytes, 0)), u32::from_le_bytes(*at(bytes, 8)));
+    let four = |shift: u32| {
+        let low = ((low >> shift) & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes();
+        let high = [(high >> (shift / 2)) & 0x0303_0303, (high >> (shift / 2 + 2)) & 0x0303_0303];
+        let high = (u64::from(high[1]) << 32 | u64::from(high[0])).to_le_bytes();
+        from_fn::<i8, 8, _>(|i| (low[i] | high[i] << 4) as i8 - 32)
+    };
+    let [first, second] = [four(0), four(4)];
+    from_fn(|i| if i < 8 { first[i] } else { second[i - 8] })
 }
 
 #[inline(always)]
