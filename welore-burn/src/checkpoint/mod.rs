@@ -8,9 +8,11 @@
 mod companions;
 mod error;
 mod foreign;
+mod gathered;
 mod interleaved;
 mod linear_layers;
 mod module;
+mod mxfp4;
 mod reader;
 mod remark;
 mod scaled;

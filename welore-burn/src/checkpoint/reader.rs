@@ -266,11 +266,14 @@ impl Checkpoint {
         self.tensors.values().map(|(_, meta)| meta.bytes()).sum()
     }
 
-    /// Bytes of all tensors in their files, scales included.
+    /// Bytes of all tensors in their files, scales and exponents that entries share included.
     pub fn stored_bytes(&self) -> u64 {
-        let tensors = self.tensors.values().map(|(_, meta)| meta);
-        let scales = self.scaled.values().map(|scales| &scales.meta);
-        tensors.chain(scales).map(TensorMeta::stored_bytes).sum()
+        let tensors = self.tensors.iter().map(|(name, (_, meta))| {
+            let scales = self.scaled.get(name).map_or(0, |scales| scales.meta.stored_bytes());
+            let exponents = self.interleaved.get(name).map_or(0, |part| part.bytes_beside(meta));
+            meta.stored_bytes() + scales + exponents
+        });
+        tensors.sum()
     }
 
     /// The stored bytes of a tensor, little-endian, row-major: without their scales, where it has
