@@ -41,7 +41,7 @@ fn what_no_probe_measured_is_corrected_as_the_same_matrix_of_other_experts() {
     let names = ["experts.0.up", "experts.1.up", "experts.2.up", "experts.3.up", "o", "router"];
     let alike = |name: &str| matrix(name.into(), [8, 8], (1..9).map(f64::from).collect());
     let with = |probes: [Option<f64>; 6]| {
-        let mut spectra = spectra(names.iter().map(|name| alike(name)).collect());
+        let mut spectra = spectra(Vec::from(names.map(alike)));
         spectra.unit = SpectrumUnit::Loss;
         for (matrix, probe) in spectra.matrices.iter_mut().zip(probes) {
             matrix.measurements.extend(probe.map(|probe| (PROBE.to_string(), probe)));
