@@ -3,6 +3,7 @@
 mod experts;
 mod export;
 mod families;
+mod latent;
 mod mxfp4;
 mod read_only;
 mod split;

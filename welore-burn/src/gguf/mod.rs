@@ -19,6 +19,7 @@ mod names;
 mod rope;
 mod row_order;
 mod source;
+mod split_keys;
 mod stated;
 mod tensors;
 mod tokenizer;
@@ -147,7 +148,7 @@ fn write_weights(
         let info = &file.tensors()[&tensor.source];
         let data = tensors::decode(file, info, tensor)?;
         files.write(&tensor.spec.name, &data).map_err(named)?;
-        file.release(info);
+        tensor.sources().for_each(|source| file.release(&file.tensors()[source]));
     }
     file.check_unchanged()?;
     files.finish().map_err(named)?;
@@ -157,8 +158,9 @@ fn write_weights(
 fn summary(file: &GgufFile, architecture: Known, planned: &[Planned]) -> GgufSummary {
     let mut types = BTreeMap::new();
     let (mut parameters, mut bytes) = (0, 0);
-    for Planned { source, spec, part, .. } in planned {
-        if Part::is_first(*part) {
+    for tensor in planned {
+        let Planned { spec, part, .. } = tensor;
+        for source in tensor.sources().filter(|_| Part::is_first(*part)) {
             *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
         }
         parameters += parameters_in(&spec.name, spec.dtype, &spec.shape);
