@@ -6,7 +6,9 @@
 //! and their names, but no model family.
 
 mod companions;
+mod convolutions;
 mod error;
+mod file_shapes;
 mod foreign;
 mod gathered;
 mod interleaved;
@@ -24,6 +26,7 @@ mod turned;
 
 pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
+pub(crate) use file_shapes::FileShapes;
 pub use foreign::Quantizer;
 pub use linear_layers::{LinearLayers, NotLinear};
 pub use module::{as_stored, check_module, load_module, save_module};

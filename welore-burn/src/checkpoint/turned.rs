@@ -121,11 +121,6 @@ impl Checkpoint {
     pub(crate) fn turns(&self, tensor: &str) -> bool {
         self.turned.has(tensor)
     }
-
-    /// The stacks whose matrices are stored turned.
-    pub(crate) fn turned_layers(&self) -> &Turned {
-        &self.turned
-    }
 }
 
 /// Whether the `config.json` of a directory is of a model with such layers, or with such a part.

@@ -29,7 +29,9 @@ use std::path::{Path, PathBuf};
 
 use self::architectures::Known;
 use self::names::{Part, Planned};
-use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter, Turned};
+use crate::checkpoint::{
+    CheckpointError, DEFAULT_SHARD_BYTES, FileShapes, ShardLayout, ShardWriter, Turned,
+};
 use crate::files::{OutputDir, write_file};
 use crate::forms::{TensorSpec, parameters_in};
 use crate::ggml::GgufFile;
@@ -115,7 +117,7 @@ pub fn convert_gguf(
         true => Turned::of(names),
         false => Turned::default(),
     };
-    write_weights(&file, &planned, &turned, output, progress)?;
+    write_weights(&file, &planned, &turned.into(), output, progress)?;
     Ok(summary(&file, model.architecture, &planned))
 }
 
@@ -130,7 +132,7 @@ fn licence_card(file: &GgufFile) -> Option<String> {
 fn write_weights(
     file: &GgufFile,
     planned: &[Planned],
-    turned: &Turned,
+    shapes: &FileShapes,
     output: &OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<(), GgufError> {
@@ -139,7 +141,7 @@ fn write_weights(
         other => other.into(),
     };
     let specs: Vec<TensorSpec> = planned.iter().map(|tensor| tensor.spec.clone()).collect();
-    let layout = ShardLayout::turning(&specs, DEFAULT_SHARD_BYTES, turned)?;
+    let layout = ShardLayout::shaped(&specs, DEFAULT_SHARD_BYTES, shapes)?;
     let files = ShardWriter::new(output.path(), &layout).map_err(named)?;
     progress.begin("converting", planned.len());
     progress.count_in("tensors");
