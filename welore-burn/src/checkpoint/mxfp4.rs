@@ -67,7 +67,8 @@ impl Mxfp4Rows {
     ) -> impl Iterator<Item = (&'c [u8; BLOCK / 2], u8)> {
         let codes = checkpoint.bytes_at(self.codes.0, &self.codes.1);
         let exponents = checkpoint.bytes_at(self.exponents.0, &self.exponents.1);
-        (0..rows).map(|row| self.first + row * self.step).flat_map(move |row| {
+        let row_at = move |row: usize| self.first + row * self.step;
+        (0..rows).map(row_at).flat_map(move |row| {
             let codes = &codes[row * cols / 2..][..cols / 2];
             let exponents = &exponents[row * cols / BLOCK..][..cols / BLOCK];
             codes.as_chunks::<{ BLOCK / 2 }>().0.iter().zip(exponents.iter().copied())

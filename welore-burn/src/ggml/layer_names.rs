@@ -54,7 +54,7 @@ const STACKS: [(&str, [&str; 2]); 3] = [
 /// The matrices of all experts of a layer are one tensor: `blk.3.ffn_up_exps.weight` for
 /// `model.layers.3.mlp.experts.7.up_proj`.
 pub(crate) fn tensor_of_matrix(matrix: &str) -> Option<String> {
-    let layers = LAYERS.iter().find_map(|layers| matrix.strip_prefix(layers))?;
+    let layers = LAYERS.iter().find_map(|layers| matrix.strip_prefix(*layers))?;
     let (layer, matrix) = layer_in(layers)?;
     if let Some((tensor, _)) = in_stack(matrix) {
         return Some(format!("blk.{layer}.{tensor}.weight"));
