@@ -1,6 +1,6 @@
 //! Compression with a calibration, with every method.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::Sandbox;
 
@@ -245,6 +245,25 @@ fn probes_set_estimates_straight() {
     assert!(low["totals"]["keep_params"].as_f64().unwrap() <= 0.7);
     assert_ne!(low["matrices"], plan["matrices"], "probes change ranks");
     assert!(perplexity(&sandbox, "low").is_finite());
+}
+
+#[test]
+fn plans_say_how_many_matrices_no_probe_measured() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("analyze model -o spectra.json");
+    let line = "plan spectra.json --policy probed --keep-params 0.7";
+    sandbox.edit_json("spectra.json", |spectra| spectra["unit"] = "loss".into());
+    sandbox.refuses(line, "needs a calibration with probes");
+    sandbox.edit_json("spectra.json", |spectra| {
+        for matrix in &mut spectra["matrices"].as_array_mut().unwrap()[2..] {
+            matrix["measurements"] = json!({ "probe": 1.5 });
+        }
+    });
+    let said = sandbox.gives(line).stderr;
+    assert!(
+        said.contains("2 matrices of experts that see none of the text of the probes"),
+        "{said}"
+    );
 }
 
 #[test]

@@ -94,6 +94,69 @@ fn calibrating_a_model_that_cannot_be_run_says_what_works() {
     }
 }
 
+/// A sandbox whose model has convolutions, one of them with one input channel.
+fn with_convolutions() -> Sandbox {
+    let sandbox = bert();
+    sandbox.edit_tensors(WEIGHTS, |tensors| {
+        let matrix = tensors["bert.pooler.dense.weight"].clone();
+        let [rows, columns] = matrix.shape[..] else { panic!("{:?}", matrix.shape) };
+        let shape = vec![rows, columns / 4, 2, 2];
+        tensors.insert("conv.patch_embedding.weight".into(), Tensor { shape, ..matrix.clone() });
+        let shape = vec![rows, 1, columns];
+        tensors.insert("conv.depthwise.weight".into(), Tensor { shape, ..matrix });
+    });
+    sandbox
+}
+
+#[test]
+fn convolutions_are_compressed_where_that_is_asked_for() {
+    let sandbox = with_convolutions();
+    let (name, conv) = ("conv.patch_embedding", "conv.patch_embedding.weight");
+    let count = |line: &str| sandbox.json(line)["matrices"].as_array().unwrap().len();
+    assert_eq!(count("analyze model --json"), 29);
+    assert_eq!(count("analyze model --convolutions --json"), 30);
+    let options = "--err 0.5 --convolutions --set-rank patch_embedding=8";
+    let said = sandbox.gives(&format!("compress model {options} -o low")).stderr;
+    for told in ["1 convolution read as matrices", "conv.depthwise (one input channel)"] {
+        assert!(said.contains(told), "{told}: {said}");
+    }
+    let dense = sandbox.tensors(WEIGHTS);
+    let (low, shape) = (sandbox.tensors("low/model.safetensors"), &dense[conv].shape);
+    assert_eq!(low[&format!("{name}.V.weight")].shape, [8, shape[1], 2, 2]);
+    assert_eq!(low[&format!("{name}.U.weight")].shape, [shape[0], 8, 1, 1]);
+    assert_eq!(low["conv.depthwise.weight"], dense["conv.depthwise.weight"]);
+    let card = String::from_utf8(sandbox.read("low/README.md")).unwrap();
+    assert!(card.contains("two convolutions") && !card.contains("```"), "{card}");
+
+    // A plan says by itself which convolutions are matrices.
+    sandbox.gives(&format!("plan model {options} -o plan.json"));
+    sandbox.gives("compress model --plan plan.json -o planned");
+    assert!(sandbox.read("planned/model.safetensors") == sandbox.read("low/model.safetensors"));
+    sandbox.gives("export low --dense -o dense");
+    let merged = sandbox.tensors("dense/model.safetensors");
+    assert_eq!(&merged[conv].shape, shape);
+    let factored = sandbox.json("inspect low --json")["factored"].clone();
+    assert!(factored.as_array().unwrap().iter().any(|matrix| matrix["name"] == name));
+    sandbox.gives("report --plan low -o page.html");
+}
+
+#[test]
+fn convolutions_are_refused_where_there_are_none() {
+    let sandbox = with_convolutions();
+    sandbox.add("tiny-llama", "known");
+    let none = "has none that is a matrix";
+    sandbox.refuses("analyze known --convolutions", none);
+    sandbox.refuses("compress known --err 0.5 --convolutions -o out", none);
+    let pivot = "--err 0.5 --convolutions --storage pivot";
+    sandbox.refuses(&format!("compress model {pivot} -o out"), "--storage pivot");
+    sandbox.refuses(&format!("plan model {pivot}"), "--storage pivot");
+    sandbox.gives("analyze model -o spectra.json");
+    sandbox.refuses("plan spectra.json --err 0.5 --convolutions", "--convolutions");
+    sandbox
+        .refuses("compress model --for llama.cpp --bits 5 --convolutions -o o", "--convolutions");
+    sandbox.misused("eval known --text story.txt --convolutions", "--convolutions");
+}
+
 /// A sandbox whose tensors have other names.
 fn renamed(new_name: impl Fn(&str) -> String) -> Sandbox {
     let sandbox = Sandbox::new();

@@ -57,6 +57,17 @@ fn linear_layers_are_told_by_name_and_shape_and_the_rest_with_the_reason() {
 }
 
 #[test]
+fn factors_of_rank_0_are_refused_wherever_a_directory_is_opened() {
+    let tensors =
+        [("a.V.weight", Dtype::F32, &[0, 3][..]), ("a.U.weight", Dtype::F32, &[4, 0][..])];
+    let dir = model(&tensors, None);
+    let error = Checkpoint::open(dir.path()).unwrap().compressed_matrices().unwrap_err();
+    assert!(matches!(&error, CheckpointError::Form { matrix, .. } if matrix.as_str() == "a"));
+    assert!(error.to_string().contains("factors of rank 0"), "{error}");
+    assert!(matches!(open_found(dir.path(), &device()), Err(LoadError::Checkpoint(_))));
+}
+
+#[test]
 fn a_model_is_unfamiliar_for_one_of_these_reasons() {
     let why = |config| {
         let found = open_found(model(&BERT, config).path(), &device()).unwrap();

@@ -3,6 +3,8 @@
 mod experts;
 mod export;
 mod families;
+mod latent;
+mod mxfp4;
 mod read_only;
 mod split;
 pub mod writer;

@@ -2,14 +2,16 @@
 
 use std::path::Path;
 
+use burn::tensor::{FloatDType, Int, Tensor, TensorData};
 use safetensors::SafeTensors;
 use safetensors::tensor::TensorView;
 use tempfile::tempdir;
 use welore_burn::calibrate::{
-    Calibration, CalibrationError, CalibrationOptions, GradientLabels, calibrate, write_imatrix,
+    Calibration, CalibrationError, CalibrationOptions, Collector, GradientLabels, calibrate,
+    write_imatrix,
 };
 use welore_burn::linalg::{Matrix, SecondMoment, Shrinkage, Weighting, packed_len};
-use welore_burn::model::{LanguageModel, open_model};
+use welore_burn::model::{Decoder, LanguageModel, load_model, open_model, projections};
 use welore_burn::modules::MatrixName;
 use welore_burn::plan::{Energy, PlanOptions, RankPlan, Target, make_plan};
 use welore_burn::spectrum::{MeasureOptions, Method, Norms, Spectra, measure_checkpoint};
@@ -333,6 +335,49 @@ fn damaged_and_foreign_files_are_refused_by_what_is_wrong() {
     ];
     for (named, error) in cases {
         assert!(error.contains(named), "{named}: {error}");
+    }
+}
+
+/// A calibration of a model on some tokens.
+fn collected(name: &str) -> (Calibration, Decoder) {
+    let model = load_model(fixture(name), &device(), FloatDType::F32, &mut ()).unwrap().model;
+    let mut collector = Collector::new(&model, &projections(&model)).unwrap();
+    let tokens: Vec<i32> = (0..24).map(|n| n * 7 % 64).collect();
+    let tokens = Tensor::<2, Int>::from_data(TensorData::new(tokens, [1, 24]), &device());
+    let (_, seen) = collector.observe(|| model.forward(tokens));
+    collector.collect(seen, None);
+    (collector.finish().unwrap(), model)
+}
+
+#[test]
+fn families_with_other_names_have_those_of_llama_cpp_there_and_back() {
+    for (name, tensors) in [
+        ("tiny-neox", ["attn_qkv", "attn_output", "ffn_up", "ffn_down"]),
+        ("tiny-gpt2", ["attn_qkv", "attn_output", "ffn_up", "ffn_down"]),
+        ("tiny-falcon", ["attn_qkv", "attn_output", "ffn_up", "ffn_down"]),
+        ("tiny-phi3", ["attn_qkv", "attn_output", "ffn_up", "ffn_down"]),
+        ("tiny-starcoder2", ["attn_q", "attn_output", "ffn_up", "ffn_down"]),
+    ] {
+        let dir = tempdir().unwrap();
+        let [first, second] = ["first.gguf", "second.gguf"].map(|name| dir.path().join(name));
+        let (calibration, model) = collected(name);
+        write_imatrix(&calibration, &first).unwrap();
+        let bytes = std::fs::read(&first).unwrap();
+        for tensor in tensors {
+            let sums = format!("blk.0.{tensor}.weight.in_sum2");
+            let is_there = bytes.windows(sums.len()).any(|found| found == sums.as_bytes());
+            assert!(is_there, "{name}: {sums}");
+        }
+        let read = Calibration::open(&first).unwrap();
+        read.check_model(&model).unwrap();
+        for matrix in calibration.names() {
+            let (got, want) = (read.inputs(matrix).unwrap(), calibration.inputs(matrix).unwrap());
+            for (got, want) in got.squares().iter().zip(want.squares()) {
+                assert!((got - want).abs() <= 1e-6 * want, "{name}: {matrix}");
+            }
+        }
+        write_imatrix(&read, &second).unwrap();
+        assert!(std::fs::read(&second).unwrap() == bytes, "{name}");
     }
 }
 

@@ -8,6 +8,7 @@ mod channels;
 mod checkpoint;
 mod compress;
 mod convert;
+mod convolutions;
 mod decoder;
 mod divergence;
 mod families;

@@ -35,6 +35,34 @@ pub(crate) fn probed(mut spectra: Spectra) -> Spectra {
     spectra
 }
 
+#[test]
+fn what_no_probe_measured_is_corrected_as_the_same_matrix_of_other_experts() {
+    // The spectra are alike, so that ranks follow the corrections.
+    let names = ["experts.0.up", "experts.1.up", "experts.2.up", "experts.3.up", "o", "router"];
+    let alike = |name: &str| matrix(name.into(), [8, 8], (1..9).map(f64::from).collect());
+    let with = |probes: [Option<f64>; 6]| {
+        let mut spectra = spectra(Vec::from(names.map(alike)));
+        spectra.unit = SpectrumUnit::Loss;
+        for (matrix, probe) in spectra.matrices.iter_mut().zip(probes) {
+            matrix.measurements.extend(probe.map(|probe| (PROBE.to_string(), probe)));
+        }
+        spectra
+    };
+    let plan = |spectra: &Spectra| {
+        let plan = make_plan(spectra, &Probed, &PlanOptions::to(Target::KeepParams(0.5)));
+        plan.map(|plan| plan.matrices.iter().map(|m| m.rank).collect::<Vec<_>>())
+    };
+    // One has no other of its kind: the median of all that were measured is 3.
+    let unseen = with([Some(3.0), Some(2.0), Some(9.0), None, Some(50.0), None]);
+    assert_eq!(unseen.unprobed(), 2);
+    let measured = with([3.0, 2.0, 9.0, 3.0, 50.0, 3.0].map(Some));
+    assert_eq!(plan(&unseen).unwrap(), plan(&measured).unwrap());
+    let others = with([3.0, 2.0, 9.0, 20.0, 50.0, 20.0].map(Some));
+    assert_ne!(plan(&unseen).unwrap(), plan(&others).unwrap());
+    let refused = plan(&with([None; 6])).unwrap_err();
+    assert_eq!(refused, PlanError::NotProbed { policy: "probed" });
+}
+
 /// Gives what a test chooses to one of the two ways to allocate ranks.
 #[derive(Debug)]
 struct Giving {

@@ -11,7 +11,7 @@ use serde_json::Value;
 use tempfile::{TempDir, tempdir};
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::OutputDir;
-use welore_burn::ggml::TensorType;
+use welore_burn::ggml::{TensorType, WrittenType};
 use welore_burn::gguf::{GgufConversion, GgufExport, GgufOptions, convert_gguf};
 use welore_burn::model::{LanguageModel, load_model, open_model};
 use welore_burn::types::{
@@ -138,7 +138,7 @@ fn experts_are_one_after_the_other_in_a_tensor() {
     let path = dir.path().join("model.gguf");
     let written = export(&model, &path, &GgufOptions::default()).unwrap();
     // Of each layer four matrices of attention, a router, three stacks and two norms.
-    assert_eq!(written.types[&TensorType::F32], 2 * (4 + 1 + 3 + 2) + 3);
+    assert_eq!(written.types[&WrittenType::from(TensorType::F32)], 2 * (4 + 1 + 3 + 2) + 3);
     let file = fs::read(path).unwrap();
     let checkpoint = Checkpoint::open(&model).unwrap();
     for matrix in ["w1", "w2", "w3"] {
@@ -158,7 +158,7 @@ fn routers_are_f32_and_experts_have_the_type_that_is_asked_for() {
     let options = GgufOptions { projections: Some(TensorType::F16), ..GgufOptions::default() };
     let written = export(&model, &path, &options).unwrap();
     // Of each layer: attention, three stacks and the shared expert.
-    assert_eq!(written.types[&TensorType::F16], 2 * (4 + 3 + 3));
+    assert_eq!(written.types[&WrittenType::from(TensorType::F16)], 2 * (4 + 3 + 3));
     // Where matrices stay in their blocks, those of experts do, and routers do not.
     let [plain, packed] = [false, true].map(|packed| {
         let back = dir.path().join(format!("packed-{packed}"));

@@ -10,7 +10,7 @@ use welore_burn::checkpoint::{Checkpoint, CheckpointError};
 use welore_burn::compress::{Compressor, WriteOptions, merge_directory};
 use welore_burn::data::{TextTokenizer, read_text};
 use welore_burn::files::OutputDir;
-use welore_burn::ggml::{ContainerError, TensorType};
+use welore_burn::ggml::{ContainerError, TensorType, WrittenType};
 use welore_burn::gguf::{
     CheckpointSource, GgufConversion, GgufError, GgufExport, GgufOptions, GgufTensor, GgufWritten,
     TensorSource, convert_gguf, export_gguf,
@@ -244,8 +244,8 @@ fn types_are_chosen_by_kind_and_by_name() {
     }
     // 7 projections in 4 layers, one of which is chosen; 9 norms.
     let types = layout.summary().types;
-    assert_eq!(types[&TensorType::F16], 27);
-    assert_eq!(types[&TensorType::F32], 10);
+    assert_eq!(types[&WrittenType::from(TensorType::F16)], 27);
+    assert_eq!(types[&WrittenType::from(TensorType::F32)], 10);
 
     let file = dir.path().join("model.gguf");
     let refuses = |tensor: &str, dtype: TensorType| {
@@ -299,7 +299,7 @@ fn blocks_that_were_made_elsewhere_are_written() {
     let source = Zeros(CheckpointSource::new(&opened));
     let written = layout.write(&file, &source, &mut ()).unwrap();
     assert_eq!(written, layout.summary());
-    assert_eq!(written.types[&TensorType::Q8_0], 28);
+    assert_eq!(written.types[&WrittenType::from(TensorType::Q8_0)], 28);
     convert(&fs::read(file).unwrap(), dir.path()).unwrap();
     let back = Checkpoint::open(dir.path().join("model")).unwrap();
     let zeros = back.read_f32("model.layers.3.self_attn.k_proj.weight").unwrap();

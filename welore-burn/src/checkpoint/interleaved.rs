@@ -1,103 +1,70 @@
 //! The experts of gpt-oss: all of a layer in one tensor, the rows of gate and up projections in turn,
 //! and either turned, or in MXFP4, numbers of 4 bits of which 32 share an exponent.
 
-use half::bf16;
 use safetensors::Dtype;
 
+use super::gathered::{Steps, gathered};
+use super::mxfp4::{BLOCK, Mxfp4Rows, bytes_of_exponents};
 use super::reader::{Checkpoint, MOST_TENSORS};
 use super::remark::Remark;
-use super::tensor_meta::TensorMeta;
+use super::tensor_meta::{At, TensorMeta};
 use super::turned::transposed;
 
 /// How the names of biases of gate and up projections end, `[experts, 2 * width]`. No other stacks of
 /// experts have some.
 const BIASES: &str = ".experts.gate_up_proj_bias";
 
-/// Numbers of MXFP4 that share an exponent.
-const BLOCK: usize = 32;
-
-/// The numbers of 4 bits of MXFP4, without their signs.
-const NUMBERS: [f32; 8] = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0];
-
 /// Where the entries of a matrix are, or those of a vector, which is a column.
 #[derive(Debug, Clone)]
 pub(super) enum Interleaved {
-    /// In steps of entries.
-    Steps {
-        /// A file, and the part of it that has all entries of an expert.
-        within: At,
-        /// The number of the first entry.
-        first: usize,
-        /// From one row to the next, and from one column to the next.
-        steps: [usize; 2],
-    },
+    /// In steps of entries, in a part of a file that has all entries of an expert.
+    Steps(At, Steps),
     /// All of this tensor, whose columns are the rows.
     Turned(At),
     /// In rows of MXFP4.
-    Mxfp4 {
-        /// Two numbers in a byte, the first in its lower half.
-        codes: At,
-        /// The exponents, with 127 added.
-        exponents: At,
-        /// The number of the first row.
-        first: usize,
-        /// From one row to the next.
-        step: usize,
-    },
+    Mxfp4(Mxfp4Rows),
 }
 
 impl Interleaved {
     /// The entries of a matrix or a vector of this shape, row-major: in the type of the part, or in BF16
     /// for MXFP4.
     pub fn content(&self, checkpoint: &Checkpoint, shape: &[usize]) -> Vec<u8> {
-        let (rows, cols) = (shape[0], shape.get(1).copied().unwrap_or(1));
+        let [rows, cols] = sides(shape);
         match self {
-            Self::Steps { within: (shard, part), first, steps: [down, across] } => {
+            Self::Steps((shard, part), steps) => {
                 let (bytes, size) = (checkpoint.bytes_at(*shard, part), part.dtype.bitsize() / 8);
-                let mut made = Vec::with_capacity(rows * cols * size);
-                for row in 0..rows {
-                    for col in 0..cols {
-                        let at = size * (first + row * down + col * across);
-                        made.extend_from_slice(&bytes[at..at + size]);
-                    }
-                }
-                made
+                gathered(bytes, size, *steps, [rows, cols])
             }
             Self::Turned((shard, whole)) => {
                 transposed(checkpoint.bytes_at(*shard, whole), [cols, rows])
             }
-            Self::Mxfp4 { codes, exponents, first, step } => {
-                let codes = checkpoint.bytes_at(codes.0, &codes.1);
-                let exponents = checkpoint.bytes_at(exponents.0, &exponents.1);
-                let mut made = Vec::with_capacity(2 * rows * cols);
-                for row in (0..rows).map(|row| first + row * step) {
-                    let codes = &codes[row * cols / 2..][..cols / 2];
-                    let exponents = &exponents[row * cols / BLOCK..][..cols / BLOCK];
-                    for (codes, exponent) in codes.chunks(BLOCK / 2).zip(exponents) {
-                        extend_with_block(&mut made, codes, *exponent);
-                    }
-                }
-                made
-            }
+            Self::Mxfp4(packed) => packed.numbers(checkpoint, [rows, cols]),
+        }
+    }
+
+    /// The blocks of ggml's type MXFP4 of a matrix that is in MXFP4; `None` for others.
+    pub fn mxfp4_blocks(&self, checkpoint: &Checkpoint, shape: &[usize]) -> Option<Vec<u8>> {
+        match self {
+            Self::Mxfp4(packed) => Some(packed.ggml_blocks(checkpoint, sides(shape))),
+            Self::Steps(..) | Self::Turned(_) => None,
+        }
+    }
+
+    /// Bytes in its file that the part has besides its entries.
+    pub fn bytes_beside(&self, meta: &TensorMeta) -> u64 {
+        match self {
+            Self::Mxfp4(_) => bytes_of_exponents(meta),
+            Self::Steps(..) | Self::Turned(_) => 0,
         }
     }
 }
 
-/// Appends the numbers of a block in BF16, which has all of them.
-fn extend_with_block(made: &mut Vec<u8>, codes: &[u8], exponent: u8) {
-    let scale = 2f32.powi(i32::from(exponent) - 127);
-    for code in codes.iter().flat_map(|both| [both & 15, both >> 4]) {
-        let size = NUMBERS[usize::from(code & 7)] * scale;
-        let number = if code & 8 == 0 { size } else { -size };
-        made.extend_from_slice(&bf16::from_f32(number).to_le_bytes());
-    }
+fn sides(shape: &[usize]) -> [usize; 2] {
+    [shape[0], shape.get(1).copied().unwrap_or(1)]
 }
 
 /// A part of an expert: its name without that of the expert, its shape, and where it is.
 type Part = (&'static str, Vec<usize>, TensorMeta, Interleaved);
-
-/// A file, and where a tensor or a part of it is there.
-type At = (usize, TensorMeta);
 
 /// The tensors of a layer of experts.
 struct Layer {
@@ -183,12 +150,12 @@ impl Layer {
             let slab = of_both.1.matrix_at(2 * expert * width, [1, 2 * width]);
             let half = slab.matrix_at(first * width, [1, width]);
             let within = (of_both.0, slab);
-            let part = Interleaved::Steps { within, first, steps: [2, 1] };
+            let part = Interleaved::Steps(within, Steps { first, down: 2, across: 1 });
             parts.push((of_both.0, (name, vec![width], half, part)));
         }
         let slab = of_down.1.matrix_at(expert * hidden, [1, hidden]);
         let within = (of_down.0, slab.clone());
-        let part = Interleaved::Steps { within, first: 0, steps: [1, 1] };
+        let part = Interleaved::Steps(within, Steps { first: 0, down: 1, across: 1 });
         parts.push((of_down.0, ("down_proj.bias", vec![hidden], slab, part)));
         parts
     }
@@ -200,13 +167,14 @@ impl Layer {
         let slab = up.1.matrix_at(2 * expert * size, [hidden, 2 * width]);
         let half = |first: usize, name| {
             let within = (up.0, slab.clone());
-            let part = Interleaved::Steps { within, first, steps: [2, 2 * width] };
+            let steps = Steps { first, down: 2, across: 2 * width };
+            let part = Interleaved::Steps(within, steps);
             let meta = slab.matrix_at(first * size, [width, hidden]);
             (up.0, (name, vec![width, hidden], meta, part))
         };
         let of_down = down.1.matrix_at(expert * size, [hidden, width]);
         let within = (down.0, of_down.clone());
-        let part = Interleaved::Steps { within, first: 0, steps: [1, hidden] };
+        let part = Interleaved::Steps(within, Steps { first: 0, down: 1, across: hidden });
         let down = (down.0, ("down_proj.weight", vec![hidden, width], of_down, part));
         vec![half(0, "gate_proj.weight"), half(1, "up_proj.weight"), down]
     }
@@ -226,7 +194,7 @@ impl Layer {
             let mut meta = codes.1.matrix_at(first * bytes, [1, bytes]);
             (meta.dtype, meta.shape) = (Dtype::BF16, shape.to_vec());
             let (shard, codes, exponents) = (codes.0, codes.clone(), exponents.clone());
-            let part = Interleaved::Mxfp4 { codes, exponents, first, step };
+            let part = Interleaved::Mxfp4(Mxfp4Rows { codes, exponents, first, step });
             (shard, (name, shape.to_vec(), meta, part))
         };
         let both = rows_of(up, [2 * width, hidden]);
@@ -240,6 +208,17 @@ impl Layer {
 }
 
 impl Checkpoint {
+    /// Whether a tensor is a matrix in MXFP4, which is read as BF16.
+    pub(crate) fn is_mxfp4(&self, tensor: &str) -> bool {
+        matches!(self.interleaved.get(tensor), Some(Interleaved::Mxfp4(_)))
+    }
+
+    /// A matrix in MXFP4, as the blocks of ggml's type; `None` for other tensors.
+    pub(crate) fn mxfp4_blocks(&self, tensor: &str) -> Option<Vec<u8>> {
+        let (_, meta) = self.tensors.get(tensor)?;
+        self.interleaved.get(tensor)?.mxfp4_blocks(self, &meta.shape)
+    }
+
     /// The checkpoint with matrices and biases of each expert in the place of those of gpt-oss.
     pub(super) fn without_interleaving(mut self) -> Self {
         let found: Vec<Layer> = self.names().filter_map(|name| Layer::of(&self, name)).collect();
@@ -263,24 +242,5 @@ impl Checkpoint {
             }
         }
         self.in_order().with_remark(Remark::Unstacked { tensors })
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn numbers_of_four_bits_are_those_of_the_format() {
-        let mut made = Vec::new();
-        // 1, -6, 0.5 and -0, twice what they are.
-        extend_with_block(&mut made, &[0xf2, 0x81], 128);
-        let numbers: Vec<f32> = made
-            .as_chunks::<2>()
-            .0
-            .iter()
-            .map(|bytes| bf16::from_le_bytes(*bytes).to_f32())
-            .collect();
-        assert_eq!(numbers, [2.0, -12.0, 1.0, 0.0]);
     }
 }

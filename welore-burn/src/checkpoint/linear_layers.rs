@@ -32,7 +32,9 @@ pub enum NotLinear {
     Router,
     /// It has one row or one column.
     Vector,
-    /// It has more than two dimensions.
+    /// It has one input for each output, as depthwise convolutions have.
+    Depthwise,
+    /// It has more than two dimensions, and was not to be taken as that of a convolution.
     Dimensions,
     /// Its name does not end in `.weight`.
     Unnamed,
@@ -48,6 +50,7 @@ impl fmt::Display for NotLinear {
             Self::Norm => "norm",
             Self::Router => "router",
             Self::Vector => "one row or column",
+            Self::Depthwise => "one input channel",
             Self::Dimensions => "more than two dimensions",
             Self::Unnamed => "no `.weight`",
             Self::Integers => "no numbers with decimals",
@@ -57,7 +60,8 @@ impl fmt::Display for NotLinear {
 
 impl Checkpoint {
     /// The linear layers among the tensors, by names and shapes alone: weights of two dimensions
-    /// that are not embeddings, heads, norms or routers. `compressed` are the matrices that are not
+    /// that are not embeddings, heads, norms or routers, and convolutions that are
+    /// [read as matrices](Checkpoint::with_convolutions). `compressed` are the matrices that are not
     /// dense. Reads no weights.
     pub fn linear_layers(&self, compressed: &[StoredMatrix]) -> LinearLayers {
         let parts = compressed.iter().flat_map(StoredMatrix::tensors);
@@ -71,7 +75,7 @@ impl Checkpoint {
                 continue;
             }
             let name = MatrixName::of_weight(tensor);
-            match (why_not(tensor, meta), name) {
+            match (self.why_not(tensor, meta), name) {
                 (None, Some(name)) => found.names.push(name),
                 (why, name) => {
                     let shown = name.as_ref().map_or(tensor, MatrixName::as_str);
@@ -81,18 +85,22 @@ impl Checkpoint {
         }
         found
     }
-}
 
-/// Why a tensor of two or more dimensions is no linear layer; `None` if it is one.
-fn why_not(tensor: &str, meta: &TensorMeta) -> Option<NotLinear> {
-    if !meta.is_float() {
-        return Some(NotLinear::Integers);
-    }
-    let Some(name) = MatrixName::of_weight(tensor) else { return Some(NotLinear::Unnamed) };
-    match meta.shape[..] {
-        [rows, cols] if rows.min(cols) > 1 => by_name(&name),
-        [_, _] => by_name(&name).or(Some(NotLinear::Vector)),
-        _ => Some(NotLinear::Dimensions),
+    /// Why a tensor of two or more dimensions is no linear layer; `None` if it is one.
+    fn why_not(&self, tensor: &str, meta: &TensorMeta) -> Option<NotLinear> {
+        if !meta.is_float() {
+            return Some(NotLinear::Integers);
+        }
+        let Some(name) = MatrixName::of_weight(tensor) else { return Some(NotLinear::Unnamed) };
+        // Patches of images are embedded by convolutions, and nothing is looked up.
+        let is_looked_up = !self.is_convolution(&name);
+        let by_name = by_name(&name).filter(|why| is_looked_up || *why != NotLinear::Embedding);
+        match meta.shape[..] {
+            [rows, cols] if rows.min(cols) > 1 => by_name,
+            [_, _] => by_name.or(Some(NotLinear::Vector)),
+            [_, 1, ..] => Some(NotLinear::Depthwise),
+            _ => Some(NotLinear::Dimensions),
+        }
     }
 }
 

@@ -6,11 +6,15 @@
 //! and their names, but no model family.
 
 mod companions;
+mod convolutions;
 mod error;
+mod file_shapes;
 mod foreign;
+mod gathered;
 mod interleaved;
 mod linear_layers;
 mod module;
+mod mxfp4;
 mod reader;
 mod remark;
 mod scaled;
@@ -22,6 +26,7 @@ mod turned;
 
 pub use companions::{check_companions, copy_companions};
 pub use error::{CheckpointError, MissingKind, TensorProblem};
+pub(crate) use file_shapes::FileShapes;
 pub use foreign::Quantizer;
 pub(crate) use linear_layers::is_norm;
 pub use linear_layers::{LinearLayers, NotLinear};

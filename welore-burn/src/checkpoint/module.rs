@@ -209,7 +209,7 @@ pub fn save_module<M: Module>(
     let spec = |slot: &Slot| slot.spec(dtype_of(&slot.tensor));
     let specs: Vec<TensorSpec> = slots.iter().map(spec).collect();
     let turned = slots.iter().filter(|slot| slot.turned).map(|slot| slot.tensor.as_str());
-    let layout = ShardLayout::turning(&specs, shard_bytes, &Turned::of(turned))?;
+    let layout = ShardLayout::shaped(&specs, shard_bytes, &Turned::of(turned).into())?;
     let writer = ShardWriter::new(dir, &layout)?;
     progress.begin("saving", slots.len());
     progress.count_in("tensors");
@@ -251,11 +251,16 @@ fn compare(expected: &[Slot], checkpoint: &Checkpoint) -> Vec<TensorProblem> {
                 comparisons = rest.unwrap_or(comparisons);
                 problems.push(TensorProblem::Missing { tensor: slot.tensor.clone(), similar });
             }
-            Some(meta) if meta.shape != slot.shape => problems.push(TensorProblem::Shape {
-                tensor: slot.tensor.clone(),
-                expected: slot.shape.clone(),
-                found: meta.shape.clone(),
-            }),
+            Some(meta)
+                if meta.shape != slot.shape
+                    && !checkpoint.has_in_file(&slot.tensor, &slot.shape) =>
+            {
+                problems.push(TensorProblem::Shape {
+                    tensor: slot.tensor.clone(),
+                    expected: slot.shape.clone(),
+                    found: meta.shape.clone(),
+                });
+            }
             Some(_) => {}
         }
     }

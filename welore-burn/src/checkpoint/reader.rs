@@ -8,6 +8,7 @@ use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensorError, SafeTensors};
 use serde::Deserialize;
 
+use super::convolutions::Kernels;
 use super::error::{CheckpointError, MissingKind, TensorProblem};
 use super::interleaved::Interleaved;
 use super::remark::Remark;
@@ -43,6 +44,8 @@ pub struct Checkpoint {
     pub(super) interleaved: BTreeMap<String, Interleaved>,
     /// The layers whose weights are the transpose of what is read.
     pub(super) turned: Turned,
+    /// The convolutions that are read as matrices.
+    pub(super) kernels: Kernels,
     order: Vec<String>,
     remarks: Vec<Remark>,
     /// How names began in the files, and how they begin now.
@@ -94,7 +97,8 @@ impl Checkpoint {
             return Err(missing(&single, MissingKind::Weights));
         }
         checkpoint.check_not_foreign()?;
-        Ok(checkpoint.with_scales()?.with_turned_layers().in_order())
+        let checkpoint = checkpoint.with_scales()?.with_turned_layers();
+        Ok(checkpoint.with_factored_convolutions().in_order())
     }
 
     /// Opens a single safetensors file of any kind.
@@ -117,7 +121,7 @@ impl Checkpoint {
         let (tensors, scaled, order) = (BTreeMap::new(), BTreeMap::new(), Vec::new());
         let (shards, remarks, digests) = (Vec::new(), Vec::new(), Mutex::default());
         let (interleaved, turned) = (BTreeMap::new(), Turned::default());
-        let (beginnings, dir) = (None, dir.into());
+        let (kernels, beginnings, dir) = (Kernels::default(), None, dir.into());
         Self {
             dir,
             shards,
@@ -125,6 +129,7 @@ impl Checkpoint {
             scaled,
             interleaved,
             turned,
+            kernels,
             order,
             remarks,
             beginnings,
@@ -224,8 +229,14 @@ impl Checkpoint {
         let interleaved = std::mem::take(&mut self.interleaved).into_iter();
         self.interleaved = interleaved.map(|(name, part)| (new_name(&name), part)).collect();
         self.turned = std::mem::take(&mut self.turned).renamed(&new_name);
+        self.kernels = std::mem::take(&mut self.kernels).renamed(&new_name);
+        self.forget_digests().in_order()
+    }
+
+    /// Hashes tensors again: they have other names or shapes.
+    pub(super) fn forget_digests(mut self) -> Self {
         self.digests = Mutex::default();
-        self.in_order()
+        self
     }
 
     /// Adds to what [`remarks`](Checkpoint::remarks) says.
@@ -266,11 +277,14 @@ impl Checkpoint {
         self.tensors.values().map(|(_, meta)| meta.bytes()).sum()
     }
 
-    /// Bytes of all tensors in their files, scales included.
+    /// Bytes of all tensors in their files, scales and exponents that entries share included.
     pub fn stored_bytes(&self) -> u64 {
-        let tensors = self.tensors.values().map(|(_, meta)| meta);
-        let scales = self.scaled.values().map(|scales| &scales.meta);
-        tensors.chain(scales).map(TensorMeta::stored_bytes).sum()
+        let tensors = self.tensors.iter().map(|(name, (_, meta))| {
+            let scales = self.scaled.get(name).map_or(0, |scales| scales.meta.stored_bytes());
+            let exponents = self.interleaved.get(name).map_or(0, |part| part.bytes_beside(meta));
+            meta.stored_bytes() + scales + exponents
+        });
+        tensors.sum()
     }
 
     /// The stored bytes of a tensor, little-endian, row-major: without their scales, where it has

@@ -31,6 +31,11 @@ pub enum Remark {
         /// How many tensors of them.
         tensors: usize,
     },
+    /// It has convolutions, whose weights are read as matrices because that was asked for.
+    Convolutions {
+        /// How many.
+        tensors: usize,
+    },
     /// It has numbers of 8 bits with scales.
     Scaled {
         /// How many tensors of them.
@@ -65,6 +70,12 @@ impl fmt::Display for Remark {
                 f,
                 "{} of all experts of a layer: read as a matrix for each expert",
                 number_of(*tensors, "tensor")
+            ),
+            Self::Convolutions { tensors } => write!(
+                f,
+                "{} read as matrices, which is right for those without groups: a file does not say \
+                 which have some",
+                number_of(*tensors, "convolution")
             ),
             Self::Scaled { tensors } => write!(
                 f,

@@ -14,7 +14,8 @@ use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::{Value, json};
 
 use super::error::CheckpointError;
-use super::turned::{Turned, transposed};
+use super::file_shapes::FileShapes;
+use super::turned::transposed;
 use crate::files::{FileError, sync_dir, write_file};
 use crate::forms::TensorSpec;
 
@@ -58,15 +59,15 @@ impl ShardLayout {
     ///
     /// [`CheckpointError::NotStorable`] if a name occurs twice or a header grows too large.
     pub fn new(tensors: &[TensorSpec], shard_bytes: u64) -> Result<Self, CheckpointError> {
-        Self::turning(tensors, shard_bytes, &Turned::default())
+        Self::shaped(tensors, shard_bytes, &FileShapes::default())
     }
 
-    /// The same, where files have some matrices as `[in, out]`. Who writes and reads them has
-    /// `[out, in]`.
-    pub(crate) fn turning(
+    /// The same, where files have some matrices as `[in, out]`, or with kernels. Who writes and reads
+    /// them has `[out, in]`.
+    pub(crate) fn shaped(
         tensors: &[TensorSpec],
         shard_bytes: u64,
-        turned: &Turned,
+        shapes: &FileShapes,
     ) -> Result<Self, CheckpointError> {
         let mut shards: Vec<Vec<&TensorSpec>> = Vec::new();
         let (mut shard, mut filled) = (Vec::new(), 0u64);
@@ -83,7 +84,7 @@ impl ShardLayout {
         let mut layout =
             Self { files: Vec::new(), places: BTreeMap::new(), bytes: 0, parameters: 0 };
         for (index, shard) in shards.into_iter().enumerate() {
-            layout.add(shard_name(index, count), shard, turned)?;
+            layout.add(shard_name(index, count), shard, shapes)?;
         }
         Ok(layout)
     }
@@ -92,12 +93,8 @@ impl ShardLayout {
         &mut self,
         name: String,
         mut tensors: Vec<&TensorSpec>,
-        turned: &Turned,
+        shapes: &FileShapes,
     ) -> Result<(), CheckpointError> {
-        let sides = |tensor: &TensorSpec| match tensor.shape[..] {
-            [rows, cols] if turned.has(&tensor.name) => Some([rows, cols]),
-            _ => None,
-        };
         let unstorable = |reason: String| CheckpointError::NotStorable { reason };
         // As the safetensors library does, so that tensors stay aligned.
         tensors.sort_by(|a, b| b.dtype.cmp(&a.dtype).then_with(|| a.name.cmp(&b.name)));
@@ -108,7 +105,7 @@ impl ShardLayout {
             end += tensor.bytes() as usize;
             let info = TensorInfo {
                 dtype: tensor.dtype,
-                shape: sides(tensor).map_or(tensor.shape.clone(), |[rows, cols]| vec![cols, rows]),
+                shape: shapes.of(tensor),
                 data_offsets: (start, end),
             };
             infos.push((tensor.name.clone(), info));
@@ -126,8 +123,8 @@ impl ShardLayout {
         let head = [&(header.len() as u64).to_le_bytes()[..], &header[..]].concat();
         let mut start = head.len() as u64;
         for tensor in tensors {
-            let (file, bytes, turned) = (self.files.len(), tensor.bytes(), sides(tensor));
-            let place = Place { file, start, bytes, turned };
+            let (file, turned) = (self.files.len(), shapes.turned_sides(tensor));
+            let place = Place { file, start, bytes: tensor.bytes(), turned };
             start += place.bytes;
             self.bytes += place.bytes;
             self.parameters += tensor.entries();

@@ -8,7 +8,7 @@ use super::error::CheckpointError;
 use super::reader::Checkpoint;
 use crate::artifact::in_words;
 use crate::files::{LARGEST_PLAN, read_existing};
-use crate::forms::{Form, Lead, Part, PartKind, PartSpec, TensorSpec, declared_form};
+use crate::forms::{Form, FormError, Lead, Part, PartKind, PartSpec, TensorSpec, declared_form};
 use crate::linalg::Matrix;
 use crate::modules::MatrixName;
 
@@ -61,8 +61,10 @@ impl Checkpoint {
     ///
     /// # Errors
     ///
-    /// [`CheckpointError::Plan`] for a plan that cannot be read, and
-    /// [`CheckpointError::PlanDisagrees`] if the tensors do not have the forms in the plan.
+    /// [`CheckpointError::TensorMissing`] for a matrix that has only some of its tensors,
+    /// [`CheckpointError::Form`] for factors of rank 0, [`CheckpointError::Plan`] for a plan that
+    /// cannot be read, and [`CheckpointError::PlanDisagrees`] if the tensors do not have the forms in
+    /// the plan.
     pub fn compressed_matrices(&self) -> Result<Vec<StoredMatrix>, CheckpointError> {
         let (mut found, mut seen) = (Vec::new(), BTreeSet::new());
         let shape_of = |tensor: &str| Some(self.meta(tensor)?.shape.clone());
@@ -90,6 +92,10 @@ impl Checkpoint {
             [only] => !parts.contains(&only.name),
             _ => true,
         });
+        if let Some(matrix) = found.iter().find(|matrix| matrix.form.rank() == Some(0)) {
+            let reason = "it has factors of rank 0, which no matrix is stored in".into();
+            return Err(self.form_error(&matrix.name)(FormError::Impossible(reason)));
+        }
         let path = self.dir().join(PLAN_FILE);
         let Some(planned) = planned_forms(&path)? else { return Ok(found) };
         let forms: BTreeMap<&MatrixName, Form> =

@@ -2,6 +2,9 @@
 
 use safetensors::Dtype;
 
+/// A file, and where a tensor or a part of it is there.
+pub(super) type At = (usize, TensorMeta);
+
 /// Type, shape and place of a stored tensor.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TensorMeta {

@@ -6,6 +6,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::gathered::{Steps, gathered};
 use super::interleaved::Interleaved;
 use super::reader::Checkpoint;
 use crate::files::{LARGEST_CONFIG, read_existing};
@@ -65,30 +66,11 @@ fn split(tensor: &str) -> Option<(&str, &str)> {
 /// The bytes of the entries of the transpose of a matrix with these rows and columns.
 pub(super) fn transposed(bytes: &[u8], [rows, cols]: [usize; 2]) -> Vec<u8> {
     match bytes.len().checked_div(rows * cols) {
-        Some(2) => transposed_entries::<2>(bytes, rows, cols),
-        Some(4) => transposed_entries::<4>(bytes, rows, cols),
-        Some(8) => transposed_entries::<8>(bytes, rows, cols),
+        Some(size @ (2 | 4 | 8)) => {
+            gathered(bytes, size, Steps { first: 0, down: 1, across: cols }, [cols, rows])
+        }
         _ => bytes.to_vec(),
     }
-}
-
-/// Rows and columns of the part of a matrix that is transposed in cache.
-const TILE: usize = 32;
-
-fn transposed_entries<const N: usize>(bytes: &[u8], rows: usize, cols: usize) -> Vec<u8> {
-    let (entries, _) = bytes.as_chunks::<N>();
-    let mut made = vec![0; bytes.len()];
-    let (places, _) = made.as_chunks_mut::<N>();
-    for top in (0..rows).step_by(TILE) {
-        for left in (0..cols).step_by(TILE) {
-            for row in top..rows.min(top + TILE) {
-                for col in left..cols.min(left + TILE) {
-                    places[col * rows + row] = entries[row * cols + col];
-                }
-            }
-        }
-    }
-    made
 }
 
 impl Checkpoint {
@@ -139,11 +121,6 @@ impl Checkpoint {
     pub(crate) fn turns(&self, tensor: &str) -> bool {
         self.turned.has(tensor)
     }
-
-    /// The stacks whose matrices are stored turned.
-    pub(crate) fn turned_layers(&self) -> &Turned {
-        &self.turned
-    }
 }
 
 /// Whether the `config.json` of a directory is of a model with such layers, or with such a part.
@@ -190,8 +167,7 @@ mod tests {
         assert_eq!(two, [0, 1, 6, 7, 2, 3, 8, 9, 4, 5, 10, 11]);
         assert_eq!(transposed(&two, [3, 2]), bytes);
         assert_eq!(transposed(&bytes, [3, 1]), bytes);
-        // Larger than what is in cache at a time.
-        let (rows, cols) = (TILE + 3, 2 * TILE + 1);
+        let (rows, cols) = (35, 65);
         let entry = |n: usize| (n as u64).to_le_bytes();
         let many: Vec<u8> = (0..rows * cols).flat_map(entry).collect();
         let want: Vec<u8> =

@@ -17,13 +17,19 @@ use crate::workers::{Workers, cores};
 ///
 /// # Errors
 ///
-/// [`CompressError::ForeignPlan`], [`CompressError::Form`].
+/// [`CompressError::ForeignPlan`], [`CompressError::Form`], also for a convolution in another form than
+/// two factors.
 pub fn check_plan(checkpoint: &Checkpoint, plan: &RankPlan) -> Result<(), CompressError> {
     for matrix in &plan.matrices {
         let foreign = |reason: String| CompressError::ForeignPlan { reason };
         let (name, tensor) = (&matrix.name, matrix.name.weight());
         if checkpoint.stored_matrix(name).is_some_and(|stored| stored.form != Form::dense()) {
             return Err(CompressError::of_form(name)(FormError::NotDense));
+        }
+        let is_stored_so = [Form::dense(), Form::factors(matrix.rank)].contains(&matrix.form);
+        if checkpoint.is_convolution(name) && !is_stored_so {
+            let reason = "it is a convolution, which is stored in two factors alone".into();
+            return Err(CompressError::of_form(name)(FormError::Impossible(reason)));
         }
         let Some(meta) = checkpoint.meta(&tensor) else {
             return Err(foreign(format!("there is no `{tensor}`")));

@@ -71,8 +71,8 @@ impl<'a> Work<'a> {
         options.budget.check(pieces.iter().map(Piece::name).zip(needs))?;
         let tensors = pieces.iter().map(|piece| piece.tensors(checkpoint));
         let tensors = tensors.collect::<Result<Vec<_>, CheckpointError>>()?;
-        let turned = checkpoint.turned_layers();
-        let layout = ShardLayout::turning(&tensors.concat(), options.shard_bytes, turned)?;
+        let shapes = checkpoint.file_shapes();
+        let layout = ShardLayout::shaped(&tensors.concat(), options.shard_bytes, &shapes)?;
         let kept = None;
         Ok(Self { what, origin, checkpoint, pieces, norms, options, kept, costs, tensors, layout })
     }

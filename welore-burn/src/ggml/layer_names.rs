@@ -2,7 +2,7 @@
 
 /// llama.cpp's names, and those of Hugging Face. Where several have one name in llama.cpp, the first
 /// is meant by it.
-const MATRICES: [(&str, &str); 21] = [
+const MATRICES: [(&str, &str); 29] = [
     ("attn_q", "self_attn.q_proj"),
     ("attn_k", "self_attn.k_proj"),
     ("attn_v", "self_attn.v_proj"),
@@ -24,7 +24,19 @@ const MATRICES: [(&str, &str); 21] = [
     ("ffn_gate_shexp", "mlp.shared_experts.gate_proj"),
     ("ffn_up_shexp", "mlp.shared_experts.up_proj"),
     ("ffn_down_shexp", "mlp.shared_experts.down_proj"),
+    ("attn_qkv", "attention.query_key_value"),
+    ("attn_output", "attention.dense"),
+    ("attn_qkv", "self_attention.query_key_value"),
+    ("attn_output", "self_attention.dense"),
+    ("ffn_up", "mlp.dense_h_to_4h"),
+    ("ffn_down", "mlp.dense_4h_to_h"),
+    ("attn_qkv", "attn.c_attn"),
+    ("attn_output", "attn.c_proj"),
 ];
+
+/// What is before the number of a layer in the names of its matrices: in most models, in GPT-NeoX, and in
+/// GPT-2 and Falcon.
+const LAYERS: [&str; 3] = ["model.layers.", "gpt_neox.layers.", "transformer.h."];
 
 /// What is before the number of an expert in the names of its matrices: in most models, and in Mixtral.
 const EXPERTS: [&str; 2] = ["mlp.experts.", "block_sparse_moe.experts."];
@@ -42,7 +54,8 @@ const STACKS: [(&str, [&str; 2]); 3] = [
 /// The matrices of all experts of a layer are one tensor: `blk.3.ffn_up_exps.weight` for
 /// `model.layers.3.mlp.experts.7.up_proj`.
 pub(crate) fn tensor_of_matrix(matrix: &str) -> Option<String> {
-    let (layer, matrix) = layer_in(matrix.strip_prefix("model.layers.")?)?;
+    let layers = LAYERS.iter().find_map(|layers| matrix.strip_prefix(*layers))?;
+    let (layer, matrix) = layer_in(layers)?;
     if let Some((tensor, _)) = in_stack(matrix) {
         return Some(format!("blk.{layer}.{tensor}.weight"));
     }
@@ -111,6 +124,20 @@ mod tests {
         for matrix in ["mlp.gate_up_proj", "mlp.c_fc"] {
             let tensor = tensor_of_matrix(&format!("model.layers.2.{matrix}"));
             assert_eq!(tensor.as_deref(), Some("blk.2.ffn_up.weight"));
+        }
+        // GPT-NeoX, Falcon and GPT-2.
+        for (tensor, matrix) in [
+            ("blk.2.attn_qkv.weight", "gpt_neox.layers.2.attention.query_key_value"),
+            ("blk.2.attn_output.weight", "gpt_neox.layers.2.attention.dense"),
+            ("blk.2.ffn_up.weight", "gpt_neox.layers.2.mlp.dense_h_to_4h"),
+            ("blk.2.ffn_down.weight", "transformer.h.2.mlp.dense_4h_to_h"),
+            ("blk.2.attn_qkv.weight", "transformer.h.2.self_attention.query_key_value"),
+            ("blk.2.attn_output.weight", "transformer.h.2.self_attention.dense"),
+            ("blk.2.attn_qkv.weight", "transformer.h.2.attn.c_attn"),
+            ("blk.2.attn_output.weight", "transformer.h.2.attn.c_proj"),
+            ("blk.2.ffn_down.weight", "transformer.h.2.mlp.c_proj"),
+        ] {
+            assert_eq!(tensor_of_matrix(matrix).as_deref(), Some(tensor));
         }
         // Those of Mixtral are found as well; it has no others of the same places.
         for (tensor, matrices) in [

@@ -14,6 +14,7 @@ mod read_only;
 mod split;
 mod tensor_type;
 mod writer;
+mod written_type;
 
 pub use anamnesis::{GgufMetadataArray as Values, GgufMetadataValue as Value};
 pub use error::ContainerError;
@@ -26,3 +27,4 @@ pub(crate) use read_only::{dequantize_row, is_read_only};
 pub use tensor_type::TensorType;
 pub(crate) use writer::ALIGNMENT;
 pub use writer::{GgufLayout, GgufTensorSpec, GgufWriter};
+pub use written_type::WrittenType;

@@ -6,9 +6,8 @@ use std::path::Path;
 use anamnesis::{GgufMetadataValue as Value, write_gguf_to_writer};
 
 use super::error::ContainerError;
-use super::tensor_type::TensorType;
+use super::written_type::WrittenType;
 use crate::files::{FileError, StagedFile};
-use crate::named::Named;
 
 /// Tensors begin at multiples of this many bytes, llama.cpp's default.
 pub(crate) const ALIGNMENT: usize = 32;
@@ -24,7 +23,7 @@ pub struct GgufTensorSpec {
     /// Its dimensions, rows first as in Hugging Face's files; the file has them the other way round.
     pub shape: Vec<usize>,
     /// Its type.
-    pub dtype: TensorType,
+    pub dtype: WrittenType,
 }
 
 impl GgufTensorSpec {

@@ -153,9 +153,10 @@ fn vocab_size(stated: &Stated<'_>) -> Result<usize, GgufError> {
 fn check_heads(stated: &Stated<'_>, config: &DecoderConfig) -> Result<(), GgufError> {
     let (width, rotated) = (config.head_dim, config.rotary_width.unwrap_or(config.head_dim));
     let of_values = config.latent.map_or(width, |latent| latent.values);
-    if let Some(found) = stated.integer(keys::VALUE_WIDTH)?.filter(|w| *w != of_values as u64) {
+    let key = stated.value_key()?;
+    if let Some(found) = stated.integer(key)?.filter(|w| *w != of_values as u64) {
         let reason = format!("is {found}, but the values of a head are {of_values} wide");
-        return Err(stated.wrong(keys::VALUE_WIDTH, reason));
+        return Err(stated.wrong(key, reason));
     }
     match stated.integer(keys::ROPE_WIDTH)?.filter(|w| *w != rotated as u64) {
         Some(found) => {

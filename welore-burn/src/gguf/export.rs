@@ -13,9 +13,8 @@ use super::row_order::RowOrder;
 use super::source::{CheckpointSource, GgufTensor, TensorSource};
 use super::tokenizer::{describe_tokenizer, file_name};
 use crate::checkpoint::check_companions;
-use crate::ggml::{GgufLayout, GgufTensorSpec, GgufWriter, TensorType, Value};
+use crate::ggml::{GgufLayout, GgufTensorSpec, GgufWriter, TensorType, Value, WrittenType};
 use crate::model::OpenedModel;
-use crate::named::Named;
 use crate::progress::Progress;
 use crate::workers::Budget;
 
@@ -27,7 +26,8 @@ pub struct GgufOptions {
     /// the spaces after them in llama.cpp. So the names of models with such tokens get it, and other
     /// models that have it in their names are written without a name.
     pub name: Option<String>,
-    /// The type of the projections; `None` for the type that each has in the directory.
+    /// The type of the projections; `None` for the type that each has in the directory. Experts in
+    /// MXFP4 then stay as they are.
     pub projections: Option<TensorType>,
     /// The type of embedding and head; `None` for the type that each has in the directory.
     pub embedding: Option<TensorType>,
@@ -42,7 +42,7 @@ pub struct GgufWritten {
     /// Its architecture, such as `llama`.
     pub architecture: String,
     /// How many tensors of each type it has.
-    pub types: BTreeMap<TensorType, usize>,
+    pub types: BTreeMap<WrittenType, usize>,
     /// Number of parameters in all tensors.
     pub parameters: u64,
     /// Bytes of the whole file.
@@ -131,7 +131,7 @@ impl<'a> GgufExport<'a> {
         let first = divisors.iter().map(|(name, divisors)| GgufTensorSpec {
             name: (*name).into(),
             shape: vec![divisors.len()],
-            dtype: TensorType::F32,
+            dtype: TensorType::F32.into(),
         });
         let others = tensors.iter().filter_map(Outgoing::spec);
         let specs: Vec<GgufTensorSpec> = first.chain(others).collect();
@@ -241,8 +241,8 @@ fn outgoing(
         let own = unknown.remove(&entry.name);
         let of_its_kind =
             if entry.is_of_tokens() { options.embedding } else { options.projections };
-        let dtype = match (entry.is_f32(), own, own.or(of_its_kind)) {
-            (true, None | Some(TensorType::F32), _) => TensorType::F32,
+        let dtype: WrittenType = match (entry.is_f32(), own, own.or(of_its_kind)) {
+            (true, None | Some(TensorType::F32), _) => TensorType::F32.into(),
             (true, Some(_), _) => {
                 let what = match (entry.is_vector(), entry.is_norm(), entry.is_router()) {
                     (true, ..) => "a vector",
@@ -253,7 +253,7 @@ fn outgoing(
                 let reason = format!("is {what}, and llama.cpp wants those in f32");
                 return Err(GgufError::Choice { tensor: entry.name, reason });
             }
-            (false, _, Some(dtype)) => dtype,
+            (false, _, Some(dtype)) => dtype.into(),
             (false, _, None) => stored.stored_type(&entry.name)?,
         };
         let Entry { gguf, name, shape, order, shift, part } = entry;
@@ -286,17 +286,17 @@ fn give_stacks_one_type(
             );
             return Err(GgufError::Choice { tensor: other.tensor.name.clone(), reason });
         }
-        stack.iter_mut().for_each(|part| part.tensor.dtype = TensorType::F32);
+        stack.iter_mut().for_each(|part| part.tensor.dtype = TensorType::F32.into());
     }
     Ok(())
 }
 
 /// The type that most entries have.
-fn type_of_most(tensors: &[Outgoing]) -> TensorType {
-    let mut entries: BTreeMap<TensorType, u64> = BTreeMap::new();
+fn type_of_most(tensors: &[Outgoing]) -> WrittenType {
+    let mut entries: BTreeMap<WrittenType, u64> = BTreeMap::new();
     for outgoing in tensors {
         *entries.entry(outgoing.tensor.dtype).or_insert(0) += outgoing.parameters();
     }
     let most = entries.into_iter().max_by_key(|(_, count)| *count);
-    most.map_or(TensorType::F32, |(dtype, _)| dtype)
+    most.map_or(TensorType::F32.into(), |(dtype, _)| dtype)
 }

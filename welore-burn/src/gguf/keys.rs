@@ -24,6 +24,7 @@ pub(super) const KV_HEADS: &str = "attention.head_count_kv";
 pub(super) const KEY_WIDTH: &str = "attention.key_length";
 pub(super) const VALUE_WIDTH: &str = "attention.value_length";
 pub(super) const LATENT_KEY_WIDTH: &str = "attention.key_length_mla";
+pub(super) const LATENT_VALUE_WIDTH: &str = "attention.value_length_mla";
 pub(super) const SHORT_QUERIES: &str = "attention.q_lora_rank";
 pub(super) const SHORT_KEYS: &str = "attention.kv_lora_rank";
 pub(super) const RMS_EPS: &str = "attention.layer_norm_rms_epsilon";

@@ -3,7 +3,7 @@
 use super::architectures::{Known, Statement};
 use super::keys;
 use super::rope::stored_scaling;
-use crate::ggml::{TensorType, Value, Values};
+use crate::ggml::{TensorType, Value, Values, WrittenType};
 use crate::model::DecoderConfig;
 
 /// The version of ggml's quantized types.
@@ -19,7 +19,7 @@ pub(super) fn describe(
     config: &DecoderConfig,
     architecture: Known,
     name: Option<&str>,
-    most: TensorType,
+    most: WrittenType,
 ) -> Result<Vec<(String, Value)>, String> {
     let text = |text: &str| Value::String(text.into());
     let mut entries: Vec<(String, Value)> = vec![
@@ -121,8 +121,12 @@ fn in_32_bits(key: &str, size: usize) -> Result<u32, String> {
     u32::try_from(size).map_err(|_| format!("{key} is {size}, which 32 bits cannot hold"))
 }
 
+/// The number of a file most of whose entries are in MXFP4.
+const MXFP4_FILE: u32 = 38;
+
 /// What llama.cpp calls a file most of whose entries have a type, `llama_ftype`.
-fn file_type(most: TensorType) -> u32 {
+fn file_type(most: WrittenType) -> u32 {
+    let Some(most) = most.rounded() else { return MXFP4_FILE };
     match most {
         TensorType::F32 => 0,
         TensorType::F16 => 1,

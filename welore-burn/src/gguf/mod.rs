@@ -19,6 +19,7 @@ mod names;
 mod rope;
 mod row_order;
 mod source;
+mod split_keys;
 mod stated;
 mod tensors;
 mod tokenizer;
@@ -28,7 +29,9 @@ use std::path::{Path, PathBuf};
 
 use self::architectures::Known;
 use self::names::{Part, Planned};
-use crate::checkpoint::{CheckpointError, DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter, Turned};
+use crate::checkpoint::{
+    CheckpointError, DEFAULT_SHARD_BYTES, FileShapes, ShardLayout, ShardWriter, Turned,
+};
 use crate::files::{OutputDir, write_file};
 use crate::forms::{TensorSpec, parameters_in};
 use crate::ggml::GgufFile;
@@ -114,7 +117,7 @@ pub fn convert_gguf(
         true => Turned::of(names),
         false => Turned::default(),
     };
-    write_weights(&file, &planned, &turned, output, progress)?;
+    write_weights(&file, &planned, &turned.into(), output, progress)?;
     Ok(summary(&file, model.architecture, &planned))
 }
 
@@ -129,7 +132,7 @@ fn licence_card(file: &GgufFile) -> Option<String> {
 fn write_weights(
     file: &GgufFile,
     planned: &[Planned],
-    turned: &Turned,
+    shapes: &FileShapes,
     output: &OutputDir,
     progress: &mut dyn Progress,
 ) -> Result<(), GgufError> {
@@ -138,7 +141,7 @@ fn write_weights(
         other => other.into(),
     };
     let specs: Vec<TensorSpec> = planned.iter().map(|tensor| tensor.spec.clone()).collect();
-    let layout = ShardLayout::turning(&specs, DEFAULT_SHARD_BYTES, turned)?;
+    let layout = ShardLayout::shaped(&specs, DEFAULT_SHARD_BYTES, shapes)?;
     let files = ShardWriter::new(output.path(), &layout).map_err(named)?;
     progress.begin("converting", planned.len());
     progress.count_in("tensors");
@@ -147,7 +150,7 @@ fn write_weights(
         let info = &file.tensors()[&tensor.source];
         let data = tensors::decode(file, info, tensor)?;
         files.write(&tensor.spec.name, &data).map_err(named)?;
-        file.release(info);
+        tensor.sources().for_each(|source| file.release(&file.tensors()[source]));
     }
     file.check_unchanged()?;
     files.finish().map_err(named)?;
@@ -157,8 +160,9 @@ fn write_weights(
 fn summary(file: &GgufFile, architecture: Known, planned: &[Planned]) -> GgufSummary {
     let mut types = BTreeMap::new();
     let (mut parameters, mut bytes) = (0, 0);
-    for Planned { source, spec, part, .. } in planned {
-        if Part::is_first(*part) {
+    for tensor in planned {
+        let Planned { spec, part, .. } = tensor;
+        for source in tensor.sources().filter(|_| Part::is_first(*part)) {
             *types.entry(file.tensors()[source].dtype.to_string()).or_insert(0) += 1;
         }
         parameters += parameters_in(&spec.name, spec.dtype, &spec.shape);

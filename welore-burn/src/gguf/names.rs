@@ -12,6 +12,7 @@ use super::error::GgufError;
 use super::keys;
 use super::rope;
 use super::row_order::RowOrder;
+use super::split_keys::{self, SplitKeys};
 use super::tensors::{read_factors, stored_dtype};
 use crate::forms::{Form, TensorSpec};
 use crate::ggml::{GgufFile, StoredTensor, TensorType, is_router};
@@ -120,6 +121,16 @@ pub(super) struct Planned {
     pub scale: f32,
     /// The type of its blocks, if it stays in them.
     pub packed: Option<TensorType>,
+    /// Another tensor of the file that it is made from, if it has keys and values in two.
+    pub split: Option<SplitKeys>,
+}
+
+impl Planned {
+    /// The names of the tensors of the file that it is made from.
+    pub fn sources(&self) -> impl Iterator<Item = &str> {
+        let other = self.split.as_ref().map(|split| split.tensor.as_str());
+        [self.source.as_str()].into_iter().chain(other)
+    }
 }
 
 /// All tensors of the model, in its order.
@@ -144,9 +155,12 @@ pub(super) fn plan(
     }
     let planned = entries(&model.config, model.architecture)
         .into_iter()
-        .map(|entry| check(entry, file, conversion))
-        .collect::<Result<Vec<_>, _>>()?;
-    let known: BTreeSet<&str> = planned.iter().map(|tensor| tensor.source.as_str()).collect();
+        .map(|entry| match split_keys::check(&entry, file, &model.config)? {
+            Some(planned) => Ok(planned),
+            None => check(entry, file, conversion),
+        })
+        .collect::<Result<Vec<_>, GgufError>>()?;
+    let known: BTreeSet<&str> = planned.iter().flat_map(Planned::sources).collect();
     let belongs = |name: &str| {
         rope::TENSORS.contains(&name)
             || known.contains(name)
@@ -192,11 +206,11 @@ fn check(entry: Entry, file: &GgufFile, conversion: GgufConversion) -> Result<Pl
     let in_blocks = kept.and_then(|kept| Some((kept, as_blocks(kept, &name, &shape)?)));
     Ok(match in_blocks {
         Some((kept, spec)) => {
-            Planned { source, spec, order, shift, part, scale, packed: Some(kept) }
+            Planned { source, spec, order, shift, part, scale, packed: Some(kept), split: None }
         }
         None => {
             let spec = TensorSpec { name, dtype, shape };
-            Planned { source, spec, order, shift, part, scale, packed: None }
+            Planned { source, spec, order, shift, part, scale, packed: None, split: None }
         }
     })
 }

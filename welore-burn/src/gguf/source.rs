@@ -8,7 +8,7 @@ use safetensors::Dtype;
 use super::error::GgufError;
 use crate::checkpoint::{Checkpoint, CheckpointError, StoredMatrix};
 use crate::forms::{FormError, Precision, cast_floats, encode_nearest};
-use crate::ggml::TensorType;
+use crate::ggml::{TensorType, WrittenType};
 use crate::model::OpenedModel;
 use crate::named::Named;
 
@@ -20,7 +20,7 @@ pub struct GgufTensor {
     /// Its shape, `[out, in]` for a matrix.
     pub shape: Vec<usize>,
     /// The type that it will have in the file.
-    pub dtype: TensorType,
+    pub dtype: WrittenType,
 }
 
 /// Gives the bytes of tensors, one after the other.
@@ -68,20 +68,22 @@ impl<'a> CheckpointSource<'a> {
         Self { checkpoint: &opened.checkpoint, compressed: named.collect() }
     }
 
-    /// The type in which a tensor is stored; that of its numbers for a matrix in another form.
+    /// The type in which a tensor is stored; that of its numbers for a matrix in another form. The
+    /// experts of gpt-oss may be in MXFP4.
     ///
     /// # Errors
     ///
     /// [`CheckpointError::TensorMissing`], and [`CheckpointError::Dtype`] for integers.
-    pub fn stored_type(&self, name: &str) -> Result<TensorType, CheckpointError> {
+    pub fn stored_type(&self, name: &str) -> Result<WrittenType, CheckpointError> {
         let dtype = match self.compressed.get(name) {
             Some(matrix) => matrix.dtype,
+            None if self.checkpoint.is_mxfp4(name) => return Ok(WrittenType::Mxfp4),
             None => self.checkpoint.raw(name)?.0.dtype,
         };
         match dtype {
-            Dtype::F64 | Dtype::F32 => Ok(TensorType::F32),
-            Dtype::F16 => Ok(TensorType::F16),
-            Dtype::BF16 => Ok(TensorType::Bf16),
+            Dtype::F64 | Dtype::F32 => Ok(TensorType::F32.into()),
+            Dtype::F16 => Ok(TensorType::F16.into()),
+            Dtype::BF16 => Ok(TensorType::Bf16.into()),
             dtype => {
                 let (dir, tensor) = (self.checkpoint.dir().into(), name.into());
                 Err(CheckpointError::Dtype { dir, tensor, dtype })
@@ -92,11 +94,21 @@ impl<'a> CheckpointSource<'a> {
 
 impl TensorSource for CheckpointSource<'_> {
     fn check(&self, tensor: &GgufTensor) -> Result<(), GgufError> {
-        float_of(tensor).map(drop)
+        match tensor.dtype.rounded() {
+            Some(dtype) => float_of(tensor, dtype).map(drop),
+            None if self.checkpoint.is_mxfp4(&tensor.name) => Ok(()),
+            None => Err(no_blocks(tensor)),
+        }
     }
 
     fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError> {
-        let dtype = float_of(tensor)?;
+        let Some(dtype) = tensor.dtype.rounded() else {
+            // All numbers have to be finite, whatever they are stored as.
+            self.checkpoint.check_finite(&tensor.name)?;
+            let blocks = self.checkpoint.mxfp4_blocks(&tensor.name);
+            return blocks.map(Cow::Owned).ok_or_else(|| no_blocks(tensor));
+        };
+        let dtype = float_of(tensor, dtype)?;
         let encoding =
             |source: FormError| CheckpointError::Encoding { tensor: tensor.name.clone(), source };
         if let Some(matrix) = self.compressed.get(&tensor.name) {
@@ -123,12 +135,16 @@ impl TensorSource for CheckpointSource<'_> {
 }
 
 /// The type of floats that a tensor will have.
-fn float_of(tensor: &GgufTensor) -> Result<Dtype, GgufError> {
-    let float = Precision::all().iter().find(|float| TensorType::from(**float) == tensor.dtype);
-    float.map(|float| float.dtype()).ok_or_else(|| {
-        let (tensor, dtype) = (tensor.name.clone(), tensor.dtype);
-        GgufError::Blocks { tensor, dtype }
-    })
+fn float_of(tensor: &GgufTensor, dtype: TensorType) -> Result<Dtype, GgufError> {
+    let float = Precision::all().iter().find(|float| TensorType::from(**float) == dtype);
+    let blocks = || GgufError::Blocks { tensor: tensor.name.clone(), dtype };
+    float.map(|float| float.dtype()).ok_or_else(blocks)
+}
+
+/// Refuses to give blocks that a model does not have.
+fn no_blocks(tensor: &GgufTensor) -> GgufError {
+    let reason = format!("is not in {} in the directory", tensor.dtype.name());
+    GgufError::Choice { tensor: tensor.name.clone(), reason }
 }
 
 impl From<Precision> for TensorType {

@@ -107,6 +107,16 @@ impl Stated<'_> {
         }
     }
 
+    /// The key of the width of a head's values. Where keys and values of latent attention are two tensors,
+    /// a file states widths of what llama.cpp caches under the usual keys, and those of heads under
+    /// others.
+    pub fn value_key(&self) -> Result<&'static str, ContainerError> {
+        Ok(match self.positive_size(keys::LATENT_KEY_WIDTH)? {
+            Some(_) => keys::LATENT_VALUE_WIDTH,
+            None => keys::VALUE_WIDTH,
+        })
+    }
+
     /// How many channels of a head are rotated.
     pub fn rotary_width(&self) -> Result<u64, ContainerError> {
         match self.integer(keys::ROPE_WIDTH)? {

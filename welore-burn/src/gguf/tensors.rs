@@ -31,6 +31,34 @@ pub(super) fn decode(
     info: &StoredTensor,
     planned: &Planned,
 ) -> Result<Vec<u8>, GgufError> {
+    let mut data = match &planned.split {
+        Some(split) => split.merged(file, planned)?,
+        None => rows(file, info, planned)?,
+    };
+    if planned.scale != 1.0 {
+        data = scaled(&data, planned.scale);
+    }
+    if planned.shift != 0.0 {
+        data = shifted(&data, -planned.shift);
+    }
+    let found = match (planned.packed, planned.spec.dtype) {
+        (Some(kept), _) => infinite(kept, &data),
+        (None, Dtype::F16) => not_finite(&data, |x| f16::from_le_bytes(x).to_f32()),
+        (None, Dtype::BF16) => not_finite(&data, |x| bf16::from_le_bytes(x).to_f32()),
+        (None, _) => not_finite(&data, f32::from_le_bytes),
+    };
+    match found {
+        None => Ok(data),
+        Some((index, value)) => {
+            let (path, tensor) = (file.path_of(info).into(), info.name.clone());
+            Err(GgufError::NotFinite { path, tensor, index, value })
+        }
+    }
+}
+
+/// The rows of a tensor, or of a part of it, in the order of the model directory: entries, or blocks if
+/// they are kept.
+fn rows(file: &GgufFile, info: &StoredTensor, planned: &Planned) -> Result<Vec<u8>, GgufError> {
     let spec = &planned.spec;
     let columns = planned.order.columns(&spec.shape);
     let entries: usize = spec.shape.iter().product();
@@ -48,25 +76,7 @@ pub(super) fn decode(
             })?,
         }
     }
-    if planned.scale != 1.0 {
-        data = scaled(&data, planned.scale);
-    }
-    if planned.shift != 0.0 {
-        data = shifted(&data, -planned.shift);
-    }
-    let found = match (planned.packed, spec.dtype) {
-        (Some(kept), _) => infinite(kept, &data),
-        (None, Dtype::F16) => not_finite(&data, |x| f16::from_le_bytes(x).to_f32()),
-        (None, Dtype::BF16) => not_finite(&data, |x| bf16::from_le_bytes(x).to_f32()),
-        (None, _) => not_finite(&data, f32::from_le_bytes),
-    };
-    match found {
-        None => Ok(data),
-        Some((index, value)) => {
-            let (path, tensor) = (file.path_of(info).into(), info.name.clone());
-            Err(GgufError::NotFinite { path, tensor, index, value })
-        }
-    }
+    Ok(data)
 }
 
 /// The first entry in blocks that is infinite or not a number, and its position.

@@ -17,7 +17,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, LinearLayers, MissingKind, StoredMatrix, TensorProblem,
 };
 use crate::files::{LARGEST_CONFIG, read_existing};
-use crate::modules::Selection;
+use crate::modules::{MatrixName, Selection};
 
 /// A model directory for work from file to file, which needs weights only.
 #[derive(Debug)]
@@ -190,6 +190,21 @@ impl FoundModel {
         match self {
             Self::Familiar(_) => None,
             Self::Unfamiliar(model) => Some(model),
+        }
+    }
+
+    /// The same with weights of convolutions as matrices, those whose names are `chosen`: see
+    /// [`Checkpoint::with_convolutions`]. No model that is known here has some.
+    pub fn with_convolutions(self, chosen: impl Fn(&MatrixName) -> bool) -> Self {
+        match self {
+            Self::Familiar(model) => Self::Familiar(model),
+            Self::Unfamiliar(model) => {
+                let UnfamiliarModel { checkpoint, compressed, why, .. } = *model;
+                let checkpoint = checkpoint.with_convolutions(chosen);
+                let layers = checkpoint.linear_layers(&compressed);
+                let model = UnfamiliarModel { checkpoint, compressed, why, layers };
+                Self::Unfamiliar(Box::new(model))
+            }
         }
     }
 

@@ -1,9 +1,10 @@
 use super::lorap::Lorap;
+use super::probed::Probed;
 use super::problem::{Allocation, RankProblem};
 use super::searched::{Bolaco, SearchSpace, Searched};
 use super::target::PlanError;
 use crate::named::Named;
-use crate::spectrum::{MatrixSpectrum, PROBE, SpectrumUnit};
+use crate::spectrum::{MatrixSpectrum, SpectrumUnit};
 
 /// Decides which matrices are factored, and at which rank. A policy scores ranks, or gives their
 /// losses, and leaves the rest to one of the methods of [`RankProblem`].
@@ -35,7 +36,8 @@ pub trait RankPolicy: std::fmt::Debug + Sync {
 pub struct PolicyReads {
     /// The unit that the spectra must have; `None` for any.
     pub unit: Option<SpectrumUnit>,
-    /// Whether every matrix must have been probed.
+    /// Whether it reads probes. Spectra without any are refused; single matrices may lack one, such as
+    /// those of experts that see none of the probes' text.
     pub probes: bool,
     /// Whether [`PlanOptions::min_ratio`](super::PlanOptions::min_ratio) decides which matrices
     /// stay dense, as it does with [`RankProblem::remove_lowest`]. The command line refuses the
@@ -170,31 +172,6 @@ impl RankPolicy for Loss {
 
     fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
         problem.least_loss(tails)
-    }
-}
-
-/// [`Loss`], with the estimate of every matrix scaled by the cost measured in a probe of it.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Probed;
-
-impl RankPolicy for Probed {
-    fn name(&self) -> &'static str {
-        "probed"
-    }
-
-    fn about(&self) -> &'static str {
-        "as loss, but scaled by the cost measured in a probe of every matrix"
-    }
-
-    fn reads(&self) -> PolicyReads {
-        PolicyReads { probes: true, ..PolicyReads::LOSS }
-    }
-
-    fn allocate(&self, problem: &RankProblem<'_>) -> Result<Allocation, PlanError> {
-        problem.least_loss(|spectrum| {
-            let scale = spectrum.measurement(PROBE).unwrap_or(1.0);
-            tails(spectrum).into_iter().map(|tail| tail * scale).collect()
-        })
     }
 }
 

@@ -69,7 +69,7 @@ fn check_spectra(spectra: &Spectra, policy: &dyn RankPolicy) -> Result<(), PlanE
     if unit.is_some_and(|unit| unit != spectra.unit) {
         return Err(PlanError::NotCalibrated { policy: policy.name() });
     }
-    match probes && !spectra.matrices.iter().all(is_probed) {
+    match probes && !spectra.matrices.iter().any(is_probed) {
         true => Err(PlanError::NotProbed { policy: policy.name() }),
         false => Ok(()),
     }

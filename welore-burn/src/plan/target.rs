@@ -269,7 +269,7 @@ pub enum PlanError {
         /// The policy.
         policy: &'static str,
     },
-    /// The policy needs probes of all matrices.
+    /// The policy needs probes, and no matrix has one.
     #[error("policy `{policy}` needs a calibration with probes")]
     NotProbed {
         /// The policy.

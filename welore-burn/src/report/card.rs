@@ -16,6 +16,12 @@ const SNIPPET: &str = include_str!("load_factored.py");
 const EXPERTS: &str = "that transformers loads: with a matrix for each expert, or for gpt-oss with \
                        one tensor for all experts of a layer.";
 
+/// What is said of the dense model where convolutions are factored.
+const CONVOLUTIONS: &str = "that any tool for this architecture loads. Of a factored convolution \
+                            `X`, `X.V.weight` and `X.U.weight` are the weights of two convolutions \
+                            one after the other: the first with the kernel, stride, padding and \
+                            dilation of `X`, the second with a kernel of 1 and the bias of `X`.";
+
 /// Rows of measured quality go before this line.
 pub(super) const MEASURED: &str = "<!-- measured -->";
 
@@ -32,6 +38,8 @@ pub struct ModelCard<'a> {
     pub base_card: Option<&'a str>,
     /// How it was compressed.
     pub plan: &'a RankPlan,
+    /// Number of factored matrices that are convolutions.
+    pub convolutions: usize,
     /// Which labels the gradients of its calibration are for, if that is known.
     pub gradient_labels: Option<GradientLabels>,
     /// The program that made it.
@@ -57,7 +65,8 @@ impl ModelCard<'_> {
     }
 
     /// How the model is loaded. PyTorch code is given where it works: transformers has no layers
-    /// for blocks, and keeps all experts of a layer in one tensor.
+    /// for blocks, keeps all experts of a layer in one tensor, and its code for convolutions differs from
+    /// model to model.
     fn usage(&self) -> String {
         let matrices = &self.plan.matrices;
         let has_experts = matrices.iter().any(|matrix| matrix.name.as_str().contains(".experts."));
@@ -66,12 +75,13 @@ impl ModelCard<'_> {
              With PyTorch, from within this directory:\n\n\
              ```python\n{SNIPPET}```"
         );
-        let loads = match (has_experts, self.packed()) {
-            (false, 0) => python.as_str(),
-            (false, _) => {
+        let loads = match (has_experts, self.packed(), self.convolutions) {
+            (false, 0, 0) => python.as_str(),
+            (false, 0, _) => CONVOLUTIONS,
+            (false, ..) => {
                 "that any tool for this architecture loads. This directory is for welore alone."
             }
-            (true, _) => EXPERTS,
+            (true, ..) => EXPERTS,
         };
         format!(
             "## Use\n\n\
@@ -327,10 +337,18 @@ mod tests {
         make_plan(&spectra.unwrap(), &WeLore, &options).unwrap()
     }
 
+    fn card_of(
+        base: &str,
+        base_card: Option<&str>,
+        plan: &RankPlan,
+        convolutions: usize,
+    ) -> String {
+        let (gradient_labels, made_by) = (None, "test 1");
+        ModelCard { base, base_card, plan, convolutions, gradient_labels, made_by }.to_markdown()
+    }
+
     fn card(base: &str, base_card: Option<&str>) -> String {
-        let plan = plan();
-        let gradient_labels = None;
-        ModelCard { base, base_card, plan: &plan, gradient_labels, made_by: "test 1" }.to_markdown()
+        card_of(base, base_card, &plan(), 0)
     }
 
     #[test]
@@ -352,10 +370,7 @@ mod tests {
 
     #[test]
     fn a_card_has_pytorch_code_only_where_transformers_has_such_layers() {
-        let text = |plan: &RankPlan| {
-            let (base, base_card, gradient_labels) = ("m", None, None);
-            ModelCard { base, base_card, plan, gradient_labels, made_by: "test 1" }.to_markdown()
-        };
+        let text = |plan: &RankPlan| card_of("m", None, plan, 0);
         let mut packed = plan();
         packed.matrices[0].form =
             serde_json::from_value(serde_json::json!({ "kind": "blocks", "type": "q8_0" }))
@@ -369,6 +384,8 @@ mod tests {
         assert!(!text(&packed).contains("singular values"), "{}", text(&packed));
         assert!(text(&experts).contains("gpt-oss"), "{}", text(&experts));
         assert!(text(&plan()).contains("```python"));
+        let convolutions = card_of("m", None, &plan(), 1);
+        assert!(!convolutions.contains("```") && convolutions.contains("two convolutions"));
     }
 
     #[test]
@@ -429,9 +446,10 @@ mod tests {
             plan.policy = hostile.clone();
             for base in [hostile.clone(), format!("{hostile}/name"), format!("org/{hostile}")] {
                 let base = base.as_str();
-                let (base_card, gradient_labels) = (None, None);
+                let (base_card, gradient_labels, convolutions) = (None, None, 0);
+                let (plan, made_by) = (&plan, base);
                 let text =
-                    ModelCard { base, base_card, plan: &plan, gradient_labels, made_by: base };
+                    ModelCard { base, base_card, plan, convolutions, gradient_labels, made_by };
                 let text = text.to_markdown();
                 assert!(text.starts_with("---\ntags:\n- welore\n- low-rank\n---\n\n# "), "{text}");
                 for mark in [MEASURED, MEASURED_TITLE, "<"] {

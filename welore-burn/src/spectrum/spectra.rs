@@ -165,6 +165,11 @@ impl Spectra {
         serde_json::to_string_pretty(self).expect("finite numbers and strings always serialize")
     }
 
+    /// The number of matrices without a probe, such as those of experts that see none of its text.
+    pub fn unprobed(&self) -> usize {
+        self.matrices.iter().filter(|matrix| matrix.measurement(PROBE).is_none()).count()
+    }
+
     /// Checks that the spectra are possible: their fields are public.
     pub(crate) fn check(&self) -> Result<(), SpectraError> {
         if self.matrices.is_empty() {

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use super::rounding::{Inputs, Rounding};
 use crate::calibrate::{Calibration, is_tied};
 use crate::checkpoint::Checkpoint;
+use crate::ggml::TensorType;
 use crate::gguf::{CheckpointSource, GgufError, GgufTensor, TensorSource};
 use crate::model::OpenedModel;
 use crate::modules::MatrixName;
@@ -48,24 +49,29 @@ impl<'a> QuantizedSource<'a> {
     }
 }
 
+/// The type of the blocks that a tensor is rounded to, if it is.
+fn blocks_of(tensor: &GgufTensor) -> Option<TensorType> {
+    tensor.dtype.rounded().filter(|dtype| !dtype.is_float())
+}
+
 impl TensorSource for QuantizedSource<'_> {
     fn check(&self, tensor: &GgufTensor) -> Result<(), GgufError> {
-        match tensor.dtype.is_float() {
-            true => self.floats.check(tensor),
+        match blocks_of(tensor) {
+            None => self.floats.check(tensor),
             // A matrix in another form has no tensor of this name.
-            false => self.checkpoint.matrix_shape(&tensor.name).map(drop).map_err(GgufError::from),
+            Some(_) => {
+                self.checkpoint.matrix_shape(&tensor.name).map(drop).map_err(GgufError::from)
+            }
         }
     }
 
     fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError> {
-        if tensor.dtype.is_float() {
-            return self.floats.bytes(tensor);
-        }
+        let Some(dtype) = blocks_of(tensor) else { return self.floats.bytes(tensor) };
         let [_, columns] = self.checkpoint.matrix_shape(&tensor.name)?;
         let entries = self.checkpoint.read_f32(&tensor.name)?;
         let inputs = self.inputs_of(&tensor.name)?;
         let about = |source| GgufError::Quantize { tensor: tensor.name.clone(), source };
-        Ok(Cow::Owned(inputs.quantize(tensor.dtype, &entries, columns).map_err(about)?))
+        Ok(Cow::Owned(inputs.quantize(dtype, &entries, columns).map_err(about)?))
     }
 
     fn release(&self, tensor: &GgufTensor) {

@@ -69,7 +69,9 @@ impl<S: TensorSource, M: Module> TensorSource for StoredModel<S, M> {
         let bytes = self.source.bytes(tensor)?;
         if let [rows, columns] = tensor.shape[..] {
             let about = |source| GgufError::Quantize { tensor: tensor.name.clone(), source };
-            let values = tensor.dtype.dequantize_rows(&bytes, columns).map_err(about)?;
+            // What is in blocks that the model gave has the model's numbers.
+            let Some(dtype) = tensor.dtype.rounded() else { return Ok(bytes) };
+            let values = dtype.dequantize_rows(&bytes, columns).map_err(about)?;
             let model = self.model.take();
             let changed =
                 model.map(|model| with_values(model, &tensor.name, values, [rows, columns]));

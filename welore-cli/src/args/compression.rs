@@ -29,6 +29,9 @@ pub struct AnalyzeArgs {
     /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Whether convolutions are matrices too.
+    #[command(flatten)]
+    pub convolutions: ConvolutionArgs,
     /// Limits on measuring.
     #[command(flatten)]
     pub resources: ResourceArgs,
@@ -77,6 +80,18 @@ pub struct SelectionArgs {
     /// Leave out the matrices whose names match one of these patterns, separated by commas
     #[arg(long, value_name = "PATTERN", value_delimiter = ',')]
     pub exclude: Vec<String>,
+}
+
+/// Whether convolutions are matrices too.
+#[derive(Args, Debug, Clone, Copy, Default)]
+#[command(next_help_heading = "Matrices")]
+pub struct ConvolutionArgs {
+    /// Also take convolutions of a model that is not known as matrices, `[out, in, kernel]` as
+    /// `[out, in * kernel]`: of the two factors of one, the first is a convolution with the same kernel,
+    /// the second one with a kernel of 1. Right for those without groups, which files do not tell from
+    /// others: leave those with groups out by --exclude. Those with one input channel stay as they are
+    #[arg(long)]
+    pub convolutions: bool,
 }
 
 /// How the table of a plan is shown.
@@ -191,6 +206,9 @@ pub struct PlanArgs {
     /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Whether convolutions are matrices too.
+    #[command(flatten)]
+    pub convolutions: ConvolutionArgs,
     /// How plans are measured by a policy that searches.
     #[command(flatten)]
     pub search: SearchArgs,
@@ -216,7 +234,7 @@ pub struct CompressArgs {
     pub model: PathBuf,
     /// Carry out the plan in this file, or in this compressed model directory; with --for a plan of
     /// types
-    #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude"])]
+    #[arg(long, value_name = "FILE", help_heading = "Target", conflicts_with_all = ["policy", "min_ratio", "rank_multiple", "never_grow", "storage", "keep_dense", "set_rank", "min_rank", "max_rank", "min_saving", "include", "exclude", "convolutions"])]
     pub plan: Option<PathBuf>,
     /// Carry out the plan with a calibration other than the one that it was made with
     #[arg(long, requires = "plan", help_heading = "Calibration")]
@@ -301,6 +319,9 @@ pub struct CompressArgs {
     /// Which matrices are selected.
     #[command(flatten)]
     pub selection: SelectionArgs,
+    /// Whether convolutions are matrices too.
+    #[command(flatten)]
+    pub convolutions: ConvolutionArgs,
     /// Limits on measuring and factoring.
     #[command(flatten)]
     pub resources: ResourceArgs,

@@ -144,7 +144,8 @@ pub struct ExportArgs {
     /// Multiply the factors together, so that any Hugging Face tool can load the model
     #[arg(long, help_heading = "Conversion")]
     pub dense: bool,
-    /// Store all numbers in this type, rounded to the nearest [default: the type of each tensor]
+    /// Store all numbers in this type, rounded to the nearest [default: the type of each tensor, in a
+    /// GGUF file also MXFP4]
     #[arg(long, value_parser = named::<Precision>(), help_heading = "Conversion")]
     pub dtype: Option<Precision>,
     /// Model directory to write

@@ -10,7 +10,7 @@ use crate::args::AnalyzeArgs;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim, write_artifact};
 use crate::shared::measuring::measure_within;
-use crate::shared::opening::open_any;
+use crate::shared::opening::open_asked;
 use crate::shared::page::{check_page, write_page};
 use crate::shared::selecting::{check_patterns, of_found, tell_selected};
 use crate::{format, models, output};
@@ -24,7 +24,7 @@ pub fn run(args: AnalyzeArgs) -> Result<()> {
     check_page(&args.page, args.output.as_deref(), [args.model.as_path()])?;
     check_patterns(&args.selection)?;
     let _claim = claim(args.output.as_deref())?;
-    let found = open_any(&models::directory_of(&args.model)?)?;
+    let found = open_asked(&models::directory_of(&args.model)?, args.convolutions)?;
     let selected = of_found(&args.selection, &found)?;
     let (spectra, known) =
         measure_within(found.checkpoint(), &selected, Norms::plain(), &args.resources)?;

@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use welore_burn::calibrate::GradientLabels;
 use welore_burn::channels::ChannelPlan;
-use welore_burn::checkpoint::CheckpointError;
+use welore_burn::checkpoint::{Checkpoint, CheckpointError};
 use welore_burn::files::{FileError, read_file, replace_file, write_file};
 use welore_burn::forms::Precision;
+use welore_burn::modules::MatrixName;
 use welore_burn::plan::RankPlan;
 use welore_burn::report::{
     ChannelCard, ConvertedCard, Measurement, ModelCard, converted_card, tuned_card,
@@ -34,8 +35,18 @@ pub fn write_card(
 ) -> Result<()> {
     let (name, base_card) = (name_of(base), read_card(from));
     let base_card = base_card.as_deref();
-    let card = ModelCard { base: &name, base_card, plan, gradient_labels, made_by: MADE_BY };
+    let convolutions = factored_convolutions(directory);
+    let (base, made_by) = (name.as_str(), MADE_BY);
+    let card = ModelCard { base, base_card, plan, convolutions, gradient_labels, made_by };
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
+}
+
+/// The number of convolutions in two factors in a directory; none where no weights are written yet, which
+/// then are those of a model that runs here.
+fn factored_convolutions(directory: &Path) -> usize {
+    let Ok(written) = Checkpoint::open(directory) else { return 0 };
+    let is_dense = |name: &&MatrixName| written.meta(&name.weight()).is_some();
+    written.convolutions().filter(|name| !is_dense(name)).count()
 }
 
 /// Writes the card of a model with fewer channels than the one in `from`, which the user named

@@ -154,7 +154,7 @@ pub fn plan_for(
     options: &PlanOptions,
 ) -> Result<RankPlan> {
     let plan = make_plan(spectra, policy, options)?;
-    warn_about(&plan);
+    oddities(&plan).chain(guesses(spectra, policy)).for_each(warn);
     Ok(plan)
 }
 
@@ -170,6 +170,11 @@ pub enum Oddity {
     },
     /// No matrix is factored, or in blocks.
     NothingFactored,
+    /// Matrices that no probe measured, for a policy that reads probes.
+    Unprobed {
+        /// Their number.
+        matrices: usize,
+    },
 }
 
 /// Why nothing is factored.
@@ -184,31 +189,45 @@ pub fn oddities(plan: &RankPlan) -> impl Iterator<Item = Oddity> + use<> {
     grows.into_iter().chain(nothing.then_some(Oddity::NothingFactored))
 }
 
+/// What a plan of these spectra is based on that was not measured.
+pub fn guesses(spectra: &Spectra, policy: &dyn RankPolicy) -> Option<Oddity> {
+    let matrices = if policy.reads().probes { spectra.unprobed() } else { 0 };
+    (matrices > 0).then_some(Oddity::Unprobed { matrices })
+}
+
 /// Warns about results of a plan that may be unexpected.
 pub fn warn_about(plan: &RankPlan) {
-    for oddity in oddities(plan) {
-        match oddity {
-            Oddity::Growing { growing, lrcs } => {
-                let (grow, them) = match growing {
-                    1 => ("becomes larger, because its rank is", "it"),
-                    _ => ("become larger, because their ranks are", "them"),
-                };
-                let lrcs = format::number_of(lrcs, "LRC");
-                tell!(
-                    "warning: {growing} of {lrcs} {grow} above mn/(m+n); --never-grow keeps {them} \
-                     dense"
-                );
-            }
-            Oddity::NothingFactored => tell!("warning: nothing is factored, because {NO_GAIN}"),
+    oddities(plan).for_each(warn);
+}
+
+fn warn(oddity: Oddity) {
+    match oddity {
+        Oddity::Growing { growing, lrcs } => {
+            let (grow, them) = match growing {
+                1 => ("becomes larger, because its rank is", "it"),
+                _ => ("become larger, because their ranks are", "them"),
+            };
+            let lrcs = format::number_of(lrcs, "LRC");
+            tell!(
+                "warning: {growing} of {lrcs} {grow} above mn/(m+n); --never-grow keeps {them} dense"
+            );
+        }
+        Oddity::NothingFactored => tell!("warning: nothing is factored, because {NO_GAIN}"),
+        Oddity::Unprobed { matrices } => {
+            tell!("warning: {} {UNPROBED}", format::matrices(matrices));
         }
     }
 }
+
+/// What is done with the matrices of experts that no probe measured.
+const UNPROBED: &str = "of experts that see none of the text of the probes: corrected by the median \
+                        of the same matrix of others; more --probe-windows would measure them";
 
 /// The same for several plans, each with its label: one line for each kind of warning.
 pub fn warn_about_all(found: &[(Oddity, String)]) {
     let growing = found.iter().filter_map(|(oddity, label)| match oddity {
         Oddity::Growing { growing, lrcs } => Some(format!("{label} ({growing} of {lrcs})")),
-        Oddity::NothingFactored => None,
+        Oddity::NothingFactored | Oddity::Unprobed { .. } => None,
     });
     let growing: Vec<String> = growing.collect();
     if !growing.is_empty() {
@@ -222,6 +241,11 @@ pub fn warn_about_all(found: &[(Oddity, String)]) {
     let nothing: Vec<&str> = nothing.map(|(_, label)| label.as_str()).collect();
     if !nothing.is_empty() {
         tell!("warning: nothing is factored in {}, because {NO_GAIN}", nothing.join("; "));
+    }
+    // It is the same for all plans of a calibration.
+    let unprobed = found.iter().find(|(oddity, _)| matches!(oddity, Oddity::Unprobed { .. }));
+    if let Some((oddity, _)) = unprobed {
+        warn(*oddity);
     }
 }
 

@@ -17,7 +17,9 @@ use std::path::{Path, PathBuf};
 use super::error::CalibrationError;
 use super::file::digest_of_file;
 use super::text::TextRecord;
-use crate::ggml::{is_router, matrix_in_stack, matrix_of_tensor, stack_of_matrix};
+use crate::ggml::{
+    is_router, matrix_in_stack, matrix_of_tensor, stack_of_matrix, tensor_of_matrix,
+};
 use crate::linalg::SecondMoment;
 use crate::modules::MatrixName;
 
@@ -110,7 +112,7 @@ impl ImportanceMatrix {
         &self.path
     }
 
-    /// The matrices, by name: those of experts by the names that most models have.
+    /// The matrices, by the names that they have in most models.
     pub fn inputs(&self) -> &BTreeMap<MatrixName, SecondMoment> {
         &self.inputs
     }
@@ -149,10 +151,14 @@ impl ImportanceMatrix {
     }
 }
 
-/// The name that the matrix of an expert has in most models: those of Mixtral have others.
+/// The name that the matrix of the same tensor has in most models. `None` if llama.cpp has no such
+/// tensor.
 fn usual_name(name: &MatrixName) -> Option<MatrixName> {
-    let (tensor, expert) = stack_of_matrix(name.as_str())?;
-    matrix_in_stack(&tensor, expert).map(MatrixName::new)
+    let usual = match stack_of_matrix(name.as_str()) {
+        Some((tensor, expert)) => matrix_in_stack(&tensor, expert),
+        None => matrix_of_tensor(&tensor_of_matrix(name.as_str())?),
+    };
+    usual.map(MatrixName::new)
 }
 
 /// The matrices of a tensor of so many; none for a tensor that is not compressed.
@@ -196,4 +202,29 @@ fn mean_squares(
         false => Err(wrong(path, entry, format!("has {sum} for a sum of squares"))),
     };
     sums.map(mean).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn matrices_of_one_tensor_have_one_usual_name() {
+        for (name, usual) in [
+            (
+                "model.layers.1.mlp.shared_experts.up_proj",
+                "model.layers.1.mlp.shared_expert.up_proj",
+            ),
+            ("model.layers.1.mlp.gate_up_proj", "model.layers.1.mlp.up_proj"),
+            (
+                "model.layers.1.block_sparse_moe.experts.3.w2",
+                "model.layers.1.mlp.experts.3.down_proj",
+            ),
+            ("transformer.h.0.attn.c_attn", "model.layers.0.self_attn.qkv_proj"),
+            ("model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.q_proj"),
+        ] {
+            assert_eq!(usual_name(&name.into()), Some(usual.into()), "{name}");
+        }
+        assert_eq!(usual_name(&"encoder.layer.0.output.dense".into()), None);
+    }
 }

@@ -44,7 +44,7 @@ pub fn write_imatrix(
         };
         for (part, shape) in [(SUMS, sums), (COUNTS, counts)] {
             let name = format!("{tensor}{part}");
-            specs.push(GgufTensorSpec { name, shape, dtype: TensorType::F32 });
+            specs.push(GgufTensorSpec { name, shape, dtype: TensorType::F32.into() });
         }
     }
     let layout = GgufLayout::new(&metadata(calibration), &specs)?;

@@ -10,8 +10,8 @@ use crate::model::{
 };
 
 /// DeepSeek-V2 and V3: latent attention, and experts beside one that sees all tokens, after some layers
-/// without. Keys and values of all heads are one tensor, which llama.cpp reads in its earlier form of
-/// these files: in the present one, keys are a tensor of their own, with columns for rows.
+/// without. Keys and values of all heads are written as one tensor, which llama.cpp reads in its earlier
+/// form of these files: in the present one, which is only read, they are two.
 #[derive(Debug)]
 pub(super) struct DeepSeek2;
 
@@ -159,11 +159,6 @@ impl Architecture for DeepSeek2 {
     }
 
     fn restore(&self, stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufError> {
-        if stated.integer(keys::LATENT_KEY_WIDTH)?.is_some() {
-            let reason = "says that keys have a tensor of their own (`attn_k_b`), which is not \
-                          supported; use the model's Hugging Face directory instead";
-            return Err(stated.wrong(keys::LATENT_KEY_WIDTH, reason.into()));
-        }
         restore_attention(stated, json)?;
         stated.add_experts("n_routed_experts", json)?;
         json["moe_intermediate_size"] = stated.needed(keys::EXPERT_MLP)?.into();
@@ -205,8 +200,17 @@ fn restore_attention(stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufEr
         false => Value::Null,
     };
     json["qk_rope_head_dim"] = rotated.into();
-    json["qk_nope_head_dim"] = stated.head_width()?.saturating_sub(rotated).into();
-    json["v_head_dim"] = stated.needed(keys::VALUE_WIDTH)?.into();
+    let width = match stated.positive_size(keys::LATENT_KEY_WIDTH)? {
+        Some(width) => {
+            // What a file states otherwise is of what llama.cpp caches: one vector for all heads.
+            json["num_key_value_heads"] = stated.needed(keys::HEADS)?.into();
+            json["head_dim"] = width.into();
+            width
+        }
+        None => stated.head_width()?,
+    };
+    json["qk_nope_head_dim"] = width.saturating_sub(rotated).into();
+    json["v_head_dim"] = stated.needed(stated.value_key()?)?.into();
     let stored = stated.positive(keys::YARN_MULTIPLIER)?;
     let kind = json["rope_scaling"]["rope_type"].as_str().map(String::from);
     match (kind.as_deref(), stored) {

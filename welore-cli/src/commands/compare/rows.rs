@@ -27,7 +27,7 @@ use crate::format;
 use crate::shared::artifacts::in_target;
 use crate::shared::compressing::{compressor, load_for_blocks};
 use crate::shared::measuring::{Known, budget, measure_within};
-use crate::shared::planning::{Oddity, oddities, warn_about_all};
+use crate::shared::planning::{Oddity, guesses, oddities, warn_about_all};
 use crate::shared::recipe::Recipe;
 use crate::terminal::Bar;
 
@@ -197,6 +197,8 @@ impl<'a> Comparison<'a> {
                 let Measured { norms, spectra, seconds } = &self.measured[place];
                 let started = Instant::now();
                 let plan = make_plan(spectra, request.recipe.policy, options)?;
+                let guesses = guesses(spectra, request.recipe.policy);
+                self.odd.extend(guesses.map(|oddity| (oddity, label.clone())));
                 (plan, norms.clone(), seconds + started.elapsed().as_secs_f64())
             }
         };

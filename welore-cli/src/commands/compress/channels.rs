@@ -34,7 +34,7 @@ use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Options that concern ranks and factors, beside [`RANK_OPTIONS`].
-const OF_RANKS: [&str; 11] = [
+const OF_RANKS: [&str; 12] = [
     "plan",
     "err",
     "err-applied",
@@ -46,6 +46,7 @@ const OF_RANKS: [&str; 11] = [
     "refine-lr",
     "other-calibration",
     "probe-windows",
+    "convolutions",
 ];
 
 /// Runs the command.

@@ -29,7 +29,7 @@ use crate::shared::effects::{
 };
 use crate::shared::inputs::{check_not_left, check_outside, place_of};
 use crate::shared::measuring::{Known, budget};
-use crate::shared::opening::{open_any, to_run};
+use crate::shared::opening::{check_stored, open_asked, open_planned, to_run};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{
     Goal, Planned, check_limits, describe, print_plan, read_plan, warn_of_prospect,
@@ -241,10 +241,14 @@ impl Request {
             .into());
         }
         let model = models::directory_of(&args.model)?;
-        let found = open_any(&model)?;
+        let found = match &goal {
+            Goal::Given(plan) => open_planned(&model, plan)?,
+            Goal::Target(..) => open_asked(&model, args.convolutions)?,
+        };
         if needs_model(args, &recipe) {
             to_run(&found, "calibrating", without_running(&goal))?;
         }
+        check_stored(args.convolutions, recipe.storage)?;
         check_output(&args.output, &model)?;
         let output = match args.dry_run {
             true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,

@@ -7,7 +7,6 @@ use serde_json::{Map, Value, json};
 use welore_burn::files::check_staged;
 use welore_burn::ggml::TensorType;
 use welore_burn::gguf::{CheckpointSource, GgufExport, GgufOptions, GgufWritten};
-use welore_burn::named::Named;
 
 use crate::args::ExportArgs;
 use crate::devices::host;

@@ -20,7 +20,7 @@ use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim, in_file, read_artifact, write_artifact};
 use crate::shared::effects::{SEARCHING, min_ratio, of_method, of_search, without_engine};
 use crate::shared::measuring::{Known, measure_within};
-use crate::shared::opening::{open_any, to_run};
+use crate::shared::opening::{check_stored, open_asked, to_run};
 use crate::shared::page::{check_page, write_page};
 use crate::shared::planning::{check_limits, check_size, plan_for, print_plan, warn_of_prospect};
 use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
@@ -167,7 +167,7 @@ const OF_TYPES: [&str; 17] = [
 ];
 
 /// The options on how matrices are measured.
-const MEASURING: [&str; 7] = [
+const MEASURING: [&str; 8] = [
     "method",
     "calibration",
     "shrink-inputs",
@@ -175,6 +175,7 @@ const MEASURING: [&str; 7] = [
     "jobs",
     "max-memory",
     "no-cache",
+    "convolutions",
 ];
 
 /// Where singular values come from.
@@ -233,6 +234,7 @@ impl Source {
             return Ok(Made { spectra: *spectra, plan, known: Known::default(), runs: true });
         }
         let subject = Subject::open(args, options)?;
+        check_stored(args.convolutions, options.storage)?;
         let norms = recipe.norms(subject.calibration.as_ref())?;
         let (spectra, known) = subject.measure(norms, &args.resources)?;
         let plan = plan_for(&spectra, recipe.policy, options)?;
@@ -259,7 +261,7 @@ impl Subject {
                 format!("{}: no such model directory or spectra file", args.source.display());
             return Err(WrongInput::with_hint(message, models::WHAT_MODEL_IS).into());
         }
-        let found = open_any(&dir)?;
+        let found = open_asked(&dir, args.convolutions)?;
         let selected = of_found(&args.selection, &found)?;
         let matrices = selected_matrices(found.checkpoint(), &selected)?;
         check_limits(options, found.checkpoint(), &selected)?;

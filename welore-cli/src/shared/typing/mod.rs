@@ -26,7 +26,7 @@ use crate::models::{Artifact, Wanted, check_kind};
 
 /// Options that concern ranks and factors, beside [`RANK_OPTIONS`]. A command that has no such option
 /// has none that is typed.
-const OF_RANKS: [&str; 13] = [
+const OF_RANKS: [&str; 14] = [
     "err",
     "err-applied",
     "keep-params",
@@ -40,6 +40,7 @@ const OF_RANKS: [&str; 13] = [
     "probe-windows",
     "sort",
     "filter",
+    "convolutions",
 ];
 
 /// What is calibrated on by default.
