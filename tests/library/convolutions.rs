@@ -56,7 +56,7 @@ fn shape_in_file(dir: &Path, tensor: &str) -> Vec<usize> {
 
 fn plan(checkpoint: &Checkpoint, form: Form) -> RankPlan {
     let size = ModelSize { parameters: checkpoint.parameters(), bytes: checkpoint.bytes() };
-    let conv = MatrixPlan::new(CONV.into(), [OUTPUTS, COLUMNS], form, Dtype::F32);
+    let conv = MatrixPlan::new(CONV, [OUTPUTS, COLUMNS], form, Dtype::F32);
     RankPlan::new("test", size, vec![conv]).unwrap()
 }
 
