@@ -247,7 +247,7 @@ mod tests {
             // A single row is rounded to whole numbers below 2^15, none of which loses more than a half.
             let (most, all) = (inputs().fold(0.0, |most: f64, x| most.max(x.abs())), weights());
             let rounded = match input.len() == columns && !dtype.is_float() {
-                true => most / f64::from(2 * i16::MAX) * all.map(f64::abs).sum::<f64>(),
+                true => most / f64::from(2 * i32::from(i16::MAX)) * all.map(f64::abs).sum::<f64>(),
                 false => 0.0,
             };
             assert!(gap <= 1e-5 * size + rounded, "{dtype:?}: {product} at {at}, not {exact}");
