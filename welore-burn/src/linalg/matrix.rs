@@ -77,6 +77,20 @@ impl Matrix {
         Self { rows: self.cols, cols: self.rows, data }
     }
 
+    /// Some of its rows, in the order in which they are named.
+    ///
+    /// # Errors
+    ///
+    /// [`LinalgError::Empty`] if none is named.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such row.
+    pub(crate) fn chosen_rows(&self, rows: &[usize]) -> Result<Self, LinalgError> {
+        let row = |row: &usize| &self.data[row * self.cols..][..self.cols];
+        Self::new(rows.len(), self.cols, rows.iter().flat_map(row).copied().collect())
+    }
+
     /// The product `self · other`.
     ///
     /// # Errors

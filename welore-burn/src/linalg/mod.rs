@@ -27,7 +27,7 @@ pub use feedback::{FedBlock, Feedback};
 pub use loss::loss_of_error;
 pub use matrix::{LinalgError, Matrix, transpose};
 pub use moments::{CrossMoment, Root, SecondMoment, packed_len};
-pub use pivot::{PivotFactors, pivot_factors};
+pub use pivot::{PivotFactors, pivot_factors, pivot_factors_within};
 pub(crate) use rows::multiply_rows;
 pub use subspace::{LeadingSubspace, leading_left_vectors, leading_subspace, subspace_similarity};
 pub use svd::{BalancedFactors, balanced_factors, singular_values};

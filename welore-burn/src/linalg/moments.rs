@@ -305,6 +305,25 @@ impl Root {
         Ok(self.feedback.get_or_init(|| made).clone())
     }
 
+    /// The same for some of the entries alone, of which the others do not make up for anything.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`feedback`](Self::feedback).
+    pub(super) fn feedback_of(&self, chosen: &[usize]) -> Result<Feedback, LinalgError> {
+        let size = chosen.len();
+        let square = match &self.triangle {
+            Triangle::Full(lower) => {
+                let part = Mat::from_fn(size, lower.ncols(), |i, j| lower[(chosen[i], j)]);
+                lower_product(part.as_ref(), part.transpose())
+            }
+            Triangle::Diagonal(roots) => Mat::from_fn(size, size, |i, j| {
+                if i == j { roots[chosen[i]] * roots[chosen[i]] } else { 0.0 }
+            }),
+        };
+        Feedback::of_mean(&square)
+    }
+
     /// Number of rows and columns.
     pub fn size(&self) -> usize {
         match &self.triangle {

@@ -20,9 +20,13 @@ impl Weighting {
     /// How the columns of a matrix make up for each other in this norm, and how its rows do. `None`
     /// on a side that the norm knows nothing about.
     pub(crate) fn feedback(&self) -> Result<[Option<Arc<Feedback>>; 2], LinalgError> {
-        let columns = self.input.as_deref().map(|root| root.feedback()).transpose()?;
         let rows = self.output.as_deref().map(|root| root.feedback()).transpose()?;
-        Ok([columns, rows])
+        Ok([self.feedback_of_columns()?, rows])
+    }
+
+    /// How the columns alone do.
+    pub(crate) fn feedback_of_columns(&self) -> Result<Option<Arc<Feedback>>, LinalgError> {
+        self.input.as_deref().map(|root| root.feedback()).transpose()
     }
 
     /// The matrix that has no error in this norm: the given one, or, where inputs have changed, the
@@ -70,6 +74,11 @@ impl Weighting {
             None => left.view().to_owned(),
         };
         Feedback::of_mean(&ridged(lower_product(ours.transpose(), ours.as_ref())))
+    }
+
+    /// How some rows of a matrix make up for each other, if the norm knows about outputs.
+    pub(crate) fn feedback_of_rows(&self, rows: &[usize]) -> Result<Option<Feedback>, LinalgError> {
+        self.output.as_deref().map(|root| root.feedback_of(rows)).transpose()
     }
 
     fn with_inputs(&self, matrix: &Matrix) -> Mat<f64> {

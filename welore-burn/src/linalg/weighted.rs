@@ -87,6 +87,11 @@ impl Weighting {
         Ok(Self { input: Some(Arc::new(Root::full(lower))), target: Some(target), output })
     }
 
+    /// Whether it is the norm of the weights themselves.
+    pub fn is_plain(&self) -> bool {
+        self.input.is_none() && self.output.is_none()
+    }
+
     /// The matrix whose plain norm is this norm.
     ///
     /// # Errors
@@ -261,6 +266,7 @@ mod tests {
             left: Matrix::new(2, 2, vec![1e-200, 0.0, 3e-200, 0.0]).unwrap(),
             right: Matrix::new(2, 2, vec![4e200, 0.0, 5.0, 6.0]).unwrap(),
             relative_error: 0.0,
+            size: 1.0,
         };
         let balanced = factors.balanced().unwrap();
         let (left, right) = lengths(&balanced)[0];

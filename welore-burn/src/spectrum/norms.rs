@@ -173,6 +173,11 @@ impl<'a> Norms<'a> {
         root.map_err(CalibrationError::Shared)
     }
 
+    /// Whether half of a squared error of a matrix in its norm is a rise of the loss in nats per token.
+    pub(crate) fn is_of_loss(&self, name: &MatrixName) -> bool {
+        self.method == Method::TwoSided && !is_token_matrix(&name.weight())
+    }
+
     /// The cost of computing the norm of a matrix of this shape, without the decomposition.
     pub(crate) fn cost(&self, name: &MatrixName, shape: [usize; 2]) -> Cost {
         match self.method {

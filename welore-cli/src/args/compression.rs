@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use welore_burn::channels::Widths;
+use welore_burn::forms::Rounding;
 use welore_burn::plan::{Candidate, PlanColumn};
 
 use super::calibrating::AmountArgs;
@@ -286,6 +287,19 @@ pub struct CompressArgs {
     /// How ranks are chosen.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// How the numbers of factored matrices are rounded to types of 16 bits
+    #[arg(
+        long,
+        value_name = "ROUNDING",
+        value_parser = named::<Rounding>(),
+        default_value = "fitted",
+        help_heading = "Ranks"
+    )]
+    pub rounding: Rounding,
+    /// Also try the other storage for each factored matrix of 16 bits, at no more parameters, and take
+    /// the one that is nearer as stored; makes these matrices twice more
+    #[arg(long, help_heading = "Ranks")]
+    pub choose_storage: bool,
     /// How matrices are approximated.
     #[command(flatten)]
     pub method: MethodArgs,

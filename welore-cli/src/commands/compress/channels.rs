@@ -34,7 +34,7 @@ use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Options that concern ranks and factors, beside [`RANK_OPTIONS`].
-const OF_RANKS: [&str; 11] = [
+const OF_RANKS: [&str; 13] = [
     "plan",
     "err",
     "err-applied",
@@ -46,6 +46,8 @@ const OF_RANKS: [&str; 11] = [
     "refine-lr",
     "other-calibration",
     "probe-windows",
+    "rounding",
+    "choose-storage",
 ];
 
 /// Runs the command.
