@@ -34,7 +34,7 @@ impl Feedback {
     ///
     /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
     pub fn new(inputs: &SecondMoment, shrink: f64) -> Result<Self, LinalgError> {
-        Self::of_mean(&inputs.shrunk(shrink))
+        Self::of_mean(&inputs.damped(shrink))
     }
 
     /// For inputs whose second moment has the lower half of this matrix.

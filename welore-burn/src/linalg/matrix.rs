@@ -201,6 +201,9 @@ pub enum LinalgError {
         /// Rows of the right matrix.
         right: usize,
     },
+    /// It is not known how much the rows of a second moment differ, which shrinking it by the data needs.
+    #[error("it is not known how much the rows of the second moment differ")]
+    UnknownSpread,
     /// The iteration did not converge.
     #[error("the singular value decomposition did not converge")]
     NoConvergence,

@@ -105,7 +105,8 @@ fn ridged(mut moment: Mat<f64>) -> Mat<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::moments::{CrossMoment, Root, SecondMoment};
+    use super::super::cross::CrossMoment;
+    use super::super::moments::{Root, SecondMoment};
     use super::*;
 
     const SHAPE: [usize; 2] = [7, 9];
