@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
-use burn::tensor::{Device, FloatDType, Tensor, TensorData};
+use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 
 use crate::files::FileError;
 
@@ -103,16 +103,18 @@ impl HiddenStates {
 
     fn read(&mut self, stored: Stored) -> Result<Tensor<3>, FileError> {
         let Stored { shape, dtype, device, at } = stored;
-        let mut numbers = vec![0.0f32; shape.iter().product()];
-        let read = |file: Option<&mut File>| -> io::Result<()> {
-            let file = file.ok_or(io::ErrorKind::NotFound)?;
-            file.seek(SeekFrom::Start(at))?;
-            file.read_exact(bytemuck::cast_slice_mut(&mut numbers))
-        };
-        read(self.file.as_mut()).map_err(FileError::io(&self.dir))?;
-        let data = TensorData::new(numbers, shape);
-        Ok(Tensor::<3>::from_data(data, &device).cast(dtype))
+        let numbers = read_at(self.file.as_mut(), at, shape.iter().product());
+        let data = TensorData::new(numbers.map_err(FileError::io(&self.dir))?, shape);
+        Ok(Tensor::<3>::from_data(data, (&device, DType::F32)).cast(dtype))
     }
+}
+
+fn read_at(file: Option<&mut File>, at: u64, count: usize) -> io::Result<Vec<f32>> {
+    let file = file.ok_or(io::ErrorKind::NotFound)?;
+    let mut numbers = vec![0.0f32; count];
+    file.seek(SeekFrom::Start(at))?;
+    file.read_exact(bytemuck::cast_slice_mut(&mut numbers))?;
+    Ok(numbers)
 }
 
 #[cfg(test)]
