@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -20,14 +21,19 @@ use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-calibration";
-/// Version 1 has no `texts`, version 2 no `gradient_labels`, which are those of the text, and version
-/// 3 no `width`.
-const VERSION: u32 = 4;
+/// Version 1 has no `texts`, version 2 no `gradient_labels`, which are those of the text, version 3 no
+/// `width`, and version 4 no `spread`.
+const VERSION: u32 = 5;
+/// The first version with a `spread`.
+const SPREAD_VERSION: u32 = 5;
 const MANIFEST: &str = "manifest";
 const TOKENS: &str = "tokens";
 const PROBES: &str = "probes";
 const HEAD: &str = "head.inputs";
 const EMBEDDING: &str = "embedding.outputs";
+/// `E[|x|⁴]` of the inputs and of the gradients of each matrix, then of the head's inputs and of the
+/// embedding's gradients; NaN for what was not measured.
+const SPREAD: &str = "spread";
 
 /// What a calibration file holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -112,6 +118,16 @@ impl Manifest {
         self
     }
 
+    /// Whether it is known how much tokens differ.
+    pub fn has_spread(&self) -> bool {
+        self.version >= SPREAD_VERSION
+    }
+
+    /// Number of second moments whose spread has a place.
+    fn places_of_spread(&self) -> usize {
+        2 * self.matrices.len() + 2
+    }
+
     fn tensors(&self, text: &str) -> Vec<TensorSpec> {
         let spec = |name: String, dtype, shape: Vec<usize>| TensorSpec { name, dtype, shape };
         let mut tensors = vec![
@@ -119,6 +135,9 @@ impl Manifest {
             spec(TOKENS.into(), Dtype::U32, vec![self.windows, self.seq_len]),
             spec(PROBES.into(), Dtype::F64, vec![self.matrices.len()]),
         ];
+        if self.has_spread() {
+            tensors.push(spec(SPREAD.into(), Dtype::F64, vec![self.places_of_spread()]));
+        }
         if let Some(width) = self.width {
             tensors.push(spec(HEAD.into(), Dtype::F32, vec![packed_len(width)]));
             if self.gradient_windows > 0 {
@@ -151,6 +170,10 @@ fn outputs(name: &MatrixName) -> String {
 pub(super) struct CalibrationWriter {
     staged: StagedFile,
     layout: ShardLayout,
+    /// The place of each matrix in the manifest.
+    places: BTreeMap<MatrixName, usize>,
+    /// What the tensor of spreads will hold.
+    spread: Mutex<Vec<f64>>,
 }
 
 /// The only file of the layout.
@@ -164,11 +187,18 @@ impl CalibrationWriter {
     ) -> Result<Self, CalibrationError> {
         let text = serde_json::to_string(manifest).expect("numbers and strings always serialize");
         let layout = ShardLayout::new(&manifest.tensors(&text), u64::MAX)?;
-        let writer = Self { staged: StagedFile::create(path)?, layout };
+        let names = manifest.matrices.iter().map(|matrix| matrix.name.clone());
+        let writer = Self {
+            staged: StagedFile::create(path)?,
+            layout,
+            places: names.zip(0..).collect(),
+            spread: Mutex::new(vec![f64::NAN; manifest.places_of_spread()]),
+        };
         writer.write_tensor(MANIFEST, text.as_bytes())?;
         let tokens = tokens.iter().flatten().flat_map(|token| token.to_le_bytes());
         writer.write_tensor(TOKENS, &tokens.collect::<Vec<_>>())?;
         writer.write_probes(&vec![f64::NAN; manifest.matrices.len()])?;
+        writer.write_spread()?;
         Ok(writer)
     }
 
@@ -191,6 +221,7 @@ impl CalibrationWriter {
         name: &MatrixName,
         moment: &SecondMoment,
     ) -> Result<(), CalibrationError> {
+        self.note_spread(self.places.get(name).map(|place| 2 * place), moment);
         self.write("inputs", name, inputs(name), moment)
     }
 
@@ -199,17 +230,34 @@ impl CalibrationWriter {
         name: &MatrixName,
         moment: &SecondMoment,
     ) -> Result<(), CalibrationError> {
+        self.note_spread(self.places.get(name).map(|place| 2 * place + 1), moment);
         self.write("gradients", name, outputs(name), moment)
     }
 
     /// Writes the second moment of the inputs of the head.
     pub fn write_head(&self, moment: &SecondMoment) -> Result<(), CalibrationError> {
+        self.note_spread(Some(2 * self.places.len()), moment);
         self.write("inputs", &"head".into(), HEAD.into(), moment)
     }
 
     /// Writes the second moment of the gradients of what the embedding gives.
     pub fn write_embedding(&self, moment: &SecondMoment) -> Result<(), CalibrationError> {
+        self.note_spread(Some(2 * self.places.len() + 1), moment);
         self.write("gradients", &"embedding".into(), EMBEDDING.into(), moment)
+    }
+
+    fn note_spread(&self, place: Option<usize>, moment: &SecondMoment) {
+        let mut spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
+        let place = place.and_then(|place| spread.get_mut(place));
+        if let (Some(place), Some(fourth)) = (place, moment.mean_fourth()) {
+            *place = fourth;
+        }
+    }
+
+    fn write_spread(&self) -> Result<(), CalibrationError> {
+        let spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
+        let data: Vec<u8> = spread.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.write_tensor(SPREAD, &data)
     }
 
     fn write(
@@ -240,6 +288,7 @@ impl CalibrationWriter {
 
     /// Moves the finished file to its path.
     pub fn finish(self) -> Result<(), CalibrationError> {
+        self.write_spread()?;
         self.with_files(|files| files.finish())?;
         Ok(self.staged.commit(FILE)?)
     }
@@ -328,7 +377,9 @@ impl CalibrationFile {
 
     pub fn inputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        self.moment(name, &inputs(&entry.inputs_of), entry.shape[1], self.rows())
+        let place = self.places.get(&entry.inputs_of).map(|place| 2 * place);
+        let moment = self.moment(name, &inputs(&entry.inputs_of), entry.shape[1], self.rows())?;
+        Ok(moment.with_mean_fourth(self.spread(place)))
     }
 
     /// The diagonal of the second moment of the inputs, without the rest of it.
@@ -362,20 +413,35 @@ impl CalibrationFile {
 
     pub fn outputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        self.moment(name, &outputs(name), entry.shape[0], self.gradient_rows())
+        let place = self.places.get(name).map(|place| 2 * place + 1);
+        let moment = self.moment(name, &outputs(name), entry.shape[0], self.gradient_rows())?;
+        Ok(moment.with_mean_fourth(self.spread(place)))
     }
 
     /// The second moment of the inputs of the head, if it was measured.
     pub fn head(&self) -> Result<Option<SecondMoment>, CalibrationError> {
         let Some(width) = self.manifest.width else { return Ok(None) };
-        self.moment(&"head".into(), HEAD, width, self.rows()).map(Some)
+        let moment = self.moment(&"head".into(), HEAD, width, self.rows())?;
+        Ok(Some(moment.with_mean_fourth(self.spread(Some(2 * self.places.len())))))
     }
 
     /// The second moment of the gradients of what the embedding gives, if it was measured.
     pub fn embedding(&self) -> Result<Option<SecondMoment>, CalibrationError> {
         let width = self.manifest.width.filter(|_| self.manifest.gradient_windows > 0);
         let Some(width) = width else { return Ok(None) };
-        self.moment(&"embedding".into(), EMBEDDING, width, self.gradient_rows()).map(Some)
+        let moment = self.moment(&"embedding".into(), EMBEDDING, width, self.gradient_rows())?;
+        Ok(Some(moment.with_mean_fourth(self.spread(Some(2 * self.places.len() + 1)))))
+    }
+
+    /// How much the rows of the second moment with this place differ, if that is known.
+    fn spread(&self, place: Option<usize>) -> Option<f64> {
+        if !self.manifest.has_spread() {
+            return None;
+        }
+        let (_, bytes) = self.tensors.raw(SPREAD).ok()?;
+        let (entries, _) = bytes.as_chunks::<8>();
+        let entry = entries.get(place?).map(|entry| f64::from_le_bytes(*entry));
+        entry.filter(|x| (0.0..=f64::MAX).contains(x))
     }
 
     fn moment(

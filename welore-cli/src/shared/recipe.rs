@@ -78,18 +78,9 @@ impl Recipe {
         recipe.policy = target.policy.unwrap_or(recipe.policy);
         recipe.storage = target.storage.unwrap_or(recipe.storage);
         recipe.check_unit(calibrated)?;
-        let shrink = [
-            ("--shrink-inputs", args.shrink.shrink_inputs, &mut recipe.shrink.input),
-            ("--shrink-gradients", args.shrink.shrink_gradients, &mut recipe.shrink.output),
-        ];
-        for (option, given, into) in shrink {
-            if let Some(value) = given {
-                if !(value.is_finite() && value >= 0.0) {
-                    return refuse(format!("{option}: must be a number that is at least 0"));
-                }
-                *into = value;
-            }
-        }
+        let shrink = &mut recipe.shrink;
+        shrink.input = args.shrink.shrink_inputs.unwrap_or(shrink.input);
+        shrink.output = args.shrink.shrink_gradients.unwrap_or(shrink.output);
         Ok(recipe)
     }
 

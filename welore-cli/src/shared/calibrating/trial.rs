@@ -276,6 +276,8 @@ mod tests {
         gradient_windows: 16,
         seq_len: 512,
         mixed_experts: 0,
+        most_outputs: 1536,
+        uneven: 0,
     };
 
     fn took(inputs: f64, gradients: f64) -> Seconds {
