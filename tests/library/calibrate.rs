@@ -490,7 +490,7 @@ fn an_interrupted_calibration_goes_on_where_it_stopped() {
     calibrated(&whole, &CalibrationOptions { resumable: false, ..options }).unwrap();
     let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
     let tokens = || story_tokens().into();
-    let mut go_on = |options: &CalibrationOptions, steps: usize| {
+    let go_on = |options: &CalibrationOptions, steps: usize| {
         calibrate(&model, Some(&checkpoint), &tokens(), options, &parts, &mut Stop(steps))
     };
     // Four blocks forward, and four backward; what is done counts as steps, too.

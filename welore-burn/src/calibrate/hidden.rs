@@ -58,7 +58,7 @@ pub(super) fn read_states(
 ) -> Result<Vec<Tensor<3>>, FileError> {
     let io = || FileError::io(path);
     let mut file = File::open(path).map_err(io())?;
-    let window = |_| {
+    let window = |_| -> Result<Tensor<3>, FileError> {
         let mut numbers = vec![0.0f32; like.entries()];
         file.read_exact(bytemuck::cast_slice_mut(&mut numbers)).map_err(io())?;
         Ok(like.made_of(numbers))
