@@ -5,7 +5,6 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
@@ -14,8 +13,8 @@ use super::error::CalibrationError;
 use super::labels::GradientLabels;
 use super::text::TextRecord;
 use crate::artifact::{Header, in_words};
-use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
-use crate::files::{FileError, StagedFile, check_input};
+use crate::checkpoint::Checkpoint;
+use crate::files::{FileError, check_input};
 use crate::forms::TensorSpec;
 use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
@@ -26,14 +25,14 @@ const FORMAT: &str = "welore-calibration";
 const VERSION: u32 = 5;
 /// The first version with a `spread`.
 const SPREAD_VERSION: u32 = 5;
-const MANIFEST: &str = "manifest";
-const TOKENS: &str = "tokens";
-const PROBES: &str = "probes";
-const HEAD: &str = "head.inputs";
-const EMBEDDING: &str = "embedding.outputs";
+pub(super) const MANIFEST: &str = "manifest";
+pub(super) const TOKENS: &str = "tokens";
+pub(super) const PROBES: &str = "probes";
+pub(super) const HEAD: &str = "head.inputs";
+pub(super) const EMBEDDING: &str = "embedding.outputs";
 /// `E[|x|⁴]` of the inputs and of the gradients of each matrix, then of the head's inputs and of the
 /// embedding's gradients; NaN for what was not measured.
-const SPREAD: &str = "spread";
+pub(super) const SPREAD: &str = "spread";
 
 /// What a calibration file holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -124,11 +123,12 @@ impl Manifest {
     }
 
     /// Number of second moments whose spread has a place.
-    fn places_of_spread(&self) -> usize {
+    pub fn places_of_spread(&self) -> usize {
         2 * self.matrices.len() + 2
     }
 
-    fn tensors(&self, text: &str) -> Vec<TensorSpec> {
+    /// The tensors of the file; `text` is this manifest.
+    pub fn tensors(&self, text: &str) -> Vec<TensorSpec> {
         let spec = |name: String, dtype, shape: Vec<usize>| TensorSpec { name, dtype, shape };
         let mut tensors = vec![
             spec(MANIFEST.into(), Dtype::U8, vec![text.len()]),
@@ -157,141 +157,14 @@ impl Manifest {
     }
 }
 
-fn inputs(name: &MatrixName) -> String {
+/// The tensor of the inputs of a matrix.
+pub(super) fn inputs(name: &MatrixName) -> String {
     name.part("inputs")
 }
 
-fn outputs(name: &MatrixName) -> String {
+/// The tensor of the gradients of its outputs.
+pub(super) fn outputs(name: &MatrixName) -> String {
     name.part("outputs")
-}
-
-/// A calibration file being written. Second moments arrive in any order, and the file appears when
-/// it is finished.
-pub(super) struct CalibrationWriter {
-    staged: StagedFile,
-    layout: ShardLayout,
-    /// The place of each matrix in the manifest.
-    places: BTreeMap<MatrixName, usize>,
-    /// What the tensor of spreads will hold.
-    spread: Mutex<Vec<f64>>,
-}
-
-/// The only file of the layout.
-const FILE: &str = "model.safetensors";
-
-impl CalibrationWriter {
-    pub fn new(
-        path: &Path,
-        manifest: &Manifest,
-        tokens: &[Vec<u32>],
-    ) -> Result<Self, CalibrationError> {
-        let text = serde_json::to_string(manifest).expect("numbers and strings always serialize");
-        let layout = ShardLayout::new(&manifest.tensors(&text), u64::MAX)?;
-        let names = manifest.matrices.iter().map(|matrix| matrix.name.clone());
-        let writer = Self {
-            staged: StagedFile::create(path)?,
-            layout,
-            places: names.zip(0..).collect(),
-            spread: Mutex::new(vec![f64::NAN; manifest.places_of_spread()]),
-        };
-        writer.write_tensor(MANIFEST, text.as_bytes())?;
-        let tokens = tokens.iter().flatten().flat_map(|token| token.to_le_bytes());
-        writer.write_tensor(TOKENS, &tokens.collect::<Vec<_>>())?;
-        writer.write_probes(&vec![f64::NAN; manifest.matrices.len()])?;
-        writer.write_spread()?;
-        Ok(writer)
-    }
-
-    /// Does something with the file as it grows. Errors name the path that it will have.
-    fn with_files(
-        &self,
-        work: impl FnOnce(ShardWriter<'_>) -> Result<(), CheckpointError>,
-    ) -> Result<(), CalibrationError> {
-        let files = ShardWriter::new(self.staged.dir(), &self.layout);
-        let named = |error| self.staged.name_target(error);
-        Ok(files.and_then(work).map_err(|error: CheckpointError| error.map_file(named))?)
-    }
-
-    fn write_tensor(&self, tensor: &str, data: &[u8]) -> Result<(), CalibrationError> {
-        self.with_files(|files| files.write(tensor, data))
-    }
-
-    pub fn write_inputs(
-        &self,
-        name: &MatrixName,
-        moment: &SecondMoment,
-    ) -> Result<(), CalibrationError> {
-        self.note_spread(self.places.get(name).map(|place| 2 * place), moment);
-        self.write("inputs", name, inputs(name), moment)
-    }
-
-    pub fn write_outputs(
-        &self,
-        name: &MatrixName,
-        moment: &SecondMoment,
-    ) -> Result<(), CalibrationError> {
-        self.note_spread(self.places.get(name).map(|place| 2 * place + 1), moment);
-        self.write("gradients", name, outputs(name), moment)
-    }
-
-    /// Writes the second moment of the inputs of the head.
-    pub fn write_head(&self, moment: &SecondMoment) -> Result<(), CalibrationError> {
-        self.note_spread(Some(2 * self.places.len()), moment);
-        self.write("inputs", &"head".into(), HEAD.into(), moment)
-    }
-
-    /// Writes the second moment of the gradients of what the embedding gives.
-    pub fn write_embedding(&self, moment: &SecondMoment) -> Result<(), CalibrationError> {
-        self.note_spread(Some(2 * self.places.len() + 1), moment);
-        self.write("gradients", &"embedding".into(), EMBEDDING.into(), moment)
-    }
-
-    fn note_spread(&self, place: Option<usize>, moment: &SecondMoment) {
-        let mut spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
-        let place = place.and_then(|place| spread.get_mut(place));
-        if let (Some(place), Some(fourth)) = (place, moment.mean_fourth()) {
-            *place = fourth;
-        }
-    }
-
-    fn write_spread(&self) -> Result<(), CalibrationError> {
-        let spread = self.spread.lock().unwrap_or_else(PoisonError::into_inner);
-        let data: Vec<u8> = spread.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.write_tensor(SPREAD, &data)
-    }
-
-    fn write(
-        &self,
-        what: &'static str,
-        name: &MatrixName,
-        tensor: String,
-        moment: &SecondMoment,
-    ) -> Result<(), CalibrationError> {
-        let packed = moment.packed();
-        if !packed.iter().all(|x| x.is_finite()) {
-            return Err(CalibrationError::NotFinite { what, name: name.clone() });
-        }
-        let data: Vec<u8> = packed.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.write_tensor(&tensor, &data)
-    }
-
-    /// Writes the probes of the matrices, in the order of the manifest; NaN where there is none.
-    pub fn write_probes(&self, probes: &[f64]) -> Result<(), CalibrationError> {
-        let data: Vec<u8> = probes.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.write_tensor(PROBES, &data)
-    }
-
-    /// The part of the file that has been written.
-    pub fn so_far(&self) -> Result<CalibrationFile, CalibrationError> {
-        CalibrationFile::open(&self.staged.dir().join(FILE))
-    }
-
-    /// Moves the finished file to its path.
-    pub fn finish(self) -> Result<(), CalibrationError> {
-        self.write_spread()?;
-        self.with_files(|files| files.finish())?;
-        Ok(self.staged.commit(FILE)?)
-    }
 }
 
 /// Identifies a file by its content.

@@ -1,4 +1,4 @@
-//! Hidden states that a pass backward needs again, the last first.
+//! Hidden states in files, and those that a pass backward needs again, the last first.
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
@@ -11,13 +11,74 @@ use crate::files::FileError;
 /// Bytes that are kept in memory.
 const MOST_IN_MEMORY: u64 = 1 << 30;
 
-/// The inputs of blocks, window by window: in memory while there is room, then in an unnamed file.
+/// Of what kind the hidden states of all windows are.
+#[derive(Debug, Clone)]
+pub(super) struct Like {
+    shape: [usize; 3],
+    dtype: FloatDType,
+    device: Device,
+}
+
+impl Like {
+    pub fn of(states: &Tensor<3>) -> Self {
+        let dtype = FloatDType::from(states.dtype());
+        Self { shape: states.dims(), dtype, device: states.device() }
+    }
+
+    fn entries(&self) -> usize {
+        self.shape.iter().product()
+    }
+
+    fn made_of(&self, numbers: Vec<f32>) -> Tensor<3> {
+        let data = TensorData::new(numbers, self.shape);
+        Tensor::<3>::from_data(data, (&self.device, DType::F32)).cast(self.dtype)
+    }
+}
+
+/// Writes the hidden states of windows to a file, in f32, which holds every number of a narrower
+/// type. Returns its digest.
+pub(super) fn write_states(path: &Path, windows: &[Tensor<3>]) -> Result<String, FileError> {
+    let io = || FileError::io(path);
+    let mut file = File::create(path).map_err(io())?;
+    let mut hasher = blake3::Hasher::new();
+    for window in windows {
+        let numbers = numbers_of(window);
+        let bytes: &[u8] = bytemuck::cast_slice(&numbers);
+        hasher.update(bytes);
+        file.write_all(bytes).map_err(io())?;
+    }
+    Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// Reads the hidden states of so many windows from a file.
+pub(super) fn read_states(
+    path: &Path,
+    windows: usize,
+    like: &Like,
+) -> Result<Vec<Tensor<3>>, FileError> {
+    let io = || FileError::io(path);
+    let mut file = File::open(path).map_err(io())?;
+    let window = |_| -> Result<Tensor<3>, FileError> {
+        let mut numbers = vec![0.0f32; like.entries()];
+        file.read_exact(bytemuck::cast_slice_mut(&mut numbers)).map_err(io())?;
+        Ok(like.made_of(numbers))
+    };
+    (0..windows).map(window).collect()
+}
+
+fn numbers_of(states: &Tensor<3>) -> Vec<f32> {
+    let numbers = states.clone().cast(FloatDType::F32).into_data();
+    numbers.try_into_vec::<f32>().expect("it was cast")
+}
+
+/// The inputs of blocks, window by window: in memory while there is room, then in an unnamed file; or in
+/// files that outlive the process.
 #[derive(Debug)]
 pub(super) struct HiddenStates {
     blocks: Vec<Block>,
     /// Bytes that may still be kept in memory.
     room: u64,
-    /// Where the file is made.
+    /// Where files are made.
     dir: PathBuf,
     file: Option<File>,
     /// Bytes in the file.
@@ -27,16 +88,16 @@ pub(super) struct HiddenStates {
 #[derive(Debug)]
 enum Block {
     Memory(Vec<Tensor<3>>),
-    /// One window after the other.
+    /// In the unnamed file, one window after the other.
     File(Vec<Stored>),
+    /// In a file of its own.
+    Named(PathBuf, usize, Like),
 }
 
-/// A hidden state in the file, in f32, which holds every number of a narrower type.
+/// A hidden state in the unnamed file.
 #[derive(Debug)]
 struct Stored {
-    shape: [usize; 3],
-    dtype: FloatDType,
-    device: Device,
+    like: Like,
     /// At this byte.
     at: u64,
 }
@@ -51,6 +112,25 @@ impl HiddenStates {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         let dir = dir.unwrap_or(Path::new(".")).into();
         Self { blocks: Vec::new(), room, dir, file: None, end: 0 }
+    }
+
+    /// Keeps the inputs of the next block in a file of its own. Returns the digest of the file.
+    pub fn push_to(&mut self, path: PathBuf, windows: &[Tensor<3>]) -> Result<String, FileError> {
+        let digest = write_states(&path, windows)?;
+        if let Some(first) = windows.first() {
+            self.push_known(path, windows.len(), Like::of(first));
+        }
+        Ok(digest)
+    }
+
+    /// Takes the inputs of the next block from such a file when they are needed.
+    pub fn push_known(&mut self, path: PathBuf, windows: usize, like: Like) {
+        self.blocks.push(Block::Named(path, windows, like));
+    }
+
+    /// Keeps the inputs of the last blocks no longer.
+    pub fn forget(&mut self, blocks: usize) {
+        self.blocks.truncate(self.blocks.len().saturating_sub(blocks));
     }
 
     /// Keeps the inputs of the next block.
@@ -76,19 +156,14 @@ impl HiddenStates {
             Block::File(stored) => {
                 stored.into_iter().map(|stored| self.read(stored)).collect::<Result<_, _>>()?
             }
+            Block::Named(path, windows, like) => read_states(&path, windows, &like)?,
         };
         Ok(Some((self.blocks.len(), windows)))
     }
 
     fn append(&mut self, x: &Tensor<3>) -> Result<Stored, FileError> {
-        let stored = Stored {
-            shape: x.dims(),
-            dtype: FloatDType::from(x.dtype()),
-            device: x.device(),
-            at: self.end,
-        };
-        let numbers = x.clone().cast(FloatDType::F32).into_data();
-        let numbers = numbers.try_into_vec::<f32>().expect("it was cast");
+        let stored = Stored { like: Like::of(x), at: self.end };
+        let numbers = numbers_of(x);
         let bytes: &[u8] = bytemuck::cast_slice(&numbers);
         let io = || FileError::io(&self.dir);
         let file = match &mut self.file {
@@ -101,11 +176,9 @@ impl HiddenStates {
         Ok(stored)
     }
 
-    fn read(&mut self, stored: Stored) -> Result<Tensor<3>, FileError> {
-        let Stored { shape, dtype, device, at } = stored;
-        let numbers = read_at(self.file.as_mut(), at, shape.iter().product());
-        let data = TensorData::new(numbers.map_err(FileError::io(&self.dir))?, shape);
-        Ok(Tensor::<3>::from_data(data, (&device, DType::F32)).cast(dtype))
+    fn read(&mut self, Stored { like, at }: Stored) -> Result<Tensor<3>, FileError> {
+        let numbers = read_at(self.file.as_mut(), at, like.entries());
+        Ok(like.made_of(numbers.map_err(FileError::io(&self.dir))?))
     }
 }
 

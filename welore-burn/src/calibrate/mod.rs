@@ -25,8 +25,10 @@ mod options;
 mod own_text;
 mod pass;
 mod probe;
+mod resume;
 mod text;
 mod token_rows;
+mod writer;
 mod writing_time;
 
 pub use calibration::Calibration;

@@ -25,6 +25,11 @@ pub struct CalibrationOptions {
     /// Whether to accept fewer tokens than a matrix has inputs, which leaves its second moment
     /// rank-deficient. Second moments are shrunk where they are used.
     pub allow_deficient: bool,
+    /// Whether a process that stops leaves what it has measured in a hidden directory beside the file, so
+    /// that the same call continues from there. The hidden states of all windows are then also in files,
+    /// and those of windows with gradients at every block only there. Without a checkpoint, which says
+    /// whether the model is the same, nothing is left.
+    pub resumable: bool,
     /// Number of windows computed at once, each by its own worker; see
     /// [`PerplexityOptions`](crate::eval::PerplexityOptions).
     pub at_once: NonZeroUsize,
@@ -42,6 +47,7 @@ impl Default for CalibrationOptions {
             label_seed: 0,
             probe_windows: 0,
             allow_deficient: false,
+            resumable: false,
             at_once: NonZeroUsize::MIN,
         }
     }

@@ -6,12 +6,14 @@ use burn::tensor::{Device, Tensor};
 use super::collector::{Seen, SharedInputs, Watch, to_rows};
 use super::error::CalibrationError;
 use super::experts::{experts_of, fill_up, needs, spread_gradients};
-use super::file::{CalibrationWriter, Manifest, MatrixEntry};
-use super::hidden::HiddenStates;
+use super::file::{Manifest, MatrixEntry};
+use super::hidden::{HiddenStates, Like};
 use super::labels::{GradientLabels, labels_of_model};
 use super::options::{CalibrationOptions, CalibrationSummary};
 use super::probe::Probing;
+use super::resume::{Counts, Direction, Resume, begin, identity};
 use super::text::CalibrationText;
+use super::writer::CalibrationWriter;
 use crate::checkpoint::Checkpoint;
 use crate::linalg::SecondMoment;
 use crate::model::{LanguageModel, as_tensor, cross_entropy, device_of, leaf};
@@ -67,7 +69,9 @@ pub fn calibrate<M: LanguageModel>(
     let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, records, matrices)
         .with_labels(options.gradient_labels, options.label_seed)
         .with_ends(width);
-    let writer = CalibrationWriter::new(path, &manifest, &text)?;
+    let resumed = checkpoint.filter(|_| options.resumable);
+    let resumed = resumed.map(|from| identity(from, &frozen, &text[0])).transpose()?;
+    let (writer, mut resume) = begin(path, &manifest, &text, resumed, layers.len())?;
 
     let steps = layers.len() * (1 + usize::from(gradient_windows > 0));
     progress.begin(&format!("calibrating on {}", number_of(text.len(), "window")), steps);
@@ -83,10 +87,11 @@ pub fn calibrate<M: LanguageModel>(
         options,
         path,
     };
-    let forward = pass.forward(&text, gradient_windows, progress)?;
-    let Forward { kept, last, mixed_experts, mut uneven } = forward;
+    let Forward { kept, last, mut counts } =
+        pass.forward(&text, gradient_windows, &mut resume, progress)?;
     if gradient_windows > 0 {
-        uneven += pass.backward(&text[..gradient_windows], kept, last, progress)?;
+        let with_gradients = &text[..gradient_windows];
+        counts = pass.backward(with_gradients, kept, last, counts, &mut resume, progress)?;
         let probed = options.probe_windows.min(text.len());
         if probed > 0 {
             pass.probe(&text[..probed], progress)?;
@@ -94,6 +99,7 @@ pub fn calibrate<M: LanguageModel>(
     }
     checkpoint.map_or(Ok(()), Checkpoint::check_unchanged)?;
     pass.writer.finish()?;
+    let Counts { mixed_experts, uneven } = counts;
     if mixed_experts > 0 {
         tracing::debug!("{} saw few tokens", number_of(mixed_experts, "expert"));
     }
@@ -241,10 +247,8 @@ struct Forward {
     kept: HiddenStates,
     /// The last hidden states of these windows.
     last: Vec<Tensor<3>>,
-    /// Number of experts whose second moments were filled up.
-    mixed_experts: usize,
-    /// Number of second moments that few rows decide.
-    uneven: usize,
+    /// What was counted on the way.
+    counts: Counts,
 }
 
 impl<M: LanguageModel> Calibrating<'_, M> {
@@ -253,6 +257,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         &self,
         text: &[Vec<u32>],
         gradient_windows: usize,
+        resume: &mut Resume,
         progress: &mut dyn Progress,
     ) -> Result<Forward, CalibrationError> {
         let plain = self.model.valid();
@@ -260,10 +265,17 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let begin = |tokens: &Vec<u32>| plain.begin(as_tensor(tokens, &device));
         let (_, pass) = begin(&text[0]);
         let mut hidden: Vec<Tensor<3>> = text.iter().map(|tokens| begin(tokens).0).collect();
-        let mut kept = HiddenStates::beside(self.path);
-        let (mut mixed_experts, mut uneven) = (0, 0);
+        let like = Like::of(&hidden[0]);
+        let (done, mut counts) = (resume.done(Direction::Forward), resume.counts());
+        let mut kept = resume.kept(self.path, gradient_windows, &like);
+        if let Some(states) = resume.states(Direction::Forward, text.len(), &like)? {
+            hidden = states;
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             progress.step(&format!("inputs of block {} of {}", index + 1, self.layers.len()))?;
+            if index < done {
+                continue;
+            }
             let leaders: BTreeSet<MatrixName> =
                 layer.iter().map(|matrix| matrix.inputs_of.clone()).collect();
             let block = |window: usize| plain.block(index, hidden[window].clone(), &pass);
@@ -272,19 +284,20 @@ impl<M: LanguageModel> Calibrating<'_, M> {
                 (output, self.moments_of(&seen, &leaders))
             };
             let (outputs, mut moments) = self.spread(text.len(), work);
-            mixed_experts += self.fill_up(layer, &mut moments, text.len(), block);
+            counts.mixed_experts += self.fill_up(layer, &mut moments, text.len(), block);
             for (name, moment) in &moments {
-                uneven += usize::from(is_uneven(moment));
+                counts.uneven += usize::from(is_uneven(moment));
                 self.writer.write_inputs(name, moment)?;
             }
-            kept.push(&hidden[..gradient_windows])?;
+            let inputs = resume.keep(&mut kept, index, &hidden[..gradient_windows])?;
             hidden = outputs;
+            resume.note(Direction::Forward, index, &hidden, inputs, counts, &self.writer)?;
         }
         let scale = self.model.token_scales().head;
         let head = self.sum_up(text.len(), scale, |window| plain.end(hidden[window].clone()));
         self.writer.write_head(&head)?;
         hidden.truncate(gradient_windows);
-        Ok(Forward { kept, last: hidden, mixed_experts, uneven })
+        Ok(Forward { kept, last: hidden, counts })
     }
 
     /// The second moments of the inputs of some matrices in one pass.
@@ -322,25 +335,34 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         experts_of(names.iter())
     }
 
-    /// Measures gradients of the loss, block by block from the end of the model. Returns how many second
-    /// moments few rows decide.
+    /// Measures gradients of the loss, block by block from the end of the model. Returns all that was
+    /// counted.
     fn backward(
         &self,
         text: &[Vec<u32>],
         mut kept: HiddenStates,
         last: Vec<Tensor<3>>,
+        mut counts: Counts,
+        resume: &mut Resume,
         progress: &mut dyn Progress,
-    ) -> Result<usize, CalibrationError> {
-        let mut uneven = 0;
-        let model = self.model;
+    ) -> Result<Counts, CalibrationError> {
+        let (model, blocks) = (self.model, self.layers.len());
         let (_, pass) = model.begin(as_tensor(&text[0], &self.device));
         let head = |window: usize| {
             (self.gradient_of_loss(window, &text[window], last[window].clone()), Moments::new())
         };
-        let (mut gradients, _) = self.spread(text.len(), head);
+        let known = resume.states(Direction::Backward, text.len(), &Like::of(&last[0]))?;
+        let mut gradients = match known {
+            Some(states) => states,
+            None => self.spread(text.len(), head).0,
+        };
+        for step in 0..resume.done(Direction::Backward) {
+            progress.step(&format!("gradients of block {} of {blocks}", blocks - step))?;
+        }
+        kept.forget(resume.done(Direction::Backward));
         // The inputs of a block are freed once it is done.
         while let Some((index, inputs)) = kept.pop()? {
-            progress.step(&format!("gradients of block {} of {}", index + 1, self.layers.len()))?;
+            progress.step(&format!("gradients of block {} of {blocks}", index + 1))?;
             let work = |window: usize| {
                 let input = leaf(inputs[window].clone());
                 let forward = || model.block(index, input.clone(), &pass);
@@ -361,15 +383,17 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             let tokens = text.len() * self.options.seq_len;
             spread_gradients(&self.layers[index], &mut moments, tokens as u64);
             for (name, moment) in &moments {
-                uneven += usize::from(is_uneven(moment));
+                counts.uneven += usize::from(is_uneven(moment));
                 self.writer.write_outputs(name, moment)?;
             }
             gradients = next;
+            let step = blocks - 1 - index;
+            resume.note(Direction::Backward, step, &gradients, None, counts, &self.writer)?;
         }
         let scale = self.model.token_scales().embedding;
         let embedding = self.sum_up(text.len(), scale, |window| gradients[window].clone());
         self.writer.write_embedding(&embedding)?;
-        Ok(uneven)
+        Ok(counts)
     }
 
     /// The second moment of hidden states of all windows, each times `scale`.

@@ -144,8 +144,8 @@ fn shrink(text: &str) -> Result<Shrink, String> {
     if text == "data" {
         return Ok(Shrink::Data);
     }
-    let share = text.parse::<f64>().ok().filter(|share| share.is_finite() && *share >= 0.0);
-    share.map(Shrink::Share).ok_or("must be a number that is at least 0, or `data`".into())
+    let share = text.parse::<f64>().ok();
+    share.map(Shrink::Share).ok_or("must be a number, or `data`".into())
 }
 
 /// How a model is compressed block by block.

@@ -28,7 +28,9 @@ use crate::shared::effects::{of_amount, without_engine};
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::budget;
 use crate::shared::opening::open_known;
-use crate::shared::recipe::{check_calibration_file, check_gradients, open_calibration};
+use crate::shared::recipe::{
+    check_calibration_file, check_gradients, is_possible, open_calibration,
+};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
@@ -140,6 +142,10 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<Target> {
         let message = "--forms channels needs --keep-params or --max-bytes";
         return Err(WrongInput::with_hint(message, "such as --keep-params 0.9").into());
     };
+    if args.method.shrink.shrink_inputs.is_some_and(|shrink| !is_possible(shrink)) {
+        let message = "--shrink-inputs: must be a number that is at least 0";
+        return Err(WrongInput::new(message).into());
+    }
     if args.method.shrink.shrink_inputs == Some(Shrink::Data) {
         let message = "--shrink-inputs data: --forms channels takes a share";
         return Err(WrongInput::with_hint(message, "such as --shrink-inputs 0.001").into());

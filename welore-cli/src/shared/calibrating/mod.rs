@@ -15,6 +15,7 @@ use welore_burn::calibrate::{
     OwnTextOptions, TextRecord, calibrate, own_text, own_text_time, preview_calibration,
     share_windows,
 };
+use welore_burn::files::unfinished;
 use welore_burn::forms::matrices;
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
 use welore_burn::modules::MatrixName;
@@ -179,6 +180,13 @@ impl<'a> CalibrationWork<'a> {
         Ok(())
     }
 
+    /// Lets what is measured outlive the process, for the same command to go on with.
+    #[must_use]
+    pub fn resumable(mut self) -> Self {
+        self.options.resumable = true;
+        self
+    }
+
     /// How the model writes its own text, if it is to write one.
     pub fn own(&self) -> Option<&OwnTextOptions> {
         self.own.as_ref()
@@ -226,6 +234,10 @@ impl<'a> CalibrationWork<'a> {
         let (model, checkpoint) = (loaded.model, Some(&loaded.checkpoint));
         let done = calibrate(&model, checkpoint, &text, &options, output, &mut bar);
         bar.finish();
+        if let (Err(_), Some(dir)) = (&done, unfinished(output).filter(|_| options.resumable)) {
+            let dir = dir.display();
+            note!("what is measured so far is kept in {dir}; the same command continues from it");
+        }
         let summary = about(done, &texts)?;
         warn_of_gradients(&summary);
         Ok(Calibrated { summary, texts: text.records(options.seq_len, options.windows) })
@@ -350,6 +362,7 @@ fn options(
         label_seed: amount.label_seed,
         probe_windows: amount.probe_windows,
         allow_deficient: amount.too_little == TooLittleArg::Shrink,
+        resumable: false,
         at_once,
     }
 }

@@ -262,6 +262,7 @@ fn options_of(all: &CalibrationOptions, size: Size, probe_windows: usize) -> Cal
         gradient_windows: size.gradients,
         probe_windows,
         allow_deficient: true,
+        resumable: false,
         ..*all
     }
 }
