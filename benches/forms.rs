@@ -40,7 +40,7 @@ fn main() {
     };
     let checkpoint = Checkpoint::open(model).expect("a model directory");
     let calibration = Calibration::open(calibration).expect("a calibration");
-    let shrink = Shrinkage { input: 0.01, output: 0.1 };
+    let shrink = Shrinkage { input: 0.01.into(), output: 0.1.into() };
     let norms = Norms::new(&calibration, Method::TwoSided, shrink).expect("gradients");
     let is_chosen = |name: &&MatrixName| names.iter().any(|end| name.as_str().ends_with(end));
     for name in calibration.names().filter(is_chosen) {

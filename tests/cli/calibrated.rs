@@ -66,7 +66,7 @@ fn the_calibration_that_compress_makes_can_be_kept_for_other_targets() {
     assert!(sandbox.read("kept") == sandbox.read("seen"), "it is what `calibrate` writes");
     sandbox.gives(&line);
     sandbox.gives("plan model --calibration kept --keep-params 0.8 -o plan.json");
-    assert_eq!(sandbox.json_file("plan.json"), sandbox.json_file("low/welore_plan.json"));
+    assert_eq!(sandbox.json_file("plan.json"), sandbox.plan_of("low"));
     sandbox.gives("compress model --plan low/welore_plan.json --calibration kept -o again");
     assert!(sandbox.read("again/model.safetensors") == sandbox.read("low/model.safetensors"));
 
@@ -303,4 +303,30 @@ fn report_holds_the_numbers_of_the_artifacts() {
     assert_eq!(data["runs"][0]["steps"].as_array().unwrap().len(), 2);
     sandbox.refuses("report --plan model -o other.html", "no plan");
     sandbox.refuses("report --compare spectra.json -o other.html", "compare");
+}
+
+#[test]
+fn errors_are_told_as_computed_and_as_stored() {
+    let sandbox = calibrated();
+    let line = "compress model --calibration seen --keep-params 0.7 --json";
+    let of = |options: &str, output: &str| {
+        let told = sandbox.json(&format!("{line} {options} -o {output}"));
+        let plan = sandbox.json_file(&format!("{output}/welore_plan.json"));
+        let number = |field: &str| told[field].as_f64().unwrap();
+        assert_eq!(plan["totals"]["stored_loss"], told["stored_loss"]);
+        assert!(number("loss") <= number("stored_loss"));
+        assert!(number("relative_error") <= number("stored_error"));
+        let matrices = plan["matrices"].as_array().unwrap();
+        let stated = matrices.iter().filter(|matrix| !matrix["error"].is_null()).count();
+        assert_eq!(stated, told["factored"].as_array().unwrap().len());
+        number("stored_loss") - number("loss")
+    };
+    // What rounding adds.
+    let (fitted, nearest) = (of("", "low"), of("--rounding nearest", "nearest"));
+    assert!(fitted < 0.5 * nearest, "{fitted} {nearest}");
+    of("--choose-storage --shrink-inputs data --shrink-gradients data", "chosen");
+    let said = sandbox.gives("compress model --calibration seen --keep-params 0.7 -o again").stdout;
+    assert!(said.contains("as stored"), "{said}");
+    let line = "compress model --calibration seen --keep-params 0.7 -o out";
+    sandbox.misused(&format!("{line} --shrink-inputs some"), "data");
 }

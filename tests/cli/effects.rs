@@ -23,7 +23,7 @@ const ALWAYS: [(&str, &str); 14] = [
         "compress",
         "plan err err-applied keep-params max-bytes output for forms force dry-run shard-size report json policy \
          rank-multiple never-grow storage keep-dense set-rank min-rank max-rank min-saving method refine \
-         include exclude jobs max-memory",
+         rounding choose-storage include exclude jobs max-memory",
     ),
     (
         "compare",

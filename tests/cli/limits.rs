@@ -40,7 +40,7 @@ fn fixed_matrices_are_as_asked_and_the_others_meet_the_target() {
     }
     sandbox.gives(&format!("compress model --err 0.5 {limits} -o low"));
     let plan = sandbox.json(&format!("plan model --err 0.5 {limits} --json"));
-    assert_eq!(sandbox.json_file("low/welore_plan.json"), plan);
+    assert_eq!(sandbox.plan_of("low"), plan);
     let low = sandbox.json("inspect low --json");
     let names: Vec<&str> =
         low["factored"].as_array().unwrap().iter().map(|m| m["name"].as_str().unwrap()).collect();
@@ -200,7 +200,7 @@ fn a_plan_edited_by_hand_is_carried_out_and_counted_anew() {
     let counted = sandbox.json("plan plan.json --json");
     assert_ne!(counted["totals"]["parameters_after"], before["parameters_after"]);
     sandbox.gives("compress model --plan plan.json -o low");
-    assert_eq!(sandbox.json_file("low/welore_plan.json"), counted);
+    assert_eq!(sandbox.plan_of("low"), counted);
     let low = sandbox.json("inspect low --json");
     assert_eq!(low["parameters"], counted["totals"]["parameters_after"]);
     let forms = low["factored"].as_array().unwrap().iter();

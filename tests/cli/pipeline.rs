@@ -132,7 +132,7 @@ fn compressing_to_an_err_writes_what_compressing_by_its_plan_writes() {
 #[test]
 fn compressed_directory_carries_its_plan() {
     let sandbox = compressed();
-    assert_eq!(sandbox.json_file("low/welore_plan.json"), sandbox.json_file("plan.json"));
+    assert_eq!(sandbox.plan_of("low"), sandbox.json_file("plan.json"));
     let low = sandbox.json("inspect low --json");
     assert_eq!(low["plan"]["policy"], "welore");
     assert_eq!(low["plan"]["target"]["err"], 0.5);
@@ -143,7 +143,7 @@ fn err_may_be_that_of_the_factored_matrices() {
     let sandbox = Sandbox::new();
     sandbox.gives("compress model --err-applied 0.3 -o low");
     let plan = sandbox.json("plan model --err-applied 0.3 --json");
-    assert_eq!(plan, sandbox.json_file("low/welore_plan.json"));
+    assert_eq!(plan, sandbox.plan_of("low"));
     assert_eq!(plan["target"], serde_json::json!({ "err_applied": 0.3 }));
     let applied = plan["totals"]["err_applied"].as_f64().unwrap();
     assert!((0.3..0.35).contains(&applied) && plan["totals"]["err"].as_f64().unwrap() > applied);

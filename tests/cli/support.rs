@@ -79,6 +79,17 @@ impl Sandbox {
         serde_json::from_slice(&self.read(name)).unwrap()
     }
 
+    /// The plan in a directory, without the errors of what was made by it.
+    pub fn plan_of(&self, dir: &str) -> Value {
+        let mut plan = self.json_file(&format!("{dir}/welore_plan.json"));
+        let totals = plan["totals"].as_object_mut().unwrap();
+        totals.remove("stored_loss");
+        for matrix in plan["matrices"].as_array_mut().unwrap() {
+            matrix.as_object_mut().unwrap().remove("error");
+        }
+        plan
+    }
+
     pub fn edit_json(&self, name: &str, edit: impl FnOnce(&mut Value)) {
         let mut value = self.json_file(name);
         edit(&mut value);

@@ -17,14 +17,16 @@ use welore_burn::compress::{
     merge_directory,
 };
 use welore_burn::eval::{PerplexityOptions, perplexity};
-use welore_burn::files::OutputDir;
+use welore_burn::files::{OutputDir, unfinished};
 use welore_burn::forms::{Form, Storage};
 use welore_burn::linalg::{
-    BalancedFactors, CrossMoment, LinalgError, Matrix, Root, SecondMoment, Shrinkage, Weighting,
+    BalancedFactors, CrossMoment, LinalgError, Matrix, Root, SecondMoment, Shrink, Shrinkage,
+    Weighting,
 };
 use welore_burn::model::{Decoder, LanguageModel, load_model};
 use welore_burn::modules::MatrixName;
 use welore_burn::plan::{Loss, MatrixPlan, PlanOptions, RankPlan, Target, make_plan};
+use welore_burn::progress::{Interrupted, Progress};
 use welore_burn::spectrum::{
     MeasureOptions, Method, ModelSize, Norms, SpectrumUnit, measure_checkpoint,
 };
@@ -466,4 +468,84 @@ fn refined_matrices_are_rounded_to_their_stored_type_once_at_the_end() {
     for tensor in expected.names().filter(|name| name.contains(".layers.3.")) {
         assert_eq!(written.raw(tensor).unwrap().1, expected.raw(tensor).unwrap().1, "{tensor}");
     }
+}
+
+/// Stops the work before its next step, after so many.
+struct Stop(usize);
+
+impl Progress for Stop {
+    fn begin(&mut self, _what: &str, _total: usize) {}
+
+    fn step(&mut self, _item: &str) -> Result<(), Interrupted> {
+        self.0 = self.0.checked_sub(1).ok_or(Interrupted)?;
+        Ok(())
+    }
+}
+
+#[test]
+fn an_interrupted_calibration_goes_on_where_it_stopped() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| scratch.path().join(name));
+    let options = CalibrationOptions { resumable: true, ..options() };
+    calibrated(&whole, &CalibrationOptions { resumable: false, ..options }).unwrap();
+    let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
+    let tokens = || story_tokens().into();
+    let go_on = |options: &CalibrationOptions, steps: usize| {
+        calibrate(&model, Some(&checkpoint), &tokens(), options, &parts, &mut Stop(steps))
+    };
+    // Four blocks forward, and four backward; what is done counts as steps, too.
+    for steps in [1, 3, 4, 6, 7] {
+        let error = go_on(&options, steps).unwrap_err();
+        assert!(matches!(error, CalibrationError::Interrupted(_)), "{error}");
+        let dir = unfinished(&parts).expect("what is done is kept");
+        let journal = std::fs::read_to_string(dir.join("progress.jsonl")).unwrap();
+        assert_eq!(journal.lines().count(), 1 + steps);
+        assert!(!parts.exists());
+    }
+    // What is damaged is measured again, and what follows from it.
+    let dir = unfinished(&parts).unwrap().join("model");
+    let last = dir.join("backward-0");
+    std::fs::write(&last, vec![0; std::fs::metadata(&last).unwrap().len() as usize]).unwrap();
+    go_on(&options, usize::MAX).unwrap();
+    assert!(std::fs::read(&parts).unwrap() == std::fs::read(&whole).unwrap());
+    assert_eq!(unfinished(&parts), None);
+    assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 2);
+    // Other options are another calibration, and nothing is left where nobody asked for it.
+    std::fs::remove_file(&parts).unwrap();
+    go_on(&options, 2).unwrap_err();
+    let other = CalibrationOptions { gradient_windows: 1, ..options };
+    go_on(&other, 1).unwrap_err();
+    let journal = unfinished(&parts).unwrap().join("progress.jsonl");
+    assert_eq!(std::fs::read_to_string(journal).unwrap().lines().count(), 2);
+    let once = scratch.path().join("once");
+    let stopped = CalibrationOptions { resumable: false, ..options };
+    let stopped =
+        calibrate(&model, Some(&checkpoint), &tokens(), &stopped, &once, &mut Stop(3)).unwrap_err();
+    assert!(matches!(stopped, CalibrationError::Interrupted(_)) && unfinished(&once).is_none());
+}
+
+#[test]
+fn second_moments_are_shrunk_by_what_a_file_says_about_its_tokens() {
+    let scratch = tempfile::tempdir().unwrap();
+    let calibration = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
+    assert!(calibration.knows_spread());
+    let names: Vec<MatrixName> = calibration.names().cloned().collect();
+    for name in &names {
+        let (inputs, outputs) =
+            (calibration.inputs(name).unwrap(), calibration.outputs(name).unwrap());
+        for moment in [&inputs, &outputs] {
+            let share = moment.mixed_share().unwrap();
+            assert!(share > 0.0 && share <= 1.0, "{name}: {share}");
+            // E[|x|⁴] is at least the square of E[|x|²].
+            let square: f64 = moment.squares().iter().sum();
+            assert!(moment.mean_fourth().unwrap() >= 0.999 * square * square, "{name}");
+        }
+    }
+    let by_data = Shrinkage { input: Shrink::Data, output: Shrink::Data };
+    let norms = Norms::new(&calibration, Method::TwoSided, by_data).unwrap();
+    let other = Norms::new(&calibration, Method::TwoSided, Shrinkage::default()).unwrap();
+    assert_ne!(norms.identity(), other.identity());
+    norms.of(&names[0]).unwrap();
+    let squares = SecondMoment::from_squares(&[1.0, 2.0], 4).unwrap();
+    assert_eq!(squares.mixed_share(), None);
 }

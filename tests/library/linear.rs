@@ -4,7 +4,7 @@ use burn::module::{Lora, Module, ModuleMapper, Param, ParamGroup, ParamId, QLora
 use burn::nn::{Linear, LinearConfig, LinearLayout};
 use burn::optim::{AdamWConfig, GradientsParams};
 use burn::tensor::quantization::{Calibration, QuantValue};
-use burn::tensor::{DType, Device, Distribution, Tensor, TensorData, Tolerance};
+use burn::tensor::{DType, Device, Distribution, FloatDType, Tensor, TensorData, Tolerance};
 use welore_burn::forms::{Form, FormError};
 use welore_burn::linalg::{Matrix, singular_values};
 use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
@@ -411,4 +411,24 @@ fn weights_as_rows_and_columns_of_tensors_agree_with_numbers() {
     let weight = Param::from_tensor(Tensor::<2>::from_data(weight, &device));
     let layer = LowRankLinear { weight, bias: None };
     assert_eq!(matrix_of(&layer).data(), [1.0, 4.0, 2.0, 5.0, 3.0, 6.0]);
+}
+
+#[test]
+fn outputs_that_are_made_of_pivots_are_rounded_once_on_flex() {
+    let device = device();
+    if device != Device::flex() {
+        return;
+    }
+    let half = |tensor: Tensor<2>| tensor.cast(FloatDType::BF16);
+    let (down, others) = (random([8, 3], &device), random([3, 4], &device).mul_scalar(20.0));
+    let layer = |down, others| {
+        LowRankLinear::from_pivots(down, others, &[4, 0, 6], None).expect("pivots are outputs")
+    };
+    let x = half(random([5, 8], &device));
+    let (down, others) = (half(down), half(others));
+    let wide = layer(down.clone().cast(FloatDType::F32), others.clone().cast(FloatDType::F32));
+    let expected = half(wide.forward(x.clone().cast(FloatDType::F32)));
+    let output = layer(down, others).forward(x);
+    assert_eq!(output.dtype(), DType::BF16);
+    assert_eq!(output.into_data(), expected.into_data());
 }

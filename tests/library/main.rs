@@ -36,6 +36,7 @@ mod replacing;
 mod rope;
 mod search;
 mod spectrum;
+mod stored;
 mod targets;
 mod tokenizer;
 mod train;

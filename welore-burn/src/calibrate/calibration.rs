@@ -81,6 +81,18 @@ impl Calibration {
         }
     }
 
+    /// Whether it is known how much tokens differ, by which second moments can be shrunk; not in files of
+    /// earlier versions, and importance matrices.
+    pub fn knows_spread(&self) -> bool {
+        match &self.0 {
+            Source::File(file) => file.manifest().has_spread(),
+            Source::Imatrix(_) => false,
+            Source::Memory { inputs, outputs, .. } => {
+                inputs.values().chain(outputs.values()).all(|moment| moment.mean_fourth().is_some())
+            }
+        }
+    }
+
     /// The error of a method that needs gradients, for a calibration that has none.
     pub(crate) fn without_gradients(&self) -> CalibrationError {
         match &self.0 {

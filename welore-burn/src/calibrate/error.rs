@@ -148,6 +148,11 @@ pub enum CalibrationError {
     /// The calibration has no gradients.
     #[error("the calibration has no gradients, which this method needs")]
     NoGradients,
+    /// Second moments are to be shrunk by the data, and it is not known how much tokens differ.
+    #[error(
+        "the calibration does not say how much its tokens differ, which shrinking by the data needs"
+    )]
+    NoSpread,
     /// A norm cannot be computed.
     #[error("`{name}`: {source}")]
     Linalg {

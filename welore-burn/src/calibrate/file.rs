@@ -13,21 +13,26 @@ use super::error::CalibrationError;
 use super::labels::GradientLabels;
 use super::text::TextRecord;
 use crate::artifact::{Header, in_words};
-use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
-use crate::files::{FileError, StagedFile, check_input};
+use crate::checkpoint::Checkpoint;
+use crate::files::{FileError, check_input};
 use crate::forms::TensorSpec;
 use crate::linalg::{SecondMoment, packed_len};
 use crate::modules::MatrixName;
 
 const FORMAT: &str = "welore-calibration";
-/// Version 1 has no `texts`, version 2 no `gradient_labels`, which are those of the text, and version
-/// 3 no `width`.
-const VERSION: u32 = 4;
-const MANIFEST: &str = "manifest";
-const TOKENS: &str = "tokens";
-const PROBES: &str = "probes";
-const HEAD: &str = "head.inputs";
-const EMBEDDING: &str = "embedding.outputs";
+/// Version 1 has no `texts`, version 2 no `gradient_labels`, which are those of the text, version 3 no
+/// `width`, and version 4 no `spread`.
+const VERSION: u32 = 5;
+/// The first version with a `spread`.
+const SPREAD_VERSION: u32 = 5;
+pub(super) const MANIFEST: &str = "manifest";
+pub(super) const TOKENS: &str = "tokens";
+pub(super) const PROBES: &str = "probes";
+pub(super) const HEAD: &str = "head.inputs";
+pub(super) const EMBEDDING: &str = "embedding.outputs";
+/// `E[|x|⁴]` of the inputs and of the gradients of each matrix, then of the head's inputs and of the
+/// embedding's gradients; NaN for what was not measured.
+pub(super) const SPREAD: &str = "spread";
 
 /// What a calibration file holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -112,13 +117,27 @@ impl Manifest {
         self
     }
 
-    fn tensors(&self, text: &str) -> Vec<TensorSpec> {
+    /// Whether it is known how much tokens differ.
+    pub fn has_spread(&self) -> bool {
+        self.version >= SPREAD_VERSION
+    }
+
+    /// Number of second moments whose spread has a place.
+    pub fn places_of_spread(&self) -> usize {
+        2 * self.matrices.len() + 2
+    }
+
+    /// The tensors of the file; `text` is this manifest.
+    pub fn tensors(&self, text: &str) -> Vec<TensorSpec> {
         let spec = |name: String, dtype, shape: Vec<usize>| TensorSpec { name, dtype, shape };
         let mut tensors = vec![
             spec(MANIFEST.into(), Dtype::U8, vec![text.len()]),
             spec(TOKENS.into(), Dtype::U32, vec![self.windows, self.seq_len]),
             spec(PROBES.into(), Dtype::F64, vec![self.matrices.len()]),
         ];
+        if self.has_spread() {
+            tensors.push(spec(SPREAD.into(), Dtype::F64, vec![self.places_of_spread()]));
+        }
         if let Some(width) = self.width {
             tensors.push(spec(HEAD.into(), Dtype::F32, vec![packed_len(width)]));
             if self.gradient_windows > 0 {
@@ -138,111 +157,14 @@ impl Manifest {
     }
 }
 
-fn inputs(name: &MatrixName) -> String {
+/// The tensor of the inputs of a matrix.
+pub(super) fn inputs(name: &MatrixName) -> String {
     name.part("inputs")
 }
 
-fn outputs(name: &MatrixName) -> String {
+/// The tensor of the gradients of its outputs.
+pub(super) fn outputs(name: &MatrixName) -> String {
     name.part("outputs")
-}
-
-/// A calibration file being written. Second moments arrive in any order, and the file appears when
-/// it is finished.
-pub(super) struct CalibrationWriter {
-    staged: StagedFile,
-    layout: ShardLayout,
-}
-
-/// The only file of the layout.
-const FILE: &str = "model.safetensors";
-
-impl CalibrationWriter {
-    pub fn new(
-        path: &Path,
-        manifest: &Manifest,
-        tokens: &[Vec<u32>],
-    ) -> Result<Self, CalibrationError> {
-        let text = serde_json::to_string(manifest).expect("numbers and strings always serialize");
-        let layout = ShardLayout::new(&manifest.tensors(&text), u64::MAX)?;
-        let writer = Self { staged: StagedFile::create(path)?, layout };
-        writer.write_tensor(MANIFEST, text.as_bytes())?;
-        let tokens = tokens.iter().flatten().flat_map(|token| token.to_le_bytes());
-        writer.write_tensor(TOKENS, &tokens.collect::<Vec<_>>())?;
-        writer.write_probes(&vec![f64::NAN; manifest.matrices.len()])?;
-        Ok(writer)
-    }
-
-    /// Does something with the file as it grows. Errors name the path that it will have.
-    fn with_files(
-        &self,
-        work: impl FnOnce(ShardWriter<'_>) -> Result<(), CheckpointError>,
-    ) -> Result<(), CalibrationError> {
-        let files = ShardWriter::new(self.staged.dir(), &self.layout);
-        let named = |error| self.staged.name_target(error);
-        Ok(files.and_then(work).map_err(|error: CheckpointError| error.map_file(named))?)
-    }
-
-    fn write_tensor(&self, tensor: &str, data: &[u8]) -> Result<(), CalibrationError> {
-        self.with_files(|files| files.write(tensor, data))
-    }
-
-    pub fn write_inputs(
-        &self,
-        name: &MatrixName,
-        moment: &SecondMoment,
-    ) -> Result<(), CalibrationError> {
-        self.write("inputs", name, inputs(name), moment)
-    }
-
-    pub fn write_outputs(
-        &self,
-        name: &MatrixName,
-        moment: &SecondMoment,
-    ) -> Result<(), CalibrationError> {
-        self.write("gradients", name, outputs(name), moment)
-    }
-
-    /// Writes the second moment of the inputs of the head.
-    pub fn write_head(&self, moment: &SecondMoment) -> Result<(), CalibrationError> {
-        self.write("inputs", &"head".into(), HEAD.into(), moment)
-    }
-
-    /// Writes the second moment of the gradients of what the embedding gives.
-    pub fn write_embedding(&self, moment: &SecondMoment) -> Result<(), CalibrationError> {
-        self.write("gradients", &"embedding".into(), EMBEDDING.into(), moment)
-    }
-
-    fn write(
-        &self,
-        what: &'static str,
-        name: &MatrixName,
-        tensor: String,
-        moment: &SecondMoment,
-    ) -> Result<(), CalibrationError> {
-        let packed = moment.packed();
-        if !packed.iter().all(|x| x.is_finite()) {
-            return Err(CalibrationError::NotFinite { what, name: name.clone() });
-        }
-        let data: Vec<u8> = packed.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.write_tensor(&tensor, &data)
-    }
-
-    /// Writes the probes of the matrices, in the order of the manifest; NaN where there is none.
-    pub fn write_probes(&self, probes: &[f64]) -> Result<(), CalibrationError> {
-        let data: Vec<u8> = probes.iter().flat_map(|x| x.to_le_bytes()).collect();
-        self.write_tensor(PROBES, &data)
-    }
-
-    /// The part of the file that has been written.
-    pub fn so_far(&self) -> Result<CalibrationFile, CalibrationError> {
-        CalibrationFile::open(&self.staged.dir().join(FILE))
-    }
-
-    /// Moves the finished file to its path.
-    pub fn finish(self) -> Result<(), CalibrationError> {
-        self.with_files(|files| files.finish())?;
-        Ok(self.staged.commit(FILE)?)
-    }
 }
 
 /// Identifies a file by its content.
@@ -328,7 +250,9 @@ impl CalibrationFile {
 
     pub fn inputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        self.moment(name, &inputs(&entry.inputs_of), entry.shape[1], self.rows())
+        let place = self.places.get(&entry.inputs_of).map(|place| 2 * place);
+        let moment = self.moment(name, &inputs(&entry.inputs_of), entry.shape[1], self.rows())?;
+        Ok(moment.with_mean_fourth(self.spread(place)))
     }
 
     /// The diagonal of the second moment of the inputs, without the rest of it.
@@ -362,20 +286,35 @@ impl CalibrationFile {
 
     pub fn outputs(&self, name: &MatrixName) -> Result<SecondMoment, CalibrationError> {
         let entry = self.entry(name)?;
-        self.moment(name, &outputs(name), entry.shape[0], self.gradient_rows())
+        let place = self.places.get(name).map(|place| 2 * place + 1);
+        let moment = self.moment(name, &outputs(name), entry.shape[0], self.gradient_rows())?;
+        Ok(moment.with_mean_fourth(self.spread(place)))
     }
 
     /// The second moment of the inputs of the head, if it was measured.
     pub fn head(&self) -> Result<Option<SecondMoment>, CalibrationError> {
         let Some(width) = self.manifest.width else { return Ok(None) };
-        self.moment(&"head".into(), HEAD, width, self.rows()).map(Some)
+        let moment = self.moment(&"head".into(), HEAD, width, self.rows())?;
+        Ok(Some(moment.with_mean_fourth(self.spread(Some(2 * self.places.len())))))
     }
 
     /// The second moment of the gradients of what the embedding gives, if it was measured.
     pub fn embedding(&self) -> Result<Option<SecondMoment>, CalibrationError> {
         let width = self.manifest.width.filter(|_| self.manifest.gradient_windows > 0);
         let Some(width) = width else { return Ok(None) };
-        self.moment(&"embedding".into(), EMBEDDING, width, self.gradient_rows()).map(Some)
+        let moment = self.moment(&"embedding".into(), EMBEDDING, width, self.gradient_rows())?;
+        Ok(Some(moment.with_mean_fourth(self.spread(Some(2 * self.places.len() + 1)))))
+    }
+
+    /// How much the rows of the second moment with this place differ, if that is known.
+    fn spread(&self, place: Option<usize>) -> Option<f64> {
+        if !self.manifest.has_spread() {
+            return None;
+        }
+        let (_, bytes) = self.tensors.raw(SPREAD).ok()?;
+        let (entries, _) = bytes.as_chunks::<8>();
+        let entry = entries.get(place?).map(|entry| f64::from_le_bytes(*entry));
+        entry.filter(|x| (0.0..=f64::MAX).contains(x))
     }
 
     fn moment(

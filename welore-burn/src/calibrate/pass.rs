@@ -1,5 +1,4 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::num::NonZeroUsize;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
@@ -7,10 +6,14 @@ use burn::tensor::{Device, Tensor};
 use super::collector::{Seen, SharedInputs, Watch, to_rows};
 use super::error::CalibrationError;
 use super::experts::{experts_of, fill_up, needs, spread_gradients};
-use super::file::{CalibrationWriter, Manifest, MatrixEntry};
+use super::file::{Manifest, MatrixEntry};
+use super::hidden::{HiddenStates, Like};
 use super::labels::{GradientLabels, labels_of_model};
+use super::options::{CalibrationOptions, CalibrationSummary};
 use super::probe::Probing;
+use super::resume::{Counts, Direction, Resume, begin, identity};
 use super::text::CalibrationText;
+use super::writer::CalibrationWriter;
 use crate::checkpoint::Checkpoint;
 use crate::linalg::SecondMoment;
 use crate::model::{LanguageModel, as_tensor, cross_entropy, device_of, leaf};
@@ -18,82 +21,6 @@ use crate::modules::MatrixName;
 use crate::progress::Progress;
 use crate::words::number_of;
 use crate::workers::Workers;
-
-/// How a language model is calibrated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct CalibrationOptions {
-    /// Number of tokens in a window of the text; at least 2.
-    pub seq_len: usize,
-    /// Maximum number of windows whose inputs are measured; `None` for all windows of the text.
-    pub windows: Option<usize>,
-    /// Maximum number of windows whose gradients are also measured; 0 for none.
-    pub gradient_windows: usize,
-    /// Which tokens the loss takes for the right ones where its gradients are measured.
-    pub gradient_labels: GradientLabels,
-    /// The seed with which the model's own labels are drawn: each window has a stream of random
-    /// numbers of its own.
-    pub label_seed: u64,
-    /// Maximum number of windows on which every matrix is probed, which takes a pass through part
-    /// of the model per matrix and window; 0 for none. Without gradients nothing is probed.
-    pub probe_windows: usize,
-    /// Whether to accept fewer tokens than a matrix has inputs, which leaves its second moment
-    /// rank-deficient. Second moments are shrunk where they are used.
-    pub allow_deficient: bool,
-    /// Number of windows computed at once, each by its own worker; see
-    /// [`PerplexityOptions`](crate::eval::PerplexityOptions).
-    pub at_once: NonZeroUsize,
-}
-
-impl Default for CalibrationOptions {
-    /// 64 windows of 512 tokens, with gradients for 16 of them with the labels of the text, one window
-    /// at a time.
-    fn default() -> Self {
-        Self {
-            seq_len: 512,
-            windows: Some(64),
-            gradient_windows: 16,
-            gradient_labels: GradientLabels::Text,
-            label_seed: 0,
-            probe_windows: 0,
-            allow_deficient: false,
-            at_once: NonZeroUsize::MIN,
-        }
-    }
-}
-
-impl CalibrationOptions {
-    /// Checks what needs neither the model nor the text.
-    ///
-    /// # Errors
-    ///
-    /// [`CalibrationError::SeqLen`], [`CalibrationError::NoWindows`].
-    pub fn check(&self) -> Result<(), CalibrationError> {
-        if self.seq_len < 2 {
-            return Err(CalibrationError::SeqLen(self.seq_len));
-        }
-        if self.windows == Some(0) {
-            return Err(CalibrationError::NoWindows);
-        }
-        Ok(())
-    }
-}
-
-/// What a calibration measures.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
-pub struct CalibrationSummary {
-    /// Number of matrices.
-    pub matrices: usize,
-    /// Number of windows whose inputs are measured.
-    pub windows: usize,
-    /// Number of windows whose gradients are measured.
-    pub gradient_windows: usize,
-    /// Number of tokens in a window.
-    pub seq_len: usize,
-    /// Number of experts that saw fewer tokens than twice the inputs of one of their matrices. The
-    /// second moments of these are mixed with those that all tokens would give; see [`calibrate`].
-    /// Known when it is done: 0 in a preview.
-    pub mixed_experts: usize,
-}
 
 /// Measures a dense language model on a text, or on several, and writes the result to `path`, whole
 /// or not at all. For every matrix that can be compressed, it measures the second moment of the
@@ -103,10 +30,11 @@ pub struct CalibrationSummary {
 /// logits.
 ///
 /// The text passes through one block of the model at a time, forward and, for the gradients,
-/// backward. Memory holds the model, the hidden states of all windows (at every block for those
-/// with gradients), and the second moments of one block: their sum, and those of one window for each
-/// of the [`at_once`](CalibrationOptions::at_once) workers. Sums are f64, over products of a window
-/// in f32.
+/// backward. Memory holds the model, the hidden states of all windows, and the second moments of one
+/// block: their sum, and those of one window for each of the
+/// [`at_once`](CalibrationOptions::at_once) workers. The hidden states of windows with gradients at every
+/// block are in memory, too, as long as they fit 1 GiB; beyond that they are in an unnamed file
+/// beside `path`. Sums are f64, over products of a window in f32.
 ///
 /// In a mixture of experts, the inputs of an expert are those of the tokens that it sees. If these are
 /// fewer than twice the inputs of a matrix, they are made up to that many with the mean over tokens of
@@ -141,17 +69,29 @@ pub fn calibrate<M: LanguageModel>(
     let manifest = Manifest::new(source, seq_len, text.len(), gradient_windows, records, matrices)
         .with_labels(options.gradient_labels, options.label_seed)
         .with_ends(width);
-    let writer = CalibrationWriter::new(path, &manifest, &text)?;
+    let resumed = checkpoint.filter(|_| options.resumable);
+    let resumed = resumed.map(|from| identity(from, &frozen, &text[0])).transpose()?;
+    let (writer, mut resume) = begin(path, &manifest, &text, resumed, layers.len())?;
 
     let steps = layers.len() * (1 + usize::from(gradient_windows > 0));
     progress.begin(&format!("calibrating on {}", number_of(text.len(), "window")), steps);
     progress.count_in("block passes");
     let workers = Workers::new(options.at_once);
-    let pass =
-        Calibrating { model: &frozen, watch: &watch, layers, workers, device, writer, options };
-    let Forward { kept, last, mixed_experts } = pass.forward(&text, gradient_windows, progress)?;
+    let pass = Calibrating {
+        model: &frozen,
+        watch: &watch,
+        layers,
+        workers,
+        device,
+        writer,
+        options,
+        path,
+    };
+    let Forward { kept, last, mut counts } =
+        pass.forward(&text, gradient_windows, &mut resume, progress)?;
     if gradient_windows > 0 {
-        pass.backward(&text[..gradient_windows], kept, last, progress)?;
+        let with_gradients = &text[..gradient_windows];
+        counts = pass.backward(with_gradients, kept, last, counts, &mut resume, progress)?;
         let probed = options.probe_windows.min(text.len());
         if probed > 0 {
             pass.probe(&text[..probed], progress)?;
@@ -159,10 +99,11 @@ pub fn calibrate<M: LanguageModel>(
     }
     checkpoint.map_or(Ok(()), Checkpoint::check_unchanged)?;
     pass.writer.finish()?;
+    let Counts { mixed_experts, uneven } = counts;
     if mixed_experts > 0 {
         tracing::debug!("{} saw few tokens", number_of(mixed_experts, "expert"));
     }
-    Ok(CalibrationSummary { mixed_experts, ..summary })
+    Ok(CalibrationSummary { mixed_experts, uneven, ..summary })
 }
 
 /// What [`calibrate`] would measure. Computes nothing: a model without weights will do.
@@ -181,8 +122,15 @@ pub fn preview_calibration(
     let gradient_windows = options.gradient_windows.min(windows);
     let watch = Watch::new(model)?;
     check_amount(&watch, windows * seq_len, options)?;
-    let matrices = watch.shapes().len();
-    Ok(CalibrationSummary { matrices, windows, gradient_windows, seq_len, mixed_experts: 0 })
+    Ok(CalibrationSummary {
+        matrices: watch.shapes().len(),
+        windows,
+        gradient_windows,
+        seq_len,
+        mixed_experts: 0,
+        most_outputs: watch.shapes().map(|(_, [outputs, _])| outputs).max().unwrap_or(0),
+        uneven: 0,
+    })
 }
 
 /// Refuses a model with a matrix that none of its blocks uses.
@@ -234,6 +182,13 @@ fn check_text(
     }
 }
 
+/// Whether a second moment has rows enough, but few of them decide it, such as those of the first
+/// tokens of texts in some models.
+fn is_uneven(moment: &SecondMoment) -> bool {
+    let size = moment.size();
+    moment.count() >= size as u64 && moment.effective_rows().is_some_and(|rows| rows < size as f64)
+}
+
 /// The matrices of a block, in the order of their use.
 pub(super) type Layer = Vec<SharedInputs>;
 
@@ -279,6 +234,8 @@ struct Calibrating<'a, M> {
     device: Device,
     writer: CalibrationWriter,
     options: &'a CalibrationOptions,
+    /// The file that is made.
+    path: &'a Path,
 }
 
 /// Second moments of the matrices of a block.
@@ -287,11 +244,11 @@ pub(super) type Moments = BTreeMap<MatrixName, SecondMoment>;
 /// What a pass forward leaves for the one backward.
 struct Forward {
     /// The inputs of every block, for the windows with gradients.
-    kept: Vec<Vec<Tensor<3>>>,
+    kept: HiddenStates,
     /// The last hidden states of these windows.
     last: Vec<Tensor<3>>,
-    /// Number of experts whose second moments were filled up.
-    mixed_experts: usize,
+    /// What was counted on the way.
+    counts: Counts,
 }
 
 impl<M: LanguageModel> Calibrating<'_, M> {
@@ -300,6 +257,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         &self,
         text: &[Vec<u32>],
         gradient_windows: usize,
+        resume: &mut Resume,
         progress: &mut dyn Progress,
     ) -> Result<Forward, CalibrationError> {
         let plain = self.model.valid();
@@ -307,9 +265,17 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let begin = |tokens: &Vec<u32>| plain.begin(as_tensor(tokens, &device));
         let (_, pass) = begin(&text[0]);
         let mut hidden: Vec<Tensor<3>> = text.iter().map(|tokens| begin(tokens).0).collect();
-        let (mut kept, mut mixed_experts) = (Vec::new(), 0);
+        let like = Like::of(&hidden[0]);
+        let (done, mut counts) = (resume.done(Direction::Forward), resume.counts());
+        let mut kept = resume.kept(self.path, gradient_windows, &like);
+        if let Some(states) = resume.states(Direction::Forward, text.len(), &like)? {
+            hidden = states;
+        }
         for (index, layer) in self.layers.iter().enumerate() {
             progress.step(&format!("inputs of block {} of {}", index + 1, self.layers.len()))?;
+            if index < done {
+                continue;
+            }
             let leaders: BTreeSet<MatrixName> =
                 layer.iter().map(|matrix| matrix.inputs_of.clone()).collect();
             let block = |window: usize| plain.block(index, hidden[window].clone(), &pass);
@@ -318,18 +284,20 @@ impl<M: LanguageModel> Calibrating<'_, M> {
                 (output, self.moments_of(&seen, &leaders))
             };
             let (outputs, mut moments) = self.spread(text.len(), work);
-            mixed_experts += self.fill_up(layer, &mut moments, text.len(), block);
+            counts.mixed_experts += self.fill_up(layer, &mut moments, text.len(), block);
             for (name, moment) in &moments {
+                counts.uneven += usize::from(is_uneven(moment));
                 self.writer.write_inputs(name, moment)?;
             }
-            kept.push(hidden[..gradient_windows].to_vec());
+            let inputs = resume.keep(&mut kept, index, &hidden[..gradient_windows])?;
             hidden = outputs;
+            resume.note(Direction::Forward, index, &hidden, inputs, counts, &self.writer)?;
         }
         let scale = self.model.token_scales().head;
         let head = self.sum_up(text.len(), scale, |window| plain.end(hidden[window].clone()));
         self.writer.write_head(&head)?;
         hidden.truncate(gradient_windows);
-        Ok(Forward { kept, last: hidden, mixed_experts })
+        Ok(Forward { kept, last: hidden, counts })
     }
 
     /// The second moments of the inputs of some matrices in one pass.
@@ -367,23 +335,34 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         experts_of(names.iter())
     }
 
-    /// Measures gradients of the loss, block by block from the end of the model.
+    /// Measures gradients of the loss, block by block from the end of the model. Returns all that was
+    /// counted.
     fn backward(
         &self,
         text: &[Vec<u32>],
-        kept: Vec<Vec<Tensor<3>>>,
+        mut kept: HiddenStates,
         last: Vec<Tensor<3>>,
+        mut counts: Counts,
+        resume: &mut Resume,
         progress: &mut dyn Progress,
-    ) -> Result<(), CalibrationError> {
-        let model = self.model;
+    ) -> Result<Counts, CalibrationError> {
+        let (model, blocks) = (self.model, self.layers.len());
         let (_, pass) = model.begin(as_tensor(&text[0], &self.device));
         let head = |window: usize| {
             (self.gradient_of_loss(window, &text[window], last[window].clone()), Moments::new())
         };
-        let (mut gradients, _) = self.spread(text.len(), head);
+        let known = resume.states(Direction::Backward, text.len(), &Like::of(&last[0]))?;
+        let mut gradients = match known {
+            Some(states) => states,
+            None => self.spread(text.len(), head).0,
+        };
+        for step in 0..resume.done(Direction::Backward) {
+            progress.step(&format!("gradients of block {} of {blocks}", blocks - step))?;
+        }
+        kept.forget(resume.done(Direction::Backward));
         // The inputs of a block are freed once it is done.
-        for (index, inputs) in kept.into_iter().enumerate().rev() {
-            progress.step(&format!("gradients of block {} of {}", index + 1, self.layers.len()))?;
+        while let Some((index, inputs)) = kept.pop()? {
+            progress.step(&format!("gradients of block {} of {blocks}", index + 1))?;
             let work = |window: usize| {
                 let input = leaf(inputs[window].clone());
                 let forward = || model.block(index, input.clone(), &pass);
@@ -404,13 +383,17 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             let tokens = text.len() * self.options.seq_len;
             spread_gradients(&self.layers[index], &mut moments, tokens as u64);
             for (name, moment) in &moments {
+                counts.uneven += usize::from(is_uneven(moment));
                 self.writer.write_outputs(name, moment)?;
             }
             gradients = next;
+            let step = blocks - 1 - index;
+            resume.note(Direction::Backward, step, &gradients, None, counts, &self.writer)?;
         }
         let scale = self.model.token_scales().embedding;
         let embedding = self.sum_up(text.len(), scale, |window| gradients[window].clone());
-        self.writer.write_embedding(&embedding)
+        self.writer.write_embedding(&embedding)?;
+        Ok(counts)
     }
 
     /// The second moment of hidden states of all windows, each times `scale`.

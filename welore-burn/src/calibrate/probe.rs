@@ -101,9 +101,8 @@ impl<M: LanguageModel> Probing<'_, M> {
         let about = |source| CalibrationError::Form { name: name.clone(), source };
         let matrix = self.watch.matrix(name).map_err(about)?;
         let form = Form::factors(rank_that_keeps(KEEP, matrix.rows(), matrix.cols()));
-        let energy = norm.apply(&matrix).map_err(failed)?.norm().powi(2);
-        let Made { parts, relative_error } = form.make(&matrix, &norm).map_err(about)?;
-        let promised = relative_error.powi(2) * energy;
+        let Made { parts, relative_error, size } = form.make(&matrix, &norm).map_err(about)?;
+        let promised = (relative_error * size).powi(2);
         let mut parts = Some(parts);
         let factored = attach(
             self.model.clone(),

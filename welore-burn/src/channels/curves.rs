@@ -29,7 +29,7 @@ pub struct CurveOptions {
 impl Default for CurveOptions {
     /// One MLP per core, with the shrinkage of compression.
     fn default() -> Self {
-        Self { shrink_inputs: Shrinkage::default().input, budget: Budget::default() }
+        Self { shrink_inputs: Shrinkage::INPUT, budget: Budget::default() }
     }
 }
 

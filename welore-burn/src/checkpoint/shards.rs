@@ -146,6 +146,11 @@ impl ShardLayout {
         hasher.finalize()
     }
 
+    /// Whether a tensor of this name is laid out.
+    pub fn has_tensor(&self, name: &str) -> bool {
+        self.places.contains_key(name)
+    }
+
     /// Whether a file of this name is laid out.
     pub fn has_file(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.name == name)

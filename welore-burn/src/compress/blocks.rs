@@ -11,7 +11,7 @@ use super::options::{BlockwiseOptions, Compressor};
 use super::refine::{Task, refine};
 use super::report::{CompressReport, CompressedMatrix};
 use crate::calibrate::{CalibrationError, SharedInputs, Watch};
-use crate::forms::{FormError, Made, Rest, attach, fill, read_matrices};
+use crate::forms::{FormError, Rest, StoredForm, attach, fill, read_matrices};
 use crate::linalg::{CrossMoment, LinalgError, Matrix, SecondMoment, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::{Change, MatrixName, Place, map_floats, walk};
@@ -55,10 +55,10 @@ impl BlockwiseOptions<'_> {
 /// Where finished matrices go.
 pub(super) trait Sink {
     /// A matrix that an earlier process compressed, if there is one.
-    fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<Made>, CompressError>;
+    fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<StoredForm>, CompressError>;
 
     /// Takes a finished matrix.
-    fn put(&mut self, matrix: &MatrixPlan, made: &Made) -> Result<(), CompressError>;
+    fn put(&mut self, matrix: &MatrixPlan, made: &StoredForm) -> Result<(), CompressError>;
 
     /// Whether matrices are rounded to their stored type before later blocks use them.
     fn rounds(&self) -> bool;
@@ -68,11 +68,11 @@ pub(super) trait Sink {
 struct Nowhere;
 
 impl Sink for Nowhere {
-    fn find(&mut self, _matrix: &MatrixPlan) -> Result<Option<Made>, CompressError> {
+    fn find(&mut self, _matrix: &MatrixPlan) -> Result<Option<StoredForm>, CompressError> {
         Ok(None)
     }
 
-    fn put(&mut self, _matrix: &MatrixPlan, _made: &Made) -> Result<(), CompressError> {
+    fn put(&mut self, _matrix: &MatrixPlan, _made: &StoredForm) -> Result<(), CompressError> {
         Ok(())
     }
 
@@ -98,7 +98,7 @@ pub(super) struct Blocks<'a, M> {
 }
 
 /// The compressed matrices of a block, by name.
-type Block = BTreeMap<MatrixName, Made>;
+type Block = BTreeMap<MatrixName, StoredForm>;
 
 /// Statistics of the inputs of the matrices of a block, by the first matrix with the same inputs.
 #[derive(Default)]
@@ -212,10 +212,9 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let compressed = self.block(model, &turn, &signal, sink, progress)?;
             let Compressed { next, block, known, .. } = compressed;
             model = compressed.model;
-            report.compressed.extend(turn.layer.iter().map(|matrix| CompressedMatrix {
-                name: matrix.name.clone(),
-                rank: self.planned[&matrix.name].rank,
-                relative_error: block[&matrix.name].relative_error,
+            report.compressed.extend(turn.layer.iter().map(|SharedInputs { name, .. }| {
+                let in_loss = self.compressor.norms.is_of_loss(name);
+                CompressedMatrix::new(self.planned[name], block[name].error, in_loss)
             }));
             signal.changed |= !turn.layer.is_empty();
             signal.compressed = match signal.changed {
@@ -259,7 +258,9 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         if !inputs.are_finite() {
             return Err(CompressError::NotFinite { block: index + 1 });
         }
-        let mut block = self.factor(layer, &inputs, follows)?;
+        // Refinement takes steps that are smaller than a stored type resolves.
+        let rounds_now = sink.rounds() && self.options.refine.is_none();
+        let mut block = self.factor(layer, &inputs, follows, rounds_now)?;
         let mut model = self.attach(model, &block)?;
         if let (Some(options), false) = (&self.options.refine, layer.is_empty()) {
             let names: BTreeSet<MatrixName> = block.keys().cloned().collect();
@@ -275,8 +276,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             self.read_back(index, &model, &mut block)?;
         }
         if sink.rounds() {
-            // Once, at the end: refinement takes steps that are smaller than a stored type
-            // resolves.
+            // What is rounded already stays as it is.
             self.round(&mut block)?;
             let parts = block.iter().map(|(name, made)| (name.clone(), made.parts.clone()));
             model = fill(model, &parts.collect());
@@ -368,12 +368,13 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         layer: &[SharedInputs],
         inputs: &Inputs,
         follows: bool,
+        rounds: bool,
     ) -> Result<Block, CompressError> {
         let plans: Vec<&MatrixPlan> =
             layer.iter().map(|matrix| self.planned[&matrix.name]).collect();
         let needs: Vec<u64> = plans.iter().map(|plan| self.compressor.cost(plan).bytes).collect();
         let norms = &self.compressor.norms;
-        let work = |place: usize| -> Result<Made, CompressError> {
+        let work = |place: usize| -> Result<StoredForm, CompressError> {
             let (SharedInputs { name, inputs_of, is_routed }, plan) = (&layer[place], plans[place]);
             let norm = match follows && !is_routed {
                 true => {
@@ -386,7 +387,14 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
                 false => norms.of(name)?,
             };
             let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
-            plan.form.make(&dense, &norm).map_err(CompressError::of_making(name))
+            let made = match rounds {
+                true => {
+                    let rounding = self.compressor.rounding;
+                    plan.form.make_stored(&dense, &norm, plan.dtype, rounding)
+                }
+                false => plan.form.make(&dense, &norm).map(StoredForm::from),
+            };
+            made.map_err(CompressError::of_making(name))
         };
         let mut block = Block::new();
         let memory = self.compressor.write.budget.memory;

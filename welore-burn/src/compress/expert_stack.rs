@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use super::error::CompressError;
 use super::pieces::Piece;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::forms::TensorSpec;
+use crate::forms::{Rounding, TensorSpec};
 use crate::linalg::Cost;
 use crate::spectrum::Norms;
 
@@ -124,6 +124,7 @@ impl<'a> ExpertStack<'a> {
         &self,
         checkpoint: &'a Checkpoint,
         norms: &Norms<'_>,
+        rounding: Rounding,
     ) -> Result<Vec<u8>, CompressError> {
         let entry = self.spec.dtype.bitsize() / 8;
         let [rows, cols] = self.size;
@@ -134,7 +135,7 @@ impl<'a> ExpertStack<'a> {
             all.resize(start + cols * width * entry, 0);
             let slab: &mut [u8] = &mut all[start..];
             for (turn, part) in parts.iter().enumerate() {
-                let made = part.make(checkpoint, norms)?;
+                let made = part.make(checkpoint, norms, rounding)?;
                 let bytes = made.data.iter().flat_map(|data| data.chunks_exact(entry));
                 for (at, bytes) in bytes.enumerate() {
                     let (row, col) = (at / cols, at % cols);

@@ -11,16 +11,17 @@ use super::report::{CompressReport, CompressedMatrix};
 use crate::calibrate::is_tied;
 use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
 use crate::files::{OutputDir, write_file};
-use crate::forms::Made;
+use crate::forms::StoredForm;
 use crate::model::LanguageModel;
 use crate::modules::MatrixName;
+use crate::named::Named;
 use crate::plan::MatrixPlan;
 use crate::progress::Progress;
 
 impl Compressor<'_> {
     /// Writes a compressed model directory: the low-rank components of the plan in their forms, in
     /// the type of the dense matrix, all other tensors byte for byte, the configuration, the
-    /// tokenizer, and the plan. The model is never built.
+    /// tokenizer, and the plan, with the errors of what is stored. The model is never built.
     ///
     /// Every tensor is written to its place in its shard as soon as it is ready, so memory is
     /// bounded by the matrices in flight ([`Budget`](crate::workers::Budget)), not by the size of
@@ -99,36 +100,38 @@ impl Compressor<'_> {
             }
         };
         let pieces = checkpoint.names().map(piece).collect::<Result<Vec<_>, CompressError>>()?;
-        let plan = self.plan.to_json();
+        let plan = self.plan.clone().without_errors();
         let norms = self.norms.clone().for_tied(is_tied(checkpoint));
-        let origin = format!("{plan}{}", self.identity());
+        let origin = format!("{}{}", plan.to_json(), self.identity());
         let write = || -> Result<CompressReport, CompressError> {
             let mut work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
-            work.kept = self.kept;
+            (work.rounding, work.kept) = (self.rounding, self.kept);
             let mut job = Job::begin(&work, output)?;
             make(&mut job)?;
             let errors = job.finish()?;
             copy_companions(checkpoint.dir(), output.path())?;
-            write_file(output.path().join(PLAN_FILE), plan.as_bytes())?;
             let compressed = work.pieces.iter().filter_map(|piece| match piece {
-                Piece::Compress(matrix) => Some(CompressedMatrix {
-                    name: matrix.name.clone(),
-                    rank: matrix.rank,
-                    relative_error: *errors.get(matrix.name.as_str())?,
-                }),
+                Piece::Compress(matrix) => {
+                    let error = *errors.get(matrix.name.as_str())?;
+                    let in_loss = self.norms.is_of_loss(&matrix.name);
+                    Some(CompressedMatrix::new(matrix, error, in_loss))
+                }
                 _ => None,
             });
-            Ok(CompressReport { compressed: compressed.collect() })
+            let report = CompressReport { compressed: compressed.collect() };
+            let plan = report.noted_in(&plan).to_json();
+            write_file(output.path().join(PLAN_FILE), plan.as_bytes())?;
+            Ok(report)
         };
         write().map_err(|error| error.about(output))
     }
 
     /// Identifies what the result depends on, apart from the plan and the checkpoint.
     fn identity(&self) -> String {
-        let norms = self.norms.identity().unwrap_or_default();
+        let (norms, rounding) = (self.norms.identity().unwrap_or_default(), self.rounding.name());
         match &self.blockwise {
-            Some(options) => format!("{norms}{}", options.identity()),
-            None => norms,
+            Some(options) => format!("{norms}{}{rounding}", options.identity()),
+            None => format!("{norms}{rounding}"),
         }
     }
 }
@@ -137,11 +140,11 @@ impl Compressor<'_> {
 struct Written<'j, 'w, 'a>(&'j mut Job<'w, 'a>);
 
 impl Sink for Written<'_, '_, '_> {
-    fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<Made>, CompressError> {
+    fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<StoredForm>, CompressError> {
         self.0.find(matrix)
     }
 
-    fn put(&mut self, matrix: &MatrixPlan, made: &Made) -> Result<(), CompressError> {
+    fn put(&mut self, matrix: &MatrixPlan, made: &StoredForm) -> Result<(), CompressError> {
         self.0.put(matrix, made)
     }
 

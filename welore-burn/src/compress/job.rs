@@ -12,8 +12,9 @@ use super::options::WriteOptions;
 use super::pieces::{Content, Piece, encode};
 use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
 use crate::files::{Journal, OutputDir};
-use crate::forms::{Made, Part, TensorSpec};
+use crate::forms::{Part, Rounding, StoredError, StoredForm, TensorSpec};
 use crate::linalg::{Cost, DECOMPOSITION};
+use crate::named::Named;
 use crate::plan::MatrixPlan;
 use crate::progress::{self, Progress};
 use crate::spectrum::Norms;
@@ -28,6 +29,8 @@ pub(super) struct Work<'a> {
     pub pieces: Vec<Piece<'a>>,
     pub norms: Norms<'a>,
     pub options: WriteOptions,
+    /// How numbers of compressed matrices are rounded to types of 16 bits.
+    pub rounding: Rounding,
     /// Matrices that other work made.
     pub kept: Option<&'a KeptMatrices>,
     costs: Vec<Cost>,
@@ -44,12 +47,15 @@ struct Finished {
     source: String,
     /// BLAKE3 digest of what was written.
     written: String,
-    relative_error: Option<f64>,
+    /// Of a compressed matrix.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    error: Option<StoredError>,
 }
 
 /// A piece that has been written.
 pub(super) struct Done {
-    pub relative_error: Option<f64>,
+    /// Of a compressed matrix.
+    pub error: Option<StoredError>,
     /// The line for the journal, if it is new and there is a journal.
     finished: Option<Finished>,
     /// Whether an earlier process wrote it, or other work made it.
@@ -73,8 +79,19 @@ impl<'a> Work<'a> {
         let tensors = tensors.collect::<Result<Vec<_>, CheckpointError>>()?;
         let shapes = checkpoint.file_shapes();
         let layout = ShardLayout::shaped(&tensors.concat(), options.shard_bytes, &shapes)?;
-        let kept = None;
-        Ok(Self { what, origin, checkpoint, pieces, norms, options, kept, costs, tensors, layout })
+        Ok(Self {
+            what,
+            origin,
+            checkpoint,
+            pieces,
+            norms,
+            options,
+            rounding: Rounding::default(),
+            kept: None,
+            costs,
+            tensors,
+            layout,
+        })
     }
 
     /// What a compressed matrix is made from, and how, as the name of a file; `None` for other
@@ -84,7 +101,9 @@ impl<'a> Work<'a> {
         let MatrixPlan { name, shape, form, dtype, .. } = matrix;
         let source = piece.source_digest(self.checkpoint)?;
         let norm = self.norms.identity().unwrap_or_default();
-        let key = format!("{} {shape:?} {form:?} {dtype:?} {source} {norm}", name.as_str());
+        let rounding = self.rounding.name();
+        let key =
+            format!("{} {shape:?} {form:?} {dtype:?} {source} {norm} {rounding}", name.as_str());
         Ok(Some(blake3::hash(key.as_bytes()).to_hex().to_string()))
     }
 
@@ -94,7 +113,7 @@ impl<'a> Work<'a> {
         piece: &Piece<'a>,
         tensors: &[TensorSpec],
     ) -> Result<(Content<'a>, bool), CompressError> {
-        let make = || piece.make(self.checkpoint, &self.norms);
+        let make = || piece.make(self.checkpoint, &self.norms, self.rounding);
         let Some(kept) = self.kept else { return Ok((make()?, false)) };
         let Some(key) = self.key(piece)? else { return Ok((make()?, false)) };
         if let Some(content) = kept.find(&key, tensors) {
@@ -123,8 +142,8 @@ pub(super) struct Job<'w, 'a> {
     journal: Option<Journal>,
     /// Pieces that an earlier process finished, by name.
     known: HashMap<String, Finished>,
-    /// Relative errors of compressed pieces, by name.
-    errors: HashMap<String, f64>,
+    /// Errors of compressed pieces, by name.
+    errors: HashMap<String, StoredError>,
 }
 
 impl<'w, 'a> Job<'w, 'a> {
@@ -174,7 +193,7 @@ impl<'w, 'a> Job<'w, 'a> {
                 if let (Some(journal), Some(finished)) = (&mut *journal, &done.finished) {
                     journal.note(finished, piece.steps() > 0)?;
                 }
-                errors.extend(done.relative_error.map(|error| (piece.name().to_string(), error)));
+                errors.extend(done.error.map(|error| (piece.name().to_string(), error)));
                 let (item, steps, operations) = (piece.name(), piece.steps(), cost.operations);
                 Ok(progress.part(progress::Part { item, steps, operations, known: done.known })?)
             },
@@ -183,27 +202,27 @@ impl<'w, 'a> Job<'w, 'a> {
 
     /// The stored form of a matrix that an earlier process compressed, if its source and its stored
     /// tensors are unchanged.
-    pub fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<Made>, CompressError> {
+    pub fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<StoredForm>, CompressError> {
         let place = self.place(matrix);
         let (piece, tensors) = (&self.work.pieces[place], &self.work.tensors[place]);
         let source = piece.source_digest(self.work.checkpoint)?;
         let found = is_known(&self.known, piece, &source, tensors, &self.files)?;
-        let Some(Finished { relative_error: Some(relative_error), .. }) = found else {
+        let Some(Finished { error: Some(error), .. }) = found else {
             return Ok(None);
         };
-        let relative_error = *relative_error;
+        let error = *error;
         let specs = matrix.form.parts(matrix.shape).into_iter().zip(tensors);
         let read = |(spec, tensor): (_, &TensorSpec)| {
             let part = Part::decode(&spec, matrix.dtype, &self.files.read(&tensor.name)?);
             part.map_err(CompressError::of_form(&matrix.name))
         };
         let parts = specs.map(read).collect::<Result<_, _>>()?;
-        self.errors.insert(piece.name().into(), relative_error);
-        Ok(Some(Made { parts, relative_error }))
+        self.errors.insert(piece.name().into(), error);
+        Ok(Some(StoredForm { parts, error }))
     }
 
     /// Writes a compressed matrix to its place, and notes it in the journal.
-    pub fn put(&mut self, matrix: &MatrixPlan, made: &Made) -> Result<(), CompressError> {
+    pub fn put(&mut self, matrix: &MatrixPlan, made: &StoredForm) -> Result<(), CompressError> {
         let place = self.place(matrix);
         let (piece, tensors) = (&self.work.pieces[place], &self.work.tensors[place]);
         let content = encode(matrix, made)?;
@@ -213,7 +232,7 @@ impl<'w, 'a> Job<'w, 'a> {
         if let Some(journal) = &mut self.journal {
             journal.note(&finished, true)?;
         }
-        self.errors.insert(piece.name().into(), made.relative_error);
+        self.errors.insert(piece.name().into(), made.error);
         Ok(())
     }
 
@@ -223,8 +242,8 @@ impl<'w, 'a> Job<'w, 'a> {
     }
 
     /// Closes the files, if the weights that they were made from are still the same. Returns the
-    /// relative errors of compressed pieces, by name.
-    pub fn finish(self) -> Result<HashMap<String, f64>, CompressError> {
+    /// errors of compressed pieces, by name.
+    pub fn finish(self) -> Result<HashMap<String, StoredError>, CompressError> {
         self.work.checkpoint.check_unchanged()?;
         self.files.finish()?;
         Ok(self.errors)
@@ -244,20 +263,17 @@ fn put<'a>(
         if takes_notes {
             let source = piece.source_digest(work.checkpoint)?;
             if let Some(found) = is_known(known, piece, &source, tensors, files)? {
-                let relative_error = found.relative_error;
-                return Ok(Done { relative_error, finished: None, known: true });
+                return Ok(Done { error: found.error, finished: None, known: true });
             }
             let (content, known) = work.content(piece, tensors)?;
             let finished = write(piece, source, tensors, &content, files)?;
             // Before it is noted: the note says what it was made from.
             work.checkpoint.check_unchanged()?;
-            let relative_error = content.relative_error;
-            return Ok(Done { relative_error, finished: Some(finished), known });
+            return Ok(Done { error: content.error, finished: Some(finished), known });
         }
         let (content, known) = work.content(piece, tensors)?;
         write_tensors(tensors, &content.data, files)?;
-        let relative_error = content.relative_error;
-        Ok(Done { relative_error, finished: None, known })
+        Ok(Done { error: content.error, finished: None, known })
     };
     let done = made();
     for tensor in piece.sources() {
@@ -285,7 +301,7 @@ fn is_known<'k>(
     let Some(finished) = known.get(piece.name()) else { return Ok(None) };
     let compressed = matches!(piece, Piece::Compress(_));
     let same = finished.source == source
-        && finished.relative_error.is_some() == compressed
+        && finished.error.is_some() == compressed
         && finished.written == files.digest(tensors)?;
     Ok(same.then_some(finished))
 }
@@ -303,8 +319,7 @@ fn write(
         hasher.update(data);
     }
     let written = hasher.finalize().to_hex().to_string();
-    let (name, relative_error) = (piece.name().to_string(), content.relative_error);
-    Ok(Finished { name, source, written, relative_error })
+    Ok(Finished { name: piece.name().to_string(), source, written, error: content.error })
 }
 
 fn write_tensors(

@@ -5,10 +5,10 @@ use std::sync::{Mutex, PoisonError};
 
 use super::pieces::Content;
 use crate::files::{FileError, write_file};
-use crate::forms::TensorSpec;
+use crate::forms::{StoredError, TensorSpec};
 
-/// Bytes of a relative error, before the tensors in a file.
-const ERROR_BYTES: usize = size_of::<f64>();
+/// Bytes of a matrix's errors, before the tensors in a file.
+const ERROR_BYTES: usize = 3 * size_of::<f64>();
 
 /// Compressed matrices in a directory, for plans that have some in common; see
 /// [`Compressor::with_kept`](super::Compressor::with_kept).
@@ -43,14 +43,17 @@ impl KeptMatrices {
             data.push(Cow::Owned(tensor.to_vec()));
             rest = after;
         }
-        let relative_error = Some(f64::from_le_bytes(*error));
-        rest.is_empty().then_some(Content { data, relative_error })
+        let error = error_in(error);
+        rest.is_empty().then_some(Content { data, error: Some(error) })
     }
 
     /// Keeps a matrix, if there is room. One that cannot be kept is made again.
     pub(super) fn keep(&self, key: &str, content: &Content<'_>) {
-        let Some(error) = content.relative_error else { return };
-        let mut file = error.to_le_bytes().to_vec();
+        let Some(StoredError { relative_error, stored_error, size }) = content.error else {
+            return;
+        };
+        let numbers = [relative_error, stored_error, size];
+        let mut file: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
         content.data.iter().for_each(|tensor| file.extend_from_slice(tensor));
         if self.reserve(file.len() as u64) {
             let _ = write_file(self.dir.join(key), &file);
@@ -66,4 +69,10 @@ impl KeptMatrices {
         }
         fits
     }
+}
+
+fn error_in(bytes: &[u8; ERROR_BYTES]) -> StoredError {
+    let (numbers, _) = bytes.as_chunks::<{ size_of::<f64>() }>();
+    let number = |at: usize| f64::from_le_bytes(numbers[at]);
+    StoredError { relative_error: number(0), stored_error: number(1), size: number(2) }
 }

@@ -26,6 +26,7 @@ mod pieces;
 mod refine;
 mod report;
 mod shape;
+mod storage;
 
 pub use check::{check_calibration, check_plan};
 pub use convert::{

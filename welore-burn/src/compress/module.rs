@@ -7,11 +7,14 @@ use super::check::planned_matrices;
 use super::error::CompressError;
 use super::options::Compressor;
 use super::report::{CompressReport, CompressedMatrix};
-use crate::forms::{Form, LiveMatrix, Made, NewParams, attach_params, params_of};
+use crate::forms::{
+    Form, LiveMatrix, NewParams, StoredError, StoredForm, attach_params, params_of,
+};
 use crate::linalg::Cost;
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
 use crate::progress::{Part, Progress};
+use crate::spectrum::stored_dtype;
 
 /// Carries out a plan on any Burn module in the norm of the weights; see [`Compressor::module`].
 /// Only the parts of the compressed matrices train in the result.
@@ -75,13 +78,13 @@ impl Compressor<'_> {
         progress.begin_work("factoring", matrices.len(), operations);
         progress.count_in("matrices");
         let mut params = BTreeMap::new();
-        let mut errors = vec![0.0; matrices.len()];
+        let mut errors = vec![StoredError::default(); matrices.len()];
         budget.workers().try_spread_within(
             budget.memory,
             &needs,
             |index| self.factor_live(plans[index], &matrices[index]),
-            |index, (made, relative_error)| -> Result<(), CompressError> {
-                errors[index] = relative_error;
+            |index, (made, error)| -> Result<(), CompressError> {
+                errors[index] = error;
                 let name = &plans[index].name;
                 params.extend(made.map(|made| (name.clone(), made)));
                 let operations = costs[index].operations;
@@ -89,10 +92,8 @@ impl Compressor<'_> {
                 Ok(progress.part(part)?)
             },
         )?;
-        let report = plans.iter().zip(errors).map(|(plan, relative_error)| CompressedMatrix {
-            name: plan.name.clone(),
-            rank: plan.rank,
-            relative_error,
+        let report = plans.iter().zip(errors).map(|(plan, error)| {
+            CompressedMatrix::new(plan, error, self.norms.is_of_loss(&plan.name))
         });
         Ok((params, CompressReport { compressed: report.collect() }))
     }
@@ -101,24 +102,27 @@ impl Compressor<'_> {
         &self,
         plan: &MatrixPlan,
         matrix: &LiveMatrix,
-    ) -> Result<(Option<NewParams>, f64), CompressError> {
+    ) -> Result<(Option<NewParams>, StoredError), CompressError> {
         let name = &plan.name;
         let dense = matrix.to_matrix().map_err(CompressError::of_form(name))?;
         let norm = self.norms.of(name)?;
-        let made = plan.form.make(&dense, &norm).map_err(CompressError::of_making(name))?;
-        drop(dense);
         let (dtype, device) = place_of(matrix);
+        let made = plan.form.make_stored(&dense, &norm, stored_dtype(dtype), self.rounding);
+        let StoredForm { parts, error } = made.map_err(CompressError::of_making(name))?;
+        drop(dense);
         let shape = [plan.shape[1], plan.shape[0]];
-        let Made { parts, relative_error } = made;
         let params = params_of(plan.form, shape, parts, matrix.base.id, dtype, &device);
-        Ok((params.map_err(CompressError::of_form(name))?, relative_error))
+        Ok((params.map_err(CompressError::of_form(name))?, error))
     }
 
     /// The cost of compressing a matrix.
     pub(super) fn cost(&self, plan: &MatrixPlan) -> Cost {
         match plan.form == Form::dense() {
             true => Cost::default(),
-            false => plan.form.cost_to_make(plan.shape) + self.norms.cost(&plan.name, plan.shape),
+            false => {
+                let making = plan.form.cost_to_store(plan.shape, plan.dtype);
+                making + self.norms.cost(&plan.name, plan.shape)
+            }
         }
     }
 }

@@ -3,7 +3,7 @@ use std::num::NonZeroUsize;
 use super::kept::KeptMatrices;
 use crate::calibrate::Calibration;
 use crate::checkpoint::DEFAULT_SHARD_BYTES;
-use crate::forms::Rest;
+use crate::forms::{Rest, Rounding};
 use crate::plan::RankPlan;
 use crate::spectrum::Norms;
 use crate::workers::Budget;
@@ -36,6 +36,7 @@ pub struct Compressor<'a> {
     pub(super) write: WriteOptions,
     pub(super) blockwise: Option<BlockwiseOptions<'a>>,
     pub(super) rest: Rest,
+    pub(super) rounding: Rounding,
     pub(super) kept: Option<&'a KeptMatrices>,
 }
 
@@ -43,7 +44,14 @@ impl<'a> Compressor<'a> {
     /// Carries out a plan in the norm of the weights, each matrix independently, with all cores.
     pub fn new(plan: &'a RankPlan) -> Self {
         let (norms, write, blockwise) = (Norms::plain(), WriteOptions::default(), None);
-        Self { plan, norms, write, blockwise, rest: Rest::Freeze, kept: None }
+        let (rest, rounding) = (Rest::Freeze, Rounding::default());
+        Self { plan, norms, write, blockwise, rest, rounding, kept: None }
+    }
+
+    /// Rounds numbers in this way where they are stored in types of 16 bits.
+    pub fn with_rounding(mut self, rounding: Rounding) -> Self {
+        self.rounding = rounding;
+        self
     }
 
     /// Uses these norms.

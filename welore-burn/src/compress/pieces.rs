@@ -7,7 +7,9 @@ use safetensors::Dtype;
 use super::error::CompressError;
 use super::expert_stack::ExpertStack;
 use crate::checkpoint::{Checkpoint, CheckpointError, StoredMatrix, TensorMeta};
-use crate::forms::{Form, FormError, Made, TensorSpec, cast_floats, encode_nearest};
+use crate::forms::{
+    Form, FormError, Rounding, StoredError, StoredForm, TensorSpec, cast_floats, encode_nearest,
+};
 use crate::linalg::Cost;
 use crate::plan::MatrixPlan;
 use crate::spectrum::Norms;
@@ -33,8 +35,8 @@ pub(super) enum Piece<'a> {
 pub(super) struct Content<'a> {
     /// Encoded, in the order of [`Piece::tensors`].
     pub data: Vec<Cow<'a, [u8]>>,
-    /// The relative error of the matrix, if it was compressed.
-    pub relative_error: Option<f64>,
+    /// How far the matrix is from what it was, if it was compressed.
+    pub error: Option<StoredError>,
 }
 
 impl<'a> Piece<'a> {
@@ -72,7 +74,8 @@ impl<'a> Piece<'a> {
                 spec.map(|spec| Cost::of_cast(spec.entries(), spec.bytes())).unwrap_or_default()
             }
             Self::Compress(matrix) => {
-                matrix.form.cost_to_make(matrix.shape) + norms.cost(&matrix.name, matrix.shape)
+                let making = matrix.form.cost_to_store(matrix.shape, matrix.dtype);
+                making + norms.cost(&matrix.name, matrix.shape)
             }
             Self::Merge(matrix, _) => matrix.form.cost_to_merge(matrix.shape),
             Self::Stack(stack) => stack.cost(checkpoint, norms),
@@ -115,28 +118,29 @@ impl<'a> Piece<'a> {
         &self,
         checkpoint: &'a Checkpoint,
         norms: &Norms<'_>,
+        rounding: Rounding,
     ) -> Result<Content<'a>, CompressError> {
         match self {
             Self::Copy(tensor) => {
                 checkpoint.check_finite(tensor)?;
                 let (_, bytes) = checkpoint.content(tensor)?;
-                Ok(Content { data: vec![bytes], relative_error: None })
+                Ok(Content { data: vec![bytes], error: None })
             }
             Self::Integers(tensor) => {
                 let (_, bytes) = checkpoint.raw(tensor)?;
-                Ok(Content { data: vec![Cow::Borrowed(bytes)], relative_error: None })
+                Ok(Content { data: vec![Cow::Borrowed(bytes)], error: None })
             }
             Self::Cast(tensor, dtype) => {
                 checkpoint.check_finite(tensor)?;
                 let (meta, bytes) = checkpoint.content(tensor)?;
                 let data = cast_floats(&bytes, meta.dtype, *dtype);
                 let data = data.map_err(encoding(tensor.to_string()))?;
-                Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
+                Ok(Content { data: vec![Cow::Owned(data)], error: None })
             }
             Self::Compress(matrix) => {
                 let dense = checkpoint.read_matrix(&matrix.name.weight())?;
                 let norm = norms.of(&matrix.name)?;
-                let made = matrix.form.make(&dense, &norm);
+                let made = matrix.form.make_stored(&dense, &norm, matrix.dtype, rounding);
                 drop(dense);
                 encode(matrix, &made.map_err(CompressError::of_making(&matrix.name))?)
             }
@@ -144,11 +148,11 @@ impl<'a> Piece<'a> {
                 let merged = checkpoint.read_merged(matrix)?;
                 let data = encode_nearest(merged.data().iter().copied(), *dtype);
                 let data = data.map_err(encoding(matrix.name.weight()))?;
-                Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
+                Ok(Content { data: vec![Cow::Owned(data)], error: None })
             }
             Self::Stack(stack) => {
-                let data = stack.content(checkpoint, norms)?;
-                Ok(Content { data: vec![Cow::Owned(data)], relative_error: None })
+                let data = stack.content(checkpoint, norms, rounding)?;
+                Ok(Content { data: vec![Cow::Owned(data)], error: None })
             }
         }
     }
@@ -159,14 +163,17 @@ fn as_spec(name: &str, dtype: Dtype, meta: &TensorMeta) -> TensorSpec {
 }
 
 /// The content of the tensors of a compressed matrix.
-pub(super) fn encode<'a>(matrix: &MatrixPlan, made: &Made) -> Result<Content<'a>, CompressError> {
+pub(super) fn encode<'a>(
+    matrix: &MatrixPlan,
+    made: &StoredForm,
+) -> Result<Content<'a>, CompressError> {
     let specs = matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype);
     let parts = made.parts.iter().zip(specs);
     let data = parts.map(|(part, spec)| {
         Ok(Cow::Owned(part.encode(matrix.dtype).map_err(encoding(spec.name))?))
     });
     let data = data.collect::<Result<_, CompressError>>()?;
-    Ok(Content { data, relative_error: Some(made.relative_error) })
+    Ok(Content { data, error: Some(made.error) })
 }
 
 fn encoding(tensor: String) -> impl FnOnce(FormError) -> CompressError {

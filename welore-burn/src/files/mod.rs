@@ -38,7 +38,7 @@ pub use read::{
     check_input, read_existing, read_file, read_input,
 };
 pub(crate) use staged::StagedFile;
-pub use staged::check_staged;
+pub use staged::{check_staged, unfinished};
 pub use temporary::{is_left_of, is_temporary};
 pub(crate) use write::sync_dir;
 pub use write::{check_writable, replace_file, write_file};

@@ -110,6 +110,13 @@ impl Partial {
         dir.is_dir() && ![MODEL, FRESH].into_iter().any(waits) && !dir.join(REPLACED).exists()
     }
 
+    /// The directory for a target, if finished parts are in it.
+    pub fn with_parts(target: &Path) -> Option<PathBuf> {
+        let dir = place_of(target);
+        let has_parts = read_journal(&dir)?.lines().nth(1).is_some();
+        has_parts.then_some(dir)
+    }
+
     /// Puts back what a process took away before it was killed. If its replacement was there
     /// already, it is litter.
     fn put_back(

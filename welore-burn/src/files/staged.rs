@@ -1,7 +1,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use super::error::FileError;
+use super::journal::Journal;
 use super::partial::Partial;
 use super::place::{FilePlace, find_file};
 use super::write::{check_writable, parent_of, sync_dir};
@@ -19,6 +23,13 @@ pub fn check_staged(path: &Path) -> Result<(), FileError> {
         FilePlace::Open(_) => "an open file or pipe",
     };
     Err(FileError::NotAFile { path: path.into(), what })
+}
+
+/// The hidden directory in which finished parts of a file wait for a process that goes on with them, if
+/// there is one.
+pub fn unfinished(path: impl AsRef<Path>) -> Option<PathBuf> {
+    let Ok(FilePlace::File(target)) = find_file(path.as_ref()) else { return None };
+    Partial::with_parts(&target)
 }
 
 /// A file that is not written from its beginning to its end: it grows in a hidden directory beside
@@ -41,15 +52,37 @@ impl StagedFile {
     /// [`FileError::PartialForeign`] and [`FileError::Doubled`] if the hidden directory cannot be
     /// used.
     pub fn create(path: &Path) -> Result<Self, FileError> {
+        let mut staged = Self::claim(path)?;
+        let begun = staged.partial.begin_whole("file");
+        begun.map_err(|error| staged.name_target(error))?;
+        Ok(staged)
+    }
+
+    /// Prepares to write a file of which finished parts outlive the process, or goes on with what
+    /// an earlier process finished of the same `job`: then files that `belong` to it stay in the
+    /// directory, and the parts that were noted are returned. What another job left is removed.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`create`](Self::create).
+    pub fn resume<T: DeserializeOwned + Serialize>(
+        path: &Path,
+        job: &str,
+        belongs: impl Fn(&str) -> bool,
+    ) -> Result<(Self, Journal, Vec<T>), FileError> {
+        let staged = Self::claim(path)?;
+        let begun = staged.partial.begin(job, belongs);
+        let (journal, finished) = begun.map_err(|error| staged.name_target(error))?;
+        Ok((staged, journal, finished))
+    }
+
+    fn claim(path: &Path) -> Result<Self, FileError> {
         check_staged(path)?;
         let FilePlace::File(target) = find_file(path)? else {
             return Err(FileError::NotAFile { path: path.into(), what: "no longer a file" });
         };
         let partial = Partial::claim(&target, path, |_| false)?;
-        let mut staged = Self { named: path.into(), target, partial };
-        let begun = staged.partial.begin_whole("file");
-        begun.map_err(|error| staged.name_target(error))?;
-        Ok(staged)
+        Ok(Self { named: path.into(), target, partial })
     }
 
     /// The directory in which the file is written.

@@ -2,7 +2,7 @@
 
 use burn::module::Param;
 use burn::tensor::module::{embedding, linear};
-use burn::tensor::{DType, FloatDType, Int, Tensor};
+use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 
 use super::low_rank::LowRank;
 use super::packed::Packed;
@@ -101,16 +101,36 @@ fn factored<const D: usize>(
     bias: Option<Tensor<1>>,
     input: Tensor<D>,
 ) -> Tensor<D> {
-    let pivots = product(input, down, None);
     if low_rank.order.is_none() {
-        return product(pivots, low_rank.up.val(), bias);
+        let inner = product(input, down, None);
+        return product(inner, low_rank.up.val(), bias);
     }
+    let dtype = input.dtype();
+    // Outputs that are made of pivots add up many of these, with their errors, so they are rounded at
+    // the end where that costs nothing.
+    let input = match is_computed_in_f32(&input.device(), dtype) {
+        true => input.cast(FloatDType::F32),
+        false => input,
+    };
+    let pivots = product(input, down, None);
     let made = product(pivots.clone(), low_rank.up.val(), None);
-    let output = low_rank.ordered(pivots, made);
+    let output = low_rank.ordered(pivots, made).cast(FloatDType::from(dtype));
     match bias {
         Some(bias) => output + bias.unsqueeze(),
         None => output,
     }
+}
+
+/// Whether products of a type of 16 bits are computed in f32 anyway, and only their results rounded,
+/// as on flex. Other devices have units for these types, without which they are several times slower.
+#[cfg(feature = "flex")]
+fn is_computed_in_f32(device: &Device, dtype: DType) -> bool {
+    matches!(dtype, DType::BF16 | DType::F16) && *device == Device::flex()
+}
+
+#[cfg(not(feature = "flex"))]
+fn is_computed_in_f32(_device: &Device, _dtype: DType) -> bool {
+    false
 }
 
 /// What an adapter adds. Kept separate: added to the weight, it would cost a gradient of the

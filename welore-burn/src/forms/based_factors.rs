@@ -9,7 +9,7 @@ use super::factors::{U, V, rank_problem};
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::packed::{BASE, DOWN, NewFactors, NewPacked, UP, code};
 use super::part::{Part, PartKind, PartSpec};
-use super::rounding::{gap, relative_error, sum};
+use super::rounding::{error_and_size, gap, sum};
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
 use crate::linalg::{Cost, Matrix, Weighting};
@@ -81,11 +81,12 @@ impl MatrixForm for BasedFactors {
         let stored = base.unpack([best.rows(), best.cols()], &bytes)?;
         let factors = norm.factors(&gap(&best, &stored)?, self.rank)?;
         let all = sum(&stored, &factors.left.product(&factors.right)?)?;
-        let relative_error = relative_error(&norm, &best, &all)?;
+        let (relative_error, size) = error_and_size(&norm, &best, &all)?;
         let numbers = [factors.right, factors.left].map(Part::Numbers);
         Ok(Made {
             parts: [Part::Blocks(bytes)].into_iter().chain(numbers).collect(),
             relative_error,
+            size,
         })
     }
 

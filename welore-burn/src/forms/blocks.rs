@@ -11,7 +11,7 @@ use super::factors::{U, V};
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::packed::{BASE, NewPacked, code};
 use super::part::{Part, PartKind, PartSpec};
-use super::rounding::{relative_error, round_into, unpacked};
+use super::rounding::{error_and_size, round_into, unpacked};
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
 use crate::ggml::TensorType;
@@ -155,8 +155,8 @@ impl MatrixForm for Blocks {
         let best = norm.best(matrix)?;
         let bytes = self.round(&best, &norm.feedback()?)?;
         let stored = self.unpack([matrix.rows(), matrix.cols()], &bytes)?;
-        let relative_error = relative_error(&norm.of_best(), &best, &stored)?;
-        Ok(Made { parts: vec![Part::Blocks(bytes)], relative_error })
+        let (relative_error, size) = error_and_size(&norm.of_best(), &best, &stored)?;
+        Ok(Made { parts: vec![Part::Blocks(bytes)], relative_error, size })
     }
 
     fn cost_to_make(&self, [rows, columns]: [usize; 2]) -> Cost {

@@ -45,8 +45,9 @@ impl MatrixForm for Dense {
         vec![PartSpec { suffix: WEIGHT, shape: shape.into(), kind: PartKind::Numbers }]
     }
 
-    fn make(&self, matrix: &Matrix, _norm: &Weighting) -> Result<Made, FormError> {
-        Ok(Made { parts: vec![Part::Numbers(matrix.clone())], relative_error: 0.0 })
+    fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
+        let size = norm.apply(matrix)?.norm();
+        Ok(Made { parts: vec![Part::Numbers(matrix.clone())], relative_error: 0.0, size })
     }
 
     fn cost_to_make(&self, shape: [usize; 2]) -> Cost {

@@ -1,4 +1,5 @@
 use burn::tensor::Device;
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::attach::{FactorParams, NewParams, empty_param};
@@ -6,6 +7,7 @@ use super::based_factors;
 use super::error::FormError;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::part::{Part, PartKind, PartSpec};
+use super::rounding::round_numbers;
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
 use crate::linalg::{Cost, Matrix, Weighting};
@@ -66,8 +68,32 @@ impl MatrixForm for Factors {
 
     fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
         let factors = norm.factors(matrix, self.rank)?;
+        let (relative_error, size) = (factors.relative_error, factors.size);
         let parts = vec![Part::Numbers(factors.right), Part::Numbers(factors.left)];
-        Ok(Made { parts, relative_error: factors.relative_error })
+        Ok(Made { parts, relative_error, size })
+    }
+
+    fn fitted(
+        &self,
+        parts: &[Part],
+        best: &Matrix,
+        norm: &Weighting,
+        dtype: Dtype,
+    ) -> Result<Option<Vec<Part>>, FormError> {
+        if norm.is_plain() {
+            // As in published checkpoints.
+            return Ok(None);
+        }
+        let [Part::Numbers(right), Part::Numbers(left)] = parts else {
+            return Err(FormError::Parts("factored"));
+        };
+        let [columns, rows] = norm.feedback()?;
+        let between = norm.feedback_of_right(left)?;
+        let right = round_numbers(right, dtype, [columns.as_deref(), Some(&between)])?;
+        let left = norm.fit_left(best, &right)?;
+        let between = norm.feedback_of_left(&right)?;
+        let left = round_numbers(&left, dtype, [Some(&between), rows.as_deref()])?;
+        Ok(Some(vec![Part::Numbers(right), Part::Numbers(left)]))
     }
 
     fn cost_to_make(&self, shape: [usize; 2]) -> Cost {

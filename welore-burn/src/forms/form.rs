@@ -137,6 +137,24 @@ pub(super) trait MatrixForm: Debug {
     /// The matrix in this form, with the smallest error in a norm.
     fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError>;
 
+    /// The same, of several ways the one that loses least where its numbers are rounded.
+    fn make_to_round(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
+        self.make(matrix, norm)
+    }
+
+    /// What [`make_to_round`](MatrixForm::make_to_round) gave, in a type of 16 bits, so that numbers
+    /// make up for what the rounding of others loses. `best` has no error in the norm. `None` if each
+    /// number is rounded by itself.
+    fn fitted(
+        &self,
+        _parts: &[Part],
+        _best: &Matrix,
+        _norm: &Weighting,
+        _dtype: Dtype,
+    ) -> Result<Option<Vec<Part>>, FormError> {
+        Ok(None)
+    }
+
     /// The cost of `make`, without its norm.
     fn cost_to_make(&self, shape: [usize; 2]) -> Cost;
 
@@ -182,6 +200,8 @@ pub struct Made {
     /// `‖W - W'‖ / ‖W‖` in the norm in which it was made, before anything is rounded to a stored
     /// type.
     pub relative_error: f64,
+    /// `‖W‖` in this norm.
+    pub size: f64,
 }
 
 impl Form {
@@ -320,9 +340,38 @@ impl Form {
         self.as_form().make(matrix, norm)
     }
 
+    /// See [`MatrixForm::make_to_round`].
+    pub(super) fn make_to_round(
+        &self,
+        matrix: &Matrix,
+        norm: &Weighting,
+    ) -> Result<Made, FormError> {
+        self.as_form().make_to_round(matrix, norm)
+    }
+
+    /// See [`MatrixForm::fitted`].
+    pub(super) fn fitted(
+        &self,
+        parts: &[Part],
+        best: &Matrix,
+        norm: &Weighting,
+        dtype: Dtype,
+    ) -> Result<Option<Vec<Part>>, FormError> {
+        self.as_form().fitted(parts, best, norm, dtype)
+    }
+
     /// The cost of [`make`](Form::make), without its norm.
     pub(crate) fn cost_to_make(&self, shape: [usize; 2]) -> Cost {
         self.as_form().cost_to_make(shape)
+    }
+
+    /// The cost of [`make_stored`](Form::make_stored), without its norm.
+    pub(crate) fn cost_to_store(&self, shape: [usize; 2], dtype: Dtype) -> Cost {
+        let cost = self.cost_to_make(shape);
+        match self.is_rounded_in(shape, dtype) {
+            true => cost.then(Cost::of_rounding(shape, self.rank().unwrap_or(0))),
+            false => cost,
+        }
     }
 
     /// The dense matrix `[out, in]`, merged from its parts.

@@ -34,6 +34,7 @@ mod recorded_product;
 mod rounding;
 mod slots;
 mod storage;
+mod stored;
 mod unpacking;
 mod work;
 
@@ -67,5 +68,6 @@ pub use pivot::Pivot;
 pub use precision::Precision;
 pub(crate) use slots::{Slot, slots};
 pub use storage::Storage;
+pub use stored::{Rounding, StoredError, StoredForm};
 pub(crate) use unpacking::unpack_factors;
 pub use work::Work;

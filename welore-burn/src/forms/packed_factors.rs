@@ -9,7 +9,7 @@ use super::factors::rank_problem;
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::packed::{BASE, LEFT, NewFactors, NewPacked, RIGHT, code};
 use super::part::{Part, PartKind, PartSpec};
-use super::rounding::{gap, relative_error, round_into, sum, unpacked};
+use super::rounding::{error_and_size, gap, round_into, sum, unpacked};
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
 use crate::ggml::TensorType;
@@ -77,6 +77,8 @@ struct Attempt {
     parts: Vec<Part>,
     product: Matrix,
     error: f64,
+    /// How large the matrix is in the norm.
+    size: f64,
 }
 
 impl PackedFactors {
@@ -106,8 +108,8 @@ impl PackedFactors {
     /// Factors alone.
     fn alone(self, best: &Matrix, norm: &Weighting) -> Result<Attempt, FormError> {
         let (factors, product) = self.factors_of(best, norm)?;
-        let error = relative_error(norm, best, &product)?;
-        Ok(Attempt { parts: factors.map(Part::Blocks).into(), product, error })
+        let (error, size) = error_and_size(norm, best, &product)?;
+        Ok(Attempt { parts: factors.map(Part::Blocks).into(), product, error, size })
     }
 
     /// The base for what `product` leaves of a matrix, and the factors for what the base leaves.
@@ -125,9 +127,9 @@ impl PackedFactors {
         };
         let stored = base.unpack(shape, &bytes)?;
         let ([right, left], product) = self.factors_of(&gap(best, &stored)?, norm)?;
-        let error = relative_error(norm, best, &sum(&stored, &product)?)?;
+        let (error, size) = error_and_size(norm, best, &sum(&stored, &product)?)?;
         let parts = [bytes, right, left].map(Part::Blocks).into();
-        Ok(Attempt { parts, product, error })
+        Ok(Attempt { parts, product, error, size })
     }
 
     /// Base and factors in turn, from the factors of the matrix itself on.
@@ -186,7 +188,8 @@ impl MatrixForm for PackedFactors {
             None => self.alone(&best, &norm)?,
             Some(base) => self.in_turn(base, &best, &norm)?,
         };
-        Ok(Made { parts: attempt.parts, relative_error: attempt.error })
+        let Attempt { parts, error, size, .. } = attempt;
+        Ok(Made { parts, relative_error: error, size })
     }
 
     fn cost_to_make(&self, shape @ [rows, columns]: [usize; 2]) -> Cost {

@@ -1,4 +1,5 @@
 use burn::tensor::{Device, Tensor, TensorData};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::attach::{FactorParams, NewParams, empty_param};
@@ -7,9 +8,13 @@ use super::factors::{V, rank_problem};
 use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
 use super::order::checked_order;
 use super::part::{Part, PartKind, PartSpec};
+use super::rounding::round_numbers;
 use super::slots::{Codec, LiveSlot};
 use super::work::Work;
-use crate::linalg::{Cost, Matrix, Weighting, pivot_factors};
+use crate::linalg::{
+    BalancedFactors, Cost, LinalgError, Matrix, PivotFactors, Weighting, pivot_factors,
+    pivot_factors_within,
+};
 
 /// `r` rows of a matrix and the coefficients that rebuild the others: `r (m + n - r)` parameters
 /// for the matrix that two factors store in `r (m + n)` (PIFA, arXiv 2501.19090).
@@ -27,6 +32,10 @@ pub(super) const KIND: Kind = Kind { stored, live, sets: || vec![vec![V, C, PIVO
 const C: &str = "C.weight";
 const PIVOTS: &str = "pivots";
 
+/// Largest coefficient where pivot rows are rounded: their errors come back in all other rows,
+/// multiplied by these.
+const LARGEST_WHERE_ROUNDED: f64 = 1.05;
+
 fn stored(shape_of: &Shapes<'_>) -> Option<FormAndShape> {
     shape_of(PIVOTS)?;
     let [rank, d_input] = shape_of(V)?.try_into().ok()?;
@@ -38,6 +47,29 @@ fn live(shape_of: &Shapes<'_>, _of_linear: bool) -> Option<FormAndShape> {
     let [d_output] = shape_of("low_rank.order")?.try_into().ok()?;
     let [d_input, rank] = shape_of("")?.try_into().ok()?;
     Some((Form::pivot(rank), [d_output, d_input]))
+}
+
+impl Pivot {
+    /// The matrix by the pivots that are chosen for its factors.
+    fn make_with(
+        self,
+        matrix: &Matrix,
+        norm: &Weighting,
+        choose: impl FnOnce(&BalancedFactors) -> Result<PivotFactors, LinalgError>,
+    ) -> Result<Made, FormError> {
+        let factors = norm.unbalanced_factors(matrix, self.rank)?;
+        let pivoted = choose(&factors)?;
+        let pivots = pivoted.pivots.into_iter().map(|pivot| pivot as i32).collect();
+        Ok(Made {
+            parts: vec![
+                Part::Numbers(pivoted.rows),
+                Part::Numbers(pivoted.others),
+                Part::Indices(pivots),
+            ],
+            relative_error: factors.relative_error,
+            size: factors.size,
+        })
+    }
 }
 
 impl MatrixForm for Pivot {
@@ -62,17 +94,40 @@ impl MatrixForm for Pivot {
     }
 
     fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
-        let factors = norm.unbalanced_factors(matrix, self.rank)?;
-        let pivoted = pivot_factors(&factors)?;
-        let pivots = pivoted.pivots.into_iter().map(|pivot| pivot as i32).collect();
-        Ok(Made {
-            parts: vec![
-                Part::Numbers(pivoted.rows),
-                Part::Numbers(pivoted.others),
-                Part::Indices(pivots),
-            ],
-            relative_error: factors.relative_error,
-        })
+        self.make_with(matrix, norm, pivot_factors)
+    }
+
+    fn make_to_round(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
+        self.make_with(matrix, norm, |factors| pivot_factors_within(factors, LARGEST_WHERE_ROUNDED))
+    }
+
+    fn fitted(
+        &self,
+        parts: &[Part],
+        best: &Matrix,
+        norm: &Weighting,
+        dtype: Dtype,
+    ) -> Result<Option<Vec<Part>>, FormError> {
+        let [Part::Numbers(rows), Part::Numbers(others), Part::Indices(pivots)] = parts else {
+            return Err(FormError::Parts("pivoted"));
+        };
+        checked_order(pivots, best.rows())?;
+        let exact = PivotFactors {
+            pivots: pivots.iter().map(|pivot| *pivot as usize).collect(),
+            rows: rows.clone(),
+            others: others.clone(),
+        };
+        let columns = norm.feedback_of_columns()?;
+        // What is made of the pivot rows makes up for them, too.
+        let between = norm.feedback_of_right(&exact.combinations()?)?;
+        let rows = round_numbers(rows, dtype, [columns.as_deref(), Some(&between)])?;
+        let other_rows = exact.other_rows();
+        let others = norm.fit_left(&best.chosen_rows(&other_rows)?, &rows)?;
+        let between = norm.feedback_of_left(&rows)?;
+        let across = norm.feedback_of_rows(&other_rows)?;
+        let others = round_numbers(&others, dtype, [Some(&between), across.as_ref()])?;
+        let pivots = Part::Indices(pivots.clone());
+        Ok(Some(vec![Part::Numbers(rows), Part::Numbers(others), pivots]))
     }
 
     fn cost_to_make(&self, shape: [usize; 2]) -> Cost {

@@ -1,4 +1,7 @@
-//! Rounding of a matrix into blocks, in a norm.
+//! Rounding of a matrix into blocks, or to numbers of 16 bits, in a norm.
+
+use half::{bf16, f16};
+use safetensors::Dtype;
 
 use super::error::FormError;
 use crate::ggml::TensorType;
@@ -59,6 +62,42 @@ pub(super) fn unpacked(
     })
 }
 
+/// Columns that are rounded before what they lost is handed on to the others.
+const COLUMNS_AT_ONCE: usize = 64;
+
+/// A matrix whose entries are rounded to a type of 16 bits, and stay as they are in others. What
+/// rounding loses is made up for by columns and rows, where their feedback is known.
+///
+/// # Errors
+///
+/// [`FormError::Overflow`].
+pub(super) fn round_numbers(
+    matrix: &Matrix,
+    dtype: Dtype,
+    [columns, rows]: [Option<&Feedback>; 2],
+) -> Result<Matrix, FormError> {
+    let nearest = |x: f32| match dtype {
+        Dtype::F16 => f16::from_f32(x).to_f32(),
+        Dtype::BF16 => bf16::from_f32(x).to_f32(),
+        _ => x,
+    };
+    let even = [matrix.cols(), matrix.rows()].map(Feedback::even);
+    let (columns, rows) = (columns.unwrap_or(&even[0]), rows.unwrap_or(&even[1]));
+    let mut entries: Vec<f32> = matrix.data().iter().map(|x| *x as f32).collect();
+    columns.pass_both(
+        rows,
+        &mut entries,
+        COLUMNS_AT_ONCE,
+        |_, _| (),
+        |_, (), block| block.round(|_, x| nearest(x)),
+    );
+    if let Some(at) = entries.iter().position(|x| !x.is_finite()) {
+        return Err(FormError::Overflow { value: matrix.data()[at], dtype });
+    }
+    let entries = entries.into_iter().map(f64::from).collect();
+    Ok(Matrix::new(matrix.rows(), matrix.cols(), entries)?)
+}
+
 /// `a - b`.
 pub(super) fn gap(a: &Matrix, b: &Matrix) -> Result<Matrix, FormError> {
     let gaps = a.data().iter().zip(b.data()).map(|(a, b)| a - b).collect();
@@ -77,7 +116,16 @@ pub(super) fn relative_error(
     best: &Matrix,
     stored: &Matrix,
 ) -> Result<f64, FormError> {
+    error_and_size(norm, best, stored).map(|(error, _)| error)
+}
+
+/// The same, and `‖W‖`.
+pub(super) fn error_and_size(
+    norm: &Weighting,
+    best: &Matrix,
+    stored: &Matrix,
+) -> Result<(f64, f64), FormError> {
     let error = norm.apply(&gap(best, stored)?)?.norm();
     let size = norm.apply(best)?.norm();
-    Ok(if size == 0.0 { 0.0 } else { error / size })
+    Ok((if size == 0.0 { 0.0 } else { error / size }, size))
 }

@@ -168,7 +168,7 @@ pub fn refit_channels(
     if !gone.is_empty() {
         // W C[:, S] C[S, S]⁻¹ is W_S + W_R C[R, S] C[S, S]⁻¹; so only the share of the others is
         // rounded.
-        let mean = inputs.shrunk(shrink);
+        let mean = inputs.damped(shrink);
         let between = Mat::from_fn(kept.len(), gone.len(), |i, j| mean[(kept[i], gone[j])]);
         let others = Mat::from_fn(gone.len(), weight.rows(), |i, j| w[(j, gone[i])]);
         let mut share = &between * &others;
@@ -221,13 +221,13 @@ impl Elimination {
         shrink: f64,
     ) -> Result<Self, LinalgError> {
         let channels = weight.cols();
-        let lower = root(&inputs.shrunk(shrink))?;
+        let lower = root(&inputs.damped(shrink))?;
         let mut inverse = Mat::<f64>::identity(channels, channels);
         solve_lower_triangular_in_place(lower.as_ref(), inverse.as_mut(), get_global_parallelism());
         drop(lower);
         let precision = inverse.transpose() * &inverse;
         drop(inverse);
-        let after = outputs.shrunk(0.0).as_ref() * weight.view();
+        let after = outputs.mean().as_ref() * weight.view();
         let energy = weight.view().transpose() * &after;
         let mut rest = Self {
             channels: (0..channels).collect(),
@@ -431,7 +431,7 @@ mod tests {
         for shrink in [0.0, 0.2] {
             let fitted = refit_channels(&weight, &inputs, &kept, shrink).unwrap();
             // Normal equations: the error is uncorrelated with every channel that is kept.
-            let mean = inputs.shrunk(shrink);
+            let mean = inputs.damped(shrink);
             for row in 0..weight.rows() {
                 for channel in kept {
                     let of = |i: usize| weight.data()[row * 6 + i] * mean[(i, channel)];

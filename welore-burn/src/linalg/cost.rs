@@ -39,6 +39,22 @@ impl Cost {
         Self::new(entries, m * n * (side + 3.0 * rank) + 9.0 * side.powi(3))
     }
 
+    /// The cost of rounding factors at a rank so that their numbers make up for each other, and of
+    /// measuring what became of the matrix: copies of it, the factors, and what rows and columns make
+    /// up for each other by.
+    pub fn of_rounding(shape: [usize; 2], rank: usize) -> Self {
+        let [m, n] = shape.map(|n| n as f64);
+        let (side, rank) = (m.max(n), rank as f64);
+        let entries = 6.0 * m * n + 4.0 * side * side + 3.0 * (m + n) * rank;
+        Self::new(entries, (m + n + rank) * (2.0 * m * n + (m + n) * rank))
+    }
+
+    /// The cost of work that comes after this, when its memory is free again.
+    pub fn then(self, next: Self) -> Self {
+        let bytes = self.bytes.max(next.bytes);
+        Self { bytes, operations: self.operations.saturating_add(next.operations) }
+    }
+
     /// The cost of a root of second moments, and of a product with it.
     pub fn of_root(size: usize) -> Self {
         let size = size as f64;

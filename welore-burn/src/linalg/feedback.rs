@@ -34,7 +34,7 @@ impl Feedback {
     ///
     /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
     pub fn new(inputs: &SecondMoment, shrink: f64) -> Result<Self, LinalgError> {
-        Self::of_mean(&inputs.shrunk(shrink))
+        Self::of_mean(&inputs.damped(shrink))
     }
 
     /// For inputs whose second moment has the lower half of this matrix.
@@ -90,7 +90,8 @@ impl Feedback {
         mut choose: impl FnMut(usize, usize, FedBlock<'_>),
     ) {
         let columns = self.size();
-        let rows = self.rows_of(matrix, width);
+        assert!(columns.is_multiple_of(width), "rows are whole blocks");
+        let rows = self.rows_of(matrix);
         let mut errors = vec![0.0; rows * width];
         for from in (0..columns).step_by(width) {
             let corner = self.corner(from, width);
@@ -114,7 +115,8 @@ impl Feedback {
     ///
     /// # Panics
     ///
-    /// As [`pass`](Feedback::pass), and if there are not as many rows as `outputs` has.
+    /// Panics if rows are not as long as there are columns here, or if there are not as many rows as
+    /// `outputs` has. The last columns may be fewer than `width`.
     pub fn pass_both<S: Send>(
         &self,
         outputs: &Self,
@@ -124,13 +126,14 @@ impl Feedback {
         mut round: impl FnMut(usize, S, FedBlock<'_>),
     ) {
         let columns = self.size();
-        let rows = self.rows_of(matrix, width);
+        let rows = self.rows_of(matrix);
         assert_eq!(rows, outputs.size(), "every row is an output");
         let [mut errors, mut turns, mut shifts] = [const { Vec::new() }; 3].map(|mut numbers| {
             numbers.resize(rows * width, 0.0f32);
             numbers
         });
         for from in (0..columns).step_by(width) {
+            let width = width.min(columns - from);
             let corner = self.corner(from, width);
             let blocks = matrix.par_chunks_exact(columns);
             let chosen: Vec<S> = blocks.map(|row| choose(from, &row[from..from + width])).collect();
@@ -151,17 +154,15 @@ impl Feedback {
                 let errors = &mut errors[row * width..][..width];
                 round(row, chosen, FedBlock { entries, errors, corner: &corner, between });
             }
-            self.hand_on(matrix, &errors, from, width);
+            self.hand_on(matrix, &errors[..rows * width], from, width);
         }
     }
 
     /// The number of rows of a matrix.
-    fn rows_of(&self, matrix: &[f32], width: usize) -> usize {
+    fn rows_of(&self, matrix: &[f32]) -> usize {
         let columns = self.size();
-        assert!(
-            columns > 0 && matrix.len().is_multiple_of(columns) && columns.is_multiple_of(width),
-            "there are whole rows of whole blocks"
-        );
+        let is_whole = columns > 0 && matrix.len().is_multiple_of(columns);
+        assert!(is_whole, "there are whole rows");
         matrix.len() / columns
     }
 

@@ -22,12 +22,12 @@ pub fn loss_of_error(
     let columns = inputs.size();
     let rows = error.len() / columns.max(1);
     let error = Matrix::new(rows, columns, error.iter().map(|x| f64::from(*x)).collect())?;
-    let right = error.view() * inputs.shrunk(0.0).as_ref();
+    let right = error.view() * inputs.mean().as_ref();
     let left = match outputs {
         Some(outputs) if outputs.size() != rows => {
             return Err(LinalgError::Inner { left: outputs.size(), right: rows });
         }
-        Some(outputs) => outputs.shrunk(0.0).as_ref() * error.view(),
+        Some(outputs) => outputs.mean().as_ref() * error.view(),
         None => error.view().to_owned(),
     };
     let column = |j: usize| left.col(j).iter().zip(right.col(j).iter()).map(|(a, b)| a * b);

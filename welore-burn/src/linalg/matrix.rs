@@ -77,6 +77,20 @@ impl Matrix {
         Self { rows: self.cols, cols: self.rows, data }
     }
 
+    /// Some of its rows, in the order in which they are named.
+    ///
+    /// # Errors
+    ///
+    /// [`LinalgError::Empty`] if none is named.
+    ///
+    /// # Panics
+    ///
+    /// Panics if there is no such row.
+    pub(crate) fn chosen_rows(&self, rows: &[usize]) -> Result<Self, LinalgError> {
+        let row = |row: &usize| &self.data[row * self.cols..][..self.cols];
+        Self::new(rows.len(), self.cols, rows.iter().flat_map(row).copied().collect())
+    }
+
     /// The product `self · other`.
     ///
     /// # Errors
@@ -187,6 +201,9 @@ pub enum LinalgError {
         /// Rows of the right matrix.
         right: usize,
     },
+    /// It is not known how much the rows of a second moment differ, which shrinking it by the data needs.
+    #[error("it is not known how much the rows of the second moment differ")]
+    UnknownSpread,
     /// The iteration did not converge.
     #[error("the singular value decomposition did not converge")]
     NoConvergence,

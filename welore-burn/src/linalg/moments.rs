@@ -8,12 +8,15 @@ use faer::{Accum, Mat, MatRef, Side, get_global_parallelism};
 
 use super::feedback::Feedback;
 use super::matrix::{LinalgError, Matrix, lower_product};
+use super::shrink::Shrink;
 
 /// `Σ x xᵀ` over rows `x`, summed in f64; or only its diagonal, where nothing else is known.
 #[derive(Debug, Clone)]
 pub struct SecondMoment {
     sum: Sum,
     count: u64,
+    /// `Σ |x|⁴`: how much rows differ. `None` if that is not known.
+    fourth: Option<f64>,
 }
 
 #[derive(Debug, Clone)]
@@ -28,7 +31,7 @@ enum Sum {
 impl SecondMoment {
     /// The sum over no rows, for rows of `size` entries.
     pub fn new(size: usize) -> Self {
-        Self { sum: Sum::Full(Mat::zeros(size, size)), count: 0 }
+        Self { sum: Sum::Full(Mat::zeros(size, size)), count: 0, fourth: Some(0.0) }
     }
 
     /// From the mean squares `E[xᵢ²]` of `count` rows; what is beside the diagonal is taken for
@@ -43,7 +46,7 @@ impl SecondMoment {
             return Err(LinalgError::NotFinite { row: i, col: i, value });
         }
         let sum = squares.iter().map(|x| x * count as f64).collect();
-        Ok(Self { sum: Sum::Diagonal(sum), count })
+        Ok(Self { sum: Sum::Diagonal(sum), count, fourth: None })
     }
 
     /// From the mean second moment `E[x xᵀ]` of `count` rows, given as its lower half row after
@@ -66,7 +69,23 @@ impl SecondMoment {
                 sum[(row, col)] = f64::from(*x) * count as f64;
             }
         }
-        Ok(Self { sum: Sum::Full(sum), count })
+        Ok(Self { sum: Sum::Full(sum), count, fourth: None })
+    }
+
+    /// The same with the mean `E[|x|⁴]`, which says how much rows differ, if it is known.
+    pub fn with_mean_fourth(self, mean: Option<f64>) -> Self {
+        let fourth = mean.filter(|x| x.is_finite()).map(|x| x * self.count as f64);
+        Self { fourth, ..self }
+    }
+
+    /// The mean `E[|x|⁴]`, if it is known.
+    pub fn mean_fourth(&self) -> Option<f64> {
+        Some(self.fourth? / self.count.max(1) as f64)
+    }
+
+    /// The sum of `|x|⁴`.
+    pub(super) fn fourth(&self) -> Option<f64> {
+        self.fourth
     }
 
     /// The inverse of [`from_packed`](SecondMoment::from_packed), in f32.
@@ -98,7 +117,8 @@ impl SecondMoment {
         assert_eq!(size, other.size(), "moments of rows of one length");
         let of = |row, col| self.entry(row, col) + scale * other.entry(row, col);
         let lower = |row, col| if col <= row { of(row, col) } else { 0.0 };
-        Self { sum: Sum::Full(Mat::from_fn(size, size, lower)), count: self.count }
+        let (sum, count) = (Sum::Full(Mat::from_fn(size, size, lower)), self.count);
+        Self { sum, count, fourth: None }
     }
 
     /// Length of a row.
@@ -110,7 +130,7 @@ impl SecondMoment {
     }
 
     /// An entry of the sum, in its lower half.
-    fn entry(&self, row: usize, col: usize) -> f64 {
+    pub(super) fn entry(&self, row: usize, col: usize) -> f64 {
         match &self.sum {
             Sum::Full(sum) => sum[(row, col)],
             Sum::Diagonal(sum) if row == col => sum[row],
@@ -139,6 +159,7 @@ impl SecondMoment {
                 sum.iter_mut().enumerate().for_each(|(i, sum)| *sum += other.entry(i, i));
             }
         }
+        self.fourth = self.fourth.zip(other.fourth).map(|(own, added)| own + added);
         self.count += other.count;
     }
 
@@ -167,6 +188,7 @@ impl SecondMoment {
                 sum.iter_mut().enumerate().for_each(|(i, sum)| *sum += scale * other.entry(i, i));
             }
         }
+        self.fourth = self.fourth.zip(other.fourth).map(|(own, added)| own + scale * added);
         self.count = rows;
     }
 
@@ -181,6 +203,7 @@ impl SecondMoment {
             }
             Sum::Diagonal(sum) => sum.iter_mut().for_each(|sum| *sum *= scale),
         }
+        self.fourth = self.fourth.map(|fourth| fourth * scale);
         self.count = among;
         self
     }
@@ -195,6 +218,10 @@ impl SecondMoment {
         let size = self.size();
         let x = view(rows, size);
         self.count += x.nrows() as u64;
+        if let Some(fourth) = &mut self.fourth {
+            let square = |row: &[f32]| row.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>();
+            *fourth += rows.chunks(size).map(|row| square(row).powi(2)).sum::<f64>();
+        }
         let sum = match &mut self.sum {
             Sum::Full(sum) => sum,
             Sum::Diagonal(sum) => {
@@ -233,32 +260,34 @@ impl SecondMoment {
         }
     }
 
-    /// The root of the mean, with `shrink` times the mean of its diagonal added to the diagonal.
+    /// The root of the mean, shrunk.
     ///
     /// # Errors
     ///
-    /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
-    pub fn root(&self, shrink: f64) -> Result<Root, LinalgError> {
+    /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`], and
+    /// [`LinalgError::UnknownSpread`] for [`Shrink::Data`] if it is not known how much rows differ.
+    pub fn root(&self, shrink: impl Into<Shrink>) -> Result<Root, LinalgError> {
+        let shrink = shrink.into();
         if !self.is_diagonal() {
-            return Ok(Root::full(root(&self.shrunk(shrink))?));
+            return Ok(Root::full(root(&self.shrunk_by(shrink)?)?));
         }
-        let (squares, added) = (self.squares(), shrink * self.mean_square());
-        diagonal_root(squares.into_iter().map(|x| x + added).collect())
+        let (kept, added) = self.shares(shrink)?;
+        diagonal_root(self.squares().into_iter().map(|x| kept * x + added).collect())
     }
 
-    /// The mean of the diagonal of the mean.
-    fn mean_square(&self) -> f64 {
-        let (size, scale) = (self.size(), 1.0 / self.count.max(1) as f64);
-        (0..size).map(|i| self.entry(i, i)).sum::<f64>() * scale / size as f64
+    /// The mean `E[x xᵀ]`.
+    pub(super) fn mean(&self) -> Mat<f64> {
+        self.damped(0.0)
     }
 
-    /// The mean `E[x xᵀ]`, with `shrink` times the mean of its diagonal added to the diagonal.
-    pub(super) fn shrunk(&self, shrink: f64) -> Mat<f64> {
+    /// The mean with `share` times the mean of its diagonal added to the diagonal, as in GPTQ.
+    pub(super) fn damped(&self, share: f64) -> Mat<f64> {
         let (size, scale) = (self.size(), 1.0 / self.count.max(1) as f64);
-        let mean = self.mean_square();
+        let diagonal = (0..size).map(|i| self.entry(i, i)).sum::<f64>();
+        let added = share * diagonal * scale / size as f64;
         Mat::from_fn(size, size, |i, j| {
             let entry = self.entry(i.max(j), i.min(j)) * scale;
-            if i == j { entry + shrink * mean } else { entry }
+            if i == j { entry + added } else { entry }
         })
     }
 }
@@ -303,6 +332,25 @@ impl Root {
         };
         let made = Arc::new(Feedback::of_mean(&square)?);
         Ok(self.feedback.get_or_init(|| made).clone())
+    }
+
+    /// The same for some of the entries alone, of which the others do not make up for anything.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`feedback`](Self::feedback).
+    pub(super) fn feedback_of(&self, chosen: &[usize]) -> Result<Feedback, LinalgError> {
+        let size = chosen.len();
+        let square = match &self.triangle {
+            Triangle::Full(lower) => {
+                let part = Mat::from_fn(size, lower.ncols(), |i, j| lower[(chosen[i], j)]);
+                lower_product(part.as_ref(), part.transpose())
+            }
+            Triangle::Diagonal(roots) => Mat::from_fn(size, size, |i, j| {
+                if i == j { roots[chosen[i]] * roots[chosen[i]] } else { 0.0 }
+            }),
+        };
+        Feedback::of_mean(&square)
     }
 
     /// Number of rows and columns.
@@ -376,62 +424,12 @@ impl Root {
     }
 }
 
-/// `Σ x yᵀ` over pairs of rows, summed in f64.
-#[derive(Debug, Clone)]
-pub struct CrossMoment {
-    sum: Mat<f64>,
-    count: u64,
-}
-
-impl CrossMoment {
-    /// The sum over no pairs, for rows of `size` entries.
-    pub fn new(size: usize) -> Self {
-        Self { sum: Mat::zeros(size, size), count: 0 }
-    }
-
-    /// Adds pairs of rows, as [`SecondMoment::add`] adds rows.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the lengths differ or are not multiples of the size.
-    pub fn add(&mut self, x: &[f32], y: &[f32]) {
-        let size = self.sum.nrows();
-        let (x, y) = (view(x, size), view(y, size));
-        let part = x.transpose() * y;
-        for col in 0..size {
-            let into = self.sum.col_mut(col).iter_mut();
-            into.zip(part.col(col).iter()).for_each(|(sum, x)| *sum += f64::from(*x));
-        }
-        self.count += x.nrows() as u64;
-    }
-
-    /// Adds another sum.
-    ///
-    /// # Panics
-    ///
-    /// Panics if the sizes differ.
-    pub fn merge(&mut self, other: &Self) {
-        self.sum += &other.sum;
-        self.count += other.count;
-    }
-
-    /// Whether every entry is a number.
-    pub fn is_finite(&self) -> bool {
-        (0..self.sum.ncols()).all(|col| self.sum.col(col).iter().all(|x| x.is_finite()))
-    }
-
-    pub(super) fn mean(&self) -> Mat<f64> {
-        let scale = 1.0 / self.count.max(1) as f64;
-        Mat::from_fn(self.sum.nrows(), self.sum.ncols(), |i, j| self.sum[(i, j)] * scale)
-    }
-}
-
 /// Number of entries in the lower half of a square matrix.
 pub fn packed_len(size: usize) -> usize {
     size * (size + 1) / 2
 }
 
-fn view(rows: &[f32], size: usize) -> MatRef<'_, f32> {
+pub(super) fn view(rows: &[f32], size: usize) -> MatRef<'_, f32> {
     assert_eq!(rows.len() % size, 0, "there are whole rows");
     MatRef::from_row_major_slice(rows, rows.len() / size, size)
 }

@@ -20,9 +20,13 @@ impl Weighting {
     /// How the columns of a matrix make up for each other in this norm, and how its rows do. `None`
     /// on a side that the norm knows nothing about.
     pub(crate) fn feedback(&self) -> Result<[Option<Arc<Feedback>>; 2], LinalgError> {
-        let columns = self.input.as_deref().map(|root| root.feedback()).transpose()?;
         let rows = self.output.as_deref().map(|root| root.feedback()).transpose()?;
-        Ok([columns, rows])
+        Ok([self.feedback_of_columns()?, rows])
+    }
+
+    /// How the columns alone do.
+    pub(crate) fn feedback_of_columns(&self) -> Result<Option<Arc<Feedback>>, LinalgError> {
+        self.input.as_deref().map(|root| root.feedback()).transpose()
     }
 
     /// The matrix that has no error in this norm: the given one, or, where inputs have changed, the
@@ -72,6 +76,11 @@ impl Weighting {
         Feedback::of_mean(&ridged(lower_product(ours.transpose(), ours.as_ref())))
     }
 
+    /// How some rows of a matrix make up for each other, if the norm knows about outputs.
+    pub(crate) fn feedback_of_rows(&self, rows: &[usize]) -> Result<Option<Feedback>, LinalgError> {
+        self.output.as_deref().map(|root| root.feedback_of(rows)).transpose()
+    }
+
     fn with_inputs(&self, matrix: &Matrix) -> Mat<f64> {
         match self.input.as_deref() {
             Some(input) => input.after(matrix.view()),
@@ -96,7 +105,8 @@ fn ridged(mut moment: Mat<f64>) -> Mat<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::moments::{CrossMoment, Root, SecondMoment};
+    use super::super::cross::CrossMoment;
+    use super::super::moments::{Root, SecondMoment};
     use super::*;
 
     const SHAPE: [usize; 2] = [7, 9];

@@ -65,6 +65,8 @@ pub struct BalancedFactors {
     pub right: Matrix,
     /// Relative Frobenius error of `left · right`: `‖A - A_k‖ / ‖A‖`, 0 for a zero matrix.
     pub relative_error: f64,
+    /// `‖A‖`.
+    pub size: f64,
 }
 
 impl BalancedFactors {
@@ -75,7 +77,7 @@ impl BalancedFactors {
 
     /// Gives both vectors of each component the same length, without changing their product.
     pub(super) fn balanced(self) -> Result<Self, LinalgError> {
-        let Self { left, right, relative_error } = self;
+        let Self { left, right, relative_error, size } = self;
         let (rows, rank, cols) = (left.rows(), left.cols(), right.cols());
         let (mut left, mut right) = (left.into_data(), right.into_data());
         let scale = |(of_left, row): (f64, &[f64])| {
@@ -92,7 +94,7 @@ impl BalancedFactors {
             row.iter_mut().for_each(|x| *x /= scale);
         }
         let (left, right) = (Matrix::new(rows, rank, left)?, Matrix::new(rank, cols, right)?);
-        Ok(Self { left, right, relative_error })
+        Ok(Self { left, right, relative_error, size })
     }
 }
 
@@ -144,7 +146,7 @@ pub fn balanced_factors(matrix: &Matrix, rank: usize) -> Result<BalancedFactors,
         .collect();
     let left = Matrix::new(matrix.rows(), rank, left)?;
     let right = Matrix::new(rank, matrix.cols(), right)?;
-    Ok(BalancedFactors { left, right, relative_error })
+    Ok(BalancedFactors { left, right, relative_error, size: matrix.norm() })
 }
 
 /// The singular values and vectors, at least as many as are kept.

@@ -13,8 +13,10 @@ use faer::linalg::triangular_solve::{
 };
 use faer::{Mat, Scale, get_global_parallelism};
 
+use super::cross::CrossMoment;
 use super::matrix::{LinalgError, Matrix};
-use super::moments::{CrossMoment, Root, SecondMoment, root};
+use super::moments::{Root, SecondMoment, root};
+use super::shrink::Shrink;
 use super::svd::{BalancedFactors, balanced_factors, singular_values};
 
 /// Added to second moments, as a share of their mean, when they predict what the inputs lack. That
@@ -31,22 +33,6 @@ pub struct Weighting {
     pub(super) target: Option<Mat<f64>>,
     /// `Rᵀ`, of the gradients of the outputs.
     pub(super) output: Option<Arc<Root>>,
-}
-
-/// What is added to the diagonals of second moments, as a share of their mean.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Shrinkage {
-    /// For the second moment of the inputs.
-    pub input: f64,
-    /// For the second moment of the gradients, which have less data.
-    pub output: f64,
-}
-
-impl Default for Shrinkage {
-    /// The values that do best on SmolLM2 (docs/benchmarks.md).
-    fn default() -> Self {
-        Self { input: 1e-3, output: 0.3 }
-    }
 }
 
 impl Weighting {
@@ -67,24 +53,29 @@ impl Weighting {
     ///
     /// # Errors
     ///
-    /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`].
+    /// [`LinalgError::NotFinite`], [`LinalgError::NoConvergence`], [`LinalgError::UnknownSpread`].
     pub fn sequential(
         seen: &SecondMoment,
         cross: &CrossMoment,
         follow: f64,
-        shrink: f64,
+        shrink: impl Into<Shrink>,
         output: Option<Arc<Root>>,
     ) -> Result<Self, LinalgError> {
-        let lower = root(&seen.shrunk(shrink))?;
+        let lower = root(&seen.shrunk_by(shrink.into())?)?;
         // What the inputs lack, as a linear map of the inputs seen: E[(x - y) yᵀ] E[y yᵀ]⁻¹.
-        let lacking = cross.mean() - seen.shrunk(0.0);
+        let lacking = cross.mean() - seen.mean();
         let par = get_global_parallelism();
-        let ridged = root(&seen.shrunk(RIDGE))?;
+        let ridged = root(&seen.shrunk_by(RIDGE.into())?)?;
         let mut map = lacking.transpose().to_owned();
         solve_lower_triangular_in_place(ridged.as_ref(), map.as_mut(), par);
         solve_upper_triangular_in_place(ridged.transpose(), map.as_mut(), par);
         let target = &lower + Scale(follow) * (map.transpose() * &lower);
         Ok(Self { input: Some(Arc::new(Root::full(lower))), target: Some(target), output })
+    }
+
+    /// Whether it is the norm of the weights themselves.
+    pub fn is_plain(&self) -> bool {
+        self.input.is_none() && self.output.is_none()
     }
 
     /// The matrix whose plain norm is this norm.
@@ -261,6 +252,7 @@ mod tests {
             left: Matrix::new(2, 2, vec![1e-200, 0.0, 3e-200, 0.0]).unwrap(),
             right: Matrix::new(2, 2, vec![4e200, 0.0, 5.0, 6.0]).unwrap(),
             relative_error: 0.0,
+            size: 1.0,
         };
         let balanced = factors.balanced().unwrap();
         let (left, right) = lengths(&balanced)[0];

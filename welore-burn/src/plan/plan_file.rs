@@ -12,7 +12,7 @@ use super::target::Target;
 use crate::artifact::{Header, in_words};
 use crate::checkpoint::PLAN_FILE;
 use crate::files::{FileError, LARGEST_PLAN, read_existing};
-use crate::forms::{Form, Precision, rank_problem, update_entry};
+use crate::forms::{Form, Precision, StoredError, rank_problem, update_entry};
 use crate::modules::MatrixName;
 use crate::spectrum::{ModelSize, SpectrumUnit};
 
@@ -103,6 +103,9 @@ pub struct PlanTotals {
     /// of the squared singular values that are cut from factored matrices, to second order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expected_loss: Option<f64>,
+    /// The same of what is stored, rounding included, once it was measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stored_loss: Option<f64>,
     /// Share of the squared Frobenius norm of all planned matrices that is cut, for spectra of the
     /// weights.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -142,6 +145,9 @@ pub struct MatrixPlan {
     /// BLAKE3 digest of the dense matrix that this was planned for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub digest: Option<String>,
+    /// How far what is stored is from the dense matrix, once it was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<StoredError>,
 }
 
 /// A plan file that cannot be used.
@@ -204,6 +210,7 @@ impl PlanTotals {
                 .saturating_sub(sum(&bytes_before))
                 .saturating_add(sum(&bytes_after)),
             expected_loss: None,
+            stored_loss: None,
             energy_lost: None,
             expected_speed: ExpectedSpeed::of(matrices, model.parameters.saturating_sub(before)),
         }
@@ -323,6 +330,7 @@ impl RankPlan {
     /// it has `bytes` bytes. What the dense model had is then counted in that type, too.
     pub fn stored_in(mut self, precision: Precision, bytes: u64) -> Self {
         let dtype = precision.dtype();
+        self = self.without_errors();
         self.matrices.iter_mut().for_each(|matrix| matrix.dtype = dtype);
         let sum = |of: &dyn Fn(&MatrixPlan) -> u64| -> u64 {
             self.matrices.iter().map(of).fold(0, u64::saturating_add)
@@ -341,10 +349,20 @@ impl RankPlan {
         let unpacked = |matrix: MatrixPlan| {
             MatrixPlan { form: matrix.form.with_factors_unpacked(), ..matrix }.recounted()
         };
+        self = self.without_errors();
         self.matrices = self.matrices.into_iter().map(unpacked).collect();
         let PlanTotals { parameters_before: parameters, bytes_before: bytes, .. } = self.totals;
         let before = ModelSize { parameters, bytes };
         self.totals = PlanTotals::of(&self.matrices, before).keeping_estimates_of(&self.totals);
+        self
+    }
+
+    /// The plan without the errors of what was made by it: for what will be made, or has changed
+    /// since.
+    #[must_use]
+    pub fn without_errors(mut self) -> Self {
+        self.totals.stored_loss = None;
+        self.matrices.iter_mut().for_each(|matrix| matrix.error = None);
         self
     }
 
@@ -433,6 +451,7 @@ impl MatrixPlan {
             parameters_after: 0,
             dtype,
             digest: None,
+            error: None,
         }
     }
 
@@ -447,6 +466,7 @@ impl MatrixPlan {
         self.parameters_after = self.form.parameters(self.shape);
         self.grows = self.parameters_after > self.parameters_before;
         self.reduction = (self.full_rank - self.rank) as f64 / self.full_rank as f64;
+        self.error = self.error.filter(StoredError::is_possible);
         self
     }
 

@@ -135,8 +135,8 @@ impl PlanTotals {
         let is_same = (self.lrcs, self.parameters_after) == (stated.lrcs, stated.parameters_after);
         match is_same {
             true => {
-                let &Self { expected_loss, energy_lost, .. } = stated;
-                Self { expected_loss, energy_lost, ..self }.with_possible_estimates()
+                let &Self { expected_loss, stored_loss, energy_lost, .. } = stated;
+                Self { expected_loss, stored_loss, energy_lost, ..self }.with_possible_estimates()
             }
             false => self,
         }
@@ -147,6 +147,7 @@ impl PlanTotals {
         let possible = |value: Option<f64>, most: f64| value.filter(|v| (0.0..=most).contains(v));
         Self {
             expected_loss: possible(self.expected_loss, f64::MAX),
+            stored_loss: possible(self.stored_loss, f64::MAX),
             energy_lost: possible(self.energy_lost, 1.0),
             ..self
         }

@@ -119,6 +119,8 @@ impl Report {
                     "form": m.form.to_string(),
                     "before": m.parameters_before,
                     "after": m.parameters_after,
+                    "error": m.error.map(|error| error.relative_error),
+                    "stored_error": m.error.map(|error| error.stored_error),
                 })
             })
             .collect();
@@ -132,19 +134,25 @@ impl Report {
         let totals = &plan.totals;
         let speed = totals.expected_speed;
         let times = |value: f64| format!("{value:.2}x the dense model's");
-        let summary = json!([
-            ["parameters before", totals.parameters_before],
-            ["parameters after", totals.parameters_after],
-            ["bytes before", totals.bytes_before],
-            ["bytes after", totals.bytes_after],
-            ["share of ranks planned to go (ERR)", totals.err],
-            ["share of ranks removed", totals.err_applied],
-            ["matrices", totals.matrices],
-            ["factored matrices (LRCs)", totals.lrcs],
-            ["expected speed on a CPU, many tokens at a time", times(speed.many_tokens)],
-            ["expected speed on a CPU, one token at a time", times(speed.one_token)],
-        ]);
-        self.data.insert("summary".into(), summary);
+        let mut summary = vec![
+            json!(["parameters before", totals.parameters_before]),
+            json!(["parameters after", totals.parameters_after]),
+            json!(["bytes before", totals.bytes_before]),
+            json!(["bytes after", totals.bytes_after]),
+            json!(["share of ranks planned to go (ERR)", totals.err]),
+            json!(["share of ranks removed", totals.err_applied]),
+            json!(["matrices", totals.matrices]),
+            json!(["factored matrices (LRCs)", totals.lrcs]),
+            json!(["expected speed on a CPU, many tokens at a time", times(speed.many_tokens)]),
+            json!(["expected speed on a CPU, one token at a time", times(speed.one_token)]),
+        ];
+        if let Some(loss) = totals.expected_loss {
+            summary.push(json!(["expected rise of the loss, in nats per token", loss]));
+        }
+        if let Some(loss) = totals.stored_loss {
+            summary.push(json!(["expected rise of the loss as stored, in nats per token", loss]));
+        }
+        self.data.insert("summary".into(), summary.into());
         let plan = json!({
             "policy": plan.policy,
             "norm": norm_of(plan.unit),

@@ -147,7 +147,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let left = Matrix::new(2, 2, vec![1.0, 2.0, 3.0, 4.0]).unwrap();
         let right = Matrix::new(2, 3, vec![5.0, 6.0, 7.0, 8.0, 9.0, 10.0]).unwrap();
-        let factors = BalancedFactors { left, right, relative_error: 0.0 };
+        let factors = BalancedFactors { left, right, relative_error: 0.0, size: 1.0 };
         let (a, b) = (MatrixName::from("a"), MatrixName::from("b"));
         // There is room for one of them.
         let mut components = Components::new(dir.path(), 2 * 5 * 4);

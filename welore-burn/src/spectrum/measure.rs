@@ -361,7 +361,8 @@ fn size_of_module(module: &impl Module) -> ModelSize {
     size
 }
 
-fn stored_dtype(dtype: DType) -> Dtype {
+/// The type in which a parameter of a type of Burn's is stored.
+pub(crate) fn stored_dtype(dtype: DType) -> Dtype {
     match dtype {
         DType::F64 => Dtype::F64,
         DType::F16 => Dtype::F16,

@@ -3,7 +3,7 @@ use std::sync::Arc;
 use super::roots::{Key, Roots};
 use super::spectra::SpectrumUnit;
 use crate::calibrate::{Calibration, CalibrationError, is_token_matrix};
-use crate::linalg::{Cost, Root, SecondMoment, Shrinkage, Weighting};
+use crate::linalg::{Cost, Root, SecondMoment, Shrink, Shrinkage, Weighting};
 use crate::modules::MatrixName;
 use crate::named::named;
 
@@ -77,7 +77,8 @@ impl<'a> Norms<'a> {
     /// # Errors
     ///
     /// [`CalibrationError::NoGradients`] or [`CalibrationError::ImatrixGradients`] if the method needs
-    /// gradients and there are none.
+    /// gradients and there are none; [`CalibrationError::NoSpread`] if second moments are to be shrunk by
+    /// the data, and it does not say how much its tokens differ.
     pub fn new(
         calibration: &'a Calibration,
         method: Method,
@@ -85,6 +86,14 @@ impl<'a> Norms<'a> {
     ) -> Result<Self, CalibrationError> {
         if method == Method::TwoSided && !calibration.has_gradients() {
             return Err(calibration.without_gradients());
+        }
+        let by_data = match method {
+            Method::Svd => false,
+            Method::Whitened => shrink.input == Shrink::Data,
+            Method::TwoSided => [shrink.input, shrink.output].contains(&Shrink::Data),
+        };
+        if by_data && !calibration.knows_spread() {
+            return Err(CalibrationError::NoSpread);
         }
         let calibration = (method != Method::Svd).then_some(calibration);
         Ok(Self { calibration, method, shrink, is_tied: false, roots: Arc::default() })
@@ -130,8 +139,13 @@ impl<'a> Norms<'a> {
             let Some(moment) = calibration.token_rows(&tensor, self.is_tied)? else {
                 return Ok(Weighting::plain());
             };
-            let root =
-                self.root(Key::Rows(name.clone()), name, self.shrink.input, || Ok(moment))?;
+            let shrink = match moment.mean_fourth() {
+                Some(_) => self.shrink.input,
+                // Sums of two second moments do not say it.
+                None if self.shrink.input == Shrink::Data => Shrinkage::default().input,
+                None => self.shrink.input,
+            };
+            let root = self.root(Key::Rows(name.clone()), name, shrink, || Ok(moment))?;
             return Ok(Weighting::new(Some(root), None));
         }
         let shared = calibration.inputs_of(name)?;
@@ -163,7 +177,7 @@ impl<'a> Norms<'a> {
         &self,
         key: Key,
         name: &MatrixName,
-        shrink: f64,
+        shrink: Shrink,
         moment: impl FnOnce() -> Result<SecondMoment, CalibrationError>,
     ) -> Result<Arc<Root>, CalibrationError> {
         let root = self.roots.get(key, || {
@@ -171,6 +185,11 @@ impl<'a> Norms<'a> {
             moment()?.root(shrink).map_err(failed)
         });
         root.map_err(CalibrationError::Shared)
+    }
+
+    /// Whether half of a squared error of a matrix in its norm is a rise of the loss in nats per token.
+    pub(crate) fn is_of_loss(&self, name: &MatrixName) -> bool {
+        self.method == Method::TwoSided && !is_token_matrix(&name.weight())
     }
 
     /// The cost of computing the norm of a matrix of this shape, without the decomposition.
@@ -191,6 +210,7 @@ impl<'a> Norms<'a> {
     pub fn identity(&self) -> Option<String> {
         let digest = self.calibration?.digest();
         let Shrinkage { input, output } = self.shrink;
-        Some(format!("{:?} {input} {output} {digest}", self.method))
+        // In the mean that shares are of, no entry counts as more than ten medians.
+        Some(format!("{:?} {input} {output} of 10 medians {digest}", self.method))
     }
 }

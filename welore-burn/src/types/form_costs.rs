@@ -172,7 +172,8 @@ pub fn norms<'a>(
     options: &CostOptions,
 ) -> Result<Norms<'a>, TypesError> {
     let (input, output) = (options.rounding.shrink, options.rounding.shrink_outputs);
-    let shrink = Shrinkage { input, output: output.unwrap_or(Shrinkage::default().output) };
+    let output = output.unwrap_or(Shrinkage::OUTPUT);
+    let shrink = Shrinkage { input: input.into(), output: output.into() };
     let norms = Norms::new(calibration, Method::TwoSided, shrink)?;
     Ok(norms.for_tied(is_tied(checkpoint)))
 }

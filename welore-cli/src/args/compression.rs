@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::Args;
 use welore_burn::channels::Widths;
+use welore_burn::forms::Rounding;
+use welore_burn::linalg::Shrink;
 use welore_burn::plan::{Candidate, PlanColumn};
 
 use super::calibrating::AmountArgs;
@@ -127,14 +129,23 @@ pub struct MethodArgs {
 #[derive(Args, Debug, Clone, Default)]
 #[command(next_help_heading = "Method")]
 pub struct ShrinkArgs {
-    /// Amount added to the diagonal of the inputs' second moments, as a share of its mean
-    /// [default: 0.001]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    pub shrink_inputs: Option<f64>,
-    /// Amount added to the diagonal of the gradients' second moments, as a share of its mean
-    /// [default: 0.3]
-    #[arg(long, value_name = "SHARE", allow_negative_numbers = true)]
-    pub shrink_gradients: Option<f64>,
+    /// Amount added to the diagonal of the inputs' second moments, as a share of its mean, or `data` for
+    /// the share that suits how many tokens there are and how much they differ [default: 0.001]
+    #[arg(long, value_name = "SHARE", value_parser = shrink, allow_negative_numbers = true)]
+    pub shrink_inputs: Option<Shrink>,
+    /// Amount added to the diagonal of the gradients' second moments, as a share of its mean, or `data`
+    /// as for inputs [default: 0.3]
+    #[arg(long, value_name = "SHARE", value_parser = shrink, allow_negative_numbers = true)]
+    pub shrink_gradients: Option<Shrink>,
+}
+
+/// Parses how second moments are shrunk.
+fn shrink(text: &str) -> Result<Shrink, String> {
+    if text == "data" {
+        return Ok(Shrink::Data);
+    }
+    let share = text.parse::<f64>().ok();
+    share.map(Shrink::Share).ok_or("must be a number, or `data`".into())
 }
 
 /// How a model is compressed block by block.
@@ -304,6 +315,19 @@ pub struct CompressArgs {
     /// How ranks are chosen.
     #[command(flatten)]
     pub target: TargetArgs,
+    /// How the numbers of factored matrices are rounded to types of 16 bits
+    #[arg(
+        long,
+        value_name = "ROUNDING",
+        value_parser = named::<Rounding>(),
+        default_value = "fitted",
+        help_heading = "Ranks"
+    )]
+    pub rounding: Rounding,
+    /// Also try the other storage for each factored matrix of 16 bits, at no more parameters, and take
+    /// the one that is nearer as stored; makes these matrices twice more
+    #[arg(long, help_heading = "Ranks")]
+    pub choose_storage: bool,
     /// How matrices are approximated.
     #[command(flatten)]
     pub method: MethodArgs,

@@ -35,7 +35,7 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     if args.dry_run {
         return preview(&args, work, &compute);
     }
-    let Calibrated { summary, texts } = work.run(&compute, &args.output)?;
+    let Calibrated { summary, texts } = work.resumable().run(&compute, &args.output)?;
     let seconds = started.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(&args.output).map_or(0, |file| file.len());
     if args.json {

@@ -6,7 +6,7 @@ use anyhow::Result;
 use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{BlockwiseOptions, CompressError, RefineOptions};
 use welore_burn::forms::Storage;
-use welore_burn::linalg::Shrinkage;
+use welore_burn::linalg::{Shrink, Shrinkage};
 use welore_burn::model::LanguageModel;
 use welore_burn::plan::{Energy, PlanError, PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::{Method, Norms, SpectrumUnit};
@@ -83,12 +83,10 @@ impl Recipe {
             ("--shrink-gradients", args.shrink.shrink_gradients, &mut recipe.shrink.output),
         ];
         for (option, given, into) in shrink {
-            if let Some(value) = given {
-                if !(value.is_finite() && value >= 0.0) {
-                    return refuse(format!("{option}: must be a number that is at least 0"));
-                }
-                *into = value;
+            if given.is_some_and(|given| !is_possible(given)) {
+                return refuse(format!("{option}: must be a number that is at least 0"));
             }
+            *into = given.unwrap_or(*into);
         }
         Ok(recipe)
     }
@@ -204,6 +202,14 @@ impl Recipe {
         };
         options.check()?;
         Ok(options)
+    }
+}
+
+/// Whether second moments can be shrunk so.
+pub fn is_possible(shrink: Shrink) -> bool {
+    match shrink {
+        Shrink::Share(share) => share.is_finite() && share >= 0.0,
+        Shrink::Data => true,
     }
 }
 

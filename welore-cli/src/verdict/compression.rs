@@ -109,6 +109,9 @@ pub(super) fn calibration(error: &CalibrationError) -> Option<Verdict> {
         E::TooLittleText { .. } => {
             Verdict::input("use a longer text or more windows, or --too-little shrink")
         }
+        E::NoSpread => {
+            Verdict::input("calibrate again, or give --shrink-inputs and --shrink-gradients shares")
+        }
         E::NoGradients => {
             Verdict::input("calibrate with --gradient-windows, or use --method whitened")
         }

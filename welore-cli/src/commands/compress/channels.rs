@@ -11,6 +11,7 @@ use welore_burn::channels::{
 };
 use welore_burn::compress::WriteOptions;
 use welore_burn::files::OutputDir;
+use welore_burn::linalg::Shrink;
 use welore_burn::model::OpenedModel;
 use welore_burn::named::Named;
 use welore_burn::plan::{Candidate, Target};
@@ -27,14 +28,16 @@ use crate::shared::effects::{of_amount, without_engine};
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::budget;
 use crate::shared::opening::open_known;
-use crate::shared::recipe::{check_calibration_file, check_gradients, open_calibration};
+use crate::shared::recipe::{
+    check_calibration_file, check_gradients, is_possible, open_calibration,
+};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
 use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Options that concern ranks and factors, beside [`RANK_OPTIONS`].
-const OF_RANKS: [&str; 12] = [
+const OF_RANKS: [&str; 14] = [
     "plan",
     "err",
     "err-applied",
@@ -47,6 +50,8 @@ const OF_RANKS: [&str; 12] = [
     "other-calibration",
     "probe-windows",
     "convolutions",
+    "rounding",
+    "choose-storage",
 ];
 
 /// Runs the command.
@@ -137,10 +142,13 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<Target> {
         let message = "--forms channels needs --keep-params or --max-bytes";
         return Err(WrongInput::with_hint(message, "such as --keep-params 0.9").into());
     };
-    let shrink = args.method.shrink.shrink_inputs;
-    if shrink.is_some_and(|shrink| !shrink.is_finite() || shrink < 0.0) {
+    if args.method.shrink.shrink_inputs.is_some_and(|shrink| !is_possible(shrink)) {
         let message = "--shrink-inputs: must be a number that is at least 0";
         return Err(WrongInput::new(message).into());
+    }
+    if args.method.shrink.shrink_inputs == Some(Shrink::Data) {
+        let message = "--shrink-inputs data: --forms channels takes a share";
+        return Err(WrongInput::with_hint(message, "such as --shrink-inputs 0.001").into());
     }
     check_not_left(&args.output, inputs(args))?;
     check_patterns(&args.selection)?;
@@ -193,7 +201,11 @@ impl<'a> Problem<'a> {
         }
         let defaults = CurveOptions::default();
         let curves = CurveOptions {
-            shrink_inputs: args.method.shrink.shrink_inputs.unwrap_or(defaults.shrink_inputs),
+            shrink_inputs: match args.method.shrink.shrink_inputs {
+                Some(Shrink::Share(share)) => share,
+                // `check` refused the data.
+                Some(Shrink::Data) | None => defaults.shrink_inputs,
+            },
             budget: budget(&args.resources),
         };
         Ok(Self { args, opened, mlps, goal, curves })

@@ -13,8 +13,9 @@ use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{CompressError, CompressReport, check_plan};
 use welore_burn::files::{OutputDir, check_staged, is_within};
 use welore_burn::model::FoundModel;
+use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
-use welore_burn::spectrum::Method;
+use welore_burn::spectrum::{Method, Norms};
 
 use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
 use crate::devices::Compute;
@@ -85,7 +86,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     request.recipe.check_text(&args.blockwise, calibration.as_ref())?;
     let Request { recipe, goal, found, output, compute } = request;
     let selected = of_found(&args.selection, &found)?;
-    let planned = goal.plan(found.checkpoint(), &selected, norms.clone(), &args.resources)?;
+    let mut planned = goal.plan(found.checkpoint(), &selected, norms.clone(), &args.resources)?;
     if args.plan.is_some() {
         check_norms(&norms, &planned.plan, args.other_calibration)?;
         let given = calibration.as_ref().filter(|_| args.method.calibration.is_some());
@@ -95,12 +96,16 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     if args.plan.is_none() {
         tell_selected(&args.selection, &found);
     }
+    if args.choose_storage {
+        planned.plan = with_nearest_storage(&args, &planned.plan, norms.clone(), &found)?;
+    }
     let Some(output) = output else { return show(&args, &found, &planned) };
     let blockwise = compute
         .as_ref()
         .and_then(|compute| recipe.blockwise(&args.blockwise, calibration.as_ref(), compute));
     let compressor = compressor(&planned.plan, norms, blockwise)
         .with_budget(budget(&args.resources))
+        .with_rounding(args.rounding)
         .with_shard_bytes(args.shards.shard_size);
     let (checkpoint, mut bar) = (found.checkpoint(), Bar::default());
     let written = match (&compute, blockwise) {
@@ -112,6 +117,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     };
     bar.finish();
     let (output, report) = or_kept(output, written)?;
+    planned.plan = report.noted_in(&planned.plan);
     let base = args.model.to_string_lossy();
     let labels = calibration.as_ref().and_then(Calibration::gradient_labels);
     let labels = labels.map(|(labels, _)| labels);
@@ -123,6 +129,29 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     planned.measured.tell("measured");
     known.tell("compressed");
     Ok(())
+}
+
+/// The plan with the storage of each matrix that is nearer to it.
+fn with_nearest_storage(
+    args: &CompressArgs,
+    plan: &RankPlan,
+    norms: Norms<'_>,
+    found: &FoundModel,
+) -> Result<RankPlan> {
+    let compressor = compressor(plan, norms, None)
+        .with_budget(budget(&args.resources))
+        .with_rounding(args.rounding);
+    let mut bar = Bar::default();
+    let chosen = compressor.choose_storage(found.checkpoint(), &mut bar);
+    bar.finish();
+    let chosen = chosen?;
+    let pairs = plan.matrices.iter().zip(&chosen.matrices);
+    let changed = pairs.filter(|(old, new)| old.form != new.form).count();
+    note!(
+        "{} nearer in the other storage",
+        format::some_matrices(changed, plan.totals.lrcs, ["is", "are"])
+    );
+    Ok(chosen)
 }
 
 /// Refuses options on types, which only the file of another engine has, and on channels.
@@ -461,14 +490,28 @@ fn tell(
     })?;
     if !args.json {
         output::print_block(&describe(plan))?;
+        if let Some(line) = of_errors(report) {
+            say!("{line}");
+        }
         say!("wrote {} in {}", args.output.display(), format::time(seconds));
         return Ok(());
     }
     let compressed: Vec<_> = report
         .compressed
         .iter()
-        .map(|m| json!({ "name": m.name, "rank": m.rank, "relative_error": m.relative_error }))
+        .map(|m| {
+            let losses = m.losses();
+            json!({
+                "name": m.name,
+                "rank": m.rank,
+                "relative_error": m.relative_error,
+                "stored_error": m.stored_error,
+                "loss": losses.map(|[computed, _]| computed),
+                "stored_loss": losses.map(|[_, stored]| stored),
+            })
+        })
         .collect();
+    let (errors, losses) = (report.relative_errors(), report.losses());
     output::print_json(&json!({
         "output": args.output.display().to_string(),
         "policy": plan.policy,
@@ -476,6 +519,26 @@ fn tell(
         "min_ratio": plan.min_ratio,
         "totals": plan.totals,
         "factored": compressed,
+        "relative_error": errors.map(|[computed, _]| computed),
+        "stored_error": errors.map(|[_, stored]| stored),
+        "loss": losses.map(|[computed, _]| computed),
+        "stored_loss": losses.map(|[_, stored]| stored),
         "seconds": seconds,
     }))
+}
+
+/// How far the factored matrices are from the dense ones, as computed and as stored, as a line.
+fn of_errors(report: &CompressReport) -> Option<String> {
+    let [computed, stored] = report.relative_errors()?;
+    let (computed, stored) = (100.0 * computed, 100.0 * stored);
+    let loss = report.losses().map(|[computed, stored]| {
+        format!(
+            "; by themselves they raise the loss by {computed:.4e} nats per token, as stored by \
+             {stored:.4e}"
+        )
+    });
+    Some(format!(
+        "error      {computed:.3}% of the factored matrices, {stored:.3}% as stored{}",
+        loss.unwrap_or_default()
+    ))
 }

@@ -41,7 +41,7 @@ impl Making<'_> {
             work.run(compute, file)?;
             return Ok(Calibration::open(file)?);
         };
-        work.run(compute, kept)?;
+        work.resumable().run(compute, kept)?;
         note!("wrote {}", kept.display());
         Ok(Calibration::open(kept)?)
     }

@@ -3,6 +3,7 @@
 mod making;
 mod trial;
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::time::Instant;
@@ -14,7 +15,10 @@ use welore_burn::calibrate::{
     OwnTextOptions, TextRecord, calibrate, own_text, own_text_time, preview_calibration,
     share_windows,
 };
+use welore_burn::files::unfinished;
+use welore_burn::forms::matrices;
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
+use welore_burn::modules::MatrixName;
 
 pub use self::making::Making;
 use crate::args::{AmountArgs, TextArg, TooLittleArg, Typed, rule};
@@ -48,13 +52,35 @@ struct Usual {
 }
 
 impl Usual {
-    fn of(texts: &[TextArg]) -> Self {
+    /// For a model whose matrices have so many outputs and inputs at most: a second moment has as many
+    /// directions, and each takes some tokens. A text that the model writes takes long.
+    fn of(texts: &[TextArg], [outputs, inputs]: [usize; 2]) -> Self {
+        let windows = |tokens: usize, seq_len: usize, [least, most]: [usize; 2]| {
+            tokens.div_ceil(seq_len).clamp(least, most)
+        };
         match texts {
             // As many tokens in shorter samples are about more things.
-            [TextArg::Own] => Self { windows: 128, gradient_windows: 32, seq_len: 256 },
-            _ => Self { windows: 64, gradient_windows: 16, seq_len: 512 },
+            [TextArg::Own] => Self {
+                windows: windows(16 * inputs, 256, [128, 512]),
+                gradient_windows: windows(24 * outputs, 256, [32, 128]),
+                seq_len: 256,
+            },
+            _ => Self {
+                windows: windows(96 * inputs, 512, [64, 256]),
+                gradient_windows: windows(24 * outputs, 512, [16, 128]),
+                seq_len: 512,
+            },
         }
     }
+}
+
+/// The most outputs and inputs of the matrices of a model that are calibrated.
+fn widest(model: &Decoder) -> [usize; 2] {
+    let names: BTreeSet<MatrixName> = model.matrices().into_iter().map(|of| of.name).collect();
+    let shapes = matrices(model).into_iter().filter(|matrix| names.contains(&matrix.name));
+    shapes.fold([0, 0], |[outputs, inputs], matrix| {
+        [outputs.max(matrix.shape[0]), inputs.max(matrix.shape[1])]
+    })
 }
 
 /// A model opened on its autodiff device, and the texts to calibrate it on.
@@ -93,7 +119,8 @@ impl<'a> CalibrationWork<'a> {
         compute: &Compute,
     ) -> Result<Self> {
         let context = opened.config.context();
-        let options = options(texts, amount, context, compute.at_once());
+        let widest = widest(opened.skeleton());
+        let options = options(texts, amount, widest, context, compute.at_once());
         let texts = texts.iter().map(|named| Text { named, tokens: Vec::new() }).collect();
         let mut work = Self { opened, texts, own: None, options };
         work.read_files()?;
@@ -153,6 +180,13 @@ impl<'a> CalibrationWork<'a> {
         Ok(())
     }
 
+    /// Lets what is measured outlive the process, for the same command to go on with.
+    #[must_use]
+    pub fn resumable(mut self) -> Self {
+        self.options.resumable = true;
+        self
+    }
+
     /// How the model writes its own text, if it is to write one.
     pub fn own(&self) -> Option<&OwnTextOptions> {
         self.own.as_ref()
@@ -200,7 +234,12 @@ impl<'a> CalibrationWork<'a> {
         let (model, checkpoint) = (loaded.model, Some(&loaded.checkpoint));
         let done = calibrate(&model, checkpoint, &text, &options, output, &mut bar);
         bar.finish();
+        if let (Err(_), Some(dir)) = (&done, unfinished(output).filter(|_| options.resumable)) {
+            let dir = dir.display();
+            note!("what is measured so far is kept in {dir}; the same command continues from it");
+        }
         let summary = about(done, &texts)?;
+        warn_of_gradients(&summary);
         Ok(Calibrated { summary, texts: text.records(options.seq_len, options.windows) })
     }
 }
@@ -236,6 +275,22 @@ fn warn_of_chance(text: &OwnText, vocab_size: usize) {
     }
 }
 
+/// Warns of gradients that say little, and of tokens that say too much.
+fn warn_of_gradients(summary: &CalibrationSummary) {
+    let CalibrationSummary { gradient_windows, seq_len, most_outputs, uneven, .. } = *summary;
+    let tokens = gradient_windows.saturating_mul(seq_len);
+    if gradient_windows > 0 && tokens < most_outputs {
+        tell!(
+            "warning: gradients are measured on {}, fewer than a matrix has outputs \
+             ({most_outputs}); more --gradient-windows tell more",
+            format::number_of(tokens, "token")
+        );
+    }
+    if uneven > 0 {
+        note!("few of the tokens decide {}", format::number_of(uneven, "second moment"));
+    }
+}
+
 /// The texts as the library takes them: the model's own as it was written, or its stand-in.
 fn mixture(texts: &[Text<'_>], written: Option<&OwnText>) -> CalibrationText {
     let mut mixture = CalibrationText::default();
@@ -256,7 +311,7 @@ fn name_of(text: &TextArg) -> String {
 
 /// Checks how much is to be read of which texts, before they are.
 pub fn check_amount(texts: &[TextArg], amount: &AmountArgs, typed: &Typed) -> Result<()> {
-    let options = options(texts, amount, usize::MAX, NonZeroUsize::MIN);
+    let options = options(texts, amount, [0, 0], usize::MAX, NonZeroUsize::MIN);
     options.check()?;
     let probes = rule("probe-windows", options.gradient_windows > 0, "needs --gradient-windows");
     typed.check([probes])?;
@@ -289,14 +344,16 @@ fn own_options(amount: &AmountArgs, seq_len: usize) -> OwnTextOptions {
     }
 }
 
-/// The library's options for a model with this context.
+/// The library's options for a model with this context, and matrices of so many outputs and inputs at
+/// most.
 fn options(
     texts: &[TextArg],
     amount: &AmountArgs,
+    widest: [usize; 2],
     context: usize,
     at_once: NonZeroUsize,
 ) -> CalibrationOptions {
-    let usual = Usual::of(texts);
+    let usual = Usual::of(texts, widest);
     CalibrationOptions {
         seq_len: amount.calibration_seq_len.unwrap_or(usual.seq_len.min(context).max(2)),
         windows: Some(amount.calibration_windows.unwrap_or(usual.windows)),
@@ -305,6 +362,7 @@ fn options(
         label_seed: amount.label_seed,
         probe_windows: amount.probe_windows,
         allow_deficient: amount.too_little == TooLittleArg::Shrink,
+        resumable: false,
         at_once,
     }
 }

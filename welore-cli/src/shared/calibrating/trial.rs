@@ -262,6 +262,7 @@ fn options_of(all: &CalibrationOptions, size: Size, probe_windows: usize) -> Cal
         gradient_windows: size.gradients,
         probe_windows,
         allow_deficient: true,
+        resumable: false,
         ..*all
     }
 }
@@ -276,6 +277,8 @@ mod tests {
         gradient_windows: 16,
         seq_len: 512,
         mixed_experts: 0,
+        most_outputs: 1536,
+        uneven: 0,
     };
 
     fn took(inputs: f64, gradients: f64) -> Seconds {

@@ -14,7 +14,7 @@ use crate::devices::Compute;
 use crate::shared::calibrating::Making;
 
 /// Raised when the same model and options would give another calibration.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What becomes of a calibration that is kept here.
 const FATE: &str = "the calibration is kept in the cache, until another one is made by default for \
