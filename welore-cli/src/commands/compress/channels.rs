@@ -195,6 +195,7 @@ impl<'a> Problem<'a> {
         let curves = CurveOptions {
             shrink_inputs: args.method.shrink.shrink_inputs.unwrap_or(defaults.shrink_inputs),
             budget: budget(&args.resources),
+            ..defaults
         };
         Ok(Self { args, opened, mlps, goal, curves })
     }
