@@ -20,6 +20,7 @@ mod gguf;
 mod gradients;
 mod hf_config;
 mod imatrix;
+mod joint;
 mod kernels;
 mod language;
 #[cfg(feature = "learner")]

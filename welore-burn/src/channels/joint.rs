@@ -18,7 +18,7 @@ use crate::plan::{
 use crate::spectrum::{MatrixSpectrum, ModelSize, Spectra, SpectrumUnit, flat_spectra};
 
 /// The policy of plans of ranks that share their budget with channels.
-const POLICY: &str = "channels and ranks";
+const POLICY: &str = "joint";
 
 /// Channels and ranks that share one budget of parameters: an MLP keeps fewer channels, or its matrices
 /// get ranks like all others, whichever loses less. No matrix of an MLP with fewer channels is

@@ -270,8 +270,9 @@ pub struct CompressArgs {
     /// Write the chosen types to this file, as JSON, for --plan
     #[arg(long, value_name = "FILE", help_heading = "Types")]
     pub save_types: Option<PathBuf>,
-    /// What the model may be made of, separated by commas; so far only `channels` alone [default:
-    /// dense matrices and those of --storage]
+    /// What the model may be made of, separated by commas: `channels` alone, or with `pivot` or
+    /// `factors` also ranks within the same --keep-params [default: dense matrices and those of
+    /// --storage]
     #[arg(
         long,
         value_name = "FORM",

@@ -47,6 +47,8 @@ pub(super) fn channel_plan(error: &ChannelPlanError) -> Option<Verdict> {
         }
         ChannelPlanError::OutOfReach { .. } => "factors of attention save more: leave out --forms",
         ChannelPlanError::NotSelected { .. } => "select all gate, up and down projections",
+        ChannelPlanError::NotShared { .. } => "give --keep-params",
+        ChannelPlanError::Fixed { .. } => "--widths each leaves that MLP its channels",
         _ => "give --keep-params or --max-bytes",
     }))
 }

@@ -95,7 +95,7 @@ fn check_forms(args: &CompressArgs) -> Result<()> {
         let names: Vec<&str> = args.forms.iter().map(Named::name).collect();
         let (given, channels) = (names.join(","), Candidate::Channels.name());
         return refuse(
-            format!("--forms {given}: so far only `{channels}` alone can be chosen"),
+            format!("--forms {given}: only `{channels}` alone, or with `pivot` or `factors`"),
             "`blocks` and `factors` go with --for welore; without --forms, matrices are dense or in the \
              form of --storage",
         );

@@ -1,6 +1,7 @@
 //! `compress`: from a dense model directory to a compressed one.
 
 mod channels;
+mod joint;
 mod mixed;
 mod types;
 
@@ -46,6 +47,9 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let of_transformers = args.typing.engine == Some(EngineArg::Transformers);
     if args.typing.engine == Some(EngineArg::Welore) {
         return mixed::run(&args, typed);
+    }
+    if joint::is_asked(&args.forms) {
+        return joint::run(args, typed);
     }
     if !args.forms.is_empty() || of_transformers {
         return channels::run(args, typed);
