@@ -10,6 +10,7 @@ mod compress;
 mod convert;
 mod convolutions;
 mod decoder;
+mod distill;
 mod divergence;
 mod families;
 mod files;

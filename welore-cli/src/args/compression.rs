@@ -314,6 +314,13 @@ pub struct CompressArgs {
     /// How the model is compressed block by block.
     #[command(flatten)]
     pub blockwise: BlockwiseArgs,
+    /// After factoring, take one step with all factors towards what the dense model predicts, as far
+    /// as that helps on the last windows of the calibration's text; needs gradients
+    #[arg(long, help_heading = "Distillation")]
+    pub distill: bool,
+    /// Windows at the end of the calibration's text on which lengths of that step are compared
+    #[arg(long, value_name = "N", default_value = "8", help_heading = "Distillation")]
+    pub distill_windows: NonZeroUsize,
     /// Where the calibration and the blocks are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,

@@ -126,6 +126,8 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<Target> {
     typed.check([
         rule("no-calibration", false, "channels are weighed with a calibration"),
         rule("report", false, "not with --forms channels"),
+        rule("distill", false, "not with --forms channels"),
+        rule("distill-windows", false, "not with --forms channels"),
         rule("no-cache", false, "costs of channels are not cached"),
         rule("save-calibration", calibrates, only_if_run),
         rule("backend", calibrates, only_if_run),

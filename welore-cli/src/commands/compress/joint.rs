@@ -155,6 +155,8 @@ fn check_effects(args: &CompressArgs, typed: &Typed) -> Result<()> {
         rule("refine", false, "not with --forms channels"),
         rule("convolutions", false, "not with --forms channels"),
         rule("report", false, "not with --forms channels"),
+        rule("distill", false, "not with --forms channels"),
+        rule("distill-windows", false, "not with --forms channels"),
         rule("no-calibration", false, "channels and ranks are weighed with a calibration"),
         rule("save-calibration", calibrates, only_if_run),
         rule("backend", calibrates, only_if_run),

@@ -101,6 +101,8 @@ fn check(args: &CompressArgs, typed: &Typed) -> Result<(Aim, u64)> {
         rule("no-calibration", false, "forms are weighed with a calibration"),
         rule("no-measure", !args.dry_run, "a dry run writes nothing that could be measured"),
         rule("save-types", false, "the forms are in the plan of the directory"),
+        rule("distill", false, "not with --for"),
+        rule("distill-windows", false, "not with --for"),
         rule("widths", false, "only with --forms channels"),
         rule("width-multiple", false, "only with --forms channels"),
     ])?;

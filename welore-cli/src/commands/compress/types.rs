@@ -68,6 +68,8 @@ fn check(args: &CompressArgs, typing: &Typing<'_>, typed: &Typed) -> Result<Aim>
     typed.check([
         rule("no-calibration", false, "types are weighed with a calibration"),
         rule("force", false, "with --for llama.cpp the output is a file"),
+        rule("distill", false, "not with --for"),
+        rule("distill-windows", false, "not with --for"),
         rule("widths", false, "only with --forms channels"),
         rule("width-multiple", false, "only with --forms channels"),
         rule("shard-size", false, "a GGUF file has no shards"),
