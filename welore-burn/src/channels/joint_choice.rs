@@ -111,8 +111,8 @@ impl Shared<'_> {
             let round = (from..to).step_by(step);
             let tried = round.map(|at| (at, self.solve(ways, Some(common[at]), Others::Any)));
             let tried: Vec<(usize, Result<Chosen, u64>)> = tried.collect();
-            let loss = |chosen: &Result<Chosen, u64>| chosen.as_ref().map(|chosen| chosen.loss);
-            let reached = tried.iter().filter_map(|(at, chosen)| Some((*at, loss(chosen).ok()?)));
+            let loss = |chosen: &Result<Chosen, u64>| chosen.as_ref().ok().map(|found| found.loss);
+            let reached = tried.iter().filter_map(|(at, chosen)| Some((*at, loss(chosen)?)));
             let nearest = reached.min_by(|a, b| a.1.total_cmp(&b.1)).map(|(at, _)| at);
             found.extend(tried.into_iter().map(|(_, chosen)| chosen));
             let Some(nearest) = nearest.filter(|_| step > 1) else { break };
