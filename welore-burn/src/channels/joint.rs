@@ -95,7 +95,7 @@ impl JointPlan {
             &goal,
             &chosen.widths,
         )?;
-        let ranks = rank_plan(&problem, &fixed, &chosen, &channels, &mlps)?;
+        let ranks = rank_plan(checkpoint, &problem, &fixed, &chosen, &channels, &mlps)?;
         let before: u64 = spectra.matrices.iter().map(MatrixSpectrum::parameters).sum();
         Ok(Self {
             keep_params: chosen.cost as f64 / before.max(1) as f64,
@@ -231,6 +231,7 @@ fn narrow_shapes<'m>(mlps: &'m [Mlp], widths: &[usize]) -> BTreeMap<&'m MatrixNa
 
 /// The plan of the model that has the channels of a plan.
 fn rank_plan(
+    checkpoint: &Checkpoint,
     problem: &RankProblem<'_>,
     fixed: &[Option<Choice>],
     chosen: &Chosen,
@@ -253,7 +254,9 @@ fn rank_plan(
             expected += tails(spectrum)[rank - 1] / 2.0;
         }
         let matrix = MatrixPlan::new(name.clone(), spectrum.shape, form, *dtype);
-        let (digest, fixed) = (spectrum.digest.clone(), fixed[index].is_some());
+        // What is made when it is read has another digest in the narrower model, which has it as made.
+        let digest = spectrum.digest.clone().filter(|_| !checkpoint.is_made(&name.weight()));
+        let fixed = fixed[index].is_some();
         matrices.push(MatrixPlan { rank, digest, fixed, ..matrix });
     }
     let (parameters, bytes) = (channels.parameters_after, channels.bytes_after);
