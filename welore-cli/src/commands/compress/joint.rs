@@ -29,6 +29,7 @@ use crate::shared::effects::{check_blocks, min_ratio, of_amount, of_measurements
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::{Known, budget, measure_within};
 use crate::shared::opening::open_known;
+use crate::shared::planning::warn_of_prospect;
 use crate::shared::recipe::{Recipe, check_calibration_file, check_gradients, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
@@ -70,6 +71,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     check_gradients(&calibration)?;
     let norms = recipe.norms(Some(&calibration))?;
     let (plan, measured) = problem.solve(&calibration, norms.clone())?;
+    warn_of_prospect(&plan.ranks, true);
     if let Some(output) = output {
         let at = scratch.path().join("narrow");
         problem.write(&plan, &calibration, norms, &at, output)?;
