@@ -70,6 +70,69 @@ fn each_layer_has_its_own_width_where_that_is_asked_for() {
     assert!(least < most && said.contains(&format!(" of {least} to {most} in each MLP")), "{said}");
 }
 
+/// Fewer channels and lower ranks, of which only 8 and those of queries are to be had.
+const JOINT: &str = "compress model --forms channels,factors --calibration seen --widths each \
+                     --width-multiple 1 --set-rank q_proj=8 --min-rank 8 --max-rank 8";
+
+#[test]
+fn channels_and_ranks_share_a_budget_of_parameters() {
+    let sandbox = calibrated();
+    let line = format!("{JOINT} --keep-params 0.8 --json");
+    let dry = sandbox.json(&format!("{line} --dry-run -o joint"));
+    assert!(!sandbox.path("joint").exists(), "a dry run writes nothing");
+    let told = sandbox.json(&format!("{line} -o joint"));
+    for key in ["widths", "factored", "keep_params", "parameters_after", "expected_loss"] {
+        assert_eq!(told[key], dry[key], "{key}");
+    }
+    let (kept, factored) = (told["keep_params"].as_f64().unwrap(), &told["factored"]);
+    assert!(kept <= 0.8 && kept > 0.79, "{kept}");
+    assert!(factored.as_array().unwrap().len() >= 4, "{factored}");
+    let found = sandbox.json("inspect joint --json");
+    for (key, after) in [("parameters", "parameters_after"), ("bytes", "bytes_after")] {
+        assert_eq!(found[key], told[after], "{key}");
+    }
+    assert_eq!(sandbox.json_file("joint/config.json")["intermediate_size"], told["widths"]);
+    let card = String::from_utf8(sandbox.read("joint/README.md")).unwrap();
+    assert!(card.contains("- Channels: ") && card.contains("are factored"), "{card}");
+    assert!(card.contains(&format!("| parameters | {} |", told["parameters_before"])), "{card}");
+    // The dense export computes the same.
+    sandbox.gives("export joint --dense -o dense");
+    let eval = "--text story.txt --seq-len 64 --windows 2 --json";
+    let [joint, dense] = ["joint", "dense"].map(|dir| {
+        let found = sandbox.json(&format!("eval {dir} {eval}"));
+        found["perplexity"].as_f64().unwrap()
+    });
+    assert!((joint / dense - 1.0).abs() < 1e-2, "{joint} and {dense}");
+    // The same command gives the same bytes, and says the same in words.
+    let said = sandbox.gives(&format!("{JOINT} --keep-params 0.8 -o again")).stdout;
+    assert!(said.contains("of 160 in each MLP") && said.contains("wrote again"), "{said}");
+    assert!(sandbox.read("again/model.safetensors") == sandbox.read("joint/model.safetensors"));
+}
+
+#[test]
+fn channels_and_ranks_that_cannot_be_weighed_together_are_refused() {
+    let sandbox = calibrated();
+    let line = "compress model --forms channels,pivot --calibration seen -o out";
+    let goal = format!("{line} --keep-params 0.8");
+    for (line, named) in [
+        (format!("{line} --max-bytes 300kB"), "--keep-params"),
+        (format!("{line} --err 0.3"), "--keep-params"),
+        (format!("{line} --keep-params 0.001"), "out of reach"),
+        (format!("{goal} --policy energy"), "--policy energy"),
+        (format!("{goal} --method svd"), "--method svd"),
+        (format!("{goal} --method sequential"), "--method sequential"),
+        (format!("{goal} --storage pivot"), "--storage"),
+        (format!("{goal} --refine 1"), "--refine"),
+        (format!("{goal} --keep-dense up_proj"), "has a form that is fixed"),
+        (format!("{goal} --exclude down_proj"), "down_proj` is not selected"),
+        (format!("{goal} --for transformers"), "--for"),
+        (goal.replace("pivot", "pivot,blocks"), "`blocks`"),
+        (goal.replace("--calibration seen", "--no-calibration"), "--no-calibration"),
+    ] {
+        sandbox.refuses(&line, named);
+    }
+}
+
 #[test]
 fn what_is_not_possible_is_refused_before_any_work() {
     let sandbox = calibrated();

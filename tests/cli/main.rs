@@ -13,6 +13,7 @@ mod comparing;
 mod converting;
 mod defaults;
 mod devices;
+mod distilling;
 mod earlier;
 mod effects;
 mod families;

@@ -28,6 +28,7 @@ const LIBRARY: [&str; 26] = [
     "channels",
     "data",
     "eval",
+    "distill",
     "search",
     "train",
     "gguf",

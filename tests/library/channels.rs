@@ -47,15 +47,16 @@ static CALIBRATION: LazyLock<Vec<u8>> = LazyLock::new(|| {
     fs::read(path).unwrap()
 });
 
-struct Case {
-    opened: OpenedModel,
-    calibration: Calibration,
-    curves: Vec<ChannelCurve>,
+/// tiny-llama, calibrated, with what its channels cost.
+pub(crate) struct Case {
+    pub(crate) opened: OpenedModel,
+    pub(crate) calibration: Calibration,
+    pub(crate) curves: Vec<ChannelCurve>,
     _scratch: TempDir,
 }
 
 impl Case {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let opened = open_model(fixture("tiny-llama"), &device()).unwrap();
         let scratch = tempdir().unwrap();
         let path = scratch.path().join("calibration");

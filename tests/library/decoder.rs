@@ -252,7 +252,10 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
 
             let loaded = load_model(&dir, &device(), FloatDType::F32, &mut ()).unwrap();
             assert_eq!(loaded.model.num_params() as u64, factored["params"].as_u64().unwrap());
-            assert_eq!(read_plan(&dir).unwrap().map(RankPlan::without_errors).as_ref(), Some(&plan));
+            assert_eq!(
+                read_plan(&dir).unwrap().map(RankPlan::without_errors).as_ref(),
+                Some(&plan)
+            );
             // The reference keeps f32 factors, the directory the source's bf16.
             let want = factored["perplexity"].as_f64().unwrap();
             let got = measure(&loaded.model);

@@ -10,6 +10,7 @@ mod compress;
 mod convert;
 mod convolutions;
 mod decoder;
+mod distill;
 mod divergence;
 mod families;
 mod files;
@@ -20,6 +21,7 @@ mod gguf;
 mod gradients;
 mod hf_config;
 mod imatrix;
+mod joint;
 mod kernels;
 mod language;
 #[cfg(feature = "learner")]

@@ -22,14 +22,19 @@ pub struct ChannelCurve {
 pub struct CurveOptions {
     /// Amount added to the diagonal of the second moments of channels, as a share of its mean.
     pub shrink_inputs: f64,
+    /// The same for the second moments of the gradients of outputs. Beside ranks it has to be that of
+    /// the norm in which these are weighed, or costs would not compare.
+    pub shrink_gradients: f64,
     /// How many MLPs may be in flight at once, and in how much memory.
     pub budget: Budget,
 }
 
 impl Default for CurveOptions {
-    /// One MLP per core, with the shrinkage of compression.
+    /// One MLP per core, with the shrinkage of inputs that compression has, and gradients as they were
+    /// measured.
     fn default() -> Self {
-        Self { shrink_inputs: Shrinkage::INPUT, budget: Budget::default() }
+        let shrink_inputs = Shrinkage::INPUT;
+        Self { shrink_inputs, shrink_gradients: 0.0, budget: Budget::default() }
     }
 }
 
@@ -53,11 +58,12 @@ pub fn measure_channels(
     let operations: Vec<u64> = shapes.iter().map(|shape| ChannelOrder::work(*shape)).collect();
     progress.begin_work("costs of channels", mlps.len(), operations.iter().sum());
     progress.count_in("MLPs");
+    let damping = [options.shrink_inputs, options.shrink_gradients];
     let mut found: Vec<Option<ChannelOrder>> = mlps.iter().map(|_| None).collect();
     options.budget.workers().try_spread_within(
         options.budget.memory,
         &needs,
-        |index| order_of(checkpoint, calibration, &mlps[index], options.shrink_inputs),
+        |index| order_of(checkpoint, calibration, &mlps[index], damping),
         |index, order| -> Result<(), ChannelsError> {
             found[index] = Some(order);
             let (item, operations) = (mlps[index].down.as_str(), operations[index]);
@@ -94,13 +100,13 @@ fn order_of(
     checkpoint: &Checkpoint,
     calibration: &Calibration,
     mlp: &Mlp,
-    shrink: f64,
+    damping: [f64; 2],
 ) -> Result<ChannelOrder, ChannelsError> {
     let tensor = mlp.in_columns();
     calibration.check(&mlp.down, &checkpoint.digest(&tensor)?)?;
     let weight = checkpoint.read_matrix(&tensor)?;
     checkpoint.release(&tensor);
     let (inputs, outputs) = (calibration.inputs(&mlp.down)?, calibration.outputs(&mlp.down)?);
-    ChannelOrder::new(&weight, &inputs, &outputs, shrink)
+    ChannelOrder::new(&weight, &inputs, &outputs, damping)
         .map_err(ChannelsError::of_linalg(&mlp.down))
 }

@@ -8,7 +8,9 @@ use crate::forms::Form;
 use crate::linalg::LinalgError;
 use crate::model::ConfigError;
 use crate::modules::MatrixName;
+use crate::plan::PlanError;
 use crate::progress::Interrupted;
+use crate::spectrum::SpectrumError;
 use crate::workers::Oversized;
 
 /// Why channels cannot be left out.
@@ -27,6 +29,12 @@ pub enum ChannelsError {
     /// No widths meet the target.
     #[error("{0}")]
     Plan(#[from] ChannelPlanError),
+    /// No ranks meet the target beside channels.
+    #[error("{0}")]
+    Ranks(#[from] PlanError),
+    /// The matrices cannot be measured.
+    #[error("{0}")]
+    Spectrum(#[from] SpectrumError),
     /// A matrix is not dense.
     #[error("`{name}` is {form}, not dense")]
     NotDense {

@@ -9,9 +9,14 @@
 //! With one width for all layers, `config.json` states it, and transformers loads the model without
 //! any code of ours. Widths that differ between layers lose less for the same size, but only this
 //! library and llama.cpp (as `deci`) read them.
+//!
+//! A [`JointPlan`] shares one budget of parameters between channels and ranks: an MLP gets fewer
+//! channels or its matrices get lower ranks, whichever loses less, and all other matrices get ranks.
 
 mod curves;
 mod error;
+mod joint;
+mod joint_choice;
 mod mlp;
 mod plan;
 mod widths;
@@ -19,6 +24,7 @@ mod write;
 
 pub use curves::{ChannelCurve, CurveOptions, measure_channels};
 pub use error::ChannelsError;
+pub use joint::JointPlan;
 pub use mlp::{Mlp, mlps};
 pub use plan::{CHANNELS_FILE, ChannelPlan, ChannelPlanFileError, KeptChannels};
 pub use widths::{ChannelGoal, ChannelPlanError, Widths};

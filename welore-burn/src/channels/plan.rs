@@ -34,6 +34,7 @@ pub struct ChannelPlan {
     /// Number that widths are multiples of, unless all channels are kept.
     pub multiple: usize,
     /// Share of the parameters of the selected matrices that is kept; `None` for a target in bytes.
+    /// Where ranks share the budget, what channels alone leave, which is above the target.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_params: Option<f64>,
     /// Number of parameters of the whole model, before and after.
@@ -106,9 +107,31 @@ impl ChannelPlan {
         let mlps: Vec<Mlp> = curves.iter().map(|curve| curve.mlp.clone()).collect();
         let counted = Counted::of(checkpoint, &mlps, goal)?;
         let widths = goal.choose(&counted, curves)?;
+        Self::of_widths(
+            (source.into(), calibration.into()),
+            checkpoint,
+            curves,
+            shrink_inputs,
+            goal,
+            &widths,
+        )
+    }
+
+    /// The plan with these widths, one for each MLP, whether or not they meet the target. `origin` is
+    /// the note on where the model came from, and the digest of the calibration.
+    pub(super) fn of_widths(
+        (source, calibration): (String, String),
+        checkpoint: &Checkpoint,
+        curves: &[ChannelCurve],
+        shrink_inputs: f64,
+        goal: &ChannelGoal,
+        widths: &[usize],
+    ) -> Result<Self, ChannelsError> {
+        let mlps: Vec<Mlp> = curves.iter().map(|curve| curve.mlp.clone()).collect();
+        let counted = Counted::of(checkpoint, &mlps, goal)?;
         let layers: Vec<KeptChannels> = curves
             .iter()
-            .zip(&widths)
+            .zip(widths)
             .map(|(ChannelCurve { mlp, order }, width)| KeptChannels {
                 name: mlp.down.clone(),
                 channels: mlp.channels,
@@ -117,7 +140,7 @@ impl ChannelPlan {
             })
             .collect();
         let (mut parameters, mut bytes) = (checkpoint.parameters(), checkpoint.bytes());
-        for (mlp, width) in mlps.iter().zip(&widths) {
+        for (mlp, width) in mlps.iter().zip(widths) {
             let gone = (mlp.channels - width) as u64;
             let (fewer, smaller) = mlp.channel_size(checkpoint)?;
             parameters -= gone * fewer;
@@ -126,13 +149,13 @@ impl ChannelPlan {
         Ok(Self {
             format: FORMAT.into(),
             version: VERSION,
-            source: source.into(),
-            calibration: calibration.into(),
+            source,
+            calibration,
             shrink_inputs,
             target: goal.target,
             widths: goal.widths,
             multiple: goal.multiple,
-            keep_params: counted.share_of(&mlps, &widths),
+            keep_params: counted.share_of(&mlps, widths),
             parameters_before: checkpoint.parameters(),
             parameters_after: parameters,
             bytes_before: checkpoint.bytes(),

@@ -59,6 +59,18 @@ pub enum ChannelPlanError {
         /// The matrix.
         name: MatrixName,
     },
+    /// A target that channels and ranks cannot share.
+    #[error("channels and ranks share a budget of parameters, and {target} is none")]
+    NotShared {
+        /// The target.
+        target: Target,
+    },
+    /// The form of a matrix of an MLP is fixed, where all MLPs get one width.
+    #[error("`{name}` has a form that is fixed, and one width is for the MLPs of all layers")]
+    Fixed {
+        /// The matrix.
+        name: MatrixName,
+    },
     /// No widths are small enough.
     #[error("{target} is out of reach; the nearest is {reachable}, with {}", narrowest(*width))]
     OutOfReach {
@@ -170,7 +182,7 @@ impl ChannelGoal {
         Ok(check_reach(&counted, mlps, &least)?)
     }
 
-    fn check_options(&self, mlps: &[Mlp]) -> Result<(), ChannelPlanError> {
+    pub(super) fn check_options(&self, mlps: &[Mlp]) -> Result<(), ChannelPlanError> {
         let is_share = |share: f64| share > 0.0 && share < 1.0;
         match self.target {
             Target::Err(_) | Target::ErrApplied(_) => {
@@ -192,13 +204,13 @@ impl ChannelGoal {
     }
 
     /// The widths that an MLP of so many channels may have, rising.
-    fn allowed(&self, channels: usize) -> Vec<usize> {
+    pub(super) fn allowed(&self, channels: usize) -> Vec<usize> {
         let multiples = (1..).map(|n| n * self.multiple).take_while(|width| *width < channels);
         multiples.chain([channels]).collect()
     }
 
     /// The widths that all MLPs may have.
-    fn common(&self, mlps: &[Mlp]) -> Vec<usize> {
+    pub(super) fn common(&self, mlps: &[Mlp]) -> Vec<usize> {
         let narrowest = mlps.iter().map(|mlp| mlp.channels).min();
         narrowest.map_or_else(Vec::new, |channels| self.allowed(channels))
     }

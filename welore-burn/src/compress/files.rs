@@ -11,7 +11,7 @@ use super::report::{CompressReport, CompressedMatrix};
 use crate::calibrate::is_tied;
 use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
 use crate::files::{OutputDir, write_file};
-use crate::forms::StoredForm;
+use crate::forms::{Part, StoredForm};
 use crate::model::LanguageModel;
 use crate::modules::MatrixName;
 use crate::named::Named;
@@ -90,22 +90,10 @@ impl Compressor<'_> {
         if let Some(calibration) = self.norms.calibration() {
             check_calibration(self.plan, calibration)?;
         }
-        let planned: BTreeMap<&MatrixName, &MatrixPlan> =
-            self.plan.compressed().map(|matrix| (&matrix.name, matrix)).collect();
-        let piece = |tensor| {
-            let name = MatrixName::of_weight(tensor);
-            match name.and_then(|name| planned.get(&name).copied()) {
-                Some(matrix) => Ok(Piece::Compress(matrix)),
-                None => whole(checkpoint, tensor, None),
-            }
-        };
-        let pieces = checkpoint.names().map(piece).collect::<Result<Vec<_>, CompressError>>()?;
-        let plan = self.plan.clone().without_errors();
-        let norms = self.norms.clone().for_tied(is_tied(checkpoint));
-        let origin = format!("{}{}", plan.to_json(), self.identity());
+        let plan = self.plan.clone().without_errors().to_json();
+        let origin = format!("{plan}{}", self.identity());
+        let work = self.work(checkpoint, origin)?;
         let write = || -> Result<CompressReport, CompressError> {
-            let mut work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
-            (work.rounding, work.kept) = (self.rounding, self.kept);
             let mut job = Job::begin(&work, output)?;
             make(&mut job)?;
             let errors = job.finish()?;
@@ -124,6 +112,41 @@ impl Compressor<'_> {
             Ok(report)
         };
         write().map_err(|error| error.about(output))
+    }
+
+    /// All tensors of the result, and what they are made from.
+    fn work<'w>(
+        &'w self,
+        checkpoint: &'w Checkpoint,
+        origin: String,
+    ) -> Result<Work<'w>, CompressError> {
+        let planned: BTreeMap<&MatrixName, &MatrixPlan> =
+            self.plan.compressed().map(|matrix| (&matrix.name, matrix)).collect();
+        let piece = |tensor| {
+            let name = MatrixName::of_weight(tensor);
+            match name.and_then(|name| planned.get(&name).copied()) {
+                Some(matrix) => Ok(Piece::Compress(matrix)),
+                None => whole(checkpoint, tensor, None),
+            }
+        };
+        let pieces = checkpoint.names().map(piece).collect::<Result<Vec<_>, CompressError>>()?;
+        let norms = self.norms.clone().for_tied(is_tied(checkpoint));
+        let mut work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
+        (work.rounding, work.kept) = (self.rounding, self.kept);
+        Ok(work)
+    }
+
+    /// Replaces the content of some compressed matrices in a directory that
+    /// [`directory`](Compressor::directory) has written from `checkpoint`, before it is committed. Its
+    /// journal is not told: a job that is resumed after that makes these matrices again.
+    pub(crate) fn replace(
+        &self,
+        checkpoint: &Checkpoint,
+        output: &OutputDir,
+        parts: &BTreeMap<MatrixName, Vec<Part>>,
+    ) -> Result<(), CompressError> {
+        let work = self.work(checkpoint, String::new())?;
+        work.replace(output.path(), parts).map_err(|error| error.about(output))
     }
 
     /// Identifies what the result depends on, apart from the plan and the checkpoint.

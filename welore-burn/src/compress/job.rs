@@ -2,7 +2,8 @@
 //! interrupted job can resume.
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
@@ -14,6 +15,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
 use crate::files::{Journal, OutputDir};
 use crate::forms::{Part, Rounding, StoredError, StoredForm, TensorSpec};
 use crate::linalg::{Cost, DECOMPOSITION};
+use crate::modules::MatrixName;
 use crate::named::Named;
 use crate::plan::MatrixPlan;
 use crate::progress::{self, Progress};
@@ -122,6 +124,23 @@ impl<'a> Work<'a> {
         let content = make()?;
         kept.keep(&key, &content);
         Ok((content, false))
+    }
+
+    /// Replaces the content of some compressed matrices in the files of this work in a directory.
+    pub fn replace(
+        &self,
+        dir: &Path,
+        parts: &BTreeMap<MatrixName, Vec<Part>>,
+    ) -> Result<(), CompressError> {
+        let files = ShardWriter::new(dir, &self.layout)?;
+        for (piece, tensors) in self.pieces.iter().zip(&self.tensors) {
+            let Piece::Compress(matrix) = piece else { continue };
+            let Some(parts) = parts.get(&matrix.name) else { continue };
+            // The error is not part of what is stored.
+            let made = Made { parts: parts.clone(), relative_error: 0.0 };
+            write_tensors(tensors, &encode(matrix, &made)?.data, &files)?;
+        }
+        Ok(files.finish()?)
     }
 
     /// Identifies the result, apart from the tensors that it is made from: these are checked for

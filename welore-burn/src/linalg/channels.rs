@@ -49,9 +49,8 @@ pub struct ChannelOrder {
 }
 
 impl ChannelOrder {
-    /// Finds the order for a matrix `[out, channels]`, with `shrink` times the mean of its diagonal
-    /// added to the diagonal of the second moment of its inputs. `outputs` has that of the gradients
-    /// of its outputs.
+    /// Finds the order for a matrix `[out, channels]`, with `damping` added to the diagonals of the
+    /// second moments of inputs and outputs, as shares of their means. `outputs` has that of the gradients of its outputs.
     ///
     /// # Errors
     ///
@@ -61,12 +60,12 @@ impl ChannelOrder {
         weight: &Matrix,
         inputs: &SecondMoment,
         outputs: &SecondMoment,
-        shrink: f64,
+        damping: [f64; 2],
     ) -> Result<Self, LinalgError> {
         check_inner(weight.cols(), inputs.size())?;
         check_inner(outputs.size(), weight.rows())?;
         let channels = weight.cols();
-        let mut rest = Elimination::new(weight, inputs, outputs, shrink)?;
+        let mut rest = Elimination::new(weight, inputs, outputs, damping)?;
         let mut order = Vec::with_capacity(channels);
         let mut losses = vec![0.0];
         while let Some(at) = rest.cheapest() {
@@ -137,8 +136,8 @@ impl ChannelOrder {
 }
 
 /// What a matrix `[out, channels]` becomes if only some of its channels are kept, in the given order:
-/// `W C[:, S] C[S, S]⁻¹`, `[out, kept]`, the least squares fit of its outputs. `shrink` is that of
-/// [`ChannelOrder::new`]. With all channels it is the matrix itself.
+/// `W C[:, S] C[S, S]⁻¹`, `[out, kept]`, the least squares fit of its outputs. `shrink` is that of the
+/// inputs in [`ChannelOrder::new`]. With all channels it is the matrix itself.
 ///
 /// # Errors
 ///
@@ -218,16 +217,16 @@ impl Elimination {
         weight: &Matrix,
         inputs: &SecondMoment,
         outputs: &SecondMoment,
-        shrink: f64,
+        damping: [f64; 2],
     ) -> Result<Self, LinalgError> {
         let channels = weight.cols();
-        let lower = root(&inputs.damped(shrink))?;
+        let lower = root(&inputs.damped(damping[0]))?;
         let mut inverse = Mat::<f64>::identity(channels, channels);
         solve_lower_triangular_in_place(lower.as_ref(), inverse.as_mut(), get_global_parallelism());
         drop(lower);
         let precision = inverse.transpose() * &inverse;
         drop(inverse);
-        let after = outputs.mean().as_ref() * weight.view();
+        let after = outputs.damped(damping[1]).as_ref() * weight.view();
         let energy = weight.view().transpose() * &after;
         let mut rest = Self {
             channels: (0..channels).collect(),
@@ -323,6 +322,9 @@ mod tests {
     use super::super::loss::loss_of_error;
     use super::*;
 
+    /// Second moments as they were measured.
+    const AS_MEASURED: [f64; 2] = [0.0, 0.0];
+
     /// Numbers of mean 0, always the same.
     fn random(seed: u64, count: usize) -> Vec<f64> {
         let mut state = 0x9e37_79b9_7f4a_7c15u64 ^ seed;
@@ -371,7 +373,7 @@ mod tests {
     fn each_step_leaves_out_what_costs_least_and_says_exactly_what_it_costs() {
         for channels in 1..=6 {
             let (weight, inputs, outputs) = problem(channels as u64, 4, channels);
-            let order = ChannelOrder::new(&weight, &inputs, &outputs, 0.0).unwrap();
+            let order = ChannelOrder::new(&weight, &inputs, &outputs, AS_MEASURED).unwrap();
             assert_eq!((order.channels(), order.loss(channels)), (channels, 0.0));
             for kept in 1..channels {
                 let what = format!("{kept} of {channels}");
@@ -394,7 +396,7 @@ mod tests {
     #[test]
     fn one_channel_is_left_out_in_the_best_way_and_several_in_a_possible_one() {
         let (weight, inputs, outputs) = problem(7, 5, 6);
-        let order = ChannelOrder::new(&weight, &inputs, &outputs, 0.0).unwrap();
+        let order = ChannelOrder::new(&weight, &inputs, &outputs, AS_MEASURED).unwrap();
         for kept in 1..6u32 {
             let subsets = (0u32..1 << 6).filter(|set| set.count_ones() == kept);
             let best = subsets
@@ -412,7 +414,7 @@ mod tests {
     fn updates_in_blocks_stay_exact_over_many_channels() {
         let channels = 2 * BLOCK + 9;
         let (weight, inputs, outputs) = problem(11, 20, channels);
-        let order = ChannelOrder::new(&weight, &inputs, &outputs, 0.0).unwrap();
+        let order = ChannelOrder::new(&weight, &inputs, &outputs, AS_MEASURED).unwrap();
         for kept in [channels - 1, channels - BLOCK, channels - BLOCK - 1, BLOCK, 9, 1] {
             let real = cost(&weight, &inputs, &outputs, &order.kept(kept));
             let gap = (order.loss(kept) - real).abs();
@@ -455,7 +457,7 @@ mod tests {
         let mut inputs = SecondMoment::new(4);
         inputs.add(&rows);
         let weight = Matrix::new(3, 4, random(6, 12)).unwrap();
-        let order = ChannelOrder::new(&weight, &inputs, &moment(8, 3), 0.0).unwrap();
+        let order = ChannelOrder::new(&weight, &inputs, &moment(8, 3), AS_MEASURED).unwrap();
         assert!(order.order()[..2].contains(&2) && !order.kept(2).contains(&2), "{order:?}");
         assert!(order.loss(2) < 1e-6 * order.loss(1), "{order:?}");
         assert!(order.kept(2).contains(&3), "{order:?}");
@@ -464,9 +466,9 @@ mod tests {
     #[test]
     fn sizes_that_do_not_fit_are_refused() {
         let (weight, inputs, outputs) = problem(9, 3, 4);
-        let wrong = ChannelOrder::new(&weight, &outputs, &outputs, 0.0).unwrap_err();
+        let wrong = ChannelOrder::new(&weight, &outputs, &outputs, AS_MEASURED).unwrap_err();
         assert_eq!(wrong, LinalgError::Inner { left: 4, right: 3 });
-        assert!(ChannelOrder::new(&weight, &inputs, &inputs, 0.0).is_err());
+        assert!(ChannelOrder::new(&weight, &inputs, &inputs, AS_MEASURED).is_err());
         for kept in [&[][..], &[0, 1, 2, 3, 0]] {
             let wrong = refit_channels(&weight, &inputs, kept, 0.0).unwrap_err();
             assert_eq!(wrong, LinalgError::Rank { rank: kept.len(), full: 4 });

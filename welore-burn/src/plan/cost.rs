@@ -46,14 +46,22 @@ impl Overhead {
         multiplications as f64 + self.product * products as f64 + self.value * moved as f64
     }
 
-    /// The time of the dense model over that of the planned one; `rest` is the number of parameters
-    /// that are not planned.
-    fn speed(self, matrices: &[MatrixPlan], rest: u64) -> f64 {
-        let all = |form: &dyn Fn(&MatrixPlan) -> Form| -> f64 {
-            let planned = matrices.iter().map(|matrix| self.time(form(matrix).work(matrix.shape)));
-            rest as f64 + planned.sum::<f64>()
-        };
-        all(&|_| Form::dense()) / all(&|matrix| matrix.form)
+    /// The time of these matrices, each in its form, with `rest` other parameters.
+    fn time_of(
+        self,
+        matrices: &[MatrixPlan],
+        form: impl Fn(&MatrixPlan) -> Form,
+        rest: u64,
+    ) -> f64 {
+        let times = matrices.iter().map(|matrix| self.time(form(matrix).work(matrix.shape)));
+        rest as f64 + times.sum::<f64>()
+    }
+
+    /// The time with the dense matrices `before` over that with those `after` in their forms; `rest`
+    /// is the number of other parameters.
+    fn speed(self, before: &[MatrixPlan], after: &[MatrixPlan], rest: u64) -> f64 {
+        let dense = self.time_of(before, |_| Form::dense(), rest);
+        dense / self.time_of(after, |matrix| matrix.form, rest)
     }
 }
 
@@ -61,9 +69,16 @@ impl ExpectedSpeed {
     /// The speed with these matrices, of which there is at least one, in a model with `rest` other
     /// parameters.
     pub(super) fn of(matrices: &[MatrixPlan], rest: u64) -> Self {
+        Self::between(matrices, matrices, rest)
+    }
+
+    /// The speed of a model with the matrices `after` in their forms, as a multiple of that with the
+    /// matrices `before`, all dense: their shapes may differ. There is at least one, and `rest` other
+    /// parameters.
+    pub(crate) fn between(before: &[MatrixPlan], after: &[MatrixPlan], rest: u64) -> Self {
         Self {
-            many_tokens: MANY_TOKENS.speed(matrices, rest),
-            one_token: ONE_TOKEN.speed(matrices, rest),
+            many_tokens: MANY_TOKENS.speed(before, after, rest),
+            one_token: ONE_TOKEN.speed(before, after, rest),
         }
     }
 }

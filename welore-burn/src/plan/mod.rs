@@ -25,6 +25,7 @@ pub use frontier::{Descent, Point, descend, least_loss, lower_hull, point_at};
 pub use limits::Constraint;
 pub use lorap::Lorap;
 pub use plan_file::{MatrixPlan, PlanFileError, PlanTotals, RankPlan, ReadPlanError, read_plan};
+pub(crate) use policy::tails;
 pub use policy::{Energy, Loss, PolicyReads, RankPolicy, Uniform, WeLore};
 pub use probed::Probed;
 pub use problem::{Allocation, Choice, RankProblem};

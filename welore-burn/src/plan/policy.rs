@@ -185,7 +185,7 @@ pub(super) fn relative_tails(spectrum: &MatrixSpectrum) -> Vec<f64> {
 
 /// Squared error of the best approximation at every rank from 1 on, summed from the smallest
 /// singular value up, so that small tails are accurate.
-pub(super) fn tails(spectrum: &MatrixSpectrum) -> Vec<f64> {
+pub(crate) fn tails(spectrum: &MatrixSpectrum) -> Vec<f64> {
     let values = &spectrum.singular_values;
     let mut tails = vec![0.0; values.len()];
     for rank in (1..values.len()).rev() {

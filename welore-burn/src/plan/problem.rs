@@ -105,18 +105,9 @@ impl RankProblem<'_> {
         &self,
         losses: impl Fn(&MatrixSpectrum) -> Vec<f64>,
     ) -> Result<Allocation, PlanError> {
-        let losses = self.by_rank("losses", losses)?;
+        self.check()?;
         let fixed = self.fixed()?;
-        let matrices = self.spectra.matrices.iter().enumerate();
-        let curves: Vec<Vec<(Point, Choice)>> = matrices
-            .map(|(index, spectrum)| match fixed[index] {
-                Some(choice) => {
-                    let cost = self.options.cost(spectrum, choice.form);
-                    vec![(Point { cost, loss: 0.0 }, choice)]
-                }
-                None => curve(spectrum, &losses[index], self.options),
-            })
-            .collect();
+        let curves = self.curves(losses, &fixed)?;
         let points: Vec<Vec<Point>> =
             curves.iter().map(|curve| curve.iter().map(|(point, _)| *point).collect()).collect();
         let name = |index: usize| &self.spectra.matrices[index].name;
@@ -124,6 +115,25 @@ impl RankProblem<'_> {
             .map_err(|least| self.out_of_reach(least, &fixed))?;
         let choices = curves.iter().zip(chosen).map(|(curve, at)| curve[at].1).collect();
         Ok(Allocation { choices, threshold: None, min_ratio: None })
+    }
+
+    /// What every matrix may become, with its cost and its loss, in order of increasing cost: the one
+    /// choice of a matrix whose form is `fixed`, at no loss, and of the others every rank that the
+    /// limits allow and the dense form.
+    pub(crate) fn curves(
+        &self,
+        losses: impl Fn(&MatrixSpectrum) -> Vec<f64>,
+        fixed: &[Option<Choice>],
+    ) -> Result<Vec<Vec<(Point, Choice)>>, PlanError> {
+        let losses = self.by_rank("losses", losses)?;
+        let curve_of = |(index, spectrum): (usize, &MatrixSpectrum)| match fixed[index] {
+            Some(choice) => {
+                let cost = self.options.cost(spectrum, choice.form);
+                vec![(Point { cost, loss: 0.0 }, choice)]
+            }
+            None => curve(spectrum, &losses[index], self.options),
+        };
+        Ok(self.spectra.matrices.iter().enumerate().map(curve_of).collect())
     }
 
     /// Gives every matrix the same share of its ranks, times its weight: the largest share with which
@@ -218,7 +228,7 @@ impl RankProblem<'_> {
     }
 
     /// The choice for every matrix whose form is fixed; `None` where the policy chooses.
-    pub(super) fn fixed(&self) -> Result<Vec<Option<Choice>>, PlanError> {
+    pub(crate) fn fixed(&self) -> Result<Vec<Option<Choice>>, PlanError> {
         let matrices = self.spectra.matrices.iter();
         let matrices: Vec<_> = matrices.map(|spectrum| (&spectrum.name, spectrum.shape)).collect();
         self.options.fixed(&matrices)
@@ -254,7 +264,7 @@ impl RankProblem<'_> {
     }
 
     /// The maximum cost of all matrices together.
-    fn budget(&self) -> u64 {
+    pub(crate) fn budget(&self) -> u64 {
         let spectra = self.spectra;
         match self.options.target {
             Target::Err(err) | Target::ErrApplied(err) => {
@@ -297,7 +307,7 @@ impl RankProblem<'_> {
         1.0 - ranks as f64 / self.full_ranks().sum::<usize>() as f64
     }
 
-    fn out_of_reach(&self, least: u64, fixed: &[Option<Choice>]) -> PlanError {
+    pub(crate) fn out_of_reach(&self, least: u64, fixed: &[Option<Choice>]) -> PlanError {
         let reachable = self.in_units_of_the_target(least);
         let fixed = fixed.iter().flatten().count();
         let PlanOptions { target, rank_multiple, min_rank, .. } = *self.options;

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use crate::calibrate::GradientLabels;
+use crate::channels::JointPlan;
 use crate::escape::{markdown, markdown_code};
 use crate::forms::Precision;
-use crate::plan::{RankPlan, Target};
-use crate::spectrum::SpectrumUnit;
+use crate::plan::{ExpectedSpeed, RankPlan, Target};
+use crate::spectrum::{ModelSize, SpectrumUnit};
 use crate::words::number_of_matrices;
 
 /// Loads a factored directory in PyTorch; runs in that directory.
@@ -38,6 +39,8 @@ pub struct ModelCard<'a> {
     pub base_card: Option<&'a str>,
     /// How it was compressed.
     pub plan: &'a RankPlan,
+    /// The plan of channels and ranks together that it is part of, if it is.
+    pub joint: Option<&'a JointPlan>,
     /// Number of factored matrices that are convolutions.
     pub convolutions: usize,
     /// Which labels the gradients of its calibration are for, if that is known.
@@ -115,6 +118,31 @@ impl ModelCard<'_> {
         format!("{measured}{calibrated}")
     }
 
+    /// The size of the base model.
+    fn before(&self) -> ModelSize {
+        let totals = &self.plan.totals;
+        let (parameters, bytes) = match self.joint {
+            Some(joint) => (joint.channels.parameters_before, joint.channels.bytes_before),
+            None => (totals.parameters_before, totals.bytes_before),
+        };
+        ModelSize { parameters, bytes }
+    }
+
+    /// The expected speed, as a multiple of that of the base model.
+    fn speed(&self) -> ExpectedSpeed {
+        self.joint.map_or(self.plan.totals.expected_speed, |joint| joint.expected_speed)
+    }
+
+    /// The line on channels, if there are fewer.
+    fn channels(&self) -> String {
+        let Some(joint) = self.joint else { return String::new() };
+        let widths = joint.channels.describe_widths();
+        format!(
+            "- Channels: {widths} in each MLP, which `welore_channels.json` lists. Down projections \
+             were fitted again to fewer channels.\n"
+        )
+    }
+
     /// What was done to which model.
     fn summary(&self) -> String {
         const BLOCKS: &str = "its weight matrices stored in blocks of llama.cpp's types";
@@ -152,21 +180,22 @@ impl ModelCard<'_> {
              planned (ERR).\n\
              - Expected speed on a CPU: {:.2}x the dense model's with many tokens at a time, \
              {:.2}x with one.\n\
-             {}- `welore_plan.json` lists the rank of every matrix.\n\n",
+             {}{}- `welore_plan.json` lists the rank of every matrix.\n\n",
             markdown(name),
             if in_blocks.is_empty() { "low-rank" } else { "compressed" },
             markdown_code(base),
             markdown(made_by),
-            totals.parameters_before,
+            self.before().parameters,
             totals.parameters_after,
-            bytes_row(plan),
+            bytes_row(self.before().bytes, totals.bytes_after),
             markdown_code(&plan.policy),
             self.basis(),
             totals.lrcs,
             totals.err_applied,
             totals.err,
-            totals.expected_speed.many_tokens,
-            totals.expected_speed.one_token,
+            self.speed().many_tokens,
+            self.speed().one_token,
+            self.channels(),
             prospect.unwrap_or_default(),
         )
     }
@@ -279,7 +308,7 @@ pub fn converted_card(card: &str, plan: &RankPlan, precision: Precision) -> Opti
             continue;
         }
         match line.starts_with(BYTES) {
-            true => text += &bytes_row(plan),
+            true => text += &bytes_row(plan.totals.bytes_before, plan.totals.bytes_after),
             false => text += line,
         }
         text.push('\n');
@@ -300,8 +329,8 @@ fn around_scores(card: &str) -> Option<(&str, String)> {
 const BYTES: &str = "| bytes | ";
 
 /// The row of sizes.
-fn bytes_row(plan: &RankPlan) -> String {
-    format!("{BYTES}{} | {} |", plan.totals.bytes_before, plan.totals.bytes_after)
+fn bytes_row(before: u64, after: u64) -> String {
+    format!("{BYTES}{before} | {after} |")
 }
 
 /// Whether this has the form `owner/name`.
@@ -344,7 +373,9 @@ mod tests {
         convolutions: usize,
     ) -> String {
         let (gradient_labels, made_by) = (None, "test 1");
-        ModelCard { base, base_card, plan, convolutions, gradient_labels, made_by }.to_markdown()
+        let joint = None;
+        ModelCard { base, base_card, plan, joint, convolutions, gradient_labels, made_by }
+            .to_markdown()
     }
 
     fn card(base: &str, base_card: Option<&str>) -> String {
@@ -447,9 +478,16 @@ mod tests {
             for base in [hostile.clone(), format!("{hostile}/name"), format!("org/{hostile}")] {
                 let base = base.as_str();
                 let (base_card, gradient_labels, convolutions) = (None, None, 0);
-                let (plan, made_by) = (&plan, base);
-                let text =
-                    ModelCard { base, base_card, plan, convolutions, gradient_labels, made_by };
+                let (plan, joint, made_by) = (&plan, None, base);
+                let text = ModelCard {
+                    base,
+                    base_card,
+                    plan,
+                    joint,
+                    convolutions,
+                    gradient_labels,
+                    made_by,
+                };
                 let text = text.to_markdown();
                 assert!(text.starts_with("---\ntags:\n- welore\n- low-rank\n---\n\n# "), "{text}");
                 for mark in [MEASURED, MEASURED_TITLE, "<"] {

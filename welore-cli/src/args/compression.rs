@@ -281,8 +281,9 @@ pub struct CompressArgs {
     /// Write the chosen types to this file, as JSON, for --plan
     #[arg(long, value_name = "FILE", help_heading = "Types")]
     pub save_types: Option<PathBuf>,
-    /// What the model may be made of, separated by commas; so far only `channels` alone [default:
-    /// dense matrices and those of --storage]
+    /// What the model may be made of, separated by commas: `channels` alone, or with `pivot` or
+    /// `factors` also ranks within the same --keep-params [default: dense matrices and those of
+    /// --storage]
     #[arg(
         long,
         value_name = "FORM",
@@ -337,6 +338,13 @@ pub struct CompressArgs {
     /// How the model is compressed block by block.
     #[command(flatten)]
     pub blockwise: BlockwiseArgs,
+    /// After factoring, take one step with all factors towards what the dense model predicts, as far
+    /// as that helps on the last windows of the calibration's text; needs gradients
+    #[arg(long, help_heading = "Distillation")]
+    pub distill: bool,
+    /// Windows at the end of the calibration's text on which lengths of that step are compared
+    #[arg(long, value_name = "N", default_value = "8", help_heading = "Distillation")]
+    pub distill_windows: NonZeroUsize,
     /// Where the calibration and the blocks are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,

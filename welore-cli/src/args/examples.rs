@@ -50,6 +50,7 @@ Examples:
   welore-cli compress MODEL --for llama.cpp --max-bytes 100MB -o model.gguf
   welore-cli compress MODEL --for llama.cpp --plan types.json -o model.gguf
   welore-cli compress MODEL --forms channels --keep-params 0.9 -o narrow
+  welore-cli compress MODEL --forms channels,pivot --keep-params 0.8 -o joint
   welore-cli compress MODEL --max-bytes 400MB --no-calibration -o low --dry-run
   welore-cli compress MODEL --err 0.3 -o low
   welore-cli compress MODEL --plan plan.json -o low

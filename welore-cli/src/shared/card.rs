@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::calibrate::GradientLabels;
-use welore_burn::channels::ChannelPlan;
+use welore_burn::channels::{ChannelPlan, JointPlan};
 use welore_burn::checkpoint::{Checkpoint, CheckpointError};
 use welore_burn::files::{FileError, read_file, replace_file, write_file};
 use welore_burn::forms::Precision;
@@ -33,11 +33,32 @@ pub fn write_card(
     plan: &RankPlan,
     gradient_labels: Option<GradientLabels>,
 ) -> Result<()> {
+    write_model_card(directory, from, base, (plan, None), gradient_labels)
+}
+
+/// The same for a model that also has fewer channels.
+pub fn write_joint_card(
+    directory: &Path,
+    from: &Path,
+    base: &str,
+    plan: &JointPlan,
+    gradient_labels: Option<GradientLabels>,
+) -> Result<()> {
+    write_model_card(directory, from, base, (&plan.ranks, Some(plan)), gradient_labels)
+}
+
+fn write_model_card(
+    directory: &Path,
+    from: &Path,
+    base: &str,
+    (plan, joint): (&RankPlan, Option<&JointPlan>),
+    gradient_labels: Option<GradientLabels>,
+) -> Result<()> {
     let (name, base_card) = (name_of(base), read_card(from));
     let base_card = base_card.as_deref();
     let convolutions = factored_convolutions(directory);
     let (base, made_by) = (name.as_str(), MADE_BY);
-    let card = ModelCard { base, base_card, plan, convolutions, gradient_labels, made_by };
+    let card = ModelCard { base, base_card, plan, joint, convolutions, gradient_labels, made_by };
     Ok(write_file(directory.join(CARD), card.to_markdown().as_bytes())?)
 }
 

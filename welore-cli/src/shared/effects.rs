@@ -99,7 +99,7 @@ pub fn of_blockwise(args: &BlockwiseArgs, is_sequential: bool) -> [Rule; 3] {
 
 /// The rules of the options on what is measured on a text, beside the inputs of matrices. No
 /// gradients at all is less work for every method.
-fn of_measurements(recipes: &[&Recipe], amount: &AmountArgs) -> [Rule; 4] {
+pub fn of_measurements(recipes: &[&Recipe], amount: &AmountArgs) -> [Rule; 4] {
     let probes = recipes.iter().any(|recipe| recipe.policy.reads().probes);
     let gradients = recipes.iter().any(|recipe| recipe.way.method == Method::TwoSided);
     let with_gradients = "only with method two-sided, sequential or best; others read no gradients";

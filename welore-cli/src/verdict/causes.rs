@@ -7,6 +7,7 @@ use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::compress::CompressError;
 use welore_burn::data::{DataError, TaskError};
+use welore_burn::distill::DistillError;
 use welore_burn::eval::{EvalError, LogitsError};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
@@ -24,8 +25,8 @@ use welore_burn::workers::Oversized;
 
 use super::Verdict;
 use super::compression::{
-    calibration, channel_plan, channels, compress, own_text, plan, read_plan, search, spectra,
-    spectrum, type_plan, types,
+    calibration, channel_plan, channels, compress, distill, own_text, plan, read_plan, search,
+    spectra, spectrum, type_plan, types,
 };
 use super::files::{checkpoint, container, file, form, gguf, load};
 use super::running::{data, eval, logits, run_file, task, train};
@@ -63,6 +64,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         ChannelsError => channels,
         ContainerError => container,
         CompressError => compress,
+        DistillError => distill,
         CalibrationError => calibration,
         OwnTextError => own_text,
         SpectrumError => spectrum,

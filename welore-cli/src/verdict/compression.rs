@@ -3,6 +3,7 @@
 use welore_burn::calibrate::{CalibrationError, OwnTextError};
 use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::compress::CompressError;
+use welore_burn::distill::DistillError;
 use welore_burn::plan::{PlanError, ReadPlanError};
 use welore_burn::search::SearchError;
 use welore_burn::spectrum::{SpectraError, SpectrumError};
@@ -47,6 +48,8 @@ pub(super) fn channel_plan(error: &ChannelPlanError) -> Option<Verdict> {
         }
         ChannelPlanError::OutOfReach { .. } => "factors of attention save more: leave out --forms",
         ChannelPlanError::NotSelected { .. } => "select all gate, up and down projections",
+        ChannelPlanError::NotShared { .. } => "give --keep-params",
+        ChannelPlanError::Fixed { .. } => "--widths each leaves that MLP its channels",
         _ => "give --keep-params or --max-bytes",
     }))
 }
@@ -80,6 +83,18 @@ pub(super) fn compress(error: &CompressError) -> Option<Verdict> {
         E::Linalg { .. } | E::NeedsModel => Verdict::failed(None),
         _ => return None,
     })
+}
+
+pub(super) fn distill(error: &DistillError) -> Option<Verdict> {
+    match error {
+        DistillError::TooFewWindows { .. } => Some(Verdict::input(
+            "calibrate with more --calibration-windows, or hold back fewer with --distill-windows",
+        )),
+        DistillError::NothingFactored => Some(Verdict::input("leave --distill out")),
+        DistillError::Options(_) => Some(Verdict::input(None)),
+        DistillError::Linalg { .. } => Some(Verdict::failed(None)),
+        _ => None,
+    }
 }
 
 pub(super) fn calibration(error: &CalibrationError) -> Option<Verdict> {

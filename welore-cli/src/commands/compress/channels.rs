@@ -100,7 +100,7 @@ fn check_forms(args: &CompressArgs) -> Result<()> {
         let names: Vec<&str> = args.forms.iter().map(Named::name).collect();
         let (given, channels) = (names.join(","), Candidate::Channels.name());
         return refuse(
-            format!("--forms {given}: so far only `{channels}` alone can be chosen"),
+            format!("--forms {given}: only `{channels}` alone, or with `pivot` or `factors`"),
             "`blocks` and `factors` go with --for welore; without --forms, matrices are dense or in the \
              form of --storage",
         );
@@ -131,6 +131,8 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<Target> {
     typed.check([
         rule("no-calibration", false, "channels are weighed with a calibration"),
         rule("report", false, "not with --forms channels"),
+        rule("distill", false, "not with --forms channels"),
+        rule("distill-windows", false, "not with --forms channels"),
         rule("no-cache", false, "costs of channels are not cached"),
         rule("save-calibration", calibrates, only_if_run),
         rule("backend", calibrates, only_if_run),
@@ -207,6 +209,7 @@ impl<'a> Problem<'a> {
                 Some(Shrink::Data) | None => defaults.shrink_inputs,
             },
             budget: budget(&args.resources),
+            ..defaults
         };
         Ok(Self { args, opened, mlps, goal, curves })
     }

@@ -103,6 +103,8 @@ fn check(args: &CompressArgs, typed: &Typed) -> Result<(Aim, u64)> {
         rule("save-types", false, "the forms are in the plan of the directory"),
         rule("rounding", false, "not with --for"),
         rule("choose-storage", false, "not with --for"),
+        rule("distill", false, "not with --for"),
+        rule("distill-windows", false, "not with --for"),
         rule("widths", false, "only with --forms channels"),
         rule("width-multiple", false, "only with --forms channels"),
     ])?;

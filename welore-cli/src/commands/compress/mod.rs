@@ -1,6 +1,8 @@
 //! `compress`: from a dense model directory to a compressed one.
 
 mod channels;
+mod distilling;
+mod joint;
 mod mixed;
 mod types;
 
@@ -11,12 +13,14 @@ use anyhow::Result;
 use serde_json::json;
 use welore_burn::calibrate::Calibration;
 use welore_burn::compress::{CompressError, CompressReport, check_plan};
+use welore_burn::distill::Distilled;
 use welore_burn::files::{OutputDir, check_staged, is_within};
 use welore_burn::model::FoundModel;
 use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::{Method, Norms};
 
+use self::distilling::{distilling, distills, or_suspended, tell_step};
 use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
@@ -25,6 +29,7 @@ use crate::shared::artifacts::{check_artifact, check_output, in_target};
 use crate::shared::calibrating::Making;
 use crate::shared::card::write_card;
 use crate::shared::compressing::{check_norms, check_other, compressor, load_for_blocks};
+use crate::shared::distilling::take_step;
 use crate::shared::effects::{
     check_blocks, check_calibrating, min_ratio, of_amount, of_method, without_engine,
 };
@@ -47,6 +52,9 @@ pub fn run(args: CompressArgs, typed: &Typed) -> Result<()> {
     let of_transformers = args.typing.engine == Some(EngineArg::Transformers);
     if args.typing.engine == Some(EngineArg::Welore) {
         return mixed::run(&args, typed);
+    }
+    if joint::is_asked(&args.forms) {
+        return joint::run(args, typed);
     }
     if !args.forms.is_empty() || of_transformers {
         return channels::run(args, typed);
@@ -84,6 +92,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let calibration = request.calibration(&args, scratch.path(), by_default)?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     request.recipe.check_text(&args.blockwise, calibration.as_ref())?;
+    let distilling = distilling(&args, &request, calibration.as_ref())?;
     let Request { recipe, goal, found, output, compute } = request;
     let selected = of_found(&args.selection, &found)?;
     let mut planned = goal.plan(found.checkpoint(), &selected, norms.clone(), &args.resources)?;
@@ -117,6 +126,14 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     };
     bar.finish();
     let (output, report) = or_kept(output, written)?;
+    let factored = (&compressor, &planned.plan);
+    let step = match (distilling, &calibration, &compute) {
+        (Some(options), Some(of), Some(on)) => {
+            Some(take_step(factored, checkpoint, &output, of, &options, on))
+        }
+        _ => None,
+    };
+    let (output, step) = or_suspended(output, step.transpose())?;
     planned.plan = report.noted_in(&planned.plan);
     let base = args.model.to_string_lossy();
     let labels = calibration.as_ref().and_then(Calibration::gradient_labels);
@@ -125,7 +142,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     in_target(card, &output)?;
     output.commit()?;
     let known = Known::of(&bar, report.compressed.len());
-    tell(&args, &planned, &report, started.elapsed().as_secs_f64())?;
+    tell(&args, &planned, &report, step.as_ref(), started.elapsed().as_secs_f64())?;
     planned.measured.tell("measured");
     known.tell("compressed");
     Ok(())
@@ -373,7 +390,8 @@ fn reads_calibration(args: &CompressArgs, recipe: &Recipe) -> bool {
 /// Whether the model is run, not only its weights decomposed.
 fn computes(args: &CompressArgs, recipe: &Recipe) -> bool {
     let calibrates = !args.calibrate.is_empty() && reads_calibration(args, recipe);
-    calibrates || recipe.way.is_sequential || args.blockwise.refine > 0
+    let by_blocks = recipe.way.is_sequential || args.blockwise.refine > 0;
+    calibrates || by_blocks || distills(args, recipe)
 }
 
 /// Whether the model has to be known, to run or to have been run for a calibration.
@@ -417,6 +435,12 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
     let in_f32 = "only with --calibrate; blocks are compressed in f32";
     typed.check([
         min_ratio(recipe.policy),
+        rule(
+            "distill",
+            is_calibrated(args) && recipe.way.method == Method::TwoSided,
+            "only with a calibration, and --method two-sided, sequential or best",
+        ),
+        rule("distill-windows", distills(args, recipe), "only with --distill"),
         rule("calibration", reads, unused),
         rule("calibrate", reads, unused),
         rule("save-calibration", calibrates, made),
@@ -480,6 +504,7 @@ fn tell(
     args: &CompressArgs,
     planned: &Planned,
     report: &CompressReport,
+    step: Option<&Distilled>,
     seconds: f64,
 ) -> Result<()> {
     let Planned { plan, spectra, .. } = planned;
@@ -492,6 +517,9 @@ fn tell(
         output::print_block(&describe(plan))?;
         if let Some(line) = of_errors(report) {
             say!("{line}");
+        }
+        if let Some(step) = step {
+            tell_step(step);
         }
         say!("wrote {} in {}", args.output.display(), format::time(seconds));
         return Ok(());
@@ -523,6 +551,12 @@ fn tell(
         "stored_error": errors.map(|[_, stored]| stored),
         "loss": losses.map(|[computed, _]| computed),
         "stored_loss": losses.map(|[_, stored]| stored),
+        "distilled": step.map(|step| json!({
+            "length": step.length,
+            "before": step.before,
+            "after": step.after(),
+            "tried": step.tried,
+        })),
         "seconds": seconds,
     }))
 }

@@ -70,6 +70,8 @@ fn check(args: &CompressArgs, typing: &Typing<'_>, typed: &Typed) -> Result<Aim>
         rule("force", false, "with --for llama.cpp the output is a file"),
         rule("rounding", false, "not with --for"),
         rule("choose-storage", false, "not with --for"),
+        rule("distill", false, "not with --for"),
+        rule("distill-windows", false, "not with --for"),
         rule("widths", false, "only with --forms channels"),
         rule("width-multiple", false, "only with --forms channels"),
         rule("shard-size", false, "a GGUF file has no shards"),
