@@ -90,11 +90,7 @@ fn rival(matrix: &MatrixPlan, plan: &RankPlan) -> Option<Form> {
     if matrix.fixed || !matrix.form.is_rounded_in(shape, matrix.dtype) {
         return None;
     }
-    let at_rank: fn(usize) -> Form = match matrix.form {
-        Form::Pivot(_) => Form::factors,
-        Form::Factors(_) => Form::pivot,
-        _ => return None,
-    };
+    let at_rank = matrix.form.in_other_storage()?;
     let parameters = matrix.form.parameters(shape);
     let most = plan.max_rank.unwrap_or(usize::MAX).min(shape[0].min(shape[1]) - 1);
     let fits = |rank: &usize| at_rank(*rank).parameters(shape) <= parameters;
@@ -140,10 +136,7 @@ mod tests {
                     let parameters = form.parameters(shape);
                     assert!(other.parameters(shape) <= parameters, "{form} {other}");
                     let more = other.rank().unwrap() + 1;
-                    let next = match other {
-                        Form::Pivot(_) => Form::pivot(more),
-                        _ => Form::factors(more),
-                    };
+                    let next = form.in_other_storage().unwrap()(more);
                     let is_last = more == shape[0].min(shape[1]);
                     assert!(is_last || next.parameters(shape) > parameters, "{form} {other}");
                 }

@@ -220,6 +220,16 @@ impl Form {
         Self::Pivot(Pivot { rank })
     }
 
+    /// The other way to store a matrix of low rank, by its rank: pivots for two factors, and two factors
+    /// for pivots.
+    pub(crate) fn in_other_storage(&self) -> Option<fn(usize) -> Self> {
+        match self {
+            Self::Factors(_) => Some(Self::pivot),
+            Self::Pivot(_) => Some(Self::factors),
+            _ => None,
+        }
+    }
+
     /// The blocks of one of llama.cpp's types, by rows, as llama.cpp has them.
     pub const fn blocks(tensor_type: TensorType) -> Self {
         Self::Blocks(Blocks { tensor_type, turned: false })
