@@ -275,7 +275,7 @@ fn scales_of_q3_k(bytes: &[u8; 12]) -> [i8; 16] {
     let (low, high) = (u64::from_le_bytes(*at(bytes, 0)), u32::from_le_bytes(*at(bytes, 8)));
     let four = |shift: u32| {
         let low = ((low >> shift) & 0x0f0f_0f0f_0f0f_0f0f).to_le_bytes();
-        let high = [(high >> (shift / 2)) & 0x0303_0303, (high >> (shift / 2 + 2)) & 0x0303_0303];
+        let high = [(high >> shift) & 0x0303_0303, (high >> (shift + 2)) & 0x0303_0303];
         let high = (u64::from(high[1]) << 32 | u64::from(high[0])).to_le_bytes();
         from_fn::<i8, 8, _>(|i| (low[i] | high[i] << 4) as i8 - 32)
     };
