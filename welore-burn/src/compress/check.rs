@@ -68,17 +68,23 @@ pub fn check_calibration(
     plan: &RankPlan,
     calibration: &Calibration,
 ) -> Result<(), CalibrationError> {
-    for matrix in plan.compressed() {
-        // The rows of embedding and head are known by other names, or not at all.
-        if is_token_matrix(&matrix.name.weight()) && !calibration.knows(&matrix.name) {
-            continue;
-        }
-        calibration.check_shape(&matrix.name, matrix.shape)?;
-        if let Some(digest) = &matrix.digest {
-            calibration.check(&matrix.name, digest)?;
-        }
+    plan.compressed().try_for_each(|matrix| check_measured(matrix, calibration))
+}
+
+/// The same for one matrix.
+pub(super) fn check_measured(
+    matrix: &MatrixPlan,
+    calibration: &Calibration,
+) -> Result<(), CalibrationError> {
+    // The rows of embedding and head are known by other names, or not at all.
+    if is_token_matrix(&matrix.name.weight()) && !calibration.knows(&matrix.name) {
+        return Ok(());
     }
-    Ok(())
+    calibration.check_shape(&matrix.name, matrix.shape)?;
+    match &matrix.digest {
+        Some(digest) => calibration.check(&matrix.name, digest),
+        None => Ok(()),
+    }
 }
 
 /// The matrices of a module that a plan compresses, after checking that they exist, are dense, and

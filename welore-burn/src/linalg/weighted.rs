@@ -30,7 +30,7 @@ pub struct Weighting {
     /// `L`, of the inputs.
     pub(super) input: Option<Arc<Root>>,
     /// `(I + K) L` for a target `W (I + K)`; `None` if the target is `W`.
-    pub(super) target: Option<Mat<f64>>,
+    pub(super) target: Option<Arc<Mat<f64>>>,
     /// `Rᵀ`, of the gradients of the outputs.
     pub(super) output: Option<Arc<Root>>,
 }
@@ -70,7 +70,15 @@ impl Weighting {
         solve_lower_triangular_in_place(ridged.as_ref(), map.as_mut(), par);
         solve_upper_triangular_in_place(ridged.transpose(), map.as_mut(), par);
         let target = &lower + Scale(follow) * (map.transpose() * &lower);
-        Ok(Self { input: Some(Arc::new(Root::full(lower))), target: Some(target), output })
+        let (input, target) = (Arc::new(Root::full(lower)), Arc::new(target));
+        Ok(Self { input: Some(input), target: Some(target), output })
+    }
+
+    /// The same for the inputs, with this root for the gradients of the outputs: for matrices that see the
+    /// same inputs.
+    #[must_use]
+    pub fn with_output(self, output: Option<Arc<Root>>) -> Self {
+        Self { output, ..self }
     }
 
     /// Whether it is the norm of the weights themselves.
@@ -92,7 +100,7 @@ impl Weighting {
                 return Err(LinalgError::Inner { left: cols, right: input.size() });
             }
             product = Some(match &self.target {
-                Some(target) => view * target,
+                Some(target) => view * &**target,
                 None => input.after(view),
             });
         }

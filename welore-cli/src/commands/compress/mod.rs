@@ -124,7 +124,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let card = write_card(output.path(), checkpoint.dir(), &base, &planned.plan, labels);
     in_target(card, &output)?;
     output.commit()?;
-    let known = Known::of(&bar, report.compressed.len());
+    let known = Known::of(&bar, report.compressed.len() + report.adapted.len());
     tell(&args, &planned, &report, started.elapsed().as_secs_f64())?;
     planned.measured.tell("measured");
     known.tell("compressed");
@@ -519,6 +519,7 @@ fn tell(
         "min_ratio": plan.min_ratio,
         "totals": plan.totals,
         "factored": compressed,
+        "adapted": report.adapted,
         "relative_error": errors.map(|[computed, _]| computed),
         "stored_error": errors.map(|[_, stored]| stored),
         "loss": losses.map(|[computed, _]| computed),
