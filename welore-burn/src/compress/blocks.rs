@@ -342,9 +342,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
 
     /// The outputs of a block in the dense model, by window.
     fn outputs(&self, turn: &Turn<'_, M::Pass>, signal: &Signal) -> Vec<Tensor<3>> {
-        let work = |window: usize| {
-            self.dense.block(turn.index, signal.dense[window].clone(), turn.pass)
-        };
+        let work =
+            |window: usize| self.dense.block(turn.index, signal.dense[window].clone(), turn.pass);
         self.workers.map(signal.dense.len(), work)
     }
 
@@ -364,8 +363,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let [_, size] = self.watch.shape(name);
         let work = |window: usize| {
             let (x, y) = (signal.dense[window].clone(), signal.compressed[window].clone());
-            let (output, should) =
-                self.watch.inputs_of(name, || self.dense.block(index, x, pass));
+            let (output, should) = self.watch.inputs_of(name, || self.dense.block(index, x, pass));
             let (_, does) = self.watch.inputs_of(name, || so_far.block(index, y, pass));
             (output, Inputs::of(size, &should, &does))
         };
@@ -455,8 +453,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             (!is_dense(plan)).then(|| (plan.form, made.parts.clone()))
         };
         let attached = attach(model, choose, Rest::Keep);
-        let attached =
-            attached.map_err(|(name, source)| CompressError::Form { name, source })?;
+        let attached = attached.map_err(|(name, source)| CompressError::Form { name, source })?;
         // A matrix that stays dense keeps its parameter.
         let adapted = block.iter().filter(|(name, _)| is_dense(self.planned[*name]));
         let adapted: BTreeMap<MatrixName, Vec<Part>> =
