@@ -36,6 +36,7 @@ mod replacing;
 mod rope;
 mod search;
 mod spectrum;
+mod stages;
 mod stored;
 mod targets;
 mod tokenizer;
