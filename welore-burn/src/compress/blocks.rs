@@ -5,20 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 
-use super::check::planned_matrices;
+use super::check::{planned_matrices, readable_text};
 use super::error::CompressError;
 use super::options::{BlockwiseOptions, Compressor};
 use super::refine::{Task, refine};
 use super::report::CompressReport;
 use super::stages::{Inputs, Signal, Stage, adapted, in_one_stage, of_planned, stages_of};
-use crate::calibrate::{CalibrationError, SharedInputs, Watch, survey};
+use crate::calibrate::{SharedInputs, Watch, survey};
 use crate::forms::{Form, FormError, Part, Rest, StoredForm, attach, fill, read_matrices};
 use crate::linalg::{LinalgError, Matrix, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::{Change, MatrixName, Place, map_floats, walk};
 use crate::plan::MatrixPlan;
 use crate::progress::{Part, Progress};
-use crate::spectrum::Method;
 use crate::workers::Workers;
 
 impl Compressor<'_> {
@@ -51,11 +50,6 @@ impl BlockwiseOptions<'_> {
         let Self { calibration, follow, adapt_dense, windows, refine, .. } = self;
         let digest = calibration.digest();
         format!("{digest} in stages {follow} {adapt_dense} {windows:?} {refine:?}")
-    }
-
-    /// Whether matrices are made for the inputs that they have in the compressed model.
-    fn follows(&self) -> bool {
-        self.follow > 0.0
     }
 }
 
@@ -136,7 +130,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         options: &'a BlockwiseOptions<'a>,
         model: &M,
     ) -> Result<Self, CompressError> {
-        let text = text_of(options, model, compressor.norms.method())?;
+        let text = readable_text(options, model, compressor.norms.method())?;
         planned_matrices(model, compressor.plan)?;
         let mut planned: BTreeMap<MatrixName, &MatrixPlan> =
             compressor.plan.compressed().map(|matrix| (matrix.name.clone(), matrix)).collect();
@@ -494,31 +488,6 @@ impl<P> Turn<'_, P> {
 
 fn is_dense(plan: &MatrixPlan) -> bool {
     plan.form == Form::dense()
-}
-
-/// The windows of text that a model reads, after checking that it can, and that a norm knows the
-/// inputs that are to be followed.
-fn text_of(
-    options: &BlockwiseOptions<'_>,
-    model: &impl LanguageModel,
-    norm: Method,
-) -> Result<Vec<Vec<u32>>, CompressError> {
-    if norm == Method::Svd && options.follows() {
-        return Err(CompressError::NeedsCalibration);
-    }
-    let mut text = options.calibration.windows()?;
-    text.truncate(options.windows.unwrap_or(usize::MAX));
-    if text.is_empty() {
-        return Err(CompressError::NoText);
-    }
-    let (vocab_size, context) = (model.vocab_size(), model.context());
-    if let Some(seq_len) = text.iter().map(Vec::len).find(|length| *length > context) {
-        return Err(CalibrationError::Context { seq_len, context }.into());
-    }
-    if let Some(token) = text.iter().flatten().find(|token| **token as usize >= vocab_size) {
-        return Err(CalibrationError::UnknownToken { token: *token, vocab_size }.into());
-    }
-    Ok(text)
 }
 
 /// Paths of the parameters of a module that train.

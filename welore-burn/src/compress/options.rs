@@ -179,6 +179,11 @@ impl<'a> BlockwiseOptions<'a> {
         let (follow, adapt_dense) = (0.5, true);
         Self { calibration, follow, adapt_dense, windows: None, refine: None, at_once }
     }
+
+    /// Whether matrices are made for the inputs that they have in the compressed model.
+    pub(super) fn follows(&self) -> bool {
+        self.follow > 0.0
+    }
 }
 
 /// How a compressed block is trained to reproduce the outputs of the dense block.
