@@ -12,7 +12,7 @@ use super::refine::{Task, refine};
 use super::report::CompressReport;
 use super::stages::{Inputs, Signal, Stage, adapted, in_one_stage, of_planned, stages_of};
 use crate::calibrate::{SharedInputs, Watch, survey};
-use crate::forms::{Form, FormError, Part, Rest, StoredForm, attach, fill, read_matrices};
+use crate::forms::{Form, FormError, Rest, StoredForm, attach, fill, read_matrices};
 use crate::linalg::{LinalgError, Matrix, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::{Change, MatrixName, Place, map_floats, walk};
@@ -450,7 +450,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let attached = attached.map_err(|(name, source)| CompressError::Form { name, source })?;
         // A matrix that stays dense keeps its parameter.
         let adapted = block.iter().filter(|(name, _)| is_dense(self.planned[*name]));
-        let adapted: BTreeMap<MatrixName, Vec<Part>> =
+        let adapted: BTreeMap<_, _> =
             adapted.map(|(name, made)| (name.clone(), made.parts.clone())).collect();
         Ok(if adapted.is_empty() { attached } else { fill(attached, &adapted) })
     }

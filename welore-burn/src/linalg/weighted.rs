@@ -19,10 +19,10 @@ use super::moments::{Root, SecondMoment, root};
 use super::shrink::Shrink;
 use super::svd::{BalancedFactors, balanced_factors, singular_values};
 
-/// Added to second moments, as a share of their mean, when they predict what the inputs lack. That
-/// map has as many entries as the moments themselves, so without this it would fit the noise of a
+/// The share of the diagonal that is added to second moments when they predict what the inputs lack.
+/// That map has as many entries as the moments themselves, so without this it would fit the noise of a
 /// short text.
-const RIDGE: f64 = 0.1;
+const RIDGE: f64 = 0.03;
 
 /// A norm for the errors of a matrix `[out, in]`.
 #[derive(Debug, Clone, Default)]
@@ -65,7 +65,7 @@ impl Weighting {
         // What the inputs lack, as a linear map of the inputs seen: E[(x - y) yᵀ] E[y yᵀ]⁻¹.
         let lacking = cross.mean() - seen.mean();
         let par = get_global_parallelism();
-        let ridged = root(&seen.shrunk_by(RIDGE.into())?)?;
+        let ridged = root(&seen.ridged(RIDGE))?;
         let mut map = lacking.transpose().to_owned();
         solve_lower_triangular_in_place(ridged.as_ref(), map.as_mut(), par);
         solve_upper_triangular_in_place(ridged.transpose(), map.as_mut(), par);
