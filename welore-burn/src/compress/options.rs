@@ -172,11 +172,11 @@ pub struct BlockwiseOptions<'a> {
 }
 
 impl<'a> BlockwiseOptions<'a> {
-    /// Sequential, with targets half way between the dense and the compressed model, also for dense
-    /// matrices, on all of the text, without refinement, one window at a time.
+    /// Sequential, with the outputs of the dense model as targets, also for dense matrices, on all of the
+    /// text, without refinement, one window at a time.
     pub fn new(calibration: &'a Calibration) -> Self {
         let at_once = NonZeroUsize::MIN;
-        let (follow, adapt_dense) = (0.5, true);
+        let (follow, adapt_dense) = (1.0, true);
         Self { calibration, follow, adapt_dense, windows: None, refine: None, at_once }
     }
 

@@ -156,7 +156,7 @@ pub struct BlockwiseArgs {
     #[arg(long, alias = "fit-blocks", value_name = "N")]
     pub fit_windows: Option<usize>,
     /// How far --method sequential corrects the errors of what is used before a matrix, from 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, allow_negative_numbers = true)]
     pub follow: f64,
     /// Leave the matrices that stay dense as they are; otherwise --method sequential also changes those
     /// that are used after a compressed one, so that they correct its errors
