@@ -174,6 +174,8 @@ fn dense_matrices_that_were_changed_are_told_everywhere() {
     let plan = sandbox.json_file("low/welore_plan.json");
     let matrices = plan["matrices"].as_array().unwrap().iter();
     assert_eq!(matrices.filter(|matrix| matrix["adapted"] == true).count(), adapted.len());
+    let inspected = sandbox.json("inspect low --json");
+    assert_eq!(inspected["plan"]["adapted"].as_array().unwrap().len(), adapted.len());
     let shown = sandbox.gives("plan low").stdout;
     assert!(shown.contains("dense, fixed, adapted"), "{shown}");
     assert!(shown.contains(&format!("\nadapted    {} of ", adapted.len())), "{shown}");
