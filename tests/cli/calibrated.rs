@@ -164,6 +164,31 @@ fn refinement_that_diverges_is_refused_and_leaves_nothing() {
 }
 
 #[test]
+fn dense_matrices_that_were_changed_are_told_everywhere() {
+    let sandbox = calibrated();
+    let line = "compress model --calibration seen --method sequential --keep-params 0.7 \
+                --keep-dense o_proj";
+    let told = sandbox.json(&format!("{line} --report page.html --json -o low"));
+    let adapted = told["adapted"].as_array().unwrap();
+    assert!(!adapted.is_empty(), "{told}");
+    let plan = sandbox.json_file("low/welore_plan.json");
+    let matrices = plan["matrices"].as_array().unwrap().iter();
+    assert_eq!(matrices.filter(|matrix| matrix["adapted"] == true).count(), adapted.len());
+    let inspected = sandbox.json("inspect low --json");
+    assert_eq!(inspected["plan"]["adapted"].as_array().unwrap().len(), adapted.len());
+    let shown = sandbox.gives("plan low").stdout;
+    assert!(shown.contains("dense, fixed, adapted"), "{shown}");
+    assert!(shown.contains(&format!("\nadapted    {} of ", adapted.len())), "{shown}");
+    let card = String::from_utf8(sandbox.read("low/README.md")).unwrap();
+    assert!(card.contains("other entries than in the original"), "{card}");
+
+    let told = sandbox.json(&format!("{line} --no-adapt-dense --json -o same"));
+    assert_eq!(told["adapted"], serde_json::json!([]));
+    let card = String::from_utf8(sandbox.read("same/README.md")).unwrap();
+    assert!(!card.contains("other entries"), "{card}");
+}
+
+#[test]
 fn compare_measures_every_method_at_every_share() {
     let sandbox = calibrated();
     let line = "compare model --text story.txt --calibration seen --keep-params 0.9,0.7 \

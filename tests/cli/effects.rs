@@ -62,8 +62,8 @@ const IDLE: [(&str, &str); 14] = [
     ("plan spectra.json --err 0.5", "jobs=2 max-memory=1GB no-cache method=svd shrink-inputs=1"),
     (
         "compress model --err 0.5 -o out",
-        "distill distill-windows=2 follow=0.2 fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
-         gradient-labels=model label-seed=1 \
+        "distill distill-windows=2 follow=0.2 no-adapt-dense fit-windows=4 refine-lr=0.1 \
+         calibration-windows=4 gradient-windows=4 gradient-labels=model label-seed=1 \
          probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
          self-temperature=2 self-seed=1 self-start=1 shrink-inputs=0.1 shrink-gradients=0.1 \
          backend=flex device=0 dtype=f32",
@@ -73,7 +73,7 @@ const IDLE: [(&str, &str); 14] = [
     ("compress model --plan plan.json -o out", "no-cache other-calibration"),
     (
         "compress model --keep-params 0.8 --calibration seen -o out",
-        "distill-windows=2 follow=0.2 refine-lr=0.1 min-ratio=0.5 backend=flex calibration-windows=4",
+        "distill-windows=2 follow=0.2 no-adapt-dense refine-lr=0.1 min-ratio=0.5 backend=flex calibration-windows=4",
     ),
     (
         "compress model --keep-params 0.8 --calibration seen --method sequential -o out",
@@ -81,7 +81,7 @@ const IDLE: [(&str, &str); 14] = [
     ),
     (
         "compare model --text story.txt --calibration seen",
-        "follow=0.2 fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
+        "follow=0.2 no-adapt-dense fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
          gradient-labels=model label-seed=1 \
          probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
          self-temperature=2 self-seed=1 self-start=1",
@@ -99,7 +99,11 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 43] = [
+const IDLE_TOO: [(&str, &str); 44] = [
+    (
+        "compress model --keep-params 0.8 --calibration seen --method sequential --follow 0 -o out",
+        "no-adapt-dense",
+    ),
     (
         "compress model --err 0.5 -o out",
         "types=q8_0 save-types=types.json no-measure widths=each width-multiple=16",
@@ -129,7 +133,8 @@ const IDLE_TOO: [(&str, &str); 43] = [
         "compress model --forms channels --keep-params 0.9 --calibration seen -o out",
         "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \
          set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 method=two-sided shrink-gradients=1 \
-         follow=0.2 fit-windows=4 refine=1 refine-lr=0.1 types=q8_0 no-measure save-types=types.json \
+         follow=0.2 no-adapt-dense fit-windows=4 refine=1 refine-lr=0.1 types=q8_0 no-measure \
+         save-types=types.json \
          report=page.html no-cache save-calibration=kept calibration-windows=4 gradient-windows=4 \
          backend=flex device=0 dtype=f32 distill distill-windows=2",
     ),
@@ -144,8 +149,9 @@ const IDLE_TOO: [(&str, &str); 43] = [
         "compress model --for llama.cpp --max-bytes 1GB --calibration seen -o out.gguf",
         "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \
          set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 include=q_proj exclude=q_proj \
-         method=two-sided shrink-inputs=1 shrink-gradients=1 follow=0.2 fit-windows=4 refine=1 \
-         refine-lr=0.1 distill distill-windows=2 force shard-size=1GB report=page.html save-calibration=kept \
+         method=two-sided shrink-inputs=1 shrink-gradients=1 follow=0.2 no-adapt-dense fit-windows=4 \
+         refine=1 refine-lr=0.1 distill distill-windows=2 force shard-size=1GB report=page.html \
+         save-calibration=kept \
          calibration-windows=4 gradient-windows=4",
     ),
     ("export model --gguf out.gguf", "dense shard-size=1GB force"),

@@ -37,7 +37,8 @@ use crate::{
 
 const SEQ_LEN: usize = 64;
 
-fn options() -> CalibrationOptions {
+/// Six windows of 64 tokens, two of them with gradients.
+pub fn options() -> CalibrationOptions {
     CalibrationOptions {
         seq_len: SEQ_LEN,
         windows: Some(6),
@@ -49,7 +50,11 @@ fn options() -> CalibrationOptions {
     }
 }
 
-fn calibrated(path: &Path, options: &CalibrationOptions) -> Result<Calibration, CalibrationError> {
+/// A calibration of tiny-llama on the story.
+pub fn calibrated(
+    path: &Path,
+    options: &CalibrationOptions,
+) -> Result<Calibration, CalibrationError> {
     let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
     calibrate(&model, Some(&checkpoint), &story_tokens().into(), options, path, &mut ())?;
     Calibration::open(path)

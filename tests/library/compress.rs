@@ -242,7 +242,7 @@ fn weights_that_are_not_finite_are_refused() {
 }
 
 /// Stops the work after this many matrices.
-struct StopAfter(usize);
+pub struct StopAfter(pub usize);
 
 impl Progress for StopAfter {
     fn begin(&mut self, _what: &str, _total: usize) {}

@@ -38,6 +38,7 @@ mod replacing;
 mod rope;
 mod search;
 mod spectrum;
+mod stages;
 mod stored;
 mod targets;
 mod tokenizer;

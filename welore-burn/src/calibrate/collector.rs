@@ -133,6 +133,15 @@ impl Watch {
         self.watched(true, SeesAll::None, work)
     }
 
+    /// Runs a forward pass on this thread and records the inputs of one matrix.
+    pub fn inputs_of<R>(&self, name: &MatrixName, work: impl FnOnce() -> R) -> (R, Seen) {
+        let of = self.matrices.iter().filter(|(_, matrix)| matrix.name == *name);
+        let ids = of.map(|(id, _)| *id).collect();
+        let (all, seen) = (SeesAll::None, Seen::default());
+        let (result, eye) = tapped(Eye { ids, inputs: true, all, seen }, work);
+        (result, eye.seen)
+    }
+
     /// Runs a forward pass on this thread and records the inputs of the matrices, where all experts
     /// see all rows: so every matrix has some.
     pub fn survey<R>(&self, work: impl FnOnce() -> R) -> (R, Seen) {

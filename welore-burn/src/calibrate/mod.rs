@@ -39,6 +39,7 @@ pub use imatrix::{ImatrixSummary, write_imatrix};
 pub use labels::GradientLabels;
 pub use options::{CalibrationOptions, CalibrationSummary};
 pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text};
+pub(crate) use pass::survey;
 pub use pass::{calibrate, preview_calibration};
 pub use text::{CalibrationText, SampledText, TextRecord, share_windows};
 pub use token_rows::{is_tied, is_token_matrix};

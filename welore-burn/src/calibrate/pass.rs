@@ -194,12 +194,12 @@ pub(super) type Layer = Vec<SharedInputs>;
 
 /// Runs a few tokens to find which matrices each block has, which of them share inputs, and the width
 /// of hidden states.
-fn survey<M: LanguageModel>(
+pub(crate) fn survey<M: LanguageModel>(
     plain: &M,
     watch: &Watch,
     text: &[u32],
     device: &Device,
-) -> (Vec<Layer>, usize) {
+) -> (Vec<Vec<SharedInputs>>, usize) {
     let few = &text[..text.len().min(4)];
     let (mut x, pass) = plain.begin(as_tensor(few, device));
     let mut layers = Vec::new();

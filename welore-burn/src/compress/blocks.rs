@@ -5,19 +5,19 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::module::Module;
 use burn::tensor::{Bool, Device, Tensor};
 
-use super::check::planned_matrices;
+use super::check::{planned_matrices, readable_text};
 use super::error::CompressError;
 use super::options::{BlockwiseOptions, Compressor};
 use super::refine::{Task, refine};
-use super::report::{CompressReport, CompressedMatrix};
-use crate::calibrate::{CalibrationError, SharedInputs, Watch};
-use crate::forms::{FormError, Rest, StoredForm, attach, fill, read_matrices};
-use crate::linalg::{CrossMoment, LinalgError, Matrix, SecondMoment, Weighting};
+use super::report::CompressReport;
+use super::stages::{Inputs, Signal, Stage, adapted, in_one_stage, of_planned, stages_of};
+use crate::calibrate::{SharedInputs, Watch, survey};
+use crate::forms::{Form, FormError, Rest, StoredForm, attach, fill, read_matrices};
+use crate::linalg::{LinalgError, Matrix, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::{Change, MatrixName, Place, map_floats, walk};
 use crate::plan::MatrixPlan;
 use crate::progress::{Part, Progress};
-use crate::spectrum::Method;
 use crate::workers::Workers;
 
 impl Compressor<'_> {
@@ -47,8 +47,9 @@ impl Compressor<'_> {
 impl BlockwiseOptions<'_> {
     /// Identifies what the result depends on.
     pub(super) fn identity(&self) -> String {
-        let Self { calibration, follow, windows, refine, .. } = self;
-        format!("{} {follow} {windows:?} {refine:?}", calibration.digest())
+        let Self { calibration, follow, adapt_dense, windows, refine, .. } = self;
+        let digest = calibration.digest();
+        format!("{digest} in stages {follow} {adapt_dense} {windows:?} {refine:?}")
     }
 }
 
@@ -60,7 +61,7 @@ pub(super) trait Sink {
     /// Takes a finished matrix.
     fn put(&mut self, matrix: &MatrixPlan, made: &StoredForm) -> Result<(), CompressError>;
 
-    /// Whether matrices are rounded to their stored type before later blocks use them.
+    /// Whether matrices are rounded to their stored type before later ones use them.
     fn rounds(&self) -> bool;
 }
 
@@ -85,7 +86,10 @@ impl Sink for Nowhere {
 pub(super) struct Blocks<'a, M> {
     compressor: &'a Compressor<'a>,
     options: &'a BlockwiseOptions<'a>,
+    /// What is compressed, and the dense matrices that make up for it.
     planned: BTreeMap<MatrixName, &'a MatrixPlan>,
+    /// The planned matrices of every block.
+    layers: Vec<Vec<Stage>>,
     /// Windows of tokens.
     text: Vec<Vec<u32>>,
     dense: M,
@@ -97,23 +101,8 @@ pub(super) struct Blocks<'a, M> {
     device: Device,
 }
 
-/// The compressed matrices of a block, by name.
+/// The planned matrices of a block as they become, by name.
 type Block = BTreeMap<MatrixName, StoredForm>;
-
-/// Statistics of the inputs of the matrices of a block, by the first matrix with the same inputs.
-#[derive(Default)]
-struct Inputs {
-    seen: BTreeMap<MatrixName, SecondMoment>,
-    cross: BTreeMap<MatrixName, CrossMoment>,
-}
-
-/// The inputs of the next block in the dense and in the compressed model, by window.
-struct Signal {
-    dense: Vec<Tensor<3>>,
-    compressed: Vec<Tensor<3>>,
-    /// Whether anything before this block is compressed.
-    changed: bool,
-}
 
 /// A model after one more of its blocks was compressed.
 struct Compressed<M> {
@@ -129,8 +118,8 @@ struct Compressed<M> {
 struct Turn<'t, P> {
     /// Its number.
     index: usize,
-    /// Its matrices that should be compressed, in the order of their use.
-    layer: Vec<SharedInputs>,
+    /// Its planned matrices, in the order of their use.
+    stages: &'t [Stage],
     pass: &'t P,
 }
 
@@ -141,24 +130,9 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         options: &'a BlockwiseOptions<'a>,
         model: &M,
     ) -> Result<Self, CompressError> {
-        let plain = compressor.norms.method() == Method::Svd;
-        if plain && options.follow > 0.0 {
-            return Err(CompressError::NeedsCalibration);
-        }
-        let mut text = options.calibration.windows()?;
-        text.truncate(options.windows.unwrap_or(usize::MAX));
-        if text.is_empty() {
-            return Err(CompressError::NoText);
-        }
-        let (vocab_size, context) = (model.vocab_size(), model.context());
-        if let Some(seq_len) = text.iter().map(Vec::len).find(|length| *length > context) {
-            return Err(CalibrationError::Context { seq_len, context }.into());
-        }
-        if let Some(token) = text.iter().flatten().find(|token| **token as usize >= vocab_size) {
-            return Err(CalibrationError::UnknownToken { token: *token, vocab_size }.into());
-        }
+        let text = readable_text(options, model, compressor.norms.method())?;
         planned_matrices(model, compressor.plan)?;
-        let planned: BTreeMap<MatrixName, &MatrixPlan> =
+        let mut planned: BTreeMap<MatrixName, &MatrixPlan> =
             compressor.plan.compressed().map(|matrix| (matrix.name.clone(), matrix)).collect();
         let known: BTreeSet<MatrixName> = model.matrices().into_iter().map(|m| m.name).collect();
         if let Some(name) = planned.keys().find(|name| !known.contains(*name)) {
@@ -166,13 +140,25 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let reason = format!("`{name}` is in no block of the model");
             return Err(CompressError::ForeignPlan { reason });
         }
+        let (dense, device) = (model.valid(), device_of(model));
+        let watch = Watch::new(&dense)?;
+        let (layers, _) = survey(&dense, &watch, &text[0], &device.clone().inner());
+        let layers: Vec<Vec<Stage>> = layers.into_iter().map(stages_of).collect();
+        if options.follows() && options.adapt_dense {
+            planned.extend(adapted(&layers, compressor.plan));
+        }
         let budget = compressor.write.budget;
         let needs = planned.values().map(|plan| compressor.cost(plan).bytes);
         budget.check(planned.keys().map(MatrixName::as_str).zip(needs))?;
-        let dense = model.valid();
+        let layers = layers.into_iter().map(|stages| {
+            let stages = of_planned(stages, |name| planned.contains_key(name));
+            // Where nothing is measured, no matrix has to wait for another one.
+            if options.follows() { stages } else { in_one_stage(stages) }
+        });
         Ok(Self {
-            watch: Watch::new(&dense)?,
-            device: device_of(model),
+            layers: layers.collect(),
+            watch,
+            device,
             compressor,
             options,
             planned,
@@ -181,6 +167,11 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             workers: Workers::new(options.at_once),
             jobs: budget.workers(),
         })
+    }
+
+    /// The plans of the dense matrices that make up for what is lost before them.
+    pub fn adapted(&self) -> impl Iterator<Item = &'a MatrixPlan> {
+        self.planned.values().copied().filter(|plan| is_dense(plan))
     }
 
     /// Compresses the model, and passes every finished matrix to the sink.
@@ -199,40 +190,38 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let mut signal = Signal { compressed: dense.clone(), dense, changed: false };
         let mut report = CompressReport::default();
         // Blocks are alike, so each counts the same.
-        let blocks = self.dense.blocks();
+        let blocks = self.layers.len();
         progress.begin_work("compressing", self.planned.len(), blocks as u64);
         progress.count_in("matrices");
-        for index in 0..blocks {
+        for (index, stages) in self.layers.iter().enumerate() {
             progress.check()?;
-            let (_, seen) =
-                self.watch.survey(|| self.dense.block(index, signal.dense[0].clone(), &pass));
-            let mut layer = self.watch.groups(&seen);
-            layer.retain(|matrix| self.planned.contains_key(&matrix.name));
-            let turn = Turn { index, layer, pass: &pass };
+            let turn = Turn { index, stages, pass: &pass };
             let compressed = self.block(model, &turn, &signal, sink, progress)?;
             let Compressed { next, block, known, .. } = compressed;
             model = compressed.model;
-            report.compressed.extend(turn.layer.iter().map(|SharedInputs { name, .. }| {
+            for name in turn.names() {
                 let in_loss = self.compressor.norms.is_of_loss(name);
-                CompressedMatrix::new(self.planned[name], block[name].error, in_loss)
-            }));
-            signal.changed |= !turn.layer.is_empty();
+                report.add(self.planned[name], block[name].error, in_loss);
+            }
+            signal.changed |= !block.is_empty();
             signal.compressed = match signal.changed {
                 true => self.through(&model.valid(), index, &signal.compressed, &pass)?,
                 false => next.clone(),
             };
             signal.dense = next;
-            let (item, steps) = (format!("block {} of {blocks} done", index + 1), turn.layer.len());
+            let (item, steps) = (format!("block {} of {blocks} done", index + 1), block.len());
             progress.part(Part { item: &item, steps, operations: 1, known })?;
         }
-        let is_planned =
-            |place: &Place| place.matrix().is_some_and(|name| self.planned.contains_key(&name));
+        let is_compressed = |place: &Place| {
+            let plan = place.matrix().and_then(|name| self.planned.get(&name));
+            plan.is_some_and(|plan| !is_dense(plan))
+        };
         let rest_trains = |place: &Place| match self.compressor.rest {
             Rest::Keep => trained.contains(&place.path),
             Rest::Freeze => false,
             Rest::Train => true,
         };
-        let trains = |place: &Place| Change::Train(is_planned(place) || rest_trains(place));
+        let trains = |place: &Place| Change::Train(is_compressed(place) || rest_trains(place));
         Ok((map_floats(model, |place, _| trains(place)), report))
     }
 
@@ -245,56 +234,81 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         sink: &mut dyn Sink,
         progress: &mut dyn Progress,
     ) -> Result<Compressed<M>, CompressError> {
-        let Turn { index, ref layer, pass } = *turn;
-        if let Some(block) = self.find(layer, sink)? {
-            let (next, _) = self.inputs_of(index, &[], signal, pass);
-            let (model, known) = (self.attach(model, &block)?, !layer.is_empty());
+        if let Some(block) = self.find(turn, sink)? {
+            let next = self.outputs(turn, signal);
+            let (model, known) = (self.attach(model, &block)?, !block.is_empty());
             return Ok(Compressed { model, next, block, known });
-        }
-        // The first compressed block has the same inputs as the dense one.
-        let follows = signal.changed && self.options.follow > 0.0;
-        let measured: &[SharedInputs] = if follows { layer } else { &[] };
-        let (next, inputs) = self.inputs_of(index, measured, signal, pass);
-        if !inputs.are_finite() {
-            return Err(CompressError::NotFinite { block: index + 1 });
         }
         // Refinement takes steps that are smaller than a stored type resolves.
         let rounds_now = sink.rounds() && self.options.refine.is_none();
-        let mut block = self.factor(layer, &inputs, follows, rounds_now)?;
-        let mut model = self.attach(model, &block)?;
-        if let (Some(options), false) = (&self.options.refine, layer.is_empty()) {
-            let names: BTreeSet<MatrixName> = block.keys().cloned().collect();
-            let task = Task {
-                index,
-                names: &names,
-                inputs: &signal.compressed,
-                targets: &next,
-                tokens: &self.text[0],
-                metric: self.metric(index)?,
+        let (mut model, mut block, mut next) = (model, Block::new(), None);
+        for stage in turn.stages {
+            progress.check()?;
+            // The first compressed matrices have the same inputs as in the dense model.
+            let changed = signal.changed || !block.is_empty();
+            let inputs = match changed && self.options.follows() && !stage[0].is_routed {
+                true => {
+                    let (outputs, inputs) = self.inputs_of(turn, stage, signal, &model.valid());
+                    next.get_or_insert(outputs);
+                    Some(inputs)
+                }
+                false => None,
             };
-            model = refine(model, &task, options, &self.workers, &self.device, progress)?;
-            self.read_back(index, &model, &mut block)?;
+            if inputs.as_ref().is_some_and(|inputs| !inputs.are_finite()) {
+                return Err(CompressError::NotFinite { block: turn.index + 1 });
+            }
+            let made = self.factor(stage, inputs.as_ref(), rounds_now)?;
+            model = self.attach(model, &made)?;
+            block.extend(made);
         }
-        if sink.rounds() {
+        let next = next.unwrap_or_else(|| self.outputs(turn, signal));
+        let refined = self.refined(model, &mut block, turn, (signal, next.as_slice()), progress)?;
+        let model = match sink.rounds() {
             // What is rounded already stays as it is.
-            self.round(&mut block)?;
-            let parts = block.iter().map(|(name, made)| (name.clone(), made.parts.clone()));
-            model = fill(model, &parts.collect());
-        }
+            true => self.rounded(refined, &mut block)?,
+            false => refined,
+        };
         for (name, made) in &block {
             sink.put(self.planned[name], made)?;
         }
         Ok(Compressed { model, next, block, known: false })
     }
 
+    /// The model after the compressed matrices of a block were trained, if they are to be.
+    fn refined(
+        &self,
+        model: M,
+        block: &mut Block,
+        turn: &Turn<'_, M::Pass>,
+        (signal, next): (&Signal, &[Tensor<3>]),
+        progress: &mut dyn Progress,
+    ) -> Result<M, CompressError> {
+        let compressed = block.keys().filter(|name| !is_dense(self.planned[*name]));
+        let names: BTreeSet<MatrixName> = compressed.cloned().collect();
+        let Some(options) = self.options.refine.as_ref().filter(|_| !names.is_empty()) else {
+            return Ok(model);
+        };
+        let task = Task {
+            index: turn.index,
+            names: &names,
+            inputs: &signal.compressed,
+            targets: next,
+            tokens: &self.text[0],
+            metric: self.metric(turn.index)?,
+        };
+        let model = refine(model, &task, options, &self.workers, &self.device, progress)?;
+        self.read_back(turn.index, &model, block)?;
+        Ok(model)
+    }
+
     /// The block from an earlier process, if it finished all of its matrices.
     fn find(
         &self,
-        layer: &[SharedInputs],
+        turn: &Turn<'_, M::Pass>,
         sink: &mut dyn Sink,
     ) -> Result<Option<Block>, CompressError> {
         let mut block = Block::new();
-        for SharedInputs { name, .. } in layer {
+        for name in turn.names() {
             match sink.find(self.planned[name])? {
                 Some(made) => drop(block.insert(name.clone(), made)),
                 None => return Ok(None),
@@ -320,71 +334,63 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         Ok(Some(metric.map_err(CompressError::of_linalg(&name))?))
     }
 
-    /// The outputs of a block in the dense model, and statistics of the inputs that some of its
-    /// matrices have in the compressed model, together with those in the dense model. Not those of
+    /// The outputs of a block in the dense model, by window.
+    fn outputs(&self, turn: &Turn<'_, M::Pass>, signal: &Signal) -> Vec<Tensor<3>> {
+        let work =
+            |window: usize| self.dense.block(turn.index, signal.dense[window].clone(), turn.pass);
+        self.workers.map(signal.dense.len(), work)
+    }
+
+    /// The same, and statistics of the inputs that a stage of the block has in the model so far, in
+    /// which earlier stages are what they became, together with those in the dense model. Not of
     /// experts, which see other tokens in one than in the other.
     fn inputs_of(
         &self,
-        index: usize,
-        layer: &[SharedInputs],
+        turn: &Turn<'_, M::Pass>,
+        stage: &[SharedInputs],
         signal: &Signal,
-        pass: &M::Pass,
+        so_far: &M,
     ) -> (Vec<Tensor<3>>, Inputs) {
-        let leaders = layer.iter().filter(|matrix| !matrix.is_routed);
-        let leaders: BTreeSet<&MatrixName> = leaders.map(|matrix| &matrix.inputs_of).collect();
+        let Turn { index, pass, .. } = *turn;
+        // It is dense in both.
+        let name = &stage[0].name;
+        let [_, size] = self.watch.shape(name);
         let work = |window: usize| {
-            let x = signal.dense[window].clone();
-            let mut inputs = Inputs::default();
-            if leaders.is_empty() {
-                return (self.dense.block(index, x, pass), inputs);
-            }
-            let (output, should) = self.watch.inputs(|| self.dense.block(index, x, pass));
-            let x = signal.compressed[window].clone();
-            let (_, does) = self.watch.inputs(|| self.dense.block(index, x, pass));
-            for (id, size, x) in &should.inputs {
-                let name = self.watch.name(*id);
-                let same = does.inputs.iter().find(|(other, ..)| other == id);
-                let (true, Some((_, _, y))) = (leaders.contains(name), same) else { continue };
-                let mut seen = SecondMoment::new(*size);
-                seen.add(y);
-                let mut cross = CrossMoment::new(*size);
-                cross.add(x, y);
-                inputs.seen.insert(name.clone(), seen);
-                inputs.cross.insert(name.clone(), cross);
-            }
-            (output, inputs)
+            let (x, y) = (signal.dense[window].clone(), signal.compressed[window].clone());
+            let (output, should) = self.watch.inputs_of(name, || self.dense.block(index, x, pass));
+            let (_, does) = self.watch.inputs_of(name, || so_far.block(index, y, pass));
+            (output, Inputs::of(size, &should, &does))
         };
-        let (mut outputs, mut sums) = (Vec::new(), Inputs::default());
+        let (mut outputs, mut sum) = (Vec::new(), Inputs::none(size));
         // In the order of the windows, so that sums do not depend on the threads.
         self.workers.spread_in_order(signal.dense.len(), work, |_, (output, inputs)| {
             outputs.push(output);
-            sums.add(inputs);
+            sum.add(&inputs);
         });
-        (outputs, sums)
+        (outputs, sum)
     }
 
+    /// Brings the matrices of a stage into their forms, for the inputs that they have.
     fn factor(
         &self,
-        layer: &[SharedInputs],
-        inputs: &Inputs,
-        follows: bool,
+        stage: &[SharedInputs],
+        inputs: Option<&Inputs>,
         rounds: bool,
     ) -> Result<Block, CompressError> {
         let plans: Vec<&MatrixPlan> =
-            layer.iter().map(|matrix| self.planned[&matrix.name]).collect();
+            stage.iter().map(|matrix| self.planned[&matrix.name]).collect();
         let needs: Vec<u64> = plans.iter().map(|plan| self.compressor.cost(plan).bytes).collect();
         let norms = &self.compressor.norms;
+        let shared = inputs.map(|Inputs { seen, cross }| {
+            Weighting::sequential(seen, cross, self.options.follow, norms.shrink().input, None)
+                .map_err(CompressError::of_linalg(&stage[0].name))
+        });
+        let shared: Option<Weighting> = shared.transpose()?;
         let work = |place: usize| -> Result<StoredForm, CompressError> {
-            let (SharedInputs { name, inputs_of, is_routed }, plan) = (&layer[place], plans[place]);
-            let norm = match follows && !is_routed {
-                true => {
-                    let (seen, cross) = (&inputs.seen[inputs_of], &inputs.cross[inputs_of]);
-                    let (follow, shrink) = (self.options.follow, norms.shrink().input);
-                    let output = norms.output_root(name)?;
-                    Weighting::sequential(seen, cross, follow, shrink, output)
-                        .map_err(CompressError::of_linalg(name))?
-                }
-                false => norms.of(name)?,
+            let (name, plan) = (&stage[place].name, plans[place]);
+            let norm = match &shared {
+                Some(shared) => shared.clone().with_output(norms.output_root(name)?),
+                None => norms.of(name)?,
             };
             let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
             let made = match rounds {
@@ -399,21 +405,22 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let mut block = Block::new();
         let memory = self.compressor.write.budget.memory;
         self.jobs.try_spread_within(memory, &needs, work, |place, made| {
-            block.insert(layer[place].name.clone(), made);
+            block.insert(stage[place].name.clone(), made);
             Ok(())
         })?;
         Ok(block)
     }
 
-    /// Rounds the matrices of a block to their stored types.
-    fn round(&self, block: &mut Block) -> Result<(), CompressError> {
-        for (name, made) in block {
+    /// The model with the matrices of a block rounded to their stored types.
+    fn rounded(&self, model: M, block: &mut Block) -> Result<M, CompressError> {
+        for (name, made) in block.iter_mut() {
             let dtype = self.planned[name].dtype;
             for part in &mut made.parts {
                 *part = part.as_stored(dtype).map_err(CompressError::of_form(name))?;
             }
         }
-        Ok(())
+        let parts = block.iter().map(|(name, made)| (name.clone(), made.parts.clone()));
+        Ok(fill(model, &parts.collect()))
     }
 
     /// Takes the parts of a block from the trained model.
@@ -436,11 +443,16 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
 
     fn attach(&self, model: M, block: &Block) -> Result<M, CompressError> {
         let choose = |name: &MatrixName| {
-            let made = block.get(name)?;
-            Some((self.planned[name].form, made.parts.clone()))
+            let (made, plan) = (block.get(name)?, self.planned[name]);
+            (!is_dense(plan)).then(|| (plan.form, made.parts.clone()))
         };
         let attached = attach(model, choose, Rest::Keep);
-        attached.map_err(|(name, source)| CompressError::Form { name, source })
+        let attached = attached.map_err(|(name, source)| CompressError::Form { name, source })?;
+        // A matrix that stays dense keeps its parameter.
+        let adapted = block.iter().filter(|(name, _)| is_dense(self.planned[*name]));
+        let adapted: BTreeMap<_, _> =
+            adapted.map(|(name, made)| (name.clone(), made.parts.clone())).collect();
+        Ok(if adapted.is_empty() { attached } else { fill(attached, &adapted) })
     }
 
     /// The outputs of a block of the compressed model, by window.
@@ -467,26 +479,15 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
     }
 }
 
-impl Inputs {
-    fn are_finite(&self) -> bool {
-        self.seen.values().all(SecondMoment::is_finite)
-            && self.cross.values().all(CrossMoment::is_finite)
+impl<P> Turn<'_, P> {
+    /// The planned matrices of the block.
+    fn names(&self) -> impl Iterator<Item = &MatrixName> {
+        self.stages.iter().flatten().map(|matrix| &matrix.name)
     }
+}
 
-    fn add(&mut self, other: Self) {
-        for (name, moment) in other.seen {
-            match self.seen.get_mut(&name) {
-                Some(sum) => sum.merge(&moment),
-                None => drop(self.seen.insert(name, moment)),
-            }
-        }
-        for (name, moment) in other.cross {
-            match self.cross.get_mut(&name) {
-                Some(sum) => sum.merge(&moment),
-                None => drop(self.cross.insert(name, moment)),
-            }
-        }
-    }
+fn is_dense(plan: &MatrixPlan) -> bool {
+    plan.form == Form::dense()
 }
 
 /// Paths of the parameters of a module that train.

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 
 use super::error::CompressError;
+use super::options::BlockwiseOptions;
 use crate::calibrate::{Calibration, CalibrationError, is_token_matrix};
 use crate::checkpoint::Checkpoint;
 use crate::forms::{Form, FormError, LiveMatrix, matrices};
+use crate::model::LanguageModel;
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
+use crate::spectrum::Method;
 use crate::workers::{Workers, cores};
 
 /// Checks that a plan belongs to a checkpoint: every matrix exists, is dense, and has the planned
@@ -68,17 +71,23 @@ pub fn check_calibration(
     plan: &RankPlan,
     calibration: &Calibration,
 ) -> Result<(), CalibrationError> {
-    for matrix in plan.compressed() {
-        // The rows of embedding and head are known by other names, or not at all.
-        if is_token_matrix(&matrix.name.weight()) && !calibration.knows(&matrix.name) {
-            continue;
-        }
-        calibration.check_shape(&matrix.name, matrix.shape)?;
-        if let Some(digest) = &matrix.digest {
-            calibration.check(&matrix.name, digest)?;
-        }
+    plan.compressed().try_for_each(|matrix| check_measured(matrix, calibration))
+}
+
+/// The same for one matrix.
+pub(super) fn check_measured(
+    matrix: &MatrixPlan,
+    calibration: &Calibration,
+) -> Result<(), CalibrationError> {
+    // The rows of embedding and head are known by other names, or not at all.
+    if is_token_matrix(&matrix.name.weight()) && !calibration.knows(&matrix.name) {
+        return Ok(());
     }
-    Ok(())
+    calibration.check_shape(&matrix.name, matrix.shape)?;
+    match &matrix.digest {
+        Some(digest) => calibration.check(&matrix.name, digest),
+        None => Ok(()),
+    }
 }
 
 /// The matrices of a module that a plan compresses, after checking that they exist, are dense, and
@@ -111,4 +120,29 @@ pub(super) fn planned_matrices(
         Ok(matrix)
     });
     planned.collect()
+}
+
+/// The windows of text that a model reads, after checking that it can, and that a norm knows the
+/// inputs that are to be followed.
+pub(super) fn readable_text(
+    options: &BlockwiseOptions<'_>,
+    model: &impl LanguageModel,
+    norm: Method,
+) -> Result<Vec<Vec<u32>>, CompressError> {
+    if norm == Method::Svd && options.follows() {
+        return Err(CompressError::NeedsCalibration);
+    }
+    let mut text = options.calibration.windows()?;
+    text.truncate(options.windows.unwrap_or(usize::MAX));
+    if text.is_empty() {
+        return Err(CompressError::NoText);
+    }
+    let (vocab_size, context) = (model.vocab_size(), model.context());
+    if let Some(seq_len) = text.iter().map(Vec::len).find(|length| *length > context) {
+        return Err(CalibrationError::Context { seq_len, context }.into());
+    }
+    if let Some(token) = text.iter().flatten().find(|token| **token as usize >= vocab_size) {
+        return Err(CalibrationError::UnknownToken { token: *token, vocab_size }.into());
+    }
+    Ok(text)
 }

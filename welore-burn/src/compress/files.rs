@@ -1,13 +1,13 @@
 use std::collections::BTreeMap;
 
 use super::blocks::{Blocks, Sink};
-use super::check::{check_calibration, check_plan};
+use super::check::{check_calibration, check_measured, check_plan};
 use super::convert::whole;
 use super::error::CompressError;
 use super::job::{Job, Work};
 use super::options::Compressor;
 use super::pieces::Piece;
-use super::report::{CompressReport, CompressedMatrix};
+use super::report::CompressReport;
 use crate::calibrate::is_tied;
 use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
 use crate::files::{OutputDir, write_file};
@@ -47,12 +47,16 @@ impl Compressor<'_> {
         if self.blockwise.is_some() {
             return Err(CompressError::NeedsModel);
         }
-        self.write(checkpoint, output, |job| job.make("factoring", "matrices", |_| true, progress))
+        self.write(checkpoint, output, &[], |job| {
+            job.make("factoring", "matrices", |_| true, progress)
+        })
     }
 
     /// Like [`directory`](Compressor::directory), but can also compress block by block. `model` is
     /// the dense model, loaded from `checkpoint` on its autodiff device in f32. Finished blocks
-    /// survive the process. Later blocks use the earlier ones as they are stored.
+    /// survive the process. Later matrices use the earlier ones as they are stored; where blocks are
+    /// refined, those of earlier blocks. The plan says which dense matrices were
+    /// [adapted](super::BlockwiseOptions::adapt_dense).
     ///
     /// # Errors
     ///
@@ -68,7 +72,8 @@ impl Compressor<'_> {
             return self.directory(checkpoint, output, progress);
         };
         let blocks = Blocks::new(self, options, &model)?;
-        self.write(checkpoint, output, |job| {
+        let adapted: Vec<&MatrixPlan> = blocks.adapted().collect();
+        self.write(checkpoint, output, &adapted, |job| {
             job.make(
                 "copying",
                 "tensors",
@@ -79,34 +84,36 @@ impl Compressor<'_> {
         })
     }
 
+    /// Writes the directory; `adapted` are the dense matrices that do not stay as they are.
     fn write(
         &self,
         checkpoint: &Checkpoint,
         output: &OutputDir,
+        adapted: &[&MatrixPlan],
         make: impl FnOnce(&mut Job<'_, '_>) -> Result<(), CompressError>,
     ) -> Result<CompressReport, CompressError> {
         check_companions(checkpoint.dir())?;
         check_plan(checkpoint, self.plan)?;
         if let Some(calibration) = self.norms.calibration() {
             check_calibration(self.plan, calibration)?;
+            adapted.iter().try_for_each(|matrix| check_measured(matrix, calibration))?;
         }
-        let plan = self.plan.clone().without_errors().to_json();
-        let origin = format!("{plan}{}", self.identity());
-        let work = self.work(checkpoint, origin)?;
+        let plan = self.plan.clone().without_errors();
+        let origin = format!("{}{}", plan.to_json(), self.identity());
+        let work = self.work(checkpoint, adapted, origin)?;
         let write = || -> Result<CompressReport, CompressError> {
             let mut job = Job::begin(&work, output)?;
             make(&mut job)?;
             let errors = job.finish()?;
             copy_companions(checkpoint.dir(), output.path())?;
-            let compressed = work.pieces.iter().filter_map(|piece| match piece {
-                Piece::Compress(matrix) => {
-                    let error = *errors.get(matrix.name.as_str())?;
-                    let in_loss = self.norms.is_of_loss(&matrix.name);
-                    Some(CompressedMatrix::new(matrix, error, in_loss))
+            let mut report = CompressReport::default();
+            for piece in &work.pieces {
+                if let Piece::Compress(matrix) = piece
+                    && let Some(error) = errors.get(matrix.name.as_str())
+                {
+                    report.add(matrix, *error, self.norms.is_of_loss(&matrix.name));
                 }
-                _ => None,
-            });
-            let report = CompressReport { compressed: compressed.collect() };
+            }
             let plan = report.noted_in(&plan).to_json();
             write_file(output.path().join(PLAN_FILE), plan.as_bytes())?;
             Ok(report)
@@ -118,10 +125,12 @@ impl Compressor<'_> {
     fn work<'w>(
         &'w self,
         checkpoint: &'w Checkpoint,
+        adapted: &[&'w MatrixPlan],
         origin: String,
     ) -> Result<Work<'w>, CompressError> {
+        let made = self.plan.compressed().chain(adapted.iter().copied());
         let planned: BTreeMap<&MatrixName, &MatrixPlan> =
-            self.plan.compressed().map(|matrix| (&matrix.name, matrix)).collect();
+            made.map(|matrix| (&matrix.name, matrix)).collect();
         let piece = |tensor| {
             let name = MatrixName::of_weight(tensor);
             match name.and_then(|name| planned.get(&name).copied()) {
@@ -145,7 +154,7 @@ impl Compressor<'_> {
         output: &OutputDir,
         parts: &BTreeMap<MatrixName, Vec<Part>>,
     ) -> Result<(), CompressError> {
-        let work = self.work(checkpoint, String::new())?;
+        let work = self.work(checkpoint, &[], String::new())?;
         work.replace(output.path(), parts).map_err(|error| error.about(output))
     }
 

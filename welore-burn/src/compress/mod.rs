@@ -3,8 +3,9 @@
 //!
 //! A [`Compressor`] has three strategies. By default every matrix is factored independently, in
 //! the given [`Norms`](crate::spectrum::Norms), as if all other matrices stayed dense. With
-//! [`BlockwiseOptions`] the blocks of a language model are compressed one after the other: each
-//! matrix for the inputs that it has after earlier blocks are compressed (sequential). The parts
+//! [`BlockwiseOptions`] the blocks of a language model are compressed one after the other, and the
+//! matrices of a block in stages, in the order of their use: each for the inputs that it has after
+//! what is used before it was compressed (sequential). The parts
 //! of a block can also be trained to reproduce the outputs of the dense block (refined). All
 //! strategies respect the norms, the [`Budget`](crate::workers::Budget) and the type of each
 //! matrix, and can resume interrupted work. [`convert_directory`] merges matrices again, and
@@ -26,6 +27,7 @@ mod pieces;
 mod refine;
 mod report;
 mod shape;
+mod stages;
 mod storage;
 
 pub use check::{check_calibration, check_plan};

@@ -7,9 +7,7 @@ use super::check::planned_matrices;
 use super::error::CompressError;
 use super::options::Compressor;
 use super::report::{CompressReport, CompressedMatrix};
-use crate::forms::{
-    Form, LiveMatrix, NewParams, StoredError, StoredForm, attach_params, params_of,
-};
+use crate::forms::{LiveMatrix, NewParams, StoredError, StoredForm, attach_params, params_of};
 use crate::linalg::Cost;
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
@@ -95,7 +93,7 @@ impl Compressor<'_> {
         let report = plans.iter().zip(errors).map(|(plan, error)| {
             CompressedMatrix::new(plan, error, self.norms.is_of_loss(&plan.name))
         });
-        Ok((params, CompressReport { compressed: report.collect() }))
+        Ok((params, CompressReport { compressed: report.collect(), adapted: Vec::new() }))
     }
 
     fn factor_live(
@@ -115,15 +113,10 @@ impl Compressor<'_> {
         Ok((params.map_err(CompressError::of_form(name))?, error))
     }
 
-    /// The cost of compressing a matrix.
+    /// The cost of bringing a matrix into its form, or of adapting it if that is the dense one.
     pub(super) fn cost(&self, plan: &MatrixPlan) -> Cost {
-        match plan.form == Form::dense() {
-            true => Cost::default(),
-            false => {
-                let making = plan.form.cost_to_store(plan.shape, plan.dtype);
-                making + self.norms.cost(&plan.name, plan.shape)
-            }
-        }
+        let making = plan.form.cost_to_store(plan.shape, plan.dtype);
+        making + self.norms.cost(&plan.name, plan.shape)
     }
 }
 

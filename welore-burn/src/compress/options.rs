@@ -154,8 +154,15 @@ pub struct BlockwiseOptions<'a> {
     pub calibration: &'a Calibration,
     /// How far a compressed matrix follows the dense model, in [0, 1]. Its target is the output of
     /// the dense matrix for `follow · x + (1 - follow) · y`, where `x` are its inputs in the dense
-    /// model and `y` those in the compressed model. At 0 no inputs have to be measured.
+    /// model and `y` those in the compressed model, in which the matrices used before it are what they
+    /// became, also those of its own block. At 0 no inputs have to be measured.
     pub follow: f64,
+    /// Whether matrices that the plan keeps dense follow the dense model as well, if a compressed one is
+    /// used before them: with other entries, in the same place, type and shape. They have no less to
+    /// make up for than the compressed ones, and nothing that they lose by it. They train
+    /// afterwards only if they would have otherwise. Matrices that are not in the plan, and those of
+    /// experts, stay as they are, and so do all at a `follow` of 0.
+    pub adapt_dense: bool,
     /// Maximum number of windows of text to use; `None` for all windows of the calibration.
     pub windows: Option<usize>,
     /// Whether and how each block is refined.
@@ -165,11 +172,17 @@ pub struct BlockwiseOptions<'a> {
 }
 
 impl<'a> BlockwiseOptions<'a> {
-    /// Sequential, with targets half way between the dense and the compressed model, on all of the
+    /// Sequential, with the outputs of the dense model as targets, also for dense matrices, on all of the
     /// text, without refinement, one window at a time.
     pub fn new(calibration: &'a Calibration) -> Self {
         let at_once = NonZeroUsize::MIN;
-        Self { calibration, follow: 0.5, windows: None, refine: None, at_once }
+        let (follow, adapt_dense) = (1.0, true);
+        Self { calibration, follow, adapt_dense, windows: None, refine: None, at_once }
+    }
+
+    /// Whether matrices are made for the inputs that they have in the compressed model.
+    pub(super) fn follows(&self) -> bool {
+        self.follow > 0.0
     }
 }
 

@@ -1,6 +1,6 @@
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::forms::StoredError;
+use crate::forms::{Form, StoredError};
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
 
@@ -9,6 +9,9 @@ use crate::plan::{MatrixPlan, RankPlan};
 pub struct CompressReport {
     /// One entry per matrix whose form has changed, in the model's order.
     pub compressed: Vec<CompressedMatrix>,
+    /// The matrices that stayed dense, but have other entries, which make up for what was lost before
+    /// them; in the model's order. See [`BlockwiseOptions::adapt_dense`](super::BlockwiseOptions).
+    pub adapted: Vec<MatrixName>,
 }
 
 /// One compressed matrix.
@@ -21,7 +24,8 @@ pub struct CompressedMatrix {
     /// `‖W - W_k‖ / ‖W‖` in the norm in which it was factored: the Frobenius norm, or one of a
     /// calibration. Measured before refinement and before rounding to a stored type.
     pub relative_error: f64,
-    /// The same of what is stored, in its type. Where blocks are refined, also before that.
+    /// The same of what is stored, in its type. Where blocks are refined or factors take a step
+    /// ([`distill`](crate::distill)), also before that.
     pub stored_error: f64,
     /// `‖W‖` in this norm.
     pub size: f64,
@@ -50,6 +54,14 @@ impl CompressedMatrix {
 }
 
 impl CompressReport {
+    /// Adds a matrix that was made by this plan.
+    pub(super) fn add(&mut self, plan: &MatrixPlan, error: StoredError, in_loss: bool) {
+        match plan.form == Form::dense() {
+            true => self.adapted.push(plan.name.clone()),
+            false => self.compressed.push(CompressedMatrix::new(plan, error, in_loss)),
+        }
+    }
+
     /// The sums of [`CompressedMatrix::losses`]; `None` if one of them is not known, and if nothing was
     /// compressed.
     pub fn losses(&self) -> Option<[f64; 2]> {
@@ -74,13 +86,16 @@ impl CompressReport {
         errors.iter().all(|error| error.is_finite()).then_some(errors)
     }
 
-    /// The plan that was carried out, with the errors of what was made.
+    /// The plan that was carried out, with the errors of what was made, and with the dense matrices
+    /// that were adapted.
     pub fn noted_in(&self, plan: &RankPlan) -> RankPlan {
         let mut plan = plan.clone().without_errors();
         plan.totals.stored_loss = self.losses().map(|[_, stored]| stored).filter(|x| x.is_finite());
         let errors: BTreeMap<&MatrixName, StoredError> =
             self.compressed.iter().map(|matrix| (&matrix.name, matrix.error())).collect();
+        let adapted: BTreeSet<&MatrixName> = self.adapted.iter().collect();
         for matrix in &mut plan.matrices {
+            matrix.adapted = adapted.contains(&matrix.name);
             matrix.error = errors.get(&matrix.name).copied().filter(StoredError::is_possible);
         }
         plan

@@ -47,7 +47,7 @@ impl MatrixForm for Dense {
 
     fn make(&self, matrix: &Matrix, norm: &Weighting) -> Result<Made, FormError> {
         let size = norm.apply(matrix)?.norm();
-        Ok(Made { parts: vec![Part::Numbers(matrix.clone())], relative_error: 0.0, size })
+        Ok(Made { parts: vec![Part::Numbers(norm.best(matrix)?)], relative_error: 0.0, size })
     }
 
     fn cost_to_make(&self, shape: [usize; 2]) -> Cost {

@@ -36,7 +36,7 @@ impl Weighting {
             return Ok(matrix.clone());
         };
         // A L = W T, that is Lᵀ Aᵀ = (W T)ᵀ.
-        let mut turned = (matrix.view() * target).transpose().to_owned();
+        let mut turned = (matrix.view() * &**target).transpose().to_owned();
         input.divide_transposed(&mut turned);
         Matrix::from_view(turned.transpose())
     }

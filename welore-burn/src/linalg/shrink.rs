@@ -120,6 +120,18 @@ impl SecondMoment {
         }))
     }
 
+    /// The mean `E[x xᵀ]` with a share of its diagonal added to it: half of that is of each entry
+    /// itself, so that large entries are held back as well, and half of the typical one, so that small ones
+    /// are not free. No entry decides what is added to the others.
+    pub(super) fn ridged(&self, share: f64) -> Mat<f64> {
+        let (size, unit) = (self.size(), self.typical_square());
+        let scale = 1.0 / self.count().max(1) as f64;
+        Mat::from_fn(size, size, |i, j| {
+            let entry = self.entry(i.max(j), i.min(j)) * scale;
+            if i == j { entry + 0.5 * share * (entry + unit) } else { entry }
+        })
+    }
+
     /// The share of the mean that is kept, and what is added to its diagonal.
     pub(super) fn shares(&self, shrink: Shrink) -> Result<(f64, f64), LinalgError> {
         let unit = self.typical_square();
@@ -194,6 +206,22 @@ mod tests {
         // Entries that are always zero do not make the median zero.
         let sparse = SecondMoment::from_squares(&[0.0, 0.0, 0.0, 2.0], 8).unwrap();
         assert_eq!(sparse.shares(Shrink::Share(1.0)).unwrap(), (1.0, 0.5));
+    }
+
+    #[test]
+    fn a_ridge_is_a_share_of_each_channel_and_of_the_typical_one() {
+        let added = |stretch: f32| -> Vec<f64> {
+            let moment = moment(40, 500, stretch);
+            let ridged = moment.ridged(0.1);
+            assert!((ridged[(3, 2)] - ridged[(2, 3)]).abs() == 0.0);
+            moment.squares().iter().enumerate().map(|(i, x)| ridged[(i, i)] - x).collect()
+        };
+        let (plain, one) = (added(1.0), added(1e4));
+        // The channel itself gets half of its share, all others what they had.
+        let large = moment(40, 500, 1e4).squares()[0];
+        assert!((one[0] / (0.05 * large) - 1.0).abs() < 1e-3, "{} {large}", one[0]);
+        let mut others = plain.iter().zip(&one).skip(1);
+        assert!(others.all(|(plain, one)| (0.99..1.3).contains(&(one / plain))));
     }
 
     #[test]

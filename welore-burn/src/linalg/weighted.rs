@@ -19,10 +19,10 @@ use super::moments::{Root, SecondMoment, root};
 use super::shrink::Shrink;
 use super::svd::{BalancedFactors, balanced_factors, singular_values};
 
-/// Added to second moments, as a share of their mean, when they predict what the inputs lack. That
-/// map has as many entries as the moments themselves, so without this it would fit the noise of a
+/// The share of the diagonal that is added to second moments when they predict what the inputs lack.
+/// That map has as many entries as the moments themselves, so without this it would fit the noise of a
 /// short text.
-const RIDGE: f64 = 0.1;
+const RIDGE: f64 = 0.03;
 
 /// A norm for the errors of a matrix `[out, in]`.
 #[derive(Debug, Clone, Default)]
@@ -30,7 +30,7 @@ pub struct Weighting {
     /// `L`, of the inputs.
     pub(super) input: Option<Arc<Root>>,
     /// `(I + K) L` for a target `W (I + K)`; `None` if the target is `W`.
-    pub(super) target: Option<Mat<f64>>,
+    pub(super) target: Option<Arc<Mat<f64>>>,
     /// `Rᵀ`, of the gradients of the outputs.
     pub(super) output: Option<Arc<Root>>,
 }
@@ -65,12 +65,20 @@ impl Weighting {
         // What the inputs lack, as a linear map of the inputs seen: E[(x - y) yᵀ] E[y yᵀ]⁻¹.
         let lacking = cross.mean() - seen.mean();
         let par = get_global_parallelism();
-        let ridged = root(&seen.shrunk_by(RIDGE.into())?)?;
+        let ridged = root(&seen.ridged(RIDGE))?;
         let mut map = lacking.transpose().to_owned();
         solve_lower_triangular_in_place(ridged.as_ref(), map.as_mut(), par);
         solve_upper_triangular_in_place(ridged.transpose(), map.as_mut(), par);
         let target = &lower + Scale(follow) * (map.transpose() * &lower);
-        Ok(Self { input: Some(Arc::new(Root::full(lower))), target: Some(target), output })
+        let (input, target) = (Arc::new(Root::full(lower)), Arc::new(target));
+        Ok(Self { input: Some(input), target: Some(target), output })
+    }
+
+    /// The same for the inputs, with this root for the gradients of the outputs: for matrices that see the
+    /// same inputs.
+    #[must_use]
+    pub fn with_output(self, output: Option<Arc<Root>>) -> Self {
+        Self { output, ..self }
     }
 
     /// Whether it is the norm of the weights themselves.
@@ -92,7 +100,7 @@ impl Weighting {
                 return Err(LinalgError::Inner { left: cols, right: input.size() });
             }
             product = Some(match &self.target {
-                Some(target) => view * target,
+                Some(target) => view * &**target,
                 None => input.after(view),
             });
         }

@@ -140,6 +140,10 @@ pub struct MatrixPlan {
     pub parameters_before: u64,
     /// Number of parameters in the planned form.
     pub parameters_after: u64,
+    /// Whether it stayed dense with other entries, which make up for what was lost before it, once the
+    /// plan was carried out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub adapted: bool,
     /// Stored type of the entries.
     pub dtype: Dtype,
     /// BLAKE3 digest of the dense matrix that this was planned for.
@@ -449,6 +453,7 @@ impl MatrixPlan {
             grows: false,
             parameters_before: 0,
             parameters_after: 0,
+            adapted: false,
             dtype,
             digest: None,
             error: None,
@@ -467,6 +472,7 @@ impl MatrixPlan {
         self.grows = self.parameters_after > self.parameters_before;
         self.reduction = (self.full_rank - self.rank) as f64 / self.full_rank as f64;
         self.error = self.error.filter(StoredError::is_possible);
+        self.adapted &= self.form == Form::dense();
         self
     }
 

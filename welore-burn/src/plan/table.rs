@@ -101,13 +101,14 @@ fn percent(share: f64) -> String {
 fn cells(matrix: &MatrixPlan) -> [String; COLUMNS] {
     let [out, inputs] = matrix.shape;
     let fixed = if matrix.fixed { ", fixed" } else { "" };
+    let adapted = if matrix.adapted { ", adapted" } else { "" };
     let grows = if matrix.grows { ", grows" } else { "" };
     [
         terminal(matrix.name.as_ref()).into_owned(),
         format!("{out}x{inputs}"),
         format!("{} of {}", matrix.rank, matrix.full_rank),
         percent(kept(matrix)),
-        format!("{}{fixed}{grows}", matrix.form),
+        format!("{}{fixed}{adapted}{grows}", matrix.form),
     ]
 }
 

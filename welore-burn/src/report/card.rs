@@ -176,7 +176,7 @@ impl ModelCard<'_> {
              | parameters | {} | {} |\n\
              {}\n\n\
              - Target: {target}; policy {}, {}.\n\
-             {in_blocks}- {} of {all} {are_factored}. {:.4} of all ranks are removed; {:.4} were \
+             {in_blocks}{}- {} of {all} {are_factored}. {:.4} of all ranks are removed; {:.4} were \
              planned (ERR).\n\
              - Expected speed on a CPU: {:.2}x the dense model's with many tokens at a time, \
              {:.2}x with one.\n\
@@ -190,6 +190,7 @@ impl ModelCard<'_> {
             bytes_row(self.before().bytes, totals.bytes_after),
             markdown_code(&plan.policy),
             self.basis(),
+            self.adapted(),
             totals.lrcs,
             totals.err_applied,
             totals.err,
@@ -198,6 +199,19 @@ impl ModelCard<'_> {
             self.channels(),
             prospect.unwrap_or_default(),
         )
+    }
+
+    /// How many dense matrices are not those of the model.
+    fn adapted(&self) -> String {
+        let adapted = self.plan.matrices.iter().filter(|matrix| matrix.adapted).count();
+        let have = if adapted == 1 { "matrix has" } else { "matrices have" };
+        match adapted {
+            0 => String::new(),
+            count => format!(
+                "- {count} dense {have} other entries than in the original, which correct the errors \
+                 of those before them.\n"
+            ),
+        }
     }
 
     fn metadata(&self) -> String {

@@ -116,6 +116,7 @@ impl Report {
                     "full_rank": m.full_rank,
                     "rank": m.rank,
                     "low_rank": m.is_low_rank(),
+                    "adapted": m.adapted,
                     "form": m.form.to_string(),
                     "before": m.parameters_before,
                     "after": m.parameters_after,

@@ -155,9 +155,13 @@ pub struct BlockwiseArgs {
     /// Maximum number of windows of the calibration's text to use [default: all]
     #[arg(long, alias = "fit-blocks", value_name = "N")]
     pub fit_windows: Option<usize>,
-    /// How far --method sequential corrects the errors of earlier blocks, from 0 to 1
-    #[arg(long, value_name = "SHARE", default_value_t = 0.5, allow_negative_numbers = true)]
+    /// How far --method sequential corrects the errors of what is used before a matrix, from 0 to 1
+    #[arg(long, value_name = "SHARE", default_value_t = 1.0, allow_negative_numbers = true)]
     pub follow: f64,
+    /// Leave the matrices that stay dense as they are; otherwise --method sequential also changes those
+    /// that are used after a compressed one, so that they correct its errors
+    #[arg(long)]
+    pub no_adapt_dense: bool,
     /// Train each compressed block to reproduce the outputs of the dense one, for this many epochs
     /// of the calibration's text; needs a calibration
     #[arg(long, value_name = "EPOCHS", default_value_t = 0)]

@@ -18,7 +18,7 @@ pub struct Way {
     pub policy: &'static dyn RankPolicy,
     /// How low-rank matrices are stored by default.
     pub storage: Storage,
-    /// Whether each block is compressed on the outputs of the compressed blocks before it.
+    /// Whether each matrix is compressed for the inputs that it has once those before it are compressed.
     pub is_sequential: bool,
 }
 
@@ -58,7 +58,8 @@ static TWO_SIDED: Way = Way {
 
 static SEQUENTIAL: Way = Way {
     name: "sequential",
-    about: "two-sided, block by block: each block corrects the errors of the blocks before it",
+    about: "two-sided, block by block, in the order of use: each matrix corrects the errors of those \
+            before it",
     is_sequential: true,
     ..TWO_SIDED
 };

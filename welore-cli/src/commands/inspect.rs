@@ -6,7 +6,8 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use welore_burn::checkpoint::{Checkpoint, StoredMatrix};
 use welore_burn::model::{DecoderConfig, FoundModel, UnfamiliarModel};
-use welore_burn::plan::read_plan;
+use welore_burn::modules::MatrixName;
+use welore_burn::plan::{RankPlan, read_plan};
 
 use crate::args::InspectArgs;
 use crate::shared::opening::open_any;
@@ -39,6 +40,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
                 "target": plan.target,
                 "min_ratio": plan.min_ratio,
                 "totals": plan.totals,
+                "adapted": adapted_of(&plan),
             })),
         }));
     }
@@ -53,7 +55,7 @@ pub fn run(args: InspectArgs) -> Result<()> {
         format::bytes(bytes),
         dtypes.join(", ")
     );
-    match (compressed.len(), plan) {
+    match (compressed.len(), &plan) {
         (0, _) => say!("dense: no matrix is compressed"),
         (n, None) if compressed.iter().all(|m| m.form.rank().is_none()) => {
             say!("in types of llama.cpp: {}", format::matrices(n));
@@ -64,7 +66,17 @@ pub fn run(args: InspectArgs) -> Result<()> {
             say!("compressed: {}, by policy {}{target}", format::matrices(n), plan.policy);
         }
     }
+    let adapted = plan.as_ref().map_or(0, |plan| adapted_of(plan).len());
+    if adapted > 0 {
+        say!("dense with other entries, which correct errors: {}", format::matrices(adapted));
+    }
     print_matrices(compressed)
+}
+
+/// The dense matrices that are not those of the model that was compressed.
+fn adapted_of(plan: &RankPlan) -> Vec<&MatrixName> {
+    let adapted = plan.matrices.iter().filter(|matrix| matrix.adapted);
+    adapted.map(|matrix| &matrix.name).collect()
 }
 
 fn say_config(args: &InspectArgs, config: &DecoderConfig) -> Result<()> {

@@ -88,10 +88,15 @@ pub fn of_labels(amount: &AmountArgs) -> [Rule; 2] {
 }
 
 /// The rules of the options on compressing block by block.
-pub fn of_blockwise(args: &BlockwiseArgs, is_sequential: bool) -> [Rule; 3] {
-    let refines = args.refine > 0;
+pub fn of_blockwise(args: &BlockwiseArgs, is_sequential: bool) -> [Rule; 4] {
+    let (refines, follows) = (args.refine > 0, args.follow > 0.0);
     [
         rule("follow", is_sequential, "only with method sequential"),
+        rule(
+            "no-adapt-dense",
+            is_sequential && follows,
+            "only with method sequential, and --follow above 0",
+        ),
         rule("fit-windows", is_sequential || refines, "only with method sequential, or --refine"),
         rule("refine-lr", refines, "only with --refine"),
     ]

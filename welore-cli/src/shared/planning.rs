@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::escape;
+use welore_burn::forms::Form;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{
     Energy, ExpectedSpeed, PlanError, PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan,
@@ -285,7 +286,7 @@ pub fn describe(plan: &RankPlan) -> String {
          ranks      {ranks}\n\
          parameters {} -> {} ({})\n\
          bytes      {} -> {} ({})\n\
-         speed      {}{}",
+         speed      {}{}{}",
         format::some_matrices(t.lrcs, t.matrices, is_factored),
         format::percent(t.keep_params),
         format::count(t.parameters_before),
@@ -295,8 +296,18 @@ pub fn describe(plan: &RankPlan) -> String {
         format::bytes(t.bytes_after),
         change(t.bytes_before, t.bytes_after),
         speed_of(t.expected_speed),
+        adapted(plan).unwrap_or_default(),
         plan.search.as_ref().map(found_by).unwrap_or_default(),
     )
+}
+
+/// How many dense matrices have other entries, if any do, as another line.
+fn adapted(plan: &RankPlan) -> Option<String> {
+    let dense = plan.matrices.iter().filter(|matrix| matrix.form == Form::dense()).count();
+    let adapted = plan.matrices.iter().filter(|matrix| matrix.adapted).count();
+    let of_dense = format!("{adapted} of {} that stay dense", format::matrices(dense));
+    let why = "with other entries, which correct the errors of those before them";
+    (adapted > 0).then(|| format!("\nadapted    {of_dense}, {why}"))
 }
 
 /// How the ranks were found, as another line.

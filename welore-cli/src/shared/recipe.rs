@@ -184,6 +184,7 @@ impl Recipe {
         let refine = RefineOptions { epochs, lr: args.refine_lr, ..RefineOptions::default() };
         Some(BlockwiseOptions {
             follow: if self.way.is_sequential { args.follow } else { 0.0 },
+            adapt_dense: !args.no_adapt_dense,
             windows: args.fit_windows,
             refine: (epochs > 0).then_some(refine),
             at_once: compute.at_once(),

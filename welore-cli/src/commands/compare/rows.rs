@@ -315,7 +315,8 @@ impl<'a> Comparison<'a> {
         let Compute { device, dtype, .. } = self.compute;
         let model = load_model(output.path(), device, *dtype, &mut bar)?.model;
         bar.finish();
-        Known::of(&bar, report.compressed.len()).tell("compressed");
+        let all = report.compressed.len() + report.adapted.len();
+        Known::of(&bar, all).tell("compressed");
         Ok((model, seconds))
     }
 

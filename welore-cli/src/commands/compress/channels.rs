@@ -37,13 +37,14 @@ use crate::terminal::Bar;
 use crate::{format, memory, models, output};
 
 /// Options that concern ranks and factors, beside [`RANK_OPTIONS`].
-const OF_RANKS: [&str; 14] = [
+const OF_RANKS: [&str; 15] = [
     "plan",
     "err",
     "err-applied",
     "method",
     "shrink-gradients",
     "follow",
+    "no-adapt-dense",
     "fit-windows",
     "refine",
     "refine-lr",

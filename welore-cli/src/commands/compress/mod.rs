@@ -141,7 +141,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let card = write_card(output.path(), checkpoint.dir(), &base, &planned.plan, labels);
     in_target(card, &output)?;
     output.commit()?;
-    let known = Known::of(&bar, report.compressed.len());
+    let known = Known::of(&bar, report.compressed.len() + report.adapted.len());
     tell(&args, &planned, &report, step.as_ref(), started.elapsed().as_secs_f64())?;
     planned.measured.tell("measured");
     known.tell("compressed");
@@ -516,7 +516,8 @@ fn tell(
     if !args.json {
         output::print_block(&describe(plan))?;
         if let Some(line) = of_errors(report) {
-            say!("{line}");
+            let before = if step.is_some() { ", before the step" } else { "" };
+            say!("{line}{before}");
         }
         if let Some(step) = step {
             tell_step(step);
@@ -547,6 +548,7 @@ fn tell(
         "min_ratio": plan.min_ratio,
         "totals": plan.totals,
         "factored": compressed,
+        "adapted": report.adapted,
         "relative_error": errors.map(|[computed, _]| computed),
         "stored_error": errors.map(|[_, stored]| stored),
         "loss": losses.map(|[computed, _]| computed),

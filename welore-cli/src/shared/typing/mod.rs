@@ -26,7 +26,7 @@ use crate::models::{Artifact, Wanted, check_kind};
 
 /// Options that concern ranks and factors, beside [`RANK_OPTIONS`]. A command that has no such option
 /// has none that is typed.
-const OF_RANKS: [&str; 14] = [
+const OF_RANKS: [&str; 15] = [
     "err",
     "err-applied",
     "keep-params",
@@ -34,6 +34,7 @@ const OF_RANKS: [&str; 14] = [
     "shrink-inputs",
     "shrink-gradients",
     "follow",
+    "no-adapt-dense",
     "fit-windows",
     "refine",
     "refine-lr",
