@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 26] = [
+const LIBRARY: [&str; 27] = [
     "words",
     "named",
     "escape",

@@ -31,7 +31,8 @@ impl Measured {
         let measuring = MeasureOptions { norms, ..MeasureOptions::default() };
         let spectra =
             measure_checkpoint(checkpoint, &tiny_projections(), &measuring, &mut ()).unwrap();
-        let options = CurveOptions { shrink_gradients: shrink.output, ..CurveOptions::default() };
+        let options =
+            CurveOptions { shrink_gradients: Shrinkage::OUTPUT, ..CurveOptions::default() };
         let mlps: Vec<Mlp> = case.curves.iter().map(|curve| curve.mlp.clone()).collect();
         let curves =
             measure_channels(checkpoint, &case.calibration, &mlps, &options, &mut ()).unwrap();
@@ -39,7 +40,7 @@ impl Measured {
     }
 
     fn plan(&self, goal: &ChannelGoal, options: &PlanOptions) -> Result<JointPlan, ChannelsError> {
-        let (checkpoint, shrink) = (&self.case.opened.checkpoint, Shrinkage::default().input);
+        let (checkpoint, shrink) = (&self.case.opened.checkpoint, Shrinkage::INPUT);
         JointPlan::new(checkpoint, &self.spectra, &self.curves, shrink, goal, options)
     }
 

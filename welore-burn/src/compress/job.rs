@@ -137,7 +137,7 @@ impl<'a> Work<'a> {
             let Piece::Compress(matrix) = piece else { continue };
             let Some(parts) = parts.get(&matrix.name) else { continue };
             // The error is not part of what is stored.
-            let made = Made { parts: parts.clone(), relative_error: 0.0 };
+            let made = StoredForm { parts: parts.clone(), error: StoredError::default() };
             write_tensors(tensors, &encode(matrix, &made)?.data, &files)?;
         }
         Ok(files.finish()?)

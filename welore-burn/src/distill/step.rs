@@ -13,7 +13,7 @@ use crate::compress::Compressor;
 use crate::eval::{Estimate, EvalError, PerplexityOptions, check_text, divergence};
 use crate::files::OutputDir;
 use crate::forms::{FormError, Part, fill, moved, product_gradients, product_of, read_matrices};
-use crate::linalg::{Matrix, Shrinkage, natural_step};
+use crate::linalg::{Matrix, natural_step};
 use crate::model::{LanguageModel, device_of};
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
@@ -31,7 +31,7 @@ pub struct DistillOptions {
     pub lengths: Vec<f64>,
     /// What is added to the diagonals of the second moments of inputs and gradients before they
     /// precondition the gradient, as a share of their means.
-    pub damping: Shrinkage,
+    pub damping: [f64; 2],
     /// Number of windows computed at once, each by its own worker.
     pub at_once: NonZeroUsize,
 }
@@ -43,7 +43,7 @@ impl Default for DistillOptions {
             windows: None,
             held_back: 8,
             lengths: vec![1e-3, 3e-3, 1e-2, 3e-2, 0.1, 0.3],
-            damping: Shrinkage { input: 0.1, output: 1.0 },
+            damping: [0.1, 1.0],
             at_once: NonZeroUsize::MIN,
         }
     }
@@ -90,7 +90,7 @@ impl DistillOptions {
             Some("a step needs at least 1 window for its gradient, and 1 that is held back")
         } else if self.lengths.is_empty() || !rises || !are_lengths {
             Some("lengths of a step must be above 0, finite, and rise")
-        } else if !(damps(self.damping.input) && damps(self.damping.output)) {
+        } else if !self.damping.into_iter().all(damps) {
             Some("the damping of a step must be above 0 and finite")
         } else {
             None
@@ -180,7 +180,7 @@ fn steps(
     parts: &BTreeMap<MatrixName, Vec<Part>>,
     slopes: &BTreeMap<MatrixName, [Matrix; 2]>,
     calibration: &Calibration,
-    damping: Shrinkage,
+    damping: [f64; 2],
     progress: &mut dyn Progress,
 ) -> Result<BTreeMap<MatrixName, [Matrix; 2]>, DistillError> {
     progress.begin("steps", slopes.len());

@@ -7,7 +7,6 @@ use faer::{Mat, MatRef, get_global_parallelism};
 
 use super::matrix::{LinalgError, Matrix};
 use super::moments::{SecondMoment, root};
-use super::weighted::Shrinkage;
 
 /// The natural gradient step of a matrix `left · right`, `[out, rank]` and `[rank, in]`, which stays of
 /// its rank: the changes `X` of `left` and `Y` of `right`.
@@ -33,7 +32,7 @@ pub fn natural_step(
     [gradient_left, gradient_right]: [&Matrix; 2],
     inputs: &SecondMoment,
     outputs: &SecondMoment,
-    damping: Shrinkage,
+    damping: [f64; 2],
 ) -> Result<[Matrix; 2], LinalgError> {
     check_same(left.cols(), right.rows())?;
     check_same(inputs.size(), right.cols())?;
@@ -43,7 +42,7 @@ pub fn natural_step(
         check_same(of.cols(), gradient.cols())?;
     }
     let (u, v) = (left.view(), right.view());
-    let (a, b) = (inputs.shrunk(damping.input), outputs.shrunk(damping.output));
+    let (a, b) = (inputs.damped(damping[0]), outputs.damped(damping[1]));
     let (after_b, before_a) = (b.as_ref() * u, v * a.as_ref());
     let of_left = root(&(u.transpose() * after_b.as_ref()))?;
     let of_right = root(&(before_a.as_ref() * v.transpose()))?;
@@ -81,7 +80,7 @@ fn negated(matrix: MatRef<'_, f64>) -> Result<Matrix, LinalgError> {
 mod tests {
     use super::*;
 
-    const NONE: Shrinkage = Shrinkage { input: 0.0, output: 0.0 };
+    const NONE: [f64; 2] = [0.0, 0.0];
 
     /// Numbers of mean 0, always the same.
     fn random(seed: u64, count: usize) -> Vec<f64> {
@@ -130,7 +129,7 @@ mod tests {
         // The gradient of ½ tr(B ΔW A ΔWᵀ) at an error E is B E A, and the step is -E.
         let (left, right) = (matrix(1, 7, 3), matrix(2, 3, 5));
         let error = change(&[matrix(3, 7, 3), matrix(4, 3, 5)], &left, &right);
-        let whole = |moment: SecondMoment| Matrix::from_view(moment.shrunk(0.0).as_ref()).unwrap();
+        let whole = |moment: SecondMoment| Matrix::from_view(moment.damped(0.0).as_ref()).unwrap();
         let (a, b) = (whole(moment(5, 5)), whole(moment(6, 7)));
         let gradient = b.product(&error).unwrap().product(&a).unwrap();
         let found = change(&step(&left, &right, &gradient), &left, &right);

@@ -48,7 +48,7 @@ pub(super) fn or_suspended<T>(output: OutputDir, result: Result<T>) -> Result<(O
 }
 
 /// Says what a step did.
-pub(super) fn tell_step(step: &Distilled) {
+pub(super) fn tell_step(step: &Distilled) -> Result<()> {
     let Distilled { length, before, .. } = step;
     let (before, after) = (before.value, step.after());
     match *length > 0.0 {
@@ -61,4 +61,5 @@ pub(super) fn tell_step(step: &Distilled) {
              per token"
         ),
     }
+    Ok(())
 }

@@ -520,7 +520,7 @@ fn tell(
             say!("{line}{before}");
         }
         if let Some(step) = step {
-            tell_step(step);
+            tell_step(step)?;
         }
         say!("wrote {} in {}", args.output.display(), format::time(seconds));
         return Ok(());
