@@ -161,6 +161,10 @@ mod tests {
         assert_eq!(tensor_of_matrix(shared).as_deref(), Some("blk.0.ffn_up_shexp.weight"));
         assert_eq!(stack_of_matrix(shared), None);
         assert_eq!(matrix_in_stack("blk.0.ffn_up.weight", 0), None);
+    }
+
+    #[test]
+    fn other_names_are_of_no_matrix() {
         for tensor in [
             "output.weight",
             "blk.0.ffn_gate_exps.weight",
