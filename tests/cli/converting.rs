@@ -96,9 +96,8 @@ fn compressed_models_keep_their_forms_and_say_what_is_stored_now() {
 
         sandbox.gives("export wide --dtype bf16 -o back");
         assert!(weights(&sandbox, "back") == low);
-        let [plan, again] =
-            ["low", "back"].map(|m| sandbox.json_file(&format!("{m}/welore_plan.json")));
-        assert_eq!(plan, again);
+        // Errors of numbers that were rounded once more are not known.
+        assert_eq!(sandbox.plan_of("low"), sandbox.plan_of("back"));
     }
 }
 

@@ -7,7 +7,7 @@ use crate::support::Sandbox;
 /// The options that have an effect wherever the parser accepts them, for each command. An option
 /// that is neither here nor in [`IDLE`] fails the first test.
 const ALWAYS: [(&str, &str); 14] = [
-    ("analyze", "output report json include exclude jobs max-memory no-cache"),
+    ("analyze", "output report json include exclude convolutions jobs max-memory no-cache"),
     (
         "calibrate",
         "text output calibration-windows gradient-windows calibration-seq-len too-little dry-run \
@@ -17,13 +17,13 @@ const ALWAYS: [(&str, &str); 14] = [
     (
         "plan",
         "err err-applied keep-params max-bytes for output report json policy rank-multiple never-grow storage \
-         keep-dense set-rank min-rank max-rank min-saving include exclude",
+         keep-dense set-rank min-rank max-rank min-saving include exclude convolutions",
     ),
     (
         "compress",
         "plan err err-applied keep-params max-bytes output for forms force dry-run shard-size report json policy \
          rank-multiple never-grow storage keep-dense set-rank min-rank max-rank min-saving method refine \
-         rounding choose-storage include exclude jobs max-memory",
+         rounding choose-storage include exclude convolutions jobs max-memory",
     ),
     (
         "compare",

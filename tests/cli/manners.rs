@@ -332,7 +332,13 @@ fn report_option_draws_what_each_command_made() {
     assert_eq!(count(&drawn["spectra"]["matrices"]), Some(28));
 
     sandbox.gives("compress model --err 0.5 -o low --report compress.html");
-    assert_eq!(page(&sandbox, "compress.html")["plan"], drawn["plan"]);
+    let mut made = page(&sandbox, "compress.html")["plan"].clone();
+    for matrix in made["matrices"].as_array_mut().unwrap() {
+        // What was made has errors, which a plan does not know yet.
+        assert_eq!(matrix["stored_error"].is_number(), matrix["low_rank"] == true, "{matrix}");
+        (matrix["error"], matrix["stored_error"]) = (Value::Null, Value::Null);
+    }
+    assert_eq!(made, drawn["plan"]);
 
     sandbox.gives(&format!("{SHORT} --report train.html"));
     let drawn = page(&sandbox, "train.html");

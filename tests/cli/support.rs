@@ -25,6 +25,15 @@ pub fn expected() -> Value {
 /// are cached outside the folder. Nothing is fetched unless a test names a server.
 pub struct Sandbox(TempDir, TempDir);
 
+/// A plan without the errors of what was made by it.
+pub fn without_errors(mut plan: Value) -> Value {
+    plan["totals"].as_object_mut().unwrap().remove("stored_loss");
+    for matrix in plan["matrices"].as_array_mut().unwrap() {
+        matrix.as_object_mut().unwrap().remove("error");
+    }
+    plan
+}
+
 impl Sandbox {
     pub fn new() -> Self {
         let sandbox = Self(tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -81,13 +90,7 @@ impl Sandbox {
 
     /// The plan in a directory, without the errors of what was made by it.
     pub fn plan_of(&self, dir: &str) -> Value {
-        let mut plan = self.json_file(&format!("{dir}/welore_plan.json"));
-        let totals = plan["totals"].as_object_mut().unwrap();
-        totals.remove("stored_loss");
-        for matrix in plan["matrices"].as_array_mut().unwrap() {
-            matrix.as_object_mut().unwrap().remove("error");
-        }
-        plan
+        without_errors(self.json_file(&format!("{dir}/welore_plan.json")))
     }
 
     pub fn edit_json(&self, name: &str, edit: impl FnOnce(&mut Value)) {

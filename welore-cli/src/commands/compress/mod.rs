@@ -286,6 +286,7 @@ impl Request {
             )
             .into());
         }
+        check_stored(args.convolutions, recipe.storage)?;
         let model = models::directory_of(&args.model)?;
         let found = match &goal {
             Goal::Given(plan) => open_planned(&model, plan)?,
@@ -294,7 +295,6 @@ impl Request {
         if needs_model(args, &recipe) {
             to_run(&found, "calibrating", without_running(&goal))?;
         }
-        check_stored(args.convolutions, recipe.storage)?;
         check_output(&args.output, &model)?;
         let output = match args.dry_run {
             true => OutputDir::check_free(&args.output, args.force).map(|()| None)?,

@@ -233,8 +233,8 @@ impl Source {
             let plan = plan_for(&spectra, recipe.policy, options)?;
             return Ok(Made { spectra: *spectra, plan, known: Known::default(), runs: true });
         }
-        let subject = Subject::open(args, options)?;
         check_stored(args.convolutions, options.storage)?;
+        let subject = Subject::open(args, options)?;
         let norms = recipe.norms(subject.calibration.as_ref())?;
         let (spectra, known) = subject.measure(norms, &args.resources)?;
         let plan = plan_for(&spectra, recipe.policy, options)?;
