@@ -103,7 +103,18 @@ pub(super) fn identity<M: LanguageModel>(
     let (version, device) = (env!("CARGO_PKG_VERSION"), device_of(model).inner());
     let (states, _) = model.valid().begin(as_tensor(&tokens[..1], &device));
     let (weights, dtype) = (weights.finalize().to_hex(), states.dtype());
-    Ok(format!("{version} {device:?} {dtype:?} {weights}"))
+    // What is computed with the weights is in the configuration, or beside them in a GGUF file.
+    let about = match checkpoint.dir() {
+        dir if dir.is_dir() => vec![dir.join("config.json")],
+        file => vec![file.to_path_buf()],
+    };
+    let mut config = blake3::Hasher::new();
+    for file in about.into_iter().filter(|file| file.exists()) {
+        let mut opened = std::fs::File::open(&file).map_err(FileError::io(&file))?;
+        std::io::copy(&mut opened, &mut config).map_err(FileError::io(&file))?;
+    }
+    let config = config.finalize().to_hex();
+    Ok(format!("{version} {device:?} {dtype:?} {weights} {config}"))
 }
 
 impl Resume {

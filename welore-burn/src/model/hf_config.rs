@@ -172,11 +172,18 @@ impl DecoderConfig {
     }
 }
 
-/// Gives fields the names that most families have for them.
+/// Sizes that a family has other names for may have their usual ones, too.
+const ALSO_USUAL: [&str; 4] =
+    ["hidden_size", "num_hidden_layers", "num_attention_heads", "max_position_embeddings"];
+
+/// Gives fields the names that most families have for them. A field that has the usual name, where the
+/// family has another one for it, is none of the family's: transformers does not read it.
 fn rename(config: &mut Value, fields: &[(&str, &str)]) {
     for (own, usual) in fields {
-        if let Some(value) = config.get(own).filter(|value| !value.is_null()).cloned() {
-            config[*usual] = value;
+        match config.get(own).filter(|value| !value.is_null()).cloned() {
+            Some(value) => config[*usual] = value,
+            None if ALSO_USUAL.contains(usual) => {}
+            None => drop(config.as_object_mut().map(|config| config.remove(*usual))),
         }
     }
 }
