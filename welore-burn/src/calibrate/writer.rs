@@ -208,7 +208,7 @@ impl CalibrationWriter {
 
     /// The part of the file that has been written.
     pub fn so_far(&self) -> Result<CalibrationFile, CalibrationError> {
-        CalibrationFile::open(&self.staged.dir().join(FILE))
+        CalibrationFile::open_unfinished(&self.staged.dir().join(FILE))
     }
 
     /// Moves the finished file to its path.

@@ -65,13 +65,15 @@ fn check_spectra(spectra: &Spectra, policy: &dyn RankPolicy) -> Result<(), PlanE
     if searches.is_some() {
         return Err(PlanError::NotSearched { policy: policy.name() });
     }
-    let is_probed = |matrix: &MatrixSpectrum| matrix.measurement(PROBE).is_some();
     if unit.is_some_and(|unit| unit != spectra.unit) {
         return Err(PlanError::NotCalibrated { policy: policy.name() });
     }
-    match probes && !spectra.matrices.iter().any(is_probed) {
-        true => Err(PlanError::NotProbed { policy: policy.name() }),
-        false => Ok(()),
+    let probed = spectra.matrices.iter().filter_map(|matrix| matrix.measurement(PROBE));
+    match probed.reduce(f64::max) {
+        _ if !probes => Ok(()),
+        None => Err(PlanError::NotProbed { policy: policy.name() }),
+        Some(largest) if largest <= 0.0 => Err(PlanError::ZeroProbes { policy: policy.name() }),
+        Some(_) => Ok(()),
     }
 }
 

@@ -275,6 +275,12 @@ pub enum PlanError {
         /// The policy.
         policy: &'static str,
     },
+    /// The policy needs probes, and all are 0.
+    #[error("policy `{policy}` needs probes above 0: by these, no matrix costs anything")]
+    ZeroProbes {
+        /// The policy.
+        policy: &'static str,
+    },
 }
 
 /// A target that can be reached, with digits that people read, and still within reach.
