@@ -68,12 +68,23 @@ fn check_spectra(spectra: &Spectra, policy: &dyn RankPolicy) -> Result<(), PlanE
     if unit.is_some_and(|unit| unit != spectra.unit) {
         return Err(PlanError::NotCalibrated { policy: policy.name() });
     }
+    if probes { check_probes(spectra, policy.name()) } else { Ok(()) }
+}
+
+/// Checks that there are probes, some of them above 0, and that only models with experts lack any.
+fn check_probes(spectra: &Spectra, policy: &'static str) -> Result<(), PlanError> {
     let probed = spectra.matrices.iter().filter_map(|matrix| matrix.measurement(PROBE));
-    match probed.reduce(f64::max) {
-        _ if !probes => Ok(()),
-        None => Err(PlanError::NotProbed { policy: policy.name() }),
-        Some(largest) if largest <= 0.0 => Err(PlanError::ZeroProbes { policy: policy.name() }),
-        Some(_) => Ok(()),
+    let Some(largest) = probed.reduce(f64::max) else {
+        return Err(PlanError::NotProbed { policy });
+    };
+    let mut unprobed = spectra.matrices.iter().filter(|m| m.measurement(PROBE).is_none());
+    let has_experts = spectra.matrices.iter().any(|matrix| matrix.name.is_of_expert());
+    match unprobed.next() {
+        Some(matrix) if !has_experts => {
+            Err(PlanError::Unprobed { policy, name: matrix.name.clone() })
+        }
+        _ if largest <= 0.0 => Err(PlanError::ZeroProbes { policy }),
+        _ => Ok(()),
     }
 }
 

@@ -183,7 +183,9 @@ pub(super) fn plan(error: &PlanError) -> Option<Verdict> {
         PlanError::NotCalibrated { .. } => {
             Verdict::input("give a --calibration FILE from `welore-cli calibrate`")
         }
-        PlanError::NotProbed { .. } => Verdict::input("calibrate with --probe-windows"),
+        PlanError::NotProbed { .. } | PlanError::Unprobed { .. } => {
+            Verdict::input("calibrate with --probe-windows")
+        }
         PlanError::ZeroProbes { .. } => {
             Verdict::input("calibrate with more --probe-windows, or use --policy loss")
         }
