@@ -284,6 +284,13 @@ fn plans_say_how_many_matrices_no_probe_measured() {
             matrix["measurements"] = json!({ "probe": 1.5 });
         }
     });
+    sandbox.refuses(line, "needs a probe of every matrix, and `model.layers.0.");
+    sandbox.edit_json("spectra.json", |spectra| {
+        for expert in 0..2 {
+            spectra["matrices"][expert]["name"] =
+                format!("model.layers.0.mlp.experts.{expert}.up_proj").into();
+        }
+    });
     let said = sandbox.gives(line).stderr;
     assert!(
         said.contains("2 matrices of experts that see none of the text of the probes"),

@@ -23,7 +23,7 @@ const ALWAYS: [(&str, &str); 14] = [
         "compress",
         "plan err err-applied keep-params max-bytes output for forms force dry-run shard-size report json policy \
          rank-multiple never-grow storage keep-dense set-rank min-rank max-rank min-saving method refine \
-         rounding choose-storage include exclude convolutions jobs max-memory",
+         choose-storage include exclude convolutions jobs max-memory",
     ),
     (
         "compare",
@@ -99,7 +99,9 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 44] = [
+const IDLE_TOO: [(&str, &str); 46] = [
+    ("compress model --err 0.5 -o out", "rounding=nearest"),
+    ("compress model --keep-params 0.8 --no-calibration -o out", "rounding=fitted"),
     (
         "compress model --keep-params 0.8 --calibration seen --method sequential --follow 0 -o out",
         "no-adapt-dense",
@@ -143,7 +145,7 @@ const IDLE_TOO: [(&str, &str); 44] = [
         "storage=factors min-ratio=0.2 follow=0.2 fit-windows=4 refine=1 refine-lr=0.1 distill \
          distill-windows=2 types=q8_0 no-measure save-types=types.json report=page.html \
          convolutions save-calibration=kept calibration-windows=4 gradient-windows=4 \
-         probe-windows=2 backend=flex device=0 dtype=f32",
+         rounding=nearest choose-storage probe-windows=2 backend=flex device=0 dtype=f32",
     ),
     (
         "compress model --for llama.cpp --max-bytes 1GB --calibration seen -o out.gguf",
@@ -273,6 +275,28 @@ fn what_would_have_no_effect_is_refused_by_name() {
         let name = option.split('=').next().unwrap();
         sandbox.refuses(&format!("{line} --{option}"), &format!("--{name}"));
     }
+}
+
+#[test]
+fn options_on_numbers_of_16_bits_are_refused_where_there_are_none() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("export model --dtype f32 -o wide");
+    sandbox.gives("analyze wide -o spectra.json");
+    sandbox.gives("plan spectra.json --err 0.5 --storage pivot -o plan.json");
+    for how in ["--err 0.5 --storage pivot", "--plan plan.json"] {
+        for option in ["--choose-storage", "--rounding nearest"] {
+            let line = format!("compress wide {how} -o out {option}");
+            let named = option.split(' ').next().unwrap();
+            sandbox.refuses(&line, &format!("{named}: no matrix is stored in 16 bits"));
+        }
+    }
+    // Of a plan with matrices that stay dense, those that were compared are counted.
+    let line = "compress model --err 0.5 --set-rank q_proj=8 -o out --choose-storage --dry-run";
+    let told = sandbox.gives(line).stderr;
+    let factored = sandbox.json(&format!("{line} --json"))["totals"]["lrcs"].as_u64().unwrap();
+    let counted = told.lines().find(|line| line.contains("nearer in the other storage")).unwrap();
+    let of = counted.split(" of ").nth(1).and_then(|rest| rest.split(' ').next()).unwrap();
+    assert!(of.parse::<u64>().unwrap() < factored, "{told}");
 }
 
 /// A file of settings is for many commands.

@@ -454,6 +454,44 @@ fn calibrations_that_do_not_fit_the_model_are_refused() {
 }
 
 #[test]
+fn calibrations_with_impossible_numbers_are_refused_when_they_are_opened() {
+    let sandbox = Sandbox::new();
+    sandbox.gives(
+        "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 6 \
+         --gradient-windows 2 -o seen",
+    );
+    let line = "plan model --calibration seen --keep-params 0.8";
+    let whole = sandbox.read("seen");
+    let outputs = "model.layers.0.self_attn.q_proj.outputs";
+    for (tensor, first, named) in [
+        (outputs, (-1f32).to_le_bytes().to_vec(), "`model.layers.0.self_attn.q_proj.outputs` has"),
+        ("spread", f64::NAN.to_le_bytes().to_vec(), "the spread of"),
+        ("spread", (-1f64).to_le_bytes().to_vec(), "the spread of"),
+        ("probes", (-1f64).to_le_bytes().to_vec(), "the probe of"),
+    ] {
+        sandbox.edit_tensors("seen", |tensors| {
+            let data = &mut tensors.get_mut(tensor).unwrap().data;
+            data[..first.len()].copy_from_slice(&first);
+        });
+        sandbox.refuses(line, &format!("seen: not a calibration: {named}"));
+        sandbox.write("seen", &whole);
+    }
+    sandbox.edit_tensors("seen", |tensors| {
+        let manifest = tensors.get_mut("manifest").unwrap();
+        let mut value: Value = serde_json::from_slice(&manifest.data).unwrap();
+        value["gradient_blocks"] = 7.into();
+        manifest.data = value.to_string().into_bytes();
+        manifest.shape = vec![manifest.data.len()];
+    });
+    sandbox.refuses(line, "seen: not a calibration: `gradient_blocks` is 7, of 6 `blocks`");
+    // A probe may be 0, but not all of them.
+    sandbox.write("seen", &whole);
+    sandbox.edit_tensors("seen", |tensors| tensors.get_mut("probes").unwrap().data.fill(0));
+    sandbox.refuses(&format!("{line} --policy probed"), "needs probes above 0");
+    sandbox.gives(line);
+}
+
+#[test]
 fn headers_with_many_names_take_no_minutes() {
     let sandbox = Sandbox::new();
     sandbox.edit_json(CONFIG, |config| config["num_hidden_layers"] = 2000.into());

@@ -9,7 +9,7 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use safetensors::Dtype;
 use welore_burn::calibrate::{
-    Calibration, CalibrationError, CalibrationOptions, Collector, calibrate,
+    Calibration, CalibrationError, CalibrationOptions, CalibrationText, Collector, calibrate,
 };
 use welore_burn::checkpoint::{Checkpoint, save_module};
 use welore_burn::compress::{
@@ -527,6 +527,27 @@ fn an_interrupted_calibration_goes_on_where_it_stopped() {
     let stopped =
         calibrate(&model, Some(&checkpoint), &tokens(), &stopped, &once, &mut Stop(3)).unwrap_err();
     assert!(matches!(stopped, CalibrationError::Interrupted(_)) && unfinished(&once).is_none());
+}
+
+#[test]
+fn altered_journal_ends_before_the_line_that_was_altered() {
+    let scratch = tempfile::tempdir().unwrap();
+    let [whole, parts] = ["whole", "parts"].map(|name| scratch.path().join(name));
+    let options = CalibrationOptions { resumable: true, ..options() };
+    let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
+    let (tokens, from) = (CalibrationText::from(story_tokens()), Some(&checkpoint));
+    let expected = calibrate(&model, from, &tokens, &options, &whole, &mut ()).unwrap();
+    calibrate(&model, from, &tokens, &options, &parts, &mut Stop(2)).unwrap_err();
+
+    let journal = unfinished(&parts).unwrap().join("progress.jsonl");
+    let text = std::fs::read_to_string(&journal).unwrap();
+    let (before, after) = text.rsplit_once("\"uneven\":").unwrap();
+    let after = after.trim_start_matches(|c: char| c.is_ascii_digit());
+    std::fs::write(&journal, format!("{before}\"uneven\":{}{after}", usize::MAX)).unwrap();
+
+    let found = calibrate(&model, from, &tokens, &options, &parts, &mut ()).unwrap();
+    assert_eq!(found.uneven, expected.uneven);
+    assert!(std::fs::read(&parts).unwrap() == std::fs::read(&whole).unwrap());
 }
 
 #[test]

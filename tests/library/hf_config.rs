@@ -361,6 +361,32 @@ fn rotary_settings_that_are_not_computed_are_refused() {
 }
 
 #[test]
+fn activations_are_refused_under_the_name_that_a_family_has_for_them() {
+    for (fixture_name, field) in [
+        ("tiny-falcon", "activation"),
+        ("tiny-opt", "activation_function"),
+        ("tiny-gpt2", "activation_function"),
+        ("tiny-gemma2", "hidden_activation"),
+        ("tiny-llama", "hidden_act"),
+    ] {
+        let text = std::fs::read_to_string(fixture(fixture_name).join("config.json")).unwrap();
+        let mut config: Value = serde_json::from_str(&text).unwrap();
+        config[field] = "quick_gelu".into();
+        let refused = DecoderConfig::from_hf_json(&config.to_string()).unwrap_err();
+        let own =
+            matches!(refused, ConfigError::Unsupported { field: named, .. } if named == field);
+        assert!(own, "{fixture_name}: {refused}");
+    }
+    // Falcon's files may have the usual name, too.
+    let text = std::fs::read_to_string(fixture("tiny-falcon").join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    config.as_object_mut().unwrap().remove("activation");
+    config["hidden_act"] = "quick_gelu".into();
+    let refused = DecoderConfig::from_hf_json(&config.to_string()).unwrap_err().to_string();
+    assert!(refused.contains("`hidden_act`"), "{refused}");
+}
+
+#[test]
 fn configurations_of_other_models_are_refused_by_field() {
     let text = std::fs::read_to_string(fixture("tiny-llama/config.json")).unwrap();
     let edited = |key: &str, value: serde_json::Value| {

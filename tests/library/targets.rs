@@ -61,6 +61,19 @@ fn what_no_probe_measured_is_corrected_as_the_same_matrix_of_other_experts() {
     assert_ne!(plan(&unseen).unwrap(), plan(&others).unwrap());
     let refused = plan(&with([None; 6])).unwrap_err();
     assert_eq!(refused, PlanError::NotProbed { policy: "probed" });
+    let refused = plan(&with([Some(0.0); 6])).unwrap_err();
+    assert_eq!(refused, PlanError::ZeroProbes { policy: "probed" });
+}
+
+#[test]
+fn without_experts_every_matrix_needs_a_probe() {
+    let mut spectra = probed(tiny_spectra());
+    let options = PlanOptions::to(Target::KeepParams(0.5));
+    make_plan(&spectra, &Probed, &options).unwrap();
+    spectra.matrices[3].measurements.clear();
+    let (policy, name) = ("probed", spectra.matrices[3].name.clone());
+    let refused = make_plan(&spectra, &Probed, &options).unwrap_err();
+    assert_eq!(refused, PlanError::Unprobed { policy, name });
 }
 
 /// Gives what a test chooses to one of the two ways to allocate ranks.

@@ -141,6 +141,18 @@ fn keys_and_values_that_a_file_has_apart_are_one_matrix_again() {
 }
 
 #[test]
+fn keys_in_two_places_are_a_contradiction() {
+    let mut gguf = file();
+    let model = checkpoint("tiny-deepseek-v2");
+    let (meta, bytes) = model.raw(MATRIX).unwrap();
+    gguf.add("blk.0.attn_kv_b.weight", &meta.shape, 0, bytes.to_vec());
+    let dir = tempdir().unwrap();
+    let refused = convert(&gguf.bytes(), dir.path()).unwrap_err().to_string();
+    let named = "`blk.0.attn_k_b.weight` contradicts `blk.0.attn_kv_b.weight`";
+    assert!(refused.contains(named), "{refused}");
+}
+
+#[test]
 fn keys_and_values_of_two_types_become_f32() {
     let mut gguf = file();
     let values = gguf.tensor("blk.0.attn_v_b.weight");

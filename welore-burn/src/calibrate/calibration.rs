@@ -294,10 +294,12 @@ impl Calibration {
 
     /// Whether matrices were probed.
     pub fn has_probes(&self) -> bool {
-        match &self.0 {
-            Source::File(file) => file.has_probes(),
-            Source::Imatrix(_) | Source::Memory { .. } => false,
-        }
+        self.largest_probe().is_some()
+    }
+
+    /// The largest [probe](Self::probe) of all matrices; `None` if none was probed.
+    pub fn largest_probe(&self) -> Option<f64> {
+        self.names().filter_map(|name| self.probe(name)).reduce(f64::max)
     }
 
     /// Checks that a matrix was calibrated in this shape, `[out, in]`.

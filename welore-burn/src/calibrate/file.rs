@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
+use super::content::problem_of;
 use super::error::CalibrationError;
 use super::labels::GradientLabels;
 use super::text::TextRecord;
@@ -186,7 +187,17 @@ pub(super) struct CalibrationFile {
 }
 
 impl CalibrationFile {
+    /// Opens a finished file.
     pub fn open(path: &Path) -> Result<Self, CalibrationError> {
+        let file = Self::open_unfinished(path)?;
+        match problem_of(&file.tensors, &file.manifest)? {
+            Some(reason) => Err(CalibrationError::NotCalibration { path: path.into(), reason }),
+            None => Ok(file),
+        }
+    }
+
+    /// The same for a file of which parts may still be missing.
+    pub fn open_unfinished(path: &Path) -> Result<Self, CalibrationError> {
         let not = |reason: String| CalibrationError::NotCalibration { path: path.into(), reason };
         match check_input(path, u64::MAX) {
             Err(FileError::NotAFile { what, .. }) => return Err(not(format!("it is {what}"))),
@@ -207,6 +218,10 @@ impl CalibrationFile {
         }
         let manifest: Manifest =
             serde_json::from_str(text).map_err(|error| not(in_words(&error)))?;
+        if manifest.gradient_windows > manifest.windows {
+            let (gradients, all) = (manifest.gradient_windows, manifest.windows);
+            return Err(not(format!("`gradient_blocks` is {gradients}, of {all} `blocks`")));
+        }
         let names = manifest.matrices.iter().map(|matrix| matrix.name.clone());
         let places: BTreeMap<MatrixName, usize> = names.zip(0..).collect();
         if places.len() != manifest.matrices.len() {
@@ -336,10 +351,6 @@ impl CalibrationFile {
         let (_, bytes) = self.tensors.raw(PROBES).ok()?;
         let (entries, _) = bytes.as_chunks::<8>();
         entries.get(place).map(|entry| f64::from_le_bytes(*entry)).filter(|x| x.is_finite())
-    }
-
-    pub fn has_probes(&self) -> bool {
-        self.places.keys().any(|name| self.probe(name).is_some())
     }
 
     pub fn windows(&self) -> Result<Vec<Vec<u32>>, CalibrationError> {

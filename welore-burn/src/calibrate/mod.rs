@@ -14,6 +14,7 @@
 
 mod calibration;
 mod collector;
+mod content;
 mod draw;
 mod error;
 mod experts;

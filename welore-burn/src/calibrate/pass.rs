@@ -182,6 +182,16 @@ fn check_text(
     }
 }
 
+impl Counts {
+    fn add_uneven(&mut self, moment: &SecondMoment) {
+        self.uneven = self.uneven.saturating_add(usize::from(is_uneven(moment)));
+    }
+
+    fn add_mixed(&mut self, experts: usize) {
+        self.mixed_experts = self.mixed_experts.saturating_add(experts);
+    }
+}
+
 /// Whether a second moment has rows enough, but few of them decide it, such as those of the first
 /// tokens of texts in some models.
 fn is_uneven(moment: &SecondMoment) -> bool {
@@ -284,9 +294,9 @@ impl<M: LanguageModel> Calibrating<'_, M> {
                 (output, self.moments_of(&seen, &leaders))
             };
             let (outputs, mut moments) = self.spread(text.len(), work);
-            counts.mixed_experts += self.fill_up(layer, &mut moments, text.len(), block);
+            counts.add_mixed(self.fill_up(layer, &mut moments, text.len(), block));
             for (name, moment) in &moments {
-                counts.uneven += usize::from(is_uneven(moment));
+                counts.add_uneven(moment);
                 self.writer.write_inputs(name, moment)?;
             }
             let inputs = resume.keep(&mut kept, index, &hidden[..gradient_windows])?;
@@ -383,7 +393,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             let tokens = text.len() * self.options.seq_len;
             spread_gradients(&self.layers[index], &mut moments, tokens as u64);
             for (name, moment) in &moments {
-                counts.uneven += usize::from(is_uneven(moment));
+                counts.add_uneven(moment);
                 self.writer.write_outputs(name, moment)?;
             }
             gradients = next;

@@ -32,10 +32,44 @@ pub(super) struct Counts {
     pub uneven: usize,
 }
 
-/// A line of the journal: a pass through a block that is done.
+/// A line of the journal: a pass that is done, and its digest. One that was altered cannot be read, which
+/// ends the journal.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
+pub(super) struct Line {
+    finished: Finished,
+    digest: String,
+}
+
+/// A line as it is read.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Unchecked {
+    finished: Finished,
+    digest: String,
+}
+
+impl TryFrom<Unchecked> for Line {
+    type Error = &'static str;
+
+    fn try_from(Unchecked { finished, digest }: Unchecked) -> Result<Self, Self::Error> {
+        let line = Self::of(finished);
+        if line.digest == digest { Ok(line) } else { Err("the line has another digest") }
+    }
+}
+
+impl Line {
+    fn of(finished: Finished) -> Self {
+        let text = serde_json::to_vec(&finished).expect("numbers and strings always serialize");
+        let digest = blake3::hash(&text).to_hex().to_string();
+        Self { finished, digest }
+    }
+}
+
+/// A pass through a block that is done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Finished {
+struct Finished {
     direction: Direction,
     /// How many passes in this direction were done before it.
     step: usize,
@@ -127,13 +161,13 @@ impl Resume {
     /// blocks.
     pub fn new(
         journal: Journal,
-        found: Vec<Finished>,
+        found: Vec<Line>,
         blocks: usize,
         writer: &CalibrationWriter,
     ) -> Result<Self, CalibrationError> {
         let dir = writer.dir().to_path_buf();
         let mut resume = Self { place: None, forward: Vec::new(), backward: Vec::new() };
-        for finished in found {
+        for Line { finished, .. } in found {
             if !resume.take(finished, blocks) {
                 break;
             }
@@ -258,7 +292,7 @@ impl Resume {
         let states = write_states(&dir.join(states_name(direction, step)), states)?;
         let (moments, spread) = (writer.take_written(), writer.known_spread());
         let finished = Finished { direction, step, moments, spread, counts, states, kept };
-        Ok(journal.note(&finished, true)?)
+        Ok(journal.note(&Line::of(finished), true)?)
     }
 
     fn passes(&self, direction: Direction) -> &[Finished] {

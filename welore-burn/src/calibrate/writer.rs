@@ -8,7 +8,7 @@ use super::error::CalibrationError;
 use super::file::{
     CalibrationFile, EMBEDDING, HEAD, MANIFEST, Manifest, PROBES, SPREAD, TOKENS, inputs, outputs,
 };
-use super::resume::{Finished, belongs};
+use super::resume::{Line, belongs};
 use crate::checkpoint::{CheckpointError, ShardLayout, ShardWriter};
 use crate::files::{Journal, StagedFile};
 use crate::linalg::SecondMoment;
@@ -46,7 +46,7 @@ impl CalibrationWriter {
         manifest: &Manifest,
         tokens: &[Vec<u32>],
         model: &str,
-    ) -> Result<(Self, Journal, Vec<Finished>), CalibrationError> {
+    ) -> Result<(Self, Journal, Vec<Line>), CalibrationError> {
         let mut job = blake3::Hasher::new();
         job.update(format!("calibration {model}\n{}\n", text_of(manifest)).as_bytes());
         for token in tokens.iter().flatten() {
@@ -208,7 +208,7 @@ impl CalibrationWriter {
 
     /// The part of the file that has been written.
     pub fn so_far(&self) -> Result<CalibrationFile, CalibrationError> {
-        CalibrationFile::open(&self.staged.dir().join(FILE))
+        CalibrationFile::open_unfinished(&self.staged.dir().join(FILE))
     }
 
     /// Moves the finished file to its path.

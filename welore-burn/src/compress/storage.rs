@@ -64,6 +64,11 @@ impl Compressor<'_> {
         plan.checked().map_err(|error| CompressError::ForeignPlan { reason: error.to_string() })
     }
 
+    /// The number of matrices that [`choose_storage`](Self::choose_storage) compares.
+    pub fn storages_to_choose(&self) -> usize {
+        self.plan.matrices.iter().filter(|matrix| rival(matrix, self.plan).is_some()).count()
+    }
+
     /// Whether a matrix is nearer as stored in this form than in the planned one.
     fn is_nearer(
         &self,

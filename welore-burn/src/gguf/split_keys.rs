@@ -34,7 +34,8 @@ pub(super) struct SplitKeys {
 ///
 /// # Errors
 ///
-/// [`GgufError`] if one of them is missing, or has another shape or a type that is not supported.
+/// [`GgufError`] if one of them is missing, has another shape or a type that is not supported, or is
+/// there beside the matrix of both.
 pub(super) fn check(
     entry: &Entry,
     file: &GgufFile,
@@ -45,6 +46,12 @@ pub(super) fn check(
     };
     let [source, tensor] = [KEYS, VALUES].map(|end| format!("{stem}{end}"));
     let has = |name: &String| file.tensors().contains_key(name);
+    if has(&entry.gguf) && has(&source) {
+        let both = &entry.gguf;
+        return Err(
+            file.wrong_tensor(&source, format!("contradicts `{both}`, which has the keys, too"))
+        );
+    }
     if has(&entry.gguf) || !(has(&source) || has(&tensor)) {
         return Ok(None);
     }

@@ -311,7 +311,7 @@ impl HfConfig {
             .with_max_position_embeddings(self.context())
             .with_tie_word_embeddings(self.tie_word_embeddings.unwrap_or(false))
             .with_mlp_bias(self.mlp_bias.unwrap_or(false))
-            .with_activation(self.activation(&self.hidden_act)?)
+            .with_activation(activation(self.name_of("hidden_act"), &self.hidden_act)?)
             .with_rotary_width(self.rotary_width()?)
             .with_intermediate_sizes(self.intermediate_size.each())
             .with_initializer_range(self.initializer_range.unwrap_or(0.02))
@@ -395,9 +395,12 @@ impl HfConfig {
         serde_json::from_value(self.own.clone()).map_err(|e| ConfigError::Json(in_words(&e)))
     }
 
-    /// The activation of this name.
-    pub fn activation(&self, name: &str) -> Result<Activation, ConfigError> {
-        Activation::named(name).ok_or_else(|| unsupported("hidden_act", name, KNOWN))
+    /// What the file calls a field with this usual name.
+    fn name_of(&self, usual: &'static str) -> &'static str {
+        let family = self.own["model_type"].as_str().and_then(|name| family_of(name).ok());
+        let mut fields = family.into_iter().flat_map(|family| family.fields());
+        let own = fields.find(|(own, name)| *name == usual && !self.own[*own].is_null());
+        own.map_or(usual, |(own, _)| *own)
     }
 
     /// How many channels of a head are rotated, if not all are.
@@ -440,6 +443,11 @@ impl From<TokenIds> for Vec<u32> {
             TokenIds::None => Vec::new(),
         }
     }
+}
+
+/// The activation of this name, which a field states.
+pub(super) fn activation(field: &'static str, name: &str) -> Result<Activation, ConfigError> {
+    Activation::named(name).ok_or_else(|| unsupported(field, name, KNOWN))
 }
 
 pub(super) fn check_count(

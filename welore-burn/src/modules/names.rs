@@ -39,6 +39,12 @@ impl MatrixName {
         self.0.rsplit('.').next().unwrap_or_default()
     }
 
+    /// Whether it is a matrix of one of several experts, of which a token sees only some: one part of the
+    /// name is `experts`.
+    pub fn is_of_expert(&self) -> bool {
+        self.0.split('.').any(|part| part == "experts")
+    }
+
     /// The tensor name of the dense weight, which is also its path in a module: `NAME.weight`.
     pub fn weight(&self) -> String {
         self.part(WEIGHT)

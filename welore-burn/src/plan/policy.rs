@@ -36,8 +36,8 @@ pub trait RankPolicy: std::fmt::Debug + Sync {
 pub struct PolicyReads {
     /// The unit that the spectra must have; `None` for any.
     pub unit: Option<SpectrumUnit>,
-    /// Whether it reads probes. Spectra without any are refused; single matrices may lack one, such as
-    /// those of experts that see none of the probes' text.
+    /// Whether it reads probes. Spectra without any are refused; in models with experts, single
+    /// matrices may lack one, such as those of experts that see none of the probes' text.
     pub probes: bool,
     /// Whether [`PlanOptions::min_ratio`](super::PlanOptions::min_ratio) decides which matrices
     /// stay dense, as it does with [`RankProblem::remove_lowest`]. The command line refuses the

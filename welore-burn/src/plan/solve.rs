@@ -65,13 +65,26 @@ fn check_spectra(spectra: &Spectra, policy: &dyn RankPolicy) -> Result<(), PlanE
     if searches.is_some() {
         return Err(PlanError::NotSearched { policy: policy.name() });
     }
-    let is_probed = |matrix: &MatrixSpectrum| matrix.measurement(PROBE).is_some();
     if unit.is_some_and(|unit| unit != spectra.unit) {
         return Err(PlanError::NotCalibrated { policy: policy.name() });
     }
-    match probes && !spectra.matrices.iter().any(is_probed) {
-        true => Err(PlanError::NotProbed { policy: policy.name() }),
-        false => Ok(()),
+    if probes { check_probes(spectra, policy.name()) } else { Ok(()) }
+}
+
+/// Checks that there are probes, some of them above 0, and that only models with experts lack any.
+fn check_probes(spectra: &Spectra, policy: &'static str) -> Result<(), PlanError> {
+    let probed = spectra.matrices.iter().filter_map(|matrix| matrix.measurement(PROBE));
+    let Some(largest) = probed.reduce(f64::max) else {
+        return Err(PlanError::NotProbed { policy });
+    };
+    let mut unprobed = spectra.matrices.iter().filter(|m| m.measurement(PROBE).is_none());
+    let has_experts = spectra.matrices.iter().any(|matrix| matrix.name.is_of_expert());
+    match unprobed.next() {
+        Some(matrix) if !has_experts => {
+            Err(PlanError::Unprobed { policy, name: matrix.name.clone() })
+        }
+        _ if largest <= 0.0 => Err(PlanError::ZeroProbes { policy }),
+        _ => Ok(()),
     }
 }
 

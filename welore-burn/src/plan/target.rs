@@ -275,6 +275,20 @@ pub enum PlanError {
         /// The policy.
         policy: &'static str,
     },
+    /// The policy needs probes, and a matrix has none in a model without experts, where all see the text.
+    #[error("policy `{policy}` needs a probe of every matrix, and `{name}` has none")]
+    Unprobed {
+        /// The policy.
+        policy: &'static str,
+        /// The first such matrix.
+        name: MatrixName,
+    },
+    /// The policy needs probes, and all are 0.
+    #[error("policy `{policy}` needs probes above 0: by these, no matrix costs anything")]
+    ZeroProbes {
+        /// The policy.
+        policy: &'static str,
+    },
 }
 
 /// A target that can be reached, with digits that people read, and still within reach.

@@ -145,8 +145,14 @@ impl Recipe {
     /// The norms in which spectra are measured.
     pub fn norms<'a>(&self, calibration: Option<&'a Calibration>) -> Result<Norms<'a>> {
         let policy = self.policy.name();
-        if self.policy.reads().probes && !calibration.is_some_and(Calibration::has_probes) {
-            return Err(PlanError::NotProbed { policy }.into());
+        if self.policy.reads().probes {
+            match calibration.and_then(Calibration::largest_probe) {
+                None => return Err(PlanError::NotProbed { policy }.into()),
+                Some(largest) if largest <= 0.0 => {
+                    return Err(PlanError::ZeroProbes { policy }.into());
+                }
+                Some(_) => {}
+            }
         }
         match calibration {
             Some(calibration) => Ok(Norms::new(calibration, self.way.method, self.shrink)?),

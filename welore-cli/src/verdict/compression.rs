@@ -4,6 +4,7 @@ use welore_burn::calibrate::{CalibrationError, OwnTextError};
 use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::compress::CompressError;
 use welore_burn::distill::DistillError;
+use welore_burn::linalg::LinalgError;
 use welore_burn::plan::{PlanError, ReadPlanError};
 use welore_burn::search::SearchError;
 use welore_burn::spectrum::{SpectraError, SpectrumError};
@@ -124,7 +125,7 @@ pub(super) fn calibration(error: &CalibrationError) -> Option<Verdict> {
         E::TooLittleText { .. } => {
             Verdict::input("use a longer text or more windows, or --too-little shrink")
         }
-        E::NoSpread => {
+        E::NoSpread | E::Linalg { source: LinalgError::UnknownSpread, .. } => {
             Verdict::input("calibrate again, or give --shrink-inputs and --shrink-gradients shares")
         }
         E::NoGradients => {
@@ -182,7 +183,12 @@ pub(super) fn plan(error: &PlanError) -> Option<Verdict> {
         PlanError::NotCalibrated { .. } => {
             Verdict::input("give a --calibration FILE from `welore-cli calibrate`")
         }
-        PlanError::NotProbed { .. } => Verdict::input("calibrate with --probe-windows"),
+        PlanError::NotProbed { .. } | PlanError::Unprobed { .. } => {
+            Verdict::input("calibrate with --probe-windows")
+        }
+        PlanError::ZeroProbes { .. } => {
+            Verdict::input("calibrate with more --probe-windows, or use --policy loss")
+        }
         PlanError::NotSearched { .. } => Verdict::input(
             "search with `welore-cli plan MODEL --policy POLICY --calibration FILE -o PLAN`, then \
              give --plan PLAN",

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 use super::Family;
 use super::gemma::described;
 use crate::model::config::{BlockLayout, DecoderConfig};
-use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::hf_config::{ConfigError, HfConfig, activation, positive};
 
 /// Gemma 2 (arXiv 2408.00118): Gemma with norms before and after attention and MLP, caps of scores and
 /// logits, and a sliding window on every other layer.
@@ -27,7 +27,8 @@ pub(super) fn with_second_norms(
     let own: Own = config.own()?;
     let scalar = positive("query_pre_attn_scalar", own.query_pre_attn_scalar)?;
     let cap = own.final_logit_softcapping.map(|cap| positive("final_logit_softcapping", cap));
-    let activation = config.activation(own.hidden_activation.as_deref().unwrap_or(ACTIVATION))?;
+    let stated = own.hidden_activation.as_deref().unwrap_or(ACTIVATION);
+    let activation = activation("hidden_activation", stated)?;
     Ok(decoder
         .with_layout(BlockLayout::Around)
         .with_activation(activation)

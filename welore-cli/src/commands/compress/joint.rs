@@ -168,6 +168,8 @@ fn check_effects(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let only_if_run = "only where a calibration is made";
     typed.check([
         rule("storage", false, "--forms names the form of factored matrices"),
+        rule("rounding", false, "not with --forms channels"),
+        rule("choose-storage", false, "not with --forms channels"),
         rule("refine", false, "not with --forms channels"),
         rule("convolutions", false, "not with --forms channels"),
         rule("report", false, "not with --forms channels"),

@@ -4,6 +4,7 @@ mod channels;
 mod distilling;
 mod joint;
 mod mixed;
+mod narrow;
 mod types;
 
 use std::path::Path;
@@ -16,11 +17,11 @@ use welore_burn::compress::{CompressError, CompressReport, check_plan};
 use welore_burn::distill::Distilled;
 use welore_burn::files::{OutputDir, check_staged, is_within};
 use welore_burn::model::FoundModel;
-use welore_burn::plan::RankPlan;
 use welore_burn::progress::Interrupted;
-use welore_burn::spectrum::{Method, Norms};
+use welore_burn::spectrum::Method;
 
 use self::distilling::{distilling, distills, or_suspended, tell_step};
+use self::narrow::{check_narrow, of_rounding, with_nearest_storage};
 use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
@@ -146,29 +147,6 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     planned.measured.tell("measured");
     known.tell("compressed");
     Ok(())
-}
-
-/// The plan with the storage of each matrix that is nearer to it.
-fn with_nearest_storage(
-    args: &CompressArgs,
-    plan: &RankPlan,
-    norms: Norms<'_>,
-    found: &FoundModel,
-) -> Result<RankPlan> {
-    let compressor = compressor(plan, norms, None)
-        .with_budget(budget(&args.resources))
-        .with_rounding(args.rounding);
-    let mut bar = Bar::default();
-    let chosen = compressor.choose_storage(found.checkpoint(), &mut bar);
-    bar.finish();
-    let chosen = chosen?;
-    let pairs = plan.matrices.iter().zip(&chosen.matrices);
-    let changed = pairs.filter(|(old, new)| old.form != new.form).count();
-    note!(
-        "{} nearer in the other storage",
-        format::some_matrices(changed, plan.totals.lrcs, ["is", "are"])
-    );
-    Ok(chosen)
 }
 
 /// Refuses options on types, which only the file of another engine has, and on channels.
@@ -308,6 +286,7 @@ impl Request {
                 check_limits(options, found.checkpoint(), &selected)?;
             }
         }
+        check_narrow(&goal, &found, &args.selection, typed)?;
         let compute = match computes(args, &recipe) {
             true => {
                 memory::keep_pages();
@@ -435,6 +414,7 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
     let in_f32 = "only with --calibrate; blocks are compressed in f32";
     typed.check([
         min_ratio(recipe.policy),
+        of_rounding(args, recipe, goal),
         rule(
             "distill",
             is_calibrated(args) && recipe.way.method == Method::TwoSided,
