@@ -176,6 +176,12 @@ fn convolutions_are_stored_in_two_factors_alone() {
             if reason.contains("two factors alone")
     );
     assert!(is_impossible, "{refused}");
+    // Where the storage is chosen, that of a convolution is not.
+    let size = ModelSize { parameters: source.parameters(), bytes: source.bytes() };
+    let narrow = MatrixPlan::new(CONV, [OUTPUTS, COLUMNS], Form::factors(2), Dtype::BF16);
+    let narrow = RankPlan::new("test", size, vec![narrow]).unwrap();
+    let chosen = Compressor::new(&narrow).choose_storage(&source, &mut ()).unwrap();
+    assert_eq!(chosen.matrices[0].form, Form::factors(2));
     // Without asking, the plan is not for this shape.
     let plain = Checkpoint::open(dir.path().join("model")).unwrap();
     assert!(check_plan(&plain, &plan(&source, Form::factors(2))).is_err());
