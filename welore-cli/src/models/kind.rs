@@ -214,6 +214,25 @@ pub fn no_model(path: &Path) -> WrongInput {
     WrongInput::with_hint(format!("{path} is {what}, not a model directory"), hint)
 }
 
+/// Refuses a file that `--against` cannot take, if it is known what it is. Texts and what is broken are
+/// told where saved logits are read.
+///
+/// # Errors
+///
+/// [`WrongInput`] that says what to give.
+pub fn check_compared(path: &Path) -> Result<(), WrongInput> {
+    match what_is(path) {
+        what @ (CALIBRATION | PLAN | SPECTRA | TYPES | CHANNELS | SEARCH | IMATRIX) => {
+            let message =
+                format!("{} is {what}, not a model or a file of saved logits", path.display());
+            let hint =
+                "give the dense model, or what `welore-cli eval MODEL --save-logits FILE` wrote";
+            Err(WrongInput::with_hint(message, hint))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Refuses a `.gguf` file that holds no model, if it is known what it is.
 ///
 /// # Errors
@@ -222,6 +241,10 @@ pub fn no_model(path: &Path) -> WrongInput {
 pub fn check_model_file(path: &Path) -> Result<(), WrongInput> {
     match what_is(path) {
         IMATRIX => Err(no_model(path)),
+        TEXT => {
+            let message = format!("{} is a text, not a GGUF file", path.display());
+            Err(WrongInput::with_hint(message, WHAT_MODEL_IS))
+        }
         _ => Ok(()),
     }
 }
