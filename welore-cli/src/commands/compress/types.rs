@@ -11,7 +11,7 @@ use super::{check_saved, typing};
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::models::Artifact;
-use crate::shared::artifacts::{check_space, claim, write_artifact};
+use crate::shared::artifacts::{check_space, claim, tell_gguf_name, write_artifact};
 use crate::shared::opening::open_known;
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Aim, Dense, Problem, Typing, say_choice, summary};
@@ -28,6 +28,7 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let problem = Problem::of(typing, &opened)?;
     problem.check(&aim)?;
     check_space(&args.output, problem.most_bytes(&aim)?)?;
+    tell_gguf_name(&args.output);
     memory::keep_pages();
     let compute = Compute::choose(args.compute.choice())?;
     let makes = !typing.texts().is_empty() && args.save_calibration.is_none();

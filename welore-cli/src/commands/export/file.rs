@@ -11,7 +11,7 @@ use welore_burn::gguf::{CheckpointSource, GgufExport, GgufOptions, GgufWritten};
 use crate::args::ExportArgs;
 use crate::devices::host;
 use crate::models::Artifact;
-use crate::shared::artifacts::{check_artifact, check_space};
+use crate::shared::artifacts::{check_artifact, check_space, tell_gguf_name};
 use crate::shared::card::name_of;
 use crate::shared::opening::open_known;
 use crate::terminal::Bar;
@@ -33,6 +33,7 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
     let export = GgufExport::new(&opened, &options)?;
     let summary = export.summary();
     check_space(target, summary.bytes)?;
+    tell_gguf_name(target);
     if !args.dry_run {
         let mut bar = Bar::default();
         export.write(target, &CheckpointSource::new(&opened), &mut bar)?;
