@@ -126,7 +126,7 @@ fn files_that_are_no_importance_matrices_of_this_model_are_refused() {
     refuses("model", "half.dat", "half.dat");
     sandbox.refuses("imatrix story.txt -o out.gguf", "story.txt is a text, not a calibration");
     sandbox.refuses(
-        "eval model --text story.txt --against seen",
+        "eval model --text story.txt --seq-len 64 --windows 1 --against seen",
         "seen is a calibration, not a model",
     );
     sandbox.write("text.gguf", sandbox.read("story.txt"));
