@@ -40,7 +40,7 @@ pub fn check_artifact<'a>(
     Ok(())
 }
 
-/// Says that a GGUF file of this name is not read here, before it is written.
+/// Says so if a GGUF file has a name under which it is not read here.
 pub fn tell_gguf_name(path: &Path) {
     if !models::is_model_file(path) {
         let path = path.display();

@@ -28,7 +28,6 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let problem = Problem::of(typing, &opened)?;
     problem.check(&aim)?;
     check_space(&args.output, problem.most_bytes(&aim)?)?;
-    tell_gguf_name(&args.output);
     memory::keep_pages();
     let compute = Compute::choose(args.compute.choice())?;
     let makes = !typing.texts().is_empty() && args.save_calibration.is_none();
@@ -49,6 +48,7 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
         write_artifact(path, &plan.to_json())?;
     }
     let measured = measured?;
+    tell_gguf_name(&args.output);
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         let mut fields = summary(&plan, measured);

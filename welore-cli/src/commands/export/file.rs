@@ -33,12 +33,12 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
     let export = GgufExport::new(&opened, &options)?;
     let summary = export.summary();
     check_space(target, summary.bytes)?;
-    tell_gguf_name(target);
     if !args.dry_run {
         let mut bar = Bar::default();
         export.write(target, &CheckpointSource::new(&opened), &mut bar)?;
         bar.finish();
     }
+    tell_gguf_name(target);
     tell(args, target, &summary)
 }
 
