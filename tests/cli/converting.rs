@@ -258,6 +258,11 @@ fn file_for_llama_cpp_has_the_type_that_is_asked_for_and_replaces_only_such_a_fi
     sandbox.gives("export out.gguf --gguf wide.gguf --dtype f32");
     let types = sandbox.json("export wide.gguf --gguf x.gguf --dry-run --json")["types"].clone();
     assert_eq!(types, json!({ "f32": 38 }));
+    let ends_in_gguf = |output: &str| {
+        let line = format!("export wide.gguf --gguf {output} --dry-run");
+        !sandbox.gives(&line).stderr.contains("only if its name ends in .gguf")
+    };
+    assert!(ends_in_gguf("x.gguf") && ends_in_gguf("x.GGUF") && !ends_in_gguf("x"));
 }
 
 #[test]

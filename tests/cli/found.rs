@@ -115,6 +115,10 @@ fn convolutions_are_compressed_where_that_is_asked_for() {
     let count = |line: &str| sandbox.json(line)["matrices"].as_array().unwrap().len();
     assert_eq!(count("analyze model --json"), 29);
     assert_eq!(count("analyze model --convolutions --json"), 30);
+    assert_eq!(count("analyze model --convolutions --include patch_embedding --json"), 1);
+    let not_asked = "analyze model --include patch_embedding";
+    sandbox.refuses(not_asked, "no matrix matches `patch_embedding`, but convolutions do");
+    assert!(sandbox.run(not_asked).stderr.contains("--convolutions takes them as matrices"));
     let options = "--err 0.5 --convolutions --set-rank patch_embedding=8";
     let said = sandbox.gives(&format!("compress model {options} -o low")).stderr;
     for told in ["1 convolution read as matrices", "conv.depthwise (one input channel)"] {

@@ -124,7 +124,13 @@ fn files_that_are_no_importance_matrices_of_this_model_are_refused() {
     old.truncate(old.len() - 1);
     sandbox.write("half.dat", &old);
     refuses("model", "half.dat", "half.dat");
-    sandbox.refuses("imatrix story.txt -o out.gguf", "story.txt");
+    sandbox.refuses("imatrix story.txt -o out.gguf", "story.txt is a text, not a calibration");
+    sandbox.refuses(
+        "eval model --text story.txt --seq-len 64 --windows 1 --against seen",
+        "seen is a calibration, not a model",
+    );
+    sandbox.write("text.gguf", sandbox.read("story.txt"));
+    sandbox.refuses("inspect text.gguf", "text.gguf is a text, not a GGUF file");
     sandbox.refuses("imatrix nowhere -o out.gguf", "nowhere");
     sandbox.refuses("imatrix seen -o seen", "an input of this command");
 }

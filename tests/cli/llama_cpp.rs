@@ -156,10 +156,17 @@ fn a_plan_of_types_is_carried_out_as_if_it_were_made_at_once() {
     sandbox.refuses(&format!("{carried} --calibrate story.txt"), "--calibrate makes another");
     sandbox.gives(&CALIBRATE.replace("windows 8 -o seen", "windows 4 -o other"));
     sandbox.refuses(&format!("{carried} --calibration other"), "another calibration");
-    sandbox.gives(&format!("{carried} --calibration other --other-calibration --dry-run"));
+    let dry = format!("{carried} --calibration other --other-calibration --dry-run");
+    assert!(!sandbox.gives(&dry).stderr.contains("ends in .gguf"));
+    let told = sandbox.gives(&dry.replace("out.gguf", "out")).stderr;
+    assert!(told.contains("commands read out as a model only if its name ends in .gguf"), "{told}");
     let both = format!("{carried} --calibration seen --other-calibration");
     sandbox.refuses(&both, "--other-calibration");
     sandbox.refuses("compress model --plan types.json -o low", "is a plan of types, not a plan");
+    let report = "report --plan types.json -o page.html";
+    sandbox.refuses(report, "is a plan of types, not a plan");
+    let told = sandbox.run(report).stderr;
+    assert!(told.contains("compress MODEL --for llama.cpp --plan types.json -o FILE"), "{told}");
     sandbox.refuses("plan types.json", "types.json is a plan of types, not a model");
     sandbox.refuses("plan types.json --keep-params 0.8", "types.json is a plan of types, not");
     // An edited plan has to keep to its own budget.

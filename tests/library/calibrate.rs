@@ -441,7 +441,7 @@ fn a_block_that_computes_no_numbers_in_any_window_is_named() {
 }
 
 #[test]
-fn refined_matrices_are_rounded_to_their_stored_type_once_at_the_end() {
+fn refined_matrices_are_rounded_once_at_the_end_and_their_errors_are_those_of_the_file() {
     let scratch = tempfile::tempdir().unwrap();
     let calibration = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
     let (plan, norms) = planned(&calibration, 0.5, Storage::Factors);
@@ -457,7 +457,7 @@ fn refined_matrices_are_rounded_to_their_stored_type_once_at_the_end() {
     // Steps far below what bf16 resolves, which would be lost if they started from rounded values.
     let refine = Some(RefineOptions { epochs: 2, lr: 1e-5, batch: 2 });
     let blockwise = BlockwiseOptions { refine, ..BlockwiseOptions::new(&calibration) };
-    let compressor = Compressor::new(&plan).with_norms(norms).with_blockwise(blockwise);
+    let compressor = Compressor::new(&plan).with_norms(norms.clone()).with_blockwise(blockwise);
     let model = || tiny_llama(&device().autodiff());
 
     let (in_memory, _) = compressor.model(model(), &mut ()).unwrap();
@@ -467,12 +467,32 @@ fn refined_matrices_are_rounded_to_their_stored_type_once_at_the_end() {
     let expected = Checkpoint::open(&expected).unwrap();
 
     let output = OutputDir::create(scratch.path().join("out"), false).unwrap();
-    compressor.directory_with(model(), &dense, &output, &mut ()).unwrap();
+    let report = compressor.directory_with(model(), &dense, &output, &mut ()).unwrap();
     output.commit().unwrap();
     let written = Checkpoint::open(scratch.path().join("out")).unwrap();
     for tensor in expected.names().filter(|name| name.contains(".layers.3.")) {
         assert_eq!(written.raw(tensor).unwrap().1, expected.raw(tensor).unwrap().1, "{tensor}");
     }
+
+    let mut known = 0;
+    for matrix in &report.compressed {
+        let (name, stated) = (&matrix.name, matrix.stored_error);
+        // Nothing of this rank is nearer than what was computed at first.
+        assert!(stated > matrix.relative_error, "{name}: {stated}");
+        let inputs_are_dense = ["q_proj", "k_proj", "v_proj"];
+        if !inputs_are_dense.iter().any(|end| name.as_str().ends_with(end)) {
+            continue;
+        }
+        let should = dense.read_matrix(&name.weight()).unwrap();
+        let is = written.read_merged(&written.stored_matrix(name).unwrap()).unwrap();
+        let gap = should.data().iter().zip(is.data()).map(|(a, b)| a - b).collect();
+        let gap = Matrix::new(should.rows(), should.cols(), gap).unwrap();
+        let norm = norms.of(name).unwrap();
+        let found = norm.apply(&gap).unwrap().norm() / norm.apply(&should).unwrap().norm();
+        assert!((found / stated - 1.0).abs() < 1e-6, "{name}: {stated} for {found}");
+        known += 1;
+    }
+    assert!(known > 0);
 }
 
 /// Stops the work before its next step, after so many.

@@ -12,6 +12,7 @@ use welore_burn::forms::{Form, FormError};
 use welore_burn::model::{FoundModel, open_found};
 use welore_burn::modules::MatrixName;
 use welore_burn::plan::{MatrixPlan, RankPlan};
+use welore_burn::progress::{Interrupted, Progress};
 use welore_burn::spectrum::ModelSize;
 
 use crate::{compress_into, device, found};
@@ -164,6 +165,17 @@ fn a_compressed_directory_is_known_again_and_merged_into_the_shape_that_it_had()
     assert_ne!(got, want, "rank 2 of 6 loses something");
 }
 
+/// Allows no work.
+struct Nothing;
+
+impl Progress for Nothing {
+    fn begin(&mut self, _what: &str, _total: usize) {}
+
+    fn step(&mut self, _item: &str) -> Result<(), Interrupted> {
+        Err(Interrupted)
+    }
+}
+
 #[test]
 fn convolutions_are_stored_in_two_factors_alone() {
     let dir = model();
@@ -176,6 +188,12 @@ fn convolutions_are_stored_in_two_factors_alone() {
             if reason.contains("two factors alone")
     );
     assert!(is_impossible, "{refused}");
+    // Where the storage is chosen, that of a convolution is not.
+    let size = ModelSize { parameters: source.parameters(), bytes: source.bytes() };
+    let narrow = MatrixPlan::new(CONV, [OUTPUTS, COLUMNS], Form::factors(2), Dtype::BF16);
+    let narrow = RankPlan::new("test", size, vec![narrow]).unwrap();
+    let chosen = Compressor::new(&narrow).choose_storage(&source, &mut Nothing).unwrap();
+    assert_eq!(chosen.matrices[0].form, Form::factors(2));
     // Without asking, the plan is not for this shape.
     let plain = Checkpoint::open(dir.path().join("model")).unwrap();
     assert!(check_plan(&plain, &plan(&source, Form::factors(2))).is_err());

@@ -94,9 +94,7 @@ impl Checkpoint {
     /// That is right for convolutions without groups. A file does not say how many there are, except where
     /// each output has one channel: those stay as they are.
     pub fn with_convolutions(mut self, chosen: impl Fn(&MatrixName) -> bool) -> Self {
-        let names = self.tensors.iter().filter(|(_, (_, meta))| is_convolution(meta));
-        let names = names.filter_map(|(tensor, _)| MatrixName::of_weight(tensor));
-        let found: Vec<MatrixName> = names.filter(chosen).collect();
+        let found: Vec<MatrixName> = self.possible_convolutions().filter(chosen).collect();
         if found.is_empty() {
             return self;
         }
@@ -147,6 +145,13 @@ impl Checkpoint {
         let kernel = meta.shape.split_off(1);
         meta.shape.push(kernel.iter().product());
         Some(kernel)
+    }
+
+    /// What [`with_convolutions`](Checkpoint::with_convolutions) can choose from: weights that are no
+    /// matrices yet.
+    pub fn possible_convolutions(&self) -> impl Iterator<Item = MatrixName> {
+        let found = self.tensors.iter().filter(|(_, (_, meta))| is_convolution(meta));
+        found.filter_map(|(tensor, _)| MatrixName::of_weight(tensor))
     }
 
     /// The matrices that are convolutions, dense or in two factors.

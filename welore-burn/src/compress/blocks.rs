@@ -10,6 +10,7 @@ use super::error::CompressError;
 use super::options::{BlockwiseOptions, Compressor};
 use super::refine::{Task, refine};
 use super::report::CompressReport;
+use super::sink::{Nowhere, Sink};
 use super::stages::{Inputs, Signal, Stage, adapted, in_one_stage, of_planned, stages_of};
 use crate::calibrate::{SharedInputs, Watch, survey};
 use crate::forms::{Form, FormError, Rest, StoredForm, attach, fill, read_matrices};
@@ -50,35 +51,6 @@ impl BlockwiseOptions<'_> {
         let Self { calibration, follow, adapt_dense, windows, refine, .. } = self;
         let digest = calibration.digest();
         format!("{digest} in stages {follow} {adapt_dense} {windows:?} {refine:?}")
-    }
-}
-
-/// Where finished matrices go.
-pub(super) trait Sink {
-    /// A matrix that an earlier process compressed, if there is one.
-    fn find(&mut self, matrix: &MatrixPlan) -> Result<Option<StoredForm>, CompressError>;
-
-    /// Takes a finished matrix.
-    fn put(&mut self, matrix: &MatrixPlan, made: &StoredForm) -> Result<(), CompressError>;
-
-    /// Whether matrices are rounded to their stored type before later ones use them.
-    fn rounds(&self) -> bool;
-}
-
-/// Matrices stay only in the model.
-struct Nowhere;
-
-impl Sink for Nowhere {
-    fn find(&mut self, _matrix: &MatrixPlan) -> Result<Option<StoredForm>, CompressError> {
-        Ok(None)
-    }
-
-    fn put(&mut self, _matrix: &MatrixPlan, _made: &StoredForm) -> Result<(), CompressError> {
-        Ok(())
-    }
-
-    fn rounds(&self) -> bool {
-        false
     }
 }
 
@@ -242,6 +214,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         // Refinement takes steps that are smaller than a stored type resolves.
         let rounds_now = sink.rounds() && self.options.refine.is_none();
         let (mut model, mut block, mut next) = (model, Block::new(), None);
+        let mut norms = Vec::new();
         for stage in turn.stages {
             progress.check()?;
             // The first compressed matrices have the same inputs as in the dense model.
@@ -257,9 +230,11 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             if inputs.as_ref().is_some_and(|inputs| !inputs.are_finite()) {
                 return Err(CompressError::NotFinite { block: turn.index + 1 });
             }
-            let made = self.factor(stage, inputs.as_ref(), rounds_now)?;
+            let norm = inputs.map(|inputs| self.norm_for(stage, &inputs)).transpose()?;
+            let made = self.factor(stage, norm.as_ref(), rounds_now)?;
             model = self.attach(model, &made)?;
             block.extend(made);
+            norms.push(norm.filter(|_| self.options.refine.is_some()));
         }
         let next = next.unwrap_or_else(|| self.outputs(turn, signal));
         let refined = self.refined(model, &mut block, turn, (signal, next.as_slice()), progress)?;
@@ -268,6 +243,11 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             true => self.rounded(refined, &mut block)?,
             false => refined,
         };
+        if self.options.refine.is_some() {
+            for (stage, norm) in turn.stages.iter().zip(norms) {
+                self.measure(stage, norm.as_ref(), &mut block)?;
+            }
+        }
         for (name, made) in &block {
             sink.put(self.planned[name], made)?;
         }
@@ -370,28 +350,47 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         (outputs, sum)
     }
 
+    /// The norm for the inputs that a stage has, without that of its outputs.
+    fn norm_for(
+        &self,
+        stage: &[SharedInputs],
+        inputs: &Inputs,
+    ) -> Result<Weighting, CompressError> {
+        let Inputs { seen, cross } = inputs;
+        let shrink = self.compressor.norms.shrink().input;
+        Weighting::sequential(seen, cross, self.options.follow, shrink, None)
+            .map_err(CompressError::of_linalg(&stage[0].name))
+    }
+
+    /// The norm that a matrix is made in: for the inputs of its stage if these were measured.
+    fn norm_of(
+        &self,
+        name: &MatrixName,
+        shared: Option<&Weighting>,
+    ) -> Result<Weighting, CompressError> {
+        let norms = &self.compressor.norms;
+        Ok(match shared {
+            Some(shared) => shared.clone().with_output(norms.output_root(name)?),
+            None => norms.of(name)?,
+        })
+    }
+
+    /// What compressing each of some matrices needs, in bytes.
+    fn needs(&self, stage: &[SharedInputs]) -> Vec<u64> {
+        let needs = stage.iter().map(|matrix| self.compressor.cost(self.planned[&matrix.name]));
+        needs.map(|cost| cost.bytes).collect()
+    }
+
     /// Brings the matrices of a stage into their forms, for the inputs that they have.
     fn factor(
         &self,
         stage: &[SharedInputs],
-        inputs: Option<&Inputs>,
+        shared: Option<&Weighting>,
         rounds: bool,
     ) -> Result<Block, CompressError> {
-        let plans: Vec<&MatrixPlan> =
-            stage.iter().map(|matrix| self.planned[&matrix.name]).collect();
-        let needs: Vec<u64> = plans.iter().map(|plan| self.compressor.cost(plan).bytes).collect();
-        let norms = &self.compressor.norms;
-        let shared = inputs.map(|Inputs { seen, cross }| {
-            Weighting::sequential(seen, cross, self.options.follow, norms.shrink().input, None)
-                .map_err(CompressError::of_linalg(&stage[0].name))
-        });
-        let shared: Option<Weighting> = shared.transpose()?;
         let work = |place: usize| -> Result<StoredForm, CompressError> {
-            let (name, plan) = (&stage[place].name, plans[place]);
-            let norm = match &shared {
-                Some(shared) => shared.clone().with_output(norms.output_root(name)?),
-                None => norms.of(name)?,
-            };
+            let name = &stage[place].name;
+            let (plan, norm) = (self.planned[name], self.norm_of(name, shared)?);
             let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
             let made = match rounds {
                 true => {
@@ -404,11 +403,49 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         };
         let mut block = Block::new();
         let memory = self.compressor.write.budget.memory;
-        self.jobs.try_spread_within(memory, &needs, work, |place, made| {
+        self.jobs.try_spread_within(memory, &self.needs(stage), work, |place, made| {
             block.insert(stage[place].name.clone(), made);
             Ok(())
         })?;
         Ok(block)
+    }
+
+    /// Measures how far the compressed matrices of a stage are from the dense ones, as they became.
+    fn measure(
+        &self,
+        stage: &[SharedInputs],
+        shared: Option<&Weighting>,
+        block: &mut Block,
+    ) -> Result<(), CompressError> {
+        let made = &*block;
+        let work = |place: usize| -> Result<Option<f64>, CompressError> {
+            let name = &stage[place].name;
+            let (plan, parts) = (self.planned[name], &made[name].parts);
+            if is_dense(plan) {
+                return Ok(None);
+            }
+            let norm = self.norm_of(name, shared)?;
+            let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
+            let error = plan.form.error_of(&dense, &norm, parts.clone());
+            error.map(Some).map_err(CompressError::of_making(name))
+        };
+        let mut errors = vec![None; stage.len()];
+        let memory = self.compressor.write.budget.memory;
+        self.jobs.try_spread_within(
+            memory,
+            &self.needs(stage),
+            work,
+            |place, error| -> Result<(), CompressError> {
+                errors[place] = error;
+                Ok(())
+            },
+        )?;
+        for (matrix, error) in stage.iter().zip(errors) {
+            if let (Some(made), Some(error)) = (block.get_mut(&matrix.name), error) {
+                made.error.stored_error = error;
+            }
+        }
+        Ok(())
     }
 
     /// The model with the matrices of a block rounded to their stored types.

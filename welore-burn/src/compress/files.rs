@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use super::blocks::{Blocks, Sink};
+use super::blocks::Blocks;
 use super::check::{check_calibration, check_measured, check_plan};
 use super::convert::whole;
 use super::error::CompressError;
@@ -8,6 +8,7 @@ use super::job::{Job, Work};
 use super::options::Compressor;
 use super::pieces::Piece;
 use super::report::CompressReport;
+use super::sink::Sink;
 use crate::calibrate::is_tied;
 use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
 use crate::files::{OutputDir, write_file};

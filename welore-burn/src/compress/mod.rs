@@ -27,6 +27,7 @@ mod pieces;
 mod refine;
 mod report;
 mod shape;
+mod sink;
 mod stages;
 mod storage;
 

@@ -24,8 +24,8 @@ pub struct CompressedMatrix {
     /// `‖W - W_k‖ / ‖W‖` in the norm in which it was factored: the Frobenius norm, or one of a
     /// calibration. Measured before refinement and before rounding to a stored type.
     pub relative_error: f64,
-    /// The same of what is stored, in its type. Where blocks are refined or factors take a step
-    /// ([`distill`](crate::distill)), also before that.
+    /// The same of what is stored, in its type, after refinement. Where factors take a step
+    /// ([`distill`](crate::distill)), before that.
     pub stored_error: f64,
     /// `‖W‖` in this norm.
     pub size: f64,

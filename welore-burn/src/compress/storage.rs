@@ -15,7 +15,7 @@ impl Compressor<'_> {
     ///
     /// Matrices in types wider than 16 bits stay as planned: their numbers lose nothing that matters, so
     /// pivots, whose parameters pay for more rank, are always nearer. So do matrices whose form is
-    /// fixed. Each of the others is made twice, in its norm, as if all others stayed dense.
+    /// fixed, and convolutions, which are stored in two factors alone. Each of the others is made twice, in its norm, as if all others stayed dense.
     ///
     /// # Errors
     ///
@@ -30,6 +30,7 @@ impl Compressor<'_> {
             .matrices
             .iter()
             .enumerate()
+            .filter(|(_, matrix)| !checkpoint.is_convolution(&matrix.name))
             .filter_map(|(place, matrix)| Some((place, rival(matrix, &plan)?)))
             .collect();
         let costs: Vec<_> =

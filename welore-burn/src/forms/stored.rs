@@ -37,8 +37,8 @@ named!(Rounding {
 pub struct StoredError {
     /// `‖W - W'‖ / ‖W‖` as computed, before anything is rounded to a stored type.
     pub relative_error: f64,
-    /// The same as stored. In types wider than 16 bits it is the error as computed: what rounding adds
-    /// there is below all digits that matter.
+    /// The same as stored. In types wider than 16 bits it is the error as computed, unless the matrix was
+    /// refined: what rounding adds there is below all digits that matter.
     pub stored_error: f64,
     /// `‖W‖` in this norm.
     pub size: f64,
@@ -136,6 +136,21 @@ impl Form {
         }
         let Made { relative_error, size, .. } = made;
         Ok(StoredForm { parts, error: StoredError { relative_error, stored_error, size } })
+    }
+
+    /// `‖W - W'‖ / ‖W‖` in a norm, of a matrix and what these parts of it in this form give.
+    ///
+    /// # Errors
+    ///
+    /// [`FormError`], also for parts that do not belong to the form.
+    pub(crate) fn error_of(
+        &self,
+        matrix: &Matrix,
+        norm: &Weighting,
+        parts: Vec<Part>,
+    ) -> Result<f64, FormError> {
+        let stored = self.merge([matrix.rows(), matrix.cols()], parts)?;
+        relative_error(&norm.of_best(), &norm.best(matrix)?, &stored)
     }
 }
 

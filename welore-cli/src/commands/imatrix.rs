@@ -6,7 +6,7 @@ use welore_burn::calibrate::{Calibration, write_imatrix};
 use welore_burn::files::check_staged;
 
 use crate::args::ImatrixArgs;
-use crate::models::Artifact;
+use crate::models::{Artifact, Wanted, check_kind};
 use crate::shared::artifacts::check_artifact;
 use crate::{format, output};
 
@@ -14,6 +14,7 @@ use crate::{format, output};
 pub fn run(args: ImatrixArgs) -> Result<()> {
     check_artifact(Some(&args.output), Artifact::Imatrix, [args.calibration.as_path()])?;
     check_staged(&args.output)?;
+    check_kind(&args.calibration, Wanted::Calibration)?;
     let summary = write_imatrix(&Calibration::open(&args.calibration)?, &args.output)?;
     if args.json {
         return output::print_json(&json!({

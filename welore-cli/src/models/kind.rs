@@ -156,7 +156,7 @@ pub fn check_kind(path: &Path, wanted: Wanted) -> Result<(), WrongInput> {
             format!("it is about ranks: `compress` takes it with --plan {shown}, without --for")
         }
         PLAN => format!("`compress`, `compare` and `train` take it with --plan {shown}"),
-        TYPES => format!("`compress --for llama.cpp` takes it with --plan {shown}"),
+        TYPES => carries_out(&shown),
         SPECTRA => format!("`welore-cli plan {shown} --err 0.3 -o FILE` makes a plan of it"),
         MODEL => match wanted {
             Wanted::Calibration => {
@@ -174,6 +174,11 @@ pub fn check_kind(path: &Path, wanted: Wanted) -> Result<(), WrongInput> {
         _ => return Ok(()),
     };
     Err(WrongInput::with_hint(format!("{shown} is {what}, not {}", wanted.name()), hint))
+}
+
+/// What carries a plan of types out.
+fn carries_out(types: &impl Display) -> String {
+    format!("`welore-cli compress MODEL --for llama.cpp --plan {types} -o FILE` carries it out")
 }
 
 /// Whether a name says that the file is meant to be JSON.
@@ -200,11 +205,7 @@ pub fn no_model(path: &Path) -> WrongInput {
         IMATRIX => {
             format!("give the model as MODEL, and this with --calibration {path} --method whitened")
         }
-        TYPES => {
-            format!(
-                "`welore-cli compress MODEL --for llama.cpp --plan {path} -o FILE` carries it out"
-            )
-        }
+        TYPES => carries_out(&path),
         SEARCH => format!("give the model as MODEL, and this with --journal {path}"),
         LOGITS => {
             format!("give the model to compare as MODEL, and this with --against {path}")
@@ -212,6 +213,25 @@ pub fn no_model(path: &Path) -> WrongInput {
         _ => WHAT_MODEL_IS.into(),
     };
     WrongInput::with_hint(format!("{path} is {what}, not a model directory"), hint)
+}
+
+/// Refuses a file that `--against` cannot take, if it is known what it is. Texts and what is broken are
+/// told where saved logits are read.
+///
+/// # Errors
+///
+/// [`WrongInput`] that says what to give.
+pub fn check_compared(path: &Path) -> Result<(), WrongInput> {
+    match what_is(path) {
+        what @ (CALIBRATION | PLAN | SPECTRA | TYPES | CHANNELS | SEARCH | IMATRIX) => {
+            let message =
+                format!("{} is {what}, not a model or a file of saved logits", path.display());
+            let hint =
+                "give the dense model, or what `welore-cli eval MODEL --save-logits FILE` wrote";
+            Err(WrongInput::with_hint(message, hint))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Refuses a `.gguf` file that holds no model, if it is known what it is.
@@ -222,6 +242,10 @@ pub fn no_model(path: &Path) -> WrongInput {
 pub fn check_model_file(path: &Path) -> Result<(), WrongInput> {
     match what_is(path) {
         IMATRIX => Err(no_model(path)),
+        TEXT => {
+            let message = format!("{} is a text, not a GGUF file", path.display());
+            Err(WrongInput::with_hint(message, WHAT_MODEL_IS))
+        }
         _ => Ok(()),
     }
 }

@@ -25,7 +25,9 @@ use anyhow::Result;
 
 pub use error::HubError;
 use id::HubId;
-pub use kind::{Artifact, Wanted, check_kind, check_planned, is_artifact, is_model_part};
+pub use kind::{
+    Artifact, Wanted, check_compared, check_kind, check_planned, is_artifact, is_model_part,
+};
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::FileError;
 use welore_burn::gguf::{GgufConversion, gguf_files};

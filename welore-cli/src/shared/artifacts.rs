@@ -40,6 +40,14 @@ pub fn check_artifact<'a>(
     Ok(())
 }
 
+/// Says so if a GGUF file has a name under which it is not read here.
+pub fn tell_gguf_name(path: &Path) {
+    if !models::is_model_file(path) {
+        let path = path.display();
+        note!("commands read {path} as a model only if its name ends in .gguf");
+    }
+}
+
 /// Claims the path of an artifact for the time of the work, if there is one: a second process with
 /// the same output stops here.
 pub fn claim(path: Option<&Path>) -> Result<Option<FileClaim>> {

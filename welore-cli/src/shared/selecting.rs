@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use welore_burn::checkpoint::NotLinear;
+use welore_burn::checkpoint::{Checkpoint, NotLinear};
 use welore_burn::model::{FoundModel, LanguageModel, projections};
 use welore_burn::modules::Selection;
+use welore_burn::spectrum::{SpectrumError, selected_matrices};
 
 use crate::args::SelectionArgs;
+use crate::failure::WrongInput;
 use crate::format;
 
 /// Checks the patterns, before the model is looked up.
@@ -23,7 +25,30 @@ pub fn of_model(args: &SelectionArgs, model: &impl LanguageModel) -> Result<Sele
 /// The selected matrices of a model directory: the projections of a model that is known, the linear
 /// layers of another, unless others are included.
 pub fn of_found(args: &SelectionArgs, found: &FoundModel) -> Result<Selection> {
-    selection(args, || found.selection())
+    let selected = selection(args, || found.selection())?;
+    // No model that is known has convolutions.
+    if found.unfamiliar().is_some() {
+        let checkpoint = found.checkpoint();
+        args.include.iter().try_for_each(|pattern| check_convolutions(pattern, checkpoint))?;
+    }
+    Ok(selected)
+}
+
+/// Refuses a pattern that matches convolutions and no matrix, where convolutions are not read as
+/// matrices.
+fn check_convolutions(pattern: &str, checkpoint: &Checkpoint) -> Result<()> {
+    let alone = Selection::of([pattern])?;
+    let mut convolutions = checkpoint.possible_convolutions();
+    let is_meant = convolutions.any(|name| alone.matches(name.as_str()));
+    let is_matrix = || {
+        let selected = selected_matrices(checkpoint, &alone);
+        !matches!(selected, Err(SpectrumError::UnmatchedPattern { .. }))
+    };
+    if !is_meant || is_matrix() {
+        return Ok(());
+    }
+    let message = format!("no matrix matches `{pattern}`, but convolutions do");
+    Err(WrongInput::with_hint(message, "--convolutions takes them as matrices").into())
 }
 
 /// The selected matrices of a file: all of them, unless some are included.

@@ -11,7 +11,7 @@ use super::{check_saved, typing};
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::models::Artifact;
-use crate::shared::artifacts::{check_space, claim, write_artifact};
+use crate::shared::artifacts::{check_space, claim, tell_gguf_name, write_artifact};
 use crate::shared::opening::open_known;
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Aim, Dense, Problem, Typing, say_choice, summary};
@@ -48,6 +48,7 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
         write_artifact(path, &plan.to_json())?;
     }
     let measured = measured?;
+    tell_gguf_name(&args.output);
     let seconds = started.elapsed().as_secs_f64();
     if args.json {
         let mut fields = summary(&plan, measured);

@@ -42,6 +42,7 @@ impl Against {
         let Subject { dir, opened, documents, tokens, options } = *subject;
         let vocab_size = opened.skeleton().vocab_size();
         if path.is_file() && !models::is_model_file(path) {
+            models::check_compared(path)?;
             let saved = SavedLogits::open(path)?;
             saved.check(vocab_size, tokens, options)?;
             return Ok(Self::Saved(Box::new(saved)));

@@ -11,7 +11,7 @@ use welore_burn::gguf::{CheckpointSource, GgufExport, GgufOptions, GgufWritten};
 use crate::args::ExportArgs;
 use crate::devices::host;
 use crate::models::Artifact;
-use crate::shared::artifacts::{check_artifact, check_space};
+use crate::shared::artifacts::{check_artifact, check_space, tell_gguf_name};
 use crate::shared::card::name_of;
 use crate::shared::opening::open_known;
 use crate::terminal::Bar;
@@ -38,6 +38,7 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
         export.write(target, &CheckpointSource::new(&opened), &mut bar)?;
         bar.finish();
     }
+    tell_gguf_name(target);
     tell(args, target, &summary)
 }
 
