@@ -75,10 +75,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         TaskError => task,
         EvalError => eval,
         LogitsError => logits,
-        GenerateError => |e: &GenerateError| Some(match e {
-            GenerateError::NotFinite { .. } => Verdict::failed(None),
-            _ => Verdict::input(None),
-        }),
+        GenerateError => generate,
         PlanError => plan,
         SearchError => search,
         PlanFileError => |_| Some(Verdict::input("make a plan with `welore-cli plan`")),
@@ -96,6 +93,13 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         Interrupted => |_| Some(Verdict::failed(None)),
     }
     None
+}
+
+fn generate(error: &GenerateError) -> Option<Verdict> {
+    Some(match error {
+        GenerateError::NotFinite { .. } => Verdict::failed(None),
+        _ => Verdict::input(None),
+    })
 }
 
 fn panic(panic: &Panic) -> Verdict {

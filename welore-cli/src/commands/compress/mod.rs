@@ -5,6 +5,7 @@ mod distilling;
 mod joint;
 mod mixed;
 mod narrow;
+mod telling;
 mod types;
 
 use std::path::Path;
@@ -12,16 +13,16 @@ use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
-use welore_burn::calibrate::Calibration;
-use welore_burn::compress::{CompressError, CompressReport, check_plan};
-use welore_burn::distill::Distilled;
+use welore_burn::calibrate::{Calibration, GradientLabels};
+use welore_burn::compress::{CompressError, check_plan};
 use welore_burn::files::{OutputDir, check_staged, is_within};
 use welore_burn::model::FoundModel;
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::Method;
 
-use self::distilling::{distilling, distills, or_suspended, tell_step};
+use self::distilling::{distilling, distills, or_suspended};
 use self::narrow::{check_narrow, of_rounding, with_nearest_storage};
+use self::telling::tell;
 use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
@@ -37,9 +38,9 @@ use crate::shared::effects::{
 use crate::shared::inputs::{check_not_left, check_outside, place_of};
 use crate::shared::measuring::{Known, budget};
 use crate::shared::opening::{check_stored, open_asked, open_planned, to_run};
-use crate::shared::page::{check_page, write_page};
+use crate::shared::page::check_page;
 use crate::shared::planning::{
-    Goal, Planned, check_limits, describe, print_plan, read_plan, warn_of_prospect,
+    Goal, Planned, check_limits, print_plan, read_plan, warn_of_prospect,
 };
 use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
 use crate::shared::scratch::Scratch;
@@ -127,18 +128,16 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     };
     bar.finish();
     let (output, report) = or_kept(output, written)?;
-    let factored = (&compressor, &planned.plan);
     let step = match (distilling, &calibration, &compute) {
         (Some(options), Some(of), Some(on)) => {
-            Some(take_step(factored, checkpoint, &output, of, &options, on))
+            let factored = (&compressor, &planned.plan);
+            take_step(factored, checkpoint, &output, of, &options, on).map(Some)
         }
-        _ => None,
+        _ => Ok(None),
     };
-    let (output, step) = or_suspended(output, step.transpose())?;
+    let (output, step) = or_suspended(output, step)?;
     planned.plan = report.noted_in(&planned.plan);
-    let base = args.model.to_string_lossy();
-    let labels = calibration.as_ref().and_then(Calibration::gradient_labels);
-    let labels = labels.map(|(labels, _)| labels);
+    let (base, labels) = (args.model.to_string_lossy(), labels_of(calibration.as_ref()));
     let card = write_card(output.path(), checkpoint.dir(), &base, &planned.plan, labels);
     in_target(card, &output)?;
     output.commit()?;
@@ -147,6 +146,11 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     planned.measured.tell("measured");
     known.tell("compressed");
     Ok(())
+}
+
+/// The labels of a calibration's gradients.
+fn labels_of(calibration: Option<&Calibration>) -> Option<GradientLabels> {
+    calibration.and_then(Calibration::gradient_labels).map(|(labels, _)| labels)
 }
 
 /// Refuses options on types, which only the file of another engine has, and on channels.
@@ -477,84 +481,4 @@ fn show(args: &CompressArgs, found: &FoundModel, planned: &Planned) -> Result<()
     }
     measured.tell("measured");
     Ok(())
-}
-
-/// Reports what was written.
-fn tell(
-    args: &CompressArgs,
-    planned: &Planned,
-    report: &CompressReport,
-    step: Option<&Distilled>,
-    seconds: f64,
-) -> Result<()> {
-    let Planned { plan, spectra, .. } = planned;
-    write_page(&args.page, &format!("{}, compressed", args.model.display()), |page| {
-        spectra.iter().for_each(|spectra| page.spectra(spectra));
-        page.plan(plan);
-        Ok(())
-    })?;
-    if !args.json {
-        output::print_block(&describe(plan))?;
-        if let Some(line) = of_errors(report) {
-            let before = if step.is_some() { ", before the step" } else { "" };
-            say!("{line}{before}");
-        }
-        if let Some(step) = step {
-            tell_step(step)?;
-        }
-        say!("wrote {} in {}", args.output.display(), format::time(seconds));
-        return Ok(());
-    }
-    let compressed: Vec<_> = report
-        .compressed
-        .iter()
-        .map(|m| {
-            let losses = m.losses();
-            json!({
-                "name": m.name,
-                "rank": m.rank,
-                "relative_error": m.relative_error,
-                "stored_error": m.stored_error,
-                "loss": losses.map(|[computed, _]| computed),
-                "stored_loss": losses.map(|[_, stored]| stored),
-            })
-        })
-        .collect();
-    let (errors, losses) = (report.relative_errors(), report.losses());
-    output::print_json(&json!({
-        "output": args.output.display().to_string(),
-        "policy": plan.policy,
-        "target": plan.target,
-        "min_ratio": plan.min_ratio,
-        "totals": plan.totals,
-        "factored": compressed,
-        "adapted": report.adapted,
-        "relative_error": errors.map(|[computed, _]| computed),
-        "stored_error": errors.map(|[_, stored]| stored),
-        "loss": losses.map(|[computed, _]| computed),
-        "stored_loss": losses.map(|[_, stored]| stored),
-        "distilled": step.map(|step| json!({
-            "length": step.length,
-            "before": step.before,
-            "after": step.after(),
-            "tried": step.tried,
-        })),
-        "seconds": seconds,
-    }))
-}
-
-/// How far the factored matrices are from the dense ones, as computed and as stored, as a line.
-fn of_errors(report: &CompressReport) -> Option<String> {
-    let [computed, stored] = report.relative_errors()?;
-    let (computed, stored) = (100.0 * computed, 100.0 * stored);
-    let loss = report.losses().map(|[computed, stored]| {
-        format!(
-            "; by themselves they raise the loss by {computed:.4e} nats per token, as stored by \
-             {stored:.4e}"
-        )
-    });
-    Some(format!(
-        "error      {computed:.3}% of the factored matrices, {stored:.3}% as stored{}",
-        loss.unwrap_or_default()
-    ))
 }
