@@ -82,7 +82,7 @@ pub struct CalibrationSummary {
     /// Number of tokens in a window.
     pub seq_len: usize,
     /// Number of experts that saw fewer tokens than twice the inputs of one of their matrices. The
-    /// second moments of these are mixed with those that all tokens would give; see [`calibrate`].
+    /// second moments of these are mixed with those that all tokens would give; see [`calibrate`](super::calibrate).
     /// Known when it is done: 0 in a preview.
     pub mixed_experts: usize,
     /// Number of outputs of the matrix that has the most. Gradients of fewer tokens say nothing about

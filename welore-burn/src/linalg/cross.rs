@@ -17,7 +17,7 @@ impl CrossMoment {
         Self { sum: Mat::zeros(size, size), count: 0 }
     }
 
-    /// Adds pairs of rows, as [`SecondMoment::add`] adds rows.
+    /// Adds pairs of rows, as [`SecondMoment::add`](super::SecondMoment::add) adds rows.
     ///
     /// # Panics
     ///
