@@ -58,7 +58,7 @@ impl BlockwiseOptions<'_> {
 pub(super) struct Blocks<'a, M> {
     compressor: &'a Compressor<'a>,
     options: &'a BlockwiseOptions<'a>,
-    /// What is compressed, and the dense matrices that make up for it.
+    /// What is compressed, and the dense matrices that correct its errors.
     planned: BTreeMap<MatrixName, &'a MatrixPlan>,
     /// The planned matrices of every block.
     layers: Vec<Vec<Stage>>,
@@ -141,7 +141,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         })
     }
 
-    /// The plans of the dense matrices that make up for what is lost before them.
+    /// The plans of the dense matrices that correct the errors of those before them.
     pub fn adapted(&self) -> impl Iterator<Item = &'a MatrixPlan> {
         self.planned.values().copied().filter(|plan| is_dense(plan))
     }

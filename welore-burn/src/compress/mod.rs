@@ -4,9 +4,8 @@
 //! A [`Compressor`] has three strategies. By default every matrix is factored independently, in
 //! the given [`Norms`](crate::spectrum::Norms), as if all other matrices stayed dense. With
 //! [`BlockwiseOptions`] the blocks of a language model are compressed one after the other, and the
-//! matrices of a block in stages, in the order of their use: each for the inputs that it has after
-//! what is used before it was compressed (sequential). The parts
-//! of a block can also be trained to reproduce the outputs of the dense block (refined). All
+//! matrices of a block in stages, in the order of their use: each for the inputs that it has once
+//! the matrices used before it are compressed (sequential). The parts of a block can also be trained to reproduce the outputs of the dense block (refined). All
 //! strategies respect the norms, the [`Budget`](crate::workers::Budget) and the type of each
 //! matrix, and can resume interrupted work. [`convert_directory`] merges matrices again, and
 //! stores a model in another type.

@@ -155,12 +155,13 @@ pub struct BlockwiseOptions<'a> {
     /// How far a compressed matrix follows the dense model, in [0, 1]. Its target is the output of
     /// the dense matrix for `follow · x + (1 - follow) · y`, where `x` are its inputs in the dense
     /// model and `y` those in the compressed model, in which the matrices used before it are what they
-    /// became, also those of its own block. At 0 no inputs have to be measured.
+    /// became, also those of its own block. At 0 no inputs are measured, and matrices are made for
+    /// those of the dense model.
     pub follow: f64,
     /// Whether matrices that the plan keeps dense follow the dense model as well, if a compressed one is
-    /// used before them: with other entries, in the same place, type and shape. They have no less to
-    /// make up for than the compressed ones, and nothing that they lose by it. They train
-    /// afterwards only if they would have otherwise. Matrices that are not in the plan, and those of
+    /// used before them: with other entries, in the same place, type and shape. Their inputs
+    /// have changed as much as those of compressed matrices, and following costs no parameters. They
+    /// train afterwards only if they would have otherwise. Matrices that are not in the plan, and those of
     /// experts, stay as they are, and so do all at a `follow` of 0.
     pub adapt_dense: bool,
     /// Maximum number of windows of text to use; `None` for all windows of the calibration.

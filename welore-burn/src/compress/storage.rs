@@ -15,7 +15,8 @@ impl Compressor<'_> {
     ///
     /// Matrices in types wider than 16 bits stay as planned: their numbers lose nothing that matters, so
     /// pivots, whose parameters pay for more rank, are always nearer. So do matrices whose form is
-    /// fixed, and convolutions, which are stored in two factors alone. Each of the others is made twice, in its norm, as if all others stayed dense.
+    /// fixed, and convolutions, which are stored in two factors alone. Each of the others is made
+    /// twice, in its norm, as if all others stayed dense.
     ///
     /// # Errors
     ///
@@ -65,7 +66,8 @@ impl Compressor<'_> {
         plan.checked().map_err(|error| CompressError::ForeignPlan { reason: error.to_string() })
     }
 
-    /// The number of matrices that [`choose_storage`](Self::choose_storage) compares.
+    /// The number of matrices that [`choose_storage`](Self::choose_storage) compares, and of convolutions
+    /// that it would if they had another storage: which those are, only a checkpoint says.
     pub fn storages_to_choose(&self) -> usize {
         self.plan.matrices.iter().filter(|matrix| rival(matrix, self.plan).is_some()).count()
     }

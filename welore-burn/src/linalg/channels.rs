@@ -49,8 +49,9 @@ pub struct ChannelOrder {
 }
 
 impl ChannelOrder {
-    /// Finds the order for a matrix `[out, channels]`, with `damping` added to the diagonals of the
-    /// second moments of inputs and outputs, as shares of their means. `outputs` has that of the gradients of its outputs.
+    /// Finds the order for a matrix `[out, channels]`. `inputs` has the second moment of its inputs,
+    /// `outputs` that of the gradients of its outputs, and `damping` is added to the diagonals of
+    /// both, as shares of their means.
     ///
     /// # Errors
     ///

@@ -151,7 +151,7 @@ impl SecondMoment {
         let mut sorted: Vec<f64> = squares.iter().copied().filter(|x| *x > 0.0).collect();
         sorted.sort_by(f64::total_cmp);
         let most = sorted.get(sorted.len() / 2).map_or(0.0, |median| MOST_MEDIANS * median);
-        // What is not a number stays, for who looks at the result.
+        // What is not a number stays, so that whoever checks the result finds it.
         let counted = |x: f64| if x > most { most } else { x };
         squares.iter().map(|x| counted(*x)).sum::<f64>() / squares.len().max(1) as f64
     }

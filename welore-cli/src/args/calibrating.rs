@@ -49,12 +49,12 @@ pub struct CalibrateArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Calibration")]
 pub struct AmountArgs {
-    /// Maximum number of windows of the text to read [default: 64 to 256, as the matrices are wide; 128 to
-    /// 512 of the model's own text alone]
+    /// Maximum number of windows of the text to read [default: 64 to 256, more for wider matrices; 128
+    /// to 512 of the model's own text alone]
     #[arg(long, alias = "calibration-blocks", value_name = "N")]
     pub calibration_windows: Option<usize>,
     /// Maximum number of windows to compute gradients on; 0 is enough for --method whitened
-    /// [default: 16 to 128, as the matrices are wide; 32 to 128 of the model's own text alone]
+    /// [default: 16 to 128, more for wider matrices; 32 to 128 of the model's own text alone]
     #[arg(long, alias = "gradient-blocks", value_name = "N")]
     pub gradient_windows: Option<usize>,
     /// Which tokens the loss takes for the right ones where its gradients are measured

@@ -88,10 +88,11 @@ pub struct SelectionArgs {
 #[derive(Args, Debug, Clone, Copy, Default)]
 #[command(next_help_heading = "Matrices")]
 pub struct ConvolutionArgs {
-    /// Also take convolutions of a model that is not known as matrices, `[out, in, kernel]` as
-    /// `[out, in * kernel]`: of the two factors of one, the first is a convolution with the same kernel,
-    /// the second one with a kernel of 1. Right for those without groups, which files do not tell from
-    /// others: leave those with groups out by --exclude. Those with one input channel stay as they are
+    /// Also treat the convolutions of a model that is not known as matrices, `[out, in, kernel]` as
+    /// `[out, in * kernel]`. The first of the two factors is a convolution with the same kernel, the
+    /// second one with a kernel of 1. This is right only for convolutions without groups, and files do
+    /// not say which have groups: leave those out with --exclude. Those with one input channel stay as
+    /// they are
     #[arg(long)]
     pub convolutions: bool,
 }
@@ -330,7 +331,7 @@ pub struct CompressArgs {
     )]
     pub rounding: Rounding,
     /// Also try the other storage for each factored matrix of 16 bits, at no more parameters, and take
-    /// the one that is nearer as stored; makes these matrices twice more
+    /// the one that is nearer as stored; makes these matrices two more times
     #[arg(long, help_heading = "Ranks")]
     pub choose_storage: bool,
     /// How matrices are approximated.

@@ -175,8 +175,8 @@ impl Recipe {
         }
     }
 
-    /// How the model is compressed block by block. `None` unless blocks correct the errors of
-    /// earlier blocks or are refined.
+    /// How the model is compressed block by block. `None` unless matrices correct the errors of those
+    /// used before them, or blocks are refined.
     pub fn blockwise<'a>(
         &self,
         args: &BlockwiseArgs,

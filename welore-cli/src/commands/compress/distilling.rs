@@ -1,4 +1,4 @@
-//! `compress --distill`: one step of factors after all.
+//! `compress --distill`: one step of all factors, once they are made.
 
 use anyhow::Result;
 use welore_burn::calibrate::Calibration;
@@ -11,12 +11,12 @@ use super::{Request, tell_kept};
 use crate::args::CompressArgs;
 use crate::shared::recipe::Recipe;
 
-/// Whether factors take a step after all.
+/// Whether factors take a step once they are made.
 pub(super) fn distills(args: &CompressArgs, recipe: &Recipe) -> bool {
     args.distill && recipe.way.method == Method::TwoSided
 }
 
-/// How factors take a step after all, if they do. Checks that the calibration allows it, before anything
+/// How factors take a step once they are made, if they do. Checks that the calibration allows it, before anything
 /// is factored.
 pub(super) fn distilling(
     args: &CompressArgs,
