@@ -120,7 +120,7 @@ impl DistillOptions {
 /// stored.
 ///
 /// `model` is on its autodiff device in f32, and has the forms of the plan; `dense` is on the device within.
-/// Matrices in blocks stay as they are.
+/// Matrices in blocks, and those that the calibration does not know, stay as they are.
 ///
 /// # Errors
 ///
@@ -146,7 +146,9 @@ pub fn distill<M: LanguageModel, D: LanguageModel>(
     }
     let planned: BTreeMap<&MatrixName, &MatrixPlan> =
         plan.compressed().map(|matrix| (&matrix.name, matrix)).collect();
-    let mut parts = read_matrices(model, |name| planned.contains_key(name))
+    // A head has no moments of its own.
+    let steps_of = |name: &MatrixName| planned.contains_key(name) && calibration.knows(name);
+    let mut parts = read_matrices(model, steps_of)
         .map_err(|(name, source)| DistillError::Form { name, source })?;
     let mut failed = None;
     parts.retain(|name, parts| match product_of(parts) {
