@@ -13,6 +13,7 @@ mod decoder;
 mod distill;
 mod divergence;
 mod families;
+mod figures;
 mod files;
 mod found;
 mod frontier;
