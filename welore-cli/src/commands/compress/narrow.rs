@@ -3,7 +3,7 @@
 use anyhow::Result;
 use safetensors::Dtype;
 use welore_burn::compress::Compressor;
-use welore_burn::forms::{Form, Storage};
+use welore_burn::forms::Storage;
 use welore_burn::model::FoundModel;
 use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::{Method, Norms, flat_spectra};
@@ -20,7 +20,7 @@ use crate::terminal::Bar;
 /// The rule of `--rounding`, as far as it does not depend on the model.
 pub(super) fn of_rounding(args: &CompressArgs, recipe: &Recipe, goal: &Goal) -> Rule {
     let has_pivots = match goal {
-        Goal::Given(plan) => plan.matrices.iter().any(|m| matches!(m.form, Form::Pivot(_))),
+        Goal::Given(plan) => plan.matrices.iter().any(|m| m.form == Storage::Pivot.at_rank(m.rank)),
         Goal::Target(..) => recipe.storage == Storage::Pivot,
     };
     let fits = recipe.way.method != Method::Svd || has_pivots || args.choose_storage;
