@@ -161,6 +161,12 @@ pub enum FileError {
         /// Why the name could not be given back.
         source: std::io::Error,
     },
+    /// What was to be written is of a file that is mapped into memory, and that was truncated.
+    #[error("{path}: a file that it is made of was truncated while it was read", path = path.display())]
+    SourceTruncated {
+        /// The file that was written.
+        path: PathBuf,
+    },
     /// A file is not what it was when it was opened.
     #[error("{path} was changed while it was read", path = path.display())]
     Changed {
@@ -182,6 +188,38 @@ impl FileError {
     /// Names the path in an error of the operating system.
     pub fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { path, source }
+        move |source| match source.raw_os_error() {
+            // The memory of a process is only ever missing where a file is mapped into it.
+            Some(BAD_ADDRESS) if cfg!(unix) => Self::SourceTruncated { path },
+            _ => Self::Io { path, source },
+        }
+    }
+}
+
+/// `EFAULT` of every Unix: the kernel cannot read what it is to write. Where the process itself
+/// reads it, that is the signal SIGBUS.
+const BAD_ADDRESS: i32 = 14;
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use std::fs::{self, File};
+    use std::io::Write;
+
+    use crate::files::MappedFile;
+
+    use super::FileError;
+
+    #[test]
+    fn writing_from_a_file_that_was_truncated_says_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let source = dir.path().join("source");
+        fs::write(&source, vec![1; 1 << 16]).unwrap();
+        let mapped = MappedFile::open(&source).unwrap().unwrap();
+        File::options().write(true).open(&source).unwrap().set_len(0).unwrap();
+        let path = dir.path().join("made");
+        let written = File::create(&path).unwrap().write_all(&mapped);
+        let error = written.map_err(FileError::io(&path)).unwrap_err();
+        assert!(matches!(error, FileError::SourceTruncated { .. }), "{error}");
+        assert!(error.to_string().contains("while it was read"), "{error}");
     }
 }

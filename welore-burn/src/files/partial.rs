@@ -160,6 +160,9 @@ impl Partial {
             FileError::Io { path, source } if is_within(&path) => {
                 FileError::Io { path: named.into(), source }
             }
+            FileError::SourceTruncated { path } if is_within(&path) => {
+                FileError::SourceTruncated { path: named.into() }
+            }
             FileError::Unsound { path, source } if is_within(&path) => {
                 FileError::Unsound { path: named.into(), source }
             }
