@@ -223,7 +223,7 @@ fn a_directory_says_which_dense_matrices_it_changed_and_is_gone_on_with_to_the_s
     let noted = read_plan(&whole).unwrap().unwrap();
     assert_eq!(noted.totals.parameters_after, plan.totals.parameters_after);
     let written = Checkpoint::open(&whole).unwrap();
-    for matrix in noted.matrices.iter().filter(|matrix| matrix.form == Form::dense()) {
+    for matrix in noted.matrices.iter().filter(|matrix| matrix.is_dense()) {
         let tensor = matrix.name.weight();
         let [ours, theirs] = [&written, &dense].map(|from| from.raw(&tensor).unwrap());
         assert_eq!((&ours.0.shape, ours.0.dtype), (&theirs.0.shape, theirs.0.dtype));

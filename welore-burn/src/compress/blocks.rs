@@ -13,7 +13,7 @@ use super::report::CompressReport;
 use super::sink::{Nowhere, Sink};
 use super::stages::{Inputs, Signal, Stage, adapted, in_one_stage, of_planned, stages_of};
 use crate::calibrate::{SharedInputs, Watch, survey};
-use crate::forms::{Form, FormError, Rest, StoredForm, attach, fill, read_matrices};
+use crate::forms::{FormError, Rest, StoredForm, attach, fill, read_matrices};
 use crate::linalg::{LinalgError, Matrix, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::{Change, MatrixName, Place, map_floats, walk};
@@ -143,7 +143,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
 
     /// The plans of the dense matrices that correct the errors of those before them.
     pub fn adapted(&self) -> impl Iterator<Item = &'a MatrixPlan> {
-        self.planned.values().copied().filter(|plan| is_dense(plan))
+        self.planned.values().copied().filter(|plan| plan.is_dense())
     }
 
     /// Compresses the model, and passes every finished matrix to the sink.
@@ -186,7 +186,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         }
         let is_compressed = |place: &Place| {
             let plan = place.matrix().and_then(|name| self.planned.get(&name));
-            plan.is_some_and(|plan| !is_dense(plan))
+            plan.is_some_and(|plan| !plan.is_dense())
         };
         let rest_trains = |place: &Place| match self.compressor.rest {
             Rest::Keep => trained.contains(&place.path),
@@ -263,7 +263,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         (signal, next): (&Signal, &[Tensor<3>]),
         progress: &mut dyn Progress,
     ) -> Result<M, CompressError> {
-        let compressed = block.keys().filter(|name| !is_dense(self.planned[*name]));
+        let compressed = block.keys().filter(|name| !self.planned[*name].is_dense());
         let names: BTreeSet<MatrixName> = compressed.cloned().collect();
         let Some(options) = self.options.refine.as_ref().filter(|_| !names.is_empty()) else {
             return Ok(model);
@@ -421,7 +421,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let work = |place: usize| -> Result<Option<f64>, CompressError> {
             let name = &stage[place].name;
             let (plan, parts) = (self.planned[name], &made[name].parts);
-            if is_dense(plan) {
+            if plan.is_dense() {
                 return Ok(None);
             }
             let norm = self.norm_of(name, shared)?;
@@ -481,12 +481,12 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
     fn attach(&self, model: M, block: &Block) -> Result<M, CompressError> {
         let choose = |name: &MatrixName| {
             let (made, plan) = (block.get(name)?, self.planned[name]);
-            (!is_dense(plan)).then(|| (plan.form, made.parts.clone()))
+            (!plan.is_dense()).then(|| (plan.form, made.parts.clone()))
         };
         let attached = attach(model, choose, Rest::Keep);
         let attached = attached.map_err(|(name, source)| CompressError::Form { name, source })?;
         // A matrix that stays dense keeps its parameter.
-        let adapted = block.iter().filter(|(name, _)| is_dense(self.planned[*name]));
+        let adapted = block.iter().filter(|(name, _)| self.planned[*name].is_dense());
         let adapted: BTreeMap<_, _> =
             adapted.map(|(name, made)| (name.clone(), made.parts.clone())).collect();
         Ok(if adapted.is_empty() { attached } else { fill(attached, &adapted) })
@@ -521,10 +521,6 @@ impl<P> Turn<'_, P> {
     fn names(&self) -> impl Iterator<Item = &MatrixName> {
         self.stages.iter().flatten().map(|matrix| &matrix.name)
     }
-}
-
-fn is_dense(plan: &MatrixPlan) -> bool {
-    plan.form == Form::dense()
 }
 
 /// Paths of the parameters of a module that train.

@@ -1,6 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::forms::{Form, StoredError};
+use crate::forms::StoredError;
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
 
@@ -56,7 +56,7 @@ impl CompressedMatrix {
 impl CompressReport {
     /// Adds a matrix that was made by this plan.
     pub(super) fn add(&mut self, plan: &MatrixPlan, error: StoredError, in_loss: bool) {
-        match plan.form == Form::dense() {
+        match plan.is_dense() {
             true => self.adapted.push(plan.name.clone()),
             false => self.compressed.push(CompressedMatrix::new(plan, error, in_loss)),
         }

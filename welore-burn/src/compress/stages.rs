@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use burn::tensor::Tensor;
 
 use crate::calibrate::{Seen, SharedInputs};
-use crate::forms::Form;
 use crate::linalg::{CrossMoment, SecondMoment};
 use crate::modules::MatrixName;
 use crate::plan::{MatrixPlan, RankPlan};
@@ -66,7 +65,7 @@ pub(super) fn adapted<'p>(
         let mut compresses = false;
         for SharedInputs { name, is_routed, .. } in stage {
             match planned.get(name) {
-                Some(plan) if plan.form != Form::dense() => compresses = true,
+                Some(plan) if !plan.is_dense() => compresses = true,
                 Some(plan) if is_changed && !is_routed => {
                     adapted.insert(name.clone(), *plan);
                 }
@@ -125,6 +124,7 @@ mod tests {
     use safetensors::Dtype;
 
     use super::*;
+    use crate::forms::Form;
     use crate::spectrum::ModelSize;
 
     fn layer(of: &[(&str, &str, bool)]) -> Vec<SharedInputs> {

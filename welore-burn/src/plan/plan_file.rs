@@ -382,7 +382,7 @@ impl RankPlan {
 
     /// The matrices that get another form than the dense one.
     pub fn compressed(&self) -> impl Iterator<Item = &MatrixPlan> {
-        self.matrices.iter().filter(|matrix| matrix.form != Form::dense())
+        self.matrices.iter().filter(|matrix| !matrix.is_dense())
     }
 
     /// The matrix with this name, if it gets another form than the dense one.
@@ -460,6 +460,11 @@ impl MatrixPlan {
         }
     }
 
+    /// Whether it stays dense: all of its entries are stored, though they can be other ones.
+    pub fn is_dense(&self) -> bool {
+        self.form == Form::dense()
+    }
+
     /// Whether it is a low-rank component (LRC), which will be factored.
     pub fn is_low_rank(&self) -> bool {
         self.form.rank().is_some()
@@ -472,7 +477,7 @@ impl MatrixPlan {
         self.grows = self.parameters_after > self.parameters_before;
         self.reduction = (self.full_rank - self.rank) as f64 / self.full_rank as f64;
         self.error = self.error.filter(StoredError::is_possible);
-        self.adapted &= self.form == Form::dense();
+        self.adapted &= self.is_dense();
         self
     }
 

@@ -5,7 +5,6 @@ use std::path::Path;
 use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::escape;
-use welore_burn::forms::Form;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{
     Energy, ExpectedSpeed, PlanError, PlanOptions, PlanTable, PolicyReads, Prospect, RankPlan,
@@ -303,7 +302,7 @@ pub fn describe(plan: &RankPlan) -> String {
 
 /// How many dense matrices have other entries, if any do, as another line.
 fn adapted(plan: &RankPlan) -> Option<String> {
-    let dense = plan.matrices.iter().filter(|matrix| matrix.form == Form::dense()).count();
+    let dense = plan.matrices.iter().filter(|matrix| matrix.is_dense()).count();
     let adapted = plan.matrices.iter().filter(|matrix| matrix.adapted).count();
     let of_dense = format!("{adapted} of {} that stay dense", format::matrices(dense));
     let why = "with other entries, which correct the errors of those before them";
