@@ -17,27 +17,25 @@ use welore_burn::named::Named;
 use welore_burn::plan::{Candidate, Target};
 use welore_burn::spectrum::selected_matrices;
 
-use super::{calibration_of, check_saved, inputs};
-use crate::args::{CompressArgs, EngineArg, RANK_OPTIONS, TextArg, Typed, rule};
-use crate::devices::{Compute, host};
+use super::weighed::{check_calibration, given_or_made, of_making, say_sizes};
+use super::{inputs, without_factors};
+use crate::args::{CompressArgs, EngineArg, RANK_OPTIONS, Typed, rule};
+use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, check_space, in_target};
-use crate::shared::calibrating::check_amount;
 use crate::shared::card::{name_of, write_channel_card};
-use crate::shared::effects::{of_amount, without_engine};
-use crate::shared::inputs::{check_not_left, check_outside};
+use crate::shared::effects::without_engine;
+use crate::shared::inputs::check_outside;
 use crate::shared::measuring::budget;
 use crate::shared::opening::open_known;
-use crate::shared::recipe::{
-    check_calibration_file, check_gradients, is_possible, open_calibration,
-};
+use crate::shared::recipe::is_possible;
 use crate::shared::scratch::Scratch;
-use crate::shared::selecting::{check_patterns, of_model};
+use crate::shared::selecting::of_model;
 use crate::terminal::Bar;
-use crate::{format, memory, models, output};
+use crate::{format, models, output};
 
 /// Options that concern ranks and factors, beside [`RANK_OPTIONS`].
-const OF_RANKS: [&str; 15] = [
+const OF_RANKS: [&str; 13] = [
     "plan",
     "err",
     "err-applied",
@@ -51,8 +49,6 @@ const OF_RANKS: [&str; 15] = [
     "other-calibration",
     "probe-windows",
     "convolutions",
-    "rounding",
-    "choose-storage",
 ];
 
 /// Runs the command.
@@ -70,17 +66,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     check_outside(&args.output, inputs(&args))?;
     let problem = Problem::of(&args, &opened, target)?;
     let scratch = Scratch::new(!args.calibrate.is_empty() && args.save_calibration.is_none())?;
-    let calibration = match args.method.calibration.as_deref() {
-        Some(file) => open_calibration(Some(file), opened.skeleton())?,
-        None => {
-            memory::keep_pages();
-            let compute = Compute::choose(args.compute.choice())?;
-            let instead = "--calibrate FILE uses a text of yours";
-            let instead = (!typed.has("calibrate")).then_some(instead);
-            Some(calibration_of(&args, &model, &compute, scratch.path(), instead)?)
-        }
-    };
-    let Some(calibration) = calibration else { unreachable!("one was given or made") };
+    let calibration = given_or_made(&args, typed, &model, &opened, &scratch)?;
     let plan = problem.solve(&calibration)?;
     let report = output.map(|output| problem.write(&plan, &calibration, output)).transpose()?;
     problem.tell(&plan, report.as_ref(), started.elapsed().as_secs_f64())
@@ -127,19 +113,13 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<Target> {
     let options = RANK_OPTIONS.into_iter().filter(|option| !selects.contains(option));
     typed.check(options.chain(OF_RANKS).map(|option| rule(option, false, of_ranks)))?;
     typed.check(["types", "bits", "no-measure", "save-types"].map(without_engine))?;
-    let calibrates = !args.calibrate.is_empty() || args.method.calibration.is_none();
-    let only_if_run = "only where a calibration is made";
-    typed.check([
+    let why = "not with --forms channels";
+    let rules = [
         rule("no-calibration", false, "channels are weighed with a calibration"),
-        rule("report", false, "not with --forms channels"),
-        rule("distill", false, "not with --forms channels"),
-        rule("distill-windows", false, "not with --forms channels"),
+        rule("report", false, why),
         rule("no-cache", false, "costs of channels are not cached"),
-        rule("save-calibration", calibrates, only_if_run),
-        rule("backend", calibrates, only_if_run),
-        rule("device", calibrates, only_if_run),
-        rule("dtype", calibrates, only_if_run),
-    ])?;
+    ];
+    typed.check(rules.into_iter().chain(without_factors(why)).chain(of_making(args)))?;
     // A plan in a file of settings was not typed.
     let Some(target) = args.goal.target() else {
         let message = "--forms channels needs --keep-params or --max-bytes";
@@ -153,21 +133,7 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<Target> {
         let message = "--shrink-inputs data: --forms channels takes a share";
         return Err(WrongInput::with_hint(message, "such as --shrink-inputs 0.001").into());
     }
-    check_not_left(&args.output, inputs(args))?;
-    check_patterns(&args.selection)?;
-    check_saved(args)?;
-    check_calibration_file(args.method.calibration.as_deref())?;
-    if args.method.calibration.is_none() && args.calibrate.is_empty() {
-        args.calibrate.push(TextArg::Own);
-    }
-    typed.check(of_amount(&args.calibrate, &args.amount))?;
-    if !args.calibrate.is_empty() {
-        check_amount(&args.calibrate, &args.amount, typed)?;
-        if args.amount.gradient_windows == Some(0) {
-            let message = "--gradient-windows 0: channels are weighed by gradients";
-            return Err(WrongInput::new(message).into());
-        }
-    }
+    check_calibration(args, typed, "channels")?;
     Ok(target)
 }
 
@@ -217,7 +183,6 @@ impl<'a> Problem<'a> {
 
     /// Measures what channels cost, and chooses widths.
     fn solve(&self, calibration: &Calibration) -> Result<ChannelPlan> {
-        check_gradients(calibration)?;
         let checkpoint = &self.opened.checkpoint;
         let mut bar = Bar::default();
         let curves = measure_channels(checkpoint, calibration, &self.mlps, &self.curves, &mut bar)?;
@@ -265,7 +230,6 @@ impl<'a> Problem<'a> {
                 "seconds": seconds,
             }));
         }
-        let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
         say!("channels   {} in each MLP", plan.describe_widths());
         if let Some(share) = plan.keep_params {
             say!(
@@ -273,13 +237,8 @@ impl<'a> Problem<'a> {
                 format::percent(share)
             );
         }
-        let (before, after) = (plan.parameters_before, plan.parameters_after);
-        let percent = change(before, after);
-        say!("parameters {} -> {} ({percent})", format::count(before), format::count(after));
-        let (before, after) = (plan.bytes_before, plan.bytes_after);
-        let percent = change(before, after);
-        say!("bytes      {} -> {} ({percent})", format::bytes(before), format::bytes(after));
-        say!("expected   the loss rises by {loss:.2e} nats per token");
+        let parameters = [plan.parameters_before, plan.parameters_after];
+        say_sizes(parameters, [plan.bytes_before, plan.bytes_after], loss)?;
         let did = if report.is_some() { "wrote" } else { "would write" };
         say!("{did} {output} in {}", format::time(seconds));
         Ok(())

@@ -18,24 +18,24 @@ use welore_burn::model::OpenedModel;
 use welore_burn::plan::{Candidate, PlanOptions, Target};
 use welore_burn::spectrum::{Method, Norms};
 
-use super::{calibration_of, check_saved, inputs, or_kept};
-use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
-use crate::devices::{Compute, host};
+use super::weighed::{check_calibration, given_or_made, of_making, say_sizes};
+use super::{inputs, or_kept, without_factors};
+use crate::args::{CompressArgs, EngineArg, Typed, rule};
+use crate::devices::host;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, check_space, in_target};
-use crate::shared::calibrating::check_amount;
 use crate::shared::card::{name_of, write_joint_card};
 use crate::shared::compressing::compressor;
-use crate::shared::effects::{check_blocks, min_ratio, of_amount, of_measurements, without_engine};
-use crate::shared::inputs::{check_not_left, check_outside};
+use crate::shared::effects::{check_blocks, min_ratio, of_measurements, without_engine};
+use crate::shared::inputs::check_outside;
 use crate::shared::measuring::{Known, budget, measure_within};
 use crate::shared::opening::open_known;
 use crate::shared::planning::warn_of_prospect;
-use crate::shared::recipe::{Recipe, check_calibration_file, check_gradients, open_calibration};
+use crate::shared::recipe::Recipe;
 use crate::shared::scratch::Scratch;
-use crate::shared::selecting::{check_patterns, of_model};
+use crate::shared::selecting::of_model;
 use crate::terminal::Bar;
-use crate::{format, memory, models, output};
+use crate::{format, models, output};
 
 /// Whether channels and ranks are asked for.
 pub fn is_asked(forms: &[Candidate]) -> bool {
@@ -58,18 +58,7 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let makes = !args.calibrate.is_empty() && args.save_calibration.is_none();
     let scratch = Scratch::new(makes || !args.dry_run)?;
     let problem = Problem::of(&args, &opened, recipe, options, &scratch)?;
-    let calibration = match args.method.calibration.as_deref() {
-        Some(file) => open_calibration(Some(file), opened.skeleton())?,
-        None => {
-            memory::keep_pages();
-            let compute = Compute::choose(args.compute.choice())?;
-            let instead = "--calibrate FILE uses a text of yours";
-            let instead = (!typed.has("calibrate")).then_some(instead);
-            Some(calibration_of(&args, &model, &compute, scratch.path(), instead)?)
-        }
-    };
-    let Some(calibration) = calibration else { unreachable!("one was given or made") };
-    check_gradients(&calibration)?;
+    let calibration = given_or_made(&args, typed, &model, &opened, &scratch)?;
     let norms = recipe.norms(Some(&calibration))?;
     let (plan, measured) = problem.solve(&calibration, norms.clone())?;
     warn_of_prospect(&plan.ranks, true);
@@ -105,21 +94,9 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<(Recipe, PlanOptions)
     share("--shrink-gradients", recipe.shrink.output)?;
     typed.check([min_ratio(recipe.policy)])?;
     check_blocks(&args.blockwise, false, typed)?;
-    check_not_left(&args.output, inputs(args))?;
-    check_patterns(&args.selection)?;
-    check_saved(args)?;
-    check_calibration_file(args.method.calibration.as_deref())?;
-    if args.method.calibration.is_none() && args.calibrate.is_empty() {
-        args.calibrate.push(TextArg::Own);
-    }
-    typed.check(of_amount(&args.calibrate, &args.amount))?;
+    check_calibration(args, typed, "channels and ranks")?;
     if !args.calibrate.is_empty() {
-        check_amount(&args.calibrate, &args.amount, typed)?;
         typed.check(of_measurements(&[&recipe], &args.amount))?;
-        if args.amount.gradient_windows == Some(0) {
-            let message = "--gradient-windows 0: channels and ranks are weighed by gradients";
-            return Err(WrongInput::new(message).into());
-        }
     }
     let options = recipe.plan_options(target, &args.target)?;
     Ok((recipe, options))
@@ -164,23 +141,15 @@ fn storage_of(args: &CompressArgs) -> Result<Storage> {
 /// Refuses typed options that have no effect.
 fn check_effects(args: &CompressArgs, typed: &Typed) -> Result<()> {
     typed.check(["types", "bits", "no-measure", "save-types"].map(without_engine))?;
-    let calibrates = !args.calibrate.is_empty() || args.method.calibration.is_none();
-    let only_if_run = "only where a calibration is made";
-    typed.check([
+    let why = "not with --forms channels";
+    let rules = [
         rule("storage", false, "--forms names the form of factored matrices"),
-        rule("rounding", false, "not with --forms channels"),
-        rule("choose-storage", false, "not with --forms channels"),
-        rule("refine", false, "not with --forms channels"),
-        rule("convolutions", false, "not with --forms channels"),
-        rule("report", false, "not with --forms channels"),
-        rule("distill", false, "not with --forms channels"),
-        rule("distill-windows", false, "not with --forms channels"),
+        rule("refine", false, why),
+        rule("convolutions", false, why),
+        rule("report", false, why),
         rule("no-calibration", false, "channels and ranks are weighed with a calibration"),
-        rule("save-calibration", calibrates, only_if_run),
-        rule("backend", calibrates, only_if_run),
-        rule("device", calibrates, only_if_run),
-        rule("dtype", calibrates, only_if_run),
-    ])
+    ];
+    typed.check(rules.into_iter().chain(without_factors(why)).chain(of_making(args)))
 }
 
 /// A model that is to have fewer channels and lower ranks.
@@ -295,19 +264,14 @@ impl<'a> Problem<'a> {
         if self.args.json {
             return self.print_json(plan, seconds);
         }
-        let change = |before: u64, after: u64| format::percent(after as f64 / before as f64);
         say!("channels   {} in each MLP", channels.describe_widths());
         let are = ["is factored (an LRC)", "are factored (LRCs)"];
         say!("ranks      {}", format::some_matrices(totals.lrcs, totals.matrices, are));
         let kept = format::percent(plan.keep_params);
         say!("kept       {kept} of the parameters of the selected matrices");
-        let (before, after) = (channels.parameters_before, totals.parameters_after);
-        let percent = change(before, after);
-        say!("parameters {} -> {} ({percent})", format::count(before), format::count(after));
-        let (before, after) = (channels.bytes_before, totals.bytes_after);
-        let percent = change(before, after);
-        say!("bytes      {} -> {} ({percent})", format::bytes(before), format::bytes(after));
-        say!("expected   the loss rises by {:.2e} nats per token", plan.expected_loss);
+        let parameters = [channels.parameters_before, totals.parameters_after];
+        let bytes = [channels.bytes_before, totals.bytes_after];
+        say_sizes(parameters, bytes, plan.expected_loss)?;
         let speed = plan.expected_speed;
         say!(
             "speed      expected on a CPU: {:.2}x the dense model's with many tokens at a time, \

@@ -12,7 +12,7 @@ use welore_burn::named::Named;
 use welore_burn::plan::{Candidate, RankPlan};
 use welore_burn::types::TypeBudget;
 
-use super::{check_saved, inputs, or_kept, typing};
+use super::{check_saved, inputs, or_kept, typing, without_factors};
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
@@ -97,17 +97,14 @@ fn check(args: &CompressArgs, typed: &Typed) -> Result<(Aim, u64)> {
         let message = "--for welore needs --max-bytes, the size of the weights";
         return Err(WrongInput::with_hint(message, "such as --max-bytes 80MB").into());
     };
-    typed.check([
+    let rules = [
         rule("no-calibration", false, "forms are weighed with a calibration"),
         rule("no-measure", !args.dry_run, "a dry run writes nothing that could be measured"),
         rule("save-types", false, "the forms are in the plan of the directory"),
-        rule("rounding", false, "not with --for"),
-        rule("choose-storage", false, "not with --for"),
-        rule("distill", false, "not with --for"),
-        rule("distill-windows", false, "not with --for"),
         rule("widths", false, "only with --forms channels"),
         rule("width-multiple", false, "only with --forms channels"),
-    ])?;
+    ];
+    typed.check(rules.into_iter().chain(without_factors("not with --for")))?;
     check_not_left(&args.output, inputs(args))?;
     check_saved(args)?;
     Ok((aim, max_bytes))

@@ -7,6 +7,7 @@ mod mixed;
 mod narrow;
 mod telling;
 mod types;
+mod weighed;
 
 use std::path::Path;
 use std::time::Instant;
@@ -23,7 +24,7 @@ use welore_burn::spectrum::Method;
 use self::distilling::{distilling, distills, or_suspended};
 use self::narrow::{check_narrow, of_rounding, with_nearest_storage};
 use self::telling::tell;
-use crate::args::{CompressArgs, EngineArg, TextArg, Typed, rule};
+use crate::args::{CompressArgs, EngineArg, Rule, TextArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
@@ -439,6 +440,13 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
         rule("dtype", calibrates, if runs { in_f32 } else { only_if_run })
             .with_hint("`welore-cli export DIR --dtype TYPE` stores a model in another type"),
     ])
+}
+
+/// The rules of the options on how the factors of a plan are rounded, stored and corrected, where
+/// something else than ranks alone is chosen.
+fn without_factors(why: &'static str) -> [Rule; 4] {
+    let options = ["rounding", "choose-storage", "distill", "distill-windows"];
+    options.map(|option| rule(option, false, why))
 }
 
 fn is_calibrated(args: &CompressArgs) -> bool {

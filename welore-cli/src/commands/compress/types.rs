@@ -7,7 +7,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use welore_burn::files::check_staged;
 
-use super::{check_saved, typing};
+use super::{check_saved, typing, without_factors};
 use crate::args::{CompressArgs, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::models::Artifact;
@@ -66,17 +66,14 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
 /// Checks everything that the arguments alone tell.
 fn check(args: &CompressArgs, typing: &Typing<'_>, typed: &Typed) -> Result<Aim> {
     let aim = typing.check(typed)?;
-    typed.check([
+    let rules = [
         rule("no-calibration", false, "types are weighed with a calibration"),
         rule("force", false, "with --for llama.cpp the output is a file"),
-        rule("rounding", false, "not with --for"),
-        rule("choose-storage", false, "not with --for"),
-        rule("distill", false, "not with --for"),
-        rule("distill-windows", false, "not with --for"),
         rule("widths", false, "only with --forms channels"),
         rule("width-multiple", false, "only with --forms channels"),
         rule("shard-size", false, "a GGUF file has no shards"),
-    ])?;
+    ];
+    typed.check(rules.into_iter().chain(without_factors("not with --for")))?;
     check_staged(&args.output)?;
     check_saved(args)?;
     typing.check_files(&[
