@@ -66,6 +66,12 @@ fn device() -> Device {
     Device::default()
 }
 
+/// Whether that is Burn's CPU backend. Everywhere else small operations cost much, on software Vulkan
+/// the most, so long tests take fewer steps there.
+fn is_on_flex() -> bool {
+    device() == Device::flex()
+}
+
 /// `tests/fixtures/`; `make.py` there makes everything in it.
 fn fixture(name: &str) -> PathBuf {
     PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures")).join(name)
