@@ -3,7 +3,8 @@ use serde::{Deserialize, Serialize};
 
 use super::attach::NewParams;
 use super::error::FormError;
-use super::form::{Form, FormAndShape, Kind, Made, MatrixForm, Shapes};
+use super::form::{Form, FormAndShape, Kind, Shapes};
+use super::matrix_form::{Made, MatrixForm};
 use super::packed::{BASE, RIGHT};
 use super::part::{Part, PartKind, PartSpec};
 use super::slots::{Codec, LiveSlot};

@@ -16,6 +16,18 @@ pub struct PartSpec {
     pub kind: PartKind,
 }
 
+impl PartSpec {
+    /// Number of entries.
+    pub(super) fn entries(&self) -> u64 {
+        self.shape.iter().map(|n| *n as u64).fold(1, u64::saturating_mul)
+    }
+
+    /// The tensor of this name, in a matrix whose numbers are of type `dtype`.
+    pub(super) fn spec(&self, name: impl Into<String>, dtype: Dtype) -> TensorSpec {
+        TensorSpec { name: name.into(), dtype: self.kind.dtype(dtype), shape: self.shape.clone() }
+    }
+}
+
 /// What a tensor of a stored matrix holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PartKind {

@@ -4,7 +4,8 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::error::FormError;
-use super::form::{Form, Made};
+use super::form::Form;
+use super::matrix_form::Made;
 use super::part::{Part, PartKind};
 use super::rounding::relative_error;
 use crate::linalg::{LinalgError, Matrix, Weighting};

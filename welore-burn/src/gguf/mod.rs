@@ -16,6 +16,7 @@ mod export;
 mod keys;
 mod metadata;
 mod names;
+mod planned;
 mod rope;
 mod row_order;
 mod source;
@@ -28,7 +29,8 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use self::architectures::Known;
-use self::names::{Part, Planned};
+use self::names::Part;
+use self::planned::Planned;
 use crate::checkpoint::{
     CheckpointError, DEFAULT_SHARD_BYTES, FileShapes, ShardLayout, ShardWriter, Turned,
 };
@@ -99,7 +101,7 @@ pub fn convert_gguf(
     let file = GgufFile::open(path.as_ref())?;
     let special = tokenizer::SpecialTokens::read(&file)?;
     let model = config::read_config(&file, &special)?;
-    let planned = names::plan(&file, &model, conversion)?;
+    let planned = planned::plan(&file, &model, conversion)?;
     let tokenizer = tokenizer::read_tokenizer(&file, &special, &model.config)?;
     // Replaces what a killed process left here.
     output.begin::<()>("gguf", |_| false)?;

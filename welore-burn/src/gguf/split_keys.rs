@@ -5,7 +5,8 @@
 use safetensors::Dtype;
 
 use super::error::GgufError;
-use super::names::{Entry, Planned};
+use super::names::Entry;
+use super::planned::Planned;
 use super::row_order::RowOrder;
 use super::tensors::stored_dtype;
 use crate::forms::TensorSpec;

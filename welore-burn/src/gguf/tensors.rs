@@ -5,7 +5,8 @@ use half::{bf16, f16};
 use safetensors::Dtype;
 
 use super::error::GgufError;
-use super::names::{Part, Planned, scaled, shifted};
+use super::names::Part;
+use super::planned::Planned;
 use crate::checkpoint::not_finite;
 use crate::ggml::{GgufFile, StoredTensor, TensorType, dequantize_row, is_read_only};
 
@@ -105,4 +106,16 @@ pub(super) fn read_factors(
         }
         None => Err(file.wrong_tensor(name, "is missing".into())),
     }
+}
+
+/// Numbers of 32 bits with `shift` added.
+pub(super) fn shifted(data: &[u8], shift: f32) -> Vec<u8> {
+    let (entries, _) = data.as_chunks::<4>();
+    entries.iter().flat_map(|x| (f32::from_le_bytes(*x) + shift).to_le_bytes()).collect()
+}
+
+/// Numbers of 32 bits times `scale`.
+fn scaled(data: &[u8], scale: f32) -> Vec<u8> {
+    let (entries, _) = data.as_chunks::<4>();
+    entries.iter().flat_map(|x| (f32::from_le_bytes(*x) * scale).to_le_bytes()).collect()
 }

@@ -5,7 +5,6 @@ use std::fmt::Write;
 use crate::calibrate::GradientLabels;
 use crate::channels::JointPlan;
 use crate::escape::{markdown, markdown_code};
-use crate::forms::Precision;
 use crate::plan::{ExpectedSpeed, RankPlan, Target};
 use crate::spectrum::{ModelSize, SpectrumUnit};
 use crate::words::number_of_matrices;
@@ -222,42 +221,6 @@ impl ModelCard<'_> {
     }
 }
 
-/// What the card of a dense model is made from that was written in another type or another format.
-#[derive(Debug, Clone, Copy)]
-pub struct ConvertedCard<'a> {
-    /// The model that was converted, by a name for people.
-    pub base: &'a str,
-    /// The model card of that model, if it has one. Its licence applies.
-    pub base_card: Option<&'a str>,
-    /// The type that all numbers now have, if they were converted to one.
-    pub precision: Option<Precision>,
-    /// The program that converted it.
-    pub made_by: &'a str,
-}
-
-impl ConvertedCard<'_> {
-    /// The card in Markdown, with the metadata that model hubs read.
-    pub fn to_markdown(&self) -> String {
-        let Self { base, base_card, precision, made_by } = *self;
-        let numbers = match precision {
-            Some(precision) => format!(" with all numbers stored as {}", precision.dtype()),
-            None => String::new(),
-        };
-        format!(
-            "---\n{}tags:\n- welore\n---\n\n\
-             # {}\n\n\
-             This is {} in safetensors{numbers}, converted by {}.\n\n\
-             ## Licence\n\n\
-             A converted model is a work derived from its base model, whose licence applies{}.\n",
-            metadata_of(base, base_card),
-            markdown(name_of(base)),
-            markdown_code(base),
-            markdown(made_by),
-            where_stated(&licence_of(base_card)),
-        )
-    }
-}
-
 /// The last part of a base model's name.
 pub(super) fn name_of(base: &str) -> &str {
     base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base)
@@ -300,50 +263,11 @@ pub(super) fn where_stated(licence: &[&str]) -> &'static str {
     }
 }
 
-/// The card of a model after fine-tuning: it states `how`, and what was measured before is removed.
-/// `None` if `card` is not a card made here.
-pub fn tuned_card(card: &str, how: &str) -> Option<String> {
-    let (before, after) = around_scores(card)?;
-    Some(format!("{before}Fine-tuned after compression: {}.\n\n{after}", markdown(how)))
-}
-
-/// The card of a compressed model whose numbers were converted to another type: it states the type
-/// and the new sizes in `plan`, and what was measured before is removed. `None` if `card` is not a
-/// card made here.
-pub fn converted_card(card: &str, plan: &RankPlan, precision: Precision) -> Option<String> {
-    const STORED: &str = "All numbers are stored as ";
-    let (before, after) = around_scores(card)?;
-    let mut text = String::new();
-    let mut lines = before.lines();
-    while let Some(line) = lines.next() {
-        if line.starts_with(STORED) {
-            // With the empty line after it.
-            lines.next();
-            continue;
-        }
-        match line.starts_with(BYTES) {
-            true => text += &bytes_row(plan.totals.bytes_before, plan.totals.bytes_after),
-            false => text += line,
-        }
-        text.push('\n');
-    }
-    Some(format!("{text}{STORED}{}.\n\n{after}", precision.dtype()))
-}
-
-/// The parts of a card before and after a line that is added above its scores, which are removed.
-/// `None` if it is not a card made here.
-fn around_scores(card: &str) -> Option<(&str, String)> {
-    let (before, rest) = card.split_once(&format!("{MEASURED_TITLE}\n"))?;
-    let (asked, rows) = rest.split_once(HEADER)?;
-    let (_, after) = rows.split_once(&format!("{MEASURED}\n"))?;
-    Some((before, format!("{MEASURED_TITLE}\n{asked}{HEADER}\n{MEASURED}\n{after}")))
-}
-
 /// How the row of sizes begins.
-const BYTES: &str = "| bytes | ";
+pub(super) const BYTES: &str = "| bytes | ";
 
 /// The row of sizes.
-fn bytes_row(before: u64, after: u64) -> String {
+pub(super) fn bytes_row(before: u64, after: u64) -> String {
     format!("{BYTES}{before} | {after} |")
 }
 
@@ -359,8 +283,10 @@ fn is_hub_id(base: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use super::super::changed_card::{converted_card, tuned_card};
     use super::super::measurement::Measurement;
     use super::*;
+    use crate::forms::Precision;
     use crate::plan::{PlanOptions, WeLore, make_plan};
     use crate::spectrum::Spectra;
 
@@ -451,20 +377,6 @@ mod tests {
         let said = "\nAll numbers are stored as F32.\n\n";
         assert_eq!(back.replace(said, "\n"), before);
         assert!(converted_card("# some other README\n", &plan, Precision::F32).is_none());
-    }
-
-    #[test]
-    fn the_card_of_a_converted_dense_model_has_its_licence() {
-        let base_card = Some("---\nlicense: mit\n---\nBest model.\n");
-        let card = |base, base_card, precision| {
-            ConvertedCard { base, base_card, precision, made_by: "test 1" }.to_markdown()
-        };
-        let text = card("org/name", base_card, Some(Precision::F16));
-        assert!(text.starts_with("---\nlicense: mit\nbase_model: org/name\ntags:\n"), "{text}");
-        assert!(text.contains("# name\n\n") && text.contains("stored as F16"), "{text}");
-        let text = card("a.gguf", None, None);
-        assert!(text.contains("`a.gguf` in safetensors, converted by test 1"), "{text}");
-        assert!(text.contains("not stated"), "{text}");
     }
 
     #[test]

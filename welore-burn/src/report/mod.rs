@@ -8,13 +8,15 @@
 
 mod axis;
 mod card;
+mod changed_card;
 mod channel_card;
 mod labels;
 mod measurement;
 mod picture;
 
 use bytesize::ByteSize;
-pub use card::{ConvertedCard, ModelCard, converted_card, tuned_card};
+pub use card::ModelCard;
+pub use changed_card::{ConvertedCard, converted_card, tuned_card};
 pub use channel_card::ChannelCard;
 pub use measurement::Measurement;
 pub use picture::frontier_svg;
