@@ -7,11 +7,13 @@
 
 mod adventures;
 mod efforts;
+mod fears;
 mod friends;
 mod home;
 
-use adventures::{LOST, NOISE, STORM, TREASURE, TRIP, WISH};
+use adventures::{LOST, TREASURE, TRIP, WISH};
 use efforts::{BAND, BUILDING, CONTEST, GARDEN, NEIGHBOR, SKILL};
+use fears::{NOISE, STORM};
 use friends::{FAVOR, FRIEND, SECRET, SHARING, SICK, STRAY};
 use home::{BIRTHDAY, BROKEN, COOKING, MARKET, TRADE};
 
