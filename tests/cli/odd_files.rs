@@ -1,7 +1,9 @@
-//! Files that a stranger may have made: with hostile names, of absurd sizes, or no files at all.
+//! Files that a stranger may have made: of absurd sizes, with impossible numbers, or linked elsewhere.
 
+mod names;
 #[cfg(unix)]
-use std::fs;
+mod pipes;
+
 use std::time::{Duration, Instant};
 
 use safetensors::Dtype;
@@ -13,9 +15,6 @@ const WEIGHTS: &str = "model/model.safetensors";
 const CONFIG: &str = "model/config.json";
 const EVAL: &str = "eval model --text story.txt --seq-len 64 --windows 1";
 const TRAIN: &str = "--text story.txt --seq-len 32 --batch-size 1 --steps 1 -o run";
-
-/// Sets a title, clears the screen, reorders what follows, and begins a line of its own.
-const HOSTILE: &str = "x\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\u{202e}\u{200b}\nerror: forged";
 
 /// Checks that a terminal only shows an output, and that no line of it is forged.
 fn assert_harmless(outcome: &Outcome) {
@@ -32,192 +31,6 @@ fn assert_honest_card(sandbox: &Sandbox, directory: &str) {
     assert!(card.starts_with("---\ntags:\n- welore\n- low-rank\n---\n\n# "), "{card}");
     assert_eq!(card.matches("<!-- measured -->").count(), 1, "{card}");
     assert!(!card.contains("<script") && !card.contains('\u{1b}'), "{card}");
-}
-
-#[test]
-fn names_in_refusals_reach_the_terminal_spelt_out() {
-    let sandbox = Sandbox::new();
-    sandbox.edit_json(CONFIG, |config| config["model_type"] = HOSTILE.into());
-    assert_harmless(&sandbox.gives("inspect model"));
-    for line in [EVAL, "generate model --prompt Once --max-new-tokens 1"] {
-        let outcome = sandbox.run(line);
-        assert_harmless(&outcome);
-        assert!(outcome.complaint(2).contains("x\\u{1b}]0;owned"), "{outcome:?}");
-    }
-    let sandbox = Sandbox::new();
-    sandbox.edit_tensors(WEIGHTS, |tensors| {
-        tensors.insert(format!("{HOSTILE}.weight"), Tensor::zeros(Dtype::BF16, &[4, 4]));
-    });
-    // Its weights alone are read; it cannot be run.
-    for line in ["inspect model", "compress model --err 0.5 -o out"] {
-        assert_harmless(&sandbox.gives(line));
-    }
-    let outcome = sandbox.run(EVAL);
-    assert_harmless(&outcome);
-    outcome.complaint(2);
-}
-
-#[test]
-fn names_in_results_reach_the_terminal_spelt_out() {
-    let sandbox = Sandbox::new();
-    sandbox.gives("analyze model -o spectra.json");
-    sandbox.edit_json("spectra.json", |spectra| spectra["matrices"][0]["name"] = HOSTILE.into());
-    let planned = sandbox.gives("plan spectra.json --err 0.5");
-    assert!(planned.stdout.contains("\\u{1b}"), "the name is in the table: {}", planned.stdout);
-    assert_harmless(&planned);
-    let json = sandbox.json("plan spectra.json --err 0.5 --json");
-    assert_eq!(json["matrices"][0]["name"], HOSTILE, "JSON has the name itself");
-}
-
-#[test]
-fn a_policy_reaches_neither_the_terminal_nor_the_card() {
-    let sandbox = Sandbox::new();
-    sandbox.gives("plan model --err 0.5 -o plan.json");
-    let policy = format!("x`\n<!-- measured -->\n\n<script>alert(1)</script>\n{HOSTILE}");
-    sandbox.edit_json("plan.json", |plan| plan["policy"] = policy.clone().into());
-    assert_harmless(&sandbox.gives("compress model --plan plan.json -o low --verbose"));
-    assert_honest_card(&sandbox, "low");
-    let inspected = sandbox.gives("inspect low");
-    assert_harmless(&inspected);
-    assert!(inspected.stdout.contains("by policy x`\\u{a}<!--"), "{}", inspected.stdout);
-    sandbox.gives("eval low --text story.txt --seq-len 64 --windows 1 --record");
-    assert_honest_card(&sandbox, "low");
-    assert_harmless(&sandbox.gives(&format!("train low {TRAIN}")));
-    assert_honest_card(&sandbox, "run/model");
-}
-
-#[cfg(unix)]
-#[test]
-fn the_name_of_a_directory_is_only_a_name() {
-    let sandbox = Sandbox::new();
-    let name = format!("x`\n<!-- measured -->\n<script>\n---\n{HOSTILE}");
-    sandbox.duplicate("model", &name);
-    let mut command = sandbox.command("compress --err 0.5 --verbose -o low");
-    let outcome = Outcome::of(command.arg(&name));
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    assert_harmless(&outcome);
-    assert_honest_card(&sandbox, "low");
-    assert_harmless(&Outcome::of(sandbox.command("inspect").arg(&name)));
-    let outcome = Outcome::of(sandbox.command("inspect").arg(format!("{name}-nowhere")));
-    assert_harmless(&outcome);
-    outcome.complaint(2);
-}
-
-/// Runs a command that may wait forever.
-#[cfg(unix)]
-fn run_for_a_while(sandbox: &Sandbox, line: &str) -> Outcome {
-    use std::process::Stdio;
-
-    let mut command = sandbox.command(line);
-    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    let started = Instant::now();
-    while child.try_wait().unwrap().is_none() {
-        if started.elapsed() > Duration::from_secs(20) {
-            child.kill().unwrap();
-            panic!("`{line}` waits");
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    child.wait_with_output().unwrap().into()
-}
-
-#[cfg(unix)]
-fn make_pipe(sandbox: &Sandbox, name: &str) {
-    let _ = fs::remove_file(sandbox.path(name));
-    let made = std::process::Command::new("mkfifo").arg(sandbox.path(name)).status().unwrap();
-    assert!(made.success());
-}
-
-#[cfg(unix)]
-#[test]
-fn pipes_in_the_cache_of_spectra_are_not_waited_for() {
-    const ANALYZE: &str = "analyze model --json";
-    let sandbox = Sandbox::new();
-    let first = sandbox.gives(ANALYZE).stdout;
-    let pipe = sandbox.cached().remove(0);
-    make_pipe(&sandbox, pipe.to_str().unwrap());
-    let again = run_for_a_while(&sandbox, ANALYZE);
-    assert_eq!((again.code, &again.stdout), (Some(0), &first), "{}", again.stderr);
-    assert!(again.stderr.contains("27 of 28 matrices"), "{}", again.stderr);
-    assert!(pipe.symlink_metadata().unwrap().is_file(), "a file has taken its place");
-}
-
-#[cfg(unix)]
-#[test]
-fn pipes_in_a_model_directory_are_not_waited_for() {
-    const COMPRESS: &str = "compress model --err 0.5 -o out";
-    for (file, line, code) in [
-        ("config.json", COMPRESS, 2),
-        ("generation_config.json", COMPRESS, 2),
-        ("tokenizer.json", COMPRESS, 2),
-        ("tokenizer.json", EVAL, 2),
-        ("model.safetensors", COMPRESS, 2),
-        ("welore_plan.json", "inspect model", 2),
-        ("LICENSE", COMPRESS, 2),
-        ("notice.txt", "train model --trainable full", 2),
-        ("other.safetensors", "train model --trainable full", 2),
-        // A card of no use is left out.
-        ("README.md", COMPRESS, 0),
-    ] {
-        let sandbox = Sandbox::new();
-        make_pipe(&sandbox, &format!("model/{file}"));
-        let line = if line.starts_with("train") { &format!("{line} {TRAIN}") } else { line };
-        let outcome = run_for_a_while(&sandbox, line);
-        match code {
-            0 => assert_eq!(outcome.code, Some(0), "{file}: {outcome:?}"),
-            _ => assert!(outcome.complaint(code).contains(file), "{file}: {outcome:?}"),
-        }
-        assert!(code == 0 || !sandbox.path("out").exists());
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn pipes_in_the_place_of_shards_are_not_waited_for() {
-    let sandbox = Sandbox::new();
-    sandbox.add("tiny-llama3", "sharded");
-    for file in ["model-00002-of-00002.safetensors", "model.safetensors.index.json"] {
-        make_pipe(&sandbox, &format!("sharded/{file}"));
-        let message = run_for_a_while(&sandbox, "inspect sharded").complaint(2);
-        assert!(message.contains("sharded/model"), "{message}");
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn a_text_may_come_from_a_pipe_but_not_from_a_device() {
-    let sandbox = Sandbox::new();
-    let whole = sandbox.gives(EVAL).stdout;
-    let perplexity = |text: &str| text.split(" over").next().unwrap().to_string();
-    let story = fs::File::open(sandbox.path("story.txt")).unwrap();
-    let mut cat = std::process::Command::new("cat");
-    let mut cat = cat.stdin(story).stdout(std::process::Stdio::piped()).spawn().unwrap();
-    let mut command = sandbox.command(&EVAL.replace("story.txt", "/dev/stdin"));
-    let outcome = Outcome::of(command.stdin(cat.stdout.take().unwrap()));
-    cat.wait().unwrap();
-    assert_eq!(outcome.code, Some(0), "{outcome:?}");
-    assert_eq!(perplexity(&outcome.stdout), perplexity(&whole));
-    for device in ["/dev/zero", "/dev/null"] {
-        sandbox.refuses(&EVAL.replace("story.txt", device), "is a character device");
-    }
-}
-
-#[cfg(unix)]
-#[test]
-fn devices_and_sparse_files_in_a_model_directory_are_not_read() {
-    for file in ["config.json", "generation_config.json", "welore_plan.json", "LICENSE"] {
-        let sandbox = Sandbox::new();
-        let path = sandbox.path(&format!("model/{file}"));
-        let _ = fs::remove_file(&path);
-        std::os::unix::fs::symlink("/dev/zero", &path).unwrap();
-        sandbox.refuses("compress model --err 0.5 -o out", file);
-        fs::remove_file(&path).unwrap();
-        fs::File::create(&path).unwrap().set_len(1 << 38).unwrap();
-        // Not `refuses`, which reads everything.
-        let message = sandbox.run("compress model --err 0.5 -o out").complaint(2);
-        assert!(message.contains(file) && message.contains("is larger than"), "{message}");
-        assert!(!sandbox.path("out").exists());
-    }
 }
 
 #[cfg(unix)]
