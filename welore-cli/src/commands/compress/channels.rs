@@ -24,7 +24,7 @@ use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, check_space, in_target};
 use crate::shared::calibrating::check_amount;
 use crate::shared::card::{name_of, write_channel_card};
-use crate::shared::effects::{of_amount, without_engine};
+use crate::shared::effects::{of_amount, of_effort, without_engine};
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::budget;
 use crate::shared::opening::open_known;
@@ -161,6 +161,7 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<Target> {
         args.calibrate.push(TextArg::Own);
     }
     typed.check(of_amount(&args.calibrate, &args.amount))?;
+    typed.check([of_effort(&args.calibrate, &args.amount, false)])?;
     if !args.calibrate.is_empty() {
         check_amount(&args.calibrate, &args.amount, typed)?;
         if args.amount.gradient_windows == Some(0) {

@@ -26,11 +26,13 @@ use crate::shared::artifacts::{check_output, check_space, in_target};
 use crate::shared::calibrating::check_amount;
 use crate::shared::card::{name_of, write_joint_card};
 use crate::shared::compressing::compressor;
-use crate::shared::effects::{check_blocks, min_ratio, of_amount, of_measurements, without_engine};
+use crate::shared::effects::{
+    check_blocks, min_ratio, of_amount, of_effort, of_measurements, without_engine,
+};
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::measuring::{Known, budget, measure_within};
 use crate::shared::opening::open_known;
-use crate::shared::planning::warn_of_prospect;
+use crate::shared::planning::{note_calibration, warn_of_prospect};
 use crate::shared::recipe::{Recipe, check_calibration_file, check_gradients, open_calibration};
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::{check_patterns, of_model};
@@ -71,7 +73,8 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let Some(calibration) = calibration else { unreachable!("one was given or made") };
     check_gradients(&calibration)?;
     let norms = recipe.norms(Some(&calibration))?;
-    let (plan, measured) = problem.solve(&calibration, norms.clone())?;
+    let (mut plan, measured) = problem.solve(&calibration, norms.clone())?;
+    note_calibration(&mut plan.ranks, Some(&calibration));
     warn_of_prospect(&plan.ranks, true);
     if let Some(output) = output {
         let at = scratch.path().join("narrow");
@@ -113,6 +116,7 @@ fn check(args: &mut CompressArgs, typed: &Typed) -> Result<(Recipe, PlanOptions)
         args.calibrate.push(TextArg::Own);
     }
     typed.check(of_amount(&args.calibrate, &args.amount))?;
+    typed.check([of_effort(&args.calibrate, &args.amount, false)])?;
     if !args.calibrate.is_empty() {
         check_amount(&args.calibrate, &args.amount, typed)?;
         typed.check(of_measurements(&[&recipe], &args.amount))?;
