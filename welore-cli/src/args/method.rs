@@ -66,8 +66,11 @@ pub(super) static SEQUENTIAL: Way = Way {
 };
 
 /// What is recommended.
-pub(super) static BEST: Way =
-    Way { name: "best", about: "the recommended method: the same as two-sided", ..TWO_SIDED };
+pub(super) static BEST: Way = Way {
+    name: "best",
+    about: "the recommended method: the same as two-sided, unless --effort says another",
+    ..TWO_SIDED
+};
 
 static WAYS: [&Way; 5] = [&SVD, &WHITENED, &TWO_SIDED, &SEQUENTIAL, &BEST];
 
