@@ -73,7 +73,8 @@ const IDLE: [(&str, &str); 14] = [
     ("compress model --plan plan.json -o out", "no-cache other-calibration"),
     (
         "compress model --keep-params 0.8 --calibration seen -o out",
-        "distill-windows=2 follow=0.2 no-adapt-dense refine-lr=0.1 min-ratio=0.5 backend=flex calibration-windows=4",
+        "distill-windows=2 follow=0.2 no-adapt-dense refine-lr=0.1 min-ratio=0.5 backend=flex calibration-windows=4 \
+         effort=quick effort=normal",
     ),
     (
         "compress model --keep-params 0.8 --calibration seen --method sequential -o out",
@@ -82,7 +83,7 @@ const IDLE: [(&str, &str); 14] = [
     (
         "compare model --text story.txt --calibration seen",
         "follow=0.2 no-adapt-dense fit-windows=4 refine-lr=0.1 calibration-windows=4 gradient-windows=4 \
-         gradient-labels=model label-seed=1 \
+         gradient-labels=model label-seed=1 effort=quick \
          probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
          self-temperature=2 self-seed=1 self-start=1",
     ),
@@ -99,7 +100,16 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 46] = [
+const IDLE_TOO: [(&str, &str); 49] = [
+    (
+        "calibrate model --text story.txt --calibration-windows 4 --gradient-windows 2 -o seen",
+        "effort=quick effort=thorough",
+    ),
+    (
+        "compress model --keep-params 0.8 --calibration seen --method two-sided -o out",
+        "effort=thorough",
+    ),
+    ("compress model --plan plan.json --calibration seen -o out", "effort=thorough"),
     ("compress model --err 0.5 -o out", "rounding=nearest"),
     ("compress model --keep-params 0.8 --no-calibration -o out", "rounding=fitted"),
     (
@@ -118,7 +128,7 @@ const IDLE_TOO: [(&str, &str); 46] = [
     ("plan model", "bits=4.5"),
     (
         "plan model --err 0.5",
-        "types=q8_0 no-measure tensor-types=types.txt calibrate=story.txt save-calibration=kept \
+        "types=q8_0 no-measure tensor-types=types.txt calibrate=story.txt save-calibration=kept effort=quick \
          calibration-windows=4 gradient-windows=4 gradient-labels=model label-seed=1 \
          probe-windows=4 calibration-seq-len=32 too-little=shrink self-samples=2 self-length=32 \
          self-temperature=2 self-seed=1 self-start=1 backend=flex device=0 dtype=f32",
@@ -128,7 +138,7 @@ const IDLE_TOO: [(&str, &str); 46] = [
         "policy=loss min-ratio=0.2 rank-multiple=2 never-grow storage=pivot keep-dense=q_proj \
          set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 include=q_proj exclude=q_proj \
          method=two-sided shrink-inputs=1 shrink-gradients=1 report=page.html sort=kept \
-         filter=q_proj save-calibration=kept calibration-windows=4 gradient-windows=4",
+         filter=q_proj save-calibration=kept calibration-windows=4 gradient-windows=4 effort=thorough",
     ),
     ("plan model --for llama.cpp --bits 4.5", "probe-windows=2"),
     (
@@ -138,14 +148,15 @@ const IDLE_TOO: [(&str, &str); 46] = [
          follow=0.2 no-adapt-dense fit-windows=4 refine=1 refine-lr=0.1 types=q8_0 no-measure \
          save-types=types.json \
          report=page.html no-cache save-calibration=kept calibration-windows=4 gradient-windows=4 \
-         backend=flex device=0 dtype=f32 distill distill-windows=2",
+         effort=thorough backend=flex device=0 dtype=f32 distill distill-windows=2",
     ),
     (
         "compress model --forms channels,pivot --keep-params 0.9 --calibration seen -o out",
         "storage=factors min-ratio=0.2 follow=0.2 fit-windows=4 refine=1 refine-lr=0.1 distill \
          distill-windows=2 types=q8_0 no-measure save-types=types.json report=page.html \
          convolutions save-calibration=kept calibration-windows=4 gradient-windows=4 \
-         rounding=nearest choose-storage probe-windows=2 backend=flex device=0 dtype=f32",
+         rounding=nearest choose-storage probe-windows=2 backend=flex device=0 dtype=f32 \
+         effort=thorough",
     ),
     (
         "compress model --for llama.cpp --max-bytes 1GB --calibration seen -o out.gguf",
@@ -189,7 +200,10 @@ const IDLE_TOO: [(&str, &str); 46] = [
         "calibration=seen calibrate=story.txt shrink-inputs=0.1 policies=welore min-ratio=0.2",
     ),
     ("compare model --text story.txt --methods svd/energy/pivot", "storages=factors"),
-    ("compare model --text story.txt --calibration seen --methods whitened", "shrink-gradients=1"),
+    (
+        "compare model --text story.txt --calibration seen --methods whitened",
+        "shrink-gradients=1 effort=thorough",
+    ),
     (
         "calibrate model --text story.txt -o seen --gradient-windows 0",
         "probe-windows=2 gradient-labels=model",
@@ -201,7 +215,8 @@ const IDLE_TOO: [(&str, &str); 46] = [
     ),
     (
         "compress model --keep-params 0.8 --no-calibration -o out",
-        "min-ratio=0.2 calibration-windows=4 self-seed=1 self-start=1 backend=flex device=0",
+        "min-ratio=0.2 calibration-windows=4 self-seed=1 self-start=1 backend=flex device=0 \
+         effort=thorough",
     ),
     ("compress model --err 0.5 -o out", "no-calibration"),
     ("compress model --err 0.5 --method svd -o out", "no-calibration"),

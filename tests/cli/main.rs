@@ -16,6 +16,7 @@ mod devices;
 mod distilling;
 mod earlier;
 mod effects;
+mod effort;
 mod families;
 mod found;
 #[allow(dead_code)]

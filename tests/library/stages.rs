@@ -221,6 +221,7 @@ fn a_directory_says_which_dense_matrices_it_changed_and_is_gone_on_with_to_the_s
     output.commit().unwrap();
 
     let noted = read_plan(&whole).unwrap().unwrap();
+    assert!(report.sequential && noted.sequential);
     assert_eq!(noted.totals.parameters_after, plan.totals.parameters_after);
     let written = Checkpoint::open(&whole).unwrap();
     for matrix in noted.matrices.iter().filter(|matrix| matrix.is_dense()) {

@@ -6,6 +6,7 @@ use super::error::CalibrationError;
 use super::file::CalibrationFile;
 use super::imatrix::ImportanceMatrix;
 use super::labels::GradientLabels;
+use super::options::CalibrationAmount;
 use super::text::TextRecord;
 use crate::linalg::SecondMoment;
 use crate::model::LanguageModel;
@@ -110,6 +111,18 @@ impl Calibration {
         let manifest = file.manifest();
         let labels = (manifest.gradient_labels, manifest.label_seed);
         (manifest.gradient_windows > 0).then_some(labels)
+    }
+
+    /// How much text it was measured on; `None` for an importance matrix, and for a calibration in
+    /// memory.
+    pub fn amount(&self) -> Option<CalibrationAmount> {
+        let Source::File(file) = &self.0 else { return None };
+        let manifest = file.manifest();
+        Some(CalibrationAmount {
+            windows: manifest.windows,
+            gradient_windows: manifest.gradient_windows,
+            seq_len: manifest.seq_len,
+        })
     }
 
     /// Whether only the diagonals of the second moments of inputs are known.
@@ -247,7 +260,7 @@ impl Calibration {
 
     /// Number of windows whose inputs were measured, and of tokens in each. An importance matrix of
     /// the format before GGUF does not state how long its windows are: they count as one token.
-    pub(crate) fn amount(&self) -> (usize, usize) {
+    pub(crate) fn counts(&self) -> (usize, usize) {
         let of_counts = |inputs: &BTreeMap<MatrixName, SecondMoment>, windows: usize| {
             let count = inputs.values().map(SecondMoment::count).max().unwrap_or(0) as usize;
             let windows = windows.clamp(1, count.max(1));

@@ -38,7 +38,7 @@ pub(crate) use collector::{SharedInputs, Watch};
 pub use error::CalibrationError;
 pub use imatrix::{ImatrixSummary, write_imatrix};
 pub use labels::GradientLabels;
-pub use options::{CalibrationOptions, CalibrationSummary};
+pub use options::{CalibrationAmount, CalibrationOptions, CalibrationSummary};
 pub use own_text::{OwnText, OwnTextError, OwnTextOptions, own_text};
 pub(crate) use pass::survey;
 pub use pass::{calibrate, preview_calibration};

@@ -2,6 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use serde::{Deserialize, Serialize};
+
 use super::error::CalibrationError;
 use super::labels::GradientLabels;
 
@@ -68,6 +70,18 @@ impl CalibrationOptions {
         }
         Ok(())
     }
+}
+
+/// How much text a calibration was measured on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CalibrationAmount {
+    /// Number of windows whose inputs were measured.
+    pub windows: usize,
+    /// Number of windows whose gradients were measured.
+    pub gradient_windows: usize,
+    /// Number of tokens in a window.
+    pub seq_len: usize,
 }
 
 /// What a calibration measures.

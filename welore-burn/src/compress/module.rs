@@ -93,7 +93,7 @@ impl Compressor<'_> {
         let report = plans.iter().zip(errors).map(|(plan, error)| {
             CompressedMatrix::new(plan, error, self.norms.is_of_loss(&plan.name))
         });
-        Ok((params, CompressReport { compressed: report.collect(), adapted: Vec::new() }))
+        Ok((params, CompressReport { compressed: report.collect(), ..CompressReport::default() }))
     }
 
     fn factor_live(

@@ -12,6 +12,9 @@ pub struct CompressReport {
     /// The matrices that stayed dense, but have other entries, which make up for what was lost before
     /// them; in the model's order. See [`BlockwiseOptions::adapt_dense`](super::BlockwiseOptions).
     pub adapted: Vec<MatrixName>,
+    /// Whether each matrix was made for the inputs that those before it left. See
+    /// [`BlockwiseOptions::follow`](super::BlockwiseOptions).
+    pub sequential: bool,
 }
 
 /// One compressed matrix.
@@ -86,10 +89,11 @@ impl CompressReport {
         errors.iter().all(|error| error.is_finite()).then_some(errors)
     }
 
-    /// The plan that was carried out, with the errors of what was made, and with the dense matrices
-    /// that were adapted.
+    /// The plan that was carried out, with the errors of what was made, with the dense matrices that
+    /// were adapted, and with whether it was done in the order of use.
     pub fn noted_in(&self, plan: &RankPlan) -> RankPlan {
         let mut plan = plan.clone().without_errors();
+        plan.sequential = self.sequential;
         plan.totals.stored_loss = self.losses().map(|[_, stored]| stored).filter(|x| x.is_finite());
         let errors: BTreeMap<&MatrixName, StoredError> =
             self.compressed.iter().map(|matrix| (&matrix.name, matrix.error())).collect();

@@ -10,6 +10,7 @@ use super::cost::ExpectedSpeed;
 use super::searched::SearchRecord;
 use super::target::Target;
 use crate::artifact::{Header, in_words};
+use crate::calibrate::CalibrationAmount;
 use crate::checkpoint::PLAN_FILE;
 use crate::files::{FileError, LARGEST_PLAN, read_existing};
 use crate::forms::{Form, Precision, StoredError, rank_problem, update_entry};
@@ -43,6 +44,13 @@ pub struct RankPlan {
     /// Digest of the calibration that they were measured with, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub calibration: Option<String>,
+    /// How much text that was measured on, as a note, if it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub calibrated_on: Option<CalibrationAmount>,
+    /// Whether each matrix was made for the inputs that those before it left, once the plan was
+    /// carried out, as a note.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub sequential: bool,
     /// The requested target; `None` for a plan made by hand.
     pub target: Option<Target>,
     /// Ranks that score below this were removed, if the policy uses a threshold.
@@ -261,6 +269,8 @@ impl RankPlan {
             policy: "custom".into(),
             unit: SpectrumUnit::Weights,
             calibration: None,
+            calibrated_on: None,
+            sequential: false,
             target: None,
             threshold: None,
             min_ratio: 0.0,

@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use crate::calibrate::GradientLabels;
+use crate::calibrate::{CalibrationAmount, GradientLabels};
 use crate::channels::JointPlan;
 use crate::escape::{markdown, markdown_code};
 use crate::plan::{ExpectedSpeed, RankPlan, Target};
 use crate::spectrum::{ModelSize, SpectrumUnit};
-use crate::words::number_of_matrices;
+use crate::words::{number_of, number_of_matrices};
 
 /// Loads a factored directory in PyTorch; runs in that directory.
 const SNIPPET: &str = include_str!("load_factored.py");
@@ -175,7 +175,7 @@ impl ModelCard<'_> {
              | parameters | {} | {} |\n\
              {}\n\n\
              - Target: {target}; policy {}, {}.\n\
-             {in_blocks}{}- {} of {all} {are_factored}. {:.4} of all ranks are removed; {:.4} were \
+             {in_blocks}{}{}- {} of {all} {are_factored}. {:.4} of all ranks are removed; {:.4} were \
              planned (ERR).\n\
              - Expected speed on a CPU: {:.2}x the dense model's with many tokens at a time, \
              {:.2}x with one.\n\
@@ -189,6 +189,7 @@ impl ModelCard<'_> {
             bytes_row(self.before().bytes, totals.bytes_after),
             markdown_code(&plan.policy),
             self.basis(),
+            self.calibrated(),
             self.adapted(),
             totals.lrcs,
             totals.err_applied,
@@ -198,6 +199,26 @@ impl ModelCard<'_> {
             self.channels(),
             prospect.unwrap_or_default(),
         )
+    }
+
+    /// How much text it was calibrated on, and whether matrices were made in the order of use.
+    fn calibrated(&self) -> String {
+        let amount = self.plan.calibrated_on.map(|amount| {
+            let CalibrationAmount { windows, gradient_windows, seq_len } = amount;
+            let windows = number_of(windows, "window");
+            format!(
+                "- Calibrated on {windows} of {seq_len} tokens, with gradients on {gradient_windows} \
+                 of them.\n"
+            )
+        });
+        let order = match self.plan.sequential {
+            true => {
+                "- Matrices were made in the order of use, each for the inputs that those before it \
+                 leave.\n"
+            }
+            false => "",
+        };
+        amount.unwrap_or_default() + order
     }
 
     /// How many dense matrices are not those of the model.

@@ -7,6 +7,7 @@ use welore_burn::calibrate::GradientLabels;
 
 use super::choices::named;
 use super::compute::ComputeArgs;
+use super::effort::Effort;
 use super::general::whole;
 use super::texts::{TextArg, calibration_text};
 
@@ -49,6 +50,9 @@ pub struct CalibrateArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Calibration")]
 pub struct AmountArgs {
+    /// How long you are ready to wait: other defaults for options that are not given
+    #[arg(long, value_name = "EFFORT", value_parser = named::<&Effort>(), default_value = "normal")]
+    pub effort: &'static Effort,
     /// Maximum number of windows of the text to read [default: 64 to 256, more for wider matrices; 128
     /// to 512 of the model's own text alone]
     #[arg(long, alias = "calibration-blocks", value_name = "N")]

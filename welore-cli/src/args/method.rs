@@ -56,7 +56,8 @@ static TWO_SIDED: Way = Way {
     is_sequential: false,
 };
 
-static SEQUENTIAL: Way = Way {
+/// Two-sided, in the order of use.
+pub(super) static SEQUENTIAL: Way = Way {
     name: "sequential",
     about: "two-sided, block by block, in the order of use: each matrix corrects the errors of those \
             before it",
@@ -64,8 +65,12 @@ static SEQUENTIAL: Way = Way {
     ..TWO_SIDED
 };
 
-static BEST: Way =
-    Way { name: "best", about: "the recommended method: the same as two-sided", ..TWO_SIDED };
+/// What is recommended.
+pub(super) static BEST: Way = Way {
+    name: "best",
+    about: "the recommended method: the same as two-sided, unless --effort says another",
+    ..TWO_SIDED
+};
 
 static WAYS: [&Way; 5] = [&SVD, &WHITENED, &TWO_SIDED, &SEQUENTIAL, &BEST];
 

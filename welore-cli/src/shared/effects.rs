@@ -70,6 +70,20 @@ pub fn of_amount(texts: &[TextArg], amount: &AmountArgs) -> impl Iterator<Item =
     rules.into_iter().chain(of_own_text(texts)).chain(of_labels(amount))
 }
 
+/// The rule of `--effort`, beside these texts to calibrate on, if there are any. `changes` is whether
+/// it decides anything else than how much of them is read.
+pub fn of_effort(texts: &[TextArg], amount: &AmountArgs, changes: bool) -> Rule {
+    let is_open = amount.calibration_windows.is_none() || amount.gradient_windows.is_none();
+    let why = match texts.is_empty() {
+        true => {
+            "only where a calibration is made; `thorough` also where `best` chooses ranks for a \
+             target with a calibration"
+        }
+        false => "--calibration-windows and --gradient-windows decide what it would",
+    };
+    rule("effort", changes || (!texts.is_empty() && is_open), why)
+}
+
 /// The rules of the options on the text that the model writes.
 pub fn of_own_text(texts: &[TextArg]) -> [Rule; 5] {
     let writes = texts.contains(&TextArg::Own);

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::Result;
+use welore_burn::calibrate::{Calibration, CalibrationAmount};
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::escape;
 use welore_burn::modules::Selection;
@@ -88,8 +89,10 @@ impl Goal {
             }
             Self::Target(options, policy) => {
                 check_limits(&options, checkpoint, selection)?;
+                let calibration = norms.calibration();
                 let (spectra, measured) = measure_within(checkpoint, selection, norms, resources)?;
-                let plan = plan_for(&spectra, policy, &options)?;
+                let mut plan = plan_for(&spectra, policy, &options)?;
+                note_calibration(&mut plan, calibration);
                 Ok(Planned { plan, spectra: Some(spectra), measured })
             }
         }
@@ -145,6 +148,12 @@ pub fn check_size(options: &PlanOptions, bytes: u64) -> Result<()> {
     let message =
         format!("--max-bytes {most}: nothing would be factored, the whole model has {size}");
     Err(WrongInput::with_hint(message, format!("give less than {size}")).into())
+}
+
+/// Notes in a plan how much text its calibration was measured on, if it was made with one.
+pub fn note_calibration(plan: &mut RankPlan, calibration: Option<&Calibration>) {
+    let used = calibration.filter(|_| plan.calibration.is_some());
+    plan.calibrated_on = used.and_then(Calibration::amount);
 }
 
 /// Makes a plan, and warns about it.
@@ -285,7 +294,7 @@ pub fn describe(plan: &RankPlan) -> String {
          ranks      {ranks}\n\
          parameters {} -> {} ({})\n\
          bytes      {} -> {} ({})\n\
-         speed      {}{}{}",
+         speed      {}{}{}{}",
         format::some_matrices(t.lrcs, t.matrices, is_factored),
         format::percent(t.keep_params),
         format::count(t.parameters_before),
@@ -295,9 +304,22 @@ pub fn describe(plan: &RankPlan) -> String {
         format::bytes(t.bytes_after),
         change(t.bytes_before, t.bytes_after),
         speed_of(t.expected_speed),
+        calibrated(plan).unwrap_or_default(),
         adapted(plan).unwrap_or_default(),
         plan.search.as_ref().map(found_by).unwrap_or_default(),
     )
+}
+
+/// How much text the plan was made on, if that is known, and whether it was carried out in the order of
+/// use, as another line.
+fn calibrated(plan: &RankPlan) -> Option<String> {
+    let CalibrationAmount { windows, gradient_windows, seq_len } = plan.calibrated_on?;
+    let order = if plan.sequential { "; made in the order of use" } else { "" };
+    let windows = format::number_of(windows, "window");
+    Some(format!(
+        "\ncalibrated on {windows} of {seq_len} tokens, gradients on {gradient_windows} of \
+         them{order}"
+    ))
 }
 
 /// How many dense matrices have other entries, if any do, as another line.

@@ -115,7 +115,7 @@ fn metadata(calibration: &Calibration) -> HashMap<String, Value> {
     if names.is_empty() {
         names.push(UNNAMED.into());
     }
-    let (windows, tokens) = calibration.amount();
+    let (windows, tokens) = calibration.counts();
     let number = |n: usize| Value::U32(u32::try_from(n).unwrap_or(u32::MAX));
     HashMap::from([
         (TYPE.into(), Value::String(IMATRIX.into())),

@@ -162,7 +162,8 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let (_, pass) = begin(&self.text[0]);
         let dense: Vec<Tensor<3>> = self.text.iter().map(|tokens| begin(tokens).0).collect();
         let mut signal = Signal { compressed: dense.clone(), dense, changed: false };
-        let mut report = CompressReport::default();
+        let sequential = self.options.follow > 0.0;
+        let mut report = CompressReport { sequential, ..CompressReport::default() };
         // Blocks are alike, so each counts the same.
         let blocks = self.layers.len();
         progress.begin_work("compressing", self.planned.len(), blocks as u64);

@@ -30,7 +30,7 @@ use crate::shared::effects::{check_blocks, min_ratio, of_measurements, without_e
 use crate::shared::inputs::check_outside;
 use crate::shared::measuring::{Known, budget, measure_within};
 use crate::shared::opening::open_known;
-use crate::shared::planning::warn_of_prospect;
+use crate::shared::planning::{note_calibration, warn_of_prospect};
 use crate::shared::recipe::Recipe;
 use crate::shared::scratch::Scratch;
 use crate::shared::selecting::of_model;
@@ -60,7 +60,8 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let problem = Problem::of(&args, &opened, recipe, options, &scratch)?;
     let calibration = given_or_made(&args, typed, &model, &opened, &scratch)?;
     let norms = recipe.norms(Some(&calibration))?;
-    let (plan, measured) = problem.solve(&calibration, norms.clone())?;
+    let (mut plan, measured) = problem.solve(&calibration, norms.clone())?;
+    note_calibration(&mut plan.ranks, Some(&calibration));
     warn_of_prospect(&plan.ranks, true);
     if let Some(output) = output {
         let at = scratch.path().join("narrow");

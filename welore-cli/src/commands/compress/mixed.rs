@@ -20,6 +20,7 @@ use crate::shared::artifacts::{check_output, in_target};
 use crate::shared::card::write_card;
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::opening::open_known;
+use crate::shared::planning::note_calibration;
 use crate::shared::scratch::Scratch;
 use crate::shared::typing::{Aim, Dense, Mixed};
 use crate::terminal::Bar;
@@ -50,7 +51,8 @@ pub fn run(args: &CompressArgs, typed: &Typed) -> Result<()> {
     let scratch = Scratch::new(makes)?;
     let calibration = mixed.calibration(&aim, &compute, scratch.path())?;
     let mut dense = Dense::new(&model, &compute);
-    let plan = mixed.plan(&calibration, &mut dense)?;
+    let mut plan = mixed.plan(&calibration, &mut dense)?;
+    note_calibration(&mut plan, Some(&calibration));
     let Some(target) = target else { return tell(args, &plan, None, started) };
     let compressor = mixed.compressor(&plan, &calibration, args.shards.shard_size, &compute)?;
     let mut bar = Bar::default();

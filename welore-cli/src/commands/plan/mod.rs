@@ -22,7 +22,9 @@ use crate::shared::effects::{SEARCHING, min_ratio, of_method, of_search, without
 use crate::shared::measuring::{Known, measure_within};
 use crate::shared::opening::{check_stored, open_asked, to_run};
 use crate::shared::page::{check_page, write_page};
-use crate::shared::planning::{check_limits, check_size, plan_for, print_plan, warn_of_prospect};
+use crate::shared::planning::{
+    check_limits, check_size, note_calibration, plan_for, print_plan, warn_of_prospect,
+};
 use crate::shared::recipe::{Recipe, check_calibration_file, is_size, open_calibration};
 use crate::shared::selecting::{check_patterns, of_file, of_found, tell_selected};
 use crate::{models, output};
@@ -146,12 +148,13 @@ fn check_filter<'a>(view: &ViewArgs, names: impl Iterator<Item = &'a str>) -> Re
 }
 
 /// Options that concern types, and the calibration that is made for them.
-const OF_TYPES: [&str; 17] = [
+const OF_TYPES: [&str; 18] = [
     "types",
     "no-measure",
     "tensor-types",
     "calibrate",
     "save-calibration",
+    "effort",
     "calibration-windows",
     "gradient-windows",
     "gradient-labels",
@@ -237,7 +240,8 @@ impl Source {
         let subject = Subject::open(args, options)?;
         let norms = recipe.norms(subject.calibration.as_ref())?;
         let (spectra, known) = subject.measure(norms, &args.resources)?;
-        let plan = plan_for(&spectra, recipe.policy, options)?;
+        let mut plan = plan_for(&spectra, recipe.policy, options)?;
+        note_calibration(&mut plan, subject.calibration.as_ref());
         tell_selected(&args.selection, &subject.found);
         Ok(Made { spectra, plan, known, runs: subject.found.familiar().is_some() })
     }

@@ -17,7 +17,7 @@ use crate::shared::artifacts::{check_artifact, claim};
 use crate::shared::inputs::place_of;
 use crate::shared::measuring::budget;
 use crate::shared::opening::{open_known, to_run};
-use crate::shared::planning::warn_about;
+use crate::shared::planning::{note_calibration, warn_about};
 use crate::shared::recipe::Recipe;
 use crate::shared::scratch::Scratch;
 use crate::shared::text::{TextReader, window_of};
@@ -92,8 +92,10 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
         let were = if found.known == 1 { "was" } else { "were" };
         note!("{} of {} plans {were} measured before", found.known, found.evaluations.len());
     }
-    warn_about(&found.plan);
-    Ok(Made { plan: found.plan, spectra, known, runs: true })
+    let mut plan = found.plan;
+    note_calibration(&mut plan, subject.calibration.as_ref());
+    warn_about(&plan);
+    Ok(Made { plan, spectra, known, runs: true })
 }
 
 /// Checks how much is asked for, before the model is opened.

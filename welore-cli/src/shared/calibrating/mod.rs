@@ -21,7 +21,7 @@ use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
 use welore_burn::modules::MatrixName;
 
 pub use self::making::Making;
-use crate::args::{AmountArgs, TextArg, TooLittleArg, Typed, rule};
+use crate::args::{AmountArgs, Effort, TextArg, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::format;
@@ -70,6 +70,16 @@ impl Usual {
                 gradient_windows: windows(24 * outputs, 512, [16, 128]),
                 seq_len: 512,
             },
+        }
+    }
+
+    /// The same for an effort. With fewer than the `needed` windows, the calibration would be refused.
+    fn at(self, effort: &Effort, needed: usize) -> Self {
+        let needed = needed.min(self.windows);
+        Self {
+            windows: effort.windows(self.windows).max(needed),
+            gradient_windows: effort.gradient_windows(self.gradient_windows),
+            ..self
         }
     }
 }
@@ -330,6 +340,19 @@ pub fn check_amount(texts: &[TextArg], amount: &AmountArgs, typed: &Typed) -> Re
     }
 }
 
+/// The amount with the numbers of windows that an effort means for a model, in place of the effort: a
+/// calibration depends on these.
+pub fn settled(texts: &[TextArg], amount: &AmountArgs, opened: &OpenedModel) -> AmountArgs {
+    let (widest, context) = (widest(opened.skeleton()), opened.config.context());
+    let options = options(texts, amount, widest, context, NonZeroUsize::MIN);
+    AmountArgs {
+        effort: Effort::normal(),
+        calibration_windows: options.windows,
+        gradient_windows: Some(options.gradient_windows),
+        ..amount.clone()
+    }
+}
+
 /// The library's options, as far as they do not depend on the model. The number of samples is still
 /// to be found if it was not given.
 fn own_options(amount: &AmountArgs, seq_len: usize) -> OwnTextOptions {
@@ -354,8 +377,12 @@ fn options(
     at_once: NonZeroUsize,
 ) -> CalibrationOptions {
     let usual = Usual::of(texts, widest);
+    let seq_len = amount.calibration_seq_len.unwrap_or(usual.seq_len.min(context).max(2));
+    let [_, inputs] = widest;
+    let needed = inputs.div_ceil(seq_len.max(1)).max(texts.len());
+    let usual = usual.at(amount.effort, needed);
     CalibrationOptions {
-        seq_len: amount.calibration_seq_len.unwrap_or(usual.seq_len.min(context).max(2)),
+        seq_len,
         windows: Some(amount.calibration_windows.unwrap_or(usual.windows)),
         gradient_windows: amount.gradient_windows.unwrap_or(usual.gradient_windows),
         gradient_labels: amount.gradient_labels,

@@ -19,7 +19,7 @@ use super::{Aim, HOW_TO_GIVE, Typing};
 use crate::cache::cache_dir;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
-use crate::shared::calibrating::Making;
+use crate::shared::calibrating::{Making, settled};
 use crate::shared::measuring::budget;
 use crate::shared::recipe::{check_gradients, open_calibration};
 use crate::terminal::Bar;
@@ -107,7 +107,10 @@ impl<'a> Matrices<'a> {
             && !typing.resources.no_cache;
         let dir = self.opened.checkpoint.dir();
         let kept = match is_kept {
-            true => Kept::of(dir, typing.amount, compute)?,
+            true => {
+                let amount = settled(typing.texts(), typing.amount, self.opened);
+                Kept::of(dir, &amount, compute)?
+            }
             false => None,
         };
         let found = kept.as_ref().and_then(Kept::find);
