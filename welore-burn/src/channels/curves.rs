@@ -20,7 +20,8 @@ pub struct ChannelCurve {
 /// How the costs of channels are measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CurveOptions {
-    /// Amount added to the diagonal of the second moments of channels, as a share of its mean.
+    /// Share by which the second moments of channels are shrunk
+    /// ([`Shrink::Share`](crate::linalg::Shrink::Share)).
     pub shrink_inputs: f64,
     /// The same for the second moments of the gradients of outputs. Beside ranks it has to be that of
     /// the norm in which these are weighed, or costs would not compare.

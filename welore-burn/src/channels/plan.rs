@@ -25,7 +25,8 @@ pub struct ChannelPlan {
     pub source: String,
     /// Digest of the calibration that the costs were measured with.
     pub calibration: String,
-    /// Amount added to the diagonal of the second moments of channels, as a share of its mean.
+    /// Share by which the second moments of channels were shrunk
+    /// ([`Shrink::Share`](crate::linalg::Shrink::Share)).
     pub shrink_inputs: f64,
     /// The target.
     pub target: Target,
