@@ -9,7 +9,8 @@ use burn::module::Module;
 use burn::tensor::{Device, FloatDType, Int, Tensor, TensorData};
 use safetensors::Dtype;
 use welore_burn::calibrate::{
-    Calibration, CalibrationError, CalibrationOptions, CalibrationText, Collector, calibrate,
+    Calibration, CalibrationError, CalibrationOptions, CalibrationSummary, CalibrationText,
+    Collector, calibrate, calibration_room, preview_calibration,
 };
 use welore_burn::checkpoint::{Checkpoint, save_module};
 use welore_burn::compress::{
@@ -547,6 +548,34 @@ fn an_interrupted_calibration_goes_on_where_it_stopped() {
     let stopped =
         calibrate(&model, Some(&checkpoint), &tokens(), &stopped, &once, &mut Stop(3)).unwrap_err();
     assert!(matches!(stopped, CalibrationError::Interrupted(_)) && unfinished(&once).is_none());
+}
+
+#[test]
+fn room_for_all_that_a_calibration_writes_is_known_before_it_begins() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("calibration");
+    let options = CalibrationOptions { resumable: true, ..options() };
+    let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
+    let text = CalibrationText::from(story_tokens());
+    let summary = preview_calibration(&model, &text, &options).unwrap();
+    let room = |options| calibration_room(&model, &summary, options).unwrap();
+    // Stopped in its last step, it has all of its files.
+    calibrate(&model, Some(&checkpoint), &text, &options, &path, &mut Stop(7)).unwrap_err();
+    let files = std::fs::read_dir(unfinished(&path).unwrap().join("model")).unwrap();
+    let (mut states, mut all) = (0, 0);
+    for file in files.map(Result::unwrap) {
+        let (name, bytes) = (file.file_name(), file.metadata().unwrap().len());
+        all += bytes;
+        if name != "model.safetensors" {
+            states += bytes;
+        }
+    }
+    let in_memory = CalibrationOptions { resumable: false, ..options };
+    assert_eq!(room(&options) - room(&in_memory), states);
+    assert!(room(&options) <= all && all < 2 * room(&options), "{all}");
+    let inputs_alone = CalibrationSummary { gradient_windows: 0, ..summary };
+    let less = calibration_room(&model, &inputs_alone, &options).unwrap();
+    assert!(0 < less && less < room(&options));
 }
 
 #[test]
