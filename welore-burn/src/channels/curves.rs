@@ -15,6 +15,8 @@ pub struct ChannelCurve {
     pub mlp: Mlp,
     /// The order of its channels.
     pub order: ChannelOrder,
+    /// [`CurveOptions::shrink_gradients`] of the costs.
+    pub shrink_gradients: f64,
 }
 
 /// How the costs of channels are measured.
@@ -73,7 +75,12 @@ pub fn measure_channels(
     )?;
     checkpoint.check_unchanged()?;
     let curves = mlps.iter().zip(found.into_iter().flatten());
-    Ok(curves.map(|(mlp, order)| ChannelCurve { mlp: mlp.clone(), order }).collect())
+    let shrink_gradients = options.shrink_gradients;
+    let curve = |(mlp, order): (&Mlp, ChannelOrder)| {
+        let mlp = mlp.clone();
+        ChannelCurve { mlp, order, shrink_gradients }
+    };
+    Ok(curves.map(curve).collect())
 }
 
 /// Refuses a calibration without gradients or of other shapes, and MLPs that do not fit the memory

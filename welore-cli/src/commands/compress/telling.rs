@@ -1,7 +1,7 @@
 //! What `compress` says of the matrices that it has factored.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use welore_burn::compress::CompressReport;
 use welore_burn::distill::Distilled;
 
@@ -36,22 +36,6 @@ pub(super) fn tell(
         say!("wrote {} in {}", args.output.display(), format::time(seconds));
         return Ok(());
     }
-    let compressed: Vec<_> = report
-        .compressed
-        .iter()
-        .map(|m| {
-            let losses = m.losses();
-            let is_known = !report.outdated.contains(&m.name);
-            json!({
-                "name": m.name,
-                "rank": m.rank,
-                "relative_error": m.relative_error,
-                "stored_error": is_known.then_some(m.stored_error),
-                "loss": losses.map(|[computed, _]| computed),
-                "stored_loss": losses.filter(|_| is_known).map(|[_, stored]| stored),
-            })
-        })
-        .collect();
     let (errors, losses) = (report.relative_errors(), report.losses());
     let are_known = report.outdated.is_empty();
     output::print_json(&json!({
@@ -60,7 +44,7 @@ pub(super) fn tell(
         "target": plan.target,
         "min_ratio": plan.min_ratio,
         "totals": plan.totals,
-        "factored": compressed,
+        "factored": factored(report),
         "adapted": report.adapted,
         "relative_error": errors.map(|[computed, _]| computed),
         "stored_error": errors.filter(|_| are_known).map(|[_, stored]| stored),
@@ -76,8 +60,25 @@ pub(super) fn tell(
     }))
 }
 
+/// The factored matrices with their errors, as computed and as stored.
+pub(super) fn factored(report: &CompressReport) -> Vec<Value> {
+    let factored = report.compressed.iter().map(|matrix| {
+        let losses = matrix.losses();
+        let is_known = !report.outdated.contains(&matrix.name);
+        json!({
+            "name": matrix.name,
+            "rank": matrix.rank,
+            "relative_error": matrix.relative_error,
+            "stored_error": is_known.then_some(matrix.stored_error),
+            "loss": losses.map(|[computed, _]| computed),
+            "stored_loss": losses.filter(|_| is_known).map(|[_, stored]| stored),
+        })
+    });
+    factored.collect()
+}
+
 /// How far the factored matrices are from the dense ones, as computed and as stored, as a line.
-fn of_errors(report: &CompressReport, step: Option<&Distilled>) -> Option<String> {
+pub(super) fn of_errors(report: &CompressReport, step: Option<&Distilled>) -> Option<String> {
     let when = match step {
         Some(_) if !report.outdated.is_empty() => " before the step",
         Some(step) if step.length > 0.0 => " after the step",
