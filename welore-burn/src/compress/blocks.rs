@@ -13,7 +13,7 @@ use super::report::CompressReport;
 use super::sink::{Nowhere, Sink};
 use super::stages::{Inputs, Signal, Stage, adapted, in_one_stage, of_planned, stages_of};
 use crate::calibrate::{SharedInputs, Watch, survey};
-use crate::forms::{Form, FormError, Rest, StoredForm, attach, fill, read_matrices};
+use crate::forms::{Form, FormError, Rest, Rounding, StoredForm, attach, fill, read_matrices};
 use crate::linalg::{LinalgError, Matrix, Weighting};
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::{Change, MatrixName, Place, map_floats, walk};
@@ -71,6 +71,16 @@ pub(super) struct Blocks<'a, M> {
     /// Workers for matrices.
     jobs: Workers,
     device: Device,
+}
+
+/// When the numbers of matrices are rounded to the types that they are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rounds {
+    /// As they are made, so that later matrices make up for it.
+    Now,
+    /// Once they are refined, by steps that are smaller than a stored type resolves.
+    Later,
+    Never,
 }
 
 /// The planned matrices of a block as they become, by name.
@@ -211,8 +221,11 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let (model, known) = (self.attach(model, &block)?, !block.is_empty());
             return Ok(Compressed { model, next, block, known });
         }
-        // Refinement takes steps that are smaller than a stored type resolves.
-        let rounds_now = sink.rounds() && self.options.refine.is_none();
+        let rounds = match (sink.rounds(), &self.options.refine) {
+            (false, _) => Rounds::Never,
+            (true, None) => Rounds::Now,
+            (true, Some(_)) => Rounds::Later,
+        };
         let (mut model, mut block, mut next) = (model, Block::new(), None);
         let mut norms = Vec::new();
         for stage in turn.stages {
@@ -231,17 +244,22 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
                 return Err(CompressError::NotFinite { block: turn.index + 1 });
             }
             let norm = inputs.map(|inputs| self.norm_for(stage, &inputs)).transpose()?;
-            let made = self.factor(stage, norm.as_ref(), rounds_now)?;
+            let made = self.factor(stage, norm.as_ref(), rounds)?;
             model = self.attach(model, &made)?;
             block.extend(made);
             norms.push(norm.filter(|_| self.options.refine.is_some()));
         }
         let next = next.unwrap_or_else(|| self.outputs(turn, signal));
         let refined = self.refined(model, &mut block, turn, (signal, next.as_slice()), progress)?;
-        let model = match sink.rounds() {
+        if rounds == Rounds::Later && self.compressor.rounding == Rounding::Fitted {
+            for (stage, norm) in turn.stages.iter().zip(&norms) {
+                self.refit(stage, norm.as_ref(), &mut block)?;
+            }
+        }
+        let model = match rounds {
+            Rounds::Never => refined,
             // What is rounded already stays as it is.
-            true => self.rounded(refined, &mut block)?,
-            false => refined,
+            Rounds::Now | Rounds::Later => self.rounded(refined, &mut block)?,
         };
         if self.options.refine.is_some() {
             for (stage, norm) in turn.stages.iter().zip(norms) {
@@ -375,39 +393,69 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         })
     }
 
-    /// What compressing each of some matrices needs, in bytes.
-    fn needs(&self, stage: &[SharedInputs]) -> Vec<u64> {
-        let needs = stage.iter().map(|matrix| self.compressor.cost(self.planned[&matrix.name]));
-        needs.map(|cost| cost.bytes).collect()
-    }
-
     /// Brings the matrices of a stage into their forms, for the inputs that they have.
     fn factor(
         &self,
         stage: &[SharedInputs],
         shared: Option<&Weighting>,
-        rounds: bool,
+        rounds: Rounds,
     ) -> Result<Block, CompressError> {
-        let work = |place: usize| -> Result<StoredForm, CompressError> {
-            let name = &stage[place].name;
+        let rounding = self.compressor.rounding;
+        let work = |name: &MatrixName| -> Result<StoredForm, CompressError> {
             let (plan, norm) = (self.planned[name], self.norm_of(name, shared)?);
             let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
             let made = match rounds {
-                true => {
-                    let rounding = self.compressor.rounding;
-                    plan.form.make_stored(&dense, &norm, plan.dtype, rounding)
-                }
-                false => plan.form.make(&dense, &norm).map(StoredForm::from),
+                Rounds::Now => plan.form.make_stored(&dense, &norm, plan.dtype, rounding),
+                Rounds::Later => plan.form.make_to_refine(&dense, &norm, plan.dtype, rounding),
+                Rounds::Never => plan.form.make(&dense, &norm).map(StoredForm::from),
             };
             made.map_err(CompressError::of_making(name))
         };
-        let mut block = Block::new();
-        let memory = self.compressor.write.budget.memory;
-        self.jobs.try_spread_within(memory, &self.needs(stage), work, |place, made| {
-            block.insert(stage[place].name.clone(), made);
-            Ok(())
+        let made = self.on_each(stage, work)?;
+        Ok(stage.iter().map(|matrix| matrix.name.clone()).zip(made).collect())
+    }
+
+    /// Does work on each matrix of a stage, within the budget. The results are in the order of the stage.
+    fn on_each<T: Send>(
+        &self,
+        stage: &[SharedInputs],
+        work: impl Fn(&MatrixName) -> Result<T, CompressError> + Sync,
+    ) -> Result<Vec<T>, CompressError> {
+        let needs = stage.iter().map(|matrix| self.compressor.cost(self.planned[&matrix.name]));
+        let needs: Vec<u64> = needs.map(|cost| cost.bytes).collect();
+        let mut results: Vec<Option<T>> = stage.iter().map(|_| None).collect();
+        self.jobs.try_spread_within(
+            self.compressor.write.budget.memory,
+            &needs,
+            |place| work(&stage[place].name),
+            |place, result| -> Result<(), CompressError> {
+                results[place] = Some(result);
+                Ok(())
+            },
+        )?;
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Rounds the refined matrices of a stage so that numbers make up for each other, where that comes
+    /// closer than the nearest numbers.
+    fn refit(
+        &self,
+        stage: &[SharedInputs],
+        shared: Option<&Weighting>,
+        block: &mut Block,
+    ) -> Result<(), CompressError> {
+        let made = &*block;
+        let fitted = self.on_each(stage, |name| {
+            let (plan, norm) = (self.planned[name], self.norm_of(name, shared)?);
+            let fitted = plan.form.refitted(plan.shape, &made[name].parts, &norm, plan.dtype);
+            fitted.map_err(CompressError::of_making(name))
         })?;
-        Ok(block)
+        for (matrix, fitted) in stage.iter().zip(fitted) {
+            if let (Some(made), Some(fitted)) = (block.get_mut(&matrix.name), fitted) {
+                made.parts = fitted;
+            }
+        }
+        Ok(())
     }
 
     /// Measures how far the compressed matrices of a stage are from the dense ones, as they became.
@@ -418,8 +466,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         block: &mut Block,
     ) -> Result<(), CompressError> {
         let made = &*block;
-        let work = |place: usize| -> Result<Option<f64>, CompressError> {
-            let name = &stage[place].name;
+        let errors = self.on_each(stage, |name| {
             let (plan, parts) = (self.planned[name], &made[name].parts);
             if is_dense(plan) {
                 return Ok(None);
@@ -428,18 +475,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
             let error = plan.form.error_of(&dense, &norm, parts.clone());
             error.map(Some).map_err(CompressError::of_making(name))
-        };
-        let mut errors = vec![None; stage.len()];
-        let memory = self.compressor.write.budget.memory;
-        self.jobs.try_spread_within(
-            memory,
-            &self.needs(stage),
-            work,
-            |place, error| -> Result<(), CompressError> {
-                errors[place] = error;
-                Ok(())
-            },
-        )?;
+        })?;
         for (matrix, error) in stage.iter().zip(errors) {
             if let (Some(made), Some(error)) = (block.get_mut(&matrix.name), error) {
                 made.error.stored_error = error;
