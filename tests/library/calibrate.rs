@@ -554,6 +554,46 @@ impl Progress for Stop {
     }
 }
 
+/// Stops the work within its step of this number, from 1, at the check after so many.
+struct StopWithin {
+    step: usize,
+    checks: usize,
+    begun: usize,
+}
+
+impl Progress for StopWithin {
+    fn begin(&mut self, _what: &str, _total: usize) {}
+
+    fn step(&mut self, _item: &str) -> Result<(), Interrupted> {
+        self.begun += 1;
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), Interrupted> {
+        if self.begun == self.step {
+            self.checks = self.checks.checked_sub(1).ok_or(Interrupted)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_calibration_stops_between_windows_also_at_the_ends_of_the_model() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
+    let text = CalibrationText::from(story_tokens());
+    // Six windows go forward and two backward: through blocks, the inputs of the head, the gradients of
+    // the loss, and those of the embedding.
+    for (step, checks) in [(1, 2), (4, 5), (4, 6), (4, 12), (5, 1), (8, 2)] {
+        let path = scratch.path().join(format!("{step} {checks}"));
+        let mut stop = StopWithin { step, checks, begun: 0 };
+        let stopped = calibrate(&model, Some(&checkpoint), &text, &options(), &path, &mut stop);
+        let error = stopped.unwrap_err();
+        assert!(matches!(error, CalibrationError::Interrupted(_)), "{step} {checks}: {error}");
+        assert_eq!(stop.begun, step);
+    }
+}
+
 #[test]
 fn an_interrupted_calibration_goes_on_where_it_stopped() {
     let scratch = tempfile::tempdir().unwrap();
