@@ -81,9 +81,23 @@ fn channels_and_ranks_share_a_budget_of_parameters() {
     let dry = sandbox.json(&format!("{line} --dry-run -o joint"));
     assert!(!sandbox.path("joint").exists(), "a dry run writes nothing");
     let told = sandbox.json(&format!("{line} -o joint"));
-    for key in ["widths", "factored", "keep_params", "parameters_after", "expected_loss"] {
+    for key in ["widths", "keep_params", "parameters_after", "expected_loss"] {
         assert_eq!(told[key], dry[key], "{key}");
     }
+    let ranks = |of: &Value| -> Vec<Value> {
+        let factored = of["factored"].as_array().unwrap().iter();
+        factored.map(|matrix| json!([matrix["name"], matrix["rank"]])).collect()
+    };
+    assert_eq!(ranks(&told), ranks(&dry));
+    // Channels and ranks are measured as stored, in one norm, as they were weighed.
+    let (expected, stored) = (&told["expected_loss"], &told["stored_loss"]);
+    let ratio = stored.as_f64().unwrap() / expected.as_f64().unwrap();
+    assert!((0.98..1.1).contains(&ratio), "{stored} for {expected}");
+    let plan = sandbox.json_file("joint/welore_plan.json");
+    assert_eq!(&plan["totals"]["stored_loss"], stored);
+    let stated = plan["matrices"].as_array().unwrap().iter().filter(|m| !m["error"].is_null());
+    assert_eq!(stated.count(), ranks(&told).len());
+    assert!(told["stored_error"].as_f64() >= told["relative_error"].as_f64());
     let (kept, factored) = (told["keep_params"].as_f64().unwrap(), &told["factored"]);
     assert!(kept <= 0.8 && kept > 0.79, "{kept}");
     assert!(factored.as_array().unwrap().len() >= 4, "{factored}");
@@ -106,6 +120,7 @@ fn channels_and_ranks_share_a_budget_of_parameters() {
     // The same command gives the same bytes, and says the same in words.
     let said = sandbox.gives(&format!("{JOINT} --keep-params 0.8 -o again")).stdout;
     assert!(said.contains("of 160 in each MLP") && said.contains("wrote again"), "{said}");
+    assert!(said.contains("as stored by") && said.contains("error  "), "{said}");
     assert!(sandbox.read("again/model.safetensors") == sandbox.read("joint/model.safetensors"));
 }
 

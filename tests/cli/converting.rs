@@ -263,6 +263,9 @@ fn file_for_llama_cpp_has_the_type_that_is_asked_for_and_replaces_only_such_a_fi
         !sandbox.gives(&line).stderr.contains("only if its name ends in .gguf")
     };
     assert!(ends_in_gguf("x.gguf") && ends_in_gguf("x.GGUF") && !ends_in_gguf("x"));
+    sandbox.gives("export wide.gguf --gguf x");
+    sandbox.refuses("inspect x", "whose name does not end in .gguf");
+    assert!(sandbox.run("inspect x").stderr.contains("rename it to x.gguf"));
 }
 
 #[test]

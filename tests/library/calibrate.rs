@@ -9,7 +9,8 @@ use std::path::Path;
 use burn::module::Module;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use welore_burn::calibrate::{
-    Calibration, CalibrationError, CalibrationOptions, CalibrationText, Collector, calibrate,
+    Calibration, CalibrationError, CalibrationOptions, CalibrationSummary, CalibrationText,
+    Collector, calibrate, calibration_room, preview_calibration,
 };
 use welore_burn::files::unfinished;
 use welore_burn::linalg::{SecondMoment, Shrink, Shrinkage};
@@ -170,6 +171,46 @@ impl Progress for Stop {
     }
 }
 
+/// Stops the work within its step of this number, from 1, at the check after so many.
+struct StopWithin {
+    step: usize,
+    checks: usize,
+    begun: usize,
+}
+
+impl Progress for StopWithin {
+    fn begin(&mut self, _what: &str, _total: usize) {}
+
+    fn step(&mut self, _item: &str) -> Result<(), Interrupted> {
+        self.begun += 1;
+        Ok(())
+    }
+
+    fn check(&mut self) -> Result<(), Interrupted> {
+        if self.begun == self.step {
+            self.checks = self.checks.checked_sub(1).ok_or(Interrupted)?;
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn a_calibration_stops_between_windows_also_at_the_ends_of_the_model() {
+    let scratch = tempfile::tempdir().unwrap();
+    let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
+    let text = CalibrationText::from(story_tokens());
+    // Six windows go forward and two backward: through blocks, the inputs of the head, the gradients of
+    // the loss, and those of the embedding.
+    for (step, checks) in [(1, 2), (4, 5), (4, 6), (4, 12), (5, 1), (8, 2)] {
+        let path = scratch.path().join(format!("{step} {checks}"));
+        let mut stop = StopWithin { step, checks, begun: 0 };
+        let stopped = calibrate(&model, Some(&checkpoint), &text, &options(), &path, &mut stop);
+        let error = stopped.unwrap_err();
+        assert!(matches!(error, CalibrationError::Interrupted(_)), "{step} {checks}: {error}");
+        assert_eq!(stop.begun, step);
+    }
+}
+
 #[test]
 fn an_interrupted_calibration_goes_on_where_it_stopped() {
     let scratch = tempfile::tempdir().unwrap();
@@ -210,6 +251,34 @@ fn an_interrupted_calibration_goes_on_where_it_stopped() {
     let stopped =
         calibrate(&model, Some(&checkpoint), &tokens(), &stopped, &once, &mut Stop(3)).unwrap_err();
     assert!(matches!(stopped, CalibrationError::Interrupted(_)) && unfinished(&once).is_none());
+}
+
+#[test]
+fn room_for_all_that_a_calibration_writes_is_known_before_it_begins() {
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("calibration");
+    let options = CalibrationOptions { resumable: true, ..options() };
+    let (checkpoint, model) = (checkpoint("tiny-llama"), tiny_llama(&device().autodiff()));
+    let text = CalibrationText::from(story_tokens());
+    let summary = preview_calibration(&model, &text, &options).unwrap();
+    let room = |options| calibration_room(&model, &summary, options).unwrap();
+    // Stopped in its last step, it has all of its files.
+    calibrate(&model, Some(&checkpoint), &text, &options, &path, &mut Stop(7)).unwrap_err();
+    let files = std::fs::read_dir(unfinished(&path).unwrap().join("model")).unwrap();
+    let (mut states, mut all) = (0, 0);
+    for file in files.map(Result::unwrap) {
+        let (name, bytes) = (file.file_name(), file.metadata().unwrap().len());
+        all += bytes;
+        if name != "model.safetensors" {
+            states += bytes;
+        }
+    }
+    let in_memory = CalibrationOptions { resumable: false, ..options };
+    assert_eq!(room(&options) - room(&in_memory), states);
+    assert!(room(&options) <= all && all < 2 * room(&options), "{all}");
+    let inputs_alone = CalibrationSummary { gradient_windows: 0, ..summary };
+    let less = calibration_room(&model, &inputs_alone, &options).unwrap();
+    assert!(0 < less && less < room(&options));
 }
 
 #[test]

@@ -192,7 +192,9 @@ fn convolutions_are_stored_in_two_factors_alone() {
     let size = ModelSize { parameters: source.parameters(), bytes: source.bytes() };
     let narrow = MatrixPlan::new(CONV, [OUTPUTS, COLUMNS], Form::factors(2), Dtype::BF16);
     let narrow = RankPlan::new("test", size, vec![narrow]).unwrap();
-    let chosen = Compressor::new(&narrow).choose_storage(&source, &mut Nothing).unwrap();
+    let compressor = Compressor::new(&narrow);
+    assert_eq!(compressor.storages_to_choose(&source), 0);
+    let chosen = compressor.choose_storage(&source, &mut Nothing).unwrap();
     assert_eq!(chosen.matrices[0].form, Form::factors(2));
     // Without asking, the plan is not for this shape.
     let plain = Checkpoint::open(dir.path().join("model")).unwrap();

@@ -3,7 +3,8 @@
 use burn::module::Module;
 use serde_json::{Value, json};
 use welore_burn::model::{
-    BlockLayout, ConfigError, DecoderConfig, NormKind, QkNorm, RopeScaling, read_config,
+    BlockLayout, ConfigError, DecoderConfig, NormKind, QkNorm, RopeScaling, model_types,
+    read_config,
 };
 
 use crate::{device, expected, fixture};
@@ -407,7 +408,18 @@ fn configurations_of_other_models_are_refused_by_field() {
     assert!(
         matches!(&other, ConfigError::Architecture { model_type, .. } if *model_type == unknown)
     );
-    assert!(other.to_string().contains("qwen2"), "{other}");
+    // Those that are named alike are named, and not all that there are.
+    let (said, all) = (other.to_string(), model_types().count());
+    assert!(
+        said.contains(&format!("{all} others are")) && said.contains("`gpt2` (GPT-2"),
+        "{said}"
+    );
+    assert!(!said.contains("qwen2"), "{said}");
+    let said = edited("model_type", json!("qwen3_me")).to_string();
+    let places = ["`qwen3_moe` (", "`qwen2_moe` (", "`qwen3` ("].map(|name| said.find(name));
+    assert!(places.iter().all(Option::is_some) && places.is_sorted(), "{said}");
+    let said = edited("model_type", json!("wav2vec")).to_string();
+    assert!(said.ends_with(&format!("; {all} others are")), "{said}");
     for (key, value) in [
         ("hidden_act", json!("quick_gelu")),
         ("is_causal", json!(false)),

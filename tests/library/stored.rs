@@ -6,10 +6,15 @@ use safetensors::Dtype;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::Compressor;
 use welore_burn::forms::{Form, Part, Rounding, StoredForm};
-use welore_burn::linalg::{Matrix, SecondMoment, Weighting};
-use welore_burn::plan::{MatrixPlan, PlanOptions, RankPlan, WeLore, make_plan, read_plan};
+use welore_burn::linalg::{Matrix, SecondMoment, Shrinkage, Weighting};
+use welore_burn::plan::{
+    Energy, Loss, MatrixPlan, PlanOptions, RankPlan, RankPolicy, Target, WeLore, make_plan,
+    read_plan,
+};
+use welore_burn::spectrum::{MeasureOptions, Method, Norms, measure_checkpoint};
 
-use crate::{checkpoint, compress_into, tiny_spectra};
+use crate::calibrate::{calibrated, options};
+use crate::{checkpoint, compress_into, tiny_projections, tiny_spectra};
 
 const SHAPE: [usize; 2] = [48, 40];
 
@@ -163,6 +168,39 @@ fn the_storage_that_is_chosen_has_the_smaller_error() {
             assert!(error(chosen) <= error(planned), "{}", planned.name);
             assert!(chosen.form == planned.form || error(chosen) < error(planned));
         }
+    }
+}
+
+#[test]
+fn the_estimates_of_a_plan_follow_the_storage_that_is_chosen() {
+    let scratch = tempfile::tempdir().unwrap();
+    let calibration = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
+    let of_loss = Norms::new(&calibration, Method::TwoSided, Shrinkage::default()).unwrap();
+    let (tiny, projections) = (checkpoint("tiny-llama"), tiny_projections());
+    let squares = |values: &[f64]| -> f64 { values.iter().map(|x| x * x).sum() };
+    for (norms, policy) in
+        [(of_loss, &Loss as &dyn RankPolicy), (Norms::plain(), &Energy as &dyn RankPolicy)]
+    {
+        let measuring = MeasureOptions { norms: norms.clone(), ..MeasureOptions::default() };
+        let spectra = measure_checkpoint(&tiny, &projections, &measuring, &mut ()).unwrap();
+        // All that is cut from factored matrices, and everything.
+        let cut = |plan: &RankPlan| -> f64 {
+            let pairs = spectra.matrices.iter().zip(&plan.matrices);
+            let factored = pairs.filter(|(_, matrix)| matrix.is_low_rank());
+            factored.map(|(of, matrix)| squares(&of.singular_values[matrix.rank..])).sum()
+        };
+        let all: f64 = spectra.matrices.iter().map(|of| squares(&of.singular_values)).sum();
+        let goal = PlanOptions::to(Target::KeepParams(0.5));
+        let plan = make_plan(&spectra, policy, &goal).unwrap();
+        let compressor = Compressor::new(&plan).with_norms(norms.clone());
+        let chosen = compressor.choose_storage(&tiny, &mut ()).unwrap();
+        assert_ne!(chosen.totals.parameters_after, plan.totals.parameters_after);
+        let (stated, expected) = match norms.method() {
+            Method::Svd => (chosen.totals.energy_lost, cut(&chosen) / all),
+            _ => (chosen.totals.expected_loss, cut(&chosen) / 2.0),
+        };
+        let stated = stated.expect("the plan had an estimate");
+        assert!((stated / expected - 1.0).abs() < 1e-5, "{stated} for {expected}");
     }
 }
 

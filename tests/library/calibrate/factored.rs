@@ -13,9 +13,10 @@ use welore_burn::compress::{
 };
 use welore_burn::eval::{PerplexityOptions, perplexity};
 use welore_burn::files::OutputDir;
-use welore_burn::forms::{Form, Storage};
+use welore_burn::forms::{Form, Rounding, Storage};
 use welore_burn::linalg::{Matrix, Shrinkage};
 use welore_burn::model::{Decoder, LanguageModel, load_model};
+use welore_burn::modules::MatrixName;
 use welore_burn::plan::{Loss, MatrixPlan, PlanOptions, RankPlan, Target, make_plan};
 use welore_burn::spectrum::{
     MeasureOptions, Method, ModelSize, Norms, SpectrumUnit, measure_checkpoint,
@@ -157,24 +158,70 @@ fn a_block_that_computes_no_numbers_in_any_window_is_named() {
     }
 }
 
-#[test]
-fn refined_matrices_are_rounded_once_at_the_end_and_their_errors_are_those_of_the_file() {
-    let scratch = tempfile::tempdir().unwrap();
-    let calibration = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
-    let (plan, norms) = planned(&calibration, 0.5, Storage::Factors);
-    // Only the last block, so that no block has an input that depends on rounded matrices.
+/// What a plan has in the last block of tiny-llama, so that no block has an input that depends on rounded
+/// matrices.
+fn in_the_last_block(plan: &RankPlan) -> RankPlan {
     let matrices = plan.matrices.iter().map(|matrix| match matrix.name.as_str() {
         name if name.contains(".layers.3.") => matrix.clone(),
         name => MatrixPlan::new(name, matrix.shape, Form::dense(), matrix.dtype),
     });
     let dense = checkpoint("tiny-llama");
     let size = ModelSize { parameters: dense.parameters(), bytes: dense.bytes() };
-    let plan = RankPlan::new("one block", size, matrices.collect()).unwrap();
+    RankPlan::new("one block", size, matrices.collect()).unwrap()
+}
+
+#[test]
+fn numbers_of_refined_matrices_make_up_for_each_other_as_those_of_others_do() {
+    let scratch = tempfile::tempdir().unwrap();
+    let calibration = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
+    let (plan, norms) = planned(&calibration, 0.5, Storage::Factors);
+    let (plan, dense) = (in_the_last_block(&plan), checkpoint("tiny-llama"));
+    let refine = Some(RefineOptions { epochs: 1, lr: 1e-4, batch: 2 });
+    let blockwise = BlockwiseOptions { refine, ..BlockwiseOptions::new(&calibration) };
+    let compressor = Compressor::new(&plan).with_norms(norms.clone()).with_blockwise(blockwise);
+    let model = || tiny_llama(&device().autodiff());
+    // As they were refined, before anything is rounded.
+    let (in_memory, _) = compressor.model(model(), &mut ()).unwrap();
+    let exact = scratch.path().join("exact");
+    std::fs::create_dir(&exact).unwrap();
+    save_module(&in_memory.valid(), &exact, |_| Dtype::F32, u64::MAX, &mut ()).unwrap();
+    let exact = Checkpoint::open(&exact).unwrap();
+    let written = [Rounding::Nearest, Rounding::Fitted].map(|rounding| {
+        let dir = scratch.path().join(format!("{rounding:?}"));
+        let output = OutputDir::create(&dir, false).unwrap();
+        let compressor = compressor.clone().with_rounding(rounding);
+        compressor.directory_with(model(), &dense, &output, &mut ()).unwrap();
+        output.commit().unwrap();
+        Checkpoint::open(&dir).unwrap()
+    });
+    // What rounding adds, in the norm of inputs that are those of the dense model.
+    let added = |written: &Checkpoint| -> f64 {
+        let of_end = |end: &str| -> f64 {
+            let name = MatrixName::from(format!("model.layers.3.self_attn.{end}").as_str());
+            let [was, is] = [&exact, written]
+                .map(|files| files.read_merged(&files.stored_matrix(&name).unwrap()).unwrap());
+            let gap = was.data().iter().zip(is.data()).map(|(a, b)| a - b).collect();
+            let gap = Matrix::new(was.rows(), was.cols(), gap).unwrap();
+            norms.of(&name).unwrap().apply(&gap).unwrap().norm().powi(2)
+        };
+        ["q_proj", "k_proj", "v_proj"].map(of_end).iter().sum()
+    };
+    let [nearest, fitted] = written.each_ref().map(added);
+    assert!(0.0 < fitted && fitted < 0.9 * nearest, "{fitted} for {nearest}");
+}
+
+#[test]
+fn refined_matrices_are_rounded_once_at_the_end_and_their_errors_are_those_of_the_file() {
+    let scratch = tempfile::tempdir().unwrap();
+    let calibration = calibrated(&scratch.path().join("calibration"), &options()).unwrap();
+    let (plan, norms) = planned(&calibration, 0.5, Storage::Factors);
+    let (plan, dense) = (in_the_last_block(&plan), checkpoint("tiny-llama"));
     assert!(plan.totals.lrcs > 2 && plan.compressed().all(|m| m.dtype == Dtype::BF16));
     // Steps far below what bf16 resolves, which would be lost if they started from rounded values.
     let refine = Some(RefineOptions { epochs: 2, lr: 1e-5, batch: 2 });
     let blockwise = BlockwiseOptions { refine, ..BlockwiseOptions::new(&calibration) };
     let compressor = Compressor::new(&plan).with_norms(norms.clone()).with_blockwise(blockwise);
+    let compressor = compressor.with_rounding(Rounding::Nearest);
     let model = || tiny_llama(&device().autodiff());
 
     let (in_memory, _) = compressor.model(model(), &mut ()).unwrap();

@@ -230,9 +230,13 @@ fn types_are_chosen_by_kind_and_by_name() {
 struct Zeros<'a>(CheckpointSource<'a>);
 
 impl TensorSource for Zeros<'_> {
-    fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError> {
+    fn bytes(
+        &self,
+        tensor: &GgufTensor,
+        progress: &mut dyn Progress,
+    ) -> Result<Cow<'_, [u8]>, GgufError> {
         match tensor.dtype.is_float() {
-            true => self.0.bytes(tensor),
+            true => self.0.bytes(tensor, progress),
             false => {
                 let [rows, columns] = tensor.shape[..] else { panic!("{tensor:?}") };
                 let row = tensor.dtype.row_bytes(columns).unwrap();
@@ -349,13 +353,17 @@ fn models_that_llama_cpp_does_not_compute_are_refused() {
 struct Broken<'a>(CheckpointSource<'a>);
 
 impl TensorSource for Broken<'_> {
-    fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError> {
+    fn bytes(
+        &self,
+        tensor: &GgufTensor,
+        progress: &mut dyn Progress,
+    ) -> Result<Cow<'_, [u8]>, GgufError> {
         match &tensor.name[..] {
             "model.norm.weight" => {
                 let (dir, tensor) = ("elsewhere".into(), tensor.name.clone());
                 Err(CheckpointError::TensorMissing { dir, tensor }.into())
             }
-            _ => self.0.bytes(tensor),
+            _ => self.0.bytes(tensor, progress),
         }
     }
 }

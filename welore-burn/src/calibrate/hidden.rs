@@ -9,7 +9,7 @@ use burn::tensor::{DType, Device, FloatDType, Tensor, TensorData};
 use crate::files::FileError;
 
 /// Bytes that are kept in memory.
-const MOST_IN_MEMORY: u64 = 1 << 30;
+pub(super) const MOST_IN_MEMORY: u64 = 1 << 30;
 
 /// Of what kind the hidden states of all windows are.
 #[derive(Debug, Clone)]

@@ -18,7 +18,7 @@ use crate::checkpoint::Checkpoint;
 use crate::linalg::SecondMoment;
 use crate::model::{LanguageModel, as_tensor, cross_entropy, device_of, leaf};
 use crate::modules::MatrixName;
-use crate::progress::Progress;
+use crate::progress::{Interrupted, Progress};
 use crate::words::number_of;
 use crate::workers::Workers;
 
@@ -293,8 +293,9 @@ impl<M: LanguageModel> Calibrating<'_, M> {
                 let (output, seen) = self.watch.inputs(|| block(window));
                 (output, self.moments_of(&seen, &leaders))
             };
-            let (outputs, mut moments) = self.spread(text.len(), work);
-            counts.add_mixed(self.fill_up(layer, &mut moments, text.len(), block));
+            let (outputs, mut moments) = self.spread(text.len(), work, progress)?;
+            let mixed = self.fill_up(layer, &mut moments, text.len(), block, progress)?;
+            counts.add_mixed(mixed);
             for (name, moment) in &moments {
                 counts.add_uneven(moment);
                 self.writer.write_inputs(name, moment)?;
@@ -304,7 +305,8 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             resume.note(Direction::Forward, index, &hidden, inputs, counts, &self.writer)?;
         }
         let scale = self.model.token_scales().head;
-        let head = self.sum_up(text.len(), scale, |window| plain.end(hidden[window].clone()));
+        let end = |window: usize| plain.end(hidden[window].clone());
+        let head = self.sum_up(text.len(), scale, end, progress)?;
         self.writer.write_head(&head)?;
         hidden.truncate(gradient_windows);
         Ok(Forward { kept, last: hidden, counts })
@@ -331,18 +333,19 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         moments: &mut Moments,
         windows: usize,
         block: impl Fn(usize) -> Tensor<3> + Sync,
-    ) -> usize {
+        progress: &mut dyn Progress,
+    ) -> Result<usize, Interrupted> {
         let needs = needs(layer, self.watch, moments);
-        let Some(most) = needs.values().max() else { return 0 };
+        let Some(most) = needs.values().max() else { return Ok(0) };
         let names: BTreeSet<MatrixName> = needs.keys().cloned().collect();
         let enough = most.div_ceil(self.options.seq_len as u64).min(windows as u64);
         let work = |window: usize| {
             let (output, seen) = self.watch.inputs_of_all(&names, || block(window));
             (output, self.moments_of(&seen, &names))
         };
-        let (_, all) = self.spread(enough as usize, work);
+        let (_, all) = self.spread(enough as usize, work, progress)?;
         fill_up(moments, &needs, &all);
-        experts_of(names.iter())
+        Ok(experts_of(names.iter()))
     }
 
     /// Measures gradients of the loss, block by block from the end of the model. Returns all that was
@@ -364,7 +367,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         let known = resume.states(Direction::Backward, text.len(), &Like::of(&last[0]))?;
         let mut gradients = match known {
             Some(states) => states,
-            None => self.spread(text.len(), head).0,
+            None => self.spread(text.len(), head, progress)?.0,
         };
         for step in 0..resume.done(Direction::Backward) {
             progress.step(&format!("gradients of block {} of {blocks}", blocks - step))?;
@@ -389,7 +392,7 @@ impl<M: LanguageModel> Calibrating<'_, M> {
                 }
                 (input.grad_remove(&mut backward).expect("the input is a leaf"), moments)
             };
-            let (next, mut moments) = self.spread(text.len(), work);
+            let (next, mut moments) = self.spread(text.len(), work, progress)?;
             let tokens = text.len() * self.options.seq_len;
             spread_gradients(&self.layers[index], &mut moments, tokens as u64);
             for (name, moment) in &moments {
@@ -401,7 +404,8 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             resume.note(Direction::Backward, step, &gradients, None, counts, &self.writer)?;
         }
         let scale = self.model.token_scales().embedding;
-        let embedding = self.sum_up(text.len(), scale, |window| gradients[window].clone());
+        let gradients = |window: usize| gradients[window].clone();
+        let embedding = self.sum_up(text.len(), scale, gradients, progress)?;
         self.writer.write_embedding(&embedding)?;
         Ok(counts)
     }
@@ -412,7 +416,8 @@ impl<M: LanguageModel> Calibrating<'_, M> {
         count: usize,
         scale: f64,
         states: impl Fn(usize) -> Tensor<3> + Sync,
-    ) -> SecondMoment {
+        progress: &mut dyn Progress,
+    ) -> Result<SecondMoment, Interrupted> {
         let mut sum = None::<SecondMoment>;
         let work = |window: usize| {
             let states = states(window).flatten::<2>(0, 1);
@@ -423,11 +428,14 @@ impl<M: LanguageModel> Calibrating<'_, M> {
             moment.add(&rows);
             moment
         };
-        self.workers.spread_in_order(count, work, |_, moment| match &mut sum {
-            Some(sum) => sum.merge(&moment),
-            None => sum = Some(moment),
-        });
-        sum.expect("there are windows")
+        self.workers.try_spread_in_order(count, work, |_, moment| {
+            match &mut sum {
+                Some(sum) => sum.merge(&moment),
+                None => sum = Some(moment),
+            }
+            progress.check()
+        })?;
+        Ok(sum.expect("there are windows"))
     }
 
     fn probe(
@@ -470,14 +478,15 @@ impl<M: LanguageModel> Calibrating<'_, M> {
     }
 
     /// Does work on every window, and adds up second moments in the order of the windows, so that
-    /// the sums do not depend on the threads.
+    /// the sums do not depend on the threads. May be stopped between two windows: a step has many.
     fn spread(
         &self,
         count: usize,
         work: impl Fn(usize) -> (Tensor<3>, Moments) + Sync,
-    ) -> (Vec<Tensor<3>>, Moments) {
+        progress: &mut dyn Progress,
+    ) -> Result<(Vec<Tensor<3>>, Moments), Interrupted> {
         let (mut outputs, mut sums) = (Vec::with_capacity(count), Moments::new());
-        self.workers.spread_in_order(count, work, |_, (output, moments)| {
+        self.workers.try_spread_in_order(count, work, |_, (output, moments)| {
             outputs.push(output);
             for (name, moment) in moments {
                 match sums.get_mut(&name) {
@@ -485,7 +494,8 @@ impl<M: LanguageModel> Calibrating<'_, M> {
                     None => drop(sums.insert(name, moment)),
                 }
             }
-        });
-        (outputs, sums)
+            progress.check()
+        })?;
+        Ok((outputs, sums))
     }
 }

@@ -13,7 +13,7 @@ use crate::forms::{Form, Made, Rest, attach};
 use crate::linalg::{Shrinkage, Weighting};
 use crate::model::{LanguageModel, as_tensor};
 use crate::modules::MatrixName;
-use crate::progress::Progress;
+use crate::progress::{Interrupted, Progress};
 use crate::workers::Workers;
 
 /// A probed matrix keeps about this share of its degrees of freedom.
@@ -52,7 +52,7 @@ impl<M: LanguageModel> Probing<'_, M> {
         text: &[Vec<u32>],
         progress: &mut dyn Progress,
     ) -> Result<Vec<f64>, CalibrationError> {
-        let text = self.read(text);
+        let text = self.read(text, progress)?;
         let matrices: Vec<(usize, &MatrixName)> = self
             .layers
             .iter()
@@ -73,17 +73,24 @@ impl<M: LanguageModel> Probing<'_, M> {
         Ok(probes)
     }
 
-    fn read(&self, text: &[Vec<u32>]) -> Text<M> {
+    fn read(&self, text: &[Vec<u32>], progress: &mut dyn Progress) -> Result<Text<M>, Interrupted> {
         let begin = |tokens: &Vec<u32>| self.model.begin(as_tensor(tokens, self.device));
         let (_, pass) = begin(&text[0]);
         let mut x: Vec<Tensor<3>> = text.iter().map(|tokens| begin(tokens).0).collect();
         let mut hidden = Vec::new();
         for index in 0..self.model.blocks() {
             hidden.push(x.clone());
-            x = x.into_iter().map(|x| self.model.block(index, x, &pass)).collect();
+            for x in &mut x {
+                progress.check()?;
+                *x = self.model.block(index, x.clone(), &pass);
+            }
         }
-        let dense = x.into_iter().map(|x| log_probabilities(self.model, x)).collect();
-        Text { pass, hidden, dense }
+        let mut dense = Vec::with_capacity(x.len());
+        for x in x {
+            progress.check()?;
+            dense.push(log_probabilities(self.model, x));
+        }
+        Ok(Text { pass, hidden, dense })
     }
 
     fn probe(

@@ -15,12 +15,15 @@ pub struct ChannelCurve {
     pub mlp: Mlp,
     /// The order of its channels.
     pub order: ChannelOrder,
+    /// [`CurveOptions::shrink_gradients`] of the costs.
+    pub shrink_gradients: f64,
 }
 
 /// How the costs of channels are measured.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct CurveOptions {
-    /// Amount added to the diagonal of the second moments of channels, as a share of its mean.
+    /// Share by which the second moments of channels are shrunk
+    /// ([`Shrink::Share`](crate::linalg::Shrink::Share)).
     pub shrink_inputs: f64,
     /// The same for the second moments of the gradients of outputs. Beside ranks it has to be that of
     /// the norm in which these are weighed, or costs would not compare.
@@ -72,7 +75,12 @@ pub fn measure_channels(
     )?;
     checkpoint.check_unchanged()?;
     let curves = mlps.iter().zip(found.into_iter().flatten());
-    Ok(curves.map(|(mlp, order)| ChannelCurve { mlp: mlp.clone(), order }).collect())
+    let shrink_gradients = options.shrink_gradients;
+    let curve = |(mlp, order): (&Mlp, ChannelOrder)| {
+        let mlp = mlp.clone();
+        ChannelCurve { mlp, order, shrink_gradients }
+    };
+    Ok(curves.map(curve).collect())
 }
 
 /// Refuses a calibration without gradients or of other shapes, and MLPs that do not fit the memory

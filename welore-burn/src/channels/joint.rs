@@ -8,7 +8,9 @@ use super::joint_choice::{Chosen, Part, Shared};
 use super::mlp::Mlp;
 use super::plan::ChannelPlan;
 use super::widths::{ChannelGoal, ChannelPlanError, Widths};
+use super::write::ChannelReport;
 use crate::checkpoint::Checkpoint;
+use crate::compress::CompressReport;
 use crate::forms::Form;
 use crate::modules::MatrixName;
 use crate::plan::{
@@ -147,6 +149,20 @@ impl JointPlan {
             true => Err(problem.out_of_reach(others + of_mlps, &fixed).into()),
             false => Ok(()),
         }
+    }
+
+    /// The plan of ranks once all was carried out, with the errors of what is stored. As its expected
+    /// loss, its stored one is that of everything; `channels` is what became of the narrower model, if
+    /// there is one.
+    pub fn noted(&self, ranks: &CompressReport, channels: Option<&ChannelReport>) -> RankPlan {
+        let mut plan = ranks.noted_in(&self.ranks);
+        let of_ranks = match ranks.compressed.is_empty() {
+            true => Some(0.0),
+            false => plan.totals.stored_loss,
+        };
+        let all = of_ranks.map(|loss| loss + channels.map_or(0.0, ChannelReport::loss));
+        plan.totals.stored_loss = all.filter(|loss| loss.is_finite());
+        plan
     }
 
     /// Whether an MLP has fewer channels.

@@ -25,8 +25,12 @@ pub struct ChannelPlan {
     pub source: String,
     /// Digest of the calibration that the costs were measured with.
     pub calibration: String,
-    /// Amount added to the diagonal of the second moments of channels, as a share of its mean.
+    /// Share by which the second moments of channels were shrunk
+    /// ([`Shrink::Share`](crate::linalg::Shrink::Share)).
     pub shrink_inputs: f64,
+    /// The same for the second moments of the gradients of outputs, which is 0 without ranks.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub shrink_gradients: f64,
     /// The target.
     pub target: Target,
     /// Whether all layers have one width.
@@ -132,7 +136,7 @@ impl ChannelPlan {
         let layers: Vec<KeptChannels> = curves
             .iter()
             .zip(widths)
-            .map(|(ChannelCurve { mlp, order }, width)| KeptChannels {
+            .map(|(ChannelCurve { mlp, order, .. }, width)| KeptChannels {
                 name: mlp.down.clone(),
                 channels: mlp.channels,
                 loss: order.loss(*width),
@@ -152,6 +156,7 @@ impl ChannelPlan {
             source,
             calibration,
             shrink_inputs,
+            shrink_gradients: curves.first().map_or(0.0, |curve| curve.shrink_gradients),
             target: goal.target,
             widths: goal.widths,
             multiple: goal.multiple,
@@ -205,6 +210,10 @@ impl ChannelPlan {
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).expect("finite numbers and strings always serialize")
     }
+}
+
+fn is_zero(share: &f64) -> bool {
+    *share == 0.0
 }
 
 /// `160`, or `96 to 160` for numbers that differ; `None` for no numbers.

@@ -15,7 +15,7 @@ use crate::checkpoint::{
 use crate::compress::WriteOptions;
 use crate::files::{LARGEST_CONFIG, OutputDir, read_file, write_file};
 use crate::forms::{FormError, TensorSpec, cast_floats, encode_nearest};
-use crate::linalg::{Matrix, loss_of_error, refit_channels};
+use crate::linalg::{Matrix, refit_channels, shrunk_loss_of_error};
 use crate::model::{ConfigError, OpenedModel, with_mlp_widths};
 use crate::modules::MatrixName;
 use crate::progress::{Part, Progress};
@@ -26,7 +26,7 @@ const CONFIG_FILE: &str = "config.json";
 #[derive(Debug, Clone, PartialEq)]
 pub struct ChannelReport {
     /// The down projections that have fewer channels, with the estimated rise of the loss in nats per
-    /// token, from the errors of what is stored.
+    /// token, from the errors of what is stored, in the norm that their costs were measured in.
     pub fitted: Vec<(MatrixName, f64)>,
 }
 
@@ -228,7 +228,8 @@ impl Work<'_> {
         let data = encode_nearest(fitted.data().iter().copied(), dtype).map_err(encoding)?;
         let stored = cast_floats(&data, dtype, Dtype::F64).map_err(encoding)?;
         let error = error_of(weight, &stored, cut.kept);
-        let loss = loss_of_error(&error, &inputs, Some(&outputs)).map_err(&linalg)?;
+        let shrink = [self.plan.shrink_inputs, self.plan.shrink_gradients];
+        let loss = shrunk_loss_of_error(&error, &inputs, &outputs, shrink).map_err(&linalg)?;
         tensors.push((tensor, data));
         Ok(Made { tensors, loss })
     }

@@ -12,7 +12,7 @@ use super::sink::Sink;
 use crate::calibrate::is_tied;
 use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
 use crate::files::{OutputDir, write_file};
-use crate::forms::{Part, StoredForm};
+use crate::forms::StoredForm;
 use crate::model::LanguageModel;
 use crate::modules::MatrixName;
 use crate::named::Named;
@@ -124,7 +124,7 @@ impl Compressor<'_> {
     }
 
     /// All tensors of the result, and what they are made from.
-    fn work<'w>(
+    pub(super) fn work<'w>(
         &'w self,
         checkpoint: &'w Checkpoint,
         adapted: &[&'w MatrixPlan],
@@ -145,19 +145,6 @@ impl Compressor<'_> {
         let mut work = Work::new("factoring", origin, checkpoint, pieces, norms, self.write)?;
         (work.rounding, work.kept) = (self.rounding, self.kept);
         Ok(work)
-    }
-
-    /// Replaces the content of some compressed matrices in a directory that
-    /// [`directory`](Compressor::directory) has written from `checkpoint`, before it is committed. Its
-    /// journal is not told: a job that is resumed after that makes these matrices again.
-    pub(crate) fn replace(
-        &self,
-        checkpoint: &Checkpoint,
-        output: &OutputDir,
-        parts: &BTreeMap<MatrixName, Vec<Part>>,
-    ) -> Result<(), CompressError> {
-        let work = self.work(checkpoint, &[], String::new())?;
-        work.replace(output.path(), parts).map_err(|error| error.about(output))
     }
 
     /// Identifies what the result depends on, apart from the plan and the checkpoint.

@@ -24,6 +24,7 @@ mod module;
 mod options;
 mod pieces;
 mod refine;
+mod replace;
 mod report;
 mod shape;
 mod sink;

@@ -90,10 +90,12 @@ impl Compressor<'_> {
                 Ok(progress.part(part)?)
             },
         )?;
-        let report = plans.iter().zip(errors).map(|(plan, error)| {
+        let compressed = plans.iter().zip(errors).map(|(plan, error)| {
             CompressedMatrix::new(plan, error, self.norms.is_of_loss(&plan.name))
         });
-        Ok((params, CompressReport { compressed: report.collect(), ..CompressReport::default() }))
+        let report =
+            CompressReport { compressed: compressed.collect(), ..CompressReport::default() };
+        Ok((params, report))
     }
 
     fn factor_live(

@@ -15,6 +15,10 @@ pub struct CompressReport {
     /// Whether each matrix was made for the inputs that those before it left. See
     /// [`BlockwiseOptions::follow`](super::BlockwiseOptions).
     pub sequential: bool,
+    /// The compressed matrices whose errors are those of before a step ([`distill`](crate::distill)).
+    /// They were made for the inputs that they have in the compressed model, so the norm of their
+    /// errors is not known any more. Those of all others are measured again.
+    pub outdated: BTreeSet<MatrixName>,
 }
 
 /// One compressed matrix.
@@ -27,8 +31,8 @@ pub struct CompressedMatrix {
     /// `‖W - W_k‖ / ‖W‖` in the norm in which it was factored: the Frobenius norm, or one of a
     /// calibration. Measured before refinement and before rounding to a stored type.
     pub relative_error: f64,
-    /// The same of what is stored, in its type, after refinement. Where factors take a step
-    /// ([`distill`](crate::distill)), before that.
+    /// The same of what is stored, in its type, after refinement, and after a step
+    /// ([`distill`](crate::distill)), unless it is [outdated](CompressReport::outdated).
     pub stored_error: f64,
     /// `‖W‖` in this norm.
     pub size: f64,
@@ -65,6 +69,15 @@ impl CompressReport {
         }
     }
 
+    /// Puts errors of what is stored in the place of earlier ones.
+    pub(super) fn measured_again(&mut self, errors: &BTreeMap<MatrixName, f64>) {
+        for matrix in &mut self.compressed {
+            if let Some(error) = errors.get(&matrix.name) {
+                matrix.stored_error = *error;
+            }
+        }
+    }
+
     /// The sums of [`CompressedMatrix::losses`]; `None` if one of them is not known, and if nothing was
     /// compressed.
     pub fn losses(&self) -> Option<[f64; 2]> {
@@ -89,14 +102,16 @@ impl CompressReport {
         errors.iter().all(|error| error.is_finite()).then_some(errors)
     }
 
-    /// The plan that was carried out, with the errors of what was made, with the dense matrices that
-    /// were adapted, and with whether it was done in the order of use.
+    /// The plan that was carried out, with the errors of what was made, except outdated ones, with the
+    /// dense matrices that were adapted, and with whether it was done in the order of use.
     pub fn noted_in(&self, plan: &RankPlan) -> RankPlan {
         let mut plan = plan.clone().without_errors();
         plan.sequential = self.sequential;
-        plan.totals.stored_loss = self.losses().map(|[_, stored]| stored).filter(|x| x.is_finite());
+        let losses = self.losses().filter(|_| self.outdated.is_empty());
+        plan.totals.stored_loss = losses.map(|[_, stored]| stored).filter(|x| x.is_finite());
+        let known = self.compressed.iter().filter(|matrix| !self.outdated.contains(&matrix.name));
         let errors: BTreeMap<&MatrixName, StoredError> =
-            self.compressed.iter().map(|matrix| (&matrix.name, matrix.error())).collect();
+            known.map(|matrix| (&matrix.name, matrix.error())).collect();
         let adapted: BTreeSet<&MatrixName> = self.adapted.iter().collect();
         for matrix in &mut plan.matrices {
             matrix.adapted = adapted.contains(&matrix.name);

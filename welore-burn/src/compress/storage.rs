@@ -3,15 +3,17 @@
 use super::error::CompressError;
 use super::options::Compressor;
 use crate::checkpoint::Checkpoint;
-use crate::forms::Form;
-use crate::plan::{MatrixPlan, RankPlan};
+use crate::forms::{Form, StoredError};
+use crate::plan::{MatrixPlan, PlanFileError, PlanTotals, RankPlan};
 use crate::progress::{Part, Progress};
+use crate::spectrum::Method;
 
 impl Compressor<'_> {
     /// The plan with two factors or pivots for each matrix, whichever is nearer to it as stored, by no
     /// more parameters than the plan has for it. The other storage has another rank then: the
     /// highest that these parameters pay for, within `rank_multiple`, `min_rank` and `max_rank` of the
-    /// plan. Of two that are equally near, the planned one stays.
+    /// plan. Of two that are equally near, the planned one stays. What the plan is expected to cost
+    /// follows, if it is in the norms of this compressor.
     ///
     /// Matrices in types wider than 16 bits stay as planned: their numbers lose nothing that matters, so
     /// pivots, whose parameters pay for more rank, are always nearer. So do matrices whose form is
@@ -27,13 +29,7 @@ impl Compressor<'_> {
         progress: &mut dyn Progress,
     ) -> Result<RankPlan, CompressError> {
         let mut plan = self.plan.clone().without_errors();
-        let rivals: Vec<(usize, Form)> = plan
-            .matrices
-            .iter()
-            .enumerate()
-            .filter(|(_, matrix)| !checkpoint.is_convolution(&matrix.name))
-            .filter_map(|(place, matrix)| Some((place, rival(matrix, &plan)?)))
-            .collect();
+        let rivals = self.rivals(checkpoint);
         let costs: Vec<_> =
             rivals.iter().map(|(place, _)| self.cost(&plan.matrices[*place])).collect();
         let needs: Vec<u64> = costs.iter().map(|cost| cost.bytes).collect();
@@ -43,51 +39,107 @@ impl Compressor<'_> {
         let operations = costs.iter().fold(0, |sum: u64, cost| sum.saturating_add(cost.operations));
         progress.begin_work("comparing storages", rivals.len(), operations);
         progress.count_in("matrices");
-        let mut wins = vec![false; rivals.len()];
+        let mut errors = vec![None; rivals.len()];
         budget.workers().try_spread_within(
             budget.memory,
             &needs,
             |index| {
                 let (place, rival) = rivals[index];
-                self.is_nearer(checkpoint, &plan.matrices[place], rival)
+                self.errors_as(checkpoint, &plan.matrices[place], rival)
             },
-            |index, nearer| -> Result<(), CompressError> {
-                wins[index] = nearer;
+            |index, found| -> Result<(), CompressError> {
+                errors[index] = Some(found);
                 let item = plan.matrices[rivals[index].0].name.as_str();
                 let operations = costs[index].operations;
                 Ok(progress.part(Part { item, steps: 1, operations, known: false })?)
             },
         )?;
-        for ((place, form), _) in rivals.into_iter().zip(wins).filter(|(_, wins)| *wins) {
-            let matrix = &mut plan.matrices[place];
-            matrix.rank = form.rank().unwrap_or(matrix.rank);
-            matrix.form = form;
+        let mut changes = Vec::new();
+        for ((place, form), errors) in rivals.into_iter().zip(errors) {
+            let Some([planned, nearer]) = errors else { continue };
+            if nearer.stored_error < planned.stored_error {
+                let matrix = &mut plan.matrices[place];
+                matrix.rank = form.rank().unwrap_or(matrix.rank);
+                matrix.form = form;
+                changes.push((place, nearer.loss() - planned.loss()));
+            }
         }
-        plan.checked().map_err(|error| CompressError::ForeignPlan { reason: error.to_string() })
+        let estimates = self.estimates(checkpoint, &changes)?;
+        let foreign =
+            |error: PlanFileError| CompressError::ForeignPlan { reason: error.to_string() };
+        let mut plan = plan.checked().map_err(foreign)?;
+        [plan.totals.expected_loss, plan.totals.energy_lost] = estimates;
+        Ok(plan)
     }
 
-    /// The number of matrices that [`choose_storage`](Self::choose_storage) compares, and of convolutions
-    /// that it would if they had another storage: which those are, only a checkpoint says.
-    pub fn storages_to_choose(&self) -> usize {
-        self.plan.matrices.iter().filter(|matrix| rival(matrix, self.plan).is_some()).count()
+    /// The number of matrices that [`choose_storage`](Self::choose_storage) compares.
+    pub fn storages_to_choose(&self, checkpoint: &Checkpoint) -> usize {
+        self.rivals(checkpoint).len()
     }
 
-    /// Whether a matrix is nearer as stored in this form than in the planned one.
-    fn is_nearer(
+    /// The places of the matrices that have a choice, each with its other form.
+    fn rivals(&self, checkpoint: &Checkpoint) -> Vec<(usize, Form)> {
+        let matrices = self.plan.matrices.iter().enumerate();
+        matrices
+            .filter(|(_, matrix)| !checkpoint.is_convolution(&matrix.name))
+            .filter_map(|(place, matrix)| Some((place, rival(matrix, self.plan)?)))
+            .collect()
+    }
+
+    /// The expected loss and the lost energy of the plan after changes of matrices, each with what half of
+    /// the squared error rises by. Only what the norms measure is known.
+    fn estimates(
+        &self,
+        checkpoint: &Checkpoint,
+        changes: &[(usize, f64)],
+    ) -> Result<[Option<f64>; 2], CompressError> {
+        let PlanTotals { expected_loss, energy_lost, .. } = self.plan.totals;
+        if changes.is_empty() {
+            return Ok([expected_loss, energy_lost]);
+        }
+        let mut names = changes.iter().map(|(place, _)| &self.plan.matrices[*place].name);
+        let rise: f64 = changes.iter().map(|(_, rise)| rise).sum();
+        let in_loss = names.all(|name| self.norms.is_of_loss(name));
+        let loss = expected_loss.filter(|_| in_loss).map(|loss| loss + rise);
+        let loss = loss.filter(|loss| loss.is_finite()).map(|loss| loss.max(0.0));
+        let energy = energy_lost.filter(|_| self.norms.method() == Method::Svd);
+        let energy = match energy {
+            Some(lost) => {
+                let all = self.energy(checkpoint)?;
+                Some(lost + 2.0 * rise / all).filter(|lost| lost.is_finite())
+            }
+            None => None,
+        };
+        Ok([loss, energy.map(|lost| lost.clamp(0.0, 1.0))])
+    }
+
+    /// The squared norm of all planned matrices.
+    fn energy(&self, checkpoint: &Checkpoint) -> Result<f64, CompressError> {
+        let mut all = 0.0;
+        for matrix in &self.plan.matrices {
+            let tensor = matrix.name.weight();
+            all += checkpoint.read_matrix(&tensor)?.norm().powi(2);
+            checkpoint.release(&tensor);
+        }
+        Ok(all)
+    }
+
+    /// The errors of a matrix in the planned form, and in this one.
+    fn errors_as(
         &self,
         checkpoint: &Checkpoint,
         matrix: &MatrixPlan,
         rival: Form,
-    ) -> Result<bool, CompressError> {
+    ) -> Result<[StoredError; 2], CompressError> {
         let tensor = matrix.name.weight();
         let dense = checkpoint.read_matrix(&tensor)?;
         checkpoint.release(&tensor);
         let norm = self.norms.of(&matrix.name)?;
         let error = |form: Form| {
             let made = form.make_stored(&dense, &norm, matrix.dtype, self.rounding);
-            made.map_err(CompressError::of_making(&matrix.name)).map(|made| made.error.stored_error)
+            made.map_err(CompressError::of_making(&matrix.name)).map(|made| made.error)
         };
-        Ok(error(rival)? < error(matrix.form)?)
+        Ok([error(matrix.form)?, error(rival)?])
     }
 }
 

@@ -9,7 +9,7 @@ use super::error::DistillError;
 use super::gradients::gradients;
 use crate::calibrate::Calibration;
 use crate::checkpoint::Checkpoint;
-use crate::compress::Compressor;
+use crate::compress::{CompressReport, Compressor};
 use crate::eval::{Estimate, EvalError, PerplexityOptions, check_text, divergence};
 use crate::files::OutputDir;
 use crate::forms::{FormError, Part, fill, moved, product_gradients, product_of, read_matrices};
@@ -283,7 +283,9 @@ impl Distilled {
     }
 
     /// Puts the changed matrices into a directory that a compressor has written from the dense model in
-    /// `checkpoint`, before it is committed. At length 0 nothing changes. If the process is killed
+    /// `checkpoint`, before it is committed. Their errors as stored are measured again, for the plan
+    /// there and for the `report` of the compressor; those of sequential compression become
+    /// [outdated](CompressReport::outdated). At length 0 nothing changes. If the process is killed
     /// meanwhile, the same job resumes as if there had been no step.
     ///
     /// # Errors
@@ -294,10 +296,12 @@ impl Distilled {
         compressor: &Compressor<'_>,
         checkpoint: &Checkpoint,
         output: &OutputDir,
+        report: &mut CompressReport,
+        progress: &mut dyn Progress,
     ) -> Result<(), DistillError> {
         match self.parts.is_empty() {
             true => Ok(()),
-            false => Ok(compressor.replace(checkpoint, output, &self.parts)?),
+            false => Ok(compressor.replace(checkpoint, output, &self.parts, report, progress)?),
         }
     }
 }

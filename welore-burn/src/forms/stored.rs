@@ -21,7 +21,8 @@ pub enum Rounding {
     /// Numbers make up for what the rounding of others loses, in the norm that the matrix is made in:
     /// the right factor or the pivot rows are rounded first, the other factor is fitted to what became
     /// of them, and both are rounded with feedback (GPTQ, as for blocks). Pivots are exchanged until no
-    /// coefficient is above 1.05. Where the nearest numbers come closer, these are stored. Two
+    /// coefficient is above 1.05, before a matrix is refined if it is; what is fitted to is the refined
+    /// matrix then. Where the nearest numbers come closer, these are stored. Two
     /// factors in the norm of the weights are rounded to the nearest, as in published checkpoints.
     #[default]
     Fitted,
@@ -137,6 +138,54 @@ impl Form {
         }
         let Made { relative_error, size, .. } = made;
         Ok(StoredForm { parts, error: StoredError { relative_error, stored_error, size } })
+    }
+
+    /// The matrix in this form as it is computed, to be refined, and then rounded to a type.
+    ///
+    /// # Errors
+    ///
+    /// [`FormError`].
+    pub(crate) fn make_to_refine(
+        &self,
+        matrix: &Matrix,
+        norm: &Weighting,
+        dtype: Dtype,
+        rounding: Rounding,
+    ) -> Result<StoredForm, FormError> {
+        let is_rounded = self.is_rounded_in([matrix.rows(), matrix.cols()], dtype);
+        let made = match rounding {
+            Rounding::Fitted if is_rounded => self.make_to_round(matrix, norm)?,
+            Rounding::Fitted | Rounding::Nearest => self.make(matrix, norm)?,
+        };
+        Ok(made.into())
+    }
+
+    /// These parts of a matrix in this form, rounded to a type so that numbers make up for each other, in
+    /// a norm for what the parts give. `None` if the nearest numbers are to be stored.
+    ///
+    /// # Errors
+    ///
+    /// [`FormError`], also for parts that do not belong to the form.
+    pub(crate) fn refitted(
+        &self,
+        shape: [usize; 2],
+        parts: &[Part],
+        norm: &Weighting,
+        dtype: Dtype,
+    ) -> Result<Option<Vec<Part>>, FormError> {
+        if !self.is_rounded_in(shape, dtype) {
+            return Ok(None);
+        }
+        let (refined, norm) = (self.merge(shape, parts.to_vec())?, norm.of_best());
+        let fitted = unless_too_large(self.fitted(parts, &refined, &norm, dtype))?;
+        let nearest = parts.iter().map(|part| part.as_stored(dtype));
+        let nearest = unless_too_large(nearest.collect::<Result<Vec<Part>, FormError>>())?;
+        let (Some(fitted), Some(nearest)) = (fitted.flatten(), nearest) else { return Ok(None) };
+        let error = |parts: Vec<Part>| -> Result<f64, FormError> {
+            relative_error(&norm, &refined, &self.merge(shape, parts)?)
+        };
+        let is_nearer = error(fitted.clone())? < error(nearest)?;
+        Ok(is_nearer.then_some(fitted))
     }
 
     /// `‖W - W'‖ / ‖W‖` in a norm, of a matrix and what these parts of it in this form give.

@@ -23,6 +23,7 @@ pub(crate) use layer_names::{
     is_router, matrix_in_stack, matrix_of_tensor, stack_of_matrix, tensor_of_matrix,
 };
 pub use quantize::QuantizeError;
+pub(crate) use quantize::ROWS_AT_ONCE;
 pub(crate) use read_only::{dequantize_row, is_read_only};
 pub use tensor_type::TensorType;
 pub(crate) use writer::ALIGNMENT;

@@ -209,7 +209,7 @@ impl<'a> GgufExport<'a> {
         }
         for Outgoing { gguf, order, shift, tensor, .. } in &self.tensors {
             progress.step(&tensor.name)?;
-            let data: Cow<'_, [u8]> = source.bytes(tensor)?;
+            let data: Cow<'_, [u8]> = source.bytes(tensor, progress)?;
             let data = if *shift == 0.0 { data } else { Cow::Owned(shifted(&data, *shift)) };
             file.append(gguf, &order.to_file(data, &tensor.shape))?;
             source.release(tensor);

@@ -11,6 +11,7 @@ use crate::forms::{FormError, Precision, cast_floats, encode_nearest};
 use crate::ggml::{TensorType, WrittenType};
 use crate::model::OpenedModel;
 use crate::named::Named;
+use crate::progress::Progress;
 
 /// A tensor that will be in a file, as the model directory has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,12 +40,17 @@ pub trait TensorSource {
     }
 
     /// The entries of a tensor as its type stores them, row-major, with the rows in the order of the
-    /// model directory: llama.cpp's order is made from it later.
+    /// model directory: llama.cpp's order is made from it later. What takes long asks `progress` whether
+    /// to go on ([`Progress::check`]).
     ///
     /// # Errors
     ///
     /// [`GgufError`].
-    fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError>;
+    fn bytes(
+        &self,
+        tensor: &GgufTensor,
+        progress: &mut dyn Progress,
+    ) -> Result<Cow<'_, [u8]>, GgufError>;
 
     /// Releases what a tensor was made from: it has been written.
     fn release(&self, tensor: &GgufTensor) {
@@ -101,7 +107,11 @@ impl TensorSource for CheckpointSource<'_> {
         }
     }
 
-    fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError> {
+    fn bytes(
+        &self,
+        tensor: &GgufTensor,
+        _progress: &mut dyn Progress,
+    ) -> Result<Cow<'_, [u8]>, GgufError> {
         let Some(dtype) = tensor.dtype.rounded() else {
             // All numbers have to be finite, whatever they are stored as.
             self.checkpoint.check_finite(&tensor.name)?;

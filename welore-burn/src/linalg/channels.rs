@@ -168,7 +168,7 @@ pub fn refit_channels(
     if !gone.is_empty() {
         // W C[:, S] C[S, S]⁻¹ is W_S + W_R C[R, S] C[S, S]⁻¹; so only the share of the others is
         // rounded.
-        let mean = inputs.damped(shrink);
+        let mean = inputs.shrunk_by(shrink.into())?;
         let between = Mat::from_fn(kept.len(), gone.len(), |i, j| mean[(kept[i], gone[j])]);
         let others = Mat::from_fn(gone.len(), weight.rows(), |i, j| w[(j, gone[i])]);
         let mut share = &between * &others;
@@ -221,13 +221,13 @@ impl Elimination {
         damping: [f64; 2],
     ) -> Result<Self, LinalgError> {
         let channels = weight.cols();
-        let lower = root(&inputs.damped(damping[0]))?;
+        let lower = root(&inputs.shrunk_by(damping[0].into())?)?;
         let mut inverse = Mat::<f64>::identity(channels, channels);
         solve_lower_triangular_in_place(lower.as_ref(), inverse.as_mut(), get_global_parallelism());
         drop(lower);
         let precision = inverse.transpose() * &inverse;
         drop(inverse);
-        let after = outputs.damped(damping[1]).as_ref() * weight.view();
+        let after = outputs.shrunk_by(damping[1].into())?.as_ref() * weight.view();
         let energy = weight.view().transpose() * &after;
         let mut rest = Self {
             channels: (0..channels).collect(),
@@ -320,7 +320,10 @@ fn subtract(factor: f64, x: &[f64], y: &mut [f64]) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::super::loss::loss_of_error;
+    use super::super::weighted::Weighting;
     use super::*;
 
     /// Second moments as they were measured.
@@ -353,15 +356,21 @@ mod tests {
         (weight, moment(seed + 1, channels), moment(seed + 2, rows))
     }
 
-    /// What keeping these channels costs, by its definition: ½ tr(G ΔW C ΔWᵀ) of the refitted matrix.
-    fn cost(weight: &Matrix, inputs: &SecondMoment, outputs: &SecondMoment, kept: &[usize]) -> f64 {
-        let fitted = refit_channels(weight, inputs, kept, 0.0).unwrap();
+    /// What the matrix misses once it is refitted to these channels, row after row.
+    fn missed(weight: &Matrix, inputs: &SecondMoment, kept: &[usize], shrink: f64) -> Vec<f64> {
+        let fitted = refit_channels(weight, inputs, kept, shrink).unwrap();
         let mut error = weight.data().to_vec();
         for row in 0..weight.rows() {
             for (at, channel) in kept.iter().enumerate() {
                 error[row * weight.cols() + channel] -= fitted.data()[row * kept.len() + at];
             }
         }
+        error
+    }
+
+    /// What keeping these channels costs, by its definition: ½ tr(G ΔW C ΔWᵀ) of the refitted matrix.
+    fn cost(weight: &Matrix, inputs: &SecondMoment, outputs: &SecondMoment, kept: &[usize]) -> f64 {
+        let error = missed(weight, inputs, kept, 0.0);
         let error: Vec<f32> = error.into_iter().map(|x| x as f32).collect();
         loss_of_error(&error, inputs, Some(outputs)).unwrap()
     }
@@ -434,7 +443,7 @@ mod tests {
         for shrink in [0.0, 0.2] {
             let fitted = refit_channels(&weight, &inputs, &kept, shrink).unwrap();
             // Normal equations: the error is uncorrelated with every channel that is kept.
-            let mean = inputs.damped(shrink);
+            let mean = inputs.shrunk_by(shrink.into()).unwrap();
             for row in 0..weight.rows() {
                 for channel in kept {
                     let of = |i: usize| weight.data()[row * 6 + i] * mean[(i, channel)];
@@ -445,6 +454,29 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn costs_are_in_the_norm_of_ranks_also_where_one_entry_is_much_larger_than_the_others() {
+        let stretched = |seed: u64, size: usize| {
+            let mut moment = SecondMoment::new(size);
+            for row in random(seed, 4 * size * size).chunks(size) {
+                let entry = |(i, x): (usize, &f64)| (if i == 0 { 100.0 * x } else { *x }) as f32;
+                moment.add(&row.iter().enumerate().map(entry).collect::<Vec<f32>>());
+            }
+            moment
+        };
+        let [rows, channels, left] = [4, 6, 3];
+        let weight = Matrix::new(rows, channels, random(12, rows * channels)).unwrap();
+        let (inputs, outputs) = (stretched(13, channels), stretched(14, rows));
+        let damping = [0.1, 0.2];
+        let order = ChannelOrder::new(&weight, &inputs, &outputs, damping).unwrap();
+        let error = missed(&weight, &inputs, &order.kept(left), damping[0]);
+        let error = Matrix::new(rows, channels, error).unwrap();
+        let root = |moment: &SecondMoment, share: f64| Some(Arc::new(moment.root(share).unwrap()));
+        let norm = Weighting::new(root(&inputs, damping[0]), root(&outputs, damping[1]));
+        let real = norm.apply(&error).unwrap().norm().powi(2) / 2.0;
+        assert_near(order.loss(left), real, "half of the squared norm of the error");
     }
 
     #[test]

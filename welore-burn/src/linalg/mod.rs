@@ -29,6 +29,7 @@ pub(crate) use cost::{Cost, DECOMPOSITION};
 pub use cross::CrossMoment;
 pub use feedback::{FedBlock, Feedback};
 pub use loss::loss_of_error;
+pub(crate) use loss::shrunk_loss_of_error;
 pub use matrix::{LinalgError, Matrix, transpose};
 pub use moments::{Root, SecondMoment, packed_len};
 pub use natural::natural_step;

@@ -17,12 +17,14 @@ pub enum ConfigError {
     #[error("not a model configuration: {0}")]
     Json(String),
     /// An unknown architecture.
-    #[error("model_type `{model_type}` is not supported; supported types: {supported}")]
+    #[error("model_type `{model_type}` is not supported; {others}", others = of_others(*known, nearest))]
     Architecture {
         /// The architecture.
         model_type: String,
-        /// Supported architectures, each with its best-known models.
-        supported: String,
+        /// The number of supported ones, which [`model_types`](super::model_types) lists.
+        known: usize,
+        /// Those of them that are named alike, each with its best-known models.
+        nearest: Vec<String>,
     },
     /// A variant that is not implemented.
     #[error("`{field}`: {value} is not supported, only {supported}")]
@@ -42,6 +44,17 @@ pub enum ConfigError {
         /// What is wrong.
         reason: String,
     },
+}
+
+/// How many architectures are supported, and which of them are named alike.
+fn of_others(known: usize, nearest: &[String]) -> String {
+    match nearest {
+        [] => format!("{known} others are"),
+        [one] => format!("{known} others are, of which {one} is nearest"),
+        [some @ .., last] => {
+            format!("{known} others are, of which {} and {last} are nearest", some.join(", "))
+        }
+    }
 }
 
 /// The fields of a Hugging Face `config.json` that model families read. Those that a file lacks

@@ -296,9 +296,10 @@ pub fn measure_alone<M: LanguageModel + Module + Clone>(
         Some(moment) => Inputs::of(&moment, None, options.rounding)
             .map_err(|source| TypesError::Linalg { tensor: tensor.into(), source })?,
     };
+    let about = |source| TypesError::Quantize { tensor: tensor.into(), source };
     let costs = costs_in(shape, &options.types, |tensor_type| {
-        let stored = stored(&inputs, tensor_type, &entries, shape[1])
-            .map_err(|source| TypesError::Quantize { tensor: tensor.into(), source })?;
+        let bytes = inputs.quantize_in_tiles(tensor_type, &entries, shape[1], progress, about)?;
+        let stored = tensor_type.dequantize_rows(&bytes, shape[1]).map_err(about)?;
         let changed = with_values(model.clone(), tensor, stored, shape);
         divergence_on_first(&changed, model, calibration, options, progress)
     })?;

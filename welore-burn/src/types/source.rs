@@ -9,6 +9,7 @@ use crate::ggml::TensorType;
 use crate::gguf::{CheckpointSource, GgufError, GgufTensor, TensorSource};
 use crate::model::OpenedModel;
 use crate::modules::MatrixName;
+use crate::progress::Progress;
 
 /// The tensors of a dense model directory, in any type: floats are rounded to the nearest, matrices
 /// in block types with what a calibration knows about their inputs and outputs.
@@ -65,13 +66,18 @@ impl TensorSource for QuantizedSource<'_> {
         }
     }
 
-    fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError> {
-        let Some(dtype) = blocks_of(tensor) else { return self.floats.bytes(tensor) };
+    fn bytes(
+        &self,
+        tensor: &GgufTensor,
+        progress: &mut dyn Progress,
+    ) -> Result<Cow<'_, [u8]>, GgufError> {
+        let Some(dtype) = blocks_of(tensor) else { return self.floats.bytes(tensor, progress) };
         let [_, columns] = self.checkpoint.matrix_shape(&tensor.name)?;
         let entries = self.checkpoint.read_f32(&tensor.name)?;
         let inputs = self.inputs_of(&tensor.name)?;
         let about = |source| GgufError::Quantize { tensor: tensor.name.clone(), source };
-        Ok(Cow::Owned(inputs.quantize(dtype, &entries, columns).map_err(about)?))
+        let bytes = inputs.quantize_in_tiles(dtype, &entries, columns, progress, about)?;
+        Ok(Cow::Owned(bytes))
     }
 
     fn release(&self, tensor: &GgufTensor) {

@@ -48,7 +48,7 @@ impl<S: TensorSource, M: Module> StoredModel<S, M> {
         progress.begin("rounding", matrices.len());
         for tensor in matrices {
             progress.step(&tensor.name)?;
-            self.bytes(tensor)?;
+            self.bytes(tensor, progress)?;
             self.release(tensor);
         }
         Ok(())
@@ -65,8 +65,12 @@ impl<S: TensorSource, M: Module> TensorSource for StoredModel<S, M> {
         self.source.check(tensor)
     }
 
-    fn bytes(&self, tensor: &GgufTensor) -> Result<Cow<'_, [u8]>, GgufError> {
-        let bytes = self.source.bytes(tensor)?;
+    fn bytes(
+        &self,
+        tensor: &GgufTensor,
+        progress: &mut dyn Progress,
+    ) -> Result<Cow<'_, [u8]>, GgufError> {
+        let bytes = self.source.bytes(tensor, progress)?;
         if let [rows, columns] = tensor.shape[..] {
             let about = |source| GgufError::Quantize { tensor: tensor.name.clone(), source };
             // What is in blocks that the model gave has the model's numbers.

@@ -9,6 +9,7 @@
 mod budget;
 
 use std::collections::BTreeMap;
+use std::convert::Infallible;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::panic::resume_unwind;
@@ -182,8 +183,25 @@ impl Workers {
         work: impl Fn(usize) -> T + Sync,
         mut done: impl FnMut(usize, T),
     ) {
+        let Ok(()) = self.try_spread_in_order(count, work, |index, result| {
+            done(index, result);
+            Ok::<(), Infallible>(())
+        });
+    }
+
+    /// The same, ended by the first error of `done`. Pieces in flight are still finished.
+    ///
+    /// # Errors
+    ///
+    /// That error.
+    pub fn try_spread_in_order<T: Send, E>(
+        &self,
+        count: usize,
+        work: impl Fn(usize) -> T + Sync,
+        mut done: impl FnMut(usize, T) -> Result<(), E>,
+    ) -> Result<(), E> {
         let turns = Turns { ahead: self.count(), ..Turns::default() };
-        let mut waiting = BTreeMap::new();
+        let (mut waiting, mut outcome) = (BTreeMap::new(), Ok(()));
         self.spread(
             count,
             |index| {
@@ -192,15 +210,22 @@ impl Workers {
             },
             |index, result| {
                 let _alarm = OnPanic(|| turns.end());
-                let Some(result) = result else { return ControlFlow::Break(()) };
+                let Some(result) = result.filter(|_| outcome.is_ok()) else {
+                    return ControlFlow::Break(());
+                };
                 waiting.insert(index, result);
                 while let Some(result) = waiting.remove(&turns.next()) {
-                    done(turns.next(), result);
+                    outcome = done(turns.next(), result);
+                    if outcome.is_err() {
+                        turns.end();
+                        return ControlFlow::Break(());
+                    }
                     turns.advance();
                 }
                 ControlFlow::Continue(())
             },
         );
+        outcome
     }
 
     /// The results of `work` for every index below `count`, in order.
@@ -331,6 +356,25 @@ mod tests {
         };
         workers.spread(1000, |_| std::thread::sleep(std::time::Duration::from_millis(1)), note);
         assert!(seen < 100, "{seen}");
+    }
+
+    #[test]
+    fn work_in_order_is_ended_by_an_error() {
+        for count in [1, 3] {
+            let workers = Workers::new(NonZeroUsize::new(count).unwrap());
+            let (begun, mut seen) = (AtomicUsize::new(0), Vec::new());
+            let outcome = workers.try_spread_in_order(
+                1000,
+                |index| begun.fetch_max(index + 1, Ordering::SeqCst),
+                |index, _| {
+                    seen.push(index);
+                    if index == 4 { Err("stopped") } else { Ok(()) }
+                },
+            );
+            assert_eq!((outcome, seen), (Err("stopped"), vec![0, 1, 2, 3, 4]));
+            let begun = begun.into_inner();
+            assert!(begun < 10, "{begun}");
+        }
     }
 
     #[test]

@@ -24,6 +24,7 @@ const PICTURE: &str = "an SVG picture";
 const TYPES: &str = "a plan of types";
 const TENSOR_TYPES: &str = "a list of the types of tensors";
 const GGUF: &str = "a GGUF file";
+const GGUF_OTHERWISE_NAMED: &str = "a GGUF file whose name does not end in .gguf";
 const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
 const SEARCH: &str = "the journal of a search";
@@ -210,6 +211,7 @@ pub fn no_model(path: &Path) -> WrongInput {
         LOGITS => {
             format!("give the model to compare as MODEL, and this with --against {path}")
         }
+        GGUF_OTHERWISE_NAMED => format!("rename it to {path}.gguf"),
         _ => WHAT_MODEL_IS.into(),
     };
     WrongInput::with_hint(format!("{path} is {what}, not a model directory"), hint)
@@ -345,7 +347,7 @@ fn what_is(path: &Path) -> &'static str {
     if head.starts_with(b"GGUF") {
         return match has_end(&path.to_string_lossy(), &[".gguf"]) {
             true => GGUF,
-            false => "a GGUF file whose name does not end in .gguf",
+            false => GGUF_OTHERWISE_NAMED,
         };
     }
     if head.get(8) == Some(&b'{') && head[6..8] == [0, 0] {

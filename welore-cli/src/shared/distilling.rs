@@ -4,7 +4,7 @@ use anyhow::Result;
 use burn::tensor::FloatDType;
 use welore_burn::calibrate::Calibration;
 use welore_burn::checkpoint::Checkpoint;
-use welore_burn::compress::Compressor;
+use welore_burn::compress::{CompressReport, Compressor};
 use welore_burn::distill::{DistillOptions, Distilled, distill};
 use welore_burn::files::OutputDir;
 use welore_burn::model::load_model;
@@ -15,7 +15,7 @@ use crate::devices::Compute;
 use crate::terminal::Bar;
 
 /// Takes the step with what a compressor has written, before it is committed, and writes the result in
-/// its place.
+/// its place. The report of the compressor gets the errors of after the step.
 pub fn take_step(
     (compressor, plan): (&Compressor<'_>, &RankPlan),
     checkpoint: &Checkpoint,
@@ -23,14 +23,15 @@ pub fn take_step(
     calibration: &Calibration,
     options: &DistillOptions,
     compute: &Compute,
+    report: &mut CompressReport,
 ) -> Result<Distilled> {
     let mut bar = Bar::default();
     let model = load_for_blocks(output.path(), compute, &mut bar)?;
     let dense = load_model(checkpoint.dir(), &compute.device, FloatDType::F32, &mut bar)?.model;
     let found = distill(&model, &dense, plan, calibration, options, &mut bar)?;
-    bar.finish();
     // The files of the compressed model are replaced.
-    drop(model);
-    found.write(compressor, checkpoint, output)?;
+    drop((model, dense));
+    found.write(compressor, checkpoint, output, report, &mut bar)?;
+    bar.finish();
     Ok(found)
 }

@@ -8,7 +8,7 @@ use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
 use welore_burn::ggml::ContainerError;
 use welore_burn::gguf::GgufError;
-use welore_burn::model::{ConfigError, LoadError, nearest_model_type};
+use welore_burn::model::{ConfigError, LoadError};
 
 use super::Verdict;
 use crate::models::WHAT_MODEL_IS;
@@ -153,9 +153,8 @@ pub(super) fn form(error: &FormError) -> Option<Verdict> {
 
 pub(super) fn load(error: &LoadError) -> Option<Verdict> {
     match error {
-        LoadError::Config { source: ConfigError::Architecture { model_type, .. }, .. } => {
-            let nearest = nearest_model_type(model_type);
-            Some(Verdict::input_with(format!("the nearest of these is `{nearest}`; {OF_WEIGHTS}")))
+        LoadError::Config { source: ConfigError::Architecture { .. }, .. } => {
+            Some(Verdict::input_with(format!("README.md lists all families; {OF_WEIGHTS}")))
         }
         LoadError::Config { source: ConfigError::Unsupported { field, .. }, .. }
             if *field == "quantization_config" =>

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Block, Blocks};
+use super::{Block, Blocks, Rounds};
 use crate::calibrate::SharedInputs;
 use crate::compress::error::CompressError;
 use crate::compress::stages::Inputs;
@@ -37,39 +37,69 @@ impl<M: LanguageModel> Blocks<'_, M> {
         })
     }
 
-    /// What compressing each of some matrices needs, in bytes.
-    fn needs(&self, stage: &[SharedInputs]) -> Vec<u64> {
-        let needs = stage.iter().map(|matrix| self.compressor.cost(self.planned[&matrix.name]));
-        needs.map(|cost| cost.bytes).collect()
-    }
-
     /// Brings the matrices of a stage into their forms, for the inputs that they have.
     pub(super) fn factor(
         &self,
         stage: &[SharedInputs],
         shared: Option<&Weighting>,
-        rounds: bool,
+        rounds: Rounds,
     ) -> Result<Block, CompressError> {
-        let work = |place: usize| -> Result<StoredForm, CompressError> {
-            let name = &stage[place].name;
+        let rounding = self.compressor.rounding;
+        let work = |name: &MatrixName| -> Result<StoredForm, CompressError> {
             let (plan, norm) = (self.planned[name], self.norm_of(name, shared)?);
             let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
             let made = match rounds {
-                true => {
-                    let rounding = self.compressor.rounding;
-                    plan.form.make_stored(&dense, &norm, plan.dtype, rounding)
-                }
-                false => plan.form.make(&dense, &norm).map(StoredForm::from),
+                Rounds::Now => plan.form.make_stored(&dense, &norm, plan.dtype, rounding),
+                Rounds::Later => plan.form.make_to_refine(&dense, &norm, plan.dtype, rounding),
+                Rounds::Never => plan.form.make(&dense, &norm).map(StoredForm::from),
             };
             made.map_err(CompressError::of_making(name))
         };
-        let mut block = Block::new();
-        let memory = self.compressor.write.budget.memory;
-        self.jobs.try_spread_within(memory, &self.needs(stage), work, |place, made| {
-            block.insert(stage[place].name.clone(), made);
-            Ok(())
+        let made = self.on_each(stage, work)?;
+        Ok(stage.iter().map(|matrix| matrix.name.clone()).zip(made).collect())
+    }
+
+    /// Does work on each matrix of a stage, within the budget. The results are in the order of the stage.
+    fn on_each<T: Send>(
+        &self,
+        stage: &[SharedInputs],
+        work: impl Fn(&MatrixName) -> Result<T, CompressError> + Sync,
+    ) -> Result<Vec<T>, CompressError> {
+        let needs = stage.iter().map(|matrix| self.compressor.cost(self.planned[&matrix.name]));
+        let needs: Vec<u64> = needs.map(|cost| cost.bytes).collect();
+        let mut results: Vec<Option<T>> = stage.iter().map(|_| None).collect();
+        self.jobs.try_spread_within(
+            self.compressor.write.budget.memory,
+            &needs,
+            |place| work(&stage[place].name),
+            |place, result| -> Result<(), CompressError> {
+                results[place] = Some(result);
+                Ok(())
+            },
+        )?;
+        Ok(results.into_iter().flatten().collect())
+    }
+
+    /// Rounds the refined matrices of a stage so that numbers make up for each other, where that comes
+    /// closer than the nearest numbers.
+    pub(super) fn refit(
+        &self,
+        stage: &[SharedInputs],
+        shared: Option<&Weighting>,
+        block: &mut Block,
+    ) -> Result<(), CompressError> {
+        let made = &*block;
+        let fitted = self.on_each(stage, |name| {
+            let (plan, norm) = (self.planned[name], self.norm_of(name, shared)?);
+            let fitted = plan.form.refitted(plan.shape, &made[name].parts, &norm, plan.dtype);
+            fitted.map_err(CompressError::of_making(name))
         })?;
-        Ok(block)
+        for (matrix, fitted) in stage.iter().zip(fitted) {
+            if let (Some(made), Some(fitted)) = (block.get_mut(&matrix.name), fitted) {
+                made.parts = fitted;
+            }
+        }
+        Ok(())
     }
 
     /// Measures how far the compressed matrices of a stage are from the dense ones, as they became.
@@ -80,8 +110,7 @@ impl<M: LanguageModel> Blocks<'_, M> {
         block: &mut Block,
     ) -> Result<(), CompressError> {
         let made = &*block;
-        let work = |place: usize| -> Result<Option<f64>, CompressError> {
-            let name = &stage[place].name;
+        let errors = self.on_each(stage, |name| {
             let (plan, parts) = (self.planned[name], &made[name].parts);
             if plan.is_dense() {
                 return Ok(None);
@@ -90,18 +119,7 @@ impl<M: LanguageModel> Blocks<'_, M> {
             let dense = self.watch.matrix(name).map_err(CompressError::of_form(name))?;
             let error = plan.form.error_of(&dense, &norm, parts.clone());
             error.map(Some).map_err(CompressError::of_making(name))
-        };
-        let mut errors = vec![None; stage.len()];
-        let memory = self.compressor.write.budget.memory;
-        self.jobs.try_spread_within(
-            memory,
-            &self.needs(stage),
-            work,
-            |place, error| -> Result<(), CompressError> {
-                errors[place] = error;
-                Ok(())
-            },
-        )?;
+        })?;
         for (matrix, error) in stage.iter().zip(errors) {
             if let (Some(made), Some(error)) = (block.get_mut(&matrix.name), error) {
                 made.error.stored_error = error;

@@ -15,7 +15,7 @@ use super::report::CompressReport;
 use super::sink::{Nowhere, Sink};
 use super::stages::{Inputs, Signal, Stage, adapted, in_one_stage, of_planned, stages_of};
 use crate::calibrate::{SharedInputs, Watch, survey};
-use crate::forms::{Rest, StoredForm};
+use crate::forms::{Rest, Rounding, StoredForm};
 use crate::linalg::Matrix;
 use crate::model::{LanguageModel, as_tensor, device_of};
 use crate::modules::{Change, MatrixName, Place, map_floats, walk};
@@ -73,6 +73,16 @@ pub(super) struct Blocks<'a, M> {
     /// Workers for matrices.
     jobs: Workers,
     device: Device,
+}
+
+/// When the numbers of matrices are rounded to the types that they are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Rounds {
+    /// As they are made, so that later matrices make up for it.
+    Now,
+    /// Once they are refined, by steps that are smaller than a stored type resolves.
+    Later,
+    Never,
 }
 
 /// The planned matrices of a block as they become, by name.
@@ -214,8 +224,11 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
             let (model, known) = (self.attach(model, &block)?, !block.is_empty());
             return Ok(Compressed { model, next, block, known });
         }
-        // Refinement takes steps that are smaller than a stored type resolves.
-        let rounds_now = sink.rounds() && self.options.refine.is_none();
+        let rounds = match (sink.rounds(), &self.options.refine) {
+            (false, _) => Rounds::Never,
+            (true, None) => Rounds::Now,
+            (true, Some(_)) => Rounds::Later,
+        };
         let (mut model, mut block, mut next) = (model, Block::new(), None);
         let mut norms = Vec::new();
         for stage in turn.stages {
@@ -234,17 +247,22 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
                 return Err(CompressError::NotFinite { block: turn.index + 1 });
             }
             let norm = inputs.map(|inputs| self.norm_for(stage, &inputs)).transpose()?;
-            let made = self.factor(stage, norm.as_ref(), rounds_now)?;
+            let made = self.factor(stage, norm.as_ref(), rounds)?;
             model = self.attach(model, &made)?;
             block.extend(made);
             norms.push(norm.filter(|_| self.options.refine.is_some()));
         }
         let next = next.unwrap_or_else(|| self.outputs(turn, signal));
         let refined = self.refined(model, &mut block, turn, (signal, next.as_slice()), progress)?;
-        let model = match sink.rounds() {
+        if rounds == Rounds::Later && self.compressor.rounding == Rounding::Fitted {
+            for (stage, norm) in turn.stages.iter().zip(&norms) {
+                self.refit(stage, norm.as_ref(), &mut block)?;
+            }
+        }
+        let model = match rounds {
+            Rounds::Never => refined,
             // What is rounded already stays as it is.
-            true => self.rounded(refined, &mut block)?,
-            false => refined,
+            Rounds::Now | Rounds::Later => self.rounded(refined, &mut block)?,
         };
         if self.options.refine.is_some() {
             for (stage, norm) in turn.stages.iter().zip(norms) {

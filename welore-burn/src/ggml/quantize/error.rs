@@ -81,3 +81,18 @@ pub enum QuantizeError {
         reason: String,
     },
 }
+
+impl QuantizeError {
+    /// The same of a matrix that has so many rows above these.
+    pub(crate) fn below(self, above: usize) -> Self {
+        match self {
+            Self::NotFinite { row, column, value } => {
+                Self::NotFinite { row: row + above, column, value }
+            }
+            Self::Overflow { row, column, value, dtype } => {
+                Self::Overflow { row: row + above, column, value, dtype }
+            }
+            other => other,
+        }
+    }
+}

@@ -25,7 +25,7 @@ use crate::linalg::{FedBlock, Feedback};
 
 /// Rows that go through [`Feedback::pass`] together. Fixed, so that results do not depend on the
 /// number of threads.
-const ROWS_AT_ONCE: usize = 64;
+pub(crate) const ROWS_AT_ONCE: usize = 64;
 
 /// Weights of columns are at least this share of their mean, so that a column without inputs still
 /// decides where no other one does.

@@ -49,7 +49,7 @@ pub(super) trait Family: Sync {
     /// Its `model_type` in a `config.json`.
     fn model_type(&self) -> &'static str;
 
-    /// Its best-known models, for messages.
+    /// Its best-known models, for messages about others that are named alike.
     fn models(&self) -> &'static str;
 
     /// What transformers takes for fields that a `config.json` lacks, where families differ.
@@ -144,9 +144,23 @@ pub(super) fn family_of(model_type: &str) -> Result<&'static dyn Family, ConfigE
     let known = FAMILIES.iter().find(|family| family.model_type() == model_type);
     known.copied().ok_or_else(|| {
         let models =
-            |family: &&dyn Family| format!("{} ({})", family.model_type(), family.models());
-        let supported: Vec<String> = FAMILIES.iter().map(models).collect();
-        let (model_type, supported) = (model_type.into(), supported.join(", "));
-        ConfigError::Architecture { model_type, supported }
+            |family: &dyn Family| format!("`{}` ({})", family.model_type(), family.models());
+        let nearest = nearest_to(model_type).into_iter().map(models).collect();
+        ConfigError::Architecture { model_type: model_type.into(), known: FAMILIES.len(), nearest }
     })
+}
+
+/// The families whose `model_type` takes the fewest changes of letters to get to, the nearest first, at
+/// most 3; none of those that are more than half different.
+fn nearest_to(model_type: &str) -> Vec<&'static dyn Family> {
+    // A name from a stranger may be of any length.
+    let start: String = model_type.chars().take(64).collect();
+    let near = FAMILIES.iter().filter_map(|family| {
+        let changes = strsim::damerau_levenshtein(&start, family.model_type());
+        let longer = start.chars().count().max(family.model_type().len());
+        (2 * changes <= longer).then_some((changes, *family))
+    });
+    let mut near: Vec<(usize, &'static dyn Family)> = near.collect();
+    near.sort_by_key(|(changes, _)| *changes);
+    near.into_iter().take(3).map(|(_, family)| family).collect()
 }

@@ -238,7 +238,7 @@ impl<'a> Problem<'a> {
             );
         }
         let parameters = [plan.parameters_before, plan.parameters_after];
-        say_sizes(parameters, [plan.bytes_before, plan.bytes_after], loss)?;
+        say_sizes(parameters, [plan.bytes_before, plan.bytes_after], loss, None)?;
         let did = if report.is_some() { "wrote" } else { "would write" };
         say!("{did} {output} in {}", format::time(seconds));
         Ok(())

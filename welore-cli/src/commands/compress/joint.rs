@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use welore_burn::calibrate::Calibration;
 use welore_burn::channels::{
-    CHANNELS_FILE, ChannelGoal, CurveOptions, JointPlan, Mlp, Widths, measure_channels, mlps,
-    write_channels,
+    CHANNELS_FILE, ChannelGoal, ChannelReport, CurveOptions, JointPlan, Mlp, Widths,
+    measure_channels, mlps, write_channels,
 };
-use welore_burn::compress::WriteOptions;
+use welore_burn::checkpoint::PLAN_FILE;
+use welore_burn::compress::{CompressReport, WriteOptions};
 use welore_burn::files::{OutputDir, write_file};
 use welore_burn::forms::Storage;
 use welore_burn::linalg::Shrink;
@@ -18,6 +19,7 @@ use welore_burn::model::OpenedModel;
 use welore_burn::plan::{Candidate, PlanOptions, Target};
 use welore_burn::spectrum::{Method, Norms};
 
+use super::telling::{factored, of_errors};
 use super::weighed::{check_calibration, given_or_made, of_making, say_sizes};
 use super::{inputs, or_kept, without_factors};
 use crate::args::{CompressArgs, EngineArg, Typed, rule};
@@ -63,11 +65,14 @@ pub fn run(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let (mut plan, measured) = problem.solve(&calibration, norms.clone())?;
     note_calibration(&mut plan.ranks, Some(&calibration));
     warn_of_prospect(&plan.ranks, true);
-    if let Some(output) = output {
-        let at = scratch.path().join("narrow");
-        problem.write(&plan, &calibration, norms, &at, output)?;
-    }
-    problem.tell(&plan, started.elapsed().as_secs_f64())?;
+    let written = match output {
+        Some(output) => {
+            let at = scratch.path().join("narrow");
+            Some(problem.write(&plan, &calibration, norms, &at, output)?)
+        }
+        None => None,
+    };
+    problem.tell(&plan, written.as_ref(), started.elapsed().as_secs_f64())?;
     measured.tell("measured");
     Ok(())
 }
@@ -163,6 +168,14 @@ struct Problem<'a> {
     curves: CurveOptions,
 }
 
+/// What was made of a model.
+struct Written {
+    /// Its factored matrices.
+    factored: CompressReport,
+    /// What everything is expected to cost as it is stored, in nats per token.
+    stored_loss: Option<f64>,
+}
+
 impl<'a> Problem<'a> {
     /// Refuses what the model's shapes tell, before anything is computed.
     fn of(
@@ -207,7 +220,7 @@ impl<'a> Problem<'a> {
     }
 
     /// Writes the narrower model to `narrow`, which is temporary, and from there the result: what is
-    /// factored of it is as it was, so the calibration knows it.
+    /// factored of it is as it was, so the calibration knows it. Returns what was made of it.
     fn write(
         &self,
         plan: &JointPlan,
@@ -215,31 +228,33 @@ impl<'a> Problem<'a> {
         norms: Norms<'_>,
         narrow: &Path,
         output: OutputDir,
-    ) -> Result<()> {
+    ) -> Result<Written> {
         let shard_bytes = self.args.shards.shard_size;
         let narrower = match plan.is_narrower() {
             true => Some(self.narrow(plan, calibration, narrow)?),
             false => None,
         };
-        let dense = narrower.as_ref().unwrap_or(self.opened);
+        let dense = narrower.as_ref().map_or(self.opened, |(opened, _)| opened);
         let mut bar = Bar::default();
         let written = compressor(&plan.ranks, norms, None)
             .with_budget(self.curves.budget)
             .with_shard_bytes(shard_bytes)
             .directory(&dense.checkpoint, &output, &mut bar);
         bar.finish();
-        let (output, _) = or_kept(output, written)?;
-        let channels = plan.channels.to_json();
-        in_target(
-            write_file(output.path().join(CHANNELS_FILE), channels.as_bytes()).map_err(Into::into),
-            &output,
-        )?;
+        let (output, factored) = or_kept(output, written)?;
+        let channels = narrower.as_ref().map(|(_, channels)| channels);
+        let noted = plan.noted(&factored, channels);
+        let files = [(CHANNELS_FILE, plan.channels.to_json()), (PLAN_FILE, noted.to_json())];
+        for (file, text) in files {
+            let written = write_file(output.path().join(file), text.as_bytes());
+            in_target(written.map_err(Into::into), &output)?;
+        }
         let (from, base) = (self.opened.checkpoint.dir(), self.args.model.to_string_lossy());
         let labels = calibration.gradient_labels().map(|(labels, _)| labels);
         let card = write_joint_card(output.path(), from, &base, plan, labels);
         in_target(card, &output)?;
         output.commit()?;
-        Ok(())
+        Ok(Written { factored, stored_loss: noted.totals.stored_loss })
     }
 
     /// The dense model with fewer channels, in a directory that is made.
@@ -248,22 +263,23 @@ impl<'a> Problem<'a> {
         plan: &JointPlan,
         calibration: &Calibration,
         at: &Path,
-    ) -> Result<OpenedModel> {
+    ) -> Result<(OpenedModel, ChannelReport)> {
         let options =
             WriteOptions { budget: self.curves.budget, shard_bytes: self.args.shards.shard_size };
         let output = OutputDir::create(at, false)?;
         let mut bar = Bar::default();
-        write_channels(self.opened, &plan.channels, calibration, &output, &options, &mut bar)?;
+        let report =
+            write_channels(self.opened, &plan.channels, calibration, &output, &options, &mut bar)?;
         bar.finish();
         output.commit()?;
-        open_known(at, &host())
+        Ok((open_known(at, &host())?, report))
     }
 
     /// Says what was written, or would be.
-    fn tell(&self, plan: &JointPlan, seconds: f64) -> Result<()> {
+    fn tell(&self, plan: &JointPlan, written: Option<&Written>, seconds: f64) -> Result<()> {
         let (channels, totals) = (&plan.channels, &plan.ranks.totals);
         if self.args.json {
-            return self.print_json(plan, seconds);
+            return self.print_json(plan, written, seconds);
         }
         say!("channels   {} in each MLP", channels.describe_widths());
         let are = ["is factored (an LRC)", "are factored (LRCs)"];
@@ -272,7 +288,11 @@ impl<'a> Problem<'a> {
         say!("kept       {kept} of the parameters of the selected matrices");
         let parameters = [channels.parameters_before, totals.parameters_after];
         let bytes = [channels.bytes_before, totals.bytes_after];
-        say_sizes(parameters, bytes, plan.expected_loss)?;
+        let stored = written.and_then(|written| written.stored_loss);
+        say_sizes(parameters, bytes, plan.expected_loss, stored)?;
+        if let Some(line) = written.and_then(|written| of_errors(&written.factored, None)) {
+            say!("{line}");
+        }
         let speed = plan.expected_speed;
         say!(
             "speed      expected on a CPU: {:.2}x the dense model's with many tokens at a time, \
@@ -290,11 +310,16 @@ impl<'a> Problem<'a> {
         Ok(())
     }
 
-    fn print_json(&self, plan: &JointPlan, seconds: f64) -> Result<()> {
+    fn print_json(&self, plan: &JointPlan, written: Option<&Written>, seconds: f64) -> Result<()> {
         let (channels, totals) = (&plan.channels, &plan.ranks.totals);
-        let factored = plan.ranks.matrices.iter().filter(|matrix| matrix.is_low_rank());
-        let factored: Vec<_> =
-            factored.map(|m| json!({ "name": m.name, "rank": m.rank })).collect();
+        let factored: Vec<Value> = match written {
+            Some(written) => factored(&written.factored),
+            None => {
+                let planned = plan.ranks.matrices.iter().filter(|matrix| matrix.is_low_rank());
+                planned.map(|m| json!({ "name": m.name, "rank": m.rank })).collect()
+            }
+        };
+        let errors = written.and_then(|written| written.factored.relative_errors());
         output::print_json(&json!({
             "output": self.args.output.display().to_string(),
             "dry_run": self.args.dry_run,
@@ -306,7 +331,10 @@ impl<'a> Problem<'a> {
             "parameters_after": totals.parameters_after,
             "bytes_before": channels.bytes_before,
             "bytes_after": totals.bytes_after,
+            "relative_error": errors.map(|[computed, _]| computed),
+            "stored_error": errors.map(|[_, stored]| stored),
             "expected_loss": plan.expected_loss,
+            "stored_loss": written.and_then(|written| written.stored_loss),
             "expected_speed": plan.expected_speed,
             "calibration": channels.calibration,
             "seconds": seconds,

@@ -130,11 +130,11 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
         _ => compressor.directory(checkpoint, &output, &mut bar),
     };
     bar.finish();
-    let (output, report) = or_kept(output, written)?;
+    let (output, mut report) = or_kept(output, written)?;
     let step = match (distilling, &calibration, &compute) {
         (Some(options), Some(of), Some(on)) => {
             let factored = (&compressor, &planned.plan);
-            take_step(factored, checkpoint, &output, of, &options, on).map(Some)
+            take_step(factored, checkpoint, &output, of, &options, on, &mut report).map(Some)
         }
         _ => Ok(None),
     };

@@ -44,7 +44,7 @@ pub(super) fn check_narrow(
     let (has_narrow, has_choice) = match goal {
         Goal::Given(plan) => {
             let mut factored = plan.matrices.iter().filter(|m| m.form.rank().is_some());
-            let choices = Compressor::new(plan).storages_to_choose();
+            let choices = Compressor::new(plan).storages_to_choose(found.checkpoint());
             (factored.any(|matrix| is_narrow(matrix.dtype)), choices > 0)
         }
         Goal::Target(..) => {
@@ -70,7 +70,7 @@ pub(super) fn with_nearest_storage(
     let compressor = compressor(plan, norms, None)
         .with_budget(budget(&args.resources))
         .with_rounding(args.rounding);
-    let compared = compressor.storages_to_choose();
+    let compared = compressor.storages_to_choose(found.checkpoint());
     let mut bar = Bar::default();
     let chosen = compressor.choose_storage(found.checkpoint(), &mut bar);
     bar.finish();

@@ -1,7 +1,7 @@
 //! What `compress` says of the matrices that it has factored.
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use welore_burn::compress::CompressReport;
 use welore_burn::distill::Distilled;
 
@@ -27,9 +27,8 @@ pub(super) fn tell(
     })?;
     if !args.json {
         output::print_block(&describe(plan))?;
-        if let Some(line) = of_errors(report) {
-            let before = if step.is_some() { ", before the step" } else { "" };
-            say!("{line}{before}");
+        if let Some(line) = of_errors(report, step) {
+            say!("{line}");
         }
         if let Some(step) = step {
             tell_step(step)?;
@@ -37,34 +36,20 @@ pub(super) fn tell(
         say!("wrote {} in {}", args.output.display(), format::time(seconds));
         return Ok(());
     }
-    let compressed: Vec<_> = report
-        .compressed
-        .iter()
-        .map(|m| {
-            let losses = m.losses();
-            json!({
-                "name": m.name,
-                "rank": m.rank,
-                "relative_error": m.relative_error,
-                "stored_error": m.stored_error,
-                "loss": losses.map(|[computed, _]| computed),
-                "stored_loss": losses.map(|[_, stored]| stored),
-            })
-        })
-        .collect();
     let (errors, losses) = (report.relative_errors(), report.losses());
+    let are_known = report.outdated.is_empty();
     output::print_json(&json!({
         "output": args.output.display().to_string(),
         "policy": plan.policy,
         "target": plan.target,
         "min_ratio": plan.min_ratio,
         "totals": plan.totals,
-        "factored": compressed,
+        "factored": factored(report),
         "adapted": report.adapted,
         "relative_error": errors.map(|[computed, _]| computed),
-        "stored_error": errors.map(|[_, stored]| stored),
+        "stored_error": errors.filter(|_| are_known).map(|[_, stored]| stored),
         "loss": losses.map(|[computed, _]| computed),
-        "stored_loss": losses.map(|[_, stored]| stored),
+        "stored_loss": losses.filter(|_| are_known).map(|[_, stored]| stored),
         "distilled": step.map(|step| json!({
             "length": step.length,
             "before": step.before,
@@ -75,8 +60,30 @@ pub(super) fn tell(
     }))
 }
 
+/// The factored matrices with their errors, as computed and as stored.
+pub(super) fn factored(report: &CompressReport) -> Vec<Value> {
+    let factored = report.compressed.iter().map(|matrix| {
+        let losses = matrix.losses();
+        let is_known = !report.outdated.contains(&matrix.name);
+        json!({
+            "name": matrix.name,
+            "rank": matrix.rank,
+            "relative_error": matrix.relative_error,
+            "stored_error": is_known.then_some(matrix.stored_error),
+            "loss": losses.map(|[computed, _]| computed),
+            "stored_loss": losses.filter(|_| is_known).map(|[_, stored]| stored),
+        })
+    });
+    factored.collect()
+}
+
 /// How far the factored matrices are from the dense ones, as computed and as stored, as a line.
-fn of_errors(report: &CompressReport) -> Option<String> {
+pub(super) fn of_errors(report: &CompressReport, step: Option<&Distilled>) -> Option<String> {
+    let when = match step {
+        Some(_) if !report.outdated.is_empty() => " before the step",
+        Some(step) if step.length > 0.0 => " after the step",
+        _ => "",
+    };
     let [computed, stored] = report.relative_errors()?;
     let (computed, stored) = (100.0 * computed, 100.0 * stored);
     let loss = report.losses().map(|[computed, stored]| {
@@ -86,7 +93,7 @@ fn of_errors(report: &CompressReport) -> Option<String> {
         )
     });
     Some(format!(
-        "error      {computed:.3}% of the factored matrices, {stored:.3}% as stored{}",
+        "error      {computed:.3}% of the factored matrices, {stored:.3}% as stored{when}{}",
         loss.unwrap_or_default()
     ))
 }

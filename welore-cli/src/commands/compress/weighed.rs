@@ -72,13 +72,20 @@ pub(super) fn given_or_made(
     Ok(calibration)
 }
 
-/// Says how many parameters and bytes there were and are, and what that is expected to cost.
-pub(super) fn say_sizes(parameters: [u64; 2], bytes: [u64; 2], loss: f64) -> Result<()> {
+/// Says how many parameters and bytes there were and are, and what that is expected to cost, as planned
+/// and as it is stored, where that is known.
+pub(super) fn say_sizes(
+    parameters: [u64; 2],
+    bytes: [u64; 2],
+    loss: f64,
+    stored: Option<f64>,
+) -> Result<()> {
     let change = |[before, after]: [u64; 2]| format::percent(after as f64 / before as f64);
     let [before, after] = parameters.map(format::count);
     say!("parameters {before} -> {after} ({})", change(parameters));
     let [before, after] = bytes.map(format::bytes);
     say!("bytes      {before} -> {after} ({})", change(bytes));
-    say!("expected   the loss rises by {loss:.2e} nats per token");
+    let stored = stored.map(|loss| format!(", as stored by {loss:.2e}")).unwrap_or_default();
+    say!("expected   the loss rises by {loss:.2e} nats per token{stored}");
     Ok(())
 }

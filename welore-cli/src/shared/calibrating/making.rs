@@ -30,20 +30,24 @@ impl Making<'_> {
     /// Makes it in `file`, unless it is kept elsewhere. `fate` says what becomes of it there.
     pub fn make(&self, compute: &Compute, file: &Path, fate: &str) -> Result<Calibration> {
         let opened = open_known(self.model, &compute.device.clone().autodiff())?;
-        let work = CalibrationWork::new(opened, self.texts, self.amount, compute)?;
+        let mut work = CalibrationWork::new(opened, self.texts, self.amount, compute)?;
+        if self.kept.is_some() {
+            work = work.resumable();
+        }
+        let output = self.kept.unwrap_or(file);
         // Nothing is promised that is then refused.
-        work.preview()?;
+        work.check(output)?;
         if let Some((own, instead)) = work.own().zip(self.instead) {
             tell_default(own, instead);
         }
-        let Some(kept) = self.kept else {
+        if self.kept.is_none() {
             note!("{fate}");
-            work.run(compute, file)?;
-            return Ok(Calibration::open(file)?);
-        };
-        work.resumable().run(compute, kept)?;
-        note!("wrote {}", kept.display());
-        Ok(Calibration::open(kept)?)
+        }
+        work.run(compute, output)?;
+        if self.kept.is_some() {
+            note!("wrote {}", output.display());
+        }
+        Ok(Calibration::open(output)?)
     }
 }
 

@@ -1,6 +1,7 @@
 //! Calibrating a model on texts, for `calibrate`, `compress` and `compare`.
 
 mod making;
+mod room;
 mod trial;
 
 use std::collections::BTreeSet;
@@ -12,8 +13,8 @@ use anyhow::Result;
 use burn::tensor::DType;
 use welore_burn::calibrate::{
     CalibrationError, CalibrationOptions, CalibrationSummary, CalibrationText, OwnText,
-    OwnTextOptions, TextRecord, calibrate, own_text, own_text_time, preview_calibration,
-    share_windows,
+    OwnTextOptions, TextRecord, calibrate, calibration_room, own_text, own_text_time,
+    preview_calibration, share_windows,
 };
 use welore_burn::files::unfinished;
 use welore_burn::forms::matrices;
@@ -21,6 +22,7 @@ use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
 use welore_burn::modules::MatrixName;
 
 pub use self::making::Making;
+use self::room::check_room;
 use crate::args::{AmountArgs, Effort, TextArg, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
@@ -213,12 +215,18 @@ impl<'a> CalibrationWork<'a> {
         about(preview_calibration(self.opened.skeleton(), &text, &self.options), &self.texts)
     }
 
+    /// Checks all that can be known before the work, also that there is room for the file, and for what
+    /// is in files meanwhile.
+    pub fn check(&self, output: &Path) -> Result<()> {
+        let summary = self.preview()?;
+        let room = calibration_room(self.opened.skeleton(), &summary, &self.options)?;
+        check_room(output, room)
+    }
+
     /// Calibrates the model, on a text that it writes first if it is to write one.
     pub fn run(self, compute: &Compute, output: &Path) -> Result<Calibrated> {
-        if self.own.is_some() {
-            // Before the model has written for minutes.
-            self.preview()?;
-        }
+        // Before the model is loaded, or has written for minutes.
+        self.check(output)?;
         let Self { opened, texts, own, options } = self;
         let mut bar = Bar::default();
         let loaded = opened.load(compute.dtype, |_| false, &mut bar)?;
