@@ -107,7 +107,7 @@ impl Compressor<'_> {
             make(&mut job)?;
             let errors = job.finish()?;
             copy_companions(checkpoint.dir(), output.path())?;
-            let sequential = self.blockwise.as_ref().is_some_and(|options| options.follow > 0.0);
+            let sequential = self.blockwise.as_ref().is_some_and(|options| options.follows());
             let mut report = CompressReport { sequential, ..CompressReport::default() };
             for piece in &work.pieces {
                 if let Piece::Compress(matrix) = piece

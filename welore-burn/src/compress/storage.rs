@@ -64,7 +64,7 @@ impl Compressor<'_> {
                 changes.push((place, nearer.loss() - planned.loss()));
             }
         }
-        let estimates = self.estimates(checkpoint, &changes)?;
+        let estimates = self.estimates(checkpoint, &changes, progress)?;
         let foreign =
             |error: PlanFileError| CompressError::ForeignPlan { reason: error.to_string() };
         let mut plan = plan.checked().map_err(foreign)?;
@@ -92,6 +92,7 @@ impl Compressor<'_> {
         &self,
         checkpoint: &Checkpoint,
         changes: &[(usize, f64)],
+        progress: &mut dyn Progress,
     ) -> Result<[Option<f64>; 2], CompressError> {
         let PlanTotals { expected_loss, energy_lost, .. } = self.plan.totals;
         if changes.is_empty() {
@@ -105,7 +106,7 @@ impl Compressor<'_> {
         let energy = energy_lost.filter(|_| self.norms.method() == Method::Svd);
         let energy = match energy {
             Some(lost) => {
-                let all = self.energy(checkpoint)?;
+                let all = self.energy(checkpoint, progress)?;
                 Some(lost + 2.0 * rise / all).filter(|lost| lost.is_finite())
             }
             None => None,
@@ -114,9 +115,14 @@ impl Compressor<'_> {
     }
 
     /// The squared norm of all planned matrices.
-    fn energy(&self, checkpoint: &Checkpoint) -> Result<f64, CompressError> {
+    fn energy(
+        &self,
+        checkpoint: &Checkpoint,
+        progress: &mut dyn Progress,
+    ) -> Result<f64, CompressError> {
         let mut all = 0.0;
         for matrix in &self.plan.matrices {
+            progress.check()?;
             let tensor = matrix.name.weight();
             all += checkpoint.read_matrix(&tensor)?.norm().powi(2);
             checkpoint.release(&tensor);

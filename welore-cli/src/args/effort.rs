@@ -1,10 +1,10 @@
-//! How long one is ready to wait.
+//! How long one is willing to wait.
 
 use welore_burn::named::Named;
 
 use super::method::{BEST, SEQUENTIAL, Way};
 
-/// How long one is ready to wait: other defaults for options that are not given. What is given always
+/// How long one is willing to wait: other defaults for options that are not given. What is given always
 /// decides.
 #[derive(Debug)]
 pub struct Effort {
@@ -44,7 +44,7 @@ static NORMAL: Effort = Effort {
 static THOROUGH: Effort = Effort {
     name: "thorough",
     about: "twice the usual windows to calibrate on, where the text has them; where `compress` and \
-            `compare` choose ranks with a calibration, method sequential unless another one than \
+            `compare` choose ranks with a calibration, method sequential, unless one other than \
             `best` is named",
     windows: [2, 1],
     gradient_windows: [2, 1],

@@ -68,7 +68,7 @@ pub(super) static SEQUENTIAL: Way = Way {
 /// What is recommended.
 pub(super) static BEST: Way = Way {
     name: "best",
-    about: "the recommended method: the same as two-sided, unless --effort says another",
+    about: "the recommended method: the same as two-sided, unless --effort says otherwise",
     ..TWO_SIDED
 };
 

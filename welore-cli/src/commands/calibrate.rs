@@ -32,11 +32,12 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
     let opened = open_known(&model, &compute.device.clone().autodiff())?;
-    let work = CalibrationWork::new(opened, &args.text, &args.amount, &compute)?;
+    let work = CalibrationWork::new(opened, &args.text, &args.amount, &compute)?.resumable();
     if args.dry_run {
+        work.check(&args.output)?;
         return preview(&args, work, &compute);
     }
-    let Calibrated { summary, texts } = work.resumable().run(&compute, &args.output)?;
+    let Calibrated { summary, texts } = work.run(&compute, &args.output)?;
     let seconds = started.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(&args.output).map_or(0, |file| file.len());
     if args.json {

@@ -45,7 +45,7 @@ pub fn tell_gguf_name(path: &Path) {
     if !models::is_model_file(path) {
         let path = path.display();
         note!(
-            "commands read {path} as a model only if its name ends in .gguf, as {path}.gguf does"
+            "commands read {path} as a model only if its name ends in .gguf, such as {path}.gguf"
         );
     }
 }

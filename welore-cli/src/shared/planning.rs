@@ -5,6 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use welore_burn::calibrate::{Calibration, CalibrationAmount};
 use welore_burn::checkpoint::Checkpoint;
+use welore_burn::compress::CompressReport;
 use welore_burn::escape;
 use welore_burn::modules::Selection;
 use welore_burn::plan::{
@@ -85,7 +86,9 @@ impl Goal {
     ) -> Result<Planned> {
         match self {
             Self::Given(plan) => {
-                Ok(Planned { plan: *plan, spectra: None, measured: Known::default() })
+                // How a directory was made by it before says nothing of what is made now.
+                let plan = CompressReport::default().noted_in(&plan);
+                Ok(Planned { plan, spectra: None, measured: Known::default() })
             }
             Self::Target(options, policy) => {
                 check_limits(&options, checkpoint, selection)?;
@@ -313,7 +316,10 @@ pub fn describe(plan: &RankPlan) -> String {
 /// How much text the plan was made on, if that is known, and whether it was carried out in the order of
 /// use, as another line.
 fn calibrated(plan: &RankPlan) -> Option<String> {
-    let CalibrationAmount { windows, gradient_windows, seq_len } = plan.calibrated_on?;
+    let Some(CalibrationAmount { windows, gradient_windows, seq_len }) = plan.calibrated_on else {
+        // Plans of earlier versions do not state it, nor those that were made without a calibration.
+        return plan.sequential.then(|| "\norder      made in the order of use".into());
+    };
     let order = if plan.sequential { "; made in the order of use" } else { "" };
     let windows = format::number_of(windows, "window");
     Some(format!(

@@ -172,7 +172,7 @@ impl<'a, M: LanguageModel> Blocks<'a, M> {
         let (_, pass) = begin(&self.text[0]);
         let dense: Vec<Tensor<3>> = self.text.iter().map(|tokens| begin(tokens).0).collect();
         let mut signal = Signal { compressed: dense.clone(), dense, changed: false };
-        let sequential = self.options.follow > 0.0;
+        let sequential = self.options.follows();
         let mut report = CompressReport { sequential, ..CompressReport::default() };
         // Blocks are alike, so each counts the same.
         let blocks = self.layers.len();

@@ -44,6 +44,8 @@ pub(super) fn tell(
         "target": plan.target,
         "min_ratio": plan.min_ratio,
         "totals": plan.totals,
+        "calibrated_on": plan.calibrated_on,
+        "sequential": report.sequential,
         "factored": factored(report),
         "adapted": report.adapted,
         "relative_error": errors.map(|[computed, _]| computed),

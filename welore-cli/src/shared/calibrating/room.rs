@@ -19,8 +19,8 @@ pub(super) fn check_room(output: &Path, bytes: u64) -> Result<()> {
     check_space(output, bytes.saturating_sub(written)).map_err(|error| {
         match error.downcast::<WrongInput>() {
             Ok(wrong) => {
-                let hint = "fewer --gradient-windows or --calibration-windows need less, as hidden \
-                            states of these are in files meanwhile";
+                let hint = "give another output; fewer --gradient-windows or --calibration-windows \
+                            need less where their hidden states are in files meanwhile";
                 WrongInput { hint: Some(hint.into()), ..wrong }.into()
             }
             Err(other) => other,

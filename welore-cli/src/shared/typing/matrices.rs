@@ -121,7 +121,15 @@ impl<'a> Matrices<'a> {
         }
         if matches!(aim, Aim::Given(_)) && !typing.other_calibration {
             let message = "the plan was made with a calibration";
-            return Err(WrongInput::with_hint(message, HOW_TO_GIVE).into());
+            let hint = match kept {
+                // Its name in the cache depends on them.
+                Some(_) => format!(
+                    "{HOW_TO_GIVE}; one in the cache is found with the --effort and the windows that \
+                     it was made with"
+                ),
+                None => HOW_TO_GIVE.into(),
+            };
+            return Err(WrongInput::with_hint(message, hint).into());
         }
         let making = Making {
             model: dir,
