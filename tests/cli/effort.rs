@@ -71,8 +71,11 @@ fn thorough_makes_matrices_in_the_order_of_use() {
     assert_eq!(sandbox.json_file("open/welore_plan.json")["sequential"], true);
     let card = String::from_utf8(sandbox.read("open/README.md")).unwrap();
     assert!(card.contains("- Matrices were made in the order of use"), "{card}");
-    // Whoever carries its plan out in another way gets a plan that says so.
-    sandbox.gives("compress model --plan open --calibration seen --method two-sided -o again");
+    // Whoever carries its plan out in another way gets a plan that says so, and is told so before.
+    let again = "compress model --plan open --calibration seen --method two-sided -o again";
+    let told = sandbox.gives(&format!("{again} --dry-run")).stdout;
+    assert!(told.contains("calibrated on") && !told.contains("order of use"), "{told}");
+    sandbox.gives(again);
     assert_eq!(sandbox.json_file("again/welore_plan.json")["sequential"], Value::Null);
 }
 
