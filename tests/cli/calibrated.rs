@@ -189,6 +189,22 @@ fn dense_matrices_that_were_changed_are_told_everywhere() {
 }
 
 #[test]
+fn the_order_of_use_is_told_of_what_was_made_in_it() {
+    let sandbox = calibrated();
+    let line = "compress model --calibration seen --keep-params 0.7 --method sequential -o low";
+    sandbox.gives(line);
+    assert_eq!(sandbox.json_file("low/welore_plan.json")["sequential"], true);
+    let card = String::from_utf8(sandbox.read("low/README.md")).unwrap();
+    assert!(card.contains("- Matrices were made in the order of use"), "{card}");
+    // Whoever carries its plan out in another way gets a plan that says so, and is told so before.
+    let again = "compress model --plan low --calibration seen --method two-sided -o again";
+    let told = sandbox.gives(&format!("{again} --dry-run")).stdout;
+    assert!(told.contains("calibrated on") && !told.contains("order of use"), "{told}");
+    sandbox.gives(again);
+    assert_eq!(sandbox.json_file("again/welore_plan.json")["sequential"], Value::Null);
+}
+
+#[test]
 fn compare_measures_every_method_at_every_share() {
     let sandbox = calibrated();
     let line = "compare model --text story.txt --calibration seen --keep-params 0.9,0.7 \

@@ -74,7 +74,7 @@ const IDLE: [(&str, &str); 14] = [
     (
         "compress model --keep-params 0.8 --calibration seen -o out",
         "distill-windows=2 follow=0.2 no-adapt-dense refine-lr=0.1 min-ratio=0.5 backend=flex calibration-windows=4 \
-         effort=quick effort=normal",
+         effort=quick effort=normal effort=thorough",
     ),
     (
         "compress model --keep-params 0.8 --calibration seen --method sequential -o out",
@@ -105,10 +105,7 @@ const IDLE_TOO: [(&str, &str); 49] = [
         "calibrate model --text story.txt --calibration-windows 4 --gradient-windows 2 -o seen",
         "effort=quick effort=thorough",
     ),
-    (
-        "compress model --keep-params 0.8 --calibration seen --method two-sided -o out",
-        "effort=thorough",
-    ),
+    ("calibrate model --text self --self-samples 4 -o seen", "effort=quick effort=thorough"),
     ("compress model --plan plan.json --calibration seen -o out", "effort=thorough"),
     ("compress model --err 0.5 -o out", "rounding=nearest"),
     ("compress model --keep-params 0.8 --no-calibration -o out", "rounding=fitted"),

@@ -1,11 +1,8 @@
-//! `--effort`: other defaults for options that are not given.
+//! `--effort`: how many windows are read where no option says it.
 
 use serde_json::{Value, json};
 
 use crate::support::Sandbox;
-
-const CALIBRATE: &str = "calibrate model --text story.txt --calibration-seq-len 64 \
-                         --calibration-windows 6 --gradient-windows 2 -o seen";
 
 #[test]
 fn an_effort_decides_how_many_windows_are_read_unless_they_are_given() {
@@ -57,41 +54,7 @@ fn plan_and_card_say_how_much_was_read() {
 }
 
 #[test]
-fn thorough_makes_matrices_in_the_order_of_use() {
-    let sandbox = Sandbox::new();
-    sandbox.gives(CALIBRATE);
-    let line = "compress model --calibration seen --keep-params 0.7";
-    let files = |options: &str, dir: &str| {
-        sandbox.gives(&format!("{line} {options} -o {dir}"));
-        ["model.safetensors", "welore_plan.json"].map(|file| sandbox.read(&format!("{dir}/{file}")))
-    };
-    let sequential = files("--method sequential", "sequential");
-    assert!(sequential == files("--effort thorough", "open"));
-    assert!(sequential == files("--effort thorough --method best", "best"));
-    assert_eq!(sandbox.json_file("open/welore_plan.json")["sequential"], true);
-    let card = String::from_utf8(sandbox.read("open/README.md")).unwrap();
-    assert!(card.contains("- Matrices were made in the order of use"), "{card}");
-    // Whoever carries its plan out in another way gets a plan that says so, and is told so before.
-    let again = "compress model --plan open --calibration seen --method two-sided -o again";
-    let told = sandbox.gives(&format!("{again} --dry-run")).stdout;
-    assert!(told.contains("calibrated on") && !told.contains("order of use"), "{told}");
-    sandbox.gives(again);
-    assert_eq!(sandbox.json_file("again/welore_plan.json")["sequential"], Value::Null);
-}
-
-#[test]
-fn a_comparison_has_the_rows_of_its_effort() {
-    let sandbox = Sandbox::new();
-    sandbox.gives(CALIBRATE);
-    let line = "compare model --text story.txt --seq-len 64 --windows 2 --calibration seen \
-                --keep-params 0.7 --methods best,two-sided --effort thorough --json";
-    let rows = sandbox.json(line)["rows"].as_array().unwrap().clone();
-    let methods: Vec<&str> = rows.iter().filter_map(|row| row["method"].as_str()).collect();
-    assert_eq!(methods, ["dense", "sequential", "two-sided"]);
-}
-
-#[test]
-fn an_effort_that_decides_nothing_is_refused_with_the_reason() {
+fn an_effort_is_refused_with_the_reason_where_other_options_decide() {
     let sandbox = Sandbox::new();
     let given = "--calibration-windows 4 --gradient-windows 2";
     for (line, why) in [
@@ -101,7 +64,17 @@ fn an_effort_that_decides_nothing_is_refused_with_the_reason() {
         ),
         (
             "compress model --keep-params 0.8 --calibration seen --effort quick -o out".into(),
-            "only where a calibration is made; `thorough` also",
+            "only where a calibration is made",
+        ),
+        (
+            "compress model --keep-params 0.8 --calibration seen --method best --effort thorough \
+             -o out"
+                .into(),
+            "only where a calibration is made",
+        ),
+        (
+            "calibrate model --text self --self-samples 8 --effort thorough -o seen".into(),
+            "--self-samples says how much text",
         ),
         (
             "compress model --err 0.5 --effort thorough -o out".into(),
@@ -112,11 +85,11 @@ fn an_effort_that_decides_nothing_is_refused_with_the_reason() {
         let message = sandbox.refuses(&line, why);
         assert!(message.contains("--effort"), "{message}");
     }
-    // With all windows given, the method is still open.
-    sandbox.gives(&format!(
-        "compress model --keep-params 0.8 --calibrate story.txt --calibration-seq-len 64 {given} \
-         --effort thorough -o out"
-    ));
+    // Of a text beside it, an effort still says how much is read.
+    sandbox.gives(
+        "calibrate model --text self,story.txt --self-samples 8 --calibration-seq-len 16 \
+         --effort quick -o seen --dry-run",
+    );
     // A file of settings is for many commands.
     sandbox.write("settings.toml", "[compress]\neffort = \"quick\"\n");
     sandbox.gives("compress model --err 0.5 -o low --config settings.toml");

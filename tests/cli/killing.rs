@@ -54,15 +54,6 @@ fn killed_compression_block_by_block_goes_on_to_the_same_bytes() {
 }
 
 #[test]
-fn killed_compression_goes_on_with_an_effort_that_means_the_same() {
-    let sandbox = calibrated();
-    kill_line_at(&sandbox, SEQUENTIAL, 3);
-    let line = SEQUENTIAL.replace("--method sequential", "--effort thorough");
-    let outcome = sandbox.gives(&line);
-    assert!(outcome.stderr.contains("were compressed before"), "{}", outcome.stderr);
-}
-
-#[test]
 fn compression_in_another_way_takes_nothing_from_one_that_was_killed() {
     let sandbox = calibrated();
     for (first, line) in [(PLAIN, SEQUENTIAL), (SEQUENTIAL, PLAIN), (REFINED, SEQUENTIAL)] {

@@ -50,7 +50,7 @@ pub struct CalibrateArgs {
 #[derive(Args, Debug, Clone)]
 #[command(next_help_heading = "Calibration")]
 pub struct AmountArgs {
-    /// How long you are willing to wait: gives other defaults to options that are not given
+    /// How long you are willing to wait: decides the numbers of windows that are not given
     #[arg(long, value_name = "EFFORT", value_parser = named::<&Effort>(), default_value = "normal")]
     pub effort: &'static Effort,
     /// Maximum number of windows of the text to read [default: 64 to 256, more for wider matrices; 128

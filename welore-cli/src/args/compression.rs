@@ -118,8 +118,7 @@ pub struct MethodArgs {
     /// has no gradients and so needs --method whitened
     #[arg(long, value_name = "FILE", help_heading = "Calibration")]
     pub calibration: Option<PathBuf>,
-    /// How matrices are approximated [default: svd without a calibration; with one two-sided, unless
-    /// --effort says otherwise]
+    /// How matrices are approximated [default: two-sided with a calibration, else svd]
     #[arg(long, value_parser = named::<&Way>())]
     pub method: Option<&'static Way>,
     /// How second moments are shrunk.

@@ -2,9 +2,7 @@
 
 use welore_burn::named::Named;
 
-use super::method::{BEST, SEQUENTIAL, Way};
-
-/// How long one is willing to wait: other defaults for options that are not given. What is given always
+/// How long one is willing to wait: other defaults for the numbers of windows. What is given always
 /// decides.
 #[derive(Debug)]
 pub struct Effort {
@@ -17,10 +15,6 @@ pub struct Effort {
     windows: [usize; 2],
     /// The same for the windows on which gradients are computed.
     gradient_windows: [usize; 2],
-    /// What method `best` is, where ranks are chosen for a target with a calibration.
-    best: &'static Way,
-    /// Whether `compress` also takes the step of `--distill` there.
-    pub distills: bool,
 }
 
 static QUICK: Effort = Effort {
@@ -28,8 +22,6 @@ static QUICK: Effort = Effort {
     about: "a quarter of the usual windows to calibrate on",
     windows: [1, 4],
     gradient_windows: [1, 4],
-    best: &BEST,
-    distills: false,
 };
 
 static NORMAL: Effort = Effort {
@@ -37,19 +29,13 @@ static NORMAL: Effort = Effort {
     about: "the usual defaults",
     windows: [1, 1],
     gradient_windows: [1, 1],
-    best: &BEST,
-    distills: false,
 };
 
 static THOROUGH: Effort = Effort {
     name: "thorough",
-    about: "twice the usual windows to calibrate on, where the text has them; where `compress` and \
-            `compare` choose ranks with a calibration, method sequential, unless one other than \
-            `best` is named",
+    about: "twice the usual windows to calibrate on, where the text has them",
     windows: [2, 1],
     gradient_windows: [2, 1],
-    best: &SEQUENTIAL,
-    distills: false,
 };
 
 static EFFORTS: [&Effort; 3] = [&QUICK, &NORMAL, &THOROUGH];
@@ -83,16 +69,6 @@ impl Effort {
     pub fn gradient_windows(&self, usual: usize) -> usize {
         scaled(usual, self.gradient_windows)
     }
-
-    /// The method, where `given` was typed: another one than the usual `best` only if that or nothing
-    /// was.
-    pub fn method(&self, given: Option<&'static Way>) -> Option<&'static Way> {
-        let is_open = given.is_none_or(|way| *way == BEST);
-        match is_open && *self.best != BEST {
-            true => Some(self.best),
-            false => given,
-        }
-    }
 }
 
 /// A share of a number of windows, at least 1.
@@ -109,17 +85,5 @@ mod tests {
         let of = |effort: &Effort| [effort.windows(64), effort.gradient_windows(18)];
         assert_eq!([of(&QUICK), of(&NORMAL), of(&THOROUGH)], [[16, 5], [64, 18], [128, 36]]);
         assert_eq!(QUICK.windows(1), 1);
-    }
-
-    #[test]
-    fn a_method_that_is_named_stays() {
-        let name = |effort: &Effort, given| effort.method(given).map(|way| way.name);
-        for given in [None, Some(&BEST)] {
-            assert_eq!(name(&QUICK, given), given.map(|way| way.name));
-            assert_eq!(name(&NORMAL, given), given.map(|way| way.name));
-            assert_eq!(name(&THOROUGH, given), Some("sequential"));
-        }
-        let whitened = <&Way>::named("whitened");
-        assert_eq!(name(&THOROUGH, whitened), Some("whitened"));
     }
 }

@@ -56,8 +56,7 @@ static TWO_SIDED: Way = Way {
     is_sequential: false,
 };
 
-/// Two-sided, in the order of use.
-pub(super) static SEQUENTIAL: Way = Way {
+static SEQUENTIAL: Way = Way {
     name: "sequential",
     about: "two-sided, block by block, in the order of use: each matrix corrects the errors of those \
             before it",
@@ -65,12 +64,8 @@ pub(super) static SEQUENTIAL: Way = Way {
     ..TWO_SIDED
 };
 
-/// What is recommended.
-pub(super) static BEST: Way = Way {
-    name: "best",
-    about: "the recommended method: the same as two-sided, unless --effort says otherwise",
-    ..TWO_SIDED
-};
+static BEST: Way =
+    Way { name: "best", about: "the recommended method: the same as two-sided", ..TWO_SIDED };
 
 static WAYS: [&Way; 5] = [&SVD, &WHITENED, &TWO_SIDED, &SEQUENTIAL, &BEST];
 

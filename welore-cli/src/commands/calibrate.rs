@@ -12,15 +12,13 @@ use crate::devices::Compute;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim};
 use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
-use crate::shared::effects::{of_effort, of_labels, of_own_text};
+use crate::shared::effects::of_amount;
 use crate::shared::opening::open_known;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
-    typed.check(of_own_text(&args.text))?;
-    typed.check(of_labels(&args.amount))?;
-    typed.check([of_effort(&args.text, &args.amount, false)])?;
+    typed.check(of_amount(&args.text, &args.amount))?;
     check_amount(&args.text, &args.amount, typed)?;
     memory::keep_pages();
     let started = Instant::now();

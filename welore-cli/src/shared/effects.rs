@@ -67,32 +67,31 @@ pub fn of_amount(texts: &[TextArg], amount: &AmountArgs) -> impl Iterator<Item =
         "too-little",
     ];
     let rules = options.map(|option| rule(option, calibrates, "only with --calibrate"));
-    rules.into_iter().chain(of_own_text(texts)).chain(of_labels(amount))
+    let others = of_own_text(texts).into_iter().chain(of_labels(amount));
+    rules.into_iter().chain([of_effort(texts, amount)]).chain(others)
 }
 
-/// The rule of `--effort`, beside these texts to calibrate on, if there are any. `changes` is whether
-/// it decides anything else than how much of them is read.
-pub fn of_effort(texts: &[TextArg], amount: &AmountArgs, changes: bool) -> Rule {
+/// The rule of `--effort`, beside these texts to calibrate on, if there are any.
+fn of_effort(texts: &[TextArg], amount: &AmountArgs) -> Rule {
     let is_open = amount.calibration_windows.is_none() || amount.gradient_windows.is_none();
-    let why = match texts.is_empty() {
-        true => {
-            "only where a calibration is made; `thorough` also where `best` chooses ranks for a \
-             target with a calibration"
-        }
-        false => "--calibration-windows and --gradient-windows decide what it would",
+    let is_written = texts == [TextArg::Own] && amount.own.self_samples.is_some();
+    let why = match (texts.is_empty(), is_open) {
+        (true, _) => "only where a calibration is made",
+        (false, false) => "--calibration-windows and --gradient-windows decide what it would",
+        (false, true) => "--self-samples says how much text there is to read",
     };
-    rule("effort", changes || (!texts.is_empty() && is_open), why)
+    rule("effort", !texts.is_empty() && is_open && !is_written, why)
 }
 
 /// The rules of the options on the text that the model writes.
-pub fn of_own_text(texts: &[TextArg]) -> [Rule; 5] {
+fn of_own_text(texts: &[TextArg]) -> [Rule; 5] {
     let writes = texts.contains(&TextArg::Own);
     let options = ["self-samples", "self-length", "self-temperature", "self-seed", "self-start"];
     options.map(|option| rule(option, writes, "only if the model calibrates on the text `self`"))
 }
 
 /// The rules of the options on the labels of gradients.
-pub fn of_labels(amount: &AmountArgs) -> [Rule; 2] {
+fn of_labels(amount: &AmountArgs) -> [Rule; 2] {
     let has_gradients = amount.gradient_windows != Some(0);
     let draws = amount.gradient_labels == GradientLabels::Model;
     [

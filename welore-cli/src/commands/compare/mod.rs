@@ -29,7 +29,7 @@ use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::compressing::{check_norms, check_other};
-use crate::shared::effects::{check_blocks, check_calibrating, of_amount, of_effort};
+use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
 use crate::shared::identity::Identity;
 use crate::shared::opening::open_known;
 use crate::shared::page::{check_page, check_picture};
@@ -62,7 +62,6 @@ pub fn run(args: CompareArgs, typed: &Typed) -> Result<()> {
     let requested = Requested::read(&args, typed)?;
     let source = Source::choose(&args, &requested, typed)?;
     let requests = requested.rows(&args, source.is_any())?;
-    typed.check([of_effort(source.texts(), &args.amount, requested.is_settled())])?;
     check_options(&args, &requests, &source, typed)?;
     let scratch = Scratch::new(true)?;
     let model = models::directory_of(&args.model)?;

@@ -8,9 +8,7 @@ use welore_burn::named::Named;
 use welore_burn::plan::{PlanOptions, RankPlan, RankPolicy, Target};
 use welore_burn::spectrum::{Method, SpectrumUnit};
 
-use crate::args::{
-    CompareArgs, Effort, MethodArgs, RANK_OPTIONS, TargetArgs, Typed, Way, names, rule,
-};
+use crate::args::{CompareArgs, MethodArgs, RANK_OPTIONS, TargetArgs, Typed, Way, names, rule};
 use crate::failure::WrongInput;
 use crate::shared::effects::{min_ratio, of_method};
 use crate::shared::labels::{of_norm, of_target};
@@ -28,8 +26,6 @@ struct Entry {
     storage: Option<Storage>,
     /// Whether the policy is one of --policies: such a policy need not go with every method.
     is_listed: bool,
-    /// Whether the method is what `best` is at this effort, and usually another.
-    is_settled: bool,
 }
 
 /// A row to measure.
@@ -135,11 +131,6 @@ impl Requested {
         }
     }
 
-    /// Whether the effort decides a method.
-    pub fn is_settled(&self) -> bool {
-        self.entries.iter().any(|entry| entry.is_settled)
-    }
-
     /// The first method that needs a calibration, apart from those of plans, which need their own.
     pub fn calibrated_method(&self) -> Option<&'static str> {
         let mut ways = self.entries.iter().map(|entry| entry.way);
@@ -171,8 +162,7 @@ impl Requested {
         }
         for given in &self.plans {
             let way = Way::of(Method::of_unit(given.plan.unit));
-            let (is_listed, is_settled) = (false, false);
-            let entry = Entry { way, policy: None, storage: None, is_listed, is_settled };
+            let entry = Entry { way, policy: None, storage: None, is_listed: false };
             let (method, ranks) = entry.options(args);
             let recipe = Recipe::for_plan(&method, &ranks, &given.plan, calibrated)?;
             add(Request { recipe, goal: RowGoal::Given(given.clone()) });
@@ -193,12 +183,6 @@ fn of_targets() -> impl Iterator<Item = &'static str> {
 }
 
 impl Entry {
-    /// The entry with the method that it has at an effort.
-    fn settled(self, effort: &Effort) -> Self {
-        let way = effort.method(Some(self.way)).unwrap_or(self.way);
-        Self { way, is_settled: way != self.way, ..self }
-    }
-
     /// The options with which `compress` would do the same.
     fn options(&self, args: &CompareArgs) -> (MethodArgs, TargetArgs) {
         let method = MethodArgs {
@@ -225,8 +209,7 @@ fn entries(args: &CompareArgs, typed: &Typed) -> Result<(Vec<Entry>, Vec<String>
         (true, false) => METHODS.to_vec(),
         (true, true) => vec!["svd"],
     };
-    let read = |text: &str| Ok(entry(text)?.settled(args.amount.effort));
-    let written = texts.into_iter().map(read).collect::<Result<Vec<Entry>>>()?;
+    let written = texts.into_iter().map(entry).collect::<Result<Vec<Entry>>>()?;
     let takes_policy = written.iter().any(|entry| entry.policy.is_none());
     let takes_storage = written.iter().any(|entry| entry.storage.is_none());
     typed.check([
@@ -280,7 +263,7 @@ fn entry(text: &str) -> Result<Entry> {
     let policy = parts.next().map(named::<&dyn RankPolicy>).transpose()?;
     let storage = parts.next().map(named::<Storage>).transpose()?;
     match parts.next() {
-        None => Ok(Entry { way, policy, storage, is_listed: false, is_settled: false }),
+        None => Ok(Entry { way, policy, storage, is_listed: false }),
         Some(rest) => Err(unknown(rest, "the parts METHOD/POLICY/STORAGE")),
     }
 }

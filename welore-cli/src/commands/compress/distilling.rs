@@ -2,13 +2,13 @@
 
 use anyhow::Result;
 use welore_burn::calibrate::Calibration;
-use welore_burn::distill::{DistillError, DistillOptions, Distilled};
+use welore_burn::distill::{DistillOptions, Distilled};
 use welore_burn::files::OutputDir;
 use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::Method;
 
 use super::{Request, tell_kept};
-use crate::args::{CompressArgs, Typed};
+use crate::args::CompressArgs;
 use crate::shared::recipe::Recipe;
 
 /// Whether factors take a step once they are made.
@@ -17,23 +17,19 @@ pub(super) fn distills(args: &CompressArgs, recipe: &Recipe) -> bool {
 }
 
 /// How factors take a step once they are made, if they do. Checks that the calibration allows it, before anything
-/// is factored. A step that was not asked for is left out where the text is too short for it.
+/// is factored.
 pub(super) fn distilling(
     args: &CompressArgs,
     request: &Request,
     calibration: Option<&Calibration>,
-    typed: &Typed,
 ) -> Result<Option<DistillOptions>> {
     let compute = request.compute.as_ref().filter(|_| distills(args, &request.recipe));
     let (Some(compute), Some(calibration)) = (compute, calibration) else { return Ok(None) };
     let held_back = args.distill_windows.get();
     let at_once = compute.at_once();
     let options = DistillOptions { held_back, at_once, ..DistillOptions::default() };
-    let is_asked = !args.amount.effort.distills || typed.has("distill");
-    match options.check(calibration) {
-        Err(DistillError::TooFewWindows { .. }) if !is_asked => Ok(None),
-        checked => Ok(checked.map(|()| Some(options))?),
-    }
+    options.check(calibration)?;
+    Ok(Some(options))
 }
 
 /// The directory, and what comes after its matrices. Where that failed or was stopped, these are kept.

@@ -2,7 +2,6 @@
 
 mod channels;
 mod distilling;
-mod effort;
 mod joint;
 mod mixed;
 mod narrow;
@@ -23,7 +22,6 @@ use welore_burn::progress::Interrupted;
 use welore_burn::spectrum::Method;
 
 use self::distilling::{distilling, distills, or_suspended};
-use self::effort::settle;
 use self::narrow::{check_narrow, of_rounding, with_nearest_storage};
 use self::telling::tell;
 use crate::args::{CompressArgs, EngineArg, Rule, TextArg, Typed, rule};
@@ -97,7 +95,7 @@ fn to_ranks(mut args: CompressArgs, typed: &Typed) -> Result<()> {
     let calibration = request.calibration(&args, scratch.path(), by_default)?;
     let norms = request.recipe.norms(calibration.as_ref())?;
     request.recipe.check_text(&args.blockwise, calibration.as_ref())?;
-    let distilling = distilling(&args, &request, calibration.as_ref(), typed)?;
+    let distilling = distilling(&args, &request, calibration.as_ref())?;
     let Request { recipe, goal, found, output, compute } = request;
     let selected = of_found(&args.selection, &found)?;
     let mut planned = goal.plan(found.checkpoint(), &selected, norms.clone(), &args.resources)?;
@@ -175,9 +173,8 @@ fn calibrates_by_default(args: &CompressArgs) -> bool {
     to_size && !of_weights && !is_calibrated(args)
 }
 
-/// Puts the model's own text in its place where it is the default, and then what the effort means, and
-/// returns whether that text is the default. Refuses `--no-calibration` where nothing would be
-/// calibrated, and an effort that decides nothing.
+/// Puts the model's own text in its place where it is the default, and returns whether it is.
+/// Refuses `--no-calibration` where nothing would be calibrated.
 fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> {
     let calibrates = calibrates_by_default(args);
     let why = match (&args.plan, args.goal.target()) {
@@ -198,7 +195,6 @@ fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> 
     if by_default {
         args.calibrate.push(TextArg::Own);
     }
-    settle(args, typed)?;
     Ok(by_default)
 }
 

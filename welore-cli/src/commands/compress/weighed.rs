@@ -12,7 +12,7 @@ use crate::args::{CompressArgs, Rule, TextArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::calibrating::check_amount;
-use crate::shared::effects::{of_amount, of_effort};
+use crate::shared::effects::of_amount;
 use crate::shared::inputs::check_not_left;
 use crate::shared::recipe::{check_calibration_file, check_gradients, open_calibration};
 use crate::shared::scratch::Scratch;
@@ -37,7 +37,6 @@ pub(super) fn check_calibration(args: &mut CompressArgs, typed: &Typed, what: &s
         args.calibrate.push(TextArg::Own);
     }
     typed.check(of_amount(&args.calibrate, &args.amount))?;
-    typed.check([of_effort(&args.calibrate, &args.amount, false)])?;
     if args.calibrate.is_empty() {
         return Ok(());
     }

@@ -17,7 +17,7 @@ pub use self::problem::Problem;
 pub use self::telling::{say_choice, say_llama_quantize, summary};
 use super::artifacts::{check_artifact, in_file, read_artifact};
 use super::calibrating::check_amount;
-use super::effects::{of_amount, of_effort};
+use super::effects::of_amount;
 use super::inputs::place_of;
 use super::recipe::check_calibration_file;
 use crate::args::{AmountArgs, RANK_OPTIONS, ResourceArgs, TextArg, TypeArgs, Typed, rule};
@@ -113,7 +113,6 @@ impl<'a> Typing<'a> {
         ])?;
         check_calibration_file(self.calibration)?;
         typed.check(of_amount(texts, self.amount))?;
-        typed.check([of_effort(texts, self.amount, false)])?;
         if !texts.is_empty() {
             check_amount(texts, self.amount, typed)?;
         }
