@@ -174,8 +174,12 @@ fn a_plan_is_shown_sorted_and_filtered() {
         sandbox.refuses(&format!("plan {source} --filter qproj"), "no matrix matches `qproj`");
         sandbox.misused(&format!("plan {source} --sort size"), "kept");
     }
-    for source in ["model", "spectra.json", "nowhere"] {
+    for source in ["model", "spectra.json", "org/name"] {
         sandbox.refuses(&format!("plan {source}"), "no target to plan for");
+    }
+    // A plan that was not made is missing, whatever a model there would need.
+    for source in ["nowhere", "nowhere.json", "model/nowhere"] {
+        sandbox.refuses(&format!("plan {source}"), &format!("{source}: no such model directory"));
     }
 }
 

@@ -12,7 +12,7 @@ const AMOUNT: &str =
     "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2 --calibrate story.txt";
 
 /// A command line, words of its error, and words of its hint.
-const REFUSED: [(&str, &str, &str); 39] = [
+const REFUSED: [(&str, &str, &str); 40] = [
     ("analyze model --no-cache --max-memory 294911", "294.912 kB", "a larger --max-memory"),
     ("analyze model --no-cache --max-memory 294911", "294.911 kB allowed", "--max-memory"),
     ("analyze model -o nowhere/spectra.json", "its directory does not exist", "path of a file"),
@@ -67,6 +67,11 @@ const REFUSED: [(&str, &str, &str); 39] = [
         "calibrate model --text story.txt -o seen --calibration-seq-len 1",
         "at least 2 tokens",
         "a larger --calibration-seq-len",
+    ),
+    (
+        "calibrate model --text story.txt -o seen --calibration-windows 0",
+        "at least one window",
+        "a larger --calibration-windows",
     ),
 ];
 

@@ -281,6 +281,17 @@ fn calibrations_with_impossible_numbers_are_refused_when_they_are_opened() {
         ("spread", f64::NAN.to_le_bytes().to_vec(), "the spread of"),
         ("spread", (-1f64).to_le_bytes().to_vec(), "the spread of"),
         ("probes", (-1f64).to_le_bytes().to_vec(), "the probe of"),
+        // Such numbers are told in a few digits.
+        (
+            outputs,
+            f32::MIN.to_le_bytes().to_vec(),
+            "`model.layers.0.self_attn.q_proj.outputs` has the mean square -3.4",
+        ),
+        (
+            "probes",
+            (-1e300f64).to_le_bytes().to_vec(),
+            "the probe of `model.layers.0.self_attn.q_proj` is -1e300,",
+        ),
     ] {
         sandbox.edit_tensors("seen", |tensors| {
             let data = &mut tensors.get_mut(tensor).unwrap().data;
@@ -289,6 +300,15 @@ fn calibrations_with_impossible_numbers_are_refused_when_they_are_opened() {
         sandbox.refuses(line, &format!("seen: not a calibration: {named}"));
         sandbox.write("seen", &whole);
     }
+    // What is read only where it is needed is refused there, and is not called weights.
+    sandbox.edit_tensors("seen", |tensors| {
+        let data = &mut tensors.get_mut(outputs).unwrap().data;
+        data[..4].copy_from_slice(&f32::NAN.to_le_bytes());
+    });
+    sandbox.refuses(line, "`model.layers.0.self_attn.q_proj.outputs` holds NaN");
+    let said = sandbox.run(line).stderr;
+    assert!(said.contains("hint: the calibration is damaged"), "{said}");
+    sandbox.write("seen", &whole);
     sandbox.edit_tensors("seen", |tensors| {
         let manifest = tensors.get_mut("manifest").unwrap();
         let mut value: Value = serde_json::from_slice(&manifest.data).unwrap();

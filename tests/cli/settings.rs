@@ -48,6 +48,14 @@ fn what_is_typed_wins_also_over_what_cannot_go_with_it() {
     assert_eq!(measured["windows"], 1);
 }
 
+/// Settings are for all commands of a name, so one that cannot use them goes on without.
+#[test]
+fn settings_that_need_a_calibration_wait_for_one() {
+    let sandbox = with("[compress]\nrefine = 1\ndistill = true\n");
+    sandbox.gives("--config settings.toml compress model --err 0.5 -o low");
+    sandbox.refuses("compress model --err 0.5 --refine 1 -o typed", "--refine needs a calibration");
+}
+
 #[test]
 fn required_options_may_be_in_the_file() {
     let sandbox = with("[compress]\nmax-bytes = '350kB'\noutput = 'low'\nno-calibration = true\n");

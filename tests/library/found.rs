@@ -83,8 +83,16 @@ fn a_model_is_unfamiliar_for_one_of_these_reasons() {
         assert!(matches!(error, LoadError::Config { .. }), "{error}");
     }
     assert!(open_found(fixture("tiny-llama"), &device()).unwrap().familiar().is_some());
-    assert_eq!(nearest_model_type("qwen2x"), "qwen2");
-    assert_eq!(nearest_model_type("lama"), "llama");
+    for (model_type, nearest) in [
+        ("qwen2x", Some("qwen2")),
+        ("lama", Some("llama")),
+        ("LLAMA", Some("llama")),
+        ("bert", None),
+    ] {
+        assert_eq!(nearest_model_type(model_type), nearest, "{model_type}");
+    }
+    let said = Unfamiliar::ModelType("bert".into()).to_string();
+    assert_eq!(said, "model_type `bert` is not supported");
 }
 
 /// A model that classifies has the body of a known decoder, whatever its family calls the head that it

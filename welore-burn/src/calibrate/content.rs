@@ -3,6 +3,7 @@
 use super::file::{EMBEDDING, HEAD, Manifest, PROBES, SPREAD, inputs, outputs};
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::linalg::packed_len;
+use crate::words::number;
 
 /// A second moment that was measured.
 struct Measured {
@@ -44,7 +45,7 @@ pub(super) fn problem_of(
     let probes = numbers(tensors, PROBES)?;
     for (probe, matrix) in probes.into_iter().zip(&manifest.matrices) {
         if probe < 0.0 || probe.is_infinite() {
-            let name = &matrix.name;
+            let (name, probe) = (&matrix.name, number(probe));
             return Ok(Some(format!("the probe of `{name}` is {probe}, not a number from 0 on")));
         }
     }
@@ -55,10 +56,12 @@ pub(super) fn problem_of(
     for Measured { tensor, size, place } in measured(manifest) {
         if let Some(spread) = spread.get(place).filter(|x| !(0.0..=f64::MAX).contains(*x)) {
             return Ok(Some(format!(
-                "the spread of `{tensor}` is {spread}, not a number from 0 on"
+                "the spread of `{tensor}` is {}, not a number from 0 on",
+                number(*spread)
             )));
         }
         if let Some(square) = negative_square(tensors, &tensor, size)? {
+            let square = number(square.into());
             return Ok(Some(format!("`{tensor}` has the mean square {square}")));
         }
     }

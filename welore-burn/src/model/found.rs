@@ -7,7 +7,7 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde_json::Value;
 
-use super::families::model_types;
+use super::families::nearest_model_type;
 use super::hf_config::ConfigError;
 use super::language::projections;
 use super::load::{LoadError, OpenedModel, open_model};
@@ -65,11 +65,13 @@ impl fmt::Display for Unfamiliar {
         match self {
             Self::NoConfig => f.write_str("there is no config.json"),
             Self::NoModelType => f.write_str("config.json has no `model_type`"),
-            Self::ModelType(model_type) => write!(
-                f,
-                "model_type `{model_type}` is not supported (the nearest that is: `{}`)",
-                nearest_model_type(model_type)
-            ),
+            Self::ModelType(model_type) => {
+                write!(f, "model_type `{model_type}` is not supported")?;
+                match nearest_model_type(model_type) {
+                    Some(nearest) => write!(f, " (the nearest that is: `{nearest}`)"),
+                    None => Ok(()),
+                }
+            }
             Self::OtherHead => {
                 f.write_str("the model has another head than a language model's, or none")
             }
@@ -150,14 +152,6 @@ fn is_of_no_model(path: &Path) -> bool {
     let is_config =
         |config: &Value| config.is_object() && config.get("model_type").is_none_or(Value::is_null);
     path.ends_with("config.json") && config.as_ref().is_ok_and(is_config)
-}
-
-/// The supported `model_type` that takes the fewest changes of letters to get to.
-pub fn nearest_model_type(model_type: &str) -> &'static str {
-    // A name from a stranger may be of any length.
-    let start: String = model_type.chars().take(64).collect();
-    let distance = |known: &&str| strsim::damerau_levenshtein(&start, known);
-    model_types().min_by_key(distance).unwrap_or("llama")
 }
 
 impl FoundModel {

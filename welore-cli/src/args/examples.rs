@@ -35,7 +35,7 @@ Examples:
   welore-cli plan MODEL --err 0.3
   welore-cli plan spectra.json --err 0.3 --min-ratio 0 -o plan.json
   welore-cli plan MODEL --max-bytes 400MB --calibration calibration -o plan.json
-  welore-cli plan MODEL --keep-params 0.8 --keep-dense \"*.layers.0.*\" --set-rank k_proj=64
+  welore-cli plan MODEL --keep-params 0.8 --keep-dense \"*.layers.0.mlp.*\" --set-rank k_proj=64
   welore-cli plan MODEL --for llama.cpp --bits 4.5 -o types.json --tensor-types types.txt
   welore-cli plan MODEL --keep-params 0.8 --calibration calibration --policy searched \\
     --search-text other.txt --journal search.jsonl -o plan.json

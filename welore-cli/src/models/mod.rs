@@ -116,6 +116,12 @@ fn resolve(model: &Path, weights: bool, conversion: GgufConversion) -> Result<Pa
     }
 }
 
+/// Whether there is no such file or directory, and no model of the Hub is meant.
+pub fn is_missing(model: &Path) -> bool {
+    let is_path = HubId::parse(model).is_none() || is_within_a_directory(model);
+    is_path && matches!(model.try_exists(), Ok(false))
+}
+
 fn is_within_a_directory(model: &Path) -> bool {
     model.parent().is_some_and(|parent| !parent.as_os_str().is_empty() && parent.is_dir())
 }

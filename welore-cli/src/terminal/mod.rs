@@ -50,8 +50,15 @@ pub fn explain_truncated_files() {
         use nix::libc;
         use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 
+        static IS_TOLD: AtomicBool = AtomicBool::new(false);
+
         extern "C" fn explain(_signal: libc::c_int) {
             const MESSAGE: &[u8] = b"error: a file was truncated while it was read\n";
+            while IS_TOLD.swap(true, Ordering::SeqCst) {
+                // Another thread read it too, and ends the process.
+                // SAFETY: the call is async-signal-safe.
+                unsafe { libc::pause() };
+            }
             // SAFETY: both calls are async-signal-safe, and the message is a constant.
             unsafe {
                 let _ = libc::write(libc::STDERR_FILENO, MESSAGE.as_ptr().cast(), MESSAGE.len());

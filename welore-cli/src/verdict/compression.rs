@@ -2,6 +2,7 @@
 
 use welore_burn::calibrate::{CalibrationError, OwnTextError};
 use welore_burn::channels::{ChannelPlanError, ChannelsError};
+use welore_burn::checkpoint::CheckpointError;
 use welore_burn::compress::CompressError;
 use welore_burn::distill::DistillError;
 use welore_burn::linalg::LinalgError;
@@ -101,6 +102,9 @@ pub(super) fn distill(error: &DistillError) -> Option<Verdict> {
 pub(super) fn calibration(error: &CalibrationError) -> Option<Verdict> {
     use CalibrationError as E;
     Some(match error {
+        E::Checkpoint(CheckpointError::NotFinite { .. }) => {
+            Verdict::input("the calibration is damaged; make another with `welore-cli calibrate`")
+        }
         E::Checkpoint(_)
         | E::Container(_)
         | E::File(_)

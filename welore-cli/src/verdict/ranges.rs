@@ -51,6 +51,7 @@ pub(super) fn out_of_range(cause: &(dyn Error + 'static)) -> Option<Verdict> {
     } else {
         match cause.downcast_ref::<CalibrationError>()? {
             CalibrationError::SeqLen(_) => "give a larger --calibration-seq-len",
+            CalibrationError::NoWindows => "give a larger --calibration-windows",
             CalibrationError::Context { .. } => "use a smaller --calibration-seq-len",
             _ => return None,
         }

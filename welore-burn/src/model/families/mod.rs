@@ -133,6 +133,12 @@ pub fn model_types() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.model_type())
 }
 
+/// The supported `model_type` that takes the fewest changes of letters to get to; `None` if every one is more
+/// than half different.
+pub fn nearest_model_type(model_type: &str) -> Option<&'static str> {
+    nearest_to(model_type).first().map(|family| family.model_type())
+}
+
 /// All ways in which files name tensors.
 pub(super) fn all_names() -> impl Iterator<Item = Names> {
     let own = FAMILIES.iter().flat_map(|family| family.names());
@@ -154,7 +160,7 @@ pub(super) fn family_of(model_type: &str) -> Result<&'static dyn Family, ConfigE
 /// most 3; none of those that are more than half different.
 fn nearest_to(model_type: &str) -> Vec<&'static dyn Family> {
     // A name from a stranger may be of any length.
-    let start: String = model_type.chars().take(64).collect();
+    let start: String = model_type.chars().take(64).collect::<String>().to_ascii_lowercase();
     let near = FAMILIES.iter().filter_map(|family| {
         let changes = strsim::damerau_levenshtein(&start, family.model_type());
         let longer = start.chars().count().max(family.model_type().len());

@@ -195,6 +195,10 @@ fn calibrate_by_default(args: &mut CompressArgs, typed: &Typed) -> Result<bool> 
     if by_default {
         args.calibrate.push(TextArg::Own);
     }
+    if !is_calibrated(args) && !typed.has("refine") {
+        // One in a file of settings is for commands that calibrate.
+        args.blockwise.refine = 0;
+    }
     Ok(by_default)
 }
 

@@ -91,6 +91,9 @@ struct Made {
 
 /// Shows a plan that was made before.
 fn show(args: &PlanArgs, typed: &Typed) -> Result<()> {
+    if models::is_missing(&args.source) {
+        return Err(no_such("model directory, spectra file or plan", &args.source).into());
+    }
     let Some(plan) = plan_in(&args.source)? else {
         let message = format!("{}: there is no target to plan for", args.source.display());
         let hint = "give --keep-params, --max-bytes, --err or --err-applied";
@@ -105,6 +108,11 @@ fn show(args: &PlanArgs, typed: &Typed) -> Result<()> {
         Ok(())
     })?;
     print(args, &plan)
+}
+
+fn no_such(what: &str, source: &Path) -> WrongInput {
+    let message = format!("{}: no such {what}", source.display());
+    WrongInput::with_hint(message, models::WHAT_MODEL_IS)
 }
 
 /// The plan in a plan file or in a compressed model directory. `None` if there is something else.
@@ -261,9 +269,7 @@ impl Subject {
     fn open(args: &PlanArgs, options: &PlanOptions) -> Result<Self> {
         let dir = models::directory_of(&args.source)?;
         if !dir.exists() {
-            let message =
-                format!("{}: no such model directory or spectra file", args.source.display());
-            return Err(WrongInput::with_hint(message, models::WHAT_MODEL_IS).into());
+            return Err(no_such("model directory or spectra file", &args.source).into());
         }
         let found = open_asked(&dir, args.convolutions)?;
         let selected = of_found(&args.selection, &found)?;
