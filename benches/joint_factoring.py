@@ -1,20 +1,20 @@
-"""What factoring matrices with the same inputs jointly (query, key and value; gate and up) is predicted to gain.
+"""What joint factoring of matrices with the same inputs (query, key, value; gate, up) is predicted to gain.
 
-    pip install torch safetensors
+    pip install torch numpy safetensors
     welore-cli calibrate MODEL --text TEXT --gradient-windows 16 -o calibration
-    python benches/joint_factoring.py MODEL calibration             # keeps 0.9, 0.8, 0.7 and 0.5 of the projections' parameters
+    python benches/joint_factoring.py MODEL calibration             # keeps 0.9, 0.8, 0.7, 0.5 of the parameters
     python benches/joint_factoring.py MODEL calibration 0.8 0.6
 
-Matrices that are stacked share the inputs' side of one factorization of rank r: a stack of M rows and n columns has
-r (M + n - r) parameters with pivots, r (M + n) in two factors. The singular values of a stack are those of R W L, where R
-is block diagonal, with a block for each matrix, because the blocks of different matrices are independent in K-FAC.
+A stack of matrices, M rows of n columns, shares one factorization: r (M + n - r) parameters at rank r with pivots,
+r (M + n) in two factors. Its singular values are those of R W L, where R has a block for each matrix: K-FAC takes the
+gradients of different matrices as independent.
 
-Both plans follow the rule of `--methods two-sided/loss/pivot` and `two-sided/loss/factors` with default options: the loss is half of the
-cut squared singular values, in nats per token; forms that save less than 5% stay dense; the budget is spent down the
-lower convex hulls of all curves, the steepest step first, and what is left of it goes to parts of steps that did not fit
-(`welore-burn/src/plan/frontier.rs`). `single` has a curve for each matrix, and predicts what `welore-cli compress` does;
-`joint` has one for all matrices with the same inputs, of all ways to divide them into stacks. The calibration says which
-matrices these are. Nothing is compressed, and digests of matrices are not compared.
+The rule is that of `--method two-sided/loss/pivot` and `two-sided/loss/factors` with default options: a form loses half
+of the cut squared singular values, in nats per token; what saves less than 5% stays dense; the budget is spent down the
+lower convex hulls of all curves, the steepest step first, the rest on parts of steps that did not fit
+(`welore-burn/src/plan/frontier.rs`). `single` has a curve for each matrix and predicts the loss that `compress` does;
+`joint` has one for matrices with the same inputs, which the calibration names, divided into stacks in all ways. Nothing
+is compressed. Digests are not compared: the calibration must be that of MODEL.
 """
 
 import argparse
@@ -27,101 +27,80 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-INPUT_SHARE, OUTPUT_SHARE = 1e-3, 0.3  # `Shrink::INPUT` and `Shrink::OUTPUT`.
-MOST_MEDIANS = 10.0
+INPUT_SHARE, OUTPUT_SHARE = 1e-3, 0.3  # `Shrinkage::INPUT` and `OUTPUT`.
 MIN_SAVING = 0.05
-VERSIONS = range(1, 6)
-MOST_MEMBERS = 6  # They can be divided in 203 ways; each more multiplies that by four or more.
+MOST_MEMBERS = 6  # They can be divided in 203 ways.
 
-# `stacks`: the names and the rank (None: dense) of each stack that a point of a curve is made of.
+# `stacks`: names and rank (None: dense) of all stacks that make up the point.
 Point = namedtuple("Point", "cost loss stacks")
 
 
 class Matrices:
-    """The matrices of a calibration, with their second moments and their weights."""
+    """The matrices of a calibration: their second moments, their weights, and which have the same inputs."""
 
     def __init__(self, model, calibration):
         self.path, self.file = calibration, opened(calibration)
-        self.weights = {}
-        for path in sorted(Path(model).glob("*.safetensors")):
-            file = opened(path)
-            self.weights.update((name, file) for name in file.keys())
-        if not self.weights:
-            sys.exit(f"{model}: no *.safetensors there")
-        manifest = self.manifest()
+        files = map(opened, sorted(Path(model).glob("*.safetensors")))
+        self.weights = {name: file for file in files for name in file.keys()}
         self.shapes, self.groups = {}, {}
         try:
-            has_gradients = manifest["gradient_blocks"] > 0
+            manifest = json.loads(bytes(self.file.get_tensor("manifest").tolist()))
+            if manifest["format"] != "welore-calibration" or manifest["version"] not in range(1, 6):
+                self.refuse(f"its format is {manifest['format']}, version {manifest['version']}")
+            if not manifest["gradient_blocks"]:
+                self.refuse("it has no gradients; calibrate with --gradient-windows")
             for matrix in manifest["matrices"]:
                 self.shapes[matrix["name"]] = list(matrix["shape"])
                 self.groups.setdefault(matrix["inputs_of"], []).append(matrix["name"])
-        except (KeyError, TypeError) as error:
-            self.refuse(f"its manifest is not that of a calibration: {error!r}")
-        if not has_gradients or not self.shapes:
-            self.refuse("it has no gradients; calibrate with --gradient-windows")
-        self.check(model)
+        except (SafetensorError, ValueError, KeyError, TypeError) as error:
+            self.refuse(f"its manifest cannot be read: {error!r}")
+        for leader, names in self.groups.items():
+            self.check(leader, names, model)
 
     def refuse(self, reason):
-        sys.exit(f"{self.path}: not a calibration for this: {reason}")
+        sys.exit(f"{self.path}: no calibration to measure with: {reason}")
 
-    def manifest(self):
-        if "manifest" not in self.file.keys():
-            self.refuse("it has no manifest")
-        try:
-            manifest = json.loads(bytes(self.file.get_tensor("manifest").tolist()))
-            kind = manifest["format"], manifest["version"]
-        except (ValueError, KeyError, TypeError):
-            self.refuse("its manifest cannot be read")
-        if kind[0] != "welore-calibration" or kind[1] not in VERSIONS:
-            self.refuse(f"its format is {kind[0]!r}, version {kind[1]}")
-        return manifest
+    def check(self, leader, names, model):
+        """Everything that is read later is there, in the right shape."""
+        if len(names) > MOST_MEMBERS:
+            self.refuse(f"{len(names)} matrices have the inputs of {leader}, more than {MOST_MEMBERS}")
+        cols = self.shapes[names[0]][1]
+        sides = {f"{leader}.inputs": cols, **{f"{name}.outputs": self.shapes[name][0] for name in names}}
+        for tensor, size in sides.items():
+            if shape_of(self.file, tensor) != [size * (size + 1) // 2]:
+                self.refuse(f"{tensor} is missing or has another shape")
+        for name in names:
+            shape = shape_of(self.weights.get(f"{name}.weight"), f"{name}.weight")
+            if shape != self.shapes[name] or shape[1] != cols:
+                self.refuse(f"{name} is {self.shapes[name]}, in {model} {shape or 'missing'}")
 
-    def check(self, model):
-        """All that is read later is there, in the right shape."""
-        for leader, names in self.groups.items():
-            if len(names) > MOST_MEMBERS:
-                self.refuse(f"{len(names)} matrices have the inputs of {leader}, more than {MOST_MEMBERS}")
-            sides = [(f"{leader}.inputs", self.shapes[names[0]][1])]
-            sides += [(f"{name}.outputs", self.shapes[name][0]) for name in names]
-            for tensor, size in sides:
-                if shape_of(self.file, tensor) != [size * (size + 1) // 2]:
-                    self.refuse(f"{tensor} is missing or has another shape")
-            for name in names:
-                tensor, shape = f"{name}.weight", self.shapes[name]
-                if shape_of(self.weights.get(tensor), tensor) != shape or shape[1] != sides[0][1]:
-                    self.refuse(f"{model} has no {tensor} of shape {shape}")
-
-    def root(self, tensor, share):
+    def root(self, tensor, size, share):
         """The lower root of a second moment, a share of its typical square added to its diagonal; f64."""
-        packed = self.file.get_tensor(tensor).double()
-        size = (math.isqrt(8 * len(packed) + 1) - 1) // 2
         moment = torch.zeros(size, size, dtype=torch.float64)
-        moment[*torch.tril_indices(size, size)] = packed
-        moment += moment.tril(-1).T
+        moment[*torch.tril_indices(size, size)] = self.file.get_tensor(tensor).double()
         squares = moment.diagonal()
         positive = squares[squares > 0].sort().values
-        if len(positive) == 0 or not packed.isfinite().all():
-            self.refuse(f"{tensor} is zero or not finite")
-        typical = squares.clamp(max=MOST_MEDIANS * positive[len(positive) // 2]).mean()
-        squares += share * typical
         try:
-            return torch.linalg.cholesky(moment)
-        except torch.linalg.LinAlgError:
-            self.refuse(f"{tensor} is not positive definite")
+            # As `SecondMoment::typical_square`: no entry counts as more than ten medians.
+            squares += share * squares.clamp(max=10 * positive[len(positive) // 2]).mean()
+            return torch.linalg.cholesky(moment)  # It reads the lower half.
+        except (IndexError, torch.linalg.LinAlgError):
+            self.refuse(f"{tensor} is no second moment")
 
     def losses(self, leader):
         """What each stack of matrices with the same inputs loses, by rank from 0 to the full one."""
         names, found, grams = self.groups[leader], {}, {}
-        right = self.root(f"{leader}.inputs", INPUT_SHARE)
+        cols = self.shapes[names[0]][1]
+        right = self.root(f"{leader}.inputs", cols, INPUT_SHARE)
         for name in names:
+            rows = self.shapes[name][0]
             weight = self.weights[f"{name}.weight"].get_tensor(f"{name}.weight").double()
-            normed = self.root(f"{name}.outputs", OUTPUT_SHARE).T @ weight @ right
-            if len(names) > 1 or normed.shape[0] >= normed.shape[1]:
+            normed = self.root(f"{name}.outputs", rows, OUTPUT_SHARE).T @ weight @ right
+            if len(names) > 1:
                 grams[name] = normed.T @ normed
-            small = grams[name] if normed.shape[0] >= normed.shape[1] else normed @ normed.T
-            found[(name,)] = losses_of(small, min(normed.shape))
+            found[(name,)] = losses_of(normed @ normed.T if rows < cols else normed.T @ normed, min(rows, cols))
         for stack in {stack for division in divisions(names) for stack in division if len(stack) > 1}:
-            full = min(sum(self.shapes[name][0] for name in stack), right.shape[0])
+            full = min(sum(self.shapes[name][0] for name in stack), cols)
             found[stack] = losses_of(sum(grams[name] for name in stack), full)
         return found
 
@@ -164,29 +143,26 @@ def curve(stack, shapes, losses, pivots):
     return [*points, Point(dense, 0.0, ((stack, None),))]
 
 
+def slope(a, b):
+    return (b.loss - a.loss) / (b.cost - a.cost)
+
+
 def hull(points):
     """The lower convex hull of a curve, cheapest point first."""
-    saving = lambda a, b: (a.loss - b.loss) / (b.cost - a.cost)
     kept = []
     for point in points:
         if kept and point.loss > kept[-1].loss:
             continue
-        while len(kept) > 1 and saving(kept[-2], kept[-1]) <= saving(kept[-1], point):
+        while len(kept) > 1 and slope(kept[-2], kept[-1]) >= slope(kept[-1], point):
             kept.pop()
         kept.append(point)
     return kept
 
 
 def steps(hulls):
-    """(curve, step) of all hulls, the steepest first."""
-    slope = lambda a, b: (b.loss - a.loss) / (b.cost - a.cost)
-    found = [(slope(h[j], h[j + 1]), i, j) for i, h in enumerate(hulls) for j in range(len(h) - 1)]
-    return [step[1:] for step in sorted(found)]
-
-
-def added(points):
-    costs, losses, stacks = zip(*points)
-    return Point(sum(costs), sum(losses), sum(stacks, ()))
+    """(curve, point after the step) of all hulls, the steepest first."""
+    found = [(slope(h[j - 1], h[j]), i, j) for i, h in enumerate(hulls) for j in range(1, len(h))]
+    return [(i, hulls[i][j]) for _, i, j in sorted(found)]
 
 
 def together(curves):
@@ -194,10 +170,14 @@ def together(curves):
     hulls = [hull(points) for points in curves]
     chosen = [points[0] for points in hulls]
     found = [added(chosen)]
-    for place, step in steps(hulls):
-        chosen[place] = hulls[place][step + 1]
+    for place, to in steps(hulls):
+        chosen[place] = to
         found.append(added(chosen))
     return found
+
+
+def added(points):
+    return Point(sum(p.cost for p in points), sum(p.loss for p in points), sum((p.stacks for p in points), ()))
 
 
 def joint_curve(names, curves):
@@ -213,21 +193,19 @@ def joint_curve(names, curves):
 
 
 def descend(curves, budget):
-    """`plan::descend`: the point of each curve, or None if the budget is below all of them."""
+    """`plan::descend`: the point of each curve."""
     hulls = [hull(points) for points in curves]
     chosen, stopped = [points[0] for points in hulls], []
     left = budget - sum(point.cost for point in chosen)
     if left < 0:
-        return None
-    for place, step in steps(hulls):
-        to = hulls[place][step + 1]
-        if place in stopped:
-            continue
-        if to.cost - chosen[place].cost > left:
+        sys.exit("not even rank 1 everywhere is within the budget")
+    for place, to in steps(hulls):
+        more = to.cost - chosen[place].cost
+        if place not in stopped and more <= left:
+            left -= more
+            chosen[place] = to
+        elif place not in stopped:
             stopped.append(place)
-            continue
-        left -= to.cost - chosen[place].cost
-        chosen[place] = to
     for place in stopped:
         most = left + chosen[place].cost
         chosen[place] = min((p for p in curves[place] if p.cost <= most), key=lambda p: p.loss)
@@ -235,56 +213,48 @@ def descend(curves, budget):
     return chosen
 
 
-def label(names):
-    return "+".join(name.split(".")[-1].removesuffix("_proj") for name in names)
+def counts(stacks):
+    """How many there are, and of which kinds."""
+    kinds = Counter("+".join(name.split(".")[-1].removesuffix("_proj") for name in stack) for stack in stacks)
+    return f"{kinds.total()}: " + ", ".join(f"{kind} {n}" for kind, n in kinds.most_common()) if kinds else "0"
 
 
-def counts(labels):
-    counted = Counter(labels)
-    parts = ", ".join(f"{name} {count}" for name, count in counted.most_common())
-    return f"{counted.total()}: {parts}" if parts else "0"
-
-
-def row(curves, budget, keep):
-    """The cells of a way to store factors: the loss of single and of joint, the gain, joint stacks."""
-    single, joint = (descend(of, budget) for of in curves)
-    if single is None or joint is None:
-        sys.exit(f"{keep}: less than rank 1 everywhere")
-    before, after = (sum(point.loss for point in chosen) for chosen in (single, joint))
-    stacks = [stack for point in joint for stack, rank in point.stacks if len(stack) > 1 and rank]
-    gain = f"{1 - after / before:.1%}" if before else "-"
-    return [f"{before:.5f}", f"{after:.5f}", gain, counts(map(label, stacks))]
+def cells(single, joint, budget):
+    """Of a way to store factors: the losses of single and joint, the gain, and the joint stacks."""
+    before, after = descend(single, budget), descend(joint, budget)
+    stacks = [stack for point in after for stack, rank in point.stacks if len(stack) > 1 and rank]
+    before, after = (sum(point.loss for point in chosen) for chosen in (before, after))
+    return [f"{before:.5f}", f"{after:.5f}", f"{1 - after / before:.1%}" if before else "-", counts(stacks)]
 
 
 def share(text):
     if not 0.0 < (keep := float(text)) < 1.0:
-        raise argparse.ArgumentTypeError("a share of the parameters is between 0 and 1")
+        raise argparse.ArgumentTypeError("a share is between 0 and 1")
     return keep
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", metavar="MODEL", help="a Hugging Face directory")
-    parser.add_argument("calibration", metavar="CALIBRATION", help="a file of `welore-cli calibrate` with gradients")
-    parser.add_argument("keep", metavar="KEEP", nargs="*", type=share, help="shares of parameters to keep")
+    parser.add_argument("calibration", metavar="CALIBRATION", help="a calibration of it with gradients")
+    parser.add_argument("keep", metavar="KEEP", nargs="*", type=share, help="shares of the parameters of all matrices")
     args = parser.parse_args()
     matrices = Matrices(args.model, args.calibration)
-    stores = {True: ([], []), False: ([], [])}
+    curves = {True: ([], []), False: ([], [])}  # With pivots, and in two factors: single, joint.
     for leader, names in matrices.groups.items():
         losses = matrices.losses(leader)
-        for pivots, (single, joint) in stores.items():
-            curves = {stack: curve(stack, matrices.shapes, losses[stack], pivots) for stack in losses}
-            single += [curves[(name,)] for name in names]
-            joint.append(joint_curve(names, curves))
-    shared = [label(names) for names in matrices.groups.values() if len(names) > 1]
-    print(f"{len(matrices.shapes)} matrices; with the same inputs {counts(shared)}; losses in nats per token\n")
-    print("| kept | pivots: single | joint | gain | joint stacks | two factors: single | joint | gain | joint stacks |")
+        for pivots, (single, joint) in curves.items():
+            stacks = {stack: curve(stack, matrices.shapes, losses[stack], pivots) for stack in losses}
+            single += [stacks[(name,)] for name in names]
+            joint.append(joint_curve(names, stacks))
+    groups = counts(names for names in matrices.groups.values() if len(names) > 1)
+    print(f"{len(matrices.shapes)} matrices; groups with the same inputs {groups}. Losses in nats per token.\n")
+    print("| kept | single | joint | gain | joint groups | two factors: single | joint | gain | joint groups |")
     print("|---|---|---|---|---|---|---|---|---|")
     total = sum(rows * cols for rows, cols in matrices.shapes.values())
     for keep in args.keep or [0.9, 0.8, 0.7, 0.5]:
-        budget = math.floor(keep * total)
-        cells = [cell for curves in stores.values() for cell in row(curves, budget, keep)]
-        print("|", " | ".join([f"{100 * keep:g}%", *cells]), "|", flush=True)
+        row = [cell for store in curves.values() for cell in cells(*store, math.floor(keep * total))]
+        print("|", " | ".join([f"{100 * keep:g}%", *row]), "|")
 
 
 if __name__ == "__main__":
