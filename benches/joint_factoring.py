@@ -165,10 +165,9 @@ def joint_curve(names, curves):
 
 def descend(curves, budget):
     """`plan::descend`: the point of each curve."""
-    hulls = [hull(points) for points in curves]
+    hulls = list(map(hull, curves))
     chosen, stopped = [points[0] for points in hulls], []
-    left = budget - sum(point.cost for point in chosen)
-    if left < 0:
+    if (left := budget - sum(point.cost for point in chosen)) < 0:
         sys.exit("not even rank 1 everywhere is within the budget")
     for place, to in steps(hulls):
         fits = (more := to.cost - chosen[place].cost) <= left
@@ -214,7 +213,7 @@ for leader, names in matrices.groups.items():
         joint.append(joint_curve(names, stacks))
 groups = counts(names for names in matrices.groups.values() if len(names) > 1)
 print(f"{len(matrices.shapes)} matrices; groups with the same inputs {groups}. Losses in nats per token.\n")
-print("| kept | single | joint | gain | joint groups | two factors: single | joint | gain | joint groups |\n" + "|---" * 9 + "|")
+print("| kept | single | joint | gain | joint groups | two factors: single | joint | gain | groups |\n" + "|---" * 9 + "|")
 total = sum(rows * cols for rows, cols in matrices.shapes.values())
 for keep in args.keep or [0.9, 0.8, 0.7, 0.5]:
     row = [cell for way in ways.values() for cell in cells(*way, math.floor(keep * total))]
