@@ -2,19 +2,14 @@
 
     pip install torch numpy safetensors
     welore-cli calibrate MODEL --text TEXT --gradient-windows 16 -o calibration
-    python benches/joint_factoring.py MODEL calibration             # keeps 0.9, 0.8, 0.7, 0.5 of the parameters
-    python benches/joint_factoring.py MODEL calibration 0.8 0.6
+    python benches/joint_factoring.py MODEL calibration [KEEP...]   # shares of the parameters: 0.9 0.8 0.7 0.5
 
-A stack of matrices, M rows of n columns, shares one factorization: r (M + n - r) parameters at rank r with pivots,
-r (M + n) in two factors. Its singular values are those of R W L, where R has a block for each matrix: K-FAC takes the
-gradients of different matrices as independent.
-
-The rule is that of `--method two-sided/loss/pivot` and `two-sided/loss/factors` with default options: a form loses half
-of the cut squared singular values, in nats per token; what saves less than 5% stays dense; the budget is spent down the
-lower convex hulls of all curves, the steepest step first, the rest on parts of steps that did not fit
-(`welore-burn/src/plan/frontier.rs`). `single` has a curve for each matrix and predicts the loss that `compress` does;
-`joint` has one for matrices with the same inputs, which the calibration names, divided into stacks in all ways. Nothing
-is compressed. Digests are not compared: the calibration must be that of MODEL.
+A stack of M rows and n columns has r (M + n - r) parameters at rank r with pivots, r (M + n) in two factors. Its
+singular values are those of R W L; R has a block for each matrix, as K-FAC takes their gradients as independent.
+The rule is that of `compare --methods two-sided/loss/pivot,two-sided/loss/factors`: a form loses half of the cut squared
+singular values; what saves less than 5% stays dense; the budget is spent down the lower convex hulls of all curves
+(`welore-burn/src/plan/frontier.rs`). `single` has a curve for each matrix; `joint` has one for all with the same inputs,
+divided into stacks in all ways. Nothing is compressed. Digests are not compared: the calibration must be that of MODEL.
 """
 
 import argparse
@@ -27,8 +22,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-INPUT_SHARE, OUTPUT_SHARE = 1e-3, 0.3  # `Shrinkage::INPUT` and `OUTPUT`.
-MIN_SAVING = 0.05
+INPUT_SHARE, OUTPUT_SHARE, MIN_SAVING = 1e-3, 0.3, 0.05  # The defaults of `Shrinkage` and `PlanOptions`.
 MOST_MEMBERS = 6  # They can be divided in 203 ways.
 
 # `stacks`: names and rank (None: dense) of all stacks that make up the point.
@@ -54,38 +48,29 @@ class Matrices:
                 self.groups.setdefault(matrix["inputs_of"], []).append(matrix["name"])
         except (SafetensorError, ValueError, KeyError, TypeError) as error:
             self.refuse(f"its manifest cannot be read: {error!r}")
+        for name, shape in self.shapes.items():
+            file, tensor = self.weights.get(f"{name}.weight"), f"{name}.weight"
+            if file is None or list(file.get_slice(tensor).get_shape()) != shape:
+                self.refuse(f"{model} has no {tensor} of shape {shape}")
         for leader, names in self.groups.items():
-            self.check(leader, names, model)
+            if len(names) > MOST_MEMBERS:
+                self.refuse(f"{len(names)} matrices have the inputs of {leader}, more than {MOST_MEMBERS}")
 
     def refuse(self, reason):
         sys.exit(f"{self.path}: no calibration to measure with: {reason}")
 
-    def check(self, leader, names, model):
-        """Everything that is read later is there, in the right shape."""
-        if len(names) > MOST_MEMBERS:
-            self.refuse(f"{len(names)} matrices have the inputs of {leader}, more than {MOST_MEMBERS}")
-        cols = self.shapes[names[0]][1]
-        sides = {f"{leader}.inputs": cols, **{f"{name}.outputs": self.shapes[name][0] for name in names}}
-        for tensor, size in sides.items():
-            if shape_of(self.file, tensor) != [size * (size + 1) // 2]:
-                self.refuse(f"{tensor} is missing or has another shape")
-        for name in names:
-            shape = shape_of(self.weights.get(f"{name}.weight"), f"{name}.weight")
-            if shape != self.shapes[name] or shape[1] != cols:
-                self.refuse(f"{name} is {self.shapes[name]}, in {model} {shape or 'missing'}")
-
     def root(self, tensor, size, share):
         """The lower root of a second moment, a share of its typical square added to its diagonal; f64."""
         moment = torch.zeros(size, size, dtype=torch.float64)
-        moment[*torch.tril_indices(size, size)] = self.file.get_tensor(tensor).double()
-        squares = moment.diagonal()
-        positive = squares[squares > 0].sort().values
         try:
+            moment[*torch.tril_indices(size, size)] = self.file.get_tensor(tensor).double()
+            squares = moment.diagonal()
+            positive = squares[squares > 0].sort().values
             # As `SecondMoment::typical_square`: no entry counts as more than ten medians.
             squares += share * squares.clamp(max=10 * positive[len(positive) // 2]).mean()
             return torch.linalg.cholesky(moment)  # It reads the lower half.
-        except (IndexError, torch.linalg.LinAlgError):
-            self.refuse(f"{tensor} is no second moment")
+        except (SafetensorError, IndexError, RuntimeError):
+            self.refuse(f"{tensor} is no second moment of {size} channels")
 
     def losses(self, leader):
         """What each stack of matrices with the same inputs loses, by rank from 0 to the full one."""
@@ -96,12 +81,11 @@ class Matrices:
             rows = self.shapes[name][0]
             weight = self.weights[f"{name}.weight"].get_tensor(f"{name}.weight").double()
             normed = self.root(f"{name}.outputs", rows, OUTPUT_SHARE).T @ weight @ right
-            if len(names) > 1:
-                grams[name] = normed.T @ normed
-            found[(name,)] = losses_of(normed @ normed.T if rows < cols else normed.T @ normed, min(rows, cols))
+            grams[name] = normed.T @ normed
+            found[(name,)] = losses_of(normed @ normed.T if rows < cols else grams[name], min(rows, cols))
         for stack in {stack for division in divisions(names) for stack in division if len(stack) > 1}:
-            full = min(sum(self.shapes[name][0] for name in stack), cols)
-            found[stack] = losses_of(sum(grams[name] for name in stack), full)
+            rows = sum(self.shapes[name][0] for name in stack)
+            found[stack] = losses_of(sum(grams[name] for name in stack), min(rows, cols))
         return found
 
 
@@ -110,10 +94,6 @@ def opened(path):
         return safe_open(path, "pt")
     except (OSError, SafetensorError) as error:
         sys.exit(f"{path}: {error}")
-
-
-def shape_of(file, tensor):
-    return list(file.get_slice(tensor).get_shape()) if file and tensor in file.keys() else None
 
 
 def losses_of(gram, full):
@@ -135,12 +115,10 @@ def divisions(names):
 def curve(stack, shapes, losses, pivots):
     """What the stack costs and loses at each rank, and dense."""
     rows, cols = sum(shapes[name][0] for name in stack), shapes[stack[0]][1]
-    dense, points = rows * cols, []
-    for rank in range(1, len(losses) - 1):
-        cost = rank * (rows + cols - (rank if pivots else 0))
-        if dense - cost >= (MIN_SAVING - 1e-9) * dense:
-            points.append(Point(cost, losses[rank], ((stack, rank),)))
-    return [*points, Point(dense, 0.0, ((stack, None),))]
+    costs = [rank * (rows + cols - (rank if pivots else 0)) for rank in range(len(losses))]
+    most = (1 - MIN_SAVING + 1e-9) * rows * cols
+    ranks = [rank for rank in range(1, len(losses) - 1) if costs[rank] <= most]
+    return [Point(costs[r], losses[r], ((stack, r),)) for r in ranks] + [Point(rows * cols, 0.0, ((stack, None),))]
 
 
 def slope(a, b):
@@ -161,49 +139,40 @@ def hull(points):
 
 def steps(hulls):
     """(curve, point after the step) of all hulls, the steepest first."""
-    found = [(slope(h[j - 1], h[j]), i, j) for i, h in enumerate(hulls) for j in range(1, len(h))]
-    return [(i, hulls[i][j]) for _, i, j in sorted(found)]
+    found = sorted((slope(h[j - 1], h[j]), i, j) for i, h in enumerate(hulls) for j in range(1, len(h)))
+    return [(i, hulls[i][j]) for _, i, j in found]
 
 
 def together(curves):
     """The lower convex hull of the sum of curves."""
-    hulls = [hull(points) for points in curves]
-    chosen = [points[0] for points in hulls]
-    found = [added(chosen)]
-    for place, to in steps(hulls):
+    hulls = list(map(hull, curves))
+    chosen, found = [points[0] for points in hulls], []
+    for place, to in [(0, hulls[0][0]), *steps(hulls)]:
         chosen[place] = to
-        found.append(added(chosen))
+        costs, losses, stacks = zip(*chosen)
+        found.append(Point(sum(costs), sum(losses), sum(stacks, ())))
     return found
 
 
-def added(points):
-    return Point(sum(p.cost for p in points), sum(p.loss for p in points), sum((p.stacks for p in points), ()))
-
-
 def joint_curve(names, curves):
-    """The cheapest stacks for each loss: all divisions' points, one for each cost."""
+    """The points of all divisions; of equal costs, that which loses least."""
     found = []
-    for division in divisions(names):
-        parts = [curves[stack] for stack in division]
+    for parts in ([curves[stack] for stack in division] for division in divisions(names)):
         found += together(parts) if len(parts) > 1 else parts[0]
-    least = {}
-    for point in sorted(found, key=lambda point: point[:2]):
-        least.setdefault(point.cost, point)
-    return list(least.values())
+    least = {point.cost: point for point in reversed(sorted(found, key=lambda point: point[:2]))}
+    return list(reversed(least.values()))
 
 
 def descend(curves, budget):
     """`plan::descend`: the point of each curve."""
-    hulls = [hull(points) for points in curves]
+    hulls = list(map(hull, curves))
     chosen, stopped = [points[0] for points in hulls], []
-    left = budget - sum(point.cost for point in chosen)
-    if left < 0:
+    if (left := budget - sum(point.cost for point in chosen)) < 0:
         sys.exit("not even rank 1 everywhere is within the budget")
     for place, to in steps(hulls):
-        more = to.cost - chosen[place].cost
-        if place not in stopped and more <= left:
-            left -= more
-            chosen[place] = to
+        fits = (more := to.cost - chosen[place].cost) <= left
+        if place not in stopped and fits:
+            left, chosen[place] = left - more, to
         elif place not in stopped:
             stopped.append(place)
     for place in stopped:
@@ -227,35 +196,25 @@ def cells(single, joint, budget):
     return [f"{before:.5f}", f"{after:.5f}", f"{1 - after / before:.1%}" if before else "-", counts(stacks)]
 
 
-def share(text):
-    if not 0.0 < (keep := float(text)) < 1.0:
-        raise argparse.ArgumentTypeError("a share is between 0 and 1")
-    return keep
-
-
-def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", metavar="MODEL", help="a Hugging Face directory")
-    parser.add_argument("calibration", metavar="CALIBRATION", help="a calibration of it with gradients")
-    parser.add_argument("keep", metavar="KEEP", nargs="*", type=share, help="shares of the parameters of all matrices")
-    args = parser.parse_args()
-    matrices = Matrices(args.model, args.calibration)
-    curves = {True: ([], []), False: ([], [])}  # With pivots, and in two factors: single, joint.
-    for leader, names in matrices.groups.items():
-        losses = matrices.losses(leader)
-        for pivots, (single, joint) in curves.items():
-            stacks = {stack: curve(stack, matrices.shapes, losses[stack], pivots) for stack in losses}
-            single += [stacks[(name,)] for name in names]
-            joint.append(joint_curve(names, stacks))
-    groups = counts(names for names in matrices.groups.values() if len(names) > 1)
-    print(f"{len(matrices.shapes)} matrices; groups with the same inputs {groups}. Losses in nats per token.\n")
-    print("| kept | single | joint | gain | joint groups | two factors: single | joint | gain | joint groups |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    total = sum(rows * cols for rows, cols in matrices.shapes.values())
-    for keep in args.keep or [0.9, 0.8, 0.7, 0.5]:
-        row = [cell for store in curves.values() for cell in cells(*store, math.floor(keep * total))]
-        print("|", " | ".join([f"{100 * keep:g}%", *row]), "|")
-
-
-if __name__ == "__main__":
-    main()
+parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+parser.add_argument("model", metavar="MODEL", help="a Hugging Face directory")
+parser.add_argument("calibration", metavar="CALIBRATION", help="a calibration of it with gradients")
+parser.add_argument("keep", metavar="KEEP", nargs="*", type=float, help="shares of the parameters of all matrices")
+args = parser.parse_args()
+if not all(0 < keep < 1 for keep in args.keep):
+    parser.error("KEEP is between 0 and 1")
+matrices = Matrices(args.model, args.calibration)
+ways = {True: ([], []), False: ([], [])}  # With pivots, and in two factors: the curves of single and of joint.
+for leader, names in matrices.groups.items():
+    losses = matrices.losses(leader)
+    for pivots, (single, joint) in ways.items():
+        stacks = {stack: curve(stack, matrices.shapes, losses[stack], pivots) for stack in losses}
+        single += [stacks[(name,)] for name in names]
+        joint.append(joint_curve(names, stacks))
+groups = counts(names for names in matrices.groups.values() if len(names) > 1)
+print(f"{len(matrices.shapes)} matrices; groups with the same inputs {groups}. Losses in nats per token.\n")
+print("| kept | single | joint | gain | joint groups | two factors: single | joint | gain | groups |\n" + "|---" * 9 + "|")
+total = sum(rows * cols for rows, cols in matrices.shapes.values())
+for keep in args.keep or [0.9, 0.8, 0.7, 0.5]:
+    row = [cell for way in ways.values() for cell in cells(*way, math.floor(keep * total))]
+    print("|", " | ".join([f"{100 * keep:g}%", *row]), "|")
