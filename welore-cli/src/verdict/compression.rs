@@ -105,12 +105,11 @@ pub(super) fn calibration(error: &CalibrationError) -> Option<Verdict> {
         E::Checkpoint(CheckpointError::NotFinite { .. }) => {
             Verdict::input("the calibration is damaged; make another with `welore-cli calibrate`")
         }
-        E::Checkpoint(_)
-        | E::Container(_)
-        | E::File(_)
-        | E::Form { .. }
-        | E::Shared(_)
-        | E::Interrupted(_) => return None,
+        E::Checkpoint(_) | E::Container(_) | E::File(_) | E::Form { .. } | E::Interrupted(_) => {
+            return None;
+        }
+        // A chain of causes has it as an `Arc`, which nothing else here knows.
+        E::Shared(shared) => return calibration(shared),
         E::Missing { .. } | E::NotCalibration { .. } | E::Version { .. } => {
             Verdict::input("make a calibration with `welore-cli calibrate`")
         }
