@@ -38,7 +38,7 @@ const ALWAYS: [(&str, &str); 14] = [
     ),
     (
         "eval",
-        "text task data seq-len skip windows against save-logits record json backend device dtype",
+        "text task choices data seq-len skip windows against save-logits record json backend device dtype",
     ),
     ("report", "spectra plan compare run title picture output"),
     ("generate", "prompt max-new-tokens temperature backend device dtype json"),

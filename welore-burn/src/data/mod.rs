@@ -11,7 +11,7 @@ mod tokenizer_guard;
 pub use documents::{join_documents, read_documents};
 pub use marks::Marks;
 pub use rows::{TokenRow, TokenRows};
-pub use task::{Task, TaskError, TaskExample, TaskKind};
+pub use task::{ChoiceQuestion, ChoiceTask, Task, TaskError, TaskExample, TaskKind};
 pub use text::{DataError, TextTokenizer, read_text};
 pub use token_file::{read_rows, write_rows};
 pub use tokenizer_guard::is_guarded;

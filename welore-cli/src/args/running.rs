@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use welore_burn::data::TaskKind;
+use welore_burn::data::{ChoiceTask, TaskKind};
 use welore_burn::forms::Precision;
 
 use super::choices::named;
@@ -13,6 +13,7 @@ use super::general::{PageArgs, whole};
 
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("asked").args(["task", "choices"])))]
 pub struct EvalArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
@@ -20,7 +21,7 @@ pub struct EvalArgs {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "task",
+        required_unless_present_any = ["task", "choices"],
         help_heading = "Evaluation"
     )]
     pub text: Option<PathBuf>,
@@ -34,11 +35,23 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub task: Option<TaskKind>,
-    /// The task's file, or a directory of its files; a fifth of a single file is kept for testing
+    /// Questions with choices to answer instead, by the log-likelihood of each choice, as lm-eval
+    /// does it: accuracy (acc) and accuracy by length (acc_norm)
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = named::<ChoiceTask>(),
+        requires = "data",
+        conflicts_with_all = ["text", "seq_len", "skip", "against", "save_logits"],
+        help_heading = "Evaluation"
+    )]
+    pub choices: Option<ChoiceTask>,
+    /// The task's file, or a directory of its files; for --task a fifth of a single file is kept for
+    /// testing, --choices asks all of it
     #[arg(
         long,
         value_name = "PATH",
-        requires = "task",
+        requires = "asked",
         conflicts_with = "text",
         help_heading = "Evaluation"
     )]
@@ -67,8 +80,8 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub against: Option<PathBuf>,
-    /// Maximum number of windows or examples to use [default: all]
-    #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
+    /// Maximum number of windows, examples or questions to use [default: all]
+    #[arg(long, aliases = ["blocks", "limit"], value_name = "N", help_heading = "Evaluation")]
     pub windows: Option<usize>,
     /// Add the result to the model card that `compress` or `train` wrote in the directory
     #[arg(long, help_heading = "Output")]

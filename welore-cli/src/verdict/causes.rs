@@ -8,7 +8,7 @@ use welore_burn::checkpoint::CheckpointError;
 use welore_burn::compress::CompressError;
 use welore_burn::data::{DataError, TaskError};
 use welore_burn::distill::DistillError;
-use welore_burn::eval::{EvalError, LogitsError};
+use welore_burn::eval::{ChoiceError, EvalError, LogitsError};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
 use welore_burn::ggml::ContainerError;
@@ -29,7 +29,7 @@ use super::compression::{
     spectra, spectrum, type_plan, types,
 };
 use super::files::{checkpoint, container, file, form, gguf, load};
-use super::running::{data, eval, logits, run_file, task, train};
+use super::running::{choices, data, eval, logits, run_file, task, train};
 use crate::failure::{NotImproved, Panic, WrongInput};
 use crate::models::HubError;
 
@@ -74,6 +74,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         DataError => data,
         TaskError => task,
         EvalError => eval,
+        ChoiceError => choices,
         LogitsError => logits,
         GenerateError => generate,
         PlanError => plan,

@@ -4,7 +4,7 @@ use std::io::ErrorKind;
 use std::path::Path;
 
 use welore_burn::data::{DataError, TaskError};
-use welore_burn::eval::{EvalError, LogitsError};
+use welore_burn::eval::{ChoiceError, EvalError, LogitsError};
 use welore_burn::train::{RunFileError, TrainError, Trainable};
 
 use super::Verdict;
@@ -104,7 +104,9 @@ pub(super) fn task(error: &TaskError) -> Option<Verdict> {
             Verdict::input("--data takes the task's file, or a directory of its files")
         }
         TaskError::Array { path } => as_lines(path),
-        TaskError::Malformed { .. } => Verdict::input("check that the file belongs to the --task"),
+        TaskError::Malformed { .. } => {
+            Verdict::input("check that the file belongs to the --task or the --choices")
+        }
         _ => Verdict::input(None),
     })
 }
@@ -118,6 +120,15 @@ pub(super) fn eval(error: &EvalError) -> Option<Verdict> {
             Verdict::input("give the dense model that this one was made from")
         }
         EvalError::NotFinite { .. } | EvalError::Interrupted(_) => Verdict::failed(None),
+        _ => Verdict::input(None),
+    })
+}
+
+pub(super) fn choices(error: &ChoiceError) -> Option<Verdict> {
+    Some(match error {
+        ChoiceError::Data(error) => return data(error),
+        ChoiceError::NotFinite { .. } | ChoiceError::Interrupted(_) => Verdict::failed(None),
+        ChoiceError::TooLong { .. } => Verdict::input("give shorter choices"),
         _ => Verdict::input(None),
     })
 }
