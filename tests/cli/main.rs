@@ -9,6 +9,7 @@ mod browser;
 mod calibrated;
 mod cards;
 mod channels;
+mod choosing;
 mod comparing;
 mod converting;
 mod defaults;

@@ -6,6 +6,7 @@ mod backends;
 mod calibrate;
 mod channels;
 mod checkpoint;
+mod choices;
 mod compress;
 mod convert;
 mod convolutions;
