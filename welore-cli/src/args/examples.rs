@@ -85,6 +85,7 @@ pub const EVAL: &str = "\
 Examples:
   welore-cli eval low --text test.txt --windows 16
   welore-cli eval low --text test.txt --windows 16 --against MODEL
+  welore-cli eval low --choices commonsenseqa --data CommonsenseQA
   welore-cli eval run/model --task commonsenseqa --data CommonsenseQA --json";
 
 /// For `report`.
