@@ -437,7 +437,10 @@ pub fn task(data: &[u8]) -> bool {
         assert!(!questions.is_empty());
         for question in questions {
             let right = question.continuation(question.right);
-            assert!(question.choices.len() > 1 && !right.trim().is_empty(), "{task:?}: {question:?}");
+            assert!(
+                question.choices.len() > 1 && !right.trim().is_empty(),
+                "{task:?}: {question:?}"
+            );
         }
     }
     accepted
