@@ -265,6 +265,11 @@ impl RunFile {
         }
     }
 
+    /// Whether it reads texts, to train on or to evaluate, and not only the examples of a task.
+    pub fn reads_text(&self) -> bool {
+        !self.data.is_task() || self.eval_text.is_some() || self.watch_text.is_some()
+    }
+
     /// Tokens in a window of a text that is evaluated.
     pub fn eval_window(&self) -> usize {
         self.eval_seq_len.unwrap_or(self.options.seq_len)

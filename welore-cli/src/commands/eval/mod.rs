@@ -34,10 +34,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
         }
         check_record(&args.model)?;
     }
-    match (&args.text, args.task, &args.data) {
-        (_, Some(task), Some(path)) => answer_task(&args, task, path),
-        (Some(text), _, _) => text::predict(&args, text),
-        _ => unreachable!("clap asks for --text, or for --task with --data"),
+    match (args.task, &args.data) {
+        (Some(task), Some(path)) => answer_task(&args, task, path),
+        _ => text::predict(&args),
     }
 }
 
