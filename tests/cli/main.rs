@@ -47,6 +47,7 @@ mod skipped;
 #[cfg(unix)]
 mod stopping;
 mod support;
+mod texts;
 mod training;
 mod tuning;
 

@@ -78,12 +78,7 @@ impl CalibrationText {
     }
 
     /// Adds a text of which windows begin with the token that begins texts.
-    pub fn with_begun(
-        self,
-        name: impl Into<String>,
-        tokens: Vec<u32>,
-        bos: Option<Bos>,
-    ) -> Self {
+    pub fn with_begun(self, name: impl Into<String>, tokens: Vec<u32>, bos: Option<Bos>) -> Self {
         self.with_part(Part { name: name.into(), tokens, bos, sampled: None })
     }
 

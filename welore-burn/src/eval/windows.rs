@@ -150,7 +150,9 @@ pub enum EvalError {
         seq_len: usize,
     },
     /// Windows that advance by nothing, or leave out a part of the text.
-    #[error("windows of {seq_len} tokens cannot advance by {stride}; a stride is from 1 to {seq_len}")]
+    #[error(
+        "windows of {seq_len} tokens cannot advance by {stride}; a stride is from 1 to {seq_len}"
+    )]
     Stride {
         /// Tokens by which windows would advance.
         stride: usize,

@@ -170,7 +170,8 @@ mod tests {
             .flat_map(|bos| [1, 2, 3].map(|stride| (bos, stride)))
         {
             let windows = TextWindows::new(&TEXT, bos, 4).with_stride(stride);
-            let fresh = cut(windows).into_iter().flat_map(|(tokens, known)| tokens[known..].to_vec());
+            let fresh =
+                cut(windows).into_iter().flat_map(|(tokens, known)| tokens[known..].to_vec());
             let read: Vec<u32> = fresh.filter(|token| *token != 1).collect();
             let all = stride < windows.room;
             assert_eq!(read, TEXT[..if all { 7 } else { 6 }], "{bos:?} {stride}");

@@ -89,11 +89,11 @@ fn of_labels_in_words(args: &CalibrateArgs, summary: &CalibrationSummary) -> &'s
 }
 
 /// An object that also says how the texts of files begin, if there are any.
-fn with_beginning(mut object: Value, beginning: Option<Beginning>) -> Value {
-    if let Some(beginning) = beginning {
-        beginning.add_to(&mut object);
+fn with_beginning(object: Value, beginning: Option<Beginning>) -> Value {
+    match beginning {
+        Some(beginning) => beginning.with(object),
+        None => object,
     }
-    object
 }
 
 /// The same in words.

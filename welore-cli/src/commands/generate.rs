@@ -75,16 +75,14 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     if !args.json {
         return Ok(());
     }
-    let mut all = json!({
+    output::print_json(&beginning.with(json!({
         "prompt": args.prompt,
         "text": unseen,
         "prompt_ids": prompt,
         "ids": tokens,
         "ended": ended,
         "tokens_per_second": speed,
-    });
-    beginning.add_to(&mut all);
-    output::print_json(&all)
+    })))
 }
 
 /// How many tokens can follow a prompt.

@@ -83,6 +83,12 @@ impl Beginning {
         }
     }
 
+    /// A JSON object that also has what [`add_to`](Self::add_to) adds.
+    pub fn with(&self, mut object: Value) -> Value {
+        self.add_to(&mut object);
+        object
+    }
+
     /// Adds to a JSON object whether the token is there, its number, and why.
     pub fn add_to(&self, object: &mut Value) {
         object["bos"] = self.bos.is_some().into();
