@@ -27,7 +27,7 @@ const ALWAYS: [(&str, &str); 14] = [
     ),
     (
         "compare",
-        "text windows seq-len skip kl no-calibration keep-params max-bytes err err-applied plan models jobs \
+        "text windows seq-len skip bos kl no-calibration keep-params max-bytes err err-applied plan models jobs \
          max-memory refine backend device dtype report picture json csv",
     ),
     (
@@ -38,10 +38,10 @@ const ALWAYS: [(&str, &str); 14] = [
     ),
     (
         "eval",
-        "text task choices data seq-len skip windows against save-logits record json backend device dtype",
+        "text task choices data seq-len skip bos stride windows against save-logits record json backend device dtype",
     ),
     ("report", "spectra plan compare run title picture output"),
-    ("generate", "prompt max-new-tokens temperature backend device dtype json"),
+    ("generate", "prompt bos max-new-tokens temperature backend device dtype json"),
     ("export", "dtype output gguf dry-run json"),
     ("inspect", "json"),
     ("demo", "output force report json backend device dtype"),
@@ -100,7 +100,12 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 49] = [
+const IDLE_TOO: [(&str, &str); 54] = [
+    ("calibrate model --text self --self-samples 4 -o seen", "bos=off"),
+    ("compress model --err 0.5 -o out", "bos=off"),
+    ("compress model --forms channels --keep-params 0.9 -o out", "bos=off"),
+    ("plan model --err 0.5", "bos=off"),
+    ("train model --task jsonl --data task.jsonl -o run", "bos=off"),
     (
         "calibrate model --text story.txt --calibration-windows 4 --gradient-windows 2 -o seen",
         "effort=quick effort=thorough",

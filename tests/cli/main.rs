@@ -48,6 +48,7 @@ mod skipped;
 #[cfg(unix)]
 mod stopping;
 mod support;
+mod texts;
 mod training;
 mod tuning;
 

@@ -42,6 +42,7 @@ mod search;
 mod spectrum;
 mod stages;
 mod stored;
+mod strides;
 mod targets;
 mod tokenizer;
 mod train;

@@ -129,7 +129,7 @@ fn perplexity_agrees_in_windows_beyond_the_original_context() {
         let want = figures["perplexity"]["value"].as_f64().unwrap();
         for at_once in [1, 2] {
             let at_once = NonZeroUsize::new(at_once).unwrap();
-            let options = PerplexityOptions { seq_len, windows: None, at_once, skip: 0 };
+            let options = PerplexityOptions { seq_len, at_once, ..Default::default() };
             let got = perplexity(&model, &ids(&figures["input"]), &options, &mut ()).unwrap();
             let got = got.perplexity;
             assert!((got / want - 1.0).abs() < 1e-4, "{name}: {got} for {want}");

@@ -169,14 +169,13 @@ fn check_text(
     if seq_len > context {
         return Err(CalibrationError::Context { seq_len, context });
     }
-    let shortest = text.texts().map(<[u32]>::len).min().unwrap_or(0);
-    if shortest < seq_len {
-        return Err(CalibrationError::TooShort { tokens: shortest, seq_len });
+    if let Some(tokens) = text.too_short(seq_len) {
+        return Err(CalibrationError::TooShort { tokens, seq_len });
     }
     let vocab_size = model.vocab_size();
-    match text.texts().flatten().max() {
-        Some(token) if *token as usize >= vocab_size => {
-            Err(CalibrationError::UnknownToken { token: *token, vocab_size })
+    match text.largest() {
+        Some(token) if token as usize >= vocab_size => {
+            Err(CalibrationError::UnknownToken { token, vocab_size })
         }
         _ => Ok(()),
     }

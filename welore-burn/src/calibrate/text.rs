@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::own_text::OwnText;
+use crate::model::{Bos, TextWindows};
 
 /// The name of a text that the model wrote itself.
 const OWN: &str = "self";
@@ -18,7 +19,14 @@ pub struct CalibrationText {
 struct Part {
     name: String,
     tokens: Vec<u32>,
+    bos: Option<Bos>,
     sampled: Option<SampledText>,
+}
+
+impl Part {
+    fn windows(&self, seq_len: usize) -> TextWindows<'_> {
+        TextWindows::new(&self.tokens, self.bos, seq_len)
+    }
 }
 
 /// What a calibration says about a text that it was measured on.
@@ -31,6 +39,10 @@ pub struct TextRecord {
     pub windows: usize,
     /// BLAKE3 of the tokens of these windows, 4 bytes each, little-endian, in hex.
     pub digest: String,
+    /// What begins with the token that begins texts, if anything does; not in files of earlier
+    /// versions, which had texts alone, and not of what the model wrote.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos: Option<Bos>,
     /// How the model wrote it, if it did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub sampled: Option<SampledText>,
@@ -62,13 +74,18 @@ impl From<Vec<u32>> for CalibrationText {
 impl CalibrationText {
     /// Adds a text.
     pub fn with(self, name: impl Into<String>, tokens: Vec<u32>) -> Self {
-        self.with_part(Part { name: name.into(), tokens, sampled: None })
+        self.with_begun(name, tokens, None)
+    }
+
+    /// Adds a text of which windows begin with the token that begins texts.
+    pub fn with_begun(self, name: impl Into<String>, tokens: Vec<u32>, bos: Option<Bos>) -> Self {
+        self.with_part(Part { name: name.into(), tokens, bos, sampled: None })
     }
 
     /// Adds a text that the model wrote; see [`own_text`](super::own_text).
     pub fn with_own(self, text: &OwnText) -> Self {
         let (name, tokens) = (OWN.into(), text.samples.concat());
-        self.with_part(Part { name, tokens, sampled: Some(text.sampled) })
+        self.with_part(Part { name, tokens, bos: None, sampled: Some(text.sampled) })
     }
 
     fn with_part(mut self, part: Part) -> Self {
@@ -76,14 +93,29 @@ impl CalibrationText {
         self
     }
 
-    /// The tokens of each text.
+    /// The tokens of each text, without what is put before them.
     pub fn texts(&self) -> impl Iterator<Item = &[u32]> {
         self.parts.iter().map(|part| part.tokens.as_slice())
     }
 
+    /// The number of tokens of the shortest text that fills no window of `seq_len` tokens, if there is
+    /// one; 0 if there is no text.
+    pub(super) fn too_short(&self, seq_len: usize) -> Option<usize> {
+        let fills_none = |part: &&Part| part.windows(seq_len).count() == 0;
+        let shortest = self.parts.iter().filter(fills_none).map(|part| part.tokens.len()).min();
+        shortest.or(self.parts.is_empty().then_some(0))
+    }
+
+    /// The largest number of a token.
+    pub(super) fn largest(&self) -> Option<u32> {
+        let put = self.parts.iter().filter_map(|part| part.bos).map(Bos::token);
+        self.texts().flatten().copied().chain(put).max()
+    }
+
     /// How many windows of `seq_len` tokens each text gives, `most` of them together.
     fn shares(&self, seq_len: usize, most: Option<usize>) -> Vec<usize> {
-        let full: Vec<usize> = self.texts().map(|tokens| tokens.len() / seq_len).collect();
+        let full = self.parts.iter().map(|part| part.windows(seq_len).count());
+        let full: Vec<usize> = full.collect();
         share_windows(&full, most.unwrap_or(usize::MAX))
     }
 
@@ -97,8 +129,8 @@ impl CalibrationText {
         let shares = self.shares(seq_len, most);
         let turns = shares.iter().copied().max().unwrap_or(0);
         let of_turn = |turn: usize| {
-            let taking = self.texts().zip(&shares).filter(move |(_, share)| turn < **share);
-            taking.map(move |(tokens, _)| tokens[turn * seq_len..][..seq_len].to_vec())
+            let taking = self.parts.iter().zip(&shares).filter(move |(_, share)| turn < **share);
+            taking.map(move |(part, _)| part.windows(seq_len).get(turn).tokens)
         };
         (0..turns).flat_map(of_turn).collect()
     }
@@ -108,15 +140,17 @@ impl CalibrationText {
     ///
     /// # Panics
     ///
-    /// Panics if `seq_len` is 0.
+    /// Panics if `seq_len` is below 2.
     pub fn records(&self, seq_len: usize, most: Option<usize>) -> Vec<TextRecord> {
         let record = |(part, windows): (&Part, usize)| {
             let mut digest = blake3::Hasher::new();
-            for token in &part.tokens[..windows * seq_len] {
+            let cut = part.windows(seq_len);
+            for token in (0..windows).flat_map(|index| cut.get(index).tokens) {
                 digest.update(&token.to_le_bytes());
             }
             let digest = digest.finalize().to_hex().to_string();
-            TextRecord { name: part.name.clone(), windows, digest, sampled: part.sampled }
+            let (name, bos, sampled) = (part.name.clone(), part.bos, part.sampled);
+            TextRecord { name, windows, digest, bos, sampled }
         };
         self.parts.iter().zip(self.shares(seq_len, most)).map(record).collect()
     }
@@ -182,5 +216,20 @@ mod tests {
         let same = CalibrationText::default().with("c", (100..104).collect()).records(2, None);
         assert_eq!(same[0].digest, records[1].digest);
         assert_ne!(same[0].digest, records[0].digest);
+    }
+
+    #[test]
+    fn windows_of_a_text_can_begin_with_a_token_which_its_record_states() {
+        let begun = |bos| CalibrationText::default().with_begun("a", (10..15).collect(), bos);
+        let each = begun(Some(Bos::Each(1)));
+        assert_eq!(each.windows(3, None), [[1, 10, 11], [1, 12, 13]]);
+        let record = each.records(3, None).remove(0);
+        assert_eq!((record.windows, record.bos), (2, Some(Bos::Each(1))));
+        assert_ne!(record.digest, begun(None).records(3, None)[0].digest);
+        assert_eq!(begun(Some(Bos::Once(1))).windows(3, None), [[1, 10, 11], [12, 13, 14]]);
+        assert_eq!(begun(Some(Bos::Each(99))).largest(), Some(99));
+        // The token counts, so a text of one token less fills a window.
+        assert_eq!([each.too_short(6), each.too_short(7)], [None, Some(5)]);
+        assert_eq!(CalibrationText::default().too_short(6), Some(0));
     }
 }

@@ -145,7 +145,8 @@ impl TextTokenizer {
         }
     }
 
-    /// The tokens of a whole text, without added special tokens: what perplexity and training read.
+    /// The tokens of a whole text, without added special tokens. Perplexity and training put before them
+    /// what [`Bos`](crate::model::Bos) says.
     ///
     /// # Errors
     ///
@@ -162,6 +163,23 @@ impl TextTokenizer {
     /// [`DataError::Encode`].
     pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>, DataError> {
         self.tokens(text, true)
+    }
+
+    /// The special tokens that the tokenizer puts before a text, such as LLaMA's BOS token; mostly one
+    /// or none.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Encode`].
+    pub fn beginning(&self) -> Result<Vec<u32>, DataError> {
+        // Any text with a token will do: what stands before it does not depend on it.
+        let (plain, mut whole) = (self.encode("a")?, self.encode_prompt("a")?);
+        let place = match plain.is_empty() {
+            true => None,
+            false => whole.windows(plain.len()).position(|part| part == plain),
+        };
+        whole.truncate(place.unwrap_or(0));
+        Ok(whole)
     }
 
     fn tokens(&self, text: &str, special: bool) -> Result<Vec<u32>, DataError> {

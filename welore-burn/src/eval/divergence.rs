@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use super::estimate::{Estimate, Spread, correlation};
 use super::perplexity::Perplexity;
 use super::windows::{
-    EvalError, LOGITS_AT_ONCE, PerplexityOptions, check_text, each_window, scored_hidden,
+    EvalError, LOGITS_AT_ONCE, PerplexityOptions, Window, check_text, each_window, scored_hidden,
 };
 use crate::model::{LanguageModel, logit_pieces};
 use crate::progress::Progress;
@@ -109,8 +109,7 @@ pub(super) trait Dense: Sync {
     fn pieces(
         &self,
         index: usize,
-        window: &[u32],
-        options: &PerplexityOptions,
+        window: &Window,
         logits_at_once: usize,
     ) -> impl Iterator<Item = Piece>;
 
@@ -125,11 +124,10 @@ impl<M: LanguageModel> Dense for Live<'_, M> {
     fn pieces(
         &self,
         _index: usize,
-        window: &[u32],
-        options: &PerplexityOptions,
+        window: &Window,
         logits_at_once: usize,
     ) -> impl Iterator<Item = Piece> {
-        host_logits(self.0, window, options.skip, logits_at_once)
+        host_logits(self.0, window, logits_at_once)
             .map(|logits| Piece { logits, known: Vec::new() })
     }
 }
@@ -137,11 +135,10 @@ impl<M: LanguageModel> Dense for Live<'_, M> {
 /// The logits of the scored predictions of a window, in pieces.
 pub(super) fn host_logits<M: LanguageModel>(
     model: &M,
-    window: &[u32],
-    skip: usize,
+    window: &Window,
     logits_at_once: usize,
 ) -> impl Iterator<Item = Vec<f32>> {
-    logit_pieces(model, scored_hidden(model, window, skip), logits_at_once).map(|logits| {
+    logit_pieces(model, scored_hidden(model, window), logits_at_once).map(|logits| {
         let logits = logits.cast(FloatDType::F32);
         logits.into_data().try_into_vec::<f32>().expect("it was cast")
     })
@@ -187,11 +184,11 @@ pub(super) fn compare<M: LanguageModel>(
 ) -> Result<Divergence, EvalError> {
     let windows = options.cut(tokens);
     progress.begin("divergence", windows.len());
-    let work = |index: usize, window: &[u32]| {
-        let mut scored = Vec::with_capacity(options.scored());
-        let own = host_logits(model, window, options.skip, logits_at_once);
-        for (logits, piece) in own.zip(dense.pieces(index, window, options, logits_at_once)) {
-            let targets = &window[options.skip + 1 + scored.len()..];
+    let work = |index: usize, window: &Window| {
+        let mut scored = Vec::with_capacity(window.targets().len());
+        let own = host_logits(model, window, logits_at_once);
+        for (logits, piece) in own.zip(dense.pieces(index, window, logits_at_once)) {
+            let targets = &window.targets()[scored.len()..];
             scored.extend(score(&logits, &piece, targets, model.vocab_size()));
         }
         dense.release(index);
@@ -275,7 +272,7 @@ mod tests {
         let tokens: Vec<u32> = (0..75).map(|i| (i * i + 3 * i) % 64).collect();
         let at_once = NonZeroUsize::new(2).unwrap();
         for skip in [0, 6] {
-            let options = PerplexityOptions { seq_len: 25, windows: None, skip, at_once };
+            let options = PerplexityOptions { seq_len: 25, skip, at_once, ..Default::default() };
             let in_pieces =
                 |logits| compare(&own, &Live(&dense), &tokens, &options, logits, &mut ()).unwrap();
             let whole = in_pieces(1 << 25);

@@ -1,5 +1,5 @@
 use super::windows::{
-    EvalError, LOGITS_AT_ONCE, PerplexityOptions, check_text, each_window, scored_hidden,
+    EvalError, LOGITS_AT_ONCE, PerplexityOptions, Window, check_text, each_window, scored_hidden,
 };
 use crate::model::{LanguageModel, as_tensor, token_losses};
 use crate::progress::Progress;
@@ -11,7 +11,8 @@ pub struct Perplexity {
     pub perplexity: f64,
     /// Sum of the negative log-likelihoods of all scored tokens, in nats.
     pub nll: f64,
-    /// Number of scored tokens: `windows * (seq_len - 1 - skip)`.
+    /// Number of scored tokens: `windows * (seq_len - 1 - skip)`, or, where windows overlap, all of the
+    /// text but the first one if nothing was put before it.
     pub tokens: usize,
     /// Windows used.
     pub windows: usize,
@@ -28,6 +29,7 @@ impl Perplexity {
 /// read from its start, every token but the first is predicted, and the mean negative
 /// log-likelihood over all predicted tokens is exponentiated, without those of the first `skip`
 /// predictions of each window. Tokens at the end that do not fill a window are not used.
+/// [`PerplexityOptions`] says what changes if windows begin with a token of their own, or overlap.
 ///
 /// Logits and their log-sum-exp are f32 as the model computes them; sums are f64.
 ///
@@ -44,19 +46,20 @@ pub fn perplexity(
     let windows = options.cut(tokens);
     progress.begin("perplexity", windows.len());
     progress.count_in("windows");
-    let loss = |index, window: &[u32]| match nll_of(model, window, options.skip) {
-        nll if nll.is_finite() => Ok(nll),
+    let loss = |index, window: &Window| match nll_of(model, window) {
+        nll if nll.is_finite() => Ok((nll, window.targets().len())),
         _ => Err(EvalError::NotFinite { window: index }),
     };
     let losses = each_window(&windows, options.at_once, loss, progress)?;
-    let (nll, windows) = (losses.iter().sum::<f64>(), windows.len());
-    Ok(Perplexity::of(nll, windows * options.scored(), windows))
+    let nll = losses.iter().map(|(nll, _)| nll).sum::<f64>();
+    let scored = losses.iter().map(|(_, scored)| scored).sum();
+    Ok(Perplexity::of(nll, scored, windows.len()))
 }
 
 /// Sum of the negative log-likelihoods of the scored tokens of a window.
-fn nll_of(model: &impl LanguageModel, window: &[u32], skip: usize) -> f64 {
-    let hidden = scored_hidden(model, window, skip);
-    let targets = &window[skip + 1..];
+fn nll_of(model: &impl LanguageModel, window: &Window) -> f64 {
+    let hidden = scored_hidden(model, window);
+    let targets = window.targets();
     let targets = as_tensor(targets, &hidden.device()).reshape([targets.len(), 1]);
     token_losses(model, hidden, targets, LOGITS_AT_ONCE)
         .map(|losses| losses.into_data().iter::<f64>().sum::<f64>())

@@ -33,6 +33,7 @@ mod rope;
 mod rotary;
 mod sampling;
 mod text_part;
+mod text_windows;
 
 pub use activation::Activation;
 pub use attend::CausalMask;
@@ -60,3 +61,4 @@ pub use plain_names::open_weights;
 pub use rope::RopeScaling;
 pub use rotary::{Rotary, RotaryTable};
 pub use sampling::{Sampler, SamplerError};
+pub use text_windows::{Bos, TextWindow, TextWindows};

@@ -248,7 +248,7 @@ impl<M: LanguageModel> SearchJob<'_, M> {
         SearchRecord {
             evaluations: history.len(),
             seed: options.seed,
-            windows: [options.windows_in(self.tokens), options.measuring.seq_len],
+            windows: [options.measuring.windows_of(self.tokens), options.measuring.seq_len],
             multipliers: space.multipliers(&best.point),
             slope: space.slope(&best.point),
             start_kl: history[0].kl.unwrap_or_default(),
@@ -264,6 +264,10 @@ impl<M: LanguageModel> SearchJob<'_, M> {
         let (plan, skip, seq_len) = (self.options, measuring.skip, measuring.seq_len);
         let words = format!("{DECOMPOSITION} {policy} {norms} {plan:?} {skip} {seq_len}\n");
         hasher.update(words.as_bytes());
+        if let Some(bos) = measuring.bos {
+            // Journals of earlier versions are of text alone.
+            hasher.update(format!("{bos:?}\n").as_bytes());
+        }
         for matrix in &spectra.matrices {
             let name = matrix.name.as_str();
             hasher.update(format!("{name} {:?} {:?}\n", matrix.shape, matrix.dtype).as_bytes());
@@ -277,18 +281,10 @@ impl<M: LanguageModel> SearchJob<'_, M> {
                 }),
             }
         }
-        let used = options.windows_in(self.tokens) * seq_len;
+        let used = (measuring.windows_of(self.tokens) * seq_len).min(self.tokens.len());
         for token in &self.tokens[..used] {
             hasher.update(&token.to_le_bytes());
         }
         hasher.finalize().to_hex().to_string()
-    }
-}
-
-impl SearchOptions {
-    /// Number of windows that are read of a text.
-    fn windows_in(&self, tokens: &[u32]) -> usize {
-        let PerplexityOptions { seq_len, windows, .. } = self.measuring;
-        (tokens.len() / seq_len.max(1)).min(windows.unwrap_or(usize::MAX))
     }
 }

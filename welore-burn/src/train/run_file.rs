@@ -12,6 +12,7 @@ use crate::artifact::{Header, in_words};
 use crate::data::TaskKind;
 use crate::files::{FileError, LARGEST_CONFIG, check_input, read_existing, replace_file};
 use crate::forms::Precision;
+use crate::model::Bos;
 
 /// The file of a run directory that describes the run.
 pub const RUN_FILE: &str = "run.json";
@@ -56,6 +57,10 @@ pub struct RunFile {
     /// Digest of its tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch_digest: Option<String>,
+    /// What begins with the token that begins texts, in the texts that the run reads. `None` for
+    /// nothing, as in runs of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos: Option<Bos>,
     /// Type that the model computes in.
     #[serde(default)]
     pub dtype: Precision,
@@ -88,6 +93,8 @@ fn version() -> u32 {
 pub enum RunSource {
     /// A text, or documents.
     Text(PathBuf),
+    /// Several of them, one after the other.
+    Texts(Vec<PathBuf>),
     /// The files of a task.
     Task {
         /// Which task.
@@ -98,11 +105,17 @@ pub enum RunSource {
 }
 
 impl RunSource {
-    /// Where it is.
-    pub fn path(&self) -> &Path {
+    /// Where it is: all files of texts, or the file or directory of a task.
+    pub fn paths(&self) -> &[PathBuf] {
         match self {
-            Self::Text(path) | Self::Task { path, .. } => path,
+            Self::Text(path) | Self::Task { path, .. } => std::slice::from_ref(path),
+            Self::Texts(paths) => paths,
         }
+    }
+
+    /// The first of these.
+    pub fn path(&self) -> &Path {
+        self.paths().first().map_or(Path::new(""), PathBuf::as_path)
     }
 
     /// Whether it is a task, which has its own examples to evaluate on.
@@ -173,6 +186,7 @@ impl RunFile {
             eval_seq_len: None,
             watch_text: None,
             watch_digest: None,
+            bos: None,
             dtype: Precision::default(),
             track_gradients: None,
             must_improve: false,
@@ -241,11 +255,19 @@ impl RunFile {
         if self.eval_seq_len.is_some_and(|seq_len| seq_len < 2) {
             return refuse("eval_seq_len", "a window needs at least 2 tokens");
         }
+        if self.data.paths().is_empty() {
+            return refuse("data", "there is nothing to train on");
+        }
         let totals = self.extended_from.iter().chain([&self.options.steps]);
         match totals.is_sorted_by(|fewer, more| fewer < more) {
             true => Ok(()),
             false => refuse("steps", "a run can only be extended to more steps"),
         }
+    }
+
+    /// Whether it reads texts, to train on or to evaluate, and not only the examples of a task.
+    pub fn reads_text(&self) -> bool {
+        !self.data.is_task() || self.eval_text.is_some() || self.watch_text.is_some()
     }
 
     /// Tokens in a window of a text that is evaluated.
@@ -288,6 +310,9 @@ impl RunFile {
         if let Some(seq_len) = self.eval_seq_len {
             // Runs of earlier versions have none.
             decisive.extend(format!("eval_seq_len {seq_len}").bytes());
+        }
+        if let Some(bos) = self.bos {
+            decisive.extend(format!("bos {bos:?}").bytes());
         }
         blake3::hash(&decisive).to_hex().to_string()
     }

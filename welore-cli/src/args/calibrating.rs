@@ -9,7 +9,7 @@ use super::choices::named;
 use super::compute::ComputeArgs;
 use super::effort::Effort;
 use super::general::whole;
-use super::texts::{TextArg, calibration_text};
+use super::texts::{BosArg, TextArg, calibration_text};
 
 /// Arguments of `calibrate`.
 #[derive(Args, Debug)]
@@ -86,6 +86,9 @@ pub struct AmountArgs {
     /// most the model's context]
     #[arg(long, value_name = "N")]
     pub calibration_seq_len: Option<usize>,
+    /// What begins with the token that begins texts (BOS), where texts are read from files
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = BosArg::Auto)]
+    pub bos: BosArg,
     /// How the model writes its own text.
     #[command(flatten)]
     pub own: OwnTextArgs,

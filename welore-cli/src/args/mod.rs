@@ -30,7 +30,7 @@ pub use general::*;
 pub use method::Way;
 pub use ranks::*;
 pub use running::*;
-pub use texts::TextArg;
+pub use texts::{BosArg, TextArg};
 pub use training::*;
 pub use typed::{Rule, Typed, rule};
 pub use typing::{EngineArg, TypeArgs};

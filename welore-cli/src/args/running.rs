@@ -10,6 +10,7 @@ use super::choices::named;
 use super::compression::ShardArgs;
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, whole};
+use super::texts::BosArg;
 
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
@@ -17,14 +18,15 @@ use super::general::{PageArgs, whole};
 pub struct EvalArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// UTF-8 text or .jsonl file to measure perplexity on
+    /// UTF-8 text or .jsonl file to measure perplexity on; can be repeated, and each text is then
+    /// measured by itself
     #[arg(
         long,
         value_name = "FILE",
         required_unless_present_any = ["task", "choices"],
         help_heading = "Evaluation"
     )]
-    pub text: Option<PathBuf>,
+    pub text: Vec<PathBuf>,
     /// Task to measure accuracy on instead, over its test examples
     #[arg(
         long,
@@ -60,6 +62,26 @@ pub struct EvalArgs {
     /// [default: 512, or the model's context if that is shorter]
     #[arg(long, value_name = "N", conflicts_with = "task", help_heading = "Evaluation")]
     pub seq_len: Option<usize>,
+    /// What begins with the token that begins texts (BOS) of the text
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value_t = BosArg::Auto,
+        conflicts_with = "task",
+        help_heading = "Evaluation"
+    )]
+    pub bos: BosArg,
+    /// Tokens by which windows advance, at most --seq-len: of windows that overlap, only tokens that
+    /// no earlier one had are scored, so each is predicted from at least --seq-len less N others
+    /// [default: --seq-len]
+    #[arg(
+        long,
+        value_name = "N",
+        conflicts_with_all = ["task", "skip", "save_logits"],
+        help_heading = "Evaluation"
+    )]
+    pub stride: Option<usize>,
     /// Predictions at the start of each window that are not scored, because they are made from few
     /// tokens; half of --seq-len is what llama-perplexity does
     #[arg(
@@ -112,6 +134,16 @@ pub struct GenerateArgs {
     /// Text to continue
     #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     pub prompt: String,
+    /// What begins with the token that begins texts (BOS); off and on leave out what else
+    /// the tokenizer adds to a prompt
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value_t = BosArg::Auto,
+        help_heading = "Sampling"
+    )]
+    pub bos: BosArg,
     /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
     pub max_new_tokens: usize,

@@ -1,8 +1,9 @@
-//! Texts to calibrate on.
+//! Texts to calibrate on, and how texts begin.
 
 use std::fmt::{self, Display, Formatter};
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use clap::builder::{PathBufValueParser, TypedValueParser};
 
 /// The word for the text that the model writes itself.
@@ -42,4 +43,17 @@ pub(super) fn calibration_text() -> impl TypedValueParser<Value = TextArg> {
         Some(OWN) => TextArg::Own,
         _ => TextArg::File(path),
     })
+}
+
+/// What begins with the token that begins texts (BOS).
+#[derive(ValueEnum, Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BosArg {
+    /// every window and prompt, if the tokenizer puts the token before a text
+    Auto,
+    /// every window and prompt
+    On,
+    /// the whole text, and so its first window only, as in transformers and the scripts of papers
+    Once,
+    /// nothing
+    Off,
 }

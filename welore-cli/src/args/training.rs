@@ -15,13 +15,14 @@ use super::compression::SelectionArgs;
 use super::compute::ComputeArgs;
 use super::general::{PageArgs, whole};
 use super::ranks::{GoalArgs, TargetArgs};
+use super::texts::BosArg;
 
 /// Arguments of `train`.
 #[derive(Args, Debug)]
 pub struct TrainArgs {
     /// Resume the run in this directory from its last checkpoint, with exactly the steps that an
     /// uninterrupted run would take; a larger --steps extends it
-    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text", "watch_text"])]
+    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text", "watch_text", "bos"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
     #[command(flatten)]
@@ -54,9 +55,19 @@ pub struct TrainStartArgs {
     /// --from-scratch needs only its config.json and tokenizer.json
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,
-    /// UTF-8 text to train on, or a .jsonl file with a `text` on each line
+    /// UTF-8 text to train on, or a .jsonl file with a `text` on each line; can be repeated, and the
+    /// texts are then read as documents that follow each other
     #[arg(long, value_name = "FILE", help_heading = "Data")]
-    pub text: Option<PathBuf>,
+    pub text: Vec<PathBuf>,
+    /// What begins with the token that begins texts (BOS) in the texts of the run
+    #[arg(
+        long,
+        value_enum,
+        value_name = "WHAT",
+        default_value_t = BosArg::Auto,
+        help_heading = "Data"
+    )]
+    pub bos: BosArg,
     /// Task to train on
     #[arg(long, value_name = "NAME", value_parser = named::<TaskKind>(), requires = "data", help_heading = "Data")]
     pub task: Option<TaskKind>,

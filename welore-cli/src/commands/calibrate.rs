@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use anyhow::Result;
-use serde_json::json;
+use serde_json::{Value, json};
 use welore_burn::calibrate::{CalibrationSummary, GradientLabels};
 use welore_burn::files::check_staged;
 
@@ -11,14 +11,15 @@ use crate::args::{CalibrateArgs, TextArg, Typed};
 use crate::devices::Compute;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim};
+use crate::shared::beginning::Beginning;
 use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
-use crate::shared::effects::of_amount;
+use crate::shared::effects::{of_amount, of_bos};
 use crate::shared::opening::open_known;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
 pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
-    typed.check(of_amount(&args.text, &args.amount))?;
+    typed.check(of_amount(&args.text, &args.amount).chain([of_bos(&args.text)]))?;
     check_amount(&args.text, &args.amount, typed)?;
     memory::keep_pages();
     let started = Instant::now();
@@ -35,11 +36,12 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
         work.check(&args.output)?;
         return preview(&args, work, &compute);
     }
+    let beginning = work.beginning();
     let Calibrated { summary, texts } = work.run(&compute, &args.output)?;
     let seconds = started.elapsed().as_secs_f64();
     let bytes = std::fs::metadata(&args.output).map_or(0, |file| file.len());
     if args.json {
-        return output::print_json(&json!({
+        let all = json!({
             "output": args.output.display().to_string(),
             "matrices": summary.matrices,
             "windows": summary.windows,
@@ -50,13 +52,15 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
             "texts": texts,
             "bytes": bytes,
             "seconds": seconds,
-        }));
+        });
+        return output::print_json(&with_beginning(all, beginning));
     }
     say!(
-        "measured {} on {} of {} tokens, gradients on {} of the windows{}",
+        "measured {} on {} of {} tokens{}, gradients on {} of the windows{}",
         format::matrices(summary.matrices),
         format::number_of(summary.windows, "window"),
         summary.seq_len,
+        in_words(beginning),
         summary.gradient_windows,
         of_labels_in_words(&args, &summary)
     );
@@ -84,12 +88,26 @@ fn of_labels_in_words(args: &CalibrateArgs, summary: &CalibrationSummary) -> &'s
     }
 }
 
+/// An object that also says how the texts of files begin, if there are any.
+fn with_beginning(object: Value, beginning: Option<Beginning>) -> Value {
+    match beginning {
+        Some(beginning) => beginning.with(object),
+        None => object,
+    }
+}
+
+/// The same in words.
+fn in_words(beginning: Option<Beginning>) -> String {
+    beginning.map(|beginning| beginning.clause_with_reason()).unwrap_or_default()
+}
+
 /// Shows what would be measured, and what that is expected to take.
 fn preview(args: &CalibrateArgs, work: CalibrationWork<'_>, compute: &Compute) -> Result<()> {
     let (summary, tokens, own) = (work.preview()?, work.tokens(), work.own().copied());
+    let beginning = work.beginning();
     if args.json {
         let expected = work.forecast(compute)?;
-        return output::print_json(&json!({
+        let all = json!({
             "dry_run": true,
             "output": args.output.display().to_string(),
             "matrices": summary.matrices,
@@ -103,18 +121,20 @@ fn preview(args: &CalibrateArgs, work: CalibrationWork<'_>, compute: &Compute) -
             "expected_peak_bytes": expected.peak_bytes,
             "expected_peak_of": expected.peak_of(),
             "tried": expected.tried,
-        }));
+        });
+        return output::print_json(&with_beginning(all, beginning));
     }
     if let Some(own) = own {
         let samples = format::number_of(own.samples, "sample");
         say!("would let the model write {samples} of {} tokens", own.length);
     }
     say!(
-        "would measure {} on {} of {} tokens, out of {} tokens in total, and \
+        "would measure {} on {} of {} tokens{}, out of {} tokens in total, and \
          gradients on {} of the windows{}",
         format::matrices(summary.matrices),
         format::number_of(summary.windows, "window"),
         summary.seq_len,
+        in_words(beginning),
         tokens,
         summary.gradient_windows,
         of_labels_in_words(args, &summary)

@@ -13,6 +13,7 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
+use crate::shared::beginning::prompt_tokens;
 use crate::shared::opening::open_known;
 use crate::terminal::{Bar, Task, Unit, must_stop};
 use crate::{format, models, output};
@@ -26,7 +27,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     let model = models::directory_to_run(&args.model, &compute)?;
     let opened = open_known(&model, &compute.device)?;
     let tokenizer = TextTokenizer::open(&model)?;
-    let prompt = tokenizer.encode_prompt(&args.prompt)?;
+    let (prompt, beginning) = prompt_tokens(&args.prompt, args.bos, &tokenizer, &opened.config)?;
     // Checked here because loading weights may take long.
     check_prompt(opened.skeleton(), &prompt)?;
     let room = Room::of(opened.skeleton(), &prompt, &args, typed);
@@ -74,14 +75,14 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     if !args.json {
         return Ok(());
     }
-    output::print_json(&json!({
+    output::print_json(&beginning.with(json!({
         "prompt": args.prompt,
         "text": unseen,
         "prompt_ids": prompt,
         "ids": tokens,
         "ended": ended,
         "tokens_per_second": speed,
-    }))
+    })))
 }
 
 /// How many tokens can follow a prompt.

@@ -71,6 +71,12 @@ pub fn of_amount(texts: &[TextArg], amount: &AmountArgs) -> impl Iterator<Item =
     rules.into_iter().chain([of_effort(texts, amount)]).chain(others)
 }
 
+/// The rule of `--bos`, where texts are read only to calibrate on them.
+pub fn of_bos(texts: &[TextArg]) -> Rule {
+    let reads = texts.iter().any(|text| text.file().is_some());
+    rule("bos", reads, "only where a text is read from a file")
+}
+
 /// The rule of `--effort`, beside these texts to calibrate on, if there are any.
 fn of_effort(texts: &[TextArg], amount: &AmountArgs) -> Rule {
     let is_open = amount.calibration_windows.is_none() || amount.gradient_windows.is_none();

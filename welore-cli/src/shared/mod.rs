@@ -1,6 +1,7 @@
 //! Code that several commands share.
 
 pub mod artifacts;
+pub mod beginning;
 pub mod calibrating;
 pub mod card;
 pub mod compressing;

@@ -115,6 +115,11 @@ pub(super) fn eval(error: &EvalError) -> Option<Verdict> {
     Some(match error {
         EvalError::TooShort { .. } => Verdict::input("use a longer text or a smaller --seq-len"),
         EvalError::Context { .. } => Verdict::input("use a smaller --seq-len"),
+        EvalError::Stride { seq_len, .. } => {
+            let hint = format!("give a --stride from 1 to {seq_len}");
+            Verdict { input: true, hint: Some(hint) }
+        }
+        EvalError::StrideSaved => Verdict::input("leave --stride out, or compare with the model"),
         EvalError::Skip { .. } => Verdict::input("give a smaller --skip"),
         EvalError::Vocabulary { .. } => {
             Verdict::input("give the dense model that this one was made from")
@@ -141,7 +146,7 @@ pub(super) fn logits(error: &LogitsError) -> Option<Verdict> {
             "`welore-cli eval DENSE --text FILE --save-logits LOGITS` writes such a file",
         )),
         E::Foreign { .. } => Some(Verdict::input(
-            "give the --text, --windows, --seq-len and --skip that the logits were saved with",
+            "give the --text, --windows, --seq-len and --skip that the logits were saved with, and its --bos",
         )),
         _ => Some(Verdict::input(None)),
     }

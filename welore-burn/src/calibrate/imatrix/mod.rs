@@ -102,7 +102,10 @@ impl ImportanceMatrix {
             return Err(CalibrationError::NotImatrix { path: path.into(), reason });
         }
         let windows = if content.datasets.len() == 1 { content.chunks } else { 0 };
-        let record = |name| TextRecord { name, windows, digest: String::new(), sampled: None };
+        let record = |name| {
+            let digest = String::new();
+            TextRecord { name, windows, digest, bos: None, sampled: None }
+        };
         let texts = content.datasets.into_iter().map(record).collect();
         let (path, digest) = (path.into(), digest_of_file(path)?);
         Ok(Some(Self { path, inputs, texts, windows: content.chunks, digest }))

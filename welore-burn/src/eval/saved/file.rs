@@ -13,6 +13,7 @@ use crate::checkpoint::{Checkpoint, CheckpointError, ShardLayout, ShardWriter};
 use crate::eval::PerplexityOptions;
 use crate::files::{StagedFile, check_input};
 use crate::forms::TensorSpec;
+use crate::model::Bos;
 
 const FORMAT: &str = "welore-logits";
 const VERSION: u32 = 1;
@@ -42,6 +43,9 @@ pub struct Manifest {
     pub windows: usize,
     pub seq_len: usize,
     pub skip: usize,
+    /// What begins with the token that begins texts.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bos: Option<Bos>,
 }
 
 impl Manifest {
@@ -52,9 +56,9 @@ impl Manifest {
         options: &PerplexityOptions,
     ) -> Self {
         let LogitsSource { model, model_digest } = source.clone();
-        let PerplexityOptions { seq_len, skip, .. } = *options;
+        let PerplexityOptions { seq_len, skip, bos, .. } = *options;
         let (format, version) = (FORMAT.into(), VERSION);
-        Self { format, version, model, model_digest, vocab_size, windows, seq_len, skip }
+        Self { format, version, model, model_digest, vocab_size, windows, seq_len, skip, bos }
     }
 
     pub fn source(&self) -> LogitsSource {
@@ -106,7 +110,8 @@ pub struct LogitsWriter {
 
 impl LogitsWriter {
     /// Begins a file.
-    pub fn new(path: &Path, manifest: &Manifest, windows: &[&[u32]]) -> Result<Self, LogitsError> {
+    /// `tokens` are those of all windows, one after the other.
+    pub fn new(path: &Path, manifest: &Manifest, tokens: &[u32]) -> Result<Self, LogitsError> {
         let text = manifest.to_text();
         let (name, shape) = (MANIFEST.into(), vec![text.len()]);
         let mut tensors = vec![TensorSpec { name, dtype: Dtype::U8, shape }];
@@ -114,8 +119,7 @@ impl LogitsWriter {
         tensors.extend((0..manifest.windows).map(|index| manifest.window(index)));
         let layout = ShardLayout::new(&tensors, u64::MAX)?;
         let writer = Self { staged: StagedFile::create(path)?, layout };
-        let tokens = windows.iter().copied().flatten().flat_map(|token| token.to_le_bytes());
-        let tokens: Vec<u8> = tokens.collect();
+        let tokens: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
         let begin = || -> Result<(), LogitsError> {
             let files = writer.files()?;
             files.write(MANIFEST, text.as_bytes())?;

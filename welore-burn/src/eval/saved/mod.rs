@@ -10,10 +10,12 @@ use self::file::{LogitsFile, LogitsWriter, Manifest};
 use self::rounded::{Rounded, round};
 use super::divergence::{Dense, Divergence, Known, Piece, compare, host_logits};
 use super::perplexity::Perplexity;
-use super::windows::{EvalError, LOGITS_AT_ONCE, PerplexityOptions, check_text, each_window};
+use super::windows::{
+    EvalError, LOGITS_AT_ONCE, PerplexityOptions, Window, check_saved, check_text, each_window,
+};
 use crate::checkpoint::CheckpointError;
 use crate::files::FileError;
-use crate::model::{LanguageModel, rows_at_once};
+use crate::model::{Bos, LanguageModel, rows_at_once};
 use crate::progress::{Interrupted, Progress};
 use crate::words::number_of;
 
@@ -95,15 +97,17 @@ pub fn save_logits<M: LanguageModel>(
     progress: &mut dyn Progress,
 ) -> Result<Perplexity, LogitsError> {
     check_text(model, tokens, options)?;
+    check_saved(options)?;
     let windows = options.cut(tokens);
     let manifest = Manifest::new(source, model.vocab_size(), windows.len(), options);
-    let writer = LogitsWriter::new(path, &manifest, &windows)?;
+    let cut: Vec<u32> = windows.iter().flat_map(|window| window.tokens).collect();
+    let writer = LogitsWriter::new(path, &manifest, &cut)?;
     progress.begin("logits", windows.len());
     let files = writer.files()?;
-    let work = |index: usize, window: &[u32]| {
+    let work = |index: usize, window: &Window| {
         let mut rounded = Rounded::default();
-        for logits in host_logits(model, window, options.skip, LOGITS_AT_ONCE) {
-            let targets = &window[options.skip + 1 + rounded.rows.len()..];
+        for logits in host_logits(model, window, LOGITS_AT_ONCE) {
+            let targets = &window.targets()[rounded.rows.len()..];
             round(&logits, targets, model.vocab_size(), &mut rounded);
         }
         if !rounded.rows.iter().all(|row| row.nll.is_finite()) {
@@ -120,8 +124,12 @@ pub fn save_logits<M: LanguageModel>(
 }
 
 /// Bytes of the tensors of a file of saved logits.
-pub fn saved_bytes(vocab_size: usize, tokens: usize, options: &PerplexityOptions) -> u64 {
-    let windows = (tokens / options.seq_len.max(1)).min(options.windows.unwrap_or(usize::MAX));
+///
+/// # Panics
+///
+/// Panics if `seq_len` is below 2.
+pub fn saved_bytes(vocab_size: usize, tokens: &[u32], options: &PerplexityOptions) -> u64 {
+    let windows = options.windows_of(tokens);
     let source = LogitsSource { model: String::new(), model_digest: String::new() };
     Manifest::new(&source, vocab_size, windows, options).bytes()
 }
@@ -160,13 +168,14 @@ impl SavedLogits {
     ///
     /// # Errors
     ///
-    /// [`LogitsError::Foreign`].
+    /// [`LogitsError::Foreign`], and [`EvalError::StrideSaved`] for windows that overlap.
     pub fn check(
         &self,
         vocab_size: usize,
         tokens: &[u32],
         options: &PerplexityOptions,
     ) -> Result<(), LogitsError> {
+        check_saved(options)?;
         let manifest = self.file.manifest();
         let differs = |has: String, wanted: String| {
             Err(LogitsError::Foreign { path: self.file.path().into(), has, wanted })
@@ -181,13 +190,21 @@ impl SavedLogits {
             };
             return differs(of(manifest.seq_len, manifest.skip), of(options.seq_len, options.skip));
         }
+        if manifest.bos != options.bos {
+            let of = |bos: Option<Bos>| match bos {
+                None => "windows of text alone".into(),
+                Some(Bos::Each(token)) => format!("windows that each begin with token {token}"),
+                Some(Bos::Once(token)) => format!("a text that begins with token {token}"),
+            };
+            return differs(of(manifest.bos), of(options.bos));
+        }
         let windows = options.cut(tokens);
         if manifest.windows < windows.len() {
             let of = |windows: usize| number_of(windows, "window");
             return differs(of(manifest.windows), of(windows.len()));
         }
         let own = self.file.tokens().chunks_exact(manifest.seq_len);
-        match own.zip(&windows).position(|(own, window)| own != *window) {
+        match own.zip(windows.iter()).position(|(own, window)| own != window.tokens) {
             Some(window) => {
                 differs("another text".into(), format!("this one, from window {window} on"))
             }
@@ -219,11 +236,10 @@ impl Dense for LogitsFile {
     fn pieces(
         &self,
         index: usize,
-        _window: &[u32],
-        options: &PerplexityOptions,
+        window: &Window,
         logits_at_once: usize,
     ) -> impl Iterator<Item = Piece> {
-        let (vocab_size, scored) = (self.manifest().vocab_size, options.scored());
+        let (vocab_size, scored) = (self.manifest().vocab_size, window.targets().len());
         let most = rows_at_once(vocab_size, logits_at_once);
         let (rows, steps) = self.window(index);
         (0..scored).step_by(most).map(move |start| {

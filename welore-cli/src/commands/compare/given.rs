@@ -10,7 +10,7 @@ use welore_burn::model::{Decoder, LanguageModel, OpenedModel, load_model};
 use welore_burn::modules::MatrixName;
 
 use super::{Text, measuring};
-use crate::args::{CompareArgs, GoalsArgs};
+use crate::args::{BosArg, CompareArgs, GoalsArgs};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::models;
@@ -52,7 +52,8 @@ impl GivenModel {
             let error = EvalError::Vocabulary { vocab_size, dense: of_dense };
             return Err(error).with_context(|| path.display().to_string());
         }
-        let reader = TextReader::open(&dir, &opened.config)?;
+        // Windows begin as those of the dense model do.
+        let reader = TextReader::open(&dir, &opened.config, BosArg::Off)?;
         for text in texts {
             if reader.read(&text.path)? != text.tokens {
                 let message = format!("{}: its tokens of the text are not MODEL's", path.display());

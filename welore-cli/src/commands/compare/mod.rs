@@ -27,6 +27,7 @@ use crate::args::{CompareArgs, TextArg, Typed, rule};
 use crate::devices::{Compute, host};
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
+use crate::shared::beginning::Beginning;
 use crate::shared::calibrating::CalibrationWork;
 use crate::shared::compressing::{check_norms, check_other};
 use crate::shared::effects::{check_blocks, check_calibrating, of_amount};
@@ -48,6 +49,8 @@ pub struct Text {
     tokens: Vec<u32>,
     /// Tokens per window, the same for all texts.
     seq_len: usize,
+    /// How windows begin, the same for all texts.
+    beginning: Beginning,
 }
 
 /// Runs the command.
@@ -273,10 +276,11 @@ fn texts(
     opened: &OpenedModel,
     at_once: NonZeroUsize,
 ) -> Result<Vec<Text>> {
-    let reader = TextReader::open(model, &opened.config)?;
+    let reader = TextReader::open(model, &opened.config, args.amount.bos)?;
     let seq_len = window_of(args.seq_len, &opened.config);
     let read = |path: &PathBuf| {
-        let text = Text { path: path.clone(), tokens: reader.read(path)?, seq_len };
+        let (tokens, beginning) = (reader.read(path)?, reader.beginning);
+        let text = Text { path: path.clone(), tokens, seq_len, beginning };
         let options = measuring(args, &text, at_once);
         in_file(check_text(opened.skeleton(), &text.tokens, &options), path)?;
         Ok(text)
@@ -286,6 +290,12 @@ fn texts(
 
 /// How perplexity is measured.
 fn measuring(args: &CompareArgs, text: &Text, at_once: NonZeroUsize) -> PerplexityOptions {
-    let (seq_len, windows, skip) = (text.seq_len, Some(args.windows), args.skip);
-    PerplexityOptions { seq_len, windows, skip, at_once }
+    PerplexityOptions {
+        seq_len: text.seq_len,
+        windows: Some(args.windows),
+        skip: args.skip,
+        bos: text.beginning.bos,
+        stride: None,
+        at_once,
+    }
 }

@@ -49,7 +49,7 @@ impl Results<'_> {
         let texts: Vec<String> =
             self.texts.iter().map(|text| text.path.display().to_string()).collect();
         let digests: Vec<String> = self.texts.iter().map(|text| digest_of(&text.tokens)).collect();
-        json!({
+        let mut all = json!({
             "texts": texts,
             "text_digests": digests,
             "windows": self.args.windows,
@@ -60,7 +60,11 @@ impl Results<'_> {
             "calibration_seconds": self.calibration_seconds,
             "rows": self.rows,
             "seconds": self.seconds,
-        })
+        });
+        if let Some(text) = self.texts.first() {
+            text.beginning.add_to(&mut all);
+        }
+        all
     }
 
     /// The file names of the texts after the first one.

@@ -34,7 +34,7 @@ use crate::shared::card::write_card;
 use crate::shared::compressing::{check_norms, check_other, compressor, load_for_blocks};
 use crate::shared::distilling::take_step;
 use crate::shared::effects::{
-    check_blocks, check_calibrating, min_ratio, of_amount, of_method, without_engine,
+    check_blocks, check_calibrating, min_ratio, of_amount, of_bos, of_method, without_engine,
 };
 use crate::shared::inputs::{check_not_left, check_outside, place_of};
 use crate::shared::measuring::{Known, budget};
@@ -406,7 +406,7 @@ fn check_effects(args: &CompressArgs, recipe: &Recipe, goal: &Goal, typed: &Type
     let (is_sequential, calibrates) = (recipe.way.is_sequential, !args.calibrate.is_empty());
     check_blocks(&args.blockwise, is_sequential, typed)?;
     typed.check(of_method(recipe))?;
-    typed.check(of_amount(&args.calibrate, &args.amount))?;
+    typed.check(of_amount(&args.calibrate, &args.amount).chain([of_bos(&args.calibrate)]))?;
     if calibrates {
         check_calibrating(&args.calibrate, &args.amount, [recipe], typed)?;
     }

@@ -12,7 +12,7 @@ use crate::args::{CompressArgs, Rule, TextArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::calibrating::check_amount;
-use crate::shared::effects::of_amount;
+use crate::shared::effects::{of_amount, of_bos};
 use crate::shared::inputs::check_not_left;
 use crate::shared::recipe::{check_calibration_file, check_gradients, open_calibration};
 use crate::shared::scratch::Scratch;
@@ -36,7 +36,7 @@ pub(super) fn check_calibration(args: &mut CompressArgs, typed: &Typed, what: &s
     if args.method.calibration.is_none() && args.calibrate.is_empty() {
         args.calibrate.push(TextArg::Own);
     }
-    typed.check(of_amount(&args.calibrate, &args.amount))?;
+    typed.check(of_amount(&args.calibrate, &args.amount).chain([of_bos(&args.calibrate)]))?;
     if args.calibrate.is_empty() {
         return Ok(());
     }

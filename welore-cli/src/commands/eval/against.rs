@@ -9,6 +9,7 @@ use welore_burn::eval::{
 use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
 use welore_burn::train::model_digest;
 
+use crate::args::BosArg;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::models;
@@ -16,13 +17,21 @@ use crate::shared::opening::open_known;
 use crate::shared::text::TextReader;
 use crate::terminal::Bar;
 
-/// A model that is measured, and the text.
+/// A text to measure on.
+pub struct Text {
+    /// Its file.
+    pub path: PathBuf,
+    pub documents: Vec<String>,
+    /// Without what begins windows.
+    pub tokens: Vec<u32>,
+}
+
+/// A model that is measured, and the texts.
 pub struct Subject<'a> {
     /// Its directory.
     pub dir: &'a Path,
     pub opened: &'a OpenedModel,
-    pub documents: &'a [String],
-    pub tokens: &'a [u32],
+    pub texts: &'a [Text],
     pub options: &'a PerplexityOptions,
 }
 
@@ -39,12 +48,14 @@ pub enum Against {
 impl Against {
     /// What a path names, after checking that the model can be compared with it.
     pub fn open(path: &Path, subject: &Subject<'_>, compute: &Compute) -> Result<Self> {
-        let Subject { dir, opened, documents, tokens, options } = *subject;
+        let Subject { dir, opened, texts, options } = *subject;
         let vocab_size = opened.skeleton().vocab_size();
         if path.is_file() && !models::is_model_file(path) {
             models::check_compared(path)?;
             let saved = SavedLogits::open(path)?;
-            saved.check(vocab_size, tokens, options)?;
+            for text in texts {
+                saved.check(vocab_size, &text.tokens, options)?;
+            }
             return Ok(Self::Saved(Box::new(saved)));
         }
         let dense_dir = models::directory_to_run(path, compute)?;
@@ -57,12 +68,16 @@ impl Against {
         if dense_size != vocab_size {
             return Err(EvalError::Vocabulary { vocab_size, dense: dense_size }.into());
         }
-        if TextReader::open(&dense_dir, &dense.config)?.tokens(documents)? != tokens {
-            let message = format!("{}: its tokens of the text are not MODEL's", path.display());
-            let hint = "give the dense model that this one was made from";
-            return Err(WrongInput::with_hint(message, hint).into());
+        // Windows begin as those of the model do.
+        let reader = TextReader::open(&dense_dir, &dense.config, BosArg::Off)?;
+        for text in texts {
+            if reader.tokens(&text.documents)? != text.tokens {
+                let message = format!("{}: its tokens of the text are not MODEL's", path.display());
+                let hint = "give the dense model that this one was made from";
+                return Err(WrongInput::with_hint(message, hint).into());
+            }
+            check_text(dense.skeleton(), &text.tokens, options)?;
         }
-        check_text(dense.skeleton(), tokens, options)?;
         Ok(Self::Model(Box::new(dense), dense_dir))
     }
 

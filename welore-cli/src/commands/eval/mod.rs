@@ -35,10 +35,9 @@ pub fn run(args: EvalArgs) -> Result<()> {
         }
         check_record(&args.model)?;
     }
-    match (&args.text, &args.data) {
-        (Some(text), _) => text::predict(&args, text),
-        (None, Some(path)) => answer_questions(&args, path),
-        (None, None) => unreachable!("clap asks for --text, or for a task with --data"),
+    match &args.data {
+        Some(path) => answer_questions(&args, path),
+        None => text::predict(&args),
     }
 }
 

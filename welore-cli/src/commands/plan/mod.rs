@@ -35,6 +35,8 @@ pub fn run(args: PlanArgs, typed: &Typed) -> Result<()> {
         return types::run(&args, typed);
     }
     typed.check(OF_TYPES.map(without_engine))?;
+    let reads_text = args.search.search_text.is_some();
+    typed.check([rule("bos", reads_text, "only with --search-text, or with --for --calibrate")])?;
     if args.typing.bits.is_some() {
         return Err(WrongInput::new("--bits: only with --for llama.cpp").into());
     }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use anyhow::Result;
 use welore_burn::eval::{EvalError, PerplexityOptions, check_text, saved_bytes};
-use welore_burn::model::{DecoderConfig, LanguageModel};
+use welore_burn::model::{Bos, DecoderConfig, LanguageModel};
 use welore_burn::plan::PlanOptions;
 use welore_burn::search::{SearchJob, SearchOptions, check_journal, search};
 
@@ -49,12 +49,13 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
     let subject = Subject::open(args, options)?;
     let norms = recipe.norms(subject.calibration.as_ref())?;
     let model = to_run(&subject.found, "a search", "--policy energy needs the weights alone")?;
-    let (tokens, seq_len) = text_of(args, &subject, &model.config)?;
+    let (tokens, seq_len, bos) = text_of(args, &subject, &model.config)?;
     let measuring = PerplexityOptions {
         seq_len,
         windows: Some(search_args.search_windows),
-        skip: 0,
+        bos,
         at_once: compute.at_once(),
+        ..PerplexityOptions::default()
     };
     let skeleton = model.skeleton();
     match (check_text(skeleton, &tokens, &measuring), &search_args.search_text) {
@@ -65,7 +66,7 @@ pub(super) fn searched(args: &PlanArgs, recipe: &Recipe, options: &PlanOptions) 
         (other, _) => other?,
     }
     let scratch = Scratch::new(true)?;
-    scratch.check_room(saved_bytes(skeleton.vocab_size(), tokens.len(), &measuring))?;
+    scratch.check_room(saved_bytes(skeleton.vocab_size(), &tokens, &measuring))?;
     let how = SearchOptions {
         evaluations: search_args.evaluations,
         seed: search_args.search_seed,
@@ -116,21 +117,22 @@ fn no_text() -> anyhow::Error {
     WrongInput::with_hint(message, hint).into()
 }
 
-/// The text to measure plans on, and the number of tokens in a window of it.
+/// The text to measure plans on, the number of tokens in a window of it, and what begins these unless
+/// they are windows of a calibration, which are whole.
 fn text_of(
     args: &PlanArgs,
     subject: &Subject,
     config: &DecoderConfig,
-) -> Result<(Vec<u32>, usize)> {
+) -> Result<(Vec<u32>, usize, Option<Bos>)> {
     if let Some(path) = &args.search.search_text {
-        let tokens = TextReader::open(&subject.dir, config)?.read(path)?;
-        return Ok((tokens, window_of(None, config)));
+        let reader = TextReader::open(&subject.dir, config, args.amount.bos)?;
+        return Ok((reader.read(path)?, window_of(None, config), reader.beginning.bos));
     }
     let windows = subject.calibration.as_ref().map(|calibration| calibration.windows());
     let mut windows = windows.transpose()?.unwrap_or_default();
     let windows = windows.split_off(windows.len().saturating_sub(args.search.search_windows));
     match windows.first().map(Vec::len) {
-        Some(seq_len) => Ok((windows.concat(), seq_len)),
+        Some(seq_len) => Ok((windows.concat(), seq_len, None)),
         None => Err(no_text()),
     }
 }

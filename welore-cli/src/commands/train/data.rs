@@ -8,8 +8,9 @@ use welore_burn::data::{Task, TaskExample, TokenRows, read_rows, write_rows};
 use welore_burn::model::DecoderConfig;
 use welore_burn::train::{RunFile, RunSource};
 
-use crate::args::TrainStartArgs;
+use crate::args::{BosArg, TrainStartArgs};
 use crate::failure::WrongInput;
+use crate::shared::beginning::Beginning;
 use crate::shared::task::Speaker;
 use crate::shared::text::{TextReader, documents_of};
 
@@ -51,9 +52,10 @@ pub struct Inputs {
 /// Where the data is, according to the arguments.
 pub fn source_of(args: &TrainStartArgs) -> Result<RunSource> {
     check_names(args)?;
-    match (&args.text, args.task, &args.data) {
-        (Some(path), _, _) => Ok(RunSource::Text(path.clone())),
-        (None, Some(name), Some(path)) => Ok(RunSource::Task { name, path: path.clone() }),
+    match (&args.text[..], args.task, &args.data) {
+        ([path], _, _) => Ok(RunSource::Text(path.clone())),
+        ([_, _, ..], _, _) => Ok(RunSource::Texts(args.text.clone())),
+        ([], Some(name), Some(path)) => Ok(RunSource::Task { name, path: path.clone() }),
         _ => Err(WrongInput::with_hint(
             "there is nothing to train on",
             "give --text FILE, or --task NAME --data PATH",
@@ -67,6 +69,10 @@ impl TrainingData {
     pub fn read(source: &RunSource) -> Result<Self> {
         Ok(match source {
             RunSource::Text(path) => Self::Text(documents_of(path)?),
+            RunSource::Texts(paths) => {
+                let texts = paths.iter().map(|path| documents_of(path));
+                Self::Text(texts.collect::<Result<Vec<_>>>()?.concat())
+            }
             RunSource::Task { name, path } => Self::Task(Task::read(*name, path)?),
         })
     }
@@ -79,7 +85,9 @@ impl TrainingData {
             Ok((reader.tokenizer.encode_prompt(&example.prompt)?, response))
         };
         match self {
-            Self::Text(documents) => Ok(TokenRows::windows(reader.tokens(documents)?, seq_len)),
+            Self::Text(documents) => {
+                Ok(TokenRows::windows(reader.windows(documents, seq_len)?, seq_len))
+            }
             Self::Task(task) => {
                 let pairs = task.train.iter().map(pair).collect::<Result<Vec<_>>>()?;
                 Ok(TokenRows::responses(pairs, seq_len))
@@ -115,7 +123,7 @@ impl EvaluationData {
                 Ok(Self::Text(documents_of(path)?))
             }
             (_, None) if run.data.is_task() => {
-                check_there(run.data.path())?;
+                run.data.paths().iter().try_for_each(|path| check_there(path))?;
                 Ok(TrainingData::read(&run.data)?.into_test())
             }
             (_, None) => Ok(Self::Nothing),
@@ -164,7 +172,8 @@ pub fn keep(rows: &TokenRows, dir: &Path) -> Result<()> {
 
 /// The data of a resumed run, which must be unchanged, and whether the run still had its rows.
 pub fn again(run: &RunFile, config: &DecoderConfig, dir: &Path) -> Result<(Inputs, bool)> {
-    let reader = TextReader::open(&run.base, config)?;
+    let mut reader = TextReader::open(&run.base, config, BosArg::Off)?;
+    reader.beginning = Beginning::of_run(run.bos, None);
     let (rows, had_rows) = rows_again(run, &reader, dir)?;
     let watched = watched_again(run, &reader)?;
     let (evaluation, digest) = EvaluationData::again(run)?.prepare(run, reader, config)?;
@@ -194,12 +203,18 @@ fn rows_again(run: &RunFile, reader: &TextReader, dir: &Path) -> Result<(TokenRo
     {
         return Ok((rows, true));
     }
-    check_there(run.data.path())?;
+    run.data.paths().iter().try_for_each(|path| check_there(path))?;
     let rows = TrainingData::read(&run.data)?.rows(reader, run.options.seq_len)?;
     if rows.digest() != run.data_digest {
-        return Err(changed(run.data.path()));
+        return Err(changed(&named(&run.data)));
     }
     Ok((rows, false))
+}
+
+/// The names of all files of the data, for messages.
+pub fn named(source: &RunSource) -> PathBuf {
+    let names = source.paths().iter().map(|path| path.display().to_string());
+    names.collect::<Vec<_>>().join(", ").into()
 }
 
 fn changed(path: &Path) -> anyhow::Error {
@@ -221,8 +236,8 @@ fn check_there(path: &Path) -> Result<()> {
 fn check_names(args: &TrainStartArgs) -> Result<()> {
     let makes_base = args.goal.target().is_some() || args.plan.is_some() || args.from_scratch;
     let model = args.model.as_ref().filter(|_| !makes_base);
-    let texts = [&args.text, &args.data, &args.eval_text, &args.watch_text];
-    for path in texts.into_iter().flatten().chain(model) {
+    let others = [&args.data, &args.eval_text, &args.watch_text];
+    for path in args.text.iter().chain(others.into_iter().flatten()).chain(model) {
         let whole = path.canonicalize().unwrap_or_else(|_| path.clone());
         if whole.to_str().is_none() {
             let message = format!("{}: not UTF-8, which a run's paths must be", whole.display());
@@ -236,6 +251,10 @@ fn check_names(args: &TrainStartArgs) -> Result<()> {
 pub fn absolute(source: RunSource) -> Result<RunSource> {
     Ok(match source {
         RunSource::Text(path) => RunSource::Text(absolute_path(&path)?),
+        RunSource::Texts(paths) => {
+            let paths = paths.iter().map(|path| absolute_path(path));
+            RunSource::Texts(paths.collect::<Result<_>>()?)
+        }
         RunSource::Task { name, path } => RunSource::Task { name, path: absolute_path(&path)? },
     })
 }

@@ -14,6 +14,7 @@ use welore_burn::train::{Position, RunFile, Score, Training, model_digest};
 
 use crate::args::TrainArgs;
 use crate::failure::{NotImproved, WrongInput};
+use crate::shared::beginning::Beginning;
 use crate::shared::card::MADE_BY;
 use crate::shared::writing::{stored_types, write_model};
 use crate::{format, output};
@@ -155,7 +156,7 @@ pub fn report<M: LanguageModel>(
     if args.json {
         let value =
             |score: Option<Score>| score.map(|score| json!({ score.name(): score.value() }));
-        output::print_json(&json!({
+        let mut all = json!({
             "model": model.display().to_string(),
             "steps": position.step,
             "tokens": position.tokens,
@@ -167,7 +168,11 @@ pub fn report<M: LanguageModel>(
             "watched": position.watched_best.map(|best| {
                 json!({ "start": position.watched_start, "best": best })
             }),
-        }))?;
+        });
+        if run.reads_text() {
+            beginning(args, run).add_to(&mut all);
+        }
+        output::print_json(&all)?;
     } else {
         say!(
             "{}, {} tokens; the model is in {}",
@@ -185,6 +190,12 @@ pub fn report<M: LanguageModel>(
         }
         _ => Ok(()),
     }
+}
+
+/// How the texts of a run begin.
+pub fn beginning(args: &TrainArgs, run: &RunFile) -> Beginning {
+    let asked = args.resume.is_none().then_some(args.start.bos);
+    Beginning::of_run(run.bos, asked)
 }
 
 /// What the evaluations of a run say, in lines.

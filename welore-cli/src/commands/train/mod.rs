@@ -30,6 +30,7 @@ use crate::args::{ResourceArgs, TrainArgs, TrainStartArgs, Typed};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
+use crate::shared::beginning::Beginning;
 use crate::shared::gradients::sum_up;
 use crate::shared::opening::open_known;
 use crate::shared::page::{add_run, check_page, write_page};
@@ -94,7 +95,7 @@ impl Run<'_> {
         if let Some(every) = run.track_gradients {
             training.track_gradients(dir, every)?;
         }
-        in_file(training.check_rows(&inputs.rows), run.data.path())?;
+        in_file(training.check_rows(&inputs.rows), &data::named(&run.data))?;
         training.check_position(&inputs.rows)?;
         Ok((training, inputs))
     }
@@ -117,9 +118,15 @@ impl Run<'_> {
         PerplexityOptions {
             seq_len: self.run.eval_window(),
             windows: self.run.eval_windows,
-            skip: 0,
+            bos: self.run.bos,
             at_once: self.compute.at_once(),
+            ..PerplexityOptions::default()
         }
+    }
+
+    /// How the texts of the run begin, if it trains on one.
+    fn beginning(&self) -> Option<Beginning> {
+        (!self.run.data.is_task()).then(|| finish::beginning(self.args, &self.run))
     }
 
     /// Trains to the end, and writes the model.
@@ -217,12 +224,13 @@ impl Run<'_> {
     fn tell<M: LanguageModel>(&self, training: &Training<M>, rows: usize) -> Result<()> {
         let (count, step) = (training.count(), training.position().step);
         let trained = format!(
-            "training {} of {} parameters ({}) on {} of up to {} tokens",
+            "training {} of {} parameters ({}) on {} of up to {} tokens{}",
             format::count(count.trainable),
             format::count(count.total),
             format::percent(count.trainable as f64 / count.total as f64),
             format::number_of(rows, row_name(self.run.data.is_task())),
             self.run.options.seq_len,
+            self.beginning().map(|beginning| beginning.clause_with_reason()).unwrap_or_default(),
         );
         note!("{trained}");
         tracing::info!("{trained}, from step {step}");

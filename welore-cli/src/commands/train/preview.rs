@@ -18,9 +18,9 @@ use welore_burn::train::{
     ScheduleKind, TrainOptions, Trainable, TrainableCount, check_method, check_rows, check_run,
 };
 
-use super::data::row_name;
+use super::data::{named, row_name};
 use super::place::check_free;
-use super::request::{Request, check_evaluations, eval_window, with_epochs};
+use super::request::{Request, check_evaluations, eval_window, reads_text, with_epochs};
 use super::scratch::described_model;
 use super::size::check_training;
 use super::trial::try_out;
@@ -28,6 +28,7 @@ use crate::args::{ResourceArgs, TrainArgs, Typed};
 use crate::cache::cache_dir;
 use crate::devices::{Compute, host};
 use crate::shared::artifacts::in_file;
+use crate::shared::beginning::Beginning;
 use crate::shared::forecast::Forecast;
 use crate::shared::opening::open_known;
 use crate::shared::planning::{Goal, Planned, describe};
@@ -42,6 +43,8 @@ struct Preview {
     evaluation: Value,
     dtype: Precision,
     rows: TokenRows,
+    /// How texts begin, if there are any.
+    beginning: Option<Beginning>,
     count: TrainableCount,
     plan: Option<RankPlan>,
     /// Duration of making the plan.
@@ -69,7 +72,8 @@ impl Preview {
         let Request { model, config, source, data, options, .. } = &request;
         let (compute, dtype) = (Compute::choose(args.compute.choice())?, request.dtype);
         check_companions(model)?;
-        let rows = data.rows(&TextReader::open(model, config)?, options.seq_len)?;
+        let reader = TextReader::open(model, config, args.start.bos)?;
+        let rows = data.rows(&reader, options.seq_len)?;
         let options = with_epochs(&args.start, options.clone(), rows.len());
         check_evaluations(&options, typed)?;
         let evaluated = source.is_task() || args.start.eval_text.is_some();
@@ -79,10 +83,12 @@ impl Preview {
         let planning = began.elapsed();
         check_method(&skeleton, &options)?;
         let count = check_training(&skeleton, &options, &compute)?;
-        in_file(check_rows(&rows, &options, skeleton.vocab_size()), source.path())?;
+        in_file(check_rows(&rows, &options, skeleton.vocab_size()), &named(source))?;
         let evaluation = evaluation(args, &options, config);
+        let beginning = reads_text(&args.start).then_some(reader.beginning);
         request.goal = plan.clone().map(|plan| Goal::Given(Box::new(plan)));
-        Ok((Self { options, evaluation, dtype, rows, count, plan, planning }, request, compute))
+        let preview = Self { options, evaluation, dtype, rows, beginning, count, plan, planning };
+        Ok((preview, request, compute))
     }
 
     /// What the run takes, of which a part was tried with the plan that was made here. The run makes
@@ -100,7 +106,7 @@ impl Preview {
     }
 
     fn print_json(&self, dir: &Path, expected: &Forecast) -> Result<()> {
-        output::print_json(&json!({
+        let mut all = json!({
             "dry_run": true,
             "output": dir.display().to_string(),
             "settings": self.options,
@@ -116,7 +122,11 @@ impl Preview {
             "expected_peak_bytes": expected.peak_bytes,
             "expected_peak_of": expected.peak_of(),
             "tried": expected.tried,
-        }))
+        });
+        if let Some(beginning) = self.beginning {
+            beginning.add_to(&mut all);
+        }
+        output::print_json(&all)
     }
 
     /// One line for each option that the run would use.
@@ -146,8 +156,9 @@ impl Preview {
         );
         let row = row_name(args.start.task.is_some());
         say!(
-            "on {} with {} tokens in total, {} per step, {}: {:.2} epochs",
+            "on {}{} with {} tokens in total, {} per step, {}: {:.2} epochs",
             format::number_of(self.rows.len(), row),
+            self.beginning.map(|beginning| beginning.clause()).unwrap_or_default(),
             format::count(self.rows.tokens().len() as u64),
             format::number_of(self.options.rows_a_step(), row),
             format::number_of(self.options.steps, "step"),

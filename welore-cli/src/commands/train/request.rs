@@ -9,7 +9,7 @@ use welore_burn::named::Named;
 use welore_burn::plan::read_plan;
 use welore_burn::train::{RUN_FILE, RunSource, ScheduleKind, TrainOptions, Trainable};
 
-use super::data::{TrainingData, source_of};
+use super::data::{TrainingData, named, source_of};
 use super::scratch::described_in;
 use crate::args::{OptionsArgs, RANK_OPTIONS, TrainArgs, TrainStartArgs, Typed, rule};
 use crate::failure::WrongInput;
@@ -90,7 +90,7 @@ impl Request {
         }
         check_context(args, options.seq_len, &config)?;
         if let TrainingData::Text(documents) = &data {
-            warn_of_marks(source.path(), documents);
+            warn_of_marks(&named(&source), documents);
         }
         let dtype = args.compute.dtype.unwrap_or_default();
         Ok(Self { model, config, source, data, eval_text, watch_text, dtype, options, goal })
@@ -194,6 +194,11 @@ fn check_evaluated(
     ])
 }
 
+/// Whether a run reads texts, and not only the examples of a task.
+pub fn reads_text(start: &TrainStartArgs) -> bool {
+    start.task.is_none() || start.eval_text.is_some() || start.watch_text.is_some()
+}
+
 /// Checks that what was typed has an effect.
 fn check_effects(start: &TrainStartArgs, options: &TrainOptions, typed: &Typed) -> Result<()> {
     let has_target = start.goal.target().is_some();
@@ -201,9 +206,11 @@ fn check_effects(start: &TrainStartArgs, options: &TrainOptions, typed: &Typed) 
         RANK_OPTIONS.map(|option| rule(option, has_target, "only with a target, such as --err")),
     )?;
     let decays = options.schedule != ScheduleKind::Constant;
+    let of_task = "only with a text; prompts of a task begin as the tokenizer makes them";
     let is_random = options.shuffle || start.from_scratch || options.trainable.is_random();
     typed.check([
         rule("lr-floor", decays, "not with --schedule constant"),
+        rule("bos", reads_text(start), of_task),
         rule("seed", is_random, "nothing is random in this run, with --no-shuffle"),
     ])
 }

@@ -61,11 +61,11 @@ pub fn prepare(
 ) -> Result<(RunFile, Inputs)> {
     let Request { model, config, source, data, eval_text, watch_text, dtype, options, goal } =
         request;
-    let reader = TextReader::open(&model, &config)?;
+    let reader = TextReader::open(&model, &config, args.start.bos)?;
     let rows = data.rows(&reader, options.seq_len)?;
     let options = with_epochs(&args.start, options, rows.len());
     check_evaluations(&options, typed)?;
-    in_file(check_rows(&rows, &options, config.vocab_size), source.path())?;
+    in_file(check_rows(&rows, &options, config.vocab_size), &data::named(&source))?;
     // The base has the same configuration and tokenizer. Compressing it comes last, since it may take
     // long.
     let base = match args.start.from_scratch {
@@ -81,6 +81,7 @@ pub fn prepare(
     if run.eval_text.is_some() || run.watch_text.is_some() {
         run.eval_seq_len = Some(eval_window(&args.start, &config));
     }
+    run.bos = reader.beginning.bos.filter(|_| run.reads_text());
     run.dtype = dtype;
     run.track_gradients = args.start.track_gradients;
     run.must_improve = args.must_improve && run.options.evaluates();

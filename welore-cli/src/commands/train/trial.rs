@@ -10,7 +10,7 @@ use anyhow::Result;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::data::TokenRows;
 use welore_burn::files::FileError;
-use welore_burn::model::LanguageModel;
+use welore_burn::model::{LanguageModel, TextWindows};
 use welore_burn::progress::{Interrupted, Progress};
 use welore_burn::train::{
     Evaluated, RunFile, TrainError, TrainOptions, Trainable, Training, TrainingEvent,
@@ -97,7 +97,7 @@ impl Trial<'_> {
         run.options = few_of(&options, options.steps - done);
         run.track_gradients = tracked.and(NonZeroUsize::new(2));
         let few = 2 * compute.at_once().get();
-        let amounts = amounts(&inputs, run.eval_window(), run.eval_windows);
+        let amounts = amounts(&inputs, &run);
         let evaluated: usize = amounts.iter().sum();
         let tried_of_it: usize = amounts.iter().map(|amount| few.min(*amount)).sum();
         run.eval_windows = Some(few);
@@ -159,13 +159,15 @@ fn few_of(options: &TrainOptions, left: usize) -> TrainOptions {
 
 /// The numbers of windows or examples in an evaluation: of the text or task that decides, and of the
 /// text that is watched. 0 for what there is not.
-fn amounts(inputs: &Inputs, window: usize, most: Option<usize>) -> [usize; 2] {
+fn amounts(inputs: &Inputs, run: &RunFile) -> [usize; 2] {
+    let (window, most) = (run.eval_window(), run.eval_windows);
+    let windows = |tokens: &[u32]| TextWindows::new(tokens, run.bos, window).count();
     let decides = match &inputs.evaluation {
         Evaluation::Nothing => 0,
-        Evaluation::Text(tokens) => tokens.len() / window,
+        Evaluation::Text(tokens) => windows(tokens),
         Evaluation::Task(_, examples) => examples.len(),
     };
-    let watched = inputs.watched.as_ref().map_or(0, |tokens| tokens.len() / window);
+    let watched = inputs.watched.as_ref().map_or(0, |tokens| windows(tokens));
     [decides, watched].map(|all| all.min(most.unwrap_or(usize::MAX)))
 }
 

@@ -18,16 +18,17 @@ use welore_burn::calibrate::{
 };
 use welore_burn::files::unfinished;
 use welore_burn::forms::matrices;
-use welore_burn::model::{Decoder, LanguageModel, OpenedModel};
+use welore_burn::model::{Bos, Decoder, LanguageModel, OpenedModel, TextWindows};
 use welore_burn::modules::MatrixName;
 
 pub use self::making::Making;
 use self::room::check_room;
-use crate::args::{AmountArgs, Effort, TextArg, TooLittleArg, Typed, rule};
+use crate::args::{AmountArgs, BosArg, Effort, TextArg, TooLittleArg, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::format;
 use crate::shared::artifacts::in_file;
+use crate::shared::beginning::Beginning;
 use crate::shared::text::{TextReader, documents_of, warn_of_marks};
 use crate::terminal::Bar;
 
@@ -109,8 +110,16 @@ pub struct CalibrationWork<'a> {
 #[derive(Debug)]
 struct Text<'a> {
     named: &'a TextArg,
+    /// What begins with the token that begins texts, in the text of a file.
+    beginning: Option<Beginning>,
     /// Its tokens. For the text that the model has yet to write, only their number is right.
     tokens: Vec<u32>,
+}
+
+impl Text<'_> {
+    fn bos(&self) -> Option<Bos> {
+        self.beginning.and_then(|beginning| beginning.bos)
+    }
 }
 
 /// A calibration that was made.
@@ -133,23 +142,25 @@ impl<'a> CalibrationWork<'a> {
         let context = opened.config.context();
         let widest = widest(opened.skeleton());
         let options = options(texts, amount, widest, context, compute.at_once());
-        let texts = texts.iter().map(|named| Text { named, tokens: Vec::new() }).collect();
+        let text = |named| Text { named, beginning: None, tokens: Vec::new() };
+        let texts = texts.iter().map(text).collect();
         let mut work = Self { opened, texts, own: None, options };
-        work.read_files()?;
+        work.read_files(amount.bos)?;
         work.plan_own(amount, compute)?;
         Ok(work)
     }
 
-    fn read_files(&mut self) -> Result<()> {
+    fn read_files(&mut self, bos: BosArg) -> Result<()> {
         if self.texts.iter().all(|text| *text.named == TextArg::Own) {
             return Ok(());
         }
-        let reader = TextReader::open(self.opened.checkpoint.dir(), &self.opened.config)?;
+        let reader = TextReader::open(self.opened.checkpoint.dir(), &self.opened.config, bos)?;
         for text in &mut self.texts {
             if let Some(path) = text.named.file() {
                 let documents = documents_of(path)?;
                 warn_of_marks(path, &documents);
                 text.tokens = reader.tokens(&documents)?;
+                text.beginning = Some(reader.beginning);
             }
         }
         Ok(())
@@ -170,7 +181,7 @@ impl<'a> CalibrationWork<'a> {
             let windows = self.options.windows.unwrap_or(usize::MAX);
             let full = |text: &Text| match text.named {
                 TextArg::Own => usize::MAX,
-                TextArg::File(_) => text.tokens.len() / seq_len,
+                TextArg::File(_) => TextWindows::new(&text.tokens, text.bos(), seq_len).count(),
             };
             let available: Vec<usize> = self.texts.iter().map(full).collect();
             let tokens = share_windows(&available, windows)[place].saturating_mul(seq_len);
@@ -202,6 +213,11 @@ impl<'a> CalibrationWork<'a> {
     /// How the model writes its own text, if it is to write one.
     pub fn own(&self) -> Option<&OwnTextOptions> {
         self.own.as_ref()
+    }
+
+    /// How the texts of files begin; `None` if there are none.
+    pub fn beginning(&self) -> Option<Beginning> {
+        self.texts.iter().find_map(|text| text.beginning)
     }
 
     /// Number of tokens of all texts.
@@ -315,7 +331,7 @@ fn mixture(texts: &[Text<'_>], written: Option<&OwnText>) -> CalibrationText {
     for text in texts {
         mixture = match (text.named, written) {
             (TextArg::Own, Some(text)) => mixture.with_own(text),
-            (named, _) => mixture.with(name_of(named), text.tokens.clone()),
+            (named, _) => mixture.with_begun(name_of(named), text.tokens.clone(), text.bos()),
         };
     }
     mixture

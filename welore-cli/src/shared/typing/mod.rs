@@ -17,7 +17,7 @@ pub use self::problem::Problem;
 pub use self::telling::{say_choice, say_llama_quantize, summary};
 use super::artifacts::{check_artifact, in_file, read_artifact};
 use super::calibrating::check_amount;
-use super::effects::of_amount;
+use super::effects::{of_amount, of_bos};
 use super::inputs::place_of;
 use super::recipe::check_calibration_file;
 use crate::args::{AmountArgs, RANK_OPTIONS, ResourceArgs, TextArg, TypeArgs, Typed, rule};
@@ -112,7 +112,7 @@ impl<'a> Typing<'a> {
             rule("report", false, "not with --for"),
         ])?;
         check_calibration_file(self.calibration)?;
-        typed.check(of_amount(texts, self.amount))?;
+        typed.check(of_amount(texts, self.amount).chain([of_bos(texts)]))?;
         if !texts.is_empty() {
             check_amount(texts, self.amount, typed)?;
         }
