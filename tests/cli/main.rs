@@ -39,6 +39,7 @@ mod own_text;
 mod pipeline;
 mod places;
 mod printing;
+mod remote_code;
 mod resuming;
 mod searching;
 mod settings;

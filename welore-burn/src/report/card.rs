@@ -11,7 +11,7 @@ use crate::spectrum::{ModelSize, SpectrumUnit};
 use crate::words::{number_of, number_of_matrices};
 
 /// What is said of a directory that carries the code that runs it in transformers.
-const CODE: &str = "that any tool for this architecture loads.\n\n\
+pub(super) const CODE: &str = "that any tool for this architecture loads.\n\n\
     With transformers, which computes with the factors as they are stored:\n\n\
     ```python\n\
     from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
