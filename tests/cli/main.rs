@@ -40,6 +40,7 @@ mod own_text;
 mod pipeline;
 mod places;
 mod printing;
+mod remote_code;
 mod resuming;
 mod searching;
 mod settings;
