@@ -26,6 +26,7 @@ mod gradients;
 mod hub;
 mod hub_server;
 mod imatrix;
+mod installing;
 #[cfg(unix)]
 mod killing;
 mod limits;
