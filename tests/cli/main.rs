@@ -27,6 +27,7 @@ mod hub;
 mod hub_server;
 mod imatrix;
 mod installing;
+mod interop;
 #[cfg(unix)]
 mod killing;
 mod limits;
