@@ -35,7 +35,7 @@ mkdir "$project"
 ln -s "$repository"/{README.md,LICENSE-MIT,LICENSE-APACHE} "$project/"
 sed "s|^manifest-path = .*|manifest-path = \"$repository/welore-cli/Cargo.toml\"|" \
     "$repository/pyproject.toml" >"$project/pyproject.toml"
-"$repository/packaging/share.sh" "$project/welore_cli.data/data" "$binary"
+"$repository/packaging/share.sh" "$project/welore-cli.data/data" "$binary"
 
 # Compressing takes longer than everything else.
 build=(--locked --compression-method stored --out "$scratch/wheels" --profile "${WELORE_PROFILE:-dev}")
