@@ -41,6 +41,7 @@ mod own_text;
 mod pipeline;
 mod places;
 mod printing;
+mod reporting;
 mod resuming;
 mod searching;
 mod settings;

@@ -40,6 +40,14 @@ impl Topic {
         }
     }
 
+    /// What it says where nothing measured it.
+    fn lack(self) -> &'static str {
+        match self {
+            Self::Size | Self::Work => "not given",
+            _ => "not measured",
+        }
+    }
+
     /// What is said to be missing.
     fn what(self) -> &'static str {
         match self {
@@ -137,7 +145,9 @@ pub(super) fn opening(facts: &[Fact], missing: &[(Topic, String)]) -> Option<Val
         let mut rows: Vec<Value> = of().map(Fact::row).collect();
         if !of().any(|fact| fact.is_measured) {
             let how = missing.iter().filter(|(about, _)| *about == topic);
-            rows.extend(how.map(|(_, how)| json!({ "what": topic.what(), "missing": how })));
+            rows.extend(how.map(
+                |(_, how)| json!({ "what": topic.what(), "lack": topic.lack(), "missing": how }),
+            ));
         }
         match groups.iter_mut().find(|(question, _)| *question == topic.question()) {
             Some((_, all)) => all.extend(rows),
@@ -373,7 +383,7 @@ mod tests {
             rows(&groups, "How fast?"),
             [
                 json!({ "what": "one token at a time", "text": "1.1x" }),
-                json!({ "what": "tokens per second", "missing": "time it" }),
+                json!({ "what": "tokens per second", "lack": "not measured", "missing": "time it" }),
             ]
         );
         assert_eq!(rows(&groups, "How big?"), [] as [Value; 0]);

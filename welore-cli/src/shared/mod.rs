@@ -1,11 +1,13 @@
 //! Code that several commands share.
 
+pub mod adapter_page;
 pub mod artifacts;
 pub mod calibrating;
 pub mod card;
 pub mod compressing;
 pub mod distilling;
 pub mod effects;
+pub mod evaluated;
 pub mod forecast;
 pub mod gradients;
 pub mod identity;
