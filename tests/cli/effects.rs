@@ -40,7 +40,7 @@ const ALWAYS: [(&str, &str); 14] = [
         "eval",
         "text task choices data seq-len skip bos stride windows against save-logits record json backend device dtype",
     ),
-    ("report", "spectra plan compare run title picture output"),
+    ("report", "spectra plan compare eval run adapter title picture output"),
     ("generate", "prompt bos max-new-tokens temperature backend device dtype json"),
     ("export", "dtype output gguf dry-run json"),
     ("inspect", "json"),

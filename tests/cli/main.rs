@@ -27,6 +27,8 @@ mod gradients;
 mod hub;
 mod hub_server;
 mod imatrix;
+mod installing;
+mod interop;
 #[cfg(unix)]
 mod killing;
 mod limits;
@@ -41,6 +43,7 @@ mod pipeline;
 mod places;
 mod printing;
 mod remote_code;
+mod reporting;
 mod resuming;
 mod searching;
 mod settings;

@@ -401,6 +401,7 @@ mod on_linux {
         "devices",
         "devices --json",
         "completions bash",
+        "manual -o pages",
         "reference",
     ];
 

@@ -66,6 +66,7 @@ fn run() -> Result<()> {
         Command::Demo(args) => commands::demo::run(args),
         Command::Devices(args) => commands::devices::run(args),
         Command::Completions(args) => commands::completions::run(args),
+        Command::Manual(args) => commands::manual::run(args),
         Command::Reference => commands::reference::run(),
     }
 }

@@ -92,6 +92,7 @@ Examples:
 pub const REPORT: &str = "\
 Examples:
   welore-cli report --spectra spectra.json --plan low -o page.html
+  welore-cli report --plan low --eval low.json --eval dense.json --run run -o page.html
   welore-cli report --run run-a --run run-b --title \"Two runs\" -o runs.html";
 
 /// For `generate`.

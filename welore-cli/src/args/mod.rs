@@ -8,6 +8,7 @@ mod compute;
 mod effort;
 mod examples;
 mod general;
+mod manual;
 mod method;
 mod ranks;
 mod running;
@@ -27,6 +28,7 @@ pub use compression::*;
 pub use compute::*;
 pub use effort::Effort;
 pub use general::*;
+pub use manual::*;
 pub use method::Way;
 pub use ranks::*;
 pub use running::*;
@@ -97,6 +99,9 @@ pub enum Command {
     /// Print shell completions
     #[command(after_long_help = examples::COMPLETIONS)]
     Completions(CompletionsArgs),
+    /// Write manual pages, for packages
+    #[command(hide = true)]
+    Manual(ManualArgs),
     /// Print the reference of all commands (docs/cli.md)
     #[command(hide = true)]
     Reference,

@@ -249,9 +249,15 @@ pub struct ReportArgs {
     /// Output of `compare --json`
     #[arg(long, value_name = "FILE", help_heading = "Inputs")]
     pub compare: Option<PathBuf>,
+    /// Output of `eval --json`, of the compressed model or the dense one; can be repeated
+    #[arg(long, value_name = "FILE", help_heading = "Inputs")]
+    pub eval: Vec<PathBuf>,
     /// Run directory of `train`, with its gradients if they were tracked; can be repeated
     #[arg(long, value_name = "RUN", help_heading = "Inputs")]
     pub run: Vec<PathBuf>,
+    /// Directory of a PEFT adapter; can be repeated
+    #[arg(long, value_name = "DIR", help_heading = "Inputs")]
+    pub adapter: Vec<PathBuf>,
     /// Title of the page
     #[arg(long, help_heading = "Output")]
     pub title: Option<String>,

@@ -12,6 +12,7 @@ pub mod export;
 pub mod generate;
 pub mod imatrix;
 pub mod inspect;
+pub mod manual;
 pub mod plan;
 pub mod reference;
 pub mod report;

@@ -1,5 +1,6 @@
 //! Code that several commands share.
 
+pub mod adapter_page;
 pub mod artifacts;
 pub mod beginning;
 pub mod calibrating;
@@ -7,6 +8,7 @@ pub mod card;
 pub mod compressing;
 pub mod distilling;
 pub mod effects;
+pub mod evaluated;
 pub mod forecast;
 pub mod gradients;
 pub mod identity;
