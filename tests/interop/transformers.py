@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -46,6 +47,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM  # noqa: E4
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+warnings.filterwarnings("ignore")
 MAJOR = int(transformers.__version__.split(".")[0])
 HAS_ACCELERATE = importlib.util.find_spec("accelerate") is not None
 HAS_PEFT = HAS_ACCELERATE and importlib.util.find_spec("peft") is not None
@@ -260,7 +262,8 @@ class Case:
         model = load(self.low)
         before = {name: part.V.weight.detach().clone() for name, part in low_rank(model).items()}
         trainer = Trainer(model=model, args=args, train_dataset=rows)
-        trainer.train()
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.train()
         moved = all(not torch.equal(part.V.weight, before[name]) for name, part in low_rank(model).items())
         trainer.save_model(str(output))
         found = gap(logits_of(load(output), self.tokens), logits_of(model.eval(), self.tokens))
