@@ -3,7 +3,7 @@
     pip install torch transformers safetensors        # peft and accelerate for more checks
     python transformers.py WELORE_BINARY [--all] [NAME ...]
 
-Tiny models of several families (`--all`: of all) are compressed by the binary, with factors and with pivots, and what
+Tiny models of several families (`--all`: of all, NAME: of these, or `head` or `forms`) are compressed by the binary, with factors and with pivots, and what
 transformers computes with them is compared with what it computes with the dense export of the same binary. Prints a
 line for each check, and exits with 1 if one failed.
 """
@@ -17,6 +17,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
@@ -46,6 +47,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM  # noqa: E4
 
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
+warnings.filterwarnings("ignore")
 MAJOR = int(transformers.__version__.split(".")[0])
 HAS_ACCELERATE = importlib.util.find_spec("accelerate") is not None
 HAS_PEFT = HAS_ACCELERATE and importlib.util.find_spec("peft") is not None
@@ -260,7 +262,8 @@ class Case:
         model = load(self.low)
         before = {name: part.V.weight.detach().clone() for name, part in low_rank(model).items()}
         trainer = Trainer(model=model, args=args, train_dataset=rows)
-        trainer.train()
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.train()
         moved = all(not torch.equal(part.V.weight, before[name]) for name, part in low_rank(model).items())
         trainer.save_model(str(output))
         found = gap(logits_of(load(output), self.tokens), logits_of(model.eval(), self.tokens))
@@ -324,25 +327,29 @@ def check_unknown_forms():
             check(refusal(low, trust_remote_code=trust) is not None, f"llama with {what}: refused, trust_remote_code={trust}")
 
 
+OTHERS = {"head": check_head, "forms": check_unknown_forms}
+
+
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
     names = [word for word in sys.argv[2:] if not word.startswith("--")]
     if "--all" in sys.argv:
-        names = sorted(path.name.removeprefix("tiny-") for path in FIXTURES.glob("tiny-*"))
+        names = sorted(path.name.removeprefix("tiny-") for path in FIXTURES.glob("tiny-*")) + list(OTHERS)
     print(f"transformers {transformers.__version__}, torch {torch.__version__}")
     if not HAS_ACCELERATE:
         print("SKIPPED: device_map and Trainer: Python has no package `accelerate`")
     if not HAS_PEFT:
         print("SKIPPED: LoRA of PEFT: Python has no packages `peft` and `accelerate`")
-    for family in names or FAMILIES:
-        for storage in ("factors", "pivot"):
-            check_family(family, storage)
-    for extra in (check_head, check_unknown_forms) if not names or "--all" in sys.argv else ():
+    for name in names or FAMILIES + list(OTHERS):
+        if name not in OTHERS:
+            for storage in ("factors", "pivot"):
+                check_family(name, storage)
+            continue
         try:
-            extra()
+            OTHERS[name]()
         except Exception as error:
-            check(False, extra.__name__, f"{type(error).__name__}: {error}")
+            check(False, name, f"{type(error).__name__}: {error}")
     print(f"{failures} failed" if failures else "all hold")
     sys.exit(failures > 0)
 

@@ -108,6 +108,8 @@ def put_matrices(model, is_base):
 
 def saved(config):
     """What a `config.json` has beside the fields of the dense model."""
+    if not hasattr(config, "welore"):  # one that nothing was read into
+        return {}
     model_type = config.welore["base"]["model_type"]
     return {"model_type": f"welore_{model_type}", "auto_map": dict(AUTO_MAP), "architectures": ["WeLoreForCausalLM"]}
 
@@ -129,8 +131,7 @@ def config_class(model_type):
             return config | {"model_type": cls.model_type}, kwargs
 
         def to_dict(self):
-            fields = super().to_dict()
-            return fields | saved(self) if hasattr(self, "welore") else fields
+            return super().to_dict() | saved(self)
 
         def to_diff_dict(self):
             return super().to_diff_dict() | saved(self)
