@@ -56,7 +56,7 @@ fn page_opens_with_what_was_measured_and_says_how_to_measure_the_rest() {
     sandbox.write("low.json", measured.to_string());
     let dense = sandbox.json(&format!("eval model {EVAL}"));
     sandbox.write("dense.json", dense.to_string());
-    sandbox.gives(&format!("{SHORT} --eval-text story.txt --eval-windows 2"));
+    sandbox.gives(&format!("{SHORT} --eval-text story.txt --eval-windows 2 --eval-every 4"));
     sandbox.gives(
         "report --plan low --eval low.json --eval dense.json --run run -o page.html --title All",
     );
