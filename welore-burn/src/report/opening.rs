@@ -266,13 +266,18 @@ pub(super) fn of_models(models: &[ReportModel], totals: Option<&PlanTotals>) -> 
             let (what, after) = (label("bytes", model), model.bytes as f64);
             facts.push(Fact::change(Topic::Size, what, before, after, FactUnit::Bytes));
         }
-        for (text, value) in &model.perplexities {
+        // Of several models one figure each is enough.
+        let is_one_of_many = shown.len() > 1;
+        let texts = if is_one_of_many { 1 } else { usize::MAX };
+        let is_told = !(is_one_of_many && model.divergences.values().any(Value::is_number));
+        let perplexities = model.perplexities.iter().take(texts).filter(|_| is_told);
+        for (text, value) in perplexities {
             let Some(after) = value.as_f64() else { continue };
             let before = dense.and_then(|dense| dense.perplexities.get(text)?.as_f64());
             let what = label(&format!("perplexity on {text}"), model);
             facts.push(Fact::change(Topic::Perplexity, what, before, after, FactUnit::Number));
         }
-        for (text, value) in &model.divergences {
+        for (text, value) in model.divergences.iter().take(texts) {
             let Some(kl) = value.as_f64() else { continue };
             let what = label(&format!("KL divergence from the dense model on {text}"), model);
             facts.push(Fact::change(Topic::Divergence, what, None, kl, FactUnit::Number));
