@@ -51,12 +51,15 @@ fn page_opens_with_what_was_measured_and_says_how_to_measure_the_rest() {
     let work = answers(&sandbox, "bare.html", "What was done?");
     assert!(row(&work, "method")["text"].as_str().unwrap().contains("welore"));
     assert_eq!(row(&work, "target")["text"], "ERR 0.5");
+    // Whatever their ranks.
+    let lrcs = totals["lrcs"].as_u64().unwrap();
+    assert_eq!(row(&work, "stored as")["text"], format!("two factors ({lrcs})"));
 
     let measured = sandbox.json(&format!("eval low {EVAL} --against model"));
     sandbox.write("low.json", measured.to_string());
     let dense = sandbox.json(&format!("eval model {EVAL}"));
     sandbox.write("dense.json", dense.to_string());
-    sandbox.gives(&format!("{SHORT} --eval-text story.txt --eval-windows 2"));
+    sandbox.gives(&format!("{SHORT} --eval-text story.txt --eval-windows 2 --eval-every 4"));
     sandbox.gives(
         "report --plan low --eval low.json --eval dense.json --run run -o page.html --title All",
     );

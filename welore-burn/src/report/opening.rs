@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::ReportModel;
-use crate::plan::{PlanTotals, RankPlan};
+use crate::plan::{MatrixPlan, PlanTotals, RankPlan};
 use crate::spectrum::SpectrumUnit;
 use crate::train::places;
 use crate::words::{number, number_of};
@@ -202,16 +202,8 @@ fn work_of(plan: &RankPlan, target: &str) -> Vec<Fact> {
     if let (Some(least), Some(most)) = (ranks().min(), ranks().max()) {
         facts.push(fact("ranks", format!("{least} to {most}")));
     }
-    let mut forms: Vec<(String, usize)> = Vec::new();
-    for name in low().map(|matrix| matrix.form.to_string()) {
-        match forms.iter_mut().find(|(form, _)| *form == name) {
-            Some((_, count)) => *count += 1,
-            None => forms.push((name, 1)),
-        }
-    }
+    let forms = forms_of(low());
     if !forms.is_empty() {
-        let forms: Vec<String> =
-            forms.iter().map(|(form, count)| format!("{form} ({count})")).collect();
         facts.push(fact("stored as", forms.join(", ")));
     }
     if let Some(on) = plan.calibrated_on {
@@ -228,6 +220,22 @@ fn work_of(plan: &RankPlan, target: &str) -> Vec<Fact> {
         facts.push(fact("search", format!("{plans} measured, KL from {start} to {end}")));
     }
     facts
+}
+
+/// The forms of matrices, whatever their ranks, each with how many have it.
+fn forms_of<'a>(matrices: impl Iterator<Item = &'a MatrixPlan>) -> Vec<String> {
+    let mut forms: Vec<(String, usize)> = Vec::new();
+    for matrix in matrices {
+        let mut name = matrix.form.to_string();
+        if let Some(rank) = matrix.form.rank() {
+            name = name.replace(&format!(" of rank {rank}"), "");
+        }
+        match forms.iter_mut().find(|(form, _)| *form == name) {
+            Some((_, count)) => *count += 1,
+            None => forms.push((name, 1)),
+        }
+    }
+    forms.into_iter().map(|(form, count)| format!("{form} ({count})")).collect()
 }
 
 /// The most models that the top of a page speaks of.
@@ -258,13 +266,18 @@ pub(super) fn of_models(models: &[ReportModel], totals: Option<&PlanTotals>) -> 
             let (what, after) = (label("bytes", model), model.bytes as f64);
             facts.push(Fact::change(Topic::Size, what, before, after, FactUnit::Bytes));
         }
-        for (text, value) in &model.perplexities {
+        // Of several models one figure each is enough.
+        let is_one_of_many = shown.len() > 1;
+        let texts = if is_one_of_many { 1 } else { usize::MAX };
+        let is_told = !(is_one_of_many && model.divergences.values().any(Value::is_number));
+        let perplexities = model.perplexities.iter().take(texts).filter(|_| is_told);
+        for (text, value) in perplexities {
             let Some(after) = value.as_f64() else { continue };
             let before = dense.and_then(|dense| dense.perplexities.get(text)?.as_f64());
             let what = label(&format!("perplexity on {text}"), model);
             facts.push(Fact::change(Topic::Perplexity, what, before, after, FactUnit::Number));
         }
-        for (text, value) in &model.divergences {
+        for (text, value) in model.divergences.iter().take(texts) {
             let Some(kl) = value.as_f64() else { continue };
             let what = label(&format!("KL divergence from the dense model on {text}"), model);
             facts.push(Fact::change(Topic::Divergence, what, None, kl, FactUnit::Number));
@@ -441,6 +454,6 @@ mod tests {
                 change(Topic::Speed, "tokens per second, tuning in run", None, 20.0).expected(),
             ]
         );
-        assert_eq!(of_run("run", &[]), []);
+        assert!(of_run("run", &[]).is_empty());
     }
 }
