@@ -54,7 +54,8 @@ pub struct TrainStartArgs {
     /// --from-scratch needs only its config.json and tokenizer.json
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,
-    /// UTF-8 text to train on, or a .jsonl file with a `text` on each line
+    /// UTF-8 text to train on, or a .jsonl file with a `text` on each line, or with `messages`, of
+    /// which what the assistant says is learnt
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub text: Option<PathBuf>,
     /// Task to train on

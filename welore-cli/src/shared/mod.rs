@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod calibrating;
 pub mod card;
+pub mod chatting;
 pub mod compressing;
 pub mod distilling;
 pub mod effects;

@@ -66,9 +66,9 @@ fn usual_role(name: &str) -> &str {
 }
 
 /// Messages in order, and the tools that the assistant may call in them.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Conversation {
-    /// The messages; at least one.
+    /// The messages.
     pub messages: Vec<Message>,
     /// What a template is given as `tools`.
     pub(super) tools: Option<Value>,

@@ -128,13 +128,18 @@ impl ChatTemplate {
         self.program.has_marks
     }
 
-    /// The text of messages, after which the assistant's next one begins.
+    /// The text of a conversation so far, after which the assistant's next message begins.
     ///
     /// # Errors
     ///
     /// [`ChatError`].
-    pub fn prompt(&self, messages: &[Message], options: &ChatOptions) -> Result<String, ChatError> {
-        self.render(messages, None, true, options)
+    pub fn prompt(
+        &self,
+        conversation: &Conversation,
+        options: &ChatOptions,
+    ) -> Result<String, ChatError> {
+        let Conversation { messages, tools } = conversation;
+        self.render(messages, tools.as_ref(), true, options)
     }
 
     /// The text of a whole conversation.
