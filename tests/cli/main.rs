@@ -9,6 +9,7 @@ mod browser;
 mod calibrated;
 mod cards;
 mod channels;
+mod chatting;
 mod comparing;
 mod converting;
 mod defaults;

@@ -51,9 +51,21 @@ impl Message {
         let keys = value.try_iter().map_err(|error| error.to_string())?;
         let pair = |key: Value| Some((key.clone(), value.get_item(&key).ok()?));
         let pairs = keys.filter_map(pair).filter(|(_, value)| !value.is_none());
-        Ok(Self { role, fields: Value::from_pairs(pairs) })
+        // Templates know what the assistant thought by one of these names.
+        let thought = THOUGHTS.iter().find_map(|name| {
+            value.get_attr(name).ok().filter(|found| !found.is_none() && !found.is_undefined())
+        });
+        let thoughts = thought.into_iter().flat_map(|thought| {
+            let usual = ["reasoning_content", "thinking"];
+            let missing = usual.into_iter().filter(|name| text_of(name).is_none());
+            missing.map(|name| (Value::from(name), thought.clone())).collect::<Vec<_>>()
+        });
+        Ok(Self { role, fields: Value::from_pairs(pairs.chain(thoughts)) })
     }
 }
+
+/// What files call the thoughts of the assistant.
+const THOUGHTS: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
 
 /// The role that templates know by another name in files of ShareGPT.
 fn usual_role(name: &str) -> &str {
