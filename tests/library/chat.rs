@@ -142,7 +142,7 @@ fn tokens_are_learnt_if_any_byte_of_them_is() {
     assert_eq!((spans[0].start, spans[1].end), (0, tokens.len()));
     assert_eq!(tokenizer.decode(&tokens[spans[0].clone()]).unwrap(), "Mia");
     assert_eq!(tokenizer.decode(&tokens[spans[1].clone()]).unwrap(), " Tom has a dog.");
-    assert_eq!(tokenizer.encode_spans(text, &[]).unwrap().1, []);
+    assert!(tokenizer.encode_spans(text, &[]).unwrap().1.is_empty());
 }
 
 #[test]

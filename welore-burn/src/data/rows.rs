@@ -286,6 +286,8 @@ impl TokenRows {
 }
 
 #[cfg(test)]
+// Rows often have a single span.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

@@ -77,6 +77,8 @@ fn triples(tensor: &TensorView<'_>) -> Option<Vec<[usize; 3]>> {
 }
 
 #[cfg(test)]
+// Rows often have a single span.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

@@ -66,8 +66,8 @@ impl ChatTemplate {
                 let path = self.path().into();
                 return Err(ChatError::Rewritten { path, message: index + 1 });
             }
-            let learnt = vec![before.len()..text.len()];
-            answers.push(Lesson { text, learnt });
+            let added = before.len()..text.len();
+            answers.push(Lesson { text, learnt: vec![added] });
         }
         Ok(answers)
     }
