@@ -1,7 +1,7 @@
 //! Conversations: `generate --chat`, `chat`, and learning what the assistant says.
 
-use std::io::Write;
-use std::process::Stdio;
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -134,6 +134,25 @@ fn a_conversation_that_is_too_long_is_refused_in_one_line() {
     assert!(outcome.stderr.contains("hint: /clear"), "{outcome:?}");
     let outcome = with_input(&sandbox, "chat model", b"\xff\n");
     assert!(outcome.complaint(2).contains("UTF-8"));
+}
+
+#[test]
+#[cfg(unix)]
+fn ctrl_c_ends_a_conversation_from_a_pipe() {
+    let sandbox = chatting();
+    let mut command = sandbox.command("chat model --max-new-tokens 2");
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut input = child.stdin.take().unwrap();
+    input.write_all(b"Mia\n").unwrap();
+    // The first byte of an answer: the model is loaded.
+    child.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+    let pid = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &pid]).status().unwrap().success());
+    let outcome = Outcome::from(child.wait_with_output().unwrap());
+    drop(input);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stderr.contains("error: interrupted"), "{outcome:?}");
 }
 
 /// A file of conversations, the last of which has nothing of the assistant.

@@ -9,9 +9,10 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tempfile::TempDir;
 use welore_burn::data::{
-    ChatError, ChatOptions, ChatTemplate, Conversation, TemplateValue, TextTokenizer,
+    ChatError, ChatOptions, ChatTemplate, Conversation, TemplateValue, TextTokenizer, TokenRow,
 };
 use welore_burn::model::{GenerateOptions, Generator, Sampler, generate};
+use welore_burn::train::{Batch, losses};
 
 use crate::{device, fixture, tiny_llama};
 
@@ -278,6 +279,26 @@ fn a_generator_continues_as_if_each_prompt_were_its_first() {
         let kept = generator.generate(prompt, &mut sampler, &options, go_on).unwrap();
         let anew = generate(&model, prompt, &mut Sampler::greedy(), &options, go_on).unwrap();
         assert_eq!(kept, anew, "{} tokens", prompt.len());
+    }
+}
+
+#[test]
+#[allow(clippy::single_range_in_vec_init)]
+fn skipped_tokens_have_no_loss() {
+    let model = tiny_llama(&device());
+    let tokens: Vec<u32> = (0..16).map(|i| (i * 37 + 11) % 384).collect();
+    let losses = |given, skipped: &[Range<usize>]| -> Vec<f32> {
+        let row = TokenRow { tokens: &tokens, given, skipped };
+        let batch = Batch::new(&[row], &device());
+        assert_eq!(batch.targets(), row.predicted());
+        losses(&model, &batch, 1 << 20).into_data().iter::<f32>().collect()
+    };
+    let all = losses(1, &[]);
+    let places = [3, 4, 9, 10, 11, 12, 13, 14, 15];
+    let some = losses(3, &[5..9]);
+    assert_eq!(some.len(), places.len());
+    for (loss, place) in some.iter().zip(places) {
+        assert!((loss - all[place - 1]).abs() < 1e-4, "{place}: {loss}");
     }
 }
 
