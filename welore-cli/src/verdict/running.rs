@@ -80,7 +80,8 @@ pub(super) fn data(error: &DataError) -> Option<Verdict> {
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",
         ),
         DataError::Io { .. } | DataError::Empty { .. } | DataError::Line { .. } => Verdict::input(
-            "give a file of UTF-8 text, or a .jsonl file with an object with a `text` on each line",
+            "give a file of UTF-8 text, or a .jsonl file with an object with a `text`, or all with `messages`, \
+             on each line",
         ),
         _ => Verdict::input(None),
     })
