@@ -9,6 +9,7 @@ mod browser;
 mod calibrated;
 mod cards;
 mod channels;
+mod chatting;
 mod choosing;
 mod comparing;
 mod converting;

@@ -5,6 +5,7 @@ mod architecture;
 mod backends;
 mod calibrate;
 mod channels;
+mod chat;
 mod checkpoint;
 mod choices;
 mod compress;

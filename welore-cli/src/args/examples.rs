@@ -74,6 +74,7 @@ pub const TRAIN: &str = "\
 Examples:
   welore-cli train low --text train.txt -o run
   welore-cli train low --text train.txt --steps 200 --lr 1e-4 -o run --dry-run
+  welore-cli train low --text conversations.jsonl -o run
   welore-cli train low --task commonsenseqa --data CommonsenseQA -o run
   welore-cli train MODEL --err 0.5 --text train.txt -o run
   welore-cli train low --text train.txt -o run --eval-text test.txt --watch-text other.txt
@@ -99,7 +100,18 @@ Examples:
 pub const GENERATE: &str = "\
 Examples:
   welore-cli generate low --prompt \"The capital of France is\"
-  welore-cli generate low --prompt \"Once\" --temperature 0.8 --top-p 0.95 --seed 7";
+  welore-cli generate low --prompt \"Once\" --temperature 0.8 --top-p 0.95 --seed 7
+  welore-cli generate low --chat --prompt \"Name three rivers.\" --system \"Be brief.\"";
+
+/// For `chat`.
+pub const CHAT: &str = "\
+Examples:
+  welore-cli chat low
+  welore-cli chat low --system \"Answer in French.\" --temperature 0.7 --top-p 0.9
+  welore-cli chat low --template chat_template.jinja --template-option enable_thinking=false
+
+Each line is a message; /clear begins a new conversation, /exit or the end of the input ends it.
+Ctrl-C ends an answer, and once more the conversation.";
 
 /// For `export`.
 pub const EXPORT: &str = "\

@@ -1,6 +1,7 @@
 //! The command line, as clap reads it.
 
 mod calibrating;
+mod chatting;
 mod choices;
 mod comparing;
 mod compression;
@@ -22,6 +23,7 @@ mod typing;
 use clap::{Parser, Subcommand};
 
 pub use calibrating::*;
+pub use chatting::*;
 pub use choices::names;
 pub use comparing::*;
 pub use compression::*;
@@ -84,6 +86,9 @@ pub enum Command {
     /// Continue a prompt
     #[command(after_long_help = examples::GENERATE)]
     Generate(GenerateArgs),
+    /// Talk with a model: each line is a message, and answers appear as they are written
+    #[command(after_long_help = examples::CHAT)]
+    Chat(ChatArgs),
     /// Write a model for other programs: dense, in another type, from a GGUF file or as one
     #[command(after_long_help = examples::EXPORT)]
     Export(ExportArgs),

@@ -6,10 +6,11 @@ use clap::Args;
 use welore_burn::data::{ChoiceTask, TaskKind};
 use welore_burn::forms::Precision;
 
+use super::chatting::{ConversationArgs, SamplingArgs};
 use super::choices::named;
 use super::compression::ShardArgs;
 use super::compute::ComputeArgs;
-use super::general::{PageArgs, whole};
+use super::general::PageArgs;
 use super::texts::BosArg;
 
 /// Arguments of `eval`.
@@ -131,7 +132,7 @@ pub struct EvalArgs {
 pub struct GenerateArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// Text to continue
+    /// Text to continue; with --chat, the user's message
     #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     pub prompt: String,
     /// What begins with the token that begins texts (BOS); off and on leave out what else
@@ -147,31 +148,16 @@ pub struct GenerateArgs {
     /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
     pub max_new_tokens: usize,
-    /// 0 takes the most likely token; larger values make unlikely tokens likelier
-    #[arg(
-        long,
-        value_name = "T",
-        default_value_t = 0.0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
-    pub temperature: f64,
-    /// Sample from this many of the most likely tokens
-    #[arg(long, value_name = "N", help_heading = "Sampling")]
-    pub top_k: Option<usize>,
-    /// Sample from the most likely tokens that together have this probability
-    #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Sampling")]
-    pub top_p: Option<f64>,
-    /// Random seed for sampling
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = whole::<u64>,
-        allow_negative_numbers = true,
-        default_value_t = 0,
-        help_heading = "Sampling"
-    )]
-    pub seed: u64,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Take the prompt as the user's message, and write the answer: with the model's chat template,
+    /// up to the token that ends an answer
+    #[arg(long, help_heading = "Chat")]
+    pub chat: bool,
+    /// How the conversation begins, and how it becomes text.
+    #[command(flatten)]
+    pub conversation: ConversationArgs,
     /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,

@@ -2,6 +2,7 @@
 
 pub mod analyze;
 pub mod calibrate;
+pub mod chat;
 pub mod compare;
 pub mod completions;
 pub mod compress;

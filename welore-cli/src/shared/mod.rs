@@ -5,6 +5,7 @@ pub mod artifacts;
 pub mod beginning;
 pub mod calibrating;
 pub mod card;
+pub mod chatting;
 pub mod compressing;
 pub mod distilling;
 pub mod effects;

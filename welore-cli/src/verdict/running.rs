@@ -3,7 +3,7 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use welore_burn::data::{DataError, TaskError};
+use welore_burn::data::{ChatError, DataError, TaskError};
 use welore_burn::eval::{ChoiceError, EvalError, LogitsError};
 use welore_burn::train::{RunFileError, TrainError, Trainable};
 
@@ -80,8 +80,21 @@ pub(super) fn data(error: &DataError) -> Option<Verdict> {
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",
         ),
         DataError::Io { .. } | DataError::Empty { .. } | DataError::Line { .. } => Verdict::input(
-            "give a file of UTF-8 text, or a .jsonl file with an object with a `text` on each line",
+            "give a file of UTF-8 text, or a .jsonl file with an object with a `text`, or all with `messages`, \
+             on each line",
         ),
+        _ => Verdict::input(None),
+    })
+}
+
+pub(super) fn chat(error: &ChatError) -> Option<Verdict> {
+    Some(match error {
+        ChatError::File(error) => return file(error),
+        ChatError::Rewritten { .. } => Verdict::input(
+            "a template with {% generation %} and {% endgeneration %} around what the assistant writes \
+             says it itself",
+        ),
+        ChatError::Variable { .. } => Verdict::input("leave this --template-option out"),
         _ => Verdict::input(None),
     })
 }
