@@ -32,17 +32,17 @@ const ALWAYS: [(&str, &str); 14] = [
     ),
     (
         "train",
-        "resume output dry-run text task data plan err err-applied keep-params max-bytes from-scratch epochs \
+        "resume adapter output dry-run text task data plan err err-applied keep-params max-bytes from-scratch epochs \
          trainable seq-len batch-size accumulate steps lr schedule warmup weight-decay clip \
          no-shuffle recompute save-every backend device dtype report json",
     ),
     (
         "eval",
-        "text task data seq-len skip windows against save-logits record json backend device dtype",
+        "adapter text task data seq-len skip windows against save-logits record json backend device dtype",
     ),
     ("report", "spectra plan compare run title picture output"),
-    ("generate", "prompt max-new-tokens temperature backend device dtype json"),
-    ("export", "dtype output gguf dry-run json"),
+    ("generate", "adapter prompt max-new-tokens temperature backend device dtype json"),
+    ("export", "output gguf gguf-lora dry-run json"),
     ("inspect", "json"),
     ("demo", "output force report json backend device dtype"),
     ("devices", "json"),
@@ -100,7 +100,7 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 49] = [
+const IDLE_TOO: [(&str, &str); 50] = [
     (
         "calibrate model --text story.txt --calibration-windows 4 --gradient-windows 2 -o seen",
         "effort=quick effort=thorough",
@@ -164,7 +164,8 @@ const IDLE_TOO: [(&str, &str); 49] = [
          save-calibration=kept \
          calibration-windows=4 gradient-windows=4",
     ),
-    ("export model --gguf out.gguf", "dense shard-size=1GB force"),
+    ("export model --gguf out.gguf", "dense shard-size=1GB force adapter=tuned"),
+    ("export model --gguf-lora out.gguf --adapter tuned", "dense shard-size=1GB force dtype=bf16"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
         "plan plan.json",
