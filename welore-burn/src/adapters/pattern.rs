@@ -50,12 +50,12 @@ impl Table {
         let mut table = Self::default();
         for (place, (key, value)) in entries.0.into_iter().enumerate() {
             let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-            match key.chars().all(is_name) && !key.is_empty() {
-                true => drop(table.names.entry(key).or_insert((place, value))),
-                false if table.expressions.len() == MOST_EXPRESSIONS => {
-                    return Err(Refusal::Pattern(key));
-                }
-                false => table.expressions.push((place, Pattern::new(&key)?, value)),
+            if !key.is_empty() && key.chars().all(is_name) {
+                table.names.entry(key).or_insert((place, value));
+            } else if table.expressions.len() < MOST_EXPRESSIONS {
+                table.expressions.push((place, Pattern::new(&key)?, value));
+            } else {
+                return Err(Refusal::Pattern(key));
             }
         }
         Ok(table)
