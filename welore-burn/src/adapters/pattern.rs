@@ -72,7 +72,7 @@ impl Table {
 
 /// A name, and what is behind each of its dots.
 pub(super) fn ends(name: &str) -> impl Iterator<Item = &str> {
-    std::iter::once(name).chain(name.match_indices('.').map(|(at, _)| &name[at + 1..]))
+    std::iter::once(name).chain(name.match_indices('.').map(move |(at, _)| &name[at + 1..]))
 }
 
 /// A part of an expression.
