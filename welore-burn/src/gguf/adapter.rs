@@ -50,7 +50,7 @@ impl<'a> Outgoing<'a> {
         for entry in entries(&opened.config, architecture) {
             let name = MatrixName::of_weight(&entry.name);
             let Some(matrix) = name.as_ref().and_then(|name| left.remove(name)) else { continue };
-            if entry.part.is_some() || entry.is_of_tokens() && entry.gguf != HEAD {
+            if entry.part.is_some() || (entry.is_of_tokens() && entry.gguf != HEAD) {
                 let what = entry.name;
                 return Err(wrong(format!(
                     "the adapter changes `{what}`, which llama.cpp adds no adapter to: all experts of \
