@@ -32,21 +32,21 @@ const ALWAYS: [(&str, &str); 15] = [
     ),
     (
         "train",
-        "resume output dry-run text task data plan err err-applied keep-params max-bytes from-scratch epochs \
+        "resume adapter output dry-run text task data plan err err-applied keep-params max-bytes from-scratch epochs \
          trainable seq-len batch-size accumulate steps lr schedule warmup weight-decay clip \
          no-shuffle recompute save-every backend device dtype report json",
     ),
     (
         "eval",
-        "text task choices data seq-len skip bos stride windows against save-logits record json backend device dtype",
+        "adapter text task choices data seq-len skip bos stride windows against save-logits record json backend device dtype",
     ),
     ("report", "spectra plan compare eval run adapter title picture output"),
-    ("generate", "prompt max-new-tokens temperature chat backend device dtype json"),
+    ("generate", "adapter prompt max-new-tokens temperature chat backend device dtype json"),
     (
         "chat",
         "max-new-tokens temperature system history template template-option backend device dtype",
     ),
-    ("export", "dtype output gguf dry-run json"),
+    ("export", "output gguf gguf-lora dry-run json"),
     ("inspect", "json"),
     ("demo", "output force report json backend device dtype"),
     ("devices", "json"),
@@ -109,7 +109,8 @@ const IDLE: [(&str, &str); 15] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 54] = [
+const IDLE_TOO: [(&str, &str); 56] = [
+    ("generate model --prompt Mia --chat", "bos=off"),
     ("calibrate model --text self --self-samples 4 -o seen", "bos=off"),
     ("compress model --err 0.5 -o out", "bos=off"),
     ("compress model --forms channels --keep-params 0.9 -o out", "bos=off"),
@@ -178,7 +179,8 @@ const IDLE_TOO: [(&str, &str); 54] = [
          save-calibration=kept \
          calibration-windows=4 gradient-windows=4",
     ),
-    ("export model --gguf out.gguf", "dense shard-size=1GB force"),
+    ("export model --gguf out.gguf", "dense shard-size=1GB force adapter=tuned"),
+    ("export model --gguf-lora out.gguf --adapter tuned", "dense shard-size=1GB force dtype=bf16"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
         "plan plan.json",

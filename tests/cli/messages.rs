@@ -374,7 +374,7 @@ mod on_linux {
     }
 
     /// Every command that prints, each with what it may need.
-    const PRINTING: [&str; 29] = [
+    const PRINTING: [&str; 30] = [
         "--help",
         "--version",
         "train --help",

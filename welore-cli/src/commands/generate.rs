@@ -14,27 +14,26 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
+use crate::shared::adapting::{load, note_adapter, open};
 use crate::shared::beginning::{Beginning, prompt_tokens};
 use crate::shared::chatting::{Chat, ChatPrompt, sampler_of};
 use crate::shared::effects::of_sampling;
-use crate::shared::opening::open_known;
-use crate::terminal::{Bar, Task, Unit, must_stop};
-use crate::{format, models, output};
+use crate::terminal::{Task, Unit, must_stop};
+use crate::{format, output};
 
 /// Runs the command.
 pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     check_effects(&args, typed)?;
     let mut sampler = sampler_of(&args.sampling)?;
     let compute = Compute::choose(args.compute.choice())?;
-    let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_known(&model, &compute.device)?;
+    let (model, opened, adapter) = open(&args.model, args.adapter.as_deref(), &compute)?;
     let tokenizer = TextTokenizer::open(&model)?;
     let Asked { chat, text, tokens: prompt, beginning } =
         Asked::of(&args, &model, &tokenizer, &opened.config)?;
     // Checked here because loading weights may take long.
     check_prompt(opened.skeleton(), &prompt)?;
     let room = Room::of(opened.skeleton(), &prompt, &args, typed);
-    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
+    let loaded = load(opened, compute.dtype, adapter)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         stop: stop_of(chat.as_ref(), &loaded.config)?,
@@ -78,7 +77,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     if !args.json {
         return Ok(());
     }
-    output::print_json(&beginning.with(json!({
+    let mut result = beginning.with(json!({
         "prompt": args.prompt,
         "rendered": chat.map(|_| text),
         "text": unseen,
@@ -86,7 +85,9 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         "ids": tokens,
         "ended": ended,
         "tokens_per_second": speed,
-    })))
+    }));
+    note_adapter(args.adapter.as_deref(), &mut result);
+    output::print_json(&result)
 }
 
 /// The options of conversations.

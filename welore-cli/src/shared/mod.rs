@@ -1,6 +1,7 @@
 //! Code that several commands share.
 
 pub mod adapter_page;
+pub mod adapting;
 pub mod artifacts;
 pub mod beginning;
 pub mod calibrating;

@@ -16,9 +16,9 @@ use welore_burn::report::Measurement;
 
 use crate::args::EvalArgs;
 use crate::devices::Compute;
+use crate::shared::adapting::{load, note_adapter, open};
 use crate::shared::card::{MADE_BY, record};
 use crate::shared::identity::Identity;
-use crate::shared::opening::open_known;
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -30,8 +30,7 @@ pub fn choose(args: &EvalArgs, task: ChoiceTask, path: &Path) -> Result<()> {
     let mut questions = task.read(path)?;
     questions.truncate(args.windows.unwrap_or(usize::MAX));
     let compute = Compute::choose(args.compute.choice())?;
-    let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_known(&model, &compute.device)?;
+    let (model, opened, adapter) = open(&args.model, args.adapter.as_deref(), &compute)?;
     let tokenizer = TextTokenizer::open(&model)?;
     let tokens = questions
         .iter()
@@ -39,7 +38,7 @@ pub fn choose(args: &EvalArgs, task: ChoiceTask, path: &Path) -> Result<()> {
         .collect::<Result<Vec<_>, _>>()?;
     // Checked here because loading weights may take long.
     check_choices(opened.skeleton(), &tokens)?;
-    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
+    let loaded = load(opened, compute.dtype, adapter)?;
     let (started, mut bar) = (Instant::now(), Bar::default());
     let scores = score_choices(&loaded.model, &tokens, compute.at_once(), &mut bar)?;
     bar.finish();
@@ -49,7 +48,8 @@ pub fn choose(args: &EvalArgs, task: ChoiceTask, path: &Path) -> Result<()> {
     }
     if args.json {
         let identity = Identity::of(&args.model, &model, &compute)?;
-        let found = as_json(args, task, &loaded, &scores, seconds);
+        let mut found = as_json(args, task, &loaded, &scores, seconds);
+        note_adapter(args.adapter.as_deref(), &mut found);
         return output::print_json(&identity.with(found));
     }
     print_summary(task, &scores, seconds)

@@ -20,11 +20,11 @@ use crate::args::EvalArgs;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
+use crate::shared::adapting::{load, note_adapter, open};
 use crate::shared::artifacts::{check_artifact, check_space, in_file};
 use crate::shared::beginning::Beginning;
 use crate::shared::card::{MADE_BY, record};
 use crate::shared::identity::{Identity, digest_of};
-use crate::shared::opening::open_known;
 use crate::shared::text::{TextReader, documents_of, window_of};
 use crate::terminal::Bar;
 use crate::{format, models, output};
@@ -57,8 +57,7 @@ pub fn predict(args: &EvalArgs) -> Result<()> {
     let documents = args.text.iter().map(|path| documents_of(path));
     let documents: Vec<Vec<String>> = documents.collect::<Result<_>>()?;
     let compute = Compute::choose(args.compute.choice())?;
-    let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_known(&model, &compute.device)?;
+    let (model, opened, adapter) = open(&args.model, args.adapter.as_deref(), &compute)?;
     let reader = TextReader::open(&model, &opened.config, args.bos)?;
     let options = PerplexityOptions {
         seq_len: window_of(args.seq_len, &opened.config),
@@ -85,7 +84,7 @@ pub fn predict(args: &EvalArgs) -> Result<()> {
         Some(against) if args.json => against.model_digest()?,
         _ => None,
     };
-    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
+    let loaded = load(opened, compute.dtype, adapter)?;
     let dense = against.map(|against| against.load(&compute)).transpose()?;
     let beginning = reader.beginning;
     let compute = &compute;
@@ -233,6 +232,7 @@ impl Work<'_> {
         if let Some(file) = &self.args.save_logits {
             object["saved_logits"] = file.display().to_string().into();
         }
+        note_adapter(self.args.adapter.as_deref(), &mut object);
         output::print_json(&identity.with(object))
     }
 

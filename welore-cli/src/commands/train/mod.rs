@@ -1,5 +1,6 @@
 //! `train`: fine-tune a model on a text or a task, by default only its low-rank components.
 
+mod adapter;
 mod changes;
 mod data;
 mod extend;
@@ -14,7 +15,7 @@ mod size;
 mod start;
 mod trial;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::eval::{EvalError, PerplexityOptions, check_text, perplexity};
@@ -41,8 +42,10 @@ use data::{Evaluation, Inputs, row_name};
 /// Runs the command.
 pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
-    let TrainStartArgs { model, text, data, plan, eval_text, watch_text, output, .. } = &args.start;
-    let inputs = [model, text, data, plan, eval_text, watch_text, &args.resume].into_iter();
+    let TrainStartArgs { model, adapter, text, data, plan, eval_text, watch_text, output, .. } =
+        &args.start;
+    let inputs =
+        [model, adapter, text, data, plan, eval_text, watch_text, &args.resume].into_iter();
     check_page(&args.page, output.as_deref(), inputs.filter_map(|path| path.as_deref()))?;
     match (&args.resume, &args.start.output) {
         (_, Some(dir)) if args.dry_run => preview::show(&args, typed, dir),
@@ -59,6 +62,14 @@ fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let run = Run { args, dir, run, compute, extension: None, has_begun: false };
     let (training, inputs) = run.open(inputs)?;
     let _place = place.keep();
+    if let Some(adapter) = &args.start.adapter {
+        let base = dir.join("base");
+        note!(
+            "{} is added to the model: training starts from {}",
+            adapter.display(),
+            base.display()
+        );
+    }
     run.train(training, inputs)
 }
 
@@ -142,6 +153,7 @@ impl Run<'_> {
             // The first check may be hours ago.
             finish::check_model(dir, run, was_done && run.is_extended())?;
             finish::write(&training, run, dir)?;
+            adapter::tell_base(run)?;
             tracing::info!("done at step {}", training.position().step);
         }
         if run.track_gradients.is_some() {

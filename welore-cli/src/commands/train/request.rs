@@ -10,7 +10,7 @@ use welore_burn::named::Named;
 use welore_burn::plan::read_plan;
 use welore_burn::train::{RUN_FILE, RunSource, ScheduleKind, TrainOptions, Trainable};
 
-use super::data::{TrainingData, named, source_of};
+use super::data::{TrainingData, source_of};
 use super::scratch::described_in;
 use crate::args::{OptionsArgs, RANK_OPTIONS, TrainArgs, TrainStartArgs, Typed, rule};
 use crate::failure::WrongInput;
