@@ -159,7 +159,8 @@ impl LoraAdapter {
         let sum = sum.transposed();
         let shape = [sum.rows(), sum.cols()];
         let data = TensorData::new(sum.into_data(), shape).convert_dtype(dtype);
-        match data.iter::<f64>().all(f64::is_finite) {
+        let is_finite = data.iter::<f64>().all(f64::is_finite);
+        match is_finite {
             true => Ok((data, dtype)),
             false => Err(AdapterError::Overflow { matrix: name() }),
         }

@@ -12,7 +12,7 @@ use crate::checkpoint::{
     Checkpoint, CheckpointError, PLAN_FILE, StoredMatrix, base_config, check_companions,
     copy_companions, state_compressed,
 };
-use crate::files::{LARGEST_CONFIG, OutputDir, read_existing, write_file};
+use crate::files::{OutputDir, write_file};
 use crate::forms::{Form, Precision, parameters_in};
 use crate::model::{ConfigError, with_stored_type};
 use crate::plan::{RankPlan, read_plan};
