@@ -20,7 +20,9 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use welore_burn::calibrate::{Calibration, write_imatrix};
 use welore_burn::checkpoint::{Checkpoint, PLAN_FILE};
-use welore_burn::data::{Task, TaskKind, TextTokenizer, read_documents, read_rows, write_rows};
+use welore_burn::data::{
+    ChoiceTask, Task, TaskKind, TextTokenizer, read_documents, read_rows, write_rows,
+};
 use welore_burn::eval::{PerplexityOptions, SavedLogits};
 use welore_burn::model::{DecoderConfig, load_model, open_model, read_config};
 use welore_burn::modules::MatrixName;
@@ -416,7 +418,8 @@ pub fn dynamics(data: &[u8]) -> bool {
     true
 }
 
-/// Files of tasks: examples on both sides, and every response answers its own prompt.
+/// Files of tasks: examples on both sides, every response answers its own prompt, and of choices one
+/// is right.
 pub fn task(data: &[u8]) -> bool {
     let dir = directory(&[("task", data)]);
     let mut accepted = false;
@@ -426,6 +429,18 @@ pub fn task(data: &[u8]) -> bool {
         assert!(!task.train.is_empty() && !task.test.is_empty());
         for example in task.train.iter().chain(&task.test) {
             assert!(example.is_answered_by(&example.response), "{kind:?}: {example:?}");
+        }
+    }
+    for task in ChoiceTask::all() {
+        let Ok(questions) = task.read(dir.path().join("task")) else { continue };
+        accepted = true;
+        assert!(!questions.is_empty());
+        for question in questions {
+            let right = question.continuation(question.right);
+            assert!(
+                question.choices.len() > 1 && !right.trim().is_empty(),
+                "{task:?}: {question:?}"
+            );
         }
     }
     accepted

@@ -66,6 +66,11 @@ fn page_of_a_whole_road_draws_itself_without_a_word_to_the_console() {
     let count = |what: &str| dom.matches(what).count();
     assert!(count("<svg") >= 4, "{} plots", count("<svg"));
     assert!(count("<table") >= 4, "{} tables", count("<table"));
+    for answer in
+        ["<h2>How big?</h2>", "<h2>How fast?</h2>", "<dd class=\"missing\">not measured: "]
+    {
+        assert!(dom.contains(answer), "the page does not open with {answer}");
+    }
     // The page shows what the artifacts contain: every matrix, and its rank in the plan.
     let plan = sandbox.json_file("plan.json");
     let matrices = plan["matrices"].as_array().unwrap();

@@ -24,7 +24,7 @@ fn compressed_directory_carries_a_card_with_its_numbers_licence_and_a_way_to_loa
     assert!(card.contains("# model, low-rank\n"));
     let (before, after) = (&totals["parameters_before"], &totals["parameters_after"]);
     assert!(card.contains(&format!("| parameters | {before} | {after} |")), "{card}");
-    assert!(card.contains("```python\nimport json\n"));
+    assert!(card.contains("```python\nfrom transformers import "), "{card}");
     let speed = totals["expected_speed"]["many_tokens"].as_f64().unwrap();
     assert!(card.contains(&format!("Expected speed on a CPU: {speed:.2}x the")), "{card}");
     // The card reveals no directories.

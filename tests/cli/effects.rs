@@ -6,7 +6,7 @@ use crate::support::Sandbox;
 
 /// The options that have an effect wherever the parser accepts them, for each command. An option
 /// that is neither here nor in [`IDLE`] fails the first test.
-const ALWAYS: [(&str, &str); 14] = [
+const ALWAYS: [(&str, &str); 15] = [
     ("analyze", "output report json include exclude convolutions jobs max-memory no-cache"),
     (
         "calibrate",
@@ -38,10 +38,14 @@ const ALWAYS: [(&str, &str); 14] = [
     ),
     (
         "eval",
-        "text task data seq-len skip bos stride windows against save-logits record json backend device dtype",
+        "text task choices data seq-len skip bos stride windows against save-logits record json backend device dtype",
     ),
-    ("report", "spectra plan compare run title picture output"),
-    ("generate", "prompt bos max-new-tokens temperature backend device dtype json"),
+    ("report", "spectra plan compare eval run adapter title picture output"),
+    ("generate", "prompt max-new-tokens temperature chat backend device dtype json"),
+    (
+        "chat",
+        "max-new-tokens temperature system history template template-option backend device dtype",
+    ),
     ("export", "dtype output gguf dry-run json"),
     ("inspect", "json"),
     ("demo", "output force report json backend device dtype"),
@@ -50,7 +54,7 @@ const ALWAYS: [(&str, &str); 14] = [
 
 /// Command lines with options that would have no effect. Files that are named need not exist,
 /// because options are looked at first.
-const IDLE: [(&str, &str); 14] = [
+const IDLE: [(&str, &str); 15] = [
     (
         "plan model --err 0.5",
         "shrink-inputs=0.1 shrink-gradients=0.1 evaluations=3 search-seed=1 search-text=story.txt \
@@ -96,7 +100,12 @@ const IDLE: [(&str, &str); 14] = [
          galore-refresh=2 galore-scale=2 patience=2 eval-every=3 eval-seq-len=32 must-improve \
          watch-text=story.txt",
     ),
-    ("generate model --prompt Mia", "seed=3 top-k=3 top-p=0.5"),
+    (
+        "generate model --prompt Mia",
+        "seed=3 top-k=3 top-p=0.5 system=Rhyme. history=before.json template=chat.jinja \
+         template-option=thinking=false",
+    ),
+    ("chat model", "seed=3 top-k=3 top-p=0.5"),
 ];
 
 /// More of the same.

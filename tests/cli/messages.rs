@@ -12,7 +12,7 @@ const AMOUNT: &str =
     "--calibration-seq-len 64 --calibration-windows 6 --gradient-windows 2 --calibrate story.txt";
 
 /// A command line, words of its error, and words of its hint.
-const REFUSED: [(&str, &str, &str); 40] = [
+const REFUSED: [(&str, &str, &str); 42] = [
     ("analyze model --no-cache --max-memory 294911", "294.912 kB", "a larger --max-memory"),
     ("analyze model --no-cache --max-memory 294911", "294.911 kB allowed", "--max-memory"),
     ("analyze model -o nowhere/spectra.json", "its directory does not exist", "path of a file"),
@@ -40,6 +40,8 @@ const REFUSED: [(&str, &str, &str); 40] = [
     ("report --run model -o page.html", "model: not a run", "`welore-cli train -o` wrote"),
     ("report --plan model -o page.html", "this directory has no plan", "what `compress` wrote"),
     ("report --compare story.txt -o page.html", "not the output of", "`welore-cli compare --json"),
+    ("report --eval story.txt -o page.html", "not the output of", "`welore-cli eval --json"),
+    ("report --adapter model -o page.html", "not a PEFT adapter", "`train --trainable lora` wrote"),
     ("plan model --keep-params 80", "a share of 80 of", "80 percent are 0.8 or 80%"),
     ("compress model --err 33.3 -o out", "ERR 33.3 is not", "33.3 percent are 0.333 or 33.3%"),
     ("plan model --err 0.5 --exclude layers.0", "`layers.0`", "did you mean `*.layers.0.*`?"),
@@ -401,6 +403,7 @@ mod on_linux {
         "devices",
         "devices --json",
         "completions bash",
+        "manual -o pages",
         "reference",
     ];
 

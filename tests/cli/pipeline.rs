@@ -102,7 +102,7 @@ fn exported_model_is_a_plain_dense_one_that_predicts_like_the_compressed_one() {
     };
     assert_eq!(layout("dense"), layout("model"));
     assert!(!sandbox.path("dense/welore_plan.json").exists());
-    assert_eq!(sandbox.read("dense/config.json"), sandbox.read("model/config.json"));
+    assert_eq!(sandbox.json_file("dense/config.json"), sandbox.json_file("model/config.json"));
 
     let perplexity =
         |model: &str| sandbox.json(&format!("eval {model} {BLOCKS} --json"))["perplexity"].clone();

@@ -134,8 +134,8 @@ fn gradients(dir: &std::path::Path, device: &Device, dtype: FloatDType, share: f
     let model = select_trainable(model, &options).unwrap().0;
     let tokens: Vec<u32> = story_tokens().into_iter().take(80).collect();
     let rows = [
-        TokenRow { tokens: &tokens[..48], given: 1 },
-        TokenRow { tokens: &tokens[48..80], given: 9 },
+        TokenRow { tokens: &tokens[..48], given: 1, skipped: &[] },
+        TokenRow { tokens: &tokens[48..80], given: 9, skipped: &[] },
     ];
     let batch = Batch::new(&rows, &device.clone().autodiff());
     let memory = MemoryOptions { recompute: true, logits_at_once: 10_000 };

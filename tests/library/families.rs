@@ -288,8 +288,8 @@ impl Case {
         let model = chosen(load(low, &device), Trainable::Full);
         let tokens = text(41);
         let rows = [
-            TokenRow { tokens: &tokens[..24], given: 1 },
-            TokenRow { tokens: &tokens[24..], given: 9 },
+            TokenRow { tokens: &tokens[..24], given: 1, skipped: &[] },
+            TokenRow { tokens: &tokens[24..], given: 9, skipped: &[] },
         ];
         let (expected, reference) = by_definition(&model, &rows, 0.03);
         let batch = Batch::new(&rows, &device);

@@ -24,7 +24,7 @@ fn gradients_of_one_step_are_those_of_transformers() {
         let model = load_model(fixture(name), &device, FloatDType::F32, &mut ()).unwrap().model;
         let model = chosen(model, Trainable::Full);
         let tokens = ids(&figures["input"]);
-        let batch = Batch::new(&[TokenRow { tokens: &tokens, given: 1 }], &device);
+        let batch = Batch::new(&[TokenRow { tokens: &tokens, given: 1, skipped: &[] }], &device);
         let share = 1.0 / batch.targets() as f64;
         let (_, gradients) = loss_and_gradients(&model, &batch, share, MemoryOptions::default());
         let squares = Squares::of(&model, &gradients);

@@ -124,7 +124,10 @@ pub fn parameters(module: &impl Module) -> Vec<(String, Vec<f32>)> {
 
 /// Two rows of different lengths, the second with a prompt that is given.
 pub fn rows(tokens: &[u32]) -> [TokenRow<'_>; 2] {
-    [TokenRow { tokens: &tokens[..24], given: 1 }, TokenRow { tokens: &tokens[24..41], given: 9 }]
+    [
+        TokenRow { tokens: &tokens[..24], given: 1, skipped: &[] },
+        TokenRow { tokens: &tokens[24..41], given: 9, skipped: &[] },
+    ]
 }
 
 pub fn some_tokens() -> Vec<u32> {

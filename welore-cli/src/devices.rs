@@ -341,7 +341,8 @@ fn found(backend: Backend) -> Result<Vec<Device>> {
     let name = backend.name();
     if !backend.is_compiled() {
         let message = format!("this welore-cli was built without the {name} backend");
-        let hint = Some(format!("run `cargo install --path welore-cli --features {name}`"));
+        let hint =
+            Some(format!("run `cargo install --locked --path welore-cli --features {name}`"));
         return Err(WrongInput { message, hint }.into());
     }
     let devices = backend.devices();

@@ -61,11 +61,13 @@ fn run() -> Result<()> {
         Command::Train(args) => commands::train::run(*args, &typed),
         Command::Eval(args) => commands::eval::run(args),
         Command::Generate(args) => commands::generate::run(args, &typed),
+        Command::Chat(args) => commands::chat::run(args, &typed),
         Command::Export(args) => commands::export::run(args, &typed),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Demo(args) => commands::demo::run(args),
         Command::Devices(args) => commands::devices::run(args),
         Command::Completions(args) => commands::completions::run(args),
+        Command::Manual(args) => commands::manual::run(args),
         Command::Reference => commands::reference::run(),
     }
 }

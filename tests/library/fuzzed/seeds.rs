@@ -268,6 +268,9 @@ pub fn task() -> Vec<Seed> {
     let coin = |question: &str| json!({ "question": question, "answer": "Yes" });
     let examples = |examples: [Value; 2]| Seed::Json(json!({ "examples": examples }));
     let own = |prompt: &str| json!({ "prompt": prompt, "response": "a\nb" });
+    let texts = json!({ "question": "Who?", "choices": ["a", "b"], "answer": "b" });
+    let columns = json!({ "label": ["1", "2"], "text": ["c", "d"] });
+    let columns = json!({ "question": "What?", "choices": columns, "answer": 1, "context": "e" });
     vec![
         Seed::Lines(vec![lettered("Where?", "B"), lettered("When?", "A")]),
         Seed::Json(json!([problem("It costs 7.", 51.0), problem("It is 3.", -2.5)])),
@@ -276,6 +279,7 @@ pub fn task() -> Vec<Seed> {
         examples([scored("Bob has", "red.", "red ball."), scored("Eve has", "b", "c")]),
         examples([scored("Is it?", "Yes", "No"), scored("Was it?", "no", "yes")]),
         Seed::Lines(vec![own("first"), own("second")]),
+        Seed::Lines(vec![texts, columns]),
     ]
 }
 

@@ -10,10 +10,11 @@ use super::mlp::{Mlp, mlps};
 use super::plan::{CHANNELS_FILE, ChannelPlan};
 use crate::calibrate::Calibration;
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, ShardLayout, ShardWriter, check_companions, copy_companions,
+    Checkpoint, CheckpointError, ShardLayout, ShardWriter, base_config, check_companions,
+    copy_companions,
 };
 use crate::compress::WriteOptions;
-use crate::files::{LARGEST_CONFIG, OutputDir, read_file, write_file};
+use crate::files::{OutputDir, write_file};
 use crate::forms::{FormError, TensorSpec, cast_floats, encode_nearest};
 use crate::linalg::{Matrix, refit_channels, shrunk_loss_of_error};
 use crate::model::{ConfigError, OpenedModel, with_mlp_widths};
@@ -125,7 +126,7 @@ fn new_config(
         return Ok(None);
     }
     let path = checkpoint.dir().join(CONFIG_FILE);
-    let bytes = read_file(&path, LARGEST_CONFIG)?;
+    let bytes = base_config(checkpoint.dir())?.unwrap_or_default();
     let text = String::from_utf8(bytes).map_err(|_| ConfigError::Json("not UTF-8 text".into()));
     let config = text.and_then(|text| with_mlp_widths(&text, &plan.widths_of_layers()));
     config.map(Some).map_err(|source| ChannelsError::Config { path, source })

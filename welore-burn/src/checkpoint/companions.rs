@@ -1,9 +1,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::error::CheckpointError;
+use super::remote_code::{changed, forget_code, restore_base};
 use super::scaled::forget_scales;
 use crate::files::{FileError, LARGEST_COMPANION, check_input, read_file, write_file};
 
@@ -29,8 +30,10 @@ const COMPANIONS: [&str; 16] = [
 ];
 
 /// Copies configuration, tokenizer and licence from one model directory to another, if they
-/// exist. A configuration that says that weights are numbers of 8 bits with scales no longer does: they
-/// are written as they are read.
+/// exist. Code is never copied, and configurations no longer name code in files that were beside them.
+/// A configuration that says that weights are numbers of 8 bits with scales no longer does: they
+/// are written as they are read. That of a compressed directory becomes that of its base;
+/// [`state_compressed`](super::state_compressed) states what is compressed in the new one.
 ///
 /// # Errors
 ///
@@ -39,8 +42,8 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     for companion in companions(from)? {
         let mut content = read_file(&companion, LARGEST_COMPANION)?;
         let name = companion.file_name().unwrap_or_default();
-        if name == "config.json"
-            && let Some(changed) = without_scales(&content)
+        if name.to_string_lossy().ends_with("config.json")
+            && let Some(changed) = changed(&content, for_others)
         {
             content = changed;
         }
@@ -49,10 +52,10 @@ pub fn copy_companions(from: &Path, to: &Path) -> Result<(), CheckpointError> {
     Ok(())
 }
 
-/// A configuration that no longer says that weights have scales; `None` if it does not say that.
-fn without_scales(config: &[u8]) -> Option<Vec<u8>> {
-    let mut config = serde_json::from_slice(config).ok()?;
-    forget_scales(&mut config).then(|| format!("{:#}\n", Value::Object(config)).into_bytes())
+/// Turns a configuration into that of another directory. Whether it changed.
+fn for_others(config: &mut Map<String, Value>) -> bool {
+    let changes = [restore_base(config), forget_code(config), forget_scales(config)];
+    changes.contains(&true)
 }
 
 /// Checks that [`copy_companions`] can copy everything from a model directory, before long work.

@@ -10,8 +10,8 @@ use serde_json::{Map, Value};
 use super::error::CheckpointError;
 use super::reader::Checkpoint;
 use super::remark::Remark;
+use super::remote_code::base_config;
 use super::tensor_meta::TensorMeta;
-use crate::files::{LARGEST_CONFIG, read_existing};
 
 /// What is added to the name of a tensor for that of its scales. Numbers are multiplied by either:
 /// DeepSeek's are the inverses of those that it quantized with.
@@ -127,7 +127,7 @@ fn numbers() -> [f32; 256] {
 
 /// The rows and columns that share a scale, from a `config.json`.
 fn stated_block(dir: &Path) -> Option<[usize; 2]> {
-    let bytes = read_existing(dir.join("config.json"), LARGEST_CONFIG).ok()??;
+    let bytes = base_config(dir).ok()??;
     let config: Value = serde_json::from_slice(&bytes).ok()?;
     let block = config.get("quantization_config")?.get("weight_block_size")?.as_array()?;
     let sizes: Option<Vec<usize>> =

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::gathered::{Steps, gathered};
 use super::interleaved::Interleaved;
 use super::reader::Checkpoint;
-use crate::files::{LARGEST_CONFIG, read_existing};
+use super::remote_code::base_config;
 
 /// What such layers are called. Other models have linear layers of these names.
 const MATRICES: [&str; 4] = ["c_attn", "c_fc", "c_proj", "q_attn"];
@@ -125,9 +125,7 @@ impl Checkpoint {
 
 /// Whether the `config.json` of a directory is of a model with such layers, or with such a part.
 fn is_of_such_a_model(dir: &Path) -> bool {
-    let Ok(Some(bytes)) = read_existing(dir.join("config.json"), LARGEST_CONFIG) else {
-        return false;
-    };
+    let Ok(Some(bytes)) = base_config(dir) else { return false };
     let config: Value = serde_json::from_slice(&bytes).unwrap_or_default();
     let Some(fields) = config.as_object() else { return false };
     let is_one = |part: &Value| {

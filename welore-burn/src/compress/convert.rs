@@ -8,9 +8,10 @@ use super::job::{Job, Work};
 use super::options::WriteOptions;
 use super::pieces::Piece;
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, PLAN_FILE, StoredMatrix, check_companions, copy_companions,
+    Checkpoint, CheckpointError, PLAN_FILE, StoredMatrix, base_config, check_companions,
+    copy_companions, state_compressed,
 };
-use crate::files::{LARGEST_CONFIG, OutputDir, read_existing, write_file};
+use crate::files::{OutputDir, write_file};
 use crate::forms::{Precision, parameters_in};
 use crate::model::{ConfigError, with_stored_type};
 use crate::plan::{RankPlan, read_plan};
@@ -34,7 +35,7 @@ pub struct Conversion {
 /// neither concerns, such as integers, are copied byte for byte.
 ///
 /// `config.json` states the new type, and so does the plan of a compressed directory, which is
-/// returned; a dense directory has none. All other companions are copied. Memory is bounded as in
+/// returned; a dense directory has none. A merged model has the `config.json` of its base. All other companions are copied. Memory is bounded as in
 /// [`Compressor::directory`](super::Compressor::directory).
 ///
 /// # Errors
@@ -66,6 +67,7 @@ pub fn convert_directory(
         if let Some(plan) = &plan {
             write_file(output.path().join(PLAN_FILE), plan.to_json().as_bytes())?;
         }
+        state_compressed(output.path())?;
         Ok(())
     };
     write().map_err(|error| error.about(output))?;
@@ -196,7 +198,7 @@ fn new_config(
 ) -> Result<Option<String>, CompressError> {
     let path = checkpoint.dir().join(CONFIG_FILE);
     let Some(precision) = conversion.precision else { return Ok(None) };
-    let Some(bytes) = read_existing(&path, LARGEST_CONFIG)? else { return Ok(None) };
+    let Some(bytes) = base_config(checkpoint.dir())? else { return Ok(None) };
     let text = String::from_utf8(bytes).map_err(|_| ConfigError::Json("not UTF-8 text".into()));
     let config = text.and_then(|text| with_stored_type(&text, precision));
     config.map(Some).map_err(|source| CompressError::Config { path, source })

@@ -10,7 +10,9 @@ use super::pieces::Piece;
 use super::report::CompressReport;
 use super::sink::Sink;
 use crate::calibrate::is_tied;
-use crate::checkpoint::{Checkpoint, PLAN_FILE, check_companions, copy_companions};
+use crate::checkpoint::{
+    Checkpoint, PLAN_FILE, check_companions, copy_companions, state_compressed,
+};
 use crate::files::{OutputDir, write_file};
 use crate::forms::StoredForm;
 use crate::model::LanguageModel;
@@ -21,8 +23,9 @@ use crate::progress::Progress;
 
 impl Compressor<'_> {
     /// Writes a compressed model directory: the low-rank components of the plan in their forms, in
-    /// the type of the dense matrix, all other tensors byte for byte, the configuration, the
-    /// tokenizer, and the plan, with the errors of what is stored. The model is never built.
+    /// the type of the dense matrix, all other tensors byte for byte, the configuration
+    /// ([`state_compressed`]), the tokenizer, and the plan, with the errors of what is stored. The
+    /// model is never built.
     ///
     /// Every tensor is written to its place in its shard as soon as it is ready, so memory is
     /// bounded by the matrices in flight ([`Budget`](crate::workers::Budget)), not by the size of
@@ -118,6 +121,7 @@ impl Compressor<'_> {
             }
             let plan = report.noted_in(&plan).to_json();
             write_file(output.path().join(PLAN_FILE), plan.as_bytes())?;
+            state_compressed(output.path())?;
             Ok(report)
         };
         write().map_err(|error| error.about(output))

@@ -3,8 +3,33 @@ use std::path::Path;
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
+use super::chat::{Conversation, conversations, is_conversations};
 use super::text::{DataError, TextTokenizer, read_text};
 use crate::artifact::in_words;
+
+/// What a file to read has.
+#[derive(Debug, Clone)]
+pub enum Texts {
+    /// Documents.
+    Documents(Vec<String>),
+    /// Conversations, which a chat template turns into text, each with the number of its line.
+    Conversations(Vec<(usize, Conversation)>),
+}
+
+/// Reads a file of documents or conversations: of each line of a `.jsonl` file the `text`, or the `messages` if
+/// the first line has such; and any other file as one document.
+///
+/// # Errors
+///
+/// As [`read_documents`].
+pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts, DataError> {
+    let path = path.as_ref();
+    let text = read_text(path)?;
+    match is_lines(path) && is_conversations(&text) {
+        true => Ok(Texts::Conversations(conversations(path, &text)?)),
+        false => Ok(Texts::Documents(documents(path, text)?)),
+    }
+}
 
 /// Reads the documents of a file: the `text` of every line of a `.jsonl` file, and any other
 /// file as one document.
@@ -14,13 +39,20 @@ use crate::artifact::in_words;
 /// [`DataError::Line`] for a line that is not such an object, [`DataError::Array`] for a JSON array,
 /// whose brackets, quotes and keys would count as text, and the errors of [`read_text`].
 pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> {
+    let path = path.as_ref();
+    documents(path, read_text(path)?)
+}
+
+fn is_lines(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "jsonl")
+}
+
+fn documents(path: &Path, text: String) -> Result<Vec<String>, DataError> {
     #[derive(Deserialize)]
     struct Line {
         text: String,
     }
-    let path = path.as_ref();
-    let text = read_text(path)?;
-    let is_lines = path.extension().is_some_and(|extension| extension == "jsonl");
+    let is_lines = is_lines(path);
     if begins_array(&text) && (is_lines || is_array(&text)) {
         return Err(DataError::Array { path: path.into() });
     }
@@ -97,6 +129,27 @@ mod tests {
         let wrong = "{\"text\": \"one\"}\n{\"txt\": \"two\"}\n";
         let error = read_documents(file("b.jsonl", wrong)).unwrap_err();
         assert!(matches!(error, DataError::Line { line: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn lines_with_messages_are_conversations() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = |name: &str, text: &str| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            read_texts(path)
+        };
+        let chat = r#"{"messages": [{"role": "user", "content": "a"}]}"#;
+        let Texts::Conversations(all) = read("a.jsonl", &format!("{chat}\n\n{chat}\n")).unwrap()
+        else {
+            panic!("no conversations")
+        };
+        assert_eq!(all.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 3]);
+        let error = read("b.jsonl", &format!("{chat}\n{{\"text\": \"b\"}}\n")).unwrap_err();
+        assert!(matches!(error, DataError::Line { line: 2, .. }), "{error}");
+        for (name, text) in [("a.txt", chat), ("c.jsonl", r#"{"text": "a"}"#)] {
+            assert!(matches!(read(name, text).unwrap(), Texts::Documents(_)), "{name}");
+        }
     }
 
     #[test]

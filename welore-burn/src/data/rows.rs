@@ -1,15 +1,21 @@
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
 use rand::SeedableRng;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha12Rng;
 
-/// What training reads: rows of tokens, epoch after epoch. A row is a window of a text, or a prompt
-/// with its response.
+/// What training reads: rows of tokens, epoch after epoch. A row is a window of a text, a prompt
+/// with its response, or a conversation.
 #[derive(Debug)]
 pub struct TokenRows {
     tokens: Vec<u32>,
     spans: Vec<Span>,
+    /// The tokens after the given ones that are not predicted either, counted within their row; those of one row
+    /// after the other.
+    skipped: Vec<Range<usize>>,
+    /// Where those of each row end; empty if no row has any.
+    skipped_ends: Vec<usize>,
     /// Seed, epoch and order of the last reading, because rows are asked for one after the other.
     order: Mutex<Option<(u64, usize, Vec<u32>)>>,
 }
@@ -27,15 +33,35 @@ pub(crate) struct Span {
 pub struct TokenRow<'a> {
     /// Its tokens; at least 2.
     pub tokens: &'a [u32],
-    /// The number of tokens at the start that are given; every later one is predicted. At least 1,
+    /// The number of tokens at the start that are given; later ones are predicted. At least 1,
     /// and less than the number of tokens.
     pub given: usize,
+    /// Later tokens that are not predicted either, such as what the user says in a conversation: in order, after
+    /// the first token to predict.
+    pub skipped: &'a [Range<usize>],
+}
+
+/// What became of texts that are too long for a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LessonsCut {
+    /// Those that lost their end, and with it something to predict.
+    pub shortened: usize,
+    /// Those that have nothing to predict, perhaps because they lost it.
+    pub dropped: usize,
 }
 
 impl TokenRow<'_> {
     /// Number of tokens that are predicted.
     pub fn predicted(&self) -> usize {
-        self.tokens.len() - self.given
+        let skipped: usize = self.skipped.iter().map(Range::len).sum();
+        self.tokens.len() - self.given - skipped
+    }
+
+    /// The places of the tokens that are predicted, in order.
+    pub fn places(&self) -> impl Iterator<Item = usize> + '_ {
+        let skipped = self.skipped;
+        let is_skipped = move |place: &usize| skipped.iter().any(|span| span.contains(place));
+        (self.given..self.tokens.len()).filter(move |place| !is_skipped(place))
     }
 }
 
@@ -53,7 +79,7 @@ impl TokenRows {
             .map(|start| Span { start, len: seq_len.min(tokens.len() - start), given: 1 })
             .filter(|span| span.len >= 2)
             .collect();
-        Self { tokens, spans, order: Mutex::new(None) }
+        Self::of(tokens, spans)
     }
 
     /// Rows of prompts with their responses; the tokens of a response are predicted. A row has at
@@ -81,16 +107,99 @@ impl TokenRows {
             tokens.extend_from_slice(&prompt[prompt.len() - given..]);
             tokens.append(&mut response);
         }
-        Self { tokens, spans, order: Mutex::new(None) }
+        Self::of(tokens, spans)
     }
 
-    /// Rows read from a file; `None` if the spans do not fit the tokens.
-    pub(crate) fn from_parts(tokens: Vec<u32>, spans: Vec<Span>) -> Option<Self> {
+    /// Rows of texts of which only parts are predicted: the tokens of each, and spans of them, in order. A row has at
+    /// most `seq_len` tokens; a longer text loses its end. What follows the last token to predict is left out,
+    /// and a text without any makes no row.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `seq_len` is below 2.
+    pub fn lessons(
+        texts: impl IntoIterator<Item = (Vec<u32>, Vec<Range<usize>>)>,
+        seq_len: usize,
+    ) -> (Self, LessonsCut) {
+        assert!(seq_len >= 2, "seq_len must be at least 2");
+        let (mut rows, mut cut) = (Self::of(Vec::new(), Vec::new()), LessonsCut::default());
+        for (tokens, learnt) in texts {
+            let last = learnt.last().map_or(0, |span| span.end.min(tokens.len()));
+            // Nothing predicts the first token.
+            let within = |span: &Range<usize>| span.start.max(1)..span.end.min(last).min(seq_len);
+            let learnt: Vec<Range<usize>> =
+                learnt.iter().map(within).filter(|span| !span.is_empty()).collect();
+            let (Some(first), Some(end)) = (learnt.first(), learnt.last()) else {
+                cut.dropped += 1;
+                continue;
+            };
+            cut.shortened += usize::from(last > seq_len);
+            let span = Span { start: rows.tokens.len(), len: end.end, given: first.start };
+            rows.tokens.extend_from_slice(&tokens[..span.len]);
+            rows.spans.push(span);
+            let between = learnt.windows(2).map(|pair| pair[0].end..pair[1].start);
+            rows.skipped.extend(between.filter(|span| !span.is_empty()));
+            rows.skipped_ends.push(rows.skipped.len());
+        }
+        if rows.skipped.is_empty() {
+            rows.skipped_ends.clear();
+        }
+        (rows, cut)
+    }
+
+    fn of(tokens: Vec<u32>, spans: Vec<Span>) -> Self {
+        let (skipped, skipped_ends) = (Vec::new(), Vec::new());
+        Self { tokens, spans, skipped, skipped_ends, order: Mutex::new(None) }
+    }
+
+    /// Rows read from a file, with the number of its row before each span that is skipped; `None` if the spans do
+    /// not fit the tokens.
+    pub(crate) fn from_parts(
+        tokens: Vec<u32>,
+        spans: Vec<Span>,
+        skipped: &[(usize, Range<usize>)],
+    ) -> Option<Self> {
         let fits = |span: &Span| {
             let end = span.start.checked_add(span.len);
             (1..span.len).contains(&span.given) && end.is_some_and(|end| end <= tokens.len())
         };
-        spans.iter().all(fits).then(|| Self { tokens, spans, order: Mutex::new(None) })
+        if !spans.iter().all(fits) {
+            return None;
+        }
+        let mut rows = Self::of(tokens, spans);
+        if skipped.is_empty() {
+            return Some(rows);
+        }
+        let mut rest = skipped.iter().peekable();
+        for (number, row) in rows.spans.iter().enumerate() {
+            let mut seen = row.given;
+            while let Some((_, span)) = rest.next_if(|(row, _)| *row == number) {
+                if span.start <= seen || span.end <= span.start || span.end >= row.len {
+                    return None;
+                }
+                seen = span.end;
+                rows.skipped.push(span.clone());
+            }
+            rows.skipped_ends.push(rows.skipped.len());
+        }
+        rest.next().is_none().then_some(rows)
+    }
+
+    /// The tokens of a row that are skipped.
+    fn skipped_of(&self, row: usize) -> &[Range<usize>] {
+        match self.skipped_ends.get(row) {
+            Some(end) => {
+                let start = if row == 0 { 0 } else { self.skipped_ends[row - 1] };
+                &self.skipped[start..*end]
+            }
+            None => &[],
+        }
+    }
+
+    /// All spans that are skipped, each with the number of its row.
+    pub(crate) fn skipped(&self) -> impl Iterator<Item = (usize, &Range<usize>)> {
+        (0..self.len())
+            .flat_map(move |row| self.skipped_of(row).iter().map(move |span| (row, span)))
     }
 
     pub(crate) fn spans(&self) -> &[Span] {
@@ -120,6 +229,11 @@ impl TokenRows {
                 digest.update(&(number as u64).to_le_bytes());
             }
         }
+        for (row, span) in self.skipped() {
+            for number in [row, span.start, span.end] {
+                digest.update(&(number as u64).to_le_bytes());
+            }
+        }
         for token in &self.tokens {
             digest.update(&token.to_le_bytes());
         }
@@ -139,7 +253,7 @@ impl TokenRows {
             Some(seed) => self.shuffled(seed, epoch, place),
         };
         let Span { start, len, given } = self.spans[row];
-        TokenRow { tokens: &self.tokens[start..start + len], given }
+        TokenRow { tokens: &self.tokens[start..start + len], given, skipped: self.skipped_of(row) }
     }
 
     /// The number of tokens in the rows before row `number` of that reading.
@@ -172,6 +286,8 @@ impl TokenRows {
 }
 
 #[cfg(test)]
+// Rows often have a single span.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 
@@ -251,11 +367,54 @@ mod tests {
     #[test]
     fn spans_that_do_not_fit_are_refused() {
         let span = |start, len, given| vec![Span { start, len, given }];
-        let fits = |spans| TokenRows::from_parts(vec![0; 10], spans).is_some();
+        let fits = |spans| TokenRows::from_parts(vec![0; 10], spans, &[]).is_some();
         assert!(fits(span(4, 6, 5)));
         assert!(!fits(span(4, 7, 1)));
         assert!(!fits(span(0, 4, 4)));
         assert!(!fits(span(0, 4, 0)));
         assert!(!fits(span(usize::MAX, 4, 1)));
+    }
+
+    #[test]
+    fn only_what_is_learnt_of_a_text_is_predicted() {
+        let texts: [(Vec<u32>, Vec<Range<usize>>); 5] = [
+            // The user's words are between those of the assistant, and after them.
+            ((0..9).collect(), vec![2..4, 6..8]),
+            // The first token is predicted by nothing.
+            ((10..14).collect(), vec![0..2]),
+            // Nothing to learn.
+            ((20..30).collect(), vec![]),
+            // Too long: the second answer begins at the end.
+            ((30..60).collect(), vec![1..3, 7..20]),
+            // All of it is too late.
+            ((60..80).collect(), vec![10..12]),
+        ];
+        let (rows, cut) = TokenRows::lessons(texts, 8);
+        let row = |n| {
+            let row = rows.nth(n, None);
+            (row.tokens.to_vec(), row.places().collect::<Vec<_>>(), row.predicted())
+        };
+        assert_eq!(row(0), ((0..8).collect(), vec![2, 3, 6, 7], 4));
+        assert_eq!(row(1), (vec![10, 11], vec![1], 1));
+        assert_eq!(row(2), ((30..38).collect(), vec![1, 2, 7], 3));
+        assert_eq!((rows.len(), cut), (3, LessonsCut { shortened: 1, dropped: 2 }));
+        let (others, _) = TokenRows::lessons([((0..9).collect(), vec![2..3, 6..8])], 8);
+        let (same, _) = TokenRows::lessons([((0..9).collect(), vec![2..4, 6..8])], 8);
+        assert_ne!(others.digest(), same.digest(), "the same tokens, others to predict");
+    }
+
+    #[test]
+    fn skipped_spans_that_do_not_fit_are_refused() {
+        let fits = |skipped: &[(usize, Range<usize>)]| {
+            let spans =
+                vec![Span { start: 0, len: 8, given: 2 }, Span { start: 8, len: 2, given: 1 }];
+            TokenRows::from_parts(vec![0; 10], spans, skipped).is_some()
+        };
+        assert!(fits(&[(0, 3..4), (0, 5..7)]));
+        for wrong in [(0, 2..4), (0, 4..4), (0, 5..8), (1, 1..2), (2, 3..4), (0, 3..usize::MAX)] {
+            assert!(!fits(&[wrong.clone()]), "{wrong:?}");
+        }
+        assert!(!fits(&[(0, 5..7), (0, 3..4)]), "out of order");
+        assert!(!fits(&[(0, 3..5), (0, 5..7)]), "two that are one");
     }
 }

@@ -1,3 +1,4 @@
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -180,6 +181,33 @@ impl TextTokenizer {
         };
         whole.truncate(place.unwrap_or(0));
         Ok(whole)
+    }
+
+    /// The tokens of a text, and which of them have bytes in the given spans, in order: `spans` of bytes become
+    /// spans of tokens.
+    ///
+    /// # Errors
+    ///
+    /// [`DataError::Encode`].
+    pub fn encode_spans(
+        &self,
+        text: &str,
+        spans: &[Range<usize>],
+    ) -> Result<(Vec<u32>, Vec<Range<usize>>), DataError> {
+        let encoding = guarded(text.len(), || self.0.encode(text, false));
+        let encoding = encoding.map_err(DataError::Encode)?;
+        let mut spans = spans.iter().peekable();
+        let mut found: Vec<Range<usize>> = Vec::new();
+        for (token, (start, end)) in encoding.get_offsets().iter().enumerate() {
+            while spans.next_if(|span| *start >= span.end).is_some() {}
+            let is_in = spans.peek().is_some_and(|span| *end > span.start);
+            match found.last_mut() {
+                Some(last) if is_in && last.end == token => last.end += 1,
+                _ if is_in => found.push(token..token + 1),
+                _ => {}
+            }
+        }
+        Ok((encoding.get_ids().to_vec(), found))
     }
 
     fn tokens(&self, text: &str, special: bool) -> Result<Vec<u32>, DataError> {

@@ -10,7 +10,8 @@ use crate::files::{FileError, MappedFile, replace_file};
 /// Writes rows to a token file, so that a text is tokenized only once.
 ///
 /// The file is safetensors: `tokens` U32 `[n]`, and `rows` U64 `[rows, 3]`: the index of a row's
-/// first token, its length, and the number of its tokens that are given.
+/// first token, its length, and the number of its tokens that are given. If later tokens are skipped as well, each
+/// span of them is in `skipped`, U64 `[spans, 3]`: the row, and where the span begins and ends in it.
 ///
 /// # Errors
 ///
@@ -20,13 +21,19 @@ pub fn write_rows(path: impl AsRef<Path>, rows: &TokenRows) -> Result<(), FileEr
     let numbers = |span: &Span| [span.start as u64, span.len as u64, span.given as u64];
     let spans: Vec<u8> =
         rows.spans().iter().flat_map(numbers).flat_map(|number| number.to_le_bytes()).collect();
+    let skipped = rows.skipped().flat_map(|(row, span)| [row, span.start, span.end]);
+    let skipped: Vec<u8> = skipped.flat_map(|number| (number as u64).to_le_bytes()).collect();
     let view = |dtype, shape, bytes| {
         TensorView::new(dtype, shape, bytes).expect("the bytes are those of the shape")
     };
-    let tensors = [
+    let mut tensors = vec![
         ("tokens", view(Dtype::U32, vec![rows.tokens().len()], &tokens)),
         ("rows", view(Dtype::U64, vec![rows.len(), 3], &spans)),
     ];
+    if !skipped.is_empty() {
+        let count = skipped.len() / size_of::<[u64; 3]>();
+        tensors.push(("skipped", view(Dtype::U64, vec![count, 3], &skipped)));
+    }
     let bytes = safetensors::serialize(tensors, None).expect("names and shapes are fine");
     replace_file(path, &bytes)
 }
@@ -45,23 +52,33 @@ pub fn read_rows(path: impl AsRef<Path>) -> Result<TokenRows, DataError> {
 
 fn parse(bytes: &[u8]) -> Option<TokenRows> {
     let file = SafeTensors::deserialize(bytes).ok()?;
-    let (tokens, rows) = (file.tensor("tokens").ok()?, file.tensor("rows").ok()?);
-    if tokens.dtype() != Dtype::U32 || rows.dtype() != Dtype::U64 || rows.shape().last() != Some(&3)
-    {
+    let tokens = file.tensor("tokens").ok()?;
+    if tokens.dtype() != Dtype::U32 {
         return None;
     }
     let tokens = tokens.data().as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
-    let numbers = rows.data().as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
+    let rows = triples(&file.tensor("rows").ok()?)?;
+    let spans =
+        rows.iter().map(|[start, len, given]| Span { start: *start, len: *len, given: *given });
+    let skipped = file.tensor("skipped").ok();
+    let skipped = skipped.map_or(Some(Vec::new()), |skipped| triples(&skipped))?;
+    let skipped: Vec<_> = skipped.iter().map(|[row, start, end]| (*row, *start..*end)).collect();
+    TokenRows::from_parts(tokens.collect(), spans.collect(), &skipped)
+}
+
+/// The numbers of a tensor U64 `[n, 3]`.
+fn triples(tensor: &TensorView<'_>) -> Option<Vec<[usize; 3]>> {
+    if tensor.dtype() != Dtype::U64 || tensor.shape().last() != Some(&3) {
+        return None;
+    }
+    let numbers = tensor.data().as_chunks().0.iter().map(|bytes| u64::from_le_bytes(*bytes));
     let numbers = numbers.map(usize::try_from).collect::<Result<Vec<_>, _>>().ok()?;
-    let spans = numbers.as_chunks().0.iter().map(|[start, len, given]| Span {
-        start: *start,
-        len: *len,
-        given: *given,
-    });
-    TokenRows::from_parts(tokens.collect(), spans.collect())
+    Some(numbers.as_chunks().0.to_vec())
 }
 
 #[cfg(test)]
+// Rows often have a single span.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 
@@ -76,6 +93,19 @@ mod tests {
         assert_eq!(read.digest(), rows.digest());
         let others = TokenRows::responses([(vec![1], vec![2, 3]), (vec![4], vec![5, 6])], 8);
         assert_ne!(others.digest(), rows.digest(), "the same tokens, other rows");
+    }
+
+    #[test]
+    fn skipped_tokens_come_back_as_well() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokens");
+        let texts = [((0..9).collect(), vec![2..4, 6..8]), ((0..4).collect(), vec![1..2, 3..4])];
+        let (rows, _) = TokenRows::lessons(texts, 8);
+        write_rows(&path, &rows).unwrap();
+        let read = read_rows(&path).unwrap();
+        assert_eq!(read.digest(), rows.digest());
+        assert_eq!(read.nth(0, None).skipped, [4..6]);
+        assert_eq!(read.nth(1, None).skipped, [2..3]);
     }
 
     #[test]

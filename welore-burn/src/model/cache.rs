@@ -73,6 +73,17 @@ impl KvCache {
         all
     }
 
+    /// Forgets all positions but the first ones, and says whether it could: a cache that is empty, or has fewer
+    /// positions, stays as it is. New positions are written over what is forgotten.
+    pub(super) fn shorten(&mut self, positions: usize) -> bool {
+        if positions == 0 || positions > self.len {
+            return false;
+        }
+        self.len = positions;
+        self.tokens = self.tokens.take().map(|tokens| tokens.narrow(1, 0, positions));
+        true
+    }
+
     /// Forgets keys and values, but not the tokens.
     pub(super) fn forget(&mut self) {
         self.layers.clear();

@@ -224,6 +224,12 @@ impl LanguageModel for Decoder {
         KvCache::new()
     }
 
+    fn shorten_cache(&self, cache: &mut KvCache, positions: usize) -> bool {
+        // Keys of other rotary frequencies are not those of a shorter text.
+        let is_same = self.model.rotaries().all(|rotary| rotary.is_same(cache.len(), positions));
+        is_same && cache.shorten(positions)
+    }
+
     fn extend(&self, tokens: Tensor<2, Int>, cache: &mut KvCache) -> Tensor<3> {
         self.model.forward(tokens, Some(cache))
     }

@@ -15,8 +15,8 @@ use super::names::{Names, TokenMatrix};
 use super::text_part::type_of_parts;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, LinearLayers, MissingKind, StoredMatrix, TensorProblem,
+    base_config,
 };
-use crate::files::{LARGEST_CONFIG, read_existing};
 use crate::modules::{MatrixName, Selection};
 
 /// A model directory for work from file to file, which needs weights only.
@@ -147,11 +147,12 @@ fn is_of_head(problem: &TensorProblem) -> bool {
 
 /// Whether a `config.json` is a configuration, but not that of a model of a kind that it names.
 fn is_of_no_model(path: &Path) -> bool {
-    let Ok(Some(bytes)) = read_existing(path, LARGEST_CONFIG) else { return false };
+    let Some(dir) = path.parent().filter(|_| path.ends_with("config.json")) else { return false };
+    let Ok(Some(bytes)) = base_config(dir) else { return false };
     let config: Result<Value, _> = serde_json::from_slice(&bytes);
     let is_config =
         |config: &Value| config.is_object() && config.get("model_type").is_none_or(Value::is_null);
-    path.ends_with("config.json") && config.as_ref().is_ok_and(is_config)
+    config.as_ref().is_ok_and(is_config)
 }
 
 impl FoundModel {

@@ -65,30 +65,84 @@ pub fn generate<M: LanguageModel>(
     prompt: &[u32],
     sampler: &mut Sampler,
     options: &GenerateOptions,
-    mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+    on_token: impl FnMut(u32) -> ControlFlow<()>,
 ) -> Result<Vec<u32>, GenerateError> {
-    check_prompt(model, prompt)?;
-    let device = device_of(model);
-    let most = options.max_new_tokens.min(most_new_tokens(model, prompt));
-    let mut cache = model.cache();
-    let mut generated = Vec::new();
-    let mut input = prompt.to_vec();
-    while generated.len() < most {
-        let logits = on_threads_of(&device, || last_logits(model, &input, &mut cache, &device));
-        if logits.iter().any(|x| !x.is_finite()) {
-            return Err(GenerateError::NotFinite { generated: generated.len() });
-        }
-        let token = sampler.next(&logits);
-        if options.stop.contains(&token) {
-            break;
-        }
-        generated.push(token);
-        if on_token(token).is_break() {
-            break;
-        }
-        input = vec![token];
+    Generator::new(model).generate(prompt, sampler, options, on_token)
+}
+
+/// Continues one prompt after the other, and computes again only what a prompt does not share with the text before
+/// it, such as the last message of a conversation.
+pub struct Generator<'m, M: LanguageModel> {
+    model: &'m M,
+    device: Device,
+    cache: M::Cache,
+    /// The tokens in the cache.
+    seen: Vec<u32>,
+}
+
+impl<'m, M: LanguageModel> Generator<'m, M> {
+    /// With an empty cache.
+    pub fn new(model: &'m M) -> Self {
+        Self { model, device: device_of(model), cache: model.cache(), seen: Vec::new() }
     }
-    Ok(generated)
+
+    /// Continues a prompt, as [`generate`] does.
+    ///
+    /// # Errors
+    ///
+    /// [`GenerateError`].
+    pub fn generate(
+        &mut self,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+        options: &GenerateOptions,
+        mut on_token: impl FnMut(u32) -> ControlFlow<()>,
+    ) -> Result<Vec<u32>, GenerateError> {
+        check_prompt(self.model, prompt)?;
+        let most = options.max_new_tokens.min(most_new_tokens(self.model, prompt));
+        let mut generated = Vec::new();
+        let mut input = prompt[self.keep(prompt)..].to_vec();
+        while generated.len() < most {
+            let logits = self.last_logits(&input);
+            if logits.iter().any(|x| !x.is_finite()) {
+                return Err(GenerateError::NotFinite { generated: generated.len() });
+            }
+            let token = sampler.next(&logits);
+            if options.stop.contains(&token) {
+                break;
+            }
+            generated.push(token);
+            if on_token(token).is_break() {
+                break;
+            }
+            input = vec![token];
+        }
+        Ok(generated)
+    }
+
+    /// Keeps what the cache shares with a prompt, and forgets the rest of it. Returns the number of tokens that are
+    /// kept, which is less than that of the prompt.
+    fn keep(&mut self, prompt: &[u32]) -> usize {
+        let same = self.seen.iter().zip(prompt).take_while(|(one, other)| one == other).count();
+        let same = same.min(prompt.len().saturating_sub(1));
+        let is_kept = same == self.seen.len() || self.model.shorten_cache(&mut self.cache, same);
+        if !is_kept {
+            self.cache = self.model.cache();
+        }
+        self.seen.truncate(if is_kept { same } else { 0 });
+        self.seen.len()
+    }
+
+    /// Logits of the last position. The head is applied only there.
+    fn last_logits(&mut self, tokens: &[u32]) -> Vec<f32> {
+        let Self { model, device, cache, seen } = self;
+        seen.extend(tokens);
+        on_threads_of(device, || {
+            let hidden = model.extend(as_tensor(tokens, device), cache);
+            let logits = model.logits(hidden.narrow(1, tokens.len() - 1, 1));
+            logits.into_data().iter::<f32>().collect()
+        })
+    }
 }
 
 /// Number of tokens that fit in the model's context after a prompt. The last of them is predicted
@@ -114,18 +168,6 @@ pub fn check_prompt(model: &impl LanguageModel, prompt: &[u32]) -> Result<(), Ge
         Some(token) => Err(GenerateError::UnknownToken { token: *token, vocab_size }),
         None => Ok(()),
     }
-}
-
-/// Logits of the last position. The head is applied only there.
-fn last_logits<M: LanguageModel>(
-    model: &M,
-    tokens: &[u32],
-    cache: &mut M::Cache,
-    device: &Device,
-) -> Vec<f32> {
-    let hidden = model.extend(as_tensor(tokens, device), cache);
-    let logits = model.logits(hidden.narrow(1, tokens.len() - 1, 1));
-    logits.into_data().iter::<f32>().collect()
 }
 
 /// Computes on one of the threads that a CPU's operations are spread over, where a device has such:

@@ -7,7 +7,7 @@ use super::config::DecoderConfig;
 use super::families::{Family, family_of};
 use super::hf_rope::{HfRope, check_nests};
 use crate::artifact::in_words;
-use crate::checkpoint::has_scales;
+use crate::checkpoint::{has_scales, restore_base};
 
 /// A `config.json` that does not describe a supported model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -164,6 +164,9 @@ impl DecoderConfig {
     pub fn from_hf_json(text: &str) -> Result<Self, ConfigError> {
         let json = |error: serde_json::Error| ConfigError::Json(in_words(&error));
         let mut value: Value = serde_json::from_str(text).map_err(json)?;
+        if let Value::Object(config) = &mut value {
+            restore_base(config);
+        }
         // The architecture is checked first: naming it helps more than naming a missing field.
         let Some(model_type) = value.get("model_type").and_then(Value::as_str) else {
             return Err(ConfigError::Json("it has no `model_type`".into()));

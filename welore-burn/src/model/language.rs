@@ -68,6 +68,13 @@ pub trait LanguageModel: Module + Sync {
     /// An empty cache.
     fn cache(&self) -> Self::Cache;
 
+    /// Forgets all cached positions but the first `positions`, and says whether it could. A model that cannot leaves
+    /// the cache as it is, and what is to be kept is computed again.
+    fn shorten_cache(&self, cache: &mut Self::Cache, positions: usize) -> bool {
+        let _ = (cache, positions);
+        false
+    }
+
     /// Hidden states of `tokens`, which continue the cached ones, ready for the head. Adds them to
     /// the cache.
     ///

@@ -12,8 +12,8 @@ use super::norm::NormKind;
 use super::plain_names::open_weights;
 use super::text_part::text_part;
 use crate::checkpoint::{
-    Checkpoint, CheckpointError, MissingKind, StoredMatrix, check_directory, check_module,
-    load_weights, with_forms,
+    Checkpoint, CheckpointError, MissingKind, StoredMatrix, base_config, check_directory,
+    check_module, load_weights, with_forms,
 };
 use crate::files::{FileError, LARGEST_CONFIG, read_existing};
 use crate::forms::{Form, skeleton};
@@ -76,7 +76,7 @@ pub fn read_config(dir: impl AsRef<Path>) -> Result<DecoderConfig, LoadError> {
 fn config_text(dir: &Path) -> Result<String, LoadError> {
     let path = dir.join("config.json");
     check_directory(dir)?;
-    let bytes = read_existing(&path, LARGEST_CONFIG).map_err(file_error)?;
+    let bytes = base_config(dir).map_err(file_error)?;
     let bytes = bytes.ok_or_else(|| missing(&path, MissingKind::File))?;
     let text = String::from_utf8(bytes).map_err(|_| LoadError::Config {
         path,

@@ -46,7 +46,9 @@ pub(crate) use cross_entropy::{cross_entropy, leaf, logit_pieces, rows_at_once, 
 pub use decoder::{Decoder, DecoderBody, Pass};
 pub use families::{model_types, nearest_model_type};
 pub use found::{FoundModel, Unfamiliar, UnfamiliarModel, open_found};
-pub use generate::{GenerateError, GenerateOptions, check_prompt, generate, most_new_tokens};
+pub use generate::{
+    GenerateError, GenerateOptions, Generator, check_prompt, generate, most_new_tokens,
+};
 pub use hf_config::ConfigError;
 pub(crate) use language::as_tensor;
 pub use language::{LanguageModel, ModelMatrix, TokenScales, device_of, projections};

@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use super::families::model_types;
-use crate::files::{LARGEST_CONFIG, read_existing};
+use crate::checkpoint::base_config;
 
 /// Fields that are beside the configuration of the text where both have a say.
 const SHARED: [&str; 4] =
@@ -31,7 +31,7 @@ pub(super) fn text_part(config: &str) -> Option<String> {
 
 /// The `model_type` of a model of more than text in a directory, if its text can be run.
 pub(super) fn type_of_parts(dir: &Path) -> Option<String> {
-    let bytes = read_existing(dir.join("config.json"), LARGEST_CONFIG).ok()??;
+    let bytes = base_config(dir).ok()??;
     let config = String::from_utf8(bytes).ok()?;
     text_part(&config)?;
     let whole: Value = serde_json::from_str(&config).ok()?;
@@ -40,7 +40,7 @@ pub(super) fn type_of_parts(dir: &Path) -> Option<String> {
 
 /// The `model_type` of the model in a directory, or of its text in a model of more than text.
 pub(super) fn type_of_text(dir: &Path) -> Option<String> {
-    let bytes = read_existing(dir.join("config.json"), LARGEST_CONFIG).ok()??;
+    let bytes = base_config(dir).ok()??;
     let config = String::from_utf8(bytes).ok()?;
     let config: Value = serde_json::from_str(&text_part(&config).unwrap_or(config)).ok()?;
     config.get("model_type").and_then(Value::as_str).map(String::from)

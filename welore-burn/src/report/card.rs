@@ -5,16 +5,36 @@ use std::fmt::Write;
 use crate::calibrate::{CalibrationAmount, GradientLabels};
 use crate::channels::JointPlan;
 use crate::escape::{markdown, markdown_code};
-use crate::plan::{ExpectedSpeed, RankPlan, Target};
+use crate::forms::Form;
+use crate::plan::{ExpectedSpeed, MatrixPlan, RankPlan, Target};
 use crate::spectrum::{ModelSize, SpectrumUnit};
 use crate::words::{number_of, number_of_matrices};
 
-/// Loads a factored directory in PyTorch; runs in that directory.
-const SNIPPET: &str = include_str!("load_factored.py");
+/// What is said of a directory that carries the code that runs it in transformers.
+pub(super) const CODE: &str = "that any tool for this architecture loads.\n\n\
+    With transformers, which computes with the factors as they are stored:\n\n\
+    ```python\n\
+    from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
+    model = AutoModelForCausalLM.from_pretrained(\"DIR\", trust_remote_code=True)\n\
+    tokenizer = AutoTokenizer.from_pretrained(\"DIR\")\n\
+    ```\n\n\
+    `trust_remote_code=True` lets it run `modeling_welore.py` of this directory; without it, \
+    transformers refuses to load the model.";
+
+/// What is said of a directory that only this program reads.
+const ALONE: &str = "that any tool for this architecture loads. This directory is for welore alone: \
+                     transformers refuses it.";
+
+/// The same where MLPs have several widths, in the dense model as well.
+const WIDTHS: &str = "with MLPs of several widths, as `config.json` states. This directory and that \
+                      model are for welore alone: transformers refuses them. `welore-cli export DIR \
+                      --gguf FILE` writes a file for llama.cpp.";
 
 /// What is said of the dense model that a model with experts is exported as.
 const EXPERTS: &str = "that transformers loads: with a matrix for each expert, or for gpt-oss with \
-                       one tensor for all experts of a layer.";
+                       one tensor for all experts of a layer. It loads this directory only if \
+                       it is a version that has a layer for each expert, such as 4.57, and with \
+                       `trust_remote_code=True`.";
 
 /// What is said of the dense model where convolutions are factored.
 const CONVOLUTIONS: &str = "that any tool for this architecture loads. Of a factored convolution \
@@ -66,23 +86,22 @@ impl ModelCard<'_> {
         card
     }
 
-    /// How the model is loaded. PyTorch code is given where it works: transformers has no layers
+    /// How the model is loaded. Lines for transformers are given where they work: it has no layers
     /// for blocks, keeps all experts of a layer in one tensor, and its code for convolutions differs from
     /// model to model.
     fn usage(&self) -> String {
         let matrices = &self.plan.matrices;
-        let has_experts = matrices.iter().any(|matrix| matrix.name.as_str().contains(".experts."));
-        let python = format!(
-            "that any tool for this architecture loads.\n\n\
-             With PyTorch, from within this directory:\n\n\
-             ```python\n{SNIPPET}```"
-        );
+        let is_expert = |matrix: &&MatrixPlan| matrix.name.as_str().contains(".experts.");
+        let is_factored = |matrix: &MatrixPlan| matrix.form != Form::dense();
+        let has_experts = matrices.iter().filter(is_expert).any(is_factored);
+        let widths = self.joint.map(|joint| joint.channels.widths_of_layers());
+        let has_widths =
+            widths.is_some_and(|widths| widths.windows(2).any(|pair| pair[0] != pair[1]));
         let loads = match (has_experts, self.packed(), self.convolutions) {
-            (false, 0, 0) => python.as_str(),
+            _ if has_widths => WIDTHS,
+            (false, 0, 0) => CODE,
             (false, 0, _) => CONVOLUTIONS,
-            (false, ..) => {
-                "that any tool for this architecture loads. This directory is for welore alone."
-            }
+            (false, ..) => ALONE,
             (true, ..) => EXPERTS,
         };
         format!(
@@ -357,7 +376,7 @@ mod tests {
             ),
             "{text}"
         );
-        assert!(text.contains("class LowRank(nn.Module)"));
+        assert!(text.contains("(\"DIR\", trust_remote_code=True)\ntokenizer"), "{text}");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! The cards of models that were changed after they were compressed, or converted instead.
 
+use std::borrow::Cow;
+
 use super::card::{
-    BYTES, HEADER, MEASURED, MEASURED_TITLE, bytes_row, licence_of, metadata_of, name_of,
+    BYTES, CODE, HEADER, MEASURED, MEASURED_TITLE, bytes_row, licence_of, metadata_of, name_of,
     where_stated,
 };
 use crate::escape::{markdown, markdown_code};
@@ -47,7 +49,8 @@ impl ConvertedCard<'_> {
 /// The card of a model after fine-tuning: it states `how`, and what was measured before is removed.
 /// `None` if `card` is not a card made here.
 pub fn tuned_card(card: &str, how: &str) -> Option<String> {
-    let (before, after) = around_scores(card)?;
+    let card = with_present_code(card);
+    let (before, after) = around_scores(&card)?;
     Some(format!("{before}Fine-tuned after compression: {}.\n\n{after}", markdown(how)))
 }
 
@@ -56,7 +59,8 @@ pub fn tuned_card(card: &str, how: &str) -> Option<String> {
 /// card made here.
 pub fn converted_card(card: &str, plan: &RankPlan, precision: Precision) -> Option<String> {
     const STORED: &str = "All numbers are stored as ";
-    let (before, after) = around_scores(card)?;
+    let card = with_present_code(card);
+    let (before, after) = around_scores(&card)?;
     let mut text = String::new();
     let mut lines = before.lines();
     while let Some(line) = lines.next() {
@@ -72,6 +76,19 @@ pub fn converted_card(card: &str, plan: &RankPlan, precision: Precision) -> Opti
         text.push('\n');
     }
     Some(format!("{text}{STORED}{}.\n\n{after}", precision.dtype()))
+}
+
+/// A card with the present lines for transformers, where it has the longer code that earlier versions
+/// pasted, which does not load what is written now.
+fn with_present_code(card: &str) -> Cow<'_, str> {
+    const BEGINNING: &str = "that any tool for this architecture loads.\n\n\
+                             With PyTorch, from within this directory:\n\n```python\n";
+    const END: &str = "\n```";
+    let parts = card.split_once(BEGINNING);
+    match parts.and_then(|(before, rest)| Some((before, rest.split_once(END)?.1))) {
+        Some((before, after)) => Cow::Owned(format!("{before}{CODE}{after}")),
+        None => Cow::Borrowed(card),
+    }
 }
 
 /// The parts of a card before and after a line that is added above its scores, which are removed.

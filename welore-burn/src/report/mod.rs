@@ -2,7 +2,8 @@
 //! sizes and divergences, and model cards.
 //!
 //! [`Report`] gathers spectra, a plan, measured models, runs and their gradients, and fills a page
-//! that draws them: curves, maps of layers and matrices, tables. [`frontier_svg`] draws measured models
+//! that draws them: curves, maps of layers and matrices, tables. At its top it says what these say of
+//! the size, the quality and the speed of the model, and of what was done to it. [`frontier_svg`] draws measured models
 //! for documents. [`ModelCard`] is the `README.md` of a compressed model, [`ChannelCard`] that of one with
 //! fewer channels. This room uses no tensors and no files.
 
@@ -12,6 +13,7 @@ mod changed_card;
 mod channel_card;
 mod labels;
 mod measurement;
+mod opening;
 mod picture;
 
 use bytesize::ByteSize;
@@ -19,13 +21,14 @@ pub use card::ModelCard;
 pub use changed_card::{ConvertedCard, converted_card, tuned_card};
 pub use channel_card::ChannelCard;
 pub use measurement::Measurement;
+pub use opening::{Fact, FactUnit, Topic};
 pub use picture::frontier_svg;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::escape;
 use crate::forms::is_factor;
-use crate::plan::{RankPlan, Target};
+use crate::plan::{PlanTotals, RankPlan, Target};
 use crate::spectrum::{Spectra, SpectrumUnit};
 use crate::train::{
     GradientDynamics, GradientRecord, SETTLED_SHARE, SETTLED_WINDOW, WeightRank, places,
@@ -47,6 +50,10 @@ const RECORDS: usize = 200;
 #[derive(Debug, Clone)]
 pub struct Report {
     data: Map<String, Value>,
+    facts: Vec<Fact>,
+    missing: Vec<(Topic, String)>,
+    /// Those of the plan, if there is one.
+    totals: Option<PlanTotals>,
 }
 
 /// A model that was measured.
@@ -74,7 +81,18 @@ impl Report {
         let mut data = Map::new();
         data.insert("title".into(), title.into());
         data.insert("made_by".into(), made_by.into());
-        Self { data }
+        Self { data, facts: Vec::new(), missing: Vec::new(), totals: None }
+    }
+
+    /// Adds a line to the top of the page, after those about the same topic.
+    pub fn fact(&mut self, fact: Fact) {
+        self.facts.push(fact);
+    }
+
+    /// Says how something would be measured, where nothing on the page measured it. A page without any
+    /// [`Fact`] does not say it.
+    pub fn missing(&mut self, topic: Topic, how: &str) {
+        self.missing.push((topic, how.into()));
     }
 
     /// Adds singular values: at most 64 of each matrix, including the largest and the smallest.
@@ -103,7 +121,7 @@ impl Report {
         self.data.insert("spectra".into(), json!({ "unit": unit, "matrices": matrices }));
     }
 
-    /// Adds a plan, with its totals at the top of the page.
+    /// Adds a plan, with its totals, and what they say at the top of the page.
     pub fn plan(&mut self, plan: &RankPlan) {
         let matrices: Vec<Value> = plan
             .matrices
@@ -127,13 +145,7 @@ impl Report {
                 })
             })
             .collect();
-        let target = match plan.target {
-            Some(Target::Err(err)) => format!("ERR {err}"),
-            Some(Target::ErrApplied(err)) => format!("applied ERR {err}"),
-            Some(Target::KeepParams(share)) => format!("keep {share} of the parameters"),
-            Some(Target::MaxBytes(bytes)) => format!("at most {}", ByteSize(bytes).display().si()),
-            None => "chosen by hand".into(),
-        };
+        let target = in_words(plan.target);
         let totals = &plan.totals;
         let speed = totals.expected_speed;
         let times = |value: f64| format!("{value:.2}x the dense model's");
@@ -156,6 +168,8 @@ impl Report {
             summary.push(json!(["expected rise of the loss as stored, in nats per token", loss]));
         }
         self.data.insert("summary".into(), summary.into());
+        self.facts.extend(opening::of_plan(plan, &target));
+        self.totals = Some(plan.totals);
         let plan = json!({
             "policy": plan.policy,
             "norm": norm_of(plan.unit),
@@ -165,8 +179,10 @@ impl Report {
         self.data.insert("plan".into(), plan);
     }
 
-    /// Adds measured models.
+    /// Adds measured models. The top of the page says how good the one is that was planned, if a plan was
+    /// added before and it is among them, and otherwise those that no smaller one equals.
     pub fn models(&mut self, models: &[ReportModel]) {
+        self.facts.extend(opening::of_models(models, self.totals.as_ref()));
         self.data.insert("models".into(), json!(models));
     }
 
@@ -175,6 +191,7 @@ impl Report {
     pub fn run(&mut self, label: &str, metrics: &str) {
         let lines: Vec<Value> =
             metrics.lines().filter_map(|line| serde_json::from_str(line).ok()).collect();
+        self.facts.extend(opening::of_run(label, &lines));
         let (mut steps, mut evaluations) = (Vec::new(), Vec::new());
         for line in &lines {
             if line["loss"].is_number() {
@@ -257,8 +274,23 @@ impl Report {
 
     /// The page as self-contained HTML.
     pub fn to_html(&self) -> String {
-        let data = Value::Object(self.data.clone()).to_string();
+        let mut data = self.data.clone();
+        if let Some(opening) = opening::opening(&self.facts, &self.missing) {
+            data.insert("opening".into(), opening);
+        }
+        let data = Value::Object(data).to_string();
         TEMPLATE.replacen(PLACEHOLDER, &escape::script_json(&data), 1)
+    }
+}
+
+/// What a plan was made for.
+fn in_words(target: Option<Target>) -> String {
+    match target {
+        Some(Target::Err(err)) => format!("ERR {err}"),
+        Some(Target::ErrApplied(err)) => format!("applied ERR {err}"),
+        Some(Target::KeepParams(share)) => format!("keep {share} of the parameters"),
+        Some(Target::MaxBytes(bytes)) => format!("at most {}", ByteSize(bytes).display().si()),
+        None => "chosen by hand".into(),
     }
 }
 

@@ -145,7 +145,7 @@ mod tests {
     #[test]
     fn rows_go_together_until_their_filled_tokens_are_too_many() {
         let tokens = [0; 100];
-        let row = |len| TokenRow { tokens: &tokens[..len], given: 1 };
+        let row = |len| TokenRow { tokens: &tokens[..len], given: 1, skipped: &[] };
         let rows: Vec<_> = [10, 10, 30, 5, 5, 5, 100].map(row).to_vec();
         let lengths: Vec<usize> = groups(&rows, 60).map(<[_]>::len).collect();
         assert_eq!(lengths, [2, 2, 2, 1]);

@@ -27,10 +27,10 @@ impl Batch {
             let start = number * positions;
             for (place, token) in row.tokens.iter().enumerate() {
                 tokens[start + place] = *token as i32;
-                if place >= row.given {
-                    places.push((start + place - 1) as i32);
-                    targets.push(*token as i32);
-                }
+            }
+            for place in row.places() {
+                places.push((start + place - 1) as i32);
+                targets.push(row.tokens[place] as i32);
             }
         }
         let count = targets.len();

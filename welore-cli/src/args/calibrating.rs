@@ -16,7 +16,7 @@ use super::texts::{BosArg, TextArg, calibration_text};
 pub struct CalibrateArgs {
     /// Dense Hugging Face model directory, .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// UTF-8 texts to calibrate on, or .jsonl files with a `text` on each line, separated by
+    /// UTF-8 texts to calibrate on, or .jsonl files with a `text` or `messages` on each line, separated by
     /// commas; `self` is a text that the model writes first (a file of this name is ./self);
     /// several texts give the same number of windows
     #[arg(

@@ -74,6 +74,7 @@ pub const TRAIN: &str = "\
 Examples:
   welore-cli train low --text train.txt -o run
   welore-cli train low --text train.txt --steps 200 --lr 1e-4 -o run --dry-run
+  welore-cli train low --text conversations.jsonl -o run
   welore-cli train low --task commonsenseqa --data CommonsenseQA -o run
   welore-cli train MODEL --err 0.5 --text train.txt -o run
   welore-cli train low --text train.txt -o run --eval-text test.txt --watch-text other.txt
@@ -85,19 +86,32 @@ pub const EVAL: &str = "\
 Examples:
   welore-cli eval low --text test.txt --windows 16
   welore-cli eval low --text test.txt --windows 16 --against MODEL
+  welore-cli eval low --choices commonsenseqa --data CommonsenseQA
   welore-cli eval run/model --task commonsenseqa --data CommonsenseQA --json";
 
 /// For `report`.
 pub const REPORT: &str = "\
 Examples:
   welore-cli report --spectra spectra.json --plan low -o page.html
+  welore-cli report --plan low --eval low.json --eval dense.json --run run -o page.html
   welore-cli report --run run-a --run run-b --title \"Two runs\" -o runs.html";
 
 /// For `generate`.
 pub const GENERATE: &str = "\
 Examples:
   welore-cli generate low --prompt \"The capital of France is\"
-  welore-cli generate low --prompt \"Once\" --temperature 0.8 --top-p 0.95 --seed 7";
+  welore-cli generate low --prompt \"Once\" --temperature 0.8 --top-p 0.95 --seed 7
+  welore-cli generate low --chat --prompt \"Name three rivers.\" --system \"Be brief.\"";
+
+/// For `chat`.
+pub const CHAT: &str = "\
+Examples:
+  welore-cli chat low
+  welore-cli chat low --system \"Answer in French.\" --temperature 0.7 --top-p 0.9
+  welore-cli chat low --template chat_template.jinja --template-option enable_thinking=false
+
+Each line is a message; /clear begins a new conversation, /exit or the end of the input ends it.
+Ctrl-C ends an answer, and once more the conversation.";
 
 /// For `export`.
 pub const EXPORT: &str = "\

@@ -1,6 +1,7 @@
 //! The command line, as clap reads it.
 
 mod calibrating;
+mod chatting;
 mod choices;
 mod comparing;
 mod compression;
@@ -8,6 +9,7 @@ mod compute;
 mod effort;
 mod examples;
 mod general;
+mod manual;
 mod method;
 mod ranks;
 mod running;
@@ -21,12 +23,14 @@ mod typing;
 use clap::{Parser, Subcommand};
 
 pub use calibrating::*;
+pub use chatting::*;
 pub use choices::names;
 pub use comparing::*;
 pub use compression::*;
 pub use compute::*;
 pub use effort::Effort;
 pub use general::*;
+pub use manual::*;
 pub use method::Way;
 pub use ranks::*;
 pub use running::*;
@@ -82,6 +86,9 @@ pub enum Command {
     /// Continue a prompt
     #[command(after_long_help = examples::GENERATE)]
     Generate(GenerateArgs),
+    /// Talk with a model: each line is a message, and answers appear as they are written
+    #[command(after_long_help = examples::CHAT)]
+    Chat(ChatArgs),
     /// Write a model for other programs: dense, in another type, from a GGUF file or as one
     #[command(after_long_help = examples::EXPORT)]
     Export(ExportArgs),
@@ -97,6 +104,9 @@ pub enum Command {
     /// Print shell completions
     #[command(after_long_help = examples::COMPLETIONS)]
     Completions(CompletionsArgs),
+    /// Write manual pages, for packages
+    #[command(hide = true)]
+    Manual(ManualArgs),
     /// Print the reference of all commands (docs/cli.md)
     #[command(hide = true)]
     Reference,

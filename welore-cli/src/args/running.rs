@@ -3,17 +3,19 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use welore_burn::data::TaskKind;
+use welore_burn::data::{ChoiceTask, TaskKind};
 use welore_burn::forms::Precision;
 
+use super::chatting::{ConversationArgs, SamplingArgs};
 use super::choices::named;
 use super::compression::ShardArgs;
 use super::compute::ComputeArgs;
-use super::general::{PageArgs, whole};
+use super::general::PageArgs;
 use super::texts::BosArg;
 
 /// Arguments of `eval`.
 #[derive(Args, Debug)]
+#[command(group(clap::ArgGroup::new("asked").args(["task", "choices"])))]
 pub struct EvalArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
@@ -22,7 +24,7 @@ pub struct EvalArgs {
     #[arg(
         long,
         value_name = "FILE",
-        required_unless_present = "task",
+        required_unless_present_any = ["task", "choices"],
         help_heading = "Evaluation"
     )]
     pub text: Vec<PathBuf>,
@@ -36,11 +38,23 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub task: Option<TaskKind>,
-    /// The task's file, or a directory of its files; a fifth of a single file is kept for testing
+    /// Questions with choices to answer instead, by the log-likelihood of each choice, as lm-eval
+    /// does it: accuracy (acc) and accuracy by length (acc_norm)
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_parser = named::<ChoiceTask>(),
+        requires = "data",
+        conflicts_with_all = ["text", "seq_len", "skip", "against", "save_logits"],
+        help_heading = "Evaluation"
+    )]
+    pub choices: Option<ChoiceTask>,
+    /// The task's file, or a directory of its files; for --task a fifth of a single file is kept for
+    /// testing, --choices asks all of it
     #[arg(
         long,
         value_name = "PATH",
-        requires = "task",
+        requires = "asked",
         conflicts_with = "text",
         help_heading = "Evaluation"
     )]
@@ -89,8 +103,8 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub against: Option<PathBuf>,
-    /// Maximum number of windows or examples to use [default: all]
-    #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
+    /// Maximum number of windows, examples or questions to use [default: all]
+    #[arg(long, aliases = ["blocks", "limit"], value_name = "N", help_heading = "Evaluation")]
     pub windows: Option<usize>,
     /// Add the result to the model card that `compress` or `train` wrote in the directory
     #[arg(long, help_heading = "Output")]
@@ -118,7 +132,7 @@ pub struct EvalArgs {
 pub struct GenerateArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
-    /// Text to continue
+    /// Text to continue; with --chat, the user's message
     #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     pub prompt: String,
     /// What begins with the token that begins texts (BOS); off and on leave out what else
@@ -134,31 +148,16 @@ pub struct GenerateArgs {
     /// Maximum number of tokens to generate
     #[arg(long, value_name = "N", default_value_t = 64, help_heading = "Sampling")]
     pub max_new_tokens: usize,
-    /// 0 takes the most likely token; larger values make unlikely tokens likelier
-    #[arg(
-        long,
-        value_name = "T",
-        default_value_t = 0.0,
-        allow_negative_numbers = true,
-        help_heading = "Sampling"
-    )]
-    pub temperature: f64,
-    /// Sample from this many of the most likely tokens
-    #[arg(long, value_name = "N", help_heading = "Sampling")]
-    pub top_k: Option<usize>,
-    /// Sample from the most likely tokens that together have this probability
-    #[arg(long, value_name = "P", allow_negative_numbers = true, help_heading = "Sampling")]
-    pub top_p: Option<f64>,
-    /// Random seed for sampling
-    #[arg(
-        long,
-        value_name = "N",
-        value_parser = whole::<u64>,
-        allow_negative_numbers = true,
-        default_value_t = 0,
-        help_heading = "Sampling"
-    )]
-    pub seed: u64,
+    /// How tokens are chosen.
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+    /// Take the prompt as the user's message, and write the answer: with the model's chat template,
+    /// up to the token that ends an answer
+    #[arg(long, help_heading = "Chat")]
+    pub chat: bool,
+    /// How the conversation begins, and how it becomes text.
+    #[command(flatten)]
+    pub conversation: ConversationArgs,
     /// Where numbers are computed.
     #[command(flatten)]
     pub compute: ComputeArgs,
@@ -236,9 +235,15 @@ pub struct ReportArgs {
     /// Output of `compare --json`
     #[arg(long, value_name = "FILE", help_heading = "Inputs")]
     pub compare: Option<PathBuf>,
+    /// Output of `eval --json`, of the compressed model or the dense one; can be repeated
+    #[arg(long, value_name = "FILE", help_heading = "Inputs")]
+    pub eval: Vec<PathBuf>,
     /// Run directory of `train`, with its gradients if they were tracked; can be repeated
     #[arg(long, value_name = "RUN", help_heading = "Inputs")]
     pub run: Vec<PathBuf>,
+    /// Directory of a PEFT adapter; can be repeated
+    #[arg(long, value_name = "DIR", help_heading = "Inputs")]
+    pub adapter: Vec<PathBuf>,
     /// Title of the page
     #[arg(long, help_heading = "Output")]
     pub title: Option<String>,

@@ -55,8 +55,8 @@ pub struct TrainStartArgs {
     /// --from-scratch needs only its config.json and tokenizer.json
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,
-    /// UTF-8 text to train on, or a .jsonl file with a `text` on each line; can be repeated, and the
-    /// texts are then read as documents that follow each other
+    /// UTF-8 text to train on, or a .jsonl file with a `text` on each line, or with `messages`, of
+    /// which what the assistant says is learnt; can be repeated, and the texts then follow each other
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub text: Vec<PathBuf>,
     /// What begins with the token that begins texts (BOS) in the texts of the run

@@ -1,45 +1,48 @@
-//! `generate`: continue a prompt.
+//! `generate`: continue a prompt, or answer a message.
 
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Instant;
 
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::data::TextTokenizer;
 use welore_burn::model::{
-    Decoder, GenerateOptions, LanguageModel, Sampler, check_prompt, generate, most_new_tokens,
+    Decoder, DecoderConfig, GenerateOptions, LanguageModel, check_prompt, generate, most_new_tokens,
 };
 use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
-use crate::shared::beginning::prompt_tokens;
+use crate::shared::beginning::{Beginning, prompt_tokens};
+use crate::shared::chatting::{Chat, ChatPrompt, sampler_of};
+use crate::shared::effects::of_sampling;
 use crate::shared::opening::open_known;
 use crate::terminal::{Bar, Task, Unit, must_stop};
 use crate::{format, models, output};
 
 /// Runs the command.
 pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
-    let (samples, only) = (args.temperature != 0.0, "only with a --temperature above 0");
-    typed.check(["top-k", "top-p", "seed"].map(|option| rule(option, samples, only)))?;
-    let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
+    check_effects(&args, typed)?;
+    let mut sampler = sampler_of(&args.sampling)?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_to_run(&args.model, &compute)?;
     let opened = open_known(&model, &compute.device)?;
     let tokenizer = TextTokenizer::open(&model)?;
-    let (prompt, beginning) = prompt_tokens(&args.prompt, args.bos, &tokenizer, &opened.config)?;
+    let Asked { chat, text, tokens: prompt, beginning } =
+        Asked::of(&args, &model, &tokenizer, &opened.config)?;
     // Checked here because loading weights may take long.
     check_prompt(opened.skeleton(), &prompt)?;
     let room = Room::of(opened.skeleton(), &prompt, &args, typed);
     let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
-        stop: loaded.config.eos_token_ids.clone(),
+        stop: stop_of(chat.as_ref(), &loaded.config)?,
     };
 
     let mut decode = tokenizer.stream_after(&prompt)?;
     // The prompt is printed with the first token, so a refused prompt leaves stdout empty.
-    let mut unseen = if args.json { String::new() } else { args.prompt.clone() };
+    let mut unseen = if args.json || args.chat { String::new() } else { args.prompt.clone() };
     let mut trouble = None;
     // Otherwise the text itself shows how far it is.
     let mut task = match args.json {
@@ -77,12 +80,56 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     }
     output::print_json(&beginning.with(json!({
         "prompt": args.prompt,
+        "rendered": chat.map(|_| text),
         "text": unseen,
         "prompt_ids": prompt,
         "ids": tokens,
         "ended": ended,
         "tokens_per_second": speed,
     })))
+}
+
+/// The options of conversations.
+const OF_CHAT: [&str; 4] = ["system", "history", "template", "template-option"];
+
+/// Checks that what was typed has an effect.
+fn check_effects(args: &GenerateArgs, typed: &Typed) -> Result<()> {
+    typed.check(of_sampling(&args.sampling))?;
+    typed.check(OF_CHAT.map(|option| rule(option, args.chat, "only with --chat")))?;
+    typed.check([rule("bos", !args.chat, "a chat template says what a conversation begins with")])
+}
+
+/// The tokens that end the text.
+fn stop_of(chat: Option<&Chat>, config: &DecoderConfig) -> Result<Vec<u32>> {
+    chat.map_or_else(|| Ok(config.eos_token_ids.clone()), |chat| chat.stop(config))
+}
+
+/// What the model continues.
+struct Asked {
+    chat: Option<Chat>,
+    text: String,
+    tokens: Vec<u32>,
+    beginning: Beginning,
+}
+
+impl Asked {
+    /// The prompt; with --chat, the conversation that it is the last message of.
+    fn of(
+        args: &GenerateArgs,
+        model: &Path,
+        tokenizer: &TextTokenizer,
+        config: &DecoderConfig,
+    ) -> Result<Self> {
+        if !args.chat {
+            let (tokens, beginning) = prompt_tokens(&args.prompt, args.bos, tokenizer, config)?;
+            return Ok(Self { chat: None, text: args.prompt.clone(), tokens, beginning });
+        }
+        let mut chat = Chat::open(&args.conversation, model, tokenizer)?;
+        chat.add("user", &args.prompt);
+        let ChatPrompt { text, tokens } = chat.prompt()?;
+        let beginning = Beginning::of_prompt(&tokens, tokenizer, config)?;
+        Ok(Self { chat: Some(chat), text, tokens, beginning })
+    }
 }
 
 /// How many tokens can follow a prompt.

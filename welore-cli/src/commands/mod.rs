@@ -2,6 +2,7 @@
 
 pub mod analyze;
 pub mod calibrate;
+pub mod chat;
 pub mod compare;
 pub mod completions;
 pub mod compress;
@@ -12,6 +13,7 @@ pub mod export;
 pub mod generate;
 pub mod imatrix;
 pub mod inspect;
+pub mod manual;
 pub mod plan;
 pub mod reference;
 pub mod report;

@@ -5,26 +5,53 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::Value;
 use welore_burn::files::write_file;
-use welore_burn::report::ReportModel;
+use welore_burn::report::{Report, ReportModel};
 use welore_burn::spectrum::Spectra;
 
 use crate::args::ReportArgs;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
+use crate::shared::adapter_page::facts_of_adapter;
 use crate::shared::artifacts::{check_artifact, in_file, read_artifact};
+use crate::shared::evaluated::{facts_of, read_evaluations};
 use crate::shared::identity::{Subject, check_one_model};
 use crate::shared::page::{add_run, check_picture, compared_models, new_page, write_picture};
 use crate::shared::planning::plan_in;
 
 /// Runs the command.
 pub fn run(args: ReportArgs) -> Result<()> {
-    let files = [&args.spectra, &args.plan, &args.compare].into_iter().flatten();
-    let inputs: Vec<&Path> = files.chain(&args.run).map(|path| path.as_path()).collect();
+    let inputs = inputs_of(&args);
     check_artifact(Some(&args.output), Artifact::Page, inputs.iter().copied())?;
     check_picture(args.picture.as_deref(), Some(&args.output), inputs)?;
     let title = args.title.as_deref().unwrap_or("Low-rank compression");
     let mut report = new_page(title);
-    let (mut subjects, mut measured) = (Vec::new(), Vec::new());
+    let measured = add_models(&args, &mut report)?;
+    for path in &args.run {
+        add_run(&mut report, path)?;
+    }
+    for path in &args.adapter {
+        for fact in facts_of_adapter(path)? {
+            report.fact(fact);
+        }
+    }
+    if let Some(path) = &args.picture {
+        write_picture(path, title, &measured)?;
+    }
+    write_file(&args.output, report.to_html().as_bytes())?;
+    say!("wrote {}", args.output.display());
+    Ok(())
+}
+
+fn inputs_of(args: &ReportArgs) -> Vec<&Path> {
+    let single = [&args.spectra, &args.plan, &args.compare].into_iter().flatten();
+    let several = [&args.eval, &args.run, &args.adapter].into_iter().flatten();
+    single.chain(several).map(|path| path.as_path()).collect()
+}
+
+/// Adds spectra, plan, measured models and evaluations, which have to be about one model. Returns the
+/// measured models.
+fn add_models(args: &ReportArgs, report: &mut Report) -> Result<Vec<ReportModel>> {
+    let (mut subjects, mut measured, mut totals) = (Vec::new(), Vec::new(), None);
     if let Some(path) = &args.spectra {
         let spectra = in_file(Spectra::from_json(&read_artifact(path)?), path)?;
         report.spectra(&spectra);
@@ -33,6 +60,7 @@ pub fn run(args: ReportArgs) -> Result<()> {
     if let Some(path) = &args.plan {
         let plan = plan_in(path)?;
         report.plan(&plan);
+        totals = Some(plan.totals);
         subjects.push(Subject::of_plan(path, &plan));
     }
     if let Some(path) = &args.compare {
@@ -47,15 +75,14 @@ pub fn run(args: ReportArgs) -> Result<()> {
         measured = models;
     }
     check_one_model(&subjects)?;
-    for path in &args.run {
-        add_run(&mut report, path)?;
+    let mut evaluations = Vec::new();
+    for path in &args.eval {
+        evaluations.extend(read_evaluations(path)?);
     }
-    if let Some(path) = &args.picture {
-        write_picture(path, title, &measured)?;
+    for fact in facts_of(&evaluations, totals.as_ref()) {
+        report.fact(fact);
     }
-    write_file(&args.output, report.to_html().as_bytes())?;
-    say!("wrote {}", args.output.display());
-    Ok(())
+    Ok(measured)
 }
 
 /// The rows of a file that `compare --json` printed, and the model that they are about.

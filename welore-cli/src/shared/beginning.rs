@@ -64,6 +64,22 @@ impl Beginning {
         Self { bos, why, is_asked_for: asked.is_some_and(|asked| asked != BosArg::Auto) }
     }
 
+    /// What a conversation begins with, of which the template has written everything.
+    ///
+    /// # Errors
+    ///
+    /// Those of the tokenizer.
+    pub fn of_prompt(
+        prompt: &[u32],
+        tokenizer: &TextTokenizer,
+        config: &DecoderConfig,
+    ) -> Result<Self> {
+        let own = tokenizer.beginning()?.first().copied().or(config.bos_token_id);
+        let first = prompt.first().copied().filter(|first| own == Some(*first));
+        let why = "the chat template says so";
+        Ok(Self { bos: first.map(Bos::Each), why, is_asked_for: false })
+    }
+
     /// What windows begin with, as a part of a sentence: nothing if they are text alone, and nobody
     /// asked.
     pub fn clause(&self) -> String {

@@ -7,7 +7,7 @@ use welore_burn::spectrum::Method;
 
 use super::calibrating::check_amount;
 use super::recipe::{Recipe, check_blockwise};
-use crate::args::{AmountArgs, BlockwiseArgs, Rule, TextArg, Typed, rule};
+use crate::args::{AmountArgs, BlockwiseArgs, Rule, SamplingArgs, TextArg, Typed, rule};
 use crate::failure::WrongInput;
 
 /// The rule of `--min-ratio`.
@@ -18,6 +18,13 @@ pub fn min_ratio(policy: &dyn RankPolicy) -> Rule {
 /// The rule of an option that concerns types, where ranks are chosen.
 pub fn without_engine(option: &'static str) -> Rule {
     rule(option, false, "only with --for")
+}
+
+/// The rules of the options on how tokens are sampled.
+pub fn of_sampling(args: &SamplingArgs) -> [Rule; 3] {
+    let samples = args.temperature != 0.0;
+    ["top-k", "top-p", "seed"]
+        .map(|option| rule(option, samples, "only with a --temperature above 0"))
 }
 
 /// The options of a search.

@@ -1,8 +1,11 @@
 //! Names of compressed models in tables, on pages and beside progress.
 
+use std::path::Path;
+
 use welore_burn::plan::Target;
 use welore_burn::spectrum::Method;
 
+use super::card;
 use crate::format;
 
 /// A target in a few words.
@@ -20,5 +23,17 @@ pub fn of_norm(method: Method) -> &'static str {
         Method::Whitened => "inputs",
         Method::TwoSided => "loss",
         _ => "weights",
+    }
+}
+
+/// A model as a page shows it that was typed somewhere: the directories that it is in are private.
+pub fn of_model(typed: &str) -> String {
+    let path = Path::new(typed);
+    // An id of the Hub has one slash.
+    let is_path =
+        path.is_absolute() || typed.starts_with('.') || typed.matches(['/', '\\']).count() > 1;
+    match path.file_name() {
+        Some(name) if is_path => name.to_string_lossy().into_owned(),
+        _ => card::name_of(typed),
     }
 }

@@ -1,12 +1,15 @@
 //! Code that several commands share.
 
+pub mod adapter_page;
 pub mod artifacts;
 pub mod beginning;
 pub mod calibrating;
 pub mod card;
+pub mod chatting;
 pub mod compressing;
 pub mod distilling;
 pub mod effects;
+pub mod evaluated;
 pub mod forecast;
 pub mod gradients;
 pub mod identity;

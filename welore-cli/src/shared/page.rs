@@ -6,8 +6,10 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::{Map, Value};
 use welore_burn::files::write_file;
+use welore_burn::named::Named;
 use welore_burn::plan::Target;
-use welore_burn::report::{Report, ReportModel, frontier_svg};
+use welore_burn::report::{Fact, Report, ReportModel, Topic, frontier_svg};
+use welore_burn::train::{RUN_FILE, RunFile};
 
 use super::artifacts::{check_artifact, read_artifact};
 use super::inputs::place_of;
@@ -16,9 +18,32 @@ use crate::args::PageArgs;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
 
+/// What measures each thing that the top of a page may lack.
+const HOW_TO_MEASURE: [(Topic, &str); 6] = [
+    (Topic::Size, "welore-cli report --plan DIR"),
+    (
+        Topic::Perplexity,
+        "welore-cli eval DIR --text TEXT --against MODEL --json > FILE, then report --eval FILE",
+    ),
+    (
+        Topic::Divergence,
+        "welore-cli eval DIR --text TEXT --against MODEL --json > FILE, then report --eval FILE",
+    ),
+    (
+        Topic::Accuracy,
+        "welore-cli eval DIR --task TASK --data PATH --json > FILE, then report --eval FILE",
+    ),
+    (Topic::Speed, "welore-cli eval DIR --text TEXT --json > FILE, then report --eval FILE"),
+    (Topic::Work, "welore-cli report --plan DIR"),
+];
+
 /// An empty page.
 pub fn new_page(title: &str) -> Report {
-    Report::new(title, card::MADE_BY)
+    let mut report = Report::new(title, card::MADE_BY);
+    for (topic, how) in HOW_TO_MEASURE {
+        report.missing(topic, how);
+    }
+    report
 }
 
 /// Checks that the requested page, if any, can be written, and is neither the command's output nor
@@ -84,10 +109,30 @@ pub fn add_run(report: &mut Report, dir: &Path) -> Result<()> {
     let metrics = read_artifact(&dir.join(METRICS_FILE))?;
     let label = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy();
     report.run(&label, &metrics);
+    if dir.join(RUN_FILE).is_file() {
+        let how = tuning(&RunFile::read(dir)?, &metrics);
+        report.fact(Fact::text(Topic::Work, format!("tuning in {label}"), how));
+    }
     if let Some((records, dynamics)) = gradients::read(dir)? {
         report.gradients(&label, &records, &dynamics);
     }
     Ok(())
+}
+
+/// What a run trained, and how, as far as it has come.
+fn tuning(run: &RunFile, metrics: &str) -> String {
+    let lines = metrics.lines().rev().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut steps = lines.filter(|line| line["loss"].is_number());
+    let steps = steps.next().and_then(|line| line["step"].as_u64()).unwrap_or(0);
+    let options = &run.options;
+    let rows = options.batch_size.saturating_mul(options.accumulate);
+    format!(
+        "{}, {steps} of {} steps of {rows} x {} tokens, learning rate {}",
+        options.trainable.name(),
+        options.steps,
+        options.seq_len,
+        options.lr
+    )
 }
 
 /// The rows that `compare --json` prints; `None` if it is something else.

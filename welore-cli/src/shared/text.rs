@@ -1,20 +1,57 @@
 //! Texts as tokens.
 
-use std::path::Path;
+use std::borrow::Cow;
+use std::path::{Path, PathBuf};
+use std::sync::Once;
 
-use anyhow::Result;
-use welore_burn::data::{Marks, TextTokenizer, join_documents, read_documents};
+use anyhow::{Context, Result};
+use welore_burn::data::{
+    ChatOptions, ChatTemplate, Conversation, Lesson, LessonsCut, Marks, TextTokenizer, Texts,
+    TokenRows, join_documents, read_documents, read_texts,
+};
 use welore_burn::eval::PerplexityOptions;
 use welore_burn::model::{DecoderConfig, TextWindows};
 
 use super::beginning::Beginning;
+use super::chatting::template_of;
 use crate::args::BosArg;
+use crate::failure::WrongInput;
+use crate::format::number_of;
 use crate::models::{Wanted, check_kind};
 
 /// Reads the documents of a text that the user named.
 pub fn documents_of(path: &Path) -> Result<Vec<String>> {
     check_kind(path, Wanted::Text)?;
     Ok(read_documents(path)?)
+}
+
+/// Reads the texts or conversations that the user named.
+pub fn texts_of(path: &Path) -> Result<Texts> {
+    check_kind(path, Wanted::Text)?;
+    Ok(read_texts(path)?)
+}
+
+/// Reads several texts that follow each other, or several files of conversations.
+///
+/// # Errors
+///
+/// Also [`WrongInput`] if some are texts and others conversations.
+pub fn all_texts_of(paths: &[PathBuf]) -> Result<Texts> {
+    let (mut documents, mut conversations) = (Vec::new(), Vec::new());
+    for path in paths {
+        match texts_of(path)? {
+            Texts::Documents(more) => documents.extend(more),
+            Texts::Conversations(more) => conversations.extend(more),
+        }
+    }
+    match (documents.is_empty(), conversations.is_empty()) {
+        (_, true) => Ok(Texts::Documents(documents)),
+        (true, false) => Ok(Texts::Conversations(conversations)),
+        (false, false) => {
+            let message = "--text: some files are texts, others conversations";
+            Err(WrongInput::with_hint(message, "train on one kind after the other").into())
+        }
+    }
 }
 
 /// Warns of a text to learn from that is full of marks such as `<unk>`.
@@ -35,9 +72,22 @@ pub fn window_of(given: Option<usize>, config: &DecoderConfig) -> usize {
     given.unwrap_or(usual.min(config.context()).max(2))
 }
 
+/// Whether it was said what is learnt.
+static TOLD: Once = Once::new();
+
+/// What helps a model that has no chat template, where it learns from conversations.
+const NO_TEMPLATE: &str = "a file chat_template.jinja in the model directory gives it one";
+
+/// The chat template that a model learns conversations with.
+pub fn template_to_learn(dir: &Path) -> Result<ChatTemplate> {
+    template_of(dir, NO_TEMPLATE)
+}
+
 /// The tokenizer of a model, and the tokens that begin and end its texts.
 #[derive(Debug)]
 pub struct TextReader {
+    /// The directory of the model.
+    dir: PathBuf,
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
     /// The token after each of several documents.
@@ -52,7 +102,7 @@ impl TextReader {
         let end = config.eos_token_ids.first().copied();
         let tokenizer = TextTokenizer::open(dir)?;
         let beginning = Beginning::of(bos, &tokenizer, config)?;
-        Ok(Self { tokenizer, end, beginning })
+        Ok(Self { dir: dir.into(), tokenizer, end, beginning })
     }
 
     /// The tokens of documents in windows of `seq_len` tokens that follow each other, with what begins
@@ -70,8 +120,58 @@ impl TextReader {
         self.tokens(&documents_of(path)?)
     }
 
+    /// The documents of texts: conversations become text by the model's chat template.
+    pub fn documents<'t>(&self, path: &Path, texts: &'t Texts) -> Result<Cow<'t, [String]>> {
+        let all = match texts {
+            Texts::Documents(documents) => return Ok(documents.into()),
+            Texts::Conversations(all) => all,
+        };
+        let template = template_to_learn(&self.dir)?;
+        let text = |(line, conversation): &(usize, Conversation)| {
+            let text = template.text(conversation, &ChatOptions::default());
+            text.with_context(|| place_in(path, *line))
+        };
+        Ok(all.iter().map(text).collect::<Result<Vec<_>>>()?.into())
+    }
+
+    /// What a model learns from conversations, as rows of at most `seq_len` tokens: what the assistant says.
+    pub fn lessons(
+        &self,
+        path: &Path,
+        all: &[(usize, Conversation)],
+        seq_len: usize,
+    ) -> Result<TokenRows> {
+        let template = template_to_learn(&self.dir)?;
+        let mut texts = Vec::new();
+        for (line, conversation) in all {
+            let lessons = template.lessons(conversation, &ChatOptions::default());
+            for Lesson { text, learnt } in lessons.with_context(|| place_in(path, *line))? {
+                texts.push(self.tokenizer.encode_spans(&text, &learnt)?);
+            }
+        }
+        let (rows, LessonsCut { shortened, dropped }) = TokenRows::lessons(texts, seq_len);
+        // A dry run makes the rows twice.
+        TOLD.call_once(|| {
+            let (path, count) = (path.display(), number_of(all.len(), "conversation"));
+            note!("{path}: {count}, of which what the assistant says is learnt");
+            if shortened > 0 {
+                let rows = number_of(shortened, "row");
+                note!("{path}: {rows} cut at {seq_len} tokens, with something to learn after that");
+            }
+            if dropped > 0 {
+                let rows = number_of(dropped, "row");
+                note!("{path}: {rows} left out, with nothing of the assistant in them");
+            }
+        });
+        Ok(rows)
+    }
+
     /// The tokens of documents, without what begins them.
     pub fn tokens(&self, documents: &[String]) -> Result<Vec<u32>> {
         Ok(join_documents(documents, &self.tokenizer, self.end)?)
     }
+}
+
+fn place_in(path: &Path, line: usize) -> String {
+    format!("{}: line {line}", path.display())
 }

@@ -6,7 +6,7 @@ use anyhow::Result;
 use burn::module::Module;
 use safetensors::Dtype;
 use welore_burn::checkpoint::{
-    Checkpoint, DEFAULT_SHARD_BYTES, PLAN_FILE, copy_companions, save_module,
+    Checkpoint, DEFAULT_SHARD_BYTES, PLAN_FILE, copy_companions, save_module, state_compressed,
 };
 use welore_burn::files::{OutputDir, write_file};
 use welore_burn::modules::MatrixName;
@@ -47,5 +47,6 @@ pub fn write_model(
             .map_err(|error| output.name_target(error))?;
         in_target(write_tuned_card(output.path(), from, plan, how), &output)?;
     }
+    state_compressed(output.path()).map_err(|error| error.about(&output))?;
     Ok(output.commit()?)
 }

@@ -16,6 +16,12 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Whether the current work consists of training steps.
 static STEPPING: AtomicBool = AtomicBool::new(false);
 
+/// Whether the user is asked for the next message of a conversation.
+static WAITING: AtomicBool = AtomicBool::new(false);
+
+/// Whether the current work is an answer in a conversation that goes on.
+static ANSWERING: AtomicBool = AtomicBool::new(false);
+
 /// Set for the commands that `demo` runs. Ctrl-C reaches both them and `demo`, and only `demo`
 /// reports it.
 const PART: &str = "WELORE_DEMO_PART";
@@ -83,6 +89,15 @@ pub fn listen_for_interrupts() {
     let mut first = None;
     let handler = move || {
         let now = Instant::now();
+        if WAITING.load(Ordering::SeqCst) {
+            if first.is_some_and(|first| now - first < SAME_WISH) {
+                return;
+            }
+            // After the `^C` of the terminal.
+            tell!("");
+            tell!("error: interrupted");
+            std::process::exit(1);
+        }
         if INTERRUPTED.swap(true, Ordering::SeqCst) {
             if first.is_some_and(|first| now - first < SAME_WISH) {
                 return;
@@ -90,7 +105,10 @@ pub fn listen_for_interrupts() {
             std::process::exit(1);
         }
         first = Some(now);
-        if !is_part() {
+        if ANSWERING.load(Ordering::SeqCst) {
+            tell!("");
+            tell!("the answer ends here; press Ctrl-C again to leave");
+        } else if !is_part() {
             let when = if STEPPING.load(Ordering::SeqCst) { " after this step" } else { "" };
             // After the `^C` of the terminal.
             tell!("");
@@ -101,6 +119,29 @@ pub fn listen_for_interrupts() {
     if let Err(error) = ctrlc::set_handler(handler) {
         tell!("warning: Ctrl-C cannot be handled: {error}");
     }
+}
+
+/// Waits for what the user types. Nothing has to be cleaned up meanwhile, so Ctrl-C ends the process.
+pub fn wait_for_user<T>(read: impl FnOnce() -> T) -> T {
+    WAITING.store(true, Ordering::SeqCst);
+    let result = read();
+    WAITING.store(false, Ordering::SeqCst);
+    result
+}
+
+/// Makes an answer, which the first Ctrl-C ends; the second one ends the process. With `goes_on`, the conversation
+/// goes on after the first.
+pub fn answer<T>(goes_on: bool, work: impl FnOnce() -> T) -> T {
+    ANSWERING.store(goes_on, Ordering::SeqCst);
+    let result = work();
+    ANSWERING.store(false, Ordering::SeqCst);
+    result
+}
+
+/// Forgets that Ctrl-C was pressed, because it only ended an answer. `false` if work has to stop for another reason.
+pub fn forgive_interrupt() -> bool {
+    INTERRUPTED.store(false, Ordering::SeqCst);
+    !is_spoiled()
 }
 
 /// Whether Ctrl-C was pressed.

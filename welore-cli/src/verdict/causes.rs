@@ -6,9 +6,9 @@ use welore_burn::calibrate::{CalibrationError, OwnTextError};
 use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::compress::CompressError;
-use welore_burn::data::{DataError, TaskError};
+use welore_burn::data::{ChatError, DataError, TaskError};
 use welore_burn::distill::DistillError;
-use welore_burn::eval::{EvalError, LogitsError};
+use welore_burn::eval::{ChoiceError, EvalError, LogitsError};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
 use welore_burn::ggml::ContainerError;
@@ -29,7 +29,7 @@ use super::compression::{
     spectra, spectrum, type_plan, types,
 };
 use super::files::{checkpoint, container, file, form, gguf, load};
-use super::running::{data, eval, logits, run_file, task, train};
+use super::running::{chat, choices, data, eval, logits, run_file, task, train};
 use crate::failure::{NotImproved, Panic, WrongInput};
 use crate::models::HubError;
 
@@ -71,9 +71,11 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         Oversized => |e: &Oversized| {
             Some(Verdict::input((!e.of_machine).then_some("give a larger --max-memory")))
         },
+        ChatError => chat,
         DataError => data,
         TaskError => task,
         EvalError => eval,
+        ChoiceError => choices,
         LogitsError => logits,
         GenerateError => generate,
         PlanError => plan,

@@ -3,8 +3,8 @@
 use std::io::ErrorKind;
 use std::path::Path;
 
-use welore_burn::data::{DataError, TaskError};
-use welore_burn::eval::{EvalError, LogitsError};
+use welore_burn::data::{ChatError, DataError, TaskError};
+use welore_burn::eval::{ChoiceError, EvalError, LogitsError};
 use welore_burn::train::{RunFileError, TrainError, Trainable};
 
 use super::Verdict;
@@ -80,8 +80,21 @@ pub(super) fn data(error: &DataError) -> Option<Verdict> {
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",
         ),
         DataError::Io { .. } | DataError::Empty { .. } | DataError::Line { .. } => Verdict::input(
-            "give a file of UTF-8 text, or a .jsonl file with an object with a `text` on each line",
+            "give a file of UTF-8 text, or a .jsonl file with an object with a `text`, or all with `messages`, \
+             on each line",
         ),
+        _ => Verdict::input(None),
+    })
+}
+
+pub(super) fn chat(error: &ChatError) -> Option<Verdict> {
+    Some(match error {
+        ChatError::File(error) => return file(error),
+        ChatError::Rewritten { .. } => Verdict::input(
+            "a template with {% generation %} and {% endgeneration %} around what the assistant writes \
+             says it itself",
+        ),
+        ChatError::Variable { .. } => Verdict::input("leave this --template-option out"),
         _ => Verdict::input(None),
     })
 }
@@ -104,7 +117,9 @@ pub(super) fn task(error: &TaskError) -> Option<Verdict> {
             Verdict::input("--data takes the task's file, or a directory of its files")
         }
         TaskError::Array { path } => as_lines(path),
-        TaskError::Malformed { .. } => Verdict::input("check that the file belongs to the --task"),
+        TaskError::Malformed { .. } => {
+            Verdict::input("check that the file belongs to the --task or the --choices")
+        }
         _ => Verdict::input(None),
     })
 }
@@ -123,6 +138,15 @@ pub(super) fn eval(error: &EvalError) -> Option<Verdict> {
             Verdict::input("give the dense model that this one was made from")
         }
         EvalError::NotFinite { .. } | EvalError::Interrupted(_) => Verdict::failed(None),
+        _ => Verdict::input(None),
+    })
+}
+
+pub(super) fn choices(error: &ChoiceError) -> Option<Verdict> {
+    Some(match error {
+        ChoiceError::Data(error) => return data(error),
+        ChoiceError::NotFinite { .. } | ChoiceError::Interrupted(_) => Verdict::failed(None),
+        ChoiceError::TooLong { .. } => Verdict::input("give shorter choices"),
         _ => Verdict::input(None),
     })
 }

@@ -127,11 +127,19 @@ fn examples(parsed: Vec<Parsed>) -> Vec<TaskExample> {
 
 /// The examples of one file, at least one.
 fn read_file(kind: TaskKind, path: &Path) -> Result<Vec<Parsed>, TaskError> {
+    read_examples(path, |text| formats::parse(kind, path, text))
+}
+
+/// What `parse` makes of the text of a file, at least one example.
+pub(super) fn read_examples<T>(
+    path: &Path,
+    parse: impl FnOnce(&str) -> Result<Vec<T>, TaskError>,
+) -> Result<Vec<T>, TaskError> {
     let text = read_text(path)?;
     // Some editors put a byte order mark first, which is not JSON.
     let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
     let blank = text.trim().is_empty();
-    let parsed = if blank { Vec::new() } else { formats::parse(kind, path, text)? };
+    let parsed = if blank { Vec::new() } else { parse(text)? };
     if parsed.is_empty() {
         return Err(TaskError::Empty { path: path.into() });
     }

@@ -61,6 +61,8 @@ struct Choice {
 }
 
 impl Record for CommonsenseQa {
+    type Example = Parsed;
+
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
         let Self { question: Question { stem, choices }, answer_key } = self;
         let in_order = choices.iter().zip('A'..='Z').all(|(choice, label)| choice.label == label);
@@ -95,6 +97,8 @@ struct Svamp {
 }
 
 impl Record for Svamp {
+    type Example = Parsed;
+
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
         let question = format!("{} {}", self.body.trim(), self.question.trim());
         let prompt =
@@ -111,6 +115,8 @@ struct BoolQ {
 }
 
 impl Record for BoolQ {
+    type Example = Parsed;
+
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
         // The questions are search queries, without a question mark.
         let asked = format!("{}?", self.question.trim().trim_end_matches('?'));
@@ -130,6 +136,8 @@ struct CoinFlip {
 }
 
 impl Record for CoinFlip {
+    type Example = Parsed;
+
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
         match truth(self.answer.trim()) {
             Some(yes) => Ok(yes_or_no(self.question, yes)),
@@ -145,6 +153,8 @@ struct StrategyQa {
 }
 
 impl Record for StrategyQa {
+    type Example = Parsed;
+
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
         let (choices, best) = self.target_scores.best::<E>()?;
         match truth(choices[best]) {
@@ -161,6 +171,8 @@ struct ObjectTracking {
 }
 
 impl Record for ObjectTracking {
+    type Example = Parsed;
+
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
         let (choices, best) = self.target_scores.best::<E>()?;
         let Some(answer) = Answer::choice(&choices, best) else {
@@ -182,6 +194,8 @@ struct Jsonl {
 }
 
 impl Record for Jsonl {
+    type Example = Parsed;
+
     fn parsed<E: Error>(self) -> Result<Parsed, E> {
         let answer = Answer::Text(self.response.clone());
         Ok(parsed(self.prompt.clone(), self.prompt, self.response, answer))

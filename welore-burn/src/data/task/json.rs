@@ -19,12 +19,33 @@ pub(super) struct Parsed {
 
 /// The fields of an example in a file.
 pub(super) trait Record: DeserializeOwned {
+    /// What an example becomes.
+    type Example: Example;
+
     /// Checks the fields against each other and writes the texts of the example.
-    fn parsed<E: Error>(self) -> Result<Parsed, E>;
+    fn parsed<E: Error>(self) -> Result<Self::Example, E>;
+}
+
+/// What an example of a file becomes.
+pub(super) trait Example: Sized {
+    /// Checks what has to hold for the examples of every task.
+    fn checked<E: Error>(self) -> Result<Self, E>;
+}
+
+impl Example for Parsed {
+    fn checked<E: Error>(self) -> Result<Self, E> {
+        if self.question.trim().is_empty() {
+            return Err(E::custom("the question is empty"));
+        }
+        if self.example.response.trim().is_empty() {
+            return Err(E::custom("the answer is empty"));
+        }
+        Ok(self)
+    }
 }
 
 /// One example per line; blank lines are skipped.
-pub(super) fn lines<R: Record>(path: &Path, text: &str) -> Result<Vec<Parsed>, TaskError> {
+pub(super) fn lines<R: Record>(path: &Path, text: &str) -> Result<Vec<R::Example>, TaskError> {
     if text.trim_start().starts_with('[') {
         return Err(TaskError::Array { path: path.into() });
     }
@@ -38,12 +59,12 @@ pub(super) fn lines<R: Record>(path: &Path, text: &str) -> Result<Vec<Parsed>, T
 }
 
 /// Examples in one array.
-pub(super) fn array<R: Record>(path: &Path, text: &str) -> Result<Vec<Parsed>, TaskError> {
+pub(super) fn array<R: Record>(path: &Path, text: &str) -> Result<Vec<R::Example>, TaskError> {
     whole(path, text).map(examples_of::<R>)
 }
 
 /// Examples in the array `examples` of one object.
-pub(super) fn object<R: Record>(path: &Path, text: &str) -> Result<Vec<Parsed>, TaskError> {
+pub(super) fn object<R: Record>(path: &Path, text: &str) -> Result<Vec<R::Example>, TaskError> {
     whole(path, text).map(|Object { examples }: Object<R>| examples_of(examples))
 }
 
@@ -51,18 +72,18 @@ fn whole<T: DeserializeOwned>(path: &Path, text: &str) -> Result<T, TaskError> {
     serde_json::from_str(text).map_err(|error| TaskError::malformed(path, error.line(), &error))
 }
 
-fn examples_of<R>(checked: Vec<Checked<R>>) -> Vec<Parsed> {
+fn examples_of<R: Record>(checked: Vec<Checked<R>>) -> Vec<R::Example> {
     checked.into_iter().map(|checked| checked.0).collect()
 }
 
 #[derive(Deserialize)]
 #[serde(bound(deserialize = "R: Record"), expecting = "an object with `examples`")]
-struct Object<R> {
+struct Object<R: Record> {
     examples: Vec<Checked<R>>,
 }
 
 /// An example that is checked while the parser is still at it, so that an error has its line.
-struct Checked<R>(Parsed, PhantomData<R>);
+struct Checked<R: Record>(R::Example);
 
 impl<'de, R: Record> Deserialize<'de> for Checked<R> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -81,14 +102,8 @@ impl<'de, R: Record> Visitor<'de> for ExampleVisitor<R> {
 
     fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Checked<R>, A::Error> {
         let record = R::deserialize(MapAccessDeserializer::new(map))?;
-        let parsed = record.parsed::<A::Error>()?;
-        if parsed.question.trim().is_empty() {
-            return Err(A::Error::custom("the question is empty"));
-        }
-        if parsed.example.response.trim().is_empty() {
-            return Err(A::Error::custom("the answer is empty"));
-        }
-        Ok(Checked(parsed, PhantomData))
+        let example = record.parsed::<A::Error>()?.checked::<A::Error>()?;
+        Ok(Checked(example))
     }
 }
 

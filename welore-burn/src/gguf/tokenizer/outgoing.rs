@@ -279,7 +279,7 @@ fn read_settings(dir: &Path) -> Result<Value, GgufError> {
 }
 
 /// The chat template: of its own file, which newer models have, or of the settings, where the one
-/// named `default` stands for all.
+/// named `default` stands for all, or of a processor's file.
 fn chat_template(dir: &Path, settings: &Value) -> Result<Option<String>, GgufError> {
     if let Some(content) = read_existing(dir.join("chat_template.jinja"), LARGEST_CONFIG)? {
         return Ok(String::from_utf8(content).ok());
@@ -291,5 +291,10 @@ fn chat_template(dir: &Path, settings: &Value) -> Result<Option<String>, GgufErr
         }
         template => template.as_str(),
     };
-    Ok(template.map(String::from))
+    if let Some(template) = template {
+        return Ok(Some(template.into()));
+    }
+    let of_processor = read_existing(dir.join("chat_template.json"), LARGEST_CONFIG)?;
+    let of_processor = of_processor.and_then(|json| serde_json::from_slice::<Value>(&json).ok());
+    Ok(of_processor.and_then(|json| json["chat_template"].as_str().map(String::from)))
 }

@@ -1,6 +1,7 @@
 //! `eval`: perplexity on a text, how far it is from what a dense model predicts, accuracy on a task.
 
 mod against;
+mod choices;
 mod text;
 
 use std::path::Path;
@@ -34,16 +35,24 @@ pub fn run(args: EvalArgs) -> Result<()> {
         }
         check_record(&args.model)?;
     }
-    match (args.task, &args.data) {
-        (Some(task), Some(path)) => answer_task(&args, task, path),
-        _ => text::predict(&args),
+    match &args.data {
+        Some(path) => answer_questions(&args, path),
+        None => text::predict(&args),
+    }
+}
+
+fn answer_questions(args: &EvalArgs, path: &Path) -> Result<()> {
+    if args.windows == Some(0) {
+        return Err(WrongInput::new("--windows: must be at least 1").into());
+    }
+    match (args.task, args.choices) {
+        (Some(task), _) => answer_task(args, task, path),
+        (None, Some(task)) => choices::choose(args, task, path),
+        (None, None) => unreachable!("clap asks for --task or --choices with --data"),
     }
 }
 
 fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
-    if args.windows == Some(0) {
-        return Err(WrongInput::new("--windows: must be at least 1").into());
-    }
     let mut examples = Task::read(kind, path)?.test;
     examples.truncate(args.windows.unwrap_or(usize::MAX));
     let compute = Compute::choose(args.compute.choice())?;

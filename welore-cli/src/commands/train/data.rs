@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
-use welore_burn::data::{Task, TaskExample, TokenRows, read_rows, write_rows};
+use welore_burn::data::{Task, TaskExample, Texts, TokenRows, read_rows, write_rows};
 use welore_burn::model::DecoderConfig;
 use welore_burn::train::{RunFile, RunSource};
 
@@ -12,20 +12,20 @@ use crate::args::{BosArg, TrainStartArgs};
 use crate::failure::WrongInput;
 use crate::shared::beginning::Beginning;
 use crate::shared::task::Speaker;
-use crate::shared::text::{TextReader, documents_of};
+use crate::shared::text::{TextReader, all_texts_of, texts_of};
 
 const TOKENS_FILE: &str = "tokens";
 
 /// The data to train on, as it was read.
 pub enum TrainingData {
-    Text(Vec<String>),
+    Text(PathBuf, Texts),
     Task(Task),
 }
 
 /// The data to evaluate on, as it was read.
 pub enum EvaluationData {
     Nothing,
-    Text(Vec<String>),
+    Text(PathBuf, Texts),
     Task(Vec<TaskExample>),
 }
 
@@ -68,11 +68,8 @@ impl TrainingData {
     /// Reads the data.
     pub fn read(source: &RunSource) -> Result<Self> {
         Ok(match source {
-            RunSource::Text(path) => Self::Text(documents_of(path)?),
-            RunSource::Texts(paths) => {
-                let texts = paths.iter().map(|path| documents_of(path));
-                Self::Text(texts.collect::<Result<Vec<_>>>()?.concat())
-            }
+            RunSource::Text(path) => Self::Text(path.clone(), texts_of(path)?),
+            RunSource::Texts(paths) => Self::Text(named(source), all_texts_of(paths)?),
             RunSource::Task { name, path } => Self::Task(Task::read(*name, path)?),
         })
     }
@@ -85,9 +82,10 @@ impl TrainingData {
             Ok((reader.tokenizer.encode_prompt(&example.prompt)?, response))
         };
         match self {
-            Self::Text(documents) => {
+            Self::Text(_, Texts::Documents(documents)) => {
                 Ok(TokenRows::windows(reader.windows(documents, seq_len)?, seq_len))
             }
+            Self::Text(path, Texts::Conversations(all)) => reader.lessons(path, all, seq_len),
             Self::Task(task) => {
                 let pairs = task.train.iter().map(pair).collect::<Result<Vec<_>>>()?;
                 Ok(TokenRows::responses(pairs, seq_len))
@@ -98,7 +96,7 @@ impl TrainingData {
     /// The examples to evaluate on, if it is a task.
     fn into_test(self) -> EvaluationData {
         match self {
-            Self::Text(_) => EvaluationData::Nothing,
+            Self::Text(..) => EvaluationData::Nothing,
             Self::Task(task) => EvaluationData::Task(task.test),
         }
     }
@@ -106,10 +104,10 @@ impl TrainingData {
 
 impl EvaluationData {
     /// What a new run is evaluated on: the given text, or else the test examples of its task.
-    pub fn of(run: &RunFile, text: Option<Vec<String>>, data: TrainingData) -> Self {
+    pub fn of(run: &RunFile, text: Option<(PathBuf, Texts)>, data: TrainingData) -> Self {
         match (run.options.eval_every, text) {
             (0, _) => Self::Nothing,
-            (_, Some(documents)) => Self::Text(documents),
+            (_, Some((path, texts))) => Self::Text(path, texts),
             (_, None) => data.into_test(),
         }
     }
@@ -120,7 +118,7 @@ impl EvaluationData {
             (0, _) => Ok(Self::Nothing),
             (_, Some(path)) => {
                 check_there(path)?;
-                Ok(Self::Text(documents_of(path)?))
+                Ok(Self::Text(path.clone(), texts_of(path)?))
             }
             (_, None) if run.data.is_task() => {
                 run.data.paths().iter().try_for_each(|path| check_there(path))?;
@@ -139,8 +137,8 @@ impl EvaluationData {
     ) -> Result<(Evaluation, Option<String>)> {
         match self {
             Self::Nothing => Ok((Evaluation::Nothing, None)),
-            Self::Text(documents) => {
-                let (tokens, digest) = tokens_of(&reader, &documents)?;
+            Self::Text(path, texts) => {
+                let (tokens, digest) = tokens_of(&reader, &path, &texts)?;
                 Ok((Evaluation::Text(tokens), Some(digest)))
             }
             Self::Task(mut examples) => {
@@ -159,8 +157,8 @@ impl EvaluationData {
 }
 
 /// The tokens of a text that is evaluated, and their digest.
-pub fn tokens_of(reader: &TextReader, documents: &[String]) -> Result<(Vec<u32>, String)> {
-    let tokens = reader.tokens(documents)?;
+pub fn tokens_of(reader: &TextReader, path: &Path, texts: &Texts) -> Result<(Vec<u32>, String)> {
+    let tokens = reader.tokens(&reader.documents(path, texts)?)?;
     let bytes: Vec<u8> = tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
     Ok((tokens, blake3::hash(&bytes).to_hex().to_string()))
 }
@@ -189,7 +187,7 @@ fn watched_again(run: &RunFile, reader: &TextReader) -> Result<Option<Vec<u32>>>
         return Ok(None);
     };
     check_there(path)?;
-    let (tokens, digest) = tokens_of(reader, &documents_of(path)?)?;
+    let (tokens, digest) = tokens_of(reader, path, &texts_of(path)?)?;
     match run.watch_digest.as_ref() == Some(&digest) {
         true => Ok(Some(tokens)),
         false => Err(changed(path)),

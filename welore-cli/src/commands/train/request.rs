@@ -2,7 +2,8 @@
 
 use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Error, Result};
+use welore_burn::data::Texts;
 use welore_burn::forms::Precision;
 use welore_burn::model::{DecoderConfig, read_config};
 use welore_burn::named::Named;
@@ -18,7 +19,7 @@ use crate::shared::artifacts::check_place;
 use crate::shared::effects::min_ratio;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::check_patterns;
-use crate::shared::text::{documents_of, warn_of_marks, window_of};
+use crate::shared::text::{template_to_learn, texts_of, warn_of_marks, window_of};
 
 /// A new run.
 pub struct Request {
@@ -31,9 +32,9 @@ pub struct Request {
     /// What is trained on.
     pub data: TrainingData,
     /// The text to evaluate on.
-    pub eval_text: Option<Vec<String>>,
+    pub eval_text: Option<(PathBuf, Texts)>,
     /// The text that is only watched.
-    pub watch_text: Option<Vec<String>>,
+    pub watch_text: Option<(PathBuf, Texts)>,
     pub dtype: Precision,
     /// How it is trained, except for the steps of epochs.
     pub options: TrainOptions,
@@ -74,8 +75,9 @@ impl Request {
             typed.check([min_ratio(policy)])?;
         }
         let data = TrainingData::read(&source)?;
-        let eval_text = start.eval_text.as_deref().map(documents_of).transpose()?;
-        let watch_text = start.watch_text.as_deref().map(documents_of).transpose()?;
+        let read = |path: &PathBuf| Ok::<_, Error>((path.clone(), texts_of(path)?));
+        let eval_text = start.eval_text.as_ref().map(read).transpose()?;
+        let watch_text = start.watch_text.as_ref().map(read).transpose()?;
         let model = match start.from_scratch {
             true => described_in(&models::configuration_of(model)?).into(),
             false => models::directory_of(model)?,
@@ -89,8 +91,10 @@ impl Request {
             options.seq_len = options.seq_len.min(config.context()).max(2);
         }
         check_context(args, options.seq_len, &config)?;
-        if let TrainingData::Text(documents) = &data {
-            warn_of_marks(&named(&source), documents);
+        match &data {
+            TrainingData::Text(path, Texts::Documents(documents)) => warn_of_marks(path, documents),
+            TrainingData::Text(_, Texts::Conversations(_)) => drop(template_to_learn(&model)?),
+            TrainingData::Task(_) => {}
         }
         let dtype = args.compute.dtype.unwrap_or_default();
         Ok(Self { model, config, source, data, eval_text, watch_text, dtype, options, goal })

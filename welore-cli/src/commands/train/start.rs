@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Result;
 use welore_burn::checkpoint::check_companions;
 use welore_burn::compress::Compressor;
+use welore_burn::data::Texts;
 use welore_burn::files::OutputDir;
 use welore_burn::spectrum::Norms;
 use welore_burn::train::{RunFile, check_method, check_rows, model_digest};
@@ -87,7 +88,8 @@ pub fn prepare(
     run.must_improve = args.must_improve && run.options.evaluates();
     run.check()?;
     let watch_text = watch_text.filter(|_| run.options.eval_every > 0);
-    let watched = watch_text.map(|documents| data::tokens_of(&reader, &documents)).transpose()?;
+    let tokens = |(path, texts): (PathBuf, Texts)| data::tokens_of(&reader, &path, &texts);
+    let watched = watch_text.map(tokens).transpose()?;
     let (watched, watch_digest) = watched.unzip();
     run.watch_digest = watch_digest;
     let evaluation = EvaluationData::of(&run, eval_text, data);

@@ -29,7 +29,7 @@ use crate::failure::WrongInput;
 use crate::format;
 use crate::shared::artifacts::in_file;
 use crate::shared::beginning::Beginning;
-use crate::shared::text::{TextReader, documents_of, warn_of_marks};
+use crate::shared::text::{TextReader, texts_of, warn_of_marks};
 use crate::terminal::Bar;
 
 /// Bytes of keys and values that may be in memory while the model writes: fewer samples are written
@@ -157,7 +157,8 @@ impl<'a> CalibrationWork<'a> {
         let reader = TextReader::open(self.opened.checkpoint.dir(), &self.opened.config, bos)?;
         for text in &mut self.texts {
             if let Some(path) = text.named.file() {
-                let documents = documents_of(path)?;
+                let texts = texts_of(path)?;
+                let documents = reader.documents(path, &texts)?;
                 warn_of_marks(path, &documents);
                 text.tokens = reader.tokens(&documents)?;
                 text.beginning = Some(reader.beginning);

@@ -1,0 +1,70 @@
+//! The driver of `tests/interop`, and that README names what those scripts check.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::{Outcome, Sandbox};
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
+/// The driver beside these scripts, which says whether they run, are skipped or fail.
+#[cfg(unix)]
+fn driven(scripts: &[(&str, &str)], named: &[&str]) -> (Outcome, String) {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("interop")).unwrap();
+    fs::copy(Path::new(ROOT).join("tests/interop/run"), sandbox.path("interop/run")).unwrap();
+    for (name, script) in scripts {
+        sandbox.write(&format!("interop/{name}"), script);
+    }
+    let mut command = Command::new("bash");
+    command.arg(sandbox.path("interop/run")).arg(env!("CARGO_BIN_EXE_welore-cli")).args(named);
+    command.env("WELORE_SKIPPED", sandbox.path("skipped"));
+    let outcome = Outcome::of(&mut command);
+    let skipped = fs::read_to_string(sandbox.path("skipped")).unwrap_or_default();
+    (outcome, skipped)
+}
+
+#[cfg(unix)]
+#[test]
+fn driver_tells_what_passes_what_is_skipped_and_what_fails() {
+    let good = ("good.sh", "test -x \"$1\" && echo 'good: runs'\n");
+    let part = ("part.sh", "echo 'part: logits'; echo 'SKIPPED: part: no llama.cpp'\n");
+    let none = ("none.sh", "echo 'SKIPPED: none: no torch'\n");
+    let (outcome, skipped) = driven(&[good, part, none], &[]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    for line in ["good.sh\n    good: runs\n  passed (", "none.sh\n    SKIPPED: none: no torch\n"] {
+        assert!(outcome.stdout.contains(line), "{line}: {}", outcome.stdout);
+    }
+    assert!(outcome.stdout.contains("\n2 passed, 1 skipped, 0 failed ("), "{}", outcome.stdout);
+    // In the order of the names.
+    assert_eq!(skipped, "SKIPPED: none: no torch\nSKIPPED: part: no llama.cpp\n");
+
+    let bad = ("bad.sh", "echo 'bad: differs' >&2; exit 1\n");
+    let mute = ("mute.sh", "true\n");
+    let (outcome, _) = driven(&[good, bad, mute], &[]);
+    assert_eq!(outcome.code, Some(1), "{outcome:?}");
+    assert!(outcome.stdout.contains("    bad: differs\n  failed with 1 ("), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("1 passed, 0 skipped, 2 failed: bad.sh mute.sh ("));
+    // One that is named runs alone; one that does not exist is a mistake.
+    assert_eq!(driven(&[good, bad], &["good.sh"]).0.code, Some(0));
+    assert_eq!(driven(&[good], &["other.sh"]).0.code, Some(2));
+}
+
+#[test]
+fn readme_names_every_check_and_only_checks_that_exist() {
+    let readme = fs::read_to_string(Path::new(ROOT).join("README.md")).unwrap();
+    let start = readme.find("\n## Where it runs\n").expect("README says where results run");
+    let section = &readme[start + 1..];
+    let section = section.find("\n## ").map_or(section, |end| &section[..end]);
+    let scripts = fs::read_dir(Path::new(ROOT).join("tests/interop")).unwrap();
+    for script in scripts {
+        let name = script.unwrap().file_name().into_string().unwrap();
+        let is_check = name.ends_with(".py") || name.ends_with(".sh");
+        assert!(!is_check || section.contains(&format!("`{name}`")), "README lacks {name}");
+    }
+    for word in section.split('`').filter(|word| word.ends_with(".py") || word.ends_with(".sh")) {
+        let path = Path::new(ROOT).join("tests/interop").join(word);
+        assert!(path.is_file(), "README names {word}, which is not in tests/interop");
+    }
+}

@@ -1,0 +1,361 @@
+"""Checks that transformers runs compressed directories by the code in them, or refuses them.
+
+    pip install torch transformers safetensors        # peft and accelerate for more checks
+    python transformers.py WELORE_BINARY [--all] [NAME ...]
+
+Tiny models of several families (`--all`: of all, NAME: of these, or `head` or `forms`) are compressed by the binary, with factors and with pivots, and what
+transformers computes with them is compared with what it computes with the dense export of the same binary. Prints a
+line for each check, and exits with 1 if one failed.
+"""
+
+import contextlib
+import copy
+import importlib.util
+import io
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures"
+FAMILIES = ["llama", "qwen2", "gemma3", "phi3", "gpt2", "neox", "opt", "falcon", "mixtral"]
+TOLERANCE = 1e-4
+
+
+def skip(why):
+    print(f"SKIPPED: transformers: {why}")
+    sys.exit(0)
+
+
+# This file has the name of the package.
+sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
+for package in ("torch", "transformers", "safetensors"):
+    if importlib.util.find_spec(package) is None:
+        skip(f"Python has no package `{package}`")
+SCRATCH = tempfile.TemporaryDirectory(prefix="welore-interop-")
+WORK = Path(SCRATCH.name)
+os.environ |= {"HF_MODULES_CACHE": str(WORK / "modules"), "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+os.environ |= {"ACCELERATE_USE_CPU": "true", "WANDB_DISABLED": "true"}
+
+import safetensors.torch  # noqa: E402
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM  # noqa: E402
+
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+warnings.filterwarnings("ignore")
+MAJOR = int(transformers.__version__.split(".")[0])
+HAS_ACCELERATE = importlib.util.find_spec("accelerate") is not None
+HAS_PEFT = HAS_ACCELERATE and importlib.util.find_spec("peft") is not None
+
+failures = 0
+
+
+def check(holds, what, detail=""):
+    """Prints the line of a check."""
+    global failures
+    failures += not holds
+    print(f"{'ok    ' if holds else 'FAILED'} {what}{': ' if detail else ''}{detail}", flush=True)
+
+
+def welore(*words):
+    """Runs the binary; what it says, and whether it succeeded."""
+    run = subprocess.run([BINARY, *map(str, words)], capture_output=True, text=True)
+    return run.stdout + run.stderr, run.returncode == 0
+
+
+def made(*words):
+    said, succeeded = welore(*words)
+    if not succeeded:
+        raise RuntimeError(f"{' '.join(map(str, words))}\n{said}")
+
+
+def load(directory, auto=AutoModelForCausalLM, **options):
+    options = {"dtype": torch.float32} | options
+    return auto.from_pretrained(directory, trust_remote_code=True, **options).eval()
+
+
+def refusal(directory, **options):
+    """The message with which transformers refuses a directory; none if it loads it."""
+    try:
+        # It asks first, and nobody answers.
+        with contextlib.redirect_stdout(io.StringIO()):
+            AutoModelForCausalLM.from_pretrained(directory, **options)
+    except Exception as error:
+        return str(error)
+    return None
+
+
+def tokens_of(model, rows=2, length=40):
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(3, model.config.vocab_size, (rows, length), generator=generator)
+
+
+@torch.no_grad()
+def logits_of(model, tokens):
+    return model(tokens, use_cache=False).logits.float()
+
+
+def gap(a, b):
+    """The largest difference beside the larger of 1 and the largest number."""
+    return ((a - b).abs().max() / max(1.0, b.abs().max().item())).item()
+
+
+def low_rank(model):
+    return {name: part for name, part in model.named_modules() if type(part).__name__ == "LowRankLinear"}
+
+
+def stored(directory):
+    tensors = {}
+    for file in Path(directory).glob("*.safetensors"):
+        tensors |= safetensors.torch.load_file(file)
+    return tensors
+
+
+class Case:
+    """A model of one family in one form."""
+
+    def __init__(self, family, storage, *options):
+        self.what = f"{family} {storage}"
+        folder = WORK / f"{family}_{storage}_{len(options)}"
+        folder.mkdir()
+        wide, self.low, self.dense, self.again = (folder / name for name in ("wide", "low", "dense", "again"))
+        source = FIXTURES / f"tiny-{family}"
+        if welore("export", source, "--dtype", "f32", "-o", wide)[1]:
+            source = wide
+        sizes = ["--keep-params", "0.6", "--no-calibration"]
+        made("compress", source, *sizes, "--storage", storage, *options, "-o", self.low)
+        made("export", self.low, "--dense", "-o", self.dense)
+        self.config = json.loads((self.low / "config.json").read_text())
+
+    def check(self, holds, what, detail=""):
+        check(holds, f"{self.what}: {what}", detail)
+
+    def ranks(self):
+        return self.config["welore"]["factors"] | self.config["welore"]["pivots"]
+
+    def refuses_and_loads(self):
+        said = refusal(self.low) or "it was loaded"
+        self.check("trust_remote_code=True" in said, "refused without trust_remote_code", said.split("\n")[0][:70])
+        config = json.loads((self.dense / "config.json").read_text())
+        family = json.loads((FIXTURES / f"tiny-{self.what.split()[0]}" / "config.json").read_text())
+        clean = all(config.get(key) == family.get(key) for key in ("model_type", "architectures", "auto_map", "welore"))
+        self.check(clean and not list(self.dense.glob("*.py")), "the dense export is a plain directory of the family")
+
+        self.model = load(self.low)
+        plain = AutoModelForCausalLM.from_pretrained(self.dense, dtype=torch.float32).eval()
+        self.tokens = tokens_of(self.model)
+        self.logits, self.expected = logits_of(self.model, self.tokens), logits_of(plain, self.tokens)
+        found = gap(self.logits, self.expected)
+        self.check(found < TOLERANCE, "logits are those of the dense export", f"{found:.1e}")
+        layers, ranks = low_rank(self.model), self.ranks()
+        ends = {name: next((part for path, part in layers.items() if name.endswith(path) or path.endswith(name)), None) for name in ranks}
+        right = len(layers) == len(ranks) and all(
+            part is not None and part.V.weight.shape[0] == ranks[name] and isinstance(part.V, torch.nn.Linear)
+            for name, part in ends.items()
+        )
+        self.check(right and len(ranks) > 0, "factors are linear layers of these ranks", f"{len(ranks)} matrices")
+        stands = type(self.model).__mro__[1] is type(plain) and self.model._no_split_modules == plain._no_split_modules
+        self.check(stands, "it is the class of the family", type(plain).__name__)
+        self.generates(plain)
+        body = load(self.low, AutoModel)
+        with torch.no_grad():
+            ours, theirs = (m(self.tokens).last_hidden_state for m in (body, plain.base_model))
+        self.check(gap(ours, theirs) < TOLERANCE, "AutoModel gives the same states", f"{gap(ours, theirs):.1e}")
+
+    def generates(self, plain):
+        options = {"max_new_tokens": 12, "min_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+        ours, without, theirs = (
+            model.generate(self.tokens[:, :8], attention_mask=torch.ones(2, 8), use_cache=cache, **options)
+            for model, cache in ((self.model, True), (self.model, False), (plain, True))
+        )
+        same = ours.tolist() == theirs.tolist() == without.tolist()
+        self.check(same, "generates the same tokens, with a cache and without")
+
+    def types(self):
+        for dtype, largest in ((torch.bfloat16, 0.2), (torch.float16, 0.05)):
+            model = load(self.low, dtype=dtype)
+            right = all(part.dtype == dtype for part in model.parameters())
+            found = gap(logits_of(model, self.tokens), self.logits)
+            self.check(right and found < largest, f"dtype={str(dtype)[6:]}", f"{found:.1e}")
+        found = gap(logits_of(copy.deepcopy(self.model).half(), self.tokens), self.logits)
+        self.check(found < 0.05, ".half() of a copy", f"{found:.1e}")
+
+    def devices(self):
+        for place in ("cpu", "auto") if HAS_ACCELERATE else ():
+            found = gap(logits_of(load(self.low, device_map=place), self.tokens), self.logits)
+            self.check(found < TOLERANCE, f'device_map="{place}"', f"{found:.1e}")
+        if HAS_ACCELERATE:
+            from accelerate import cpu_offload
+
+            model = cpu_offload(load(self.low), torch.device("cpu"))
+            found = gap(logits_of(model, self.tokens), self.logits)
+            self.check(found < TOLERANCE, "with hooks of accelerate", f"{found:.1e}")
+        made_empty = AutoModelForCausalLM.from_config(load_config(self.low), trust_remote_code=True)
+        self.check(len(low_rank(made_empty)) == len(self.ranks()), "from_config has the layers")
+
+    def saves(self):
+        self.model.save_pretrained(self.again)
+        before, after = stored(self.low), stored(self.again)
+        same = before.keys() == after.keys() and all(torch.equal(before[name], after[name]) for name in before)
+        odd = sorted(before.keys() ^ after.keys())[:3]
+        self.check(same, "saves the same tensors", f"{len(after)}{odd or ''}")
+        config = json.loads((self.again / "config.json").read_text())
+        keys = ("model_type", "auto_map", "welore", "architectures")
+        self.check(all(config.get(key) == self.config[key] for key in keys), "saves what config.json says of the factors")
+        found = gap(logits_of(load(self.again), self.tokens), self.logits)
+        self.check(found < TOLERANCE, "loads what it saved", f"{found:.1e}")
+        said = refusal(self.again) or "it was loaded"
+        self.check("trust_remote_code=True" in said, "what it saved is refused without trust_remote_code")
+        merged = self.again.with_name("merged")
+        said, succeeded = welore("export", self.again, "--dense", "-o", merged)
+        detail = said.strip().split("\n")[-1]
+        if succeeded:
+            plain = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32).eval()
+            detail = f"{gap(logits_of(plain, self.tokens), self.logits):.1e}"
+        self.check(succeeded and float(detail) < TOLERANCE, "welore reads what it saved", detail)
+
+    def trains(self):
+        grads = []
+        for checkpointing in (False, True):
+            model = load(self.low).train()
+            if checkpointing:
+                model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+                model.config.use_cache = False
+            torch.manual_seed(0)
+            model(self.tokens, labels=self.tokens).loss.backward()
+            grads.append({name: part.V.weight.grad for name, part in low_rank(model).items()})
+        there = all(grad is not None for both in grads for grad in both.values())
+        found = max(gap(grads[1][name], grads[0][name]) for name in grads[0]) if there else float("nan")
+        self.check(there and found < TOLERANCE, "backward, with gradient checkpointing and without", f"{found:.1e}")
+
+    def adapts(self):
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(r=2, target_modules="all-linear", task_type="CAUSAL_LM")
+        model = get_peft_model(load(self.low), config)
+        inner = sum(".V.lora_A" in name for name, _ in model.named_parameters())
+        loss = model(self.tokens, labels=self.tokens).loss
+        loss.backward()
+        trained = [part for part in model.parameters() if part.requires_grad]
+        torch.optim.SGD(trained, lr=0.1).step()
+        after = model(self.tokens, labels=self.tokens).loss
+        right = inner == len(self.ranks()) and after < loss
+        self.check(right, "LoRA of PEFT on all linear layers, one step", f"{loss:.4f}, then {after:.4f}")
+        merged = model.merge_and_unload()
+        found = abs(merged(self.tokens, labels=self.tokens).loss - after).item()
+        self.check(found < 1e-3, "LoRA merges into the factors", f"{found:.1e}")
+
+    def steps(self):
+        from transformers import Trainer, TrainingArguments
+
+        rows = [{"input_ids": row, "labels": row} for row in self.tokens]
+        output = self.again.with_name("trainer")
+        args = TrainingArguments(
+            output_dir=str(output), max_steps=1, per_device_train_batch_size=2, report_to=[], use_cpu=True,
+            disable_tqdm=True, logging_strategy="no", learning_rate=1e-3, gradient_checkpointing=True, save_strategy="no",
+        )
+        model = load(self.low)
+        before = {name: part.V.weight.detach().clone() for name, part in low_rank(model).items()}
+        trainer = Trainer(model=model, args=args, train_dataset=rows)
+        with contextlib.redirect_stdout(io.StringIO()):
+            trainer.train()
+        moved = all(not torch.equal(part.V.weight, before[name]) for name, part in low_rank(model).items())
+        trainer.save_model(str(output))
+        found = gap(logits_of(load(output), self.tokens), logits_of(model.eval(), self.tokens))
+        self.check(moved and found < TOLERANCE, "one step of Trainer, saved and loaded", f"{found:.1e}")
+
+    def all(self):
+        steps = [self.refuses_and_loads, self.types, self.devices, self.saves, self.trains]
+        steps += [self.adapts] if HAS_PEFT else []
+        steps += [self.steps] if HAS_ACCELERATE else []
+        for step in steps:
+            try:
+                step()
+            except Exception as error:
+                self.check(False, step.__name__, f"{type(error).__name__}: {error}")
+
+
+def load_config(directory):
+    return AutoConfig.from_pretrained(directory, trust_remote_code=True)
+
+
+def check_family(family, storage):
+    """All checks of a family in a form; experts only where transformers has layers for them."""
+    try:
+        case = Case(family, storage)
+        if any(".experts." in name for name in case.ranks()):
+            said = refusal(case.low, trust_remote_code=True)
+            if said is not None:
+                clear = "matrix of one expert" in said and "export DIR --dense" in said
+                check(clear, f"{family} {storage}: factored experts are refused", said.split(";")[0][:80])
+                case = Case(family, storage, "--exclude", "experts")
+        case.all()
+    except Exception as error:
+        check(False, f"{family} {storage}", f"{type(error).__name__}: {error}")
+
+
+def check_head():
+    """A head that is factored as well."""
+    for family, head in (("phi3", "lm_head"), ("neox", "embed_out")):
+        case = Case(family, "pivot", "--include", f"{head},dense,down_proj")
+        case.what = f"{family} with its head"
+        if head not in case.ranks():
+            check(False, case.what, f"{sorted(case.ranks())[:3]}")
+        else:
+            case.refuses_and_loads()
+            case.saves()
+
+
+def check_unknown_forms():
+    """Directories that only the binary reads must not load, whatever is passed."""
+    text = ["--calibrate", FIXTURES / "story.txt", "--seq-len", "64", "--calibration-windows", "4"]
+    for what, words in (
+        ("blocks", ["--for", "welore", "--forms", "blocks,factors", "--max-bytes", "200kB"]),
+        ("widths of MLPs", ["--forms", "channels,factors", "--widths", "each", "--keep-params", "0.7", "--width-multiple", "8"]),
+    ):
+        low = WORK / f"unknown {what}"
+        made("compress", FIXTURES / "tiny-llama", *words, *text, "-o", low)
+        config = json.loads((low / "config.json").read_text())
+        if "welore" not in config:
+            check(isinstance(config["intermediate_size"], list), f"llama with {what}: nothing is factored")
+        for trust in (None, True):
+            check(refusal(low, trust_remote_code=trust) is not None, f"llama with {what}: refused, trust_remote_code={trust}")
+
+
+OTHERS = {"head": check_head, "forms": check_unknown_forms}
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit(__doc__)
+    names = [word for word in sys.argv[2:] if not word.startswith("--")]
+    if "--all" in sys.argv:
+        names = sorted(path.name.removeprefix("tiny-") for path in FIXTURES.glob("tiny-*")) + list(OTHERS)
+    print(f"transformers {transformers.__version__}, torch {torch.__version__}")
+    if not HAS_ACCELERATE:
+        print("SKIPPED: device_map and Trainer: Python has no package `accelerate`")
+    if not HAS_PEFT:
+        print("SKIPPED: LoRA of PEFT: Python has no packages `peft` and `accelerate`")
+    for name in names or FAMILIES + list(OTHERS):
+        if name not in OTHERS:
+            for storage in ("factors", "pivot"):
+                check_family(name, storage)
+            continue
+        try:
+            OTHERS[name]()
+        except Exception as error:
+            check(False, name, f"{type(error).__name__}: {error}")
+    print(f"{failures} failed" if failures else "all hold")
+    sys.exit(failures > 0)
+
+
+BINARY = sys.argv[1] if len(sys.argv) > 1 else None
+sys.stdin = open(os.devnull)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,219 @@
+"""Runs a model directory that welore compressed in transformers, with its factored matrices as they are stored.
+
+    model = AutoModelForCausalLM.from_pretrained(DIR, trust_remote_code=True)
+
+`config.json` says under `welore` which model this is, and the ranks of the matrices that are not dense. The model is transformers'
+own, except for the layers of these matrices. A matrix X, [out, in] and of rank r, is
+
+    factors   X.V.weight [r, in], X.U.weight [out, r]                  X = U V
+    pivots    X.V.weight [r, in], X.C.weight [out - r, r], X.pivots [r]
+              the rows of X with the numbers in `pivots` are the rows of V;
+              the others, in rising order, are the rows of C V
+
+and a bias is still X.bias. Works in transformers 4.57 and 5.
+"""
+
+import shutil
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import PretrainedConfig
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_MAPPING
+
+DENSE = "`welore-cli export DIR --dense -o OUT` writes a dense model that transformers loads by itself"
+
+AUTO_MAP = {
+    "AutoConfig": "modeling_welore.WeLoreConfig",
+    "AutoModel": "modeling_welore.WeLoreModel",
+    "AutoModelForCausalLM": "modeling_welore.WeLoreForCausalLM",
+}
+
+
+class LowRankLinear(nn.Module):
+    """A linear layer that multiplies by two matrices, one after the other."""
+
+    def __init__(self, in_features, out_features, rank, bias=False, pivots=False):
+        super().__init__()
+        self.in_features, self.out_features, self.rank = in_features, out_features, rank
+        self.V = nn.Linear(in_features, rank, bias=False)
+        if pivots:
+            self.C = nn.Linear(rank, out_features - rank, bias=False)
+            self.register_buffer("pivots", torch.arange(rank, dtype=torch.int32))
+        else:
+            self.U = nn.Linear(rank, out_features, bias=False)
+        self.bias = nn.Parameter(torch.zeros(out_features)) if bias else None
+        self.order, self.order_is_of = None, None
+
+    def forward(self, x):
+        z = self.V(x)
+        y = self.U(z) if hasattr(self, "U") else torch.cat([z, self.C(z)], -1)[..., self.places()]
+        return y if self.bias is None else y + self.bias.to(y.dtype)
+
+    def places(self):
+        """Where each output is among the pivots followed by the others."""
+        pivots = self.pivots
+        if self.order_is_of is not pivots or self.order.device != pivots.device:
+            places = torch.arange(self.rank, device=pivots.device)
+            is_other = torch.ones(self.out_features, dtype=torch.long, device=pivots.device)
+            is_other[pivots.long()] = 0
+            order = self.rank - 1 + is_other.cumsum(0)
+            order[pivots.long()] = places
+            self.order, self.order_is_of = order, pivots
+        return self.order
+
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        self.order, self.order_is_of = None, None
+
+    def extra_repr(self):
+        return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
+
+
+def put_matrices(model, is_base):
+    """Puts layers in the place of the dense ones of the matrices that `config.welore` lists."""
+    prefix = model.base_model_prefix + "."
+    fields = model.config.welore
+    matrices = [(name, rank, form) for form in ("factors", "pivots") for name, rank in fields[form].items()]
+    for name, rank, form in matrices:
+        path = name
+        if is_base:
+            if not name.startswith(prefix):
+                continue
+            path = name[len(prefix) :]
+        try:
+            dense = model.get_submodule(path)
+        except AttributeError:
+            if ".experts." in name:
+                raise ValueError(
+                    f"`{name}` is a matrix of one expert; this version of transformers keeps those of all experts "
+                    f"in one tensor, which cannot have factors. {DENSE}."
+                ) from None
+            raise ValueError(f"transformers' {type(model).__mro__[1].__name__} has no `{name}`. {DENSE}.") from None
+        if isinstance(dense, nn.Linear):
+            d_output, d_input = dense.out_features, dense.in_features
+        elif type(dense).__name__ == "Conv1D":
+            d_input, d_output = dense.weight.shape
+        else:
+            raise ValueError(f"`{name}` is a {type(dense).__name__} in transformers, which cannot have factors. {DENSE}.")
+        if not 0 < rank <= min(d_input, d_output):
+            raise ValueError(f"config.json: `{name}` [{d_output}, {d_input}] cannot have {form} of rank {rank}")
+        has_bias = getattr(dense, "bias", None) is not None
+        parent, _, child = path.rpartition(".")
+        layer = LowRankLinear(d_input, d_output, rank, has_bias, pivots=form == "pivots")
+        setattr(model.get_submodule(parent), child, layer)
+
+
+def saved(config):
+    """What a `config.json` has beside the fields of the dense model."""
+    if not hasattr(config, "welore"):  # one that nothing was read into
+        return {}
+    model_type = config.welore["base"]["model_type"]
+    return {"model_type": f"welore_{model_type}", "auto_map": dict(AUTO_MAP), "architectures": ["WeLoreForCausalLM"]}
+
+
+@lru_cache(maxsize=None)
+def config_class(model_type):
+    """The configuration of a family with the key `welore`. In memory its `model_type` is that of the family."""
+    if model_type not in CONFIG_MAPPING:
+        raise ValueError(f"this version of transformers has no models of type `{model_type}`")
+    base = CONFIG_MAPPING[model_type]
+
+    class Config(base):
+        # How a layer would be cut over devices is not how its factors would be.
+        base_model_tp_plan = None
+
+        @classmethod
+        def get_config_dict(cls, *args, **kwargs):
+            config, kwargs = super().get_config_dict(*args, **kwargs)
+            return config | {"model_type": cls.model_type}, kwargs
+
+        def to_dict(self):
+            return super().to_dict() | saved(self)
+
+        def to_diff_dict(self):
+            return super().to_diff_dict() | saved(self)
+
+        def save_pretrained(self, save_directory, *args, **kwargs):
+            super().save_pretrained(save_directory, *args, **kwargs)
+            source, copy = Path(__file__), Path(save_directory) / "modeling_welore.py"
+            if not copy.exists() or not copy.samefile(source):
+                shutil.copyfile(source, copy)
+
+    return named(Config, f"WeLore{base.__name__}")
+
+
+@lru_cache(maxsize=None)
+def model_class(config, is_base):
+    """transformers' model of a configuration of `config_class`, with the layers of its matrices."""
+    mapping = MODEL_MAPPING if is_base else MODEL_FOR_CAUSAL_LM_MAPPING
+    base = mapping.get(config.__mro__[1], None)
+    if base is None:
+        raise ValueError(f"transformers has no causal language model of type `{config.model_type}`. {DENSE}.")
+    base = base[0] if isinstance(base, tuple) else base
+
+    class Model(base):
+        config_class = config
+        _tp_plan = {}
+
+        def __init__(self, config, *args, **kwargs):
+            super().__init__(config, *args, **kwargs)
+            put_matrices(self, is_base)
+
+    return named(Model, "WeLoreModel" if is_base else "WeLoreForCausalLM")
+
+
+def named(made, name):
+    """A class under the name that it has in files."""
+    made.__name__ = made.__qualname__ = name
+    made.__module__ = __name__
+    return made
+
+
+class WeLoreConfig:
+    """What `AutoConfig` asks for: gives a configuration of the family that `config.json` names."""
+
+    @classmethod
+    def from_pretrained(cls, directory, **kwargs):
+        config, _ = PretrainedConfig.get_config_dict(directory, **dict(kwargs))
+        model_type = config["welore"]["base"]["model_type"]
+        if model_type == "mistral" and "layer_types" in config and "ministral" in CONFIG_MAPPING:
+            model_type = "ministral"  # as AutoConfig does
+        return config_class(model_type).from_pretrained(directory, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoConfig"):
+        """Saving does all of it."""
+
+
+class WeLoreForCausalLM:
+    """What `AutoModelForCausalLM` asks for: gives the model of the family."""
+
+    is_base = False
+
+    @classmethod
+    def from_pretrained(cls, directory, *args, config=None, **kwargs):
+        if not isinstance(config, PretrainedConfig):
+            config = WeLoreConfig.from_pretrained(directory if config is None else config)
+        return model_class(type(config), cls.is_base).from_pretrained(directory, *args, config=config, **kwargs)
+
+    @classmethod
+    def _from_config(cls, config, **kwargs):
+        return model_class(type(config), cls.is_base)._from_config(config, **kwargs)
+
+    @classmethod
+    def register_for_auto_class(cls, auto_class="AutoModelForCausalLM"):
+        """Saving does all of it."""
+
+    @classmethod
+    def is_backend_compatible(cls):
+        """What vLLM asks before it makes a model."""
+        return True
+
+
+class WeLoreModel(WeLoreForCausalLM):
+    """The same for `AutoModel`: the model without its head."""
+
+    is_base = True
