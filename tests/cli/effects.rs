@@ -109,7 +109,8 @@ const IDLE: [(&str, &str); 15] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 54] = [
+const IDLE_TOO: [(&str, &str); 55] = [
+    ("generate model --prompt Mia --chat", "bos=off"),
     ("calibrate model --text self --self-samples 4 -o seen", "bos=off"),
     ("compress model --err 0.5 -o out", "bos=off"),
     ("compress model --forms channels --keep-params 0.9 -o out", "bos=off"),
