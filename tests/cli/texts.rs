@@ -145,8 +145,8 @@ fn windows_that_overlap_score_every_token_once_from_more_of_the_text() {
     let line = "eval model --text story.txt --seq-len 64 --windows 2 --stride";
     sandbox.refuses(&format!("{line} 65"), "a stride is from 1 to 64");
     sandbox.refuses(&format!("{line} 0"), "a stride is from 1 to 64");
-    sandbox.refuses(&format!("{line} 8 --skip 4"), "--skip");
-    sandbox.refuses(&format!("{line} 8 --save-logits logits"), "--save-logits");
+    sandbox.misused(&format!("{line} 8 --skip 4"), "--skip");
+    sandbox.misused(&format!("{line} 8 --save-logits logits"), "--save-logits");
     let told = sandbox.gives(&format!("{line} 16")).stdout;
     assert!(told.contains("(2 windows of 64, advancing by 16 tokens)"), "{told}");
     let against = sandbox.json(&format!("{line} 16 --against model --json"));
@@ -205,7 +205,7 @@ fn a_run_keeps_how_its_texts_begin() {
     // Resumed with what it began with.
     let resumed = sandbox.json("train --resume begun --steps 3 --json");
     assert_eq!(resumed["bos"], true);
-    sandbox.refuses("train --resume begun --steps 4 --bos off", "--bos");
+    sandbox.misused("train --resume begun --steps 4 --bos off", "--bos");
     let plain = sandbox.json(&format!("{line} -o plain-run --bos off"));
     assert_eq!(plain["bos"], false);
     assert_eq!(sandbox.json_file("plain-run/run.json")["bos"], Value::Null);

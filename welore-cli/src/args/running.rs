@@ -48,7 +48,7 @@ pub struct EvalArgs {
         value_name = "NAME",
         value_parser = named::<ChoiceTask>(),
         requires = "data",
-        conflicts_with_all = ["text", "seq_len", "skip", "against", "save_logits"],
+        conflicts_with_all = ["text", "seq_len", "bos", "stride", "skip", "against", "save_logits"],
         help_heading = "Evaluation"
     )]
     pub choices: Option<ChoiceTask>,

@@ -74,6 +74,11 @@ impl TrainingData {
         })
     }
 
+    /// Whether it is text, of which windows may begin with BOS.
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Text(_, Texts::Documents(_)))
+    }
+
     /// The rows to train on.
     pub fn rows(&self, reader: &TextReader, seq_len: usize) -> Result<TokenRows> {
         let pair = |example: &TaskExample| {

@@ -21,7 +21,7 @@ use welore_burn::train::{
 use super::adapter::with_adapter;
 use super::data::{named, row_name};
 use super::place::check_free;
-use super::request::{Request, check_evaluations, eval_window, reads_text, with_epochs};
+use super::request::{Request, check_evaluations, eval_window, evaluates_text, with_epochs};
 use super::scratch::described_model;
 use super::size::check_training;
 use super::trial::try_out;
@@ -86,7 +86,8 @@ impl Preview {
         let count = check_training(&skeleton, &options, &compute)?;
         in_file(check_rows(&rows, &options, skeleton.vocab_size()), &named(source))?;
         let evaluation = evaluation(args, &options, config);
-        let beginning = reads_text(&args.start).then_some(reader.beginning);
+        let reads_text = data.is_text() || evaluates_text(&args.start);
+        let beginning = reads_text.then_some(reader.beginning);
         request.goal = plan.clone().map(|plan| Goal::Given(Box::new(plan)));
         let preview = Self { options, evaluation, dtype, rows, beginning, count, plan, planning };
         Ok((preview, request, compute))

@@ -1,6 +1,6 @@
 //! The request for a new run, with all checks that take little time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Error, Result};
 use welore_burn::data::Texts;
@@ -91,11 +91,7 @@ impl Request {
             options.seq_len = options.seq_len.min(config.context()).max(2);
         }
         check_context(args, options.seq_len, &config)?;
-        match &data {
-            TrainingData::Text(path, Texts::Documents(documents)) => warn_of_marks(path, documents),
-            TrainingData::Text(_, Texts::Conversations(_)) => drop(template_to_learn(&model)?),
-            TrainingData::Task(_) => {}
-        }
+        check_texts(&data, start, &model, typed)?;
         let dtype = args.compute.dtype.unwrap_or_default();
         Ok(Self { model, config, source, data, eval_text, watch_text, dtype, options, goal })
     }
@@ -198,9 +194,28 @@ fn check_evaluated(
     ])
 }
 
-/// Whether a run reads texts, and not only the examples of a task.
-pub fn reads_text(start: &TrainStartArgs) -> bool {
-    start.task.is_none() || start.eval_text.is_some() || start.watch_text.is_some()
+/// Warns of texts that are full of marks, and checks that the model can learn from conversations.
+fn check_texts(
+    data: &TrainingData,
+    start: &TrainStartArgs,
+    model: &Path,
+    typed: &Typed,
+) -> Result<()> {
+    match data {
+        TrainingData::Text(path, Texts::Documents(documents)) => warn_of_marks(path, documents),
+        TrainingData::Text(_, Texts::Conversations(_)) => {
+            let why = "a chat template says what a conversation begins with";
+            typed.check([rule("bos", evaluates_text(start), why)])?;
+            template_to_learn(model)?;
+        }
+        TrainingData::Task(_) => {}
+    }
+    Ok(())
+}
+
+/// Whether a run is evaluated on a text, or watches one.
+pub fn evaluates_text(start: &TrainStartArgs) -> bool {
+    start.eval_text.is_some() || start.watch_text.is_some()
 }
 
 /// Checks that what was typed has an effect.
@@ -214,7 +229,7 @@ fn check_effects(start: &TrainStartArgs, options: &TrainOptions, typed: &Typed) 
     let is_random = options.shuffle || start.from_scratch || options.trainable.is_random();
     typed.check([
         rule("lr-floor", decays, "not with --schedule constant"),
-        rule("bos", reads_text(start), of_task),
+        rule("bos", start.task.is_none() || evaluates_text(start), of_task),
         rule("seed", is_random, "nothing is random in this run, with --no-shuffle"),
     ])
 }

@@ -13,7 +13,7 @@ use welore_burn::train::{RunFile, check_method, check_rows, model_digest};
 use super::adapter::{adapted_model, with_adapter};
 use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
-use super::request::{Request, check_evaluations, eval_window, with_epochs};
+use super::request::{Request, check_evaluations, eval_window, evaluates_text, with_epochs};
 use super::scratch::{described_model, random_model};
 use super::size::check_training;
 use crate::args::{ResourceArgs, TrainArgs, Typed};
@@ -87,7 +87,8 @@ pub fn prepare(
     if run.eval_text.is_some() || run.watch_text.is_some() {
         run.eval_seq_len = Some(eval_window(&args.start, &config));
     }
-    run.bos = reader.beginning.bos.filter(|_| run.reads_text());
+    let reads_text = data.is_text() || evaluates_text(&args.start);
+    run.bos = reader.beginning.bos.filter(|_| reads_text);
     run.dtype = dtype;
     run.track_gradients = args.start.track_gradients;
     run.must_improve = args.must_improve && run.options.evaluates();
