@@ -162,7 +162,22 @@ def model_class(config, is_base):
             super().__init__(config, *args, **kwargs)
             put_matrices(self, is_base)
 
-    return named(Model, "WeLoreModel" if is_base else "WeLoreForCausalLM")
+        @classmethod
+        def from_pretrained(cls, *args, **kwargs):
+            wants_info = kwargs.pop("output_loading_info", False)
+            model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+            missing = sorted(info["missing_keys"])
+            if missing:  # transformers would go on with random numbers
+                raise ValueError(f"tensors of the model are missing: {', '.join(missing[:5])}. {DENSE}.")
+            return (model, info) if wants_info else model
+
+        @classmethod
+        def is_custom_code(cls):
+            # Tensors have the names that the family's have in files, some of which transformers 5 changes by the
+            # name of the class, if it is its own.
+            return False
+
+    return named(Model, base.__name__)
 
 
 def named(made, name):

@@ -12,9 +12,11 @@ use super::stored::StoredMatrix;
 use crate::files::{FileError, LARGEST_CONFIG, read_existing, write_file};
 use crate::forms::Form;
 
-/// The code that transformers runs, and the name of its file.
+/// The code that transformers runs.
 const CODE: &str = include_str!("modeling_welore.py");
-const CODE_FILE: &str = "modeling_welore.py";
+
+/// File name of that code in a compressed model directory.
+pub const CODE_FILE: &str = "modeling_welore.py";
 
 const CONFIG_FILE: &str = "config.json";
 

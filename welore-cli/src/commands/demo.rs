@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 use serde_json::{Map, Value, json};
+use welore_burn::checkpoint::{CODE_FILE, PLAN_FILE};
 use welore_burn::files::{OutputDir, is_temporary};
 use welore_burn::named::Named;
 use welore_burn::plan::RankPlan;
@@ -230,8 +231,8 @@ const FILES: [&str; 6] =
     [MARK, "tune.jsonl", "test.txt", "spectra.json", "uniform.json", "welore.json"];
 const MODELS: [&str; 3] = ["dense", "uniform", "welore"];
 const RUNS: [&str; 2] = ["lrc", "full"];
-const MODEL_FILES: [&str; 5] =
-    ["config.json", "tokenizer.json", "model.safetensors", "welore_plan.json", "README.md"];
+const MODEL_FILES: [&str; 6] =
+    ["config.json", "tokenizer.json", "model.safetensors", PLAN_FILE, "README.md", CODE_FILE];
 const RUN_FILES: [&str; 6] =
     ["run.json", "tokens", "metrics.jsonl", "train.log", "lock", "model.digest"];
 
