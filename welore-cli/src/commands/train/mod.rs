@@ -44,9 +44,9 @@ pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
     let TrainStartArgs { model, adapter, text, data, plan, eval_text, watch_text, output, .. } =
         &args.start;
-    let inputs =
-        [model, adapter, text, data, plan, eval_text, watch_text, &args.resume].into_iter();
-    check_page(&args.page, output.as_deref(), inputs.filter_map(|path| path.as_deref()))?;
+    let inputs = [model, adapter, data, plan, eval_text, watch_text, &args.resume];
+    let inputs = inputs.into_iter().flatten().chain(text).map(PathBuf::as_path);
+    check_page(&args.page, output.as_deref(), inputs)?;
     match (&args.resume, &args.start.output) {
         (_, Some(dir)) if args.dry_run => preview::show(&args, typed, dir),
         (Some(dir), _) if args.dry_run => resume::show(&args, typed, dir),
