@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 27] = [
+const LIBRARY: [&str; 28] = [
     "words",
     "named",
     "escape",
@@ -24,6 +24,7 @@ const LIBRARY: [&str; 27] = [
     "calibrate",
     "spectrum",
     "plan",
+    "difference",
     "compress",
     "channels",
     "data",

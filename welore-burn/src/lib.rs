@@ -210,6 +210,7 @@ pub mod channels;
 pub mod checkpoint;
 pub mod compress;
 pub mod data;
+pub mod difference;
 pub mod distill;
 pub mod escape;
 pub mod eval;
