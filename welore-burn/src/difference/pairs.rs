@@ -47,6 +47,13 @@ impl<'a> Difference<'a> {
         &self.matrices
     }
 
+    /// Whether the files of what is added to hold some of the selected matrices as `[in, out]`, as those of
+    /// GPT-2 do.
+    pub fn is_turned(&self) -> bool {
+        let checkpoint = self.from.checkpoint();
+        self.matrices.iter().any(|(name, _)| checkpoint.turns(&name.weight()))
+    }
+
     /// What is added to.
     pub fn from(&self) -> &Contents<'a> {
         &self.from

@@ -10,12 +10,14 @@ use super::temporary::is_temporary;
 
 /// What an existing output directory must hold to be replaced, so that a typo does not cost a
 /// home directory.
-const MARKS: [[&str; 2]; 4] = [
+const MARKS: [[&str; 2]; 5] = [
     ["config.json", "model.safetensors"],
     ["config.json", "model.safetensors.index.json"],
     // What is compressed by its weights alone may have no configuration.
     ["welore_plan.json", "model.safetensors"],
     ["welore_plan.json", "model.safetensors.index.json"],
+    // An adapter of a model.
+    ["adapter_config.json", "adapter_model.safetensors"],
 ];
 
 /// How the names of files begin that model directories hold, in lower case.
