@@ -16,6 +16,7 @@
 //!    merges the factors again for software that does not know them.
 //! 6. [`train`] fine-tunes the factors on text or tasks from [`data`].
 //! 7. [`eval`] measures the result, and [`report`] draws it.
+//! 8. [`adapters`] reads, writes and applies LoRA adapters of the PEFT library.
 //!
 //! # Any Burn module
 //!
@@ -204,6 +205,7 @@
 
 #![recursion_limit = "256"]
 
+pub mod adapters;
 mod artifact;
 pub mod calibrate;
 pub mod channels;

@@ -112,7 +112,7 @@ impl Checkpoint {
 
     /// The name that a matrix has here, given that in the plan beside the files. `None` for a matrix
     /// of a part that was left out.
-    fn present_name(&self, name: MatrixName) -> Option<MatrixName> {
+    pub(crate) fn present_name(&self, name: MatrixName) -> Option<MatrixName> {
         let Some((from, to)) = &self.beginnings else { return Some(name) };
         if self.stored_matrix(&name).is_some() {
             return Some(name);

@@ -16,7 +16,7 @@ const MARKS: [[&str; 2]; 5] = [
     // What is compressed by its weights alone may have no configuration.
     ["welore_plan.json", "model.safetensors"],
     ["welore_plan.json", "model.safetensors.index.json"],
-    // An adapter of a model.
+    // An adapter of PEFT.
     ["adapter_config.json", "adapter_model.safetensors"],
 ];
 

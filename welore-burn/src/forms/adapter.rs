@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use burn::module::{Lora, Module, Param, ParamGroup, Reparameterization, Reparameterizer};
-use burn::tensor::{DType, Distribution, FloatDType, Tensor};
+use burn::tensor::{DType, Distribution, FloatDType, Tensor, TensorData};
 
 use super::form::Form;
 use super::live::{LiveMatrix, matrices};
@@ -95,6 +95,31 @@ pub(crate) fn attach_adapters<M: Module>(
         (up, FactorAdapter::new(matrix, rank, alpha))
     };
     module.apply_reparameterization(OnFactors(factored.iter().map(adapter).collect()))
+}
+
+/// Puts finished adapters, `W + scale · a b`, beside factors, where they do not train. Each is for a
+/// matrix of the module that has factors and no adapter, and has `a [d_input, rank]` and
+/// `b [rank, d_output]`, which take the type and the device of the factors.
+pub(crate) fn add_to_factors<'a, M: Module>(
+    module: M,
+    adapters: impl Iterator<Item = (&'a LiveMatrix, TensorData, TensorData, f64)>,
+) -> M {
+    let adapter = |(matrix, a, b, scale): (&LiveMatrix, TensorData, TensorData, f64)| {
+        let down = matrix.base.base();
+        let (device, dtype) = (down.device(), down.dtype());
+        let param = |data: TensorData| {
+            let data = data.convert_dtype(dtype);
+            let value = Tensor::<2>::from_data(data, (&device, dtype));
+            Param::from_tensor(value).set_require_grad(false)
+        };
+        let up = format!("{}.{}.up", matrix.name.weight(), LowRank::NAME);
+        (up, FactorAdapter { a: param(a), b: param(b), scale })
+    };
+    let adapters: BTreeMap<String, FactorAdapter> = adapters.map(adapter).collect();
+    match adapters.is_empty() {
+        true => module,
+        false => module.apply_reparameterization(OnFactors(adapters)),
+    }
 }
 
 /// Attaches adapters to up factors, by path.

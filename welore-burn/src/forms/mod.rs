@@ -41,7 +41,7 @@ mod unpacking;
 mod work;
 
 pub use adapter::FactorAdapter;
-pub(crate) use adapter::attach_adapters;
+pub(crate) use adapter::{add_to_factors, attach_adapters};
 pub(crate) use apply::{apply, apply_transposed, look_up, weight_shape};
 pub use attach::FactorParams;
 pub(crate) use attach::{
