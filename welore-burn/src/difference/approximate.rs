@@ -1,6 +1,7 @@
 use super::error::DifferenceError;
 use super::measure::{Differences, MatrixDifference, Measuring, cost_of_pair, in_budget};
 use super::pairs::Difference;
+use crate::adapters::{LoraAdapter, LoraMatrix};
 use crate::calibrate::Calibration;
 use crate::linalg::{Cost, Matrix, loss_of_error};
 use crate::modules::MatrixName;
@@ -43,6 +44,26 @@ impl Approximation {
         let product = up.product(down).map_err(DifferenceError::of_linalg(&self.name));
         product.map(Some)
     }
+}
+
+/// The adapter of all approximations that have factors. Its scales are 1.
+///
+/// # Errors
+///
+/// [`DifferenceError::Lora`].
+pub fn adapter_of(
+    made: &[Approximation],
+    base: Option<String>,
+    turned: bool,
+) -> Result<LoraAdapter, DifferenceError> {
+    let mut adapter = LoraAdapter { base, turned, ..LoraAdapter::default() };
+    for one in made {
+        let Some([up, down]) = &one.factors else { continue };
+        let about = |source| DifferenceError::Lora { name: one.name.clone(), source };
+        let matrix = LoraMatrix::of_factors(up, down).map_err(about)?;
+        adapter.matrices.insert(one.name.clone(), matrix);
+    }
+    Ok(adapter)
 }
 
 impl Difference<'_> {

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use crate::adapters::LoraProblem;
 use crate::calibrate::CalibrationError;
 use crate::checkpoint::CheckpointError;
 use crate::linalg::LinalgError;
@@ -35,6 +36,14 @@ pub enum DifferenceError {
         name: MatrixName,
         /// Why.
         source: LinalgError,
+    },
+    /// The factors of a matrix make no adapter, because an entry does not fit f32.
+    #[error("`{name}`: {source}")]
+    Lora {
+        /// The matrix.
+        name: MatrixName,
+        /// Why.
+        source: LoraProblem,
     },
     /// Only one of the models has a tensor.
     #[error("{lacks} has no `{tensor}`, which {has} has", lacks = lacks.display(), has = has.display())]

@@ -6,7 +6,7 @@
 //! factors, which are best at their rank in that norm: the truncated decomposition, with the roots
 //! divided out. So they are the adapter that brings one model closest to the other. Of a tuned model
 //! and its base this extracts what was learned; of a full-precision model and a quantized one it is
-//! what repairs the quantized one best. [`dense_model`] is a model with such factors added, to measure
+//! what repairs the quantized one best. [`adapter_of`] makes the adapter of them. [`dense_model`] is a model with such factors added, to measure
 //! what they do.
 
 mod approximate;
@@ -17,7 +17,7 @@ mod measure;
 mod pairs;
 mod ranks;
 
-pub use approximate::Approximation;
+pub use approximate::{Approximation, adapter_of};
 pub use contents::Contents;
 pub use dense::dense_model;
 pub use error::DifferenceError;

@@ -7,6 +7,7 @@ mod compression;
 mod compute;
 mod effort;
 mod examples;
+mod extracting;
 mod general;
 mod method;
 mod ranks;
@@ -26,6 +27,7 @@ pub use comparing::*;
 pub use compression::*;
 pub use compute::*;
 pub use effort::Effort;
+pub use extracting::*;
 pub use general::*;
 pub use method::Way;
 pub use ranks::*;
@@ -85,6 +87,12 @@ pub enum Command {
     /// Write a model for other programs: dense, in another type, from a GGUF file or as one
     #[command(after_long_help = examples::EXPORT)]
     Export(ExportArgs),
+    /// Make a LoRA adapter of what a tuned model and its base differ by
+    #[command(after_long_help = examples::EXTRACT)]
+    Extract(Box<ExtractArgs>),
+    /// Make a LoRA adapter that brings a quantized model back to its full-precision source
+    #[command(after_long_help = examples::REPAIR)]
+    Repair(Box<RepairArgs>),
     /// Show what a model directory contains
     #[command(after_long_help = examples::INSPECT)]
     Inspect(InspectArgs),

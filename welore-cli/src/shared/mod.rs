@@ -4,6 +4,7 @@ pub mod artifacts;
 pub mod calibrating;
 pub mod card;
 pub mod compressing;
+pub mod differing;
 pub mod distilling;
 pub mod effects;
 pub mod forecast;
