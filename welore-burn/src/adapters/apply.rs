@@ -3,38 +3,45 @@ use std::collections::BTreeMap;
 use burn::module::Module;
 use burn::tensor::{DType, TensorData};
 
-use super::error::AdapterError;
-use super::lora::LoraAdapter;
+use super::error::{AdapterError, LoraProblem};
+use super::lora::{A, B, LoraAdapter, LoraMatrix};
 use crate::checkpoint::{Checkpoint, StoredMatrix};
 use crate::forms::{Form, LiveMatrix, add_to_factors, is_transposed_layout, matrices, to_matrix};
 use crate::linalg::transpose;
-use crate::modules::{MatrixName, load_values};
+use crate::modules::{MatrixName, load_values, walk};
 
 impl LoraAdapter {
     /// The adapter by the names that matrices have in an opened directory, where these begin otherwise
-    /// than in its files, and the matrices that it changes.
+    /// than in its files.
     ///
     /// # Errors
     ///
-    /// [`AdapterError::Unknown`] and [`AdapterError::Shape`] for a matrix that the directory does not
-    /// have; [`AdapterError::Packed`].
-    pub fn for_checkpoint(
-        self,
-        checkpoint: &Checkpoint,
-    ) -> Result<(Self, Vec<StoredMatrix>), AdapterError> {
+    /// Those of [`stored_in`](LoraAdapter::stored_in).
+    pub fn for_checkpoint(self, checkpoint: &Checkpoint) -> Result<Self, AdapterError> {
         let renamed = self.matrices.into_iter().map(|(name, matrix)| {
             let present = checkpoint.present_name(name.clone());
             (present.unwrap_or(name), matrix)
         });
         let adapter = Self { matrices: renamed.collect(), ..self };
+        adapter.stored_in(checkpoint)?;
+        Ok(adapter)
+    }
+
+    /// The matrices of a directory that it changes.
+    ///
+    /// # Errors
+    ///
+    /// [`AdapterError::Unknown`] and [`AdapterError::Shape`] for a matrix that the directory does not
+    /// have; [`AdapterError::Packed`].
+    pub fn stored_in(&self, checkpoint: &Checkpoint) -> Result<Vec<StoredMatrix>, AdapterError> {
         let names: Vec<MatrixName> = checkpoint.names().filter_map(MatrixName::of_weight).collect();
         let shape_of = |name: &MatrixName| Some(checkpoint.stored_matrix(name)?.shape);
-        adapter.check_shapes(shape_of, names.iter())?;
-        let found = adapter.matrices.keys().filter_map(|name| checkpoint.stored_matrix(name));
+        self.check_shapes(shape_of, names.iter())?;
+        let found = self.matrices.keys().filter_map(|name| checkpoint.stored_matrix(name));
         let found: Vec<StoredMatrix> = found.collect();
         match found.iter().find(|matrix| matrix.form.is_packed()) {
             Some(matrix) => Err(AdapterError::Packed { matrix: matrix.name.clone() }),
-            None => Ok((adapter, found)),
+            None => Ok(found),
         }
     }
 
@@ -85,6 +92,34 @@ impl LoraAdapter {
         Ok(add_to_factors(module, added))
     }
 
+    /// The adapters of a module, which all have this scale, such as those that were trained. `None` if it has none. Its base is not known here.
+    ///
+    /// # Errors
+    ///
+    /// [`AdapterError::Sum`] for entries that are not finite.
+    pub(crate) fn of_module(
+        module: &impl Module,
+        scale: f64,
+    ) -> Result<Option<Self>, AdapterError> {
+        let mut found: BTreeMap<MatrixName, [Option<TensorData>; 2]> = BTreeMap::new();
+        walk(module, |place, param| {
+            let Some(name) = place.matrix() else { return };
+            let parts = [".lora.a", ".lora.b"];
+            let part = format!(".{}", place.part);
+            if let Some(at) = parts.iter().position(|end| part.ends_with(end)) {
+                found.entry(name).or_default()[at] = Some(param.values());
+            }
+        });
+        let mut matrices = BTreeMap::new();
+        for (name, pair) in found {
+            let [Some(a), Some(b)] = pair else { continue };
+            let matrix = of_params(a, b, scale)
+                .map_err(|problem| AdapterError::Sum { matrix: name.clone(), problem })?;
+            matrices.insert(name, matrix);
+        }
+        Ok((!matrices.is_empty()).then(|| Self { matrices, ..Self::default() }))
+    }
+
     /// The matrices of a module that it changes.
     fn matrices_of(&self, module: &impl Module) -> Result<Vec<LiveMatrix>, AdapterError> {
         let all = matrices(module).into_iter().filter(|matrix| matrix.of_linear);
@@ -123,4 +158,19 @@ impl LoraAdapter {
             false => Err(AdapterError::Overflow { matrix: name() }),
         }
     }
+}
+
+/// An adapter from its parameters, `a [d_input, rank]` and `b [rank, d_output]`.
+fn of_params(a: TensorData, b: TensorData, scale: f64) -> Result<LoraMatrix, LoraProblem> {
+    let sides = |data: &TensorData, tensor| match data.shape().to_vec()[..] {
+        [rows, cols] => Ok([rows, cols]),
+        ref shape => Err(LoraProblem::NotMatrix { tensor, shape: shape.to_vec() }),
+    };
+    let ([inputs, rank], [rows, outputs]) = (sides(&a, A)?, sides(&b, B)?);
+    if rank != rows {
+        return Err(LoraProblem::Rank { a: rank, b: rows });
+    }
+    let values = |data: TensorData| data.iter::<f32>().collect::<Vec<f32>>();
+    let (a, b) = (transpose(&values(a), inputs, rank), transpose(&values(b), rank, outputs));
+    LoraMatrix::new([outputs, inputs], rank, a, b, scale)
 }

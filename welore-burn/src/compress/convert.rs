@@ -7,11 +7,12 @@ use super::expert_stack::stacked;
 use super::job::{Job, Work};
 use super::options::WriteOptions;
 use super::pieces::Piece;
+use crate::adapters::LoraAdapter;
 use crate::checkpoint::{
     Checkpoint, CheckpointError, PLAN_FILE, StoredMatrix, check_companions, copy_companions,
 };
 use crate::files::{LARGEST_CONFIG, OutputDir, read_existing, write_file};
-use crate::forms::{Precision, parameters_in};
+use crate::forms::{Form, Precision, parameters_in};
 use crate::model::{ConfigError, with_stored_type};
 use crate::plan::{RankPlan, read_plan};
 use crate::progress::Progress;
@@ -49,10 +50,44 @@ pub fn convert_directory(
     progress: &mut dyn Progress,
 ) -> Result<Option<RankPlan>, CompressError> {
     check_companions(checkpoint.dir())?;
-    let pieces = pieces(checkpoint, conversion)?;
+    let pieces = pieces(checkpoint, conversion, None)?;
+    let what = if conversion.dense { "merging" } else { "converting" };
+    write_pieces(checkpoint, conversion, (what, pieces), (output, options), progress)
+}
+
+/// Writes a dense model directory to which an adapter has been added: `W + scale · B A` in f64, rounded
+/// to the type of the matrix, or to `precision`. Factored matrices are merged, whether they have an
+/// adapter or not. Everything else is as in [`convert_directory`].
+///
+/// # Errors
+///
+/// [`CompressError::Adapter`] for an adapter that does not fit, before anything is written, and those of
+/// [`convert_directory`].
+pub fn merge_adapter(
+    checkpoint: &Checkpoint,
+    adapter: &LoraAdapter,
+    precision: Option<Precision>,
+    output: &OutputDir,
+    options: &WriteOptions,
+    progress: &mut dyn Progress,
+) -> Result<(), CompressError> {
+    let conversion = Conversion { dense: true, precision };
+    check_companions(checkpoint.dir())?;
+    let pieces = pieces(checkpoint, conversion, Some(adapter))?;
+    let what = "adding the adapter";
+    write_pieces(checkpoint, conversion, (what, pieces), (output, options), progress).map(drop)
+}
+
+/// Writes the tensors that the pieces make, and what goes with them.
+fn write_pieces<'a>(
+    checkpoint: &'a Checkpoint,
+    conversion: Conversion,
+    (what, pieces): (&'static str, Vec<Piece<'a>>),
+    (output, options): (&OutputDir, &WriteOptions),
+    progress: &mut dyn Progress,
+) -> Result<Option<RankPlan>, CompressError> {
     let config = new_config(checkpoint, conversion)?;
     let plan = new_plan(checkpoint, conversion, size_made(checkpoint, &pieces)?)?;
-    let what = if conversion.dense { "merging" } else { "converting" };
     let write = || -> Result<(), CompressError> {
         let (origin, norms) = (String::new(), Norms::plain());
         let work = Work::new(what, origin, checkpoint, pieces, norms, *options)?;
@@ -98,10 +133,32 @@ pub fn converted_size(
     checkpoint: &Checkpoint,
     conversion: Conversion,
 ) -> Result<ModelSize, CompressError> {
-    let (pieces, norms) = (pieces(checkpoint, conversion)?, Norms::plain());
+    size_within_budget(checkpoint, &pieces(checkpoint, conversion, None)?)
+}
+
+/// The size of the model that [`merge_adapter`] would write.
+///
+/// # Errors
+///
+/// [`CompressError::Adapter`], and those of [`converted_size`].
+pub fn merged_size(
+    checkpoint: &Checkpoint,
+    adapter: &LoraAdapter,
+    precision: Option<Precision>,
+) -> Result<ModelSize, CompressError> {
+    let conversion = Conversion { dense: true, precision };
+    size_within_budget(checkpoint, &pieces(checkpoint, conversion, Some(adapter))?)
+}
+
+/// The size of what the pieces make, if each fits into memory.
+fn size_within_budget(
+    checkpoint: &Checkpoint,
+    pieces: &[Piece<'_>],
+) -> Result<ModelSize, CompressError> {
+    let norms = Norms::plain();
     let needs = pieces.iter().map(|piece| (piece.name(), piece.cost(checkpoint, &norms).bytes));
     Budget::default().check(needs)?;
-    size_made(checkpoint, &pieces)
+    size_made(checkpoint, pieces)
 }
 
 /// Whether [`convert_directory`] would write other tensors than those that the directory has.
@@ -116,7 +173,7 @@ pub fn changes_tensors(
     // What is stored turned is written so.
     let differs = |tensor: &str| checkpoint.is_made(tensor) && !checkpoint.turns(tensor);
     let is_new = |piece: &Piece<'_>| piece.steps() > 0 || matches!(piece, Piece::Stack(_));
-    let changes = pieces(checkpoint, conversion)?.iter().any(is_new);
+    let changes = pieces(checkpoint, conversion, None)?.iter().any(is_new);
     Ok(changes || checkpoint.names().any(differs))
 }
 
@@ -134,14 +191,19 @@ fn size_made(checkpoint: &Checkpoint, pieces: &[Piece<'_>]) -> Result<ModelSize,
 }
 
 /// Every tensor of the checkpoint, or the matrix that it is merged into, once.
-fn pieces(
-    checkpoint: &Checkpoint,
+fn pieces<'a>(
+    checkpoint: &'a Checkpoint,
     conversion: Conversion,
-) -> Result<Vec<Piece<'_>>, CompressError> {
+    adapter: Option<&'a LoraAdapter>,
+) -> Result<Vec<Piece<'a>>, CompressError> {
     // Also where nothing is merged, because this checks the plan.
     let compressed = checkpoint.compressed_matrices()?;
     let is_plain = conversion.dense || compressed.is_empty();
-    let merged = if conversion.dense { compressed } else { Vec::new() };
+    let mut merged = if conversion.dense { compressed } else { Vec::new() };
+    if let Some(adapter) = adapter {
+        let adapted = adapter.stored_in(checkpoint)?;
+        merged.extend(adapted.into_iter().filter(|matrix| matrix.form == Form::dense()));
+    }
     if conversion.dense && merged.is_empty() {
         return Err(CompressError::NotCompressed { dir: checkpoint.dir().into() });
     }
@@ -156,7 +218,8 @@ fn pieces(
     }
     let merge = |matrix: StoredMatrix| {
         let dtype = conversion.precision.map_or(matrix.dtype, Precision::dtype);
-        Ok(Piece::Merge(matrix, dtype))
+        let more = adapter.and_then(|adapter| adapter.matrices.get(&matrix.name));
+        Ok(Piece::Merge(matrix, dtype, more))
     };
     let pieces = checkpoint.names().filter_map(|tensor| match parts.remove(tensor) {
         Some(matrix) => matrix.map(merge),

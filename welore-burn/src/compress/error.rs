@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use crate::adapters::AdapterError;
 use crate::calibrate::CalibrationError;
 use crate::checkpoint::CheckpointError;
 use crate::files::{FileError, OutputDir};
@@ -21,6 +22,9 @@ pub enum CompressError {
     /// A file cannot be read or written.
     #[error("{0}")]
     File(#[from] FileError),
+    /// An adapter does not fit the model.
+    #[error("{0}")]
+    Adapter(#[from] AdapterError),
     /// The calibration cannot be used.
     #[error("{0}")]
     Calibration(#[from] CalibrationError),

@@ -33,7 +33,8 @@ mod storage;
 
 pub use check::{check_calibration, check_plan};
 pub use convert::{
-    Conversion, changes_tensors, convert_directory, converted_size, merge_directory,
+    Conversion, changes_tensors, convert_directory, converted_size, merge_adapter, merge_directory,
+    merged_size,
 };
 pub use error::CompressError;
 pub use kept::KeptMatrices;

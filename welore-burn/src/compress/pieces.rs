@@ -6,6 +6,7 @@ use safetensors::Dtype;
 
 use super::error::CompressError;
 use super::expert_stack::ExpertStack;
+use crate::adapters::{AdapterError, LoraMatrix};
 use crate::checkpoint::{Checkpoint, CheckpointError, StoredMatrix, TensorMeta};
 use crate::forms::{
     Form, FormError, Rounding, StoredError, StoredForm, TensorSpec, cast_floats, encode_nearest,
@@ -25,8 +26,8 @@ pub(super) enum Piece<'a> {
     Cast(&'a str, Dtype),
     /// Compresses a dense matrix to its planned form.
     Compress(&'a MatrixPlan),
-    /// Merges the parts of a matrix into a dense matrix of a type.
-    Merge(StoredMatrix, Dtype),
+    /// Merges the parts of a matrix, and its adapter if it has one, into a dense matrix of a type.
+    Merge(StoredMatrix, Dtype, Option<&'a LoraMatrix>),
     /// Makes one tensor of those of all experts of a layer.
     Stack(ExpertStack<'a>),
 }
@@ -45,7 +46,7 @@ impl<'a> Piece<'a> {
         match self {
             Self::Copy(tensor) | Self::Integers(tensor) | Self::Cast(tensor, _) => tensor,
             Self::Compress(matrix) => matrix.name.as_str(),
-            Self::Merge(matrix, _) => matrix.name.as_str(),
+            Self::Merge(matrix, ..) => matrix.name.as_str(),
             Self::Stack(stack) => &stack.tensor().name,
         }
     }
@@ -77,7 +78,10 @@ impl<'a> Piece<'a> {
                 let making = matrix.form.cost_to_store(matrix.shape, matrix.dtype);
                 making + norms.cost(&matrix.name, matrix.shape)
             }
-            Self::Merge(matrix, _) => matrix.form.cost_to_merge(matrix.shape),
+            Self::Merge(matrix, _, adapter) => {
+                let cost = matrix.form.cost_to_merge(matrix.shape);
+                adapter.map_or(cost, |adapter| cost + cost_of_adding(adapter))
+            }
             Self::Stack(stack) => stack.cost(checkpoint, norms),
         }
     }
@@ -89,7 +93,7 @@ impl<'a> Piece<'a> {
                 vec![tensor.to_string()]
             }
             Self::Compress(matrix) => vec![matrix.name.weight()],
-            Self::Merge(matrix, _) => matrix.tensors().into_iter().map(|spec| spec.name).collect(),
+            Self::Merge(matrix, ..) => matrix.tensors().into_iter().map(|spec| spec.name).collect(),
             Self::Stack(stack) => stack.parts().iter().flat_map(Self::sources).collect(),
         }
     }
@@ -108,7 +112,9 @@ impl<'a> Piece<'a> {
             }
             Self::Cast(tensor, dtype) => vec![as_spec(tensor, *dtype, checkpoint.raw(tensor)?.0)],
             Self::Compress(matrix) => matrix.form.tensors(&matrix.name, matrix.shape, matrix.dtype),
-            Self::Merge(matrix, dtype) => Form::dense().tensors(&matrix.name, matrix.shape, *dtype),
+            Self::Merge(matrix, dtype, _) => {
+                Form::dense().tensors(&matrix.name, matrix.shape, *dtype)
+            }
             Self::Stack(stack) => vec![stack.tensor().clone()],
         })
     }
@@ -144,8 +150,14 @@ impl<'a> Piece<'a> {
                 drop(dense);
                 encode(matrix, &made.map_err(CompressError::of_making(&matrix.name))?)
             }
-            Self::Merge(matrix, dtype) => {
+            Self::Merge(matrix, dtype, adapter) => {
                 let merged = checkpoint.read_merged(matrix)?;
+                let merged = match adapter {
+                    Some(adapter) => adapter.added_to(merged).map_err(|problem| {
+                        AdapterError::Sum { matrix: matrix.name.clone(), problem }
+                    })?,
+                    None => merged,
+                };
                 let data = encode_nearest(merged.data().iter().copied(), *dtype);
                 let data = data.map_err(encoding(matrix.name.weight()))?;
                 Ok(Content { data: vec![Cow::Owned(data)], error: None })
@@ -155,6 +167,15 @@ impl<'a> Piece<'a> {
                 Ok(Content { data: vec![Cow::Owned(data)], error: None })
             }
         }
+    }
+}
+
+/// The cost of adding an adapter to a matrix, which is in memory anyway: three more of that size.
+fn cost_of_adding(adapter: &LoraMatrix) -> Cost {
+    let entries = adapter.shape().iter().fold(1u64, |all, side| all.saturating_mul(*side as u64));
+    Cost {
+        bytes: entries.saturating_mul(3 * size_of::<f64>() as u64),
+        operations: entries.saturating_mul(2 * adapter.rank() as u64),
     }
 }
 

@@ -1,5 +1,6 @@
 use std::path::PathBuf;
 
+use crate::adapters::AdapterError;
 use crate::calibrate::CalibrationError;
 use crate::checkpoint::CheckpointError;
 use crate::files::FileError;
@@ -114,6 +115,9 @@ pub enum GgufError {
     /// A merged matrix that does not fit the memory of this machine.
     #[error("{0}")]
     Oversized(#[from] Oversized),
+    /// An adapter does not fit the model, or cannot be stored.
+    #[error("{0}")]
+    Adapter(#[from] AdapterError),
     /// A model directory cannot be read or written.
     #[error("{0}")]
     Checkpoint(#[from] CheckpointError),

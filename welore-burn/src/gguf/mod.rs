@@ -8,7 +8,10 @@
 //! [`export_gguf`] writes a file of a model directory. Factored matrices are multiplied together,
 //! because llama.cpp does not know them. [`GgufExport`] does the same in steps: it tells the size of
 //! the file before it is written, and takes the bytes of tensors from any [`TensorSource`].
+//!
+//! [`export_adapter`] writes a LoRA adapter, which llama.cpp adds to a file of the model.
 
+mod adapter;
 mod architectures;
 mod config;
 mod error;
@@ -39,6 +42,7 @@ use crate::forms::{TensorSpec, parameters_in};
 use crate::ggml::GgufFile;
 use crate::progress::Progress;
 
+pub use adapter::{adapter_bytes, export_adapter};
 pub use error::GgufError;
 pub use export::{GgufExport, GgufOptions, GgufWritten, export_gguf};
 pub use source::{CheckpointSource, GgufTensor, TensorSource};

@@ -1,6 +1,7 @@
 use std::path::PathBuf;
 
 use super::methods::Trainable;
+use crate::adapters::AdapterError;
 use crate::checkpoint::CheckpointError;
 use crate::eval::EvalError;
 use crate::files::FileError;
@@ -47,6 +48,9 @@ pub enum TrainError {
         /// Why.
         source: FormError,
     },
+    /// The adapter that was trained cannot be stored.
+    #[error("{0}")]
+    Adapter(#[from] AdapterError),
     /// Less data than one step needs.
     #[error("there is too little to train on: {}, but one step takes {batch}", number_of(*rows, "row"))]
     TooFewRows {

@@ -12,13 +12,14 @@ use super::dynamics::{GRADIENTS_FILE, Tracker};
 use super::error::TrainError;
 use super::events::{StepReport, TrainingEvent};
 use super::execution::{ExecutionOptions, Executor};
-use super::methods::select_trainable;
+use super::methods::{Trainable, select_trainable};
 use super::metrics::{Metrics, peak_memory};
-use super::options::TrainOptions;
+use super::options::{LoraOptions, TrainOptions};
 use super::queue::{QueuedStep, StepNumbers, StepQueue};
 use super::schedule::Schedule;
 use super::score::Evaluated;
 use super::selecting::TrainableCount;
+use crate::adapters::LoraAdapter;
 use crate::data::{TokenRow, TokenRows};
 use crate::model::{LanguageModel, device_of};
 use crate::progress::Interrupted;
@@ -160,6 +161,22 @@ impl<M: LanguageModel> Training<M> {
     pub fn result(&self) -> Result<M, TrainError> {
         let best = self.checkpoints.load_best(self.model.clone())?;
         Ok(self.options.trainable.finish(best.valid()))
+    }
+
+    /// The LoRA adapter of the [result](Training::result), in f32; `None` if the method trains none. It
+    /// belongs to the model that the run began with, whose compressed projections were merged.
+    ///
+    /// # Errors
+    ///
+    /// [`TrainError::Broken`], [`TrainError::Damaged`]; [`TrainError::Adapter`] for one that is not
+    /// finite.
+    pub fn adapter(&self) -> Result<Option<LoraAdapter>, TrainError> {
+        if self.options.trainable != Trainable::Lora {
+            return Ok(None);
+        }
+        let best = self.checkpoints.load_best(self.model.clone())?;
+        let LoraOptions { rank, alpha } = self.options.lora;
+        Ok(LoraAdapter::of_module(&best.valid(), alpha / rank as f64)?)
     }
 
     /// Takes the remaining steps. `evaluate` scores the model on its plain device, when the options
