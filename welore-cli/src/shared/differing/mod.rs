@@ -6,13 +6,15 @@ mod telling;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
+use welore_burn::adapters::{LoraAdapter, LoraMatrix};
 use welore_burn::calibrate::{Calibration, is_tied};
 use welore_burn::difference::{
     Approximation, Difference, DifferenceError, Differences, Measuring, RankGoal, Side, adapter_of,
 };
 use welore_burn::files::{OutputDir, check_staged};
+use welore_burn::gguf::{adapter_bytes, export_adapter};
 use welore_burn::linalg::Shrinkage;
-use welore_burn::model::FoundModel;
+use welore_burn::model::{FoundModel, OpenedModel};
 use welore_burn::spectrum::{Method, Norms};
 use welore_burn::workers::Budget;
 
@@ -21,7 +23,7 @@ pub use self::telling::{as_json, tell, warn_of_others};
 use super::artifacts::{check_artifact, check_place, check_space};
 use super::inputs::{check_not_left, check_outside};
 use super::labels::of_norm;
-use super::opening::open_any;
+use super::opening::{open_any, to_run};
 use super::recipe::check_calibration_file;
 use super::selecting::{check_patterns, of_found};
 use crate::args::{AdapterMakingArgs, Typed, rule};
@@ -147,6 +149,10 @@ impl<'a> Job<'a> {
         let (from, to) = (opened.from.checkpoint(), opened.to.checkpoint());
         let selection = of_found(&args.selection, &opened.from)?;
         let difference = Difference::between(from, to, &selection)?;
+        let gguf = match &args.gguf {
+            Some(path) => Some((path, self.check_gguf(opened, &difference)?)),
+            None => None,
+        };
         let norms = self.norms(opened)?;
         let method = norms.method();
         let budget = Budget { jobs: args.jobs, memory: args.max_memory };
@@ -168,11 +174,36 @@ impl<'a> Job<'a> {
         let adapter = adapter_of(&made.approximations, base, difference.is_turned())?;
         adapter.write(output.path()).map_err(|error| error.about(&output))?;
         output.commit()?;
+        if let Some((path, model)) = gguf {
+            export_adapter(model, &adapter, path)?;
+        }
         if let Some(text) = &opened.text {
             let models = (&opened.from, &opened.to);
             made.divergences = Some(text.measure(models, &made.approximations)?);
         }
         Ok(made)
+    }
+
+    /// The model whose names and row orders an adapter for llama.cpp has, after checking that llama.cpp
+    /// has such a model, and adds adapters to the selected matrices.
+    fn check_gguf<'m>(
+        &self,
+        opened: &'m Opened,
+        difference: &Difference<'_>,
+    ) -> Result<&'m OpenedModel> {
+        // Adapters are made for models whose matrices are numbers. Both have the same names.
+        let is_packed =
+            |found: &FoundModel| found.compressed().iter().any(|of| of.form.is_packed());
+        let found = if is_packed(&opened.from) { &opened.to } else { &opened.from };
+        let model = to_run(found, "--gguf", "leave --gguf out")?;
+        let mut adapter = LoraAdapter::default();
+        for (name, [rows, cols]) in difference.matrices() {
+            let (a, b) = (vec![0.0; *cols], vec![0.0; *rows]);
+            let matrix = LoraMatrix::new([*rows, *cols], 1, a, b, 1.0)?;
+            adapter.matrices.insert(name.clone(), matrix);
+        }
+        adapter_bytes(model, &adapter)?;
+        Ok(model)
     }
 
     /// The norms of the calibration, if there is one: those of the loss if it has gradients.
