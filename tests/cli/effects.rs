@@ -6,7 +6,7 @@ use crate::support::Sandbox;
 
 /// The options that have an effect wherever the parser accepts them, for each command. An option
 /// that is neither here nor in [`IDLE`] fails the first test.
-const ALWAYS: [(&str, &str); 14] = [
+const ALWAYS: [(&str, &str); 16] = [
     ("analyze", "output report json include exclude convolutions jobs max-memory no-cache"),
     (
         "calibrate",
@@ -43,6 +43,16 @@ const ALWAYS: [(&str, &str); 14] = [
     ("report", "spectra plan compare run title picture output"),
     ("generate", "prompt max-new-tokens temperature backend device dtype json"),
     ("export", "dtype output gguf dry-run json"),
+    (
+        "extract",
+        "base rank err max-params max-bytes calibration output gguf force dry-run json text windows \
+         seq-len include exclude jobs max-memory",
+    ),
+    (
+        "repair",
+        "source rank err max-params max-bytes calibration output gguf force dry-run json text \
+         windows seq-len include exclude jobs max-memory",
+    ),
     ("inspect", "json"),
     ("demo", "output force report json backend device dtype"),
     ("devices", "json"),
@@ -100,7 +110,7 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 49] = [
+const IDLE_TOO: [(&str, &str); 51] = [
     (
         "calibrate model --text story.txt --calibration-windows 4 --gradient-windows 2 -o seen",
         "effort=quick effort=thorough",
@@ -164,6 +174,8 @@ const IDLE_TOO: [(&str, &str); 49] = [
          save-calibration=kept \
          calibration-windows=4 gradient-windows=4",
     ),
+    ("extract tuned --base model --rank 2 -o out", "backend=flex device=0 dtype=f32"),
+    ("repair low --source model --rank 2 -o out", "backend=flex device=0 dtype=f32 no-types"),
     ("export model --gguf out.gguf", "dense shard-size=1GB force"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (

@@ -110,8 +110,8 @@ fn a_factored_model_is_compared_by_the_products_of_its_factors() {
 #[test]
 fn what_no_adapter_covers_is_counted_and_what_does_not_differ_is_left_out() {
     let dir = tempfile::tempdir().unwrap();
-    let tensors = |bias: f32, norm: f32, q: f32| -> Vec<Tensor<'static>> {
-        vec![
+    let tensors = |bias: f32, norm: f32, q: f32| -> [Tensor<'static>; 4] {
+        [
             ("q_proj.weight", &[2, 2], vec![q, 0.0, 0.0, 2.0]),
             ("k_proj.weight", &[2, 2], vec![1.0, 2.0, 3.0, 4.0]),
             ("norm.weight", &[2], vec![3.0, norm]),
@@ -185,7 +185,7 @@ fn a_calibration_makes_the_factors_that_are_best_in_its_norm() {
     let to = write(&dir.path().join("tuned"), &tensors);
     let path = dir.path().join("calibration");
     let options = CalibrationOptions {
-        seq_len: 32,
+        seq_len: 64,
         windows: Some(4),
         gradient_windows: 4,
         ..CalibrationOptions::default()
@@ -211,7 +211,7 @@ fn a_calibration_makes_the_factors_that_are_best_in_its_norm() {
         norms.of(&made.name).unwrap().apply(&left).unwrap().norm()
     };
     let (calibrated, uncalibrated) = (left(&best[0]), left(&by_weights[0]));
-    assert!(calibrated < 0.95 * uncalibrated, "{calibrated} and {uncalibrated}");
+    assert!(calibrated < 0.99 * uncalibrated, "{calibrated} and {uncalibrated}");
     // It is the error that the singular values tell.
     let tail = found.matrices[0].tails()[6].sqrt();
     assert!((calibrated / tail - 1.0).abs() < 1e-4, "{calibrated} for {tail}");
