@@ -3,7 +3,7 @@ use super::measure::{Differences, MatrixDifference, Measuring, cost_of_pair, in_
 use super::pairs::Difference;
 use crate::adapters::{LoraAdapter, LoraMatrix};
 use crate::calibrate::Calibration;
-use crate::linalg::{Cost, Matrix, loss_of_error};
+use crate::linalg::{Cost, LinalgError, Matrix, loss_of_error};
 use crate::modules::MatrixName;
 use crate::progress::Progress;
 
@@ -153,7 +153,7 @@ fn losses(
 }
 
 /// A matrix whose entries are rounded to f32.
-fn as_f32(matrix: Matrix) -> Result<Matrix, crate::linalg::LinalgError> {
+fn as_f32(matrix: Matrix) -> Result<Matrix, LinalgError> {
     let (rows, cols) = (matrix.rows(), matrix.cols());
     let rounded = matrix.into_data().into_iter().map(|x| f64::from(x as f32));
     Matrix::new(rows, cols, rounded.collect())

@@ -6,7 +6,7 @@ use anyhow::Result;
 use serde_json::{Value, json};
 use welore_burn::difference::{Approximation, dense_model};
 use welore_burn::eval::{Divergence, EvalError, PerplexityOptions, check_text, divergence};
-use welore_burn::model::{Decoder, FoundModel, LanguageModel, OpenedModel};
+use welore_burn::model::{Decoder, FoundModel, OpenedModel};
 
 use crate::args::AdapterMakingArgs;
 use crate::devices::Compute;

@@ -150,7 +150,7 @@ impl<'a> Job<'a> {
         let selection = of_found(&args.selection, &opened.from)?;
         let difference = Difference::between(from, to, &selection)?;
         let gguf = match &args.gguf {
-            Some(path) => Some((path, self.check_gguf(opened, &difference)?)),
+            Some(path) => Some((path, check_gguf(opened, &difference)?)),
             None => None,
         };
         let norms = self.norms(opened)?;
@@ -184,28 +184,6 @@ impl<'a> Job<'a> {
         Ok(made)
     }
 
-    /// The model whose names and row orders an adapter for llama.cpp has, after checking that llama.cpp
-    /// has such a model, and adds adapters to the selected matrices.
-    fn check_gguf<'m>(
-        &self,
-        opened: &'m Opened,
-        difference: &Difference<'_>,
-    ) -> Result<&'m OpenedModel> {
-        // Adapters are made for models whose matrices are numbers. Both have the same names.
-        let is_packed =
-            |found: &FoundModel| found.compressed().iter().any(|of| of.form.is_packed());
-        let found = if is_packed(&opened.from) { &opened.to } else { &opened.from };
-        let model = to_run(found, "--gguf", "leave --gguf out")?;
-        let mut adapter = LoraAdapter::default();
-        for (name, [rows, cols]) in difference.matrices() {
-            let (a, b) = (vec![0.0; *cols], vec![0.0; *rows]);
-            let matrix = LoraMatrix::new([*rows, *cols], 1, a, b, 1.0)?;
-            adapter.matrices.insert(name.clone(), matrix);
-        }
-        adapter_bytes(model, &adapter)?;
-        Ok(model)
-    }
-
     /// The norms of the calibration, if there is one: those of the loss if it has gradients.
     fn norms<'n>(&self, opened: &'n Opened) -> Result<Norms<'n>> {
         let Some(calibration) = &opened.calibration else { return Ok(Norms::plain()) };
@@ -220,6 +198,23 @@ impl<'a> Job<'a> {
         let norms = Norms::new(calibration, method, Shrinkage::default())?;
         Ok(norms.for_tied(is_tied(calibrated.checkpoint())))
     }
+}
+
+/// The model whose names and row orders an adapter for llama.cpp has, after checking that llama.cpp
+/// has such a model, and adds adapters to the selected matrices.
+fn check_gguf<'m>(opened: &'m Opened, difference: &Difference<'_>) -> Result<&'m OpenedModel> {
+    // Adapters are made for models whose matrices are numbers. Both have the same names.
+    let is_packed = |found: &FoundModel| found.compressed().iter().any(|of| of.form.is_packed());
+    let found = if is_packed(&opened.from) { &opened.to } else { &opened.from };
+    let model = to_run(found, "--gguf", "leave --gguf out")?;
+    let mut adapter = LoraAdapter::default();
+    for (name, [rows, cols]) in difference.matrices() {
+        let (a, b) = (vec![0.0; *cols], vec![0.0; *rows]);
+        let matrix = LoraMatrix::new([*rows, *cols], 1, a, b, 1.0)?;
+        adapter.matrices.insert(name.clone(), matrix);
+    }
+    adapter_bytes(model, &adapter)?;
+    Ok(model)
 }
 
 impl Made {
