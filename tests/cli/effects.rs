@@ -32,17 +32,17 @@ const ALWAYS: [(&str, &str); 16] = [
     ),
     (
         "train",
-        "resume output dry-run text task data plan err err-applied keep-params max-bytes from-scratch epochs \
+        "resume adapter output dry-run text task data plan err err-applied keep-params max-bytes from-scratch epochs \
          trainable seq-len batch-size accumulate steps lr schedule warmup weight-decay clip \
          no-shuffle recompute save-every backend device dtype report json",
     ),
     (
         "eval",
-        "text task data seq-len skip windows against save-logits record json backend device dtype",
+        "adapter text task data seq-len skip windows against save-logits record json backend device dtype",
     ),
     ("report", "spectra plan compare run title picture output"),
-    ("generate", "prompt max-new-tokens temperature backend device dtype json"),
-    ("export", "dtype output gguf dry-run json"),
+    ("generate", "adapter prompt max-new-tokens temperature backend device dtype json"),
+    ("export", "output gguf gguf-lora dry-run json"),
     (
         "extract",
         "base rank err max-params max-bytes calibration output gguf force dry-run json text windows \
@@ -110,7 +110,7 @@ const IDLE: [(&str, &str); 14] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 51] = [
+const IDLE_TOO: [(&str, &str); 52] = [
     (
         "calibrate model --text story.txt --calibration-windows 4 --gradient-windows 2 -o seen",
         "effort=quick effort=thorough",
@@ -176,7 +176,8 @@ const IDLE_TOO: [(&str, &str); 51] = [
     ),
     ("extract tuned --base model --rank 2 -o out", "backend=flex device=0 dtype=f32"),
     ("repair low --source model --rank 2 -o out", "backend=flex device=0 dtype=f32 no-types"),
-    ("export model --gguf out.gguf", "dense shard-size=1GB force"),
+    ("export model --gguf out.gguf", "dense shard-size=1GB force adapter=tuned"),
+    ("export model --gguf-lora out.gguf --adapter tuned", "dense shard-size=1GB force dtype=bf16"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (
         "plan plan.json",

@@ -27,6 +27,12 @@ impl LoraAdapter {
         Ok(adapter)
     }
 
+    /// The same adapter for a base model of this name or path, which has these weights.
+    pub fn with_base(self, base: Option<String>, checkpoint: &Checkpoint) -> Self {
+        let turned = self.matrices.keys().any(|name| checkpoint.turns(&name.weight()));
+        Self { base, turned, ..self }
+    }
+
     /// The matrices of a directory that it changes.
     ///
     /// # Errors

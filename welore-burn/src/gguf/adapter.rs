@@ -96,7 +96,7 @@ const HEAD: &str = "output.weight";
 /// # Errors
 ///
 /// Those of [`export_adapter`] about the model.
-pub fn adapter_bytes(
+pub fn adapter_summary(
     opened: &OpenedModel,
     adapter: &LoraAdapter,
 ) -> Result<GgufWritten, GgufError> {

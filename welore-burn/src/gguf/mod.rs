@@ -42,7 +42,7 @@ use crate::forms::{TensorSpec, parameters_in};
 use crate::ggml::GgufFile;
 use crate::progress::Progress;
 
-pub use adapter::{adapter_bytes, export_adapter};
+pub use adapter::{adapter_summary, export_adapter};
 pub use error::GgufError;
 pub use export::{GgufExport, GgufOptions, GgufWritten, export_gguf};
 pub use source::{CheckpointSource, GgufTensor, TensorSource};

@@ -16,6 +16,9 @@ use super::general::{PageArgs, whole};
 pub struct EvalArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
+    /// LoRA adapter of the PEFT library to add to the model: the directory with its adapter_config.json
+    #[arg(long, value_name = "DIR", help_heading = "Evaluation")]
+    pub adapter: Option<PathBuf>,
     /// UTF-8 text or .jsonl file to measure perplexity on
     #[arg(
         long,
@@ -71,7 +74,7 @@ pub struct EvalArgs {
     #[arg(long, alias = "blocks", value_name = "N", help_heading = "Evaluation")]
     pub windows: Option<usize>,
     /// Add the result to the model card that `compress` or `train` wrote in the directory
-    #[arg(long, help_heading = "Output")]
+    #[arg(long, conflicts_with = "adapter", help_heading = "Output")]
     pub record: bool,
     /// Write the predictions of this model to a file that --against takes in its place; 2 bytes for
     /// each token and entry of the vocabulary
@@ -79,7 +82,7 @@ pub struct EvalArgs {
         long,
         value_name = "FILE",
         requires = "text",
-        conflicts_with_all = ["against", "task"],
+        conflicts_with_all = ["against", "task", "adapter"],
         help_heading = "Output"
     )]
     pub save_logits: Option<PathBuf>,
@@ -96,6 +99,9 @@ pub struct EvalArgs {
 pub struct GenerateArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
+    /// LoRA adapter of the PEFT library to add to the model: the directory with its adapter_config.json
+    #[arg(long, value_name = "DIR", help_heading = "Sampling")]
+    pub adapter: Option<PathBuf>,
     /// Text to continue
     #[arg(long, value_name = "TEXT", help_heading = "Sampling")]
     pub prompt: String,
@@ -137,13 +143,17 @@ pub struct GenerateArgs {
 
 /// Arguments of `export`.
 #[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("target").required(true).args(["output", "gguf"])))]
+#[command(group(clap::ArgGroup::new("target").required(true).args(["output", "gguf", "gguf_lora"])))]
 pub struct ExportArgs {
     /// Model directory (dense or compressed), .gguf file, or org/name(@revision) on the Hub
     pub model: PathBuf,
     /// Multiply the factors together, so that any Hugging Face tool can load the model
     #[arg(long, help_heading = "Conversion")]
     pub dense: bool,
+    /// LoRA adapter of the PEFT library: with --dense it is added to the matrices, with --gguf-lora it is
+    /// written for llama.cpp. The directory with its adapter_config.json
+    #[arg(long, value_name = "DIR", help_heading = "Conversion")]
+    pub adapter: Option<PathBuf>,
     /// Store all numbers in this type, rounded to the nearest [default: the type of each tensor, in a
     /// GGUF file also MXFP4]
     #[arg(long, value_parser = named::<Precision>(), help_heading = "Conversion")]
@@ -154,6 +164,10 @@ pub struct ExportArgs {
     /// GGUF file for llama.cpp to write, in place of a directory: dense, with vectors in f32
     #[arg(long, value_name = "FILE", help_heading = "Output")]
     pub gguf: Option<PathBuf>,
+    /// GGUF file of the --adapter to write, which llama.cpp adds to a GGUF file of MODEL with its own
+    /// --lora; in f32
+    #[arg(long, value_name = "FILE", requires = "adapter", help_heading = "Output")]
+    pub gguf_lora: Option<PathBuf>,
     /// Replace the output directory if it is a model directory with nothing else in it
     #[arg(long, help_heading = "Output")]
     pub force: bool,

@@ -21,7 +21,7 @@ use super::ranks::{GoalArgs, TargetArgs};
 pub struct TrainArgs {
     /// Resume the run in this directory from its last checkpoint, with exactly the steps that an
     /// uninterrupted run would take; a larger --steps extends it
-    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text", "watch_text"])]
+    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "adapter", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text", "watch_text"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
     #[command(flatten)]
@@ -54,6 +54,10 @@ pub struct TrainStartArgs {
     /// --from-scratch needs only its config.json and tokenizer.json
     #[arg(required_unless_present = "resume")]
     pub model: Option<PathBuf>,
+    /// LoRA adapter of the PEFT library to add to the model first: the directory with its
+    /// adapter_config.json. Training starts from the sum, which is dense and is kept in RUN/base
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch"], help_heading = "Training")]
+    pub adapter: Option<PathBuf>,
     /// UTF-8 text to train on, or a .jsonl file with a `text` on each line
     #[arg(long, value_name = "FILE", help_heading = "Data")]
     pub text: Option<PathBuf>,

@@ -13,9 +13,9 @@ use welore_burn::progress::Interrupted;
 
 use crate::args::{GenerateArgs, Typed, rule};
 use crate::devices::Compute;
-use crate::shared::opening::open_known;
-use crate::terminal::{Bar, Task, Unit, must_stop};
-use crate::{format, models, output};
+use crate::shared::adapting::{load, note_adapter, open};
+use crate::terminal::{Task, Unit, must_stop};
+use crate::{format, output};
 
 /// Runs the command.
 pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
@@ -23,14 +23,13 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     typed.check(["top-k", "top-p", "seed"].map(|option| rule(option, samples, only)))?;
     let mut sampler = Sampler::new(args.temperature, args.top_k, args.top_p, args.seed)?;
     let compute = Compute::choose(args.compute.choice())?;
-    let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_known(&model, &compute.device)?;
+    let (model, opened, adapter) = open(&args.model, args.adapter.as_deref(), &compute)?;
     let tokenizer = TextTokenizer::open(&model)?;
     let prompt = tokenizer.encode_prompt(&args.prompt)?;
     // Checked here because loading weights may take long.
     check_prompt(opened.skeleton(), &prompt)?;
     let room = Room::of(opened.skeleton(), &prompt, &args, typed);
-    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
+    let loaded = load(opened, compute.dtype, adapter)?;
     let options = GenerateOptions {
         max_new_tokens: args.max_new_tokens,
         stop: loaded.config.eos_token_ids.clone(),
@@ -74,14 +73,16 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     if !args.json {
         return Ok(());
     }
-    output::print_json(&json!({
+    let mut result = json!({
         "prompt": args.prompt,
         "text": unseen,
         "prompt_ids": prompt,
         "ids": tokens,
         "ended": ended,
         "tokens_per_second": speed,
-    }))
+    });
+    note_adapter(args.adapter.as_deref(), &mut result);
+    output::print_json(&result)
 }
 
 /// How many tokens can follow a prompt.

@@ -314,8 +314,10 @@ pub fn check_directory(dir: &Path) -> Result<(), WrongInput> {
 /// How an adapter, given by its directory or id, becomes a model.
 pub(super) fn how_to_merge(adapter: &impl Display) -> String {
     format!(
-        "merge it into its base model, in Python: `AutoPeftModelForCausalLM.from_pretrained(\
-         \"{adapter}\").merge_and_unload().save_pretrained(\"OUT\")`"
+        "give its base model as MODEL, and the directory of a LoRA adapter with --adapter, to `eval`, \
+         `generate`, `train` or `export --dense`; or merge it, in Python: \
+         `AutoPeftModelForCausalLM.from_pretrained(\"{adapter}\").merge_and_unload()\
+         .save_pretrained(\"OUT\")`"
     )
 }
 

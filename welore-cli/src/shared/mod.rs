@@ -1,5 +1,6 @@
 //! Code that several commands share.
 
+pub mod adapting;
 pub mod artifacts;
 pub mod calibrating;
 pub mod card;

@@ -2,6 +2,7 @@
 
 use std::error::Error;
 
+use welore_burn::adapters::AdapterError;
 use welore_burn::calibrate::{CalibrationError, OwnTextError};
 use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::checkpoint::CheckpointError;
@@ -29,7 +30,7 @@ use super::compression::{
     calibration, channel_plan, channels, compress, difference, distill, own_text, plan, read_plan,
     search, spectra, spectrum, type_plan, types,
 };
-use super::files::{checkpoint, container, file, form, gguf, load};
+use super::files::{adapter, checkpoint, container, file, form, gguf, load};
 use super::running::{data, eval, logits, run_file, task, train};
 use crate::failure::{NotImproved, Panic, WrongInput};
 use crate::models::HubError;
@@ -51,6 +52,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
             Some(Verdict::failed("a smaller --lr, or other data to train on, may help"))
         },
         HubError => |e: &HubError| Some(Verdict { input: e.is_input(), hint: e.hint() }),
+        AdapterError => adapter,
         CheckpointError => checkpoint,
         FileError => file,
         FormError => form,

@@ -3,6 +3,7 @@
 use std::io::ErrorKind;
 
 use safetensors::Dtype;
+use welore_burn::adapters::{AdapterError, Refusal};
 use welore_burn::checkpoint::{CheckpointError, MissingKind, Quantizer};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
@@ -105,7 +106,8 @@ pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
         }
         E::Header { .. } => Verdict::input("the file is damaged or incomplete; download it again"),
         E::Adapter { .. } => Verdict::input(
-            "in Python, `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()\
+            "a LoRA adapter goes beside its base model, with --adapter; or in Python, \
+             `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()\
              .save_pretrained(\"OUT\")` writes a whole model",
         ),
         E::Quantized { by, .. } => Verdict::input(dequantizes(*by)),
@@ -131,6 +133,53 @@ pub(super) fn checkpoint(error: &CheckpointError) -> Option<Verdict> {
             Verdict::input(None)
         }
         _ => Verdict::failed(None),
+    })
+}
+
+pub(super) fn adapter(error: &AdapterError) -> Option<Verdict> {
+    use AdapterError as E;
+    Some(match error {
+        E::File(_) => return None,
+        E::Missing { .. } => Verdict::input(
+            "--adapter takes the directory of a LoRA adapter of the PEFT library, with \
+             adapter_config.json and adapter_model.safetensors",
+        ),
+        E::Refused { refusal, .. } => refused(refusal),
+        E::Unknown { .. } | E::Shape { .. } => Verdict::input(
+            "an adapter belongs to one base model, which its adapter_config.json names \
+             (`base_model_name_or_path`): give that one as MODEL",
+        ),
+        E::Packed { .. } => Verdict::input(
+            "give the model as it was before its matrices were put into blocks, or what \
+             `export MODEL --dense -o DIR` makes of it",
+        ),
+        E::Matrix { .. } | E::Broken { .. } | E::NotPlain { .. } => Verdict::input(None),
+        E::Sum { .. } => Verdict::input("the adapter is damaged; download it again"),
+        E::Overflow { .. } => Verdict::input(
+            "f16 holds nothing above 65504; `export MODEL --dtype f32 -o DIR` makes room, and --dtype \
+             f32 computes with it",
+        ),
+        _ => Verdict::failed(None),
+    })
+}
+
+/// What to do with adapters that change a model in other ways.
+fn refused(refusal: &Refusal) -> Verdict {
+    use Refusal as R;
+    Verdict::input(match refusal {
+        R::ChangedBase(_) => {
+            "PEFT's `save_pretrained(DIR, path_initial_model_for_weight_conversion=START)` writes it for \
+             the model as it was"
+        }
+        R::Pickle => {
+            "in Python, `PeftModel.from_pretrained(MODEL, DIR).save_pretrained(\"OUT\")` writes \
+             safetensors"
+        }
+        R::Layer(_) | R::NotTargeted(_) | R::Pattern(_) => return Verdict::input(None),
+        _ => {
+            "in Python, `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()\
+             .save_pretrained(\"OUT\")` writes a whole model"
+        }
     })
 }
 
@@ -175,7 +224,7 @@ const OTHER_TYPE: &str = "use another file of the model, for example in Q8_0";
 pub(super) fn gguf(error: &GgufError) -> Option<Verdict> {
     use GgufError as E;
     Some(match error {
-        E::Checkpoint(_) | E::Container(_) | E::File(_) => return None,
+        E::Adapter(_) | E::Checkpoint(_) | E::Container(_) | E::File(_) => return None,
         E::Oversized(_) | E::Interrupted(_) => return None,
         E::Architecture { .. } => Verdict::input(
             "try the model's Hugging Face directory; of an unknown model the weights are enough",

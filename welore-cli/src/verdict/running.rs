@@ -13,7 +13,12 @@ use super::files::file;
 pub(super) fn train(error: &TrainError) -> Option<Verdict> {
     use TrainError as E;
     Some(match error {
-        E::Checkpoint(_) | E::File(_) | E::Eval(_) | E::Evaluation(_) | E::Interrupted(_) => {
+        E::Adapter(_)
+        | E::Checkpoint(_)
+        | E::File(_)
+        | E::Eval(_)
+        | E::Evaluation(_)
+        | E::Interrupted(_) => {
             return None;
         }
         E::NothingTrainable(Trainable::Lrc) => Verdict::input(

@@ -18,11 +18,10 @@ use welore_burn::report::Measurement;
 use crate::args::EvalArgs;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
+use crate::shared::adapting::{load, note_adapter, open};
 use crate::shared::card::{MADE_BY, check_record, record};
 use crate::shared::identity::Identity;
-use crate::shared::opening::open_known;
 use crate::shared::task::Speaker;
-use crate::terminal::Bar;
 use crate::{format, models, output};
 
 /// Runs the command.
@@ -48,10 +47,9 @@ fn answer_task(args: &EvalArgs, kind: TaskKind, path: &Path) -> Result<()> {
     let mut examples = Task::read(kind, path)?.test;
     examples.truncate(args.windows.unwrap_or(usize::MAX));
     let compute = Compute::choose(args.compute.choice())?;
-    let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_known(&model, &compute.device)?;
+    let (model, opened, adapter) = open(&args.model, args.adapter.as_deref(), &compute)?;
     let speaker = Speaker::new(TextTokenizer::open(&model)?, &opened.config);
-    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
+    let loaded = load(opened, compute.dtype, adapter)?;
     let started = Instant::now();
     let score = speaker.score(&loaded.model, &examples, &compute)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -92,7 +90,7 @@ fn print_answers(
             json!({ "expected": example.response, "answer": answer, "right": right })
         })
         .collect();
-    output::print_json(&identity.with(json!({
+    let mut all = json!({
         "task": kind.name(),
         "accuracy": score.accuracy,
         "right": score.right(),
@@ -101,5 +99,7 @@ fn print_answers(
         "bytes": models::bytes_on_disk(&args.model, &loaded.checkpoint),
         "seconds": seconds,
         "answers": answers,
-    })))
+    });
+    note_adapter(args.adapter.as_deref(), &mut all);
+    output::print_json(&identity.with(all))
 }

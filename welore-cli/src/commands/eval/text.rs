@@ -19,10 +19,10 @@ use super::against::{Against, Dense, Subject};
 use crate::args::EvalArgs;
 use crate::devices::Compute;
 use crate::models::Artifact;
+use crate::shared::adapting::{load, note_adapter, open};
 use crate::shared::artifacts::{check_artifact, check_space, in_file};
 use crate::shared::card::{MADE_BY, record};
 use crate::shared::identity::{Identity, digest_of};
-use crate::shared::opening::open_known;
 use crate::shared::text::{TextReader, documents_of, window_of};
 use crate::terminal::Bar;
 use crate::{format, models, output};
@@ -44,8 +44,7 @@ pub fn predict(args: &EvalArgs, path: &Path) -> Result<()> {
     }
     let documents = documents_of(path)?;
     let compute = Compute::choose(args.compute.choice())?;
-    let model = models::directory_to_run(&args.model, &compute)?;
-    let opened = open_known(&model, &compute.device)?;
+    let (model, opened, adapter) = open(&args.model, args.adapter.as_deref(), &compute)?;
     let tokens = TextReader::open(&model, &opened.config)?.tokens(&documents)?;
     let options = PerplexityOptions {
         seq_len: window_of(args.seq_len, &opened.config),
@@ -81,7 +80,7 @@ pub fn predict(args: &EvalArgs, path: &Path) -> Result<()> {
         Some(against) if args.json => against.model_digest()?,
         _ => None,
     };
-    let loaded = opened.load(compute.dtype, |_| false, &mut Bar::default())?;
+    let loaded = load(opened, compute.dtype, adapter)?;
     let dense = against.map(|against| against.load(&compute)).transpose()?;
     let found = measure(args, &loaded, dense.as_ref(), identity.as_ref(), &tokens, &options)?;
     if args.record {
@@ -196,6 +195,7 @@ fn print_found(
         });
         all["divergence"] = as_json(divergence);
     }
+    note_adapter(args.adapter.as_deref(), &mut all);
     output::print_json(&identity.with(all))
 }
 

@@ -4,9 +4,11 @@ use std::path::Path;
 
 use anyhow::Result;
 use serde_json::json;
+use welore_burn::adapters::LoraAdapter;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::compress::{
-    Conversion, WriteOptions, changes_tensors, convert_directory, converted_size,
+    Conversion, WriteOptions, changes_tensors, convert_directory, converted_size, merge_adapter,
+    merged_size,
 };
 use welore_burn::files::OutputDir;
 use welore_burn::model::FoundModel;
@@ -14,7 +16,7 @@ use welore_burn::spectrum::ModelSize;
 
 use crate::args::ExportArgs;
 use crate::failure::WrongInput;
-use crate::shared::artifacts::{check_output, check_space, in_target};
+use crate::shared::artifacts::{check_output, check_space, in_file, in_target};
 use crate::shared::card::write_converted_card;
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::opening::open_any;
@@ -28,7 +30,7 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
         let hint = "--dense multiplies factors together, --dtype TYPE stores all numbers as TYPE";
         return Err(WrongInput::with_hint(message, hint).into());
     }
-    check_not_left(target, [args.model.as_path()])?;
+    check_not_left(target, [args.model.as_path()].into_iter().chain(args.adapter.as_deref()))?;
     let model = models::directory_of(&args.model)?;
     let found = open_any(&model)?;
     check_output(target, &model)?;
@@ -36,17 +38,32 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
         true => OutputDir::check_free(target, args.force).map(|()| None)?,
         false => Some(OutputDir::create(target, args.force)?),
     };
-    check_outside(target, [args.model.as_path()])?;
-    let conversion = conversion(args, &found)?;
+    check_outside(target, [args.model.as_path()].into_iter().chain(args.adapter.as_deref()))?;
+    let adapter = args.adapter.as_deref().map(|dir| open_adapter(dir, &found)).transpose()?;
     let checkpoint = found.checkpoint();
-    let size = converted_size(checkpoint, conversion)?;
+    let way = match &adapter {
+        Some(adapter) => Way::Adding(adapter),
+        None => Way::Converting(conversion(args, &found)?),
+    };
+    let size = match way {
+        Way::Adding(adapter) => merged_size(checkpoint, adapter, args.dtype)?,
+        Way::Converting(conversion) => converted_size(checkpoint, conversion)?,
+    };
     check_space(target, size.bytes)?;
     let Some(output) = output else {
         return preview(args, target, size);
     };
     let mut bar = Bar::default();
     let options = WriteOptions { shard_bytes: args.shards.shard_size, ..WriteOptions::default() };
-    let plan = convert_directory(checkpoint, conversion, &output, &options, &mut bar)?;
+    let plan = match way {
+        Way::Adding(adapter) => {
+            merge_adapter(checkpoint, adapter, args.dtype, &output, &options, &mut bar)?;
+            None
+        }
+        Way::Converting(conversion) => {
+            convert_directory(checkpoint, conversion, &output, &options, &mut bar)?
+        }
+    };
     bar.finish();
     if !args.dense {
         let base = args.model.to_string_lossy();
@@ -55,6 +72,19 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
     }
     output.commit()?;
     tell(args, target, &Checkpoint::open(target)?)
+}
+
+/// How the directory is made.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Converting(Conversion),
+    /// Dense, with an adapter added.
+    Adding(&'a LoraAdapter),
+}
+
+/// The adapter in a directory, if it fits the model, which need not be one that can be run here.
+fn open_adapter(dir: &Path, found: &FoundModel) -> Result<LoraAdapter> {
+    in_file(LoraAdapter::open(dir)?.for_checkpoint(found.checkpoint()), dir)
 }
 
 /// What the user asked for, if it changes the model.

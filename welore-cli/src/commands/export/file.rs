@@ -43,7 +43,7 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
 }
 
 /// Reports what was written, or would be.
-fn tell(args: &ExportArgs, target: &Path, summary: &GgufWritten) -> Result<()> {
+pub(super) fn tell(args: &ExportArgs, target: &Path, summary: &GgufWritten) -> Result<()> {
     let types = summary.types.iter().map(|(dtype, count)| (dtype.name(), *count));
     if args.json {
         let types: Map<String, Value> =

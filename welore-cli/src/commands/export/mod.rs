@@ -1,5 +1,6 @@
 //! `export`: from a model to a directory or a file for other programs.
 
+mod adapter;
 mod directory;
 mod file;
 
@@ -10,15 +11,19 @@ use crate::failure::WrongInput;
 
 /// Runs the command.
 pub fn run(args: ExportArgs, typed: &Typed) -> Result<()> {
-    let to_directory = args.gguf.is_none();
+    let to_directory = args.output.is_some();
+    let takes_adapter = args.gguf_lora.is_some() || (to_directory && args.dense);
     typed.check([
         rule("dense", to_directory, "only with --output: a GGUF file is always dense"),
         rule("shard-size", to_directory, "only with --output: a GGUF file is not split"),
+        rule("adapter", takes_adapter, "only with --dense and --output, or with --gguf-lora"),
+        rule("dtype", args.gguf_lora.is_none(), "not with --gguf-lora, which is in f32"),
         rule("force", to_directory, "only with --output: a file is replaced without it"),
     ])?;
-    match (&args.gguf, &args.output) {
-        (Some(file), _) => file::run(&args, file),
-        (None, Some(directory)) => directory::run(&args, directory),
-        (None, None) => Err(WrongInput::new("neither --output nor --gguf is given").into()),
+    match (&args.gguf, &args.output, &args.gguf_lora, &args.adapter) {
+        (_, _, Some(file), Some(adapter)) => adapter::run(&args, adapter, file),
+        (Some(file), ..) => file::run(&args, file),
+        (None, Some(directory), ..) => directory::run(&args, directory),
+        _ => Err(WrongInput::new("none of --output, --gguf and --gguf-lora is given").into()),
     }
 }

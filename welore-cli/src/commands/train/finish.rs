@@ -6,12 +6,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use serde_json::json;
+use welore_burn::adapters::is_adapter;
 use welore_burn::checkpoint::Checkpoint;
 use welore_burn::files::{FileError, OutputDir, read_existing, replace_file};
 use welore_burn::model::{LanguageModel, open_weights};
 use welore_burn::plan::read_plan;
-use welore_burn::train::{Position, RunFile, Score, Training, model_digest};
+use welore_burn::train::{Position, RunFile, Score, Trainable, Training, model_digest};
 
+use super::adapter;
 use crate::args::TrainArgs;
 use crate::failure::{NotImproved, WrongInput};
 use crate::shared::card::MADE_BY;
@@ -51,6 +53,7 @@ fn noted(dir: &Path) -> Result<Option<Noted>> {
 /// `is_done`, unless it was extended after it wrote one, and after that only a complete model: the
 /// one that the run wrote, if it is known.
 pub fn check_model(dir: &Path, run: &RunFile, is_done: bool) -> Result<()> {
+    adapter::check_free(dir, run)?;
     let model = &model_of(dir);
     let Ok(found) = model.symlink_metadata() else { return Ok(()) };
     let is_model = || found.is_dir() && Checkpoint::open(model).is_ok();
@@ -109,6 +112,8 @@ pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path
     {
         return Err(FileError::io(&digest)(error).into());
     }
+    // Before the model: with that the run is finished.
+    adapter::write(training, run, dir)?;
     write_result(training, run, output)?;
     let steps = match run.is_extended() {
         true => format!(" {}", run.options.steps),
@@ -152,11 +157,14 @@ pub fn report<M: LanguageModel>(
     model: &Path,
 ) -> Result<()> {
     let (position, count) = (training.position(), training.count());
+    let adapter = Some(model.with_file_name("adapter"));
+    let adapter = adapter.filter(|dir| run.options.trainable == Trainable::Lora && is_adapter(dir));
     if args.json {
         let value =
             |score: Option<Score>| score.map(|score| json!({ score.name(): score.value() }));
         output::print_json(&json!({
             "model": model.display().to_string(),
+            "adapter": adapter.map(|dir| dir.display().to_string()),
             "steps": position.step,
             "tokens": position.tokens,
             "trainable": count.trainable,
@@ -175,6 +183,9 @@ pub fn report<M: LanguageModel>(
             format::count(position.tokens),
             model.display()
         );
+        if let Some(adapter) = adapter {
+            say!("the adapter is in {}", adapter.display());
+        }
         for line in scores(&position) {
             say!("{line}");
         }

@@ -1,5 +1,6 @@
 //! `train`: fine-tune a model on a text or a task, by default only its low-rank components.
 
+mod adapter;
 mod changes;
 mod data;
 mod extend;
@@ -40,8 +41,10 @@ use data::{Evaluation, Inputs, row_name};
 /// Runs the command.
 pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
-    let TrainStartArgs { model, text, data, plan, eval_text, watch_text, output, .. } = &args.start;
-    let inputs = [model, text, data, plan, eval_text, watch_text, &args.resume].into_iter();
+    let TrainStartArgs { model, adapter, text, data, plan, eval_text, watch_text, output, .. } =
+        &args.start;
+    let inputs =
+        [model, adapter, text, data, plan, eval_text, watch_text, &args.resume].into_iter();
     check_page(&args.page, output.as_deref(), inputs.filter_map(|path| path.as_deref()))?;
     match (&args.resume, &args.start.output) {
         (_, Some(dir)) if args.dry_run => preview::show(&args, typed, dir),

@@ -18,6 +18,7 @@ use welore_burn::train::{
     ScheduleKind, TrainOptions, Trainable, TrainableCount, check_method, check_rows, check_run,
 };
 
+use super::adapter::with_adapter;
 use super::data::row_name;
 use super::place::check_free;
 use super::request::{Request, check_evaluations, eval_window, with_epochs};
@@ -169,6 +170,9 @@ fn skeleton(
         return Ok((described_model(from)?.0.init(&host()), None));
     }
     let opened = open_known(from, &host())?;
+    if let Some(adapter) = &args.start.adapter {
+        return Ok((with_adapter(adapter, &opened)?, None));
+    }
     let Some(goal) = goal else { return Ok((opened.into_skeleton(), None)) };
     let plan = planned(args, &opened, goal)?;
     let form_of = |name: &_| plan.find_compressed(name).map(|matrix| matrix.form);

@@ -9,6 +9,7 @@ use welore_burn::files::OutputDir;
 use welore_burn::spectrum::Norms;
 use welore_burn::train::{RunFile, check_method, check_rows, model_digest};
 
+use super::adapter::{adapted_model, with_adapter};
 use super::data::{self, EvaluationData, Inputs, absolute_path};
 use super::place::NewPlace;
 use super::request::{Request, check_evaluations, eval_window, with_epochs};
@@ -44,8 +45,12 @@ pub fn start(args: &TrainArgs, typed: &Typed, dir: &Path, compute: &Compute) -> 
     } else if request.goal.is_none() {
         // As it is stored, it may have nothing that trains.
         let opened = open_known(&request.model, &host())?;
-        check_method(opened.skeleton(), &request.options)?;
-        check_training(opened.skeleton(), &request.options, compute)?;
+        let skeleton = match &args.start.adapter {
+            Some(adapter) => with_adapter(adapter, &opened)?,
+            None => opened.into_skeleton(),
+        };
+        check_method(&skeleton, &request.options)?;
+        check_training(&skeleton, &request.options, compute)?;
     }
     let place = NewPlace::create(dir)?;
     let (run, inputs) = prepare(args, typed, request, dir)?;
@@ -97,9 +102,12 @@ pub fn prepare(
 }
 
 /// The model directory that training starts from: the given one, or `RUN/base`, into which the
-/// given one is compressed.
+/// given one is compressed, or written with an adapter added to it.
 fn base_of(args: &TrainArgs, model: &Path, goal: Option<Goal>, dir: &Path) -> Result<PathBuf> {
     let opened = open_known(model, &host())?;
+    if let Some(adapter) = &args.start.adapter {
+        return adapted_model(adapter, &opened, dir);
+    }
     let Some(goal) = goal else { return absolute_path(model) };
     let output = OutputDir::create(dir.join("base"), false)?;
     let selected = of_model(&args.start.selection, opened.skeleton())?;

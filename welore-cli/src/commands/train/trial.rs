@@ -146,7 +146,11 @@ fn room(args: &TrainArgs, request: &Request) -> Result<u64> {
         return Ok(u64::try_from(bytes).unwrap_or(u64::MAX));
     }
     let bytes = Checkpoint::open(&request.model)?.bytes();
-    Ok(if request.goal.is_some() { bytes.saturating_mul(2) } else { bytes })
+    Ok(if request.goal.is_some() || args.start.adapter.is_some() {
+        bytes.saturating_mul(2)
+    } else {
+        bytes
+    })
 }
 
 /// The options of a run of a few steps without evaluations, which are the same steps. `left` are at

@@ -1,0 +1,98 @@
+//! Adapters of the PEFT library that a run begins with, or that result from it.
+
+use std::path::{Component, Path, PathBuf};
+
+use anyhow::Result;
+use welore_burn::compress::{WriteOptions, merge_adapter};
+use welore_burn::files::OutputDir;
+use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_weights};
+use welore_burn::train::{RunFile, Trainable, Training};
+
+use super::data::absolute_path;
+use crate::shared::adapting::open_adapter;
+use crate::terminal::{Bar, is_part};
+
+/// The directory of the adapter that a run trained.
+pub fn adapter_of(run: &Path) -> PathBuf {
+    run.join("adapter")
+}
+
+/// Writes a model with an adapter added to it to `RUN/base`, which is dense: training starts from that.
+pub fn adapted_model(adapter: &Path, opened: &OpenedModel, dir: &Path) -> Result<PathBuf> {
+    let base = dir.join("base");
+    let found = open_adapter(adapter, opened)?;
+    let output = OutputDir::create(&base, false)?;
+    let mut bar = Bar::default();
+    let options = WriteOptions::default();
+    merge_adapter(&opened.checkpoint, &found, None, &output, &options, &mut bar)?;
+    bar.finish();
+    output.commit()?;
+    if !is_part() {
+        note!(
+            "{} is added to the model: training starts from {}",
+            adapter.display(),
+            base.display()
+        );
+    }
+    absolute_path(&base)
+}
+
+/// The model with an adapter added to it, without its weights: it is dense.
+pub fn with_adapter(adapter: &Path, opened: &OpenedModel) -> Result<Decoder> {
+    open_adapter(adapter, opened)?;
+    Ok(opened.skeleton_in(|_| None)?)
+}
+
+/// Checks that the adapter of a run can be written, if it will have one.
+pub fn check_free(dir: &Path, run: &RunFile) -> Result<()> {
+    if run.options.trainable == Trainable::Lora {
+        OutputDir::check_free(adapter_of(dir), true)?;
+    }
+    Ok(())
+}
+
+/// Writes the adapter that a run trained beside its model, if it trained one.
+pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path) -> Result<()> {
+    let Some(adapter) = training.adapter()? else { return Ok(()) };
+    let base = open_weights(&run.base)?;
+    // To a compressed model, PEFT would add it otherwise than it was trained.
+    let is_dense = base.compressed_matrices()?.is_empty();
+    let name = is_dense.then(|| hub_id(&run.base).unwrap_or(run.base.display().to_string()));
+    adapter.with_base(name, &base).save(adapter_of(dir), true)?;
+    if !is_dense && !is_part() {
+        note!(
+            "note: the adapter belongs to the dense model that `welore-cli export {} --dense` writes, \
+             because the factors were multiplied together before training",
+            run.base.display()
+        );
+    }
+    Ok(())
+}
+
+/// The id of a model in the cache of the Hub: `org/name` for `models--org--name/snapshots/REVISION`.
+fn hub_id(dir: &Path) -> Option<String> {
+    let names: Vec<&str> = dir
+        .components()
+        .filter_map(|part| match part {
+            Component::Normal(name) => name.to_str(),
+            _ => None,
+        })
+        .collect();
+    let place = names.iter().rposition(|name| *name == "snapshots")?;
+    let name = names.get(place.checked_sub(1)?)?.strip_prefix("models--")?;
+    Some(name.replace("--", "/"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_in_the_cache_of_the_hub_have_their_ids() {
+        let id = |dir: &str| hub_id(Path::new(dir));
+        let cached = "/home/me/.cache/huggingface/hub/models--org--tiny/snapshots/0123";
+        assert_eq!(id(cached).as_deref(), Some("org/tiny"));
+        assert_eq!(id("/models/tiny"), None);
+        assert_eq!(id("/snapshots/tiny"), None);
+    }
+}
