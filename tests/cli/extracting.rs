@@ -66,6 +66,10 @@ fn an_adapter_of_the_rank_of_the_difference_is_the_tuned_model() {
     let down = &tensors[&format!("base_model.model.{DOWN}.lora_A.weight")];
     assert_eq!((down.dtype, &down.shape[..]), (Dtype::F32, &[1, 160][..]));
     assert!(sandbox.read("adapter.gguf").starts_with(b"GGUF"));
+    let eval =
+        |model: &str| number(&sandbox.json(&format!("eval {model} {TEXT} --json"))["perplexity"]);
+    let (added, tuned) = (eval("wide --adapter adapter"), eval("tuned"));
+    assert!((added / tuned - 1.0).abs() < 1e-5, "{added} for {tuned}");
 
     // It is replaced only if that is asked for.
     sandbox.refuses(line, "adapter");
