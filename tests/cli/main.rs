@@ -1,5 +1,6 @@
 //! The behavior of the command line: its results, its refusals, and what it leaves on disk.
 
+mod adapters;
 mod against;
 mod bad_config;
 mod bad_model;

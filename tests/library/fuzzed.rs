@@ -37,6 +37,8 @@ const FORMATS: &[Format] = formats![
     journal,
     calibration,
     imatrix,
+    adapter,
+    adapter_config,
     logits,
     weights,
     index,
@@ -114,6 +116,12 @@ fn damaged_journals_are_refused_or_can_be_continued() {
 fn damaged_calibrations_are_refused_or_have_moments() {
     withstands("calibration", 300);
     withstands("imatrix", 300);
+}
+
+#[test]
+fn damaged_adapters_are_refused_or_can_be_written() {
+    withstands("adapter", 200);
+    withstands("adapter_config", 200);
 }
 
 #[test]

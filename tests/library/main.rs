@@ -34,6 +34,7 @@ mod mixture;
 mod own_text;
 mod packed;
 mod packed_training;
+mod peft;
 mod plan;
 mod quantize;
 mod replacing;

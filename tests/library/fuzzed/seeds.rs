@@ -13,7 +13,8 @@ use welore_burn::spectrum::Spectra;
 use welore_burn::train::{GradientDynamics, read_gradients};
 
 use super::bodies::{
-    LOGITS_TOKENS, NOTED, SEARCHING, logits_options, search_fixture, search_options,
+    LOGITS_TOKENS, NOTED, SEARCHING, adapter_fixture, logits_options, search_fixture,
+    search_options,
 };
 use super::mutate::{Seed, Tensors};
 use crate::fixture;
@@ -95,6 +96,22 @@ pub fn imatrix() -> Vec<Seed> {
         gguf.add_f32(&format!("blk.0.{matrix}.weight.counts"), &[1], &[12.0]);
     }
     vec![Seed::Gguf(gguf)]
+}
+
+pub fn adapter() -> Vec<Seed> {
+    let dir = adapter_fixture();
+    let bytes = fs::read(dir.path().join("adapter/adapter_model.safetensors")).unwrap();
+    vec![Seed::Tensors(Tensors::parse(&bytes, None))]
+}
+
+pub fn adapter_config() -> Vec<Seed> {
+    let dir = adapter_fixture();
+    let text = fs::read_to_string(dir.path().join("adapter/adapter_config.json")).unwrap();
+    let (config, mut patterns) = (parsed(&text), parsed(&text));
+    patterns["alpha_pattern"] = json!({ r"layers\.\d+\..*q_proj": 8, "q_proj": 2.5 });
+    patterns["use_rslora"] = json!(true);
+    patterns["layers_to_transform"] = json!([0, 1]);
+    vec![Seed::Json(config), Seed::Json(patterns)]
 }
 
 pub fn calibration_file() -> Tensors {

@@ -39,6 +39,9 @@ struct Fields {
     use_qalora: Value,
     alora_invocation_tokens: Value,
     arrow_config: Value,
+    use_bdlora: Value,
+    kasa_config: Value,
+    monteclora_config: Value,
 }
 
 /// How an adapter is to be applied.
@@ -50,6 +53,7 @@ pub(super) struct Config {
     alpha: f64,
     ranks: Table,
     alphas: Table,
+    /// Whether scales are divided by the root of the rank.
     of_root: bool,
     /// The ends of the names of matrices that have adapters, where they are listed.
     targets: Option<HashSet<String>>,
@@ -65,10 +69,16 @@ impl Config {
     /// Reads a file; `None` if there is none.
     pub fn read(path: &Path) -> Result<Option<Self>, AdapterError> {
         let Some(text) = read_existing(path, LARGEST_CONFIG)? else { return Ok(None) };
-        let fields: Fields = serde_json::from_slice(&text).map_err(|error| {
-            let reason = format!("not a configuration of PEFT: {}", in_words(&error));
-            AdapterError::Broken { path: path.into(), reason }
-        })?;
+        let broken = |reason: String| AdapterError::Broken {
+            path: path.into(),
+            reason: format!("not a configuration of PEFT: {reason}"),
+        };
+        // serde takes a list of the fields for an object.
+        if text.trim_ascii_start().starts_with(b"[") {
+            return Err(broken("it is a list, not an object".into()));
+        }
+        let fields: Fields =
+            serde_json::from_slice(&text).map_err(|error| broken(in_words(&error)))?;
         let config = Self::of(fields);
         config.map(Some).map_err(|refusal| AdapterError::Refused { path: path.into(), refusal })
     }
@@ -132,11 +142,11 @@ impl Config {
         }
     }
 
-    /// The number of the layer that a matrix is in, as PEFT finds it: the last number in its name, or
+    /// The number of the layer that a matrix is in, as PEFT finds it: the first number in its name, or
     /// that after a word of `layers_pattern`.
     fn layer(&self, name: &MatrixName) -> Option<u64> {
         let words: Vec<&str> = name.as_str().split('.').collect();
-        let places = (1..words.len().saturating_sub(1)).rev();
+        let places = 1..words.len().saturating_sub(1);
         let is_after = |place: &usize| {
             self.before_layer.is_empty() || self.before_layer.contains(words[place - 1])
         };
@@ -186,6 +196,9 @@ impl Fields {
             ("use_qalora", &self.use_qalora),
             ("alora_invocation_tokens", &self.alora_invocation_tokens),
             ("arrow_config", &self.arrow_config),
+            ("use_bdlora", &self.use_bdlora),
+            ("kasa_config", &self.kasa_config),
+            ("monteclora_config", &self.monteclora_config),
         ];
         if is_set(&self.trainable_token_indices) {
             return Err(Refusal::Embedding("trainable_token_indices".into()));

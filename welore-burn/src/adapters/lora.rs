@@ -186,8 +186,8 @@ impl LoraAdapter {
         let mut counts: BTreeMap<u64, usize> = BTreeMap::new();
         for matrix in self.matrices.values() {
             let alpha = matrix.scale * matrix.rank as f64;
-            // A scale of 0, or a negative one, is folded into the matrices.
-            if alpha > 0.0 {
+            // Any other scale is folded into the matrices.
+            if alpha > 0.0 && alpha.is_finite() {
                 *counts.entry(alpha.to_bits()).or_default() += 1;
             }
         }

@@ -49,13 +49,12 @@ impl Table {
     pub fn new(entries: Entries) -> Result<Self, Refusal> {
         let mut table = Self::default();
         for (place, (key, value)) in entries.0.into_iter().enumerate() {
-            let is_name = |c: char| c.is_alphanumeric() || matches!(c, '_' | '-' | '.');
-            match key.chars().all(is_name) && !key.is_empty() {
-                true => drop(table.names.entry(key).or_insert((place, value))),
-                false if table.expressions.len() == MOST_EXPRESSIONS => {
-                    return Err(Refusal::Pattern(key));
-                }
-                false => table.expressions.push((place, Pattern::new(&key)?, value)),
+            if !key.is_empty() && key.chars().all(is_of_name) {
+                table.names.entry(key).or_insert((place, value));
+            } else if table.expressions.len() < MOST_EXPRESSIONS {
+                table.expressions.push((place, Pattern::new(&key)?, value));
+            } else {
+                return Err(Refusal::Pattern(key));
             }
         }
         Ok(table)
@@ -72,7 +71,24 @@ impl Table {
 
 /// A name, and what is behind each of its dots.
 pub(super) fn ends(name: &str) -> impl Iterator<Item = &str> {
-    std::iter::once(name).chain(name.match_indices('.').map(|(at, _)| &name[at + 1..]))
+    std::iter::once(name).chain(name.match_indices('.').map(move |(at, _)| &name[at + 1..]))
+}
+
+/// The key that matches a name, and nothing else that a model has.
+pub(super) fn key_of(name: &str) -> String {
+    let mut key = String::with_capacity(name.len());
+    for c in name.chars() {
+        if !is_of_name(c) {
+            key.push('\\');
+        }
+        key.push(c);
+    }
+    key
+}
+
+/// Whether a character stands for itself in a key, as a dot does here.
+fn is_of_name(c: char) -> bool {
+    c.is_alphanumeric() || matches!(c, '_' | '-' | '.')
 }
 
 /// A part of an expression.
@@ -111,16 +127,16 @@ impl Pattern {
         let unknown = || Refusal::Pattern(text.into());
         let from_start = text.starts_with('^');
         let body = text.strip_prefix('^').unwrap_or(text);
-        let body = body.strip_suffix('$').unwrap_or(body);
         let (mut atoms, mut chars) = (Vec::new(), body.chars());
         while let Some(c) = chars.next() {
             let atom = match c {
                 '.' => Atom::Any,
                 '\\' => match chars.next() {
                     Some('d') => Atom::Digit,
-                    Some(c @ ('.' | '-' | '_')) => Atom::Char(c),
+                    Some(c) if !c.is_alphanumeric() => Atom::Char(c),
                     _ => return Err(unknown()),
                 },
+                '$' if chars.as_str().is_empty() => break,
                 '*' | '+' => {
                     let last: &mut (Atom, bool, bool) = atoms.last_mut().ok_or_else(unknown)?;
                     if last.2 {
@@ -129,7 +145,7 @@ impl Pattern {
                     (last.1, last.2) = (c == '+', true);
                     continue;
                 }
-                c if c.is_alphanumeric() || c == '_' || c == '-' => Atom::Char(c),
+                c if is_of_name(c) => Atom::Char(c),
                 _ => return Err(unknown()),
             };
             atoms.push((atom, true, false));
@@ -219,6 +235,15 @@ mod tests {
         assert_eq!(both.value("lm_head"), None);
         let turned = table(r#"{"model.*": 4, "self_attn.q_proj": 2}"#);
         assert_eq!(turned.value(NAME), Some(4.0));
+    }
+
+    #[test]
+    fn every_name_has_a_key() {
+        for name in ["model.layers.0.q_proj", "a(b*c.d", "x$", r"a\b", "{}", "a b"] {
+            let pattern = Pattern::new(&key_of(name)).unwrap();
+            assert!(pattern.matches(name) && !pattern.matches("other"), "{name}");
+        }
+        assert_eq!(key_of("model.layers.0.q_proj"), "model.layers.0.q_proj");
     }
 
     #[test]

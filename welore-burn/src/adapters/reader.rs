@@ -104,7 +104,8 @@ fn place(tensor: &str) -> Result<(MatrixName, bool), Refusal> {
     };
     for (part, is_a) in [(A, true), (B, false)] {
         let stem = name.strip_suffix(".weight").and_then(|stem| stem.strip_suffix(part));
-        if let Some(matrix) = stem.and_then(|stem| stem.strip_suffix('.')) {
+        let matrix = stem.and_then(|stem| stem.strip_suffix('.'));
+        if let Some(matrix) = matrix.filter(|matrix| !matrix.is_empty()) {
             return Ok((MatrixName::from(matrix), is_a));
         }
     }

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::error::AdapterError;
 use super::lora::{A, B, LoraAdapter};
+use super::pattern::key_of;
 use super::reader::{CONFIG_FILE, PREFIX, WEIGHTS_FILE};
 use crate::files::{OutputDir, write_file};
 use crate::modules::MatrixName;
@@ -68,8 +69,8 @@ impl LoraAdapter {
     fn config(&self, alpha: f64) -> Value {
         let rank = self.most_frequent_rank();
         let others = self.matrices.iter().filter(|(_, matrix)| matrix.rank() != rank);
-        let others: BTreeMap<&str, usize> =
-            others.map(|(name, matrix)| (name.as_str(), matrix.rank())).collect();
+        let others: BTreeMap<String, usize> =
+            others.map(|(name, matrix)| (key_of(name.as_str()), matrix.rank())).collect();
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",

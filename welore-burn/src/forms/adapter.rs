@@ -106,7 +106,11 @@ pub(crate) fn add_to_factors<'a, M: Module>(
 ) -> M {
     let adapter = |(matrix, a, b, scale): (&LiveMatrix, TensorData, TensorData, f64)| {
         let down = matrix.base.base();
-        let (device, dtype) = (down.device(), down.dtype());
+        let device = down.device();
+        let dtype = match down.dtype() {
+            DType::QFloat(_) => DType::F32,
+            dtype => dtype,
+        };
         let param = |data: TensorData| {
             let data = data.convert_dtype(dtype);
             let value = Tensor::<2>::from_data(data, (&device, dtype));

@@ -50,7 +50,7 @@ impl<'a> Outgoing<'a> {
         for entry in entries(&opened.config, architecture) {
             let name = MatrixName::of_weight(&entry.name);
             let Some(matrix) = name.as_ref().and_then(|name| left.remove(name)) else { continue };
-            if entry.part.is_some() || entry.is_of_tokens() && entry.gguf != HEAD {
+            if entry.part.is_some() || (entry.is_of_tokens() && entry.gguf != HEAD) {
                 let what = entry.name;
                 return Err(wrong(format!(
                     "the adapter changes `{what}`, which llama.cpp adds no adapter to: all experts of \
@@ -139,4 +139,60 @@ pub fn export_adapter(
 
 fn bytes(values: &[f32]) -> Vec<u8> {
     values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::ggml::GgufFile;
+    use crate::model::open_model;
+
+    /// llama.cpp rotates neighbours, so rows of queries are in another order there.
+    #[test]
+    fn files_have_the_names_the_shapes_and_the_rows_of_llama_cpp() {
+        let dir = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/fixtures/tiny-llama");
+        let opened = open_model(dir, &Device::default()).unwrap();
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("lora.gguf");
+        let matrix = |[outputs, inputs]: [usize; 2], rank: usize, scale| {
+            let numbers = |count: usize| (0..count).map(|n| (n % 89) as f32).collect();
+            let (a, b) = (numbers(rank * inputs), numbers(outputs * rank));
+            LoraMatrix::new([outputs, inputs], rank, a, b, scale).unwrap()
+        };
+        let (query, down) = (matrix([64, 64], 4, 0.5), matrix([64, 160], 2, 4.0));
+        let matrices = [
+            ("model.layers.0.self_attn.q_proj".into(), query.clone()),
+            ("model.layers.1.mlp.down_proj".into(), down.clone()),
+        ];
+        let adapter = LoraAdapter { matrices: matrices.into(), ..LoraAdapter::default() };
+        let written = export_adapter(&opened, &adapter, &path).unwrap();
+        assert_eq!((written.architecture.as_str(), written.parameters), ("llama", 960));
+        assert_eq!(path.metadata().unwrap().len(), written.bytes);
+
+        let file = GgufFile::open(&path).unwrap();
+        assert_eq!(file.text("general.type").unwrap(), Some("adapter"));
+        assert_eq!(file.text("adapter.type").unwrap(), Some("lora"));
+        // The larger one of the scales times the ranks.
+        assert_eq!(file.number("adapter.lora.alpha").unwrap(), Some(8.0));
+        let tensor = |name: &str| {
+            let info = &file.tensors()[name];
+            let (entries, _) = file.bytes(info).as_chunks::<4>();
+            let entries = entries.iter().map(|x| f32::from_le_bytes(*x));
+            (info.shape.clone(), entries.collect::<Vec<f32>>())
+        };
+        let (shape, a) = tensor("blk.0.attn_q.weight.lora_a");
+        assert_eq!((shape, a.as_slice()), (vec![64, 4], query.a()));
+        let (shape, b) = tensor("blk.0.attn_q.weight.lora_b");
+        assert_eq!(shape, [4, 64]);
+        // Heads have 16 channels, of which the channel 8 is the neighbour of the channel 0. A scale of
+        // 0.5 is one of 8 / 4 with a quarter of the matrix.
+        for (row, own) in [(0, 0), (1, 8), (2, 1), (15, 15), (17, 24)] {
+            let expected: Vec<f32> = query.b()[4 * own..][..4].iter().map(|x| x / 4.0).collect();
+            assert_eq!(b[4 * row..][..4], expected, "row {row}");
+        }
+        let (shape, b) = tensor("blk.1.ffn_down.weight.lora_b");
+        assert_eq!((shape, b.as_slice()), (vec![2, 64], down.b()));
+    }
 }

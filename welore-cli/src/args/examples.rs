@@ -105,6 +105,8 @@ Examples:
   welore-cli export low --dense -o dense
   welore-cli export low --dtype bf16 -o low-bf16
   welore-cli export low --gguf low.gguf --dtype f16
+  welore-cli export MODEL --adapter run/adapter --dense -o merged
+  welore-cli export MODEL --adapter run/adapter --gguf-lora tuned.gguf
   welore-cli export model.gguf --dtype f16 -o model";
 
 /// For `extract`.

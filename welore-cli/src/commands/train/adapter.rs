@@ -10,7 +10,7 @@ use welore_burn::train::{RunFile, Trainable, Training};
 
 use super::data::absolute_path;
 use crate::shared::adapting::open_adapter;
-use crate::terminal::{Bar, is_part};
+use crate::terminal::Bar;
 
 /// The directory of the adapter that a run trained.
 pub fn adapter_of(run: &Path) -> PathBuf {
@@ -27,13 +27,6 @@ pub fn adapted_model(adapter: &Path, opened: &OpenedModel, dir: &Path) -> Result
     merge_adapter(&opened.checkpoint, &found, None, &output, &options, &mut bar)?;
     bar.finish();
     output.commit()?;
-    if !is_part() {
-        note!(
-            "{} is added to the model: training starts from {}",
-            adapter.display(),
-            base.display()
-        );
-    }
     absolute_path(&base)
 }
 
@@ -57,9 +50,16 @@ pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path
     let base = open_weights(&run.base)?;
     // To a compressed model, PEFT would add it otherwise than it was trained.
     let is_dense = base.compressed_matrices()?.is_empty();
-    let name = is_dense.then(|| hub_id(&run.base).unwrap_or(run.base.display().to_string()));
+    let name =
+        is_dense.then(|| hub_id(&run.base).unwrap_or_else(|| run.base.display().to_string()));
     adapter.with_base(name, &base).save(adapter_of(dir), true)?;
-    if !is_dense && !is_part() {
+    Ok(())
+}
+
+/// Says what the adapter that a run trained belongs to, if that is not the model itself.
+pub fn tell_base(run: &RunFile) -> Result<()> {
+    let is_trained = run.options.trainable == Trainable::Lora;
+    if is_trained && !open_weights(&run.base)?.compressed_matrices()?.is_empty() {
         note!(
             "note: the adapter belongs to the dense model that `welore-cli export {} --dense` writes, \
              because the factors were multiplied together before training",

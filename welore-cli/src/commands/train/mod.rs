@@ -61,6 +61,14 @@ fn begin(args: &TrainArgs, typed: &Typed, dir: &Path) -> Result<()> {
     let run = Run { args, dir, run, compute, extension: None, has_begun: false };
     let (training, inputs) = run.open(inputs)?;
     let _place = place.keep();
+    if let Some(adapter) = &args.start.adapter {
+        let base = dir.join("base");
+        note!(
+            "{} is added to the model: training starts from {}",
+            adapter.display(),
+            base.display()
+        );
+    }
     run.train(training, inputs)
 }
 
@@ -138,6 +146,7 @@ impl Run<'_> {
             // The first check may be hours ago.
             finish::check_model(dir, run, was_done && run.is_extended())?;
             finish::write(&training, run, dir)?;
+            adapter::tell_base(run)?;
             tracing::info!("done at step {}", training.position().step);
         }
         if run.track_gradients.is_some() {

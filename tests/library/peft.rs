@@ -1,0 +1,462 @@
+//! LoRA adapters as PEFT stores them: what is read, what is refused, and what they add.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use burn::module::Module;
+use burn::tensor::{Tensor, Tolerance};
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+use serde_json::{Value, json};
+use welore_burn::adapters::{AdapterError, LoraAdapter, LoraMatrix, LoraProblem, Refusal};
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::compress::{Compressor, WriteOptions, merge_adapter};
+use welore_burn::files::{FileError, OutputDir};
+use welore_burn::forms::Form;
+use welore_burn::gguf::export_adapter;
+use welore_burn::linear::{LowRankLinear, LowRankLinearConfig};
+use welore_burn::model::open_model;
+use welore_burn::modules::MatrixName;
+use welore_burn::plan::{PlanOptions, WeLore, make_plan};
+
+use crate::{checkpoint, compress_into, device, fixture, tiny_spectra};
+
+const Q_PROJ: &str = "model.layers.0.self_attn.q_proj";
+
+/// Numbers of both signs that differ from each other, rounded to eighths.
+fn numbers(count: usize, first: usize) -> Vec<f32> {
+    (first..first + count).map(|n| ((n * 37 % 23) as f32 - 11.0) / 8.0).collect()
+}
+
+fn matrix([outputs, inputs]: [usize; 2], rank: usize, scale: f64) -> LoraMatrix {
+    let (a, b) = (numbers(rank * inputs, 1), numbers(outputs * rank, 5));
+    LoraMatrix::new([outputs, inputs], rank, a, b, scale).unwrap()
+}
+
+fn adapter(matrices: impl IntoIterator<Item = (&'static str, LoraMatrix)>) -> LoraAdapter {
+    let matrices = matrices.into_iter().map(|(name, matrix)| (MatrixName::from(name), matrix));
+    LoraAdapter { base: Some("org/base".into()), turned: false, matrices: matrices.collect() }
+}
+
+fn q_proj() -> LoraAdapter {
+    adapter([(Q_PROJ, matrix([64, 64], 4, 0.5))])
+}
+
+/// A directory with the adapter of `q_proj`, and its path.
+fn saved() -> (tempfile::TempDir, std::path::PathBuf) {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("adapter");
+    q_proj().save(&dir, false).unwrap();
+    (home, dir)
+}
+
+fn edit_config(dir: &Path, edit: impl FnOnce(&mut Value)) {
+    let path = dir.join("adapter_config.json");
+    let mut config: Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    edit(&mut config);
+    fs::write(path, config.to_string()).unwrap();
+}
+
+type Tensors = BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)>;
+
+fn edit_tensors(dir: &Path, edit: impl FnOnce(&mut Tensors)) {
+    let path = dir.join("adapter_model.safetensors");
+    let bytes = fs::read(&path).unwrap();
+    let file = SafeTensors::deserialize(&bytes).unwrap();
+    let tensor = |view: TensorView<'_>| (view.dtype(), view.shape().to_vec(), view.data().to_vec());
+    let mut tensors: Tensors =
+        file.iter().map(|(name, view)| (name.to_string(), tensor(view))).collect();
+    edit(&mut tensors);
+    let views = tensors.iter().map(|(name, (dtype, shape, data))| {
+        (name.as_str(), TensorView::new(*dtype, shape.clone(), data).unwrap())
+    });
+    fs::write(path, safetensors::serialize(views, None).unwrap()).unwrap();
+}
+
+/// The entry of `W + scale · B A`, by the definition.
+fn sum_at(weight: f64, more: &LoraMatrix, row: usize, col: usize) -> f64 {
+    let ([_, inputs], rank) = (more.shape(), more.rank());
+    let product =
+        |k: usize| f64::from(more.b()[row * rank + k]) * f64::from(more.a()[k * inputs + col]);
+    weight + more.scale() * (0..rank).map(product).sum::<f64>()
+}
+
+#[test]
+fn what_is_written_is_read_again() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("adapter");
+    let first = q_proj();
+    first.save(&dir, false).unwrap();
+    assert_eq!(LoraAdapter::open(&dir).unwrap(), first);
+    // Never in place of something that is there, except an adapter.
+    let error = first.save(&dir, false).unwrap_err();
+    assert!(matches!(error, AdapterError::File(FileError::OutputExists { .. })), "{error}");
+    first.save(&dir, true).unwrap();
+
+    let config: Value =
+        serde_json::from_slice(&fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(4), &json!(2)));
+    assert_eq!(config["base_model_name_or_path"], "org/base");
+    assert_eq!(config["target_modules"], json!(["q_proj"]));
+}
+
+/// Other programs know one `lora_alpha` and divide it by the rank of each matrix.
+#[test]
+fn other_scales_are_in_the_second_matrix() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("adapter");
+    let names = [
+        "model.layers.0.mlp.up_proj",
+        "model.layers.0.self_attn.q_proj",
+        "model.layers.1.mlp.up_proj",
+        "model.layers.1.mlp.down_proj",
+    ];
+    let (two, four) = (matrix([6, 8], 2, 1.0), matrix([8, 6], 4, 0.5));
+    let odd = matrix([8, 6], 3, -0.7);
+    let given = adapter([
+        (names[0], two.clone()),
+        (names[1], four.clone()),
+        (names[2], odd.clone()),
+        (names[3], two.clone()),
+    ]);
+    given.save(&dir, false).unwrap();
+    let read = LoraAdapter::open(&dir).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!((&config["lora_alpha"], &config["alpha_pattern"]), (&json!(2), &json!({})));
+    // Not every layer has these matrices, so they are named one by one.
+    let mut sorted = names.to_vec();
+    sorted.sort_unstable();
+    assert_eq!(config["target_modules"], json!(sorted));
+    let found = |name: &str| read.matrices[&MatrixName::from(name)].clone();
+    assert_eq!([found(names[0]), found(names[1]), found(names[3])], [two.clone(), four, two]);
+    let found = found(names[2]);
+    assert!((found.scale() - 2.0 / 3.0).abs() < 1e-15);
+    for (one, other) in found.delta().unwrap().data().iter().zip(odd.delta().unwrap().data()) {
+        assert!((one - other).abs() < 1e-5, "{one} {other}");
+    }
+}
+
+#[test]
+fn scales_are_those_of_peft() {
+    for (fields, scale) in [
+        (json!({}), 0.5),
+        (json!({ "lora_alpha": 6 }), 1.5),
+        (json!({ "lora_alpha": 6, "use_rslora": true }), 3.0),
+        (json!({ "alpha_pattern": { "self_attn.q_proj": 16 } }), 4.0),
+        (json!({ "alpha_pattern": { r"^model\.layers\.\d+\.self_attn\.q_proj": 8 } }), 2.0),
+        (json!({ "alpha_pattern": { "k_proj": 8 } }), 0.5),
+        (json!({ "r": 8, "rank_pattern": { "q_proj": 4 } }), 0.5),
+    ] {
+        let (_home, dir) = saved();
+        edit_config(&dir, |config| {
+            config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        });
+        let read = LoraAdapter::open(&dir).unwrap();
+        assert_eq!(read.matrices[&MatrixName::from(Q_PROJ)].scale(), scale, "{fields}");
+    }
+}
+
+#[test]
+fn what_is_no_sum_of_matrices_is_refused() {
+    let refusal = |fields: &Value| {
+        let (_home, dir) = saved();
+        edit_config(&dir, |config| {
+            config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        });
+        match LoraAdapter::open(&dir) {
+            Err(AdapterError::Refused { refusal, .. }) => refusal,
+            other => panic!("{fields}: {other:?}"),
+        }
+    };
+    let q_proj = || MatrixName::from(Q_PROJ);
+    for (fields, expected) in [
+        (json!({ "peft_type": "IA3" }), Refusal::PeftType("IA3".into())),
+        (json!({ "use_dora": true }), Refusal::Dora),
+        (json!({ "bias": "all" }), Refusal::Bias("bias: all".into())),
+        (json!({ "lora_bias": true }), Refusal::Bias("lora_bias".into())),
+        (json!({ "modules_to_save": ["lm_head"] }), Refusal::ModulesToSave("lm_head".into())),
+        (
+            json!({ "trainable_token_indices": [1] }),
+            Refusal::Embedding("trainable_token_indices".into()),
+        ),
+        (
+            json!({ "init_lora_weights": "pissa_niter_4" }),
+            Refusal::ChangedBase("pissa_niter_4".into()),
+        ),
+        (json!({ "layer_replication": [[0, 2]] }), Refusal::Field("layer_replication")),
+        (json!({ "layers_to_transform": [1, 2] }), Refusal::Layer(q_proj())),
+        (json!({ "target_modules": ["k_proj"] }), Refusal::NotTargeted(q_proj())),
+        (json!({ "alpha_pattern": { "(q|k)_proj": 8 } }), Refusal::Pattern("(q|k)_proj".into())),
+    ] {
+        assert_eq!(refusal(&fields), expected, "{fields}");
+    }
+    // What says nothing is no reason.
+    let (_home, dir) = saved();
+    edit_config(&dir, |config| {
+        config["modules_to_save"] = json!([]);
+        config["layers_to_transform"] = json!(0);
+        config["init_lora_weights"] = json!("gaussian");
+        config["field_of_tomorrow"] = json!({ "a": 1 });
+    });
+    LoraAdapter::open(&dir).unwrap();
+}
+
+#[test]
+fn tensors_that_do_not_belong_or_fit_are_refused() {
+    let a = format!("base_model.model.{Q_PROJ}.lora_A.weight");
+    let b = format!("base_model.model.{Q_PROJ}.lora_B.weight");
+    let zeros = |shape: &[usize]| {
+        (Dtype::F32, shape.to_vec(), vec![0; 4 * shape.iter().product::<usize>()])
+    };
+    let error = |edit: &dyn Fn(&mut Tensors)| {
+        let (_home, dir) = saved();
+        edit_tensors(&dir, edit);
+        LoraAdapter::open(&dir).unwrap_err()
+    };
+    for (tensor, expected) in [
+        ("q_proj.lora_A.weight", Refusal::Tensor("q_proj.lora_A.weight".into())),
+        (
+            "base_model.model.lm_head.weight",
+            Refusal::ModulesToSave("base_model.model.lm_head.weight".into()),
+        ),
+        (
+            "base_model.model.x.lora_embedding_A",
+            Refusal::Embedding("base_model.model.x.lora_embedding_A".into()),
+        ),
+        ("base_model.model.x.lora_magnitude_vector", Refusal::Dora),
+        ("base_model.model.x.bias", Refusal::Bias("base_model.model.x.bias".into())),
+    ] {
+        match error(&|tensors| drop(tensors.insert(tensor.into(), zeros(&[1])))) {
+            AdapterError::Refused { refusal, .. } => assert_eq!(refusal, expected),
+            other => panic!("{tensor}: {other}"),
+        }
+    }
+    let problem = |edit: &dyn Fn(&mut Tensors)| match error(edit) {
+        AdapterError::Matrix { matrix, problem, .. } => {
+            assert_eq!(matrix, Q_PROJ);
+            problem
+        }
+        other => panic!("{other}"),
+    };
+    assert_eq!(problem(&|tensors| drop(tensors.remove(&b))), LoraProblem::Half("lora_B"));
+    let found = problem(&|tensors| drop(tensors.insert(b.clone(), zeros(&[64, 3]))));
+    assert_eq!(found, LoraProblem::Rank { a: 4, b: 3 });
+    let found = problem(&|tensors| drop(tensors.insert(a.clone(), zeros(&[4]))));
+    assert_eq!(found, LoraProblem::NotMatrix { tensor: "lora_A", shape: vec![4] });
+    let found = problem(&|tensors| {
+        tensors.insert(a.clone(), zeros(&[2, 64]));
+        tensors.insert(b.clone(), zeros(&[64, 2]));
+    });
+    assert_eq!(found, LoraProblem::OtherRank { found: 2, stated: 4 });
+    let found = problem(&|tensors| {
+        let (_, _, data) = tensors.get_mut(&a).unwrap();
+        data[12..16].copy_from_slice(&f32::INFINITY.to_le_bytes());
+    });
+    let value = f64::INFINITY;
+    assert_eq!(found, LoraProblem::NotFinite { tensor: "lora_A", index: 3, value });
+    let found = problem(&|tensors| {
+        tensors.insert(a.clone(), (Dtype::I32, vec![4, 64], vec![0; 4 * 4 * 64]));
+    });
+    assert_eq!(found, LoraProblem::Dtype { tensor: "lora_A", dtype: Dtype::I32 });
+    let found = error(&|tensors| tensors.clear());
+    assert!(matches!(found, AdapterError::Broken { .. }), "{found}");
+}
+
+#[test]
+fn files_that_are_missing_or_damaged_are_named() {
+    let (_home, dir) = saved();
+    let weights = dir.join("adapter_model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let error = LoraAdapter::open(&dir).unwrap_err();
+    assert!(matches!(&error, AdapterError::Broken { path, .. } if *path == weights), "{error}");
+    fs::remove_file(&weights).unwrap();
+    let error = LoraAdapter::open(&dir).unwrap_err();
+    assert!(matches!(&error, AdapterError::Missing { path } if *path == weights), "{error}");
+    fs::write(dir.join("adapter_model.bin"), "pickle").unwrap();
+    let error = LoraAdapter::open(&dir).unwrap_err();
+    assert!(matches!(&error, AdapterError::Refused { refusal: Refusal::Pickle, .. }), "{error}");
+    for text in ["", "[]", "{\"r\": -1}", "{\"alpha_pattern\": [1]}"] {
+        fs::write(dir.join("adapter_config.json"), text).unwrap();
+        let error = LoraAdapter::open(&dir).unwrap_err();
+        assert!(matches!(&error, AdapterError::Broken { .. }), "{text}: {error}");
+    }
+}
+
+/// In the types that PEFT stores.
+#[test]
+fn numbers_of_16_bits_are_read_as_they_are() {
+    let (_home, dir) = saved();
+    edit_tensors(&dir, |tensors| {
+        for (dtype, _, data) in tensors.values_mut() {
+            // Eighths have a few digits.
+            *dtype = Dtype::BF16;
+            *data = data.chunks_exact(4).flat_map(|bytes| [bytes[2], bytes[3]]).collect();
+        }
+    });
+    assert_eq!(LoraAdapter::open(&dir).unwrap().matrices, q_proj().matrices);
+}
+
+#[test]
+fn an_adapter_of_another_model_is_refused_with_what_is_similar() {
+    let checkpoint = checkpoint("tiny-llama");
+    let misspelt = adapter([("model.layers.0.self_attn.q_pro", matrix([64, 64], 2, 1.0))]);
+    match misspelt.for_checkpoint(&checkpoint).unwrap_err() {
+        AdapterError::Unknown { similar, .. } => assert_eq!(similar.unwrap(), Q_PROJ),
+        other => panic!("{other}"),
+    }
+    let wide = adapter([(Q_PROJ, matrix([64, 65], 2, 1.0))]);
+    match wide.for_checkpoint(&checkpoint).unwrap_err() {
+        AdapterError::Shape { adapted, shape, .. } => {
+            assert_eq!((adapted, shape), ([64, 65], [64, 64]));
+        }
+        other => panic!("{other}"),
+    }
+    // The embedding has no layer to which an adapter is added.
+    let skeleton = open_model(fixture("tiny-llama"), &device()).unwrap().into_skeleton();
+    let tokens = adapter([("model.embed_tokens", matrix([384, 64], 2, 1.0))]);
+    let error = tokens.check_module(&skeleton).unwrap_err();
+    assert!(matches!(error, AdapterError::Unknown { .. }), "{error}");
+}
+
+#[derive(Module, Debug)]
+struct Net {
+    dense: LowRankLinear,
+    factors: LowRankLinear,
+    pivots: LowRankLinear,
+}
+
+impl Net {
+    fn layers(&self) -> [&LowRankLinear; 3] {
+        [&self.dense, &self.factors, &self.pivots]
+    }
+}
+
+/// Whatever the form of a matrix, its layer multiplies by the sum.
+#[test]
+fn every_form_multiplies_by_the_sum() {
+    let device = device();
+    let layer = || LowRankLinearConfig::new(6, 5).init(&device);
+    let net = Net {
+        dense: layer(),
+        factors: layer().factored(2).unwrap(),
+        pivots: layer().to_form(Form::pivot(2)).unwrap(),
+    };
+    let more = matrix([5, 6], 3, 0.3);
+    let given = adapter(["dense", "factors", "pivots"].map(|name| (name, more.clone())));
+    let with = given.apply(net.clone()).unwrap();
+    assert_eq!(with.layers().map(LowRankLinear::rank), [None, Some(2), Some(2)]);
+    let whole = with.clone().materialize();
+    let x = Tensor::<2>::from_floats([[0.5, -1.0, 2.0, 0.25, -0.75, 1.5]], &device);
+    let before = net.materialize();
+    for (number, layer) in before.layers().into_iter().enumerate() {
+        let old: Vec<f64> = layer.weight.val().into_data().iter().collect();
+        let new: Vec<f64> = whole.layers()[number].weight.val().into_data().iter().collect();
+        for (place, (old, new)) in old.iter().zip(&new).enumerate() {
+            let expected = sum_at(*old, &more, place % 5, place / 5);
+            assert!((new - expected).abs() < 1e-5, "layer {number}: {new} {expected}");
+        }
+        let outputs = [with.layers()[number], whole.layers()[number]]
+            .map(|layer| layer.forward(x.clone()).into_data());
+        outputs[0].assert_approx_eq::<f32>(&outputs[1], Tolerance::rel_abs(1e-4, 1e-4));
+    }
+    // A second one would be a sum of three.
+    let error = given.apply(with).unwrap_err();
+    assert!(matches!(error, AdapterError::NotPlain { .. }), "{error}");
+}
+
+fn merged(checkpoint: &Checkpoint, adapter: &LoraAdapter, dir: &Path) -> Checkpoint {
+    let output = OutputDir::create(dir, false).unwrap();
+    let options = WriteOptions::default();
+    merge_adapter(checkpoint, adapter, None, &output, &options, &mut ()).unwrap();
+    output.commit().unwrap();
+    Checkpoint::open(dir).unwrap()
+}
+
+#[test]
+fn files_hold_the_sum_and_everything_else_as_it_was() {
+    let home = tempfile::tempdir().unwrap();
+    let source = checkpoint("tiny-llama");
+    let given = q_proj();
+    let written = merged(&source, &given, &home.path().join("merged"));
+    let more = &given.matrices[&MatrixName::from(Q_PROJ)];
+    for tensor in source.names() {
+        if tensor != format!("{Q_PROJ}.weight") {
+            assert_eq!(source.raw(tensor).unwrap().1, written.raw(tensor).unwrap().1, "{tensor}");
+            continue;
+        }
+        let old = source.read_matrix(tensor).unwrap();
+        let new = written.read_f32(tensor).unwrap();
+        for (place, (old, new)) in old.data().iter().zip(new).enumerate() {
+            let expected = sum_at(*old, more, place / 64, place % 64);
+            // To the nearest number in bf16.
+            assert!((f64::from(new) - expected).abs() <= expected.abs() / 256.0, "{place}");
+        }
+    }
+}
+
+/// Factored matrices are merged, with or without an adapter.
+#[test]
+fn an_adapter_of_a_compressed_directory_makes_it_dense() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("low");
+    let plan = make_plan(&tiny_spectra(), &WeLore, &PlanOptions::new(0.8)).unwrap();
+    compress_into(&dir, &checkpoint("tiny-llama"), &Compressor::new(&plan));
+    let low = Checkpoint::open(&dir).unwrap();
+    let name = plan.compressed().next().unwrap().name.clone();
+    let matrix_of = low.stored_matrix(&name).unwrap();
+    let before = low.read_merged(&matrix_of).unwrap();
+    let more = matrix(matrix_of.shape, 2, 0.25);
+    let given = LoraAdapter {
+        matrices: BTreeMap::from([(name.clone(), more.clone())]),
+        ..LoraAdapter::default()
+    };
+    let written = merged(&low, &given, &home.path().join("merged"));
+    assert!(written.compressed_matrices().unwrap().is_empty());
+    let (new, columns) = (written.read_f32(&name.weight()).unwrap(), matrix_of.shape[1]);
+    for (place, (old, new)) in before.data().iter().zip(new).enumerate() {
+        let expected = sum_at(*old, &more, place / columns, place % columns);
+        assert!((f64::from(new) - expected).abs() <= expected.abs() / 256.0 + 1e-12, "{place}");
+    }
+}
+
+/// `Conv1D` has its weights the other way round in files; an adapter is the same.
+#[test]
+fn layers_of_gpt2_are_turned_and_their_adapters_are_not() {
+    let home = tempfile::tempdir().unwrap();
+    let source = checkpoint("tiny-gpt2");
+    let name = "transformer.h.0.attn.c_attn";
+    let more = matrix([96, 32], 2, 0.5);
+    let given = adapter([(name, more.clone())]).with_base(None, &source);
+    assert!(given.turned);
+    let written = merged(&source, &given, &home.path().join("merged"));
+    let tensor = format!("{name}.weight");
+    let (_, old) = source.raw(&tensor).unwrap();
+    let (_, new) = written.raw(&tensor).unwrap();
+    let entry = |bytes: &[u8], place: usize| {
+        f64::from(f32::from_le_bytes(bytes[4 * place..][..4].try_into().unwrap()))
+    };
+    for place in [0, 1, 95, 96, 97, 3071] {
+        let (row, col) = (place % 96, place / 96);
+        let expected = sum_at(entry(old, place), &more, row, col);
+        assert!((entry(new, place) - expected).abs() < 1e-5, "{place}");
+    }
+}
+
+#[test]
+fn matrices_of_experts_are_refused_for_llama_cpp() {
+    let home = tempfile::tempdir().unwrap();
+    let opened = open_model(fixture("tiny-mixtral"), &device()).unwrap();
+    let names = opened.checkpoint.names().filter_map(MatrixName::of_weight);
+    let name = names.into_iter().find(|name| name.is_of_expert()).unwrap();
+    let shape = opened.checkpoint.stored_matrix(&name).unwrap().shape;
+    let given = LoraAdapter {
+        matrices: BTreeMap::from([(name, matrix(shape, 2, 1.0))]),
+        ..LoraAdapter::default()
+    };
+    let error = export_adapter(&opened, &given, home.path().join("lora.gguf")).unwrap_err();
+    assert!(error.to_string().contains("experts"), "{error}");
+    assert_eq!(fs::read_dir(home.path()).unwrap().count(), 0);
+}
