@@ -3,6 +3,7 @@
 mod larger;
 
 use anyhow::Result;
+use welore_burn::calibrate::Calibration;
 use welore_burn::difference::Side;
 
 use self::larger::Larger;
@@ -18,6 +19,8 @@ pub fn run(args: RepairArgs, typed: &Typed) -> Result<()> {
     typed.check([rule("no-types", weighs, "only with --calibration, and without --dry-run")])?;
     let goal = job.check(typed)?;
     let (opened, output) = job.open()?;
+    let has_gradients = opened.calibration.as_ref().is_some_and(Calibration::has_gradients);
+    typed.check([rule("no-types", has_gradients, "only with a --calibration that has gradients")])?;
     let made = job.make(&opened, goal, output)?;
     let larger = match args.no_types {
         true => None,
