@@ -20,7 +20,11 @@ pub fn run(args: RepairArgs, typed: &Typed) -> Result<()> {
     let goal = job.check(typed)?;
     let (opened, output) = job.open()?;
     let has_gradients = opened.calibration.as_ref().is_some_and(Calibration::has_gradients);
-    typed.check([rule("no-types", has_gradients, "only with a --calibration that has gradients")])?;
+    typed.check([rule(
+        "no-types",
+        has_gradients,
+        "only with a --calibration that has gradients",
+    )])?;
     let made = job.make(&opened, goal, output)?;
     let larger = match args.no_types {
         true => None,
