@@ -6,7 +6,7 @@ use crate::support::Sandbox;
 
 /// The options that have an effect wherever the parser accepts them, for each command. An option
 /// that is neither here nor in [`IDLE`] fails the first test.
-const ALWAYS: [(&str, &str); 15] = [
+const ALWAYS: [(&str, &str); 17] = [
     ("analyze", "output report json include exclude convolutions jobs max-memory no-cache"),
     (
         "calibrate",
@@ -47,6 +47,16 @@ const ALWAYS: [(&str, &str); 15] = [
         "max-new-tokens temperature system history template template-option backend device dtype",
     ),
     ("export", "output gguf gguf-lora dry-run json"),
+    (
+        "extract",
+        "base rank err max-params max-bytes calibration output gguf force dry-run json text windows \
+         seq-len include exclude jobs max-memory",
+    ),
+    (
+        "repair",
+        "source rank err max-params max-bytes calibration output gguf force dry-run json text \
+         windows seq-len include exclude jobs max-memory",
+    ),
     ("inspect", "json"),
     ("demo", "output force report json backend device dtype"),
     ("devices", "json"),
@@ -109,7 +119,7 @@ const IDLE: [(&str, &str); 15] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 56] = [
+const IDLE_TOO: [(&str, &str); 58] = [
     ("generate model --prompt Mia --chat", "bos=off"),
     ("calibrate model --text self --self-samples 4 -o seen", "bos=off"),
     ("compress model --err 0.5 -o out", "bos=off"),
@@ -179,6 +189,8 @@ const IDLE_TOO: [(&str, &str); 56] = [
          save-calibration=kept \
          calibration-windows=4 gradient-windows=4",
     ),
+    ("extract tuned --base model --rank 2 -o out", "backend=flex device=0 dtype=f32"),
+    ("repair low --source model --rank 2 -o out", "backend=flex device=0 dtype=f32 no-types"),
     ("export model --gguf out.gguf", "dense shard-size=1GB force adapter=tuned"),
     ("export model --gguf-lora out.gguf --adapter tuned", "dense shard-size=1GB force dtype=bf16"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),

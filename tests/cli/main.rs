@@ -20,6 +20,7 @@ mod distilling;
 mod earlier;
 mod effects;
 mod effort;
+mod extracting;
 mod families;
 mod found;
 #[allow(dead_code)]

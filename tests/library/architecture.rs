@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 28] = [
+const LIBRARY: [&str; 29] = [
     "words",
     "named",
     "escape",
@@ -25,6 +25,7 @@ const LIBRARY: [&str; 28] = [
     "calibrate",
     "spectrum",
     "plan",
+    "difference",
     "compress",
     "channels",
     "data",

@@ -12,6 +12,7 @@ mod compress;
 mod convert;
 mod convolutions;
 mod decoder;
+mod difference;
 mod distill;
 mod divergence;
 mod families;

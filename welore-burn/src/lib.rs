@@ -16,7 +16,8 @@
 //!    merges the factors again for software that does not know them.
 //! 6. [`train`] fine-tunes the factors on text or tasks from [`data`].
 //! 7. [`eval`] measures the result, and [`report`] draws it.
-//! 8. [`adapters`] reads, writes and applies LoRA adapters of the PEFT library.
+//! 8. [`adapters`] reads, writes and applies LoRA adapters of the PEFT library, and [`difference`]
+//!    makes them of what two models differ by.
 //!
 //! # Any Burn module
 //!
@@ -212,6 +213,7 @@ pub mod channels;
 pub mod checkpoint;
 pub mod compress;
 pub mod data;
+pub mod difference;
 pub mod distill;
 pub mod escape;
 pub mod eval;

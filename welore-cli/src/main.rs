@@ -63,6 +63,8 @@ fn run() -> Result<()> {
         Command::Generate(args) => commands::generate::run(args, &typed),
         Command::Chat(args) => commands::chat::run(args, &typed),
         Command::Export(args) => commands::export::run(args, &typed),
+        Command::Extract(args) => commands::extract::run(*args, &typed),
+        Command::Repair(args) => commands::repair::run(*args, &typed),
         Command::Inspect(args) => commands::inspect::run(args),
         Command::Demo(args) => commands::demo::run(args),
         Command::Devices(args) => commands::devices::run(args),

@@ -250,7 +250,7 @@ fn checkpoint_matrices(
         .filter_map(MatrixName::of_weight)
         .filter(|name| !is_norm(name))
         .collect();
-    select(all, selection, |name| name)
+    select_matrices(all, selection, |name| name)
 }
 
 impl Spectra {
@@ -260,12 +260,17 @@ impl Spectra {
     ///
     /// [`SpectrumError::NothingSelected`], [`SpectrumError::UnmatchedPattern`].
     pub fn select(mut self, selection: &Selection) -> Result<Self, SpectrumError> {
-        self.matrices = select(self.matrices, selection, |matrix| &matrix.name)?;
+        self.matrices = select_matrices(self.matrices, selection, |matrix| &matrix.name)?;
         Ok(self)
     }
 }
 
-fn select<T>(
+/// The selected ones of some matrices, of which `name` gives the names.
+///
+/// # Errors
+///
+/// [`SpectrumError::NothingSelected`], [`SpectrumError::UnmatchedPattern`].
+pub(crate) fn select_matrices<T>(
     all: Vec<T>,
     selection: &Selection,
     name: impl Fn(&T) -> &MatrixName,
@@ -305,7 +310,7 @@ pub fn measure_module<M: Module>(
     options: &MeasureOptions<'_>,
     progress: &mut dyn Progress,
 ) -> Result<Spectra, SpectrumError> {
-    let selected = select(matrices(module), selection, |matrix| &matrix.name)?;
+    let selected = select_matrices(matrices(module), selection, |matrix| &matrix.name)?;
     for matrix in &selected {
         let about = |source| SpectrumError::Form { name: matrix.name.clone(), source };
         matrix.check_dense().map_err(about)?;

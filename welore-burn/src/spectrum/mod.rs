@@ -8,10 +8,10 @@ mod norms;
 mod roots;
 mod spectra;
 
-pub(crate) use measure::stored_dtype;
 pub use measure::{
     MeasureOptions, SpectrumError, flat_spectra, measure_checkpoint, measure_module,
     selected_matrices,
 };
+pub(crate) use measure::{select_matrices, stored_dtype};
 pub use norms::{Method, Norms};
 pub use spectra::{MatrixSpectrum, ModelSize, PROBE, Spectra, SpectraError, SpectrumUnit};

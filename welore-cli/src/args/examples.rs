@@ -123,6 +123,21 @@ Examples:
   welore-cli export MODEL --adapter run/adapter --gguf-lora tuned.gguf
   welore-cli export model.gguf --dtype f16 -o model";
 
+/// For `extract`.
+pub const EXTRACT: &str = "\
+Examples:
+  welore-cli extract TUNED --base MODEL --rank 16 -o adapter
+  welore-cli extract TUNED --base MODEL --err 0.1 --calibration calibration -o adapter
+  welore-cli extract TUNED --base MODEL --max-bytes 20MB -o adapter --gguf adapter.gguf
+  welore-cli extract TUNED --base MODEL --rank 16 -o adapter --text test.txt --windows 16";
+
+/// For `repair`.
+pub const REPAIR: &str = "\
+Examples:
+  welore-cli repair model-q4.gguf --source MODEL --rank 32 -o repair --gguf repair.gguf
+  welore-cli repair model-q4.gguf --source MODEL --calibration calibration --max-bytes 20MB \\
+    -o repair --gguf repair.gguf --text test.txt --windows 16";
+
 /// For `inspect`.
 pub const INSPECT: &str = "\
 Examples:

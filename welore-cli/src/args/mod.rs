@@ -8,6 +8,7 @@ mod compression;
 mod compute;
 mod effort;
 mod examples;
+mod extracting;
 mod general;
 mod manual;
 mod method;
@@ -29,6 +30,7 @@ pub use comparing::*;
 pub use compression::*;
 pub use compute::*;
 pub use effort::Effort;
+pub use extracting::*;
 pub use general::*;
 pub use manual::*;
 pub use method::Way;
@@ -92,6 +94,12 @@ pub enum Command {
     /// Write a model for other programs: dense, in another type, from a GGUF file or as one
     #[command(after_long_help = examples::EXPORT)]
     Export(ExportArgs),
+    /// Make a LoRA adapter of what a tuned model and its base differ by
+    #[command(after_long_help = examples::EXTRACT)]
+    Extract(Box<ExtractArgs>),
+    /// Make a LoRA adapter that brings a quantized model back to its full-precision source
+    #[command(after_long_help = examples::REPAIR)]
+    Repair(Box<RepairArgs>),
     /// Show what a model directory contains
     #[command(after_long_help = examples::INSPECT)]
     Inspect(InspectArgs),

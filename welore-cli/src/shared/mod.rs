@@ -8,6 +8,7 @@ pub mod calibrating;
 pub mod card;
 pub mod chatting;
 pub mod compressing;
+pub mod differing;
 pub mod distilling;
 pub mod effects;
 pub mod evaluated;

@@ -8,6 +8,7 @@ use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::compress::CompressError;
 use welore_burn::data::{ChatError, DataError, TaskError};
+use welore_burn::difference::DifferenceError;
 use welore_burn::distill::DistillError;
 use welore_burn::eval::{ChoiceError, EvalError, LogitsError};
 use welore_burn::files::FileError;
@@ -26,8 +27,8 @@ use welore_burn::workers::Oversized;
 
 use super::Verdict;
 use super::compression::{
-    calibration, channel_plan, channels, compress, distill, own_text, plan, read_plan, search,
-    spectra, spectrum, type_plan, types,
+    calibration, channel_plan, channels, compress, difference, distill, own_text, plan, read_plan,
+    search, spectra, spectrum, type_plan, types,
 };
 use super::files::{adapter, checkpoint, container, file, form, gguf, load};
 use super::running::{chat, choices, data, eval, logits, run_file, task, train};
@@ -66,6 +67,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         ChannelsError => channels,
         ContainerError => container,
         CompressError => compress,
+        DifferenceError => difference,
         DistillError => distill,
         CalibrationError => calibration,
         OwnTextError => own_text,

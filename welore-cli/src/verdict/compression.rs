@@ -4,6 +4,7 @@ use welore_burn::calibrate::{CalibrationError, OwnTextError};
 use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::compress::CompressError;
+use welore_burn::difference::DifferenceError;
 use welore_burn::distill::DistillError;
 use welore_burn::linalg::LinalgError;
 use welore_burn::plan::{PlanError, ReadPlanError};
@@ -83,6 +84,21 @@ pub(super) fn compress(error: &CompressError) -> Option<Verdict> {
         }
         E::NotFinite { .. } => Verdict::failed("a smaller --refine-lr may help, if you refine"),
         E::Linalg { .. } | E::NeedsModel => Verdict::failed(None),
+        _ => return None,
+    })
+}
+
+pub(super) fn difference(error: &DifferenceError) -> Option<Verdict> {
+    use DifferenceError as E;
+    Some(match error {
+        E::Missing { .. } | E::Shape { .. } => {
+            Verdict::input("give two versions of one model, with the same tensors and vocabulary")
+        }
+        E::Same { .. } => Verdict::input("--include PATTERN selects other matrices"),
+        E::Err(err) => return Some(share("0.1 leaves at most a tenth of each difference", *err)),
+        E::NoRank => Verdict::input(None),
+        E::OutOfReach { .. } => Verdict::input("give more --max-params"),
+        E::Linalg { .. } | E::Lora { .. } => Verdict::failed(None),
         _ => return None,
     })
 }
