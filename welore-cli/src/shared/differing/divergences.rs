@@ -8,7 +8,7 @@ use welore_burn::difference::{Approximation, dense_model};
 use welore_burn::eval::{Divergence, EvalError, PerplexityOptions, check_text, divergence};
 use welore_burn::model::{Decoder, FoundModel, OpenedModel};
 
-use crate::args::AdapterMakingArgs;
+use crate::args::{AdapterMakingArgs, BosArg};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::in_file;
@@ -56,10 +56,11 @@ impl Text {
         let documents = documents_of(path)?;
         let compute = Compute::choose(args.compute.choice())?;
         let tokens_of = |opened: &OpenedModel| {
-            TextReader::open(opened.checkpoint.dir(), &opened.config)?.tokens(&documents)
+            let reader = TextReader::open(opened.checkpoint.dir(), &opened.config, BosArg::Auto)?;
+            Ok::<_, anyhow::Error>((reader.tokens(&documents)?, reader.beginning.bos))
         };
-        let tokens = tokens_of(to)?;
-        if tokens_of(from)? != tokens {
+        let (tokens, bos) = tokens_of(to)?;
+        if tokens_of(from)? != (tokens.clone(), bos) {
             let [from, to] = [from, to].map(|model| model.checkpoint.dir().display().to_string());
             let message = format!("{from} has other tokens of the text than {to}");
             return Err(WrongInput::with_hint(message, "leave --text out").into());
@@ -68,6 +69,7 @@ impl Text {
             seq_len: window_of(args.seq_len, &to.config),
             windows: args.windows,
             at_once: compute.at_once(),
+            bos,
             ..PerplexityOptions::default()
         };
         for model in [from, to] {

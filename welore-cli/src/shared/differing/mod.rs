@@ -12,7 +12,7 @@ use welore_burn::difference::{
     Approximation, Difference, DifferenceError, Differences, Measuring, RankGoal, Side, adapter_of,
 };
 use welore_burn::files::{OutputDir, check_staged};
-use welore_burn::gguf::{adapter_bytes, export_adapter};
+use welore_burn::gguf::{adapter_summary, export_adapter};
 use welore_burn::linalg::Shrinkage;
 use welore_burn::model::{FoundModel, OpenedModel};
 use welore_burn::spectrum::{Method, Norms};
@@ -213,7 +213,7 @@ fn check_gguf<'m>(opened: &'m Opened, difference: &Difference<'_>) -> Result<&'m
         let matrix = LoraMatrix::new([*rows, *cols], 1, a, b, 1.0)?;
         adapter.matrices.insert(name.clone(), matrix);
     }
-    adapter_bytes(model, &adapter)?;
+    adapter_summary(model, &adapter)?;
     Ok(model)
 }
 
