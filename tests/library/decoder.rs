@@ -237,7 +237,8 @@ fn tokens_and_perplexity_agree_with_pytorch_dense_and_compressed() {
 
     let text = story_tokens();
     let at_once = NonZeroUsize::new(3).unwrap();
-    let options = PerplexityOptions { seq_len: 64, windows: Some(8), at_once, ..Default::default() };
+    let options =
+        PerplexityOptions { seq_len: 64, windows: Some(8), at_once, ..Default::default() };
     let measure = |model: &Decoder| perplexity(model, &text, &options, &mut ()).unwrap().perplexity;
     let dense = load("tiny-llama");
     assert_eq!(dense.model.num_params() as u64, figures["params"].as_u64().unwrap());
