@@ -53,7 +53,8 @@ fn turns() -> Conversation {
 fn options(variables: &Value) -> ChatOptions {
     let value = |value: &Value| TemplateValue::from_json(&value.to_string()).unwrap();
     let variables = variables.as_object().unwrap().iter();
-    ChatOptions { variables: variables.map(|(name, v)| (name.clone(), value(v))).collect() }
+    let variables = variables.map(|(name, v)| (name.clone(), value(v))).collect();
+    ChatOptions { variables, fixed_date: false }
 }
 
 fn rendered(source: &str) -> Result<String, ChatError> {
@@ -144,6 +145,7 @@ fn tokens_are_learnt_if_any_byte_of_them_is() {
     assert_eq!(tokenizer.decode(&tokens[spans[0].clone()]).unwrap(), "Mia");
     assert_eq!(tokenizer.decode(&tokens[spans[1].clone()]).unwrap(), " Tom has a dog.");
     assert!(tokenizer.encode_spans(text, &[]).unwrap().1.is_empty());
+    assert!(tokenizer.encode_spans(text, &[1..1, 21..21]).unwrap().1.is_empty());
 }
 
 #[test]
@@ -174,6 +176,17 @@ fn what_the_conversation_decides_is_no_option() {
     let options = options(&serde_json::json!({ "messages": [] }));
     let error = known("chatml").prompt(&turns(), &options).unwrap_err();
     assert!(matches!(error, ChatError::Variable { .. }), "{error}");
+}
+
+#[test]
+fn texts_to_learn_from_are_the_same_on_every_day() {
+    let template = compiled("{{ strftime_now('%d %b %Y') }}").unwrap();
+    let text = |fixed_date| {
+        let options = ChatOptions { fixed_date, ..ChatOptions::default() };
+        template.text(&turns(), &options).unwrap()
+    };
+    assert_eq!(text(true), "26 Jul 2024");
+    assert_ne!(text(false), "26 Jul 2024", "the date of an earlier day");
 }
 
 #[test]
