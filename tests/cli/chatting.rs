@@ -208,6 +208,13 @@ fn conversations_without_a_template_are_refused_before_work() {
     write_conversations(&sandbox);
     sandbox.refuses(TRAIN, "no chat template");
     assert!(sandbox.run(TRAIN).stderr.contains("chat_template.jinja"));
+    // Also before a model is compressed, which warns of the result.
+    let measured = TRAIN.replace("--text chats.jsonl", "--text story.txt --err 0.5");
+    for option in ["--eval-text", "--watch-text"] {
+        let outcome = sandbox.run(&format!("{measured} {option} chats.jsonl"));
+        assert!(outcome.complaint(2).contains("no chat template"), "{option}");
+        assert!(outcome.stderr.starts_with("error: "), "{}", outcome.stderr);
+    }
     sandbox.write("chats.jsonl", "{\"messages\": [{\"role\": \"user\"}]}\n{\"messages\": 3}\n");
     sandbox.refuses(TRAIN, "line 2");
 }
