@@ -210,9 +210,9 @@ fn conversations_without_a_template_are_refused_before_work() {
     assert!(sandbox.run(TRAIN).stderr.contains("chat_template.jinja"));
     // Also before a model is compressed, which warns of the result.
     let measured = TRAIN.replace("--text chats.jsonl", "--text story.txt --err 0.5");
-    for option in ["--eval-text", "--watch-text"] {
-        let outcome = sandbox.run(&format!("{measured} {option} chats.jsonl"));
-        assert!(outcome.complaint(2).contains("no chat template"), "{option}");
+    for options in ["--eval-text chats.jsonl", "--eval-text story.txt --watch-text chats.jsonl"] {
+        let outcome = sandbox.run(&format!("{measured} {options}"));
+        assert!(outcome.complaint(2).contains("no chat template"), "{options}");
         assert!(outcome.stderr.starts_with("error: "), "{}", outcome.stderr);
     }
     sandbox.write("chats.jsonl", "{\"messages\": [{\"role\": \"user\"}]}\n{\"messages\": 3}\n");
