@@ -1,9 +1,8 @@
 use std::path::PathBuf;
 
-use safetensors::Dtype;
-
 use crate::checkpoint::CheckpointError;
 use crate::files::{FileError, OutputDir};
+use crate::forms::TensorSpec;
 use crate::progress::Interrupted;
 
 /// Why changes of a model can be neither saved nor applied.
@@ -31,25 +30,24 @@ pub enum ChangesError {
     },
     /// A tensor has another type or shape in the tuned model.
     #[error(
-        "tensor `{tensor}` is {base_dtype} {base_shape:?} in {base}, but {dtype} {shape:?} in {tuned}",
+        "tensor `{tensor}` is {expected_dtype} {expected_shape:?} in {base}, but {dtype} {shape:?} in {tuned}",
+        tensor = found.name,
+        expected_dtype = expected.dtype,
+        expected_shape = expected.shape,
+        dtype = found.dtype,
+        shape = found.shape,
         base = base.display(),
         tuned = tuned.display()
     )]
     Kind {
-        /// The tensor.
-        tensor: String,
         /// The base.
         base: PathBuf,
-        /// Its type there.
-        base_dtype: Dtype,
-        /// Its shape there.
-        base_shape: Vec<usize>,
+        /// The tensor there.
+        expected: Box<TensorSpec>,
         /// The tuned model.
         tuned: PathBuf,
-        /// Its type there.
-        dtype: Dtype,
-        /// Its shape there.
-        shape: Vec<usize>,
+        /// The tensor there.
+        found: Box<TensorSpec>,
     },
     /// Nothing differs.
     #[error("{tuned} has the same numbers as {base}", tuned = tuned.display(), base = base.display())]

@@ -119,22 +119,20 @@ fn specs_of_both(base: &Checkpoint, tuned: &Checkpoint) -> Result<Vec<TensorSpec
     if let Some(tensor) = tuned.names().find(|tensor| base.meta(tensor).is_none()) {
         return Err(missing(tensor, tuned, base));
     }
+    let spec_in = |checkpoint: &Checkpoint, tensor: &str| {
+        let meta = checkpoint.meta(tensor)?;
+        let (name, dtype, shape) = (tensor.to_string(), meta.dtype, meta.shape.clone());
+        Some(TensorSpec { name, dtype, shape })
+    };
     let spec = |tensor: &str| {
-        let Some(old) = base.meta(tensor) else { return Err(missing(tensor, tuned, base)) };
-        let Some(new) = tuned.meta(tensor) else { return Err(missing(tensor, base, tuned)) };
-        let (name, dtype, shape) = (tensor.to_string(), new.dtype, new.shape.clone());
-        match (old.dtype, &old.shape) == (dtype, &shape) {
-            true => Ok(TensorSpec { name, dtype, shape }),
-            false => Err(ChangesError::Kind {
-                tensor: name,
-                base: base.dir().into(),
-                base_dtype: old.dtype,
-                base_shape: old.shape.clone(),
-                tuned: tuned.dir().into(),
-                dtype,
-                shape,
-            }),
+        let expected = spec_in(base, tensor).ok_or_else(|| missing(tensor, tuned, base))?;
+        let found = spec_in(tuned, tensor).ok_or_else(|| missing(tensor, base, tuned))?;
+        if found == expected {
+            return Ok(found);
         }
+        let (expected, found) = (Box::new(expected), Box::new(found));
+        let (base, tuned) = (base.dir().to_path_buf(), tuned.dir().to_path_buf());
+        Err(ChangesError::Kind { base, expected, tuned, found })
     };
     base.names().map(spec).collect()
 }

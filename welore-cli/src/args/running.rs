@@ -185,12 +185,12 @@ pub struct ExportArgs {
     /// written for llama.cpp. The directory with its adapter_config.json
     #[arg(long, value_name = "DIR", help_heading = "Conversion")]
     pub adapter: Option<PathBuf>,
-    /// Directory that --changes-of wrote: MODEL is written with these changes, in the form that it has,
-    /// or with --dense
+    /// Directory that --changes-of wrote: write MODEL with these changes; factors stay factors unless
+    /// --dense is given
     #[arg(long, value_name = "DIR", help_heading = "Conversion")]
     pub changes: Option<PathBuf>,
-    /// Write only what is different in MODEL than in BASE, the directory that its training began with:
-    /// the tensors with other numbers, exactly
+    /// Write only what differs between MODEL and BASE, the directory that its training began with: the
+    /// tensors that have other numbers
     #[arg(long, value_name = "BASE", help_heading = "Conversion")]
     pub changes_of: Option<PathBuf>,
     /// Store all numbers in this type, rounded to the nearest [default: the type of each tensor, in a
