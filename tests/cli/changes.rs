@@ -7,7 +7,8 @@ fn tuned() -> Sandbox {
     let sandbox = Sandbox::new();
     sandbox.gives("compress model --err 0.8 --storage pivot -o low");
     sandbox.gives(
-        "train low --text story.txt -o run --seq-len 32 --batch-size 2 --steps 2 --lr 3e-3 --warmup 1 --save-every 0",
+        "train low --text story.txt -o run --seq-len 32 --batch-size 2 --steps 2 \
+         --lr 3e-3 --warmup 1 --save-every 0",
     );
     sandbox.gives("export run/model --changes-of low -o changes");
     sandbox

@@ -119,12 +119,12 @@ fn specs_of_both(base: &Checkpoint, tuned: &Checkpoint) -> Result<Vec<TensorSpec
     if let Some(tensor) = tuned.names().find(|tensor| base.meta(tensor).is_none()) {
         return Err(missing(tensor, tuned, base));
     }
-    let spec_in = |checkpoint: &Checkpoint, tensor: &str| {
+    let spec_in = |checkpoint: &Checkpoint, tensor: &str| -> Option<TensorSpec> {
         let meta = checkpoint.meta(tensor)?;
         let (name, dtype, shape) = (tensor.to_string(), meta.dtype, meta.shape.clone());
         Some(TensorSpec { name, dtype, shape })
     };
-    let spec = |tensor: &str| {
+    let spec = |tensor: &str| -> Result<TensorSpec, ChangesError> {
         let expected = spec_in(base, tensor).ok_or_else(|| missing(tensor, tuned, base))?;
         let found = spec_in(tuned, tensor).ok_or_else(|| missing(tensor, base, tuned))?;
         if found == expected {
