@@ -73,7 +73,7 @@ pub enum ChangesError {
     },
     /// The changes belong to another model.
     #[error(
-        "{changes} belongs to another model than {base}: their `{tensor}` is not the same",
+        "{changes} belongs to another model than {base}: `{tensor}` is not the same in both",
         changes = changes.display(),
         base = base.display()
     )]

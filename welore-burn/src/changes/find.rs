@@ -7,7 +7,7 @@ use crate::files::{OutputDir, write_file};
 use crate::forms::{TensorSpec, parameters_in};
 use crate::progress::Progress;
 
-/// The tensors whose numbers are others in a tuned model than in its base.
+/// The tensors whose numbers differ between a tuned model and its base.
 #[derive(Debug)]
 pub struct Changes<'a> {
     base: &'a Checkpoint,
@@ -98,7 +98,7 @@ impl<'a> Changes<'a> {
         }
         files.finish()?;
         self.tuned.check_unchanged()?;
-        // Of what is in the file, which has some shapes otherwise.
+        // Of the tensors as the file has them: some shapes differ there.
         let written = Checkpoint::open_file(dir.join(TENSORS_FILE))?;
         let digest = |spec: &TensorSpec| -> Result<(String, String), ChangesError> {
             Ok((spec.name.clone(), written.digest(&spec.name)?))

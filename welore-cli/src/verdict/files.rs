@@ -171,9 +171,9 @@ pub(super) fn changes(error: &ChangesError) -> Option<Verdict> {
         E::NoChanges { .. } => Verdict::input(
             "--changes takes the directory that `export TUNED --changes-of MODEL -o DIR` wrote",
         ),
-        E::OtherBase { .. } => {
-            Verdict::input("give the model as it was when they were saved, with all of its numbers")
-        }
+        E::OtherBase { .. } => Verdict::input(
+            "give the model that --changes-of named when they were saved, as it was then",
+        ),
         E::Missing { .. } | E::Kind { .. } => Verdict::input(
             "only numbers may differ: give the directory that the training began with, in the type that it \
              had then",

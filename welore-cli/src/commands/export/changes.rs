@@ -1,4 +1,4 @@
-//! What training changed in a model, in a directory of its own.
+//! The changes that training made to a model: saved by themselves, or applied.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::shared::opening::open_any;
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
-/// Writes what the model has otherwise than its base to the directory `target`.
+/// Writes the tensors in which the model differs from its base to the directory `target`.
 pub fn run(args: &ExportArgs, base: &Path, target: &Path) -> Result<()> {
     let inputs = [args.model.as_path(), base];
     check_not_left(target, inputs)?;
