@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use safetensors::Dtype;
 use welore_burn::adapters::{AdapterError, Refusal};
+use welore_burn::changes::ChangesError;
 use welore_burn::checkpoint::{CheckpointError, MissingKind, Quantizer};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
@@ -160,6 +161,24 @@ pub(super) fn adapter(error: &AdapterError) -> Option<Verdict> {
              f32 computes with it",
         ),
         _ => Verdict::failed(None),
+    })
+}
+
+pub(super) fn changes(error: &ChangesError) -> Option<Verdict> {
+    use ChangesError as E;
+    Some(match error {
+        E::Checkpoint(_) | E::File(_) | E::Interrupted(_) => return None,
+        E::NoChanges { .. } => Verdict::input(
+            "--changes takes the directory that `export TUNED --changes-of MODEL -o DIR` wrote",
+        ),
+        E::OtherBase { .. } => Verdict::input(
+            "give the model that --changes-of named when they were saved, as it was then",
+        ),
+        E::Missing { .. } | E::Kind { .. } => Verdict::input(
+            "only numbers may differ: give the directory that the training began with, in the type that it \
+             had then",
+        ),
+        _ => Verdict::input(None),
     })
 }
 
