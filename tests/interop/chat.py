@@ -13,7 +13,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from datetime import datetime
 from pathlib import Path
 
 NAME = "chat"
@@ -132,9 +131,7 @@ def check_mask(binary, work, name, model, tokenizer, checks):
     if not checks.same(f"{name}: training ({done.stderr.strip()})", done.returncode, 0):
         return
     tensors = load_file(run_dir / "tokens")
-    # Texts to learn from have the same date on every day.
-    day = lambda form: datetime(2024, 7, 26).strftime(form)  # noqa: E731
-    theirs = tokenizer.apply_chat_template(before, return_dict=True, return_assistant_tokens_mask=True, strftime_now=day)
+    theirs = tokenizer.apply_chat_template(before, return_dict=True, return_assistant_tokens_mask=True)
     start, length, given = map(int, tensors["rows"][0])
     mask = [0] * given + [1] * (length - given)
     for _, begin, end in tensors.get("skipped", []):

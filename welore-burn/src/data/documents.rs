@@ -21,7 +21,8 @@ pub enum Texts {
 ///
 /// # Errors
 ///
-/// As [`read_documents`].
+/// [`DataError::Line`] for a line that is no such object, [`DataError::Array`] for a JSON array, and the
+/// errors of [`read_text`].
 pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts, DataError> {
     let path = path.as_ref();
     let text = read_text(path)?;
@@ -37,10 +38,14 @@ pub fn read_texts(path: impl AsRef<Path>) -> Result<Texts, DataError> {
 /// # Errors
 ///
 /// [`DataError::Line`] for a line that is not such an object, [`DataError::Array`] for a JSON array,
-/// whose brackets, quotes and keys would count as text, and the errors of [`read_text`].
+/// whose brackets, quotes and keys would count as text, [`DataError::Conversations`] for what
+/// [`read_texts`] reads as such, and the errors of [`read_text`].
 pub fn read_documents(path: impl AsRef<Path>) -> Result<Vec<String>, DataError> {
     let path = path.as_ref();
-    documents(path, read_text(path)?)
+    match read_texts(path)? {
+        Texts::Documents(documents) => Ok(documents),
+        Texts::Conversations(_) => Err(DataError::Conversations { path: path.into() }),
+    }
 }
 
 fn is_lines(path: &Path) -> bool {
@@ -145,6 +150,8 @@ mod tests {
             panic!("no conversations")
         };
         assert_eq!(all.iter().map(|(line, _)| *line).collect::<Vec<_>>(), [1, 3]);
+        let error = read_documents(dir.path().join("a.jsonl")).unwrap_err();
+        assert!(matches!(error, DataError::Conversations { .. }), "{error}");
         let error = read("b.jsonl", &format!("{chat}\n{{\"text\": \"b\"}}\n")).unwrap_err();
         assert!(matches!(error, DataError::Line { line: 2, .. }), "{error}");
         for (name, text) in [("a.txt", chat), ("c.jsonl", r#"{"text": "a"}"#)] {

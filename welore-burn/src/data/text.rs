@@ -75,6 +75,12 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// Conversations, in place of a text.
+    #[error("{path}: conversations, not a text", path = path.display())]
+    Conversations {
+        /// The file.
+        path: PathBuf,
+    },
     /// Not a token file.
     #[error("{path}: not a token file", path = path.display())]
     TokenFile {

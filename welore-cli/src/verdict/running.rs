@@ -81,6 +81,9 @@ pub(super) fn data(error: &DataError) -> Option<Verdict> {
         DataError::File(error) => return file(error),
         DataError::Array { path } => as_lines(path),
         DataError::NotUtf8 { .. } => Verdict::input("convert the file to UTF-8 first"),
+        DataError::Conversations { .. } => {
+            Verdict::input("`train`, `calibrate` and `eval` read conversations; give a text here")
+        }
         DataError::Tokenizer { .. } | DataError::NoTokenizer { .. } => Verdict::input(
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",
         ),
