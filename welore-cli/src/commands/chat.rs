@@ -4,8 +4,8 @@ use std::io::{BufRead, IsTerminal, Read};
 use std::ops::ControlFlow;
 use std::time::Instant;
 
-use anyhow::{Context, Result};
-use welore_burn::data::TextTokenizer;
+use anyhow::{Context, Error, Result};
+use welore_burn::data::{ChatError, TextTokenizer};
 use welore_burn::model::{
     Decoder, GenerateError, GenerateOptions, Generator, Sampler, check_prompt, most_new_tokens,
 };
@@ -101,6 +101,11 @@ fn prompt_of(chat: &Chat, model: &Decoder) -> Result<ChatPrompt> {
     }
 }
 
+/// Whether a template was stopped. It may still be at work, with more and more memory.
+fn takes_too_much(error: &Error) -> bool {
+    matches!(error.downcast_ref(), Some(ChatError::TooMuch { .. }))
+}
+
 /// A conversation that goes on.
 struct Talk<'m> {
     model: &'m Decoder,
@@ -118,7 +123,7 @@ impl Talk<'_> {
     fn reply(&mut self, message: &str) -> Result<()> {
         self.chat.add("user", message);
         let prompt = match prompt_of(&self.chat, self.model) {
-            Err(error) if self.is_typed => {
+            Err(error) if self.is_typed && !takes_too_much(&error) => {
                 self.chat.take_back();
                 tell!("{error:#}; {CLEAR} begins a new conversation");
                 return Ok(());

@@ -39,7 +39,8 @@ pub enum ChatError {
         /// What is wrong.
         reason: String,
     },
-    /// The template takes too long or writes too much.
+    /// The template takes too long or writes too much. One that took too long may still be at work on a thread
+    /// of its own, and take more and more memory, so a program should end soon.
     #[error("{path}: the chat template takes far longer than any should", path = path.display())]
     TooMuch {
         /// Where the template is.

@@ -4,7 +4,7 @@
 //! and `include`, `import` and `extends` are not compiled in, and calls itself only so deep. It runs on a thread
 //! with a large stack, because values can be nested as deep as the budget allows. What the budget does not see,
 //! such as the text of a list that holds the same list many times, ends with the time that a template has
-//! (`LOOKS`); its thread is then left alone.
+//! (`LOOKS`); its thread is then left alone, and may take memory until the program ends.
 
 use std::convert::Infallible;
 use std::path::Path;
