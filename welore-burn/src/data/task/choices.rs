@@ -259,7 +259,10 @@ impl Key {
             Some(labels) => labels[number] == key,
             None => ('A'..='Z').nth(number).is_some_and(|letter| key == letter.to_string()),
         };
-        let is_named = |number: &usize| is_labelled(*number) || texts[*number].trim() == key.trim();
+        // A label of the file decides, also where it is the text of another choice.
+        let is_label = labels.is_some_and(|labels| labels.contains(&key));
+        let is_text = |number: usize| !is_label && texts[number].trim() == key.trim();
+        let is_named = |number: &usize| is_labelled(*number) || is_text(*number);
         let mut named = (0..texts.len()).filter(is_named);
         match (named.next(), named.next()) {
             (Some(only), None) => Ok(only),
@@ -363,6 +366,7 @@ mod tests {
         let lists = r#"["x", "y", "B"]"#;
         let columns = r#"{"text": ["x", "y", "B"], "label": ["1", "2", "3"]}"#;
         let rows = r#"[{"label": "A", "text": "x"}, {"label": "B", "text": "y"}]"#;
+        let blood = r#"{"text": ["B", "AB"], "label": ["A", "B"]}"#;
         for (choices, answer, right) in [
             (lists, "2", 2),
             (lists, r#""A""#, 0),
@@ -371,6 +375,7 @@ mod tests {
             (columns, "1", 1),
             (columns, r#""B""#, 2),
             (rows, r#""B""#, 1),
+            (blood, r#""B""#, 1),
         ] {
             for field in ["answer", "answerKey"] {
                 let text =
