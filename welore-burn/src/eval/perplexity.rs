@@ -86,7 +86,7 @@ pub fn perplexity_of_rows(
     progress.begin("perplexity", count);
     progress.count_in("rows");
     let mut losses = vec![(0.0, 0); count];
-    let loss = |index: usize| {
+    let loss = |index: usize| -> Result<(f64, usize), EvalError> {
         let row = rows.nth(index, None);
         match nll_of_row(model, &row) {
             nll if nll.is_finite() => Ok((nll, row.predicted())),

@@ -126,7 +126,7 @@ impl TextReader {
             Texts::Conversations(all) => all,
         };
         let template = template_to_learn(&self.dir)?;
-        let text = |(line, conversation): &(usize, Conversation)| {
+        let text = |(line, conversation): &(usize, Conversation)| -> Result<String> {
             check_interrupted()?;
             let text = template.text(conversation, &options_to_learn());
             text.with_context(|| place_in(path, *line))
