@@ -188,6 +188,7 @@ fn what_is_no_sum_of_matrices_is_refused() {
         (json!({ "layer_replication": [[0, 2]] }), Refusal::Field("layer_replication")),
         (json!({ "layers_to_transform": [1, 2] }), Refusal::Layer(q_proj())),
         (json!({ "target_modules": ["k_proj"] }), Refusal::NotTargeted(q_proj())),
+        (json!({ "exclude_modules": ["self_attn.q_proj"] }), Refusal::Excluded(q_proj())),
         (json!({ "alpha_pattern": { "(q|k)_proj": 8 } }), Refusal::Pattern("(q|k)_proj".into())),
     ] {
         assert_eq!(refusal(&fields), expected, "{fields}");

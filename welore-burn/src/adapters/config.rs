@@ -24,6 +24,7 @@ struct Fields {
     rank_pattern: Option<Entries>,
     alpha_pattern: Option<Entries>,
     target_modules: Value,
+    exclude_modules: Value,
     modules_to_save: Value,
     layers_to_transform: Value,
     layers_pattern: Value,
@@ -57,6 +58,8 @@ pub(super) struct Config {
     of_root: bool,
     /// The ends of the names of matrices that have adapters, where they are listed.
     targets: Option<HashSet<String>>,
+    /// The ends of the names of matrices that have none, where they are listed.
+    excluded: HashSet<String>,
     layers: Option<HashSet<u64>>,
     /// What is before the number of a layer, where that is said.
     before_layer: HashSet<String>,
@@ -96,6 +99,7 @@ impl Config {
         };
         // A text is an expression for whole names, or "all-linear". The tensors say what it matched.
         let targets = fields.target_modules.is_array().then(|| list(&fields.target_modules));
+        let excluded = Some(&fields.exclude_modules).filter(|modules| modules.is_array());
         let layers = &fields.layers_to_transform;
         Ok(Self {
             base: fields.base_model_name_or_path.filter(|base| !base.is_empty()),
@@ -106,6 +110,7 @@ impl Config {
             alphas: Table::new(fields.alpha_pattern.unwrap_or_default())?,
             of_root: fields.use_rslora.unwrap_or(false),
             targets: targets.filter(|targets| !targets.is_empty()),
+            excluded: excluded.map(list).unwrap_or_default(),
             layers: is_set(layers).then(|| numbers(layers)),
             before_layer: list(&fields.layers_pattern),
         })
@@ -129,6 +134,9 @@ impl Config {
 
     /// Refuses a matrix that PEFT would leave alone.
     pub fn check_chosen(&self, name: &MatrixName) -> Result<(), Refusal> {
+        if ends(name.as_str()).any(|end| self.excluded.contains(end)) {
+            return Err(Refusal::Excluded(name.clone()));
+        }
         if let Some(targets) = &self.targets
             && !ends(name.as_str()).any(|end| targets.contains(end))
         {

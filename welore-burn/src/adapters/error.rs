@@ -134,6 +134,8 @@ pub enum Refusal {
     Layer(MatrixName),
     /// The matrix is none of the modules that the configuration names.
     NotTargeted(MatrixName),
+    /// The matrix is one of the modules that the configuration excludes.
+    Excluded(MatrixName),
     /// A key of a table of patterns is an expression that is not read here.
     Pattern(String),
     /// The weights are only there as a pickle.
@@ -163,6 +165,7 @@ impl fmt::Display for Refusal {
                 write!(f, "`{name}` is in no layer of `layers_to_transform`")
             }
             Self::NotTargeted(name) => write!(f, "`{name}` is none of `target_modules`"),
+            Self::Excluded(name) => write!(f, "`{name}` is one of `exclude_modules`"),
             Self::Pattern(pattern) => {
                 write!(f, "`{pattern}` is a regular expression that is not read here")
             }

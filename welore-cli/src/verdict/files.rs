@@ -175,7 +175,9 @@ fn refused(refusal: &Refusal) -> Verdict {
             "in Python, `PeftModel.from_pretrained(MODEL, DIR).save_pretrained(\"OUT\")` writes \
              safetensors"
         }
-        R::Layer(_) | R::NotTargeted(_) | R::Pattern(_) => return Verdict::input(None),
+        R::Layer(_) | R::NotTargeted(_) | R::Excluded(_) | R::Pattern(_) => {
+            return Verdict::input(None);
+        }
         _ => {
             "in Python, `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()\
              .save_pretrained(\"OUT\")` writes a whole model"
