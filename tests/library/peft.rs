@@ -36,7 +36,8 @@ fn matrix([outputs, inputs]: [usize; 2], rank: usize, scale: f64) -> LoraMatrix 
 
 fn adapter(matrices: impl IntoIterator<Item = (&'static str, LoraMatrix)>) -> LoraAdapter {
     let matrices = matrices.into_iter().map(|(name, matrix)| (MatrixName::from(name), matrix));
-    LoraAdapter { base: Some("org/base".into()), turned: false, matrices: matrices.collect() }
+    let [base, revision] = ["org/base", "0123"].map(|text| Some(text.into()));
+    LoraAdapter { base, revision, turned: false, matrices: matrices.collect() }
 }
 
 fn q_proj() -> LoraAdapter {
@@ -97,7 +98,10 @@ fn what_is_written_is_read_again() {
     let config: Value =
         serde_json::from_slice(&fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
     assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(4), &json!(2)));
-    assert_eq!(config["base_model_name_or_path"], "org/base");
+    assert_eq!(
+        (&config["base_model_name_or_path"], &config["revision"]),
+        (&json!("org/base"), &json!("0123"))
+    );
     assert_eq!(config["target_modules"], json!(["q_proj"]));
 }
 

@@ -19,6 +19,7 @@ use crate::modules::MatrixName;
 struct Fields {
     peft_type: Option<String>,
     base_model_name_or_path: Option<String>,
+    revision: Option<String>,
     r: Option<usize>,
     lora_alpha: Option<f64>,
     rank_pattern: Option<Entries>,
@@ -49,6 +50,7 @@ struct Fields {
 #[derive(Debug)]
 pub(super) struct Config {
     pub base: Option<String>,
+    pub revision: Option<String>,
     pub turned: bool,
     rank: Option<usize>,
     alpha: f64,
@@ -103,6 +105,7 @@ impl Config {
         let layers = &fields.layers_to_transform;
         Ok(Self {
             base: fields.base_model_name_or_path.filter(|base| !base.is_empty()),
+            revision: fields.revision.filter(|revision| !revision.is_empty()),
             turned: fields.fan_in_fan_out.unwrap_or(false),
             rank: fields.r,
             alpha: fields.lora_alpha.unwrap_or(DEFAULT_ALPHA),

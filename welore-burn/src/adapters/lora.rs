@@ -161,6 +161,8 @@ pub struct LoraAdapter {
     /// The model that it belongs to, as a path or a name of the Hub; PEFT loads it if it is not told
     /// which one to use. `None` if that is not known.
     pub base: Option<String>,
+    /// The revision of a base on the Hub; `None` for the latest one, and for a path.
+    pub revision: Option<String>,
     /// Whether the base has its layers as `[in, out]` in files, as GPT-2 does. The matrices here have the
     /// same shapes in either case.
     pub turned: bool,

@@ -79,7 +79,8 @@ impl LoraAdapter {
         if matrices.is_empty() {
             return Err(AdapterError::Broken { path, reason: "it changes no matrix".into() });
         }
-        Ok(Self { base: config.base, turned: config.turned, matrices })
+        let Config { base, revision, turned, .. } = config;
+        Ok(Self { base, revision, turned, matrices })
     }
 }
 

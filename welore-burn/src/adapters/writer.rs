@@ -75,7 +75,7 @@ impl LoraAdapter {
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.base,
-            "revision": null,
+            "revision": self.revision,
             "inference_mode": true,
             "r": rank,
             "lora_alpha": number(alpha),

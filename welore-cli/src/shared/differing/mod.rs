@@ -20,6 +20,7 @@ use welore_burn::workers::Budget;
 
 use self::divergences::{Divergences, Text};
 pub use self::telling::{as_json, tell, warn_of_others};
+use super::adapting::named_after;
 use super::artifacts::{check_artifact, check_place, check_space};
 use super::inputs::{check_not_left, check_outside};
 use super::labels::of_norm;
@@ -169,9 +170,11 @@ impl<'a> Job<'a> {
         made.approximations =
             difference.approximate(&made.differences, &made.ranks, &measuring, &mut bar)?;
         bar.finish();
-        // Nothing but a path or a name can be loaded by other programs.
-        let base = (!models::is_model_file(self.from)).then(|| self.from.display().to_string());
-        let adapter = adapter_of(&made.approximations, base, difference.is_turned())?;
+        let mut adapter = adapter_of(&made.approximations, None, difference.is_turned())?;
+        // Other programs find no such matrices in a compressed model, and load no model of a file.
+        if opened.from.compressed().is_empty() && !models::is_model_file(self.from) {
+            adapter = named_after(adapter, from.dir())?;
+        }
         adapter.write(output.path()).map_err(|error| error.about(&output))?;
         output.commit()?;
         if let Some((path, model)) = gguf {
