@@ -140,6 +140,10 @@ fn models_that_are_not_versions_of_one_are_refused() {
         ("extract tuned --base wide --rank 2 -o adapter --gguf story.txt", "story.txt"),
         ("extract tuned --base wide --rank 2 -o adapter --calibration story.txt", "calibration"),
         ("repair tuned --source wide --rank 2 -o adapter --include nosuch", "`nosuch`"),
+        (
+            "extract tuned --base wide --rank 2 -o adapter --include embed_tokens",
+            "`model.embed_tokens` belongs to no linear layer",
+        ),
         ("repair tuned --source wide --rank 2 -o adapter --text nowhere.txt", "nowhere.txt"),
     ] {
         sandbox.refuses(line, named);
