@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::error::{AdapterError, LoraProblem};
@@ -103,9 +104,9 @@ impl LoraMatrix {
     /// # Errors
     ///
     /// [`LoraProblem::NotFinite`] for an entry beyond f32.
-    pub(crate) fn b_at(&self, scale: f64) -> Result<Vec<f32>, LoraProblem> {
+    pub(crate) fn b_at(&self, scale: f64) -> Result<Cow<'_, [f32]>, LoraProblem> {
         if scale == self.scale {
-            return Ok(self.b.clone());
+            return Ok(Cow::Borrowed(self.b.as_slice()));
         }
         let factor = self.scale / scale;
         let values: Vec<f32> = self.b.iter().map(|x| (f64::from(*x) * factor) as f32).collect();
@@ -114,7 +115,7 @@ impl LoraMatrix {
                 let value = f64::from(self.b[index]) * factor;
                 Err(LoraProblem::NotFinite { tensor: B, index, value })
             }
-            None => Ok(values),
+            None => Ok(Cow::Owned(values)),
         }
     }
 

@@ -175,7 +175,7 @@ impl<'a> Job<'a> {
         made.approximations =
             difference.approximate(&made.differences, &made.ranks, &measuring, &mut bar)?;
         bar.finish();
-        let mut adapter = adapter_of(&made.approximations, None, difference.is_turned())?;
+        let mut adapter = adapter_of(&made.approximations, difference.is_turned());
         // Other programs find no such matrices in a compressed model, and load no model of a file.
         if opened.from.compressed().is_empty() && !models::is_model_file(self.from) {
             adapter = named_after(adapter, from.dir())?;
