@@ -142,6 +142,25 @@ fn other_scales_are_in_the_second_matrix() {
     }
 }
 
+/// A key of `rank_pattern` matches every name that ends like it.
+#[test]
+fn ranks_are_found_again_where_one_name_is_the_end_of_another() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("adapter");
+    let given = adapter([
+        ("model.layers.0.proj", matrix([6, 8], 2, 1.0)),
+        ("tower.model.layers.0.proj", matrix([6, 8], 3, 1.0)),
+        ("tower.model.layers.1.proj", matrix([6, 8], 3, 1.0)),
+    ]);
+    given.save(&dir, false).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(config["rank_pattern"], json!({ "^model.layers.0.proj": 2 }));
+    let read = LoraAdapter::open(&dir).unwrap();
+    let ranks: Vec<usize> = read.matrices.values().map(LoraMatrix::rank).collect();
+    assert_eq!(ranks, [2, 3, 3]);
+}
+
 #[test]
 fn scales_are_those_of_peft() {
     for (fields, scale) in [
@@ -215,6 +234,7 @@ fn tensors_that_do_not_belong_or_fit_are_refused() {
     let zeros = |shape: &[usize]| {
         (Dtype::F32, shape.to_vec(), vec![0; 4 * shape.iter().product::<usize>()])
     };
+    let long = format!("base_model.model.{}.lora_A.weight", "x".repeat(400));
     let error = |edit: &dyn Fn(&mut Tensors)| {
         let (_home, dir) = saved();
         edit_tensors(&dir, edit);
@@ -232,6 +252,7 @@ fn tensors_that_do_not_belong_or_fit_are_refused() {
         ),
         ("base_model.model.x.lora_magnitude_vector", Refusal::Dora),
         ("base_model.model.x.bias", Refusal::Bias("base_model.model.x.bias".into())),
+        (long.as_str(), Refusal::Tensor(format!("{}…", &long[..400]))),
     ] {
         match error(&|tensors| drop(tensors.insert(tensor.into(), zeros(&[1])))) {
             AdapterError::Refused { refusal, .. } => assert_eq!(refusal, expected),

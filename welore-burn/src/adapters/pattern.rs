@@ -11,7 +11,7 @@ use super::error::Refusal;
 const MOST_EXPRESSIONS: usize = 100;
 
 /// The most characters of such a key.
-const LONGEST: usize = 300;
+const LONGEST: usize = 1000;
 
 /// A table as it is in the file: the first key that matches counts, so their order is kept. No key is
 /// there twice.

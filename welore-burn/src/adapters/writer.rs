@@ -1,5 +1,5 @@
 use std::borrow::Cow;
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
 use safetensors::{Dtype, View};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::error::AdapterError;
 use super::lora::{A, B, LoraAdapter};
-use super::pattern::key_of;
+use super::pattern::{ends, key_of};
 use super::reader::{CONFIG_FILE, PREFIX, WEIGHTS_FILE};
 use crate::files::{OutputDir, write_file};
 use crate::modules::MatrixName;
@@ -63,9 +63,16 @@ impl LoraAdapter {
     /// `adapter_config.json`.
     fn config(&self, alpha: f64) -> Value {
         let rank = self.most_frequent_rank();
+        let names = self.matrices.keys().map(MatrixName::as_str);
+        let inner: HashSet<&str> = names.flat_map(|name| ends(name).skip(1)).collect();
+        // A key also matches names that end like it.
+        let key = |name: &str| match inner.contains(name) {
+            true => format!("^{}", key_of(name)),
+            false => key_of(name),
+        };
         let others = self.matrices.iter().filter(|(_, matrix)| matrix.rank() != rank);
         let others: BTreeMap<String, usize> =
-            others.map(|(name, matrix)| (key_of(name.as_str()), matrix.rank())).collect();
+            others.map(|(name, matrix)| (key(name.as_str()), matrix.rank())).collect();
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
