@@ -68,6 +68,12 @@ pub enum AdapterError {
         /// `[out, in]` of the model.
         shape: [usize; 2],
     },
+    /// Two matrices of the adapter are for one of the model, which has another name in its files.
+    #[error("the adapter changes `{matrix}` twice, by two names")]
+    Twice {
+        /// The matrix.
+        matrix: MatrixName,
+    },
     /// The matrix of the model is in blocks, to which nothing can be added.
     #[error("`{matrix}` is in llama.cpp's blocks, to which no adapter can be added")]
     Packed {

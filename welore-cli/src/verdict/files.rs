@@ -153,7 +153,9 @@ pub(super) fn adapter(error: &AdapterError) -> Option<Verdict> {
             "give the model as it was before its matrices were put into blocks, or what \
              `export MODEL --dense -o DIR` makes of it",
         ),
-        E::Matrix { .. } | E::Broken { .. } | E::NotPlain { .. } => Verdict::input(None),
+        E::Matrix { .. } | E::Broken { .. } | E::Twice { .. } | E::NotPlain { .. } => {
+            Verdict::input(None)
+        }
         E::Sum { .. } => Verdict::input("the adapter is damaged; download it again"),
         E::Overflow { .. } => Verdict::input(
             "f16 holds nothing above 65504; `export MODEL --dtype f32 -o DIR` makes room, and --dtype \
