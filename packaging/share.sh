@@ -16,7 +16,7 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 # The settings of whoever builds a package are not read.
 unset WELORE_CONFIG
-/tmp/lead/wh/w manual -o "$scratch/man1" >/dev/null
+"$binary" manual -o "$scratch/man1" >/dev/null
 for shell in bash zsh fish; do
     "$binary" completions "$shell" >"$scratch/$shell"
 done

@@ -16,7 +16,10 @@ import tempfile
 from pathlib import Path
 
 NAME = "chat"
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+HERE = Path(__file__).resolve().parent
+FIXTURES = HERE.parent / "fixtures"
+# Scripts here have the names of libraries.
+sys.path = [place for place in sys.path if Path(place).resolve() != HERE]
 
 try:
     import jinja2  # noqa: F401

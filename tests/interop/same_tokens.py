@@ -3,10 +3,11 @@
     pip install torch transformers safetensors
     WELORE_LLAMA_CPP=DIR python same_tokens.py WELORE_BINARY [MODEL]
 
-MODEL is a dense directory, or `$WELORE_SMOLLM2`. It is compressed to factors of 90 % of the parameters. transformers runs
-that directory by its remote code, the binary runs it itself, and llama.cpp (`llama-completion` in `$WELORE_LLAMA_CPP`)
-runs the dense GGUF file of it; all in f32, each time with the most likely token. Prints a line for each prompt and
-program, and exits with 1 on a difference.
+MODEL is a dense directory; without it, `$WELORE_SMOLLM2`, or else a tiny model that was trained on stories. It is
+compressed to factors of 90 % of the parameters. transformers runs that directory by its remote code, the binary runs it
+itself, and llama.cpp (`llama-completion` in `$WELORE_LLAMA_CPP`) runs the dense GGUF file of it; all in f32, each time
+with the most likely token. Tokens are compared with transformers, and the text with llama.cpp. Prints a line for each
+prompt and program, and how far the most likely token was from the next; exits with 1 on a difference.
 """
 
 import importlib.util
@@ -17,6 +18,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+TINY = Path(__file__).resolve().parents[1] / "fixtures" / "tiny-llama"
 PROMPTS = ["The capital of France is", "Once upon a time, there was a", "def fibonacci(n):\n"]
 COUNT = 24
 
@@ -30,8 +32,8 @@ def skip(why):
 sys.path = [path for path in sys.path if Path(path or ".").resolve() != Path(__file__).resolve().parent]
 
 
-def run(*words, **options):
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, stdin=subprocess.DEVNULL, **options)
+def run(*words):
+    done = subprocess.run([str(word) for word in words], capture_output=True, encoding="utf-8", errors="replace", stdin=subprocess.DEVNULL)
     if done.returncode:
         sys.exit(f"{' '.join(map(str, words))}\n{done.stdout}{done.stderr}")
     return done.stdout
@@ -51,12 +53,16 @@ def of_transformers(low, prompts):
     model = AutoModelForCausalLM.from_pretrained(low, trust_remote_code=True, dtype=torch.float32).eval()
     factored = sum(type(part).__name__ == "LowRankLinear" for part in model.modules())
     print(f"transformers computes with {factored} factored matrices")
-    found = []
+    found, margins = [], []
+    options = {"max_new_tokens": COUNT, "do_sample": False, "repetition_penalty": 1.0}
+    options |= {"return_dict_in_generate": True, "output_scores": True}
     for ids in prompts:
         ids = torch.tensor([ids])
-        options = {"max_new_tokens": COUNT, "do_sample": False, "repetition_penalty": 1.0}
         made = model.generate(ids, attention_mask=torch.ones_like(ids), **options)
-        found.append(made[0, ids.shape[1] :].tolist())
+        found.append(made.sequences[0, ids.shape[1] :].tolist())
+        best = [scores[0].topk(2).values for scores in made.scores]
+        margins += [(first - second).item() for first, second in best]
+    print(f"the smallest difference of the two largest logits is {min(margins):.4f}")
     return found, factored
 
 
@@ -67,9 +73,7 @@ def without_end(ids, ends):
 def main():
     if len(sys.argv) < 2:
         sys.exit(__doc__)
-    binary, model = sys.argv[1], (sys.argv[2:] + [os.environ.get("WELORE_SMOLLM2")])[0]
-    if not model:
-        skip("no MODEL and no $WELORE_SMOLLM2")
+    binary, model = sys.argv[1], (sys.argv[2:] + [os.environ.get("WELORE_SMOLLM2") or TINY])[0]
     for package in ("torch", "transformers", "safetensors", "tokenizers"):
         if importlib.util.find_spec(package) is None:
             skip(f"Python has no package `{package}`")

@@ -154,7 +154,9 @@ pub(super) fn adapter(error: &AdapterError) -> Option<Verdict> {
             "give the model as it was before its matrices were put into blocks, or what \
              `export MODEL --dense -o DIR` makes of it",
         ),
-        E::Matrix { .. } | E::Broken { .. } | E::NotPlain { .. } => Verdict::input(None),
+        E::Matrix { .. } | E::Broken { .. } | E::Twice { .. } | E::NotPlain { .. } => {
+            Verdict::input(None)
+        }
         E::Sum { .. } => Verdict::input("the adapter is damaged; download it again"),
         E::Overflow { .. } => Verdict::input(
             "f16 holds nothing above 65504; `export MODEL --dtype f32 -o DIR` makes room, and --dtype \
@@ -194,7 +196,9 @@ fn refused(refusal: &Refusal) -> Verdict {
             "in Python, `PeftModel.from_pretrained(MODEL, DIR).save_pretrained(\"OUT\")` writes \
              safetensors"
         }
-        R::Layer(_) | R::NotTargeted(_) | R::Pattern(_) => return Verdict::input(None),
+        R::Layer(_) | R::NotTargeted(_) | R::Excluded(_) | R::Pattern(_) => {
+            return Verdict::input(None);
+        }
         _ => {
             "in Python, `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()\
              .save_pretrained(\"OUT\")` writes a whole model"
