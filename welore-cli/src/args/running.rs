@@ -22,8 +22,8 @@ pub struct EvalArgs {
     /// LoRA adapter of the PEFT library to add to the model: the directory with its adapter_config.json
     #[arg(long, value_name = "DIR", help_heading = "Evaluation")]
     pub adapter: Option<PathBuf>,
-    /// UTF-8 text or .jsonl file to measure perplexity on, of conversations (`messages`) that of what the
-    /// assistant says; can be repeated, and each text is then measured by itself
+    /// UTF-8 text or .jsonl file to measure perplexity on (of conversations, on what the assistant says);
+    /// can be repeated, and each text is then measured by itself
     #[arg(
         long,
         value_name = "FILE",
