@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn tables_that_are_ambiguous_or_endless_are_refused() {
-        let read = serde_json::from_str::<Entries>;
+        let read = |text: &str| serde_json::from_str::<Entries>(text);
         assert!(read(r#"{"q_proj": 2, "k_proj": 2}"#).is_ok());
         assert!(read(r#"{"q_proj": 2, "q_proj": 3}"#).is_err());
         let table = |text: &str| Table::new(read(text).unwrap());
