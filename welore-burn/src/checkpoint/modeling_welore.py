@@ -103,7 +103,11 @@ def put_matrices(model, is_base):
         has_bias = getattr(dense, "bias", None) is not None
         parent, _, child = path.rpartition(".")
         layer = LowRankLinear(d_input, d_output, rank, has_bias, pivots=form == "pivots")
-        setattr(model.get_submodule(parent), child, layer)
+        parent = model.get_submodule(parent)
+        setattr(parent, child, layer)
+        if not list(parent.parameters(recurse=False)):
+            # transformers 5 would draw numbers for `weight` of a child that has it no longer (GPT-2).
+            parent._is_hf_initialized = True
 
 
 def saved(config):
