@@ -11,6 +11,8 @@
 mod gguf_files;
 #[path = "bodies/search.rs"]
 mod searches;
+#[path = "bodies/tuned.rs"]
+mod tuned;
 
 use std::fs;
 use std::path::Path;
@@ -18,7 +20,6 @@ use std::path::Path;
 use burn::tensor::{Device, FloatDType};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use welore_burn::adapters::{LoraAdapter, LoraMatrix};
 use welore_burn::calibrate::{Calibration, write_imatrix};
 use welore_burn::checkpoint::{Checkpoint, PLAN_FILE};
 use welore_burn::data::{
@@ -42,6 +43,8 @@ use welore_burn::train::{
 pub use gguf_files::{gguf, gguf_part, packed_gguf};
 #[allow(unused_imports)]
 pub use searches::{NOTED, SEARCHING, journal, search_fixture, search_options};
+#[allow(unused_imports)]
+pub use tuned::{adapter, adapter_config, adapter_fixture, changes, changes_fixture};
 
 // What stands beside the file in question. The weights are those of the configuration.
 const CONFIG: &[u8] = include_bytes!("../tests/fixtures/earlier/model/config.json");
@@ -217,54 +220,6 @@ pub const LOGITS_TOKENS: [u32; 18] =
     [5, 70, 71, 300, 72, 5, 383, 0, 9, 9, 10, 200, 201, 5, 70, 71, 1, 2];
 
 /// The windows that logits are saved of.
-/// A small adapter, in a directory of its own.
-pub fn adapter_fixture() -> TempDir {
-    let dir = directory(&[]);
-    let numbers = |count: usize| (0..count).map(|n| n as f32 / 8.0).collect();
-    let matrix =
-        |rank: usize| LoraMatrix::new([3, 4], rank, numbers(4 * rank), numbers(3 * rank), 0.5);
-    let names = ["model.layers.0.self_attn.q_proj", "model.layers.1.self_attn.q_proj"];
-    let matrices = names
-        .iter()
-        .zip([1, 2])
-        .map(|(name, rank)| (MatrixName::from(*name), matrix(rank).expect("its numbers fit")));
-    let adapter = LoraAdapter { matrices: matrices.collect(), ..LoraAdapter::default() };
-    adapter.save(dir.path().join("adapter"), false).expect("there is room");
-    dir
-}
-
-/// Whether there is an adapter, which is then written and read again.
-fn adapter_in(dir: &Path) -> bool {
-    let Ok(adapter) = LoraAdapter::open(dir.join("adapter")) else { return false };
-    assert!(!adapter.matrices.is_empty());
-    let again = dir.join("again");
-    // A scale may be beyond what another one leaves of f32.
-    if adapter.save(&again, false).is_ok() {
-        let read = LoraAdapter::open(&again).expect("what is written can be read");
-        assert!(read.matrices.keys().eq(adapter.matrices.keys()));
-        for (one, other) in read.matrices.values().zip(adapter.matrices.values()) {
-            assert_eq!(
-                (one.shape(), one.rank(), one.a()),
-                (other.shape(), other.rank(), other.a())
-            );
-            assert!(one.scale().is_finite() && other.scale().is_finite());
-        }
-    }
-    true
-}
-
-pub fn adapter(data: &[u8]) -> bool {
-    let dir = adapter_fixture();
-    fs::write(dir.path().join("adapter/adapter_model.safetensors"), data).expect("there is room");
-    adapter_in(dir.path())
-}
-
-pub fn adapter_config(data: &[u8]) -> bool {
-    let dir = adapter_fixture();
-    fs::write(dir.path().join("adapter/adapter_config.json"), data).expect("there is room");
-    adapter_in(dir.path())
-}
-
 pub fn logits_options() -> PerplexityOptions {
     PerplexityOptions { seq_len: 8, skip: 1, ..PerplexityOptions::default() }
 }

@@ -148,6 +148,21 @@ fn adapters_that_do_not_fit_are_refused_before_anything_is_made() {
             sandbox.refuses(&line, named);
         }
     }
+    // Of a model whose names begin otherwise, a matrix may have two.
+    sandbox.duplicate("model", "wrapped");
+    sandbox.edit_tensors("wrapped/model.safetensors", |tensors| {
+        let all = std::mem::take(tensors).into_iter();
+        *tensors = all.map(|(name, tensor)| (format!("module.{name}"), tensor)).collect();
+    });
+    sandbox.gives("eval wrapped --text story.txt --seq-len 64 --windows 1 --adapter run/adapter");
+    sandbox.duplicate("run/adapter", "twice");
+    sandbox.edit_tensors("twice/adapter_model.safetensors", |tensors| {
+        for (part, shape) in [("lora_A", [2, 64]), ("lora_B", [160, 2])] {
+            let name = format!("base_model.model.module.model.layers.0.mlp.up_proj.{part}.weight");
+            tensors.insert(name, Tensor::zeros(safetensors::Dtype::F32, &shape));
+        }
+    });
+    sandbox.refuses("eval wrapped --text story.txt --adapter twice", "twice, by two names");
     for line in ["--adapter run/adapter --record", "--adapter run/adapter --save-logits seen"] {
         sandbox.misused(&format!("eval model --text story.txt {line}"), "--adapter");
     }

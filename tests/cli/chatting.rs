@@ -203,11 +203,48 @@ fn conversations_are_text_for_calibration_and_evaluation() {
 }
 
 #[test]
+fn the_perplexity_of_conversations_is_that_of_what_the_assistant_says() {
+    let sandbox = chatting();
+    write_conversations(&sandbox);
+    let line = "eval model --text chats.jsonl --seq-len 128";
+    let found = sandbox.json(&format!("{line} --json"));
+    assert_eq!((&found["conversations"], &found["rows"]), (&json!(4), &json!(3)));
+    // The loss of a step that learns from the same rows.
+    sandbox.gives(&TRAIN.replace("--steps 2 --batch-size 1", "--steps 1 --batch-size 3"));
+    let metrics = String::from_utf8(sandbox.read("run/metrics.jsonl")).unwrap();
+    let step: Value = serde_json::from_str(metrics.lines().next().unwrap()).unwrap();
+    let number = |value: &Value| value.as_f64().unwrap();
+    let loss = number(&found["nll"]) / number(&found["scored_tokens"]);
+    assert!((number(&step["loss"]) / loss - 1.0).abs() < 1e-4, "{step} for {found}");
+    assert!((number(&found["perplexity"]).ln() / loss - 1.0).abs() < 1e-9, "{found}");
+    let told = sandbox.gives(&format!("{line} --windows 1"));
+    assert!(told.stdout.contains("of the assistant (1 row of at most 128 tokens)"), "{told:?}");
+    assert!(told.stderr.contains("4 conversations"), "{told:?}");
+    for option in ["--bos off", "--stride 8", "--skip 1", "--against model", "--save-logits logits"]
+    {
+        let named = option.split(' ').next().unwrap();
+        sandbox.refuses(&format!("{line} {option}"), named);
+    }
+    sandbox.refuses(&format!("{line} --text story.txt"), "others conversations");
+    sandbox.refuses(&format!("{line} --windows 0"), "at least 1");
+    sandbox.refuses(&line.replace("128", "2"), "the assistant says nothing within 2 tokens");
+    sandbox.remove("model/chat_template.jinja");
+    sandbox.refuses(line, "no chat template");
+}
+
+#[test]
 fn conversations_without_a_template_are_refused_before_work() {
     let sandbox = Sandbox::new();
     write_conversations(&sandbox);
     sandbox.refuses(TRAIN, "no chat template");
     assert!(sandbox.run(TRAIN).stderr.contains("chat_template.jinja"));
+    // Also before a model is compressed, which warns of the result.
+    let measured = TRAIN.replace("--text chats.jsonl", "--text story.txt --err 0.5");
+    for options in ["--eval-text chats.jsonl", "--eval-text story.txt --watch-text chats.jsonl"] {
+        let outcome = sandbox.run(&format!("{measured} {options}"));
+        assert!(outcome.complaint(2).contains("no chat template"), "{options}");
+        assert!(outcome.stderr.starts_with("error: "), "{}", outcome.stderr);
+    }
     sandbox.write("chats.jsonl", "{\"messages\": [{\"role\": \"user\"}]}\n{\"messages\": 3}\n");
     sandbox.refuses(TRAIN, "line 2");
 }

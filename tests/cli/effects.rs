@@ -119,7 +119,7 @@ const IDLE: [(&str, &str); 15] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 58] = [
+const IDLE_TOO: [(&str, &str); 59] = [
     ("generate model --prompt Mia --chat", "bos=off"),
     ("calibrate model --text self --self-samples 4 -o seen", "bos=off"),
     ("compress model --err 0.5 -o out", "bos=off"),
@@ -191,7 +191,14 @@ const IDLE_TOO: [(&str, &str); 58] = [
     ),
     ("extract tuned --base model --rank 2 -o out", "backend=flex device=0 dtype=f32"),
     ("repair low --source model --rank 2 -o out", "backend=flex device=0 dtype=f32 no-types"),
-    ("export model --gguf out.gguf", "dense shard-size=1GB force adapter=tuned"),
+    (
+        "export model --gguf out.gguf",
+        "dense shard-size=1GB force adapter=tuned changes=changes changes-of=low",
+    ),
+    (
+        "export model --changes-of low -o out",
+        "dense dtype=f32 adapter=tuned changes=changes shard-size=1GB",
+    ),
     ("export model --gguf-lora out.gguf --adapter tuned", "dense shard-size=1GB force dtype=bf16"),
     ("plan model --err 0.5 --json", "sort=kept filter=q_proj"),
     (

@@ -9,6 +9,7 @@ mod bad_request;
 mod browser;
 mod calibrated;
 mod cards;
+mod changes;
 mod channels;
 mod chatting;
 mod choosing;

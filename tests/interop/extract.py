@@ -22,7 +22,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
+HERE = Path(__file__).resolve().parent
+FIXTURES = HERE.parent / "fixtures"
+# Scripts here have the names of libraries.
+sys.path = [place for place in sys.path if Path(place).resolve() != HERE]
 STORY = FIXTURES / "story.txt"
 LENGTH, WINDOWS = 64, 6
 MOST = 1e-4

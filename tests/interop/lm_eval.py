@@ -252,7 +252,6 @@ def main():
             os.environ[name] = "1"
         os.environ["HF_HOME"] = str(at / "home")
         os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        os.environ["TQDM_DISABLE"] = "1"
         tiny = list(tiny_questions(at))
         same = all([compare(binary, model, tiny, None, at) for model in tiny_models(at)])
         if data and large:

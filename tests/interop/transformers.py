@@ -79,12 +79,12 @@ def load(directory, auto=AutoModelForCausalLM, **options):
     return auto.from_pretrained(directory, trust_remote_code=True, **options).eval()
 
 
-def refusal(directory, **options):
+def refusal(directory, auto=AutoModelForCausalLM, **options):
     """The message with which transformers refuses a directory; none if it loads it."""
     try:
         # It asks first, and nobody answers.
         with contextlib.redirect_stdout(io.StringIO()):
-            AutoModelForCausalLM.from_pretrained(directory, **options)
+            auto.from_pretrained(directory, **options)
     except Exception as error:
         return str(error)
     return None
@@ -162,6 +162,11 @@ class Case:
         stands = type(self.model).__mro__[1] is type(plain) and self.model._no_split_modules == plain._no_split_modules
         self.check(stands, "it is the class of the family", type(plain).__name__)
         self.generates(plain)
+        _, info = AutoModel.from_pretrained(self.dense, output_loading_info=True)
+        if info["missing_keys"]:  # Gemma 3 in transformers 4.57
+            said = refusal(self.low, AutoModel, trust_remote_code=True) or "it was loaded"
+            self.check("are missing" in said, "AutoModel is refused where transformers has other names for its tensors")
+            return
         body = load(self.low, AutoModel)
         with torch.no_grad():
             ours, theirs = (m(self.tokens).last_hidden_state for m in (body, plain.base_model))
@@ -181,9 +186,11 @@ class Case:
             model = load(self.low, dtype=dtype)
             right = all(part.dtype == dtype for part in model.parameters())
             found = gap(logits_of(model, self.tokens), self.logits)
+            # With experts, a rounded number can lead a token elsewhere.
+            largest = 1.0 if "num_experts_per_tok" in self.config else largest
             self.check(right and found < largest, f"dtype={str(dtype)[6:]}", f"{found:.1e}")
         found = gap(logits_of(copy.deepcopy(self.model).half(), self.tokens), self.logits)
-        self.check(found < 0.05, ".half() of a copy", f"{found:.1e}")
+        self.check(found < largest, ".half() of a copy", f"{found:.1e}")
 
     def devices(self):
         for place in ("cpu", "auto") if HAS_ACCELERATE else ():

@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 29] = [
+const LIBRARY: [&str; 30] = [
     "words",
     "named",
     "escape",
@@ -20,6 +20,7 @@ const LIBRARY: [&str; 29] = [
     "forms",
     "linear",
     "checkpoint",
+    "changes",
     "adapters",
     "model",
     "calibrate",

@@ -2,6 +2,7 @@
 //! expected texts are in `fixtures/chat`; `make_chat.py` makes the texts.
 
 use std::fs;
+use std::num::NonZeroUsize;
 use std::ops::{ControlFlow, Range};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,7 +11,9 @@ use serde_json::Value;
 use tempfile::TempDir;
 use welore_burn::data::{
     ChatError, ChatOptions, ChatTemplate, Conversation, TemplateValue, TextTokenizer, TokenRow,
+    TokenRows,
 };
+use welore_burn::eval::{EvalError, perplexity_of_rows};
 use welore_burn::model::{GenerateOptions, Generator, Sampler, generate};
 use welore_burn::train::{Batch, losses};
 
@@ -53,7 +56,8 @@ fn turns() -> Conversation {
 fn options(variables: &Value) -> ChatOptions {
     let value = |value: &Value| TemplateValue::from_json(&value.to_string()).unwrap();
     let variables = variables.as_object().unwrap().iter();
-    ChatOptions { variables: variables.map(|(name, v)| (name.clone(), value(v))).collect() }
+    let variables = variables.map(|(name, v)| (name.clone(), value(v))).collect();
+    ChatOptions { variables, fixed_date: false }
 }
 
 fn rendered(source: &str) -> Result<String, ChatError> {
@@ -144,6 +148,7 @@ fn tokens_are_learnt_if_any_byte_of_them_is() {
     assert_eq!(tokenizer.decode(&tokens[spans[0].clone()]).unwrap(), "Mia");
     assert_eq!(tokenizer.decode(&tokens[spans[1].clone()]).unwrap(), " Tom has a dog.");
     assert!(tokenizer.encode_spans(text, &[]).unwrap().1.is_empty());
+    assert!(tokenizer.encode_spans(text, &[1..1, 21..21]).unwrap().1.is_empty());
 }
 
 #[test]
@@ -174,6 +179,17 @@ fn what_the_conversation_decides_is_no_option() {
     let options = options(&serde_json::json!({ "messages": [] }));
     let error = known("chatml").prompt(&turns(), &options).unwrap_err();
     assert!(matches!(error, ChatError::Variable { .. }), "{error}");
+}
+
+#[test]
+fn texts_to_learn_from_are_the_same_on_every_day() {
+    let template = compiled("{{ strftime_now('%d %b %Y') }}").unwrap();
+    let text = |fixed_date| {
+        let options = ChatOptions { fixed_date, ..ChatOptions::default() };
+        template.text(&turns(), &options).unwrap()
+    };
+    assert_eq!(text(true), "26 Jul 2024");
+    assert_ne!(text(false), "26 Jul 2024", "the date of an earlier day");
 }
 
 #[test]
@@ -300,6 +316,31 @@ fn skipped_tokens_have_no_loss() {
     for (loss, place) in some.iter().zip(places) {
         assert!((loss - all[place - 1]).abs() < 1e-4, "{place}: {loss}");
     }
+}
+
+#[test]
+#[allow(clippy::single_range_in_vec_init)]
+fn the_perplexity_of_rows_is_that_of_what_they_predict() {
+    let model = tiny_llama(&device());
+    let tokens: Vec<u32> = (0..16).map(|i| (i * 37 + 11) % 384).collect();
+    let texts = [(tokens.clone(), vec![3..5, 9..16]), (tokens[..6].to_vec(), vec![5..6])];
+    let (rows, _) = TokenRows::lessons(texts, 32);
+    let measured = |rows: &TokenRows, most: Option<usize>| {
+        perplexity_of_rows(&model, rows, most, NonZeroUsize::MIN, &mut ())
+    };
+    let loss = |number| {
+        let batch = Batch::new(&[rows.nth(number, None)], &device());
+        losses(&model, &batch, 1 << 20).into_data().iter::<f64>().sum::<f64>()
+    };
+    let found = measured(&rows, None).unwrap();
+    assert_eq!((found.windows, found.tokens), (2, 10));
+    assert!((found.nll / (loss(0) + loss(1)) - 1.0).abs() < 1e-5, "{found:?}");
+    assert!((found.perplexity.ln() / (found.nll / 10.0) - 1.0).abs() < 1e-9, "{found:?}");
+    assert_eq!(measured(&rows, Some(1)).unwrap().tokens, 9);
+    assert_eq!(measured(&rows, Some(0)).unwrap_err(), EvalError::NoWindows);
+    let (strange, _) = TokenRows::lessons([(vec![1, 999], vec![1..2])], 32);
+    let error = measured(&strange, None).unwrap_err();
+    assert!(matches!(error, EvalError::UnknownToken { token: 999, .. }), "{error}");
 }
 
 #[test]

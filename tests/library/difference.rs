@@ -76,8 +76,8 @@ fn factors_of_full_rank_make_one_model_of_the_other() {
     let difference = Difference::between(&from, &to, &Selection::all()).unwrap();
     let (found, made) = made(&difference, RankGoal::Rank(99), &plain());
     assert_eq!((found.same, found.others.len()), (0, 0));
-    let adapter = adapter_of(&made, Some("from".into()), difference.is_turned()).unwrap();
-    assert_eq!((adapter.base.as_deref(), adapter.turned, adapter.rank()), (Some("from"), false, 5));
+    let adapter = adapter_of(&made, difference.is_turned());
+    assert_eq!((adapter.turned, adapter.rank(), adapter.matrices.len()), (false, 5, 2));
     for one in &made {
         let sum =
             adapter.matrices[&one.name].added_to(from.read_matrix(&one.name.weight()).unwrap());

@@ -39,6 +39,7 @@ const FORMATS: &[Format] = formats![
     imatrix,
     adapter,
     adapter_config,
+    changes,
     logits,
     weights,
     index,
@@ -122,6 +123,11 @@ fn damaged_calibrations_are_refused_or_have_moments() {
 fn damaged_adapters_are_refused_or_can_be_written() {
     withstands("adapter", 200);
     withstands("adapter_config", 200);
+}
+
+#[test]
+fn damaged_changes_are_refused_or_make_the_tuned_model() {
+    withstands("changes", 100);
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod adapters;
 mod architecture;
 mod backends;
 mod calibrate;
+mod changes;
 mod channels;
 mod chat;
 mod checkpoint;

@@ -36,7 +36,8 @@ fn matrix([outputs, inputs]: [usize; 2], rank: usize, scale: f64) -> LoraMatrix 
 
 fn adapter(matrices: impl IntoIterator<Item = (&'static str, LoraMatrix)>) -> LoraAdapter {
     let matrices = matrices.into_iter().map(|(name, matrix)| (MatrixName::from(name), matrix));
-    LoraAdapter { base: Some("org/base".into()), turned: false, matrices: matrices.collect() }
+    let [base, revision] = ["org/base", "0123"].map(|text| Some(text.into()));
+    LoraAdapter { base, revision, turned: false, matrices: matrices.collect() }
 }
 
 fn q_proj() -> LoraAdapter {
@@ -97,7 +98,10 @@ fn what_is_written_is_read_again() {
     let config: Value =
         serde_json::from_slice(&fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
     assert_eq!((&config["r"], &config["lora_alpha"]), (&json!(4), &json!(2)));
-    assert_eq!(config["base_model_name_or_path"], "org/base");
+    assert_eq!(
+        (&config["base_model_name_or_path"], &config["revision"]),
+        (&json!("org/base"), &json!("0123"))
+    );
     assert_eq!(config["target_modules"], json!(["q_proj"]));
 }
 
@@ -136,6 +140,25 @@ fn other_scales_are_in_the_second_matrix() {
     for (one, other) in found.delta().unwrap().data().iter().zip(odd.delta().unwrap().data()) {
         assert!((one - other).abs() < 1e-5, "{one} {other}");
     }
+}
+
+/// A key of `rank_pattern` matches every name that ends like it.
+#[test]
+fn ranks_are_found_again_where_one_name_is_the_end_of_another() {
+    let home = tempfile::tempdir().unwrap();
+    let dir = home.path().join("adapter");
+    let given = adapter([
+        ("model.layers.0.proj", matrix([6, 8], 2, 1.0)),
+        ("tower.model.layers.0.proj", matrix([6, 8], 3, 1.0)),
+        ("tower.model.layers.1.proj", matrix([6, 8], 3, 1.0)),
+    ]);
+    given.save(&dir, false).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(dir.join("adapter_config.json")).unwrap()).unwrap();
+    assert_eq!(config["rank_pattern"], json!({ "^model.layers.0.proj": 2 }));
+    let read = LoraAdapter::open(&dir).unwrap();
+    let ranks: Vec<usize> = read.matrices.values().map(LoraMatrix::rank).collect();
+    assert_eq!(ranks, [2, 3, 3]);
 }
 
 #[test]
@@ -188,6 +211,7 @@ fn what_is_no_sum_of_matrices_is_refused() {
         (json!({ "layer_replication": [[0, 2]] }), Refusal::Field("layer_replication")),
         (json!({ "layers_to_transform": [1, 2] }), Refusal::Layer(q_proj())),
         (json!({ "target_modules": ["k_proj"] }), Refusal::NotTargeted(q_proj())),
+        (json!({ "exclude_modules": ["self_attn.q_proj"] }), Refusal::Excluded(q_proj())),
         (json!({ "alpha_pattern": { "(q|k)_proj": 8 } }), Refusal::Pattern("(q|k)_proj".into())),
     ] {
         assert_eq!(refusal(&fields), expected, "{fields}");
@@ -210,6 +234,7 @@ fn tensors_that_do_not_belong_or_fit_are_refused() {
     let zeros = |shape: &[usize]| {
         (Dtype::F32, shape.to_vec(), vec![0; 4 * shape.iter().product::<usize>()])
     };
+    let long = format!("base_model.model.{}.lora_A.weight", "x".repeat(400));
     let error = |edit: &dyn Fn(&mut Tensors)| {
         let (_home, dir) = saved();
         edit_tensors(&dir, edit);
@@ -227,6 +252,7 @@ fn tensors_that_do_not_belong_or_fit_are_refused() {
         ),
         ("base_model.model.x.lora_magnitude_vector", Refusal::Dora),
         ("base_model.model.x.bias", Refusal::Bias("base_model.model.x.bias".into())),
+        (long.as_str(), Refusal::Tensor(format!("{}…", &long[..400]))),
     ] {
         match error(&|tensors| drop(tensors.insert(tensor.into(), zeros(&[1])))) {
             AdapterError::Refused { refusal, .. } => assert_eq!(refusal, expected),

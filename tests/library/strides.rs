@@ -105,6 +105,9 @@ fn saved_logits_are_of_windows_that_begin_in_one_way_and_do_not_overlap() {
         let error = saved.divergence(&model, tokens, &other, &mut ()).unwrap_err();
         assert!(matches!(error, LogitsError::Foreign { .. }), "{error}");
     }
+    // Windows of 32 tokens have 31 of the text, so these follow each other.
+    let apart = PerplexityOptions { stride: Some(31), ..options };
+    saved.divergence(&model, tokens, &apart, &mut ()).unwrap();
     let strided = PerplexityOptions { stride: Some(20), ..options };
     let error = save_logits(&path, &model, &source, tokens, &strided, &mut ()).unwrap_err();
     assert!(matches!(error, LogitsError::Eval(EvalError::StrideSaved)), "{error}");

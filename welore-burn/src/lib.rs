@@ -17,7 +17,8 @@
 //! 6. [`train`] fine-tunes the factors on text or tasks from [`data`].
 //! 7. [`eval`] measures the result, and [`report`] draws it.
 //! 8. [`adapters`] reads, writes and applies LoRA adapters of the PEFT library, and [`difference`]
-//!    makes them of what two models differ by.
+//!    makes them of what two models differ by. [`changes`] saves only
+//!    what training changed.
 //!
 //! # Any Burn module
 //!
@@ -209,6 +210,7 @@
 pub mod adapters;
 mod artifact;
 pub mod calibrate;
+pub mod changes;
 pub mod channels;
 pub mod checkpoint;
 pub mod compress;

@@ -13,8 +13,8 @@ use welore_burn::spectrum::Spectra;
 use welore_burn::train::{GradientDynamics, read_gradients};
 
 use super::bodies::{
-    LOGITS_TOKENS, NOTED, SEARCHING, adapter_fixture, logits_options, search_fixture,
-    search_options,
+    LOGITS_TOKENS, NOTED, SEARCHING, adapter_fixture, changes_fixture, logits_options,
+    search_fixture, search_options,
 };
 use super::mutate::{Seed, Tensors};
 use crate::fixture;
@@ -112,6 +112,12 @@ pub fn adapter_config() -> Vec<Seed> {
     patterns["use_rslora"] = json!(true);
     patterns["layers_to_transform"] = json!([0, 1]);
     vec![Seed::Json(config), Seed::Json(patterns)]
+}
+
+pub fn changes() -> Vec<Seed> {
+    let dir = changes_fixture();
+    let text = fs::read_to_string(dir.path().join("changes/welore_changes.json")).unwrap();
+    vec![Seed::Json(parsed(&text))]
 }
 
 pub fn calibration_file() -> Tensors {

@@ -16,13 +16,16 @@ impl LoraAdapter {
     ///
     /// # Errors
     ///
-    /// Those of [`stored_in`](LoraAdapter::stored_in).
+    /// Those of [`stored_in`](LoraAdapter::stored_in), and [`AdapterError::Twice`].
     pub fn for_checkpoint(self, checkpoint: &Checkpoint) -> Result<Self, AdapterError> {
-        let renamed = self.matrices.into_iter().map(|(name, matrix)| {
-            let present = checkpoint.present_name(name.clone());
-            (present.unwrap_or(name), matrix)
-        });
-        let adapter = Self { matrices: renamed.collect(), ..self };
+        let mut matrices = BTreeMap::new();
+        for (name, matrix) in self.matrices {
+            let name = checkpoint.present_name(name.clone()).unwrap_or(name);
+            if matrices.insert(name.clone(), matrix).is_some() {
+                return Err(AdapterError::Twice { matrix: name });
+            }
+        }
+        let adapter = Self { matrices, ..self };
         adapter.stored_in(checkpoint)?;
         Ok(adapter)
     }
@@ -98,7 +101,8 @@ impl LoraAdapter {
         Ok(add_to_factors(module, added))
     }
 
-    /// The adapters of a module, which all have this scale, such as those that were trained. `None` if it has none. Its base is not known here.
+    /// The adapters of a module, which all have this scale, such as those that were trained. `None` if
+    /// it has none. Its base is not known here.
     ///
     /// # Errors
     ///

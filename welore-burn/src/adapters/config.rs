@@ -19,11 +19,13 @@ use crate::modules::MatrixName;
 struct Fields {
     peft_type: Option<String>,
     base_model_name_or_path: Option<String>,
+    revision: Option<String>,
     r: Option<usize>,
     lora_alpha: Option<f64>,
     rank_pattern: Option<Entries>,
     alpha_pattern: Option<Entries>,
     target_modules: Value,
+    exclude_modules: Value,
     modules_to_save: Value,
     layers_to_transform: Value,
     layers_pattern: Value,
@@ -48,6 +50,7 @@ struct Fields {
 #[derive(Debug)]
 pub(super) struct Config {
     pub base: Option<String>,
+    pub revision: Option<String>,
     pub turned: bool,
     rank: Option<usize>,
     alpha: f64,
@@ -57,6 +60,8 @@ pub(super) struct Config {
     of_root: bool,
     /// The ends of the names of matrices that have adapters, where they are listed.
     targets: Option<HashSet<String>>,
+    /// The ends of the names of matrices that have none, where they are listed.
+    excluded: HashSet<String>,
     layers: Option<HashSet<u64>>,
     /// What is before the number of a layer, where that is said.
     before_layer: HashSet<String>,
@@ -96,9 +101,11 @@ impl Config {
         };
         // A text is an expression for whole names, or "all-linear". The tensors say what it matched.
         let targets = fields.target_modules.is_array().then(|| list(&fields.target_modules));
+        let excluded = Some(&fields.exclude_modules).filter(|modules| modules.is_array());
         let layers = &fields.layers_to_transform;
         Ok(Self {
             base: fields.base_model_name_or_path.filter(|base| !base.is_empty()),
+            revision: fields.revision.filter(|revision| !revision.is_empty()),
             turned: fields.fan_in_fan_out.unwrap_or(false),
             rank: fields.r,
             alpha: fields.lora_alpha.unwrap_or(DEFAULT_ALPHA),
@@ -106,6 +113,7 @@ impl Config {
             alphas: Table::new(fields.alpha_pattern.unwrap_or_default())?,
             of_root: fields.use_rslora.unwrap_or(false),
             targets: targets.filter(|targets| !targets.is_empty()),
+            excluded: excluded.map(list).unwrap_or_default(),
             layers: is_set(layers).then(|| numbers(layers)),
             before_layer: list(&fields.layers_pattern),
         })
@@ -129,6 +137,9 @@ impl Config {
 
     /// Refuses a matrix that PEFT would leave alone.
     pub fn check_chosen(&self, name: &MatrixName) -> Result<(), Refusal> {
+        if ends(name.as_str()).any(|end| self.excluded.contains(end)) {
+            return Err(Refusal::Excluded(name.clone()));
+        }
         if let Some(targets) = &self.targets
             && !ends(name.as_str()).any(|end| targets.contains(end))
         {

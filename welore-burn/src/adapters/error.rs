@@ -68,6 +68,12 @@ pub enum AdapterError {
         /// `[out, in]` of the model.
         shape: [usize; 2],
     },
+    /// Two matrices of the adapter are for one of the model, which has another name in its files.
+    #[error("the adapter changes `{matrix}` twice, by two names")]
+    Twice {
+        /// The matrix.
+        matrix: MatrixName,
+    },
     /// The matrix of the model is in blocks, to which nothing can be added.
     #[error("`{matrix}` is in llama.cpp's blocks, to which no adapter can be added")]
     Packed {
@@ -134,6 +140,8 @@ pub enum Refusal {
     Layer(MatrixName),
     /// The matrix is none of the modules that the configuration names.
     NotTargeted(MatrixName),
+    /// The matrix is one of the modules that the configuration excludes.
+    Excluded(MatrixName),
     /// A key of a table of patterns is an expression that is not read here.
     Pattern(String),
     /// The weights are only there as a pickle.
@@ -163,6 +171,7 @@ impl fmt::Display for Refusal {
                 write!(f, "`{name}` is in no layer of `layers_to_transform`")
             }
             Self::NotTargeted(name) => write!(f, "`{name}` is none of `target_modules`"),
+            Self::Excluded(name) => write!(f, "`{name}` is one of `exclude_modules`"),
             Self::Pattern(pattern) => {
                 write!(f, "`{pattern}` is a regular expression that is not read here")
             }

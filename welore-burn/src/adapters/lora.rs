@@ -1,3 +1,4 @@
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::error::{AdapterError, LoraProblem};
@@ -103,9 +104,9 @@ impl LoraMatrix {
     /// # Errors
     ///
     /// [`LoraProblem::NotFinite`] for an entry beyond f32.
-    pub(crate) fn b_at(&self, scale: f64) -> Result<Vec<f32>, LoraProblem> {
+    pub(crate) fn b_at(&self, scale: f64) -> Result<Cow<'_, [f32]>, LoraProblem> {
         if scale == self.scale {
-            return Ok(self.b.clone());
+            return Ok(Cow::Borrowed(self.b.as_slice()));
         }
         let factor = self.scale / scale;
         let values: Vec<f32> = self.b.iter().map(|x| (f64::from(*x) * factor) as f32).collect();
@@ -114,7 +115,7 @@ impl LoraMatrix {
                 let value = f64::from(self.b[index]) * factor;
                 Err(LoraProblem::NotFinite { tensor: B, index, value })
             }
-            None => Ok(values),
+            None => Ok(Cow::Owned(values)),
         }
     }
 
@@ -161,6 +162,8 @@ pub struct LoraAdapter {
     /// The model that it belongs to, as a path or a name of the Hub; PEFT loads it if it is not told
     /// which one to use. `None` if that is not known.
     pub base: Option<String>,
+    /// The revision of a base on the Hub; `None` for the latest one, and for a path.
+    pub revision: Option<String>,
     /// Whether the base has its layers as `[in, out]` in files, as GPT-2 does. The matrices here have the
     /// same shapes in either case.
     pub turned: bool,

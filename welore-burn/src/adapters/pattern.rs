@@ -1,8 +1,8 @@
 //! The keys of PEFT's tables of ranks and scales, which are regular expressions.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
-use serde::de::{MapAccess, Visitor};
+use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::error::Refusal;
@@ -10,7 +10,11 @@ use super::error::Refusal;
 /// The most keys of a table that are more than names.
 const MOST_EXPRESSIONS: usize = 100;
 
-/// A table as it is in the file: the first key that matches counts, so their order is kept.
+/// The most characters of such a key.
+const LONGEST: usize = 1000;
+
+/// A table as it is in the file: the first key that matches counts, so their order is kept. No key is
+/// there twice.
 #[derive(Debug, Default)]
 pub(super) struct Entries(Vec<(String, f64)>);
 
@@ -25,9 +29,12 @@ impl<'de> Deserialize<'de> for Entries {
             }
 
             fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Entries, M::Error> {
-                let mut entries = Vec::new();
-                while let Some(entry) = map.next_entry()? {
-                    entries.push(entry);
+                let (mut entries, mut seen) = (Vec::new(), HashSet::new());
+                while let Some((key, value)) = map.next_entry::<String, f64>()? {
+                    if !seen.insert(key.clone()) {
+                        return Err(M::Error::custom("a key is there twice"));
+                    }
+                    entries.push((key, value));
                 }
                 Ok(Entries(entries))
             }
@@ -50,7 +57,9 @@ impl Table {
         let mut table = Self::default();
         for (place, (key, value)) in entries.0.into_iter().enumerate() {
             if !key.is_empty() && key.chars().all(is_of_name) {
-                table.names.entry(key).or_insert((place, value));
+                table.names.insert(key, (place, value));
+            } else if key.chars().nth(LONGEST).is_some() {
+                return Err(Refusal::Pattern(key.chars().take(LONGEST).chain(['…']).collect()));
             } else if table.expressions.len() < MOST_EXPRESSIONS {
                 table.expressions.push((place, Pattern::new(&key)?, value));
             } else {
@@ -156,21 +165,14 @@ impl Pattern {
         }
     }
 
-    /// Whether it matches a name.
+    /// Whether it matches a name. All states are followed at once, so no name takes long.
     pub fn matches(&self, name: &str) -> bool {
-        match self.from_start {
-            true => self.matches_all(name),
-            false => ends(name).any(|end| self.matches_all(end)),
-        }
-    }
-
-    /// All states are followed at once, so no name takes long.
-    fn matches_all(&self, text: &str) -> bool {
         let mut states = vec![false; self.atoms.len() + 1];
         states[0] = true;
         self.skip_optional(&mut states);
-        for c in text.chars() {
+        for c in name.chars() {
             let mut next = vec![false; states.len()];
+            next[0] = c == '.' && !self.from_start;
             for (at, (atom, _, repeats)) in self.atoms.iter().enumerate() {
                 if states[at] && atom.has(c) {
                     next[at + 1] = true;
@@ -235,6 +237,20 @@ mod tests {
         assert_eq!(both.value("lm_head"), None);
         let turned = table(r#"{"model.*": 4, "self_attn.q_proj": 2}"#);
         assert_eq!(turned.value(NAME), Some(4.0));
+    }
+
+    #[test]
+    fn tables_that_are_ambiguous_or_endless_are_refused() {
+        let read = |text: &str| serde_json::from_str::<Entries>(text);
+        assert!(read(r#"{"q_proj": 2, "k_proj": 2}"#).is_ok());
+        assert!(read(r#"{"q_proj": 2, "q_proj": 3}"#).is_err());
+        let table = |text: &str| Table::new(read(text).unwrap());
+        let long = "x*".repeat(LONGEST);
+        let refused = table(&format!(r#"{{"{long}": 1}}"#)).unwrap_err();
+        assert!(matches!(refused, Refusal::Pattern(key) if key.ends_with("x*…")), "{long}");
+        let many: Vec<String> = (0..=MOST_EXPRESSIONS).map(|n| format!(r#""x*{n}": 1"#)).collect();
+        assert!(table(&format!("{{{}}}", many[1..].join(","))).is_ok());
+        assert!(table(&format!("{{{}}}", many.join(","))).is_err());
     }
 
     #[test]

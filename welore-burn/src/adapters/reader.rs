@@ -20,6 +20,9 @@ pub(super) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// The same in the old format.
 const PICKLE_FILE: &str = "adapter_model.bin";
 
+/// The most characters of the name of a tensor.
+const LONGEST: usize = 400;
+
 /// How names of tensors begin.
 pub(super) const PREFIX: &str = "base_model.model.";
 
@@ -79,7 +82,8 @@ impl LoraAdapter {
         if matrices.is_empty() {
             return Err(AdapterError::Broken { path, reason: "it changes no matrix".into() });
         }
-        Ok(Self { base: config.base, turned: config.turned, matrices })
+        let Config { base, revision, turned, .. } = config;
+        Ok(Self { base, revision, turned, matrices })
     }
 }
 
@@ -99,6 +103,9 @@ fn pairs<'a>(tensors: &SafeTensors<'a>) -> Result<BTreeMap<MatrixName, Pair<'a>>
 
 /// The matrix that a tensor belongs to, and whether it is `A`.
 fn place(tensor: &str) -> Result<(MatrixName, bool), Refusal> {
+    if tensor.chars().nth(LONGEST).is_some() {
+        return Err(Refusal::Tensor(tensor.chars().take(LONGEST).chain(['…']).collect()));
+    }
     let Some(name) = tensor.strip_prefix(PREFIX) else {
         return Err(Refusal::Tensor(tensor.into()));
     };

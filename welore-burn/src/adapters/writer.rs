@@ -1,13 +1,13 @@
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::Path;
 
-use safetensors::tensor::TensorView;
-use safetensors::{Dtype, SafeTensorError};
+use safetensors::{Dtype, View};
 use serde_json::{Value, json};
 
 use super::error::AdapterError;
 use super::lora::{A, B, LoraAdapter};
-use super::pattern::key_of;
+use super::pattern::{ends, key_of};
 use super::reader::{CONFIG_FILE, PREFIX, WEIGHTS_FILE};
 use crate::files::{OutputDir, write_file};
 use crate::modules::MatrixName;
@@ -41,7 +41,7 @@ impl LoraAdapter {
             return Err(broken("it would change no matrix".into()));
         }
         let alpha = self.alpha();
-        let mut tensors: Vec<(String, [usize; 2], Vec<u8>)> = Vec::new();
+        let mut tensors: Vec<(String, Numbers<'_>)> = Vec::new();
         for (name, matrix) in &self.matrices {
             let (rank, [outputs, inputs]) = (matrix.rank(), matrix.shape());
             let b = matrix.b_at(alpha / rank as f64).map_err(|problem| AdapterError::Matrix {
@@ -49,17 +49,12 @@ impl LoraAdapter {
                 matrix: name.clone(),
                 problem,
             })?;
-            tensors.push((tensor_name(name, A), [rank, inputs], bytes(matrix.a())));
-            tensors.push((tensor_name(name, B), [outputs, rank], bytes(&b)));
+            let a = Numbers { shape: [rank, inputs], values: Cow::Borrowed(matrix.a()) };
+            tensors.push((tensor_name(name, A), a));
+            tensors.push((tensor_name(name, B), Numbers { shape: [outputs, rank], values: b }));
         }
-        let views = tensors.iter().map(|(name, shape, bytes)| {
-            let view = TensorView::new(Dtype::F32, shape.to_vec(), bytes)?;
-            Ok((name.as_str(), view))
-        });
-        let views = views.collect::<Result<Vec<_>, SafeTensorError>>();
-        let views = views.map_err(|error| broken(error.to_string()))?;
         let format = HashMap::from([("format".to_string(), "pt".to_string())]);
-        let file = safetensors::serialize(views, Some(format));
+        let file = safetensors::serialize(tensors, Some(format));
         write_file(&path, &file.map_err(|error| broken(error.to_string()))?)?;
         let config = format!("{:#}\n", self.config(alpha));
         Ok(write_file(dir.join(CONFIG_FILE), config.as_bytes())?)
@@ -68,14 +63,21 @@ impl LoraAdapter {
     /// `adapter_config.json`.
     fn config(&self, alpha: f64) -> Value {
         let rank = self.most_frequent_rank();
+        let names = self.matrices.keys().map(MatrixName::as_str);
+        let inner: HashSet<&str> = names.flat_map(|name| ends(name).skip(1)).collect();
+        // A key also matches names that end like it.
+        let key = |name: &str| match inner.contains(name) {
+            true => format!("^{}", key_of(name)),
+            false => key_of(name),
+        };
         let others = self.matrices.iter().filter(|(_, matrix)| matrix.rank() != rank);
         let others: BTreeMap<String, usize> =
-            others.map(|(name, matrix)| (key_of(name.as_str()), matrix.rank())).collect();
+            others.map(|(name, matrix)| (key(name.as_str()), matrix.rank())).collect();
         json!({
             "peft_type": "LORA",
             "task_type": "CAUSAL_LM",
             "base_model_name_or_path": self.base,
-            "revision": null,
+            "revision": self.revision,
             "inference_mode": true,
             "r": rank,
             "lora_alpha": number(alpha),
@@ -141,8 +143,28 @@ fn tensor_name(matrix: &MatrixName, part: &str) -> String {
     format!("{PREFIX}{}", matrix.part(&format!("{part}.weight")))
 }
 
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+/// A tensor of a file, which becomes bytes when its turn comes.
+struct Numbers<'a> {
+    shape: [usize; 2],
+    values: Cow<'a, [f32]>,
+}
+
+impl View for Numbers<'_> {
+    fn dtype(&self) -> Dtype {
+        Dtype::F32
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(self.values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    }
+
+    fn data_len(&self) -> usize {
+        size_of_val(&*self.values)
+    }
 }
 
 /// A whole number as such: PEFT says that `lora_alpha` is one.

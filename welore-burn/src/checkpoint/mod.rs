@@ -18,6 +18,7 @@ mod mxfp4;
 mod reader;
 mod remark;
 mod remote_code;
+mod replaced;
 mod scaled;
 mod shards;
 mod stacks;

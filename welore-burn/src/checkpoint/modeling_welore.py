@@ -83,6 +83,8 @@ def put_matrices(model, is_base):
             if not name.startswith(prefix):
                 continue
             path = name[len(prefix) :]
+        if path == "embed_out" and not hasattr(model, path):
+            path = "lm_head"  # GPT-NeoX in transformers 5, which renames the tensors
         try:
             dense = model.get_submodule(path)
         except AttributeError:

@@ -36,7 +36,7 @@ pub(super) const MOST_TENSORS: usize = 1 << 20;
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
-    shards: Vec<Shard>,
+    pub(super) shards: Vec<Shard>,
     pub(super) tensors: BTreeMap<String, (usize, TensorMeta)>,
     /// The scales of tensors whose bytes are numbers of 8 bits, though they are read as BF16.
     pub(super) scaled: BTreeMap<String, Scales>,
@@ -55,7 +55,7 @@ pub struct Checkpoint {
 }
 
 #[derive(Debug)]
-struct Shard {
+pub(super) struct Shard {
     map: MappedFile,
     data_start: usize,
 }

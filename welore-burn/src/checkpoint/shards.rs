@@ -25,7 +25,7 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 pub const DEFAULT_SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Where every tensor goes: one `model.safetensors`, or shards if the tensors do not fit into one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ShardLayout {
     files: Vec<FileLayout>,
     places: BTreeMap<String, Place>,
@@ -81,11 +81,21 @@ impl ShardLayout {
         }
         shards.push(shard);
         let count = shards.len();
-        let mut layout =
-            Self { files: Vec::new(), places: BTreeMap::new(), bytes: 0, parameters: 0 };
+        let mut layout = Self::default();
         for (index, shard) in shards.into_iter().enumerate() {
             layout.add(shard_name(index, count), shard, shapes)?;
         }
+        Ok(layout)
+    }
+
+    /// All tensors in one file of this name.
+    pub(crate) fn of_file(
+        name: &str,
+        tensors: &[TensorSpec],
+        shapes: &FileShapes,
+    ) -> Result<Self, CheckpointError> {
+        let mut layout = Self::default();
+        layout.add(name.into(), tensors.iter().collect(), shapes)?;
         Ok(layout)
     }
 

@@ -196,7 +196,7 @@ impl TextTokenizer {
     ) -> Result<(Vec<u32>, Vec<Range<usize>>), DataError> {
         let encoding = guarded(text.len(), || self.0.encode(text, false));
         let encoding = encoding.map_err(DataError::Encode)?;
-        let mut spans = spans.iter().peekable();
+        let mut spans = spans.iter().filter(|span| !span.is_empty()).peekable();
         let mut found: Vec<Range<usize>> = Vec::new();
         for (token, (start, end)) in encoding.get_offsets().iter().enumerate() {
             while spans.next_if(|span| *start >= span.end).is_some() {}

@@ -3,7 +3,7 @@ use super::measure::{Differences, MatrixDifference, Measuring, cost_of_pair, in_
 use super::pairs::Difference;
 use crate::adapters::{LoraAdapter, LoraMatrix};
 use crate::calibrate::Calibration;
-use crate::linalg::{Cost, LinalgError, Matrix, loss_of_error};
+use crate::linalg::{Cost, Matrix, loss_of_error};
 use crate::modules::MatrixName;
 use crate::progress::Progress;
 
@@ -14,8 +14,8 @@ pub struct Approximation {
     pub name: MatrixName,
     /// `[out, in]`.
     pub shape: [usize; 2],
-    /// `[out, rank]` and `[rank, in]`, rounded to f32; `None` at rank 0.
-    pub factors: Option<[Matrix; 2]>,
+    /// The factors, in f32, of which the product is taken once; `None` at rank 0.
+    pub factors: Option<LoraMatrix>,
     /// The error over the whole difference, in the norm.
     pub relative_error: f64,
     /// What the difference and what is left of it are expected to raise the loss by, in nats per token;
@@ -26,7 +26,7 @@ pub struct Approximation {
 impl Approximation {
     /// The rank.
     pub fn rank(&self) -> usize {
-        self.factors.as_ref().map_or(0, |[up, _]| up.cols())
+        self.factors.as_ref().map_or(0, LoraMatrix::rank)
     }
 
     /// Number of parameters of the factors.
@@ -38,32 +38,18 @@ impl Approximation {
     ///
     /// # Errors
     ///
-    /// [`DifferenceError::Linalg`] if the product overflows.
+    /// [`DifferenceError::Lora`] if the product overflows.
     pub fn product(&self) -> Result<Option<Matrix>, DifferenceError> {
-        let Some([up, down]) = &self.factors else { return Ok(None) };
-        let product = up.product(down).map_err(DifferenceError::of_linalg(&self.name));
-        product.map(Some)
+        let product = self.factors.as_ref().map(LoraMatrix::delta).transpose();
+        product.map_err(DifferenceError::of_lora(&self.name))
     }
 }
 
-/// The adapter of all approximations that have factors. Its scales are 1.
-///
-/// # Errors
-///
-/// [`DifferenceError::Lora`].
-pub fn adapter_of(
-    made: &[Approximation],
-    base: Option<String>,
-    turned: bool,
-) -> Result<LoraAdapter, DifferenceError> {
-    let mut adapter = LoraAdapter { base, turned, ..LoraAdapter::default() };
-    for one in made {
-        let Some([up, down]) = &one.factors else { continue };
-        let about = |source| DifferenceError::Lora { name: one.name.clone(), source };
-        let matrix = LoraMatrix::of_factors(up, down).map_err(about)?;
-        adapter.matrices.insert(one.name.clone(), matrix);
-    }
-    Ok(adapter)
+/// The adapter of all approximations that have factors, of a base that is not named yet. Its scales are
+/// 1.
+pub fn adapter_of(made: &[Approximation], turned: bool) -> LoraAdapter {
+    let factors = made.iter().filter_map(|one| Some((one.name.clone(), one.factors.clone()?)));
+    LoraAdapter { turned, matrices: factors.collect(), ..LoraAdapter::default() }
 }
 
 impl Difference<'_> {
@@ -110,15 +96,15 @@ impl Difference<'_> {
         let MatrixDifference { name, shape, .. } = matrix;
         let (from, difference) = self.of(name)?;
         drop(from);
-        let about = DifferenceError::of_linalg(name);
         let (factors, relative_error) = match rank {
             0 => (None, 1.0),
             _ => {
                 let norm = measuring.norms.of(name)?;
-                let made = norm.factors(&difference, rank).map_err(&about)?;
-                let both = [as_f32(made.left), as_f32(made.right)];
-                let [up, down] = both.map(|factor| factor.map_err(&about));
-                (Some([up?, down?]), made.relative_error)
+                let made = norm.factors(&difference, rank);
+                let made = made.map_err(DifferenceError::of_linalg(name))?;
+                let factors = LoraMatrix::of_factors(&made.left, &made.right);
+                let factors = factors.map_err(DifferenceError::of_lora(name))?;
+                (Some(factors), made.relative_error)
             }
         };
         let (name, shape) = (name.clone(), *shape);
@@ -150,11 +136,4 @@ fn losses(
     });
     let before = loss(&before)?;
     Ok([before, left.map_or(Ok(before), |left| loss(&left))?])
-}
-
-/// A matrix whose entries are rounded to f32.
-fn as_f32(matrix: Matrix) -> Result<Matrix, LinalgError> {
-    let (rows, cols) = (matrix.rows(), matrix.cols());
-    let rounded = matrix.into_data().into_iter().map(|x| f64::from(x as f32));
-    Matrix::new(rows, cols, rounded.collect())
 }

@@ -16,7 +16,7 @@ use crate::progress::Progress;
 /// # Errors
 ///
 /// [`DifferenceError::Checkpoint`] for weights that cannot be read or are not finite,
-/// [`DifferenceError::Linalg`] for a product that overflows, [`DifferenceError::Interrupted`].
+/// [`DifferenceError::Lora`] for a product that overflows, [`DifferenceError::Interrupted`].
 pub fn dense_model(
     opened: &OpenedModel,
     added: &[Approximation],

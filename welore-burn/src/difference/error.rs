@@ -37,7 +37,8 @@ pub enum DifferenceError {
         /// Why.
         source: LinalgError,
     },
-    /// The factors of a matrix make no adapter, because an entry does not fit f32.
+    /// The factors of a matrix make no adapter, because an entry does not fit f32 or the product
+    /// overflows.
     #[error("`{name}`: {source}")]
     Lora {
         /// The matrix.
@@ -105,5 +106,11 @@ impl DifferenceError {
     pub(super) fn of_linalg(name: &MatrixName) -> impl Fn(LinalgError) -> Self + use<> {
         let name = name.clone();
         move |source| Self::Linalg { name: name.clone(), source }
+    }
+
+    /// Adds the name of the matrix to an error of its factors.
+    pub(super) fn of_lora(name: &MatrixName) -> impl FnOnce(LoraProblem) -> Self + use<> {
+        let name = name.clone();
+        move |source| Self::Lora { name, source }
     }
 }

@@ -19,6 +19,6 @@ pub use choices::{
 };
 pub use divergence::{Divergence, divergence};
 pub use estimate::{Estimate, Spread};
-pub use perplexity::{Perplexity, perplexity};
+pub use perplexity::{Perplexity, check_rows_fit, perplexity, perplexity_of_rows};
 pub use saved::{LogitsError, LogitsSource, SavedLogits, save_logits, saved_bytes};
 pub use windows::{EvalError, PerplexityOptions, check_text};

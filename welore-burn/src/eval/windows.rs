@@ -69,7 +69,8 @@ impl PerplexityOptions {
 
     /// Whether windows overlap.
     fn overlaps(&self) -> bool {
-        self.stride.is_some_and(|stride| stride < self.seq_len)
+        let of_bos = usize::from(matches!(self.bos, Some(Bos::Each(_))));
+        self.stride.is_some_and(|stride| stride < self.seq_len.saturating_sub(of_bos))
     }
 
     /// The windows of a text.

@@ -10,7 +10,7 @@ use super::temporary::is_temporary;
 
 /// What an existing output directory must hold to be replaced, so that a typo does not cost a
 /// home directory.
-const MARKS: [[&str; 2]; 5] = [
+const MARKS: [[&str; 2]; 6] = [
     ["config.json", "model.safetensors"],
     ["config.json", "model.safetensors.index.json"],
     // What is compressed by its weights alone may have no configuration.
@@ -18,6 +18,8 @@ const MARKS: [[&str; 2]; 5] = [
     ["welore_plan.json", "model.safetensors.index.json"],
     // An adapter of PEFT.
     ["adapter_config.json", "adapter_model.safetensors"],
+    // What training changed of a model.
+    ["welore_changes.json", "changes.safetensors"],
 ];
 
 /// How the names of files begin that model directories hold, in lower case.

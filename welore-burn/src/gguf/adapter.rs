@@ -50,12 +50,8 @@ impl<'a> Outgoing<'a> {
         for entry in entries(&opened.config, architecture) {
             let name = MatrixName::of_weight(&entry.name);
             let Some(matrix) = name.as_ref().and_then(|name| left.remove(name)) else { continue };
-            if entry.part.is_some() || (entry.is_of_tokens() && entry.gguf != HEAD) {
-                let what = entry.name;
-                return Err(wrong(format!(
-                    "the adapter changes `{what}`, which llama.cpp adds no adapter to: all experts of \
-                     a layer are one tensor there, and so are the vectors of all tokens"
-                )));
+            if let Some(why) = without_adapter(&entry, architecture) {
+                return Err(wrong(why));
             }
             tensors.push(Adapted { entry, matrix });
         }
@@ -88,6 +84,21 @@ impl<'a> Outgoing<'a> {
     }
 }
 
+/// Why llama.cpp adds no adapter to a matrix; `None` if it does.
+fn without_adapter(entry: &Entry, architecture: Known) -> Option<String> {
+    let why = if entry.part.is_some() {
+        "all experts of a layer are one tensor there".to_string()
+    } else if !entry.gguf.starts_with("blk.") && entry.gguf != HEAD {
+        "its rows are looked up".to_string()
+    } else if !architecture.adds_adapter_to(&entry.gguf) {
+        format!("it ignores one for this matrix in models of type {}", architecture.name())
+    } else {
+        return None;
+    };
+    let name = &entry.name;
+    Some(format!("the adapter changes `{name}`, to which llama.cpp adds no adapter: {why}"))
+}
+
 /// The head in files.
 const HEAD: &str = "output.weight";
 
@@ -111,7 +122,7 @@ pub fn adapter_summary(
 /// # Errors
 ///
 /// [`GgufError::Adapter`] for an adapter of another model; [`GgufError::Unsupported`] for a model that
-/// llama.cpp does not have, and for matrices of experts, which are one tensor there;
+/// llama.cpp does not have, and for matrices to which it adds no adapter, such as those of experts;
 /// [`GgufError::Container`].
 pub fn export_adapter(
     opened: &OpenedModel,

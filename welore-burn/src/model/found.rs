@@ -13,11 +13,13 @@ use super::language::projections;
 use super::load::{LoadError, OpenedModel, open_model};
 use super::names::{Names, TokenMatrix};
 use super::text_part::type_of_parts;
+use crate::changes::{ChangesError, SavedChanges};
 use crate::checkpoint::{
     Checkpoint, CheckpointError, LinearLayers, MissingKind, StoredMatrix, TensorProblem,
     base_config,
 };
 use crate::modules::{MatrixName, Selection};
+use crate::progress::Progress;
 
 /// A model directory for work from file to file, which needs weights only.
 #[derive(Debug)]
@@ -201,6 +203,30 @@ impl FoundModel {
                 Self::Unfamiliar(Box::new(model))
             }
         }
+    }
+
+    /// The same with numbers that training changed: see [`SavedChanges::applied_to`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`SavedChanges::applied_to`].
+    pub fn with_changes(
+        self,
+        changes: SavedChanges,
+        progress: &mut dyn Progress,
+    ) -> Result<Self, ChangesError> {
+        Ok(match self {
+            Self::Familiar(model) => {
+                let mut model = *model;
+                model.checkpoint = changes.applied_to(model.checkpoint, progress)?;
+                Self::Familiar(Box::new(model))
+            }
+            Self::Unfamiliar(model) => {
+                let mut model = *model;
+                model.checkpoint = changes.applied_to(model.checkpoint, progress)?;
+                Self::Unfamiliar(Box::new(model))
+            }
+        })
     }
 
     /// The matrices to compress unless others are named: the projections of a model that is known,

@@ -16,7 +16,7 @@ pub(super) const CODE: &str = "that any tool for this architecture loads.\n\n\
     ```python\n\
     from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
     model = AutoModelForCausalLM.from_pretrained(\"DIR\", trust_remote_code=True)\n\
-    tokenizer = AutoTokenizer.from_pretrained(\"DIR\")\n\
+    tokenizer = AutoTokenizer.from_pretrained(\"DIR\", trust_remote_code=True)\n\
     ```\n\n\
     `trust_remote_code=True` lets it run `modeling_welore.py` of this directory; without it, \
     transformers refuses to load the model.";

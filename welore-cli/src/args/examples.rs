@@ -121,6 +121,8 @@ Examples:
   welore-cli export low --gguf low.gguf --dtype f16
   welore-cli export MODEL --adapter run/adapter --dense -o merged
   welore-cli export MODEL --adapter run/adapter --gguf-lora tuned.gguf
+  welore-cli export run/model --changes-of low -o changes
+  welore-cli export low --changes changes -o tuned
   welore-cli export model.gguf --dtype f16 -o model";
 
 /// For `extract`.

@@ -22,8 +22,8 @@ pub struct EvalArgs {
     /// LoRA adapter of the PEFT library to add to the model: the directory with its adapter_config.json
     #[arg(long, value_name = "DIR", help_heading = "Evaluation")]
     pub adapter: Option<PathBuf>,
-    /// UTF-8 text or .jsonl file to measure perplexity on; can be repeated, and each text is then
-    /// measured by itself
+    /// UTF-8 text or .jsonl file to measure perplexity on, of conversations (`messages`) that of what the
+    /// assistant says; can be repeated, and each text is then measured by itself
     #[arg(
         long,
         value_name = "FILE",
@@ -185,11 +185,19 @@ pub struct ExportArgs {
     /// written for llama.cpp. The directory with its adapter_config.json
     #[arg(long, value_name = "DIR", help_heading = "Conversion")]
     pub adapter: Option<PathBuf>,
+    /// Directory that --changes-of wrote: write MODEL with these changes; factors stay factors unless
+    /// --dense is given
+    #[arg(long, value_name = "DIR", help_heading = "Conversion")]
+    pub changes: Option<PathBuf>,
+    /// Write only what differs between MODEL and BASE, the directory that its training began with: the
+    /// tensors that have other numbers
+    #[arg(long, value_name = "BASE", help_heading = "Conversion")]
+    pub changes_of: Option<PathBuf>,
     /// Store all numbers in this type, rounded to the nearest [default: the type of each tensor, in a
     /// GGUF file also MXFP4]
     #[arg(long, value_parser = named::<Precision>(), help_heading = "Conversion")]
     pub dtype: Option<Precision>,
-    /// Model directory to write
+    /// Model directory to write; with --changes-of, the directory of the changes
     #[arg(short, long, value_name = "DIR", help_heading = "Output")]
     pub output: Option<PathBuf>,
     /// GGUF file for llama.cpp to write, in place of a directory: dense, with vectors in f32

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::Path;
 
+use welore_burn::changes::are_changes;
 use welore_burn::train::RUN_FILE;
 
 use super::WHAT_MODEL_IS;
@@ -292,6 +293,14 @@ pub fn check_directory(dir: &Path) -> Result<(), WrongInput> {
         let message = format!("{shown} holds a PEFT adapter, not a whole model");
         return Err(WrongInput::with_hint(message, how_to_merge(&shown)));
     }
+    if are_changes(dir) {
+        let message = format!("{shown} holds changes of a model, not a whole model");
+        let hint = format!(
+            "give the base that they belong to: `welore-cli export BASE --changes {shown} -o DIR` writes the \
+             tuned model"
+        );
+        return Err(WrongInput::with_hint(message, hint));
+    }
     let names = files_in(dir);
     let ending = |ends: &[&str]| names.iter().find(|name| has_end(name, ends));
     if let Some(file) = ending(&[".gguf"]) {
@@ -399,10 +408,11 @@ mod tests {
 
     #[test]
     fn directories_say_what_they_hold_and_what_to_give() {
-        let cases: [(&[&str], &str, &str); 5] = [
+        let cases: [(&[&str], &str, &str); 6] = [
             (&["run.json", "tokens"], "a training run", "train --resume"),
             (&["run.json", "model/config.json"], "a training run", "the model that the run wrote"),
             (&["adapter_config.json", "adapter_model.bin"], "a PEFT adapter", "merge_and_unload"),
+            (&["welore_changes.json", "changes.safetensors"], "changes of a model", "--changes"),
             (
                 &["README.md", "m-Q8_0.GGUF", "m-Q4_0.gguf"],
                 "only GGUF (m-Q4_0.gguf)",

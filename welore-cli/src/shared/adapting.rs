@@ -1,11 +1,12 @@
 //! `--adapter`: a LoRA adapter of the PEFT library on a model.
 
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use anyhow::Result;
 use burn::tensor::FloatDType;
 use serde_json::Value;
 use welore_burn::adapters::LoraAdapter;
+use welore_burn::files::FileError;
 use welore_burn::model::{LoadedModel, OpenedModel};
 
 use super::artifacts::in_file;
@@ -56,5 +57,46 @@ pub fn load(
 pub fn note_adapter(adapter: Option<&Path>, result: &mut Value) {
     if let Some(adapter) = adapter {
         result["adapter"] = adapter.display().to_string().into();
+    }
+}
+
+/// Says that an adapter belongs to the model in a directory, so that PEFT can load that: by its id and
+/// revision on the Hub, or by its path.
+pub fn named_after(adapter: LoraAdapter, dir: &Path) -> Result<LoraAdapter> {
+    let dir = dir.canonicalize().map_err(FileError::io(dir))?;
+    let (base, revision) = match in_hub(&dir) {
+        Some((id, revision)) => (id, Some(revision)),
+        None => (dir.display().to_string(), None),
+    };
+    Ok(LoraAdapter { base: Some(base), revision, ..adapter })
+}
+
+/// The id and the revision of a model in the cache of the Hub: `org/name` and `REVISION` for
+/// `models--org--name/snapshots/REVISION`.
+fn in_hub(dir: &Path) -> Option<(String, String)> {
+    let names: Vec<&str> = dir
+        .components()
+        .filter_map(|part| match part {
+            Component::Normal(name) => name.to_str(),
+            _ => None,
+        })
+        .collect();
+    let [.., model, "snapshots", revision] = names[..] else { return None };
+    let name = model.strip_prefix("models--")?;
+    Some((name.replace("--", "/"), revision.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn models_in_the_cache_of_the_hub_have_their_ids_and_revisions() {
+        let found = |dir: &str| in_hub(Path::new(dir));
+        let cached = "/home/me/.cache/huggingface/hub/models--org--tiny/snapshots/0123";
+        assert_eq!(found(cached), Some(("org/tiny".into(), "0123".into())));
+        for other in ["/models/tiny", "/snapshots/tiny", "/models--org--tiny/blobs/0123"] {
+            assert_eq!(found(other), None, "{other}");
+        }
     }
 }

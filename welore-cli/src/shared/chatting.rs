@@ -44,7 +44,7 @@ impl Chat {
         let variables = variables.map(|option| (option.name.clone(), option.value.clone()));
         Ok(Self {
             template,
-            options: ChatOptions { variables: variables.collect() },
+            options: ChatOptions { variables: variables.collect(), fixed_date: false },
             tokenizer: tokenizer.clone(),
             first: conversation.messages.len(),
             conversation,

@@ -167,7 +167,8 @@ fn subject_of(part: &Value) -> String {
         let skipped = format::number_of(skip, "prediction");
         said = format!("{said} without the first {skipped} of each");
     }
-    if let Some(stride) = count("stride") {
+    // A stride of a whole window is none.
+    if let Some(stride) = count("stride").filter(|stride| count("seq_len") != Some(*stride)) {
         said = format!("{said} by a stride of {stride}");
     }
     said
@@ -187,7 +188,7 @@ mod tests {
     fn measured(model: &str, parameters: u64, perplexity: f64, text: &str) -> Evaluation {
         evaluation(&json!({
             "model": model, "parameters": parameters, "bytes": 4 * parameters, "text": text,
-            "windows": 8, "seq_len": 64, "skip": 0, "perplexity": perplexity,
+            "windows": 8, "seq_len": 64, "skip": 0, "stride": 64, "perplexity": perplexity,
             "device": "CPU", "tokens_per_second": 100.0,
         }))
         .unwrap()

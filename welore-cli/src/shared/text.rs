@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
-use std::sync::Once;
 
 use anyhow::{Context, Result};
 use welore_burn::data::{
@@ -11,6 +10,7 @@ use welore_burn::data::{
 };
 use welore_burn::eval::PerplexityOptions;
 use welore_burn::model::{DecoderConfig, TextWindows};
+use welore_burn::progress::Interrupted;
 
 use super::beginning::Beginning;
 use super::chatting::template_of;
@@ -18,6 +18,7 @@ use crate::args::BosArg;
 use crate::failure::WrongInput;
 use crate::format::number_of;
 use crate::models::{Wanted, check_kind};
+use crate::terminal::must_stop;
 
 /// Reads the documents of a text that the user named.
 pub fn documents_of(path: &Path) -> Result<Vec<String>> {
@@ -72,11 +73,9 @@ pub fn window_of(given: Option<usize>, config: &DecoderConfig) -> usize {
     given.unwrap_or(usual.min(config.context()).max(2))
 }
 
-/// Whether it was said what is learnt.
-static TOLD: Once = Once::new();
-
 /// What helps a model that has no chat template, where it learns from conversations.
-const NO_TEMPLATE: &str = "a file chat_template.jinja in the model directory gives it one";
+const NO_TEMPLATE: &str = "save one as chat_template.jinja in the model directory, which \
+     `welore-cli export MODEL --dtype TYPE -o DIR` makes of any model";
 
 /// The chat template that a model learns conversations with.
 pub fn template_to_learn(dir: &Path) -> Result<ChatTemplate> {
@@ -128,48 +127,66 @@ impl TextReader {
         };
         let template = template_to_learn(&self.dir)?;
         let text = |(line, conversation): &(usize, Conversation)| {
-            let text = template.text(conversation, &ChatOptions::default());
+            check_interrupted()?;
+            let text = template.text(conversation, &options_to_learn());
             text.with_context(|| place_in(path, *line))
         };
         Ok(all.iter().map(text).collect::<Result<Vec<_>>>()?.into())
     }
 
-    /// What a model learns from conversations, as rows of at most `seq_len` tokens: what the assistant says.
+    /// What a model learns from conversations, as rows of at most `seq_len` tokens: what the assistant says. Also
+    /// what became of long ones.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `seq_len` is below 2.
     pub fn lessons(
         &self,
         path: &Path,
         all: &[(usize, Conversation)],
         seq_len: usize,
-    ) -> Result<TokenRows> {
+    ) -> Result<(TokenRows, LessonsCut)> {
         let template = template_to_learn(&self.dir)?;
         let mut texts = Vec::new();
         for (line, conversation) in all {
-            let lessons = template.lessons(conversation, &ChatOptions::default());
+            check_interrupted()?;
+            let lessons = template.lessons(conversation, &options_to_learn());
             for Lesson { text, learnt } in lessons.with_context(|| place_in(path, *line))? {
                 texts.push(self.tokenizer.encode_spans(&text, &learnt)?);
             }
         }
-        let (rows, LessonsCut { shortened, dropped }) = TokenRows::lessons(texts, seq_len);
-        // A dry run makes the rows twice.
-        TOLD.call_once(|| {
-            let (path, count) = (path.display(), number_of(all.len(), "conversation"));
-            note!("{path}: {count}, of which what the assistant says is learnt");
-            if shortened > 0 {
-                let rows = number_of(shortened, "row");
-                note!("{path}: {rows} cut at {seq_len} tokens, with something to learn after that");
-            }
-            if dropped > 0 {
-                let rows = number_of(dropped, "row");
-                note!("{path}: {rows} left out, with nothing of the assistant in them");
-            }
-        });
-        Ok(rows)
+        Ok(TokenRows::lessons(texts, seq_len))
     }
 
     /// The tokens of documents, without what begins them.
     pub fn tokens(&self, documents: &[String]) -> Result<Vec<u32>> {
         Ok(join_documents(documents, &self.tokenizer, self.end)?)
     }
+}
+
+/// Says what counts of conversations, and what became of long ones.
+pub fn tell_of_lessons(path: &Path, conversations: usize, cut: LessonsCut, seq_len: usize) {
+    let LessonsCut { shortened, dropped } = cut;
+    let (path, count) = (path.display(), number_of(conversations, "conversation"));
+    note!("{path}: {count}, of which only what the assistant says counts");
+    if shortened > 0 {
+        let rows = number_of(shortened, "row");
+        note!("{path}: {rows} cut at {seq_len} tokens, with more of the assistant after that");
+    }
+    if dropped > 0 {
+        let rows = number_of(dropped, "row");
+        note!("{path}: {rows} left out, with nothing of the assistant in them");
+    }
+}
+
+/// How conversations become text that a model learns from or is measured on: in the same way on every day.
+fn options_to_learn() -> ChatOptions {
+    ChatOptions { fixed_date: true, ..ChatOptions::default() }
+}
+
+/// Templates may take a while, for many conversations.
+fn check_interrupted() -> Result<(), Interrupted> {
+    if must_stop() { Err(Interrupted) } else { Ok(()) }
 }
 
 fn place_in(path: &Path, line: usize) -> String {

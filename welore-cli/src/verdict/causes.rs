@@ -4,6 +4,7 @@ use std::error::Error;
 
 use welore_burn::adapters::AdapterError;
 use welore_burn::calibrate::{CalibrationError, OwnTextError};
+use welore_burn::changes::ChangesError;
 use welore_burn::channels::{ChannelPlanError, ChannelsError};
 use welore_burn::checkpoint::CheckpointError;
 use welore_burn::compress::CompressError;
@@ -30,7 +31,7 @@ use super::compression::{
     calibration, channel_plan, channels, compress, difference, distill, own_text, plan, read_plan,
     search, spectra, spectrum, type_plan, types,
 };
-use super::files::{adapter, checkpoint, container, file, form, gguf, load};
+use super::files::{adapter, changes, checkpoint, container, file, form, gguf, load};
 use super::running::{chat, choices, data, eval, logits, run_file, task, train};
 use crate::failure::{NotImproved, Panic, WrongInput};
 use crate::models::HubError;
@@ -53,6 +54,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         },
         HubError => |e: &HubError| Some(Verdict { input: e.is_input(), hint: e.hint() }),
         AdapterError => adapter,
+        ChangesError => changes,
         CheckpointError => checkpoint,
         FileError => file,
         FormError => form,

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 
 use safetensors::Dtype;
 use welore_burn::adapters::{AdapterError, Refusal};
+use welore_burn::changes::ChangesError;
 use welore_burn::checkpoint::{CheckpointError, MissingKind, Quantizer};
 use welore_burn::files::FileError;
 use welore_burn::forms::FormError;
@@ -153,13 +154,33 @@ pub(super) fn adapter(error: &AdapterError) -> Option<Verdict> {
             "give the model as it was before its matrices were put into blocks, or what \
              `export MODEL --dense -o DIR` makes of it",
         ),
-        E::Matrix { .. } | E::Broken { .. } | E::NotPlain { .. } => Verdict::input(None),
+        E::Matrix { .. } | E::Broken { .. } | E::Twice { .. } | E::NotPlain { .. } => {
+            Verdict::input(None)
+        }
         E::Sum { .. } => Verdict::input("the adapter is damaged; download it again"),
         E::Overflow { .. } => Verdict::input(
             "f16 holds nothing above 65504; `export MODEL --dtype f32 -o DIR` makes room, and --dtype \
              f32 computes with it",
         ),
         _ => Verdict::failed(None),
+    })
+}
+
+pub(super) fn changes(error: &ChangesError) -> Option<Verdict> {
+    use ChangesError as E;
+    Some(match error {
+        E::Checkpoint(_) | E::File(_) | E::Interrupted(_) => return None,
+        E::NoChanges { .. } => Verdict::input(
+            "--changes takes the directory that `export TUNED --changes-of MODEL -o DIR` wrote",
+        ),
+        E::OtherBase { .. } => Verdict::input(
+            "give the model that --changes-of named when they were saved, as it was then",
+        ),
+        E::Missing { .. } | E::Kind { .. } => Verdict::input(
+            "only numbers may differ: give the directory that the training began with, in the type that it \
+             had then",
+        ),
+        _ => Verdict::input(None),
     })
 }
 
@@ -175,7 +196,9 @@ fn refused(refusal: &Refusal) -> Verdict {
             "in Python, `PeftModel.from_pretrained(MODEL, DIR).save_pretrained(\"OUT\")` writes \
              safetensors"
         }
-        R::Layer(_) | R::NotTargeted(_) | R::Pattern(_) => return Verdict::input(None),
+        R::Layer(_) | R::NotTargeted(_) | R::Excluded(_) | R::Pattern(_) => {
+            return Verdict::input(None);
+        }
         _ => {
             "in Python, `AutoPeftModelForCausalLM.from_pretrained(DIR).merge_and_unload()\
              .save_pretrained(\"OUT\")` writes a whole model"

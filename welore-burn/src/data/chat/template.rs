@@ -11,6 +11,7 @@ use super::message::{Conversation, Message};
 use super::render::Program;
 use super::special::{object_of, special_tokens};
 use super::tags::between_marks;
+use super::time::strftime_fixed;
 use crate::artifact::in_words;
 use crate::files::{LARGEST_CONFIG, check_fetched, read_existing, read_input};
 
@@ -37,6 +38,8 @@ impl TemplateValue {
 pub struct ChatOptions {
     /// More variables of the template, such as `enable_thinking`; they stand above special tokens.
     pub variables: BTreeMap<String, TemplateValue>,
+    /// Whether `strftime_now` gives 26 July 2024 in place of today's date, so that the text is the same on every day.
+    pub fixed_date: bool,
 }
 
 /// A model's chat template: Jinja, as transformers renders it.
@@ -207,8 +210,11 @@ impl ChatTemplate {
             ("documents", none()),
         ];
         let given = given.map(|(name, value)| (name.to_string(), value));
+        // A variable takes the place of the function that every template has.
+        let date = ("strftime_now".to_string(), Value::from_function(strftime_fixed));
+        let date = options.fixed_date.then_some(date);
         let more = options.variables.iter().map(|(name, value)| (name.clone(), value.0.clone()));
-        Ok(Value::from_pairs(self.special.iter().cloned().chain(given).chain(more)))
+        Ok(Value::from_pairs(self.special.iter().cloned().chain(date).chain(given).chain(more)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! The function `strftime_now`: today's date, in UTC.
+//! The function `strftime_now`: today's date, in UTC, or a date that never changes.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -23,6 +23,14 @@ const MONTHS: [&str; 12] = [
 pub(super) fn strftime_now(format: String) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     formatted(&format, now.as_secs())
+}
+
+/// 26 July 2024 in seconds since 1970, the date that templates of Llama 3 have where there is no `strftime_now`.
+const FIXED: u64 = 1_721_952_000;
+
+/// A date that never changes, in a format of C's `strftime`.
+pub(super) fn strftime_fixed(format: String) -> String {
+    formatted(&format, FIXED)
 }
 
 /// A moment, in seconds since 1970.

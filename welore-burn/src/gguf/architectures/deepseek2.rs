@@ -152,6 +152,11 @@ impl Architecture for DeepSeek2 {
         stated
     }
 
+    fn adds_adapter_to(&self, tensor: &str) -> bool {
+        let is_output = tensor.ends_with(".attn_output.weight");
+        tensor.starts_with("blk.") && (is_output || !tensor.contains(".attn_"))
+    }
+
     fn remark(&self, _config: &DecoderConfig) -> Option<String> {
         let form = "llama.cpp caches keys and values of all heads for a file of this form, not the \
                     short vectors that they are made of";
@@ -225,6 +230,29 @@ fn restore_attention(stated: &Stated<'_>, json: &mut Value) -> Result<(), GgufEr
         (Some(kind), _) => {
             let reason = format!("is missing, without which `{kind}` is not supported here");
             Err(stated.wrong(keys::YARN_MULTIPLIER, reason))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As llama.cpp's `build_lora_mm` is used there; its other products ignore adapters.
+    #[test]
+    fn adapters_are_added_to_the_output_of_attention_and_to_the_mlp() {
+        for (tensor, is_added) in [
+            ("blk.0.attn_q.weight", false),
+            ("blk.0.attn_q_a.weight", false),
+            ("blk.0.attn_q_b.weight", false),
+            ("blk.0.attn_kv_a_mqa.weight", false),
+            ("blk.0.attn_kv_b.weight", false),
+            ("output.weight", false),
+            ("blk.0.attn_output.weight", true),
+            ("blk.0.ffn_down.weight", true),
+            ("blk.1.ffn_up_shexp.weight", true),
+        ] {
+            assert_eq!(DeepSeek2.adds_adapter_to(tensor), is_added, "{tensor}");
         }
     }
 }

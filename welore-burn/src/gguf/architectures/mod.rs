@@ -121,6 +121,12 @@ pub(super) trait Architecture: Debug + Sync {
         false
     }
 
+    /// Whether llama.cpp adds adapters to the matrix of this name in files. To the others it adds none,
+    /// without saying so.
+    fn adds_adapter_to(&self, _tensor: &str) -> bool {
+        true
+    }
+
     /// What llama.cpp does not do quite as the model does, for whoever exports it.
     fn remark(&self, _config: &DecoderConfig) -> Option<String> {
         None

@@ -3,6 +3,7 @@
 mod against;
 mod choices;
 mod text;
+mod turns;
 
 use std::path::Path;
 use std::time::Instant;

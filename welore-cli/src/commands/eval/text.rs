@@ -6,6 +6,7 @@ use std::time::Instant;
 use anyhow::Result;
 use burn::tensor::FloatDType;
 use serde_json::{Value, json};
+use welore_burn::data::Texts;
 use welore_burn::eval::{
     Divergence, Estimate, EvalError, LogitsSource, Perplexity, PerplexityOptions, check_text,
     perplexity, save_logits, saved_bytes,
@@ -16,6 +17,7 @@ use welore_burn::model::{LanguageModel, LoadedModel, OpenedModel};
 use welore_burn::report::Measurement;
 
 use super::against::{Against, Dense, Subject, Text};
+use super::turns;
 use crate::args::EvalArgs;
 use crate::devices::Compute;
 use crate::failure::WrongInput;
@@ -25,7 +27,7 @@ use crate::shared::artifacts::{check_artifact, check_space, in_file};
 use crate::shared::beginning::Beginning;
 use crate::shared::card::{MADE_BY, record};
 use crate::shared::identity::{Identity, digest_of};
-use crate::shared::text::{TextReader, documents_of, window_of};
+use crate::shared::text::{TextReader, texts_of, window_of};
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -54,8 +56,20 @@ struct Work<'a> {
 /// Measures on the texts, each by itself.
 pub fn predict(args: &EvalArgs) -> Result<()> {
     check_saving(args)?;
-    let documents = args.text.iter().map(|path| documents_of(path));
-    let documents: Vec<Vec<String>> = documents.collect::<Result<_>>()?;
+    let (mut documents, mut conversations) = (Vec::new(), Vec::new());
+    for path in &args.text {
+        match texts_of(path)? {
+            Texts::Documents(text) => documents.push(text),
+            Texts::Conversations(all) => conversations.push(all),
+        }
+    }
+    match conversations.is_empty() {
+        true => predict_documents(args, documents),
+        false => turns::predict(args, &conversations),
+    }
+}
+
+fn predict_documents(args: &EvalArgs, documents: Vec<Vec<String>>) -> Result<()> {
     let compute = Compute::choose(args.compute.choice())?;
     let (model, opened, adapter) = open(&args.model, args.adapter.as_deref(), &compute)?;
     let reader = TextReader::open(&model, &opened.config, args.bos)?;

@@ -12,12 +12,14 @@ use welore_burn::compress::{
 };
 use welore_burn::files::OutputDir;
 use welore_burn::model::FoundModel;
+use welore_burn::plan::RankPlan;
 use welore_burn::spectrum::ModelSize;
 
+use super::changes::applied;
 use crate::args::ExportArgs;
 use crate::failure::WrongInput;
 use crate::shared::artifacts::{check_output, check_space, in_file, in_target};
-use crate::shared::card::write_converted_card;
+use crate::shared::card::{MADE_BY, name_of, write_converted_card, write_tuned_card};
 use crate::shared::inputs::{check_not_left, check_outside};
 use crate::shared::opening::open_any;
 use crate::terminal::Bar;
@@ -25,20 +27,23 @@ use crate::{format, models, output};
 
 /// Writes the directory `target`.
 pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
-    if !args.dense && args.dtype.is_none() && !models::is_model_file(&args.model) {
-        let message = format!("{}: neither --dense nor --dtype is given", args.model.display());
-        let hint = "--dense multiplies factors together, --dtype TYPE stores all numbers as TYPE";
-        return Err(WrongInput::with_hint(message, hint).into());
-    }
-    check_not_left(target, [args.model.as_path()].into_iter().chain(args.adapter.as_deref()))?;
+    check_asked(args)?;
+    let inputs = || {
+        let others = args.adapter.as_deref().into_iter().chain(args.changes.as_deref());
+        [args.model.as_path()].into_iter().chain(others)
+    };
+    check_not_left(target, inputs())?;
     let model = models::directory_of(&args.model)?;
-    let found = open_any(&model)?;
+    let mut found = open_any(&model)?;
     check_output(target, &model)?;
     let output = match args.dry_run {
         true => OutputDir::check_free(target, args.force).map(|()| None)?,
         false => Some(OutputDir::create(target, args.force)?),
     };
-    check_outside(target, [args.model.as_path()].into_iter().chain(args.adapter.as_deref()))?;
+    check_outside(target, inputs())?;
+    if let Some(dir) = &args.changes {
+        found = applied(dir, found)?;
+    }
     let adapter = args.adapter.as_deref().map(|dir| open_adapter(dir, &found)).transpose()?;
     let checkpoint = found.checkpoint();
     let way = match &adapter {
@@ -65,13 +70,45 @@ pub fn run(args: &ExportArgs, target: &Path) -> Result<()> {
         }
     };
     bar.finish();
-    if !args.dense {
-        let base = args.model.to_string_lossy();
-        let card = write_converted_card(output.path(), &model, &base, plan.as_ref(), args.dtype);
-        in_target(card, &output)?;
-    }
+    in_target(write_card(args, &model, plan.as_ref(), output.path()), &output)?;
     output.commit()?;
     tell(args, target, &Checkpoint::open(target)?)
+}
+
+/// Refuses to copy a directory.
+fn check_asked(args: &ExportArgs) -> Result<()> {
+    let changes = args.dense || args.dtype.is_some() || args.changes.is_some();
+    if changes || models::is_model_file(&args.model) {
+        return Ok(());
+    }
+    let message = format!("{}: neither --dense nor --dtype is given", args.model.display());
+    let hint = "--dense multiplies factors together, --dtype TYPE stores all numbers as TYPE";
+    Err(WrongInput::with_hint(message, hint).into())
+}
+
+/// Writes the card of what was made of the directory `model`, unless that is a dense model for other
+/// programs.
+fn write_card(
+    args: &ExportArgs,
+    model: &Path,
+    plan: Option<&RankPlan>,
+    written: &Path,
+) -> Result<()> {
+    if args.dense {
+        return Ok(());
+    }
+    let mut card_of = model;
+    if let (Some(changes), Some(plan)) = (&args.changes, plan) {
+        let name = name_of(&changes.to_string_lossy());
+        let how = format!("the changes saved in {name}, applied by {MADE_BY}");
+        write_tuned_card(written, model, plan, &how)?;
+        card_of = written;
+    }
+    if args.changes.is_some() && args.dtype.is_none() {
+        return Ok(());
+    }
+    let base = args.model.to_string_lossy();
+    write_converted_card(written, card_of, &base, plan, args.dtype)
 }
 
 /// How the directory is made.
@@ -93,14 +130,16 @@ fn conversion(args: &ExportArgs, found: &FoundModel) -> Result<Conversion> {
     let model = args.model.display();
     if args.dense && found.compressed().is_empty() {
         let message = format!("{model}: no matrix is compressed, so the model is dense already");
-        let hint = match args.dtype.is_some() || models::is_model_file(&args.model) {
+        let is_more = args.dtype.is_some() || args.changes.is_some();
+        let hint = match is_more || models::is_model_file(&args.model) {
             true => "leave out --dense",
             false => "it can be used as it is; --dtype TYPE would store it in another type",
         };
         return Err(WrongInput::with_hint(message, hint).into());
     }
+    let is_as_it_was = args.changes.is_none() && !models::is_model_file(&args.model);
     let checkpoint = found.checkpoint();
-    let is_copy = !models::is_model_file(&args.model)
+    let is_copy = is_as_it_was
         && !changes_tensors(checkpoint, conversion)?
         && !passes_for_dense(checkpoint)?;
     match args.dtype.filter(|_| is_copy) {

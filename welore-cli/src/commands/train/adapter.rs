@@ -1,6 +1,6 @@
 //! Adapters of the PEFT library that a run begins with, or that result from it.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::compress::{WriteOptions, merge_adapter};
@@ -9,7 +9,7 @@ use welore_burn::model::{Decoder, LanguageModel, OpenedModel, open_weights};
 use welore_burn::train::{RunFile, Trainable, Training};
 
 use super::data::absolute_path;
-use crate::shared::adapting::open_adapter;
+use crate::shared::adapting::{named_after, open_adapter};
 use crate::terminal::Bar;
 
 /// The directory of the adapter that a run trained.
@@ -48,11 +48,13 @@ pub fn check_free(dir: &Path, run: &RunFile) -> Result<()> {
 pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path) -> Result<()> {
     let Some(adapter) = training.adapter()? else { return Ok(()) };
     let base = open_weights(&run.base)?;
+    let adapter = adapter.with_base(None, &base);
     // To a compressed model, PEFT would add it otherwise than it was trained.
-    let is_dense = base.compressed_matrices()?.is_empty();
-    let name =
-        is_dense.then(|| hub_id(&run.base).unwrap_or_else(|| run.base.display().to_string()));
-    adapter.with_base(name, &base).save(adapter_of(dir), true)?;
+    let adapter = match base.compressed_matrices()?.is_empty() {
+        true => named_after(adapter, &run.base)?,
+        false => adapter,
+    };
+    adapter.save(adapter_of(dir), true)?;
     Ok(())
 }
 
@@ -67,32 +69,4 @@ pub fn tell_base(run: &RunFile) -> Result<()> {
         );
     }
     Ok(())
-}
-
-/// The id of a model in the cache of the Hub: `org/name` for `models--org--name/snapshots/REVISION`.
-fn hub_id(dir: &Path) -> Option<String> {
-    let names: Vec<&str> = dir
-        .components()
-        .filter_map(|part| match part {
-            Component::Normal(name) => name.to_str(),
-            _ => None,
-        })
-        .collect();
-    let place = names.iter().rposition(|name| *name == "snapshots")?;
-    let name = names.get(place.checked_sub(1)?)?.strip_prefix("models--")?;
-    Some(name.replace("--", "/"))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn models_in_the_cache_of_the_hub_have_their_ids() {
-        let id = |dir: &str| hub_id(Path::new(dir));
-        let cached = "/home/me/.cache/huggingface/hub/models--org--tiny/snapshots/0123";
-        assert_eq!(id(cached).as_deref(), Some("org/tiny"));
-        assert_eq!(id("/models/tiny"), None);
-        assert_eq!(id("/snapshots/tiny"), None);
-    }
 }

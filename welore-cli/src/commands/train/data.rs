@@ -2,6 +2,7 @@
 //! in `RUN/tokens`.
 
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
 use anyhow::Result;
 use welore_burn::data::{Task, TaskExample, Texts, TokenRows, read_rows, write_rows};
@@ -12,9 +13,12 @@ use crate::args::{BosArg, TrainStartArgs};
 use crate::failure::WrongInput;
 use crate::shared::beginning::Beginning;
 use crate::shared::task::Speaker;
-use crate::shared::text::{TextReader, all_texts_of, texts_of};
+use crate::shared::text::{TextReader, all_texts_of, tell_of_lessons, texts_of};
 
 const TOKENS_FILE: &str = "tokens";
+
+/// Whether it was said what is learnt of conversations.
+static TOLD: Once = Once::new();
 
 /// The data to train on, as it was read.
 pub enum TrainingData {
@@ -90,7 +94,12 @@ impl TrainingData {
             Self::Text(_, Texts::Documents(documents)) => {
                 Ok(TokenRows::windows(reader.windows(documents, seq_len)?, seq_len))
             }
-            Self::Text(path, Texts::Conversations(all)) => reader.lessons(path, all, seq_len),
+            Self::Text(path, Texts::Conversations(all)) => {
+                let (rows, cut) = reader.lessons(path, all, seq_len)?;
+                // A dry run makes the rows twice.
+                TOLD.call_once(|| tell_of_lessons(path, all.len(), cut, seq_len));
+                Ok(rows)
+            }
             Self::Task(task) => {
                 let pairs = task.train.iter().map(pair).collect::<Result<Vec<_>>>()?;
                 Ok(TokenRows::responses(pairs, seq_len))

@@ -91,7 +91,7 @@ impl Request {
             options.seq_len = options.seq_len.min(config.context()).max(2);
         }
         check_context(args, options.seq_len, &config)?;
-        check_texts(&data, start, &model, typed)?;
+        check_texts(&data, [&eval_text, &watch_text], start, &model, typed)?;
         let dtype = args.compute.dtype.unwrap_or_default();
         Ok(Self { model, config, source, data, eval_text, watch_text, dtype, options, goal })
     }
@@ -194,21 +194,27 @@ fn check_evaluated(
     ])
 }
 
-/// Warns of texts that are full of marks, and checks that the model can learn from conversations.
+/// Warns of texts that are full of marks, and checks that conversations can become text.
 fn check_texts(
     data: &TrainingData,
+    measured: [&Option<(PathBuf, Texts)>; 2],
     start: &TrainStartArgs,
     model: &Path,
     typed: &Typed,
 ) -> Result<()> {
+    let talks = |texts: &Texts| matches!(texts, Texts::Conversations(_));
+    let mut needs_template = measured.into_iter().flatten().any(|(_, texts)| talks(texts));
     match data {
         TrainingData::Text(path, Texts::Documents(documents)) => warn_of_marks(path, documents),
         TrainingData::Text(_, Texts::Conversations(_)) => {
             let why = "a chat template says what a conversation begins with";
             typed.check([rule("bos", evaluates_text(start), why)])?;
-            template_to_learn(model)?;
+            needs_template = true;
         }
         TrainingData::Task(_) => {}
+    }
+    if needs_template {
+        template_to_learn(model)?;
     }
     Ok(())
 }

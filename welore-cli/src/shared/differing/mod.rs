@@ -3,23 +3,28 @@
 mod divergences;
 mod telling;
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use welore_burn::adapters::{LoraAdapter, LoraMatrix};
 use welore_burn::calibrate::{Calibration, is_tied};
+use welore_burn::checkpoint::NotLinear;
 use welore_burn::difference::{
     Approximation, Difference, DifferenceError, Differences, Measuring, RankGoal, Side, adapter_of,
 };
 use welore_burn::files::{OutputDir, check_staged};
+use welore_burn::forms::matrices;
 use welore_burn::gguf::{adapter_summary, export_adapter};
 use welore_burn::linalg::Shrinkage;
 use welore_burn::model::{FoundModel, OpenedModel};
+use welore_burn::modules::MatrixName;
 use welore_burn::spectrum::{Method, Norms};
 use welore_burn::workers::Budget;
 
 use self::divergences::{Divergences, Text};
 pub use self::telling::{as_json, tell, warn_of_others};
+use super::adapting::named_after;
 use super::artifacts::{check_artifact, check_place, check_space};
 use super::inputs::{check_not_left, check_outside};
 use super::labels::of_norm;
@@ -149,6 +154,7 @@ impl<'a> Job<'a> {
         let (from, to) = (opened.from.checkpoint(), opened.to.checkpoint());
         let selection = of_found(&args.selection, &opened.from)?;
         let difference = Difference::between(from, to, &selection)?;
+        check_linear(&opened.from, &difference)?;
         let gguf = match &args.gguf {
             Some(path) => Some((path, check_gguf(opened, &difference)?)),
             None => None,
@@ -169,9 +175,11 @@ impl<'a> Job<'a> {
         made.approximations =
             difference.approximate(&made.differences, &made.ranks, &measuring, &mut bar)?;
         bar.finish();
-        // Nothing but a path or a name can be loaded by other programs.
-        let base = (!models::is_model_file(self.from)).then(|| self.from.display().to_string());
-        let adapter = adapter_of(&made.approximations, base, difference.is_turned())?;
+        let mut adapter = adapter_of(&made.approximations, difference.is_turned());
+        // Other programs find no such matrices in a compressed model, and load no model of a file.
+        if opened.from.compressed().is_empty() && !models::is_model_file(self.from) {
+            adapter = named_after(adapter, from.dir())?;
+        }
         adapter.write(output.path()).map_err(|error| error.about(&output))?;
         output.commit()?;
         if let Some((path, model)) = gguf {
@@ -198,6 +206,31 @@ impl<'a> Job<'a> {
         let norms = Norms::new(calibration, method, Shrinkage::default())?;
         Ok(norms.for_tied(is_tied(calibrated.checkpoint())))
     }
+}
+
+/// Refuses matrices that belong to no linear layer, such as the embedding: PEFT has no adapter of this
+/// kind for them.
+fn check_linear(found: &FoundModel, difference: &Difference<'_>) -> Result<()> {
+    let mut names = difference.matrices().iter().map(|(name, _)| name);
+    let other = match found {
+        FoundModel::Familiar(model) => {
+            let all = matrices(model.skeleton()).into_iter().filter(|matrix| matrix.of_linear);
+            let linear: BTreeSet<MatrixName> = all.map(|matrix| matrix.name).collect();
+            names.find(|name| !linear.contains(*name))
+        }
+        FoundModel::Unfamiliar(model) => {
+            let left_out = model.linear_layers().left_out.iter();
+            let tables: BTreeSet<&str> = left_out
+                .filter(|(_, why)| *why == NotLinear::Embedding)
+                .map(|(name, _)| name.as_str())
+                .collect();
+            names.find(|name| tables.contains(name.as_str()))
+        }
+    };
+    let Some(name) = other else { return Ok(()) };
+    let message = format!("`{name}` belongs to no linear layer, so no adapter can be added to it");
+    let hint = format!("--exclude {} leaves it out", name.kind());
+    Err(WrongInput::with_hint(message, hint).into())
 }
 
 /// The model whose names and row orders an adapter for llama.cpp has, after checking that llama.cpp

@@ -162,7 +162,9 @@ pub fn tell(job: &Job<'_>, made: &Made) -> Result<()> {
         );
     }
     if made.differences.same > 0 {
-        note!("{} of the selection do not differ", format::matrices(made.differences.same));
+        let same = made.differences.same;
+        let differ = if same == 1 { "does not differ" } else { "do not differ" };
+        note!("{} of the selection {differ}", format::matrices(same));
     }
     Ok(())
 }
