@@ -139,9 +139,8 @@ fn conversion(args: &ExportArgs, found: &FoundModel) -> Result<Conversion> {
     }
     let is_as_it_was = args.changes.is_none() && !models::is_model_file(&args.model);
     let checkpoint = found.checkpoint();
-    let is_copy = is_as_it_was
-        && !changes_tensors(checkpoint, conversion)?
-        && !passes_for_dense(checkpoint)?;
+    let is_copy =
+        is_as_it_was && !changes_tensors(checkpoint, conversion)? && !passes_for_dense(checkpoint)?;
     match args.dtype.filter(|_| is_copy) {
         Some(precision) => {
             let message = format!("{model}: all numbers are {} already", precision.dtype());
