@@ -154,6 +154,8 @@ def config_class(model_type):
 @lru_cache(maxsize=None)
 def model_class(config, is_base):
     """transformers' model of a configuration of `config_class`, with the layers of its matrices."""
+    if not config.__name__.startswith("WeLore"):
+        raise ValueError("`config` has to come from `AutoConfig.from_pretrained(DIR, trust_remote_code=True)`")
     mapping = MODEL_MAPPING if is_base else MODEL_FOR_CAUSAL_LM_MAPPING
     base = mapping.get(config.__mro__[1], None)
     if base is None:
