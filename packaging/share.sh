@@ -9,7 +9,7 @@ if [ $# -ne 2 ]; then
     exit 2
 fi
 dir=$1
-case $2 in */*) binary=$2 ;; *) binary=$(command -v "$2") ;; esac
+case $2 in */*) binary=$2 ;; *) binary=$(command -v "$2" || echo "./$2") ;; esac
 "$binary" --version >/dev/null
 
 scratch=$(mktemp -d)

@@ -84,6 +84,10 @@ fn directories_of_earlier_versions_become_such_directories() {
     assert_carries_code(&sandbox, "wide");
     let card = String::from_utf8(sandbox.read("wide/README.md")).unwrap();
     assert!(card.contains("trust_remote_code=True") && !card.contains("class LowRank"), "{card}");
+    // Also in the type that it has, once.
+    sandbox.gives("export low --dtype bf16 -o same");
+    assert_carries_code(&sandbox, "same");
+    sandbox.refuses("export same --dtype bf16 -o other", "BF16 already");
     sandbox.gives("export low --dense -o dense");
     assert_eq!(config(&sandbox, "dense"), config(&sandbox, "low"));
 }

@@ -48,7 +48,6 @@ from transformers import AutoConfig, AutoModel, AutoModelForCausalLM  # noqa: E4
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
 warnings.filterwarnings("ignore")
-MAJOR = int(transformers.__version__.split(".")[0])
 HAS_ACCELERATE = importlib.util.find_spec("accelerate") is not None
 HAS_PEFT = HAS_ACCELERATE and importlib.util.find_spec("peft") is not None
 

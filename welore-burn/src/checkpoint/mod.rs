@@ -37,7 +37,7 @@ pub(crate) use module::{load_weights, with_forms};
 pub use reader::Checkpoint;
 pub(crate) use reader::{check_directory, not_finite};
 pub use remark::Remark;
-pub use remote_code::{CODE_FILE, state_compressed};
+pub use remote_code::{CODE_FILE, passes_for_dense, state_compressed};
 pub(crate) use remote_code::{base_config, restore_base};
 pub(crate) use scaled::{forget_scales, has_scales};
 pub use shards::{DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};

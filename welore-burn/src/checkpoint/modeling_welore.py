@@ -105,7 +105,11 @@ def put_matrices(model, is_base):
         has_bias = getattr(dense, "bias", None) is not None
         parent, _, child = path.rpartition(".")
         layer = LowRankLinear(d_input, d_output, rank, has_bias, pivots=form == "pivots")
-        setattr(model.get_submodule(parent), child, layer)
+        parent = model.get_submodule(parent)
+        setattr(parent, child, layer)
+        if not list(parent.parameters(recurse=False)):
+            # transformers 5 would draw numbers for `weight` of a child that has it no longer (GPT-2).
+            parent._is_hf_initialized = True
 
 
 def saved(config):
@@ -150,6 +154,8 @@ def config_class(model_type):
 @lru_cache(maxsize=None)
 def model_class(config, is_base):
     """transformers' model of a configuration of `config_class`, with the layers of its matrices."""
+    if not config.__name__.startswith("WeLore"):
+        raise ValueError("`config` has to come from `AutoConfig.from_pretrained(DIR, trust_remote_code=True)`")
     mapping = MODEL_MAPPING if is_base else MODEL_FOR_CAUSAL_LM_MAPPING
     base = mapping.get(config.__mro__[1], None)
     if base is None:

@@ -77,6 +77,19 @@ pub fn state_compressed(dir: &Path) -> Result<(), CheckpointError> {
     Ok(write_file(dir.join(CONFIG_FILE), text_of(config).as_bytes())?)
 }
 
+/// Whether a compressed directory has the `config.json` of its base, as earlier versions wrote it, so
+/// that transformers takes it for a dense model.
+///
+/// # Errors
+///
+/// [`CheckpointError`] for a directory that cannot be read.
+pub fn passes_for_dense(checkpoint: &Checkpoint) -> Result<bool, CheckpointError> {
+    let bytes = read_existing(checkpoint.dir().join(CONFIG_FILE), LARGEST_CONFIG)?;
+    let config = bytes.and_then(|bytes| serde_json::from_slice::<Map<String, Value>>(&bytes).ok());
+    let lacks_it = config.is_some_and(|config| !config.contains_key(KEY));
+    Ok(lacks_it && !checkpoint.compressed_matrices()?.is_empty())
+}
+
 /// The ranks of matrices by their names, under their forms, if the code has layers for all of them.
 fn ranks_of(checkpoint: &Checkpoint, matrices: &[StoredMatrix]) -> Option<Map<String, Value>> {
     let (mut factors, mut pivots) = (Map::new(), Map::new());

@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::Result;
 use serde_json::json;
 use welore_burn::adapters::LoraAdapter;
-use welore_burn::checkpoint::Checkpoint;
+use welore_burn::checkpoint::{Checkpoint, passes_for_dense};
 use welore_burn::compress::{
     Conversion, WriteOptions, changes_tensors, convert_directory, converted_size, merge_adapter,
     merged_size,
@@ -138,7 +138,9 @@ fn conversion(args: &ExportArgs, found: &FoundModel) -> Result<Conversion> {
         return Err(WrongInput::with_hint(message, hint).into());
     }
     let is_as_it_was = args.changes.is_none() && !models::is_model_file(&args.model);
-    let is_copy = is_as_it_was && !changes_tensors(found.checkpoint(), conversion)?;
+    let checkpoint = found.checkpoint();
+    let is_copy =
+        is_as_it_was && !changes_tensors(checkpoint, conversion)? && !passes_for_dense(checkpoint)?;
     match args.dtype.filter(|_| is_copy) {
         Some(precision) => {
             let message = format!("{model}: all numbers are {} already", precision.dtype());
