@@ -10,7 +10,6 @@ use super::error::CheckpointError;
 use super::reader::Checkpoint;
 use super::stored::StoredMatrix;
 use crate::files::{FileError, LARGEST_CONFIG, read_existing, write_file};
-use crate::forms::Form;
 
 /// The code that transformers runs.
 const CODE: &str = include_str!("modeling_welore.py");
@@ -22,6 +21,9 @@ const CONFIG_FILE: &str = "config.json";
 
 /// The field that is only in the `config.json` of a compressed directory.
 const KEY: &str = "welore";
+
+/// The fields of it that list matrices, by what their forms are called there.
+const FORMS: [&str; 2] = ["factors", "pivots"];
 
 /// The fields that are others there than in that of its base, which are kept in `welore.base`.
 const REPLACED: [&str; 3] = ["architectures", "auto_map", "model_type"];
@@ -92,17 +94,15 @@ pub fn passes_for_dense(checkpoint: &Checkpoint) -> Result<bool, CheckpointError
 
 /// The ranks of matrices by their names, under their forms, if the code has layers for all of them.
 fn ranks_of(checkpoint: &Checkpoint, matrices: &[StoredMatrix]) -> Option<Map<String, Value>> {
-    let (mut factors, mut pivots) = (Map::new(), Map::new());
+    let mut forms = FORMS.map(|form| (form, Map::new()));
     for matrix in matrices {
-        let ranks = match matrix.form {
-            _ if checkpoint.is_convolution(&matrix.name) => return None,
-            Form::Factors(_) => &mut factors,
-            Form::Pivot(_) => &mut pivots,
-            _ => return None,
-        };
+        if checkpoint.is_convolution(&matrix.name) {
+            return None;
+        }
+        let form = matrix.form.in_transformers()?;
+        let (_, ranks) = forms.iter_mut().find(|(known, _)| *known == form)?;
         ranks.insert(matrix.name.as_str().into(), matrix.form.rank()?.into());
     }
-    let forms = [("factors", factors), ("pivots", pivots)];
     Some(forms.into_iter().map(|(form, ranks)| (form.into(), Value::Object(ranks))).collect())
 }
 

@@ -55,6 +55,10 @@ impl MatrixForm for Factors {
         Some(self.rank)
     }
 
+    fn in_transformers(&self) -> Option<&'static str> {
+        Some("factors")
+    }
+
     fn problem(&self, shape: [usize; 2]) -> Option<String> {
         rank_problem(self.rank, shape)
     }

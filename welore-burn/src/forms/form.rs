@@ -222,6 +222,12 @@ impl Form {
         self.as_form().rank()
     }
 
+    /// What matrices of this form are called in the configuration of the code that runs them in transformers,
+    /// `factors` or `pivots`. `None` if it has no layer for them.
+    pub(crate) fn in_transformers(&self) -> Option<&'static str> {
+        self.as_form().in_transformers()
+    }
+
     /// Why a matrix of shape `[out, in]` cannot have this form. `None` if it can.
     pub fn problem(&self, shape: [usize; 2]) -> Option<String> {
         self.as_form().problem(shape)

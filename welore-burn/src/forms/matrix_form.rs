@@ -20,6 +20,12 @@ pub(super) trait MatrixForm: Debug {
     /// The rank, if the form limits it.
     fn rank(&self) -> Option<usize>;
 
+    /// What matrices of this form are called in the configuration of the code that runs them in transformers.
+    /// `None` if it has no layer for them.
+    fn in_transformers(&self) -> Option<&'static str> {
+        None
+    }
+
     /// Why a matrix of this shape cannot have this form. `None` if it can.
     fn problem(&self, shape: [usize; 2]) -> Option<String>;
 

@@ -78,6 +78,10 @@ impl MatrixForm for Pivot {
         Some(self.rank)
     }
 
+    fn in_transformers(&self) -> Option<&'static str> {
+        Some("pivots")
+    }
+
     fn problem(&self, shape: [usize; 2]) -> Option<String> {
         rank_problem(self.rank, shape).or_else(|| {
             let full = self.rank == shape[0].min(shape[1]);
