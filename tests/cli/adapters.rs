@@ -162,7 +162,7 @@ fn adapters_that_do_not_fit_are_refused_before_anything_is_made() {
             tensors.insert(name, Tensor::zeros(safetensors::Dtype::F32, &shape));
         }
     });
-    sandbox.refuses("eval wrapped --text story.txt --adapter twice", "twice, by two names");
+    sandbox.refuses("-q eval wrapped --text story.txt --adapter twice", "twice, by two names");
     for line in ["--adapter run/adapter --record", "--adapter run/adapter --save-logits seen"] {
         sandbox.misused(&format!("eval model --text story.txt {line}"), "--adapter");
     }

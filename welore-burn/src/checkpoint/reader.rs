@@ -46,6 +46,8 @@ pub struct Checkpoint {
     pub(super) turned: Turned,
     /// The convolutions that are read as matrices.
     pub(super) kernels: Kernels,
+    /// Whether tensors come from another file than the model's.
+    pub(super) has_replaced: bool,
     order: Vec<String>,
     remarks: Vec<Remark>,
     /// How names began in the files, and how they begin now.
@@ -130,6 +132,7 @@ impl Checkpoint {
             interleaved,
             turned,
             kernels,
+            has_replaced: false,
             order,
             remarks,
             beginnings,

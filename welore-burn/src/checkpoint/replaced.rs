@@ -33,6 +33,12 @@ impl Checkpoint {
                 self.interleaved.insert(tensor, Interleaved::Turned((shard, stored)));
             }
         }
+        self.has_replaced = true;
         self.forget_digests()
+    }
+
+    /// Whether it has tensors [in the place of its own](Checkpoint::with_replaced).
+    pub(crate) fn has_replaced(&self) -> bool {
+        self.has_replaced
     }
 }

@@ -279,6 +279,8 @@ fn new_plan(
     let plan = read_plan(checkpoint.dir())?;
     Ok(plan.map(|plan| match conversion.precision {
         Some(precision) => plan.stored_in(precision, size.bytes),
+        // They are those of other numbers.
+        None if checkpoint.has_replaced() => plan.without_errors(),
         None => plan,
     }))
 }
