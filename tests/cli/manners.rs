@@ -59,7 +59,7 @@ fn bash_completes_commands_options_and_values() {
     if complete("welore-cli ex").is_none() {
         return crate::skipped::skip("there is no bash");
     }
-    assert_eq!(complete("welore-cli ex").unwrap(), "export");
+    assert_eq!(complete("welore-cli exp").unwrap(), "export");
     assert_eq!(complete("welore-cli ref").unwrap(), "");
     assert_eq!(complete("welore-cli train --tra").unwrap(), "--track-gradients --trainable");
     assert_eq!(complete("welore-cli train --trainable lo").unwrap(), "lora");

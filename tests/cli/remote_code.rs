@@ -96,7 +96,7 @@ fn directories_of_earlier_versions_become_such_directories() {
 fn what_transformers_has_no_layers_for_has_no_code_and_does_not_pass_for_a_dense_model() {
     let sandbox = Sandbox::new();
     sandbox.gives(
-        "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 2 \
+        "calibrate model --text story.txt --calibration-seq-len 64 --calibration-windows 4 \
          --gradient-windows 2 -o seen",
     );
     sandbox.gives(

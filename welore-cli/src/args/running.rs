@@ -246,7 +246,7 @@ pub struct InspectArgs {
 
 /// Arguments of `report`.
 #[derive(Args, Debug)]
-#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["spectra", "plan", "compare", "run"])))]
+#[command(group(clap::ArgGroup::new("what").required(true).multiple(true).args(["spectra", "plan", "compare", "eval", "run", "adapter"])))]
 pub struct ReportArgs {
     /// Spectra file from `analyze`
     #[arg(long, value_name = "FILE", help_heading = "Inputs")]

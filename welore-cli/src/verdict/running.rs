@@ -88,8 +88,7 @@ pub(super) fn data(error: &DataError) -> Option<Verdict> {
             "the model directory must contain a tokenizer.json in the format of the tokenizers library",
         ),
         DataError::Io { .. } | DataError::Empty { .. } | DataError::Line { .. } => Verdict::input(
-            "give a file of UTF-8 text, or a .jsonl file with an object with a `text`, or all with `messages`, \
-             on each line",
+            "give a file of UTF-8 text, or a .jsonl file with a `text` on each line, or with `messages` on each",
         ),
         _ => Verdict::input(None),
     })
