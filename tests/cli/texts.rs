@@ -203,9 +203,9 @@ fn a_run_keeps_how_its_texts_begin() {
     let start = number(&begun["start"]["perplexity"]);
     assert!((start / number(&usual["perplexity"]) - 1.0).abs() < 1e-4, "{start} for {usual}");
     // Resumed with what it began with.
-    let resumed = sandbox.json("train --resume begun --steps 3 --json");
+    let resumed = sandbox.json("train --resume begun --steps 4 --json");
     assert_eq!(resumed["bos"], true);
-    sandbox.misused("train --resume begun --steps 4 --bos off", "--bos");
+    sandbox.misused("train --resume begun --steps 6 --bos off", "--bos");
     let plain = sandbox.json(&format!("{line} -o plain-run --bos off"));
     assert_eq!(plain["bos"], false);
     assert_eq!(sandbox.json_file("plain-run/run.json")["bos"], Value::Null);
