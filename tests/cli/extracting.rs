@@ -132,6 +132,11 @@ fn models_that_are_not_versions_of_one_are_refused() {
     let sandbox = tuned();
     sandbox.add("tiny-qwen2", "other");
     for (line, named) in [
+        // The directory would be written first, and the file could not be.
+        (
+            "extract tuned --base wide --rank 2 -o adapter --gguf adapter",
+            "--gguf adapter: the adapter's directory would be adapter",
+        ),
         ("extract wide --base ./wide --rank 2 -o adapter", "the same model"),
         ("extract model --base wide --rank 2 -o adapter", "do not differ in any selected matrix"),
         ("extract other --base wide --rank 2 -o adapter", "qwen2"),

@@ -26,7 +26,7 @@ use self::divergences::{Divergences, Text};
 pub use self::telling::{as_json, tell, warn_of_others};
 use super::adapting::named_after;
 use super::artifacts::{check_artifact, check_place, check_space};
-use super::inputs::{check_not_left, check_outside};
+use super::inputs::{check_not_left, check_outside, place_of};
 use super::labels::of_norm;
 use super::opening::{open_any, to_run};
 use super::recipe::check_calibration_file;
@@ -92,6 +92,7 @@ impl<'a> Job<'a> {
         check_place(&args.output)?;
         check_artifact(args.gguf.as_deref(), Artifact::Gguf, self.inputs())?;
         args.gguf.as_deref().map(check_staged).transpose()?;
+        check_beside(args.gguf.as_deref(), &args.output)?;
         Ok(goal)
     }
 
@@ -231,6 +232,21 @@ fn check_linear(found: &FoundModel, difference: &Difference<'_>) -> Result<()> {
     let message = format!("`{name}` belongs to no linear layer, so no adapter can be added to it");
     let hint = format!("--exclude {} leaves it out", name.kind());
     Err(WrongInput::with_hint(message, hint).into())
+}
+
+/// Refuses a GGUF file in the place of the adapter's directory or inside it: the directory is written
+/// first, so the file could not be written, or would keep the directory from being replaced.
+fn check_beside(gguf: Option<&Path>, output: &Path) -> Result<()> {
+    let Some(gguf) = gguf else { return Ok(()) };
+    match (place_of(gguf), place_of(output)) {
+        (Some(file), Some(dir)) if file.starts_with(&dir) => {
+            let (file, dir) = (gguf.display(), output.display());
+            let message = format!("--gguf {file}: the adapter's directory would be {dir}");
+            let hint = "give a file beside the directory";
+            Err(WrongInput::with_hint(message, hint).into())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The model whose names and row orders an adapter for llama.cpp has, after checking that llama.cpp
