@@ -131,7 +131,7 @@ def truncated(binary, base, home):
     one, other = matrices(load(base)), matrices(load(folder))
     parts = load_file(adapter / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text())
-    said, best = 0.0, 0.0
+    said, best = [], []
     for matrix in told["matrices"]:
         name = matrix["name"]
         change = (other[name].double() - one[name].double()).detach()
@@ -139,10 +139,11 @@ def truncated(binary, base, home):
         left = (change - config["lora_alpha"] / a.shape[0] * b @ a).norm() / change.norm()
         values = torch.linalg.svdvals(change)
         least = values[8:].norm() / values.norm()
-        said = max(said, abs(left.item() - matrix["relative_error"]))
-        best = max(best, abs(left.item() - least.item()))
-    report("rank 8: what is left of each difference, as it is said", said, 1e-5)
-    report("rank 8: what the truncated decomposition leaves", best, 1e-5)
+        said.append(abs(left.item() - matrix["relative_error"]))
+        best.append(abs(left.item() - least.item()))
+    # NaN stays NaN here, other than with `max`.
+    for what, found in (("is left of each difference, as it is said", said), ("the truncated decomposition leaves", best)):
+        report(f"rank 8: what {what}", torch.tensor(found).max().item(), 1e-5)
     report("rank 8: matrices", float(len(told["matrices"]) != len(one)), 0.0)
 
 
@@ -177,26 +178,33 @@ def repaired(binary, base, home):
 
 def in_llama_cpp(binary, program, small, wide, home):
     def measured(file, *options):
-        done = subprocess.run(
-            [program, "-m", file, "-f", STORY, "-c", str(LENGTH), "--chunks", str(WINDOWS), "-t", "1",
-             "-ngl", "0", *map(str, options)], capture_output=True, text=True)
-        found = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout + done.stderr)
-        return float(found[1]) if found else sys.exit(f"llama-perplexity: {done.stderr[-2000:]}")
+        line = [program, "-m", file, "-f", STORY, "-c", str(LENGTH), "--chunks", str(WINDOWS), "-t", "1",
+                "-ngl", "0", *map(str, options)]
+        # On a busy machine it sometimes ends before its last lines are written.
+        for _ in range(10):
+            done = subprocess.run(line, capture_output=True, text=True)
+            found = re.search(r"Final estimate: PPL = ([0-9.]+) ", done.stdout + done.stderr)
+            if found:
+                return float(found[1])
+            if done.returncode != 0:
+                break
+        sys.exit(f"llama-perplexity ends with {done.returncode}: {done.stderr[-2000:]}")
 
     lora, base, merged = home / "repair.gguf", home / "wide.gguf", home / "merged.gguf"
     binary.run("export", wide, "--gguf", base, "--dtype", "f32")
     binary.run("export", wide, "--adapter", home / "repair", "--dense", "-o", home / "merged")
     binary.run("export", home / "merged", "--gguf", merged, "--dtype", "f32")
     expected = measured(merged)
-    plain = abs(measured(base) / expected - 1)
-    if plain < 1e-3:
-        sys.exit("llama.cpp measures the same without the adapter")
-    added = abs(measured(base, "--lora", lora) / expected - 1)
-    report("llama.cpp, numbers of the quantized model and the adapter: perplexity of the merged one",
-           added, 1e-3)
-    # Products with blocks round their inputs to 8 bits.
-    added = abs(measured(small, "--lora", lora) / expected - 1)
-    report("llama.cpp, the quantized file and the adapter: perplexity of the merged one", added, 2e-2)
+    for what, file, most in [
+        ("numbers of the quantized model", base, 0.1),
+        # Products with blocks round their inputs to 8 bits.
+        ("the quantized file", small, 0.5),
+    ]:
+        without, added = (abs(measured(file, *options) / expected - 1) for options in ([], ["--lora", lora]))
+        if without < 2e-3:
+            sys.exit(f"llama.cpp, {what}: the adapter makes too little difference, {without:.1e}")
+        report(f"llama.cpp, {what} and the adapter: perplexity of the merged one, beside {without:.1e} without it",
+               added / without, most)
 
 
 def main():
@@ -214,7 +222,8 @@ def main():
         shutil.copy(FIXTURES / "tiny-llama" / "tokenizer.json", base)
         extracted(binary, base, home)
         truncated(binary, base, home)
-        small, wide = repaired(binary, base, home)
+        # Of the model that was trained on the text, blocks of 4 bits change next to nothing.
+        small, wide = repaired(binary, home / "tuned-0", home)
         tools = os.environ.get("WELORE_LLAMA_CPP")
         program = tools and shutil.which("llama-perplexity", path=tools)
         if program:

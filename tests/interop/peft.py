@@ -193,11 +193,17 @@ def refused(binary, name, base, home, targets):
 def in_llama_cpp(binary, program, base, home):
     """llama.cpp adds the adapter to the base, as it is in the merged model."""
     def measured(file, *options):
-        done = subprocess.run(
-            [program, "-m", file, "-f", STORY, "-c", str(LENGTH), "--chunks", str(WINDOWS), "-t", "1",
-             "-ngl", "0", *map(str, options)], capture_output=True, text=True)
-        found = re.search(r"Final estimate: PPL = ([0-9.]+)", done.stdout + done.stderr)
-        return float(found[1]) if found else sys.exit(f"llama-perplexity: {done.stderr[-2000:]}")
+        line = [program, "-m", file, "-f", STORY, "-c", str(LENGTH), "--chunks", str(WINDOWS), "-t", "1",
+                "-ngl", "0", *map(str, options)]
+        # On a busy machine it sometimes ends before its last lines are written.
+        for _ in range(10):
+            done = subprocess.run(line, capture_output=True, text=True)
+            found = re.search(r"Final estimate: PPL = ([0-9.]+) ", done.stdout + done.stderr)
+            if found:
+                return float(found[1])
+            if done.returncode != 0:
+                break
+        sys.exit(f"llama-perplexity ends with {done.returncode}: {done.stderr[-2000:]}")
 
     binary.run("export", base, "--gguf", home / "base.gguf", "--dtype", "f32")
     plain = measured(home / "base.gguf")
