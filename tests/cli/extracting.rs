@@ -198,6 +198,16 @@ fn a_file_in_types_is_repaired_in_the_norm_of_a_calibration() {
     let line = "repair small.gguf --source model --max-bytes 60kB -o repair --gguf repair.gguf";
     let plain = sandbox.json(&format!("{line} --json"));
     assert!(plain["bytes"].as_u64().unwrap() <= 60_000, "{plain}");
+    // Neither kind of file for llama.cpp replaces the other.
+    let other = "repair small.gguf --source model --rank 1 -o other --gguf small.gguf";
+    sandbox.refuses(other, "small.gguf");
+    std::fs::copy(sandbox.path("small.gguf"), sandbox.path("kept.gguf")).unwrap();
+    sandbox.refuses(
+        "repair small.gguf --source model --rank 1 -o other --gguf kept.gguf",
+        "kept.gguf exists and is not a GGUF file of an adapter",
+    );
+    sandbox.refuses("export model --gguf repair.gguf", "exists and is not a GGUF file");
+    sandbox.refuses("eval repair.gguf --text story.txt", "a GGUF file of an adapter");
     assert_eq!((&plain["loss"], &plain["norm"]), (&Value::Null, &"svd".into()));
     let next = plain["larger_types"]["matrices"].as_array().unwrap();
     let next = next.iter().find(|matrix| matrix["name"] == Q).unwrap();

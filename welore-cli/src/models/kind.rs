@@ -26,6 +26,7 @@ const TYPES: &str = "a plan of types";
 const TENSOR_TYPES: &str = "a list of the types of tensors";
 const GGUF: &str = "a GGUF file";
 const GGUF_OTHERWISE_NAMED: &str = "a GGUF file whose name does not end in .gguf";
+const GGUF_ADAPTER: &str = "a GGUF file of an adapter";
 const LOGITS: &str = "a file of saved logits";
 const IMATRIX: &str = "an importance matrix";
 const SEARCH: &str = "the journal of a search";
@@ -56,12 +57,13 @@ pub enum Artifact {
     /// For `llama-quantize`.
     TensorTypes,
     Search,
+    GgufAdapter,
     /// Which is a model, unlike the others.
     Gguf,
 }
 
 impl Artifact {
-    const BESIDE_MODELS: [Self; 10] = [
+    const BESIDE_MODELS: [Self; 11] = [
         Self::Spectra,
         Self::Plan,
         Self::Calibration,
@@ -72,6 +74,7 @@ impl Artifact {
         Self::Types,
         Self::TensorTypes,
         Self::Search,
+        Self::GgufAdapter,
     ];
 
     /// What such a file is, for messages.
@@ -87,6 +90,7 @@ impl Artifact {
             Self::Types => TYPES,
             Self::TensorTypes => TENSOR_TYPES,
             Self::Search => SEARCH,
+            Self::GgufAdapter => GGUF_ADAPTER,
             Self::Gguf => GGUF,
         }
     }
@@ -95,7 +99,7 @@ impl Artifact {
     pub fn is_in(self, path: &Path) -> bool {
         match self {
             // A name that does not end in .gguf is a mistake only where the file is read.
-            Self::Gguf => what_is(path).starts_with(GGUF),
+            Self::Gguf => [GGUF, GGUF_OTHERWISE_NAMED].contains(&what_is(path)),
             _ => what_is(path) == self.what(),
         }
     }
@@ -244,7 +248,7 @@ pub fn check_compared(path: &Path) -> Result<(), WrongInput> {
 /// [`WrongInput`] that says what to give.
 pub fn check_model_file(path: &Path) -> Result<(), WrongInput> {
     match what_is(path) {
-        IMATRIX => Err(no_model(path)),
+        IMATRIX | GGUF_ADAPTER => Err(no_model(path)),
         TEXT => {
             let message = format!("{} is a text, not a GGUF file", path.display());
             Err(WrongInput::with_hint(message, WHAT_MODEL_IS))
@@ -354,6 +358,9 @@ fn what_is(path: &Path) -> &'static str {
     let text = String::from_utf8_lossy(&head);
     if head.starts_with(b"GGUF") && text.contains("imatrix.chunk_count") {
         return IMATRIX;
+    }
+    if head.starts_with(b"GGUF") && text.contains("adapter.lora.alpha") {
+        return GGUF_ADAPTER;
     }
     if head.starts_with(b"GGUF") {
         return match has_end(&path.to_string_lossy(), &[".gguf"]) {

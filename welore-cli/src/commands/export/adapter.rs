@@ -17,7 +17,7 @@ use crate::shared::opening::open_known;
 
 /// Writes the adapter in a directory to the file `target`.
 pub fn run(args: &ExportArgs, adapter: &Path, target: &Path) -> Result<()> {
-    check_artifact(Some(target), Artifact::Gguf, [args.model.as_path(), adapter])?;
+    check_artifact(Some(target), Artifact::GgufAdapter, [args.model.as_path(), adapter])?;
     check_staged(target)?;
     let opened = open_known(models::directory_of(&args.model)?, &host())?;
     let adapter = open_adapter(adapter, &opened)?;

@@ -90,7 +90,7 @@ impl<'a> Job<'a> {
         check_calibration_file(args.calibration.as_deref())?;
         check_not_left(&args.output, self.inputs())?;
         check_place(&args.output)?;
-        check_artifact(args.gguf.as_deref(), Artifact::Gguf, self.inputs())?;
+        check_artifact(args.gguf.as_deref(), Artifact::GgufAdapter, self.inputs())?;
         args.gguf.as_deref().map(check_staged).transpose()?;
         check_beside(args.gguf.as_deref(), &args.output)?;
         Ok(goal)
