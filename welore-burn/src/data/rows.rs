@@ -412,7 +412,7 @@ mod tests {
         };
         assert!(fits(&[(0, 3..4), (0, 5..7)]));
         for wrong in [(0, 2..4), (0, 4..4), (0, 5..8), (1, 1..2), (2, 3..4), (0, 3..usize::MAX)] {
-            assert!(!fits(&[wrong.clone()]), "{wrong:?}");
+            assert!(!fits(std::slice::from_ref(&wrong)), "{wrong:?}");
         }
         assert!(!fits(&[(0, 5..7), (0, 3..4)]), "out of order");
         assert!(!fits(&[(0, 3..5), (0, 5..7)]), "two that are one");

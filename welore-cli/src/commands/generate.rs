@@ -63,9 +63,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     })?;
     task.end();
     let speed = tokens.len() as f64 / started.elapsed().as_secs_f64();
-    if let Some(error) = trouble {
-        return Err(error);
-    }
+    trouble.map_or(Ok(()), Err)?;
     if !args.json {
         output::print_piece(&(std::mem::take(&mut unseen) + "\n"))?;
         note!("{}, {speed:.1} tokens/s", format::number_of(tokens.len(), "token"));

@@ -61,9 +61,7 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         LoadError => load,
         GgufError => gguf,
         TypePlanError => type_plan,
-        TypePlanFileError => |_| {
-            Some(Verdict::input("make a plan with `welore-cli plan MODEL --for llama.cpp`"))
-        },
+        TypePlanFileError => type_plan_file,
         TypesError => types,
         ChannelPlanError => channel_plan,
         ChannelsError => channels,
@@ -95,12 +93,18 @@ pub(super) fn judge_cause(cause: &(dyn Error + 'static)) -> Option<Verdict> {
         SamplerError => |_| Some(Verdict::input(None)),
         TrainError => train,
         RunFileError => run_file,
-        DynamicsError => |_| {
-            Some(Verdict::input("`welore-cli train --track-gradients N` writes one"))
-        },
+        DynamicsError => dynamics,
         Interrupted => |_| Some(Verdict::failed(None)),
     }
     None
+}
+
+fn type_plan_file(_error: &TypePlanFileError) -> Option<Verdict> {
+    Some(Verdict::input("make a plan with `welore-cli plan MODEL --for llama.cpp`"))
+}
+
+fn dynamics(_error: &DynamicsError) -> Option<Verdict> {
+    Some(Verdict::input("`welore-cli train --track-gradients N` writes one"))
 }
 
 fn generate(error: &GenerateError) -> Option<Verdict> {
