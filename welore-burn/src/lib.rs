@@ -225,6 +225,7 @@ pub mod ggml;
 pub mod gguf;
 #[cfg(doctest)]
 mod guides;
+mod host;
 pub mod linalg;
 pub mod linear;
 pub mod model;

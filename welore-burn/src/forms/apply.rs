@@ -6,6 +6,7 @@ use burn::tensor::{DType, Device, FloatDType, Int, Tensor};
 
 use super::low_rank::LowRank;
 use super::packed::Packed;
+use crate::host;
 
 /// `input · weight + bias`, in the type of the input: parameters of another type are cast for the
 /// pass. The input is multiplied by one factor after the other, and by an adapter separately from
@@ -61,6 +62,9 @@ pub(crate) fn apply_transposed(table: &Param<Tensor<2>>, input: Tensor<3>) -> Te
     // it first.
     let [batch, positions, width] = input.dims();
     let table = table.val();
+    if let Some(output) = few_rows_product(&input, &table.clone().transpose()) {
+        return output;
+    }
     let [rows, _] = table.dims();
     let table = table.cast(FloatDType::from(input.dtype()));
     let output = input.reshape([batch * positions, width]).matmul(table.transpose());
@@ -151,7 +155,13 @@ fn product<const D: usize>(
 ) -> Tensor<D> {
     let dtype = FloatDType::from(input.dtype());
     if !matches!(matrix.dtype(), DType::QFloat(_)) {
-        return linear(input, matrix.cast(dtype), bias);
+        return match few_rows_product(&input, &matrix) {
+            Some(output) => match bias {
+                Some(bias) => output + bias.unsqueeze(),
+                None => output,
+            },
+            None => linear(input, matrix.cast(dtype), bias),
+        };
     }
     // A quantized matrix cannot be cast, and reshaping it with a batch would quantize it anew.
     let mut dims = input.dims();
@@ -164,6 +174,19 @@ fn product<const D: usize>(
         Some(bias) => output + bias.unsqueeze(),
         None => output,
     }
+}
+
+/// The product of few rows with a matrix on the host, where it is read as it is.
+fn few_rows_product<const D: usize>(input: &Tensor<D>, matrix: &Tensor<2>) -> Option<Tensor<D>> {
+    let mut dims = input.dims();
+    let [d_input, d_output] = matrix.dims();
+    let rows = dims[..D - 1].iter().product();
+    if rows > host::FEW {
+        return None;
+    }
+    let output = host::few_rows(&input.clone().reshape([rows, d_input]), matrix)?;
+    dims[D - 1] = d_output;
+    Some(output.cast(FloatDType::from(input.dtype())).reshape(dims))
 }
 
 /// The values of a tensor that may be quantized.

@@ -2,6 +2,8 @@ use burn::tensor::activation::{gelu, relu, silu};
 use burn::tensor::{FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::host;
+
 /// The function between the matrices of an MLP.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum Activation {
@@ -37,6 +39,23 @@ impl Activation {
     /// The activation of this name in a `config.json`.
     pub(super) fn named(name: &str) -> Option<Self> {
         NAMES.iter().find(|(known, _)| *known == name).map(|(_, activation)| *activation)
+    }
+
+    /// The activation of each number, times another number.
+    ///
+    /// # Shapes
+    ///
+    /// - inputs and output: the same
+    pub fn gate<const D: usize>(self, x: Tensor<D>, other: Tensor<D>) -> Tensor<D> {
+        let gate = match self {
+            Self::Silu => Some(host::Gate::Silu),
+            Self::GeluTanh => Some(host::Gate::GeluTanh),
+            Self::Gelu | Self::Relu | Self::Relu2 => None,
+        };
+        match gate.and_then(|gate| host::gated(gate, &x, &other)) {
+            Some(output) => output,
+            None => self.forward(x) * other,
+        }
     }
 
     /// Applies the activation to each number.

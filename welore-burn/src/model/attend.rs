@@ -5,13 +5,15 @@ use burn::tensor::module::attention;
 use burn::tensor::ops::AttentionModuleOptions;
 use burn::tensor::{Bool, DType, Device, FloatDType, Int, Tensor};
 
+use crate::host::{self, Causal};
+
 /// From this many queries on, attention is computed in parts of at most this many queries.
 const LONG: usize = 256;
 /// Minimum number of parts then.
 const PARTS: usize = 4;
 
 /// Causal attention of queries `[batch, heads, rows, width]` to keys and values
-/// `[batch, kv_heads, cols, width]`. Many queries are split into parts, each of which uses only
+/// `[batch, kv_heads, cols, width]`. On the CPU and without gradients it is one pass. Elsewhere, many queries are split into parts, each of which uses only
 /// the keys up to its end: four parts skip 3/8 of the work and of the memory, all of it masked, and
 /// the scores of all queries never exist at once unless gradients need them. With a `cap`, scores
 /// are [capped] before they are masked. With `sinks`, one score for each head, each query also sees
@@ -24,7 +26,14 @@ pub(super) fn attend(
     cap: Option<f64>,
     sinks: Option<&Tensor<1>>,
 ) -> Tensor<4> {
+    if mask.is_on_host {
+        let sight = Causal { window: mask.window, cap, sinks };
+        if let Some(output) = host::attention(&queries, &keys, &values, sight) {
+            return output;
+        }
+    }
     let ([_, _, rows, _], [_, _, cols, _]) = (queries.dims(), keys.dims());
+    let mask = &mask.with_tensors(rows, cols, &queries.device());
     let part = |start: usize, len: usize| {
         // The last query and the last key have the same position.
         let seen = cols - rows + start + len;
@@ -197,6 +206,9 @@ fn distances(queries: usize, keys: usize, device: &Device) -> Tensor<2, Int> {
 /// The positions that a query does not see.
 #[derive(Debug, Clone)]
 pub struct CausalMask {
+    window: Option<usize>,
+    /// Whether attention is computed on the host, for which `window` is enough.
+    is_on_host: bool,
     /// `true` where a key is outside the window, `[1, 1, queries, keys]`; `None` if there is no
     /// window or it holds all keys. Keys after the query are not marked here.
     outside: Option<Tensor<4, Bool>>,
@@ -210,9 +222,25 @@ impl CausalMask {
     /// arXiv 2310.06825). The queries are the last `queries` of `keys` positions.
     pub fn new(window: Option<usize>, queries: usize, keys: usize, device: &Device) -> Self {
         let window = window.filter(|window| *window < keys);
+        match host::is_host(device) {
+            true => Self { window, is_on_host: true, outside: None, bias: None },
+            false => Self::of_tensors(window, queries, keys, device),
+        }
+    }
+
+    /// The same, with the tensors that Burn's operations need.
+    fn with_tensors(&self, queries: usize, keys: usize, device: &Device) -> Self {
+        match self.is_on_host {
+            true => Self::of_tensors(self.window, queries, keys, device),
+            false => self.clone(),
+        }
+    }
+
+    fn of_tensors(window: Option<usize>, queries: usize, keys: usize, device: &Device) -> Self {
         let tracked = device.is_autodiff();
+        let none = Self { window, is_on_host: false, outside: None, bias: None };
         if window.is_none() && !tracked {
-            return Self { outside: None, bias: None };
+            return none;
         }
         let distance = distances(queries, keys, device);
         let shape = [1, 1, queries, keys];
@@ -227,7 +255,7 @@ impl CausalMask {
                 None => bias,
             }
         });
-        Self { outside, bias }
+        Self { outside, bias, ..none }
     }
 
     /// The mask of these queries, the first of which is number `start`, for these keys.

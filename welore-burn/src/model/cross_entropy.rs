@@ -5,6 +5,7 @@ use burn::tensor::activation::softmax;
 use burn::tensor::{IndexingUpdateOp, Int, Tensor};
 
 use super::language::LanguageModel;
+use crate::host;
 
 /// Number of entries of a row whose exponentials are summed at a time.
 const GROUP: usize = 512;
@@ -55,6 +56,9 @@ pub(crate) fn rows_at_once(vocab_size: usize, logits_at_once: usize) -> usize {
 /// backend, and its largest entry is at least `1/n`, so it cannot underflow. Groups are reduced
 /// first, because an f32 sum over a whole vocabulary has rounding errors in the fourth digit.
 fn log_sum_exp(x: Tensor<2>) -> Tensor<2> {
+    if let Some(output) = host::log_sum_exp(&x) {
+        return output;
+    }
     let [rows, n] = x.dims();
     let groups = n.div_ceil(GROUP);
     // Padded with terms that add nothing; every group has at least one entry of the row.
@@ -79,6 +83,9 @@ pub(crate) fn cross_entropy(
     targets: Tensor<2, Int>,
     share: f64,
 ) -> (Tensor<1>, Tensor<2>) {
+    if let Some(found) = host::softmax_loss(&logits, &targets, share) {
+        return found;
+    }
     let [rows, _] = logits.dims();
     let softmax = softmax(logits.clone(), 1);
     // `log Σ exp x = max x - log max softmax(x)`, which neither underflows nor overflows.

@@ -4,6 +4,7 @@ use burn::tensor::Device;
 
 use super::language::{LanguageModel, as_tensor, device_of};
 use super::sampling::Sampler;
+use crate::host;
 use crate::words::number_of;
 
 /// When generation stops. It always stops at the end of the model's context.
@@ -170,24 +171,11 @@ pub fn check_prompt(model: &impl LanguageModel, prompt: &[u32]) -> Result<(), Ge
     }
 }
 
-/// Computes on one of the threads that a CPU's operations are spread over, where a device has such:
-/// from outside, each operation would wait for one of them to wake up, and its caller for all.
+/// Computes on one of the threads that a CPU's operations are spread over, with the others awake, where a
+/// device has such threads.
 fn on_threads_of<T: Send>(device: &Device, compute: impl FnOnce() -> T + Send) -> T {
-    match is_flex(device) {
-        true => rayon::scope(|_| compute()),
+    match host::is_host(device) {
+        true => host::with_ready_threads(compute),
         false => compute(),
     }
-}
-
-#[cfg(feature = "flex")]
-fn is_flex(device: &Device) -> bool {
-    use burn::backend::Flex;
-    use burn::tensor::Tensor;
-
-    Tensor::<1>::empty([1], device).try_into_primitive::<Flex>().is_ok()
-}
-
-#[cfg(not(feature = "flex"))]
-fn is_flex(_: &Device) -> bool {
-    false
 }

@@ -103,12 +103,12 @@ impl Mlp {
         if let Some(fused) = &self.gate_up_proj {
             let both = fused.forward(x);
             let width = both.dims()[2] / 2;
-            let gate = self.activation.forward(both.clone().narrow(2, 0, width));
-            return gate * both.narrow(2, width, width);
+            let gate = both.clone().narrow(2, 0, width);
+            return self.activation.gate(gate, both.narrow(2, width, width));
         }
         let up = self.up_proj.as_ref().expect("an MLP has an up projection");
         match &self.gate_proj {
-            Some(gate) => self.activation.forward(gate.forward(x.clone())) * up.forward(x),
+            Some(gate) => self.activation.gate(gate.forward(x.clone()), up.forward(x)),
             None => self.activation.forward(up.forward(x)),
         }
     }

@@ -4,6 +4,8 @@ use burn::nn::Initializer;
 use burn::tensor::{Device, FloatDType, Tensor};
 use serde::{Deserialize, Serialize};
 
+use crate::host;
+
 /// What a norm does to its input before it scales the result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub enum NormKind {
@@ -92,6 +94,11 @@ impl Norm {
     /// - input and output: `[..., width]`
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = FloatDType::from(x.dtype());
+        if dtype == FloatDType::F32
+            && let Some(output) = self.on_host(&x)
+        {
+            return output;
+        }
         let x = normalized(x, self.kind.subtracts_mean(), self.epsilon);
         let x = match (&self.gamma, self.kind) {
             (Some(gamma), NormKind::RmsFromOne) => x * (gamma.val() + 1.0).unsqueeze(),
@@ -103,6 +110,16 @@ impl Norm {
             None => x,
         };
         x.cast(dtype)
+    }
+
+    /// In one pass, on the CPU and without gradients.
+    fn on_host<const D: usize>(&self, x: &Tensor<D>) -> Option<Tensor<D>> {
+        let offset = if self.kind == NormKind::RmsFromOne { 1.0 } else { 0.0 };
+        let (subtracts_mean, epsilon) = (self.kind.subtracts_mean(), self.epsilon);
+        let how = host::Normed { subtracts_mean, epsilon, offset };
+        let [gamma, beta] = [&self.gamma, &self.beta]
+            .map(|vector| vector.as_ref().map(|vector| vector.val().cast(FloatDType::F32)));
+        host::norm(x, how, gamma.as_ref(), beta.as_ref())
     }
 }
 

@@ -2,6 +2,7 @@ use burn::tensor::{Device, FloatDType, Tensor, TensorData};
 
 use super::config::DecoderConfig;
 use super::rope::RopeScaling;
+use crate::host;
 
 /// Rotary position encoding (RoFormer, arXiv 2104.09864), mostly in Hugging Face's rotate-half form:
 /// each channel in the first half of a head is rotated with its counterpart in the second half. A
@@ -87,6 +88,9 @@ impl RotaryTable {
         let [_, _, _, width] = x.dims();
         let dtype = FloatDType::from(x.dtype());
         let x = x.cast(FloatDType::F32);
+        if let Some(rotated) = host::rotated(&x, &self.cos, &self.sin, self.neighbours) {
+            return rotated.cast(dtype);
+        }
         let rotated = 2 * self.cos.dims()[3];
         if rotated == width {
             return Tensor::cat(self.rotated(x), 3).cast(dtype);

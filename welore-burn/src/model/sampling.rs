@@ -64,42 +64,95 @@ impl Sampler {
     ///
     /// Panics if `logits` is empty.
     pub fn next(&mut self, logits: &[f32]) -> u32 {
-        let mut order: Vec<usize> = (0..logits.len()).collect();
-        let by_logit = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+        let mut candidates = Candidates::new(logits);
         if self.temperature == 0.0 {
-            return *order.iter().min_by(|a, b| by_logit(a, b)).expect("there are logits") as u32;
+            return candidates.first() as u32;
         }
-        order.sort_by(by_logit);
-        order.truncate(self.top_k.unwrap_or(usize::MAX));
-        let largest = f64::from(logits[order[0]]);
-        let weights: Vec<f64> = order
-            .iter()
-            .map(|i| ((f64::from(logits[*i]) - largest) / self.temperature).exp())
-            .collect();
-        let kept = self.nucleus(&weights);
-        let mut left = self.random.random::<f64>() * weights[..kept].iter().sum::<f64>();
-        for (token, weight) in order[..kept].iter().zip(&weights) {
-            left -= weight;
+        let largest = f64::from(logits[candidates.first()]);
+        let temperature = self.temperature;
+        let weight = |token: usize| ((f64::from(logits[token]) - largest) / temperature).exp();
+        let most = self.top_k.map_or(logits.len(), |top_k| top_k.min(logits.len()));
+        let all = match most < logits.len() {
+            true => candidates.sorted(most).iter().map(|token| weight(*token)).sum(),
+            false => (0..logits.len()).map(weight).sum::<f64>(),
+        };
+        // What is drawn is among the first ones that have this much.
+        let (kept, sum) = match self.top_p {
+            Some(top_p) => {
+                let (mut kept, mut sum) = (0, 0.0);
+                while kept < most && (kept == 0 || sum < top_p * all) {
+                    sum += weight(candidates.at(kept));
+                    kept += 1;
+                }
+                (kept, sum)
+            }
+            None => (most, all),
+        };
+        let mut left = self.random.random::<f64>() * sum;
+        for place in 0..kept {
+            let token = candidates.at(place);
+            left -= weight(token);
             if left < 0.0 {
-                return *token as u32;
+                return token as u32;
             }
         }
         // Rounding can leave a small remainder.
-        order[kept - 1] as u32
+        candidates.at(kept - 1) as u32
+    }
+}
+
+/// Tokens by falling logits, sorted as far as they are looked at: a vocabulary is large, and what is drawn
+/// is mostly among the first few.
+struct Candidates<'a> {
+    logits: &'a [f32],
+    order: Vec<usize>,
+    /// The number of those in order.
+    sorted: usize,
+}
+
+impl<'a> Candidates<'a> {
+    /// How many are put in order at first, and then as many again, and so on.
+    const FIRST: usize = 64;
+
+    fn new(logits: &'a [f32]) -> Self {
+        Self { logits, order: Vec::new(), sorted: 0 }
     }
 
-    /// How many of the sorted weights are needed to reach `top_p` of their sum; at least one.
-    fn nucleus(&self, weights: &[f64]) -> usize {
-        let Some(top_p) = self.top_p else { return weights.len() };
-        let wanted = top_p * weights.iter().sum::<f64>();
-        let mut sum = 0.0;
-        let before = weights.iter().take_while(|weight| {
-            let more = sum < wanted;
-            sum += *weight;
-            more
-        });
-        before.count().max(1)
+    /// The largest logit; the smaller id where there are several.
+    fn first(&self) -> usize {
+        let by_logit = |a: &usize, b: &usize| compare(self.logits, *a, *b);
+        (0..self.logits.len()).min_by(by_logit).expect("there are logits")
     }
+
+    fn at(&mut self, place: usize) -> usize {
+        if place >= self.sorted {
+            self.sorted((2 * self.sorted).max(Self::FIRST).max(place + 1));
+        }
+        self.order[place]
+    }
+
+    /// The first ones, at most as many as there are.
+    fn sorted(&mut self, wanted: usize) -> &[usize] {
+        let (logits, wanted) = (self.logits, wanted.min(self.logits.len()));
+        if self.order.is_empty() {
+            self.order = (0..logits.len()).collect();
+        }
+        if wanted > self.sorted {
+            let rest = &mut self.order[self.sorted..];
+            let more = wanted - self.sorted;
+            if more < rest.len() {
+                rest.select_nth_unstable_by(more, |a, b| compare(logits, *a, *b));
+            }
+            rest[..more].sort_unstable_by(|a, b| compare(logits, *a, *b));
+            self.sorted = wanted;
+        }
+        &self.order[..wanted]
+    }
+}
+
+/// Falling logits, and rising ids where they are the same.
+fn compare(logits: &[f32], a: usize, b: usize) -> std::cmp::Ordering {
+    logits[b].total_cmp(&logits[a]).then(a.cmp(&b))
 }
 
 #[cfg(test)]
@@ -156,6 +209,43 @@ mod tests {
         // In every version.
         assert_eq!(draw(3)[..16], [1, 1, 1, 3, 1, 1, 1, 3, 3, 0, 3, 3, 0, 2, 1, 3]);
         assert_eq!(draw(0)[..16], [3, 3, 1, 3, 1, 3, 1, 3, 3, 0, 4, 1, 1, 0, 1, 3]);
+    }
+
+    #[test]
+    fn large_vocabularies_are_sampled_as_if_they_were_sorted() {
+        let mut rng = ChaCha12Rng::seed_from_u64(5);
+        let logits: Vec<f32> = (0..5000).map(|_| rng.random_range(-2.0f32..2.0).round()).collect();
+        let mut order: Vec<usize> = (0..logits.len()).collect();
+        order.sort_by(|a, b| compare(&logits, *a, *b));
+        for (top_k, top_p) in
+            [(None, None), (Some(300), None), (None, Some(0.7)), (Some(999), Some(0.5))]
+        {
+            let kept = &order[..top_k.unwrap_or(order.len())];
+            let weights: Vec<f64> =
+                kept.iter().map(|token| f64::from(logits[*token]).exp()).collect();
+            let all = weights.iter().sum::<f64>() * top_p.unwrap_or(1.0);
+            let mut sampler = Sampler::new(1.0, top_k, top_p, 3).unwrap();
+            let mut random = ChaCha12Rng::seed_from_u64(3);
+            for _ in 0..20 {
+                let mut sum = 0.0;
+                let weights = weights.iter().take_while(|weight| {
+                    let more = top_p.is_none() || sum < all;
+                    sum += *weight;
+                    more
+                });
+                let weights: Vec<f64> = weights.copied().collect();
+                let mut left = random.random::<f64>() * weights.iter().sum::<f64>();
+                let drawn = weights.iter().position(|weight| {
+                    left -= weight;
+                    left < 0.0
+                });
+                assert_eq!(
+                    sampler.next(&logits) as usize,
+                    kept[drawn.unwrap()],
+                    "{top_k:?}, {top_p:?}"
+                );
+            }
+        }
     }
 
     #[test]
