@@ -67,7 +67,16 @@ fn a_history_comes_before_the_prompt() {
     sandbox.write("before.json", system.to_string());
     sandbox.refuses(&format!("{line} --system b"), "before.json");
     sandbox.write("before.json", "{}");
-    sandbox.refuses(line, "messages");
+    sandbox.refuses(line, "before.json: neither an object with `messages` nor a list of messages");
+    for (broken, told) in [
+        ("[", "before.json: not valid JSON: EOF while parsing a list at line 1 column 1"),
+        ("[\n{]", "before.json: not valid JSON: key must be a string at line 2"),
+        ("", "before.json: not valid JSON: EOF"),
+    ] {
+        sandbox.write("before.json", broken);
+        sandbox.refuses(line, told);
+        sandbox.refuses("chat model --history before.json", told);
+    }
 }
 
 #[test]
