@@ -38,7 +38,7 @@ pub use reader::Checkpoint;
 pub(crate) use reader::{check_directory, not_finite};
 pub use remark::Remark;
 pub use remote_code::{CODE_FILE, passes_for_dense, state_compressed};
-pub(crate) use remote_code::{base_config, restore_base};
+pub(crate) use remote_code::{base_config, lost_base, restore_base};
 pub(crate) use scaled::{forget_scales, has_scales};
 pub use shards::{DEFAULT_SHARD_BYTES, ShardLayout, ShardWriter};
 pub use stored::{PLAN_FILE, StoredMatrix};

@@ -7,7 +7,8 @@ use super::config::DecoderConfig;
 use super::families::{Family, family_of};
 use super::hf_rope::{HfRope, check_nests};
 use crate::artifact::in_words;
-use crate::checkpoint::{has_scales, restore_base};
+use crate::checkpoint::{has_scales, lost_base, restore_base};
+use crate::escape::shortened;
 
 /// A `config.json` that does not describe a supported model.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -25,6 +26,17 @@ pub enum ConfigError {
         known: usize,
         /// Those of them that are named alike, each with its best-known models.
         nearest: Vec<String>,
+    },
+    /// The configuration of a compressed directory does not say what model it is.
+    #[error(
+        "model_type `{}` is that of a compressed directory, but its `welore.base` {problem}",
+        shortened(model_type, LONGEST_TYPE)
+    )]
+    LostBase {
+        /// The `model_type` that it has.
+        model_type: String,
+        /// What is wrong with `welore.base`, such as `is missing`.
+        problem: &'static str,
     },
     /// A variant that is not implemented.
     #[error("`{field}`: {value} is not supported, only {supported}")]
@@ -45,6 +57,9 @@ pub enum ConfigError {
         reason: String,
     },
 }
+
+/// The most characters of a `model_type` in a message.
+const LONGEST_TYPE: usize = 64;
 
 /// How many architectures are supported, and which of them are named alike.
 fn of_others(known: usize, nearest: &[String]) -> String {
@@ -171,6 +186,9 @@ impl DecoderConfig {
         let Some(model_type) = value.get("model_type").and_then(Value::as_str) else {
             return Err(ConfigError::Json("it has no `model_type`".into()));
         };
+        if let Some(problem) = value.as_object().and_then(lost_base) {
+            return Err(ConfigError::LostBase { model_type: model_type.into(), problem });
+        }
         let family = family_of(model_type)?;
         match family.fields() {
             // Parsing the text again lets errors name the line.

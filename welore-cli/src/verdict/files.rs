@@ -228,6 +228,10 @@ pub(super) fn load(error: &LoadError) -> Option<Verdict> {
         LoadError::Config { source: ConfigError::Architecture { .. }, .. } => {
             Some(Verdict::input_with(format!("README.md lists all families; {OF_WEIGHTS}")))
         }
+        LoadError::Config { source: ConfigError::LostBase { .. }, .. } => Some(Verdict::input(
+            "compress the model again; of a directory that an earlier version compressed, \
+             `export DIR --dtype TYPE -o OUT` writes a whole one",
+        )),
         LoadError::Config { source: ConfigError::Unsupported { field, .. }, .. }
             if *field == "quantization_config" =>
         {
