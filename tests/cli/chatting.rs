@@ -236,9 +236,32 @@ fn the_perplexity_of_conversations_is_that_of_what_the_assistant_says() {
     }
     sandbox.refuses(&format!("{line} --text story.txt"), "others conversations");
     sandbox.refuses(&format!("{line} --windows 0"), "at least 1");
-    sandbox.refuses(&line.replace("128", "2"), "the assistant says nothing within 2 tokens");
     sandbox.remove("model/chat_template.jinja");
     sandbox.refuses(line, "no chat template");
+}
+
+#[test]
+fn conversations_that_are_all_too_long_are_told_with_what_they_need() {
+    let sandbox = chatting();
+    write_conversations(&sandbox);
+    for line in [TRAIN, "eval model --text chats.jsonl --seq-len 128"] {
+        let short = line.replace("--seq-len 128", "-q --seq-len 2");
+        sandbox.refuses(&short, "chats.jsonl: the assistant says nothing within 2 tokens");
+        let said = sandbox.run(&short).stderr;
+        let (_, needed) = said.split_once("hint: --seq-len ").unwrap_or_else(|| panic!("{said}"));
+        let needed = needed.split(' ').next().unwrap();
+        let told = sandbox.gives(&line.replace("128", needed));
+        assert!(told.stderr.contains("4 conversations"), "{told:?}");
+        // The shortest one is whole.
+        assert!(!told.stderr.contains("3 rows cut"), "{told:?}");
+    }
+    sandbox.edit_json("model/config.json", |config| config["max_position_embeddings"] = 4.into());
+    let long = "eval model --text chats.jsonl --seq-len 2";
+    sandbox.refuses(long, "within 2 tokens");
+    assert!(sandbox.run(long).stderr.contains("more than the model's context of 4"));
+    let only = json!({ "messages": [{ "role": "user", "content": "Alone." }] });
+    sandbox.write("alone.jsonl", format!("{only}\n"));
+    sandbox.refuses("eval model --text alone.jsonl", "alone.jsonl: the assistant says nothing");
 }
 
 #[test]

@@ -87,6 +87,8 @@ pub fn template_to_learn(dir: &Path) -> Result<ChatTemplate> {
 pub struct TextReader {
     /// The directory of the model.
     dir: PathBuf,
+    /// The most tokens that the model sees at once.
+    context: usize,
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
     /// The token after each of several documents.
@@ -101,7 +103,7 @@ impl TextReader {
         let end = config.eos_token_ids.first().copied();
         let tokenizer = TextTokenizer::open(dir)?;
         let beginning = Beginning::of(bos, &tokenizer, config)?;
-        Ok(Self { dir: dir.into(), tokenizer, end, beginning })
+        Ok(Self { dir: dir.into(), context: config.context(), tokenizer, end, beginning })
     }
 
     /// The tokens of documents in windows of `seq_len` tokens that follow each other, with what begins
@@ -137,6 +139,10 @@ impl TextReader {
     /// What a model learns from conversations, as rows of at most `seq_len` tokens: what the assistant says. Also
     /// what became of long ones.
     ///
+    /// # Errors
+    ///
+    /// Also [`WrongInput`] if there is no row.
+    ///
     /// # Panics
     ///
     /// Panics if `seq_len` is below 2.
@@ -155,7 +161,29 @@ impl TextReader {
                 texts.push(self.tokenizer.encode_spans(&text, &learnt)?);
             }
         }
-        Ok(TokenRows::lessons(texts, seq_len))
+        let (rows, cut) = TokenRows::lessons(texts, seq_len);
+        match rows.is_empty() {
+            true => Err(self.nothing_said(path, cut, seq_len).into()),
+            false => Ok((rows, cut)),
+        }
+    }
+
+    /// What is wrong with conversations that have nothing of the assistant within a row, and what helps.
+    fn nothing_said(&self, path: &Path, cut: LessonsCut, seq_len: usize) -> WrongInput {
+        let (path, context) = (path.display(), self.context);
+        let Some(shortest) = cut.shortest_dropped else {
+            let message = format!("{path}: the assistant says nothing");
+            return WrongInput::with_hint(message, "its messages have the role `assistant`");
+        };
+        let hint = match shortest <= context {
+            true => format!("--seq-len {shortest} holds the shortest conversation"),
+            false => format!(
+                "the shortest conversation has {shortest} tokens, more than the model's context of \
+                 {context}"
+            ),
+        };
+        let message = format!("{path}: the assistant says nothing within {seq_len} tokens");
+        WrongInput::with_hint(message, hint)
     }
 
     /// The tokens of documents, without what begins them.
@@ -166,7 +194,7 @@ impl TextReader {
 
 /// Says what counts of conversations, and what became of long ones.
 pub fn tell_of_lessons(path: &Path, conversations: usize, cut: LessonsCut, seq_len: usize) {
-    let LessonsCut { shortened, dropped } = cut;
+    let LessonsCut { shortened, dropped, .. } = cut;
     let (path, count) = (path.display(), number_of(conversations, "conversation"));
     note!("{path}: {count}, of which only what the assistant says counts");
     if shortened > 0 {
