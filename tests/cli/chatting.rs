@@ -133,6 +133,22 @@ fn each_line_is_answered_after_all_that_was_said() {
     assert_eq!(said(&sandbox, line, ""), "");
 }
 
+/// As in transformers. The two time zones are a day apart.
+#[test]
+#[cfg(unix)]
+fn the_date_of_a_template_is_that_of_the_time_zone() {
+    let sandbox = chatting();
+    sandbox.write("date.jinja", "{{ strftime_now('%Y-%m-%d') }}");
+    let dates = ["AAA12", "BBB-12"].map(|zone| {
+        let line =
+            "generate model --chat --prompt a --template date.jinja --max-new-tokens 1 --json";
+        let outcome = Outcome::of(sandbox.command(line).env("TZ", zone));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        serde_json::from_str::<Value>(&outcome.stdout).unwrap()["rendered"].clone()
+    });
+    assert_ne!(dates[0], dates[1]);
+}
+
 #[test]
 fn a_conversation_that_is_too_long_is_refused_in_one_line() {
     let sandbox = chatting();
