@@ -256,6 +256,41 @@ fn the_perplexity_of_conversations_is_that_of_what_the_assistant_says() {
     sandbox.refuses(line, "no chat template");
 }
 
+/// The model that results from training gets the template that it was trained with.
+#[test]
+fn conversations_are_read_in_another_template() {
+    let sandbox = chatting();
+    write_conversations(&sandbox);
+    let other = TEMPLATE.replace(": ", " says ");
+    sandbox.write("other.jinja", &other);
+    let line = "eval model --text chats.jsonl --seq-len 128 --json";
+    let own = sandbox.json(line);
+    let found = sandbox.json(&format!("{line} --template other.jinja"));
+    assert_ne!(found["perplexity"], own["perplexity"]);
+    assert_eq!((&own["template"], &found["template"]), (&Value::Null, &json!("other.jinja")));
+
+    sandbox.gives(&format!("{TRAIN} --template other.jinja --dry-run"));
+    sandbox.gives(&format!("{TRAIN} --template other.jinja"));
+    assert_eq!(sandbox.read("run/model/chat_template.jinja"), other.as_bytes());
+    // The rows can be made again without that file.
+    sandbox.remove("other.jinja");
+    sandbox.remove("run/tokens");
+    sandbox.gives("train --resume run --steps 3");
+    assert_eq!(sandbox.read("run/model/chat_template.jinja"), other.as_bytes());
+    sandbox.misused("train --resume run --template other.jinja", "--template");
+
+    // The model needs none of its own.
+    sandbox.write("other.jinja", &other);
+    sandbox.remove("model/chat_template.jinja");
+    let again = sandbox.json(&format!("{line} --template other.jinja"));
+    assert_eq!(again["perplexity"], found["perplexity"]);
+    sandbox.gives(
+        "calibrate model --text chats.jsonl --template other.jinja --calibration-seq-len 16 \
+         --too-little shrink -o seen",
+    );
+    sandbox.refuses(&format!("{TRAIN}2 --template nowhere.jinja"), "nowhere.jinja");
+}
+
 #[test]
 fn conversations_that_are_all_too_long_are_told_with_what_they_need() {
     let sandbox = chatting();

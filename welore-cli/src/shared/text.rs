@@ -74,12 +74,19 @@ pub fn window_of(given: Option<usize>, config: &DecoderConfig) -> usize {
 }
 
 /// What helps a model that has no chat template, where it learns from conversations.
-const NO_TEMPLATE: &str = "save one as chat_template.jinja in the model directory, which \
-     `welore-cli export MODEL --dtype TYPE -o DIR` makes of any model";
+const NO_TEMPLATE: &str = "`train`, `eval` and `calibrate` take one with --template FILE; or save it as \
+     chat_template.jinja in the model directory, which `welore-cli export MODEL --dtype TYPE -o DIR` \
+     makes of any model";
 
-/// The chat template that a model learns conversations with.
-pub fn template_to_learn(dir: &Path) -> Result<ChatTemplate> {
-    template_of(dir, NO_TEMPLATE)
+/// Why a chat template has no effect on texts.
+pub const NO_CONVERSATIONS: &str = "only with conversations, and the texts have none";
+
+/// The chat template that a model learns conversations with: that of a file, or the model's own.
+pub fn template_to_learn(file: Option<&Path>, dir: &Path) -> Result<ChatTemplate> {
+    match file {
+        Some(file) => Ok(ChatTemplate::open_file(file, dir)?),
+        None => template_of(dir, NO_TEMPLATE),
+    }
 }
 
 /// The tokenizer of a model, and the tokens that begin and end its texts.
@@ -89,6 +96,8 @@ pub struct TextReader {
     dir: PathBuf,
     /// The most tokens that the model sees at once.
     context: usize,
+    /// The chat template, if it is not the model's own.
+    template: Option<PathBuf>,
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
     /// The token after each of several documents.
@@ -103,7 +112,13 @@ impl TextReader {
         let end = config.eos_token_ids.first().copied();
         let tokenizer = TextTokenizer::open(dir)?;
         let beginning = Beginning::of(bos, &tokenizer, config)?;
-        Ok(Self { dir: dir.into(), context: config.context(), tokenizer, end, beginning })
+        let (dir, context, template) = (dir.into(), config.context(), None);
+        Ok(Self { dir, context, template, tokenizer, end, beginning })
+    }
+
+    /// The same for conversations in the template of a file, if there is one.
+    pub fn with_template(self, file: Option<&Path>) -> Self {
+        Self { template: file.map(PathBuf::from), ..self }
     }
 
     /// The tokens of documents in windows of `seq_len` tokens that follow each other, with what begins
@@ -121,13 +136,13 @@ impl TextReader {
         self.tokens(&documents_of(path)?)
     }
 
-    /// The documents of texts: conversations become text by the model's chat template.
+    /// The documents of texts: conversations become text by a chat template.
     pub fn documents<'t>(&self, path: &Path, texts: &'t Texts) -> Result<Cow<'t, [String]>> {
         let all = match texts {
             Texts::Documents(documents) => return Ok(documents.into()),
             Texts::Conversations(all) => all,
         };
-        let template = template_to_learn(&self.dir)?;
+        let template = template_to_learn(self.template.as_deref(), &self.dir)?;
         let text = |(line, conversation): &(usize, Conversation)| -> Result<String> {
             check_interrupted()?;
             let text = template.text(conversation, &options_to_learn());
@@ -152,7 +167,7 @@ impl TextReader {
         all: &[(usize, Conversation)],
         seq_len: usize,
     ) -> Result<(TokenRows, LessonsCut)> {
-        let template = template_to_learn(&self.dir)?;
+        let template = template_to_learn(self.template.as_deref(), &self.dir)?;
         let mut texts = Vec::new();
         for (line, conversation) in all {
             check_interrupted()?;

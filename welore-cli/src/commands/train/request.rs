@@ -19,7 +19,9 @@ use crate::shared::artifacts::check_place;
 use crate::shared::effects::min_ratio;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::check_patterns;
-use crate::shared::text::{template_to_learn, texts_of, warn_of_marks, window_of};
+use crate::shared::text::{
+    NO_CONVERSATIONS, template_to_learn, texts_of, warn_of_marks, window_of,
+};
 
 /// A new run.
 pub struct Request {
@@ -35,6 +37,8 @@ pub struct Request {
     pub eval_text: Option<(PathBuf, Texts)>,
     /// The text that is only watched.
     pub watch_text: Option<(PathBuf, Texts)>,
+    /// The chat template of conversations, if there are any and it is not the model's own.
+    pub template: Option<PathBuf>,
     pub dtype: Precision,
     /// How it is trained, except for the steps of epochs.
     pub options: TrainOptions,
@@ -91,9 +95,21 @@ impl Request {
             options.seq_len = options.seq_len.min(config.context()).max(2);
         }
         check_context(args, options.seq_len, &config)?;
-        check_texts(&data, [&eval_text, &watch_text], start, &model, typed)?;
+        let talks = check_texts(&data, [&eval_text, &watch_text], start, &model, typed)?;
+        let template = start.template.file().filter(|_| talks).map(PathBuf::from);
         let dtype = args.compute.dtype.unwrap_or_default();
-        Ok(Self { model, config, source, data, eval_text, watch_text, dtype, options, goal })
+        Ok(Self {
+            model,
+            config,
+            source,
+            data,
+            eval_text,
+            watch_text,
+            template,
+            dtype,
+            options,
+            goal,
+        })
     }
 }
 
@@ -194,14 +210,15 @@ fn check_evaluated(
     ])
 }
 
-/// Warns of texts that are full of marks, and checks that conversations can become text.
+/// Warns of texts that are full of marks, and checks that conversations can become text. Whether there
+/// are any.
 fn check_texts(
     data: &TrainingData,
     measured: [&Option<(PathBuf, Texts)>; 2],
     start: &TrainStartArgs,
     model: &Path,
     typed: &Typed,
-) -> Result<()> {
+) -> Result<bool> {
     let talks = |texts: &Texts| matches!(texts, Texts::Conversations(_));
     let mut needs_template = measured.into_iter().flatten().any(|(_, texts)| talks(texts));
     match data {
@@ -213,10 +230,11 @@ fn check_texts(
         }
         TrainingData::Task(_) => {}
     }
+    typed.check([rule("template", needs_template, NO_CONVERSATIONS)])?;
     if needs_template {
-        template_to_learn(model)?;
+        template_to_learn(start.template.file(), model)?;
     }
-    Ok(())
+    Ok(needs_template)
 }
 
 /// Whether a run is evaluated on a text, or watches one.
