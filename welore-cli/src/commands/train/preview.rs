@@ -70,11 +70,11 @@ impl Preview {
         let mut request = Request::check(args, typed)?;
         check_free(dir)?;
         let goal = request.goal.take();
-        let Request { model, config, source, data, template, options, .. } = &request;
+        let Request { model, config, source, data, options, .. } = &request;
         let (compute, dtype) = (Compute::choose(args.compute.choice())?, request.dtype);
         check_companions(model)?;
         let reader = TextReader::open(model, config, args.start.bos)?;
-        let reader = reader.with_template(template.as_deref());
+        let reader = reader.with_template(request.template(&args.start));
         let rows = data.rows(&reader, options.seq_len)?;
         let options = with_epochs(&args.start, options.clone(), rows.len());
         check_evaluations(&options, typed)?;

@@ -37,8 +37,6 @@ pub struct Request {
     pub eval_text: Option<(PathBuf, Texts)>,
     /// The text that is only watched.
     pub watch_text: Option<(PathBuf, Texts)>,
-    /// The chat template of conversations, if there are any and it is not the model's own.
-    pub template: Option<PathBuf>,
     pub dtype: Precision,
     /// How it is trained, except for the steps of epochs.
     pub options: TrainOptions,
@@ -95,21 +93,15 @@ impl Request {
             options.seq_len = options.seq_len.min(config.context()).max(2);
         }
         check_context(args, options.seq_len, &config)?;
-        let talks = check_texts(&data, [&eval_text, &watch_text], start, &model, typed)?;
-        let template = start.template.file().filter(|_| talks).map(PathBuf::from);
+        check_texts(&data, [&eval_text, &watch_text], start, &model, typed)?;
         let dtype = args.compute.dtype.unwrap_or_default();
-        Ok(Self {
-            model,
-            config,
-            source,
-            data,
-            eval_text,
-            watch_text,
-            template,
-            dtype,
-            options,
-            goal,
-        })
+        Ok(Self { model, config, source, data, eval_text, watch_text, dtype, options, goal })
+    }
+
+    /// The chat template of conversations, if there are any and it is not the model's own.
+    pub fn template<'a>(&self, start: &'a TrainStartArgs) -> Option<&'a Path> {
+        let talks = has_conversations(&self.data, [&self.eval_text, &self.watch_text]);
+        start.template.file().filter(|_| talks)
     }
 }
 
@@ -210,31 +202,35 @@ fn check_evaluated(
     ])
 }
 
-/// Warns of texts that are full of marks, and checks that conversations can become text. Whether there
-/// are any.
+/// Whether some of the texts of a run are conversations.
+fn has_conversations(data: &TrainingData, measured: [&Option<(PathBuf, Texts)>; 2]) -> bool {
+    let learns = matches!(data, TrainingData::Text(_, Texts::Conversations(_)));
+    let mut measured = measured.into_iter().flatten();
+    learns || measured.any(|(_, texts)| matches!(texts, Texts::Conversations(_)))
+}
+
+/// Warns of texts that are full of marks, and checks that conversations can become text.
 fn check_texts(
     data: &TrainingData,
     measured: [&Option<(PathBuf, Texts)>; 2],
     start: &TrainStartArgs,
     model: &Path,
     typed: &Typed,
-) -> Result<bool> {
-    let talks = |texts: &Texts| matches!(texts, Texts::Conversations(_));
-    let mut needs_template = measured.into_iter().flatten().any(|(_, texts)| talks(texts));
+) -> Result<()> {
     match data {
         TrainingData::Text(path, Texts::Documents(documents)) => warn_of_marks(path, documents),
         TrainingData::Text(_, Texts::Conversations(_)) => {
             let why = "a chat template says what a conversation begins with";
             typed.check([rule("bos", evaluates_text(start), why)])?;
-            needs_template = true;
         }
         TrainingData::Task(_) => {}
     }
+    let needs_template = has_conversations(data, measured);
     typed.check([rule("template", needs_template, NO_CONVERSATIONS)])?;
     if needs_template {
         template_to_learn(start.template.file(), model)?;
     }
-    Ok(needs_template)
+    Ok(())
 }
 
 /// Whether a run is evaluated on a text, or watches one.
