@@ -196,7 +196,7 @@ fn refused(refusal: &Refusal) -> Verdict {
             "in Python, `PeftModel.from_pretrained(MODEL, DIR).save_pretrained(\"OUT\")` writes \
              safetensors"
         }
-        R::Layer(_) | R::NotTargeted(_) | R::Excluded(_) | R::Pattern(_) => {
+        R::Layer(_) | R::NotTargeted(_) | R::Excluded(_) | R::Pattern(_) | R::Malformed { .. } => {
             return Verdict::input(None);
         }
         _ => {
