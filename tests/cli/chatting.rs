@@ -67,7 +67,16 @@ fn a_history_comes_before_the_prompt() {
     sandbox.write("before.json", system.to_string());
     sandbox.refuses(&format!("{line} --system b"), "before.json");
     sandbox.write("before.json", "{}");
-    sandbox.refuses(line, "messages");
+    sandbox.refuses(line, "before.json: neither an object with `messages` nor a list of messages");
+    for (broken, told) in [
+        ("[", "before.json: not valid JSON: EOF while parsing a list at line 1 column 1"),
+        ("[\n{]", "before.json: not valid JSON: key must be a string at line 2"),
+        ("", "before.json: not valid JSON: EOF"),
+    ] {
+        sandbox.write("before.json", broken);
+        sandbox.refuses(line, told);
+        sandbox.refuses("chat model --history before.json", told);
+    }
 }
 
 #[test]
@@ -122,6 +131,22 @@ fn each_line_is_answered_after_all_that_was_said() {
     assert_eq!(said(&sandbox, line, "Mia\n/clear\nMia\n"), format!("{one}\n{one}\n"));
     assert_eq!(said(&sandbox, line, "Mia\n/exit\nTom\n"), format!("{one}\n"));
     assert_eq!(said(&sandbox, line, ""), "");
+}
+
+/// As in transformers. The two time zones are a day apart.
+#[test]
+#[cfg(unix)]
+fn the_date_of_a_template_is_that_of_the_time_zone() {
+    let sandbox = chatting();
+    sandbox.write("date.jinja", "{{ strftime_now('%Y-%m-%d') }}");
+    let dates = ["AAA12", "BBB-12"].map(|zone| {
+        let line =
+            "generate model --chat --prompt a --template date.jinja --max-new-tokens 1 --json";
+        let outcome = Outcome::of(sandbox.command(line).env("TZ", zone));
+        assert_eq!(outcome.code, Some(0), "{outcome:?}");
+        serde_json::from_str::<Value>(&outcome.stdout).unwrap()["rendered"].clone()
+    });
+    assert_ne!(dates[0], dates[1]);
 }
 
 #[test]
@@ -227,9 +252,67 @@ fn the_perplexity_of_conversations_is_that_of_what_the_assistant_says() {
     }
     sandbox.refuses(&format!("{line} --text story.txt"), "others conversations");
     sandbox.refuses(&format!("{line} --windows 0"), "at least 1");
-    sandbox.refuses(&line.replace("128", "2"), "the assistant says nothing within 2 tokens");
     sandbox.remove("model/chat_template.jinja");
     sandbox.refuses(line, "no chat template");
+}
+
+/// The model that results from training gets the template that it was trained with.
+#[test]
+fn conversations_are_read_in_another_template() {
+    let sandbox = chatting();
+    write_conversations(&sandbox);
+    let other = TEMPLATE.replace(": ", " says ");
+    sandbox.write("other.jinja", &other);
+    let line = "eval model --text chats.jsonl --seq-len 128 --json";
+    let own = sandbox.json(line);
+    let found = sandbox.json(&format!("{line} --template other.jinja"));
+    assert_ne!(found["perplexity"], own["perplexity"]);
+    assert_eq!((&own["template"], &found["template"]), (&Value::Null, &json!("other.jinja")));
+
+    sandbox.gives(&format!("{TRAIN} --template other.jinja --dry-run"));
+    sandbox.gives(&format!("{TRAIN} --template other.jinja"));
+    assert_eq!(sandbox.read("run/model/chat_template.jinja"), other.as_bytes());
+    // The rows can be made again without that file.
+    sandbox.remove("other.jinja");
+    sandbox.remove("run/tokens");
+    sandbox.gives("train --resume run --steps 3");
+    assert_eq!(sandbox.read("run/model/chat_template.jinja"), other.as_bytes());
+    sandbox.misused("train --resume run --template other.jinja", "--template");
+
+    // The model needs none of its own.
+    sandbox.write("other.jinja", &other);
+    sandbox.remove("model/chat_template.jinja");
+    let again = sandbox.json(&format!("{line} --template other.jinja"));
+    assert_eq!(again["perplexity"], found["perplexity"]);
+    sandbox.gives(
+        "calibrate model --text chats.jsonl --template other.jinja --calibration-seq-len 16 \
+         --too-little shrink -o seen",
+    );
+    sandbox.refuses(&format!("{TRAIN}2 --template nowhere.jinja"), "nowhere.jinja");
+}
+
+#[test]
+fn conversations_that_are_all_too_long_are_told_with_what_they_need() {
+    let sandbox = chatting();
+    write_conversations(&sandbox);
+    for line in [TRAIN, "eval model --text chats.jsonl --seq-len 128"] {
+        let short = line.replace("--seq-len 128", "-q --seq-len 2");
+        sandbox.refuses(&short, "chats.jsonl: the assistant says nothing within 2 tokens");
+        let said = sandbox.run(&short).stderr;
+        let (_, needed) = said.split_once("hint: --seq-len ").unwrap_or_else(|| panic!("{said}"));
+        let needed = needed.split(' ').next().unwrap();
+        let told = sandbox.gives(&line.replace("128", needed));
+        assert!(told.stderr.contains("4 conversations"), "{told:?}");
+        // The shortest one is whole.
+        assert!(!told.stderr.contains("3 rows cut"), "{told:?}");
+    }
+    sandbox.edit_json("model/config.json", |config| config["max_position_embeddings"] = 4.into());
+    let long = "eval model --text chats.jsonl --seq-len 2";
+    sandbox.refuses(long, "within 2 tokens");
+    assert!(sandbox.run(long).stderr.contains("more than the model's context of 4"));
+    let only = json!({ "messages": [{ "role": "user", "content": "Alone." }] });
+    sandbox.write("alone.jsonl", format!("{only}\n"));
+    sandbox.refuses("eval model --text alone.jsonl", "alone.jsonl: the assistant says nothing");
 }
 
 #[test]

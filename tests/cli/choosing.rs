@@ -72,6 +72,12 @@ fn wrong_questions_are_told_with_their_line() {
     let malformed = format!("{QUESTIONS}{{\"question\": \"Who?\", \"answer\": 0}}\n");
     sandbox.write("bad.jsonl", malformed);
     sandbox.refuses("eval model --choices jsonl --data bad.jsonl", "bad.jsonl: line 4: missing");
+    for (choices, told) in [("[]", "0 choices"), (r#"["a"]"#, "1 choice")] {
+        let line = format!(r#"{{"question": "q", "choices": {choices}, "answer": 0}}"#);
+        sandbox.write("few.jsonl", format!("{QUESTIONS}{line}\n"));
+        let told = format!("few.jsonl: line 4: the question has {told}, not 2 to 26");
+        sandbox.refuses("eval model --choices jsonl --data few.jsonl", &told);
+    }
     sandbox.refuses("eval model --choices boolq --data questions.jsonl", "questions.jsonl: line 1");
     sandbox.refuses("eval model --choices jsonl --data nowhere", "nowhere");
     sandbox.refuses(&format!("eval model {EVAL} --limit 0"), "--windows");

@@ -108,7 +108,7 @@ const IDLE: [(&str, &str); 15] = [
          storage=pivot keep-dense=q_proj set-rank=q_proj=2 min-rank=2 max-rank=9 min-saving=0 \
          include=q_proj exclude=q_proj lora-rank=2 lora-alpha=2 galore-rank=2 \
          galore-refresh=2 galore-scale=2 patience=2 eval-every=3 eval-seq-len=32 must-improve \
-         watch-text=story.txt",
+         watch-text=story.txt template=chat.jinja",
     ),
     (
         "generate model --prompt Mia",
@@ -119,7 +119,7 @@ const IDLE: [(&str, &str); 15] = [
 ];
 
 /// More of the same.
-const IDLE_TOO: [(&str, &str); 59] = [
+const IDLE_TOO: [(&str, &str); 61] = [
     ("generate model --prompt Mia --chat", "bos=off"),
     ("calibrate model --text self --self-samples 4 -o seen", "bos=off"),
     ("compress model --err 0.5 -o out", "bos=off"),
@@ -240,7 +240,9 @@ const IDLE_TOO: [(&str, &str); 59] = [
         "calibrate model --text story.txt -o seen --gradient-windows 0",
         "probe-windows=2 gradient-labels=model",
     ),
-    ("calibrate model --text story.txt -o seen", "label-seed=1"),
+    ("calibrate model --text story.txt -o seen", "label-seed=1 template=chat.jinja"),
+    ("eval model --text story.txt", "template=chat.jinja"),
+    ("eval model --task jsonl --data task.jsonl", "template=chat.jinja"),
     (
         "calibrate model --text ./self,story.txt -o seen",
         "self-samples=2 self-length=32 self-temperature=2 self-seed=1 self-start=1",

@@ -160,3 +160,34 @@ fn a_directory_that_transformers_saved_again_is_read_and_merged() {
     assert_eq!((&dense["model_type"], &dense["use_cache"]), (&json!("llama"), &json!(false)));
     assert_eq!((&dense["auto_map"], &dense["welore"]), (&Value::Null, &Value::Null));
 }
+
+#[test]
+fn a_directory_that_lost_its_base_says_so_and_what_helps() {
+    let sandbox = Sandbox::new();
+    sandbox.gives("compress model --err 0.5 -o low");
+    let whole = config(&sandbox, "low");
+    for (own, problem) in [
+        (json!(null), "is missing"),
+        (json!({}), "is missing"),
+        (json!({ "base": "llama" }), "is no object"),
+        (json!({ "base": { "architectures": ["LlamaForCausalLM"] } }), "another `model_type`"),
+        (json!({ "base": { "model_type": "welore_llama" } }), "another `model_type`"),
+    ] {
+        let mut broken = whole.clone();
+        broken["welore"] = own;
+        sandbox.write("low/config.json", broken.to_string());
+        for line in [
+            "inspect low",
+            "eval low --text story.txt --seq-len 32 --windows 2",
+            "export low --dense -o dense",
+            &format!("train low {TRAIN} -o run"),
+        ] {
+            let message = sandbox.refuses(line, "low/config.json");
+            let told = message.contains("`welore_llama`") && message.contains("`welore.base`");
+            assert!(told && message.contains(problem), "{line}: {message}");
+            let said = sandbox.run(line).stderr;
+            let hint = said.lines().nth(1).unwrap_or_default();
+            assert!(hint.contains("compress the model again"), "{line}: {said}");
+        }
+    }
+}

@@ -109,6 +109,15 @@ fn adapter_on_a_page_is_told_by_its_header() {
     let work = answers(&sandbox, "page.html", "What was done?");
     let said = &row(&work, "adapter adapter")["text"];
     assert_eq!(said, "LORA of rank 2, alpha 4, on q_proj, v_proj, for base");
+    for value in [f32::NAN, f32::INFINITY] {
+        let mut damaged = file.clone();
+        let end = damaged.len() - 4;
+        damaged[end..].copy_from_slice(&value.to_le_bytes());
+        sandbox.write("adapter/adapter_model.safetensors", &damaged);
+        let told = format!("holds {value} at flat index 127");
+        let message = sandbox.refuses("report --adapter adapter -o other.html", &told);
+        assert!(message.contains("adapter_model.safetensors"), "{message}");
+    }
     sandbox.write("adapter/adapter_model.safetensors", &file[..40]);
     sandbox.refuses("report --adapter adapter -o other.html", "adapter_model.safetensors");
 }

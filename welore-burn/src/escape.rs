@@ -19,6 +19,14 @@ pub fn prose(text: &str) -> Cow<'_, str> {
     spelt_out(text, |char| char.is_control() && !matches!(char, '\n' | '\r' | '\t'))
 }
 
+/// The beginning of a text that has more than `most` characters, the last of which is `…` then.
+pub fn shortened(text: &str, most: usize) -> Cow<'_, str> {
+    match text.chars().nth(most) {
+        None => Cow::Borrowed(text),
+        Some(_) => text.chars().take(most.saturating_sub(1)).chain(['…']).collect(),
+    }
+}
+
 /// Text within a line of Markdown. It neither ends the line, a table cell or a code span, nor begins
 /// anything, be it HTML.
 pub fn markdown(text: &str) -> String {
@@ -163,6 +171,12 @@ mod tests {
         for plain in ["model.layers.0.q_proj", "größer → 模型", "a  b", ""] {
             assert!(matches!(terminal(plain), Cow::Borrowed(same) if same == plain));
         }
+    }
+
+    #[test]
+    fn only_long_texts_are_shortened() {
+        assert!(matches!(shortened("größer", 6), Cow::Borrowed("größer")));
+        assert_eq!(shortened("größer", 5), "größ…");
     }
 
     #[test]

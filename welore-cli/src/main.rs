@@ -59,7 +59,7 @@ fn run() -> Result<()> {
         Command::Compare(args) => commands::compare::run(*args, &typed),
         Command::Report(args) => commands::report::run(args),
         Command::Train(args) => commands::train::run(*args, &typed),
-        Command::Eval(args) => commands::eval::run(args),
+        Command::Eval(args) => commands::eval::run(args, &typed),
         Command::Generate(args) => commands::generate::run(args, &typed),
         Command::Chat(args) => commands::chat::run(args, &typed),
         Command::Export(args) => commands::export::run(args, &typed),

@@ -6,8 +6,9 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::Value;
 
+use super::chosen::{Modules, texts};
 use super::error::{AdapterError, LoraProblem, Refusal};
-use super::pattern::{Entries, Table, ends};
+use super::pattern::{Entries, Table};
 use crate::artifact::in_words;
 use crate::files::{LARGEST_CONFIG, read_existing};
 use crate::modules::MatrixName;
@@ -58,10 +59,10 @@ pub(super) struct Config {
     alphas: Table,
     /// Whether scales are divided by the root of the rank.
     of_root: bool,
-    /// The ends of the names of matrices that have adapters, where they are listed.
-    targets: Option<HashSet<String>>,
-    /// The ends of the names of matrices that have none, where they are listed.
-    excluded: HashSet<String>,
+    /// The matrices that have adapters, where that is said.
+    targets: Option<Modules>,
+    /// The matrices that have none, where that is said.
+    excluded: Option<Modules>,
     layers: Option<HashSet<u64>>,
     /// What is before the number of a layer, where that is said.
     before_layer: HashSet<String>,
@@ -91,18 +92,6 @@ impl Config {
     fn of(fields: Fields) -> Result<Self, Refusal> {
         fields.check_kind()?;
         fields.check_others()?;
-        let list = |value: &Value| -> HashSet<String> {
-            let texts = value.as_array().into_iter().flatten().filter_map(Value::as_str);
-            texts.chain(value.as_str()).map(String::from).collect()
-        };
-        let numbers = |value: &Value| -> HashSet<u64> {
-            let numbers = value.as_array().into_iter().flatten().filter_map(Value::as_u64);
-            numbers.chain(value.as_u64()).collect()
-        };
-        // A text is an expression for whole names, or "all-linear". The tensors say what it matched.
-        let targets = fields.target_modules.is_array().then(|| list(&fields.target_modules));
-        let excluded = Some(&fields.exclude_modules).filter(|modules| modules.is_array());
-        let layers = &fields.layers_to_transform;
         Ok(Self {
             base: fields.base_model_name_or_path.filter(|base| !base.is_empty()),
             revision: fields.revision.filter(|revision| !revision.is_empty()),
@@ -112,10 +101,10 @@ impl Config {
             ranks: Table::new(fields.rank_pattern.unwrap_or_default())?,
             alphas: Table::new(fields.alpha_pattern.unwrap_or_default())?,
             of_root: fields.use_rslora.unwrap_or(false),
-            targets: targets.filter(|targets| !targets.is_empty()),
-            excluded: excluded.map(list).unwrap_or_default(),
-            layers: is_set(layers).then(|| numbers(layers)),
-            before_layer: list(&fields.layers_pattern),
+            targets: Modules::targets(&fields.target_modules)?,
+            excluded: Modules::excluded(&fields.exclude_modules)?,
+            layers: layers(&fields.layers_to_transform)?,
+            before_layer: before_layer(&fields.layers_pattern)?,
         })
     }
 
@@ -135,13 +124,16 @@ impl Config {
         })
     }
 
-    /// Refuses a matrix that PEFT would leave alone.
+    /// Refuses a matrix that PEFT would leave alone. Modules that are named and have no tensors are
+    /// no mistake: PEFT takes what a model has of them.
     pub fn check_chosen(&self, name: &MatrixName) -> Result<(), Refusal> {
-        if ends(name.as_str()).any(|end| self.excluded.contains(end)) {
+        if let Some(excluded) = &self.excluded
+            && excluded.have(name.as_str())?
+        {
             return Err(Refusal::Excluded(name.clone()));
         }
         if let Some(targets) = &self.targets
-            && !ends(name.as_str()).any(|end| targets.contains(end))
+            && !targets.have(name.as_str())?
         {
             return Err(Refusal::NotTargeted(name.clone()));
         }
@@ -218,6 +210,28 @@ impl Fields {
             Some((field, _)) => Err(Refusal::Field(field)),
             None => Ok(()),
         }
+    }
+}
+
+/// The numbers of `layers_to_transform`; `None` if it says nothing.
+fn layers(value: &Value) -> Result<Option<HashSet<u64>>, Refusal> {
+    if value.is_null() || value.as_array().is_some_and(Vec::is_empty) {
+        return Ok(None);
+    }
+    let numbers = match value {
+        Value::Array(values) => values.iter().map(Value::as_u64).collect(),
+        _ => value.as_u64().map(|number| HashSet::from([number])),
+    };
+    let (field, expected) = ("layers_to_transform", "a whole number, or a list of these");
+    numbers.map(Some).ok_or(Refusal::Malformed { field, expected })
+}
+
+/// The names of `layers_pattern`; none if it says nothing.
+fn before_layer(value: &Value) -> Result<HashSet<String>, Refusal> {
+    match value {
+        Value::Null => Ok(HashSet::new()),
+        Value::String(name) => Ok([name.clone()].into_iter().filter(|n| !n.is_empty()).collect()),
+        _ => texts("layers_pattern", "a name, or a list of these", value),
     }
 }
 

@@ -3,6 +3,7 @@ use std::path::PathBuf;
 
 use safetensors::Dtype;
 
+use crate::escape::shortened;
 use crate::files::{FileError, OutputDir};
 use crate::linalg::LinalgError;
 use crate::modules::MatrixName;
@@ -142,39 +143,57 @@ pub enum Refusal {
     NotTargeted(MatrixName),
     /// The matrix is one of the modules that the configuration excludes.
     Excluded(MatrixName),
-    /// A key of a table of patterns is an expression that is not read here.
+    /// An expression for names of matrices that is not read here, or takes too long.
     Pattern(String),
+    /// A field of the configuration is of another type than PEFT's.
+    Malformed {
+        /// The field.
+        field: &'static str,
+        /// What it has to be.
+        expected: &'static str,
+    },
     /// The weights are only there as a pickle.
     Pickle,
 }
 
+/// The most characters of a text from the adapter in a message.
+const LONGEST_TOLD: usize = 120;
+
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let short = |text| shortened(text, LONGEST_TOLD);
         match self {
-            Self::PeftType(kind) => write!(f, "an adapter of type `{kind}`; LoRA is supported"),
+            Self::PeftType(kind) => {
+                write!(f, "an adapter of type `{}`; LoRA is supported", short(kind))
+            }
             Self::Dora => f.write_str("a DoRA adapter (`use_dora`), which is more than a sum"),
-            Self::Bias(what) => write!(f, "the adapter trains biases (`{what}`)"),
+            Self::Bias(what) => write!(f, "the adapter trains biases (`{}`)", short(what)),
             Self::ModulesToSave(what) => {
+                let what = short(what);
                 write!(f, "the adapter replaces whole modules (`modules_to_save`), as in `{what}`")
             }
             Self::Embedding(what) => {
-                write!(f, "the adapter trains the vectors of tokens, as in `{what}`")
+                write!(f, "the adapter trains the vectors of tokens, as in `{}`", short(what))
             }
             Self::ChangedBase(how) => write!(
                 f,
-                "`init_lora_weights` is \"{how}\": the adapter belongs to a base model that was \
-                 changed with it"
+                "`init_lora_weights` is \"{}\": the adapter belongs to a base model that was \
+                 changed with it",
+                short(how)
             ),
             Self::Field(field) => write!(f, "`{field}` is set, which is not supported"),
-            Self::Tensor(tensor) => write!(f, "tensor `{tensor}` is no part of a LoRA adapter"),
+            Self::Tensor(tensor) => {
+                write!(f, "tensor `{}` is no part of a LoRA adapter", short(tensor))
+            }
             Self::Layer(name) => {
                 write!(f, "`{name}` is in no layer of `layers_to_transform`")
             }
             Self::NotTargeted(name) => write!(f, "`{name}` is none of `target_modules`"),
             Self::Excluded(name) => write!(f, "`{name}` is one of `exclude_modules`"),
             Self::Pattern(pattern) => {
-                write!(f, "`{pattern}` is a regular expression that is not read here")
+                write!(f, "`{}` is a regular expression that is not read here", short(pattern))
             }
+            Self::Malformed { field, expected } => write!(f, "`{field}` has to be {expected}"),
             Self::Pickle => f.write_str(
                 "a pickle, which can run code when it is read; safetensors are supported",
             ),

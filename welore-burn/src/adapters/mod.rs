@@ -7,6 +7,7 @@
 //! is worse than none.
 
 mod apply;
+mod chosen;
 mod config;
 mod error;
 mod lora;

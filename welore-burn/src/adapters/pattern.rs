@@ -6,6 +6,7 @@ use serde::de::{Error, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
 use super::error::Refusal;
+use crate::escape::shortened;
 
 /// The most keys of a table that are more than names.
 const MOST_EXPRESSIONS: usize = 100;
@@ -59,7 +60,7 @@ impl Table {
             if !key.is_empty() && key.chars().all(is_of_name) {
                 table.names.insert(key, (place, value));
             } else if key.chars().nth(LONGEST).is_some() {
-                return Err(Refusal::Pattern(key.chars().take(LONGEST).chain(['…']).collect()));
+                return Err(Refusal::Pattern(shortened(&key, LONGEST + 1).into_owned()));
             } else if table.expressions.len() < MOST_EXPRESSIONS {
                 table.expressions.push((place, Pattern::new(&key)?, value));
             } else {

@@ -8,6 +8,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::config::Config;
 use super::error::{AdapterError, LoraProblem, Refusal};
 use super::lora::{A, B, LoraAdapter, LoraMatrix};
+use crate::escape::shortened;
 use crate::files::MappedFile;
 use crate::modules::MatrixName;
 
@@ -104,7 +105,7 @@ fn pairs<'a>(tensors: &SafeTensors<'a>) -> Result<BTreeMap<MatrixName, Pair<'a>>
 /// The matrix that a tensor belongs to, and whether it is `A`.
 fn place(tensor: &str) -> Result<(MatrixName, bool), Refusal> {
     if tensor.chars().nth(LONGEST).is_some() {
-        return Err(Refusal::Tensor(tensor.chars().take(LONGEST).chain(['…']).collect()));
+        return Err(Refusal::Tensor(shortened(tensor, LONGEST + 1).into_owned()));
     }
     let Some(name) = tensor.strip_prefix(PREFIX) else {
         return Err(Refusal::Tensor(tensor.into()));

@@ -5,7 +5,8 @@ use safetensors::Dtype;
 
 use super::gathered::{Steps, gathered};
 use super::mxfp4::{BLOCK, Mxfp4Rows, bytes_of_exponents};
-use super::reader::{Checkpoint, MOST_TENSORS};
+use super::open::MOST_TENSORS;
+use super::reader::Checkpoint;
 use super::remark::Remark;
 use super::tensor_meta::{At, TensorMeta};
 use super::turned::transposed;

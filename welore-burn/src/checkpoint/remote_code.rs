@@ -121,9 +121,11 @@ pub(crate) fn base_config(dir: &Path) -> Result<Option<Vec<u8>>, FileError> {
     Ok(bytes.map(as_of_base))
 }
 
-/// Turns the `config.json` of a compressed directory into that of its base. Whether it was one.
+/// Turns the `config.json` of a compressed directory into that of its base. Whether it was one, and says
+/// what its base is.
 pub(crate) fn restore_base(config: &mut Map<String, Value>) -> bool {
-    if !config.get(KEY).and_then(|own| own.get("base")).is_some_and(Value::is_object) {
+    let states_base = config.get(KEY).and_then(|own| own.get("base")).is_some_and(Value::is_object);
+    if !states_base || lost_base(config).is_some() {
         return false;
     }
     let own = config.remove(KEY).unwrap_or_default();
@@ -134,6 +136,25 @@ pub(crate) fn restore_base(config: &mut Map<String, Value>) -> bool {
         };
     }
     true
+}
+
+/// What is wrong with `welore.base` in the `config.json` of a compressed directory, as a predicate:
+/// `is missing`. `None` if nothing is, or if it is no such configuration.
+pub(crate) fn lost_base(config: &Map<String, Value>) -> Option<&'static str> {
+    let own_type = config.get("model_type")?.as_str()?;
+    let base_type = own_type.strip_prefix(KEY)?;
+    // That of a base without a `model_type` is the key alone.
+    let base_type = match base_type.strip_prefix('_') {
+        None if !base_type.is_empty() => return None,
+        base_type => base_type,
+    };
+    let type_of = |base: &Map<String, Value>| base.get("model_type").and_then(Value::as_str);
+    match config.get(KEY).and_then(|own| own.get("base")) {
+        None => Some("is missing"),
+        Some(Value::Object(base)) if type_of(base) == base_type => None,
+        Some(Value::Object(_)) => Some("states another `model_type`"),
+        Some(_) => Some("is no object"),
+    }
 }
 
 /// Takes out of a configuration what names code in files beside it, which are never copied. What names
@@ -169,4 +190,34 @@ pub(super) fn changed(
 
 fn text_of(config: Map<String, Value>) -> String {
     format!("{:#}\n", Value::Object(config))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_base_that_is_lost_is_not_restored() {
+        let llama = json!({ "base": { "model_type": "llama" } });
+        for (model_type, own, lost) in [
+            ("welore_llama", llama.clone(), None),
+            ("welore", json!({ "base": {} }), None),
+            ("llama", json!({}), None),
+            ("weloreish", json!({}), None),
+            ("welore_llama", json!(null), Some("is missing")),
+            ("welore", json!({}), Some("is missing")),
+            ("welore_llama", json!({ "base": "llama" }), Some("is no object")),
+            ("welore_llama", json!({ "base": {} }), Some("states another `model_type`")),
+            ("welore_mistral", llama, Some("states another `model_type`")),
+        ] {
+            let fields = [("model_type", model_type.into()), (KEY, own)];
+            let fields = fields.map(|(field, value)| (field.to_string(), value));
+            let mut config = Map::from_iter(fields);
+            assert_eq!(lost_base(&config), lost, "{config:?}");
+            let before = config.clone();
+            let is_restored = restore_base(&mut config);
+            assert_eq!(is_restored, config != before, "{before:?}");
+            assert!(lost.is_none() || !is_restored, "{before:?}");
+        }
+    }
 }

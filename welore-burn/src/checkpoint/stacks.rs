@@ -1,7 +1,8 @@
 //! Tensors of three dimensions with the matrices of all experts of a layer, as transformers 5 has them
 //! in memory and some files have them: one matrix for each expert, without copying any.
 
-use super::reader::{Checkpoint, MOST_TENSORS};
+use super::open::MOST_TENSORS;
+use super::reader::Checkpoint;
 use super::remark::Remark;
 use super::tensor_meta::TensorMeta;
 

@@ -48,6 +48,8 @@ pub struct LessonsCut {
     pub shortened: usize,
     /// Those that have nothing to predict, perhaps because they lost it.
     pub dropped: usize,
+    /// The tokens of the shortest one that lost all that there was to predict, to the last of these.
+    pub shortest_dropped: Option<usize>,
 }
 
 impl TokenRow<'_> {
@@ -131,6 +133,9 @@ impl TokenRows {
                 learnt.iter().map(within).filter(|span| !span.is_empty()).collect();
             let (Some(first), Some(end)) = (learnt.first(), learnt.last()) else {
                 cut.dropped += 1;
+                // Within a row, the first one to predict would be there.
+                let lost = Some(last).filter(|last| *last > seq_len);
+                cut.shortest_dropped = cut.shortest_dropped.into_iter().chain(lost).min();
                 continue;
             };
             cut.shortened += usize::from(last > seq_len);
@@ -388,6 +393,7 @@ mod tests {
             ((30..60).collect(), vec![1..3, 7..20]),
             // All of it is too late.
             ((60..80).collect(), vec![10..12]),
+            ((80..99).collect(), vec![9..10, 11..40]),
         ];
         let (rows, cut) = TokenRows::lessons(texts, 8);
         let row = |n| {
@@ -397,7 +403,8 @@ mod tests {
         assert_eq!(row(0), ((0..8).collect(), vec![2, 3, 6, 7], 4));
         assert_eq!(row(1), (vec![10, 11], vec![1], 1));
         assert_eq!(row(2), ((30..38).collect(), vec![1, 2, 7], 3));
-        assert_eq!((rows.len(), cut), (3, LessonsCut { shortened: 1, dropped: 2 }));
+        let expected = LessonsCut { shortened: 1, dropped: 3, shortest_dropped: Some(12) };
+        assert_eq!((rows.len(), cut), (3, expected));
         let (others, _) = TokenRows::lessons([((0..9).collect(), vec![2..3, 6..8])], 8);
         let (same, _) = TokenRows::lessons([((0..9).collect(), vec![2..4, 6..8])], 8);
         assert_ne!(others.digest(), same.digest(), "the same tokens, others to predict");

@@ -9,6 +9,7 @@ mod cholesky;
 mod cost;
 mod cross;
 mod eigen;
+mod elimination;
 mod feedback;
 mod leading;
 mod loss;

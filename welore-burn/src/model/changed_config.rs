@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::hf_config::ConfigError;
+use super::config_error::ConfigError;
 use crate::artifact::in_words;
 use crate::checkpoint::forget_scales;
 use crate::forms::Precision;

@@ -7,8 +7,8 @@ use std::path::Path;
 use burn::tensor::Device;
 use serde_json::Value;
 
+use super::config_error::ConfigError;
 use super::families::nearest_model_type;
-use super::hf_config::ConfigError;
 use super::language::projections;
 use super::load::{LoadError, OpenedModel, open_model};
 use super::names::{Names, TokenMatrix};

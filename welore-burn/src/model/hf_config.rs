@@ -4,58 +4,11 @@ use serde_json::Value;
 
 use super::activation::{Activation, KNOWN};
 use super::config::DecoderConfig;
+use super::config_error::{ConfigError, check_count, invalid, positive, unsupported};
 use super::families::{Family, family_of};
 use super::hf_rope::{HfRope, check_nests};
 use crate::artifact::in_words;
-use crate::checkpoint::{has_scales, restore_base};
-
-/// A `config.json` that does not describe a supported model.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[non_exhaustive]
-pub enum ConfigError {
-    /// Not JSON, or a field is missing or of the wrong type.
-    #[error("not a model configuration: {0}")]
-    Json(String),
-    /// An unknown architecture.
-    #[error("model_type `{model_type}` is not supported; {others}", others = of_others(*known, nearest))]
-    Architecture {
-        /// The architecture.
-        model_type: String,
-        /// The number of supported ones, which [`model_types`](super::model_types) lists.
-        known: usize,
-        /// Those of them that are named alike, each with its best-known models.
-        nearest: Vec<String>,
-    },
-    /// A variant that is not implemented.
-    #[error("`{field}`: {value} is not supported, only {supported}")]
-    Unsupported {
-        /// The field.
-        field: &'static str,
-        /// Its value.
-        value: String,
-        /// What is supported.
-        supported: &'static str,
-    },
-    /// An invalid value.
-    #[error("`{field}`: {reason}")]
-    Invalid {
-        /// The field.
-        field: &'static str,
-        /// What is wrong.
-        reason: String,
-    },
-}
-
-/// How many architectures are supported, and which of them are named alike.
-fn of_others(known: usize, nearest: &[String]) -> String {
-    match nearest {
-        [] => format!("{known} others are"),
-        [one] => format!("{known} others are, of which {one} is nearest"),
-        [some @ .., last] => {
-            format!("{known} others are, of which {} and {last} are nearest", some.join(", "))
-        }
-    }
-}
+use crate::checkpoint::{has_scales, lost_base, restore_base};
 
 /// The fields of a Hugging Face `config.json` that model families read. Those that a file lacks
 /// have the defaults of its family, and `null` means none.
@@ -171,6 +124,9 @@ impl DecoderConfig {
         let Some(model_type) = value.get("model_type").and_then(Value::as_str) else {
             return Err(ConfigError::Json("it has no `model_type`".into()));
         };
+        if let Some(problem) = value.as_object().and_then(lost_base) {
+            return Err(ConfigError::LostBase { model_type: model_type.into(), problem });
+        }
         let family = family_of(model_type)?;
         match family.fields() {
             // Parsing the text again lets errors name the line.
@@ -464,47 +420,4 @@ impl From<TokenIds> for Vec<u32> {
 /// The activation of this name, which a field states.
 pub(super) fn activation(field: &'static str, name: &str) -> Result<Activation, ConfigError> {
     Activation::named(name).ok_or_else(|| unsupported(field, name, KNOWN))
-}
-
-pub(super) fn check_count(
-    field: &'static str,
-    count: usize,
-    most: usize,
-) -> Result<(), ConfigError> {
-    match (1..=most).contains(&count) {
-        true => Ok(()),
-        false => Err(invalid(field, format!("{count} is not between 1 and {most}"))),
-    }
-}
-
-/// Refuses a flag that is set. `supported` says what it stands against.
-pub(super) fn check_unset(
-    field: &'static str,
-    flag: Option<bool>,
-    supported: &'static str,
-) -> Result<(), ConfigError> {
-    match flag {
-        Some(true) => Err(unsupported(field, "true", supported)),
-        _ => Ok(()),
-    }
-}
-
-pub(super) fn unsupported(
-    field: &'static str,
-    value: impl Into<String>,
-    supported: &'static str,
-) -> ConfigError {
-    ConfigError::Unsupported { field, value: value.into(), supported }
-}
-
-pub(super) fn invalid(field: &'static str, reason: String) -> ConfigError {
-    ConfigError::Invalid { field, reason }
-}
-
-pub(super) fn positive(field: &'static str, value: f64) -> Result<f64, ConfigError> {
-    if value.is_finite() && value > 0.0 {
-        Ok(value)
-    } else {
-        Err(invalid(field, format!("{value} is not a positive number")))
-    }
 }

@@ -3,7 +3,8 @@
 use serde::Deserialize;
 
 use super::config::DecoderConfig;
-use super::hf_config::{ConfigError, HfConfig, LARGEST, check_count, invalid};
+use super::config_error::{ConfigError, check_count, invalid};
+use super::hf_config::{HfConfig, LARGEST};
 use super::mixture::{MixtureConfig, Scoring};
 
 /// The fields that families with experts have.

@@ -8,7 +8,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::hf_config::{ConfigError, HfConfig, invalid, positive};
+use super::config_error::{ConfigError, invalid, positive};
+use super::hf_config::HfConfig;
 use super::rope::RopeScaling;
 
 /// Settings of the rotary position encoding.

@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use burn::tensor::{Device, FloatDType};
 
 use super::config::{DecoderConfig, QkNorm};
+use super::config_error::ConfigError;
 use super::decoder::Decoder;
-use super::hf_config::{ConfigError, model_type_in, states_end, stop_tokens};
+use super::hf_config::{model_type_in, states_end, stop_tokens};
 use super::language::device_of;
 use super::names::{EMBEDDING, HEAD, LAYERS};
 use super::norm::NormKind;

@@ -12,6 +12,7 @@ mod block;
 mod cache;
 mod changed_config;
 mod config;
+mod config_error;
 mod cross_entropy;
 mod decoder;
 mod families;
@@ -42,6 +43,7 @@ pub use block::Block;
 pub use cache::{KvCache, TokenCache};
 pub use changed_config::{with_mlp_widths, with_stored_type};
 pub use config::{BlockLayout, DecoderConfig, MlpLayout, QkNorm, QkvLayout};
+pub use config_error::ConfigError;
 pub(crate) use cross_entropy::{cross_entropy, leaf, logit_pieces, rows_at_once, token_losses};
 pub use decoder::{Decoder, DecoderBody, Pass};
 pub use families::{model_types, nearest_model_type};
@@ -49,7 +51,6 @@ pub use found::{FoundModel, Unfamiliar, UnfamiliarModel, open_found};
 pub use generate::{
     GenerateError, GenerateOptions, Generator, check_prompt, generate, most_new_tokens,
 };
-pub use hf_config::ConfigError;
 pub(crate) use language::as_tensor;
 pub use language::{LanguageModel, ModelMatrix, TokenScales, device_of, projections};
 pub use latent::LatentConfig;

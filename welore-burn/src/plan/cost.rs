@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::plan_file::MatrixPlan;
+use super::matrix_plan::MatrixPlan;
 use crate::forms::{Form, Work};
 
 /// The expected speed of a compressed model on a CPU, as a multiple of that of the dense model:

@@ -2,7 +2,8 @@
 
 use std::fmt::{self, Display, Formatter};
 
-use super::plan_file::{MatrixPlan, PlanTotals, RankPlan};
+use super::matrix_plan::MatrixPlan;
+use super::plan_file::{PlanTotals, RankPlan};
 use crate::spectrum::{MatrixSpectrum, SpectrumUnit};
 
 // Measured on SmolLM2-135M, with perplexity on WikiText-2's test text. Calibrated on its own text,

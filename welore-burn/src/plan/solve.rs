@@ -1,4 +1,5 @@
-use super::plan_file::{MatrixPlan, RankPlan};
+use super::matrix_plan::MatrixPlan;
+use super::plan_file::RankPlan;
 use super::policy::{PolicyReads, RankPolicy};
 use super::problem::{Allocation, Choice, RankProblem};
 use super::target::{PlanError, PlanOptions};

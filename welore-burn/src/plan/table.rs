@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::plan_file::{MatrixPlan, RankPlan};
+use super::matrix_plan::MatrixPlan;
+use super::plan_file::RankPlan;
 use crate::escape::terminal;
 use crate::modules::{Selection, natural_order};
 use crate::named::named;

@@ -2,45 +2,14 @@
 
 use std::fmt::Write;
 
+use super::base_model::{licence_of, metadata_of, name_of, where_stated};
+use super::loading::loading;
 use crate::calibrate::{CalibrationAmount, GradientLabels};
 use crate::channels::JointPlan;
 use crate::escape::{markdown, markdown_code};
-use crate::forms::Form;
-use crate::plan::{ExpectedSpeed, MatrixPlan, RankPlan, Target};
+use crate::plan::{ExpectedSpeed, RankPlan, Target};
 use crate::spectrum::{ModelSize, SpectrumUnit};
 use crate::words::{number_of, number_of_matrices};
-
-/// What is said of a directory that carries the code that runs it in transformers.
-pub(super) const CODE: &str = "that any tool for this architecture loads.\n\n\
-    With transformers, which computes with the factors as they are stored:\n\n\
-    ```python\n\
-    from transformers import AutoModelForCausalLM, AutoTokenizer\n\n\
-    model = AutoModelForCausalLM.from_pretrained(\"DIR\", trust_remote_code=True)\n\
-    tokenizer = AutoTokenizer.from_pretrained(\"DIR\", trust_remote_code=True)\n\
-    ```\n\n\
-    `trust_remote_code=True` lets it run `modeling_welore.py` of this directory; without it, \
-    transformers refuses to load the model.";
-
-/// What is said of a directory that only this program reads.
-const ALONE: &str = "that any tool for this architecture loads. This directory is for welore alone: \
-                     transformers refuses it.";
-
-/// The same where MLPs have several widths, in the dense model as well.
-const WIDTHS: &str = "with MLPs of several widths, as `config.json` states. This directory and that \
-                      model are for welore alone: transformers refuses them. `welore-cli export DIR \
-                      --gguf FILE` writes a file for llama.cpp.";
-
-/// What is said of the dense model that a model with experts is exported as.
-const EXPERTS: &str = "that transformers loads: with a matrix for each expert, or for gpt-oss with \
-                       one tensor for all experts of a layer. It loads this directory only if \
-                       it is a version that has a layer for each expert, such as 4.57, and with \
-                       `trust_remote_code=True`.";
-
-/// What is said of the dense model where convolutions are factored.
-const CONVOLUTIONS: &str = "that any tool for this architecture loads. Of a factored convolution \
-                            `X`, `X.V.weight` and `X.U.weight` are the weights of two convolutions \
-                            one after the other: the first with the kernel, stride, padding and \
-                            dilation of `X`, the second with a kernel of 1 and the bias of `X`.";
 
 /// Rows of measured quality go before this line.
 pub(super) const MEASURED: &str = "<!-- measured -->";
@@ -86,33 +55,18 @@ impl ModelCard<'_> {
         card
     }
 
-    /// How the model is loaded. Lines for transformers are given where they work: it has no layers
-    /// for blocks, keeps all experts of a layer in one tensor, and its code for convolutions differs from
-    /// model to model.
+    /// How the model is loaded.
     fn usage(&self) -> String {
-        let matrices = &self.plan.matrices;
-        let is_expert = |matrix: &&MatrixPlan| matrix.name.as_str().contains(".experts.");
-        let is_factored = |matrix: &MatrixPlan| matrix.form != Form::dense();
-        let has_experts = matrices.iter().filter(is_expert).any(is_factored);
-        let widths = self.joint.map(|joint| joint.channels.widths_of_layers());
-        let has_widths =
-            widths.is_some_and(|widths| widths.windows(2).any(|pair| pair[0] != pair[1]));
-        let loads = match (has_experts, self.packed(), self.convolutions) {
-            _ if has_widths => WIDTHS,
-            (false, 0, 0) => CODE,
-            (false, 0, _) => CONVOLUTIONS,
-            (false, ..) => ALONE,
-            (true, ..) => EXPERTS,
-        };
         format!(
             "## Use\n\n\
              With welore: `welore-cli generate DIR --prompt TEXT`; `welore-cli export DIR --dense \
-             -o OUT` writes a dense model {loads}\n\n"
+             -o OUT` writes a dense model {}\n\n",
+            loading(self)
         )
     }
 
     /// How many matrices are in blocks.
-    fn packed(&self) -> usize {
+    pub(super) fn packed(&self) -> usize {
         self.plan.matrices.iter().filter(|matrix| matrix.form.is_packed()).count()
     }
 
@@ -261,64 +215,12 @@ impl ModelCard<'_> {
     }
 }
 
-/// The last part of a base model's name.
-pub(super) fn name_of(base: &str) -> &str {
-    base.rsplit('/').find(|part| !part.is_empty()).unwrap_or(base)
-}
-
-/// The metadata on the licence and the base model.
-pub(super) fn metadata_of(base: &str, base_card: Option<&str>) -> String {
-    let mut lines = licence_of(base_card).join("\n");
-    if !lines.is_empty() {
-        lines.push('\n');
-    }
-    if is_hub_id(base) {
-        lines.push_str(&format!("base_model: {base}\n"));
-    }
-    lines
-}
-
-/// The lines of the base model's card that state its licence.
-pub(super) fn licence_of(base_card: Option<&str>) -> Vec<&str> {
-    let Some(rest) = base_card.and_then(|card| card.strip_prefix("---\n")) else {
-        return Vec::new();
-    };
-    let metadata = rest.split("\n---").next().unwrap_or_default();
-    let plain = |value: &str| {
-        !value.is_empty()
-            && value.chars().all(|c| c.is_ascii_alphanumeric() || "-._:/ ".contains(c))
-    };
-    let is_licence = |line: &&str| {
-        let keys = ["license", "license_name", "license_link"];
-        line.split_once(": ").is_some_and(|(key, value)| keys.contains(&key) && plain(value))
-    };
-    metadata.lines().filter(is_licence).collect()
-}
-
-/// Where a reader finds the licence.
-pub(super) fn where_stated(licence: &[&str]) -> &'static str {
-    match licence.is_empty() {
-        true => " (it was not stated next to the weights that this was made from)",
-        false => "; see above and the licence files in this directory",
-    }
-}
-
 /// How the row of sizes begins.
 pub(super) const BYTES: &str = "| bytes | ";
 
 /// The row of sizes.
 pub(super) fn bytes_row(before: u64, after: u64) -> String {
     format!("{BYTES}{before} | {after} |")
-}
-
-/// Whether this has the form `owner/name`.
-fn is_hub_id(base: &str) -> bool {
-    let parts: Vec<&str> = base.split('/').collect();
-    let plain = |part: &&str| {
-        part.starts_with(|c: char| c.is_ascii_alphanumeric())
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-._".contains(c))
-    };
-    parts.len() == 2 && parts.iter().all(plain)
 }
 
 #[cfg(test)]

@@ -2,10 +2,9 @@
 
 use std::borrow::Cow;
 
-use super::card::{
-    BYTES, CODE, HEADER, MEASURED, MEASURED_TITLE, bytes_row, licence_of, metadata_of, name_of,
-    where_stated,
-};
+use super::base_model::{licence_of, metadata_of, name_of, where_stated};
+use super::card::{BYTES, HEADER, MEASURED, MEASURED_TITLE, bytes_row};
+use super::loading::CODE;
 use crate::escape::{markdown, markdown_code};
 use crate::forms::Precision;
 use crate::plan::RankPlan;

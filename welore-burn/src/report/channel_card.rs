@@ -1,8 +1,7 @@
 //! The model card of a model with fewer channels.
 
-use super::card::{
-    HEADER, MEASURED, MEASURED_TITLE, licence_of, metadata_of, name_of, where_stated,
-};
+use super::base_model::{licence_of, metadata_of, name_of, where_stated};
+use super::card::{HEADER, MEASURED, MEASURED_TITLE};
 use crate::channels::{ChannelPlan, Widths};
 use crate::escape::{markdown, markdown_code};
 

@@ -8,10 +8,12 @@
 //! fewer channels. This room uses no tensors and no files.
 
 mod axis;
+mod base_model;
 mod card;
 mod changed_card;
 mod channel_card;
 mod labels;
+mod loading;
 mod measurement;
 mod opening;
 mod picture;

@@ -5,7 +5,7 @@ use bytesize::ByteSize;
 use super::ReportModel;
 use super::axis::Axis;
 use super::labels::{Area, Labels};
-use crate::escape::xml;
+use crate::escape::{shortened, xml};
 use crate::words::number;
 
 /// Pixels from the left to the right of the picture.
@@ -95,7 +95,7 @@ pub fn frontier_svg(title: &str, models: &[ReportModel]) -> String {
         xml(&description(models, &texts)),
         style(series.len()),
     );
-    svg.push_str(&words([16.0, 24.0], "ink bold", "start", &short(title, 100)));
+    svg.push_str(&words([16.0, 24.0], "ink bold", "start", &shortened(title, 100)));
     for (place, text) in texts.iter().enumerate() {
         let plot = Plot::new(text, TOP + HEIGHT * place as f64, models, &series);
         svg.push_str(&plot.draw(&series));
@@ -145,14 +145,6 @@ fn words([x, y]: [f64; 2], class: &str, anchor: &str, text: &str) -> String {
     )
 }
 
-/// A text, cut short if it is long.
-fn short(text: &str, most: usize) -> String {
-    match text.chars().count() {
-        count if count <= most => text.into(),
-        _ => text.chars().take(most - 1).chain(['…']).collect(),
-    }
-}
-
 /// About as many pixels as a text is wide. Letters of East Asia are as wide as they are high.
 fn width_of(text: &str) -> f64 {
     let of = |char: char| if char >= '\u{2e80}' { 1.0 } else { 0.6 };
@@ -195,7 +187,7 @@ impl Plot {
         let (mut spots, mut missing) = (Vec::new(), Vec::new());
         for model in models {
             let label = model.label.strip_suffix(".gguf").unwrap_or(&model.label);
-            let label = short(label, LONGEST);
+            let label = shortened(label, LONGEST).into_owned();
             let kl = model.divergences.get(text).and_then(|value| value.as_f64());
             match kl.filter(|kl| (LEAST..=MOST).contains(kl) && model.bytes > 0) {
                 Some(kl) => {
@@ -221,7 +213,7 @@ impl Plot {
         }
         let heading = format!(
             "mean KL divergence from the dense model on {}, nats per token; lower is better",
-            short(text, LONGEST)
+            shortened(text, LONGEST).into_owned()
         );
         let missing = (!missing.is_empty())
             .then(|| format!("without a divergence above 0: {}", missing.join(", ")));
@@ -232,7 +224,7 @@ impl Plot {
         let Area { left, right, bottom, top } = self.frame;
         let mut svg = words([16.0, top - 12.0], "muted", "start", &self.heading);
         if let Some(missing) = &self.missing {
-            svg.push_str(&words([16.0, bottom + 58.0], "muted", "start", &short(missing, 110)));
+            svg.push_str(&words([16.0, bottom + 58.0], "muted", "start", &shortened(missing, 110)));
         }
         if self.spots.is_empty() {
             return svg;
@@ -307,7 +299,7 @@ impl Plot {
     fn names(&self, series: &[&str], lines: &[Vec<[f64; 2]>], labels: &mut Labels) -> String {
         let (mut svg, mut x) = (String::new(), self.frame.left);
         for (place, (name, line)) in series.iter().zip(lines).enumerate() {
-            let (name, class) = (short(name, LONGEST), place % COLOURS.len());
+            let (name, class) = (shortened(name, LONGEST), place % COLOURS.len());
             // Bold letters are wider.
             let width = 1.1 * width_of(&name);
             let found = line.iter().find_map(|point| labels.place(*point, width));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 use welore_burn::calibrate::GradientLabels;
 
+use super::chatting::TemplateArgs;
 use super::choices::named;
 use super::compute::ComputeArgs;
 use super::effort::Effort;
@@ -28,6 +29,9 @@ pub struct CalibrateArgs {
         help_heading = "Calibration"
     )]
     pub text: Vec<TextArg>,
+    /// What makes text of conversations.
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// Write the calibration to this file, for `plan`, `compress` and `compare`
     #[arg(short, long, value_name = "FILE", help_heading = "Output")]
     pub output: PathBuf,

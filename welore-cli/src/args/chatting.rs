@@ -1,6 +1,6 @@
 //! Arguments of conversations.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use welore_burn::data::TemplateValue;
@@ -32,6 +32,21 @@ pub struct SamplingArgs {
     pub seed: u64,
 }
 
+/// What makes text of conversations.
+#[derive(Args, Debug)]
+pub struct TemplateArgs {
+    /// Chat template in place of the model's own: a file in Jinja, as transformers reads it
+    #[arg(id = "template", long = "template", value_name = "FILE", help_heading = "Chat")]
+    file: Option<PathBuf>,
+}
+
+impl TemplateArgs {
+    /// The file of the template, if it is not the model's own.
+    pub fn file(&self) -> Option<&Path> {
+        self.file.as_deref()
+    }
+}
+
 /// How a conversation begins, and how it becomes text.
 #[derive(Args, Debug)]
 #[command(next_help_heading = "Chat")]
@@ -42,9 +57,9 @@ pub struct ConversationArgs {
     /// Messages that come first: a JSON file with an array of them, or with an object with `messages`
     #[arg(long, value_name = "FILE")]
     pub history: Option<PathBuf>,
-    /// Chat template in place of the model's own: a file in Jinja, as transformers reads it
-    #[arg(long, value_name = "FILE")]
-    pub template: Option<PathBuf>,
+    /// What makes text of it.
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// A variable for the chat template, such as enable_thinking=false; can be repeated
     #[arg(long, value_name = "NAME=JSON", value_parser = template_option)]
     pub template_option: Vec<TemplateOption>,

@@ -6,7 +6,7 @@ use clap::Args;
 use welore_burn::data::{ChoiceTask, TaskKind};
 use welore_burn::forms::Precision;
 
-use super::chatting::{ConversationArgs, SamplingArgs};
+use super::chatting::{ConversationArgs, SamplingArgs, TemplateArgs};
 use super::choices::named;
 use super::compression::ShardArgs;
 use super::compute::ComputeArgs;
@@ -31,6 +31,9 @@ pub struct EvalArgs {
         help_heading = "Evaluation"
     )]
     pub text: Vec<PathBuf>,
+    /// What makes text of conversations.
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// Task to measure accuracy on instead, over its test examples
     #[arg(
         long,

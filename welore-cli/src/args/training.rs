@@ -10,6 +10,7 @@ use welore_burn::data::TaskKind;
 use welore_burn::named::Named;
 use welore_burn::train::{ScheduleKind, TrainOptions, Trainable};
 
+use super::chatting::TemplateArgs;
 use super::choices::named;
 use super::compression::SelectionArgs;
 use super::compute::ComputeArgs;
@@ -22,7 +23,7 @@ use super::texts::BosArg;
 pub struct TrainArgs {
     /// Resume the run in this directory from its last checkpoint, with exactly the steps that an
     /// uninterrupted run would take; a larger --steps extends it
-    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "adapter", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text", "watch_text", "bos"])]
+    #[arg(long, value_name = "RUN", help_heading = "Run", conflicts_with_all = ["model", "adapter", "output", "text", "task", "data", "plan", "err", "err_applied", "keep_params", "max_bytes", "from_scratch", "epochs", "eval_text", "watch_text", "bos", "template"])]
     pub resume: Option<PathBuf>,
     /// How a new run starts.
     #[command(flatten)]
@@ -72,6 +73,9 @@ pub struct TrainStartArgs {
         help_heading = "Data"
     )]
     pub bos: BosArg,
+    /// What makes text of conversations.
+    #[command(flatten)]
+    pub template: TemplateArgs,
     /// Task to train on
     #[arg(long, value_name = "NAME", value_parser = named::<TaskKind>(), requires = "data", help_heading = "Data")]
     pub task: Option<TaskKind>,

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use welore_burn::calibrate::{CalibrationSummary, GradientLabels};
 use welore_burn::files::check_staged;
 
-use crate::args::{CalibrateArgs, TextArg, Typed};
+use crate::args::{CalibrateArgs, TextArg, Typed, rule};
 use crate::devices::Compute;
 use crate::models::Artifact;
 use crate::shared::artifacts::{check_artifact, claim};
@@ -15,6 +15,7 @@ use crate::shared::beginning::Beginning;
 use crate::shared::calibrating::{Calibrated, CalibrationWork, check_amount};
 use crate::shared::effects::{of_amount, of_bos};
 use crate::shared::opening::open_known;
+use crate::shared::text::NO_CONVERSATIONS;
 use crate::{format, memory, models, output};
 
 /// Runs the command.
@@ -24,14 +25,17 @@ pub fn run(args: CalibrateArgs, typed: &Typed) -> Result<()> {
     memory::keep_pages();
     let started = Instant::now();
     let texts = args.text.iter().filter_map(TextArg::file);
-    let inputs = [args.model.as_path()].into_iter().chain(texts);
+    let inputs = [args.model.as_path()].into_iter().chain(texts).chain(args.template.file());
     check_artifact(Some(&args.output), Artifact::Calibration, inputs)?;
     check_staged(&args.output)?;
     let _claim = claim(Some(args.output.as_path()).filter(|_| !args.dry_run))?;
     let compute = Compute::choose(args.compute.choice())?;
     let model = models::directory_of(&args.model)?;
     let opened = open_known(&model, &compute.device.clone().autodiff())?;
-    let work = CalibrationWork::new(opened, &args.text, &args.amount, &compute)?.resumable();
+    let template = args.template.file();
+    let work = CalibrationWork::new(opened, &args.text, &args.amount, template, &compute)?;
+    typed.check([rule("template", work.talks(), NO_CONVERSATIONS)])?;
+    let work = work.resumable();
     if args.dry_run {
         work.check(&args.output)?;
         return preview(&args, work, &compute);

@@ -1,12 +1,13 @@
-//! A PEFT adapter, as lines at the top of a page. Only its configuration and the header of its tensors
-//! are read.
+//! A PEFT adapter of any kind, as lines at the top of a page. Of its tensors, only their sizes are told,
+//! and that all numbers are finite.
 
 use std::path::Path;
 
 use anyhow::Result;
-use safetensors::SafeTensors;
 use serde_json::Value;
-use welore_burn::files::{LARGEST_CONFIG, MappedFile, read_file};
+use welore_burn::checkpoint::Checkpoint;
+use welore_burn::escape::shortened;
+use welore_burn::files::{LARGEST_CONFIG, read_file};
 use welore_burn::report::{Fact, FactUnit, Topic};
 
 use super::labels;
@@ -17,6 +18,9 @@ const WEIGHTS: &str = "adapter_model.safetensors";
 
 /// How many of the modules that an adapter changes are named.
 const NAMED: usize = 8;
+
+/// The most characters of a name or an expression.
+const LONGEST: usize = 80;
 
 /// What an adapter says.
 pub fn facts_of_adapter(dir: &Path) -> Result<Vec<Fact>> {
@@ -30,22 +34,22 @@ pub fn facts_of_adapter(dir: &Path) -> Result<Vec<Fact>> {
     let config: Value = serde_json::from_slice(&bytes)
         .map_err(|error| WrongInput::new(format!("{}: {error}", config.display())))?;
     let weights = dir.join(WEIGHTS);
-    let Some(mapped) = MappedFile::open(&weights)? else {
+    if !weights.is_file() {
         let message = format!("{}: there is no {WEIGHTS}", dir.display());
         let hint = "in Python, `model.save_pretrained(DIR)` of PEFT writes safetensors";
         return Err(WrongInput::with_hint(message, hint).into());
-    };
-    let tensors = SafeTensors::deserialize(&mapped)
-        .map_err(|error| WrongInput::new(format!("{}: {error}", weights.display())))?;
-    let (mut parameters, mut ranks) = (0.0, Vec::new());
-    let mut bytes = 0.0;
-    for (name, view) in tensors.iter() {
-        parameters += view.shape().iter().map(|&side| side as f64).product::<f64>();
-        bytes += view.data().len() as f64;
-        if name.contains(".lora_A.") {
-            ranks.extend(view.shape().first().copied());
+    }
+    let tensors = Checkpoint::open_file(&weights)?;
+    let mut ranks = Vec::new();
+    for name in tensors.names() {
+        tensors.check_finite(name)?;
+        if name.contains(".lora_A.")
+            && let Some(meta) = tensors.meta(name)
+        {
+            ranks.extend(meta.shape.first().copied());
         }
     }
+    let (parameters, bytes) = (tensors.parameters() as f64, tensors.bytes() as f64);
     let label = dir.file_name().unwrap_or(dir.as_os_str()).to_string_lossy().into_owned();
     // These are not the size of the model.
     let size = |what: &str, value: f64, unit: FactUnit| {
@@ -71,13 +75,14 @@ fn in_words(config: &Value, ranks: &[usize]) -> String {
         said += &format!(", alpha {alpha}");
     }
     match &config["target_modules"] {
-        Value::String(pattern) => said += &format!(", on {pattern}"),
+        Value::String(pattern) => said += &format!(", on {}", shortened(pattern, LONGEST)),
         Value::Array(names) => {
             let mut names: Vec<&str> = names.iter().filter_map(Value::as_str).collect();
             // PEFT writes a set, in no order.
             names.sort_unstable();
             let more = names.len().saturating_sub(NAMED);
             names.truncate(NAMED);
+            let names: Vec<_> = names.iter().map(|name| shortened(name, LONGEST)).collect();
             said += &format!(", on {}", names.join(", "));
             if more > 0 {
                 said += &format!(" and {more} more");
@@ -108,5 +113,9 @@ mod tests {
         let many: Vec<String> = (0..10).map(|n| format!("m{n}")).collect();
         let said = in_words(&json!({ "target_modules": many }), &[2, 2]);
         assert!(said.starts_with("adapter of rank 2, on m0, ") && said.ends_with(" and 2 more"));
+        for long in [json!("x".repeat(999)), json!(["x".repeat(999)])] {
+            let said = in_words(&json!({ "target_modules": long }), &[]);
+            assert!(said.chars().count() < 100 && said.ends_with("x…"), "{said}");
+        }
     }
 }

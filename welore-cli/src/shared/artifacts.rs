@@ -97,6 +97,29 @@ pub fn check_space(output: &Path, bytes: u64) -> Result<()> {
     }
 }
 
+/// The same for outputs that are all written, some of them perhaps on one file system.
+pub fn check_space_of(outputs: &[(&Path, u64)]) -> Result<()> {
+    for (path, _) in outputs {
+        let system = file_system(path);
+        let beside = outputs.iter().filter(|(other, _)| file_system(other) == system);
+        check_space(path, beside.fold(0_u64, |sum, (_, bytes)| sum.saturating_add(*bytes)))?;
+    }
+    Ok(())
+}
+
+/// What tells the file system where a path is or would be from others.
+#[cfg(unix)]
+fn file_system(path: &Path) -> Option<u64> {
+    use std::os::unix::fs::MetadataExt;
+    let path = std::path::absolute(path).ok()?;
+    path.ancestors().find_map(|dir| dir.metadata().ok()).map(|found| found.dev())
+}
+
+#[cfg(not(unix))]
+fn file_system(_path: &Path) -> Option<u64> {
+    None
+}
+
 /// Free bytes where a path is or would be; `None` if the system does not tell.
 #[cfg(unix)]
 fn free_space(path: &Path) -> Option<u128> {
@@ -138,5 +161,17 @@ mod tests {
         let error = check_space(&output, u64::MAX).unwrap_err().to_string();
         assert!(error.contains("there") && error.contains("free"), "{error}");
         assert!(!dir.path().join("not").exists());
+    }
+
+    #[test]
+    fn outputs_on_one_file_system_share_its_space() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, other) = (dir.path().join("one"), dir.path().join("not/yet/other"));
+        let (one, other) = (one.as_path(), other.as_path());
+        let most = u64::try_from(free_space(dir.path()).unwrap() * 2 / 3).unwrap();
+        assert!(check_space_of(&[(one, most)]).is_ok());
+        assert!(check_space_of(&[(one, 1), (other, 1)]).is_ok());
+        let error = check_space_of(&[(one, most), (other, most)]).unwrap_err().to_string();
+        assert!(error.contains("one") && error.contains("free"), "{error}");
     }
 }

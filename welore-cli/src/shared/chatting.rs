@@ -36,7 +36,7 @@ impl Chat {
     /// A conversation as the arguments begin it, with a model directory.
     pub fn open(args: &ConversationArgs, dir: &Path, tokenizer: &TextTokenizer) -> Result<Self> {
         let conversation = beginning(args)?;
-        let template = match &args.template {
+        let template = match args.template.file() {
             Some(file) => ChatTemplate::open_file(file, dir)?,
             None => template_of(dir, "give one with --template FILE")?,
         };

@@ -74,12 +74,19 @@ pub fn window_of(given: Option<usize>, config: &DecoderConfig) -> usize {
 }
 
 /// What helps a model that has no chat template, where it learns from conversations.
-const NO_TEMPLATE: &str = "save one as chat_template.jinja in the model directory, which \
-     `welore-cli export MODEL --dtype TYPE -o DIR` makes of any model";
+const NO_TEMPLATE: &str = "`train`, `eval` and `calibrate` take one with --template FILE; or save it as \
+     chat_template.jinja in the model directory, which `welore-cli export MODEL --dtype TYPE -o DIR` \
+     makes of any model";
 
-/// The chat template that a model learns conversations with.
-pub fn template_to_learn(dir: &Path) -> Result<ChatTemplate> {
-    template_of(dir, NO_TEMPLATE)
+/// Why a chat template has no effect on texts.
+pub const NO_CONVERSATIONS: &str = "only with conversations, and the texts have none";
+
+/// The chat template that a model learns conversations with: that of a file, or the model's own.
+pub fn template_to_learn(file: Option<&Path>, dir: &Path) -> Result<ChatTemplate> {
+    match file {
+        Some(file) => Ok(ChatTemplate::open_file(file, dir)?),
+        None => template_of(dir, NO_TEMPLATE),
+    }
 }
 
 /// The tokenizer of a model, and the tokens that begin and end its texts.
@@ -87,6 +94,10 @@ pub fn template_to_learn(dir: &Path) -> Result<ChatTemplate> {
 pub struct TextReader {
     /// The directory of the model.
     dir: PathBuf,
+    /// The most tokens that the model sees at once.
+    context: usize,
+    /// The chat template, if it is not the model's own.
+    template: Option<PathBuf>,
     /// The tokenizer.
     pub tokenizer: TextTokenizer,
     /// The token after each of several documents.
@@ -101,7 +112,13 @@ impl TextReader {
         let end = config.eos_token_ids.first().copied();
         let tokenizer = TextTokenizer::open(dir)?;
         let beginning = Beginning::of(bos, &tokenizer, config)?;
-        Ok(Self { dir: dir.into(), tokenizer, end, beginning })
+        let (dir, context, template) = (dir.into(), config.context(), None);
+        Ok(Self { dir, context, template, tokenizer, end, beginning })
+    }
+
+    /// The same for conversations in the template of a file, if there is one.
+    pub fn with_template(self, file: Option<&Path>) -> Self {
+        Self { template: file.map(PathBuf::from), ..self }
     }
 
     /// The tokens of documents in windows of `seq_len` tokens that follow each other, with what begins
@@ -119,13 +136,13 @@ impl TextReader {
         self.tokens(&documents_of(path)?)
     }
 
-    /// The documents of texts: conversations become text by the model's chat template.
+    /// The documents of texts: conversations become text by a chat template.
     pub fn documents<'t>(&self, path: &Path, texts: &'t Texts) -> Result<Cow<'t, [String]>> {
         let all = match texts {
             Texts::Documents(documents) => return Ok(documents.into()),
             Texts::Conversations(all) => all,
         };
-        let template = template_to_learn(&self.dir)?;
+        let template = template_to_learn(self.template.as_deref(), &self.dir)?;
         let text = |(line, conversation): &(usize, Conversation)| -> Result<String> {
             check_interrupted()?;
             let text = template.text(conversation, &options_to_learn());
@@ -137,6 +154,10 @@ impl TextReader {
     /// What a model learns from conversations, as rows of at most `seq_len` tokens: what the assistant says. Also
     /// what became of long ones.
     ///
+    /// # Errors
+    ///
+    /// Also [`WrongInput`] if there is no row.
+    ///
     /// # Panics
     ///
     /// Panics if `seq_len` is below 2.
@@ -146,7 +167,7 @@ impl TextReader {
         all: &[(usize, Conversation)],
         seq_len: usize,
     ) -> Result<(TokenRows, LessonsCut)> {
-        let template = template_to_learn(&self.dir)?;
+        let template = template_to_learn(self.template.as_deref(), &self.dir)?;
         let mut texts = Vec::new();
         for (line, conversation) in all {
             check_interrupted()?;
@@ -155,7 +176,29 @@ impl TextReader {
                 texts.push(self.tokenizer.encode_spans(&text, &learnt)?);
             }
         }
-        Ok(TokenRows::lessons(texts, seq_len))
+        let (rows, cut) = TokenRows::lessons(texts, seq_len);
+        match rows.is_empty() {
+            true => Err(self.nothing_said(path, cut, seq_len).into()),
+            false => Ok((rows, cut)),
+        }
+    }
+
+    /// What is wrong with conversations that have nothing of the assistant within a row, and what helps.
+    fn nothing_said(&self, path: &Path, cut: LessonsCut, seq_len: usize) -> WrongInput {
+        let (path, context) = (path.display(), self.context);
+        let Some(shortest) = cut.shortest_dropped else {
+            let message = format!("{path}: the assistant says nothing");
+            return WrongInput::with_hint(message, "its messages have the role `assistant`");
+        };
+        let hint = match shortest <= context {
+            true => format!("--seq-len {shortest} holds the shortest conversation"),
+            false => format!(
+                "the shortest conversation has {shortest} tokens, more than the model's context of \
+                 {context}"
+            ),
+        };
+        let message = format!("{path}: the assistant says nothing within {seq_len} tokens");
+        WrongInput::with_hint(message, hint)
     }
 
     /// The tokens of documents, without what begins them.
@@ -166,7 +209,7 @@ impl TextReader {
 
 /// Says what counts of conversations, and what became of long ones.
 pub fn tell_of_lessons(path: &Path, conversations: usize, cut: LessonsCut, seq_len: usize) {
-    let LessonsCut { shortened, dropped } = cut;
+    let LessonsCut { shortened, dropped, .. } = cut;
     let (path, count) = (path.display(), number_of(conversations, "conversation"));
     note!("{path}: {count}, of which only what the assistant says counts");
     if shortened > 0 {

@@ -196,7 +196,7 @@ fn refused(refusal: &Refusal) -> Verdict {
             "in Python, `PeftModel.from_pretrained(MODEL, DIR).save_pretrained(\"OUT\")` writes \
              safetensors"
         }
-        R::Layer(_) | R::NotTargeted(_) | R::Excluded(_) | R::Pattern(_) => {
+        R::Layer(_) | R::NotTargeted(_) | R::Excluded(_) | R::Pattern(_) | R::Malformed { .. } => {
             return Verdict::input(None);
         }
         _ => {
@@ -228,6 +228,10 @@ pub(super) fn load(error: &LoadError) -> Option<Verdict> {
         LoadError::Config { source: ConfigError::Architecture { .. }, .. } => {
             Some(Verdict::input_with(format!("README.md lists all families; {OF_WEIGHTS}")))
         }
+        LoadError::Config { source: ConfigError::LostBase { .. }, .. } => Some(Verdict::input(
+            "compress the model again; of a directory that an earlier version compressed, \
+             `export DIR --dtype TYPE -o OUT` writes a whole one",
+        )),
         LoadError::Config { source: ConfigError::Unsupported { field, .. }, .. }
             if *field == "quantization_config" =>
         {

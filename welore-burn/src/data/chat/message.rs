@@ -7,6 +7,7 @@ use serde::de::IgnoredAny;
 
 use super::super::documents::reason_of;
 use super::super::text::DataError;
+use crate::artifact::in_words;
 
 /// A message of a conversation, with all that a template may read of it.
 #[derive(Debug, Clone)]
@@ -102,8 +103,19 @@ impl Conversation {
     ///
     /// What is wrong, for a message.
     pub fn from_json(text: &str) -> Result<Self, String> {
+        Self::read(text, in_words)
+    }
+
+    /// The same, with these words for what is wrong with JSON.
+    fn read(text: &str, words: impl Fn(&serde_json::Error) -> String) -> Result<Self, String> {
         let not = |error: serde_json::Error| {
-            format!("not an object with `messages`: {}", reason_of(&error))
+            let words = words(&error);
+            match error.is_data() {
+                true => {
+                    format!("neither an object with `messages` nor a list of messages: {words}")
+                }
+                false => format!("not valid JSON: {words}"),
+            }
         };
         let line = match text.trim_start().starts_with('[') {
             true => Line { messages: serde_json::from_str(text).map_err(not)?, tools: None },
@@ -139,7 +151,7 @@ pub(in super::super) fn conversations(
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     let lines = lines.filter(|(_, line)| !line.trim().is_empty());
     lines
-        .map(|(number, line)| match Conversation::from_json(line) {
+        .map(|(number, line)| match Conversation::read(line, reason_of) {
             Ok(conversation) => Ok((number + 1, conversation)),
             Err(reason) => Err(DataError::Line { path: path.into(), line: number + 1, reason }),
         })
@@ -180,7 +192,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_said() {
         let refused = |text| Conversation::from_json(text).unwrap_err();
-        assert!(refused("{").contains("messages"));
+        for broken in ["", "[", "{", "[{]", "{\"messages\": [", "no"] {
+            assert!(refused(broken).starts_with("not valid JSON: "), "{broken}");
+        }
+        for other in ["7", "{}", r#"{"messages": 7}"#] {
+            let told = refused(other);
+            assert!(told.starts_with("neither an object with `messages` nor a list"), "{told}");
+        }
         assert!(refused(r#"{"messages": []}"#).contains("no message"));
         assert!(refused(r#"{"messages": [1]}"#).contains("not an object"));
         assert!(refused(r#"{"messages": [{"content": "a"}]}"#).contains("`role`"));

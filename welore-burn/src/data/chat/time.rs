@@ -1,6 +1,7 @@
-//! The function `strftime_now`: today's date, in UTC, or a date that never changes.
+//! The function `strftime_now`: today's date where the program runs, as in transformers, or a date that
+//! never changes.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use chrono::Local;
 
 const DAYS: [&str; 7] =
     ["Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday"];
@@ -19,10 +20,10 @@ const MONTHS: [&str; 12] = [
     "December",
 ];
 
-/// The time now, in a format of C's `strftime`.
+/// The local time now, in a format of C's `strftime`.
 pub(super) fn strftime_now(format: String) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    formatted(&format, now.as_secs())
+    let now = Local::now().naive_local().and_utc().timestamp();
+    formatted(&format, u64::try_from(now).unwrap_or_default())
 }
 
 /// 26 July 2024 in seconds since 1970, the date that templates of Llama 3 have where there is no `strftime_now`.
@@ -33,7 +34,7 @@ pub(super) fn strftime_fixed(format: String) -> String {
     formatted(&format, FIXED)
 }
 
-/// A moment, in seconds since 1970.
+/// A moment by its clock, from seconds since 1970.
 struct Moment {
     year: u64,
     /// From 0.
@@ -135,8 +136,8 @@ fn directive(letter: char, bare: bool, moment: &Moment) -> Option<String> {
         'S' => padded(second, 2),
         'F' => format!("{}-{:02}-{:02}", moment.year, moment.month + 1, moment.day),
         'T' => format!("{hour:02}:{minute:02}:{second:02}"),
-        'Z' => "UTC".into(),
-        'z' => "+0000".into(),
+        // Python's `datetime.now()` has no time zone, and gives nothing here.
+        'Z' | 'z' => String::new(),
         '%' => "%".into(),
         _ => return None,
     })
@@ -157,5 +158,6 @@ mod tests {
         assert_eq!(formatted("%d %b %Y, %I %p", 0), "01 Jan 1970, 12 AM");
         assert_eq!(formatted("%-d.%-m.%y", 4_102_444_799), "31.12.99");
         assert_eq!(formatted("100% %q %", 0), "100% %q %");
+        assert_eq!(formatted("%H%z%Z", 0), "00");
     }
 }

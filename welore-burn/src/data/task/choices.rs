@@ -149,12 +149,6 @@ impl Example for AskedOf {
         if self.question.trim().is_empty() {
             return Err(E::custom("the question is empty"));
         }
-        if !(2..=MOST_CHOICES).contains(&self.choices.len()) {
-            let found = number_of(self.choices.len(), "choice");
-            return Err(E::custom(format_args!(
-                "the question has {found}, not 2 to {MOST_CHOICES}"
-            )));
-        }
         match self.choices.iter().position(|choice| choice.trim().is_empty()) {
             Some(empty) => Err(E::custom(format_args!("choice {} is empty", empty + 1))),
             None => Ok(self),
@@ -216,6 +210,13 @@ impl Record for Given {
             (Question::WithChoices { .. }, Some(_)) => return Err(E::duplicate_field("choices")),
         };
         let (labels, choices) = choices.apart::<E>()?;
+        // Before the answer is looked for: without choices it can only be wrong.
+        if !(2..=MOST_CHOICES).contains(&choices.len()) {
+            let found = number_of(choices.len(), "choice");
+            return Err(E::custom(format_args!(
+                "the question has {found}, not 2 to {MOST_CHOICES}"
+            )));
+        }
         let right = self.answer.number_among::<E>(labels.as_deref(), &choices)?;
         Ok(AskedOf { question, choices, right, context: self.context })
     }
@@ -397,6 +398,9 @@ mod tests {
             (jsonl(r#"["a", "b"]"#, "null"), "`answer` is neither"),
             (jsonl(r#"["a", " "]"#, "0"), "choice 2 is empty"),
             (jsonl(r#"["a"]"#, "0"), "has 1 choice, not 2 to 26"),
+            (jsonl(r#"["a"]"#, r#""B""#), "has 1 choice, not 2 to 26"),
+            (jsonl("[]", "0"), "has 0 choices, not 2 to 26"),
+            (jsonl(r#"{"text": [], "label": []}"#, r#""A""#), "has 0 choices, not 2 to 26"),
             (jsonl(r#"{"text": ["a", "b"], "label": ["A"]}"#, "0"), "1 label and 2 texts"),
             (jsonl("5", "0"), "`choices` are neither"),
             (r#"{"question": " ", "choices": ["a", "b"], "answer": 0}"#.into(), "is empty"),

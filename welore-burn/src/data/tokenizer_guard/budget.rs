@@ -6,6 +6,8 @@ use std::fmt::Display;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
+use crate::escape::shortened;
+
 /// How many times its own length a text may grow by.
 const GROWTH: usize = 8;
 
@@ -149,12 +151,8 @@ fn reason(panic: &(dyn Any + Send)) -> String {
 /// A text of unknown origin as part of one line.
 pub(super) fn short(text: &str) -> String {
     const LONGEST: usize = 160;
-    let mut line: String =
-        text.chars().take(LONGEST).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if text.chars().nth(LONGEST).is_some() {
-        line.push('…');
-    }
-    line
+    let plain = |c: char| if c.is_control() { ' ' } else { c };
+    shortened(text, LONGEST).chars().map(plain).collect()
 }
 
 #[cfg(test)]

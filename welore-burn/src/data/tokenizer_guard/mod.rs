@@ -14,6 +14,7 @@ mod added;
 mod budget;
 mod charsmap;
 mod decoder;
+mod expression;
 mod matcher;
 mod model;
 mod normalizer;

@@ -5,7 +5,8 @@ use super::Family;
 use super::cohere::described;
 use super::gemma3::every_few_layers;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig, invalid};
+use crate::model::config_error::{ConfigError, invalid};
+use crate::model::hf_config::HfConfig;
 
 /// Cohere's Command R7B and Command A: Command R with a sliding window on three of four layers, and
 /// rotary positions on these alone.

@@ -3,10 +3,10 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{
-    ConfigError, HfConfig, LARGEST, WIDEST_HEADS, check_count, check_unset, invalid, positive,
-    unsupported,
+use crate::model::config_error::{
+    ConfigError, check_count, check_unset, invalid, positive, unsupported,
 };
+use crate::model::hf_config::{HfConfig, LARGEST, WIDEST_HEADS};
 use crate::model::hf_mixture::counted;
 use crate::model::latent::LatentConfig;
 use crate::model::mixture::{ExpertGroups, MixtureConfig, Scoring};

@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// ERNIE 4.5 without experts: LLaMA with neighbouring channels rotated with each other.
 pub(super) struct Ernie45;

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use super::Family;
 use super::gemma3::every_few_layers;
 use crate::model::config::{BlockLayout, DecoderConfig, QkNorm};
-use crate::model::hf_config::{ConfigError, HfConfig, invalid};
+use crate::model::config_error::{ConfigError, invalid};
+use crate::model::hf_config::HfConfig;
 
 /// EXAONE 4 (arXiv 2507.11407): norms after attention and MLP, norms of queries and keys of each head,
 /// and in the larger model a sliding window on three of four layers, where the others do not see

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use super::Family;
 use crate::model::activation::Activation;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig, check_unset};
+use crate::model::config_error::{ConfigError, check_unset};
+use crate::model::hf_config::HfConfig;
 use crate::model::norm::NormKind;
 
 /// Gemma (arXiv 2403.08295): scaled embeddings, norms whose weights are stored without their 1, and a

@@ -4,7 +4,8 @@ use serde_json::{Value, json};
 use super::Family;
 use super::gemma::described;
 use crate::model::config::{BlockLayout, DecoderConfig};
-use crate::model::hf_config::{ConfigError, HfConfig, activation, positive};
+use crate::model::config_error::{ConfigError, positive};
+use crate::model::hf_config::{HfConfig, activation};
 
 /// Gemma 2 (arXiv 2408.00118): Gemma with norms before and after attention and MLP, caps of scores and
 /// logits, and a sliding window on every other layer.

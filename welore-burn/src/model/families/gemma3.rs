@@ -5,7 +5,8 @@ use super::Family;
 use super::gemma::described;
 use super::gemma2::with_second_norms;
 use crate::model::config::{DecoderConfig, QkNorm};
-use crate::model::hf_config::{ConfigError, HfConfig, invalid};
+use crate::model::config_error::{ConfigError, invalid};
+use crate::model::hf_config::HfConfig;
 
 /// The text model of Gemma 3 (arXiv 2503.19786): Gemma 2 with norms of queries and keys in place of the
 /// cap of scores, and five layers with a sliding window, with rotary frequencies of their own, for

@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::{DecoderConfig, MlpLayout};
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// GLM-4 as first published: biases of queries, keys and values, one matrix for gate and up projection,
 /// and half of the channels rotated, neighbours with each other.

@@ -3,7 +3,8 @@ use serde_json::Value;
 use super::Family;
 use super::glm::{Glm, described};
 use crate::model::config::{BlockLayout, DecoderConfig};
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 use crate::model::names::Names;
 
 /// GLM-4 of 2025: the first one with norms after attention and MLP as well.

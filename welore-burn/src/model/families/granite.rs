@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::config_error::{ConfigError, positive};
+use crate::model::hf_config::HfConfig;
 
 /// Granite: LLaMA with multipliers for embeddings, scores of attention, residual stream and logits.
 pub(super) struct Granite;

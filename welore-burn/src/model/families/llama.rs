@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// LLaMA 2 and 3, and models of the same architecture, such as SmolLM2. `attention_bias` applies to
 /// all four projections of attention.

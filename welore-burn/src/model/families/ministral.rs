@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// Ministral: Mistral with the sliding window on the layers that the file names.
 pub(super) struct Ministral;

@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 use crate::model::names::Names;
 
 /// Mixtral (arXiv 2401.04088): Mistral with experts in the place of each MLP, whose weights for a token

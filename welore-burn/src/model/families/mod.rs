@@ -41,7 +41,8 @@ mod starcoder2;
 use serde_json::Value;
 
 use super::config::DecoderConfig;
-use super::hf_config::{ConfigError, HfConfig};
+use super::config_error::ConfigError;
+use super::hf_config::HfConfig;
 use super::names::Names;
 
 /// A model family.

@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::config_error::{ConfigError, positive};
+use crate::model::hf_config::HfConfig;
 use crate::model::norm::NormKind;
 
 /// OLMo 1 (arXiv 2402.00838): norms that learn nothing, and a limit of queries, keys and values.

@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::{BlockLayout, DecoderConfig, QkNorm};
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// OLMo 2 (arXiv 2501.00656): norms after attention and MLP, and norms of all queries and of all keys.
 pub(super) struct Olmo2;

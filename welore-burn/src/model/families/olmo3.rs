@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 use super::Family;
 use super::gemma3::{FULL, LocalRope, every_few_layers, local_rope, nest_rope};
 use crate::model::config::{BlockLayout, DecoderConfig, QkNorm};
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// OLMo 3: OLMo 2 with a sliding window on three of four layers, whose rotary frequencies are not
 /// scaled.

@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::{DecoderConfig, QkNorm};
-use crate::model::hf_config::{ConfigError, HfConfig, positive};
+use crate::model::config_error::{ConfigError, positive};
+use crate::model::hf_config::HfConfig;
 
 /// OLMoE (arXiv 2409.02060): norms of all queries and of all keys, a limit of queries, keys and values,
 /// and experts in the place of each MLP.

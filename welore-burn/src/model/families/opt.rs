@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::{DecoderConfig, MlpLayout};
-use crate::model::hf_config::{ConfigError, HfConfig, check_unset, unsupported};
+use crate::model::config_error::{ConfigError, check_unset, unsupported};
+use crate::model::hf_config::HfConfig;
 use crate::model::names::Names;
 use crate::model::norm::NormKind;
 

@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::{DecoderConfig, MlpLayout, QkvLayout};
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// Phi-3 and Phi-4 (arXiv 2404.14219): one matrix for queries, keys and values, one for gate and up
 /// projection, and rotary positions for a part of the channels.

@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// Qwen2 (arXiv 2407.10671): LLaMA with biases for queries, keys and values, and with a sliding
 /// window on the later layers if `use_sliding_window` is set.

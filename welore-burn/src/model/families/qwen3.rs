@@ -2,7 +2,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::{DecoderConfig, QkNorm};
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// Qwen3 (arXiv 2505.09388): Qwen2 without its biases, with norms of the queries and keys of each head,
 /// and with heads of any width.

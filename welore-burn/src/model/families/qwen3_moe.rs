@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 use super::Family;
 use super::qwen2_moe::without_empty_window;
 use crate::model::config::{DecoderConfig, QkNorm};
-use crate::model::hf_config::{ConfigError, HfConfig};
+use crate::model::config_error::ConfigError;
+use crate::model::hf_config::HfConfig;
 
 /// Qwen3 with experts (arXiv 2505.09388), none of which sees all tokens.
 pub(super) struct Qwen3Moe;

@@ -3,7 +3,8 @@ use serde_json::{Value, json};
 
 use super::Family;
 use crate::model::config::DecoderConfig;
-use crate::model::hf_config::{ConfigError, HfConfig, invalid};
+use crate::model::config_error::{ConfigError, invalid};
+use crate::model::hf_config::HfConfig;
 
 /// SmolLM3: LLaMA with layers that do not see positions, every fourth one if the file does not say
 /// which.

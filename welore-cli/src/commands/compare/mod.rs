@@ -204,7 +204,7 @@ impl Source {
             Self::Texts(_) | Self::Own => scratch.join("calibration"),
         };
         let opened = open_known(model, &compute.device.clone().autodiff())?;
-        let work = CalibrationWork::new(opened, self.texts(), &args.amount, compute)?;
+        let work = CalibrationWork::new(opened, self.texts(), &args.amount, None, compute)?;
         if matches!(self, Self::Own) {
             note!(
                 "no calibration was given: calibrating on a text that the model writes, \

@@ -17,7 +17,7 @@ use welore_burn::model::LoadedModel;
 use welore_burn::named::Named;
 use welore_burn::report::Measurement;
 
-use crate::args::EvalArgs;
+use crate::args::{EvalArgs, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::shared::adapting::{load, note_adapter, open};
@@ -27,7 +27,8 @@ use crate::shared::task::Speaker;
 use crate::{format, models, output};
 
 /// Runs the command.
-pub fn run(args: EvalArgs) -> Result<()> {
+pub fn run(args: EvalArgs, typed: &Typed) -> Result<()> {
+    typed.check([rule("template", args.data.is_none(), "only with conversations in --text")])?;
     if args.record {
         if args.model.is_dir() {
             // What holds no model holds no card either, and this says what to give instead.
@@ -37,7 +38,7 @@ pub fn run(args: EvalArgs) -> Result<()> {
     }
     match &args.data {
         Some(path) => answer_questions(&args, path),
-        None => text::predict(&args),
+        None => text::predict(&args, typed),
     }
 }
 

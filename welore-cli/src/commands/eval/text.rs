@@ -18,7 +18,7 @@ use welore_burn::report::Measurement;
 
 use super::against::{Against, Dense, Subject, Text};
 use super::turns;
-use crate::args::EvalArgs;
+use crate::args::{EvalArgs, Typed, rule};
 use crate::devices::Compute;
 use crate::failure::WrongInput;
 use crate::models::Artifact;
@@ -27,7 +27,7 @@ use crate::shared::artifacts::{check_artifact, check_space, in_file};
 use crate::shared::beginning::Beginning;
 use crate::shared::card::{MADE_BY, record};
 use crate::shared::identity::{Identity, digest_of};
-use crate::shared::text::{TextReader, texts_of, window_of};
+use crate::shared::text::{NO_CONVERSATIONS, TextReader, texts_of, window_of};
 use crate::terminal::Bar;
 use crate::{format, models, output};
 
@@ -54,7 +54,7 @@ struct Work<'a> {
 }
 
 /// Measures on the texts, each by itself.
-pub fn predict(args: &EvalArgs) -> Result<()> {
+pub fn predict(args: &EvalArgs, typed: &Typed) -> Result<()> {
     check_saving(args)?;
     let (mut documents, mut conversations) = (Vec::new(), Vec::new());
     for path in &args.text {
@@ -63,6 +63,7 @@ pub fn predict(args: &EvalArgs) -> Result<()> {
             Texts::Conversations(all) => conversations.push(all),
         }
     }
+    typed.check([rule("template", !conversations.is_empty(), NO_CONVERSATIONS)])?;
     match conversations.is_empty() {
         true => predict_documents(args, documents),
         false => turns::predict(args, &conversations),

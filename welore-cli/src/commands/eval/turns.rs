@@ -58,6 +58,7 @@ pub fn predict(args: &EvalArgs, all: &[Conversations]) -> Result<()> {
     let seq_len = seq_len_of(args, &opened)?;
     // A chat template says what a conversation begins with.
     let reader = TextReader::open(&model, &opened.config, BosArg::Off)?;
+    let reader = reader.with_template(args.template.file());
     let mut talks = Vec::new();
     for (path, all) in args.text.iter().zip(all) {
         let talk = Talk::read(path, all, &reader, seq_len)?;
@@ -126,11 +127,6 @@ impl<'a> Talk<'a> {
         seq_len: usize,
     ) -> Result<Self> {
         let (rows, cut) = reader.lessons(path, all, seq_len)?;
-        if rows.is_empty() {
-            let path = path.display();
-            let message = format!("{path}: the assistant says nothing within {seq_len} tokens");
-            return Err(WrongInput::with_hint(message, "a larger --seq-len reads more").into());
-        }
         tell_of_lessons(path, all.len(), cut, seq_len);
         Ok(Self { path, conversations: all.len(), rows })
     }
@@ -188,6 +184,9 @@ impl Work<'_> {
             _ => json!({ "texts": all.iter().map(to_json).collect::<Vec<_>>() }),
         };
         object["seq_len"] = self.seq_len.into();
+        if let Some(file) = self.args.template.file() {
+            object["template"] = file.display().to_string().into();
+        }
         object["parameters"] = parameters(&self.loaded.model).into();
         object["bytes"] = self.bytes().into();
         note_adapter(self.args.adapter.as_deref(), &mut object);

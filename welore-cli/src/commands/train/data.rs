@@ -6,6 +6,7 @@ use std::sync::Once;
 
 use anyhow::Result;
 use welore_burn::data::{Task, TaskExample, Texts, TokenRows, read_rows, write_rows};
+use welore_burn::files::{LARGEST_CONFIG, read_input, write_file};
 use welore_burn::model::DecoderConfig;
 use welore_burn::train::{RunFile, RunSource};
 
@@ -14,6 +15,7 @@ use crate::failure::WrongInput;
 use crate::shared::beginning::Beginning;
 use crate::shared::task::Speaker;
 use crate::shared::text::{TextReader, all_texts_of, tell_of_lessons, texts_of};
+use crate::shared::writing::TEMPLATE_FILE;
 
 const TOKENS_FILE: &str = "tokens";
 
@@ -182,9 +184,22 @@ pub fn keep(rows: &TokenRows, dir: &Path) -> Result<()> {
     Ok(write_rows(dir.join(TOKENS_FILE), rows)?)
 }
 
+/// Keeps the chat template of a run, if it is not the model's own: the run reads conversations with it
+/// when it is resumed, and its model gets it.
+pub fn keep_template(file: Option<&Path>, dir: &Path) -> Result<()> {
+    let Some(file) = file else { return Ok(()) };
+    Ok(write_file(dir.join(TEMPLATE_FILE), &read_input(file, LARGEST_CONFIG)?)?)
+}
+
+/// The chat template that a run kept.
+pub fn kept_template(dir: &Path) -> Option<PathBuf> {
+    Some(dir.join(TEMPLATE_FILE)).filter(|file| file.is_file())
+}
+
 /// The data of a resumed run, which must be unchanged, and whether the run still had its rows.
 pub fn again(run: &RunFile, config: &DecoderConfig, dir: &Path) -> Result<(Inputs, bool)> {
-    let mut reader = TextReader::open(&run.base, config, BosArg::Off)?;
+    let reader = TextReader::open(&run.base, config, BosArg::Off)?;
+    let mut reader = reader.with_template(kept_template(dir).as_deref());
     reader.beginning = Beginning::of_run(run.bos, None);
     let (rows, had_rows) = rows_again(run, &reader, dir)?;
     let watched = watched_again(run, &reader)?;

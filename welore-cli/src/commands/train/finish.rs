@@ -14,6 +14,7 @@ use welore_burn::plan::read_plan;
 use welore_burn::train::{Position, RunFile, Score, Trainable, Training, model_digest};
 
 use super::adapter;
+use super::data::kept_template;
 use crate::args::TrainArgs;
 use crate::failure::{NotImproved, WrongInput};
 use crate::shared::beginning::Beginning;
@@ -115,7 +116,7 @@ pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path
     }
     // Before the model: with that the run is finished.
     adapter::write(training, run, dir)?;
-    write_result(training, run, output)?;
+    write_result(training, run, dir, output)?;
     let steps = match run.is_extended() {
         true => format!(" {}", run.options.steps),
         false => String::new(),
@@ -128,6 +129,7 @@ pub fn write<M: LanguageModel>(training: &Training<M>, run: &RunFile, dir: &Path
 fn write_result<M: LanguageModel>(
     training: &Training<M>,
     run: &RunFile,
+    dir: &Path,
     output: OutputDir,
 ) -> Result<()> {
     let trainable = run.options.trainable;
@@ -147,7 +149,8 @@ fn write_result<M: LanguageModel>(
     let how = format!("{what}, {steps}, {tokens} tokens, by {MADE_BY}{kept}");
     let compressed = plan.as_ref().map(|plan| (plan, how.as_str()));
     let (model, dtype_of) = (training.result()?, stored_types(&base));
-    write_model(&model, dtype_of, &run.base, compressed, output)
+    let template = kept_template(dir);
+    write_model(&model, dtype_of, &run.base, template.as_deref(), compressed, output)
 }
 
 /// Reports the result of the run. An error if it was to improve the model and did not.

@@ -46,6 +46,7 @@ pub fn run(args: TrainArgs, typed: &Typed) -> Result<()> {
         &args.start;
     let inputs = [model, adapter, data, plan, eval_text, watch_text, &args.resume];
     let inputs = inputs.into_iter().flatten().chain(text).map(PathBuf::as_path);
+    let inputs = inputs.chain(args.start.template.file());
     check_page(&args.page, output.as_deref(), inputs)?;
     match (&args.resume, &args.start.output) {
         (_, Some(dir)) if args.dry_run => preview::show(&args, typed, dir),

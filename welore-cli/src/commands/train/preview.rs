@@ -74,6 +74,7 @@ impl Preview {
         let (compute, dtype) = (Compute::choose(args.compute.choice())?, request.dtype);
         check_companions(model)?;
         let reader = TextReader::open(model, config, args.start.bos)?;
+        let reader = reader.with_template(request.template(&args.start));
         let rows = data.rows(&reader, options.seq_len)?;
         let options = with_epochs(&args.start, options.clone(), rows.len());
         check_evaluations(&options, typed)?;

@@ -19,7 +19,9 @@ use crate::shared::artifacts::check_place;
 use crate::shared::effects::min_ratio;
 use crate::shared::planning::Goal;
 use crate::shared::selecting::check_patterns;
-use crate::shared::text::{template_to_learn, texts_of, warn_of_marks, window_of};
+use crate::shared::text::{
+    NO_CONVERSATIONS, template_to_learn, texts_of, warn_of_marks, window_of,
+};
 
 /// A new run.
 pub struct Request {
@@ -94,6 +96,12 @@ impl Request {
         check_texts(&data, [&eval_text, &watch_text], start, &model, typed)?;
         let dtype = args.compute.dtype.unwrap_or_default();
         Ok(Self { model, config, source, data, eval_text, watch_text, dtype, options, goal })
+    }
+
+    /// The chat template of conversations, if there are any and it is not the model's own.
+    pub fn template<'a>(&self, start: &'a TrainStartArgs) -> Option<&'a Path> {
+        let talks = has_conversations(&self.data, [&self.eval_text, &self.watch_text]);
+        start.template.file().filter(|_| talks)
     }
 }
 
@@ -194,6 +202,13 @@ fn check_evaluated(
     ])
 }
 
+/// Whether some of the texts of a run are conversations.
+fn has_conversations(data: &TrainingData, measured: [&Option<(PathBuf, Texts)>; 2]) -> bool {
+    let learns = matches!(data, TrainingData::Text(_, Texts::Conversations(_)));
+    let mut measured = measured.into_iter().flatten();
+    learns || measured.any(|(_, texts)| matches!(texts, Texts::Conversations(_)))
+}
+
 /// Warns of texts that are full of marks, and checks that conversations can become text.
 fn check_texts(
     data: &TrainingData,
@@ -202,19 +217,18 @@ fn check_texts(
     model: &Path,
     typed: &Typed,
 ) -> Result<()> {
-    let talks = |texts: &Texts| matches!(texts, Texts::Conversations(_));
-    let mut needs_template = measured.into_iter().flatten().any(|(_, texts)| talks(texts));
     match data {
         TrainingData::Text(path, Texts::Documents(documents)) => warn_of_marks(path, documents),
         TrainingData::Text(_, Texts::Conversations(_)) => {
             let why = "a chat template says what a conversation begins with";
             typed.check([rule("bos", evaluates_text(start), why)])?;
-            needs_template = true;
         }
         TrainingData::Task(_) => {}
     }
+    let needs_template = has_conversations(data, measured);
+    typed.check([rule("template", needs_template, NO_CONVERSATIONS)])?;
     if needs_template {
-        template_to_learn(model)?;
+        template_to_learn(start.template.file(), model)?;
     }
     Ok(())
 }

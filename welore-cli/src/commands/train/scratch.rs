@@ -45,7 +45,7 @@ pub fn random_model(from: &Path, seed: u64, dir: &Path) -> Result<PathBuf> {
     let model = config.init(&host());
     initialize(&model, seed);
     let base = dir.join("base");
-    write_model(&model, |_| dtype, from, None, OutputDir::create(&base, false)?)?;
+    write_model(&model, |_| dtype, from, None, None, OutputDir::create(&base, false)?)?;
     absolute_path(&base)
 }
 

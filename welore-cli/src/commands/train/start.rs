@@ -65,9 +65,10 @@ pub fn prepare(
     request: Request,
     dir: &Path,
 ) -> Result<(RunFile, Inputs)> {
+    let template = request.template(&args.start);
     let Request { model, config, source, data, eval_text, watch_text, dtype, options, goal } =
         request;
-    let reader = TextReader::open(&model, &config, args.start.bos)?;
+    let reader = TextReader::open(&model, &config, args.start.bos)?.with_template(template);
     let rows = data.rows(&reader, options.seq_len)?;
     let options = with_epochs(&args.start, options, rows.len());
     check_evaluations(&options, typed)?;
@@ -79,6 +80,7 @@ pub fn prepare(
         false => base_of(args, &model, goal, dir)?,
     };
     data::keep(&rows, dir)?;
+    data::keep_template(template, dir)?;
     let (base_digest, source) = (model_digest(&base)?, data::absolute(source)?);
     let mut run = RunFile::new(base, base_digest, source, rows.digest(), options);
     run.eval_text = args.start.eval_text.as_deref().map(absolute_path).transpose()?;

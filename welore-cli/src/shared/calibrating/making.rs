@@ -30,7 +30,7 @@ impl Making<'_> {
     /// Makes it in `file`, unless it is kept elsewhere. `fate` says what becomes of it there.
     pub fn make(&self, compute: &Compute, file: &Path, fate: &str) -> Result<Calibration> {
         let opened = open_known(self.model, &compute.device.clone().autodiff())?;
-        let mut work = CalibrationWork::new(opened, self.texts, self.amount, compute)?;
+        let mut work = CalibrationWork::new(opened, self.texts, self.amount, None, compute)?;
         if self.kept.is_some() {
             work = work.resumable();
         }

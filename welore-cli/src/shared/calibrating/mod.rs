@@ -16,6 +16,7 @@ use welore_burn::calibrate::{
     OwnTextOptions, TextRecord, calibrate, calibration_room, own_text, own_text_time,
     preview_calibration, share_windows,
 };
+use welore_burn::data::Texts;
 use welore_burn::files::unfinished;
 use welore_burn::forms::matrices;
 use welore_burn::model::{Bos, Decoder, LanguageModel, OpenedModel, TextWindows};
@@ -104,6 +105,8 @@ pub struct CalibrationWork<'a> {
     /// How the model writes its own text, if that is one of them.
     own: Option<OwnTextOptions>,
     options: CalibrationOptions,
+    /// Whether some of the texts are conversations.
+    talks: bool,
 }
 
 /// A text to calibrate on.
@@ -132,11 +135,13 @@ pub struct Calibrated {
 }
 
 impl<'a> CalibrationWork<'a> {
-    /// Tokenizes the texts for a model. They have been checked with [`check_amount`].
+    /// Tokenizes the texts for a model, conversations in the chat template of a file or in its own. They
+    /// have been checked with [`check_amount`].
     pub fn new(
         opened: OpenedModel,
         texts: &'a [TextArg],
         amount: &AmountArgs,
+        template: Option<&Path>,
         compute: &Compute,
     ) -> Result<Self> {
         let context = opened.config.context();
@@ -144,20 +149,22 @@ impl<'a> CalibrationWork<'a> {
         let options = options(texts, amount, widest, context, compute.at_once());
         let text = |named| Text { named, beginning: None, tokens: Vec::new() };
         let texts = texts.iter().map(text).collect();
-        let mut work = Self { opened, texts, own: None, options };
-        work.read_files(amount.bos)?;
+        let mut work = Self { opened, texts, own: None, options, talks: false };
+        work.read_files(amount.bos, template)?;
         work.plan_own(amount, compute)?;
         Ok(work)
     }
 
-    fn read_files(&mut self, bos: BosArg) -> Result<()> {
+    fn read_files(&mut self, bos: BosArg, template: Option<&Path>) -> Result<()> {
         if self.texts.iter().all(|text| *text.named == TextArg::Own) {
             return Ok(());
         }
         let reader = TextReader::open(self.opened.checkpoint.dir(), &self.opened.config, bos)?;
+        let reader = reader.with_template(template);
         for text in &mut self.texts {
             if let Some(path) = text.named.file() {
                 let texts = texts_of(path)?;
+                self.talks |= matches!(texts, Texts::Conversations(_));
                 let documents = reader.documents(path, &texts)?;
                 warn_of_marks(path, &documents);
                 text.tokens = reader.tokens(&documents)?;
@@ -165,6 +172,11 @@ impl<'a> CalibrationWork<'a> {
             }
         }
         Ok(())
+    }
+
+    /// Whether some of the texts are conversations.
+    pub fn talks(&self) -> bool {
+        self.talks
     }
 
     /// Decides how much the model writes, if it is to write a text, and puts as many tokens in its

@@ -25,7 +25,7 @@ use welore_burn::workers::Budget;
 use self::divergences::{Divergences, Text};
 pub use self::telling::{as_json, tell, warn_of_others};
 use super::adapting::named_after;
-use super::artifacts::{check_artifact, check_place, check_space};
+use super::artifacts::{check_artifact, check_place, check_space_of};
 use super::inputs::{check_not_left, check_outside, place_of};
 use super::labels::of_norm;
 use super::opening::{open_any, to_run};
@@ -170,7 +170,10 @@ impl<'a> Job<'a> {
         let ranks = goal.ranks(&differences.matrices).map_err(|error| in_bytes(args, error))?;
         let (approximations, divergences) = (Vec::new(), None);
         let mut made = Made { differences, ranks, approximations, method, divergences };
-        check_space(&args.output, made.bytes())?;
+        // The GGUF file has the same numbers.
+        let outputs = [Some(&args.output), args.gguf.as_ref()].into_iter().flatten();
+        let outputs: Vec<_> = outputs.map(|path| (path.as_path(), made.bytes())).collect();
+        check_space_of(&outputs)?;
         let Some(output) = output else { return Ok(made) };
         let mut bar = Bar::default();
         made.approximations =
