@@ -148,10 +148,11 @@ pub(crate) fn lost_base(config: &Map<String, Value>) -> Option<&'static str> {
         None if !base_type.is_empty() => return None,
         base_type => base_type,
     };
-    let type_of = |base: &Map<String, Value>| base.get("model_type").and_then(Value::as_str);
+    let states =
+        |base: &Map<String, Value>| base.get("model_type").and_then(Value::as_str) == base_type;
     match config.get(KEY).and_then(|own| own.get("base")) {
         None => Some("is missing"),
-        Some(Value::Object(base)) if type_of(base) == base_type => None,
+        Some(Value::Object(base)) if states(base) => None,
         Some(Value::Object(_)) => Some("states another `model_type`"),
         Some(_) => Some("is no object"),
     }

@@ -382,7 +382,7 @@ mod tests {
 
     #[test]
     fn only_what_is_learnt_of_a_text_is_predicted() {
-        let texts: [(Vec<u32>, Vec<Range<usize>>); 5] = [
+        let texts: [(Vec<u32>, Vec<Range<usize>>); 6] = [
             // The user's words are between those of the assistant, and after them.
             ((0..9).collect(), vec![2..4, 6..8]),
             // The first token is predicted by nothing.

@@ -6,12 +6,14 @@ use faer::linalg::matmul::matmul;
 use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
+use super::attention_back::Kept;
 use super::exp::exp;
+use super::recorded::record;
 use super::rows::dot;
 use super::{Numbers, tensor};
 
 /// Queries of a block.
-const BLOCK: usize = 64;
+pub(super) const BLOCK: usize = 64;
 
 /// Products of scores below which a thread does not pay.
 const LEAST_SCORES: usize = 1 << 16;
@@ -48,73 +50,110 @@ pub(crate) fn attention(
         return None;
     }
     let [queries, keys, values] = [queries, keys, values].map(|x| x.clone().cast(FloatDType::F32));
-    let ([batch, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
-    let [_, _, _, out_width] = values.dims();
-    let numbers = |x: &Tensor<4>| match Numbers::<4>::of(x)? {
-        rows if rows.strides[3] == 1 => Some(rows),
-        _ => Numbers::<4>::in_order(x),
+    let recording = [&queries, &keys, &values].iter().any(|x| x.is_autodiff());
+    let output = match recording {
+        false => forward(&queries, &keys, &values, sight, None)?,
+        true if sight.sinks.is_some() => return None,
+        true => record([&queries, &keys, &values], |[queries, keys, values]| {
+            let mut log_sums = Vec::new();
+            let output = forward(queries, keys, values, sight, Some(&mut log_sums))?;
+            let inputs = [queries, keys, values].map(Clone::clone);
+            let (window, cap) = (sight.window, sight.cap);
+            Some((output.clone(), Kept { inputs, output, log_sums, window, cap }))
+        })?,
     };
+    Some(output.cast(FloatDType::from(given)))
+}
+
+/// [`attention`] of f32. `log_sums` gets the logarithm of the sum of each query's exponentials,
+/// `[batch, rows, heads]`.
+fn forward(
+    queries: &Tensor<4>,
+    keys: &Tensor<4>,
+    values: &Tensor<4>,
+    sight: Causal<'_>,
+    log_sums: Option<&mut Vec<f32>>,
+) -> Option<Tensor<4>> {
+    let ([batch, heads, rows, _], [_, _, _, width]) = (queries.dims(), values.dims());
     let sinks = match sight.sinks {
         Some(sinks) => Some(Numbers::<1>::in_order(&sinks.clone().cast(FloatDType::F32))?),
         None => None,
     };
-    let work = Work {
-        queries: numbers(&queries)?,
-        keys: numbers(&keys)?,
-        values: numbers(&values)?,
-        sinks: sinks.as_ref().map(|sinks| sinks.slice()),
-        scale: (width as f32).powf(-0.5),
-        cap: sight.cap.map(|cap| cap as f32),
-        window: sight.window.unwrap_or(usize::MAX).max(1),
-        group: heads / kv_heads.max(1),
-    };
-    if rows == 0 || cols < rows || width * out_width * heads * batch == 0 {
-        return None;
-    }
-    let mut out = vec![0.0; batch * rows * heads * out_width];
+    let sinks = sinks.as_ref().map(|sinks| sinks.slice());
+    let work = Work::new([queries, keys, values], sight.window, sight.cap, sinks)?;
     // As later layers read it: the heads of a position one after the other.
-    let row = heads * out_width;
-    let sequences = out.chunks_exact_mut(rows * row).enumerate();
-    for (sequence, out) in sequences {
-        if rows == 1 {
-            let part = work.group * out_width;
-            let at_once = (LEAST_SCORES / (cols * work.group * width)).max(1);
-            out.par_chunks_mut(part)
-                .enumerate()
-                .with_min_len(at_once)
-                .for_each_init(Vec::new, |scores, (head, out)| {
-                    work.last([sequence, head], scores, out)
-                });
+    let row = heads * width;
+    let mut out = vec![0.0; batch * rows * row];
+    let alone = rows == 1 && log_sums.is_none();
+    let mut not_wanted = Vec::new();
+    let log_sums = log_sums.unwrap_or(&mut not_wanted);
+    log_sums.resize(batch * rows * heads, 0.0);
+    let sequences = out.chunks_exact_mut(rows * row).zip(log_sums.chunks_exact_mut(rows * heads));
+    for (sequence, (out, log_sums)) in sequences.enumerate() {
+        if alone {
+            let part = work.group * width;
+            let parts = out.par_chunks_mut(part).enumerate().with_min_len(work.heads_at_once());
+            parts.for_each_init(Vec::new, |scores, (head, out)| {
+                work.last([sequence, head], scores, out);
+            });
         } else {
-            out.par_chunks_mut(BLOCK * row).enumerate().for_each_init(
-                Vec::new,
-                |scores, (block, out)| {
-                    for head in 0..heads {
-                        work.block([sequence, head], block * BLOCK, scores, out);
-                    }
-                },
-            );
+            let blocks =
+                out.par_chunks_mut(BLOCK * row).zip(log_sums.par_chunks_mut(BLOCK * heads));
+            blocks.enumerate().for_each_init(Vec::new, |scores, (block, (out, log_sums))| {
+                for head in 0..heads {
+                    work.block([sequence, head], block * BLOCK, scores, (out, log_sums));
+                }
+            });
         }
     }
-    let out = tensor(out, [batch, rows, heads, out_width], &queries.device());
-    Some(out.swap_dims(1, 2).cast(FloatDType::from(given)))
+    Some(tensor(out, [batch, rows, heads, width], &queries.device()).swap_dims(1, 2))
 }
 
-struct Work<'a> {
-    queries: Numbers<4>,
-    keys: Numbers<4>,
-    values: Numbers<4>,
+/// What is computed, on the numbers where they are.
+pub(super) struct Work<'a> {
+    pub queries: Numbers<4>,
+    pub keys: Numbers<4>,
+    pub values: Numbers<4>,
     sinks: Option<&'a [f32]>,
-    scale: f32,
-    cap: Option<f32>,
+    pub scale: f32,
+    pub cap: Option<f32>,
     window: usize,
     /// Heads of queries for each head of keys.
-    group: usize,
+    pub group: usize,
 }
 
-impl Work<'_> {
+impl<'a> Work<'a> {
+    /// `None` if the numbers are elsewhere, or there is nothing to compute.
+    pub fn new(
+        [queries, keys, values]: [&Tensor<4>; 3],
+        window: Option<usize>,
+        cap: Option<f64>,
+        sinks: Option<&'a [f32]>,
+    ) -> Option<Self> {
+        let ([batch, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
+        if rows == 0 || cols < rows || batch * heads * kv_heads * width * values.dims()[3] == 0 {
+            return None;
+        }
+        Some(Self {
+            queries: rows_of(queries)?,
+            keys: rows_of(keys)?,
+            values: rows_of(values)?,
+            sinks,
+            scale: (width as f32).powf(-0.5),
+            cap: cap.map(|cap| cap as f32),
+            window: window.unwrap_or(usize::MAX).max(1),
+            group: heads / kv_heads,
+        })
+    }
+
+    /// Heads of keys that a thread should have at least.
+    fn heads_at_once(&self) -> usize {
+        let ([.., width], [_, _, cols, _]) = (self.queries.dims, self.keys.dims);
+        (LEAST_SCORES / (cols * self.group * width)).max(1)
+    }
+
     /// The keys that a query sees.
-    fn seen(&self, query: usize) -> std::ops::Range<usize> {
+    pub fn seen(&self, query: usize) -> std::ops::Range<usize> {
         let ([_, _, rows, _], [_, _, cols, _]) = (self.queries.dims, self.keys.dims);
         let end = cols - rows + query + 1;
         end.saturating_sub(self.window)..end
@@ -141,7 +180,7 @@ impl Work<'_> {
         }
         for (index, scores) in scores.chunks_exact_mut(seen.len()).enumerate() {
             let sink = self.sinks.map(|sinks| sinks[of_group(index)]);
-            let total = weigh(scores, self.scale, self.cap, sink);
+            let (total, _) = weigh(scores, self.scale, self.cap, sink);
             scores.iter_mut().for_each(|weight| *weight /= total);
         }
         for (at, value) in seen.clone().enumerate() {
@@ -158,7 +197,7 @@ impl Work<'_> {
         [sequence, number]: [usize; 2],
         first: usize,
         scores: &mut Vec<f32>,
-        out: &mut [f32],
+        (out, log_sums): (&mut [f32], &mut [f32]),
     ) {
         let ([_, heads, _, width], [_, _, _, out_width]) = (self.queries.dims, self.values.dims);
         let count = out.len() / (heads * out_width);
@@ -182,7 +221,9 @@ impl Work<'_> {
             let (before, own) = (own.start - seen.start, own.end - seen.start);
             row[..before].fill(0.0);
             row[own..].fill(0.0);
-            *total = weigh(&mut row[before..own], self.scale, self.cap, sink);
+            let (sum, largest) = weigh(&mut row[before..own], self.scale, self.cap, sink);
+            *total = sum;
+            log_sums[index * heads + number] = largest + sum.ln();
         }
         let row = heads * out_width;
         let out = &mut out[number * out_width..];
@@ -197,13 +238,21 @@ impl Work<'_> {
     }
 }
 
+/// The numbers of heads whose rows are each in order.
+fn rows_of(x: &Tensor<4>) -> Option<Numbers<4>> {
+    match Numbers::<4>::of(x)? {
+        rows if rows.strides[3] == 1 => Some(rows),
+        _ => Numbers::<4>::in_order(x),
+    }
+}
+
 /// The numbers of a head, from the first one on.
-fn head(numbers: &Numbers<4>, sequence: usize, head: usize) -> &[f32] {
+pub(super) fn head(numbers: &Numbers<4>, sequence: usize, head: usize) -> &[f32] {
     &numbers.all()[sequence * numbers.strides[0] + head * numbers.strides[1]..]
 }
 
 /// Some rows of a head.
-fn matrix(
+pub(super) fn matrix(
     numbers: &[f32],
     first: usize,
     [rows, width]: [usize; 2],
@@ -215,8 +264,9 @@ fn matrix(
 }
 
 for_processors! {
-    /// Makes of products the weights of a softmax, which still have to be divided by the result.
-    fn weigh(scores: &mut [f32], scale: f32, cap: Option<f32>, sink: Option<f32>) -> f32 {
+    /// Makes of products the weights of a softmax, which still have to be divided by the first result. The
+    /// second one is the largest score.
+    fn weigh(scores: &mut [f32], scale: f32, cap: Option<f32>, sink: Option<f32>) -> (f32, f32) {
         match cap {
             Some(cap) => scores.iter_mut().for_each(|score| *score = (*score * scale / cap).tanh() * cap),
             None => scores.iter_mut().for_each(|score| *score *= scale),
@@ -242,7 +292,7 @@ for_processors! {
             *score = exp(*score - largest);
             total += *score;
         }
-        total + sink.map_or(0.0, |sink| exp(sink - largest))
+        (total + sink.map_or(0.0, |sink| exp(sink - largest)), largest)
     }
 }
 

@@ -9,11 +9,13 @@
 mod processor;
 
 mod attention;
+mod attention_back;
 mod exp;
 mod gated;
 mod logits;
 mod norm;
 mod ready;
+mod recorded;
 mod rotation;
 mod rows;
 

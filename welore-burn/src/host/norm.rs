@@ -1,6 +1,7 @@
-use burn::tensor::{Device, Tensor};
+use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::recorded::{Recorded, record};
 use super::{LEAST_WORK, Numbers, tensor};
 
 /// What a norm does to each row.
@@ -15,31 +16,140 @@ pub(crate) struct Normed {
 }
 
 /// The rows along the last axis, divided by the root of their mean square, times a weight and plus a bias
-/// if there are such.
+/// if there are such. With gradients only a norm that subtracts no mean and has no bias.
 pub(crate) fn norm<const D: usize>(
     x: &Tensor<D>,
     how: Normed,
     gamma: Option<&Tensor<1>>,
     beta: Option<&Tensor<1>>,
 ) -> Option<Tensor<D>> {
-    let width = x.dims()[D - 1];
+    let recording = x.is_autodiff() || [gamma, beta].iter().flatten().any(|x| x.is_autodiff());
+    if !recording {
+        let width = x.dims()[D - 1];
+        let gamma = weights(gamma, 1.0, how.offset, width)?;
+        return normed(x, how, &gamma, &weights(beta, 0.0, 0.0, width)?);
+    }
+    let gamma = gamma.filter(|_| beta.is_none() && !how.subtracts_mean)?;
+    record([x, &gamma.clone().unsqueeze()], |[x, gamma]| {
+        let width = gamma.dims().iter().product();
+        let gamma: Tensor<1> = gamma.clone().reshape([width]);
+        let weights = weights(Some(&gamma), 1.0, how.offset, width)?;
+        let output = normed(x, how, &weights, &vec![0.0; width])?;
+        Some((output, Rows { x: x.clone(), weights, epsilon: how.epsilon }))
+    })
+}
+
+/// The numbers of a vector of this width, or as many of another one.
+fn weights(
+    vector: Option<&Tensor<1>>,
+    default: f32,
+    offset: f32,
+    width: usize,
+) -> Option<Vec<f32>> {
+    let Some(vector) = vector else { return Some(vec![default; width]) };
+    let numbers = Numbers::<1>::in_order(vector)?;
+    let found: Vec<f32> = numbers.slice().iter().map(|number| number + offset).collect();
+    (found.len() == width).then_some(found)
+}
+
+/// Numbers of whole rows, about as many as a thread should have.
+fn at_once(width: usize) -> usize {
+    (LEAST_WORK / width.max(1)).max(1) * width.max(1)
+}
+
+fn normed<const D: usize>(
+    x: &Tensor<D>,
+    how: Normed,
+    gamma: &[f32],
+    beta: &[f32],
+) -> Option<Tensor<D>> {
     let numbers = Numbers::<D>::in_order(x)?;
-    let of = |vector: Option<&Tensor<1>>, default: f32, offset: f32| match vector {
-        Some(vector) => {
-            let numbers = Numbers::<1>::in_order(vector)?;
-            let found: Vec<f32> = numbers.slice().iter().map(|number| number + offset).collect();
-            (found.len() == width).then_some(found)
-        }
-        None => Some(vec![default; width]),
-    };
-    let (gamma, beta) = (of(gamma, 1.0, how.offset)?, of(beta, 0.0, 0.0)?);
     let mut out = vec![0.0; numbers.slice().len()];
-    let at_once = (LEAST_WORK / width.max(1)).max(1) * width.max(1);
+    let at_once = at_once(gamma.len());
     let parts = out.par_chunks_mut(at_once).zip(numbers.slice().par_chunks(at_once));
-    parts.for_each(|(out, x)| {
-        rows(x, how.subtracts_mean, how.epsilon, &gamma, &beta, out);
-    });
+    parts.for_each(|(out, x)| rows(x, how.subtracts_mean, how.epsilon, gamma, beta, out));
     Some(tensor(out, x.dims(), &x.device()))
+}
+
+/// What the backward pass needs.
+#[derive(Debug, Clone)]
+struct Rows<const D: usize> {
+    x: Tensor<D>,
+    weights: Vec<f32>,
+    epsilon: f64,
+}
+
+impl<const D: usize> Recorded<D, 2> for Rows<D> {
+    fn gradients(self, gradient: Tensor<D>, needed: [bool; 2]) -> [Option<Tensor<D>>; 2] {
+        let [Some(x), Some(gradients)] = [&self.x, &gradient].map(Numbers::<D>::in_order) else {
+            return [None, None];
+        };
+        let (width, device) = (self.weights.len(), gradient.device());
+        let mut out = vec![0.0; x.slice().len()];
+        let at_once = at_once(width);
+        let inputs = x.slice().par_chunks(at_once).zip(gradients.slice().par_chunks(at_once));
+        // The sums of all parts are added up in their order.
+        let sums: Vec<Vec<f64>> = out
+            .par_chunks_mut(at_once)
+            .zip(inputs)
+            .map(|(out, (x, gradient))| {
+                let mut sums = vec![0.0f64; width];
+                rows_back(x, gradient, &self.weights, self.epsilon, out, &mut sums);
+                sums
+            })
+            .collect();
+        let of_weights = needed[1].then(|| {
+            let mut totals = vec![0.0f64; width];
+            for sums in sums {
+                totals.iter_mut().zip(sums).for_each(|(total, sum)| *total += sum);
+            }
+            let totals: Vec<f32> = totals.into_iter().map(|total| total as f32).collect();
+            let mut dims = [1; D];
+            dims[D - 1] = width;
+            tensor(totals, dims, &device)
+        });
+        [needed[0].then(|| tensor(out, gradient.dims(), &device)), of_weights]
+    }
+}
+
+for_processors! {
+    /// Gradients of the numbers of rows, and what their weights get of each.
+    fn rows_back(
+        x: &[f32],
+        gradient: &[f32],
+        weights: &[f32],
+        epsilon: f64,
+        out: &mut [f32],
+        sums: &mut [f64],
+    ) {
+        let width = weights.len();
+        let inputs = x.chunks_exact(width).zip(gradient.chunks_exact(width));
+        for ((x, gradient), out) in inputs.zip(out.chunks_exact_mut(width)) {
+            let square = sum(x, |x| x * x) / width as f64;
+            let scale = (1.0 / (square + epsilon).sqrt()) as f32;
+            for (((out, gradient), x), (weight, sum)) in
+                out.iter_mut().zip(gradient).zip(x).zip(weights.iter().zip(sums.iter_mut()))
+            {
+                let normed = x * scale;
+                *sum += f64::from(gradient * normed);
+                *out = gradient * weight;
+            }
+            // The mean of `out · x`, in sixteen parts.
+            let mut shares = [0.0f32; 16];
+            let ((runs, rest), (inputs, inputs_rest)) = (out.as_chunks::<16>(), x.as_chunks::<16>());
+            for (run, inputs) in runs.iter().zip(inputs) {
+                for ((share, out), x) in shares.iter_mut().zip(run).zip(inputs) {
+                    *share += out * x;
+                }
+            }
+            let rest: f32 = rest.iter().zip(inputs_rest).map(|(out, x)| out * x).sum();
+            let mean = (shares.iter().sum::<f32>() + rest) / width as f32;
+            let along = mean * scale * scale;
+            for (out, x) in out.iter_mut().zip(x) {
+                *out = (*out - x * along) * scale;
+            }
+        }
+    }
 }
 
 for_processors! {
@@ -82,7 +192,7 @@ fn sum(x: &[f32], of: impl Fn(f32) -> f32) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use burn::tensor::{Distribution, Tolerance};
+    use burn::tensor::{Device, Distribution, Tolerance};
 
     use super::*;
 
@@ -121,5 +231,31 @@ mod tests {
         let copied = Tensor::<2>::from_data(turned.clone().into_data(), &device);
         let [got, expected] = [turned, copied].map(|x| norm(&x, how, None, None).unwrap());
         assert_eq!(got.into_data(), expected.into_data());
+    }
+
+    #[test]
+    fn gradients_are_those_of_burn() {
+        let plain = Device::flex();
+        let random =
+            |shape: [usize; 3]| Tensor::<3>::random(shape, Distribution::Normal(0.0, 1.0), &plain);
+        let (x, weights) = (random([3, 50, 579]), Tensor::from_inner(random([3, 50, 579])));
+        let gamma = random([1, 1, 579]).reshape([579]);
+        let how = Normed { subtracts_mean: false, epsilon: 0.1, offset: 1.0 };
+        let leaves = || {
+            let x = Tensor::<3>::from_inner(x.clone()).require_grad();
+            (x, Tensor::<1>::from_inner(gamma.clone()).require_grad())
+        };
+        let (x, gamma) = leaves();
+        let got = norm(&x, how, Some(&gamma), None).unwrap();
+        let got = (got * weights.clone()).sum().backward();
+        let (y, delta) = leaves();
+        let normed = y.clone() / (y.clone().square().mean_dim(2) + 0.1).sqrt();
+        let expected = normed * (delta.clone() + 1.0).unsqueeze() * weights;
+        let expected = expected.sum().backward();
+        let tolerance = Tolerance::rel_abs(1e-4, 1e-5);
+        let of_x = y.grad(&expected).unwrap().into_data();
+        x.grad(&got).unwrap().into_data().assert_approx_eq::<f32>(&of_x, tolerance);
+        let of_gamma = delta.grad(&expected).unwrap().into_data();
+        gamma.grad(&got).unwrap().into_data().assert_approx_eq::<f32>(&of_gamma, tolerance);
     }
 }

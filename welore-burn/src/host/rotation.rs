@@ -1,6 +1,7 @@
 use burn::tensor::Tensor;
 use rayon::prelude::*;
 
+use super::recorded::{Recorded, record};
 use super::{LEAST_WORK, Numbers, tensor};
 
 /// Queries or keys `[batch, positions, heads, width]` with pairs of their first channels rotated by angles
@@ -12,6 +13,31 @@ pub(crate) fn rotated(
     sin: &Tensor<4>,
     neighbours: bool,
 ) -> Option<Tensor<4>> {
+    let [cos, sin] = [cos, sin].map(|angles| angles.clone().without_autodiff());
+    if !x.is_autodiff() {
+        return turned(x, &cos, &sin, neighbours);
+    }
+    record([x], |[x]| {
+        let output = turned(x, &cos, &sin, neighbours)?;
+        Some((output, Angles { cos, sin, neighbours }))
+    })
+}
+
+/// What the backward pass needs: it turns gradients back.
+#[derive(Debug, Clone)]
+struct Angles {
+    cos: Tensor<4>,
+    sin: Tensor<4>,
+    neighbours: bool,
+}
+
+impl Recorded<4, 1> for Angles {
+    fn gradients(self, gradient: Tensor<4>, _needed: [bool; 1]) -> [Option<Tensor<4>>; 1] {
+        [turned(&gradient, &self.cos, &self.sin.neg(), self.neighbours)]
+    }
+}
+
+fn turned(x: &Tensor<4>, cos: &Tensor<4>, sin: &Tensor<4>, neighbours: bool) -> Option<Tensor<4>> {
     let [batch, positions, heads, width] = x.dims();
     let [_, angles, _, pairs] = cos.dims();
     if angles != positions || 2 * pairs > width || batch * positions * heads * width == 0 {

@@ -2,6 +2,8 @@
 
 use onig::Regex;
 
+use super::pattern::span_of;
+
 const MAX_DEPTH: usize = 32;
 
 /// The most times that a thing is repeated, unless as often as possible.

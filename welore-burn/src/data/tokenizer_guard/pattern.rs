@@ -81,7 +81,7 @@ fn span(node: &Node) -> (usize, usize) {
     }
 }
 
-fn span_of(branches: &[Vec<Node>]) -> (usize, usize) {
+pub(super) fn span_of(branches: &[Vec<Node>]) -> (usize, usize) {
     let spans = branches.iter().map(|branch| {
         branch.iter().map(span).fold((0, 0), |sum: (usize, usize), next| {
             (sum.0.saturating_add(next.0), sum.1.saturating_add(next.1))

@@ -256,7 +256,7 @@ impl<'a> CalibrationWork<'a> {
     pub fn run(self, compute: &Compute, output: &Path) -> Result<Calibrated> {
         // Before the model is loaded, or has written for minutes.
         self.check(output)?;
-        let Self { opened, texts, own, options } = self;
+        let Self { opened, texts, own, options, talks: _ } = self;
         let mut bar = Bar::default();
         let loaded = opened.load(compute.dtype, |_| false, &mut bar)?;
         let written = match &own {

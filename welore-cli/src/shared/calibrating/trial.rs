@@ -39,7 +39,7 @@ impl CalibrationWork<'_> {
         let scratch = Scratch::new(true)?;
         // What the trials write at a time is about as large, or larger.
         scratch.check_room(self.opened.checkpoint.bytes())?;
-        let Self { opened, texts, own, options } = self;
+        let Self { opened, texts, own, options, talks: _ } = self;
         let mut bar = Bar::default();
         let loaded = opened.load(compute.dtype, |_| false, &mut bar)?;
         let (model, config) = (&loaded.model, &loaded.config);
