@@ -3,7 +3,7 @@
     pip install torch transformers safetensors        # peft and accelerate for more checks
     python transformers.py WELORE_BINARY [--all] [NAME ...]
 
-Tiny models of several families (`--all`: of all, NAME: of these, or `head` or `forms`) are compressed by the binary,
+Tiny models of several families (`--all`: of all, NAME: of these, or `head`, `forms` or `vllm`) are compressed by the binary,
 with factors and with pivots, and what transformers computes with them is compared with what it computes with the dense
 export of the same binary. Prints a line for each check, and exits with 1 if one failed.
 """
@@ -15,6 +15,7 @@ import json
 import math
 import os
 import sys
+import unittest.mock
 import warnings
 from pathlib import Path
 
@@ -28,9 +29,11 @@ os.environ |= {"ACCELERATE_USE_CPU": "true", "WANDB_DISABLED": "true"}
 import models  # noqa: E402
 import safetensors.torch  # noqa: E402
 import torch  # noqa: E402
+import transformers  # noqa: E402
 from checks import FIXTURES, WORK, check  # noqa: E402
 from models import logits  # noqa: E402
 from transformers import AutoConfig, AutoModel, AutoModelForCausalLM  # noqa: E402
+from transformers.integrations.sdpa_attention import sdpa_attention_forward  # noqa: E402
 
 FAMILIES = ["llama", "qwen2", "gemma3", "phi3", "gpt2", "neox", "opt", "falcon", "mixtral"]
 TOLERANCE = 1e-4
@@ -302,7 +305,44 @@ def check_unknown_forms(welore):
             check(said is not None, f"llama with {what}: refused, trust_remote_code={trust}", (said or "").split("\n")[0][:80])
 
 
-OTHERS = {"head": check_head, "forms": check_unknown_forms}
+def check_vllm(welore):
+    """What vLLM asks of a model, which it makes without weights and with an attention of its own."""
+    transformers.AttentionInterface.register("vllm", sdpa_attention_forward)
+    # A layer's MLP has all its factors, and the other's has not.
+    case = Case(welore, "llama", "factors", "--exclude", "*.layers.0.mlp.gate_proj")
+    config = load_config(case.low)
+    config._attn_implementation = "vllm"
+    body, plain = AutoModel.from_config(config, trust_remote_code=True).eval(), load(case.low, AutoModel)
+    body.load_state_dict(plain.state_dict())
+    tokens = tokens_of(plain)
+    with torch.no_grad():
+        ours, theirs = (model(tokens, use_cache=False).last_hidden_state for model in (body, plain))
+    check(gap(ours, theirs) < TOLERANCE, "for vLLM: the same states", f"{gap(ours, theirs):.1e}")
+    kinds = {}
+    for part in body.modules():
+        factored = frozenset(name for name, child in part.named_children() if type(child).__name__ == "LowRankLinear")
+        kinds.setdefault(type(part), set()).add(factored)
+    perceptrons = [kind for kind in kinds if kind.__name__ == "LlamaMLP"]
+    alike = all(len(sets) == 1 for sets in kinds.values())
+    check(alike and len(perceptrons) == 2, "for vLLM: modules of a class have the same factors", f"{len(kinds)} classes")
+
+    def made_for_vllm(config):
+        try:
+            AutoModel.from_config(config, trust_remote_code=True)
+        except ValueError as error:
+            return str(error)
+        return "it was made"
+
+    with unittest.mock.patch.object(type(plain).__mro__[1], "_supports_attention_backend", False):
+        said = made_for_vllm(config)
+    check("does not let vLLM compute its attention" in said, "for vLLM: refused where it cannot compute the attention", said[:80])
+    config = load_config(Case(welore, "phi3", "factors", "--include", "lm_head,down_proj").low)
+    config._attn_implementation = "vllm"
+    said = made_for_vllm(config)
+    check("a layer of its own for `lm_head`" in said, "for vLLM: a head with factors is refused", said[:80])
+
+
+OTHERS = {"head": check_head, "forms": check_unknown_forms, "vllm": check_vllm}
 
 
 def families():
