@@ -4,6 +4,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
+#[cfg(unix)]
+use crate::skipped::skip;
 use crate::support::{Outcome, Sandbox};
 
 const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
@@ -12,8 +14,11 @@ const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
 #[cfg(unix)]
 fn driven(scripts: &[(&str, &str)], named: &[&str]) -> (Outcome, String) {
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.path("interop")).unwrap();
-    fs::copy(Path::new(ROOT).join("tests/interop/run"), sandbox.path("interop/run")).unwrap();
+    fs::create_dir_all(sandbox.path("interop/common")).unwrap();
+    for file in ["run", "common/checks.py"] {
+        let source = Path::new(ROOT).join("tests/interop").join(file);
+        fs::copy(source, sandbox.path("interop").join(file)).unwrap();
+    }
     for (name, script) in scripts {
         sandbox.write(&format!("interop/{name}"), script);
     }
@@ -49,6 +54,55 @@ fn driver_tells_what_passes_what_is_skipped_and_what_fails() {
     // One that is named runs alone; one that does not exist is a mistake.
     assert_eq!(driven(&[good, bad], &["good.sh"]).0.code, Some(0));
     assert_eq!(driven(&[good], &["other.sh"]).0.code, Some(2));
+}
+
+/// A script in Python that shares what those of `tests/interop` share.
+#[cfg(unix)]
+fn python(needs: &str, main: &str) -> String {
+    format!(
+        "import sys\n\
+         from pathlib import Path\n\
+         sys.path.insert(0, str(Path(__file__).resolve().parent / 'common'))\n\
+         import checks\n\
+         checks.need('{needs}')\n\
+         checks.run(lambda welore: {main}, 'usage')\n"
+    )
+}
+
+#[cfg(unix)]
+#[test]
+fn scripts_in_python_say_what_they_lack_and_fail_with_any_check_or_without_one() {
+    let python_program = std::env::var_os("WELORE_PYTHON").unwrap_or("python3".into());
+    if Command::new(&python_program).arg("--version").output().is_err() {
+        return skip("there is no Python");
+    }
+    let good = python("json", "checks.near('sum', 1e-5, without=1)");
+    let lacks = python("no_such_package", "checks.check(False, 'not reached')");
+    let scripts = [("good.py", good.as_str()), ("lacks.py", lacks.as_str())];
+    let (outcome, skipped) = driven(&scripts, &[]);
+    assert_eq!(outcome.code, Some(0), "{outcome:?}");
+    assert!(outcome.stdout.contains("    ok     sum: differs by 1.0e-05"), "{}", outcome.stdout);
+    assert!(outcome.stdout.contains("\n1 passed, 1 skipped, 0 failed ("), "{}", outcome.stdout);
+    assert_eq!(skipped, "SKIPPED: lacks: Python has no package `no_such_package`\n");
+
+    for (main, told) in [
+        ("checks.check(False, 'sum')", "    FAILED sum\n"),
+        // A check after it does not make up for one that fails.
+        ("[checks.check(holds, 'sum') for holds in (False, True)]", "    1 of 2 checks hold\n"),
+        ("checks.near('sum', 2e-4)", "    FAILED sum: differs by 2.0e-04\n"),
+        ("checks.near('sum', float('nan'))", "    FAILED sum: differs by nan\n"),
+        // This would pass whatever the program does.
+        ("checks.near('sum', 0.0, without=5e-4)", "which is too little for a check\n"),
+        ("checks.same('sum', 1, 2)", "    FAILED sum: \n"),
+        ("welore.run('no-such-command')", "    FAILED no-such-command: "),
+        ("None", "    nothing was checked\n"),
+        ("1 / 0", "ZeroDivisionError"),
+    ] {
+        let script = python("json", main);
+        let (outcome, _) = driven(&[("bad.py", script.as_str())], &[]);
+        assert_eq!(outcome.code, Some(1), "{main}: {outcome:?}");
+        assert!(outcome.stdout.contains(told), "{main}: {}", outcome.stdout);
+    }
 }
 
 #[test]

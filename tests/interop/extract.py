@@ -14,76 +14,29 @@ Prints a line for each check, and fails if one differs. Made with torch 2.15, tr
 """
 
 import json
-import os
-import re
 import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-FIXTURES = HERE.parent / "fixtures"
-# Scripts here have the names of libraries.
-sys.path = [place for place in sys.path if Path(place).resolve() != HERE]
-STORY = FIXTURES / "story.txt"
+sys.path.insert(0, str(Path(__file__).resolve().parent / "common"))
+
+import checks  # noqa: E402
+
+checks.need("torch", "transformers", "peft", "safetensors")
+
+import models  # noqa: E402
+import torch  # noqa: E402
+from checks import FIXTURES, STORY, near  # noqa: E402
+from models import VERSIONS, furthest, load, relative  # noqa: E402
+from peft import PeftModel  # noqa: E402
+from safetensors.torch import load_file  # noqa: E402
+
 LENGTH, WINDOWS = 64, 6
-MOST = 1e-4
-
-
-def skip(why):
-    print(f"SKIPPED: extract: {why}")
-    sys.exit(0)
-
-
-try:
-    import torch
-    import transformers
-    from peft import PeftModel
-    from safetensors.torch import load_file
-    from transformers import AutoModelForCausalLM
-except ImportError as error:
-    skip(f"{error.name or error} is not installed")
-
-FAILED = []
-
-
-def report(what, difference, most=MOST):
-    """Prints a check, which must not differ by more than `most`."""
-    good = difference <= most
-    print(f"{what}: differs by {difference:.1e}{'' if good else ', TOO MUCH'}", flush=True)
-    if not good:
-        FAILED.append(what)
-
-
-class Binary:
-    def __init__(self, path):
-        self.path = shutil.which(path) or sys.exit(f"no binary {path}")
-
-    def run(self, *words):
-        done = subprocess.run([self.path, *map(str, words)], capture_output=True, text=True)
-        if done.returncode != 0:
-            sys.exit(f"{' '.join(map(str, words))}: {done.stderr}")
-        return done.stdout
-
-    def json(self, *words):
-        return json.loads(self.run(*words, "--json"))
-
-
-def load(folder):
-    return AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def logits(model):
     """The logits of some tokens; any will do."""
-    rows = torch.arange(4 * LENGTH).remainder(300).view(4, LENGTH)
-    with torch.no_grad():
-        return model(input_ids=rows, use_cache=False).logits
-
-
-def furthest(one, other):
-    return (one - other).abs().max().item()
+    return models.logits(model, torch.arange(4 * LENGTH).remainder(300).view(4, LENGTH))
 
 
 def matrices(model):
@@ -110,24 +63,22 @@ def tuned(base, folder, rank):
     return model
 
 
-def extracted(binary, base, home):
+def extracted(welore, base, home):
     plain = logits(load(base))
     for rank, asked in [(4, ["--rank", 4]), (4, ["--err", "1%"]), (0, ["--rank", 64])]:
         what = f"difference of {f'rank {rank}' if rank else 'full rank'}, {' '.join(map(str, asked))}"
         folder, adapter = home / f"tuned-{rank}", home / "adapter"
         theirs = logits(tuned(base, folder, rank))
-        if furthest(plain, theirs) < 1e-2:
-            sys.exit("nothing was tuned")
-        told = binary.json("extract", folder, "--base", base, *asked, "-o", adapter, "--force")
+        told = welore.json("extract", folder, "--base", base, *asked, "-o", adapter, "--force")
         ours = logits(PeftModel.from_pretrained(load(base), adapter).eval())
-        report(f"{what}: logits of the tuned model", furthest(ours, theirs))
-        report(f"{what}: nothing is left", told["relative_error"], 1e-4)
+        near(f"{what}: logits of the tuned model", furthest(ours, theirs), without=furthest(plain, theirs))
+        near(f"{what}: nothing is left", told["relative_error"])
 
 
-def truncated(binary, base, home):
+def truncated(welore, base, home):
     """The error at a rank is that of the truncated decomposition."""
     folder, adapter = home / "tuned-0", home / "few"
-    told = binary.json("extract", folder, "--base", base, "--rank", 8, "-o", adapter)
+    told = welore.json("extract", folder, "--base", base, "--rank", 8, "-o", adapter)
     one, other = matrices(load(base)), matrices(load(folder))
     parts = load_file(adapter / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text())
@@ -143,96 +94,72 @@ def truncated(binary, base, home):
         best.append(abs(left.item() - least.item()))
     # NaN stays NaN here, other than with `max`.
     for what, found in (("is left of each difference, as it is said", said), ("the truncated decomposition leaves", best)):
-        report(f"rank 8: what {what}", torch.tensor(found).max().item(), 1e-5)
-    report("rank 8: matrices", float(len(told["matrices"]) != len(one)), 0.0)
+        near(f"rank 8: what {what}", torch.tensor(found).max().item(), 1e-5)
+    checks.check(len(told["matrices"]) == len(one), "rank 8: every matrix is told of", f"{len(one)} matrices")
 
 
-def repaired(binary, base, home):
+def repaired(welore, base, home):
     """A quantized model with an adapter of full rank is its source, but for the embedding."""
     seen, small, wide = home / "seen", home / "small.gguf", home / "wide"
-    binary.run("calibrate", base, "--text", STORY, "--calibration-seq-len", 64, "--calibration-windows",
+    welore.run("calibrate", base, "--text", STORY, "--calibration-seq-len", 64, "--calibration-windows",
                8, "--gradient-windows", 8, "-o", seen)
-    binary.run("compress", base, "--for", "llama.cpp", "--calibration", seen, "--types", "q4_0",
+    welore.run("compress", base, "--for", "llama.cpp", "--calibration", seen, "--types", "q4_0",
                "--max-bytes", 400_000, "--no-measure", "-o", small)
-    binary.run("export", small, "--dtype", "f32", "-o", wide)
-    theirs, source = logits(load(base)), load(base)
+    welore.run("export", small, "--dtype", "f32", "-o", wide)
+    source = load(base)
+    theirs = logits(source)
     for what, options in [("without calibration", []), ("calibrated", ["--calibration", seen])]:
         adapter = home / "whole"
-        binary.run("repair", small, "--source", base, "--rank", 64, "-o", adapter, "--force", *options)
+        welore.run("repair", small, "--source", base, "--rank", 64, "-o", adapter, "--force", *options)
         model = load(wide)
-        before = furthest(logits(model), theirs)
         model.load_state_dict({"model.embed_tokens.weight": source.model.embed_tokens.weight},
                               strict=False)
+        before = furthest(logits(model), theirs)
         after = furthest(logits(PeftModel.from_pretrained(model, adapter).eval()), theirs)
-        if before < 1e-2:
-            sys.exit("nothing was quantized")
-        report(f"repaired at full rank, {what}: logits of the source", after)
+        near(f"repaired at full rank, {what}: logits of the source", after, without=before)
     few = ["repair", small, "--source", base, "--calibration", seen, "--rank", 8, "--text", STORY,
            "--seq-len", LENGTH, "--windows", WINDOWS]
-    told = binary.json(*few, "-o", home / "repair", "--gguf", home / "repair.gguf")
+    told = welore.json(*few, "-o", home / "repair", "--gguf", home / "repair.gguf")
     before, after = (told["divergence"][at]["kl"]["value"] for at in ("before", "after"))
-    print(f"repaired at rank 8: KL divergence {before:.6f} -> {after:.6f}")
-    report("repaired at rank 8: is nearer", float(after >= before), 0.0)
+    checks.check(after < before, "repaired at rank 8: is nearer", f"KL divergence {before:.6f} -> {after:.6f}")
     return small, wide
 
 
-def in_llama_cpp(binary, program, small, wide, home):
+def in_llama_cpp(welore, program, small, wide, home):
     def measured(file, *options):
-        line = [program, "-m", file, "-f", STORY, "-c", str(LENGTH), "--chunks", str(WINDOWS), "-t", "1",
-                "-ngl", "0", *map(str, options)]
-        # On a busy machine it sometimes ends before its last lines are written.
-        for _ in range(10):
-            done = subprocess.run(line, capture_output=True, text=True)
-            found = re.search(r"Final estimate: PPL = ([0-9.]+) ", done.stdout + done.stderr)
-            if found:
-                return float(found[1])
-            if done.returncode != 0:
-                break
-        sys.exit(f"llama-perplexity ends with {done.returncode}: {done.stderr[-2000:]}")
+        return checks.perplexity_in_llama_cpp(program, file, LENGTH, WINDOWS, *options)
 
     lora, base, merged = home / "repair.gguf", home / "wide.gguf", home / "merged.gguf"
-    binary.run("export", wide, "--gguf", base, "--dtype", "f32")
-    binary.run("export", wide, "--adapter", home / "repair", "--dense", "-o", home / "merged")
-    binary.run("export", home / "merged", "--gguf", merged, "--dtype", "f32")
+    welore.run("export", wide, "--gguf", base, "--dtype", "f32")
+    welore.run("export", wide, "--adapter", home / "repair", "--dense", "-o", home / "merged")
+    welore.run("export", home / "merged", "--gguf", merged, "--dtype", "f32")
     expected = measured(merged)
     for what, file, most in [
         ("numbers of the quantized model", base, 0.1),
         # Products with blocks round their inputs to 8 bits.
         ("the quantized file", small, 0.5),
     ]:
-        without, added = (abs(measured(file, *options) / expected - 1) for options in ([], ["--lora", lora]))
-        if without < 2e-3:
-            sys.exit(f"llama.cpp, {what}: the adapter makes too little difference, {without:.1e}")
-        report(f"llama.cpp, {what} and the adapter: perplexity of the merged one, beside {without:.1e} without it",
-               added / without, most)
+        without, added = (relative(measured(file, *options), expected) for options in ([], ["--lora", lora]))
+        checks.check(without >= 2e-3 and added <= most * without,
+                     f"llama.cpp, {what} and the adapter: perplexity of the merged one",
+                     f"differs by {added:.1e}, beside {without:.1e} without it")
 
 
-def main():
-    transformers.logging.disable_progress_bar()
-    transformers.logging.set_verbosity_error()
+def main(welore):
+    print(VERSIONS)
     torch.set_num_threads(1)
-    if len(sys.argv) != 2:
-        sys.exit(__doc__)
-    binary = Binary(sys.argv[1])
-    with tempfile.TemporaryDirectory() as home:
-        home = Path(home)
-        base = home / "base"
-        # All numbers in f32, so that nothing but adapters makes a difference.
-        load(FIXTURES / "tiny-llama").save_pretrained(base)
-        shutil.copy(FIXTURES / "tiny-llama" / "tokenizer.json", base)
-        extracted(binary, base, home)
-        truncated(binary, base, home)
-        # Of the model that was trained on the text, blocks of 4 bits change next to nothing.
-        small, wide = repaired(binary, home / "tuned-0", home)
-        tools = os.environ.get("WELORE_LLAMA_CPP")
-        program = tools and shutil.which("llama-perplexity", path=tools)
-        if program:
-            in_llama_cpp(binary, program, small, wide, home)
-        else:
-            print("SKIPPED: extract: no llama-perplexity in $WELORE_LLAMA_CPP")
-    if FAILED:
-        sys.exit(f"{len(FAILED)} checks failed")
+    home = checks.WORK
+    base = home / "base"
+    # All numbers in f32, so that nothing but adapters makes a difference.
+    load(FIXTURES / "tiny-llama").save_pretrained(base)
+    shutil.copy(FIXTURES / "tiny-llama" / "tokenizer.json", base)
+    extracted(welore, base, home)
+    truncated(welore, base, home)
+    # Of the model that was trained on the text, blocks of 4 bits change next to nothing.
+    small, wide = repaired(welore, home / "tuned-0", home)
+    if program := checks.llama_cpp("llama-perplexity"):
+        in_llama_cpp(welore, program, small, wide, home)
 
 
 if __name__ == "__main__":
-    main()
+    checks.run(main, __doc__)

@@ -13,19 +13,20 @@ says another number).
 Needs lm-eval 0.4, transformers and torch; without them it says so and checks nothing.
 """
 
-import importlib.util
 import json
 import os
 import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-FIXTURES = HERE.parent / "fixtures"
-# This file has the name of the package, which would be looked for here first.
-sys.path = [place for place in sys.path if Path(place or ".").resolve() != HERE]
+sys.path.insert(0, str(Path(__file__).resolve().parent / "common"))
+
+import checks  # noqa: E402
+
+checks.need("torch", "transformers", "lm_eval", "accelerate", "datasets", "yaml")
+
+import tiny  # noqa: E402
+from checks import FIXTURES, WORK  # noqa: E402
 
 CLOSE = 1e-4
 SAME = 1e-9
@@ -50,11 +51,6 @@ BOOLQ = [
     ("does the dog sleep", "Dog", "The dog runs to the tree.", False),
     ("is it warm in the sun", "Sun", "The sun is warm, and Mia sits in it all day.", True),
 ]
-
-
-def skip(why):
-    print(f"SKIPPED: lm_eval: {why}")
-    sys.exit(0)
 
 
 def lines(path, rows):
@@ -122,34 +118,20 @@ def commonsense(at, path, most):
 
 def tiny_models(at):
     """tiny-llama with two tokenizers."""
+    special = "<|endoftext|>"
     for name, adds in [("plain", False), ("with-bos", True)]:
         model = at / name
         shutil.copytree(FIXTURES / "tiny-llama", model)
         tokenizer = json.loads((model / "tokenizer.json").read_text())
-        special = "<|endoftext|>"
         if adds:
-            first = {"SpecialToken": {"id": special, "type_id": 0}}
-            text = {"Sequence": {"id": "A", "type_id": 0}}
-            tokenizer["post_processor"] = {
-                "type": "TemplateProcessing",
-                "single": [first, text],
-                "pair": [first, text, first, {"Sequence": {"id": "B", "type_id": 0}}],
-                "special_tokens": {special: {"id": special, "ids": [0], "tokens": [special]}},
-            }
-            (model / "tokenizer.json").write_text(json.dumps(tokenizer))
-        config = {"tokenizer_class": "PreTrainedTokenizerFast"}
-        config |= {"bos_token": special, "eos_token": special}
-        (model / "tokenizer_config.json").write_text(json.dumps(config))
+            tokenizer["post_processor"] = tiny.begun_by(special, 0)
+        tiny.write(model, tokenizer, special, special)
         yield model
 
 
-def ours(binary, model, task, path, most):
-    command = [binary, "eval", str(model), "--choices", task, "--data", str(path), "--json"]
-    command += ["--backend", "flex"] + ([] if most is None else ["--limit", str(most)])
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(command)} says: {done.stderr}")
-    found = json.loads(done.stdout)
+def ours(welore, model, task, path, most):
+    limit = [] if most is None else ["--limit", most]
+    found = welore.json("eval", model, "--choices", task, "--data", path, "--backend", "flex", *limit)
     return {
         "acc": (found["acc"]["value"], found["acc"]["standard_error"]),
         "acc_norm": (found["acc_norm"]["value"], found["acc_norm"]["standard_error"]),
@@ -207,61 +189,40 @@ def differences(found, expected):
                 break
 
 
-def compare(binary, model, questions, most, at):
-    """Whether both say the same about all questions."""
+def compare(welore, model, questions, most, at):
+    """Checks that both say the same about all questions."""
     from lm_eval.models.huggingface import HFLM
 
     language_model = HFLM(
         pretrained=str(model), dtype="float32", device="cpu", batch_size=1, trust_remote_code=False
     )
-    same = True
     for task, file, our_path, their_path in questions:
         expected = theirs(language_model, file, their_path, at)
-        found = ours(binary, model, task, our_path, most)
+        found = ours(welore, model, task, our_path, most)
         wrong = list(differences(found, expected))
-        same &= not wrong
         count = len(expected["log_likelihoods"])
         (acc, error), (norm, norm_error) = expected["acc"], expected["acc_norm"]
-        print(
-            f"{'differs' if wrong else 'equal'}: {model.name}, {task}, {count} questions: "
+        checks.check(
+            count > 0 and not wrong,
+            f"{model.name}, {task}, {count} questions",
             f"acc {acc:.4f} ± {error:.4f}, acc_norm {norm:.4f} ± {norm_error:.4f}",
-            flush=True,
         )
         for line in wrong[:10]:
             print(f"  {line}", flush=True)
-    return same
 
 
-def main():
-    if len(sys.argv) not in (2, 3):
-        sys.exit(__doc__)
-    missing = [
-        name
-        for name in ("torch", "transformers", "lm_eval", "accelerate", "datasets", "yaml")
-        if importlib.util.find_spec(name) is None
-    ]
-    if missing:
-        skip(f"no Python package {', '.join(missing)}")
-    binary = str(Path(sys.argv[1]).resolve())
-    data = sys.argv[2] if len(sys.argv) == 3 else os.environ.get("WELORE_COMMONSENSEQA")
-    large = os.environ.get("WELORE_SMOLLM2")
-    with tempfile.TemporaryDirectory() as directory:
-        at = Path(directory)
-        # Nothing is fetched, and nothing is kept.
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            os.environ[name] = "1"
-        os.environ["HF_HOME"] = str(at / "home")
-        os.environ["TOKENIZERS_PARALLELISM"] = "false"
-        tiny = list(tiny_questions(at))
-        same = all([compare(binary, model, tiny, None, at) for model in tiny_models(at)])
-        if data and large:
-            most = int(os.environ.get("WELORE_QUESTIONS", "100"))
-            questions = [("commonsenseqa", *commonsense(at, Path(data), most))]
-            same &= compare(binary, Path(large), questions, most, at)
-        else:
-            print("not asked: SmolLM2 (give WELORE_SMOLLM2, and CommonsenseQA)")
-    sys.exit(0 if same else 1)
+def main(welore, data=None):
+    data, large = data or os.environ.get("WELORE_COMMONSENSEQA"), os.environ.get("WELORE_SMOLLM2")
+    questions = list(tiny_questions(WORK))
+    for model in tiny_models(WORK):
+        compare(welore, model, questions, None, WORK)
+    if not (data and large):
+        checks.skipped("SmolLM2 is not asked: no model in $WELORE_SMOLLM2, or no CommonsenseQA in $WELORE_COMMONSENSEQA")
+        return
+    most = int(os.environ.get("WELORE_QUESTIONS", "100"))
+    questions = [("commonsenseqa", *commonsense(WORK, Path(data), most))]
+    compare(welore, Path(large), questions, most, WORK)
 
 
 if __name__ == "__main__":
-    main()
+    checks.run(main, __doc__, most=1)

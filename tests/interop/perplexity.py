@@ -15,55 +15,27 @@ Needs torch and transformers; without them it says so and checks nothing.
 """
 
 import collections
-import importlib.util
 import json
 import math
-import os
 import re
 import shutil
-import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-FIXTURES = HERE.parent / "fixtures"
-CLOSE = 1e-5
+sys.path.insert(0, str(Path(__file__).resolve().parent / "common"))
 
-# Files beside this one have the names of packages.
-sys.path = [place for place in sys.path if Path(place or ".").resolve() != HERE]
-if len(sys.argv) != 2:
-    sys.exit("usage: perplexity.py BINARY")
-for package in ("torch", "transformers"):
-    if importlib.util.find_spec(package) is None:
-        print(f"SKIPPED: perplexity: Python has no package `{package}`")
-        sys.exit(0)
-os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+import checks  # noqa: E402
 
+checks.need("torch", "transformers")
+
+import tiny  # noqa: E402
 import torch  # noqa: E402
-import transformers  # noqa: E402
-from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from checks import FIXTURES, WORK, check  # noqa: E402
+from models import VERSIONS, load  # noqa: E402
+from transformers import AutoTokenizer  # noqa: E402
 
-transformers.logging.set_verbosity_error()
-transformers.logging.disable_progress_bar()
-BINARY = str(Path(sys.argv[1]).resolve())
-STORY = (FIXTURES / "story.txt").read_text()[:2000]
-failures = 0
-
-
-def check(holds, what):
-    """Prints the line of a check."""
-    global failures
-    failures += not holds
-    print(f"{'ok    ' if holds else 'FAILED'} {what}", flush=True)
-
-
-def template(token, number):
-    """What puts a token before a text."""
-    special, text = {"SpecialToken": {"id": token, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}
-    known = {token: {"id": token, "ids": [number], "tokens": [token]}}
-    pair = [special, text, {"Sequence": {"id": "B", "type_id": 1}}]
-    return {"type": "TemplateProcessing", "single": [special, text], "pair": pair, "special_tokens": known}
+CLOSE = 1e-5
+STORY = checks.STORY.read_text()[:2000]
 
 
 def words():
@@ -71,38 +43,22 @@ def words():
     special = ["<pad>", "<bos>", "<eos>", "<unk>"]
     text = re.sub(r"\s+", " ", STORY)
     frequent = [character for character, _ in collections.Counter(text).most_common(64 - len(special))]
-    names = special + frequent
-    added = [
-        {"id": number, "content": name, "special": True}
-        | dict.fromkeys(["single_word", "lstrip", "rstrip", "normalized"], False)
-        for number, name in enumerate(special)
-    ]
-    model = {"type": "BPE", "dropout": None, "unk_token": "<unk>", "continuing_subword_prefix": None}
-    model |= {"end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": False}
-    model |= {"vocab": {name: number for number, name in enumerate(names)}, "merges": []}
-    parts = dict.fromkeys(["truncation", "padding", "normalizer", "pre_tokenizer", "decoder"])
-    return {"version": "1.0", "added_tokens": added, "post_processor": template("<bos>", 1), "model": model} | parts
+    return tiny.characters(frequent, special, post_processor=tiny.begun_by("<bos>", 1))
 
 
-def model(work, fixture, name, tokenizer, token):
+def model(fixture, name, tokenizer, token):
     """A copy of a fixture with this tokenizer."""
-    place = work / name
+    place = WORK / name
     shutil.copytree(FIXTURES / fixture, place)
-    (place / "tokenizer.json").write_text(json.dumps(tokenizer))
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": token, "eos_token": token}
-    (place / "tokenizer_config.json").write_text(json.dumps(config))
+    tiny.write(place, tokenizer, token, token)
     return place
 
 
-def evaluate(place, text, *options):
+def evaluate(welore, place, text, *options):
     """What `eval` says."""
-    file = place.parent / "text.txt"
+    file = WORK / "text.txt"
     file.write_text(text)
-    line = [BINARY, "eval", str(place), "--text", str(file), "--json", *map(str, options)]
-    done = subprocess.run(line, capture_output=True, text=True)
-    if done.returncode != 0:
-        sys.exit(f"{' '.join(line)}: {done.stderr}")
-    return json.loads(done.stdout)
+    return welore.json("eval", place, "--text", file, *options)
 
 
 @torch.no_grad()
@@ -144,9 +100,9 @@ def begun(network, text, bos, length, stride, overlap):
     return total, count, None
 
 
-def compare(place, adds):
+def compare(welore, place, adds):
     """All ways to cut the story, on one model."""
-    network = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    network = load(place)
     tokenizer = AutoTokenizer.from_pretrained(place)
     whole, text = tokenizer(STORY)["input_ids"], tokenizer(STORY, add_special_tokens=False)["input_ids"]
     check(whole == ([tokenizer.bos_token_id] if adds else []) + text, f"{place.name}: what the tokenizer adds")
@@ -164,7 +120,7 @@ def compare(place, adds):
         for way, (total, count, theirs) in references.items():
             if stride == length and way != "auto":
                 continue  # Such a stride is none.
-            found = evaluate(place, STORY, "--bos", way, *options)
+            found = evaluate(welore, place, STORY, "--bos", way, *options)
             error = abs(found["nll"] / total - 1)
             what = f"{place.name}, windows of {length} by {step}, --bos {way}: {found['perplexity']:.6f}"
             beside = f", {theirs:.6f} as the documentation counts" if theirs is not None and overlap else ""
@@ -173,7 +129,7 @@ def compare(place, adds):
             check(same and stated, f"{what} ({count} tokens, off by {error:.1e}){beside}")
 
 
-def rolling(place):
+def rolling(welore, place):
     """lm-eval's loglikelihood_rolling, whose windows share one token, after one that begins the text."""
     from lm_eval.api.instance import Instance
     from lm_eval.models.huggingface import HFLM
@@ -188,36 +144,33 @@ def rolling(place):
         for text in (tokenizer.decode(ids[: count * length]) for count in fits)
         if len(tokenizer(text, add_special_tokens=False)["input_ids"]) % length == 0
     )
-    network = AutoModelForCausalLM.from_pretrained(place, dtype=torch.float32).eval()
+    network = load(place)
     scorer = HFLM(pretrained=network, tokenizer=tokenizer, max_length=length, batch_size=1, add_bos_token=False)
     request = Instance(request_type="loglikelihood_rolling", doc={}, arguments=(text,), idx=0)
     (total,) = scorer.loglikelihood_rolling([request], disable_tqdm=True)
-    found = evaluate(place, text, "--bos", "once", "--seq-len", length + 1, "--stride", length)
+    found = evaluate(welore, place, text, "--bos", "once", "--seq-len", length + 1, "--stride", length)
     error = abs(found["nll"] / -total - 1)
     check(error < CLOSE, f"{place.name}: lm-eval's loglikelihood_rolling {total:.4f} (off by {error:.1e})")
 
 
-def main():
-    print(f"transformers {transformers.__version__}, torch {torch.__version__}")
-    with tempfile.TemporaryDirectory() as scratch:
-        work = Path(scratch)
-        plain = json.loads((FIXTURES / "tiny-llama/tokenizer.json").read_text())
-        token = "<|endoftext|>"
-        adding = plain | {"post_processor": template(token, 0)}
-        places = [
-            (model(work, "tiny-llama", "llama", plain, token), False),
-            (model(work, "tiny-llama", "llama-bos", adding, token), True),
-            (model(work, "tiny-gemma", "gemma-bos", words(), "<bos>"), True),
-        ]
-        for place, adds in places:
-            compare(place, adds)
-        try:
-            import lm_eval  # noqa: F401
-        except ImportError as error:
-            print(f"lm-eval cannot be imported ({error}), so loglikelihood_rolling is not compared")
-        else:
-            rolling(places[0][0])
-    sys.exit(1 if failures else 0)
+def main(welore):
+    print(VERSIONS)
+    plain = json.loads((FIXTURES / "tiny-llama/tokenizer.json").read_text())
+    token = "<|endoftext|>"
+    adding = plain | {"post_processor": tiny.begun_by(token, 0)}
+    places = [
+        (model("tiny-llama", "llama", plain, token), False),
+        (model("tiny-llama", "llama-bos", adding, token), True),
+        (model("tiny-gemma", "gemma-bos", words(), "<bos>"), True),
+    ]
+    for place, adds in places:
+        compare(welore, place, adds)
+    why = checks.lacks("lm_eval", "accelerate")
+    if why:
+        checks.skipped(f"loglikelihood_rolling: {why}")
+    else:
+        rolling(welore, places[0][0])
 
 
-main()
+if __name__ == "__main__":
+    checks.run(main, __doc__)

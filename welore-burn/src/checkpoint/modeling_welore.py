@@ -72,12 +72,40 @@ class LowRankLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
 
 
+def matrices_of(config):
+    """The name, rank and form of each matrix that is not dense."""
+    return [(name, rank, form) for form in ("factors", "pivots") for name, rank in config.welore[form].items()]
+
+
+def is_for_vllm(config):
+    """Whether vLLM makes a model, which computes the attention itself."""
+    return getattr(config, "_attn_implementation", None) == "vllm"
+
+
+def refuse_for_vllm(model, config):
+    """Refuses what vLLM could not load, or would compute wrongly: it does not ask the class of the family."""
+    prefix = model.base_model_prefix + "."
+    head = [name for name, _, _ in matrices_of(config) if not name.startswith(prefix)]
+    if head:
+        raise ValueError(f"vLLM has a layer of its own for `{head[0]}`, which cannot have factors. {DENSE}.")
+    if not model.is_backend_compatible():
+        raise ValueError(f"transformers' {model.__name__} does not let vLLM compute its attention. {DENSE}.")
+
+
+@lru_cache(maxsize=None)
+def class_for(parent, children):
+    """A class of the modules of class `parent` in which these children have factors.
+
+    vLLM looks for layers to merge in the first module of each class, and then merges them in every module of it.
+    """
+    return type(parent.__name__, (parent,), {"children_with_factors": children})
+
+
 def put_matrices(model, is_base):
     """Puts layers in the place of the dense ones of the matrices that `config.welore` lists."""
     prefix = model.base_model_prefix + "."
-    fields = model.config.welore
-    matrices = [(name, rank, form) for form in ("factors", "pivots") for name, rank in fields[form].items()]
-    for name, rank, form in matrices:
+    children = {}
+    for name, rank, form in matrices_of(model.config):
         path = name
         if is_base:
             if not name.startswith(prefix):
@@ -103,13 +131,18 @@ def put_matrices(model, is_base):
         if not 0 < rank <= min(d_input, d_output):
             raise ValueError(f"config.json: `{name}` [{d_output}, {d_input}] cannot have {form} of rank {rank}")
         has_bias = getattr(dense, "bias", None) is not None
-        parent, _, child = path.rpartition(".")
+        place, _, child = path.rpartition(".")
+        children.setdefault(place, []).append(child)
         layer = LowRankLinear(d_input, d_output, rank, has_bias, pivots=form == "pivots")
-        parent = model.get_submodule(parent)
+        parent = model.get_submodule(place)
         setattr(parent, child, layer)
         if not list(parent.parameters(recurse=False)):
             # transformers 5 would draw numbers for `weight` of a child that has it no longer (GPT-2).
             parent._is_hf_initialized = True
+    if is_for_vllm(model.config):
+        for place, names in children.items():
+            parent = model.get_submodule(place)
+            parent.__class__ = class_for(type(parent), tuple(sorted(names)))
 
 
 def saved(config):
@@ -224,7 +257,10 @@ class WeLoreForCausalLM:
 
     @classmethod
     def _from_config(cls, config, **kwargs):
-        return model_class(type(config), cls.is_base)._from_config(config, **kwargs)
+        model = model_class(type(config), cls.is_base)
+        if is_for_vllm(config):
+            refuse_for_vllm(model, config)
+        return model._from_config(config, **kwargs)
 
     @classmethod
     def register_for_auto_class(cls, auto_class="AutoModelForCausalLM"):
@@ -232,7 +268,7 @@ class WeLoreForCausalLM:
 
     @classmethod
     def is_backend_compatible(cls):
-        """What vLLM asks before it makes a model."""
+        """What vLLM asks before it makes a model, here without its family: `refuse_for_vllm` tells more."""
         return True
 
 
