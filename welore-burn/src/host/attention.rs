@@ -228,8 +228,10 @@ impl<'a> Work<'a> {
         let row = heads * out_width;
         let out = &mut out[number * out_width..];
         let len = (count - 1) * row + out_width;
-        let place =
-            MatMut::from_row_major_slice_with_stride_mut(&mut out[..len], count, out_width, row);
+        // By columns and turned: faer 0.24.4 swaps the strides of rows that are apart.
+        let place = &mut out[..len];
+        let place = MatMut::from_column_major_slice_with_stride_mut(place, out_width, count, row)
+            .transpose_mut();
         let scores = MatRef::from_row_major_slice(scores, count, seen.len());
         matmul(place, Accum::Replace, scores, values, 1.0, Par::Seq);
         for (out, total) in out.chunks_mut(row).zip(totals).take(count) {

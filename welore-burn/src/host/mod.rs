@@ -8,6 +8,7 @@
 #[macro_use]
 mod processor;
 
+mod adamw;
 mod attention;
 mod attention_back;
 mod exp;
@@ -25,6 +26,7 @@ use std::sync::Arc;
 use burn::tensor::{Bytes, DType, Device, Element, Tensor, TensorData};
 use bytemuck::Pod;
 
+pub(crate) use adamw::{AdamWStep, adamw};
 pub(crate) use attention::{Causal, attention};
 pub(crate) use gated::{Gate, gated};
 pub(crate) use logits::{log_sum_exp, softmax_loss};

@@ -4,9 +4,10 @@ use burn::optim::ModuleOptimizer;
 use super::super::error::TrainError;
 use super::super::options::TrainOptions;
 use super::super::selecting::Projections;
+use super::TrainingMethod;
+use super::adamw::{EPSILON, adamw};
 use super::galore_optimizer::GaLoreConfig;
 use super::restored::RestoredOn;
-use super::{EPSILON, TrainingMethod, adamw};
 use crate::model::LanguageModel;
 use crate::modules::Place;
 

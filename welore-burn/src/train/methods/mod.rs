@@ -2,6 +2,7 @@
 //!
 //! A method is a file in this directory and a line in the list below.
 
+mod adamw;
 mod full;
 mod galore;
 mod galore_optimizer;
@@ -13,7 +14,7 @@ mod restored;
 use std::collections::BTreeSet;
 
 use burn::module::ParamGroup;
-use burn::optim::{AdamWConfig, ModuleOptimizer};
+use burn::optim::ModuleOptimizer;
 
 use super::error::TrainError;
 use super::options::TrainOptions;
@@ -23,8 +24,8 @@ use crate::model::LanguageModel;
 use crate::modules::{Change, Place, map_floats};
 use crate::named::named;
 
+use adamw::adamw;
 pub use galore_optimizer::{GaLore, GaLoreConfig, GaLoreState};
-use restored::RestoredOn;
 
 /// A training method.
 pub(super) trait TrainingMethod {
@@ -97,17 +98,6 @@ pub(super) trait TrainingMethod {
         model
     }
 }
-
-/// AdamW for all parameters that train.
-fn adamw<M: LanguageModel>(model: &M, options: &TrainOptions) -> ModuleOptimizer {
-    let weight_decay = options.weight_decay as f32;
-    let adamw = AdamWConfig::new().with_epsilon(EPSILON).with_weight_decay(weight_decay).build();
-    let restored = RestoredOn::device_of(model, adamw.clone());
-    ModuleOptimizer::from(adamw).with_group(ParamGroup::all(), restored, None)
-}
-
-/// Keeps AdamW from dividing by 0.
-const EPSILON: f32 = 1e-8;
 
 /// Lists the methods: this is where a new one is registered.
 macro_rules! methods {
