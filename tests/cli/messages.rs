@@ -186,6 +186,9 @@ fn a_text_that_ends_with_the_context_says_so() {
     assert!(!outcome.stderr.contains("warning"), "{}", outcome.stderr);
     let result: Value = serde_json::from_str(&outcome.stdout).unwrap();
     assert_eq!(result["ended"], "max_new_tokens");
+    for speed in ["tokens_per_second", "prompt_tokens_per_second", "next_tokens_per_second"] {
+        assert!(result[speed].as_f64().unwrap() > 0.0, "{speed}");
+    }
 
     // Now the first token that it writes ends the text.
     let first = result["ids"][0].clone();

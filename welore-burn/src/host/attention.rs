@@ -2,8 +2,6 @@
 //! gone before the next block.
 
 use burn::tensor::{DType, FloatDType, Tensor};
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::attention_back::Kept;
@@ -11,6 +9,7 @@ use super::exp::exp;
 use super::recorded::record;
 use super::rows::dot;
 use super::{Numbers, tensor};
+use crate::linalg::{Rows, Written, multiply_into};
 
 /// Queries of a block.
 pub(super) const BLOCK: usize = 64;
@@ -211,8 +210,7 @@ impl<'a> Work<'a> {
             (head(&self.keys, sequence, kv_head), head(&self.values, sequence, kv_head));
         let keys = matrix(keys, seen.start, [seen.len(), width], self.keys.strides[2]);
         let values = matrix(values, seen.start, [seen.len(), out_width], self.values.strides[2]);
-        let all = MatMut::from_row_major_slice_mut(scores, count, seen.len());
-        matmul(all, Accum::Replace, queries, keys.transpose(), 1.0, Par::Seq);
+        multiply_into(scores, seen.len(), Written::Over, queries, keys.transposed());
         let sink = self.sinks.map(|sinks| sinks[number]);
         let mut totals = [0.0; BLOCK];
         let rows = scores.chunks_exact_mut(seen.len()).zip(&mut totals).enumerate();
@@ -228,12 +226,8 @@ impl<'a> Work<'a> {
         let row = heads * out_width;
         let out = &mut out[number * out_width..];
         let len = (count - 1) * row + out_width;
-        // By columns and turned: faer 0.24.4 swaps the strides of rows that are apart.
-        let place = &mut out[..len];
-        let place = MatMut::from_column_major_slice_with_stride_mut(place, out_width, count, row)
-            .transpose_mut();
-        let scores = MatRef::from_row_major_slice(scores, count, seen.len());
-        matmul(place, Accum::Replace, scores, values, 1.0, Par::Seq);
+        let scores = Rows::new(scores, [count, seen.len()], seen.len());
+        multiply_into(&mut out[..len], row, Written::Over, scores, values);
         for (out, total) in out.chunks_mut(row).zip(totals).take(count) {
             out[..out_width].iter_mut().for_each(|number| *number /= total);
         }
@@ -254,15 +248,8 @@ pub(super) fn head(numbers: &Numbers<4>, sequence: usize, head: usize) -> &[f32]
 }
 
 /// Some rows of a head.
-pub(super) fn matrix(
-    numbers: &[f32],
-    first: usize,
-    [rows, width]: [usize; 2],
-    stride: usize,
-) -> MatRef<'_, f32> {
-    let len = (rows - 1) * stride + width;
-    let numbers = &numbers[first * stride..][..len];
-    MatRef::from_row_major_slice_with_stride(numbers, rows, width, stride)
+pub(super) fn matrix(numbers: &[f32], first: usize, shape: [usize; 2], stride: usize) -> Rows<'_> {
+    Rows::new(&numbers[first * stride..], shape, stride)
 }
 
 for_processors! {

@@ -2,8 +2,6 @@
 //! sums of their exponentials; none are kept.
 
 use burn::tensor::Tensor;
-use faer::linalg::matmul::matmul;
-use faer::{Accum, MatMut, MatRef, Par};
 use rayon::prelude::*;
 
 use super::attention::{BLOCK, Work, head, matrix};
@@ -11,6 +9,7 @@ use super::exp::exp;
 use super::recorded::Recorded;
 use super::rows::dot;
 use super::{Numbers, tensor};
+use crate::linalg::{Rows, Written, multiply_into};
 
 /// What the backward pass needs.
 #[derive(Debug, Clone)]
@@ -116,24 +115,18 @@ impl Pass<'_> {
         let values = part(values, kv_head, seen.start, [seen.len(), out_width], values.strides[2]);
         let gradient = part(gradients, number, first, [count, out_width], out_width);
 
-        let shape = (count, seen.len());
-        let into = |numbers| MatMut::from_row_major_slice_mut(numbers, shape.0, shape.1);
-        matmul(into(weights), Accum::Replace, queries, keys.transpose(), 1.0, Par::Seq);
-        matmul(into(slopes), Accum::Replace, gradient, values.transpose(), 1.0, Par::Seq);
+        let over = Written::Over;
+        multiply_into(weights, seen.len(), over, queries, keys.transposed());
+        multiply_into(slopes, seen.len(), over, gradient, values.transposed());
         self.slopes_of_rows(block, seen.start, weights, slopes);
 
-        let from = |numbers| MatRef::from_row_major_slice(numbers, shape.0, shape.1);
-        let (weights, slopes) = (from(weights), from(slopes));
-        let rows_of = |numbers, width| {
-            let numbers: &mut [f32] = numbers;
-            let numbers = &mut numbers[seen.start * width..seen.end * width];
-            MatMut::from_row_major_slice_mut(numbers, seen.len(), width)
-        };
-        let of_queries = MatMut::from_row_major_slice_mut(of_queries, count, width);
-        matmul(of_queries, Accum::Replace, slopes, keys, 1.0, Par::Seq);
-        matmul(rows_of(of_keys, width), Accum::Add, slopes.transpose(), queries, 1.0, Par::Seq);
-        let of_values = rows_of(of_values, out_width);
-        matmul(of_values, Accum::Add, weights.transpose(), gradient, 1.0, Par::Seq);
+        let [weights, slopes] = [&*weights, &*slopes]
+            .map(|numbers| Rows::new(numbers, [count, seen.len()], seen.len()));
+        multiply_into(of_queries, width, over, slopes, keys);
+        let of_keys = &mut of_keys[seen.start * width..seen.end * width];
+        multiply_into(of_keys, width, Written::Added, slopes.transposed(), queries);
+        let of_values = &mut of_values[seen.start * out_width..seen.end * out_width];
+        multiply_into(of_values, out_width, Written::Added, weights.transposed(), gradient);
     }
 
     /// Makes weights of products, and the gradients of the products of those of the weights.

@@ -35,7 +35,7 @@ pub use matrix::{LinalgError, Matrix, transpose};
 pub use moments::{Root, SecondMoment, packed_len};
 pub use natural::natural_step;
 pub use pivot::{PivotFactors, pivot_factors, pivot_factors_within};
-pub(crate) use rows::multiply_rows;
+pub(crate) use rows::{Rows, Written, multiply_into, multiply_rows};
 pub use shrink::{Shrink, Shrinkage};
 pub use subspace::{LeadingSubspace, leading_left_vectors, leading_subspace, subspace_similarity};
 pub use svd::{BalancedFactors, balanced_factors, singular_values};

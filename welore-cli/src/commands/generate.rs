@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use serde_json::json;
@@ -49,8 +49,10 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         false => Task::default(),
     };
     let started = Instant::now();
+    let mut first = None;
     let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, |token| {
         task.step();
+        first.get_or_insert_with(|| started.elapsed());
         let shown = decode(token).map_err(Into::into).and_then(|piece| {
             unseen.push_str(&piece.unwrap_or_default());
             if args.json { Ok(()) } else { output::print_piece(&std::mem::take(&mut unseen)) }
@@ -62,11 +64,11 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         }
     })?;
     task.end();
-    let speed = tokens.len() as f64 / started.elapsed().as_secs_f64();
+    let speed = Speed::of(prompt.len(), tokens.len(), first, started.elapsed());
     trouble.map_or(Ok(()), Err)?;
     if !args.json {
         output::print_piece(&(std::mem::take(&mut unseen) + "\n"))?;
-        note!("{}, {speed:.1} tokens/s", format::number_of(tokens.len(), "token"));
+        note!("{}, {:.1} tokens/s", format::number_of(tokens.len(), "token"), speed.all);
     }
     if must_stop() {
         return Err(Interrupted.into());
@@ -82,10 +84,34 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
         "prompt_ids": prompt,
         "ids": tokens,
         "ended": ended,
-        "tokens_per_second": speed,
+        "tokens_per_second": speed.all,
+        "prompt_tokens_per_second": speed.prompt,
+        "next_tokens_per_second": speed.next,
     }));
     note_adapter(args.adapter.as_deref(), &mut result);
     output::print_json(&result)
+}
+
+/// Tokens per second.
+struct Speed {
+    /// New tokens, in all the time.
+    all: f64,
+    /// Those of the prompt, until the first new token is known.
+    prompt: Option<f64>,
+    /// New tokens after the first one, from then on.
+    next: Option<f64>,
+}
+
+impl Speed {
+    fn of(prompt: usize, tokens: usize, first: Option<Duration>, all: Duration) -> Self {
+        let rate = |tokens: usize, time: Duration| tokens as f64 / time.as_secs_f64();
+        let rest = first.and_then(|first| all.checked_sub(first)).filter(|rest| !rest.is_zero());
+        Self {
+            all: rate(tokens, all),
+            prompt: first.map(|first| rate(prompt, first)),
+            next: rest.filter(|_| tokens > 1).map(|rest| rate(tokens - 1, rest)),
+        }
+    }
 }
 
 /// The options of conversations.
