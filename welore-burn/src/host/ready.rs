@@ -1,3 +1,4 @@
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -14,17 +15,18 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// token that is generated, and each product would wait until they are awake.
 ///
 /// They help with whatever is in the pool, and let other programs run. A pool of one thread, and threads
-/// that have other work, are left alone.
+/// that have other work, are left alone; nothing waits for them, as they may wait for the caller.
 pub(crate) fn with_ready_threads<T: Send>(compute: impl FnOnce() -> T + Send) -> T {
-    rayon::scope(|scope| {
+    rayon::scope(|_| {
         let others = rayon::current_num_threads() - 1;
         if others == 0 {
             return compute();
         }
-        let team = std::sync::Arc::new(Team::default());
+        let team = Arc::new(Team::default());
         let caller = rayon::current_thread_index();
         let helpers = team.clone();
-        scope.spawn_broadcast(move |_, context| {
+        // Outside the scope, which would not end before each thread has seen this.
+        rayon::spawn_broadcast(move |context| {
             if Some(context.index()) != caller {
                 helpers.help();
             }
@@ -79,6 +81,7 @@ impl Drop for Dismissed<'_> {
 #[cfg(test)]
 mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::mpsc::channel;
 
     use rayon::ThreadPoolBuilder;
     use rayon::prelude::*;
@@ -113,6 +116,23 @@ mod tests {
                 });
             }
         });
+    }
+
+    #[test]
+    fn a_thread_that_waits_for_the_caller_is_not_waited_for() {
+        let pool = ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+        let (here, begun) = channel();
+        let (tell, told) = channel::<()>();
+        let (report, reported) = channel();
+        pool.spawn(move || {
+            here.send(()).unwrap();
+            report.send(told.recv_timeout(Duration::from_secs(10)).is_ok()).unwrap();
+        });
+        begun.recv().unwrap();
+        assert_eq!(pool.install(|| with_ready_threads(work)), 2997);
+        // After its patience, the other thread is gone.
+        let _ = tell.send(());
+        assert!(reported.recv().unwrap(), "the caller came back too late");
     }
 
     #[test]
