@@ -87,8 +87,9 @@ fn forward(
     let mut not_wanted = Vec::new();
     let log_sums = log_sums.unwrap_or(&mut not_wanted);
     log_sums.resize(batch * rows * heads, 0.0);
-    let sequences = out.chunks_exact_mut(rows * row).zip(log_sums.chunks_exact_mut(rows * heads));
-    for (sequence, (out, log_sums)) in sequences.enumerate() {
+    let sequences =
+        out.par_chunks_exact_mut(rows * row).zip(log_sums.par_chunks_exact_mut(rows * heads));
+    sequences.enumerate().for_each(|(sequence, (out, log_sums))| {
         if alone {
             let part = work.group * width;
             let parts = out.par_chunks_mut(part).enumerate().with_min_len(work.heads_at_once());
@@ -104,7 +105,7 @@ fn forward(
                 }
             });
         }
-    }
+    });
     Some(tensor(out, [batch, rows, heads, width], &queries.device()).swap_dims(1, 2))
 }
 
@@ -288,5 +289,84 @@ for_processors! {
 for_processors! {
     fn add(weight: f32, value: &[f32], out: &mut [f32]) {
         out.iter_mut().zip(value).for_each(|(out, value)| *out += weight * value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::activation::softmax;
+    use burn::tensor::{Device, Distribution, TensorData, Tolerance};
+
+    use super::*;
+
+    /// All scores, mask, softmax, values.
+    fn by_definition([queries, keys, values]: [Tensor<4>; 3], sight: Causal<'_>) -> Tensor<4> {
+        let ([_, heads, rows, width], [_, kv_heads, cols, _]) = (queries.dims(), keys.dims());
+        let group = heads / kv_heads;
+        let per_query = |x: Tensor<4>| {
+            let of_heads = (0..heads).map(|head| x.clone().narrow(1, head / group, 1));
+            Tensor::cat(of_heads.collect(), 1)
+        };
+        let window = sight.window.unwrap_or(cols);
+        let is_seen = |query: usize, key: usize| key <= query && query - key < window;
+        let hidden: Vec<f32> = (0..rows * cols)
+            .map(|i| if is_seen(i / cols + cols - rows, i % cols) { 0.0 } else { -1e30 })
+            .collect();
+        let hidden = TensorData::new(hidden, [1, 1, rows, cols]);
+        let hidden = Tensor::<4>::from_data(hidden, &queries.device());
+        let scores = queries.matmul(per_query(keys).swap_dims(2, 3));
+        let scores = scores.div_scalar((width as f64).sqrt());
+        let scores = match sight.cap {
+            Some(cap) => scores.div_scalar(cap).tanh().mul_scalar(cap),
+            None => scores,
+        };
+        softmax(scores + hidden, 3).matmul(per_query(values))
+    }
+
+    /// Heads whose rows are apart, with other numbers around them, as in a cache.
+    fn random(heads: usize, len: usize, width: usize) -> Tensor<4> {
+        let shape = [2, len + 3, heads, width + 2];
+        let all = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &Device::flex());
+        all.narrow(1, 1, len).narrow(3, 1, width).swap_dims(1, 2)
+    }
+
+    #[test]
+    fn it_is_attention_by_definition_and_so_are_its_gradients() {
+        // One query and several after others, and two blocks; heads share keys, values are narrower.
+        for (rows, cols) in [(1, 9), (7, 9), (9, 9), (70, 133)] {
+            for (window, cap) in [(None, None), (Some(4), None), (Some(80), Some(1.5))] {
+                let sight = Causal { window, cap, sinks: None };
+                let given = [random(4, rows, 8), random(2, cols, 8), random(2, cols, 5)];
+                let [queries, keys, values] = &given;
+                let tolerance = Tolerance::rel_abs(1e-4, 1e-4);
+                let got = attention(queries, keys, values, sight).unwrap().into_data();
+                let expected = by_definition(given.clone(), sight).into_data();
+                got.assert_approx_eq::<f32>(&expected, tolerance);
+
+                let weights = Tensor::from_inner(random(4, rows, 5));
+                let gradients = |compute: &dyn Fn([Tensor<4>; 3]) -> Tensor<4>| {
+                    let leaves = given.clone().map(|x| Tensor::from_inner(x).require_grad());
+                    let output = compute(leaves.clone()) * weights.clone();
+                    let found = output.sum().backward();
+                    leaves.map(|leaf| leaf.grad(&found).unwrap().into_data())
+                };
+                let got = gradients(&|[q, k, v]| attention(&q, &k, &v, sight).unwrap());
+                let expected = gradients(&|given| by_definition(given, sight));
+                for (got, expected) in got.iter().zip(&expected) {
+                    got.assert_approx_eq::<f32>(expected, tolerance);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn it_does_not_depend_on_the_number_of_threads() {
+        let (queries, keys, values) = (random(4, 130, 8), random(2, 133, 8), random(2, 133, 8));
+        let with = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let compute = || attention(&queries, &keys, &values, Causal::default());
+            pool.install(|| compute().unwrap().into_data())
+        };
+        assert_eq!(with(1), with(3));
     }
 }

@@ -40,7 +40,7 @@ pub(crate) fn softmax_loss(
     let ([rows, width], device) = (x.dims(), x.device());
     let targets: Vec<usize> =
         targets.to_data().iter::<i64>().map(|target| target as usize).collect();
-    if targets.len() != rows || targets.iter().any(|target| *target >= width) {
+    if width == 0 || targets.len() != rows || targets.iter().any(|target| *target >= width) {
         return None;
     }
     let (mut losses, mut gradient) = (vec![0.0; rows], vec![0.0; rows * width]);

@@ -1,9 +1,10 @@
-//! Passes over numbers in the memory of the host, on tensors of Burn's CPU backend that record no gradients.
+//! Passes over numbers in the memory of the host, on tensors of Burn's CPU backend.
 //!
 //! Where Burn's operations go over the numbers several times, on one thread, and make a tensor each time,
 //! these go once, with the instructions that the processor has, on the threads of the rayon pool that they
-//! are called in if there is enough to do. All of them return `None` for other tensors, whose caller then
-//! uses Burn's operations. Results do not depend on the number of threads.
+//! are called in if there is enough to do. Where tensors record gradients, most of them have a backward pass
+//! of this kind. All of them return `None` for other tensors, whose caller then uses Burn's operations.
+//! Results do not depend on the number of threads.
 
 #[macro_use]
 mod processor;
@@ -50,13 +51,18 @@ struct Numbers<const D: usize, E = f32> {
 }
 
 impl<const D: usize, E: Element + Pod> Numbers<D, E> {
-    /// `None` on another backend, with gradients, in another type, or if an axis runs backwards.
+    /// `None` on another backend, with gradients, or in another type. Where an axis runs backwards, the
+    /// numbers are copied.
     #[cfg(feature = "flex")]
     fn of(tensor: &Tensor<D>) -> Option<Self> {
         let primitive = tensor.clone().try_into_primitive::<burn::backend::Flex>().ok()?;
         if primitive.dtype() != E::dtype() {
             return None;
         }
+        let primitive = match primitive.layout().has_positive_strides() {
+            true => primitive,
+            false => primitive.to_contiguous(),
+        };
         let layout = primitive.layout();
         let mut strides = [0; D];
         for (stride, given) in strides.iter_mut().zip(layout.strides()) {
@@ -113,7 +119,44 @@ fn tensor<const D: usize>(numbers: Vec<f32>, dims: [usize; D], device: &Device) 
     Tensor::from_data(TensorData::new(numbers, dims), (device, DType::F32))
 }
 
-/// Whether tensors of a device have their numbers in the memory of the host, and record no gradients.
+/// Whether tensors of a device have their numbers in the memory of the host, with or without gradients.
+#[cfg(feature = "flex")]
 pub(crate) fn is_host(device: &Device) -> bool {
-    cfg!(feature = "flex") && Numbers::<1>::of(&Tensor::empty([1], (device, DType::F32))).is_some()
+    *device == Device::flex()
+}
+
+/// Whether tensors of a device have their numbers in the memory of the host, with or without gradients.
+#[cfg(not(feature = "flex"))]
+pub(crate) fn is_host(_: &Device) -> bool {
+    false
+}
+
+#[cfg(all(test, feature = "flex"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_found_wherever_they_are() {
+        let device = Device::flex();
+        let x = Tensor::<2>::from_data([[1.0f32, 2.0, 3.0], [4.0, 5.0, 6.0]], &device);
+        for (place, x, expected) in [
+            ("in order", x.clone(), vec![1.0, 2.0, 3.0, 4.0, 5.0, 6.0]),
+            ("turned", x.clone().transpose(), vec![1.0, 4.0, 2.0, 5.0, 3.0, 6.0]),
+            ("a part", x.clone().narrow(1, 1, 2), vec![2.0, 3.0, 5.0, 6.0]),
+            (
+                "once for all",
+                x.clone().narrow(0, 1, 1).expand([2, 3]),
+                vec![4.0, 5.0, 6.0, 4.0, 5.0, 6.0],
+            ),
+            ("backwards", x.flip([1]), vec![3.0, 2.0, 1.0, 6.0, 5.0, 4.0]),
+        ] {
+            assert_eq!(Numbers::<2>::in_order(&x).unwrap().slice(), expected, "{place}");
+        }
+    }
+
+    #[test]
+    fn a_device_with_gradients_is_the_host_too() {
+        assert!(is_host(&Device::flex()));
+        assert!(is_host(&Device::flex().autodiff()));
+    }
 }

@@ -30,6 +30,9 @@ pub(crate) fn norm<const D: usize>(
         return normed(x, how, &gamma, &weights(beta, 0.0, 0.0, width)?);
     }
     let gamma = gamma.filter(|_| beta.is_none() && !how.subtracts_mean)?;
+    if gamma.dims() != [x.dims()[D - 1]] {
+        return None;
+    }
     record([x, &gamma.clone().unsqueeze()], |[x, gamma]| {
         let width = gamma.dims().iter().product();
         let gamma: Tensor<1> = gamma.clone().reshape([width]);

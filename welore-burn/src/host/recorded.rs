@@ -8,7 +8,7 @@ use burn::tensor::Tensor;
 pub(super) trait Recorded<const D: usize, const N: usize>:
     Clone + Debug + Send + 'static
 {
-    /// The gradients of those inputs that need one, from that of the output.
+    /// The gradients of at least those inputs that need one, from that of the output.
     fn gradients(self, gradient: Tensor<D>, needed: [bool; N]) -> [Option<Tensor<D>>; N];
 }
 
@@ -59,7 +59,9 @@ mod operation {
             let gradient = Tensor::<D>::from_primitive::<Flex>(grads.consume::<Flex>(&node));
             let needed = parents.each_ref().map(Option::is_some);
             for (parent, gradient) in parents.into_iter().zip(state.gradients(gradient, needed)) {
-                if let (Some(parent), Some(gradient)) = (parent, gradient) {
+                if let Some(parent) = parent {
+                    // Better than training with gradients that are not there.
+                    let gradient = gradient.expect("an input that needs a gradient gets one");
                     let gradient = gradient.try_into_primitive::<Flex>();
                     let gradient = gradient.expect("what is computed on the host is there");
                     grads.register::<Flex>(parent.id, gradient);

@@ -13,11 +13,12 @@ const LONG: usize = 256;
 const PARTS: usize = 4;
 
 /// Causal attention of queries `[batch, heads, rows, width]` to keys and values
-/// `[batch, kv_heads, cols, width]`. On the CPU and without gradients it is one pass. Elsewhere, many queries are split into parts, each of which uses only
-/// the keys up to its end: four parts skip 3/8 of the work and of the memory, all of it masked, and
-/// the scores of all queries never exist at once unless gradients need them. With a `cap`, scores
-/// are [capped] before they are masked. With `sinks`, one score for each head, each query also sees
-/// something that has this score, and nothing to give (gpt-oss).
+/// `[batch, kv_heads, cols, width]`. On the CPU it is one pass, but for sinks with gradients. Elsewhere,
+/// many queries are split into parts, each of which uses only the keys up to its end: four parts skip
+/// 3/8 of the work and of the memory, all of it masked, and the scores of all queries never exist at
+/// once unless gradients need them. With a `cap`, scores are [capped] before they are masked. With
+/// `sinks`, one score for each head, each query also sees something that has this score, and nothing to
+/// give (gpt-oss).
 pub(super) fn attend(
     queries: Tensor<4>,
     keys: Tensor<4>,
@@ -277,6 +278,13 @@ mod tests {
 
     use super::*;
 
+    /// The mask for attention on the host, and that for Burn's operations, which other devices use.
+    fn masks(window: Option<usize>, rows: usize, cols: usize, device: &Device) -> [CausalMask; 2] {
+        let smaller = window.filter(|window| *window < cols);
+        let of_tensors = CausalMask::of_tensors(smaller, rows, cols, device);
+        [CausalMask::new(window, rows, cols, device), of_tensors]
+    }
+
     /// Attention by definition: all scores, mask, softmax, values.
     fn by_definition(q: Tensor<4>, k: Tensor<4>, v: Tensor<4>, window: usize) -> Tensor<4> {
         capped_by_definition(q, k, v, window, None)
@@ -326,10 +334,11 @@ mod tests {
             (1, 90, 999),
         ] {
             let (q, k, v) = (random(rows), random(cols), random(cols));
-            let mask = CausalMask::new(Some(window), rows, cols, &device);
             let expected = by_definition(q.clone(), k.clone(), v.clone(), window).into_data();
-            let got = attend(q, k, v, &mask, None, None).into_data();
-            got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            for mask in masks(Some(window), rows, cols, &device) {
+                let got = attend(q.clone(), k.clone(), v.clone(), &mask, None, None).into_data();
+                got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            }
         }
     }
 
@@ -347,9 +356,11 @@ mod tests {
                 |x: Tensor<4>| x.unsqueeze_dim::<5>(2).repeat_dim(2, 3).reshape([2, 6, 20, 8]);
             let expected =
                 by_definition(q.clone(), per_query(seen(&k)), per_query(seen(&v)), window);
-            let mask = CausalMask::new(Some(window), 1, 20, &device);
-            let got = attend(q, seen(&k), seen(&v), &mask, None, None).into_data();
-            got.assert_approx_eq::<f32>(&expected.into_data(), Tolerance::rel_abs(1e-4, 1e-4));
+            let expected = expected.into_data();
+            for mask in masks(Some(window), 1, 20, &device) {
+                let got = attend(q.clone(), seen(&k), seen(&v), &mask, None, None).into_data();
+                got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            }
         }
     }
 
@@ -365,13 +376,15 @@ mod tests {
             let cap = Some(1.5);
             let expected = capped_by_definition(q.clone(), k.clone(), v.clone(), window, cap);
             let expected = expected.into_data();
-            let mask = CausalMask::new(Some(window), rows, cols, &plain);
-            let got = attend(q.clone(), k.clone(), v.clone(), &mask, cap, None).into_data();
-            got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
-            let mask = CausalMask::new(Some(window), rows, cols, &tracked);
-            let [q, k, v] = [q, k, v].map(Tensor::from_inner);
-            let got = attend(q, k, v, &mask, cap, None).inner().into_data();
-            got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            for mask in masks(Some(window), rows, cols, &plain) {
+                let got = attend(q.clone(), k.clone(), v.clone(), &mask, cap, None).into_data();
+                got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            }
+            for mask in masks(Some(window), rows, cols, &tracked) {
+                let [q, k, v] = [&q, &k, &v].map(|x| Tensor::from_inner(x.clone()));
+                let got = attend(q, k, v, &mask, cap, None).inner().into_data();
+                got.assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            }
         }
     }
 
@@ -403,14 +416,16 @@ mod tests {
             let expected = beside_by_definition(q.clone(), k.clone(), v.clone(), &scores);
             let expected = expected.into_data();
             let sinks = Tensor::<1>::from_data(scores, &plain);
-            let mask = CausalMask::new(None, rows, cols, &plain);
-            let got = attend(q.clone(), k.clone(), v.clone(), &mask, None, Some(&sinks));
-            got.into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            for mask in masks(None, rows, cols, &plain) {
+                let got = attend(q.clone(), k.clone(), v.clone(), &mask, None, Some(&sinks));
+                got.into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            }
             let sinks = Tensor::from_inner(sinks);
-            let mask = CausalMask::new(None, rows, cols, &tracked);
-            let [q, k, v] = [q, k, v].map(Tensor::from_inner);
-            let got = attend(q, k, v, &mask, None, Some(&sinks)).inner();
-            got.into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            for mask in masks(None, rows, cols, &tracked) {
+                let [q, k, v] = [&q, &k, &v].map(|x| Tensor::from_inner(x.clone()));
+                let got = attend(q, k, v, &mask, None, Some(&sinks)).inner();
+                got.into_data().assert_approx_eq::<f32>(&expected, Tolerance::rel_abs(1e-4, 1e-4));
+            }
         }
     }
 
@@ -429,29 +444,29 @@ mod tests {
             let tolerance =
                 32.0 * f64::from(f32::EPSILON) * (1.0 + 4.0 * scale * scale * 8f64.sqrt());
             let given = [random(4, rows, scale), random(2, rows, scale), random(2, rows, 1.0)];
-            let leaves = given.clone().map(|x| Tensor::from_inner(x).require_grad());
             let weights = Tensor::from_inner(random(4, rows, 1.0));
-            let mask = CausalMask::new(Some(window), rows, rows, &device);
-            let [q, k, v] = leaves.clone();
-            let got = attend(q, k, v, &mask, None, None);
-            let backward = (got.clone() * weights.clone()).sum().backward();
-
-            let reference = given.map(|x| Tensor::from_inner(x).require_grad());
+            let reference = given.clone().map(|x| Tensor::from_inner(x).require_grad());
             let [q, k, v] = reference.clone();
             let repeated = |x: Tensor<4>| x.repeat_dim(1, 2).reshape([2, 2, 2, rows, 8]);
             let per_query = |x| repeated(x).swap_dims(1, 2).reshape([2, 4, rows, 8]);
             let expected = by_definition(q, per_query(k), per_query(v), window);
-            let expected_backward = (expected.clone() * weights).sum().backward();
+            let expected_backward = (expected.clone() * weights.clone()).sum().backward();
 
             let close = |a: Tensor<4>, b: Tensor<4>| {
                 let scale = b.clone().abs().max().into_scalar::<f64>();
                 let gap = (a - b).abs().max().into_scalar::<f64>();
                 assert!(gap < tolerance * scale, "{gap} of {scale}");
             };
-            close(got.inner(), expected.inner());
-            for (leaf, reference) in leaves.iter().zip(&reference) {
-                let expected = reference.grad(&expected_backward).unwrap();
-                close(leaf.grad(&backward).unwrap(), expected);
+            for mask in masks(Some(window), rows, rows, &device) {
+                let leaves = given.clone().map(|x| Tensor::from_inner(x).require_grad());
+                let [q, k, v] = leaves.clone();
+                let got = attend(q, k, v, &mask, None, None);
+                let backward = (got.clone() * weights.clone()).sum().backward();
+                close(got.inner(), expected.clone().inner());
+                for (leaf, reference) in leaves.iter().zip(&reference) {
+                    let expected = reference.grad(&expected_backward).unwrap();
+                    close(leaf.grad(&backward).unwrap(), expected);
+                }
             }
         }
     }
