@@ -62,7 +62,9 @@ pub(crate) fn apply_transposed(table: &Param<Tensor<2>>, input: Tensor<3>) -> Te
     // it first.
     let [batch, positions, width] = input.dims();
     let table = table.val();
-    if let Some(output) = few_rows_product(&input, &table.clone().transpose()) {
+    if is_for_host(&input)
+        && let Some(output) = few_rows_product(&input, &table.clone().transpose())
+    {
         return output;
     }
     let [rows, _] = table.dims();
@@ -127,14 +129,8 @@ fn factored<const D: usize>(
 
 /// Whether products of a type of 16 bits are computed in f32 anyway, and only their results rounded,
 /// as on flex. Other devices have units for these types, without which they are several times slower.
-#[cfg(feature = "flex")]
 fn is_computed_in_f32(device: &Device, dtype: DType) -> bool {
-    matches!(dtype, DType::BF16 | DType::F16) && *device == Device::flex()
-}
-
-#[cfg(not(feature = "flex"))]
-fn is_computed_in_f32(_device: &Device, _dtype: DType) -> bool {
-    false
+    matches!(dtype, DType::BF16 | DType::F16) && host::is_host(device)
 }
 
 /// What an adapter adds. Kept separate: added to the weight, it would cost a gradient of the
@@ -155,7 +151,8 @@ fn product<const D: usize>(
 ) -> Tensor<D> {
     let dtype = FloatDType::from(input.dtype());
     if !matches!(matrix.dtype(), DType::QFloat(_)) {
-        return match few_rows_product(&input, &matrix) {
+        let few = is_for_host(&input).then(|| few_rows_product(&input, &matrix)).flatten();
+        return match few {
             Some(output) => match bias {
                 Some(bias) => output + bias.unsqueeze(),
                 None => output,
@@ -176,14 +173,19 @@ fn product<const D: usize>(
     }
 }
 
+/// Whether an input is of few rows on the host, without gradients. Elsewhere, even to reshape it would be
+/// an operation in vain.
+fn is_for_host<const D: usize>(input: &Tensor<D>) -> bool {
+    let rows = input.dims()[..D - 1].iter().product::<usize>();
+    let device = input.device();
+    rows <= host::FEW && host::is_host(&device) && !device.is_autodiff()
+}
+
 /// The product of few rows with a matrix on the host, where it is read as it is.
 fn few_rows_product<const D: usize>(input: &Tensor<D>, matrix: &Tensor<2>) -> Option<Tensor<D>> {
     let mut dims = input.dims();
     let [d_input, d_output] = matrix.dims();
-    let rows = dims[..D - 1].iter().product();
-    if rows > host::FEW {
-        return None;
-    }
+    let rows = dims[..D - 1].iter().product::<usize>();
     let output = host::few_rows(&input.clone().reshape([rows, d_input]), matrix)?;
     dims[D - 1] = d_output;
     Some(output.cast(FloatDType::from(input.dtype())).reshape(dims))

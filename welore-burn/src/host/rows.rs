@@ -15,7 +15,7 @@ pub(crate) const FEW: usize = 4;
 const TOGETHER: usize = 8;
 
 /// `input · matrix` in f32, whatever the type of the matrix, for few rows. `None` if there are more of them,
-/// or if there is little to read.
+/// if there is little to read, or if the input is more precise.
 ///
 /// # Shapes
 ///
@@ -24,7 +24,8 @@ const TOGETHER: usize = 8;
 /// - output: `[rows, columns]`, f32
 pub(crate) fn few_rows(input: &Tensor<2>, matrix: &Tensor<2>) -> Option<Tensor<2>> {
     let ([rows, inner], [also_inner, columns]) = (input.dims(), matrix.dims());
-    let fits = inner == also_inner && (1..=FEW).contains(&rows);
+    let is_read = matches!(input.dtype(), DType::F32 | DType::F16 | DType::BF16);
+    let fits = is_read && inner == also_inner && (1..=FEW).contains(&rows);
     if !fits || inner * columns < LEAST_WORK {
         return None;
     }
@@ -233,6 +234,8 @@ mod tests {
         assert!(few_rows(&zeros([1, 256]), &zeros([256, 512]).narrow(1, 3, 256)).is_none());
         let precise = zeros([256, 256]).cast(FloatDType::F64);
         assert!(few_rows(&zeros([1, 256]), &precise).is_none());
+        let precise = zeros([1, 256]).cast(FloatDType::F64);
+        assert!(few_rows(&precise, &zeros([256, 256])).is_none());
         let recording = Tensor::<2>::zeros([256, 256], &device.clone().autodiff());
         assert!(few_rows(&Tensor::zeros([1, 256], &device.autodiff()), &recording).is_none());
     }

@@ -29,7 +29,7 @@ impl<'a> Rows<'a> {
     ///
     /// # Panics
     ///
-    /// If numbers are missing, or rows overlap.
+    /// If numbers are missing.
     pub fn new(numbers: &'a [f32], [count, width]: [usize; 2], stride: usize) -> Self {
         Self(MatRef::from_row_major_slice_with_stride(numbers, count, width, stride))
     }

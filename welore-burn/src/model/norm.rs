@@ -95,6 +95,7 @@ impl Norm {
     pub fn forward<const D: usize>(&self, x: Tensor<D>) -> Tensor<D> {
         let dtype = FloatDType::from(x.dtype());
         if dtype == FloatDType::F32
+            && host::is_host(&x.device())
             && let Some(output) = self.on_host(&x)
         {
             return output;
@@ -112,7 +113,7 @@ impl Norm {
         x.cast(dtype)
     }
 
-    /// In one pass, on the CPU and without gradients.
+    /// In one pass.
     fn on_host<const D: usize>(&self, x: &Tensor<D>) -> Option<Tensor<D>> {
         let offset = if self.kind == NormKind::RmsFromOne { 1.0 } else { 0.0 };
         let (subtracts_mean, epsilon) = (self.kind.subtracts_mean(), self.epsilon);
