@@ -85,19 +85,21 @@ impl RotaryTable {
     ///
     /// - input and output: `[batch, positions, heads, head_dim]`
     pub fn rotate(&self, x: Tensor<4>) -> Tensor<4> {
-        let [_, _, _, width] = x.dims();
         let dtype = FloatDType::from(x.dtype());
         let x = x.cast(FloatDType::F32);
-        if let Some(rotated) = host::rotated(&x, &self.cos, &self.sin, self.neighbours) {
-            return rotated.cast(dtype);
-        }
-        let rotated = 2 * self.cos.dims()[3];
+        let rotated = host::rotated(&x, &self.cos, &self.sin, self.neighbours);
+        rotated.unwrap_or_else(|| self.in_parts(x)).cast(dtype)
+    }
+
+    /// The same in Burn's operations.
+    fn in_parts(&self, x: Tensor<4>) -> Tensor<4> {
+        let ([_, _, _, width], rotated) = (x.dims(), 2 * self.cos.dims()[3]);
         if rotated == width {
-            return Tensor::cat(self.rotated(x), 3).cast(dtype);
+            return Tensor::cat(self.rotated(x), 3);
         }
         let mut parts = self.rotated(x.clone().narrow(3, 0, rotated));
         parts.push(x.narrow(3, rotated, width - rotated));
-        Tensor::cat(parts, 3).cast(dtype)
+        Tensor::cat(parts, 3)
     }
 
     /// Parts of the rotated channels, in their order.
@@ -123,6 +125,42 @@ impl RotaryTable {
                 vec![pairs.reshape([batch, positions, heads, width])]
             }
             false => parts,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::{Distribution, Tolerance};
+
+    use super::*;
+
+    #[test]
+    fn one_pass_rotates_as_operations_do_and_so_do_its_gradients() {
+        let plain = Device::default();
+        let random = || {
+            // Heads whose positions are not in order.
+            let shape = [2, 3, 7, 12];
+            let all = Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &plain);
+            all.swap_dims(1, 2)
+        };
+        for (width, neighbours) in [(12, false), (12, true), (8, false), (8, true)] {
+            let rotary = Rotary::with(100.0, width, RopeScaling::None);
+            let rotary = Rotary { neighbours, ..rotary };
+            let (x, weights) = (random(), Tensor::from_inner(random()));
+            let tolerance = Tolerance::rel_abs(1e-5, 1e-5);
+            let table = rotary.table(5, 7, &plain);
+            let expected = table.in_parts(x.clone()).into_data();
+            table.rotate(x.clone()).into_data().assert_approx_eq::<f32>(&expected, tolerance);
+
+            let table = rotary.table(5, 7, &plain.clone().autodiff());
+            let gradient = |rotate: &dyn Fn(Tensor<4>) -> Tensor<4>| {
+                let leaf = Tensor::from_inner(x.clone()).require_grad();
+                let found = (rotate(leaf.clone()) * weights.clone()).sum().backward();
+                leaf.grad(&found).unwrap().into_data()
+            };
+            let expected = gradient(&|x| table.in_parts(x));
+            gradient(&|x| table.rotate(x)).assert_approx_eq::<f32>(&expected, tolerance);
         }
     }
 }
