@@ -43,11 +43,7 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     // The prompt is printed with the first token, so a refused prompt leaves stdout empty.
     let mut unseen = if args.json || args.chat { String::new() } else { args.prompt.clone() };
     let mut trouble = None;
-    // Otherwise the text itself shows how far it is.
-    let mut task = match args.json {
-        true => Task::begin("generating", Unit::TOKENS, args.max_new_tokens.min(room.most) as u64),
-        false => Task::default(),
-    };
+    let mut task = task_of(&args, room.most);
     let started = Instant::now();
     let mut first = None;
     let tokens = generate(&loaded.model, &prompt, &mut sampler, &options, |token| {
@@ -90,6 +86,14 @@ pub fn run(args: GenerateArgs, typed: &Typed) -> Result<()> {
     }));
     note_adapter(args.adapter.as_deref(), &mut result);
     output::print_json(&result)
+}
+
+/// Shows how far the work is, unless the text itself does. `most` tokens fit in the model.
+fn task_of(args: &GenerateArgs, most: usize) -> Task {
+    match args.json {
+        true => Task::begin("generating", Unit::TOKENS, args.max_new_tokens.min(most) as u64),
+        false => Task::default(),
+    }
 }
 
 /// Tokens per second.
