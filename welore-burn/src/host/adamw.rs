@@ -27,6 +27,9 @@ pub(crate) fn adamw<const D: usize>(
     state: Option<&AdaptiveMomentumState<D>>,
 ) -> Option<(Tensor<D>, AdaptiveMomentumState<D>)> {
     let (dims, device) = (parameter.dims(), parameter.device());
+    if gradient.dims() != dims {
+        return None;
+    }
     let [numbers, gradients] = [parameter, gradient].map(Numbers::<D>::in_order);
     let (numbers, gradients) = (numbers?, gradients?);
     let moments = match state {
