@@ -6,7 +6,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rooms of the library, from the bottom up.
-const LIBRARY: [&str; 30] = [
+const LIBRARY: [&str; 31] = [
     "words",
     "named",
     "escape",
@@ -14,6 +14,7 @@ const LIBRARY: [&str; 30] = [
     "progress",
     "workers",
     "linalg",
+    "host",
     "files",
     "ggml",
     "modules",
