@@ -72,6 +72,47 @@ class LowRankLinear(nn.Module):
         return f"in_features={self.in_features}, out_features={self.out_features}, rank={self.rank}"
 
 
+class SplitExperts(nn.Module):
+    """The experts of a layer of gpt-oss, each with linear layers of its own, as a directory has them.
+
+    transformers has the matrices of all experts in two tensors, which cannot have factors.
+    """
+
+    def __init__(self, experts):
+        super().__init__()
+        self.alpha, self.limit = experts.alpha, experts.limit
+        width, hidden = experts.intermediate_size, experts.hidden_size
+        for number in range(experts.num_experts):
+            expert = nn.Module()
+            expert.gate_proj, expert.up_proj = nn.Linear(hidden, width), nn.Linear(hidden, width)
+            expert.down_proj = nn.Linear(width, hidden)
+            self.add_module(str(number), expert)
+
+    def forward(self, hidden_states, router_indices=None, routing_weights=None):
+        x = hidden_states.reshape(-1, hidden_states.shape[-1])
+        if hidden_states.dim() == 3 or routing_weights.shape != router_indices.shape:
+            # transformers 4.57 gives the weights of all experts, and not only of those that a token goes to.
+            routing_weights = routing_weights.gather(1, router_indices)
+        y = torch.zeros_like(x)
+        for number, expert in enumerate(self.children()):
+            rows, places = torch.where(router_indices == number)
+            if len(rows) == 0:
+                continue
+            gate = expert.gate_proj(x[rows]).clamp(max=self.limit)
+            up = expert.up_proj(x[rows]).clamp(-self.limit, self.limit)
+            made = expert.down_proj((up + 1) * (gate * torch.sigmoid(gate * self.alpha)))
+            y.index_add_(0, rows, (made * routing_weights[rows, places, None]).to(y.dtype))
+        return y.view_as(hidden_states)
+
+
+def split_experts(model):
+    """Gives experts that are stored one by one, and whose tensors transformers does not put together, layers of their own."""
+    for place, part in list(model.named_modules()):
+        if type(part).__name__ == "GptOssExperts":
+            parent, _, child = place.rpartition(".")
+            setattr(model.get_submodule(parent), child, SplitExperts(part))
+
+
 def matrices_of(config):
     """The name, rank and form of each matrix that is not dense."""
     return [(name, rank, form) for form in ("factors", "pivots") for name, rank in config.welore[form].items()]
@@ -103,6 +144,7 @@ def class_for(parent, children):
 
 def put_matrices(model, is_base):
     """Puts layers in the place of the dense ones of the matrices that `config.welore` lists."""
+    split_experts(model)
     prefix = model.base_model_prefix + "."
     children = {}
     for name, rank, form in matrices_of(model.config):
