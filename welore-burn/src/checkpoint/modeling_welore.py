@@ -125,6 +125,8 @@ def is_for_vllm(config):
 
 def refuse_for_vllm(model, config):
     """Refuses what vLLM could not load, or would compute wrongly: it does not ask the class of the family."""
+    if config.model_type == "gpt_oss":
+        raise ValueError(f"vLLM's attention for models of transformers has no sinks, which gpt-oss has. {DENSE}.")
     prefix = model.base_model_prefix + "."
     head = [name for name, _, _ in matrices_of(config) if not name.startswith(prefix)]
     if head:
