@@ -242,7 +242,7 @@ class Case:
 
         model = load(self.low)
         # Of mixtures in transformers 5 PEFT takes all modules with the last name of a linear layer: `k_proj`, `V`, `U`.
-        factored = list(low_rank(model)) if "num_experts_per_tok" in self.config else None
+        factored = list(self.ranks()) if "num_experts_per_tok" in self.config else None
         config = LoraConfig(r=2, target_modules="all-linear", exclude_modules=factored, task_type="CAUSAL_LM")
         torch.manual_seed(0)
         model = get_peft_model(model, config)
@@ -382,6 +382,10 @@ def check_vllm(welore):
     config._attn_implementation = "vllm"
     said = made_for_vllm(config)
     check("a layer of its own for `lm_head`" in said, "for vLLM: a head with factors is refused", said[:80])
+    config = load_config(Case(welore, "gpt-oss", "factors").low)
+    config._attn_implementation = "vllm"
+    said = made_for_vllm(config)
+    check("has no sinks" in said, "for vLLM: attention with sinks is refused", said[:80])
 
 
 OTHERS = {"head": check_head, "forms": check_unknown_forms, "vllm": check_vllm}

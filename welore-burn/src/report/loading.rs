@@ -26,9 +26,9 @@ const WIDTHS: &str = "with MLPs of several widths, as `config.json` states. This
 
 /// What is said of the dense model that a model with experts is exported as.
 const EXPERTS: &str = "that transformers loads: with a matrix for each expert, or for gpt-oss with \
-                       one tensor for all experts of a layer. It loads this directory only if \
-                       it is a version that has a layer for each expert, such as 4.57, and with \
-                       `trust_remote_code=True`.";
+                       one tensor for all experts of a layer. With `trust_remote_code=True` it \
+                       loads this directory if this is a gpt-oss, or if the version has a layer for \
+                       each expert, as 4.57 has.";
 
 /// What is said of the dense model where convolutions are factored.
 const CONVOLUTIONS: &str = "that any tool for this architecture loads. Of a factored convolution \
