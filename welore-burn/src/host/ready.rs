@@ -4,8 +4,12 @@ use std::time::{Duration, Instant};
 
 use rayon::Yield;
 
-/// How long is waited for threads that have other work. One that sleeps is there in a tenth of that.
-const PATIENCE: Duration = Duration::from_micros(500);
+/// How long is waited for threads that have other work. One that sleeps is there in half of that.
+const PATIENCE: Duration = Duration::from_micros(200);
+
+/// How long a thread looks for work in vain: more than there is between two products, and less than a processor
+/// that other programs need takes to come back.
+const IDLE: Duration = Duration::from_millis(1);
 
 /// In the count of threads: no more are let in.
 const CLOSED: usize = 1 << (usize::BITS - 1);
@@ -14,7 +18,8 @@ const CLOSED: usize = 1 << (usize::BITS - 1);
 /// while. They would sleep whenever there is none for a few microseconds, as between two products of a
 /// token that is generated, and each product would wait until they are awake.
 ///
-/// They help with whatever is in the pool, and let other programs run. A pool of one thread, and threads
+/// They help with whatever is in the pool, and sleep again where that takes long to come, as on a processor
+/// that other programs use. A pool of one thread, and threads
 /// that have other work, are left alone; nothing waits for them, as they may wait for the caller.
 pub(crate) fn with_ready_threads<T: Send>(compute: impl FnOnce() -> T + Send) -> T {
     rayon::scope(|_| {
@@ -55,15 +60,17 @@ impl Team {
         self.there.fetch_or(CLOSED, Ordering::AcqRel);
     }
 
-    /// Does what there is to do until the work is done.
+    /// Does what there is to do until the work is done, or nothing comes.
     fn help(&self) {
         let joins = |there: usize| (there & CLOSED == 0).then_some(there + 1);
         if self.there.fetch_update(Ordering::AcqRel, Ordering::Acquire, joins).is_err() {
             return;
         }
-        while !self.is_done.load(Ordering::Acquire) {
-            if rayon::yield_now() != Some(Yield::Executed) {
-                std::thread::yield_now();
+        let mut idle_since = Instant::now();
+        while !self.is_done.load(Ordering::Acquire) && idle_since.elapsed() < IDLE {
+            match rayon::yield_now() {
+                Some(Yield::Executed) => idle_since = Instant::now(),
+                _ => std::thread::yield_now(),
             }
         }
     }
