@@ -10,7 +10,7 @@ pub(super) fn exp(x: f32) -> f32 {
     const LOWEST: f32 = -86.6;
     const HIGHEST: f32 = 88.722_83;
     // ln 2 in two parts, the first of which is exact times any `n`.
-    const LN_2_HIGH: f32 = 0.693_359_375;
+    const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;
 
     let inside = x.clamp(LOWEST, HIGHEST);

@@ -76,7 +76,7 @@ fn forward<const D: usize>(gate: Gate, x: &Tensor<D>, other: &Tensor<D>) -> Opti
     Some(tensor(out, x.dims(), &x.device()))
 }
 
-const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769_1;
+const TWICE_SQRT_2_OVER_PI: f32 = 1.595_769;
 
 for_processors! {
     fn silu(x: &[f32], other: &[f32], out: &mut [f32]) {

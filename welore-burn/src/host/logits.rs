@@ -12,8 +12,8 @@ pub(crate) fn log_sum_exp(x: &Tensor<2>) -> Option<Tensor<2>> {
     let numbers = Numbers::<2>::in_order(x)?;
     let [rows, width] = x.dims();
     let mut out = vec![f32::NEG_INFINITY; rows];
-    if width > 0 {
-        let at_once = (LEAST_WORK / width).max(1);
+    if let Some(at_once) = LEAST_WORK.checked_div(width) {
+        let at_once = at_once.max(1);
         let parts = out.par_chunks_mut(at_once).zip(numbers.slice().par_chunks(at_once * width));
         parts.for_each(|(out, rows)| {
             for (out, row) in out.iter_mut().zip(rows.chunks_exact(width)) {
@@ -120,7 +120,7 @@ mod tests {
         let device = Device::flex();
         for width in [5, 512, 4099] {
             let x = Tensor::<2>::random([9, width], Distribution::Normal(0.0, 3.0), &device);
-            let targets: Vec<i32> = (0..9).map(|row| row * 7 % width as i32).collect();
+            let targets: Vec<i32> = (0..9).map(|row| row * 7 % width).collect();
             let targets = Tensor::<1, Int>::from_data(targets.as_slice(), &device).reshape([9, 1]);
             let (loss, gradient) = softmax_loss(&x, &targets, 0.25).unwrap();
             let shares = softmax(x.clone(), 1);
