@@ -16,6 +16,7 @@ import math
 import os
 import shutil
 import sys
+import tempfile
 import unittest.mock
 import warnings
 from pathlib import Path
@@ -112,8 +113,8 @@ class Case:
     def __init__(self, welore, family, storage, *options):
         self.welore = welore
         self.what = f"{family} {storage}"
-        folder = WORK / f"{family}_{storage}_{len(options)}"
-        folder.mkdir()
+        # More than one check may ask for the same model.
+        folder = Path(tempfile.mkdtemp(prefix=f"{family}_{storage}_", dir=WORK))
         wide, self.low, self.dense, self.again = (folder / name for name in ("wide", "low", "dense", "again"))
         source = FIXTURES / f"tiny-{family}"
         if welore.done("export", source, "--dtype", "f32", "-o", wide).returncode == 0:
